@@ -1,0 +1,181 @@
+"""What a participant says about itself: the entries of its lifecycle stream.
+
+The stream is the truth (R1). A process writes an entry into its own spool first and then tells the
+coordinator over the socket that there is something to read; a lost or repeated message therefore changes
+nothing, and neither does the death of the coordinator. Entries are JSON, tagged by `entry`.
+
+Times: `at` is seconds of CLOCK_BOOTTIME (comparable between the processes of one boot), `wall_ms` is epoch
+milliseconds and for people only.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from pluto_dist.core.ids import Identity, Job, Role, RunRef
+
+EvidenceKind = Literal["exception", "exit", "signal", "vanished"]
+
+
+class Entry(msgspec.Struct, frozen=True, tag_field="entry", kw_only=True):
+    """Base of all entries."""
+
+    at: float
+    wall_ms: int
+
+
+class Fork(msgspec.Struct, frozen=True):
+    """Which Run this one continues, and from which step."""
+
+    parent: RunRef
+    step: int
+    inherit_config: bool = True
+    inherit_tags: bool = False
+
+
+class Target(msgspec.Struct, frozen=True):
+    """Where records go. Two Runs with different targets never mix.
+
+    Attributes:
+        mode: `local` (the store) or `pluto` (the HTTP server).
+        store: absolute path of the store folder.
+        url_api, url_ingest, url_py, url_app: base URLs of the server, empty in local mode.
+        key_id: short digest that tells API keys apart; never the key.
+    """
+
+    mode: Literal["local", "pluto"]
+    store: str
+    url_api: str = ""
+    url_ingest: str = ""
+    url_py: str = ""
+    url_app: str = ""
+    key_id: str = ""
+
+
+class Opened(Entry, frozen=True, kw_only=True, tag="opened"):
+    """First entry of every lease: who asks for what.
+
+    Attributes:
+        protocol: version of entries and messages; a coordinator refuses those it does not know.
+        verb: `init` may create and own a Run, `attach` only joins one.
+        wanted: the role that the caller insists on, None for the one that fits (R5).
+        run: the Run that is meant, None for a new one or the job's.
+        run_from_env: the id came from the environment, so an existing Run is joined and not refused.
+        config: JSON object, the caller's config at init.
+        resume: the caller wants to go on with an existing Run.
+        ancestors: parent first; tells children of a rank from ranks.
+        wait_s: how long the caller waits for the backend before the Run is provisional.
+    """
+
+    protocol: int
+    verb: Literal["init", "attach"]
+    identity: Identity
+    job: Job
+    target: Target
+    project: str
+    name: str | None = None
+    label: str | None = None
+    wanted: Role | None = None
+    run: RunRef | None = None
+    run_from_env: bool = False
+    generated_id: str
+    resume: bool = False
+    fork: Fork | None = None
+    tags: tuple[str, ...] = ()
+    config: msgspec.Raw = msgspec.Raw(b"{}")
+    ancestors: tuple[Identity, ...] = ()
+    notebook: bool = False
+    wait_s: float = 10.0
+    rank_metrics: Literal["auto", "suffix", "rank0"] = "auto"
+
+
+class Evidence(Entry, frozen=True, kw_only=True, tag="evidence"):
+    """What an end says about the job (R9).
+
+    Attributes:
+        kind: how it ended; `vanished` is a death nobody saw the cause of.
+        type: class name of the exception.
+        communication: an exception that peers raise when another one died (connection reset, NCCL, gloo).
+        signal: name of the signal, e.g. `SIGKILL`.
+        exit_code: the code of `sys.exit` or of the zombie.
+        traceback: last lines of it.
+        alive_until: latest instant at which the process was known to live; `at` for one's own words.
+        oom: the cgroup's memory.events named an OOM kill at that time.
+    """
+
+    kind: EvidenceKind
+    type: str = ""
+    message: str = ""
+    communication: bool = False
+    signal: str = ""
+    exit_code: int | None = None
+    traceback: str = ""
+    alive_until: float | None = None
+    oom: bool = False
+
+
+class Finished(Entry, frozen=True, kw_only=True, tag="finished"):
+    """`finish()`: for the owner the end of the Run, for a worker "this rank is done"."""
+
+    code: int | None = None
+
+
+class Closed(Entry, frozen=True, kw_only=True, tag="closed"):
+    """`close()`: the lease ends, the Run's status is left alone."""
+
+
+class TagsAdded(Entry, frozen=True, kw_only=True, tag="tags_added"):
+    """`add_tags()`."""
+
+    tags: tuple[str, ...]
+
+
+class TagsRemoved(Entry, frozen=True, kw_only=True, tag="tags_removed"):
+    """`remove_tags()`."""
+
+    tags: tuple[str, ...]
+
+
+class ConfigUpdated(Entry, frozen=True, kw_only=True, tag="config_updated"):
+    """`update_config()`: a JSON object that is merged deeply."""
+
+    patch: msgspec.Raw
+
+
+class Counted(Entry, frozen=True, kw_only=True, tag="counted"):
+    """What `log()` could not take so far; totals, so that a later entry replaces an earlier one."""
+
+    rejected: int = 0
+    dropped: int = 0
+    late: int = 0
+
+
+class Noted(Entry, frozen=True, kw_only=True, tag="noted"):
+    """Something worth knowing that is no evidence: an exception in a thread, a warning."""
+
+    text: str
+    detail: dict[str, str] = {}
+
+
+LifecycleEntry = (
+    Opened | Evidence | Finished | Closed | TagsAdded | TagsRemoved | ConfigUpdated | Counted | Noted
+)
+
+_decoder = msgspec.json.Decoder(LifecycleEntry)
+_encoder = msgspec.json.Encoder()
+
+
+def encode_entry(entry: LifecycleEntry) -> bytes:
+    """One line of JSON with its newline."""
+    return _encoder.encode(entry) + b"\n"
+
+
+def decode_entry(payload: bytes) -> LifecycleEntry:
+    """Reads one line.
+
+    Raises:
+        ValueError: the line is no entry of this protocol version.
+    """
+    return _decoder.decode(payload)
