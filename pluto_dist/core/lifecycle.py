@@ -66,6 +66,7 @@ class Opened(Entry, frozen=True, kw_only=True, tag="opened"):
         config: JSON object, the caller's config at init.
         resume: the caller wants to go on with an existing Run.
         ancestors: parent first; tells children of a rank from ranks.
+        spawned: a child that `multiprocessing` started with the spawn or forkserver method.
         wait_s: how long the caller waits for the backend before the Run is provisional.
     """
 
@@ -87,6 +88,7 @@ class Opened(Entry, frozen=True, kw_only=True, tag="opened"):
     config: msgspec.Raw = msgspec.Raw(b"{}")
     ancestors: tuple[Identity, ...] = ()
     notebook: bool = False
+    spawned: bool = False
     wait_s: float = 10.0
     rank_metrics: Literal["auto", "suffix", "rank0"] = "auto"
 

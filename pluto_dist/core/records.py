@@ -1,0 +1,228 @@
+"""What the coordinator knows and must not forget: frozen records, one table each.
+
+Rules for editing: a record changes only by being replaced; whatever can be derived from records (the phase of
+a Run, whether it is drained, who is first failure) is derived and not stored. New fields need a default, so
+that a database of an older version can be read.
+
+Instants named `*_at` are CLOCK_BOOTTIME seconds, `*_ms` are epoch milliseconds.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from pluto_dist.core.ids import Identity, Role
+from pluto_dist.core.lifecycle import Evidence, Opened, Target
+from pluto_dist.core.requests import LogType, Status, StreamKind
+
+LeaseState = Literal["waiting", "active", "ended", "refused"]
+EndReason = Literal["finished", "closed", "exited", "died", "superseded", "refused", "gave_up"]
+Stage = Literal["opening", "open", "ended", "refused"]
+
+
+class Now(msgspec.Struct, frozen=True):
+    """The instant of an event; jitter is a random number in [0, 1) for backoff."""
+
+    at: float
+    wall_ms: int
+    jitter: float = 0.5
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    """Who failed first, and how: what a person needs to look in the right place."""
+
+    role: Role
+    label: str
+    rank: int | None
+    host: str
+    pid: int
+    attempt: int
+    kind: Literal["exception", "exit", "signal", "vanished"]
+    type: str = ""
+    message: str = ""
+    signal: str = ""
+    exit_code: int | None = None
+    traceback: str = ""
+    oom: bool = False
+    at: int = 0
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """The final status with its reason. Frozen once persisted, except for a cancel or a take-over."""
+
+    status: Status
+    reason: str
+    first_failure: Failure | None = None
+
+
+class Prior(msgspec.Struct, frozen=True):
+    """The outcome that a reopened Run had before, put back if its new owner only closes (R6)."""
+
+    status: Status
+    verdict: Verdict | None
+    ended_ms: int | None
+
+
+class AttemptEnd(msgspec.Struct, frozen=True):
+    """How an earlier attempt of the job ended."""
+
+    attempt: int
+    status: Status
+    reason: str
+    first_failure: Failure | None = None
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """The authoritative Run.
+
+    Attributes:
+        key: the coordinator's own id, also the folder's name in the store.
+        external_id: the caller's id, else a generated one; unique per target and project.
+        owner: lease that may finish; None before the first grant and between attempts.
+        epoch: number of the latest owner grant.
+        since_epoch: members with an older epoch belong to an earlier ownership and have no say in the verdict.
+        first_rank_at: when the first rank of this attempt asked, for the rank-0 preference (R4).
+        provisional: granted although the backend has not answered yet.
+        reported: the backend accepted the terminal status.
+        pushed_tags: the tags that the backend has, None if unknown.
+        config_patch: JSON object that the backend has not got yet, b"" if none.
+        closed_back: the latest owner of a reopened Run only closed it.
+    """
+
+    key: str
+    target: Target
+    project: str
+    name: str
+    external_id: str
+    job_key: str
+    created_ms: int
+    boot_id: str
+    id: int | None = None
+    display_id: str | None = None
+    url: str = ""
+    stage: Stage = "opening"
+    status: Status = "RUNNING"
+    owner: str | None = None
+    epoch: int = 0
+    since_epoch: int = 1
+    attempt: int = 0
+    max_restarts: int = 0
+    launcher: Identity | None = None
+    launcher_gone_at: float | None = None
+    first_rank_at: float | None = None
+    provisional: bool = False
+    resumed: bool = False
+    tags: tuple[str, ...] = ()
+    pushed_tags: tuple[str, ...] | None = None
+    config_patch: bytes = b""
+    fork_run_id: int | None = None
+    fork_step: int | None = None
+    prior: Prior | None = None
+    verdict: Verdict | None = None
+    reported: bool = False
+    ended_ms: int | None = None
+    attempts: tuple[AttemptEnd, ...] = ()
+    rejected: int = 0
+    first_reject: str = ""
+    repeats: int = 0
+    cancelled: bool = False
+
+
+class Lease(msgspec.Struct, frozen=True, kw_only=True):
+    """Permission for one process to write into one Run.
+
+    What it does not protect: a process whose lease ended may still write into its spool, and those records
+    are delivered. Only the status, tags and config are fenced, by `owner`, `epoch` and `attempt` of the Run.
+
+    Attributes:
+        opened: the first entry of the lifecycle stream, without the config.
+        folded: how many entries of the lifecycle stream have taken effect.
+        participant: who writes, over restarts; None until granted.
+        verified: the holder of the Run was found alive for this claim (R5).
+        config_own: the config given at init, JSON, if it is not the Run's.
+        fences: where each stream stood when a newer owner replaced this one: stream -> (segment, offset).
+    """
+
+    lease_id: str
+    folder: str
+    opened: Opened
+    state: LeaseState = "waiting"
+    run: str | None = None
+    role: Role = "side"
+    label: str = ""
+    participant: str = ""
+    epoch: int = 0
+    attempt: int = 0
+    folded: int = 0
+    asked_at: float = 0.0
+    granted_at: float | None = None
+    granted_ms: int | None = None
+    ended_at: float | None = None
+    ended_ms: int | None = None
+    end_reason: EndReason | None = None
+    finish_code: int | None = None
+    error: tuple[str, str] | None = None
+    evidence: tuple[Evidence, ...] = ()
+    rejected: int = 0
+    dropped: int = 0
+    late: int = 0
+    next_step: int = 0
+    fences: dict[str, tuple[int, int]] = {}
+
+    @property
+    def rank(self) -> int | None:
+        """Global rank, None for a plain process or a side."""
+        return self.opened.job.rank if self.role != "side" else None
+
+    @property
+    def identity(self) -> Identity:
+        """The process that holds it."""
+        return self.opened.identity
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process may still act under it."""
+        return self.state in ("waiting", "active")
+
+
+class Feed(msgspec.Struct, frozen=True, kw_only=True):
+    """How far one stream of one lease has been delivered.
+
+    Attributes:
+        offsets: delivered bytes of each segment that still exists.
+        intent: (segment, start, end) of a request whose repeat would be seen; persisted before it is sent.
+        written, delivered: records seen in the spool, records accepted by the backend.
+    """
+
+    lease_id: str
+    stream: str
+    kind: StreamKind
+    offsets: dict[int, int] = {}
+    intent: tuple[int, int, int] | None = None
+    delivered: int = 0
+
+
+class SeriesOwner(msgspec.Struct, frozen=True):
+    """Whose plain name a metric is in one Run (R7), and what kind of series it is."""
+
+    participant: str
+    log_type: LogType
+    registered: frozenset[str] = frozenset()
+
+
+class Point(msgspec.Struct, frozen=True):
+    """Latest value of one series and how many there were; a string for string series."""
+
+    last: float | str
+    step: int
+    count: int
+
+
+class RunEvent(msgspec.Struct, frozen=True):
+    """One line of a Run's history, for people."""
+
+    at_ms: int
+    name: str
+    detail: dict[str, str] = {}

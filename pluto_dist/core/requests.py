@@ -1,0 +1,120 @@
+"""What the coordinator asks of a backend and what comes back: values only.
+
+The calls themselves are in `pluto_dist.backend.interface`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from pluto_dist.core.lifecycle import Target
+from pluto_dist.core.outcomes import Outcome
+
+Status = Literal["RUNNING", "COMPLETED", "FAILED", "TERMINATED", "CANCELLED"]
+LogType = Literal[
+    "METRIC", "IMAGE", "VIDEO", "AUDIO", "FILE", "TEXT", "ARTIFACT", "HISTOGRAM", "TABLE", "DATA"
+]
+StreamKind = Literal["metrics", "data", "console", "files", "lifecycle"]
+
+
+class OpenRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Create a Run, or go on with one.
+
+    Attributes:
+        key: the coordinator's own id of the Run; folder name in the store.
+        want: `create` makes a new Run and must not touch an existing one; `resume` reopens an existing one;
+            `either` takes what there is (ids from the environment, shared ids of several nodes).
+        external_id: always set for `create` and `either`, so that a lost answer cannot make a second Run.
+        id, display_id: for `resume` by number or display id.
+        parent_id: numeric id of a fork's parent on this backend; `fork_step` goes with it.
+        created_ms: original creation time, for uploads of Runs made earlier; None for now.
+    """
+
+    key: str
+    target: Target
+    want: Literal["create", "resume", "either"]
+    project: str
+    name: str
+    external_id: str | None = None
+    id: int | None = None
+    display_id: str | None = None
+    tags: tuple[str, ...] = ()
+    config: bytes = b"{}"
+    parent_id: int | None = None
+    fork_step: int | None = None
+    created_ms: int | None = None
+    updated_ms: int | None = None
+
+
+class Opened(msgspec.Struct, frozen=True, kw_only=True, tag="opened"):
+    """The Run is RUNNING on the backend.
+
+    Attributes:
+        project: the Run's true project; ingest must use this one.
+        resumed: the Run existed before.
+        was_status: the status it had before this call, None if new or not known.
+        tags, config: what the backend has now, None where it does not say.
+        record: the stored document of a local Run, b"" otherwise.
+    """
+
+    id: int
+    display_id: str
+    project: str
+    url: str
+    resumed: bool
+    name: str | None = None
+    was_status: Status | None = None
+    tags: tuple[str, ...] | None = None
+    config: bytes | None = None
+    created_ms: int | None = None
+    fork_run_id: int | None = None
+    fork_step: int | None = None
+    record: bytes = b""
+
+
+class Refused(msgspec.Struct, frozen=True, tag="refused"):
+    """The backend said no, for good.
+
+    Attributes:
+        error: name of the class in `pluto_dist.errors`.
+    """
+
+    error: str
+    message: str
+
+
+class Unavailable(msgspec.Struct, frozen=True, tag="unavailable"):
+    """No answer, or one that says "later"; the Run is provisional meanwhile."""
+
+    reason: str
+    after_s: float | None = None
+
+
+OpenResult = Opened | Refused | Unavailable
+
+
+class BackendRun(msgspec.Struct, frozen=True):
+    """What a backend needs to know of an open Run."""
+
+    key: str
+    target: Target
+    id: int
+    project: str
+    name: str = ""
+
+
+class StatusReport(msgspec.Struct, frozen=True):
+    """A status with its reason; `metadata` is a JSON object or None to clear the old one."""
+
+    status: Status
+    metadata: bytes | None
+    at_ms: int
+
+
+class Beat(msgspec.Struct, frozen=True):
+    """Answer to a sign of life."""
+
+    outcome: Outcome
+    status: Status | None = None
