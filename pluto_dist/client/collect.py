@@ -1,0 +1,158 @@
+"""Sorts the values of one record: numbers, texts, and what cannot be logged, with advice."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Literal
+
+import msgspec
+
+from pluto_dist.client.plain import NotAScalarError, clean_text, scalar_of, shown
+from pluto_dist.errors import InvalidRecordError
+
+MAX_DEPTH = 32  # dicts inside dicts
+MAX_DICTS = 10_000  # per record; shared dicts would multiply without a bound
+MIN_INTEGER, MAX_INTEGER = -(2**63), 2**64 - 1  # what the server's JSON reader holds as an integer
+
+Kind = Literal["METRIC", "DATA"]
+Number = int | float | msgspec.Raw
+
+_NAN, _INFINITY, _MINUS_INFINITY = (
+    msgspec.Raw(token) for token in (b"NaN", b"Infinity", b"-Infinity")
+)  # the bare tokens that the server takes; msgspec alone writes null
+
+
+class Rejection(msgspec.Struct, frozen=True):
+    """A value that was left out of a record.
+
+    Attributes:
+        name: the full name it was given under.
+        type_name: class of the value.
+        advice: what is wrong with it and what to do.
+    """
+
+    name: str
+    type_name: str
+    advice: str
+
+    def __str__(self) -> str:
+        return f"{shown(self.name)} ({self.type_name}): {self.advice}"
+
+
+class Collector:
+    """Takes a record apart; what it found is in its attributes.
+
+    Attributes:
+        numbers: metric values by full name, ready for the encoder.
+        texts: strings by full name.
+        rejections: what was left out.
+    """
+
+    __slots__ = ("_dicts", "numbers", "rejections", "texts")
+
+    def __init__(self) -> None:
+        self.numbers: dict[str, Number] = {}
+        self.texts: dict[str, str] = {}
+        self.rejections: list[Rejection] = []
+        self._dicts = 0
+
+    def kinds(self) -> dict[str, Kind]:
+        """What each name would be declared as; a name that is both counts as a metric."""
+        return {**dict.fromkeys(self.texts, "DATA"), **dict.fromkeys(self.numbers, "METRIC")}
+
+    def take_all(
+        self, data: Mapping[str, object], prefix: str = "", above: tuple[Mapping[str, object], ...] = ()
+    ) -> None:
+        """Takes every value of a dict and of the dicts in it.
+
+        Raises:
+            InvalidRecordError: a key is no text or blank.
+        """
+        self._dicts += 1
+        for key, value in tuple(data.items()):
+            name = prefix + _checked_key(key, prefix)
+            if type(value) is float:
+                self._take_number(name, value)
+            else:
+                self._take(name, value, (*above, data))
+
+    def _take(self, name: str, value: object, above: tuple[Mapping[str, object], ...]) -> None:
+        try:
+            plain = scalar_of(value)
+            if isinstance(plain, str):
+                self._take_text(name, plain)
+            elif plain is not None:
+                self._take_number(name, plain)
+            elif isinstance(value, Mapping):
+                self._take_dict(name, value, above)
+            else:
+                self._reject(name, value, _advice(value))
+        except NotAScalarError as error:
+            self._reject(name, value, str(error))
+
+    def _take_text(self, name: str, text: str) -> None:
+        if name in self.texts:
+            self._reject(name, text, "the record gives this name twice; the last value is kept")
+        self.texts[name] = clean_text(text)
+
+    def _take_number(self, name: str, number: float) -> None:
+        if name in self.numbers:
+            self._reject(name, number, "the record gives this name twice; the last value is kept")
+        self.numbers[name] = _wire_number(number)
+
+    def _take_dict(
+        self, name: str, value: Mapping[str, object], above: tuple[Mapping[str, object], ...]
+    ) -> None:
+        if any(value is outer for outer in above):
+            self._reject(name, value, "it contains itself; log the values that are meant")
+        elif len(above) > MAX_DEPTH:
+            self._reject(name, value, f"dicts are nested deeper than {MAX_DEPTH}; flatten them")
+        elif self._dicts >= MAX_DICTS:
+            self._reject(name, value, f"the record has more than {MAX_DICTS} dicts; log fewer at once")
+        else:
+            self.take_all(value, name + "/", above)
+
+    def _reject(self, name: str, value: object, advice: str) -> None:
+        self.rejections.append(Rejection(name, type(value).__name__, advice))
+
+
+def _checked_key(key: object, prefix: str) -> str:
+    if not isinstance(key, str):
+        raise InvalidRecordError(
+            f"the record has the key {shown(key)}{_below(prefix)}; names are texts: pass str(key)"
+        )
+    name = clean_text(key)
+    if not name.strip():
+        raise InvalidRecordError(f"the record has the blank key {shown(key)}{_below(prefix)}; give it a name")
+    return name
+
+
+def _below(prefix: str) -> str:
+    return f" under {shown(prefix)}" if prefix else ""
+
+
+def _wire_number(number: float) -> Number:
+    if isinstance(number, int):
+        number = int(number)  # True and False are 1 and 0
+        if MIN_INTEGER <= number <= MAX_INTEGER:
+            return number
+        try:
+            return float(number)
+        except OverflowError:
+            raise NotAScalarError(f"{shown(number)} is beyond a 64-bit float; log its logarithm") from None
+    if math.isfinite(number):
+        return number
+    if math.isnan(number):
+        return _NAN
+    return _INFINITY if number > 0 else _MINUS_INFINITY
+
+
+def _advice(value: object) -> str:
+    if value is None:
+        return "there is no value; leave the key out, or log float('nan') for a gap"
+    if isinstance(value, complex):
+        return "complex numbers have no place in a chart; log .real and .imag"
+    if isinstance(value, list | tuple | set | frozenset):
+        return "only single values are logged; log its mean, or one name for each element"
+    return "only numbers, bools, texts and dicts of them are logged; log float(value) or str(value)"
