@@ -61,13 +61,10 @@ def encode(
     """
     if type(step) is not int or not 0 <= step <= MAX_STEP:
         step = _checked_step(step)
-    if (
-        type(data) is dict
-        and data
-        and known.issuperset(data)
-        and (line := _encode_plain(data, step, time_ms)) is not None
-    ):
-        return Encoded(line)
+    if type(data) is dict:
+        snapshot = data.copy()  # another thread may change the dict between check and encoding
+        if known.issuperset(snapshot) and (line := _encode_plain(snapshot, step, time_ms)) is not None:
+            return Encoded(line)
     return _encode_any(data, step, time_ms, known, strict=strict)
 
 
@@ -96,11 +93,10 @@ def epoch_ms(timestamp: object) -> int:
     return round(seconds * 1000)
 
 
-def _encode_plain(shared: dict[str, float], step: int, time_ms: int) -> bytes | None:
-    data = shared.copy()  # another thread may change it between check and encoding
+def _encode_plain(data: dict[str, float], step: int, time_ms: int) -> bytes | None:
     values = data.values()
     kinds = set(map(type, values))
-    if not kinds <= _PLAIN_NUMBERS:
+    if not kinds or not kinds <= _PLAIN_NUMBERS:
         return None
     try:
         # msgspec writes null for NaN and infinities; a sum shows them. A sum that overflows by itself only
