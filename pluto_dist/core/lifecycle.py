@@ -147,11 +147,19 @@ class ConfigUpdated(Entry, frozen=True, kw_only=True, tag="config_updated"):
 
 
 class Counted(Entry, frozen=True, kw_only=True, tag="counted"):
-    """What `log()` could not take so far; totals, so that a later entry replaces an earlier one."""
+    """What `log()` took and could not take so far; totals, so that a later entry replaces an earlier one.
+
+    Attributes:
+        rejected: keys left out because their value cannot be logged.
+        dropped: records lost to a full disk or quota.
+        late: records after the end.
+        next_step: the automatic step that would come next.
+    """
 
     rejected: int = 0
     dropped: int = 0
     late: int = 0
+    next_step: int = 0
 
 
 class Noted(Entry, frozen=True, kw_only=True, tag="noted"):
@@ -165,7 +173,7 @@ LifecycleEntry = (
     Opened | Evidence | Finished | Closed | TagsAdded | TagsRemoved | ConfigUpdated | Counted | Noted
 )
 
-_decoder = msgspec.json.Decoder(LifecycleEntry)
+_decoder: msgspec.json.Decoder[LifecycleEntry] = msgspec.json.Decoder(LifecycleEntry)
 _encoder = msgspec.json.Encoder()
 
 

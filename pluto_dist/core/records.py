@@ -82,13 +82,13 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         external_id: the caller's id, else a generated one; unique per target and project.
         owner: lease that may finish; None before the first grant and between attempts.
         epoch: number of the latest owner grant.
-        since_epoch: members with an older epoch belong to an earlier ownership and have no say in the verdict.
+        since_epoch: members with an older epoch belong to an earlier ownership and have no say at the end.
         first_rank_at: when the first rank of this attempt asked, for the rank-0 preference (R4).
         provisional: granted although the backend has not answered yet.
         reported: the backend accepted the terminal status.
         pushed_tags: the tags that the backend has, None if unknown.
         config_patch: JSON object that the backend has not got yet, b"" if none.
-        closed_back: the latest owner of a reopened Run only closed it.
+        next_line: number of the next console line.
     """
 
     key: str
@@ -128,6 +128,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     first_reject: str = ""
     repeats: int = 0
     cancelled: bool = False
+    next_line: int = 1
 
 
 class Lease(msgspec.Struct, frozen=True, kw_only=True):
@@ -191,24 +192,34 @@ class Feed(msgspec.Struct, frozen=True, kw_only=True):
     """How far one stream of one lease has been delivered.
 
     Attributes:
+        target: `run` for the Run's backend, `store` for the copy of undelivered remainders.
         offsets: delivered bytes of each segment that still exists.
-        intent: (segment, start, end) of a request whose repeat would be seen; persisted before it is sent.
-        written, delivered: records seen in the spool, records accepted by the backend.
+        intent: (segment, start) of a request whose repeat would be seen; persisted before it is sent.
+        delivered: records accepted by the backend.
+        next_step: one more than the highest step delivered.
     """
 
     lease_id: str
+    target: Literal["run", "store"]
     stream: str
     kind: StreamKind
     offsets: dict[int, int] = {}
-    intent: tuple[int, int, int] | None = None
+    intent: tuple[int, int] | None = None
     delivered: int = 0
+    next_step: int = 0
 
 
 class SeriesOwner(msgspec.Struct, frozen=True):
-    """Whose plain name a metric is in one Run (R7), and what kind of series it is."""
+    """Whose plain name a metric is in one Run (R7), who else uses it, and what kind of series it is.
+
+    Attributes:
+        others: participants whose series has a suffix -> its final name.
+        registered: final names that the backend knows.
+    """
 
     participant: str
     log_type: LogType
+    others: dict[str, str] = {}
     registered: frozenset[str] = frozenset()
 
 

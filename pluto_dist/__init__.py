@@ -1,0 +1,1 @@
+"""One experiment Run for many processes."""

@@ -1,0 +1,176 @@
+"""Everything that the coordinator remembers, and what of it has changed.
+
+Records are replaced, never altered. `take_changes` gives what the next transaction has to hold; loading the
+same saves into a fresh book gives the same book.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Generic, TypeVar
+
+import msgspec
+
+from pluto_dist.core.effects import Save
+from pluto_dist.core.records import Feed, Lease, Point, Run, RunEvent, SeriesOwner
+
+V = TypeVar("V", bound=msgspec.Struct)
+
+
+class Config(msgspec.Struct, frozen=True):
+    """A Run's merged config as a JSON object; sides' own ones are kept by label."""
+
+    body: bytes = b"{}"
+    sides: dict[str, bytes] = {}
+
+
+class Points(msgspec.Struct, frozen=True):
+    """What one lease has contributed to the series of its Run, by final name."""
+
+    run: str
+    series: dict[str, Point] = {}
+
+
+class History(msgspec.Struct, frozen=True):
+    """The events of one Run, oldest first."""
+
+    events: tuple[RunEvent, ...] = ()
+
+
+class Table(Generic[V]):
+    """Records by key; remembers which were put or deleted since the last `take`."""
+
+    def __init__(self, name: str, kind: type[V], *, durable: bool) -> None:
+        self.name = name
+        self.kind = kind
+        self.durable = durable
+        self._rows: dict[str, V] = {}
+        self._changed: dict[str, None] = {}
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._rows
+
+    def __iter__(self) -> Iterator[V]:
+        return iter(tuple(self._rows.values()))
+
+    def __getitem__(self, key: str) -> V:
+        return self._rows[key]
+
+    def all_keys(self) -> tuple[str, ...]:
+        return tuple(self._rows)
+
+    def get(self, key: str) -> V | None:
+        return self._rows.get(key)
+
+    def put(self, key: str, value: V) -> V:
+        if self._rows.get(key) is not value:
+            self._rows[key] = value
+            self._changed[key] = None
+        return value
+
+    def delete(self, key: str) -> None:
+        if self._rows.pop(key, None) is not None:
+            self._changed[key] = None
+
+    def load(self, key: str, value: V) -> None:
+        """Puts a record that is on disk already."""
+        self._rows[key] = value
+
+    def take(self) -> list[Save]:
+        saves = [Save(self.name, key, self._rows.get(key)) for key in self._changed]
+        self._changed.clear()
+        return saves
+
+
+def feed_key(lease_id: str, target: str, stream: str) -> str:
+    """Key of a feed."""
+    return f"{lease_id}/{target}/{stream}"
+
+
+class Book:
+    """The tables. Keys: Run key; lease id; `lease/target/stream`; `run/name`."""
+
+    def __init__(self) -> None:
+        self.runs = Table("runs", Run, durable=True)
+        self.leases = Table("leases", Lease, durable=True)
+        self.configs = Table("configs", Config, durable=True)
+        self.series = Table("series", SeriesOwner, durable=True)
+        self.histories = Table("histories", History, durable=True)
+        self.feeds = Table("feeds", Feed, durable=False)
+        self.points = Table("points", Points, durable=False)
+        self._by_run: dict[str, dict[str, None]] = {}
+        self._feeds_of: dict[str, dict[str, None]] = {}
+        self.tables: dict[str, Table[msgspec.Struct]] = {
+            table.name: table  # type: ignore[misc] # each table checks its own kind
+            for table in (
+                self.runs,
+                self.leases,
+                self.configs,
+                self.series,
+                self.histories,
+                self.feeds,
+                self.points,
+            )
+        }
+
+    def take_changes(self) -> tuple[tuple[Save, ...], bool]:
+        """All changed records, and whether any of them must be on disk before anybody hears of it."""
+        saves: list[Save] = []
+        durable = False
+        for table in self.tables.values():
+            taken = table.take()
+            durable = durable or (table.durable and bool(taken))
+            saves.extend(taken)
+        return tuple(saves), durable
+
+    def load(self, table: str, key: str, value: msgspec.Struct) -> None:
+        """Puts a record that is on disk already."""
+        self.tables[table].load(key, value)
+        if isinstance(value, Lease):
+            self._index(value)
+        elif isinstance(value, Feed):
+            self._feeds_of.setdefault(value.lease_id, {})[key] = None
+
+    def put_lease(self, lease: Lease) -> Lease:
+        """Keeps a lease, and the index of leases by Run."""
+        self._index(lease)
+        return self.leases.put(lease.lease_id, lease)
+
+    def put_feed(self, feed: Feed) -> Feed:
+        """Keeps a feed, and the index of feeds by lease."""
+        key = feed_key(feed.lease_id, feed.target, feed.stream)
+        self._feeds_of.setdefault(feed.lease_id, {})[key] = None
+        return self.feeds.put(key, feed)
+
+    def feed_keys(self, lease_id: str, target: str = "run") -> tuple[str, ...]:
+        """Keys of a lease's feeds for one target."""
+        prefix = f"{lease_id}/{target}/"
+        return tuple(key for key in self._feeds_of.get(lease_id, {}) if key.startswith(prefix))
+
+    def delete_run(self, run: str) -> None:
+        """Forgets a Run and all that belongs to it."""
+        for lease_id in self._by_run.pop(run, {}):
+            self.leases.delete(lease_id)
+            self.points.delete(lease_id)
+            for key in self._feeds_of.pop(lease_id, {}):
+                self.feeds.delete(key)
+        for name in [key for key in self.series.all_keys() if key.startswith(run + "/")]:
+            self.series.delete(name)
+        self.configs.delete(run)
+        self.histories.delete(run)
+        self.runs.delete(run)
+
+    def leases_of(self, run: str) -> tuple[Lease, ...]:
+        """All leases of a Run, in the order in which they came."""
+        return tuple(self.leases[lease_id] for lease_id in self._by_run.get(run, {}))
+
+    def _index(self, lease: Lease) -> None:
+        if lease.run is not None:
+            self._by_run.setdefault(lease.run, {})[lease.lease_id] = None
+
+    def note(self, run: str, at_ms: int, event: str, detail: dict[str, str]) -> None:
+        """Adds one line to a Run's history; beyond 1,000 lines the middle is given up, not the start."""
+        events = (self.histories.get(run) or History()).events
+        if len(events) >= 1000:
+            events = events[:500] + events[501:]
+        self.histories.put(run, History((*events, RunEvent(at_ms, event, detail))))

@@ -1,0 +1,235 @@
+"""Who gets which role: the decision table of claims (R4, R5).
+
+`decide_claim` is pure and complete: it gets the claim and what is known of the Run, and returns one of
+`Create`, `Grant`, `Wait`, `Refuse` with its reason. Every refusal that rests on somebody being alive is
+preceded by `Verify`: the coordinator looks at that process at once and asks again.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from pluto_dist.core.ids import Identity, Role
+from pluto_dist.core.lifecycle import Opened
+from pluto_dist.core.phase import Phase
+from pluto_dist.core.records import Lease, Run
+
+RANK_ZERO_S = 5.0  # rank 0 may claim ownership this long after the first rank asked
+OWNER_WAIT_S = 30.0  # a job's rank 0 that resumes a live Run waits this long for its owner to go
+
+
+class Create(msgspec.Struct, frozen=True):
+    """There is no such Run here; ask the backend."""
+
+    want: Literal["create", "resume", "either"]
+
+
+class Grant(msgspec.Struct, frozen=True):
+    """A role in an existing Run; `reopen` means that it had ended."""
+
+    role: Role
+    reason: str
+    reopen: bool = False
+
+
+class Wait(msgspec.Struct, frozen=True):
+    """Not decided yet; `until` is when to ask again at the latest."""
+
+    reason: str
+    until: float | None = None
+
+
+class Verify(msgspec.Struct, frozen=True):
+    """Look at the owner's process, then ask again."""
+
+    lease_id: str
+
+
+class Refuse(msgspec.Struct, frozen=True):
+    """Never, as asked. `error` names a class of `pluto_dist.errors`."""
+
+    error: str
+    message: str
+
+
+Decision = Create | Grant | Wait | Verify | Refuse
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a decision rests on.
+
+    Attributes:
+        run: the Run that the claim means, None if this coordinator knows none.
+        phase: its phase now.
+        owner: its owner's lease, if it has one that is alive.
+        members: live owner and workers.
+        waiting_ranks: ranks of the same job and attempt that wait for a role, the claim's own included.
+        live_runs: for a claim without an id: display names of all live Runs.
+        verified: the owner was looked at for this claim and lives.
+    """
+
+    run: Run | None
+    phase: Phase = "opening"
+    owner: Lease | None = None
+    members: tuple[Lease, ...] = ()
+    waiting_ranks: tuple[int, ...] = ()
+    live_runs: tuple[str, ...] = ()
+    verified: bool = False
+    asked_at: float = 0.0
+
+
+def decide_claim(claim: Opened, facts: Facts, now: float) -> Decision:
+    """The role of a claim, or why not yet, or why never."""
+    if claim.verb == "attach":
+        return _attach(claim, facts)
+    if facts.run is None:
+        return _absent(claim, facts, now)
+    if facts.run.stage == "opening" and facts.run.epoch == 0 and not same_job(claim, facts.run):
+        return Wait("the Run is being opened")
+    if claim.wanted == "side":
+        return Grant("side", "asked for")
+    relative = _relative(claim, facts)
+    if relative is not None:
+        return relative
+    if same_job(claim, facts.run):
+        return _same_job(claim, facts.run, facts, now)
+    return _stranger(claim, facts.run, facts)
+
+
+def same_job(claim: Opened, run: Run) -> bool:
+    """Whether the claim comes from the launch that owns the Run."""
+    return claim.job.key == run.job_key
+
+
+def _attach(claim: Opened, facts: Facts) -> Decision:
+    if claim.wanted == "owner":
+        return Refuse("OwnerExistsError", "attach() never owns a Run; use init(run_id=…, resume=True)")
+    if facts.run is not None:
+        if facts.run.epoch == 0:
+            return Wait("the Run is being opened")
+        return Grant("worker" if claim.wanted == "worker" else "side", "attached")
+    if claim.run is None and len(facts.live_runs) > 1:
+        listed = ", ".join(facts.live_runs)
+        return Refuse(
+            "AmbiguousRunError",
+            f"attach() without a run_id while {len(facts.live_runs)} Runs are live: {listed}; name one",
+        )
+    what = f"Run {claim.run}" if claim.run is not None else "a live Run"
+    return Wait(f"{what} is not known on this node yet")
+
+
+def _absent(claim: Opened, facts: Facts, now: float) -> Decision:
+    if claim.wanted in ("side", "worker") and claim.run is not None:
+        return Wait(f"Run {claim.run} is not known on this node yet")
+    rank = claim.job.rank
+    if rank is not None and rank != 0 and claim.wanted != "owner":
+        deadline = facts.asked_at + RANK_ZERO_S
+        if now < deadline:
+            return Wait("rank 0 may still claim ownership", deadline)
+        if facts.waiting_ranks and rank != min(facts.waiting_ranks):
+            return Wait(f"rank {min(facts.waiting_ranks)} owns this attempt")
+    if claim.run is None:
+        return Create("create")
+    if claim.resume or claim.run.external_id is None:
+        return Create("resume")
+    return Create("either" if claim.run_from_env else "create")
+
+
+def _relative(claim: Opened, facts: Facts) -> Decision | None:
+    """Children of members: pool workers are workers, everything else that a rank started is a side."""
+    parents = claim.ancestors
+    for member in facts.members:
+        if not _descends(parents, member.identity):
+            continue
+        if member.role == "owner" and claim.spawned and claim.job.rank is None:
+            return Grant("worker", "a pool process of the owner")
+        if claim.job.rank is not None and claim.job.rank == member.opened.job.rank:
+            return Grant("side", f"started by rank {claim.job.rank}")
+    return None
+
+
+def _descends(ancestors: tuple[Identity, ...], member: Identity) -> bool:
+    return any(ancestor.same_process(member) for ancestor in ancestors)
+
+
+def _same_job(claim: Opened, run: Run, facts: Facts, now: float) -> Decision:
+    if claim.job.attempt < run.attempt:
+        return Refuse(
+            "StaleEpochError",
+            f"attempt {claim.job.attempt} of the job was replaced by attempt {run.attempt}",
+        )
+    if claim.job.attempt == run.attempt and facts.owner is not None:
+        return _beside_owner(claim, facts.owner, facts)
+    if run.stage == "ended" and claim.job.attempt == run.attempt:
+        return Grant("side", "the Run has ended in this attempt of the job")
+    rank = claim.job.rank
+    if run.owner is not None and claim.job.attempt == run.attempt and rank not in (None, 0):
+        return Grant("worker", "this attempt has had its owner")
+    if rank is None or rank == 0 or claim.wanted == "owner":
+        return Grant("owner", "rank 0 of the job" if rank == 0 else "its job's process", run.stage == "ended")
+    deadline = (run.first_rank_at if run.first_rank_at is not None else facts.asked_at) + RANK_ZERO_S
+    if now < deadline:
+        return Wait("rank 0 may still claim ownership", deadline)
+    if facts.waiting_ranks and rank != min(facts.waiting_ranks):
+        return Wait(f"rank {min(facts.waiting_ranks)} owns this attempt")
+    return Grant("owner", f"rank 0 has not claimed within {RANK_ZERO_S:g} s", run.stage == "ended")
+
+
+def _beside_owner(claim: Opened, owner: Lease, facts: Facts) -> Decision:
+    if claim.wanted == "owner" or claim.job.rank is None:
+        return _owner_lives(owner, facts)
+    if claim.job.rank == owner.opened.job.rank and owner.identity.same_process(claim.identity):
+        return Verify(owner.lease_id) if not facts.verified else _owner_lives(owner, facts)
+    return Grant("worker", f"rank {claim.job.rank} of the owner's job")
+
+
+def _stranger(claim: Opened, run: Run, facts: Facts) -> Decision:
+    """A process of another launch."""
+    explicit = not claim.run_from_env and not claim.resume
+    if explicit and claim.wanted != "worker":
+        return Refuse("RunExistsError", _exists(claim, run))
+    if facts.phase == "restarting":
+        return Grant("side", "the Run waits for its own job to restart")
+    if facts.owner is not None:
+        return _owned(claim, facts.owner, facts)
+    if claim.wanted == "worker":
+        return Grant("worker", "asked for")
+    if run.stage == "ended":
+        return Grant("owner", "the Run had ended and is taken up again", reopen=True)
+    if facts.phase == "finishing":
+        return Wait("the Run is ending")
+    return Grant("owner", f"the Run was {facts.phase}")
+
+
+def _owned(claim: Opened, owner: Lease, facts: Facts) -> Decision:
+    if claim.wanted == "worker":
+        return Grant("worker", "asked for")
+    if not facts.verified:
+        return Verify(owner.lease_id)
+    if claim.wanted == "owner":
+        return _owner_lives(owner, facts)
+    if claim.job.rank == 0 and claim.resume:
+        return Wait("its owner is alive; rank 0 of another job waits for it", facts.asked_at + OWNER_WAIT_S)
+    return Grant("side", "its owner is alive")
+
+
+def _owner_lives(owner: Lease, facts: Facts) -> Decision:
+    return Refuse("OwnerExistsError", owner_lives(owner)) if facts.verified else Verify(owner.lease_id)
+
+
+def owner_lives(owner: Lease) -> str:
+    """Who it is: role, pid, host, since when (epoch milliseconds)."""
+    return (
+        f"the Run has a live owner: {owner.role} {owner.label!r}, pid {owner.identity.pid} on "
+        f"{owner.identity.host}, since {owner.granted_ms}; attach() to log beside it, or end it first"
+    )
+
+
+def _exists(claim: Opened, run: Run) -> str:
+    return (
+        f"a Run with run_id {str(claim.run)!r} exists in project {run.project!r} "
+        f"({run.display_id or run.key}, {run.status}); nothing was changed. "
+        "Pass resume=True to go on with it, attach() to log beside it, or choose another run_id"
+    )

@@ -1,0 +1,192 @@
+"""What to do, in the imperative: the only way out of the core.
+
+Order: the driver carries effects out in the order given. `Commit` is always first, so that nothing leaves the
+process before it is on disk; the effects that read local files answer at once with an event, those that talk
+to a backend or a shared disk run in worker threads and answer later.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from pluto_dist.core.ids import Identity
+from pluto_dist.core.messages import Reply
+from pluto_dist.core.requests import BackendRun, OpenRequest, StreamKind
+
+
+class Effect(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of all effects."""
+
+
+class Save(msgspec.Struct, frozen=True):
+    """One record to keep; value None deletes it."""
+
+    table: str
+    key: str
+    value: msgspec.Struct | None
+
+
+class Commit(Effect, frozen=True, kw_only=True):
+    """One transaction. `durable` ones are on disk when they return; others only carry cursors."""
+
+    saves: tuple[Save, ...]
+    durable: bool
+
+
+class Send(Effect, frozen=True, kw_only=True):
+    """Answers or informs a peer; it may be gone."""
+
+    peer: bytes
+    reply: Reply
+
+
+class ReadLifecycle(Effect, frozen=True, kw_only=True):
+    """Read what is new in a lease's lifecycle stream → `LifecycleRead`."""
+
+    lease_id: str
+    folder: str
+
+
+class WatchProcess(Effect, frozen=True, kw_only=True):
+    """Notice the death of a lease's process → `ProcessDied`."""
+
+    lease_id: str
+    folder: str
+    identity: Identity
+
+
+class WatchLauncher(Effect, frozen=True, kw_only=True):
+    """Notice the death of a job's launcher → `LauncherDied`."""
+
+    run: str
+    identity: Identity
+
+
+class CheckLiveness(Effect, frozen=True, kw_only=True):
+    """Look at a process now → perhaps `ProcessDied`, then `LivenessChecked`."""
+
+    claim: str
+    lease_id: str
+
+
+class LookAtStreams(Effect, frozen=True, kw_only=True):
+    """Find out the sizes of a lease's segments → `StreamsSeen`."""
+
+    lease_id: str
+    folder: str
+    final: bool = False
+
+
+class FindFence(Effect, frozen=True, kw_only=True):
+    """Find out where a superseded lease's streams stand → `FenceFound`."""
+
+    lease_id: str
+    folder: str
+
+
+class Ship(Effect, frozen=True, kw_only=True):
+    """Cut a batch and send it → `Shipped` or `NamesFound`.
+
+    Attributes:
+        target: `run` for the Run's backend, `store` for the copy of undelivered remainders.
+        stop: do not read beyond this offset, None for no limit.
+        known: settled names of this participant -> final name, None to leave the series out.
+        renamed: whether any known name differs from its final one; if not, lines are cut as they are.
+        first_line: number of the first console line.
+        final: nothing will be added to this segment, so a torn tail is skipped.
+    """
+
+    target: str
+    run: BackendRun
+    lease_id: str
+    folder: str
+    stream: str
+    kind: StreamKind
+    segment: int
+    start: int
+    stop: int | None
+    limit_lines: int
+    known: dict[str, str | None]
+    renamed: bool
+    first_line: int = 0
+    label: str = ""
+    final: bool = False
+
+
+class SetAside(Effect, frozen=True, kw_only=True):
+    """Keep a record that the backend will never take, readable, with its reason."""
+
+    run: str
+    store: str
+    lease_id: str
+    folder: str
+    stream: str
+    segment: int
+    start: int
+    end: int
+    reason: str
+
+
+class RemoveSegments(Effect, frozen=True, kw_only=True):
+    """Delete delivered segments: (number, size they had)."""
+
+    lease_id: str
+    folder: str
+    stream: str
+    segments: tuple[tuple[int, int], ...]
+
+
+class RemoveLease(Effect, frozen=True, kw_only=True):
+    """Delete the folder of a lease whose process is dead and whose streams are delivered."""
+
+    lease_id: str
+    folder: str
+
+
+class OpenRun(Effect, frozen=True, kw_only=True):
+    """Create or reopen the Run on its backend → `OpenEnded`."""
+
+    run: str
+    request: OpenRequest
+
+
+class Control(Effect, frozen=True, kw_only=True):
+    """One control request → `Controlled` with the same operation and token.
+
+    Attributes:
+        operation: `names`, `tags`, `config` or `status`.
+        body: its JSON argument.
+    """
+
+    run: BackendRun
+    operation: str
+    token: int
+    body: bytes
+
+
+class BeatRun(Effect, frozen=True, kw_only=True):
+    """Tell the backend that the job lives → `Beaten`."""
+
+    run: BackendRun
+
+
+class WriteDocument(Effect, frozen=True, kw_only=True):
+    """Put the Run's document into the store, atomically → `DocumentWritten`."""
+
+    run: str
+    store: str
+    revision: int
+    body: bytes
+
+
+class Say(Effect, frozen=True, kw_only=True):
+    """One line for the coordinator's log: event name and fields, never a secret."""
+
+    event: str
+    fields: dict[str, str] = {}
+
+
+class StopSelf(Effect, frozen=True, kw_only=True):
+    """Nothing is left to do, or a person asked: unlink, drain, unlock, exit."""
+
+    reason: str

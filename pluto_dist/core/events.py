@@ -1,0 +1,167 @@
+"""What happened, in the past tense: the only way into the core."""
+
+from __future__ import annotations
+
+import msgspec
+
+from pluto_dist.core.lifecycle import LifecycleEntry
+from pluto_dist.core.messages import Question, Sync
+from pluto_dist.core.outcomes import Outcome
+from pluto_dist.core.requests import Beat, LogType, OpenResult
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of all events."""
+
+
+class Synced(Event, frozen=True, kw_only=True):
+    """A process said where its lifecycle stream stands. `peer` is its address on the socket."""
+
+    peer: bytes
+    message: Sync
+
+
+class Asked(Event, frozen=True, kw_only=True):
+    """Somebody asked a question."""
+
+    peer: bytes
+    question: Question
+
+
+class LifecycleRead(Event, frozen=True, kw_only=True):
+    """Entries of a lease's lifecycle stream, each with its ordinal number, counted from 1."""
+
+    lease_id: str
+    folder: str
+    entries: tuple[tuple[int, LifecycleEntry], ...]
+
+
+class ProcessDied(Event, frozen=True, kw_only=True):
+    """The process of a lease is gone for certain; its lifecycle stream was read to the end before.
+
+    Attributes:
+        alive_until: latest instant at which it was known to live.
+        exit_code, signal: how, where the kernel still knew.
+        next_step: one more than the step of its last record, 0 if it logged nothing.
+    """
+
+    lease_id: str
+    alive_until: float
+    exit_code: int | None = None
+    signal: str = ""
+    oom: bool = False
+    next_step: int = 0
+
+
+class LauncherDied(Event, frozen=True, kw_only=True):
+    """The launcher of a Run's job is gone."""
+
+    run: str
+
+
+class LivenessChecked(Event, frozen=True, kw_only=True):
+    """The owner was looked at for a claim; if it was dead, `ProcessDied` came before this."""
+
+    claim: str
+    lease_id: str
+
+
+class StreamsSeen(Event, frozen=True, kw_only=True):
+    """Sizes of the segments of a lease's streams: stream -> segment -> bytes.
+
+    Attributes:
+        final: the process is gone, nothing will be added.
+    """
+
+    lease_id: str
+    sizes: dict[str, dict[int, int]]
+    final: bool = False
+
+
+class PointSummary(msgspec.Struct, frozen=True):
+    """What one batch did to one series."""
+
+    last: float | str
+    step: int
+    count: int
+
+
+class Shipped(Event, frozen=True, kw_only=True):
+    """A batch was sent, or not.
+
+    Attributes:
+        target: `run` for the Run's backend, `store` for the copy of undelivered remainders.
+        start, end: bytes of the segment that the batch covers, bad frames included.
+        lines: records in it.
+        summary: points in it, by the name under which the participant logged them.
+        max_step: highest step in it, -1 without records.
+    """
+
+    target: str
+    lease_id: str
+    stream: str
+    segment: int
+    start: int
+    end: int
+    lines: int
+    skipped: int
+    outcome: Outcome
+    summary: dict[str, PointSummary] = {}
+    max_step: int = -1
+
+
+class NamesFound(Event, frozen=True, kw_only=True):
+    """A batch declares names that the core has not settled; nothing was sent."""
+
+    target: str
+    lease_id: str
+    stream: str
+    names: dict[str, LogType]
+
+
+class OpenEnded(Event, frozen=True, kw_only=True):
+    """The backend answered an `OpenRun`."""
+
+    run: str
+    result: OpenResult
+
+
+class Controlled(Event, frozen=True, kw_only=True):
+    """A control request of a Run was answered; `operation` and `token` say which."""
+
+    run: str
+    operation: str
+    token: int
+    outcome: Outcome
+
+
+class Beaten(Event, frozen=True, kw_only=True):
+    """The backend got a sign of life."""
+
+    run: str
+    beat: Beat
+
+
+class DocumentWritten(Event, frozen=True, kw_only=True):
+    """The Run's document is in the store, in this revision; `error` says why not."""
+
+    run: str
+    revision: int
+    error: str = ""
+
+
+class FenceFound(Event, frozen=True, kw_only=True):
+    """Where the streams of a superseded lease stood when it was replaced."""
+
+    lease_id: str
+    fences: dict[str, tuple[int, int]]
+
+
+class KeyGiven(Event, frozen=True, kw_only=True):
+    """There is an API key for this `Target.key_id` in memory now."""
+
+    key_id: str
+
+
+class Ticked(Event, frozen=True, kw_only=True):
+    """A deadline has passed."""

@@ -1,0 +1,216 @@
+"""One stream on its way to its target: what to send next, and what an answer means (G6).
+
+At most one batch is in flight, so the order within a stream is kept and a failing stream holds back nobody
+else. The cursor moves when the backend has accepted, and not before. A rejected batch is halved until the
+culprit stands alone; that one is set aside with its reason, its neighbours are delivered.
+
+A segment's offset is its own: a write that was in flight during a rotation may still land in an older one.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from pluto_dist.core.context import Context
+from pluto_dist.core.effects import RemoveSegments, SetAside, Ship
+from pluto_dist.core.events import Shipped
+from pluto_dist.core.outcomes import Delivered, Rejected, Retry, Unknown
+from pluto_dist.core.records import Feed, Lease, Run
+from pluto_dist.core.requests import BackendRun, StreamKind
+
+MAX_LINES = 10_000  # the server's contract advises at most about this many lines a request
+BACKOFF_FIRST_S = 0.5
+BACKOFF_CAP_S = 30.0
+REPEATABLE: frozenset[StreamKind] = frozenset({"metrics"})  # the server de-duplicates these
+
+
+def backoff_s(failures: int, jitter: float) -> float:
+    """Between half and all of min(cap, first * 2 ** failures)."""
+    ceiling = min(BACKOFF_CAP_S, BACKOFF_FIRST_S * 2.0 ** min(failures, 16))
+    return ceiling * (0.5 + jitter / 2)
+
+
+class Lane:
+    """What is known of one stream beyond its feed; lost at a restart without harm.
+
+    Attributes:
+        sizes: bytes of each segment, as last seen.
+        final: nothing will be added.
+        busy: a batch is in flight.
+        not_before: earliest time of the next try, 0 if there is nothing to wait for.
+        trouble: why the last try failed.
+    """
+
+    def __init__(self, context: Context, key: str, target: str) -> None:
+        self._context = context
+        self._key = key
+        self._target = target
+        self._failures = 0
+        self._limit = MAX_LINES
+        self._stuck_at: dict[int, int] = {}
+        self.sizes: dict[int, int] = {}
+        self.final = False
+        self.busy = False
+        self.not_before = 0.0
+        self.trouble = ""
+
+    @property
+    def feed(self) -> Feed:
+        return self._context.book.feeds[self._key]
+
+    @property
+    def lease(self) -> Lease:
+        return self._context.book.leases[self.feed.lease_id]
+
+    @property
+    def run(self) -> Run | None:
+        run = self.lease.run
+        return self._context.book.runs.get(run) if run is not None else None
+
+    @property
+    def ready(self) -> bool:
+        """Whether it may send now, if it has something."""
+        return not self.busy and self._context.now.at >= self.not_before
+
+    @property
+    def pending(self) -> int:
+        """Bytes seen and not delivered."""
+        offsets = self.feed.offsets
+        return sum(max(0, size - offsets.get(segment, 0)) for segment, size in self.sizes.items())
+
+    @property
+    def complete(self) -> bool:
+        """Everything is delivered and nothing will come."""
+        return self.final and self.pending == 0
+
+    def next_segment(self) -> int | None:
+        """The oldest segment with something to send."""
+        offsets, newest = self.feed.offsets, max(self.sizes, default=0)
+        for segment, size in sorted(self.sizes.items()):
+            torn = self._stuck_at.get(segment) == size and segment == newest and not self.final
+            if size > offsets.get(segment, 0) and not torn:
+                return segment
+        return None
+
+    def ship(self, segment: int, known: dict[str, str | None], stop: int | None) -> None:
+        """Sends the next batch of a segment; what cannot be repeated unseen is recorded first."""
+        feed, lease, run = self.feed, self.lease, self.run
+        assert run is not None  # noqa: S101 # callers look first
+        start = feed.offsets.get(segment, 0)
+        if feed.kind not in REPEATABLE and feed.intent != (segment, start):
+            self._context.book.put_feed(msgspec.structs.replace(feed, intent=(segment, start)))
+        self.busy, self.not_before = True, 0.0
+        self._context.emit(
+            Ship(
+                target=self._target,
+                run=backend_run(run),
+                lease_id=lease.lease_id,
+                folder=lease.folder,
+                stream=feed.stream,
+                kind=feed.kind,
+                segment=segment,
+                start=start,
+                stop=stop,
+                limit_lines=self._limit,
+                known=dict(known),
+                renamed=any(name != final for name, final in known.items()),
+                first_line=run.next_line,
+                label=lease.label,
+                final=self.final or segment < max(self.sizes),
+            )
+        )
+
+    def answered(self, event: Shipped) -> bool:
+        """Takes the answer to `ship`; True if the batch was accepted."""
+        self.busy = False
+        match event.outcome:
+            case Delivered():
+                return self._accepted(event)
+            case Retry(reason=reason, after_s=after_s):
+                self._wait(reason, after_s or 0.0)
+            case Unknown(reason=reason):
+                self._count_repeats(event.lines)
+                self._wait(reason, 0.0)
+            case Rejected(reason=reason):
+                self._rejected(event, reason)
+        return False
+
+    def give_back(self) -> None:
+        """Frees the disk of what is delivered, all but the newest two segments."""
+        offsets, newest = self.feed.offsets, sorted(self.sizes)[-2:]
+        done = tuple(
+            (segment, size)
+            for segment, size in sorted(self.sizes.items())
+            if offsets.get(segment, 0) == size and segment not in newest
+        )
+        if done:
+            gone = {segment for segment, _ in done}
+            self.sizes = {segment: size for segment, size in self.sizes.items() if segment not in gone}
+            lease = self.lease
+            self._context.emit(
+                RemoveSegments(
+                    lease_id=lease.lease_id, folder=lease.folder, stream=self.feed.stream, segments=done
+                )
+            )
+
+    def _accepted(self, event: Shipped) -> bool:
+        self._failures, self.trouble = 0, ""
+        self._limit = min(MAX_LINES, self._limit * 2)
+        if event.end == event.start:
+            self._stuck_at[event.segment] = self.sizes.get(event.segment, 0)  # a torn tail: wait for more
+            return False
+        self._advance(event, event.lines)
+        return True
+
+    def _advance(self, event: Shipped, delivered: int) -> None:
+        feed = self.feed
+        self._context.book.put_feed(
+            msgspec.structs.replace(
+                feed,
+                offsets={**feed.offsets, event.segment: event.end},
+                intent=None,
+                delivered=feed.delivered + delivered,
+                next_step=max(feed.next_step, event.max_step + 1),
+            )
+        )
+
+    def _wait(self, reason: str, at_least_s: float) -> None:
+        now = self._context.now
+        self.not_before = now.at + max(backoff_s(self._failures, now.jitter), at_least_s)
+        self._failures += 1
+        self.trouble = reason
+
+    def _count_repeats(self, lines: int) -> None:
+        run = self.run
+        if self.feed.kind not in REPEATABLE and run is not None:
+            self._context.change_run(run, repeats=run.repeats + lines)
+
+    def _rejected(self, event: Shipped, reason: str) -> None:
+        if event.lines > 1:
+            # The lines before the bad one are committed already, and nobody says how many there were.
+            self._count_repeats(event.lines - 1)
+            self._limit = event.lines // 2 if self.feed.kind in REPEATABLE else 1
+            return
+        feed, lease, run = self.feed, self.lease, self.run
+        assert run is not None  # noqa: S101 # there was a request
+        self._context.emit(
+            SetAside(
+                run=run.key,
+                store=run.target.store,
+                lease_id=lease.lease_id,
+                folder=lease.folder,
+                stream=feed.stream,
+                segment=event.segment,
+                start=event.start,
+                end=event.end,
+                reason=reason,
+            )
+        )
+        self._advance(event, 0)
+        first = run.first_reject or f"{lease.label or lease.participant}, {feed.stream}: {reason}"
+        self._context.change_run(run, rejected=run.rejected + 1, first_reject=first)
+
+
+def backend_run(run: Run) -> BackendRun:
+    """What a backend needs to know of the Run."""
+    return BackendRun(run.key, run.target, run.id or 0, run.project, run.name)

@@ -1,0 +1,198 @@
+"""The wire protocol between a process and its coordinator, as nouns.
+
+MessagePack, tagged by `t`. A client says `Sync`: "my lifecycle stream has this many entries". That is
+registration, heartbeat, and the nudge after every entry, in one message that may be lost, repeated or
+reordered without harm, because the stream on disk is what counts (R1). The coordinator answers with a `View`,
+and sends one unasked when something that the lease should know has changed. Everything else is a question
+with an answer, for people and their scripts.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from pluto_dist.core.ids import Role
+from pluto_dist.core.records import LeaseState
+from pluto_dist.core.requests import Status
+
+PROTOCOL = 1
+MAX_MESSAGE_BYTES = 1 << 20
+
+
+class Message(msgspec.Struct, frozen=True, tag_field="t", kw_only=True):
+    """Base of all messages."""
+
+
+class Sync(Message, frozen=True, kw_only=True, tag="sync"):
+    """I am here, and my lifecycle stream has `entries` entries.
+
+    Attributes:
+        folder: the lease's folder, absolute.
+        request: echoed in the answer; 0 for a plain heartbeat.
+        key: API key of the Run's server, kept in memory only; "" for local Runs and once it was told.
+    """
+
+    protocol: int
+    lease_id: str
+    folder: str
+    entries: int
+    request: int = 0
+    key: str = ""
+
+
+class RunView(msgspec.Struct, frozen=True, kw_only=True):
+    """A Run as its participants see it."""
+
+    key: str
+    external_id: str
+    project: str
+    name: str
+    mode: Literal["local", "pluto"]
+    status: Status
+    phase: str
+    id: int | None = None
+    display_id: str | None = None
+    url: str = ""
+    epoch: int = 0
+    resumed: bool = False
+    tags: tuple[str, ...] = ()
+    fork_run_id: int | None = None
+    fork_step: int | None = None
+    points: int = 0
+    provisional: bool = False
+    cancelled: bool = False
+    reason: str = ""
+
+
+class View(Message, frozen=True, kw_only=True, tag="view"):
+    """What a lease should know.
+
+    Attributes:
+        generation: of the coordinator; a client that sees a new one hands over its key again.
+        folded: how many lifecycle entries have taken effect.
+        error: (class name, message) of a refused claim.
+        next_step: first automatic step of this participant.
+        last_out: nobody else of the owner and the workers on this node is alive (R11).
+        drained: everything this participant has to wait for at its end is safe (R11).
+        pending: bytes not yet delivered.
+        key_wanted: the coordinator has no API key for this Run.
+        trouble: something its user should know, e.g. a refused key.
+    """
+
+    generation: int
+    lease_id: str
+    request: int
+    state: LeaseState
+    folded: int
+    role: Role = "side"
+    label: str = ""
+    rank: int | None = None
+    participant: str = ""
+    epoch: int = 0
+    attempt: int = 0
+    error: tuple[str, str] | None = None
+    run: RunView | None = None
+    next_step: int = 0
+    last_out: bool = False
+    drained: bool = False
+    pending: int = 0
+    key_wanted: bool = False
+    trouble: str = ""
+
+
+class AskConfig(Message, frozen=True, kw_only=True, tag="ask_config"):
+    """The Run's merged config."""
+
+    request: int
+    lease_id: str
+
+
+class AskRuns(Message, frozen=True, kw_only=True, tag="ask_runs"):
+    """All Runs that this coordinator knows."""
+
+    request: int
+
+
+class AskRun(Message, frozen=True, kw_only=True, tag="ask_run"):
+    """The document of one Run; `run` is an id, display id, external id or key."""
+
+    request: int
+    run: str
+
+
+class AskStatus(Message, frozen=True, kw_only=True, tag="ask_status"):
+    """The coordinator itself."""
+
+    request: int
+
+
+class ForceFinish(Message, frozen=True, kw_only=True, tag="force_finish"):
+    """A person takes the Run over with a new epoch and ends it."""
+
+    request: int
+    run: str
+    status: Status
+    force: bool = False
+
+
+class StopCoordinator(Message, frozen=True, kw_only=True, tag="stop"):
+    """Drain and exit; spooled records stay on disk."""
+
+    request: int
+
+
+class Answer(Message, frozen=True, kw_only=True, tag="answer"):
+    """Answer to a question: one JSON document."""
+
+    request: int
+    body: bytes
+
+
+class Refusal(Message, frozen=True, kw_only=True, tag="refusal"):
+    """A request that could not be served; nothing was changed."""
+
+    request: int
+    error: str
+    message: str
+
+
+Question = AskConfig | AskRuns | AskRun | AskStatus | ForceFinish | StopCoordinator
+Request = Sync | Question
+Reply = View | Answer | Refusal
+
+_encoder = msgspec.msgpack.Encoder()
+_request_decoder: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
+_reply_decoder: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
+
+
+def encode(message: Message) -> bytes:
+    """MessagePack."""
+    return _encoder.encode(message)
+
+
+def decode_request(payload: bytes) -> Request:
+    """Reads what a client sent.
+
+    Raises:
+        ValueError: too large, not MessagePack, or no request of this protocol.
+    """
+    if len(payload) > MAX_MESSAGE_BYTES:
+        raise ValueError(f"message of {len(payload)} bytes; the limit is {MAX_MESSAGE_BYTES}")
+    try:
+        return _request_decoder.decode(payload)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"not a request of protocol {PROTOCOL}: {error}") from error
+
+
+def decode_reply(payload: bytes) -> Reply:
+    """Reads what the coordinator sent.
+
+    Raises:
+        ValueError: not MessagePack, or no reply of this protocol.
+    """
+    try:
+        return _reply_decoder.decode(payload)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"not a reply of protocol {PROTOCOL}: {error}") from error

@@ -1,0 +1,134 @@
+"""When the end of a Run has come (R6, R10).
+
+`assess` is the one place that knows. It gets facts and the time, and returns the phase of the Run, the reason
+for people, the next instant at which the answer may change, and, once it is certain, the verdict. The
+coordinator acts on it, the status page prints it, the tests call it.
+
+Facts are members (owner and workers of the current attempt) with their ends and evidence.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from pluto_dist.core.records import Lease, Run, Verdict
+from pluto_dist.core.verdict import DRAIN_S, decide
+
+Phase = Literal["opening", "running", "orphaned", "restarting", "detached", "finishing", "ended"]
+
+ORPHAN_S = 2.0  # a dead owner's place is kept this long for a successor
+RESTART_WINDOW_S = 120.0  # a launcher with restarts left gets this long to restart
+LAUNCHER_GONE_S = 35.0  # torchrun itself waits 30 s between SIGTERM and SIGKILL
+DETACHED_S = 3600.0  # grace after the last owner or worker closed
+
+
+class Assessment(msgspec.Struct, frozen=True):
+    """What the facts mean now.
+
+    Attributes:
+        phase: inner phase of the Run, never sent to the server.
+        reason: for people.
+        deadline: when to ask again although nothing happened, None if only an event can change it.
+        verdict: set once the end is certain.
+    """
+
+    phase: Phase
+    reason: str
+    deadline: float | None = None
+    verdict: Verdict | None = None
+
+
+def assess(run: Run, members: tuple[Lease, ...], now: float) -> Assessment:
+    """Phase and, if it is certain, the verdict of a Run; `members` as given by `members_of`."""
+    if run.verdict is not None:
+        phase: Phase = "ended" if run.stage == "ended" else "finishing"
+        return Assessment(phase, run.verdict.reason, None, run.verdict)
+    if run.epoch == 0:
+        return Assessment("opening", "no owner yet")
+    owner = next((lease for lease in members if lease.lease_id == run.owner), None)
+    if owner is not None and owner.alive:
+        return _with_owner(run, members, now)
+    if owner is not None and owner.end_reason == "closed":
+        return _detached(run, members, now)
+    return _without_owner(run, owner, members, now)
+
+
+def members_of(run: Run, leases: tuple[Lease, ...]) -> tuple[Lease, ...]:
+    """Owner and workers whose evidence counts: those of the current ownership and attempt."""
+    return tuple(
+        lease
+        for lease in leases
+        if lease.run == run.key
+        and lease.role in ("owner", "worker")
+        and lease.state in ("active", "ended")
+        and lease.end_reason != "superseded"
+        and lease.epoch >= run.since_epoch
+        and lease.attempt == run.attempt
+    )
+
+
+def _with_owner(run: Run, members: tuple[Lease, ...], now: float) -> Assessment:
+    if run.launcher_gone_at is None:
+        return Assessment("running", "its owner is alive")
+    deadline = run.launcher_gone_at + LAUNCHER_GONE_S
+    if now < deadline:
+        return Assessment("running", "the launcher is gone, its ranks are still alive", deadline)
+    verdict = decide(run, members)
+    if verdict.status == "COMPLETED":
+        verdict = Verdict("FAILED", "launcher gone: its ranks outlived it")
+    return Assessment("finishing", verdict.reason, None, verdict)
+
+
+def _detached(run: Run, members: tuple[Lease, ...], now: float) -> Assessment:
+    if any(member.alive for member in members):
+        return Assessment("detached", "the owner closed the Run, workers go on")
+    if run.prior is not None:
+        verdict = run.prior.verdict or Verdict(run.prior.status, "as it was before it was reopened")
+        return Assessment("finishing", "closed again without an end of its own", None, verdict)
+    deadline = _last_end(run, members) + DETACHED_S
+    if now < deadline:
+        return Assessment("detached", "the owner closed the Run; it may be taken up again", deadline)
+    verdict = decide(run, members)
+    if verdict.status == "COMPLETED":
+        verdict = Verdict("TERMINATED", "detached: nobody took the Run up again")
+    return Assessment("finishing", verdict.reason, None, verdict)
+
+
+def _without_owner(run: Run, owner: Lease | None, members: tuple[Lease, ...], now: float) -> Assessment:
+    everybody_ended = not any(member.alive for member in members)
+    verdict = decide(run, members)
+    if restarts_left(run) and not (everybody_ended and verdict.status == "COMPLETED"):
+        return _restarting(run, members, now, verdict)
+    if everybody_ended and owner is not None and owner.end_reason != "died":
+        return Assessment("finishing", verdict.reason, None, verdict)
+    silent = owner is None or owner.end_reason == "died"
+    ended_at = _last_end(run, (owner,)) if owner is not None else _last_end(run, members)
+    deadline = ended_at + (ORPHAN_S if silent else DRAIN_S)
+    if now >= deadline:
+        return Assessment("finishing", verdict.reason, None, verdict)
+    if silent:
+        return Assessment("orphaned", "the owner died without a word", deadline)
+    return Assessment("finishing", "the owner has ended, workers are still alive", deadline)
+
+
+def _restarting(run: Run, members: tuple[Lease, ...], now: float, verdict: Verdict) -> Assessment:
+    if verdict.status == "COMPLETED":
+        return Assessment("finishing", "the owner has ended, workers are still alive")
+    if any(member.alive for member in members):
+        return Assessment("restarting", "a member failed, the launcher has restarts left")
+    deadline = _last_end(run, members) + RESTART_WINDOW_S
+    if now < deadline:
+        return Assessment("restarting", "all members ended, the launcher has restarts left", deadline)
+    return Assessment("finishing", verdict.reason, None, verdict)
+
+
+def restarts_left(run: Run) -> bool:
+    """Whether the launcher lives and may start the ranks once more."""
+    return run.launcher is not None and run.launcher_gone_at is None and run.attempt < run.max_restarts
+
+
+def _last_end(run: Run, members: tuple[Lease, ...]) -> float:
+    ends = [member.ended_at for member in members if member.ended_at is not None]
+    return max(ends, default=run.launcher_gone_at or 0.0)

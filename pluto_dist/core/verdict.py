@@ -1,0 +1,135 @@
+"""What the end of a Run is: one status, its reason and the first failure (R9, R10).
+
+Evidence ranks by kind within two seconds of the first, because the first to arrive is often a victim: after
+the SIGKILL of one rank its peers raise communication errors within 23 ms, before the launcher's SIGTERM
+reaches anybody (seen). What follows the first SIGTERM is its consequence.
+"""
+
+from __future__ import annotations
+
+from pluto_dist.core.lifecycle import Evidence
+from pluto_dist.core.records import Failure, Lease, Run, Verdict
+from pluto_dist.core.requests import Status
+
+DRAIN_S = 10.0  # workers may end, and fail, this long after the owner said its last word
+RANKING_WINDOW_S = 2.0  # evidence this close together is ranked by kind, then by time
+
+STOP_SIGNALS = frozenset({"SIGTERM", "SIGINT", "SIGHUP"})
+STOP_CODES = frozenset({128 + 1, 128 + 2, 128 + 15})  # what shells make of those signals
+
+
+def decide(run: Run, members: tuple[Lease, ...]) -> Verdict:
+    """The final status that the evidence of all members makes, with its reason and first failure."""
+    owner = next((member for member in members if member.lease_id == run.owner), None)
+    first = first_failure(run, members)
+    if owner is not None and owner.finish_code is not None:
+        status = status_of_code(owner.finish_code)
+        return Verdict(status, f"the owner called finish(code={owner.finish_code})", first and first[1])
+    if first is None:
+        return Verdict("COMPLETED", "the owner finished and nobody failed")
+    stop, failure = first
+    who = _who(failure)
+    if stop:
+        by = failure.signal or failure.type or f"exit code {failure.exit_code}"
+        return Verdict("TERMINATED", f"{who} was asked to stop by {by}", failure)
+    return Verdict("FAILED", f"{who} failed first: {describe(failure)}", failure)
+
+
+def first_failure(run: Run, members: tuple[Lease, ...]) -> tuple[bool, Failure] | None:
+    """The cause among all evidence: (whether it is a request to stop, the failure), None if nobody failed."""
+    limit = _evidence_limit(run, members)
+    found = sorted(
+        (
+            (evidence, member)
+            for member in members
+            for evidence in member.evidence
+            if is_failure(evidence) and evidence.at <= limit
+        ),
+        key=lambda pair: pair[0].at,
+    )
+    stop_at = min((evidence.at for evidence, _ in found if is_stop(evidence)), default=None)
+    if stop_at is not None:
+        found = [pair for pair in found if is_stop(pair[0]) or _latest_alive(pair[0]) < stop_at]
+    if not found:
+        return None
+    window = [pair for pair in found if pair[0].at <= found[0][0].at + RANKING_WINDOW_S]
+    evidence, member = min(window, key=lambda pair: (_severity(pair[0]), pair[0].at))
+    return is_stop(evidence), _failure(evidence, member)
+
+
+def _evidence_limit(run: Run, members: tuple[Lease, ...]) -> float:
+    """After the owner's `finish()` and the drain deadline a worker's failure is only an event."""
+    for member in members:
+        if member.lease_id == run.owner and member.end_reason == "finished" and member.ended_at is not None:
+            return member.ended_at + DRAIN_S
+    return float("inf")
+
+
+def is_stop(evidence: Evidence) -> bool:
+    """A request to stop, and not a fault: SIGTERM and its like, or the exit code that shells make of it."""
+    if evidence.kind == "exit":
+        return evidence.exit_code in STOP_CODES
+    if evidence.kind == "exception":
+        return evidence.type == "KeyboardInterrupt"
+    return evidence.signal in STOP_SIGNALS
+
+
+def is_failure(evidence: Evidence) -> bool:
+    """Whether it speaks against COMPLETED; an exit with code 0 does not."""
+    return not (evidence.kind == "exit" and evidence.exit_code == 0)
+
+
+def _severity(evidence: Evidence) -> int:
+    if is_stop(evidence):
+        return 3
+    if evidence.communication:
+        return 2
+    return 1 if evidence.kind in ("exception", "exit") else 0
+
+
+def _latest_alive(evidence: Evidence) -> float:
+    return evidence.at if evidence.alive_until is None else evidence.alive_until
+
+
+def _failure(evidence: Evidence, member: Lease) -> Failure:
+    return Failure(
+        role=member.role,
+        label=member.label,
+        rank=member.rank,
+        host=member.identity.host,
+        pid=member.identity.pid,
+        attempt=member.attempt,
+        kind=evidence.kind,
+        type=evidence.type,
+        message=evidence.message,
+        signal=evidence.signal,
+        exit_code=evidence.exit_code,
+        traceback=evidence.traceback,
+        oom=evidence.oom,
+        at=evidence.wall_ms,
+    )
+
+
+def status_of_code(code: int) -> Status:
+    """Status of an explicit `finish(code=…)`: 0 completed; 2, 15 and 128 + signal terminated; else failed."""
+    if code == 0:
+        return "COMPLETED"
+    return "TERMINATED" if code in (2, 15) or code in STOP_CODES else "FAILED"
+
+
+def describe(failure: Failure) -> str:
+    """One line: what happened."""
+    if failure.oom:
+        return "killed by the kernel for want of memory (OOM)"
+    if failure.signal:
+        return f"killed by {failure.signal}"
+    if failure.kind == "exception":
+        return f"{failure.type}: {failure.message}" if failure.message else failure.type
+    if failure.kind == "exit":
+        return f"exit code {failure.exit_code}"
+    return "its process vanished"
+
+
+def _who(failure: Failure) -> str:
+    name = f"rank {failure.rank}" if failure.rank is not None else (failure.label or failure.role)
+    return f"{name} (pid {failure.pid} on {failure.host})"
