@@ -1,0 +1,64 @@
+"""The whole state of the emulated server: stores, clock, lock, settings. No sockets.
+
+Handlers take `lock` for each step that the real server does in one transaction, and not longer; `window`
+marks the places where the real server lets others in between.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from .clock import Clock
+from .defects import DefectLog
+from .journal import Journal
+from .metrics import MetricStore
+from .objects import PUT_LIFE_S, ObjectStore
+from .rows import DataRow, FileRow, LogRow, RowStore
+from .runs import RunBook
+from .tenants import KeyRing
+
+APP_URL = "http://app.invalid"
+
+
+@dataclass(slots=True)
+class Settings:
+    """What tests may change while the server runs; durations in seconds."""
+
+    read_lag_s: float = 0.0
+    race_window_s: float = 0.0
+    url_life_s: float = PUT_LIFE_S
+
+
+class State:
+    """Everything the server knows."""
+
+    def __init__(self, clock: Clock | None = None, sleep: Callable[[float], None] = time.sleep) -> None:
+        self.clock = clock or Clock()
+        self.settings = Settings()
+        self.lock = threading.RLock()
+        self.keys = KeyRing()
+        self.book = RunBook()
+        self.metrics = MetricStore()
+        self.data: RowStore[DataRow] = RowStore()
+        self.logs: RowStore[LogRow] = RowStore()
+        self.files: RowStore[FileRow] = RowStore()
+        self.objects = ObjectStore()
+        self.storage_url = "http://storage.invalid"
+        self.defects = DefectLog()
+        self.journal = Journal()
+        self._sleep = sleep
+
+    def now_ms(self) -> int:
+        """The server's time."""
+        return self.clock.now_ms()
+
+    def window(self) -> None:
+        """Where the real server does not hold a lock: others get in when the race window is open."""
+        if self.settings.race_window_s:
+            self._sleep(self.settings.race_window_s)
+
+    def visible_ms(self) -> int | None:
+        """When rows accepted now reach readers; None: at once."""
+        lag = self.settings.read_lag_s
+        return self.now_ms() + round(lag * 1000) if lag else None
