@@ -1,0 +1,14 @@
+"""RING 1: the record files of a lease, written by trainers and read by the coordinator.
+
+    names       file names of segments and streams
+    frames      the byte format and the pure `scan` that cuts it
+    files       the few file operations everything here needs, and their real implementation
+    space       how much disk the spool may take
+    writer      trainer side: one `write()` per record
+    durability  group fsync for `durability="machine"`
+    reader      coordinator side: cuts behind cursors
+    retention   which segments may go, and taking them away safely
+
+A stream is a chain of segments `<stream>-<number>.spool` in the lease's folder. Each segment has a cursor of
+its own, because a write that was in flight during a rotation lands in the segment before.
+"""

@@ -1,0 +1,228 @@
+"""The byte format of a segment, and `scan`, which cuts it. Pure: bytes in, values out.
+
+A frame is a header of 16 bytes and a payload. The header is four little-endian words:
+
+    magic     f8 c1 ff fe; none of these bytes occurs in UTF-8, so no payload contains it
+    mark      sequence << 2 | kind; the sequence counts from 0 in each chain, dropped records included, and
+              wraps at 2**30; frames of threads may stand in another order than their sequence
+    length    of the payload, at most 8 MiB, so that a damaged length never makes a reader allocate much
+    checksum  CRC32 of the payload, seeded with the mark: one call covers kind, sequence and payload
+
+Kinds: RECORD is a request line with its newline; DECLARE is `{"declare": {"<name>": "<type>"}}` and stands
+before the first record that uses the name. Payloads are UTF-8; this is what makes a resync certain.
+
+What a reader does with bytes that are no whole frame:
+
+    a whole frame follows      damage: skipped to that frame, counted
+    none follows, not final    a frame that is still being written, or was cut short: waits
+    none follows, final        damage: skipped to the end, counted
+
+So every undamaged frame is found again, whatever was changed, cut or inserted around it, as long as its own
+bytes are together.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Annotated, Final
+from zlib import crc32
+
+import msgspec
+
+RECORD: Final = 0
+DECLARE: Final = 1
+
+MAGIC: Final = b"\xf8\xc1\xff\xfe"
+HEADER: Final = struct.Struct("<IIII")
+HEADER_BYTES: Final = HEADER.size
+MAX_PAYLOAD: Final = 8 * 1024 * 1024
+MARK_STEP: Final = 4  # the two low bits of a mark are the kind
+MARK_MASK: Final = 0xFFFF_FFFF
+MAGIC_WORD: Final = int.from_bytes(MAGIC, "little")
+
+_KIND_BITS: Final = 3
+_NO_LIMIT: Final = 1 << 62
+
+
+_Name = Annotated[str, msgspec.Meta(min_length=1)]
+_Type = Annotated[str, msgspec.Meta(pattern="^[A-Z]+$")]
+
+
+class _Declaration(msgspec.Struct, forbid_unknown_fields=True):
+    declare: dict[_Name, _Type]
+
+
+_declaration = msgspec.json.Decoder(_Declaration)
+
+
+class Cut(msgspec.Struct, frozen=True, kw_only=True):
+    """What was found behind a cursor. `end` is the next cursor, once `lines` are accepted.
+
+    A cut without lines may still move the cursor, over declarations and damage.
+
+    Attributes:
+        start: offset of `raw` in the segment.
+        raw: the bytes as they stand in the segment, frames, damage and all.
+        lines: payloads of the records, in file order.
+        declared: names and types of the declarations; of two for one name the first counts.
+        damaged: how many places were skipped because no frame could be read there.
+        skipped: bytes in those places.
+        bad_declarations: frames that are intact but declare nothing readable.
+        torn: bytes follow `end` that are no whole frame.
+        needed: with `torn`, how many bytes from `end` would decide; more than follow.
+    """
+
+    start: int
+    raw: bytes
+    lines: tuple[bytes, ...] = ()
+    declared: dict[str, str] = {}
+    damaged: int = 0
+    skipped: int = 0
+    bad_declarations: int = 0
+    torn: bool = False
+    needed: int = 0
+
+    @property
+    def end(self) -> int:
+        """Offset of the first byte that was not consumed."""
+        return self.start + len(self.raw)
+
+
+def encode_frame(payload: bytes, kind: int = RECORD, sequence: int = 0) -> bytes:
+    """One frame; the writer's hot path has these two lines of its own."""
+    mark = (sequence * MARK_STEP | kind) & MARK_MASK
+    return HEADER.pack(MAGIC_WORD, mark, len(payload), crc32(payload, mark)) + payload
+
+
+def encode_declaration(names: dict[str, str]) -> bytes:
+    """Payload of a DECLARE frame."""
+    return msgspec.json.encode({"declare": names}) + b"\n"
+
+
+def scan(
+    buffer: bytes | bytearray | memoryview,
+    offset: int = 0,
+    *,
+    final: bool = False,
+    base: int = 0,
+    limit_bytes: int = _NO_LIMIT,
+    limit_frames: int = _NO_LIMIT,
+) -> Cut:
+    """Cuts whole frames from `buffer`, beginning at `offset`.
+
+    Args:
+        buffer: bytes of one segment.
+        offset: where to begin in `buffer`.
+        final: nothing will be added behind the buffer, so an unfinished frame is damage.
+        base: where `buffer` begins in its segment; the cut's offsets are the segment's.
+        limit_bytes: stops behind the frame that reaches it.
+        limit_frames: stops after that many frames.
+    """
+    data = bytes(buffer)
+    lines: list[bytes] = []
+    add, unpack = lines.append, HEADER.unpack_from
+    tally = _Tally()
+    position, size = offset, len(data)
+    last_header = size - HEADER_BYTES
+    stop = min(size, offset + limit_bytes)
+    while position < stop and len(lines) + tally.others < limit_frames:
+        if position <= last_header:
+            magic, mark, length, checksum = unpack(data, position)
+            body = position + HEADER_BYTES
+            end = body + length
+            payload = data[body:end]
+            if magic == MAGIC_WORD and end <= size and crc32(payload, mark) == checksum:
+                position = end
+                if mark & _KIND_BITS == RECORD:
+                    add(payload)
+                else:
+                    tally.take(mark & _KIND_BITS, payload)
+                continue
+        found, whole = resync(data, position)
+        if final and not whole:
+            found = size
+        tally.skip(found - position)
+        position = found
+        if not whole:
+            break
+    torn = position < stop and len(lines) + tally.others < limit_frames
+    return Cut(
+        start=base + offset,
+        raw=data[offset:position],
+        lines=tuple(lines),
+        declared=tally.declared,
+        damaged=tally.damaged,
+        skipped=tally.skipped,
+        bad_declarations=tally.bad_declarations,
+        torn=torn,
+        needed=frame_bytes(data, position) if torn else 0,
+    )
+
+
+def resync(data: bytes, position: int) -> tuple[int, bool]:
+    """The next whole frame at or behind `position`, and True.
+
+    Without one, the first place where an unfinished frame could stand (at most the end), and False.
+    """
+    unfinished = None
+    at = data.find(MAGIC, position)
+    while at >= 0:
+        needed = frame_bytes(data, at)
+        if at + needed > len(data):
+            unfinished = at if unfinished is None else unfinished
+        elif needed and _intact(data, at):
+            return at, True
+        at = data.find(MAGIC, at + 1)
+    return (_begun_magic(data, position) if unfinished is None else unfinished), False
+
+
+def frame_bytes(data: bytes, position: int) -> int:
+    """Bytes of the frame that begins here, as far as its header tells; 0 for an impossible length."""
+    if position + HEADER_BYTES > len(data):
+        return HEADER_BYTES
+    length: int = HEADER.unpack_from(data, position)[2]
+    return HEADER_BYTES + length if length <= MAX_PAYLOAD else 0
+
+
+def _intact(data: bytes, position: int) -> bool:
+    mark: int
+    checksum: int
+    _, mark, length, checksum = HEADER.unpack_from(data, position)
+    body = position + HEADER_BYTES
+    return crc32(data[body : body + length], mark) == checksum
+
+
+def _begun_magic(data: bytes, position: int) -> int:
+    """Where a magic begins that the end of the data cuts off; else the end."""
+    end = len(data)
+    for length in range(min(len(MAGIC) - 1, end - position), 0, -1):
+        if data.endswith(MAGIC[:length]):
+            return end - length
+    return end
+
+
+class _Tally:
+    """What a scan meets beside records."""
+
+    __slots__ = ("bad_declarations", "damaged", "declared", "others", "skipped")
+
+    def __init__(self) -> None:
+        self.declared: dict[str, str] = {}
+        self.others = self.damaged = self.skipped = self.bad_declarations = 0
+
+    def take(self, kind: int, payload: bytes) -> None:
+        self.others += 1
+        if kind != DECLARE:  # of a newer writer; this reader cannot know what it means
+            self.skip(HEADER_BYTES + len(payload))
+            return
+        try:
+            names = _declaration.decode(payload).declare
+        except ValueError:  # msgspec's errors are ValueErrors, as is a payload that is not UTF-8
+            self.bad_declarations += 1
+            return
+        self.declared = names | self.declared
+
+    def skip(self, count: int) -> None:
+        if count:
+            self.damaged += 1
+            self.skipped += count

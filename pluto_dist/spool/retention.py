@@ -1,0 +1,62 @@
+"""Which segments may go, and taking them away.
+
+The rule is pure; `remove` looks once more, because a late write may have come since the sizes were read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Final
+
+from pluto_dist.spool.files import Files, real_files
+from pluto_dist.spool.names import segment_name
+
+KEPT: Final = 2  # newest segments of a living chain: the one being written, and one for writes in flight
+DAY_S: Final = 86_400.0
+
+
+def removable(segments: Mapping[int, int], offsets: Mapping[int, int], ended: bool) -> tuple[int, ...]:
+    """Delivered segments that nobody will write to.
+
+    Args:
+        segments: sizes.
+        offsets: cursors of what the backend has accepted; 0 for those that are missing.
+        ended: no process writes this chain any more. It is the chain that counts: a forked child may outlive
+            the lease's own process.
+    """
+    numbers = sorted(segments)
+    candidates = numbers if ended else numbers[:-KEPT]
+    return tuple(n for n in candidates if segments[n] == offsets.get(n, 0))
+
+
+def remove(folder: str, stream: str, segment: int, size: int, files: Files | None = None) -> bool:
+    """Deletes a segment that still has this size and that no process has open for writing.
+
+    Returns:
+        Whether it is gone, by this call or before.
+    """
+    try:
+        return (files or real_files()).unlink_if(f"{folder}/{segment_name(stream, segment)}", size)
+    except FileNotFoundError:
+        return True
+
+
+def touch_live(folder: str, now: float, files: Files | None = None) -> int:
+    """Renews the times of a lease's folder and files that are older than a day, against cleaners of /var/tmp.
+
+    Args:
+        folder: the lease's folder.
+        now: seconds since the epoch, as file times are.
+        files: where segments are.
+
+    Returns:
+        How many were renewed.
+    """
+    source = files or real_files()
+    paths = [folder, *(f"{folder}/{name}" for name in source.sizes(folder))]
+    renewed = 0
+    for path in paths:
+        with suppress(FileNotFoundError):  # delivered and removed meanwhile
+            renewed += source.touch_older(path, now - DAY_S)
+    return renewed

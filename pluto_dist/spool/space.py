@@ -1,0 +1,84 @@
+"""How much disk the spool may take."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from pluto_dist.spool.files import Files, real_files
+from pluto_dist.spool.names import parse_segment
+
+GIB: Final = 1 << 30
+MIB: Final = 1 << 20
+LARGEST_QUOTA: Final = 2 * GIB
+SHARE_OF_FREE: Final = 10  # a tenth of what is free at the start
+MIN_FREE: Final = 64 * MIB
+_ASK_AGAIN_S: Final = 1.0
+
+
+def default_quota(free_bytes: int) -> int:
+    """The smaller of 2 GiB and 10 % of the free space."""
+    return min(LARGEST_QUOTA, free_bytes // SHARE_OF_FREE)
+
+
+def usage(root: str, files: Files) -> int:
+    """Bytes of all segments below the spool root."""
+    leases = str(Path(root) / "leases")
+    return sum(
+        size
+        for lease in files.folders(leases)
+        for name, size in files.sizes(f"{leases}/{lease}").items()
+        if parse_segment(name)
+    )
+
+
+class Space:
+    """The quota of a spool root, asked whenever a segment is to be opened.
+
+    It is no hard limit: every stream that is being written may pass it by one segment, because looking at
+    each record would cost more than the record. One object serves all streams of a process.
+
+    Args:
+        root: the spool root, which holds `leases/`.
+        quota_bytes: limit for all segments below the root; None for `default_quota` of what is free now.
+        min_free_bytes: how much the filesystem must have left.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        quota_bytes: int | None = None,
+        min_free_bytes: int = MIN_FREE,
+        *,
+        files: Files | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._root = root
+        self._files = files or real_files()
+        self._clock = clock
+        self._min_free = min_free_bytes
+        self.quota_bytes = default_quota(self._files.free_bytes(root)) if quota_bytes is None else quota_bytes
+        self._short = ""
+        self._ask_at = float("-inf")
+
+    def shortage(self) -> str:
+        """Why no segment may be opened now: `quota`, `min_free`, or an empty string.
+
+        While there is a shortage the disk is looked at once a second at most.
+        """
+        now = self._clock()
+        if self._short and now < self._ask_at:
+            return self._short
+        self._ask_at = now + _ASK_AGAIN_S
+        self._short = self._look()
+        return self._short
+
+    def _look(self) -> str:
+        try:
+            if self._files.free_bytes(self._root) < self._min_free:
+                return "min_free"
+            return "quota" if usage(self._root, self._files) >= self.quota_bytes else ""
+        except OSError:  # the root is gone or closed to us; opening the segment says why
+            return ""
