@@ -1,0 +1,30 @@
+"""The Pluto server as a backend.
+
+backend                                what the coordinator calls
+opening, refusal, reopened, replies    creating Runs and going on with them
+files, urls                            uploads in two steps
+client                                 the endpoints
+classify                               what an answer means
+guard, lines                           what must not be sent
+http, exchange                         the wire and its values
+credentials                            the API key
+"""
+
+from __future__ import annotations
+
+from pluto_dist.backend.pluto.backend import PlutoBackend
+from pluto_dist.backend.pluto.credentials import KeyProvider, Secret, find_key, login_path
+from pluto_dist.backend.pluto.files import FileLine
+from pluto_dist.backend.pluto.urls import MemoryUrlBook, Slot, UrlBook
+
+__all__ = [
+    "FileLine",
+    "KeyProvider",
+    "MemoryUrlBook",
+    "PlutoBackend",
+    "Secret",
+    "Slot",
+    "UrlBook",
+    "find_key",
+    "login_path",
+]

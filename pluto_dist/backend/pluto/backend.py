@@ -1,0 +1,141 @@
+"""The backend of the Pluto server: translates the coordinator's calls into its endpoints and back.
+
+One attempt per call. When to try again, and for how long, is decided by whoever holds the cursor.
+"""
+
+from __future__ import annotations
+
+import httpx
+import msgspec
+
+from pluto_dist.backend.interface import Batch
+from pluto_dist.backend.pluto import guard
+from pluto_dist.backend.pluto.client import Client, parsed, read_details, read_history
+from pluto_dist.backend.pluto.credentials import KeyProvider
+from pluto_dist.backend.pluto.exchange import Failed, NotDelivered
+from pluto_dist.backend.pluto.files import Files
+from pluto_dist.backend.pluto.http import Http
+from pluto_dist.backend.pluto.lines import first_fault
+from pluto_dist.backend.pluto.opening import PUT_BACK_PAUSES_S, Opening
+from pluto_dist.backend.pluto.replies import BeatReply, Details, StatusEvent
+from pluto_dist.backend.pluto.urls import MemoryUrlBook, UrlBook
+from pluto_dist.core.lifecycle import Target
+from pluto_dist.core.outcomes import Delivered, Outcome, Rejected
+from pluto_dist.core.requests import BackendRun, Beat, LogType, OpenRequest, OpenResult, StatusReport
+
+_beat_reply = msgspec.json.Decoder(BeatReply)
+
+
+class PlutoBackend:
+    """Implements `pluto_dist.backend.interface.Backend` for one target.
+
+    Attributes:
+        files: the two steps of an upload on their own, and how many addresses had to be renewed.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        key: KeyProvider,
+        *,
+        urls: UrlBook | None = None,
+        put_back_pauses_s: tuple[float, ...] = PUT_BACK_PAUSES_S,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        """Opens no connection yet.
+
+        Args:
+            target: the server's base URLs.
+            key: asked for the API key at each request; None means that there is none.
+            urls: where upload addresses stay until their files are stored; in memory by default.
+            put_back_pauses_s: waits between tries to undo an unwanted reopening; their sum bounds `open`.
+            transport: replaces the network.
+        """
+        self._http = Http(transport=transport)
+        self._client = Client(target, key, self._http)
+        self._opening = Opening(self._client, pauses_s=put_back_pauses_s)
+        self.files = Files(self._client, self._http, urls or MemoryUrlBook())
+
+    def open(self, request: OpenRequest) -> OpenResult:
+        """See `Backend`."""
+        return self._opening.open(request)
+
+    def deliver(self, run: BackendRun, batch: Batch) -> Outcome:
+        """See `Backend`. The lifecycle stream has no place on the server: it counts as delivered."""
+        if not batch.lines:
+            return Delivered()
+        match batch.kind:
+            case "metrics":
+                return self._client.ingest(run, "metrics", "/ingest/metrics", b"".join(batch.lines)).outcome
+            case "data" | "console":
+                return self._rows(run, batch)
+            case "files":
+                return self.files.deliver(run, batch.lines)
+            case "lifecycle":
+                return Delivered()
+
+    def register(self, run: BackendRun, names: dict[str, LogType]) -> Outcome:
+        """See `Backend`."""
+        by_type: dict[LogType, list[str]] = {}
+        for name, log_type in names.items():
+            by_type.setdefault(log_type, []).append(guard.clean(name))
+        for log_type, of_type in by_type.items():
+            outcome = self._client.add_names(run.id, of_type, log_type).outcome
+            if not isinstance(outcome, Delivered):
+                return outcome
+        return Delivered()
+
+    def report(self, run: BackendRun, report: StatusReport) -> Outcome:
+        """See `Backend`. With `at_ms` 0 the server dates it.
+
+        The reason is always replaced, also by none: the server would keep that of an earlier end.
+        """
+        try:
+            metadata = None if report.metadata is None else guard.fit_object(report.metadata)
+            at_ms = guard.epoch_ms(report.at_ms)
+        except guard.UnfitError as fault:
+            return Rejected(str(fault))
+        fields: dict[str, object] = {"statusMetadata": metadata}
+        if at_ms:
+            fields["statusUpdated"] = at_ms
+        return self._client.set_status(run.id, report.status, fields).outcome
+
+    def put_tags(self, run: BackendRun, tags: tuple[str, ...]) -> Outcome:
+        """See `Backend`."""
+        try:
+            return self._client.set_tags(run.id, guard.fit_tags(tags)).outcome
+        except guard.UnfitError as fault:
+            return Rejected(str(fault))
+
+    def merge_config(self, run: BackendRun, patch: bytes) -> Outcome:
+        """See `Backend`. The server loses keys of concurrent merges: one at a time for each Run."""
+        try:
+            return self._client.merge_config(run.id, guard.fit_object(patch)).outcome
+        except guard.UnfitError as fault:
+            return Rejected(str(fault))
+
+    def beat(self, run: BackendRun) -> Beat:
+        """See `Backend`."""
+        reply = parsed(self._client.trigger(run.id), _beat_reply.decode)
+        return Beat(reply.outcome) if isinstance(reply, Failed) else Beat(Delivered(), reply.status)
+
+    def details(self, run_id: int) -> Details | NotDelivered:
+        """What the server has of a Run; changes nothing."""
+        details = read_details(self._client, run_id)
+        return details.outcome if isinstance(details, Failed) else details
+
+    def history(self, run_id: int) -> tuple[StatusEvent, ...] | NotDelivered:
+        """How a Run's status changed, in the order of writing."""
+        history = read_history(self._client, run_id)
+        return history.outcome if isinstance(history, Failed) else history.in_order()
+
+    def close(self) -> None:
+        """See `Backend`."""
+        self._http.close()
+
+    def _rows(self, run: BackendRun, batch: Batch) -> Outcome:
+        fault = first_fault("data" if batch.kind == "data" else "console", batch.lines)
+        if fault is not None:
+            return Rejected(fault)
+        path = "/ingest/data" if batch.kind == "data" else "/ingest/logs"
+        return self._client.ingest(run, "rows", path, b"".join(batch.lines)).outcome

@@ -1,0 +1,223 @@
+"""Files: an upload address is asked for once, then the bytes go to object storage.
+
+Asking has an effect that a repeat shows: the server adds a metadata row each time, whether or not bytes
+follow. Uploading has none: the same object is written again. So an address stays with its line until the
+upload succeeded, over all tries; only one that storage refuses is asked for again, and counted.
+
+The book in memory forgets with the process: a coordinator that dies between both steps asks again after its
+restart. That is the unknown outcome which its intent has recorded (G6).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import stat
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+
+from pluto_dist.backend.pluto.classify import is_expired
+from pluto_dist.backend.pluto.client import Client, concluded, parsed
+from pluto_dist.backend.pluto.exchange import Answer, Failed, NotDelivered
+from pluto_dist.backend.pluto.guard import clean
+from pluto_dist.backend.pluto.http import Http
+from pluto_dist.backend.pluto.lines import Natural
+from pluto_dist.backend.pluto.urls import Slot, UrlBook
+from pluto_dist.core.outcomes import Delivered, Outcome, Rejected, Retry, Unknown
+from pluto_dist.core.requests import BackendRun
+
+FILES_PER_REQUEST = 200
+REQUEST_BYTES = 1 << 20  # the server takes 2 MiB
+GONE = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
+
+
+class FileLine(msgspec.Struct, frozen=True, rename="camel"):
+    """One line of a files stream: the local file and its metadata row.
+
+    `file_size` is what it was when logged; the row gets the size at the upload.
+    """
+
+    path: str
+    file_name: str
+    file_type: str
+    log_name: str
+    step: Natural
+    time: Natural
+    file_size: Natural = 0
+    caption: str | None = None
+    sample_index: Natural = 0
+    annotations: str | None = None
+
+
+class Row(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """The metadata row the server is sent."""
+
+    file_name: str
+    file_type: str
+    file_size: int
+    log_name: str
+    step: int
+    time: int
+    caption: str | None = None
+    sample_index: int = 0
+    annotations: str | None = None
+
+
+class Expired(msgspec.Struct, frozen=True):
+    """Storage refuses the address."""
+
+
+class Upload(msgspec.Struct, frozen=True):
+    """A file on its way."""
+
+    token: str
+    path: Path
+    row: Row
+
+
+Urls = dict[str, list[dict[str, str]]]
+_urls = msgspec.json.Decoder(Urls)
+
+
+class Files:
+    """The two steps, and both together for a batch.
+
+    Attributes:
+        renewed: refused addresses that were asked for again; each shows as a second metadata row.
+    """
+
+    def __init__(
+        self, client: Client, http: Http, book: UrlBook, wall: Callable[[], float] = time.time
+    ) -> None:
+        self._client = client
+        self._http = http
+        self._book = book
+        self._wall = wall
+        self.renewed = 0
+
+    def deliver(self, run: BackendRun, lines: Sequence[bytes]) -> Outcome:
+        """Uploads the files of these lines in order, up to the first that fails.
+
+        A repeat with the same lines goes on where this one stopped.
+        """
+        uploads: list[Upload] = []
+        for line in lines:
+            upload = upload_of(run, line)
+            if not isinstance(upload, Upload):
+                return upload
+            uploads.append(upload)
+        outcome = self._ask(run, uploads)
+        for upload in uploads:
+            if not isinstance(outcome, Delivered):
+                return outcome
+            outcome = self._store(upload)
+        if isinstance(outcome, Delivered):
+            for upload in uploads:
+                self._book.forget(upload.token)
+        return outcome
+
+    def presign(self, run: BackendRun, rows: Sequence[Row]) -> tuple[str, ...] | NotDelivered:
+        """Asks for one address per row, in their order, with one request. A repeat is seen."""
+        urls = parsed(self._client.presign(run, rows), _urls.decode)
+        if isinstance(urls, Failed):
+            return urls.outcome
+        found = _match(rows, urls)
+        return found if len(found) == len(rows) else Unknown("the answer has not one address for each file")
+
+    def put(self, url: str, path: Path) -> Outcome | Expired:
+        """Uploads one file to its address; may be repeated."""
+        try:
+            result = self._http.put(url, path, path.stat().st_size)
+        except OSError as fault:
+            return _unreadable(path, fault)
+        if isinstance(result, Answer) and is_expired(result):
+            return Expired()
+        return concluded("put", result).outcome
+
+    def _ask(self, run: BackendRun, uploads: Iterable[Upload]) -> Outcome:
+        missing = [upload for upload in uploads if self._slot(upload).needs_url]
+        for part in _parts(missing):
+            urls = self.presign(run, [upload.row for upload in part])
+            if not isinstance(urls, tuple):
+                return urls
+            for upload, url in zip(part, urls, strict=True):
+                renewed = self._slot(upload).renewed
+                self.renewed += renewed
+                self._book.put(upload.token, Slot(url, self._wall(), renewed))
+        return Delivered()
+
+    def _store(self, upload: Upload) -> Outcome:
+        slot = self._slot(upload)
+        if slot.done:
+            return Delivered()
+        outcome = self.put(slot.url, upload.path)
+        if isinstance(outcome, Expired):
+            self._book.put(upload.token, slot.refused(self._wall()))
+            return Retry(f"storage refuses the upload address of {upload.row.file_name}")
+        if isinstance(outcome, Delivered):
+            self._book.put(upload.token, Slot(done=True))
+        return outcome
+
+    def _slot(self, upload: Upload) -> Slot:
+        return self._book.get(upload.token) or Slot()
+
+
+def upload_of(run: BackendRun, line: bytes) -> Upload | Rejected | Retry:
+    """The upload of a line whose file can be read; one that cannot be gets no metadata row either."""
+    try:
+        fields = msgspec.json.decode(line, type=FileLine)
+    except (msgspec.DecodeError, UnicodeDecodeError) as fault:
+        return Rejected(f"no line of a file: {fault}")
+    path = Path(fields.path)
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            return Rejected(f"{path} is no regular file")
+        path.open("rb").close()
+    except OSError as fault:
+        return _unreadable(path, fault)
+    token = hashlib.blake2s(b"%d %s" % (run.id, line)).hexdigest()
+    return Upload(token, path, _row(fields, status.st_size))
+
+
+def _row(line: FileLine, size: int) -> Row:
+    return Row(
+        file_name=clean(line.file_name),
+        file_type=line.file_type,
+        file_size=size,
+        log_name=clean(line.log_name),
+        step=line.step,
+        time=line.time,
+        caption=None if line.caption is None else clean(line.caption),
+        sample_index=line.sample_index,
+        annotations=line.annotations,
+    )
+
+
+def _parts(uploads: Sequence[Upload]) -> Iterator[list[Upload]]:
+    """In requests that the server takes."""
+    part: list[Upload] = []
+    length = 0
+    for upload in uploads:
+        size = len(msgspec.json.encode(upload.row))
+        if part and (len(part) == FILES_PER_REQUEST or length + size > REQUEST_BYTES):
+            yield part
+            part, length = [], 0
+        part.append(upload)
+        length += size
+    if part:
+        yield part
+
+
+def _match(rows: Sequence[Row], urls: Urls) -> tuple[str, ...]:
+    """One address per row, by log name and file name; the server repeats entries in request order."""
+    left = {name: iter(entries) for name, entries in urls.items()}
+    entries = ((row, next(left.get(row.log_name, iter(())), {})) for row in rows)
+    return tuple(entry[row.file_name] for row, entry in entries if row.file_name in entry)
+
+
+def _unreadable(path: Path, fault: OSError) -> Rejected | Retry:
+    reason = f"{path} cannot be read: {fault.strerror or fault}"
+    return Rejected(reason) if isinstance(fault, GONE) else Retry(reason)

@@ -1,0 +1,149 @@
+"""Requests over the wire: one attempt each, every foreign error translated here.
+
+Nothing that leaves this module carries the API key: reasons are built from the kind of error, not from the
+request, and the key is put on each request instead of on the client. An upload address is as good as a key
+for its object, so it is never part of a reason either.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import httpx
+
+from pluto_dist.backend.pluto.credentials import Secret
+from pluto_dist.backend.pluto.exchange import Answer, Broken, Kind, Progress, epoch_s, seconds_until
+
+CONNECT_S = 5.0
+POOL_S = 5.0
+KEEP_ALIVE_S = 15.0  # below the idle limits of usual proxies (60 s), so that they do not close first
+ANSWER_LIMIT = 64 << 20
+ANSWER_S = 120.0  # for a whole body; the read timeout only bounds the wait for its next piece
+CHUNK = 1 << 20
+CONTENT_TYPE = {"metrics": "application/x-ndjson", "rows": "application/x-ndjson"}
+
+# Ingest blocks instead of refusing when its queue is full, so it gets longer.
+READ_S: dict[Kind, float] = {
+    "control": 30.0,
+    "read": 30.0,
+    "beat": 10.0,
+    "metrics": 60.0,
+    "rows": 60.0,
+    "presign": 30.0,
+    "put": 120.0,
+}
+
+# A proxy from the environment never stands between a process and its own machine.
+LOOPBACK = {f"all://{host}": None for host in ("localhost", "127.0.0.1", "[::1]")}
+
+_PROGRESS: tuple[tuple[type[Exception], Progress], ...] = (
+    (httpx.ConnectError, "unsent"),
+    (httpx.ConnectTimeout, "unsent"),
+    (httpx.PoolTimeout, "unsent"),
+    (httpx.ProxyError, "unsent"),
+    (httpx.UnsupportedProtocol, "unsent"),
+    (httpx.InvalidURL, "unsent"),
+    (httpx.WriteError, "partly"),
+    (httpx.WriteTimeout, "partly"),
+    (httpx.LocalProtocolError, "partly"),
+)
+
+
+class Http:
+    """Connections to one target; safe to use from several threads."""
+
+    def __init__(
+        self,
+        *,
+        user_agent: str = "pluto-dist",
+        transport: httpx.BaseTransport | None = None,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._wall = wall
+        self._client = httpx.Client(
+            headers={"User-Agent": user_agent},
+            limits=httpx.Limits(
+                max_connections=16, max_keepalive_connections=8, keepalive_expiry=KEEP_ALIVE_S
+            ),
+            mounts=LOOPBACK,
+            transport=transport,
+        )
+
+    def send(
+        self,
+        kind: Kind,
+        method: str,
+        url: str,
+        key: Secret,
+        *,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer | Broken:
+        """Sends one request to a service of the server."""
+        fields = {"Authorization": f"Bearer {key.reveal()}", **(headers or {})}
+        if body is not None:
+            fields["Content-Type"] = CONTENT_TYPE.get(kind, "application/json")
+        return self._exchange(kind, method, url, fields, body)
+
+    def put(self, url: str, path: Path, size: int) -> Answer | Broken:
+        """Uploads the first `size` bytes of a file to an upload address, without the API key.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        with path.open("rb") as stream:
+            pieces = _pieces(iter(lambda: stream.read(CHUNK), b""), size)
+            return self._exchange("put", "PUT", url, {"Content-Length": str(size)}, pieces)
+
+    def close(self) -> None:
+        """Closes all connections."""
+        self._client.close()
+
+    def _exchange(
+        self, kind: Kind, method: str, url: str, headers: dict[str, str], body: bytes | Iterator[bytes] | None
+    ) -> Answer | Broken:
+        timeout = httpx.Timeout(READ_S[kind], connect=CONNECT_S, pool=POOL_S)
+        try:
+            with self._client.stream(
+                method, url, headers=headers, content=body, timeout=timeout, follow_redirects=False
+            ) as response:
+                return self._answer(response)
+        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as fault:
+            return _broken(fault)
+
+    def _answer(self, response: httpx.Response) -> Answer | Broken:
+        body = bytearray()
+        deadline = time.monotonic() + ANSWER_S
+        for piece in response.iter_bytes():
+            body += piece
+            if len(body) > ANSWER_LIMIT:
+                return Broken("sent", f"the answer is longer than {ANSWER_LIMIT >> 20} MiB")
+            if time.monotonic() > deadline:
+                return Broken("sent", f"the answer was not complete after {ANSWER_S:.0f} s")
+        now_s = epoch_s(response.headers.get("Date"))
+        return Answer(
+            status=response.status_code,
+            body=bytes(body),
+            after_s=seconds_until(response.headers.get("Retry-After"), now_s or self._wall()),
+            server_ms=None if now_s is None else int(now_s * 1000),
+        )
+
+
+def _broken(fault: Exception) -> Broken:
+    name = type(fault).__name__
+    progress: Progress = next((step for cause, step in _PROGRESS if isinstance(fault, cause)), "sent")
+    # Only these have texts of the operating system; others quote the request, its headers included.
+    told = isinstance(fault, httpx.NetworkError) and str(fault)
+    return Broken(progress, f"{name}: {fault}" if told else name)
+
+
+def _pieces(chunks: Iterator[bytes], size: int) -> Iterator[bytes]:
+    """At most `size` bytes: a file that grows meanwhile does not break its announced length."""
+    left = size
+    for chunk in chunks:
+        if left <= 0:
+            return
+        yield chunk[:left]
+        left -= len(chunk)

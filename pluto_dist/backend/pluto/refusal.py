@@ -1,0 +1,64 @@
+"""Why a Run could not be opened, in the error names that callers see."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from pluto_dist.backend.pluto.exchange import Failed
+from pluto_dist.core.outcomes import Rejected, Retry, Unknown
+from pluto_dist.core.requests import OpenRequest, Refused, Unavailable
+from pluto_dist.errors import (
+    AmbiguousRunError,
+    ForkError,
+    KeyRefusedError,
+    PlutoDistError,
+    RunExistsError,
+    RunNotFoundError,
+    ServerRefusedError,
+)
+
+
+def refused(error: type[PlutoDistError], message: str) -> Refused:
+    """A refusal that becomes `error` in the caller's process."""
+    return Refused(error.__name__, message)
+
+
+def not_opened(failure: Failed, request: OpenRequest) -> Refused | Unavailable:
+    """What a failure means for the caller of `open`."""
+    outcome = failure.outcome
+    match outcome:
+        case Retry(key_problem=True):
+            return refused(KeyRefusedError, f"The server refuses the API key: {outcome.reason}")
+        case Retry():
+            return Unavailable(outcome.reason, outcome.after_s)
+        case Rejected():
+            return _rejected(failure, outcome.reason, request)
+        case Unknown():
+            return Unavailable(outcome.reason)
+        case _:
+            assert_never(outcome)
+
+
+def already_exists(request: OpenRequest, url: str, aftermath: str) -> Refused:
+    """The explicit id of a new Run is taken."""
+    return refused(
+        RunExistsError,
+        f"Run {request.external_id!r} exists in project {request.project!r} ({url}); pass resume=True to "
+        f"go on with it, or choose another run_id.{aftermath}",
+    )
+
+
+def _rejected(failure: Failed, reason: str, request: OpenRequest) -> Refused:
+    status = failure.answer.status if failure.answer else 0
+    if status == 404:
+        return refused(RunNotFoundError, f"The server has no Run {_meant(request)}: {reason}")
+    if status == 409:
+        return refused(AmbiguousRunError, f"Run {_meant(request)} is not clear: {reason}")
+    if reason.lower().startswith("fork"):
+        parent = f"Run {request.parent} at step {request.fork_step}"
+        return refused(ForkError, f"The server cannot fork {parent} in project {request.project!r}: {reason}")
+    return refused(ServerRefusedError, f"The server refuses the Run: {reason}")
+
+
+def _meant(request: OpenRequest) -> str:
+    return str(request.id or request.display_id or request.external_id)
