@@ -6,6 +6,7 @@ import select
 import socket
 import struct
 import sys
+import threading
 import time
 from collections.abc import Callable
 from http import HTTPStatus
@@ -24,6 +25,7 @@ from .wire import DroppedError, Peer, RefusalError, Request, Response, json_resp
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _MISSING_BYTES = 100
+_HOST = "127.0.0.1"
 
 
 class Front(ThreadingHTTPServer):
@@ -43,7 +45,7 @@ class Front(ThreadingHTTPServer):
         ids: "itertools.count[int]",
         crashes: list[BaseException],
     ) -> None:
-        super().__init__(("127.0.0.1", 0), _Exchange)
+        super().__init__((_HOST, 0), _Exchange)
         self.name = name
         self.core = core
         self.faults = faults
@@ -51,11 +53,12 @@ class Front(ThreadingHTTPServer):
         self.ids = ids
         self.crashes = crashes
         self._open: set[socket.socket] = set()
+        self._stopping = threading.Event()
 
     @property
     def url(self) -> str:
         """The base URL without a slash at its end."""
-        return f"http://127.0.0.1:{self.server_address[1]}"
+        return f"http://{_HOST}:{self.server_address[1]}"
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Remember the connection, so that stopping can end it."""
@@ -73,10 +76,20 @@ class Front(ThreadingHTTPServer):
         if crash is not None and not isinstance(crash, OSError):
             self.crashes.append(crash)
 
+    def serve(self) -> None:
+        """Take connections until `stop`; without `serve_forever`'s polling, which makes stopping slow."""
+        while True:
+            connection, address = self.socket.accept()
+            if self._stopping.is_set():
+                connection.close()
+                self.server_close()
+                return
+            self.process_request(connection, address)
+
     def stop(self) -> None:
         """Stop listening and end the open connections."""
-        self.shutdown()
-        self.server_close()
+        self._stopping.set()
+        socket.create_connection((_HOST, self.server_address[1])).close()
         for connection in list(self._open):
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)

@@ -84,7 +84,7 @@ def _plain_metric(line: _Metric) -> bool:
         and line.step < _U64
         and bool(line.data)
         and max(line.data.values()) < 2**63
-        and min(line.data.values()) >= -(2**63)
+        and min(line.data.values()) > -(2**63)
         and all(map(str.strip, line.data))
     )
 

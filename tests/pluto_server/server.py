@@ -52,6 +52,7 @@ class PlutoServer:
         self.state = State(clock)
         self.faults = FaultPlan()
         self._crashes: list[BaseException] = []
+        self._threads: list[threading.Thread] = []
         core = Core(self.state)
         self.operator = Operator(core, self.faults, self._crashes)
         ids = itertools.count(1)
@@ -83,14 +84,16 @@ class PlutoServer:
     def start(self) -> None:
         """Answer requests."""
         for front in self._fronts:
-            threading.Thread(
-                target=front.serve_forever, args=(0.05,), name=f"pluto-{front.name}", daemon=True
-            ).start()
+            thread = threading.Thread(target=front.serve, name=f"pluto-{front.name}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
 
     def stop(self) -> None:
         """Close the sockets."""
         for front in self._fronts:
             front.stop()
+        for thread in self._threads:
+            thread.join()
 
     def __enter__(self) -> Self:
         self.start()

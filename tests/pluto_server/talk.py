@@ -2,6 +2,10 @@
 
 import http.client
 import json
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -84,3 +88,20 @@ class Client:
     def _json(self, url: str, body: Any, headers: dict[str, str] | None = None) -> Answer:
         given = (headers or self._headers) | {"Content-Type": "application/json"}
         return send(url, "POST", json.dumps(body), given)
+
+
+def wait_until(condition: Callable[[], bool], within_s: float = 10) -> None:
+    """Poll until the condition holds."""
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, f"condition did not hold within {within_s} s"
+        time.sleep(0.005)
+
+
+@contextmanager
+def in_background(act: Callable[[], Any]) -> Iterator[None]:
+    """Do something in a thread beside the block; its error is raised at the end."""
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(act)
+        yield
+        done.result(_TIMEOUT_S)
