@@ -18,9 +18,16 @@ V = TypeVar("V", bound=msgspec.Struct)
 
 
 class Config(msgspec.Struct, frozen=True):
-    """A Run's merged config as a JSON object; sides' own ones are kept by label."""
+    """A Run's config.
+
+    Attributes:
+        body: the merged config, a JSON object.
+        given: what the owner gave at init; a worker that gives the same has nothing of its own.
+        sides: a side's own config by its label, so that an eval's learning rate is not the training's.
+    """
 
     body: bytes = b"{}"
+    given: bytes = b"{}"
     sides: dict[str, bytes] = {}
 
 
@@ -32,9 +39,10 @@ class Points(msgspec.Struct, frozen=True):
 
 
 class History(msgspec.Struct, frozen=True):
-    """The events of one Run, oldest first."""
+    """The events of one Run, oldest first; leases that an earlier coordinator granted, as they were shown."""
 
     events: tuple[RunEvent, ...] = ()
+    past_leases: bytes = b"[]"
 
 
 class Table(Generic[V]):
@@ -85,6 +93,11 @@ class Table(Generic[V]):
 def feed_key(lease_id: str, target: str, stream: str) -> str:
     """Key of a feed."""
     return f"{lease_id}/{target}/{stream}"
+
+
+def past_key(run: str) -> str:
+    """Key of the points that an earlier coordinator counted."""
+    return f"{run}:past"
 
 
 class Book:
@@ -157,6 +170,7 @@ class Book:
         for name in [key for key in self.series.all_keys() if key.startswith(run + "/")]:
             self.series.delete(name)
         self.configs.delete(run)
+        self.points.delete(past_key(run))
         self.histories.delete(run)
         self.runs.delete(run)
 
@@ -164,13 +178,27 @@ class Book:
         """All leases of a Run, in the order in which they came."""
         return tuple(self.leases[lease_id] for lease_id in self._by_run.get(run, {}))
 
+    def points_of(self, run: str) -> dict[str, Point]:
+        """Latest value, its step and the number of points of each series, over all leases."""
+        total: dict[str, Point] = {}
+        for key in (past_key(run), *self._by_run.get(run, {})):
+            points = self.points.get(key)
+            for name, point in points.series.items() if points is not None else ():
+                before = total.get(name)
+                newest = point if before is None or point.step >= before.step else before
+                count = point.count + (before.count if before is not None else 0)
+                total[name] = Point(newest.last, newest.step, count)
+        return total
+
     def _index(self, lease: Lease) -> None:
         if lease.run is not None:
             self._by_run.setdefault(lease.run, {})[lease.lease_id] = None
 
     def note(self, run: str, at_ms: int, event: str, detail: dict[str, str]) -> None:
         """Adds one line to a Run's history; beyond 1,000 lines the middle is given up, not the start."""
-        events = (self.histories.get(run) or History()).events
+        history = self.histories.get(run) or History()
+        events = history.events
         if len(events) >= 1000:
             events = events[:500] + events[501:]
-        self.histories.put(run, History((*events, RunEvent(at_ms, event, detail))))
+        events = (*events, RunEvent(at_ms, event, detail))
+        self.histories.put(run, msgspec.structs.replace(history, events=events))

@@ -121,8 +121,8 @@ def _attach(claim: Opened, facts: Facts) -> Decision:
 
 
 def _absent(claim: Opened, facts: Facts, now: float) -> Decision:
-    if claim.wanted in ("side", "worker") and claim.run is not None:
-        return Wait(f"Run {claim.run} is not known on this node yet")
+    if claim.wanted in ("side", "worker"):
+        return Wait(f"{f'Run {claim.run}' if claim.run else 'a live Run'} is not known on this node yet")
     rank = claim.job.rank
     if rank is not None and rank != 0 and claim.wanted != "owner":
         deadline = facts.asked_at + RANK_ZERO_S

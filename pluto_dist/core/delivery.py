@@ -109,7 +109,8 @@ class Delivery:
 
     def complete(self, lease: Lease) -> bool:
         """Whether everything that the lease wrote is delivered; only a final look can tell."""
-        return lease.lease_id in self._looked and all(lane.complete for lane in self._lanes_of(lease))
+        looked = lease.lease_id in self._looked and all(lane.complete for lane in self._lanes_of(lease))
+        return lease.removed or looked
 
     def pending_bytes(self, lease: Lease) -> int:
         """Bytes seen in the spool and not delivered yet."""
@@ -125,7 +126,8 @@ class Delivery:
 
     def next_step(self, run: str, participant: str) -> int:
         """The automatic step with which a participant goes on."""
-        steps = [0]
+        known = self._book.runs.get(run)
+        steps = [known.steps.get(participant, 0) if known is not None else 0]
         for lease in self._book.leases_of(run):
             if lease.participant == participant:
                 steps.append(lease.next_step)

@@ -89,6 +89,11 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         pushed_tags: the tags that the backend has, None if unknown.
         config_patch: JSON object that the backend has not got yet, b"" if none.
         next_line: number of the next console line.
+        steps: next automatic step by participant, as an earlier coordinator left it.
+        want: what the backend is asked for while the stage is `opening`.
+        open_failures, open_since: tries of the backend's open so far, and since when.
+        open_trouble: why the last try failed.
+        opener: the claim for which it is opened.
     """
 
     key: str
@@ -129,6 +134,12 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     repeats: int = 0
     cancelled: bool = False
     next_line: int = 1
+    steps: dict[str, int] = {}
+    want: Literal["create", "resume", "either"] = "create"
+    open_failures: int = 0
+    open_trouble: str = ""
+    open_since: float = 0.0
+    opener: str = ""
 
 
 class Lease(msgspec.Struct, frozen=True, kw_only=True):
@@ -143,6 +154,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
         participant: who writes, over restarts; None until granted.
         verified: the holder of the Run was found alive for this claim (R5).
         config_own: the config given at init, JSON, if it is not the Run's.
+        removed: the folder is gone, everything in it was delivered.
         fences: where each stream stood when a newer owner replaced this one: stream -> (segment, offset).
     """
 
@@ -170,6 +182,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     dropped: int = 0
     late: int = 0
     next_step: int = 0
+    removed: bool = False
     fences: dict[str, tuple[int, int]] = {}
 
     @property

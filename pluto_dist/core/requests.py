@@ -9,6 +9,7 @@ from typing import Literal
 
 import msgspec
 
+from pluto_dist.core.ids import RunRef
 from pluto_dist.core.lifecycle import Target
 from pluto_dist.core.outcomes import Outcome
 
@@ -28,7 +29,8 @@ class OpenRequest(msgspec.Struct, frozen=True, kw_only=True):
             `either` takes what there is (ids from the environment, shared ids of several nodes).
         external_id: always set for `create` and `either`, so that a lost answer cannot make a second Run.
         id, display_id: for `resume` by number or display id.
-        parent_id: numeric id of a fork's parent on this backend; `fork_step` goes with it.
+        parent, fork_step: the Run that this one continues; the backend resolves the lineage.
+        parent_record: the parent's document, if the coordinator has it; b"" otherwise.
         created_ms: original creation time, for uploads of Runs made earlier; None for now.
     """
 
@@ -42,7 +44,8 @@ class OpenRequest(msgspec.Struct, frozen=True, kw_only=True):
     display_id: str | None = None
     tags: tuple[str, ...] = ()
     config: bytes = b"{}"
-    parent_id: int | None = None
+    parent: RunRef | None = None
+    parent_record: bytes = b""
     fork_step: int | None = None
     created_ms: int | None = None
     updated_ms: int | None = None
@@ -57,6 +60,7 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True, tag="opened"):
         was_status: the status it had before this call, None if new or not known.
         tags, config: what the backend has now, None where it does not say.
         record: the stored document of a local Run, b"" otherwise.
+        parent_config, parent_tags: what a fork may inherit.
     """
 
     id: int
@@ -72,6 +76,8 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True, tag="opened"):
     fork_run_id: int | None = None
     fork_step: int | None = None
     record: bytes = b""
+    parent_config: bytes = b"{}"
+    parent_tags: tuple[str, ...] = ()
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused"):

@@ -1,0 +1,253 @@
+"""The coordinator's mind: events in, effects out.
+
+`handle` takes one event and the time and returns what to do, in order; `deadline` says when to come back with
+`Ticked` if nothing happens. Nothing here reads a clock, a socket or a file. The first effect is always the
+`Commit` of what has changed, so nothing is told or sent that is not on disk (R1).
+
+    Synced, Asked          from processes and people      -> ReadLifecycle, Send
+    LifecycleRead          entries of one lease           -> roles, ends, tags, config
+    ProcessDied, …         from outside                   -> evidence, verdict
+    StreamsSeen, Shipped   from spool and backend         -> Ship, cursors
+    OpenEnded, Controlled  from the backend               -> ids, statuses
+"""
+
+from __future__ import annotations
+
+from pluto_dist.core.admission import Admission
+from pluto_dist.core.book import Book
+from pluto_dist.core.context import Context, long_ago
+from pluto_dist.core.control import Controls
+from pluto_dist.core.delivery import Delivery
+from pluto_dist.core.effects import (
+    Commit,
+    Effect,
+    LookAtStreams,
+    ReadLifecycle,
+    Send,
+    StopSelf,
+    WatchLauncher,
+    WatchProcess,
+)
+from pluto_dist.core.events import (
+    Asked,
+    Beaten,
+    Controlled,
+    DocumentWritten,
+    Event,
+    FenceFound,
+    KeyGiven,
+    LauncherDied,
+    LifecycleRead,
+    LivenessChecked,
+    NamesFound,
+    OpenEnded,
+    ProcessDied,
+    Shipped,
+    StreamsSeen,
+    Synced,
+    Ticked,
+)
+from pluto_dist.core.folding import Folding
+from pluto_dist.core.messages import PROTOCOL, Refusal, Sync
+from pluto_dist.core.opening import Opening
+from pluto_dist.core.questions import Questions
+from pluto_dist.core.records import Now, Run
+from pluto_dist.core.series import SeriesNames
+from pluto_dist.core.settling import Settling
+from pluto_dist.core.views import Views
+
+FORGET_MS = 24 * 3600 * 1000  # ended Runs are remembered this long; the store and the server keep them
+
+
+class Coordinator:
+    """One per process and start; `generation` rises with each.
+
+    Args:
+        book: what the database holds.
+        boot_id: of this boot; instants of another boot are long ago.
+        generation: fencing number of this start.
+        idle_exit_s: seconds without work before `StopSelf`.
+    """
+
+    def __init__(self, book: Book, *, boot_id: str, generation: int, idle_exit_s: float = 60.0) -> None:
+        self._context = Context(book, boot_id)
+        self._book = book
+        self._idle_exit_s = idle_exit_s
+        self._idle_since: float | None = None
+        self._opening = Opening(self._context)
+        self._admission = Admission(self._context, self._opening)
+        self._folding = Folding(self._context, self._admission)
+        self._delivery = Delivery(self._context, SeriesNames(book))
+        self._controls = Controls(self._context)
+        self._views = Views(self._context, self._delivery, self._controls, generation)
+        self._settling = Settling(
+            self._context, self._admission, self._folding, self._delivery, self._controls, self._views
+        )
+        self._questions = Questions(self._context, self._views, generation)
+        self._stopping = False
+
+    def start(self, now: Now) -> list[Effect]:
+        """What a starting coordinator has to look at: every lease and launcher that its book knows."""
+        self._context.now = now
+        self._forget_old()
+        for lease in self._book.leases:
+            if lease.removed or lease.state == "refused":
+                continue
+            run = self._book.runs.get(lease.run or "")
+            if run is not None and run.boot_id != self._context.boot_id:
+                lease = self._book.put_lease(long_ago(lease))  # noqa: PLW2901 # the same lease, rebased
+            self._context.emit(ReadLifecycle(lease_id=lease.lease_id, folder=lease.folder))
+            self._context.emit(
+                WatchProcess(lease_id=lease.lease_id, folder=lease.folder, identity=lease.identity)
+            )
+            self._context.emit(
+                LookAtStreams(lease_id=lease.lease_id, folder=lease.folder, final=not lease.alive)
+            )
+            if lease.state == "waiting":
+                self._admission.claim(lease)
+        for run in self._book.runs:
+            self._context.touch(run.key)
+            if run.stage != "ended" and run.launcher is not None and run.launcher_gone_at is None:
+                self._context.emit(WatchLauncher(run=run.key, identity=run.launcher))
+        return self._finish()
+
+    def handle(self, event: Event, now: Now) -> list[Effect]:
+        """Takes one event; returns what to do, in order."""
+        self._context.now = now
+        self._dispatch(event)
+        return self._finish()
+
+    def deadline(self) -> float | None:
+        """When to come with `Ticked`, CLOCK_BOOTTIME seconds; None if only an event can matter."""
+        deadlines = [
+            self._admission.deadline(),
+            self._opening.deadline(),
+            self._delivery.deadline(),
+            self._settling.deadline(),
+            self._idle_since + self._idle_exit_s if self._idle_since is not None else None,
+        ]
+        return min((at for at in deadlines if at is not None), default=None)
+
+    def _dispatch(self, event: Event) -> None:  # noqa: PLR0912 # one case for each event
+        match event:
+            case Synced():
+                self._synced(event)
+            case Asked(peer=peer, question=question):
+                self._stopping = self._questions.answer(peer, question) or self._stopping
+            case LifecycleRead():
+                self._folding.read(event)
+            case ProcessDied():
+                self._folding.died(event)
+                self._settling.gone(event.lease_id)
+            case LauncherDied(run=key):
+                self._launcher_died(key)
+            case LivenessChecked(claim=claim):
+                self._admission.verified(claim)
+            case StreamsSeen():
+                self._delivery.seen(event)
+            case NamesFound():
+                self._delivery.names_found(event)
+            case Shipped():
+                self._delivery.shipped(event)
+            case OpenEnded():
+                self._opened(event)
+            case Controlled():
+                self._controls.answered(event)
+            case Beaten():
+                self._controls.beaten(event)
+            case DocumentWritten():
+                self._settling.document_written(event)
+            case FenceFound(lease_id=lease_id, fences=fences):
+                self._fenced(lease_id, fences)
+            case KeyGiven(key_id=key_id):
+                self._key_given(key_id)
+            case Ticked():
+                self._opening.wake()
+                self._delivery.wake()
+            case _:
+                raise TypeError(f"no such event: {type(event).__name__}")
+
+    def _synced(self, event: Synced) -> None:
+        message = event.message
+        if message.protocol != PROTOCOL:
+            self._context.emit(Send(peer=event.peer, reply=_wrong_protocol(message)))
+            return
+        self._views.heard(message.lease_id, event.peer)
+        lease = self._book.leases.get(message.lease_id)
+        if lease is None or lease.folded < message.entries:
+            self._context.emit(ReadLifecycle(lease_id=message.lease_id, folder=message.folder))
+            self._views.owe(message.lease_id, message.request)
+        else:
+            self._views.answer(lease, message.request)
+
+    def _launcher_died(self, key: str) -> None:
+        run = self._book.runs.get(key)
+        if run is not None and run.launcher_gone_at is None:
+            self._context.change_run(run, launcher_gone_at=self._context.now.at)
+            self._context.note(key, "launcher_gone")
+
+    def _opened(self, event: OpenEnded) -> None:
+        refused = self._opening.ended(event)
+        run = self._book.runs.get(event.run)
+        if run is not None and refused is not None:
+            self._admission.refuse_opener(run, refused.error, refused.message)
+        for known in self._book.runs:
+            if known.stage == "open":
+                self._delivery.kick_run(known.key)
+
+    def _fenced(self, lease_id: str, fences: dict[str, tuple[int, int]]) -> None:
+        lease = self._book.leases.get(lease_id)
+        if lease is not None:
+            self._context.change_lease(lease, fences=fences)
+
+    def _key_given(self, key_id: str) -> None:
+        self._context.keys.add(key_id)
+        for run in self._book.runs:
+            if run.target.key_id == key_id:
+                self._context.touch(run.key)
+                self._delivery.kick_run(run.key)
+        self._opening.wake()
+
+    def _finish(self) -> list[Effect]:
+        self._settling.settle()
+        self._views.pay()
+        if self._stopping:
+            self._context.emit(StopSelf(reason="asked to stop"))
+        elif self._idle():
+            self._context.emit(StopSelf(reason=f"idle for {self._idle_exit_s:g} s"))
+        saves, durable = self._book.take_changes()
+        effects = self._context.take_effects()
+        return [Commit(saves=saves, durable=durable), *effects] if saves else effects
+
+    def _idle(self) -> bool:
+        """Nothing attached, nothing undelivered, nothing detached, for long enough."""
+        busy = any(lease.alive for lease in self._book.leases) or not all(
+            self._settling.at_rest(run) for run in self._book.runs
+        )
+        if busy:
+            self._idle_since = None
+            return False
+        if self._idle_since is None:
+            self._idle_since = self._context.now.at
+        return self._context.now.at >= self._idle_since + self._idle_exit_s
+
+    def _forget_old(self) -> None:
+        for run in self._book.runs:
+            old = run.reported and (run.ended_ms or 0) < self._context.now.wall_ms - FORGET_MS
+            if old and _removed(self._book, run):
+                self._book.delete_run(run.key)
+
+
+def _removed(book: Book, run: Run) -> bool:
+    return all(lease.removed or not lease.participant for lease in book.leases_of(run.key))
+
+
+def _wrong_protocol(message: Sync) -> Refusal:
+    return Refusal(
+        request=message.request,
+        error="VersionMismatchError",
+        message=(
+            f"the client speaks protocol {message.protocol}, the coordinator {PROTOCOL}; run "
+            "`pluto-dist coordinator stop` and start again, or use one version of pluto_dist everywhere"
+        ),
+    )

@@ -1,0 +1,283 @@
+"""The document of a Run: what `show --json` prints, what the store keeps, and what a later coordinator reads.
+
+One format for all three. Keys that people and scripts may rely on are the fields of `Document`; everything
+below `restore` is for the next coordinator and may change with `format`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from pluto_dist.core.book import Book, Config, History, Points
+from pluto_dist.core.ids import Role
+from pluto_dist.core.records import (
+    AttemptEnd,
+    EndReason,
+    Failure,
+    Feed,
+    Lease,
+    LeaseState,
+    Point,
+    Run,
+    RunEvent,
+    SeriesOwner,
+)
+from pluto_dist.core.requests import Status
+
+FORMAT = 1
+
+
+class ForkShown(msgspec.Struct, frozen=True):
+    """Lineage."""
+
+    run_id: int
+    step: int | None
+
+
+class VerdictShown(msgspec.Struct, frozen=True):
+    """How the Run ended."""
+
+    status: Status
+    reason: str
+    first_failure: Failure | None
+
+
+class LeaseShown(msgspec.Struct, frozen=True, kw_only=True):
+    """One lease; instants are epoch milliseconds."""
+
+    lease_id: str
+    role: Role
+    label: str
+    participant: str
+    rank: int | None
+    pid: int
+    host: str
+    epoch: int
+    attempt: int
+    state: LeaseState
+    granted_at: int | None
+    last_seen_at: int | None
+    ended_at: int | None
+    end_reason: EndReason | None
+    delivered: int
+    written: int
+    last_step: int | None
+    rejected: int
+    dropped: int
+
+
+class Restore(msgspec.Struct, frozen=True):
+    """For the next coordinator only."""
+
+    run: Run
+    series: dict[str, SeriesOwner]
+    steps: dict[str, int]
+    side_configs: dict[str, msgspec.Raw]
+
+
+class Document(msgspec.Struct, frozen=True, kw_only=True):
+    """See the module's docstring. `pending` is in bytes; the other counts are records."""
+
+    format: int
+    key: str
+    id: int | None
+    display_id: str | None
+    run_id: str
+    project: str
+    name: str
+    status: Status
+    phase: str
+    mode: Literal["local", "pluto"]
+    url: str
+    config: msgspec.Raw
+    side_configs: dict[str, msgspec.Raw]
+    tags: tuple[str, ...]
+    created_at: int
+    ended_at: int | None
+    resumed: bool
+    provisional: bool
+    fork: ForkShown | None
+    epoch: int
+    attempt: int
+    attempts: tuple[AttemptEnd, ...]
+    leases: tuple[LeaseShown, ...]
+    summary: dict[str, Point]
+    points: int
+    verdict: VerdictShown | None
+    reported: bool
+    pending: int
+    rejected: int
+    first_reject: str
+    repeats: int
+    dropped: int
+    trouble: str
+    series: dict[str, dict[str, str]]
+    events: tuple[RunEvent, ...]
+    restore: Restore
+
+
+class Live(msgspec.Struct, frozen=True):
+    """What only the running coordinator knows of a lease."""
+
+    last_seen_ms: int | None
+    written: int
+    last_step: int | None
+
+
+class Papers(msgspec.Struct, frozen=True):
+    """What a document gives back to a coordinator that takes the Run over."""
+
+    run: Run
+    series: dict[str, SeriesOwner]
+    steps: dict[str, int]
+    sides: dict[str, bytes]
+    history: History
+    points: Points
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Document)
+_leases_decoder = msgspec.json.Decoder(tuple[LeaseShown, ...])
+
+
+def show(
+    book: Book,
+    run: Run,
+    *,
+    phase: str = "",
+    pending: int = 0,
+    trouble: str = "",
+    live: dict[str, Live] | None = None,
+) -> bytes:
+    """The document as JSON."""
+    return _encoder.encode(
+        document(book, run, phase=phase, pending=pending, trouble=trouble, live=live or {})
+    )
+
+
+def read(body: bytes) -> Document:
+    """Reads a document.
+
+    Raises:
+        ValueError: it is none, or of a newer format.
+    """
+    found = _decoder.decode(body)
+    if found.format > FORMAT:
+        raise ValueError(f"document has format {found.format}; this version reads up to {FORMAT}")
+    return found
+
+
+def restore(body: bytes) -> Papers:
+    """What the next coordinator needs of a stored document.
+
+    Raises:
+        ValueError: as `read`.
+    """
+    found = read(body)
+    kept = found.restore
+    sides = {label: bytes(config) for label, config in kept.side_configs.items()}
+    history = History(found.events, _encoder.encode(found.leases))
+    return Papers(kept.run, kept.series, kept.steps, sides, history, Points(found.key, found.summary))
+
+
+def document(
+    book: Book, run: Run, *, phase: str, pending: int, trouble: str, live: dict[str, Live]
+) -> Document:
+    """The document as a value."""
+    leases = book.leases_of(run.key)
+    config = book.configs.get(run.key) or Config()
+    history = book.histories.get(run.key) or History()
+    summary = book.points_of(run.key)
+    shown = tuple(_lease(book, lease, live.get(lease.lease_id)) for lease in leases if lease.participant)
+    series = _series(book, run)
+    verdict = run.verdict
+    return Document(
+        format=FORMAT,
+        key=run.key,
+        id=run.id,
+        display_id=run.display_id,
+        run_id=run.external_id,
+        project=run.project,
+        name=run.name,
+        status=run.status,
+        phase=phase,
+        mode=run.target.mode,
+        url=run.url,
+        config=msgspec.Raw(config.body),
+        side_configs={label: msgspec.Raw(body) for label, body in config.sides.items()},
+        tags=run.tags,
+        created_at=run.created_ms,
+        ended_at=run.ended_ms,
+        resumed=run.resumed,
+        provisional=run.provisional,
+        fork=ForkShown(run.fork_run_id, run.fork_step) if run.fork_run_id is not None else None,
+        epoch=run.epoch,
+        attempt=run.attempt,
+        attempts=run.attempts,
+        leases=_leases_decoder.decode(history.past_leases) + shown,
+        summary=summary,
+        points=sum(point.count for point in summary.values()),
+        verdict=VerdictShown(verdict.status, verdict.reason, verdict.first_failure) if verdict else None,
+        reported=run.reported,
+        pending=pending,
+        rejected=run.rejected + sum(lease.rejected for lease in leases),
+        first_reject=run.first_reject,
+        repeats=run.repeats,
+        dropped=sum(lease.dropped for lease in leases),
+        trouble=trouble or run.open_trouble,
+        series={name: dict(owner.others) for name, owner in series.items() if owner.others},
+        events=history.events,
+        restore=Restore(
+            run,
+            series,
+            _steps(book, run, leases),
+            {label: msgspec.Raw(body) for label, body in config.sides.items()},
+        ),
+    )
+
+
+def _series(book: Book, run: Run) -> dict[str, SeriesOwner]:
+    prefix = run.key + "/"
+    return {key[len(prefix) :]: book.series[key] for key in book.series.all_keys() if key.startswith(prefix)}
+
+
+def _steps(book: Book, run: Run, leases: tuple[Lease, ...]) -> dict[str, int]:
+    steps = dict(run.steps)
+    for lease in leases:
+        for feed in _feeds(book, lease):
+            steps[lease.participant] = max(steps.get(lease.participant, 0), lease.next_step, feed.next_step)
+    return steps
+
+
+def _feeds(book: Book, lease: Lease) -> list[Feed]:
+    return [book.feeds[key] for key in book.feed_keys(lease.lease_id)]
+
+
+def _lease(book: Book, lease: Lease, live: Live | None) -> LeaseShown:
+    feeds = _feeds(book, lease)
+    delivered = sum(feed.delivered for feed in feeds)
+    last_step = max((feed.next_step for feed in feeds), default=0) - 1
+    seen_step = live.last_step if live is not None and live.last_step is not None else last_step
+    return LeaseShown(
+        lease_id=lease.lease_id,
+        role=lease.role,
+        label=lease.label,
+        participant=lease.participant,
+        rank=lease.rank,
+        pid=lease.identity.pid,
+        host=lease.identity.host,
+        epoch=lease.epoch,
+        attempt=lease.attempt,
+        state=lease.state,
+        granted_at=lease.granted_ms,
+        last_seen_at=live.last_seen_ms if live is not None else lease.ended_ms,
+        ended_at=lease.ended_ms,
+        end_reason=lease.end_reason,
+        delivered=delivered,
+        written=max(delivered, live.written if live is not None else 0),
+        last_step=seen_step if seen_step >= 0 else None,
+        rejected=lease.rejected,
+        dropped=lease.dropped,
+    )

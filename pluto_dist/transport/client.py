@@ -1,0 +1,60 @@
+"""A process's end of the socket: a DEALER that forgets what it could not send.
+
+Nothing of value travels here (the lifecycle stream on disk does), so the queue is short, nothing lingers, and
+a socket whose peer has gone is simply replaced.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import zmq
+
+from pluto_dist.core.messages import Reply, Request, decode_reply, encode
+
+
+class DealerClient:
+    """Connects to a coordinator's socket path; usable from one thread.
+
+    Args:
+        path: of the socket file; it need not exist yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._context = zmq.Context()
+        self.socket = self._context.socket(zmq.DEALER)
+        self.socket.setsockopt(zmq.LINGER, 0)
+        self.socket.setsockopt(zmq.SNDHWM, 64)
+        self.socket.setsockopt(zmq.RECONNECT_IVL, 20)
+        self.socket.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
+        self.socket.connect(f"ipc://{path}")
+
+    def send(self, request: Request) -> bool:
+        """Whether it was queued."""
+        try:
+            self.socket.send(encode(request), zmq.DONTWAIT)
+        except zmq.Again:
+            return False
+        return True
+
+    def receive(self) -> Reply | None:
+        """The next reply that can be read, None if there is none now."""
+        while True:
+            try:
+                payload = self.socket.recv(zmq.DONTWAIT)
+            except zmq.Again:
+                return None
+            try:
+                return decode_reply(payload)
+            except ValueError:
+                continue  # a newer coordinator's message; the next view says the same in our words
+
+    def wait(self, timeout_s: float) -> Reply | None:
+        """The next reply, waiting for it at most so long."""
+        if self.socket.poll(max(0, int(timeout_s * 1000))):
+            return self.receive()
+        return None
+
+    def close(self) -> None:
+        """Drops the connection at once."""
+        self._context.destroy(linger=0)
