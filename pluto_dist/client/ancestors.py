@@ -1,0 +1,134 @@
+"""Facts about this process and its ancestors, for job detection (R4).
+
+Read once per `init()`: Linux by /proc (three small files a process), elsewhere by psutil. Of the environments
+only the launchers' variables are looked at. The chain ends where a process cannot be seen: at the top of the
+pid namespace, or when a parent dies while it is read.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePath
+
+from pluto_dist.client.job import LAUNCH_VARIABLES, AncestorFacts, ProcessFacts
+from pluto_dist.core.ids import Identity
+
+MAX_ANCESTORS = 64
+
+_PROC = Path("/proc")
+_PYTHON = re.compile(r"(python|pypy)[0-9.]*")
+_OPTIONS_WITH_VALUE = ("-X", "-W")
+
+
+def read_process(identity: Identity) -> ProcessFacts:
+    """What this process knows about itself; the identity is the caller's."""
+    return ProcessFacts(
+        identity=identity,
+        environ=_own_environ(),
+        notebook=_in_notebook(),
+        pool_parent=_pool_parent(),
+    )
+
+
+def read_ancestors(identity: Identity) -> tuple[AncestorFacts, ...]:
+    """Parent first.
+
+    Args:
+        identity: this process; its boot and pid namespace are those of every ancestor it can see.
+    """
+    read = _from_proc if _on_linux() else _from_psutil
+    return tuple(read(identity))
+
+
+def program_of(comm: str, args: Sequence[str]) -> str:
+    """What a process runs: the program's name, for Python the name of its script or module."""
+    if not args or not args[0]:
+        return comm
+    name = PurePath(args[0].partition(": ")[0]).name.lstrip("-")  # "sshd: user@pts/0", "-bash"
+    if not _PYTHON.fullmatch(name):
+        return name
+    rest = iter(args[1:])
+    for arg in rest:
+        if arg == "-m":
+            return next(rest, "")
+        if arg in _OPTIONS_WITH_VALUE:
+            next(rest, None)
+        elif arg == "-c" or not arg.startswith("-"):
+            return PurePath(arg).name.removesuffix(".py")
+    return name
+
+
+def _on_linux() -> bool:
+    return sys.platform == "linux"
+
+
+def _from_proc(identity: Identity) -> Iterator[AncestorFacts]:
+    pid = os.getppid()
+    for _ in range(MAX_ANCESTORS):
+        try:
+            stat = (_PROC / str(pid) / "stat").read_bytes()
+            args = (_PROC / str(pid) / "cmdline").read_bytes()[:4096]
+        except OSError:  # 0 is the namespace's end; gone, or hidden by hidepid
+            return
+        comm, _, fields = stat.partition(b"(")[2].rpartition(b")")
+        parent, start = int(fields.split()[1]), int(fields.split()[19])
+        yield AncestorFacts(
+            identity=Identity(identity.boot_id, identity.pid_ns, pid, start, host=identity.host),
+            program=program_of(os.fsdecode(comm), os.fsdecode(args).split("\0")),
+            environ=_environ_of(pid),
+        )
+        pid = parent
+
+
+def _environ_of(pid: int) -> Mapping[str, str] | None:
+    try:
+        raw = (_PROC / str(pid) / "environ").read_bytes()
+    except OSError:  # another user's process, or it has just ended
+        return None
+    return _launch_variables(
+        dict(entry.split("=", 1) for entry in os.fsdecode(raw).split("\0") if "=" in entry)
+    )
+
+
+def _from_psutil(identity: Identity) -> Iterator[AncestorFacts]:
+    import psutil  # type: ignore[import-untyped,unused-ignore]  # has no types of its own
+
+    try:
+        for parent in psutil.Process().parents()[:MAX_ANCESTORS]:
+            facts = parent.as_dict(["create_time", "name", "cmdline", "environ"])  # None where it is refused
+            start = int((facts["create_time"] or 0) * 100)
+            yield AncestorFacts(
+                identity=Identity(identity.boot_id, identity.pid_ns, parent.pid, start, host=identity.host),
+                program=program_of(facts["name"] or "", facts["cmdline"] or []),
+                environ=_launch_variables(facts["environ"]),
+            )
+    except psutil.Error:
+        return
+
+
+def _own_environ() -> Mapping[str, str]:
+    if _on_linux():
+        return _environ_of(os.getpid()) or {}
+    import psutil
+
+    return _launch_variables(psutil.Process().as_dict(["environ"])["environ"]) or {}
+
+
+def _launch_variables(environ: Mapping[str, str] | None) -> Mapping[str, str] | None:
+    if environ is None:
+        return None
+    return {name: environ[name] for name in LAUNCH_VARIABLES & environ.keys()}
+
+
+def _in_notebook() -> bool:
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return hasattr(shell, "kernel")
+
+
+def _pool_parent() -> int | None:
+    process = sys.modules.get("multiprocessing.process")  # nobody's child if it was never loaded
+    parent = process.parent_process() if process else None
+    return parent.pid if parent else None

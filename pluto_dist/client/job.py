@@ -1,0 +1,234 @@
+"""Which job this process belongs to, and what it shares with the other ranks (R4, R12).
+
+A pure function of the environment and of facts about this process and its ancestors; `ancestors.py` collects
+those facts.
+
+What real launchers showed:
+
+* torchrun (torch 2.13) keeps its pid and TORCHELASTIC_RUN_ID over restarts. MASTER_PORT stays only while the
+  agent shares its store with the ranks (TORCHELASTIC_USE_AGENT_STORE=True); with
+  TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 each attempt got another port. So the port is no part of its key.
+* When nodes come or go, torchrun starts all ranks anew without raising TORCHELASTIC_RESTART_COUNT: the same
+  attempt can be seen twice, with other ranks.
+* A shell loop starts two launches from one process, so there the port is all that tells them apart.
+* A pod's own RANK and WORLD_SIZE (one per node) are inherited by torchrun, so torchrun lacks the variables of
+  torchrun but not those of its pod.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from pluto_dist.client.ranks import RANK_VARIABLES, Coordinates, FamilyName, read_ranks
+from pluto_dist.core.ids import Identity, Job
+
+# What `ancestors.py` reads of a process's environment, and nothing else.
+LAUNCH_VARIABLES = RANK_VARIABLES | {"PYTEST_CURRENT_TEST"}
+
+# They start unrelated things one after the other, so being their child says nothing about a job.
+_NO_LAUNCHERS = frozenset(
+    {"raylet", "pytest", "py.test", "ipykernel", "ipykernel_launcher", "colab_kernel_launcher"}
+    | {"jupyter-lab", "jupyter-notebook", "jupyterhub-singleuser", "jupyter", "jupyterhub"}
+    | {"init", "systemd", "tini", "dumb-init", "docker-init", "catatonit", "launchd", "sshd", "cron", "tmux"}
+)
+# The ones that run one job each: their identity alone tells two launches apart.
+_ONE_JOB_LAUNCHERS: frozenset[FamilyName] = frozenset({"torchelastic", "openmpi", "pmix", "pmi", "slurm"})
+_PLAIN_ID = re.compile(r"[A-Za-z0-9._-]{1,200}")  # fits the server, file names and people
+
+
+class ProcessFacts(msgspec.Struct, frozen=True):
+    """What this process knows about itself.
+
+    Attributes:
+        environ: its rank variables as it was started with them; a script may have set others since.
+        notebook: it is the kernel of a notebook.
+        pool_parent: pid of the process that started it by `multiprocessing`.
+    """
+
+    identity: Identity
+    environ: Mapping[str, str] = {}
+    notebook: bool = False
+    pool_parent: int | None = None
+
+
+class AncestorFacts(msgspec.Struct, frozen=True):
+    """A parent, or a parent's parent.
+
+    Attributes:
+        program: name of the program or of the Python module it runs.
+        environ: its rank variables when it was started, None if they cannot be read (another user's
+            process, which then is no rank of this job).
+    """
+
+    identity: Identity
+    program: str = ""
+    environ: Mapping[str, str] | None = None
+
+
+class Surroundings(msgspec.Struct, frozen=True):
+    """The job of a process and what else its surroundings say.
+
+    Attributes:
+        family: whose variables gave the rank, None for a plain process.
+        ancestors: parent first.
+        notebook: it is the kernel of a notebook.
+        pool_parent: who started it by `multiprocessing`, if it is still there.
+        warnings: variables that were ignored, and why.
+    """
+
+    job: Job
+    family: FamilyName | None = None
+    ancestors: tuple[Identity, ...] = ()
+    notebook: bool = False
+    pool_parent: Identity | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def detect(
+    env: Mapping[str, str], process: ProcessFacts, ancestors: Sequence[AncestorFacts], nth_init: int
+) -> Surroundings:
+    """The job of this process.
+
+    Args:
+        env: the environment as it is now.
+        process: this process.
+        ancestors: parent first, as far as they can be seen.
+        nth_init: how many times `init()` was called in this process, this time included; the ranks of a sweep
+            call it equally often.
+    """
+    place, warnings = read_ranks(env)
+    if place is not None and place.world_size == 1 and place.family.name != "torchelastic":
+        place = None  # no peers to find; and one task is often a shell that starts many programs
+    pool_parent = next((each for each in ancestors if each.identity.pid == process.pool_parent), None)
+    if place is None:
+        anchor = pool_parent.identity if pool_parent else process.identity
+        job = Job(key=_key(process.identity, anchor, env, nth_init))
+    else:
+        lineage = ancestors if pool_parent is None else ancestors[ancestors.index(pool_parent) :]
+        job = _job_of_rank(place, env, process, lineage, nth_init)
+    return Surroundings(
+        job=job,
+        family=place.family.name if place else None,
+        ancestors=tuple(each.identity for each in ancestors),
+        notebook=process.notebook,
+        pool_parent=pool_parent.identity if pool_parent else None,
+        warnings=warnings,
+    )
+
+
+def _job_of_rank(
+    place: Coordinates,
+    env: Mapping[str, str],
+    process: ProcessFacts,
+    lineage: Sequence[AncestorFacts],
+    nth_init: int,
+) -> Job:
+    launcher = _launcher(place, env, process, lineage)
+    return Job(
+        key=_key(process.identity, launcher, env, nth_init, _launch_name(place, env, process, launcher)),
+        rank=place.rank,
+        local_rank=place.local_rank,
+        world_size=place.world_size,
+        node_rank=place.node_rank or 0,
+        attempt=place.attempt,
+        max_restarts=place.max_restarts,
+        launcher=launcher,
+        shared_id=_shared_id(place, env, nth_init),
+    )
+
+
+def _launch_name(
+    place: Coordinates, env: Mapping[str, str], process: ProcessFacts, launcher: Identity | None
+) -> str:
+    """What tells two launches of one launcher apart; empty where the launcher alone does."""
+    run_id = _elastic_run_id(env)
+    if place.family.name == "torchelastic" and run_id:
+        return run_id
+    one_launch = place.family.name == "script" or _has_own_launcher(place) or process.pool_parent is not None
+    if launcher is not None and one_launch:
+        return ""
+    return f"{env.get('MASTER_ADDR', '')}:{env.get('MASTER_PORT', '')}"
+
+
+def _launcher(
+    place: Coordinates, env: Mapping[str, str], process: ProcessFacts, lineage: Sequence[AncestorFacts]
+) -> Identity | None:
+    if place.family.name == "script" and not _carries(process.environ, env, place):
+        return process.identity  # it has set them for the peers it starts
+    nearest = next((each for each in lineage if not _carries(each.environ, env, place)), None)
+    if nearest is None or (not _has_own_launcher(place) and _starts_anything(nearest, env)):
+        return None
+    return nearest.identity
+
+
+def _has_own_launcher(place: Coordinates) -> bool:
+    return any(family.name in _ONE_JOB_LAUNCHERS for family in place.agreeing)
+
+
+def _carries(theirs: Mapping[str, str] | None, env: Mapping[str, str], place: Coordinates) -> bool:
+    """Whether the process is this rank's wrapper: it has the same rank of the same job."""
+    if theirs is None:
+        return False
+    families = (place.family,) if place.family.name == "torchelastic" else place.agreeing
+    return any(all(theirs.get(name) == env.get(name) for name in family.naming) for family in families)
+
+
+def _starts_anything(ancestor: AncestorFacts, env: Mapping[str, str]) -> bool:
+    if ancestor.program in _NO_LAUNCHERS:
+        return True
+    # a test runner's worker is a nameless Python, but it has put the test's name into the environment
+    return "PYTEST_CURRENT_TEST" in env and "PYTEST_CURRENT_TEST" not in (ancestor.environ or {})
+
+
+def _key(
+    here: Identity, anchor: Identity | None, env: Mapping[str, str], nth_init: int, launch: str = ""
+) -> str:
+    parts = (
+        here.boot_id,
+        here.pid_ns,
+        (anchor.pid, anchor.start) if anchor else "no launcher",
+        env.get("SLURM_JOB_ID", ""),
+        env.get("SLURM_STEP_ID", ""),
+        env.get("SLURM_RESTART_COUNT", ""),
+        nth_init,
+        launch,
+    )
+    return _digest(repr(parts))
+
+
+def _shared_id(place: Coordinates, env: Mapping[str, str], nth_init: int) -> str | None:
+    """What all nodes of the launch know; None where that would not be one launch for sure."""
+    parts = _shared_parts(place, env)
+    if not parts:
+        return None
+    text = "-".join((*parts, str(nth_init)) if nth_init > 1 else parts)
+    return text if _PLAIN_ID.fullmatch(text) else f"{parts[0]}-{_digest(text)}"
+
+
+def _shared_parts(place: Coordinates, env: Mapping[str, str]) -> tuple[str, ...]:
+    elastic = place.family.name == "torchelastic"
+    if elastic and env.get("GROUP_WORLD_SIZE") == "1":
+        return ()  # its ranks have one parent and need no other id, and --rdzv-id is often a constant
+    job, restart = env.get("SLURM_JOB_ID", ""), env.get("SLURM_RESTART_COUNT") or "0"
+    if elastic and (run_id := _elastic_run_id(env)):
+        return ("torchrun", run_id, job, restart) if job else ("torchrun", run_id)
+    if place.family.name in ("openmpi", "pmix"):
+        step = env.get("PMIX_NAMESPACE", "")  # mpirun's local ranks have no step, those it starts by srun do
+    elif elastic or any(family.name == "slurm" for family in place.agreeing):
+        step = "" if place.step is None else str(place.step)
+    else:
+        step = ""
+    return ("slurm", job, step, restart) if job and step else ()
+
+
+def _elastic_run_id(env: Mapping[str, str]) -> str:
+    run_id = env.get("TORCHELASTIC_RUN_ID", "").strip()
+    return "" if run_id == "none" else run_id
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

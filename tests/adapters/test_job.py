@@ -1,0 +1,455 @@
+"""Ranks find each other by what launchers put into environments (R4, R12)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pluto_dist.client.job import LAUNCH_VARIABLES, AncestorFacts, ProcessFacts, Surroundings, detect
+from pluto_dist.core.ids import Identity, Job
+
+BOOT, NS = "boot-1", 4026531836
+Env = Mapping[str, str]
+
+
+def someone(pid: int, start: int = 0, boot_id: str = BOOT) -> Identity:
+    return Identity(boot_id, NS, pid, start or pid * 10)
+
+
+def ancestor(pid: int, program: str = "", environ: Env | None = None, start: int = 0) -> AncestorFacts:
+    return AncestorFacts(someone(pid, start), program, environ if environ is not None else {})
+
+
+def surroundings(
+    env: Env,
+    *ancestors: AncestorFacts,
+    pid: int = 500,
+    initial: Env | None = None,
+    nth_init: int = 1,
+    pool_parent: int | None = None,
+) -> Surroundings:
+    process = ProcessFacts(someone(pid), env if initial is None else initial, pool_parent=pool_parent)
+    return detect(env, process, ancestors, nth_init)
+
+
+def job(env: Env, *ancestors: AncestorFacts, **facts: object) -> Job:
+    return surroundings(env, *ancestors, **facts).job  # type: ignore[arg-type]
+
+
+def torchrun(
+    rank: int, attempt: int = 0, port: int = 29400, run_id: str = "run-a", **more: str
+) -> dict[str, str]:
+    return {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "GROUP_RANK": "0",
+        "WORLD_SIZE": "4",
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": str(port),
+        "TORCHELASTIC_RUN_ID": run_id,
+        "TORCHELASTIC_RESTART_COUNT": str(attempt),
+        "TORCHELASTIC_MAX_RESTARTS": "3",
+        **more,
+    }
+
+
+def ranked(rank: int, port: int = 29500, world: int = 2, **more: str) -> dict[str, str]:
+    return {
+        "RANK": str(rank),
+        "WORLD_SIZE": str(world),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        **more,
+    }
+
+
+def srun(rank: int, step: str = "2", world: int = 4, **more: str) -> dict[str, str]:
+    return {
+        "SLURM_JOB_ID": "77",
+        "SLURM_STEP_ID": step,
+        "SLURM_PROCID": str(rank),
+        "SLURM_LOCALID": str(rank % 2),
+        "SLURM_NODEID": str(rank // 2),
+        "SLURM_NTASKS": str(world),
+        **more,
+    }
+
+
+BATCH = {
+    "SLURM_JOB_ID": "77",
+    "SLURM_PROCID": "0",
+    "SLURM_LOCALID": "0",
+    "SLURM_NODEID": "0",
+    "SLURM_NTASKS": "4",
+}
+SHELL = ancestor(90, "bash")
+INIT = ancestor(1, "systemd")
+
+
+@pytest.mark.parametrize(
+    ("env", "family", "expected"),
+    [
+        pytest.param({}, None, Job(""), id="plain"),
+        pytest.param(
+            torchrun(3, attempt=2, GROUP_RANK="1", LOCAL_RANK="1"),
+            "torchelastic",
+            Job("", 3, 1, 4, 1, 2, 3, SHELL.identity, "torchrun-run-a"),
+            id="torchrun",
+        ),
+        pytest.param(ranked(1), "env", Job("", 1, None, 2, launcher=SHELL.identity), id="env"),
+        pytest.param(
+            ranked(1, NODE_RANK="0", LOCAL_RANK="1"),
+            "env",
+            Job("", 1, 1, 2, launcher=SHELL.identity),
+            id="env local",
+        ),
+        pytest.param(
+            srun(3),
+            "slurm",
+            Job("", 3, 1, 4, 1, launcher=SHELL.identity, shared_id="slurm-77-2-0"),
+            id="srun",
+        ),
+        pytest.param(
+            srun(3, SLURM_RESTART_COUNT="2"),
+            "slurm",
+            Job("", 3, 1, 4, 1, launcher=SHELL.identity, shared_id="slurm-77-2-2"),
+            id="srun requeued",
+        ),
+        pytest.param(
+            srun(1, SLURM_STEP_NUM_TASKS="2"),
+            "slurm",
+            Job("", 1, 1, 2, launcher=SHELL.identity, shared_id="slurm-77-2-0"),
+            id="srun with fewer tasks than the job",
+        ),
+        pytest.param(
+            {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_RANK": "1"},
+            "openmpi",
+            Job("", 1, 1, 2, launcher=SHELL.identity),
+            id="mpirun",
+        ),
+        pytest.param(
+            {"PMI_RANK": "1", "PMI_SIZE": "2", "MPI_LOCALRANKID": "0"},
+            "pmi",
+            Job("", 1, 0, 2, launcher=SHELL.identity),
+            id="hydra",
+        ),
+        pytest.param(
+            srun(3, PMIX_RANK="3", PMIX_NAMESPACE="slurm.pmix.77.2"),
+            "pmix",
+            Job("", 3, 1, 4, 1, launcher=SHELL.identity, shared_id="slurm-77-slurm.pmix.77.2-0"),
+            id="srun --mpi=pmix",
+        ),
+        pytest.param(
+            srun(0, world=2, OMPI_COMM_WORLD_RANK="3", OMPI_COMM_WORLD_SIZE="4"),
+            "openmpi",
+            Job("", 3, None, 4, launcher=SHELL.identity),
+            id="mpirun's daemon was started by srun",
+        ),
+        pytest.param(
+            {"LOCAL_RANK": "1", "WORLD_SIZE": "2", "NODE_RANK": "0", "MASTER_PORT": "1"},
+            "script",
+            Job("", 1, 1, 2, launcher=SHELL.identity),
+            id="script's peer",
+        ),
+        pytest.param(BATCH, None, Job(""), id="python in a batch script"),
+        pytest.param(srun(0, step="batch"), None, Job(""), id="step named batch"),
+        pytest.param(srun(0, step="4294967291"), None, Job(""), id="number of the batch step"),
+        pytest.param(srun(0, step="4294967290"), None, Job(""), id="number of the interactive step"),
+        pytest.param(srun(0, world=1), None, Job(""), id="shell of one task"),
+        pytest.param({"RANK": "8"}, None, Job(""), id="RANK of something else"),
+        pytest.param(ranked(0, world=1), None, Job(""), id="world of one"),
+        pytest.param(
+            torchrun(0, WORLD_SIZE="1", GROUP_WORLD_SIZE="1"),
+            "torchelastic",
+            Job("", 0, 0, 1, 0, 0, 3, SHELL.identity),
+            id="torchrun of one",
+        ),
+    ],
+)
+def test_environment_to_job(env: Env, family: str | None, expected: Job) -> None:
+    """R4"""
+    found = surroundings(env, SHELL, INIT)
+    assert found.family == family
+    assert Job(**{**fields(found.job), "key": ""}) == expected
+    assert len(found.job.key) == 32
+    assert found.warnings == ()
+
+
+def fields(found: Job) -> dict[str, object]:
+    return {name: getattr(found, name) for name in Job.__struct_fields__}
+
+
+AGENT = ancestor(100, "torchrun")
+
+
+def test_torchrun_keeps_its_key_over_restarts_though_the_port_changes() -> None:
+    """R4"""
+    first = job(torchrun(0, attempt=0, port=48893), AGENT, SHELL, pid=501)
+    second = job(torchrun(1, attempt=1, port=33643), AGENT, SHELL, pid=502)
+    assert first.key == second.key
+    assert (first.attempt, second.attempt) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    "agent",
+    [ancestor(101, "torchrun"), ancestor(100, "torchrun", start=9)],
+    ids=["another pid", "a reused pid"],
+)
+def test_two_torchruns_have_two_keys(agent: AncestorFacts) -> None:
+    """R4"""
+    assert job(torchrun(0), AGENT).key != job(torchrun(0), agent).key
+
+
+def test_two_launches_from_one_python_program_have_two_keys() -> None:
+    assert job(torchrun(0, run_id="a"), AGENT).key != job(torchrun(0, run_id="b"), AGENT).key
+
+
+def test_torchrun_inside_pytest_or_a_notebook_is_still_the_launcher() -> None:
+    assert job(torchrun(1), ancestor(100, "pytest")).launcher == someone(100)
+    assert job(torchrun(1), ancestor(100, "ipykernel_launcher")).launcher == someone(100)
+
+
+def test_a_wrapper_script_of_a_rank_is_no_launcher() -> None:
+    """R4"""
+    one = job(torchrun(0), ancestor(201, "bash", torchrun(0)), AGENT)
+    other = job(torchrun(1), ancestor(202, "bash", torchrun(1)), ancestor(203, "numactl", torchrun(1)), AGENT)
+    assert one.launcher == other.launcher == AGENT.identity
+    assert one.key == other.key
+
+
+def test_a_wrapper_that_translates_slurm_to_rank_is_no_launcher() -> None:
+    """R4"""
+    stepd = AncestorFacts(someone(300), "slurmstepd", None)
+    jobs = [
+        job(
+            {**srun(rank), **ranked(rank, world=4)},
+            ancestor(310 + rank, "wrap.sh", srun(rank)),
+            stepd,
+            pid=500 + rank,
+        )
+        for rank in range(2)
+    ]
+    assert jobs[0].key == jobs[1].key
+    assert jobs[0].launcher == stepd.identity
+    assert jobs[0].shared_id == "slurm-77-2-0"
+    assert (jobs[1].local_rank, jobs[1].node_rank) == (1, 0)
+
+
+def test_torchrun_below_a_pod_with_its_own_rank_is_the_launcher() -> None:
+    pod = ranked(0, world=2)
+    jobs = [
+        job(
+            {**pod, **torchrun(rank)},
+            ancestor(100, "torchrun", pod),
+            ancestor(1, "bash", pod),
+            pid=500 + rank,
+        )
+        for rank in range(2)
+    ]
+    assert jobs[0].launcher == jobs[1].launcher == someone(100)
+    assert jobs[0].key == jobs[1].key
+
+
+def test_torchrun_below_srun_is_the_launcher() -> None:
+    found = job({**srun(0), **torchrun(0)}, ancestor(100, "torchrun", srun(0)), ancestor(99, "slurmstepd"))
+    assert found.launcher == someone(100)
+
+
+def test_mpirun_in_an_interactive_step_is_the_launcher() -> None:
+    shell = srun(0, step="0", world=1)
+    mpi = {**shell, "OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "2"}
+    found = job(mpi, ancestor(100, "mpirun", shell), ancestor(99, "bash", shell), ancestor(98, "slurmstepd"))
+    assert found.launcher == someone(100)
+    assert found.shared_id is None
+
+
+def test_a_rank_in_a_container_of_its_own_has_no_launcher_but_an_address() -> None:
+    pod = ranked(1)
+    here = job(pod, ancestor(1, "bash", pod))
+    assert here.launcher is None
+    assert here.rank == 1
+    assert here.key != job(ranked(1, port=1), ancestor(1, "bash", ranked(1, port=1))).key
+
+
+@pytest.mark.parametrize("program", ["raylet", "pytest", "ipykernel_launcher", "systemd", "tini", "sshd"])
+def test_what_starts_anything_is_no_launcher(program: str) -> None:
+    """R4"""
+    found = job(ranked(0), ancestor(100, program))
+    assert found.launcher is None
+    assert found.key == job(ranked(1), ancestor(200, program), pid=501).key
+    assert found.key != job(ranked(0, port=1), ancestor(100, program)).key
+
+
+def test_a_worker_of_a_test_runner_is_known_by_the_test_name_it_sets() -> None:
+    env = ranked(0, PYTEST_CURRENT_TEST="test_x (call)")
+    assert job(env, ancestor(100, "-c")).launcher is None
+    shell = ancestor(101, "bash", {"PYTEST_CURRENT_TEST": "test_x (call)"})
+    assert job(env, shell, ancestor(100, "-c")).launcher == someone(101)
+
+
+def test_two_jobs_of_one_shell_are_told_apart_by_their_address() -> None:
+    """R4"""
+    assert job(ranked(0), SHELL, pid=501).key == job(ranked(1), SHELL, pid=502).key
+    assert job(ranked(0), SHELL).key != job(ranked(0, port=1), SHELL).key
+
+
+def test_plain_processes_have_keys_of_their_own() -> None:
+    assert job({}, SHELL, pid=501).key != job({}, SHELL, pid=502).key
+    assert job({}, SHELL, pid=501).key == job({}, SHELL, pid=501).key
+
+
+def test_each_init_is_a_job_of_its_own_and_the_same_for_all_ranks() -> None:
+    """R4"""
+    first, second = (job(torchrun(0), AGENT, nth_init=nth) for nth in (1, 2))
+    assert first.key != second.key
+    assert second.key == job(torchrun(1), AGENT, pid=501, nth_init=2).key
+    assert second.shared_id == "torchrun-run-a-2"
+
+
+def test_another_boot_is_another_job() -> None:
+    here = detect({}, ProcessFacts(someone(500)), (), 1)
+    there = detect({}, ProcessFacts(someone(500, boot_id="boot-2")), (), 1)
+    assert here.job.key != there.job.key
+
+
+SCRIPT = {
+    "LOCAL_RANK": "0",
+    "WORLD_SIZE": "2",
+    "NODE_RANK": "0",
+    "MASTER_ADDR": "127.0.0.1",
+    "MASTER_PORT": "1",
+}
+
+
+def test_a_script_that_starts_its_own_peers_shares_their_key_before_and_after() -> None:
+    """R4"""
+    before = surroundings({}, SHELL, pid=400)
+    after = surroundings(SCRIPT, SHELL, pid=400, initial={})
+    peer = surroundings({**SCRIPT, "LOCAL_RANK": "1"}, ancestor(400, "train"), SHELL, pid=500)
+    assert before.job.key == after.job.key == peer.job.key
+    assert (after.job.rank, peer.job.rank) == (0, 1)
+    assert peer.job.launcher == after.job.launcher == someone(400)
+
+
+def test_pool_children_without_rank_share_the_key_of_their_parent() -> None:
+    """R4"""
+    parent = surroundings({}, SHELL, pid=400)
+    server = ancestor(401, "forkserver")
+    child = surroundings({}, server, ancestor(400, "train"), SHELL, pid=500, pool_parent=400)
+    assert child.job.key == parent.job.key
+    assert child.pool_parent == someone(400)
+    assert child.job.rank is None
+
+
+def test_pool_children_that_set_their_rank_share_a_launcher() -> None:
+    train = ancestor(400, "train")
+    jobs = [
+        job(
+            ranked(rank),
+            ancestor(401, "forkserver"),
+            train,
+            SHELL,
+            pid=500 + rank,
+            initial={},
+            pool_parent=400,
+        )
+        for rank in range(2)
+    ]
+    assert jobs[0].key == jobs[1].key
+    assert jobs[0].launcher == train.identity
+
+
+def test_a_pool_child_of_a_rank_is_seen_as_that_rank() -> None:
+    """R4: its ancestors then tell that it is a side."""
+    rank = job(torchrun(1), AGENT, pid=400)
+    child = surroundings(torchrun(1), ancestor(400, "train", torchrun(1)), AGENT, pid=500, pool_parent=400)
+    assert (child.job.key, child.job.rank) == (rank.key, 1)
+    assert child.ancestors == (someone(400), AGENT.identity)
+
+
+def test_a_pool_parent_that_is_gone_is_no_parent() -> None:
+    assert surroundings({}, INIT, pool_parent=400).pool_parent is None
+
+
+@pytest.mark.parametrize(
+    ("env", "shared"),
+    [
+        ({}, None),
+        (BATCH, None),
+        (torchrun(0, run_id="none"), None),
+        (torchrun(0, run_id="job7"), "torchrun-job7"),
+        (torchrun(0, GROUP_WORLD_SIZE="1"), None),
+        (torchrun(0, run_id="100", SLURM_JOB_ID="77"), "torchrun-100-77-0"),
+        ({**srun(0), **torchrun(0, run_id="none")}, "slurm-77-2-0"),
+        (ranked(0), None),
+        ({**BATCH, **ranked(0)}, None),
+        ({**srun(0, step="0", world=1), **ranked(0)}, None),
+    ],
+)
+def test_only_what_all_nodes_of_one_launch_know_is_a_shared_id(env: Env, shared: str | None) -> None:
+    """R12"""
+    assert job(env, SHELL).shared_id == shared
+
+
+@pytest.mark.parametrize("run_id", ["a/b c", "é", "x" * 300, "new\nline", "lone \ud800"])
+def test_a_shared_id_is_always_a_plain_one(run_id: str) -> None:
+    shared = job(torchrun(0, run_id=run_id), SHELL).shared_id
+    assert shared is not None
+    assert shared.startswith("torchrun-")
+    assert len(shared) == len("torchrun-") + 32
+    assert shared != job(torchrun(0, run_id=run_id + "2"), SHELL).shared_id
+
+
+@pytest.mark.parametrize(
+    ("change", "variable"),
+    [
+        ({"RANK": "abc"}, "RANK"),
+        ({"RANK": "-1"}, "RANK"),
+        ({"RANK": "1.0"}, "RANK"),
+        ({"RANK": "²"}, "RANK"),
+        ({"RANK": "9" * 5000}, "RANK"),
+        ({"RANK": "2"}, "RANK"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE"),
+        ({"LOCAL_RANK": "x"}, "LOCAL_RANK"),
+        ({"NODE_RANK": "x"}, "NODE_RANK"),
+    ],
+)
+def test_a_number_that_is_none_is_ignored_and_named(change: Env, variable: str) -> None:
+    (warning,) = surroundings({**ranked(1), **change}, SHELL).warnings
+    assert warning.startswith(f"{variable} is ")
+    assert "ignored" in warning
+    assert len(warning) < 200
+
+
+any_value = st.sampled_from(["", "0", "1", "2", "-1", "none", "x", "4294967295", "9" * 30]) | st.text(
+    max_size=5
+)
+any_environ = st.dictionaries(
+    st.sampled_from(sorted(LAUNCH_VARIABLES | {"SLURM_JOB_ID", "NODE_RANK"})), any_value
+)
+any_ancestor = st.builds(
+    AncestorFacts,
+    st.builds(someone, st.integers(1, 9)),
+    st.sampled_from(["bash", "torchrun", "pytest", ""]),
+    st.none() | any_environ,
+)
+
+
+@given(
+    any_environ, st.none() | any_environ, st.lists(any_ancestor, max_size=4), st.none() | st.integers(0, 9)
+)
+def test_no_environment_raises(
+    env: Env, initial: Env | None, ancestors: list[AncestorFacts], pool_parent: int | None
+) -> None:
+    process = ProcessFacts(someone(500), initial or {}, pool_parent=pool_parent)
+    found = detect(env, process, ancestors, 1)
+    place = found.job
+    assert found == detect(env, process, ancestors, 1)
+    assert place.rank is None or place.rank >= 0
+    assert place.rank is None or place.world_size is None or place.rank < place.world_size
+    assert place.attempt >= 0
+    assert place.launcher is None or place.rank is not None
+    assert (found.family is None) == (place.rank is None)
