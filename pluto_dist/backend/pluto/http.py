@@ -7,6 +7,7 @@ for its object, so it is never part of a reason either.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -61,6 +62,7 @@ class Http:
         transport: httpx.BaseTransport | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
+        logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs whole upload addresses at INFO
         self._wall = wall
         self._client = httpx.Client(
             headers={"User-Agent": user_agent},

@@ -1,0 +1,129 @@
+"""Building blocks of the tests of the server's backend."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+
+from pluto_dist.backend.interface import Batch
+from pluto_dist.backend.pluto import PlutoBackend, Secret
+from pluto_dist.backend.pluto.client import Client
+from pluto_dist.backend.pluto.http import Http
+from pluto_dist.core.lifecycle import Target
+from pluto_dist.core.requests import BackendRun, OpenRequest, StreamKind
+from pluto_dist.spool.frames import encode_frame
+
+KEY = "mlps_GOOD"
+TARGET = Target(
+    mode="pluto", store="/s", url_api="http://api", url_ingest="http://ingest/", url_py="http://py"
+)
+RUN = BackendRun(key="k1", target=TARGET, id=7, project="proj", name="n")
+
+
+def request(**fields: Any) -> OpenRequest:
+    """A create with defaults."""
+    usual: dict[str, Any] = {
+        "key": "k1",
+        "target": TARGET,
+        "want": "create",
+        "project": "proj",
+        "name": "n",
+        "external_id": "ext",
+    }
+    return OpenRequest(**(usual | fields))
+
+
+def batch(kind: StreamKind, *lines: dict[str, Any] | bytes, start: int = 0) -> Batch:
+    """A batch as the spool's reader cuts it."""
+    payloads = tuple(line if isinstance(line, bytes) else json.dumps(line).encode() + b"\n" for line in lines)
+    raw = b"".join(encode_frame(payload, sequence=number) for number, payload in enumerate(payloads))
+    return Batch(lease_id="0" * 16, stream=kind, kind=kind, segment=0, start=start, raw=raw, lines=payloads)
+
+
+Handler = Callable[[httpx.Request], httpx.Response]
+
+
+class Wire:
+    """A network without sockets: records requests, answers from a script, else with `{"success":true}`."""
+
+    def __init__(self, *answers: httpx.Response | Exception | Handler) -> None:
+        self.requests: list[httpx.Request] = []
+        self._answers = list(answers)
+
+    def backend(self, key: str | None = KEY) -> PlutoBackend:
+        """A backend on this network."""
+        secret = Secret(key) if key else None
+        transport = httpx.MockTransport(self._answer)
+        return PlutoBackend(TARGET, lambda: secret, transport=transport, put_back_pauses_s=(0.0, 0.0))
+
+    def client(self) -> Client:
+        """The endpoints on this network."""
+        return Client(TARGET, lambda: Secret(KEY), Http(transport=httpx.MockTransport(self._answer)))
+
+    def sent(self, number: int = -1) -> tuple[str, str, Any]:
+        """Method, URL and decoded body of a request."""
+        asked = self.requests[number]
+        body = asked.content.decode()
+        return asked.method, str(asked.url), json.loads(body) if body.startswith("{") else body
+
+    @property
+    def paths(self) -> list[str]:
+        """The paths that were asked for, in order."""
+        return [asked.url.path for asked in self.requests]
+
+    def _answer(self, asked: httpx.Request) -> httpx.Response:
+        asked.read()
+        self.requests.append(asked)
+        answer = self._answers.pop(0) if self._answers else httpx.Response(200, json={"success": True})
+        if isinstance(answer, Exception):
+            raise answer
+        return answer(asked) if callable(answer) else answer
+
+
+def ok(**fields: Any) -> httpx.Response:
+    """A JSON answer."""
+    return httpx.Response(200, json=fields)
+
+
+def created(run_id: int = 7, *, resumed: bool = False, **fields: Any) -> httpx.Response:
+    """Answer to create and resume."""
+    usual = {
+        "runId": run_id,
+        "number": 1,
+        "displayId": "PRO-1",
+        "projectName": "proj",
+        "organizationSlug": "o",
+        "url": "http://app/run",
+        "resumed": resumed,
+        "forkedFromRunId": None,
+        "forkStep": None,
+    }
+    return httpx.Response(200, json=usual | fields)
+
+
+def details(run_id: int = 7, *, key: str | None = None, **fields: Any) -> httpx.Response:
+    """Answer to details."""
+    usual = {
+        "id": run_id,
+        "name": "theirs",
+        "number": 1,
+        "displayId": "PRO-1",
+        "status": "RUNNING",
+        "tags": ["a"],
+        "config": {"x": 1},
+        "systemMetadata": None,
+        "loggerSettings": {"pluto_dist": {"key": key}} if key else None,
+        "statusMetadata": None,
+        "createdAt": "2026-11-23T00:42:08.623Z",
+        "updatedAt": "2026-11-23T00:42:08.623Z",
+        "statusUpdated": None,
+        "projectName": "proj",
+        "externalId": "ext",
+        "forkedFromRunId": None,
+        "forkStep": None,
+        "logNames": [],
+    }
+    return httpx.Response(200, json=usual | fields)
