@@ -1,0 +1,42 @@
+"""A value that is used but never shown."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from typing import NoReturn
+
+
+class Secret:
+    """An API key in memory: printing, formatting, pickling or encoding it never shows it (G11).
+
+    It does not protect against code in the same process that asks for it with `reveal()`.
+    """
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """The key itself, for the one place that sends it."""
+        return self._value
+
+    @property
+    def digest(self) -> str:
+        """Twelve hex digits that tell keys apart and do not lead back to them."""
+        return hashlib.sha256(b"pluto-dist key id:" + self._value.encode()).hexdigest()[:12]
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+    __str__ = __repr__
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and hmac.compare_digest(self._value.encode(), other._value.encode())
+
+    def __hash__(self) -> int:
+        return hash((Secret, self._value))
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Secret is not pickled or copied; pass the object itself")

@@ -1,0 +1,261 @@
+"""The one reader of the environment.
+
+`load` builds a frozen `Settings` once; everything else gets its values from there. Each setting has one key
+in `init(settings={…})` and one environment variable: `PLUTO_DIST_<KEY>`, or the official client's name where
+that has one (`PLUTO_PROJECT`, `PLUTO_API_KEY`, …; `MLOP_…` still works and is noted). An argument beats the
+environment, the environment beats the default; an empty variable counts as unset.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, cast
+
+import msgspec
+
+from pluto_dist.core.lifecycle import Target
+from pluto_dist.errors import SettingError
+from pluto_dist.node import setting_kinds as kind
+from pluto_dist.node.official_settings import translate
+from pluto_dist.node.secret import Secret
+
+Mode = Literal["local", "pluto", "disabled"]
+
+HOSTED = {
+    "url_app": "https://pluto.trainy.ai",
+    "url_api": "https://pluto-api.trainy.ai",
+    "url_ingest": "https://pluto-ingest.trainy.ai",
+    "url_py": "https://pluto-py.trainy.ai",
+}
+PORTS = {"url_app": 3000, "url_api": 3001, "url_ingest": 3003, "url_py": 3004}  # on a host of one's own
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """All settings of one process, validated.
+
+    Attributes:
+        project: the Run's project where `init()` names none.
+        run_id: `PLUTO_RUN_ID`; which Run to join or create, None for a new one.
+        dir: parent of the store folder, None for the working directory.
+        api_key: None in local mode.
+        host: a server of one's own on the standard ports; overrides all four addresses.
+        url_app, url_api, url_ingest, url_py: addresses of the server, without a slash at the end.
+        home: folder for runtime and spool, None for the default places.
+        mode: resolved: `auto` is `pluto` with an API key, else `local`, and `disabled` on Windows.
+        required: trouble with the machine is an error instead of one warning and `disabled`.
+        quiet: nothing is printed at init and finish.
+        strict: misuse raises instead of warning.
+        exit_wait_s: how long the last participant waits for delivery at exit (R11).
+        sigterm_wait_s: the same on the SIGTERM path.
+        open_wait_s: how long `init()` waits for a server before the Run is provisional.
+        finish_timeout_s: bound of `finish()` without a timeout of its own.
+        heartbeat_s: how often a lease is renewed.
+        idle_exit_s: a coordinator without anything to do ends after this time.
+        spool_quota: bytes the spool may take, None for the smaller of 2 GiB and 10 % of the free space.
+        segment_size: a spool segment is closed when it is larger than this.
+        durability: `machine` adds group fsync against power loss.
+        console: how output is captured.
+        rank_metrics: what becomes of a name that several ranks use (R7).
+        system_metrics_s: sampling interval, 0 for none.
+        notes: remarks that are worth a line in `doctor`, never an error.
+    """
+
+    project: str = "pluto"
+    run_id: str | None = None
+    dir: Path | None = None
+    api_key: Secret | None = None
+    host: str | None = None
+    url_app: str = HOSTED["url_app"]
+    url_api: str = HOSTED["url_api"]
+    url_ingest: str = HOSTED["url_ingest"]
+    url_py: str = HOSTED["url_py"]
+    home: Path | None = None
+    mode: Mode = "local"
+    required: bool = False
+    quiet: bool = False
+    strict: bool = False
+    exit_wait_s: float = 20.0
+    sigterm_wait_s: float = 10.0
+    open_wait_s: float = 10.0
+    finish_timeout_s: float = 60.0
+    heartbeat_s: float = 5.0
+    idle_exit_s: float = 60.0
+    spool_quota: int | None = None
+    segment_size: int = 4 << 20
+    durability: Literal["process", "machine"] = "process"
+    console: Literal["auto", "fd", "off"] = "auto"
+    rank_metrics: Literal["auto", "suffix", "rank0"] = "auto"
+    system_metrics_s: float = 10.0
+    notes: tuple[str, ...] = ()
+
+
+_WITH_PASSWORD = re.compile(r"//.*@")
+_WAIT = kind.number(0, 86_400, "seconds")
+_KINDS: dict[str, kind.Kind] = {
+    "project": kind.text(255),  # the server's limit
+    "run_id": kind.RUN_ID,
+    "dir": kind.FOLDER,
+    "api_key": kind.KEY,
+    "host": kind.HOST,
+    **dict.fromkeys(HOSTED, kind.URL),
+    "home": kind.HOME,
+    "mode": kind.choice("auto", "local", "pluto", "disabled"),
+    **dict.fromkeys(("required", "quiet", "strict"), kind.FLAG),
+    **dict.fromkeys(("exit_wait_s", "sigterm_wait_s", "open_wait_s", "finish_timeout_s"), _WAIT),
+    "heartbeat_s": kind.number(0.1, 60, "seconds"),  # the server's monitor acts after 150 s
+    "idle_exit_s": kind.number(0.1, 86_400, "seconds"),
+    "spool_quota": kind.size(1 << 20, 1 << 50),
+    "segment_size": kind.size(64 << 10, 1 << 30),
+    "durability": kind.choice("process", "machine"),
+    "console": kind.choice("auto", "fd", "off"),
+    "rank_metrics": kind.choice("auto", "suffix", "rank0"),
+    "system_metrics_s": kind.number(0, 86_400, "seconds"),
+}
+_OFFICIAL_NAMES = {
+    "project": ("PLUTO_PROJECT", "MLOP_PROJECT"),
+    "run_id": ("PLUTO_RUN_ID", "MLOP_RUN_ID"),
+    "dir": ("PLUTO_DIR", "MLOP_DIR"),
+    "api_key": ("PLUTO_API_KEY", "MLOP_API_TOKEN"),
+    **{name: (f"PLUTO_{name.upper()}", f"MLOP_{name.upper()}") for name in HOSTED},
+}
+
+
+class _Given(msgspec.Struct, frozen=True):
+    """A value with where it came from."""
+
+    value: object
+    source: str
+
+
+def variables_of(key: str) -> tuple[str, ...]:
+    """Environment variables of a setting: the current name first, deprecated ones after it."""
+    return _OFFICIAL_NAMES.get(key, (f"PLUTO_DIST_{key.upper()}",))
+
+
+def load(
+    env: Mapping[str, str], overrides: Mapping[str, object] | None = None, *, platform: str = sys.platform
+) -> Settings:
+    """Reads and validates all settings.
+
+    Args:
+        env: the environment.
+        overrides: `init(settings=…)`; None as a value means "not given".
+        platform: as `sys.platform`.
+
+    Raises:
+        SettingError: a value cannot be used or a key is unknown; nothing is guessed.
+    """
+    ours, notes = translate(dict(overrides or {}))
+    _refuse_unknown(ours)
+    given = {key: found for key in _KINDS if (found := _find(key, env, ours)) is not None}
+    values = {key: _parse(key, found) for key, found in given.items()}
+    values |= _addresses(values)
+    values["mode"] = _mode(values, given, platform)
+    notes += [*_deprecations(given), *_misspelt(env)]
+    return msgspec.convert({**values, "notes": tuple(notes)}, Settings)
+
+
+def target_of(settings: Settings, store: Path) -> Target:
+    """Where the records of this process go; two Runs with different targets never mix.
+
+    Raises:
+        SettingError: pluto_dist is disabled, so there is no target.
+    """
+    if settings.mode == "disabled":
+        raise SettingError("no target: pluto_dist is disabled", setting="mode", value="disabled")
+    if settings.mode == "local" or settings.api_key is None:
+        return Target(mode="local", store=str(store))
+    return Target(
+        mode="pluto",
+        store=str(store),
+        url_api=settings.url_api,
+        url_ingest=settings.url_ingest,
+        url_py=settings.url_py,
+        url_app=settings.url_app,
+        key_id=settings.api_key.digest,
+    )
+
+
+def _find(key: str, env: Mapping[str, str], overrides: Mapping[str, object]) -> _Given | None:
+    if overrides.get(key) is not None:
+        return _Given(overrides[key], f"init(settings={{{key!r}: …}})")
+    for name in variables_of(key):
+        if env.get(name, "").strip():
+            return _Given(env[name], f"environment variable {name}")
+    return None
+
+
+def _parse(key: str, given: _Given) -> object:
+    reader = _KINDS[key]
+    try:
+        return reader.parse(given.value)
+    except (ValueError, TypeError, RuntimeError):  # RuntimeError: `~` of a user without a home
+        shown = "<not shown>" if reader.secret else repr(_WITH_PASSWORD.sub("//***@", str(given.value)))[:200]
+        raise SettingError(
+            f"setting {key} = {shown} from {given.source} is not usable; allowed: {reader.allowed}",
+            setting=key,
+            value=shown,
+            source=given.source,
+            allowed=reader.allowed,
+        ) from None
+
+
+def _addresses(values: Mapping[str, object]) -> dict[str, object]:
+    host = values.get("host")
+    return {} if host is None else {name: f"http://{host}:{port}" for name, port in PORTS.items()}
+
+
+def _mode(values: Mapping[str, object], given: Mapping[str, _Given], platform: str) -> object:
+    wanted = values.get("mode", "auto")
+    has_key = "api_key" in values
+    if wanted == "pluto" and not has_key:
+        raise SettingError(
+            f"setting mode = 'pluto' from {given['mode'].source} needs an API key: set PLUTO_API_KEY, "
+            "or use mode 'local' and upload later with `pluto-dist sync`",
+            setting="mode",
+            value="pluto",
+            source=given["mode"].source,
+        )
+    if wanted != "auto":
+        return wanted
+    if platform == "win32":
+        return "disabled"
+    return "pluto" if has_key else "local"
+
+
+def _refuse_unknown(overrides: Mapping[str, object]) -> None:
+    for name in overrides:
+        if name not in _KINDS:
+            near = difflib.get_close_matches(str(name), _KINDS, n=3)
+            advice = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(_KINDS)}"
+            raise SettingError(
+                f"init(settings=…) has an unknown key {name!r}; {advice}", setting=str(name), near=near
+            )
+
+
+def _deprecations(given: Mapping[str, _Given]) -> list[str]:
+    return [
+        f"{found.source} is deprecated; use {variables_of(key)[0]}"
+        for key, found in given.items()
+        if "MLOP_" in found.source
+    ]
+
+
+def _misspelt(env: Mapping[str, str]) -> list[str]:
+    """A variable of a newer version must not stop an older one, so this is only a remark."""
+    known = [name for key in _KINDS for name in variables_of(key)]
+    unknown = sorted(name for name in env if name.startswith("PLUTO_DIST_") and name not in known)
+    return [
+        f"environment variable {name} is no setting of this version"
+        + (f"; did you mean {near[0]}?" if (near := difflib.get_close_matches(name, known, n=1)) else "")
+        for name in unknown
+    ]
+
+
+def settings_keys() -> tuple[str, ...]:
+    """All keys of `init(settings={…})`, in the order of the documentation."""
+    return cast("tuple[str, ...]", tuple(_KINDS))
