@@ -156,9 +156,9 @@ class Control:
         """The findings that a waiver covers."""
         return _defects(self._call("waived"))
 
-    def waive(self, kind: str, name: str = "*", run_id: int | None = None) -> None:
-        """Expect findings of a kind, for names like a pattern or for one run."""
-        self._call("waive", kind=kind, name=name, run_id=run_id)
+    def waive(self, kind: str, name: str = "*", run_id: int | None = None, text: str = "*") -> None:
+        """Expect findings of a kind, of names and texts like patterns, or for one run."""
+        self._call("waive", kind=kind, name=name, run_id=run_id, text=text)
 
     def clear_defects(self) -> None:
         """Forget the findings; waivers stay."""

@@ -34,11 +34,12 @@ class Defect:
 
 @dataclass(frozen=True, slots=True)
 class Waiver:
-    """Findings of a kind that are expected: by name pattern, by run, or by a predicate."""
+    """Findings of a kind that are expected: by patterns of name and text, by run, or by a predicate."""
 
     kind: str
     name: str = "*"
     run_id: int | None = None
+    text: str = "*"
     predicate: Callable[[Defect], bool] | None = None
 
     def __post_init__(self) -> None:
@@ -50,6 +51,7 @@ class Waiver:
         return (
             self.kind == defect.kind
             and self.run_id in (None, defect.run_id)
+            and fnmatchcase(defect.text, self.text)
             and (fnmatchcase(name, self.name) if name is not None else self.name == "*")
             and (self.predicate is None or self.predicate(defect))
         )

@@ -106,6 +106,15 @@ class _Exchange(BaseHTTPRequestHandler):
     def setup(self) -> None:
         super().setup()
         self._peer = SocketPeer(self.client_address[1], self.server.server_address[1])
+        self._last: Entry | None = None
+
+    def handle(self) -> None:
+        try:
+            super().handle()
+        except ConnectionResetError:
+            # The kernel resets the connection of a client that went without reading its last answer.
+            if self._last is not None:
+                self.server.core.state.journal.abandon(self._last)
 
     def log_message(self, *args: Any) -> None:
         """The journal is the log."""
@@ -115,7 +124,7 @@ class _Exchange(BaseHTTPRequestHandler):
         request = self._request()
         faults = self.server.faults.strike(request.service, request.method, request.path)
         journal = self.server.core.state.journal
-        entry = journal.open(request)
+        entry = self._last = journal.open(request)
         status: int | None = None
         delivered = False
         try:

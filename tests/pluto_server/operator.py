@@ -177,10 +177,11 @@ class Operator:
         kind: str,
         name: str = "*",
         run_id: int | None = None,
+        text: str = "*",
         predicate: Callable[[Defect], bool] | None = None,
     ) -> None:
-        """Expect findings of a kind, for names like a pattern, for one run, or by a predicate."""
-        self._state.defects.waive(Waiver(kind, name, run_id, predicate))
+        """Expect findings of a kind, of names and texts like patterns, for one run, or by a predicate."""
+        self._state.defects.waive(Waiver(kind, name, run_id, text, predicate))
 
     def clear_defects(self) -> None:
         """Forget the findings; waivers stay."""

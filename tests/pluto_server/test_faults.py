@@ -1,6 +1,7 @@
 """Fault knobs over real sockets: what the client sees, and what the server has then."""
 
 import http.client
+import socket
 import time
 from typing import Any
 
@@ -103,6 +104,16 @@ def test_a_request_that_its_client_gave_up_is_handled_and_its_outcome_unknown(se
     connection.close()
     wait_until(lambda: len(server.operator.logs(1)) == 1)
     assert server.operator.requests()[-1]["outcome"] == "unknown"
+
+
+def test_a_client_that_dies_before_reading_the_answer_has_not_got_it(server: PlutoServer) -> None:
+    """Its socket closes with unread bytes, which resets the connection."""
+    address = server.urls.ingest.removeprefix("http://").split(":")
+    with socket.create_connection((address[0], int(address[1]))) as dying:
+        dying.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert dying.recv(1, socket.MSG_PEEK)
+        wait_until(lambda: server.operator.requests()[-1]["outcome"] == "answered")
+    wait_until(lambda: server.operator.requests()[-1]["outcome"] == "unknown")
 
 
 def test_slow_storage_and_refused_urls(server: PlutoServer, client: Client) -> None:
