@@ -91,7 +91,10 @@ class Coordinator:
         self._context.now = now
         self._forget_old()
         for lease in self._book.leases:
-            if lease.removed or lease.state == "refused":
+            if lease.removed:
+                continue
+            if lease.state == "refused":
+                self._settling.gone(lease.lease_id)
                 continue
             run = self._book.runs.get(lease.run or "")
             if run is not None and run.boot_id != self._context.boot_id:
@@ -219,12 +222,15 @@ class Coordinator:
         effects = self._context.take_effects()
         return [Commit(saves=saves, durable=durable), *effects] if saves else effects
 
-    def _idle(self) -> bool:
-        """Nothing attached, nothing undelivered, nothing detached, for long enough."""
-        busy = any(lease.alive for lease in self._book.leases) or not all(
+    @property
+    def at_rest(self) -> bool:
+        """Nothing attached, nothing undelivered, nothing detached."""
+        return not any(lease.alive for lease in self._book.leases) and all(
             self._settling.at_rest(run) for run in self._book.runs
         )
-        if busy:
+
+    def _idle(self) -> bool:
+        if not self.at_rest:
             self._idle_since = None
             return False
         if self._idle_since is None:

@@ -182,20 +182,22 @@ class Folding:
             self._context.note(run.key, "finish_by_side", label=lease.label)
 
     def _merge(self, run: Run, entry: TagsAdded | TagsRemoved | ConfigUpdated) -> None:
-        if isinstance(entry, ConfigUpdated):
-            patch = bytes(entry.patch)
-            config = self._book.configs.get(run.key) or Config()
-            merged = merge_json(config.body, patch)
-            self._book.configs.put(run.key, msgspec.structs.replace(config, body=merged))
-            self._context.change_run(run, config_patch=merge_json(run.config_patch or b"{}", patch))
-            return
-        change = add_tags if isinstance(entry, TagsAdded) else remove_tags
         try:
-            tags = change(run.tags, entry.tags)
+            match entry:
+                case ConfigUpdated(patch=patch):
+                    self._merge_config(run, bytes(patch))
+                case TagsAdded(tags=tags):
+                    self._context.change_run(run, tags=add_tags(run.tags, tags))
+                case TagsRemoved(tags=tags):
+                    self._context.change_run(run, tags=remove_tags(run.tags, tags))
         except ValueError as error:
-            self._context.note(run.key, "tags_refused", why=str(error))
-            return
-        self._context.change_run(run, tags=tags)
+            self._context.note(run.key, "change_refused", why=str(error))
+
+    def _merge_config(self, run: Run, patch: bytes) -> None:
+        config = self._book.configs.get(run.key) or Config()
+        merged = merge_json(config.body, patch)
+        self._book.configs.put(run.key, msgspec.structs.replace(config, body=merged))
+        self._context.change_run(run, config_patch=merge_json(run.config_patch or b"{}", patch))
 
     def _dead_before_granted(self, lease: Lease, event: ProcessDied) -> None:
         """It may have logged, so its claim is still decided; one that only waited to join is gone."""

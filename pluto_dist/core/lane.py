@@ -84,10 +84,10 @@ class Lane:
         return self.final and self.pending == 0
 
     def next_segment(self) -> int | None:
-        """The oldest segment with something to send."""
-        offsets, newest = self.feed.offsets, max(self.sizes, default=0)
+        """The oldest segment with something to send; an unfinished frame at its end holds up nobody."""
+        offsets = self.feed.offsets
         for segment, size in sorted(self.sizes.items()):
-            torn = self._stuck_at.get(segment) == size and segment == newest and not self.final
+            torn = self._stuck_at.get(segment) == size and not self.final
             if size > offsets.get(segment, 0) and not torn:
                 return segment
         return None
@@ -116,7 +116,7 @@ class Lane:
                 renamed=any(name != final for name, final in known.items()),
                 first_line=run.next_line,
                 label=lease.label,
-                final=self.final or segment < max(self.sizes),
+                final=self.final,
             )
         )
 

@@ -50,7 +50,7 @@ class Opening:
                 attempt=claim.job.attempt,
                 created_ms=claim.wall_ms,
                 boot_id=self._context.boot_id,
-                tags=add_tags((), claim.tags),
+                tags=claim.tags,
                 opener=lease.lease_id,
                 open_since=self._context.now.at,
             ),

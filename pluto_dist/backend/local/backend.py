@@ -1,0 +1,165 @@
+"""Backend `local`: the store is the whole world.
+
+Everything that the server would be told (names, tags, config, status) is in the Run's document, which the
+coordinator writes anyway; those calls therefore have nothing to do here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pluto_dist.backend.interface import (
+    BackendRun,
+    Batch,
+    Beat,
+    LogType,
+    Opened,
+    OpenRequest,
+    OpenResult,
+    Refused,
+    StatusReport,
+    Unavailable,
+)
+from pluto_dist.backend.local.lineage import LineageError, resolve
+from pluto_dist.backend.local.store import Store
+from pluto_dist.core.document import Document, read
+from pluto_dist.core.ids import RunRef, display_prefix
+from pluto_dist.core.outcomes import Delivered, Outcome, Retry
+from pluto_dist.spool.names import segment_name
+
+
+class LocalBackend:
+    """See the module's docstring.
+
+    Args:
+        store: absolute path of the store folder.
+    """
+
+    def __init__(self, store: Path) -> None:
+        self._store = Store(store)
+
+    def open(self, request: OpenRequest) -> OpenResult:
+        """Creates or finds a Run; an existing one is not touched by `create`."""
+        try:
+            return self._open(request)
+        except LineageError as error:
+            return Refused("ForkError", str(error))
+        except OSError as error:
+            return Unavailable(f"the store {self._store.root} cannot be used: {error}")
+
+    def deliver(self, run: BackendRun, batch: Batch) -> Outcome:
+        """Copies a cut of a segment; repeating it changes nothing."""
+        name = segment_name(batch.stream, batch.segment)
+        try:
+            self._store.copy_segment(run.key, batch.lease_id, name, batch.start, batch.raw)
+        except OSError as error:
+            return Retry(f"the store {self._store.root} cannot take it: {error}")
+        return Delivered()
+
+    def register(self, run: BackendRun, names: dict[str, LogType]) -> Outcome:
+        return Delivered()
+
+    def report(self, run: BackendRun, report: StatusReport) -> Outcome:
+        return Delivered()
+
+    def put_tags(self, run: BackendRun, tags: tuple[str, ...]) -> Outcome:
+        return Delivered()
+
+    def merge_config(self, run: BackendRun, patch: bytes) -> Outcome:
+        return Delivered()
+
+    def beat(self, run: BackendRun) -> Beat:
+        return Beat(Delivered())
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def _open(self, request: OpenRequest) -> OpenResult:
+        key = self.find(_ref(request), request.project)
+        found = self._store.document(key) if key is not None else None
+        if found is None:
+            if request.want == "resume":
+                return Refused("RunNotFoundError", self._not_found(request))
+            return self._create(request)
+        if request.want == "create" and key != request.key:
+            return Refused("RunExistsError", _exists(read(found), self._store.root))
+        return _reopened(read(found), found)
+
+    def _create(self, request: OpenRequest) -> OpenResult:
+        external = request.external_id or request.key
+        holder = self._store.claim_external(request.project, external, request.key)
+        if holder != request.key:  # somebody was faster
+            return self._open(request)
+        parent = None
+        if request.parent is not None:
+            parent = resolve(lambda ref: self._document(request, ref), request.parent, request.fork_step or 0)
+        number = self._store.take_number(request.project, request.key)
+        return Opened(
+            id=self._store.take_id(request.key),
+            display_id=f"{display_prefix(request.project)}-{number}",
+            project=request.project,
+            url="",
+            resumed=False,
+            fork_run_id=parent.id if parent is not None else None,
+            fork_step=request.fork_step if parent is not None else None,
+            parent_config=bytes(parent.config) if parent is not None else b"{}",
+            parent_tags=parent.tags if parent is not None else (),
+        )
+
+    def find(self, ref: RunRef, project: str) -> str | None:
+        """Key of the Run that an id means; external ids are unique per project, display ids should be."""
+        if ref.id is not None:
+            return self._store.key_of_id(ref.id)
+        if ref.display_id is not None:
+            prefix, _, number = ref.display_id.rpartition("-")
+            if display_prefix(project) == prefix:
+                return self._store.key_of_number(project, int(number))
+            keys = [
+                self._store.key_of_number(name, int(number))
+                for name in self._store.projects()
+                if display_prefix(name) == prefix
+            ]
+            return next((key for key in keys if key is not None), None)
+        return self._store.key_of_external(project, ref.external_id or "")
+
+    def _document(self, request: OpenRequest, ref: RunRef) -> Document | None:
+        """A parent's document: the coordinator's own if it sent one, which is newer than the store's."""
+        if ref == request.parent and request.parent_record:
+            return read(request.parent_record)
+        key = self.find(ref, request.project)
+        body = self._store.document(key) if key is not None else None
+        return read(body) if body is not None else None
+
+    def _not_found(self, request: OpenRequest) -> str:
+        return (
+            f"no Run {_ref(request)} in project {request.project!r} of the store {self._store.root}; "
+            "`pluto-dist runs` lists what there is"
+        )
+
+
+def _ref(request: OpenRequest) -> RunRef:
+    return RunRef(id=request.id, display_id=request.display_id, external_id=request.external_id)
+
+
+def _exists(found: Document, root: Path) -> str:
+    return (
+        f"a Run with run_id {found.run_id!r} exists in project {found.project!r} of the store {root} "
+        f"({found.display_id}, {found.status}); nothing was changed. Pass resume=True to go on with it, "
+        "attach() to log beside it, or choose another run_id"
+    )
+
+
+def _reopened(found: Document, record: bytes) -> Opened:
+    return Opened(
+        id=found.id or 0,
+        display_id=found.display_id or "",
+        project=found.project,
+        url=found.url,
+        resumed=True,
+        name=found.name,
+        was_status=found.status,
+        tags=found.tags,
+        config=bytes(found.config),
+        created_ms=found.created_at,
+        record=record,
+    )

@@ -1,0 +1,211 @@
+"""The store folder: where local Runs and undelivered remainders are kept.
+
+    runs/<key>/run.json                       the document, replaced atomically
+    runs/<key>/streams/<lease>/<segment>      copies of spool segments, byte for byte from their start
+    runs/<key>/rejected.jsonl                 records that the backend refused, with the reason
+    ids/<number>                              holds the key of the Run with this id
+    projects/<name>/numbers/<number>          holds the key of the project's n-th Run
+    projects/<name>/external/<run_id>         holds the key of the Run with the caller's id
+
+The folder may be shared between hosts, so nothing here locks: a number is taken by creating its file
+exclusively, a document is written beside its place and renamed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+LONGEST_NAME = 200  # bytes; filesystems take 255
+
+
+class Store:
+    """Paths and the few operations on them. Nothing is created before it is needed.
+
+    Args:
+        root: absolute path of the store folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def run(self, key: str) -> Path:
+        """Folder of a Run."""
+        return self.root / "runs" / key
+
+    def document(self, key: str) -> bytes | None:
+        """The Run's document, None if there is none."""
+        try:
+            return (self.run(key) / "run.json").read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def keys(self) -> list[str]:
+        """Keys of all Runs with a document."""
+        return sorted(path.parent.name for path in (self.root / "runs").glob("*/run.json"))
+
+    def write_document(self, key: str, body: bytes) -> None:
+        """Replaces the Run's document; a reader sees the old one or the new one.
+
+        Raises:
+            OSError: the store could not take it; the old document is untouched.
+        """
+        folder = self.run(key)
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_file(folder / "run.json", body)
+
+    def copy_segment(self, key: str, lease_id: str, segment: str, start: int, data: bytes) -> None:
+        """Puts bytes of a segment where they were in the spool; repeating it changes nothing.
+
+        Raises:
+            OSError: the store could not take them.
+        """
+        folder = self.run(key) / "streams" / lease_id
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / segment
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            _write_all(fd, data, start)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        if start == 0:
+            sync_folder(folder)
+
+    def streams(self, key: str) -> list[Path]:
+        """Lease folders with stream segments of a Run."""
+        folder = self.run(key) / "streams"
+        return sorted(folder.iterdir()) if folder.is_dir() else []
+
+    def set_aside(self, key: str, line: bytes) -> None:
+        """Keeps a refused record, readable, with its reason; one JSON line."""
+        folder = self.run(key)
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "rejected.jsonl").open("ab") as file:
+            file.write(line)
+
+    def claim_external(self, project: str, external_id: str, key: str) -> str:
+        """Takes the caller's id for a Run; returns the key that holds it, which is another's if it was taken.
+
+        A claim whose Run never got a document is left over from a crash and is taken over.
+        """
+        path = self._project(project) / "external" / _name(external_id)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if _create_exclusively(path, key):
+            return key
+        holder = path.read_text()
+        if holder == key or self.document(holder) is not None:
+            return holder
+        replace_file(path, key.encode())
+        return key
+
+    def take_number(self, project: str, key: str) -> int:
+        """The project's next number, from 1."""
+        return _take_next(self._project(project) / "numbers", key)
+
+    def take_id(self, key: str) -> int:
+        """The store's next Run id, from 1."""
+        return _take_next(self.root / "ids", key)
+
+    def key_of_id(self, number: int) -> str | None:
+        """Key of the Run with this id."""
+        return _read(self.root / "ids" / str(number))
+
+    def key_of_external(self, project: str, external_id: str) -> str | None:
+        """Key of the Run with the caller's id."""
+        return _read(self._project(project) / "external" / _name(external_id))
+
+    def key_of_number(self, project: str, number: int) -> str | None:
+        """Key of the project's n-th Run."""
+        return _read(self._project(project) / "numbers" / str(number))
+
+    def projects(self) -> Iterator[str]:
+        """Names of all projects."""
+        folder = self.root / "projects"
+        for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+            yield _read(path / "name") or unquote(path.name)
+
+    def _project(self, project: str) -> Path:
+        path = self.root / "projects" / _name(project)
+        if not path.is_dir():
+            path.mkdir(parents=True, exist_ok=True)
+            replace_file(path / "name", project.encode())
+        return path
+
+
+def replace_file(path: Path, body: bytes) -> None:
+    """Writes beside its place, syncs, renames, syncs the folder."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
+    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        try:
+            _write_all(fd, body, 0)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        draft.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes a new name durable; filesystems that cannot sync folders do so by themselves."""
+    fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in (22, 95):  # EINVAL, EOPNOTSUPP: this filesystem does not sync folders
+            raise
+    finally:
+        os.close(fd)
+
+
+def _write_all(fd: int, data: bytes, start: int) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(fd, view, start)
+        view, start = view[written:], start + written
+
+
+def _name(text: str) -> str:
+    """A caller's text as a file name: readable where it can be, a digest where it is too long."""
+    quoted = quote(text, safe=" ").replace(".", "%2E")
+    if 0 < len(quoted) <= LONGEST_NAME:
+        return quoted
+    return "%" + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _create_exclusively(path: Path, text: str) -> bool:
+    """Whether the file is new; it appears with its content."""
+    draft = path.with_name(f".{path.name[:100]}.{os.getpid()}.{os.urandom(4).hex()}")
+    draft.write_text(text)
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        return False
+    finally:
+        draft.unlink()
+    return True
+
+
+def _take_next(folder: Path, key: str) -> int:
+    folder.mkdir(parents=True, exist_ok=True)
+    number = max((int(name) for name in os.listdir(folder) if name.isdigit()), default=0)  # noqa: PTH208
+    while True:
+        number += 1
+        if _create_exclusively(folder / str(number), key):
+            return number

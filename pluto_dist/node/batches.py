@@ -1,0 +1,137 @@
+"""From a cut of a segment to a batch: which names are in it, which points, and its lines under final names.
+
+Lines are passed on as they are, unless the participant has a series with a suffix (R7) or the stream is a
+console, whose line numbers are given here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+import msgspec
+
+from pluto_dist.core.effects import Ship
+from pluto_dist.core.events import PointSummary
+from pluto_dist.core.requests import LogType
+
+
+class _Metrics(msgspec.Struct):
+    time: int
+    step: int
+    data: dict[str, float]
+
+
+class _Data(msgspec.Struct):
+    time: int
+    data: str
+    dataType: str  # noqa: N815 # the server's name
+    logName: str  # noqa: N815 # the server's name
+    step: int
+
+
+_metrics_decoder = msgspec.json.Decoder(_Metrics)
+_data_decoder = msgspec.json.Decoder(_Data)
+
+
+class Contents(msgspec.Struct, frozen=True):
+    """What the records of a batch hold."""
+
+    names: dict[str, LogType]
+    summary: dict[str, PointSummary]
+    max_step: int
+
+
+def contents(kind: str, lines: Iterable[bytes]) -> Contents:
+    """Names, latest points and counts; lines that cannot be read are left to the backend to refuse."""
+    if kind == "metrics":
+        return _metrics(lines)
+    if kind == "data":
+        return _data(lines)
+    return Contents({}, {}, -1)
+
+
+def final_lines(effect: Ship, lines: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    """The lines as the backend gets them."""
+    if effect.kind == "console":
+        return tuple(_numbered(line, effect.first_line + n) for n, line in enumerate(lines))
+    if not effect.renamed:
+        return lines
+    rename = _renamed_metrics if effect.kind == "metrics" else _renamed_data
+    return tuple(line for line in (rename(line, effect.known) for line in lines) if line is not None)
+
+
+def _metrics(lines: Iterable[bytes]) -> Contents:
+    counts: dict[str, list[float]] = {}
+    newest = -1
+    for line in lines:
+        try:
+            record = _metrics_decoder.decode(line)
+            step, data = record.step, record.data
+        except msgspec.MsgspecError:
+            step, data = _lenient(line)
+        newest = max(newest, step)
+        for name, value in data.items():
+            seen = counts.get(name)
+            if seen is None:
+                counts[name] = [1, step, value]
+            else:
+                seen[0] += 1
+                if step >= seen[1]:
+                    seen[1], seen[2] = step, value
+    names: dict[str, LogType] = dict.fromkeys(counts, "METRIC")
+    summary = {name: PointSummary(_shown(c[2]), int(c[1]), int(c[0])) for name, c in counts.items()}
+    return Contents(names, summary, newest)
+
+
+def _data(lines: Iterable[bytes]) -> Contents:
+    names: dict[str, LogType] = {}
+    summary: dict[str, PointSummary] = {}
+    newest = -1
+    for line in lines:
+        try:
+            record = _data_decoder.decode(line)
+        except msgspec.MsgspecError:
+            continue
+        newest = max(newest, record.step)
+        names[record.logName] = "DATA"
+        before = summary.get(record.logName)
+        summary[record.logName] = PointSummary(
+            record.data[:200], record.step, 1 + (before.count if before else 0)
+        )
+    return Contents(names, summary, newest)
+
+
+def _lenient(line: bytes) -> tuple[int, dict[str, float]]:
+    """Lines with NaN or infinities, which are no JSON."""
+    try:
+        record = json.loads(line)
+        return int(record["step"]), {str(k): float(v) for k, v in record["data"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return -1, {}
+
+
+def _shown(value: float) -> float | str:
+    """JSON has no name for what is not finite."""
+    if value != value:  # noqa: PLR0124 # only NaN differs from itself
+        return "NaN"
+    return value if abs(value) != float("inf") else ("Infinity" if value > 0 else "-Infinity")
+
+
+def _renamed_metrics(line: bytes, known: dict[str, str | None]) -> bytes | None:
+    record = json.loads(line)
+    data = {known.get(name, name): value for name, value in record["data"].items()}
+    record["data"] = {name: value for name, value in data.items() if name is not None}
+    return json.dumps(record, separators=(",", ":")).encode() + b"\n" if record["data"] else None
+
+
+def _renamed_data(line: bytes, known: dict[str, str | None]) -> bytes | None:
+    record = json.loads(line)
+    record["logName"] = known.get(record["logName"], record["logName"])
+    return json.dumps(record, separators=(",", ":")).encode() + b"\n" if record["logName"] else None
+
+
+def _numbered(line: bytes, number: int) -> bytes:
+    record = json.loads(line)
+    record["lineNumber"] = number
+    return json.dumps(record, separators=(",", ":")).encode() + b"\n"

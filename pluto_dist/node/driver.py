@@ -1,0 +1,306 @@
+"""The loop around the core: waits, turns what happens into events, carries effects out.
+
+One thread decides; a few do what takes long and hand back events. All events that are there are handled
+before one transaction keeps what changed, and only then effects leave (R1): so sixty-four processes that
+attach at once cost a few transactions, not sixty-four.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import random
+import time
+from collections import deque
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import msgspec
+import zmq
+
+from pluto_dist.core import effects as do
+from pluto_dist.core import events as on
+from pluto_dist.core.coordinator import Coordinator
+from pluto_dist.core.messages import Refusal, Request, Sync
+from pluto_dist.core.records import Now
+from pluto_dist.errors import ProtocolError
+from pluto_dist.node import spools
+from pluto_dist.node.identity import boot_clock
+from pluto_dist.node.keys import Keys
+from pluto_dist.node.liveguard import Death, Liveguard
+from pluto_dist.node.log import say
+from pluto_dist.node.places import Places
+from pluto_dist.node.worker import Slow, Worker
+from pluto_dist.spool.retention import remove
+from pluto_dist.state.database import Database
+from pluto_dist.transport.server import RouterServer
+
+LOOK_S = 0.5  # how often spools are looked at: light load reaches the backend within a second
+WORKERS = 8
+
+
+class Driver:
+    """Runs one coordinator until `StopSelf`.
+
+    Args:
+        core: the decisions.
+        places: of this node.
+        database, server: opened by the caller, under the coordinator's lock.
+        worker: carries out slow effects.
+        keys: API keys, in memory only.
+    """
+
+    def __init__(
+        self,
+        core: Coordinator,
+        places: Places,
+        database: Database,
+        server: RouterServer,
+        worker: Worker,
+        keys: Keys,
+    ) -> None:
+        self._core = core
+        self._places = places
+        self._database = database
+        self._server = server
+        self._worker = worker
+        self._keys = keys
+        self._guard = Liveguard()
+        self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="pluto-worker")
+        self._done: queue.SimpleQueue[on.Event] = queue.SimpleQueue()
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) if hasattr(os, "eventfd") else None
+        self._tails: dict[str, spools.LifecycleTail] = {}
+        self._folders: dict[str, str] = {}
+        self._looked: dict[str, dict[str, dict[int, int]]] = {}
+        self._events: deque[on.Event] = deque()
+        self._effects: deque[do.Effect] = deque()
+        self._saves: dict[tuple[str, str], do.Save] = {}
+        self._durable = False
+        self._look_at = 0.0
+        self.stop_reason: str | None = None
+
+    def start(self) -> None:
+        """Looks at everything that earlier coordinators and processes left behind."""
+        self._take(self._core.start(self._now()))
+        self._turn()
+        known = set(self._folders)
+        for lease_id in spools.lease_ids(self._places.spool):
+            if lease_id not in known:
+                self._read_lifecycle(lease_id, str(spools.lease_folder(self._places.spool, lease_id)))
+        self._turn()
+
+    def run_once(self, longest_s: float) -> None:
+        """Waits for something to happen, at most so long, and deals with it."""
+        poller = zmq.Poller()
+        poller.register(self._server.socket, zmq.POLLIN)
+        if self._wake is not None:
+            poller.register(self._wake, zmq.POLLIN)
+        for fd in self._guard.descriptors:
+            poller.register(fd, zmq.POLLIN)
+        ready = dict(poller.poll(self._timeout_ms(longest_s)))
+        for fd in ready:
+            if isinstance(fd, int) and fd != self._wake:
+                self._deaths(self._guard.readable(fd, boot_clock()))
+        self._receive()
+        self._collect()
+        self._look()
+        deadline = self._core.deadline()
+        if deadline is not None and deadline <= boot_clock():
+            self._events.append(on.Ticked())
+        self._turn()
+
+    def close(self) -> None:
+        """Waits for what is in flight; what it achieved is kept, the rest is done by the next one."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._collect()
+        while self._events:
+            self._take(self._core.handle(self._events.popleft(), self._now()))
+        self._commit()
+        if self._wake is not None:
+            os.close(self._wake)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody is attached and nothing is under way."""
+        return self._core.at_rest
+
+    # --- what happens -----------------------------------------------------------------------------
+
+    def _receive(self) -> None:
+        for peer, request in self._server.receive():
+            try:
+                self._events.append(self._event_of(peer, request))
+            except ProtocolError as error:
+                number = getattr(request, "request", 0)
+                self._server.send(peer, Refusal(request=number, error=error.code, message=error.message))
+
+    def _event_of(self, peer: bytes, request: Request) -> on.Event:
+        if not isinstance(request, Sync):
+            return on.Asked(peer=peer, question=request)
+        spools.check_lease_folder(self._places.spool, request.lease_id, request.folder)
+        self._guard.heard(request.lease_id, boot_clock())
+        if request.key:
+            key_id = self._keys.remember(request.key)
+            self._events.append(on.KeyGiven(key_id=key_id))
+            request = msgspec.structs.replace(request, key="")
+        return on.Synced(peer=peer, message=request)
+
+    def _collect(self) -> None:
+        if self._wake is not None:
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(self._wake)
+        while True:
+            try:
+                self._events.append(self._done.get_nowait())
+            except queue.Empty:
+                return
+
+    def _deaths(self, deaths: Iterable[Death]) -> None:
+        """What a process wrote before it died is read first (R1)."""
+        for death in deaths:
+            if death.key.startswith("run:"):
+                self._events.append(on.LauncherDied(run=death.key.removeprefix("run:")))
+                continue
+            folder = self._folders.get(death.key, "")
+            self._read_lifecycle(death.key, folder)
+            status = death.status
+            self._events.append(
+                on.ProcessDied(
+                    lease_id=death.key,
+                    alive_until=death.alive_until,
+                    exit_code=status.exit_code if status is not None else None,
+                    signal=status.signal if status is not None else "",
+                    oom=death.oom,
+                    next_step=spools.next_step(folder),
+                )
+            )
+
+    def _look(self) -> None:
+        """Looks at locks and spools when it is time."""
+        now = boot_clock()
+        if self._guard.probe_interval_s is not None:
+            self._deaths(self._guard.look(now))
+        if now < self._look_at:
+            return
+        self._look_at = now + LOOK_S
+        for lease_id, folder in tuple(self._folders.items()):
+            sizes, lifecycle = spools.record_sizes(folder)
+            if sizes and sizes != self._looked.get(lease_id):
+                self._looked[lease_id] = sizes
+                self._events.append(on.StreamsSeen(lease_id=lease_id, sizes=sizes))
+            self._read_lifecycle(lease_id, folder, lifecycle)
+
+    def _read_lifecycle(self, lease_id: str, folder: str, sizes: dict[int, int] | None = None) -> None:
+        tail = self._tails.get(lease_id)
+        if tail is None:
+            tail = self._tails[lease_id] = spools.LifecycleTail(folder)
+        self._folders[lease_id] = folder
+        entries = tuple(tail.read(sizes))
+        if entries or sizes is None:
+            self._events.append(on.LifecycleRead(lease_id=lease_id, folder=folder, entries=entries))
+
+    # --- what to do -------------------------------------------------------------------------------
+
+    def _turn(self) -> None:
+        """Handles all events, keeps what changed, carries the effects out; until nothing is left."""
+        while self._events or self._effects:
+            while self._events:
+                self._take(self._core.handle(self._events.popleft(), self._now()))
+            self._commit()
+            effects, self._effects = self._effects, deque()
+            for effect in effects:
+                self._carry_out(effect)
+
+    def _take(self, effects: Iterable[do.Effect]) -> None:
+        for effect in effects:
+            if isinstance(effect, do.Commit):
+                self._saves.update({(save.table, save.key): save for save in effect.saves})
+                self._durable = self._durable or effect.durable
+            else:
+                self._effects.append(effect)
+
+    def _commit(self) -> None:
+        if self._saves:
+            self._database.commit(self._saves.values(), durable=self._durable)
+            self._saves.clear()
+            self._durable = False
+
+    def _carry_out(self, effect: do.Effect) -> None:  # noqa: PLR0912 # one case for each effect
+        now = boot_clock()
+        match effect:
+            case do.Send(peer=peer, reply=reply):
+                self._server.send(peer, reply)
+            case do.ReadLifecycle(lease_id=lease_id, folder=folder):
+                self._read_lifecycle(lease_id, folder)
+            case do.WatchProcess(lease_id=lease_id, folder=folder, identity=identity):
+                self._guard.start(lease_id, identity, folder, now)
+                self._deaths(self._guard.check(lease_id, now))
+            case do.WatchLauncher(run=run, identity=identity):
+                self._guard.start(f"run:{run}", identity, None, now)
+                self._deaths(self._guard.check(f"run:{run}", now))
+            case do.CheckLiveness(claim=claim, lease_id=lease_id):
+                self._deaths(self._guard.check(lease_id, now))
+                self._events.append(on.LivenessChecked(claim=claim, lease_id=lease_id))
+            case do.LookAtStreams(lease_id=lease_id, folder=folder, final=final):
+                sizes, _ = spools.record_sizes(folder)
+                self._events.append(on.StreamsSeen(lease_id=lease_id, sizes=sizes, final=final))
+            case do.FindFence(lease_id=lease_id, folder=folder):
+                self._events.append(_fence(lease_id, folder))
+            case do.RemoveSegments(lease_id=lease_id, folder=folder, stream=stream, segments=segments):
+                for segment, size in segments:
+                    remove(folder, stream, segment, size)
+                self._looked.pop(lease_id, None)
+            case do.RemoveLease(lease_id=lease_id, folder=folder):
+                self._remove_lease(lease_id, folder)
+            case do.Say(event=event, fields=fields):
+                say(event, **fields)
+            case do.StopSelf(reason=reason):
+                self.stop_reason = reason
+            case do.Ship() | do.SetAside() | do.OpenRun() | do.Control() | do.BeatRun() | do.WriteDocument():
+                self._submit(effect)
+            case _:
+                raise TypeError(f"no such effect: {type(effect).__name__}")
+
+    def _remove_lease(self, lease_id: str, folder: str) -> None:
+        self._guard.stop(lease_id)
+        self._tails.pop(lease_id, None)
+        self._folders.pop(lease_id, None)
+        self._looked.pop(lease_id, None)
+        spools.remove_folder(folder)
+
+    def _submit(self, effect: Slow) -> None:
+        self._pool.submit(self._worker.do, effect).add_done_callback(
+            lambda done: self._finished(effect, done)
+        )
+
+    def _finished(self, effect: Slow, done: Future[on.Event | None]) -> None:
+        if done.cancelled():
+            return
+        error = done.exception()
+        if error is not None:
+            say("effect_failed", effect=type(effect).__name__, error=f"{type(error).__name__}: {error}")
+        event = self._worker.failed(effect, error) if error is not None else done.result()
+        if event is not None:
+            self._done.put(event)
+            if self._wake is not None:
+                os.eventfd_write(self._wake, 1)
+
+    def _now(self) -> Now:
+        return Now(boot_clock(), time.time_ns() // 1_000_000, random.random())  # noqa: S311 # backoff jitter
+
+    def _timeout_ms(self, longest_s: float) -> int:
+        now = boot_clock()
+        waits = [longest_s, max(0.0, self._look_at - now) if self._folders else longest_s]
+        deadline = self._core.deadline()
+        if deadline is not None:
+            waits.append(max(0.0, deadline - now))
+        if self._guard.probe_interval_s is not None:
+            waits.append(self._guard.probe_interval_s)
+        return int(min(waits) * 1000) + 1
+
+
+def _fence(lease_id: str, folder: str) -> on.FenceFound:
+    sizes, _ = spools.record_sizes(folder)
+    fences = {stream: max(segments.items()) for stream, segments in sizes.items() if segments}
+    return on.FenceFound(lease_id=lease_id, fences=fences)

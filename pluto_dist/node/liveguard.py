@@ -1,0 +1,111 @@
+"""Who is alive: the watches of all leases and launchers, asked in time.
+
+pidfds wake the driver by themselves; locks are asked every `PROBE_INTERVAL_S`. A process that nobody here can
+see (another boot) and that has not spoken for `UNSEEN_S` is taken for gone: alive, it would have renewed its
+lease twelve times.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from pluto_dist.core.ids import Identity
+from pluto_dist.node.cgroup import oom_counter_of, oom_kills
+from pluto_dist.node.exit_status import ExitStatus
+from pluto_dist.node.liveness import PROBE_INTERVAL_S, Watch, watch
+
+UNSEEN_S = 60.0
+LOCK_NAME = "lease.lock"
+
+
+class Death(msgspec.Struct, frozen=True):
+    """A process that is gone, and what the kernel still knew."""
+
+    key: str
+    alive_until: float
+    status: ExitStatus | None
+    oom: bool
+
+
+class _Watched(msgspec.Struct):
+    watch: Watch
+    seen_at: float
+    oom_counter: Path | None
+    oom_before: int | None
+
+
+class Liveguard:
+    """Watches by key: a lease id, or `run:<key>` for a launcher."""
+
+    def __init__(self) -> None:
+        self._watched: dict[str, _Watched] = {}
+        self._by_fd: dict[int, str] = {}
+
+    def start(self, key: str, identity: Identity, folder: str | None, now: float) -> None:
+        """Begins to watch; a key that is watched already is left as it is."""
+        if key in self._watched:
+            return
+        lock = Path(folder) / LOCK_NAME if folder is not None else None
+        found = watch(identity, lock)
+        counter = oom_counter_of(identity.pid) if found.way == "pidfd" else None
+        self._watched[key] = _Watched(found, now, counter, oom_kills(counter))
+        fd = found.fileno()
+        if fd is not None:
+            self._by_fd[fd] = key
+
+    def heard(self, key: str, now: float) -> None:
+        """The process spoke."""
+        watched = self._watched.get(key)
+        if watched is not None:
+            watched.seen_at = now
+
+    def stop(self, key: str) -> None:
+        """Ends a watch."""
+        watched = self._watched.pop(key, None)
+        if watched is not None:
+            fd = watched.watch.fileno()
+            if fd is not None:
+                self._by_fd.pop(fd, None)
+            watched.watch.close()
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """What to poll for."""
+        return tuple(self._by_fd)
+
+    @property
+    def probe_interval_s(self) -> float | None:
+        """How often `look` has to be called, None if the descriptors say all."""
+        return PROBE_INTERVAL_S if len(self._watched) > len(self._by_fd) else None
+
+    def readable(self, fd: int, now: float) -> list[Death]:
+        """A descriptor fired."""
+        key = self._by_fd.get(fd)
+        return self.check(key, now) if key is not None else []
+
+    def look(self, now: float) -> list[Death]:
+        """Asks all those that cannot speak up by themselves."""
+        silent = [key for key, watched in self._watched.items() if watched.watch.fileno() is None]
+        return [death for key in silent for death in self.check(key, now)]
+
+    def check(self, key: str, now: float) -> list[Death]:
+        """Looks at one process now; the watch of a dead one ends."""
+        watched = self._watched.get(key)
+        if watched is None:
+            return []
+        presence = watched.watch.check()
+        exact = watched.watch.way == "pidfd"
+        gone = presence == "dead" or (presence == "unknown" and now - watched.seen_at > UNSEEN_S)
+        if not gone:
+            if presence == "alive":
+                watched.seen_at = now
+            return []
+        after = oom_kills(watched.oom_counter)
+        oom = after is not None and watched.oom_before is not None and after > watched.oom_before
+        status = watched.watch.exit_status()
+        killed = status is not None and status.signal == "SIGKILL"
+        alive_until = now if exact else watched.seen_at
+        self.stop(key)
+        return [Death(key, alive_until, status, oom and killed)]

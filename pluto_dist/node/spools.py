@@ -1,0 +1,118 @@
+"""What the coordinator reads of a lease's folder: lifecycle entries, sizes, the last step."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import msgspec
+
+from pluto_dist.core.delivery import kind_of
+from pluto_dist.core.ids import LEASE_ID
+from pluto_dist.core.lifecycle import LifecycleEntry, decode_entry
+from pluto_dist.errors import ProtocolError
+from pluto_dist.spool.names import stream_pid
+from pluto_dist.spool.reader import last_record, list_streams, next_range, read_cut
+
+LIFECYCLE = "lifecycle"
+
+
+class _Step(msgspec.Struct):
+    step: int = -1
+
+
+class LifecycleTail:
+    """Reads the lifecycle stream of one lease; entries are numbered from 1.
+
+    Args:
+        folder: the lease's folder.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._offsets: dict[int, int] = {}
+        self._torn: dict[int, int] = {}
+        self._count = 0
+        self.unreadable = 0
+
+    def read(self, sizes: dict[int, int] | None = None) -> list[tuple[int, LifecycleEntry]]:
+        """Entries that were not read before, with their numbers."""
+        segments = list_streams(self._folder).get(LIFECYCLE, {}) if sizes is None else sizes
+        entries: list[tuple[int, LifecycleEntry]] = []
+        while (segment := next_range(segments, self._offsets, self._torn)) is not None:
+            cut = read_cut(self._folder, LIFECYCLE, segment, self._offsets.get(segment, 0))
+            if cut.end == cut.start:
+                self._torn[segment] = segments[segment]
+                continue
+            self._offsets[segment] = cut.end
+            for line in cut.lines:
+                self._count += 1
+                try:
+                    entries.append((self._count, decode_entry(line)))
+                except msgspec.MsgspecError:  # of a newer client; its other entries still count
+                    self.unreadable += 1
+        return entries
+
+
+def check_lease_folder(spool: Path, lease_id: str, folder: str) -> None:
+    """A client names its folder; only a lease's own place in this node's spool is accepted (G11).
+
+    Raises:
+        ProtocolError: it is somewhere else.
+    """
+    if not LEASE_ID.match(lease_id) or Path(folder) != lease_folder(spool, lease_id):
+        raise ProtocolError(
+            f"lease {lease_id!r} names the folder {folder!r}; this coordinator's are in {spool}/leases"
+        )
+
+
+def lease_folder(spool: Path, lease_id: str) -> Path:
+    """Where a lease's files are."""
+    return spool / "leases" / lease_id
+
+
+def lease_ids(spool: Path) -> list[str]:
+    """Leases that have a folder in the spool."""
+    folder = spool / "leases"
+    try:
+        return sorted(path.name for path in folder.iterdir() if LEASE_ID.match(path.name))
+    except FileNotFoundError:
+        return []
+
+
+def record_sizes(folder: str) -> tuple[dict[str, dict[int, int]], dict[int, int]]:
+    """Sizes of the record streams' segments, and those of the lifecycle stream."""
+    streams = list_streams(folder)
+    lifecycle = streams.get(LIFECYCLE, {})
+    return {name: sizes for name, sizes in streams.items() if kind_of(name) is not None}, lifecycle
+
+
+def next_step(folder: str) -> int:
+    """One more than the step of the last record of any chain, 0 if there is none."""
+    steps = [0]
+    for stream in list_streams(folder):
+        if kind_of(stream) in ("metrics", "data"):
+            record = last_record(folder, stream)
+            if record is not None:
+                steps.append(_step_of(record) + 1)
+    return max(steps)
+
+
+def children_alive(folder: str) -> bool:
+    """Whether a forked child that has a chain here still lives."""
+    pids = {stream_pid(stream) for stream in list_streams(folder)} - {None}
+    return any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def remove_folder(folder: str) -> None:
+    """Deletes a lease's folder; one that is gone already is no error."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _step_of(record: bytes) -> int:
+    try:
+        return msgspec.json.decode(record, type=_Step).step
+    except msgspec.MsgspecError:  # non-finite values are no JSON; the step stands before them
+        head, _, rest = record.partition(b'"step":')
+        digits = rest.split(b",", 1)[0].strip()
+        return int(digits) if head and digits.isdigit() else -1

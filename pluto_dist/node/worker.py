@@ -1,0 +1,210 @@
+"""Effects that may take long: requests to a backend, writes to a store that may be on a network.
+
+They run in a few threads. Each returns the event that tells the core what became of it; a fault that nobody
+foresaw becomes an honest `Unknown` with its text, never a silent thread.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import assert_never
+
+import msgspec
+
+from pluto_dist.backend.interface import Backend, Batch
+from pluto_dist.backend.local.store import Store
+from pluto_dist.core.effects import BeatRun, Control, OpenRun, SetAside, Ship, WriteDocument
+from pluto_dist.core.events import (
+    Beaten,
+    Controlled,
+    DocumentWritten,
+    Event,
+    NamesFound,
+    OpenEnded,
+    PointSummary,
+    Shipped,
+)
+from pluto_dist.core.lifecycle import Target
+from pluto_dist.core.outcomes import Delivered, Outcome, Rejected, Retry, Unknown
+from pluto_dist.core.requests import Beat, LogType, StatusReport, Unavailable
+from pluto_dist.node.batches import contents, final_lines
+from pluto_dist.spool.frames import Cut
+from pluto_dist.spool.reader import ReadLimits, read_cut
+
+BATCH_BYTES = 1 << 20  # the server's contract advises 1 to 2 MB a request
+
+Slow = Ship | SetAside | OpenRun | Control | BeatRun | WriteDocument
+Backends = Callable[[Target], Backend]
+
+
+class Worker:
+    """Carries out one effect at a time; several threads share it.
+
+    Args:
+        backends: the backend of a target.
+    """
+
+    def __init__(self, backends: Backends) -> None:
+        self._backends = backends
+
+    def do(self, effect: Slow) -> Event | None:
+        """Blocks; returns what happened, None where nobody needs to know."""
+        match effect:
+            case Ship():
+                return self._ship(effect)
+            case SetAside():
+                self._set_aside(effect)
+                return None
+            case OpenRun():
+                return self._open(effect)
+            case Control():
+                return self._control(effect)
+            case BeatRun():
+                return Beaten(run=effect.run.key, beat=self._backends(effect.run.target).beat(effect.run))
+            case WriteDocument():
+                return _write_document(effect)
+            case _:
+                assert_never(effect)
+
+    def failed(self, effect: Slow, error: BaseException) -> Event | None:
+        """The event for a fault that nobody foresaw."""
+        reason = f"{type(error).__name__}: {error}"
+        match effect:
+            case Ship():
+                return _shipped(effect, effect.start, 0, Retry(reason))
+            case OpenRun(run=run):
+                return OpenEnded(run=run, result=Unavailable(reason))
+            case Control(run=run):
+                return Controlled(
+                    run=run.key, operation=effect.operation, token=effect.token, outcome=Unknown(reason)
+                )
+            case BeatRun(run=run):
+                return Beaten(run=run.key, beat=Beat(Unknown(reason)))
+            case WriteDocument(run=key, revision=revision):
+                return DocumentWritten(run=key, revision=revision, error=reason)
+            case SetAside():
+                return None
+            case _:
+                assert_never(effect)
+
+    def _ship(self, effect: Ship) -> Event:
+        cut = _cut(effect)
+        found = contents(effect.kind, cut.lines)
+        declared: dict[str, LogType] = msgspec.convert(
+            {name: kind for name, kind in cut.declared.items() if name in found.names}, dict[str, LogType]
+        )
+        unknown = {
+            name: kind for name, kind in {**found.names, **declared}.items() if name not in effect.known
+        }
+        if unknown:
+            return NamesFound(
+                target=effect.target, lease_id=effect.lease_id, stream=effect.stream, names=unknown
+            )
+        outcome: Outcome = Delivered()
+        if cut.raw:
+            outcome = self._deliver(effect, cut)
+        return _shipped(
+            effect,
+            cut.end,
+            len(cut.lines),
+            outcome,
+            skipped=cut.damaged,
+            summary=found.summary,
+            max_step=found.max_step,
+        )
+
+    def _deliver(self, effect: Ship, cut: Cut) -> Outcome:
+        local = effect.run.target.mode == "local"
+        lines = cut.lines if local else final_lines(effect, cut.lines)
+        if not local and not lines:
+            return Delivered()
+        batch = Batch(
+            lease_id=effect.lease_id,
+            stream=effect.stream,
+            kind=effect.kind,
+            segment=effect.segment,
+            start=effect.start,
+            raw=cut.raw,
+            lines=lines,
+            last=effect.final,
+        )
+        return self._backends(effect.run.target).deliver(effect.run, batch)
+
+    def _open(self, effect: OpenRun) -> Event:
+        return OpenEnded(run=effect.run, result=self._backends(effect.request.target).open(effect.request))
+
+    def _control(self, effect: Control) -> Event:
+        backend, run = self._backends(effect.run.target), effect.run
+        outcome: Outcome
+        match effect.operation:
+            case "names":
+                outcome = backend.register(run, msgspec.json.decode(effect.body, type=dict[str, LogType]))
+            case "tags":
+                outcome = backend.put_tags(run, msgspec.json.decode(effect.body, type=tuple[str, ...]))
+            case "config":
+                outcome = backend.merge_config(run, effect.body)
+            case "status":
+                outcome = backend.report(run, msgspec.json.decode(effect.body, type=StatusReport))
+            case other:
+                outcome = Rejected(f"no such operation: {other}")
+        return Controlled(run=run.key, operation=effect.operation, token=effect.token, outcome=outcome)
+
+    def _set_aside(self, effect: SetAside) -> None:
+        cut = read_cut(
+            effect.folder, effect.stream, effect.segment, effect.start, ReadLimits(frames=1), final=True
+        )
+        for line in cut.lines:
+            record = {
+                "reason": effect.reason,
+                "lease_id": effect.lease_id,
+                "stream": effect.stream,
+                "record": line.decode("utf-8", "replace").rstrip("\n"),
+            }
+            Store(Path(effect.store)).set_aside(effect.run, json.dumps(record).encode() + b"\n")
+
+
+def _cut(effect: Ship) -> Cut:
+    room = BATCH_BYTES if effect.stop is None else min(BATCH_BYTES, effect.stop - effect.start)
+    return read_cut(
+        effect.folder,
+        effect.stream,
+        effect.segment,
+        effect.start,
+        ReadLimits(bytes=room, frames=effect.limit_lines),
+        final=effect.final,
+    )
+
+
+def _shipped(
+    effect: Ship,
+    end: int,
+    lines: int,
+    outcome: Outcome,
+    *,
+    skipped: int = 0,
+    summary: dict[str, PointSummary] | None = None,
+    max_step: int = -1,
+) -> Shipped:
+    return Shipped(
+        target=effect.target,
+        lease_id=effect.lease_id,
+        stream=effect.stream,
+        segment=effect.segment,
+        start=effect.start,
+        end=end,
+        lines=lines,
+        skipped=skipped,
+        outcome=outcome,
+        summary=summary or {},
+        max_step=max_step,
+    )
+
+
+def _write_document(effect: WriteDocument) -> DocumentWritten:
+    try:
+        Store(Path(effect.store)).write_document(effect.run, effect.body)
+    except OSError as error:
+        return DocumentWritten(run=effect.run, revision=effect.revision, error=str(error))
+    return DocumentWritten(run=effect.run, revision=effect.revision)
