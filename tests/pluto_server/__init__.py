@@ -7,7 +7,7 @@ keeps the same state, reports what the real server would swallow as *client defe
         env = server.env()                              # PLUTO_API_KEY and PLUTO_URL_* for a client
         server.operator.add_fault(kind="status", service="ingest", status=503, count=3)
         ...
-        assert server.operator.defects() == []
+        assert server.operator.check() == []            # no client defects
 
     with ServerProcess() as server:                     # as a process of its own
         server.control.advance(151)                     # the same operations over HTTP

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from .server import PlutoServer
+from .sessions import Session
 from .talk import Client
 
 
@@ -26,3 +27,13 @@ def run_id(client: Client) -> int:
     """A RUNNING run in project `p`; the first, so its id is 1."""
     created: int = client.api("create", runName="r", projectName="p", externalId="e1").json["runId"]
     return created
+
+
+@pytest.fixture
+def session(server: PlutoServer, client: Client, run_id: int) -> Session:
+    """A run whose names are registered."""
+    session = Session(server, client, Client(server.urls, "two"), run_id)
+    session.register("m", "METRIC")
+    session.register("f", "FILE")
+    session.register("h", "HISTOGRAM")
+    return session

@@ -90,6 +90,15 @@ class Client:
         return send(url, "POST", json.dumps(body), given)
 
 
+def point(step: int, value: float, time_ms: int | None = None, name: str = "m") -> dict[str, Any]:
+    """A metrics line, now if no time is given."""
+    return {
+        "time": round(time.time() * 1000) if time_ms is None else time_ms,
+        "step": step,
+        "data": {name: value},
+    }
+
+
 def wait_until(condition: Callable[[], bool], within_s: float = 10) -> None:
     """Poll until the condition holds."""
     deadline = time.monotonic() + within_s

@@ -47,7 +47,7 @@ class Replay:
             self._server.operator.cancel(self._runs[2])
 
     def _race(self) -> None:
-        self._server.operator.configure(race_window_s=0.05)
+        self._server.operator.configure(race_window_s=0.2)
         for project in ("my-ml-project", "race"):
             statuses = create_at_once(self._server, project, f"racing-{project}")
             assert 200 in statuses
