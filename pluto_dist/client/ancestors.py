@@ -11,14 +11,14 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path, PurePath
+from pathlib import PurePath
 
 from pluto_dist.client.job import LAUNCH_VARIABLES, AncestorFacts, ProcessFacts
 from pluto_dist.core.ids import Identity
+from pluto_dist.node import procfs
 
 MAX_ANCESTORS = 64
 
-_PROC = Path("/proc")
 _PYTHON = re.compile(r"(python|pypy)[0-9.]*")
 _OPTIONS_WITH_VALUE = ("-X", "-W")
 
@@ -66,11 +66,13 @@ def _on_linux() -> bool:
 
 
 def _from_proc(identity: Identity) -> Iterator[AncestorFacts]:
+    if not procfs.shows_own_namespace():
+        return  # the numbers in it would be those of strangers
     pid = os.getppid()
     for _ in range(MAX_ANCESTORS):
         try:
-            stat = (_PROC / str(pid) / "stat").read_bytes()
-            args = (_PROC / str(pid) / "cmdline").read_bytes()[:4096]
+            stat = (procfs.PROC / str(pid) / "stat").read_bytes()
+            args = (procfs.PROC / str(pid) / "cmdline").read_bytes()[:4096]
         except OSError:  # 0 is the namespace's end; gone, or hidden by hidepid
             return
         comm, _, fields = stat.partition(b"(")[2].rpartition(b")")
@@ -83,9 +85,9 @@ def _from_proc(identity: Identity) -> Iterator[AncestorFacts]:
         pid = parent
 
 
-def _environ_of(pid: int) -> Mapping[str, str] | None:
+def _environ_of(pid: int | str) -> Mapping[str, str] | None:
     try:
-        raw = (_PROC / str(pid) / "environ").read_bytes()
+        raw = (procfs.PROC / str(pid) / "environ").read_bytes()
     except OSError:  # another user's process, or it has just ended
         return None
     return _launch_variables(
@@ -111,7 +113,7 @@ def _from_psutil(identity: Identity) -> Iterator[AncestorFacts]:
 
 def _own_environ() -> Mapping[str, str]:
     if _on_linux():
-        return _environ_of(os.getpid()) or {}
+        return _environ_of("self") or {}
     import psutil
 
     return _launch_variables(psutil.Process().as_dict(["environ"])["environ"]) or {}

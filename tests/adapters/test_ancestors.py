@@ -16,6 +16,7 @@ from pluto_dist.client import ancestors
 from pluto_dist.client.ancestors import program_of, read_ancestors, read_process
 from pluto_dist.client.job import LAUNCH_VARIABLES
 from pluto_dist.core.ids import Identity
+from pluto_dist.node import procfs
 
 ME = Identity("boot", 7, os.getpid(), 1, nonce="n", host="h")
 
@@ -48,6 +49,12 @@ def test_without_proc_psutil_sees_the_same_processes(monkeypatch: pytest.MonkeyP
         (each.identity.pid, each.program, each.environ) for each in by_proc
     ]
     assert read_process(ME) == self_by_proc
+
+
+def test_strangers_in_the_proc_of_another_namespace_are_no_ancestors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """R2"""
+    monkeypatch.setattr(procfs, "shows_own_namespace", lambda: False)
+    assert read_ancestors(ME) == ()
 
 
 def test_nothing_but_launch_variables_is_read_of_an_environment() -> None:
