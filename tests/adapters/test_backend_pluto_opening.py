@@ -292,6 +292,14 @@ def test_either_repeated_after_a_lost_answer_is_new() -> None:
     assert not opened(wire.backend().open(request(want="either"))).resumed
 
 
+def test_either_that_reopened_our_own_ended_run_has_resumed_it() -> None:
+    """The next job of the same coordinator: its config is not merged by asking."""
+    wire = Wire(attached(), details(key="k1"), history(NEW, DONE, OURS))
+    result = opened(wire.backend().open(request(want="either", config=b'{"lr":1}')))
+    assert (result.resumed, result.was_status) == (True, "COMPLETED")
+    assert len(wire.requests) == 3
+
+
 # --- resume ---------------------------------------------------------------------------------------
 
 

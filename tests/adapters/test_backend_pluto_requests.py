@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from pluto_dist.backend.pluto.urls import LIFE_S, Slot
 from pluto_dist.core.outcomes import Delivered, Outcome, Rejected, Retry, Unknown
 from pluto_dist.core.requests import BackendRun, Beat, StatusReport
 from tests.adapters.pluto_support import KEY, RUN, TARGET, Wire, batch, details, ok
@@ -335,6 +336,13 @@ def test_storage_that_refuses_always_makes_one_more_row_only(photo: Path) -> Non
     assert wire.paths.count("/files") == 2
 
 
+def test_twice_refused_address_is_replaced_once_it_is_really_old() -> None:
+    fresh = Slot("u", asked_s=100.0, renewed=True)
+    assert fresh.refused(now_s=100.0 + LIFE_S - 1) == fresh
+    assert fresh.refused(now_s=100.0 + LIFE_S).needs_url
+    assert Slot("u", asked_s=100.0).refused(now_s=101.0) == Slot(renewed=True)
+
+
 def test_equal_file_names_under_two_log_names_stay_apart(tmp_path: Path) -> None:
     one, two = tmp_path / "1" / "x", tmp_path / "2" / "x"
     for path in (one, two):
@@ -397,3 +405,13 @@ def test_upload_address_shows_in_no_outcome(photo: Path) -> None:
         wire = Wire(addresses("photo.txt"), answer)
         outcome = wire.backend().deliver(RUN, batch("files", file_line(photo)))
         assert "sig=" not in repr(outcome)
+
+
+def test_file_that_shrinks_during_the_upload_is_tried_again(photo: Path) -> None:
+    def shrink(_: httpx.Request) -> httpx.Response:
+        raise OSError("it became 2 bytes shorter during the upload")
+
+    wire = Wire(addresses("photo.txt"), shrink)
+    outcome = wire.backend().deliver(RUN, batch("files", file_line(photo)))
+    assert isinstance(outcome, Retry)
+    assert "2 bytes shorter" in outcome.reason

@@ -13,11 +13,12 @@ credentials                            the API key
 from __future__ import annotations
 
 from pluto_dist.backend.pluto.backend import PlutoBackend
-from pluto_dist.backend.pluto.credentials import KeyProvider, Secret, find_key, login_path
+from pluto_dist.backend.pluto.credentials import ApiKey, KeyProvider, Secret, find_key, login_path
 from pluto_dist.backend.pluto.files import FileLine
 from pluto_dist.backend.pluto.urls import MemoryUrlBook, Slot, UrlBook
 
 __all__ = [
+    "ApiKey",
     "FileLine",
     "KeyProvider",
     "MemoryUrlBook",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import httpx
 import msgspec
 
-from pluto_dist.backend.interface import Batch
+from pluto_dist.backend.interface import Backend, Batch
 from pluto_dist.backend.pluto import guard
 from pluto_dist.backend.pluto.client import Client, parsed, read_details, read_history
 from pluto_dist.backend.pluto.credentials import KeyProvider
@@ -26,8 +26,8 @@ from pluto_dist.core.requests import BackendRun, Beat, LogType, OpenRequest, Ope
 _beat_reply = msgspec.json.Decoder(BeatReply)
 
 
-class PlutoBackend:
-    """Implements `pluto_dist.backend.interface.Backend` for one target.
+class PlutoBackend(Backend):
+    """The `Backend` of one target.
 
     Attributes:
         files: the two steps of an upload on their own, and how many addresses had to be renewed.

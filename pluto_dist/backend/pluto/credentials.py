@@ -16,7 +16,7 @@ import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final, NoReturn, Protocol
 
 from pluto_dist.errors import SettingError
 
@@ -63,7 +63,15 @@ class Secret:
         raise TypeError("an API key is not pickled")
 
 
-KeyProvider = Callable[[], Secret | None]
+class ApiKey(Protocol):
+    """What a request needs of a key."""
+
+    def reveal(self) -> str:
+        """The key itself: visible ASCII characters."""
+        ...
+
+
+KeyProvider = Callable[[], ApiKey | None]
 
 
 def find_key(setting: str | None, *, login_file: Path | None, key_file: Path | None) -> Secret | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx
 
-from pluto_dist.backend.pluto.credentials import Secret
+from pluto_dist.backend.pluto.credentials import ApiKey
 from pluto_dist.backend.pluto.exchange import Answer, Broken, Kind, Progress, epoch_s, seconds_until
 
 CONNECT_S = 5.0
@@ -78,7 +78,7 @@ class Http:
         kind: Kind,
         method: str,
         url: str,
-        key: Secret,
+        key: ApiKey,
         *,
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
@@ -93,7 +93,7 @@ class Http:
         """Uploads the first `size` bytes of a file to an upload address, without the API key.
 
         Raises:
-            OSError: the file cannot be read.
+            OSError: the file cannot be read, or has become shorter; the connection is given up then.
         """
         with path.open("rb") as stream:
             pieces = _pieces(iter(lambda: stream.read(CHUNK), b""), size)
@@ -142,10 +142,12 @@ def _broken(fault: Exception) -> Broken:
 
 
 def _pieces(chunks: Iterator[bytes], size: int) -> Iterator[bytes]:
-    """At most `size` bytes: a file that grows meanwhile does not break its announced length."""
+    """The announced number of bytes, also of a file that grows meanwhile; one that shrinks is an error."""
     left = size
     for chunk in chunks:
-        if left <= 0:
-            return
         yield chunk[:left]
         left -= len(chunk)
+        if left <= 0:
+            return
+    if left > 0:
+        raise OSError(f"it became {left} bytes shorter during the upload")

@@ -1,0 +1,308 @@
+"""A backend in memory that behaves as the server does, and whose answers can be scripted.
+
+`fate` decides, call by call, whether the backend answers something else than it would: a `Step` says what,
+and whether the call is carried out all the same. `Script` is a fate with a list of steps for each call;
+a simulation passes a function of its own.
+
+    script = Script(deliver=[Step(Unknown("lost"), carried_out=True), None])
+    backend = MemoryBackend(fate=script)        # first batch: stored, answer lost; second: as usual
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import msgspec
+
+from pluto_dist.backend.interface import Batch
+from pluto_dist.core.outcomes import Delivered, Outcome, Rejected, Retry, Unknown
+from pluto_dist.core.requests import (
+    BackendRun,
+    Beat,
+    LogType,
+    Opened,
+    OpenRequest,
+    OpenResult,
+    Refused,
+    Status,
+    StatusReport,
+    StreamKind,
+    Unavailable,
+)
+
+Call = Literal["open", "deliver", "register", "report", "put_tags", "merge_config", "beat"]
+SEVERITY: dict[Status, int] = {"COMPLETED": 0, "TERMINATED": 1, "CANCELLED": 2, "FAILED": 3}
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """An answer other than the usual one.
+
+    Attributes:
+        answer: what the caller gets; for `open` a failed outcome becomes `Unavailable`.
+        carried_out: the call takes effect although the caller is not told.
+        lines: how many lines of a batch take effect then, None for all.
+    """
+
+    answer: Retry | Rejected | Unknown | Refused | Unavailable
+    carried_out: bool = False
+    lines: int | None = None
+
+
+Fate = Callable[[Call], Step | None]
+
+
+class Script:
+    """Steps for each call, used up in order; None and an empty list mean the usual answer."""
+
+    def __init__(self, **steps: Iterable[Step | None]) -> None:
+        self._steps = {call: list(listed) for call, listed in steps.items()}
+
+    def __call__(self, call: Call) -> Step | None:
+        """The next step of this call."""
+        left = self._steps.get(call)
+        return left.pop(0) if left else None
+
+    def add(self, call: Call, *steps: Step | None) -> None:
+        """Appends steps."""
+        self._steps.setdefault(call, []).extend(steps)
+
+
+@dataclass
+class StoredRun:
+    """What the backend has of one Run; `lines` are all that were accepted, repeats included."""
+
+    id: int
+    key: str
+    external_id: str | None
+    project: str
+    name: str
+    number: int
+    status: Status = "RUNNING"
+    reason: bytes | None = None
+    tags: tuple[str, ...] = ()
+    config: dict[str, Any] = field(default_factory=dict)
+    names: dict[str, LogType] = field(default_factory=dict)
+    lines: dict[StreamKind, list[bytes]] = field(default_factory=dict)
+    reports: list[StatusReport] = field(default_factory=list)
+    beats: int = 0
+    cancel_asked: bool = False
+    fork_run_id: int | None = None
+    fork_step: int | None = None
+    created_ms: int | None = None
+
+    def points(self) -> dict[str, dict[int, float]]:
+        """The metrics that readers see: one value per name and step, that of the largest time."""
+        best: dict[str, dict[int, tuple[int, float]]] = {}
+        for line in self.lines.get("metrics", []):
+            record = msgspec.json.decode(line)
+            for name, value in record["data"].items():
+                of_name = best.setdefault(name, {})
+                if record["time"] >= of_name.get(record["step"], (0, 0.0))[0]:
+                    of_name[record["step"]] = (record["time"], value)
+        return {name: {step: value for step, (_, value) in steps.items()} for name, steps in best.items()}
+
+
+class MemoryBackend:
+    """Implements `pluto_dist.backend.interface.Backend`.
+
+    Attributes:
+        runs: by id.
+        calls: every call in order, with the Run's id (0 for `open`).
+        poison: a line with these bytes is refused as the server refuses a bad line: those before it stay.
+    """
+
+    def __init__(self, fate: Fate | None = None, *, poison: bytes = b"") -> None:
+        self.runs: dict[int, StoredRun] = {}
+        self.calls: list[tuple[Call, int]] = []
+        self.poison = poison
+        self.closed = False
+        self._fate: Fate = fate or Script()
+
+    # --- what a test may do besides -------------------------------------------------------------------
+
+    def cancel(self, run_id: int) -> None:
+        """The web page's stop button: the next beat finds the Run CANCELLED."""
+        self.runs[run_id].cancel_asked = True
+
+    def by_external_id(self, external_id: str, project: str | None = None) -> StoredRun | None:
+        """The Run with this external id."""
+        for run in self.runs.values():
+            if run.external_id == external_id and project in (None, run.project):
+                return run
+        return None
+
+    # --- Backend --------------------------------------------------------------------------------------
+
+    def open(self, request: OpenRequest) -> OpenResult:
+        """See `Backend`."""
+        step = self._next("open", 0)
+        result = self._open(request) if step is None or step.carried_out else None
+        if step is None:
+            assert result is not None
+            return result
+        if isinstance(step.answer, Refused | Unavailable):
+            return step.answer
+        return Unavailable(step.answer.reason)
+
+    def deliver(self, run: BackendRun, batch: Batch) -> Outcome:
+        """See `Backend`."""
+        step = self._next("deliver", run.id)
+        if step is None:
+            return self._take(run, batch, batch.lines)
+        if step.carried_out:
+            self._take(run, batch, batch.lines[: step.lines])
+        return _outcome(step)
+
+    def register(self, run: BackendRun, names: dict[str, LogType]) -> Outcome:
+        """See `Backend`. The first type of a name wins."""
+        stored = self.runs[run.id]
+        return self._do("register", run, lambda: stored.names.update(names | stored.names))
+
+    def report(self, run: BackendRun, report: StatusReport) -> Outcome:
+        """See `Backend`. A lower severity is ignored in silence, as on the server."""
+        return self._do("report", run, lambda: _apply(self.runs[run.id], report))
+
+    def put_tags(self, run: BackendRun, tags: tuple[str, ...]) -> Outcome:
+        """See `Backend`."""
+        return self._do("put_tags", run, lambda: setattr(self.runs[run.id], "tags", tags))
+
+    def merge_config(self, run: BackendRun, patch: bytes) -> Outcome:
+        """See `Backend`."""
+        stored = self.runs[run.id]
+        merged = _merge(stored.config, msgspec.json.decode(patch))
+        return self._do("merge_config", run, lambda: setattr(stored, "config", merged))
+
+    def beat(self, run: BackendRun) -> Beat:
+        """See `Backend`."""
+        stored = self.runs[run.id]
+        outcome = self._do("beat", run, lambda: _poll(stored))
+        return Beat(outcome, stored.status if isinstance(outcome, Delivered) else None)
+
+    def close(self) -> None:
+        """See `Backend`."""
+        self.closed = True
+
+    # --- how ------------------------------------------------------------------------------------------
+
+    def _next(self, call: Call, run_id: int) -> Step | None:
+        assert not self.closed, f"{call} after close"
+        self.calls.append((call, run_id))
+        return self._fate(call)
+
+    def _do(self, call: Call, run: BackendRun, action: Callable[[], None]) -> Outcome:
+        step = self._next(call, run.id)
+        if step is None or step.carried_out:
+            action()
+        return Delivered() if step is None else _outcome(step)
+
+    def _take(self, run: BackendRun, batch: Batch, lines: tuple[bytes, ...]) -> Outcome:
+        stored = self.runs[run.id].lines.setdefault(batch.kind, [])
+        for number, line in enumerate(lines, start=1):
+            if self.poison and self.poison in line:
+                return Rejected(f"line {number} is poisoned")
+            stored.append(line)
+        return Delivered()
+
+    def _open(self, request: OpenRequest) -> OpenResult:
+        if request.want == "resume":
+            found = self._find(request.id, request.display_id, request.external_id, request.project)
+            if found is None:
+                return Refused("RunNotFoundError", "no such Run")
+            return _reopen(found)
+        assert request.external_id, "create without an external id"
+        known = self.by_external_id(request.external_id, request.project)
+        if known is None:
+            return self._create(request)
+        ours = known.key == request.key
+        if ours and (request.want == "create" or known.status == "RUNNING"):
+            return msgspec.structs.replace(_reopen(known), resumed=False)
+        if request.want == "create":
+            return Refused("RunExistsError", f"{request.external_id} exists")
+        return _reopen(known)
+
+    def _create(self, request: OpenRequest) -> OpenResult:
+        ref = request.parent
+        parent = self._find(ref.id, ref.display_id, ref.external_id, request.project) if ref else None
+        if ref and (parent is None or request.fork_step is None):
+            return Refused("ForkError", f"cannot fork from {ref} at step {request.fork_step}")
+        number = 1 + sum(run.project == request.project for run in self.runs.values())
+        run = StoredRun(
+            id=len(self.runs) + 1,
+            key=request.key,
+            external_id=request.external_id,
+            project=request.project,
+            name=request.name,
+            number=number,
+            tags=request.tags,
+            config=msgspec.json.decode(request.config),
+            fork_run_id=parent.id if parent else None,
+            fork_step=request.fork_step if parent else None,
+            created_ms=request.created_ms,
+        )
+        self.runs[run.id] = run
+        return _opened(run, resumed=False, was=None, parent=parent)
+
+    def _find(
+        self, run_id: int | None, display_id: str | None, external_id: str | None, project: str
+    ) -> StoredRun | None:
+        if run_id is not None:
+            return self.runs.get(run_id)
+        if display_id is not None:
+            return next((run for run in self.runs.values() if _display_id(run) == display_id), None)
+        return self.by_external_id(external_id or "", project)
+
+
+def _reopen(run: StoredRun) -> Opened:
+    was, run.status = run.status, "RUNNING"
+    return _opened(run, resumed=True, was=was, parent=None)
+
+
+def _opened(run: StoredRun, *, resumed: bool, was: Status | None, parent: StoredRun | None) -> Opened:
+    return Opened(
+        id=run.id,
+        display_id=_display_id(run),
+        project=run.project,
+        url=f"memory://{run.id}",
+        resumed=resumed,
+        name=run.name,
+        was_status=was,
+        tags=run.tags,
+        config=msgspec.json.encode(run.config),
+        created_ms=run.created_ms,
+        fork_run_id=run.fork_run_id,
+        fork_step=run.fork_step,
+        parent_config=msgspec.json.encode(parent.config) if parent else b"{}",
+        parent_tags=parent.tags if parent else (),
+    )
+
+
+def _display_id(run: StoredRun) -> str:
+    return f"{(run.project[:3] or 'RUN').upper()}-{run.number}"
+
+
+def _apply(run: StoredRun, report: StatusReport) -> None:
+    run.reports.append(report)
+    if SEVERITY.get(report.status, 4) >= SEVERITY.get(run.status, 0):
+        run.status, run.reason = report.status, report.metadata
+
+
+def _poll(run: StoredRun) -> None:
+    run.beats += 1
+    if run.cancel_asked:
+        run.status = "CANCELLED"
+
+
+def _outcome(step: Step) -> Outcome:
+    assert isinstance(step.answer, Retry | Rejected | Unknown), f"{step.answer} answers `open` only"
+    return step.answer
+
+
+def _merge(old: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(old)
+    for key, value in patch.items():
+        before = merged.get(key)
+        merged[key] = _merge(before, value) if isinstance(before, dict) and isinstance(value, dict) else value
+    return merged

@@ -1,0 +1,413 @@
+"""The backend against the strict emulator of the server: the contract, and the server's traps."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pluto_dist.backend.pluto import PlutoBackend, Secret
+from pluto_dist.backend.pluto.exchange import Answer
+from pluto_dist.backend.pluto.files import Row
+from pluto_dist.backend.pluto.http import Http
+from pluto_dist.core.ids import RunRef
+from pluto_dist.core.lifecycle import Target
+from pluto_dist.core.outcomes import Delivered, Rejected, Retry, Unknown
+from pluto_dist.core.requests import BackendRun, Opened, Refused, Status, StatusReport, Unavailable
+from tests.adapters.backend_contract import DATA, LINE, METRIC, BackendContract, cut, opened
+from tests.pluto_server.clock import Clock
+from tests.pluto_server.server import PlutoServer
+
+
+class ServerRig:
+    """A backend connected to an emulator; `server.operator` looks inside."""
+
+    def __init__(self, server: PlutoServer, behind_s: list[float] | None = None) -> None:
+        self.server = server
+        self.behind_s = behind_s if behind_s is not None else [0.0]
+        self.operator = server.operator
+        self.key = server.key
+        urls = server.urls
+        self.target = Target(
+            mode="pluto", store="/s", url_api=urls.api, url_ingest=urls.ingest, url_py=urls.py
+        )
+        self.backend = self.another()
+
+    def another(self) -> PlutoBackend:
+        """A backend of another coordinator."""
+        return PlutoBackend(self.target, lambda: Secret(self.key), put_back_pauses_s=(0.0, 0.0))
+
+    def fault(self, kind: str, **fields: Any) -> None:
+        """Makes the next request fail."""
+        self.operator.add_fault(kind=kind, count=1, **fields)
+
+    def status(self, run_id: int) -> Status:
+        status: Status = self.operator.run(run_id)["status"]
+        return status
+
+    def reason(self, run_id: int) -> dict[str, Any] | None:
+        reason: dict[str, Any] | None = self.operator.run(run_id)["statusMetadata"]
+        return reason
+
+    def tags(self, run_id: int) -> list[str]:
+        tags: list[str] = self.operator.run(run_id)["tags"]
+        return tags
+
+    def config(self, run_id: int) -> dict[str, Any]:
+        config: dict[str, Any] | None = self.operator.run(run_id)["config"]
+        return config or {}
+
+    def points(self, run_id: int) -> dict[str, dict[int, float]]:
+        series = self.operator.metrics(run_id)
+        return {name: {step: value for step, _, value in points} for name, points in series.items()}
+
+    def data(self, run_id: int) -> list[tuple[str, int, str]]:
+        return [(row["log_name"], row["step"], row["data"]) for row in self.operator.data(run_id)]
+
+    def console(self, run_id: int) -> list[str]:
+        return [row["message"] for row in self.operator.logs(run_id)]
+
+    def run_count(self) -> int:
+        return len(self.operator.runs())
+
+    def paths(self) -> list[str]:
+        """The requests so far."""
+        return [entry["path"] for entry in self.operator.requests()]
+
+
+class TestPlutoBackend(BackendContract):
+    """The contract, and what only this server does."""
+
+    @pytest.fixture
+    def rig(self) -> Iterator[ServerRig]:
+        behind_s = [0.0]
+        with PlutoServer(Clock(lambda: time.time() - behind_s[0])) as server:
+            rig = ServerRig(server, behind_s)
+            yield rig
+            rig.backend.close()
+
+    # --- opening (R8) -------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("fault", [{"kind": "reset", "when": "after"}, {"kind": "truncate"}])
+    def test_lost_answer_to_create_leads_to_one_run(self, rig: ServerRig, fault: dict[str, Any]) -> None:
+        """R8: the external id finds it again, the key tells that it is ours."""
+        rig.fault(**fault, service="api", route="/api/runs/create")
+        asked = self.ask(rig, config=b'{"lr":1}', tags=("a",))
+        assert isinstance(rig.backend.open(asked), Unavailable)
+        assert rig.run_count() == 1
+        run = opened(rig.backend.open(asked))
+        assert not run.resumed
+        assert (rig.run_count(), rig.config(run.id), rig.tags(run.id)) == (1, {"lr": 1}, ["a"])
+        assert rig.status(run.id) == "RUNNING"
+
+    def test_lost_answer_is_found_again_by_the_next_coordinator(self, rig: ServerRig) -> None:
+        """G12"""
+        rig.fault("reset", when="after", service="api", route="/api/runs/create")
+        assert isinstance(rig.backend.open(self.ask(rig)), Unavailable)
+        again = rig.another()
+        assert not opened(again.open(self.ask(rig))).resumed
+        again.close()
+
+    def test_own_run_that_was_reaped_meanwhile_goes_on(self, rig: ServerRig) -> None:
+        """R8: the answer was lost, the server away for an hour, the Run marked FAILED: still ours."""
+        rig.fault("reset", when="after", service="api", route="/api/runs/create")
+        assert isinstance(rig.backend.open(self.ask(rig)), Unavailable)
+        rig.operator.advance(3600)
+        rig.operator.monitor_cycle()
+        assert rig.status(1) == "FAILED"
+        run = opened(rig.backend.open(self.ask(rig)))
+        assert (run.id, run.resumed, rig.status(1)) == (1, False, "RUNNING")
+
+    def test_unwanted_reopening_restores_status_and_time(self, rig: ServerRig) -> None:
+        """R8, G8"""
+        run, handle = self.begin(rig)
+        ended_ms = rig.operator.now_ms() - 86_400_000
+        rig.backend.report(handle, StatusReport("COMPLETED", b'{"why":"done"}', ended_ms))
+        before = rig.operator.run(run.id)
+        result = rig.backend.open(self.ask(rig, "k2", external_id="ext-k1"))
+        assert isinstance(result, Refused)
+        after = rig.operator.run(run.id)
+        same = ("status", "statusUpdated", "statusMetadata", "config", "tags", "name")
+        assert {name: after[name] for name in same} == {name: before[name] for name in same}
+        changes = [(event["fromStatus"], event["toStatus"]) for event in rig.operator.history(run.id)]
+        assert ("COMPLETED", "RUNNING") in changes
+
+    @pytest.mark.parametrize("lost", ["/api/runs/create", "/api/runs/details", "/api/runs/status/history"])
+    def test_unwanted_reopening_is_undone_even_if_an_answer_gets_lost(
+        self, rig: ServerRig, lost: str
+    ) -> None:
+        """R8: the repeat finds the Run RUNNING and must still know whose doing that was."""
+        _, handle = self.begin(rig)
+        self.end(rig, handle, "TERMINATED")
+        rig.fault("reset", when="after", service="api", route=lost)
+        intruder = self.ask(rig, "k2", external_id="ext-k1")
+        assert isinstance(rig.backend.open(intruder), Unavailable)
+        assert rig.status(handle.id) == "RUNNING"
+        assert isinstance(rig.backend.open(intruder), Refused)
+        assert rig.status(handle.id) == "TERMINATED"
+
+    def test_create_beside_a_run_that_was_reopened_before_leaves_it_running(self, rig: ServerRig) -> None:
+        """R8: somebody works in it."""
+        _, handle = self.begin(rig)
+        rig.behind_s[0] = 60.0
+        self.end(rig, handle)
+        opened(rig.backend.open(self.ask(rig, want="resume", id=handle.id, external_id=None)))
+        rig.behind_s[0] = 0.0
+        assert isinstance(rig.backend.open(self.ask(rig, "k2", external_id="ext-k1")), Refused)
+        assert rig.status(handle.id) == "RUNNING"
+
+    def test_racing_first_creates_end_in_one_run(self, rig: ServerRig) -> None:
+        """R8: all but one of them may get a 500; it leaves nothing behind."""
+        rig.fault("status", status=500, service="api", route="/api/runs/create")
+        assert isinstance(rig.backend.open(self.ask(rig, want="either")), Unavailable)
+        self.begin(rig, want="either")
+        assert rig.run_count() == 1
+
+    def test_looking_for_a_run_changes_nothing(self, rig: ServerRig) -> None:
+        """G8: reads only."""
+        run, handle = self.begin(rig)
+        self.end(rig, handle)
+        backend = rig.backend
+        assert backend.details(run.id).status == "COMPLETED"  # type: ignore[union-attr]
+        assert len(backend.history(run.id)) == 2  # type: ignore[arg-type]
+        assert isinstance(backend.details(99), Rejected)
+        assert rig.status(run.id) == "COMPLETED"
+
+    def test_resume_uses_the_true_project(self, rig: ServerRig) -> None:
+        """Ingest with another project's name is accepted and invisible."""
+        run, handle = self.begin(rig, project="true one")
+        self.end(rig, handle)
+        again = opened(rig.backend.open(self.ask(rig, want="resume", project="default", id=run.id)))
+        assert again.project == "true one"
+
+    def test_ambiguous_display_id_is_refused_or_narrowed(self, rig: ServerRig) -> None:
+        first, _ = self.begin(rig, "k1", project="my-ml-project")
+        second, _ = self.begin(rig, "k2", project="my_ml_project")
+        assert first.display_id == second.display_id
+        by_display = {"want": "resume", "display_id": first.display_id, "external_id": None}
+        found = opened(rig.backend.open(self.ask(rig, "k3", project="my_ml_project", **by_display)))
+        assert found.id == second.id
+        result = rig.backend.open(self.ask(rig, "k3", project="third", **by_display))
+        assert isinstance(result, Refused)
+        assert result.error == "AmbiguousRunError"
+
+    def test_project_name_is_the_same_at_create_and_at_ingest(self, rig: ServerRig) -> None:
+        run, handle = self.begin(rig, project="проект é/x ")
+        assert run.project == handle.project == "------ -/x"
+        rig.backend.register(handle, {"loss": "METRIC", "acc": "METRIC"})
+        assert rig.backend.deliver(handle, cut("metrics", METRIC)) == Delivered()
+        assert rig.points(run.id)["loss"] == {0: 0.5}
+
+    def test_what_would_be_a_500_is_none(self, rig: ServerRig) -> None:
+        """Over-long names, NUL, NaN: all accepted after mending."""
+        run, handle = self.begin(
+            rig, project="p" * 300, name="n" * 300, external_id="e" * 300, config=b'{"a":"\\u0000","b":NaN}'
+        )
+        assert rig.config(run.id) == {"a": "", "b": "NaN"}
+        report = StatusReport("FAILED", b'{"trace":"a\\u0000b","loss":Infinity}', rig.operator.now_ms())
+        assert rig.backend.report(handle, report) == Delivered()
+        assert rig.reason(run.id) == {"trace": "ab", "loss": "Infinity"}
+
+    def test_full_organization_is_refused(self, rig: ServerRig) -> None:
+        rig.operator.set_at_limit(True)
+        result = rig.backend.open(self.ask(rig))
+        assert isinstance(result, Refused)
+        assert result.error == "ServerRefusedError"
+
+    def test_backfilled_run_is_not_reaped(self, rig: ServerRig) -> None:
+        run, _ = self.begin(rig, created_ms=1_600_000_000_000, updated_ms=1_600_000_000_000)
+        assert rig.operator.monitor_cycle() == []
+        assert rig.operator.run(run.id)["createdAt"] == "2020-09-13T12:26:40.000Z"
+
+    def test_fork_beyond_the_parents_steps_is_refused(self, rig: ServerRig) -> None:
+        parent, _ = self.begin(rig)
+        rig.operator.add_points(parent.id, "loss", [(step, METRIC["time"], 0.5) for step in range(6)])
+        ref = self.ask(rig, "k2", parent=RunRef(id=parent.id), fork_step=6)
+        result = rig.backend.open(ref)
+        assert isinstance(result, Refused)
+        assert result.error == "ForkError"
+
+    # --- the key ------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("key", ["mlps_EXPIRED", "mlps_REVOKED", "mlps_UNKNOWN", "nonsense"])
+    def test_refused_key_is_a_key_problem_everywhere(self, rig: ServerRig, key: str) -> None:
+        """Everything waits for another key; nothing is rejected because of it."""
+        _, handle = self.begin(rig)
+        rig.key = key
+        result = rig.backend.open(self.ask(rig, "k2"))
+        assert isinstance(result, Refused)
+        assert result.error == "KeyRefusedError"
+        outcomes = [rig.backend.deliver(handle, cut("metrics", METRIC)), rig.backend.put_tags(handle, ())]
+        assert all(isinstance(outcome, Retry) and outcome.key_problem for outcome in outcomes)
+        rig.key = rig.server.key
+        assert rig.backend.put_tags(handle, ()) == Delivered()
+
+    def test_nothing_secret_is_logged(
+        self, rig: ServerRig, caplog: pytest.LogCaptureFixture, tmp_path: Path
+    ) -> None:
+        """G11: not by the HTTP library either."""
+        caplog.set_level(logging.DEBUG)
+        _, handle = self.begin(rig)
+        assert rig.backend.deliver(handle, _file(tmp_path)) == Delivered()
+        assert rig.key not in caplog.text
+        assert "X-Amz-Signature" not in caplog.text
+
+    # --- delivery (G6) --------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("kind", ["metrics", "data", "console"])
+    def test_overloaded_server_is_not_bad_data(self, rig: ServerRig, kind: Any) -> None:
+        """G6: ingest wraps its own trouble into 422."""
+        run, handle = self.begin(rig)
+        batch = cut(kind, {"metrics": METRIC, "data": DATA, "console": LINE}[kind])
+        rig.fault("database_error")
+        assert isinstance(rig.backend.deliver(handle, batch), Retry)
+        assert rig.backend.deliver(handle, batch) == Delivered()
+        assert len(rig.console(run.id)) + len(rig.data(run.id)) == (0 if kind == "metrics" else 1)
+
+    @pytest.mark.parametrize(
+        "fault",
+        [
+            {"kind": "reset", "when": "before"},
+            {"kind": "reset", "when": "after"},
+            {"kind": "truncate"},
+            {"kind": "status", "status": 503, "when": "before"},
+            {"kind": "status", "status": 502, "when": "after"},
+        ],
+    )
+    def test_answer_that_proves_nothing_is_unknown(self, rig: ServerRig, fault: dict[str, Any]) -> None:
+        """G6"""
+        _, handle = self.begin(rig)
+        rig.fault(**fault, service="ingest")
+        assert isinstance(rig.backend.deliver(handle, cut("console", LINE)), Unknown)
+
+    def test_server_that_is_gone_is_retry(self) -> None:
+        """G6: nothing was sent."""
+        server = PlutoServer()
+        server.start()
+        rig = ServerRig(server)
+        server.stop()
+        handle = BackendRun("k", rig.target, 1, "p")
+        assert isinstance(rig.backend.deliver(handle, cut("console", LINE)), Retry)
+        assert isinstance(rig.backend.open(self.ask(rig)), Unavailable)
+        rig.backend.close()
+
+    def test_bad_line_commits_nothing(self, rig: ServerRig) -> None:
+        """G6: the server alone would keep the first line, and each search for the bad one would repeat it."""
+        run, handle = self.begin(rig)
+        batch = cut("console", LINE, {**LINE, "lineNumber": -1}, LINE)
+        assert isinstance(rig.backend.deliver(handle, batch), Rejected)
+        assert rig.console(run.id) == []
+
+    def test_bad_metric_line_is_rejected_with_the_servers_reason(self, rig: ServerRig) -> None:
+        """G6: its predecessors are stored; to repeat them is harmless."""
+        run, handle = self.begin(rig)
+        outcome = rig.backend.deliver(handle, cut("metrics", METRIC, {**METRIC, "step": -1}))
+        assert isinstance(outcome, Rejected)
+        assert "StreamDecodingError" in outcome.reason
+        assert rig.points(run.id)["loss"] == {0: 0.5}
+
+    def test_nan_and_infinity_arrive(self, rig: ServerRig) -> None:
+        run, handle = self.begin(rig)
+        record = {**METRIC, "data": {"a": float("nan"), "b": float("-inf")}}
+        assert rig.backend.deliver(handle, cut("metrics", record)) == Delivered()
+        points = rig.points(run.id)
+        assert points["a"][0] != points["a"][0]
+        assert points["b"] == {0: float("-inf")}
+
+    def test_proxy_of_the_environment_is_not_used_on_loopback(
+        self, rig: ServerRig, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name in ("http_proxy", "all_proxy"):
+            monkeypatch.setenv(name, "http://127.0.0.1:9")
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        backend = rig.another()
+        assert isinstance(backend.open(self.ask(rig)), Opened)
+        backend.close()
+
+    # --- files ----------------------------------------------------------------------------------------
+
+    def test_file_arrives_with_one_metadata_row(self, rig: ServerRig, tmp_path: Path) -> None:
+        """G6"""
+        run, handle = self.begin(rig)
+        rig.backend.register(handle, {"media": "FILE"})
+        rig.fault("status", status=503, service="storage")
+        rig.fault("reset", when="after", service="storage")
+        batch = _file(tmp_path)
+        assert isinstance(rig.backend.deliver(handle, batch), Retry)
+        assert isinstance(rig.backend.deliver(handle, batch), Retry)
+        assert rig.backend.deliver(handle, batch) == Delivered()
+        assert [row["file_size"] for row in rig.operator.files(run.id)] == [5]
+        assert [stored["size"] for stored in rig.operator.objects().values()] == [5]
+        assert rig.paths().count("/files") == 1
+        assert rig.operator.check() == []
+
+    def test_expired_address_is_asked_for_again_and_counted(self, rig: ServerRig, tmp_path: Path) -> None:
+        """G6: the second row shows, so it is counted."""
+        run, handle = self.begin(rig)
+        rig.fault("status", status=503, service="storage")
+        batch = _file(tmp_path)
+        assert isinstance(rig.backend.deliver(handle, batch), Retry)
+        rig.operator.expire_urls()
+        assert isinstance(rig.backend.deliver(handle, batch), Retry)
+        assert rig.backend.deliver(handle, batch) == Delivered()
+        assert rig.backend.files.renewed == 1
+        assert len(rig.operator.files(run.id)) == 2
+        assert len(rig.operator.objects()) == 1
+
+    def test_lost_answer_to_presign_is_unknown(self, rig: ServerRig, tmp_path: Path) -> None:
+        """G6: the row is there already."""
+        run, handle = self.begin(rig)
+        rig.fault("reset", when="after", service="ingest", route="/files")
+        assert isinstance(rig.backend.deliver(handle, _file(tmp_path)), Unknown)
+        assert len(rig.operator.files(run.id)) == 1
+
+    def test_file_that_changes_size_meanwhile_breaks_nothing(self, rig: ServerRig, tmp_path: Path) -> None:
+        """What it has grown by is left out; one that has shrunk is not stored."""
+        _, handle = self.begin(rig)
+        path = tmp_path / "changing"
+        path.write_bytes(b"bytes")
+        urls = rig.backend.files.presign(handle, [Row("f", "txt", 5, "media", 0, METRIC["time"])])
+        assert isinstance(urls, tuple)
+        http = Http()
+        with pytest.raises(OSError, match="4 bytes shorter"):
+            http.put(urls[0], path, 9)
+        assert rig.operator.objects() == {}
+        for size, stored in ((3, b"byt"), (0, b""), (5, b"bytes")):
+            assert isinstance(http.put(urls[0], path, size), Answer)
+            assert list(rig.server.state.objects.objects.values()) == [stored]
+        http.close()
+
+    # --- the end --------------------------------------------------------------------------------------
+
+    def test_cancel_of_the_web_page_is_learnt_from_the_beat(self, rig: ServerRig) -> None:
+        run, handle = self.begin(rig)
+        rig.operator.cancel(run.id)
+        assert rig.backend.beat(handle).status == "CANCELLED"
+
+    def test_whole_run_leaves_no_defect(self, rig: ServerRig) -> None:
+        """Create, log, tag, configure, beat, end: the strict emulator has nothing to complain about."""
+        now_ms = int(time.time() * 1000)
+        _, handle = self.begin(rig, tags=("a",), config=b'{"lr":1}')
+        backend = rig.backend
+        assert backend.register(handle, {"loss": "METRIC", "acc": "METRIC", "note": "DATA"}) == Delivered()
+        for kind, record in (("metrics", METRIC), ("data", DATA), ("console", LINE)):
+            batch = cut(kind, {**record, "time": now_ms})  # type: ignore[arg-type]
+            assert backend.deliver(handle, batch) == Delivered()
+        assert backend.put_tags(handle, ("a", "b")) == Delivered()
+        assert backend.merge_config(handle, b'{"x":1}') == Delivered()
+        assert backend.beat(handle).outcome == Delivered()
+        assert backend.report(handle, StatusReport("COMPLETED", None, now_ms)) == Delivered()
+        assert rig.operator.check() == []
+        assert rig.status(handle.id) == "COMPLETED"
+
+
+def _file(folder: Path) -> Any:
+    path = folder / "photo.txt"
+    path.write_bytes(b"bytes")
+    line = {"path": str(path), "fileName": "photo.txt", "fileType": "txt", "fileSize": 5}
+    return cut("files", line | {"logName": "media", "step": 0, "time": METRIC["time"]})
