@@ -1,0 +1,109 @@
+"""Facts: what `doctor` reports is complete, plain and honest."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from pluto_dist.node import facts
+from pluto_dist.node.facts import Fact, gather, worst
+from pluto_dist.node.filesystems import Filesystem
+from pluto_dist.node.settings import load
+
+KEY = "mlpi_0123456789abcdef"
+
+
+def report(tmp_path: Path, **env: str) -> dict[str, Fact]:
+    env = {"PLUTO_DIST_HOME": str(tmp_path / "home"), "PLUTO_DIR": str(tmp_path), **env}
+    return {fact.name: fact for fact in gather(load(env))}
+
+
+def test_the_report_is_plain_json_with_unique_names(tmp_path: Path):
+    found = gather(load({"PLUTO_DIST_HOME": str(tmp_path / "home")}))
+    plain = msgspec.json.decode(msgspec.json.encode(found))
+    assert {name for entry in plain for name in entry} == {"name", "value", "level", "advice"}
+    assert len({fact.name for fact in found}) == len(found)
+
+
+def test_every_trouble_comes_with_advice(tmp_path: Path):
+    for fact in report(tmp_path, PLUTO_DIST_TYPO="1").values():
+        assert bool(fact.advice) == (fact.level != "ok"), fact
+
+
+def test_the_report_names_places_and_kernel(tmp_path: Path):
+    found = report(tmp_path)
+    assert found["spool"].value == str(tmp_path / "home" / "spool")
+    assert found["store"].value == str(tmp_path / ".pluto")
+    assert not (tmp_path / ".pluto").exists()
+    if sys.platform == "linux":
+        assert {found[name].level for name in ("pidfd", "boot_id", "socket")} == {"ok"}
+        assert found["spool.filesystem"].value
+
+
+def test_the_key_is_not_in_the_report(tmp_path: Path):
+    """G11"""
+    found = report(tmp_path, PLUTO_API_KEY=KEY)
+    assert found["api_key"].value is True
+    assert KEY not in repr(found)
+
+
+def test_a_store_in_tmp_is_a_warning(tmp_path: Path):
+    """No Run's only copy stays under a tmp folder."""
+    fact = report(tmp_path, PLUTO_DIR="/tmp")["store_outlives_job"]
+    assert (fact.value, fact.level) == (False, "warn")
+    assert "PLUTO_DIR" in fact.advice
+
+
+def test_a_home_that_cannot_be_used_is_bad_and_not_an_exception(tmp_path: Path):
+    """R13"""
+    (tmp_path / "home").write_text("")
+    found = report(tmp_path)
+    assert found["places"].level == "bad"
+    assert worst(tuple(found.values())) == "bad"
+    assert "store" in found
+
+
+def test_a_home_too_long_for_a_socket_is_bad(tmp_path: Path):
+    found = report(tmp_path, PLUTO_DIST_HOME=str(tmp_path / ("x" * 100)))
+    assert "limit" in found["places"].advice
+
+
+def test_little_space_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(facts, "filesystem_of", lambda path: Filesystem("ext4", 1000))
+    fact = report(tmp_path)["store.free_bytes"]
+    assert (fact.value, fact.level) == (1000, "warn")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_store_that_cannot_be_written_is_bad(tmp_path: Path):
+    (tmp_path / "sealed").mkdir(mode=0o500)
+    assert report(tmp_path, PLUTO_DIR=str(tmp_path / "sealed"))["store_writable"].level == "bad"
+
+
+def test_a_refused_pidfd_is_told_with_its_consequence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """R2"""
+    monkeypatch.setattr(facts, "pidfd_trouble", lambda: "pidfd_open: Operation not permitted")
+    fact = report(tmp_path)["pidfd"]
+    assert (fact.value, fact.level) == (False, "warn")
+    assert "file locks" in fact.advice
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="needs root for a pid namespace")
+def test_a_job_at_pid_1_of_a_container_is_warned(tmp_path: Path):
+    """R11: when pid 1 ends, the coordinator is killed with everything else."""
+    code = (
+        "from pluto_dist.node.facts import gather; from pluto_dist.node.settings import load;"
+        f"found = gather(load({{'PLUTO_DIST_HOME': {str(tmp_path / 'home')!r}}}));"
+        "print(*[fact.level for fact in found if fact.name == 'near_pid_1'])"
+    )
+    inside = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", code]
+    for command, level in ((inside, "warn"), (inside[4:], "ok")):
+        found = subprocess.run(
+            command, check=True, cwd=Path(__file__).parents[2], capture_output=True, text=True
+        )
+        assert found.stdout.strip() == level
