@@ -2,7 +2,9 @@
 
     names       file names of segments and streams
     frames      the byte format and the pure `scan` that cuts it
-    files       the few file operations everything here needs, and their real implementation
+    files       the few file operations everything here needs
+    real_files  those of the operating system
+    forks       tells a writer that it is in a forked child
     space       how much disk the spool may take
     writer      trainer side: one `write()` per record
     durability  group fsync for `durability="machine"`

@@ -5,7 +5,7 @@ A frame is a header of 16 bytes and a payload. The header is four little-endian 
     magic     f8 c1 ff fe; none of these bytes occurs in UTF-8, so no payload contains it
     mark      sequence << 2 | kind; the sequence counts from 0 in each chain, dropped records included, and
               wraps at 2**30; frames of threads may stand in another order than their sequence
-    length    of the payload, at most 8 MiB, so that a damaged length never makes a reader allocate much
+    length    of the payload, 1 byte to 8 MiB, so that a damaged length never makes a reader allocate much
     checksum  CRC32 of the payload, seeded with the mark: one call covers kind, sequence and payload
 
 Kinds: RECORD is a request line with its newline; DECLARE is `{"declare": {"<name>": "<type>"}}` and stands
@@ -131,7 +131,7 @@ def scan(
             body = position + HEADER_BYTES
             end = body + length
             payload = data[body:end]
-            if magic == MAGIC_WORD and end <= size and crc32(payload, mark) == checksum:
+            if magic == MAGIC_WORD and body < end <= size and crc32(payload, mark) == checksum:
                 position = end
                 if mark & _KIND_BITS == RECORD:
                     add(payload)
@@ -181,7 +181,7 @@ def frame_bytes(data: bytes, position: int) -> int:
     if position + HEADER_BYTES > len(data):
         return HEADER_BYTES
     length: int = HEADER.unpack_from(data, position)[2]
-    return HEADER_BYTES + length if length <= MAX_PAYLOAD else 0
+    return HEADER_BYTES + length if 0 < length <= MAX_PAYLOAD else 0
 
 
 def _intact(data: bytes, position: int) -> bool:

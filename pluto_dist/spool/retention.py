@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Final
 
-from pluto_dist.spool.files import Files, real_files
+from pluto_dist.spool.files import Files
 from pluto_dist.spool.names import segment_name
+from pluto_dist.spool.real_files import real_files
 
 KEPT: Final = 2  # newest segments of a living chain: the one being written, and one for writes in flight
 DAY_S: Final = 86_400.0

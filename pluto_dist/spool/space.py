@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from pluto_dist.spool.files import Files, real_files
+from pluto_dist.spool.files import Files
 from pluto_dist.spool.names import parse_segment
+from pluto_dist.spool.real_files import real_files
 
 GIB: Final = 1 << 30
 MIB: Final = 1 << 20

@@ -18,12 +18,10 @@ Counting is exact while the interpreter has its global lock; without it the tota
 from __future__ import annotations
 
 import errno
-import functools
 import itertools
 import os
 import threading
 import time
-import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
@@ -32,9 +30,11 @@ from zlib import crc32
 import msgspec
 
 from pluto_dist.errors import InvalidRecordError
-from pluto_dist.spool.files import Files, real_files
+from pluto_dist.spool import forks
+from pluto_dist.spool.files import Files
 from pluto_dist.spool.frames import HEADER, MAGIC_WORD, MARK_MASK, MARK_STEP, MAX_PAYLOAD, RECORD
 from pluto_dist.spool.names import LAST_SEGMENT, child_stream, parse_segment, segment_name, stream_pid
+from pluto_dist.spool.real_files import real_files
 from pluto_dist.spool.space import MIB, Space
 
 _pack = HEADER.pack
@@ -106,7 +106,7 @@ class StreamWriter:
         self._closed = False
         self._fd = self._files.open_shut()
         self._begin(stream)
-        _watch_forks(self)
+        forks.watch(self)
 
     def _begin(self, stream: str) -> None:
         self.stream = stream
@@ -122,11 +122,11 @@ class StreamWriter:
         """Writes one frame; False when it was dropped and counted.
 
         Raises:
-            InvalidRecordError: the payload is larger than a frame may be.
+            InvalidRecordError: the payload is empty or larger than a frame may be.
         """
         size = len(payload)
-        if size > MAX_PAYLOAD:
-            raise _too_large(size)
+        if not 0 < size <= MAX_PAYLOAD:
+            raise _unfit(size)
         mark = (next(self._marks) | kind) & MARK_MASK
         frame = _pack(MAGIC_WORD, mark, size, crc32(payload, mark)) + payload
         try:
@@ -278,28 +278,9 @@ def _reason(error: OSError) -> str:
     return errno.errorcode.get(error.errno or 0, "OSError")
 
 
-def _too_large(size: int) -> InvalidRecordError:
+def _unfit(size: int) -> InvalidRecordError:
     return InvalidRecordError(
-        f"a record of {size} bytes is too large; the limit is {MAX_PAYLOAD}; log it as a file instead",
+        f"a record has {size} bytes; it may have 1 to {MAX_PAYLOAD}; log what is larger as a file",
         size=size,
         limit=MAX_PAYLOAD,
     )
-
-
-_writers: weakref.WeakSet[StreamWriter] = weakref.WeakSet()
-
-
-def _watch_forks(writer: StreamWriter) -> None:
-    _writers.add(writer)
-    _register_hook()
-
-
-@functools.cache
-def _register_hook() -> None:
-    """Once, and not at import. A comparison of pids in `append` would cost 0.15 µs more."""
-    os.register_at_fork(after_in_child=_after_fork_in_child)
-
-
-def _after_fork_in_child() -> None:
-    for writer in list(_writers):
-        writer.after_fork()
