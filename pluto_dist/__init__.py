@@ -1,1 +1,73 @@
-"""One experiment Run for many processes."""
+"""One experiment Run for many processes: ranks, eval sidecars and uploaders share it, only its owner ends it.
+
+    import pluto_dist as pluto
+
+    run = pluto.init(project="digits", config={"lr": 0.1})
+    run.log({"loss": 0.5})
+    run.finish()
+
+Layers; imports point inwards (`tests/test_layers.py` holds them):
+
+    core        decides. No clock, socket, file, thread, environment
+    spool       record files of a process, written and read
+    transport   the socket between processes and their coordinator
+    backend     where records go: the store folder, or the Pluto server
+    state       the coordinator's database
+    node        the coordinator process, and what this machine is like
+    client      what runs in the trainer
+    cli         the command line
+
+Importing this package has no side effect and loads none of the heavy libraries.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pluto_dist import errors
+
+if TYPE_CHECKING:
+    from pluto_dist.client.api import attach, finish, generate_run_id, init, log
+    from pluto_dist.client.handle import Run
+
+__all__ = ["Run", "attach", "errors", "finish", "generate_run_id", "init", "log"]
+__version__ = "0.1.0"
+
+_LAZY = {
+    "Run": "pluto_dist.client.handle",
+    "attach": "pluto_dist.client.api",
+    "finish": "pluto_dist.client.api",
+    "generate_run_id": "pluto_dist.client.api",
+    "init": "pluto_dist.client.api",
+    "log": "pluto_dist.client.api",
+}
+_ELSEWHERE = {
+    "login": "set PLUTO_API_KEY, or run `pluto login` of the official client",
+    "logout": "unset PLUTO_API_KEY, or run `pluto logout` of the official client",
+    "watch": "the official client has it: it records gradients of a module",
+    "query": "the official client has it: pluto.query reads what is on the server",
+    "sweep": "the official client has it; start the trials yourself and call init() in each",
+    "agent": "the official client has it; start the trials yourself and call init() in each",
+    "setup": "settings are given to init(settings={...})",
+    "alert": "the official client has it",
+    "System": "system metrics are recorded by the coordinator, once per node",
+    "Settings": "settings are given to init(settings={...})",
+    **dict.fromkeys(
+        ("Data", "Graph", "Histogram", "Table", "File", "Artifact", "Text", "Image", "Audio", "Video"),
+        "the official client has it; this version records numbers and strings",
+    ),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        import importlib
+
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    if name in _ELSEWHERE:
+        raise AttributeError(f"pluto_dist has no {name!r}: {_ELSEWHERE[name]}")
+    raise AttributeError(f"module 'pluto_dist' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

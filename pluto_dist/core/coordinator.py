@@ -180,8 +180,11 @@ class Coordinator:
         if lease is None or lease.folded < message.entries:
             self._context.emit(ReadLifecycle(lease_id=message.lease_id, folder=message.folder))
             self._views.owe(message.lease_id, message.request)
-        else:
-            self._views.answer(lease, message.request)
+            return
+        if message.request:
+            final = not lease.alive
+            self._context.emit(LookAtStreams(lease_id=lease.lease_id, folder=lease.folder, final=final))
+        self._views.answer(lease, message.request)
 
     def _launcher_died(self, key: str) -> None:
         run = self._book.runs.get(key)

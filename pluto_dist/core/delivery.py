@@ -120,6 +120,11 @@ class Delivery:
         """Records of the lease that the backend has accepted."""
         return sum(self._book.feeds[key].delivered for key in self._book.feed_keys(lease.lease_id))
 
+    def passed(self, lease: Lease) -> int:
+        """Records of the lease's own process that the cursors have passed; forked children are left out."""
+        keys = self._book.feed_keys(lease.lease_id)
+        return sum(self._book.feeds[key].passed for key in keys if self._book.feeds[key].stream in KINDS)
+
     def trouble(self, lease: Lease) -> str:
         """Why something of the lease is not delivered, "" if all is well."""
         return next((lane.trouble for lane in self._lanes_of(lease) if lane.trouble), "")

@@ -76,7 +76,11 @@ class Folding:
     def died(self, event: ProcessDied) -> None:
         """The process of a lease is gone. What it had to say was read before, so silence is silence."""
         lease = self._book.leases.get(event.lease_id)
-        if lease is None or not lease.alive:
+        if lease is None:
+            return
+        if lease.code_awaited:
+            self._exit_code_known(lease, event)
+        if not lease.alive:
             return
         if lease.state == "waiting":
             self._dead_before_granted(lease, event)
@@ -88,6 +92,14 @@ class Folding:
             self._context.note(lease.run or "", "side_died", lease=lease.lease_id, signal=event.signal)
         elif not lease.evidence:
             self._context.change_lease(lease, evidence=(self._evidence_of(event),))
+
+    def _exit_code_known(self, lease: Lease, event: ProcessDied) -> None:
+        """It said "finished" from its exit hook; what the kernel says now completes it."""
+        failed = bool(event.signal) or event.exit_code not in (None, 0)
+        evidence = lease.evidence
+        if failed and not evidence:
+            evidence = (self._evidence_of(event),)
+        self._context.change_lease(lease, code_awaited=False, evidence=evidence)
 
     def forget(self, lease_id: str) -> None:
         """The lease's folder is gone."""
@@ -177,7 +189,8 @@ class Folding:
             self._context.end_lease(lease, "closed")
             return
         is_owner = lease.role == "owner" and run.owner == lease.lease_id
-        self._context.end_lease(lease, "finished", finish_code=entry.code if is_owner else None)
+        code = entry.code if is_owner else None
+        self._context.end_lease(lease, "finished", finish_code=code, code_awaited=entry.at_exit)
         if lease.role == "side":
             self._context.note(run.key, "finish_by_side", label=lease.label)
 

@@ -170,6 +170,7 @@ class Lane:
                 offsets={**feed.offsets, event.segment: event.end},
                 intent=None,
                 delivered=feed.delivered + delivered,
+                passed=feed.passed + event.lines,
                 next_step=max(feed.next_step, event.max_step + 1),
             )
         )

@@ -119,9 +119,16 @@ class Evidence(Entry, frozen=True, kw_only=True, tag="evidence"):
 
 
 class Finished(Entry, frozen=True, kw_only=True, tag="finished"):
-    """`finish()`: for the owner the end of the Run, for a worker "this rank is done"."""
+    """`finish()`: for the owner the end of the Run, for a worker "this rank is done".
+
+    Attributes:
+        code: explicit verdict of the owner.
+        at_exit: written by the interpreter's exit hook, which does not know the exit code: the verdict waits
+            until the process is gone and the kernel has said it (R9).
+    """
 
     code: int | None = None
+    at_exit: bool = False
 
 
 class Closed(Entry, frozen=True, kw_only=True, tag="closed"):

@@ -30,7 +30,7 @@ class Sync(Message, frozen=True, kw_only=True, tag="sync"):
 
     Attributes:
         folder: the lease's folder, absolute.
-        request: echoed in the answer; 0 for a plain heartbeat.
+        request: echoed in the answer, which then tells how things stand now; 0 for a plain heartbeat.
         key: API key of the Run's server, kept in memory only; "" for local Runs and once it was told.
     """
 
@@ -77,6 +77,7 @@ class View(Message, frozen=True, kw_only=True, tag="view"):
         last_out: nobody else of the owner and the workers on this node is alive (R11).
         drained: everything this participant has to wait for at its end is safe (R11).
         pending: bytes not yet delivered.
+        passed: records of this process that have been delivered or set aside.
         key_wanted: the coordinator has no API key for this Run.
         trouble: something its user should know, e.g. a refused key.
     """
@@ -98,6 +99,7 @@ class View(Message, frozen=True, kw_only=True, tag="view"):
     last_out: bool = False
     drained: bool = False
     pending: int = 0
+    passed: int = 0
     key_wanted: bool = False
     trouble: str = ""
 

@@ -20,6 +20,7 @@ Phase = Literal["opening", "running", "orphaned", "restarting", "detached", "fin
 
 ORPHAN_S = 2.0  # a dead owner's place is kept this long for a successor
 RESTART_WINDOW_S = 120.0  # a launcher with restarts left gets this long to restart
+EXIT_S = 30.0  # an interpreter that has begun to exit is gone by then, or its exit code does not count
 LAUNCHER_GONE_S = 35.0  # torchrun itself waits 30 s between SIGTERM and SIGKILL
 DETACHED_S = 3600.0  # grace after the last owner or worker closed
 
@@ -97,6 +98,10 @@ def _detached(run: Run, members: tuple[Lease, ...], now: float) -> Assessment:
 
 
 def _without_owner(run: Run, owner: Lease | None, members: tuple[Lease, ...], now: float) -> Assessment:
+    awaited = [member for member in members if _exit_code_is_coming(member, now)]
+    if awaited:
+        deadline = max((member.ended_at or 0.0) + EXIT_S for member in awaited)
+        return Assessment("finishing", "exit codes are awaited", deadline)
     everybody_ended = not any(member.alive for member in members)
     verdict = decide(run, members)
     if restarts_left(run) and not (everybody_ended and verdict.status == "COMPLETED"):
@@ -111,6 +116,10 @@ def _without_owner(run: Run, owner: Lease | None, members: tuple[Lease, ...], no
     if silent:
         return Assessment("orphaned", "the owner died without a word", deadline)
     return Assessment("finishing", "the owner has ended, workers are still alive", deadline)
+
+
+def _exit_code_is_coming(member: Lease, now: float) -> bool:
+    return member.code_awaited and member.ended_at is not None and now < member.ended_at + EXIT_S
 
 
 def _restarting(run: Run, members: tuple[Lease, ...], now: float, verdict: Verdict) -> Assessment:

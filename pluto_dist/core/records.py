@@ -154,6 +154,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
         participant: who writes, over restarts; None until granted.
         verified: the holder of the Run was found alive for this claim (R5).
         config_own: the config given at init, JSON, if it is not the Run's.
+        code_awaited: it ended by the interpreter's exit, and only the kernel will know the exit code.
         removed: the folder is gone, everything in it was delivered.
         fences: where each stream stood when a newer owner replaced this one: stream -> (segment, offset).
     """
@@ -176,6 +177,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     ended_ms: int | None = None
     end_reason: EndReason | None = None
     finish_code: int | None = None
+    code_awaited: bool = False
     error: tuple[str, str] | None = None
     evidence: tuple[Evidence, ...] = ()
     rejected: int = 0
@@ -209,6 +211,7 @@ class Feed(msgspec.Struct, frozen=True, kw_only=True):
         offsets: delivered bytes of each segment that still exists.
         intent: (segment, start) of a request whose repeat would be seen; persisted before it is sent.
         delivered: records accepted by the backend.
+        passed: records that the cursor has passed, those set aside included.
         next_step: one more than the highest step delivered.
     """
 
@@ -219,6 +222,7 @@ class Feed(msgspec.Struct, frozen=True, kw_only=True):
     offsets: dict[int, int] = {}
     intent: tuple[int, int] | None = None
     delivered: int = 0
+    passed: int = 0
     next_step: int = 0
 
 

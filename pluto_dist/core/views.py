@@ -92,6 +92,7 @@ class Views:
             last_out=run is not None and self._last_out(run, lease),
             drained=run is None or self.drained(run, lease),
             pending=self._delivery.pending_bytes(lease),
+            passed=self._delivery.passed(lease),
             key_wanted=self._key_wanted(lease),
             trouble=self.trouble(run) if run is not None else "",
         )
@@ -131,6 +132,8 @@ class Views:
             return False
         if run.key in self._document_pending:
             return False
+        if lease.code_awaited:  # the verdict waits for this very process
+            return self._controls.settled(run)
         ended = run.verdict is None or run.reported
         return ended and self._controls.settled(run) and not self._verdict_is_near(run)
 
@@ -199,4 +202,4 @@ class Views:
 def _matters(view: View) -> View:
     """A view without what changes all the time."""
     run = msgspec.structs.replace(view.run, points=0) if view.run is not None else None
-    return msgspec.structs.replace(view, run=run, pending=0, request=0, next_step=0)
+    return msgspec.structs.replace(view, run=run, pending=0, passed=0, request=0, next_step=0)

@@ -1,0 +1,61 @@
+"""From an exception to evidence: what it says about the job (R9)."""
+
+from __future__ import annotations
+
+import traceback
+from typing import Any
+
+LAST_LINES = 40
+MESSAGE_LIMIT = 2000
+
+_COMMUNICATION_TYPES = (ConnectionError, BrokenPipeError, EOFError)
+_COMMUNICATION_NAMES = frozenset({"DistNetworkError", "DistBackendError", "DistStoreError"})
+_COMMUNICATION_WORDS = (
+    "connection reset",
+    "connection closed by peer",
+    "connection refused",
+    "broken pipe",
+    "socket timeout",
+    "timed out waiting",
+    "nccl",
+    "gloo",
+    "remote process exited",
+    "recv failed",
+    "store is broken",
+)
+
+
+def evidence_of(error: BaseException) -> dict[str, Any] | None:
+    """Fields of an `Evidence` entry; None for an exit that is no failure."""
+    if isinstance(error, GeneratorExit):
+        return None
+    if isinstance(error, SystemExit):
+        return {"kind": "exit", "exit_code": exit_code_of(error.code)}
+    return {
+        "kind": "exception",
+        "type": type(error).__qualname__,
+        "message": str(error)[:MESSAGE_LIMIT],
+        "communication": is_communication(error),
+        "traceback": last_lines(error),
+    }
+
+
+def exit_code_of(code: object) -> int:
+    """What the interpreter makes of the argument of `sys.exit`."""
+    if code is None:
+        return 0
+    return code & 0xFF if isinstance(code, int) else 1
+
+
+def is_communication(error: BaseException) -> bool:
+    """Whether peers raise this when another process of the job has died."""
+    if isinstance(error, _COMMUNICATION_TYPES) or type(error).__name__ in _COMMUNICATION_NAMES:
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(word in text for word in _COMMUNICATION_WORDS)
+
+
+def last_lines(error: BaseException) -> str:
+    """The end of the traceback, as it is printed."""
+    lines = "".join(traceback.format_exception(error)).splitlines()
+    return "\n".join(lines[-LAST_LINES:])

@@ -1,0 +1,122 @@
+"""Exit, exceptions and signals of this process: evidence is taken at the cause (R9).
+
+Everything that was installed before keeps working and is called as if we were not there. In a forked child
+every hook is a pass-through.
+
+The exit code: `sys.exit` is hooked, so its code is known at exit. Of any other end (the script's last line,
+`raise SystemExit(n)`) only the kernel knows the code, when the process is gone.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import NoReturn
+
+from pluto_dist.client.evidence import exit_code_of
+from pluto_dist.client.runs import RUNS
+
+Handler = Callable[[int, FrameType | None], object] | int | None
+
+
+class Hooks:
+    """Installed once per process, at the first `init()` or `attach()`."""
+
+    def __init__(self, sigterm_wait_s: float) -> None:
+        self._pid = os.getpid()
+        self._sigterm_wait_s = sigterm_wait_s
+        self._exit_code: int | None = None
+        self._previous_exit = sys.exit
+        self._previous_excepthook = sys.excepthook
+        self._previous_thread_hook = threading.excepthook
+        self._previous_sigterm: Handler = None
+
+    def install(self) -> None:
+        """Takes the places of exit, exception hooks and, if this is the main thread, SIGTERM."""
+        sys.exit = self._exit
+        sys.excepthook = self._excepthook
+        threading.excepthook = self._thread_hook
+        atexit.register(self._at_exit)
+        if threading.current_thread() is threading.main_thread():
+            current = signal.getsignal(signal.SIGTERM)
+            if current is not signal.SIG_IGN and current is not None:
+                self._previous_sigterm = current
+                signal.signal(signal.SIGTERM, self._sigterm)
+
+    @property
+    def _here(self) -> bool:
+        return self._pid == os.getpid()
+
+    def _exit(self, code: object = None, /) -> NoReturn:
+        if self._here and threading.current_thread() is threading.main_thread():
+            self._exit_code = exit_code_of(code)
+        self._previous_exit(code)  # type: ignore[arg-type] # as the interpreter, we take anything
+
+    def _excepthook(
+        self, kind: type[BaseException], error: BaseException, trace: TracebackType | None
+    ) -> None:
+        if self._here:
+            self._exit_code = None
+            for run in RUNS.open():
+                run.take_evidence(error)
+        self._previous_excepthook(kind, error, trace)
+
+    def _thread_hook(self, args: threading.ExceptHookArgs) -> None:
+        if self._here and args.exc_value is not None and not isinstance(args.exc_value, SystemExit):
+            name = args.thread.name if args.thread is not None else "?"
+            for run in RUNS.open():
+                run.note(
+                    "thread_exception",
+                    thread=name,
+                    type=type(args.exc_value).__qualname__,
+                    message=str(args.exc_value)[:500],
+                )
+        self._previous_thread_hook(args)
+
+    def _at_exit(self) -> None:
+        if self._here:
+            for run in RUNS.open():
+                run.leave_at_exit(self._exit_code)
+
+    def _sigterm(self, number: int, frame: FrameType | None) -> None:
+        """Records it, then lets happen what would have happened without us."""
+        if not self._here:
+            self._pass_on(number, frame)
+            return
+        for run in RUNS.open():
+            run.evidence(kind="signal", signal=signal.Signals(number).name)
+        if callable(self._previous_sigterm):
+            self._previous_sigterm(number, frame)
+            return
+        for run in RUNS.open():
+            run.leave_at_exit(0, self._sigterm_wait_s)
+        self._die(number)
+
+    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        if callable(self._previous_sigterm):
+            self._previous_sigterm(number, frame)
+        else:
+            self._die(number)
+
+    def _die(self, number: int) -> None:
+        """By the signal itself, so that the parent sees the truth; pid 1 cannot, it has no default action."""
+        if os.getpid() == 1:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(128 + number)
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+
+@functools.cache
+def install_hooks(pid: int, sigterm_wait_s: float) -> Hooks:  # noqa: ARG001 # once per process
+    """Installs the hooks of this process, once."""
+    hooks = Hooks(sigterm_wait_s)
+    hooks.install()
+    return hooks

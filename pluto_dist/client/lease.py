@@ -1,0 +1,106 @@
+"""A process's own files: the lease folder with its lock, its lifecycle and its record streams.
+
+Nobody has to answer for any of this: a process can open a lease, log and end while no coordinator runs, and
+the next one that starts finds the folder and does what it says (G12).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from pathlib import Path
+
+from pluto_dist.core.lifecycle import LifecycleEntry, encode_entry
+from pluto_dist.errors import PlacesError
+from pluto_dist.node.lease_lock import LeaseLock
+from pluto_dist.spool.space import Space
+from pluto_dist.spool.writer import Limits, StreamWriter
+
+LOCK_NAME = "lease.lock"
+
+
+class LeaseFiles:
+    """Opened once per lease by the process that holds it.
+
+    Args:
+        spool: root of this node's spool.
+        segment_bytes: a stream goes on in a new segment after this many bytes.
+        quota_bytes: limit of the whole spool, None for the default.
+
+    Raises:
+        PlacesError: the folder cannot be made or locked.
+    """
+
+    def __init__(self, spool: Path, *, segment_bytes: int, quota_bytes: int | None) -> None:
+        self.lease_id = os.urandom(12).hex()
+        self.folder = spool / "leases" / self.lease_id
+        try:
+            self.folder.parent.mkdir(mode=0o700, exist_ok=True)
+            self.folder.mkdir(mode=0o700)
+            self.lock = LeaseLock(self.folder / LOCK_NAME)
+            space = Space(str(spool), quota_bytes)
+            limits = Limits(segment_bytes=segment_bytes)
+        except OSError as error:
+            raise PlacesError(f"the spool {spool} cannot take a lease: {error}", path=str(spool)) from error
+        folder = str(self.folder)
+        self.lifecycle = StreamWriter(folder, "lifecycle", limits)
+        self.metrics = StreamWriter(folder, "metrics", limits, space=space)
+        self.data = StreamWriter(folder, "data", limits, space=space)
+        self.console = StreamWriter(folder, "console", limits, space=space)
+        self.declared = 0
+        self._unsaid: deque[LifecycleEntry] = deque()
+
+    def say(self, entry: LifecycleEntry) -> int:
+        """Writes an entry; returns how many there are now.
+
+        If the disk refuses, it is kept in memory and tried again with the next one and by `say_again`.
+        """
+        self._unsaid.append(entry)
+        return self.say_again()
+
+    def say_again(self) -> int:
+        """Writes what the disk refused before; returns how many entries are on disk."""
+        while self._unsaid:
+            entry = self._unsaid.popleft()  # first taken, then written: a signal handler may come between
+            if not self.lifecycle.append(encode_entry(entry)):
+                self._unsaid.appendleft(entry)
+                break
+        return self.lifecycle.written
+
+    @property
+    def unsaid(self) -> bool:
+        """Whether entries wait for room on the disk."""
+        return bool(self._unsaid)
+
+    @property
+    def records(self) -> int:
+        """Records of this process in its spool."""
+        return self.metrics.written + self.data.written + self.console.written - self.declared
+
+    @property
+    def dropped(self) -> int:
+        """Records that could not be written."""
+        return self.metrics.dropped + self.data.dropped
+
+    @property
+    def trouble(self) -> str:
+        """Why records are being dropped now, "" if they are not."""
+        return self.metrics.trouble or self.data.trouble
+
+    def close(self) -> None:
+        """No more records; the lock is kept, because the process still lives."""
+        self.metrics.close()
+        self.data.close()
+        self.console.close()
+
+
+class Wall:
+    """Time of records: wall clock at start plus monotonic time, so that a clock step loses no point."""
+
+    def __init__(self) -> None:
+        self._offset_ns = time.time_ns() - time.monotonic_ns()
+
+    def ms(self) -> int:
+        """Epoch milliseconds."""
+        return (self._offset_ns + time.monotonic_ns()) // 1_000_000

@@ -1,0 +1,76 @@
+"""The end of a lease: told, taken, and waited for as long as it is worth waiting (G5, R11)."""
+
+from __future__ import annotations
+
+import logging
+
+from pluto_dist.client import announce
+from pluto_dist.client.lease import LeaseFiles
+from pluto_dist.client.link import Link
+from pluto_dist.core.messages import View
+from pluto_dist.errors import PlutoDistError, WaitTimeoutError
+from pluto_dist.node.identity import boot_clock
+from pluto_dist.node.settings import Settings
+
+_log = logging.getLogger("pluto_dist")
+
+
+def leave(link: Link, files: LeaseFiles, settings: Settings, timeout_s: float | None) -> None:
+    """Waits for the coordinator to take the end; the last one out waits until everything is safe.
+
+    Never raises: the end is on disk before it comes here, and is carried out by whoever comes next.
+    """
+    bound = settings.exit_wait_s if timeout_s is None else timeout_s
+    deadline = boot_clock() + bound
+    try:
+        taken = link.wait(lambda view: link.settled(view) and _ended(view), bound)
+        safe = taken and link.wait(_safe, max(0.0, deadline - boot_clock()))
+    except PlutoDistError as error:
+        _log.warning(
+            "%s; the end of the Run is on disk in %s and will be carried out later", error, files.folder
+        )
+        return
+    finally:
+        if files.dropped:
+            _log.warning(
+                "%d records were dropped for want of disk space (%s)", files.dropped, files.trouble or "over"
+            )
+    if not safe:
+        _log.warning(
+            "not everything was delivered within %g s; it is on disk in %s and will be delivered by the "
+            "coordinator or by `pluto-dist sync`",
+            bound,
+            files.folder,
+        )
+    announce.finished(link.view, settings)
+    link.close()
+
+
+def wait_for_delivery(link: Link, files: LeaseFiles, timeout_s: float) -> None:
+    """Waits until the coordinator has delivered everything that this process has written.
+
+    Raises:
+        WaitTimeoutError: the time is over.
+    """
+    deadline = boot_clock() + timeout_s
+    while not _delivered(link, files):
+        left = deadline - boot_clock()
+        if left <= 0:
+            raise WaitTimeoutError(
+                f"not everything was delivered within {timeout_s:g} s; it is on disk in {files.folder}"
+            )
+        link.refresh(min(left, 0.25))
+
+
+def _delivered(link: Link, files: LeaseFiles) -> bool:
+    view = link.view
+    return view is not None and link.settled(view) and view.passed >= files.records
+
+
+def _ended(view: View) -> bool:
+    return view.state in ("ended", "refused")
+
+
+def _safe(view: View) -> bool:
+    """Earlier leavers have nothing to wait for; the last one out sees to it that everything is safe."""
+    return not view.last_out or view.drained
