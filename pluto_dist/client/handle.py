@@ -19,6 +19,7 @@ from typing import Any, Literal, Self
 import msgspec
 
 from pluto_dist.client import record
+from pluto_dist.client.collect import Kind, Rejection
 from pluto_dist.client.lease import LeaseFiles, Wall
 from pluto_dist.client.link import Link
 from pluto_dist.core.ids import Role
@@ -113,8 +114,8 @@ class Run:
             self._steps = itertools.count(step + 1)
         self._highest = step
 
-    def _declare(self, names: Mapping[str, record.Kind]) -> None:
-        by_kind: dict[record.Kind, dict[str, record.Kind]] = {}
+    def _declare(self, names: Mapping[str, Kind]) -> None:
+        by_kind: dict[Kind, dict[str, Kind]] = {}
         for name, kind in names.items():
             by_kind.setdefault(kind, {})[name] = kind
         for kind, found in by_kind.items():
@@ -123,7 +124,7 @@ class Run:
                 self._files.declared += 1
                 self._known.update(found)
 
-    def _reject(self, rejections: Iterable[record.Rejection]) -> None:
+    def _reject(self, rejections: Iterable[Rejection]) -> None:
         for rejection in rejections:
             self._rejected += 1
             self._warn_once(f"rejected:{rejection.name}:{rejection.type_name}", str(rejection))
