@@ -47,7 +47,7 @@ class Delivery:
             kind = kind_of(stream)
             if kind is not None:
                 lane = self._lane(lease, stream, kind)
-                lane.sizes, lane.final = sizes, event.final
+                lane.sizes, lane.final = sizes, lane.final or event.final
                 self._kick(lane)
         if not lease.alive:
             self._context.touch(lease.run)
