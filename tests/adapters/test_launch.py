@@ -240,12 +240,15 @@ def test_a_plain_checkout_runs_itself_and_is_not_shadowed(started: Started, tmp_
         (checkout / "pluto_dist" / name).write_text("")
     shutil.copy(boot.__file__, checkout / "pluto_dist" / "node" / "boot.py")
     (checkout / "pluto_dist" / "node" / "__main__.py").write_text(STAND_IN)
+    (tmp_path / "other" / "pluto_dist").mkdir(parents=True)
+    (tmp_path / "other" / "pluto_dist" / "__init__.py").write_text("raise ImportError('another version')")
     for name in ("json", "threading", "signal"):
         (checkout / f"{name}.py").write_text("raise ImportError('shadowed')")
     line = [
         sys.executable,
         "-P",
         str(checkout / "pluto_dist" / "node" / "boot.py"),
+        f"{boot.OPTION}{tmp_path / 'other'}",
         f"{boot.OPTION}{checkout}",
         "--runtime=/r",
         "--idle-exit-s=1",

@@ -445,6 +445,18 @@ def test_the_lock_is_seen_from_inside_another_namespace(lease: Path):
     assert found.stdout.strip() == "free"
 
 
+@needs_root
+def test_with_the_proc_of_another_namespace_nobody_is_declared_dead():
+    """R2: pid 1 there is another process, with another start."""
+    code = (
+        "from pluto_dist.node.identity import own_identity; from pluto_dist.node.liveness import watch;"
+        "print(watch(own_identity()).check())"
+    )
+    inside = ["unshare", "--pid", "--fork", sys.executable, "-c", code]
+    found = subprocess.run(inside, check=True, cwd=CHECKOUT, capture_output=True, text=True)
+    assert found.stdout.strip() == "unknown"
+
+
 def test_a_foreign_boot_is_unknown_and_not_dead(lease: Path):
     """R2"""
     with holder(lease) as (process, identity):
@@ -510,12 +522,11 @@ def test_both_versions_of_the_counter_are_read(tmp_path: Path, text: str, expect
     [
         ("0::/job/step\n", "/", "job/step/memory.events"),
         ("0::/docker/abc\n", "/docker/abc", "memory.events"),
-        ("0::/../outside\n", "/", None),
         ("4:memory:/job\n0::/\n", "/", "v1/job/memory.oom_control"),
     ],
 )
 def test_the_counter_of_a_process_is_found(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: str, root: str, found: str | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: str, root: str, found: str
 ):
     """R9: also where a container has mounted only its own part."""
     for file in ("job/step/memory.events", "memory.events", "v1/job/memory.oom_control"):
@@ -528,4 +539,16 @@ def test_the_counter_of_a_process_is_found(
         Mount(str(tmp_path), "cgroup2", root),
         Mount(str(tmp_path / "v1"), "cgroup", root, "rw,memory"),
     )
-    assert oom_counter_of(7, among) == (None if found is None else tmp_path / found)
+    assert oom_counter_of(7, among) == tmp_path / found
+
+
+def test_a_cgroup_outside_of_the_own_view_is_not_mistaken_for_one_inside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """R9: a process of another cgroup namespace has a path with dots."""
+    for folder in ("view", "outside", "proc/7"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "outside" / "memory.events").write_text("oom_kill 0\n")
+    (tmp_path / "proc" / "7" / "cgroup").write_text("0::/../outside\n")
+    monkeypatch.setattr("pluto_dist.node.cgroup.PROC", tmp_path / "proc")
+    assert oom_counter_of(7, [Mount(str(tmp_path / "view"), "cgroup2")]) is None
