@@ -13,7 +13,7 @@ import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import msgspec
 
@@ -258,4 +258,4 @@ def _misspelt(env: Mapping[str, str]) -> list[str]:
 
 def settings_keys() -> tuple[str, ...]:
     """All keys of `init(settings={…})`, in the order of the documentation."""
-    return cast("tuple[str, ...]", tuple(_KINDS))
+    return tuple(_KINDS)
