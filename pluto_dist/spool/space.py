@@ -45,6 +45,9 @@ class Space:
         root: the spool root, which holds `leases/`.
         quota_bytes: limit for all segments below the root; None for `default_quota` of what is free now.
         min_free_bytes: how much the filesystem must have left.
+
+    Raises:
+        OSError: the default quota was asked for, and the root is missing.
     """
 
     def __init__(

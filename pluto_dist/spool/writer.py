@@ -92,6 +92,7 @@ class StreamWriter:
 
         Raises:
             ValueError: there is no such stream.
+            OSError: the process has no descriptor left.
         """
         if stream_pid(stream) is not None:
             raise ValueError(f"{stream!r} is a forked child's chain; the child's writer opens it by itself")

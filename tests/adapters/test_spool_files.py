@@ -196,6 +196,26 @@ def test_a_foreign_descriptor_on_a_lost_number_is_left_alone(path: str, tmp_path
     files.close(new)
 
 
+def test_a_number_is_forgotten_before_another_thread_can_get_it(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = RealFiles()
+    first, close, reused = files.create(path), os.close, []
+
+    def close_and_lose_the_processor(fd: int) -> None:
+        close(fd)
+        monkeypatch.undo()
+        reused.append(files.create(path + "2"))
+
+    monkeypatch.setattr(os, "close", close_and_lose_the_processor)
+    files.close(first)
+    assert reused == [first]
+    files.shut(first)
+    with pytest.raises(OSError, match="file descriptor"):
+        files.write(first, b"x")
+    files.close(first)
+
+
 def test_the_mark_of_writing_ends_with_the_process(path: str) -> None:
     program = (
         "import os, signal, sys; from pluto_dist.spool.real_files import RealFiles; "

@@ -132,6 +132,11 @@ def test_frames_behind_a_torn_one_are_found_without_waiting() -> None:
     assert (cut.damaged, cut.skipped, cut.torn) == (1, 100, False)
 
 
+def test_the_first_unfinished_frame_is_the_one_that_waits() -> None:
+    cut = scan(encode_frame(b"a" * 1000)[:100] + encode_frame(b"b" * 1000)[:100])
+    assert (cut.end, cut.torn, cut.damaged) == (0, True, 0)
+
+
 def test_a_damaged_length_does_not_hold_up_what_follows() -> None:
     frame = bytearray(encode_frame(b"a\n"))
     frame[10] = 0x7F  # now 8 MiB minus a little

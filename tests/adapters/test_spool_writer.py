@@ -140,6 +140,41 @@ def test_a_chain_lives_from_its_first_record_to_its_close(spool: Spool) -> None:
     assert not writer_lives(spool.folder, "metrics", spool.files)
 
 
+@pytest.mark.parametrize("operation", ["sizes", "create", "write", "replace", "shut", "unlink"])
+@pytest.mark.parametrize("failing", ["", "write", "create"])
+def test_an_append_in_the_middle_of_another_one_never_waits(
+    memory: Spool, operation: str, failing: str
+) -> None:
+    """A signal handler logs at any point: at the first record, while rotating, in trouble."""
+    disk = disk_of(memory)
+    writer = memory.writer()
+    accepted: list[bytes] = []
+
+    def handler(now_in: str) -> None:
+        if now_in == operation:
+            disk.before = lambda _: None
+            log(b"handler %d\n" % len(accepted))
+            disk.before = handler
+
+    def log(line: bytes) -> None:
+        if writer.append(line):
+            accepted.append(line)
+
+    disk.before = handler
+    for n in range(60):
+        if n == 20 and failing:
+            disk.failing[failing] = errno.ENOSPC
+        if n == 40:
+            disk.failing.clear()
+            memory.now += 1.0
+        log(b"main %d\n" % n)
+    disk.before = lambda _: None
+    log(b"end\n")
+    assert sorted(memory.lines()) == sorted(accepted)
+    assert (writer.written, writer.trouble) == (len(accepted), "")
+    assert len(accepted) > 40
+
+
 # Forks: `after_fork` is what the hook calls in the child
 
 

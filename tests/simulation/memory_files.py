@@ -104,6 +104,7 @@ class MemoryFiles:
         return min(len(data), room)
 
     def replace(self, fd: int, new: int) -> int:
+        self.disk.enter("replace")
         if fd not in self._open:
             return new
         self._point(fd, self._open[new])
@@ -111,6 +112,7 @@ class MemoryFiles:
         return fd
 
     def shut(self, fd: int) -> None:
+        self.disk.enter("shut")
         if fd in self._open:
             self._point(fd, None)
 
