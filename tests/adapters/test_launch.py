@@ -225,7 +225,7 @@ def test_the_command_shows_no_secret_and_can_be_read_back(places: Places):
     """G11"""
     options = CoordinatorOptions(places.runtime, places.spool, 2.5)
     line = command(options, search_path=["", "relative"])
-    assert line == [sys.executable, "-P", boot.__file__, *options.arguments()]
+    assert line == [sys.executable, "-S", "-P", boot.__file__, *options.arguments()]
     assert CoordinatorOptions.parse(options.arguments()) == options
     for wrong in (["--runtime=/x"], [*options.arguments(), "--other=1"], ["junk"]):
         with pytest.raises(ValueError, match=r"missing|unknown|sequence"):

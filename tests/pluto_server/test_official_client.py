@@ -4,25 +4,20 @@ Each script runs in a process of its own, with its own home and staging folder; 
 the test.
 """
 
-import importlib.util
 import os
 import subprocess
-import sys
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import pytest
 
+from tests.official import OFFICIAL_PYTHON, needs_official_client
+
 from .server import PlutoServer
 from .talk import Client, wait_until
 
-pytestmark = [
-    pytest.mark.process,
-    pytest.mark.skipif(
-        importlib.util.find_spec("pluto") is None, reason="the official client (pluto-ml) is not installed"
-    ),
-]
+pytestmark = [pytest.mark.process, needs_official_client]
 
 _WITHIN_S = 45
 _PRELUDE = """
@@ -50,7 +45,7 @@ class Official:
     def __enter__(self) -> Self:
         self._output = (self._folder / "output").open("wb")
         self._process = subprocess.Popen(
-            [sys.executable, "-c", self._script],
+            [str(OFFICIAL_PYTHON), "-c", self._script],
             env=self._env,
             cwd=self._folder,
             stdin=subprocess.PIPE,

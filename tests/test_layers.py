@@ -1,0 +1,79 @@
+"""The rings (see `pluto_dist/__init__.py`): imports point inwards, and the heavy libraries stay outside."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pluto_dist
+
+PACKAGE = Path(pluto_dist.__file__).parent
+
+# folder -> what it may import from this package. `errors` is open to all.
+ALLOWED: dict[str, set[str]] = {
+    "core": set(),
+    "spool": {"core"},
+    "transport": {"core"},
+    "state": {"core"},
+    "backend": {"core", "spool"},
+    "node": {"core", "spool", "transport", "state", "backend"},
+    "client": {"core", "spool", "transport", "node"},
+    "cli": {"core", "spool", "transport", "state", "backend", "node", "client"},
+}
+
+# What `import pluto_dist` and a trainer's `init()` must not load.
+HEAVY = ("httpx", "sqlite3", "filelock", "typer", "rich", "psutil", "numpy", "torch")
+
+
+def modules() -> list[Path]:
+    return sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE)
+
+
+def imports_of(path: Path) -> set[str]:
+    """Sub-packages of pluto_dist that a module imports, anywhere in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "pluto_dist" and len(parts) > 1:
+                found.add(parts[1])
+    return found
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_inwards(path: Path) -> None:
+    """Design section 5: a ring knows only the rings inside it."""
+    ring = path.relative_to(PACKAGE).parts[0]
+    allowed = ALLOWED[ring] | {ring, "errors", "__version__"}
+    assert imports_of(path) <= allowed, f"{ring} imports {imports_of(path) - allowed}"
+
+
+def test_the_core_imports_nothing_that_looks_at_the_world() -> None:
+    """Ring 0 has no clock, socket, file, thread, environment, logger or randomness; ruff holds it too."""
+    forbidden = {
+        "time", "datetime", "os", "io", "pathlib", "socket", "zmq", "httpx", "threading", "asyncio",
+        "subprocess", "signal", "random", "uuid", "secrets", "logging", "sqlite3", "pickle", "sys",
+    }  # fmt: skip
+    for path in (PACKAGE / "core").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                assert not {alias.name.split(".")[0] for alias in node.names} & forbidden, path.name
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                assert node.module.split(".")[0] not in forbidden, path.name
+
+
+@pytest.mark.parametrize("statement", ["import pluto_dist", "import pluto_dist.client.handle"])
+def test_a_trainer_loads_no_heavy_library(statement: str) -> None:
+    """Design section 5: none of httpx, sqlite3, filelock and the command line's libraries."""
+    probe = f"{statement}; import sys; print([name for name in {HEAVY!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,105 @@
+"""What users may rely on: names, their order, and what is said about names that are not offered."""
+
+from __future__ import annotations
+
+import inspect
+import pickle  # noqa: TID251 # the test is that errors survive it
+import subprocess
+
+import pytest
+
+import pluto_dist
+from pluto_dist import errors
+from tests.official import OFFICIAL_PYTHON, needs_official_client
+
+OFFICIAL_INIT = [
+    "dir", "project", "name", "config", "settings", "tags", "run_id", "resume", "fork_run_id", "fork_step",
+    "inherit_config", "inherit_tags",
+]  # fmt: skip
+PROPERTIES = [
+    "id", "display_id", "run_id", "name", "project", "config", "tags", "status", "url", "resumed",
+    "fork_run_id", "fork_step", "role", "label", "lease_id", "epoch",
+]  # fmt: skip
+METHODS = [
+    "log",
+    "finish",
+    "close",
+    "update_config",
+    "add_tags",
+    "remove_tags",
+    "flush",
+    "__enter__",
+    "__exit__",
+]
+
+
+def test_all_is_sorted_and_every_name_is_there() -> None:
+    assert pluto_dist.__all__ == sorted(pluto_dist.__all__)
+    for name in pluto_dist.__all__:
+        assert getattr(pluto_dist, name) is not None
+
+
+def test_init_has_the_official_arguments_in_their_order_and_ours_by_keyword() -> None:
+    parameters = inspect.signature(pluto_dist.init).parameters
+    assert list(parameters)[: len(OFFICIAL_INIT)] == OFFICIAL_INIT
+    ours = list(parameters.values())[len(OFFICIAL_INIT) :]
+    assert [each.name for each in ours] == ["role", "label", "mode", "strict", "quiet"]
+    assert all(each.kind is inspect.Parameter.KEYWORD_ONLY for each in ours)
+
+
+@needs_official_client
+def test_the_official_client_agrees_on_the_order_of_arguments() -> None:
+    probe = "import inspect, pluto; print(*list(inspect.signature(pluto.init).parameters)[:12])"
+    done = subprocess.run([OFFICIAL_PYTHON, "-c", probe], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == OFFICIAL_INIT
+
+
+@pytest.mark.parametrize("name", PROPERTIES)
+def test_a_run_and_a_disabled_run_have_the_property(name: str) -> None:
+    from pluto_dist.client.disabled import DisabledRun
+
+    assert isinstance(inspect.getattr_static(pluto_dist.Run, name), property)
+    assert hasattr(DisabledRun("p", "n", "r", {}, []), name)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_run_and_a_disabled_run_have_the_method(name: str) -> None:
+    from pluto_dist.client.disabled import DisabledRun
+
+    ours = inspect.signature(getattr(pluto_dist.Run, name))
+    assert list(ours.parameters) == list(inspect.signature(getattr(DisabledRun, name)).parameters)
+
+
+@pytest.mark.parametrize("name", ["login", "watch", "query", "sweep", "Image", "Settings"])
+def test_a_name_that_is_not_offered_says_where_to_find_it(name: str) -> None:
+    with pytest.raises(AttributeError, match=rf"pluto_dist has no '{name}': .{{10,}}"):
+        getattr(pluto_dist, name)
+
+
+def test_an_unknown_name_is_an_ordinary_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'nonsense'"):
+        pluto_dist.nonsense  # noqa: B018 # the access is the test
+
+
+def test_log_before_init_says_so() -> None:
+    with pytest.raises(errors.RunNotFoundError, match="call init"):
+        pluto_dist.log({"loss": 1.0})
+
+
+def test_errors_survive_pickling_and_the_wire() -> None:
+    found = [
+        kind
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, errors.PlutoDistError)
+    ]
+    assert len(found) > 15
+    for kind in found:
+        error = kind("what happened, with 7, and the way out", value=7)
+        again = pickle.loads(pickle.dumps(error))
+        assert type(again) is kind
+        assert (again.message, again.fields) == (error.message, error.fields)
+        assert type(errors.from_wire(error.code, error.message)) is kind
+
+
+def test_an_unknown_error_of_a_newer_peer_is_the_root_class() -> None:
+    assert type(errors.from_wire("BrandNewError", "text")) is errors.PlutoDistError
