@@ -30,7 +30,7 @@ from pluto_dist.errors import PlutoDistError, from_wire
 from pluto_dist.node.identity import boot_clock
 from pluto_dist.node.launch import claim_start, launch
 from pluto_dist.node.places import Places
-from pluto_dist.node.secret import Secret
+from pluto_dist.core.secret import Secret
 from pluto_dist.transport.client import DealerClient
 
 _log = logging.getLogger("pluto_dist")
@@ -62,7 +62,7 @@ class Link:
         self._key = key
         self._idle_exit_s = idle_exit_s
         self._env = env
-        self._session = Session(heartbeat_s, boot_clock())
+        self._session = Session(heartbeat_s, boot_clock(), listening=places.socket.exists())
         self._changed = threading.Condition()
         self._questions: dict[int, Question] = {}
         self._answers: dict[int, Answer | Refusal] = {}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 
-from pluto_dist.node.secret import Secret
+from pluto_dist.core.secret import Secret
+from pluto_dist.errors import ProtocolError, SettingError
 
 
 class Keys:
@@ -15,8 +16,15 @@ class Keys:
         self._lock = threading.Lock()
 
     def remember(self, key: str) -> str:
-        """Keeps a key; returns its digest, as it stands in `Target.key_id`."""
-        secret = Secret(key)
+        """Keeps a key; returns its digest, as it stands in `Target.key_id`.
+
+        Raises:
+            ProtocolError: what came is no key.
+        """
+        try:
+            secret = Secret(key)
+        except SettingError as error:
+            raise ProtocolError(error.message) from None
         with self._lock:
             self._keys[secret.digest] = secret
         return secret.digest

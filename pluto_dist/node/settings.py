@@ -18,10 +18,11 @@ from typing import Literal
 import msgspec
 
 from pluto_dist.core.lifecycle import Target
+from pluto_dist.core.secret import Secret
 from pluto_dist.errors import SettingError
 from pluto_dist.node import setting_kinds as kind
+from pluto_dist.node.credentials import stored_key
 from pluto_dist.node.official_settings import translate
-from pluto_dist.node.secret import Secret
 
 Mode = Literal["local", "pluto", "disabled"]
 
@@ -41,7 +42,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         project: the Run's project where `init()` names none.
         run_id: `PLUTO_RUN_ID`; which Run to join or create, None for a new one.
         dir: parent of the store folder, None for the working directory.
-        api_key: None in local mode.
+        api_key: None in local mode; if not set, what `pluto login` stored, else the user's own file.
         host: a server of one's own on the standard ports; overrides all four addresses.
         url_app, url_api, url_ingest, url_py: addresses of the server, without a slash at the end.
         home: folder for runtime and spool, None for the default places.
@@ -154,6 +155,8 @@ def load(
     given = {key: found for key in _KINDS if (found := _find(key, env, ours)) is not None}
     values = {key: _parse(key, found) for key, found in given.items()}
     values |= _addresses(values)
+    if "api_key" not in values and values.get("mode", "auto") in ("auto", "pluto") and platform != "win32":
+        values["api_key"] = stored_key(env)
     values["mode"] = _mode(values, given, platform)
     notes += [*_deprecations(given), *_misspelt(env)]
     return msgspec.convert({**values, "notes": tuple(notes)}, Settings)
@@ -211,11 +214,11 @@ def _addresses(values: Mapping[str, object]) -> dict[str, object]:
 
 def _mode(values: Mapping[str, object], given: Mapping[str, _Given], platform: str) -> object:
     wanted = values.get("mode", "auto")
-    has_key = "api_key" in values
+    has_key = values.get("api_key") is not None
     if wanted == "pluto" and not has_key:
         raise SettingError(
             f"setting mode = 'pluto' from {given['mode'].source} needs an API key: set PLUTO_API_KEY, "
-            "or use mode 'local' and upload later with `pluto-dist sync`",
+            "run `pluto login`, or use mode 'local' and upload later with `pluto-dist sync`",
             setting="mode",
             value="pluto",
             source=given["mode"].source,

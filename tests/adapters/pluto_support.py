@@ -9,11 +9,12 @@ from typing import Any
 import httpx
 
 from pluto_dist.backend.interface import Batch
-from pluto_dist.backend.pluto import PlutoBackend, Secret
+from pluto_dist.backend.pluto import PlutoBackend
 from pluto_dist.backend.pluto.client import Client
 from pluto_dist.backend.pluto.http import Http
 from pluto_dist.core.lifecycle import Target
 from pluto_dist.core.requests import BackendRun, OpenRequest, StreamKind
+from pluto_dist.core.secret import Secret
 from pluto_dist.spool.frames import encode_frame
 
 KEY = "mlps_GOOD"

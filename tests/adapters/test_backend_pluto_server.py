@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pluto_dist.backend.pluto import PlutoBackend, Secret
+from pluto_dist.backend.pluto import PlutoBackend
 from pluto_dist.backend.pluto.exchange import Answer
 from pluto_dist.backend.pluto.files import Row
 from pluto_dist.backend.pluto.http import Http
@@ -18,6 +18,7 @@ from pluto_dist.core.ids import RunRef
 from pluto_dist.core.lifecycle import Target
 from pluto_dist.core.outcomes import Delivered, Rejected, Retry, Unknown
 from pluto_dist.core.requests import BackendRun, Opened, Refused, Status, StatusReport, Unavailable
+from pluto_dist.core.secret import Secret
 from tests.adapters.backend_contract import DATA, LINE, METRIC, BackendContract, cut, opened
 from tests.pluto_server.clock import Clock
 from tests.pluto_server.server import PlutoServer

@@ -10,8 +10,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from pluto_dist.core.secret import Secret
 from pluto_dist.errors import SettingError
-from pluto_dist.node.secret import Secret
 from pluto_dist.node.settings import HOSTED, Settings, load, settings_keys, target_of, variables_of
 
 KEY = "mlpi_0123456789abcdef"

@@ -7,25 +7,20 @@ client                                 the endpoints
 classify                               what an answer means
 guard, lines                           what must not be sent
 http, exchange                         the wire and its values
-credentials                            the API key
 """
 
 from __future__ import annotations
 
 from pluto_dist.backend.pluto.backend import PlutoBackend
-from pluto_dist.backend.pluto.credentials import ApiKey, KeyProvider, Secret, find_key, login_path
+from pluto_dist.backend.pluto.client import KeyProvider
 from pluto_dist.backend.pluto.files import FileLine
 from pluto_dist.backend.pluto.urls import MemoryUrlBook, Slot, UrlBook
 
 __all__ = [
-    "ApiKey",
     "FileLine",
     "KeyProvider",
     "MemoryUrlBook",
     "PlutoBackend",
-    "Secret",
     "Slot",
     "UrlBook",
-    "find_key",
-    "login_path",
 ]

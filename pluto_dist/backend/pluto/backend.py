@@ -10,8 +10,7 @@ import msgspec
 
 from pluto_dist.backend.interface import Backend, Batch
 from pluto_dist.backend.pluto import guard
-from pluto_dist.backend.pluto.client import Client, parsed, read_details, read_history
-from pluto_dist.backend.pluto.credentials import KeyProvider
+from pluto_dist.backend.pluto.client import Client, KeyProvider, parsed, read_details, read_history
 from pluto_dist.backend.pluto.exchange import Failed, NotDelivered
 from pluto_dist.backend.pluto.files import Files
 from pluto_dist.backend.pluto.http import Http

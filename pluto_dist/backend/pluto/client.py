@@ -10,15 +10,16 @@ import msgspec
 
 from pluto_dist.backend.pluto import guard
 from pluto_dist.backend.pluto.classify import classify, classify_broken, explain
-from pluto_dist.backend.pluto.credentials import KeyProvider
 from pluto_dist.backend.pluto.exchange import Answer, Broken, Failed, Kind, Reply, Service, failed
 from pluto_dist.backend.pluto.http import Http
 from pluto_dist.backend.pluto.replies import Details, History
 from pluto_dist.core.lifecycle import Target
 from pluto_dist.core.outcomes import Delivered, Retry, Unknown
 from pluto_dist.core.requests import BackendRun, LogType
+from pluto_dist.core.secret import Secret
 
 T = TypeVar("T")
+KeyProvider = Callable[[], Secret | None]
 
 NO_KEY = Retry(
     "there is no API key; set PLUTO_API_KEY or run `pluto login`",

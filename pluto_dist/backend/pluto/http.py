@@ -14,8 +14,8 @@ from pathlib import Path
 
 import httpx
 
-from pluto_dist.backend.pluto.credentials import ApiKey
 from pluto_dist.backend.pluto.exchange import Answer, Broken, Kind, Progress, epoch_s, seconds_until
+from pluto_dist.core.secret import Secret
 
 CONNECT_S = 5.0
 POOL_S = 5.0
@@ -78,7 +78,7 @@ class Http:
         kind: Kind,
         method: str,
         url: str,
-        key: ApiKey,
+        key: Secret,
         *,
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,

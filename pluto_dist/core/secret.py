@@ -4,18 +4,38 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from typing import NoReturn
+
+from pluto_dist.errors import SettingError
+
+LONGEST = 512
+
+_KEY = re.compile(rf"[!-~]{{1,{LONGEST}}}")
 
 
 class Secret:
     """An API key in memory: printing, formatting, pickling or encoding it never shows it (G11).
 
     It does not protect against code in the same process that asks for it with `reveal()`.
+
+    Args:
+        value: the key; white space around it is dropped.
+
+    Raises:
+        SettingError: it cannot be a key, and would end up in an error text of the HTTP library.
     """
 
     __slots__ = ("_value",)
 
     def __init__(self, value: str) -> None:
+        value = value.strip()
+        if _KEY.fullmatch(value) is None:
+            raise SettingError(
+                f"the API key has {len(value)} characters; allowed: 1 to {LONGEST} visible ASCII characters "
+                "without spaces. Copy it again from the server's key page",
+                setting="api_key",
+            )
         self._value = value
 
     def reveal(self) -> str:

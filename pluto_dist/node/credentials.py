@@ -1,99 +1,39 @@
-"""The API key: where it comes from, and a value that does not show itself.
-
-Order: the setting, then what the official client's `pluto login` stored, then a file of the user's own. The
-key is passed on as `Secret`; nothing but `reveal()` gives it away, and only the HTTP edge calls that.
-"""
+"""The API key of a user who has set none: what `pluto login` stored, else a file of his own (G11)."""
 
 from __future__ import annotations
 
-import base64
-import binascii
-import configparser
-import hashlib
 import os
-import re
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, NoReturn, Protocol
+from typing import Final
 
+from pluto_dist.core.secret import Secret
 from pluto_dist.errors import SettingError
 
 LOGIN_SERVICE: Final = "pluto"  # service and user name under which `pluto login` stores the key
 LOGIN_PLACEHOLDER: Final = "_key"  # what it stores when it never got one
 FILE_LIMIT: Final = 4096
 
-_KEY = re.compile(r"[\x21-\x7e]+")
 
-
-class Secret:
-    """An API key that prints as `***` and cannot be pickled."""
-
-    __slots__ = ("_value",)
-
-    def __init__(self, value: str) -> None:
-        value = value.strip()
-        if not _KEY.fullmatch(value):
-            raise SettingError(
-                f"the API key ({len(value)} characters) is empty or has other than visible ASCII characters; "
-                "copy it again from the server's key page",
-                setting="api_key",
-            )
-        self._value = value
-
-    def reveal(self) -> str:
-        """The key itself, for the request header only."""
-        return self._value
-
-    def key_id(self) -> str:
-        """Short digest that tells keys apart and leads back to none."""
-        return hashlib.blake2s(self._value.encode(), digest_size=6, person=b"pluto-id").hexdigest()
-
-    def __repr__(self) -> str:
-        return "***"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Secret) and self._value == other._value
-
-    def __hash__(self) -> int:
-        return hash(self._value)
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("an API key is not pickled")
-
-
-class ApiKey(Protocol):
-    """What a request needs of a key."""
-
-    def reveal(self) -> str:
-        """The key itself: visible ASCII characters."""
-        ...
-
-
-KeyProvider = Callable[[], ApiKey | None]
-
-
-def find_key(setting: str | None, *, login_file: Path | None, key_file: Path | None) -> Secret | None:
-    """The first key there is.
+def stored_key(env: Mapping[str, str]) -> Secret | None:
+    """The first key that is stored for this user; two failed opens if there is none.
 
     Args:
-        setting: the value of the `api_key` setting.
-        login_file: where `pluto login` stores it, see `login_path`; not used on macOS, whose keychain has it.
-        key_file: a file with nothing but the key.
+        env: HOME, XDG_DATA_HOME and XDG_CONFIG_HOME say where to look; without HOME nothing is looked at.
 
     Raises:
         SettingError: a source is there but unusable: the key is malformed, the file is open to others.
     """
-    if setting:
-        return Secret(setting)
+    home = env.get("HOME")
+    if not home:
+        return None
     if sys.platform == "darwin":
         stored = _from_keychain()
     else:
-        stored = _from_login_file(login_file) if login_file else None
-    if stored:
-        return Secret(stored)
-    return _from_key_file(key_file) if key_file else None
+        stored = _from_login_file(login_path(Path(home), env.get("XDG_DATA_HOME")))
+    return Secret(stored) if stored else _from_key_file(key_path(Path(home), env.get("XDG_CONFIG_HOME")))
 
 
 def login_path(home: Path, xdg_data_home: str | None = None) -> Path:
@@ -102,15 +42,26 @@ def login_path(home: Path, xdg_data_home: str | None = None) -> Path:
     return data_home / "python_keyring" / "keyring_pass.cfg"
 
 
+def key_path(home: Path, xdg_config_home: str | None = None) -> Path:
+    """A file with nothing but the key, mode 0600."""
+    return (Path(xdg_config_home) if xdg_config_home else home / ".config") / "pluto-dist" / "key"
+
+
 def _from_login_file(path: Path) -> str | None:
     """Reads the file itself: no package is needed, and no desktop keyring asks for a password."""
-    entries = configparser.RawConfigParser()
     try:
-        entries.read_string(path.read_text(encoding="utf-8"))
-        packed = entries.get(LOGIN_SERVICE, LOGIN_SERVICE, fallback="")
-        stored = base64.b64decode("".join(packed.split()), validate=True).decode()
+        text = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return None
+    import base64  # only where there is a login: init() without one stays as fast as it is
+    import binascii
+    import configparser
+
+    entries = configparser.RawConfigParser()
+    try:
+        entries.read_string(text.decode())
+        packed = entries.get(LOGIN_SERVICE, LOGIN_SERVICE, fallback="")
+        stored = base64.b64decode("".join(packed.split()), validate=True).decode()
     except (configparser.Error, binascii.Error, UnicodeDecodeError):
         raise SettingError(
             f"the stored login in {path} cannot be read; run `pluto login` again or set PLUTO_API_KEY",
