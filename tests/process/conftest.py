@@ -1,0 +1,37 @@
+"""Fixtures of the process tests: a private node for each test, its story in the report of a failure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.process.harness import Node
+
+_nodes = pytest.StashKey[list[Node]]()
+
+
+@pytest.fixture
+def node(request: pytest.FixtureRequest) -> Iterator[Node]:
+    """A node of its own; everything on it ends with the test."""
+    made = Node()
+    request.node.stash.setdefault(_nodes, []).append(made)
+    yield made
+    made.close()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Adds what the processes said to the report of a failed test."""
+    report = yield
+    if call.when == "call" and report.failed:
+        for made in item.stash.get(_nodes, []):
+            report.sections.append(("node", made.report()))
+    return report
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All tests of this folder start processes."""
+    for item in items:
+        if item.path.is_relative_to(__file__.rpartition("/")[0]):
+            item.add_marker(pytest.mark.process)

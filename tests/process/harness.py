@@ -1,0 +1,469 @@
+"""Real processes for tests: a private node, scripts that are started on it, and what the store holds after.
+
+A `Node` has its own short home (sockets have short names), its own store and its own coordinator. A `Script`
+is a process whose lines are read as they come, so that tests wait for what a script says and never for time.
+Ranks are children of a `Launcher`, a process of its own, because job detection looks at real ancestors.
+
+Nothing outlives the test: every process is ended by its pid, the coordinator too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import textwrap
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pluto_dist.spool.reader import list_streams, read_cut
+
+CHECKOUT = Path(__file__).parents[2]
+WITHIN_S = 20.0  # a machine with other work to do; nothing waits that long when all is well
+PRELUDE = "from tests.process.stage import *\nimport os, sys, signal, threading, time\n"
+
+_KEPT = ("PATH", "HOME", "LANG", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "SSL_CERT_FILE")
+
+
+class Point(NamedTuple):
+    """One point of a series as the store has it."""
+
+    lease_id: str
+    logged_as: str
+    name: str
+    step: int
+    value: float | str
+
+
+def wait_until(condition: Callable[[], Any], what: str = "", within_s: float = WITHIN_S) -> Any:
+    """Polls until the condition gives something true, and returns that.
+
+    Raises:
+        AssertionError: the deadline is over; the text says what was waited for.
+    """
+    deadline = time.monotonic() + within_s
+    while not (found := condition()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {within_s:g} s: {what or condition}")
+        time.sleep(0.01)
+    return found
+
+
+class Script:
+    """A process of a test. Its stdout is read line by line, its stderr is kept.
+
+    Args:
+        name: for failure messages.
+        stdin, stdout: the test's ends of its pipes.
+        stderr: path of the file that holds what it wrote there.
+    """
+
+    def __init__(self, name: str, pid: int, stdin: int, stdout: int, stderr: Path) -> None:
+        self.name = name
+        self.pid = pid
+        self.lines: list[str] = []
+        self._stdin = stdin
+        self._stdout = stdout
+        self._stderr = stderr
+        self._queue: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        self._code: int | None = None
+
+    def expect(self, word: str, within_s: float = WITHIN_S) -> str:
+        """The rest of the next line that begins with this word; lines before it are skipped."""
+        deadline = time.monotonic() + within_s
+        while True:
+            try:
+                line = self._queue.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                raise AssertionError(self._report(f"did not say {word!r} within {within_s:g} s")) from None
+            if line is None:
+                raise AssertionError(self._report(f"ended without saying {word!r}"))
+            head, _, rest = line.partition(" ")
+            if head == word:
+                return rest
+
+    def expect_json(self, word: str, within_s: float = WITHIN_S) -> Any:
+        """As `expect`, and decodes what follows."""
+        return json.loads(self.expect(word, within_s))
+
+    def say(self, line: str = "go") -> None:
+        """Gives the script a line to `hear()`."""
+        os.write(self._stdin, line.encode() + b"\n")
+
+    def signal(self, number: signal.Signals) -> None:
+        """Sends a signal, by pid."""
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.signal(signal.SIGKILL)
+
+    @property
+    def gone(self) -> bool:
+        """Whether the process is dead, a zombie included."""
+        return _is_dead(self.pid)
+
+    def wait(self, within_s: float = WITHIN_S) -> int:
+        """Exit code as `subprocess` has it (negative: a signal)."""
+        wait_until(lambda: self._poll() is not None, self._report("did not end"), within_s)
+        assert self._code is not None
+        return self._code
+
+    @property
+    def stderr(self) -> str:
+        """What it wrote to stderr so far."""
+        return self._stderr.read_text(errors="replace")
+
+    def close(self) -> None:
+        """Ends the process, if it still lives, and gives everything back."""
+        if not self.gone:
+            with contextlib.suppress(ProcessLookupError):
+                self.kill()
+                self.signal(signal.SIGCONT)
+        self._reap()
+        os.close(self._stdin)
+        self._reader.join(WITHIN_S)
+        os.close(self._stdout)
+
+    def _poll(self) -> int | None:
+        """The exit code, without collecting the zombie: the coordinator may still want to look at it."""
+        if self._code is None:
+            found = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if found is not None:
+                self._code = found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
+        return self._code
+
+    def _reap(self) -> None:
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self.pid, 0)
+
+    def _read(self) -> None:
+        with open(self._stdout, "rb", closefd=False) as lines:
+            for line in lines:
+                text = line.decode(errors="replace").rstrip("\n")
+                self.lines.append(text)
+                self._queue.put(text)
+        self._queue.put(None)
+
+    def _report(self, what: str) -> str:
+        return f"{self.name} (pid {self.pid}) {what}; it said {self.lines[-20:]}\n{self.stderr[-4000:]}"
+
+
+class Rank(Script):
+    """A child of a launcher: its exit code is what the launcher tells."""
+
+    def __init__(self, launcher: Launcher, *what: Any) -> None:
+        self._launcher = launcher
+        super().__init__(*what)
+
+    def _poll(self) -> int | None:
+        if self._code is None:
+            self._code = self._launcher.codes.get(self.pid)
+        return self._code
+
+    def _reap(self) -> None:
+        """Its launcher does, or has died, and then pid 1 does."""
+
+
+class Launcher(Script):
+    """Starts ranks with torchrun's environment; stays until it is killed or `close`d."""
+
+    def __init__(self, node: Node, *, world: int, run_id: str = "none", max_restarts: int = 0) -> None:
+        self.node = node
+        self.world = world
+        self.codes: dict[int, int] = {}
+        self._pids: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._job = {
+            "WORLD_SIZE": str(world),
+            "LOCAL_WORLD_SIZE": str(world),
+            "GROUP_RANK": "0",
+            "GROUP_WORLD_SIZE": "1",
+            "TORCHELASTIC_RUN_ID": run_id,
+            "TORCHELASTIC_MAX_RESTARTS": str(max_restarts),
+            "TORCHELASTIC_USE_AGENT_STORE": "True",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(29000 + os.getpid() % 1000),
+        }
+        self._talk, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        path = Path(__file__).with_name("launcher.py")
+        process = node.spawn([sys.executable, "-P", str(path)], "launcher", stdin=theirs.fileno())
+        theirs.close()
+        super().__init__("launcher", *process)
+        threading.Thread(target=self._hear, daemon=True).start()
+
+    def rank(self, rank: int, body: str, *, attempt: int = 0, wrapped: bool = False, **more: Any) -> Rank:
+        """Starts one rank; `wrapped` puts a shell between it and the launcher, as many jobs do."""
+        env = self.rank_env(rank, attempt) | more.pop("env", {})
+        name = more.pop("name", f"rank{rank}" + (f".{attempt}" if attempt else ""))
+        argv = self.node.command(body, name, **more)
+        if wrapped:
+            argv = ["/bin/sh", "-c", '"$@"; exit $?', "wrapper", *argv]
+        rank_in, our_in = os.pipe()
+        our_out, rank_out = os.pipe()
+        stderr, path = self.node.stderr(name)
+        order = {"argv": argv, "env": self.node.env() | env, "cwd": str(self.node.base)}
+        socket.send_fds(self._talk, [json.dumps(order).encode()], [rank_in, rank_out, stderr])
+        pid = self._pids.get(timeout=WITHIN_S)
+        for descriptor in (rank_in, rank_out, stderr):
+            os.close(descriptor)
+        return self.node.keep(Rank(self, name, pid, our_in, our_out, path))
+
+    def rank_env(self, rank: int, attempt: int = 0) -> dict[str, str]:
+        """What torchrun gives to a rank."""
+        place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "ROLE_RANK": str(rank)}
+        return self._job | place | {"TORCHELASTIC_RESTART_COUNT": str(attempt)}
+
+    def close(self) -> None:
+        super().close()
+        self._talk.close()
+
+    def _hear(self) -> None:
+        with contextlib.suppress(OSError), self._talk.makefile("rb") as answers:
+            for line in answers:
+                told = json.loads(line)
+                if "code" in told:
+                    self.codes[told["pid"]] = told["code"]
+                else:
+                    self._pids.put(told["pid"])
+
+
+class Node:
+    """A private node: home, store, ledger, coordinator.
+
+    Args:
+        settings: environment variables that all its scripts get, e.g. PLUTO_DIST_HEARTBEAT_S.
+    """
+
+    def __init__(self, **settings: str) -> None:
+        self.base = Path(tempfile.mkdtemp(prefix="pd", dir="/tmp"))
+        self.home = self.base / "h"
+        self.store = self.base / ".pluto"
+        self.ledger = self.base / "ledger"
+        self._settings = settings
+        self._scripts: list[Script] = []
+        self._names: Counter[str] = Counter()
+
+    # --- processes --------------------------------------------------------------------------------
+
+    def start(
+        self, body: str, *args: str, name: str = "script", env: Mapping[str, str] | None = None
+    ) -> Script:
+        """Starts a Python script, a child of the test process; `stage.py`'s names are there."""
+        argv = self.command(body, name, *args)
+        return self.keep(Script(name, *self.spawn(argv, name, env=env)))
+
+    def launcher(self, world: int, **more: Any) -> Launcher:
+        """Starts a launcher for so many ranks."""
+        return self.keep(Launcher(self, world=world, **more))
+
+    def command(self, body: str, name: str, *args: str) -> list[str]:
+        """Writes the script to a file; returns its command line."""
+        self._names[name] += 1
+        path = self.base / f"{name}{self._names[name] if self._names[name] > 1 else ''}.py"
+        path.write_text(PRELUDE + textwrap.dedent(body))
+        return [sys.executable, "-P", str(path), *args]
+
+    def spawn(
+        self, argv: list[str], name: str, *, env: Mapping[str, str] | None = None, stdin: int | None = None
+    ) -> tuple[int, int, int, Path]:
+        """Starts a program; returns pid, our ends of stdin and stdout, and the file of its stderr."""
+        read_in, our_in = os.pipe()
+        our_out, write_out = os.pipe()
+        stderr, path = self.stderr(name)
+        process = subprocess.Popen(
+            argv,
+            stdin=read_in if stdin is None else stdin,
+            stdout=write_out,
+            stderr=stderr,
+            env=self.env() | dict(env or {}),
+            cwd=self.base,
+        )
+        process.returncode = 0  # `Script` waits for it, so that zombies stay until the test allows
+        for descriptor in (read_in, write_out, stderr):
+            os.close(descriptor)
+        return process.pid, our_in, our_out, path
+
+    def keep(self, script: Any) -> Any:
+        """Sees to it that a process ends with the node."""
+        self._scripts.append(script)
+        return script
+
+    def env(self) -> dict[str, str]:
+        """Environment of all scripts: nothing of the test runner's, no rank variables, no key."""
+        kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
+        own = {
+            "PYTHONPATH": str(CHECKOUT),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PLUTO_DIST_HOME": str(self.home),
+            "PLUTO_DIR": str(self.base),
+            "PD_TEST_LEDGER": str(self.ledger),
+        }
+        return kept | own | self._settings
+
+    def stderr(self, name: str) -> tuple[int, Path]:
+        """A new file for a process's stderr."""
+        fd, path = tempfile.mkstemp(prefix=f"{name}.", suffix=".err", dir=self.base)
+        return fd, Path(path)
+
+    # --- coordinator ------------------------------------------------------------------------------
+
+    @property
+    def log(self) -> str:
+        """The coordinator's log."""
+        path = self.home / "run" / "coordinator.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def coordinators(self) -> list[int]:
+        """Pids of this node's coordinators that are alive; more than one for a moment at most."""
+        pids = {int(pid) for pid in re.findall(r'"event": "started", "pid": "(\d+)"', self.log)}
+        return sorted(pid for pid in pids if self._is_ours(pid))
+
+    def coordinator(self) -> int:
+        """Pid of the one coordinator; waits until there is one."""
+        return wait_until(self.coordinators, "a coordinator")[0]
+
+    def kill_coordinator(self) -> int:
+        """SIGKILL; returns when it is dead."""
+        pid = self.coordinator()
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: _is_dead(pid), f"coordinator {pid} is dead")
+        return pid
+
+    def _is_ours(self, pid: int) -> bool:
+        with contextlib.suppress(OSError):
+            arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            return f"--runtime={self.home / 'run'}".encode() in arguments
+        return False
+
+    # --- what is in the store ---------------------------------------------------------------------
+
+    def documents(self) -> list[dict[str, Any]]:
+        """Documents of all Runs, oldest first."""
+        found = [json.loads(path.read_bytes()) for path in self.store.glob("runs/*/run.json")]
+        return sorted(found, key=lambda document: document["id"])
+
+    def document(self, run: str) -> dict[str, Any]:
+        """The document of one Run by run_id, display id or name; waits until it is there."""
+
+        def find() -> list[dict[str, Any]]:
+            named = ("run_id", "display_id", "name", "key")
+            return [found for found in self.documents() if run in (found[name] for name in named)]
+
+        return wait_until(find, f"a document of Run {run}")[0]
+
+    def ended(self, run: str, within_s: float = WITHIN_S) -> dict[str, Any]:
+        """The document of a Run that has a final status and everything of its leases."""
+
+        def whole() -> dict[str, Any] | None:
+            found = self.document(run)
+            return found if found["status"] != "RUNNING" and found["reported"] else None
+
+        found = wait_until(whole, f"the end of Run {run}", within_s)
+        assert isinstance(found, dict)
+        return found
+
+    def points(self, run: str) -> list[Point]:
+        """All points of a Run as the store has them, read without the package's export."""
+        document = self.document(run)
+        participants = {lease["lease_id"]: lease["participant"] for lease in document["leases"]}
+        final = {name: series["others"] for name, series in document["restore"]["series"].items()}
+        points = []
+        for folder in sorted((self.store / "runs" / document["key"] / "streams").glob("*")):
+            others = participants[folder.name]
+            for line in _lines(folder):
+                for name, value in _values(line):
+                    renamed = final.get(name, {}).get(others, name)
+                    points.append(Point(folder.name, name, renamed, line["step"], value))
+        return points
+
+    def lost(self, run: str) -> list[str]:
+        """What returned `log()` calls recorded and the store does not have; empty when all is well (G3)."""
+        stored: Counter[tuple[str, str, str]] = Counter()
+        for point in self.points(run):
+            stored[point.lease_id, point.logged_as, repr(point.value)] += 1
+            stored[point.lease_id, f"{point.logged_as}@{point.step}", repr(point.value)] += 1
+        leases = {lease["lease_id"] for lease in self.document(run)["leases"]}
+        missing = []
+        for line in self.ledger.read_text().splitlines() if self.ledger.exists() else []:
+            lease_id, step, data = json.loads(line)
+            for name, value in data.items() if lease_id in leases else ():
+                key = (lease_id, name if step is None else f"{name}@{step}", repr(value))
+                stored[key] -= 1
+                if stored[key] < 0:
+                    missing.append(f"{lease_id} {name}@{step} = {value}")
+        return missing
+
+    # --- the end ----------------------------------------------------------------------------------
+
+    def report(self) -> str:
+        """For the message of a failed test."""
+        parts = [f"--- {script.name} (pid {script.pid}) stderr\n{script.stderr}" for script in self._scripts]
+        runs = [
+            f"--- {found['display_id']} {found['status']} {found['phase']} {found['verdict']}\n"
+            + "\n".join(map(str, (*found["leases"], *found["events"])))
+            for found in self.documents()
+        ]
+        return "\n".join((*parts, f"--- coordinator.log\n{self.log[-8000:]}", *runs))
+
+    def close(self) -> None:
+        """Ends all processes that are left and removes the folders."""
+        for script in reversed(self._scripts):
+            script.close()
+        for pid in self.coordinators():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            wait_until(lambda pid=pid: _is_dead(pid), f"coordinator {pid} is dead")
+        shutil.rmtree(self.base, ignore_errors=True)
+
+
+def lease(document: Mapping[str, Any], **wanted: Any) -> dict[str, Any]:
+    """The one lease of a document that has these values."""
+    found = [
+        each for each in document["leases"] if all(each[name] == value for name, value in wanted.items())
+    ]
+    assert len(found) == 1, f"{len(found)} leases with {wanted}: {document['leases']}"
+    return dict(found[0])
+
+
+def events(document: Mapping[str, Any], name: str) -> list[dict[str, str]]:
+    """Details of all events of this name."""
+    return [event["detail"] for event in document["events"] if event["name"] == name]
+
+
+def _lines(folder: Path) -> list[dict[str, Any]]:
+    lines = []
+    for stream, segments in list_streams(str(folder)).items():
+        for number in sorted(segments):
+            offset = 0
+            while (cut := read_cut(str(folder), stream, number, offset)).end > offset:
+                lines.extend(json.loads(line) for line in cut.lines)
+                offset = cut.end
+    return lines
+
+
+def _values(line: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    if "logName" in line:
+        return [(line["logName"], line["data"])]
+    return list(line.get("data", {}).items())
+
+
+def _is_dead(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return state in (b"Z", b"X")
