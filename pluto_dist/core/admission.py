@@ -260,7 +260,10 @@ class Admission:
         claim = lease.opened
         runs = [run for run in self._book.runs if run.target == claim.target and run.stage != "refused"]
         if claim.run is not None:
-            return next((run for run in runs if refers_to(claim.run, run, claim.project)), None)
+            meant = [run for run in runs if refers_to(claim.run, run, claim.project)]
+            if not meant and claim.verb == "attach":  # who only joins need not know the project
+                meant = [run for run in runs if refers_to(claim.run, run, run.project)]
+            return meant[0] if len(meant) == 1 else None
         if claim.verb == "attach" or (claim.wanted == "side" and claim.job.rank is None):
             live = [run for run in runs if run.stage in ("opening", "open")]
             return live[0] if len(live) == 1 else None

@@ -36,16 +36,17 @@ class Session:
     Args:
         heartbeat_s: how often to speak when nothing happens.
         now: CLOCK_BOOTTIME seconds.
+        listening: whether there is a socket; if not, a coordinator is started at once.
     """
 
-    def __init__(self, heartbeat_s: float, now: float) -> None:
+    def __init__(self, heartbeat_s: float, now: float, *, listening: bool = True) -> None:
         self._heartbeat_s = heartbeat_s
         self.view: View | None = None
         self.entries = 0
         self.generation = 0
         self._tries = 0
         self._send_at = now
-        self._asked_at: float | None = None
+        self._asked_at: float | None = None if listening else now - ANSWER_S
         self._launch_at = now
         self._reconnect_at = now + RECONNECT_S
 

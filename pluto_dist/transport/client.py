@@ -26,7 +26,6 @@ class DealerClient:
         self.socket.setsockopt(zmq.LINGER, 0)
         self.socket.setsockopt(zmq.SNDHWM, 64)
         self.socket.setsockopt(zmq.RECONNECT_IVL, 20)
-        self.socket.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
         self.socket.connect(f"ipc://{path}")
 
     def send(self, request: Request) -> bool:
