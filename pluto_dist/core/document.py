@@ -45,7 +45,13 @@ class VerdictShown(msgspec.Struct, frozen=True):
 
 
 class LeaseShown(msgspec.Struct, frozen=True, kw_only=True):
-    """One lease; instants are epoch milliseconds."""
+    """One lease; instants are epoch milliseconds.
+
+    Attributes:
+        cursors: delivered bytes by stream and segment, while the lease's spool folder exists.
+        fences: stream -> (segment, offset) from where on the records are those of `attempt<n>` (R7); all of
+            a stream that is missing. None for a lease that no newer attempt has replaced.
+    """
 
     lease_id: str
     role: Role
@@ -66,6 +72,8 @@ class LeaseShown(msgspec.Struct, frozen=True, kw_only=True):
     last_step: int | None
     rejected: int
     dropped: int
+    cursors: dict[str, dict[int, int]] = {}
+    fences: dict[str, tuple[int, int]] | None = None
 
 
 class Restore(msgspec.Struct, frozen=True):
@@ -280,4 +288,6 @@ def _lease(book: Book, lease: Lease, live: Live | None) -> LeaseShown:
         last_step=seen_step if seen_step >= 0 else None,
         rejected=lease.rejected,
         dropped=lease.dropped,
+        cursors={} if lease.removed else {feed.stream: feed.offsets for feed in feeds},
+        fences=lease.fences or None,
     )

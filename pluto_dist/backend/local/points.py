@@ -1,0 +1,205 @@
+"""From segments to points under their final names: what `export`, `show --plot` and `sync` read.
+
+A lease's segments are in the store (copies, as far as they were delivered), in the spool (what is not
+delivered yet, and the newest delivered ones), or in both; then the longer one is read, since a copy is the
+same bytes from the start. Memory is constant: one piece of a segment at a time. Points come lease by lease,
+stream by stream, in the order of the file.
+
+Names are final by the document's series (R7). A name that was logged but is not settled yet gets the name
+that it would get by the series known so far. What a superseded lease wrote behind its fence belongs to the
+participant `attempt<n>`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import msgspec
+
+from pluto_dist.core.document import Document, LeaseShown
+from pluto_dist.core.records import Point, SeriesOwner
+from pluto_dist.spool.frames import Cut, scan
+from pluto_dist.spool.names import parse_segment, stream_kind
+
+PIECE_BYTES = 1 << 20
+
+
+class SeriesPoint(msgspec.Struct, frozen=True):
+    """One point of one series. `time` is in epoch milliseconds; a string series has text values."""
+
+    kind: Literal["metric", "string"]
+    name: str
+    step: int
+    value: float | str
+    time: int
+    lease_id: str
+
+
+class _Metrics(msgspec.Struct):
+    time: int
+    step: int
+    data: dict[str, float]
+
+
+class _Text(msgspec.Struct):
+    time: int
+    step: int
+    data: str
+    logName: str  # noqa: N815 # the server's name
+
+
+_metrics = msgspec.json.Decoder(_Metrics)
+_text = msgspec.json.Decoder(_Text)
+
+
+class FinalNames:
+    """Final names by the document's series.
+
+    Args:
+        series: owner of each plain name.
+    """
+
+    def __init__(self, series: Mapping[str, SeriesOwner]) -> None:
+        self._series = series
+        self._known: dict[tuple[str, str], str] = {}
+
+    def of(self, participant: str, name: str) -> str:
+        """The name under which a participant's series is known."""
+        key = (participant, name)
+        final = self._known.get(key)
+        if final is None:
+            final = self._known[key] = self._find(participant, name)
+        return final
+
+    def _find(self, participant: str, name: str) -> str:
+        owner = self._series.get(name)
+        if owner is None or not participant or owner.participant == participant:
+            return name
+        return owner.others.get(participant, f"{name}/{participant}")
+
+
+def read_points(document: Document, roots: Sequence[Path]) -> Iterator[SeriesPoint]:
+    """All points of a Run that are in reach.
+
+    Args:
+        document: says who wrote, under which names.
+        roots: folders that hold one folder per lease: `<store>/runs/<key>/streams`, `<spool>/leases`. The
+            first one is the Run's own: a lease folder there counts even if the document does not know it yet.
+    """
+    names = FinalNames(document.restore.series)
+    leases = {lease.lease_id: lease for lease in document.leases}
+    for lease_id in dict.fromkeys((*leases, *_folders(roots[0]))):
+        yield from _lease_points(lease_id, leases.get(lease_id), names, roots)
+
+
+def summarise(points: Iterable[SeriesPoint]) -> dict[str, Point]:
+    """Latest value, its step and the number of points of each series, as in the document."""
+    summary: dict[str, tuple[float | str, int, int]] = {}
+    for point in points:
+        last, step, count = summary.get(point.name, ("", -1, 0))
+        if point.step >= step:
+            last, step = point.value, point.step
+        summary[point.name] = (last, step, count + 1)
+    return {name: Point(shown(last), step, count) for name, (last, step, count) in summary.items()}
+
+
+def shown(value: float | str) -> float | str:
+    """A value as JSON can hold it: what is not finite becomes "NaN", "Infinity" or "-Infinity"."""
+    if isinstance(value, str) or math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
+
+
+def _lease_points(
+    lease_id: str, lease: LeaseShown | None, names: FinalNames, roots: Sequence[Path]
+) -> Iterator[SeriesPoint]:
+    for stream, segments in sorted(_streams([root / lease_id for root in roots]).items()):
+        fence = _fence(lease, stream)
+        for number, paths in sorted(segments.items()):
+            for cut in _read(paths, fence[1] if fence is not None and fence[0] == number else 0):
+                behind = fence is not None and (number, cut.start) >= fence
+                who = "" if lease is None else f"attempt{lease.attempt}" if behind else lease.participant
+                for line in cut.lines:
+                    yield from _points_of(stream, line, lease_id, partial(names.of, who))
+
+
+def _fence(lease: LeaseShown | None, stream: str) -> tuple[int, int] | None:
+    if lease is None or lease.fences is None:
+        return None
+    return lease.fences.get(stream, (0, 0))
+
+
+def _points_of(stream: str, line: bytes, lease_id: str, final: Callable[[str], str]) -> Iterator[SeriesPoint]:
+    """The points of one record; a line that holds none is somebody else's to complain about."""
+    try:
+        if stream_kind(stream) == "data":
+            text = _text.decode(line)
+            yield SeriesPoint("string", final(text.logName), text.step, text.data, text.time, lease_id)
+            return
+        record = _read_metrics(line)
+    except ValueError:
+        return
+    for name, value in record.data.items():
+        yield SeriesPoint("metric", final(name), record.step, value, record.time, lease_id)
+
+
+def _read_metrics(line: bytes) -> _Metrics:
+    try:
+        return _metrics.decode(line)
+    except msgspec.MsgspecError:  # NaN and infinities are no JSON
+        return msgspec.convert(json.loads(line), _Metrics)
+
+
+def _folders(root: Path) -> list[str]:
+    return sorted(path.name for path in root.iterdir()) if root.is_dir() else []
+
+
+def _streams(folders: Iterable[Path]) -> dict[str, dict[int, list[Path]]]:
+    """Files of each segment of the record streams with points, the longest first."""
+    found: dict[str, dict[int, list[tuple[int, Path]]]] = {}
+    for folder in folders:
+        for path in folder.iterdir() if folder.is_dir() else ():
+            segment = parse_segment(path.name)
+            if segment is not None and stream_kind(segment[0]) in ("metrics", "data"):
+                with contextlib.suppress(FileNotFoundError):  # delivered and removed in this instant
+                    known = found.setdefault(segment[0], {}).setdefault(segment[1], [])
+                    known.append((path.stat().st_size, path))
+    return {
+        stream: {number: [path for _, path in sorted(files, reverse=True)] for number, files in each.items()}
+        for stream, each in found.items()
+    }
+
+
+def _read(paths: list[Path], fence: int) -> Iterator[Cut]:
+    """Cuts of the first file that can be opened; a spool segment may have been delivered and removed."""
+    for path in paths:
+        try:
+            file = path.open("rb")
+        except FileNotFoundError:
+            continue
+        with file:
+            yield from _cuts(file, fence)
+        return
+
+
+def _cuts(file: BinaryIO, fence: int) -> Iterator[Cut]:
+    """Whole frames up to the end of the file; no cut reaches over the fence."""
+    offset, wanted = 0, PIECE_BYTES
+    while True:
+        file.seek(offset)
+        data = file.read(wanted)
+        room = fence - offset if offset < fence else len(data)
+        cut = scan(data, base=offset, limit_bytes=room)
+        if cut.end > offset:
+            yield cut
+            offset, wanted = cut.end, PIECE_BYTES
+        elif len(data) < wanted:
+            return  # the end, or a frame that is still being written
+        else:
+            wanted *= 2  # a frame larger than the piece
