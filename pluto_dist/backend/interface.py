@@ -97,6 +97,13 @@ class Backend(Protocol):
         """Says that the job lives, and learns whether somebody cancelled it."""
         ...
 
+    def revive(self, run: BackendRun) -> Outcome:
+        """Takes back an end that nobody meant: the server marks a Run FAILED that was silent for too long.
+
+        Any other end stays as it is. Without this, the true status could not replace the wrong one.
+        """
+        ...
+
     def close(self) -> None:
         """Gives back connections."""
         ...

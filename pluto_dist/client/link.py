@@ -25,12 +25,12 @@ from pluto_dist.core.messages import (
     Sync,
     View,
 )
+from pluto_dist.core.secret import Secret
 from pluto_dist.core.session import Session
 from pluto_dist.errors import PlutoDistError, from_wire
 from pluto_dist.node.identity import boot_clock
 from pluto_dist.node.launch import claim_start, launch
 from pluto_dist.node.places import Places
-from pluto_dist.core.secret import Secret
 from pluto_dist.transport.client import DealerClient
 
 _log = logging.getLogger("pluto_dist")

@@ -28,9 +28,16 @@ class Retry(msgspec.Struct, frozen=True, tag="retry"):
 
 
 class Rejected(msgspec.Struct, frozen=True, tag="rejected"):
-    """Will never be accepted as it is."""
+    """Will never be accepted as it is.
+
+    Attributes:
+        reason: for people.
+        good: how many lines before the culprit are acceptable, if it was found before anything was sent;
+            None if the backend said no, which may have taken some lines already.
+    """
 
     reason: str
+    good: int | None = None
 
 
 class Unknown(msgspec.Struct, frozen=True, tag="unknown"):

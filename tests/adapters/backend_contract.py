@@ -39,6 +39,10 @@ class Rig(Protocol):
         """The Run's status."""
         ...
 
+    def reap(self, run_id: int) -> None:
+        """The liveness monitor marks the Run FAILED; nothing where there is no monitor."""
+        ...
+
     def reason(self, run_id: int) -> dict[str, Any] | None:
         """What was reported with the status."""
         ...
@@ -275,3 +279,21 @@ class BackendContract:
         _, handle = self.begin(rig)
         beat = rig.backend.beat(handle)
         assert (beat.outcome, beat.status) == (Delivered(), "RUNNING")
+
+    def test_revive_takes_the_monitors_verdict_back(self, rig: Rig) -> None:
+        """G7: a server that could not be reached is no failure of the training."""
+        run, handle = self.begin(rig)
+        rig.reap(run.id)
+        for _ in range(2):
+            assert rig.backend.revive(handle) == Delivered()
+            assert rig.status(run.id) == "RUNNING"
+        self.end(rig, handle)
+        assert rig.status(run.id) == "COMPLETED"
+
+    @pytest.mark.parametrize("status", ["COMPLETED", "FAILED", "CANCELLED"])
+    def test_revive_leaves_an_end_alone_that_was_reported(self, rig: Rig, status: Status) -> None:
+        """G8"""
+        run, handle = self.begin(rig)
+        self.end(rig, handle, status)
+        assert rig.backend.revive(handle) == Delivered()
+        assert (rig.status(run.id), rig.reason(run.id)) == (status, {"why": "end"})

@@ -32,7 +32,7 @@ from pluto_dist.core.requests import (
     Unavailable,
 )
 
-Call = Literal["open", "deliver", "register", "report", "put_tags", "merge_config", "beat"]
+Call = Literal["open", "deliver", "register", "report", "put_tags", "merge_config", "beat", "revive"]
 SEVERITY: dict[Status, int] = {"COMPLETED": 0, "TERMINATED": 1, "CANCELLED": 2, "FAILED": 3}
 
 
@@ -82,6 +82,7 @@ class StoredRun:
     number: int
     status: Status = "RUNNING"
     reason: bytes | None = None
+    reaped: bool = False
     tags: tuple[str, ...] = ()
     config: dict[str, Any] = field(default_factory=dict)
     names: dict[str, LogType] = field(default_factory=dict)
@@ -126,6 +127,10 @@ class MemoryBackend:
     def cancel(self, run_id: int) -> None:
         """The web page's stop button: the next beat finds the Run CANCELLED."""
         self.runs[run_id].cancel_asked = True
+
+    def reap(self, run_id: int) -> None:
+        """The liveness monitor marks the Run FAILED."""
+        self.runs[run_id].status, self.runs[run_id].reaped = "FAILED", True
 
     def by_external_id(self, external_id: str, project: str | None = None) -> StoredRun | None:
         """The Run with this external id."""
@@ -180,6 +185,10 @@ class MemoryBackend:
         stored = self.runs[run.id]
         outcome = self._do("beat", run, lambda: _poll(stored))
         return Beat(outcome, stored.status if isinstance(outcome, Delivered) else None)
+
+    def revive(self, run: BackendRun) -> Outcome:
+        """See `Backend`."""
+        return self._do("revive", run, lambda: _revive(self.runs[run.id]))
 
     def close(self) -> None:
         """See `Backend`."""
@@ -257,6 +266,7 @@ class MemoryBackend:
 
 def _reopen(run: StoredRun) -> Opened:
     was, run.status = run.status, "RUNNING"
+    run.reaped = False
     return _opened(run, resumed=True, was=was, parent=None)
 
 
@@ -287,6 +297,11 @@ def _apply(run: StoredRun, report: StatusReport) -> None:
     run.reports.append(report)
     if SEVERITY.get(report.status, 4) >= SEVERITY.get(run.status, 0):
         run.status, run.reason = report.status, report.metadata
+
+
+def _revive(run: StoredRun) -> None:
+    if run.reaped and run.status == "FAILED":
+        run.status, run.reaped = "RUNNING", False
 
 
 def _poll(run: StoredRun) -> None:

@@ -25,6 +25,9 @@ class MemoryRig:
     def status(self, run_id: int) -> Status:
         return self.backend.runs[run_id].status
 
+    def reap(self, run_id: int) -> None:
+        self.backend.reap(run_id)
+
     def reason(self, run_id: int) -> dict[str, Any] | None:
         reason = self.backend.runs[run_id].reason
         return None if reason is None else msgspec.json.decode(reason)

@@ -50,6 +50,11 @@ class ServerRig:
         status: Status = self.operator.run(run_id)["status"]
         return status
 
+    def reap(self, run_id: int) -> None:
+        self.backend.beat(BackendRun("", self.target, run_id, ""))
+        self.operator.advance(200)
+        assert run_id in self.operator.monitor_cycle()
+
     def reason(self, run_id: int) -> dict[str, Any] | None:
         reason: dict[str, Any] | None = self.operator.run(run_id)["statusMetadata"]
         return reason

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
+
 from pluto_dist.backend.interface import (
     BackendRun,
     Batch,
@@ -71,6 +73,9 @@ class LocalBackend:
     def beat(self, run: BackendRun) -> Beat:
         return Beat(Delivered())
 
+    def revive(self, run: BackendRun) -> Outcome:
+        return Delivered()
+
     def close(self) -> None:
         """Nothing is held open."""
 
@@ -81,9 +86,12 @@ class LocalBackend:
             if request.want == "resume":
                 return Refused("RunNotFoundError", self._not_found(request))
             return self._create(request)
-        if request.want == "create" and key != request.key:
+        reopened = _reopened(read(found), found)
+        if request.want != "create":
+            return reopened
+        if key != request.key:
             return Refused("RunExistsError", _exists(read(found), self._store.root))
-        return _reopened(read(found), found)
+        return msgspec.structs.replace(reopened, resumed=False)  # the answer to the first call was lost
 
     def _create(self, request: OpenRequest) -> OpenResult:
         external = request.external_id or request.key
@@ -100,6 +108,7 @@ class LocalBackend:
             project=request.project,
             url="",
             resumed=False,
+            name=request.name,
             fork_run_id=parent.id if parent is not None else None,
             fork_step=request.fork_step if parent is not None else None,
             parent_config=bytes(parent.config) if parent is not None else b"{}",

@@ -11,11 +11,12 @@ import msgspec
 from pluto_dist.backend.interface import Backend, Batch
 from pluto_dist.backend.pluto import guard
 from pluto_dist.backend.pluto.client import Client, KeyProvider, parsed, read_details, read_history
-from pluto_dist.backend.pluto.exchange import Failed, NotDelivered
+from pluto_dist.backend.pluto.exchange import Failed, NotDelivered, failed
 from pluto_dist.backend.pluto.files import Files
 from pluto_dist.backend.pluto.http import Http
 from pluto_dist.backend.pluto.lines import first_fault
 from pluto_dist.backend.pluto.opening import PUT_BACK_PAUSES_S, Opening
+from pluto_dist.backend.pluto.reopened import ended_by_monitor
 from pluto_dist.backend.pluto.replies import BeatReply, Details, StatusEvent
 from pluto_dist.backend.pluto.urls import MemoryUrlBook, UrlBook
 from pluto_dist.core.lifecycle import Target
@@ -118,6 +119,21 @@ class PlutoBackend(Backend):
         reply = parsed(self._client.trigger(run.id), _beat_reply.decode)
         return Beat(reply.outcome) if isinstance(reply, Failed) else Beat(Delivered(), reply.status)
 
+    def revive(self, run: BackendRun) -> Outcome:
+        """See `Backend`. The history tells who ended the Run; a heartbeat follows, or it would end again."""
+        found = read_details(self._client, run.id)
+        if isinstance(found, Failed):
+            return found.outcome
+        if found.status != "FAILED":
+            return Delivered()
+        history = read_history(self._client, run.id)
+        if isinstance(history, Failed):
+            return history.outcome
+        if not ended_by_monitor(history.in_order()):
+            return Delivered()
+        reopened = self._client.resume({"runId": run.id})
+        return self._client.trigger(run.id).outcome if failed(reopened) is None else reopened.outcome
+
     def details(self, run_id: int) -> Details | NotDelivered:
         """What the server has of a Run; changes nothing."""
         details = read_details(self._client, run_id)
@@ -135,6 +151,7 @@ class PlutoBackend(Backend):
     def _rows(self, run: BackendRun, batch: Batch) -> Outcome:
         fault = first_fault("data" if batch.kind == "data" else "console", batch.lines)
         if fault is not None:
-            return Rejected(fault)
+            index, reason = fault
+            return Rejected(reason, good=index)
         path = "/ingest/data" if batch.kind == "data" else "/ingest/logs"
         return self._client.ingest(run, "rows", path, b"".join(batch.lines)).outcome

@@ -41,12 +41,12 @@ _data = msgspec.json.Decoder(DataLine)
 _console = msgspec.json.Decoder(ConsoleLine)
 
 
-def first_fault(kind: Literal["data", "console"], lines: Iterable[bytes]) -> str | None:
-    """Why the server would refuse these lines; None if it takes them all."""
-    for number, line in enumerate(lines, start=1):
+def first_fault(kind: Literal["data", "console"], lines: Iterable[bytes]) -> tuple[int, str] | None:
+    """Index of the first line that the server would refuse, and why; None if it takes them all."""
+    for index, line in enumerate(lines):
         fault = _data_fault(line) if kind == "data" else _console_fault(line)
         if fault is not None:
-            return f"line {number}: {fault}"
+            return index, fault
     return None
 
 

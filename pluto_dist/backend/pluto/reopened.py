@@ -14,6 +14,7 @@ import msgspec
 from pluto_dist.backend.pluto.replies import TERMINAL, StatusEvent
 from pluto_dist.core.requests import Status
 
+MONITOR = "stale-monitor"  # source of the events of the server's liveness monitor
 SLACK_MS = 2_000  # the `Date` header has whole seconds, and a proxy may add its own
 
 
@@ -41,3 +42,12 @@ def reopening(events: Sequence[StatusEvent], called_ms: int) -> Reopening | None
         return None
     ended = next((event for event in reversed(events[:-1]) if event.to_status == before), None)
     return Reopening(before, ended.at_ms if ended else None)
+
+
+def ended_by_monitor(events: Sequence[StatusEvent]) -> bool:
+    """Whether the Run's last change was the liveness monitor's.
+
+    Args:
+        events: the Run's history in the order of writing.
+    """
+    return bool(events) and events[-1].source == MONITOR

@@ -1,0 +1,174 @@
+"""The store as a backend keeps the contract, together with the documents that the coordinator writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from pluto_dist.backend.interface import Batch
+from pluto_dist.backend.local import LocalBackend
+from pluto_dist.backend.local.store import Store
+from pluto_dist.core.document import Document, read
+from pluto_dist.core.lifecycle import Target
+from pluto_dist.core.merge import merge_json
+from pluto_dist.core.outcomes import Outcome, Retry
+from pluto_dist.core.records import Verdict
+from pluto_dist.core.requests import (
+    BackendRun,
+    Beat,
+    LogType,
+    Opened,
+    OpenRequest,
+    OpenResult,
+    Status,
+    StatusReport,
+)
+from pluto_dist.spool.reader import list_streams, read_cut
+from tests.adapters import documents
+from tests.adapters.backend_contract import METRIC, BackendContract, cut
+
+
+class Kept:
+    """The local backend and the coordinator's part: what the server would be told is in the document."""
+
+    def __init__(self, root: Path) -> None:
+        self.local = LocalBackend(root)
+        self.store = Store(root)
+
+    def open(self, request: OpenRequest) -> OpenResult:
+        result = self.local.open(request)
+        if isinstance(result, Opened) and self.store.document(request.key) is None and not result.resumed:
+            self._write(_document(request, result))
+        elif isinstance(result, Opened) and result.resumed:
+            self._change(read(result.record).key, status="RUNNING")
+        return result
+
+    def deliver(self, run: BackendRun, batch: Batch) -> Outcome:
+        return self.local.deliver(run, batch)
+
+    def register(self, run: BackendRun, names: dict[str, LogType]) -> Outcome:
+        return self.local.register(run, names)
+
+    def report(self, run: BackendRun, report: StatusReport) -> Outcome:
+        reason = report.metadata.decode() if report.metadata else ""
+        self._change(run.key, status=report.status, verdict=Verdict(report.status, reason))
+        return self.local.report(run, report)
+
+    def put_tags(self, run: BackendRun, tags: tuple[str, ...]) -> Outcome:
+        self._change(run.key, tags=tags)
+        return self.local.put_tags(run, tags)
+
+    def merge_config(self, run: BackendRun, patch: bytes) -> Outcome:
+        config = read(self.store.document(run.key) or b"").config
+        self._change(run.key, config=msgspec.Raw(merge_json(bytes(config), patch)))
+        return self.local.merge_config(run, patch)
+
+    def beat(self, run: BackendRun) -> Beat:
+        beat = self.local.beat(run)
+        return Beat(beat.outcome, read(self.store.document(run.key) or b"").status)
+
+    def revive(self, run: BackendRun) -> Outcome:
+        return self.local.revive(run)
+
+    def close(self) -> None:
+        self.local.close()
+
+    def _change(self, key: str, **changes: Any) -> None:
+        self._write(msgspec.structs.replace(read(self.store.document(key) or b""), **changes))
+
+    def _write(self, document: Document) -> None:
+        self.store.write_document(document.key, msgspec.json.encode(document))
+
+
+class LocalRig:
+    """Looks into the store's files."""
+
+    def __init__(self, root: Path) -> None:
+        self.backend = Kept(root)
+        self.store = self.backend.store
+        self.target = Target(mode="local", store=str(root))
+
+    def status(self, run_id: int) -> Status:
+        return self._document(run_id).status
+
+    def reap(self, run_id: int) -> None:
+        """Nobody watches local Runs."""
+
+    def reason(self, run_id: int) -> dict[str, Any] | None:
+        verdict = self._document(run_id).verdict
+        return msgspec.json.decode(verdict.reason) if verdict and verdict.reason else None  # type: ignore[no-any-return]
+
+    def tags(self, run_id: int) -> list[str]:
+        return list(self._document(run_id).tags)
+
+    def config(self, run_id: int) -> dict[str, Any]:
+        return msgspec.json.decode(self._document(run_id).config)  # type: ignore[no-any-return]
+
+    def points(self, run_id: int) -> dict[str, dict[int, float]]:
+        points: dict[str, dict[int, float]] = {}
+        for record in self._records(run_id, "metrics"):
+            for name, value in record["data"].items():
+                points.setdefault(name, {})[record["step"]] = value
+        return points
+
+    def data(self, run_id: int) -> list[tuple[str, int, str]]:
+        return [(row["logName"], row["step"], row["data"]) for row in self._records(run_id, "data")]
+
+    def console(self, run_id: int) -> list[str]:
+        return [row["message"] for row in self._records(run_id, "console")]
+
+    def run_count(self) -> int:
+        return len(self.store.keys())
+
+    def _document(self, run_id: int) -> Document:
+        key = self.store.key_of_id(run_id)
+        assert key is not None
+        return read(self.store.document(key) or b"")
+
+    def _records(self, run_id: int, stream: str) -> list[dict[str, Any]]:
+        key = self.store.key_of_id(run_id)
+        assert key is not None
+        found: list[dict[str, Any]] = []
+        for folder in self.store.streams(key):
+            for number in sorted(list_streams(str(folder)).get(stream, {})):
+                lines = read_cut(str(folder), stream, number, 0).lines
+                found.extend(msgspec.json.decode(line) for line in lines)
+        return found
+
+
+class TestLocalBackend(BackendContract):
+    """The contract, and what only a folder does."""
+
+    @pytest.fixture
+    def rig(self, tmp_path: Path) -> LocalRig:
+        return LocalRig(tmp_path / ".pluto")
+
+    def test_store_that_takes_nothing_means_later(self, rig: LocalRig) -> None:
+        """G6: a full or unmounted store loses nothing."""
+        _, handle = self.begin(rig)
+        rig.store.root.joinpath("runs", "k1", "streams").write_text("in the way")
+        assert isinstance(rig.backend.deliver(handle, cut("metrics", METRIC)), Retry)
+
+    def test_copy_may_be_repeated_over_a_shorter_one(self, rig: LocalRig) -> None:
+        """G6: a batch that was cut short by a crash is written again at its place."""
+        run, handle = self.begin(rig)
+        first, second = cut("metrics", METRIC), {**METRIC, "step": 1}
+        rig.backend.deliver(handle, first)
+        for _ in range(2):
+            rig.backend.deliver(handle, cut("metrics", second, start=len(first.raw)))
+        assert rig.points(run.id) == {"loss": {0: 0.5, 1: 0.5}, "acc": {0: 1.0, 1: 1.0}}
+
+
+def _document(request: OpenRequest, opened: Opened) -> Document:
+    return msgspec.structs.replace(
+        documents.document(key=request.key, project=request.project),
+        id=opened.id,
+        display_id=opened.display_id,
+        run_id=request.external_id or request.key,
+        name=request.name,
+        tags=request.tags,
+        config=msgspec.Raw(request.config),
+    )
