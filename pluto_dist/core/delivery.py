@@ -49,8 +49,7 @@ class Delivery:
                 lane = self._lane(lease, stream, kind)
                 lane.sizes, lane.final = sizes, lane.final or event.final
                 self._kick(lane)
-        if not lease.alive:
-            self._context.touch(lease.run)
+        self._hurry(lease)
 
     def names_found(self, event: NamesFound) -> None:
         """A batch declares new names: settle them, then send it."""
@@ -86,8 +85,7 @@ class Delivery:
             self._count_points(lane.lease, run, event.summary)
             if lane.feed.kind == "console":
                 self._context.change_run(run, next_line=run.next_line + event.lines)
-            if not lane.lease.alive:
-                self._context.touch(run.key)
+            self._hurry(lane.lease)
         self._kick(lane)
 
     def wake(self) -> None:
@@ -157,6 +155,12 @@ class Delivery:
         else:
             participant, stop = self._writer_at(lane, segment)
             lane.ship(segment, self._known(run.key, participant), stop)
+
+    def _hurry(self, lease: Lease) -> None:
+        """What an ended lease has left is on its way: its process may wait for the document that says so."""
+        if not lease.alive and lease.run is not None:
+            self._context.touch(lease.run)
+            self._context.urgent.add(lease.run)
 
     def _lane(self, lease: Lease, stream: str, kind: StreamKind) -> Lane:
         key = feed_key(lease.lease_id, "run", stream)
