@@ -27,7 +27,7 @@ def finished(view: View | None, settings: Settings) -> None:
     if settings.quiet or view is None or view.run is None or view.role != "owner":
         return
     run = view.run
-    state = run.status if run.status != "RUNNING" else f"RUNNING ({run.phase})"
+    state = run.status if run.status != "RUNNING" else f"is {run.phase}"
     why = f" ({run.reason})" if run.status not in ("RUNNING", "COMPLETED") else ""
     look = f"look: pluto-dist show {_short(run)}" if run.mode == "local" else run.url
     _print(f"{_named(run)} {state}{why}, {run.points} points; {look}")

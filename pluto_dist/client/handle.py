@@ -379,6 +379,11 @@ class Run:
         """Whether this process has finished or closed the Run."""
         return bool(self._end)
 
+    @property
+    def written(self) -> int:
+        """Records that this process has written into its spool."""
+        return self._files.records
+
     def flush(self, timeout_s: float = 30.0) -> None:
         """Waits until everything logged so far has been taken by the coordinator's backend.
 

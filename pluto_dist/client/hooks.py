@@ -3,8 +3,9 @@
 Everything that was installed before keeps working and is called as if we were not there. In a forked child
 every hook is a pass-through.
 
-The exit code: `sys.exit` is hooked, so its code is known at exit. Of any other end (the script's last line,
-`raise SystemExit(n)`) only the kernel knows the code, when the process is gone.
+The exit code: `sys.exit` is hooked, so its code is known at exit, unless the process logged after it: then
+somebody has caught it. Of any other end (the script's last line, `raise SystemExit(n)`) only the kernel knows
+the code, when the process is gone. After an uncaught exception the code says nothing new.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class Hooks:
         self._pid = os.getpid()
         self._sigterm_wait_s = sigterm_wait_s
         self._exit_code: int | None = None
+        self._written_at_exit = 0
         self._previous_exit = sys.exit
         self._previous_excepthook = sys.excepthook
         self._previous_thread_hook = threading.excepthook
@@ -56,15 +58,16 @@ class Hooks:
     def _exit(self, code: object = None, /) -> NoReturn:
         if self._here and threading.current_thread() is threading.main_thread():
             self._exit_code = exit_code_of(code)
+            self._written_at_exit = _written()
         self._previous_exit(code)  # type: ignore[arg-type] # as the interpreter, we take anything
 
     def _excepthook(
         self, kind: type[BaseException], error: BaseException, trace: TracebackType | None
     ) -> None:
-        if self._here:
-            self._exit_code = None
+        if self._here and not _is_prompt():
             for run in RUNS.open():
                 run.take_evidence(error)
+            self._exit_code, self._written_at_exit = 0, _written()
         self._previous_excepthook(kind, error, trace)
 
     def _thread_hook(self, args: threading.ExceptHookArgs) -> None:
@@ -81,8 +84,9 @@ class Hooks:
 
     def _at_exit(self) -> None:
         if self._here:
+            code = self._exit_code if self._written_at_exit == _written() else None
             for run in RUNS.open():
-                run.leave_at_exit(self._exit_code)
+                run.leave_at_exit(code)
 
     def _sigterm(self, number: int, frame: FrameType | None) -> None:
         """Records it, then lets happen what would have happened without us."""
@@ -112,6 +116,15 @@ class Hooks:
             os._exit(128 + number)
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
+
+
+def _written() -> int:
+    return sum(run.written for run in RUNS.open())
+
+
+def _is_prompt() -> bool:
+    """At a prompt an error ends a line of input and not the process."""
+    return hasattr(sys, "ps1")
 
 
 @functools.cache
