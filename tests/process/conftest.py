@@ -14,6 +14,16 @@ _nodes = pytest.StashKey[list[Node]]()
 @pytest.fixture
 def node(request: pytest.FixtureRequest) -> Iterator[Node]:
     """A node of its own; everything on it ends with the test."""
+    yield from _node(request)
+
+
+@pytest.fixture(scope="module")
+def shared_node(request: pytest.FixtureRequest) -> Iterator[Node]:
+    """A node for all tests of a module: for stories that go on beside each other and do not touch."""
+    yield from _node(request)
+
+
+def _node(request: pytest.FixtureRequest) -> Iterator[Node]:
     made = Node()
     request.node.stash.setdefault(_nodes, []).append(made)
     yield made
@@ -25,8 +35,10 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     """Adds what the processes said to the report of a failed test."""
     report = yield
     if call.when == "call" and report.failed:
-        for made in item.stash.get(_nodes, []):
-            report.sections.append(("node", made.report()))
+        for part in item.listchain():
+            for made in part.stash.get(_nodes, []):
+                shared = part is not item
+                report.sections.append(("node", made.report(item.name if shared else "")))
     return report
 
 

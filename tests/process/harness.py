@@ -409,15 +409,16 @@ class Node:
 
     # --- the end ----------------------------------------------------------------------------------
 
-    def report(self) -> str:
-        """For the message of a failed test."""
-        parts = [f"--- {script.name} (pid {script.pid}) stderr\n{script.stderr}" for script in self._scripts]
-        runs = [
-            f"--- {found['display_id']} {found['status']} {found['phase']} {found['verdict']}\n"
-            + "\n".join(map(str, (*found["leases"], *found["events"])))
-            for found in self.documents()
-        ]
-        return "\n".join((*parts, f"--- coordinator.log\n{self.log[-8000:]}", *runs))
+    def report(self, about: str = "") -> str:
+        """For the message of a failed test: everything, or only scripts and Runs whose name is in `about`."""
+        scripts = [script for script in self._scripts if not about or f"[{script.name}]" in about]
+        found = [each for each in self.documents() if not about or f"[{each['run_id']}]" in about]
+        parts = [f"--- {script.name} (pid {script.pid}) stderr\n{script.stderr}" for script in scripts]
+        parts += [f"--- coordinator.log\n{self.log[-8000:]}"]
+        for each in found:
+            parts += [f"--- Run {each['run_id']} {each['status']} {each['phase']} {each['verdict']}"]
+            parts += [*map(str, each["leases"]), *map(str, each["events"])]
+        return "\n".join(parts)
 
     def close(self) -> None:
         """Ends all processes that are left and removes the folders."""
