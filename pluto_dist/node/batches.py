@@ -7,13 +7,15 @@ console, whose line numbers are given here.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
 
 import msgspec
 
-from pluto_dist.core.effects import Ship
 from pluto_dist.core.events import PointSummary
-from pluto_dist.core.requests import LogType
+from pluto_dist.core.requests import LogType, StreamKind
+
+T = TypeVar("T")
 
 
 class _Metrics(msgspec.Struct):
@@ -51,14 +53,15 @@ def contents(kind: str, lines: Iterable[bytes]) -> Contents:
     return Contents({}, {}, -1)
 
 
-def final_lines(effect: Ship, lines: tuple[bytes, ...]) -> tuple[bytes, ...]:
-    """The lines as the backend gets them."""
-    if effect.kind == "console":
-        return tuple(_numbered(line, effect.first_line + n) for n, line in enumerate(lines))
-    if not effect.renamed:
-        return lines
-    rename = _renamed_metrics if effect.kind == "metrics" else _renamed_data
-    return tuple(line for line in (rename(line, effect.known) for line in lines) if line is not None)
+def renamed(kind: StreamKind, lines: Iterable[bytes], known: Mapping[str, str | None]) -> tuple[bytes, ...]:
+    """The lines under final names; a series without one is left out, and so is a line without a series."""
+    rename = _renamed_metrics if kind == "metrics" else _renamed_data
+    return tuple(line for line in (_if_readable(rename, line, known) for line in lines) if line is not None)
+
+
+def numbered(lines: Iterable[bytes], first: int) -> tuple[bytes, ...]:
+    """Console lines with their numbers."""
+    return tuple(_if_readable(_numbered, line, number) or line for number, line in enumerate(lines, first))
 
 
 def _metrics(lines: Iterable[bytes]) -> Contents:
@@ -118,17 +121,26 @@ def _shown(value: float) -> float | str:
     return value if abs(value) != float("inf") else ("Infinity" if value > 0 else "-Infinity")
 
 
-def _renamed_metrics(line: bytes, known: dict[str, str | None]) -> bytes | None:
+def _if_readable(change: Callable[[bytes, T], bytes | None], line: bytes, argument: T) -> bytes | None:
+    """A line that is no JSON of its kind stays as it is: refusing it is the backend's part."""
+    try:
+        return change(line, argument)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return line
+
+
+def _renamed_metrics(line: bytes, known: Mapping[str, str | None]) -> bytes | None:
     record = json.loads(line)
     data = {known.get(name, name): value for name, value in record["data"].items()}
     record["data"] = {name: value for name, value in data.items() if name is not None}
     return json.dumps(record, separators=(",", ":")).encode() + b"\n" if record["data"] else None
 
 
-def _renamed_data(line: bytes, known: dict[str, str | None]) -> bytes | None:
+def _renamed_data(line: bytes, known: Mapping[str, str | None]) -> bytes | None:
     record = json.loads(line)
-    record["logName"] = known.get(record["logName"], record["logName"])
-    return json.dumps(record, separators=(",", ":")).encode() + b"\n" if record["logName"] else None
+    final = known.get(record["logName"], record["logName"])
+    record["logName"] = final
+    return json.dumps(record, separators=(",", ":")).encode() + b"\n" if final is not None else None
 
 
 def _numbered(line: bytes, number: int) -> bytes:

@@ -29,7 +29,7 @@ from pluto_dist.core.events import (
 from pluto_dist.core.lifecycle import Target
 from pluto_dist.core.outcomes import Delivered, Outcome, Rejected, Retry, Unknown
 from pluto_dist.core.requests import Beat, LogType, StatusReport, Unavailable
-from pluto_dist.node.batches import contents, final_lines
+from pluto_dist.node.batches import contents, numbered, renamed
 from pluto_dist.spool.frames import Cut
 from pluto_dist.spool.reader import ReadLimits, read_cut
 
@@ -116,10 +116,11 @@ class Worker:
         )
 
     def _deliver(self, effect: Ship, cut: Cut) -> Outcome:
-        local = effect.run.target.mode == "local"
-        lines = cut.lines if local else final_lines(effect, cut.lines)
-        if not local and not lines:
-            return Delivered()
+        lines = cut.lines
+        if effect.run.target.mode == "pluto":
+            lines = _final(effect, lines)
+            if not lines:
+                return Delivered()
         batch = Batch(
             lease_id=effect.lease_id,
             stream=effect.stream,
@@ -163,6 +164,13 @@ class Worker:
                 "record": line.decode("utf-8", "replace").rstrip("\n"),
             }
             Store(Path(effect.store)).set_aside(effect.run, json.dumps(record).encode() + b"\n")
+
+
+def _final(effect: Ship, lines: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    """The lines as the server gets them."""
+    if effect.kind == "console":
+        return numbered(lines, effect.first_line)
+    return renamed(effect.kind, lines, effect.known) if effect.renamed else lines
 
 
 def _cut(effect: Ship) -> Cut:
