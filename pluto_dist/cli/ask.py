@@ -1,0 +1,88 @@
+"""Questions to the coordinator of this node. Never starts one."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+
+from pluto_dist.core.messages import Answer, Question, Refusal
+from pluto_dist.errors import CoordinatorUnavailableError, from_wire
+
+ANSWER_S = 5.0  # a busy coordinator answers within milliseconds; a stopped one (SIGSTOP) never
+CONNECT_S = 1.0
+_UCRED = struct.Struct("iII")  # pid, uid, gid
+_MACOS_LEVEL, _MACOS_PEER_PID = 0, 2  # SOL_LOCAL, LOCAL_PEERPID
+
+
+class Listener(msgspec.Struct, frozen=True):
+    """Who listens on the socket; `pid` is None if it is in another pid namespace."""
+
+    pid: int | None
+
+
+def listener(path: Path) -> Listener | None:
+    """The process behind a socket, None if there is none; the kernel says it, no answer is waited for."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(CONNECT_S)
+        try:
+            probe.connect(str(path))
+            return Listener(_peer_pid(probe))
+        except (FileNotFoundError, ConnectionError):
+            return None
+
+
+def ask(path: Path, question: Question, timeout_s: float = ANSWER_S) -> bytes | None:
+    """The answer, a JSON document; None if no coordinator listens there.
+
+    Args:
+        path: of the coordinator's socket.
+        question: its request number is not 0.
+        timeout_s: how long to wait for the answer.
+
+    Raises:
+        CoordinatorUnavailableError: somebody listens but does not answer.
+        PlutoDistError: the coordinator refused; the class says why.
+    """
+    found = listener(path)
+    if found is None:
+        return None
+    reply = _reply(path, question, timeout_s)
+    if isinstance(reply, Refusal):
+        raise from_wire(reply.error, reply.message)
+    if reply is None:
+        who = f" (pid {found.pid})" if found.pid else ""
+        raise CoordinatorUnavailableError(
+            f"the coordinator{who} at {path} did not answer within {timeout_s:g} s; `pluto-dist coordinator "
+            "logs` may say why. Records are safe in the spool; if it hangs, kill it: the next one goes on"
+        )
+    return reply.body
+
+
+def _reply(path: Path, question: Question, timeout_s: float) -> Answer | Refusal | None:
+    from pluto_dist.transport.client import DealerClient
+
+    client = DealerClient(path)
+    try:
+        client.send(question)
+        deadline = time.monotonic() + timeout_s
+        while (left := deadline - time.monotonic()) > 0:
+            reply = client.wait(left)
+            if isinstance(reply, Answer | Refusal) and reply.request in (question.request, 0):
+                return reply
+        return None
+    finally:
+        client.close()
+
+
+def _peer_pid(connection: socket.socket) -> int | None:
+    if sys.platform == "darwin":
+        pid: int = connection.getsockopt(_MACOS_LEVEL, _MACOS_PEER_PID)
+    else:
+        found = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+        pid = _UCRED.unpack(found)[0]
+    return pid or None

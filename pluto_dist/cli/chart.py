@@ -1,0 +1,99 @@
+"""A small line chart of braille dots: two across and four down in each character."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Iterable
+
+_DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))  # Unicode's numbering, by column and row
+_BLANK = 0x2800
+_LABEL = 10  # characters of the longest label, -1.234e-05
+
+
+class Curve:
+    """Points of one series; what is not finite is counted and left out.
+
+    Attributes:
+        skipped: values that were not finite.
+    """
+
+    def __init__(self, points: Iterable[tuple[int, float]] = ()) -> None:
+        self.steps = array("d")
+        self.values = array("d")
+        self.skipped = 0
+        for step, value in points:
+            self.add(step, value)
+
+    def add(self, step: int, value: float) -> None:
+        """One more point, in any order."""
+        if math.isfinite(value):
+            self.steps.append(step)
+            self.values.append(value)
+        else:
+            self.skipped += 1
+
+
+def draw(curve: Curve, width: int, height: int) -> list[str]:
+    """Lines of the chart with its axes; an empty list if there is no point to show.
+
+    Args:
+        curve: what to show; points that share a column of dots are shown by their mean.
+        width, height: characters of the whole chart, axes included.
+    """
+    if not curve.steps:
+        return []
+    columns, rows = max(8, width - _LABEL - 2), max(3, height - 2)
+    means = _means(curve, 2 * columns)
+    low, high = _range([mean for mean in means if mean is not None])
+    labels = {0: high, rows // 2: high - (rows // 2) / (rows - 1) * (high - low), rows - 1: low}
+    lines = [
+        f"{f'{labels[row]:.4g}' if row in labels else '':>{_LABEL}} {'┤' if row in labels else '│'}{line}"
+        for row, line in enumerate(_canvas(means, low, high, rows))
+    ]
+    first, last = f"{min(curve.steps):.0f}", f"{max(curve.steps):.0f}"
+    between = " " * max(1, columns - len(first) - len(last))
+    indent = " " * (_LABEL + 1)
+    return [*lines, f"{indent}└{'─' * columns}", f"{indent} {first}{between}{last}"]
+
+
+def _means(curve: Curve, count: int) -> list[float | None]:
+    """Mean value of each column of dots, None where there is no point."""
+    first, last = min(curve.steps), max(curve.steps)
+    scale = (count - 1) / (last - first) if last > first else 0.0
+    means, seen = [0.0] * count, [0] * count
+    for step, value in zip(curve.steps, curve.values, strict=True):
+        column = round((step - first) * scale)
+        seen[column] += 1
+        means[column] += value / seen[column] - means[column] / seen[column]  # a sum might overflow
+    return [mean if number else None for mean, number in zip(means, seen, strict=True)]
+
+
+def _range(means: list[float]) -> tuple[float, float]:
+    low, high = min(means), max(means)
+    if low == high:
+        room = abs(low) / 10 or 1.0
+        return low - room, high + room
+    return low, high
+
+
+def _canvas(means: list[float | None], low: float, high: float, rows: int) -> list[str]:
+    cells = [[_BLANK] * (len(means) // 2) for _ in range(rows)]
+    bottom = 4 * rows - 1
+    before: tuple[int, int] | None = None
+    for x, mean in enumerate(means):
+        if mean is None:
+            continue
+        y = round((high / 2 - mean / 2) / (high / 2 - low / 2) * bottom)
+        for dot_x, dot_y in _line(before or (x, y), (x, y)):
+            cells[dot_y // 4][dot_x // 2] |= _DOTS[dot_x % 2][dot_y % 4]
+        before = (x, y)
+    return ["".join(map(chr, row)) for row in cells]
+
+
+def _line(start: tuple[int, int], end: tuple[int, int]) -> Iterable[tuple[int, int]]:
+    """Dots between two dots, without gaps."""
+    (x0, y0), (x1, y1) = start, end
+    steps = max(abs(x1 - x0), abs(y1 - y0), 1)
+    for step in range(steps + 1):
+        yield x0 + round((x1 - x0) * step / steps), y0 + round((y1 - y0) * step / steps)

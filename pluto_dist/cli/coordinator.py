@@ -1,0 +1,220 @@
+"""`pluto-dist coordinator start|stop|status|logs`: the one process per node and user.
+
+JSON of `status`:
+    running, pid, generation, protocol, runtime, socket, log, runs, live_runs, leases, started_at, uptime_s,
+    stopped
+where `leases` are attached processes, `started_at` is in epoch milliseconds, and `stopped` says that somebody
+stopped it on purpose. Without a coordinator the numbers are null, and the exit code is 3, as of a service.
+`start` and `stop` print the same with `--json`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import typer
+
+from pluto_dist.cli import options
+
+if TYPE_CHECKING:
+    from pluto_dist.node.places import Places
+
+NOT_RUNNING = 3  # as of `systemctl status`
+STOP_S = 30.0  # it finishes the requests in flight first
+POLL_S = 0.02
+FOLLOW_S = 0.2
+
+app = typer.Typer(no_args_is_help=True, help="Starts, stops and looks at the coordinator of this node.")
+
+
+class State(msgspec.Struct, frozen=True, kw_only=True):
+    """What `status` tells; see the module's docstring."""
+
+    running: bool
+    pid: int | None = None
+    generation: int | None = None
+    protocol: int | None = None
+    runtime: str
+    socket: str
+    log: str
+    runs: int | None = None
+    live_runs: int | None = None
+    leases: int | None = None
+    started_at: int | None = None
+    uptime_s: float | None = None
+    stopped: bool = False
+
+
+class _Told(msgspec.Struct):
+    generation: int
+    protocol: int
+    runs: int
+    live_runs: int
+    leases: int
+
+
+@app.command()
+def start(home: options.Home = None, as_json: options.Json = False) -> None:
+    """Starts the coordinator and waits until it answers; one that runs already is fine."""
+    from pluto_dist.cli.lookup import reading_settings
+    from pluto_dist.cli.starting import ensure_running
+
+    places = _places(home)
+    started = ensure_running(places, reading_settings(home))
+    _print(state_of(places), as_json, "started" if started else "was running already")
+
+
+@app.command()
+def stop(home: options.Home = None, as_json: options.Json = False) -> None:
+    """Stops the coordinator; attached processes go on logging, and nobody starts it until it is needed."""
+    import time
+
+    from pluto_dist.cli.ask import ask, listener
+    from pluto_dist.core.messages import StopCoordinator
+    from pluto_dist.errors import WaitTimeoutError
+    from pluto_dist.node import stopped
+
+    places = _places(home)
+    stopped.leave(places)
+    before = listener(places.socket)
+    asked = ask(places.socket, StopCoordinator(request=1)) is not None
+    deadline = time.monotonic() + STOP_S
+    while asked and (now := listener(places.socket)) is not None and now == before:
+        if time.monotonic() > deadline:
+            who = f" (pid {now.pid})" if now.pid else ""
+            raise WaitTimeoutError(
+                f"the coordinator{who} has not ended within {STOP_S:g} s; it finishes requests in flight, "
+                "see `pluto-dist coordinator logs`"
+            )
+        time.sleep(POLL_S)
+    _print(state_of(places), as_json, "stopped" if asked else "was not running")
+
+
+@app.command()
+def status(home: options.Home = None, as_json: options.Json = False) -> None:
+    """Prints pid, generation, Runs and attached processes; exit code 3 if none runs."""
+    found = state_of(_places(home))
+    _print(found, as_json, "is running" if found.running else "is not running")
+    if not found.running:
+        raise typer.Exit(NOT_RUNNING)
+
+
+@app.command()
+def logs(
+    lines: Annotated[int, typer.Option("-n", "--lines", min=0, help="So many of the last lines.")] = 50,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Goes on with new ones.")] = False,
+    home: options.Home = None,
+) -> None:
+    """Prints the end of the coordinator's log, one JSON object per line."""
+    from collections import deque
+
+    from pluto_dist.cli.console import note
+
+    log = _places(home).log
+    if not log.exists():
+        note(f"no log yet: {log}")
+        if not follow:
+            return
+    read = 0
+    if log.exists():
+        with log.open("rb") as file:
+            for line in deque(file, maxlen=lines):
+                _write(line)
+            read = file.tell()
+    if follow:
+        _follow(log, read)
+
+
+def state_of(places: Places) -> State:
+    """What there is to say about the coordinator of these places."""
+    from pluto_dist.cli.ask import ask, listener
+    from pluto_dist.core.messages import AskStatus
+    from pluto_dist.node import stopped
+
+    listening = listener(places.socket)
+    body = ask(places.socket, AskStatus(request=1)) if listening is not None else None
+    bare = State(
+        running=False,
+        runtime=str(places.runtime),
+        socket=str(places.socket),
+        log=str(places.log),
+        stopped=stopped.is_left(places),
+    )
+    if body is None or listening is None:
+        return bare
+    told = msgspec.json.decode(body, type=_Told)
+    return msgspec.structs.replace(
+        bare,
+        running=True,
+        pid=listening.pid,
+        generation=told.generation,
+        protocol=told.protocol,
+        runs=told.runs,
+        live_runs=told.live_runs,
+        leases=told.leases,
+        **_times(listening.pid),
+    )
+
+
+def _times(pid: int | None) -> dict[str, float]:
+    import time
+
+    import psutil  # type: ignore[import-untyped, unused-ignore]
+
+    if pid is None:
+        return {}
+    try:
+        started = psutil.Process(pid).create_time()
+    except psutil.Error:  # ended in this instant, or in another pid namespace
+        return {}
+    return {"started_at": round(started * 1000), "uptime_s": max(0.0, time.time() - started)}
+
+
+def _places(home: Path | None) -> Places:
+    from pluto_dist.cli.lookup import reading_settings
+    from pluto_dist.node.places import find_places
+
+    return find_places(reading_settings(home).home)
+
+
+def _print(found: State, as_json: bool, what: str) -> None:
+    from pluto_dist.cli.console import print_json, span
+
+    if as_json:
+        print_json(found)
+        return
+    typer.echo(f"the coordinator {what}")
+    if found.running:
+        typer.echo(f"  pid         {found.pid or 'in another pid namespace'}, up {span(found.uptime_s)}")
+        typer.echo(f"  generation  {found.generation}, protocol {found.protocol}")
+        typer.echo(f"  runs        {found.runs}, {found.live_runs} of them live")
+        typer.echo(f"  leases      {found.leases} attached")
+    elif found.stopped:
+        typer.echo("  stopped on purpose; the next init(), finish() or `coordinator start` starts it again")
+    typer.echo(f"  socket      {found.socket}")
+    typer.echo(f"  log         {found.log}")
+
+
+def _follow(log: Path, read: int) -> None:
+    """Prints what is added; a log that was replaced is read from its start."""
+    import time
+
+    while True:
+        size = log.stat().st_size if log.exists() else 0
+        if size < read:
+            read = 0
+        if size > read:
+            with log.open("rb") as file:
+                file.seek(read)
+                _write(file.read(size - read))
+            read = size
+        time.sleep(FOLLOW_S)
+
+
+def _write(data: bytes) -> None:
+    import sys
+
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()

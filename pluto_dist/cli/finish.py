@@ -1,0 +1,105 @@
+"""`pluto-dist finish RUN --status …`: a person ends a Run that nobody else will end.
+
+It is a take-over with a new epoch (G1), and only the coordinator does it; one is started if none runs. A Run
+that it has never seen (of another host, or of a database that is gone) is first taken up from the store, as
+a resuming process would, and then ended.
+
+JSON: as of `show`.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pluto_dist.cli import options
+
+if TYPE_CHECKING:
+    from pluto_dist.cli.lookup import Known, Lookup
+
+
+class Ending(StrEnum):
+    """Terminal statuses."""
+
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    TERMINATED = "TERMINATED"
+    CANCELLED = "CANCELLED"
+
+
+def finish(
+    run: options.RunName,
+    status: Annotated[Ending, typer.Option(help="The final status.", case_sensitive=False)],
+    force: Annotated[
+        bool, typer.Option("--force", help="Also if its processes live, or cannot be seen.")
+    ] = False,
+    home: options.Home = None,
+    folder: options.Dir = None,
+    as_json: options.Json = False,
+) -> None:
+    """Ends a Run by hand, as a take-over with a new epoch."""
+    from pluto_dist.cli.console import print_json
+    from pluto_dist.cli.lookup import Lookup, reading_settings
+    from pluto_dist.cli.show import public
+    from pluto_dist.cli.starting import ensure_running
+    from pluto_dist.core.document import read
+    from pluto_dist.errors import PlacesError
+
+    lookup = Lookup(home, folder)
+    if lookup.places is None:
+        raise PlacesError(f"a coordinator has to end the Run; looked at: {lookup.where()}")
+    lookup.choose(run)  # before anything is started
+    ensure_running(lookup.places, reading_settings(home))
+    known = lookup.choose(run)
+    document = read(_end(lookup, known, status, force=force))
+    if as_json:
+        print_json(public(document, str(known.store), live=True, remark=""))
+    else:
+        typer.echo(f"Run {document.display_id or document.key} is {document.status} (epoch {document.epoch})")
+
+
+def _end(lookup: Lookup, known: Known, status: Ending, *, force: bool) -> bytes:
+    if known.live:
+        return _force(lookup, known.head.key, status, force=force)
+    from pluto_dist.errors import OwnerExistsError
+
+    if not force:
+        raise OwnerExistsError(
+            f"Run {known.head.display_id or known.head.key} in {known.store} is not known to the coordinator "
+            "of this node: its processes may be alive on another host. --force takes it over from the store"
+        )
+    return _take_up_and_end(lookup, known, status)
+
+
+def _force(lookup: Lookup, key: str, status: Ending, *, force: bool) -> bytes:
+    from pluto_dist.core.messages import ForceFinish
+    from pluto_dist.errors import CoordinatorUnavailableError
+
+    body = lookup.ask(ForceFinish(request=1, run=key, status=status.value, force=force))
+    if body is None:
+        raise CoordinatorUnavailableError(f"the coordinator went away; looked at: {lookup.where()}")
+    return body
+
+
+def _take_up_and_end(lookup: Lookup, known: Known, status: Ending) -> bytes:
+    """This process resumes the Run, so that the coordinator reads its document, and lets it be ended."""
+    import pluto_dist
+
+    head = known.head
+    run = pluto_dist.init(
+        dir=str(known.store.parent),
+        project=head.project,
+        run_id=head.run_id,
+        resume=True,
+        role="owner",
+        label="finish",
+        mode="local" if head.mode == "local" else None,
+        quiet=True,
+        settings={"home": str(lookup.places.base) if lookup.places is not None else None},
+    )
+    try:
+        return _force(lookup, head.key, status, force=True)
+    finally:
+        run.close()

@@ -1,0 +1,229 @@
+"""Where Runs are looked for: the live coordinator of this node, then the store folder.
+
+A Run that both know is shown as the coordinator has it, which is newer. An id may mean several Runs, since
+every store counts for itself; then the one in the store that was looked at is meant, and among several there
+the caller has to choose.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from pluto_dist.backend.local.store import Store
+from pluto_dist.cli.ask import ask, listener
+from pluto_dist.cli.console import note
+from pluto_dist.core.document import Document, read
+from pluto_dist.core.ids import classify_run_id
+from pluto_dist.core.messages import AskRun, AskRuns, Question
+from pluto_dist.core.requests import Status
+from pluto_dist.errors import AmbiguousRunError, MachineError, PlacesError, RunNotFoundError
+from pluto_dist.node.places import STORE_NAME, Places, find_places, store_of
+from pluto_dist.node.settings import Settings, load
+
+RUNNING = "RUNNING"
+
+
+class _Target(msgspec.Struct, frozen=True):
+    store: str
+
+
+class _Record(msgspec.Struct, frozen=True):
+    target: _Target
+
+
+class _Restore(msgspec.Struct, frozen=True):
+    run: _Record
+
+
+class Head(msgspec.Struct, frozen=True, kw_only=True):
+    """The part of a Run's document that a list needs."""
+
+    key: str
+    id: int | None
+    display_id: str | None
+    run_id: str
+    project: str
+    name: str
+    status: Status
+    phase: str
+    mode: str
+    created_at: int
+    ended_at: int | None
+    points: int
+    restore: _Restore
+
+
+class Known(msgspec.Struct, frozen=True):
+    """A Run, the store it is in, and whether the live coordinator has it."""
+
+    head: Head
+    store: Path
+    live: bool
+
+
+class Found(msgspec.Struct, frozen=True):
+    """A Run's document with where it came from."""
+
+    document: Document
+    body: bytes
+    store: Path
+    live: bool
+
+
+class Lookup:
+    """Looks at one node and one store.
+
+    Args:
+        home: `--home`, None for the default.
+        folder: `--dir`, None for the default.
+
+    Raises:
+        SettingError: an environment variable or option has an unusable value.
+    """
+
+    def __init__(self, home: Path | None = None, folder: Path | None = None) -> None:
+        settings = reading_settings(home, folder)
+        self.store = Store(store_at(settings.dir))
+        self.places: Places | None = None
+        self._trouble = ""
+        try:
+            self.places = find_places(settings.home)
+            self._socket = self.places.socket
+        except PlacesError as error:  # nobody can log here, but a store can be read
+            self._trouble = error.message
+
+    @property
+    def spool(self) -> Path | None:
+        """Folder of this node's leases, None if the node has no usable places."""
+        return self.places.spool / "leases" if self.places is not None else None
+
+    def where(self) -> str:
+        """What was looked at, for messages."""
+        if self.places is None:
+            return f"no coordinator ({self._trouble}), store {self.store.root}"
+        state = "" if listener(self._socket) is not None else " (none is running)"
+        return f"coordinator in {self.places.runtime}{state}, store {self.store.root}"
+
+    def ask(self, question: Question) -> bytes | None:
+        """Asks the live coordinator; None if there is none.
+
+        Raises:
+            PlutoDistError: as `ask.ask`.
+        """
+        return ask(self._socket, question) if self.places is not None else None
+
+    def runs(self) -> list[Known]:
+        """All Runs, oldest first."""
+        live = self._live()
+        return sorted((*live, *self._stored(live)), key=lambda known: known.head.created_at)
+
+    def documents(self) -> list[Document]:
+        """Documents of all Runs that the live coordinator has."""
+        body = self.ask(AskRuns(request=1))
+        return [] if body is None else msgspec.json.decode(body, type=list[Document])
+
+    def find(self, name: str) -> Found:
+        """The one Run that a name means.
+
+        Raises:
+            RunNotFoundError: none; says where it was looked for.
+            AmbiguousRunError: several; lists them.
+        """
+        known = self.choose(name)
+        body = None
+        if known.live:
+            body = self.ask(AskRun(request=1, run=known.head.key))
+        live = body is not None
+        if body is None:
+            body = Store(known.store).document(known.head.key)
+        if body is None:
+            raise RunNotFoundError(f"Run {name!r} was there a moment ago; looked at: {self.where()}")
+        return Found(_read(body, known), body, known.store, live)
+
+    def choose(self, name: str) -> Known:
+        """As `find`, without reading the whole document."""
+        means = _meaning(name)
+        found = [known for known in self.runs() if means(known.head)]
+        exact = [known for known in found if known.head.key == name]
+        here = [known for known in found if known.store == self.store.root]
+        chosen = exact or here or found
+        if not chosen:
+            raise RunNotFoundError(
+                f"no Run {name!r}; looked at: {self.where()}. `pluto-dist runs` lists what is there; "
+                "--dir and --home look elsewhere"
+            )
+        if len(chosen) > 1:
+            raise AmbiguousRunError(f"{name!r} means {len(chosen)} Runs: {_listed(chosen)}; use the key")
+        return chosen[0]
+
+    def _live(self) -> list[Known]:
+        body = self.ask(AskRuns(request=1))
+        heads = [] if body is None else msgspec.json.decode(body, type=list[Head])
+        return [Known(head, Path(head.restore.run.target.store), live=True) for head in heads]
+
+    def _stored(self, live: list[Known]) -> list[Known]:
+        """Runs of the store that the coordinator does not have; what is no document is left out."""
+        known = {each.head.key for each in live}
+        keys = self.store.keys()
+        heads = [self._head(key) for key in keys if key not in known]
+        return [Known(head, self.store.root, live=False) for head in heads if head is not None]
+
+    def _head(self, key: str) -> Head | None:
+        body = self.store.document(key)
+        try:
+            return msgspec.json.decode(body, type=Head) if body is not None else None
+        except msgspec.MsgspecError as error:
+            note(f"{self.store.run(key)} holds no document of this version: {error}")
+            return None
+
+
+def reading_settings(home: Path | None, folder: Path | None = None) -> Settings:
+    """Settings of a command that only looks; whether there is an API key does not matter to it.
+
+    Raises:
+        SettingError: a value cannot be used.
+    """
+    return load(os.environ, {"home": home, "dir": folder, "mode": "local"})
+
+
+def store_at(folder: Path | None) -> Path:
+    """The store in a folder, or the folder itself if it is a store.
+
+    Raises:
+        PlacesError: as `store_of`.
+    """
+    if folder is not None and folder.name == STORE_NAME:
+        return folder.resolve()
+    return store_of(folder)
+
+
+def _meaning(name: str) -> Callable[[Head], bool]:
+    try:
+        ref = classify_run_id(name)
+    except ValueError:
+        return lambda head: head.key == name
+    if ref.id is not None:
+        return lambda head: name == head.key or head.id == ref.id
+    return lambda head: name in (head.key, head.display_id, head.run_id)
+
+
+def _listed(found: list[Known]) -> str:
+    return ", ".join(
+        f"{each.head.display_id or each.head.run_id} ({each.head.name}, project {each.head.project}, "
+        f"{each.head.status}, key {each.head.key}, store {each.store})"
+        for each in found
+    )
+
+
+def _read(body: bytes, known: Known) -> Document:
+    try:
+        return read(body)
+    except ValueError as error:
+        raise MachineError(
+            f"the document of Run {known.head.key} in {known.store} cannot be read: {error}; "
+            "use the version of pluto_dist that wrote it"
+        ) from error

@@ -1,0 +1,68 @@
+"""Entry point `pluto-dist`: the commands and what their errors look like.
+
+Adding a command is one line below: `app.command()(module.function)`. The module is imported by every call,
+`--help` included, so it imports at its top nothing but typer, the standard library, and modules that keep to
+the same rule; the rest is imported inside of the function.
+
+Exit codes: 0 done; 1 it could not be done, one line on stderr says why and what to do; 2 the call is wrong,
+or the Run it names is not the only one.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from pluto_dist.cli import coordinator, doctor, export, finish, ps, runs, show
+from pluto_dist.errors import AmbiguousRunError, PlutoDistError, UsageError
+
+FAILED, WRONG_CALL, INTERRUPTED = 1, 2, 130
+
+
+class Commands(TyperGroup):
+    """Turns errors into a line on stderr and an exit code; a traceback would only mean a fault of ours."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs a command."""
+        try:
+            return super().invoke(ctx)
+        except PlutoDistError as error:
+            raise typer.Exit(_say(error.message, exit_code(error))) from error
+        except BrokenPipeError as error:  # `export | head` is a fine way to look
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit from error
+        except OSError as error:
+            raise typer.Exit(_say(str(error), FAILED)) from error
+        except KeyboardInterrupt as error:
+            raise typer.Exit(INTERRUPTED) from error
+
+
+def exit_code(error: PlutoDistError) -> int:
+    """1, or 2 for what another call would mend."""
+    return WRONG_CALL if isinstance(error, UsageError | AmbiguousRunError) else FAILED
+
+
+def _say(message: str, code: int) -> int:
+    typer.echo(f"pluto-dist: {message}", err=True)
+    return code
+
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Looks at Runs, their processes and the coordinator of this node.",
+)
+app.command()(runs.runs)
+app.command()(show.show)
+app.command()(ps.ps)
+app.command()(export.export)
+app.command()(finish.finish)
+app.command()(doctor.doctor)
+app.add_typer(coordinator.app, name="coordinator")

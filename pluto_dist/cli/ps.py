@@ -1,0 +1,191 @@
+"""`pluto-dist ps`: the processes that are attached to the Runs of this node.
+
+JSON: an object of
+    runtime       folder of the coordinator that was asked
+    coordinator   its pid, null if none runs or it is in another pid namespace
+    running       whether one runs; without one nobody knows who is attached
+    processes     a list, by Run, of `run` (key), `display_id`, `run_id`, `project`, `name`, `phase`,
+                  `lease_id`, `role`, `label`, `rank`, `pid`, `host`, `epoch`, `attempt`, `state`, `suspect`,
+                  `granted_at`, `last_seen_at`, `age_s`, `seen_s`, `last_step`, `written`, `delivered`
+    series        names that several participants use: key of the Run -> name -> participant -> final name
+
+`suspect` means three missed heartbeats: stopped, or busy without letting other threads run; not dead.
+`written` counts records in the spool, `delivered` those the backend has accepted.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+import typer
+
+from pluto_dist.cli import options
+
+if TYPE_CHECKING:
+    from pluto_dist.cli.lookup import Lookup
+    from pluto_dist.core.document import Document, LeaseShown
+
+SUSPECT_HEARTBEATS = 3
+
+
+class Process(msgspec.Struct, frozen=True, kw_only=True):
+    """One attached process."""
+
+    run: str
+    display_id: str | None
+    run_id: str
+    project: str
+    name: str
+    phase: str
+    lease_id: str
+    role: str
+    label: str
+    rank: int | None
+    pid: int
+    host: str
+    epoch: int
+    attempt: int
+    state: str
+    suspect: bool
+    granted_at: int | None
+    last_seen_at: int | None
+    age_s: float | None
+    seen_s: float | None
+    last_step: int | None
+    written: int
+    delivered: int
+
+
+class Attached(msgspec.Struct, frozen=True, kw_only=True):
+    """What `ps` tells; see the module's docstring."""
+
+    runtime: str
+    coordinator: int | None
+    running: bool
+    processes: list[Process]
+    series: dict[str, dict[str, dict[str, str]]]
+
+
+def ps(home: options.Home = None, as_json: options.Json = False) -> None:
+    """Lists the attached processes of all live Runs of this node."""
+    import os
+
+    from pluto_dist.cli.console import note, print_json
+    from pluto_dist.cli.lookup import Lookup
+    from pluto_dist.node.settings import load
+
+    lookup = Lookup(home)
+    suspect_s = SUSPECT_HEARTBEATS * load(os.environ, {"mode": "local"}).heartbeat_s
+    found = attached(lookup, suspect_s)
+    if as_json:
+        print_json(found)
+        return
+    if not found.running:
+        note(f"no coordinator runs, so nothing is attached; looked at: {lookup.where()}")
+    elif not found.processes:
+        note(f"nothing is attached; looked at: {lookup.where()}")
+    else:
+        _print(found)
+
+
+def attached(lookup: Lookup, suspect_s: float) -> Attached:
+    """Who is attached now.
+
+    Args:
+        lookup: where to look.
+        suspect_s: silence after which a process is suspect.
+    """
+    from pluto_dist.cli.ask import listener
+    from pluto_dist.cli.spooled import caught_up
+    from pluto_dist.errors import PlacesError
+
+    if lookup.places is None:
+        raise PlacesError(f"no place for a coordinator here; looked at: {lookup.where()}")
+    listening = listener(lookup.places.socket)
+    documents = lookup.documents() if listening is not None else []
+    return Attached(
+        runtime=str(lookup.places.runtime),
+        coordinator=listening.pid if listening is not None else None,
+        running=listening is not None,
+        processes=[
+            _process(document, lease, suspect_s)
+            for document in (caught_up(found, lookup.spool) for found in documents)
+            for lease in document.leases
+            if lease.state in ("waiting", "active")
+        ],
+        series={found.key: found.series for found in documents if found.series and found.status == "RUNNING"},
+    )
+
+
+def _process(document: Document, lease: LeaseShown, suspect_s: float) -> Process:
+    from pluto_dist.cli.console import now_ms
+
+    now = now_ms()
+    seen_s = (now - lease.last_seen_at) / 1000 if lease.last_seen_at is not None else None
+    return Process(
+        run=document.key,
+        display_id=document.display_id,
+        run_id=document.run_id,
+        project=document.project,
+        name=document.name,
+        phase=document.phase,
+        lease_id=lease.lease_id,
+        role=lease.role,
+        label=lease.label,
+        rank=lease.rank,
+        pid=lease.pid,
+        host=lease.host,
+        epoch=lease.epoch,
+        attempt=lease.attempt,
+        state=lease.state,
+        suspect=seen_s is not None and seen_s > suspect_s,
+        granted_at=lease.granted_at,
+        last_seen_at=lease.last_seen_at,
+        age_s=(now - lease.granted_at) / 1000 if lease.granted_at is not None else None,
+        seen_s=seen_s,
+        last_step=lease.last_step,
+        written=lease.written,
+        delivered=lease.delivered,
+    )
+
+
+COLUMNS = (
+    *("RUN", "ROLE", "LABEL", "RANK", "PID", "EPOCH", "AGE", "SEEN", "STEP", "WRITTEN", "DELIVERED"),
+    "STATE",
+)
+NUMBERS = ("RANK", "PID", "EPOCH", "STEP", "WRITTEN", "DELIVERED")
+
+
+def process_row(process: Process) -> tuple[object, ...]:
+    """One process as a line of the table under `COLUMNS`."""
+    from pluto_dist.cli.console import span
+
+    return (
+        process.display_id or process.run_id,
+        process.role,
+        process.label,
+        process.rank,
+        process.pid,
+        process.epoch,
+        span(process.age_s),
+        span(process.seen_s),
+        process.last_step,
+        process.written,
+        process.delivered,
+        "suspect" if process.suspect else process.state,
+    )
+
+
+def _print(found: Attached) -> None:
+    from pluto_dist.cli.console import print_table, printable
+
+    print_table(COLUMNS, map(process_row, found.processes), right=NUMBERS)
+    shown = {process.run: process.display_id or process.run_id for process in found.processes}
+    for run, names in found.series.items():
+        for name, others in sorted(names.items()):
+            for participant, final in sorted(others.items()):
+                line = f"{shown.get(run, run)}: series {name}: {participant} logs it too, as {final}"
+                typer.echo(printable(line))
+    pid = f" (pid {found.coordinator})" if found.coordinator else ""
+    typer.echo(f"\n{len(found.processes)} attached; coordinator{pid} in {found.runtime}")

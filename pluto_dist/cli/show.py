@@ -1,0 +1,146 @@
+"""`pluto-dist show RUN`: everything about one Run.
+
+JSON: the Run's document as `core.document.Document` describes it, without what is for the next coordinator
+(`restore`), and with
+
+    store    folder of the store that holds the Run
+    live     the coordinator of this node has it, so all of this is as of now
+    remark   what people should know about a Run that is not live, "" if nothing
+
+`leases[].written` and `last_step` of a process of this node are read from its spool. For a Run that runs but
+has no live coordinator, `summary` and `points` are counted anew from its streams.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pluto_dist.cli import options
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pluto_dist.cli.lookup import Found, Lookup
+    from pluto_dist.core.document import Document
+
+PLOT_HEIGHT = 16
+
+
+def show(
+    run: options.RunName,
+    plot: Annotated[str | None, typer.Option(metavar="METRIC", help="A chart of this series.")] = None,
+    home: options.Home = None,
+    folder: options.Dir = None,
+    as_json: options.Json = False,
+) -> None:
+    """Shows one Run: status and why, leases, summary, tags, config, events."""
+    from pluto_dist.cli import report
+    from pluto_dist.cli.console import print_json
+    from pluto_dist.cli.lookup import Lookup
+    from pluto_dist.errors import UsageError
+
+    if plot is not None and as_json:
+        raise UsageError("--plot draws and --json prints; for the points as JSON: pluto-dist export RUN")
+    lookup = Lookup(home, folder)
+    found = lookup.find(run)
+    document = current(found, lookup.spool)
+    remark = remark_on(found, lookup)
+    if as_json:
+        print_json(public(document, str(found.store), live=found.live, remark=remark))
+    elif plot is not None:
+        _plot(found, document, plot, lookup.spool)
+    else:
+        report.print_run(document, str(found.store), remark)
+
+
+def roots(found: Found, spool: Path | None) -> list[Path]:
+    """Folders with the Run's streams: its own in the store, and this node's spool."""
+    from pluto_dist.backend.local.store import Store
+
+    return [Store(found.store).run(found.document.key) / "streams", *([spool] if spool is not None else [])]
+
+
+def current(found: Found, spool: Path | None) -> Document:
+    """The document, with what only the streams know as of now."""
+    import msgspec
+
+    from pluto_dist.backend.local.points import read_points, summarise
+    from pluto_dist.cli.lookup import RUNNING
+    from pluto_dist.cli.spooled import caught_up
+
+    document = caught_up(found.document, spool)
+    if found.live or document.status != RUNNING:
+        return document
+    summary = summarise(read_points(document, roots(found, spool)))
+    points = sum(point.count for point in summary.values())
+    if document.mode != "local" and points < document.points:  # the server has what is no longer here
+        return document
+    return msgspec.structs.replace(document, summary=summary, points=points)
+
+
+def remark_on(found: Found, lookup: Lookup) -> str:
+    """What a person should know about a Run that has not ended and that no live coordinator has (G7)."""
+    from pluto_dist.cli.lookup import RUNNING
+
+    document = found.document
+    if found.live or document.status != RUNNING:
+        return ""
+    open_leases = [lease for lease in document.leases if lease.state in ("waiting", "active")]
+    here = [lease for lease in open_leases if lookup.spool and (lookup.spool / lease.lease_id).is_dir()]
+    if here:
+        return (
+            f"no coordinator runs on this node. {len(here)} of its leases have their spool here: "
+            "`pluto-dist coordinator start` lets the next one look who is alive and settle it"
+        )
+    hosts = ", ".join(sorted({lease.host for lease in open_leases})) or "unknown"
+    monitored = document.mode == "pluto"
+    monitor = "; the server marks it FAILED 150 s after its last heartbeat" if monitored else ""
+    return (
+        "no coordinator of this node has it; this is what the store knew last. Its processes were on: "
+        f"{hosts}. If they are gone for good: `pluto-dist finish {document.display_id or document.key} "
+        f"--status FAILED --force`{monitor}"
+    )
+
+
+def public(document: Document, store: str, *, live: bool, remark: str) -> dict[str, object]:
+    """The document's public keys and those of this command."""
+    import msgspec
+
+    plain = msgspec.json.decode(msgspec.json.encode(document), type=dict[str, msgspec.Raw])
+    shown: dict[str, object] = {key: value for key, value in plain.items() if key != "restore"}
+    return {**shown, "store": store, "live": live, "remark": remark}
+
+
+def _plot(found: Found, document: Document, name: str, spool: Path | None) -> None:
+    import shutil
+
+    from pluto_dist.backend.local.points import read_points
+    from pluto_dist.cli.chart import Curve, draw
+    from pluto_dist.cli.console import printable
+
+    curve = Curve()
+    for point in read_points(document, roots(found, spool)):
+        if point.name == name and not isinstance(point.value, str):
+            curve.add(point.step, point.value)
+    if not curve.steps and not curve.skipped:
+        raise _no_such_series(document, name)
+    width = shutil.get_terminal_size().columns
+    skipped = f", {curve.skipped} not finite and left out" if curve.skipped else ""
+    title = f"{printable(name)} of {document.display_id or document.key}: {len(curve.steps)} points{skipped}"
+    for line in (title, *draw(curve, width, PLOT_HEIGHT)):
+        typer.echo(line)
+
+
+def _no_such_series(document: Document, name: str) -> Exception:
+    import difflib
+
+    from pluto_dist.errors import UsageError
+
+    near = difflib.get_close_matches(name, document.summary, n=3)
+    listed = ", ".join(sorted(document.summary)[:20])
+    known = f"did you mean {' or '.join(near)}?" if near else f"it has: {listed}"
+    return UsageError(
+        f"Run {document.display_id or document.key} has no points of a metric {name!r} here; {known}"
+    )

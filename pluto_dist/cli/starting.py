@@ -1,0 +1,46 @@
+"""Starts a coordinator for a command and waits until it answers."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from pluto_dist.cli.ask import ask, listener
+from pluto_dist.core.messages import AskStatus
+from pluto_dist.errors import CoordinatorUnavailableError
+from pluto_dist.node import stopped
+from pluto_dist.node.launch import claim_start, launch
+from pluto_dist.node.places import Places
+from pluto_dist.node.settings import Settings
+
+START_S = 15.0  # cold disk caches; usually 0.4 s
+POLL_S = 0.02
+
+
+def ensure_running(places: Places, settings: Settings) -> bool:
+    """Returns when a coordinator answers; whether it had to be started.
+
+    Raises:
+        CoordinatorUnavailableError: none could be started, or it does not answer.
+    """
+    stopped.clear(places)
+    if ask(places.socket, AskStatus(request=1)) is not None:
+        return False
+    if claim_start(places):
+        launch(places, os.environ, idle_exit_s=settings.idle_exit_s)
+    deadline = time.monotonic() + START_S
+    while listener(places.socket) is None or ask(places.socket, AskStatus(request=1)) is None:
+        if time.monotonic() > deadline:
+            raise CoordinatorUnavailableError(
+                f"no coordinator within {START_S:g} s; the end of its log {places.log}:\n{_tail(places)}",
+                log=str(places.log),
+            )
+        time.sleep(POLL_S)
+    return True
+
+
+def _tail(places: Places) -> str:
+    try:
+        return places.log.read_text(errors="replace")[-1000:]
+    except OSError as error:
+        return f"({error})"
