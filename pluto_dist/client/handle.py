@@ -217,11 +217,11 @@ class Run:
         """What the interpreter's exit hook does; None means that the exit code is not known yet."""
         if self._end or self._foreign_process(""):
             return
+        if exit_code:
+            self.evidence(kind="exit", exit_code=exit_code)
         if self.role == "side":
             self._leave(Closed(**self._stamp()), wait_s)
             return
-        if exit_code:
-            self.evidence(kind="exit", exit_code=exit_code)
         self._leave(Finished(**self._stamp(), at_exit=exit_code is None), wait_s)
 
     def abandon(self) -> None:
@@ -232,13 +232,14 @@ class Run:
         self._link.close()
 
     def _refuse_to_finish(self) -> None:
+        run = self._run_view()
         message = (
-            f"finish() is reserved to the owner of Run {self.display_id or self.run_id}; this process is "
-            f"{self.label!r} (side): its lease is closed instead. Use close() here"
+            f"finish() is reserved to the owner of Run {run.display_id or run.external_id} "
+            f"({run.owner or 'nobody owns it now'}); this process is {self.label!r}, a side"
         )
         if self._settings.strict:
-            raise FinishReservedError(message)
-        self._warn_once("finish_by_side", message)
+            raise FinishReservedError(f"{message}. Nothing was changed; use close() here")
+        self._warn_once("finish_by_side", f"{message}: only its lease is closed. Use close() here")
 
     def _leave(self, entry: Finished | Closed, timeout_s: float | None) -> None:
         from pluto_dist.client.leaving import leave

@@ -43,7 +43,11 @@ class Sync(Message, frozen=True, kw_only=True, tag="sync"):
 
 
 class RunView(msgspec.Struct, frozen=True, kw_only=True):
-    """A Run as its participants see it."""
+    """A Run as its participants see it.
+
+    Attributes:
+        owner: who owns it, for people: label, pid, host; "" without a live owner.
+    """
 
     key: str
     external_id: str
@@ -64,6 +68,7 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True):
     provisional: bool = False
     cancelled: bool = False
     reason: str = ""
+    owner: str = ""
 
 
 class View(Message, frozen=True, kw_only=True, tag="view"):

@@ -120,6 +120,7 @@ class Views:
             provisional=run.provisional,
             cancelled=run.cancelled,
             reason=run.verdict.reason if run.verdict is not None else "",
+            owner=self._owner(run),
         )
 
     def drained(self, run: Run, lease: Lease) -> bool:
@@ -181,6 +182,12 @@ class Views:
         """The process is gone for good."""
         self._peers.pop(lease_id, None)
         self._told.pop(lease_id, None)
+
+    def _owner(self, run: Run) -> str:
+        lease = self._book.leases.get(run.owner or "")
+        if lease is None or not lease.alive:
+            return ""
+        return f"{lease.label!r}, pid {lease.identity.pid} on {lease.identity.host}"
 
     def _last_out(self, run: Run, lease: Lease) -> bool:
         return not any(
