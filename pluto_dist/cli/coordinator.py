@@ -19,6 +19,7 @@ import typer
 from pluto_dist.cli import options
 
 if TYPE_CHECKING:
+    from pluto_dist.cli.ask import Listener
     from pluto_dist.node.places import Places
 
 NOT_RUNNING = 3  # as of `systemctl status`
@@ -69,26 +70,16 @@ def start(home: options.Home = None, as_json: options.Json = False) -> None:
 @app.command()
 def stop(home: options.Home = None, as_json: options.Json = False) -> None:
     """Stops the coordinator; attached processes go on logging, and nobody starts it until it is needed."""
-    import time
-
     from pluto_dist.cli.ask import ask, listener
     from pluto_dist.core.messages import StopCoordinator
-    from pluto_dist.errors import WaitTimeoutError
     from pluto_dist.node import stopped
 
     places = _places(home)
     stopped.leave(places)
     before = listener(places.socket)
     asked = ask(places.socket, StopCoordinator(request=1)) is not None
-    deadline = time.monotonic() + STOP_S
-    while asked and (now := listener(places.socket)) is not None and now == before:
-        if time.monotonic() > deadline:
-            who = f" (pid {now.pid})" if now.pid else ""
-            raise WaitTimeoutError(
-                f"the coordinator{who} has not ended within {STOP_S:g} s; it finishes requests in flight, "
-                "see `pluto-dist coordinator logs`"
-            )
-        time.sleep(POLL_S)
+    if asked and before is not None:
+        _await_end(places, before)
     _print(state_of(places), as_json, "stopped" if asked else "was not running")
 
 
@@ -156,6 +147,28 @@ def state_of(places: Places) -> State:
         leases=told.leases,
         **_times(listening.pid),
     )
+
+
+def _await_end(places: Places, before: Listener) -> None:
+    """Returns when the process is gone; one in another pid namespace, when its socket is."""
+    import time
+
+    from pluto_dist.cli.ask import listener
+    from pluto_dist.errors import WaitTimeoutError
+    from pluto_dist.node.identity import identity_of
+
+    identity = identity_of(before.pid) if before.pid is not None else None
+    deadline = time.monotonic() + STOP_S
+    while listener(places.socket) == before or (
+        before.pid is not None and identity is not None and identity_of(before.pid) == identity
+    ):
+        if time.monotonic() > deadline:
+            who = f" (pid {before.pid})" if before.pid else ""
+            raise WaitTimeoutError(
+                f"the coordinator{who} has not ended within {STOP_S:g} s; it finishes requests in flight, "
+                "see `pluto-dist coordinator logs`"
+            )
+        time.sleep(POLL_S)
 
 
 def _times(pid: int | None) -> dict[str, float]:

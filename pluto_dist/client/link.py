@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import zmq
 
@@ -28,6 +28,7 @@ from pluto_dist.core.messages import (
 from pluto_dist.core.secret import Secret
 from pluto_dist.core.session import Session
 from pluto_dist.errors import PlutoDistError, from_wire
+from pluto_dist.node import stopped
 from pluto_dist.node.identity import boot_clock
 from pluto_dist.node.launch import claim_start, launch
 from pluto_dist.node.places import Places
@@ -67,6 +68,7 @@ class Link:
         self._questions: dict[int, Question] = {}
         self._answers: dict[int, Answer | Refusal] = {}
         self._next_request = 1
+        self._needs = 0
         self._wanted = 0
         self._asked = 0
         self._refreshed = 0
@@ -99,7 +101,7 @@ class Link:
             PlutoDistError: no coordinator can be had at all.
         """
         deadline = boot_clock() + timeout_s
-        with self._changed:
+        with self._changed, self._needed():
             while True:
                 view = self._session.view
                 if view is not None and until(view):
@@ -122,7 +124,7 @@ class Link:
             PlutoDistError: the coordinator refused it.
         """
         deadline = boot_clock() + timeout_s
-        with self._changed:
+        with self._changed, self._needed():
             number = self._next_request
             self._next_request += 1
             self._questions[number] = make(number)
@@ -149,6 +151,15 @@ class Link:
         """The lease has ended and nobody waits any more."""
         self._stop = True
         self._wake()
+
+    @contextlib.contextmanager
+    def _needed(self) -> Iterator[None]:
+        """Somebody waits for the coordinator; held under the condition."""
+        self._needs += 1
+        try:
+            yield
+        finally:
+            self._needs -= 1
 
     def _wake(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -232,7 +243,10 @@ class Link:
             client.send(question)
 
     def _launch(self) -> None:
+        if stopped.is_left(self._places) and not self._needs:
+            return
         if claim_start(self._places):
+            stopped.clear(self._places)
             _log.debug("starting a coordinator in %s", self._places.runtime)
             launch(self._places, self._env, idle_exit_s=self._idle_exit_s)
 
