@@ -16,6 +16,7 @@ from pluto_dist.core.ids import Role, RunRef, classify_run_id
 from pluto_dist.core.lifecycle import Fork, Opened
 from pluto_dist.core.messages import PROTOCOL
 from pluto_dist.errors import (
+    CoordinatorUnavailableError,
     ForkError,
     MachineError,
     OwnerExistsError,
@@ -208,18 +209,22 @@ def _open_at(wish: Wish, settings: Settings, places: Places) -> Run:
         idle_exit_s=settings.idle_exit_s,
         env=dict(os.environ),
     )
-    run = Run(files, link, settings, label=wish.label)
+    run = Run(files, link, settings, attached=wish.verb == "attach")
     files.say(_opened(wish, settings, surroundings))
     RUNS.add(run)
     install_hooks(os.getpid(), settings.sigterm_wait_s)
     link.start(run.granted)
-    _wait(run, wish, surroundings)
+    _wait(run, wish, surroundings, settings)
     announce.started(link.view, settings, _store(settings))
     return run
 
 
-def _wait(run: Run, wish: Wish, surroundings: Surroundings) -> None:
-    """An owner or side has to know what it got; the other ranks go on and learn it meanwhile (R4)."""
+def _wait(run: Run, wish: Wish, surroundings: Surroundings, settings: Settings) -> None:
+    """An owner or side has to know what it got; the other ranks go on and learn it meanwhile (R4).
+
+    Where no coordinator can be had, `init()` goes on all the same: what it wants and what it logs is on disk,
+    and the next coordinator does the rest (G12).
+    """
     job = surroundings.job
     is_rank = wish.verb == "init" and job.rank not in (None, 0) and wish.role is None
     patience = wish.timeout_s
@@ -227,6 +232,16 @@ def _wait(run: Run, wish: Wish, surroundings: Surroundings) -> None:
         patience = RESTART_GRANT_S if job.attempt else RANK_GRANT_S
     try:
         granted = run.wait_granted(patience)
+    except CoordinatorUnavailableError as error:
+        if settings.required or wish.verb == "attach":
+            run.abandon()
+            raise
+        _log.warning(
+            "%s\nThe Run is kept on disk until a coordinator can be started here "
+            "(PLUTO_DIST_REQUIRED=1 makes this an error)",
+            error,
+        )
+        return
     except BaseException:
         run.abandon()
         raise

@@ -43,6 +43,7 @@ from pluto_dist.spool import forks
 from pluto_dist.spool.frames import DECLARE
 
 GRANT_S = 30.0  # a property that needs the Run waits this long for it
+UNANSWERED_S = 10.0  # a coordinator that has said nothing by then does not work
 ASK_S = 2.0  # config, tags and status fall back to what is known after this time
 
 _log = logging.getLogger("pluto_dist")
@@ -55,11 +56,11 @@ class Run:
     writes into a chain of its own; `finish()` and `close()` do nothing there: the Run is the parent's.
     """
 
-    def __init__(self, files: LeaseFiles, link: Link, settings: Settings, *, label: str | None) -> None:
+    def __init__(self, files: LeaseFiles, link: Link, settings: Settings, *, attached: bool) -> None:
         self._files = files
         self._link = link
         self._settings = settings
-        self._asked_label = label
+        self._attached = attached
         self._wall = Wall()
         self._pid = os.getpid()
         self._known: set[str] = set()
@@ -202,7 +203,7 @@ class Run:
         """
         if self._end or self._foreign_process(""):
             return
-        if self.role == "side":
+        if self._is_side:
             self._refuse_to_finish()
         self.take_evidence(sys.exc_info()[1])
         self._leave(Finished(**self._stamp(), code=code), timeout_s)
@@ -219,7 +220,7 @@ class Run:
             return
         if exit_code:
             self.evidence(kind="exit", exit_code=exit_code)
-        if self.role == "side":
+        if self._is_side:
             self._leave(Closed(**self._stamp()), wait_s)
             return
         self._leave(Finished(**self._stamp(), at_exit=exit_code is None), wait_s)
@@ -402,7 +403,7 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.take_evidence(error)
-        if self.role == "side":
+        if self._is_side:
             self.close()
         else:
             self.finish()
@@ -439,12 +440,24 @@ class Run:
         Raises:
             PlutoDistError: it was refused, or no coordinator can be had.
         """
+        if not self._link.wait(lambda _: True, min(timeout_s, UNANSWERED_S)):
+            if timeout_s > UNANSWERED_S:
+                raise self._link.unanswered(UNANSWERED_S)
+            return False
         if not self._link.wait(lambda view: view.state != "waiting", timeout_s):
             return False
         view = self._link.view
         if view is not None and view.error is not None:
             raise from_wire(*view.error)
         return True
+
+    @property
+    def _is_side(self) -> bool:
+        """The end of a lease never waits for its grant: who has no role yet is what it asked to be."""
+        view = self._link.view
+        if view is None or view.state == "waiting":
+            return self._attached
+        return view.role == "side"
 
     def _view(self) -> View:
         if not self.wait_granted(GRANT_S):

@@ -29,6 +29,7 @@ def leave(link: Link, files: LeaseFiles, settings: Settings, timeout_s: float | 
         _log.warning(
             "%s; the end of the Run is on disk in %s and will be carried out later", error, files.folder
         )
+        link.close()
         return
     finally:
         if files.dropped:

@@ -1,8 +1,9 @@
 """The one background thread of a process: speaks with the coordinator for all its leases.
 
 `log()` never comes here. The thread beats, repeats what was not answered, starts a coordinator when nobody
-answers, and wakes whoever waits for a view. It is a daemon and it never raises into nothing: a fault is kept
-in `fault` and shown by the next call that waits.
+answers, and wakes whoever waits for a view. It is a daemon and it never raises into nothing: why no
+coordinator can be had is kept in `fault` and shown by calls that wait, while the thread goes on trying; the
+first view clears it.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import select
 import threading
 from collections.abc import Callable, Iterator
 
 import zmq
 
+from pluto_dist.client.drops import DropReport
 from pluto_dist.client.lease import LeaseFiles
 from pluto_dist.core.messages import (
     PROTOCOL,
@@ -27,12 +30,14 @@ from pluto_dist.core.messages import (
 )
 from pluto_dist.core.secret import Secret
 from pluto_dist.core.session import Session
-from pluto_dist.errors import PlutoDistError, from_wire
+from pluto_dist.errors import CoordinatorUnavailableError, MachineError, PlutoDistError, from_wire
 from pluto_dist.node import stopped
 from pluto_dist.node.identity import boot_clock
-from pluto_dist.node.launch import claim_start, launch
-from pluto_dist.node.places import Places
-from pluto_dist.transport.client import DealerClient
+from pluto_dist.node.launch import claim_start, end_start, launch, log_tail
+from pluto_dist.node.places import Places, make_again
+from pluto_dist.transport.client import DealerClient, someone_listens
+
+AGAIN_S = 1.0  # after a fault of the machine, and how often the disk is asked to take what it refused
 
 _log = logging.getLogger("pluto_dist")
 
@@ -58,30 +63,31 @@ class Link:
         idle_exit_s: float,
         env: dict[str, str],
     ) -> None:
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._places = places
         self._files = files
         self._key = key
         self._idle_exit_s = idle_exit_s
         self._env = env
-        self._session = Session(heartbeat_s, boot_clock(), listening=places.socket.exists())
+        self._session = Session(heartbeat_s, boot_clock(), listening=someone_listens(places.socket))
+        self._drops = DropReport(files)
         self._changed = threading.Condition()
         self._questions: dict[int, Question] = {}
         self._answers: dict[int, Answer | Refusal] = {}
-        self._next_request = 1
+        self._request = 0
         self._needs = 0
         self._wanted = 0
-        self._asked = 0
         self._refreshed = 0
         self._hand_over_key = key is not None
         self._stop = False
-        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._on_view: Callable[[View], None] = lambda _: None
+        self._on_view: Callable[[View], None] = _ignore
         self.fault: PlutoDistError | None = None
         self._thread = threading.Thread(target=self._run, name="pluto-dist", daemon=True)
 
     def start(self, on_view: Callable[[View], None]) -> None:
         """Begins to speak; `on_view` is called in the thread with each view."""
         self._on_view = on_view
+        self._session.wrote(self._files.lifecycle.written, boot_clock())
         self._thread.start()
 
     @property
@@ -107,7 +113,7 @@ class Link:
                 if view is not None and until(view):
                     return True
                 if self.fault is not None:
-                    raise self.fault
+                    raise from_wire(self.fault.code, self.fault.message, self.fault.fields)
                 left = deadline - boot_clock()
                 if left <= 0:
                     return False
@@ -125,15 +131,15 @@ class Link:
         """
         deadline = boot_clock() + timeout_s
         with self._changed, self._needed():
-            number = self._next_request
-            self._next_request += 1
+            number = self._next_request()
             self._questions[number] = make(number)
-            self._wake()
+            self._speak()
             while number not in self._answers:
                 left = deadline - boot_clock()
-                if left <= 0 or not self._changed.wait(left):
-                    self._questions.pop(number, None)
+                if left <= 0:
+                    del self._questions[number]
                     return None
+                self._changed.wait(left)
             answer = self._answers.pop(number)
         if isinstance(answer, Refusal):
             raise from_wire(answer.error, answer.message)
@@ -142,13 +148,22 @@ class Link:
     def refresh(self, timeout_s: float) -> bool:
         """Lets the coordinator say how things stand now; False if it did not in time."""
         with self._changed:
-            self._wanted += 1
-            wanted = self._wanted
-        self._wake()
-        return self.wait(lambda _: self._refreshed >= wanted, timeout_s)
+            wanted = self._wanted = self._next_request()
+        self._speak()
+        try:
+            return self.wait(lambda _: self._refreshed >= wanted, timeout_s)
+        except MachineError:
+            return False
+
+    def unanswered(self, waited_s: float) -> CoordinatorUnavailableError:
+        """The error for a coordinator that was started and does not answer, with what its log says."""
+        log = self._places.log
+        return CoordinatorUnavailableError(
+            f"no coordinator answered within {waited_s:g} s; end of {log}:\n{log_tail(log)}", log=str(log)
+        )
 
     def close(self) -> None:
-        """The lease has ended and nobody waits any more."""
+        """The lease has ended and nobody waits any more; the thread gives the connection back."""
         self._stop = True
         self._wake()
 
@@ -161,6 +176,21 @@ class Link:
         finally:
             self._needs -= 1
 
+    def __del__(self) -> None:
+        """The pipe goes last: `_wake` is called by signal handlers too and takes no lock."""
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+
+    def _next_request(self) -> int:
+        self._request += 1
+        return self._request
+
+    def _speak(self) -> None:
+        """Somebody waits, so another try is due before it is told that there is no coordinator."""
+        self.fault = None
+        self._session.speak(boot_clock())
+        self._wake()
+
     def _wake(self) -> None:
         with contextlib.suppress(BlockingIOError):
             os.write(self._wake_write, b"!")
@@ -168,46 +198,50 @@ class Link:
     # --- the thread ------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        try:
-            self._serve()
-        except PlutoDistError as error:
-            self._fail(error)
-        except OSError as error:
-            self._fail(PlutoDistError(f"the connection to the coordinator broke: {error}"))
+        while not self._stop:
+            try:
+                self._serve()
+            except (OSError, zmq.ZMQError) as error:
+                self._fail(CoordinatorUnavailableError(f"the connection to the coordinator broke: {error}"))
+                waiter = select.poll()
+                waiter.register(self._wake_read, select.POLLIN)
+                waiter.poll(AGAIN_S * 1000)
+        self._on_view = _ignore
 
     def _serve(self) -> None:
         client = DealerClient(self._places.socket)
         try:
             while not self._stop:
-                client = self._turn(client)
+                todo = self._session.next(boot_clock())
+                if todo.reconnect:
+                    client.close()
+                    client = DealerClient(self._places.socket)
+                if todo.launch:
+                    self._launch()
+                if todo.send:
+                    self._say_all(client)
+                self._wait(client, max(0.0, self._session.deadline() - boot_clock()))
+                self._look_at_files()
         finally:
             client.close()
-
-    def _turn(self, client: DealerClient) -> DealerClient:
-        now = boot_clock()
-        todo = self._session.next(now)
-        if todo.reconnect:
-            client.close()
-            client = DealerClient(self._places.socket)
-        if todo.launch:
-            self._launch()
-        if todo.send or self._wanted > self._asked:
-            self._files.say_again()
-            self._asked = self._wanted
-            client.send(self._sync())
-        self._ask_all(client)
-        self._wait(client, max(0.0, self._session.deadline() - boot_clock()))
-        return client
 
     def _wait(self, client: DealerClient, timeout_s: float) -> None:
         poller = zmq.Poller()
         poller.register(client.socket, zmq.POLLIN)
         poller.register(self._wake_read, zmq.POLLIN)
-        poller.poll(int(min(timeout_s, 1.0) * 1000) + 1)
+        poller.poll(int(min(timeout_s, AGAIN_S) * 1000) + 1)
         with contextlib.suppress(BlockingIOError):
             os.read(self._wake_read, 4096)
         while (reply := client.receive()) is not None:
             self._take(reply)
+
+    def _look_at_files(self) -> None:
+        """Nobody calls us when the disk refuses something, so the thread looks."""
+        self._drops.look()
+        if self._files.unsaid:
+            self._files.say_again()
+        if self._files.lifecycle.written > self._session.entries:
+            self._session.wrote(self._files.lifecycle.written, boot_clock())
 
     def _take(self, reply: Reply) -> None:
         with self._changed:
@@ -216,9 +250,9 @@ class Link:
                     self._refreshed = max(self._refreshed, reply.request)
                     fresh = self._session.heard(reply, boot_clock())
                     self._hand_over_key = self._key is not None and (fresh or reply.key_wanted)
+                    self.fault = None
                     self._on_view(reply)
-            elif reply.request:
-                self._questions.pop(reply.request, None)
+            elif self._questions.pop(reply.request, None) is not None:
                 self._answers[reply.request] = reply
             elif isinstance(reply, Refusal):
                 self.fault = from_wire(reply.error, reply.message)
@@ -235,22 +269,32 @@ class Link:
             key=key,
         )
 
-    def _ask_all(self, client: DealerClient) -> None:
+    def _say_all(self, client: DealerClient) -> None:
+        """Everything that has no answer yet: a coordinator that died has forgotten the questions."""
         with self._changed:
             questions = list(self._questions.values())
-            self._questions.clear()
+        client.send(self._sync())
         for question in questions:
             client.send(question)
 
     def _launch(self) -> None:
         if stopped.is_left(self._places) and not self._needs:
             return
-        if claim_start(self._places):
-            stopped.clear(self._places)
-            _log.debug("starting a coordinator in %s", self._places.runtime)
-            launch(self._places, self._env, idle_exit_s=self._idle_exit_s)
+        try:
+            make_again(self._places)  # somebody may have deleted the runtime folder
+            if claim_start(self._places):
+                stopped.clear(self._places)
+                _log.debug("starting a coordinator in %s", self._places.runtime)
+                launch(self._places, self._env, idle_exit_s=self._idle_exit_s)
+        except PlutoDistError as error:
+            end_start(self._places)
+            self._fail(error)
 
     def _fail(self, error: PlutoDistError) -> None:
         with self._changed:
             self.fault = error
             self._changed.notify_all()
+
+
+def _ignore(view: View) -> None:
+    """Nobody listens: not yet, or not any more."""

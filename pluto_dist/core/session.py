@@ -13,7 +13,8 @@ from pluto_dist.core.messages import View
 RETRY_FIRST_S = 0.1  # an unanswered nudge is repeated after this time, then ever more slowly
 RETRY_CAP_S = 2.0
 ANSWER_S = 0.3  # a living coordinator answers well within this time; else one is started
-LAUNCH_S = 3.0  # not more often than this
+LAUNCH_S = 3.0  # not more often than this, then ever more rarely: a start that fails costs something
+LAUNCH_CAP_S = 60.0
 RECONNECT_S = 5.0  # a silent socket is replaced after this time
 
 
@@ -48,6 +49,8 @@ class Session:
         self._send_at = now
         self._asked_at: float | None = None if listening else now - ANSWER_S
         self._launch_at = now
+        self._launched_at = now - LAUNCH_S
+        self._launches = 0
         self._reconnect_at = now + RECONNECT_S
 
     @property
@@ -59,8 +62,13 @@ class Session:
     def wrote(self, entries: int, now: float) -> None:
         """The lifecycle stream has grown: speak at once."""
         self.entries = max(self.entries, entries)
-        self._tries = 0
+        self.speak(now)
+
+    def speak(self, now: float) -> None:
+        """Somebody waits for an answer: speak at once, and do not put off a start of the coordinator."""
+        self._tries = self._launches = 0
         self._send_at = now
+        self._launch_at = min(self._launch_at, max(now, self._launched_at + LAUNCH_S))
 
     def heard(self, view: View, now: float) -> bool:
         """The coordinator spoke; True if it is another one than before, which has no API key yet."""
@@ -70,6 +78,7 @@ class Session:
         self._asked_at = None
         self._reconnect_at = now + RECONNECT_S
         self._launch_at = now
+        self._launches = 0
         if self.settled:
             self._tries = 0
             self._send_at = now + self._heartbeat_s
@@ -82,7 +91,9 @@ class Session:
         reconnect = self._asked_at is not None and now >= self._reconnect_at
         send = now >= self._send_at
         if launch:
-            self._launch_at = now + LAUNCH_S
+            self._launched_at = now
+            self._launch_at = now + min(LAUNCH_CAP_S, LAUNCH_S * 2.0**self._launches)
+            self._launches = min(self._launches + 1, 8)
         if reconnect:
             self._reconnect_at = now + RECONNECT_S
         if send:

@@ -141,7 +141,8 @@ def start_detached(arguments: list[str], log: Path, env: Mapping[str, str]) -> N
         os.close(output)
     if code != 0:
         raise CoordinatorUnavailableError(
-            f"the coordinator could not be started (code {code}); end of {log}:\n{_tail(log)}", log=str(log)
+            f"the coordinator could not be started (code {code}); end of {log}:\n{log_tail(log)}",
+            log=str(log),
         )
 
 
@@ -167,7 +168,8 @@ def claim_start(places: Places) -> bool:
 
 def end_start(places: Places) -> None:
     """The coordinator answers, or will not: the next launch need not wait."""
-    _ticket(places).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # its folder is gone, or not ours any more
+        _ticket(places).unlink()
 
 
 def _run_spawner(arguments: list[str], output: int, env: Mapping[str, str]) -> int:
@@ -196,7 +198,8 @@ def _open_log(log: Path) -> int:
     return open_private(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
 
-def _tail(log: Path) -> str:
+def log_tail(log: Path) -> str:
+    """The last lines of the coordinator's log, for error texts."""
     try:
         return log.read_bytes()[-2000:].decode(errors="replace")
     except OSError as error:

@@ -120,6 +120,20 @@ def places_at(runtime: Path, spool: Path) -> Places:
     return find_places(runtime.parent)
 
 
+def make_again(places: Places) -> None:
+    """Makes folders that were deleted since they were found.
+
+    Raises:
+        PlacesError: they cannot be made, or somebody else has taken the name.
+    """
+    try:
+        _make(places.base)
+    except OSError as error:
+        raise PlacesError(
+            f"{places.base} cannot be used any more: {_reason(error)}", path=str(places.base)
+        ) from error
+
+
 def store_of(folder: Path | None) -> Path:
     """Absolute path of the store: `.pluto` in `folder`, by default in the working directory. Not created.
 
