@@ -20,7 +20,13 @@ from pluto_dist.core.document import Document, read
 from pluto_dist.core.ids import classify_run_id
 from pluto_dist.core.messages import AskRun, AskRuns, Question
 from pluto_dist.core.requests import Status
-from pluto_dist.errors import AmbiguousRunError, MachineError, PlacesError, RunNotFoundError
+from pluto_dist.errors import (
+    AmbiguousRunError,
+    MachineError,
+    PlacesError,
+    RunNotFoundError,
+    SocketPathError,
+)
 from pluto_dist.node.places import STORE_NAME, Places, find_places, store_of
 from pluto_dist.node.settings import Settings, load
 
@@ -91,9 +97,10 @@ class Lookup:
         self.places: Places | None = None
         self._trouble = ""
         try:
-            self.places = find_places(settings.home)
-            self._socket = self.places.socket
-        except PlacesError as error:  # nobody can log here, but a store can be read
+            places = find_places(settings.home)
+            self._socket = places.socket
+            self.places = places
+        except (PlacesError, SocketPathError) as error:  # nobody can log here, but a store can be read
             self._trouble = error.message
 
     @property

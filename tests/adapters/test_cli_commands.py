@@ -1,0 +1,281 @@
+"""What commands print: documented keys, whole reports, exit codes, and one line for each error."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from typer.testing import CliRunner
+
+from pluto_dist.cli import coordinator, export, ps, runs, show
+from pluto_dist.cli.main import app, exit_code
+from pluto_dist.cli.spooled import caught_up
+from pluto_dist.core.document import Document
+from pluto_dist.core.records import Failure, Point, RunEvent, SeriesOwner, Verdict
+from pluto_dist.errors import AmbiguousRunError, RunNotFoundError, SettingError
+from pluto_dist.spool.frames import encode_frame
+from tests.adapters.coordinators import answering, knowing
+from tests.adapters.documents import document, lease
+from tests.adapters.test_cli_lookup import Machine, machine
+
+__all__ = ["machine"]  # the fixture
+
+OF_RUNS = {"id", "display_id", "run_id", "project", "name", "status", "mode", "created_at"}
+OF_SHOW = OF_RUNS | {
+    *("config", "tags", "ended_at", "fork", "leases", "summary", "verdict", "pending", "rejected", "repeats"),
+    *("store", "live", "remark"),
+}
+OF_LEASE = {
+    *("lease_id", "role", "label", "rank", "pid", "host", "epoch", "attempt", "state", "granted_at"),
+    *("last_seen_at", "ended_at", "end_reason", "written", "delivered"),
+}
+OF_FAILURE = {
+    *("role", "label", "rank", "host", "pid", "attempt", "kind", "type", "message", "signal", "exit_code"),
+    *("traceback", "at"),
+}
+
+
+def run(machine: Machine, *arguments: str, code: int = 0) -> str:
+    """Runs a command here; returns stdout, or stderr for a command that fails."""
+    places = ["--home", str(machine.home)]
+    if arguments[0] not in ("ps", "coordinator"):
+        places += ["--dir", str(machine.base)]
+    done = CliRunner().invoke(app, [*arguments, *places])
+    assert done.exit_code == code, done.output
+    return done.stdout if code == 0 else done.stderr
+
+
+def failed(machine: Machine) -> Document:
+    """A Run that failed on rank 1."""
+    failure = Failure(
+        role="worker",
+        label="rank1",
+        rank=1,
+        host="node",
+        pid=4711,
+        attempt=0,
+        kind="exception",
+        type="ValueError",
+        message="bad [red]batch\x1b[0m",
+        traceback="Traceback\n  line 1\nValueError: bad batch",
+        at=5000,
+    )
+    found = machine.here(
+        "key-1",
+        status="FAILED",
+        ended_ms=6000,
+        tags=("a", "b"),
+        verdict=Verdict("FAILED", "rank1 failed first", failure),
+        events=tuple(RunEvent(n, f"event{n}", {"why": "x"}) for n in range(30)),
+        summary={"loss": Point(0.25, 9, 10), "odd": Point("NaN", 9, 1)},
+        series={"loss": SeriesOwner("owner", "METRIC", {"eval": "loss/eval"})},
+    )
+    leases = (lease("a"), lease("b", "rank1", pid=4711, state="ended", end_reason="died"))
+    named = {"loss": {"eval": "loss/eval"}}
+    return msgspec.structs.replace(
+        found, leases=leases, series=named, config=msgspec.Raw(b'{"lr":0.125}'), phase="ended"
+    )
+
+
+def test_runs_json_has_the_documented_keys(machine: Machine):
+    machine.keep(machine.here("key-1"))
+    (listed,) = json.loads(run(machine, "runs", "--json"))
+    assert set(listed) >= OF_RUNS
+    assert all(key in (runs.__doc__ or "") for key in listed)
+
+
+def test_runs_can_be_limited_to_a_project(machine: Machine):
+    machine.keep(machine.here("one", 1), machine.here("two", 2, project="other"))
+    listed = json.loads(run(machine, "runs", "--project", "other", "--json"))
+    assert [each["key"] for each in listed] == ["two"]
+
+
+def test_runs_without_any_says_where_it_looked(machine: Machine):
+    done = CliRunner().invoke(app, ["runs", "--home", str(machine.home), "--dir", str(machine.base)])
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert str(machine.store.root) in done.stderr
+
+
+def test_show_json_has_the_documented_keys_and_nothing_for_the_next_coordinator(machine: Machine):
+    machine.keep(failed(machine))
+    shown = json.loads(run(machine, "show", "1", "--json"))
+    assert set(shown) >= OF_SHOW
+    assert "restore" not in shown
+    assert set(shown["leases"][0]) >= OF_LEASE
+    assert set(shown["verdict"]) == {"status", "reason", "first_failure"}
+    assert set(shown["verdict"]["first_failure"]) >= OF_FAILURE
+    assert shown["summary"]["loss"] == {"last": 0.25, "step": 9, "count": 10}
+    assert all(key in (show.__doc__ or "") for key in set(shown) - set(Document.__struct_fields__))
+
+
+def test_show_tells_people_all_of_it(machine: Machine):
+    machine.keep(failed(machine))
+    report = run(machine, "show", "1")
+    parts = (
+        "DEM-1  first  (project demo)",
+        "FAILED",
+        "verdict: FAILED: rank1 failed first",
+        "first failure: rank1 (worker, pid 4711 on node, attempt 0)",
+        "  ValueError: bad [red]batch",
+        "    line 1",
+        "died",
+        "0.25",
+        "NaN",
+        "series loss: eval logs it too, as loss/eval",
+        '"lr": 0.125',
+        "a, b",
+        "events (last 20 of 30)",
+        "event29",
+        "pending 0 bytes, rejected 0, repeats 0, dropped 0",
+    )
+    assert [part for part in parts if part not in report] == []
+    assert "event9\n" not in report
+
+
+def test_what_users_programs_wrote_cannot_control_the_terminal(machine: Machine):
+    machine.keep(failed(machine))
+    assert "\x1b" not in run(machine, "show", "1")
+
+
+def test_a_run_that_nobody_alive_has_is_said_to_be_so_and_how_to_end_it(machine: Machine):
+    """G7: show says which."""
+    machine.keep(msgspec.structs.replace(machine.here("key-1"), leases=(lease("a", host="far"),)))
+    remark = json.loads(run(machine, "show", "1", "--json"))["remark"]
+    assert "far" in remark
+    assert "finish DEM-1 --status FAILED --force" in remark
+    assert remark in run(machine, "show", "1")
+
+
+def test_the_summary_of_a_run_that_nobody_alive_has_is_counted_anew(machine: Machine):
+    machine.keep(msgspec.structs.replace(machine.here("key-1"), leases=(lease("a"),)))
+    _log(machine.store.run("key-1") / "streams" / "a", 3)
+    shown = json.loads(run(machine, "show", "1", "--json"))
+    assert (shown["summary"], shown["points"]) == ({"loss": {"last": 2.0, "step": 2, "count": 3}}, 3)
+
+
+def test_plot_draws_a_series_and_counts_what_it_leaves_out(machine: Machine):
+    machine.keep(msgspec.structs.replace(machine.here("key-1"), leases=(lease("a"),)))
+    _log(machine.store.run("key-1") / "streams" / "a", 3, b'{"time":1,"step":9,"data":{"loss":NaN}}\n')
+    assert "loss of DEM-1: 3 points, 1 not finite and left out" in run(machine, "show", "1", "--plot", "loss")
+    assert "did you mean loss?" in run(machine, "show", "1", "--plot", "los", code=2)
+    assert "export" in run(machine, "show", "1", "--plot", "loss", "--json", code=2)
+
+
+def test_ps_json_has_the_documented_keys(machine: Machine):
+    found = msgspec.structs.replace(failed(machine), status="RUNNING")
+    with answering(machine.socket, knowing(found)):
+        told = json.loads(run(machine, "ps", "--json"))
+        people = run(machine, "ps")
+    (process,) = told["processes"]  # the other one has ended
+    assert (process["role"], process["label"], process["suspect"]) == ("owner", "owner", True)
+    assert told["series"] == {"key-1": {"loss": {"eval": "loss/eval"}}}
+    assert all(key in (ps.__doc__ or "") for key in (*told, *process))
+    assert str(machine.home / "run") in people
+    assert "loss/eval" in people
+
+
+def test_ps_without_a_coordinator_says_where_it_looked(machine: Machine):
+    done = CliRunner().invoke(app, ["ps", "--home", str(machine.home)])
+    assert done.exit_code == 0
+    assert str(machine.home / "run") in done.stderr
+
+
+def test_written_counts_what_is_behind_the_cursors(tmp_path: Path):
+    """What a coordinator knows is what it has delivered; the rest is on disk."""
+    size = _log(tmp_path / "a", 5)
+    held = lease("a", delivered=2, written=2, last_step=1, cursors={"metrics": {1: 2 * size // 5}})
+    (ahead,) = caught_up(document(held, lease("elsewhere")), tmp_path).leases[:1]
+    assert (ahead.written, ahead.delivered, ahead.last_step) == (5, 2, 4)
+    assert caught_up(document(held), None).leases == (held,)
+
+
+def test_export_has_a_line_per_point_with_names_for_what_is_not_finite(machine: Machine):
+    machine.keep(msgspec.structs.replace(machine.here("key-1"), leases=(lease("a"),)))
+    _log(
+        machine.store.run("key-1") / "streams" / "a",
+        1,
+        b'{"time":7,"step":1,"data":{"loss":NaN,"up":Infinity,"down":-Infinity}}\n',
+    )
+    lines = [json.loads(line) for line in run(machine, "export", "1").splitlines()]
+    assert lines[0] == {
+        "kind": "metric",
+        "name": "loss",
+        "step": 0,
+        "value": 0.0,
+        "time": 0,
+        "lease_id": "a",
+    }
+    assert [line["value"] for line in lines[1:]] == ["NaN", "Infinity", "-Infinity"]
+    rows = list(csv.DictReader(io.StringIO(run(machine, "export", "1", "--format", "csv"))))
+    assert [{key: str(value) for key, value in line.items()} for line in lines] == rows
+    assert tuple(lines[0]) == export.COLUMNS
+
+
+def test_export_writes_to_a_file(machine: Machine, tmp_path: Path):
+    machine.keep(msgspec.structs.replace(machine.here("key-1"), leases=(lease("a"),)))
+    _log(machine.store.run("key-1") / "streams" / "a", 2)
+    for form in ("jsonl", "csv"):
+        assert run(machine, "export", "1", "--format", form, "--output", str(tmp_path / form)) == ""
+        assert (tmp_path / form).read_text() == run(machine, "export", "1", "--format", form)
+
+
+def test_coordinator_status_json_has_the_documented_keys(machine: Machine):
+    with answering(machine.socket, knowing()):
+        told = json.loads(run(machine, "coordinator", "status", "--json"))
+    assert (told["running"], told["generation"], told["leases"]) == (True, 7, 2)
+    assert told["uptime_s"] > 0
+    assert all(key in (coordinator.__doc__ or "") for key in told)
+
+
+def test_doctor_prints_facts_with_advice(machine: Machine):
+    told = json.loads(run(machine, "doctor", "--json"))
+    assert told["level"] in ("ok", "warn")
+    names = [fact["name"] for fact in told["facts"]]
+    assert {"runtime", "spool", "store", "store_outlives_job"} <= set(names)
+    people = run(machine, "doctor")
+    assert [name for name in names if name not in people] == []
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(AmbiguousRunError("x"), 2), (SettingError("x"), 2), (RunNotFoundError("x"), 1)],
+)
+def test_exit_code_says_whether_another_call_would_help(error: Any, code: int):
+    assert exit_code(error) == code
+
+
+def test_an_error_is_one_line_without_a_traceback(machine: Machine):
+    message = run(machine, "show", "DEM-9", code=1)
+    assert message.startswith("pluto-dist: no Run 'DEM-9'")
+    assert message.count("\n") == 1
+
+
+def test_an_error_of_the_machine_is_one_line_too(machine: Machine):
+    machine.keep(machine.here("key-1"))
+    message = run(machine, "export", "1", "--output", str(machine.base / "no" / "file"), code=1)
+    assert message.startswith("pluto-dist: ")
+    assert "no/file" in message
+
+
+def test_the_commands_are_listed_without_loading_what_they_need():
+    """A shell's completion and every typo wait for this import."""
+    heavy = ("zmq", "httpx", "psutil", "sqlite3", "rich", "pluto_dist.core.document")
+    probe = f"import sys, pluto_dist.cli.main; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def _log(folder: Path, count: int, *more: bytes) -> int:
+    """Writes records of `loss` with the steps 0, 1, …; returns their size."""
+    folder.mkdir(parents=True)
+    lines = [b'{"time":0,"step":%d,"data":{"loss":%d}}\n' % (step, step) for step in range(count)]
+    data = b"".join(map(encode_frame, lines))
+    (folder / "metrics-00000001.spool").write_bytes(data + b"".join(map(encode_frame, more)))
+    return len(data)
