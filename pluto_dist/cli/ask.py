@@ -36,13 +36,13 @@ def listener(path: Path) -> Listener | None:
             return None
 
 
-def ask(path: Path, question: Question, timeout_s: float = ANSWER_S) -> bytes | None:
+def ask(path: Path, question: Question, timeout_s: float | None = None) -> bytes | None:
     """The answer, a JSON document; None if no coordinator listens there.
 
     Args:
         path: of the coordinator's socket.
         question: its request number is not 0.
-        timeout_s: how long to wait for the answer.
+        timeout_s: how long to wait for the answer, `ANSWER_S` by default.
 
     Raises:
         CoordinatorUnavailableError: somebody listens but does not answer.
@@ -51,6 +51,7 @@ def ask(path: Path, question: Question, timeout_s: float = ANSWER_S) -> bytes | 
     found = listener(path)
     if found is None:
         return None
+    timeout_s = ANSWER_S if timeout_s is None else timeout_s
     reply = _reply(path, question, timeout_s)
     if isinstance(reply, Refusal):
         raise from_wire(reply.error, reply.message)

@@ -22,6 +22,7 @@ from pluto_dist.core.messages import AskRun, AskRuns, Question
 from pluto_dist.core.requests import Status
 from pluto_dist.errors import (
     AmbiguousRunError,
+    CoordinatorUnavailableError,
     MachineError,
     PlacesError,
     RunNotFoundError,
@@ -83,6 +84,11 @@ class Found(msgspec.Struct, frozen=True):
 class Lookup:
     """Looks at one node and one store.
 
+    Attributes:
+        store: the store folder.
+        places: of this node, None if it has none that can be used.
+        silent: a coordinator listens and does not answer.
+
     Args:
         home: `--home`, None for the default.
         folder: `--dir`, None for the default.
@@ -95,6 +101,7 @@ class Lookup:
         settings = reading_settings(home, folder)
         self.store = Store(store_at(settings.dir))
         self.places: Places | None = None
+        self.silent = False
         self._trouble = ""
         try:
             places = find_places(settings.home)
@@ -141,9 +148,7 @@ class Lookup:
             AmbiguousRunError: several; lists them.
         """
         known = self.choose(name)
-        body = None
-        if known.live:
-            body = self.ask(AskRun(request=1, run=known.head.key))
+        body = self._ask_kindly(AskRun(request=1, run=known.head.key)) if known.live else None
         live = body is not None
         if body is None:
             body = Store(known.store).document(known.head.key)
@@ -167,8 +172,19 @@ class Lookup:
             raise AmbiguousRunError(f"{name!r} means {len(chosen)} Runs: {_listed(chosen)}; use the key")
         return chosen[0]
 
+    def _ask_kindly(self, question: Question) -> bytes | None:
+        """As `ask`; of a coordinator that does not answer there is still the store to look at."""
+        if self.silent:
+            return None
+        try:
+            return self.ask(question)
+        except CoordinatorUnavailableError as error:
+            self.silent = True
+            note(f"pluto-dist: {error.message}. What follows is from the store")
+            return None
+
     def _live(self) -> list[Known]:
-        body = self.ask(AskRuns(request=1))
+        body = self._ask_kindly(AskRuns(request=1))
         heads = [] if body is None else msgspec.json.decode(body, type=list[Head])
         return [Known(head, Path(head.restore.run.target.store), live=True) for head in heads]
 

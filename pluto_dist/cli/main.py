@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from pluto_dist import __version__
 from pluto_dist.cli import coordinator, doctor, export, finish, ps, runs, show
 from pluto_dist.errors import AmbiguousRunError, PlutoDistError, UsageError
 
@@ -51,14 +52,30 @@ def _say(message: str, code: int) -> int:
     return code
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"pluto-dist {__version__}")
+        raise typer.Exit
+
+
 app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Looks at Runs, their processes and the coordinator of this node.",
 )
+
+
+@app.callback()
+def options(
+    version: Annotated[  # `_version` has printed it before
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Looks at Runs, their processes and the coordinator of this node."""
+
+
 app.command()(runs.runs)
 app.command()(show.show)
 app.command()(ps.ps)

@@ -61,6 +61,7 @@ def row(known: Known) -> dict[str, object]:
 
 def _print(found: list[Known]) -> None:
     from pluto_dist.cli.console import clock, print_table
+    from pluto_dist.cli.lookup import RUNNING
 
     print_table(
         ("RUN", "ID", "NAME", "PROJECT", "STATUS", "PHASE", "CREATED", "POINTS", "MODE", "RUN_ID"),
@@ -71,7 +72,7 @@ def _print(found: list[Known]) -> None:
                 known.head.name,
                 known.head.project,
                 known.head.status,
-                known.head.phase if known.live else "",
+                known.head.phase if known.live or known.head.status != RUNNING else "nobody has it",
                 clock(known.head.created_at),
                 known.head.points,
                 known.head.mode,

@@ -89,6 +89,8 @@ def remark_on(found: Found, lookup: Lookup) -> str:
         return ""
     open_leases = [lease for lease in document.leases if lease.state in ("waiting", "active")]
     here = [lease for lease in open_leases if lookup.spool and (lookup.spool / lease.lease_id).is_dir()]
+    if lookup.silent:
+        return "the coordinator of this node does not answer; this is what the store knew last"
     if here:
         return (
             f"no coordinator runs on this node. {len(here)} of its leases have their spool here: "

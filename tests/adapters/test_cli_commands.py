@@ -14,6 +14,7 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
+import pluto_dist
 from pluto_dist.cli import coordinator, export, ps, runs, show
 from pluto_dist.cli.main import app, exit_code
 from pluto_dist.cli.spooled import caught_up
@@ -249,6 +250,10 @@ def test_doctor_prints_facts_with_advice(machine: Machine):
 )
 def test_exit_code_says_whether_another_call_would_help(error: Any, code: int):
     assert exit_code(error) == code
+
+
+def test_the_version_is_printed():
+    assert CliRunner().invoke(app, ["--version"]).stdout == f"pluto-dist {pluto_dist.__version__}\n"
 
 
 def test_an_error_is_one_line_without_a_traceback(machine: Machine):

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from pluto_dist.backend.local.store import Store
+from pluto_dist.cli import ask as asking
 from pluto_dist.cli.ask import ask, listener
 from pluto_dist.cli.lookup import Lookup, store_at
 from pluto_dist.core.document import Document
@@ -140,14 +141,26 @@ def test_nobody_listens_on_a_socket_that_is_missing_or_left_behind(machine: Mach
     assert ask(machine.socket, AskStatus(request=1)) is None
 
 
-def test_a_coordinator_that_does_not_answer_is_an_error_with_its_pid(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_coordinator_that_does_not_answer_is_an_error_with_its_pid(machine: Machine):
     import os
 
     with answering(machine.socket, silent), pytest.raises(CoordinatorUnavailableError) as caught:
         ask(machine.socket, AskStatus(request=1), timeout_s=0.1)
     assert f"pid {os.getpid()}" in caught.value.message
+
+
+def test_a_store_is_shown_while_the_coordinator_does_not_answer(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """A coordinator that is stopped (SIGSTOP) or busy hides nothing of the store; it is asked only once."""
+    monkeypatch.setattr(asking, "ANSWER_S", 0.1)
+    machine.keep(machine.here("key-1"))
+    lookup = machine.lookup()
+    with answering(machine.socket, silent):
+        found = lookup.find("1")
+        assert [known.head.key for known in lookup.runs()] == ["key-1"]
+    assert (found.live, lookup.silent) == (False, True)
+    assert capsys.readouterr().err.count("did not answer") == 1
 
 
 def test_a_refusal_becomes_the_error_it_names(machine: Machine):

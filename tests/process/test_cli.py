@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.process.harness import Node, lease, wait_until
+from tests.process.harness import Node, Script, lease, wait_until
 
 RUN = [sys.executable, "-c", "from pluto_dist.cli.main import app; app(prog_name='pluto-dist')"]
 
@@ -197,6 +198,15 @@ def test_a_run_that_only_the_store_knows_is_taken_up_and_ended(node: Node):
     assert stored["status"] == "FAILED"
     assert stored["verdict"]["reason"] == "ended by a person with finish --force"
     assert lease(stored, label="finish")["end_reason"] in ("closed", "superseded")
+
+
+def test_logs_go_on_until_somebody_interrupts(node: Node):
+    follower = node.keep(Script("logs", *node.spawn([*RUN, "coordinator", "logs", "-f"], "logs")))
+    pluto_dist(node, "coordinator", "start")
+    assert '"started"' in follower.expect('{"time":')
+    follower.signal(signal.SIGINT)
+    assert follower.wait() == 130
+    assert "Traceback" not in follower.stderr
 
 
 @pytest.mark.parametrize(
