@@ -193,6 +193,7 @@ def _open(wish: Wish, settings: Settings) -> AnyRun:
 
 def _open_at(wish: Wish, settings: Settings, places: Places) -> Run:
     from pluto_dist.client import announce
+    from pluto_dist.client.console.capture import CAPTURES
     from pluto_dist.client.handle import Run
     from pluto_dist.client.hooks import install_hooks
     from pluto_dist.client.lease import LeaseFiles
@@ -216,6 +217,8 @@ def _open_at(wish: Wish, settings: Settings, places: Places) -> Run:
     link.start(run.granted)
     _wait(run, wish, surroundings, settings)
     announce.started(link.view, settings, _store(settings))
+    if settings.console != "auto" or not (surroundings.notebook or run.is_side):
+        CAPTURES.start(files, settings, places, os.environ)
     return run
 
 

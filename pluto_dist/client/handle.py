@@ -20,6 +20,7 @@ import msgspec
 
 from pluto_dist.client import record
 from pluto_dist.client.collect import Kind, Rejection
+from pluto_dist.client.console.capture import CAPTURES
 from pluto_dist.client.lease import LeaseFiles, Wall
 from pluto_dist.client.link import Link
 from pluto_dist.core.ids import Role
@@ -246,6 +247,7 @@ class Run:
         from pluto_dist.client.leaving import leave
 
         self._end = "finished" if isinstance(entry, Finished) else "closed"
+        CAPTURES.stop(self.lease_id)
         self._say(
             Counted(
                 **self._stamp(),
@@ -428,6 +430,14 @@ class Run:
         if view.next_step > self._highest + 1:
             self._highest = view.next_step - 1
             self._steps = itertools.count(view.next_step)
+        if view.role == "side":  # its output is its own, unless somebody asked for it
+            CAPTURES.stop(self.lease_id, unless_asked=True)
+
+    @property
+    def is_side(self) -> bool:
+        """Whether this process is known to be a side; a claim that still waits may become anything."""
+        view = self._link.view
+        return view is not None and view.state == "active" and view.role == "side"
 
     @property
     def next_step(self) -> int:

@@ -81,7 +81,7 @@ class LeaseFiles:
     @property
     def dropped(self) -> int:
         """Records that could not be written."""
-        return self.metrics.dropped + self.data.dropped
+        return self.metrics.dropped + self.data.dropped + self.console.dropped
 
     @property
     def trouble(self) -> str:

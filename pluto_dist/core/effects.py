@@ -93,6 +93,7 @@ class Ship(Effect, frozen=True, kw_only=True):
         known: settled names of this participant -> final name, None to leave the series out.
         renamed: whether any known name differs from its final one; if not, lines are cut as they are.
         first_line: number of the first console line.
+        label: who speaks on a console of several participants, else "".
         final: nothing will be added to this segment, so a torn tail is skipped.
     """
 

@@ -32,6 +32,9 @@ class _Data(msgspec.Struct):
     step: int
 
 
+_TIME, _MESSAGE = b'{"time":', b',"message":"'  # as `client.console.recorder` writes them
+
+_to_json = msgspec.json.Encoder().encode
 _metrics_decoder = msgspec.json.Decoder(_Metrics)
 _data_decoder = msgspec.json.Decoder(_Data)
 
@@ -59,9 +62,13 @@ def renamed(kind: StreamKind, lines: Iterable[bytes], known: Mapping[str, str | 
     return tuple(line for line in (_if_readable(rename, line, known) for line in lines) if line is not None)
 
 
-def numbered(lines: Iterable[bytes], first: int) -> tuple[bytes, ...]:
-    """Console lines with their numbers."""
-    return tuple(_if_readable(_numbered, line, number) or line for number, line in enumerate(lines, first))
+def numbered(lines: Iterable[bytes], first: int, speaker: str = "") -> tuple[bytes, ...]:
+    """Console lines with their numbers, and with who speaks in front of the message: `[rank3] …`.
+
+    What the capture writes is cut at a fixed place and not decoded; other lines are read as JSON.
+    """
+    said = _to_json(f"[{speaker}] ")[1:-1] if speaker else b""
+    return tuple(_numbered(line, number, said, speaker) for number, line in enumerate(lines, first))
 
 
 def _metrics(lines: Iterable[bytes]) -> Contents:
@@ -143,7 +150,17 @@ def _renamed_data(line: bytes, known: Mapping[str, str | None]) -> bytes | None:
     return json.dumps(record, separators=(",", ":")).encode() + b"\n" if final is not None else None
 
 
-def _numbered(line: bytes, number: int) -> bytes:
+def _numbered(line: bytes, number: int, said: bytes, speaker: str) -> bytes:
+    head, mark, tail = line.partition(_MESSAGE)
+    if mark and head.startswith(_TIME) and head[len(_TIME) :].isdigit():
+        return b'%b,"lineNumber":%d,"message":"%b%b' % (head, number, said, tail)
+    return _if_readable(_numbered_slowly, line, (number, speaker)) or line
+
+
+def _numbered_slowly(line: bytes, how: tuple[int, str]) -> bytes:
+    number, speaker = how
     record = json.loads(line)
     record["lineNumber"] = number
+    if speaker:
+        record["message"] = f"[{speaker}] {record['message']}"
     return json.dumps(record, separators=(",", ":")).encode() + b"\n"

@@ -5,8 +5,8 @@ shadowed: a folder in PYTHONPATH goes before the standard library, so one `selec
 break it. Therefore the package is loaded from its own place, and other folders of the trainer's import path,
 where the dependencies may be, are only appended.
 
-Arguments: any number of `--import-path=FOLDER`, then those of `pluto_dist.node`. Only the standard library
-is imported here before the package is in place.
+Arguments: any number of `--import-path=FOLDER`, perhaps `--module=NAME` for another helper process of the
+package, then those of the module. Only the standard library is imported here before the package is in place.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 OPTION = "--import-path="
+MODULE = "--module="
 
 
 def load_package(folder: Path) -> None:
@@ -32,13 +33,16 @@ def load_package(folder: Path) -> None:
 
 
 def main() -> None:
-    """Runs `python -m pluto_dist.node` with the rest of the arguments."""
+    """Runs `python -m pluto_dist.node`, or another module of the package, with the rest of the arguments."""
     while len(sys.argv) > 1 and sys.argv[1].startswith(OPTION):
         folder = sys.argv.pop(1).removeprefix(OPTION)
         if folder not in sys.path:
             sys.path.append(folder)
+    module = "pluto_dist.node"
+    if len(sys.argv) > 1 and sys.argv[1].startswith(MODULE):
+        module = sys.argv.pop(1).removeprefix(MODULE)
     load_package(Path(__file__).parent.parent)
-    runpy.run_module("pluto_dist.node", run_name="__main__", alter_sys=True)
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from pluto_dist.errors import ProtocolError
 from pluto_dist.node import spools
 from pluto_dist.node.identity import boot_clock
 from pluto_dist.node.keys import Keys
+from pluto_dist.node.last_looks import LastLooks
 from pluto_dist.node.liveguard import Death, Liveguard
 from pluto_dist.node.log import say
 from pluto_dist.node.places import Places
@@ -67,6 +68,7 @@ class Driver:
         self._worker = worker
         self._keys = keys
         self._guard = Liveguard()
+        self._last_looks = LastLooks()
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="pluto-worker")
         self._done: queue.SimpleQueue[on.Event] = queue.SimpleQueue()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) if hasattr(os, "eventfd") else None
@@ -163,6 +165,7 @@ class Driver:
                 self._events.append(on.LauncherDied(run=death.key.removeprefix("run:")))
                 continue
             folder = self._folders.get(death.key, "")
+            self._last_looks.died(death.key, boot_clock())
             self._read_lifecycle(death.key, folder)
             status = death.status
             self._events.append(
@@ -184,6 +187,8 @@ class Driver:
         if now < self._look_at:
             return
         self._look_at = now + LOOK_S
+        for lease_id, folder in self._last_looks.due(now):
+            self._events.append(_seen(lease_id, folder, final=True))
         for lease_id, folder in tuple(self._folders.items()):
             sizes, lifecycle = spools.record_sizes(folder)
             if sizes and sizes != self._looked.get(lease_id):
@@ -243,8 +248,8 @@ class Driver:
                 self._deaths(self._guard.check(lease_id, now))
                 self._events.append(on.LivenessChecked(claim=claim, lease_id=lease_id))
             case do.LookAtStreams(lease_id=lease_id, folder=folder, final=final):
-                sizes, _ = spools.record_sizes(folder)
-                self._events.append(on.StreamsSeen(lease_id=lease_id, sizes=sizes, final=final))
+                final = final and not self._last_looks.must_wait(lease_id, folder, now)
+                self._events.append(_seen(lease_id, folder, final=final))
             case do.FindFence(lease_id=lease_id, folder=folder):
                 self._events.append(_fence(lease_id, folder))
             case do.RemoveSegments(lease_id=lease_id, folder=folder, stream=stream, segments=segments):
@@ -264,6 +269,7 @@ class Driver:
 
     def _remove_lease(self, lease_id: str, folder: str) -> None:
         self._guard.stop(lease_id)
+        self._last_looks.forget(lease_id)
         self._tails.pop(lease_id, None)
         self._folders.pop(lease_id, None)
         self._looked.pop(lease_id, None)
@@ -298,6 +304,11 @@ class Driver:
         if self._guard.probe_interval_s is not None:
             waits.append(self._guard.probe_interval_s)
         return int(min(waits) * 1000) + 1
+
+
+def _seen(lease_id: str, folder: str, *, final: bool) -> on.StreamsSeen:
+    sizes, _ = spools.record_sizes(folder)
+    return on.StreamsSeen(lease_id=lease_id, sizes=sizes, final=final)
 
 
 def _fence(lease_id: str, folder: str) -> on.FenceFound:

@@ -18,7 +18,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -94,15 +94,17 @@ def command(options: CoordinatorOptions, *, search_path: Iterable[str] | None = 
     Without `site`: what other packages hook into every start of an interpreter (the official client imports
     itself, 0.25 s) has no place in the coordinator. Their folders are handed on instead.
     """
-    folders = own_import_path(sys.path if search_path is None else search_path)
-    return [
-        sys.executable,
-        "-S",
-        "-P",
-        boot.__file__,
-        *(boot.OPTION + folder for folder in folders),
-        *options.arguments(),
-    ]
+    return [*_python(sys.path if search_path is None else search_path), *options.arguments()]
+
+
+def module_command(module: str, arguments: Iterable[str]) -> list[str]:
+    """The command line of another helper process: a module of this very package, as `python -m` runs it."""
+    return [*_python(sys.path), boot.MODULE + module, *arguments]
+
+
+def _python(search_path: Iterable[str]) -> list[str]:
+    folders = own_import_path(search_path)
+    return [sys.executable, "-S", "-P", boot.__file__, *(boot.OPTION + folder for folder in folders)]
 
 
 def own_import_path(search_path: Iterable[str]) -> list[str]:
@@ -121,8 +123,16 @@ def environment(env: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in env.items() if name in _KEPT or name.startswith(_KEPT_PREFIXES)}
 
 
-def start_detached(arguments: list[str], log: Path, env: Mapping[str, str]) -> None:
+def start_detached(
+    arguments: list[str], log: Path, env: Mapping[str, str], *, keep: Sequence[int] = ()
+) -> None:
     """Runs a program as nobody's child: own session, cwd `/`, umask 077, output appended to `log`.
+
+    Args:
+        arguments: the program and its arguments.
+        log: a file of the user's own.
+        env: its environment.
+        keep: descriptors that it inherits under the same numbers; of all others only stdin, stdout, stderr.
 
     Raises:
         CoordinatorUnavailableError: as for `launch`.
@@ -134,7 +144,7 @@ def start_detached(arguments: list[str], log: Path, env: Mapping[str, str]) -> N
     except OSError as error:
         raise CoordinatorUnavailableError(f"the coordinator's log {log} cannot be opened: {error}") from error
     try:
-        code = _run_spawner(arguments, output, env)
+        code = _run_spawner(arguments, output, env, keep)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise CoordinatorUnavailableError(f"the coordinator could not be started: {error}") from error
     finally:
@@ -172,13 +182,14 @@ def end_start(places: Places) -> None:
         _ticket(places).unlink()
 
 
-def _run_spawner(arguments: list[str], output: int, env: Mapping[str, str]) -> int:
+def _run_spawner(arguments: list[str], output: int, env: Mapping[str, str], keep: Sequence[int]) -> int:
     with subprocess.Popen(
         [sys.executable, "-S", "-P", "-c", _SPAWN, *arguments],
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.STDOUT,
         close_fds=True,
+        pass_fds=keep,
         cwd="/",
         env=dict(env),
         umask=0o077,

@@ -59,7 +59,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         spool_quota: bytes the spool may take, None for the smaller of 2 GiB and 10 % of the free space.
         segment_size: a spool segment is closed when it is larger than this.
         durability: `machine` adds group fsync against power loss.
-        console: how output is captured.
+        console: how output is captured: `auto` at Python's own streams, for owners and workers outside of
+            notebooks; `wrap` the same for every process; `fd` at the file descriptors; `off`.
         rank_metrics: what becomes of a name that several ranks use (R7).
         system_metrics_s: sampling interval, 0 for none.
         notes: remarks that are worth a line in `doctor`, never an error.
@@ -88,7 +89,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     spool_quota: int | None = None
     segment_size: int = 4 << 20
     durability: Literal["process", "machine"] = "process"
-    console: Literal["auto", "fd", "off"] = "auto"
+    console: Literal["auto", "wrap", "fd", "off"] = "auto"
     rank_metrics: Literal["auto", "suffix", "rank0"] = "auto"
     system_metrics_s: float = 10.0
     notes: tuple[str, ...] = ()
@@ -112,7 +113,7 @@ _KINDS: dict[str, kind.Kind] = {
     "spool_quota": kind.size(1 << 20, 1 << 50),
     "segment_size": kind.size(64 << 10, 1 << 30),
     "durability": kind.choice("process", "machine"),
-    "console": kind.choice("auto", "fd", "off"),
+    "console": kind.choice("auto", "wrap", "fd", "off"),
     "rank_metrics": kind.choice("auto", "suffix", "rank0"),
     "system_metrics_s": kind.number(0, 86_400, "seconds"),
 }

@@ -11,8 +11,9 @@ from pluto_dist.core.delivery import kind_of
 from pluto_dist.core.ids import LEASE_ID
 from pluto_dist.core.lifecycle import LifecycleEntry, decode_entry
 from pluto_dist.errors import ProtocolError
-from pluto_dist.spool.names import stream_pid
-from pluto_dist.spool.reader import last_record, list_streams, next_range, read_cut
+from pluto_dist.spool.names import DRAIN_LOCK, stream_pid
+from pluto_dist.spool.reader import last_record, list_streams, next_range, read_cut, writer_lives
+from pluto_dist.spool.real_files import real_files
 
 LIFECYCLE = "lifecycle"
 
@@ -98,10 +99,19 @@ def next_step(folder: str) -> int:
     return max(steps)
 
 
-def children_alive(folder: str) -> bool:
-    """Whether a forked child that has a chain here still lives."""
-    pids = {stream_pid(stream) for stream in list_streams(folder)} - {None}
-    return any(Path(f"/proc/{pid}").exists() for pid in pids)
+def still_written(folder: str) -> bool:
+    """Whether a child or the console's drain of a dead process may still write here.
+
+    They hold locks, which end with them: the chain that a child writes, and the drain's file.
+    """
+    files = real_files()
+    children = [stream for stream in list_streams(folder) if stream_pid(stream) is not None]
+    if any(writer_lives(folder, stream) for stream in children):
+        return True
+    try:
+        return files.being_written(f"{folder}/{DRAIN_LOCK}")
+    except FileNotFoundError:
+        return False
 
 
 def remove_folder(folder: str) -> None:

@@ -169,7 +169,7 @@ class Worker:
 def _final(effect: Ship, lines: tuple[bytes, ...]) -> tuple[bytes, ...]:
     """The lines as the server gets them."""
     if effect.kind == "console":
-        return numbered(lines, effect.first_line)
+        return numbered(lines, effect.first_line, effect.label)
     return renamed(effect.kind, lines, effect.known) if effect.renamed else lines
 
 

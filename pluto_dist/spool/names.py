@@ -6,6 +6,7 @@ import re
 
 STREAMS = ("lifecycle", "metrics", "data", "console", "files")
 LAST_SEGMENT = 99_999_999  # eight digits
+DRAIN_LOCK = "console.lock"  # locked while the drain of a captured console lives
 
 _STREAM = rf"(?P<kind>{'|'.join(STREAMS)})(?:\.p(?P<pid>[1-9]\d*))?"
 _stream = re.compile(_STREAM, re.ASCII)

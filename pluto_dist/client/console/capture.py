@@ -1,0 +1,134 @@
+"""Which capture runs, and for which Run: the output of a process belongs to its newest Run that captures."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import msgspec
+
+from pluto_dist.client.console.levels import StreamName
+from pluto_dist.client.console.recorder import Recorder
+from pluto_dist.client.console.secrets import redactor, secrets_of
+from pluto_dist.client.console.wrap import WrapCapture
+from pluto_dist.client.lease import LeaseFiles, Wall
+from pluto_dist.errors import PlutoDistError
+from pluto_dist.node.places import Places
+from pluto_dist.node.settings import Settings
+from pluto_dist.spool import forks
+
+_log = logging.getLogger("pluto_dist")
+
+
+class Capture(Protocol):
+    """One way of capturing; may be started again after a stop."""
+
+    def start(self) -> None:
+        """Output is recorded from now on."""
+        ...
+
+    def stop(self) -> None:
+        """Everything printed before is recorded, and nothing after."""
+        ...
+
+    def after_fork(self) -> None:
+        """The process is a forked child."""
+        ...
+
+
+class Captured(msgspec.Struct, frozen=True):
+    """A capture and the lease for which it records."""
+
+    lease_id: str
+    asked: bool
+    make: Callable[[], Capture]
+
+
+class Captures:
+    """The captures of this process; the last one runs, the others wait for their turn."""
+
+    def __init__(self) -> None:
+        self._stack: list[Captured] = []
+        self._running: Capture | None = None
+        self._turn = threading.RLock()  # the link's thread may end what `init` has just started
+
+    def start(self, files: LeaseFiles, settings: Settings, places: Places, env: Mapping[str, str]) -> None:
+        """Captures for a lease from now on, as its settings say."""
+        if settings.console == "off":
+            return
+        forks.watch(self)
+        asked = settings.console != "auto"
+        with self._turn:
+            self._stop_running()
+            self._stack.append(
+                Captured(files.lease_id, asked, lambda: make_capture(files, settings, places, env))
+            )
+            self._start_newest()
+
+    def stop(self, lease_id: str, *, unless_asked: bool = False) -> None:
+        """Ends the capture for a lease, if there is one; the one before it goes on.
+
+        Args:
+            lease_id: of the lease.
+            unless_asked: only if nobody has asked for it: a side's output is not captured by itself.
+        """
+        with self._turn:
+            found = next((each for each in self._stack if each.lease_id == lease_id), None)
+            if found is None or (unless_asked and found.asked):
+                return
+            was_running = found is self._stack[-1]
+            self._stack.remove(found)
+            if was_running:
+                self._stop_running()
+                self._start_newest()
+
+    def after_fork(self) -> None:
+        """In a forked child: called by the fork hook."""
+        self._turn = threading.RLock()
+        if self._running is not None:
+            self._running.after_fork()
+
+    def _stop_running(self) -> None:
+        running, self._running = self._running, None
+        if running is not None:
+            running.stop()
+
+    def _start_newest(self) -> None:
+        if not self._stack:
+            return
+        capture = self._stack[-1].make()
+        try:
+            capture.start()
+        except (OSError, PlutoDistError) as error:
+            _log.warning("the console is not captured: %s", error)
+            return
+        self._running = capture
+
+
+def make_capture(files: LeaseFiles, settings: Settings, places: Places, env: Mapping[str, str]) -> Capture:
+    """The capture that the settings name."""
+    key = settings.api_key.reveal() if settings.api_key is not None else ""
+    secrets = secrets_of(env, key)
+    if settings.console == "fd":
+        from pluto_dist.client.console.fd import FdCapture
+
+        return FdCapture(
+            files.folder,
+            places.spool,
+            segment_bytes=settings.segment_size,
+            quota_bytes=settings.spool_quota,
+            secrets=secrets,
+            env=env,
+            log=places.runtime / "console.log",
+        )
+    wall, redact = Wall(), redactor(secrets)
+
+    def recorder(stream: StreamName) -> Recorder:
+        return Recorder(stream, files.console.append, wall.ms, redact)
+
+    return WrapCapture(recorder)
+
+
+CAPTURES = Captures()

@@ -1,0 +1,97 @@
+"""One captured descriptor, as the trainer sees it.
+
+Where the descriptor was a terminal its place is taken by a pseudo-terminal in raw mode, so that programs go
+on behaving as on a terminal (colours, line buffering, progress bars); everything else becomes a pipe.
+
+The trainer keeps the reading end open, although it never reads while the drain lives: when the drain is
+killed, writers then wait for a moment instead of getting EPIPE, which would end a `print` with an exception.
+"""
+
+from __future__ import annotations
+
+import os
+import pty
+import termios
+import tty
+from typing import Final
+
+import msgspec
+
+from pluto_dist.client.console.levels import StreamName
+
+STREAMS: Final[dict[StreamName, int]] = {"stdout": 1, "stderr": 2}
+
+
+class Channel(msgspec.Struct, frozen=True):
+    """Descriptors of one channel; none of them is inherited by programs that the trainer starts.
+
+    Attributes:
+        original: where the output went before, and goes on to.
+        read, write: the two ends of the channel.
+        terminal: it is a pseudo-terminal.
+    """
+
+    stream: StreamName
+    original: int
+    read: int
+    write: int
+    terminal: bool
+
+    @property
+    def number(self) -> int:
+        """The captured descriptor."""
+        return STREAMS[self.stream]
+
+    def take(self) -> None:
+        """From now on what is written to the descriptor goes into the channel."""
+        os.dup2(self.write, self.number)
+        os.close(self.write)
+
+    def give_back(self) -> None:
+        """From now on what is written goes where it went before."""
+        os.dup2(self.original, self.number)
+
+    def close(self) -> None:
+        """The trainer has nothing to do with the channel any more."""
+        os.close(self.read)
+        os.close(self.original)
+
+
+def open_channel(stream: StreamName) -> Channel | None:
+    """A channel for one of the standard streams, not yet in its place; None if that one is closed.
+
+    Raises:
+        OSError: there are no descriptors left.
+    """
+    try:
+        original = os.dup(STREAMS[stream])
+    except OSError:
+        return None
+    try:
+        terminal = os.isatty(original)
+        read, write = pty.openpty() if terminal else os.pipe()
+    except OSError:
+        os.close(original)
+        raise
+    if terminal:
+        tty.setraw(write)
+        copy_size(original, read)
+    return Channel(stream, original, read, write, terminal)
+
+
+def copy_size(terminal: int, to: int) -> None:
+    """Gives the pseudo-terminal the size of the real one, if that has changed."""
+    try:
+        size = termios.tcgetwinsize(terminal)
+        if size != termios.tcgetwinsize(to):
+            termios.tcsetwinsize(to, size)
+    except termios.error:  # the terminal is gone; then nobody looks at the size
+        return
+
+
+def read_some(fd: int) -> bytes:
+    """What there is, b"" at the end; a pseudo-terminal says EIO when nobody has it open for writing."""
+    try:
+        return os.read(fd, 1 << 16)
+    except OSError:
+        return b""

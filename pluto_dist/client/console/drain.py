@@ -1,0 +1,187 @@
+"""The process that empties the channels of one trainer: passes bytes on, and records them line by line.
+
+It is a process of its own because a thread of the trainer would need the interpreter's lock, which C code may
+hold while it waits for room in the very pipe that the thread should empty. It is nobody's child, ignores the
+signals that end a job, and ends by itself when nobody can write into its channels any more: so a trainer's
+last words are passed on and recorded even if the trainer is killed. When the terminal cannot be written to it
+ends at once; the trainer then takes its descriptors back and sees the same error as without a capture.
+
+Bytes are passed on before they are recorded. The trainer's commands, one byte each, and its instructions come
+through `control`, never by arguments: secrets are among them.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from pluto_dist.client.console.channel import copy_size, read_some
+from pluto_dist.client.console.levels import StreamName
+from pluto_dist.client.console.recorder import Recorder
+from pluto_dist.client.console.secrets import redactor
+from pluto_dist.client.lease import Wall
+from pluto_dist.spool.space import Space
+from pluto_dist.spool.writer import Limits, StreamWriter
+
+DRAIN: Final = b"d"  # "empty the channels, and record nothing after that"; the same byte is the answer
+DRAIN_S: Final = 1.0  # a child of the trainer may write for ever
+_SIZE_S: Final = 1.0  # how often the size of a terminal is looked at
+_IGNORED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+
+
+class Source(msgspec.Struct, frozen=True):
+    """A channel as the drain sees it."""
+
+    stream: StreamName
+    read: int
+    original: int
+    terminal: bool
+
+
+class Instructions(msgspec.Struct, frozen=True):
+    """What to do; the first line on `control`.
+
+    Attributes:
+        life: the trainer reads from its other end; it breaks when this process dies.
+        folder, spool, segment_bytes, quota_bytes: where and how to record.
+        secrets: what is masked in records.
+    """
+
+    sources: tuple[Source, ...]
+    life: int
+    folder: str
+    spool: str
+    segment_bytes: int
+    quota_bytes: int | None
+    secrets: tuple[str, ...]
+
+
+class Drain:
+    """Passes on and records until nobody writes any more."""
+
+    def __init__(self, instructions: Instructions, control: int) -> None:
+        self._control = control
+        self._life = instructions.life
+        self._writer = _chain_of_this_process(instructions)
+        wall, redact = Wall(), redactor(instructions.secrets)
+        self._sources = {source.read: source for source in instructions.sources}
+        self._recorders = {
+            source.read: Recorder(source.stream, self._writer.append, wall.ms, redact)
+            for source in instructions.sources
+        }
+        decoder = codecs.getincrementaldecoder("utf-8")
+        self._decoders = {fd: decoder("replace") for fd in self._sources}
+        self._recording = True
+
+    def run(self) -> None:
+        """Returns when all channels are at their end.
+
+        Raises:
+            OSError: the output cannot be passed on.
+        """
+        poller = select.poll()
+        for fd in (self._control, *self._sources):
+            poller.register(fd, select.POLLIN)
+        terminals = [source for source in self._sources.values() if source.terminal]
+        try:
+            while self._sources:
+                for fd, _ in poller.poll(_SIZE_S * 1000 if terminals else None):
+                    alive = self._obey() if fd == self._control else self._pass_on(fd)
+                    if not alive:
+                        poller.unregister(fd)
+                for source in terminals:
+                    copy_size(source.original, source.read)
+        finally:
+            self._end_lines()
+            self._writer.close()
+
+    def _pass_on(self, fd: int) -> bool:
+        """One read of one channel; False at its end."""
+        data = read_some(fd)
+        if not data:
+            self._sources.pop(fd, None)
+            return False
+        try:
+            write_all(self._sources[fd].original, data)
+        finally:
+            if self._recording:
+                self._recorders[fd].feed(self._decoders[fd].decode(data))
+        return True
+
+    def _obey(self) -> bool:
+        """A command; False when the trainer is gone, which ends nothing as long as somebody can write."""
+        command = os.read(self._control, 1)
+        if command == DRAIN:
+            self._empty()
+            self._end_lines()
+            self._recording = False
+            with contextlib.suppress(BrokenPipeError):  # it did not wait any longer
+                os.write(self._life, DRAIN)
+        return bool(command)
+
+    def _empty(self) -> None:
+        deadline = time.monotonic() + DRAIN_S
+        poller = select.poll()
+        for fd in self._sources:
+            poller.register(fd, select.POLLIN)
+        while time.monotonic() < deadline:
+            # Only what can be read: a hang-up is seen, and taken, by `run`.
+            ready = [fd for fd, what in poller.poll(0) if what & select.POLLIN]
+            if not ready:
+                return
+            for fd in ready:
+                self._pass_on(fd)
+
+    def _end_lines(self) -> None:
+        if self._recording:
+            for recorder in self._recorders.values():
+                recorder.end()
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Writes everything; waits where somebody has made the descriptor non-blocking."""
+    view = memoryview(data)
+    while view:
+        try:
+            view = view[os.write(fd, view) :]
+        except BlockingIOError:
+            select.select((), (fd,), ())
+
+
+def _chain_of_this_process(instructions: Instructions) -> StreamWriter:
+    space = Space(instructions.spool, instructions.quota_bytes)
+    limits = Limits(segment_bytes=instructions.segment_bytes)
+    writer = StreamWriter(instructions.folder, "console", limits, space=space)
+    writer.after_fork()  # as in a forked child: the lease's own chain is the trainer's
+    return writer
+
+
+def _read_instructions(control: int) -> Instructions:
+    line = b""
+    while not line.endswith(b"\n"):
+        byte = os.read(control, 1)  # no further: commands come behind it
+        if not byte:
+            raise EOFError("the trainer has sent no instructions")
+        line += byte
+    return msgspec.json.decode(line, type=Instructions)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Runs the drain; the only argument is the number of `control`."""
+    for number in _IGNORED:
+        signal.signal(number, signal.SIG_IGN)
+    control = int(arguments[0])
+    Drain(_read_instructions(control), control).run()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

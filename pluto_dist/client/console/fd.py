@@ -1,0 +1,207 @@
+"""Capture at descriptors 1 and 2: everything is seen that this process and its children print.
+
+The trainer's side: puts channels in the place of the descriptors, starts the drain, and watches over it. If
+the drain dies, what is left in the channels is passed on and the original descriptors are put back at once;
+nothing is recorded from then on. Lost is only what the drain had read and not yet written.
+
+Limits: stdout and stderr are two channels, so lines written to both within the same millisecond may change
+places. If the drain is killed while C code holds the interpreter's lock and prints more than a pipe holds
+(64 KiB) before it lets go, that code waits for ever: the watching thread needs the lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from pluto_dist.client.console.channel import STREAMS, Channel, open_channel, read_some
+from pluto_dist.client.console.drain import DRAIN, Instructions, Source, write_all
+from pluto_dist.node.launch import environment, module_command, start_detached
+from pluto_dist.spool.names import DRAIN_LOCK
+from pluto_dist.spool.real_files import real_files
+
+EMPTY_S: Final = 1.0  # what stands in the channels when the drain dies; a program may write on and on
+STOP_S: Final = 2.0  # for the drain to pass on and record what is in the channels
+MODULE: Final = "pluto_dist.client.console.drain"
+
+_log = logging.getLogger("pluto_dist")
+
+
+class FdCapture:
+    """Both descriptors.
+
+    Args:
+        folder: of the lease.
+        spool: root of the spool.
+        segment_bytes, quota_bytes: of the spool.
+        secrets: what is masked in records.
+        env: environment; the drain gets what a coordinator would get of it.
+        log: file for what the drain itself has to say.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        spool: Path,
+        *,
+        segment_bytes: int,
+        quota_bytes: int | None,
+        secrets: tuple[str, ...],
+        env: Mapping[str, str],
+        log: Path,
+    ) -> None:
+        self._folder = folder
+        self._spool = spool
+        self._segment_bytes = segment_bytes
+        self._quota_bytes = quota_bytes
+        self._secrets = secrets
+        self._env = env
+        self._drain_log = log
+        self._inherited = False
+        self._channels: tuple[Channel, ...] = ()
+        self._control = -1
+        self._life = -1
+        self._drained = threading.Event()
+        self._turn = threading.Lock()  # between the end and the death of the drain
+
+    def start(self) -> None:
+        """Captures what is written from now on.
+
+        Raises:
+            OSError, PlutoDistError: the drain cannot be started; nothing was changed.
+        """
+        channels = tuple(found for stream in STREAMS if (found := open_channel(stream)) is not None)
+        try:
+            self._start_drain(channels)
+        except BaseException:
+            for channel in channels:
+                os.close(channel.write)
+                channel.close()
+            raise
+        flush_python_streams()
+        self._channels = channels
+        for channel in channels:
+            channel.take()
+        threading.Thread(target=self._watch, name="pluto-dist-console", daemon=True).start()
+
+    def stop(self) -> None:
+        """Puts the descriptors back and waits, bounded, until everything before is passed on and recorded."""
+        flush_python_streams()
+        with self._turn:
+            channels, self._channels = self._channels, ()
+            for channel in channels:
+                channel.give_back()
+        if self._inherited:
+            for channel in channels:
+                os.close(channel.original)
+        if not channels or self._inherited:
+            return
+        with contextlib.suppress(BrokenPipeError):  # it died just now; then `_watch` says "drained"
+            os.write(self._control, DRAIN)
+        if not self._drained.wait(STOP_S):
+            _log.warning("the last lines of output were not recorded within %g s", STOP_S)
+        os.close(self._control)
+        for channel in channels:
+            channel.close()
+
+    def after_fork(self) -> None:
+        """In a forked child: its output goes to the same drain, which is the parent's to watch over."""
+        self._turn = threading.Lock()
+        if self._channels and not self._inherited:
+            self._inherited = True
+            os.close(self._control)
+            os.close(self._life)
+            for channel in self._channels:
+                os.close(channel.read)
+
+    def _start_drain(self, channels: tuple[Channel, ...]) -> None:
+        lock = real_files().create(str(self._folder / DRAIN_LOCK))  # its lock goes with its last descriptor
+        control, self._control = os.pipe()
+        self._life, life = os.pipe()
+        kept = (control, life, lock, *(fd for each in channels for fd in (each.read, each.original)))
+        try:
+            command = module_command(MODULE, [str(control)])
+            start_detached(command, self._drain_log, environment(self._env), keep=kept)
+            os.write(self._control, msgspec.json.encode(self._instructions(channels, life)) + b"\n")
+        except BaseException:
+            os.close(self._control)
+            os.close(self._life)
+            raise
+        finally:
+            os.close(control)
+            os.close(life)
+            real_files().close(lock)
+
+    def _instructions(self, channels: tuple[Channel, ...], life: int) -> Instructions:
+        return Instructions(
+            sources=tuple(Source(c.stream, c.read, c.original, c.terminal) for c in channels),
+            life=life,
+            folder=str(self._folder),
+            spool=str(self._spool),
+            segment_bytes=self._segment_bytes,
+            quota_bytes=self._quota_bytes,
+            secrets=self._secrets,
+        )
+
+    def _watch(self) -> None:
+        """A thread: waits for the drain's answer, and for its death."""
+        life = self._life
+        while os.read(life, 1):
+            self._drained.set()
+        with self._turn:
+            channels, self._channels = self._channels, ()
+            pass_on(channels, EMPTY_S)  # first what was written first
+            for channel in channels:
+                channel.give_back()
+        os.close(life)
+        self._drained.set()
+        if channels:
+            os.close(self._control)
+            _log.warning("console capture ended: its process is gone; output goes on, but is not recorded")
+            pass_on(channels)  # children may write there still
+            for channel in channels:
+                channel.close()
+
+
+def pass_on(channels: tuple[Channel, ...], bound_s: float | None = None) -> None:
+    """What is in the channels goes where it should.
+
+    Args:
+        channels: those that nobody else reads.
+        bound_s: stop when they are empty for now, or after this time; None for "until nobody can write".
+    """
+    by_fd = {channel.read: channel for channel in channels}
+    poller = select.poll()
+    for fd in by_fd:
+        poller.register(fd, select.POLLIN)
+    deadline = None if bound_s is None else time.monotonic() + bound_s
+    while by_fd and (deadline is None or time.monotonic() < deadline):
+        ready = poller.poll(None if deadline is None else 0)
+        if not ready:
+            return
+        for fd, _ in ready:
+            data = read_some(fd)
+            if data:
+                with contextlib.suppress(OSError):  # its writer would have got this error
+                    write_all(by_fd[fd].original, data)
+            else:
+                poller.unregister(fd)
+                del by_fd[fd]
+
+
+def flush_python_streams() -> None:
+    """What Python has buffered belongs to where it was printed."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None and not getattr(stream, "closed", False):
+            with contextlib.suppress(OSError):  # the terminal is gone: the next print says so
+                stream.flush()

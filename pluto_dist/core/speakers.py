@@ -1,0 +1,18 @@
+"""Who is speaking: the name in front of a console line, where a Run has more than one participant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pluto_dist.core.records import Lease
+
+
+def speaker_of(lease: Lease, leases: Iterable[Lease]) -> str:
+    """`rank3`, or the label of a process without a rank; "" for the only participant of its Run.
+
+    A rank of a job with several is never alone, also while the others have not come yet.
+    """
+    several = (lease.opened.job.world_size or 1) > 1
+    if not several and all(other.participant in ("", lease.participant) for other in leases):
+        return ""
+    return f"rank{lease.rank}" if lease.rank is not None else lease.label
