@@ -54,8 +54,8 @@ print("done", flush=True)
 
 
 def test_a_live_run_is_shown_from_the_coordinator(node: Node):
-    """R7, issue keys: runs, show, ps, export and status of one live Run."""
-    owner = node.start(OWNER)
+    """What runs, show, ps and status say of one live Run."""
+    owner = node.start(OWNER, env={"PLUTO_DIST_CONSOLE": "off"})  # its lines would be records too
     owner.expect("ready")
     (listed,) = as_json(node, "runs")
     assert (listed["run_id"], listed["status"], listed["live"]) == ("mine", "RUNNING", True)
