@@ -70,6 +70,7 @@ class Run:
         self._rejected = 0
         self._late = 0
         self._warned: set[str] = set()
+        self._ends = itertools.count()
         self._end: Literal["", "finished", "closed"] = ""
         self._granted_once = False
         forks.watch(self)
@@ -134,7 +135,8 @@ class Run:
     def _log_late(self) -> None:
         self._late += 1
         message = (
-            f"log() after {self._end[:-2]}(): the record is dropped and counted; attach() to go on logging"
+            f"log() after {'finish' if self._end == 'finished' else 'close'}(): the record is dropped and "
+            "counted; attach() to go on logging"
         )
         if self._settings.strict:
             raise RunEndedError(message)
@@ -246,20 +248,28 @@ class Run:
     def _leave(self, entry: Finished | Closed, timeout_s: float | None) -> None:
         from pluto_dist.client.leaving import leave
 
+        if next(self._ends):
+            return  # another thread came first, or it did and this is a signal handler
         self._end = "finished" if isinstance(entry, Finished) else "closed"
         CAPTURES.stop(self.lease_id)
-        self._say(
-            Counted(
-                **self._stamp(),
-                rejected=self._rejected,
-                dropped=self._files.dropped,
-                late=self._late,
-                next_step=self._highest + 1,
-            )
-        )
+        self._say(self._counted())
         self._say(entry)
         self._files.close()
         leave(self._link, self._files, self._settings, timeout_s)
+
+    def tell_late(self) -> None:
+        """Says how much was logged after the end; what comes later still is not counted."""
+        if self._end and self._late and self._pid == os.getpid():
+            self._files.say(self._counted())
+
+    def _counted(self) -> Counted:
+        return Counted(
+            **self._stamp(),
+            rejected=self._rejected,
+            dropped=self._files.dropped,
+            late=self._late,
+            next_step=self._highest + 1,
+        )
 
     # --- evidence (called by the hooks) -----------------------------------------------------------
 
@@ -314,6 +324,10 @@ class Run:
     def config(self) -> dict[str, Any]:
         """The merged config as it is now."""
         answer = self._link.ask(lambda n: AskConfig(request=n, lease_id=self.lease_id), ASK_S)
+        if answer is None and self._pid != os.getpid():
+            raise WaitTimeoutError(
+                "the config is not known in a forked child; attach() gives a handle that asks"
+            )
         if answer is None:
             raise WaitTimeoutError(
                 f"no coordinator answered within {ASK_S:g} s; the config is not known here"

@@ -85,8 +85,9 @@ class Hooks:
     def _at_exit(self) -> None:
         if self._here:
             code = self._exit_code if self._written_at_exit == _written() else None
-            for run in RUNS.open():
+            for run in RUNS.mine():
                 run.leave_at_exit(code)
+                run.tell_late()
 
     def _sigterm(self, number: int, frame: FrameType | None) -> None:
         """Records it, then lets happen what would have happened without us."""

@@ -35,6 +35,7 @@ from pluto_dist.node import stopped
 from pluto_dist.node.identity import boot_clock
 from pluto_dist.node.launch import claim_start, end_start, launch, log_tail
 from pluto_dist.node.places import Places, make_again
+from pluto_dist.spool import forks
 from pluto_dist.transport.client import DealerClient, someone_listens
 
 AGAIN_S = 1.0  # after a fault of the machine, and how often the disk is asked to take what it refused
@@ -83,6 +84,7 @@ class Link:
         self._on_view: Callable[[View], None] = _ignore
         self.fault: PlutoDistError | None = None
         self._thread = threading.Thread(target=self._run, name="pluto-dist", daemon=True)
+        forks.watch(self)
 
     def start(self, on_view: Callable[[View], None]) -> None:
         """Begins to speak; `on_view` is called in the thread with each view."""
@@ -115,7 +117,7 @@ class Link:
                 if self.fault is not None:
                     raise from_wire(self.fault.code, self.fault.message, self.fault.fields)
                 left = deadline - boot_clock()
-                if left <= 0:
+                if left <= 0 or not self._speaks:
                     return False
                 self._changed.wait(left)
 
@@ -136,7 +138,7 @@ class Link:
             self._speak()
             while number not in self._answers:
                 left = deadline - boot_clock()
-                if left <= 0:
+                if left <= 0 or not self._speaks:
                     del self._questions[number]
                     return None
                 self._changed.wait(left)
@@ -166,6 +168,15 @@ class Link:
         """The lease has ended and nobody waits any more; the thread gives the connection back."""
         self._stop = True
         self._wake()
+
+    def after_fork(self) -> None:
+        """In a forked child: the thread is not there, and it may have held the lock."""
+        self._changed = threading.Condition()
+
+    @property
+    def _speaks(self) -> bool:
+        """Whether an answer may come: not after the end, and not in a forked child."""
+        return not self._stop and self._thread.is_alive()
 
     @contextlib.contextmanager
     def _needed(self) -> Iterator[None]:

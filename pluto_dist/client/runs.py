@@ -19,12 +19,18 @@ class OpenRuns:
 
     def add(self, run: Run) -> None:
         """A Run was opened in this process."""
+        for former in self.mine():
+            former.tell_late()
         self._runs = [(pid, kept) for pid, kept in self._runs if not kept.ended]
         self._runs.append((os.getpid(), run))
 
+    def mine(self) -> list[Run]:
+        """Runs that this process opened, newest first; of the ended ones at least the newest."""
+        return [run for pid, run in reversed(self._runs) if pid == os.getpid()]
+
     def open(self) -> list[Run]:
         """Runs that this process opened and has not ended, newest first."""
-        return [run for pid, run in reversed(self._runs) if pid == os.getpid() and not run.ended]
+        return [run for run in self.mine() if not run.ended]
 
     def newest(self) -> Run | None:
         """The newest unfinished Run, a forked child's inherited one included."""
