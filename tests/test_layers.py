@@ -22,7 +22,8 @@ ALLOWED: dict[str, set[str]] = {
     "backend": {"core", "spool"},
     "node": {"core", "spool", "transport", "state", "backend"},
     "client": {"core", "spool", "transport", "node"},
-    "cli": {"core", "spool", "transport", "state", "backend", "node", "client"},
+    "sync": {"core", "spool", "backend", "node"},
+    "cli": {"core", "spool", "transport", "state", "backend", "node", "client", "sync"},
 }
 
 # What `import pluto_dist` and a trainer's `init()` must not load.

@@ -18,7 +18,7 @@ import typer
 from typer.core import TyperGroup
 
 from pluto_dist import __version__
-from pluto_dist.cli import coordinator, doctor, export, finish, ps, runs, show
+from pluto_dist.cli import coordinator, doctor, export, finish, ps, runs, show, sync
 from pluto_dist.errors import AmbiguousRunError, PlutoDistError, UsageError
 
 FAILED, WRONG_CALL, INTERRUPTED = 1, 2, 130
@@ -81,5 +81,6 @@ app.command()(show.show)
 app.command()(ps.ps)
 app.command()(export.export)
 app.command()(finish.finish)
+app.command()(sync.sync)
 app.command()(doctor.doctor)
 app.add_typer(coordinator.app, name="coordinator")

@@ -48,7 +48,7 @@ class LeaseShown(msgspec.Struct, frozen=True, kw_only=True):
     """One lease; instants are epoch milliseconds.
 
     Attributes:
-        cursors: delivered bytes by stream and segment, while the lease's spool folder exists.
+        cursors: delivered bytes by stream and segment.
         fences: stream -> (segment, offset) from where on the records are those of `attempt<n>` (R7); all of
             a stream that is missing. None for a lease that no newer attempt has replaced.
     """
@@ -290,6 +290,6 @@ def _lease(book: Book, lease: Lease, live: Live | None) -> LeaseShown:
         rejected=lease.rejected,
         dropped=lease.dropped,
         late=lease.late,
-        cursors={} if lease.removed else {feed.stream: feed.offsets for feed in feeds},
+        cursors={feed.stream: feed.offsets for feed in feeds},
         fences=lease.fences or None,
     )

@@ -3,6 +3,7 @@
     runs/<key>/run.json                       the document, replaced atomically
     runs/<key>/streams/<lease>/<segment>      copies of spool segments, byte for byte from their start
     runs/<key>/rejected.jsonl                 records that the backend refused, with the reason
+    runs/<key>/sync/<server>.json             how far it has been uploaded to one server
     ids/<number>                              holds the key of the Run with this id
     projects/<name>/numbers/<number>          holds the key of the project's n-th Run
     projects/<name>/external/<run_id>         holds the key of the Run with the caller's id
@@ -76,6 +77,13 @@ class Store:
         if start == 0:
             sync_folder(folder)
 
+    def remove_segment(self, key: str, lease_id: str, segment: str) -> None:
+        """Removes a copy that is not needed any more, and the lease's folder with the last one."""
+        folder = self.run(key) / "streams" / lease_id
+        (folder / segment).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # other copies are left
+            folder.rmdir()
+
     def streams(self, key: str) -> list[Path]:
         """Lease folders with stream segments of a Run."""
         folder = self.run(key) / "streams"
@@ -95,7 +103,7 @@ class Store:
         """
         path = self._project(project) / "external" / _name(external_id)
         path.parent.mkdir(parents=True, exist_ok=True)
-        if _create_exclusively(path, key):
+        if create_exclusively(path, key):
             return key
         holder = path.read_text()
         if holder == key or self.document(holder) is not None:
@@ -189,8 +197,8 @@ def _read(path: Path) -> str | None:
         return None
 
 
-def _create_exclusively(path: Path, text: str) -> bool:
-    """Whether the file is new; it appears with its content."""
+def create_exclusively(path: Path, text: str) -> bool:
+    """Whether the file is new; it appears with its content. Works on network filesystems, too."""
     draft = path.with_name(f".{path.name[:100]}.{os.getpid()}.{os.urandom(4).hex()}")
     draft.write_text(text)
     try:
@@ -207,5 +215,5 @@ def _take_next(folder: Path, key: str) -> int:
     number = max((int(name) for name in os.listdir(folder) if name.isdigit()), default=0)  # noqa: PTH208
     while True:
         number += 1
-        if _create_exclusively(folder / str(number), key):
+        if create_exclusively(folder / str(number), key):
             return number

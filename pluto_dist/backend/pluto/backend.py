@@ -139,6 +139,11 @@ class PlutoBackend(Backend):
         details = read_details(self._client, run_id)
         return details.outcome if isinstance(details, Failed) else details
 
+    def has(self, run_id: int, key: str) -> bool:
+        """Whether this Run can be seen with the API key and is the one with our own key; changes nothing."""
+        found = read_details(self._client, run_id)
+        return not isinstance(found, Failed) and found.key == key
+
     def history(self, run_id: int) -> tuple[StatusEvent, ...] | NotDelivered:
         """How a Run's status changed, in the order of writing."""
         history = read_history(self._client, run_id)

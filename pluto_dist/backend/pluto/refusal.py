@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import assert_never
 
 from pluto_dist.backend.pluto.exchange import Failed
+from pluto_dist.core.document import read
 from pluto_dist.core.outcomes import Rejected, Retry, Unknown
 from pluto_dist.core.requests import OpenRequest, Refused, Unavailable
 from pluto_dist.errors import (
@@ -16,6 +17,8 @@ from pluto_dist.errors import (
     RunNotFoundError,
     ServerRefusedError,
 )
+
+LAG_S = 1.0  # the server flushes about every five seconds
 
 
 def refused(error: type[PlutoDistError], message: str) -> Refused:
@@ -48,16 +51,26 @@ def already_exists(request: OpenRequest, url: str, aftermath: str) -> Refused:
     )
 
 
-def _rejected(failure: Failed, reason: str, request: OpenRequest) -> Refused:
+def _rejected(failure: Failed, reason: str, request: OpenRequest) -> Refused | Unavailable:
     status = failure.answer.status if failure.answer else 0
     if status == 404:
         return refused(RunNotFoundError, f"The server has no Run {_meant(request)}: {reason}")
     if status == 409:
         return refused(AmbiguousRunError, f"Run {_meant(request)} is not clear: {reason}")
+    if "exceeds the parent run's max step" in reason and _parent_reached(request):
+        return Unavailable(reason, LAG_S)
     if reason.lower().startswith("fork"):
         parent = f"Run {request.parent} at step {request.fork_step}"
         return refused(ForkError, f"The server cannot fork {parent} in project {request.project!r}: {reason}")
     return refused(ServerRefusedError, f"The server refuses the Run: {reason}")
+
+
+def _parent_reached(request: OpenRequest) -> bool:
+    """Whether we know better: the server counts a step only some seconds after it has taken it."""
+    if not request.parent_record or request.fork_step is None:
+        return False
+    summary = read(request.parent_record).summary
+    return request.fork_step <= max((point.step for point in summary.values()), default=-1)
 
 
 def _meant(request: OpenRequest) -> str:

@@ -1,0 +1,180 @@
+"""`pluto-dist sync [RUN… | PATH…]`: Runs of the store to the server.
+
+Uploads what was made without a server, and what could not be delivered to one: from the store folder alone,
+on any host that sees it. Running it again goes on where it stopped, and adds nothing that is there already.
+
+JSON: a list in the order of uploading, parents of forks first, of `key, run_id, project`, `id, display_id`
+(in the store), `server_id, server_display_id, url` (on the server), `state` ("uploaded", "up to date",
+"skipped", "failed"; with --dry-run also "upload"), `why`, `status` (as reported to the server), `records`
+(that it has got by syncs), `repeats` (of them, possibly twice), `rejected`, and `pending` (bytes, --dry-run).
+
+Exit code 1 if any Run failed. One sync at a time for each Run: the others are told who works on it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pluto_dist.cli import options
+
+if TYPE_CHECKING:
+    from pluto_dist.backend.local.store import Store
+    from pluto_dist.core.lifecycle import Target
+    from pluto_dist.core.secret import Secret
+    from pluto_dist.node.settings import Settings
+    from pluto_dist.sync.plan import Item
+    from pluto_dist.sync.sync import Result
+
+
+def sync(
+    what: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[RUN… | PATH…]", help="Runs, or folders of stores or Runs; default all."),
+    ] = None,
+    folder: options.Dir = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be uploaded.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Also Runs that have not ended.")] = False,
+    patience_s: Annotated[
+        float, typer.Option("--patience", metavar="SECONDS", help="How long to try without any answer.")
+    ] = 120.0,
+    as_json: options.Json = False,
+) -> None:
+    """Uploads local Runs and undelivered remainders to the server."""
+    from pluto_dist.cli.console import note
+
+    settings = _settings(folder, needs_key=not dry_run)
+    target, key = _target(settings), settings.api_key
+    items = _plan(what or [], settings, target, force=force)
+    if dry_run or key is None:
+        _print_plan(items, as_json=as_json)
+        return
+    results = _upload(items, target, key, patience_s, quiet=as_json or not sys.stderr.isatty())
+    _print_results(results, as_json=as_json)
+    failed = sum(result.state == "failed" for result in results)
+    if failed:
+        note(f"{failed} of {len(results)} Runs failed; what is uploaded is kept, run it again to go on")
+        raise typer.Exit(1)
+
+
+def _settings(folder: Path | None, *, needs_key: bool) -> Settings:
+    from pluto_dist.node.settings import load
+
+    chosen = {"dir": folder, "mode": "pluto" if needs_key else "auto"}
+    return load(os.environ, {name: value for name, value in chosen.items() if value is not None})
+
+
+def _target(settings: Settings) -> Target:
+    from pluto_dist.core.lifecycle import Target
+
+    return Target(
+        mode="pluto",
+        store="",
+        url_api=settings.url_api,
+        url_ingest=settings.url_ingest,
+        url_py=settings.url_py,
+        url_app=settings.url_app,
+        key_id=settings.api_key.digest if settings.api_key is not None else "",
+    )
+
+
+def _plan(what: list[str], settings: Settings, target: Target, *, force: bool) -> list[Item]:
+    """Arguments that exist as folders are paths, all others are names of Runs in the default store."""
+    from pluto_dist.backend.local.store import Store
+    from pluto_dist.cli.lookup import store_at
+    from pluto_dist.sync.plan import plan, stores_of
+
+    paths = [Path(text) for text in what if os.sep in text or Path(text).is_dir()]
+    names = [text for text in what if Path(text) not in paths]
+    chosen: list[tuple[Store, list[str]]] = [
+        (store, [] if key is None else [key]) for store, key in stores_of(paths)
+    ]
+    if names or not paths:
+        chosen.append((Store(store_at(settings.dir)), names))
+    items = [item for store, runs in chosen for item in plan(store, target, runs, force=force)]
+    return list({(item.store.root, item.key): item for item in items}.values())
+
+
+def _upload(
+    items: list[Item], target: Target, key: Secret, patience_s: float, *, quiet: bool
+) -> list[Result]:
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from pluto_dist.backend.pluto import PlutoBackend
+    from pluto_dist.sync.marks import Mark
+    from pluto_dist.sync.sync import Sync
+
+    backend = PlutoBackend(target, lambda: key)
+
+    def sees(mark: Mark, run: str) -> bool:
+        return backend.has(mark.id or 0, run)
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=quiet, transient=True) as bars:
+        bar = bars.add_task("sync", total=sum(item.pending for item in items if item.state == "upload"))
+        uploads = Sync(
+            backend,
+            target,
+            sees,
+            patience_s=patience_s,
+            progress=lambda item, done: bars.update(bar, advance=done, description=item.document.run_id),
+        )
+        try:
+            return uploads.all(items)
+        finally:
+            backend.close()
+
+
+def _print_plan(items: list[Item], *, as_json: bool) -> None:
+    from pluto_dist.cli.console import print_json, print_table
+    from pluto_dist.sync.sync import planned
+
+    if as_json:
+        print_json([planned(item) for item in items])
+        return
+    print_table(
+        ("RUN", "RUN_ID", "PROJECT", "WHAT", "BYTES", ""),
+        [
+            (
+                item.document.display_id,
+                item.document.run_id,
+                item.document.project,
+                item.state,
+                item.pending,
+                item.why,
+            )
+            for item in items
+        ],
+        right=("BYTES",),
+    )
+
+
+def _print_results(results: list[Result], *, as_json: bool) -> None:
+    from pluto_dist.cli.console import print_json, print_table
+
+    if as_json:
+        print_json(results)
+        return
+    print_table(
+        ("LOCAL", "SERVER", "ID", "RUN_ID", "STATE", "STATUS", "RECORDS", "REJECTED", ""),
+        [
+            (
+                result.display_id,
+                result.server_display_id,
+                result.server_id,
+                result.run_id,
+                result.state,
+                result.status,
+                result.records,
+                result.rejected,
+                result.why or result.url,
+            )
+            for result in results
+        ],
+        right=("ID", "RECORDS", "REJECTED"),
+    )

@@ -1,0 +1,115 @@
+"""One sync at a time for each Run, without locks: the store may be on a network filesystem.
+
+A claim is a file that only one process can create, with the identity of its holder, touched while it works.
+It is stale when its holder is known to be dead, or when nobody has touched it for `STALE_S`; whoever renames
+a stale one away may create the next.
+
+Limit: a holder that sleeps for longer than `STALE_S` (a suspended laptop, a hung mount) and wakes up finds
+the claim gone before its next request, but the request that was under way is not called back. Hosts whose
+clocks differ from the file server's by more than a minute may judge wrongly.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from pluto_dist.backend.local.store import create_exclusively
+from pluto_dist.core.ids import Identity
+from pluto_dist.errors import MachineError
+from pluto_dist.node.identity import own_identity
+from pluto_dist.node.liveness import watch
+
+STALE_S = 120.0
+TOUCH_S = 20.0
+
+
+class SyncBusyError(MachineError):
+    """Another sync works on this Run."""
+
+
+class _Holder(msgspec.Struct, frozen=True):
+    identity: Identity
+    nonce: str
+
+
+class Claim:
+    """Held in a `with` block.
+
+    Args:
+        folder: of the Run.
+
+    Raises:
+        SyncBusyError: from `__enter__`: somebody else holds it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "sync" / "claim"
+        self._mine = msgspec.json.encode(_Holder(own_identity(), os.urandom(8).hex()))
+        self._touched = 0.0
+
+    def __enter__(self) -> Self:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        for _ in range(3):
+            if create_exclusively(self._path, self._mine.decode()):
+                return self
+            self._clear_if_stale()
+        raise SyncBusyError(f"another sync took {self._path} in this instant; try again")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._is_mine():
+            self._path.unlink(missing_ok=True)
+
+    def keep(self) -> None:
+        """Says that the holder works; call it before each request.
+
+        Raises:
+            SyncBusyError: the claim was lost; somebody else goes on.
+        """
+        now = time.monotonic()
+        if now < self._touched + TOUCH_S:
+            return
+        if not self._is_mine():
+            raise SyncBusyError(f"this sync was silent for too long and another one took over ({self._path})")
+        os.utime(self._path)
+        self._touched = now
+
+    def _is_mine(self) -> bool:
+        try:
+            return self._path.read_bytes() == self._mine
+        except FileNotFoundError:
+            return False
+
+    def _clear_if_stale(self) -> None:
+        try:
+            holder = msgspec.json.decode(self._path.read_bytes(), type=_Holder).identity
+            age = time.time() - self._path.stat().st_mtime
+        except FileNotFoundError:
+            return
+        if age < STALE_S and not _is_dead(holder):
+            raise SyncBusyError(
+                f"a sync of pid {holder.pid} on {holder.host} works on this Run since {age:.0f} s or less "
+                f"({self._path}); it counts as dead after {STALE_S:g} s without a sign"
+            )
+        grave = self._path.with_name(f"claim.{os.urandom(4).hex()}")
+        try:
+            self._path.rename(grave)
+        except FileNotFoundError:  # somebody else was faster
+            return
+        grave.unlink()
+
+
+def _is_dead(holder: Identity) -> bool:
+    """For certain; a process of another host is not judged."""
+    seen = watch(holder)
+    try:
+        return seen.check() == "dead"
+    finally:
+        seen.close()

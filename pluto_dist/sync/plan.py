@@ -1,0 +1,181 @@
+"""What there is to upload in one or several stores, parents of forks first; reads files only."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from pluto_dist.backend.local.store import Store
+from pluto_dist.core.document import Document, read
+from pluto_dist.core.ids import classify_run_id
+from pluto_dist.core.lifecycle import Target
+from pluto_dist.errors import AmbiguousRunError, RunNotFoundError
+from pluto_dist.sync.ending import ending_of
+from pluto_dist.sync.marks import Mark, Marks
+from pluto_dist.sync.source import cursors_of, streams_of
+
+FRESH_S = 180.0  # the coordinator of a live Run writes its document more often than this
+STORE_NAME = ".pluto"
+
+State = Literal["upload", "up to date", "running", "unreadable", "elsewhere"]
+
+
+class Item(msgspec.Struct, frozen=True, kw_only=True):
+    """One Run and what is to be done with it.
+
+    Attributes:
+        parent: key of the Run in this store that it continues.
+        pending: bytes that the server lacks.
+        why: of every other state than `upload`.
+    """
+
+    store: Store
+    document: Document
+    mark: Mark
+    state: State
+    pending: int
+    parent: str | None = None
+    why: str = ""
+
+    @property
+    def key(self) -> str:
+        """Of the Run."""
+        return self.document.key
+
+
+def stores_of(paths: Iterable[Path]) -> list[tuple[Store, str | None]]:
+    """Stores that paths mean, each with the key of the Run if one Run's folder was named.
+
+    Raises:
+        RunNotFoundError: a path is no store.
+    """
+    return [_store_at(path) for path in paths]
+
+
+def plan(store: Store, target: Target, names: Iterable[str] = (), *, force: bool = False) -> list[Item]:
+    """The Runs of a store that are meant, and the parents that they need, in the order of uploading.
+
+    Args:
+        store: where to look.
+        target: the server.
+        names: keys, numbers, display ids or the callers' ids; none means all Runs.
+        force: also Runs that look alive.
+
+    Raises:
+        RunNotFoundError, AmbiguousRunError: a name does not mean one Run.
+    """
+    documents = {document.key: document for document in _documents(store)}
+    wanted = [_named(name, documents, store) for name in names] or list(documents)
+    order: dict[str, None] = {}
+    for key in wanted:
+        order |= dict.fromkeys((*_ancestors(key, documents, store), key))
+    return [_item(store, documents[key], target, documents, force=force) for key in order]
+
+
+def first_mark(document: Document, target: Target) -> Mark:
+    """Where a Run stands that was never uploaded from the store: what its coordinator had delivered."""
+    mark = Mark(url_api=target.url_api, key_id=target.key_id, offsets=cursors_of(document))
+    if document.mode == "local":
+        return mark
+    run = document.restore.run
+    return msgspec.structs.replace(
+        mark,
+        id=document.id,
+        display_id=document.display_id or "",
+        url=document.url,
+        project=document.project,
+        external_id=document.run_id,
+        next_line=run.next_line,
+        registered=frozenset().union(*(owner.registered for owner in document.restore.series.values())),
+        status=document.status if document.reported else None,
+        ended_ms=document.ended_at if document.reported else None,
+    )
+
+
+def _item(
+    store: Store, document: Document, target: Target, documents: dict[str, Document], *, force: bool
+) -> Item:
+    mark = Marks(store, document.key).of(target) or first_mark(document, target)
+    pending = sum(stream.pending(mark.offsets) for stream in streams_of(store, document))
+    state, why = _state(store, document, mark, target, pending, force=force)
+    ancestors = _ancestors(document.key, documents, store)
+    return Item(
+        store=store,
+        document=document,
+        mark=mark,
+        state=state,
+        why=why,
+        pending=pending,
+        parent=ancestors[-1] if ancestors else None,
+    )
+
+
+def _state(
+    store: Store, document: Document, mark: Mark, target: Target, pending: int, *, force: bool
+) -> tuple[State, str]:
+    home = document.restore.run.target
+    if document.mode == "pluto" and home.url_api != target.url_api:
+        return "elsewhere", f"it belongs to the server {home.url_api}; set PLUTO_URL_API to that address"
+    ending = ending_of(document)
+    told = ending is not None and (mark.status, mark.ended_ms) == (ending.status, ending.at_ms)
+    if not pending and (told or (ending is None and mark.id is not None)):
+        return "up to date", ""
+    if ending is None and not force:
+        age = time.time() - (store.run(document.key) / "run.json").stat().st_mtime
+        if age < FRESH_S:
+            return "running", f"it runs: its coordinator wrote {age:.0f} s ago; sync it when it has ended"
+        if document.mode == "local":
+            return "running", (
+                f"it has not ended and its coordinator has been silent for {age / 60:.0f} min; end it with "
+                "`pluto-dist finish`, or pass --force to upload it as it is"
+            )
+    return "upload", ""
+
+
+def _documents(store: Store) -> list[Document]:
+    """Oldest first."""
+    bodies = [store.document(key) for key in store.keys()]  # noqa: SIM118 # no mapping
+    return sorted((read(body) for body in bodies if body is not None), key=lambda each: each.created_at)
+
+
+def _named(name: str, documents: dict[str, Document], store: Store) -> str:
+    if name in documents:
+        return name
+    ref = classify_run_id(name)
+    found = [
+        document.key
+        for document in documents.values()
+        if (document.id == ref.id if ref.id is not None else name in (document.display_id, document.run_id))
+    ]
+    if not found:
+        raise RunNotFoundError(f"no Run {name!r} in the store {store.root}; `pluto-dist runs` lists them")
+    if len(found) > 1:
+        raise AmbiguousRunError(f"{name!r} means {len(found)} Runs in {store.root}: {', '.join(found)}")
+    return found[0]
+
+
+def _ancestors(key: str, documents: dict[str, Document], store: Store) -> list[str]:
+    """Keys of the Runs that a local Run continues, the oldest first, as far as they are in this store."""
+    line: list[str] = []
+    document = documents[key]
+    while document.mode == "local" and document.fork is not None:
+        parent = store.key_of_id(document.fork.run_id)
+        if parent is None or parent not in documents or parent in line:
+            break
+        line.insert(0, parent)
+        document = documents[parent]
+    return line
+
+
+def _store_at(path: Path) -> tuple[Store, str | None]:
+    path = path.expanduser().resolve()
+    if (path / "run.json").is_file():
+        return Store(path.parent.parent), path.name
+    for root in (path, path / STORE_NAME):
+        if (root / "runs").is_dir():
+            return Store(root), None
+    raise RunNotFoundError(f"{path} is no store and no Run's folder: it has neither runs/ nor run.json")

@@ -1,0 +1,117 @@
+"""The records of one Run as they lie in the store, cut by cut, each with the participant who wrote it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from pluto_dist.backend.local.store import Store
+from pluto_dist.core.document import Document, LeaseShown
+from pluto_dist.core.requests import StreamKind
+from pluto_dist.spool.frames import Cut
+from pluto_dist.spool.names import stream_kind
+from pluto_dist.spool.reader import ReadLimits, list_streams, next_range, read_cut
+from pluto_dist.sync.marks import Offsets
+
+BATCH_BYTES = 1 << 20
+BATCH_LINES = 10_000  # the server's contract advises at most about this many lines a request
+_KINDS: dict[str, StreamKind] = {
+    "metrics": "metrics",
+    "data": "data",
+    "console": "console",
+    "files": "files",
+}
+
+
+class Stream(msgspec.Struct, frozen=True, kw_only=True):
+    """One stream of one lease: its files, and what the document says of them.
+
+    Attributes:
+        segments: sizes.
+        fence: from where on the records are those of a superseded lease (R7), None if nowhere.
+    """
+
+    lease: LeaseShown
+    folder: str
+    name: str
+    kind: StreamKind
+    segments: dict[int, int]
+    fence: tuple[int, int] | None = None
+
+    def pending(self, offsets: Offsets) -> int:
+        """Bytes behind the cursors."""
+        done = self.offsets_in(offsets)
+        return sum(max(0, size - done.get(number, 0)) for number, size in self.segments.items())
+
+    def offsets_in(self, offsets: Offsets) -> dict[int, int]:
+        """The cursors of this stream."""
+        return offsets.get(self.lease.lease_id, {}).get(self.name, {})
+
+    def moved(self, offsets: Offsets, segment: int, end: int) -> Offsets:
+        """The cursors, with one segment's moved."""
+        lease_id = self.lease.lease_id
+        streams = offsets.get(lease_id, {})
+        here = {**streams.get(self.name, {}), segment: end}
+        return {**offsets, lease_id: {**streams, self.name: here}}
+
+
+class Piece(msgspec.Struct, frozen=True):
+    """What stands behind a cursor."""
+
+    segment: int
+    cut: Cut
+    participant: str
+
+
+def streams_of(store: Store, document: Document) -> list[Stream]:
+    """All streams of the Run in the store: the owner's first, then ranks, then sides, as names are given."""
+    leases = {lease.lease_id: lease for lease in document.leases}
+    found = [
+        stream
+        for folder in store.streams(document.key)
+        if folder.name in leases
+        for stream in _streams_in(folder, leases[folder.name])
+    ]
+    return sorted(found, key=lambda stream: (_order(stream.lease), stream.lease.granted_at or 0, stream.name))
+
+
+def next_piece(stream: Stream, offsets: dict[int, int], lines: int = BATCH_LINES) -> Piece | None:
+    """The next cut of a stream, None at its end; a frame that is cut off at the end of a copy is not read."""
+    torn: dict[int, int] = {}
+    while (number := next_range(stream.segments, offsets, torn)) is not None:
+        start = offsets.get(number, 0)
+        behind = stream.fence is not None and (number, start) >= stream.fence
+        fenced = stream.fence is not None and not behind and stream.fence[0] == number
+        room = min(BATCH_BYTES, stream.fence[1] - start) if fenced and stream.fence else BATCH_BYTES
+        cut = read_cut(stream.folder, stream.name, number, start, ReadLimits(room, lines))
+        if cut.end > start:
+            lease = stream.lease
+            who = f"attempt{lease.attempt}" if behind else lease.participant
+            return Piece(number, cut, who)
+        torn[number] = stream.segments[number]
+    return None
+
+
+def cursors_of(document: Document) -> Offsets:
+    """What the server had when the document was written; nothing of a Run that was local."""
+    if document.mode == "local":
+        return {}
+    return {lease.lease_id: lease.cursors for lease in document.leases}
+
+
+def _streams_in(folder: Path, lease: LeaseShown) -> Iterator[Stream]:
+    for name, segments in list_streams(str(folder)).items():
+        kind = _KINDS.get(stream_kind(name))
+        if kind is not None:
+            fence = None if lease.fences is None else lease.fences.get(name, (0, 0))
+            yield Stream(
+                lease=lease, folder=str(folder), name=name, kind=kind, segments=segments, fence=fence
+            )
+
+
+def _order(lease: LeaseShown) -> tuple[int, int]:
+    if lease.role == "owner":
+        return (0, 0)
+    return (1, lease.rank or 0) if lease.role == "worker" else (2, 0)

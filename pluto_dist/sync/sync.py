@@ -1,0 +1,188 @@
+"""Runs of the store to a server, one after the other (`pluto-dist sync`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Literal
+
+import msgspec
+
+from pluto_dist.backend.interface import Backend
+from pluto_dist.core.lifecycle import Target
+from pluto_dist.errors import ForkError, KeyRefusedError, PlutoDistError
+from pluto_dist.spool.names import segment_name
+from pluto_dist.sync.claim import Claim
+from pluto_dist.sync.marks import Mark, Marks
+from pluto_dist.sync.patience import Patience
+from pluto_dist.sync.plan import Item, first_mark
+from pluto_dist.sync.source import streams_of
+from pluto_dist.sync.upload import Parent, Upload
+
+PATIENCE_S = 120.0
+
+
+State = Literal["upload", "uploaded", "up to date", "skipped", "failed"]
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one Run.
+
+    Attributes:
+        id, display_id: in the store; `server_id` and `server_display_id` on the server.
+        records: how many the server has got by syncs.
+        repeats: data and console rows that it may have got twice.
+    """
+
+    key: str
+    run_id: str
+    project: str
+    id: int | None
+    display_id: str | None
+    state: State
+    why: str = ""
+    server_id: int | None = None
+    server_display_id: str = ""
+    url: str = ""
+    status: str | None = None
+    records: int = 0
+    repeats: int = 0
+    rejected: int = 0
+
+
+class Planned(Result, frozen=True, kw_only=True):
+    """What would become of one Run; `pending` is in bytes."""
+
+    pending: int
+
+
+Sees = Callable[[Mark, str], bool]
+Progress = Callable[[Item, int], None]
+
+
+class Sync:
+    """Uploads planned Runs.
+
+    Args:
+        backend: of the server.
+        target: the server.
+        sees: whether this server, with this key, has the Run (by our key) of a mark that another key made.
+        patience_s: how long to go on without any answer.
+        progress: told of the bytes of each batch.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        target: Target,
+        sees: Sees,
+        *,
+        patience_s: float = PATIENCE_S,
+        progress: Progress | None = None,
+    ) -> None:
+        self._backend = backend
+        self._target = target
+        self._sees = sees
+        self._patience_s = patience_s
+        self._progress = progress or (lambda *_: None)
+        self._server_ids: dict[str, int | None] = {}
+
+    def all(self, items: Iterable[Item]) -> list[Result]:
+        """One result for each; a Run that fails does not hold up the others.
+
+        Raises:
+            KeyRefusedError: no Run can be uploaded with this key.
+        """
+        return [self._one(item) for item in items]
+
+    def _one(self, item: Item) -> Result:
+        self._server_ids[item.key] = item.mark.id
+        if item.state == "up to date":
+            return _result(item, item.mark, "up to date")
+        if item.state != "upload":
+            return _result(item, item.mark, "skipped", item.why)
+        try:
+            mark = self._upload(item)
+        except KeyRefusedError:
+            raise
+        except (PlutoDistError, OSError, ValueError) as error:
+            return _result(item, self._mark(item), "failed", str(error))
+        self._server_ids[item.key] = mark.id
+        return _result(item, mark, "uploaded", self._remark(item))
+
+    def _upload(self, item: Item) -> Mark:
+        with Claim(item.store.run(item.key)) as claim:
+            upload = Upload(
+                self._backend,
+                self._target,
+                item.store,
+                item.document,
+                self._mark(item),
+                Patience(self._patience_s, claim.keep),
+                lambda done: self._progress(item, done),
+            )
+            upload.run(self._parent(item))
+            if item.document.mode == "pluto":
+                drop_delivered(item, upload.mark)
+            return upload.mark
+
+    def _parent(self, item: Item) -> Parent | None:
+        """It was uploaded before; if that failed, so does this one."""
+        if item.parent is None:
+            return None
+        number = self._server_ids.get(item.parent)
+        if number is None:
+            raise ForkError(f"its parent {item.parent} is not on the server; mend that one first")
+        return Parent(number, item.store.document(item.parent) or b"")
+
+    def _mark(self, item: Item) -> Mark:
+        """Where to go on, also after the API key was replaced by another of the same organization."""
+        marks = Marks(item.store, item.key)
+        known = marks.of(self._target)
+        if known is not None:
+            return known
+        for other in marks.all():
+            if other.url_api == self._target.url_api and other.id is not None and self._sees(other, item.key):
+                return msgspec.structs.replace(other, key_id=self._target.key_id)
+        return first_mark(item.document, self._target)
+
+    def _remark(self, item: Item) -> str:
+        fork = item.document.fork
+        if item.document.mode == "local" and fork is not None and item.parent is None:
+            return f"its parent, Run {fork.run_id}, is not in this store: uploaded without lineage"
+        return ""
+
+
+def drop_delivered(item: Item, mark: Mark) -> None:
+    """Removes copies of remainders that the server has now."""
+    for stream in streams_of(item.store, item.document):
+        done = stream.offsets_in(mark.offsets)
+        for number, size in stream.segments.items():
+            if done.get(number, 0) >= size:
+                item.store.remove_segment(item.key, stream.lease.lease_id, segment_name(stream.name, number))
+
+
+def planned(item: Item) -> Planned:
+    """What would be done."""
+    state: State = item.state if item.state in ("upload", "up to date") else "skipped"
+    shown = _result(item, item.mark, state, item.why)
+    return Planned(**msgspec.structs.asdict(shown), pending=item.pending)
+
+
+def _result(item: Item, mark: Mark, state: State, why: str = "") -> Result:
+    document = item.document
+    return Result(
+        key=document.key,
+        run_id=document.run_id,
+        project=document.project,
+        id=document.id if document.mode == "local" else None,
+        display_id=document.display_id if document.mode == "local" else None,
+        state=state,
+        why=why,
+        server_id=mark.id,
+        server_display_id=mark.display_id,
+        url=mark.url,
+        status=mark.status,
+        records=mark.records,
+        repeats=mark.repeats,
+        rejected=mark.rejected,
+    )

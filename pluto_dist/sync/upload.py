@@ -1,0 +1,201 @@
+"""One Run on its way from the store to a server: created, filled, ended; each step once, whatever happens.
+
+The mark is written after each request that counted, and before each one whose repeat would be seen. A Run
+that is RUNNING on the server without a sign of life is marked FAILED there within minutes, for good; so it
+gets a heartbeat from its first moment until its status is sent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+
+import msgspec
+
+from pluto_dist.backend.interface import Backend
+from pluto_dist.backend.local.store import Store
+from pluto_dist.core.document import Document
+from pluto_dist.core.ids import RunRef
+from pluto_dist.core.lifecycle import Target
+from pluto_dist.core.outcomes import Outcome, Rejected
+from pluto_dist.core.requests import BackendRun, Opened, OpenRequest
+from pluto_dist.errors import RunExistsError, ServerRefusedError
+from pluto_dist.sync.delivery import Delivery, Progress
+from pluto_dist.sync.ending import ending_of
+from pluto_dist.sync.heart import Heart
+from pluto_dist.sync.marks import Mark, Marks
+from pluto_dist.sync.names import Names
+from pluto_dist.sync.patience import Patience
+from pluto_dist.sync.source import Stream, streams_of
+
+
+class Parent(msgspec.Struct, frozen=True):
+    """A Run that another one continues: its number on the server, and its document."""
+
+    id: int
+    record: bytes
+
+
+class Upload:
+    """Uploads one Run; the caller holds its claim.
+
+    Attributes:
+        mark: how far it is; on disk.
+
+    Args:
+        backend: of the server.
+        target: the server.
+        store: where the Run is.
+        document: the Run's.
+        mark: where to go on.
+        patience: how long to try.
+        progress: told of each batch.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        target: Target,
+        store: Store,
+        document: Document,
+        mark: Mark,
+        patience: Patience,
+        progress: Progress,
+    ) -> None:
+        self._backend = backend
+        self._target = target
+        self._store = store
+        self._document = document
+        self._marks = Marks(store, document.key)
+        self._patience = patience
+        self._progress = progress
+        self._ending = ending_of(document)
+        self.mark = mark
+
+    def run(self, parent: Parent | None) -> None:
+        """Brings over everything that the server lacks.
+
+        Args:
+            parent: the Run that this one continues.
+
+        Raises:
+            PlutoDistError: the server refused the Run, or was away for too long.
+        """
+        if self.mark.in_flight:
+            self._change(repeats=self.mark.repeats + self.mark.in_flight, in_flight=0)
+        streams = streams_of(self._store, self._document)
+        if self.knows_the_end:  # what sides wrote after it may follow, but nothing opens the Run again
+            self._deliver(streams)
+            return
+        self._open(parent)
+        with Heart(self._backend, self._there) as heart:
+            self._deliver(streams)
+            self._describe()
+            heart.stop()
+            self._end()
+
+    @property
+    def knows_the_end(self) -> bool:
+        """Whether the server was told this very end."""
+        ending, mark = self._ending, self.mark
+        return ending is not None and (mark.status, mark.ended_ms) == (ending.status, ending.at_ms)
+
+    @property
+    def papers(self) -> str:
+        """Digest of tags and config."""
+        papers = (self._document.tags, self._document.config)
+        return hashlib.sha256(msgspec.json.encode(papers)).hexdigest()[:16]
+
+    @property
+    def _there(self) -> BackendRun:
+        mark = self.mark
+        return BackendRun(self._document.key, self._target, mark.id or 0, mark.project, self._document.name)
+
+    # --- steps ----------------------------------------------------------------------------------------
+
+    def _open(self, parent: Parent | None) -> None:
+        if self.mark.id is None:
+            self._create(parent)
+        elif self.mark.status is not None:  # it was taken up again here after the server had heard its end
+            request = msgspec.structs.replace(self._request("", None), want="resume", id=self.mark.id)
+            self._opened(self._patience.open(lambda: self._backend.open(request)))
+            self._change(status=None, ended_ms=None)
+        else:
+            self._must(lambda: self._backend.revive(self._there))
+
+    def _create(self, parent: Parent | None) -> None:
+        names = dict.fromkeys((self.mark.external_id or self._document.run_id, self._own_name()))
+        for external in names:
+            request = self._request(external, parent)
+            try:
+                opened = self._patience.open(lambda: self._backend.open(request))  # noqa: B023 # called at once
+            except RunExistsError:
+                if external == self._own_name():
+                    raise
+                continue  # a Run of another place has this id: the data is kept, under an id of its own
+            self._opened(opened)
+            self._change(external_id=external, papers=self.papers)
+            return
+
+    def _own_name(self) -> str:
+        suffix = f"-{self._document.key[-6:]}"
+        return self._document.run_id[: 255 - len(suffix)] + suffix
+
+    def _request(self, external: str, parent: Parent | None) -> OpenRequest:
+        document, fork = self._document, self._document.fork
+        return OpenRequest(
+            key=document.key,
+            target=self._target,
+            want="create",
+            project=document.project,
+            name=document.name,
+            external_id=external or None,
+            tags=document.tags,
+            config=bytes(document.config),
+            parent=RunRef(id=parent.id) if parent is not None else None,
+            parent_record=parent.record if parent is not None else b"",
+            fork_step=fork.step if fork is not None and parent is not None else None,
+            created_ms=document.created_at,
+        )
+
+    def _opened(self, opened: Opened) -> None:
+        self._change(id=opened.id, display_id=opened.display_id, url=opened.url, project=opened.project)
+
+    def _deliver(self, streams: list[Stream]) -> None:
+        names = Names(self._document, self.mark.series)
+        delivery = Delivery(
+            self._backend,
+            self._there,
+            self._store,
+            self._marks,
+            self.mark,
+            names,
+            self._patience,
+            self._progress,
+        )
+        try:
+            delivery.all(streams)
+        finally:
+            self.mark = delivery.mark
+
+    def _describe(self) -> None:
+        """Tags and config, if they have changed since they were sent."""
+        if self.mark.papers == self.papers:
+            return
+        self._must(lambda: self._backend.put_tags(self._there, self._document.tags))
+        self._must(lambda: self._backend.merge_config(self._there, bytes(self._document.config)))
+        self._change(papers=self.papers)
+
+    def _end(self) -> None:
+        ending = self._ending
+        if ending is not None:
+            self._must(lambda: self._backend.report(self._there, ending))
+            self._change(status=ending.status, ended_ms=ending.at_ms)
+
+    def _must(self, request: Callable[[], Outcome]) -> None:
+        outcome = self._patience.ask(request)
+        if isinstance(outcome, Rejected):
+            raise ServerRefusedError(f"the server refuses Run {self._document.run_id!r}: {outcome.reason}")
+
+    def _change(self, **fields: object) -> None:
+        self.mark = self._marks.put(msgspec.structs.replace(self.mark, **fields))
