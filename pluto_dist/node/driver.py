@@ -14,7 +14,6 @@ import random
 import time
 from collections import deque
 from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
 
 import msgspec
 import zmq
@@ -32,13 +31,14 @@ from pluto_dist.node.last_looks import LastLooks
 from pluto_dist.node.liveguard import Death, Liveguard
 from pluto_dist.node.log import say
 from pluto_dist.node.places import Places
+from pluto_dist.node.pools import Pools, place_of
 from pluto_dist.node.worker import Slow, Worker
 from pluto_dist.spool.retention import remove
 from pluto_dist.state.database import Database
 from pluto_dist.transport.server import RouterServer
 
 LOOK_S = 0.5  # how often spools are looked at: light load reaches the backend within a second
-WORKERS = 8
+CLOSE_S = 5.0  # requests that are under way at the end get this long; those that do not end are repeated
 
 
 class Driver:
@@ -69,7 +69,7 @@ class Driver:
         self._keys = keys
         self._guard = Liveguard()
         self._last_looks = LastLooks()
-        self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="pluto-worker")
+        self._pools = Pools()
         self._done: queue.SimpleQueue[on.Event] = queue.SimpleQueue()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) if hasattr(os, "eventfd") else None
         self._tails: dict[str, spools.LifecycleTail] = {}
@@ -114,12 +114,14 @@ class Driver:
 
     def close(self) -> None:
         """Waits for what is in flight; what it achieved is kept, the rest is done by the next one."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        ended = self._pools.close(CLOSE_S)
+        if not ended:
+            say("requests_given_up")
         self._collect()
         while self._events:
             self._take(self._core.handle(self._events.popleft(), self._now()))
         self._commit()
-        if self._wake is not None:
+        if self._wake is not None and ended:  # a thread that is left still writes to it
             os.close(self._wake)
 
     @property
@@ -276,17 +278,15 @@ class Driver:
         spools.remove_folder(folder)
 
     def _submit(self, effect: Slow) -> None:
-        self._pool.submit(self._worker.do, effect).add_done_callback(
-            lambda done: self._finished(effect, done)
-        )
+        self._pools.submit(place_of(effect), lambda: self._work(effect))
 
-    def _finished(self, effect: Slow, done: Future[on.Event | None]) -> None:
-        if done.cancelled():
-            return
-        error = done.exception()
-        if error is not None:
+    def _work(self, effect: Slow) -> None:
+        """In a worker thread; a fault that nobody foresaw becomes an event and a line in the log."""
+        try:
+            event = self._worker.do(effect)
+        except Exception as error:  # noqa: BLE001 # whatever it is, the core has to hear of it
             say("effect_failed", effect=type(effect).__name__, error=f"{type(error).__name__}: {error}")
-        event = self._worker.failed(effect, error) if error is not None else done.result()
+            event = self._worker.failed(effect, error)
         if event is not None:
             self._done.put(event)
             if self._wake is not None:
