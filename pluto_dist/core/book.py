@@ -6,13 +6,14 @@ same saves into a fresh book gives the same book.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Generic, TypeVar
 
 import msgspec
 
 from pluto_dist.core.effects import Save
 from pluto_dist.core.records import Feed, Lease, Point, Run, RunEvent, SeriesOwner
+from pluto_dist.core.requests import LogType
 
 V = TypeVar("V", bound=msgspec.Struct)
 
@@ -32,10 +33,11 @@ class Config(msgspec.Struct, frozen=True):
 
 
 class Points(msgspec.Struct, frozen=True):
-    """What one lease has contributed to the series of its Run, by final name."""
+    """What one lease has contributed to the series of its Run, by final name; `count` is over all series."""
 
     run: str
     series: dict[str, Point] = {}
+    count: int = 0
 
 
 class History(msgspec.Struct, frozen=True):
@@ -112,7 +114,10 @@ class Book:
         self.feeds = Table("feeds", Feed, durable=False)
         self.points = Table("points", Points, durable=False)
         self._by_run: dict[str, dict[str, None]] = {}
+        self._live: dict[str, None] = {}
         self._feeds_of: dict[str, dict[str, None]] = {}
+        self._series_of: dict[str, dict[str, SeriesOwner]] = {}
+        self._unregistered: dict[str, dict[str, LogType]] = {}
         self.tables: dict[str, Table[msgspec.Struct]] = {
             table.name: table  # type: ignore[misc] # each table checks its own kind
             for table in (
@@ -143,6 +148,9 @@ class Book:
             self._index(value)
         elif isinstance(value, Feed):
             self._feeds_of.setdefault(value.lease_id, {})[key] = None
+        elif isinstance(value, SeriesOwner):
+            run, _, name = key.partition("/")
+            self._index_series(run, name, value)
 
     def put_lease(self, lease: Lease) -> Lease:
         """Keeps a lease, and the index of leases by Run."""
@@ -160,42 +168,100 @@ class Book:
         prefix = f"{lease_id}/{target}/"
         return tuple(key for key in self._feeds_of.get(lease_id, {}) if key.startswith(prefix))
 
+    def put_series(self, run: str, name: str, owner: SeriesOwner) -> SeriesOwner:
+        """Keeps who owns a name, and the index of names by Run."""
+        self._index_series(run, name, owner)
+        return self.series.put(f"{run}/{name}", owner)
+
+    def series_of(self, run: str) -> Mapping[str, SeriesOwner]:
+        """All names of a Run, plain and suffixed."""
+        return self._series_of.get(run, {})
+
+    def unregistered(self, run: str) -> Mapping[str, LogType]:
+        """Names of a Run that its backend does not know yet."""
+        return self._unregistered.get(run, {})
+
     def delete_run(self, run: str) -> None:
         """Forgets a Run and all that belongs to it."""
         for lease_id in self._by_run.pop(run, {}):
-            self.leases.delete(lease_id)
-            self.points.delete(lease_id)
-            for key in self._feeds_of.pop(lease_id, {}):
-                self.feeds.delete(key)
-        for name in [key for key in self.series.all_keys() if key.startswith(run + "/")]:
-            self.series.delete(name)
+            self.delete_lease(lease_id)
+        for name in self._series_of.pop(run, {}):
+            self.series.delete(f"{run}/{name}")
+        self._unregistered.pop(run, None)
         self.configs.delete(run)
         self.points.delete(past_key(run))
         self.histories.delete(run)
         self.runs.delete(run)
 
+    def delete_lease(self, lease_id: str) -> None:
+        """Forgets a lease and what it has delivered."""
+        self.leases.delete(lease_id)
+        self._live.pop(lease_id, None)
+        self.points.delete(lease_id)
+        for key in self._feeds_of.pop(lease_id, {}):
+            self.feeds.delete(key)
+
+    def move_leases(self, run: str, to: str, epochs: int) -> None:
+        """A Run turns out to be another one: its leases go there, with epochs behind those of that one."""
+        for lease_id in self._by_run.pop(run, {}):
+            lease = self.leases[lease_id]
+            self.put_lease(msgspec.structs.replace(lease, run=to, epoch=lease.epoch + epochs))
+
+    @property
+    def live_leases(self) -> tuple[Lease, ...]:
+        """Leases whose processes may still act under them."""
+        return tuple(self.leases[lease_id] for lease_id in self._live)
+
+    @property
+    def anybody(self) -> bool:
+        """Whether any lease is alive."""
+        return bool(self._live)
+
     def leases_of(self, run: str) -> tuple[Lease, ...]:
-        """All leases of a Run, in the order in which they came."""
+        """All leases of a Run."""
         return tuple(self.leases[lease_id] for lease_id in self._by_run.get(run, {}))
 
     def points_of(self, run: str) -> dict[str, Point]:
         """Latest value, its step and the number of points of each series, over all leases."""
         total: dict[str, Point] = {}
-        for key in (past_key(run), *self._by_run.get(run, {})):
-            points = self.points.get(key)
-            for name, point in points.series.items() if points is not None else ():
+        for points in self._points_in(run):
+            for name, point in points.series.items():
                 before = total.get(name)
                 newest = point if before is None or point.step >= before.step else before
                 count = point.count + (before.count if before is not None else 0)
                 total[name] = Point(newest.last, newest.step, count)
         return total
 
+    def count_points(self, run: str) -> int:
+        """How many points there are in all series of a Run."""
+        return sum(points.count for points in self._points_in(run))
+
+    def _points_in(self, run: str) -> Iterator[Points]:
+        for key in (past_key(run), *self._by_run.get(run, {})):
+            points = self.points.get(key)
+            if points is not None:
+                yield points
+
     def _index(self, lease: Lease) -> None:
         if lease.run is not None:
             self._by_run.setdefault(lease.run, {})[lease.lease_id] = None
+        if lease.alive:
+            self._live[lease.lease_id] = None
+        else:
+            self._live.pop(lease.lease_id, None)
+
+    def _index_series(self, run: str, name: str, owner: SeriesOwner) -> None:
+        self._series_of.setdefault(run, {})[name] = owner
+        unregistered = self._unregistered.setdefault(run, {})
+        if owner.registered or not owner.participant:
+            unregistered.pop(name, None)
+        else:
+            unregistered[name] = owner.log_type
 
     def note(self, run: str, at_ms: int, event: str, detail: dict[str, str]) -> None:
-        """Adds one line to a Run's history; beyond 1,000 lines the middle is given up, not the start."""
+        """Adds one line to a known Run's history; beyond 1,000 the middle is given up, not the start."""
+        if run not in self.runs:
+            return
         history = self.histories.get(run) or History()
         events = history.events
         if len(events) >= 1000:

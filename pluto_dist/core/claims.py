@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from pluto_dist.core.ids import Identity, Role
+from pluto_dist.core.ids import Role
 from pluto_dist.core.lifecycle import Opened
 from pluto_dist.core.phase import Phase
 from pluto_dist.core.records import Lease, Run
@@ -27,11 +27,10 @@ class Create(msgspec.Struct, frozen=True):
 
 
 class Grant(msgspec.Struct, frozen=True):
-    """A role in an existing Run; `reopen` means that it had ended."""
+    """A role in an existing Run; an owner of one that has ended takes it up again."""
 
     role: Role
     reason: str
-    reopen: bool = False
 
 
 class Wait(msgspec.Struct, frozen=True):
@@ -68,6 +67,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         waiting_ranks: ranks of the same job and attempt that wait for a role, the claim's own included.
         live_runs: for a claim without an id: display names of all live Runs.
         verified: the owner was looked at for this claim and lives.
+        reporting: the backend is being told just now how the Run ended.
+        asked_at: when the first of those that wait with this claim asked.
     """
 
     run: Run | None
@@ -77,6 +78,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     waiting_ranks: tuple[int, ...] = ()
     live_runs: tuple[str, ...] = ()
     verified: bool = False
+    reporting: bool = False
     asked_at: float = 0.0
 
 
@@ -86,16 +88,26 @@ def decide_claim(claim: Opened, facts: Facts, now: float) -> Decision:
         return _attach(claim, facts)
     if facts.run is None:
         return _absent(claim, facts, now)
-    if facts.run.stage == "opening" and facts.run.epoch == 0 and not same_job(claim, facts.run):
-        return Wait("the Run is being opened")
     if claim.wanted == "side":
-        return Grant("side", "asked for")
+        return _join("side", facts, "asked for")
+    newer = claim.job.attempt - facts.run.attempt if same_job(claim, facts.run) else 0
+    if newer < 0:
+        return Refuse(
+            "StaleEpochError",
+            f"attempt {claim.job.attempt} of the job was replaced by attempt {facts.run.attempt}",
+        )
+    if claim.wanted == "worker":
+        return Wait("its attempt has no owner yet") if newer else _join("worker", facts, "asked for")
     relative = _relative(claim, facts)
     if relative is not None:
         return relative
+    if facts.run.ended and facts.reporting:
+        return Wait("the Run is ending")
     if same_job(claim, facts.run):
         return _same_job(claim, facts.run, facts, now)
-    return _stranger(claim, facts.run, facts)
+    if facts.phase == "opening":
+        return Wait("the Run is being opened")
+    return _stranger(claim, facts.run, facts, now)
 
 
 def same_job(claim: Opened, run: Run) -> bool:
@@ -106,15 +118,24 @@ def same_job(claim: Opened, run: Run) -> bool:
 def _attach(claim: Opened, facts: Facts) -> Decision:
     if claim.wanted == "owner":
         return Refuse("OwnerExistsError", "attach() never owns a Run; use init(run_id=…, resume=True)")
-    if facts.run is not None:
-        if facts.run.epoch == 0:
-            return Wait("the Run is being opened")
-        return Grant("worker" if claim.wanted == "worker" else "side", "attached")
+    if facts.run is None:
+        return _join_unknown(claim, facts)
+    return _join("worker" if claim.wanted == "worker" else "side", facts, "attached")
+
+
+def _join(role: Role, facts: Facts, reason: str) -> Decision:
+    """Beside an owner; a worker's word counts for that owner's Run, so it waits for one."""
+    if facts.run is None or facts.run.epoch == 0 or (role == "worker" and facts.phase == "opening"):
+        return Wait("the Run is being opened")
+    return Grant(role, reason)
+
+
+def _join_unknown(claim: Opened, facts: Facts) -> Decision:
     if claim.run is None and len(facts.live_runs) > 1:
         listed = ", ".join(facts.live_runs)
         return Refuse(
             "AmbiguousRunError",
-            f"attach() without a run_id while {len(facts.live_runs)} Runs are live: {listed}; name one",
+            f"no run_id was given while {len(facts.live_runs)} Runs are live: {listed}; name one",
         )
     what = f"Run {claim.run}" if claim.run is not None else "a live Run"
     return Wait(f"{what} is not known on this node yet")
@@ -122,97 +143,94 @@ def _attach(claim: Opened, facts: Facts) -> Decision:
 
 def _absent(claim: Opened, facts: Facts, now: float) -> Decision:
     if claim.wanted in ("side", "worker"):
-        return Wait(f"{f'Run {claim.run}' if claim.run else 'a live Run'} is not known on this node yet")
-    rank = claim.job.rank
-    if rank is not None and rank != 0 and claim.wanted != "owner":
-        deadline = facts.asked_at + RANK_ZERO_S
-        if now < deadline:
-            return Wait("rank 0 may still claim ownership", deadline)
-        if facts.waiting_ranks and rank != min(facts.waiting_ranks):
-            return Wait(f"rank {min(facts.waiting_ranks)} owns this attempt")
+        return _join_unknown(claim, facts)
+    if claim.wanted != "owner" and claim.job.rank not in (None, 0):
+        waits = _for_lower_rank(claim, facts, now)
+        if waits is not None:
+            return waits
     if claim.run is None:
         return Create("create")
-    if claim.resume or claim.run.external_id is None:
+    if claim.run.external_id is None:
         return Create("resume")
-    return Create("either" if claim.run_from_env else "create")
+    if claim.run_from_env:
+        return Create("either")
+    return Create("resume" if claim.resume else "create")
+
+
+def _for_lower_rank(claim: Opened, facts: Facts, now: float) -> Wait | None:
+    """Rank 0 is preferred as owner for a while, after that the lowest rank that is there (R4)."""
+    deadline = facts.asked_at + RANK_ZERO_S
+    if now < deadline:
+        return Wait("rank 0 may still claim ownership", deadline)
+    lowest = min(facts.waiting_ranks, default=claim.job.rank)
+    return Wait(f"rank {lowest} owns this attempt") if claim.job.rank != lowest else None
 
 
 def _relative(claim: Opened, facts: Facts) -> Decision | None:
     """Children of members: pool workers are workers, everything else that a rank started is a side."""
-    parents = claim.ancestors
-    for member in facts.members:
-        if not _descends(parents, member.identity):
-            continue
-        if member.role == "owner" and claim.spawned and claim.job.rank is None:
-            return Grant("worker", "a pool process of the owner")
-        if claim.job.rank is not None and claim.job.rank == member.opened.job.rank:
-            return Grant("side", f"started by rank {claim.job.rank}")
-    return None
+    member = next((member for member in facts.members if is_child(claim, member)), None)
+    if member is None:
+        return None
+    if claim.job.rank is None:
+        return Grant("worker", "a pool process of the owner")
+    return Grant("side", f"started by rank {claim.job.rank}")
 
 
-def _descends(ancestors: tuple[Identity, ...], member: Identity) -> bool:
-    return any(ancestor.same_process(member) for ancestor in ancestors)
+def is_child(claim: Opened, member: Lease) -> bool:
+    """Whether a member started the claim's process, as a pool process of the owner or as one like itself."""
+    if not any(ancestor.same_process(member.identity) for ancestor in claim.ancestors):
+        return False
+    mine, its = claim.job, member.opened.job
+    if mine.rank is None:
+        return claim.spawned and member.role == "owner"
+    return (mine.key, mine.attempt, mine.rank) == (its.key, its.attempt, its.rank)
 
 
 def _same_job(claim: Opened, run: Run, facts: Facts, now: float) -> Decision:
-    if claim.job.attempt < run.attempt:
-        return Refuse(
-            "StaleEpochError",
-            f"attempt {claim.job.attempt} of the job was replaced by attempt {run.attempt}",
-        )
-    if claim.job.attempt == run.attempt and facts.owner is not None:
-        return _beside_owner(claim, facts.owner, facts)
-    if run.stage == "ended" and claim.job.attempt == run.attempt:
-        return Grant("side", "the Run has ended in this attempt of the job")
     rank = claim.job.rank
-    if run.owner is not None and claim.job.attempt == run.attempt and rank not in (None, 0):
-        return Grant("worker", "this attempt has had its owner")
+    if claim.job.attempt == run.attempt:
+        if facts.owner is not None:
+            return _beside_owner(claim, facts.owner, facts)
+        if run.ended:
+            return Grant("side", "the Run has ended in this attempt of the job")
+        if run.owner is not None and rank not in (None, 0):
+            return Grant("worker", "this attempt has had its owner")
     if rank is None or rank == 0 or claim.wanted == "owner":
-        return Grant("owner", "rank 0 of the job" if rank == 0 else "its job's process", run.stage == "ended")
-    deadline = (run.first_rank_at if run.first_rank_at is not None else facts.asked_at) + RANK_ZERO_S
-    if now < deadline:
-        return Wait("rank 0 may still claim ownership", deadline)
-    if facts.waiting_ranks and rank != min(facts.waiting_ranks):
-        return Wait(f"rank {min(facts.waiting_ranks)} owns this attempt")
-    return Grant("owner", f"rank 0 has not claimed within {RANK_ZERO_S:g} s", run.stage == "ended")
+        return Grant("owner", "rank 0 of the job" if rank == 0 else "its job's process")
+    reason = f"rank 0 has not claimed within {RANK_ZERO_S:g} s"
+    return _for_lower_rank(claim, facts, now) or Grant("owner", reason)
 
 
 def _beside_owner(claim: Opened, owner: Lease, facts: Facts) -> Decision:
-    if claim.wanted == "owner" or claim.job.rank is None:
+    rank = claim.job.rank
+    alone = rank is None and not claim.spawned
+    if claim.wanted == "owner" or alone or owner.identity.same_process(claim.identity):
         return _owner_lives(owner, facts)
-    if claim.job.rank == owner.opened.job.rank and owner.identity.same_process(claim.identity):
-        return Verify(owner.lease_id) if not facts.verified else _owner_lives(owner, facts)
-    return Grant("worker", f"rank {claim.job.rank} of the owner's job")
+    return Grant("worker", f"rank {rank} of the owner's job" if rank is not None else "of the owner's pool")
 
 
-def _stranger(claim: Opened, run: Run, facts: Facts) -> Decision:
+def _stranger(claim: Opened, run: Run, facts: Facts, now: float) -> Decision:
     """A process of another launch."""
-    explicit = not claim.run_from_env and not claim.resume
-    if explicit and claim.wanted != "worker":
+    if not claim.run_from_env and not claim.resume:
         return Refuse("RunExistsError", _exists(claim, run))
     if facts.phase == "restarting":
         return Grant("side", "the Run waits for its own job to restart")
     if facts.owner is not None:
-        return _owned(claim, facts.owner, facts)
-    if claim.wanted == "worker":
-        return Grant("worker", "asked for")
-    if run.stage == "ended":
-        return Grant("owner", "the Run had ended and is taken up again", reopen=True)
+        return _owned(claim, facts.owner, facts, now)
     if facts.phase == "finishing":
         return Wait("the Run is ending")
     return Grant("owner", f"the Run was {facts.phase}")
 
 
-def _owned(claim: Opened, owner: Lease, facts: Facts) -> Decision:
-    if claim.wanted == "worker":
-        return Grant("worker", "asked for")
-    if not facts.verified:
-        return Verify(owner.lease_id)
+def _owned(claim: Opened, owner: Lease, facts: Facts, now: float) -> Decision:
     if claim.wanted == "owner":
         return _owner_lives(owner, facts)
     if claim.job.rank == 0 and claim.resume:
-        return Wait("its owner is alive; rank 0 of another job waits for it", facts.asked_at + OWNER_WAIT_S)
-    return Grant("side", "its owner is alive")
+        deadline = facts.asked_at + OWNER_WAIT_S
+        if now < deadline:
+            return Wait("its owner is alive; rank 0 of another job waits for it", deadline)
+        return _owner_lives(owner, facts)
+    return Grant("side", "its owner is alive") if facts.verified else Verify(owner.lease_id)
 
 
 def _owner_lives(owner: Lease, facts: Facts) -> Decision:

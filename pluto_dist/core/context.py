@@ -14,8 +14,10 @@ class Context:
 
     Attributes:
         touched: Runs whose situation may have changed and that are settled before the event is done.
+        news: leases that have changed, or may have to be told something.
         urgent: Runs whose document somebody may be waiting for.
         keys: `Target.key_id`s for which an API key is in memory.
+        reporting: Runs whose terminal status is on its way to the backend just now.
     """
 
     def __init__(self, book: Book, boot_id: str) -> None:
@@ -23,8 +25,10 @@ class Context:
         self.boot_id = boot_id
         self.now = Now(0.0, 0)
         self.touched: dict[str, None] = {}
+        self.news: dict[str, None] = {}
         self.urgent: set[str] = set()
         self.keys: set[str] = set()
+        self.reporting: set[str] = set()
         self._effects: list[Effect] = []
 
     def emit(self, effect: Effect) -> None:
@@ -34,9 +38,23 @@ class Context:
         effects, self._effects = self._effects, []
         return effects
 
+    def take_changes(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Touched Runs and leases with news since the last call."""
+        touched, news = tuple(self.touched), tuple(self.news)
+        self.touched.clear()
+        self.news.clear()
+        return touched, news
+
     def touch(self, run: str | None) -> None:
         if run is not None:
             self.touched[run] = None
+
+    def tell(self, lease: Lease) -> None:
+        """A lease's process may have to be told how far its records are; one that leaves waits for it."""
+        self.news[lease.lease_id] = None
+        self.touch(lease.run)
+        if lease.run is not None and not lease.alive:
+            self.urgent.add(lease.run)
 
     def change_run(self, run: Run, **changes: object) -> Run:
         """Replaces fields of a Run and settles it later."""
@@ -46,18 +64,22 @@ class Context:
     def change_lease(self, lease: Lease, **changes: object) -> Lease:
         """Replaces fields of a lease and settles its Run later."""
         changed = self.book.put_lease(msgspec.structs.replace(lease, **changes))
+        self.news[changed.lease_id] = None
         self.touch(changed.run)
         return changed
 
-    def supersede(self, lease: Lease) -> Lease:
-        """A newer owner or attempt has replaced a live lease; its later records get a name of their own."""
-        self.emit(FindFence(lease_id=lease.lease_id, folder=lease.folder))
-        return self.end_lease(lease, "superseded")
-
     def end_lease(self, lease: Lease, reason: EndReason, **changes: object) -> Lease:
-        """Ends a lease now and looks at its streams for the last time."""
-        self.emit(LookAtStreams(lease_id=lease.lease_id, folder=lease.folder, final=True))
-        self.urgent.add(lease.run or "")
+        """Ends a lease now and looks at its streams for the last time.
+
+        A superseded one may go on to write as long as its process lives: those records get a name of their
+        own (R7), and the last look comes with its death.
+        """
+        superseded = reason == "superseded"
+        if superseded:
+            self.emit(FindFence(lease_id=lease.lease_id, folder=lease.folder))
+        self.emit(LookAtStreams(lease_id=lease.lease_id, folder=lease.folder, final=not superseded))
+        if lease.run is not None:
+            self.urgent.add(lease.run)
         return self.change_lease(
             lease,
             state="ended",
@@ -70,22 +92,3 @@ class Context:
     def note(self, run: str, event: str, /, **detail: str) -> None:
         """Adds one line to a Run's history."""
         self.book.note(run, self.now.wall_ms, event, detail)
-
-
-def long_ago(lease: Lease) -> Lease:
-    """A lease of an earlier boot: its instants keep their order and lie before this boot."""
-
-    def shift(at: float | None) -> float | None:
-        return at - 1e9 if at is not None else None
-
-    evidence = tuple(
-        msgspec.structs.replace(item, at=item.at - 1e9, alive_until=shift(item.alive_until))
-        for item in lease.evidence
-    )
-    return msgspec.structs.replace(
-        lease,
-        asked_at=lease.asked_at - 1e9,
-        granted_at=shift(lease.granted_at),
-        ended_at=shift(lease.ended_at),
-        evidence=evidence,
-    )

@@ -8,6 +8,8 @@ out last, when everything of owner and workers has been delivered (G6).
 
 from __future__ import annotations
 
+from itertools import islice
+
 import msgspec
 
 from pluto_dist.core.context import Context
@@ -16,7 +18,7 @@ from pluto_dist.core.events import Beaten, Controlled
 from pluto_dist.core.lane import backend_run, backoff_s
 from pluto_dist.core.outcomes import Delivered, Rejected, Retry, Unknown
 from pluto_dist.core.records import Run, Verdict
-from pluto_dist.core.requests import LogType, StatusReport
+from pluto_dist.core.requests import StatusReport
 
 BEAT_S = 20.0  # the server forgets a Run 150 s after its last heartbeat and stores at most one each 30 s
 MAX_NAMES = 1000
@@ -46,7 +48,7 @@ class Controls:
 
     def advance(self, run: Run, *, may_report: bool, lives: bool) -> None:
         """Sends the next thing that the backend does not have yet."""
-        if run.id is None or run.stage in ("opening", "refused"):
+        if run.id is None or run.opening:
             return
         if run.target.mode == "local":
             self._settle_local(run, may_report)
@@ -54,19 +56,19 @@ class Controls:
         if run.target.key_id not in self._context.keys:
             return
         now = self._context.now.at
-        if lives and now >= self._beats.get(run.key, 0.0):
-            self._beats[run.key] = now + BEAT_S
-            self._context.emit(BeatRun(run=backend_run(run)))
+        self._beat(run, lives)
         if run.key in self._errands or now < self._not_before.get(run.key, 0.0):
             return
         errand = self._next(run, may_report)
-        if errand is not None:
-            self._errands[run.key] = errand
-            self._context.emit(
-                Control(
-                    run=backend_run(run), operation=errand.operation, token=errand.token, body=errand.body
-                )
-            )
+        if errand is None:
+            return
+        if errand.operation == "status":
+            self._context.reporting.add(run.key)
+            run = self._context.change_run(run, telling=True)
+        self._errands[run.key] = errand
+        self._context.emit(
+            Control(run=backend_run(run), operation=errand.operation, token=errand.token, body=errand.body)
+        )
 
     def answered(self, event: Controlled) -> None:
         """Takes the backend's answer to an errand."""
@@ -75,11 +77,13 @@ class Controls:
         if errand is None or run is None or errand.token != event.token:
             return
         del self._errands[event.run]
+        self._context.reporting.discard(event.run)
         self._context.touch(event.run)
         match event.outcome:
             case Delivered():
-                self._failures.pop(event.run, None)
                 self._done(run, errand)
+                if errand.operation == "status":
+                    self._context.note(event.run, "reported", status=run.status)
             case Rejected(reason=reason):
                 self._context.note(event.run, f"{errand.operation}_refused", why=reason)
                 self._done(run, errand)
@@ -97,31 +101,40 @@ class Controls:
         self._context.change_run(
             run,
             cancelled=True,
-            stage="ended",
             status="CANCELLED",
             verdict=Verdict("CANCELLED", "cancelled on the server"),
             ended_ms=self._context.now.wall_ms,
+            telling=True,
             reported=True,
         )
 
-    def deadline(self, run: Run, *, lives: bool) -> float | None:
-        """When `advance` may have something to do for this Run."""
-        deadlines = [self._not_before.get(run.key, 0.0)] if self._has_errand(run) else []
-        if lives and run.target.mode == "pluto" and run.id is not None:
-            deadlines.append(self._beats.get(run.key, 0.0))
-        return min(deadlines, default=None)
+    def deadline(self, run: str) -> float | None:
+        """When `advance` may have something to do for this Run, if nothing happens before."""
+        known = (self._not_before.get(run), self._beats.get(run))
+        return min((at for at in known if at is not None), default=None)
 
     def settled(self, run: Run) -> bool:
         """Whether the backend has everything except perhaps the status."""
         return self._next(run, may_report=False) is None
 
-    def _has_errand(self, run: Run) -> bool:
-        return run.key not in self._errands and self._next(run, may_report=False) is not None
+    def forget(self, run: str) -> None:
+        """The Run is forgotten."""
+        for known in (self._errands, self._failures, self._not_before, self._beats):
+            known.pop(run, None)
+        self._context.reporting.discard(run)
+
+    def _beat(self, run: Run, lives: bool) -> None:
+        now = self._context.now.at
+        if not lives:
+            self._beats.pop(run.key, None)
+        elif now >= self._beats.get(run.key, 0.0):
+            self._beats[run.key] = now + BEAT_S
+            self._context.emit(BeatRun(run=backend_run(run)))
 
     def _next(self, run: Run, may_report: bool) -> Errand | None:
         if run.target.mode == "local":
             return None
-        names = self._unregistered(run)
+        names = dict(islice(self._book.unregistered(run.key).items(), MAX_NAMES))
         if names:
             return self._errand("names", _encoder.encode(names))
         if run.pushed_tags != run.tags:
@@ -136,38 +149,21 @@ class Controls:
         self._token += 1
         return Errand(operation, self._token, body)
 
-    def _unregistered(self, run: Run) -> dict[str, LogType]:
-        prefix = run.key + "/"
-        names: dict[str, LogType] = {}
-        for key in self._book.series.all_keys():
-            if not key.startswith(prefix):
-                continue
-            series = self._book.series[key]
-            name = key[len(prefix) :]
-            if name not in series.registered and len(names) < MAX_NAMES:
-                names[name] = series.log_type
-        return names
-
     def _done(self, run: Run, errand: Errand) -> None:
+        self._failures.pop(run.key, None)
+        self._not_before.pop(run.key, None)
         match errand.operation:
             case "names":
-                self._registered(run, msgspec.json.decode(errand.body, type=dict[str, str]))
+                for name in msgspec.json.decode(errand.body, type=dict[str, str]):
+                    series = self._book.series_of(run.key)[name]
+                    self._book.put_series(run.key, name, msgspec.structs.replace(series, registered=True))
             case "tags":
-                self._context.change_run(
-                    run, pushed_tags=msgspec.json.decode(errand.body, type=tuple[str, ...])
-                )
-            case "config":
-                if run.config_patch == errand.body:
-                    self._context.change_run(run, config_patch=b"")
-            case "status":
+                pushed = msgspec.json.decode(errand.body, type=tuple[str, ...])
+                self._context.change_run(run, pushed_tags=pushed)
+            case "config" if run.config_patch == errand.body:
+                self._context.change_run(run, config_patch=b"")
+            case "status" if run.ended and errand.body == _encoder.encode(status_report(run)):
                 self._context.change_run(run, reported=True)
-                self._context.note(run.key, "reported", status=run.status)
-
-    def _registered(self, run: Run, names: dict[str, str]) -> None:
-        for name in names:
-            key = f"{run.key}/{name}"
-            series = self._book.series[key]
-            self._book.series.put(key, msgspec.structs.replace(series, registered=series.registered | {name}))
 
     def _wait(self, run: str, at_least_s: float) -> None:
         now = self._context.now

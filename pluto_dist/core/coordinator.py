@@ -15,14 +15,17 @@ from __future__ import annotations
 
 from pluto_dist.core.admission import Admission
 from pluto_dist.core.book import Book
-from pluto_dist.core.context import Context, long_ago
+from pluto_dist.core.boots import rebased_lease, rebased_run
+from pluto_dist.core.context import Context
 from pluto_dist.core.control import Controls
 from pluto_dist.core.delivery import Delivery
 from pluto_dist.core.effects import (
     Commit,
     Effect,
+    FindFence,
     LookAtStreams,
     ReadLifecycle,
+    RemoveLease,
     Send,
     StopSelf,
     WatchLauncher,
@@ -47,16 +50,18 @@ from pluto_dist.core.events import (
     Synced,
     Ticked,
 )
+from pluto_dist.core.filing import Filing
 from pluto_dist.core.folding import Folding
+from pluto_dist.core.idle import Idle
+from pluto_dist.core.memory import Memory
 from pluto_dist.core.messages import PROTOCOL, Refusal, Sync
 from pluto_dist.core.opening import Opening
 from pluto_dist.core.questions import Questions
-from pluto_dist.core.records import Now, Run
+from pluto_dist.core.records import Lease, Now, Run
 from pluto_dist.core.series import SeriesNames
 from pluto_dist.core.settling import Settling
+from pluto_dist.core.shared import Shared
 from pluto_dist.core.views import Views
-
-FORGET_MS = 24 * 3600 * 1000  # ended Runs are remembered this long; the store and the server keep them
 
 
 class Coordinator:
@@ -72,47 +77,65 @@ class Coordinator:
     def __init__(self, book: Book, *, boot_id: str, generation: int, idle_exit_s: float = 60.0) -> None:
         self._context = Context(book, boot_id)
         self._book = book
-        self._idle_exit_s = idle_exit_s
-        self._idle_since: float | None = None
-        self._opening = Opening(self._context)
-        self._admission = Admission(self._context, self._opening)
-        self._folding = Folding(self._context, self._admission)
+        self._idle = Idle(idle_exit_s)
+        self._stopping = False
+        shared = Shared(self._context)
+        self._opening = Opening(self._context, shared)
+        self._admission = Admission(self._context, self._opening, shared)
+        self._folding = Folding(self._context, self._admission, shared)
         self._delivery = Delivery(self._context, SeriesNames(book))
         self._controls = Controls(self._context)
-        self._views = Views(self._context, self._delivery, self._controls, generation)
+        self._filing = Filing(self._context)
+        self._views = Views(self._context, self._delivery, self._controls, self._filing, generation)
         self._settling = Settling(
-            self._context, self._admission, self._folding, self._delivery, self._controls, self._views
+            self._context,
+            self._admission,
+            self._folding,
+            self._delivery,
+            self._controls,
+            self._filing,
+            self._views,
+        )
+        self._memory = Memory(
+            self._context,
+            (self._opening, self._delivery, self._controls, self._filing, self._settling, self._views),
         )
         self._questions = Questions(self._context, self._views, generation)
-        self._stopping = False
 
     def start(self, now: Now) -> list[Effect]:
         """What a starting coordinator has to look at: every lease and launcher that its book knows."""
         self._context.now = now
-        self._forget_old()
-        for lease in self._book.leases:
-            if lease.removed:
-                continue
-            if lease.state == "refused":
-                self._settling.gone(lease.lease_id)
-                continue
-            run = self._book.runs.get(lease.run or "")
-            if run is not None and run.boot_id != self._context.boot_id:
-                lease = self._book.put_lease(long_ago(lease))  # noqa: PLW2901 # the same lease, rebased
-            self._context.emit(ReadLifecycle(lease_id=lease.lease_id, folder=lease.folder))
-            self._context.emit(
-                WatchProcess(lease_id=lease.lease_id, folder=lease.folder, identity=lease.identity)
-            )
-            self._context.emit(
-                LookAtStreams(lease_id=lease.lease_id, folder=lease.folder, final=not lease.alive)
-            )
-            if lease.state == "waiting":
-                self._admission.claim(lease)
         for run in self._book.runs:
-            self._context.touch(run.key)
-            if run.stage != "ended" and run.launcher is not None and run.launcher_gone_at is None:
-                self._context.emit(WatchLauncher(run=run.key, identity=run.launcher))
+            self._start_run(run)
+        for lease in self._book.leases:
+            self._start_lease(lease)
+        self._opening.wake()
         return self._finish()
+
+    def _start_run(self, run: Run) -> None:
+        self._context.touch(run.key)
+        if run.boot_id != self._context.boot_id:
+            for lease in self._book.leases_of(run.key):
+                self._book.put_lease(rebased_lease(lease))
+            run = self._book.runs.put(run.key, rebased_run(run, self._context.boot_id))
+        if not run.ended and run.launcher is not None and run.launcher_gone_at is None:
+            self._context.emit(WatchLauncher(run=run.key, identity=run.launcher))
+
+    def _start_lease(self, lease: Lease) -> None:
+        lease_id, folder = lease.lease_id, lease.folder
+        if lease.removed:
+            self._context.emit(RemoveLease(lease_id=lease_id, folder=folder))  # perhaps it was never done
+            return
+        self._context.emit(ReadLifecycle(lease_id=lease_id, folder=folder))
+        self._context.emit(WatchProcess(lease_id=lease_id, folder=folder, identity=lease.identity))
+        superseded = lease.end_reason == "superseded"
+        if superseded and lease.fences is None:
+            self._context.emit(FindFence(lease_id=lease_id, folder=folder))
+        final = not lease.alive and not superseded
+        self._context.emit(LookAtStreams(lease_id=lease_id, folder=folder, final=final))
+        if lease.state == "waiting":
+            asked_at = min(lease.asked_at, self._context.now.at)  # it may have been at another boot
+            self._admission.claim(self._context.change_lease(lease, asked_at=asked_at))
 
     def handle(self, event: Event, now: Now) -> list[Effect]:
         """Takes one event; returns what to do, in order."""
@@ -127,7 +150,8 @@ class Coordinator:
             self._opening.deadline(),
             self._delivery.deadline(),
             self._settling.deadline(),
-            self._idle_since + self._idle_exit_s if self._idle_since is not None else None,
+            self._filing.deadline(),
+            self._idle.deadline(),
         ]
         return min((at for at in deadlines if at is not None), default=None)
 
@@ -139,9 +163,9 @@ class Coordinator:
                 self._stopping = self._questions.answer(peer, question) or self._stopping
             case LifecycleRead():
                 self._folding.read(event)
+                self._views.pay(event.lease_id)
             case ProcessDied():
-                self._folding.died(event)
-                self._settling.gone(event.lease_id)
+                self._died(event)
             case LauncherDied(run=key):
                 self._launcher_died(key)
             case LivenessChecked(claim=claim):
@@ -159,7 +183,7 @@ class Coordinator:
             case Beaten():
                 self._controls.beaten(event)
             case DocumentWritten():
-                self._settling.document_written(event)
+                self._filing.done(event)
             case FenceFound(lease_id=lease_id, fences=fences):
                 self._fenced(lease_id, fences)
             case KeyGiven(key_id=key_id):
@@ -186,6 +210,15 @@ class Coordinator:
             self._context.emit(LookAtStreams(lease_id=lease.lease_id, folder=lease.folder, final=final))
         self._views.answer(lease, message.request)
 
+    def _died(self, event: ProcessDied) -> None:
+        ended_now = self._folding.died(event)
+        lease = self._book.leases.get(event.lease_id)
+        if lease is None:
+            return
+        if not ended_now and not lease.alive and not lease.removed:
+            self._delivery.look_again(lease)  # it ended before its process did
+        self._settling.gone(event.lease_id)
+
     def _launcher_died(self, key: str) -> None:
         run = self._book.runs.get(key)
         if run is not None and run.launcher_gone_at is None:
@@ -193,18 +226,19 @@ class Coordinator:
             self._context.note(key, "launcher_gone")
 
     def _opened(self, event: OpenEnded) -> None:
-        refused = self._opening.ended(event)
         run = self._book.runs.get(event.run)
+        refused = self._opening.ended(event)
         if run is not None and refused is not None:
-            self._admission.refuse_opener(run, refused.error, refused.message)
-        for known in self._book.runs:
-            if known.stage == "open":
-                self._delivery.kick_run(known.key)
+            self._admission.refuse_all(run, refused.error, refused.message)
+            self._opening.withdraw(run)
+        for key in self._context.touched:
+            self._delivery.kick_run(key)
 
     def _fenced(self, lease_id: str, fences: dict[str, tuple[int, int]]) -> None:
         lease = self._book.leases.get(lease_id)
-        if lease is not None:
+        if lease is not None and lease.fences is None:
             self._context.change_lease(lease, fences=fences)
+            self._delivery.kick(lease)
 
     def _key_given(self, key_id: str) -> None:
         self._context.keys.add(key_id)
@@ -212,15 +246,17 @@ class Coordinator:
             if run.target.key_id == key_id:
                 self._context.touch(run.key)
                 self._delivery.kick_run(run.key)
-        self._opening.wake()
+        for lease in self._book.live_leases:
+            self._context.news[lease.lease_id] = None
+        self._opening.key_given(key_id)
 
     def _finish(self) -> list[Effect]:
+        self._memory.forget_old()
         self._settling.settle()
-        self._views.pay()
         if self._stopping:
             self._context.emit(StopSelf(reason="asked to stop"))
-        elif self._idle():
-            self._context.emit(StopSelf(reason=f"idle for {self._idle_exit_s:g} s"))
+        elif self._idle.long_enough(self.at_rest, self._context.now.at):
+            self._context.emit(StopSelf(reason=f"idle for {self._idle.exit_s:g} s"))
         saves, durable = self._book.take_changes()
         effects = self._context.take_effects()
         return [Commit(saves=saves, durable=durable), *effects] if saves else effects
@@ -228,27 +264,7 @@ class Coordinator:
     @property
     def at_rest(self) -> bool:
         """Nothing attached, nothing undelivered, nothing detached."""
-        return not any(lease.alive for lease in self._book.leases) and all(
-            self._settling.at_rest(run) for run in self._book.runs
-        )
-
-    def _idle(self) -> bool:
-        if not self.at_rest:
-            self._idle_since = None
-            return False
-        if self._idle_since is None:
-            self._idle_since = self._context.now.at
-        return self._context.now.at >= self._idle_since + self._idle_exit_s
-
-    def _forget_old(self) -> None:
-        for run in self._book.runs:
-            old = run.reported and (run.ended_ms or 0) < self._context.now.wall_ms - FORGET_MS
-            if old and _removed(self._book, run):
-                self._book.delete_run(run.key)
-
-
-def _removed(book: Book, run: Run) -> bool:
-    return all(lease.removed or not lease.participant for lease in book.leases_of(run.key))
+        return not self._book.anybody and all(self._settling.at_rest(run) for run in self._book.runs)
 
 
 def _wrong_protocol(message: Sync) -> Refusal:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pluto_dist.core.book import Points, feed_key
 from pluto_dist.core.context import Context
+from pluto_dist.core.effects import LookAtStreams
 from pluto_dist.core.events import NamesFound, PointSummary, Shipped, StreamsSeen
 from pluto_dist.core.lane import Lane
+from pluto_dist.core.naming import late_participant
 from pluto_dist.core.records import Feed, Lease, Point, Run
-from pluto_dist.core.requests import StreamKind
+from pluto_dist.core.requests import LogType, StreamKind
 from pluto_dist.core.series import SeriesNames
 
 CONSOLE_TURN_S = 0.05  # a Run's console streams take turns: line numbers are one global order
@@ -39,7 +41,7 @@ class Delivery:
     def seen(self, event: StreamsSeen) -> None:
         """Sizes of a lease's streams are known."""
         lease = self._book.leases.get(event.lease_id)
-        if lease is None or lease.run is None:
+        if lease is None or lease.run is None or lease.removed:
             return
         if event.final:
             self._looked.add(lease.lease_id)
@@ -47,9 +49,15 @@ class Delivery:
             kind = kind_of(stream)
             if kind is not None:
                 lane = self._lane(lease, stream, kind)
-                lane.sizes, lane.final = sizes, lane.final or event.final
+                lane.seen(sizes, final=event.final)
                 self._kick(lane)
-        self._hurry(lease)
+        if not lease.alive:
+            self._hurry(lease)
+
+    def look_again(self, lease: Lease) -> None:
+        """What it wrote is known only after another look."""
+        self._looked.discard(lease.lease_id)
+        self._context.emit(LookAtStreams(lease_id=lease.lease_id, folder=lease.folder, final=True))
 
     def names_found(self, event: NamesFound) -> None:
         """A batch declares new names: settle them, then send it."""
@@ -57,20 +65,13 @@ class Delivery:
         run = lane.run if lane is not None else None
         if lane is None or run is None:
             return
-        lane.busy = False
-        participant = lane.lease.participant
-        settled = self._names.settle(
-            run.key,
-            participant,
-            event.names,
-            wait_for_owner=participant != "owner" and self._owner_may_come(run),
-            now=self._context.now.at,
-        )
-        self._known(run.key, participant).update(settled.names)
-        for name, who, final in settled.collisions:
-            self._context.note(run.key, "series_renamed", name=name, participant=who, final=final)
+        lane.called_off()
+        mode = lane.lease.opened.rank_metrics if lane.lease.role == "worker" else "auto"
+        if mode == "rank0":
+            self._known(run.key, lane.writer).update(dict.fromkeys(event.names))
+        else:
+            lane.not_before = self._settle_names(run, lane.writer, event.names, apart=mode == "suffix")
         self._context.touch(run.key)
-        lane.not_before = settled.held_until or 0.0
         self._kick(lane)
 
     def shipped(self, event: Shipped) -> None:
@@ -81,10 +82,12 @@ class Delivery:
             return
         if self._console_turn.get(run.key) is lane:
             del self._console_turn[run.key]
+        trouble = lane.trouble
         if lane.answered(event):
-            self._count_points(lane.lease, run, event.summary)
+            self._count_points(lane, run, event.summary)
             if lane.feed.kind == "console":
                 self._context.change_run(run, next_line=run.next_line + event.lines)
+        if not lane.lease.alive or lane.trouble != trouble:
             self._hurry(lane.lease)
         self._kick(lane)
 
@@ -97,8 +100,12 @@ class Delivery:
     def kick_run(self, run: str) -> None:
         """The Run has become deliverable."""
         for lease in self._book.leases_of(run):
-            for lane in self._lanes_of(lease):
-                self._kick(lane)
+            self.kick(lease)
+
+    def kick(self, lease: Lease) -> None:
+        """Something that held this lease's records back may be over."""
+        for lane in self._lanes_of(lease):
+            self._kick(lane)
 
     def deadline(self) -> float | None:
         """When the next waiting lane may go on."""
@@ -114,14 +121,9 @@ class Delivery:
         """Bytes seen in the spool and not delivered yet."""
         return sum(lane.pending for lane in self._lanes_of(lease))
 
-    def delivered(self, lease: Lease) -> int:
-        """Records of the lease that the backend has accepted."""
-        return sum(self._book.feeds[key].delivered for key in self._book.feed_keys(lease.lease_id))
-
     def passed(self, lease: Lease) -> int:
-        """Records of the lease's own process that the cursors have passed; forked children are left out."""
-        keys = self._book.feed_keys(lease.lease_id)
-        return sum(self._book.feeds[key].passed for key in keys if self._book.feeds[key].stream in KINDS)
+        """Records of the lease that have been delivered or set aside."""
+        return sum(self._book.feeds[key].passed for key in self._book.feed_keys(lease.lease_id))
 
     def trouble(self, lease: Lease) -> str:
         """Why something of the lease is not delivered, "" if all is well."""
@@ -137,14 +139,23 @@ class Delivery:
                 steps.extend(self._book.feeds[key].next_step for key in self._book.feed_keys(lease.lease_id))
         return max(steps)
 
-    def forget(self, lease: Lease) -> None:
+    def lease_removed(self, lease: Lease) -> None:
         """The lease's folder is gone; its feeds stay in the book for their counts."""
         for key in self._book.feed_keys(lease.lease_id):
             self._lanes.pop(key, None)
 
+    def forget(self, run: str) -> None:
+        """The Run is forgotten."""
+        self._names.forget(run)
+        self._console_turn.pop(run, None)
+        for key in [key for key in self._settled if key[0] == run]:
+            del self._settled[key]
+        for lease in self._book.leases_of(run):
+            self._looked.discard(lease.lease_id)
+
     def _kick(self, lane: Lane) -> None:
         run = lane.run
-        if run is None or not lane.ready or not self._deliverable(run):
+        if run is None or not lane.ready or not self._deliverable(run) or _unfenced(lane.lease):
             return
         lane.not_before = 0.0
         segment = lane.next_segment()
@@ -153,14 +164,29 @@ class Delivery:
         elif lane.feed.kind == "console" and self._console_turn.setdefault(run.key, lane) is not lane:
             lane.not_before = self._context.now.at + CONSOLE_TURN_S
         else:
-            participant, stop = self._writer_at(lane, segment)
-            lane.ship(segment, self._known(run.key, participant), stop)
+            writer, stop = _writer_at(lane, segment)
+            lane.ship(segment, writer, self._known(run.key, writer), stop)
 
     def _hurry(self, lease: Lease) -> None:
-        """What an ended lease has left is on its way: its process may wait for the document that says so."""
+        """A process that has ended its lease may wait for the document that says so."""
+        self._context.tell(lease)
         if not lease.alive and lease.run is not None:
-            self._context.touch(lease.run)
             self._context.urgent.add(lease.run)
+
+    def _settle_names(self, run: Run, writer: str, names: dict[str, LogType], *, apart: bool) -> float:
+        """Settles what can be settled; returns until when the rest is held, 0 if there is none."""
+        settled = self._names.settle(
+            run.key,
+            writer,
+            names,
+            wait_for_owner=writer != "owner" and self._owner_may_come(run),
+            apart=apart,
+            now=self._context.now.at,
+        )
+        self._known(run.key, writer).update(settled.names)
+        for name, who, final in settled.collisions:
+            self._context.note(run.key, "series_renamed", name=name, participant=who, final=final)
+        return settled.held_until or 0.0
 
     def _lane(self, lease: Lease, stream: str, kind: StreamKind) -> Lane:
         key = feed_key(lease.lease_id, "run", stream)
@@ -174,13 +200,11 @@ class Delivery:
         return [self._lanes[key] for key in self._book.feed_keys(lease.lease_id) if key in self._lanes]
 
     def _deliverable(self, run: Run) -> bool:
-        if run.id is None or run.stage == "refused":
-            return False
-        return run.target.mode == "local" or run.target.key_id in self._context.keys
+        return run.id is not None and (run.target.mode == "local" or run.target.key_id in self._context.keys)
 
     def _owner_may_come(self, run: Run) -> bool:
         owner = self._book.leases.get(run.owner) if run.owner is not None else None
-        return run.stage != "ended" and (owner is None or owner.alive)
+        return not run.ended and (owner is None or owner.alive)
 
     def _known(self, run: str, participant: str) -> dict[str, str | None]:
         known = self._settled.get((run, participant))
@@ -188,24 +212,33 @@ class Delivery:
             known = self._settled[(run, participant)] = self._names.names_of(run, participant)
         return known
 
-    def _writer_at(self, lane: Lane, segment: int) -> tuple[str, int | None]:
-        """Who wrote there, and up to where: a superseded owner's later records are another's (R7)."""
-        lease, start = lane.lease, lane.feed.offsets.get(segment, 0)
-        fence = lease.fences.get(lane.feed.stream)
-        if fence is None:
-            return lease.participant, None
-        if (segment, start) >= fence:
-            return f"attempt{lease.attempt}", None
-        return lease.participant, fence[1] if segment == fence[0] else None
-
-    def _count_points(self, lease: Lease, run: Run, summary: dict[str, PointSummary]) -> None:
+    def _count_points(self, lane: Lane, run: Run, summary: dict[str, PointSummary]) -> None:
         if not summary:
             return
-        known = self._known(run.key, lease.participant)
-        points = self._book.points.get(lease.lease_id) or Points(run.key)
-        series = dict(points.series)
+        known = self._known(run.key, lane.writer)
+        points = self._book.points.get(lane.lease.lease_id) or Points(run.key)
+        series, count = dict(points.series), points.count
         for name, batch in summary.items():
-            final = known.get(name) or name
+            final = known.get(name, name)
+            if final is None:
+                continue
             before = series.get(final)
             series[final] = Point(batch.last, batch.step, batch.count + (before.count if before else 0))
-        self._book.points.put(lease.lease_id, Points(run.key, series))
+            count += batch.count
+        self._book.points.put(lane.lease.lease_id, Points(run.key, series, count))
+
+
+def _unfenced(lease: Lease) -> bool:
+    """Whether it is not known yet which records a superseded lease wrote too late."""
+    return lease.end_reason == "superseded" and lease.fences is None
+
+
+def _writer_at(lane: Lane, segment: int) -> tuple[str, int | None]:
+    """Who wrote there, and up to where: a superseded lease's later records are another's (R7)."""
+    lease, start = lane.lease, lane.feed.offsets.get(segment, 0)
+    if lease.fences is None:
+        return lease.participant, None
+    fence = lease.fences.get(lane.feed.stream)
+    if fence is None or (segment, start) >= fence:
+        return late_participant(lease.participant, lease.attempt), None
+    return lease.participant, fence[1] if segment == fence[0] else None

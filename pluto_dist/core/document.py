@@ -195,7 +195,7 @@ def document(
     book: Book, run: Run, *, phase: str, pending: int, trouble: str, live: dict[str, Live]
 ) -> Document:
     """The document as a value."""
-    leases = book.leases_of(run.key)
+    leases = tuple(sorted(book.leases_of(run.key), key=lambda lease: (lease.granted_ms or 0, lease.lease_id)))
     config = book.configs.get(run.key) or Config()
     history = book.histories.get(run.key) or History()
     summary = book.points_of(run.key)
@@ -248,8 +248,7 @@ def document(
 
 
 def _series(book: Book, run: Run) -> dict[str, SeriesOwner]:
-    prefix = run.key + "/"
-    return {key[len(prefix) :]: book.series[key] for key in book.series.all_keys() if key.startswith(prefix)}
+    return dict(book.series_of(run.key))
 
 
 def _steps(book: Book, run: Run, leases: tuple[Lease, ...]) -> dict[str, int]:
@@ -291,5 +290,5 @@ def _lease(book: Book, lease: Lease, live: Live | None) -> LeaseShown:
         dropped=lease.dropped,
         late=lease.late,
         cursors={feed.stream: feed.offsets for feed in feeds},
-        fences=lease.fences or None,
+        fences=lease.fences,
     )

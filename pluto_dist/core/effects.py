@@ -114,6 +114,35 @@ class Ship(Effect, frozen=True, kw_only=True):
     final: bool = False
 
 
+class NodeFeed(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the system metrics of one Run go.
+
+    Attributes:
+        lease_id, folder: of the node's own stream.
+        first_step: steps are not lower than this.
+        host: stands in the names where the Run has several nodes, else "".
+        store: folder whose filesystem is measured.
+    """
+
+    lease_id: str
+    folder: str
+    first_step: int
+    host: str
+    store: str
+
+
+class SampleNode(Effect, frozen=True, kw_only=True):
+    """Measure this node once and write a record for each feed."""
+
+    feeds: tuple[NodeFeed, ...]
+
+
+class EndSampling(Effect, frozen=True, kw_only=True):
+    """Write nothing more for this lease of the node."""
+
+    lease_id: str
+
+
 class SetAside(Effect, frozen=True, kw_only=True):
     """Keep a record that the backend will never take, readable, with its reason."""
 

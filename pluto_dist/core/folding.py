@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections import deque
 from typing import assert_never
 
-import msgspec
-
 from pluto_dist.core.admission import Admission
-from pluto_dist.core.book import Config
 from pluto_dist.core.context import Context
-from pluto_dist.core.effects import Say, WatchProcess
+from pluto_dist.core.effects import ReadLifecycle, Say, WatchProcess
 from pluto_dist.core.events import LifecycleRead, ProcessDied
 from pluto_dist.core.lifecycle import (
     Closed,
@@ -25,20 +22,24 @@ from pluto_dist.core.lifecycle import (
     TagsAdded,
     TagsRemoved,
 )
-from pluto_dist.core.merge import add_tags, merge_json, remove_tags
 from pluto_dist.core.messages import PROTOCOL
 from pluto_dist.core.records import Lease, Run
+from pluto_dist.core.shared import Shared
+
+MAX_EVIDENCE = 8  # of one lease; the first says most
 
 
 class Folding:
     """Entries by lease; those of a lease without a role wait for it."""
 
-    def __init__(self, context: Context, admission: Admission) -> None:
+    def __init__(self, context: Context, admission: Admission, shared: Shared) -> None:
         self._context = context
         self._book = context.book
         self._admission = admission
+        self._shared = shared
         self._inbox: dict[str, deque[tuple[int, LifecycleEntry]]] = {}
         self._dead: dict[str, ProcessDied] = {}
+        self._replaced: set[str] = set()
 
     def read(self, event: LifecycleRead) -> None:
         """New entries of one lease were read from its spool."""
@@ -48,20 +49,20 @@ class Folding:
         if event.lease_id not in self._book.leases:
             self._open(event, inbox)
         self.fold(event.lease_id)
+        if event.lease_id in self._replaced:
+            self._replaced.discard(event.lease_id)
+            self.died(ProcessDied(lease_id=event.lease_id, alive_until=self._context.now.at))
 
     def fold(self, lease_id: str) -> None:
         """Lets entries take effect, as far as the lease has a role to do so."""
-        inbox = self._inbox.get(lease_id)
-        while inbox:
-            lease = self._book.leases.get(lease_id)
-            if lease is None or lease.state == "waiting":
-                return
-            number, entry = inbox.popleft()
-            lease = self._context.change_lease(lease, folded=number)
+        lease = self._book.leases.get(lease_id)
+        if lease is None or lease.state == "waiting":
+            return
+        for number, entry in self._inbox.pop(lease_id, ()):
+            lease = self._context.change_lease(self._book.leases[lease_id], folded=number)
             self._apply(lease, entry)
-        dead = self._dead.get(lease_id)
-        if dead is not None and self._book.leases[lease_id].state != "waiting":
-            del self._dead[lease_id]
+        dead = self._dead.pop(lease_id, None)
+        if dead is not None:
             self.died(dead)
 
     def fold_all(self) -> None:
@@ -69,29 +70,27 @@ class Folding:
         for lease_id in (*self._inbox, *self._dead):
             self.fold(lease_id)
 
-    def unfolded(self, lease_id: str) -> bool:
-        """Whether entries of this lease wait for its role."""
-        return bool(self._inbox.get(lease_id))
+    def died(self, event: ProcessDied) -> bool:
+        """The process of a lease is gone; True if that ended the lease.
 
-    def died(self, event: ProcessDied) -> None:
-        """The process of a lease is gone. What it had to say was read before, so silence is silence."""
+        What it had to say was read before, so silence is silence.
+        """
         lease = self._book.leases.get(event.lease_id)
-        if lease is None:
-            return
-        if lease.code_awaited:
+        if lease is not None and lease.code_awaited:
             self._exit_code_known(lease, event)
-        if not lease.alive:
-            return
+        if lease is None or not lease.alive:
+            return False
         if lease.state == "waiting":
             self._dead_before_granted(lease, event)
-            return
+            return not self._book.leases[lease.lease_id].alive
         lease = self._context.end_lease(
             lease, "exited" if lease.evidence else "died", next_step=max(lease.next_step, event.next_step)
         )
-        if lease.role == "side" or lease.run is None:
-            self._context.note(lease.run or "", "side_died", lease=lease.lease_id, signal=event.signal)
+        if lease.role == "side":
+            self._context.note(lease.run or "", "side_died", label=lease.label, signal=event.signal)
         elif not lease.evidence:
             self._context.change_lease(lease, evidence=(self._evidence_of(event),))
+        return True
 
     def _exit_code_known(self, lease: Lease, event: ProcessDied) -> None:
         """It said "finished" from its exit hook; what the kernel says now completes it."""
@@ -101,7 +100,7 @@ class Folding:
             evidence = (self._evidence_of(event),)
         self._context.change_lease(lease, code_awaited=False, evidence=evidence)
 
-    def forget(self, lease_id: str) -> None:
+    def lease_removed(self, lease_id: str) -> None:
         """The lease's folder is gone."""
         self._inbox.pop(lease_id, None)
 
@@ -135,20 +134,26 @@ class Folding:
         self._context.emit(
             WatchProcess(lease_id=lease.lease_id, folder=lease.folder, identity=opened.identity)
         )
-        self._end_former_program(lease)
-        self._admission.claim(lease)
+        former = self._former_program(lease)
+        if former is None:
+            self._admission.claim(lease)
+            return
+        self._context.note(former.run or "", "replaced_by_exec", lease=former.lease_id)
+        self._context.emit(ReadLifecycle(lease_id=former.lease_id, folder=former.folder))
+        self._replaced.add(former.lease_id)
+        self._admission.look_first(lease, former)
 
-    def _end_former_program(self, lease: Lease) -> None:
-        """Same process, new program: `exec` ended the lease that was there before (R2)."""
-        for other in self._book.leases:
-            if (
-                other.alive
-                and other.lease_id != lease.lease_id
-                and other.identity.same_process(lease.identity)
-                and other.identity.nonce != lease.identity.nonce
-            ):
-                self._context.end_lease(other, "exited" if other.evidence else "died")
-                self._context.note(other.run or "", "replaced_by_exec", lease=other.lease_id)
+    def _former_program(self, lease: Lease) -> Lease | None:
+        """Same process, another program: `exec` ends the lease that was there before (R2)."""
+        mine = lease.identity
+        return next(
+            (
+                other
+                for other in self._book.live_leases
+                if other.identity.same_process(mine) and other.identity.nonce != mine.nonce
+            ),
+            None,
+        )
 
     def _apply(self, lease: Lease, entry: LifecycleEntry) -> None:
         run = self._book.runs.get(lease.run) if lease.run is not None else None
@@ -168,19 +173,21 @@ class Folding:
                     next_step=max(lease.next_step, entry.next_step),
                 )
             case TagsAdded() | TagsRemoved() | ConfigUpdated():
-                self._merge(run, entry)
+                self._share(lease, run, entry)
             case Noted():
-                self._context.note(run.key, entry.text, **entry.detail, lease=lease.lease_id)
+                self._context.note(run.key, entry.text, **{**entry.detail, "lease": lease.lease_id})
             case Opened():
                 self._context.emit(Say(event="second_opening", fields={"lease": lease.lease_id}))
             case _:
                 assert_never(entry)
 
     def _evidence(self, lease: Lease, run: Run, entry: Evidence) -> None:
-        if lease.role == "side":
-            self._context.note(run.key, "side_failed", label=lease.label, kind=entry.kind, type=entry.type)
-        elif lease.state == "active" or lease.end_reason != "superseded":
-            self._context.change_lease(lease, evidence=(*lease.evidence, entry)[:8])
+        """What a side has to say, or anybody after its end, is no evidence."""
+        if lease.role == "side" or not lease.alive:
+            event = "side_failed" if lease.role == "side" else "late_failure"
+            self._context.note(run.key, event, label=lease.label, kind=entry.kind, type=entry.type)
+        else:
+            self._context.change_lease(lease, evidence=(*lease.evidence, entry)[:MAX_EVIDENCE])
 
     def _end(self, lease: Lease, run: Run, entry: Finished | Closed) -> None:
         if not lease.alive:
@@ -194,23 +201,22 @@ class Folding:
         if lease.role == "side":
             self._context.note(run.key, "finish_by_side", label=lease.label)
 
-    def _merge(self, run: Run, entry: TagsAdded | TagsRemoved | ConfigUpdated) -> None:
-        try:
-            match entry:
-                case ConfigUpdated(patch=patch):
-                    self._merge_config(run, bytes(patch))
-                case TagsAdded(tags=tags):
-                    self._context.change_run(run, tags=add_tags(run.tags, tags))
-                case TagsRemoved(tags=tags):
-                    self._context.change_run(run, tags=remove_tags(run.tags, tags))
-        except ValueError as error:
-            self._context.note(run.key, "change_refused", why=str(error))
-
-    def _merge_config(self, run: Run, patch: bytes) -> None:
-        config = self._book.configs.get(run.key) or Config()
-        merged = merge_json(config.body, patch)
-        self._book.configs.put(run.key, msgspec.structs.replace(config, body=merged))
-        self._context.change_run(run, config_patch=merge_json(run.config_patch or b"{}", patch))
+    def _share(self, lease: Lease, run: Run, entry: TagsAdded | TagsRemoved | ConfigUpdated) -> None:
+        late = lease.end_reason == "superseded" and lease.ended_at is not None and entry.at > lease.ended_at
+        if late:
+            self._context.note(
+                run.key, "change_refused", why=f"{lease.label} was replaced by a newer attempt"
+            )
+            return
+        match entry:
+            case ConfigUpdated(patch=patch):
+                self._shared.update_config(run.key, bytes(patch))
+            case TagsAdded(tags=tags):
+                self._shared.add_tags(run.key, tags)
+            case TagsRemoved(tags=tags):
+                self._shared.remove_tags(run.key, tags)
+            case _:
+                assert_never(entry)
 
     def _dead_before_granted(self, lease: Lease, event: ProcessDied) -> None:
         """It may have logged, so its claim is still decided; one that only waited to join is gone."""

@@ -119,12 +119,3 @@ def display_prefix(project: str) -> str:
     initials = "".join(word[0] for word in words)
     padding = words[-1][1 : 1 + max(0, 3 - len(initials))]
     return (initials + padding)[:4].upper()
-
-
-def participant_of(role: Role, rank: int | None, label: str) -> str:
-    """Who writes, over restarts: series belong to this name (R7)."""
-    if role == "owner":
-        return "owner"
-    if role == "worker" and rank is not None:
-        return f"rank{rank}"
-    return label

@@ -17,6 +17,7 @@ from pluto_dist.core.events import Shipped
 from pluto_dist.core.outcomes import Delivered, Rejected, Retry, Unknown
 from pluto_dist.core.records import Feed, Lease, Run
 from pluto_dist.core.requests import BackendRun, StreamKind
+from pluto_dist.core.speakers import speaker_of
 
 MAX_LINES = 10_000  # the server's contract advises at most about this many lines a request
 BACKOFF_FIRST_S = 0.5
@@ -36,7 +37,7 @@ class Lane:
     Attributes:
         sizes: bytes of each segment, as last seen.
         final: nothing will be added.
-        busy: a batch is in flight.
+        writer: participant whose records the batch in flight holds.
         not_before: earliest time of the next try, 0 if there is nothing to wait for.
         trouble: why the last try failed.
     """
@@ -47,10 +48,13 @@ class Lane:
         self._target = target
         self._failures = 0
         self._limit = MAX_LINES
+        self._sent: Ship | None = None
+        self._sent_size = 0
+        self._repeats = False
         self._stuck_at: dict[int, int] = {}
         self.sizes: dict[int, int] = {}
         self.final = False
-        self.busy = False
+        self.writer = ""
         self.not_before = 0.0
         self.trouble = ""
 
@@ -68,6 +72,11 @@ class Lane:
         return self._context.book.runs.get(run) if run is not None else None
 
     @property
+    def busy(self) -> bool:
+        """Whether a batch is in flight."""
+        return self._sent is not None
+
+    @property
     def ready(self) -> bool:
         """Whether it may send now, if it has something."""
         return not self.busy and self._context.now.at >= self.not_before
@@ -83,6 +92,14 @@ class Lane:
         """Everything is delivered and nothing will come."""
         return self.final and self.pending == 0
 
+    def seen(self, sizes: dict[int, int], *, final: bool) -> None:
+        """Takes what stands on the disk; a segment that is gone needs no cursor any more."""
+        self.sizes, self.final = sizes, self.final or final
+        feed = self.feed
+        if feed.offsets.keys() - sizes.keys():
+            offsets = {segment: end for segment, end in feed.offsets.items() if segment in sizes}
+            self._context.book.put_feed(msgspec.structs.replace(feed, offsets=offsets))
+
     def next_segment(self) -> int | None:
         """The oldest segment with something to send; an unfinished frame at its end holds up nobody."""
         offsets = self.feed.offsets
@@ -92,47 +109,57 @@ class Lane:
                 return segment
         return None
 
-    def ship(self, segment: int, known: dict[str, str | None], stop: int | None) -> None:
+    def ship(self, segment: int, writer: str, known: dict[str, str | None], stop: int | None) -> None:
         """Sends the next batch of a segment; what cannot be repeated unseen is recorded first."""
         feed, lease, run = self.feed, self.lease, self.run
         assert run is not None  # noqa: S101 # callers look first
         start = feed.offsets.get(segment, 0)
-        if feed.kind not in REPEATABLE and feed.intent != (segment, start):
+        self._repeats = feed.intent == (segment, start)
+        if not self._repeats and feed.kind not in REPEATABLE and run.target.mode == "pluto":
             self._context.book.put_feed(msgspec.structs.replace(feed, intent=(segment, start)))
-        self.busy, self.not_before = True, 0.0
-        self._context.emit(
-            Ship(
-                target=self._target,
-                run=backend_run(run),
-                lease_id=lease.lease_id,
-                folder=lease.folder,
-                stream=feed.stream,
-                kind=feed.kind,
-                segment=segment,
-                start=start,
-                stop=stop,
-                limit_lines=self._limit,
-                known=dict(known),
-                renamed=any(name != final for name, final in known.items()),
-                first_line=run.next_line,
-                label=lease.label,
-                final=self.final,
-            )
+        self.not_before, self.writer = 0.0, writer
+        self._sent_size = self.sizes[segment]
+        self._sent = Ship(
+            target=self._target,
+            run=backend_run(run),
+            lease_id=lease.lease_id,
+            folder=lease.folder,
+            stream=feed.stream,
+            kind=feed.kind,
+            segment=segment,
+            start=start,
+            stop=stop,
+            limit_lines=self._limit,
+            known=dict(known),
+            renamed=any(name != final for name, final in known.items()),
+            first_line=run.next_line,
+            label=speaker_of(lease, self._context.book.leases_of(run.key)) if feed.kind == "console" else "",
+            final=self.final,
         )
+        self._context.emit(self._sent)
+
+    def called_off(self) -> None:
+        """Nothing was sent: the batch has names that are not settled."""
+        self._sent = None
+        if not self._repeats:
+            self._forget_intent()
 
     def answered(self, event: Shipped) -> bool:
         """Takes the answer to `ship`; True if the batch was accepted."""
-        self.busy = False
+        sent, self._sent = self._sent, None
+        if self._repeats and not isinstance(event.outcome, Retry):
+            self._count_repeats(event.lines)
         match event.outcome:
             case Delivered():
-                return self._accepted(event)
+                return self._accepted(event, nothing_follows=sent is not None and sent.final)
             case Retry(reason=reason, after_s=after_s):
                 self._wait(reason, after_s or 0.0)
+                if not self._repeats:
+                    self._forget_intent()
             case Unknown(reason=reason):
-                self._count_repeats(event.lines)
                 self._wait(reason, 0.0)
-            case Rejected(reason=reason):
-                self._rejected(event, reason)
+            case Rejected() as rejected:
+                self._rejected(event, rejected)
         return False
 
     def give_back(self) -> None:
@@ -153,14 +180,20 @@ class Lane:
                 )
             )
 
-    def _accepted(self, event: Shipped) -> bool:
+    def _accepted(self, event: Shipped, *, nothing_follows: bool) -> bool:
         self._failures, self.trouble = 0, ""
         self._limit = min(MAX_LINES, self._limit * 2)
-        if event.end == event.start:
-            self._stuck_at[event.segment] = self.sizes.get(event.segment, 0)  # a torn tail: wait for more
-            return False
-        self._advance(event, event.lines)
-        return True
+        if event.end > event.start:
+            self._advance(event, event.lines)
+            return True
+        self._stuck_at[event.segment] = self._sent_size  # a torn tail: wait for more
+        if nothing_follows:
+            self._advance(msgspec.structs.replace(event, end=self._sent_size), 0)
+        return False
+
+    def _forget_intent(self) -> None:
+        if self.feed.intent is not None:
+            self._context.book.put_feed(msgspec.structs.replace(self.feed, intent=None))
 
     def _advance(self, event: Shipped, delivered: int) -> None:
         feed = self.feed
@@ -186,11 +219,15 @@ class Lane:
         if self.feed.kind not in REPEATABLE and run is not None:
             self._context.change_run(run, repeats=run.repeats + lines)
 
-    def _rejected(self, event: Shipped, reason: str) -> None:
+    def _rejected(self, event: Shipped, rejected: Rejected) -> None:
+        """Looks for the culprit in ever smaller batches; alone, it is set aside."""
         if event.lines > 1:
-            # The lines before the bad one are committed already, and nobody says how many there were.
-            self._count_repeats(event.lines - 1)
-            self._limit = event.lines // 2 if self.feed.kind in REPEATABLE else 1
+            if rejected.good is None:
+                # The lines before the bad one may be committed already; nobody says how many there were.
+                self._count_repeats(event.lines - 1)
+                self._limit = event.lines // 2 if self.feed.kind in REPEATABLE else 1
+            else:
+                self._limit = max(1, min(rejected.good, event.lines - 1))
             return
         feed, lease, run = self.feed, self.lease, self.run
         assert run is not None  # noqa: S101 # there was a request
@@ -204,11 +241,11 @@ class Lane:
                 segment=event.segment,
                 start=event.start,
                 end=event.end,
-                reason=reason,
+                reason=rejected.reason,
             )
         )
         self._advance(event, 0)
-        first = run.first_reject or f"{lease.label or lease.participant}, {feed.stream}: {reason}"
+        first = run.first_reject or f"{lease.label or lease.participant}, {feed.stream}: {rejected.reason}"
         self._context.change_run(run, rejected=run.rejected + 1, first_reject=first)
 
 

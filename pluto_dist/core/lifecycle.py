@@ -68,6 +68,8 @@ class Opened(Entry, frozen=True, kw_only=True, tag="opened"):
         ancestors: parent first; tells children of a rank from ranks.
         spawned: a child that `multiprocessing` started with the spawn or forkserver method.
         wait_s: how long the caller waits for the backend before the Run is provisional.
+        system_metrics_s: how often the node is to be sampled while this process is an owner or worker, 0 for
+            not at all.
     """
 
     protocol: int
@@ -91,6 +93,7 @@ class Opened(Entry, frozen=True, kw_only=True, tag="opened"):
     spawned: bool = False
     wait_s: float = 10.0
     rank_metrics: Literal["auto", "suffix", "rank0"] = "auto"
+    system_metrics_s: float = 0.0
 
 
 class Evidence(Entry, frozen=True, kw_only=True, tag="evidence"):

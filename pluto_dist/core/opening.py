@@ -9,26 +9,32 @@ from __future__ import annotations
 
 from typing import Literal
 
-import msgspec
-
-from pluto_dist.core.book import Config, past_key
+from pluto_dist.core.adoption import Adoption
+from pluto_dist.core.book import Config
 from pluto_dist.core.context import Context
-from pluto_dist.core.document import restore, show
+from pluto_dist.core.document import show
 from pluto_dist.core.effects import OpenRun
 from pluto_dist.core.events import OpenEnded
+from pluto_dist.core.ids import RunRef
 from pluto_dist.core.lane import backoff_s
+from pluto_dist.core.lifecycle import Fork
 from pluto_dist.core.lifecycle import Opened as Claim
-from pluto_dist.core.merge import add_tags, merge_json
 from pluto_dist.core.records import Lease, Prior, Run
 from pluto_dist.core.requests import Opened, OpenRequest, Refused, Unavailable
+from pluto_dist.core.shared import Shared
+
+KEY_WAIT_S = 1.0  # a key usually comes with the next message
+REFUSED_RETRY_S = 30.0  # a Run that holds data already is offered again, in case somebody mends the cause
+LONGEST_ID = 255  # characters the server takes
 
 
 class Opening:
     """Open requests and their answers."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, shared: Shared) -> None:
         self._context = context
         self._book = context.book
+        self._adoption = Adoption(context, shared)
         self._asked: set[str] = set()
         self._not_before: dict[str, float] = {}
 
@@ -45,6 +51,7 @@ class Opening:
                 project=claim.project,
                 name=claim.name or external,
                 external_id=external,
+                asked=(claim.run,) if claim.run is not None else (),
                 want=want,
                 job_key=claim.job.key,
                 attempt=claim.job.attempt,
@@ -57,95 +64,131 @@ class Opening:
         )
         self._book.configs.put(key, Config(body=bytes(claim.config), given=bytes(claim.config)))
         self._context.touch(key)
-        self._ask(run, claim)
+        self._ask(run)
         return run
 
     def reopen(self, run: Run, lease: Lease) -> Run:
-        """Takes an ended Run up again; the backend is asked only if it was told of the end."""
-        prior = Prior(run.status, run.verdict, run.ended_ms)
-        told = run.reported and run.target.mode == "pluto"
+        """Takes an ended Run up again; the backend is asked if it may have been told of the end."""
+        assert run.verdict is not None  # noqa: S101 # only ended Runs are reopened
+        asks = run.telling and run.target.mode == "pluto" and not run.opening
         job = lease.opened.job
+        self._context.note(run.key, "reopened", was=run.status)
         run = self._context.change_run(
             run,
-            stage="opening" if told else "open",
-            want="resume",
             status="RUNNING",
             verdict=None,
+            telling=False,
             reported=False,
             ended_ms=None,
-            prior=prior,
+            prior=Prior(run.verdict, run.ended_ms, run.job_key, run.attempt),
             resumed=True,
             cancelled=False,
             owner=None,
             job_key=job.key,
             attempt=job.attempt,
-            since_epoch=run.epoch + 1,
-            first_rank_at=self._context.now.at,
+        )
+        if not asks:
+            return run
+        run = self._context.change_run(
+            run,
+            opening=True,
+            provisional=False,
+            want="resume",
             opener=lease.lease_id,
             open_since=self._context.now.at,
             open_failures=0,
         )
-        self._context.note(run.key, "reopened", was=prior.status)
-        if told:
-            self._ask(run, lease.opened)
+        self._ask(run)
         return run
 
     def ended(self, event: OpenEnded) -> Refused | None:
-        """Takes the backend's answer; a refusal is returned for the claims that wait for it."""
+        """Takes the backend's answer; a refusal is returned, and `withdraw` is to follow."""
         run = self._book.runs.get(event.run)
         self._asked.discard(event.run)
-        if run is None or run.stage != "opening":
+        if run is None or not run.opening:
             return None
         match event.result:
             case Opened() as opened:
-                self._opened(run, opened)
+                self._not_before.pop(event.run, None)
+                self._adoption.adopt(run, self._claim(run), opened)
             case Unavailable(reason=reason, after_s=after_s):
                 self._unavailable(run, reason, after_s or 0.0)
             case Refused() as refused:
                 return self._refused(run, refused)
         return None
 
+    def withdraw(self, run: Run) -> None:
+        """It was refused before anything was granted: an ended Run is as it was, a new one never was."""
+        before = run.prior
+        if before is None:
+            self._book.delete_run(run.key)
+            self.forget(run.key)
+            return
+        self._context.change_run(
+            run,
+            opening=False,
+            status=before.verdict.status,
+            verdict=before.verdict,
+            ended_ms=before.ended_ms,
+            job_key=before.job_key,
+            attempt=before.attempt,
+            telling=True,
+            reported=True,
+            prior=None,
+        )
+
+    def key_given(self, key_id: str) -> None:
+        """What waited for this key need not wait any more."""
+        for run in self._book.runs:
+            if run.opening and run.target.key_id == key_id and run.key not in self._asked:
+                self._ask(run)
+
     def wake(self) -> None:
         """Asks again where it is time, and makes Runs provisional that have waited long enough."""
         now = self._context.now.at
         for run in self._book.runs:
-            if run.stage != "opening":
+            if not run.opening:
                 continue
-            claim = self._claim(run)
-            if claim is None:
-                continue
-            if not run.provisional and now >= run.open_since + claim.wait_s:
-                self._context.change_run(run, provisional=True)
-                self._context.note(run.key, "provisional", waited_s=f"{claim.wait_s:g}")
+            if not run.provisional and now >= self._patience_ends(run):
+                run = self._context.change_run(run, provisional=True)  # noqa: PLW2901 # the same Run
+                self._context.note(run.key, "provisional", because=run.open_trouble)
             if run.key not in self._asked and now >= self._not_before.get(run.key, 0.0):
-                self._ask(self._book.runs[run.key], claim)
+                self._ask(run)
 
     def deadline(self) -> float | None:
         """When `wake` has something to do."""
         deadlines: list[float] = []
         for run in self._book.runs:
-            claim = self._claim(run) if run.stage == "opening" else None
-            if claim is None:
-                continue
-            if not run.provisional:
-                deadlines.append(run.open_since + claim.wait_s)
-            if run.key not in self._asked:
+            if run.opening and not run.provisional:
+                deadlines.append(self._patience_ends(run))
+            if run.opening and run.key not in self._asked:
                 deadlines.append(self._not_before.get(run.key, 0.0))
         return min(deadlines, default=None)
+
+    def forget(self, run: str) -> None:
+        """The Run is forgotten."""
+        self._asked.discard(run)
+        self._not_before.pop(run, None)
+
+    def _patience_ends(self, run: Run) -> float:
+        claim = self._claim(run)
+        return run.open_since + (claim.wait_s if claim is not None else 0.0)
 
     def _claim(self, run: Run) -> Claim | None:
         lease = self._book.leases.get(run.opener)
         return lease.opened if lease is not None else None
 
-    def _ask(self, run: Run, claim: Claim) -> None:
+    def _ask(self, run: Run) -> None:
         if run.target.mode == "pluto" and run.target.key_id not in self._context.keys:
-            self._not_before[run.key] = self._context.now.at + 1.0
+            self._not_before[run.key] = self._context.now.at + KEY_WAIT_S
             return
         self._asked.add(run.key)
-        ref = claim.run
-        known_id = run.id if run.id is not None else (ref.id if ref is not None else None)
-        fork = claim.fork
-        parent = None if fork is None else self._parent(run, claim)
+        ref = run.asked[0] if run.want == "resume" and run.asked else RunRef()
+        known_id = run.id if run.id is not None else ref.id
+        external = known_id is None and ref.display_id is None
+        claim = self._claim(run)
+        fork = claim.fork if claim is not None and run.want != "resume" else None
+        parent = self._parent(run, fork) if fork is not None else None
         config = self._book.configs.get(run.key) or Config()
         self._context.emit(
             OpenRun(
@@ -156,9 +199,9 @@ class Opening:
                     want=run.want,
                     project=run.project,
                     name=run.name,
-                    external_id=run.external_id if known_id is None else None,
+                    external_id=run.external_id if external else None,
                     id=known_id,
-                    display_id=ref.display_id if ref is not None and known_id is None else None,
+                    display_id=ref.display_id if known_id is None else None,
                     tags=run.tags,
                     config=config.body,
                     parent=fork.parent if fork is not None else None,
@@ -168,9 +211,8 @@ class Opening:
             )
         )
 
-    def _parent(self, run: Run, claim: Claim) -> Run | None:
-        assert claim.fork is not None  # noqa: S101 # the caller looked
-        ref = claim.fork.parent
+    def _parent(self, run: Run, fork: Fork) -> Run | None:
+        ref = fork.parent
         for other in self._book.runs:
             named = other.external_id == ref.external_id and other.project == run.project
             same = other.id == ref.id if ref.id is not None else other.display_id == ref.display_id
@@ -178,115 +220,22 @@ class Opening:
                 return other
         return None
 
-    def _opened(self, run: Run, opened: Opened) -> None:
-        first = run.epoch == 0 and not run.resumed
-        if opened.record:
-            run = self._taken_over(run, opened.record)
-        prior = run.prior
-        if first and opened.resumed and opened.was_status not in (None, "RUNNING") and prior is None:
-            prior = Prior(opened.was_status, None, None)
-        run = self._context.change_run(
-            run,
-            stage="open",
-            id=opened.id,
-            display_id=opened.display_id,
-            project=opened.project,
-            url=opened.url,
-            name=opened.name or run.name,
-            resumed=run.resumed or opened.resumed,
-            prior=prior,
-            provisional=False,
-            fork_run_id=opened.fork_run_id if opened.fork_run_id is not None else run.fork_run_id,
-            fork_step=opened.fork_step if opened.fork_run_id is not None else run.fork_step,
-            created_ms=opened.created_ms or run.created_ms,
-            pushed_tags=opened.tags,
-        )
-        if opened.resumed:
-            self._join(run, opened)
-        else:
-            self._inherit(run, opened)
-        self._context.note(run.key, "opened", id=str(opened.id), resumed=str(opened.resumed).lower())
-
-    def _taken_over(self, run: Run, record: bytes) -> Run:
-        """A local Run comes back from the store, under its old key, with everything that was known of it."""
-        papers = restore(record)
-        old = papers.run
-        config = self._book.configs.get(run.key) or Config()
-        self._book.delete_run(run.key)
-        self._book.configs.put(old.key, msgspec.structs.replace(config, sides=papers.sides))
-        self._book.histories.put(old.key, papers.history)
-        self._book.points.put(past_key(old.key), papers.points)
-        for name, series in papers.series.items():
-            self._book.series.put(f"{old.key}/{name}", series)
-        return msgspec.structs.replace(
-            run,
-            key=old.key,
-            external_id=old.external_id,
-            epoch=old.epoch,
-            since_epoch=old.epoch + 1,
-            prior=Prior(old.status, old.verdict, old.ended_ms),
-            steps=papers.steps,
-            attempts=old.attempts,
-            fork_run_id=old.fork_run_id,
-            fork_step=old.fork_step,
-            next_line=old.next_line,
-            rejected=old.rejected,
-            first_reject=old.first_reject,
-            repeats=old.repeats,
-        )
-
-    def _join(self, run: Run, opened: Opened) -> None:
-        """The Run existed: its tags stay, the claim's are added; the claim's config is merged over it."""
-        config = self._book.configs.get(run.key) or Config()
-        mine = config.given
-        self._book.configs.put(
-            run.key, msgspec.structs.replace(config, body=merge_json(opened.config or b"{}", mine))
-        )
-        self._context.change_run(
-            run,
-            tags=add_tags(opened.tags or (), run.tags),
-            config_patch=mine if mine != b"{}" else b"",
-        )
-
-    def _inherit(self, run: Run, opened: Opened) -> None:
-        """A fork starts from its parent's config and, if asked, its tags."""
-        claim = self._claim(run)
-        pushed = run.tags
-        if claim is None or claim.fork is None:
-            self._context.change_run(run, pushed_tags=pushed)
-            return
-        tags = add_tags(opened.parent_tags, run.tags) if claim.fork.inherit_tags else run.tags
-        self._context.change_run(run, tags=tags, pushed_tags=pushed)
-        if claim.fork.inherit_config and opened.parent_config != b"{}":
-            config = self._book.configs.get(run.key) or Config()
-            merged = merge_json(opened.parent_config, config.body)
-            self._book.configs.put(run.key, msgspec.structs.replace(config, body=merged))
-            self._context.change_run(self._book.runs[run.key], config_patch=merged)
-
     def _unavailable(self, run: Run, reason: str, at_least_s: float) -> None:
         now = self._context.now
         self._not_before[run.key] = now.at + max(at_least_s, backoff_s(run.open_failures, now.jitter))
         self._context.change_run(run, open_failures=run.open_failures + 1, open_trouble=reason)
 
     def _refused(self, run: Run, refused: Refused) -> Refused | None:
-        if run.provisional and refused.error == "RunExistsError":
+        if not run.provisional:
+            return refused
+        if run.id is None and refused.error in ("RunExistsError", "RunNotFoundError"):
             # People have been training under this name: the data is kept, under an id of its own.
-            fresh = f"{run.external_id}-{run.key[-6:]}"
-            run = self._context.change_run(run, external_id=fresh, want="create")
+            suffix = f"-{run.key[-6:]}"
+            fresh = run.external_id[: LONGEST_ID - len(suffix)] + suffix
+            self._context.change_run(run, external_id=fresh, want="create")
             self._context.note(run.key, "renamed", run_id=fresh, because=refused.message)
             self._not_before[run.key] = self._context.now.at
-            return None
-        if run.prior is not None and run.epoch > 0:
-            outcome = run.prior
-            self._context.change_run(
-                run,
-                stage="ended",
-                status=outcome.status,
-                verdict=outcome.verdict,
-                ended_ms=outcome.ended_ms,
-                reported=True,
-                prior=None,
-            )
+            self._ask(self._book.runs[run.key])
         else:
-            self._context.change_run(run, stage="refused", open_trouble=refused.message)
-        return refused
+            self._unavailable(run, refused.message, REFUSED_RETRY_S)
+        return None

@@ -4,11 +4,12 @@
 for people, the next instant at which the answer may change, and, once it is certain, the verdict. The
 coordinator acts on it, the status page prints it, the tests call it.
 
-Facts are members (owner and workers of the current attempt) with their ends and evidence.
+Facts are members (owner and workers of the current epoch) with their ends and evidence.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
@@ -44,29 +45,27 @@ class Assessment(msgspec.Struct, frozen=True):
 def assess(run: Run, members: tuple[Lease, ...], now: float) -> Assessment:
     """Phase and, if it is certain, the verdict of a Run; `members` as given by `members_of`."""
     if run.verdict is not None:
-        phase: Phase = "ended" if run.stage == "ended" else "finishing"
-        return Assessment(phase, run.verdict.reason, None, run.verdict)
-    if run.epoch == 0:
-        return Assessment("opening", "no owner yet")
+        return Assessment("ended", run.verdict.reason, None, run.verdict)
     owner = next((lease for lease in members if lease.lease_id == run.owner), None)
-    if owner is not None and owner.alive:
+    if owner is None:
+        return Assessment("opening", "no owner yet")
+    if owner.alive:
         return _with_owner(run, members, now)
-    if owner is not None and owner.end_reason == "closed":
+    if owner.end_reason == "closed":
         return _detached(run, members, now)
     return _without_owner(run, owner, members, now)
 
 
 def members_of(run: Run, leases: tuple[Lease, ...]) -> tuple[Lease, ...]:
-    """Owner and workers whose evidence counts: those of the current ownership and attempt."""
+    """Owner and workers whose evidence counts: those of the current epoch."""
     return tuple(
         lease
         for lease in leases
-        if lease.run == run.key
+        if lease.epoch == run.epoch
         and lease.role in ("owner", "worker")
+        and lease.run == run.key
         and lease.state in ("active", "ended")
         and lease.end_reason != "superseded"
-        and lease.epoch >= run.since_epoch
-        and lease.attempt == run.attempt
     )
 
 
@@ -86,9 +85,8 @@ def _detached(run: Run, members: tuple[Lease, ...], now: float) -> Assessment:
     if any(member.alive for member in members):
         return Assessment("detached", "the owner closed the Run, workers go on")
     if run.prior is not None:
-        verdict = run.prior.verdict or Verdict(run.prior.status, "as it was before it was reopened")
-        return Assessment("finishing", "closed again without an end of its own", None, verdict)
-    deadline = _last_end(run, members) + DETACHED_S
+        return Assessment("finishing", "closed again without an end of its own", None, run.prior.verdict)
+    deadline = _last_end(members) + DETACHED_S
     if now < deadline:
         return Assessment("detached", "the owner closed the Run; it may be taken up again", deadline)
     verdict = decide(run, members)
@@ -97,20 +95,18 @@ def _detached(run: Run, members: tuple[Lease, ...], now: float) -> Assessment:
     return Assessment("finishing", verdict.reason, None, verdict)
 
 
-def _without_owner(run: Run, owner: Lease | None, members: tuple[Lease, ...], now: float) -> Assessment:
+def _without_owner(run: Run, owner: Lease, members: tuple[Lease, ...], now: float) -> Assessment:
     awaited = [member for member in members if _exit_code_is_coming(member, now)]
     if awaited:
-        deadline = max((member.ended_at or 0.0) + EXIT_S for member in awaited)
-        return Assessment("finishing", "exit codes are awaited", deadline)
+        return Assessment("finishing", "exit codes are awaited", _last_end(awaited) + EXIT_S)
     everybody_ended = not any(member.alive for member in members)
     verdict = decide(run, members)
     if restarts_left(run) and not (everybody_ended and verdict.status == "COMPLETED"):
-        return _restarting(run, members, now, verdict)
-    if everybody_ended and owner is not None and owner.end_reason != "died":
+        return _restarting(members, now, verdict)
+    silent = owner.end_reason == "died"
+    if everybody_ended and not silent:
         return Assessment("finishing", verdict.reason, None, verdict)
-    silent = owner is None or owner.end_reason == "died"
-    ended_at = _last_end(run, (owner,)) if owner is not None else _last_end(run, members)
-    deadline = ended_at + (ORPHAN_S if silent else DRAIN_S)
+    deadline = _last_end((owner,)) + (ORPHAN_S if silent else DRAIN_S)
     if now >= deadline:
         return Assessment("finishing", verdict.reason, None, verdict)
     if silent:
@@ -122,12 +118,12 @@ def _exit_code_is_coming(member: Lease, now: float) -> bool:
     return member.code_awaited and member.ended_at is not None and now < member.ended_at + EXIT_S
 
 
-def _restarting(run: Run, members: tuple[Lease, ...], now: float, verdict: Verdict) -> Assessment:
+def _restarting(members: tuple[Lease, ...], now: float, verdict: Verdict) -> Assessment:
     if verdict.status == "COMPLETED":
         return Assessment("finishing", "the owner has ended, workers are still alive")
     if any(member.alive for member in members):
         return Assessment("restarting", "a member failed, the launcher has restarts left")
-    deadline = _last_end(run, members) + RESTART_WINDOW_S
+    deadline = _last_end(members) + RESTART_WINDOW_S
     if now < deadline:
         return Assessment("restarting", "all members ended, the launcher has restarts left", deadline)
     return Assessment("finishing", verdict.reason, None, verdict)
@@ -138,6 +134,5 @@ def restarts_left(run: Run) -> bool:
     return run.launcher is not None and run.launcher_gone_at is None and run.attempt < run.max_restarts
 
 
-def _last_end(run: Run, members: tuple[Lease, ...]) -> float:
-    ends = [member.ended_at for member in members if member.ended_at is not None]
-    return max(ends, default=run.launcher_gone_at or 0.0)
+def _last_end(members: Iterable[Lease]) -> float:
+    return max(member.ended_at for member in members if member.ended_at is not None)

@@ -43,7 +43,7 @@ class Questions:
                 lease = self._book.leases.get(lease_id)
                 self._say(peer, question, self._views.config(lease) if lease is not None else b"{}")
             case AskRuns():
-                documents = [msgspec.Raw(self._views.document(run)) for run in self._shown()]
+                documents = [msgspec.Raw(self._views.document(run)) for run in list(self._book.runs)]
                 self._say(peer, question, _encoder.encode(documents))
             case AskRun(run=name):
                 self._ask_run(peer, question, name)
@@ -57,9 +57,6 @@ class Questions:
             case _:
                 assert_never(question)
         return False
-
-    def _shown(self) -> list[Run]:
-        return [run for run in self._book.runs if run.stage != "refused"]
 
     def _say(self, peer: bytes, question: Question, body: bytes) -> None:
         self._context.emit(Send(peer=peer, reply=Answer(request=question.request, body=body)))
@@ -77,18 +74,20 @@ class Questions:
             self._refuse(peer, question, *_not_one(name, found))
 
     def _status(self) -> bytes:
-        live = [lease for lease in self._book.leases if lease.alive]
         return _encoder.encode(
             {
                 "generation": self._generation,
                 "protocol": PROTOCOL,
-                "runs": len(self._shown()),
-                "live_runs": sum(run.stage in ("opening", "open") for run in self._book.runs),
-                "leases": len(live),
+                "runs": len(self._book.runs.all_keys()),
+                "live_runs": sum(not run.ended for run in self._book.runs),
+                "leases": len(self._book.live_leases),
             }
         )
 
     def _force(self, peer: bytes, question: ForceFinish) -> None:
+        if question.status == "RUNNING":
+            self._refuse(peer, question, "UsageError", "a Run cannot end as RUNNING; name a final status")
+            return
         found = self._named(question.run)
         if len(found) != 1:
             self._refuse(peer, question, *_not_one(question.run, found))
@@ -113,7 +112,6 @@ class Questions:
             run,
             owner=None,
             epoch=run.epoch + 1,
-            stage="ended",
             status=question.status,
             verdict=verdict,
             reported=False,
@@ -122,7 +120,7 @@ class Questions:
 
     def _named(self, name: str) -> list[Run]:
         """Runs by key, id, display id or the caller's id; an ambiguous display id gives several."""
-        runs = self._shown()
+        runs = list(self._book.runs)
         exact = [run for run in runs if run.key == name]
         if exact:
             return exact

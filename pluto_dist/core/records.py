@@ -13,13 +13,12 @@ from typing import Literal
 
 import msgspec
 
-from pluto_dist.core.ids import Identity, Role
+from pluto_dist.core.ids import Identity, Role, RunRef
 from pluto_dist.core.lifecycle import Evidence, Opened, Target
 from pluto_dist.core.requests import LogType, Status, StreamKind
 
 LeaseState = Literal["waiting", "active", "ended", "refused"]
 EndReason = Literal["finished", "closed", "exited", "died", "superseded", "refused", "gave_up"]
-Stage = Literal["opening", "open", "ended", "refused"]
 
 
 class Now(msgspec.Struct, frozen=True):
@@ -58,11 +57,12 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 class Prior(msgspec.Struct, frozen=True):
-    """The outcome that a reopened Run had before, put back if its new owner only closes (R6)."""
+    """What a reopened Run was before: put back if its new owner only closes (R6), or nobody may reopen it."""
 
-    status: Status
-    verdict: Verdict | None
-    ended_ms: int | None
+    verdict: Verdict
+    ended_ms: int | None = None
+    job_key: str = ""
+    attempt: int = 0
 
 
 class AttemptEnd(msgspec.Struct, frozen=True):
@@ -80,17 +80,19 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         key: the coordinator's own id, also the folder's name in the store.
         external_id: the caller's id, else a generated one; unique per target and project.
-        owner: lease that may finish; None before the first grant and between attempts.
-        epoch: number of the latest owner grant.
-        since_epoch: members with an older epoch belong to an earlier ownership and have no say at the end.
-        first_rank_at: when the first rank of this attempt asked, for the rank-0 preference (R4).
+        asked: what callers called it; they still mean this Run if the backend's ids differ.
+        opening: the backend has been asked to create or reopen it and has not answered.
         provisional: granted although the backend has not answered yet.
+        owner: lease that may finish; None before the first grant and while a new owner is awaited.
+        epoch: number of the latest owner grant; members have this epoch, all others have no say at the end.
+        verdict: how it ended, None while it has not; `ended` says the same.
+        telling: a terminal status may have reached the backend.
         reported: the backend accepted the terminal status.
         pushed_tags: the tags that the backend has, None if unknown.
         config_patch: JSON object that the backend has not got yet, b"" if none.
         next_line: number of the next console line.
         steps: next automatic step by participant, as an earlier coordinator left it.
-        want: what the backend is asked for while the stage is `opening`.
+        want: what the backend is asked for while it is opening.
         open_failures, open_since: tries of the backend's open so far, and since when.
         open_trouble: why the last try failed.
         opener: the claim for which it is opened.
@@ -107,16 +109,15 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     id: int | None = None
     display_id: str | None = None
     url: str = ""
-    stage: Stage = "opening"
+    asked: tuple[RunRef, ...] = ()
+    opening: bool = True
     status: Status = "RUNNING"
     owner: str | None = None
     epoch: int = 0
-    since_epoch: int = 1
     attempt: int = 0
     max_restarts: int = 0
     launcher: Identity | None = None
     launcher_gone_at: float | None = None
-    first_rank_at: float | None = None
     provisional: bool = False
     resumed: bool = False
     tags: tuple[str, ...] = ()
@@ -126,6 +127,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     fork_step: int | None = None
     prior: Prior | None = None
     verdict: Verdict | None = None
+    telling: bool = False
     reported: bool = False
     ended_ms: int | None = None
     attempts: tuple[AttemptEnd, ...] = ()
@@ -141,6 +143,11 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     open_since: float = 0.0
     opener: str = ""
 
+    @property
+    def ended(self) -> bool:
+        """Whether its outcome is decided; only a new owner changes that."""
+        return self.verdict is not None
+
 
 class Lease(msgspec.Struct, frozen=True, kw_only=True):
     """Permission for one process to write into one Run.
@@ -149,14 +156,13 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     are delivered. Only the status, tags and config are fenced, by `owner`, `epoch` and `attempt` of the Run.
 
     Attributes:
-        opened: the first entry of the lifecycle stream, without the config.
+        opened: the first entry of the lifecycle stream.
         folded: how many entries of the lifecycle stream have taken effect.
-        participant: who writes, over restarts; None until granted.
-        verified: the holder of the Run was found alive for this claim (R5).
-        config_own: the config given at init, JSON, if it is not the Run's.
+        participant: who writes, over restarts; empty until granted.
         code_awaited: it ended by the interpreter's exit, and only the kernel will know the exit code.
         removed: the folder is gone, everything in it was delivered.
-        fences: where each stream stood when a newer owner replaced this one: stream -> (segment, offset).
+        fences: where each stream stood when a newer attempt replaced this lease, stream -> (segment, offset);
+            a stream that is missing came later, None as long as nobody has looked.
     """
 
     lease_id: str
@@ -185,7 +191,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     late: int = 0
     next_step: int = 0
     removed: bool = False
-    fences: dict[str, tuple[int, int]] = {}
+    fences: dict[str, tuple[int, int]] | None = None
 
     @property
     def rank(self) -> int | None:
@@ -230,14 +236,17 @@ class SeriesOwner(msgspec.Struct, frozen=True):
     """Whose plain name a metric is in one Run (R7), who else uses it, and what kind of series it is.
 
     Attributes:
+        participant: who has the plain name, "" as long as only suffixed series exist.
         others: participants whose series has a suffix -> its final name.
-        registered: final names that the backend knows.
+        plain: for a suffixed series, the name under which its participant logs it; "" for a plain one.
+        registered: the backend knows this name.
     """
 
     participant: str
     log_type: LogType
     others: dict[str, str] = {}
-    registered: frozenset[str] = frozenset()
+    plain: str = ""
+    registered: bool = False
 
 
 class Point(msgspec.Struct, frozen=True):

@@ -37,7 +37,7 @@ class SeriesNames:
 
     def __init__(self, book: Book) -> None:
         self._book = book
-        self._candidates: dict[str, dict[str, Candidate]] = {}
+        self._candidates: dict[str, dict[str, dict[str, Candidate]]] = {}
 
     def settle(
         self,
@@ -46,21 +46,27 @@ class SeriesNames:
         names: dict[str, LogType],
         *,
         wait_for_owner: bool,
+        apart: bool,
         now: float,
     ) -> Settled:
-        """Final names for `names`; all of them, or those that need not wait."""
+        """Final names for `names`; all of them, or those that need not wait.
+
+        Args:
+            apart: this participant's series get a suffix even where nobody has the plain name.
+        """
         settled: dict[str, str] = {}
         collisions: list[tuple[str, str, str]] = []
         held: list[float] = []
         for name, log_type in names.items():
-            key = f"{run}/{name}"
-            series = self._book.series.get(key)
-            if series is None:
-                deadline = self._hold(key, participant, now) if wait_for_owner else now
+            series = self._book.series_of(run).get(name)
+            if apart and series is None:
+                series = self._book.put_series(run, name, SeriesOwner("", log_type))
+            if series is None or not (series.participant or apart or participant in series.others):
+                deadline = self._hold(run, participant, name, now) if wait_for_owner else now
                 if deadline > now:
                     held.append(deadline)
                     continue
-                series = self._give(key, participant, log_type)
+                series = self._give(run, participant, name, series or SeriesOwner("", log_type))
             final, fresh = self._final(run, series, participant, name)
             settled[name] = final
             if fresh:
@@ -69,42 +75,44 @@ class SeriesNames:
 
     def names_of(self, run: str, participant: str) -> dict[str, str | None]:
         """All settled names of one participant, from the book."""
-        prefix = run + "/"
         found: dict[str, str | None] = {}
-        for key in self._book.series.all_keys():
-            if not key.startswith(prefix):
-                continue
-            series = self._book.series[key]
-            if series.participant == participant:
-                found[key[len(prefix) :]] = key[len(prefix) :]
-            elif participant in series.others:
-                found[key[len(prefix) :]] = series.others[participant]
+        for name, series in self._book.series_of(run).items():
+            if participant in series.others:
+                found[name] = series.others[participant]
+            elif series.participant == participant and not series.plain:
+                found[name] = name
         return found
 
-    def _hold(self, key: str, participant: str, now: float) -> float:
-        candidates = self._candidates.setdefault(key, {})
+    def forget(self, run: str) -> None:
+        """The Run is forgotten."""
+        self._candidates.pop(run, None)
+
+    def _hold(self, run: str, participant: str, name: str, now: float) -> float:
+        candidates = self._candidates.setdefault(run, {}).setdefault(name, {})
         if participant not in candidates:
             candidates[participant] = Candidate(participant, _order(participant, len(candidates)), now)
         return min(candidate.since for candidate in candidates.values()) + HOLD_S
 
-    def _give(self, key: str, participant: str, log_type: LogType) -> SeriesOwner:
-        candidates = self._candidates.pop(key, {})
+    def _give(self, run: str, participant: str, name: str, series: SeriesOwner) -> SeriesOwner:
+        candidates = self._candidates.get(run, {}).pop(name, {})
         candidates.setdefault(participant, Candidate(participant, _order(participant, len(candidates)), 0.0))
         winner = min(candidates.values(), key=lambda candidate: candidate.order)
-        return self._book.series.put(key, SeriesOwner(winner.participant, log_type))
+        return self._book.put_series(
+            run, name, msgspec.structs.replace(series, participant=winner.participant)
+        )
 
     def _final(self, run: str, series: SeriesOwner, participant: str, name: str) -> tuple[str, bool]:
-        if series.participant == participant:
-            return name, False
         known = series.others.get(participant)
         if known is not None:
             return known, False
+        if series.participant == participant and not series.plain:
+            return name, False
         final = f"{name}/{participant}"
-        while f"{run}/{final}" in self._book.series:  # somebody logs under that very name
+        while final in self._book.series_of(run):  # somebody logs under that very name
             final = f"{final}/{participant}"
         others = {**series.others, participant: final}
-        self._book.series.put(f"{run}/{name}", msgspec.structs.replace(series, others=others))
-        self._book.series.put(f"{run}/{final}", SeriesOwner(participant, series.log_type))
+        self._book.put_series(run, name, msgspec.structs.replace(series, others=others))
+        self._book.put_series(run, final, SeriesOwner(participant, series.log_type, plain=name))
         return final, True
 
 

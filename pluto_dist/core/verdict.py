@@ -26,7 +26,7 @@ def decide(run: Run, members: tuple[Lease, ...]) -> Verdict:
         status = status_of_code(owner.finish_code)
         return Verdict(status, f"the owner called finish(code={owner.finish_code})", first and first[1])
     if first is None:
-        return Verdict("COMPLETED", "the owner finished and nobody failed")
+        return Verdict("COMPLETED", "the owner ended and nobody failed")
     stop, failure = first
     who = _who(failure)
     if stop:
@@ -45,15 +45,16 @@ def first_failure(run: Run, members: tuple[Lease, ...]) -> tuple[bool, Failure] 
             for evidence in member.evidence
             if is_failure(evidence) and evidence.at <= limit
         ),
-        key=lambda pair: pair[0].at,
+        key=lambda pair: _since(pair[0]),
     )
     stop_at = min((evidence.at for evidence, _ in found if is_stop(evidence)), default=None)
     if stop_at is not None:
-        found = [pair for pair in found if is_stop(pair[0]) or _latest_alive(pair[0]) < stop_at]
+        found = [pair for pair in found if is_stop(pair[0]) or _since(pair[0]) < stop_at]
     if not found:
         return None
-    window = [pair for pair in found if pair[0].at <= found[0][0].at + RANKING_WINDOW_S]
-    evidence, member = min(window, key=lambda pair: (_severity(pair[0]), pair[0].at))
+    window_end = _since(found[0][0]) + RANKING_WINDOW_S
+    window = [pair for pair in found if _since(pair[0]) <= window_end]
+    evidence, member = min(window, key=lambda pair: (_severity(pair[0]), _since(pair[0])))
     return is_stop(evidence), _failure(evidence, member)
 
 
@@ -87,7 +88,8 @@ def _severity(evidence: Evidence) -> int:
     return 1 if evidence.kind in ("exception", "exit") else 0
 
 
-def _latest_alive(evidence: Evidence) -> float:
+def _since(evidence: Evidence) -> float:
+    """Since when it may have been so: a death may be noticed long after it happened."""
     return evidence.at if evidence.alive_until is None else evidence.alive_until
 
 

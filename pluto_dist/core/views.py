@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 from pluto_dist.core.book import Config
@@ -10,25 +12,43 @@ from pluto_dist.core.control import Controls
 from pluto_dist.core.delivery import Delivery
 from pluto_dist.core.document import Live, show
 from pluto_dist.core.effects import Send
+from pluto_dist.core.filing import Filing
 from pluto_dist.core.messages import RunView, View
-from pluto_dist.core.phase import assess, members_of
+from pluto_dist.core.phase import Phase, assess, members_of
 from pluto_dist.core.records import Lease, Run
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """What is the same for all leases of a Run.
+
+    Attributes:
+        members: owners and workers alive, whatever their epoch.
+        safe: a leaving participant has nothing of the Run's left to wait for (R11).
+    """
+
+    run: RunView
+    members: int
+    safe: bool
+    trouble: str
 
 
 class Views:
     """Remembers where each lease's process can be reached and what it was told last."""
 
-    def __init__(self, context: Context, delivery: Delivery, controls: Controls, generation: int) -> None:
+    def __init__(
+        self, context: Context, delivery: Delivery, controls: Controls, filing: Filing, generation: int
+    ) -> None:
         self._context = context
         self._book = context.book
         self._delivery = delivery
         self._controls = controls
+        self._filing = filing
         self._generation = generation
         self._peers: dict[str, bytes] = {}
         self._told: dict[str, View] = {}
         self._seen_ms: dict[str, int] = {}
         self._owed: dict[str, int] = {}
-        self._document_pending: set[str] = set()
+        self._standings: dict[str, Standing] = {}
 
     def heard(self, lease_id: str, peer: bytes) -> None:
         """A process spoke; any message is a sign of life."""
@@ -39,41 +59,43 @@ class Views:
         """When the process last spoke, epoch milliseconds."""
         return self._seen_ms.get(lease_id)
 
-    def answer(self, lease: Lease, request: int) -> None:
-        """Tells a process how things stand."""
-        peer = self._peers.get(lease.lease_id)
-        if peer is None:
-            return
-        view = self.view(lease)
-        self._told[lease.lease_id] = view
-        self._context.emit(Send(peer=peer, reply=msgspec.structs.replace(view, request=request)))
-
     def owe(self, lease_id: str, request: int) -> None:
         """The answer has to wait until the entries have been read."""
         self._owed[lease_id] = request
 
-    def pay(self) -> None:
-        """Answers what can be answered now."""
-        for lease_id, request in tuple(self._owed.items()):
-            lease = self._book.leases.get(lease_id)
-            if lease is not None:
-                del self._owed[lease_id]
-                self.answer(lease, request)
-
-    def tell(self, run: Run) -> None:
-        """Tells all processes of a Run what they do not know yet."""
-        for lease in self._book.leases_of(run.key):
-            self.tell_lease(lease)
-
-    def tell_lease(self, lease: Lease) -> None:
-        """Tells one process, if anything that matters has changed."""
-        told = self._told.get(lease.lease_id)
-        if told is not None and _matters(self.view(lease)) != _matters(told):
-            self.answer(lease, 0)
-
-    def view(self, lease: Lease) -> View:
-        """How things stand for one lease."""
+    def answer(self, lease: Lease, request: int) -> None:
+        """Tells a process how things stand."""
         run = self._book.runs.get(lease.run) if lease.run is not None else None
+        self._send(self.view(lease, self._standing(run) if run is not None else None), request)
+
+    def pay(self, lease_id: str) -> None:
+        """The entries have been read, so an answer that is owed can be given."""
+        lease = self._book.leases.get(lease_id)
+        if lease is not None and lease_id in self._owed:
+            self.answer(lease, self._owed.pop(lease_id))
+
+    def tell(self, runs: Iterable[str], news: Iterable[str]) -> None:
+        """Tells those with news, and all of a Run that stands otherwise, what they do not know yet."""
+        leases = dict.fromkeys(news)
+        standings: dict[str, Standing] = {}
+        for key in runs:
+            run = self._book.runs.get(key)
+            if run is None:
+                continue
+            standing = standings[key] = self._standing(run)
+            if _lasting(standing) != self._standings.get(key):
+                self._standings[key] = _lasting(standing)
+                leases.update(dict.fromkeys(lease.lease_id for lease in self._book.leases_of(key)))
+        for lease_id in leases:
+            lease = self._book.leases.get(lease_id)
+            if lease is not None and lease_id in self._told:
+                self._tell(lease, standings)
+
+    def view(self, lease: Lease, standing: Standing | None) -> View:
+        """How things stand for one lease."""
+        others = 0
+        if standing is not None:
+            others = standing.members - (1 if lease.alive and lease.role != "side" else 0)
         return View(
             generation=self._generation,
             lease_id=lease.lease_id,
@@ -87,77 +109,35 @@ class Views:
             epoch=lease.epoch,
             attempt=lease.attempt,
             error=lease.error,
-            run=self.run_view(run) if run is not None else None,
-            next_step=self._delivery.next_step(run.key, lease.participant) if run is not None else 0,
-            last_out=run is not None and self._last_out(run, lease),
-            drained=run is None or self.drained(run, lease),
+            run=standing.run if standing is not None else None,
+            next_step=self._delivery.next_step(lease.run or "", lease.participant),
+            last_out=standing is not None and others == 0,
+            drained=standing is None or (standing.safe and (lease.alive or self._delivery.complete(lease))),
             pending=self._delivery.pending_bytes(lease),
             passed=self._delivery.passed(lease),
             key_wanted=self._key_wanted(lease),
-            trouble=self.trouble(run) if run is not None else "",
+            trouble=standing.trouble if standing is not None else "",
         )
 
-    def run_view(self, run: Run) -> RunView:
-        """A Run as its participants see it."""
-        assessment = assess(run, members_of(run, self._book.leases_of(run.key)), self._context.now.at)
-        return RunView(
-            key=run.key,
-            external_id=run.external_id,
-            project=run.project,
-            name=run.name,
-            mode=run.target.mode,
-            status=run.status,
-            phase=assessment.phase,
-            id=run.id,
-            display_id=run.display_id,
-            url=run.url,
-            epoch=run.epoch,
-            resumed=run.resumed,
-            tags=run.tags,
-            fork_run_id=run.fork_run_id,
-            fork_step=run.fork_step,
-            points=sum(point.count for point in self._book.points_of(run.key).values()),
-            provisional=run.provisional,
-            cancelled=run.cancelled,
-            reason=run.verdict.reason if run.verdict is not None else "",
-            owner=self._owner(run),
-        )
+    def delivered(self, run: Run) -> bool:
+        """Whether everything of ended owners and workers has been delivered.
 
-    def drained(self, run: Run, lease: Lease) -> bool:
-        """Whether a leaving participant has nothing left to wait for (R11).
-
-        The status is waited for only where it is certain: not while the launcher may restart the job, nor
-        for a Run that was closed and may be taken up again.
+        A superseded one may go on to write as long as its process lives; what it wrote so far counts.
         """
-        if not self.delivered(run, lease):
-            return False
-        if run.key in self._document_pending:
-            return False
-        if lease.code_awaited:  # the verdict waits for this very process
-            return self._controls.settled(run)
-        ended = run.verdict is None or run.reported
-        return ended and self._controls.settled(run) and not self._verdict_is_near(run)
-
-    def delivered(self, run: Run, lease: Lease | None = None) -> bool:
-        """Whether everything of owner, workers and this lease has been delivered."""
         return all(
-            self._delivery.complete(other)
-            for other in self._book.leases_of(run.key)
-            if not other.alive and (other.role != "side" or other is lease) and other.participant
+            self._delivery.complete(lease)
+            or (lease.end_reason == "superseded" and self._delivery.pending_bytes(lease) == 0)
+            for lease in self._book.leases_of(run.key)
+            if not lease.alive and lease.role != "side"
         )
-
-    def document_pending(self, run: str, pending: bool) -> None:
-        """Whether the store still lacks the newest document of the Run."""
-        (self._document_pending.add if pending else self._document_pending.discard)(run)
 
     def document(self, run: Run) -> bytes:
         """The Run's document as of now."""
         leases = self._book.leases_of(run.key)
-        phase = assess(run, members_of(run, leases), self._context.now.at).phase
         return show(
             self._book,
             run,
-            phase=phase,
+            phase=self._phase(run),
             pending=sum(self._delivery.pending_bytes(lease) for lease in leases),
             trouble=self.trouble(run),
             live={
@@ -178,10 +158,67 @@ class Views:
         leases = self._book.leases_of(run.key)
         return run.open_trouble or next((t for t in map(self._delivery.trouble, leases) if t), "")
 
-    def forget(self, lease_id: str) -> None:
+    def lease_removed(self, lease_id: str) -> None:
         """The process is gone for good."""
-        self._peers.pop(lease_id, None)
-        self._told.pop(lease_id, None)
+        for known in (self._peers, self._told, self._seen_ms, self._owed):
+            known.pop(lease_id, None)
+
+    def forget(self, run: str) -> None:
+        """The Run is forgotten."""
+        self._standings.pop(run, None)
+
+    def _send(self, view: View, request: int) -> None:
+        peer = self._peers.get(view.lease_id)
+        if peer is not None:
+            self._told[view.lease_id] = view
+            self._context.emit(Send(peer=peer, reply=msgspec.structs.replace(view, request=request)))
+
+    def _tell(self, lease: Lease, standings: dict[str, Standing]) -> None:
+        run = self._book.runs.get(lease.run) if lease.run is not None else None
+        if run is not None and run.key not in standings:
+            standings[run.key] = self._standing(run)
+        view = self.view(lease, standings[run.key] if run is not None else None)
+        if _matters(view) != _matters(self._told[lease.lease_id]):
+            self._send(view, 0)
+
+    def _standing(self, run: Run) -> Standing:
+        leases = self._book.leases_of(run.key)
+        phase = self._phase(run)
+        # The status is waited for only where it is certain: not while the launcher may restart the job, nor
+        # for a Run that was closed and may be taken up again.
+        decided = run.reported if run.ended else phase not in ("finishing", "orphaned")
+        safe = decided and self.delivered(run) and self._filing.safe(run) and self._controls.settled(run)
+        return Standing(
+            run=self._run_view(run, phase),
+            members=sum(lease.alive and lease.role != "side" for lease in leases),
+            safe=safe,
+            trouble=self.trouble(run),
+        )
+
+    def _run_view(self, run: Run, phase: Phase) -> RunView:
+        """A Run as its participants see it."""
+        return RunView(
+            key=run.key,
+            external_id=run.external_id,
+            project=run.project,
+            name=run.name,
+            mode=run.target.mode,
+            status=run.status,
+            phase=phase,
+            id=run.id,
+            display_id=run.display_id,
+            url=run.url,
+            epoch=run.epoch,
+            resumed=run.resumed,
+            tags=run.tags,
+            fork_run_id=run.fork_run_id,
+            fork_step=run.fork_step,
+            points=self._book.count_points(run.key),
+            provisional=run.provisional,
+            cancelled=run.cancelled,
+            reason=run.verdict.reason if run.verdict is not None else "",
+            owner=self._owner(run),
+        )
 
     def _owner(self, run: Run) -> str:
         lease = self._book.leases.get(run.owner or "")
@@ -189,21 +226,18 @@ class Views:
             return ""
         return f"{lease.label!r}, pid {lease.identity.pid} on {lease.identity.host}"
 
-    def _last_out(self, run: Run, lease: Lease) -> bool:
-        return not any(
-            other.alive and other.role != "side" and other.lease_id != lease.lease_id
-            for other in self._book.leases_of(run.key)
-        )
-
-    def _verdict_is_near(self, run: Run) -> bool:
-        """The end is certain within seconds, so it is worth waiting for."""
-        members = members_of(run, self._book.leases_of(run.key))
-        phase = assess(run, members, self._context.now.at).phase
-        return run.verdict is None and phase in ("finishing", "orphaned")
+    def _phase(self, run: Run) -> Phase:
+        return assess(run, members_of(run, self._book.leases_of(run.key)), self._context.now.at).phase
 
     def _key_wanted(self, lease: Lease) -> bool:
         target = lease.opened.target
         return target.mode == "pluto" and target.key_id not in self._context.keys
+
+
+def _lasting(standing: Standing) -> Standing:
+    """A standing without what changes all the time and matters to nobody who does not ask."""
+    run = msgspec.structs.replace(standing.run, points=0)
+    return msgspec.structs.replace(standing, run=run, members=min(standing.members, 2))
 
 
 def _matters(view: View) -> View:

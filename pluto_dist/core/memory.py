@@ -1,0 +1,54 @@
+"""What the coordinator may forget: Runs that ended long ago and claims that came to nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from pluto_dist.core.context import Context
+from pluto_dist.core.records import Run
+
+FORGET_MS = 24 * 3600 * 1000  # ended Runs are remembered this long; the store and the server keep them
+FORGET_EVERY_S = 3600.0
+
+
+class Part(Protocol):
+    """Something that remembers Runs."""
+
+    def forget(self, run: str) -> None:
+        """The Run is forgotten; its records are still in the book."""
+        ...
+
+
+class Memory:
+    """Forgets, now and then.
+
+    Args:
+        parts: whatever keeps things by Run beside the book.
+    """
+
+    def __init__(self, context: Context, parts: Iterable[Part]) -> None:
+        self._context = context
+        self._book = context.book
+        self._parts = tuple(parts)
+        self._next_at = float("-inf")
+
+    def forget_old(self) -> None:
+        """Forgets what nobody can ask for any more, if it is time."""
+        now = self._context.now
+        if now.at < self._next_at:
+            return
+        self._next_at = now.at + FORGET_EVERY_S
+        before_ms = now.wall_ms - FORGET_MS
+        for run in self._book.runs:
+            if self._done_with(run, before_ms):
+                for part in self._parts:
+                    part.forget(run.key)
+                self._book.delete_run(run.key)
+        for lease in self._book.leases:
+            if lease.run is None and lease.removed and (lease.ended_ms or 0) < before_ms:
+                self._book.delete_lease(lease.lease_id)
+
+    def _done_with(self, run: Run, before_ms: int) -> bool:
+        leases = self._book.leases_of(run.key)
+        return run.reported and (run.ended_ms or 0) < before_ms and all(lease.removed for lease in leases)
