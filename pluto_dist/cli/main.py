@@ -19,6 +19,7 @@ from typer.core import TyperGroup
 
 from pluto_dist import __version__
 from pluto_dist.cli import coordinator, doctor, export, finish, ps, runs, show, sync
+from pluto_dist.cli.demo import command as demo
 from pluto_dist.errors import AmbiguousRunError, PlutoDistError, UsageError
 
 FAILED, WRONG_CALL, INTERRUPTED = 1, 2, 130
@@ -76,6 +77,7 @@ def options(
     """Looks at Runs, their processes and the coordinator of this node."""
 
 
+app.command()(demo.demo)
 app.command()(runs.runs)
 app.command()(show.show)
 app.command()(ps.ps)

@@ -1,0 +1,153 @@
+"""`pluto-dist demo`: shows on this machine, with a real training, what the package is for.
+
+Four ranks train a small network on handwritten digits. Beside them an eval, one that crashes, an uploader and
+a profiler that is killed attach to the same Run by its id. At the end the Run has to be COMPLETED and every
+point that anybody logged in the store; else the exit code is 1 and it is said what differs.
+
+It uses the node's own coordinator and the store of `--dir`, so the other commands see it like any other Run.
+"""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from io import TextIOWrapper
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pluto_dist.cli import options
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from pluto_dist.cli.demo.check import Finding, Outcome
+    from pluto_dist.cli.demo.play import Play
+    from pluto_dist.cli.lookup import Lookup
+
+CHART_WIDTH, CHART_HEIGHT = 76, 12
+
+
+def demo(
+    home: options.Home = None,
+    folder: options.Dir = None,
+    seconds: Annotated[float, typer.Option(min=3, max=60, help="How long it trains.")] = 7.0,
+) -> None:
+    """Trains with four ranks, lets others attach, crash and be killed, and shows that nothing is lost."""
+    from pluto_dist.cli.console import console
+    from pluto_dist.cli.demo.check import findings
+    from pluto_dist.cli.lookup import Lookup
+    from pluto_dist.errors import PlacesError
+
+    lookup = Lookup(home, folder)
+    if lookup.places is None:
+        raise PlacesError(f"no process can log on this machine: {lookup.where()}")
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without braille dots shall not end the demo
+    out = console()
+    play = _play(lookup, home, folder, seconds)
+    outcome = _performed(play, lookup, home, out)
+    found = findings(outcome)
+    _draw(outcome, out)
+    _tell(found, out)
+    _how_to_look(outcome, home, folder, out)
+    if not all(each.kept for each in found):
+        out.print(f"logs, checkpoints and the ledger of the processes: {play.folder}", soft_wrap=True)
+        raise typer.Exit(1)
+    shutil.rmtree(play.folder)
+
+
+def _play(lookup: Lookup, home: Path | None, folder: Path | None, seconds: float) -> Play:
+    from pluto_dist import generate_run_id
+    from pluto_dist.cli.demo.play import Play
+    from pluto_dist.cli.lookup import reading_settings
+
+    return Play(
+        run_id=generate_run_id(),
+        folder=Path(tempfile.mkdtemp(prefix="pluto-dist-demo-")),
+        store=lookup.store.root.parent,
+        home=reading_settings(home, folder).home,
+        seconds=seconds,
+    )
+
+
+def _performed(play: Play, lookup: Lookup, home: Path | None, out: Console) -> Outcome:
+    """Plays it through; Ctrl-C ends all processes and leaves what the store has by then."""
+    from pluto_dist.cli.demo.cast import Cast
+    from pluto_dist.cli.demo.play import interruptible, perform
+    from pluto_dist.cli.demo.watch import Watch, screen
+
+    out.print(
+        f"A training and its helpers share one Run. Store: {lookup.store.root}\n"
+        f"While it runs, in another terminal: pluto-dist ps{_option('home', home)}\n",
+        soft_wrap=True,
+    )
+    try:
+        with interruptible(), Cast(play.folder, play.env()) as cast, screen(out) as shown:
+            watch = Watch(lookup, play.run_id, out, shown)
+            killed_ms = perform(play, cast, watch)
+            outcome = _outcome(play, lookup, cast.codes(), killed_ms)
+            watch.look()
+            return outcome
+    except KeyboardInterrupt:
+        out.print("interrupted: the processes of the demo have been ended")
+        shutil.rmtree(play.folder)
+        raise
+
+
+def _outcome(play: Play, lookup: Lookup, codes: dict[str, int | None], killed_ms: int) -> Outcome:
+    from pluto_dist.backend.local.points import read_points
+    from pluto_dist.cli.demo.check import Outcome
+    from pluto_dist.cli.demo.job import ledger
+    from pluto_dist.cli.demo.play import RANKS, settle
+
+    document = settle(lookup, play.run_id)
+    streams = lookup.store.run(document.key) / "streams"
+    return Outcome(
+        document=document,
+        points=list(read_points(document, [streams])),
+        ledger=list(ledger.read(play.ledger)),
+        codes=codes,
+        killed_ms=killed_ms,
+        ranks=RANKS,
+    )
+
+
+def _draw(outcome: Outcome, out: Console) -> None:
+    from pluto_dist.cli.chart import Curve, draw
+    from pluto_dist.cli.demo.check import ranks_mean
+
+    curve = Curve(ranks_mean(outcome.points, "train/loss"))
+    lines = draw(curve, min(CHART_WIDTH, out.width), CHART_HEIGHT)
+    out.print("\n".join(("", f"train/loss by step, mean of the {outcome.ranks} ranks", *lines, "")))
+
+
+def _tell(found: Sequence[Finding], out: Console) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 2))
+    for each in found:
+        mark = Text("ok", style="green") if each.kept else Text("DIFFERS", style="bold red")
+        grid.add_row(mark, Text(each.text))
+    out.print(grid)
+
+
+def _how_to_look(outcome: Outcome, home: Path | None, folder: Path | None, out: Console) -> None:
+    run = outcome.document.display_id or outcome.document.key
+    where = _option("home", home) + _option("dir", folder)
+    out.print(
+        f"\nlook  pluto-dist show {run}{where}\n"
+        f"      pluto-dist show {run} --plot train/loss{where}\n"
+        f"      pluto-dist runs{where}\n"
+        f"      pluto-dist export {run} --format csv{where}",
+        soft_wrap=True,
+    )
+
+
+def _option(name: str, value: Path | None) -> str:
+    return "" if value is None else f" --{name} {shlex.quote(str(value))}"

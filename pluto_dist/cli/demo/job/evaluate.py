@@ -1,0 +1,37 @@
+"""An eval beside the training: attaches to its Run, tests every checkpoint, closes.
+
+It logs at the checkpoints' steps, which the training has long passed. Its end is its own: the Run goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pluto_dist as pluto
+from pluto_dist.cli.demo.job import checkpoints, digits, ledger
+
+
+def main() -> None:
+    """Follows the checkpoints to the last one, unless it is told to crash before."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("run_id")
+    parser.add_argument("--checkpoints", type=Path, required=True)
+    parser.add_argument("--label", required=True)
+    parser.add_argument("--crash-after", type=int, help="so many checkpoints")
+    options = parser.parse_args()
+
+    run = pluto.attach(options.run_id, label=options.label)
+    samples = digits.load()[1]
+    for number, (step, path) in enumerate(checkpoints.follow(options.checkpoints), 1):
+        loss, accuracy = checkpoints.load(path).test(samples)
+        point = {"eval/loss": loss, "eval/accuracy": accuracy}
+        run.log(point, step=step)
+        ledger.note(run.lease_id, point, step)
+        if number == options.crash_after:
+            raise RuntimeError("this eval was told to crash")
+    run.close()
+
+
+if __name__ == "__main__":
+    main()

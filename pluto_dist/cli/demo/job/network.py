@@ -1,0 +1,135 @@
+"""A small neural network in plain Python: one hidden layer of rectified units, softmax, cross-entropy."""
+
+from __future__ import annotations
+
+import math
+import random
+from array import array
+from collections.abc import Iterator, Sequence
+from operator import mul
+from typing import NamedTuple
+
+from pluto_dist.cli.demo.job.digits import CLASSES, PIXELS, Sample
+
+HIDDEN = 32
+Rows = list[list[float]]
+
+
+class Gradient(NamedTuple):
+    """Mean over a batch of the loss's derivative by each weight, with the mean loss and the share of hits."""
+
+    weights: array[float]
+    loss: float
+    accuracy: float
+
+
+class Network:
+    """64 pixels, 32 hidden units, 10 digits. The last weight of each row is its bias.
+
+    Args:
+        seed: two networks of one seed have equal weights.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        rng = random.Random(seed)  # noqa: S311 # weights are no secret
+        self._hidden = _random_rows(rng, HIDDEN, PIXELS)
+        self._output = _random_rows(rng, CLASSES, HIDDEN)
+
+    @property
+    def weights(self) -> array[float]:
+        """All weights in one piece, for exchange and checkpoints."""
+        return array("d", (weight for row in self._rows() for weight in row))
+
+    @weights.setter
+    def weights(self, weights: Sequence[float]) -> None:
+        start = 0
+        for row in self._rows():
+            row[:] = weights[start : start + len(row)]
+            start += len(row)
+        if start != len(weights):
+            raise ValueError(f"{len(weights)} weights for a network of {start}")
+
+    def probabilities(self, image: Sequence[float]) -> list[float]:
+        """How likely it is each digit."""
+        return self._forward(image)[1]
+
+    def test(self, samples: Sequence[Sample]) -> tuple[float, float]:
+        """Mean loss and share of hits."""
+        found = [(self.probabilities(sample.image), sample.digit) for sample in samples]
+        loss = sum(_loss(likely, digit) for likely, digit in found)
+        return loss / len(found), sum(_hit(likely, digit) for likely, digit in found) / len(found)
+
+    def gradient(self, batch: Sequence[Sample]) -> Gradient:
+        """Back-propagation."""
+        hidden = [[0.0] * (PIXELS + 1) for _ in range(HIDDEN)]
+        output = [[0.0] * (HIDDEN + 1) for _ in range(CLASSES)]
+        loss, hits = 0.0, 0
+        for image, digit in batch:
+            active, likely = self._forward(image)
+            loss += _loss(likely, digit)
+            hits += _hit(likely, digit)
+            wrong = likely[:]
+            wrong[digit] -= 1.0
+            for unit in range(HIDDEN):
+                if active[unit] > 0:
+                    blame = sum(error * row[unit] for error, row in zip(wrong, self._output, strict=True))
+                    _add(hidden[unit], blame, image)
+            for row, error in zip(output, wrong, strict=True):
+                _add(row, error, active)
+        size = len(batch)
+        mean = array("d", (value / size for row in (*hidden, *output) for value in row))
+        return Gradient(mean, loss / size, hits / size)
+
+    def _rows(self) -> Iterator[list[float]]:
+        yield from self._hidden
+        yield from self._output
+
+    def _forward(self, image: Sequence[float]) -> tuple[list[float], list[float]]:
+        """Hidden units with a constant 1 for the bias, and the probabilities."""
+        active = [max(0.0, sum(map(mul, row, image))) for row in self._hidden]
+        active.append(1.0)
+        return active, _softmax([sum(map(mul, row, active)) for row in self._output])
+
+
+class Momentum:
+    """Steepest descent that keeps part of its last step.
+
+    Args:
+        rate: length of a step for a gradient of 1.
+        keep: share of the last step that goes into the next one.
+    """
+
+    def __init__(self, rate: float, keep: float = 0.9) -> None:
+        self._rate = rate
+        self._keep = keep
+        self._step: list[float] = []
+
+    def descend(self, network: Network, gradient: array[float]) -> None:
+        """Changes the network's weights."""
+        last = self._step or [0.0] * len(gradient)
+        self._step = [self._keep * old - self._rate * new for old, new in zip(last, gradient, strict=True)]
+        network.weights = [old + step for old, step in zip(network.weights, self._step, strict=True)]
+
+
+def _random_rows(rng: random.Random, rows: int, inputs: int) -> Rows:
+    deviation = math.sqrt(2 / inputs)  # keeps the scale of activity from layer to layer (He et al. 2015)
+    return [[*(rng.gauss(0, deviation) for _ in range(inputs)), 0.0] for _ in range(rows)]
+
+
+def _softmax(scores: list[float]) -> list[float]:
+    highest = max(scores)
+    powers = [math.exp(score - highest) for score in scores]
+    total = sum(powers)
+    return [power / total for power in powers]
+
+
+def _loss(likely: Sequence[float], digit: int) -> float:
+    return -math.log(max(likely[digit], 1e-12))
+
+
+def _hit(likely: Sequence[float], digit: int) -> bool:
+    return likely[digit] == max(likely)
+
+
+def _add(row: list[float], factor: float, values: Sequence[float]) -> None:
+    row[:] = [old + factor * value for old, value in zip(row, values, strict=True)]

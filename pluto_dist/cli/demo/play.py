@@ -1,0 +1,160 @@
+"""What happens in the demo, and in which order."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+
+import msgspec
+
+from pluto_dist.cli.demo.cast import Cast, command
+from pluto_dist.cli.demo.check import settled
+from pluto_dist.cli.demo.job import ledger
+from pluto_dist.cli.demo.watch import Watch
+from pluto_dist.cli.lookup import Lookup
+from pluto_dist.core.document import Document, read
+from pluto_dist.errors import PlutoDistError, RunNotFoundError, WaitTimeoutError
+
+RANKS = 4
+SAVE_EVERY = 20  # steps; also how often the ranks look at the time
+CRASH_AFTER = 1  # checkpoints; there is one on the slowest machine
+KILL_AFTER = 20  # points of the profiler
+LATEST_S = 60.0  # beyond the time of training; a slow machine needs 15 s
+SETTLE_S = 15.0  # after the last process has ended; usually 0.1 s
+
+
+class Play(msgspec.Struct, frozen=True):
+    """Where and how long.
+
+    Attributes:
+        run_id: of the Run that everybody joins.
+        folder: for checkpoints, logs and the ledger; exists and is empty.
+        store: parent of the store.
+        home: `PLUTO_DIST_HOME` of the processes, None for the usual places.
+        seconds: how long it trains.
+    """
+
+    run_id: str
+    folder: Path
+    store: Path
+    home: Path | None
+    seconds: float
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.folder / "checkpoints"
+
+    @property
+    def ledger(self) -> Path:
+        """File in which every process accounts for what it logged."""
+        return self.folder / "ledger.jsonl"
+
+    def env(self) -> dict[str, str]:
+        """What the processes are told by their environment; a job script would export the same."""
+        home = {} if self.home is None else {"PLUTO_DIST_HOME": str(self.home)}
+        return home | {
+            "PLUTO_RUN_ID": self.run_id,
+            "PLUTO_DIR": str(self.store),
+            "PLUTO_DIST_MODE": "local",
+            "PLUTO_DIST_REQUIRED": "1",
+            "PLUTO_DIST_SYSTEM_METRICS_S": "0",  # every point shall be one that a program has logged
+            ledger.VARIABLE: str(self.ledger),
+        }
+
+
+def perform(play: Play, cast: Cast, watch: Watch) -> int:
+    """Starts everybody, kills one, and returns when all have ended.
+
+    Returns:
+        When it was killed, in epoch milliseconds.
+
+    Raises:
+        WaitTimeoutError: somebody has not ended in time.
+        PlutoDistError: the training failed.
+    """
+    play.checkpoints.mkdir()
+    play.ledger.touch()
+    watch.say(f"starting {RANKS} ranks that train, as torchrun does")
+    train = command("train", *_files(play), "--save-every", SAVE_EVERY, "--seconds", play.seconds)
+    cast.start("torchrun", "torchrun", "--nproc-per-node", RANKS, *train)
+    _until(play, cast, watch, lambda: watch.document is not None)
+    watch.say("starting eval, uploader, eval-2 that will crash, profiler to be killed")
+    cast.start("eval", "evaluate", play.run_id, *_files(play), "--label", "eval")
+    cast.start(
+        "eval-2", "evaluate", play.run_id, *_files(play), "--label", "eval-2", "--crash-after", CRASH_AFTER
+    )
+    cast.start("uploader", "upload", play.run_id, *_files(play))
+    cast.start("profiler", "profiler", play.run_id)
+    _until(play, cast, watch, lambda: _time_to_kill(play, watch))
+    killed_ms = time.time_ns() // 1_000_000
+    cast.kill("profiler")
+    watch.say("sent SIGKILL to profiler")
+    _until(play, cast, watch, lambda: not cast.running())
+    return killed_ms
+
+
+def settle(lookup: Lookup, run_id: str) -> Document:
+    """The Run as the store has it in the end, or after a while.
+
+    Raises:
+        RunNotFoundError: the store does not have it.
+    """
+    deadline = time.monotonic() + SETTLE_S
+    key = next(known.head.key for known in lookup.runs() if known.head.run_id == run_id)
+    while True:
+        body = lookup.store.document(key)
+        document = read(body) if body is not None else None
+        if document is not None and settled(document):
+            return document
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.05)
+    if document is None:
+        raise RunNotFoundError(f"Run {key} is not in the store {lookup.store.root} after {SETTLE_S:g} s")
+    return document
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGTERM and a closed terminal end the demo as Ctrl-C does."""
+    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is signal.SIG_DFL]
+    for number in numbers:
+        signal.signal(number, _interrupt)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _files(play: Play) -> tuple[str, Path]:
+    return ("--checkpoints", play.checkpoints)
+
+
+def _until(play: Play, cast: Cast, watch: Watch, condition: Callable[[], bool]) -> None:
+    within_s = play.seconds + LATEST_S
+    in_time = watch.until(lambda: bool(cast.code("torchrun")) or condition(), within_s)
+    if cast.code("torchrun"):
+        raise PlutoDistError(
+            f"the training failed with exit code {cast.code('torchrun')}: {cast.last_words('torchrun')}; "
+            f"logs are in {play.folder}"
+        )
+    if not in_time:
+        raise WaitTimeoutError(
+            f"the demo did not end within {within_s:g} s; still running: {', '.join(cast.running())}; "
+            f"logs are in {play.folder}"
+        )
+
+
+def _time_to_kill(play: Play, watch: Watch) -> bool:
+    lease = watch.lease("profiler")
+    return watch.elapsed_s > play.seconds / 2 and lease is not None and lease.written >= KILL_AFTER
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
