@@ -96,12 +96,13 @@ class Run:
         if self._end:
             self._log_late()
             return
+        automatic = step is None
         if step is None:
             step = next(self._steps)
         time_ms = self._wall.ms() if timestamp is None else record.epoch_ms(timestamp)
         encoded = record.encode(data, step, time_ms, self._known, strict=self._settings.strict)
         if step > self._highest:
-            self._follow(step)
+            self._follow(step, automatic=automatic)
         if encoded.new:
             self._declare(encoded.new)
         if encoded.metrics is not None:
@@ -111,10 +112,10 @@ class Run:
         if encoded.rejections:
             self._reject(encoded.rejections)
 
-    def _follow(self, step: int) -> None:
+    def _follow(self, step: int, *, automatic: bool) -> None:
         """Automatic steps go on behind the highest step so far."""
-        if step > self._highest + 1:
-            self._steps = itertools.count(step + 1)
+        if not automatic:
+            self._steps = itertools.count(int(step) + 1)
         self._highest = step
 
     def _declare(self, names: Mapping[str, Kind]) -> None:
