@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pluto_dist.core.ids import Role
 from pluto_dist.core.records import Lease
 
-RESERVED = re.compile(r"owner|(rank|attempt)\d.*")  # what owners, ranks and superseded leases are called
+RESERVED = re.compile(r"owner|node|(rank|attempt)\d.*")  # what other kinds of participants are called
 
 
 def label_of(lease: Lease, role: Role, others: Iterable[Lease]) -> str:

@@ -208,6 +208,11 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
         """Whether the process may still act under it."""
         return self.state in ("waiting", "active")
 
+    @property
+    def may_write(self) -> bool:
+        """Whether records may still come; a superseded process goes on until it dies."""
+        return self.alive or self.end_reason == "superseded"
+
 
 class Feed(msgspec.Struct, frozen=True, kw_only=True):
     """How far one stream of one lease has been delivered.

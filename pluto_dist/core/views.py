@@ -23,12 +23,14 @@ class Standing(msgspec.Struct, frozen=True):
 
     Attributes:
         members: owners and workers alive, whatever their epoch.
-        safe: a leaving participant has nothing of the Run's left to wait for (R11).
+        safe: what ended participants wrote, tags and config are where they belong (R11).
+        told: so is the status, or it will not be known for long.
     """
 
     run: RunView
     members: int
     safe: bool
+    told: bool
     trouble: str
 
 
@@ -112,7 +114,7 @@ class Views:
             run=standing.run if standing is not None else None,
             next_step=self._delivery.next_step(lease.run or "", lease.participant),
             last_out=standing is not None and others == 0,
-            drained=standing is None or (standing.safe and (lease.alive or self._delivery.complete(lease))),
+            drained=standing is None or self._drained(lease, standing),
             pending=self._delivery.pending_bytes(lease),
             passed=self._delivery.passed(lease),
             key_wanted=self._key_wanted(lease),
@@ -167,6 +169,11 @@ class Views:
         """The Run is forgotten."""
         self._standings.pop(run, None)
 
+    def _drained(self, lease: Lease, standing: Standing) -> bool:
+        """Whether a leaving participant has nothing left to wait for (R11)."""
+        told = standing.told or lease.code_awaited  # the verdict waits for this very process
+        return told and standing.safe and (lease.alive or self._delivery.complete(lease))
+
     def _send(self, view: View, request: int) -> None:
         peer = self._peers.get(view.lease_id)
         if peer is not None:
@@ -184,14 +191,14 @@ class Views:
     def _standing(self, run: Run) -> Standing:
         leases = self._book.leases_of(run.key)
         phase = self._phase(run)
-        # The status is waited for only where it is certain: not while the launcher may restart the job, nor
+        # The status is waited for only where it is near: not while the launcher may restart the job, nor
         # for a Run that was closed and may be taken up again.
-        decided = run.reported if run.ended else phase not in ("finishing", "orphaned")
-        safe = decided and self.delivered(run) and self._filing.safe(run) and self._controls.settled(run)
+        told = run.reported if run.ended else phase not in ("finishing", "orphaned")
         return Standing(
             run=self._run_view(run, phase),
             members=sum(lease.alive and lease.role != "side" for lease in leases),
-            safe=safe,
+            safe=self.delivered(run) and self._filing.safe(run) and self._controls.settled(run),
+            told=told,
             trouble=self.trouble(run),
         )
 
