@@ -256,7 +256,8 @@ class Run:
         self._say(self._counted())
         self._say(entry)
         self._files.close()
-        leave(self._link, self._files, self._settings, timeout_s)
+        exiting = isinstance(entry, Finished) and entry.at_exit
+        leave(self._link, self._files, self._settings, timeout_s, exiting=exiting)
 
     def tell_late(self) -> None:
         """Says how much was logged after the end; what comes later still is not counted."""

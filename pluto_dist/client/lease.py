@@ -13,11 +13,9 @@ from pathlib import Path
 
 from pluto_dist.core.lifecycle import LifecycleEntry, encode_entry
 from pluto_dist.errors import PlacesError
-from pluto_dist.node.lease_lock import LeaseLock
+from pluto_dist.node.lease_lock import LOCK_NAME, LeaseLock
 from pluto_dist.spool.space import Space
 from pluto_dist.spool.writer import Limits, StreamWriter
-
-LOCK_NAME = "lease.lock"
 
 
 class LeaseFiles:
@@ -93,6 +91,11 @@ class LeaseFiles:
         self.metrics.close()
         self.data.close()
         self.console.close()
+
+    def release(self) -> None:
+        """The coordinator has taken the end: the folder is its own now, and goes when all is delivered."""
+        self.lifecycle.close()
+        self.lock.release()
 
 
 class Wall:

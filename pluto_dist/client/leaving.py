@@ -15,10 +15,17 @@ from pluto_dist.node.settings import Settings
 _log = logging.getLogger("pluto_dist")
 
 
-def leave(link: Link, files: LeaseFiles, settings: Settings, timeout_s: float | None) -> None:
+def leave(
+    link: Link, files: LeaseFiles, settings: Settings, timeout_s: float | None, *, exiting: bool
+) -> None:
     """Waits for the coordinator to take the end; the last one out waits until everything is safe.
 
     Never raises: the end is on disk before it comes here, and is carried out by whoever comes next.
+
+    Args:
+        link, files, settings: of the lease.
+        timeout_s: bound of the wait, None for the setting.
+        exiting: the process itself ends, so its death is what releases the lease.
     """
     bound = settings.exit_wait_s if timeout_s is None else timeout_s
     deadline = boot_clock() + bound
@@ -45,6 +52,8 @@ def leave(link: Link, files: LeaseFiles, settings: Settings, timeout_s: float | 
         )
     announce.finished(link.view, settings)
     link.close()
+    if taken and not exiting:
+        files.release()
 
 
 def wait_for_delivery(link: Link, files: LeaseFiles, timeout_s: float) -> None:

@@ -291,6 +291,8 @@ class Link:
     def _launch(self) -> None:
         if stopped.is_left(self._places) and not self._needs:
             return
+        if someone_listens(self._places.socket):  # it has much to do; another one would not help
+            return
         try:
             make_again(self._places)  # somebody may have deleted the runtime folder
             if claim_start(self._places):

@@ -20,6 +20,7 @@ from pluto_dist.core.context import Context
 from pluto_dist.core.control import Controls
 from pluto_dist.core.delivery import Delivery
 from pluto_dist.core.effects import (
+    AwaitRelease,
     Commit,
     Effect,
     FindFence,
@@ -40,6 +41,7 @@ from pluto_dist.core.events import (
     FenceFound,
     KeyGiven,
     LauncherDied,
+    LeaseReleased,
     LifecycleRead,
     LivenessChecked,
     NamesFound,
@@ -136,6 +138,8 @@ class Coordinator:
         if lease.state == "waiting":
             asked_at = min(lease.asked_at, self._context.now.at)  # it may have been at another boot
             self._admission.claim(self._context.change_lease(lease, asked_at=asked_at))
+        elif lease.state == "ended" and not lease.code_awaited:
+            self._context.emit(AwaitRelease(lease_id=lease_id))
 
     def handle(self, event: Event, now: Now) -> list[Effect]:
         """Takes one event; returns what to do, in order."""
@@ -166,6 +170,8 @@ class Coordinator:
                 self._views.pay(event.lease_id)
             case ProcessDied():
                 self._died(event)
+            case LeaseReleased(lease_id=lease_id):
+                self._released(lease_id)
             case LauncherDied(run=key):
                 self._launcher_died(key)
             case LivenessChecked(claim=claim):
@@ -219,6 +225,12 @@ class Coordinator:
             self._delivery.look_again(lease)  # it ended before its process did
         self._settling.gone(event.lease_id)
 
+    def _released(self, lease_id: str) -> None:
+        lease = self._book.leases.get(lease_id)
+        if lease is not None and not lease.alive and not lease.removed:
+            self._delivery.look_again(lease)
+            self._settling.gone(lease_id)
+
     def _launcher_died(self, key: str) -> None:
         run = self._book.runs.get(key)
         if run is not None and run.launcher_gone_at is None:
@@ -256,7 +268,7 @@ class Coordinator:
         if self._stopping:
             self._context.emit(StopSelf(reason="asked to stop"))
         elif self._idle.long_enough(self.at_rest, self._context.now.at):
-            self._context.emit(StopSelf(reason=f"idle for {self._idle.exit_s:g} s"))
+            self._context.emit(StopSelf(reason=f"idle for {self._idle.exit_s:g} s", unless=True))
         saves, durable = self._book.take_changes()
         effects = self._context.take_effects()
         return [Commit(saves=saves, durable=durable), *effects] if saves else effects

@@ -216,7 +216,18 @@ class Say(Effect, frozen=True, kw_only=True):
     fields: dict[str, str] = {}
 
 
+class AwaitRelease(Effect, frozen=True, kw_only=True):
+    """Tell when the process of an ended lease has let go of its folder, although it lives on."""
+
+    lease_id: str
+
+
 class StopSelf(Effect, frozen=True, kw_only=True):
-    """Nothing is left to do, or a person asked: unlink, drain, unlock, exit."""
+    """Nothing is left to do, or a person asked: unlink, drain, unlock, exit.
+
+    Attributes:
+        unless: whether a message that is on its way changes that: an idle coordinator stays for a client.
+    """
 
     reason: str
+    unless: bool = False

@@ -53,6 +53,12 @@ class ProcessDied(Event, frozen=True, kw_only=True):
     next_step: int = 0
 
 
+class LeaseReleased(Event, frozen=True, kw_only=True):
+    """The process has let go of the folder of its ended lease; it may live on."""
+
+    lease_id: str
+
+
 class LauncherDied(Event, frozen=True, kw_only=True):
     """The launcher of a Run's job is gone."""
 

@@ -7,7 +7,7 @@ from typing import assert_never
 
 from pluto_dist.core.admission import Admission
 from pluto_dist.core.context import Context
-from pluto_dist.core.effects import ReadLifecycle, Say, WatchProcess
+from pluto_dist.core.effects import AwaitRelease, ReadLifecycle, Say, WatchProcess
 from pluto_dist.core.events import LifecycleRead, ProcessDied
 from pluto_dist.core.lifecycle import (
     Closed,
@@ -192,6 +192,8 @@ class Folding:
     def _end(self, lease: Lease, run: Run, entry: Finished | Closed) -> None:
         if not lease.alive:
             return
+        if isinstance(entry, Closed) or not entry.at_exit:
+            self._context.emit(AwaitRelease(lease_id=lease.lease_id))
         if isinstance(entry, Closed):
             self._context.end_lease(lease, "closed")
             return

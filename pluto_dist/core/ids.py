@@ -13,7 +13,7 @@ import msgspec
 Role = Literal["owner", "worker", "side"]
 
 DISPLAY_ID = re.compile(r"^[A-Z0-9]{1,4}-\d+$")  # the official client's classification of a run id
-LEASE_ID = re.compile(r"^[0-9a-f]{16,32}$")  # also a folder name, so nothing else is let through
+LEASE_ID = re.compile(r"^[0-9a-f]{16,32}\Z")  # also a folder name, so nothing else is let through
 
 
 class Identity(msgspec.Struct, frozen=True):

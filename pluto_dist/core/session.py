@@ -12,8 +12,8 @@ from pluto_dist.core.messages import View
 
 RETRY_FIRST_S = 0.1  # an unanswered nudge is repeated after this time, then ever more slowly
 RETRY_CAP_S = 2.0
-ANSWER_S = 0.3  # a living coordinator answers well within this time; else one is started
-LAUNCH_S = 3.0  # not more often than this, then ever more rarely: a start that fails costs something
+ANSWER_S = 0.1  # a living coordinator usually answers within this time; else it is looked for
+LAUNCH_S = 0.5  # not more often than this, then ever more rarely: a start that fails costs something
 LAUNCH_CAP_S = 60.0
 RECONNECT_S = 5.0  # a silent socket is replaced after this time
 
@@ -22,7 +22,7 @@ class Todo(msgspec.Struct, frozen=True):
     """What to do now."""
 
     send: bool = False
-    launch: bool = False
+    launch: bool = False  # if nobody listens
     reconnect: bool = False
 
 

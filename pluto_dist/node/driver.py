@@ -25,9 +25,10 @@ from pluto_dist.core.messages import Refusal, Request, Sync
 from pluto_dist.core.records import Now
 from pluto_dist.errors import ProtocolError
 from pluto_dist.node import spools
+from pluto_dist.node.folders import LeaseFolders
 from pluto_dist.node.identity import boot_clock
+from pluto_dist.node.keeping import Keeper
 from pluto_dist.node.keys import Keys
-from pluto_dist.node.last_looks import LastLooks
 from pluto_dist.node.liveguard import Death, Liveguard
 from pluto_dist.node.log import say
 from pluto_dist.node.places import Places
@@ -37,7 +38,7 @@ from pluto_dist.spool.retention import remove
 from pluto_dist.state.database import Database
 from pluto_dist.transport.server import RouterServer
 
-LOOK_S = 0.5  # how often spools are looked at: light load reaches the backend within a second
+AGAIN_S = 1.0  # after the disk refused something
 CLOSE_S = 5.0  # requests that are under way at the end get this long; those that do not end are repeated
 
 
@@ -63,33 +64,25 @@ class Driver:
     ) -> None:
         self._core = core
         self._places = places
-        self._database = database
+        self._keeper = Keeper(database)
         self._server = server
         self._worker = worker
         self._keys = keys
         self._guard = Liveguard()
-        self._last_looks = LastLooks()
         self._pools = Pools()
         self._done: queue.SimpleQueue[on.Event] = queue.SimpleQueue()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) if hasattr(os, "eventfd") else None
-        self._tails: dict[str, spools.LifecycleTail] = {}
-        self._folders: dict[str, str] = {}
-        self._looked: dict[str, dict[str, dict[int, int]]] = {}
+        self._folders = LeaseFolders(places.spool)
         self._events: deque[on.Event] = deque()
         self._effects: deque[do.Effect] = deque()
-        self._saves: dict[tuple[str, str], do.Save] = {}
-        self._durable = False
-        self._look_at = 0.0
-        self.stop_reason: str | None = None
+        self._put_off: dict[tuple[str, str], tuple[float, do.Effect]] = {}
+        self.stop: do.StopSelf | None = None
 
     def start(self) -> None:
         """Looks at everything that earlier coordinators and processes left behind."""
         self._take(self._core.start(self._now()))
         self._turn()
-        known = set(self._folders)
-        for lease_id in spools.lease_ids(self._places.spool):
-            if lease_id not in known:
-                self._read_lifecycle(lease_id, str(spools.lease_folder(self._places.spool, lease_id)))
+        self._events.extend(self._folders.scan(boot_clock()))
         self._turn()
 
     def run_once(self, longest_s: float) -> None:
@@ -110,6 +103,7 @@ class Driver:
         deadline = self._core.deadline()
         if deadline is not None and deadline <= boot_clock():
             self._events.append(on.Ticked())
+        self._effects.extend(self._due())
         self._turn()
 
     def close(self) -> None:
@@ -120,7 +114,7 @@ class Driver:
         self._collect()
         while self._events:
             self._take(self._core.handle(self._events.popleft(), self._now()))
-        self._commit()
+        self._keeper.keep(boot_clock())
         if self._wake is not None and ended:  # a thread that is left still writes to it
             os.close(self._wake)
 
@@ -143,6 +137,8 @@ class Driver:
         if not isinstance(request, Sync):
             return on.Asked(peer=peer, question=request)
         spools.check_lease_folder(self._places.spool, request.lease_id, request.folder)
+        if request.lease_id not in self._folders:
+            spools.check_exists(request.folder)
         self._guard.heard(request.lease_id, boot_clock())
         if request.key:
             key_id = self._keys.remember(request.key)
@@ -166,9 +162,7 @@ class Driver:
             if death.key.startswith("run:"):
                 self._events.append(on.LauncherDied(run=death.key.removeprefix("run:")))
                 continue
-            folder = self._folders.get(death.key, "")
-            self._last_looks.died(death.key, boot_clock())
-            self._read_lifecycle(death.key, folder)
+            self._events.extend(self._folders.died(death.key, boot_clock()))
             status = death.status
             self._events.append(
                 on.ProcessDied(
@@ -177,7 +171,7 @@ class Driver:
                     exit_code=status.exit_code if status is not None else None,
                     signal=status.signal if status is not None else "",
                     oom=death.oom,
-                    next_step=spools.next_step(folder),
+                    next_step=self._folders.next_step(death.key),
                 )
             )
 
@@ -186,26 +180,7 @@ class Driver:
         now = boot_clock()
         if self._guard.probe_interval_s is not None:
             self._deaths(self._guard.look(now))
-        if now < self._look_at:
-            return
-        self._look_at = now + LOOK_S
-        for lease_id, folder in self._last_looks.due(now):
-            self._events.append(_seen(lease_id, folder, final=True))
-        for lease_id, folder in tuple(self._folders.items()):
-            sizes, lifecycle = spools.record_sizes(folder)
-            if sizes and sizes != self._looked.get(lease_id):
-                self._looked[lease_id] = sizes
-                self._events.append(on.StreamsSeen(lease_id=lease_id, sizes=sizes))
-            self._read_lifecycle(lease_id, folder, lifecycle)
-
-    def _read_lifecycle(self, lease_id: str, folder: str, sizes: dict[int, int] | None = None) -> None:
-        tail = self._tails.get(lease_id)
-        if tail is None:
-            tail = self._tails[lease_id] = spools.LifecycleTail(folder)
-        self._folders[lease_id] = folder
-        entries = tuple(tail.read(sizes))
-        if entries or sizes is None:
-            self._events.append(on.LifecycleRead(lease_id=lease_id, folder=folder, entries=entries))
+        self._events.extend(self._folders.look(now))
 
     # --- what to do -------------------------------------------------------------------------------
 
@@ -214,24 +189,32 @@ class Driver:
         while self._events or self._effects:
             while self._events:
                 self._take(self._core.handle(self._events.popleft(), self._now()))
-            self._commit()
+            if not self._keeper.keep(boot_clock()):
+                return
             effects, self._effects = self._effects, deque()
             for effect in effects:
-                self._carry_out(effect)
+                try:
+                    self._carry_out(effect)
+                except OSError as error:
+                    self._try_later(effect, error)
 
     def _take(self, effects: Iterable[do.Effect]) -> None:
         for effect in effects:
             if isinstance(effect, do.Commit):
-                self._saves.update({(save.table, save.key): save for save in effect.saves})
-                self._durable = self._durable or effect.durable
+                self._keeper.add(effect)
             else:
                 self._effects.append(effect)
 
-    def _commit(self) -> None:
-        if self._saves:
-            self._database.commit(self._saves.values(), durable=self._durable)
-            self._saves.clear()
-            self._durable = False
+    def _try_later(self, effect: do.Effect, error: OSError) -> None:
+        lease_id = getattr(effect, "lease_id", "")
+        self._folders.tell_trouble(lease_id, error)
+        self._put_off[type(effect).__name__, lease_id] = (boot_clock() + AGAIN_S, effect)
+
+    def _due(self) -> list[do.Effect]:
+        """Effects that the disk refused before."""
+        now = boot_clock()
+        due = [key for key, (at, _) in self._put_off.items() if at <= now]
+        return [self._put_off.pop(key)[1] for key in due]
 
     def _carry_out(self, effect: do.Effect) -> None:  # noqa: PLR0912 # one case for each effect
         now = boot_clock()
@@ -239,7 +222,7 @@ class Driver:
             case do.Send(peer=peer, reply=reply):
                 self._server.send(peer, reply)
             case do.ReadLifecycle(lease_id=lease_id, folder=folder):
-                self._read_lifecycle(lease_id, folder)
+                self._events.extend(self._folders.read(lease_id, folder))
             case do.WatchProcess(lease_id=lease_id, folder=folder, identity=identity):
                 self._guard.start(lease_id, identity, folder, now)
                 self._deaths(self._guard.check(lease_id, now))
@@ -250,32 +233,26 @@ class Driver:
                 self._deaths(self._guard.check(lease_id, now))
                 self._events.append(on.LivenessChecked(claim=claim, lease_id=lease_id))
             case do.LookAtStreams(lease_id=lease_id, folder=folder, final=final):
-                final = final and not self._last_looks.must_wait(lease_id, folder, now)
-                self._events.append(_seen(lease_id, folder, final=final))
+                self._events.append(self._folders.seen(lease_id, folder, final=final, now=now))
             case do.FindFence(lease_id=lease_id, folder=folder):
                 self._events.append(_fence(lease_id, folder))
             case do.RemoveSegments(lease_id=lease_id, folder=folder, stream=stream, segments=segments):
                 for segment, size in segments:
                     remove(folder, stream, segment, size)
-                self._looked.pop(lease_id, None)
+                self._folders.look_again(lease_id)
+            case do.AwaitRelease(lease_id=lease_id):
+                self._folders.await_release(lease_id)
             case do.RemoveLease(lease_id=lease_id, folder=folder):
-                self._remove_lease(lease_id, folder)
+                self._guard.stop(lease_id)
+                self._folders.remove(lease_id, folder)
             case do.Say(event=event, fields=fields):
                 say(event, **fields)
-            case do.StopSelf(reason=reason):
-                self.stop_reason = reason
+            case do.StopSelf():
+                self.stop = effect
             case do.Ship() | do.SetAside() | do.OpenRun() | do.Control() | do.BeatRun() | do.WriteDocument():
                 self._submit(effect)
             case _:
                 raise TypeError(f"no such effect: {type(effect).__name__}")
-
-    def _remove_lease(self, lease_id: str, folder: str) -> None:
-        self._guard.stop(lease_id)
-        self._last_looks.forget(lease_id)
-        self._tails.pop(lease_id, None)
-        self._folders.pop(lease_id, None)
-        self._looked.pop(lease_id, None)
-        spools.remove_folder(folder)
 
     def _submit(self, effect: Slow) -> None:
         self._pools.submit(place_of(effect), lambda: self._work(effect))
@@ -297,18 +274,13 @@ class Driver:
 
     def _timeout_ms(self, longest_s: float) -> int:
         now = boot_clock()
-        waits = [longest_s, max(0.0, self._look_at - now) if self._folders else longest_s]
+        waits = [longest_s, max(0.0, self._folders.look_at - now) if self._folders else longest_s]
         deadline = self._core.deadline()
         if deadline is not None:
             waits.append(max(0.0, deadline - now))
         if self._guard.probe_interval_s is not None:
             waits.append(self._guard.probe_interval_s)
         return int(min(waits) * 1000) + 1
-
-
-def _seen(lease_id: str, folder: str, *, final: bool) -> on.StreamsSeen:
-    sizes, _ = spools.record_sizes(folder)
-    return on.StreamsSeen(lease_id=lease_id, sizes=sizes, final=final)
 
 
 def _fence(lease_id: str, folder: str) -> on.FenceFound:

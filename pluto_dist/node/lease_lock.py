@@ -23,6 +23,8 @@ from typing import Literal
 from pluto_dist.errors import PlacesError
 from pluto_dist.node.private_files import open_private
 
+LOCK_NAME = "lease.lock"
+
 LockState = Literal["held", "free", "missing"]
 
 # struct flock with its tail padding: type and whence first on Linux, last on macOS.

@@ -14,10 +14,11 @@ import msgspec
 from pluto_dist.core.ids import Identity
 from pluto_dist.node.cgroup import oom_counter_of, oom_kills
 from pluto_dist.node.exit_status import ExitStatus
+from pluto_dist.node.lease_lock import LOCK_NAME
 from pluto_dist.node.liveness import PROBE_INTERVAL_S, Watch, watch
+from pluto_dist.node.log import say
 
 UNSEEN_S = 60.0
-LOCK_NAME = "lease.lock"
 
 
 class Death(msgspec.Struct, frozen=True):
@@ -48,7 +49,11 @@ class Liveguard:
         if key in self._watched:
             return
         lock = Path(folder) / LOCK_NAME if folder is not None else None
-        found = watch(identity, lock)
+        try:
+            found = watch(identity, lock)
+        except OSError as error:  # not the file that the process made; only its heartbeats can tell now
+            say("lease_file_unusable", key=key, error=str(error))
+            found = watch(identity)
         counter = oom_counter_of(identity.pid) if found.way == "pidfd" else None
         self._watched[key] = _Watched(found, now, counter, oom_kills(counter))
         fd = found.fileno()

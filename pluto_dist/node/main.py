@@ -8,8 +8,10 @@ replaced, its folder is gone, or a newer generation is in the database.
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
@@ -28,11 +30,16 @@ from pluto_dist.node.launch import CoordinatorOptions, end_start
 from pluto_dist.node.log import say
 from pluto_dist.node.places import Places, places_at
 from pluto_dist.node.worker import Worker
-from pluto_dist.state.database import Database, SupersededError
+from pluto_dist.state.database import SupersededError, open_database
+from pluto_dist.transport.client import someone_listens
 from pluto_dist.transport.server import RouterServer
 
 CHECK_S = 1.0  # how often it makes sure that lock and socket are still its own
 SIGTERM_S = 25.0  # it serves this long after SIGTERM, until its clients have left (R11)
+DRAIN_S = 0.1  # a client that found the socket just before it went has spoken by then
+LOCK_WAIT_S = 3.0  # one that is just leaving lets go of the lock within this time
+
+DESCRIPTORS = 65_536
 
 LOST_IDENTITY, BUSY, FAILED, DONE = 3, 0, 1, 0
 
@@ -80,23 +87,53 @@ def main(arguments: Sequence[str]) -> int:
     """Runs a coordinator to its end; returns the exit code."""
     os.umask(0o077)
     widen_affinity()
+    raise_descriptor_limit()
     try:
         options = CoordinatorOptions.parse(arguments)
         places = places_at(options.runtime, options.spool)
-        lock = lockfile.take(places.lock)
     except (PlutoDistError, OSError, ValueError) as error:
         say("cannot_start", error=str(error))
         return FAILED
+    try:
+        return _serve_locked(places, options.idle_exit_s)
+    except SupersededError as error:
+        say("superseded", error=error.message)
+        return LOST_IDENTITY
+    except (PlutoDistError, OSError) as error:
+        say("cannot_go_on", error=str(error))
+        return FAILED
+    finally:
+        end_start(places)
+
+
+def _serve_locked(places: Places, idle_exit_s: float) -> int:
+    lock = take_lock(places)
     if lock is None:
         say("already_running")
         return BUSY
     try:
-        return serve(places, lock, options.idle_exit_s)
-    except SupersededError as error:
-        say("superseded", error=error.message)
-        return LOST_IDENTITY
+        return serve(places, lock, idle_exit_s)
     finally:
         lock.release()
+
+
+def take_lock(places: Places) -> lockfile.CoordinatorLock | None:
+    """The lock; None if another coordinator has it and serves, or will soon."""
+    deadline = boot_clock() + LOCK_WAIT_S
+    while (lock := lockfile.take(places.lock)) is None:
+        if someone_listens(places.socket) or boot_clock() >= deadline:
+            return None
+        time.sleep(0.02)
+    return lock
+
+
+def raise_descriptor_limit() -> None:
+    """Each attached process takes a few descriptors; the usual soft limit of 1,024 is there for select()."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (min(hard, DESCRIPTORS) if hard > 0 else DESCRIPTORS, hard)
+        )
 
 
 def serve(places: Places, lock: lockfile.CoordinatorLock, idle_exit_s: float) -> int:
@@ -104,32 +141,35 @@ def serve(places: Places, lock: lockfile.CoordinatorLock, idle_exit_s: float) ->
     stopper = Stopper()
     signal.signal(signal.SIGTERM, stopper)
     signal.signal(signal.SIGINT, stopper)
-    database = Database(places.database)
+    database = open_database(places.database)
     book = database.load()
     for line in database.unreadable:
         say("unreadable_record", what=line)
     keys = Keys()
     targets = Targets(keys)
     core = Coordinator(book, boot_id=boot_id(), generation=database.generation, idle_exit_s=idle_exit_s)
-    places.socket.unlink(missing_ok=True)
     server = RouterServer(places.socket)
     socket_id = lockfile.file_id(places.socket)
     driver = Driver(core, places, database, server, Worker(targets), keys)
     say("started", pid=str(os.getpid()), generation=str(database.generation), runtime=str(places.runtime))
     end_start(places)
     driver.start()
-    code = _serve_until_done(driver, stopper, lambda: lock.is_intact() and _is_ours(places, socket_id))
+    code = _serve_until_done(
+        driver, server, stopper, lambda: lock.is_intact() and _is_ours(places, socket_id)
+    )
     server.close(unlink=code == DONE and _is_ours(places, socket_id))
     driver.close()
     targets.close()
     database.close()
-    say("stopped", code=str(code), reason=driver.stop_reason or "signal")
+    say("stopped", code=str(code), reason=driver.stop.reason if driver.stop is not None else "signal")
     return code
 
 
-def _serve_until_done(driver: Driver, stopper: Stopper, intact: Callable[[], bool]) -> int:
+def _serve_until_done(
+    driver: Driver, server: RouterServer, stopper: Stopper, intact: Callable[[], bool]
+) -> int:
     next_check = 0.0
-    while driver.stop_reason is None:
+    while driver.stop is None or not _may_leave(driver, server):
         driver.run_once(CHECK_S)
         now = boot_clock()
         if now >= next_check:
@@ -140,6 +180,14 @@ def _serve_until_done(driver: Driver, stopper: Stopper, intact: Callable[[], boo
         if stopper.asked_at is not None and (driver.idle or now >= stopper.asked_at + SIGTERM_S):
             return DONE
     return DONE
+
+
+def _may_leave(driver: Driver, server: RouterServer) -> bool:
+    """A client may have come in the very moment in which we wanted to leave (R3)."""
+    if driver.stop is None or not driver.stop.unless or server.withdraw(DRAIN_S):
+        return True
+    driver.stop = None
+    return False
 
 
 def _is_ours(places: Places, socket_id: lockfile.FileId | None) -> bool:

@@ -11,6 +11,7 @@ from pluto_dist.core.delivery import kind_of
 from pluto_dist.core.ids import LEASE_ID
 from pluto_dist.core.lifecycle import LifecycleEntry, decode_entry
 from pluto_dist.errors import ProtocolError
+from pluto_dist.node.lease_lock import LOCK_NAME, LeaseProbe
 from pluto_dist.spool.names import DRAIN_LOCK, stream_pid
 from pluto_dist.spool.reader import last_record, list_streams, next_range, read_cut, writer_lives
 from pluto_dist.spool.real_files import real_files
@@ -35,11 +36,20 @@ class LifecycleTail:
         self._torn: dict[int, int] = {}
         self._count = 0
         self.unreadable = 0
+        self.trouble: OSError | None = None
 
     def read(self, sizes: dict[int, int] | None = None) -> list[tuple[int, LifecycleEntry]]:
-        """Entries that were not read before, with their numbers."""
-        segments = list_streams(self._folder).get(LIFECYCLE, {}) if sizes is None else sizes
+        """Entries that were not read before, with their numbers; `trouble` says why there are not more."""
         entries: list[tuple[int, LifecycleEntry]] = []
+        self.trouble = None
+        try:
+            segments = list_streams(self._folder).get(LIFECYCLE, {}) if sizes is None else sizes
+            self._read(segments, entries)
+        except OSError as error:
+            self.trouble = error
+        return entries
+
+    def _read(self, segments: dict[int, int], entries: list[tuple[int, LifecycleEntry]]) -> None:
         while (segment := next_range(segments, self._offsets, self._torn)) is not None:
             cut = read_cut(self._folder, LIFECYCLE, segment, self._offsets.get(segment, 0))
             if cut.end == cut.start:
@@ -52,7 +62,6 @@ class LifecycleTail:
                     entries.append((self._count, decode_entry(line)))
                 except msgspec.MsgspecError:  # of a newer client; its other entries still count
                     self.unreadable += 1
-        return entries
 
 
 def check_lease_folder(spool: Path, lease_id: str, folder: str) -> None:
@@ -65,6 +74,16 @@ def check_lease_folder(spool: Path, lease_id: str, folder: str) -> None:
         raise ProtocolError(
             f"lease {lease_id!r} names the folder {folder!r}; this coordinator's are in {spool}/leases"
         )
+
+
+def check_exists(folder: str) -> None:
+    """A lease that nobody has heard of yet has at least a folder.
+
+    Raises:
+        ProtocolError: it has none.
+    """
+    if not Path(folder).is_dir():
+        raise ProtocolError(f"there is no lease folder {folder}; somebody deleted it, or it never was")
 
 
 def lease_folder(spool: Path, lease_id: str) -> Path:
@@ -102,16 +121,26 @@ def next_step(folder: str) -> int:
 def still_written(folder: str) -> bool:
     """Whether a child or the console's drain of a dead process may still write here.
 
-    They hold locks, which end with them: the chain that a child writes, and the drain's file.
+    They hold locks, which end with them: the chain that a child writes, and the drain's file. Where nothing
+    can be read, nobody is waited for.
     """
     files = real_files()
-    children = [stream for stream in list_streams(folder) if stream_pid(stream) is not None]
-    if any(writer_lives(folder, stream) for stream in children):
-        return True
     try:
+        children = [stream for stream in list_streams(folder) if stream_pid(stream) is not None]
+        if any(writer_lives(folder, stream) for stream in children):
+            return True
         return files.being_written(f"{folder}/{DRAIN_LOCK}")
-    except FileNotFoundError:
+    except OSError:
         return False
+
+
+def is_released(folder: str) -> bool:
+    """Whether the process has let go of its lease file, and no forked child writes there any more."""
+    probe = LeaseProbe(Path(folder) / LOCK_NAME)
+    try:
+        return probe.state() != "held" and not still_written(folder)
+    finally:
+        probe.close()
 
 
 def remove_folder(folder: str) -> None:

@@ -27,6 +27,29 @@ class SupersededError(MachineError):
     """Another coordinator has taken over this database."""
 
 
+class DatabaseUnusableError(MachineError):
+    """The disk or somebody else keeps it from being read or written now; it may be better later."""
+
+
+def open_database(path: Path) -> Database:
+    """Opens it; one that is no database any more is put aside, and a new one begun.
+
+    What it knew is in the lifecycle streams and in the documents of the Runs too.
+
+    Raises:
+        MachineError: as `Database`.
+    """
+    try:
+        return Database(path)
+    except DatabaseUnusableError:
+        raise
+    except sqlite3.DatabaseError:
+        path.replace(path.with_name(path.name + ".damaged"))
+        for companion in ("-wal", "-shm"):
+            path.with_name(path.name + companion).unlink(missing_ok=True)
+        return Database(path)
+
+
 class Database:
     """Opened by one coordinator at a time.
 
@@ -34,13 +57,25 @@ class Database:
         path: the database file; created with mode 0600 by its folder's owner.
 
     Raises:
-        MachineError: the file is of a newer schema.
+        MachineError: the file is of a newer schema, or cannot be used now.
+        sqlite3.DatabaseError: it is no database.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        path.touch(mode=0o600)
         self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=True)
+        try:
+            self._set_up()
+            self.generation = self._next_generation()
+        except sqlite3.OperationalError as error:
+            self._connection.close()
+            raise DatabaseUnusableError(f"{path} cannot be used: {error}", path=str(path)) from error
+        except (sqlite3.DatabaseError, MachineError):
+            self._connection.close()
+            raise
+
+    def _set_up(self) -> None:
+        self._path.touch(mode=0o600)
         self._connection.execute("PRAGMA journal_mode=WAL")
         self._connection.execute("PRAGMA busy_timeout=2000")
         self._connection.execute("CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value INTEGER)")
@@ -48,7 +83,6 @@ class Database:
             "CREATE TABLE IF NOT EXISTS records "
             "(kind TEXT, key TEXT, value BLOB, PRIMARY KEY (kind, key)) WITHOUT ROWID"
         )
-        self.generation = self._next_generation()
 
     def load(self) -> Book:
         """Everything that was saved; a record that cannot be read is left out and named in `unreadable`."""
@@ -69,21 +103,24 @@ class Database:
 
         Raises:
             SupersededError: a newer coordinator has started on this database; nothing was written.
+            DatabaseUnusableError: the disk does not take it; nothing was written, it may be tried again.
         """
         puts = [
             (save.table, save.key, _encoder.encode(save.value)) for save in saves if save.value is not None
         ]
         deletes = [(save.table, save.key) for save in saves if save.value is None]
-        self._connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
-        self._connection.execute("BEGIN IMMEDIATE")
         try:
+            self._connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+            self._connection.execute("BEGIN IMMEDIATE")
             self._check_generation()
             self._connection.executemany("INSERT OR REPLACE INTO records VALUES (?, ?, ?)", puts)
             self._connection.executemany("DELETE FROM records WHERE kind = ? AND key = ?", deletes)
-        except BaseException:
-            self._connection.execute("ROLLBACK")
-            raise
-        self._connection.execute("COMMIT")
+            self._connection.execute("COMMIT")
+        except sqlite3.OperationalError as error:
+            raise DatabaseUnusableError(f"{self._path} takes nothing: {error}") from error
+        finally:
+            if self._connection.in_transaction:  # a full disk may have ended it already
+                self._connection.execute("ROLLBACK")
 
     def close(self) -> None:
         """Ends the connection; the write-ahead log is folded in."""

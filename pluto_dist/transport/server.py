@@ -34,6 +34,8 @@ class RouterServer:
         self.socket.setsockopt(zmq.SNDHWM, 1000)
         self.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self.refused = 0
+        for left in (path, self._aside):
+            left.unlink(missing_ok=True)
         self.socket.bind(f"ipc://{path}")
         path.chmod(0o600)
 
@@ -58,11 +60,28 @@ class RouterServer:
             raise
         return True
 
+    def withdraw(self, wait_s: float) -> bool:
+        """Leaves if nobody wants anything: takes the path away, so that nobody new finds it, and waits.
+
+        Returns:
+            False if a message came after all; the path is back, and no client has noticed anything.
+        """
+        self._path.rename(self._aside)
+        if self.socket.poll(int(wait_s * 1000)):
+            self._aside.rename(self._path)
+            return False
+        self._aside.unlink()
+        return True
+
     def close(self, *, unlink: bool) -> None:
         """Stops; the path is removed only if it is still ours."""
         if unlink:
             self._path.unlink(missing_ok=True)
         self._context.destroy(linger=200)
+
+    @property
+    def _aside(self) -> Path:
+        return self._path.with_name(self._path.name + ".leaving")
 
     def _read(self, frames: list[bytes]) -> Request | None:
         peer, problem = frames[0], f"a message has {ENVELOPE_FRAMES - 1} frame, got {len(frames) - 1}"

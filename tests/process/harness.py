@@ -257,6 +257,10 @@ class Node:
         self._scripts: list[Script] = []
         self._names: Counter[str] = Counter()
 
+    def set(self, **settings: str) -> None:
+        """Environment variables that scripts get from now on."""
+        self._settings |= settings
+
     # --- processes --------------------------------------------------------------------------------
 
     def start(
@@ -326,6 +330,11 @@ class Node:
         """The coordinator's log."""
         path = self.home / "run" / "coordinator.log"
         return path.read_text(errors="replace") if path.exists() else ""
+
+    def said(self, event: str) -> list[dict[str, str]]:
+        """Lines of the coordinator's log with this event."""
+        lines = (json.loads(line) for line in self.log.splitlines() if line.startswith("{"))
+        return [line for line in lines if line["event"] == event]
 
     def coordinators(self) -> list[int]:
         """Pids of this node's coordinators that are alive; more than one for a moment at most."""

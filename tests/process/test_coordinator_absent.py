@@ -67,7 +67,7 @@ def test_a_process_that_vanishes_without_any_coordinator_is_noticed_later(node: 
 
 
 def test_a_lock_that_somebody_holds_without_serving_stops_no_training(node: Node) -> None:
-    """G4, G12: starts come to nothing; the log says why, and the first free lock lets everything through."""
+    """G4, G12: starts come to nothing, and the first free lock lets everything through."""
     runtime = node.home / "run"
     runtime.mkdir(mode=0o700, parents=True)
     held = os.open(runtime / "coordinator.lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -79,7 +79,6 @@ def test_a_lock_that_somebody_holds_without_serving_stops_no_training(node: Node
     script.say()
     assert script.wait() == 0
     assert node.ended("lonely")["status"] == "COMPLETED"
-    assert "already_running" in node.log
     assert not node.lost("lonely")
 
 

@@ -1,0 +1,147 @@
+"""The coordinator may die at any moment: nobody notices, nothing is lost, ids and epochs stay (G12)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections import Counter
+from itertools import pairwise
+
+import pytest
+
+from tests.process.harness import Node, lease, wait_until
+
+RANKS = 8
+RANK = """
+    run = pluto.init(run_id="storm", quiet=True)
+    tell_json("ready", facts(run))
+    slowest, step = 0.0, 0
+    stop = threading.Event()
+    threading.Thread(target=lambda: (hear(), stop.set()), daemon=True).start()
+    while not stop.is_set():
+        began = time.perf_counter()
+        run.log({f"loss{os.environ['RANK']}": float(step)}, step)
+        slowest = max(slowest, time.perf_counter() - began)
+        step += 1
+        time.sleep(0.002)
+    before = time.perf_counter()
+    run.finish()
+    tell_json("end", {"steps": step, "slowest": slowest, "finish": time.perf_counter() - before})
+"""
+
+
+@pytest.fixture
+def quick(node: Node) -> Node:
+    """A node whose processes notice a dead coordinator within a fraction of a second."""
+    node.set(PLUTO_DIST_HEARTBEAT_S="0.2")
+    return node
+
+
+def test_twenty_deaths_during_a_run_of_eight_processes_lose_nothing(quick: Node) -> None:
+    """G3, G4, G12: every point of every returned log() once, status, ids and epochs kept, no slow log()."""
+    launcher = quick.launcher(RANKS)
+    ranks = [launcher.rank(n, RANK) for n in range(RANKS)]
+    before = [rank.expect_json("ready") for rank in ranks]
+    killed: set[int] = set()
+    for _ in range(20):
+        killed.add(kill_newest(quick, killed))
+    wait_until(lambda: set(quick.coordinators()) - killed, "one more coordinator")
+    for rank in ranks:
+        rank.say()
+    ends = [rank.expect_json("end") for rank in ranks]
+    assert [rank.wait() for rank in ranks] == [0] * RANKS
+    found = quick.ended("storm")
+    assert found["status"] == "COMPLETED"
+    assert found["id"] == before[0]["id"]
+    assert found["epoch"] == 1
+    for told in before:
+        kept = lease(found, lease_id=told["lease_id"])
+        assert (kept["role"], kept["epoch"], kept["end_reason"]) == (told["role"], told["epoch"], "finished")
+    points = Counter((point.lease_id, point.step) for point in quick.points("storm"))
+    expected = {
+        (told["lease_id"], step)
+        for told, end in zip(before, ends, strict=True)
+        for step in range(end["steps"])
+    }
+    assert set(points) == expected
+    assert set(points.values()) == {1}
+    assert found["points"] == len(expected)
+    assert max(end["slowest"] for end in ends) < 0.5, "a log() waited for somebody"
+    assert not any(rank.stderr for rank in ranks), "a trainer noticed"
+
+
+def test_one_coordinator_at_a_time_with_rising_generations(quick: Node) -> None:
+    """R3: each successor has a higher generation and they follow one another."""
+    script = quick.start('run = pluto.init(quiet=True); tell("up"); hear()')
+    script.expect("up")
+    killed: set[int] = set()
+    for _ in range(5):
+        killed.add(kill_newest(quick, killed))
+    wait_until(lambda: set(quick.coordinators()) - killed, "one more coordinator")
+    generations = [int(line["generation"]) for line in quick.said("started")]
+    assert all(later > earlier for earlier, later in pairwise(generations))
+    assert len(quick.coordinators()) == 1
+    script.say()
+    assert script.wait() == 0
+
+
+@pytest.mark.parametrize("pause_s", [0.0, 0.002, 0.005, 0.01, 0.03])
+def test_a_death_while_a_run_is_opened_or_ended_changes_nothing(quick: Node, pause_s: float) -> None:
+    """G2, G12, R1: right after a grant and between finish and report; the same Run, the same owner, once."""
+    script = quick.start("""
+        run = pluto.init(run_id="edge", quiet=True)
+        tell("granted", run.epoch)
+        log(run, {"loss": 1.0}, 0)
+        hear()
+        run.finish()
+        tell("over")
+    """)
+    pid = quick.coordinator()
+    time.sleep(pause_s)
+    os.kill(pid, signal.SIGKILL)
+    assert script.expect("granted") == "1"
+    second = wait_until(lambda: set(quick.coordinators()) - {pid}, "a successor").pop()
+    script.say()
+    time.sleep(pause_s)
+    os.kill(second, signal.SIGKILL)
+    script.expect("over")
+    assert script.wait() == 0
+    found = quick.ended("edge")
+    assert (found["status"], found["epoch"], found["points"]) == ("COMPLETED", 1, 1)
+    assert len(quick.documents()) == 1
+    assert not quick.lost("edge")
+
+
+def test_sigterm_lets_the_coordinator_serve_until_its_clients_have_left(quick: Node) -> None:
+    """R11: bounded by 25 s; here everything is over much sooner."""
+    script = quick.start("""
+        run = pluto.init(run_id="served", quiet=True)
+        tell("up")
+        hear()
+        log(run, {"loss": 1.0}, 0)
+        run.add_tags("late")
+        tell("tags", *run.tags)
+        run.finish()
+    """)
+    script.expect("up")
+    pid = quick.coordinator()
+    os.kill(pid, signal.SIGTERM)
+    wait_until(lambda: quick.said("signal"), "it has heard")
+    script.say()
+    assert script.expect("tags") == "late"
+    assert script.wait() == 0
+    assert quick.ended("served")["status"] == "COMPLETED"
+    wait_until(lambda: not quick.coordinators(), "the coordinator has left")
+    assert [line["pid"] for line in quick.said("started")] == [str(pid)]
+    after = quick.start('tell("again", pluto.init(run_id="other", quiet=True).run_id)')
+    assert after.expect("again") == "other"
+    assert after.wait() == 0
+
+
+def kill_newest(node: Node, killed: set[int]) -> int:
+    """SIGKILLs the coordinator that serves now, a moment after it began, however far it has come."""
+    pid = wait_until(lambda: set(node.coordinators()) - killed, "a coordinator").pop()
+    time.sleep(len(killed) % 5 * 0.04)
+    os.kill(pid, signal.SIGKILL)
+    return int(pid)
