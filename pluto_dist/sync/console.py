@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from pluto_dist.node.batches import numbered
 from pluto_dist.sync.marks import Offsets
 from pluto_dist.sync.source import BATCH_BYTES, BATCH_LINES, Piece, Stream, next_piece
 
@@ -13,7 +14,7 @@ AHEAD = 500  # lines that are read of each stream at a time
 
 
 class Taken(msgspec.Struct, frozen=True):
-    """Lines in their order, and the cursors behind them."""
+    """Lines with their numbers, in their order, and the cursors behind them."""
 
     lines: tuple[bytes, ...]
     offsets: Offsets
@@ -29,7 +30,9 @@ class _Head(msgspec.Struct, frozen=True):
     times: tuple[int, ...]
 
 
-def next_lines(streams: Sequence[Stream], offsets: Offsets, limit: int = BATCH_LINES) -> Taken | None:
+def next_lines(
+    streams: Sequence[Stream], offsets: Offsets, first_number: int, limit: int = BATCH_LINES
+) -> Taken | None:
     """The next lines of all streams, oldest first, at most `limit`; None at the end."""
     lines: list[bytes] = []
     size = 0
@@ -39,7 +42,7 @@ def next_lines(streams: Sequence[Stream], offsets: Offsets, limit: int = BATCH_L
         heads.sort(key=lambda head: head.times[:1])
         first = heads.pop(0)
         piece = _before(first, heads[0].times[:1] if heads else (), limit - len(lines), offsets)
-        lines.extend(piece.cut.lines)
+        lines.extend(numbered(piece.cut.lines, first_number + len(lines), first.stream.speaker))
         size += sum(map(len, piece.cut.lines))
         offsets = first.stream.moved(offsets, piece.segment, piece.cut.end)
         moved = True

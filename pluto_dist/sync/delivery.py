@@ -11,7 +11,7 @@ from pluto_dist.backend.interface import Backend, Batch
 from pluto_dist.backend.local.store import Store
 from pluto_dist.core.outcomes import Delivered, Outcome, Rejected, Retry, Unknown
 from pluto_dist.core.requests import BackendRun, StreamKind
-from pluto_dist.node.batches import contents, numbered, renamed
+from pluto_dist.node.batches import contents, renamed
 from pluto_dist.sync.console import next_lines
 from pluto_dist.sync.marks import Mark, Marks
 from pluto_dist.sync.names import Names
@@ -92,8 +92,8 @@ class Delivery:
 
     def _console(self, streams: Sequence[Stream]) -> None:
         limit = BATCH_LINES
-        while (taken := next_lines(streams, self.mark.offsets, limit)) is not None:
-            lines = numbered(taken.lines, self.mark.next_line)
+        while (taken := next_lines(streams, self.mark.offsets, self.mark.next_line, limit)) is not None:
+            lines = taken.lines
             outcome = self._send(streams[0], lines)
             if isinstance(outcome, Rejected) and len(lines) > 1:
                 limit = smaller("console", outcome, len(lines))

@@ -21,7 +21,7 @@ class Names:
         self._key = document.key
         self._book = Book()
         for name, owner in {**document.restore.series, **more}.items():
-            self._book.series.put(f"{self._key}/{name}", owner)
+            self._book.put_series(self._key, name, owner)
         self._names = SeriesNames(self._book)
         self._known: dict[str, dict[str, str | None]] = {}
 
@@ -32,16 +32,18 @@ class Names:
             known = self._known[participant] = self._names.names_of(self._key, participant)
         unknown = {name: kind for name, kind in logged.items() if name not in known}
         if unknown:
-            settled = self._names.settle(self._key, participant, unknown, wait_for_owner=False, now=0.0)
+            settled = self._names.settle(
+                self._key, participant, unknown, wait_for_owner=False, apart=False, now=0.0
+            )
             known.update(settled.names)
         return known
 
     @property
     def series(self) -> dict[str, SeriesOwner]:
         """All owners, to be kept in the mark."""
-        prefix = self._key + "/"
-        return {key[len(prefix) :]: self._book.series[key] for key in self._book.series.all_keys()}
+        return dict(self._book.series_of(self._key))
 
     def unregistered(self, registered: frozenset[str]) -> dict[str, LogType]:
         """Final names that the server has not been told."""
-        return {name: owner.log_type for name, owner in self.series.items() if name not in registered}
+        named = self._book.series_of(self._key).items()
+        return {name: owner.log_type for name, owner in named if owner.participant and name not in registered}

@@ -90,7 +90,7 @@ def first_mark(document: Document, target: Target) -> Mark:
         project=document.project,
         external_id=document.run_id,
         next_line=run.next_line,
-        registered=frozenset().union(*(owner.registered for owner in document.restore.series.values())),
+        registered=frozenset(name for name, owner in document.restore.series.items() if owner.registered),
         status=document.status if document.reported else None,
         ended_ms=document.ended_at if document.reported else None,
     )

@@ -9,6 +9,7 @@ import msgspec
 
 from pluto_dist.backend.local.store import Store
 from pluto_dist.core.document import Document, LeaseShown
+from pluto_dist.core.naming import late_participant
 from pluto_dist.core.requests import StreamKind
 from pluto_dist.spool.frames import Cut
 from pluto_dist.spool.names import stream_kind
@@ -31,6 +32,7 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         segments: sizes.
         fence: from where on the records are those of a superseded lease (R7), None if nowhere.
+        speaker: in front of its console lines, "" for the only participant of its Run.
     """
 
     lease: LeaseShown
@@ -39,6 +41,7 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
     kind: StreamKind
     segments: dict[int, int]
     fence: tuple[int, int] | None = None
+    speaker: str = ""
 
     def pending(self, offsets: Offsets) -> int:
         """Bytes behind the cursors."""
@@ -72,7 +75,7 @@ def streams_of(store: Store, document: Document) -> list[Stream]:
         stream
         for folder in store.streams(document.key)
         if folder.name in leases
-        for stream in _streams_in(folder, leases[folder.name])
+        for stream in _streams_in(folder, leases[folder.name], _speaker(leases[folder.name], document))
     ]
     return sorted(found, key=lambda stream: (_order(stream.lease), stream.lease.granted_at or 0, stream.name))
 
@@ -88,7 +91,7 @@ def next_piece(stream: Stream, offsets: dict[int, int], lines: int = BATCH_LINES
         cut = read_cut(stream.folder, stream.name, number, start, ReadLimits(room, lines))
         if cut.end > start:
             lease = stream.lease
-            who = f"attempt{lease.attempt}" if behind else lease.participant
+            who = late_participant(lease.participant, lease.attempt) if behind else lease.participant
             return Piece(number, cut, who)
         torn[number] = stream.segments[number]
     return None
@@ -101,14 +104,27 @@ def cursors_of(document: Document) -> Offsets:
     return {lease.lease_id: lease.cursors for lease in document.leases}
 
 
-def _streams_in(folder: Path, lease: LeaseShown) -> Iterator[Stream]:
+def _streams_in(folder: Path, lease: LeaseShown, speaker: str) -> Iterator[Stream]:
     for name, segments in list_streams(str(folder)).items():
         kind = _KINDS.get(stream_kind(name))
         if kind is not None:
             fence = None if lease.fences is None else lease.fences.get(name, (0, 0))
             yield Stream(
-                lease=lease, folder=str(folder), name=name, kind=kind, segments=segments, fence=fence
+                lease=lease,
+                folder=str(folder),
+                name=name,
+                kind=kind,
+                segments=segments,
+                fence=fence,
+                speaker=speaker,
             )
+
+
+def _speaker(lease: LeaseShown, document: Document) -> str:
+    """As the coordinator names it: see `pluto_dist.core.speakers`."""
+    if all(other.participant in ("", lease.participant) for other in document.leases):
+        return ""
+    return f"rank{lease.rank}" if lease.rank is not None else lease.label
 
 
 def _order(lease: LeaseShown) -> tuple[int, int]:

@@ -189,12 +189,20 @@ def test_console_of_all_processes_is_one_order(
 ) -> None:
     """Readers sort by line number only."""
     shelf.put(owner(), rank1())
-    shelf.write(OWNER, "console", *(line(n, f"owner {n}") for n in (0, 2, 3, 9)))
-    shelf.write(RANK1, "console", *(line(n, f"rank {n}") for n in (1, 4, 5)))
+    shelf.write(OWNER, "console", *(line(n, str(n)) for n in (0, 2, 3, 9)))
+    shelf.write(RANK1, "console", *(line(n, str(n)) for n in (1, 4, 5)))
     sync(shelf, backend, target)
     rows = operator.logs(1)
     assert [row["line_number"] for row in rows] == list(range(1, 8))
-    assert [int(row["message"].split()[1]) for row in rows] == [0, 1, 2, 3, 4, 5, 9]
+    assert [row["message"] for row in rows] == [
+        "[owner] 0",
+        "[rank1] 1",
+        "[owner] 2",
+        "[owner] 3",
+        "[rank1] 4",
+        "[rank1] 5",
+        "[owner] 9",
+    ]
 
 
 def test_a_fork_comes_after_its_parent_and_names_it(
