@@ -290,6 +290,7 @@ def _opened(wish: Wish, settings: Settings, surroundings: Surroundings) -> Opene
         spawned=surroundings.pool_parent is not None,
         wait_s=settings.open_wait_s,
         rank_metrics=settings.rank_metrics,
+        system_metrics_s=settings.system_metrics_s,
     )
 
 

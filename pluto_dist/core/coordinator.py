@@ -57,9 +57,11 @@ from pluto_dist.core.folding import Folding
 from pluto_dist.core.idle import Idle
 from pluto_dist.core.memory import Memory
 from pluto_dist.core.messages import PROTOCOL, Refusal, Sync
+from pluto_dist.core.nodes import is_node
 from pluto_dist.core.opening import Opening
 from pluto_dist.core.questions import Questions
 from pluto_dist.core.records import Lease, Now, Run
+from pluto_dist.core.sampling import Sampling
 from pluto_dist.core.series import SeriesNames
 from pluto_dist.core.settling import Settling
 from pluto_dist.core.shared import Shared
@@ -89,6 +91,7 @@ class Coordinator:
         self._controls = Controls(self._context)
         self._filing = Filing(self._context)
         self._views = Views(self._context, self._delivery, self._controls, self._filing, generation)
+        self._sampling = Sampling(self._context, self._delivery)
         self._settling = Settling(
             self._context,
             self._admission,
@@ -97,10 +100,19 @@ class Coordinator:
             self._controls,
             self._filing,
             self._views,
+            self._sampling,
         )
         self._memory = Memory(
             self._context,
-            (self._opening, self._delivery, self._controls, self._filing, self._settling, self._views),
+            (
+                self._opening,
+                self._delivery,
+                self._controls,
+                self._filing,
+                self._settling,
+                self._views,
+                self._sampling,
+            ),
         )
         self._questions = Questions(self._context, self._views, generation)
 
@@ -129,12 +141,13 @@ class Coordinator:
             self._context.emit(RemoveLease(lease_id=lease_id, folder=folder))  # perhaps it was never done
             return
         self._context.emit(ReadLifecycle(lease_id=lease_id, folder=folder))
+        if is_node(lease):
+            self._context.emit(LookAtStreams(lease_id=lease_id, folder=folder))  # it ends with the Run
+            return
         self._context.emit(WatchProcess(lease_id=lease_id, folder=folder, identity=lease.identity))
-        superseded = lease.end_reason == "superseded"
-        if superseded and lease.fences is None:
+        if lease.end_reason == "superseded" and lease.fences is None:
             self._context.emit(FindFence(lease_id=lease_id, folder=folder))
-        final = not lease.alive and not superseded
-        self._context.emit(LookAtStreams(lease_id=lease_id, folder=folder, final=final))
+        self._context.emit(LookAtStreams(lease_id=lease_id, folder=folder, final=not lease.may_write))
         if lease.state == "waiting":
             asked_at = min(lease.asked_at, self._context.now.at)  # it may have been at another boot
             self._admission.claim(self._context.change_lease(lease, asked_at=asked_at))
@@ -154,6 +167,7 @@ class Coordinator:
             self._opening.deadline(),
             self._delivery.deadline(),
             self._settling.deadline(),
+            self._sampling.deadline(),
             self._filing.deadline(),
             self._idle.deadline(),
         ]
@@ -197,6 +211,7 @@ class Coordinator:
             case Ticked():
                 self._opening.wake()
                 self._delivery.wake()
+                self._sampling.sample()
             case _:
                 raise TypeError(f"no such event: {type(event).__name__}")
 
@@ -212,7 +227,7 @@ class Coordinator:
             self._views.owe(message.lease_id, message.request)
             return
         if message.request:
-            final = not lease.alive
+            final = not lease.may_write
             self._context.emit(LookAtStreams(lease_id=lease.lease_id, folder=lease.folder, final=final))
         self._views.answer(lease, message.request)
 

@@ -8,6 +8,7 @@ from pluto_dist.core.effects import LookAtStreams
 from pluto_dist.core.events import NamesFound, PointSummary, Shipped, StreamsSeen
 from pluto_dist.core.lane import Lane
 from pluto_dist.core.naming import late_participant
+from pluto_dist.core.nodes import is_node
 from pluto_dist.core.records import Feed, Lease, Point, Run
 from pluto_dist.core.requests import LogType, StreamKind
 from pluto_dist.core.series import SeriesNames
@@ -213,7 +214,7 @@ class Delivery:
         return known
 
     def _count_points(self, lane: Lane, run: Run, summary: dict[str, PointSummary]) -> None:
-        if not summary:
+        if not summary or is_node(lane.lease):  # nobody logged these
             return
         known = self._known(run.key, lane.writer)
         points = self._book.points.get(lane.lease.lease_id) or Points(run.key)

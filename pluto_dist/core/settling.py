@@ -18,6 +18,7 @@ from pluto_dist.core.filing import Filing
 from pluto_dist.core.folding import Folding
 from pluto_dist.core.phase import Assessment, assess, members_of
 from pluto_dist.core.records import Run, Verdict
+from pluto_dist.core.sampling import Sampling
 from pluto_dist.core.views import Views
 
 ROUNDS = 20  # settling one Run may touch it, or another one, again; it never takes more than a few rounds
@@ -35,6 +36,7 @@ class Settling:
         controls: Controls,
         filing: Filing,
         views: Views,
+        sampling: Sampling,
     ) -> None:
         self._context = context
         self._book = context.book
@@ -44,6 +46,7 @@ class Settling:
         self._controls = controls
         self._filing = filing
         self._views = views
+        self._sampling = sampling
         self._deadlines: dict[str, float] = {}
         self._gone: set[str] = set()
 
@@ -112,6 +115,9 @@ class Settling:
         assessment = assess(run, members_of(run, leases), self._context.now.at)
         if assessment.verdict is not None and not run.ended:
             run = self._end(run, assessment.verdict)
+        node = self._sampling.plan(run)
+        if node is not None:
+            self.gone(node.lease_id)
         self._controls.advance(run, may_report=self._views.delivered(run), lives=_lives(run, assessment))
         self._plan(run, assessment)
         for lease in leases:

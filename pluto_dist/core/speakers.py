@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from pluto_dist.core.nodes import is_node
 from pluto_dist.core.records import Lease
 
 
@@ -13,6 +14,7 @@ def speaker_of(lease: Lease, leases: Iterable[Lease]) -> str:
     A rank of a job with several is never alone, also while the others have not come yet.
     """
     several = (lease.opened.job.world_size or 1) > 1
-    if not several and all(other.participant in ("", lease.participant) for other in leases):
+    others = (other.participant for other in leases if not is_node(other))
+    if not several and all(other in ("", lease.participant) for other in others):
         return ""
     return f"rank{lease.rank}" if lease.rank is not None else lease.label

@@ -249,7 +249,17 @@ class Driver:
                 say(event, **fields)
             case do.StopSelf():
                 self.stop = effect
-            case do.Ship() | do.SetAside() | do.OpenRun() | do.Control() | do.BeatRun() | do.WriteDocument():
+            case do.EndSampling(lease_id=lease_id):
+                self._worker.recorder.end(lease_id)
+            case (
+                do.Ship()
+                | do.SetAside()
+                | do.OpenRun()
+                | do.Control()
+                | do.BeatRun()
+                | do.WriteDocument()
+                | do.SampleNode()
+            ):
                 self._submit(effect)
             case _:
                 raise TypeError(f"no such effect: {type(effect).__name__}")

@@ -15,7 +15,15 @@ import msgspec
 
 from pluto_dist.backend.interface import Backend, Batch
 from pluto_dist.backend.local.store import Store
-from pluto_dist.core.effects import BeatRun, Control, OpenRun, SetAside, Ship, WriteDocument
+from pluto_dist.core.effects import (
+    BeatRun,
+    Control,
+    OpenRun,
+    SampleNode,
+    SetAside,
+    Ship,
+    WriteDocument,
+)
 from pluto_dist.core.events import (
     Beaten,
     Controlled,
@@ -30,12 +38,13 @@ from pluto_dist.core.lifecycle import Target
 from pluto_dist.core.outcomes import Delivered, Outcome, Rejected, Retry, Unknown
 from pluto_dist.core.requests import Beat, LogType, StatusReport, Unavailable
 from pluto_dist.node.batches import contents, numbered, renamed
+from pluto_dist.node.system.recorder import NodeRecorder
 from pluto_dist.spool.frames import Cut
 from pluto_dist.spool.reader import ReadLimits, read_cut
 
 BATCH_BYTES = 1 << 20  # the server's contract advises 1 to 2 MB a request
 
-Slow = Ship | SetAside | OpenRun | Control | BeatRun | WriteDocument
+Slow = Ship | SetAside | OpenRun | Control | BeatRun | WriteDocument | SampleNode
 Backends = Callable[[Target], Backend]
 
 
@@ -44,10 +53,12 @@ class Worker:
 
     Args:
         backends: the backend of a target.
+        recorder: of the node's system metrics; one that measures this machine by default.
     """
 
-    def __init__(self, backends: Backends) -> None:
+    def __init__(self, backends: Backends, recorder: NodeRecorder | None = None) -> None:
         self._backends = backends
+        self.recorder = recorder or NodeRecorder()
 
     def do(self, effect: Slow) -> Event | None:
         """Blocks; returns what happened, None where nobody needs to know."""
@@ -65,6 +76,9 @@ class Worker:
                 return Beaten(run=effect.run.key, beat=self._backends(effect.run.target).beat(effect.run))
             case WriteDocument():
                 return _write_document(effect)
+            case SampleNode(feeds=feeds):
+                self.recorder.record(feeds)
+                return None
             case _:
                 assert_never(effect)
 
@@ -84,7 +98,7 @@ class Worker:
                 return Beaten(run=run.key, beat=Beat(Unknown(reason)))
             case WriteDocument(run=key, revision=revision):
                 return DocumentWritten(run=key, revision=revision, error=reason)
-            case SetAside():
+            case SetAside() | SampleNode():
                 return None
             case _:
                 assert_never(effect)
