@@ -38,6 +38,7 @@ class Delivery:
         self._settled: dict[tuple[str, str], dict[str, str | None]] = {}
         self._console_turn: dict[str, Lane] = {}
         self._looked: set[str] = set()
+        self._held: dict[str, list[Lane]] = {}
 
     def seen(self, event: StreamsSeen) -> None:
         """Sizes of a lease's streams are known."""
@@ -54,6 +55,7 @@ class Delivery:
                 self._kick(lane)
         if not lease.alive:
             self._hurry(lease)
+            self._release_behind(lease)
 
     def look_again(self, lease: Lease) -> None:
         """What it wrote is known only after another look."""
@@ -72,6 +74,10 @@ class Delivery:
             self._known(run.key, lane.writer).update(dict.fromkeys(event.names))
         else:
             lane.not_before = self._settle_names(run, lane.writer, event.names, apart=mode == "suffix")
+        if lane.not_before:
+            self._held.setdefault(run.key, []).append(lane)
+        elif lane.writer == "owner":
+            self._release(run.key)
         self._context.touch(run.key)
         self._kick(lane)
 
@@ -90,6 +96,7 @@ class Delivery:
                 self._context.change_run(run, next_line=run.next_line + event.lines)
         if not lane.lease.alive or lane.trouble != trouble:
             self._hurry(lane.lease)
+        self._release_behind(lane.lease)
         self._kick(lane)
 
     def wake(self) -> None:
@@ -149,6 +156,7 @@ class Delivery:
         """The Run is forgotten."""
         self._names.forget(run)
         self._console_turn.pop(run, None)
+        self._held.pop(run, None)
         for key in [key for key in self._settled if key[0] == run]:
             del self._settled[key]
         for lease in self._book.leases_of(run):
@@ -204,8 +212,23 @@ class Delivery:
         return run.id is not None and (run.target.mode == "local" or run.target.key_id in self._context.keys)
 
     def _owner_may_come(self, run: Run) -> bool:
+        """Whether the owner may yet declare a name: it lives, or wrote what has not been read."""
         owner = self._book.leases.get(run.owner) if run.owner is not None else None
-        return not run.ended and (owner is None or owner.alive)
+        if owner is None:
+            return not run.ended
+        return owner.alive or not self.complete(owner)
+
+    def _release_behind(self, lease: Lease) -> None:
+        """An owner that is gone and read to the end declares no names any more."""
+        run = self._book.runs.get(lease.run or "")
+        if run is not None and run.key in self._held and not self._owner_may_come(run):
+            self._release(run.key)
+
+    def _release(self, run: str) -> None:
+        """Names that were held for the owner's sake are asked for again."""
+        for lane in self._held.pop(run, ()):
+            lane.not_before = 0.0
+            self._kick(lane)
 
     def _known(self, run: str, participant: str) -> dict[str, str | None]:
         known = self._settled.get((run, participant))
