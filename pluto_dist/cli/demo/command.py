@@ -62,7 +62,7 @@ def demo(
 
 
 def _play(lookup: Lookup, home: Path | None, folder: Path | None, seconds: float) -> Play:
-    from pluto_dist import generate_run_id
+    from pluto_dist.client.api import generate_run_id
     from pluto_dist.cli.demo.play import Play
     from pluto_dist.cli.lookup import reading_settings
 
