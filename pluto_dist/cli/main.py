@@ -18,7 +18,7 @@ import typer
 from typer.core import TyperGroup
 
 from pluto_dist import __version__
-from pluto_dist.cli import coordinator, doctor, export, finish, ps, runs, show, sync
+from pluto_dist.cli import coordinator, doctor, export, finish, logs, ps, runs, show, sync
 from pluto_dist.cli.demo import command as demo
 from pluto_dist.errors import AmbiguousRunError, PlutoDistError, UsageError
 
@@ -82,6 +82,7 @@ app.command()(runs.runs)
 app.command()(show.show)
 app.command()(ps.ps)
 app.command()(export.export)
+app.command()(logs.logs)
 app.command()(finish.finish)
 app.command()(sync.sync)
 app.command()(doctor.doctor)

@@ -8,6 +8,8 @@ import pty
 import re
 import signal
 import subprocess
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -295,3 +297,56 @@ def test_on_a_terminal_programs_still_see_a_terminal(node: Node) -> None:
     node.ended("tty")
     assert re.sub(rb"\r+\n", b"\n", shown) == b"True 97\n50%\r100%\n"
     assert messages(node, "tty") == ["True 97", "100%"]
+
+
+def logs(node: Node, *arguments: str) -> list[str]:
+    """Output of `pluto-dist logs`, line by line."""
+    run = [sys.executable, "-c", "from pluto_dist.cli.main import app; app()", "logs", *arguments]
+    done = subprocess.run(run, env=node.env(), cwd=node.base, capture_output=True, timeout=60, check=True)
+    return done.stdout.decode().splitlines()
+
+
+def test_logs_prints_what_all_ranks_printed(node: Node) -> None:
+    launcher = node.launcher(2)
+    body = 'run = pluto.init(run_id="both"); print("I am", os.environ["RANK"]); tell("ready"); hear()'
+    ranks = [launcher.rank(n, body) for n in range(2)]
+    for rank in ranks:
+        rank.expect("ready")
+    wait_until(lambda: sorted(logs(node, "both")) == ["[rank0] I am 0", "[rank1] I am 1"], "live lines")
+    following = threading.Thread(
+        target=lambda: followed.extend(logs(node, "both", "--follow", "--rank", "1"))
+    )
+    followed: list[str] = []
+    following.start()
+    for rank in ranks:
+        rank.say()
+    following.join(20)
+    assert followed == ["[rank1] I am 1"]
+    (line,) = map(json.loads, logs(node, "both", "--rank", "0", "--json"))
+    assert (line["message"], line["speaker"], line["rank"], line["log_type"]) == (
+        "I am 0",
+        "rank0",
+        0,
+        "PRINT",
+    )
+
+
+@pytest.mark.parametrize("console", ["auto", "fd"])
+def test_a_sigterm_in_the_middle_of_a_print_ends_the_run_as_ever(node: Node, console: str) -> None:
+    script = node.start(
+        """
+        run = pluto.init(run_id="term")
+        tell("ready")
+        while True:
+            print("x" * 2000)
+        """,
+        env={"PLUTO_DIST_CONSOLE": console},
+    )
+    script.expect("ready")
+    script.signal(signal.SIGTERM)
+    assert script.wait() == -signal.SIGTERM
+    assert node.ended("term")["status"] == "TERMINATED"
+    said = set(messages(node, "term")) - {"ready"}  # the last line may be cut where the signal came
+    assert "x" * 2000 in said
+    assert all(set(line) <= {"x"} for line in said)
+    assert "Traceback" not in script.stderr

@@ -203,5 +203,7 @@ def flush_python_streams() -> None:
     """What Python has buffered belongs to where it was printed."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None and not getattr(stream, "closed", False):
-            with contextlib.suppress(OSError):  # the terminal is gone: the next print says so
+            # OSError: the terminal is gone, and the next print says so. RuntimeError: a signal handler ends
+            # the Run in the middle of a print, which flushes by itself when it goes on.
+            with contextlib.suppress(OSError, RuntimeError):
                 stream.flush()

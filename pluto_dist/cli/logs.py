@@ -1,0 +1,55 @@
+"""`pluto-dist logs RUN`: what the processes of a Run printed, merged by time.
+
+JSON: a line per line of output with `time` (epoch milliseconds), `speaker` ("rank3", a label, "" in a Run of
+one participant), `rank`, `log_type`, `message`, `lease_id`. Lines come from the store and, for what is not
+delivered yet, from the spool of this node; a server's Run has here only what has not been removed yet.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pluto_dist.cli import options
+
+if TYPE_CHECKING:
+    from pluto_dist.backend.local.lines import SaidLine
+
+FOLLOW_S = 0.5
+
+
+def logs(
+    run: options.RunName,
+    rank: Annotated[int | None, typer.Option("--rank", help="Only this rank.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the Run ends.")] = False,
+    as_json: options.Json = False,
+    home: options.Home = None,
+    folder: options.Dir = None,
+) -> None:
+    """Prints the console output of a Run."""
+    from pluto_dist.backend.local.lines import Cursors, read_lines
+    from pluto_dist.cli.lookup import RUNNING, Lookup
+    from pluto_dist.cli.show import roots
+
+    lookup = Lookup(home, folder)
+    cursors: Cursors = {}
+    while True:
+        found = lookup.find(run)
+        lines = read_lines(found.document, roots(found, lookup.spool), cursors)
+        _print((line for line in lines if rank is None or line.rank == rank), as_json=as_json)
+        if not follow or found.document.status != RUNNING:
+            return
+        time.sleep(FOLLOW_S)
+
+
+def _print(lines: Iterable[SaidLine], *, as_json: bool) -> None:
+    import msgspec
+
+    for line in lines:
+        if as_json:
+            typer.echo(msgspec.json.encode(line))
+        else:
+            typer.echo(f"[{line.speaker}] {line.message}" if line.speaker else line.message)
