@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
+from pluto_dist.cli.demo.job.torchrun import last_line
 from pluto_dist.node.launch import module_command
 
 JOB = "pluto_dist.cli.demo.job."
@@ -66,8 +67,7 @@ class Cast:
 
     def last_words(self, name: str) -> str:
         """The last line it wrote."""
-        lines = self._log(name).read_text(errors="replace").split("\n")
-        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+        return last_line(self._log(name))
 
     def end(self) -> None:
         """SIGTERM to all that live, SIGKILL to those that do not go; returns when they are gone."""

@@ -9,6 +9,7 @@ It uses the node's own coordinator and the store of `--dir`, so the other comman
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import sys
@@ -46,6 +47,7 @@ def demo(
     lookup = Lookup(home, folder)
     if lookup.places is None:
         raise PlacesError(f"no process can log on this machine: {lookup.where()}")
+    _check_store(lookup.store.root)
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without braille dots shall not end the demo
     out = console()
@@ -61,10 +63,22 @@ def demo(
     shutil.rmtree(play.folder)
 
 
+def _check_store(root: Path) -> None:
+    """A training goes on without its store and delivers later; a demo would only wait for it."""
+    from pluto_dist.errors import PlacesError
+
+    try:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise PlacesError(f"the store {root} cannot be made: {error}; --dir chooses another place") from error
+    if not os.access(root, os.W_OK | os.X_OK):
+        raise PlacesError(f"the store {root} cannot be written; --dir chooses another place")
+
+
 def _play(lookup: Lookup, home: Path | None, folder: Path | None, seconds: float) -> Play:
-    from pluto_dist.client.api import generate_run_id
     from pluto_dist.cli.demo.play import Play
     from pluto_dist.cli.lookup import reading_settings
+    from pluto_dist.client.api import generate_run_id
 
     return Play(
         run_id=generate_run_id(),

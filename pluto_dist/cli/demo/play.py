@@ -81,7 +81,7 @@ def perform(play: Play, cast: Cast, watch: Watch) -> int:
     play.ledger.touch()
     watch.say(f"starting {RANKS} ranks that train, as torchrun does")
     train = command("train", *_files(play), "--save-every", SAVE_EVERY, "--seconds", play.seconds)
-    cast.start("torchrun", "torchrun", "--nproc-per-node", RANKS, *train)
+    cast.start("torchrun", "torchrun", "--nproc-per-node", RANKS, "--log-dir", play.folder, *train)
     _until(play, cast, watch, lambda: watch.document is not None)
     watch.say("starting eval, uploader, eval-2 that will crash, profiler to be killed")
     cast.start("eval", "evaluate", play.run_id, *_files(play), "--label", "eval")
@@ -90,7 +90,7 @@ def perform(play: Play, cast: Cast, watch: Watch) -> int:
     )
     cast.start("uploader", "upload", play.run_id, *_files(play))
     cast.start("profiler", "profiler", play.run_id)
-    _until(play, cast, watch, lambda: _time_to_kill(play, watch))
+    _until(play, cast, watch, lambda: _time_to_kill(play, watch) or "profiler" not in cast.running())
     killed_ms = time.time_ns() // 1_000_000
     cast.kill("profiler")
     watch.say("sent SIGKILL to profiler")
@@ -141,7 +141,7 @@ def _until(play: Play, cast: Cast, watch: Watch, condition: Callable[[], bool]) 
     in_time = watch.until(lambda: bool(cast.code("torchrun")) or condition(), within_s)
     if cast.code("torchrun"):
         raise PlutoDistError(
-            f"the training failed with exit code {cast.code('torchrun')}: {cast.last_words('torchrun')}; "
+            f"the training failed (exit code {cast.code('torchrun')}): {cast.last_words('torchrun')}; "
             f"logs are in {play.folder}"
         )
     if not in_time:

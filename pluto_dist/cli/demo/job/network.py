@@ -6,6 +6,7 @@ import math
 import random
 from array import array
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from operator import mul
 from typing import NamedTuple
 
@@ -42,12 +43,12 @@ class Network:
 
     @weights.setter
     def weights(self, weights: Sequence[float]) -> None:
-        start = 0
+        wanted = sum(map(len, self._rows()))
+        if len(weights) != wanted:
+            raise ValueError(f"{len(weights)} weights for a network of {wanted}")
+        rest = iter(weights)
         for row in self._rows():
-            row[:] = weights[start : start + len(row)]
-            start += len(row)
-        if start != len(weights):
-            raise ValueError(f"{len(weights)} weights for a network of {start}")
+            row[:] = islice(rest, len(row))
 
     def probabilities(self, image: Sequence[float]) -> list[float]:
         """How likely it is each digit."""

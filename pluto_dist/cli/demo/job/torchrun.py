@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from pluto_dist.cli.demo.job import exchange
 
@@ -26,13 +27,14 @@ def main() -> int:
     """Exit code 0 if all ranks ended well."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--nproc-per-node", type=int, required=True)
+    parser.add_argument("--log-dir", type=Path, required=True)
     parser.add_argument("command", nargs=argparse.REMAINDER)
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     ranks: list[Rank] = []
     try:
-        _start(ranks, options.nproc_per_node, options.command)
-        return _wait(ranks)
+        _start(ranks, options.nproc_per_node, options.command, options.log_dir)
+        return _wait(ranks, options.log_dir)
     finally:
         _end(ranks)
 
@@ -52,27 +54,40 @@ def rank_variables(rank: int, world: int) -> dict[str, str]:
     return {name: str(value) for name, value in (same | sizes | counts | texts).items()}
 
 
-def _start(ranks: list[Rank], world: int, command: Sequence[str]) -> None:
+def _start(ranks: list[Rank], world: int, command: Sequence[str], logs: Path) -> None:
     """Adds each rank as it starts: a signal may come between two of them."""
     for rank, sockets in enumerate(exchange.connect(world)):
         numbers = [each.fileno() for each in sockets]
         peers = {exchange.VARIABLE: ",".join(map(str, numbers))}
         env = {**os.environ, **rank_variables(rank, world), **peers}
-        ranks.append(subprocess.Popen(command, env=env, pass_fds=numbers))
+        with _log(logs, rank).open("wb") as log:
+            ranks.append(subprocess.Popen(command, env=env, pass_fds=numbers, stdout=log, stderr=log))
         for each in sockets:
             each.close()
 
 
-def _wait(ranks: Sequence[Rank]) -> int:
+def _wait(ranks: Sequence[Rank], logs: Path) -> int:
     while True:
         codes = [rank.poll() for rank in ranks]
-        failed = [(rank, code) for rank, code in enumerate(codes) if code]
+        failed = [rank for rank, code in enumerate(codes) if code]
         if failed:
-            print(f"rank {failed[0][0]} failed with code {failed[0][1]}", file=sys.stderr)  # noqa: T201
+            first = failed[0]
+            why = last_line(_log(logs, first))
+            print(f"rank {first} failed with code {codes[first]}: {why}", file=sys.stderr)  # noqa: T201
             return 1
         if None not in codes:
             return 0
         time.sleep(LOOK_S)
+
+
+def last_line(log: Path) -> str:
+    """The last line that says something."""
+    lines = log.read_text(errors="replace").splitlines()
+    return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+
+
+def _log(logs: Path, rank: int) -> Path:
+    return logs / f"rank{rank}.log"
 
 
 def _end(ranks: Sequence[Rank]) -> None:
