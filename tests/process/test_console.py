@@ -336,6 +336,7 @@ def test_a_sigterm_in_the_middle_of_a_print_ends_the_run_as_ever(node: Node, con
     script = node.start(
         """
         run = pluto.init(run_id="term")
+        print("x" * 2000, flush=True)
         tell("ready")
         while True:
             print("x" * 2000)
