@@ -93,7 +93,7 @@ def test_interrupted_demo_leaves_no_process_and_a_terminated_run(node: Node, wor
     rest, _ = demo.communicate(timeout=60)
     assert demo.returncode == 130, "".join(heard) + rest
     assert "interrupted" in rest
-    assert len(players) >= 8  # eval-2 may have crashed
+    assert len(players) >= 8  # eval-2 may not have come yet, or have crashed
     assert not _players(workplace)
     assert not any(workplace.iterdir())
     assert node.ended("DEM-1")["status"] == "TERMINATED"

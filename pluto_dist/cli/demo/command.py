@@ -141,14 +141,15 @@ def _draw(outcome: Outcome, out: Console) -> None:
 
 
 def _tell(found: Sequence[Finding], out: Console) -> None:
-    from rich.table import Table
+    import textwrap
+
     from rich.text import Text
 
-    grid = Table.grid(padding=(0, 2))
     for each in found:
-        mark = Text("ok", style="green") if each.kept else Text("DIFFERS", style="bold red")
-        grid.add_row(mark, Text(each.text))
-    out.print(grid)
+        mark, style = ("ok", "green") if each.kept else ("DIFFERS", "bold red")
+        line = Text(textwrap.fill(f"{mark}  {each.text}", out.width - 1, subsequent_indent="    "))
+        line.stylize(style, 0, len(mark))
+        out.print(line)
 
 
 def _how_to_look(outcome: Outcome, home: Path | None, folder: Path | None, out: Console) -> None:

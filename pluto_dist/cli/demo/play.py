@@ -22,7 +22,7 @@ from pluto_dist.errors import PlutoDistError, RunNotFoundError, WaitTimeoutError
 RANKS = 4
 SAVE_EVERY = 20  # steps; also how often the ranks look at the time
 CRASH_AFTER = 1  # checkpoints; there is one on the slowest machine
-KILL_AFTER = 20  # points of the profiler
+KILL_AFTER = 20  # records of the profiler
 LATEST_S = 60.0  # beyond the time of training; a slow machine needs 15 s
 SETTLE_S = 15.0  # after the last process has ended; usually 0.1 s
 
@@ -83,13 +83,14 @@ def perform(play: Play, cast: Cast, watch: Watch) -> int:
     train = command("train", *_files(play), "--save-every", SAVE_EVERY, "--seconds", play.seconds)
     cast.start("torchrun", "torchrun", "--nproc-per-node", RANKS, "--log-dir", play.folder, *train)
     _until(play, cast, watch, lambda: watch.document is not None)
-    watch.say("starting eval, uploader, eval-2 that will crash, profiler to be killed")
-    cast.start("eval", "evaluate", play.run_id, *_files(play), "--label", "eval")
-    cast.start(
-        "eval-2", "evaluate", play.run_id, *_files(play), "--label", "eval-2", "--crash-after", CRASH_AFTER
-    )
+    watch.say("starting eval, uploader, and profiler, which will be killed")
+    evaluate = ("evaluate", play.run_id, *_files(play), "--label")
+    cast.start("eval", *evaluate, "eval")
     cast.start("uploader", "upload", play.run_id, *_files(play))
     cast.start("profiler", "profiler", play.run_id)
+    _until(play, cast, watch, lambda: _has_logged(watch, "eval", 1) or "eval" not in cast.running())
+    watch.say("starting eval-2, which will crash")
+    cast.start("eval-2", *evaluate, "eval-2", "--crash-after", CRASH_AFTER)
     _until(play, cast, watch, lambda: _time_to_kill(play, watch) or "profiler" not in cast.running())
     killed_ms = time.time_ns() // 1_000_000
     cast.kill("profiler")
@@ -152,8 +153,12 @@ def _until(play: Play, cast: Cast, watch: Watch, condition: Callable[[], bool]) 
 
 
 def _time_to_kill(play: Play, watch: Watch) -> bool:
-    lease = watch.lease("profiler")
-    return watch.elapsed_s > play.seconds / 2 and lease is not None and lease.written >= KILL_AFTER
+    return watch.elapsed_s > play.seconds / 2 and _has_logged(watch, "profiler", KILL_AFTER)
+
+
+def _has_logged(watch: Watch, label: str, records: int) -> bool:
+    lease = watch.lease(label)
+    return lease is not None and lease.written >= records
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
