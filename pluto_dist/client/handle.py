@@ -23,6 +23,7 @@ from pluto_dist.client.collect import Kind, Rejection
 from pluto_dist.client.console.capture import CAPTURES
 from pluto_dist.client.lease import LeaseFiles, Wall
 from pluto_dist.client.link import Link
+from pluto_dist.client.tidings import Tidings
 from pluto_dist.core.ids import Role
 from pluto_dist.core.lifecycle import (
     Closed,
@@ -73,6 +74,7 @@ class Run:
         self._ends = itertools.count()
         self._end: Literal["", "finished", "closed"] = ""
         self._granted_once = False
+        self._tidings = Tidings(settings.on_cancel)
         forks.watch(self)
 
     # --- logging ----------------------------------------------------------------------------------
@@ -440,6 +442,7 @@ class Run:
 
     def granted(self, view: View) -> None:
         """Takes the first automatic step from the coordinator; called by the link with each view."""
+        self._tidings.take(view)
         if view.state != "active" or self._granted_once:
             return
         self._granted_once = True

@@ -259,8 +259,8 @@ class Link:
             if isinstance(reply, View):
                 if reply.lease_id == self._files.lease_id:
                     self._refreshed = max(self._refreshed, reply.request)
-                    fresh = self._session.heard(reply, boot_clock())
-                    self._hand_over_key = self._key is not None and (fresh or reply.key_wanted)
+                    self._session.heard(reply, boot_clock())
+                    self._key_is_wanted(reply.key_wanted)
                     self.fault = None
                     self._on_view(reply)
             elif self._questions.pop(reply.request, None) is not None:
@@ -268,6 +268,14 @@ class Link:
             elif isinstance(reply, Refusal):
                 self.fault = from_wire(reply.error, reply.message)
             self._changed.notify_all()
+
+    def _key_is_wanted(self, wanted: bool) -> None:
+        """A coordinator that was started anew has no keys: it gets ours at once, until it has it."""
+        if self._key is None:
+            return
+        if wanted and not self._hand_over_key:
+            self._session.speak(boot_clock())
+        self._hand_over_key = wanted
 
     def _sync(self) -> Sync:
         key = self._key.reveal() if self._key is not None and self._hand_over_key else ""

@@ -7,7 +7,7 @@ import msgspec
 from pluto_dist.core.book import Config, past_key
 from pluto_dist.core.context import Context
 from pluto_dist.core.document import restore
-from pluto_dist.core.lifecycle import Opened as Claim
+from pluto_dist.core.merge import merge_json
 from pluto_dist.core.records import Prior, Run, Verdict
 from pluto_dist.core.requests import Opened
 from pluto_dist.core.shared import Shared
@@ -21,7 +21,7 @@ class Adoption:
         self._book = context.book
         self._shared = shared
 
-    def adopt(self, run: Run, claim: Claim | None, opened: Opened) -> None:
+    def adopt(self, run: Run, opened: Opened) -> None:
         """Takes what the backend said of a Run that was asked for."""
         twin = self._twin(run, opened)
         if twin is not None and run.epoch == 0:
@@ -53,7 +53,7 @@ class Adoption:
         if opened.resumed:
             self._join(run, opened, known=known)
         else:
-            self._inherit(run, claim, opened)
+            self._inherit(run, opened)
         self._context.note(run.key, "opened", id=str(opened.id), resumed=str(opened.resumed).lower())
 
     def _twin(self, run: Run, opened: Opened) -> Run | None:
@@ -106,15 +106,18 @@ class Adoption:
         mine = b"{}" if known else config.given
         self._shared.rebase_config(run.key, opened.config or config.body, mine)
 
-    def _inherit(self, run: Run, claim: Claim | None, opened: Opened) -> None:
+    def _inherit(self, run: Run, opened: Opened) -> None:
         """A fork starts from its parent's config and, if asked, its tags."""
         wanted = run.tags
         run = self._context.change_run(run, pushed_tags=opened.tags if opened.tags is not None else wanted)
-        if claim is None or claim.fork is None:
+        fork = run.fork
+        if fork is None:
             return
-        if claim.fork.inherit_tags:
+        if fork.inherit_tags:
             run = self._context.change_run(run, tags=opened.parent_tags)
             self._shared.add_tags(run.key, wanted)
-        if claim.fork.inherit_config and opened.parent_config != b"{}":
+        if fork.inherit_config and opened.parent_config != b"{}":
             config = self._book.configs.get(run.key) or Config()
-            self._shared.rebase_config(run.key, opened.parent_config, config.body)
+            # The backend has only what the caller gave: it inherits nothing by itself.
+            mine = merge_json(opened.parent_config, config.body)
+            self._shared.rebase_config(run.key, b"{}", mine)

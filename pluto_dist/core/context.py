@@ -6,6 +6,7 @@ import msgspec
 
 from pluto_dist.core.book import Book
 from pluto_dist.core.effects import Effect, FindFence, LookAtStreams
+from pluto_dist.core.outcomes import Delivered, Outcome, Retry
 from pluto_dist.core.records import EndReason, Lease, Now, Run
 
 
@@ -17,6 +18,7 @@ class Context:
         news: leases that have changed, or may have to be told something.
         urgent: Runs whose document somebody may be waiting for.
         keys: `Target.key_id`s for which an API key is in memory.
+        key_problems: why the server refuses a key, and since when, by `key_id`.
         reporting: Runs whose terminal status is on its way to the backend just now.
     """
 
@@ -28,6 +30,7 @@ class Context:
         self.news: dict[str, None] = {}
         self.urgent: set[str] = set()
         self.keys: set[str] = set()
+        self.key_problems: dict[str, tuple[float, str]] = {}
         self.reporting: set[str] = set()
         self._effects: list[Effect] = []
 
@@ -44,6 +47,16 @@ class Context:
         self.touched.clear()
         self.news.clear()
         return touched, news
+
+    def heard_of_key(self, run: Run, outcome: Outcome) -> None:
+        """Any answer of the server tells whether it takes the Run's key."""
+        key_id = run.target.key_id
+        if isinstance(outcome, Retry) and outcome.key_problem:
+            since, _ = self.key_problems.get(key_id, (self.now.at, ""))
+            self.key_problems[key_id] = (since, outcome.reason)
+            self.touch(run.key)
+        elif isinstance(outcome, Delivered) and self.key_problems.pop(key_id, None) is not None:
+            self.touch(run.key)
 
     def touch(self, run: str | None) -> None:
         if run is not None:

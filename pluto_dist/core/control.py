@@ -4,10 +4,14 @@ Each is a difference between what is wanted and what the backend is known to hav
 restart of the coordinator only means that the difference is sent again; all of them may be repeated.
 A Run has at most one of them in flight, so the server's unlocked merges never race (G9), and the status goes
 out last, when everything of owner and workers has been delivered (G6).
+
+An errand that fails does not hold up the others. The status waits for them, but not for ever: a server that
+answers 500 to a tag must still hear how the Run ended.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import islice
 
 import msgspec
@@ -21,7 +25,10 @@ from pluto_dist.core.records import Run, Verdict
 from pluto_dist.core.requests import StatusReport
 
 BEAT_S = 20.0  # the server forgets a Run 150 s after its last heartbeat and stores at most one each 30 s
+SILENT_S = 100.0  # after this time without a beat that arrived, the server may have marked the Run FAILED
 MAX_NAMES = 1000
+TRIES = 5  # the status does not wait longer for an errand that fails, about ten seconds
+GIVE_UP_S = 86_400.0  # an outage of a day is an outage; longer, the server means this very errand
 
 _encoder = msgspec.json.Encoder()
 
@@ -34,6 +41,14 @@ class Errand(msgspec.Struct, frozen=True):
     body: bytes
 
 
+class Trial(msgspec.Struct, frozen=True):
+    """How one errand of a Run has failed so far."""
+
+    failures: int
+    since: float
+    not_before: float
+
+
 class Controls:
     """Errands of all Runs."""
 
@@ -41,9 +56,10 @@ class Controls:
         self._context = context
         self._book = context.book
         self._errands: dict[str, Errand] = {}
-        self._failures: dict[str, int] = {}
-        self._not_before: dict[str, float] = {}
+        self._trials: dict[str, dict[str, Trial]] = {}
         self._beats: dict[str, float] = {}
+        self._alive_at: dict[str, float] = {}
+        self._reaped: set[str] = set()
         self._token = 0
 
     def advance(self, run: Run, *, may_report: bool, lives: bool) -> None:
@@ -55,9 +71,8 @@ class Controls:
             return
         if run.target.key_id not in self._context.keys:
             return
-        now = self._context.now.at
         self._beat(run, lives)
-        if run.key in self._errands or now < self._not_before.get(run.key, 0.0):
+        if run.key in self._errands:
             return
         errand = self._next(run, may_report)
         if errand is None:
@@ -70,58 +85,61 @@ class Controls:
             Control(run=backend_run(run), operation=errand.operation, token=errand.token, body=errand.body)
         )
 
-    def answered(self, event: Controlled) -> None:
-        """Takes the backend's answer to an errand."""
+    def answered(self, event: Controlled) -> bool:
+        """Takes the backend's answer to an errand; True if it knows new names now."""
         errand = self._errands.get(event.run)
         run = self._book.runs.get(event.run)
         if errand is None or run is None or errand.token != event.token:
-            return
+            return False
         del self._errands[event.run]
         self._context.reporting.discard(event.run)
         self._context.touch(event.run)
+        self._context.heard_of_key(run, event.outcome)
         match event.outcome:
             case Delivered():
                 self._done(run, errand)
                 if errand.operation == "status":
                     self._context.note(event.run, "reported", status=run.status)
             case Rejected(reason=reason):
-                self._context.note(event.run, f"{errand.operation}_refused", why=reason)
-                self._done(run, errand)
+                self._refused(run, errand, reason)
             case Retry(reason=reason, after_s=after_s):
-                self._wait(event.run, after_s or 0.0)
+                self._failed(run, errand, reason, after_s or 0.0)
             case Unknown(reason=reason):
-                self._wait(event.run, 0.0)
+                self._failed(run, errand, reason, 0.0)
+        return errand.operation == "names" and not self._book.unregistered(event.run)
 
     def beaten(self, event: Beaten) -> None:
-        """Somebody may have cancelled the Run on the server; nothing else is read from a sign of life."""
+        """A sign of life tells what the server thinks of the Run: cancelled by somebody, or dead for it."""
         run = self._book.runs.get(event.run)
-        if run is None or event.beat.status != "CANCELLED" or run.cancelled:
+        if run is None:
             return
-        self._context.note(run.key, "cancelled")
-        self._context.change_run(
-            run,
-            cancelled=True,
-            status="CANCELLED",
-            verdict=Verdict("CANCELLED", "cancelled on the server"),
-            ended_ms=self._context.now.wall_ms,
-            telling=True,
-            reported=True,
-        )
+        self._context.heard_of_key(run, event.beat.outcome)
+        match event.beat.status:
+            case "RUNNING":
+                self._alive_at[run.key] = self._context.now.at
+            case "CANCELLED" if not run.cancelled:
+                self._cancelled(run)
+            case "FAILED" if not run.ended:
+                self._reaped.add(run.key)
+                self._context.touch(run.key)
 
     def deadline(self, run: str) -> float | None:
         """When `advance` may have something to do for this Run, if nothing happens before."""
-        known = (self._not_before.get(run), self._beats.get(run))
-        return min((at for at in known if at is not None), default=None)
+        waits = [trial.not_before for trial in self._trials.get(run, {}).values()]
+        if run in self._beats:
+            waits.append(self._beats[run])
+        return min((at for at in waits if at > self._context.now.at), default=None)
 
     def settled(self, run: Run) -> bool:
         """Whether the backend has everything except perhaps the status."""
-        return self._next(run, may_report=False) is None
+        return run.target.mode == "local" or next(self._wanted(run), None) is None
 
     def forget(self, run: str) -> None:
         """The Run is forgotten."""
-        for known in (self._errands, self._failures, self._not_before, self._beats):
+        for known in (self._errands, self._trials, self._beats, self._alive_at):
             known.pop(run, None)
         self._context.reporting.discard(run)
+        self._reaped.discard(run)
 
     def _beat(self, run: Run, lives: bool) -> None:
         now = self._context.now.at
@@ -132,26 +150,34 @@ class Controls:
             self._context.emit(BeatRun(run=backend_run(run)))
 
     def _next(self, run: Run, may_report: bool) -> Errand | None:
-        if run.target.mode == "local":
-            return None
-        names = dict(islice(self._book.unregistered(run.key).items(), MAX_NAMES))
-        if names:
-            return self._errand("names", _encoder.encode(names))
-        if run.pushed_tags != run.tags:
-            return self._errand("tags", _encoder.encode(run.tags))
-        if run.config_patch:
-            return self._errand("config", run.config_patch)
-        if run.verdict is not None and not run.reported and may_report:
-            return self._errand("status", _encoder.encode(status_report(run)))
+        wanted = list(self._wanted(run))
+        failures = [self._trial(run, operation).failures for operation, _ in wanted]
+        if run.verdict is not None and not run.reported and may_report and all(n >= TRIES for n in failures):
+            silent = self._context.now.at - self._alive_at.get(run.key, run.open_since) > SILENT_S
+            wanted.append(("revive", b"") if silent else ("status", _encoder.encode(status_report(run))))
+        for operation, body in wanted:
+            if self._context.now.at >= self._trial(run, operation).not_before:
+                self._token += 1
+                return Errand(operation, self._token, body)
         return None
 
-    def _errand(self, operation: str, body: bytes) -> Errand:
-        self._token += 1
-        return Errand(operation, self._token, body)
+    def _wanted(self, run: Run) -> Iterator[tuple[str, bytes]]:
+        """What the backend lacks beside the status, in the order of sending."""
+        if run.key in self._reaped:
+            yield "revive", b""
+        names = dict(islice(self._book.unregistered(run.key).items(), MAX_NAMES))
+        if names:
+            yield "names", _encoder.encode(names)
+        if run.pushed_tags != run.tags:
+            yield "tags", _encoder.encode(run.tags)
+        if run.config_patch:
+            yield "config", run.config_patch
+
+    def _trial(self, run: Run, operation: str) -> Trial:
+        return self._trials.get(run.key, {}).get(operation, Trial(0, self._context.now.at, 0.0))
 
     def _done(self, run: Run, errand: Errand) -> None:
-        self._failures.pop(run.key, None)
-        self._not_before.pop(run.key, None)
+        self._trials.get(run.key, {}).pop(errand.operation, None)
         match errand.operation:
             case "names":
                 for name in msgspec.json.decode(errand.body, type=dict[str, str]):
@@ -162,14 +188,37 @@ class Controls:
                 self._context.change_run(run, pushed_tags=pushed)
             case "config" if run.config_patch == errand.body:
                 self._context.change_run(run, config_patch=b"")
+            case "revive":
+                self._reaped.discard(run.key)
+                self._alive_at[run.key] = self._context.now.at
             case "status" if run.ended and errand.body == _encoder.encode(status_report(run)):
                 self._context.change_run(run, reported=True)
 
-    def _wait(self, run: str, at_least_s: float) -> None:
-        now = self._context.now
-        failures = self._failures.get(run, 0)
-        self._failures[run] = failures + 1
-        self._not_before[run] = now.at + max(at_least_s, backoff_s(failures, now.jitter))
+    def _refused(self, run: Run, errand: Errand, reason: str) -> None:
+        """It will not be taken, so it counts as done, and people can see why."""
+        self._context.note(run.key, f"{errand.operation}_refused", why=reason)
+        self._done(run, errand)
+
+    def _failed(self, run: Run, errand: Errand, reason: str, at_least_s: float) -> None:
+        now, trial = self._context.now, self._trial(run, errand.operation)
+        if errand.operation != "status" and now.at > trial.since + GIVE_UP_S:
+            self._refused(run, errand, f"given up after a day: {reason}")
+            return
+        wait_s = max(at_least_s, backoff_s(trial.failures, now.jitter))
+        trials = self._trials.setdefault(run.key, {})
+        trials[errand.operation] = Trial(trial.failures + 1, trial.since, now.at + wait_s)
+
+    def _cancelled(self, run: Run) -> None:
+        self._context.note(run.key, "cancelled")
+        self._context.change_run(
+            run,
+            cancelled=True,
+            status="CANCELLED",
+            verdict=Verdict("CANCELLED", "cancelled on the server"),
+            ended_ms=self._context.now.wall_ms,
+            telling=True,
+            reported=True,
+        )
 
     def _settle_local(self, run: Run, may_report: bool) -> None:
         """The store is told by the document alone."""

@@ -199,7 +199,8 @@ class Coordinator:
             case OpenEnded():
                 self._opened(event)
             case Controlled():
-                self._controls.answered(event)
+                if self._controls.answered(event):
+                    self._delivery.names_registered(event.run)
             case Beaten():
                 self._controls.beaten(event)
             case DocumentWritten():

@@ -78,8 +78,17 @@ class Delivery:
             self._held.setdefault(run.key, []).append(lane)
         elif lane.writer == "owner":
             self._release(run.key)
+        if not lane.not_before and run.target.mode == "pluto" and self._book.unregistered(run.key):
+            lane.wait_for_registration()
         self._context.touch(run.key)
         self._kick(lane)
+
+    def names_registered(self, run: str) -> None:
+        """The backend knows the names, so what waited for that may go."""
+        for lease in self._book.leases_of(run):
+            for lane in self._lanes_of(lease):
+                if lane.registered():
+                    self._kick(lane)
 
     def shipped(self, event: Shipped) -> None:
         """A batch was accepted, or not."""

@@ -184,7 +184,7 @@ class Control(Effect, frozen=True, kw_only=True):
     """One control request → `Controlled` with the same operation and token.
 
     Attributes:
-        operation: `names`, `tags`, `config` or `status`.
+        operation: `names`, `tags`, `config`, `revive` or `status`.
         body: its JSON argument.
     """
 

@@ -20,6 +20,7 @@ from pluto_dist.core.requests import BackendRun, StreamKind
 from pluto_dist.core.speakers import speaker_of
 
 MAX_LINES = 10_000  # the server's contract advises at most about this many lines a request
+REGISTER_S = 1.0  # new names are registered before their first delivery, unless that takes longer
 BACKOFF_FIRST_S = 0.5
 BACKOFF_CAP_S = 30.0
 REPEATABLE: frozenset[StreamKind] = frozenset({"metrics"})  # the server de-duplicates these
@@ -51,6 +52,8 @@ class Lane:
         self._sent: Ship | None = None
         self._sent_size = 0
         self._repeats = False
+        self._registered_by = 0.0
+        self._careful_until = (0, 0)
         self._stuck_at: dict[int, int] = {}
         self.sizes: dict[int, int] = {}
         self.final = False
@@ -144,9 +147,23 @@ class Lane:
         if not self._repeats:
             self._forget_intent()
 
+    def wait_for_registration(self) -> None:
+        """The server lists names by when they were registered; a slow one holds up records for a moment."""
+        self.not_before = self._registered_by = self._context.now.at + REGISTER_S
+
+    def registered(self) -> bool:
+        """The names are registered; True if it waited for that."""
+        waited = self._registered_by > 0 and self.not_before == self._registered_by
+        self._registered_by = 0.0
+        if waited:
+            self.not_before = 0.0
+        return waited
+
     def answered(self, event: Shipped) -> bool:
         """Takes the answer to `ship`; True if the batch was accepted."""
         sent, self._sent = self._sent, None
+        if self.run is not None:
+            self._context.heard_of_key(self.run, event.outcome)
         if self._repeats and not isinstance(event.outcome, Retry):
             self._count_repeats(event.lines)
         match event.outcome:
@@ -182,7 +199,8 @@ class Lane:
 
     def _accepted(self, event: Shipped, *, nothing_follows: bool) -> bool:
         self._failures, self.trouble = 0, ""
-        self._limit = min(MAX_LINES, self._limit * 2)
+        if (event.segment, event.end) >= self._careful_until:
+            self._limit = min(MAX_LINES, self._limit * 2)
         if event.end > event.start:
             self._advance(event, event.lines)
             return True
@@ -225,7 +243,9 @@ class Lane:
             if rejected.good is None:
                 # The lines before the bad one may be committed already; nobody says how many there were.
                 self._count_repeats(event.lines - 1)
-                self._limit = event.lines // 2 if self.feed.kind in REPEATABLE else 1
+                self._limit = event.lines // 2
+                if self.feed.kind not in REPEATABLE:  # one by one, so that no good row is sent a third time
+                    self._limit, self._careful_until = 1, (event.segment, event.end)
             else:
                 self._limit = max(1, min(rejected.good, event.lines - 1))
             return

@@ -84,7 +84,8 @@ class View(Message, frozen=True, kw_only=True, tag="view"):
         pending: bytes not yet delivered.
         passed: records of this process that have been delivered or set aside.
         key_wanted: the coordinator has no API key for this Run.
-        trouble: something its user should know, e.g. a refused key.
+        key_problem: why the server refuses the API key for a while now, "" if it takes it.
+        trouble: why something does not go on.
     """
 
     generation: int
@@ -106,6 +107,7 @@ class View(Message, frozen=True, kw_only=True, tag="view"):
     pending: int = 0
     passed: int = 0
     key_wanted: bool = False
+    key_problem: str = ""
     trouble: str = ""
 
 

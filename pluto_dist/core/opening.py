@@ -58,6 +58,7 @@ class Opening:
                 created_ms=claim.wall_ms,
                 boot_id=self._context.boot_id,
                 tags=claim.tags,
+                fork=claim.fork,
                 opener=lease.lease_id,
                 open_since=self._context.now.at,
             ),
@@ -110,7 +111,7 @@ class Opening:
         match event.result:
             case Opened() as opened:
                 self._not_before.pop(event.run, None)
-                self._adoption.adopt(run, self._claim(run), opened)
+                self._adoption.adopt(run, opened)
             case Unavailable(reason=reason, after_s=after_s):
                 self._unavailable(run, reason, after_s or 0.0)
             case Refused() as refused:
@@ -186,8 +187,7 @@ class Opening:
         ref = run.asked[0] if run.want == "resume" and run.asked else RunRef()
         known_id = run.id if run.id is not None else ref.id
         external = known_id is None and ref.display_id is None
-        claim = self._claim(run)
-        fork = claim.fork if claim is not None and run.want != "resume" else None
+        fork = run.fork if run.want != "resume" else None
         parent = self._parent(run, fork) if fork is not None else None
         config = self._book.configs.get(run.key) or Config()
         self._context.emit(
@@ -204,7 +204,7 @@ class Opening:
                     display_id=ref.display_id if known_id is None else None,
                     tags=run.tags,
                     config=config.body,
-                    parent=fork.parent if fork is not None else None,
+                    parent=_known(fork.parent, parent) if fork is not None else None,
                     parent_record=show(self._book, parent) if parent is not None else b"",
                     fork_step=fork.step if fork is not None else None,
                 ),
@@ -239,3 +239,8 @@ class Opening:
         else:
             self._unavailable(run, refused.message, REFUSED_RETRY_S)
         return None
+
+
+def _known(ref: RunRef, parent: Run | None) -> RunRef:
+    """By its number, if there is one: the server can look up no other id without touching the Run."""
+    return ref if parent is None or parent.id is None else RunRef(id=parent.id)

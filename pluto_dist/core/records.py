@@ -14,7 +14,7 @@ from typing import Literal
 import msgspec
 
 from pluto_dist.core.ids import Identity, Role, RunRef
-from pluto_dist.core.lifecycle import Evidence, Opened, Target
+from pluto_dist.core.lifecycle import Evidence, Fork, Opened, Target
 from pluto_dist.core.requests import LogType, Status, StreamKind
 
 LeaseState = Literal["waiting", "active", "ended", "refused"]
@@ -92,6 +92,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         config_patch: JSON object that the backend has not got yet, b"" if none.
         next_line: number of the next console line.
         steps: next automatic step by participant, as an earlier coordinator left it.
+        fork: which Run the caller wants to continue; `fork_run_id` and `fork_step` are what the backend has.
         want: what the backend is asked for while it is opening.
         open_failures, open_since: tries of the backend's open so far, and since when.
         open_trouble: why the last try failed.
@@ -123,6 +124,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     tags: tuple[str, ...] = ()
     pushed_tags: tuple[str, ...] | None = None
     config_patch: bytes = b""
+    fork: Fork | None = None
     fork_run_id: int | None = None
     fork_step: int | None = None
     prior: Prior | None = None

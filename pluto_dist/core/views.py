@@ -17,6 +17,8 @@ from pluto_dist.core.messages import RunView, View
 from pluto_dist.core.phase import Phase, assess, members_of
 from pluto_dist.core.records import Lease, Run
 
+KEY_PROBLEM_S = 2.0  # a key that is refused for so long is a key problem
+
 
 class Standing(msgspec.Struct, frozen=True):
     """What is the same for all leases of a Run.
@@ -31,6 +33,7 @@ class Standing(msgspec.Struct, frozen=True):
     members: int
     safe: bool
     told: bool
+    key_problem: str
     trouble: str
 
 
@@ -118,6 +121,7 @@ class Views:
             pending=self._delivery.pending_bytes(lease),
             passed=self._delivery.passed(lease),
             key_wanted=self._key_wanted(lease),
+            key_problem=standing.key_problem if standing is not None else "",
             trouble=standing.trouble if standing is not None else "",
         )
 
@@ -199,8 +203,14 @@ class Views:
             members=sum(lease.alive and lease.role != "side" for lease in leases),
             safe=self.delivered(run) and self._filing.safe(run) and self._controls.settled(run),
             told=told,
+            key_problem=self._key_problem(run),
             trouble=self.trouble(run),
         )
+
+    def _key_problem(self, run: Run) -> str:
+        """A server that is overloaded may refuse a key for a moment; that is nobody's business."""
+        since, reason = self._context.key_problems.get(run.target.key_id, (0.0, ""))
+        return reason if self._context.now.at >= since + KEY_PROBLEM_S else ""
 
     def _run_view(self, run: Run, phase: Phase) -> RunView:
         """A Run as its participants see it."""

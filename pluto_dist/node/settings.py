@@ -61,6 +61,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         durability: `machine` adds group fsync against power loss.
         console: how output is captured: `auto` at Python's own streams, for owners and workers outside of
             notebooks; `wrap` the same for every process; `fd` at the file descriptors; `off`.
+        on_cancel: what a process does, beside a warning, when its Run is cancelled on the server.
         rank_metrics: what becomes of a name that several ranks use (R7).
         system_metrics_s: sampling interval, 0 for none.
         notes: remarks that are worth a line in `doctor`, never an error.
@@ -90,6 +91,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     segment_size: int = 4 << 20
     durability: Literal["process", "machine"] = "process"
     console: Literal["auto", "wrap", "fd", "off"] = "auto"
+    on_cancel: Literal["warn", "interrupt"] = "warn"
     rank_metrics: Literal["auto", "suffix", "rank0"] = "auto"
     system_metrics_s: float = 10.0
     notes: tuple[str, ...] = ()
@@ -114,6 +116,7 @@ _KINDS: dict[str, kind.Kind] = {
     "segment_size": kind.size(64 << 10, 1 << 30),
     "durability": kind.choice("process", "machine"),
     "console": kind.choice("auto", "wrap", "fd", "off"),
+    "on_cancel": kind.choice("warn", "interrupt"),
     "rank_metrics": kind.choice("auto", "suffix", "rank0"),
     "system_metrics_s": kind.number(0, 86_400, "seconds"),
 }

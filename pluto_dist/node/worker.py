@@ -162,6 +162,8 @@ class Worker:
                 outcome = backend.merge_config(run, effect.body)
             case "status":
                 outcome = backend.report(run, msgspec.json.decode(effect.body, type=StatusReport))
+            case "revive":
+                outcome = backend.revive(run)
             case other:
                 outcome = Rejected(f"no such operation: {other}")
         return Controlled(run=run.key, operation=effect.operation, token=effect.token, outcome=outcome)

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.pluto_server.client import ServerProcess
 from tests.process.harness import Node
+from tests.process.served import Served
 
 _nodes = pytest.StashKey[list[Node]]()
 
@@ -47,3 +49,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(__file__.rpartition("/")[0]):
             item.add_marker(pytest.mark.process)
+
+
+@pytest.fixture
+def server() -> Iterator[ServerProcess]:
+    """An emulator of its own, which has found no client defect when the test is over."""
+    with ServerProcess() as server:
+        yield server
+        assert server.control.check() == []
+
+
+@pytest.fixture
+def served(request: pytest.FixtureRequest, server: ServerProcess) -> Iterator[Served]:
+    """A node whose Runs go to the emulator."""
+    made = Served(server)
+    request.node.stash.setdefault(_nodes, []).append(made)
+    yield made
+    made.close()

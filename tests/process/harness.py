@@ -363,7 +363,7 @@ class Node:
     def documents(self) -> list[dict[str, Any]]:
         """Documents of all Runs, oldest first."""
         found = [json.loads(path.read_bytes()) for path in self.store.glob("runs/*/run.json")]
-        return sorted(found, key=lambda document: document["id"])
+        return sorted(found, key=lambda document: document["id"] or 0)
 
     def document(self, run: str) -> dict[str, Any]:
         """The document of one Run by run_id, display id or name; waits until it is there."""

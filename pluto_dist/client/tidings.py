@@ -1,0 +1,53 @@
+"""What the server has to say to the people in front of a Run: told once, by its owner.
+
+A Run that somebody cancels on the server goes on here: nobody but the training knows what it still has to
+save. It is told with a warning and `run.cancelled`; with `on_cancel="interrupt"` owner and workers get a
+KeyboardInterrupt in their main thread as well, also one that waits in a system call.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from typing import Literal
+
+from pluto_dist.core.messages import View
+
+_log = logging.getLogger("pluto_dist")
+
+
+class Tidings:
+    """Looks at every view; called in the link's thread.
+
+    Args:
+        on_cancel: what else to do about a cancel.
+    """
+
+    def __init__(self, on_cancel: Literal["warn", "interrupt"]) -> None:
+        self._on_cancel = on_cancel
+        self._told: set[str] = set()
+
+    def take(self, view: View) -> None:
+        """Tells what is new in a view."""
+        run = view.run
+        if run is None or view.state != "active":
+            return
+        named = run.display_id or run.external_id
+        if view.key_problem and self._is_new("key") and view.role == "owner":
+            _log.warning(
+                "the server refuses the API key of Run %s: %s. Everything is kept on disk and delivered when "
+                "the key is good again; `pluto-dist sync` uploads it with another one",
+                named,
+                view.key_problem,
+            )
+        if run.cancelled and self._is_new("cancel"):
+            if view.role == "owner":
+                _log.warning("Run %s was cancelled on the server; run.cancelled is True from now on", named)
+            if view.role != "side" and self._on_cancel == "interrupt":
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    def _is_new(self, what: str) -> bool:
+        new = what not in self._told
+        self._told.add(what)
+        return new

@@ -1,0 +1,74 @@
+"""A node whose Runs go to an emulated server: what the server has, beside what the node knows."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from tests.pluto_server.client import Control, ServerProcess
+from tests.process.harness import WITHIN_S, Node, wait_until
+
+SERVICES = ("api", "ingest", "py")
+
+
+class Served(Node):
+    """A node with an API key and the server's addresses in the environment of its scripts."""
+
+    def __init__(self, server: ServerProcess, **settings: str) -> None:
+        super().__init__(**server.env(), **settings)
+        self._process = server
+        self.server: Control = server.control
+
+    def beside(self) -> Served:
+        """Another node with the same server; its caller closes it."""
+        return Served(self._process)
+
+    def cut_off(self, **fault: Any) -> None:
+        """The server is out of reach: every connection breaks before anything is done."""
+        for service in SERVICES:
+            self.server.add_fault(**({"kind": "reset", "service": service} | fault))
+
+    def back(self) -> None:
+        """The server is in reach again."""
+        self.server.remove_fault()
+
+    def remote(self, run_id: str) -> dict[str, Any]:
+        """The server's Run with this external id; waits until there is one."""
+        found = wait_until(
+            lambda: [run for run in self.server.runs() if run["externalId"] == run_id], f"Run {run_id}"
+        )
+        assert len(found) == 1
+        return dict(found[0])
+
+    def ended_remotely(self, run_id: str, within_s: float = WITHIN_S) -> dict[str, Any]:
+        """The server's Run when it has ended."""
+
+        def ended() -> dict[str, Any] | None:
+            run = self.remote(run_id)
+            return run if run["status"] != "RUNNING" else None
+
+        found = wait_until(ended, f"the end of Run {run_id} at the server", within_s)
+        assert isinstance(found, dict)
+        return found
+
+    def series(self, run_id: str) -> dict[str, dict[int, float]]:
+        """Values that the server's readers see, by final name and step."""
+        found = self.server.metrics(self.remote(run_id)["id"])
+        return {name: {step: value for step, _, value in points} for name, points in found.items()}
+
+    def missing(self, run_id: str) -> list[str]:
+        """Points in the ledger, which has steps, that the server lacks; empty when all is well (G3)."""
+        there: dict[str, set[tuple[int, float]]] = {}
+        for name, points in self.series(run_id).items():
+            there.setdefault(name.partition("/")[0], set()).update(points.items())
+        lines = self.ledger.read_text().splitlines() if self.ledger.exists() else []
+        return [
+            f"{lease_id} {name}@{step} = {value}"
+            for lease_id, step, data in map(json.loads, lines)
+            for name, value in data.items()
+            if (step, value) not in there.get(name, set())
+        ]
+
+    def paths(self, since: int = 0) -> list[str]:
+        """Paths of the requests after the `since`-th."""
+        return [entry["path"] for entry in self.server.requests()[since:]]

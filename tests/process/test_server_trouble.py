@@ -1,0 +1,127 @@
+"""A server that is away, says no, or stops a Run: training goes on, people are told once (G4, R8)."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.process.harness import wait_until
+from tests.process.served import Served
+
+KEY_PROBLEM = "API key"
+
+
+def test_server_that_is_down_at_init_delays_nobody_for_longer_than_said(served: Served) -> None:
+    """R8: the Run is provisional, every process logs, and the ids appear when the server answers."""
+    served.cut_off()
+    env = {"PLUTO_DIST_OPEN_WAIT_S": "0"}
+    launcher = served.launcher(2)
+    body = """
+        begin = time.monotonic()
+        run = pluto.init(run_id="early")
+        tell("waited", time.monotonic() - begin)
+        log(run, {"loss": float(os.environ["RANK"])}, 0)
+        tell_json("ids", [run.id, run.display_id, run.run_id])
+        hear()
+        while run.id is None:
+            time.sleep(0.01)
+        tell_json("ids", [run.id, run.display_id, run.run_id])
+        hear()
+    """
+    ranks = [launcher.rank(number, body, env=env) for number in range(2)]
+    for rank in ranks:
+        assert float(rank.expect("waited")) < 8
+        assert rank.expect_json("ids") == [None, None, "early"]
+    assert "does not answer" in ranks[0].stderr
+    served.back()
+    for rank in ranks:
+        rank.say()
+    assert [rank.expect_json("ids")[0] for rank in ranks] == [1, 1]
+    for rank in ranks:
+        rank.say()
+    assert [rank.wait() for rank in ranks] == [0, 0]
+    assert served.ended_remotely("early")["status"] == "COMPLETED"
+    assert served.missing("early") == []
+
+
+@pytest.mark.parametrize(
+    ("body", "error", "says"),
+    [
+        ('pluto.init(run_id="r", settings={"api_key": "mlps_WRONG"})', "KeyRefusedError", "key"),
+        ('pluto.init(run_id="r")', "ServerRefusedError", "at limit"),
+        ('pluto.init(run_id="DEM-77", resume=True)', "RunNotFoundError", "DEM-77"),
+        ('pluto.init(run_id="r", fork_run_id=99, fork_step=1)', "ForkError", "99"),
+    ],
+)
+def test_a_refusal_is_an_error_at_once_and_leaves_nothing(
+    served: Served, body: str, error: str, says: str
+) -> None:
+    """R8: not an outage; nothing half open."""
+    served.server.set_at_limit("limit" in says)
+    script = served.start(f"""
+        begin = time.monotonic()
+        try:
+            {body}
+        except pluto.errors.PlutoDistError as error:
+            tell("took", time.monotonic() - begin)
+            tell("refused", type(error).__name__, error)
+    """)
+    assert float(script.expect("took")) < 5
+    refused = script.expect("refused")
+    assert refused.startswith(error)
+    assert says in refused
+    assert "WRONG" not in refused
+    assert script.wait() == 0
+    assert served.server.runs() == []
+    wait_until(lambda: not list(served.home.glob("spool/leases/*")), "the lease's folder is gone")
+
+
+def test_a_key_that_is_refused_later_is_told_once_and_everything_waits(served: Served) -> None:
+    """The key was revoked in the middle: one warning, training goes on, nothing is lost."""
+    script = served.start("""
+        run = pluto.init(run_id="revoked")
+        log(run, {"loss": 0.0}, 0)
+        tell("ready")
+        hear()
+        for step in range(1, 40):
+            log(run, {"loss": float(step)}, step)
+            time.sleep(0.05)
+        tell("logged")
+        hear()
+    """)
+    script.expect("ready")
+    wait_until(lambda: served.missing("revoked") == [], "the first point")
+    served.cut_off(kind="status", status=401)
+    script.say()
+    script.expect("logged")
+    wait_until(lambda: KEY_PROBLEM in script.stderr, "the warning")
+    served.back()
+    script.say()
+    assert script.wait() == 0
+    assert script.stderr.count(KEY_PROBLEM) == 1
+    assert served.missing("revoked") == []
+    assert served.ended_remotely("revoked")["status"] == "COMPLETED"
+
+
+def test_a_cancel_reaches_all_handles_and_training_decides(served: Served) -> None:
+    """By default it is a warning and `run.cancelled`; nothing is killed and nothing unsent is lost."""
+    served.server.waive("6.3.2")  # what it logs after the cancel still arrives
+    launcher = served.launcher(2)
+    body = """
+        run = pluto.init(run_id="cancel")
+        log(run, {"loss": float(os.environ["RANK"])}, 0)
+        tell("ready")
+        while not run.cancelled:
+            time.sleep(0.01)
+        log(run, {"loss": float(os.environ["RANK"])}, 1)
+        tell("status", run.status)
+    """
+    ranks = [launcher.rank(number, body, env={"PLUTO_DIST_HEARTBEAT_S": "0.2"}) for number in range(2)]
+    for rank in ranks:
+        rank.expect("ready")
+    served.server.cancel(served.remote("cancel")["id"])
+    served.kill_coordinator()  # the next one beats at once, not 20 s after the last one
+    assert [rank.expect("status") for rank in ranks] == ["CANCELLED", "CANCELLED"]
+    assert [rank.wait() for rank in ranks] == [0, 0]
+    assert served.remote("cancel")["status"] == "CANCELLED"
+    assert served.missing("cancel") == []
+    assert "cancelled" in ranks[0].stderr
