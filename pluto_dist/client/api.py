@@ -213,7 +213,7 @@ def _open_at(wish: Wish, settings: Settings, places: Places) -> Run:
     run = Run(files, link, settings, attached=wish.verb == "attach")
     files.say(_opened(wish, settings, surroundings))
     RUNS.add(run)
-    install_hooks(os.getpid(), settings.sigterm_wait_s)
+    install_hooks(os.getpid(), settings.sigterm_wait_s, settings.preempt_wait_s)
     link.start(run.granted)
     _wait(run, wish, surroundings, settings)
     announce.started(link.view, settings, _store(settings))

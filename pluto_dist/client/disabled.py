@@ -5,7 +5,7 @@ It costs nothing and never fails; scripts need no `if`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -25,6 +25,7 @@ class DisabledRun:
     lease_id = ""
     epoch = 0
     cancelled = False
+    preempted = False
     ended = True
 
     def __init__(
@@ -46,6 +47,9 @@ class DisabledRun:
         """Does nothing."""
 
     def update_config(self, config: Mapping[str, Any]) -> None:
+        """Does nothing."""
+
+    def on_preempt(self, callback: Callable[[], object]) -> None:
         """Does nothing."""
 
     def finish(self, code: int | None = None, timeout_s: float | None = None) -> None:

@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -24,6 +24,7 @@ from pluto_dist.client.console.capture import CAPTURES
 from pluto_dist.client.lease import LeaseFiles, Wall
 from pluto_dist.client.link import Link
 from pluto_dist.client.tidings import Tidings
+from pluto_dist.client.stops import STOPS
 from pluto_dist.core.ids import Role
 from pluto_dist.core.lifecycle import (
     Closed,
@@ -251,6 +252,7 @@ class Run:
     def _leave(self, entry: Finished | Closed, timeout_s: float | None) -> None:
         from pluto_dist.client.leaving import leave
 
+        STOPS.take()
         if next(self._ends):
             return  # another thread came first, or it did and this is a signal handler
         self._end = "finished" if isinstance(entry, Finished) else "closed"
@@ -274,6 +276,14 @@ class Run:
             late=self._late,
             next_step=self._highest + 1,
         )
+
+    def on_preempt(self, callback: Callable[[], object]) -> None:
+        """Has a function called in the main thread when this process is asked to stop (SIGTERM).
+
+        It is called once, before the process leaves, and may take as long as the launcher's grace allows. It
+        is not called while the main thread is inside of one long C call.
+        """
+        STOPS.when_asked(callback)
 
     # --- evidence (called by the hooks) -----------------------------------------------------------
 
@@ -395,6 +405,17 @@ class Run:
         """Whether somebody cancelled the Run on the server."""
         view = self._link.view
         return view is not None and view.run is not None and view.run.cancelled
+
+    @property
+    def preempted(self) -> bool:
+        """Whether this process was asked to stop (SIGTERM).
+
+        A script that looks at it is not ended by SIGTERM at once: it is expected to save and to leave its
+        loop, within `preempt_wait_s`. Ranks see it at different steps: agree on it (an all-reduce) before
+        leaving a loop with collectives.
+        """
+        STOPS.cooperative = True
+        return STOPS.asked
 
     @property
     def ended(self) -> bool:

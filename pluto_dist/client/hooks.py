@@ -3,6 +3,11 @@
 Everything that was installed before keeps working and is called as if we were not there. In a forked child
 every hook is a pass-through.
 
+SIGTERM (`stops.py` notices it): the evidence is written, the preemption callbacks are called, then an earlier
+handler of the script, if it had one, else the process leaves and dies by the signal. A script that looks at
+`run.preempted` is trusted to end by itself: it goes on, until `preempt_wait_s` is over or a second SIGTERM
+comes. A process that ignored SIGTERM before `init()` goes on ignoring it; that it came is recorded.
+
 The exit code: `sys.exit` is hooked, so its code is known at exit, unless the process logged after it: then
 somebody has caught it. Of any other end (the script's last line, `raise SystemExit(n)`) only the kernel knows
 the code, when the process is gone. After an uncaught exception the code says nothing new.
@@ -22,6 +27,7 @@ from typing import NoReturn
 
 from pluto_dist.client.evidence import exit_code_of
 from pluto_dist.client.runs import RUNS
+from pluto_dist.client.stops import STOPS
 
 Handler = Callable[[int, FrameType | None], object] | int | None
 
@@ -29,15 +35,18 @@ Handler = Callable[[int, FrameType | None], object] | int | None
 class Hooks:
     """Installed once per process, at the first `init()` or `attach()`."""
 
-    def __init__(self, sigterm_wait_s: float) -> None:
+    def __init__(self, sigterm_wait_s: float, preempt_wait_s: float) -> None:
         self._pid = os.getpid()
         self._sigterm_wait_s = sigterm_wait_s
+        self._preempt_wait_s = preempt_wait_s
+        self._terminating = False
         self._exit_code: int | None = None
         self._written_at_exit = 0
         self._previous_exit = sys.exit
         self._previous_excepthook = sys.excepthook
         self._previous_thread_hook = threading.excepthook
         self._previous_sigterm: Handler = None
+        self._masks = threading.local()
 
     def install(self) -> None:
         """Takes the places of exit, exception hooks and, if this is the main thread, SIGTERM."""
@@ -46,10 +55,15 @@ class Hooks:
         threading.excepthook = self._thread_hook
         atexit.register(self._at_exit)
         if threading.current_thread() is threading.main_thread():
-            current = signal.getsignal(signal.SIGTERM)
-            if current is not signal.SIG_IGN and current is not None:
-                self._previous_sigterm = current
+            self._previous_sigterm = signal.getsignal(signal.SIGTERM)
+            if self._previous_sigterm is not None:  # None: C code has installed it
                 signal.signal(signal.SIGTERM, self._sigterm)
+            if self._previous_sigterm is signal.SIG_IGN:
+                signal.siginterrupt(signal.SIGTERM, False)  # as if it were ignored
+            STOPS.watch()
+            os.register_at_fork(
+                before=self._before_fork, after_in_parent=self._after_fork, after_in_child=self._in_child
+            )
 
     @property
     def _here(self) -> bool:
@@ -94,19 +108,46 @@ class Hooks:
         if not self._here:
             self._pass_on(number, frame)
             return
-        for run in RUNS.open():
-            run.evidence(kind="signal", signal=signal.Signals(number).name)
-        if callable(self._previous_sigterm):
-            self._previous_sigterm(number, frame)
-            return
+        STOPS.tell()
+        again, self._terminating = self._terminating, True
+        if not again:
+            STOPS.call_back()
+        if callable(self._previous_sigterm) or self._previous_sigterm is signal.SIG_IGN:
+            self._pass_on(number, frame)
+        elif STOPS.cooperative and not again:
+            patience = threading.Timer(self._preempt_wait_s, self._give_up, (number,))
+            patience.daemon = True
+            patience.start()
+        else:
+            self._leave()
+            self._die(number)
+
+    def _before_fork(self) -> None:
+        """The interpreter forgets signals that reach a child before it runs; they wait instead."""
+        self._masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def _after_fork(self) -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._masks.before)
+
+    def _in_child(self) -> None:
+        """SIGTERM does to a child what it would do without us."""
+        if signal.getsignal(signal.SIGTERM) == self._sigterm:
+            signal.signal(signal.SIGTERM, self._previous_sigterm)
+        self._after_fork()
+
+    def _give_up(self, number: int) -> None:
+        """The script was asked and did not end; in a thread, because the main one may be inside a C call."""
+        self._leave()
+        os.kill(os.getpid(), number)
+
+    def _leave(self) -> None:
         for run in RUNS.open():
             run.leave_at_exit(0, self._sigterm_wait_s)
-        self._die(number)
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
         if callable(self._previous_sigterm):
             self._previous_sigterm(number, frame)
-        else:
+        elif self._previous_sigterm is not signal.SIG_IGN:
             self._die(number)
 
     def _die(self, number: int) -> None:
@@ -129,8 +170,8 @@ def _is_prompt() -> bool:
 
 
 @functools.cache
-def install_hooks(pid: int, sigterm_wait_s: float) -> Hooks:  # noqa: ARG001 # once per process
+def install_hooks(pid: int, sigterm_wait_s: float, preempt_wait_s: float) -> Hooks:  # noqa: ARG001 # once each
     """Installs the hooks of this process, once."""
-    hooks = Hooks(sigterm_wait_s)
+    hooks = Hooks(sigterm_wait_s, preempt_wait_s)
     hooks.install()
     return hooks
