@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import msgspec
 
-from pluto_dist.core.book import Config, past_key
+from pluto_dist.core.book import Config, feed_key, past_key
 from pluto_dist.core.context import Context
-from pluto_dist.core.document import restore
+from pluto_dist.core.delivery import kind_of
+from pluto_dist.core.document import LeaseShown, restore
 from pluto_dist.core.merge import merge_json
-from pluto_dist.core.records import Prior, Run, Verdict
+from pluto_dist.core.records import Feed, Prior, Run, Verdict
 from pluto_dist.core.requests import Opened
 from pluto_dist.core.shared import Shared
 
@@ -79,6 +80,8 @@ class Adoption:
         self._book.points.put(past_key(old.key), papers.points)
         for name, series in papers.series.items():
             self._book.put_series(old.key, name, series)
+        for lease in papers.leases:
+            self._resume_feeds(lease)
         return msgspec.structs.replace(
             run,
             key=old.key,
@@ -95,6 +98,18 @@ class Adoption:
             first_reject=old.first_reject,
             repeats=old.repeats,
         )
+
+    def _resume_feeds(self, shown: LeaseShown) -> None:
+        """A lease that is still in the spool, of which only the document tells how much was counted."""
+        if shown.lease_id not in self._book.leases:
+            return
+        counted = shown.delivered
+        for stream, offsets in shown.cursors.items():
+            kind = kind_of(stream)
+            if kind is not None and feed_key(shown.lease_id, "run", stream) not in self._book.feeds:
+                feed = Feed(lease_id=shown.lease_id, target="run", stream=stream, kind=kind, offsets=offsets)
+                self._book.put_feed(msgspec.structs.replace(feed, delivered=counted, passed=counted))
+                counted = 0
 
     def _join(self, run: Run, opened: Opened, *, known: bool) -> None:
         """The Run existed: its tags and config stay, those of the claim are added over them."""

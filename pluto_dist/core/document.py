@@ -144,6 +144,7 @@ class Papers(msgspec.Struct, frozen=True):
     sides: dict[str, bytes]
     history: History
     points: Points
+    leases: tuple[LeaseShown, ...]
 
 
 _encoder = msgspec.json.Encoder()
@@ -188,7 +189,8 @@ def restore(body: bytes) -> Papers:
     kept = found.restore
     sides = {label: bytes(config) for label, config in kept.side_configs.items()}
     history = History(found.events, _encoder.encode(found.leases))
-    return Papers(kept.run, kept.series, kept.steps, sides, history, Points(found.key, found.summary))
+    old = (kept.run, kept.series, kept.steps)
+    return Papers(*old, sides, history, Points(found.key, found.summary), found.leases)
 
 
 def document(
@@ -225,7 +227,7 @@ def document(
         epoch=run.epoch,
         attempt=run.attempt,
         attempts=run.attempts,
-        leases=_leases_decoder.decode(history.past_leases) + shown,
+        leases=_past_leases(history, shown) + shown,
         summary=summary,
         points=sum(point.count for point in summary.values()),
         verdict=VerdictShown(verdict.status, verdict.reason, verdict.first_failure) if verdict else None,
@@ -245,6 +247,12 @@ def document(
             {label: msgspec.Raw(body) for label, body in config.sides.items()},
         ),
     )
+
+
+def _past_leases(history: History, shown: tuple[LeaseShown, ...]) -> tuple[LeaseShown, ...]:
+    """Leases of earlier coordinators, without those that were found in the spool again."""
+    found = {lease.lease_id for lease in shown}
+    return tuple(past for past in _leases_decoder.decode(history.past_leases) if past.lease_id not in found)
 
 
 def _series(book: Book, run: Run) -> dict[str, SeriesOwner]:

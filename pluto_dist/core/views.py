@@ -130,12 +130,8 @@ class Views:
 
         A superseded one may go on to write as long as its process lives; what it wrote so far counts.
         """
-        return all(
-            self._delivery.complete(lease)
-            or (lease.end_reason == "superseded" and self._delivery.pending_bytes(lease) == 0)
-            for lease in self._book.leases_of(run.key)
-            if not lease.alive and lease.role != "side"
-        )
+        leases = self._book.leases_of(run.key)
+        return all(self._passed(lease) for lease in leases if not lease.alive and lease.role != "side")
 
     def document(self, run: Run) -> bytes:
         """The Run's document as of now."""
@@ -201,7 +197,7 @@ class Views:
         return Standing(
             run=self._run_view(run, phase),
             members=sum(lease.alive and lease.role != "side" for lease in leases),
-            safe=self.delivered(run) and self._filing.safe(run) and self._controls.settled(run),
+            safe=self._all_delivered(leases) and self._filing.safe(run) and self._controls.settled(run),
             told=told,
             key_problem=self._key_problem(run),
             trouble=self.trouble(run),
@@ -211,6 +207,14 @@ class Views:
         """A server that is overloaded may refuse a key for a moment; that is nobody's business."""
         since, reason = self._context.key_problems.get(run.target.key_id, (0.0, ""))
         return reason if self._context.now.at >= since + KEY_PROBLEM_S else ""
+
+    def _all_delivered(self, leases: tuple[Lease, ...]) -> bool:
+        """What ended sides wrote as well: the last one out is the last chance for it too (R11)."""
+        return all(self._passed(lease) for lease in leases if not lease.alive and lease.participant)
+
+    def _passed(self, lease: Lease) -> bool:
+        superseded = lease.end_reason == "superseded"
+        return self._delivery.complete(lease) or (superseded and self._delivery.pending_bytes(lease) == 0)
 
     def _run_view(self, run: Run, phase: Phase) -> RunView:
         """A Run as its participants see it."""

@@ -183,8 +183,8 @@ def _serve_until_done(
 
 
 def _may_leave(driver: Driver, server: RouterServer) -> bool:
-    """A client may have come in the very moment in which we wanted to leave (R3)."""
-    if driver.stop is None or not driver.stop.unless or server.withdraw(DRAIN_S):
+    """A client may have come in the very moment in which we wanted to leave, or just after it (R3)."""
+    if driver.stop is None or not driver.stop.unless or (driver.idle and server.withdraw(DRAIN_S)):
         return True
     driver.stop = None
     return False
