@@ -201,7 +201,12 @@ def _open_at(wish: Wish, settings: Settings, places: Places) -> Run:
 
     surroundings = _surroundings()
     _end_former_cell(surroundings)
-    files = LeaseFiles(places.spool, segment_bytes=settings.segment_size, quota_bytes=settings.spool_quota)
+    files = LeaseFiles(
+        places.spool,
+        segment_bytes=settings.segment_size,
+        quota_bytes=settings.spool_quota,
+        durable=settings.durability == "machine",
+    )
     link = Link(
         places,
         files,

@@ -14,6 +14,7 @@ from pathlib import Path
 from pluto_dist.core.lifecycle import LifecycleEntry, encode_entry
 from pluto_dist.errors import PlacesError
 from pluto_dist.node.lease_lock import LOCK_NAME, LeaseLock
+from pluto_dist.spool.durability import GroupSync, require_durable
 from pluto_dist.spool.space import Space
 from pluto_dist.spool.writer import Limits, StreamWriter
 
@@ -25,12 +26,15 @@ class LeaseFiles:
         spool: root of this node's spool.
         segment_bytes: a stream goes on in a new segment after this many bytes.
         quota_bytes: limit of the whole spool, None for the default.
+        durable: what was written is put on the disk about once a second, against power loss (G3).
 
     Raises:
-        PlacesError: the folder cannot be made or locked.
+        PlacesError: the folder cannot be made or locked; with `durable` also if it is in memory only.
     """
 
-    def __init__(self, spool: Path, *, segment_bytes: int, quota_bytes: int | None) -> None:
+    def __init__(
+        self, spool: Path, *, segment_bytes: int, quota_bytes: int | None, durable: bool = False
+    ) -> None:
         self.lease_id = os.urandom(12).hex()
         self.folder = spool / "leases" / self.lease_id
         try:
@@ -46,8 +50,23 @@ class LeaseFiles:
         self.metrics = StreamWriter(folder, "metrics", limits, space=space)
         self.data = StreamWriter(folder, "data", limits, space=space)
         self.console = StreamWriter(folder, "console", limits, space=space)
+        self._group = self._group_sync(folder) if durable else None
         self.declared = 0
         self._unsaid: deque[LifecycleEntry] = deque()
+
+    def sync_if_due(self, now: float) -> None:
+        """Puts on the disk what was written since the last time, if wanted; the link's thread calls it."""
+        if self._group is not None:
+            self._group.sync_if_due(now)
+
+    def sync(self) -> None:
+        """Puts everything on the disk now, if that is wanted."""
+        if self._group is not None:
+            self._group.sync()
+
+    def _group_sync(self, folder: str) -> GroupSync:
+        require_durable(folder)
+        return GroupSync((self.lifecycle, self.metrics, self.data, self.console))
 
     def say(self, entry: LifecycleEntry) -> int:
         """Writes an entry; returns how many there are now.

@@ -29,6 +29,7 @@ def leave(
     """
     bound = settings.exit_wait_s if timeout_s is None else timeout_s
     deadline = boot_clock() + bound
+    files.sync()
     try:
         taken = link.wait(lambda view: link.settled(view) and _ended(view), bound)
         safe = taken and link.wait(_safe, max(0.0, deadline - boot_clock()))

@@ -249,6 +249,7 @@ class Link:
     def _look_at_files(self) -> None:
         """Nobody calls us when the disk refuses something, so the thread looks."""
         self._drops.look()
+        self._files.sync_if_due(boot_clock())
         if self._files.unsaid:
             self._files.say_again()
         if self._files.lifecycle.written > self._session.entries:

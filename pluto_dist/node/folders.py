@@ -5,6 +5,7 @@ One lease with unreadable files harms no other: its trouble is told once, and it
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,8 +13,10 @@ from pluto_dist.core import events as on
 from pluto_dist.node import spools
 from pluto_dist.node.last_looks import LastLooks
 from pluto_dist.node.log import say
+from pluto_dist.spool.retention import touch_live
 
 LOOK_S = 0.5  # how often spools are looked at: light load reaches the backend within a second
+TOUCH_S = 3600.0  # how often times are renewed that are older than a day
 SCAN_S = 5.0  # how often it looks for leases whose process never got through to us
 
 
@@ -34,6 +37,7 @@ class LeaseFolders:
         self._troubled: set[tuple[str, str]] = set()
         self.look_at = 0.0
         self._scan_at = 0.0
+        self._touch_at = 0.0
 
     def __bool__(self) -> bool:
         return bool(self._folders)
@@ -59,6 +63,17 @@ class LeaseFolders:
                 self.tell_trouble(lease_id, error)
         if now >= self._scan_at:
             yield from self.scan(now)
+        if now >= self._touch_at:
+            self._touch(now)
+
+    def _touch(self, now: float) -> None:
+        """Cleaners of /var/tmp take what nobody has touched for long; a trainer that logs nothing lives too."""
+        self._touch_at = now + TOUCH_S
+        for lease_id, folder in self._folders.items():
+            try:
+                touch_live(folder, time.time())
+            except OSError as error:
+                self.tell_trouble(lease_id, error)
 
     def scan(self, now: float) -> Iterator[on.Event]:
         """Leases of which nobody told us: their process has ended, or could not reach the socket."""

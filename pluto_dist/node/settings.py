@@ -54,7 +54,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         sigterm_wait_s: the same on the SIGTERM path.
         preempt_wait_s: how long after SIGTERM a script that looks at `run.preempted` may take to end.
         open_wait_s: how long `init()` waits for a server before the Run is provisional.
-        finish_timeout_s: bound of `finish()` without a timeout of its own.
         heartbeat_s: how often a lease is renewed.
         idle_exit_s: a coordinator without anything to do ends after this time.
         spool_quota: bytes the spool may take, None for the smaller of 2 GiB and 10 % of the free space.
@@ -86,7 +85,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     sigterm_wait_s: float = 10.0
     preempt_wait_s: float = 20.0
     open_wait_s: float = 10.0
-    finish_timeout_s: float = 60.0
     heartbeat_s: float = 5.0
     idle_exit_s: float = 60.0
     spool_quota: int | None = None
@@ -112,7 +110,7 @@ _KINDS: dict[str, kind.Kind] = {
     "mode": kind.choice("auto", "local", "pluto", "disabled"),
     **dict.fromkeys(("required", "quiet", "strict"), kind.FLAG),
     **dict.fromkeys(("exit_wait_s", "sigterm_wait_s", "preempt_wait_s"), _WAIT),
-    **dict.fromkeys(("open_wait_s", "finish_timeout_s"), _WAIT),
+    "open_wait_s": _WAIT,
     "heartbeat_s": kind.number(0.1, 60, "seconds"),  # the server's monitor acts after 150 s
     "idle_exit_s": kind.number(0.1, 86_400, "seconds"),
     "spool_quota": kind.size(1 << 20, 1 << 50),

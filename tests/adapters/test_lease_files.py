@@ -1,0 +1,69 @@
+"""A process's own files: durability, and times that cleaners of temporary folders look at."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from pluto_dist.client.lease import LeaseFiles
+from pluto_dist.core.lifecycle import Noted, encode_entry
+from pluto_dist.errors import PlacesError
+from pluto_dist.node import folders
+from pluto_dist.node.identity import boot_clock
+
+
+def files_at(spool: Path, *, durable: bool = False) -> LeaseFiles:
+    return LeaseFiles(spool, segment_bytes=1 << 20, quota_bytes=None, durable=durable)
+
+
+def test_machine_durability_syncs_what_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """G3: with durability="machine" records are on the disk within about a second."""
+    synced: list[str] = []
+    real = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(os.readlink(f"/proc/self/fd/{fd}")), real(fd)))
+    files = files_at(tmp_path, durable=True)
+    files.metrics.append(b'{"time":1,"step":0,"data":{"a":1}}\n')
+    files.sync_if_due(boot_clock())
+    assert any("metrics-00000001" in name for name in synced)
+    synced.clear()
+    files.sync()
+    assert not synced, "nothing new was written"
+
+
+def test_process_durability_never_syncs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The default survives the death of processes, and costs no fsync."""
+    monkeypatch.setattr(os, "fsync", lambda fd: pytest.fail("fsync"))
+    files = files_at(tmp_path)
+    files.metrics.append(b"x\n")
+    files.sync_if_due(boot_clock())
+    files.sync()
+
+
+def test_machine_durability_refuses_memory() -> None:
+    """A spool on tmpfs is gone with the power."""
+    shared = Path("/dev/shm")
+    if not shared.is_dir():
+        pytest.skip("no /dev/shm")
+    spool = shared / f"pd-{os.getpid()}"
+    spool.mkdir(mode=0o700)
+    try:
+        with pytest.raises(PlacesError, match="durability='machine' needs a disk"):
+            files_at(spool, durable=True)
+    finally:
+        for path in sorted(spool.rglob("*"), reverse=True):
+            path.rmdir() if path.is_dir() else path.unlink()
+        spool.rmdir()
+
+
+def test_times_of_a_living_lease_are_renewed(tmp_path: Path) -> None:
+    """Design section 7: live files are touched daily, against cleaners of temporary folders."""
+    files = files_at(tmp_path)
+    files.lifecycle.append(encode_entry(Noted(at=0.0, wall_ms=0, text="hello")))
+    old = time.time() - 3 * 86_400
+    lock = files.folder / "lease.lock"
+    os.utime(lock, (old, old))
+    list(folders.LeaseFolders(tmp_path).look(boot_clock()))
+    assert lock.stat().st_mtime > old + 86_400
