@@ -257,25 +257,24 @@ class Run:
             return  # another thread came first, or it did and this is a signal handler
         self._end = "finished" if isinstance(entry, Finished) else "closed"
         CAPTURES.stop(self.lease_id)
-        self._say(self._counted())
+        self._say(
+            Counted(
+                **self._stamp(),
+                rejected=self._rejected,
+                dropped=self._files.dropped,
+                next_step=self._highest + 1,
+            )
+        )
         self._say(entry)
         self._files.close()
         exiting = isinstance(entry, Finished) and entry.at_exit
         leave(self._link, self._files, self._settings, timeout_s, exiting=exiting)
 
     def tell_late(self) -> None:
-        """Says how much was logged after the end; what comes later still is not counted."""
-        if self._end and self._late and self._pid == os.getpid():
-            self._files.say(self._counted())
-
-    def _counted(self) -> Counted:
-        return Counted(
-            **self._stamp(),
-            rejected=self._rejected,
-            dropped=self._files.dropped,
-            late=self._late,
-            next_step=self._highest + 1,
-        )
+        """Says how many records came after the end; the first was warned of when it came."""
+        if self._late > 1 and self._pid == os.getpid():
+            _log.warning("%d records came after the end of Run %s and were dropped", self._late, self.run_id)
+            self._late = 0
 
     def on_preempt(self, callback: Callable[[], object]) -> None:
         """Has a function called in the main thread when this process is asked to stop (SIGTERM).

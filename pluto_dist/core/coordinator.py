@@ -239,7 +239,10 @@ class Coordinator:
             return
         if not ended_now and not lease.alive and not lease.removed:
             self._delivery.look_again(lease)  # it ended before its process did
-        self._settling.gone(event.lease_id)
+        if event.family:
+            self._context.emit(AwaitRelease(lease_id=lease.lease_id))  # their records are still to come (G3)
+        else:
+            self._settling.gone(lease.lease_id)
 
     def _released(self, lease_id: str) -> None:
         lease = self._book.leases.get(lease_id)

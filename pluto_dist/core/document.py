@@ -72,7 +72,6 @@ class LeaseShown(msgspec.Struct, frozen=True, kw_only=True):
     last_step: int | None
     rejected: int
     dropped: int
-    late: int = 0
     cursors: dict[str, dict[int, int]] = {}
     fences: dict[str, tuple[int, int]] | None = None
 
@@ -296,7 +295,6 @@ def _lease(book: Book, lease: Lease, live: Live | None) -> LeaseShown:
         last_step=seen_step if seen_step >= 0 else None,
         rejected=lease.rejected,
         dropped=lease.dropped,
-        late=lease.late,
         cursors={feed.stream: feed.offsets for feed in feeds},
         fences=lease.fences,
     )

@@ -55,6 +55,12 @@ class WatchProcess(Effect, frozen=True, kw_only=True):
     identity: Identity
 
 
+class TakeForDead(Effect, frozen=True, kw_only=True):
+    """The program that held this lease was replaced by `exec` → `ProcessDied`."""
+
+    lease_id: str
+
+
 class WatchLauncher(Effect, frozen=True, kw_only=True):
     """Notice the death of a job's launcher → `LauncherDied`."""
 

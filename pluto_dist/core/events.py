@@ -43,6 +43,8 @@ class ProcessDied(Event, frozen=True, kw_only=True):
         alive_until: latest instant at which it was known to live.
         exit_code, signal: how, where the kernel still knew.
         next_step: one more than the step of its last record, 0 if it logged nothing.
+        replaced: the process lives and runs another program (`exec`).
+        family: forked children of it live, and may log on.
     """
 
     lease_id: str
@@ -51,6 +53,8 @@ class ProcessDied(Event, frozen=True, kw_only=True):
     signal: str = ""
     oom: bool = False
     next_step: int = 0
+    replaced: bool = False
+    family: bool = False
 
 
 class LeaseReleased(Event, frozen=True, kw_only=True):

@@ -7,7 +7,7 @@ from typing import assert_never
 
 from pluto_dist.core.admission import Admission
 from pluto_dist.core.context import Context
-from pluto_dist.core.effects import AwaitRelease, ReadLifecycle, Say, WatchProcess
+from pluto_dist.core.effects import AwaitRelease, Say, TakeForDead, WatchProcess
 from pluto_dist.core.events import LifecycleRead, ProcessDied
 from pluto_dist.core.lifecycle import (
     Closed,
@@ -39,7 +39,6 @@ class Folding:
         self._shared = shared
         self._inbox: dict[str, deque[tuple[int, LifecycleEntry]]] = {}
         self._dead: dict[str, ProcessDied] = {}
-        self._replaced: set[str] = set()
 
     def read(self, event: LifecycleRead) -> None:
         """New entries of one lease were read from its spool."""
@@ -49,9 +48,6 @@ class Folding:
         if event.lease_id not in self._book.leases:
             self._open(event, inbox)
         self.fold(event.lease_id)
-        if event.lease_id in self._replaced:
-            self._replaced.discard(event.lease_id)
-            self.died(ProcessDied(lease_id=event.lease_id, alive_until=self._context.now.at))
 
     def fold(self, lease_id: str) -> None:
         """Lets entries take effect, as far as the lease has a role to do so."""
@@ -86,6 +82,8 @@ class Folding:
         lease = self._context.end_lease(
             lease, "exited" if lease.evidence else "died", next_step=max(lease.next_step, event.next_step)
         )
+        if event.replaced:
+            self._context.note(lease.run or "", "replaced_by_exec", lease=lease.lease_id)
         if lease.role == "side":
             self._context.note(lease.run or "", "side_died", label=lease.label, signal=event.signal)
         elif not lease.evidence:
@@ -134,16 +132,16 @@ class Folding:
         self._context.emit(
             WatchProcess(lease_id=lease.lease_id, folder=lease.folder, identity=opened.identity)
         )
-        former = self._former_program(lease)
-        if former is None:
+        other = self._other_program(lease)
+        former = min(lease, other or lease, key=lambda each: each.opened.at)
+        if other is not None:
+            self._context.emit(TakeForDead(lease_id=former.lease_id))
+        if former is other:
+            self._admission.look_first(lease, former)
+        else:
             self._admission.claim(lease)
-            return
-        self._context.note(former.run or "", "replaced_by_exec", lease=former.lease_id)
-        self._context.emit(ReadLifecycle(lease_id=former.lease_id, folder=former.folder))
-        self._replaced.add(former.lease_id)
-        self._admission.look_first(lease, former)
 
-    def _former_program(self, lease: Lease) -> Lease | None:
+    def _other_program(self, lease: Lease) -> Lease | None:
         """Same process, another program: `exec` ends the lease that was there before (R2)."""
         mine = lease.identity
         return next(
@@ -169,7 +167,6 @@ class Folding:
                     lease,
                     rejected=entry.rejected,
                     dropped=entry.dropped,
-                    late=entry.late,
                     next_step=max(lease.next_step, entry.next_step),
                 )
             case TagsAdded() | TagsRemoved() | ConfigUpdated():
@@ -239,6 +236,7 @@ class Folding:
             at=now.at,
             wall_ms=now.wall_ms,
             kind=kind,
+            message="its program was replaced by exec" if event.replaced else "",
             signal=event.signal,
             exit_code=event.exit_code,
             alive_until=event.alive_until,

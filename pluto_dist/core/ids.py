@@ -91,6 +91,8 @@ def classify_run_id(value: int | str) -> RunRef:
     Raises:
         ValueError: the value is empty, negative or longer than the server takes (255 characters).
     """
+    if not isinstance(value, str) and (isinstance(value, bool) or value <= 0):
+        raise ValueError(f"run_id {value!r} is no id; numeric ids are whole numbers from 1 on")
     text = str(value).strip()
     if not text:
         raise ValueError("run_id is empty; leave it out to get a new Run")

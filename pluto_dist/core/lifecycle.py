@@ -162,13 +162,11 @@ class Counted(Entry, frozen=True, kw_only=True, tag="counted"):
     Attributes:
         rejected: keys left out because their value cannot be logged.
         dropped: records lost to a full disk or quota.
-        late: records after the end.
         next_step: the automatic step that would come next.
     """
 
     rejected: int = 0
     dropped: int = 0
-    late: int = 0
     next_step: int = 0
 
 

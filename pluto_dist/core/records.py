@@ -190,7 +190,6 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     evidence: tuple[Evidence, ...] = ()
     rejected: int = 0
     dropped: int = 0
-    late: int = 0
     next_step: int = 0
     removed: bool = False
     fences: dict[str, tuple[int, int]] | None = None

@@ -129,7 +129,7 @@ def describe(failure: Failure) -> str:
         return f"{failure.type}: {failure.message}" if failure.message else failure.type
     if failure.kind == "exit":
         return f"exit code {failure.exit_code}"
-    return "its process vanished"
+    return failure.message or "its process vanished"
 
 
 def _who(failure: Failure) -> str:

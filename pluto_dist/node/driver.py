@@ -156,7 +156,7 @@ class Driver:
             except queue.Empty:
                 return
 
-    def _deaths(self, deaths: Iterable[Death]) -> None:
+    def _deaths(self, deaths: Iterable[Death], *, replaced: bool = False) -> None:
         """What a process wrote before it died is read first (R1)."""
         for death in deaths:
             if death.key.startswith("run:"):
@@ -172,6 +172,8 @@ class Driver:
                     signal=status.signal if status is not None else "",
                     oom=death.oom,
                     next_step=self._folders.next_step(death.key),
+                    replaced=replaced,
+                    family=spools.has_family(self._folders.folder(death.key)),
                 )
             )
 
@@ -226,6 +228,9 @@ class Driver:
             case do.WatchProcess(lease_id=lease_id, folder=folder, identity=identity):
                 self._guard.start(lease_id, identity, folder, now)
                 self._deaths(self._guard.check(lease_id, now))
+            case do.TakeForDead(lease_id=lease_id):
+                self._guard.stop(lease_id)
+                self._deaths([Death(lease_id, now, None, oom=False)], replaced=True)
             case do.WatchLauncher(run=run, identity=identity):
                 self._guard.start(f"run:{run}", identity, None, now)
                 self._deaths(self._guard.check(f"run:{run}", now))

@@ -6,6 +6,10 @@ however it dies; a forked child does not have it; `exec` drops it, because the d
 The trap: closing ANY descriptor of the file in the holder drops the lock. So the holder opens the file once,
 here, and nothing else in that process may open it, not even to read it. The prober is another process.
 
+On the same descriptor there is a `flock`, which is the opposite: forked children share it, so it lasts until
+the last of them has ended or executed another program. It tells whether anybody may still write. Only on
+Linux; elsewhere a child that has not written when its parent dies is not waited for.
+
 What a probe does not promise: "free" is death only if the holder once had the lock (it takes it before it
 announces its lease) and only on a filesystem of this host; and a process that hangs holds it too.
 """
@@ -26,6 +30,9 @@ from pluto_dist.node.private_files import open_private
 LOCK_NAME = "lease.lock"
 
 LockState = Literal["held", "free", "missing"]
+
+# Elsewhere the two kinds of lock are one, and the second would meet the first.
+_FORKS_SHARE = sys.platform == "linux"
 
 # struct flock with its tail padding: type and whence first on Linux, last on macOS.
 _FLOCK = "=qqihh" if sys.platform == "darwin" else "@hhqqi0q"
@@ -91,6 +98,17 @@ class LeaseProbe:
         answer = struct.unpack(_FLOCK, fcntl.fcntl(self._descriptor, fcntl.F_GETLK, asked))
         return "free" if answer[_TYPE_AT] == fcntl.F_UNLCK else "held"
 
+    def has_family(self) -> bool:
+        """Whether the holder or a child that it forked lives, whatever became of the holder's own lock."""
+        if self._descriptor is None or not _FORKS_SHARE:
+            return False
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        return False
+
     def close(self) -> None:
         """Gives the descriptor back."""
         if self._descriptor is not None:
@@ -113,6 +131,8 @@ def _open_locked(path: Path) -> int:
     descriptor = open_private(path, os.O_RDWR | os.O_CREAT)
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if _FORKS_SHARE:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError as error:
         os.close(descriptor)
         raise PlacesError(_why(path, error), path=str(path)) from error

@@ -134,11 +134,20 @@ def still_written(folder: str) -> bool:
         return False
 
 
-def is_released(folder: str) -> bool:
-    """Whether the process has let go of its lease file, and no forked child writes there any more."""
+def has_family(folder: str) -> bool:
+    """Whether forked children of a dead process live; they may log, also if they have not done so yet."""
     probe = LeaseProbe(Path(folder) / LOCK_NAME)
     try:
-        return probe.state() != "held" and not still_written(folder)
+        return probe.has_family()
+    finally:
+        probe.close()
+
+
+def is_released(folder: str) -> bool:
+    """Whether the process has let go of its lease file, and no child that it forked can write there."""
+    probe = LeaseProbe(Path(folder) / LOCK_NAME)
+    try:
+        return probe.state() != "held" and not probe.has_family() and not still_written(folder)
     finally:
         probe.close()
 

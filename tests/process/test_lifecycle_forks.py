@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.process.harness import Node, lease, wait_until
+from tests.process.harness import Node, wait_until
 
 
 def test_finish_from_eight_threads_is_one_finish(node: Node) -> None:
@@ -47,10 +47,9 @@ def test_log_after_the_end_is_dropped_counted_and_said_once(node: Node) -> None:
     )
     assert script.wait() == 0
     assert script.stderr.count("log() after finish()") == 1
-    found = wait_until(
-        lambda: (d := node.document("late")) and lease(d, role="owner").get("late") and d, "the late ones"
-    )
-    assert (lease(found, role="owner")["late"], found["points"], found["status"]) == (5, 1, "COMPLETED")
+    assert script.stderr.count("5 records came after the end of Run late") == 1
+    found = node.ended("late")
+    assert (found["points"], found["status"]) == (1, "COMPLETED")
     assert (found["tags"], found["config"]) == ([], {})
 
 
@@ -193,3 +192,24 @@ def test_pool_processes_that_call_init_are_workers_of_their_parents_run(node: No
     found = node.ended("pool")
     assert (found["status"], len(found["leases"])) == ("COMPLETED", 3)
     assert not node.lost("pool")
+
+
+def test_a_forked_child_that_outlives_its_parent_is_delivered(node: Node) -> None:
+    """G3: what the child logs after its parent's end arrives too; the status is the parent's."""
+    script = node.start(
+        """
+        run = pluto.init(run_id="orphan")
+        log(run, {"loss": 1.0}, 0)
+        parent = os.getpid()
+        if os.fork() == 0:
+            while os.getppid() == parent: time.sleep(0.005)
+            for step in range(50): log(run, {"orphan": step / 3}, step)
+            tell("logged")
+            os._exit(0)
+        run.finish()
+        os._exit(0)
+        """
+    )
+    script.expect("logged")
+    assert node.ended("orphan")["status"] == "COMPLETED"
+    wait_until(lambda: not node.lost("orphan"), "the child's points")
