@@ -59,7 +59,8 @@ class Hooks:
             if self._previous_sigterm is not None:  # None: C code has installed it
                 signal.signal(signal.SIGTERM, self._sigterm)
             if self._previous_sigterm is signal.SIG_IGN:
-                signal.siginterrupt(signal.SIGTERM, False)  # as if it were ignored
+                STOPS.ignored = True
+                signal.siginterrupt(signal.SIGTERM, False)  # as if it were not handled
             STOPS.watch()
             os.register_at_fork(
                 before=self._before_fork, after_in_parent=self._after_fork, after_in_child=self._in_child

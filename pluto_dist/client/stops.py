@@ -31,11 +31,13 @@ class Stops:
     Attributes:
         asked: SIGTERM has come.
         cooperative: the script looks at `run.preempted`, so it will end by itself.
+        ignored: the script has set SIGTERM to be ignored before we came.
     """
 
     def __init__(self) -> None:
         self.asked = False
         self.cooperative = False
+        self.ignored = False
         self._callbacks: list[Callable[[], object]] = []
         self._pipe: tuple[int, int] | None = None
         self._lock = threading.RLock()  # a handler may interrupt the main thread inside of it
@@ -65,7 +67,7 @@ class Stops:
             if self.asked:
                 return
             for run in RUNS.open():
-                run.evidence(kind="signal", signal="SIGTERM")
+                run.evidence(kind="signal", signal="SIGTERM", ignored=self.ignored)
             self.asked = True
 
     def take(self) -> None:

@@ -80,22 +80,22 @@ class Folding:
             self._dead_before_granted(lease, event)
             return not self._book.leases[lease.lease_id].alive
         lease = self._context.end_lease(
-            lease, "exited" if lease.evidence else "died", next_step=max(lease.next_step, event.next_step)
+            lease, "exited" if lease.said else "died", next_step=max(lease.next_step, event.next_step)
         )
         if event.replaced:
             self._context.note(lease.run or "", "replaced_by_exec", lease=lease.lease_id)
         if lease.role == "side":
             self._context.note(lease.run or "", "side_died", label=lease.label, signal=event.signal)
-        elif not lease.evidence:
-            self._context.change_lease(lease, evidence=(self._evidence_of(event),))
+        elif not lease.said:
+            self._context.change_lease(lease, evidence=(*lease.evidence, self._evidence_of(event)))
         return True
 
     def _exit_code_known(self, lease: Lease, event: ProcessDied) -> None:
         """It said "finished" from its exit hook; what the kernel says now completes it."""
         failed = bool(event.signal) or event.exit_code not in (None, 0)
         evidence = lease.evidence
-        if failed and not evidence:
-            evidence = (self._evidence_of(event),)
+        if failed and not lease.said:
+            evidence = (*evidence, self._evidence_of(event))
         self._context.change_lease(lease, code_awaited=False, evidence=evidence)
 
     def lease_removed(self, lease_id: str) -> None:

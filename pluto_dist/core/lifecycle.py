@@ -108,6 +108,8 @@ class Evidence(Entry, frozen=True, kw_only=True, tag="evidence"):
         traceback: last lines of it.
         alive_until: latest instant at which the process was known to live; `at` for one's own words.
         oom: the cgroup's memory.events named an OOM kill at that time.
+        ignored: a request to stop that the process does not follow; it counts only if the process is then
+            killed.
     """
 
     kind: EvidenceKind
@@ -119,6 +121,7 @@ class Evidence(Entry, frozen=True, kw_only=True, tag="evidence"):
     traceback: str = ""
     alive_until: float | None = None
     oom: bool = False
+    ignored: bool = False
 
 
 class Finished(Entry, frozen=True, kw_only=True, tag="finished"):

@@ -205,6 +205,11 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
         return self.opened.identity
 
     @property
+    def said(self) -> bool:
+        """Whether it is known how it ended; a request to stop that it ignored does not say that."""
+        return any(not item.ignored for item in self.evidence)
+
+    @property
     def alive(self) -> bool:
         """Whether the process may still act under it."""
         return self.state in ("waiting", "active")

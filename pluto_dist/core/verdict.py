@@ -39,12 +39,7 @@ def first_failure(run: Run, members: tuple[Lease, ...]) -> tuple[bool, Failure] 
     """The cause among all evidence: (whether it is a request to stop, the failure), None if nobody failed."""
     limit = _evidence_limit(run, members)
     found = sorted(
-        (
-            (evidence, member)
-            for member in members
-            for evidence in member.evidence
-            if is_failure(evidence) and evidence.at <= limit
-        ),
+        ((evidence, member) for member in members for evidence in _counting(member) if evidence.at <= limit),
         key=lambda pair: _since(pair[0]),
     )
     stop_at = min((evidence.at for evidence, _ in found if is_stop(evidence)), default=None)
@@ -78,6 +73,12 @@ def is_stop(evidence: Evidence) -> bool:
 def is_failure(evidence: Evidence) -> bool:
     """Whether it speaks against COMPLETED; an exit with code 0 does not."""
     return not (evidence.kind == "exit" and evidence.exit_code == 0)
+
+
+def _counting(member: Lease) -> tuple[Evidence, ...]:
+    """Failures; a request to stop that was ignored is one only if the process did not end well after it."""
+    found = tuple(filter(is_failure, member.evidence))
+    return found if any(not evidence.ignored for evidence in found) else ()
 
 
 def _severity(evidence: Evidence) -> int:
