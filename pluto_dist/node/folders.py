@@ -67,7 +67,7 @@ class LeaseFolders:
             self._touch(now)
 
     def _touch(self, now: float) -> None:
-        """Cleaners of /var/tmp take what nobody has touched for long; a trainer that logs nothing lives too."""
+        """Cleaners of /var/tmp take what nobody touched for long; a trainer that logs nothing lives too."""
         self._touch_at = now + TOUCH_S
         for lease_id, folder in self._folders.items():
             try:

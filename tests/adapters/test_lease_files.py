@@ -23,7 +23,9 @@ def test_machine_durability_syncs_what_was_written(tmp_path: Path, monkeypatch: 
     """G3: with durability="machine" records are on the disk within about a second."""
     synced: list[str] = []
     real = os.fsync
-    monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(os.readlink(f"/proc/self/fd/{fd}")), real(fd)))
+    monkeypatch.setattr(
+        os, "fsync", lambda fd: (synced.append(str(Path(f"/proc/self/fd/{fd}").readlink())), real(fd))
+    )
     files = files_at(tmp_path, durable=True)
     files.metrics.append(b'{"time":1,"step":0,"data":{"a":1}}\n')
     files.sync_if_due(boot_clock())
