@@ -1,0 +1,21 @@
+#!/bin/sh
+# Everything from a fresh clone to the test summary: environments, linters, types, tests.
+# Arguments go to pytest. Needs only python3 (3.11 or newer) with pip and venv.
+set -eu
+cd "$(dirname "$0")/.."
+
+python3 -m venv .venv
+.venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+
+# The official client, for comparison; in an environment of its own, see tests/official.py.
+python3 -m venv .venv-official
+.venv-official/bin/python -m pip install --quiet --disable-pip-version-check 'pluto-ml==0.0.29'
+
+# Real torchrun jobs; where torch cannot be had, those tests are skipped and say so.
+.venv/bin/python -m pip install --quiet --disable-pip-version-check 'torch==2.13.0' ||
+  echo 'torch could not be installed: the torchrun tests will be skipped'
+
+.venv/bin/ruff check --quiet .
+.venv/bin/ruff format --check --quiet .
+.venv/bin/mypy
+exec .venv/bin/python -m pytest "$@"
