@@ -431,13 +431,17 @@ class Node:
 
     def close(self) -> None:
         """Ends all processes that are left and removes the folders."""
-        for script in reversed(self._scripts):
-            script.close()
+        self.stop()
+        shutil.rmtree(self.base, ignore_errors=True)
+
+    def stop(self) -> None:
+        """Ends all processes that are left."""
+        while self._scripts:
+            self._scripts.pop().close()
         for pid in self.coordinators():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
             wait_until(lambda pid=pid: _is_dead(pid), f"coordinator {pid} is dead")
-        shutil.rmtree(self.base, ignore_errors=True)
 
 
 def lease(document: Mapping[str, Any], **wanted: Any) -> dict[str, Any]:

@@ -1,0 +1,169 @@
+"""A disk that is full, and has room again (R13, section 7): training goes on, what was dropped is counted."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.process.harness import Node, Script, wait_until
+
+MIB = 1 << 20
+TRAINER = """
+    run = pluto.init(run_id="full", quiet=True)
+    tell("up")
+    step, slowest = 0, 0.0
+    def train(records):
+        global step, slowest
+        for _ in range(records):
+            began = time.perf_counter()
+            run.log({"loss": float(step)}, step)
+            slowest = max(slowest, time.perf_counter() - began)
+            step += 1
+    while (order := hear()):
+        if order == "tag":
+            run.add_tags("said while it was full")
+        elif order == "finish":
+            run.finish(timeout_s=15)
+            tell_json("end", {"steps": step, "slowest": slowest})
+            break
+        else:
+            train(int(order))
+        tell("done")
+"""
+
+
+@pytest.fixture
+def small(node: Node) -> Iterator[Node]:
+    """A node whose runtime and spool are on a small tmpfs of their own."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a tmpfs takes root")
+    node.home.mkdir(mode=0o700)
+    options = "size=100m,mode=0700"
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(node.home)], capture_output=True, text=True
+    )
+    if done.returncode != 0:
+        pytest.skip(f"no tmpfs can be mounted here: {done.stderr.strip()}")
+    node.set(
+        PLUTO_DIST_SPOOL_QUOTA="1g",
+        PLUTO_DIST_CONSOLE="off",
+        PLUTO_DIST_HEARTBEAT_S="0.5",
+        PLUTO_DIST_SEGMENT_SIZE="64k",
+    )
+    yield node
+    node.stop()
+    subprocess.run(["umount", "-l", str(node.home)], check=True)
+
+
+def fill(node: Node) -> Path:
+    """Takes the last byte of the node's disk."""
+    path = node.home / "filler"
+    with path.open("wb", buffering=0) as file:
+        for size in (MIB, 4096, 1):
+            block = b"\0" * size
+            try:
+                while file.write(block) == size:
+                    pass
+            except OSError:
+                continue
+    return path
+
+
+def test_a_full_spool_stops_no_training_and_logging_recovers(small: Node) -> None:
+    """G3, G4: drops are counted, told at the time and at the end; what was accepted arrives, and the status."""
+    script = small.start(TRAINER)
+    script.expect("up")
+    train(script, "100")
+    filler = fill(small)
+    train(script, "3000")
+    wait_until(lambda: "takes no records now" in script.stderr, "the user is told")
+    train(script, "tag")
+    filler.unlink()
+    train(script, "1")  # may still be one of those that are dropped
+    wait_until(lambda: train(script, "10") or "takes records again" in script.stderr, "it recovers")
+    train(script, "200")
+    script.say("finish")
+    end = script.expect_json("end")
+    assert script.wait() == 0
+    found = small.ended("full")
+    assert found["status"] == "COMPLETED"
+    assert found["tags"] == ["said while it was full"]
+    assert found["dropped"] > 0
+    steps = [point.step for point in small.points("full")]
+    assert len(set(steps)) == len(steps) == found["points"] == end["steps"] - found["dropped"]
+    assert set(range(100)) <= set(steps)
+    assert set(range(end["steps"] - 200, end["steps"])) <= set(steps)
+    assert script.stderr.count("takes no records now") == 1
+    assert f"{found['dropped']} records were dropped" in script.stderr
+    assert end["slowest"] < 0.5
+
+
+def test_the_end_of_a_run_gets_through_once_there_is_room(small: Node) -> None:
+    """G5, R1: finish() on a full disk waits, bounded; its entry is written when the disk takes it."""
+    script = small.start(TRAINER)
+    script.expect("up")
+    train(script, "50")
+    wait_until(lambda: len(small.points("full")) == 50, "everything is delivered")
+    filler = fill(small)
+    train(script, "2000")
+    script.say("finish")
+    wait_until(lambda: "takes no records now" in script.stderr, "it is full")
+    filler.unlink()
+    script.expect("end")
+    assert script.wait() == 0
+    assert small.ended("full")["status"] == "COMPLETED"
+
+
+def test_a_coordinator_on_a_full_disk_serves_on_and_keeps_what_it_decided(small: Node) -> None:
+    """R1, G12: nothing leaves before it is kept; a new process is granted as soon as there is room."""
+    script = small.start(TRAINER)
+    script.expect("up")
+    filler = fill(small)
+    late = small.start('tell("late", pluto.attach("full", label="late").role)', name="late")
+    train(script, "500")
+    filler.unlink()
+    assert late.expect("late") == "side"
+    assert late.wait() == 0
+    script.say("finish")
+    script.expect("end")
+    assert script.wait() == 0
+    assert small.ended("full")["status"] == "COMPLETED"
+
+
+def test_a_spool_over_its_quota_drops_and_goes_on_when_it_is_emptied(node: Node) -> None:
+    """Section 7: the quota is a limit for the spool, not for the training."""
+    node.set(
+        PLUTO_DIST_CONSOLE="off",
+        PLUTO_DIST_SPOOL_QUOTA="1m",
+        PLUTO_DIST_SEGMENT_SIZE="64k",
+        PLUTO_DIST_HEARTBEAT_S="0.5",
+    )
+    script = node.start(TRAINER)
+    script.expect("up")
+    coordinator = node.coordinator()
+    os.kill(coordinator, signal.SIGSTOP)
+    train(script, "40000")
+    wait_until(lambda: "takes no records now (quota)" in script.stderr, "the user is told")
+    spool = sum(path.stat().st_size for path in node.home.rglob("metrics.*"))
+    assert spool < 3 * MIB
+    os.kill(coordinator, signal.SIGCONT)
+    wait_until(lambda: train(script, "10") or "takes records again" in script.stderr, "it recovers")
+    train(script, "100")
+    script.say("finish")
+    end = script.expect_json("end")
+    assert script.wait() == 0
+    found = node.ended("full")
+    assert found["dropped"] > 0
+    assert len(node.points("full")) == found["points"] == end["steps"] - found["dropped"]
+    assert end["slowest"] < 0.5
+
+
+def train(script: Script, order: str) -> None:
+    """Lets the trainer do something, and waits until it has."""
+    script.say(order)
+    script.expect("done")
