@@ -240,7 +240,7 @@ def document(
         series={name: dict(owner.others) for name, owner in series.items() if owner.others},
         events=history.events,
         restore=Restore(
-            run,
+            book.runs.get(run.key) or run,
             series,
             _steps(book, run, leases),
             {label: msgspec.Raw(body) for label, body in config.sides.items()},

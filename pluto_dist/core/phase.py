@@ -34,12 +34,14 @@ class Assessment(msgspec.Struct, frozen=True):
         reason: for people.
         deadline: when to ask again although nothing happened, None if only an event can change it.
         verdict: set once the end is certain.
+        expected: what the verdict will be, unless an exit code that is awaited says otherwise.
     """
 
     phase: Phase
     reason: str
     deadline: float | None = None
     verdict: Verdict | None = None
+    expected: Verdict | None = None
 
 
 def assess(run: Run, members: tuple[Lease, ...], now: float) -> Assessment:
@@ -97,10 +99,13 @@ def _detached(run: Run, members: tuple[Lease, ...], now: float) -> Assessment:
 
 def _without_owner(run: Run, owner: Lease, members: tuple[Lease, ...], now: float) -> Assessment:
     awaited = [member for member in members if _exit_code_is_coming(member, now)]
-    if awaited:
-        return Assessment("finishing", "exit codes are awaited", _last_end(awaited) + EXIT_S)
     everybody_ended = not any(member.alive for member in members)
     verdict = decide(run, members)
+    if awaited:
+        expected = verdict if everybody_ended else None
+        return Assessment(
+            "finishing", "exit codes are awaited", _last_end(awaited) + EXIT_S, expected=expected
+        )
     if restarts_left(run) and not (everybody_ended and verdict.status == "COMPLETED"):
         return _restarting(members, now, verdict)
     silent = owner.end_reason == "died"

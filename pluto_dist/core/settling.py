@@ -55,7 +55,7 @@ class Settling:
         runs, news = self._settle_all()
         for key in runs:
             self._filing.changed(key)
-        self._filing.write_due(self._views.document)
+        self._filing.write_due(self._views.last_word)
         self._views.tell(runs, news)
 
     def deadline(self) -> float | None:

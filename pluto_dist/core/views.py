@@ -14,7 +14,7 @@ from pluto_dist.core.document import Live, show
 from pluto_dist.core.effects import Send
 from pluto_dist.core.filing import Filing
 from pluto_dist.core.messages import RunView, View
-from pluto_dist.core.phase import Phase, assess, members_of
+from pluto_dist.core.phase import Assessment, Phase, assess, members_of
 from pluto_dist.core.records import Lease, Run
 
 KEY_PROBLEM_S = 2.0  # a key that is refused for so long is a key problem
@@ -133,12 +133,27 @@ class Views:
         leases = self._book.leases_of(run.key)
         return all(self._passed(lease) for lease in leases if not lease.alive and lease.role != "side")
 
-    def document(self, run: Run) -> bytes:
+    def last_word(self, run: Run) -> bytes:
+        """The Run's document for the store, which may be all that is left of this node in a moment.
+
+        The last one out of a local Run is about to exit: its exit code is not known yet, and if everything is
+        killed now, nobody will ever learn it. So the status is there that it has without that code.
+        """
+        expected = self._assess(run).expected
+        if expected is None or run.target.mode != "local":
+            return self.document(run)
+        ended_ms = self._context.now.wall_ms
+        return self.document(
+            run,
+            msgspec.structs.replace(run, status=expected.status, verdict=expected, ended_ms=ended_ms),
+        )
+
+    def document(self, run: Run, shown_as: Run | None = None) -> bytes:
         """The Run's document as of now."""
         leases = self._book.leases_of(run.key)
         return show(
             self._book,
-            run,
+            shown_as or run,
             phase=self._phase(run),
             pending=sum(self._delivery.pending_bytes(lease) for lease in leases),
             trouble=self.trouble(run),
@@ -248,7 +263,10 @@ class Views:
         return f"{lease.label!r}, pid {lease.identity.pid} on {lease.identity.host}"
 
     def _phase(self, run: Run) -> Phase:
-        return assess(run, members_of(run, self._book.leases_of(run.key)), self._context.now.at).phase
+        return self._assess(run).phase
+
+    def _assess(self, run: Run) -> Assessment:
+        return assess(run, members_of(run, self._book.leases_of(run.key)), self._context.now.at)
 
     def _key_wanted(self, lease: Lease) -> bool:
         target = lease.opened.target
