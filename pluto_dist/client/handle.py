@@ -23,8 +23,8 @@ from pluto_dist.client.collect import Kind, Rejection
 from pluto_dist.client.console.capture import CAPTURES
 from pluto_dist.client.lease import LeaseFiles, Wall
 from pluto_dist.client.link import Link
-from pluto_dist.client.tidings import Tidings
 from pluto_dist.client.stops import STOPS
+from pluto_dist.client.tidings import Tidings
 from pluto_dist.core.ids import Role
 from pluto_dist.core.lifecycle import (
     Closed,

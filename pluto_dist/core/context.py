@@ -18,6 +18,7 @@ class Context:
         news: leases that have changed, or may have to be told something.
         urgent: Runs whose document somebody may be waiting for.
         keys: `Target.key_id`s for which an API key is in memory.
+        held_back: Runs of which nothing is sent before this instant.
         key_problems: why the server refuses a key, and since when, by `key_id`.
         reporting: Runs whose terminal status is on its way to the backend just now.
     """
@@ -30,6 +31,7 @@ class Context:
         self.news: dict[str, None] = {}
         self.urgent: set[str] = set()
         self.keys: set[str] = set()
+        self.held_back: dict[str, float] = {}
         self.key_problems: dict[str, tuple[float, str]] = {}
         self.reporting: set[str] = set()
         self._effects: list[Effect] = []
@@ -47,6 +49,12 @@ class Context:
         self.touched.clear()
         self.news.clear()
         return touched, news
+
+    def may_talk(self, run: Run) -> bool:
+        """Whether the Run's backend can be spoken to."""
+        return run.target.mode == "local" or (
+            run.target.key_id in self.keys and self.now.at >= self.held_back.get(run.key, 0.0)
+        )
 
     def heard_of_key(self, run: Run, outcome: Outcome) -> None:
         """Any answer of the server tells whether it takes the Run's key."""
@@ -101,6 +109,12 @@ class Context:
             end_reason=reason,
             **changes,
         )
+
+    def note_once(self, run: str, event: str, /, **detail: str) -> None:
+        """Adds a line to a Run's history unless it is there already."""
+        history = self.book.histories.get(run)
+        if history is None or all((known.name, known.detail) != (event, detail) for known in history.events):
+            self.note(run, event, **detail)
 
     def note(self, run: str, event: str, /, **detail: str) -> None:
         """Adds one line to a Run's history."""

@@ -69,7 +69,7 @@ class Controls:
         if run.target.mode == "local":
             self._settle_local(run, may_report)
             return
-        if run.target.key_id not in self._context.keys:
+        if not self._context.may_talk(run):
             return
         self._beat(run, lives)
         if run.key in self._errands:

@@ -32,10 +32,13 @@ from pluto_dist.core.effects import (
     WatchLauncher,
     WatchProcess,
 )
+from pluto_dist.core.elsewhere import Elsewhere
 from pluto_dist.core.events import (
     Asked,
     Beaten,
     Controlled,
+    CopiesDropped,
+    CopiesKept,
     DocumentWritten,
     Event,
     FenceFound,
@@ -51,6 +54,7 @@ from pluto_dist.core.events import (
     StreamsSeen,
     Synced,
     Ticked,
+    UploadsRead,
 )
 from pluto_dist.core.filing import Filing
 from pluto_dist.core.folding import Folding
@@ -61,6 +65,7 @@ from pluto_dist.core.nodes import is_node
 from pluto_dist.core.opening import Opening
 from pluto_dist.core.questions import Questions
 from pluto_dist.core.records import Lease, Now, Run
+from pluto_dist.core.remainders import Remainders
 from pluto_dist.core.sampling import Sampling
 from pluto_dist.core.series import SeriesNames
 from pluto_dist.core.settling import Settling
@@ -88,6 +93,8 @@ class Coordinator:
         self._admission = Admission(self._context, self._opening, shared)
         self._folding = Folding(self._context, self._admission, shared)
         self._delivery = Delivery(self._context, SeriesNames(book))
+        self._remainders = Remainders(self._context, self._delivery)
+        self._elsewhere = Elsewhere(self._context)
         self._controls = Controls(self._context)
         self._filing = Filing(self._context)
         self._views = Views(self._context, self._delivery, self._controls, self._filing, generation)
@@ -128,6 +135,7 @@ class Coordinator:
 
     def _start_run(self, run: Run) -> None:
         self._context.touch(run.key)
+        self._elsewhere.ask(run)
         if run.boot_id != self._context.boot_id:
             for lease in self._book.leases_of(run.key):
                 self._book.put_lease(rebased_lease(lease))
@@ -169,6 +177,7 @@ class Coordinator:
             self._settling.deadline(),
             self._sampling.deadline(),
             self._filing.deadline(),
+            self._remainders.deadline(),
             self._idle.deadline(),
         ]
         return min((at for at in deadlines if at is not None), default=None)
@@ -205,6 +214,14 @@ class Coordinator:
                 self._controls.beaten(event)
             case DocumentWritten():
                 self._filing.done(event)
+            case CopiesKept():
+                self._remainders.kept(event)
+            case CopiesDropped():
+                self._remainders.dropped(event)
+            case UploadsRead():
+                self._elsewhere.read(event)
+                self._opening.wake()
+                self._delivery.kick_run(event.run)
             case FenceFound(lease_id=lease_id, fences=fences):
                 self._fenced(lease_id, fences)
             case KeyGiven(key_id=key_id):
@@ -283,6 +300,7 @@ class Coordinator:
 
     def _finish(self) -> list[Effect]:
         self._memory.forget_old()
+        self._remainders.look()
         self._settling.settle()
         if self._stopping:
             self._context.emit(StopSelf(reason="asked to stop"))

@@ -86,7 +86,7 @@ class Delivery:
     def names_registered(self, run: str) -> None:
         """The backend knows the names, so what waited for that may go."""
         for lease in self._book.leases_of(run):
-            for lane in self._lanes_of(lease):
+            for lane in self.lanes_of(lease):
                 if lane.registered():
                     self._kick(lane)
 
@@ -121,7 +121,7 @@ class Delivery:
 
     def kick(self, lease: Lease) -> None:
         """Something that held this lease's records back may be over."""
-        for lane in self._lanes_of(lease):
+        for lane in self.lanes_of(lease):
             self._kick(lane)
 
     def deadline(self) -> float | None:
@@ -131,12 +131,12 @@ class Delivery:
 
     def complete(self, lease: Lease) -> bool:
         """Whether everything that the lease wrote is delivered; only a final look can tell."""
-        looked = lease.lease_id in self._looked and all(lane.complete for lane in self._lanes_of(lease))
+        looked = lease.lease_id in self._looked and all(lane.complete for lane in self.lanes_of(lease))
         return lease.removed or looked
 
     def pending_bytes(self, lease: Lease) -> int:
         """Bytes seen in the spool and not delivered yet."""
-        return sum(lane.pending for lane in self._lanes_of(lease))
+        return sum(lane.pending for lane in self.lanes_of(lease))
 
     def passed(self, lease: Lease) -> int:
         """Records of the lease that have been delivered or set aside."""
@@ -144,7 +144,7 @@ class Delivery:
 
     def trouble(self, lease: Lease) -> str:
         """Why something of the lease is not delivered, "" if all is well."""
-        return next((lane.trouble for lane in self._lanes_of(lease) if lane.trouble), "")
+        return next((lane.trouble for lane in self.lanes_of(lease) if lane.trouble), "")
 
     def next_step(self, run: str, participant: str) -> int:
         """The automatic step with which a participant goes on."""
@@ -173,7 +173,7 @@ class Delivery:
 
     def _kick(self, lane: Lane) -> None:
         run = lane.run
-        if run is None or not lane.ready or not self._deliverable(run) or _unfenced(lane.lease):
+        if run is None or not lane.ready or not self.deliverable(run) or _unfenced(lane.lease):
             return
         lane.not_before = 0.0
         segment = lane.next_segment()
@@ -214,11 +214,13 @@ class Delivery:
             self._lanes[key] = Lane(self._context, key, "run")
         return self._lanes[key]
 
-    def _lanes_of(self, lease: Lease) -> list[Lane]:
+    def lanes_of(self, lease: Lease) -> list[Lane]:
+        """Streams of a lease that have been seen."""
         return [self._lanes[key] for key in self._book.feed_keys(lease.lease_id) if key in self._lanes]
 
-    def _deliverable(self, run: Run) -> bool:
-        return run.id is not None and (run.target.mode == "local" or run.target.key_id in self._context.keys)
+    def deliverable(self, run: Run) -> bool:
+        """Whether the Run's backend can take records now."""
+        return run.id is not None and self._context.may_talk(run)
 
     def _owner_may_come(self, run: Run) -> bool:
         """Whether the owner may yet declare a name: it lives, or wrote what has not been read."""

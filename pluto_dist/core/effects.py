@@ -10,6 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from pluto_dist.core.ids import Identity
+from pluto_dist.core.lifecycle import Target
 from pluto_dist.core.messages import Reply
 from pluto_dist.core.requests import BackendRun, OpenRequest, StreamKind
 
@@ -213,6 +214,41 @@ class WriteDocument(Effect, frozen=True, kw_only=True):
     store: str
     revision: int
     body: bytes
+
+
+class Copy(msgspec.Struct, frozen=True):
+    """Bytes of one segment."""
+
+    stream: str
+    segment: int
+    start: int
+    end: int
+
+
+class KeepCopies(Effect, frozen=True, kw_only=True):
+    """Copy undelivered parts of a lease's segments into the store → `CopiesKept`."""
+
+    run: str
+    store: str
+    lease_id: str
+    folder: str
+    copies: tuple[Copy, ...]
+
+
+class DropCopies(Effect, frozen=True, kw_only=True):
+    """Remove copies of delivered segments, (stream, number), from the store → `CopiesDropped`."""
+
+    run: str
+    store: str
+    lease_id: str
+    segments: tuple[tuple[str, int], ...]
+
+
+class ReadUploads(Effect, frozen=True, kw_only=True):
+    """Look in the store what `sync` has uploaded of a Run → `UploadsRead`."""
+
+    run: str
+    target: Target
 
 
 class Say(Effect, frozen=True, kw_only=True):

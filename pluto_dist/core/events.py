@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
+from pluto_dist.core.effects import Copy
 from pluto_dist.core.lifecycle import LifecycleEntry
 from pluto_dist.core.messages import Question, Sync
 from pluto_dist.core.outcomes import Outcome
-from pluto_dist.core.requests import Beat, LogType, OpenResult
+from pluto_dist.core.requests import Beat, LogType, OpenResult, Uploaded
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
@@ -158,6 +159,30 @@ class DocumentWritten(Event, frozen=True, kw_only=True):
     run: str
     revision: int
     error: str = ""
+
+
+class CopiesKept(Event, frozen=True, kw_only=True):
+    """Copies of a lease's segments are in the store; `error` says why not."""
+
+    run: str
+    lease_id: str
+    copies: tuple[Copy, ...]
+    error: str = ""
+
+
+class CopiesDropped(Event, frozen=True, kw_only=True):
+    """Copies are not in the store any more."""
+
+    run: str
+    lease_id: str
+    segments: tuple[tuple[str, int], ...]
+
+
+class UploadsRead(Event, frozen=True, kw_only=True):
+    """What `sync` has uploaded of a Run, None if it never did or nobody can tell."""
+
+    run: str
+    uploaded: Uploaded | None
 
 
 class FenceFound(Event, frozen=True, kw_only=True):

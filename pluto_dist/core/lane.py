@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import msgspec
 
+from pluto_dist.core.book import feed_key
 from pluto_dist.core.context import Context
 from pluto_dist.core.effects import RemoveSegments, SetAside, Ship
 from pluto_dist.core.events import Shipped
@@ -94,6 +95,12 @@ class Lane:
     def complete(self) -> bool:
         """Everything is delivered and nothing will come."""
         return self.final and self.pending == 0
+
+    @property
+    def kept(self) -> dict[int, int]:
+        """How much of each segment is in the store as well, because the backend did not take it in time."""
+        feed = self._context.book.feeds.get(feed_key(self.feed.lease_id, "store", self.feed.stream))
+        return feed.offsets if feed is not None else {}
 
     def seen(self, sizes: dict[int, int], *, final: bool) -> None:
         """Takes what stands on the disk; a segment that is gone needs no cursor any more."""
@@ -181,11 +188,11 @@ class Lane:
 
     def give_back(self) -> None:
         """Frees the disk of what is delivered, all but the newest two segments."""
-        offsets, newest = self.feed.offsets, sorted(self.sizes)[-2:]
+        offsets, kept, newest = self.feed.offsets, self.kept, sorted(self.sizes)[-2:]
         done = tuple(
             (segment, size)
             for segment, size in sorted(self.sizes.items())
-            if offsets.get(segment, 0) == size and segment not in newest
+            if offsets.get(segment, 0) == size and segment not in newest and segment not in kept
         )
         if done:
             gone = {segment for segment, _ in done}

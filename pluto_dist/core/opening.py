@@ -180,7 +180,7 @@ class Opening:
         return lease.opened if lease is not None else None
 
     def _ask(self, run: Run) -> None:
-        if run.target.mode == "pluto" and run.target.key_id not in self._context.keys:
+        if not self._context.may_talk(run):
             self._not_before[run.key] = self._context.now.at + KEY_WAIT_S
             return
         self._asked.add(run.key)

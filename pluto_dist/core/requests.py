@@ -101,6 +101,15 @@ class Unavailable(msgspec.Struct, frozen=True, tag="unavailable"):
 OpenResult = Opened | Refused | Unavailable
 
 
+class Uploaded(msgspec.Struct, frozen=True, kw_only=True):
+    """What `sync` has uploaded of a Run from the store: lease -> stream -> segment -> bytes, and its end."""
+
+    offsets: dict[str, dict[str, dict[int, int]]]
+    next_line: int
+    external_id: str
+    status: Status | None
+
+
 class BackendRun(msgspec.Struct, frozen=True):
     """What a backend needs to know of an open Run."""
 

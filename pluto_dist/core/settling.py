@@ -70,7 +70,9 @@ class Settling:
     def at_rest(self, run: Run) -> bool:
         """Whether nothing is left to do for the Run."""
         delivered = all(
-            self._delivery.complete(lease) for lease in self._book.leases_of(run.key) if not lease.alive
+            self._delivery.complete(lease) and not any(lane.kept for lane in self._delivery.lanes_of(lease))
+            for lease in self._book.leases_of(run.key)
+            if not lease.alive
         )
         return run.reported and delivered and self._filing.safe(run) and self._controls.settled(run)
 
@@ -147,6 +149,8 @@ class Settling:
         if lease is None or lease.removed or lease.alive or lease_id not in self._gone:
             return
         if lease.participant and not self._delivery.complete(lease):
+            return
+        if any(lane.kept for lane in self._delivery.lanes_of(lease)):
             return
         self._gone.discard(lease_id)
         self._context.emit(RemoveLease(lease_id=lease_id, folder=lease.folder))

@@ -263,6 +263,9 @@ class Driver:
                 | do.Control()
                 | do.BeatRun()
                 | do.WriteDocument()
+                | do.KeepCopies()
+                | do.DropCopies()
+                | do.ReadUploads()
                 | do.SampleNode()
             ):
                 self._submit(effect)

@@ -15,7 +15,18 @@ from typing import assert_never
 
 import msgspec
 
-from pluto_dist.core.effects import BeatRun, Control, OpenRun, SampleNode, SetAside, Ship, WriteDocument
+from pluto_dist.core.effects import (
+    BeatRun,
+    Control,
+    DropCopies,
+    KeepCopies,
+    OpenRun,
+    ReadUploads,
+    SampleNode,
+    SetAside,
+    Ship,
+    WriteDocument,
+)
 from pluto_dist.core.lifecycle import Target
 from pluto_dist.node.worker import Slow
 
@@ -46,6 +57,10 @@ def place_of(effect: Slow) -> Place:
             return Place(f"control {_server(run.target)}", 4, run.key)
         case BeatRun(run=run):
             return Place(f"beat {_server(run.target)}", 2, run.key)
+        case KeepCopies(run=key, store=store) | DropCopies(run=key, store=store):
+            return Place(f"copies {store}", 2, key)
+        case ReadUploads(run=key, target=target):
+            return Place(f"copies {target.store}", 2, key)
         case WriteDocument(run=key, store=store) | SetAside(run=key, store=store):
             return Place(f"documents {store}", 2, key)
         case SampleNode():

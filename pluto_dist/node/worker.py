@@ -18,7 +18,10 @@ from pluto_dist.backend.local.store import Store
 from pluto_dist.core.effects import (
     BeatRun,
     Control,
+    DropCopies,
+    KeepCopies,
     OpenRun,
+    ReadUploads,
     SampleNode,
     SetAside,
     Ship,
@@ -27,16 +30,20 @@ from pluto_dist.core.effects import (
 from pluto_dist.core.events import (
     Beaten,
     Controlled,
+    CopiesDropped,
+    CopiesKept,
     DocumentWritten,
     Event,
     NamesFound,
     OpenEnded,
     PointSummary,
     Shipped,
+    UploadsRead,
 )
 from pluto_dist.core.lifecycle import Target
 from pluto_dist.core.outcomes import Delivered, Outcome, Rejected, Retry, Unknown
 from pluto_dist.core.requests import Beat, LogType, StatusReport, Unavailable
+from pluto_dist.node import remainders
 from pluto_dist.node.batches import contents, numbered, renamed
 from pluto_dist.node.system.recorder import NodeRecorder
 from pluto_dist.spool.frames import Cut
@@ -44,7 +51,18 @@ from pluto_dist.spool.reader import ReadLimits, read_cut
 
 BATCH_BYTES = 1 << 20  # the server's contract advises 1 to 2 MB a request
 
-Slow = Ship | SetAside | OpenRun | Control | BeatRun | WriteDocument | SampleNode
+Slow = (
+    Ship
+    | SetAside
+    | OpenRun
+    | Control
+    | BeatRun
+    | WriteDocument
+    | KeepCopies
+    | DropCopies
+    | ReadUploads
+    | SampleNode
+)
 Backends = Callable[[Target], Backend]
 
 
@@ -76,6 +94,12 @@ class Worker:
                 return Beaten(run=effect.run.key, beat=self._backends(effect.run.target).beat(effect.run))
             case WriteDocument():
                 return _write_document(effect)
+            case KeepCopies():
+                return remainders.keep(effect)
+            case DropCopies():
+                return remainders.drop(effect)
+            case ReadUploads():
+                return remainders.uploads(effect)
             case SampleNode(feeds=feeds):
                 self.recorder.record(feeds)
                 return None
@@ -98,6 +122,12 @@ class Worker:
                 return Beaten(run=run.key, beat=Beat(Unknown(reason)))
             case WriteDocument(run=key, revision=revision):
                 return DocumentWritten(run=key, revision=revision, error=reason)
+            case KeepCopies(run=key, lease_id=lease_id):
+                return CopiesKept(run=key, lease_id=lease_id, copies=(), error=reason)
+            case DropCopies(run=key, lease_id=lease_id):
+                return CopiesDropped(run=key, lease_id=lease_id, segments=())
+            case ReadUploads(run=key):
+                return UploadsRead(run=key, uploaded=None)
             case SetAside() | SampleNode():
                 return None
             case _:

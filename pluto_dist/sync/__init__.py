@@ -4,7 +4,7 @@
     sync        one Run after the other
     upload      one Run: created, filled, ended
     delivery    its records, stream by stream; console: its lines in one order
-    marks       how far it is, beside the Run; claim: one sync at a time
+    claim       one sync at a time; how far each Run is stands beside it, see `backend.local.marks`
 
 Everything is in the store folder: no runtime, no spool and no coordinator is needed, so it works on any host
 that sees the folder.

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import msgspec
 
+from pluto_dist.backend.local.marks import Offsets
 from pluto_dist.node.batches import numbered
-from pluto_dist.sync.marks import Offsets
 from pluto_dist.sync.source import BATCH_BYTES, BATCH_LINES, Piece, Stream, next_piece
 
 AHEAD = 500  # lines that are read of each stream at a time

@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from pluto_dist.backend.interface import Backend, Batch
+from pluto_dist.backend.local.marks import Mark, Marks
 from pluto_dist.backend.local.store import Store
 from pluto_dist.core.outcomes import Delivered, Outcome, Rejected, Retry, Unknown
 from pluto_dist.core.requests import BackendRun, StreamKind
 from pluto_dist.node.batches import contents, renamed
 from pluto_dist.sync.console import next_lines
-from pluto_dist.sync.marks import Mark, Marks
 from pluto_dist.sync.names import Names
 from pluto_dist.sync.patience import Patience
 from pluto_dist.sync.source import BATCH_LINES, Stream, next_piece

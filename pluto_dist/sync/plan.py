@@ -9,13 +9,13 @@ from typing import Literal
 
 import msgspec
 
+from pluto_dist.backend.local.marks import Mark, Marks
 from pluto_dist.backend.local.store import Store
 from pluto_dist.core.document import Document, read
 from pluto_dist.core.ids import classify_run_id
 from pluto_dist.core.lifecycle import Target
 from pluto_dist.errors import AmbiguousRunError, RunNotFoundError
 from pluto_dist.sync.ending import ending_of
-from pluto_dist.sync.marks import Mark, Marks
 from pluto_dist.sync.source import cursors_of, streams_of
 
 FRESH_S = 180.0  # the coordinator of a live Run writes its document more often than this

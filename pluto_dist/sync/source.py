@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from pluto_dist.backend.local.marks import Offsets
 from pluto_dist.backend.local.store import Store
 from pluto_dist.core.document import Document, LeaseShown
 from pluto_dist.core.naming import late_participant
@@ -14,7 +15,6 @@ from pluto_dist.core.requests import StreamKind
 from pluto_dist.spool.frames import Cut
 from pluto_dist.spool.names import stream_kind
 from pluto_dist.spool.reader import ReadLimits, list_streams, next_range, read_cut
-from pluto_dist.sync.marks import Offsets
 
 BATCH_BYTES = 1 << 20
 BATCH_LINES = 10_000  # the server's contract advises at most about this many lines a request

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import msgspec
 
 from pluto_dist.backend.interface import Backend
+from pluto_dist.backend.local.marks import Mark, Marks
 from pluto_dist.backend.local.store import Store
 from pluto_dist.core.document import Document
 from pluto_dist.core.ids import RunRef
@@ -23,7 +24,6 @@ from pluto_dist.errors import RunExistsError, ServerRefusedError
 from pluto_dist.sync.delivery import Delivery, Progress
 from pluto_dist.sync.ending import ending_of
 from pluto_dist.sync.heart import Heart
-from pluto_dist.sync.marks import Mark, Marks
 from pluto_dist.sync.names import Names
 from pluto_dist.sync.patience import Patience
 from pluto_dist.sync.source import Stream, streams_of

@@ -17,7 +17,7 @@ from pluto_dist.core.records import Verdict
 from pluto_dist.core.requests import Status
 from pluto_dist.spool.frames import encode_frame
 from pluto_dist.spool.names import segment_name
-from pluto_dist.sync.marks import Mark, Marks
+from pluto_dist.backend.local.marks import Mark, Marks
 from pluto_dist.sync.plan import Item, plan
 from pluto_dist.sync.sync import Result, Sync
 from tests.adapters import documents

@@ -1,0 +1,169 @@
+"""Copies, in the store, of what the server has not taken yet (design section 7).
+
+The spool is on a node's own disk, which may be gone with the node; the store is where people look. So closed
+segments are copied there when the server does not take them, everything every minute, and all that a process
+has left behind when it is gone: `sync` can upload it from any host. A copy goes when its records are
+delivered, and before its segment does: the document, which says how far they are, forgets a segment that is
+gone.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from pluto_dist.core.book import feed_key
+from pluto_dist.core.context import Context
+from pluto_dist.core.delivery import Delivery
+from pluto_dist.core.effects import Copy, DropCopies, KeepCopies
+from pluto_dist.core.events import CopiesDropped, CopiesKept
+from pluto_dist.core.lane import Lane
+from pluto_dist.core.records import Feed, Lease, Run
+
+LOOK_S = 0.5
+OPEN_S = 60.0  # what is in segments that are still written is copied this often
+ENDED_S = 1.0  # what a process left behind is usually delivered within this time
+AGAIN_S = 5.0  # after the store could not take a copy
+
+
+class Remainders:
+    """Looks at all Runs with a server, twice a second at most."""
+
+    def __init__(self, context: Context, delivery: Delivery) -> None:
+        self._context = context
+        self._book = context.book
+        self._delivery = delivery
+        self._look_at = 0.0
+        self._since: dict[str, float] = {}
+        self._not_before: dict[str, float] = {}
+        self._busy: dict[str, int] = {}
+
+    def look(self) -> None:
+        """Has copied what should be, and removed what is delivered."""
+        now = self._context.now.at
+        if now < self._look_at:
+            return
+        self._look_at = now + LOOK_S
+        for run in self._runs():
+            if not self._busy.get(run.key):
+                self._drop_delivered(run)
+                self._keep(run)
+
+    def deadline(self) -> float | None:
+        """When `look` has something to do."""
+        return self._look_at if self._runs() else None
+
+    def kept(self, event: CopiesKept) -> None:
+        """Copies are in the store, or it could not take them."""
+        self._answered(event.run)
+        run, lease = self._book.runs.get(event.run), self._book.leases.get(event.lease_id)
+        if run is None or lease is None:
+            return
+        if event.error:
+            self._not_before[run.key] = self._context.now.at + AGAIN_S
+            self._context.note_once(run.key, "store_trouble", why=event.error)
+            return
+        for copy in event.copies:
+            feed = self._feed(lease, copy.stream)
+            offsets = {**feed.offsets, copy.segment: max(copy.end, feed.offsets.get(copy.segment, 0))}
+            self._book.put_feed(msgspec.structs.replace(feed, offsets=offsets))
+        self._since.pop(run.key, None)
+        self._context.urgent.add(run.key)  # the document is what makes them readable
+        self._context.touch(run.key)
+
+    def dropped(self, event: CopiesDropped) -> None:
+        """Copies are gone, so their segments may go."""
+        self._answered(event.run)
+        lease = self._book.leases.get(event.lease_id)
+        if lease is None:
+            return
+        for stream, segment in event.segments:
+            feed = self._feed(lease, stream)
+            offsets = {number: end for number, end in feed.offsets.items() if number != segment}
+            self._book.put_feed(msgspec.structs.replace(feed, offsets=offsets))
+        self._context.news[lease.lease_id] = None
+        self._delivery.kick(lease)
+
+    def forget(self, run: str) -> None:
+        """The Run is forgotten."""
+        for known in (self._since, self._not_before, self._busy):
+            known.pop(run, None)
+
+    def _runs(self) -> list[Run]:
+        """Runs of which something may be undelivered or kept."""
+        return [
+            run
+            for run in self._book.runs
+            if run.target.mode == "pluto"
+            and not (run.reported and all(lease.removed for lease in self._book.leases_of(run.key)))
+        ]
+
+    def _keep(self, run: Run) -> None:
+        now = self._context.now.at
+        missing = [
+            (lane, copies)
+            for lease in self._book.leases_of(run.key)
+            for lane in self._delivery.lanes_of(lease)
+            if (copies := _missing(lane))
+        ]
+        if not missing:
+            self._since.pop(run.key, None)
+            return
+        since = self._since.setdefault(run.key, now)
+        patience_s = min(self._patience_s(run, lane, copies) for lane, copies in missing)
+        if now < max(since + patience_s, self._not_before.get(run.key, 0.0)):
+            return
+        by_lease: dict[str, list[Copy]] = {}
+        for lane, copies in missing:
+            by_lease.setdefault(lane.feed.lease_id, []).extend(copies)
+        self._busy[run.key] = len(by_lease)
+        for lease_id, copied in by_lease.items():
+            lease = self._book.leases[lease_id]
+            self._context.emit(
+                KeepCopies(
+                    run=run.key,
+                    store=run.target.store,
+                    lease_id=lease_id,
+                    folder=lease.folder,
+                    copies=tuple(copied),
+                )
+            )
+
+    def _patience_s(self, run: Run, lane: Lane, copies: tuple[Copy, ...]) -> float:
+        """How long the server may take to make a copy needless."""
+        stuck = bool(lane.trouble) or not self._delivery.deliverable(run)
+        if not lane.lease.alive:
+            return 0.0 if stuck else ENDED_S
+        newest = max(lane.sizes)
+        return 0.0 if stuck and any(copy.segment < newest for copy in copies) else OPEN_S
+
+    def _drop_delivered(self, run: Run) -> None:
+        for lease in self._book.leases_of(run.key):
+            done = tuple(
+                (lane.feed.stream, segment)
+                for lane in self._delivery.lanes_of(lease)
+                for segment, end in lane.kept.items()
+                if lane.feed.offsets.get(segment, 0) >= end
+            )
+            if done:
+                self._busy[run.key] = self._busy.get(run.key, 0) + 1
+                self._context.emit(
+                    DropCopies(run=run.key, store=run.target.store, lease_id=lease.lease_id, segments=done)
+                )
+
+    def _feed(self, lease: Lease, stream: str) -> Feed:
+        known = self._book.feeds.get(feed_key(lease.lease_id, "store", stream))
+        kind = self._book.feeds[feed_key(lease.lease_id, "run", stream)].kind
+        return known or Feed(lease_id=lease.lease_id, target="store", stream=stream, kind=kind)
+
+    def _answered(self, run: str) -> None:
+        self._busy[run] = max(0, self._busy.get(run, 0) - 1)
+
+
+def _missing(lane: Lane) -> tuple[Copy, ...]:
+    """What is neither delivered nor copied, segment by segment."""
+    delivered, kept = lane.feed.offsets, lane.kept
+    return tuple(
+        Copy(lane.feed.stream, segment, kept.get(segment, 0), size)
+        for segment, size in sorted(lane.sizes.items())
+        if size > max(delivered.get(segment, 0), kept.get(segment, 0))
+    )

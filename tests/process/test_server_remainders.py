@@ -1,0 +1,183 @@
+"""What the server did not take in time is in the store, and gets to the server from there (R11)."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pytest
+
+from tests.process.harness import Script, wait_until
+from tests.process.served import Served
+
+SYNC = [sys.executable, "-c", "from pluto_dist.cli.main import app; app(prog_name='pluto-dist')", "sync"]
+STORY = """
+    run = pluto.init(run_id="cut", config={"lr": 0.1}, tags=["a"])
+    tell("ready")
+    hear()
+    for step in range(300):
+        log(run, {"loss": float(step)}, step)
+    for step in range(20):
+        run.log({"note": f"row {step}"}, step=step)
+    run.add_tags("b")
+    tell("logged")
+    hear()
+"""
+
+
+def sync(served: Served, *arguments: str) -> list[dict[str, Any]]:
+    """`pluto-dist sync --json` on a home of its own: no runtime, no spool."""
+    env = served.env() | {"PLUTO_DIST_HOME": str(served.base / "nowhere")}
+    done = subprocess.run(
+        [*SYNC, "--json", *arguments],
+        env=env,
+        cwd=served.base,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    results: list[dict[str, Any]] = json.loads(done.stdout)
+    return results
+
+
+def copies(served: Served) -> list[str]:
+    """Names of the segments in the store."""
+    return sorted(path.name for path in served.store.glob("runs/*/streams/*/*"))
+
+
+def rows(served: Served) -> list[str]:
+    return [row["data"] for row in served.server.data(served.remote("cut")["id"])]
+
+
+def kill_all(served: Served, *scripts: Script) -> None:
+    """Everything of the job on this node, as a scheduler does it."""
+    for script in scripts:
+        if not script.gone:
+            script.kill()
+    for pid in served.coordinators():
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not served.coordinators(), "the coordinator is dead")
+
+
+def cut_off_in_the_middle(served: Served, **env: str) -> Script:
+    """A job whose server goes away before it logs anything of worth."""
+    script = served.start(STORY, env={"PLUTO_DIST_EXIT_WAIT_S": "2", **env})
+    script.expect("ready")
+    served.cut_off()
+    script.say()
+    script.expect("logged")
+    return script
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_with_the_server_down_everything_is_in_the_store_and_there_after_sync(
+    served: Served, known: bool
+) -> None:
+    """G3, R11: the last process exits, the node is gone, home and spool with it."""
+    if not known:
+        served.cut_off()
+    script = cut_off_in_the_middle(served, PLUTO_DIST_OPEN_WAIT_S="0")
+    script.say()
+    assert script.wait() == 0
+    wait_until(lambda: served.document("cut")["verdict"], "the verdict is in the store")
+    kill_all(served, script)
+    shutil.rmtree(served.home)
+    served.back()
+    (result,) = sync(served)
+    assert (result["state"], result["repeats"]) == ("uploaded", 0)
+    run = served.remote("cut")
+    assert (run["status"], run["tags"], run["config"]) == ("COMPLETED", ["a", "b"], {"lr": 0.1})
+    assert served.missing("cut") == []
+    assert rows(served) == [f"row {n}" for n in range(20)]
+    assert copies(served) == []
+    before = len(served.server.requests())
+    assert sync(served)[0]["state"] == "up to date"
+    assert served.paths(before) == []
+
+
+def test_copies_go_when_the_server_is_back(served: Served) -> None:
+    """Design section 7"""
+    script = cut_off_in_the_middle(served, PLUTO_DIST_SEGMENT_SIZE="65536")
+    script.say()
+    wait_until(lambda: copies(served), "copies in the store")
+    served.back()
+    assert script.wait() == 0
+    assert served.ended_remotely("cut")["status"] == "COMPLETED"
+    wait_until(lambda: not copies(served), "the copies are gone")
+    assert served.missing("cut") == []
+    assert rows(served) == [f"row {n}" for n in range(20)]
+    wait_until(lambda: not list(served.home.glob("spool/leases/*")), "the spool is empty")
+
+
+def test_closed_segments_are_copied_while_the_job_runs(served: Served) -> None:
+    """Design section 7: a node that dies later takes less with it."""
+    script = served.start(
+        """
+        run = pluto.init(run_id="cut")
+        tell("ready")
+        hear()
+        for step in range(3000):
+            log(run, {"loss": float(step)}, step)
+        tell("logged")
+        hear()
+    """,
+        env={"PLUTO_DIST_SEGMENT_SIZE": "65536"},
+    )
+    script.expect("ready")
+    served.cut_off()
+    script.say()
+    script.expect("logged")
+    wait_until(lambda: len(copies(served)) >= 2, "closed segments in the store")
+    served.back()
+    script.say()
+    assert script.wait() == 0
+    served.ended_remotely("cut")
+    assert served.missing("cut") == []
+    wait_until(lambda: not copies(served), "the copies are gone")
+
+
+def test_what_sync_has_uploaded_the_next_coordinator_does_not_send_again(served: Served) -> None:
+    """G6: the node comes back with its spool."""
+    script = cut_off_in_the_middle(served)
+    script.say()
+    assert script.wait() == 0
+    wait_until(lambda: served.document("cut")["verdict"], "the verdict is in the store")
+    kill_all(served, script)
+    served.back()
+    assert sync(served)[0]["state"] == "uploaded"
+    later = served.start('pluto.init(run_id="later").finish()')
+    assert later.wait() == 0
+    wait_until(lambda: not list(served.home.glob("spool/leases/*")), "the spool is empty")
+    assert rows(served) == [f"row {n}" for n in range(20)]
+    assert served.remote("cut")["status"] == "COMPLETED"
+
+
+def test_after_a_hard_end_the_server_has_everything(served: Served) -> None:
+    """R11: the last rank is gone, and 0.1 s later whatever is left of the job."""
+    launcher = served.launcher(3)
+    body = """
+        run = pluto.init(run_id="hard")
+        rank = int(os.environ["RANK"])
+        for step in range(500):
+            log(run, {"loss": 1000.0 * rank + step}, step)
+        tell("ready")
+        hear()
+    """
+    ranks = [launcher.rank(number, body) for number in range(3)]
+    for rank in ranks:
+        rank.expect("ready")
+    for rank in ranks:
+        rank.say()
+    wait_until(lambda: all(rank.gone for rank in ranks), "the last rank is gone")
+    time.sleep(0.1)  # what a scheduler gives, not a wait for something
+    kill_all(served, launcher)
+    assert served.remote("hard")["status"] == "COMPLETED"
+    assert served.missing("hard") == []
