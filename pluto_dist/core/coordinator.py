@@ -50,6 +50,7 @@ from pluto_dist.core.events import (
     NamesFound,
     OpenEnded,
     ProcessDied,
+    RecordSetAside,
     Shipped,
     StreamsSeen,
     Synced,
@@ -205,6 +206,8 @@ class Coordinator:
                 self._delivery.names_found(event)
             case Shipped():
                 self._delivery.shipped(event)
+            case RecordSetAside():
+                self._delivery.put_aside(event)
             case OpenEnded():
                 self._opened(event)
             case Controlled():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pluto_dist.core.book import Points, feed_key
 from pluto_dist.core.context import Context
 from pluto_dist.core.effects import LookAtStreams
-from pluto_dist.core.events import NamesFound, PointSummary, Shipped, StreamsSeen
+from pluto_dist.core.events import NamesFound, PointSummary, RecordSetAside, Shipped, StreamsSeen
 from pluto_dist.core.lane import Lane
 from pluto_dist.core.naming import late_participant
 from pluto_dist.core.nodes import is_node
@@ -38,7 +38,7 @@ class Delivery:
         self._settled: dict[tuple[str, str], dict[str, str | None]] = {}
         self._console_turn: dict[str, Lane] = {}
         self._looked: set[str] = set()
-        self._held: dict[str, list[Lane]] = {}
+        self._held: dict[str, dict[Lane, None]] = {}
 
     def seen(self, event: StreamsSeen) -> None:
         """Sizes of a lease's streams are known."""
@@ -54,7 +54,7 @@ class Delivery:
                 lane.seen(sizes, final=event.final)
                 self._kick(lane)
         if not lease.alive:
-            self._hurry(lease)
+            self._context.tell(lease)
             self._release_behind(lease)
 
     def look_again(self, lease: Lease) -> None:
@@ -75,7 +75,7 @@ class Delivery:
         else:
             lane.not_before = self._settle_names(run, lane.writer, event.names, apart=mode == "suffix")
         if lane.not_before:
-            self._held.setdefault(run.key, []).append(lane)
+            self._held.setdefault(run.key, {})[lane] = None
         elif lane.writer == "owner":
             self._release(run.key)
         if not lane.not_before and run.target.mode == "pluto" and self._book.unregistered(run.key):
@@ -103,10 +103,16 @@ class Delivery:
             self._count_points(lane, run, event.summary)
             if lane.feed.kind == "console":
                 self._context.change_run(run, next_line=run.next_line + event.lines)
-        if not lane.lease.alive or lane.trouble != trouble:
-            self._hurry(lane.lease)
-        self._release_behind(lane.lease)
-        self._kick(lane)
+        if lane.trouble != trouble:
+            self._context.tell(lane.lease)
+        self._went_on(lane)
+
+    def put_aside(self, event: RecordSetAside) -> None:
+        """A record that the backend refused is kept aside, or could not be."""
+        lane = self._lanes.get(feed_key(event.lease_id, event.target, event.stream))
+        if lane is not None:
+            lane.put_aside(event.error)
+            self._went_on(lane)
 
     def wake(self) -> None:
         """Time has passed: try what was waiting."""
@@ -185,11 +191,11 @@ class Delivery:
             writer, stop = _writer_at(lane, segment)
             lane.ship(segment, writer, self._known(run.key, writer), stop)
 
-    def _hurry(self, lease: Lease) -> None:
-        """A process that has ended its lease may wait for the document that says so."""
-        self._context.tell(lease)
-        if not lease.alive and lease.run is not None:
-            self._context.urgent.add(lease.run)
+    def _went_on(self, lane: Lane) -> None:
+        if not lane.lease.alive:
+            self._context.tell(lane.lease)
+        self._release_behind(lane.lease)
+        self._kick(lane)
 
     def _settle_names(self, run: Run, writer: str, names: dict[str, LogType], *, apart: bool) -> float:
         """Settles what can be settled; returns until when the rest is held, 0 if there is none."""
@@ -237,7 +243,7 @@ class Delivery:
 
     def _release(self, run: str) -> None:
         """Names that were held for the owner's sake are asked for again."""
-        for lane in self._held.pop(run, ()):
+        for lane in self._held.pop(run, {}):
             lane.not_before = 0.0
             self._kick(lane)
 

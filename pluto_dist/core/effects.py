@@ -151,8 +151,9 @@ class EndSampling(Effect, frozen=True, kw_only=True):
 
 
 class SetAside(Effect, frozen=True, kw_only=True):
-    """Keep a record that the backend will never take, readable, with its reason."""
+    """Keep a record that the backend will never take, readable, with its reason → `RecordSetAside`."""
 
+    target: str
     run: str
     store: str
     lease_id: str

@@ -121,6 +121,15 @@ class Shipped(Event, frozen=True, kw_only=True):
     max_step: int = -1
 
 
+class RecordSetAside(Event, frozen=True, kw_only=True):
+    """A record that the backend will never take is kept aside; `error` says why that could not be done."""
+
+    target: str
+    lease_id: str
+    stream: str
+    error: str = ""
+
+
 class NamesFound(Event, frozen=True, kw_only=True):
     """A batch declares names that the core has not settled; nothing was sent."""
 

@@ -51,6 +51,7 @@ class Lane:
         self._failures = 0
         self._limit = MAX_LINES
         self._sent: Ship | None = None
+        self._culprit: tuple[Shipped, str] | None = None
         self._sent_size = 0
         self._repeats = False
         self._registered_by = 0.0
@@ -77,8 +78,8 @@ class Lane:
 
     @property
     def busy(self) -> bool:
-        """Whether a batch is in flight."""
-        return self._sent is not None
+        """Whether a batch is in flight, or a record on its way aside."""
+        return self._sent is not None or self._culprit is not None
 
     @property
     def ready(self) -> bool:
@@ -258,8 +259,10 @@ class Lane:
             return
         feed, lease, run = self.feed, self.lease, self.run
         assert run is not None  # noqa: S101 # there was a request
+        self._culprit = (event, rejected.reason)
         self._context.emit(
             SetAside(
+                target=self._target,
                 run=run.key,
                 store=run.target.store,
                 lease_id=lease.lease_id,
@@ -271,8 +274,18 @@ class Lane:
                 reason=rejected.reason,
             )
         )
-        self._advance(event, 0)
-        first = run.first_reject or f"{lease.label or lease.participant}, {feed.stream}: {rejected.reason}"
+
+    def put_aside(self, error: str) -> None:
+        """The culprit is kept aside, so the cursor may pass it; if it is not, it is sent once more."""
+        assert self._culprit is not None  # noqa: S101 # only a culprit is put aside
+        (culprit, reason), self._culprit = self._culprit, None
+        if error:
+            self._wait(error, 0.0)
+            return
+        self._advance(culprit, 0)
+        lease, run = self.lease, self.run
+        assert run is not None  # noqa: S101 # there was a request
+        first = run.first_reject or f"{lease.label or lease.participant}, {self.feed.stream}: {reason}"
         self._context.change_run(run, rejected=run.rejected + 1, first_reject=first)
 
 

@@ -37,6 +37,7 @@ from pluto_dist.core.events import (
     NamesFound,
     OpenEnded,
     PointSummary,
+    RecordSetAside,
     Shipped,
     UploadsRead,
 )
@@ -85,7 +86,7 @@ class Worker:
                 return self._ship(effect)
             case SetAside():
                 self._set_aside(effect)
-                return None
+                return _set_aside(effect)
             case OpenRun():
                 return self._open(effect)
             case Control():
@@ -128,7 +129,9 @@ class Worker:
                 return CopiesDropped(run=key, lease_id=lease_id, segments=())
             case ReadUploads(run=key):
                 return UploadsRead(run=key, uploaded=None)
-            case SetAside() | SampleNode():
+            case SetAside():
+                return _set_aside(effect, reason)
+            case SampleNode():
                 return None
             case _:
                 assert_never(effect)
@@ -229,6 +232,10 @@ def _cut(effect: Ship) -> Cut:
         ReadLimits(bytes=room, frames=effect.limit_lines),
         final=effect.final,
     )
+
+
+def _set_aside(effect: SetAside, error: str = "") -> RecordSetAside:
+    return RecordSetAside(target=effect.target, lease_id=effect.lease_id, stream=effect.stream, error=error)
 
 
 def _shipped(
