@@ -335,7 +335,8 @@ class Run:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The merged config as it is now."""
+        """The merged config as it is now, changes of this process included."""
+        self._link.wait(self._link.settled, ASK_S)
         answer = self._link.ask(lambda n: AskConfig(request=n, lease_id=self.lease_id), ASK_S)
         if answer is None and self._pid != os.getpid():
             raise WaitTimeoutError(

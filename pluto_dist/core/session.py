@@ -47,6 +47,7 @@ class Session:
         self.generation = 0
         self._tries = 0
         self._send_at = now
+        self._due = True
         self._asked_at: float | None = None if listening else now - ANSWER_S
         self._launch_at = now
         self._launched_at = now - LAUNCH_S
@@ -67,7 +68,7 @@ class Session:
     def speak(self, now: float) -> None:
         """Somebody waits for an answer: speak at once, and do not put off a start of the coordinator."""
         self._tries = self._launches = 0
-        self._send_at = now
+        self._send_at, self._due = now, True
         self._launch_at = min(self._launch_at, max(now, self._launched_at + LAUNCH_S))
 
     def heard(self, view: View, now: float) -> bool:
@@ -79,7 +80,7 @@ class Session:
         self._reconnect_at = now + RECONNECT_S
         self._launch_at = now
         self._launches = 0
-        if self.settled:
+        if self.settled and not self._due:  # what it answers may be older than what is due
             self._tries = 0
             self._send_at = now + self._heartbeat_s
         return fresh
@@ -97,6 +98,7 @@ class Session:
         if reconnect:
             self._reconnect_at = now + RECONNECT_S
         if send:
+            self._due = False
             if self._asked_at is None:
                 self._asked_at = now
                 self._reconnect_at = max(self._reconnect_at, now + RECONNECT_S)
