@@ -323,6 +323,15 @@ class Node:
         fd, path = tempfile.mkstemp(prefix=f"{name}.", suffix=".err", dir=self.base)
         return fd, Path(path)
 
+    def cli(self, *arguments: str) -> str:
+        """What a command of `pluto-dist` prints; it has to succeed."""
+        command = [sys.executable, "-c", "from pluto_dist.cli.main import app; app()", *arguments]
+        done = subprocess.run(
+            command, env=self.env(), cwd=self.base, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == 0, f"{arguments}: {done.stderr}"
+        return done.stdout
+
     # --- coordinator ------------------------------------------------------------------------------
 
     @property
