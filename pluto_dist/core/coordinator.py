@@ -183,7 +183,7 @@ class Coordinator:
         ]
         return min((at for at in deadlines if at is not None), default=None)
 
-    def _dispatch(self, event: Event) -> None:  # noqa: PLR0912 # one case for each event
+    def _dispatch(self, event: Event) -> None:  # noqa: PLR0912, PLR0915 # one case for each event
         match event:
             case Synced():
                 self._synced(event)
