@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from pluto_dist.node.places import find_places
+from pluto_dist.spool.names import segment_name
+from pluto_dist.spool.writer import StreamWriter
 from tests.process.harness import Node, wait_until
 
 LOGGER = """
@@ -119,14 +122,23 @@ def _garbage(leases: Path) -> None:
         "c": b"\0" * 4096,
         "d": os.urandom(4096),
         "e": b"",
-        "f": b"PLUT" * 100,
+        "f": _frames([b"{}\n", b"not json\n", b'{"entry":"finished","at":1,"wall_ms":1}\n']),
     }
     for letter, content in cases.items():
         folder = leases / (letter * 24)
         folder.mkdir(mode=0o700)
         (folder / "lease.lock").symlink_to("/etc/passwd")
-        (folder / "lifecycle.000001").write_bytes(content)
-        (folder / "lifecycle.000002").mkdir()
+        (folder / segment_name("lifecycle", 1)).write_bytes(content)
+        (folder / segment_name("lifecycle", 2)).mkdir()
+
+
+def _frames(lines: list[bytes]) -> bytes:
+    """Whole frames whose content makes no sense."""
+    with tempfile.TemporaryDirectory() as folder:
+        writer = StreamWriter(folder, "lifecycle")
+        for line in lines:
+            assert writer.append(line)
+        return Path(folder, segment_name("lifecycle", 1)).read_bytes()
 
 
 def test_leases_of_an_earlier_boot_end_and_their_records_arrive(node: Node) -> None:
