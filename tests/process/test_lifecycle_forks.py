@@ -213,3 +213,38 @@ def test_a_forked_child_that_outlives_its_parent_is_delivered(node: Node) -> Non
     script.expect("logged")
     assert node.ended("orphan")["status"] == "COMPLETED"
     wait_until(lambda: not node.lost("orphan"), "the child's points")
+
+
+@pytest.mark.parametrize(
+    ("deed", "status", "failure"),
+    [
+        ("pass", "COMPLETED", None),
+        ("raise ValueError('loader')", "FAILED", {"role": "worker", "exit_code": 1}),
+    ],
+    ids=["ends", "raises"],
+)
+def test_a_spawned_worker_that_never_closes(
+    node: Node, deed: str, status: str, failure: dict[str, object] | None
+) -> None:
+    """R9: `multiprocessing` ends its children without exit hooks; the kernel says how they ended."""
+    script = node.start(
+        f"""
+        import multiprocessing as mp
+        def work():
+            run = pluto.init(run_id="spawned")
+            log(run, {{"item": 1.0}}, 0)
+            {deed}
+        if __name__ == "__main__":
+            run = pluto.init(run_id="spawned")
+            child = mp.get_context("spawn").Process(target=work)
+            child.start(); child.join()
+            tell("child", child.exitcode)
+        """
+    )
+    assert script.expect("child") == ("0" if failure is None else "1")
+    assert script.wait() == 0
+    found = node.ended("spawned")
+    first = found["verdict"]["first_failure"]
+    assert found["status"] == status
+    assert first is failure or {name: first[name] for name in failure or ()} == failure
+    assert not node.lost("spawned")

@@ -358,3 +358,54 @@ def test_forks_of_a_run(node: Node) -> None:
     end(other)
     assert node.ended("child")["fork"] == {"run_id": parent["id"], "step": 1}
     unchanged(parent, node.document("parent"))
+
+
+def test_the_next_job_waits_for_the_owner_of_the_run_that_it_resumes(node: Node) -> None:
+    """R5: rank 0 of another job neither fails nor becomes a side while the old job is on its way out."""
+    old, told = holder(node, "init(run_id='relay')")
+    launcher = node.launcher(1)
+    new = launcher.rank(0, OBEDIENT.format(call="init(run_id='relay', resume=True)"), name="next")
+    leases = node.home / "spool" / "leases"
+    wait_until(lambda: len(list(leases.glob("*/lifecycle-*"))) == 2, "the next job asks")
+    assert new.lines == []
+    end(old)
+    after = new.expect_json("ready")
+    assert (after["role"], after["id"], after["epoch"]) == ("owner", told["id"], 2)
+    end(new)
+    assert node.ended("relay")["status"] == "COMPLETED"
+
+
+def test_attach_waits_for_the_run_that_it_names(node: Node) -> None:
+    """R5: an eval may start before its training does."""
+    early = node.start(OBEDIENT.format(call="attach('later', label='eval')"), name="early")
+    wait_until(node.coordinators, "the eval has asked")
+    holder(node, "init(run_id='another')")
+    owner, told = holder(node, "init(run_id='later')")
+    assert early.expect_json("ready")["id"] == told["id"]
+    end(early)
+    end(owner)
+
+
+def test_two_sides_never_share_a_label(node: Node) -> None:
+    """R7: series belong to labels; the second one of a name gets a number, and a successor gets the name."""
+    owner, _ = holder(node, "init(run_id='labels')")
+    first, one = holder(node, "attach('labels', label='eval')")
+    second, two = holder(node, "attach('labels', label='eval')")
+    assert (one["label"], two["label"]) == ("eval", "eval-2")
+    end(first)
+    third, three = holder(node, "attach('labels', label='eval')")
+    assert three["label"] == "eval"
+    for script in (second, third, owner):
+        end(script)
+
+
+def test_a_plain_process_may_be_a_worker(node: Node) -> None:
+    """R5: `role="worker"` makes its failure the Run's, whatever launched it."""
+    owner, _ = holder(node, "init(run_id='manual')")
+    worker, told = holder(node, "init(run_id='manual', role='worker', label='loader')")
+    assert (told["role"], told["label"]) == ("worker", "loader")
+    worker.say("raise ValueError('no data')")
+    assert worker.wait() == 1
+    end(owner)
+    found = node.ended("manual")
+    assert (found["status"], found["verdict"]["first_failure"]["label"]) == ("FAILED", "loader")

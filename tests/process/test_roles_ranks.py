@@ -103,6 +103,18 @@ def test_init_on_the_last_rank_only_owns_after_five_seconds(node: Node) -> None:
     assert not node.lost("pipeline")
 
 
+def test_a_rank_that_insists_owns_at_once(node: Node) -> None:
+    """R4: `role="owner"` on the last rank needs no wait, and rank 0 beside it is a worker."""
+    launcher = node.launcher(2)
+    role = "run_id='insist', role='owner' if os.environ['RANK'] == '1' else None"
+    last = launcher.rank(1, ON_ALL.format(arguments=role))
+    assert last.expect_json("ready", within_s=4.0)["role"] == "owner"
+    first = launcher.rank(0, ON_ALL.format(arguments=role))
+    assert first.expect_json("ready")["role"] == "worker"
+    end_all([last, first])
+    assert node.ended("insist")["status"] == "COMPLETED"
+
+
 def test_a_rank_that_is_gone_before_it_has_a_role_keeps_its_points(node: Node) -> None:
     """G3, R4: a rank may log and die within the 5 s; what it logged is in the Run all the same."""
     launcher = node.launcher(2)
