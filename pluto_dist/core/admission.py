@@ -17,6 +17,7 @@ from pluto_dist.core.claims import (
     Wait,
     decide_claim,
     is_child,
+    launched,
     same_job,
 )
 from pluto_dist.core.context import Context
@@ -105,6 +106,8 @@ class Admission:
             return
         if owns:
             run = self._own(lease, run)
+        elif grant.role == "worker":
+            run = self._attempt_of_launched(run, lease.opened)
         now = self._context.now
         others = self._book.leases_of(run.key)
         label = label_of(lease, grant.role, others)
@@ -134,11 +137,10 @@ class Admission:
         successor = job.key == run.job_key and run.owner is not None
         if job.launcher is not None:
             self._context.emit(WatchLauncher(run=run.key, identity=job.launcher))
-        workers = [
-            member
-            for member in members_of(run, self._book.leases_of(run.key))
-            if member.alive and member.role == "worker"
-        ]
+        others = [other for other in self._book.leases_of(run.key) if other.alive]
+        for other in others:
+            if other.role == "owner":  # it lives on although a person has ended its Run
+                self._supersede(other)
         run = self._context.change_run(
             run,
             owner=lease.lease_id,
@@ -150,9 +152,16 @@ class Admission:
             launcher_gone_at=None,
             boot_id=self._context.boot_id,
         )
-        for worker in workers if successor else ():  # ranks of the same attempt keep their say
-            self._context.change_lease(worker, epoch=run.epoch)
+        for other in others if successor else ():
+            if (
+                other.role == "worker" and other.epoch == run.epoch - 1
+            ):  # ranks of this attempt keep their say
+                self._context.change_lease(other, epoch=run.epoch)
         return run
+
+    def _supersede(self, lease: Lease) -> None:
+        self._context.note(lease.run or "", "superseded", lease=lease.lease_id)
+        self._context.end_lease(lease, "superseded")
 
     def _new_attempt(self, run: Run, claim: Opened) -> Run:
         """The launcher restarted the job: the old ranks have no say any more (R10)."""
@@ -160,13 +169,22 @@ class Admission:
         verdict = run.verdict or decide(run, members)
         for member in members:
             if member.alive:
-                self._context.note(run.key, "superseded", lease=member.lease_id)
-                self._context.end_lease(member, "superseded")
+                self._supersede(member)
         ended = AttemptEnd(run.attempt, verdict.status, verdict.reason, verdict.first_failure)
         self._context.note(run.key, "restarted", attempt=str(claim.job.attempt), because=verdict.reason)
         return self._context.change_run(
             run, attempt=claim.job.attempt, attempts=(*run.attempts, ended), owner=None
         )
+
+    def _attempt_of_launched(self, run: Run, claim: Opened) -> Run:
+        """Under `pluto-dist run` the owner stays when its command starts all ranks anew."""
+        owner = self._book.leases.get(run.owner or "")
+        if owner is None or not launched(claim, owner) or claim.job.attempt <= run.attempt:
+            return run
+        self._context.change_lease(owner, epoch=0)  # no member of the attempt that is over
+        run = self._new_attempt(run, claim)
+        owner = self._context.change_lease(owner, epoch=run.epoch + 1)
+        return self._context.change_run(run, owner=owner.lease_id, epoch=owner.epoch)
 
     def refuse(self, lease: Lease, error: str, message: str) -> None:
         """Ends a claim with its reason; nothing else changes."""
@@ -195,7 +213,11 @@ class Admission:
         own = bytes(lease.opened.config)
         config = self._book.configs.get(run.key) or Config()
         another = own not in (b"{}", config.given)
-        if lease.role == "owner" and another:
+        owner = self._book.leases.get(run.owner or "")
+        speaks_first = lease.role == "worker" and config.given == b"{}" and launched(lease.opened, owner)
+        if speaks_first:
+            self._shared.add_tags(run.key, lease.opened.tags)
+        if (lease.role == "owner" or speaks_first) and another:
             self._book.configs.put(run.key, msgspec.structs.replace(config, given=own))
             self._shared.update_config(run.key, own)
         elif lease.role == "side" and another:
@@ -252,6 +274,9 @@ class Admission:
         """The Run that a claim means, among those that this coordinator knows."""
         claim = lease.opened
         runs = [run for run in self._book.runs if run.target == claim.target]
+        parent = self._book.leases.get(claim.launched_by)
+        if parent is not None and parent.run is not None and (claim.run is None or claim.run_from_env):
+            return self._book.runs.get(parent.run)
         if claim.run is not None:
             meant = [run for run in runs if refers_to(claim.run, run, claim.project)]
             if not meant and claim.verb == "attach":  # who only joins need not know the project

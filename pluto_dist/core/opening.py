@@ -121,7 +121,7 @@ class Opening:
     def withdraw(self, run: Run) -> None:
         """It was refused before anything was granted: an ended Run is as it was, a new one never was."""
         before = run.prior
-        if before is None:
+        if before is None or run.id is None:
             self._book.delete_run(run.key)
             self.forget(run.key)
             return

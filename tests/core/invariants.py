@@ -1,0 +1,113 @@
+"""What must be true after every event, whatever happened: the guarantees as checks on the book.
+
+They are called by the world; a failure names the guarantee and the event after which it does not hold.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from pluto_dist.core import events as on
+from pluto_dist.core.records import Lease, Run, Verdict
+
+if TYPE_CHECKING:
+    from tests.core.world import World
+
+
+class Invariants:
+    """Remembers what must not go back."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._epochs: dict[str, int] = {}
+        self._verdicts: dict[str, Verdict] = {}
+        self.endings: dict[str, int] = defaultdict(int)
+
+    def check(self, event: on.Event) -> None:
+        """After each event."""
+        self._no_spinning(event)
+        for run in self._world.book.runs:
+            leases = self._world.book.leases_of(run.key)
+            self._one_owner(run, leases)
+            self._epochs_rise(run)
+            self._verdict_is_frozen(run, event)
+            self._names_are_apart(run)
+        self._cursors_are_honest()
+
+    def removed(self, lease_id: str) -> None:
+        """G3: a folder goes only when all that was written is accepted or set aside."""
+        spool = self._world.spools.get(lease_id)
+        lease = self._world.book.leases.get(lease_id)
+        if spool is None or lease is None or lease.run is None:
+            return
+        for stream, segments in spool.streams.items():
+            for number, segment in segments.items():
+                for record in segment.records:
+                    self._arrived(lease_id, stream, number, record.start)
+
+    def _no_spinning(self, event: on.Event) -> None:
+        """After a `Ticked` the deadline is in the future, so that nobody spins."""
+        if not isinstance(event, on.Ticked):
+            return
+        deadline = self._world.core.deadline()
+        assert deadline is None or deadline > self._world.now, f"deadline {deadline} after {event}"
+
+    def _one_owner(self, run: Run, leases: tuple[Lease, ...]) -> None:
+        """G2."""
+        owners = [lease for lease in leases if lease.role == "owner" and lease.alive]
+        assert len(owners) <= 1, f"G2: {run.key} has owners {[lease.label for lease in owners]}"
+        with_epoch = [lease for lease in leases if lease.role == "owner" and lease.epoch == run.epoch]
+        assert len(with_epoch) <= 1, f"G2: two owner leases with epoch {run.epoch}"
+        assert all(lease.epoch <= run.epoch for lease in leases), "a lease is ahead of its Run"
+
+    def _epochs_rise(self, run: Run) -> None:
+        assert run.epoch >= self._epochs.get(run.key, 0), f"epoch of {run.key} went back to {run.epoch}"
+        self._epochs[run.key] = run.epoch
+
+    def _verdict_is_frozen(self, run: Run, event: on.Event) -> None:
+        """R10, G1: an end has a reason that gives it the right, and stays."""
+        before = self._verdicts.get(run.key)
+        if run.verdict is None:
+            self._verdicts.pop(run.key, None)
+            assert run.status == "RUNNING", f"{run.key} is {run.status} without a verdict"
+            return
+        by_person = isinstance(event, on.Asked | on.Beaten)
+        if before is not None:
+            assert before == run.verdict or by_person, f"the verdict of {run.key} has changed: {event}"
+        else:
+            self.endings[run.key] += 1
+            owner = self._world.book.leases.get(run.owner or "")
+            gone = run.launcher_gone_at is not None
+            put_back = run.owner is None  # a reopening that was refused
+            assert by_person or put_back or gone or (owner is not None and not owner.alive), (
+                f"G1: {run.key} became {run.status} while its owner lives: {event}"
+            )
+        if before is not None and before != run.verdict:
+            self.endings[run.key] += 1
+        assert run.status == run.verdict.status
+        self._verdicts[run.key] = run.verdict
+
+    def _names_are_apart(self, run: Run) -> None:
+        """G10: no two participants share a series, nor two names of one participant."""
+        writers: dict[str, tuple[str, str]] = {}
+        for name, series in self._world.book.series_of(run.key).items():
+            finals = {final: (who, name) for who, final in series.others.items()}
+            if series.participant and not series.plain:
+                finals[name] = (series.participant, name)
+            for final, writer in finals.items():
+                assert writers.setdefault(final, writer) == writer, f"G10: {final} is {writer} and another"
+
+    def _cursors_are_honest(self) -> None:
+        """G6: a cursor passes what was accepted or set aside, and nothing else."""
+        for feed in self._world.book.feeds:
+            spool = self._world.spools.get(feed.lease_id)
+            for number, offset in feed.offsets.items() if spool is not None else ():
+                segment = spool.streams.get(feed.stream, {}).get(number) if spool is not None else None
+                for record in segment.records if segment is not None else ():
+                    if record.end <= offset:
+                        self._arrived(feed.lease_id, feed.stream, number, record.start)
+
+    def _arrived(self, lease_id: str, stream: str, number: int, start: int) -> None:
+        place = (lease_id, stream, number, start)
+        assert place in self._world.server.accepted or place in self._world.set_aside, f"G3, G6: lost {place}"

@@ -1,0 +1,231 @@
+"""Processes of the world: ranks, evals, notebooks. Each call does what the client library would do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from pluto_dist.core.ids import Identity, Job, RunRef, classify_run_id
+from pluto_dist.core.lifecycle import (
+    Closed,
+    ConfigUpdated,
+    Evidence,
+    Finished,
+    LifecycleEntry,
+    Opened,
+    TagsAdded,
+    TagsRemoved,
+    Target,
+)
+from pluto_dist.core.messages import PROTOCOL, View
+from tests.core.spool import Spool
+
+if TYPE_CHECKING:
+    from tests.core.world import World
+
+LOCAL = Target("local", "/store")
+PLUTO = Target("pluto", "/store", "http://api", "http://ingest", "http://py", "http://app", "key1")
+
+
+@dataclass
+class Process:
+    """One process; what it does without a lease is of no interest.
+
+    Attributes:
+        spool: of the newest lease.
+        status: (exit code, signal) once it is dead.
+    """
+
+    world: World
+    name: str
+    identity: Identity
+    job: Job
+    ancestors: tuple[Identity, ...] = ()
+    spools: list[Spool] = field(default_factory=list)
+    status: tuple[int | None, str] | None = None
+    oom: bool = False
+    steps: int = 0
+
+    @property
+    def alive(self) -> bool:
+        return self.status is None
+
+    @property
+    def spool(self) -> Spool:
+        return self.spools[-1]
+
+    @property
+    def view(self) -> View:
+        """What it was told last."""
+        return self.world.views[self.spool.lease_id]
+
+    @property
+    def role(self) -> str:
+        """Its role, or its state as long as it has none."""
+        return self.view.role if self.view.state in ("active", "ended") else self.view.state
+
+    # --- claims -----------------------------------------------------------------------------------
+
+    def init(self, run: str | int | None = None, **fields: Any) -> Process:
+        """`init()`; `run` is an explicit run_id, `env=` one from the environment."""
+        return self._open("init", run, fields)
+
+    def attach(self, run: str | int | None = None, **fields: Any) -> Process:
+        """`attach()`."""
+        return self._open("attach", run, fields)
+
+    def _open(self, verb: str, run: str | int | None, fields: dict[str, Any]) -> Process:
+        env = fields.pop("env", None)
+        config = msgspec.json.encode(fields.pop("config", {}))
+        number = self.world.next_lease()
+        lease_id = f"{number:016x}"
+        spool = Spool(lease_id, f"/spool/{lease_id}", self.name)
+        self.spools.append(spool)
+        self.world.spools[lease_id] = spool
+        self.world.owners[lease_id] = self
+        opened = Opened(
+            at=self.world.now,
+            wall_ms=self.world.wall_ms,
+            protocol=PROTOCOL,
+            verb="init" if verb == "init" else "attach",
+            identity=self.identity,
+            job=fields.pop("job", self.job),
+            target=fields.pop("target", self.world.target),
+            project=fields.pop("project", "demo"),
+            run=_ref(run if run is not None else env),
+            run_from_env=env is not None,
+            generated_id=f"run-{number:06x}",
+            config=msgspec.Raw(config),
+            ancestors=self.ancestors,
+            **fields,
+        )
+        return self._say(opened)
+
+    # --- what a lease can say ---------------------------------------------------------------------
+
+    def log(
+        self, step: int | None = None, stream: str = "metrics", poison: bool = False, **values: float
+    ) -> Process:
+        """One record; without a step it has the next one."""
+        self.steps = self.steps if step is None else step
+        self.spool.log(values, self.steps, stream, poison=poison)
+        self.steps += 1
+        self.world.look()
+        return self
+
+    def add_tags(self, *tags: str) -> Process:
+        return self._say(TagsAdded(tags=tags, **self._stamp()))
+
+    def remove_tags(self, *tags: str) -> Process:
+        return self._say(TagsRemoved(tags=tags, **self._stamp()))
+
+    def update_config(self, **patch: Any) -> Process:
+        return self._say(ConfigUpdated(patch=msgspec.Raw(msgspec.json.encode(patch)), **self._stamp()))
+
+    def evidence(self, kind: str, **what: Any) -> Process:
+        return self._say(Evidence(kind=kind, **what, **self._stamp()))  # type: ignore[arg-type] # by its name
+
+    def raises(self, what: str = "ValueError", *, communication: bool = False) -> Process:
+        """An uncaught exception, then the exit hook."""
+        self.evidence("exception", type=what, message="boom", communication=communication)
+        return self.finish().exit(1)
+
+    def sigterm(self) -> Process:
+        """SIGTERM with our handler."""
+        return self.evidence("signal", signal="SIGTERM").finish().exit(None, "SIGTERM")
+
+    def finish(self, code: int | None = None, *, at_exit: bool = False) -> Process:
+        return self._leave(Finished(code=code, at_exit=at_exit, **self._stamp()))
+
+    def close(self) -> Process:
+        return self._leave(Closed(**self._stamp()))
+
+    def say(self, entry: LifecycleEntry) -> Process:
+        """Any entry."""
+        return self._say(entry)
+
+    def sync(self) -> Process:
+        """A heartbeat."""
+        self.world.hear(self.spool)
+        return self
+
+    def _leave(self, entry: Finished | Closed) -> Process:
+        self._say(entry)
+        self.world.released(self.spool)
+        return self
+
+    def _stamp(self) -> dict[str, Any]:
+        return {"at": self.world.now, "wall_ms": self.world.wall_ms}
+
+    def _say(self, entry: LifecycleEntry) -> Process:
+        self.spool.entries.append(entry)
+        if self.world.nudges:
+            self.world.hear(self.spool)
+        return self
+
+    # --- ends -------------------------------------------------------------------------------------
+
+    def exit(self, code: int | None = 0, signal: str = "") -> Process:
+        """The process ends; whoever watches it notices at once."""
+        self.status = (code, signal)
+        self.world.bury(self)
+        return self
+
+    def kill(self, signal: str = "SIGKILL", *, oom: bool = False) -> Process:
+        """It is killed."""
+        self.oom = oom
+        return self.exit(None, signal)
+
+    def vanish(self) -> Process:
+        """It is gone, and nobody has noticed yet."""
+        self.status = (None, "")
+        return self
+
+
+@dataclass
+class Launch:
+    """One launch of a program with ranks: a launcher, and the ranks of its attempts."""
+
+    world: World
+    name: str
+    size: int
+    max_restarts: int
+    launcher: Process
+    attempt: int = 0
+    ranks: dict[int, Process] = field(default_factory=dict)
+
+    def rank(self, number: int) -> Process:
+        """A rank of the current attempt."""
+        return self.ranks[number]
+
+    def start(self, *numbers: int) -> list[Process]:
+        """Starts ranks of the current attempt, all if none is named."""
+        started = []
+        for number in numbers or range(self.size):
+            job = Job(
+                key=f"job-{self.name}",
+                rank=number,
+                local_rank=number,
+                world_size=self.size,
+                attempt=self.attempt,
+                max_restarts=self.max_restarts,
+                launcher=self.launcher.identity,
+            )
+            name = f"rank{number}" if self.attempt == 0 else f"rank{number}.{self.attempt}"
+            self.ranks[number] = self.world.process(name, job, (self.launcher.identity,))
+            started.append(self.ranks[number])
+        return started
+
+    def restart(self) -> list[Process]:
+        """The launcher kills what is left and starts all ranks again."""
+        for process in self.ranks.values():
+            if process.alive:
+                process.kill()
+        self.attempt += 1
+        return self.start()
+
+
+def _ref(run: str | int | None) -> RunRef | None:
+    return classify_run_id(run) if run is not None else None
