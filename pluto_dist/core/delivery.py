@@ -13,7 +13,8 @@ from pluto_dist.core.records import Feed, Lease, Point, Run
 from pluto_dist.core.requests import LogType, StreamKind
 from pluto_dist.core.series import SeriesNames
 
-CONSOLE_TURN_S = 0.05  # a Run's console streams take turns: line numbers are one global order
+TURN_S = 0.05  # a Run's console streams take turns (line numbers are one global order), as does its status
+QUIET_MS = 2000  # the status does not wait longer for what a side has on its way
 KINDS: dict[str, StreamKind] = {
     "metrics": "metrics",
     "data": "data",
@@ -114,6 +115,13 @@ class Delivery:
             lane.put_aside(event.error)
             self._went_on(lane)
 
+    def quiet(self, run: Run) -> bool:
+        """Whether nothing of the Run is on its way; what a side sends is waited for only a moment."""
+        since_ms = self._context.now.wall_ms - (run.ended_ms or 0)
+        return since_ms > QUIET_MS or not any(
+            lane.busy for lease in self._book.leases_of(run.key) for lane in self.lanes_of(lease)
+        )
+
     def wake(self) -> None:
         """Time has passed: try what was waiting."""
         for lane in tuple(self._lanes.values()):
@@ -181,12 +189,15 @@ class Delivery:
         run = lane.run
         if run is None or not lane.ready or not self.deliverable(run) or _unfenced(lane.lease):
             return
+        if run.key in self._context.reporting:  # the status goes out alone (G6)
+            lane.not_before = self._context.now.at + TURN_S
+            return
         lane.not_before = 0.0
         segment = lane.next_segment()
         if segment is None:
             lane.give_back()
         elif lane.feed.kind == "console" and self._console_turn.setdefault(run.key, lane) is not lane:
-            lane.not_before = self._context.now.at + CONSOLE_TURN_S
+            lane.not_before = self._context.now.at + TURN_S
         else:
             writer, stop = _writer_at(lane, segment)
             lane.ship(segment, writer, self._known(run.key, writer), stop)
@@ -195,6 +206,9 @@ class Delivery:
         if not lane.lease.alive:
             self._context.tell(lane.lease)
         self._release_behind(lane.lease)
+        run = lane.run
+        if run is not None and run.ended and not run.reported:
+            self._context.touch(run.key)  # the status may have waited for this
         self._kick(lane)
 
     def _settle_names(self, run: Run, writer: str, names: dict[str, LogType], *, apart: bool) -> float:

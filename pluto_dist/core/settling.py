@@ -12,7 +12,7 @@ import msgspec
 from pluto_dist.core.admission import Admission
 from pluto_dist.core.context import Context
 from pluto_dist.core.control import Controls
-from pluto_dist.core.delivery import Delivery
+from pluto_dist.core.delivery import QUIET_MS, Delivery
 from pluto_dist.core.effects import RemoveLease
 from pluto_dist.core.filing import Filing
 from pluto_dist.core.folding import Folding
@@ -120,7 +120,8 @@ class Settling:
         node = self._sampling.plan(run)
         if node is not None:
             self.gone(node.lease_id)
-        self._controls.advance(run, may_report=self._views.delivered(run), lives=_lives(run, assessment))
+        may_report = self._views.delivered(run) and self._delivery.quiet(run)
+        self._controls.advance(run, may_report=may_report, lives=_lives(run, assessment))
         self._plan(run, assessment)
         for lease in leases:
             self._remove_if_done(lease.lease_id)
@@ -136,7 +137,8 @@ class Settling:
         )
 
     def _plan(self, run: Run, assessment: Assessment) -> None:
-        candidates = (assessment.deadline, self._controls.deadline(run.key))
+        quiet_by = self._context.now.at + QUIET_MS / 1000 if run.ended and not run.reported else None
+        candidates = (assessment.deadline, self._controls.deadline(run.key), quiet_by)
         deadlines = [at for at in candidates if at is not None and at > self._context.now.at]
         if deadlines:
             self._deadlines[run.key] = min(deadlines)
