@@ -231,7 +231,7 @@ class Admission:
     def _facts(self, lease: Lease, run: Run | None, verified: bool) -> Facts:
         fellows = self._fellows(lease)
         asked_at = min(fellow.asked_at for fellow in fellows)
-        ranks = [fellow.rank for fellow in fellows if fellow.opened.wanted in (None, "owner")]
+        ranks = [fellow.opened.job.rank for fellow in fellows if fellow.opened.wanted in (None, "owner")]
         waiting_ranks = tuple(rank for rank in ranks if rank is not None)
         if run is None:
             live = self._live_names(lease.opened)
