@@ -256,6 +256,7 @@ class Node:
         self._settings = settings
         self._scripts: list[Script] = []
         self._names: Counter[str] = Counter()
+        self._mounted = False
 
     def set(self, **settings: str) -> None:
         """Environment variables that scripts get from now on."""
@@ -438,9 +439,18 @@ class Node:
             parts += [*map(str, each["leases"]), *map(str, each["events"])]
         return "\n".join(parts)
 
+    def mount(self, options: str) -> bool:
+        """Puts the home on a tmpfs of its own; False where that is not allowed."""
+        self.home.mkdir(mode=0o700)
+        command = ["mount", "-t", "tmpfs", "-o", f"mode=0700,{options}", "tmpfs", str(self.home)]
+        self._mounted = subprocess.run(command, check=False, capture_output=True).returncode == 0
+        return self._mounted
+
     def close(self) -> None:
         """Ends all processes that are left and removes the folders."""
         self.stop()
+        if self._mounted:
+            subprocess.run(["umount", "-l", str(self.home)], check=True)
         shutil.rmtree(self.base, ignore_errors=True)
 
     def stop(self) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -38,29 +36,17 @@ TRAINER = """
 
 
 @pytest.fixture
-def small(node: Node) -> Iterator[Node]:
+def small(node: Node) -> Node:
     """A node whose runtime and spool are on a small tmpfs of their own."""
-    if os.geteuid() != 0:
+    if not node.mount("size=100m"):
         pytest.skip("mounting a tmpfs takes root")
-    node.home.mkdir(mode=0o700)
-    options = "size=100m,mode=0700"
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(node.home)],
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode != 0:
-        pytest.skip(f"no tmpfs can be mounted here: {done.stderr.strip()}")
     node.set(
         PLUTO_DIST_SPOOL_QUOTA="1g",
         PLUTO_DIST_CONSOLE="off",
         PLUTO_DIST_HEARTBEAT_S="0.5",
         PLUTO_DIST_SEGMENT_SIZE="64k",
     )
-    yield node
-    node.stop()
-    subprocess.run(["umount", "-l", str(node.home)], check=True)
+    return node
 
 
 def fill(node: Node) -> Path:

@@ -1,0 +1,182 @@
+"""The environment fails (R13): one loud warning and `disabled`, or a typed error where that was asked for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import pytest
+
+from tests.process.harness import Node
+
+TRAINER = """
+    try:
+        run = pluto.init(run_id="poor")
+    except pluto.errors.MachineError as error:
+        tell("error", type(error).__name__, error)
+        sys.exit(0)
+    for step in range(10):
+        run.log({"loss": 1.0, "bad": None}, step)
+        pluto.log({"loss": 2.0})
+    run.add_tags("x")
+    run.update_config({"a": 1})
+    run.flush()
+    tell("trained", type(run).__name__, run.status, run.run_id)
+    run.finish()
+    run.close()
+"""
+
+
+def _file_instead_of_home(node: Node) -> dict[str, str]:
+    node.home.write_text("")
+    return {}
+
+
+def _too_long(node: Node) -> dict[str, str]:
+    return {"PLUTO_DIST_HOME": str(node.base / ("x" * 100))}
+
+
+def _read_only(node: Node) -> dict[str, str]:
+    if not node.mount("ro"):
+        pytest.skip("mounting a tmpfs takes root")
+    return {}
+
+
+def _nowhere(node: Node) -> dict[str, str]:
+    return {"PLUTO_DIST_HOME": "/proc/self/nowhere"}
+
+
+CASES: list[tuple[Callable[[Node], dict[str, str]], str]] = [
+    (_file_instead_of_home, "PlacesError"),
+    (_too_long, "SocketPathError"),
+    (_read_only, "PlacesError"),
+    (_nowhere, "PlacesError"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "error"), CASES)
+def test_a_home_that_cannot_be_used_warns_once_and_disables(
+    node: Node, spoil: Callable[[Node], dict[str, str]], error: str
+) -> None:
+    """R13: training goes on, every call is a no-op, the warning has the reason and the way out."""
+    script = node.start(TRAINER, env=spoil(node))
+    assert script.expect("trained") == "DisabledRun RUNNING poor"
+    assert script.wait() == 0
+    assert script.stderr.count("Nothing will be logged") == 1
+    assert "PLUTO_DIST_REQUIRED=1" in script.stderr
+    assert not node.coordinators()
+
+
+@pytest.mark.parametrize(("spoil", "error"), CASES)
+def test_required_makes_it_a_typed_error(
+    node: Node, spoil: Callable[[Node], dict[str, str]], error: str
+) -> None:
+    """R13: PLUTO_DIST_REQUIRED=1; the text names the path."""
+    script = node.start(TRAINER, env={"PLUTO_DIST_REQUIRED": "1"} | spoil(node))
+    kind, _, text = script.expect("error").partition(" ")
+    assert kind == error
+    assert "PLUTO_DIST_HOME" in text
+    assert script.wait() == 0
+
+
+def test_a_default_place_that_is_taken_gives_way_to_the_next(node: Node) -> None:
+    """R13: try the next place; the spool of one user is never in a folder of another."""
+    first, second = node.base / "first", node.base / "second"
+    for parent in (first, second):
+        parent.mkdir(mode=0o700)
+    (first / f"pluto-dist-{os.geteuid()}").write_text("somebody's file")
+    script = node.start(
+        f"""
+        del os.environ["PLUTO_DIST_HOME"]
+        from pluto_dist.node import places
+        places.find_places.__kwdefaults__["parents"] = ({str(first)!r}, {str(second)!r})
+        run = pluto.init(run_id="second", quiet=True)
+        log(run, {{"loss": 1.0}}, 0)
+        tell("where", places.find_places().base)
+        run.finish()
+        """,
+        env={"PLUTO_DIST_IDLE_EXIT_S": "0.1"},
+    )
+    assert script.expect("where") == str(second / f"pluto-dist-{os.geteuid()}")
+    assert script.wait() == 0
+    assert node.ended("second")["points"] == 1
+
+
+def test_disabled_costs_nothing_and_starts_nothing(node: Node) -> None:
+    """R13: no thread, no file, no process; a log() is a call and nothing else."""
+    script = node.start(
+        """
+        run = pluto.init(run_id="off", config={"a": 1}, tags="t")
+        began = time.perf_counter()
+        for step in range(100_000):
+            run.log({"loss": 1.0}, step)
+        took = time.perf_counter() - began
+        tell_json("cost", [took / 100_000, threading.active_count(), run.config, run.tags, run.run_id])
+        with run:
+            pluto.log({"loss": 1.0})
+        pluto.finish()
+        """,
+        env={"PLUTO_DIST_MODE": "disabled"},
+    )
+    each, threads, *shown = script.expect_json("cost")
+    assert script.wait() == 0
+    assert each < 2e-6
+    assert threads == 1
+    assert shown == [{"a": 1}, ["t"], "off"]
+    assert script.stderr == ""
+    assert not node.home.exists()
+    assert not node.store.exists()
+
+
+def test_the_store_cannot_be_written_for_a_while(node: Node) -> None:
+    """R13, G5: init waits bounded, training goes on, everything arrives when the store takes it."""
+    node.store.write_text("a file where the store should be")
+    node.set(PLUTO_DIST_OPEN_WAIT_S="0.3")
+    script = node.start("""
+        run = pluto.init(run_id="later", quiet=True)
+        for step in range(100):
+            log(run, {"loss": float(step)}, step)
+        tell("logged")
+        hear()
+        run.finish()
+    """)
+    script.expect("logged")
+    node.store.unlink()
+    script.say()
+    assert script.wait() == 0
+    found = node.ended("later")
+    assert (found["status"], found["points"]) == ("COMPLETED", 100)
+    assert not node.lost("later")
+
+
+def test_a_descriptor_shortage_in_the_trainer_raises_nothing(node: Node) -> None:
+    """R13: a trainer that leaks descriptors up to its limit; log() drops or goes on, nothing hangs."""
+    script = node.start(
+        """
+        import resource
+        run = pluto.init(run_id="leaky", quiet=True)
+        run.log({"loss": 0.0}, 0)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+        taken = []
+        try:
+            while True:
+                taken.append(os.open("/dev/null", os.O_RDONLY))
+        except OSError:
+            pass
+        for step in range(1, 2000):
+            run.log({"loss": float(step)}, step)
+        tell("logged")
+        time.sleep(0.3)
+        for descriptor in taken:
+            os.close(descriptor)
+        run.finish()
+        tell("finished")
+    """,
+        env={"PLUTO_DIST_HEARTBEAT_S": "0.1"},
+    )
+    script.expect("logged")
+    script.expect("finished")
+    assert script.wait() == 0
+    found = node.ended("leaky")
+    assert found["status"] == "COMPLETED"
+    assert found["points"] + found["dropped"] == 2000
