@@ -63,6 +63,7 @@ class StreamCapture:
             else:
                 self._stream.write = self._before
         self._end(self._recorders)
+        self._write = self._stream.write  # lets go of our own, which holds the files of an ended lease
 
     def after_fork(self) -> None:
         """In the child the parent's unfinished lines are the parent's."""
