@@ -121,6 +121,9 @@ class Folding:
             asked_at=self._context.now.at,
         )
         self._book.put_lease(lease)
+        self._context.emit(
+            WatchProcess(lease_id=lease.lease_id, folder=lease.folder, identity=opened.identity)
+        )
         if opened.protocol != PROTOCOL:
             self._admission.refuse(
                 lease,
@@ -129,11 +132,8 @@ class Folding:
                 "stop the coordinator (pluto-dist coordinator stop) or use one version in all environments",
             )
             return
-        self._context.emit(
-            WatchProcess(lease_id=lease.lease_id, folder=lease.folder, identity=opened.identity)
-        )
         other = self._other_program(lease)
-        former = min(lease, other or lease, key=lambda each: each.opened.at)
+        former = min(other or lease, lease, key=lambda each: each.opened.at)
         if other is not None:
             self._context.emit(TakeForDead(lease_id=former.lease_id))
         if former is other:
