@@ -347,6 +347,9 @@ class World:
                 self._watched.add(f"run:{key}")
                 if not self._lives(identity):
                     self._launcher_died(self.book.runs[key])
+            case do.TakeForDead(lease_id=lease_id):
+                self._read(self.spools[lease_id])
+                self._events.append(on.ProcessDied(lease_id=lease_id, alive_until=self.now))
             case do.CheckLiveness(claim=claim, lease_id=lease_id):
                 self._check(lease_id)
                 self._events.append(on.LivenessChecked(claim=claim, lease_id=lease_id))

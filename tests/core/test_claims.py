@@ -1,0 +1,390 @@
+"""Who gets which role: the table of R4 and R5, row by row, and the same through the coordinator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from pluto_dist.core.claims import (
+    OWNER_WAIT_S,
+    RANK_ZERO_S,
+    Create,
+    Facts,
+    Grant,
+    Refuse,
+    Verify,
+    Wait,
+    decide_claim,
+)
+from pluto_dist.core.ids import RunRef
+from pluto_dist.core.records import Verdict
+from pluto_dist.core.requests import Refused
+from tests.core.builders import claim, identity, job, member, run
+from tests.core.world import World
+
+X = RunRef(external_id="x")
+DONE = Verdict("COMPLETED", "done")
+OTHER = job(key="other")
+
+
+def facts(phase: str = "running", **fields: Any) -> Facts:
+    """A live Run with its owner, or what a test says."""
+    owner = member() if phase == "running" else None
+    given: dict[str, Any] = {
+        "run": run(),
+        "phase": phase,
+        "owner": owner,
+        "members": (owner,) if owner else (),
+    }
+    return Facts(**{**given, **fields})
+
+
+def told(decision: object) -> str:
+    """A decision in short."""
+    match decision:
+        case Grant(role=role):
+            return role
+        case Refuse(error=error):
+            return error
+        case Create(want=want):
+            return f"create {want}"
+        case Verify():
+            return "verify"
+        case Wait():
+            return "wait"
+    raise TypeError(decision)
+
+
+ENDED = facts("ended", run=run(verdict=DONE, status="COMPLETED"))
+NOBODY = Facts(run=None)
+ROWS: list[tuple[str, dict[str, Any], Facts, str]] = [
+    # init() of a Run that nobody knows
+    ("init without an id", {}, NOBODY, "create create"),
+    ("explicit id", {"run": X}, NOBODY, "create create"),
+    ("explicit id with resume", {"run": X, "resume": True}, NOBODY, "create resume"),
+    ("numeric id", {"run": RunRef(id=7)}, NOBODY, "create resume"),
+    ("display id", {"run": RunRef(display_id="MMP-7")}, NOBODY, "create resume"),
+    ("id from the environment", {"run": X, "run_from_env": True}, NOBODY, "create either"),
+    ("the same with resume", {"run": X, "run_from_env": True, "resume": True}, NOBODY, "create either"),
+    ("a side waits for a Run", {"wanted": "side"}, NOBODY, "wait"),
+    ("a worker waits for a Run", {"wanted": "worker"}, NOBODY, "wait"),
+    # init() of a Run of another job
+    ("explicit id, live", {"job": OTHER, "run": X}, facts(), "RunExistsError"),
+    ("explicit id, ended", {"job": OTHER, "run": X}, ENDED, "RunExistsError"),
+    ("resume, live: looked at first", {"job": OTHER, "run": X, "resume": True}, facts(), "verify"),
+    ("resume, live", {"job": OTHER, "run": X, "resume": True}, facts(verified=True), "side"),
+    ("resume, orphaned", {"job": OTHER, "run": X, "resume": True}, facts("orphaned"), "owner"),
+    ("resume, detached", {"job": OTHER, "run": X, "resume": True}, facts("detached"), "owner"),
+    ("resume, restarting", {"job": OTHER, "run": X, "resume": True}, facts("restarting"), "side"),
+    ("resume, finishing", {"job": OTHER, "run": X, "resume": True}, facts("finishing"), "wait"),
+    ("resume, opening", {"job": OTHER, "run": X, "resume": True}, facts("opening"), "wait"),
+    ("resume, ended", {"job": OTHER, "run": X, "resume": True}, ENDED, "owner"),
+    ("environment, live", {"job": OTHER, "run": X, "run_from_env": True}, facts(verified=True), "side"),
+    ("environment, ended", {"job": OTHER, "run": X, "run_from_env": True}, ENDED, "owner"),
+    (
+        "owner insisted on, live",
+        {"job": OTHER, "run": X, "resume": True, "wanted": "owner"},
+        facts(verified=True),
+        "OwnerExistsError",
+    ),
+    ("worker insisted on", {"job": OTHER, "run": X, "wanted": "worker"}, facts(), "worker"),
+    ("side insisted on", {"job": OTHER, "run": X, "wanted": "side"}, facts(), "side"),
+    # the same job
+    ("its own process again", {"run": X}, facts(verified=True), "OwnerExistsError"),
+    ("the environment, same attempt, ended", {"run": X, "run_from_env": True}, ENDED, "side"),
+    # attach()
+    ("attach, live", {"verb": "attach", "run": X, "job": OTHER}, facts(), "side"),
+    ("attach, ended", {"verb": "attach", "run": X, "job": OTHER}, ENDED, "side"),
+    ("attach as worker", {"verb": "attach", "run": X, "wanted": "worker"}, facts(), "worker"),
+    ("attach as owner", {"verb": "attach", "run": X, "wanted": "owner"}, facts(), "OwnerExistsError"),
+    ("attach, unknown", {"verb": "attach", "run": X}, NOBODY, "wait"),
+    ("attach, nothing is live", {"verb": "attach"}, NOBODY, "wait"),
+    (
+        "attach, two are live",
+        {"verb": "attach"},
+        Facts(run=None, live_runs=("A-1", "B-2")),
+        "AmbiguousRunError",
+    ),
+    (
+        "attach, being opened",
+        {"verb": "attach", "run": X},
+        facts("opening", run=run(epoch=0, owner=None)),
+        "wait",
+    ),
+    ("attach as worker, no owner yet", {"verb": "attach", "wanted": "worker"}, facts("opening"), "wait"),
+]
+
+
+@pytest.mark.parametrize(
+    ("fields", "given", "expected"), [row[1:] for row in ROWS], ids=[row[0] for row in ROWS]
+)
+def test_plain_processes(fields: dict[str, Any], given: Facts, expected: str) -> None:
+    """R5"""
+    assert told(decide_claim(claim(**fields), given, 0.0)) == expected
+
+
+RANKS: list[tuple[str, int, dict[str, Any], Facts, float, str]] = [
+    ("rank 0 creates at once", 0, {}, NOBODY, 0.0, "create create"),
+    ("rank 1 waits for rank 0", 1, {}, NOBODY, 0.0, "wait"),
+    ("rank 1 alone, too late", 1, {}, Facts(run=None, waiting_ranks=(1, 2)), RANK_ZERO_S, "create create"),
+    ("rank 2 leaves it to rank 1", 2, {}, Facts(run=None, waiting_ranks=(1, 2)), RANK_ZERO_S, "wait"),
+    ("a rank that insists", 3, {"wanted": "owner"}, NOBODY, 0.0, "create create"),
+    ("rank 1 beside its owner", 1, {}, facts(), 0.0, "worker"),
+    ("late rank 0 beside rank 1", 0, {}, facts(owner=member(1, owns=True)), 0.0, "worker"),
+    ("rank 1 after its owner", 1, {}, facts("orphaned"), 0.0, "worker"),
+    ("rank 0 after a dead owner", 0, {}, facts("orphaned"), 0.0, "owner"),
+    ("rank 0 of the next attempt", 0, {"job": job(0, attempt=1)}, facts("restarting"), 0.0, "owner"),
+    ("the same, old owner still there", 0, {"job": job(0, attempt=1)}, facts(), 0.0, "owner"),
+    ("rank 1 of the next attempt", 1, {"job": job(1, attempt=1)}, facts("restarting"), 0.0, "wait"),
+    (
+        "rank 1 of the next attempt, too late",
+        1,
+        {"job": job(1, attempt=1)},
+        facts("restarting", waiting_ranks=(1,)),
+        RANK_ZERO_S,
+        "owner",
+    ),
+    ("the next attempt of an ended Run", 0, {"job": job(0, attempt=1)}, ENDED, 0.0, "owner"),
+    ("a worker of the next attempt", 1, {"job": job(1, attempt=1), "wanted": "worker"}, facts(), 0.0, "wait"),
+    ("an attempt that is over", 0, {}, facts(run=run(attempt=1)), 0.0, "StaleEpochError"),
+    ("rank 1, ended in this attempt", 1, {}, ENDED, 0.0, "side"),
+    (
+        "while the end is being told",
+        0,
+        {"job": job(0, attempt=1)},
+        msgspec.structs.replace(ENDED, reporting=True),
+        0.0,
+        "wait",
+    ),
+    ("rank 0 of another job waits", 0, {"job": job(0, key="other"), "resume": True}, facts(), 0.0, "wait"),
+    (
+        "and looks before it gives up",
+        0,
+        {"job": job(0, key="other"), "resume": True},
+        facts(),
+        OWNER_WAIT_S,
+        "verify",
+    ),
+    (
+        "and gives up",
+        0,
+        {"job": job(0, key="other"), "resume": True},
+        facts(verified=True),
+        OWNER_WAIT_S,
+        "OwnerExistsError",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("rank", "fields", "given", "now", "expected"), [row[1:] for row in RANKS], ids=[row[0] for row in RANKS]
+)
+def test_ranks(rank: int, fields: dict[str, Any], given: Facts, now: float, expected: str) -> None:
+    """R4, R5"""
+    assert told(decide_claim(claim(rank, **fields), given, now)) == expected
+
+
+def test_a_wait_for_rank_0_says_until_when() -> None:
+    """R4"""
+    decision = decide_claim(claim(1), Facts(run=None, asked_at=7.0), 8.0)
+    assert isinstance(decision, Wait)
+    assert decision.until == 7.0 + RANK_ZERO_S
+
+
+def test_a_refusal_names_the_owner() -> None:
+    """R5: role, pid, host, since when"""
+    refused = decide_claim(claim(run=X, resume=True, wanted="owner", job=OTHER), facts(verified=True), 0.0)
+    assert isinstance(refused, Refuse)
+    assert "owner" in refused.message
+    assert "pid 100 on host" in refused.message
+    assert "since" in refused.message
+
+
+CHILDREN: list[tuple[str, dict[str, Any], str]] = [
+    ("a pool process of the owner", {"spawned": True, "job": job(key="own")}, "worker"),
+    ("a plain child of the owner", {"job": job(key="own"), "run": X, "resume": True}, "side"),
+    ("a child with the rank's variables", {"job": job(0)}, "side"),
+]
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"), [row[1:] for row in CHILDREN], ids=[row[0] for row in CHILDREN]
+)
+def test_children_of_the_owner(fields: dict[str, Any], expected: str) -> None:
+    """R4"""
+    child = claim(identity=identity(500), ancestors=(identity(100),), **fields)
+    assert told(decide_claim(child, facts(verified=True), 0.0)) == expected
+
+
+# --- through the coordinator ----------------------------------------------------------------------
+
+
+def test_a_second_launch_below_an_owner_gets_a_run_of_its_own() -> None:
+    """R4: being somebody's descendant says nothing about another job."""
+    world = World()
+    notebook = world.process("notebook").init()
+    launch = world.launch(ranks=1)
+    launch.start()
+    launch.rank(0).ancestors += (notebook.identity,)
+    launch.rank(0).init()
+    assert launch.rank(0).role == "owner"
+    assert len(list(world.book.runs)) == 2
+
+
+def test_lowest_rank_owns_when_rank_0_does_not_come() -> None:
+    """R4"""
+    world = World()
+    launch = world.launch(ranks=4)
+    launch.start()
+    for number in (3, 1, 2):
+        launch.rank(number).init()
+    world.wait(RANK_ZERO_S - 0.1)
+    assert not list(world.book.runs)
+    world.wait(0.2)
+    assert [launch.rank(number).role for number in (1, 2, 3)] == ["owner", "worker", "worker"]
+    assert launch.rank(0).init().role == "worker"
+
+
+def test_the_wait_for_rank_0_starts_anew_in_each_attempt() -> None:
+    """R4"""
+    world = World()
+    launch = world.launch(ranks=2, max_restarts=1)
+    for process in launch.start(1, 0):
+        process.init()
+    launch.rank(0).kill()
+    launch.rank(1).kill()
+    world.wait(10)
+    launch.restart()
+    launch.rank(1).init()
+    world.wait(1)
+    assert launch.rank(1).role == "waiting"
+    assert launch.rank(0).init().role == "owner"
+    assert launch.rank(1).role == "worker"
+
+
+def test_a_dead_owner_that_nobody_noticed_is_found_before_a_claim_is_decided() -> None:
+    """R5, G2"""
+    world = World()
+    first = world.process("first").init("x")
+    first.vanish()
+    second = world.process("second").init("x", resume=True)
+    assert second.role == "owner"
+    assert second.view.epoch == 2
+    assert world.lease(first).end_reason == "died"
+    assert world.server.only().reopened == 0
+
+
+def test_rank_0_of_another_job_waits_and_owns_when_the_owner_goes() -> None:
+    """R5"""
+    world = World()
+    first = world.process("first").init("x")
+    launch = world.launch(ranks=1)
+    (rank,) = launch.start()
+    rank.init("x", resume=True)
+    world.wait(5)
+    assert rank.role == "waiting"
+    first.close()
+    assert rank.role == "owner"
+
+
+def test_rank_0_of_another_job_is_told_who_owns_after_its_wait() -> None:
+    """R5"""
+    world = World()
+    world.process("first").init("x")
+    (rank,) = world.launch(ranks=1).start()
+    rank.init("x", resume=True)
+    world.wait(OWNER_WAIT_S + 1)
+    assert rank.role == "refused"
+    assert rank.view.error is not None
+    assert rank.view.error[0] == "OwnerExistsError"
+
+
+def test_exec_ends_the_lease_of_the_former_program() -> None:
+    """R2: what it had written is read first."""
+    world = World()
+    process = world.process("script").init("x")
+    world.nudges = False
+    process.add_tags("last word")
+    world.nudges = True
+    process.identity = msgspec.structs.replace(process.identity, nonce="new")
+    former = process.spool.lease_id
+    process.init("x", resume=True)
+    assert process.role == "owner"
+    assert world.book.leases[former].end_reason == "died"
+    assert world.run().tags == ("last word",)
+
+
+def test_two_sides_with_one_label_are_told_apart() -> None:
+    """G10"""
+    world = World()
+    world.process("owner").init()
+    sides = [world.process("eval").attach(label="eval") for _ in range(3)]
+    assert [side.view.label for side in sides] == ["eval", "eval-2", "eval-3"]
+    sides[0].close()
+    assert world.process("eval").attach(label="eval").view.participant == "eval"
+
+
+@pytest.mark.parametrize("label", ["owner", "rank1", "attempt0", "node"])
+def test_a_label_that_looks_like_another_participant_is_changed(label: str) -> None:
+    """G10"""
+    world = World()
+    world.process("owner").init()
+    assert world.process("side").attach(label=label).view.participant == f"side-{label}"
+
+
+def test_pool_workers_have_series_of_their_own() -> None:
+    """G10, R4"""
+    world = World()
+    owner = world.process("owner").init()
+    pool = [world.process("pool", ancestors=(owner.identity,)).init(spawned=True) for _ in range(2)]
+    assert [each.role for each in pool] == ["worker", "worker"]
+    assert [each.view.participant for each in pool] == ["worker", "worker-2"]
+
+
+def test_attach_without_id_joins_the_only_live_run() -> None:
+    """R5"""
+    world = World()
+    first = world.process("first").init("x")
+    assert world.process("eval").attach().view.run.external_id == "x"  # type: ignore[union-attr] # it has one
+    world.process("second").init("y")
+    assert world.process("eval").attach().role == "refused"
+    first.finish()
+    assert world.process("eval").attach().view.run.external_id == "y"  # type: ignore[union-attr] # it has one
+
+
+def test_a_refused_claim_is_told_also_when_it_was_decided_later() -> None:
+    """R5: a claim that waited gets its refusal unasked."""
+    world = World()
+    world.hold.add("OpenRun")
+    waiting = world.process("late").init("x")
+    assert waiting.role == "waiting"
+    world.server.answer("open", Refused("RunExistsError", "it is there"))
+    world.release()
+    assert waiting.role == "refused"
+    assert waiting.view.error == ("RunExistsError", "it is there")
+
+
+def test_many_claims_that_are_looked_into_do_not_multiply() -> None:
+    """A claim under examination is not asked again by every other event."""
+    world = World()
+    world.process("owner").init("x")
+    looks: list[str] = []
+    world.observers.append(lambda effect: looks.append(type(effect).__name__))
+    for _ in range(8):
+        world.process("side").init("x", resume=True)
+    assert looks.count("CheckLiveness") == 8
+
+
+def test_an_older_protocol_is_refused() -> None:
+    """A typed refusal, and the lease leaves nothing behind."""
+    world = World()
+    world.nudges = False
+    process = world.process("newer").init("x")
+    process.spool.entries[0] = msgspec.structs.replace(process.spool.entries[0], protocol=99)
+    process.sync()
+    assert process.view.error is not None
+    assert process.view.error[0] == "VersionMismatchError"
+    process.exit()
+    assert not world.spools
