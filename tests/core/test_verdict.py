@@ -1,0 +1,185 @@
+"""What the end of a Run is: evidence of every kind and in every order (R9, R10, G7)."""
+
+from __future__ import annotations
+
+import pytest
+
+from pluto_dist.core.lifecycle import Evidence
+from pluto_dist.core.records import Lease, Verdict
+from pluto_dist.core.verdict import DRAIN_S, decide, describe, status_of_code
+from tests.core.builders import ended, exited, killed, member, raised, run, signalled, vanished
+
+T = 1000.0
+
+
+def decided(*members: Lease) -> Verdict:
+    """The verdict of a job with these members."""
+    return decide(run(), members)
+
+
+def culprit(verdict: Verdict) -> int | None:
+    """Rank of the first failure."""
+    assert verdict.first_failure is not None
+    return verdict.first_failure.rank
+
+
+KINDS: list[tuple[str, Evidence, str, str]] = [
+    ("exception", raised(T), "FAILED", "ValueError: boom"),
+    ("communication error", raised(T, "ConnectionResetError", communication=True), "FAILED", "Connection"),
+    ("KeyboardInterrupt", raised(T, "KeyboardInterrupt"), "TERMINATED", "KeyboardInterrupt"),
+    ("sys.exit(3)", exited(T, 3), "FAILED", "exit code 3"),
+    ("exit code 1 of a shell", exited(T, 1), "FAILED", "exit code 1"),
+    ("exit code 143", exited(T, 143), "TERMINATED", "exit code 143"),
+    ("exit code 130", exited(T, 130), "TERMINATED", "exit code 130"),
+    ("exit code 137", exited(T, 137), "FAILED", "exit code 137"),
+    ("SIGTERM", signalled(T, "SIGTERM"), "TERMINATED", "SIGTERM"),
+    ("SIGINT", signalled(T, "SIGINT"), "TERMINATED", "SIGINT"),
+    ("SIGHUP", signalled(T, "SIGHUP"), "TERMINATED", "SIGHUP"),
+    ("SIGKILL", killed(T), "FAILED", "SIGKILL"),
+    ("SIGSEGV", killed(T, "SIGSEGV"), "FAILED", "SIGSEGV"),
+    ("OOM", killed(T, oom=True), "FAILED", "OOM"),
+    ("vanished", vanished(T, alive_until=T - 1), "FAILED", "vanished"),
+]
+
+
+@pytest.mark.parametrize(
+    ("evidence", "status", "words"), [row[1:] for row in KINDS], ids=[row[0] for row in KINDS]
+)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_each_kind_of_evidence(evidence: Evidence, status: str, words: str, rank: int) -> None:
+    """R9: owner and worker alike; the reason names who and what."""
+    members = [ended(member(0), T, "finished"), ended(member(1), T, "finished")]
+    members[rank] = ended(member(rank), T, "exited", evidence)
+    verdict = decided(*members)
+    assert verdict.status == status
+    assert words in verdict.reason
+    assert f"rank {rank} (pid 10{rank} on host)" in verdict.reason
+    assert culprit(verdict) == rank
+
+
+def test_nobody_failed() -> None:
+    """G7"""
+    verdict = decided(ended(member(0), T, "finished"), ended(member(1), T, "closed"))
+    assert (verdict.status, verdict.first_failure) == ("COMPLETED", None)
+
+
+def test_exit_code_0_is_no_failure() -> None:
+    """R9"""
+    assert decided(ended(member(0), T, "exited", exited(T, 0))).status == "COMPLETED"
+
+
+def test_sigkill_of_a_worker_whose_peers_raise_first() -> None:
+    """R10: both peers raised 23 ms later and were heard first; then torchrun's SIGTERM came (seen)."""
+    verdict = decided(
+        ended(member(0), T + 0.03, "exited", raised(T + 0.023, "DistBackendError", communication=True)),
+        ended(member(1), T + 0.2, "died", killed(T + 0.2, alive_until=T + 0.01)),
+        ended(member(2), T + 0.03, "exited", raised(T + 0.023, "DistBackendError", communication=True)),
+        ended(member(3), T + 0.5, "exited", signalled(T + 0.4)),
+    )
+    assert verdict.status == "FAILED"
+    assert culprit(verdict) == 1
+    assert "SIGKILL" in verdict.reason
+
+
+def test_a_death_that_is_noticed_late_is_as_old_as_its_last_sign_of_life() -> None:
+    """R10: the next coordinator learns of it long after the peers' errors."""
+    verdict = decided(
+        ended(member(0), T, "exited", raised(T + 0.02, communication=True)),
+        ended(member(1), T + 60, "died", vanished(T + 60, alive_until=T)),
+    )
+    assert culprit(verdict) == 1
+
+
+def test_what_follows_a_sigterm_is_its_consequence() -> None:
+    """R10"""
+    verdict = decided(
+        ended(member(0), T, "exited", signalled(T)),
+        ended(member(1), T + 0.1, "exited", raised(T + 0.05, communication=True)),
+        ended(member(2), T + 30, "died", killed(T + 30)),
+    )
+    assert verdict.status == "TERMINATED"
+    assert "asked to stop by SIGTERM" in verdict.reason
+
+
+def test_what_came_before_a_sigterm_is_its_cause() -> None:
+    """R10"""
+    verdict = decided(
+        ended(member(0), T, "exited", signalled(T)),
+        ended(member(1), T, "exited", raised(T - 5)),
+    )
+    assert verdict.status == "FAILED"
+    assert culprit(verdict) == 1
+
+
+def test_kinds_rank_within_two_seconds_and_time_beyond() -> None:
+    """R10"""
+    close = (ended(member(0), T, "exited", raised(T)), ended(member(1), T, "died", killed(T + 1.9)))
+    apart = (ended(member(0), T, "exited", raised(T)), ended(member(1), T, "died", killed(T + 2.1)))
+    assert culprit(decided(*close)) == 1
+    assert culprit(decided(*apart)) == 0
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (killed(T + 1), raised(T)),
+        (raised(T + 1), raised(T, communication=True)),
+        (exited(T + 1, 1), raised(T, communication=True)),
+        (raised(T, communication=True), signalled(T + 1)),
+    ],
+)
+def test_order_of_kinds(first: Evidence, second: Evidence) -> None:
+    """R10: death > exception or exit code > communication error > SIGTERM."""
+    verdict = decided(ended(member(0), T, "exited", second), ended(member(1), T, "exited", first))
+    assert culprit(verdict) == 1
+
+
+def test_earlier_of_two_equals_is_first() -> None:
+    """R10"""
+    verdict = decided(
+        ended(member(0), T, "exited", raised(T + 0.1)), ended(member(1), T, "exited", raised(T))
+    )
+    assert culprit(verdict) == 1
+
+
+@pytest.mark.parametrize(
+    ("after_finish", "status"),
+    [(-1.0, "FAILED"), (5.0, "FAILED"), (DRAIN_S, "FAILED"), (DRAIN_S + 1, "COMPLETED")],
+)
+def test_a_worker_fails_before_within_or_after_the_drain(after_finish: float, status: str) -> None:
+    """R10"""
+    owner = ended(member(0), T, "finished")
+    assert decided(owner, ended(member(1), T, "died", killed(T + after_finish))).status == status
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        (0, "COMPLETED"),
+        (1, "FAILED"),
+        (2, "TERMINATED"),
+        (15, "TERMINATED"),
+        (143, "TERMINATED"),
+        (7, "FAILED"),
+    ],
+)
+def test_an_explicit_code_is_the_owners_verdict(code: int, status: str) -> None:
+    """R9: whatever the evidence says; the failure is kept for people."""
+    verdict = decided(
+        ended(member(0), T, "finished", finish_code=code), ended(member(1), T, "exited", raised(T - 1))
+    )
+    assert verdict.status == status == status_of_code(code)
+    assert f"finish(code={code})" in verdict.reason
+    assert culprit(verdict) == 1
+
+
+def test_finish_within_an_exception_is_a_failure() -> None:
+    """R9: `finally: run.finish()`"""
+    assert decided(ended(member(0), T, "finished", raised(T - 0.1))).status == "FAILED"
+
+
+def test_an_oom_kill_is_named() -> None:
+    """R9"""
+    verdict = decided(ended(member(0), T, "died", killed(T, oom=True)))
+    assert verdict.first_failure is not None
+    assert "OOM" in describe(verdict.first_failure)
