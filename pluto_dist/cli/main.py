@@ -18,7 +18,7 @@ import typer
 from typer.core import TyperGroup
 
 from pluto_dist import __version__
-from pluto_dist.cli import coordinator, doctor, export, finish, logs, ps, runs, show, sync
+from pluto_dist.cli import coordinator, doctor, export, finish, logs, ps, run, runs, show, sync
 from pluto_dist.cli.demo import command as demo
 from pluto_dist.errors import AmbiguousRunError, PlutoDistError, UsageError
 
@@ -85,5 +85,6 @@ app.command()(export.export)
 app.command()(logs.logs)
 app.command()(finish.finish)
 app.command()(sync.sync)
+app.command(context_settings={"allow_interspersed_args": False})(run.run)
 app.command()(doctor.doctor)
 app.add_typer(coordinator.app, name="coordinator")

@@ -54,6 +54,7 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     resume: bool = False
     fork: Fork | None = None
     timeout_s: float = GRANT_S
+    launcher: bool = False
 
 
 def init(
@@ -122,7 +123,7 @@ def init(
         resume=resume,
         fork=_fork(fork_run_id, fork_step, inherit_config, inherit_tags),
     )
-    return _open(wish, loaded)
+    return open_lease(wish, loaded)
 
 
 def attach(
@@ -154,7 +155,7 @@ def attach(
         run_from_env=from_env and asked is not None,
         timeout_s=timeout_s,
     )
-    return _open(wish, loaded)
+    return open_lease(wish, loaded)
 
 
 def finish(code: int | None = None, timeout_s: float | None = None) -> None:
@@ -178,7 +179,8 @@ def log(data: Mapping[str, Any], step: int | None = None, timestamp: float | Non
     run.log(data, step, timestamp)
 
 
-def _open(wish: Wish, settings: Settings) -> AnyRun:
+def open_lease(wish: Wish, settings: Settings) -> AnyRun:
+    """Opens a lease, or gives a disabled Run where this machine does not allow one."""
     from pluto_dist.node.places import find_places
 
     try:
@@ -201,6 +203,7 @@ def _open_at(wish: Wish, settings: Settings, places: Places) -> Run:
 
     surroundings = _surroundings()
     _end_former_cell(surroundings)
+    wish, launched_by = _below_launcher(wish, settings)
     files = LeaseFiles(
         places.spool,
         segment_bytes=settings.segment_size,
@@ -215,8 +218,8 @@ def _open_at(wish: Wish, settings: Settings, places: Places) -> Run:
         idle_exit_s=settings.idle_exit_s,
         env=dict(os.environ),
     )
-    run = Run(files, link, settings, attached=wish.verb == "attach")
-    files.say(_opened(wish, settings, surroundings))
+    run = Run(files, link, settings, attached=wish.verb == "attach", launcher=wish.launcher)
+    files.say(_opened(wish, settings, surroundings, launched_by))
     RUNS.add(run)
     install_hooks(os.getpid(), settings.sigterm_wait_s, settings.preempt_wait_s)
     link.start(run.granted)
@@ -265,7 +268,16 @@ def _wait(run: Run, wish: Wish, surroundings: Surroundings, settings: Settings) 
     raise WaitTimeoutError(f"the Run was not granted within {patience:g} s; `pluto-dist doctor` may say why")
 
 
-def _opened(wish: Wish, settings: Settings, surroundings: Surroundings) -> Opened:
+def _below_launcher(wish: Wish, settings: Settings) -> tuple[Wish, str]:
+    """Below `pluto-dist run` the first `init()` means the launcher's Run, a later one a Run of its own."""
+    if settings.launched_by is None:
+        return wish, ""
+    if wish.verb == "init" and RUNS.inits > 1 and wish.run_from_env:
+        return msgspec.structs.replace(wish, run=None, run_from_env=False), ""
+    return wish, settings.launched_by if wish.verb == "init" else ""
+
+
+def _opened(wish: Wish, settings: Settings, surroundings: Surroundings, launched_by: str) -> Opened:
     import time
 
     from pluto_dist.node.identity import boot_clock, own_identity
@@ -294,6 +306,8 @@ def _opened(wish: Wish, settings: Settings, surroundings: Surroundings) -> Opene
         notebook=surroundings.notebook,
         spawned=surroundings.pool_parent is not None,
         wait_s=settings.open_wait_s,
+        launcher=wish.launcher,
+        launched_by=launched_by,
         rank_metrics=settings.rank_metrics,
         system_metrics_s=settings.system_metrics_s,
     )

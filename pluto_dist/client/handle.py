@@ -59,11 +59,14 @@ class Run:
     writes into a chain of its own; `finish()` and `close()` do nothing there: the Run is the parent's.
     """
 
-    def __init__(self, files: LeaseFiles, link: Link, settings: Settings, *, attached: bool) -> None:
+    def __init__(
+        self, files: LeaseFiles, link: Link, settings: Settings, *, attached: bool, launcher: bool = False
+    ) -> None:
         self._files = files
         self._link = link
         self._settings = settings
         self._attached = attached
+        self._launcher = launcher
         self._wall = Wall()
         self._pid = os.getpid()
         self._known: set[str] = set()
@@ -268,7 +271,7 @@ class Run:
         self._say(entry)
         self._files.close()
         exiting = isinstance(entry, Finished) and entry.at_exit
-        leave(self._link, self._files, self._settings, timeout_s, exiting=exiting)
+        leave(self._link, self._files, self._settings, timeout_s, exiting=exiting, for_all=self._launcher)
 
     def tell_late(self) -> None:
         """Says how many records came after the end; the first was warned of when it came."""

@@ -120,6 +120,12 @@ def detect(
     )
 
 
+def is_rank(env: Mapping[str, str]) -> bool:
+    """Whether a launcher has started this process as one of several."""
+    place, _ = read_ranks(env)
+    return place is not None and (place.world_size or 1) > 1
+
+
 def _job_of_rank(
     place: Coordinates,
     env: Mapping[str, str],

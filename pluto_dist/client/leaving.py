@@ -16,7 +16,13 @@ _log = logging.getLogger("pluto_dist")
 
 
 def leave(
-    link: Link, files: LeaseFiles, settings: Settings, timeout_s: float | None, *, exiting: bool
+    link: Link,
+    files: LeaseFiles,
+    settings: Settings,
+    timeout_s: float | None,
+    *,
+    exiting: bool,
+    for_all: bool = False,
 ) -> None:
     """Waits for the coordinator to take the end; the last one out waits until everything is safe.
 
@@ -26,13 +32,14 @@ def leave(
         link, files, settings: of the lease.
         timeout_s: bound of the wait, None for the setting.
         exiting: the process itself ends, so its death is what releases the lease.
+        for_all: it waits in the job's place, whoever else is still alive.
     """
     bound = settings.exit_wait_s if timeout_s is None else timeout_s
     deadline = boot_clock() + bound
     files.sync()
     try:
         taken = link.wait(lambda view: link.settled(view) and _ended(view), bound)
-        safe = taken and link.wait(_safe, max(0.0, deadline - boot_clock()))
+        safe = taken and link.wait(_drained if for_all else _safe, max(0.0, deadline - boot_clock()))
     except PlutoDistError as error:
         _log.warning(
             "%s; the end of the Run is on disk in %s and will be carried out later", error, files.folder
@@ -80,6 +87,10 @@ def _delivered(link: Link, files: LeaseFiles) -> bool:
 
 def _ended(view: View) -> bool:
     return view.state in ("ended", "refused")
+
+
+def _drained(view: View) -> bool:
+    return view.drained
 
 
 def _safe(view: View) -> bool:

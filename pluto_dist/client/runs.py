@@ -36,6 +36,11 @@ class OpenRuns:
         """The newest unfinished Run, a forked child's inherited one included."""
         return next((run for _, run in reversed(self._runs) if not run.ended), None)
 
+    @property
+    def inits(self) -> int:
+        """How many times `init()` has been called in this process."""
+        return self._inits.get(os.getpid(), 0)
+
     def count_init(self) -> int:
         """How many times `init()` was called in this process, this time included."""
         pid = os.getpid()

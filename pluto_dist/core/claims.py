@@ -101,6 +101,8 @@ def decide_claim(claim: Opened, facts: Facts, now: float) -> Decision:
     relative = _relative(claim, facts)
     if relative is not None:
         return relative
+    if launched(claim, facts.owner):
+        return _launched(claim, facts.run, facts)
     if facts.run.ended and facts.reporting:
         return Wait("the Run is ending")
     if same_job(claim, facts.run):
@@ -166,6 +168,24 @@ def _for_lower_rank(claim: Opened, facts: Facts, now: float) -> Wait | None:
     return Wait(f"rank {lowest} owns this attempt") if claim.job.rank != lowest else None
 
 
+def launched(claim: Opened, owner: Lease | None) -> bool:
+    """Whether the claim comes from below the `pluto-dist run` that owns the Run."""
+    return owner is not None and claim.launched_by == owner.lease_id
+
+
+def _launched(claim: Opened, run: Run, facts: Facts) -> Decision:
+    """Whatever the command starts works for the launcher's Run: its ranks, or the first process without one."""
+    if claim.wanted == "owner" and facts.owner is not None:
+        return _owner_lives(facts.owner, facts)
+    rank, attempt = claim.job.rank, claim.job.attempt
+    if rank is not None:
+        if attempt < run.attempt:
+            return Refuse("StaleEpochError", f"attempt {attempt} of the job was replaced by {run.attempt}")
+        return Grant("worker", f"rank {rank} of the launcher's command")
+    working = any(member.role == "worker" and member.rank is None for member in facts.members)
+    return Grant("side" if working else "worker", "started by the launcher's command")
+
+
 def _relative(claim: Opened, facts: Facts) -> Decision | None:
     """Children of members: pool workers are workers, everything else that a rank started is a side."""
     member = next((member for member in facts.members if is_child(claim, member)), None)
@@ -182,7 +202,7 @@ def is_child(claim: Opened, member: Lease) -> bool:
         return False
     mine, its = claim.job, member.opened.job
     if mine.rank is None:
-        return claim.spawned and member.role == "owner"
+        return claim.spawned and (member.role == "owner" or its.rank is None)
     return (mine.key, mine.attempt, mine.rank) == (its.key, its.attempt, its.rank)
 
 

@@ -68,6 +68,8 @@ class Opened(Entry, frozen=True, kw_only=True, tag="opened"):
         ancestors: parent first; tells children of a rank from ranks.
         spawned: a child that `multiprocessing` started with the spawn or forkserver method.
         wait_s: how long the caller waits for the backend before the Run is provisional.
+        launcher: it is `pluto-dist run`: it owns the Run for the command that it starts, and logs nothing.
+        launched_by: lease of the `pluto-dist run` that started the process.
         system_metrics_s: how often the node is to be sampled while this process is an owner or worker, 0 for
             not at all.
     """
@@ -92,6 +94,8 @@ class Opened(Entry, frozen=True, kw_only=True, tag="opened"):
     notebook: bool = False
     spawned: bool = False
     wait_s: float = 10.0
+    launcher: bool = False
+    launched_by: str = ""
     rank_metrics: Literal["auto", "suffix", "rank0"] = "auto"
     system_metrics_s: float = 0.0
 
@@ -110,6 +114,8 @@ class Evidence(Entry, frozen=True, kw_only=True, tag="evidence"):
         oom: the cgroup's memory.events named an OOM kill at that time.
         ignored: a request to stop that the process does not follow; it counts only if the process is then
             killed.
+        command_pid: not about the process itself but about the command that it launched; it counts only if
+            nobody who took part has said more.
     """
 
     kind: EvidenceKind
@@ -122,6 +128,7 @@ class Evidence(Entry, frozen=True, kw_only=True, tag="evidence"):
     alive_until: float | None = None
     oom: bool = False
     ignored: bool = False
+    command_pid: int = 0
 
 
 class Finished(Entry, frozen=True, kw_only=True, tag="finished"):

@@ -42,6 +42,8 @@ def first_failure(run: Run, members: tuple[Lease, ...]) -> tuple[bool, Failure] 
         ((evidence, member) for member in members for evidence in _counting(member) if evidence.at <= limit),
         key=lambda pair: _since(pair[0]),
     )
+    if any(not evidence.command_pid for evidence, _ in found):
+        found = [pair for pair in found if not pair[0].command_pid]
     stop_at = min((evidence.at for evidence, _ in found if is_stop(evidence)), default=None)
     if stop_at is not None:
         found = [pair for pair in found if is_stop(pair[0]) or _since(pair[0]) < stop_at]
@@ -97,10 +99,10 @@ def _since(evidence: Evidence) -> float:
 def _failure(evidence: Evidence, member: Lease) -> Failure:
     return Failure(
         role=member.role,
-        label=member.label,
+        label="command" if evidence.command_pid else member.label,
         rank=member.rank,
         host=member.identity.host,
-        pid=member.identity.pid,
+        pid=evidence.command_pid or member.identity.pid,
         attempt=member.attempt,
         kind=evidence.kind,
         type=evidence.type,

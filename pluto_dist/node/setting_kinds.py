@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from pluto_dist.core.ids import classify_run_id
+from pluto_dist.core.ids import LEASE_ID, classify_run_id
 from pluto_dist.core.secret import Secret
 
 _TRUE = frozenset({"1", "true", "yes", "on"})
@@ -141,7 +141,14 @@ def _parse_key(given: object) -> Secret:
     return Secret(given)
 
 
+def _parse_lease(given: object) -> str:
+    if not isinstance(given, str) or LEASE_ID.fullmatch(given) is None:
+        raise ValueError
+    return given
+
+
 FLAG = Kind(_parse_flag, "1 or 0, true or false, yes or no, on or off")
+LEASE = Kind(_parse_lease, "the id of a lease")
 RUN_ID = Kind(_parse_run_id, "a positive number, a display id such as MMP-42, or 1 to 255 characters")
 URL = Kind(_parse_url, "an http:// or https:// address without user, password, query or fragment")
 HOST = Kind(_parse_host, "a host name or address without scheme and port, IPv6 in brackets")

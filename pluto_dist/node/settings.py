@@ -64,6 +64,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         on_cancel: what a process does, beside a warning, when its Run is cancelled on the server.
         rank_metrics: what becomes of a name that several ranks use (R7).
         system_metrics_s: sampling interval, 0 for none.
+        launched_by: lease of the `pluto-dist run` that started this process; it exports the variable.
         notes: remarks that are worth a line in `doctor`, never an error.
     """
 
@@ -94,6 +95,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     on_cancel: Literal["warn", "interrupt"] = "warn"
     rank_metrics: Literal["auto", "suffix", "rank0"] = "auto"
     system_metrics_s: float = 10.0
+    launched_by: str | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -120,6 +122,7 @@ _KINDS: dict[str, kind.Kind] = {
     "on_cancel": kind.choice("warn", "interrupt"),
     "rank_metrics": kind.choice("auto", "suffix", "rank0"),
     "system_metrics_s": kind.number(0, 86_400, "seconds"),
+    "launched_by": kind.LEASE,
 }
 _OFFICIAL_NAMES = {
     "project": ("PLUTO_PROJECT", "MLOP_PROJECT"),

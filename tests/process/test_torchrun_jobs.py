@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from tests.process.harness import Node, lease
@@ -76,6 +78,47 @@ def test_two_jobs_at_once_are_two_runs(shared_node: Node) -> None:
     assert [len(found["leases"]) for found in documents] == [2, 2]
     for found in documents:
         check_points(shared_node, found["run_id"], dict.fromkeys(range(2), STEPS))
+
+
+LAUNCHER = (sys.executable, "-P", "-c", "from pluto_dist.cli.main import app; app()", "run", "--")
+
+
+@pytest.mark.parametrize(
+    ("name", "cause", "code", "status", "said"),
+    [
+        ("done", "cause(); run.finish()", 0, "COMPLETED", {}),
+        (
+            "killed",
+            "if RANK == 1: cause(); os.kill(os.getpid(), 9)",
+            1,
+            "FAILED",
+            {"rank": 1, "signal": "SIGKILL"},
+        ),
+        ("asked", "if RANK == 0: cause(); os.kill(launcher, 15)", 1, "TERMINATED", {"signal": "SIGTERM"}),
+    ],
+)
+def test_under_the_launcher_no_rank_owns_the_run(
+    shared_node: Node, name: str, cause: str, code: int, status: str, said: dict[str, object]
+) -> None:
+    """R9, R11: torchrun's exit decides the status, what ranks said decides the cause; points are the same."""
+    find = "launcher = int(open(f'/proc/{os.getppid()}/stat').read().rpartition(')')[2].split()[1])\n"
+    forever = "" if code == 0 else "train_for_ever(run)\n"
+    job = TorchJob(shared_node, f"under_{name}", ALL + find + cause + "\n" + forever, under=LAUNCHER)
+    ready = job.ready()
+    assert job.wait()[0] == code
+    (run_id,) = {facts["run_id"] for facts in ready.values()}
+    found = shared_node.ended(run_id)
+    assert (found["status"], found["reported"]) == (status, True)
+    assert {facts["role"] for facts in ready.values()} == {"worker"}
+    first = found["verdict"]["first_failure"] or {}
+    assert {key: first[key] for key in said} == said
+    assert lease(found, role="owner")["label"] == "launcher"
+    check_points(shared_node, run_id, dict.fromkeys(range(3), STEPS))
+    assert {point.name for point in shared_node.points(run_id) if point.logged_as == "loss"} == {
+        "loss",
+        "loss/rank1",
+        "loss/rank2",
+    }
 
 
 def test_two_inits_of_one_job_are_two_runs(shared_node: Node) -> None:

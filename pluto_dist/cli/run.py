@@ -1,0 +1,50 @@
+"""`pluto-dist run [--project …] [--name …] [--run-id …] -- CMD…`: a command whose Run is the launcher's.
+
+Put it in front of what starts the job: `pluto-dist run -- torchrun --nproc-per-node 8 train.py`. The exit
+code, or the signal, is the command's; 127 and 126 as of a shell if it cannot be started.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import Annotated, NoReturn
+
+import typer
+
+NOT_FOUND, NOT_STARTED = 127, 126
+
+
+def run(
+    command: Annotated[list[str], typer.Argument(metavar="CMD...", help="The command and its arguments.")],
+    project: Annotated[str | None, typer.Option(help="The Run's project.")] = None,
+    name: Annotated[str | None, typer.Option(help="The Run's name.")] = None,
+    run_id: Annotated[
+        str | None, typer.Option(help="The Run to create, or to go on with; default PLUTO_RUN_ID.")
+    ] = None,
+) -> None:
+    """Runs a command and keeps its Run: status by its exit, ranks as workers, everything delivered."""
+    from pluto_dist.client.command import become, end_like
+    from pluto_dist.client.job import is_rank
+    from pluto_dist.client.launcher import below_launcher, run_command
+
+    if shutil.which(command[0]) is None:
+        _refuse(f"{command[0]}: command not found", NOT_FOUND)
+    if below_launcher(os.environ):
+        become(command)  # the outer one does it all
+    if is_rank(os.environ):
+        typer.echo(
+            "pluto-dist: `run` belongs before the launcher, not behind it: ranks join by themselves", err=True
+        )
+        become(command)
+    given = {"project": project, "run_id": run_id}
+    try:
+        status = run_command(command, {key: value for key, value in given.items() if value is not None}, name)
+    except OSError as error:
+        _refuse(f"{command[0]}: {error.strerror}", NOT_STARTED)
+    end_like(status)
+
+
+def _refuse(message: str, code: int) -> NoReturn:
+    typer.echo(f"pluto-dist: {message}", err=True)
+    raise typer.Exit(code)

@@ -1,0 +1,125 @@
+"""The job's Run in the hands of the process that starts the job: `pluto-dist run -- CMD…`.
+
+It owns the Run, so no rank does: what the command starts are workers (`Opened.launched_by`). The command's
+exit decides the final status, also if no rank could say a word; what ranks said decides who failed first.
+It stays until everything is delivered (R11), and then ends as the command did.
+
+Console and system metrics are not its business: the coordinator records the node, and each rank its output.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+
+from pluto_dist.client.api import Wish, generate_run_id, open_lease
+from pluto_dist.client.command import Command, waited_signals
+from pluto_dist.client.disabled import DisabledRun
+from pluto_dist.client.handle import Run
+from pluto_dist.core.ids import classify_run_id
+from pluto_dist.node.cgroup import oom_counter_of, oom_kills
+from pluto_dist.node.settings import Settings, load
+
+STOPPING = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+
+
+def run_command(argv: list[str], given: Mapping[str, object], name: str | None) -> int:
+    """Runs a command under a Run of its own; returns its wait status.
+
+    Args:
+        argv: the command.
+        given: settings of the command line.
+        name: of the Run.
+
+    Raises:
+        PlutoDistError: the Run cannot be opened as asked; the command was not started.
+        OSError: the command cannot be started; the Run says so.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, waited_signals())  # before any thread is started
+    settings = load(os.environ, {"console": "off", **given})
+    run_id = settings.run_id or generate_run_id()
+    wish = Wish(
+        verb="init",
+        role="owner",
+        label="launcher",
+        name=name,
+        run=classify_run_id(run_id),
+        run_from_env=True,
+        launcher=True,
+    )
+    run = open_lease(wish, settings) if settings.mode != "disabled" else None
+    if run is None or isinstance(run, DisabledRun):
+        return Command(argv, os.environ, before).wait(lambda _: None)
+    return Job(run, settings).play(argv, {**os.environ, **_exported(run, run_id, settings)}, before)
+
+
+def below_launcher(env: Mapping[str, str]) -> bool:
+    """Whether another `pluto-dist run` on this node owns the job already."""
+    return bool(env.get("PLUTO_DIST_LAUNCHED_BY"))
+
+
+def _exported(run: Run, run_id: str, settings: Settings) -> dict[str, str]:
+    """By these everything that the command starts finds the Run."""
+    folder = Path(settings.dir or Path.cwd()).absolute()
+    return {
+        "PLUTO_RUN_ID": run_id,
+        "PLUTO_PROJECT": settings.project,
+        "PLUTO_DIR": str(folder),
+        "PLUTO_DIST_LAUNCHED_BY": run.lease_id,
+    }
+
+
+class Job:
+    """The command and what became of it."""
+
+    def __init__(self, run: Run, settings: Settings) -> None:
+        self._run = run
+        self._settings = settings
+        self._stopped = False
+        self._counter = oom_counter_of()
+        self._oom_before = oom_kills(self._counter)
+
+    def play(self, argv: list[str], env: Mapping[str, str], mask: set[int]) -> int:
+        """Starts the command, waits for it, ends the Run."""
+        try:
+            command = Command(argv, env, mask)
+        except OSError as error:
+            message = f"{argv[0]}: {error.strerror}"
+            self._run.evidence(kind="exception", type=type(error).__name__, message=message)
+            self._run.finish(timeout_s=self._settings.exit_wait_s)
+            raise
+        status = command.wait(self._signalled)
+        self._end(command.pid, status)
+        return status
+
+    def _signalled(self, number: int) -> None:
+        """What asks us to stop asks the job; all that follows is a consequence (R10)."""
+        if number in STOPPING and not self._stopped:
+            self._stopped = True
+            self._run.evidence(kind="signal", signal=signal.Signals(number).name)
+
+    def _end(self, pid: int, status: int) -> None:
+        code = os.waitstatus_to_exitcode(status)
+        if code < 0:
+            name = _name_of(-code)
+            self._run.evidence(kind="signal", signal=name, command_pid=pid, oom=self._was_oom(-code))
+        elif code > 0:
+            oom = self._was_oom(code - 128)  # what a shell makes of a signal
+            self._run.evidence(kind="exit", exit_code=code, command_pid=pid, oom=oom)
+        well = code == 0 and not self._stopped
+        wait_s = self._settings.sigterm_wait_s if self._stopped else self._settings.exit_wait_s
+        self._run.finish(code=0 if well else None, timeout_s=wait_s)
+
+    def _was_oom(self, number: int) -> bool:
+        after = oom_kills(self._counter)
+        risen = after is not None and self._oom_before is not None and after > self._oom_before
+        return risen and number == signal.SIGKILL
+
+
+def _name_of(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"SIG{number}"
