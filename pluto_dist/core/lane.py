@@ -172,15 +172,12 @@ class Lane:
         sent, self._sent = self._sent, None
         if self.run is not None:
             self._context.heard_of_key(self.run, event.outcome)
-        if self._repeats and not isinstance(event.outcome, Retry):
-            self._count_repeats(event.lines)
+        self._settle_intent(event)
         match event.outcome:
             case Delivered():
                 return self._accepted(event, nothing_follows=sent is not None and sent.final)
             case Retry(reason=reason, after_s=after_s):
                 self._wait(reason, after_s or 0.0)
-                if not self._repeats:
-                    self._forget_intent()
             case Unknown(reason=reason):
                 self._wait(reason, 0.0)
             case Rejected() as rejected:
@@ -216,6 +213,17 @@ class Lane:
         if nothing_follows:
             self._advance(msgspec.structs.replace(event, end=self._sent_size), 0)
         return False
+
+    def _settle_intent(self, event: Shipped) -> None:
+        """Counts what may have been sent twice; whether this request was carried out is known, or not."""
+        outcome = event.outcome
+        unsent = isinstance(outcome, Retry) or (isinstance(outcome, Rejected) and outcome.good is not None)
+        if self._repeats and unsent:
+            return  # what is unknown of the request before is still unknown
+        if self._repeats:
+            self._count_repeats(event.lines)
+        if not isinstance(outcome, Unknown):
+            self._forget_intent()
 
     def _forget_intent(self) -> None:
         if self.feed.intent is not None:
