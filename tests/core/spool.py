@@ -76,6 +76,12 @@ class Spool:
         """A write got stuck in its middle."""
         self.newest(stream).torn = FRAME // 2
 
+    def finish_torn(self, values: dict[str, float], step: int, stream: str = "metrics") -> None:
+        """A write into the oldest segment ends, after newer ones were begun."""
+        segment = self.streams[stream][min(self.streams[stream])]
+        segment.torn = 0
+        segment.records.append(Record(values, step, segment.whole + FRAME, self.writer))
+
     def rotate(self, stream: str = "metrics") -> None:
         """Begins a new segment."""
         self.newest(stream)

@@ -1,0 +1,319 @@
+"""One stream on its way: order, cursors, repeats, bad records, torn tails, the disk given back (G6)."""
+
+from __future__ import annotations
+
+import pytest
+
+from pluto_dist.core.effects import Effect, Ship
+from pluto_dist.core.lane import BACKOFF_CAP_S, BACKOFF_FIRST_S, backoff_s
+from pluto_dist.core.outcomes import Delivered, Rejected, Retry, Unknown
+from pluto_dist.core.records import Feed
+from tests.core.processes import Process
+from tests.core.spool import FRAME
+from tests.core.world import World
+
+
+class Batches:
+    """What was shipped, in order."""
+
+    def __init__(self, world: World) -> None:
+        self.ships: list[Ship] = []
+        world.observers.append(self._see)
+
+    def _see(self, effect: Effect) -> None:
+        if isinstance(effect, Ship):
+            self.ships.append(effect)
+
+
+def owner(world: World) -> Process:
+    """An owner whose names are settled."""
+    return world.process("owner").init().log(loss=0.0)
+
+
+def feed(world: World, stream: str = "metrics") -> Feed:
+    """The cursor of the only stream of this name."""
+    (found,) = [each for each in world.book.feeds if each.stream == stream]
+    return found
+
+
+def test_records_arrive_in_order_and_once() -> None:
+    """G6"""
+    world = World()
+    process = owner(world)
+    for value in range(1, 50):
+        process.log(loss=float(value))
+        if value % 10 == 0:
+            process.spool.rotate()
+    world.wait(1)
+    assert world.server.only().values("loss") == [float(value) for value in range(50)]
+
+
+def test_one_batch_at_a_time_and_a_stuck_stream_holds_up_nobody() -> None:
+    """G6"""
+    world = World()
+    process = owner(world)
+    world.hold.add("Ship")
+    batches = Batches(world)
+    process.log(loss=1.0)
+    process.log(loss=2.0)
+    assert len(batches.ships) == 1
+    process.log(stream="files", size=1.0)
+    assert [ship.stream for ship in batches.ships] == ["metrics", "files"]
+
+
+def test_a_cursor_moves_only_when_the_backend_has_accepted() -> None:
+    """G6"""
+    world = World()
+    process = owner(world)
+    world.server.down = True
+    process.log(loss=1.0)
+    assert feed(world).offsets == {1: FRAME}
+    world.server.down = False
+    world.wait(60)
+    assert feed(world).offsets == {1: 2 * FRAME}
+
+
+def test_backoff_grows_to_a_cap_and_ends_with_success() -> None:
+    """G4: a server that is down is asked ever more rarely."""
+    assert [backoff_s(n, 1.0) for n in range(4)] == [BACKOFF_FIRST_S * 2**n for n in range(4)]
+    assert backoff_s(40, 1.0) == BACKOFF_CAP_S
+    assert backoff_s(0, 0.0) == BACKOFF_FIRST_S / 2
+    world = World()
+    process = owner(world)
+    world.server.down = True
+    batches = Batches(world)
+    process.log(loss=1.0)
+    world.wait(600)
+    assert 20 < len(batches.ships) < 60
+    world.server.down = False
+    world.wait(60)
+    batches.ships.clear()
+    process.log(loss=2.0)
+    assert len(batches.ships) == 1
+
+
+def test_a_server_that_names_a_time_is_not_asked_before() -> None:
+    """G6"""
+    world = World()
+    process = owner(world)
+    world.server.answer("ship", Retry("too many requests", after_s=77.0))
+    batches = Batches(world)
+    process.log(loss=1.0)
+    world.wait(76)
+    assert len(batches.ships) == 1
+    world.wait(2)
+    assert len(batches.ships) == 2
+
+
+def test_a_bad_record_is_found_by_halving_and_set_aside() -> None:
+    """G6: its neighbours are delivered, it is readable with its reason, people see how many there were."""
+    world = World()
+    process = owner(world)
+    world.hold.add("Ship")
+    for value in range(1, 100):
+        process.log(loss=float(value), poison=value == 33)
+    world.release()
+    world.wait(60)
+    run = world.server.only()
+    assert sorted(set(run.values("loss"))) == [float(value) for value in range(100) if value != 33]
+    assert len(world.set_aside) == 1
+    assert world.run().rejected == 1
+    assert "a value is no number" in world.run().first_reject
+
+
+def test_a_bad_row_of_data_repeats_no_neighbour_more_than_it_must() -> None:
+    """G6: rows are not de-duplicated, so what may have been repeated is counted."""
+    world = World()
+    process = owner(world)
+    world.hold.add("Ship")
+    for value in range(8):
+        process.log(stream="data", row=float(value), poison=value == 5)
+    world.release()
+    world.wait(60)
+    rows = world.server.only().values("row")
+    assert set(rows) == {0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 7.0}
+    repeats = len(rows) - len(set(rows))
+    assert 0 < repeats <= world.run().repeats
+
+
+def test_a_fault_that_was_found_before_sending_repeats_nothing() -> None:
+    """G6"""
+    world = World()
+    process = owner(world)
+    bad = Rejected("no number", good=0)
+    world.server.answer("ship", Rejected("no number", good=2), Delivered(), bad, bad)
+    world.hold.add("Ship")
+    for value in range(5):
+        process.log(stream="data", row=float(value))
+    world.release()
+    world.wait(60)
+    rows = world.server.only().values("row")
+    assert len(rows) == len(set(rows)) == 4
+    assert world.run().repeats == 0
+    assert len(world.set_aside) == 1
+
+
+def test_a_bad_record_waits_until_it_can_be_kept() -> None:
+    """G6: the store is full; it is not passed before it is safe, also if the coordinator dies."""
+    world = World()
+    process = owner(world)
+    world.store_broken = True
+    process.log(loss=1.0, poison=True).log(loss=2.0)
+    world.wait(10)
+    assert world.server.only().values("loss") == [0.0]
+    world.restart()
+    world.store_broken = False
+    world.wait(60)
+    assert world.server.only().values("loss") == [0.0, 2.0]
+    assert len(world.set_aside) == 1
+
+
+@pytest.mark.parametrize(("outcome", "repeats"), [(Unknown("no answer"), 1), (Retry("refused"), 0)])
+def test_repeats_are_counted_where_the_outcome_was_unknown(outcome: Unknown | Retry, repeats: int) -> None:
+    """G6"""
+    world = World()
+    process = owner(world)
+    world.server.answer("ship", outcome)
+    process.log(stream="data", row=1.0)
+    world.wait(10)
+    assert world.server.only().values("row") == [1.0]
+    assert world.run().repeats == repeats
+    assert feed(world, "data").intent is None
+
+
+def test_metrics_are_de_duplicated_and_never_counted() -> None:
+    """G6"""
+    world = World()
+    process = owner(world)
+    world.server.answer("ship", Unknown("no answer"))
+    process.log(loss=1.0)
+    world.wait(10)
+    assert world.run().repeats == 0
+
+
+def test_a_repeat_after_the_death_of_the_coordinator_is_counted() -> None:
+    """G6, G12: the intent was on disk before the request."""
+    world = World()
+    process = owner(world)
+    world.hold.add("Ship")
+    process.log(stream="data", row=1.0)
+    assert feed(world, "data").intent == (1, 0)
+    world.hold.clear()
+    world.restart()
+    world.wait(5)
+    assert world.server.only().values("row") == [1.0]
+    assert world.run().repeats == 1
+
+
+def test_an_unfinished_frame_waits_and_holds_up_nobody() -> None:
+    """G3: it is looked at again when it has grown; the next segment goes on."""
+    world = World()
+    process = owner(world)
+    batches = Batches(world)
+    process.spool.tear()
+    world.look()
+    process.spool.rotate()
+    process.log(loss=2.0)
+    world.wait(30)
+    assert world.server.only().values("loss") == [0.0, 2.0]
+    assert len(batches.ships) < 6
+    process.spool.finish_torn({"loss": 1.0}, 1)
+    world.look()
+    assert world.server.only().values("loss") == [0.0, 2.0, 1.0]
+
+
+def test_growth_while_a_torn_cut_is_on_its_way_is_not_overlooked() -> None:
+    """G3: the size that counts is the one before the cut was made."""
+    world = World()
+    process = owner(world)
+    process.spool.tear()
+    world.hold.add("Ship")
+    world.look()
+    cut = process.spool.cut
+
+    def early(effect: Ship) -> object:
+        found = cut(effect)
+        process.spool.cut = cut  # type: ignore[method-assign] # the cut was made, now the frame is finished
+        process.log(loss=1.0)
+        return found
+
+    process.spool.cut = early  # type: ignore[method-assign,assignment] # read before it was finished
+    world.release()
+    assert world.server.only().values("loss") == [0.0, 1.0]
+
+
+def test_a_torn_tail_of_a_dead_process_is_given_up() -> None:
+    """G3: what was not finished was never accepted."""
+    world = World()
+    process = owner(world)
+    process.spool.tear()
+    process.kill()
+    world.wait(5)
+    assert world.run().reported
+    assert not world.spools
+
+
+def test_an_older_segment_may_grow_late() -> None:
+    """G3: a write that was in flight during the rotation."""
+    world = World()
+    process = owner(world)
+    process.spool.rotate()
+    process.log(loss=2.0)
+    process.spool.finish_torn({"loss": 1.0}, 1)
+    world.look()
+    assert world.server.only().values("loss") == [0.0, 2.0, 1.0]
+
+
+def test_delivered_segments_are_given_back_all_but_two() -> None:
+    """G4: the disk does not fill, and the cursor does not grow."""
+    world = World()
+    process = owner(world)
+    for value in range(1, 10):
+        process.spool.rotate()
+        process.log(loss=float(value))
+    world.wait(1)
+    assert sorted(process.spool.streams["metrics"]) == [9, 10]
+    process.log(loss=10.0)
+    assert set(feed(world).offsets) == {9, 10}
+
+
+def test_a_write_after_the_end_is_not_lost() -> None:
+    """G3: the folder is looked at once more when the process is gone."""
+    world = World()
+    process = owner(world)
+    world.nudges = False
+    process.finish()
+    world.nudges = True
+    process.sync()
+    process.spool.log({"loss": 1.0}, 1)
+    process.exit()
+    world.wait(1)
+    assert world.server.only().values("loss") == [0.0, 1.0]
+    assert not world.spools
+
+
+def test_console_lines_of_all_ranks_have_one_order() -> None:
+    """Line numbers are global, although several streams are sent."""
+    world = World()
+    launch = world.launch(ranks=4)
+    for process in launch.start():
+        process.init()
+    world.hold.add("Ship")
+    for process in launch.ranks.values():
+        for _ in range(3):
+            process.log(stream="console")
+    world.release()
+    world.wait(5)
+    assert world.server.only().console == list(range(1, 13))
+
+
+def test_what_was_logged_while_waiting_is_delivered_when_granted() -> None:
+    """R4: ranks log from the start."""
+    world = World()
+    launch = world.launch(ranks=2)
+    launch.start()
+    launch.rank(1).init().log(loss=1.0)
+    world.wait(1)
+    launch.rank(0).init()
+    launch.rank(0).log(loss=0.0)
+    assert world.server.only().values("loss/rank1") == [1.0]
