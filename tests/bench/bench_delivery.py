@@ -1,0 +1,95 @@
+"""A backlog of eight writers on its way: rate, processor time, memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.bench.effort import Effort
+from tests.bench.nodes import a_node, served
+from tests.bench.processes import Probe, cpu_s, held, probes, reset_peak, resident_mb
+from tests.bench.table import Row
+from tests.process.harness import Node, wait_until
+
+WRITERS = ["owner"] + ["side"] * 7
+WITHIN_S = 60.0
+GOAL = 50_000
+WIDE = 100  # metrics of a record in the large backlog
+WIDE_BYTES = 3_700
+
+
+class Drain(NamedTuple):
+    """What a backlog's delivery took."""
+
+    records_s: float
+    cpu_s_per_million: float
+
+
+def rows(effort: Effort) -> Iterator[Row]:
+    """To a sink behind HTTP, to the store, and a large one."""
+    for names, apart in (("own names", True), ("same names", False)):
+        drain = _to_sink(effort.backlog, apart=apart)
+        what = f"delivery to a sink, 8 writers, {names}"
+        yield Row(what, "records/s", drain.records_s, goal=GOAL, more_is_better=True)
+        yield Row(f"{what}, CPU for a million", "s", drain.cpu_s_per_million)
+    drain = _to_store(effort.backlog)
+    what = "delivery to the store, 8 writers"
+    yield Row(what, "records/s", drain.records_s, goal=GOAL, more_is_better=True)
+    yield Row(f"{what}, CPU for a million", "s", drain.cpu_s_per_million)
+    for size in (effort.large_backlog_mb // 10, effort.large_backlog_mb):
+        yield Row(f"coordinator with a backlog of {size:,} MB, peak", "MB", _peak_mb(size))
+
+
+def _to_sink(backlog: int, *, apart: bool) -> Drain:
+    records = len(WRITERS) * backlog
+    with served() as (node, sink), probes(node, WRITERS, "drain") as writers:
+        with held(node.coordinator()):
+            _fill(writers, backlog, apart=apart)
+            sink.reset()
+        drain = _drained(node, records, lambda: sink.stats().lines >= records)
+        stats = sink.stats()
+    rate = (stats.lines - stats.first_lines) / (stats.last_at - stats.first_at)
+    return drain._replace(records_s=rate)
+
+
+def _to_store(backlog: int) -> Drain:
+    with a_node() as node, probes(node, WRITERS, "drain") as writers:
+        with held(node.coordinator()):
+            _fill(writers, backlog, apart=True)
+            waiting = _size(node.home.glob("spool/leases/*/metrics-*"))
+        streams = node.store / "runs"
+        return _drained(
+            node, len(WRITERS) * backlog, lambda: _size(streams.glob("*/streams/*/metrics-*")) >= waiting
+        )
+
+
+def _peak_mb(megabytes: int) -> float:
+    """While a backlog is delivered, for so many seconds that a small one is gone and a large one is not."""
+    with served() as (node, _), probes(node, WRITERS, "memory") as writers:
+        pid = node.coordinator()
+        with held(pid):
+            _fill(writers, megabytes * 1_000_000 // (len(WRITERS) * WIDE_BYTES), apart=True, width=WIDE)
+        reset_peak(pid)
+        time.sleep(megabytes / 100)
+        return resident_mb(pid, "VmHWM")
+
+
+def _fill(writers: Sequence[Probe], count: int, *, apart: bool, width: int = 10) -> None:
+    for number, writer in enumerate(writers):
+        writer.order("fill", count, width, f"train{number}" if apart else "train")
+    for writer in writers:
+        writer.answer()
+
+
+def _drained(node: Node, records: int, done: Callable[[], bool]) -> Drain:
+    pid = node.coordinator()
+    begun, before = time.monotonic(), cpu_s(pid)
+    wait_until(done, "all records are delivered", WITHIN_S)
+    took = time.monotonic() - begun
+    return Drain(records / took, (cpu_s(pid) - before) / records * 1e6)
+
+
+def _size(segments: Iterable[Path]) -> int:
+    return sum(segment.stat().st_size for segment in segments)

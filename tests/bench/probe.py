@@ -1,0 +1,140 @@
+"""One process under measurement: `python probe.py CLIENT RUN_ID`, with any interpreter that has the client.
+
+Clients: `owner`, `side` (this project), `official` (pluto-ml), `wandb` (offline). It says how long `init()`
+took, then obeys lines on stdin: `log N`, `fill N WIDTH`, `pace N HZ`, `grow MIB`, `rest S`,
+`attach N`, `finish`. Each answer is one JSON line. It imports nothing of this repository but the client.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+METRICS = 10
+
+
+def record(n: int, width: int = METRICS, prefix: str = "train") -> dict[str, float]:
+    """Values as a training has them: all digits of a double."""
+    return {f"{prefix}/metric{k}": math.sin(n + k) for k in range(width)}
+
+
+def opened(client: str, run_id: str) -> Any:
+    """The client's handle of a Run."""
+    if client in ("owner", "side"):
+        import pluto_dist
+
+        if client == "owner":
+            return pluto_dist.init(project="bench", run_id=run_id)
+        return pluto_dist.attach(run_id, label=f"w{os.getpid()}")
+    if client == "official":
+        import pluto  # type: ignore[import-not-found] # of another interpreter
+
+        # The console is off in the official client, as its own documentation advises for loops.
+        return pluto.init(project="bench", name=run_id, settings={"disable_console": True})
+    import wandb  # type: ignore[import-not-found] # of another interpreter
+
+    return wandb.init(project="bench", mode="offline", settings=wandb.Settings(console="off"))
+
+
+def imported(client: str) -> None:
+    """Not a part of how long `init()` takes."""
+    __import__({"official": "pluto", "wandb": "wandb"}.get(client, "pluto_dist"))
+
+
+class Probe:
+    """Carries out one order after the other."""
+
+    def __init__(self, client: str, run_id: str) -> None:
+        imported(client)
+        self._client = client
+        self._run_id = run_id
+        begun = time.perf_counter()
+        self._run = opened(client, run_id)
+        self.took_s = time.perf_counter() - begun
+        self._kept: list[Any] = []
+
+    def log(self, count: str) -> list[float]:
+        """Microseconds of each call, of records that were made before."""
+        records = [record(n) for n in range(1000)]
+        log, clock, samples = self._run.log, time.perf_counter_ns, []
+        for n in range(int(count)):
+            begun = clock()
+            log(records[n % 1000])
+            samples.append((clock() - begun) / 1000)
+        return percentiles(samples)
+
+    def pace(self, count: str, hertz: str) -> list[float]:
+        """The same, with pauses between the calls."""
+        records = [record(n) for n in range(1000)]
+        samples, interval, due = [], 1 / float(hertz), time.perf_counter()
+        for n in range(int(count)):
+            due += interval
+            time.sleep(max(0.0, due - time.perf_counter()))
+            begun = time.perf_counter_ns()
+            self._run.log(records[n % 1000])
+            samples.append((time.perf_counter_ns() - begun) / 1000)
+        return percentiles(samples)
+
+    def fill(self, count: str, width: str, prefix: str = "train") -> int:
+        """A backlog of so many records."""
+        records = [record(n, int(width), prefix) for n in range(100)]
+        for n in range(int(count)):
+            self._run.log(records[n % 100])
+        return int(count)
+
+    def grow(self, mebibytes: str) -> int:
+        """Memory that the kernel has to tear down."""
+        held = bytearray(int(mebibytes) << 20)
+        held[::4096] = b"x" * len(held[::4096])
+        self._kept.append(held)
+        return len(held)
+
+    def rest(self, seconds: str) -> float:
+        """Time for what is on its way."""
+        time.sleep(float(seconds))
+        return float(seconds)
+
+    def attach(self, count: str) -> list[float]:
+        """More leases of this process; milliseconds of each `attach()`."""
+        import pluto_dist
+
+        took = []
+        for n in range(int(count)):
+            begun = time.perf_counter()
+            self._kept.append(pluto_dist.attach(self._run_id, label=f"w{os.getpid()}-{n}"))
+            took.append((time.perf_counter() - begun) * 1000)
+        return took
+
+    def finish(self) -> float:
+        """Seconds of the orderly end."""
+        begun = time.perf_counter()
+        self._run.finish()
+        return time.perf_counter() - begun
+
+
+def percentiles(samples: list[float]) -> list[float]:
+    """p50 and p99."""
+    ordered = sorted(samples)
+    return [ordered[len(ordered) // 2], ordered[len(ordered) * 99 // 100]]
+
+
+def main(client: str, run_id: str) -> None:
+    """Obeys until the end of stdin; what is not delivered then is of no interest."""
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # a client's own lines are no answers
+    probe = Probe(client, run_id)
+    answers.write(json.dumps(probe.took_s) + "\n")
+    for line in sys.stdin:
+        name, *arguments = line.split()
+        order: Callable[..., Any] = getattr(probe, name)
+        answers.write(json.dumps(order(*arguments)) + "\n")
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
