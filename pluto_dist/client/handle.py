@@ -228,6 +228,7 @@ class Run:
         """What the interpreter's exit hook does; None means that the exit code is not known yet."""
         if self._end or self._foreign_process(""):
             return
+        STOPS.take()  # what follows a SIGTERM is its consequence, so it is told first
         if exit_code:
             self.evidence(kind="exit", exit_code=exit_code)
         if self._is_side:
@@ -295,6 +296,7 @@ class Run:
             return
         from pluto_dist.client.evidence import evidence_of
 
+        STOPS.take()
         found = evidence_of(error)
         if found is not None:
             self.evidence(**found)

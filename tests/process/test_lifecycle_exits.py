@@ -124,7 +124,7 @@ ENDS = {
         "os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)",
         "TERMINATED",
         143,
-        {"kind": "exit", "exit_code": 143},
+        {"kind": "signal", "signal": "SIGTERM"},
     ),
     "sigterm_ignored": End(
         "os.kill(os.getpid(), signal.SIGTERM)",
