@@ -1,0 +1,37 @@
+"""When a process speaks with its coordinator."""
+
+from __future__ import annotations
+
+from pluto_dist.core.messages import View
+from pluto_dist.core.session import Session
+
+HEARTBEAT_S = 5.0
+
+
+def view(folded: int = 0) -> View:
+    return View(generation=1, lease_id="lease", request=0, state="active", folded=folded)
+
+
+def test_an_answer_puts_the_next_word_off_by_a_heartbeat() -> None:
+    session = Session(HEARTBEAT_S, 0.0)
+    assert session.next(0.0).send
+    session.heard(view(), 0.1)
+    assert not session.next(0.2).send
+    assert session.deadline() == 0.1 + HEARTBEAT_S
+
+
+def test_an_older_answer_does_not_put_off_what_is_due_now() -> None:
+    """Somebody waits for a question that has not been sent yet; the answer on its way knows nothing of it."""
+    session = Session(HEARTBEAT_S, 0.0)
+    assert session.next(0.0).send
+    session.speak(0.1)
+    session.heard(view(), 0.1)
+    assert session.next(0.1).send
+
+
+def test_entries_that_are_not_taken_are_told_again_at_once() -> None:
+    session = Session(HEARTBEAT_S, 0.0)
+    session.wrote(2, 0.0)
+    assert session.next(0.0).send
+    session.heard(view(folded=1), 0.05)
+    assert session.deadline() < 0.2
