@@ -30,6 +30,7 @@ from pluto_dist.node.private_files import open_private
 
 LOG_LIMIT = 5 << 20
 SPAWN_WAIT_S = 10.0
+TAIL_LINES = 8
 TICKET_LIFE_S = 3.0  # a coordinator that is not up by then is not coming
 
 # What a coordinator needs to find its interpreter, its certificates and the server. Everything else stays
@@ -212,7 +213,8 @@ def _open_log(log: Path) -> int:
 def log_tail(log: Path) -> str:
     """The last lines of the coordinator's log, for error texts."""
     try:
-        return log.read_bytes()[-2000:].decode(errors="replace")
+        lines = log.read_bytes()[-4000:].decode(errors="replace").splitlines()
+        return "\n".join(lines[-TAIL_LINES:])
     except OSError as error:
         return f"({error})"
 

@@ -24,7 +24,7 @@ RANK = """
         run.log({f"loss{os.environ['RANK']}": float(step)}, step)
         slowest = max(slowest, time.perf_counter() - began)
         step += 1
-        time.sleep(0.002)
+        time.sleep(0.004)
     before = time.perf_counter()
     run.finish()
     tell_json("end", {"steps": step, "slowest": slowest, "finish": time.perf_counter() - before})
@@ -137,6 +137,51 @@ def test_sigterm_lets_the_coordinator_serve_until_its_clients_have_left(quick: N
     after = quick.start('tell("again", pluto.init(run_id="other", quiet=True).run_id)')
     assert after.expect("again") == "other"
     assert after.wait() == 0
+
+
+def test_sigterm_is_bounded_when_clients_stay(quick: Node) -> None:
+    """R11: after its time the coordinator leaves although somebody is attached, who starts the next one."""
+    coordinator = quick.start(
+        """
+        from pathlib import Path
+        from pluto_dist.node import main
+        from pluto_dist.node.launch import CoordinatorOptions
+        from pluto_dist.node.places import find_places
+        main.SIGTERM_S = 0.5
+        places = find_places(Path(os.environ["PLUTO_DIST_HOME"]))
+        tell("starts")
+        tell("code", main.main(CoordinatorOptions(places.runtime, places.spool).arguments()))
+    """,
+        name="coordinator",
+    )
+    coordinator.expect("starts")
+    wait_until((quick.home / "run" / "coordinator.sock").exists, "it listens")
+    script = quick.start('run = pluto.init(run_id="stays", quiet=True); tell("up"); hear()')
+    script.expect("up")
+    coordinator.signal(signal.SIGTERM)
+    assert coordinator.expect("code", within_s=5) == "0"
+    wait_until(lambda: quick.said("started"), "the next one")
+    script.say()
+    assert script.wait() == 0
+    assert quick.ended("stays")["status"] == "COMPLETED"
+
+
+def test_a_question_survives_the_death_of_the_coordinator(node: Node) -> None:
+    """G12: the next call starts another one; it neither waits for a heartbeat nor fails."""
+    script = node.start("""
+        run = pluto.init(run_id="asked", config={"lr": 1}, quiet=True)
+        tell("up")
+        while hear():
+            began = time.perf_counter()
+            tell_json("config", [run.config, run.status, run.tags, time.perf_counter() - began])
+    """)
+    script.expect("up")
+    for _ in range(3):
+        node.kill_coordinator()
+        script.say()
+        config, status, tags, took = script.expect_json("config")
+        assert (config, status, tags) == ({"lr": 1}, "RUNNING", [])
+        assert took < 2.0
 
 
 def kill_newest(node: Node, killed: set[int]) -> int:
