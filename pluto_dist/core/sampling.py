@@ -29,13 +29,14 @@ class Sampling:
         self._ended: set[str] = set()
 
     def plan(self, run: Run) -> Lease | None:
-        """The Run has changed; returns the node's lease if nothing more will be written under it."""
+        """The Run has changed; returns the node's lease if nobody is here any more to sample for."""
         interval = self._interval(run)
         if interval is not None:
             self._next.setdefault(run.key, self._context.now.at + interval)
             return None
         self._next.pop(run.key, None)
-        lease = self._lease(run) if run.ended else None
+        # Not only when the Run has ended: who leaves waits for this too, and its end for who leaves.
+        lease = self._lease(run)
         if lease is not None:
             self._ended.add(lease.lease_id)
             self._context.emit(EndSampling(lease_id=lease.lease_id))
