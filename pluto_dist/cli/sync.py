@@ -1,7 +1,8 @@
 """`pluto-dist sync [RUN… | PATH…]`: Runs of the store to the server.
 
 Uploads what was made without a server, and what could not be delivered to one: from the store folder alone,
-on any host that sees it. Running it again goes on where it stopped, and adds nothing that is there already.
+on any host that sees it. What is still in this node's own spool its coordinator delivers. Running it again
+goes on where it stopped, and adds nothing that is there already.
 
 JSON: a list in the order of uploading, parents of forks first, of `key, run_id, project`, `id, display_id`
 (in the store), `server_id, server_display_id, url` (on the server), `state` ("uploaded", "up to date",
@@ -24,6 +25,7 @@ from pluto_dist.cli import options
 
 if TYPE_CHECKING:
     from pluto_dist.backend.local.store import Store
+    from pluto_dist.cli.handover import Handover
     from pluto_dist.core.lifecycle import Target
     from pluto_dist.core.secret import Secret
     from pluto_dist.node.settings import Settings
@@ -53,7 +55,16 @@ def sync(
     if dry_run or key is None:
         _print_plan(items, as_json=as_json)
         return
+    handover = _handover(settings, key, patience_s)
+    if handover is not None and any(handover.concerns(item.document) for item in items):
+        troubles = handover.deliver(item.document for item in items)
+        for item in items:
+            if item.key in troubles:
+                note(f"{item.document.run_id}: {troubles[item.key]}; uploading what the store has of it")
+        items = _plan(what or [], settings, target, force=force)
     results = _upload(items, target, key, patience_s, quiet=as_json or not sys.stderr.isatty())
+    if handover is not None and any(handover.concerns(item.document) for item in items):
+        handover.tell()
     _print_results(results, as_json=as_json)
     failed = sum(result.state == "failed" for result in results)
     if failed:
@@ -66,6 +77,18 @@ def _settings(folder: Path | None, *, needs_key: bool) -> Settings:
 
     chosen = {"dir": folder, "mode": "pluto" if needs_key else "auto"}
     return load(os.environ, {name: value for name, value in chosen.items() if value is not None})
+
+
+def _handover(settings: Settings, key: Secret, patience_s: float) -> Handover | None:
+    """None on a machine without a place for a spool: then nothing is in it."""
+    from pluto_dist.cli.handover import Handover
+    from pluto_dist.errors import PlacesError
+    from pluto_dist.node.places import find_places
+
+    try:
+        return Handover(find_places(settings.home), settings, key, patience_s)
+    except PlacesError:
+        return None
 
 
 def _target(settings: Settings) -> Target:

@@ -61,7 +61,7 @@ from pluto_dist.core.filing import Filing
 from pluto_dist.core.folding import Folding
 from pluto_dist.core.idle import Idle
 from pluto_dist.core.memory import Memory
-from pluto_dist.core.messages import PROTOCOL, Refusal, Sync
+from pluto_dist.core.messages import PROTOCOL, HandOverKey, Refusal, Sync
 from pluto_dist.core.nodes import is_node
 from pluto_dist.core.opening import Opening
 from pluto_dist.core.questions import Questions
@@ -189,6 +189,8 @@ class Coordinator:
                 self._synced(event)
             case Asked(peer=peer, question=question):
                 self._stopping = self._questions.answer(peer, question) or self._stopping
+                if isinstance(question, HandOverKey):
+                    self._elsewhere.ask_all()
             case LifecycleRead():
                 self._folding.read(event)
                 self._views.pay(event.lease_id)

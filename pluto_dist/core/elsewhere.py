@@ -24,6 +24,11 @@ class Elsewhere:
         self._context = context
         self._book = context.book
 
+    def ask_all(self) -> None:
+        """A sync was here."""
+        for run in self._book.runs:
+            self.ask(run)
+
     def ask(self, run: Run) -> None:
         """Holds the Run back until it is known."""
         unfinished = not run.reported or any(not lease.removed for lease in self._book.leases_of(run.key))

@@ -234,7 +234,7 @@ class Lane:
         self._context.book.put_feed(
             msgspec.structs.replace(
                 feed,
-                offsets={**feed.offsets, event.segment: event.end},
+                offsets={**feed.offsets, event.segment: max(event.end, feed.offsets.get(event.segment, 0))},
                 intent=None,
                 delivered=feed.delivered + delivered,
                 passed=feed.passed + event.lines,

@@ -137,6 +137,13 @@ class AskStatus(Message, frozen=True, kw_only=True, tag="ask_status"):
     request: int
 
 
+class HandOverKey(Message, frozen=True, kw_only=True, tag="key"):
+    """An API key for Runs whose processes are gone; and the time to look at what `sync` has uploaded."""
+
+    request: int
+    key: str
+
+
 class ForceFinish(Message, frozen=True, kw_only=True, tag="force_finish"):
     """A person takes the Run over with a new epoch and ends it."""
 
@@ -167,7 +174,7 @@ class Refusal(Message, frozen=True, kw_only=True, tag="refusal"):
     message: str
 
 
-Question = AskConfig | AskRuns | AskRun | AskStatus | ForceFinish | StopCoordinator
+Question = AskConfig | AskRuns | AskRun | AskStatus | HandOverKey | ForceFinish | StopCoordinator
 Request = Sync | Question
 Reply = View | Answer | Refusal
 

@@ -17,6 +17,7 @@ from pluto_dist.core.messages import (
     AskRuns,
     AskStatus,
     ForceFinish,
+    HandOverKey,
     Question,
     Refusal,
     StopCoordinator,
@@ -49,6 +50,8 @@ class Questions:
                 self._ask_run(peer, question, name)
             case AskStatus():
                 self._say(peer, question, self._status())
+            case HandOverKey():
+                self._say(peer, question, _encoder.encode({"taken": True}))
             case ForceFinish():
                 self._force(peer, question)
             case StopCoordinator():

@@ -21,7 +21,7 @@ import zmq
 from pluto_dist.core import effects as do
 from pluto_dist.core import events as on
 from pluto_dist.core.coordinator import Coordinator
-from pluto_dist.core.messages import Refusal, Request, Sync
+from pluto_dist.core.messages import HandOverKey, Refusal, Request, Sync
 from pluto_dist.core.records import Now
 from pluto_dist.errors import ProtocolError
 from pluto_dist.node import spools
@@ -134,6 +134,9 @@ class Driver:
                 self._server.send(peer, Refusal(request=number, error=error.code, message=error.message))
 
     def _event_of(self, peer: bytes, request: Request) -> on.Event:
+        if isinstance(request, HandOverKey):
+            self._key(request.key)
+            request = msgspec.structs.replace(request, key="")
         if not isinstance(request, Sync):
             return on.Asked(peer=peer, question=request)
         spools.check_lease_folder(self._places.spool, request.lease_id, request.folder)
@@ -141,10 +144,12 @@ class Driver:
             spools.check_exists(request.folder)
         self._guard.heard(request.lease_id, boot_clock())
         if request.key:
-            key_id = self._keys.remember(request.key)
-            self._events.append(on.KeyGiven(key_id=key_id))
+            self._key(request.key)
             request = msgspec.structs.replace(request, key="")
         return on.Synced(peer=peer, message=request)
+
+    def _key(self, key: str) -> None:
+        self._events.append(on.KeyGiven(key_id=self._keys.remember(key)))
 
     def _collect(self) -> None:
         if self._wake is not None:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,9 +32,9 @@ STORY = """
 """
 
 
-def sync(served: Served, *arguments: str) -> list[dict[str, Any]]:
-    """`pluto-dist sync --json` on a home of its own: no runtime, no spool."""
-    env = served.env() | {"PLUTO_DIST_HOME": str(served.base / "nowhere")}
+def sync(served: Served, *arguments: str, home: Path | None = None, **variables: str) -> list[dict[str, Any]]:
+    """`pluto-dist sync --json`; by default on a home of its own, without runtime and spool."""
+    env = served.env() | {"PLUTO_DIST_HOME": str(home or served.base / "nowhere")} | variables
     done = subprocess.run(
         [*SYNC, "--json", *arguments],
         env=env,
@@ -158,6 +159,25 @@ def test_what_sync_has_uploaded_the_next_coordinator_does_not_send_again(served:
     wait_until(lambda: not list(served.home.glob("spool/leases/*")), "the spool is empty")
     assert rows(served) == [f"row {n}" for n in range(20)]
     assert served.remote("cut")["status"] == "COMPLETED"
+
+
+@pytest.mark.parametrize("same_key", [True, False])
+def test_on_its_own_node_the_coordinator_delivers_or_hears_of_it(served: Served, same_key: bool) -> None:
+    """G6, G12: after a restart it has no key, or the key was replaced; nothing is sent twice."""
+    script = cut_off_in_the_middle(served)
+    script.say()
+    assert script.wait() == 0
+    wait_until(lambda: served.document("cut")["verdict"], "the verdict is in the store")
+    kill_all(served, script)
+    served.back()
+    key = {} if same_key else {"PLUTO_API_KEY": "mlpi_GOOD"}  # of the same organization
+    (result,) = sync(served, home=served.home, **key)
+    assert result["state"] == ("up to date" if same_key else "uploaded")
+    wait_until(lambda: not list(served.home.glob("spool/leases/*")), "the spool is empty")
+    wait_until(lambda: not copies(served), "the copies are gone")
+    assert served.remote("cut")["status"] == "COMPLETED"
+    assert served.missing("cut") == []
+    assert rows(served) == [f"row {n}" for n in range(20)]
 
 
 def test_after_a_hard_end_the_server_has_everything(served: Served) -> None:
