@@ -202,9 +202,8 @@ class Worker:
         return Controlled(run=run.key, operation=effect.operation, token=effect.token, outcome=outcome)
 
     def _set_aside(self, effect: SetAside) -> None:
-        cut = read_cut(
-            effect.folder, effect.stream, effect.segment, effect.start, ReadLimits(frames=1), final=True
-        )
+        limits = ReadLimits(bytes=effect.end - effect.start)  # a declaration may stand before the record
+        cut = read_cut(effect.folder, effect.stream, effect.segment, effect.start, limits, final=True)
         for line in cut.lines:
             record = {
                 "reason": effect.reason,

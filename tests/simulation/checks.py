@@ -1,0 +1,341 @@
+"""What must be true, after every step and at the end; a failure names the guarantee."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from pluto_dist.core.messages import View
+from pluto_dist.core.records import Feed, Lease, Run, Verdict
+from pluto_dist.core.requests import StatusReport
+from pluto_dist.spool.frames import scan
+from pluto_dist.spool.names import segment_name
+from tests.adapters.memory_backend import StoredRun
+from tests.simulation.oracle import allowed_statuses
+from tests.simulation.server import value_of
+
+if TYPE_CHECKING:
+    from tests.simulation.coordinator import SimCoordinator
+    from tests.simulation.processes import Process
+    from tests.simulation.world import World
+
+
+class Violation(AssertionError):
+    """A guarantee does not hold."""
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """A record that `append` has taken."""
+
+    lease_id: str
+    writer: str
+    kind: str
+    chain: str
+    poison: bool
+    at: float
+
+
+class Checks:
+    """Remembers what must not go back.
+
+    Attributes:
+        ledger: every accepted record by its value.
+    """
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.ledger: dict[int, Accepted] = {}
+        self.cancels: dict[int, float] = {}
+        self.endings: dict[str, int] = defaultdict(int)
+        self.ended_at: dict[str, float] = {}
+        self._epochs: dict[str, int] = {}
+        self._verdicts: dict[str, Verdict] = {}
+        self._read: dict[tuple[str, str, int], int] = {}
+        self._chains: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+        self._tags: list[tuple[Process, str]] = []
+        self._configs: list[tuple[Process, str]] = []
+        self._generation = 0
+        self._views: dict[str, View] = {}
+        self._runs: dict[str, Run] = {}
+
+    def expect(self, truth: bool, what: str) -> None:
+        """Raises if it is not true."""
+        if not truth:
+            self.world.say("VIOLATION", what)
+            raise Violation(what)
+
+    # --- the ledger ---------------------------------------------------------------------------------
+
+    def accepted(self, lease_id: str, writer: str, value: int, kind: str, chain: str, poison: bool) -> None:
+        """A record is in the kernel (G3)."""
+        self.ledger[value] = Accepted(lease_id, writer, kind, chain, poison, self.world.now)
+        self._chains[lease_id][chain].append(value)
+
+    def shared(self, process: Process, what: str, name: str) -> None:
+        """A change of tags or config."""
+        (self._tags if what == "tag" else self._configs).append((process, name))
+
+    def recount(self) -> None:
+        """The power was off: what was not synced may be gone, and is owed no more."""
+        there = {value for path, file in self.world.disk.files.items() for value in _values(path, file.data)}
+        self.ledger = {
+            value: record for value, record in self.ledger.items() if value in there or self._arrived(value)
+        }
+
+    def _arrived(self, value: int) -> bool:
+        world = self.world
+        return bool(world.backend(world.plan.mode).arrived[value]) or value in world.set_aside
+
+    # --- after every step ---------------------------------------------------------------------------
+
+    def after_turn(self, coordinator: SimCoordinator) -> None:
+        """The book, against what may be in it."""
+        self.expect(coordinator.generation >= self._generation, "R3: the generation went back")
+        self._generation = coordinator.generation
+        self.expect(not self.world.server.order_broken, f"G6: {self.world.server.order_broken}")
+        book = coordinator.book
+        for run in book.runs:
+            if self._runs.get(run.key) is run:
+                continue
+            self._runs[run.key] = run
+            leases = book.leases_of(run.key)
+            self._one_owner(run, leases)
+            self.expect(run.epoch >= self._epochs.get(run.key, 0), f"epoch of {run.key} went back")
+            self._epochs[run.key] = run.epoch
+            self._verdict(run, leases)
+        for feed in book.feeds:
+            self._cursor(coordinator, feed)
+
+    def _one_owner(self, run: Run, leases: tuple[Lease, ...]) -> None:
+        owners = [lease for lease in leases if lease.role == "owner" and lease.alive]
+        self.expect(len(owners) <= 1, f"G2: {run.key} has {len(owners)} live owners")
+        newest = [lease for lease in leases if lease.role == "owner" and lease.epoch == run.epoch]
+        self.expect(len(newest) <= 1, f"G2: two owners with epoch {run.epoch}")
+        self.expect(all(lease.epoch <= run.epoch for lease in leases), "a lease is ahead of its Run")
+
+    def _verdict(self, run: Run, leases: tuple[Lease, ...]) -> None:
+        before = self._verdicts.get(run.key)
+        if run.verdict is None:
+            self._verdicts.pop(run.key, None)
+            self.expect(run.status == "RUNNING", f"{run.key} is {run.status} without a verdict")
+            return
+        self.expect(run.status == run.verdict.status, "status and verdict differ")
+        if before is None or before != run.verdict:
+            self.endings[run.key] += 1
+            self.ended_at[run.key] = self.world.now
+            self.world.say("verdict", f"{run.external_id}: {run.verdict.status}, {run.verdict.reason}")
+        if before is None:
+            self._may_end(run, leases)
+        else:
+            same = before == run.verdict or run.cancelled
+            self.expect(same, f"R10: the verdict of {run.key} changed from {before} to {run.verdict}")
+        self._verdicts[run.key] = run.verdict
+
+    def _may_end(self, run: Run, leases: tuple[Lease, ...]) -> None:
+        """G1, by what the owner's process has really done."""
+        if run.cancelled or run.owner is None or run.launcher_gone_at is not None or self.world.powered_off:
+            return
+        owner = self.world.leases.get(run.owner)
+        self.expect(owner is not None, f"G1: {run.key} is ended by nobody")
+        assert owner is not None
+        done = owner.truth.ended is not None or owner.truth.died is not None or owner.truth.execed
+        self.expect(done, f"G1: {run.key} became {run.status} while its owner {owner.name} was at work")
+
+    def _cursor(self, coordinator: SimCoordinator, feed: Feed) -> None:
+        """G6: a cursor has passed only what is at its target or set aside."""
+        if feed.target != "run":
+            return
+        lease = coordinator.book.leases.get(feed.lease_id)
+        for segment, offset in feed.offsets.items():
+            key = feed.lease_id, feed.stream, segment
+            known = self._read.get(key, 0)
+            if offset <= known or lease is None:
+                continue
+            file = self.world.disk.files.get(f"{lease.folder}/{segment_name(feed.stream, segment)}")
+            if file is None:
+                continue
+            self._read[key] = offset
+            for line in scan(bytes(file.data[known:offset]), final=True).lines:
+                _, value = value_of(line)
+                self.expect(self._arrived(value), f"G6: the cursor of {key} passed {value}, which is nowhere")
+
+    def reported(self, stored: StoredRun, report: StatusReport) -> None:
+        """The server is being told how a Run ended."""
+        coordinator = self.world.coordinator
+        run = next((r for r in coordinator.book.runs if r.id == stored.id), None) if coordinator else None
+        if run is None or coordinator is None or run.verdict is None:
+            raise Violation(f"a status of Run {stored.id} is sent, and nobody has decided it")
+        self.world.say("status", f"{run.external_id}: {report.status}")
+        self.expect(report.status == run.verdict.status, "another status than the verdict's is sent")
+        for lease in coordinator.book.leases_of(run.key):
+            member = lease.role in ("owner", "worker") and lease.epoch == run.epoch
+            if member and lease.end_reason != "superseded" and not lease.alive:
+                self._delivered(lease, "G6: the status is sent before")
+
+    def _delivered(self, lease: Lease, what: str) -> None:
+        process = self.world.leases.get(lease.lease_id)
+        for chain, values in self._chains[lease.lease_id].items():
+            if "." in chain:  # of a forked child, which may outlive its parent
+                continue
+            for value in reversed(values[-20:]):
+                if value in self.ledger:
+                    name = process.name if process else lease.lease_id
+                    self.expect(self._arrived(value), f"{what} {value} of {name}/{chain} is delivered")
+
+    def told(self, process: Process, view: View) -> None:
+        """What a process was told."""
+        if view.state == "active" and process.actor.verb == "attach":
+            self.expect(view.role != "owner", "R5: attach() owns")
+
+    def told_safe(self, process: Process, view: View) -> None:
+        """R11: the last one out was told that everything is safe."""
+        if view.last_out and view.drained and view.state == "ended" and process.lease is not None:
+            for chain, values in self._chains[process.lease.lease_id].items():
+                if "." not in chain:
+                    for value in values:
+                        self.expect(
+                            self._arrived(value) or value not in self.ledger,
+                            f"R11: {process.name} was told that all is safe, but {value} is not",
+                        )
+
+    def folder_goes(self, folder: str) -> None:
+        """G3: a lease's folder goes only when everything in it has arrived."""
+        lease_id = folder.rsplit("/", 1)[-1]
+        process = self.world.leases.get(lease_id)
+        refused = process is not None and process.lease is not None and self._refused(lease_id)
+        for path, file in self.world.disk.files.items():
+            if path.startswith(f"{folder}/") and not refused:
+                for value in _values(path, file.data):
+                    self.expect(self._arrived(value), f"G3: {path} is removed with {value}, which is nowhere")
+
+    def _refused(self, lease_id: str) -> bool:
+        coordinator = self.world.coordinator
+        lease = coordinator.book.leases.get(lease_id) if coordinator else None
+        return lease is not None and not lease.participant
+
+    def cancelled(self, run_id: int) -> None:
+        """Somebody pressed stop on the server."""
+        self.cancels.setdefault(run_id, self.world.now)
+
+    def logged(self, event: str, fields: dict[str, str]) -> None:
+        """A line of the coordinator's log."""
+        self.world.say("log", f"{event} {fields}")
+        broken = event == "effect_failed" and "AssertionError" in fields.get("error", "")
+        self.expect(not broken, f"an effect failed: {fields}")
+
+    # --- at the end ---------------------------------------------------------------------------------
+
+    def unrest(self) -> str:
+        """Why the coordinator does not come to rest."""
+        coordinator = self.world.coordinator
+        if coordinator is None:
+            return "there is none"
+        runs = [
+            (run.external_id, run.status, run.reported, run.opening, run.open_trouble)
+            for run in coordinator.book.runs
+        ]
+        leases = [
+            (lease.lease_id[-3:], lease.state, lease.role, lease.removed) for lease in coordinator.book.leases
+        ]
+        alive = [process.name for process in self.world.processes if not process.gone]
+        return f"runs {runs}, leases {leases}, alive {alive}"
+
+    def at_the_end(self) -> None:
+        """Faults are over, everybody is dead, the coordinator is at rest."""
+        coordinator = self.world.coordinator
+        if coordinator is None:
+            raise Violation("there is no coordinator at the end")
+        for value, record in self.ledger.items():
+            if self._refused(record.lease_id):
+                continue
+            self._one_record(value, record)
+        self._names_are_apart(coordinator)
+        for run in coordinator.book.runs:
+            self._one_run(coordinator, run)
+        for lease in coordinator.book.leases:
+            left = any(path.startswith(f"{lease.folder}/") for path in self.world.disk.files)
+            self.expect(not left, f"the folder of lease {lease.lease_id} of {lease.label} is left behind")
+
+    def _one_record(self, value: int, record: Accepted) -> None:
+        arrived = self.world.backend(self.world.plan.mode).arrived[value]
+        aside = value in self.world.set_aside
+        what = f"{record.kind} record {value} of {record.writer}, accepted at {record.at - 1000:.2f}"
+        if record.poison and self.world.plan.mode == "pluto":
+            self.expect(aside and not arrived, f"G6: the refused {what} is not set aside")
+            return
+        self.expect(bool(arrived), f"G3: {what} is lost")
+        self.expect(not aside, f"G6: {what} is delivered and set aside")
+
+    def _one_run(self, coordinator: SimCoordinator, run: Run) -> None:
+        self.expect(run.ended and run.reported, f"{run.external_id} has no end: {run.status}")
+        allowed = allowed_statuses(self.world, coordinator.book, run)
+        self.expect(run.status in allowed, f"G7: {run.external_id} is {run.status}, the oracle says {allowed}")
+        if run.target.mode == "local":
+            return
+        stored = self.world.server.runs[run.id or 0]
+        self.expect(stored.status == run.status, f"the server has {stored.status} of a Run that is {run.status}")
+        sent, unknown = len(stored.reports), self.world.server.unknown_reports[stored.id]
+        kills = self.world.counts["coordinator_killed"]
+        self.expect(
+            sent <= self.endings[run.key] + unknown + kills,
+            f"R10: {sent} reports of {self.endings[run.key]} endings",
+        )
+        self._repeats(coordinator, run)
+        self._merged(coordinator, run, stored)
+
+    def _repeats(self, coordinator: SimCoordinator, run: Run) -> None:
+        """G6: rows of data and console are there once, or counted."""
+        extra = sum(
+            self.world.server.arrived[value] - 1
+            for value, record in self.ledger.items()
+            if record.kind != "metrics"
+            and self._run_of(coordinator, record) == run.key
+            and self.world.server.arrived[value]
+        )
+        lost_count = self.world.powered_off
+        self.expect(
+            extra <= run.repeats or lost_count, f"G6: {extra} rows are there again, counted {run.repeats}"
+        )
+
+    def _run_of(self, coordinator: SimCoordinator, record: Accepted) -> str | None:
+        lease = coordinator.book.leases.get(record.lease_id)
+        return lease.run if lease is not None else None
+
+    def _merged(self, coordinator: SimCoordinator, run: Run, stored: StoredRun) -> None:
+        """G9: no change of tags or config is lost."""
+        if self.world.powered_off:
+            return
+        config = msgspec.json.decode(msgspec.json.encode(stored.config))
+        for changes, there, what in (
+            (self._tags, set(stored.tags), "tag"),
+            (self._configs, set(config), "config value"),
+        ):
+            for process, name in changes:
+                lease = coordinator.book.leases.get(process.lease.lease_id) if process.lease else None
+                told = process.lease is not None and not process.lease.unsaid
+                if lease is None or lease.run != run.key or not told or lease.end_reason == "superseded":
+                    continue
+                self.expect(name in there, f"G9: the {what} {name} of {process.name} is lost")
+
+    def _names_are_apart(self, coordinator: SimCoordinator) -> None:
+        """G10: one series, one participant."""
+        writers: dict[str, str] = {}
+        for value, series in self.world.server.series.items():
+            record = self.ledger.get(value)
+            lease = coordinator.book.leases.get(record.lease_id) if record is not None else None
+            if record is None or lease is None or record.kind == "console":
+                continue
+            who = lease.participant + (" superseded" if lease.end_reason == "superseded" else "")
+            known = writers.setdefault(series, who)
+            apart = known.split()[0] == who.split()[0]
+            self.expect(apart, f"G10: {series} is written by {known} and {who}")
+
+
+def _values(path: str, data: bytes | bytearray) -> list[int]:
+    if "lifecycle" in path:
+        return []
+    return [value_of(line)[1] for line in scan(bytes(data), final=True).lines]

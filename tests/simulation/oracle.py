@@ -1,0 +1,139 @@
+"""What the final status of a Run may be, from what its processes really did.
+
+Written from the design's text (sections 6 R6, R9, R10), not from the code: it knows no phases and deadlines,
+only who did what when. Where the text leaves it to what could be seen in time (a death while nobody watched,
+a failure just at the drain deadline), more than one answer is allowed; else there is exactly one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pluto_dist.core.book import Book
+from pluto_dist.core.records import Lease, Run
+
+if TYPE_CHECKING:
+    from tests.simulation.processes import Process
+    from tests.simulation.world import World
+
+ANY = {"COMPLETED", "FAILED", "TERMINATED"}
+DRAIN_S = 10.0
+STOP_CODES = {129, 130, 143}  # of an exit; a person's `finish(code=…)` may also say 2 and 15
+CLOSE_BY_S = 1.0  # things closer together than this may be seen in either order
+
+
+@dataclass(frozen=True)
+class Bad:
+    """Something that speaks against COMPLETED; `seen` is when it was known at the latest."""
+
+    at: float
+    seen: float
+    stop: bool
+    sure: bool = True
+
+
+def allowed_statuses(world: World, book: Book, run: Run) -> set[str]:
+    """Statuses that the design allows for the end of this Run."""
+    if world.powered_off:
+        return ANY | {"CANCELLED"}
+    cancelled = world.checks.cancels.get(run.id or 0)
+    ended = world.checks.ended_at.get(run.key, world.now)
+    if cancelled is not None and run.cancelled:
+        return {"CANCELLED"}
+    allowed = _by_evidence(world, book, run, run.epoch)
+    missed = cancelled is not None and (cancelled < ended - 30.0) and not world.outages_touch(cancelled)
+    return {"CANCELLED"} if missed and run.epoch == 1 else allowed
+
+
+def _by_evidence(world: World, book: Book, run: Run, epoch: int) -> set[str]:
+    leases = [lease for lease in book.leases_of(run.key) if lease.epoch == epoch]
+    owner_lease = next((lease for lease in leases if lease.role == "owner"), None)
+    if owner_lease is None:
+        return ANY
+    owner = world.leases[owner_lease.lease_id]
+    members = [world.leases[lease.lease_id] for lease in leases if _counts(lease)]
+    ended = owner.truth.ended
+    if ended is not None and ended[1] == "finished" and ended[2] is not None:
+        return {_of_code(ended[2])}
+    found = [bad for member in members for bad in _bad_of(world, member)]
+    result = _decide(world, found, ended[0] if ended is not None else None)
+    if ended is not None and ended[1] == "closed":
+        result = {"TERMINATED" if status == "COMPLETED" else status for status in result}
+        for before in range(epoch - 1, 0, -1):
+            if any(lease.role == "owner" and lease.epoch == before for lease in book.leases_of(run.key)):
+                return result | _by_evidence(world, book, run, before)
+    if run.launcher_gone_at is not None:
+        outlived = [m for m in members if m.truth.died is None or m.truth.died[0] > run.launcher_gone_at + 30]
+        if outlived:
+            result |= {"FAILED"}
+    return result
+
+
+def _counts(lease: Lease) -> bool:
+    return lease.role in ("owner", "worker") and lease.end_reason != "superseded"
+
+
+def _of_code(code: int) -> str:
+    if code == 0:
+        return "COMPLETED"
+    return "TERMINATED" if code in STOP_CODES | {2, 15} else "FAILED"
+
+
+def _bad_of(world: World, process: Process) -> list[Bad]:
+    truth = process.truth
+    found = []
+    for at, kind, code in truth.evidence:
+        if kind == "exit" and code in (0, None):
+            continue
+        stop = kind == "signal" or (kind == "exit" and code in STOP_CODES)
+        found.append(Bad(at, at, stop))
+    watched = not world.outages_touch(truth.died[0] if truth.died else world.now)
+    at_exit = truth.ended is not None and truth.ended[3]
+    if truth.execed:
+        found.append(Bad(world.now, world.now, stop=False, sure=False))
+    if truth.died is not None and not found and (truth.ended is None or at_exit):
+        at, code, signal = truth.died
+        seen = max([truth.noticed or at, *(end for start, end in world.outages if start <= at + 1 <= end + 1)])
+        if at_exit:
+            if code or signal:
+                found.append(Bad(at, seen, stop=code in STOP_CODES and not signal, sure=watched))
+                found += [] if watched else [Bad(at, seen, stop=False, sure=False)]
+        else:
+            stop = signal == "SIGTERM" and watched
+            found.append(Bad(at, seen, stop=stop))
+    return found
+
+
+def _decide(world: World, found: list[Bad], finished_at: float | None) -> set[str]:
+    if finished_at is not None:
+        slack = sum(end - start for start, end in world.outages if end > finished_at) + 3.0
+        late = [bad for bad in found if bad.seen > finished_at + DRAIN_S - CLOSE_BY_S]
+        found = [bad for bad in found if bad.at <= finished_at + DRAIN_S + slack]
+        unsure = [bad for bad in late if bad in found]
+    else:
+        unsure = []
+    sure = [bad for bad in found if bad.sure and bad not in unsure]
+    result = _of(sure)
+    if len(sure) < len(found):
+        result |= _of(found)
+        for bad in found:
+            result |= _of([*sure, bad])
+    return result
+
+
+def _of(found: list[Bad]) -> set[str]:
+    if not found:
+        return {"COMPLETED"}
+    stops = [bad for bad in found if bad.stop]
+    failures = [bad for bad in found if not bad.stop]
+    if not stops:
+        return {"FAILED"}
+    if not failures:
+        return {"TERMINATED"}
+    first_stop = min(bad.at for bad in stops)
+    if all(bad.at > first_stop + CLOSE_BY_S for bad in failures):
+        return {"TERMINATED"}
+    if any(bad.seen < first_stop - 0.01 for bad in failures):
+        return {"FAILED"}
+    return {"FAILED", "TERMINATED"}
