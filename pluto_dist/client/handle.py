@@ -341,6 +341,7 @@ class Run:
     @property
     def config(self) -> dict[str, Any]:
         """The merged config as it is now, changes of this process included."""
+        self._view()  # a rank may still wait for its Run
         self._link.wait(self._link.settled, ASK_S)
         answer = self._link.ask(lambda n: AskConfig(request=n, lease_id=self.lease_id), ASK_S)
         if answer is None and self._pid != os.getpid():

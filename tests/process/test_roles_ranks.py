@@ -83,14 +83,17 @@ def test_init_on_the_last_rank_only_owns_after_five_seconds(node: Node) -> None:
         began = time.monotonic()
         run = pluto.init(run_id="pipeline")
         tell("init", time.monotonic() - began)
+        run.update_config({"seen": True})
         for step in range(100): log(run, {"loss": step / 3}, step)
         tell("trained", time.monotonic() - began)
+        tell_json("config", run.config)
         tell_json("ready", facts(run))
         hear()
         """,
     )
     assert float(last.expect("init")) < 2.0
     assert float(last.expect("trained")) < 4.0
+    assert last.expect_json("config") == {"seen": True}
     assert last.expect_json("ready")["role"] == "owner"
     late = launcher.rank(0, ON_ALL.format(arguments="run_id='pipeline'"))
     assert late.expect_json("ready")["role"] == "worker"
