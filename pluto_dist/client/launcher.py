@@ -14,10 +14,11 @@ import signal
 from collections.abc import Mapping
 from pathlib import Path
 
-from pluto_dist.client.api import Wish, generate_run_id, open_lease
 from pluto_dist.client.command import Command, waited_signals
 from pluto_dist.client.disabled import DisabledRun
 from pluto_dist.client.handle import Run
+from pluto_dist.client.opening import generate_run_id, open_lease
+from pluto_dist.client.wishes import Wish
 from pluto_dist.core.ids import classify_run_id
 from pluto_dist.node.cgroup import oom_counter_of, oom_kills
 from pluto_dist.node.settings import Settings, load

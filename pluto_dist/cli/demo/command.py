@@ -78,7 +78,7 @@ def _check_store(root: Path) -> None:
 def _play(lookup: Lookup, home: Path | None, folder: Path | None, seconds: float) -> Play:
     from pluto_dist.cli.demo.play import Play
     from pluto_dist.cli.lookup import reading_settings
-    from pluto_dist.client.api import generate_run_id
+    from pluto_dist.client.opening import generate_run_id
 
     return Play(
         run_id=generate_run_id(),

@@ -1,0 +1,212 @@
+"""Opening a lease: files, link, hooks, and the first entry, in the order in which they need each other."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from pluto_dist.client.disabled import DisabledRun
+from pluto_dist.client.runs import RUNS
+from pluto_dist.client.wishes import Wish
+from pluto_dist.core.lifecycle import Opened
+from pluto_dist.core.messages import PROTOCOL
+from pluto_dist.errors import (
+    CoordinatorUnavailableError,
+    MachineError,
+    RunNotFoundError,
+    WaitTimeoutError,
+)
+
+if TYPE_CHECKING:
+    from pluto_dist.client.handle import Run
+    from pluto_dist.client.job import Surroundings
+    from pluto_dist.node.places import Places
+    from pluto_dist.node.settings import Settings
+
+    AnyRun = Run | DisabledRun
+
+RANK_GRANT_S = 0.5  # a rank other than 0 goes on training after this time and gets its role meanwhile
+RESTART_GRANT_S = 6.0  # after a restart it waits for its first step, a little longer than rank 0 may take
+
+_log = logging.getLogger("pluto_dist")
+
+
+def open_lease(wish: Wish, settings: Settings) -> AnyRun:
+    """Opens a lease, or gives a disabled Run where this machine does not allow one."""
+    from pluto_dist.node.places import find_places
+
+    try:
+        places = find_places(settings.home)
+        return _open_at(wish, settings, places)
+    except MachineError as error:
+        if settings.required:
+            raise
+        _log.warning("%s. Nothing will be logged (PLUTO_DIST_REQUIRED=1 makes this an error)", error)
+        return disabled_run(settings, wish.name, str(wish.run) if wish.run else None, None, None)
+
+
+def _open_at(wish: Wish, settings: Settings, places: Places) -> Run:
+    from pluto_dist.client import announce
+    from pluto_dist.client.console.capture import CAPTURES
+    from pluto_dist.client.handle import Run
+    from pluto_dist.client.hooks import install_hooks
+    from pluto_dist.client.lease import LeaseFiles
+    from pluto_dist.client.link import Link
+
+    surroundings = _surroundings()
+    _end_former_cell(surroundings)
+    wish, launched_by = _below_launcher(wish, settings)
+    files = LeaseFiles(
+        places.spool,
+        segment_bytes=settings.segment_size,
+        quota_bytes=settings.spool_quota,
+        durable=settings.durability == "machine",
+    )
+    link = Link(
+        places,
+        files,
+        key=settings.api_key if settings.mode == "pluto" else None,
+        heartbeat_s=settings.heartbeat_s,
+        idle_exit_s=settings.idle_exit_s,
+        env=dict(os.environ),
+    )
+    run = Run(files, link, settings, attached=wish.verb == "attach", launcher=wish.launcher)
+    files.say(_opened(wish, settings, surroundings, launched_by))
+    RUNS.add(run)
+    install_hooks(os.getpid(), settings.sigterm_wait_s, settings.preempt_wait_s)
+    link.start(run.granted)
+    _wait(run, wish, surroundings, settings)
+    announce.started(link.view, settings, _store(settings))
+    if settings.console != "auto" or not (surroundings.notebook or run.is_side):
+        CAPTURES.start(files, settings, places, os.environ)
+    return run
+
+
+def _wait(run: Run, wish: Wish, surroundings: Surroundings, settings: Settings) -> None:
+    """An owner or side has to know what it got; the other ranks go on and learn it meanwhile (R4).
+
+    Where no coordinator can be had, `init()` goes on all the same: what it wants and what it logs is on disk,
+    and the next coordinator does the rest (G12).
+    """
+    job = surroundings.job
+    is_rank = wish.verb == "init" and job.rank not in (None, 0) and wish.role is None
+    patience = wish.timeout_s
+    if is_rank:
+        patience = RESTART_GRANT_S if job.attempt else RANK_GRANT_S
+    try:
+        granted = run.wait_granted(patience)
+    except CoordinatorUnavailableError as error:
+        if settings.required or wish.verb == "attach":
+            run.abandon()
+            raise
+        _log.warning(
+            "%s\nThe Run is kept on disk until a coordinator can be started here "
+            "(PLUTO_DIST_REQUIRED=1 makes this an error)",
+            error,
+        )
+        return
+    except BaseException:
+        run.abandon()
+        raise
+    if granted or is_rank:
+        return
+    run.abandon()
+    if wish.verb == "attach":
+        what = f"no Run {wish.run}" if wish.run else "no live Run"
+        raise RunNotFoundError(
+            f"{what} on this node within {patience:g} s; `pluto-dist runs` and `pluto-dist ps` show what "
+            "there is, timeout_s= waits longer"
+        )
+    raise WaitTimeoutError(f"the Run was not granted within {patience:g} s; `pluto-dist doctor` may say why")
+
+
+def _below_launcher(wish: Wish, settings: Settings) -> tuple[Wish, str]:
+    """Below `pluto-dist run` the first `init()` means the launcher's Run, a later one a Run of its own."""
+    if settings.launched_by is None:
+        return wish, ""
+    if wish.verb == "init" and RUNS.inits > 1 and wish.run_from_env:
+        return msgspec.structs.replace(wish, run=None, run_from_env=False), ""
+    return wish, settings.launched_by if wish.verb == "init" else ""
+
+
+def _opened(wish: Wish, settings: Settings, surroundings: Surroundings, launched_by: str) -> Opened:
+    from pluto_dist.node.identity import boot_clock, own_identity
+    from pluto_dist.node.settings import target_of
+
+    return Opened(
+        at=boot_clock(),
+        wall_ms=time.time_ns() // 1_000_000,
+        protocol=PROTOCOL,
+        verb=wish.verb,
+        identity=own_identity(),
+        job=surroundings.job,
+        target=target_of(settings, Path(_store(settings))),
+        project=settings.project,
+        name=wish.name,
+        label=wish.label,
+        wanted=wish.role,
+        run=wish.run,
+        run_from_env=wish.run_from_env,
+        generated_id=generate_run_id(),
+        resume=wish.resume,
+        fork=wish.fork,
+        tags=wish.tags,
+        config=msgspec.Raw(wish.config),
+        ancestors=surroundings.ancestors,
+        notebook=surroundings.notebook,
+        spawned=surroundings.pool_parent is not None,
+        wait_s=settings.open_wait_s,
+        stuck_after_s=settings.stuck_after_s,
+        launcher=wish.launcher,
+        launched_by=launched_by,
+        rank_metrics=settings.rank_metrics,
+        system_metrics_s=settings.system_metrics_s,
+    )
+
+
+def generate_run_id() -> str:
+    """A new id that is not affected by seeded random generators: a time stamp and twelve random digits."""
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    return f"run-{stamp}-{os.urandom(6).hex()}"
+
+
+def _surroundings() -> Surroundings:
+    from pluto_dist.client.ancestors import read_ancestors, read_process
+    from pluto_dist.client.job import detect
+    from pluto_dist.node.identity import own_identity
+
+    identity = own_identity()
+    return detect(os.environ, read_process(identity), read_ancestors(identity), RUNS.count_init())
+
+
+def _end_former_cell(surroundings: Surroundings) -> None:
+    """In a notebook a second init() ends the unfinished Run; in a script it is a new Run of a sweep (R5)."""
+    former = RUNS.newest() if surroundings.notebook else None
+    if former is not None:
+        _log.warning(
+            "a new Run starts in this notebook: finishing %s first", former.display_id or former.run_id
+        )
+        former.finish()
+
+
+def _store(settings: Settings) -> str:
+    from pluto_dist.node.places import store_of
+
+    return str(store_of(settings.dir))
+
+
+def disabled_run(
+    settings: Settings, name: str | None, run_id: int | str | None, config: object, tags: object
+) -> DisabledRun:
+    """A Run that goes nowhere."""
+    RUNS.disabled = True
+    shown = dict(config) if isinstance(config, Mapping) else {}
+    listed = [tags] if isinstance(tags, str) else list(tags) if isinstance(tags, Iterable) else []
+    own_id = str(run_id) if run_id is not None else generate_run_id()
+    return DisabledRun(settings.project, name or own_id, own_id, shown, listed)

@@ -1,0 +1,120 @@
+"""What a caller of `init` or `attach` wants: every argument is checked here, before anything is opened."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Literal
+
+import msgspec
+
+from pluto_dist.core.ids import Role, RunRef, classify_run_id
+from pluto_dist.core.lifecycle import Fork
+from pluto_dist.errors import ForkError, SettingError
+
+GRANT_S = 60.0  # an owner or side has to know what it got
+
+_log = logging.getLogger("pluto_dist")
+
+
+class Wish(msgspec.Struct, frozen=True, kw_only=True):
+    """What a caller of `init` or `attach` wants, checked."""
+
+    verb: Literal["init", "attach"]
+    role: Role | None = None
+    label: str | None = None
+    name: str | None = None
+    config: bytes = b"{}"
+    tags: tuple[str, ...] = ()
+    run: RunRef | None = None
+    run_from_env: bool = False
+    resume: bool = False
+    fork: Fork | None = None
+    timeout_s: float = GRANT_S
+    launcher: bool = False
+
+
+def config_of(config: object) -> bytes:
+    """The config as JSON.
+
+    Raises:
+        InvalidRecordError: it is no collection of named values.
+    """
+    from pluto_dist.client.snapshot import snapshot
+
+    taken = snapshot(config)
+    if taken.cut:
+        _log.warning("config values that are too large were cut: %s", ", ".join(taken.cut))
+    return taken.json
+
+
+def tags_of(tags: str | Iterable[str] | None) -> tuple[str, ...]:
+    """One or several tags.
+
+    Raises:
+        InvalidRecordError: a tag is no text, or there are too many.
+    """
+    from pluto_dist.core.merge import add_tags
+
+    if tags is None:
+        return ()
+    return add_tags((), [tags] if isinstance(tags, str) else tags)
+
+
+def run_of(argument: str, value: int | str | None) -> RunRef | None:
+    """The Run that an argument names.
+
+    Raises:
+        SettingError: it cannot be an id.
+    """
+    if value is None:
+        return None
+    try:
+        return classify_run_id(value)
+    except ValueError as error:
+        raise SettingError(f"{argument}={value!r}: {error}") from error
+
+
+def fork_of(
+    parent: int | str | None, step: int | None, inherit_config: bool | None, inherit_tags: bool | None
+) -> Fork | None:
+    """Which Run is continued, from where.
+
+    Raises:
+        ForkError: parent or step is missing or unusable.
+    """
+    if parent is None and step is None:
+        return None
+    ref = run_of("fork_run_id", parent)
+    if ref is None or step is None:
+        missing = "fork_run_id" if ref is None else "fork_step"
+        raise ForkError(
+            f"fork_run_id={parent!r} and fork_step={step!r}: {missing} is missing; give both or none"
+        )
+    if isinstance(step, bool) or not isinstance(step, int) or step < 0:
+        raise ForkError(f"fork_step={step!r}: it is a non-negative integer")
+    return Fork(ref, step, inherit_config is not False, bool(inherit_tags))
+
+
+def role_of(role: str | None) -> Role | None:
+    """A role that is insisted on.
+
+    Raises:
+        SettingError: there is no such role.
+    """
+    if role not in (None, "owner", "worker", "side"):
+        raise SettingError(f'role={role!r} is unknown; roles are "owner", "worker" and "side"')
+    return role  # type: ignore[return-value] # checked above
+
+
+def label_of(label: str | None) -> str | None:
+    """A label becomes part of series names, so it is short and has no slash.
+
+    Raises:
+        SettingError: this one is not.
+    """
+    if label is None:
+        return None
+    if not isinstance(label, str) or not 0 < len(label) <= 100 or "/" in label or not label.isprintable():
+        raise SettingError(f"label={label!r}: a label has 1 to 100 printable characters and no slash")
+    return label
