@@ -362,6 +362,11 @@ class Node:
         wait_until(lambda: _is_dead(pid), f"coordinator {pid} is dead")
         return pid
 
+    def _started(self) -> list[int]:
+        """Coordinators of this node, those included that are only on their way."""
+        pids = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+        return [pid for pid in pids if self._is_ours(pid) and not _is_dead(pid)]
+
     def _is_ours(self, pid: int) -> bool:
         with contextlib.suppress(OSError):
             arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
@@ -457,10 +462,11 @@ class Node:
         """Ends all processes that are left."""
         while self._scripts:
             self._scripts.pop().close()
-        for pid in self.coordinators():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-            wait_until(lambda pid=pid: _is_dead(pid), f"coordinator {pid} is dead")
+        while pids := self._started():
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                wait_until(lambda pid=pid: _is_dead(pid), f"coordinator {pid} is dead")
 
 
 def lease(document: Mapping[str, Any], **wanted: Any) -> dict[str, Any]:
