@@ -77,6 +77,11 @@ class Admission:
         """When a waiting claim may be decided without an event."""
         return min((at for at in self._deadlines.values() if at is not None), default=None)
 
+    def expects_owner(self, run: Run) -> bool:
+        """Whether a claim waits that may own this Run."""
+        waiting = (self._book.leases[lease_id] for lease_id in self._deadlines)
+        return any(lease.opened.verb == "init" and self._find(lease) is run for lease in waiting)
+
     def _carry_out(self, lease: Lease, run: Run | None, decision: Decision) -> None:
         match decision:
             case Wait(until=until):
@@ -101,6 +106,9 @@ class Admission:
             run = self._new_attempt(run, lease.opened)
         if owns and run.ended:
             run = self._opening.reopen(run, lease)
+            if newcomer:
+                self._shared.add_tags(run.key, lease.opened.tags)
+                run = self._book.runs[run.key]
         if run.opening and not run.provisional:
             self._deadlines[lease.lease_id] = None  # asked again when the backend has answered
             return
@@ -274,9 +282,9 @@ class Admission:
         """The Run that a claim means, among those that this coordinator knows."""
         claim = lease.opened
         runs = [run for run in self._book.runs if run.target == claim.target]
-        parent = self._book.leases.get(claim.launched_by)
-        if parent is not None and parent.run is not None and (claim.run is None or claim.run_from_env):
-            return self._book.runs.get(parent.run)
+        launchers = self._launchers_run(claim)
+        if launchers is not None:
+            return launchers
         if claim.run is not None:
             meant = [run for run in runs if refers_to(claim.run, run, claim.project)]
             if not meant and claim.verb == "attach":  # who only joins need not know the project
@@ -287,6 +295,14 @@ class Admission:
             return live[0] if len(live) == 1 else None
         mine = [run for run in runs if same_job(claim, run)]
         return self._parents(claim) or (mine[-1] if mine else None)
+
+    def _launchers_run(self, claim: Opened) -> Run | None:
+        """The Run of the `pluto-dist run` above, unless the process names another one."""
+        launcher = self._book.leases.get(claim.launched_by)
+        run = self._book.runs.get(launcher.run or "") if launcher is not None else None
+        if run is None or claim.run is None or claim.run_from_env:
+            return run
+        return run if refers_to(claim.run, run, run.project) else None
 
     def _parents(self, claim: Opened) -> Run | None:
         """The Run of the member that started this process."""

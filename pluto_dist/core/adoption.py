@@ -74,7 +74,8 @@ class Adoption:
         old = papers.run
         config = self._book.configs.get(run.key) or Config()
         self._book.move_leases(run.key, old.key, old.epoch)
-        self._book.delete_run(run.key)
+        if old.key != run.key:  # the same after the loss of a database
+            self._book.delete_run(run.key)
         self._book.configs.put(old.key, msgspec.structs.replace(config, sides=papers.sides))
         self._book.histories.put(old.key, papers.history)
         self._book.points.put(past_key(old.key), papers.points)

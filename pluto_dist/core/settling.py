@@ -115,8 +115,9 @@ class Settling:
     def _settle_run(self, run: Run) -> None:
         leases = self._book.leases_of(run.key)
         assessment = assess(run, members_of(run, leases), self._context.now.at)
-        if assessment.verdict is not None and not run.ended:
-            run = self._end(run, assessment.verdict)
+        verdict = assessment.verdict or self._nobody_comes(run)
+        if verdict is not None and not run.ended:
+            run = self._end(run, verdict)
         node = self._sampling.plan(run)
         if node is not None:
             self.gone(node.lease_id)
@@ -125,6 +126,12 @@ class Settling:
         self._plan(run, assessment)
         for lease in leases:
             self._remove_if_done(lease.lease_id)
+
+    def _nobody_comes(self, run: Run) -> Verdict | None:
+        """A Run that was opened for a claim which then went elsewhere must not go on for ever."""
+        if run.owner is not None or run.opening or self._admission.expects_owner(run):
+            return None
+        return run.prior.verdict if run.prior is not None else Verdict("TERMINATED", "nobody came to own it")
 
     def _end(self, run: Run, verdict: Verdict) -> Run:
         """Freezes the verdict."""
