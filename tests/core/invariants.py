@@ -74,13 +74,16 @@ class Invariants:
             return
         by_person = isinstance(event, on.Asked | on.Beaten)
         if before is not None:
-            assert before == run.verdict or by_person, f"the verdict of {run.key} has changed: {event}"
+            reopened = run.prior is not None and run.prior.verdict == before  # and ended again, in one event
+            assert before == run.verdict or by_person or reopened, (
+                f"the verdict of {run.key} has changed: {event}"
+            )
         else:
             self.endings[run.key] += 1
             owner = self._world.book.leases.get(run.owner or "")
             gone = run.launcher_gone_at is not None
-            put_back = run.owner is None  # a reopening that was refused
-            assert by_person or put_back or gone or (owner is not None and not owner.alive), (
+            nobody = run.owner is None  # a reopening that was refused, or nobody came to own it
+            assert by_person or nobody or gone or (owner is not None and not owner.alive), (
                 f"G1: {run.key} became {run.status} while its owner lives: {event}"
             )
         if before is not None and before != run.verdict:

@@ -53,7 +53,7 @@ class World:
         others: effects that nothing here answers (samples of the node, copies in the store).
     """
 
-    def __init__(self, target: Target = PLUTO, *, idle_exit_s: float = 60.0) -> None:
+    def __init__(self, target: Target = PLUTO, *, idle_exit_s: float = 60.0, leases: int = 0) -> None:
         self.target = target
         self.server = Server()
         self.invariants = Invariants(self)
@@ -76,7 +76,7 @@ class World:
         self.store_broken = False
         self.observers: list[Callable[[do.Effect], None]] = []
         self._idle_exit_s = idle_exit_s
-        self._leases = 0
+        self._leases = leases  # so many were there before: worlds that meet share no ids
         self._pids = 1000
         self._die_after: int | None = None
         self._core: Coordinator | None = None
@@ -184,6 +184,12 @@ class World:
         """SIGKILL, and another one."""
         self.kill()
         self.start()
+
+    def lose_database(self) -> None:
+        """The coordinator is killed, and its memory is gone with it."""
+        self.kill()
+        self.saves.clear()
+        self.invariants = Invariants(self)
 
     def die_after(self, effects: int) -> None:
         """Kills the coordinator in front of this effect, counted from now; another one is started."""

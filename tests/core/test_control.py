@@ -1,0 +1,281 @@
+"""What the backend is told: one errand at a time, differences, the status last and once (G6, G9)."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from pluto_dist.core.control import BEAT_S
+from pluto_dist.core.effects import Control, Effect
+from pluto_dist.core.outcomes import Outcome, Rejected, Retry, Unknown
+from tests.core.world import World
+
+
+def errands(world: World) -> list[str]:
+    """Operations as they are sent from now on."""
+    sent: list[str] = []
+
+    def see(effect: Effect) -> None:
+        if isinstance(effect, Control):
+            sent.append(effect.operation)
+
+    world.observers.append(see)
+    return sent
+
+
+def test_one_errand_at_a_time() -> None:
+    """G9: the server's merges are not locked."""
+    world = World()
+    owner = world.process("owner").init()
+    world.hold.add("Control")
+    sent = errands(world)
+    owner.add_tags("a")
+    owner.update_config(lr=1)
+    owner.add_tags("b")
+    assert sent == ["tags"]
+    world.release()
+    assert sent == ["tags", "tags", "config"]
+    assert world.server.only().tags == ("a", "b")
+
+
+def test_a_change_while_an_errand_is_on_its_way_is_sent_after_it() -> None:
+    """G9"""
+    world = World()
+    owner = world.process("owner").init()
+    world.hold.add("Control")
+    owner.update_config(a=1)
+    owner.update_config(b=2)
+    owner.remove_tags("never there")
+    world.release()
+    assert msgspec.json.decode(world.server.only().config) == {"a": 1, "b": 2}
+    assert world.run().config_patch == b""
+
+
+def test_updates_of_all_participants_are_merged_and_seen_by_all() -> None:
+    """G9"""
+    world = World()
+    owner = world.process("owner").init(tags=("t",), config={"opt": {"lr": 1}})
+    side = world.process("eval").attach(label="eval")
+    owner.add_tags("a")
+    side.add_tags("b", "t")
+    side.remove_tags("a")
+    owner.update_config(opt={"wd": 2})
+    side.update_config(opt={"lr": 3})
+    assert owner.view.run is not None
+    assert owner.view.run.tags == ("t", "b")
+    assert world.server.only().tags == ("t", "b")
+    assert msgspec.json.decode(world.server.only().config) == {"opt": {"lr": 3, "wd": 2}}
+
+
+@pytest.mark.parametrize("outcome", [Unknown("no answer"), Retry("busy")])
+@pytest.mark.parametrize("operation", ["names", "tags", "config", "status"])
+def test_a_lost_answer_means_that_the_difference_is_sent_again(operation: str, outcome: Outcome) -> None:
+    """G6, G9"""
+    world = World()
+    world.server.answer(operation, outcome)
+    world.process("owner").init().add_tags("a").update_config(lr=1).log(loss=1.0).finish().exit()
+    world.wait(60)
+    run = world.server.only()
+    assert (run.status, run.tags, run.names) == ("COMPLETED", ("a",), {"loss": "METRIC"})
+    assert world.run().reported
+
+
+def test_what_the_server_will_not_take_is_noted_and_not_sent_again() -> None:
+    """G6: it does not hold up the rest."""
+    world = World()
+    owner = world.process("owner").init()
+    world.server.answer("tags", Rejected("too many"))
+    sent = errands(world)
+    owner.add_tags("a")
+    owner.finish().exit()
+    world.wait(60)
+    assert sent == ["tags", "status"]
+    assert world.notes(world.run(), "tags_refused") == [{"why": "too many"}]
+
+
+def test_an_errand_that_fails_does_not_hold_up_another() -> None:
+    """G6"""
+    world = World()
+    owner = world.process("owner").init()
+    world.server.answer("tags", *[Retry("500")] * 50)
+    owner.add_tags("a")
+    owner.update_config(lr=1)
+    world.wait(1)
+    assert msgspec.json.decode(world.server.only().config) == {"lr": 1}
+
+
+def test_a_change_that_cannot_be_made_leaves_everything_as_it_was() -> None:
+    """G9"""
+    world = World()
+    owner = world.process("owner").init(tags=("group:a",))
+    owner.add_tags("group:b")
+    owner.add_tags("c")
+    assert world.run().tags == ("group:a", "c")
+    assert len(world.notes(world.run(), "change_refused")) == 1
+
+
+def test_the_status_comes_last_and_once() -> None:
+    """G6: after the records of owner and workers, however slow; a side is not waited for."""
+    world = World()
+    launch = world.launch(ranks=2)
+    for process in launch.start():
+        process.init()
+    side = world.process("eval").attach(label="eval")
+    world.hold.add("Ship")
+    for process in (*launch.ranks.values(), side):
+        process.log(loss=1.0)
+    for process in launch.ranks.values():
+        process.finish().exit()
+    world.wait(20)
+    assert world.run().status == "COMPLETED"
+    assert not world.server.only().reports
+    side.log(loss=2.0)
+    world.release()
+    world.wait(3)
+    assert [report.status for report in world.server.only().reports] == ["COMPLETED"]
+    world.restart()
+    world.wait(100)
+    assert len(world.server.only().reports) == 1
+
+
+def test_a_failure_is_reported_with_its_reason_and_culprit() -> None:
+    """G7"""
+    world = World()
+    world.process("owner").init().raises("KeyError")
+    (report,) = world.server.only().reports
+    assert report.status == "FAILED"
+    metadata = msgspec.json.decode(report.metadata or b"")
+    assert "KeyError: boom" in metadata["reason"]
+    assert metadata["first_failure"]["type"] == "KeyError"
+
+
+def test_a_status_that_lost_its_race_with_a_person_is_not_taken_for_the_persons() -> None:
+    """R10: the answer to the old report says nothing about the new one."""
+    world = World()
+    world.hold.add("Control")
+    world.process("owner").init("x").finish().exit()
+    world.force_finish("x", "FAILED")
+    world.release()
+    assert [report.status for report in world.server.only().reports] == ["COMPLETED", "FAILED"]
+    assert world.run().reported
+
+
+def test_a_run_whose_end_is_on_its_way_is_not_reopened_before_the_answer() -> None:
+    """R5, R8: else the late report would end the reopened Run."""
+    world = World()
+    world.hold.add("Control")
+    world.process("first").init("x").finish().exit()
+    second = world.process("second").init("x", resume=True)
+    assert second.role == "waiting"
+    world.release()
+    assert second.role == "owner"
+    assert world.server.only().status == "RUNNING"
+    assert world.server.only().reopened == 1
+
+
+def test_a_run_whose_end_may_have_been_told_is_reopened_on_the_server() -> None:
+    """R8, G12: the coordinator died before the answer came."""
+    world = World()
+    world.process("first").init("x")
+    world.server.answer("status", Unknown("no answer"))
+    first = world.processes[0]
+    first.finish().exit()
+    world.server.only().status = "COMPLETED"
+    second = world.process("second").init("x", resume=True)
+    assert second.role == "owner"
+    assert world.server.only().status == "RUNNING"
+
+
+def test_signs_of_life_come_while_the_job_lives_and_not_after() -> None:
+    """G7: a coordinator whose job is dead never keeps the Run alive."""
+    world = World()
+    owner = world.process("owner").init()
+    world.wait(10 * BEAT_S)
+    beats = world.server.only().beats
+    assert 10 <= beats <= 12
+    owner.kill()
+    world.wait(5)
+    dead = world.server.only().beats
+    world.wait(100)
+    assert world.server.only().beats == dead
+
+
+def test_signs_of_life_while_detached() -> None:
+    """R6"""
+    world = World()
+    world.process("owner").init().close().exit()
+    world.wait(1000)
+    assert world.server.only().beats > 40
+    assert world.run().status == "RUNNING"
+    world.wait(3000)
+    assert world.server.only().status == "TERMINATED"
+
+
+def test_a_cancel_on_the_server_ends_the_run_here() -> None:
+    """R10: the one thing that changes a verdict; it is not reported back."""
+    world = World()
+    owner = world.process("owner").init()
+    world.server.only().cancelled = True
+    world.wait(2 * BEAT_S)
+    assert world.run().status == "CANCELLED"
+    assert owner.view.run is not None
+    assert owner.view.run.cancelled
+    owner.finish().exit()
+    world.wait(100)
+    assert not world.server.only().reports
+
+
+@pytest.mark.parametrize("status", ["COMPLETED", "FAILED", "TERMINATED", "CANCELLED"])
+def test_a_person_ends_a_run(status: str) -> None:
+    """G1: a take-over with a new epoch; the members live on and can end it no more."""
+    world = World()
+    owner = world.process("owner").init("x")
+    epoch = world.run().epoch
+    world.force_finish("x", status)
+    assert world.server.only().status == status
+    assert world.run().epoch == epoch + 1
+    owner.log(loss=1.0)
+    owner.raises()
+    world.wait(60)
+    assert world.run().status == status
+    assert world.server.only().values("loss") == [1.0]
+
+
+def test_without_force_nothing_happens_to_a_live_run() -> None:
+    """G1"""
+    world = World()
+    world.process("owner").init("x")
+    world.force_finish("x", "FAILED", force=False)
+    assert world.run().status == "RUNNING"
+
+
+def test_a_run_cannot_be_ended_as_running() -> None:
+    """G1"""
+    world = World()
+    world.process("owner").init("x").finish().exit()
+    world.force_finish("x", "RUNNING")
+    assert world.run().status == "COMPLETED"
+
+
+def test_a_run_that_has_ended_can_get_another_end_from_a_person() -> None:
+    """R10: frozen, except for a take-over; asking for the same again changes nothing."""
+    world = World()
+    world.process("owner").init("x").finish().exit()
+    world.force_finish("x", "FAILED")
+    world.force_finish("x", "FAILED")
+    assert [report.status for report in world.server.only().reports] == ["COMPLETED", "FAILED"]
+
+
+def test_a_run_that_is_ended_by_a_person_and_resumed_has_one_owner() -> None:
+    """G2: the old owner lives on, and what it writes has a name of its own."""
+    world = World()
+    first = world.process("first").init("x").log(loss=1.0)
+    world.force_finish("x", "FAILED")
+    second = world.process("second").init("x", resume=True).log(loss=2.0)
+    assert second.role == "owner"
+    assert world.lease(first).end_reason == "superseded"
+    first.log(loss=3.0)
+    first.finish()
+    assert world.run().status == "RUNNING"
+    assert world.server.only().values("loss") == [1.0, 2.0]
+    assert world.server.only().values("loss/attempt0") == [3.0]
