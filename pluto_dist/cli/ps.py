@@ -6,7 +6,8 @@ JSON: an object of
     running       whether one runs; without one nobody knows who is attached
     processes     a list, by Run, of `run` (key), `display_id`, `run_id`, `project`, `name`, `phase`,
                   `lease_id`, `role`, `label`, `rank`, `pid`, `host`, `epoch`, `attempt`, `state`, `suspect`,
-                  `granted_at`, `last_seen_at`, `age_s`, `seen_s`, `last_step`, `written`, `delivered`
+                  `granted_at`, `last_seen_at`, `age_s`, `seen_s`, `last_step`, `last_logged_at`, `logged_s`,
+                  `written`, `delivered`
     series        names that several participants use: key of the Run -> name -> participant -> final name
 
 `suspect` means three missed heartbeats: stopped, or busy without letting other threads run; not dead.
@@ -53,6 +54,8 @@ class Process(msgspec.Struct, frozen=True, kw_only=True):
     age_s: float | None
     seen_s: float | None
     last_step: int | None
+    last_logged_at: int | None
+    logged_s: float | None
     written: int
     delivered: int
 
@@ -145,14 +148,16 @@ def _process(document: Document, lease: LeaseShown, suspect_s: float) -> Process
         age_s=(now - lease.granted_at) / 1000 if lease.granted_at is not None else None,
         seen_s=seen_s,
         last_step=lease.last_step,
+        last_logged_at=lease.last_logged_at,
+        logged_s=(now - lease.last_logged_at) / 1000 if lease.last_logged_at is not None else None,
         written=lease.written,
         delivered=lease.delivered,
     )
 
 
 COLUMNS = (
-    *("RUN", "ROLE", "LABEL", "RANK", "PID", "EPOCH", "AGE", "SEEN", "STEP", "WRITTEN", "DELIVERED"),
-    "STATE",
+    *("RUN", "ROLE", "LABEL", "RANK", "PID", "EPOCH", "AGE", "SEEN", "STEP", "LOGGED"),
+    *("WRITTEN", "DELIVERED", "STATE"),
 )
 NUMBERS = ("RANK", "PID", "EPOCH", "STEP", "WRITTEN", "DELIVERED")
 
@@ -171,6 +176,7 @@ def process_row(process: Process) -> tuple[object, ...]:
         span(process.age_s),
         span(process.seen_s),
         process.last_step,
+        span(process.logged_s),
         process.written,
         process.delivered,
         "suspect" if process.suspect else process.state,

@@ -174,7 +174,7 @@ def launched(claim: Opened, owner: Lease | None) -> bool:
 
 
 def _launched(claim: Opened, run: Run, facts: Facts) -> Decision:
-    """Whatever the command starts works for the launcher's Run: its ranks, or the first process without one."""
+    """What the command starts works for the launcher's Run: its ranks, or the first process without one."""
     if claim.wanted == "owner" and facts.owner is not None:
         return _owner_lives(facts.owner, facts)
     rank, attempt = claim.job.rank, claim.job.attempt

@@ -71,6 +71,7 @@ from pluto_dist.core.sampling import Sampling
 from pluto_dist.core.series import SeriesNames
 from pluto_dist.core.settling import Settling
 from pluto_dist.core.shared import Shared
+from pluto_dist.core.stuck import Paces
 from pluto_dist.core.views import Views
 
 
@@ -98,7 +99,10 @@ class Coordinator:
         self._elsewhere = Elsewhere(self._context)
         self._controls = Controls(self._context)
         self._filing = Filing(self._context)
-        self._views = Views(self._context, self._delivery, self._controls, self._filing, generation)
+        self._paces = Paces(self._context)
+        self._views = Views(
+            self._context, self._delivery, self._controls, self._filing, self._paces, generation
+        )
         self._sampling = Sampling(self._context, self._delivery)
         self._settling = Settling(
             self._context,
@@ -120,6 +124,7 @@ class Coordinator:
                 self._settling,
                 self._views,
                 self._sampling,
+                self._paces,
             ),
         )
         self._questions = Questions(self._context, self._views, generation)
@@ -177,6 +182,7 @@ class Coordinator:
             self._delivery.deadline(),
             self._settling.deadline(),
             self._sampling.deadline(),
+            self._paces.deadline(),
             self._filing.deadline(),
             self._remainders.deadline(),
             self._idle.deadline(),
@@ -204,6 +210,7 @@ class Coordinator:
                 self._admission.verified(claim)
             case StreamsSeen():
                 self._delivery.seen(event)
+                self._paces.seen(event)
             case NamesFound():
                 self._delivery.names_found(event)
             case Shipped():
@@ -235,6 +242,7 @@ class Coordinator:
                 self._opening.wake()
                 self._delivery.wake()
                 self._sampling.sample()
+                self._paces.look()
             case _:
                 raise TypeError(f"no such event: {type(event).__name__}")
 

@@ -48,6 +48,7 @@ class LeaseShown(msgspec.Struct, frozen=True, kw_only=True):
     """One lease; instants are epoch milliseconds.
 
     Attributes:
+        last_logged_at: when the coordinator last saw something new of it.
         cursors: delivered bytes by stream and segment.
         fences: stream -> (segment, offset) from where on the records are those of `attempt<n>` (R7); all of
             a stream that is missing. None for a lease that no newer attempt has replaced.
@@ -72,6 +73,7 @@ class LeaseShown(msgspec.Struct, frozen=True, kw_only=True):
     last_step: int | None
     rejected: int
     dropped: int
+    last_logged_at: int | None = None
     cursors: dict[str, dict[int, int]] = {}
     fences: dict[str, tuple[int, int]] | None = None
 
@@ -130,6 +132,7 @@ class Live(msgspec.Struct, frozen=True):
     """What only the running coordinator knows of a lease."""
 
     last_seen_ms: int | None
+    last_logged_ms: int | None
     written: int
     last_step: int | None
 
@@ -293,6 +296,7 @@ def _lease(book: Book, lease: Lease, live: Live | None) -> LeaseShown:
         delivered=delivered,
         written=max(delivered, live.written if live is not None else 0),
         last_step=seen_step if seen_step >= 0 else None,
+        last_logged_at=live.last_logged_ms if live is not None else None,
         rejected=lease.rejected,
         dropped=lease.dropped,
         cursors={feed.stream: feed.offsets for feed in feeds},

@@ -16,6 +16,7 @@ from pluto_dist.core.filing import Filing
 from pluto_dist.core.messages import RunView, View
 from pluto_dist.core.phase import Assessment, Phase, assess, members_of
 from pluto_dist.core.records import Lease, Run
+from pluto_dist.core.stuck import Paces
 
 KEY_PROBLEM_S = 2.0  # a key that is refused for so long is a key problem
 
@@ -41,13 +42,20 @@ class Views:
     """Remembers where each lease's process can be reached and what it was told last."""
 
     def __init__(
-        self, context: Context, delivery: Delivery, controls: Controls, filing: Filing, generation: int
+        self,
+        context: Context,
+        delivery: Delivery,
+        controls: Controls,
+        filing: Filing,
+        paces: Paces,
+        generation: int,
     ) -> None:
         self._context = context
         self._book = context.book
         self._delivery = delivery
         self._controls = controls
         self._filing = filing
+        self._paces = paces
         self._generation = generation
         self._peers: dict[str, bytes] = {}
         self._told: dict[str, View] = {}
@@ -158,7 +166,9 @@ class Views:
             pending=sum(self._delivery.pending_bytes(lease) for lease in leases),
             trouble=self.trouble(run),
             live={
-                lease.lease_id: Live(self.last_seen_ms(lease.lease_id), 0, None)
+                lease.lease_id: Live(
+                    self.last_seen_ms(lease.lease_id), self._paces.logged_ms(lease.lease_id), 0, None
+                )
                 for lease in leases
                 if lease.lease_id in self._seen_ms
             },
@@ -173,7 +183,8 @@ class Views:
         if run.target.mode == "pluto" and run.target.key_id not in self._context.keys:
             return "no API key in memory; any process of the Run hands it over"
         leases = self._book.leases_of(run.key)
-        return run.open_trouble or next((t for t in map(self._delivery.trouble, leases) if t), "")
+        held_up = next((t for t in map(self._delivery.trouble, leases) if t), "")
+        return run.open_trouble or held_up or self._paces.trouble(run.key)
 
     def lease_removed(self, lease_id: str) -> None:
         """The process is gone for good."""

@@ -64,6 +64,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         on_cancel: what a process does, beside a warning, when its Run is cancelled on the server.
         rank_metrics: what becomes of a name that several ranks use (R7).
         system_metrics_s: sampling interval, 0 for none.
+        stuck_after_s: a rank that is silent for so long while others are not is reported.
         launched_by: lease of the `pluto-dist run` that started this process; it exports the variable.
         notes: remarks that are worth a line in `doctor`, never an error.
     """
@@ -95,6 +96,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     on_cancel: Literal["warn", "interrupt"] = "warn"
     rank_metrics: Literal["auto", "suffix", "rank0"] = "auto"
     system_metrics_s: float = 10.0
+    stuck_after_s: float = 600.0
     launched_by: str | None = None
     notes: tuple[str, ...] = ()
 
@@ -122,6 +124,7 @@ _KINDS: dict[str, kind.Kind] = {
     "on_cancel": kind.choice("warn", "interrupt"),
     "rank_metrics": kind.choice("auto", "suffix", "rank0"),
     "system_metrics_s": kind.number(0, 86_400, "seconds"),
+    "stuck_after_s": kind.number(0.1, 86_400, "seconds"),
     "launched_by": kind.LEASE,
 }
 _OFFICIAL_NAMES = {
