@@ -19,6 +19,7 @@ from pluto_dist.node import procfs
 
 MAX_ANCESTORS = 64
 
+_LAUNCH_NAMES = frozenset(map(os.fsencode, LAUNCH_VARIABLES))
 _PYTHON = re.compile(r"(python|pypy)[0-9.]*")
 _OPTIONS_WITH_VALUE = ("-X", "-W")
 
@@ -71,8 +72,8 @@ def _from_proc(identity: Identity) -> Iterator[AncestorFacts]:
     pid = os.getppid()
     for _ in range(MAX_ANCESTORS):
         try:
-            stat = (procfs.PROC / str(pid) / "stat").read_bytes()
-            args = (procfs.PROC / str(pid) / "cmdline").read_bytes()[:4096]
+            stat = procfs.read(pid, "stat")
+            args = procfs.read(pid, "cmdline")[:4096]
         except OSError:  # 0 is the namespace's end; gone, or hidden by hidepid
             return
         comm, _, fields = stat.partition(b"(")[2].rpartition(b")")
@@ -87,12 +88,11 @@ def _from_proc(identity: Identity) -> Iterator[AncestorFacts]:
 
 def _environ_of(pid: int | str) -> Mapping[str, str] | None:
     try:
-        raw = (procfs.PROC / str(pid) / "environ").read_bytes()
+        raw = procfs.read(pid, "environ")
     except OSError:  # another user's process, or it has just ended
         return None
-    return _launch_variables(
-        dict(entry.split("=", 1) for entry in os.fsdecode(raw).split("\0") if "=" in entry)
-    )
+    entries = (entry.partition(b"=") for entry in raw.split(b"\0"))
+    return {os.fsdecode(name): os.fsdecode(value) for name, _, value in entries if name in _LAUNCH_NAMES}
 
 
 def _from_psutil(identity: Identity) -> Iterator[AncestorFacts]:

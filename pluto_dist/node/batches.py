@@ -7,7 +7,8 @@ console, whose line numbers are given here.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TypeVar
 
 import msgspec
@@ -24,6 +25,23 @@ class _Metrics(msgspec.Struct):
     data: dict[str, float]
 
 
+class _Unread(msgspec.Struct, forbid_unknown_fields=True):
+    """A metrics line whose values nobody has to understand."""
+
+    time: int
+    step: int
+    data: dict[str, msgspec.Raw]
+
+
+class _Shape(msgspec.Struct):
+    """Lines with the same names: how many, and the newest with its place in the batch."""
+
+    count: int
+    step: int
+    number: int
+    data: dict[str, float]
+
+
 class _Data(msgspec.Struct):
     time: int
     data: str
@@ -36,6 +54,7 @@ _TIME, _MESSAGE = b'{"time":', b',"message":"'  # as `client.console.recorder` w
 
 _to_json = msgspec.json.Encoder().encode
 _metrics_decoder = msgspec.json.Decoder(_Metrics)
+_unread_decoder = msgspec.json.Decoder(_Unread)
 _data_decoder = msgspec.json.Decoder(_Data)
 
 
@@ -72,26 +91,36 @@ def numbered(lines: Iterable[bytes], first: int, speaker: str = "") -> tuple[byt
 
 
 def _metrics(lines: Iterable[bytes]) -> Contents:
-    counts: dict[str, list[float]] = {}
-    newest = -1
-    for line in lines:
+    """Most lines of a stream hold the same names, so lines are counted by the names they hold."""
+    shapes: dict[tuple[str, ...], _Shape] = {}
+    for number, line in enumerate(lines):
         try:
             record = _metrics_decoder.decode(line)
             step, data = record.step, record.data
         except msgspec.MsgspecError:
             step, data = _lenient(line)
-        newest = max(newest, step)
-        for name, value in data.items():
-            seen = counts.get(name)
-            if seen is None:
-                counts[name] = [1, step, value]
-            else:
-                seen[0] += 1
-                if step >= seen[1]:
-                    seen[1], seen[2] = step, value
-    names: dict[str, LogType] = dict.fromkeys(counts, "METRIC")
-    summary = {name: PointSummary(_shown(c[2]), int(c[1]), int(c[0])) for name, c in counts.items()}
-    return Contents(names, summary, newest)
+        shape = shapes.get(names := tuple(data))
+        if shape is None:
+            shapes[names] = _Shape(1, step, number, data)
+            continue
+        shape.count += 1
+        if step >= shape.step:
+            shape.step, shape.number, shape.data = step, number, data
+    return _summed_up(shapes.values())
+
+
+def _summed_up(shapes: Collection[_Shape]) -> Contents:
+    """Of each name the newest value: that of the highest step, and of two lines of one step the later."""
+    counts: Counter[str] = Counter()
+    newest: dict[str, float] = {}
+    steps: dict[str, int] = {}
+    for shape in sorted(shapes, key=lambda shape: (shape.step, shape.number)):
+        newest |= shape.data
+        steps |= dict.fromkeys(shape.data, shape.step)
+        counts.update(dict.fromkeys(shape.data, shape.count))
+    names: dict[str, LogType] = dict.fromkeys(newest, "METRIC")
+    summary = {name: PointSummary(_shown(value), steps[name], counts[name]) for name, value in newest.items()}
+    return Contents(names, summary, max((shape.step for shape in shapes), default=-1))
 
 
 def _data(lines: Iterable[bytes]) -> Contents:
@@ -137,6 +166,18 @@ def _if_readable(change: Callable[[bytes, T], bytes | None], line: bytes, argume
 
 
 def _renamed_metrics(line: bytes, known: Mapping[str, str | None]) -> bytes | None:
+    """Values stay as they were written; lines with NaN or infinities, which are no JSON, take longer."""
+    try:
+        record = _unread_decoder.decode(line)
+    except msgspec.MsgspecError:
+        return _renamed_slowly(line, known)
+    data = {
+        final: value for name, value in record.data.items() if (final := known.get(name, name)) is not None
+    }
+    return _to_json(_Unread(record.time, record.step, data)) + b"\n" if data else None
+
+
+def _renamed_slowly(line: bytes, known: Mapping[str, str | None]) -> bytes | None:
     record = json.loads(line)
     data = {known.get(name, name): value for name, value in record["data"].items()}
     record["data"] = {name: value for name, value in data.items() if name is not None}

@@ -85,9 +85,11 @@ def mounts() -> tuple[Mount, ...]:
 
 def mount_of(path: Path, among: Iterable[Mount]) -> Mount | None:
     """The mount that holds `path`: the longest mount point above it, the last one if some are stacked."""
+    inside = f"{path}/".replace("//", "/")
     best: Mount | None = None
     for mount in among:
-        if path.is_relative_to(mount.point) and (best is None or len(mount.point) >= len(best.point)):
+        longer = best is None or len(mount.point) >= len(best.point)
+        if longer and inside.startswith(f"{mount.point.rstrip('/')}/"):
             best = mount
     return best
 

@@ -43,10 +43,20 @@ def parse_stat(raw: bytes) -> Stat:
     return Stat(fields[0].decode(), int(fields[17]), int(fields[19]), int(fields[49]))
 
 
+def read(pid: int | str, name: str) -> bytes:
+    """A whole file of a process.
+
+    Raises:
+        OSError: the process is gone or hides it.
+    """
+    with open(f"{PROC}/{pid}/{name}", "rb", buffering=0) as file:  # noqa: PTH123 # a dozen for each attach
+        return file.readall()
+
+
 def read_stat(pid: int | str) -> Stat | None:
     """The stat of a process, None if it is gone or hidden."""
     try:
-        return parse_stat((PROC / str(pid) / "stat").read_bytes())
+        return parse_stat(read(pid, "stat"))
     except (FileNotFoundError, ProcessLookupError, PermissionError):
         return None
 
