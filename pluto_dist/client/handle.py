@@ -8,7 +8,6 @@ coordinator said last; `config`, `tags` and `status` ask it, because other proce
 from __future__ import annotations
 
 import itertools
-import json
 import logging
 import os
 import sys
@@ -18,14 +17,14 @@ from typing import Any, Literal, Self
 
 import msgspec
 
-from pluto_dist.client import record
-from pluto_dist.client.collect import Kind, Rejection
 from pluto_dist.client.console.capture import CAPTURES
+from pluto_dist.client.facts import RunFacts
 from pluto_dist.client.lease import LeaseFiles, Wall
 from pluto_dist.client.link import Link
+from pluto_dist.client.once import WarnOnce
+from pluto_dist.client.points import PointLog
 from pluto_dist.client.stops import STOPS
 from pluto_dist.client.tidings import Tidings
-from pluto_dist.core.ids import Role
 from pluto_dist.core.lifecycle import (
     Closed,
     ConfigUpdated,
@@ -38,21 +37,15 @@ from pluto_dist.core.lifecycle import (
     TagsRemoved,
 )
 from pluto_dist.core.merge import add_tags as checked_tags
-from pluto_dist.core.messages import AskConfig, RunView, View
-from pluto_dist.errors import FinishReservedError, RunEndedError, WaitTimeoutError, from_wire
+from pluto_dist.core.messages import View
+from pluto_dist.errors import FinishReservedError, RunEndedError
 from pluto_dist.node.identity import boot_clock
 from pluto_dist.node.settings import Settings
-from pluto_dist.spool import forks
-from pluto_dist.spool.frames import DECLARE
-
-GRANT_S = 30.0  # a property that needs the Run waits this long for it
-UNANSWERED_S = 10.0  # a coordinator that has said nothing by then does not work
-ASK_S = 2.0  # config, tags and status fall back to what is known after this time
 
 _log = logging.getLogger("pluto_dist")
 
 
-class Run:
+class Run(RunFacts):
     """A process's handle of a Run. Made by `init()` and `attach()`, never directly.
 
     All methods may be called from any thread and again after the end. In a forked child `log()` works and
@@ -60,26 +53,27 @@ class Run:
     """
 
     def __init__(
-        self, files: LeaseFiles, link: Link, settings: Settings, *, attached: bool, launcher: bool = False
+        self,
+        files: LeaseFiles,
+        link: Link,
+        settings: Settings,
+        *,
+        attached: bool,
+        launcher: bool = False,
+        wall: Wall | None = None,
     ) -> None:
-        self._files = files
-        self._link = link
+        super().__init__(files, link)
         self._settings = settings
         self._attached = attached
         self._launcher = launcher
-        self._wall = Wall()
-        self._pid = os.getpid()
-        self._known: set[str] = set()
-        self._steps = itertools.count(0)
-        self._highest = -1
-        self._rejected = 0
+        self._wall = wall or Wall()
+        self._warn_once = WarnOnce()
+        self._points = PointLog(files, self._wall, self._warn_once, strict=settings.strict)
         self._late = 0
-        self._warned: set[str] = set()
         self._ends = itertools.count()
         self._end: Literal["", "finished", "closed"] = ""
         self._granted_once = False
         self._tidings = Tidings(settings.on_cancel)
-        forks.watch(self)
 
     # --- logging ----------------------------------------------------------------------------------
 
@@ -101,43 +95,8 @@ class Run:
         """
         if self._end:
             self._log_late()
-            return
-        automatic = step is None
-        if step is None:
-            step = next(self._steps)
-        time_ms = self._wall.ms() if timestamp is None else record.epoch_ms(timestamp)
-        encoded = record.encode(data, step, time_ms, self._known, strict=self._settings.strict)
-        if step > self._highest:
-            self._follow(step, automatic=automatic)
-        if encoded.new:
-            self._declare(encoded.new)
-        if encoded.metrics is not None:
-            self._files.metrics.append(encoded.metrics)
-        for line in encoded.data:
-            self._files.data.append(line)
-        if encoded.rejections:
-            self._reject(encoded.rejections)
-
-    def _follow(self, step: int, *, automatic: bool) -> None:
-        """Automatic steps go on behind the highest step so far."""
-        if not automatic:
-            self._steps = itertools.count(int(step) + 1)
-        self._highest = step
-
-    def _declare(self, names: Mapping[str, Kind]) -> None:
-        by_kind: dict[Kind, dict[str, Kind]] = {}
-        for name, kind in names.items():
-            by_kind.setdefault(kind, {})[name] = kind
-        for kind, found in by_kind.items():
-            writer = self._files.metrics if kind == "METRIC" else self._files.data
-            if writer.append(record.declaration(found), DECLARE):
-                self._files.declared += 1
-                self._known.update(found)
-
-    def _reject(self, rejections: Iterable[Rejection]) -> None:
-        for rejection in rejections:
-            self._rejected += 1
-            self._warn_once(f"rejected:{rejection.name}:{rejection.type_name}", str(rejection))
+        else:
+            self._points.log(data, step, timestamp)
 
     def _log_late(self) -> None:
         self._late += 1
@@ -148,11 +107,6 @@ class Run:
         if self._settings.strict:
             raise RunEndedError(message)
         self._warn_once("late", message)
-
-    def _warn_once(self, key: str, message: str) -> None:
-        if key not in self._warned:
-            self._warned.add(key)
-            _log.warning("%s", message)
 
     # --- shared state -----------------------------------------------------------------------------
 
@@ -264,9 +218,9 @@ class Run:
         self._say(
             Counted(
                 **self._stamp(),
-                rejected=self._rejected,
+                rejected=self._points.rejected,
                 dropped=self._files.dropped,
-                next_step=self._highest + 1,
+                next_step=self.next_step,
             )
         )
         self._say(entry)
@@ -311,117 +265,7 @@ class Run:
         if not self._end and self._pid == os.getpid():
             self._say(Noted(**self._stamp(), text=text, detail=detail))
 
-    # --- properties -------------------------------------------------------------------------------
-
-    @property
-    def id(self) -> int | None:
-        """Numeric id; None while the server has not answered."""
-        return self._run_view().id
-
-    @property
-    def display_id(self) -> str | None:
-        """For people, e.g. "MMP-42"."""
-        return self._run_view().display_id
-
-    @property
-    def run_id(self) -> str:
-        """The caller's id of the Run, or the generated one."""
-        return self._run_view().external_id
-
-    @property
-    def name(self) -> str:
-        """Its name."""
-        return self._run_view().name
-
-    @property
-    def project(self) -> str:
-        """The project it is in."""
-        return self._run_view().project
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """The merged config as it is now, changes of this process included."""
-        self._view()  # a rank may still wait for its Run
-        self._link.wait(self._link.settled, ASK_S)
-        answer = self._link.ask(lambda n: AskConfig(request=n, lease_id=self.lease_id), ASK_S)
-        if answer is None and self._pid != os.getpid():
-            raise WaitTimeoutError(
-                "the config is not known in a forked child; attach() gives a handle that asks"
-            )
-        if answer is None:
-            raise WaitTimeoutError(
-                f"no coordinator answered within {ASK_S:g} s; the config is not known here"
-            )
-        found: dict[str, Any] = json.loads(answer)
-        return found
-
-    @property
-    def tags(self) -> list[str]:
-        """The Run's tags as they are now, changes of this process included."""
-        self._link.wait(self._link.settled, ASK_S)
-        return list(self._fresh().tags)
-
-    @property
-    def status(self) -> str:
-        """RUNNING, COMPLETED, FAILED, TERMINATED or CANCELLED."""
-        return self._fresh().status
-
-    @property
-    def url(self) -> str:
-        """Address of the Run's page, "" for a local Run."""
-        return self._run_view().url
-
-    @property
-    def resumed(self) -> bool:
-        """Whether the Run existed before."""
-        return self._run_view().resumed
-
-    @property
-    def fork_run_id(self) -> int | None:
-        """Numeric id of the Run that this one continues."""
-        return self._run_view().fork_run_id
-
-    @property
-    def fork_step(self) -> int | None:
-        """The step from which it continues."""
-        return self._run_view().fork_step
-
-    @property
-    def role(self) -> Role:
-        """What this process may do: "owner", "worker" or "side"."""
-        return self._view().role
-
-    @property
-    def label(self) -> str:
-        """What people call this process."""
-        return self._view().label
-
-    @property
-    def lease_id(self) -> str:
-        """Id of this process's lease."""
-        return self._files.lease_id
-
-    @property
-    def epoch(self) -> int:
-        """Fencing number of the ownership under which the lease was granted."""
-        return self._view().epoch
-
-    @property
-    def cancelled(self) -> bool:
-        """Whether somebody cancelled the Run on the server."""
-        view = self._link.view
-        return view is not None and view.run is not None and view.run.cancelled
-
-    @property
-    def preempted(self) -> bool:
-        """Whether this process was asked to stop (SIGTERM).
-
-        A script that looks at it is not ended by SIGTERM at once: it is expected to save and to leave its
-        loop, within `preempt_wait_s`. Ranks see it at different steps: agree on it (an all-reduce) before
-        leaving a loop with collectives.
-        """
-        STOPS.cooperative = True
-        return STOPS.asked
+    # --- where it stands --------------------------------------------------------------------------
 
     @property
     def ended(self) -> bool:
@@ -463,19 +307,13 @@ class Run:
 
     # --- inside -----------------------------------------------------------------------------------
 
-    def after_fork(self) -> None:
-        """In a forked child: its chain declares names of its own."""
-        self._known = set()
-
     def granted(self, view: View) -> None:
         """Takes the first automatic step from the coordinator; called by the link with each view."""
         self._tidings.take(view)
         if view.state != "active" or self._granted_once:
             return
         self._granted_once = True
-        if view.next_step > self._highest + 1:
-            self._highest = view.next_step - 1
-            self._steps = itertools.count(view.next_step)
+        self._points.start_at(view.next_step)
         if view.role == "side":  # its output is its own, unless somebody asked for it
             CAPTURES.stop(self.lease_id, unless_asked=True)
 
@@ -488,24 +326,7 @@ class Run:
     @property
     def next_step(self) -> int:
         """The automatic step that would come next."""
-        return self._highest + 1
-
-    def wait_granted(self, timeout_s: float) -> bool:
-        """Whether the claim was granted in time.
-
-        Raises:
-            PlutoDistError: it was refused, or no coordinator can be had.
-        """
-        if not self._link.wait(lambda _: True, min(timeout_s, UNANSWERED_S)):
-            if timeout_s > UNANSWERED_S:
-                raise self._link.unanswered(UNANSWERED_S)
-            return False
-        if not self._link.wait(lambda view: view.state != "waiting", timeout_s):
-            return False
-        view = self._link.view
-        if view is not None and view.error is not None:
-            raise from_wire(*view.error)
-        return True
+        return self._points.highest + 1
 
     @property
     def _is_side(self) -> bool:
@@ -514,26 +335,6 @@ class Run:
         if view is None or view.state == "waiting":
             return self._attached
         return view.role == "side"
-
-    def _view(self) -> View:
-        if not self.wait_granted(GRANT_S):
-            raise WaitTimeoutError(
-                f"the Run was not granted within {GRANT_S:g} s; logging works meanwhile. "
-                "`pluto-dist doctor` shows whether a coordinator can run here"
-            )
-        view = self._link.view
-        assert view is not None  # noqa: S101 # granted above
-        return view
-
-    def _run_view(self) -> RunView:
-        run = self._view().run
-        assert run is not None  # noqa: S101 # granted leases have one
-        return run
-
-    def _fresh(self) -> RunView:
-        """The Run as the coordinator sees it now, if it answers; else as it was last seen."""
-        self._link.refresh(ASK_S)
-        return self._run_view()
 
     def _say(self, entry: LifecycleEntry) -> None:
         self._files.say(entry)

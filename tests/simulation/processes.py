@@ -93,6 +93,7 @@ class Process:
         self._wait: tuple[Callable[[View], bool], float, Callable[[bool], None]] | None = None
         self._hand_over_key = world.target.mode == "pluto"
         self._linked = True
+        self._next_step = 0
 
     # --- what the script does ---------------------------------------------------------------------
 
@@ -105,9 +106,8 @@ class Process:
         self.session = Session(5.0, world.now, listening=world.coordinator is not None)
         settings = Settings(mode="local", system_metrics_s=0.0)
         link: Any = self
-        self.handle = Run(self.lease, link, settings, attached=actor.verb == "attach")
         wall: Any = world
-        self.handle._wall = wall
+        self.handle = Run(self.lease, link, settings, attached=actor.verb == "attach", wall=wall)
         opened = Opened(
             at=world.now,
             wall_ms=world.wall_ms,
@@ -156,15 +156,16 @@ class Process:
         """One record with a value that nobody else has."""
         assert self.lease is not None
         world, lease, value = self.world, self.lease, self.world.number()
+        self._next_step += 1
         writer: StreamWriter = getattr(lease, stream)
         before = writer.written - lease.declared
         declared = lease.declared
         poison = world.faulty and world.random.random() < world.rates.poison
         if stream == "metrics":
             name = "poison" if poison else world.random.choice(("loss", "loss", f"of_{self.name}"))
-            self.handle.log({name: value})
+            self.handle.log({name: value}, step=self._next_step)
         elif stream == "data":
-            self.handle.log({"text": f"{'poison' if poison else 'said'} {value}"})
+            self.handle.log({"text": f"{'poison' if poison else 'said'} {value}"}, step=self._next_step)
         else:
             line = b'{"time":%d,"message":"%s line %d","logType":"INFO"}\n' % (
                 world.wall_ms, b"poison" if poison else b"a", value,
@@ -260,7 +261,7 @@ class Process:
         self.leaving = True
         finished = isinstance(entry, Finished)
         handle._end = "finished" if finished else "closed"
-        handle._say(Counted(**handle._stamp(), dropped=lease.dropped, next_step=handle._highest + 1))
+        handle._say(Counted(**handle._stamp(), dropped=lease.dropped, next_step=self._next_step))
         handle._say(entry)
         lease.close()
         exiting = isinstance(entry, Finished) and entry.at_exit
@@ -340,6 +341,7 @@ class Process:
             return
         if lease.unsaid:
             lease.say_again()
+        if lease.lifecycle.written > self.session.entries:
             self.session.wrote(lease.lifecycle.written, world.now)
         self._look_at_wait()
         todo = self.session.next(world.now)

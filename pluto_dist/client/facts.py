@@ -1,0 +1,174 @@
+"""What a handle knows of its Run: as the coordinator said it last, or asked again where others change it."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from pluto_dist.client.lease import LeaseFiles
+from pluto_dist.client.link import Link
+from pluto_dist.client.stops import STOPS
+from pluto_dist.core.ids import Role
+from pluto_dist.core.messages import AskConfig, RunView, View
+from pluto_dist.errors import WaitTimeoutError, from_wire
+
+GRANT_S = 30.0  # a property that needs the Run waits this long for it
+UNANSWERED_S = 10.0  # a coordinator that has said nothing by then does not work
+ASK_S = 2.0  # config, tags and status fall back to what is known after this time
+
+
+class RunFacts:
+    """The properties of a `Run`. They may wait for the grant, for milliseconds; `log()` never does."""
+
+    def __init__(self, files: LeaseFiles, link: Link) -> None:
+        self._files = files
+        self._link = link
+        self._pid = os.getpid()
+
+    @property
+    def id(self) -> int | None:
+        """Numeric id; None while the server has not answered."""
+        return self._run_view().id
+
+    @property
+    def display_id(self) -> str | None:
+        """For people, e.g. "MMP-42"."""
+        return self._run_view().display_id
+
+    @property
+    def run_id(self) -> str:
+        """The caller's id of the Run, or the generated one."""
+        return self._run_view().external_id
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self._run_view().name
+
+    @property
+    def project(self) -> str:
+        """The project it is in."""
+        return self._run_view().project
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The merged config as it is now, changes of this process included."""
+        self._view()  # a rank may still wait for its Run
+        self._link.wait(self._link.settled, ASK_S)
+        answer = self._link.ask(lambda n: AskConfig(request=n, lease_id=self.lease_id), ASK_S)
+        if answer is None and self._pid != os.getpid():
+            raise WaitTimeoutError(
+                "the config is not known in a forked child; attach() gives a handle that asks"
+            )
+        if answer is None:
+            raise WaitTimeoutError(
+                f"no coordinator answered within {ASK_S:g} s; the config is not known here"
+            )
+        found: dict[str, Any] = json.loads(answer)
+        return found
+
+    @property
+    def tags(self) -> list[str]:
+        """The Run's tags as they are now, changes of this process included."""
+        self._link.wait(self._link.settled, ASK_S)
+        return list(self._fresh().tags)
+
+    @property
+    def status(self) -> str:
+        """RUNNING, COMPLETED, FAILED, TERMINATED or CANCELLED."""
+        return self._fresh().status
+
+    @property
+    def url(self) -> str:
+        """Address of the Run's page, "" for a local Run."""
+        return self._run_view().url
+
+    @property
+    def resumed(self) -> bool:
+        """Whether the Run existed before."""
+        return self._run_view().resumed
+
+    @property
+    def fork_run_id(self) -> int | None:
+        """Numeric id of the Run that this one continues."""
+        return self._run_view().fork_run_id
+
+    @property
+    def fork_step(self) -> int | None:
+        """The step from which it continues."""
+        return self._run_view().fork_step
+
+    @property
+    def role(self) -> Role:
+        """What this process may do: "owner", "worker" or "side"."""
+        return self._view().role
+
+    @property
+    def label(self) -> str:
+        """What people call this process."""
+        return self._view().label
+
+    @property
+    def lease_id(self) -> str:
+        """Id of this process's lease."""
+        return self._files.lease_id
+
+    @property
+    def epoch(self) -> int:
+        """Fencing number of the ownership under which the lease was granted."""
+        return self._view().epoch
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether somebody cancelled the Run on the server."""
+        view = self._link.view
+        return view is not None and view.run is not None and view.run.cancelled
+
+    @property
+    def preempted(self) -> bool:
+        """Whether this process was asked to stop (SIGTERM).
+
+        A script that looks at it is not ended by SIGTERM at once: it is expected to save and to leave its
+        loop, within `preempt_wait_s`. Ranks see it at different steps: agree on it (an all-reduce) before
+        leaving a loop with collectives.
+        """
+        STOPS.cooperative = True
+        return STOPS.asked
+
+    def wait_granted(self, timeout_s: float) -> bool:
+        """Whether the claim was granted in time.
+
+        Raises:
+            PlutoDistError: it was refused, or no coordinator can be had.
+        """
+        if not self._link.wait(lambda _: True, min(timeout_s, UNANSWERED_S)):
+            if timeout_s > UNANSWERED_S:
+                raise self._link.unanswered(UNANSWERED_S)
+            return False
+        if not self._link.wait(lambda view: view.state != "waiting", timeout_s):
+            return False
+        view = self._link.view
+        if view is not None and view.error is not None:
+            raise from_wire(*view.error)
+        return True
+
+    def _view(self) -> View:
+        if not self.wait_granted(GRANT_S):
+            raise WaitTimeoutError(
+                f"the Run was not granted within {GRANT_S:g} s; logging works meanwhile. "
+                "`pluto-dist doctor` shows whether a coordinator can run here"
+            )
+        view = self._link.view
+        assert view is not None  # noqa: S101 # granted above
+        return view
+
+    def _run_view(self) -> RunView:
+        run = self._view().run
+        assert run is not None  # noqa: S101 # granted leases have one
+        return run
+
+    def _fresh(self) -> RunView:
+        """The Run as the coordinator sees it now, if it answers; else as it was last seen."""
+        self._link.refresh(ASK_S)
+        return self._run_view()

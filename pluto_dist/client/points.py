@@ -1,0 +1,83 @@
+"""Points of one process: steps, names, and the lines that go into its spool. The hot path of `log()`."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pluto_dist.client import record
+from pluto_dist.client.collect import Kind, Rejection
+from pluto_dist.client.lease import LeaseFiles, Wall
+from pluto_dist.client.once import WarnOnce
+from pluto_dist.spool import forks
+from pluto_dist.spool.frames import DECLARE
+
+
+class PointLog:
+    """Writes records; any thread and any signal handler may call it.
+
+    Attributes:
+        highest: the highest step so far, -1 before the first.
+        rejected: keys that were left out because their value cannot be logged.
+    """
+
+    def __init__(self, files: LeaseFiles, wall: Wall, warn: WarnOnce, *, strict: bool) -> None:
+        self._files = files
+        self._wall = wall
+        self._warn = warn
+        self._strict = strict
+        self._known: set[str] = set()
+        self._steps = itertools.count(0)
+        self.highest = -1
+        self.rejected = 0
+        forks.watch(self)
+
+    def log(self, data: Mapping[str, Any], step: int | None, timestamp: float | None) -> None:
+        """See `Run.log`."""
+        automatic = step is None
+        if step is None:
+            step = next(self._steps)
+        time_ms = self._wall.ms() if timestamp is None else record.epoch_ms(timestamp)
+        encoded = record.encode(data, step, time_ms, self._known, strict=self._strict)
+        if step > self.highest:
+            self._follow(step, automatic=automatic)
+        if encoded.new:
+            self._declare(encoded.new)
+        if encoded.metrics is not None:
+            self._files.metrics.append(encoded.metrics)
+        for line in encoded.data:
+            self._files.data.append(line)
+        if encoded.rejections:
+            self._reject(encoded.rejections)
+
+    def start_at(self, step: int) -> None:
+        """The first automatic step, unless this process has logged beyond it already."""
+        if step > self.highest + 1:
+            self.highest = step - 1
+            self._steps = itertools.count(step)
+
+    def after_fork(self) -> None:
+        """In a forked child: its chain declares names of its own."""
+        self._known = set()
+
+    def _follow(self, step: int, *, automatic: bool) -> None:
+        """Automatic steps go on behind the highest step so far."""
+        if not automatic:
+            self._steps = itertools.count(int(step) + 1)
+        self.highest = step
+
+    def _declare(self, names: Mapping[str, Kind]) -> None:
+        by_kind: dict[Kind, dict[str, Kind]] = {}
+        for name, kind in names.items():
+            by_kind.setdefault(kind, {})[name] = kind
+        for kind, found in by_kind.items():
+            writer = self._files.metrics if kind == "METRIC" else self._files.data
+            if writer.append(record.declaration(found), DECLARE):
+                self._files.declared += 1
+                self._known.update(found)
+
+    def _reject(self, rejections: Iterable[Rejection]) -> None:
+        for rejection in rejections:
+            self.rejected += 1
+            self._warn(f"rejected:{rejection.name}:{rejection.type_name}", str(rejection))
