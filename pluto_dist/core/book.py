@@ -113,6 +113,7 @@ class Book:
         self.histories = Table("histories", History, durable=True)
         self.feeds = Table("feeds", Feed, durable=False)
         self.points = Table("points", Points, durable=False)
+        self._deleted: list[str] = []
         self._by_run: dict[str, dict[str, None]] = {}
         self._live: dict[str, None] = {}
         self._feeds_of: dict[str, dict[str, None]] = {}
@@ -183,6 +184,7 @@ class Book:
 
     def delete_run(self, run: str) -> None:
         """Forgets a Run and all that belongs to it."""
+        self._deleted.append(run)
         for lease_id in self._by_run.pop(run, {}):
             self.delete_lease(lease_id)
         for name in self._series_of.pop(run, {}):
@@ -192,6 +194,11 @@ class Book:
         self.points.delete(past_key(run))
         self.histories.delete(run)
         self.runs.delete(run)
+
+    def take_deleted(self) -> tuple[str, ...]:
+        """Runs that were forgotten since the last call."""
+        deleted, self._deleted = tuple(self._deleted), []
+        return deleted
 
     def delete_lease(self, lease_id: str) -> None:
         """Forgets a lease and what it has delivered."""

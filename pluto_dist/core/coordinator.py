@@ -315,6 +315,7 @@ class Coordinator:
         self._memory.forget_old()
         self._remainders.look()
         self._settling.settle()
+        self._memory.forget_gone()
         if self._stopping:
             self._context.emit(StopSelf(reason="asked to stop"))
         elif self._idle.long_enough(self.at_rest, self._context.now.at):

@@ -16,7 +16,7 @@ class Part(Protocol):
     """Something that remembers Runs."""
 
     def forget(self, run: str) -> None:
-        """The Run is forgotten; its records are still in the book."""
+        """The Run is forgotten; its records may be in the book still."""
         ...
 
 
@@ -42,12 +42,21 @@ class Memory:
         before_ms = now.wall_ms - FORGET_MS
         for run in self._book.runs:
             if self._done_with(run, before_ms):
-                for part in self._parts:
-                    part.forget(run.key)
+                self._forget(run.key)
                 self._book.delete_run(run.key)
         for lease in self._book.leases:
             if lease.run is None and lease.removed and (lease.ended_ms or 0) < before_ms:
                 self._book.delete_lease(lease.lease_id)
+
+    def forget_gone(self) -> None:
+        """Forgets what else was kept of Runs that are not in the book any more."""
+        for run in self._book.take_deleted():
+            if run not in self._book.runs:
+                self._forget(run)
+
+    def _forget(self, run: str) -> None:
+        for part in self._parts:
+            part.forget(run)
 
     def _done_with(self, run: Run, before_ms: int) -> bool:
         leases = self._book.leases_of(run.key)
