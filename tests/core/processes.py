@@ -137,10 +137,15 @@ class Process:
         return self.evidence("signal", signal="SIGTERM").finish().exit(None, "SIGTERM")
 
     def finish(self, code: int | None = None, *, at_exit: bool = False) -> Process:
-        return self._leave(Finished(code=code, at_exit=at_exit, **self._stamp()))
+        return self._say(Finished(code=code, at_exit=at_exit, **self._stamp()))
 
     def close(self) -> Process:
-        return self._leave(Closed(**self._stamp()))
+        return self._say(Closed(**self._stamp()))
+
+    def let_go(self) -> Process:
+        """It has waited long enough for what it wrote, closes its files and lives on."""
+        self.world.released(self.spool)
+        return self
 
     def say(self, entry: LifecycleEntry) -> Process:
         """Any entry."""
@@ -149,11 +154,6 @@ class Process:
     def sync(self) -> Process:
         """A heartbeat."""
         self.world.hear(self.spool)
-        return self
-
-    def _leave(self, entry: Finished | Closed) -> Process:
-        self._say(entry)
-        self.world.released(self.spool)
         return self
 
     def _stamp(self) -> dict[str, Any]:

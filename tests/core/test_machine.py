@@ -139,6 +139,11 @@ class Machine(RuleBasedStateMachine):
             case "exit":
                 process.finish(at_exit=True).exit(3)
 
+    @rule(process=processes)
+    def let_go(self, process: Process) -> None:
+        if process.alive and process.spools:
+            process.let_go()
+
     @rule(process=processes, noticed=st.booleans())
     def die(self, process: Process, noticed: bool) -> None:
         if process.alive:

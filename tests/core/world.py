@@ -279,6 +279,12 @@ class World:
         self.now = end
         self.look()
 
+    def suspend(self, seconds: float) -> None:
+        """The machine sleeps: time has passed, and nobody was there to notice."""
+        self.now += seconds
+        self.tick()
+        self.wait(1.0)
+
     def tick(self) -> None:
         """A deadline has passed."""
         if self.running:
