@@ -103,6 +103,7 @@ class Delivery:
         if lane.answered(event):
             self._count_points(lane, run, event.summary)
             if lane.feed.kind == "console":
+                run = self._book.runs[run.key]  # repeats may just have been counted
                 self._context.change_run(run, next_line=run.next_line + event.lines)
         if lane.trouble != trouble:
             self._context.tell(lane.lease)

@@ -42,6 +42,7 @@ class Lane:
         writer: participant whose records the batch in flight holds.
         not_before: earliest time of the next try, 0 if there is nothing to wait for.
         trouble: why the last try failed.
+        copying: segments of which a copy is on its way into the store; they stay as long.
     """
 
     def __init__(self, context: Context, key: str, target: str) -> None:
@@ -62,6 +63,7 @@ class Lane:
         self.writer = ""
         self.not_before = 0.0
         self.trouble = ""
+        self.copying: frozenset[int] = frozenset()
 
     @property
     def feed(self) -> Feed:
@@ -186,7 +188,7 @@ class Lane:
 
     def give_back(self) -> None:
         """Frees the disk of what is delivered, all but the newest two segments."""
-        offsets, kept, newest = self.feed.offsets, self.kept, sorted(self.sizes)[-2:]
+        offsets, kept, newest = self.feed.offsets, self.kept.keys() | self.copying, sorted(self.sizes)[-2:]
         done = tuple(
             (segment, size)
             for segment, size in sorted(self.sizes.items())

@@ -58,7 +58,10 @@ class Remainders:
         run, lease = self._book.runs.get(event.run), self._book.leases.get(event.lease_id)
         if run is None or lease is None:
             return
+        for lane in self._delivery.lanes_of(lease):
+            lane.copying = frozenset()
         if event.error:
+            self._delivery.kick(lease)  # what was delivered meanwhile may go
             self._not_before[run.key] = self._context.now.at + AGAIN_S
             self._context.note_once(run.key, "store_trouble", why=event.error)
             return
@@ -115,6 +118,7 @@ class Remainders:
         by_lease: dict[str, list[Copy]] = {}
         for lane, copies in missing:
             by_lease.setdefault(lane.feed.lease_id, []).extend(copies)
+            lane.copying = frozenset(copy.segment for copy in copies)
         self._busy[run.key] = len(by_lease)
         for lease_id, copied in by_lease.items():
             lease = self._book.leases[lease_id]

@@ -142,7 +142,7 @@ class Checks:
         owner = self.world.leases.get(run.owner)
         self.expect(owner is not None, f"G1: {run.key} is ended by nobody")
         assert owner is not None
-        done = owner.truth.ended is not None or owner.truth.died is not None or owner.truth.execed
+        done = owner.truth.ended is not None or owner.truth.died is not None or owner.truth.execed is not None
         self.expect(done, f"G1: {run.key} became {run.status} while its owner {owner.name} was at work")
 
     def _cursor(self, coordinator: SimCoordinator, feed: Feed) -> None:

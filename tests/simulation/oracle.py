@@ -90,8 +90,8 @@ def _bad_of(world: World, process: Process) -> list[Bad]:
         found.append(Bad(at, at, stop))
     watched = not world.outages_touch(truth.died[0] if truth.died else world.now)
     at_exit = truth.ended is not None and truth.ended[3]
-    if truth.execed:
-        found.append(Bad(world.now, world.now, stop=False, sure=False))
+    if truth.execed is not None:
+        found.append(Bad(truth.execed, truth.execed, stop=False, sure=False))
     if truth.died is not None and not found and (truth.ended is None or at_exit):
         at, code, signal = truth.died
         seen = max([truth.noticed or at, *(end for start, end in world.outages if start <= at + 1 <= end + 1)])

@@ -47,7 +47,7 @@ class Truth:
     ended: tuple[float, str, int | None, bool] | None = None
     died: tuple[float, int | None, str] | None = None
     noticed: float | None = None
-    execed: bool = False
+    execed: float | None = None
 
 
 class _Lock:
@@ -217,7 +217,7 @@ class Process:
             case "kill":
                 self.die((None, "SIGKILL"))
             case "exec":
-                self.truth.execed = True
+                self.truth.execed = self.world.now
                 self.world.execute(self)
 
     def sigterm(self) -> None:

@@ -33,6 +33,7 @@ from tests.simulation.server import Server, Store, StoreBackend, value_of
 
 LONGEST_S = 6000.0
 START_S = 1000.0
+SETTLED_S = 21.0  # a coordinator at rest is looked at again after this time
 
 
 class Actress(Protocol):
@@ -63,6 +64,7 @@ class World:
         self.disk = MemoryDisk(clock=lambda: self.now)
         self.view = MemoryFiles(self.disk)
         self.kernel = _Kernel()
+        self.kernel.listeners.append(self._somebody_died)
         self.database = SimDatabase(self)
         self.store = Store()
         self.server = Server(self)
@@ -84,6 +86,7 @@ class World:
         self._numbers = 0
         self._crash_in: int | None = None
         self._launching = False
+        self._rest_since: float | None = None
         self._partitioned_until = 0.0
         self._down_since: float | None = START_S
         self.server.on_report = self.checks.reported
@@ -164,7 +167,12 @@ class World:
         self.coordinator.hand_key_over()
         if self.coordinator is None:
             return False
-        return self.coordinator.core.at_rest and self.coordinator.driver.idle
+        if not self.coordinator.core.at_rest:
+            self._rest_since = None
+            return False
+        if self._rest_since is None:
+            self._rest_since = self.now
+        return self.now >= self._rest_since + SETTLED_S
 
     # --- actors -------------------------------------------------------------------------------------
 
@@ -273,6 +281,12 @@ class World:
             if self._crash_in < 0:
                 self._crash_in = None
                 raise Crash
+
+    def _somebody_died(self) -> None:
+        """pidfds wake the coordinator."""
+        coordinator = self.coordinator
+        if coordinator is not None:
+            self.at(0.0005, coordinator.turn, coordinator)
 
     def outages_touch(self, at: float) -> bool:
         """Whether no coordinator was looking around this time."""
