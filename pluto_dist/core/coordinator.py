@@ -60,6 +60,7 @@ from pluto_dist.core.events import (
 from pluto_dist.core.filing import Filing
 from pluto_dist.core.folding import Folding
 from pluto_dist.core.idle import Idle
+from pluto_dist.core.ids import Identity
 from pluto_dist.core.memory import Memory
 from pluto_dist.core.messages import PROTOCOL, HandOverKey, Refusal, Sync
 from pluto_dist.core.nodes import is_node
@@ -204,8 +205,8 @@ class Coordinator:
                 self._died(event)
             case LeaseReleased(lease_id=lease_id):
                 self._released(lease_id)
-            case LauncherDied(run=key):
-                self._launcher_died(key)
+            case LauncherDied(run=key, launcher=launcher):
+                self._launcher_died(key, launcher)
             case LivenessChecked(claim=claim):
                 self._admission.verified(claim)
             case StreamsSeen():
@@ -280,9 +281,9 @@ class Coordinator:
             self._delivery.look_again(lease)
             self._settling.gone(lease_id)
 
-    def _launcher_died(self, key: str) -> None:
+    def _launcher_died(self, key: str, launcher: Identity) -> None:
         run = self._book.runs.get(key)
-        if run is not None and run.launcher_gone_at is None:
+        if run is not None and run.launcher == launcher and run.launcher_gone_at is None:
             self._context.change_run(run, launcher_gone_at=self._context.now.at)
             self._context.note(key, "launcher_gone")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from pluto_dist.core.effects import Copy
+from pluto_dist.core.ids import Identity
 from pluto_dist.core.lifecycle import LifecycleEntry
 from pluto_dist.core.messages import Question, Sync
 from pluto_dist.core.outcomes import Outcome
@@ -65,9 +66,10 @@ class LeaseReleased(Event, frozen=True, kw_only=True):
 
 
 class LauncherDied(Event, frozen=True, kw_only=True):
-    """The launcher of a Run's job is gone."""
+    """A launcher that was watched for a Run is gone; the Run may belong to another job by now."""
 
     run: str
+    launcher: Identity
 
 
 class LivenessChecked(Event, frozen=True, kw_only=True):

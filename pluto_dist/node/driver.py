@@ -21,6 +21,7 @@ import zmq
 from pluto_dist.core import effects as do
 from pluto_dist.core import events as on
 from pluto_dist.core.coordinator import Coordinator
+from pluto_dist.core.ids import Identity
 from pluto_dist.core.messages import HandOverKey, Refusal, Request, Sync
 from pluto_dist.core.records import Now
 from pluto_dist.errors import ProtocolError
@@ -74,6 +75,7 @@ class Driver:
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) if hasattr(os, "eventfd") else None
         self._folders = LeaseFolders(places.spool)
         self._events: deque[on.Event] = deque()
+        self._launchers: dict[str, Identity] = {}
         self._effects: deque[do.Effect] = deque()
         self._put_off: dict[tuple[str, str], tuple[float, do.Effect]] = {}
         self.stop: do.StopSelf | None = None
@@ -165,7 +167,8 @@ class Driver:
         """What a process wrote before it died is read first (R1)."""
         for death in deaths:
             if death.key.startswith("run:"):
-                self._events.append(on.LauncherDied(run=death.key.removeprefix("run:")))
+                run = death.key.removeprefix("run:")
+                self._events.append(on.LauncherDied(run=run, launcher=self._launchers.pop(run)))
                 continue
             self._events.extend(self._folders.died(death.key, boot_clock()))
             status = death.status
@@ -237,6 +240,9 @@ class Driver:
                 self._guard.stop(lease_id)
                 self._deaths([Death(lease_id, now, None, oom=False)], replaced=True)
             case do.WatchLauncher(run=run, identity=identity):
+                if self._launchers.get(run) != identity:  # the Run belongs to another job now
+                    self._guard.stop(f"run:{run}")
+                self._launchers[run] = identity
                 self._guard.start(f"run:{run}", identity, None, now)
                 self._deaths(self._guard.check(f"run:{run}", now))
             case do.CheckLiveness(claim=claim, lease_id=lease_id):

@@ -279,3 +279,16 @@ def test_a_run_that_is_ended_by_a_person_and_resumed_has_one_owner() -> None:
     assert world.run().status == "RUNNING"
     assert world.server.only().values("loss") == [1.0, 2.0]
     assert world.server.only().values("loss/attempt0") == [3.0]
+
+
+def test_the_launcher_of_a_job_that_had_the_run_before_says_nothing() -> None:
+    """R10: a notebook has taken the Run over from a torchrun that then ends."""
+    world = World()
+    launch = world.launch(ranks=1)
+    launch.start()
+    launch.rank(0).init("x").close().exit()
+    notebook = world.process("notebook").init("x", resume=True)
+    launch.launcher.exit(1)
+    world.wait(100)
+    assert notebook.role == "owner"
+    assert world.run().status == "RUNNING"

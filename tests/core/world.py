@@ -160,6 +160,7 @@ class World:
         self._watched: set[str] = set()
         self._was_watched: set[str] = set()
         self._awaited: set[str] = set()
+        self._launchers: dict[tuple[str, Identity], None] = {}
         self._sizes: dict[str, dict[str, dict[int, int]]] = {}
         self._core = Coordinator(
             book, boot_id=self.boot, generation=self.generation, idle_exit_s=self._idle_exit_s
@@ -236,9 +237,9 @@ class World:
             return
         for spool in process.spools:
             self._check(spool.lease_id)
-        for run in self.book.runs:
-            if run.launcher == process.identity and f"run:{run.key}" in self._watched:
-                self._launcher_died(run)
+        for key, identity in tuple(self._launchers):
+            if identity == process.identity:
+                self._launcher_died(key, identity)
         self.settle()
 
     def released(self, spool: Spool) -> None:
@@ -356,9 +357,9 @@ class World:
                 self._check(lease_id)
                 self._was_watched.add(lease_id)
             case do.WatchLauncher(run=key, identity=identity):
-                self._watched.add(f"run:{key}")
+                self._launchers[key, identity] = None
                 if not self._lives(identity):
-                    self._launcher_died(self.book.runs[key])
+                    self._launcher_died(key, identity)
             case do.TakeForDead(lease_id=lease_id):
                 self._read(self.spools[lease_id])
                 self._events.append(on.ProcessDied(lease_id=lease_id, alive_until=self.now))
@@ -495,6 +496,6 @@ class World:
             )
         )
 
-    def _launcher_died(self, run: Run) -> None:
-        self._watched.discard(f"run:{run.key}")
-        self._events.append(on.LauncherDied(run=run.key))
+    def _launcher_died(self, key: str, identity: Identity) -> None:
+        del self._launchers[key, identity]
+        self._events.append(on.LauncherDied(run=key, launcher=identity))
