@@ -9,7 +9,6 @@ first view clears it.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import select
 import threading
@@ -19,9 +18,9 @@ import zmq
 
 from pluto_dist.client.drops import DropReport
 from pluto_dist.client.lease import LeaseFiles
+from pluto_dist.client.questions import Questions
 from pluto_dist.core.messages import (
     PROTOCOL,
-    Answer,
     Question,
     Refusal,
     Reply,
@@ -31,16 +30,14 @@ from pluto_dist.core.messages import (
 from pluto_dist.core.secret import Secret
 from pluto_dist.core.session import Session
 from pluto_dist.errors import CoordinatorUnavailableError, MachineError, PlutoDistError, from_wire
-from pluto_dist.node import stopped
 from pluto_dist.node.identity import boot_clock
-from pluto_dist.node.launch import claim_start, end_start, launch, log_tail
-from pluto_dist.node.places import Places, make_again
+from pluto_dist.node.launch import log_tail
+from pluto_dist.node.places import Places
+from pluto_dist.node.starting import start_if_absent
 from pluto_dist.spool import forks
 from pluto_dist.transport.client import DealerClient, someone_listens
 
 AGAIN_S = 1.0  # after a fault of the machine, and how often the disk is asked to take what it refused
-
-_log = logging.getLogger("pluto_dist")
 
 
 class Link:
@@ -73,9 +70,7 @@ class Link:
         self._session = Session(heartbeat_s, boot_clock(), listening=someone_listens(places.socket))
         self._drops = DropReport(files)
         self._changed = threading.Condition()
-        self._questions: dict[int, Question] = {}
-        self._answers: dict[int, Answer | Refusal] = {}
-        self._request = 0
+        self._questions = Questions()
         self._needs = 0
         self._wanted = 0
         self._refreshed = 0
@@ -133,16 +128,14 @@ class Link:
         """
         deadline = boot_clock() + timeout_s
         with self._changed, self._needed():
-            number = self._next_request()
-            self._questions[number] = make(number)
+            number = self._questions.put(make)
             self._speak()
-            while number not in self._answers:
+            while (answer := self._questions.answer(number)) is None:
                 left = deadline - boot_clock()
                 if left <= 0 or not self._speaks:
-                    del self._questions[number]
+                    self._questions.give_up(number)
                     return None
                 self._changed.wait(left)
-            answer = self._answers.pop(number)
         if isinstance(answer, Refusal):
             raise from_wire(answer.error, answer.message)
         return answer.body
@@ -150,7 +143,7 @@ class Link:
     def refresh(self, timeout_s: float) -> bool:
         """Lets the coordinator say how things stand now; False if it did not in time."""
         with self._changed:
-            wanted = self._wanted = self._next_request()
+            wanted = self._wanted = self._questions.next_number()
         self._speak()
         try:
             return self.wait(lambda _: self._refreshed >= wanted, timeout_s)
@@ -191,10 +184,6 @@ class Link:
         """The pipe goes last: `_wake` is called by signal handlers too and takes no lock."""
         os.close(self._wake_read)
         os.close(self._wake_write)
-
-    def _next_request(self) -> int:
-        self._request += 1
-        return self._request
 
     def _speak(self) -> None:
         """Somebody waits, so another try is due before it is told that there is no coordinator."""
@@ -264,9 +253,7 @@ class Link:
                     self._key_is_wanted(reply.key_wanted)
                     self.fault = None
                     self._on_view(reply)
-            elif self._questions.pop(reply.request, None) is not None:
-                self._answers[reply.request] = reply
-            elif isinstance(reply, Refusal):
+            elif not self._questions.take(reply) and isinstance(reply, Refusal):
                 self.fault = from_wire(reply.error, reply.message)
             self._changed.notify_all()
 
@@ -290,26 +277,16 @@ class Link:
         )
 
     def _say_all(self, client: DealerClient) -> None:
-        """Everything that has no answer yet: a coordinator that died has forgotten the questions."""
         with self._changed:
-            questions = list(self._questions.values())
+            questions = self._questions.open()
         client.send(self._sync())
         for question in questions:
             client.send(question)
 
     def _launch(self) -> None:
-        if stopped.is_left(self._places) and not self._needs:
-            return
-        if someone_listens(self._places.socket):  # it has much to do; another one would not help
-            return
         try:
-            make_again(self._places)  # somebody may have deleted the runtime folder
-            if claim_start(self._places):
-                stopped.clear(self._places)
-                _log.debug("starting a coordinator in %s", self._places.runtime)
-                launch(self._places, self._env, idle_exit_s=self._idle_exit_s)
+            start_if_absent(self._places, self._env, idle_exit_s=self._idle_exit_s, needed=self._needs > 0)
         except PlutoDistError as error:
-            end_start(self._places)
             self._fail(error)
 
     def _fail(self, error: PlutoDistError) -> None:

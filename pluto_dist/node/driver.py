@@ -7,9 +7,6 @@ attach at once cost a few transactions, not sixty-four.
 
 from __future__ import annotations
 
-import contextlib
-import os
-import queue
 import random
 import time
 from collections import deque
@@ -26,6 +23,7 @@ from pluto_dist.core.messages import HandOverKey, Refusal, Request, Sync
 from pluto_dist.core.records import Now
 from pluto_dist.errors import ProtocolError
 from pluto_dist.node import spools
+from pluto_dist.node.background import Background
 from pluto_dist.node.folders import LeaseFolders
 from pluto_dist.node.identity import boot_clock
 from pluto_dist.node.keeping import Keeper
@@ -33,14 +31,12 @@ from pluto_dist.node.keys import Keys
 from pluto_dist.node.liveguard import Death, Liveguard
 from pluto_dist.node.log import say
 from pluto_dist.node.places import Places
-from pluto_dist.node.pools import Pools, place_of
-from pluto_dist.node.worker import Slow, Worker
+from pluto_dist.node.worker import Worker
 from pluto_dist.spool.retention import remove
 from pluto_dist.state.database import Database
 from pluto_dist.transport.server import RouterServer
 
 AGAIN_S = 1.0  # after the disk refused something
-CLOSE_S = 5.0  # requests that are under way at the end get this long; those that do not end are repeated
 
 
 class Driver:
@@ -70,9 +66,7 @@ class Driver:
         self._worker = worker
         self._keys = keys
         self._guard = Liveguard()
-        self._pools = Pools()
-        self._done: queue.SimpleQueue[on.Event] = queue.SimpleQueue()
-        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) if hasattr(os, "eventfd") else None
+        self._background = Background(worker)
         self._folders = LeaseFolders(places.spool)
         self._events: deque[on.Event] = deque()
         self._launchers: dict[str, Identity] = {}
@@ -91,16 +85,16 @@ class Driver:
         """Waits for something to happen, at most so long, and deals with it."""
         poller = zmq.Poller()
         poller.register(self._server.socket, zmq.POLLIN)
-        if self._wake is not None:
-            poller.register(self._wake, zmq.POLLIN)
+        if self._background.wake is not None:
+            poller.register(self._background.wake, zmq.POLLIN)
         for fd in self._guard.descriptors:
             poller.register(fd, zmq.POLLIN)
         ready = dict(poller.poll(self._timeout_ms(longest_s)))
         for fd in ready:
-            if isinstance(fd, int) and fd != self._wake:
+            if isinstance(fd, int) and fd != self._background.wake:
                 self._deaths(self._guard.readable(fd, boot_clock()))
         self._receive()
-        self._collect()
+        self._events.extend(self._background.collect())
         self._look()
         deadline = self._core.deadline()
         if deadline is not None and deadline <= boot_clock():
@@ -110,15 +104,10 @@ class Driver:
 
     def close(self) -> None:
         """Waits for what is in flight; what it achieved is kept, the rest is done by the next one."""
-        ended = self._pools.close(CLOSE_S)
-        if not ended:
-            say("requests_given_up")
-        self._collect()
+        self._events.extend(self._background.close())
         while self._events:
             self._take(self._core.handle(self._events.popleft(), self._now()))
         self._keeper.keep(boot_clock())
-        if self._wake is not None and ended:  # a thread that is left still writes to it
-            os.close(self._wake)
 
     @property
     def idle(self) -> bool:
@@ -152,16 +141,6 @@ class Driver:
 
     def _key(self, key: str) -> None:
         self._events.append(on.KeyGiven(key_id=self._keys.remember(key)))
-
-    def _collect(self) -> None:
-        if self._wake is not None:
-            with contextlib.suppress(BlockingIOError):
-                os.eventfd_read(self._wake)
-        while True:
-            try:
-                self._events.append(self._done.get_nowait())
-            except queue.Empty:
-                return
 
     def _deaths(self, deaths: Iterable[Death], *, replaced: bool = False) -> None:
         """What a process wrote before it died is read first (R1)."""
@@ -279,24 +258,9 @@ class Driver:
                 | do.ReadUploads()
                 | do.SampleNode()
             ):
-                self._submit(effect)
+                self._background.submit(effect)
             case _:
                 raise TypeError(f"no such effect: {type(effect).__name__}")
-
-    def _submit(self, effect: Slow) -> None:
-        self._pools.submit(place_of(effect), lambda: self._work(effect))
-
-    def _work(self, effect: Slow) -> None:
-        """In a worker thread; a fault that nobody foresaw becomes an event and a line in the log."""
-        try:
-            event = self._worker.do(effect)
-        except Exception as error:  # noqa: BLE001 # whatever it is, the core has to hear of it
-            say("effect_failed", effect=type(effect).__name__, error=f"{type(error).__name__}: {error}")
-            event = self._worker.failed(effect, error)
-        if event is not None:
-            self._done.put(event)
-            if self._wake is not None:
-                os.eventfd_write(self._wake, 1)
 
     def _now(self) -> Now:
         return Now(boot_clock(), time.time_ns() // 1_000_000, random.random())  # noqa: S311 # backoff jitter

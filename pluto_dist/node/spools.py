@@ -136,7 +136,10 @@ def still_written(folder: str) -> bool:
 
 def has_family(folder: str) -> bool:
     """Whether forked children of a dead process live; they may log, also if they have not done so yet."""
-    probe = LeaseProbe(Path(folder) / LOCK_NAME)
+    try:
+        probe = LeaseProbe(Path(folder) / LOCK_NAME)
+    except OSError:  # not the file that the process made; nobody is waited for
+        return False
     try:
         return probe.has_family()
     finally:
