@@ -44,6 +44,9 @@ _KEPT = frozenset(
 )
 _KEPT_PREFIXES = ("LC_", "PLUTO_DIST_")
 
+# glibc raises this limit by itself when it meets batches of a megabyte, and then keeps their memory.
+_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(128 << 10)}
+
 # A trainer may have blocked or ignored signals; exec hands that on.
 _SPAWN = (
     "import os, signal, sys\n"
@@ -86,7 +89,7 @@ def launch(places: Places, env: Mapping[str, str], *, idle_exit_s: float = 60.0)
         CoordinatorUnavailableError: no process could be started; the text has the last lines of the log.
     """
     options = CoordinatorOptions(places.runtime, places.spool, idle_exit_s)
-    start_detached(command(options), places.log, environment(env))
+    start_detached(command(options), places.log, environment(env) | _MEMORY)
 
 
 def command(options: CoordinatorOptions, *, search_path: Iterable[str] | None = None) -> list[str]:
