@@ -17,23 +17,26 @@ class Effort:
         leases: numbers of idle leases to compare.
         idle_s: how long an idle coordinator is watched.
         backlog: records of each of eight writers.
-        large_backlog_mb: that is to be delivered in constant memory.
-        deaths: processes that are killed.
+        large_backlog_mb: that is to be delivered in constant memory; 0 for none.
+        deaths, large_deaths: processes that are killed, small ones and of 1 GB.
         last_records: that `finish()` has to deliver.
         light_s: seconds of light load.
+        crowd_of_peers: whether eight processes of another client are measured, too.
     """
 
     rounds: int = 3
     records: int = 10_000
     paced: int = 2_000
-    starts: int = 9
+    starts: int = 5
     leases: tuple[int, ...] = (64, 256)
-    idle_s: float = 10.0
+    idle_s: float = 8.0
     backlog: int = 50_000
     large_backlog_mb: int = 1000
     deaths: int = 8
+    large_deaths: int = 3
     last_records: int = 2000
     light_s: float = 5.0
+    crowd_of_peers: bool = True
 
 
 FULL = Effort()
@@ -42,11 +45,13 @@ QUICK = Effort(
     records=5_000,
     paced=500,
     starts=3,
-    leases=(32,),
-    idle_s=3.0,
-    backlog=10_000,
-    large_backlog_mb=100,
+    leases=(),
+    idle_s=2.0,
+    backlog=20_000,
+    large_backlog_mb=0,
     deaths=3,
-    last_records=200,
+    large_deaths=1,
+    last_records=100,
     light_s=2.0,
+    crowd_of_peers=False,
 )
