@@ -13,7 +13,15 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.bench import bench_coordinator, bench_deaths, bench_delivery, bench_end, bench_log, bench_start
+from tests.bench import (
+    bench_coordinator,
+    bench_deaths,
+    bench_delivery,
+    bench_end,
+    bench_log,
+    bench_start,
+    bench_torchrun,
+)
 from tests.bench.effort import FULL, QUICK, Effort
 from tests.bench.processes import PEERS
 from tests.bench.table import Row, as_json, header, line
@@ -25,6 +33,7 @@ SECTIONS: dict[str, Callable[[Effort], Iterator[Row]]] = {
     "deaths": bench_deaths.rows,
     "delivery": bench_delivery.rows,
     "end": bench_end.rows,
+    "torchrun": bench_torchrun.rows,
 }
 
 
