@@ -27,7 +27,7 @@ from pluto_dist.core.requests import StatusReport
 BEAT_S = 20.0  # the server forgets a Run 150 s after its last heartbeat and stores at most one each 30 s
 SILENT_S = 100.0  # after this time without a beat that arrived, the server may have marked the Run FAILED
 MAX_NAMES = 1000
-TRIES = 5  # the status does not wait longer for an errand that fails, about ten seconds
+TRIES = 3  # the status does not wait longer for an errand that fails, a few seconds
 GIVE_UP_S = 86_400.0  # an outage of a day is an outage; longer, the server means this very errand
 
 _encoder = msgspec.json.Encoder()
@@ -60,6 +60,7 @@ class Controls:
         self._beats: dict[str, float] = {}
         self._alive_at: dict[str, float] = {}
         self._reaped: set[str] = set()
+        self._tried_last: set[str] = set()
         self._token = 0
 
     def advance(self, run: Run, *, may_report: bool, lives: bool) -> None:
@@ -140,6 +141,7 @@ class Controls:
             known.pop(run, None)
         self._context.reporting.discard(run)
         self._reaped.discard(run)
+        self._tried_last.discard(run)
 
     def _beat(self, run: Run, lives: bool) -> None:
         now = self._context.now.at
@@ -151,8 +153,10 @@ class Controls:
 
     def _next(self, run: Run, may_report: bool) -> Errand | None:
         wanted = list(self._wanted(run))
-        failures = [self._trial(run, operation).failures for operation, _ in wanted]
-        if run.verdict is not None and not run.reported and may_report and all(n >= TRIES for n in failures):
+        reports = run.verdict is not None and not run.reported and may_report
+        if reports:
+            self._try_once_more(run)
+        if reports and all(self._trial(run, operation).failures >= TRIES for operation, _ in wanted):
             silent = self._context.now.at - self._alive_at.get(run.key, run.open_since) > SILENT_S
             wanted.append(("revive", b"") if silent else ("status", _encoder.encode(status_report(run))))
         for operation, body in wanted:
@@ -173,6 +177,15 @@ class Controls:
         if run.config_patch:
             yield "config", run.config_patch
 
+    def _try_once_more(self, run: Run) -> None:
+        """Before the status goes out without it, an errand that failed in an outage gets a chance."""
+        if run.key in self._tried_last:
+            return
+        self._tried_last.add(run.key)
+        for operation, trial in self._trials.get(run.key, {}).items():
+            failures = min(trial.failures, TRIES - 1)
+            self._trials[run.key][operation] = Trial(failures, trial.since, 0.0)
+
     def _trial(self, run: Run, operation: str) -> Trial:
         return self._trials.get(run.key, {}).get(operation, Trial(0, self._context.now.at, 0.0))
 
@@ -192,6 +205,7 @@ class Controls:
                 self._reaped.discard(run.key)
                 self._alive_at[run.key] = self._context.now.at
             case "status" if run.ended and errand.body == _encoder.encode(status_report(run)):
+                self._tried_last.discard(run.key)
                 self._context.change_run(run, reported=True)
 
     def _refused(self, run: Run, errand: Errand, reason: str) -> None:

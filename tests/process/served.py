@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import psutil
+
 from tests.pluto_server.client import Control, ServerProcess
 from tests.process.harness import WITHIN_S, Node, wait_until
 
@@ -68,6 +70,10 @@ class Served(Node):
             for name, value in data.items()
             if (step, value) not in there.get(name, set())
         ]
+
+    def coordinator_mb(self) -> float:
+        """Resident memory of the coordinator."""
+        return float(psutil.Process(self.coordinator()).memory_info().rss) / (1 << 20)
 
     def paths(self, since: int = 0) -> list[str]:
         """Paths of the requests after the `since`-th."""

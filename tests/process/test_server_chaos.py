@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from tests.process.harness import wait_until
 from tests.process.served import SERVICES, Served
 
-CHAOS_S = 20.0
+CHAOS_S = 15.0
 KILL_EVERY_S = 3.0
 TURN_S = 0.4
 BODY = """

@@ -70,7 +70,7 @@ def kill_all(served: Served, *scripts: Script) -> None:
 
 def cut_off_in_the_middle(served: Served, **env: str) -> Script:
     """A job whose server goes away before it logs anything of worth."""
-    script = served.start(STORY, env={"PLUTO_DIST_EXIT_WAIT_S": "2", **env})
+    script = served.start(STORY, env={"PLUTO_DIST_EXIT_WAIT_S": "1", **env})
     script.expect("ready")
     served.cut_off()
     script.say()
