@@ -143,6 +143,10 @@ class Checks:
         self.expect(owner is not None, f"G1: {run.key} is ended by nobody")
         assert owner is not None
         done = owner.truth.ended is not None or owner.truth.died is not None or owner.truth.execed is not None
+        launcher = self.world.launchers.get(owner.actor.job)
+        waits = launcher is not None and not launcher.gone and launcher.attempt < launcher.restarts
+        early = waits and owner.job.launcher is not None and run.status != "COMPLETED"
+        self.expect(not early, f"R10: {run.status} while the launcher has restarts left")
         self.expect(done, f"G1: {run.key} became {run.status} while its owner {owner.name} was at work")
 
     def _cursor(self, coordinator: SimCoordinator, feed: Feed) -> None:
@@ -273,11 +277,15 @@ class Checks:
     def _one_run(self, coordinator: SimCoordinator, run: Run) -> None:
         self.expect(run.ended and run.reported, f"{run.external_id} has no end: {run.status}")
         allowed = allowed_statuses(self.world, coordinator.book, run)
-        self.expect(run.status in allowed, f"G7: {run.external_id} is {run.status}, the oracle says {allowed}")
+        self.expect(
+            run.status in allowed, f"G7: {run.external_id} is {run.status}, the oracle says {allowed}"
+        )
         if run.target.mode == "local":
             return
         stored = self.world.server.runs[run.id or 0]
-        self.expect(stored.status == run.status, f"the server has {stored.status} of a Run that is {run.status}")
+        self.expect(
+            stored.status == run.status, f"the server has {stored.status} of a Run that is {run.status}"
+        )
         sent, unknown = len(stored.reports), self.world.server.unknown_reports[stored.id]
         kills = self.world.counts["coordinator_killed"]
         self.expect(

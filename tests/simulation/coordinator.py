@@ -29,7 +29,6 @@ from pluto_dist.node.keys import Keys
 from pluto_dist.node.liveguard import Death
 from pluto_dist.node.worker import Slow, Worker
 from pluto_dist.state.database import DatabaseUnusableError, SupersededError
-
 from tests.simulation.processes import PLUTO
 
 if TYPE_CHECKING:
@@ -226,20 +225,22 @@ class SimDriver(Driver):
         self.socket = SimServer(world)
         server: Any = self.socket
         super().__init__(core, places, database, server, SimWorker(world), Keys())
-        if self._wake is not None:
-            os.close(self._wake)
-        self._wake = None
+        background = self._background
+        if background.wake is not None:
+            os.close(background.wake)
+        background.wake = None
+        pools: Any = SimPools(coordinator)
+        done: Any = SimDone(coordinator)
+        background._pools, background._done = pools, done
         self._world = world
         self._guard: Any = SimGuard(world)
-        self._pools: Any = SimPools(coordinator)
-        self._done: Any = SimDone(coordinator)
 
     def turn(self) -> None:
         """What `run_once` does after its wait."""
         now = self._world.now
         self._deaths(self._guard.noticed(now))
         self._receive()
-        self._collect()
+        self._events.extend(self._background.collect())
         self._look()
         deadline = self._core.deadline()
         if deadline is not None and deadline <= now:

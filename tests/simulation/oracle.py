@@ -94,7 +94,9 @@ def _bad_of(world: World, process: Process) -> list[Bad]:
         found.append(Bad(truth.execed, truth.execed, stop=False, sure=False))
     if truth.died is not None and not found and (truth.ended is None or at_exit):
         at, code, signal = truth.died
-        seen = max([truth.noticed or at, *(end for start, end in world.outages if start <= at + 1 <= end + 1)])
+        seen = max(
+            [truth.noticed or at, *(end for start, end in world.outages if start <= at + 1 <= end + 1)]
+        )
         if at_exit:
             if code or signal:
                 found.append(Bad(at, seen, stop=code in STOP_CODES and not signal, sure=watched))

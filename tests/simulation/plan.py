@@ -12,11 +12,11 @@ from typing import Literal
 
 End = Literal[
     "finish", "finish_code", "close", "exception", "communication", "exit_code", "at_exit", "sigterm", "kill",
-    "exec",
+    "exec", "finish_kill",
 ]  # fmt: skip
 OWNER_ENDS: tuple[End, ...] = (
     "finish", "finish", "finish", "finish_code", "close", "exception", "communication", "exit_code",
-    "at_exit", "at_exit", "sigterm", "kill", "exec",
+    "at_exit", "at_exit", "sigterm", "kill", "exec", "finish_kill",
 )  # fmt: skip
 SIDE_ENDS: tuple[End, ...] = ("finish", "close", "exception", "exit_code", "at_exit", "sigterm", "kill")
 

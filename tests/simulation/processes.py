@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 KEY = "simulated-key-0123456789"
-PLUTO = Target("pluto", "/store", "http://api", "http://ingest", "http://py", "http://app", Secret(KEY).digest)
+PLUTO = Target(
+    "pluto", "/store", "http://api", "http://ingest", "http://py", "http://app", Secret(KEY).digest
+)
 LOCAL = Target("local", "/store")
 EXIT_WAIT_S = 20.0
 SEGMENT_BYTES = 700
@@ -214,6 +216,9 @@ class Process:
                 self._finish(None, at_exit=True, dies=(actor.code, ""))
             case "sigterm":
                 self.sigterm()
+            case "finish_kill":  # its word is on the disk, and nobody may have heard of it
+                self.after(0.0001, lambda: self.die((None, "SIGKILL")))
+                self._finish(None)
             case "kill":
                 self.die((None, "SIGKILL"))
             case "exec":
@@ -241,9 +246,7 @@ class Process:
         label = "communication" if what.get("communication") else kind
         self.truth.evidence.append((self.world.now, label, what.get("exit_code")))
 
-    def _finish(
-        self, code: int | None, *, at_exit: bool = False, dies: Status = (0, "")
-    ) -> None:
+    def _finish(self, code: int | None, *, at_exit: bool = False, dies: Status = (0, "")) -> None:
         if self.is_side:
             self._leave(Closed(**self.handle._stamp()), dies)
         else:
@@ -362,9 +365,7 @@ class Process:
         wait = max(0.001, min(1.0, self.session.deadline() - world.now))
         self.after(wait, lambda: self._tick() if timer == self._timer else None)
 
-    def _await(
-        self, until: Callable[[View], bool], deadline: float, then: Callable[[bool], None]
-    ) -> None:
+    def _await(self, until: Callable[[View], bool], deadline: float, then: Callable[[bool], None]) -> None:
         self._wait = until, deadline, then
         self._look_at_wait()
 

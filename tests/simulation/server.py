@@ -124,9 +124,7 @@ class StoreBackend:
         if request.want == "resume" and known is None:
             return Refused("RunNotFoundError", "no such Run")
         number = self.store.runs.setdefault(external, len(self.store.runs) + 1)
-        return Opened(
-            id=number, display_id=f"DEM-{number}", project=request.project, url="", resumed=False
-        )
+        return Opened(id=number, display_id=f"DEM-{number}", project=request.project, url="", resumed=False)
 
     def deliver(self, run: BackendRun, batch: Batch) -> Outcome:
         data = self.store.segments.setdefault((batch.lease_id, batch.stream, batch.segment), bytearray())

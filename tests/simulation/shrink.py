@@ -47,5 +47,7 @@ def _fails_alike(plan: Plan, kind: str) -> bool:
     try:
         World(plan).run()
     except Exception as error:  # noqa: BLE001 # the same fault is looked for, whatever it is
-        return failure_kind(f"{type(error).__module__}.{type(error).__qualname__}: {error}") == kind or kind in str(error)
+        return failure_kind(
+            f"{type(error).__module__}.{type(error).__qualname__}: {error}"
+        ) == kind or kind in str(error)
     return False

@@ -20,7 +20,7 @@ from pluto_dist.client import handle
 from pluto_dist.core.ids import Identity, Job
 from pluto_dist.core.messages import Reply, Request, View
 from pluto_dist.errors import ProtocolError
-from pluto_dist.node import driver, folders, keeping, spools, worker
+from pluto_dist.node import background, driver, folders, keeping, spools, worker
 from pluto_dist.spool import reader, retention, space, writer
 from tests.simulation.checks import Checks, Violation
 from tests.simulation.coordinator import Crash, SimCoordinator, SimDatabase
@@ -434,7 +434,7 @@ def installed(world: World) -> Iterator[None]:
             stack.enter_context(mock.patch.object(module, "real_files", files))
         for module in (driver, handle):
             stack.enter_context(mock.patch.object(module, "boot_clock", lambda: world.now))
-        for module in (driver, folders, keeping):
+        for module in (background, folders, keeping, driver):
             stack.enter_context(mock.patch.object(module, "say", say))
         for name, stand_in in {
             "lease_ids": lambda spool: world.view.folders(f"{spool}/leases"),

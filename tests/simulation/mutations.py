@@ -1,0 +1,313 @@
+"""`python -m tests.simulation.mutations`: deliberately broken variants, each of which must be caught.
+
+A variant replaces one rule of the code under test while histories run. The table says which seed caught it;
+a variant that no seed catches is a hole in the simulation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest import mock
+
+import msgspec
+
+from pluto_dist.core import admission, claims, control, folding, phase, settling, verdict
+from pluto_dist.core.admission import Admission
+from pluto_dist.core.book import Book
+from pluto_dist.core.control import Controls
+from pluto_dist.core.delivery import Delivery
+from pluto_dist.core.folding import Folding
+from pluto_dist.core.lane import Lane
+from pluto_dist.core.lifecycle import Closed, Finished
+from pluto_dist.core.outcomes import Delivered
+from pluto_dist.core.records import Verdict
+from pluto_dist.core.series import SeriesNames
+from pluto_dist.core.shared import Shared
+from pluto_dist.node.driver import Driver
+from pluto_dist.node.folders import LeaseFolders
+from pluto_dist.node.keeping import Keeper
+from pluto_dist.node.worker import Worker
+from pluto_dist.spool.writer import StreamWriter
+from tests.simulation.__main__ import attempt
+from tests.simulation.plan import make_plan
+
+Patch = tuple[object, str, Any]
+
+
+def epoch_not_compared() -> Patch:
+    """Evidence of earlier epochs counts."""
+    real = phase.members_of
+
+    def broken(run: Any, leases: Any) -> Any:
+        same = tuple(msgspec.structs.replace(lease, epoch=run.epoch) for lease in leases)
+        found = {lease.lease_id for lease in real(run, same)}
+        return tuple(lease for lease in leases if lease.lease_id in found)
+
+    return settling, "members_of", broken
+
+
+def cursor_before_answer() -> Patch:
+    """The cursor moves whatever the answer was."""
+    real = Lane.answered
+
+    def broken(self: Lane, event: Any) -> bool:
+        return real(self, msgspec.structs.replace(event, outcome=Delivered()))
+
+    return Lane, "answered", broken
+
+
+def close_ends_the_run() -> Patch:
+    """`close()` counts as `finish()`."""
+    real = Folding._apply
+
+    def broken(self: Folding, lease: Any, entry: Any) -> None:
+        if isinstance(entry, Closed) and lease.role == "owner":
+            entry = Finished(at=entry.at, wall_ms=entry.wall_ms)
+        real(self, lease, entry)
+
+    return Folding, "_apply", broken
+
+
+def first_failure_ignored() -> Patch:
+    """The verdict looks at nobody's evidence."""
+    return verdict, "first_failure", lambda run, members: None
+
+
+def tags_overwritten() -> Patch:
+    """The last writer of tags wins."""
+
+    def broken(self: Shared, run: str, tags: Any) -> None:
+        self._change(run, lambda known: self._put_tags(known, tuple(tags)))
+
+    return Shared, "add_tags", broken
+
+
+def side_evidence_counts() -> Patch:
+    """A side's failure is put down to the owner."""
+    real = Folding._evidence
+
+    def broken(self: Folding, lease: Any, run: Any, entry: Any) -> None:
+        owner = self._book.leases.get(run.owner or "")
+        if lease.role == "side" and owner is not None:
+            self._context.change_lease(owner, evidence=(*owner.evidence, entry))
+        real(self, lease, run, entry)
+
+    return Folding, "_evidence", broken
+
+
+def side_finish_ends() -> Patch:
+    """A side that fails or closes ends the Run."""
+    real = Folding._end
+
+    def broken(self: Folding, lease: Any, run: Any, entry: Any) -> None:
+        real(self, lease, run, entry)
+        if lease.role == "side" and not run.ended:
+            done = Verdict("COMPLETED", "a side has ended")
+            self._context.change_run(self._book.runs[run.key], verdict=done, status="COMPLETED", ended_ms=1)
+
+    return Folding, "_end", broken
+
+
+def lifecycle_not_read_at_death() -> Patch:
+    """A death is taken for what it looks like, without its last words."""
+    return LeaseFolders, "died", lambda self, lease_id, now: iter(())
+
+
+def suffix_forgotten() -> Patch:
+    """A restarted coordinator does not know who has which name."""
+    real = Book.load
+
+    def broken(self: Book, table: str, key: str, value: Any) -> None:
+        if table != "series":
+            real(self, table, key, value)
+
+    return Book, "load", broken
+
+
+def no_suffix() -> Patch:
+    """Everybody gets the plain name."""
+    return SeriesNames, "_final", lambda self, run, series, participant, name: (name, False)
+
+
+def intent_not_persisted() -> Patch:
+    """Nobody remembers that a request may have been carried out."""
+    real = Book.put_feed
+
+    def broken(self: Book, feed: Any) -> Any:
+        return real(self, msgspec.structs.replace(feed, intent=None))
+
+    return Book, "put_feed", broken
+
+
+def status_before_delivery() -> Patch:
+    """The status does not wait for records."""
+    real = Controls.advance
+
+    def broken(self: Controls, run: Any, *, may_report: bool, lives: bool) -> None:
+        real(self, run, may_report=True, lives=lives)
+
+    return Controls, "advance", broken
+
+
+def status_twice() -> Patch:
+    """An accepted status is not noted."""
+    real = Controls._done
+
+    def broken(self: Controls, run: Any, errand: Any) -> None:
+        real(self, run, errand)
+        self.again = getattr(self, "again", 0) + 1
+        if errand.operation == "status" and self.again < 60:
+            self._context.change_run(self._book.runs[run.key], reported=False)
+
+    return Controls, "_done", broken
+
+
+def orphan_grace_ignored() -> Patch:
+    """The owner's silence is its end, and a launcher's restart comes too late."""
+    return phase, "restarts_left", lambda run: False
+
+
+def restart_is_failure() -> Patch:
+    """A Run whose job was restarted has failed."""
+    real = Admission._own
+
+    def broken(self: Admission, lease: Any, run: Any) -> Any:
+        run = real(self, lease, run)
+        if not lease.opened.job.attempt:
+            return run
+        failed = Verdict("FAILED", "it was restarted")
+        return self._context.change_run(run, verdict=failed, status="FAILED", ended_ms=1)
+
+    return Admission, "_own", broken
+
+
+def finish_code_ignored() -> Patch:
+    """`finish(code=…)` is like `finish()`."""
+    return verdict, "status_of_code", lambda code: "COMPLETED"
+
+
+def folder_removed_early() -> Patch:
+    """A lease's folder goes with its process."""
+    return Delivery, "complete", lambda self, lease: not lease.alive
+
+
+def two_owners() -> Patch:
+    """Nobody asks whether there is an owner."""
+    real = claims._owned
+
+    def broken(claim: Any, owner: Any, facts: Any, now: float) -> Any:
+        return claims.Grant("owner", "why not") if claim.resume else real(claim, owner, facts, now)
+
+    return claims, "_owned", broken
+
+
+def verdict_not_frozen() -> Patch:
+    """What is heard after the end changes the verdict."""
+    real = settling.Settling._settle_run
+
+    def broken(self: Any, run: Any) -> None:
+        if run.verdict is not None and run.status == "COMPLETED" and run.reported:
+            late = Verdict("TERMINATED", "on second thoughts")
+            run = self._context.change_run(run, verdict=late, status=late.status, reported=False)
+        real(self, run)
+
+    return settling.Settling, "_settle_run", broken
+
+
+def not_durable() -> Patch:
+    """Effects leave although nothing was kept."""
+
+    def broken(self: Keeper, now: float) -> bool:
+        self._saves.clear()
+        return True
+
+    return Keeper, "keep", broken
+
+
+def set_aside_lost() -> Patch:
+    """A refused record is dropped."""
+    return Worker, "_set_aside", lambda self, effect: None
+
+
+def torn_write_continued() -> Patch:
+    """After a short write the same segment goes on."""
+
+    def broken(self: StreamWriter, frame: bytes, code: int | None) -> bool:
+        if code is not None:
+            return self_real(self, frame, code)
+        self.written += 1
+        return True
+
+    self_real = StreamWriter._append_anew
+    return StreamWriter, "_append_anew", broken
+
+
+def death_unnoticed() -> Patch:
+    """Nobody hears of deaths."""
+    return Driver, "_deaths", lambda self, deaths, replaced=False: [None for _ in deaths] and None
+
+
+MUTATIONS: tuple[Callable[[], Patch], ...] = (
+    epoch_not_compared, cursor_before_answer, close_ends_the_run, first_failure_ignored, tags_overwritten,
+    side_evidence_counts, side_finish_ends, lifecycle_not_read_at_death, suffix_forgotten, no_suffix,
+    intent_not_persisted, status_before_delivery, status_twice, orphan_grace_ignored, restart_is_failure,
+    finish_code_ignored, folder_removed_early, two_owners, verdict_not_frozen, not_durable, set_aside_lost,
+    torn_write_continued, death_unnoticed,
+)  # fmt: skip
+
+
+@contextlib.contextmanager
+def broken(mutation: Callable[[], Patch]) -> Iterator[None]:
+    """The variant is in force; a function that others have imported is replaced there too."""
+    where, name, what = mutation()
+    real = getattr(where, name)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch.object(where, name, what))
+        for module in (admission, claims, control, folding, phase, settling, verdict):
+            if module is not where and getattr(module, name, None) is real and not isinstance(where, type):
+                stack.enter_context(mock.patch.object(module, name, what))
+        yield
+
+
+def catch(mutation: Callable[[], Patch], seeds: range, seconds: float) -> tuple[int | None, str]:
+    """The first seed that fails, and with what."""
+    deadline = time.monotonic() + seconds
+    for seed in seeds:
+        if time.monotonic() > deadline:
+            break
+        with broken(mutation):
+            _, error = attempt(make_plan(seed))
+        if error is not None:
+            return seed, error.strip().splitlines()[-1].rpartition("Violation: ")[2]
+    return None, "NOT CAUGHT"
+
+
+def main() -> int:
+    """Prints the table; 1 if a variant was not caught."""
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation.mutations")
+    parser.add_argument("--first", type=int, default=1)
+    parser.add_argument("--seeds", type=int, default=400, help="how many to try for each variant")
+    parser.add_argument("--seconds", type=float, default=120.0, help="for each variant")
+    parser.add_argument("--only", default="", help="variants whose name has this in it")
+    options = parser.parse_args()
+    missed = 0
+    for mutation in MUTATIONS:
+        if options.only not in mutation.__name__:
+            continue
+        seeds = range(options.first, options.first + options.seeds)
+        seed, how = catch(mutation, seeds, options.seconds)
+        missed += seed is None
+        print(
+            f"{mutation.__name__:30s} {'missed' if seed is None else f'seed {seed}':10s} {how[:90]}",
+            flush=True,
+        )
+    return int(missed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
