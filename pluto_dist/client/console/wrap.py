@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable
 from threading import get_ident
 from typing import Any, Protocol
+from weakref import ref
 
 from pluto_dist.client.console.levels import StreamName
 from pluto_dist.client.console.recorder import Recorder
@@ -63,7 +64,6 @@ class StreamCapture:
             else:
                 self._stream.write = self._before
         self._end(self._recorders)
-        self._write = self._stream.write  # lets go of our own, which holds the files of an ended lease
 
     def after_fork(self) -> None:
         """In the child the parent's unfinished lines are the parent's."""
@@ -71,13 +71,15 @@ class StreamCapture:
 
     def _recording(self, write: Callable[[str], Any]) -> Callable[[str], Any]:
         recorders = self._recorders
+        this = ref(self)  # whoever keeps the function must not keep the files of an ended lease
 
         def write_and_record(text: str, /) -> Any:
             written = write(text)
-            if self._on:
+            capture = this()
+            if capture is not None and capture._on:
                 recorder = recorders.get(get_ident())
                 if recorder is None:
-                    recorder = self._of_new_thread()
+                    recorder = capture._of_new_thread()
                 recorder.feed(text)
             return written
 
