@@ -1,0 +1,20 @@
+#!/bin/sh
+# One machine: training on all ranks, evaluation and upload beside it, one Run.
+#   deploy/digits/run.sh [FOLDER] [arguments of train.py]
+# Needs: pip install pluto-dist torch scikit-learn
+set -eu
+here=$(cd "$(dirname "$0")" && pwd)
+out=${1:-/tmp/digits}
+[ $# -gt 0 ] && shift
+
+# One name for all processes. With the same name again, the same Run goes on.
+export PLUTO_RUN_ID="${PLUTO_RUN_ID:-digits-$(date +%Y%m%d-%H%M%S)}"
+
+python "$here/evaluate.py" --out "$out" &
+python "$here/upload.py" --out "$out" --to "$out/archive" &
+
+# The ranks own the Run: rank 0 does, its exit and theirs decide the final status.
+status=0
+torchrun --standalone --nproc-per-node "${RANKS:-2}" --max-restarts 1 "$here/train.py" --out "$out" "$@" || status=$?
+wait
+exit $status
