@@ -23,6 +23,7 @@ from typing import BinaryIO, Literal
 import msgspec
 
 from pluto_dist.core.document import Document, LeaseShown
+from pluto_dist.core.naming import late_participant
 from pluto_dist.core.records import Point, SeriesOwner
 from pluto_dist.spool.frames import Cut, scan
 from pluto_dist.spool.names import parse_segment, stream_kind
@@ -124,7 +125,9 @@ def _lease_points(
         for number, paths in sorted(segments.items()):
             for cut in _read(paths, fence[1] if fence is not None and fence[0] == number else 0):
                 behind = fence is not None and (number, cut.start) >= fence
-                who = "" if lease is None else f"attempt{lease.attempt}" if behind else lease.participant
+                who = "" if lease is None else lease.participant
+                if lease is not None and behind:
+                    who = late_participant(lease.participant, lease.attempt)
                 for line in cut.lines:
                     yield from _points_of(stream, line, lease_id, partial(names.of, who))
 
