@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def asked_to_stop(run: pluto.Run) -> bool:
-    """Whether any rank got SIGTERM. All ranks leave the loop after the same epoch, so nobody waits for ever."""
+    """Whether any rank got SIGTERM; all ranks leave the loop after the same epoch, so none waits for ever."""
     asked = torch.tensor(float(run.preempted))
     dist.all_reduce(asked, dist.ReduceOp.MAX)
     return bool(asked)
