@@ -21,15 +21,15 @@ from pluto_dist.core.claims import (
     same_job,
 )
 from pluto_dist.core.context import Context
-from pluto_dist.core.effects import CheckLiveness, LookAtStreams, WatchLauncher
+from pluto_dist.core.effects import CheckLiveness, LookAtStreams
 from pluto_dist.core.ids import RunRef
 from pluto_dist.core.lifecycle import Opened
 from pluto_dist.core.naming import label_of, participant_of
 from pluto_dist.core.opening import Opening
 from pluto_dist.core.phase import Phase, assess, members_of
-from pluto_dist.core.records import AttemptEnd, Lease, Run
+from pluto_dist.core.records import Lease, Run
 from pluto_dist.core.shared import Shared
-from pluto_dist.core.verdict import decide
+from pluto_dist.core.succession import Succession
 
 
 class Admission:
@@ -40,6 +40,7 @@ class Admission:
         self._book = context.book
         self._opening = opening
         self._shared = shared
+        self._succession = Succession(context)
         self._verifying: set[str] = set()
         self._deadlines: dict[str, float | None] = {}
 
@@ -103,7 +104,7 @@ class Admission:
         owns = grant.role == "owner"
         newcomer = not same_job(lease.opened, run)
         if owns and not newcomer and lease.opened.job.attempt > run.attempt:
-            run = self._new_attempt(run, lease.opened)
+            run = self._succession.new_attempt(run, lease.opened)
         if owns and run.ended:
             run = self._opening.reopen(run, lease)
             if newcomer:
@@ -113,9 +114,9 @@ class Admission:
             self._deadlines[lease.lease_id] = None  # asked again when the backend has answered
             return
         if owns:
-            run = self._own(lease, run)
+            run = self._succession.own(lease, run)
         elif grant.role == "worker":
-            run = self._attempt_of_launched(run, lease.opened)
+            run = self._succession.attempt_below(run, lease.opened)
         now = self._context.now
         others = self._book.leases_of(run.key)
         label = label_of(lease, grant.role, others)
@@ -138,61 +139,6 @@ class Admission:
             run.key, "lease_granted", lease=lease.lease_id, role=grant.role, label=label, reason=grant.reason
         )
         self._context.emit(LookAtStreams(lease_id=lease.lease_id, folder=lease.folder))
-
-    def _own(self, lease: Lease, run: Run) -> Run:
-        """Makes the claim the owner, with a new epoch."""
-        job = lease.opened.job
-        successor = job.key == run.job_key and run.owner is not None
-        if job.launcher is not None:
-            self._context.emit(WatchLauncher(run=run.key, identity=job.launcher))
-        others = [other for other in self._book.leases_of(run.key) if other.alive]
-        for other in others:
-            if other.role == "owner":  # it lives on although a person has ended its Run
-                self._supersede(other)
-        run = self._context.change_run(
-            run,
-            owner=lease.lease_id,
-            epoch=run.epoch + 1,
-            job_key=job.key,
-            attempt=job.attempt,
-            max_restarts=job.max_restarts,
-            launcher=job.launcher,
-            launcher_gone_at=None,
-            boot_id=self._context.boot_id,
-        )
-        for other in others if successor else ():
-            if (
-                other.role == "worker" and other.epoch == run.epoch - 1
-            ):  # ranks of this attempt keep their say
-                self._context.change_lease(other, epoch=run.epoch)
-        return run
-
-    def _supersede(self, lease: Lease) -> None:
-        self._context.note(lease.run or "", "superseded", lease=lease.lease_id)
-        self._context.end_lease(lease, "superseded")
-
-    def _new_attempt(self, run: Run, claim: Opened) -> Run:
-        """The launcher restarted the job: the old ranks have no say any more (R10)."""
-        members = members_of(run, self._book.leases_of(run.key))
-        verdict = run.verdict or decide(run, members)
-        for member in members:
-            if member.alive:
-                self._supersede(member)
-        ended = AttemptEnd(run.attempt, verdict.status, verdict.reason, verdict.first_failure)
-        self._context.note(run.key, "restarted", attempt=str(claim.job.attempt), because=verdict.reason)
-        return self._context.change_run(
-            run, attempt=claim.job.attempt, attempts=(*run.attempts, ended), owner=None
-        )
-
-    def _attempt_of_launched(self, run: Run, claim: Opened) -> Run:
-        """Under `pluto-dist run` the owner stays when its command starts all ranks anew."""
-        owner = self._book.leases.get(run.owner or "")
-        if owner is None or not launched(claim, owner) or claim.job.attempt <= run.attempt:
-            return run
-        self._context.change_lease(owner, epoch=0)  # no member of the attempt that is over
-        run = self._new_attempt(run, claim)
-        owner = self._context.change_lease(owner, epoch=run.epoch + 1)
-        return self._context.change_run(run, owner=owner.lease_id, epoch=owner.epoch)
 
     def refuse(self, lease: Lease, error: str, message: str) -> None:
         """Ends a claim with its reason; nothing else changes."""

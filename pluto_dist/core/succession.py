@@ -1,0 +1,72 @@
+"""Who owns a Run after whom: owners, attempts of the job, and the epochs that fence them (R5, R10)."""
+
+from __future__ import annotations
+
+from pluto_dist.core.claims import launched
+from pluto_dist.core.context import Context
+from pluto_dist.core.effects import WatchLauncher
+from pluto_dist.core.lifecycle import Opened
+from pluto_dist.core.phase import members_of
+from pluto_dist.core.records import AttemptEnd, Lease, Run
+from pluto_dist.core.verdict import decide
+
+
+class Succession:
+    """Each change of owner or restart of the job raises the epoch; whoever has an older one has no say."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._book = context.book
+
+    def own(self, lease: Lease, run: Run) -> Run:
+        """Makes the claim the owner, with a new epoch."""
+        job = lease.opened.job
+        successor = job.key == run.job_key and run.owner is not None
+        if job.launcher is not None:
+            self._context.emit(WatchLauncher(run=run.key, identity=job.launcher))
+        others = [other for other in self._book.leases_of(run.key) if other.alive]
+        for other in others:
+            if other.role == "owner":  # it lives on although a person has ended its Run
+                self._supersede(other)
+        run = self._context.change_run(
+            run,
+            owner=lease.lease_id,
+            epoch=run.epoch + 1,
+            job_key=job.key,
+            attempt=job.attempt,
+            max_restarts=job.max_restarts,
+            launcher=job.launcher,
+            launcher_gone_at=None,
+            boot_id=self._context.boot_id,
+        )
+        for other in others if successor else ():
+            if other.role == "worker" and other.epoch == run.epoch - 1:
+                self._context.change_lease(other, epoch=run.epoch)  # ranks of this attempt keep their say
+        return run
+
+    def new_attempt(self, run: Run, claim: Opened) -> Run:
+        """The launcher restarted the job: the old ranks have no say any more (R10)."""
+        members = members_of(run, self._book.leases_of(run.key))
+        verdict = run.verdict or decide(run, members)
+        for member in members:
+            if member.alive:
+                self._supersede(member)
+        ended = AttemptEnd(run.attempt, verdict.status, verdict.reason, verdict.first_failure)
+        self._context.note(run.key, "restarted", attempt=str(claim.job.attempt), because=verdict.reason)
+        return self._context.change_run(
+            run, attempt=claim.job.attempt, attempts=(*run.attempts, ended), owner=None
+        )
+
+    def attempt_below(self, run: Run, claim: Opened) -> Run:
+        """Under `pluto-dist run` the owner stays when its command starts all ranks anew."""
+        owner = self._book.leases.get(run.owner or "")
+        if owner is None or not launched(claim, owner) or claim.job.attempt <= run.attempt:
+            return run
+        self._context.change_lease(owner, epoch=0)  # no member of the attempt that is over
+        run = self.new_attempt(run, claim)
+        owner = self._context.change_lease(owner, epoch=run.epoch + 1)
+        return self._context.change_run(run, owner=owner.lease_id, epoch=owner.epoch)
+
+    def _supersede(self, lease: Lease) -> None:
+        self._context.note(lease.run or "", "superseded", lease=lease.lease_id)
+        self._context.end_lease(lease, "superseded")
