@@ -88,24 +88,21 @@ class Views:
             self.answer(lease, self._owed.pop(lease_id))
 
     def tell(self, runs: Iterable[str], news: Iterable[str]) -> None:
-        """Tells those with news, and all of a Run that stands otherwise, what they do not know yet."""
+        """Tells those with news, and those of a Run that stands otherwise, what they do not know yet."""
         leases = dict.fromkeys(news)
         standings: dict[str, Standing] = {}
         for key in runs:
             run = self._book.runs.get(key)
-            if run is None:
-                continue
-            standing = standings[key] = self._standing(run)
-            if _lasting(standing) != self._standings.get(key):
-                self._standings[key] = _lasting(standing)
-                leases.update(dict.fromkeys(lease.lease_id for lease in self._book.leases_of(key)))
+            if run is not None:
+                standings[key] = self._standing(run)
+                leases.update(dict.fromkeys(self._concerned(key, standings[key])))
         for lease_id in leases:
             lease = self._book.leases.get(lease_id)
             if lease is not None and lease_id in self._told:
                 self._tell(lease, standings)
 
     def view(self, lease: Lease, standing: Standing | None) -> View:
-        """How things stand for one lease."""
+        """How things stand for one lease, without what changes all the time."""
         others = 0
         if standing is not None:
             others = standing.members - (1 if lease.alive and lease.role != "side" else 0)
@@ -123,11 +120,8 @@ class Views:
             attempt=lease.attempt,
             error=lease.error,
             run=standing.run if standing is not None else None,
-            next_step=self._delivery.next_step(lease.run or "", lease.participant),
             last_out=standing is not None and others == 0,
             drained=standing is None or self._drained(lease, standing),
-            pending=self._delivery.pending_bytes(lease),
-            passed=self._delivery.passed(lease),
             key_wanted=self._key_wanted(lease),
             key_problem=standing.key_problem if standing is not None else "",
             trouble=standing.trouble if standing is not None else "",
@@ -195,16 +189,34 @@ class Views:
         """The Run is forgotten."""
         self._standings.pop(run, None)
 
+    def _concerned(self, key: str, standing: Standing) -> list[str]:
+        """Leases that may have to hear of it: all, or those that have ended and wait for it (R11)."""
+        before, self._standings[key] = self._standings.get(key), _lasting(standing)
+        if before is not None and before == self._standings[key]:
+            return []
+        leases = self._book.leases_of(key)
+        if before is not None and _lively(before) == _lively(standing):
+            leases = tuple(lease for lease in leases if not lease.alive)
+        return [lease.lease_id for lease in leases if not lease.removed]
+
     def _drained(self, lease: Lease, standing: Standing) -> bool:
         """Whether a leaving participant has nothing left to wait for (R11)."""
         told = standing.told or lease.code_awaited  # the verdict waits for this very process
-        return told and standing.safe and (lease.alive or self._delivery.complete(lease))
+        return not lease.alive and told and standing.safe and self._delivery.complete(lease)
 
     def _send(self, view: View, request: int) -> None:
-        peer = self._peers.get(view.lease_id)
-        if peer is not None:
-            self._told[view.lease_id] = view
-            self._context.emit(Send(peer=peer, reply=msgspec.structs.replace(view, request=request)))
+        lease, peer = self._book.leases[view.lease_id], self._peers.get(view.lease_id)
+        if peer is None:
+            return
+        self._told[view.lease_id] = view
+        reply = msgspec.structs.replace(
+            view,
+            request=request,
+            next_step=self._delivery.next_step(lease.run or "", lease.participant),
+            pending=self._delivery.pending_bytes(lease),
+            passed=self._delivery.passed(lease),
+        )
+        self._context.emit(Send(peer=peer, reply=reply))
 
     def _tell(self, lease: Lease, standings: dict[str, Standing]) -> None:
         run = self._book.runs.get(lease.run) if lease.run is not None else None
@@ -290,7 +302,12 @@ def _lasting(standing: Standing) -> Standing:
     return msgspec.structs.replace(standing, run=run, members=min(standing.members, 2))
 
 
+def _lively(standing: Standing) -> Standing:
+    """What matters to the living: not whether those who have left may go."""
+    return msgspec.structs.replace(_lasting(standing), safe=False, told=False)
+
+
 def _matters(view: View) -> View:
     """A view without what changes all the time."""
     run = msgspec.structs.replace(view.run, points=0) if view.run is not None else None
-    return msgspec.structs.replace(view, run=run, pending=0, passed=0, request=0, next_step=0)
+    return msgspec.structs.replace(view, run=run)
