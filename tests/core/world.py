@@ -160,6 +160,7 @@ class World:
         self._watched: set[str] = set()
         self._was_watched: set[str] = set()
         self._awaited: set[str] = set()
+        self._keys: set[str] = set()
         self._launchers: dict[tuple[str, Identity], None] = {}
         self._sizes: dict[str, dict[str, dict[int, int]]] = {}
         self._core = Coordinator(
@@ -227,8 +228,9 @@ class World:
         self.settle()
 
     def give_key(self, target: Target) -> None:
-        """Somebody of the same user hands over the API key."""
-        if target.mode == "pluto":
+        """Somebody of the same user hands over the API key, if the coordinator has none."""
+        if target.mode == "pluto" and target.key_id not in self._keys:
+            self._keys.add(target.key_id)
             self._handle(on.KeyGiven(key_id=target.key_id))
 
     def bury(self, process: Process) -> None:
