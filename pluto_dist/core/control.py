@@ -16,10 +16,11 @@ from itertools import islice
 
 import msgspec
 
+from pluto_dist.core.backoff import backoff_s
 from pluto_dist.core.context import Context
 from pluto_dist.core.effects import BeatRun, Control
 from pluto_dist.core.events import Beaten, Controlled
-from pluto_dist.core.lane import backend_run, backoff_s
+from pluto_dist.core.lane import backend_run
 from pluto_dist.core.outcomes import Delivered, Rejected, Retry, Unknown
 from pluto_dist.core.records import Run, Verdict
 from pluto_dist.core.requests import StatusReport

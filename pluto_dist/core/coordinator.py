@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from pluto_dist.core.admission import Admission
 from pluto_dist.core.book import Book
-from pluto_dist.core.boots import rebased_lease, rebased_run
 from pluto_dist.core.context import Context
 from pluto_dist.core.control import Controls
 from pluto_dist.core.delivery import Delivery
@@ -23,14 +22,10 @@ from pluto_dist.core.effects import (
     AwaitRelease,
     Commit,
     Effect,
-    FindFence,
     LookAtStreams,
     ReadLifecycle,
-    RemoveLease,
     Send,
     StopSelf,
-    WatchLauncher,
-    WatchProcess,
 )
 from pluto_dist.core.elsewhere import Elsewhere
 from pluto_dist.core.events import (
@@ -63,10 +58,10 @@ from pluto_dist.core.idle import Idle
 from pluto_dist.core.ids import Identity
 from pluto_dist.core.memory import Memory
 from pluto_dist.core.messages import PROTOCOL, HandOverKey, Refusal, Sync
-from pluto_dist.core.nodes import is_node
 from pluto_dist.core.opening import Opening
 from pluto_dist.core.questions import Questions
-from pluto_dist.core.records import Lease, Now, Run
+from pluto_dist.core.records import Now
+from pluto_dist.core.recovery import Recovery
 from pluto_dist.core.remainders import Remainders
 from pluto_dist.core.sampling import Sampling
 from pluto_dist.core.series import SeriesNames
@@ -128,46 +123,14 @@ class Coordinator:
                 self._paces,
             ),
         )
+        self._recovery = Recovery(self._context, self._admission, self._opening, self._elsewhere)
         self._questions = Questions(self._context, self._views, generation)
 
     def start(self, now: Now) -> list[Effect]:
         """What a starting coordinator has to look at: every lease and launcher that its book knows."""
         self._context.now = now
-        for run in self._book.runs:
-            self._start_run(run)
-        for lease in self._book.leases:
-            self._start_lease(lease)
-        self._opening.wake()
+        self._recovery.start()
         return self._finish()
-
-    def _start_run(self, run: Run) -> None:
-        self._context.touch(run.key)
-        self._elsewhere.ask(run)
-        if run.boot_id != self._context.boot_id:
-            for lease in self._book.leases_of(run.key):
-                self._book.put_lease(rebased_lease(lease))
-            run = self._book.runs.put(run.key, rebased_run(run, self._context.boot_id))
-        if not run.ended and run.launcher is not None and run.launcher_gone_at is None:
-            self._context.emit(WatchLauncher(run=run.key, identity=run.launcher))
-
-    def _start_lease(self, lease: Lease) -> None:
-        lease_id, folder = lease.lease_id, lease.folder
-        if lease.removed:
-            self._context.emit(RemoveLease(lease_id=lease_id, folder=folder))  # perhaps it was never done
-            return
-        self._context.emit(ReadLifecycle(lease_id=lease_id, folder=folder))
-        if is_node(lease):
-            self._context.emit(LookAtStreams(lease_id=lease_id, folder=folder))  # it ends with the Run
-            return
-        self._context.emit(WatchProcess(lease_id=lease_id, folder=folder, identity=lease.identity))
-        if lease.end_reason == "superseded" and lease.fences is None:
-            self._context.emit(FindFence(lease_id=lease_id, folder=folder))
-        self._context.emit(LookAtStreams(lease_id=lease_id, folder=folder, final=not lease.may_write))
-        if lease.state == "waiting":
-            asked_at = min(lease.asked_at, self._context.now.at)  # it may have been at another boot
-            self._admission.claim(self._context.change_lease(lease, asked_at=asked_at))
-        elif lease.state == "ended" and not lease.code_awaited:
-            self._context.emit(AwaitRelease(lease_id=lease_id))
 
     def handle(self, event: Event, now: Now) -> list[Effect]:
         """Takes one event; returns what to do, in order."""

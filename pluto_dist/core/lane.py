@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import msgspec
 
+from pluto_dist.core.backoff import backoff_s
 from pluto_dist.core.book import feed_key
 from pluto_dist.core.context import Context
 from pluto_dist.core.effects import RemoveSegments, SetAside, Ship
@@ -22,15 +23,7 @@ from pluto_dist.core.speakers import speaker_of
 
 MAX_LINES = 10_000  # the server's contract advises at most about this many lines a request
 REGISTER_S = 1.0  # new names are registered before their first delivery, unless that takes longer
-BACKOFF_FIRST_S = 0.5
-BACKOFF_CAP_S = 30.0
 REPEATABLE: frozenset[StreamKind] = frozenset({"metrics"})  # the server de-duplicates these
-
-
-def backoff_s(failures: int, jitter: float) -> float:
-    """Between half and all of min(cap, first * 2 ** failures)."""
-    ceiling = min(BACKOFF_CAP_S, BACKOFF_FIRST_S * 2.0 ** min(failures, 16))
-    return ceiling * (0.5 + jitter / 2)
 
 
 class Lane:

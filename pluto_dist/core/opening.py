@@ -10,13 +10,13 @@ from __future__ import annotations
 from typing import Literal
 
 from pluto_dist.core.adoption import Adoption
+from pluto_dist.core.backoff import backoff_s
 from pluto_dist.core.book import Config
 from pluto_dist.core.context import Context
 from pluto_dist.core.document import show
 from pluto_dist.core.effects import OpenRun
 from pluto_dist.core.events import OpenEnded
 from pluto_dist.core.ids import RunRef
-from pluto_dist.core.lane import backoff_s
 from pluto_dist.core.lifecycle import Fork
 from pluto_dist.core.lifecycle import Opened as Claim
 from pluto_dist.core.records import Lease, Prior, Run

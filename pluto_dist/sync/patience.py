@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Callable
 
-from pluto_dist.core.lane import backoff_s
+from pluto_dist.core.backoff import backoff_s
 from pluto_dist.core.outcomes import Delivered, Outcome, Rejected, Retry, Unknown
 from pluto_dist.core.requests import Opened, OpenResult, Refused, Unavailable
 from pluto_dist.errors import KeyRefusedError, WaitTimeoutError, from_wire

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from pluto_dist.core.backoff import BACKOFF_CAP_S, BACKOFF_FIRST_S, backoff_s
 from pluto_dist.core.effects import Effect, Ship
-from pluto_dist.core.lane import BACKOFF_CAP_S, BACKOFF_FIRST_S, backoff_s
 from pluto_dist.core.outcomes import Delivered, Rejected, Retry, Unknown
 from pluto_dist.core.records import Feed
 from tests.core.processes import Process
