@@ -57,7 +57,7 @@ from pluto_dist.core.folding import Folding
 from pluto_dist.core.idle import Idle
 from pluto_dist.core.ids import Identity
 from pluto_dist.core.memory import Memory
-from pluto_dist.core.messages import PROTOCOL, HandOverKey, Refusal, Sync
+from pluto_dist.core.messages import PROTOCOL, HandOverKey, Refusal, wrong_protocol
 from pluto_dist.core.opening import Opening
 from pluto_dist.core.questions import Questions
 from pluto_dist.core.records import Now
@@ -67,6 +67,7 @@ from pluto_dist.core.sampling import Sampling
 from pluto_dist.core.series import SeriesNames
 from pluto_dist.core.settling import Settling
 from pluto_dist.core.shared import Shared
+from pluto_dist.core.standing import Standings
 from pluto_dist.core.stuck import Paces
 from pluto_dist.core.views import Views
 
@@ -96,9 +97,8 @@ class Coordinator:
         self._controls = Controls(self._context)
         self._filing = Filing(self._context)
         self._paces = Paces(self._context)
-        self._views = Views(
-            self._context, self._delivery, self._controls, self._filing, self._paces, generation
-        )
+        standings = Standings(self._context, self._delivery, self._controls, self._filing, self._paces)
+        self._views = Views(self._context, self._delivery, standings, self._paces, generation)
         self._sampling = Sampling(self._context, self._delivery)
         self._settling = Settling(
             self._context,
@@ -107,6 +107,7 @@ class Coordinator:
             self._delivery,
             self._controls,
             self._filing,
+            standings,
             self._views,
             self._sampling,
         )
@@ -213,7 +214,9 @@ class Coordinator:
     def _synced(self, event: Synced) -> None:
         message = event.message
         if message.protocol != PROTOCOL:
-            self._context.emit(Send(peer=event.peer, reply=_wrong_protocol(message)))
+            told = wrong_protocol(message.protocol)
+            refusal = Refusal(request=message.request, error="VersionMismatchError", message=told)
+            self._context.emit(Send(peer=event.peer, reply=refusal))
             return
         self._views.heard(message.lease_id, event.peer)
         lease = self._book.leases.get(message.lease_id)
@@ -292,14 +295,3 @@ class Coordinator:
     def at_rest(self) -> bool:
         """Nothing attached, nothing undelivered, nothing detached."""
         return not self._book.anybody and all(self._settling.at_rest(run) for run in self._book.runs)
-
-
-def _wrong_protocol(message: Sync) -> Refusal:
-    return Refusal(
-        request=message.request,
-        error="VersionMismatchError",
-        message=(
-            f"the client speaks protocol {message.protocol}, the coordinator {PROTOCOL}; run "
-            "`pluto-dist coordinator stop` and start again, or use one version of pluto_dist everywhere"
-        ),
-    )

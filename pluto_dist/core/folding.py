@@ -22,7 +22,7 @@ from pluto_dist.core.lifecycle import (
     TagsAdded,
     TagsRemoved,
 )
-from pluto_dist.core.messages import PROTOCOL
+from pluto_dist.core.messages import PROTOCOL, wrong_protocol
 from pluto_dist.core.records import Lease, Run
 from pluto_dist.core.shared import Shared
 
@@ -125,12 +125,7 @@ class Folding:
             WatchProcess(lease_id=lease.lease_id, folder=lease.folder, identity=opened.identity)
         )
         if opened.protocol != PROTOCOL:
-            self._admission.refuse(
-                lease,
-                "VersionMismatchError",
-                f"the client speaks protocol {opened.protocol}, the coordinator {PROTOCOL}; "
-                "stop the coordinator (pluto-dist coordinator stop) or use one version in all environments",
-            )
+            self._admission.refuse(lease, "VersionMismatchError", wrong_protocol(opened.protocol))
             return
         other = self._other_program(lease)
         former = min(other or lease, lease, key=lambda each: each.opened.at)

@@ -178,6 +178,15 @@ Question = AskConfig | AskRuns | AskRun | AskStatus | HandOverKey | ForceFinish 
 Request = Sync | Question
 Reply = View | Answer | Refusal
 
+
+def wrong_protocol(theirs: int) -> str:
+    """What to do about a client of another version."""
+    return (
+        f"the client speaks protocol {theirs}, the coordinator {PROTOCOL}; run `pluto-dist coordinator stop` "
+        "and start again, or use one version of pluto_dist everywhere"
+    )
+
+
 _encoder = msgspec.msgpack.Encoder()
 _request_decoder: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
 _reply_decoder: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)

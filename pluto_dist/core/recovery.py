@@ -1,4 +1,4 @@
-"""A starting coordinator takes over what the book knows: every lease and launcher is looked at again (G12)."""
+"""A starting coordinator takes over what the book knows: every lease, every launcher is looked at (G12)."""
 
 from __future__ import annotations
 

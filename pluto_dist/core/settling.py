@@ -19,6 +19,7 @@ from pluto_dist.core.folding import Folding
 from pluto_dist.core.phase import Assessment, assess, members_of
 from pluto_dist.core.records import Run, Verdict
 from pluto_dist.core.sampling import Sampling
+from pluto_dist.core.standing import Standings
 from pluto_dist.core.views import Views
 
 ROUNDS = 20  # settling one Run may touch it, or another one, again; it never takes more than a few rounds
@@ -35,6 +36,7 @@ class Settling:
         delivery: Delivery,
         controls: Controls,
         filing: Filing,
+        standings: Standings,
         views: Views,
         sampling: Sampling,
     ) -> None:
@@ -45,6 +47,7 @@ class Settling:
         self._delivery = delivery
         self._controls = controls
         self._filing = filing
+        self._standings = standings
         self._views = views
         self._sampling = sampling
         self._deadlines: dict[str, float] = {}
@@ -121,7 +124,7 @@ class Settling:
         node = self._sampling.plan(run)
         if node is not None:
             self.gone(node.lease_id)
-        may_report = self._views.delivered(run) and self._delivery.quiet(run)
+        may_report = self._standings.delivered(run) and self._delivery.quiet(run)
         self._controls.advance(run, may_report=may_report, lives=_lives(run, assessment))
         self._plan(run, assessment)
         for lease in leases:

@@ -8,53 +8,26 @@ import msgspec
 
 from pluto_dist.core.book import Config
 from pluto_dist.core.context import Context
-from pluto_dist.core.control import Controls
 from pluto_dist.core.delivery import Delivery
 from pluto_dist.core.document import Live, show
 from pluto_dist.core.effects import Send
-from pluto_dist.core.filing import Filing
-from pluto_dist.core.messages import RunView, View
+from pluto_dist.core.messages import View
 from pluto_dist.core.phase import Assessment, Phase, assess, members_of
 from pluto_dist.core.records import Lease, Run
+from pluto_dist.core.standing import Standing, Standings
 from pluto_dist.core.stuck import Paces
-
-KEY_PROBLEM_S = 2.0  # a key that is refused for so long is a key problem
-
-
-class Standing(msgspec.Struct, frozen=True):
-    """What is the same for all leases of a Run.
-
-    Attributes:
-        members: owners and workers alive, whatever their epoch.
-        safe: what ended participants wrote, tags and config are where they belong (R11).
-        told: so is the status, or it will not be known for long.
-    """
-
-    run: RunView
-    members: int
-    safe: bool
-    told: bool
-    key_problem: str
-    trouble: str
 
 
 class Views:
     """Remembers where each lease's process can be reached and what it was told last."""
 
     def __init__(
-        self,
-        context: Context,
-        delivery: Delivery,
-        controls: Controls,
-        filing: Filing,
-        paces: Paces,
-        generation: int,
+        self, context: Context, delivery: Delivery, stand: Standings, paces: Paces, generation: int
     ) -> None:
         self._context = context
         self._book = context.book
         self._delivery = delivery
-        self._controls = controls
-        self._filing = filing
+        self._stand = stand
         self._paces = paces
         self._generation = generation
         self._peers: dict[str, bytes] = {}
@@ -79,7 +52,7 @@ class Views:
     def answer(self, lease: Lease, request: int) -> None:
         """Tells a process how things stand."""
         run = self._book.runs.get(lease.run) if lease.run is not None else None
-        self._send(self.view(lease, self._standing(run) if run is not None else None), request)
+        self._send(self.view(lease, self._stand.of(run) if run is not None else None), request)
 
     def pay(self, lease_id: str) -> None:
         """The entries have been read, so an answer that is owed can be given."""
@@ -94,7 +67,7 @@ class Views:
         for key in runs:
             run = self._book.runs.get(key)
             if run is not None:
-                standings[key] = self._standing(run)
+                standings[key] = self._stand.of(run)
                 leases.update(dict.fromkeys(self._concerned(key, standings[key])))
         for lease_id in leases:
             lease = self._book.leases.get(lease_id)
@@ -127,14 +100,6 @@ class Views:
             trouble=standing.trouble if standing is not None else "",
         )
 
-    def delivered(self, run: Run) -> bool:
-        """Whether everything of ended owners and workers has been delivered.
-
-        A superseded one may go on to write as long as its process lives; what it wrote so far counts.
-        """
-        leases = self._book.leases_of(run.key)
-        return all(self._passed(lease) for lease in leases if not lease.alive and lease.role != "side")
-
     def last_word(self, run: Run) -> bytes:
         """The Run's document for the store, which may be all that is left of this node in a moment.
 
@@ -158,7 +123,7 @@ class Views:
             shown_as or run,
             phase=self._phase(run),
             pending=sum(self._delivery.pending_bytes(lease) for lease in leases),
-            trouble=self.trouble(run),
+            trouble=self._stand.trouble(run),
             live={
                 lease.lease_id: Live(
                     self.last_seen_ms(lease.lease_id), self._paces.logged_ms(lease.lease_id), 0, None
@@ -171,14 +136,6 @@ class Views:
     def config(self, lease: Lease) -> bytes:
         """The Run's merged config."""
         return (self._book.configs.get(lease.run or "") or Config()).body
-
-    def trouble(self, run: Run) -> str:
-        """Why something does not go on, "" if all is well."""
-        if run.target.mode == "pluto" and run.target.key_id not in self._context.keys:
-            return "no API key in memory; any process of the Run hands it over"
-        leases = self._book.leases_of(run.key)
-        held_up = next((t for t in map(self._delivery.trouble, leases) if t), "")
-        return run.open_trouble or held_up or self._paces.trouble(run.key)
 
     def lease_removed(self, lease_id: str) -> None:
         """The process is gone for good."""
@@ -221,69 +178,10 @@ class Views:
     def _tell(self, lease: Lease, standings: dict[str, Standing]) -> None:
         run = self._book.runs.get(lease.run) if lease.run is not None else None
         if run is not None and run.key not in standings:
-            standings[run.key] = self._standing(run)
+            standings[run.key] = self._stand.of(run)
         view = self.view(lease, standings[run.key] if run is not None else None)
         if _matters(view) != _matters(self._told[lease.lease_id]):
             self._send(view, 0)
-
-    def _standing(self, run: Run) -> Standing:
-        leases = self._book.leases_of(run.key)
-        phase = self._phase(run)
-        # The status is waited for only where it is near: not while the launcher may restart the job, nor
-        # for a Run that was closed and may be taken up again.
-        told = run.reported if run.ended else phase not in ("finishing", "orphaned")
-        return Standing(
-            run=self._run_view(run, phase),
-            members=sum(lease.alive and lease.role != "side" for lease in leases),
-            safe=self._all_delivered(leases) and self._filing.safe(run) and self._controls.settled(run),
-            told=told,
-            key_problem=self._key_problem(run),
-            trouble=self.trouble(run),
-        )
-
-    def _key_problem(self, run: Run) -> str:
-        """A server that is overloaded may refuse a key for a moment; that is nobody's business."""
-        since, reason = self._context.key_problems.get(run.target.key_id, (0.0, ""))
-        return reason if self._context.now.at >= since + KEY_PROBLEM_S else ""
-
-    def _all_delivered(self, leases: tuple[Lease, ...]) -> bool:
-        """What ended sides wrote as well: the last one out is the last chance for it too (R11)."""
-        return all(self._passed(lease) for lease in leases if not lease.alive and lease.participant)
-
-    def _passed(self, lease: Lease) -> bool:
-        superseded = lease.end_reason == "superseded"
-        return self._delivery.complete(lease) or (superseded and self._delivery.pending_bytes(lease) == 0)
-
-    def _run_view(self, run: Run, phase: Phase) -> RunView:
-        """A Run as its participants see it."""
-        return RunView(
-            key=run.key,
-            external_id=run.external_id,
-            project=run.project,
-            name=run.name,
-            mode=run.target.mode,
-            status=run.status,
-            phase=phase,
-            id=run.id,
-            display_id=run.display_id,
-            url=run.url,
-            epoch=run.epoch,
-            resumed=run.resumed,
-            tags=run.tags,
-            fork_run_id=run.fork_run_id,
-            fork_step=run.fork_step,
-            points=self._book.count_points(run.key),
-            provisional=run.provisional,
-            cancelled=run.cancelled,
-            reason=run.verdict.reason if run.verdict is not None else "",
-            owner=self._owner(run),
-        )
-
-    def _owner(self, run: Run) -> str:
-        lease = self._book.leases.get(run.owner or "")
-        if lease is None or not lease.alive:
-            return ""
-        return f"{lease.label!r}, pid {lease.identity.pid} on {lease.identity.host}"
 
     def _phase(self, run: Run) -> Phase:
         return self._assess(run).phase
