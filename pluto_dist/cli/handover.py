@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from pathlib import Path
 
+from pluto_dist.backend.local.store import Store
 from pluto_dist.cli.ask import ask
 from pluto_dist.cli.starting import ensure_running
 from pluto_dist.core.document import Document, read
@@ -17,6 +19,7 @@ from pluto_dist.core.secret import Secret
 from pluto_dist.errors import RunNotFoundError
 from pluto_dist.node.places import Places
 from pluto_dist.node.settings import Settings
+from pluto_dist.sync.source import cursors_of, streams_of
 
 POLL_S = 0.2
 
@@ -77,8 +80,16 @@ class Handover:
             stand = (document.pending, document.reported)
             if stand != last:
                 last, deadline = stand, time.monotonic() + self._patience_s
-            if document.restore.run.target.key_id != self._key.digest:
+            foreign = document.restore.run.target.key_id != self._key.digest
+            if foreign and _copied(document):
                 return "it was begun with another API key"
             if time.monotonic() > deadline:
                 return document.trouble or "its coordinator does not get on"
             time.sleep(POLL_S)
+
+
+def _copied(document: Document) -> bool:
+    """Whether the store has all that the coordinator could not deliver."""
+    streams = streams_of(Store(Path(document.restore.run.target.store)), document)
+    cursors = cursors_of(document)
+    return sum(stream.pending(cursors) for stream in streams) >= document.pending

@@ -36,21 +36,24 @@ class Remainders:
         self._since: dict[str, float] = {}
         self._not_before: dict[str, float] = {}
         self._busy: dict[str, int] = {}
+        self._unseen = False
 
     def look(self) -> None:
         """Has copied what should be, and removed what is delivered."""
         now = self._context.now.at
-        if now < self._look_at:
+        if now < self._look_at and not self._context.urgent:
+            self._unseen = True
             return
-        self._look_at = now + LOOK_S
+        self._look_at, self._unseen = now + LOOK_S, False
         for run in self._runs():
             if not self._busy.get(run.key):
                 self._drop_delivered(run)
                 self._keep(run)
 
     def deadline(self) -> float | None:
-        """When `look` has something to do."""
-        return self._look_at if self._runs() else None
+        """When `look` may have something to do, if nothing happens before."""
+        waiting = self._since or any(self._busy.values())
+        return self._look_at if waiting or (self._unseen and self._runs()) else None
 
     def kept(self, event: CopiesKept) -> None:
         """Copies are in the store, or it could not take them."""
@@ -141,6 +144,7 @@ class Remainders:
         return 0.0 if stuck and any(copy.segment < newest for copy in copies) else OPEN_S
 
     def _drop_delivered(self, run: Run) -> None:
+        """A copy that is not delivered yet is looked at again when something of the Run is delivered."""
         for lease in self._book.leases_of(run.key):
             done = tuple(
                 (lane.feed.stream, segment)

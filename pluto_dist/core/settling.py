@@ -124,9 +124,9 @@ class Settling:
         node = self._sampling.plan(run)
         if node is not None:
             self.gone(node.lease_id)
-        may_report = self._standings.delivered(run) and self._delivery.quiet(run)
-        self._controls.advance(run, may_report=may_report, lives=_lives(run, assessment))
-        self._plan(run, assessment)
+        delivered, quiet = self._standings.delivered(run), self._delivery.quiet(run)
+        self._controls.advance(run, may_report=delivered and quiet, lives=_lives(run, assessment))
+        self._plan(run, assessment, soon=run.ended and not run.reported and not quiet)
         for lease in leases:
             self._remove_if_done(lease.lease_id)
 
@@ -146,8 +146,8 @@ class Settling:
             run, status=verdict.status, verdict=verdict, ended_ms=ended_ms or self._context.now.wall_ms
         )
 
-    def _plan(self, run: Run, assessment: Assessment) -> None:
-        quiet_by = self._context.now.at + QUIET_MS / 1000 if run.ended and not run.reported else None
+    def _plan(self, run: Run, assessment: Assessment, *, soon: bool) -> None:
+        quiet_by = self._context.now.at + QUIET_MS / 1000 if soon else None
         candidates = (assessment.deadline, self._controls.deadline(run.key), quiet_by)
         deadlines = [at for at in candidates if at is not None and at > self._context.now.at]
         if deadlines:

@@ -88,7 +88,7 @@ def test_with_the_server_down_everything_is_in_the_store_and_there_after_sync(
     script = cut_off_in_the_middle(served, PLUTO_DIST_OPEN_WAIT_S="0")
     script.say()
     assert script.wait() == 0
-    wait_until(lambda: served.document("cut")["verdict"], "the verdict is in the store")
+    wait_until(lambda: served.document("cut")["verdict"] and len(copies(served)) == 2, "all is in the store")
     kill_all(served, script)
     shutil.rmtree(served.home)
     served.back()
@@ -150,7 +150,7 @@ def test_what_sync_has_uploaded_the_next_coordinator_does_not_send_again(served:
     script = cut_off_in_the_middle(served)
     script.say()
     assert script.wait() == 0
-    wait_until(lambda: served.document("cut")["verdict"], "the verdict is in the store")
+    wait_until(lambda: served.document("cut")["verdict"] and len(copies(served)) == 2, "all is in the store")
     kill_all(served, script)
     served.back()
     assert sync(served)[0]["state"] == "uploaded"
