@@ -75,6 +75,7 @@ def test_ranks_of_a_job_share_one_run_and_keep_their_series_apart(served: Served
     ranks[1].say()
     assert ranks[1].wait() == 0
     assert served.remote(ready[0]["run_id"])["status"] == "RUNNING"
+    assert served.document(ready[0]["run_id"])["status"] == "RUNNING"
     for rank in (ranks[0], ranks[2]):
         rank.say()
     assert [rank.wait() for rank in ranks] == [0, 0, 0]
@@ -146,7 +147,7 @@ def test_resuming_goes_on_with_steps_and_ends_again(served: Served) -> None:
     assert first.wait() == 3
     assert served.ended_remotely("again")["status"] == "FAILED"
     second = served.start("""
-        run = pluto.init(run_id="again", resume=True, config={"b": 2})
+        run = pluto.init(run_id="again", resume=True, config={"b": 2}, tags=["y"])
         run.log({"loss": 2.0})
         tell_json("ready", facts(run))
     """)
@@ -154,6 +155,7 @@ def test_resuming_goes_on_with_steps_and_ends_again(served: Served) -> None:
     assert second.wait() == 0
     run = served.ended_remotely("again")
     assert (run["status"], run["statusMetadata"], run["config"]) == ("COMPLETED", None, {"a": 1, "b": 2})
+    assert run["tags"] == ["x", "y"]
     assert sorted(served.series("again")["loss"]) == [0, 1, 2, 3, 4, 5]
     changes = [event["toStatus"] for event in served.server.history(run["id"])]
     assert changes == ["RUNNING", "FAILED", "RUNNING", "COMPLETED"]
