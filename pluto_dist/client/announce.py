@@ -1,8 +1,10 @@
-"""What a user sees: one line at init, one at the end, by the owner only, on stderr."""
+"""What a user sees on stderr: one line at init, one at the end, and what is waited for if it takes long."""
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from typing import Self
 
 from pluto_dist.core.messages import RunView, View
 from pluto_dist.node.settings import Settings
@@ -20,6 +22,34 @@ def started(view: View | None, settings: Settings, store: str) -> None:
         _print(f"{verb} {_named(run)} (the server does not answer yet; everything is kept on disk)")
     else:
         _print(f"{verb} {_named(run)}; watch it: {run.url}")
+
+
+class Waiting:
+    """What is waited for at the end, in one line that is written over; on a terminal only."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._shown = not settings.quiet and sys.stderr is not None and sys.stderr.isatty()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def show(self, view: View | None, left_s: float) -> None:
+        """How much is left, and for how long it is waited for at most."""
+        if self._shown and view is not None:
+            what = (
+                f"delivering, {view.pending / 1e6:.1f} MB left" if view.pending else "waiting for the server"
+            )
+            trouble = f" ({view.trouble[:60]})" if view.trouble else ""
+            self._write(f"\r\x1b[Kpluto_dist: {what}{trouble}, at most {left_s:.0f} s")
+
+    def __exit__(self, *_: object) -> None:
+        if self._shown:
+            self._write("\r\x1b[K")
+
+    def _write(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):  # the terminal is gone
+            sys.stderr.write(text)
+            sys.stderr.flush()
 
 
 def finished(view: View | None, settings: Settings) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from pluto_dist.client import announce
 from pluto_dist.client.lease import LeaseFiles
@@ -11,6 +12,9 @@ from pluto_dist.core.messages import View
 from pluto_dist.errors import PlutoDistError, WaitTimeoutError
 from pluto_dist.node.identity import boot_clock
 from pluto_dist.node.settings import Settings
+
+SHOW_AFTER_S = 1.0
+SHOW_EVERY_S = 0.5
 
 _log = logging.getLogger("pluto_dist")
 
@@ -39,7 +43,7 @@ def leave(
     files.sync()
     try:
         taken = link.wait(lambda view: link.settled(view) and _ended(view), bound)
-        safe = taken and link.wait(_drained if for_all else _safe, max(0.0, deadline - boot_clock()))
+        safe = taken and _wait_shown(link, _drained if for_all else _safe, deadline, settings)
     except PlutoDistError as error:
         _log.warning(
             "%s; the end of the Run is on disk in %s and will be carried out later", error, files.folder
@@ -62,6 +66,18 @@ def leave(
     link.close()
     if taken and not exiting:
         files.release()
+
+
+def _wait_shown(link: Link, until: Callable[[View], bool], deadline: float, settings: Settings) -> bool:
+    """Waits; on a terminal people see what for, once it takes longer than they would think nothing of."""
+    if link.wait(until, max(0.0, min(SHOW_AFTER_S, deadline - boot_clock()))):
+        return True
+    with announce.Waiting(settings) as waiting:
+        while (left := deadline - boot_clock()) > 0:
+            waiting.show(link.view, left)
+            if link.wait(until, min(SHOW_EVERY_S, left)):
+                return True
+    return False
 
 
 def wait_for_delivery(link: Link, files: LeaseFiles, timeout_s: float) -> None:

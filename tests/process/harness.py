@@ -316,6 +316,8 @@ class Node:
             "PLUTO_DIST_HOME": str(self.home),
             "PLUTO_DIR": str(self.base),
             "PD_TEST_LEDGER": str(self.ledger),
+            "XDG_DATA_HOME": str(self.base / "data"),  # no login of the person who runs the tests
+            "XDG_CONFIG_HOME": str(self.base / "config"),
         }
         return kept | own | self._settings
 

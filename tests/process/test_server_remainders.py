@@ -104,6 +104,30 @@ def test_with_the_server_down_everything_is_in_the_store_and_there_after_sync(
     assert served.paths(before) == []
 
 
+def test_on_a_terminal_people_see_what_is_waited_for(served: Served) -> None:
+    """R11: a job's end means that everything is there, so it may take a while."""
+    leader, follower = os.openpty()
+    terminal = f"os.dup2(os.open({os.ttyname(follower)!r}, os.O_RDWR), 2)"
+    script = served.start(f"    {terminal}{STORY}", env={"PLUTO_DIST_EXIT_WAIT_S": "10"})
+    script.expect("ready")
+    served.cut_off()
+    script.say()
+    script.expect("logged")
+    script.say()
+    seen = bytearray()
+
+    def look() -> bool:
+        seen.extend(os.read(leader, 4096))
+        return b"MB left" in seen
+
+    wait_until(look, "the line")
+    served.back()
+    assert script.wait() == 0
+    assert served.ended_remotely("cut")["status"] == "COMPLETED"
+    os.close(follower)
+    os.close(leader)
+
+
 def test_copies_go_when_the_server_is_back(served: Served) -> None:
     """Design section 7"""
     script = cut_off_in_the_middle(served, PLUTO_DIST_SEGMENT_SIZE="65536")

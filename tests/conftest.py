@@ -1,0 +1,23 @@
+"""No test sees a login, a key or a server of the person who runs it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+OURS = ("PLUTO_", "MLOP_")
+FOR_TESTS = ("PLUTO_DIST_EXAMPLES", "PLUTO_DIST_REWRITE", "PLUTO_OFFICIAL_PYTHON")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nobodys_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Stored logins and key files are looked for in an empty folder; variables of ours are unset."""
+    with pytest.MonkeyPatch.context() as patch:
+        empty = tmp_path_factory.mktemp("nobody")
+        for name in ("XDG_DATA_HOME", "XDG_CONFIG_HOME"):
+            patch.setenv(name, str(empty))
+        for name in [name for name in os.environ if name.startswith(OURS) and name not in FOR_TESTS]:
+            patch.delenv(name)
+        yield
