@@ -12,13 +12,13 @@ from pluto_dist.core import events as on
 from pluto_dist.core.records import Lease, Run, Verdict
 
 if TYPE_CHECKING:
-    from tests.core.world import World
+    from tests.core.driver import Driver
 
 
 class Invariants:
     """Remembers what must not go back."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: Driver) -> None:
         self._world = world
         self._epochs: dict[str, int] = {}
         self._verdicts: dict[str, Verdict] = {}

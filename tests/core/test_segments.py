@@ -1,0 +1,94 @@
+"""Segments on the disk: torn, growing late, given back (G3, G4)."""
+
+from __future__ import annotations
+
+from pluto_dist.core.effects import Ship
+from tests.core.test_lane import Batches, feed, owner
+from tests.core.world import World
+
+
+def test_an_unfinished_frame_waits_and_holds_up_nobody() -> None:
+    """G3: it is looked at again when it has grown; the next segment goes on."""
+    world = World()
+    process = owner(world)
+    batches = Batches(world)
+    process.spool.tear()
+    world.look()
+    process.spool.rotate()
+    process.log(loss=2.0)
+    world.wait(30)
+    assert world.server.only().values("loss") == [0.0, 2.0]
+    assert len(batches.ships) < 6
+    process.spool.finish_torn({"loss": 1.0}, 1)
+    world.look()
+    assert world.server.only().values("loss") == [0.0, 2.0, 1.0]
+
+
+def test_growth_while_a_torn_cut_is_on_its_way_is_not_overlooked() -> None:
+    """G3: the size that counts is the one before the cut was made."""
+    world = World()
+    process = owner(world)
+    process.spool.tear()
+    world.hold.add("Ship")
+    world.look()
+    cut = process.spool.cut
+
+    def early(effect: Ship) -> object:
+        found = cut(effect)
+        process.spool.cut = cut  # type: ignore[method-assign] # the cut was made, now the frame is finished
+        process.log(loss=1.0)
+        return found
+
+    process.spool.cut = early  # type: ignore[method-assign,assignment] # read before it was finished
+    world.release()
+    assert world.server.only().values("loss") == [0.0, 1.0]
+
+
+def test_a_torn_tail_of_a_dead_process_is_given_up() -> None:
+    """G3: what was not finished was never accepted."""
+    world = World()
+    process = owner(world)
+    process.spool.tear()
+    process.kill()
+    world.wait(5)
+    assert world.run().reported
+    assert not world.spools
+
+
+def test_an_older_segment_may_grow_late() -> None:
+    """G3: a write that was in flight during the rotation."""
+    world = World()
+    process = owner(world)
+    process.spool.rotate()
+    process.log(loss=2.0)
+    process.spool.finish_torn({"loss": 1.0}, 1)
+    world.look()
+    assert world.server.only().values("loss") == [0.0, 2.0, 1.0]
+
+
+def test_delivered_segments_are_given_back_all_but_two() -> None:
+    """G4: the disk does not fill, and the cursor does not grow."""
+    world = World()
+    process = owner(world)
+    for value in range(1, 10):
+        process.spool.rotate()
+        process.log(loss=float(value))
+    world.wait(1)
+    assert sorted(process.spool.streams["metrics"]) == [9, 10]
+    process.log(loss=10.0)
+    assert set(feed(world).offsets) == {9, 10}
+
+
+def test_a_write_after_the_end_is_not_lost() -> None:
+    """G3: the folder is looked at once more when the process is gone."""
+    world = World()
+    process = owner(world)
+    world.nudges = False
+    process.finish()
+    world.nudges = True
+    process.sync()
+    process.spool.log({"loss": 1.0}, 1)
+    process.exit()
+    world.wait(1)
+    assert world.server.only().values("loss") == [0.0, 1.0]
+    assert not world.spools

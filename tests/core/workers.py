@@ -1,0 +1,73 @@
+"""What the coordinator's worker threads do: they ask the server, cut batches, write to the store."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pluto_dist.core import effects as do
+from pluto_dist.core import events as on
+from pluto_dist.core.outcomes import Delivered
+from tests.core.spool import Spool
+
+if TYPE_CHECKING:
+    from tests.core.driver import Driver
+
+Slow = do.OpenRun | do.Ship | do.Control | do.BeatRun | do.WriteDocument | do.SetAside
+
+
+def answer_to(driver: Driver, effect: Slow) -> on.Event:
+    """What became of a slow effect."""
+    match effect:
+        case do.OpenRun(run=run):
+            return on.OpenEnded(run=run, result=driver.server.open(effect))
+        case do.Control(run=run):
+            outcome = driver.server.control(effect)
+            return on.Controlled(run=run.key, operation=effect.operation, token=effect.token, outcome=outcome)
+        case do.BeatRun(run=run):
+            return on.Beaten(run=run.key, beat=driver.server.beat(run.id))
+        case do.WriteDocument(run=key, revision=revision, body=body):
+            if driver.store_broken:
+                return on.DocumentWritten(run=key, revision=revision, error="disk full")
+            driver.documents[key] = body
+            return on.DocumentWritten(run=key, revision=revision)
+        case do.SetAside():
+            error = "disk full" if driver.store_broken else ""
+            if not error:
+                driver.set_aside.add((effect.lease_id, effect.stream, effect.segment, effect.start))
+            return on.RecordSetAside(
+                target=effect.target, lease_id=effect.lease_id, stream=effect.stream, error=error
+            )
+        case do.Ship():
+            return _ship(driver, effect)
+
+
+def _ship(driver: Driver, effect: do.Ship) -> on.Event:
+    spool = driver.spools.get(effect.lease_id) or Spool(effect.lease_id, effect.folder, "")
+    cut = spool.cut(effect)
+    names = {name for record in cut.records for name in record.values}
+    unknown = sorted(names - effect.known.keys())
+    if unknown:
+        return on.NamesFound(
+            target=effect.target,
+            lease_id=effect.lease_id,
+            stream=effect.stream,
+            names=dict.fromkeys(unknown, "METRIC"),
+        )
+    counts = {name: sum(name in record.values for record in cut.records) for name in names}
+    last = {name: record for record in cut.records for name in record.values}
+    return on.Shipped(
+        target=effect.target,
+        lease_id=effect.lease_id,
+        stream=effect.stream,
+        segment=effect.segment,
+        start=effect.start,
+        end=cut.end,
+        lines=len(cut.records),
+        skipped=0,
+        outcome=driver.server.ship(effect, cut.records) if cut.records else Delivered(),
+        summary={
+            name: on.PointSummary(record.values[name], record.step, counts[name])
+            for name, record in last.items()
+        },
+        max_step=max((record.step for record in cut.records), default=-1),
+    )
