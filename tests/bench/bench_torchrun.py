@@ -33,7 +33,7 @@ dist.barrier()
 begun = time.perf_counter()
 run.finish()
 say("finished", time.perf_counter() - begun)
-dist.destroy_process_group()
+leave()
 """
 
 

@@ -82,12 +82,12 @@ while not agreed():
 run.log({"saved": 1.0}, 9)
 say("saved")
 run.finish()
-dist.destroy_process_group()
+leave()
 """
 
 ENDS = {
-    "success": End("cause()\nrun.finish()\ndist.destroy_process_group()\n", "COMPLETED", 0),
-    "success_without_finish": End("cause()\ndist.destroy_process_group()\n", "COMPLETED", 0),
+    "success": End("cause()\nrun.finish()\nleave()\n", "COMPLETED", 0),
+    "success_without_finish": End("cause()\nleave()\n", "COMPLETED", 0),
     "exception_in_rank_2": End(
         _in_rank(2, "raise ValueError('boom')"),
         "FAILED",

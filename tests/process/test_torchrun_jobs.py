@@ -28,6 +28,7 @@ def only(rank: int) -> str:
         "if run is not None: say('ready', facts(run))\n"
         "dist.barrier()\n"
         "cause()\n"
+        "leave()\n"
     )
 
 
@@ -46,7 +47,7 @@ def test_one_rank_alone_owns_the_run(shared_node: Node, rank: int) -> None:
 
 def test_a_late_failure_of_the_only_rank(shared_node: Node) -> None:
     """G7: what ranks without a handle do is out of sight; what torchrun then does to the others is not."""
-    body = only(0).replace("cause()", "if RANK == 1: cause(); os._exit(5)\ntrain_for_ever(run)")
+    body = only(0).replace("cause()\nleave()", "if RANK == 1: cause(); os._exit(5)\ntrain_for_ever(run)")
     job = TorchJob(shared_node, "others", body.replace("only0", "others"))
     assert job.wait()[0] == 1
     assert shared_node.ended("others")["status"] != "COMPLETED"
@@ -55,7 +56,7 @@ def test_a_late_failure_of_the_only_rank(shared_node: Node) -> None:
 
 def test_ranks_behind_a_wrapper_are_one_job(shared_node: Node) -> None:
     """R4: with `--no-python wrap.sh` every rank has its own parent; the launcher is behind it."""
-    job = TorchJob(shared_node, "wrapped", ALL + "cause(); run.finish()\n", wrapper=True)
+    job = TorchJob(shared_node, "wrapped", ALL + "cause(); run.finish(); leave()\n", wrapper=True)
     ready = job.ready()
     assert job.wait()[0] == 0
     (run_id,) = {facts["run_id"] for facts in ready.values()}
@@ -66,7 +67,7 @@ def test_ranks_behind_a_wrapper_are_one_job(shared_node: Node) -> None:
 
 def test_two_jobs_at_once_are_two_runs(shared_node: Node) -> None:
     """R4: two launches never share a job key, and one's failure is nothing to the other."""
-    good = ALL + "cause(); run.finish()\n"
+    good = ALL + "cause(); run.finish(); leave()\n"
     bad = ALL + "if RANK == 1: cause(); raise ValueError('bad')\ntrain_for_ever(run)\n"
     jobs = [TorchJob(shared_node, name, body, ranks=2) for name, body in (("good", good), ("bad", bad))]
     ready = [job.ready() for job in jobs]
@@ -86,7 +87,7 @@ LAUNCHER = (sys.executable, "-P", "-c", "from pluto_dist.cli.main import app; ap
 @pytest.mark.parametrize(
     ("name", "cause", "code", "status", "said"),
     [
-        ("done", "cause(); run.finish()", 0, "COMPLETED", {}),
+        ("done", "cause(); run.finish(); leave()", 0, "COMPLETED", {}),
         (
             "killed",
             "if RANK == 1: cause(); os.kill(os.getpid(), 9)",
@@ -130,6 +131,7 @@ def test_two_inits_of_one_job_are_two_runs(shared_node: Node) -> None:
         "    say('ready', facts(run) | {'lr': run.config['lr']})\n"
         "    run.finish()\n"
         "cause()\n"
+        "leave()\n"
     )
     job = TorchJob(shared_node, "sweep", body, ranks=2)
     told = [facts for _, facts in job.told("ready", 4)]

@@ -28,7 +28,7 @@ def test_a_restarted_job_is_one_run(node: Node) -> None:
         "if ATTEMPT == 0:\n"
         "    if RANK == 1: raise ValueError('first time')\n"
         "    train_for_ever(run)\n"
-        "cause(); run.finish(); dist.destroy_process_group()\n"
+        "cause(); run.finish(); leave()\n"
     )
     job = TorchJob(node, "again", body, "--max-restarts=2", env=OWN_STORE)
     code, _ = job.wait()
@@ -73,7 +73,7 @@ LATE = START + (
     "    if RANK == 1: time.sleep(30)\n"
     "    dist.destroy_process_group()\n"
     "else:\n"
-    "    run.finish()\n"
+    "    run.finish(); leave()\n"
 )
 BEFORE = (
     "DONE = os.path.join(os.path.dirname(os.environ['PD_TEST_LEDGER']), '{name}.done')\n"

@@ -28,7 +28,7 @@ if ATTEMPT == 0:
     if RANK == 1: cause(); raise ValueError("first time")
     train_for_ever(run)
 """
-FINISHES = "cause(); run.finish(); dist.destroy_process_group()\n"
+FINISHES = "cause(); run.finish(); leave()\n"
 LAUNCHER = (
     sys.executable,
     "-P",
