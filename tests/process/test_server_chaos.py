@@ -41,7 +41,7 @@ def fault(dice: random.Random) -> dict[str, object]:
     if kind == "status":
         fields["status"] = dice.choice((401, 408, 429, 500, 502, 503))
         fields["retry_after"] = dice.choice((None, 0.2))
-    if kind in ("status", "reset"):
+    if kind == "reset" or fields.get("status") in (408, 500, 502, 503):  # a 401 or 429 comes before the work
         fields["when"] = dice.choice(("before", "after"))
     if kind == "latency":
         fields["seconds"] = dice.choice((0.05, 0.5))

@@ -27,7 +27,8 @@ WHILE_READING = frozenset({"StreamProcessingError"})  # the lines before it are 
 SERVER_FAMILIES = re.compile("Database|System|Rate|Resource", re.IGNORECASE)
 
 TOO_LARGE = frozenset({413, 414, 431})
-WAIT = frozenset({408, 425, 429})
+TOO_SLOW = 408
+WAIT = frozenset({TOO_SLOW, 425, 429})
 REASON_LENGTH = 300
 
 
@@ -89,6 +90,8 @@ def _ingest(kind: Kind, answer: Answer) -> Outcome:
         return Delivered()
     if answer.status == 422:
         return _ingest_failure(kind, answer)
+    if answer.status == TOO_SLOW and kind == "rows":
+        return Unknown(explain(answer))  # the lines that were read in time are accepted
     common = _common(answer)
     if common is not None:
         return common
