@@ -81,7 +81,8 @@ def attempt(plan: Plan, steps: int | None = None) -> tuple[World, str | None]:
 def summary(runs: int, steps: int, faults: Counter[str], seconds: float) -> str:
     """One line."""
     listed = ", ".join(f"{name} {count}" for name, count in sorted(faults.items()))
-    return f"{runs} runs, {steps} steps ({steps / max(seconds, 0.001):.0f}/s), {sum(faults.values())} faults: {listed}"
+    rate = steps / max(seconds, 0.001)
+    return f"{runs} runs, {steps} steps ({rate:.0f}/s), {sum(faults.values())} faults: {listed}"
 
 
 if __name__ == "__main__":

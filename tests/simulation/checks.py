@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 
-class Violation(AssertionError):
+class ViolationError(AssertionError):
     """A guarantee does not hold."""
 
 
@@ -66,7 +66,7 @@ class Checks:
         """Raises if it is not true."""
         if not truth:
             self.world.say("VIOLATION", what)
-            raise Violation(what)
+            raise ViolationError(what)
 
     # --- the ledger ---------------------------------------------------------------------------------
 
@@ -172,7 +172,7 @@ class Checks:
         coordinator = self.world.coordinator
         run = next((r for r in coordinator.book.runs if r.id == stored.id), None) if coordinator else None
         if run is None or coordinator is None or run.verdict is None:
-            raise Violation(f"a status of Run {stored.id} is sent, and nobody has decided it")
+            raise ViolationError(f"a status of Run {stored.id} is sent, and nobody has decided it")
         self.world.say("status", f"{run.external_id}: {report.status}")
         self.expect(report.status == run.verdict.status, "another status than the verdict's is sent")
         for lease in coordinator.book.leases_of(run.key):
@@ -252,7 +252,7 @@ class Checks:
         """Faults are over, everybody is dead, the coordinator is at rest."""
         coordinator = self.world.coordinator
         if coordinator is None:
-            raise Violation("there is no coordinator at the end")
+            raise ViolationError("there is no coordinator at the end")
         for value, record in self.ledger.items():
             if self._refused(record.lease_id):
                 continue

@@ -38,7 +38,7 @@ SPOOL = Path("/spool")
 IDLE_EXIT_S = 60.0
 
 
-class Crash(Exception):
+class CrashError(Exception):
     """SIGKILL of the coordinator."""
 
 
@@ -335,7 +335,7 @@ class SimCoordinator:
     def _guarded(self, work: Callable[[], None]) -> None:
         try:
             work()
-        except Crash:
+        except CrashError:
             self.die("at " + self.world.boundary_name)
             return
         if not self.world.database_full:
@@ -365,4 +365,4 @@ class SimCoordinator:
             self.world.coordinator_left(self)
 
 
-__all__ = ["Crash", "SimCoordinator", "SimDatabase", "node_driver"]
+__all__ = ["CrashError", "SimCoordinator", "SimDatabase", "node_driver"]

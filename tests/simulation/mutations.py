@@ -283,7 +283,7 @@ def catch(mutation: Callable[[], Patch], seeds: range, seconds: float) -> tuple[
         with broken(mutation):
             _, error = attempt(make_plan(seed))
         if error is not None:
-            return seed, error.strip().splitlines()[-1].rpartition("Violation: ")[2]
+            return seed, error.strip().splitlines()[-1].rpartition("ViolationError: ")[2]
     return None, "NOT CAUGHT"
 
 

@@ -38,7 +38,7 @@ def _smaller(plan: Plan) -> list[Plan]:
     for number, actor in enumerate(plan.actors):
         plain = replace(actor, forks=False, streams=("metrics",))
         if plain != actor:
-            actors = plan.actors[:number] + (plain,) + plan.actors[number + 1 :]
+            actors = (*plan.actors[:number], plain, *plan.actors[number + 1 :])
             fewer.append(replace(plan, actors=actors))
     return fewer
 

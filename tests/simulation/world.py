@@ -22,8 +22,8 @@ from pluto_dist.core.messages import Reply, Request, View
 from pluto_dist.errors import ProtocolError
 from pluto_dist.node import background, driver, folders, keeping, spools, worker
 from pluto_dist.spool import reader, retention, space, writer
-from tests.simulation.checks import Checks, Violation
-from tests.simulation.coordinator import Crash, SimCoordinator, SimDatabase
+from tests.simulation.checks import Checks, ViolationError
+from tests.simulation.coordinator import CrashError, SimCoordinator, SimDatabase
 from tests.simulation.launcher import Launcher
 from tests.simulation.memory_files import MemoryDisk, MemoryFiles
 from tests.simulation.plan import QUIET_AFTER_S, Actor, Fault, Plan, Rates
@@ -61,7 +61,7 @@ class World:
         self.transcript: list[str] = []
         self.counts: Counter[str] = Counter()
         self.rates = plan.rates
-        self.disk = MemoryDisk(clock=lambda: self.now)
+        self.disk = MemoryDisk(clock=self.clock)
         self.view = MemoryFiles(self.disk)
         self.kernel = _Kernel()
         self.kernel.listeners.append(self._somebody_died)
@@ -92,6 +92,10 @@ class World:
         self.server.on_report = self.checks.reported
 
     # --- time ---------------------------------------------------------------------------------------
+
+    def clock(self) -> float:
+        """The machine's time since boot, in seconds."""
+        return self.now
 
     @property
     def wall_ms(self) -> int:
@@ -131,7 +135,7 @@ class World:
         self.counts[fault] += 1
 
     def run(self, steps: int | None = None) -> None:
-        """The whole history; raises `Violation`."""
+        """The whole history; raises `ViolationError`."""
         with installed(self):
             for actor in self.plan.actors:
                 self.at(actor.start, self._starter(actor), None)
@@ -143,7 +147,7 @@ class World:
                 if self.quiet and self._finished():
                     break
                 if self.now > START_S + LONGEST_S:
-                    raise Violation(f"not at rest after {LONGEST_S:g} s: {self.checks.unrest()}")
+                    raise ViolationError(f"not at rest after {LONGEST_S:g} s: {self.checks.unrest()}")
             if steps is None:
                 self.checks.at_the_end()
 
@@ -280,7 +284,7 @@ class World:
             self._crash_in -= 1
             if self._crash_in < 0:
                 self._crash_in = None
-                raise Crash
+                raise CrashError
 
     def _somebody_died(self) -> None:
         """pidfds wake the coordinator."""
@@ -433,7 +437,7 @@ def installed(world: World) -> Iterator[None]:
         for module in (reader, retention, spools, space, writer):
             stack.enter_context(mock.patch.object(module, "real_files", files))
         for module in (driver, handle):
-            stack.enter_context(mock.patch.object(module, "boot_clock", lambda: world.now))
+            stack.enter_context(mock.patch.object(module, "boot_clock", world.clock))
         for module in (background, folders, keeping, driver):
             stack.enter_context(mock.patch.object(module, "say", say))
         for name, stand_in in {
@@ -447,4 +451,4 @@ def installed(world: World) -> Iterator[None]:
         yield
 
 
-__all__ = ["Child", "Identity", "Violation", "World", "defaultdict", "installed"]
+__all__ = ["Child", "Identity", "ViolationError", "World", "defaultdict", "installed"]
