@@ -164,7 +164,7 @@ class Coordinator:
                     self._elsewhere.ask_all()
             case LifecycleRead():
                 self._folding.read(event)
-                self._views.pay(event.lease_id)
+                self._views.pay(event.lease_id, self._folding.unopened(event.lease_id))
             case ProcessDied():
                 self._died(event)
             case LeaseReleased(lease_id=lease_id):

@@ -6,7 +6,7 @@ import msgspec
 
 from pluto_dist.core.effects import Copy
 from pluto_dist.core.ids import Identity
-from pluto_dist.core.lifecycle import LifecycleEntry
+from pluto_dist.core.lifecycle import LifecycleEntry, Unreadable
 from pluto_dist.core.messages import Question, Sync
 from pluto_dist.core.outcomes import Outcome
 from pluto_dist.core.requests import Beat, LogType, OpenResult, Uploaded
@@ -35,7 +35,7 @@ class LifecycleRead(Event, frozen=True, kw_only=True):
 
     lease_id: str
     folder: str
-    entries: tuple[tuple[int, LifecycleEntry], ...]
+    entries: tuple[tuple[int, LifecycleEntry | Unreadable], ...]
 
 
 class ProcessDied(Event, frozen=True, kw_only=True):

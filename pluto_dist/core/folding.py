@@ -21,12 +21,15 @@ from pluto_dist.core.lifecycle import (
     Opened,
     TagsAdded,
     TagsRemoved,
+    Unreadable,
 )
 from pluto_dist.core.messages import PROTOCOL, wrong_protocol
 from pluto_dist.core.records import Lease, Run
 from pluto_dist.core.shared import Shared
 
 MAX_EVIDENCE = 8  # of one lease; the first says most
+
+Inbox = deque[tuple[int, LifecycleEntry | Unreadable]]
 
 
 class Folding:
@@ -37,7 +40,7 @@ class Folding:
         self._book = context.book
         self._admission = admission
         self._shared = shared
-        self._inbox: dict[str, deque[tuple[int, LifecycleEntry]]] = {}
+        self._inbox: dict[str, Inbox] = {}
         self._dead: dict[str, ProcessDied] = {}
 
     def read(self, event: LifecycleRead) -> None:
@@ -49,6 +52,18 @@ class Folding:
             self._open(event, inbox)
         self.fold(event.lease_id)
 
+    def unopened(self, lease_id: str) -> str:
+        """Why the entries that were read make no lease; "" if they do, or if there are none yet."""
+        if lease_id in self._book.leases or not self._inbox.get(lease_id):
+            return ""
+        first = self._inbox[lease_id][0][1]
+        what = first.why if isinstance(first, Unreadable) else f"it is {type(first).__name__!r}"
+        return (
+            f"the first entry of the lease is no opening that this coordinator can read: {what}. Everything "
+            "is kept in the spool; if versions of pluto_dist are mixed, run `pluto-dist coordinator stop` "
+            "and start again"
+        )
+
     def fold(self, lease_id: str) -> None:
         """Lets entries take effect, as far as the lease has a role to do so."""
         lease = self._book.leases.get(lease_id)
@@ -56,7 +71,10 @@ class Folding:
             return
         for number, entry in self._inbox.pop(lease_id, ()):
             lease = self._context.change_lease(self._book.leases[lease_id], folded=number)
-            self._apply(lease, entry)
+            if isinstance(entry, Unreadable):
+                self._skip(lease, number, entry)
+            else:
+                self._apply(lease, entry)
         dead = self._dead.pop(lease_id, None)
         if dead is not None:
             self.died(dead)
@@ -106,10 +124,11 @@ class Folding:
         lease = self._book.leases.get(lease_id)
         return lease.folded if lease is not None else 0
 
-    def _open(self, event: LifecycleRead, inbox: deque[tuple[int, LifecycleEntry]]) -> None:
+    def _open(self, event: LifecycleRead, inbox: Inbox) -> None:
         """The first entry of a stream says who it is and makes the lease."""
         if not inbox or not isinstance(inbox[0][1], Opened):
-            self._context.emit(Say(event="lifecycle_without_opening", fields={"lease": event.lease_id}))
+            fields = {"lease": event.lease_id, "why": self.unopened(event.lease_id) or "it is empty"}
+            self._context.emit(Say(event="lifecycle_without_opening", fields=fields))
             return
         number, opened = inbox.popleft()
         assert isinstance(opened, Opened)  # noqa: S101 # looked at above
@@ -147,6 +166,13 @@ class Folding:
             ),
             None,
         )
+
+    def _skip(self, lease: Lease, number: int, entry: Unreadable) -> None:
+        """It has no effect, but it is passed: nobody waits for it, and its neighbours count."""
+        if lease.run is not None:
+            self._context.note(
+                lease.run, "unreadable_entry", lease=lease.lease_id, number=str(number), why=entry.why
+            )
 
     def _apply(self, lease: Lease, entry: LifecycleEntry) -> None:
         run = self._book.runs.get(lease.run) if lease.run is not None else None

@@ -189,6 +189,15 @@ class Noted(Entry, frozen=True, kw_only=True, tag="noted"):
     detail: dict[str, str] = {}
 
 
+class Unreadable(msgspec.Struct, frozen=True):
+    """A line of the stream that is no entry of this version: a newer client's, or a damaged one.
+
+    It stands at its place in the stream, because whoever waits for the entries waits for this one too.
+    """
+
+    why: str
+
+
 LifecycleEntry = (
     Opened | Evidence | Finished | Closed | TagsAdded | TagsRemoved | ConfigUpdated | Counted | Noted
 )
@@ -202,10 +211,9 @@ def encode_entry(entry: LifecycleEntry) -> bytes:
     return _encoder.encode(entry) + b"\n"
 
 
-def decode_entry(payload: bytes) -> LifecycleEntry:
-    """Reads one line.
-
-    Raises:
-        ValueError: the line is no entry of this protocol version.
-    """
-    return _decoder.decode(payload)
+def decode_entry(payload: bytes) -> LifecycleEntry | Unreadable:
+    """Reads one line; what it does not know it gives back as such."""
+    try:
+        return _decoder.decode(payload)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        return Unreadable(str(error))

@@ -11,7 +11,7 @@ from pluto_dist.core.context import Context
 from pluto_dist.core.delivery import Delivery
 from pluto_dist.core.document import Live, show
 from pluto_dist.core.effects import Send
-from pluto_dist.core.messages import View
+from pluto_dist.core.messages import Refusal, View
 from pluto_dist.core.phase import Assessment, Phase, assess, members_of
 from pluto_dist.core.records import Lease, Run
 from pluto_dist.core.standing import Standing, Standings
@@ -54,11 +54,19 @@ class Views:
         run = self._book.runs.get(lease.run) if lease.run is not None else None
         self._send(self.view(lease, self._stand.of(run) if run is not None else None), request)
 
-    def pay(self, lease_id: str) -> None:
-        """The entries have been read, so an answer that is owed can be given."""
-        lease = self._book.leases.get(lease_id)
+    def pay(self, lease_id: str, unopened: str) -> None:
+        """The entries have been read, so an answer that is owed can be given.
+
+        Args:
+            lease_id: whose entries.
+            unopened: why they make no lease, "" if they do.
+        """
+        lease, peer = self._book.leases.get(lease_id), self._peers.get(lease_id)
         if lease is not None and lease_id in self._owed:
             self.answer(lease, self._owed.pop(lease_id))
+        elif unopened and peer is not None and lease_id in self._owed:
+            refusal = Refusal(request=self._owed.pop(lease_id), error="ProtocolError", message=unopened)
+            self._context.emit(Send(peer=peer, reply=refusal))
 
     def tell(self, runs: Iterable[str], news: Iterable[str]) -> None:
         """Tells those with news, and those of a Run that stands otherwise, what they do not know yet."""

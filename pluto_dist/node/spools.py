@@ -9,7 +9,7 @@ import msgspec
 
 from pluto_dist.core.delivery import kind_of
 from pluto_dist.core.ids import LEASE_ID
-from pluto_dist.core.lifecycle import LifecycleEntry, decode_entry
+from pluto_dist.core.lifecycle import LifecycleEntry, Unreadable, decode_entry
 from pluto_dist.errors import ProtocolError
 from pluto_dist.node.lease_lock import LOCK_NAME, LeaseProbe
 from pluto_dist.spool.names import DRAIN_LOCK, stream_pid
@@ -35,12 +35,11 @@ class LifecycleTail:
         self._offsets: dict[int, int] = {}
         self._torn: dict[int, int] = {}
         self._count = 0
-        self.unreadable = 0
         self.trouble: OSError | None = None
 
-    def read(self, sizes: dict[int, int] | None = None) -> list[tuple[int, LifecycleEntry]]:
+    def read(self, sizes: dict[int, int] | None = None) -> list[tuple[int, LifecycleEntry | Unreadable]]:
         """Entries that were not read before, with their numbers; `trouble` says why there are not more."""
-        entries: list[tuple[int, LifecycleEntry]] = []
+        entries: list[tuple[int, LifecycleEntry | Unreadable]] = []
         self.trouble = None
         try:
             segments = list_streams(self._folder).get(LIFECYCLE, {}) if sizes is None else sizes
@@ -49,7 +48,7 @@ class LifecycleTail:
             self.trouble = error
         return entries
 
-    def _read(self, segments: dict[int, int], entries: list[tuple[int, LifecycleEntry]]) -> None:
+    def _read(self, segments: dict[int, int], entries: list[tuple[int, LifecycleEntry | Unreadable]]) -> None:
         while (segment := next_range(segments, self._offsets, self._torn)) is not None:
             cut = read_cut(self._folder, LIFECYCLE, segment, self._offsets.get(segment, 0))
             if cut.end == cut.start:
@@ -58,10 +57,7 @@ class LifecycleTail:
             self._offsets[segment] = cut.end
             for line in cut.lines:
                 self._count += 1
-                try:
-                    entries.append((self._count, decode_entry(line)))
-                except msgspec.MsgspecError:  # of a newer client; its other entries still count
-                    self.unreadable += 1
+                entries.append((self._count, decode_entry(line)))
 
 
 def check_lease_folder(spool: Path, lease_id: str, folder: str) -> None:

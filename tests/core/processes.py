@@ -18,6 +18,7 @@ from pluto_dist.core.lifecycle import (
     TagsAdded,
     TagsRemoved,
     Target,
+    Unreadable,
 )
 from pluto_dist.core.messages import PROTOCOL, View
 from tests.core.spool import Spool
@@ -147,7 +148,7 @@ class Process:
         self.world.released(self.spool)
         return self
 
-    def say(self, entry: LifecycleEntry) -> Process:
+    def say(self, entry: LifecycleEntry | Unreadable) -> Process:
         """Any entry."""
         return self._say(entry)
 
@@ -159,7 +160,7 @@ class Process:
     def _stamp(self) -> dict[str, Any]:
         return {"at": self.world.now, "wall_ms": self.world.wall_ms}
 
-    def _say(self, entry: LifecycleEntry) -> Process:
+    def _say(self, entry: LifecycleEntry | Unreadable) -> Process:
         self.spool.entries.append(entry)
         if self.world.nudges:
             self.world.hear(self.spool)

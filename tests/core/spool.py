@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pluto_dist.core.effects import Ship
-from pluto_dist.core.lifecycle import LifecycleEntry
+from pluto_dist.core.lifecycle import LifecycleEntry, Unreadable
 
 FRAME = 10  # bytes of every record; what is on the disk of a torn one is less
 
@@ -56,7 +56,7 @@ class Spool:
     lease_id: str
     folder: str
     writer: str
-    entries: list[LifecycleEntry] = field(default_factory=list)
+    entries: list[LifecycleEntry | Unreadable] = field(default_factory=list)
     streams: dict[str, dict[int, Segment]] = field(default_factory=dict)
 
     def newest(self, stream: str) -> Segment:
