@@ -2,9 +2,10 @@
 
     PlutoDistError
     ├── UsageError                 mend the call
+    │   ├── ArgumentError          … an argument of init(), attach(), finish() and their like
     │   ├── InvalidRecordError     … what was passed to log(), config or tags
     │   ├── SettingError           … a setting; names it, its value and where it came from
-    │   └── RunEndedError          … a call after the end (strict only)
+    │   └── RunEndedError          … a call after the end: changes with strict, questions always
     ├── ClaimError                 the Run is not yours as asked; choose another id, role or verb
     │   ├── RunNotFoundError
     │   ├── RunExistsError
@@ -63,6 +64,10 @@ class PlutoDistError(Exception):
 
 class UsageError(PlutoDistError):
     """The call is wrong as it stands."""
+
+
+class ArgumentError(UsageError, ValueError):
+    """An argument of a call cannot be meant; nothing was opened or changed."""
 
 
 class InvalidRecordError(UsageError, ValueError):

@@ -18,7 +18,8 @@ OFFICIAL_INIT = [
 ]  # fmt: skip
 PROPERTIES = [
     "id", "display_id", "run_id", "name", "project", "config", "tags", "status", "url", "resumed",
-    "fork_run_id", "fork_step", "role", "label", "lease_id", "epoch",
+    "fork_run_id", "fork_step", "role", "label", "lease_id", "epoch", "cancelled", "preempted", "ended",
+    "next_step",
 ]  # fmt: skip
 METHODS = [
     "log",
@@ -28,6 +29,7 @@ METHODS = [
     "add_tags",
     "remove_tags",
     "flush",
+    "on_preempt",
     "__enter__",
     "__exit__",
 ]
@@ -43,7 +45,7 @@ def test_init_has_the_official_arguments_in_their_order_and_ours_by_keyword() ->
     parameters = inspect.signature(pluto_dist.init).parameters
     assert list(parameters)[: len(OFFICIAL_INIT)] == OFFICIAL_INIT
     ours = list(parameters.values())[len(OFFICIAL_INIT) :]
-    assert [each.name for each in ours] == ["role", "label", "mode", "strict", "quiet"]
+    assert [each.name for each in ours] == ["role", "label", "mode", "strict", "quiet", "save_dir"]
     assert all(each.kind is inspect.Parameter.KEYWORD_ONLY for each in ours)
 
 
@@ -68,6 +70,32 @@ def test_a_run_and_a_disabled_run_have_the_method(name: str) -> None:
 
     ours = inspect.signature(getattr(pluto_dist.Run, name))
     assert list(ours.parameters) == list(inspect.signature(getattr(DisabledRun, name)).parameters)
+
+
+def test_a_run_shows_its_users_nothing_else() -> None:
+    """What hooks and the launcher need is the lease's; a user's completion lists what is promised."""
+    shown = {name for name in dir(pluto_dist.Run) if not name.startswith("_")}
+    assert shown == {name for name in (*PROPERTIES, *METHODS) if not name.startswith("_")}
+
+
+def test_attach_names_its_keywords() -> None:
+    """No `**more`: a misspelt keyword is an ordinary TypeError."""
+    assert [*inspect.signature(pluto_dist.attach).parameters] == [
+        "run_id", "label", "timeout_s", "role", "settings", "dir", "project", "mode", "strict", "quiet",
+    ]  # fmt: skip
+    with pytest.raises(TypeError, match="foo"):
+        pluto_dist.attach(foo=3)
+
+
+@pytest.mark.parametrize("name", ["watch", "alert"])
+def test_a_run_says_where_to_find_what_it_does_not_offer(name: str) -> None:
+    """As the module does for its names."""
+    from pluto_dist.client.disabled import DisabledRun
+
+    for run in (DisabledRun("p", "n", "r", {}, []), object.__new__(pluto_dist.Run)):
+        with pytest.raises(AttributeError, match=rf"no attribute '{name}': the official client has it"):
+            getattr(run, name)
+        assert not hasattr(run, "nonsense")
 
 
 @pytest.mark.parametrize("name", ["login", "watch", "query", "sweep", "Image", "Settings"])

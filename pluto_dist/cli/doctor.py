@@ -25,9 +25,9 @@ def doctor(home: options.Home = None, folder: options.Dir = None, as_json: optio
 
     from pluto_dist.cli.console import print_json
     from pluto_dist.node.facts import gather, worst
-    from pluto_dist.node.settings import load
+    from pluto_dist.node.settings import as_option, load
 
-    facts = gather(load(os.environ, {"home": home, "dir": folder}))
+    facts = gather(load(os.environ, {"home": home, "dir": folder}, source=as_option))
     level = worst(facts)
     if as_json:
         print_json({"level": level, "facts": facts})

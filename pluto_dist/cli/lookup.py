@@ -29,7 +29,7 @@ from pluto_dist.errors import (
     SocketPathError,
 )
 from pluto_dist.node.places import STORE_NAME, Places, find_places, store_of
-from pluto_dist.node.settings import Settings, load
+from pluto_dist.node.settings import Settings, as_option, load
 
 RUNNING = "RUNNING"
 
@@ -210,7 +210,7 @@ def reading_settings(home: Path | None, folder: Path | None = None) -> Settings:
     Raises:
         SettingError: a value cannot be used.
     """
-    return load(os.environ, {"home": home, "dir": folder, "mode": "local"})
+    return load(os.environ, {"home": home, "dir": folder, "mode": "local"}, source=as_option)
 
 
 def store_at(folder: Path | None) -> Path:

@@ -142,7 +142,13 @@ def _no_such_series(document: Document, name: str) -> Exception:
 
     near = difflib.get_close_matches(name, document.summary, n=3)
     listed = ", ".join(sorted(document.summary)[:20])
-    known = f"did you mean {' or '.join(near)}?" if near else f"it has: {listed}"
+    known = (
+        f"did you mean {' or '.join(near)}?"
+        if near
+        else f"it has: {listed}"
+        if listed
+        else "it has no points yet"
+    )
     return UsageError(
         f"Run {document.display_id or document.key} has no points of a metric {name!r} here; {known}"
     )

@@ -73,10 +73,14 @@ def sync(
 
 
 def _settings(folder: Path | None, *, needs_key: bool) -> Settings:
-    from pluto_dist.node.settings import load
+    from pluto_dist.node.settings import as_option, load
 
     chosen = {"dir": folder, "mode": "pluto" if needs_key else "auto"}
-    return load(os.environ, {name: value for name, value in chosen.items() if value is not None})
+    return load(
+        os.environ,
+        {name: value for name, value in chosen.items() if value is not None},
+        source=lambda key: "`pluto-dist sync`" if key == "mode" else as_option(key),
+    )
 
 
 def _handover(settings: Settings, key: Secret, patience_s: float) -> Handover | None:

@@ -6,15 +6,30 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
+from pluto_dist.client.arguments import seconds_of
 from pluto_dist.client.opening import disabled_run, generate_run_id, open_lease
+from pluto_dist.client.plain import shown
 from pluto_dist.client.runs import RUNS
-from pluto_dist.client.wishes import Wish, config_of, fork_of, label_of, role_of, run_of, tags_of
+from pluto_dist.client.wishes import (
+    Wish,
+    config_of,
+    fork_of,
+    label_of,
+    name_of,
+    resume_of,
+    role_of,
+    run_of,
+    settings_of,
+    tags_of,
+)
 from pluto_dist.core.ids import Role
-from pluto_dist.errors import OwnerExistsError, RunNotFoundError
+from pluto_dist.errors import ArgumentError, OwnerExistsError, RunNotFoundError
 
 if TYPE_CHECKING:
     from pluto_dist.client.opening import AnyRun
     from pluto_dist.node.settings import Settings
+
+Mode = Literal["auto", "local", "pluto", "disabled"]
 
 __all__ = ["attach", "finish", "generate_run_id", "init", "log"]
 
@@ -35,9 +50,10 @@ def init(
     *,
     role: Role | None = None,
     label: str | None = None,
-    mode: Literal["auto", "local", "pluto", "disabled"] | None = None,
+    mode: Mode | None = None,
     strict: bool | None = None,
     quiet: bool | None = None,
+    save_dir: str | os.PathLike[str] | None = None,
 ) -> AnyRun:
     """Opens a Run, or joins the one of this job.
 
@@ -61,35 +77,48 @@ def init(
         mode: "local", "pluto" (the server), "disabled", or "auto".
         strict: misuse raises instead of warning.
         quiet: print nothing.
+        save_dir: another name of `dir`, as with the official client; it wins over `dir`.
 
     Raises:
         RunExistsError: the id exists and `resume` was not given; nothing was changed.
         RunNotFoundError: no Run has this id.
         OwnerExistsError: somebody alive owns the Run and this process insists on owning it.
-        ForkError, SettingError, InvalidRecordError: as their texts say.
+        ArgumentError, ForkError, SettingError, InvalidRecordError: as their texts say; nothing was opened.
         MachineError: only with PLUTO_DIST_REQUIRED=1; otherwise one warning and a disabled Run.
     """
-    loaded = _settings(settings, dir=dir, project=project, mode=mode, strict=strict, quiet=quiet)
+    where = {"dir": dir} if save_dir is None else {"save_dir": save_dir}
+    loaded = _settings("init", settings, **where, project=project, mode=mode, strict=strict, quiet=quiet)
     asked, from_env = (run_id, False) if run_id is not None else (loaded.run_id, True)
     if loaded.mode == "disabled":
         return disabled_run(loaded, name, asked, config, tags)
+    run = run_of("run_id", asked)
     wish = Wish(
         verb="init",
         role=role_of(role),
         label=label_of(label),
-        name=name,
+        name=name_of(name),
         config=config_of(config),
         tags=tags_of(tags),
-        run=run_of("run_id", asked),
-        run_from_env=from_env and asked is not None,
-        resume=resume,
+        run=run,
+        run_from_env=from_env and run is not None,
+        resume=resume_of(resume, run),
         fork=fork_of(fork_run_id, fork_step, inherit_config, inherit_tags),
     )
     return open_lease(wish, loaded)
 
 
 def attach(
-    run_id: int | str | None = None, *, label: str | None = None, timeout_s: float = 30.0, **more: Any
+    run_id: int | str | None = None,
+    *,
+    label: str | None = None,
+    timeout_s: float = 30.0,
+    role: Role | None = None,
+    settings: Mapping[str, Any] | None = None,
+    dir: str | os.PathLike[str] | None = None,  # noqa: A002 # as in init()
+    project: str | None = None,
+    mode: Mode | None = None,
+    strict: bool | None = None,
+    quiet: bool | None = None,
 ) -> AnyRun:
     """Joins a live or finished Run as a side; its status, config, name and tags stay as they are (G8).
 
@@ -97,34 +126,53 @@ def attach(
         run_id: which Run; left out, PLUTO_RUN_ID, else the only live one of this node.
         label: what people call this process ("eval", "uploader"); default "side".
         timeout_s: how long to wait for a Run that does not exist yet.
-        more: `settings`, `dir`, `project`, `mode`, `strict`, `quiet` as for `init`.
+        role: "side" if left out; "worker" for a process whose end says something about the job.
+        settings, dir, project, mode, strict, quiet: as for `init`.
 
     Raises:
         RunNotFoundError: there is no such Run within the time.
         AmbiguousRunError: without an id, several Runs are live; they are listed.
         OwnerExistsError: with role="owner", which attach() never gives.
+        ArgumentError, SettingError: as their texts say; nothing was opened.
     """
-    if more.pop("role", None) == "owner":
-        raise OwnerExistsError("attach() never owns a Run; use init(run_id=…, resume=True)")
-    loaded = _settings(more.pop("settings", None), **more)
+    loaded = _settings("attach", settings, dir=dir, project=project, mode=mode, strict=strict, quiet=quiet)
     asked, from_env = (run_id, False) if run_id is not None else (loaded.run_id, True)
     if loaded.mode == "disabled":
         return disabled_run(loaded, None, asked, None, None)
+    if role_of(role) == "owner":
+        raise OwnerExistsError("attach() never owns a Run; use init(run_id=…, resume=True)")
     wish = Wish(
         verb="attach",
+        role=role_of(role),
         label=label_of(label),
         run=run_of("run_id", asked),
         run_from_env=from_env and asked is not None,
-        timeout_s=timeout_s,
+        timeout_s=seconds_of("timeout_s", timeout_s),
     )
     return open_lease(wish, loaded)
 
 
-def finish(code: int | None = None, timeout_s: float | None = None) -> None:
-    """Finishes the newest unfinished Run of this process; without one it does nothing."""
-    run = RUNS.newest()
-    if run is not None:
-        run.finish(code, timeout_s)
+def finish(run: AnyRun | None = None, *, code: int | None = None, timeout_s: float | None = None) -> None:
+    """Finishes a Run, or, as the official client does, all that this process has not ended yet.
+
+    Args:
+        run: which one; left out, all. Without any it does nothing.
+        code, timeout_s: as of `Run.finish`; the time bounds the whole call.
+
+    Raises:
+        ArgumentError: `run` is none, or as `Run.finish`.
+    """
+    from pluto_dist.client.disabled import DisabledRun
+    from pluto_dist.client.handle import Run
+    from pluto_dist.node.identity import boot_clock
+
+    if run is not None and not isinstance(run, Run | DisabledRun):
+        raise ArgumentError(
+            f"finish({shown(run)}): pass a Run, or nothing for all; a code is given by name: code=…"
+        )
+    deadline = None if timeout_s is None else boot_clock() + seconds_of("timeout_s", timeout_s)
+    for each in RUNS.unfinished() if run is None else [run]:
+        each.finish(code, None if deadline is None else max(0.0, deadline - boot_clock()))
 
 
 def log(data: Mapping[str, Any], step: int | None = None, timestamp: float | None = None) -> None:
@@ -141,8 +189,16 @@ def log(data: Mapping[str, Any], step: int | None = None, timestamp: float | Non
     run.log(data, step, timestamp)
 
 
-def _settings(given: Mapping[str, Any] | None, **arguments: Any) -> Settings:
+def _settings(verb: str, settings: Mapping[str, Any] | None, **arguments: Any) -> Settings:
     from pluto_dist.node.settings import load
 
     named = {name: value for name, value in arguments.items() if value is not None}
-    return load(os.environ, {**(given or {}), **named})
+    sources = {name: f"{verb}({name}=…)" for name in named}
+    if "save_dir" in named:
+        named["dir"] = named.pop("save_dir")
+        sources["dir"] = sources["save_dir"]
+    return load(
+        os.environ,
+        {**settings_of(settings), **named},
+        source=lambda key: sources.get(key) or f"{verb}(settings={{{key!r}: …}})",
+    )

@@ -37,7 +37,12 @@ class Rejection(msgspec.Struct, frozen=True):
     advice: str
 
     def __str__(self) -> str:
-        return f"{shown(self.name)} ({self.type_name}): {self.advice}"
+        return f"{self.what}: {self.advice}"
+
+    @property
+    def what(self) -> str:
+        """Which value it was."""
+        return f"{shown(self.name)} ({self.type_name})"
 
 
 class Collector:

@@ -1,22 +1,30 @@
 """A Run that goes nowhere: `mode="disabled"`, or a machine on which nothing can be kept (R13).
 
-It costs nothing and never fails; scripts need no `if`.
+It keeps what its own process has said (config, tags, how it ended), so that scripts which read them back need
+no `if`. It costs no file, socket or thread, and never fails: what could not be taken is left out.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Literal, Self
 
+from pluto_dist.client.evidence import exit_code_of
+from pluto_dist.client.official import Hints
+from pluto_dist.core.merge import add_tags, deep_merge, remove_tags
+from pluto_dist.core.verdict import status_of_code
+from pluto_dist.errors import InvalidRecordError
 
-class DisabledRun:
-    """Has the names of `Run`; every call is a no-op."""
+
+class DisabledRun(Hints):
+    """Has the names of `Run`; nothing leaves the process."""
 
     id: int | None = None
     display_id: str | None = None
     url = ""
-    status = "RUNNING"
     resumed = False
     fork_run_id: int | None = None
     fork_step: int | None = None
@@ -26,37 +34,63 @@ class DisabledRun:
     epoch = 0
     cancelled = False
     preempted = False
-    ended = True
+    next_step = 0
 
-    def __init__(
-        self, project: str, name: str, run_id: str, config: dict[str, Any], tags: Iterable[str]
-    ) -> None:
+    def __init__(self, project: str, name: str, run_id: str, config: object, tags: Any) -> None:
         self.project = project
         self.name = name
         self.run_id = run_id
-        self.config = config
-        self.tags = list(tags)
+        self.status = "RUNNING"
+        self.ended = False
+        self._config: dict[str, Any] = {}
+        self._tags: tuple[str, ...] = ()
+        self.update_config(config)
+        if tags is not None:
+            self.add_tags(tags)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """A copy of what this process has said."""
+        found: dict[str, Any] = json.loads(json.dumps(self._config))
+        return found
+
+    @property
+    def tags(self) -> list[str]:
+        """A copy of what this process has said."""
+        return list(self._tags)
 
     def log(self, data: Mapping[str, Any], step: int | None = None, timestamp: float | None = None) -> None:
         """Does nothing."""
 
     def add_tags(self, tags: str | Iterable[str]) -> None:
-        """Does nothing."""
+        """Adds those that are tags."""
+        with contextlib.suppress(InvalidRecordError):
+            self._tags = add_tags(self._tags, tags)
 
     def remove_tags(self, tags: str | Iterable[str]) -> None:
-        """Does nothing."""
+        """Takes tags away."""
+        with contextlib.suppress(InvalidRecordError):
+            self._tags = remove_tags(self._tags, tags)
 
-    def update_config(self, config: Mapping[str, Any]) -> None:
-        """Does nothing."""
+    def update_config(self, config: object) -> None:
+        """Merges named values into the config."""
+        from pluto_dist.client.snapshot import snapshot
+
+        with contextlib.suppress(InvalidRecordError):
+            self._config = deep_merge(self._config, json.loads(snapshot(config).json))
 
     def on_preempt(self, callback: Callable[[], object]) -> None:
         """Does nothing."""
 
-    def finish(self, code: int | None = None, timeout_s: float | None = None) -> None:
-        """Does nothing."""
+    def finish(self, code: int | None = None, timeout_s: float | None = None) -> None:  # noqa: ARG002 # as `Run`
+        """The status is what it would be by the code alone."""
+        if not self.ended:
+            self.ended = True
+            self.status = status_of_code(code) if isinstance(code, int) else "COMPLETED"
 
-    def close(self, timeout_s: float | None = None) -> None:
-        """Does nothing."""
+    def close(self, timeout_s: float | None = None) -> None:  # noqa: ARG002 # as `Run`
+        """The status stays as it is."""
+        self.ended = True
 
     def flush(self, timeout_s: float = 30.0) -> None:
         """Does nothing."""
@@ -67,4 +101,5 @@ class DisabledRun:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Does nothing."""
+        code = exit_code_of(error.code) if isinstance(error, SystemExit) else 1
+        self.finish(code if error is not None else None)

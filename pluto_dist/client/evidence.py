@@ -5,6 +5,8 @@ from __future__ import annotations
 import traceback
 from typing import Any
 
+from pluto_dist.client.plain import clean_text
+
 LAST_LINES = 40
 MESSAGE_LIMIT = 2000
 
@@ -34,7 +36,7 @@ def evidence_of(error: BaseException) -> dict[str, Any] | None:
     return {
         "kind": "exception",
         "type": type(error).__qualname__,
-        "message": str(error)[:MESSAGE_LIMIT],
+        "message": clean_text(str(error))[:MESSAGE_LIMIT],
         "communication": is_communication(error),
         "traceback": last_lines(error),
     }
@@ -58,4 +60,4 @@ def is_communication(error: BaseException) -> bool:
 def last_lines(error: BaseException) -> str:
     """The end of the traceback, as it is printed."""
     lines = "".join(traceback.format_exception(error)).splitlines()
-    return "\n".join(lines[-LAST_LINES:])
+    return clean_text("\n".join(lines[-LAST_LINES:]))

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import json
-import os
 from typing import Any
 
-from pluto_dist.client.lease import LeaseFiles
-from pluto_dist.client.link import Link
+from pluto_dist.client.held import HeldLease
+from pluto_dist.client.official import Hints
 from pluto_dist.client.stops import STOPS
 from pluto_dist.core.ids import Role
-from pluto_dist.core.messages import AskConfig, RunView, View
-from pluto_dist.errors import WaitTimeoutError, from_wire
+from pluto_dist.core.messages import AskConfig, AskRun, RunView, View
+from pluto_dist.errors import PlutoDistError, RunEndedError, WaitTimeoutError
 
 GRANT_S = 30.0  # a property that needs the Run waits this long for it
-UNANSWERED_S = 10.0  # a coordinator that has said nothing by then does not work
 ASK_S = 2.0  # config, tags and status fall back to what is known after this time
 
 
-class RunFacts:
-    """The properties of a `Run`. They may wait for the grant, for milliseconds; `log()` never does."""
+class RunFacts(Hints):
+    """The properties of a `Run`. They may wait for the grant, for milliseconds; `log()` never does.
 
-    def __init__(self, files: LeaseFiles, link: Link) -> None:
-        self._files = files
-        self._link = link
-        self._pid = os.getpid()
+    After `finish()` or `close()` nobody is told anything any more, so `config`, `tags` and `status` ask for
+    themselves, as long as a coordinator is there; later `tags` and `status` are what was known last.
+    """
+
+    def __init__(self, held: HeldLease) -> None:
+        self._held = held
+        self._link = held.link
 
     @property
     def id(self) -> int | None:
@@ -53,11 +54,18 @@ class RunFacts:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The merged config as it is now, changes of this process included."""
+        """The merged config as it is now, changes of this process included.
+
+        Raises:
+            RunEndedError: this process has ended the Run, and no coordinator is there any more to say it.
+            WaitTimeoutError: no coordinator has said it in time, or this is a forked child.
+        """
+        if self._held.end:
+            return self._config_afterwards()
         self._view()  # a rank may still wait for its Run
         self._link.wait(self._link.settled, ASK_S)
         answer = self._link.ask(lambda n: AskConfig(request=n, lease_id=self.lease_id), ASK_S)
-        if answer is None and self._pid != os.getpid():
+        if answer is None and not self._held.here:
             raise WaitTimeoutError(
                 "the config is not known in a forked child; attach() gives a handle that asks"
             )
@@ -71,12 +79,18 @@ class RunFacts:
     @property
     def tags(self) -> list[str]:
         """The Run's tags as they are now, changes of this process included."""
+        document = self._afterwards()
+        if document is not None:
+            return list(document["tags"])
         self._link.wait(self._link.settled, ASK_S)
         return list(self._fresh().tags)
 
     @property
     def status(self) -> str:
         """RUNNING, COMPLETED, FAILED, TERMINATED or CANCELLED."""
+        document = self._afterwards()
+        if document is not None:
+            return str(document["status"])
         return self._fresh().status
 
     @property
@@ -112,12 +126,22 @@ class RunFacts:
     @property
     def lease_id(self) -> str:
         """Id of this process's lease."""
-        return self._files.lease_id
+        return self._held.lease_id
 
     @property
     def epoch(self) -> int:
         """Fencing number of the ownership under which the lease was granted."""
         return self._view().epoch
+
+    @property
+    def ended(self) -> bool:
+        """Whether this process has finished or closed the Run."""
+        return bool(self._held.end)
+
+    @property
+    def next_step(self) -> int:
+        """The automatic step that would come next."""
+        return self._held.next_step
 
     @property
     def cancelled(self) -> bool:
@@ -136,25 +160,8 @@ class RunFacts:
         STOPS.cooperative = True
         return STOPS.asked
 
-    def wait_granted(self, timeout_s: float) -> bool:
-        """Whether the claim was granted in time.
-
-        Raises:
-            PlutoDistError: it was refused, or no coordinator can be had.
-        """
-        if not self._link.wait(lambda _: True, min(timeout_s, UNANSWERED_S)):
-            if timeout_s > UNANSWERED_S:
-                raise self._link.unanswered(UNANSWERED_S)
-            return False
-        if not self._link.wait(lambda view: view.state != "waiting", timeout_s):
-            return False
-        view = self._link.view
-        if view is not None and view.error is not None:
-            raise from_wire(*view.error)
-        return True
-
     def _view(self) -> View:
-        if not self.wait_granted(GRANT_S):
+        if not self._held.wait_granted(GRANT_S):
             raise WaitTimeoutError(
                 f"the Run was not granted within {GRANT_S:g} s; logging works meanwhile. "
                 "`pluto-dist doctor` shows whether a coordinator can run here"
@@ -172,3 +179,28 @@ class RunFacts:
         """The Run as the coordinator sees it now, if it answers; else as it was last seen."""
         self._link.refresh(ASK_S)
         return self._run_view()
+
+    def _afterwards(self) -> dict[str, Any] | None:
+        """The Run's document, for who has ended the Run here; None if that is not so or nobody has it."""
+        view = self._link.view
+        if not self._held.end or view is None or view.run is None:
+            return None
+        key = view.run.key
+        try:
+            answer = self._link.ask_alone(lambda number: AskRun(request=number, run=key), ASK_S)
+        except PlutoDistError:  # the Run is forgotten, or the coordinator is of another version
+            return None
+        found: dict[str, Any] | None = json.loads(answer) if answer is not None else None
+        return found
+
+    def _config_afterwards(self) -> dict[str, Any]:
+        document = self._afterwards()
+        if document is None:
+            view = self._link.view
+            named = view.run.external_id if view is not None and view.run is not None else "RUN"
+            raise RunEndedError(
+                f"the Run was {self._held.end} by this process, and no coordinator is there any more to say "
+                f"its config; `pluto-dist show {named} --json` has it"
+            )
+        found: dict[str, Any] = document["config"]
+        return found

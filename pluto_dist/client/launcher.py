@@ -17,11 +17,13 @@ from pathlib import Path
 from pluto_dist.client.command import Command, waited_signals
 from pluto_dist.client.disabled import DisabledRun
 from pluto_dist.client.handle import Run
+from pluto_dist.client.held import HeldLease
 from pluto_dist.client.opening import generate_run_id, open_lease
-from pluto_dist.client.wishes import Wish
+from pluto_dist.client.runs import RUNS
+from pluto_dist.client.wishes import Wish, name_of
 from pluto_dist.core.ids import classify_run_id
 from pluto_dist.node.cgroup import oom_counter_of, oom_kills
-from pluto_dist.node.settings import Settings, load
+from pluto_dist.node.settings import Settings, as_option, load
 
 STOPPING = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 
@@ -39,13 +41,13 @@ def run_command(argv: list[str], given: Mapping[str, object], name: str | None) 
         OSError: the command cannot be started; the Run says so.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, waited_signals())  # before any thread is started
-    settings = load(os.environ, {"console": "off", **given})
+    settings = load(os.environ, {"console": "off", **given}, source=as_option)
     run_id = settings.run_id or generate_run_id()
     wish = Wish(
         verb="init",
         role="owner",
         label="launcher",
-        name=name,
+        name=name_of(name),
         run=classify_run_id(run_id),
         run_from_env=True,
         launcher=True,
@@ -53,7 +55,9 @@ def run_command(argv: list[str], given: Mapping[str, object], name: str | None) 
     run = open_lease(wish, settings) if settings.mode != "disabled" else None
     if run is None or isinstance(run, DisabledRun):
         return Command(argv, os.environ, before).wait(lambda _: None)
-    return Job(run, settings).play(argv, {**os.environ, **_exported(run, run_id, settings)}, before)
+    return Job(RUNS.open()[0], settings).play(
+        argv, {**os.environ, **_exported(run, run_id, settings)}, before
+    )
 
 
 def below_launcher(env: Mapping[str, str]) -> bool:
@@ -75,7 +79,7 @@ def _exported(run: Run, run_id: str, settings: Settings) -> dict[str, str]:
 class Job:
     """The command and what became of it."""
 
-    def __init__(self, run: Run, settings: Settings) -> None:
+    def __init__(self, run: HeldLease, settings: Settings) -> None:
         self._run = run
         self._settings = settings
         self._stopped = False

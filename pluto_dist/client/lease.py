@@ -52,7 +52,7 @@ class LeaseFiles:
         self.console = StreamWriter(folder, "console", limits, space=space)
         self._group = self._group_sync(folder) if durable else None
         self.declared = 0
-        self._unsaid: deque[LifecycleEntry] = deque()
+        self._unsaid: deque[bytes] = deque()
 
     def sync_if_due(self, now: float) -> None:
         """Puts on the disk what was written since the last time, if wanted; the link's thread calls it."""
@@ -72,16 +72,19 @@ class LeaseFiles:
         """Writes an entry; returns how many there are now.
 
         If the disk refuses, it is kept in memory and tried again with the next one and by `say_again`.
+
+        Raises:
+            ArgumentError: the entry has a field that the coordinator could not read; nothing was written.
         """
-        self._unsaid.append(entry)
+        self._unsaid.append(encode_entry(entry))
         return self.say_again()
 
     def say_again(self) -> int:
         """Writes what the disk refused before; returns how many entries are on disk."""
         while self._unsaid:
-            entry = self._unsaid.popleft()  # first taken, then written: a signal handler may come between
-            if not self.lifecycle.append(encode_entry(entry)):
-                self._unsaid.appendleft(entry)
+            line = self._unsaid.popleft()  # first taken, then written: a signal handler may come between
+            if not self.lifecycle.append(line):
+                self._unsaid.appendleft(line)
                 break
         return self.lifecycle.written
 

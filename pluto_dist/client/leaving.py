@@ -9,7 +9,7 @@ from pluto_dist.client import announce
 from pluto_dist.client.lease import LeaseFiles
 from pluto_dist.client.link import Link
 from pluto_dist.core.messages import View
-from pluto_dist.errors import PlutoDistError, WaitTimeoutError
+from pluto_dist.errors import PlutoDistError, RunEndedError, WaitTimeoutError
 from pluto_dist.node.identity import boot_clock
 from pluto_dist.node.settings import Settings
 
@@ -84,10 +84,16 @@ def wait_for_delivery(link: Link, files: LeaseFiles, timeout_s: float) -> None:
     """Waits until the coordinator has delivered everything that this process has written.
 
     Raises:
+        RunEndedError: nobody tells this process any more.
         WaitTimeoutError: the time is over.
     """
     deadline = boot_clock() + timeout_s
     while not _delivered(link, files):
+        if not link.speaks:
+            raise RunEndedError(
+                "flush() cannot know whether all was delivered: this process has ended the Run, or is a "
+                f"child that was forked after init(). What is left is on disk in {files.folder}"
+            )
         left = deadline - boot_clock()
         if left <= 0:
             raise WaitTimeoutError(

@@ -21,6 +21,7 @@ from pluto_dist.client.lease import LeaseFiles
 from pluto_dist.client.questions import Questions
 from pluto_dist.core.messages import (
     PROTOCOL,
+    Answer,
     Question,
     Refusal,
     Reply,
@@ -112,7 +113,7 @@ class Link:
                 if self.fault is not None:
                     raise from_wire(self.fault.code, self.fault.message, self.fault.fields)
                 left = deadline - boot_clock()
-                if left <= 0 or not self._speaks:
+                if left <= 0 or not self.speaks:
                     return False
                 self._changed.wait(left)
 
@@ -132,13 +133,35 @@ class Link:
             self._speak()
             while (answer := self._questions.answer(number)) is None:
                 left = deadline - boot_clock()
-                if left <= 0 or not self._speaks:
+                if left <= 0 or not self.speaks:
                     self._questions.give_up(number)
                     return None
                 self._changed.wait(left)
         if isinstance(answer, Refusal):
             raise from_wire(answer.error, answer.message)
         return answer.body
+
+    def ask_alone(self, make: Callable[[int], Question], timeout_s: float) -> bytes | None:
+        """Asks after the end, over a connection of its own; None if nobody is there to answer.
+
+        Raises:
+            PlutoDistError: the coordinator refused it.
+        """
+        if not someone_listens(self._places.socket):
+            return None
+        client = DealerClient(self._places.socket)
+        try:
+            client.send(make(1))
+            deadline = boot_clock() + timeout_s
+            while (left := deadline - boot_clock()) > 0:
+                reply = client.wait(left)
+                if isinstance(reply, Refusal):
+                    raise from_wire(reply.error, reply.message)
+                if isinstance(reply, Answer):
+                    return reply.body
+        finally:
+            client.close()
+        return None
 
     def refresh(self, timeout_s: float) -> bool:
         """Lets the coordinator say how things stand now; False if it did not in time."""
@@ -167,7 +190,7 @@ class Link:
         self._changed = threading.Condition()
 
     @property
-    def _speaks(self) -> bool:
+    def speaks(self) -> bool:
         """Whether an answer may come: not after the end, and not in a forked child."""
         return not self._stop and self._thread.is_alive()
 

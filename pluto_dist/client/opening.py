@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +24,7 @@ from pluto_dist.errors import (
 
 if TYPE_CHECKING:
     from pluto_dist.client.handle import Run
+    from pluto_dist.client.held import HeldLease
     from pluto_dist.client.job import Surroundings
     from pluto_dist.node.places import Places
     from pluto_dist.node.settings import Settings
@@ -48,13 +48,15 @@ def open_lease(wish: Wish, settings: Settings) -> AnyRun:
         if settings.required:
             raise
         _log.warning("%s. Nothing will be logged (PLUTO_DIST_REQUIRED=1 makes this an error)", error)
-        return disabled_run(settings, wish.name, str(wish.run) if wish.run else None, None, None)
+        named = str(wish.run) if wish.run else None
+        return disabled_run(settings, wish.name, named, msgspec.json.decode(wish.config), wish.tags)
 
 
 def _open_at(wish: Wish, settings: Settings, places: Places) -> Run:
     from pluto_dist.client import announce
     from pluto_dist.client.console.capture import CAPTURES
     from pluto_dist.client.handle import Run
+    from pluto_dist.client.held import HeldLease
     from pluto_dist.client.hooks import install_hooks
     from pluto_dist.client.lease import LeaseFiles
     from pluto_dist.client.link import Link
@@ -76,19 +78,21 @@ def _open_at(wish: Wish, settings: Settings, places: Places) -> Run:
         idle_exit_s=settings.idle_exit_s,
         env=dict(os.environ),
     )
-    run = Run(files, link, settings, attached=wish.verb == "attach", launcher=wish.launcher)
+    as_side = wish.verb == "attach" and wish.role != "worker"
+    held = HeldLease(files, link, settings, attached=as_side, launcher=wish.launcher)
+    run = Run(held)
     files.say(_opened(wish, settings, surroundings, launched_by))
-    RUNS.add(run)
+    RUNS.add(run, held)
     install_hooks(os.getpid(), settings.sigterm_wait_s, settings.preempt_wait_s)
-    link.start(run.granted)
-    _wait(run, wish, surroundings, settings)
+    link.start(held.granted)
+    _wait(held, wish, surroundings, settings)
     announce.started(link.view, settings, _store(settings))
-    if settings.console != "auto" or not (surroundings.notebook or run.is_side):
+    if settings.console != "auto" or not (surroundings.notebook or held.is_side):
         CAPTURES.start(files, settings, places, os.environ)
     return run
 
 
-def _wait(run: Run, wish: Wish, surroundings: Surroundings, settings: Settings) -> None:
+def _wait(held: HeldLease, wish: Wish, surroundings: Surroundings, settings: Settings) -> None:
     """An owner or side has to know what it got; the other ranks go on and learn it meanwhile (R4).
 
     Where no coordinator can be had, `init()` goes on all the same: what it wants and what it logs is on disk,
@@ -100,10 +104,10 @@ def _wait(run: Run, wish: Wish, surroundings: Surroundings, settings: Settings) 
     if is_rank:
         patience = RESTART_GRANT_S if job.attempt else RANK_GRANT_S
     try:
-        granted = run.wait_granted(patience)
+        granted = held.wait_granted(patience)
     except CoordinatorUnavailableError as error:
         if settings.required or wish.verb == "attach":
-            run.abandon()
+            held.abandon()
             raise
         _log.warning(
             "%s\nThe Run is kept on disk until a coordinator can be started here "
@@ -112,11 +116,11 @@ def _wait(run: Run, wish: Wish, surroundings: Surroundings, settings: Settings) 
         )
         return
     except BaseException:
-        run.abandon()
+        held.abandon()
         raise
     if granted or is_rank:
         return
-    run.abandon()
+    held.abandon()
     if wish.verb == "attach":
         what = f"no Run {wish.run}" if wish.run else "no live Run"
         raise RunNotFoundError(
@@ -206,7 +210,5 @@ def disabled_run(
 ) -> DisabledRun:
     """A Run that goes nowhere."""
     RUNS.disabled = True
-    shown = dict(config) if isinstance(config, Mapping) else {}
-    listed = [tags] if isinstance(tags, str) else list(tags) if isinstance(tags, Iterable) else []
     own_id = str(run_id) if run_id is not None else generate_run_id()
-    return DisabledRun(settings.project, name or own_id, own_id, shown, listed)
+    return DisabledRun(settings.project, str(name or own_id), own_id, config, tags)

@@ -80,4 +80,7 @@ class PointLog:
     def _reject(self, rejections: Iterable[Rejection]) -> None:
         for rejection in rejections:
             self.rejected += 1
-            self._warn(f"rejected:{rejection.name}:{rejection.type_name}", str(rejection))
+            self._warn(
+                f"rejected:{rejection.name}:{rejection.type_name}",
+                f"log(): {rejection.what} was left out: {rejection.advice}",
+            )

@@ -1,4 +1,4 @@
-"""The Runs of this process: the one that the module's `log()` means, and those that must end at exit."""
+"""The Runs of this process: the one that the module's `log()` means, and the leases that must end at exit."""
 
 from __future__ import annotations
 
@@ -7,34 +7,39 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pluto_dist.client.handle import Run
+    from pluto_dist.client.held import HeldLease
 
 
 class OpenRuns:
     """Handles in the order in which they were opened; a forked child sees its parent's, and opens its own."""
 
     def __init__(self) -> None:
-        self._runs: list[tuple[int, Run]] = []
+        self._runs: list[tuple[Run, HeldLease]] = []
         self._inits: dict[int, int] = {}
         self.disabled = False
 
-    def add(self, run: Run) -> None:
+    def add(self, run: Run, held: HeldLease) -> None:
         """A Run was opened in this process."""
         for former in self.mine():
             former.tell_late()
-        self._runs = [(pid, kept) for pid, kept in self._runs if not kept.ended]
-        self._runs.append((os.getpid(), run))
+        self._runs = [(kept, lease) for kept, lease in self._runs if not lease.end]
+        self._runs.append((run, held))
 
-    def mine(self) -> list[Run]:
-        """Runs that this process opened, newest first; of the ended ones at least the newest."""
-        return [run for pid, run in reversed(self._runs) if pid == os.getpid()]
+    def mine(self) -> list[HeldLease]:
+        """Leases that this process opened, newest first; of the ended ones at least the newest."""
+        return [held for _, held in reversed(self._runs) if held.here]
 
-    def open(self) -> list[Run]:
-        """Runs that this process opened and has not ended, newest first."""
-        return [run for run in self.mine() if not run.ended]
+    def open(self) -> list[HeldLease]:
+        """Leases that this process opened and has not ended, newest first."""
+        return [held for held in self.mine() if not held.end]
+
+    def unfinished(self) -> list[Run]:
+        """Runs that are not ended, newest first; a forked child's inherited ones included."""
+        return [run for run, held in reversed(self._runs) if not held.end]
 
     def newest(self) -> Run | None:
-        """The newest unfinished Run, a forked child's inherited one included."""
-        return next((run for _, run in reversed(self._runs) if not run.ended), None)
+        """The first of the unfinished ones."""
+        return next(iter(self.unfinished()), None)
 
     @property
     def inits(self) -> int:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
 
 import msgspec
 
+from pluto_dist.client.arguments import flag_of, plain_of, text_of, whole_of
+from pluto_dist.client.plain import shown
 from pluto_dist.core.ids import Role, RunRef, classify_run_id
 from pluto_dist.core.lifecycle import Fork
-from pluto_dist.errors import ForkError, SettingError
+from pluto_dist.errors import ArgumentError, ForkError
 
 GRANT_S = 60.0  # an owner or side has to know what it got
+NAME_LIMIT = 255  # characters; the server's limit
+HIGHEST_STEP = 2**63 - 1
 
 _log = logging.getLogger("pluto_dist")
 
@@ -44,7 +48,7 @@ def config_of(config: object) -> bytes:
 
     taken = snapshot(config)
     if taken.cut:
-        _log.warning("config values that are too large were cut: %s", ", ".join(taken.cut))
+        _log.warning("config values were cut because they are too large: %s", ", ".join(taken.cut))
     return taken.json
 
 
@@ -56,23 +60,66 @@ def tags_of(tags: str | Iterable[str] | None) -> tuple[str, ...]:
     """
     from pluto_dist.core.merge import add_tags
 
-    if tags is None:
-        return ()
-    return add_tags((), [tags] if isinstance(tags, str) else tags)
+    return () if tags is None else add_tags((), tags)
+
+
+def name_of(name: str | None) -> str | None:
+    """The Run's name.
+
+    Raises:
+        ArgumentError: it is no text, or the server cannot hold it.
+    """
+    return None if name is None else text_of("name", name, NAME_LIMIT)
+
+
+def settings_of(settings: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """The settings by their names; `node.settings` checks each.
+
+    Raises:
+        ArgumentError: they are no mapping.
+    """
+    if settings is None:
+        return {}
+    if not isinstance(settings, Mapping):
+        raise ArgumentError(
+            f"settings={shown(settings)}: pass a dict of settings by their names", argument="settings"
+        )
+    return settings
 
 
 def run_of(argument: str, value: int | str | None) -> RunRef | None:
     """The Run that an argument names.
 
     Raises:
-        SettingError: it cannot be an id.
+        ArgumentError: it cannot be an id.
     """
     if value is None:
         return None
+    plain = plain_of(argument, value)
+    if isinstance(plain, bool | float | None):
+        raise ArgumentError(
+            f"{argument}={shown(value)}: an id is a whole number or a text", argument=argument
+        )
+    if isinstance(plain, str):
+        plain = text_of(argument, plain, NAME_LIMIT)
     try:
-        return classify_run_id(value)
+        return classify_run_id(plain)
     except ValueError as error:
-        raise SettingError(f"{argument}={value!r}: {error}") from error
+        raise ArgumentError(f"{argument}={value!r}: {error}", argument=argument) from error
+
+
+def resume_of(resume: bool | None, run: RunRef | None) -> bool:
+    """Whether to go on with the Run that is named.
+
+    Raises:
+        ArgumentError: it is neither True nor False, or no Run is named.
+    """
+    wanted = resume is not None and flag_of("resume", resume)
+    if wanted and run is None:
+        raise ArgumentError(
+            "resume=True names no Run to go on with: pass run_id=, or set PLUTO_RUN_ID", argument="resume"
+        )
+    return wanted
 
 
 def fork_of(
@@ -81,9 +128,16 @@ def fork_of(
     """Which Run is continued, from where.
 
     Raises:
-        ForkError: parent or step is missing or unusable.
+        ForkError: parent or step is missing or unusable, or there is nothing to inherit from.
+        ArgumentError: the parent cannot be an id, a flag is none.
     """
+    config = inherit_config is None or flag_of("inherit_config", inherit_config)
+    tags = inherit_tags is not None and flag_of("inherit_tags", inherit_tags)
     if parent is None and step is None:
+        if inherit_config is not None or inherit_tags is not None:
+            raise ForkError(
+                "inherit_config and inherit_tags belong to a fork: pass fork_run_id= and fork_step= with them"
+            )
         return None
     ref = run_of("fork_run_id", parent)
     if ref is None or step is None:
@@ -91,19 +145,22 @@ def fork_of(
         raise ForkError(
             f"fork_run_id={parent!r} and fork_step={step!r}: {missing} is missing; give both or none"
         )
-    if isinstance(step, bool) or not isinstance(step, int) or step < 0:
-        raise ForkError(f"fork_step={step!r}: it is a non-negative integer")
-    return Fork(ref, step, inherit_config is not False, bool(inherit_tags))
+    try:
+        return Fork(ref, whole_of("fork_step", step, 0, HIGHEST_STEP), config, tags)
+    except ArgumentError as error:
+        raise ForkError(error.message, argument="fork_step") from error
 
 
 def role_of(role: str | None) -> Role | None:
     """A role that is insisted on.
 
     Raises:
-        SettingError: there is no such role.
+        ArgumentError: there is no such role.
     """
-    if role not in (None, "owner", "worker", "side"):
-        raise SettingError(f'role={role!r} is unknown; roles are "owner", "worker" and "side"')
+    if role is not None and (not isinstance(role, str) or role not in ("owner", "worker", "side")):
+        raise ArgumentError(
+            f'role={shown(role)} is unknown; roles are "owner", "worker" and "side"', argument="role"
+        )
     return role  # type: ignore[return-value] # checked above
 
 
@@ -111,10 +168,12 @@ def label_of(label: str | None) -> str | None:
     """A label becomes part of series names, so it is short and has no slash.
 
     Raises:
-        SettingError: this one is not.
+        ArgumentError: this one is not.
     """
     if label is None:
         return None
     if not isinstance(label, str) or not 0 < len(label) <= 100 or "/" in label or not label.isprintable():
-        raise SettingError(f"label={label!r}: a label has 1 to 100 printable characters and no slash")
+        raise ArgumentError(
+            f"label={shown(label)}: a label has 1 to 100 printable characters and no slash", argument="label"
+        )
     return label

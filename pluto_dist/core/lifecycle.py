@@ -15,6 +15,7 @@ from typing import Literal
 import msgspec
 
 from pluto_dist.core.ids import Identity, Job, Role, RunRef
+from pluto_dist.errors import ArgumentError
 
 EvidenceKind = Literal["exception", "exit", "signal", "vanished"]
 
@@ -207,8 +208,19 @@ _encoder = msgspec.json.Encoder()
 
 
 def encode_entry(entry: LifecycleEntry) -> bytes:
-    """One line of JSON with its newline."""
-    return _encoder.encode(entry) + b"\n"
+    """One line of JSON with its newline, which the coordinator is sure to read: it is read here first.
+
+    Raises:
+        ArgumentError: a field is not what it has to be.
+    """
+    try:
+        line = _encoder.encode(entry)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise ArgumentError(f"no {type(entry).__name__} entry can be written: {error}") from error
+    again = decode_entry(line)
+    if isinstance(again, Unreadable):
+        raise ArgumentError(f"no {type(entry).__name__} entry can be written: {again.why}")
+    return line + b"\n"
 
 
 def decode_entry(payload: bytes) -> LifecycleEntry | Unreadable:

@@ -66,7 +66,7 @@ def add_tags(current: Iterable[str], new: Iterable[str]) -> tuple[str, ...]:
     Raises:
         InvalidRecordError: a tag is no text or blank, there would be too many tags or two groups.
     """
-    tags = tuple(dict.fromkeys((*current, *map(_checked, _several(new)))))
+    tags = tuple(dict.fromkeys((*current, *checked_tags(new))))
     groups = [tag for tag in tags if tag.startswith(GROUP_PREFIX)]
     if len(groups) > 1:
         raise InvalidRecordError(
@@ -81,13 +81,23 @@ def add_tags(current: Iterable[str], new: Iterable[str]) -> tuple[str, ...]:
 
 
 def remove_tags(current: Iterable[str], old: Iterable[str]) -> tuple[str, ...]:
-    """The current tags without the old ones; those it does not have are no error."""
-    gone = set(_several(old))
+    """The current tags without the old ones; those it does not have are no error.
+
+    Raises:
+        InvalidRecordError: a tag is no text or blank.
+    """
+    gone = set(checked_tags(old))
     return tuple(tag for tag in dict.fromkeys(current) if tag not in gone)
 
 
-def _several(tags: Iterable[str]) -> Iterable[str]:
-    return (tags,) if isinstance(tags, str) else tags
+def checked_tags(tags: object) -> tuple[str, ...]:
+    """One tag or several, as they were given.
+
+    Raises:
+        InvalidRecordError: a tag is no text or blank.
+    """
+    several = tags if isinstance(tags, Iterable) and not isinstance(tags, str) else (tags,)
+    return tuple(map(_checked, several))
 
 
 def _checked(tag: object) -> str:

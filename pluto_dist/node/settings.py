@@ -8,10 +8,11 @@ environment, the environment beats the default; an empty variable counts as unse
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -148,27 +149,46 @@ def variables_of(key: str) -> tuple[str, ...]:
     return _OFFICIAL_NAMES.get(key, (f"PLUTO_DIST_{key.upper()}",))
 
 
+def in_init(key: str) -> str:
+    """Where a setting of `init(settings={…})` was given, for errors."""
+    return f"init(settings={{{key!r}: …}})"
+
+
+def as_option(key: str) -> str:
+    """Where a setting of the command line was given, for errors."""
+    return f"option --{key.replace('_', '-')}"
+
+
 def load(
-    env: Mapping[str, str], overrides: Mapping[str, object] | None = None, *, platform: str = sys.platform
+    env: Mapping[str, str],
+    overrides: Mapping[str, object] | None = None,
+    *,
+    source: Callable[[str], str] = in_init,
+    platform: str = sys.platform,
 ) -> Settings:
     """Reads and validates all settings.
 
+    Where the mode is `disabled`, no other setting matters: one that cannot be used keeps its default.
+
     Args:
         env: the environment.
-        overrides: `init(settings=…)`; None as a value means "not given".
+        overrides: what the caller gives by name; None as a value means "not given".
+        source: where the caller has given an override, for errors.
         platform: as `sys.platform`.
 
     Raises:
         SettingError: a value cannot be used or a key is unknown; nothing is guessed.
     """
     ours, notes = translate(dict(overrides or {}))
-    _refuse_unknown(ours)
-    given = {key: found for key in _KINDS if (found := _find(key, env, ours)) is not None}
+    given = {key: found for key in _KINDS if (found := _find(key, env, ours, source)) is not None}
+    if _is_disabled(given, platform):
+        return _disabled(given)
+    _refuse_unknown(ours, source)
     values = {key: _parse(key, found) for key, found in given.items()}
     values |= _addresses(values)
     if "api_key" not in values and values.get("mode", "auto") in ("auto", "pluto") and platform != "win32":
         values["api_key"] = stored_key(env)
-    values["mode"] = _mode(values, given, platform)
+    values["mode"] = _mode(values, given)
     notes += [*_deprecations(given), *_misspelt(env)]
     return msgspec.convert({**values, "notes": tuple(notes)}, Settings)
 
@@ -194,9 +214,24 @@ def target_of(settings: Settings, store: Path) -> Target:
     )
 
 
-def _find(key: str, env: Mapping[str, str], overrides: Mapping[str, object]) -> _Given | None:
+def _is_disabled(given: Mapping[str, _Given], platform: str) -> bool:
+    wanted = _parse("mode", given["mode"]) if "mode" in given else "auto"
+    return wanted == "disabled" or (wanted == "auto" and platform == "win32")
+
+
+def _disabled(given: Mapping[str, _Given]) -> Settings:
+    values: dict[str, object] = {}
+    for key, found in given.items():
+        with contextlib.suppress(SettingError):
+            values[key] = _parse(key, found)
+    return msgspec.convert({**values, "mode": "disabled"}, Settings)
+
+
+def _find(
+    key: str, env: Mapping[str, str], overrides: Mapping[str, object], source: Callable[[str], str]
+) -> _Given | None:
     if overrides.get(key) is not None:
-        return _Given(overrides[key], f"init(settings={{{key!r}: …}})")
+        return _Given(overrides[key], source(key))
     for name in variables_of(key):
         if env.get(name, "").strip():
             return _Given(env[name], f"environment variable {name}")
@@ -223,7 +258,7 @@ def _addresses(values: Mapping[str, object]) -> dict[str, object]:
     return {} if host is None else {name: f"http://{host}:{port}" for name, port in PORTS.items()}
 
 
-def _mode(values: Mapping[str, object], given: Mapping[str, _Given], platform: str) -> object:
+def _mode(values: Mapping[str, object], given: Mapping[str, _Given]) -> object:
     wanted = values.get("mode", "auto")
     has_key = values.get("api_key") is not None
     if wanted == "pluto" and not has_key:
@@ -236,18 +271,16 @@ def _mode(values: Mapping[str, object], given: Mapping[str, _Given], platform: s
         )
     if wanted != "auto":
         return wanted
-    if platform == "win32":
-        return "disabled"
     return "pluto" if has_key else "local"
 
 
-def _refuse_unknown(overrides: Mapping[str, object]) -> None:
+def _refuse_unknown(overrides: Mapping[str, object], source: Callable[[str], str]) -> None:
     for name in overrides:
         if name not in _KINDS:
             near = difflib.get_close_matches(str(name), _KINDS, n=3)
             advice = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(_KINDS)}"
             raise SettingError(
-                f"init(settings=…) has an unknown key {name!r}; {advice}", setting=str(name), near=near
+                f"{source(str(name))}: there is no setting {name!r}; {advice}", setting=str(name), near=near
             )
 
 

@@ -117,10 +117,10 @@ def test_unknown_runs_are_not_found(node: Node) -> None:
 def test_arguments_that_cannot_be_meant(node: Node) -> None:
     """Typed errors with the value and the way out, before anything is opened."""
     for call, error, part in (
-        ("init(role='boss')", "SettingError", "'boss'"),
-        ("init(run_id='')", "SettingError", "empty"),
-        ("init(run_id=-1)", "SettingError", "-1"),
-        ("init(label='a/b')", "SettingError", "'a/b'"),
+        ("init(role='boss')", "ArgumentError", "'boss'"),
+        ("init(run_id='')", "ArgumentError", "empty"),
+        ("init(run_id=-1)", "ArgumentError", "-1"),
+        ("init(label='a/b')", "ArgumentError", "'a/b'"),
         ("init(fork_run_id=1)", "ForkError", "fork_step"),
         ("init(fork_step=1)", "ForkError", "fork_run_id"),
         ("init(fork_run_id=1, fork_step=-1)", "ForkError", "-1"),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from pluto_dist.client.handle import Run
+from pluto_dist.client.held import HeldLease
 from pluto_dist.client.lease import LeaseFiles
 from pluto_dist.core.ids import Identity, Job, RunRef
 from pluto_dist.core.lifecycle import Closed, Counted, Finished, Opened, Target
@@ -109,7 +110,8 @@ class Process:
         settings = Settings(mode="local", system_metrics_s=0.0)
         link: Any = self
         wall: Any = world
-        self.handle = Run(self.lease, link, settings, attached=actor.verb == "attach", wall=wall)
+        self.held = HeldLease(self.lease, link, settings, attached=actor.verb == "attach", wall=wall)
+        self.handle = Run(self.held)
         opened = Opened(
             at=world.now,
             wall_ms=world.wall_ms,
@@ -128,7 +130,7 @@ class Process:
             ancestors=self.ancestors,
             wait_s=3.0,
         )
-        self.handle._say(opened)
+        self.held.say(opened)
         world.say(self.name, f"{opened.verb}() as lease {self.lease.lease_id[-3:]}, pid {self.identity.pid}")
         self._until = world.now + actor.duration
         self.after(0.0, self._work)
@@ -143,7 +145,7 @@ class Process:
         view = self.session.view
         if view is not None and view.state == "refused":
             world.say(self.name, f"is refused: {view.error}")
-            self._leave(Closed(**self.handle._stamp()))
+            self._leave(Closed(**self.held.stamp()))
             return
         if world.now >= self._until:
             self._end()
@@ -180,7 +182,7 @@ class Process:
 
     def _share(self) -> None:
         world, number = self.world, self.world.number()
-        if self.handle._end:
+        if self.held.end:
             return
         choice = world.random.random()
         if choice < 0.5:
@@ -205,7 +207,7 @@ class Process:
             case "finish_code":
                 self._finish(actor.code)
             case "close":
-                self._leave(Closed(**self.handle._stamp()))
+                self._leave(Closed(**self.held.stamp()))
             case "exception" | "communication":
                 self._fail(communication=actor.end == "communication")
             case "exit_code":
@@ -242,30 +244,30 @@ class Process:
         self._finish(None, dies=(1, ""))
 
     def _evidence(self, kind: str, **what: Any) -> None:
-        self.handle.evidence(kind=kind, **what)
+        self.held.evidence(kind=kind, **what)
         label = "communication" if what.get("communication") else kind
         self.truth.evidence.append((self.world.now, label, what.get("exit_code")))
 
     def _finish(self, code: int | None, *, at_exit: bool = False, dies: Status = (0, "")) -> None:
         if self.is_side:
-            self._leave(Closed(**self.handle._stamp()), dies)
+            self._leave(Closed(**self.held.stamp()), dies)
         else:
-            self._leave(Finished(**self.handle._stamp(), code=code, at_exit=at_exit), dies)
+            self._leave(Finished(**self.held.stamp(), code=code, at_exit=at_exit), dies)
 
     @property
     def is_side(self) -> bool:
         """What the handle believes."""
-        return self.handle._is_side
+        return self.held.ends_as_side
 
     def _leave(self, entry: Finished | Closed, dies: Status = (0, "")) -> None:
-        """`Run._leave` and `leaving.leave`, without blocking."""
+        """`HeldLease._leave` and `leaving.leave`, without blocking."""
         assert self.lease is not None
-        lease, handle, world = self.lease, self.handle, self.world
+        lease, held, world = self.lease, self.held, self.world
         self.leaving = True
         finished = isinstance(entry, Finished)
-        handle._end = "finished" if finished else "closed"
-        handle._say(Counted(**handle._stamp(), dropped=lease.dropped, next_step=self._next_step))
-        handle._say(entry)
+        held.end = "finished" if finished else "closed"
+        held.say(Counted(**held.stamp(), dropped=lease.dropped, next_step=self._next_step))
+        held.say(entry)
         lease.close()
         exiting = isinstance(entry, Finished) and entry.at_exit
         code = entry.code if isinstance(entry, Finished) else None

@@ -1,0 +1,283 @@
+"""The lease that this process holds: what it says, and how it ends.
+
+`Run` is the face for users; the exit and signal hooks, the launcher and `init()` deal with the lease itself.
+Each step is an entry in the lifecycle stream; what cannot be an entry is refused before anything changes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+from typing import Any, Literal
+
+from pluto_dist.client.arguments import seconds_of, whole_of
+from pluto_dist.client.console.capture import CAPTURES
+from pluto_dist.client.lease import LeaseFiles, Wall
+from pluto_dist.client.link import Link
+from pluto_dist.client.once import WarnOnce
+from pluto_dist.client.plain import clean_text
+from pluto_dist.client.points import PointLog
+from pluto_dist.client.stops import STOPS
+from pluto_dist.client.tidings import Tidings
+from pluto_dist.core.lifecycle import Closed, Counted, Evidence, Finished, LifecycleEntry, Noted
+from pluto_dist.core.messages import View
+from pluto_dist.errors import FinishReservedError, RunEndedError, from_wire
+from pluto_dist.node.identity import boot_clock
+from pluto_dist.node.settings import Settings
+
+UNANSWERED_S = 10.0  # a coordinator that has said nothing by then does not work
+_CODES = -(2**31), 2**31 - 1  # of finish(); an exit code, or minus a signal as subprocess has it
+
+_log = logging.getLogger("pluto_dist")
+
+
+class HeldLease:
+    """One per `init()` or `attach()`.
+
+    Args:
+        files, link, settings: of the lease.
+        attached: it asked to be a side.
+        launcher: it owns the Run for the command that it starts.
+        wall: clock of the records.
+
+    Attributes:
+        end: how this process ended it, "" while it has not.
+    """
+
+    def __init__(
+        self,
+        files: LeaseFiles,
+        link: Link,
+        settings: Settings,
+        *,
+        attached: bool,
+        launcher: bool = False,
+        wall: Wall | None = None,
+    ) -> None:
+        self.files = files
+        self.link = link
+        self.settings = settings
+        self.pid = os.getpid()
+        self.end: Literal["", "finished", "closed"] = ""
+        self.warn_once = WarnOnce()
+        self._attached = attached
+        self._launcher = launcher
+        self._wall = wall or Wall()
+        self.points = PointLog(files, self._wall, self.warn_once, strict=settings.strict)
+        self._late = 0
+        self._ends = itertools.count()
+        self._granted_once = False
+        self._tidings = Tidings(settings.on_cancel)
+
+    # --- what is known of it ----------------------------------------------------------------------
+
+    @property
+    def lease_id(self) -> str:
+        """Its id."""
+        return self.files.lease_id
+
+    @property
+    def written(self) -> int:
+        """Records that this process has written into its spool."""
+        return self.files.records
+
+    @property
+    def next_step(self) -> int:
+        """The automatic step that would come next."""
+        return self.points.highest + 1
+
+    @property
+    def here(self) -> bool:
+        """Whether this is the process that opened it, and no child that was forked."""
+        return self.pid == os.getpid()
+
+    @property
+    def is_side(self) -> bool:
+        """Whether this process is known to be a side; a claim that still waits may become anything."""
+        view = self.link.view
+        return view is not None and view.state == "active" and view.role == "side"
+
+    @property
+    def ends_as_side(self) -> bool:
+        """The end of a lease never waits for its grant: who has no role yet is what it asked to be."""
+        view = self.link.view
+        if view is None or view.state == "waiting":
+            return self._attached
+        return view.role == "side"
+
+    def granted(self, view: View) -> None:
+        """Takes the first automatic step from the coordinator; called by the link with each view."""
+        self._tidings.take(view)
+        if view.state != "active" or self._granted_once:
+            return
+        self._granted_once = True
+        self.points.start_at(view.next_step)
+        if view.role == "side":  # its output is its own, unless somebody asked for it
+            CAPTURES.stop(self.lease_id, unless_asked=True)
+
+    def wait_granted(self, timeout_s: float) -> bool:
+        """Whether the claim was granted in time.
+
+        Raises:
+            PlutoDistError: it was refused, or no coordinator can be had.
+        """
+        if not self.link.wait(lambda _: True, min(timeout_s, UNANSWERED_S)):
+            if timeout_s > UNANSWERED_S:
+                raise self.link.unanswered(UNANSWERED_S)
+            return False
+        if not self.link.wait(lambda view: view.state != "waiting", timeout_s):
+            return False
+        view = self.link.view
+        if view is not None and view.error is not None:
+            raise from_wire(*view.error)
+        return True
+
+    # --- what it says -----------------------------------------------------------------------------
+
+    def stamp(self) -> dict[str, Any]:
+        """The times of an entry."""
+        return {"at": boot_clock(), "wall_ms": self._wall.ms()}
+
+    def say(self, entry: LifecycleEntry) -> None:
+        """Writes an entry, and tells the coordinator that there is one."""
+        self.files.say(entry)
+        self.link.nudge()
+
+    def change(self, entry: LifecycleEntry) -> None:
+        """Changes what all share, unless this process may not do so any more.
+
+        Raises:
+            RunEndedError: after the end, with `strict`.
+        """
+        if not self.here:
+            self.warn_once(
+                "forked",
+                "in a forked child only log() is recorded: tags and config are changed by the process that "
+                "opened the Run; use attach()",
+            )
+        elif self.end:
+            message = f"the Run was {self.end} by this process; nothing was changed"
+            if self.settings.strict:
+                raise RunEndedError(message)
+            self.warn_once("late_change", message)
+        else:
+            self.say(entry)
+
+    def evidence(self, **what: Any) -> None:
+        """Writes one piece of evidence."""
+        if not self.end and self.here:
+            self.say(Evidence(**self.stamp(), **what))
+
+    def take_evidence(self, error: BaseException | None) -> None:
+        """An exception that is on its way out of this process."""
+        if error is None or self.end:
+            return
+        from pluto_dist.client.evidence import evidence_of
+
+        STOPS.take()
+        found = evidence_of(error)
+        if found is not None:
+            self.evidence(**found)
+
+    def note(self, text: str, **detail: str) -> None:
+        """An event of the Run that is no evidence."""
+        if not self.end and self.here:
+            clean = {key: clean_text(value) for key, value in detail.items()}
+            self.say(Noted(**self.stamp(), text=text, detail=clean))
+
+    def log_late(self) -> None:
+        """A record came after the end.
+
+        Raises:
+            RunEndedError: with `strict`.
+        """
+        self._late += 1
+        message = (
+            f"log() after {'finish' if self.end == 'finished' else 'close'}(): the record is dropped and "
+            "counted; attach() to go on logging"
+        )
+        if self.settings.strict:
+            raise RunEndedError(message)
+        self.warn_once("late", message)
+
+    def tell_late(self) -> None:
+        """Says how many records came after the end; the first was warned of when it came."""
+        if self._late > 1 and self.here:
+            view = self.link.view
+            named = view.run.external_id if view is not None and view.run is not None else self.lease_id
+            _log.warning("%d records came after the end of Run %s and were dropped", self._late, named)
+            self._late = 0
+
+    # --- how it ends ------------------------------------------------------------------------------
+
+    def finish(
+        self, code: int | None = None, timeout_s: float | None = None, error: BaseException | None = None
+    ) -> None:
+        """See `Run.finish`; `error` is the exception in which it is called."""
+        code = None if code is None else whole_of("code", code, *_CODES)
+        timeout_s = None if timeout_s is None else seconds_of("timeout_s", timeout_s)
+        if self.end or not self.here:
+            return
+        if self.ends_as_side:
+            self._refuse_to_finish()
+        self.take_evidence(error)
+        self._leave(Finished(**self.stamp(), code=code), timeout_s)
+
+    def close(self, timeout_s: float | None = None) -> None:
+        """See `Run.close`."""
+        timeout_s = None if timeout_s is None else seconds_of("timeout_s", timeout_s)
+        if self.end or not self.here:
+            return
+        self._leave(Closed(**self.stamp()), timeout_s)
+
+    def leave_at_exit(self, exit_code: int | None, wait_s: float | None = None) -> None:
+        """What the interpreter's exit hook does; None means that the exit code is not known yet."""
+        if self.end or not self.here:
+            return
+        STOPS.take()  # what follows a SIGTERM is its consequence, so it is told first
+        if exit_code:
+            self.evidence(kind="exit", exit_code=exit_code)
+        if self.ends_as_side:
+            self._leave(Closed(**self.stamp()), wait_s)
+            return
+        self._leave(Finished(**self.stamp(), at_exit=exit_code is None), wait_s)
+
+    def abandon(self) -> None:
+        """The claim came to nothing: the lease ends without another word."""
+        self.end = "closed"
+        self.say(Closed(**self.stamp()))
+        self.files.close()
+        self.link.close()
+
+    def _refuse_to_finish(self) -> None:
+        view = self.link.view
+        run = view.run if view is not None else None
+        named = f"Run {run.display_id or run.external_id}" if run is not None else "the Run"
+        owner = (run.owner if run is not None else "") or "nobody owns it now"
+        who = f"is {view.label!r}, a side" if view is not None and view.label else "attached as a side"
+        message = f"finish() is reserved to the owner of {named} ({owner}); this process {who}"
+        if self.settings.strict:
+            raise FinishReservedError(f"{message}. Nothing was changed; use close() here")
+        self.warn_once("finish_by_side", f"{message}: only its lease is closed. Use close() here")
+
+    def _leave(self, entry: Finished | Closed, timeout_s: float | None) -> None:
+        from pluto_dist.client.leaving import leave
+
+        STOPS.take()
+        if next(self._ends):
+            return  # another thread came first, or it did and this is a signal handler
+        self.end = "finished" if isinstance(entry, Finished) else "closed"
+        CAPTURES.stop(self.lease_id)
+        self.say(
+            Counted(
+                **self.stamp(),
+                rejected=self.points.rejected,
+                dropped=self.files.dropped,
+                next_step=self.next_step,
+            )
+        )
+        self.say(entry)
+        self.files.close()
+        exiting = isinstance(entry, Finished) and entry.at_exit
+        leave(self.link, self.files, self.settings, timeout_s, exiting=exiting, for_all=self._launcher)
