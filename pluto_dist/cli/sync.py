@@ -73,14 +73,15 @@ def sync(
 
 
 def _settings(folder: Path | None, *, needs_key: bool) -> Settings:
+    from pluto_dist.errors import SettingError
     from pluto_dist.node.settings import as_option, load
 
-    chosen = {"dir": folder, "mode": "pluto" if needs_key else "auto"}
-    return load(
-        os.environ,
-        {name: value for name, value in chosen.items() if value is not None},
-        source=lambda key: "`pluto-dist sync`" if key == "mode" else as_option(key),
-    )
+    settings = load(os.environ, {"dir": folder, "mode": "auto"}, source=as_option)
+    if needs_key and settings.api_key is None:
+        raise SettingError(
+            "`pluto-dist sync` needs an API key: set PLUTO_API_KEY, or run `pluto login`", setting="api_key"
+        )
+    return settings
 
 
 def _handover(settings: Settings, key: Secret, patience_s: float) -> Handover | None:

@@ -23,7 +23,7 @@ from pluto_dist.client.plain import shown
 from pluto_dist.client.stops import STOPS
 from pluto_dist.core.lifecycle import ConfigUpdated, TagsAdded, TagsRemoved
 from pluto_dist.core.merge import add_tags, checked_tags
-from pluto_dist.errors import ArgumentError
+from pluto_dist.errors import ArgumentError, RunEndedError
 
 
 class Run(RunFacts):
@@ -142,7 +142,13 @@ class Run(RunFacts):
         """
         from pluto_dist.client.leaving import wait_for_delivery
 
-        wait_for_delivery(self._link, self._held.files, seconds_of("timeout_s", timeout_s))
+        bound_s = seconds_of("timeout_s", timeout_s)
+        if not self._held.here:
+            raise RunEndedError(
+                "flush() in a child that was forked after init(): only the process that opened the Run is "
+                "told what is delivered; wait there, or attach() here"
+            )
+        wait_for_delivery(self._link, self._held.files, bound_s)
 
     def __enter__(self) -> Self:
         return self

@@ -91,8 +91,8 @@ def wait_for_delivery(link: Link, files: LeaseFiles, timeout_s: float) -> None:
     while not _delivered(link, files):
         if not link.speaks:
             raise RunEndedError(
-                "flush() cannot know whether all was delivered: this process has ended the Run, or is a "
-                f"child that was forked after init(). What is left is on disk in {files.folder}"
+                "flush() cannot know whether all was delivered, because this process has ended the Run; what "
+                f"is left is on disk in {files.folder} and will be delivered"
             )
         left = deadline - boot_clock()
         if left <= 0:

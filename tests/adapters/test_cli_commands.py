@@ -165,6 +165,8 @@ def test_plot_draws_a_series_and_counts_what_it_leaves_out(machine: Machine):
     machine.keep(msgspec.structs.replace(machine.here("key-1"), leases=(lease("a"),)))
     _log(machine.store.run("key-1") / "streams" / "a", 3, b'{"time":1,"step":9,"data":{"loss":NaN}}\n')
     assert "loss of DEM-1: 3 points, 1 not finite and left out" in run(machine, "show", "1", "--plot", "loss")
+    machine.keep(machine.here("key-2", number=2))
+    assert "it has no points yet" in run(machine, "show", "2", "--plot", "xx", code=2)
     assert "did you mean loss?" in run(machine, "show", "1", "--plot", "los", code=2)
     assert "export" in run(machine, "show", "1", "--plot", "loss", "--json", code=2)
 

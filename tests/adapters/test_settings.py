@@ -12,7 +12,7 @@ import pytest
 
 from pluto_dist.core.secret import Secret
 from pluto_dist.errors import SettingError
-from pluto_dist.node.settings import HOSTED, Settings, load, settings_keys, target_of, variables_of
+from pluto_dist.node.settings import HOSTED, Settings, as_option, load, settings_keys, target_of, variables_of
 
 KEY = "mlpi_0123456789abcdef"
 
@@ -117,6 +117,26 @@ def test_an_unusable_value_is_named_with_its_source_and_what_is_allowed(name: st
 def test_an_argument_of_the_wrong_type_is_refused(key: str, value: object):
     with pytest.raises(SettingError, match=rf"init\(settings=\{{'{key}'"):
         load({}, {key: value})
+
+
+def test_an_error_names_the_call_that_was_made():
+    """A person who typed an option, or called attach(), has never written init(settings=…)."""
+    for overrides, says in (
+        ({"dir": 3}, "setting dir = '3' from option --dir"),
+        ({"x_y": 3}, "option --x-y: "),
+    ):
+        with pytest.raises(SettingError, match=says):
+            load({}, overrides, source=as_option)
+
+
+def test_where_the_mode_is_disabled_nothing_else_is_refused():
+    """R13: it never fails; what can be used is taken."""
+    env = {"PLUTO_DIST_MODE": "disabled", "PLUTO_DIST_EXIT_WAIT_S": "20s", "PLUTO_PROJECT": "mine"}
+    settings = load(env, {"heartbeat": 1, "run_id": 1.5})
+    assert (settings.mode, settings.project, settings.exit_wait_s) == ("disabled", "mine", 20.0)
+    assert load({"PLUTO_DIST_EXIT_WAIT_S": "20s"}, platform="win32").mode == "disabled"
+    with pytest.raises(SettingError, match="mode"):
+        load({"PLUTO_DIST_MODE": "disable"})
 
 
 def test_an_unknown_argument_is_refused_with_near_matches():

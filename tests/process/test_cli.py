@@ -210,6 +210,22 @@ def test_logs_go_on_until_somebody_interrupts(node: Node):
 
 
 @pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["run", "--run-id", "", "--", "true"], "setting run_id = '' from option --run-id"),
+        (["run", "--name", "x" * 256, "--", "true"], "the limit is 255"),
+        (["sync"], "`pluto-dist sync` needs an API key"),
+    ],
+)
+def test_an_error_names_what_was_typed(node: Node, arguments: list[str], says: str):
+    """Not `init(settings={…})`, which nobody has written."""
+    done = command(node, *arguments)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert "init(" not in done.stderr
+
+
+@pytest.mark.parametrize(
     ("arguments", "code"), [(["show"], 2), (["export", "x", "--format", "xml"], 2), (["nonsense"], 2)]
 )
 def test_a_wrong_call_has_exit_code_2(node: Node, arguments: list[str], code: int):

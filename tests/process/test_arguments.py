@@ -1,0 +1,219 @@
+"""Calls that cannot be meant, and calls after the end: refused at once, nothing lost, nothing hangs."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.process.harness import Node, events, wait_until
+
+WITHIN_A_MOMENT_S = 5.0  # what waited out a bound took 10 s and more
+
+
+@pytest.mark.parametrize("call", ["run.finish('1')", "run.finish(1.0)", "run.finish(timeout_s='5')"])
+def test_a_finish_that_cannot_be_meant_leaves_the_next_one_its_say(node: Node, call: str) -> None:
+    """G3, G7: a typed error at once; the failure that was meant is still told, never COMPLETED."""
+    script = node.start(f"""
+        run = pluto.init(run_id="exact")
+        log(run, {{"loss": 1.0}})
+        try:
+            {call}
+        except pluto.errors.ArgumentError as error:
+            tell("refused", error)
+        log(run, {{"loss": 2.0}})
+        run.finish(1)
+        run.finish(0)
+        tell("finished")
+    """)
+    assert "pass " in script.expect("refused")
+    script.expect("finished")
+    assert script.wait() == 0
+    assert node.ended("exact")["status"] == "FAILED"
+    assert not node.lost("exact")
+
+
+def test_numpy_codes_and_tags_of_another_type(node: Node) -> None:
+    """G9: an integer of numpy is one; a tag that is none is refused and costs nothing after."""
+    script = node.start("""
+        import numpy
+        run = pluto.init(run_id="numpy", tags=["a", "b"])
+        try:
+            run.remove_tags([3])
+        except pluto.errors.InvalidRecordError as error:
+            tell("refused", error)
+        run.remove_tags("a")
+        before = time.monotonic()
+        tell_json("tags", [run.tags, time.monotonic() - before])
+        run.finish(numpy.int64(1))
+    """)
+    assert "type int" in script.expect("refused")
+    tags, took_s = script.expect_json("tags")
+    assert tags == ["b"]
+    assert took_s < 1.0
+    assert script.wait() == 0
+    assert node.ended("numpy")["status"] == "FAILED"
+
+
+def test_the_modules_finish_ends_all_runs_or_the_one_it_is_given(node: Node) -> None:
+    """As with the official client."""
+    script = node.start("""
+        runs = [pluto.init(run_id=f"sweep{n}") for n in range(3)]
+        pluto.finish(runs[1], code=1)
+        tell_json("one", [run.ended for run in runs])
+        pluto.finish()
+        tell_json("all", [run.ended for run in runs])
+        pluto.finish()
+    """)
+    assert script.expect_json("one") == [False, True, False]
+    assert script.expect_json("all") == [True, True, True]
+    assert script.wait() == 0
+    assert [node.ended(f"sweep{n}")["status"] for n in range(3)] == ["COMPLETED", "FAILED", "COMPLETED"]
+
+
+def test_an_entry_of_a_newer_version_harms_nobody(node: Node) -> None:
+    """R1, G5: it is passed and noted; what stands around it counts, and the end does not wait."""
+    script = node.start("""
+        run = pluto.init(run_id="skew")
+        run.add_tags("before")
+        run._held.files.lifecycle.append(b'{"entry":"promoted","at":1.0,"wall_ms":1}\\n')
+        run.add_tags("after")
+        log(run, {"loss": 1.0})
+        before = time.monotonic()
+        tags = run.tags
+        run.finish(1)
+        tell_json("ended", [tags, time.monotonic() - before])
+    """)
+    tags, took_s = script.expect_json("ended")
+    assert tags == ["before", "after"]
+    assert took_s < WITHIN_A_MOMENT_S
+    assert script.wait() == 0
+    found = node.ended("skew")
+    assert found["status"] == "FAILED"
+    (noted,) = events(found, "unreadable_entry")
+    assert "promoted" in noted["why"]
+    assert not node.lost("skew")
+
+
+def test_an_opening_that_cannot_be_read_is_refused_at_once(node: Node) -> None:
+    """R1: typed, with the way out; no waiting for a grant that never comes."""
+    script = node.start("""
+        from pluto_dist.client import opening
+        opening.PROTOCOL = "2.0"
+        from pluto_dist.core import lifecycle
+        lifecycle.decode_entry = lambda line: None
+        before = time.monotonic()
+        try:
+            pluto.init(run_id="newer")
+        except pluto.errors.ProtocolError as error:
+            tell_json("refused", [str(error), time.monotonic() - before])
+    """)
+    text, took_s = script.expect_json("refused")
+    assert "coordinator stop" in text
+    assert took_s < WITHIN_A_MOMENT_S
+    assert script.wait() == 0
+    assert node.said("lifecycle_without_opening")
+    assert node.documents() == []
+
+
+def test_properties_after_the_end_are_true(node: Node) -> None:
+    """The config and tags that all have merged, the status as it becomes."""
+    script = node.start("""
+        run = pluto.init(run_id="read", config={"lr": 1}, tags="a")
+        run.update_config({"seed": 2})
+        run.close()
+        tell_json("closed", [run.config, run.tags, run.status])
+        hear()
+        tell_json("later", [run.config, run.tags, run.status])
+    """)
+    assert script.expect_json("closed") == [{"lr": 1, "seed": 2}, ["a"], "RUNNING"]
+    node.cli("finish", "read", "--status", "CANCELLED", "--force")
+    wait_until(lambda: node.document("read")["status"] == "CANCELLED", "somebody cancelled it")
+    script.say()
+    assert script.expect_json("later") == [{"lr": 1, "seed": 2}, ["a"], "CANCELLED"]
+    assert script.wait() == 0
+
+
+def test_without_a_coordinator_the_config_after_the_end_says_why(node: Node) -> None:
+    """A true reason and the way out, at once; tags and status are as they were last."""
+    script = node.start("""
+        run = pluto.init(run_id="read", config={"lr": 1}, tags="a")
+        tell_json("before", [run.config, run.tags])
+        run.finish()
+        tell("finished")
+        hear()
+        try:
+            run.config
+        except pluto.errors.RunEndedError as error:
+            tell("refused", error)
+        tell_json("known", [run.tags, run.status])
+    """)
+    script.expect("before")
+    script.expect("finished")
+    node.kill_coordinator()
+    script.say()
+    told = script.expect("refused")
+    assert "was finished by this process" in told
+    assert "pluto-dist show read" in told
+    assert script.expect_json("known") == [["a"], "COMPLETED"]
+    assert script.wait() == 0
+
+
+def test_flush_refuses_where_nobody_will_tell(node: Node) -> None:
+    """After the end and in a forked child: typed and at once, instead of polling until the time is over."""
+    script = node.start("""
+        def flush(word):
+            before = time.monotonic()
+            try:
+                run.flush(timeout_s=60)
+            except pluto.errors.RunEndedError as error:
+                tell_json(word, [time.monotonic() - before, str(error)])
+            else:
+                tell_json(word, [time.monotonic() - before, "delivered"])
+        run = pluto.init(run_id="flush")
+        log(run, {"loss": 1.0})
+        run.flush()
+        child = os.fork()
+        if child == 0:
+            run.log({"loss": 2.0})
+            flush("child")
+            os._exit(0)
+        os.waitpid(child, 0)
+        tell("ready")
+        hear()
+        log(run, {"loss": 3.0})
+        run.finish(timeout_s=0)
+        flush("ended")
+    """)
+    took_s, told = script.expect_json("child")
+    assert took_s < WITHIN_A_MOMENT_S
+    assert "forked after init()" in told
+    script.expect("ready")
+    node.kill_coordinator()
+    script.say()
+    took_s, told = script.expect_json("ended")
+    assert took_s < WITHIN_A_MOMENT_S
+    assert "on disk in" in told
+    assert script.wait() == 0
+
+
+def test_a_large_config_arrives_whole(node: Node) -> None:
+    """G9: just below the 4 MiB that a config may have; it is merged and read back by every process."""
+    script = node.start("""
+        big = {f"k{n}": "x" * 1000 for n in range(3800)}
+        run = pluto.init(run_id="big", config=big)
+        run.update_config({"small": 1})
+        tell_json("same", run.config == {**big, "small": 1})
+        hear()
+        run.finish()
+        tell_json("after", run.config == {**big, "small": 1})
+    """)
+    assert script.expect_json("same") is True
+    side = node.start("""
+        side = pluto.attach("big")
+        tell_json("seen", [len(side.config), side.config["small"]])
+    """)
+    assert side.expect_json("seen") == [3801, 1]
+    assert side.wait() == 0
+    script.say()
+    assert script.expect_json("after") is True
+    assert script.wait() == 0
+    assert len(node.ended("big")["config"]) == 3801
