@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import struct
 import sys
-import time
 from pathlib import Path
 
 import msgspec
@@ -69,13 +68,7 @@ def _reply(path: Path, question: Question, timeout_s: float) -> Answer | Refusal
 
     client = DealerClient(path)
     try:
-        client.send(question)
-        deadline = time.monotonic() + timeout_s
-        while (left := deadline - time.monotonic()) > 0:
-            reply = client.wait(left)
-            if isinstance(reply, Answer | Refusal) and reply.request in (question.request, 0):
-                return reply
-        return None
+        return client.ask(question, timeout_s)
     finally:
         client.close()
 

@@ -185,9 +185,8 @@ class RunFacts(Hints):
         view = self._link.view
         if not self._held.end or view is None or view.run is None:
             return None
-        key = view.run.key
         try:
-            answer = self._link.ask_alone(lambda number: AskRun(request=number, run=key), ASK_S)
+            answer = self._link.ask_alone(AskRun(request=1, run=view.run.key), ASK_S)
         except PlutoDistError:  # the Run is forgotten, or the coordinator is of another version
             return None
         found: dict[str, Any] | None = json.loads(answer) if answer is not None else None

@@ -21,7 +21,6 @@ from pluto_dist.client.lease import LeaseFiles
 from pluto_dist.client.questions import Questions
 from pluto_dist.core.messages import (
     PROTOCOL,
-    Answer,
     Question,
     Refusal,
     Reply,
@@ -141,7 +140,7 @@ class Link:
             raise from_wire(answer.error, answer.message)
         return answer.body
 
-    def ask_alone(self, make: Callable[[int], Question], timeout_s: float) -> bytes | None:
+    def ask_alone(self, question: Question, timeout_s: float) -> bytes | None:
         """Asks after the end, over a connection of its own; None if nobody is there to answer.
 
         Raises:
@@ -151,17 +150,12 @@ class Link:
             return None
         client = DealerClient(self._places.socket)
         try:
-            client.send(make(1))
-            deadline = boot_clock() + timeout_s
-            while (left := deadline - boot_clock()) > 0:
-                reply = client.wait(left)
-                if isinstance(reply, Refusal):
-                    raise from_wire(reply.error, reply.message)
-                if isinstance(reply, Answer):
-                    return reply.body
+            reply = client.ask(question, timeout_s)
         finally:
             client.close()
-        return None
+        if isinstance(reply, Refusal):
+            raise from_wire(reply.error, reply.message)
+        return reply.body if reply is not None else None
 
     def refresh(self, timeout_s: float) -> bool:
         """Lets the coordinator say how things stand now; False if it did not in time."""

@@ -7,11 +7,12 @@ a socket whose peer has gone is simply replaced.
 from __future__ import annotations
 
 import socket
+import time
 from pathlib import Path
 
 import zmq
 
-from pluto_dist.core.messages import Reply, Request, decode_reply, encode
+from pluto_dist.core.messages import Answer, Question, Refusal, Reply, Request, decode_reply, encode
 
 
 class DealerClient:
@@ -53,6 +54,16 @@ class DealerClient:
         """The next reply, waiting for it at most so long."""
         if self.socket.poll(max(0, int(timeout_s * 1000))):
             return self.receive()
+        return None
+
+    def ask(self, question: Question, timeout_s: float) -> Answer | Refusal | None:
+        """Sends a question and waits for its answer, or for what the coordinator says about the message."""
+        self.send(question)
+        deadline = time.monotonic() + timeout_s
+        while (left := deadline - time.monotonic()) > 0:
+            reply = self.wait(left)
+            if isinstance(reply, Answer | Refusal) and reply.request in (question.request, 0):
+                return reply
         return None
 
     def close(self) -> None:

@@ -1,8 +1,8 @@
 """One node, one server, one seed: everything happens in one thread, one thing after the other.
 
 A heap of events in simulated time drives processes, the coordinator, messages and requests. The code under
-test is the real one: core, driver, worker, spool writer and reader, session and handle of the client. What
-is simulated is what they stand on: clock, network, disk, database, kernel, server and store.
+test is the real one: core, driver, worker, spool writer and reader, session, handle and lease of the client.
+What is simulated is what they stand on: clock, network, disk, database, kernel, server and store.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from random import Random
 from typing import Any, Protocol
 from unittest import mock
 
-from pluto_dist.client import handle
+from pluto_dist.client import held
 from pluto_dist.core.ids import Identity, Job
 from pluto_dist.core.messages import Reply, Request, View
 from pluto_dist.errors import ProtocolError
@@ -436,7 +436,7 @@ def installed(world: World) -> Iterator[None]:
         stack.enter_context(mock.patch.object(worker, "Store", SimStore))
         for module in (reader, retention, spools, space, writer):
             stack.enter_context(mock.patch.object(module, "real_files", files))
-        for module in (driver, handle):
+        for module in (driver, held):
             stack.enter_context(mock.patch.object(module, "boot_clock", world.clock))
         for module in (background, folders, keeping, driver):
             stack.enter_context(mock.patch.object(module, "say", say))
