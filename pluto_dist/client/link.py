@@ -197,10 +197,13 @@ class Link:
         finally:
             self._needs -= 1
 
-    def __del__(self) -> None:
-        """The pipe goes last: `_wake` is called by signal handlers too and takes no lock."""
-        os.close(self._wake_read)
-        os.close(self._wake_write)
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        """The pipe goes last: `_wake` is called by signal handlers too and takes no lock.
+
+        `close` is bound here because at the end of the interpreter modules may be gone before their objects.
+        """
+        close(self._wake_read)
+        close(self._wake_write)
 
     def _speak(self) -> None:
         """Somebody waits, so another try is due before it is told that there is no coordinator."""

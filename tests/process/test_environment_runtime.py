@@ -193,8 +193,8 @@ def test_a_database_of_a_newer_version_is_left_alone_and_said(node: Node) -> Non
     database.close()
     script = node.start(
         """
-        import pluto_dist.client.facts
-        pluto_dist.client.facts.UNANSWERED_S = 1.5
+        import pluto_dist.client.held
+        pluto_dist.client.held.UNANSWERED_S = 1.5
         try:
             pluto.init()
         except pluto.errors.CoordinatorUnavailableError as error:
