@@ -65,7 +65,9 @@ class Views:
         if lease is not None and lease_id in self._owed:
             self.answer(lease, self._owed.pop(lease_id))
         elif unopened and peer is not None and lease_id in self._owed:
-            refusal = Refusal(request=self._owed.pop(lease_id), error="ProtocolError", message=unopened)
+            refusal = Refusal(
+                request=self._owed.pop(lease_id), error="VersionMismatchError", message=unopened
+            )
             self._context.emit(Send(peer=peer, reply=refusal))
 
     def tell(self, runs: Iterable[str], news: Iterable[str]) -> None:

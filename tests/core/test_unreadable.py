@@ -41,7 +41,7 @@ def test_a_lease_whose_first_entry_is_unreadable_is_refused() -> None:
         process.sync()
         (refusal,) = world.replies
         assert isinstance(refusal, Refusal)
-        assert refusal.error == "ProtocolError"
+        assert refusal.error == "VersionMismatchError"
         assert NEWER.why in refusal.message
         assert "coordinator stop" in refusal.message
         world.kill()

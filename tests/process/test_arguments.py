@@ -69,6 +69,29 @@ def test_the_modules_finish_ends_all_runs_or_the_one_it_is_given(node: Node) -> 
     assert [node.ended(f"sweep{n}")["status"] for n in range(3)] == ["COMPLETED", "FAILED", "COMPLETED"]
 
 
+def test_attach_takes_its_role_at_its_word(node: Node) -> None:
+    """R5: a worker's failure says something about the job, a side's does not; nobody attaches as owner."""
+    owner = node.start("""
+        run = pluto.init(run_id="shared")
+        tell("ready")
+        hear()
+    """)
+    owner.expect("ready")
+    for role, code in (("side", 1), ("worker", 1)):
+        script = node.start(f"""
+            run = pluto.attach("shared", role={role!r})
+            tell("role", run.role)
+            sys.exit({code})
+        """)
+        assert script.expect("role") == role
+        assert script.wait() == code
+        assert node.document("shared")["status"] == "RUNNING"
+    owner.say()
+    assert owner.wait() == 0
+    found = node.ended("shared")
+    assert (found["status"], found["verdict"]["first_failure"]["role"]) == ("FAILED", "worker")
+
+
 def test_an_entry_of_a_newer_version_harms_nobody(node: Node) -> None:
     """R1, G5: it is passed and noted; what stands around it counts, and the end does not wait."""
     script = node.start("""
@@ -93,23 +116,31 @@ def test_an_entry_of_a_newer_version_harms_nobody(node: Node) -> None:
     assert not node.lost("skew")
 
 
-def test_an_opening_that_cannot_be_read_is_refused_at_once(node: Node) -> None:
-    """R1: typed, with the way out; no waiting for a grant that never comes."""
-    script = node.start("""
+@pytest.mark.parametrize("required", ["0", "1"])
+def test_an_opening_that_cannot_be_read_is_refused_at_once(node: Node, required: str) -> None:
+    """R1, R13: no waiting for a grant that never comes; one warning with the way out, or a typed error."""
+    script = node.start(
+        """
         from pluto_dist.client import opening
-        opening.PROTOCOL = "2.0"
         from pluto_dist.core import lifecycle
-        lifecycle.decode_entry = lambda line: None
+        opening.PROTOCOL = "2.0"
+        lifecycle.decode_entry = lambda line: None  # what a newer client writes, it can read
         before = time.monotonic()
         try:
-            pluto.init(run_id="newer")
-        except pluto.errors.ProtocolError as error:
-            tell_json("refused", [str(error), time.monotonic() - before])
-    """)
-    text, took_s = script.expect_json("refused")
-    assert "coordinator stop" in text
-    assert took_s < WITHIN_A_MOMENT_S
+            run = pluto.init(run_id="newer")
+        except pluto.errors.VersionMismatchError as error:
+            print(error, file=sys.stderr)
+        else:
+            run.log({"loss": 1.0})
+        tell("after", time.monotonic() - before, "run" in globals())
+        """,
+        env={"PLUTO_DIST_REQUIRED": required},
+    )
+    took_s, trains = script.expect("after").split()
+    assert float(took_s) < WITHIN_A_MOMENT_S
+    assert trains == str(required == "0")
     assert script.wait() == 0
+    assert script.stderr.count("coordinator stop") == 1
     assert node.said("lifecycle_without_opening")
     assert node.documents() == []
 

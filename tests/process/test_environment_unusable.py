@@ -11,7 +11,7 @@ from tests.process.harness import Node
 
 TRAINER = """
     try:
-        run = pluto.init(run_id="poor")
+        run = pluto.init(run_id="poor", config={"lr": 0.1}, tags="y")
     except pluto.errors.MachineError as error:
         tell("error", type(error).__name__, error)
         sys.exit(0)
@@ -22,6 +22,7 @@ TRAINER = """
     run.update_config({"a": 1})
     run.flush()
     tell("trained", type(run).__name__, run.status, run.run_id)
+    tell_json("kept", [run.config, run.tags])
     run.finish()
     run.close()
 """
@@ -61,8 +62,10 @@ def test_a_home_that_cannot_be_used_warns_once_and_disables(
     """R13: training goes on, every call is a no-op, the warning has the reason and the way out."""
     script = node.start(TRAINER, env=spoil(node))
     assert script.expect("trained") == "DisabledRun RUNNING poor"
+    assert script.expect_json("kept") == [{"lr": 0.1, "a": 1}, ["y", "x"]]
     assert script.wait() == 0
     assert script.stderr.count("Nothing will be logged") == 1
+    assert script.stderr.startswith("pluto_dist: ")
     assert "PLUTO_DIST_REQUIRED=1" in script.stderr
     assert not node.coordinators()
 
