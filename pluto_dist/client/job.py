@@ -134,17 +134,29 @@ def _job_of_rank(
     nth_init: int,
 ) -> Job:
     launcher = _launcher(place, env, process, lineage)
+    node_rank = _node_rank(place)
+    nodes = max(place.nodes or 1, node_rank + 1)
+    shared_id = _shared_id(place, env, nth_init) if nodes > 1 else None
     return Job(
         key=_key(process.identity, launcher, env, nth_init, _launch_name(place, env, process, launcher)),
         rank=place.rank,
         local_rank=place.local_rank,
         world_size=place.world_size,
-        node_rank=place.node_rank or 0,
+        node_rank=node_rank,
         attempt=place.attempt,
         max_restarts=place.max_restarts,
         launcher=launcher,
-        shared_id=_shared_id(place, env, nth_init),
+        shared_id=shared_id,
+        launch=" ".join(filter(None, (shared_id, _address(env)))) if nodes > 1 else "",
+        nodes=nodes,
     )
+
+
+def _node_rank(place: Coordinates) -> int:
+    """Where no variable says it, ranks are taken to fill one node after the other."""
+    if place.node_rank is not None or place.local_rank is None or not place.nodes or not place.world_size:
+        return place.node_rank or 0
+    return (place.rank - place.local_rank) // -(-place.world_size // place.nodes)
 
 
 def _launch_name(
@@ -157,7 +169,12 @@ def _launch_name(
     one_launch = place.family.name == "script" or _has_own_launcher(place) or process.pool_parent is not None
     if launcher is not None and one_launch:
         return ""
-    return f"{env.get('MASTER_ADDR', '')}:{env.get('MASTER_PORT', '')}"
+    return _address(env)
+
+
+def _address(env: Mapping[str, str]) -> str:
+    """Where the ranks meet; repeats between launches."""
+    return f"{env.get('MASTER_ADDR', '')}:{env.get('MASTER_PORT', '')}".removeprefix(":")
 
 
 def _launcher(
@@ -207,7 +224,10 @@ def _key(
 
 
 def _shared_id(place: Coordinates, env: Mapping[str, str], nth_init: int) -> str | None:
-    """What all nodes of the launch know; None where that would not be one launch for sure."""
+    """What all nodes of the launch know; None where that would not be one launch for sure.
+
+    A job of one node needs none: its ranks have one parent, and `--rdzv-id` is often a constant.
+    """
     parts = _shared_parts(place, env)
     if not parts:
         return None
@@ -217,8 +237,6 @@ def _shared_id(place: Coordinates, env: Mapping[str, str], nth_init: int) -> str
 
 def _shared_parts(place: Coordinates, env: Mapping[str, str]) -> tuple[str, ...]:
     elastic = place.family.name == "torchelastic"
-    if elastic and env.get("GROUP_WORLD_SIZE") == "1":
-        return ()  # its ranks have one parent and need no other id, and --rdzv-id is often a constant
     job, restart = env.get("SLURM_JOB_ID", ""), env.get("SLURM_RESTART_COUNT") or "0"
     if elastic and (run_id := _elastic_run_id(env)):
         return ("torchrun", run_id, job, restart) if job else ("torchrun", run_id)

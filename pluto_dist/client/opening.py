@@ -14,6 +14,7 @@ import msgspec
 from pluto_dist.client.disabled import DisabledRun
 from pluto_dist.client.runs import RUNS
 from pluto_dist.client.wishes import Wish
+from pluto_dist.core.ids import RunRef
 from pluto_dist.core.lifecycle import Opened
 from pluto_dist.core.messages import PROTOCOL
 from pluto_dist.errors import (
@@ -26,6 +27,7 @@ from pluto_dist.errors import (
 if TYPE_CHECKING:
     from pluto_dist.client.handle import Run
     from pluto_dist.client.job import Surroundings
+    from pluto_dist.core.ids import Job
     from pluto_dist.node.places import Places
     from pluto_dist.node.settings import Settings
 
@@ -62,6 +64,7 @@ def _open_at(wish: Wish, settings: Settings, places: Places) -> Run:
     surroundings = _surroundings()
     _end_former_cell(surroundings)
     wish, launched_by = _below_launcher(wish, settings)
+    wish = _of_all_nodes(wish, settings, surroundings.job)
     files = LeaseFiles(
         places.spool,
         segment_bytes=settings.segment_size,
@@ -133,6 +136,20 @@ def _below_launcher(wish: Wish, settings: Settings) -> tuple[Wish, str]:
     if wish.verb == "init" and RUNS.inits > 1 and wish.run_from_env:
         return msgspec.structs.replace(wish, run=None, run_from_env=False), ""
     return wish, settings.launched_by if wish.verb == "init" else ""
+
+
+def _of_all_nodes(wish: Wish, settings: Settings, job: Job) -> Wish:
+    """In a job of several nodes the Run is found by an id that all of them know (R12)."""
+    if wish.verb != "init" or job.nodes == 1:
+        return wish
+    if settings.mode == "pluto" and wish.run is None and job.shared_id:
+        return msgspec.structs.replace(wish, run=RunRef(external_id=job.shared_id), run_from_env=True)
+    if job.local_rank in (None, 0) and (settings.mode == "local" or wish.run is None):
+        why = "in local mode there is no server that they could share one on"
+        if settings.mode == "pluto":
+            why = "nothing that all know names one; set PLUTO_RUN_ID, or torchrun's --rdzv-id, alike on all"
+        _log.warning("this job spans %d nodes, and each gets a Run of its own: %s", job.nodes, why)
+    return wish
 
 
 def _opened(wish: Wish, settings: Settings, surroundings: Surroundings, launched_by: str) -> Opened:

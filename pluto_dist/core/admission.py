@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import assert_never
 
 import msgspec
 
 from pluto_dist.core.book import Config
-from pluto_dist.core.claims import (
-    Create,
-    Decision,
-    Facts,
-    Grant,
-    Refuse,
-    Verify,
-    Wait,
-    decide_claim,
-    is_child,
-    launched,
-    same_job,
-)
+from pluto_dist.core.claims import decide_claim, is_child, launched, same_job
 from pluto_dist.core.context import Context
+from pluto_dist.core.decisions import Create, Decision, Facts, Grant, Refuse, Verify, Wait
 from pluto_dist.core.effects import CheckLiveness, LookAtStreams
 from pluto_dist.core.ids import RunRef
 from pluto_dist.core.lifecycle import Opened
@@ -28,6 +18,7 @@ from pluto_dist.core.naming import label_of, participant_of
 from pluto_dist.core.opening import Opening
 from pluto_dist.core.phase import Phase, assess, members_of
 from pluto_dist.core.records import Lease, Run
+from pluto_dist.core.relaying import sought
 from pluto_dist.core.shared import Shared
 from pluto_dist.core.succession import Succession
 
@@ -80,8 +71,15 @@ class Admission:
 
     def expects_owner(self, run: Run) -> bool:
         """Whether a claim waits that may own this Run."""
+        return any(lease.opened.verb == "init" for lease in self._waiting_for(run))
+
+    def awaited(self, run: Run) -> bool:
+        """Whether any claim waits for this Run."""
+        return any(True for _ in self._waiting_for(run))
+
+    def _waiting_for(self, run: Run) -> Iterator[Lease]:
         waiting = (self._book.leases[lease_id] for lease_id in self._deadlines)
-        return any(lease.opened.verb == "init" and self._find(lease) is run for lease in waiting)
+        return (lease for lease in waiting if lease.state == "waiting" and self._find(lease) is run)
 
     def _carry_out(self, lease: Lease, run: Run | None, decision: Decision) -> None:
         match decision:
@@ -93,6 +91,8 @@ class Admission:
                 self.refuse(lease, error, message)
             case Create(want=want):
                 self._deadlines[lease.lease_id] = None
+                if run is not None:  # another node was asked for it, in vain
+                    self._opening.withdraw(run)
                 self._opening.create(lease, want)
             case Grant():
                 assert run is not None  # noqa: S101 # the table grants roles in Runs only
@@ -105,7 +105,9 @@ class Admission:
         newcomer = not same_job(lease.opened, run)
         if owns and not newcomer and lease.opened.job.attempt > run.attempt:
             run = self._succession.new_attempt(run, lease.opened)
-        if owns and run.ended:
+        if owns and run.relay:
+            run = self._opening.take_over(run, lease)
+        elif owns and run.ended:
             run = self._opening.reopen(run, lease)
             if newcomer:
                 self._shared.add_tags(run.key, lease.opened.tags)
@@ -115,11 +117,13 @@ class Admission:
             return
         if owns:
             run = self._succession.own(lease, run)
+        elif grant.relay:
+            run = self._succession.relay(lease, run)
         elif grant.role == "worker":
             run = self._succession.attempt_below(run, lease.opened)
         now = self._context.now
         others = self._book.leases_of(run.key)
-        label = label_of(lease, grant.role, others)
+        label = label_of(lease, grant.role, others, run.relay)
         granted = self._context.change_lease(
             lease,
             run=run.key,
@@ -221,7 +225,7 @@ class Admission:
         return tuple(
             run.display_id or run.external_id
             for run in self._book.runs
-            if not run.ended and run.target == claim.target
+            if run.target == claim.target and not (run.ended or sought(run))
         )
 
     def _find(self, lease: Lease) -> Run | None:
@@ -237,7 +241,7 @@ class Admission:
                 meant = [run for run in runs if refers_to(claim.run, run, run.project)]
             return meant[0] if len(meant) == 1 else None
         if claim.verb == "attach" or (claim.wanted == "side" and claim.job.rank is None):
-            live = [run for run in runs if not run.ended]
+            live = [run for run in runs if not (run.ended or sought(run))]
             return live[0] if len(live) == 1 else None
         mine = [run for run in runs if same_job(claim, run)]
         return self._parents(claim) or (mine[-1] if mine else None)

@@ -33,7 +33,7 @@ class Adoption:
         if opened.record and not known:
             run = self._taken_over(run, opened.record)
         prior = run.prior
-        if prior is None and opened.resumed and opened.was_status not in (None, "RUNNING"):
+        if prior is None and not run.relay and opened.resumed and opened.was_status not in (None, "RUNNING"):
             prior = Prior(Verdict(opened.was_status, "as it was before it was reopened"))
         run = self._context.change_run(
             run,
@@ -50,6 +50,7 @@ class Adoption:
             fork_step=opened.fork_step if opened.fork_run_id is not None else run.fork_step,
             created_ms=opened.created_ms or run.created_ms,
             open_trouble="",
+            status=opened.was_status if run.relay and opened.was_status else run.status,
         )
         if opened.resumed:
             self._join(run, opened, known=known)

@@ -74,7 +74,9 @@ class Delivery:
         if mode == "rank0":
             self._known(run.key, lane.writer).update(dict.fromkeys(event.names))
         else:
-            lane.not_before = self._settle_names(run, lane.writer, event.names, apart=mode == "suffix")
+            # Whose the plain names are is known on the owner's node alone; the node's own have its name.
+            apart = mode == "suffix" or (bool(run.relay) and not is_node(lane.lease))
+            lane.not_before = self._settle_names(run, lane.writer, event.names, apart=apart)
         if lane.not_before:
             self._held.setdefault(run.key, {})[lane] = None
         elif lane.writer == "owner":
@@ -247,7 +249,7 @@ class Delivery:
         """Whether the owner may yet declare a name: it lives, or wrote what has not been read."""
         owner = self._book.leases.get(run.owner) if run.owner is not None else None
         if owner is None:
-            return not run.ended
+            return not run.ended and not run.relay
         return owner.alive or not self.complete(owner)
 
     def _release_behind(self, lease: Lease) -> None:

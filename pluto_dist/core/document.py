@@ -88,7 +88,10 @@ class Restore(msgspec.Struct, frozen=True):
 
 
 class Document(msgspec.Struct, frozen=True, kw_only=True):
-    """See the module's docstring. `pending` is in bytes; the other counts are records."""
+    """See the module's docstring. `pending` is in bytes; the other counts are records.
+
+    `relay` is what this node is called in a Run that another node owns; such a document has no verdict.
+    """
 
     format: int
     key: str
@@ -126,6 +129,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     series: dict[str, dict[str, str]]
     events: tuple[RunEvent, ...]
     restore: Restore
+    relay: str = ""
 
 
 class Live(msgspec.Struct, frozen=True):
@@ -234,6 +238,7 @@ def document(
         points=sum(point.count for point in summary.values()),
         verdict=VerdictShown(verdict.status, verdict.reason, verdict.first_failure) if verdict else None,
         reported=run.reported,
+        relay=run.relay,
         pending=pending,
         rejected=run.rejected + sum(lease.rejected for lease in leases),
         first_reject=run.first_reject,

@@ -61,6 +61,8 @@ class Job(msgspec.Struct, frozen=True):
         max_restarts: how many restarts the launcher may make in all.
         launcher: the nearest ancestor without rank variables, if the job has ranks.
         shared_id: id that all nodes of the launch know (R12), None if there is none.
+        launch: tells this launch from an earlier one of the same Run, on all nodes alike; "" if nothing does.
+        nodes: how many nodes the job spans, 1 if nobody says otherwise.
     """
 
     key: str
@@ -72,6 +74,8 @@ class Job(msgspec.Struct, frozen=True):
     max_restarts: int = 0
     launcher: Identity | None = None
     shared_id: str | None = None
+    launch: str = ""
+    nodes: int = 1
 
 
 class RunRef(msgspec.Struct, frozen=True):

@@ -139,10 +139,13 @@ class Lane:
             known=dict(known),
             renamed=any(name != final for name, final in known.items()),
             first_line=run.next_line,
-            label=speaker_of(lease, self._context.book.leases_of(run.key)) if feed.kind == "console" else "",
+            label=self._speaker(run) if feed.kind == "console" else "",
             final=self.final,
         )
         self._context.emit(self._sent)
+
+    def _speaker(self, run: Run) -> str:
+        return speaker_of(self.lease, self._context.book.leases_of(run.key), relayed=bool(run.relay))
 
     def called_off(self) -> None:
         """Nothing was sent: the batch has names that are not settled."""

@@ -98,3 +98,16 @@ def _checked(tag: object) -> str:
     if "\0" in tag or any("\ud800" <= letter <= "\udfff" for letter in tag):
         raise InvalidRecordError(f"the tag {tag!r} has a NUL or a lone surrogate; the server cannot hold it")
     return tag
+
+
+def merge_tags(there: Iterable[str], base: Iterable[str], wanted: Iterable[str]) -> tuple[str, ...]:
+    """What a list of tags becomes that somebody else may have changed as well.
+
+    Args:
+        there: the tags as they are now.
+        base: as we last knew them.
+        wanted: as we want them; only what differs from `base` is done to `there`.
+    """
+    now, known = tuple(there), set(base)
+    ours = (tag for tag in wanted if tag in now or tag not in known)
+    return tuple(dict.fromkeys((*ours, *(tag for tag in now if tag not in known))))

@@ -23,6 +23,7 @@ from pluto_dist.core.messages import (
     StopCoordinator,
 )
 from pluto_dist.core.records import Lease, Run, Verdict
+from pluto_dist.core.relaying import sought
 from pluto_dist.core.views import Views
 
 _encoder = msgspec.json.Encoder()
@@ -44,7 +45,8 @@ class Questions:
                 lease = self._book.leases.get(lease_id)
                 self._say(peer, question, self._views.config(lease) if lease is not None else b"{}")
             case AskRuns():
-                documents = [msgspec.Raw(self._views.document(run)) for run in list(self._book.runs)]
+                known = [run for run in self._book.runs if not sought(run)]
+                documents = [msgspec.Raw(self._views.document(run)) for run in known]
                 self._say(peer, question, _encoder.encode(documents))
             case AskRun(run=name):
                 self._ask_run(peer, question, name)
@@ -82,7 +84,7 @@ class Questions:
                 "generation": self._generation,
                 "protocol": PROTOCOL,
                 "runs": len(self._book.runs.all_keys()),
-                "live_runs": sum(not run.ended for run in self._book.runs),
+                "live_runs": sum(not (run.ended or sought(run)) for run in self._book.runs),
                 "leases": len(self._book.live_leases),
             }
         )
@@ -99,6 +101,9 @@ class Questions:
         if run.verdict is not None and run.verdict.status == question.status:
             self._say(peer, question, self._views.document(run))
             return
+        if run.relay and not question.force:
+            self._refuse(peer, question, "OwnerExistsError", _owned_elsewhere(run))
+            return
         alive = [lease for lease in self._book.leases_of(run.key) if lease.alive and lease.role != "side"]
         if alive and not question.force:
             self._refuse(peer, question, "OwnerExistsError", _still_alive(run, alive))
@@ -114,6 +119,7 @@ class Questions:
         self._context.change_run(
             run,
             owner=None,
+            relay="",
             epoch=run.epoch + 1,
             status=question.status,
             verdict=verdict,
@@ -123,7 +129,7 @@ class Questions:
 
     def _named(self, name: str) -> list[Run]:
         """Runs by key, id, display id or the caller's id; an ambiguous display id gives several."""
-        runs = list(self._book.runs)
+        runs = [run for run in self._book.runs if not sought(run)]
         exact = [run for run in runs if run.key == name]
         if exact:
             return exact
@@ -141,6 +147,11 @@ def _not_one(name: str, found: list[Run]) -> tuple[str, str]:
         return "RunNotFoundError", f"this coordinator knows no Run {name!r}"
     listed = ", ".join(f"{run.project}/{run.display_id or run.external_id} (key {run.key})" for run in found)
     return "AmbiguousRunError", f"{name!r} means {len(found)} Runs: {listed}; use the key"
+
+
+def _owned_elsewhere(run: Run) -> str:
+    named = run.display_id or run.key
+    return f"Run {named} is owned on another node; end it there, or use --force to take it over"
 
 
 def _still_alive(run: Run, alive: list[Lease]) -> str:

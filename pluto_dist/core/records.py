@@ -15,7 +15,7 @@ import msgspec
 
 from pluto_dist.core.ids import Identity, Role, RunRef
 from pluto_dist.core.lifecycle import Evidence, Fork, Opened, Target
-from pluto_dist.core.requests import LogType, Status, StreamKind
+from pluto_dist.core.requests import LogType, Status, StreamKind, Want
 
 LeaseState = Literal["waiting", "active", "ended", "refused"]
 EndReason = Literal["finished", "closed", "exited", "died", "superseded", "refused", "gave_up"]
@@ -94,6 +94,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         steps: next automatic step by participant, as an earlier coordinator left it.
         fork: which Run the caller wants to continue; `fork_run_id` and `fork_step` are what the backend has.
         want: what the backend is asked for while it is opening.
+        relay: what this node is called in the Run, if another node has its owner (R12); "" for the owner's.
+            A relay delivers and beats, and has no verdict: the status is what the server says.
         open_failures, open_since: tries of the backend's open so far, and since when.
         open_trouble: why the last try failed.
         opener: the claim for which it is opened.
@@ -139,7 +141,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     cancelled: bool = False
     next_line: int = 1
     steps: dict[str, int] = {}
-    want: Literal["create", "resume", "either"] = "create"
+    want: Want = "create"
+    relay: str = ""
     open_failures: int = 0
     open_trouble: str = ""
     open_since: float = 0.0

@@ -96,12 +96,11 @@ class Remainders:
 
     def _runs(self) -> list[Run]:
         """Runs of which something may be undelivered or kept."""
-        return [
-            run
-            for run in self._book.runs
-            if run.target.mode == "pluto"
-            and not (run.reported and all(lease.removed for lease in self._book.leases_of(run.key)))
-        ]
+        return [run for run in self._book.runs if run.target.mode == "pluto" and not self._is_over(run)]
+
+    def _is_over(self, run: Run) -> bool:
+        told = run.reported or bool(run.relay)
+        return told and all(lease.removed for lease in self._book.leases_of(run.key))
 
     def _keep(self, run: Run) -> None:
         now = self._context.now.at

@@ -18,6 +18,7 @@ from pluto_dist.core.filing import Filing
 from pluto_dist.core.folding import Folding
 from pluto_dist.core.phase import Assessment, assess, members_of
 from pluto_dist.core.records import Run, Verdict
+from pluto_dist.core.relaying import sought
 from pluto_dist.core.sampling import Sampling
 from pluto_dist.core.standing import Standings
 from pluto_dist.core.views import Views
@@ -77,7 +78,8 @@ class Settling:
             for lease in self._book.leases_of(run.key)
             if not lease.alive
         )
-        return run.reported and delivered and self._filing.safe(run) and self._controls.settled(run)
+        over = run.reported or (bool(run.relay) and self._admission.phase(run) == "detached")
+        return over and delivered and self._filing.safe(run) and self._controls.settled(run)
 
     def forget(self, run: str) -> None:
         """The Run is forgotten."""
@@ -88,6 +90,7 @@ class Settling:
         runs: dict[str, None] = {}
         news: dict[str, None] = {}
         self._touch_due()
+        self._stop_seeking()
         for _ in range(ROUNDS):
             if self._context.touched or self._context.news or self._claim_is_due():
                 self._admission.retry()
@@ -111,6 +114,12 @@ class Settling:
             del self._deadlines[key]
             self._context.touch(key)
 
+    def _stop_seeking(self) -> None:
+        """Who wanted to join a Run of another node is gone."""
+        for run in self._book.runs:
+            if sought(run) and not self._admission.awaited(run):
+                self._book.delete_run(run.key)
+
     def _claim_is_due(self) -> bool:
         due = self._admission.deadline()
         return due is not None and due <= self._context.now.at
@@ -132,7 +141,7 @@ class Settling:
 
     def _nobody_comes(self, run: Run) -> Verdict | None:
         """A Run that was opened for a claim which then went elsewhere must not go on for ever."""
-        if run.owner is not None or run.opening or self._admission.expects_owner(run):
+        if run.owner is not None or run.opening or run.relay or self._admission.expects_owner(run):
             return None
         return run.prior.verdict if run.prior is not None else Verdict("TERMINATED", "nobody came to own it")
 
@@ -174,4 +183,6 @@ class Settling:
 
 def _lives(run: Run, assessment: Assessment) -> bool:
     """Whether a heartbeat is the truth: a coordinator never keeps the Run of a dead job alive (G7)."""
+    if run.relay:
+        return run.status == "RUNNING" and assessment.phase in ("running", "restarting")
     return not run.ended and assessment.phase != "opening"

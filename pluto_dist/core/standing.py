@@ -9,6 +9,7 @@ from pluto_dist.core.control import Controls
 from pluto_dist.core.delivery import Delivery
 from pluto_dist.core.filing import Filing
 from pluto_dist.core.messages import RunView
+from pluto_dist.core.nodes import is_node
 from pluto_dist.core.phase import Phase, assess, members_of
 from pluto_dist.core.records import Lease, Run
 from pluto_dist.core.stuck import Paces
@@ -63,12 +64,13 @@ class Standings:
         )
 
     def delivered(self, run: Run) -> bool:
-        """Whether everything of ended owners and workers has been delivered.
+        """Whether everything of ended owners and workers, and of the node, has been delivered.
 
         A superseded one may go on to write as long as its process lives; what it wrote so far counts.
         """
         leases = self._book.leases_of(run.key)
-        return all(self._passed(lease) for lease in leases if not lease.alive and lease.role != "side")
+        concerned = (lease for lease in leases if lease.role != "side" or is_node(lease))
+        return all(self._passed(lease) for lease in concerned if not lease.alive)
 
     def trouble(self, run: Run) -> str:
         """Why something does not go on, "" if all is well."""
@@ -117,6 +119,8 @@ class Standings:
         )
 
     def _owner(self, run: Run) -> str:
+        if run.relay:
+            return "a process on another node"
         lease = self._book.leases.get(run.owner or "")
         if lease is None or not lease.alive:
             return ""

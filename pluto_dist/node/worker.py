@@ -43,7 +43,7 @@ from pluto_dist.core.events import (
 )
 from pluto_dist.core.lifecycle import Target
 from pluto_dist.core.outcomes import Delivered, Outcome, Rejected, Retry, Unknown
-from pluto_dist.core.requests import Beat, LogType, StatusReport, Unavailable
+from pluto_dist.core.requests import Beat, LogType, StatusReport, TagsChange, Unavailable
 from pluto_dist.node import remainders
 from pluto_dist.node.batches import contents, numbered, renamed
 from pluto_dist.node.system.recorder import NodeRecorder
@@ -190,7 +190,8 @@ class Worker:
             case "names":
                 outcome = backend.register(run, msgspec.json.decode(effect.body, type=dict[str, LogType]))
             case "tags":
-                outcome = backend.put_tags(run, msgspec.json.decode(effect.body, type=tuple[str, ...]))
+                change = msgspec.json.decode(effect.body, type=TagsChange)
+                outcome = backend.put_tags(run, change.wanted, change.base)
             case "config":
                 outcome = backend.merge_config(run, effect.body)
             case "status":

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import msgspec
 
 from pluto_dist.backend.interface import Batch
+from pluto_dist.core.merge import merge_tags
 from pluto_dist.core.outcomes import Delivered, Outcome, Rejected, Retry, Unknown
 from pluto_dist.core.requests import (
     BackendRun,
@@ -170,9 +171,13 @@ class MemoryBackend:
         """See `Backend`. A lower severity is ignored in silence, as on the server."""
         return self._do("report", run, lambda: _apply(self.runs[run.id], report))
 
-    def put_tags(self, run: BackendRun, tags: tuple[str, ...]) -> Outcome:
+    def put_tags(
+        self, run: BackendRun, tags: tuple[str, ...], base: tuple[str, ...] | None = None
+    ) -> Outcome:
         """See `Backend`."""
-        return self._do("put_tags", run, lambda: setattr(self.runs[run.id], "tags", tags))
+        stored = self.runs[run.id]
+        merged = tags if base is None else merge_tags(stored.tags, base, tags)
+        return self._do("put_tags", run, lambda: setattr(stored, "tags", merged))
 
     def merge_config(self, run: BackendRun, patch: bytes) -> Outcome:
         """See `Backend`."""

@@ -57,9 +57,11 @@ class Kept:
         self._change(run.key, status=report.status, verdict=Verdict(report.status, reason))
         return self.local.report(run, report)
 
-    def put_tags(self, run: BackendRun, tags: tuple[str, ...]) -> Outcome:
+    def put_tags(
+        self, run: BackendRun, tags: tuple[str, ...], base: tuple[str, ...] | None = None
+    ) -> Outcome:
         self._change(run.key, tags=tags)
-        return self.local.put_tags(run, tags)
+        return self.local.put_tags(run, tags, base)
 
     def merge_config(self, run: BackendRun, patch: bytes) -> Outcome:
         config = read(self.store.document(run.key) or b"").config

@@ -64,7 +64,9 @@ class LocalBackend:
     def report(self, run: BackendRun, report: StatusReport) -> Outcome:
         return Delivered()
 
-    def put_tags(self, run: BackendRun, tags: tuple[str, ...]) -> Outcome:
+    def put_tags(
+        self, run: BackendRun, tags: tuple[str, ...], base: tuple[str, ...] | None = None
+    ) -> Outcome:
         return Delivered()
 
     def merge_config(self, run: BackendRun, patch: bytes) -> Outcome:

@@ -18,6 +18,7 @@ import msgspec
 from pluto_dist.backend.pluto import guard
 from pluto_dist.backend.pluto.client import Client, parsed, read_details, read_history
 from pluto_dist.backend.pluto.exchange import Failed, Reply, failed
+from pluto_dist.backend.pluto.joining import Joining
 from pluto_dist.backend.pluto.lookup import Parent, find, find_parent
 from pluto_dist.backend.pluto.refusal import already_exists, not_opened, refused
 from pluto_dist.backend.pluto.reopened import Reopening, reopening
@@ -53,6 +54,7 @@ class Opening:
         self._pause = pause
         self._sent_at: dict[str, float] = {}
         self._was: dict[str, Status] = {}
+        self._joining = Joining(client, self._put_back, self._server_ms)
 
     def open(self, request: OpenRequest) -> OpenResult:
         """One attempt; only putting a status back is tried again here, because nobody else would."""
@@ -66,6 +68,8 @@ class Opening:
         return result
 
     def _attempt(self, request: OpenRequest) -> OpenResult:
+        if request.want == "join":
+            return self._joining.join(request)
         if request.want == "resume" and (request.id is not None or request.display_id is not None):
             return self._resume(request)
         return self._attach(request)
@@ -88,7 +92,7 @@ class Opening:
         run = parsed(self._client.resume({"runId": details.id}), _run_reply.decode)
         if isinstance(run, Failed):
             return not_opened(run, request)
-        return _opened(run, details, was)
+        return self._sign(request, run) or _opened(run, details, was)
 
     # --- external ids: an attach is the only way to ask ---------------------------------------------
 
@@ -129,7 +133,15 @@ class Opening:
         if request.want == "create":
             aftermath = self._put_back(run.run_id, before) if before else ""
             return already_exists(request, run.url, aftermath)
-        return _opened(run, details, was)
+        return self._sign(request, run) or _opened(run, details, was)
+
+    def _sign(self, request: OpenRequest, run: RunReply) -> Refused | Unavailable | None:
+        """The other nodes of a launch can see that it has taken the Run up; None when that is done."""
+        if not request.launch:
+            return None
+        signature = {"loggerSettings": mark(request.key, request.launch)}
+        failure = failed(self._client.set_status(run.run_id, "RUNNING", signature))
+        return None if failure is None else not_opened(failure, request)
 
     def _fill(self, request: OpenRequest, run: RunReply) -> Refused | Unavailable | None:
         """What a new Run still lacks; None when that is done. May be repeated."""
@@ -176,7 +188,7 @@ def _create_fields(request: OpenRequest, parent: Parent | None) -> dict[str, obj
         "projectName": guard.fit_project(request.project),
         "externalId": guard.fit_name(request.external_id),
         "tags": guard.fit_tags(request.tags),
-        "loggerSettings": mark(request.key),
+        "loggerSettings": mark(request.key, request.launch),
     }
     guard.fit_object(request.config)  # refused now, not when the Run exists
     if request.created_ms is not None:
