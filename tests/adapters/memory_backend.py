@@ -221,8 +221,10 @@ class MemoryBackend:
         return Delivered()
 
     def _open(self, request: OpenRequest) -> OpenResult:
-        if request.want == "resume":
+        if request.want in ("resume", "join"):
             found = self._find(request.id, request.display_id, request.external_id, request.project)
+            if request.want == "join":
+                return _joined(found)
             if found is None:
                 return Refused("RunNotFoundError", "no such Run")
             return _reopen(found)
@@ -292,6 +294,12 @@ def _opened(run: StoredRun, *, resumed: bool, was: Status | None, parent: Stored
         parent_config=msgspec.json.encode(parent.config) if parent else b"{}",
         parent_tags=parent.tags if parent else (),
     )
+
+
+def _joined(run: StoredRun | None) -> OpenResult:
+    if run is None:
+        return Unavailable("no such Run yet", absent=True)
+    return _opened(run, resumed=True, was=run.status, parent=None)
 
 
 def _display_id(run: StoredRun) -> str:

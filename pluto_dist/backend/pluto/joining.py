@@ -8,7 +8,7 @@ have done so already, or will, and an end put back now would hide that the job r
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -18,10 +18,13 @@ from pluto_dist.backend.pluto.exchange import Failed, Reply
 from pluto_dist.backend.pluto.lookup import find
 from pluto_dist.backend.pluto.refusal import not_opened
 from pluto_dist.backend.pluto.reopened import Reopening, reopening
-from pluto_dist.backend.pluto.replies import Details, RunReply, epoch_ms
+from pluto_dist.backend.pluto.replies import Details, RunReply, StatusEvent, epoch_ms
 from pluto_dist.core.requests import Opened, OpenRequest, OpenResult, Unavailable
 
 AGAIN_S = 2.0  # a Run that does not exist yet is made by its owner's node within seconds of the job's start
+
+Call = Callable[[Mapping[str, object]], Reply]
+Asked = Callable[[OpenRequest, Call, Mapping[str, object]], tuple[Reply, int]]
 
 _run_reply = msgspec.json.Decoder(RunReply)
 
@@ -30,19 +33,14 @@ class Joining:
     """Finds Runs.
 
     Args:
+        asked: makes a call; gives the reply, and the server's time when the first try may have reached it.
         put_back: ends a Run again as it was ended; says what went wrong, "" if nothing did.
-        called_ms: the server's time at a call that was answered by this reply.
     """
 
-    def __init__(
-        self,
-        client: Client,
-        put_back: Callable[[int, Reopening], str],
-        called_ms: Callable[[Reply], int],
-    ) -> None:
+    def __init__(self, client: Client, asked: Asked, put_back: Callable[[int, Reopening], str]) -> None:
         self._client = client
+        self._asked = asked
         self._put_back = put_back
-        self._called_ms = called_ms
 
     def join(self, request: OpenRequest) -> OpenResult:
         """One attempt; a Run that is not there may come."""
@@ -57,7 +55,7 @@ class Joining:
             "externalId": guard.fit_name(request.external_id or ""),
             "projectName": guard.fit_project(request.project),
         }
-        reply = self._client.resume(fields)
+        reply, called_ms = self._asked(request, self._client.resume, fields)
         run = parsed(reply, _run_reply.decode)
         if isinstance(run, Failed):
             return _missing(run, request)
@@ -67,13 +65,21 @@ class Joining:
         details = read_details(self._client, run.run_id)
         if isinstance(details, Failed):
             return not_opened(details, request)
-        before = reopening(history.in_order(), self._called_ms(reply))
-        if before is None or (request.launch and details.launch != request.launch):
+        before = reopening(history.in_order(), called_ms)
+        if before is None or _is_taken_up(request, details, history.in_order()[-1]):
             return _joined(details, run.url)
         trouble = self._put_back(run.run_id, before)
         if trouble:
             return Unavailable(trouble.strip())
         return _joined(msgspec.structs.replace(details, status=before.status), run.url)
+
+
+def _is_taken_up(request: OpenRequest, details: Details, reopened: StatusEvent) -> bool:
+    """Whether the owner's node of our launch will say RUNNING itself, or has since the Run was reopened."""
+    if not request.launch:
+        return False
+    said_ms = epoch_ms(details.status_updated) if details.status_updated is not None else 0
+    return details.launch != request.launch or said_ms > reopened.at_ms
 
 
 def _joined(details: Details, url: str) -> Opened:

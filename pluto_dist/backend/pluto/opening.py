@@ -11,7 +11,7 @@ An attach also reopens a Run that was ended. If that was not wanted, the old sta
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -54,7 +54,7 @@ class Opening:
         self._pause = pause
         self._sent_at: dict[str, float] = {}
         self._was: dict[str, Status] = {}
-        self._joining = Joining(client, self._put_back, self._server_ms)
+        self._joining = Joining(client, self._asked, self._put_back)
 
     def open(self, request: OpenRequest) -> OpenResult:
         """One attempt; only putting a status back is tried again here, because nobody else would."""
@@ -62,7 +62,7 @@ class Opening:
             result = self._attempt(request)
         except guard.UnfitError as fault:
             result = refused(UsageError, str(fault))
-        if not isinstance(result, Unavailable):
+        if not isinstance(result, Unavailable) or result.absent:
             self._sent_at.pop(request.key, None)
             self._was.pop(request.key, None)
         return result
@@ -102,17 +102,12 @@ class Opening:
             return parent
         fields = _resume_fields(request) if request.want == "resume" else _create_fields(request, parent)
         call = self._client.resume if request.want == "resume" else self._client.create
-        sent_at = self._sent_at.get(request.key, self._clock())
-        reply = call(fields)
-        took_s = self._clock() - sent_at
-        if reply.maybe_carried_out:
-            self._sent_at[request.key] = sent_at
+        reply, called_ms = self._asked(request, call, fields)
         run = parsed(reply, _run_reply.decode)
         if isinstance(run, Failed):
             return not_opened(run, request)
         if not run.resumed:
             return self._fill(request, run) or _created(request, run, parent)
-        called_ms = self._server_ms(reply) - round(took_s * 1000)
         return self._attached(request, run, parent, called_ms)
 
     def _attached(
@@ -172,6 +167,20 @@ class Opening:
             f" Asking has set it from {before.status} to RUNNING, and that could not be put back "
             f"({failure.outcome.reason}); the server will mark it FAILED unless somebody sets its status."
         )
+
+    def _asked(
+        self,
+        request: OpenRequest,
+        call: Callable[[Mapping[str, object]], Reply],
+        fields: Mapping[str, object],
+    ) -> tuple[Reply, int]:
+        """The reply, and the server's time when a call for this request may have reached it first."""
+        sent_at = self._sent_at.get(request.key, self._clock())
+        reply = call(fields)
+        took_s = self._clock() - sent_at
+        if reply.maybe_carried_out:
+            self._sent_at[request.key] = sent_at
+        return reply, self._server_ms(reply) - round(took_s * 1000)
 
     def _server_ms(self, reply: Reply) -> int:
         stated = reply.answer.server_ms if reply.answer else None
