@@ -233,6 +233,7 @@ class _Exchange(BaseHTTPRequestHandler):
             self.close_connection = True
             return False
         gone = bool(select.select([self.connection], [], [], 0)[0]) and self._client_is_gone()
+        self.server.core.state.journal.answering(entry)
         self._send(response)
         return not gone
 

@@ -63,6 +63,10 @@ class Journal:
         entry.outcome = UNKNOWN
         self._in_flight.pop(entry.id, None)
 
+    def answering(self, entry: Entry) -> None:
+        """The answer is about to be sent: from here on the client may have it, sooner than we know."""
+        self._in_flight.pop(entry.id, None)
+
     def close(self, entry: Entry, status: int | None, *, answered: bool) -> None:
         """The exchange is over."""
         entry.status, entry.finished_at = status, time.time()
