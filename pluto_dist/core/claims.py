@@ -86,10 +86,9 @@ def _join_unknown(claim: Opened, facts: Facts) -> Decision:
             "AmbiguousRunError",
             f"no run_id was given while {len(facts.live_runs)} Runs are live: {listed}; name one",
         )
-    if claim.run is not None and claim.target.mode == "pluto":
-        return Create("join")  # another node may have it
-    what = f"Run {claim.run}" if claim.run is not None else "a live Run"
-    return Wait(f"{what} is not known on this node yet")
+    if claim.run is not None:
+        return Create("join")  # another node may have it, or it has ended long ago
+    return Wait("there is no live Run on this node yet")
 
 
 def _absent(claim: Opened, facts: Facts, now: float) -> Decision:

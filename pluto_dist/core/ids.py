@@ -12,6 +12,8 @@ import msgspec
 
 Role = Literal["owner", "worker", "side"]
 
+DEFAULT_PROJECT = "pluto"  # of a caller that names none
+
 DISPLAY_ID = re.compile(r"^[A-Z0-9]{1,4}-\d+$")  # the official client's classification of a run id
 LEASE_ID = re.compile(r"^[0-9a-f]{16,32}\Z")  # also a folder name, so nothing else is let through
 

@@ -17,6 +17,7 @@ from typing import Literal
 
 import msgspec
 
+from pluto_dist.core.ids import DEFAULT_PROJECT
 from pluto_dist.core.lifecycle import Target
 from pluto_dist.core.secret import Secret
 from pluto_dist.errors import SettingError
@@ -69,7 +70,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         notes: remarks that are worth a line in `doctor`, never an error.
     """
 
-    project: str = "pluto"
+    project: str = DEFAULT_PROJECT
     run_id: str | None = None
     dir: Path | None = None
     api_key: Secret | None = None

@@ -90,7 +90,7 @@ ROWS: list[tuple[str, dict[str, Any], Facts, str]] = [
     ("attach as worker", {"verb": "attach", "run": X, "wanted": "worker"}, facts(), "worker"),
     ("attach as owner", {"verb": "attach", "run": X, "wanted": "owner"}, facts(), "OwnerExistsError"),
     ("attach, unknown", {"verb": "attach", "run": X}, NOBODY, "create join"),
-    ("attach, unknown and without a server", {"verb": "attach", "run": X, "target": LOCAL}, NOBODY, "wait"),
+    ("the same without a server", {"verb": "attach", "run": X, "target": LOCAL}, NOBODY, "create join"),
     ("attach, nothing is live", {"verb": "attach"}, NOBODY, "wait"),
     (
         "attach, two are live",

@@ -29,6 +29,8 @@ from pluto_dist.core.ids import RunRef, display_prefix
 from pluto_dist.core.outcomes import Delivered, Outcome, Retry
 from pluto_dist.spool.names import segment_name
 
+JOIN_AGAIN_S = 2.0  # a Run that is not there yet is looked for again
+
 
 class LocalBackend:
     """See the module's docstring.
@@ -84,6 +86,8 @@ class LocalBackend:
     def _open(self, request: OpenRequest) -> OpenResult:
         key = self.find(_ref(request), request.project)
         found = self._store.document(key) if key is not None else None
+        if request.want == "join":
+            return self._joined(request, found)
         if found is None:
             if request.want == "resume":
                 return Refused("RunNotFoundError", self._not_found(request))
@@ -94,6 +98,15 @@ class LocalBackend:
         if key != request.key:
             return Refused("RunExistsError", _exists(read(found), self._store.root))
         return msgspec.structs.replace(reopened, resumed=False)  # the answer to the first call was lost
+
+    def _joined(self, request: OpenRequest, found: bytes | None) -> OpenResult:
+        """Only a Run that has ended: one that has not is written by its own coordinator, wherever that is."""
+        if found is None:
+            return Unavailable(self._not_found(request), JOIN_AGAIN_S, absent=True)
+        document = read(found)
+        if document.verdict is None:
+            return Unavailable(f"Run {document.run_id} has not ended, and is not of this node", JOIN_AGAIN_S)
+        return _reopened(document, found)
 
     def _create(self, request: OpenRequest) -> OpenResult:
         external = request.external_id or request.key
