@@ -82,7 +82,7 @@ def _open_at(wish: Wish, settings: Settings, places: Places) -> Run:
     install_hooks(os.getpid(), settings.sigterm_wait_s, settings.preempt_wait_s)
     link.start(run.granted)
     _wait(run, wish, surroundings, settings)
-    announce.started(link.view, settings, _store(settings))
+    announce.started(link.view, settings, str(files.folder))
     if settings.console != "auto" or not (surroundings.notebook or run.is_side):
         CAPTURES.start(files, settings, places, os.environ)
     return run
