@@ -27,11 +27,10 @@ def started(view: View | None, settings: Settings, spool: str) -> None:
     run, store = view.run, store_of(settings.dir)
     if run.mode == "local" and run.provisional:
         _log.warning(
-            "the store %s takes nothing: %s. %s goes on and is kept in %s until the store can be written; "
-            "init(dir=…) or PLUTO_DIR names another place",
-            store,
-            view.trouble or "it does not answer",
+            "%s has no place in the store yet: %s. Everything is kept in %s until the store can be written; "
+            "init(dir=…) or PLUTO_DIR names another one",
             _named(run),
+            view.trouble or f"{store} does not answer",
             spool,
         )
     elif not settings.quiet:

@@ -166,9 +166,10 @@ def test_a_store_that_takes_nothing_is_told_at_the_start_and_at_the_end(node: No
     )
     script.expect("logged")
     (warning,) = script.stderr.splitlines()
-    assert f"{folder}/.pluto takes nothing: " in warning
-    cause = warning.partition("takes nothing: ")[2].partition(". Run homeless")[0]
-    assert "Error" in cause or "irectory" in cause
+    assert warning.startswith("Run homeless has no place in the store yet: ")
+    cause = warning.partition("yet: ")[2].partition(". Everything")[0]
+    assert f"{folder}/.pluto" in cause
+    assert "irectory" in cause
     assert str(node.home) in warning
     script.say()
     script.expect("finished")
