@@ -147,7 +147,7 @@ class HandOverKey(Message, frozen=True, kw_only=True, tag="key"):
 
 
 class ForceFinish(Message, frozen=True, kw_only=True, tag="force_finish"):
-    """A person takes the Run over with a new epoch and ends it."""
+    """A person takes the Run over with a new epoch and ends it; `force`: although it lives or has ended."""
 
     request: int
     run: str
