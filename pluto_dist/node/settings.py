@@ -32,6 +32,10 @@ HOSTED = {
     "url_ingest": "https://pluto-ingest.trainy.ai",
     "url_py": "https://pluto-py.trainy.ai",
 }
+NO_WINDOWS = (
+    "pluto_dist records nothing on Windows, because it needs POSIX locks and processes: use WSL or Linux, or "
+    "say mode='disabled'"
+)
 PORTS = {"url_app": 3000, "url_api": 3001, "url_ingest": 3003, "url_py": 3004}  # on a host of one's own
 
 
@@ -66,6 +70,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         system_metrics_s: sampling interval, 0 for none.
         stuck_after_s: a rank that is silent for so long while others are not is reported.
         launched_by: lease of the `pluto-dist run` that started this process; it exports the variable.
+        disabled_because: why `auto` is `disabled`, "" where somebody asked for it or it is not.
         notes: remarks that are worth a line in `doctor`, never an error.
     """
 
@@ -98,6 +103,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     system_metrics_s: float = 10.0
     stuck_after_s: float = 600.0
     launched_by: str | None = None
+    disabled_because: str = ""
     notes: tuple[str, ...] = ()
 
 
@@ -168,7 +174,9 @@ def load(
     values |= _addresses(values)
     if "api_key" not in values and values.get("mode", "auto") in ("auto", "pluto") and platform != "win32":
         values["api_key"] = stored_key(env)
+    asked = values.get("mode", "auto")
     values["mode"] = _mode(values, given, platform)
+    values["disabled_because"] = NO_WINDOWS if asked == "auto" and values["mode"] == "disabled" else ""
     notes += [*_deprecations(given), *_misspelt(env)]
     return msgspec.convert({**values, "notes": tuple(notes)}, Settings)
 

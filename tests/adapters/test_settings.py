@@ -34,6 +34,15 @@ def test_windows_makes_auto_mode_disabled():
     assert load({"PLUTO_DIST_MODE": "local"}, platform="win32").mode == "local"
 
 
+@pytest.mark.parametrize(
+    ("mode", "platform", "told"),
+    [("auto", "win32", True), ("disabled", "win32", False), ("disabled", "linux", False)],
+)
+def test_who_did_not_ask_for_disabled_is_told_why(mode: str, platform: str, told: bool):
+    """R13"""
+    assert bool(load({"PLUTO_DIST_MODE": mode}, platform=platform).disabled_because) is told
+
+
 def test_mode_pluto_without_a_key_is_refused_with_the_way_out():
     with pytest.raises(SettingError, match="PLUTO_API_KEY"):
         load({"PLUTO_DIST_MODE": "pluto"})
@@ -57,7 +66,7 @@ def test_every_setting_has_exactly_one_current_variable(key: str):
 
 
 def test_every_field_can_be_set():
-    assert set(settings_keys()) == set(Settings.__struct_fields__) - {"notes"}
+    assert set(settings_keys()) == set(Settings.__struct_fields__) - {"notes", "disabled_because"}
 
 
 @pytest.mark.parametrize(
