@@ -177,6 +177,7 @@ def _opened(wish: Wish, settings: Settings, surroundings: Surroundings, launched
         notebook=surroundings.notebook,
         spawned=surroundings.pool_parent is not None,
         wait_s=settings.open_wait_s,
+        retention_segments=settings.retention_segments,
         heartbeat_s=settings.heartbeat_s,
         stuck_after_s=settings.stuck_after_s,
         launcher=wish.launcher,

@@ -62,6 +62,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         idle_exit_s: a coordinator without anything to do ends after this time.
         spool_quota: bytes the spool may take, None for the smaller of 2 GiB and 10 % of the free space.
         segment_size: a spool segment is closed when it is larger than this.
+        retention_segments: so many segments of a stream, the newest ones, stay in the spool as long as the
+            process lives, although they are delivered. Two at least: the one that is written, and one for
+            writes in flight when it began.
         durability: `machine` adds group fsync against power loss.
         console: how output is captured: `auto` at Python's own streams, for owners and workers outside of
             notebooks; `wrap` the same for every process; `fd` at the file descriptors; `off`.
@@ -96,6 +99,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     idle_exit_s: float = 60.0
     spool_quota: int | None = None
     segment_size: int = 4 << 20
+    retention_segments: int = 2
     durability: Literal["process", "machine"] = "process"
     console: Literal["auto", "wrap", "fd", "off"] = "auto"
     on_cancel: Literal["warn", "interrupt"] = "warn"
@@ -125,6 +129,7 @@ _KINDS: dict[str, kind.Kind] = {
     "idle_exit_s": kind.number(0.1, 86_400, "seconds"),
     "spool_quota": kind.size(1 << 20, 1 << 50),
     "segment_size": kind.size(64 << 10, 1 << 30),
+    "retention_segments": kind.count(2, 1_000_000),
     "durability": kind.choice("process", "machine"),
     "console": kind.choice("auto", "wrap", "fd", "off"),
     "on_cancel": kind.choice("warn", "interrupt"),
