@@ -66,6 +66,7 @@ class Opened(Entry, frozen=True, kw_only=True, tag="opened"):
         config: JSON object, the caller's config at init.
         resume: the caller wants to go on with an existing Run.
         ancestors: parent first; tells children of a rank from ranks.
+        notebook: it is a notebook's kernel, whose end is no `finish()`.
         spawned: a child that `multiprocessing` started with the spawn or forkserver method.
         wait_s: how long the caller waits for the backend before the Run is provisional.
         retention_segments: newest segments of each stream that stay in the spool after their delivery.
