@@ -22,6 +22,7 @@ Importing this package has no side effect and loads none of the heavy libraries.
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 from pluto_dist import errors
@@ -60,6 +61,10 @@ _ELSEWHERE = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "Run" and sys.platform == "win32":  # there is no other one there (R13)
+        from pluto_dist.client.disabled import DisabledRun
+
+        return DisabledRun
     if name in _LAZY:
         import importlib
 

@@ -71,7 +71,8 @@ class Hooks:
         return self._pid == os.getpid()
 
     def _exit(self, code: object = None, /) -> NoReturn:
-        if self._here and threading.current_thread() is threading.main_thread():
+        main = threading.current_thread() is threading.main_thread()
+        if self._here and main and not _is_prompt():
             self._exit_code = exit_code_of(code)
             self._written_at_exit = _written()
         self._previous_exit(code)  # type: ignore[arg-type] # as the interpreter, we take anything
@@ -166,7 +167,7 @@ def _written() -> int:
 
 
 def _is_prompt() -> bool:
-    """At a prompt an error ends a line of input and not the process."""
+    """At a prompt, a notebook's too, an error or `sys.exit` may end a line of input and not the process."""
     return hasattr(sys, "ps1")
 
 

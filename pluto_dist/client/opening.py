@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from pluto_dist.client.disabled import DisabledRun
+from pluto_dist.client.once import WarnOnce
 from pluto_dist.client.runs import RUNS
 from pluto_dist.client.wishes import Wish
 from pluto_dist.core.ids import RunRef
@@ -37,20 +39,33 @@ RANK_GRANT_S = 0.5  # a rank other than 0 goes on training after this time and g
 RESTART_GRANT_S = 6.0  # after a restart it waits for its first step, a little longer than rank 0 may take
 
 _log = logging.getLogger("pluto_dist")
+_warn_once = WarnOnce()
 
 
 def open_lease(wish: Wish, settings: Settings) -> AnyRun:
     """Opens a lease, or gives a disabled Run where this machine does not allow one."""
+    try:
+        return _open_at(wish, settings, _places(settings))
+    except MachineError as error:
+        _unfit(settings, error)
+        return disabled_run(settings, wish.name, str(wish.run) if wish.run else None, None, None)
+
+
+def _places(settings: Settings) -> Places:
+    if sys.platform == "win32":  # asked for by a mode; `auto` does not come here
+        from pluto_dist.node.settings import NO_WINDOWS
+
+        raise MachineError(NO_WINDOWS)
     from pluto_dist.node.places import find_places
 
-    try:
-        places = find_places(settings.home)
-        return _open_at(wish, settings, places)
-    except MachineError as error:
-        if settings.required:
-            raise
-        _log.warning("%s. Nothing will be logged (PLUTO_DIST_REQUIRED=1 makes this an error)", error)
-        return disabled_run(settings, wish.name, str(wish.run) if wish.run else None, None, None)
+    return find_places(settings.home)
+
+
+def _unfit(settings: Settings, error: MachineError) -> None:
+    """Nothing can be recorded here (R13): told once, however many Runs there are, or raised if so wanted."""
+    if settings.required:
+        raise error
+    _warn_once(error.message, f"{error}. Nothing will be logged (PLUTO_DIST_REQUIRED=1 makes this an error)")
 
 
 def _open_at(wish: Wish, settings: Settings, places: Places) -> Run:
@@ -85,7 +100,7 @@ def _open_at(wish: Wish, settings: Settings, places: Places) -> Run:
     install_hooks(os.getpid(), settings.sigterm_wait_s, settings.preempt_wait_s)
     link.start(run.granted)
     _wait(run, wish, surroundings, settings)
-    announce.started(link.view, settings, _store(settings))
+    announce.started(link.view, settings, str(files.folder))
     if settings.console != "auto" or not (surroundings.notebook or run.is_side):
         CAPTURES.start(files, settings, places, os.environ)
     return run
@@ -179,6 +194,8 @@ def _opened(wish: Wish, settings: Settings, surroundings: Surroundings, launched
         notebook=surroundings.notebook,
         spawned=surroundings.pool_parent is not None,
         wait_s=settings.open_wait_s,
+        retention_segments=settings.retention_segments,
+        heartbeat_s=settings.heartbeat_s,
         stuck_after_s=settings.stuck_after_s,
         launcher=wish.launcher,
         launched_by=launched_by,
@@ -221,7 +238,13 @@ def _store(settings: Settings) -> str:
 def disabled_run(
     settings: Settings, name: str | None, run_id: int | str | None, config: object, tags: object
 ) -> DisabledRun:
-    """A Run that goes nowhere."""
+    """A Run that goes nowhere.
+
+    Raises:
+        MachineError: nobody asked for that, and it is an error by `required`.
+    """
+    if settings.disabled_because:
+        _unfit(settings, MachineError(settings.disabled_because))
     RUNS.disabled = True
     shown = dict(config) if isinstance(config, Mapping) else {}
     listed = [tags] if isinstance(tags, str) else list(tags) if isinstance(tags, Iterable) else []

@@ -48,6 +48,7 @@ class LeaseShown(msgspec.Struct, frozen=True, kw_only=True):
     """One lease; instants are epoch milliseconds.
 
     Attributes:
+        heartbeat_s: how often its process speaks; a longer silence makes it suspect.
         last_logged_at: when the coordinator last saw something new of it.
         cursors: delivered bytes by stream and segment.
         fences: stream -> (segment, offset) from where on the records are those of `attempt<n>` (R7); all of
@@ -73,6 +74,7 @@ class LeaseShown(msgspec.Struct, frozen=True, kw_only=True):
     last_step: int | None
     rejected: int
     dropped: int
+    heartbeat_s: float = 5.0
     last_logged_at: int | None = None
     cursors: dict[str, dict[int, int]] = {}
     fences: dict[str, tuple[int, int]] | None = None
@@ -304,6 +306,7 @@ def _lease(book: Book, lease: Lease, live: Live | None) -> LeaseShown:
         last_logged_at=live.last_logged_ms if live is not None else None,
         rejected=lease.rejected,
         dropped=lease.dropped,
+        heartbeat_s=lease.opened.heartbeat_s,
         cursors={feed.stream: feed.offsets for feed in feeds},
         fences=lease.fences,
     )

@@ -191,7 +191,10 @@ class Folding:
             return
         is_owner = lease.role == "owner" and run.owner == lease.lease_id
         code = entry.code if is_owner else None
-        self._context.end_lease(lease, "finished", finish_code=code, code_awaited=entry.at_exit)
+        awaited = entry.at_exit and not lease.opened.notebook  # a kernel's exit code says nothing of the work
+        self._context.end_lease(
+            lease, "finished", finish_code=code, by_exit=entry.at_exit, code_awaited=awaited
+        )
         if lease.role == "side":
             self._context.note(run.key, "finish_by_side", label=lease.label)
 

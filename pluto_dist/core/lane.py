@@ -183,8 +183,9 @@ class Lane:
         return False
 
     def give_back(self) -> None:
-        """Frees the disk of what is delivered, all but the newest two segments."""
-        offsets, kept, newest = self.feed.offsets, self.kept.keys() | self.copying, sorted(self.sizes)[-2:]
+        """Frees the disk of what is delivered, all but the newest segments, as many as the process wants."""
+        offsets, kept = self.feed.offsets, self.kept.keys() | self.copying
+        newest = sorted(self.sizes)[-self.lease.opened.retention_segments :]
         done = tuple(
             (segment, size)
             for segment, size in sorted(self.sizes.items())

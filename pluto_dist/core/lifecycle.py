@@ -66,8 +66,11 @@ class Opened(Entry, frozen=True, kw_only=True, tag="opened"):
         config: JSON object, the caller's config at init.
         resume: the caller wants to go on with an existing Run.
         ancestors: parent first; tells children of a rank from ranks.
+        notebook: it is a notebook's kernel, whose end is no `finish()`.
         spawned: a child that `multiprocessing` started with the spawn or forkserver method.
         wait_s: how long the caller waits for the backend before the Run is provisional.
+        retention_segments: newest segments of each stream that stay in the spool after their delivery.
+        heartbeat_s: how often the process speaks when nothing happens.
         stuck_after_s: a rank that is silent for so long while others are not is reported.
         launcher: it is `pluto-dist run`: it owns the Run for the command that it starts, and logs nothing.
         launched_by: lease of the `pluto-dist run` that started the process.
@@ -95,6 +98,8 @@ class Opened(Entry, frozen=True, kw_only=True, tag="opened"):
     notebook: bool = False
     spawned: bool = False
     wait_s: float = 10.0
+    retention_segments: int = 2
+    heartbeat_s: float = 5.0
     stuck_after_s: float = 600.0
     launcher: bool = False
     launched_by: str = ""

@@ -86,6 +86,7 @@ class View(Message, frozen=True, kw_only=True, tag="view"):
         key_wanted: the coordinator has no API key for this Run.
         key_problem: why the server refuses the API key for a while now, "" if it takes it.
         trouble: why something does not go on.
+        stuck: who is stuck while others went on or wait, for people; "" if nobody is.
     """
 
     generation: int
@@ -109,6 +110,7 @@ class View(Message, frozen=True, kw_only=True, tag="view"):
     key_wanted: bool = False
     key_problem: str = ""
     trouble: str = ""
+    stuck: str = ""
 
 
 class AskConfig(Message, frozen=True, kw_only=True, tag="ask_config"):
@@ -145,7 +147,7 @@ class HandOverKey(Message, frozen=True, kw_only=True, tag="key"):
 
 
 class ForceFinish(Message, frozen=True, kw_only=True, tag="force_finish"):
-    """A person takes the Run over with a new epoch and ends it."""
+    """A person takes the Run over with a new epoch and ends it; `force`: although it lives or has ended."""
 
     request: int
     run: str

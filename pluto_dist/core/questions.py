@@ -24,6 +24,7 @@ from pluto_dist.core.messages import (
 )
 from pluto_dist.core.records import Lease, Run, Verdict
 from pluto_dist.core.relaying import sought
+from pluto_dist.core.requests import Status
 from pluto_dist.core.views import Views
 
 _encoder = msgspec.json.Encoder()
@@ -108,6 +109,9 @@ class Questions:
         if alive and not question.force:
             self._refuse(peer, question, "OwnerExistsError", _still_alive(run, alive))
             return
+        if run.ended and not question.force:
+            self._refuse(peer, question, "RunEndedError", _has_ended(run, question.status))
+            return
         self._take_over(run, question)
         self._say(peer, question, self._views.document(self._book.runs[run.key]))
 
@@ -159,4 +163,11 @@ def _still_alive(run: Run, alive: list[Lease]) -> str:
     return (
         f"Run {run.display_id or run.key} has live members: {who}; "
         "they end it themselves, or use --force to take it over"
+    )
+
+
+def _has_ended(run: Run, wanted: Status) -> str:
+    why = f" ({run.verdict.reason})" if run.verdict is not None else ""
+    return (
+        f"Run {run.display_id or run.key} has ended as {run.status}{why}; --force makes it {wanted} instead"
     )

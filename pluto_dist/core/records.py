@@ -164,6 +164,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
         opened: the first entry of the lifecycle stream.
         folded: how many entries of the lifecycle stream have taken effect.
         participant: who writes, over restarts; empty until granted.
+        by_exit: nobody called `finish()`, the interpreter's exit hook did.
         code_awaited: it ended by the interpreter's exit, and only the kernel will know the exit code.
         removed: the folder is gone, everything in it was delivered.
         fences: where each stream stood when a newer attempt replaced this lease, stream -> (segment, offset);
@@ -188,6 +189,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     ended_ms: int | None = None
     end_reason: EndReason | None = None
     finish_code: int | None = None
+    by_exit: bool = False
     code_awaited: bool = False
     error: tuple[str, str] | None = None
     evidence: tuple[Evidence, ...] = ()

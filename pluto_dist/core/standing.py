@@ -32,6 +32,7 @@ class Standing(msgspec.Struct, frozen=True):
     told: bool
     key_problem: str
     trouble: str
+    stuck: str
 
 
 class Standings:
@@ -61,6 +62,7 @@ class Standings:
             told=told,
             key_problem=self._key_problem(run),
             trouble=self.trouble(run),
+            stuck=self._paces.trouble(run.key),
         )
 
     def delivered(self, run: Run) -> bool:

@@ -70,6 +70,20 @@ def number(low: float, high: float, unit: str) -> Kind:
     return Kind(parse, f"a number of {unit} from {low:g} to {high:g}")
 
 
+def count(low: int, high: int) -> Kind:
+    """A whole number from `low` to `high`."""
+
+    def parse(given: object) -> int:
+        if isinstance(given, bool) or not isinstance(given, int | str):
+            raise TypeError
+        found = int(given)
+        if not low <= found <= high:
+            raise ValueError
+        return found
+
+    return Kind(parse, f"a whole number from {low} to {high}")
+
+
 def size(low: int, high: int) -> Kind:
     """Bytes, as an integer or as text such as `64k`, `8 MiB`, `2G` (powers of 1024)."""
 

@@ -33,6 +33,10 @@ HOSTED = {
     "url_ingest": "https://pluto-ingest.trainy.ai",
     "url_py": "https://pluto-py.trainy.ai",
 }
+NO_WINDOWS = (
+    "pluto_dist records nothing on Windows, because it needs POSIX locks and processes: use WSL or Linux, or "
+    "say mode='disabled'"
+)
 PORTS = {"url_app": 3000, "url_api": 3001, "url_ingest": 3003, "url_py": 3004}  # on a host of one's own
 
 
@@ -59,6 +63,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         idle_exit_s: a coordinator without anything to do ends after this time.
         spool_quota: bytes the spool may take, None for the smaller of 2 GiB and 10 % of the free space.
         segment_size: a spool segment is closed when it is larger than this.
+        retention_segments: so many segments of a stream, the newest ones, stay in the spool as long as the
+            process lives, although they are delivered. Two at least: the one that is written, and one for
+            writes in flight when it began.
         durability: `machine` adds group fsync against power loss.
         console: how output is captured: `auto` at Python's own streams, for owners and workers outside of
             notebooks; `wrap` the same for every process; `fd` at the file descriptors; `off`.
@@ -67,6 +74,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         system_metrics_s: sampling interval, 0 for none.
         stuck_after_s: a rank that is silent for so long while others are not is reported.
         launched_by: lease of the `pluto-dist run` that started this process; it exports the variable.
+        disabled_because: why `auto` is `disabled`, "" where somebody asked for it or it is not.
         notes: remarks that are worth a line in `doctor`, never an error.
     """
 
@@ -92,6 +100,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     idle_exit_s: float = 60.0
     spool_quota: int | None = None
     segment_size: int = 4 << 20
+    retention_segments: int = 2
     durability: Literal["process", "machine"] = "process"
     console: Literal["auto", "wrap", "fd", "off"] = "auto"
     on_cancel: Literal["warn", "interrupt"] = "warn"
@@ -99,6 +108,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     system_metrics_s: float = 10.0
     stuck_after_s: float = 600.0
     launched_by: str | None = None
+    disabled_because: str = ""
     notes: tuple[str, ...] = ()
 
 
@@ -120,6 +130,7 @@ _KINDS: dict[str, kind.Kind] = {
     "idle_exit_s": kind.number(0.1, 86_400, "seconds"),
     "spool_quota": kind.size(1 << 20, 1 << 50),
     "segment_size": kind.size(64 << 10, 1 << 30),
+    "retention_segments": kind.count(2, 1_000_000),
     "durability": kind.choice("process", "machine"),
     "console": kind.choice("auto", "wrap", "fd", "off"),
     "on_cancel": kind.choice("warn", "interrupt"),
@@ -169,7 +180,9 @@ def load(
     values |= _addresses(values)
     if "api_key" not in values and values.get("mode", "auto") in ("auto", "pluto") and platform != "win32":
         values["api_key"] = stored_key(env)
+    asked = values.get("mode", "auto")
     values["mode"] = _mode(values, given, platform)
+    values["disabled_because"] = NO_WINDOWS if asked == "auto" and values["mode"] == "disabled" else ""
     notes += [*_deprecations(given), *_misspelt(env)]
     return msgspec.convert({**values, "notes": tuple(notes)}, Settings)
 

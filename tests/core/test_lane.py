@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from pluto_dist.core.backoff import BACKOFF_CAP_S, BACKOFF_FIRST_S, backoff_s
@@ -25,9 +27,9 @@ class Batches:
             self.ships.append(effect)
 
 
-def owner(world: World) -> Process:
-    """An owner whose names are settled."""
-    return world.process("owner").init().log(loss=0.0)
+def owner(world: World, **fields: Any) -> Process:
+    """An owner whose names are settled; `fields` of its claim."""
+    return world.process("owner").init(**fields).log(loss=0.0)
 
 
 def feed(world: World, stream: str = "metrics") -> Feed:
