@@ -4,7 +4,8 @@ It owns the Run, so no rank does: what the command starts are workers (`Opened.l
 exit decides the final status, also if no rank could say a word; what ranks said decides who failed first.
 It stays until everything is delivered (R11), and then ends as the command did.
 
-Console and system metrics are not its business: the coordinator records the node, and each rank its output.
+What the command prints is recorded until somebody below records it (`console/command.py`); the coordinator
+records the node's metrics.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def run_command(argv: list[str], given: Mapping[str, object], name: str | None) 
         OSError: the command cannot be started; the Run says so.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, waited_signals())  # before any thread is started
-    settings = load(os.environ, {"console": "off", **given})
+    settings = load(os.environ, given)
     run_id = settings.run_id or generate_run_id()
     wish = Wish(
         verb="init",

@@ -24,8 +24,10 @@ from pluto_dist.errors import (
 )
 
 if TYPE_CHECKING:
+    from pluto_dist.client.console.command import CommandConsole
     from pluto_dist.client.handle import Run
     from pluto_dist.client.job import Surroundings
+    from pluto_dist.client.lease import LeaseFiles
     from pluto_dist.node.places import Places
     from pluto_dist.node.settings import Settings
 
@@ -76,16 +78,25 @@ def _open_at(wish: Wish, settings: Settings, places: Places) -> Run:
         idle_exit_s=settings.idle_exit_s,
         env=dict(os.environ),
     )
-    run = Run(files, link, settings, attached=wish.verb == "attach", launcher=wish.launcher)
+    command = _command_console(files, settings, places) if wish.launcher else None
+    run = Run(files, link, settings, attached=wish.verb == "attach", command=command)
     files.say(_opened(wish, settings, surroundings, launched_by))
     RUNS.add(run)
     install_hooks(os.getpid(), settings.sigterm_wait_s, settings.preempt_wait_s)
     link.start(run.granted)
     _wait(run, wish, surroundings, settings)
     announce.started(link.view, settings, _store(settings))
-    if settings.console != "auto" or not (surroundings.notebook or run.is_side):
+    if command is not None:
+        command.start()
+    elif settings.console != "auto" or not (surroundings.notebook or run.is_side):
         CAPTURES.start(files, settings, places, os.environ)
     return run
+
+
+def _command_console(files: LeaseFiles, settings: Settings, places: Places) -> CommandConsole:
+    from pluto_dist.client.console.command import CommandConsole
+
+    return CommandConsole(files, settings, places, os.environ)
 
 
 def _wait(run: Run, wish: Wish, surroundings: Surroundings, settings: Settings) -> None:
@@ -166,6 +177,7 @@ def _opened(wish: Wish, settings: Settings, surroundings: Surroundings, launched
         launcher=wish.launcher,
         launched_by=launched_by,
         rank_metrics=settings.rank_metrics,
+        console=settings.console,
         system_metrics_s=settings.system_metrics_s,
     )
 

@@ -50,6 +50,7 @@ class LeaseShown(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         last_logged_at: when the coordinator last saw something new of it.
         cursors: delivered bytes by stream and segment.
+        launcher: it is `pluto-dist run`, and its console is that of the command.
         fences: stream -> (segment, offset) from where on the records are those of `attempt<n>` (R7); all of
             a stream that is missing. None for a lease that no newer attempt has replaced.
     """
@@ -74,6 +75,7 @@ class LeaseShown(msgspec.Struct, frozen=True, kw_only=True):
     rejected: int
     dropped: int
     last_logged_at: int | None = None
+    launcher: bool = False
     cursors: dict[str, dict[int, int]] = {}
     fences: dict[str, tuple[int, int]] | None = None
 
@@ -299,6 +301,7 @@ def _lease(book: Book, lease: Lease, live: Live | None) -> LeaseShown:
         last_logged_at=live.last_logged_ms if live is not None else None,
         rejected=lease.rejected,
         dropped=lease.dropped,
+        launcher=lease.opened.launcher,
         cursors={feed.stream: feed.offsets for feed in feeds},
         fences=lease.fences,
     )

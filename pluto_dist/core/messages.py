@@ -86,6 +86,7 @@ class View(Message, frozen=True, kw_only=True, tag="view"):
         key_wanted: the coordinator has no API key for this Run.
         key_problem: why the server refuses the API key for a while now, "" if it takes it.
         trouble: why something does not go on.
+        relieved: below this launcher somebody records the own console, so the launcher does not.
     """
 
     generation: int
@@ -109,6 +110,7 @@ class View(Message, frozen=True, kw_only=True, tag="view"):
     key_wanted: bool = False
     key_problem: str = ""
     trouble: str = ""
+    relieved: bool = False
 
 
 class AskConfig(Message, frozen=True, kw_only=True, tag="ask_config"):
