@@ -61,7 +61,7 @@ def _open_at(wish: Wish, settings: Settings, places: Places) -> Run:
     from pluto_dist.client.lease import LeaseFiles
     from pluto_dist.client.link import Link
 
-    surroundings = _surroundings()
+    surroundings = _surroundings(launcher=wish.launcher)
     _end_former_cell(surroundings)
     wish, launched_by = _below_launcher(wish, settings)
     files = LeaseFiles(
@@ -188,13 +188,14 @@ def generate_run_id() -> str:
     return f"run-{stamp}-{os.urandom(6).hex()}"
 
 
-def _surroundings() -> Surroundings:
+def _surroundings(*, launcher: bool) -> Surroundings:
     from pluto_dist.client.ancestors import read_ancestors, read_process
     from pluto_dist.client.job import detect
     from pluto_dist.node.identity import own_identity
 
     identity = own_identity()
-    return detect(os.environ, read_process(identity), read_ancestors(identity), RUNS.count_init())
+    process, ancestors = read_process(identity), read_ancestors(identity)
+    return detect(os.environ, process, ancestors, RUNS.count_init(), launcher=launcher)
 
 
 def _end_former_cell(surroundings: Surroundings) -> None:
