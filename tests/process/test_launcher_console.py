@@ -55,6 +55,18 @@ def test_what_a_command_prints_is_recorded_line_by_line(node: Node) -> None:
     ]
 
 
+def test_a_file_of_both_streams_has_its_lines_in_the_order_in_which_they_were_written(node: Node) -> None:
+    """As a batch system's output file has them without us; the record too."""
+    body = "import os\nfor n in range(3000): os.write(1 + n % 2, b'line %d\\n' % n)\n"
+    argv = [sys.executable, "-P", "-c", CLI, "run", "--run-id", "launch", "--", *plain(node, body)]
+    node.set(PLUTO_DIST_QUIET="1")
+    path = node.base / "job.out"
+    with path.open("a") as output:
+        subprocess.run(argv, stdout=output, stderr=output, env=node.env(), cwd=node.base, check=True)
+    node.ended("launch")
+    assert path.read_text().splitlines() == [f"line {n}" for n in range(3000)] == messages(node, "launch")
+
+
 def test_the_last_lines_of_a_crash_are_in_the_logs(node: Node) -> None:
     """G7: nobody has to look for the batch system's file."""
     body = "print('epoch 1')\nraise ValueError('boom')\n"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from pluto_dist.client.console.levels import StreamName
+from pluto_dist.client.console.levels import SEPARATE, StreamName
 from pluto_dist.client.console.recorder import Recorder
 from pluto_dist.client.console.secrets import redactor, secrets_of
 from pluto_dist.client.console.wrap import WrapCapture
@@ -127,7 +127,7 @@ def fd_capture(
     settings: Settings,
     places: Places,
     env: Mapping[str, str],
-    streams: Iterable[StreamName] = ("stdout", "stderr"),
+    streams: Iterable[StreamName] = SEPARATE,
 ) -> FdCapture:
     """The capture of descriptors."""
     from pluto_dist.client.console.fd import FdCapture

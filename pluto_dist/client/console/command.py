@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from pluto_dist.client.console.capture import fd_capture
 from pluto_dist.client.console.channel import STREAMS
 from pluto_dist.client.console.fd import FdCapture
-from pluto_dist.client.console.levels import StreamName
+from pluto_dist.client.console.levels import SEPARATE, StreamName
 from pluto_dist.client.lease import LeaseFiles
 from pluto_dist.core.lifecycle import Console
 from pluto_dist.errors import PlutoDistError
@@ -72,4 +72,4 @@ def streams_of(console: Console) -> tuple[StreamName, ...]:
     """What is captured by a setting."""
     if console == "off":
         return ()
-    return tuple(stream for stream, number in STREAMS.items() if console == "fd" or not os.isatty(number))
+    return tuple(name for name in SEPARATE if console == "fd" or not os.isatty(STREAMS[name][0]))

@@ -6,9 +6,10 @@ nothing is recorded from then on. Lost is only what the drain had read and not y
 started before keep the channels: what they write is passed on as long as this process lives, and where nobody
 reads it any more (`… | head`) they get the SIGPIPE that they would have got.
 
-Limits: stdout and stderr are two channels, so lines written to both within the same millisecond may change
-places. If the drain is killed while C code holds the interpreter's lock and prints more than a pipe holds
-(64 KiB) before it lets go, that code waits for ever: the watching thread needs the lock.
+Limits: stdout and stderr are two channels unless they are one file, so lines written to both within the same
+millisecond may change places in the record. If the drain is killed while C code holds the interpreter's lock
+and prints more than a pipe holds (64 KiB) before it lets go, that code waits for ever: the watching thread
+needs the lock.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ from typing import Final
 
 import msgspec
 
-from pluto_dist.client.console.channel import STREAMS, Channel, open_channel, read_some
+from pluto_dist.client.console.channel import Channel, open_channels, read_some
 from pluto_dist.client.console.drain import DRAIN, PASS_ON, RECORD, Instructions, Source, write_all
-from pluto_dist.client.console.levels import StreamName
+from pluto_dist.client.console.levels import SEPARATE, StreamName
 from pluto_dist.node.launch import environment, module_command, start_detached
 from pluto_dist.spool.names import DRAIN_LOCK
 from pluto_dist.spool.real_files import real_files
@@ -63,7 +64,7 @@ class FdCapture:
         secrets: tuple[str, ...],
         env: Mapping[str, str],
         log: Path,
-        streams: Iterable[StreamName] = STREAMS,
+        streams: Iterable[StreamName] = SEPARATE,
     ) -> None:
         self._folder = folder
         self._spool = spool
@@ -87,7 +88,7 @@ class FdCapture:
         Raises:
             OSError, PlutoDistError: the drain cannot be started; nothing was changed.
         """
-        channels = tuple(found for stream in self._streams if (found := open_channel(stream)) is not None)
+        channels = open_channels(self._streams)
         try:
             self._start_drain(channels)
         except BaseException:
