@@ -219,7 +219,7 @@ class Run(RunFacts):
         self._end = "finished" if isinstance(entry, Finished) else "closed"
         CAPTURES.stop(self.lease_id)
         if self._command is not None:
-            self._command.stop()
+            timeout_s = self._command.stop(self._settings.exit_wait_s if timeout_s is None else timeout_s)
         self._say(
             Counted(
                 **self._stamp(),

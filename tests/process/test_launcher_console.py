@@ -153,6 +153,23 @@ def test_nothing_is_lost_but_the_record_when_the_drain_is_killed(node: Node) -> 
     assert node.ended("launch")["status"] == "COMPLETED"
 
 
+def test_a_drain_that_hangs_is_waited_for_as_long_as_an_exit_may_take(node: Node) -> None:
+    """G5: bounded; and what it had not passed on by then it passes on later."""
+    node.set(PLUTO_DIST_EXIT_WAIT_S="1")
+    script = launch(node, *python(node, "tell('ready')\nhear()\ntell('last', 'words')\nsys.exit(3)"))
+    script.expect("ready")
+    (drain,) = drains(node)
+    os.kill(drain, signal.SIGSTOP)
+    try:
+        script.say()
+        assert script.wait() == 3
+        assert "were not recorded within 1 s" in script.stderr
+    finally:
+        os.kill(drain, signal.SIGCONT)
+    assert script.expect("last") == "words"
+    assert node.ended("launch")["status"] == "FAILED"
+
+
 def test_a_command_is_told_when_nobody_reads_any_more(node: Node) -> None:
     """As `yes | head -1` ends."""
     reader, writer = os.pipe()

@@ -23,6 +23,7 @@ from pluto_dist.client.console.levels import SEPARATE, StreamName
 from pluto_dist.client.lease import LeaseFiles
 from pluto_dist.core.lifecycle import Console
 from pluto_dist.errors import PlutoDistError
+from pluto_dist.node.identity import boot_clock
 from pluto_dist.node.places import Places
 from pluto_dist.node.settings import Settings
 
@@ -61,11 +62,23 @@ class CommandConsole:
             self._relieved = relieved
             capture.record(not relieved)
 
-    def stop(self) -> None:
-        """Waits, bounded, until what the command has written is passed on and recorded."""
+    def stop(self, within_s: float) -> float:
+        """Waits until what the command has written is passed on and recorded.
+
+        Longer than a trainer would: the drain may end with this process (a container, a SLURM step), and what
+        it has not passed on by then is lost.
+
+        Args:
+            within_s: bound of the wait.
+
+        Returns:
+            What is left of that time.
+        """
         capture, self._capture = self._capture, None
+        began = boot_clock()
         if capture is not None:
-            capture.stop()
+            capture.stop(within_s)
+        return max(0.0, within_s - (boot_clock() - began))
 
 
 def streams_of(console: Console) -> tuple[StreamName, ...]:

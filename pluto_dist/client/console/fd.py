@@ -109,7 +109,7 @@ class FdCapture:
             if self._channels:
                 os.write(self._control, RECORD if on else PASS_ON)
 
-    def stop(self) -> None:
+    def stop(self, within_s: float = STOP_S) -> None:
         """Puts the descriptors back and waits, bounded, until everything before is passed on and recorded."""
         flush_python_streams()
         with self._turn:
@@ -125,8 +125,8 @@ class FdCapture:
             return
         with contextlib.suppress(BrokenPipeError):  # it died just now; then `_watch` says "drained"
             os.write(self._control, DRAIN)
-        if not self._drained.wait(STOP_S):
-            _log.warning("the last lines of output were not recorded within %g s", STOP_S)
+        if not self._drained.wait(within_s):
+            _log.warning("the last lines of output were not recorded within %g s", within_s)
         os.close(self._control)
         for channel in channels:
             channel.close()
