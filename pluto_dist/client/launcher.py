@@ -4,10 +4,10 @@ It owns the Run, so no rank does: what the command starts are workers (`Opened.l
 exit decides the final status, also if no rank could say a word; what ranks said decides who failed first.
 It stays until everything is delivered (R11), and then ends as the command did.
 
-Where SLURM starts one on each node they have a Run together (R12): each says on which node it is, and without
-PLUTO_RUN_ID none of them makes up an id that the others could not know.
+Where SLURM starts one on each node, each says on which node it is, and without PLUTO_RUN_ID none makes up an
+id that the others could not know: so they can have one Run (R12).
 
-What the command prints is recorded until somebody below records it (`console/command.py`); the coordinator
+What the command prints is recorded while nobody below records it (`console/command.py`); the coordinator
 records the node's metrics.
 """
 

@@ -153,6 +153,20 @@ def test_nothing_is_lost_but_the_record_when_the_drain_is_killed(node: Node) -> 
     assert node.ended("launch")["status"] == "COMPLETED"
 
 
+def test_nothing_is_lost_when_the_drain_is_killed_while_the_launcher_waits_for_it(node: Node) -> None:
+    """What the command has written before its end is passed on, whoever dies then."""
+    body = "tell('ready', os.getpid())\nhear()\nfor n in range(1000): tell('n', n)"
+    script = launch(node, *python(node, body))
+    command = Path("/proc") / script.expect("ready")
+    (drain,) = drains(node)
+    os.kill(drain, signal.SIGSTOP)
+    script.say()
+    wait_until(lambda: not command.exists(), "the end of the command")
+    os.kill(drain, signal.SIGKILL)
+    assert script.wait() == 0
+    wait_until(lambda: script.lines[1:] == [f"n {n}" for n in range(1000)], "all lines")
+
+
 def test_a_drain_that_hangs_is_waited_for_as_long_as_an_exit_may_take(node: Node) -> None:
     """G5: bounded; and what it had not passed on by then it passes on later."""
     node.set(PLUTO_DIST_EXIT_WAIT_S="1")

@@ -79,6 +79,7 @@ class FdCapture:
         self._control = -1
         self._life = -1
         self._drained = threading.Event()
+        self._died = False
         self._watcher = threading.Thread()
         self._turn = threading.Lock()  # between the end and the death of the drain
 
@@ -119,7 +120,7 @@ class FdCapture:
         if self._inherited:
             for channel in channels:
                 os.close(channel.original)
-        if not channels:
+        if not channels and self._watcher.is_alive():
             self._watcher.join(EMPTY_S)  # without a drain it passes on what children have written
         if not channels or self._inherited:
             return
@@ -127,6 +128,8 @@ class FdCapture:
             os.write(self._control, DRAIN)
         if not self._drained.wait(within_s):
             _log.warning("the last lines of output were not recorded within %g s", within_s)
+        elif self._died:
+            pass_on(channels, EMPTY_S)
         os.close(self._control)
         for channel in channels:
             channel.close()
@@ -181,6 +184,7 @@ class FdCapture:
             for channel in channels:
                 channel.give_back()
         os.close(life)
+        self._died = True
         self._drained.set()
         if channels:
             os.close(self._control)
