@@ -155,13 +155,14 @@ def test_nothing_is_lost_but_the_record_when_the_drain_is_killed(node: Node) -> 
 
 def test_nothing_is_lost_when_the_drain_is_killed_while_the_launcher_waits_for_it(node: Node) -> None:
     """What the command has written before its end is passed on, whoever dies then."""
-    body = "tell('ready', os.getpid())\nhear()\nfor n in range(1000): tell('n', n)"
-    script = launch(node, *python(node, body))
-    command = Path("/proc") / script.expect("ready")
+    script = launch(node, *python(node, "tell('ready')\nhear()\nfor n in range(1000): tell('n', n)"))
+    script.expect("ready")
+    stdout = Path(f"/proc/{script.pid}/fd/1")
+    captured = stdout.readlink()
     (drain,) = drains(node)
     os.kill(drain, signal.SIGSTOP)
     script.say()
-    wait_until(lambda: not command.exists(), "the end of the command")
+    wait_until(lambda: stdout.readlink() != captured, "the launcher's own stdout in its place again")
     os.kill(drain, signal.SIGKILL)
     assert script.wait() == 0
     wait_until(lambda: script.lines[1:] == [f"n {n}" for n in range(1000)], "all lines")
