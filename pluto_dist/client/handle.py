@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import msgspec
 
@@ -42,6 +42,9 @@ from pluto_dist.errors import FinishReservedError, RunEndedError
 from pluto_dist.node.identity import boot_clock
 from pluto_dist.node.settings import Settings
 
+if TYPE_CHECKING:
+    from pluto_dist.client.console.command import CommandConsole
+
 _log = logging.getLogger("pluto_dist")
 
 
@@ -59,13 +62,13 @@ class Run(RunFacts):
         settings: Settings,
         *,
         attached: bool,
-        launcher: bool = False,
+        command: CommandConsole | None = None,
         wall: Wall | None = None,
     ) -> None:
         super().__init__(files, link)
         self._settings = settings
         self._attached = attached
-        self._launcher = launcher
+        self._command = command
         self._wall = wall or Wall()
         self._warn_once = WarnOnce()
         self._points = PointLog(files, self._wall, self._warn_once, strict=settings.strict)
@@ -215,6 +218,8 @@ class Run(RunFacts):
             return  # another thread came first, or it did and this is a signal handler
         self._end = "finished" if isinstance(entry, Finished) else "closed"
         CAPTURES.stop(self.lease_id)
+        if self._command is not None:
+            timeout_s = self._command.stop(self._settings.exit_wait_s if timeout_s is None else timeout_s)
         self._say(
             Counted(
                 **self._stamp(),
@@ -226,7 +231,8 @@ class Run(RunFacts):
         self._say(entry)
         self._files.close()
         exiting = isinstance(entry, Finished) and entry.at_exit
-        leave(self._link, self._files, self._settings, timeout_s, exiting=exiting, for_all=self._launcher)
+        for_all = self._command is not None
+        leave(self._link, self._files, self._settings, timeout_s, exiting=exiting, for_all=for_all)
 
     def tell_late(self) -> None:
         """Says how many records came after the end; the first was warned of when it came."""
@@ -310,6 +316,8 @@ class Run(RunFacts):
     def granted(self, view: View) -> None:
         """Takes the first automatic step from the coordinator; called by the link with each view."""
         self._tidings.take(view)
+        if self._command is not None:
+            self._command.relieve(view.relieved)
         if view.state != "active" or self._granted_once:
             return
         self._granted_once = True

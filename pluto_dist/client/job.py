@@ -13,6 +13,8 @@ What real launchers showed:
 * A shell loop starts two launches from one process, so there the port is all that tells them apart.
 * A pod's own RANK and WORLD_SIZE (one per node) are inherited by torchrun, so torchrun lacks the variables of
   torchrun but not those of its pod.
+* `srun --ntasks-per-node=1 torchrun` is how SLURM starts one launcher on each node: such a task has the
+  variables of a rank of SLURM and is none.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ _NO_LAUNCHERS = frozenset(
 )
 # The ones that run one job each: their identity alone tells two launches apart.
 _ONE_JOB_LAUNCHERS: frozenset[FamilyName] = frozenset({"torchelastic", "openmpi", "pmix", "pmi", "slurm"})
+_NODES = ("SLURM_STEP_NUM_NODES", "SLURM_NNODES", "SLURM_JOB_NUM_NODES")  # of the step first
 _PLAIN_ID = re.compile(r"[A-Za-z0-9._-]{1,200}")  # fits the server, file names and people
 
 
@@ -89,7 +92,12 @@ class Surroundings(msgspec.Struct, frozen=True):
 
 
 def detect(
-    env: Mapping[str, str], process: ProcessFacts, ancestors: Sequence[AncestorFacts], nth_init: int
+    env: Mapping[str, str],
+    process: ProcessFacts,
+    ancestors: Sequence[AncestorFacts],
+    nth_init: int,
+    *,
+    launcher: bool = False,
 ) -> Surroundings:
     """The job of this process.
 
@@ -99,6 +107,7 @@ def detect(
         ancestors: parent first, as far as they can be seen.
         nth_init: how many times `init()` was called in this process, this time included; the ranks of a sweep
             call it equally often.
+        launcher: it is `pluto-dist run`: on one of the nodes, and no rank.
     """
     place, warnings = read_ranks(env)
     if place is not None and place.world_size == 1 and place.family.name != "torchelastic":
@@ -110,6 +119,10 @@ def detect(
     else:
         lineage = ancestors if pool_parent is None else ancestors[ancestors.index(pool_parent) :]
         job = _job_of_rank(place, env, process, lineage, nth_init)
+        if launcher:
+            own = _key(process.identity, process.identity, env, nth_init)
+            nobody = {"rank": None, "local_rank": None, "world_size": None, "launcher": None}
+            job = msgspec.structs.replace(job, key=own, **nobody)
     return Surroundings(
         job=job,
         family=place.family.name if place else None,
@@ -121,9 +134,29 @@ def detect(
 
 
 def is_rank(env: Mapping[str, str]) -> bool:
-    """Whether a launcher has started this process as one of several."""
+    """Whether a launcher has started this process as one of several, and it starts none itself."""
     place, _ = read_ranks(env)
-    return place is not None and (place.world_size or 1) > 1
+    return place is not None and (place.world_size or 1) > 1 and not is_node_launcher(env)
+
+
+def shared_run_id(env: Mapping[str, str]) -> str | None:
+    """The id under which all nodes of this launch find their Run, None where there is none or one node."""
+    place, _ = read_ranks(env)
+    several = place is not None and max(place.nodes or 1, _node_rank(place) + 1) > 1
+    return _shared_id(place, env, 1) if place is not None and several else None
+
+
+def is_node_launcher(env: Mapping[str, str]) -> bool:
+    """Whether SLURM has started this process as the one task of its node, on each of several nodes.
+
+    A step has a task on each of its nodes, so as many tasks as nodes are one for each. Variables of any other
+    launcher make it a rank of that one.
+    """
+    place, _ = read_ranks(env)
+    if place is None or place.family.name != "slurm":
+        return False
+    nodes = next((env[name] for name in _NODES if env.get(name)), "1")
+    return nodes not in ("0", "1") and nodes == str(place.world_size)
 
 
 def _job_of_rank(

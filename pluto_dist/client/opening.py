@@ -27,8 +27,10 @@ from pluto_dist.errors import (
 )
 
 if TYPE_CHECKING:
+    from pluto_dist.client.console.command import CommandConsole
     from pluto_dist.client.handle import Run
     from pluto_dist.client.job import Surroundings
+    from pluto_dist.client.lease import LeaseFiles
     from pluto_dist.core.ids import Job
     from pluto_dist.node.places import Places
     from pluto_dist.node.settings import Settings
@@ -76,7 +78,7 @@ def _open_at(wish: Wish, settings: Settings, places: Places) -> Run:
     from pluto_dist.client.lease import LeaseFiles
     from pluto_dist.client.link import Link
 
-    surroundings = _surroundings()
+    surroundings = _surroundings(launcher=wish.launcher)
     _end_former_cell(surroundings)
     wish, launched_by = _below_launcher(wish, settings)
     wish = _of_all_nodes(wish, settings, surroundings.job)
@@ -94,16 +96,25 @@ def _open_at(wish: Wish, settings: Settings, places: Places) -> Run:
         idle_exit_s=settings.idle_exit_s,
         env=dict(os.environ),
     )
-    run = Run(files, link, settings, attached=wish.verb == "attach", launcher=wish.launcher)
+    command = _command_console(files, settings, places) if wish.launcher else None
+    run = Run(files, link, settings, attached=wish.verb == "attach", command=command)
     files.say(_opened(wish, settings, surroundings, launched_by))
     RUNS.add(run)
     install_hooks(os.getpid(), settings.sigterm_wait_s, settings.preempt_wait_s)
     link.start(run.granted)
     _wait(run, wish, surroundings, settings)
     announce.started(link.view, settings, str(files.folder))
-    if settings.console != "auto" or not (surroundings.notebook or run.is_side):
+    if command is not None:
+        command.start()
+    elif settings.console != "auto" or not (surroundings.notebook or run.is_side):
         CAPTURES.start(files, settings, places, os.environ)
     return run
+
+
+def _command_console(files: LeaseFiles, settings: Settings, places: Places) -> CommandConsole:
+    from pluto_dist.client.console.command import CommandConsole
+
+    return CommandConsole(files, settings, places, os.environ)
 
 
 def _wait(run: Run, wish: Wish, surroundings: Surroundings, settings: Settings) -> None:
@@ -200,6 +211,7 @@ def _opened(wish: Wish, settings: Settings, surroundings: Surroundings, launched
         launcher=wish.launcher,
         launched_by=launched_by,
         rank_metrics=settings.rank_metrics,
+        console=settings.console,
         system_metrics_s=settings.system_metrics_s,
     )
 
@@ -210,13 +222,14 @@ def generate_run_id() -> str:
     return f"run-{stamp}-{os.urandom(6).hex()}"
 
 
-def _surroundings() -> Surroundings:
+def _surroundings(*, launcher: bool) -> Surroundings:
     from pluto_dist.client.ancestors import read_ancestors, read_process
     from pluto_dist.client.job import detect
     from pluto_dist.node.identity import own_identity
 
     identity = own_identity()
-    return detect(os.environ, read_process(identity), read_ancestors(identity), RUNS.count_init())
+    process, ancestors = read_process(identity), read_ancestors(identity)
+    return detect(os.environ, process, ancestors, RUNS.count_init(), launcher=launcher)
 
 
 def _end_former_cell(surroundings: Surroundings) -> None:

@@ -51,6 +51,7 @@ class LeaseShown(msgspec.Struct, frozen=True, kw_only=True):
         heartbeat_s: how often its process speaks; a longer silence makes it suspect.
         last_logged_at: when the coordinator last saw something new of it.
         cursors: delivered bytes by stream and segment.
+        launcher: it is `pluto-dist run`, and its console is that of the command.
         fences: stream -> (segment, offset) from where on the records are those of `attempt<n>` (R7); all of
             a stream that is missing. None for a lease that no newer attempt has replaced.
     """
@@ -76,6 +77,7 @@ class LeaseShown(msgspec.Struct, frozen=True, kw_only=True):
     dropped: int
     heartbeat_s: float = 5.0
     last_logged_at: int | None = None
+    launcher: bool = False
     cursors: dict[str, dict[int, int]] = {}
     fences: dict[str, tuple[int, int]] | None = None
 
@@ -307,6 +309,7 @@ def _lease(book: Book, lease: Lease, live: Live | None) -> LeaseShown:
         rejected=lease.rejected,
         dropped=lease.dropped,
         heartbeat_s=lease.opened.heartbeat_s,
+        launcher=lease.opened.launcher,
         cursors={feed.stream: feed.offsets for feed in feeds},
         fences=lease.fences,
     )

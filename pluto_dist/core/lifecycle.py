@@ -16,6 +16,7 @@ import msgspec
 
 from pluto_dist.core.ids import Identity, Job, Role, RunRef
 
+Console = Literal["auto", "wrap", "fd", "off"]
 EvidenceKind = Literal["exception", "exit", "signal", "vanished"]
 
 
@@ -72,8 +73,10 @@ class Opened(Entry, frozen=True, kw_only=True, tag="opened"):
         retention_segments: newest segments of each stream that stay in the spool after their delivery.
         heartbeat_s: how often the process speaks when nothing happens.
         stuck_after_s: a rank that is silent for so long while others are not is reported.
-        launcher: it is `pluto-dist run`: it owns the Run for the command that it starts, and logs nothing.
+        launcher: it is `pluto-dist run`: it owns the Run for the command that it starts, and logs nothing but
+            that command's console.
         launched_by: lease of the `pluto-dist run` that started the process.
+        console: how the process captures its own output.
         system_metrics_s: how often the node is to be sampled while this process is an owner or worker, 0 for
             not at all.
     """
@@ -104,6 +107,7 @@ class Opened(Entry, frozen=True, kw_only=True, tag="opened"):
     launcher: bool = False
     launched_by: str = ""
     rank_metrics: Literal["auto", "suffix", "rank0"] = "auto"
+    console: Console = "off"
     system_metrics_s: float = 0.0
 
 

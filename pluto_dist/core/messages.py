@@ -87,6 +87,7 @@ class View(Message, frozen=True, kw_only=True, tag="view"):
         key_problem: why the server refuses the API key for a while now, "" if it takes it.
         trouble: why something does not go on.
         stuck: who is stuck while others went on or wait, for people; "" if nobody is.
+        relieved: below this launcher somebody records the own console, so the launcher does not.
     """
 
     generation: int
@@ -111,6 +112,7 @@ class View(Message, frozen=True, kw_only=True, tag="view"):
     key_problem: str = ""
     trouble: str = ""
     stuck: str = ""
+    relieved: bool = False
 
 
 class AskConfig(Message, frozen=True, kw_only=True, tag="ask_config"):

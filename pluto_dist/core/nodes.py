@@ -45,6 +45,7 @@ def node_lease(lease_id: str, member: Lease, host: str, at: float, wall_ms: int)
         ancestors=(),
         config=msgspec.Raw(b"{}"),
         tags=(),
+        launcher=False,
     )
     return Lease(
         lease_id=lease_id,

@@ -12,6 +12,7 @@ from pluto_dist.core.messages import RunView
 from pluto_dist.core.nodes import is_node
 from pluto_dist.core.phase import Phase, assess, members_of
 from pluto_dist.core.records import Lease, Run
+from pluto_dist.core.speakers import relieved_launchers
 from pluto_dist.core.stuck import Paces
 
 KEY_PROBLEM_S = 2.0  # a key that is refused for so long is a key problem
@@ -24,12 +25,14 @@ class Standing(msgspec.Struct, frozen=True):
         members: owners and workers alive, whatever their epoch.
         safe: what ended participants wrote, tags and config are where they belong (R11).
         told: so is the status, or it will not be known for long.
+        relieved: leases of launchers that leave the console to those below them.
     """
 
     run: RunView
     members: int
     safe: bool
     told: bool
+    relieved: frozenset[str]
     key_problem: str
     trouble: str
     stuck: str
@@ -60,6 +63,7 @@ class Standings:
             members=sum(lease.alive and lease.role != "side" for lease in leases),
             safe=self._all_delivered(leases) and self._filing.safe(run) and self._controls.settled(run),
             told=told,
+            relieved=relieved_launchers(leases),
             key_problem=self._key_problem(run),
             trouble=self.trouble(run),
             stuck=self._paces.trouble(run.key),

@@ -99,6 +99,7 @@ class Views:
             key_problem=standing.key_problem if standing is not None else "",
             trouble=standing.trouble if standing is not None else "",
             stuck=standing.stuck if standing is not None else "",
+            relieved=standing is not None and lease.lease_id in standing.relieved,
         )
 
     def last_word(self, run: Run) -> bytes:

@@ -18,7 +18,7 @@ from typing import Literal
 import msgspec
 
 from pluto_dist.core.ids import DEFAULT_PROJECT
-from pluto_dist.core.lifecycle import Target
+from pluto_dist.core.lifecycle import Console, Target
 from pluto_dist.core.secret import Secret
 from pluto_dist.errors import SettingError
 from pluto_dist.node import setting_kinds as kind
@@ -68,7 +68,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             writes in flight when it began.
         durability: `machine` adds group fsync against power loss.
         console: how output is captured: `auto` at Python's own streams, for owners and workers outside of
-            notebooks; `wrap` the same for every process; `fd` at the file descriptors; `off`.
+            notebooks; `wrap` the same for every process; `fd` at the file descriptors; `off`. The launcher
+            records its command so where that does not print to a terminal, with `fd` there too.
         on_cancel: what a process does, beside a warning, when its Run is cancelled on the server.
         rank_metrics: what becomes of a name that several ranks use (R7).
         system_metrics_s: sampling interval, 0 for none.
@@ -102,7 +103,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     segment_size: int = 4 << 20
     retention_segments: int = 2
     durability: Literal["process", "machine"] = "process"
-    console: Literal["auto", "wrap", "fd", "off"] = "auto"
+    console: Console = "auto"
     on_cancel: Literal["warn", "interrupt"] = "warn"
     rank_metrics: Literal["auto", "suffix", "rank0"] = "auto"
     system_metrics_s: float = 10.0

@@ -12,6 +12,7 @@ from pluto_dist.backend.local.store import Store
 from pluto_dist.core.document import Document, LeaseShown
 from pluto_dist.core.naming import late_participant
 from pluto_dist.core.requests import StreamKind
+from pluto_dist.core.speakers import name_of
 from pluto_dist.spool.frames import Cut
 from pluto_dist.spool.names import stream_kind
 from pluto_dist.spool.reader import ReadLimits, list_streams, next_range, read_cut
@@ -124,7 +125,7 @@ def _speaker(lease: LeaseShown, document: Document) -> str:
     """As the coordinator names it: see `pluto_dist.core.speakers`."""
     if all(other.participant in ("", lease.participant) for other in document.leases):
         return ""
-    return f"rank{lease.rank}" if lease.rank is not None else lease.label
+    return name_of(lease.rank, lease.label, launcher=lease.launcher)
 
 
 def _order(lease: LeaseShown) -> tuple[int, int]:

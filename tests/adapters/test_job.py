@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pluto_dist.client.job import LAUNCH_VARIABLES, AncestorFacts, ProcessFacts, Surroundings, detect
+from pluto_dist.client.job import (
+    LAUNCH_VARIABLES,
+    AncestorFacts,
+    ProcessFacts,
+    Surroundings,
+    detect,
+    is_node_launcher,
+    is_rank,
+)
 from pluto_dist.core.ids import Identity, Job
 
 BOOT, NS = "boot-1", 4026531836
@@ -495,6 +503,57 @@ def test_a_number_that_is_none_is_ignored_and_named(change: Env, variable: str) 
     assert warning.startswith(f"{variable} is ")
     assert "ignored" in warning
     assert len(warning) < 200
+
+
+def per_node(rank: int, nodes: int = 2, **more: str) -> dict[str, str]:
+    """One task on each node, as `srun --ntasks-per-node=1` starts it."""
+    place = {"SLURM_LOCALID": "0", "SLURM_NODEID": str(rank), "SLURM_NNODES": str(nodes)}
+    return srun(rank, world=nodes) | place | more
+
+
+@pytest.mark.parametrize(
+    ("env", "what"),
+    [
+        pytest.param({}, "neither", id="plain"),
+        pytest.param(per_node(0), "node launcher", id="first node"),
+        pytest.param(per_node(1), "node launcher", id="second node"),
+        pytest.param(
+            per_node(1, SLURM_NTASKS="8", SLURM_STEP_NUM_TASKS="2", SLURM_STEP_NUM_NODES="2"),
+            "node launcher",
+            id="a step with fewer tasks than the job",
+        ),
+        pytest.param(
+            per_node(0, nodes=4, SLURM_STEP_NUM_TASKS="4", SLURM_STEP_NUM_NODES="2"),
+            "rank",
+            id="a step with as many tasks as the job has nodes, on fewer nodes",
+        ),
+        pytest.param(per_node(0, nodes=1), "neither", id="one node, one task"),
+        pytest.param(srun(3, SLURM_NNODES="1"), "rank", id="several tasks on one node"),
+        pytest.param(srun(3, SLURM_NNODES="2"), "rank", id="several tasks on each node"),
+        pytest.param(srun(1, world=2), "rank", id="nobody says how many nodes"),
+        pytest.param(per_node(0, SLURM_NNODES="two"), "rank", id="a number of nodes that is none"),
+        pytest.param({**BATCH, "SLURM_NNODES": "4"}, "neither", id="batch script"),
+        pytest.param({**per_node(1), **torchrun(1)}, "rank", id="torchrun's rank"),
+        pytest.param({**per_node(1), **ranked(1)}, "rank", id="RANK was set"),
+        pytest.param(
+            per_node(1, OMPI_COMM_WORLD_RANK="1", OMPI_COMM_WORLD_SIZE="2"), "rank", id="MPI's rank"
+        ),
+        pytest.param(per_node(1, PMIX_RANK="1"), "rank", id="srun --mpi=pmix"),
+    ],
+)
+def test_one_slurm_task_on_each_node_launches_and_is_no_rank(env: Env, what: str) -> None:
+    """R12: `srun --ntasks-per-node=1 pluto-dist run -- torchrun …`."""
+    assert (is_rank(env), is_node_launcher(env)) == (what == "rank", what == "node launcher")
+
+
+def test_a_node_launcher_says_on_which_node_it_is_and_is_nobodys_rank() -> None:
+    """R12"""
+    process, ancestors = ProcessFacts(someone(500), per_node(1)), (ancestor(100, "slurmstepd"),)
+    found = detect(per_node(1), process, ancestors, 1, launcher=True).job
+    assert (found.rank, found.local_rank, found.world_size, found.launcher) == (None, None, None, None)
+    assert (found.node_rank, found.shared_id) == (1, "slurm-77-2-0")
+    rank = detect(per_node(1), ProcessFacts(someone(501), per_node(1)), ancestors, 1).job
+    assert rank.key != found.key
 
 
 any_value = st.sampled_from(["", "0", "1", "2", "-1", "none", "x", "4294967295", "9" * 30]) | st.text(

@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from pluto_dist.core.document import Document, LeaseShown
+from pluto_dist.core.speakers import name_of
 from pluto_dist.spool.names import stream_kind
 from pluto_dist.spool.reader import list_streams, read_cut
 
@@ -58,7 +59,7 @@ def read_lines(document: Document, roots: Sequence[Path], cursors: Cursors) -> I
 
 
 def _speaker(lease: LeaseShown) -> str:
-    return f"rank{lease.rank}" if lease.rank is not None else lease.label
+    return name_of(lease.rank, lease.label, launcher=lease.launcher)
 
 
 def _chain(
