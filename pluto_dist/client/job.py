@@ -39,7 +39,6 @@ _NO_LAUNCHERS = frozenset(
 )
 # The ones that run one job each: their identity alone tells two launches apart.
 _ONE_JOB_LAUNCHERS: frozenset[FamilyName] = frozenset({"torchelastic", "openmpi", "pmix", "pmi", "slurm"})
-_NODES = ("SLURM_STEP_NUM_NODES", "SLURM_NNODES", "SLURM_JOB_NUM_NODES")  # of the step first
 _PLAIN_ID = re.compile(r"[A-Za-z0-9._-]{1,200}")  # fits the server, file names and people
 
 
@@ -139,13 +138,6 @@ def is_rank(env: Mapping[str, str]) -> bool:
     return place is not None and (place.world_size or 1) > 1 and not is_node_launcher(env)
 
 
-def shared_run_id(env: Mapping[str, str]) -> str | None:
-    """The id under which all nodes of this launch find their Run, None where there is none or one node."""
-    place, _ = read_ranks(env)
-    several = place is not None and max(place.nodes or 1, _node_rank(place) + 1) > 1
-    return _shared_id(place, env, 1) if place is not None and several else None
-
-
 def is_node_launcher(env: Mapping[str, str]) -> bool:
     """Whether SLURM has started this process as the one task of its node, on each of several nodes.
 
@@ -153,10 +145,9 @@ def is_node_launcher(env: Mapping[str, str]) -> bool:
     launcher make it a rank of that one.
     """
     place, _ = read_ranks(env)
-    if place is None or place.family.name != "slurm":
+    if place is None or place.family.name != "slurm" or place.nodes is None:
         return False
-    nodes = next((env[name] for name in _NODES if env.get(name)), "1")
-    return nodes not in ("0", "1") and nodes == str(place.world_size)
+    return place.nodes > 1 and place.nodes == place.world_size
 
 
 def _job_of_rank(

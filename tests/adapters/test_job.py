@@ -508,7 +508,12 @@ def test_a_number_that_is_none_is_ignored_and_named(change: Env, variable: str) 
 def per_node(rank: int, nodes: int = 2, **more: str) -> dict[str, str]:
     """One task on each node, as `srun --ntasks-per-node=1` starts it."""
     place = {"SLURM_LOCALID": "0", "SLURM_NODEID": str(rank), "SLURM_NNODES": str(nodes)}
-    return srun(rank, world=nodes) | place | more
+    return without_steps(srun(rank, world=nodes)) | place | more
+
+
+def without_steps(env: dict[str, str]) -> dict[str, str]:
+    """What only the step says of its nodes left out."""
+    return {name: value for name, value in env.items() if name != "SLURM_STEP_NUM_NODES"}
 
 
 @pytest.mark.parametrize(
@@ -528,9 +533,9 @@ def per_node(rank: int, nodes: int = 2, **more: str) -> dict[str, str]:
             id="a step with as many tasks as the job has nodes, on fewer nodes",
         ),
         pytest.param(per_node(0, nodes=1), "neither", id="one node, one task"),
-        pytest.param(srun(3, SLURM_NNODES="1"), "rank", id="several tasks on one node"),
-        pytest.param(srun(3, SLURM_NNODES="2"), "rank", id="several tasks on each node"),
-        pytest.param(srun(1, world=2), "rank", id="nobody says how many nodes"),
+        pytest.param(srun(3, SLURM_STEP_NUM_NODES="1"), "rank", id="several tasks on one node"),
+        pytest.param(srun(3), "rank", id="several tasks on each node"),
+        pytest.param(without_steps(srun(1, world=2)), "rank", id="nobody says how many nodes"),
         pytest.param(per_node(0, SLURM_NNODES="two"), "rank", id="a number of nodes that is none"),
         pytest.param({**BATCH, "SLURM_NNODES": "4"}, "neither", id="batch script"),
         pytest.param({**per_node(1), **torchrun(1)}, "rank", id="torchrun's rank"),
