@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 
 import pytest
 
 from tests.process.harness import Script, wait_until
 from tests.process.served import Served
+from tests.process.test_launcher import CLI
 
 RANK = """
     run = pluto.init(config={"lr": int(os.environ["RANK"])}, tags=["t" + os.environ["RANK"]], **OPTIONS)
@@ -193,3 +195,46 @@ def test_nodes_without_a_common_name_say_so_and_wait_for_nobody(served: Served) 
     wait_until(lambda: len(served.server.runs()) == 2, "two Runs")
     wait_until(lambda: {run["status"] for run in served.server.runs()} == {"COMPLETED"}, "their ends")
     two.close()
+
+
+def test_a_launcher_on_each_node_shares_the_run_of_the_first(served: Served) -> None:
+    """R11, R12: `srun --ntasks-per-node=1 pluto-dist run -- …`; node 0's command decides the status."""
+    served.server.waive("6.3.10", text="heartbeats from * sources in turn*")
+    served.server.waive("6.3.2")  # node 1 may end last
+    nodes = (served, served.beside())
+    script = """
+        run = pluto.init()
+        log(run, {"loss": float(os.environ["SLURM_NODEID"])}, 0)
+        tell("is", run.role, run.run_id)
+        hear()
+        run.finish()
+    """
+    jobs = []
+    for number, node in enumerate(nodes):
+        env = {
+            "SLURM_JOB_ID": "77",
+            "SLURM_STEP_ID": "0",
+            "SLURM_PROCID": str(number),
+            "SLURM_NODEID": str(number),
+            "SLURM_LOCALID": "0",
+            "SLURM_NTASKS": "2",
+            "SLURM_NNODES": "2",
+        }
+        rank = {"RANK": str(number), "LOCAL_RANK": "0", "WORLD_SIZE": "2", "GROUP_RANK": str(number)}
+        elastic = {"TORCHELASTIC_RUN_ID": "none", "TORCHELASTIC_RESTART_COUNT": "0", "GROUP_WORLD_SIZE": "2"}
+        command = ["env", *(f"{name}={value}" for name, value in (rank | elastic).items())]
+        launcher = [sys.executable, "-P", "-c", CLI, "run", "--"]
+        argv = [*launcher, *command, *node.command(script, "rank")]
+        jobs.append(node.keep(Script("launched", *node.spawn(argv, "launched", env=env))))
+    assert [job.expect("is") for job in jobs] == ["worker slurm-77-0-0"] * 2
+    for job in reversed(jobs):
+        job.say()
+        assert job.wait(60) == 0
+    run = served.ended_remotely("slurm-77-0-0")
+    assert run["status"] == "COMPLETED"
+    assert served.paths().count("/api/runs/status/update") == 1
+    assert {name for name in served.series("slurm-77-0-0") if name.startswith("loss")} == {
+        "loss",
+        "loss/rank1",
+    }
+    nodes[1].close()
