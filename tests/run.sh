@@ -16,7 +16,8 @@ python3 -m venv .venv-official
   echo 'torch could not be installed: the torchrun tests will be skipped'
 .venv/bin/python -m pip install --quiet --disable-pip-version-check 'lightning==2.6.6' ||
   echo 'lightning could not be installed: its tests will be skipped'
-.venv/bin/python -m pip install --quiet --disable-pip-version-check 'transformers==5.24.0' 'accelerate==1.15.0' ||
+.venv/bin/python -m pip install --quiet --disable-pip-version-check 'transformers==5.24.0' 'accelerate==1.15.0' \
+  'optuna==5.0.0' ||
   echo 'transformers could not be installed: its tests will be skipped'
 
 .venv/bin/ruff check --quiet .

@@ -101,7 +101,7 @@ class PlutoLogger(_Logger):  # type: ignore[misc] # the framework is loaded at r
         `save()` has nothing to do: what was logged is on disk.
         """
         if status == "failed":
-            self.experiment.take_evidence(sys.exception())
+            self._source.take_evidence(sys.exception())
 
     def _known(self, what: str) -> str:
         """Lightning names folders with it: without a coordinator that is no reason to end a training."""

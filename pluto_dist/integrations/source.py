@@ -50,8 +50,8 @@ def framework(*names: str, extra: str) -> Any:
 class RunSource:
     """Where one logger or callback gets its Run; copies of it share the Run.
 
-    In a process that got it by pickling (a `spawn` launcher) the Run is looked for anew: that process needs a
-    lease of its own.
+    A process that got it by a fork or by pickling (launchers that start the ranks from one script) looks for
+    the Run anew: it needs a lease of its own, to be a rank whose config and failure count.
     """
 
     def __init__(self, given: AnyRun | None, arguments: Mapping[str, Any]) -> None:
@@ -59,6 +59,7 @@ class RunSource:
         self._run = given
         self._whose: Literal["given", "script", "own"] = "given"
         self._renewed = 0
+        self._pid = os.getpid()
 
     def run(self, name: str | None = None) -> AnyRun:
         """The Run; opened, if it has to be, with this name if the arguments have none.
@@ -66,15 +67,23 @@ class RunSource:
         Raises:
             PlutoDistError: as `init()`.
         """
+        self._after_fork()
         if self._run is None or (self._whose == "script" and self._run.ended):
             self._run = self._of_script() or self._run or self._open({"name": name, **self._arguments})
         return self._run
+
+    def take_evidence(self, error: BaseException | None) -> None:
+        """An exception on its way out of the framework; it is no reason to open a Run."""
+        self._after_fork()
+        if self._run is not None:
+            self._run.take_evidence(error)
 
     def renew(self, name: str | None) -> AnyRun:
         """Ends the Run that was opened here and opens the next; any other Run is gone on with.
 
         A `run_id` of the arguments gets the number of the Run from the second on.
         """
+        self._after_fork()
         if self._run is not None and self._whose == "own":
             self._run.finish()
             self._renewed += 1
@@ -118,6 +127,10 @@ class RunSource:
         self._whose = "own"
         _opened.add(run.lease_id)
         return run
+
+    def _after_fork(self) -> None:
+        if self._pid != os.getpid():
+            self._pid, self._run = os.getpid(), None
 
     def __deepcopy__(self, memo: object) -> Self:
         return self

@@ -33,8 +33,8 @@ class PlutoCallback(_TrainerCallback):  # type: ignore[misc] # the framework is 
     `run_name` the name of a Run that is opened here.
 
     The Run ends with the interpreter, or with `run.finish()`; a second `train()` goes on in it. In a
-    hyperparameter search each trial is a Run of its own with the trial's name, unless the Run was given or is
-    the script's own. Checkpoints are not uploaded.
+    hyperparameter search each trial, and the training after it, is a Run of its own, with the trial's name,
+    unless the Run was given or is the script's own. Checkpoints are not uploaded.
 
     Args:
         op: the Run to use. Left out, the Run that the script has opened with `init()`, else a new one.
@@ -44,6 +44,7 @@ class PlutoCallback(_TrainerCallback):  # type: ignore[misc] # the framework is 
 
     def __init__(self, op: AnyRun | None = None, **arguments: Any) -> None:
         self._source = RunSource(op, arguments)
+        self._trial = False  # whether the last training was one of a search
 
     @property
     def run(self) -> AnyRun:
@@ -52,8 +53,9 @@ class PlutoCallback(_TrainerCallback):  # type: ignore[misc] # the framework is 
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Opens the Run, or the next trial's, and merges the configuration."""
-        name = state.trial_name or args.run_name
-        run = self._source.renew(name) if state.is_hyper_param_search else self._source.run(name)
+        former, self._trial = self._trial, state.is_hyper_param_search
+        name = state.trial_name if self._trial else args.run_name
+        run = self._source.renew(name) if self._trial or former else self._source.run(name)
         if state.is_world_process_zero:
             merge_config(run, _config(args, state, model))
 

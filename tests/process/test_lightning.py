@@ -21,7 +21,7 @@ from tests.process.harness import Node, Script, events, lease
 from tests.process.torchjob import START_S, TorchJob
 
 pytestmark = [
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(400),
     pytest.mark.skipif(
         importlib.util.find_spec("torch") is None or importlib.util.find_spec("lightning") is None,
         reason="torch or lightning is not installed here: pip install torch lightning",
@@ -160,12 +160,12 @@ class Told:
 
 def _script(node: Node, name: str, body: str) -> Told:
     script = node.start(MODULE + textwrap.dedent(body), name=name, env={"OMP_NUM_THREADS": "1"})
-    return Told(script, script.wait(START_S))
+    return Told(script, script.wait(3 * START_S))
 
 
 def _job(node: Node, name: str) -> tuple[TorchJob, int]:
     job = TorchJob(node, name, JOB.format(name=name, failing_rank=JOBS[name]), ranks=2, train=MODULE)
-    return job, job.wait(2 * START_S)[0]
+    return job, job.wait(3 * START_S)[0]
 
 
 @pytest.fixture(scope="module")
@@ -301,7 +301,7 @@ def test_peers_that_lightning_starts_are_workers_of_one_run(
     """R4: `devices=2` without a launcher, and the Run was opened before the peers were there."""
     told, found = stories["peers"].result(), shared_node.ended("peers")
     assert (found["status"], told.code) == ("COMPLETED", 0), found["verdict"]
-    assert sorted(each["role"] for each in found["leases"]) == ["owner", "worker"]
+    assert sorted(each["role"] for each in found["leases"] if each["pid"]) == ["owner", "worker"]
     assert [each["name"] for each in shared_node.documents()].count("peers") == 1
     assert found["config"]["early"] is True
     assert not events(found, "side_failed")
