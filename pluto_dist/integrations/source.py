@@ -84,14 +84,15 @@ class RunSource:
         A `run_id` of the arguments gets the number of the Run from the second on.
         """
         self._after_fork()
-        if self._run is not None and self._whose == "own":
+        if self._run is not None:
+            if self._whose != "own":
+                return self.run()
             self._run.finish()
             self._renewed += 1
-            self._run = None
         changed = {**self._arguments, **({"name": name} if name else {})}
         if self._renewed and changed.get("run_id") is not None:
             changed["run_id"] = f"{changed['run_id']}-{self._renewed + 1}"
-        self._run = self._run or self._of_script() or self._open(changed)
+        self._run = self._of_script() or self._open(changed)
         return self._run
 
     @property
@@ -113,12 +114,15 @@ class RunSource:
             merge_config(run, self._arguments["config"])
         if self._arguments.get("tags"):
             run.add_tags(self._arguments["tags"])
-        unused = sorted(name for name in self._arguments if name not in _MERGED)
-        if unused:
+        unused = sorted(
+            name for name, value in self._arguments.items() if name not in _MERGED and value is not None
+        )
+        if unused:  # names only: settings may hold a key
             _log.warning(
-                "a Run is open in this process, so it is used, and %s is ignored; finish() it first to open "
-                "another",
-                ", ".join(f"{name}={self._arguments[name]!r}" for name in unused),
+                "Run %s is open in this process and is used, so these arguments are ignored: %s. To open "
+                "another Run, finish() it first",
+                run.run_id,
+                ", ".join(unused),
             )
 
     def _open(self, arguments: Mapping[str, Any]) -> AnyRun:

@@ -34,7 +34,9 @@ class PlutoCallback(_TrainerCallback):  # type: ignore[misc] # the framework is 
 
     The Run ends with the interpreter, or with `run.finish()`; a second `train()` goes on in it. In a
     hyperparameter search each trial, and the training after it, is a Run of its own, with the trial's name,
-    unless the Run was given or is the script's own. Checkpoints are not uploaded.
+    unless the Run was given or is the script's own. Under torchrun that is so for process zero only: the
+    Trainer does not tell the other ranks of a trial, and they stay with the first. Checkpoints are not
+    uploaded.
 
     Args:
         op: the Run to use. Left out, the Run that the script has opened with `init()`, else a new one.

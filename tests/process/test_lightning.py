@@ -75,7 +75,7 @@ SCRIPTS = {
         from pathlib import Path
 
         run = pluto.init(run_id="own", config={"a": 1})
-        logger = PlutoLogger(name="unused", tags="lit", config={"b": 2})
+        logger = PlutoLogger(name="unused", tags="lit", config={"b": 2}, settings={"api_key": "mlpi_secret"})
         trainer(logger).fit(Model(), data)
         trainer(PlutoLogger(op=run)).test(Model(), data, verbose=False)
         tell_json("same", logger.experiment is run and not run.ended)
@@ -231,7 +231,8 @@ def test_a_run_of_the_script_is_used_and_not_ended(
     assert (found["status"], found["tags"]) == ("COMPLETED", ["lit"])
     assert found["config"] == {"a": 1, "b": 2, "lr": 0.1}
     assert {"loss", "test_loss", "after"} <= {point.name for point in shared_node.points("own")}
-    assert "name='unused' is ignored" in told.process.stderr
+    assert "arguments are ignored: name, settings." in told.process.stderr
+    assert "mlpi_secret" not in told.process.stderr  # G11
     assert "unused" not in {each["name"] for each in shared_node.documents()}
 
 
