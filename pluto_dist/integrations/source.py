@@ -119,9 +119,8 @@ class RunSource:
         )
         if unused:  # names only: settings may hold a key
             _log.warning(
-                "Run %s is open in this process and is used, so these arguments are ignored: %s. To open "
+                "a Run is open in this process and is used, so these arguments are ignored: %s. To open "
                 "another Run, finish() it first",
-                run.run_id,
                 ", ".join(unused),
             )
 
