@@ -16,6 +16,7 @@ Layers; imports point inwards (`tests/test_layers.py` holds them):
     node        the coordinator process, and what this machine is like
     client      what runs in the trainer
     cli         the command line
+    integrations  Lightning and Hugging Face; each module loads its framework
 
 Importing this package has no side effect and loads none of the heavy libraries.
 """

@@ -22,6 +22,7 @@ class DisabledRun:
     fork_step: int | None = None
     role: Literal["owner", "worker", "side"] = "owner"
     label = "disabled"
+    is_side = False
     lease_id = ""
     epoch = 0
     cancelled = False
@@ -56,6 +57,9 @@ class DisabledRun:
         """Does nothing."""
 
     def close(self, timeout_s: float | None = None) -> None:
+        """Does nothing."""
+
+    def take_evidence(self, error: BaseException | None) -> None:
         """Does nothing."""
 
     def flush(self, timeout_s: float = 30.0) -> None:

@@ -6,7 +6,9 @@ every hook is a pass-through.
 SIGTERM (`stops.py` notices it): the evidence is written, the preemption callbacks are called, then an earlier
 handler of the script, if it had one, else the process leaves and dies by the signal. A script that looks at
 `run.preempted` is trusted to end by itself: it goes on, until `preempt_wait_s` is over or a second SIGTERM
-comes. A process that ignored SIGTERM before `init()` goes on ignoring it; that it came is recorded.
+comes. So is one whose own handler took the place of ours and calls it (Lightning's, during a fit): without us
+it would have had nothing to call. A process that ignored SIGTERM before `init()` goes on ignoring it; that it
+came is recorded.
 
 The exit code: `sys.exit` is hooked, so its code is known at exit, unless the process logged after it: then
 somebody has caught it. Of any other end (the script's last line, `raise SystemExit(n)`) only the kernel knows
@@ -116,7 +118,7 @@ class Hooks:
             STOPS.call_back()
         if callable(self._previous_sigterm) or self._previous_sigterm is signal.SIG_IGN:
             self._pass_on(number, frame)
-        elif STOPS.cooperative and not again:
+        elif (STOPS.cooperative or signal.getsignal(number) != self._sigterm) and not again:
             patience = threading.Timer(self._preempt_wait_s, self._give_up, (number,))
             patience.daemon = True
             patience.start()
