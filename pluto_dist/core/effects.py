@@ -28,10 +28,16 @@ class Save(msgspec.Struct, frozen=True):
 
 
 class Commit(Effect, frozen=True, kw_only=True):
-    """One transaction. `durable` ones are on disk when they return; others only carry cursors."""
+    """One transaction.
+
+    Attributes:
+        durable: it is on disk when it returns; others only carry cursors and intents.
+        awaited: nothing that follows may leave before it is kept; cursors alone may come later.
+    """
 
     saves: tuple[Save, ...]
     durable: bool
+    awaited: bool
 
 
 class Send(Effect, frozen=True, kw_only=True):

@@ -99,11 +99,11 @@ class Lane:
         return feed.offsets if feed is not None else {}
 
     def seen(self, sizes: dict[int, int], *, final: bool) -> None:
-        """Takes what stands on the disk; a segment that is gone needs no cursor any more."""
+        """Takes what stands on the disk; a segment that is gone, and its copy, needs no cursor any more."""
         self.sizes, self.final = sizes, self.final or final
-        feed = self.feed
-        if feed.offsets.keys() - sizes.keys():
-            offsets = {segment: end for segment, end in feed.offsets.items() if segment in sizes}
+        feed, there = self.feed, sizes.keys() | self.kept.keys()
+        if feed.offsets.keys() - there:
+            offsets = {segment: end for segment, end in feed.offsets.items() if segment in there}
             self._context.book.put_feed(msgspec.structs.replace(feed, offsets=offsets))
 
     def next_segment(self) -> int | None:

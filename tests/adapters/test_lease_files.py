@@ -44,6 +44,23 @@ def test_process_durability_never_syncs(tmp_path: Path, monkeypatch: pytest.Monk
     files.sync()
 
 
+def test_no_record_is_taken_while_the_disk_refuses_the_opening(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """G3: without its opening entry nobody could say whose a record is, so it is a counted drop."""
+    files = files_at(tmp_path)
+    entry = Noted(at=1.0, wall_ms=1, text="the first entry")
+    with monkeypatch.context() as full:
+        full.setattr(files.lifecycle, "append", lambda payload: False)
+        files.say(entry)
+        assert not files.metrics.append(b"x\n")
+    assert (files.dropped, files.trouble) == (1, "not opened")
+    files.say_again()
+    files.metrics._retry_at = 0.0  # the next try is due
+    assert files.metrics.append(b"x\n")
+    assert (files.dropped, files.trouble) == (1, "")
+
+
 def test_machine_durability_refuses_memory() -> None:
     """A spool on tmpfs is gone with the power."""
     shared = Path("/dev/shm")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from pluto_dist.core.merge import MAX_TAGS
 from pluto_dist.core.messages import View
 from pluto_dist.core.records import Feed, Lease, Run, Verdict
 from pluto_dist.core.requests import StatusReport
@@ -53,7 +54,7 @@ class Checks:
         self.endings: dict[str, int] = defaultdict(int)
         self.ended_at: dict[str, float] = {}
         self._epochs: dict[str, int] = {}
-        self._verdicts: dict[str, Verdict] = {}
+        self._verdicts: dict[str, tuple[int, Verdict]] = {}
         self._read: dict[tuple[str, str, int], int] = {}
         self._chains: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
         self._tags: list[tuple[Process, str]] = []
@@ -118,7 +119,9 @@ class Checks:
         self.expect(all(lease.epoch <= run.epoch for lease in leases), "a lease is ahead of its Run")
 
     def _verdict(self, run: Run, leases: tuple[Lease, ...]) -> None:
-        before = self._verdicts.get(run.key)
+        epoch, before = self._verdicts.get(run.key, (run.epoch, None))
+        if epoch != run.epoch:  # it was taken up again, and has ended within the same turn
+            before = None
         if run.verdict is None:
             self._verdicts.pop(run.key, None)
             self.expect(run.status == "RUNNING", f"{run.key} is {run.status} without a verdict")
@@ -133,7 +136,7 @@ class Checks:
         else:
             same = before == run.verdict or run.cancelled
             self.expect(same, f"R10: the verdict of {run.key} changed from {before} to {run.verdict}")
-        self._verdicts[run.key] = run.verdict
+        self._verdicts[run.key] = run.epoch, run.verdict
 
     def _may_end(self, run: Run, leases: tuple[Lease, ...]) -> None:
         """G1, by what the owner's process has really done."""
@@ -283,8 +286,10 @@ class Checks:
         if run.target.mode == "local":
             return
         stored = self.world.server.runs[run.id or 0]
+        unheard = self.world.server.unheard_cancels[stored.id] and stored.status == "CANCELLED"
         self.expect(
-            stored.status == run.status, f"the server has {stored.status} of a Run that is {run.status}"
+            stored.status == run.status or unheard,
+            f"the server has {stored.status} of a Run that is {run.status}",
         )
         sent, unknown = len(stored.reports), self.world.server.unknown_reports[stored.id]
         kills = self.world.counts["coordinator_killed"]
@@ -314,12 +319,12 @@ class Checks:
         return lease.run if lease is not None else None
 
     def _merged(self, coordinator: SimCoordinator, run: Run, stored: StoredRun) -> None:
-        """G9: no change of tags or config is lost."""
+        """G9: no change of tags or config is lost; tags beyond the limit are refused, with an event."""
         if self.world.powered_off:
             return
         config = msgspec.json.decode(msgspec.json.encode(stored.config))
         for changes, there, what in (
-            (self._tags, set(stored.tags), "tag"),
+            (self._tags if len(stored.tags) < MAX_TAGS else [], set(stored.tags), "tag"),
             (self._configs, set(config), "config value"),
         ):
             for process, name in changes:
