@@ -53,6 +53,8 @@ def _by_evidence(world: World, book: Book, run: Run, epoch: int) -> set[str]:
         return ANY
     owner = world.leases[owner_lease.lease_id]
     members = [world.leases[lease.lease_id] for lease in leases if _counts(lease)]
+    if any(member.lease is not None and member.lease.unsaid for member in members):
+        return ANY  # a full disk did not take its last words
     ended = owner.truth.ended
     if ended is not None and ended[1] == "finished" and ended[2] is not None:
         return {_of_code(ended[2])}
