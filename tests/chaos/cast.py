@@ -85,10 +85,14 @@ def main(text: str) -> None:
     ledger.say("begins", pid=os.getpid())
     try:
         run = _open(part)
+        run_id = run.run_id  # of a rank that went on without its grant this waits for it
     except PlutoDistError as error:
         ledger.say("refused", error=type(error).__name__, message=str(error)[:300])
         return
-    ledger.say("opened", lease=run.lease_id, run=run.run_id)
+    if not isinstance(run, pluto.Run):  # R13: no lease could be made, and the user was told
+        ledger.say("refused", error="disabled")
+        return
+    ledger.say("opened", lease=run.lease_id, run=run_id)
     _work(part, run, ledger)
     ledger.say("ends", how=part.end, code=part.code)
     _end(part, run, ledger)

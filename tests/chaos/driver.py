@@ -265,7 +265,7 @@ def played(seed: int, seconds: float) -> Iterator[Play]:
 
 
 def end_strays(ledgers: Path) -> None:
-    """Ends forked children whose parents are gone, each by its pid: they have our ledgers in the environment."""
+    """Ends forked children whose parents are gone, each by its pid; our ledgers are in their environment."""
     ours = f"{LEDGERS}={ledgers}".encode()
     for path in Path("/proc").iterdir():
         if path.name.isdigit():
