@@ -16,11 +16,14 @@ from pluto_dist.errors import PlacesError
 from pluto_dist.node.lease_lock import LOCK_NAME, LeaseLock
 from pluto_dist.spool.durability import GroupSync, require_durable
 from pluto_dist.spool.space import Space
-from pluto_dist.spool.writer import Limits, StreamWriter
+from pluto_dist.spool.writer import Limits, Room, StreamWriter
 
 
 class LeaseFiles:
     """Opened once per lease by the process that holds it.
+
+    Attributes:
+        unopened: the disk has refused the opening entry, so records are refused too.
 
     Args:
         spool: root of this node's spool.
@@ -41,7 +44,7 @@ class LeaseFiles:
             self.folder.parent.mkdir(mode=0o700, exist_ok=True)
             self.folder.mkdir(mode=0o700)
             self.lock = LeaseLock(self.folder / LOCK_NAME)
-            space = Space(str(spool), quota_bytes)
+            space = RoomForRecords(self, Space(str(spool), quota_bytes))
             limits = Limits(segment_bytes=segment_bytes)
         except OSError as error:
             raise PlacesError(f"the spool {spool} cannot take a lease: {error}", path=str(spool)) from error
@@ -53,6 +56,7 @@ class LeaseFiles:
         self._group = self._group_sync(folder) if durable else None
         self.declared = 0
         self._unsaid: deque[LifecycleEntry] = deque()
+        self.unopened = False
 
     def sync_if_due(self, now: float) -> None:
         """Puts on the disk what was written since the last time, if wanted; the link's thread calls it."""
@@ -82,7 +86,9 @@ class LeaseFiles:
             entry = self._unsaid.popleft()  # first taken, then written: a signal handler may come between
             if not self.lifecycle.append(encode_entry(entry)):
                 self._unsaid.appendleft(entry)
+                self.unopened = not self.lifecycle.written
                 break
+            self.unopened = False
         return self.lifecycle.written
 
     @property
@@ -115,6 +121,23 @@ class LeaseFiles:
         """The coordinator has taken the end: the folder is its own now, and goes when all is delivered."""
         self.lifecycle.close()
         self.lock.release()
+
+
+class RoomForRecords:
+    """No record before the opening entry is on disk: without that nobody could say whose it is (G3).
+
+    Args:
+        files: of the lease.
+        space: the quota.
+    """
+
+    def __init__(self, files: LeaseFiles, space: Room) -> None:
+        self._files = files
+        self._space = space
+
+    def shortage(self) -> str:
+        """Why no segment may be opened now, an empty string if it may."""
+        return "not opened" if self._files.unopened else self._space.shortage()
 
 
 class Wall:

@@ -20,7 +20,6 @@ from pluto_dist.core.control import Controls
 from pluto_dist.core.delivery import Delivery
 from pluto_dist.core.effects import (
     AwaitRelease,
-    Commit,
     Effect,
     LookAtStreams,
     ReadLifecycle,
@@ -287,9 +286,9 @@ class Coordinator:
             self._context.emit(StopSelf(reason="asked to stop"))
         elif self._idle.long_enough(self.at_rest, self._context.now.at):
             self._context.emit(StopSelf(reason=f"idle for {self._idle.exit_s:g} s", unless=True))
-        saves, durable = self._book.take_changes()
+        changes = self._book.take_changes()
         effects = self._context.take_effects()
-        return [Commit(saves=saves, durable=durable), *effects] if saves else effects
+        return [changes, *effects] if changes.saves else effects
 
     @property
     def at_rest(self) -> bool:

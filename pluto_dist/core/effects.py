@@ -28,10 +28,16 @@ class Save(msgspec.Struct, frozen=True):
 
 
 class Commit(Effect, frozen=True, kw_only=True):
-    """One transaction. `durable` ones are on disk when they return; others only carry cursors."""
+    """One transaction.
+
+    Attributes:
+        durable: it is on disk when it returns; others only carry cursors and intents.
+        awaited: nothing that follows may leave before it is kept; cursors alone may come later.
+    """
 
     saves: tuple[Save, ...]
     durable: bool
+    awaited: bool
 
 
 class Send(Effect, frozen=True, kw_only=True):
@@ -126,7 +132,8 @@ class NodeFeed(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         lease_id, folder: of the node's own stream.
-        first_step: steps are not lower than this.
+        first_step: steps are not lower than this, nor than those in `earlier`.
+        earlier: folders of the node's former streams of this Run that may hold undelivered records.
         host: stands in the names where the Run has several nodes, else "".
         store: folder whose filesystem is measured.
     """
@@ -136,6 +143,7 @@ class NodeFeed(msgspec.Struct, frozen=True, kw_only=True):
     first_step: int
     host: str
     store: str
+    earlier: tuple[str, ...] = ()
 
 
 class SampleNode(Effect, frozen=True, kw_only=True):

@@ -47,7 +47,6 @@ class Lane:
         self._sent: Ship | None = None
         self._culprit: tuple[Shipped, str] | None = None
         self._sent_size = 0
-        self._repeats = False
         self._registered_by = 0.0
         self._careful_until = (0, 0)
         self._stuck_at: dict[int, int] = {}
@@ -99,11 +98,11 @@ class Lane:
         return feed.offsets if feed is not None else {}
 
     def seen(self, sizes: dict[int, int], *, final: bool) -> None:
-        """Takes what stands on the disk; a segment that is gone needs no cursor any more."""
+        """Takes what stands on the disk; a segment that is gone, and its copy, needs no cursor any more."""
         self.sizes, self.final = sizes, self.final or final
-        feed = self.feed
-        if feed.offsets.keys() - sizes.keys():
-            offsets = {segment: end for segment, end in feed.offsets.items() if segment in sizes}
+        feed, there = self.feed, sizes.keys() | self.kept.keys()
+        if feed.offsets.keys() - there:
+            offsets = {segment: end for segment, end in feed.offsets.items() if segment in there}
             self._context.book.put_feed(msgspec.structs.replace(feed, offsets=offsets))
 
     def next_segment(self) -> int | None:
@@ -120,9 +119,10 @@ class Lane:
         feed, lease, run = self.feed, self.lease, self.run
         assert run is not None  # noqa: S101 # callers look first
         start = feed.offsets.get(segment, 0)
-        self._repeats = feed.intent == (segment, start)
-        if not self._repeats and feed.kind not in REPEATABLE and run.target.mode == "pluto":
-            self._context.book.put_feed(msgspec.structs.replace(feed, intent=(segment, start)))
+        if feed.kind not in REPEATABLE and run.target.mode == "pluto":
+            before = feed.tries if feed.intent == (segment, start) else 0
+            intent = msgspec.structs.replace(feed, intent=(segment, start), tries=before + 1)
+            self._context.book.put_feed(intent)
         self.not_before, self.writer = 0.0, writer
         self._sent_size = self.sizes[segment]
         self._sent = Ship(
@@ -150,8 +150,7 @@ class Lane:
     def called_off(self) -> None:
         """Nothing was sent: the batch has names that are not settled."""
         self._sent = None
-        if not self._repeats:
-            self._forget_intent()
+        self._take_back()
 
     def wait_for_registration(self) -> None:
         """The server lists names by when they were registered; a slow one holds up records for a moment."""
@@ -216,17 +215,23 @@ class Lane:
     def _settle_intent(self, event: Shipped) -> None:
         """Counts what may have been sent twice; whether this request was carried out is known, or not."""
         outcome = event.outcome
-        unsent = isinstance(outcome, Retry) or (isinstance(outcome, Rejected) and outcome.good is not None)
-        if self._repeats and unsent:
-            return  # what is unknown of the request before is still unknown
-        if self._repeats:
-            self._count_repeats(event.lines)
-        if not isinstance(outcome, Unknown):
+        if isinstance(outcome, Retry) or (isinstance(outcome, Rejected) and outcome.good is not None):
+            self._take_back()
+        elif not isinstance(outcome, Unknown):
+            self._count_repeats(event.lines * max(0, self.feed.tries - 1))
+            self._forget_intent()
+
+    def _take_back(self) -> None:
+        """Nothing was carried out; what is unknown of the requests before is still unknown."""
+        feed = self.feed
+        if feed.tries > 1:
+            self._context.book.put_feed(msgspec.structs.replace(feed, tries=feed.tries - 1))
+        else:
             self._forget_intent()
 
     def _forget_intent(self) -> None:
         if self.feed.intent is not None:
-            self._context.book.put_feed(msgspec.structs.replace(self.feed, intent=None))
+            self._context.book.put_feed(msgspec.structs.replace(self.feed, intent=None, tries=0))
 
     def _advance(self, event: Shipped, delivered: int) -> None:
         feed = self.feed
@@ -235,6 +240,7 @@ class Lane:
                 feed,
                 offsets={**feed.offsets, event.segment: max(event.end, feed.offsets.get(event.segment, 0))},
                 intent=None,
+                tries=0,
                 delivered=feed.delivered + delivered,
                 passed=feed.passed + event.lines,
                 next_step=max(feed.next_step, event.max_step + 1),

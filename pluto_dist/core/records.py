@@ -232,6 +232,7 @@ class Feed(msgspec.Struct, frozen=True, kw_only=True):
         target: `run` for the Run's backend, `store` for the copy of undelivered remainders.
         offsets: delivered bytes of each segment that still exists.
         intent: (segment, start) of a request whose repeat would be seen; persisted before it is sent.
+        tries: how many such requests may have been carried out, the one in flight included.
         delivered: records accepted by the backend.
         passed: records that the cursor has passed, those set aside included.
         next_step: one more than the highest step delivered.
@@ -243,6 +244,7 @@ class Feed(msgspec.Struct, frozen=True, kw_only=True):
     kind: StreamKind
     offsets: dict[int, int] = {}
     intent: tuple[int, int] | None = None
+    tries: int = 0
     delivered: int = 0
     passed: int = 0
     next_step: int = 0

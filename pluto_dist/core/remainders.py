@@ -121,7 +121,7 @@ class Remainders:
         for lane, copies in missing:
             by_lease.setdefault(lane.feed.lease_id, []).extend(copies)
             lane.copying = frozenset(copy.segment for copy in copies)
-        self._busy[run.key] = len(by_lease)
+        self._busy[run.key] = self._busy.get(run.key, 0) + len(by_lease)
         for lease_id, copied in by_lease.items():
             lease = self._book.leases[lease_id]
             self._context.emit(

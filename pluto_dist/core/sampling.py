@@ -85,12 +85,14 @@ class Sampling:
 
     def _feed(self, run: Run) -> NodeFeed:
         lease = self._lease(run) or self._begin(run)
+        nodes = [each for each in self._book.leases_of(run.key) if is_node(each) and not each.removed]
         return NodeFeed(
             lease_id=lease.lease_id,
             folder=lease.folder,
             first_step=self._delivery.next_step(run.key, NODE),
             host=lease.opened.label or "",
             store=run.target.store,
+            earlier=tuple(each.folder for each in nodes if each is not lease),
         )
 
     def _begin(self, run: Run) -> Lease:

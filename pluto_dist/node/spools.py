@@ -17,6 +17,7 @@ from pluto_dist.spool.reader import last_record, list_streams, next_range, read_
 from pluto_dist.spool.real_files import real_files
 
 LIFECYCLE = "lifecycle"
+FORGOTTEN_S = 10.0  # a process that has made its lock file locks it at once
 
 
 class _Step(msgspec.Struct):
@@ -153,6 +154,20 @@ def is_released(folder: str) -> bool:
         return probe.state() != "held" and not probe.has_family() and not still_written(folder)
     finally:
         probe.close()
+
+
+def is_forgotten(folder: str, now: float) -> bool:
+    """Whether a process died before the disk took a word of it: its lock is there, and nobody holds it.
+
+    Args:
+        folder: of a lease that has written nothing.
+        now: epoch seconds.
+    """
+    try:
+        path = Path(folder) / LOCK_NAME
+        return now > path.stat().st_mtime + FORGOTTEN_S and is_released(folder)
+    except FileNotFoundError:  # not locked yet, or the node's own
+        return False
 
 
 def remove_folder(folder: str) -> None:

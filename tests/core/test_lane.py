@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from pluto_dist.core.backoff import BACKOFF_CAP_S, BACKOFF_FIRST_S, backoff_s
+from pluto_dist.core.book import Book
 from pluto_dist.core.effects import Effect, Ship
 from pluto_dist.core.outcomes import Delivered, Rejected, Retry, Unknown
 from pluto_dist.core.records import Feed
@@ -48,6 +50,16 @@ def test_records_arrive_in_order_and_once() -> None:
             process.spool.rotate()
     world.wait(1)
     assert world.server.only().values("loss") == [float(value) for value in range(50)]
+
+
+def test_an_intent_is_kept_before_its_request_leaves_and_a_cursor_may_come_later() -> None:
+    """G6: the next coordinator counts a repeat only if it knows that there may have been a request."""
+    book = Book()
+    cursor = book.put_feed(Feed(lease_id="l", target="run", stream="data", kind="data", offsets={1: 10}))
+    assert not book.take_changes().awaited
+    book.put_feed(msgspec.structs.replace(cursor, intent=(1, 10)))
+    changes = book.take_changes()
+    assert (changes.awaited, changes.durable) == (True, False)
 
 
 def test_one_batch_at_a_time_and_a_stuck_stream_holds_up_nobody() -> None:

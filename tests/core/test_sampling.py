@@ -32,6 +32,7 @@ class Node:
         self.at = 100.0
         self.effects: list[do.Effect] = []
         self.documents: dict[str, bytes] = {}
+        self.blind = False
         self._entries: dict[str, int] = {}
         self.take(self.core.start(self.now))
 
@@ -55,7 +56,7 @@ class Node:
                 case do.WriteDocument(run=run, revision=revision, body=body):
                     self.documents[run] = body
                     self.tell(on.DocumentWritten(run=run, revision=revision))
-                case do.LookAtStreams(lease_id=lease_id, final=final):
+                case do.LookAtStreams(lease_id=lease_id, final=final) if not self.blind:
                     self.tell(on.StreamsSeen(lease_id=lease_id, sizes={}, final=final))
 
     def open(self, number: int, *, every_s: float = EVERY_S, job: Job | None = None) -> None:
@@ -154,6 +155,19 @@ def test_the_end_of_the_run_ends_its_samples_and_gives_the_folder_back() -> None
     assert do.EndSampling(lease_id=lease.lease_id) in node.effects
     assert do.RemoveLease(lease_id=lease.lease_id, folder=lease.folder) in node.effects
     assert lease.removed
+
+
+def test_a_new_stream_knows_the_former_one_that_is_not_delivered() -> None:
+    """G6, G10: the Run is taken up again before the node's records of the first time are through."""
+    node = Node()
+    node.open(1)
+    node.run_until(111.0)
+    node.blind = True  # so that nobody can say that all is delivered
+    node.finish(1)
+    node.open(2, job=Job(key="job", attempt=1))
+    (feed,) = node.run_until(121.5)
+    former, later = node.node_leases()
+    assert (feed.lease_id, feed.earlier) == (later.lease_id, (former.folder,))
 
 
 def test_samples_keep_no_run_alive_and_stop_while_nobody_is_there() -> None:

@@ -63,8 +63,8 @@ class Journal:
         entry.outcome = UNKNOWN
         self._in_flight.pop(entry.id, None)
 
-    def answering(self, entry: Entry) -> None:
-        """The answer is about to be sent: from here on the client may have it, sooner than we know."""
+    def leaves(self, entry: Entry) -> None:
+        """The answer leaves, or the connection breaks: from now on its client may act on that."""
         self._in_flight.pop(entry.id, None)
 
     def close(self, entry: Entry, status: int | None, *, answered: bool) -> None:

@@ -41,6 +41,7 @@ class Server(MemoryBackend):
         self.on_report: Callable[[StoredRun, StatusReport], None] = lambda run, report: None
         self.accepted_reports: dict[int, int] = defaultdict(int)
         self.unknown_reports: dict[int, int] = defaultdict(int)
+        self.unheard_cancels: dict[int, int] = defaultdict(int)
         self.order_broken = ""
         self._newest: dict[tuple[str, str], int] = {}
 
@@ -53,6 +54,13 @@ class Server(MemoryBackend):
         if isinstance(outcome, Unknown):
             self.unknown_reports[run.id] += 1
         return outcome
+
+    def beat(self, run: BackendRun) -> Beat:
+        """The last beat of a Run may cancel it, and nobody hears the answer."""
+        beat = super().beat(run)
+        if self.runs[run.id].status == "CANCELLED" and isinstance(beat.outcome, Unknown):
+            self.unheard_cancels[run.id] += 1
+        return beat
 
     def _take(self, run: BackendRun, batch: Batch, lines: tuple[bytes, ...]) -> Outcome:
         before = len(self.runs[run.id].lines.get(batch.kind, []))

@@ -12,9 +12,12 @@ from tests.simulation.__main__ import attempt, summary
 from tests.simulation.plan import make_plan
 
 # 31: a refused record behind a declaration was lost. 42: a copy that came late kept its lease for ever.
-# 49, 165: a repeated console row was not counted. The others are the first ones.
-FIXED = (*range(1, 21), 31, 42, 49, 77, 88, 148, 161, 165, 170, 190, 200)
-RANDOM_S = 20.0
+# 49, 165: a repeated console row was not counted. The others of few digits are the first ones.
+# …1302: on a full disk a request left before its intent was kept. …1569: a segment was given back while its
+# copy was on the way, which kept its lease for ever. …1913: the disk took records but not the opening entry.
+LATER = (1795641011302, 1795641011569, 1795641011913)
+FIXED = (*range(1, 21), 31, 42, 49, 77, 88, 148, 161, 165, 170, 190, 200, *LATER)
+RANDOM_S = 30.0
 
 
 @pytest.mark.parametrize("seed", FIXED)

@@ -417,7 +417,8 @@ def installed(world: World) -> Iterator[None]:
 
     def released(folder: str) -> bool:
         process = world.leases.get(folder.rsplit("/", 1)[-1])
-        gone = process is None or process.released or process.truth.noticed is not None
+        ended = process is None or process.released or process.truth.noticed is not None
+        gone = ended or process.truth.execed is not None  # the lock's descriptor is closed by `exec`
         return gone and not family(folder) and not spools.still_written(folder)
 
     def say(event: str, **fields: str) -> None:
