@@ -130,17 +130,8 @@ def scan(
             break
         position = _take_frames(data, position, stop, limit_frames, found)
     torn = position < stop and found.frames < limit_frames
-    return Cut(
-        start=base + offset,
-        raw=data[offset:position],
-        lines=tuple(found.lines),
-        declared=found.declared,
-        damaged=found.damaged,
-        skipped=found.skipped,
-        bad_declarations=found.bad_declarations,
-        torn=torn,
-        needed=frame_bytes(data, position) if torn else 0,
-    )
+    needed = frame_bytes(data, position) if torn else 0
+    return found.cut(base + offset, data[offset:position], torn=torn, needed=needed)
 
 
 def _take_frames(data: bytes, position: int, stop: int, limit_frames: int, found: _Found) -> int:
@@ -217,6 +208,19 @@ class _Found:
     @property
     def frames(self) -> int:
         return len(self.lines) + self.others
+
+    def cut(self, start: int, raw: bytes, *, torn: bool, needed: int) -> Cut:
+        return Cut(
+            start=start,
+            raw=raw,
+            lines=tuple(self.lines),
+            declared=self.declared,
+            damaged=self.damaged,
+            skipped=self.skipped,
+            bad_declarations=self.bad_declarations,
+            torn=torn,
+            needed=needed,
+        )
 
     def take(self, kind: int, payload: bytes) -> None:
         self.others += 1
