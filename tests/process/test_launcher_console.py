@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.harness import Node, lease, wait_until
+from tests.process.harness import Node, Script, lease, wait_until
 from tests.process.test_console import drains, logs, messages, records
 from tests.process.test_launcher import CLI, launch, python
 from tests.process.torchjob import TorchJob
@@ -109,6 +109,17 @@ def failure_code(node: Node) -> int:
     code = node.ended("launch")["verdict"]["first_failure"]["exit_code"]
     assert isinstance(code, int)
     return code
+
+
+def test_a_stdout_that_is_closed_is_closed_for_the_command_too(node: Node) -> None:
+    """The launcher's own files may have got the number; nobody may write there."""
+    command = "echo lost 2>/dev/null || echo refused >&2"
+    argv = [sys.executable, "-P", "-c", CLI, "run", "--run-id", "launch", "--", "sh", "-c", command]
+    argv = ["sh", "-c", 'exec "$@" >&-', "sh", *argv]
+    script = node.keep(Script("launch", *node.spawn(argv, "launch")))
+    assert script.wait() == 0
+    assert node.ended("launch")["status"] == "COMPLETED"
+    assert messages(node, "launch") == ["refused"]
 
 
 def test_the_launcher_does_not_wait_for_who_outlives_its_command(node: Node) -> None:

@@ -76,8 +76,11 @@ def open_channel(stream: StreamName) -> Channel | None:
     Raises:
         OSError: there are no descriptors left.
     """
+    number = STREAMS[stream][0]
     try:
-        original = os.dup(STREAMS[stream][0])
+        if not os.get_inheritable(number):
+            return None  # it was closed when this process began, and the number is now that of a file of ours
+        original = os.dup(number)
     except OSError:
         return None
     try:

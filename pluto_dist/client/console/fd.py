@@ -90,6 +90,8 @@ class FdCapture:
             OSError, PlutoDistError: the drain cannot be started; nothing was changed.
         """
         channels = open_channels(self._streams)
+        if not channels:
+            return
         try:
             self._start_drain(channels)
         except BaseException:
