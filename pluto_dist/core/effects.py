@@ -174,6 +174,14 @@ class RemoveSegments(Effect, frozen=True, kw_only=True):
     segments: tuple[tuple[int, int], ...]
 
 
+class RemoveBlobs(Effect, frozen=True, kw_only=True):
+    """Delete contents of files whose records are delivered or kept aside."""
+
+    lease_id: str
+    folder: str
+    blobs: tuple[str, ...]
+
+
 class RemoveLease(Effect, frozen=True, kw_only=True):
     """Delete the folder of a lease whose process is dead and whose streams are delivered."""
 

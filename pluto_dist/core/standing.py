@@ -13,6 +13,8 @@ from pluto_dist.core.phase import Phase, assess, members_of
 from pluto_dist.core.records import Lease, Run
 from pluto_dist.core.stuck import Paces
 
+FILES_MS = 10_000  # the status waits no longer for files than for anything else that is late (R10)
+FOR_EVER_MS = 1 << 62
 KEY_PROBLEM_S = 2.0  # a key that is refused for so long is a key problem
 
 
@@ -63,12 +65,21 @@ class Standings:
         )
 
     def delivered(self, run: Run) -> bool:
-        """Whether everything of ended owners and workers has been delivered.
+        """Whether everything of ended owners and workers that the status waits for has been delivered.
 
-        A superseded one may go on to write as long as its process lives; what it wrote so far counts.
+        A superseded one may go on to write as long as its process lives; what it wrote so far counts. Files
+        may be large, and storage is another service: they are waited for only for a while.
         """
-        leases = self._book.leases_of(run.key)
-        return all(self._passed(lease) for lease in leases if not lease.alive and lease.role != "side")
+        patient = self.files_by_ms(run) > self._context.now.wall_ms
+        return all(
+            self._passed(lease) or (not patient and self._delivery.only_files_left(lease))
+            for lease in self._book.leases_of(run.key)
+            if not lease.alive and lease.role != "side"
+        )
+
+    def files_by_ms(self, run: Run) -> int:
+        """Until when the status waits for files, in epoch milliseconds; for ever as long as there is none."""
+        return FOR_EVER_MS if run.ended_ms is None else run.ended_ms + FILES_MS
 
     def trouble(self, run: Run) -> str:
         """Why something does not go on, "" if all is well."""

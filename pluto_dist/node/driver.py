@@ -32,6 +32,7 @@ from pluto_dist.node.liveguard import Death, Liveguard
 from pluto_dist.node.log import say
 from pluto_dist.node.places import Places
 from pluto_dist.node.worker import Worker
+from pluto_dist.spool.blobs import remove_blobs
 from pluto_dist.spool.retention import remove
 from pluto_dist.state.database import Database
 from pluto_dist.transport.server import RouterServer
@@ -235,6 +236,8 @@ class Driver:
                 for segment, size in segments:
                     remove(folder, stream, segment, size)
                 self._folders.look_again(lease_id)
+            case do.RemoveBlobs(folder=folder, blobs=blobs):
+                remove_blobs(folder, blobs)
             case do.AwaitRelease(lease_id=lease_id):
                 self._folders.await_release(lease_id)
             case do.RemoveLease(lease_id=lease_id, folder=folder):

@@ -1,16 +1,18 @@
-"""Copies of undelivered segments in the store, and what `sync` has made of them."""
+"""Copies of undelivered segments and their files in the store, and what `sync` has made of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 
+from pluto_dist.backend.local import files
 from pluto_dist.backend.local.marks import Marks
 from pluto_dist.backend.local.store import Store
 from pluto_dist.core.effects import Copy, DropCopies, KeepCopies, ReadUploads
 from pluto_dist.core.events import CopiesDropped, CopiesKept, UploadsRead
 from pluto_dist.core.requests import Uploaded
-from pluto_dist.spool.names import segment_name
+from pluto_dist.spool import blobs
+from pluto_dist.spool.names import segment_name, stream_kind
 
 PIECE = 4 << 20
 
@@ -21,6 +23,8 @@ def keep(effect: KeepCopies) -> CopiesKept:
     try:
         for copy in effect.copies:
             name = segment_name(copy.stream, copy.segment)
+            if stream_kind(copy.stream) == "files":
+                _keep_files(store, effect, copy)
             for start, piece in _pieces(Path(effect.folder, name), copy):
                 store.copy_segment(effect.run, effect.lease_id, name, start, piece)
             copied.append(copy)
@@ -34,7 +38,7 @@ def drop(effect: DropCopies) -> CopiesDropped:
     store, gone = Store(Path(effect.store)), list[tuple[str, int]]()
     for stream, segment in effect.segments:
         try:
-            store.remove_segment(effect.run, effect.lease_id, segment_name(stream, segment))
+            files.remove_segment(store, effect.run, effect.lease_id, segment_name(stream, segment))
         except OSError:  # a store that is away: it is tried again
             continue
         gone.append((stream, segment))
@@ -58,6 +62,12 @@ def uploads(effect: ReadUploads) -> UploadsRead:
         status=newest.status,
     )
     return UploadsRead(run=effect.run, uploaded=uploaded)
+
+
+def _keep_files(store: Store, effect: KeepCopies, copy: Copy) -> None:
+    """The files of all records of the segment: those that are gone are delivered, those kept stay."""
+    for line in blobs.located(files.lines_of(effect.folder, copy.stream, copy.segment), effect.folder):
+        files.keep(store, effect.run, line)
 
 
 def _pieces(path: Path, copy: Copy) -> Iterator[tuple[int, bytes]]:

@@ -57,6 +57,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         heartbeat_s: how often a lease is renewed.
         idle_exit_s: a coordinator without anything to do ends after this time.
         spool_quota: bytes the spool may take, None for the smaller of 2 GiB and 10 % of the free space.
+        files_quota: bytes that logged files may take until they are delivered, apart from `spool_quota`; None
+            for 10 % of the free space.
         segment_size: a spool segment is closed when it is larger than this.
         durability: `machine` adds group fsync against power loss.
         console: how output is captured: `auto` at Python's own streams, for owners and workers outside of
@@ -90,6 +92,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     heartbeat_s: float = 5.0
     idle_exit_s: float = 60.0
     spool_quota: int | None = None
+    files_quota: int | None = None
     segment_size: int = 4 << 20
     durability: Literal["process", "machine"] = "process"
     console: Literal["auto", "wrap", "fd", "off"] = "auto"
@@ -118,6 +121,7 @@ _KINDS: dict[str, kind.Kind] = {
     "heartbeat_s": kind.number(0.1, 60, "seconds"),  # the server's monitor acts after 150 s
     "idle_exit_s": kind.number(0.1, 86_400, "seconds"),
     "spool_quota": kind.size(1 << 20, 1 << 50),
+    "files_quota": kind.size(0, 1 << 60),
     "segment_size": kind.size(64 << 10, 1 << 30),
     "durability": kind.choice("process", "machine"),
     "console": kind.choice("auto", "wrap", "fd", "off"),
