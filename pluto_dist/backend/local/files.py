@@ -27,7 +27,12 @@ PIECE = 1 << 20
 
 def place_of(store: Store, key: str, line: FileLine) -> Path:
     """Where the file of a line is in the store, or would be; always below the Run's folder."""
-    return _below(store.run(key) / "files", (*line.log_name.split("/"), line.file_name))
+    return store.run(key) / relative_place(line)
+
+
+def relative_place(line: FileLine) -> str:
+    """The same as seen from the Run's folder."""
+    return "/".join(("files", *map(safe_name, line.log_name.split("/")), safe_name(line.file_name)))
 
 
 def keep(store: Store, key: str, line: bytes) -> bool:
@@ -53,7 +58,7 @@ def set_aside(store: Store, key: str, line: bytes) -> None:
     """
     found = read_line(line)
     if found is not None and Path(found.path).is_absolute():
-        _copied(Path(found.path), _below(store.run(key) / "rejected", (found.file_name,)))
+        _copied(Path(found.path), store.run(key) / "rejected" / safe_name(found.file_name))
 
 
 def located(store: Store, key: str, line: bytes) -> bytes:
@@ -86,10 +91,6 @@ def lines_of(folder: str, stream: str, segment: int) -> Iterator[bytes]:
         while (cut := read_cut(folder, stream, segment, offset)).end > offset:
             yield from cut.lines
             offset = cut.end
-
-
-def _below(folder: Path, parts: tuple[str, ...]) -> Path:
-    return folder.joinpath(*map(safe_name, parts))
 
 
 def _copied(source: Path, target: Path) -> bool:
