@@ -256,8 +256,10 @@ def _fill(target: BinaryIO, source: bytes | BinaryIO) -> None:
         _write_all(target, source)
         return
     try:
-        while os.copy_file_range(source.fileno(), target.fileno(), _KERNEL_PIECE):
-            pass
+        left = os.fstat(source.fileno()).st_size
+        while left > 0:
+            copied = os.copy_file_range(source.fileno(), target.fileno(), min(left, _KERNEL_PIECE))
+            left = left - copied if copied else 0  # it has become shorter
     except AttributeError:  # not on this platform
         pass
     except OSError as error:

@@ -86,15 +86,17 @@ def _drawn(data: Any) -> bytes:
     elif hasattr(data, "save") and hasattr(data, "getbbox"):  # Pillow's
         data.save(buffer, format="PNG")
     else:
-        pixels = _pixels(array_of(data, "Image"))
+        is_tensor = hasattr(type(data), "detach")  # their channels stand first
+        pixels = _pixels(array_of(data, "Image"), channels_first=is_tensor)
         package("PIL.Image", "Image of an array").fromarray(pixels).save(buffer, format="PNG")
     return buffer.getvalue()
 
 
-def _pixels(array: Any) -> Any:
-    """As uint8, (height, width) or (height, width, 3 or 4)."""
-    if array.ndim == 3 and array.shape[2] not in _CHANNELS and array.shape[0] in _CHANNELS:
-        array = array.transpose(1, 2, 0)
+def _pixels(array: Any, *, channels_first: bool) -> Any:
+    """As uint8, (height, width) or (height, width, 3 or 4); the flag decides where both ends may be meant."""
+    if array.ndim == 3 and array.shape[0] in _CHANNELS:
+        if channels_first or array.shape[2] not in _CHANNELS:
+            array = array.transpose(1, 2, 0)
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in _CHANNELS) or not array.size:
         raise InvalidRecordError(
             f"Image was given an array of shape {tuple(array.shape)}; it needs (height, width), or 1, 3 or 4 "
