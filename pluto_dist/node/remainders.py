@@ -21,15 +21,15 @@ def keep(effect: KeepCopies) -> CopiesKept:
     """Copies byte for byte to the same place; a segment that is gone has been delivered meanwhile."""
     store, copied = Store(Path(effect.store)), list[Copy]()
     try:
-        for copy in effect.copies:
+        for copy in sorted(effect.copies, key=_is_of_files):  # a large file must not hold back records
             name = segment_name(copy.stream, copy.segment)
-            if stream_kind(copy.stream) == "files":
+            if _is_of_files(copy):
                 _keep_files(store, effect, copy)
             for start, piece in _pieces(Path(effect.folder, name), copy):
                 store.copy_segment(effect.run, effect.lease_id, name, start, piece)
             copied.append(copy)
     except OSError as error:
-        return CopiesKept(run=effect.run, lease_id=effect.lease_id, copies=(), error=str(error))
+        return CopiesKept(run=effect.run, lease_id=effect.lease_id, copies=tuple(copied), error=str(error))
     return CopiesKept(run=effect.run, lease_id=effect.lease_id, copies=tuple(copied))
 
 
@@ -62,6 +62,10 @@ def uploads(effect: ReadUploads) -> UploadsRead:
         status=newest.status,
     )
     return UploadsRead(run=effect.run, uploaded=uploaded)
+
+
+def _is_of_files(copy: Copy) -> bool:
+    return stream_kind(copy.stream) == "files"
 
 
 def _keep_files(store: Store, effect: KeepCopies, copy: Copy) -> None:

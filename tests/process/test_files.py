@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -306,3 +307,34 @@ def test_files_leave_room_on_the_disk_for_records(node: Node) -> None:
     assert node.ended("full")["dropped"] == 1
     assert node.lost("full") == []
     assert "kept for records" in script.stderr
+
+
+def test_files_of_a_node_that_is_gone_are_in_the_store_and_there_after_sync(served: Served) -> None:
+    """G3, R11: the server is away, the last process leaves, everything is killed, home and spool go."""
+    script = served.start(
+        """
+        run = pluto.init(run_id="gone")
+        tell("ready")
+        hear()
+        for step in range(3):
+            run.log({"ckpt": pluto.Artifact(b"%d" % step * 100_000), "loss": 1.0}, step=step)
+    """,
+        env={"PLUTO_DIST_EXIT_WAIT_S": "1"},
+    )
+    script.expect("ready")
+    served.cut_off()
+    script.say()
+    assert script.wait() == 0
+    segments = wait_until(
+        lambda: served.document("gone")["verdict"] and list(served.store.glob("runs/*/streams/*/files-*")),
+        "copies",
+    )
+    assert len(segments) == 1
+    assert len(kept(served)) == 3
+    served.stop()
+    shutil.rmtree(served.home)
+    served.back()
+    served.cli("sync", str(served.store))
+    assert uploaded(served, "gone") == {"ckpt": [sha(b"%d" % step * 100_000) for step in range(3)]}
+    assert served.remote("gone")["status"] == "COMPLETED"
+    assert kept(served) == []

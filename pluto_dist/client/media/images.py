@@ -94,9 +94,9 @@ def _drawn(data: Any) -> bytes:
 
 def _pixels(array: Any, *, channels_first: bool) -> Any:
     """As uint8, (height, width) or (height, width, 3 or 4); the flag decides where both ends may be meant."""
-    if array.ndim == 3 and array.shape[0] in _CHANNELS:
-        if channels_first or array.shape[2] not in _CHANNELS:
-            array = array.transpose(1, 2, 0)
+    may_be_first = array.ndim == 3 and array.shape[0] in _CHANNELS
+    if may_be_first and (channels_first or array.shape[2] not in _CHANNELS):
+        array = array.transpose(1, 2, 0)
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in _CHANNELS) or not array.size:
         raise InvalidRecordError(
             f"Image was given an array of shape {tuple(array.shape)}; it needs (height, width), or 1, 3 or 4 "
