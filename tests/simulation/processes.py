@@ -69,7 +69,7 @@ class SimLease(LeaseFiles):
         self._unsaid = deque()
         self._machine = False
         self.lock: Any = _Lock()
-        for stream in ("lifecycle", "metrics", "data", "console"):
+        for stream in ("lifecycle", "metrics", "data", "files", "console"):
             setattr(self, stream, process.writer(self.folder, stream))
 
 
