@@ -9,6 +9,7 @@ from __future__ import annotations
 from pluto_dist.client.collect import Attached, Rejection
 from pluto_dist.client.lease import LeaseFiles
 from pluto_dist.client.once import WarnOnce
+from pluto_dist.errors import InvalidRecordError
 from pluto_dist.spool.blobs import Blob, FileLine, NoRoomError, NoSourceError, encode_line
 
 
@@ -36,8 +37,16 @@ class FileLog:
             self.dropped += 1
             self._warn(f"no room:{file.name}", f"{file.name!r} is dropped and counted: {error}")
             return None
-        if not self._files.files.append(encode_line(_line(file, blob, step, time_ms))):
+        return self._write(file, blob, encode_line(_line(file, blob, step, time_ms)))
+
+    def _write(self, file: Attached, blob: Blob, line: bytes) -> Rejection | None:
+        try:
+            if self._files.files.append(line):
+                return None
+        except InvalidRecordError as error:  # endless annotations
             self._files.blobs.discard(blob)
+            return _rejected(file, str(error))
+        self._files.blobs.discard(blob)  # the writer has counted it
         return None
 
 
