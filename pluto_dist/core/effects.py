@@ -175,11 +175,14 @@ class RemoveSegments(Effect, frozen=True, kw_only=True):
 
 
 class RemoveBlobs(Effect, frozen=True, kw_only=True):
-    """Delete contents of files whose records are delivered or kept aside."""
+    """Delete the contents that these records of a files stream name: they are delivered, or kept aside."""
 
     lease_id: str
     folder: str
-    blobs: tuple[str, ...]
+    stream: str
+    segment: int
+    start: int
+    end: int
 
 
 class RemoveLease(Effect, frozen=True, kw_only=True):

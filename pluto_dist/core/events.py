@@ -108,7 +108,6 @@ class Shipped(Event, frozen=True, kw_only=True):
         lines: records in it.
         summary: points in it, by the name under which the participant logged them.
         max_step: highest step in it, -1 without records.
-        blobs: contents of files that its records name.
     """
 
     target: str
@@ -122,7 +121,6 @@ class Shipped(Event, frozen=True, kw_only=True):
     outcome: Outcome
     summary: dict[str, PointSummary] = {}
     max_step: int = -1
-    blobs: tuple[str, ...] = ()
 
 
 class RecordSetAside(Event, frozen=True, kw_only=True):

@@ -59,6 +59,8 @@ class Lane:
         self.not_before = 0.0
         self.trouble = ""
         self.copying: frozenset[int] = frozenset()
+        for segment, end in self.feed.offsets.items():  # an earlier coordinator may not have come to it
+            self._give_back_blobs(segment, 0, end)
 
     @property
     def feed(self) -> Feed:
@@ -205,18 +207,27 @@ class Lane:
             self._limit = min(self._most, self._limit * 2)
         if event.end > event.start:
             self._advance(event, event.lines)
-            self._give_back_blobs(event)
+            self._give_back_blobs(event.segment, event.start, event.end)
             return True
         self._stuck_at[event.segment] = self._sent_size  # a torn tail: wait for more
         if nothing_follows:
             self._advance(msgspec.structs.replace(event, end=self._sent_size), 0)
         return False
 
-    def _give_back_blobs(self, event: Shipped) -> None:
+    def _give_back_blobs(self, segment: int, start: int, end: int) -> None:
         """Frees the disk of files behind the cursor, as soon as the cursor is kept."""
-        if event.blobs:
-            lease = self.lease
-            self._context.emit(RemoveBlobs(lease_id=lease.lease_id, folder=lease.folder, blobs=event.blobs))
+        feed, lease = self.feed, self.lease
+        if feed.kind == "files":
+            self._context.emit(
+                RemoveBlobs(
+                    lease_id=lease.lease_id,
+                    folder=lease.folder,
+                    stream=feed.stream,
+                    segment=segment,
+                    start=start,
+                    end=end,
+                )
+            )
 
     def _settle_intent(self, event: Shipped) -> None:
         """Counts what may have been sent twice; whether this request was carried out is known, or not."""
@@ -295,7 +306,7 @@ class Lane:
             self._wait(error, 0.0)
             return
         self._advance(culprit, 0)
-        self._give_back_blobs(culprit)
+        self._give_back_blobs(culprit.segment, culprit.start, culprit.end)
         lease, run = self.lease, self.run
         assert run is not None  # noqa: S101 # there was a request
         first = run.first_reject or f"{lease.label or lease.participant}, {self.feed.stream}: {reason}"

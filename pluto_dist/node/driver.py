@@ -236,8 +236,8 @@ class Driver:
                 for segment, size in segments:
                     remove(folder, stream, segment, size)
                 self._folders.look_again(lease_id)
-            case do.RemoveBlobs(folder=folder, blobs=blobs):
-                remove_blobs(folder, blobs)
+            case do.RemoveBlobs():
+                remove_blobs(effect.folder, effect.stream, effect.segment, effect.start, effect.end)
             case do.AwaitRelease(lease_id=lease_id):
                 self._folders.await_release(lease_id)
             case do.RemoveLease(lease_id=lease_id, folder=folder):

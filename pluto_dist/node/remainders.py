@@ -11,8 +11,9 @@ from pluto_dist.backend.local.store import Store
 from pluto_dist.core.effects import Copy, DropCopies, KeepCopies, ReadUploads
 from pluto_dist.core.events import CopiesDropped, CopiesKept, UploadsRead
 from pluto_dist.core.requests import Uploaded
-from pluto_dist.spool import blobs
+from pluto_dist.spool.blobs import located
 from pluto_dist.spool.names import segment_name, stream_kind
+from pluto_dist.spool.reader import records
 
 PIECE = 4 << 20
 
@@ -70,7 +71,7 @@ def _is_of_files(copy: Copy) -> bool:
 
 def _keep_files(store: Store, effect: KeepCopies, copy: Copy) -> None:
     """The files of all records of the segment: those that are gone are delivered, those kept stay."""
-    for line in blobs.located(files.lines_of(effect.folder, copy.stream, copy.segment), effect.folder):
+    for line in located(records(effect.folder, copy.stream, copy.segment), effect.folder):
         files.keep(store, effect.run, line)
 
 

@@ -48,7 +48,7 @@ from pluto_dist.core.requests import Beat, LogType, StatusReport, Unavailable
 from pluto_dist.node import remainders
 from pluto_dist.node.batches import contents, numbered, renamed
 from pluto_dist.node.system.recorder import NodeRecorder
-from pluto_dist.spool.blobs import blobs_of, located
+from pluto_dist.spool.blobs import located
 from pluto_dist.spool.frames import Cut
 from pluto_dist.spool.names import stream_kind
 from pluto_dist.spool.reader import ReadLimits, read_cut
@@ -163,7 +163,6 @@ class Worker:
             skipped=cut.damaged,
             summary=found.summary,
             max_step=found.max_step,
-            blobs=blobs_of(cut.lines) if effect.kind == "files" else (),
         )
 
     def _deliver(self, effect: Ship, cut: Cut) -> Outcome:
@@ -253,7 +252,6 @@ def _shipped(
     skipped: int = 0,
     summary: dict[str, PointSummary] | None = None,
     max_step: int = -1,
-    blobs: tuple[str, ...] = (),
 ) -> Shipped:
     return Shipped(
         target=effect.target,
@@ -267,7 +265,6 @@ def _shipped(
         outcome=outcome,
         summary=summary or {},
         max_step=max_step,
-        blobs=blobs,
     )
 
 

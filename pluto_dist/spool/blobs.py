@@ -22,6 +22,7 @@ from typing import Annotated, BinaryIO, Final
 import msgspec
 
 from pluto_dist.core.requests import LogType
+from pluto_dist.spool.reader import records
 from pluto_dist.spool.space import MIB, MIN_FREE, SHARE_OF_FREE
 
 FOLDER: Final = "blobs"
@@ -208,12 +209,6 @@ def located(lines: Iterable[bytes], folder: str) -> tuple[bytes, ...]:
     return tuple(_located(line, folder) for line in lines)
 
 
-def blobs_of(lines: Iterable[bytes]) -> tuple[str, ...]:
-    """Names of the blobs that lines name; what is no name of a blob is left out."""
-    found = (read_line(line) for line in lines)
-    return tuple(line.path for line in found if line is not None and _BLOB.fullmatch(line.path))
-
-
 def read_line(line: bytes) -> FileLine | None:
     """A line of a files stream, None if it is none."""
     try:
@@ -227,11 +222,16 @@ def encode_line(line: FileLine) -> bytes:
     return _to_json(line) + b"\n"
 
 
-def remove_blobs(folder: str, names: Iterable[str]) -> None:
-    """Deletes blobs of a lease; those that are gone are no error."""
-    for name in names:
-        if _BLOB.fullmatch(name):
-            Path(folder, FOLDER, name).unlink(missing_ok=True)
+def remove_blobs(folder: str, stream: str, segment: int, start: int, end: int) -> None:
+    """Deletes the blobs that the records in this part of a segment name; those that are gone are no error.
+
+    Raises:
+        OSError: one cannot be deleted; the call may be repeated.
+    """
+    for line in records(folder, stream, segment, start, end):
+        found = read_line(line)
+        if found is not None and _BLOB.fullmatch(found.path):
+            Path(folder, FOLDER, found.path).unlink(missing_ok=True)
 
 
 def _located(line: bytes, folder: str) -> bytes:

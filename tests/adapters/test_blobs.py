@@ -16,7 +16,6 @@ from pluto_dist.spool.blobs import (
     FileLine,
     NoRoomError,
     NoSourceError,
-    blobs_of,
     encode_line,
     located,
     read_line,
@@ -165,16 +164,23 @@ def test_lines_get_the_place_of_their_blob_and_no_other(folder: Path) -> None:
     assert located([b"garbage\n"], "/lease") == (b"garbage\n",)
 
 
-def test_only_names_of_blobs_are_removed(folder: Path) -> None:
-    """G11"""
-    blob = blobs_in(folder).keep(b"x")
-    (folder / "lifecycle-00000001.spool").write_bytes(b"precious")
-    lines = [encode_line(line(blob.name)), encode_line(line("../lifecycle-00000001.spool")), b"?\n"]
-    assert blobs_of(lines) == (blob.name,)
+def test_blobs_of_delivered_records_are_removed_and_nothing_else(folder: Path) -> None:
+    """G11: a record cannot have a file removed that is no blob of its lease."""
+    blobs, writer = blobs_in(folder), StreamWriter(str(folder), "files")
+    (folder / "precious").write_bytes(b"precious")
+    kept = [blobs.keep(b"%d" % number) for number in range(3)]
+    ends = []
+    for path in (kept[0].name, "../precious", str(folder / "precious"), kept[1].name, kept[2].name):
+        writer.append(encode_line(line(path)))
+        ends.append((folder / "files-00000001.spool").stat().st_size)
+    writer.append(b"garbage\n")
     for _ in range(2):
-        remove_blobs(str(folder), (blob.name, "../lifecycle-00000001.spool"))
-    assert found(folder) == []
-    assert (folder / "lifecycle-00000001.spool").exists()
+        remove_blobs(str(folder), "files", 1, 0, ends[2])
+        assert found(folder) == [b"1", b"2"]
+    remove_blobs(str(folder), "files", 1, ends[2], ends[3])
+    assert found(folder) == [b"2"]
+    remove_blobs(str(folder), "files", 7, 0, 999)  # that segment is gone
+    assert (folder / "precious").exists()
 
 
 def test_blobs_of_a_living_lease_are_kept_young(folder: Path) -> None:
@@ -199,7 +205,7 @@ def test_durable_blobs_are_synced_once(folder: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(module, "_sync", lambda path: (synced.append(path.name), real(path)))
     blobs = blobs_in(folder, durable=True)
     gone, stays = blobs.keep(b"a"), blobs.keep(b"b")
-    remove_blobs(str(folder), [gone.name])
+    (folder / "blobs" / gone.name).unlink()
     blobs.sync()
     blobs.sync()
     assert synced.count(stays.name) == 1

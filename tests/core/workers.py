@@ -70,5 +70,4 @@ def _ship(driver: Driver, effect: do.Ship) -> on.Event:
             for name, record in last.items()
         },
         max_step=max((record.step for record in cut.records), default=-1),
-        blobs=tuple(f"blob{record.step}" for record in cut.records) if effect.kind == "files" else (),
     )

@@ -168,19 +168,19 @@ def test_an_uploader_beside_a_training_loses_no_byte_when_the_coordinator_is_kil
             hear()
         run.close()
     """)
-    sums = []
-    for step in range(3):
-        sums.append(uploader.expect("shipped"))
-        if step == 1:
-            served.kill_coordinator()
+    sums = [uploader.expect("shipped")]
+    for _ in range(2):
         uploader.say()
+        sums.append(uploader.expect("shipped"))
+        if len(sums) == 2:
+            served.kill_coordinator()
+    wait_until(lambda: set(uploaded(served, "job").get("checkpoint", [])) == set(sums), "all bytes")
+    wait_until(lambda: not blobs(served), "the room is given back while the uploader lives")
+    uploader.say()
     assert uploader.wait() == 0
     training.say()
     assert training.wait() == 0
     assert served.ended_remotely("job")["status"] == "COMPLETED"
-    wait_until(
-        lambda: sorted(set(uploaded(served, "job").get("checkpoint", []))) == sorted(sums), "all bytes"
-    )
     assert served.remote("job")["logNames"]["checkpoint"] == "ARTIFACT"
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -20,7 +19,7 @@ import msgspec
 from pluto_dist.backend.local.store import Store, safe_name, sync_folder
 from pluto_dist.spool.blobs import FileLine, encode_line, read_line
 from pluto_dist.spool.names import parse_segment, stream_kind
-from pluto_dist.spool.reader import read_cut
+from pluto_dist.spool.reader import records
 
 PIECE = 1 << 20
 
@@ -77,20 +76,11 @@ def remove_segment(store: Store, key: str, lease_id: str, segment: str) -> None:
     """
     parsed = parse_segment(segment)
     if parsed is not None and stream_kind(parsed[0]) == "files":
-        for line in lines_of(str(store.run(key) / "streams" / lease_id), *parsed):
+        for line in records(str(store.run(key) / "streams" / lease_id), *parsed):
             found = read_line(line)
             if found is not None:
                 _remove(store.run(key) / "files", place_of(store, key, found))
     store.remove_segment(key, lease_id, segment)
-
-
-def lines_of(folder: str, stream: str, segment: int) -> Iterator[bytes]:
-    """All records of a segment; none of one that is gone."""
-    offset = 0
-    with contextlib.suppress(FileNotFoundError):
-        while (cut := read_cut(folder, stream, segment, offset)).end > offset:
-            yield from cut.lines
-            offset = cut.end
 
 
 def _copied(source: Path, target: Path) -> bool:
