@@ -10,7 +10,8 @@ from pluto_dist.client.collect import Attached, Rejection
 from pluto_dist.client.lease import LeaseFiles
 from pluto_dist.client.once import WarnOnce
 from pluto_dist.errors import InvalidRecordError
-from pluto_dist.spool.blobs import Blob, FileLine, NoRoomError, NoSourceError, encode_line
+from pluto_dist.spool.blobs import Blob, NoRoomError, NoSourceError
+from pluto_dist.spool.file_lines import FileLine, encode_line
 
 
 class FileLog:

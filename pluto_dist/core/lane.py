@@ -14,11 +14,12 @@ import msgspec
 from pluto_dist.core.backoff import backoff_s
 from pluto_dist.core.book import feed_key
 from pluto_dist.core.context import Context
-from pluto_dist.core.effects import RemoveBlobs, RemoveSegments, SetAside, Ship
+from pluto_dist.core.effects import SetAside, Ship
 from pluto_dist.core.events import Shipped
 from pluto_dist.core.outcomes import Delivered, Rejected, Retry, Unknown
 from pluto_dist.core.records import Feed, Lease, Run
 from pluto_dist.core.requests import BackendRun, StreamKind
+from pluto_dist.core.room import blobs_in, delivered_segments, segments_in
 from pluto_dist.core.speakers import speaker_of
 
 MAX_LINES = 10_000  # the server's contract advises at most about this many lines a request
@@ -185,21 +186,11 @@ class Lane:
 
     def give_back(self) -> None:
         """Frees the disk of what is delivered, all but the newest two segments."""
-        offsets, kept, newest = self.feed.offsets, self.kept.keys() | self.copying, sorted(self.sizes)[-2:]
-        done = tuple(
-            (segment, size)
-            for segment, size in sorted(self.sizes.items())
-            if offsets.get(segment, 0) == size and segment not in newest and segment not in kept
-        )
+        done = delivered_segments(self.feed.offsets, self.sizes, self.kept.keys() | self.copying)
         if done:
             gone = {segment for segment, _ in done}
             self.sizes = {segment: size for segment, size in self.sizes.items() if segment not in gone}
-            lease = self.lease
-            self._context.emit(
-                RemoveSegments(
-                    lease_id=lease.lease_id, folder=lease.folder, stream=self.feed.stream, segments=done
-                )
-            )
+            self._context.emit(segments_in(self.lease, self.feed.stream, done))
 
     def _accepted(self, event: Shipped, *, nothing_follows: bool) -> bool:
         self._failures, self.trouble = 0, ""
@@ -216,18 +207,8 @@ class Lane:
 
     def _give_back_blobs(self, segment: int, start: int, end: int) -> None:
         """Frees the disk of files behind the cursor, as soon as the cursor is kept."""
-        feed, lease = self.feed, self.lease
-        if feed.kind == "files":
-            self._context.emit(
-                RemoveBlobs(
-                    lease_id=lease.lease_id,
-                    folder=lease.folder,
-                    stream=feed.stream,
-                    segment=segment,
-                    start=start,
-                    end=end,
-                )
-            )
+        if self.feed.kind == "files":
+            self._context.emit(blobs_in(self.lease, self.feed.stream, segment, start, end))
 
     def _settle_intent(self, event: Shipped) -> None:
         """Counts what may have been sent twice; whether this request was carried out is known, or not."""

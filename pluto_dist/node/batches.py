@@ -15,7 +15,7 @@ import msgspec
 
 from pluto_dist.core.events import PointSummary
 from pluto_dist.core.requests import LogType, StreamKind
-from pluto_dist.spool.blobs import read_line
+from pluto_dist.spool.file_lines import read_line
 
 T = TypeVar("T")
 

@@ -32,7 +32,7 @@ from pluto_dist.node.liveguard import Death, Liveguard
 from pluto_dist.node.log import say
 from pluto_dist.node.places import Places
 from pluto_dist.node.worker import Worker
-from pluto_dist.spool.blobs import remove_blobs
+from pluto_dist.spool.file_lines import remove_blobs
 from pluto_dist.spool.retention import remove
 from pluto_dist.state.database import Database
 from pluto_dist.transport.server import RouterServer

@@ -11,7 +11,7 @@ from pluto_dist.backend.local.store import Store
 from pluto_dist.core.effects import Copy, DropCopies, KeepCopies, ReadUploads
 from pluto_dist.core.events import CopiesDropped, CopiesKept, UploadsRead
 from pluto_dist.core.requests import Uploaded
-from pluto_dist.spool.blobs import located
+from pluto_dist.spool.file_lines import located
 from pluto_dist.spool.names import segment_name, stream_kind
 from pluto_dist.spool.reader import records
 

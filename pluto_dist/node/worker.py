@@ -48,7 +48,7 @@ from pluto_dist.core.requests import Beat, LogType, StatusReport, Unavailable
 from pluto_dist.node import remainders
 from pluto_dist.node.batches import contents, numbered, renamed
 from pluto_dist.node.system.recorder import NodeRecorder
-from pluto_dist.spool.blobs import located
+from pluto_dist.spool.file_lines import located
 from pluto_dist.spool.frames import Cut
 from pluto_dist.spool.names import stream_kind
 from pluto_dist.spool.reader import ReadLimits, read_cut

@@ -3,64 +3,31 @@
     <lease>/blobs/<blob>         one file's content as it was when it was logged; never changed afterwards
     <lease>/blobs/<blob>.part    a copy that is being made, or was cut off; no line names it
 
-A line of a files stream is a `FileLine` whose `path` is the blob's name, so that line and blob can move
-together from the spool into the store. It is written after the blob is whole.
+A line of the files stream (see `file_lines`) names a blob; it is written after the blob is whole.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import re
 import stat
 from collections import deque
-from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, BinaryIO, Final
+from typing import BinaryIO, Final
 
 import msgspec
 
-from pluto_dist.core.requests import LogType
-from pluto_dist.spool.reader import records
+from pluto_dist.spool.file_lines import BLOBS
 from pluto_dist.spool.space import MIB, MIN_FREE, SHARE_OF_FREE
 
-FOLDER: Final = "blobs"
 _PIECE: Final = MIB
 _KERNEL_PIECE: Final = 1 << 30
-_BLOB = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 _READ: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # a named pipe must not hold up the caller
 _NO_KERNEL_COPY: Final = frozenset(
     {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF, errno.ETXTBSY}
 )
-
-Natural = Annotated[int, msgspec.Meta(ge=0)]
-
-
-class FileLine(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
-    """One line of a files stream.
-
-    Attributes:
-        path: in the spool and in the store's streams the blob's name; a backend gets an absolute path.
-        file_name: unique below its log name, because the server keeps one object for each pair.
-        file_type: extension without its dot, or what else the server's readers go by.
-        file_size: bytes when it was logged.
-        log_type: how the log name is registered.
-        annotations: opaque JSON text.
-    """
-
-    path: str
-    file_name: str
-    file_type: str
-    log_name: str
-    step: Natural
-    time: Natural
-    file_size: Natural = 0
-    log_type: LogType = "FILE"
-    caption: str | None = None
-    sample_index: Natural = 0
-    annotations: str | None = None
 
 
 class Blob(msgspec.Struct, frozen=True):
@@ -76,10 +43,6 @@ class NoSourceError(ValueError):
 
 class NoRoomError(ValueError):
     """The disk or the quota has no room for it; never leaves the client."""
-
-
-_line = msgspec.json.Decoder(FileLine)
-_to_json = msgspec.json.Encoder().encode
 
 
 class Blobs:
@@ -102,7 +65,7 @@ class Blobs:
     def __init__(
         self, folder: str, root: str, quota_bytes: int | None = None, *, durable: bool = False
     ) -> None:
-        self._folder = Path(folder) / FOLDER
+        self._folder = Path(folder) / BLOBS
         self._root = root
         self.quota_bytes = _free(root) // SHARE_OF_FREE if quota_bytes is None else quota_bytes
         self._durable = durable
@@ -198,48 +161,7 @@ def usage(root: str) -> int:
     except OSError:
         return 0
     with leases:
-        return sum(_size_below(Path(lease.path) / FOLDER) for lease in leases)
-
-
-def located(lines: Iterable[bytes], folder: str) -> tuple[bytes, ...]:
-    """The lines with the absolute paths of their blobs in a lease's folder.
-
-    A line that names no blob gets no path; refusing it is the backend's part.
-    """
-    return tuple(_located(line, folder) for line in lines)
-
-
-def read_line(line: bytes) -> FileLine | None:
-    """A line of a files stream, None if it is none."""
-    try:
-        return _line.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return None
-
-
-def encode_line(line: FileLine) -> bytes:
-    """The line with its newline."""
-    return _to_json(line) + b"\n"
-
-
-def remove_blobs(folder: str, stream: str, segment: int, start: int, end: int) -> None:
-    """Deletes the blobs that the records in this part of a segment name; those that are gone are no error.
-
-    Raises:
-        OSError: one cannot be deleted; the call may be repeated.
-    """
-    for line in records(folder, stream, segment, start, end):
-        found = read_line(line)
-        if found is not None and _BLOB.fullmatch(found.path):
-            Path(folder, FOLDER, found.path).unlink(missing_ok=True)
-
-
-def _located(line: bytes, folder: str) -> bytes:
-    found = read_line(line)
-    if found is None:
-        return line
-    path = f"{folder}/{FOLDER}/{found.path}" if _BLOB.fullmatch(found.path) else ""
-    return encode_line(msgspec.structs.replace(found, path=path))
+        return sum(_size_below(Path(lease.path) / BLOBS) for lease in leases)
 
 
 def _opened(path: str) -> int:

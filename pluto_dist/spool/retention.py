@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Final
 
-from pluto_dist.spool.blobs import FOLDER as BLOBS
+from pluto_dist.spool.file_lines import BLOBS
 from pluto_dist.spool.files import Files
 from pluto_dist.spool.names import segment_name
 from pluto_dist.spool.real_files import real_files

@@ -32,7 +32,7 @@ from pluto_dist.core.requests import (
     StreamKind,
     Unavailable,
 )
-from pluto_dist.spool.blobs import read_line
+from pluto_dist.spool.file_lines import read_line
 
 Call = Literal["open", "deliver", "register", "report", "put_tags", "merge_config", "beat", "revive"]
 SEVERITY: dict[Status, int] = {"COMPLETED": 0, "TERMINATED": 1, "CANCELLED": 2, "FAILED": 3}

@@ -13,7 +13,7 @@ from pluto_dist.client.lease import LeaseFiles, Wall
 from pluto_dist.client.once import WarnOnce
 from pluto_dist.client.points import PointLog
 from pluto_dist.errors import InvalidRecordError
-from pluto_dist.spool.blobs import FileLine, read_line
+from pluto_dist.spool.file_lines import FileLine, read_line
 from pluto_dist.spool.frames import MAX_PAYLOAD
 from pluto_dist.spool.reader import read_cut, records
 

@@ -11,17 +11,8 @@ import pytest
 
 from pluto_dist.node.spools import next_step
 from pluto_dist.spool import blobs as module
-from pluto_dist.spool.blobs import (
-    Blobs,
-    FileLine,
-    NoRoomError,
-    NoSourceError,
-    encode_line,
-    located,
-    read_line,
-    remove_blobs,
-    usage,
-)
+from pluto_dist.spool.blobs import Blobs, NoRoomError, NoSourceError, usage
+from pluto_dist.spool.file_lines import FileLine, encode_line, located, read_line, remove_blobs
 from pluto_dist.spool.retention import touch_live
 from pluto_dist.spool.writer import StreamWriter
 

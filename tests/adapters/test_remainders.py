@@ -10,7 +10,8 @@ from pluto_dist.backend.local.files import place_of
 from pluto_dist.backend.local.store import Store
 from pluto_dist.core.effects import Copy, DropCopies, KeepCopies
 from pluto_dist.node import remainders
-from pluto_dist.spool.blobs import Blobs, FileLine, encode_line
+from pluto_dist.spool.blobs import Blobs
+from pluto_dist.spool.file_lines import FileLine, encode_line
 from pluto_dist.spool.reader import list_streams
 from pluto_dist.spool.writer import StreamWriter
 

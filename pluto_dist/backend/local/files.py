@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from pluto_dist.backend.local.store import Store, safe_name, sync_folder
-from pluto_dist.spool.blobs import FileLine, encode_line, read_line
+from pluto_dist.spool.file_lines import FileLine, encode_line, read_line
 from pluto_dist.spool.names import parse_segment, stream_kind
 from pluto_dist.spool.reader import records
 

@@ -26,7 +26,7 @@ from pluto_dist.backend.local.files import relative_place
 from pluto_dist.core.document import Document, LeaseShown
 from pluto_dist.core.naming import late_participant
 from pluto_dist.core.records import Point, SeriesOwner
-from pluto_dist.spool.blobs import read_line
+from pluto_dist.spool.file_lines import read_line
 from pluto_dist.spool.frames import Cut, scan
 from pluto_dist.spool.names import parse_segment, stream_kind
 

@@ -26,7 +26,7 @@ from pluto_dist.backend.pluto.http import Http
 from pluto_dist.backend.pluto.urls import Slot, UrlBook
 from pluto_dist.core.outcomes import Delivered, Outcome, Rejected, Retry, Unknown
 from pluto_dist.core.requests import BackendRun
-from pluto_dist.spool.blobs import FileLine, read_line
+from pluto_dist.spool.file_lines import FileLine, read_line
 
 FILES_PER_REQUEST = 200
 REQUEST_BYTES = 1 << 20  # the server takes 2 MiB
