@@ -70,8 +70,8 @@ def _is_of_files(copy: Copy) -> bool:
 
 
 def _keep_files(store: Store, effect: KeepCopies, copy: Copy) -> None:
-    """The files of all records of the segment: those that are gone are delivered, those kept stay."""
-    for line in located(records(effect.folder, copy.stream, copy.segment), effect.folder):
+    """The files of all records up to the end of the copy; those that are gone are delivered."""
+    for line in located(records(effect.folder, copy.stream, copy.segment, 0, copy.end), effect.folder):
         files.keep(store, effect.run, line)
 
 

@@ -77,6 +77,24 @@ def test_files_go_into_the_store_with_their_lines_and_out_of_it_with_them(lease:
         assert not list((lease.store.run(RUN) / "files").glob("**/f-*"))
 
 
+def test_files_whose_lines_are_not_copied_wait_for_the_next_copy(lease: Lease) -> None:
+    """What is in the store without a line would stay there for ever."""
+    one = lease.log("m", b"1")
+    end = list_streams(str(lease.folder))["files"][1]
+    two = lease.log("m", b"2")
+    remainders.keep(
+        KeepCopies(
+            run=RUN,
+            store=str(lease.store.root),
+            lease_id=LEASE,
+            folder=str(lease.folder),
+            copies=(Copy("files", 1, 0, end),),
+        )
+    )
+    assert lease.place(one).exists()
+    assert not lease.place(two).exists()
+
+
 def test_a_file_that_was_delivered_meanwhile_is_passed_over(lease: Lease) -> None:
     gone, there = lease.log("m", b"1"), lease.log("m", b"2")
     (lease.folder / "blobs" / gone.path).unlink()
