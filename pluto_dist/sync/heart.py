@@ -1,4 +1,4 @@
-"""Signs of life for a Run that is being uploaded: to the server, and to other syncs while a file takes long."""
+"""Signs of life for a Run that is being uploaded: to the server, and to other syncs beside a large file."""
 
 from __future__ import annotations
 
