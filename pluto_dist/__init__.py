@@ -31,12 +31,40 @@ from pluto_dist import errors
 if TYPE_CHECKING:
     from pluto_dist.client.api import attach, finish, generate_run_id, init, log
     from pluto_dist.client.handle import Run
+    from pluto_dist.client.media.files import Artifact, File, Text
+    from pluto_dist.client.media.images import Image
+    from pluto_dist.client.media.recordings import Audio, Video
+    from pluto_dist.client.media.tables import Histogram, Table
 
-__all__ = ["Run", "attach", "errors", "finish", "generate_run_id", "init", "log"]
+__all__ = [
+    "Artifact",
+    "Audio",
+    "File",
+    "Histogram",
+    "Image",
+    "Run",
+    "Table",
+    "Text",
+    "Video",
+    "attach",
+    "errors",
+    "finish",
+    "generate_run_id",
+    "init",
+    "log",
+]
 __version__ = "0.1.0"
 
 _LAZY = {
+    "Artifact": "pluto_dist.client.media.files",
+    "Audio": "pluto_dist.client.media.recordings",
+    "File": "pluto_dist.client.media.files",
+    "Histogram": "pluto_dist.client.media.tables",
+    "Image": "pluto_dist.client.media.images",
     "Run": "pluto_dist.client.handle",
+    "Table": "pluto_dist.client.media.tables",
+    "Text": "pluto_dist.client.media.files",
+    "Video": "pluto_dist.client.media.recordings",
     "attach": "pluto_dist.client.api",
     "finish": "pluto_dist.client.api",
     "generate_run_id": "pluto_dist.client.api",
@@ -54,10 +82,8 @@ _ELSEWHERE = {
     "alert": "the official client has it",
     "System": "system metrics are recorded by the coordinator, once per node",
     "Settings": "settings are given to init(settings={...})",
-    **dict.fromkeys(
-        ("Data", "Graph", "Histogram", "Table", "File", "Artifact", "Text", "Image", "Audio", "Video"),
-        "the official client has it; this version records numbers and strings",
-    ),
+    "Data": "log a Histogram or a Table; the official client has it as their common base",
+    "Graph": "the official client has it; log the model's structure as Text or File",
 }
 
 

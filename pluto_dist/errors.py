@@ -3,6 +3,7 @@
     PlutoDistError
     ├── UsageError                 mend the call
     │   ├── InvalidRecordError     … what was passed to log(), config or tags
+    │   ├── MissingPackageError    … an optional package is not installed
     │   ├── SettingError           … a setting; names it, its value and where it came from
     │   └── RunEndedError          … a call after the end (strict only)
     ├── ClaimError                 the Run is not yours as asked; choose another id, role or verb
@@ -67,6 +68,10 @@ class UsageError(PlutoDistError):
 
 class InvalidRecordError(UsageError, ValueError):
     """A value, key, step or tag that cannot be logged."""
+
+
+class MissingPackageError(UsageError, ImportError):
+    """What was passed needs a package that is not installed; the message names it."""
 
 
 class SettingError(UsageError, ValueError):

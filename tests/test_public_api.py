@@ -70,7 +70,7 @@ def test_a_run_and_a_disabled_run_have_the_method(name: str) -> None:
     assert list(ours.parameters) == list(inspect.signature(getattr(DisabledRun, name)).parameters)
 
 
-@pytest.mark.parametrize("name", ["login", "watch", "query", "sweep", "Image", "Settings"])
+@pytest.mark.parametrize("name", ["login", "watch", "query", "sweep", "Graph", "Settings"])
 def test_a_name_that_is_not_offered_says_where_to_find_it(name: str) -> None:
     with pytest.raises(AttributeError, match=rf"pluto_dist has no '{name}': .{{10,}}"):
         getattr(pluto_dist, name)

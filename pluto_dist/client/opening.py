@@ -86,6 +86,7 @@ def _open_at(wish: Wish, settings: Settings, places: Places) -> Run:
         places.spool,
         segment_bytes=settings.segment_size,
         quota_bytes=settings.spool_quota,
+        files_quota_bytes=settings.files_quota,
         durable=settings.durability == "machine",
     )
     link = Link(

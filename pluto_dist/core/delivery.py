@@ -151,6 +151,11 @@ class Delivery:
         looked = lease.lease_id in self._looked and all(lane.complete for lane in self.lanes_of(lease))
         return lease.removed or looked
 
+    def only_files_left(self, lease: Lease) -> bool:
+        """Whether nothing but files is still to be delivered."""
+        lanes = (lane for lane in self.lanes_of(lease) if lane.feed.kind != "files")
+        return lease.lease_id in self._looked and all(lane.complete for lane in lanes)
+
     def pending_bytes(self, lease: Lease) -> int:
         """Bytes seen in the spool and not delivered yet."""
         return sum(lane.pending for lane in self.lanes_of(lease))

@@ -182,6 +182,17 @@ class RemoveSegments(Effect, frozen=True, kw_only=True):
     segments: tuple[tuple[int, int], ...]
 
 
+class RemoveBlobs(Effect, frozen=True, kw_only=True):
+    """Delete the contents that these records of a files stream name: they are delivered, or kept aside."""
+
+    lease_id: str
+    folder: str
+    stream: str
+    segment: int
+    start: int
+    end: int
+
+
 class RemoveLease(Effect, frozen=True, kw_only=True):
     """Delete the folder of a lease whose process is dead and whose streams are delivered."""
 

@@ -173,7 +173,7 @@ class DocumentWritten(Event, frozen=True, kw_only=True):
 
 
 class CopiesKept(Event, frozen=True, kw_only=True):
-    """Copies of a lease's segments are in the store; `error` says why not."""
+    """Copies of a lease's segments are in the store; `error` says why not all of them."""
 
     run: str
     lease_id: str

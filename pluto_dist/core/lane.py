@@ -14,14 +14,16 @@ import msgspec
 from pluto_dist.core.backoff import backoff_s
 from pluto_dist.core.book import feed_key
 from pluto_dist.core.context import Context
-from pluto_dist.core.effects import RemoveSegments, SetAside, Ship
+from pluto_dist.core.effects import SetAside, Ship
 from pluto_dist.core.events import Shipped
 from pluto_dist.core.outcomes import Delivered, Rejected, Retry, Unknown
 from pluto_dist.core.records import Feed, Lease, Run
 from pluto_dist.core.requests import BackendRun, StreamKind
+from pluto_dist.core.room import blobs_in, delivered_segments, segments_in
 from pluto_dist.core.speakers import speaker_of
 
 MAX_LINES = 10_000  # the server's contract advises at most about this many lines a request
+MAX_FILES = 8  # upload addresses are asked for together and last for an hour
 REGISTER_S = 1.0  # new names are registered before their first delivery, unless that takes longer
 REPEATABLE: frozenset[StreamKind] = frozenset({"metrics"})  # the server de-duplicates these
 
@@ -43,7 +45,8 @@ class Lane:
         self._key = key
         self._target = target
         self._failures = 0
-        self._limit = MAX_LINES
+        self._most = MAX_FILES if self.feed.kind == "files" else MAX_LINES
+        self._limit = self._most
         self._sent: Ship | None = None
         self._culprit: tuple[Shipped, str] | None = None
         self._sent_size = 0
@@ -56,6 +59,8 @@ class Lane:
         self.not_before = 0.0
         self.trouble = ""
         self.copying: frozenset[int] = frozenset()
+        for segment, end in self.feed.offsets.items():  # an earlier coordinator may not have come to it
+            self._give_back_blobs(segment, 0, end)
 
     @property
     def feed(self) -> Feed:
@@ -183,34 +188,30 @@ class Lane:
 
     def give_back(self) -> None:
         """Frees the disk of what is delivered, all but the newest segments, as many as the process wants."""
-        offsets, kept = self.feed.offsets, self.kept.keys() | self.copying
-        newest = sorted(self.sizes)[-self.lease.opened.retention_segments :]
-        done = tuple(
-            (segment, size)
-            for segment, size in sorted(self.sizes.items())
-            if offsets.get(segment, 0) == size and segment not in newest and segment not in kept
-        )
+        needed, newest = self.kept.keys() | self.copying, self.lease.opened.retention_segments
+        done = delivered_segments(self.feed.offsets, self.sizes, needed, newest)
         if done:
             gone = {segment for segment, _ in done}
             self.sizes = {segment: size for segment, size in self.sizes.items() if segment not in gone}
-            lease = self.lease
-            self._context.emit(
-                RemoveSegments(
-                    lease_id=lease.lease_id, folder=lease.folder, stream=self.feed.stream, segments=done
-                )
-            )
+            self._context.emit(segments_in(self.lease, self.feed.stream, done))
 
     def _accepted(self, event: Shipped, *, nothing_follows: bool) -> bool:
         self._failures, self.trouble = 0, ""
         if (event.segment, event.end) >= self._careful_until:
-            self._limit = min(MAX_LINES, self._limit * 2)
+            self._limit = min(self._most, self._limit * 2)
         if event.end > event.start:
             self._advance(event, event.lines)
+            self._give_back_blobs(event.segment, event.start, event.end)
             return True
         self._stuck_at[event.segment] = self._sent_size  # a torn tail: wait for more
         if nothing_follows:
             self._advance(msgspec.structs.replace(event, end=self._sent_size), 0)
         return False
+
+    def _give_back_blobs(self, segment: int, start: int, end: int) -> None:
+        """Frees the disk of files behind the cursor, as soon as the cursor is kept."""
+        if self.feed.kind == "files":
+            self._context.emit(blobs_in(self.lease, self.feed.stream, segment, start, end))
 
     def _settle_intent(self, event: Shipped) -> None:
         """Counts what may have been sent twice; whether this request was carried out is known, or not."""
@@ -296,6 +297,7 @@ class Lane:
             self._wait(error, 0.0)
             return
         self._advance(culprit, 0)
+        self._give_back_blobs(culprit.segment, culprit.start, culprit.end)
         lease, run = self.lease, self.run
         assert run is not None  # noqa: S101 # there was a request
         first = run.first_reject or f"{lease.label or lease.participant}, {self.feed.stream}: {reason}"

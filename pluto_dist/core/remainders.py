@@ -63,16 +63,16 @@ class Remainders:
             return
         for lane in self._delivery.lanes_of(lease):
             lane.copying = frozenset()
-        if event.error:
-            self._delivery.kick(lease)  # what was delivered meanwhile may go
-            self._not_before[run.key] = self._context.now.at + AGAIN_S
-            self._context.note_once(run.key, "store_trouble", why=event.error)
-            return
         for copy in event.copies:
             feed = self._feed(lease, copy.stream)
             offsets = {**feed.offsets, copy.segment: max(copy.end, feed.offsets.get(copy.segment, 0))}
             self._book.put_feed(msgspec.structs.replace(feed, offsets=offsets))
-        self._since.pop(run.key, None)
+        if event.error:
+            self._delivery.kick(lease)  # what was delivered meanwhile may go
+            self._not_before[run.key] = self._context.now.at + AGAIN_S
+            self._context.note_once(run.key, "store_trouble", why=event.error)
+        else:
+            self._since.pop(run.key, None)
         self._context.urgent.add(run.key)  # the document is what makes them readable
         self._context.touch(run.key)
 

@@ -135,7 +135,7 @@ class Settling:
             self.gone(node.lease_id)
         delivered, quiet = self._standings.delivered(run), self._delivery.quiet(run)
         self._controls.advance(run, may_report=delivered and quiet, lives=_lives(run, assessment))
-        self._plan(run, assessment, soon=run.ended and not run.reported and not quiet)
+        self._plan(run, assessment, self._status_by(run, delivered=delivered, quiet=quiet))
         for lease in leases:
             self._remove_if_done(lease.lease_id)
 
@@ -155,9 +155,17 @@ class Settling:
             run, status=verdict.status, verdict=verdict, ended_ms=ended_ms or self._context.now.wall_ms
         )
 
-    def _plan(self, run: Run, assessment: Assessment, *, soon: bool) -> None:
-        quiet_by = self._context.now.at + QUIET_MS / 1000 if soon else None
-        candidates = (assessment.deadline, self._controls.deadline(run.key), quiet_by)
+    def _status_by(self, run: Run, *, delivered: bool, quiet: bool) -> float | None:
+        """When the status is not held up any more by what is late, None if it is not."""
+        if not run.ended or run.reported:
+            return None
+        if not delivered:
+            left_ms = self._standings.files_by_ms(run) - self._context.now.wall_ms
+            return self._context.now.at + left_ms / 1000 if left_ms > 0 else None
+        return None if quiet else self._context.now.at + QUIET_MS / 1000
+
+    def _plan(self, run: Run, assessment: Assessment, status_by: float | None) -> None:
+        candidates = (assessment.deadline, self._controls.deadline(run.key), status_by)
         deadlines = [at for at in candidates if at is not None and at > self._context.now.at]
         if deadlines:
             self._deadlines[run.key] = min(deadlines)

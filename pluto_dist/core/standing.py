@@ -15,6 +15,8 @@ from pluto_dist.core.records import Lease, Run
 from pluto_dist.core.speakers import relieved_launchers
 from pluto_dist.core.stuck import Paces
 
+FILES_MS = 10_000  # the status waits no longer for files than for anything else that is late (R10)
+FOR_EVER_MS = 1 << 62
 KEY_PROBLEM_S = 2.0  # a key that is refused for so long is a key problem
 
 
@@ -70,13 +72,23 @@ class Standings:
         )
 
     def delivered(self, run: Run) -> bool:
-        """Whether everything of ended owners and workers, and of the node, has been delivered.
+        """Whether all that the status waits for is delivered, of ended owners and workers and of the node.
 
-        A superseded one may go on to write as long as its process lives; what it wrote so far counts.
+        A superseded one may go on to write as long as its process lives; what it wrote so far counts. Files
+        may be large, and storage is another service: they are waited for only for a while.
         """
+        patient = self.files_by_ms(run) > self._context.now.wall_ms
         leases = self._book.leases_of(run.key)
         concerned = (lease for lease in leases if lease.role != "side" or is_node(lease))
-        return all(self._passed(lease) for lease in concerned if not lease.alive)
+        return all(
+            self._passed(lease) or (not patient and self._delivery.only_files_left(lease))
+            for lease in concerned
+            if not lease.alive
+        )
+
+    def files_by_ms(self, run: Run) -> int:
+        """Until when the status waits for files, in epoch milliseconds; for ever as long as there is none."""
+        return FOR_EVER_MS if run.ended_ms is None else run.ended_ms + FILES_MS
 
     def trouble(self, run: Run) -> str:
         """Why something does not go on, "" if all is well."""

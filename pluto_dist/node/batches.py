@@ -15,6 +15,7 @@ import msgspec
 
 from pluto_dist.core.events import PointSummary
 from pluto_dist.core.requests import LogType, StreamKind
+from pluto_dist.spool.file_lines import read_line
 
 T = TypeVar("T")
 
@@ -50,6 +51,7 @@ class _Data(msgspec.Struct):
     step: int
 
 
+DATA_TYPES: dict[str, LogType] = {"histogram": "HISTOGRAM", "table": "TABLE"}  # others are string series
 _TIME, _MESSAGE = b'{"time":', b',"message":"'  # as `client.console.recorder` writes them
 
 _to_json = msgspec.json.Encoder().encode
@@ -72,6 +74,8 @@ def contents(kind: str, lines: Iterable[bytes]) -> Contents:
         return _metrics(lines)
     if kind == "data":
         return _data(lines)
+    if kind == "files":
+        return _files(lines)
     return Contents({}, {}, -1)
 
 
@@ -133,12 +137,28 @@ def _data(lines: Iterable[bytes]) -> Contents:
         except msgspec.MsgspecError:
             continue
         newest = max(newest, record.step)
-        names[record.logName] = "DATA"
-        before = summary.get(record.logName)
-        summary[record.logName] = PointSummary(
-            record.data[:200], record.step, 1 + (before.count if before else 0)
-        )
+        names[record.logName] = DATA_TYPES.get(record.dataType, "DATA")
+        text = record.dataType if record.dataType in DATA_TYPES else record.data[:200]
+        _count(summary, record.logName, text, record.step)
     return Contents(names, summary, newest)
+
+
+def _files(lines: Iterable[bytes]) -> Contents:
+    names: dict[str, LogType] = {}
+    summary: dict[str, PointSummary] = {}
+    newest = -1
+    for line in lines:
+        file = read_line(line)
+        if file is not None:
+            newest = max(newest, file.step)
+            names[file.log_name] = file.log_type
+            _count(summary, file.log_name, file.file_name, file.step)
+    return Contents(names, summary, newest)
+
+
+def _count(summary: dict[str, PointSummary], name: str, text: str, step: int) -> None:
+    before = summary.get(name)
+    summary[name] = PointSummary(text, step, 1 + (before.count if before else 0))
 
 
 def _lenient(line: bytes) -> tuple[int, dict[str, float]]:

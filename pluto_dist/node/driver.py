@@ -33,6 +33,7 @@ from pluto_dist.node.liveguard import Death, Liveguard
 from pluto_dist.node.log import say
 from pluto_dist.node.places import Places
 from pluto_dist.node.worker import Slow, Worker
+from pluto_dist.spool.file_lines import remove_blobs
 from pluto_dist.spool.retention import remove
 from pluto_dist.state.database import Database
 from pluto_dist.transport.server import RouterServer
@@ -41,7 +42,13 @@ AGAIN_S = 1.0  # after the disk refused something
 
 _OnProcess = do.WatchProcess | do.TakeForDead | do.WatchLauncher | do.CheckLiveness
 _InSpool = (
-    do.ReadLifecycle | do.LookAtStreams | do.FindFence | do.RemoveSegments | do.AwaitRelease | do.RemoveLease
+    do.ReadLifecycle
+    | do.LookAtStreams
+    | do.FindFence
+    | do.RemoveSegments
+    | do.RemoveBlobs
+    | do.AwaitRelease
+    | do.RemoveLease
 )
 
 
@@ -261,6 +268,8 @@ class Driver:
                 for segment, size in segments:
                     remove(folder, stream, segment, size)
                 self._folders.look_again(lease_id)
+            case do.RemoveBlobs():
+                remove_blobs(effect.folder, effect.stream, effect.segment, effect.start, effect.end)
             case do.AwaitRelease(lease_id=lease_id):
                 self._folders.await_release(lease_id)
             case do.RemoveLease(lease_id=lease_id, folder=folder):

@@ -62,6 +62,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         heartbeat_s: how often a lease is renewed.
         idle_exit_s: a coordinator without anything to do ends after this time.
         spool_quota: bytes the spool may take, None for the smaller of 2 GiB and 10 % of the free space.
+        files_quota: bytes that logged files may take until they are delivered, apart from `spool_quota`; None
+            for 10 % of the free space.
         segment_size: a spool segment is closed when it is larger than this.
         retention_segments: so many segments of a stream, the newest ones, stay in the spool as long as the
             process lives, although they are delivered. Two at least: the one that is written, and one for
@@ -100,6 +102,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     heartbeat_s: float = 5.0
     idle_exit_s: float = 60.0
     spool_quota: int | None = None
+    files_quota: int | None = None
     segment_size: int = 4 << 20
     retention_segments: int = 2
     durability: Literal["process", "machine"] = "process"
@@ -130,6 +133,7 @@ _KINDS: dict[str, kind.Kind] = {
     "heartbeat_s": kind.number(0.1, 60, "seconds"),  # the server's monitor acts after 150 s
     "idle_exit_s": kind.number(0.1, 86_400, "seconds"),
     "spool_quota": kind.size(1 << 20, 1 << 50),
+    "files_quota": kind.size(0, 1 << 60),
     "segment_size": kind.size(64 << 10, 1 << 30),
     "retention_segments": kind.count(2, 1_000_000),
     "durability": kind.choice("process", "machine"),

@@ -112,7 +112,7 @@ def next_step(folder: str) -> int:
     """One more than the step of the last record of any chain, 0 if there is none."""
     steps = [0]
     for stream in list_streams(folder):
-        if kind_of(stream) in ("metrics", "data"):
+        if kind_of(stream) in ("metrics", "data", "files"):
             record = last_record(folder, stream)
             if record is not None:
                 steps.append(_step_of(record) + 1)

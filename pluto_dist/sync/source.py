@@ -19,6 +19,7 @@ from pluto_dist.spool.reader import ReadLimits, list_streams, next_range, read_c
 
 BATCH_BYTES = 1 << 20
 BATCH_LINES = 10_000  # the server's contract advises at most about this many lines a request
+BATCH_FILES = 1  # the mark moves, and the claim is kept alive, between files
 _KINDS: dict[str, StreamKind] = {
     "metrics": "metrics",
     "data": "data",

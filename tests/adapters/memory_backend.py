@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
@@ -32,6 +33,7 @@ from pluto_dist.core.requests import (
     StreamKind,
     Unavailable,
 )
+from pluto_dist.spool.file_lines import read_line
 
 Call = Literal["open", "deliver", "register", "report", "put_tags", "merge_config", "beat", "revive"]
 SEVERITY: dict[Status, int] = {"COMPLETED": 0, "TERMINATED": 1, "CANCELLED": 2, "FAILED": 3}
@@ -88,6 +90,7 @@ class StoredRun:
     config: dict[str, Any] = field(default_factory=dict)
     names: dict[str, LogType] = field(default_factory=dict)
     lines: dict[StreamKind, list[bytes]] = field(default_factory=dict)
+    files: list[tuple[str, str, bytes]] = field(default_factory=list)
     reports: list[StatusReport] = field(default_factory=list)
     beats: int = 0
     cancel_asked: bool = False
@@ -213,11 +216,23 @@ class MemoryBackend:
         return Delivered() if step is None else _outcome(step)
 
     def _take(self, run: BackendRun, batch: Batch, lines: tuple[bytes, ...]) -> Outcome:
+        if batch.kind == "files":
+            return self._take_files(run, lines)
         stored = self.runs[run.id].lines.setdefault(batch.kind, [])
         for number, line in enumerate(lines, start=1):
             if self.poison and self.poison in line:
                 return Rejected(f"line {number} is poisoned")
             stored.append(line)
+        return Delivered()
+
+    def _take_files(self, run: BackendRun, lines: tuple[bytes, ...]) -> Outcome:
+        found: list[tuple[str, str, bytes]] = []
+        for index, line in enumerate(lines):
+            file = read_line(line)
+            if file is None or not file.path or not Path(file.path).is_file():
+                return Rejected("there is no such file", good=index)
+            found.append((file.log_name, file.file_name, Path(file.path).read_bytes()))
+        self.runs[run.id].files.extend(found)
         return Delivered()
 
     def _open(self, request: OpenRequest) -> OpenResult:

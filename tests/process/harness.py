@@ -498,7 +498,7 @@ def _lines(folder: Path) -> list[dict[str, Any]]:
 
 def _values(line: Mapping[str, Any]) -> list[tuple[str, Any]]:
     if "logName" in line:
-        return [(line["logName"], line["data"])]
+        return [(line["logName"], line["data"] if "data" in line else line["fileName"])]
     return list(line.get("data", {}).items())
 
 

@@ -78,7 +78,7 @@ class SimLease(LeaseFiles):
         self._machine = False
         self.lock: Any = _Lock()
         self.room = RoomForRecords(self, _Endless())
-        for stream in ("lifecycle", "metrics", "data", "console"):
+        for stream in ("lifecycle", "metrics", "data", "files", "console"):
             room = None if stream == "lifecycle" else self.room
             setattr(self, stream, process.writer(self.folder, stream, room))
 

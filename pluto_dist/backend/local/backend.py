@@ -22,11 +22,12 @@ from pluto_dist.backend.interface import (
     StatusReport,
     Unavailable,
 )
+from pluto_dist.backend.local import files
 from pluto_dist.backend.local.lineage import LineageError, resolve
 from pluto_dist.backend.local.store import Store
 from pluto_dist.core.document import Document, read
 from pluto_dist.core.ids import RunRef, display_prefix
-from pluto_dist.core.outcomes import Delivered, Outcome, Retry
+from pluto_dist.core.outcomes import Delivered, Outcome, Rejected, Retry
 from pluto_dist.spool.names import segment_name
 
 JOIN_AGAIN_S = 2.0  # a Run that is not there yet is looked for again
@@ -52,9 +53,13 @@ class LocalBackend:
             return Unavailable(f"the store {self._store.root} cannot be used: {error}")
 
     def deliver(self, run: BackendRun, batch: Batch) -> Outcome:
-        """Copies a cut of a segment; repeating it changes nothing."""
+        """Copies a cut of a segment, and before it the files that it names; repeating it changes nothing."""
         name = segment_name(batch.stream, batch.segment)
         try:
+            if batch.kind == "files":
+                for index, line in enumerate(batch.lines):
+                    if not files.keep(self._store, run.key, line):
+                        return Rejected(f"there is no such file: {line[:200]!r}", good=index)
             self._store.copy_segment(run.key, batch.lease_id, name, batch.start, batch.raw)
         except OSError as error:
             return Retry(f"the store {self._store.root} cannot take it: {error}")

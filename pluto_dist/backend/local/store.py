@@ -2,6 +2,7 @@
 
     runs/<key>/run.json                       the document, replaced atomically
     runs/<key>/streams/<lease>/<segment>      copies of spool segments, byte for byte from their start
+    runs/<key>/files/, runs/<key>/rejected/   logged files, see `files`
     runs/<key>/rejected.jsonl                 records that the backend refused, with the reason
     runs/<key>/sync/<server>.json             how far it has been uploaded to one server
     ids/<number>                              holds the key of the Run with this id
@@ -180,6 +181,12 @@ def _write_all(fd: int, data: bytes, start: int) -> None:
     while view:
         written = os.pwrite(fd, view, start)
         view, start = view[written:], start + written
+
+
+def safe_name(text: str) -> str:
+    """A name that a person gave, as a file name: as it is if it can be, and never a way out of its folder."""
+    plain = text.isprintable() and "/" not in text and not text.startswith(".") and text == text.strip()
+    return text if plain and 0 < len(text.encode()) <= LONGEST_NAME else _name(text)
 
 
 def _name(text: str) -> str:
