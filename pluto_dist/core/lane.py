@@ -99,13 +99,29 @@ class Lane:
     @property
     def kept(self) -> dict[int, int]:
         """How much of each segment is in the store as well, because the backend did not take it in time."""
-        feed = self._context.book.feeds.get(feed_key(self.feed.lease_id, "store", self.feed.stream))
-        return feed.offsets if feed is not None else {}
+        copies = self._copies
+        return {number: end for number, end in copies.offsets.items() if number not in copies.left}
+
+    @property
+    def _copies(self) -> Feed:
+        feed = self.feed
+        known = self._context.book.feeds.get(feed_key(feed.lease_id, "store", feed.stream))
+        return known or Feed(lease_id=feed.lease_id, target="store", stream=feed.stream, kind=feed.kind)
+
+    @property
+    def lost(self) -> tuple[int, ...]:
+        """Segments that the disk has lost and the store still has, once what is on the disk is delivered."""
+        offsets = self.feed.offsets
+        return tuple(
+            number
+            for number, end in self.kept.items()
+            if self.final and self.sizes.get(number, 0) <= offsets.get(number, 0) < end
+        )
 
     def seen(self, sizes: dict[int, int], *, final: bool) -> None:
         """Takes what stands on the disk; a segment that is gone, and its copy, needs no cursor any more."""
         self.sizes, self.final = sizes, self.final or final
-        feed, there = self.feed, sizes.keys() | self.kept.keys()
+        feed, there = self.feed, sizes.keys() | self._copies.offsets.keys()
         if feed.offsets.keys() - there:
             offsets = {segment: end for segment, end in feed.offsets.items() if segment in there}
             self._context.book.put_feed(msgspec.structs.replace(feed, offsets=offsets))

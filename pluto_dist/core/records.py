@@ -233,6 +233,7 @@ class Feed(msgspec.Struct, frozen=True, kw_only=True):
         offsets: delivered bytes of each segment that still exists.
         intent: (segment, start) of a request whose repeat would be seen; persisted before it is sent.
         tries: how many such requests may have been carried out, the one in flight included.
+        left: segments of which the store has more than the disk, after a power loss; for the store only.
         delivered: records accepted by the backend.
         passed: records that the cursor has passed, those set aside included.
         next_step: one more than the highest step delivered.
@@ -245,6 +246,7 @@ class Feed(msgspec.Struct, frozen=True, kw_only=True):
     offsets: dict[int, int] = {}
     intent: tuple[int, int] | None = None
     tries: int = 0
+    left: tuple[int, ...] = ()
     delivered: int = 0
     passed: int = 0
     next_step: int = 0

@@ -4,7 +4,7 @@ The spool is on a node's own disk, which may be gone with the node; the store is
 segments are copied there when the server does not take them, everything every minute, and all that a process
 has left behind when it is gone: `sync` can upload it from any host. A copy goes when its records are
 delivered, and before its segment does: the document, which says how far they are, forgets a segment that is
-gone.
+gone. What a power loss took from the disk stays in the store, with its cursor in the document, for `sync`.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ class Remainders:
         for run in self._runs():
             if not self._busy.get(run.key):
                 self._drop_delivered(run)
+                self._leave_lost(run)
                 self._keep(run)
 
     def deadline(self) -> float | None:
@@ -156,6 +157,18 @@ class Remainders:
                 self._context.emit(
                     DropCopies(run=run.key, store=run.target.store, lease_id=lease.lease_id, segments=done)
                 )
+
+    def _leave_lost(self, run: Run) -> None:
+        """The power was off, only the copy has it now: `sync` uploads that, and nobody here waits for it."""
+        for lease in self._book.leases_of(run.key):
+            for lane in self._delivery.lanes_of(lease):
+                if lost := lane.lost:
+                    feed = self._feed(lease, lane.feed.stream)
+                    self._book.put_feed(msgspec.structs.replace(feed, left=(*feed.left, *lost)))
+                    detail = {"lease": lease.lease_id, "stream": feed.stream, "segments": str(list(lost))}
+                    self._context.note(run.key, "left_in_store", **detail)
+                    self._context.news[lease.lease_id] = None
+                    self._context.urgent.add(run.key)
 
     def _feed(self, lease: Lease, stream: str) -> Feed:
         known = self._book.feeds.get(feed_key(lease.lease_id, "store", stream))

@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from datetime import datetime
 from functools import cached_property
+from itertools import combinations
 from typing import Any
 
 from tests.chaos.cast import WRITERS_EACH
@@ -18,6 +19,7 @@ from tests.pluto_server.defects import Defect
 
 TERMINAL = ("COMPLETED", "FAILED", "TERMINATED", "CANCELLED")
 NUMBER = re.compile(r"value (\d+)$")
+IN_FLIGHT = re.compile(r"\(request (\d+)\) was in flight")
 LATE_S = 1.0  # a record that was written so shortly before the end may be sent just after it
 
 
@@ -144,19 +146,22 @@ class Checks:
                     yield f"G9: tag {tag} of writer {account.writer} is not in {account.run}: {remote.tags}"
 
     def _series(self) -> Iterator[str]:
-        """G10: two processes of one attempt never share a series."""
+        """G10: two processes whose leases are alive at one time never share a series."""
         for run, remote in self.remotes.items():
+            leases = {lease["lease_id"]: lease for lease in self.documents[run]["leases"]}
             for name, points in remote.metrics.items():
                 if name.partition("/")[0] != "loss":
                     continue
-                writers = {_parent(writer_of(int(value))) for _, _, value in points}
-                for job in self.play.jobs:
-                    ranks = [actor.part.writer for actor in job.actors]
-                    size = len(job._who)
-                    for first in range(0, len(ranks), size):
-                        shared = writers & set(ranks[first : first + size])
-                        if len(shared) > 1:
-                            yield f"G10: series {name} of {run} is shared by writers {sorted(shared)}"
+                writers = {writer_of(int(value)) for _, _, value in points}
+                held = {lease for lease in map(self._lease_of, writers) if lease in leases}
+                for one, other in combinations(sorted(held), 2):
+                    if _overlap(leases[one], leases[other]):
+                        yield f"G10: series {name} of {run} is shared by leases {one} and {other}"
+
+    def _lease_of(self, writer: int) -> str:
+        account = self.accounts.get(writer)
+        parent = self.accounts.get(_parent(writer))
+        return (account.lease if account else "") or (parent.lease if parent else "")
 
     # --- ends -------------------------------------------------------------------------------------
 
@@ -254,6 +259,7 @@ class Checks:
 
         6.3.2: records of sides, of workers and forked children that outlive the end, come after it.
         6.3.4: repeats; they are compared with their count above.
+        6.3.5: the client of the request that was in flight had given it up, or was killed.
         6.3.7: a status waits for the registration of names a few tries and not for ever; it must come later.
         6.3.8: a coordinator that was killed between the answer and its commit has to ask again.
         """
@@ -263,11 +269,22 @@ class Checks:
                 return all(self._may_be_late(remote, name) for name in defect.names)
             case "6.3.4":
                 return True
+            case "6.3.5":
+                return self._given_up(IN_FLIGHT.search(defect.text))
             case "6.3.7":
                 return all((defect.run_id, name) in self.registered for name in defect.names)
             case "6.3.8":
                 return self.play.done["kill_coordinator"] > 0
         return False
+
+    def _given_up(self, request: re.Match[str] | None) -> bool:
+        """Whether nobody waited for the answer any more."""
+        entries = self.play.served.server.requests() if request else []
+        return any(
+            entry["id"] == int(request[1]) and entry["outcome"] == "unknown"
+            for entry in entries
+            if request is not None
+        )
 
     def _may_be_late(self, remote: Remote, name: str) -> bool:
         points = remote.metrics.get(name, [])
@@ -296,6 +313,12 @@ class Checks:
 def _numbers(texts: Iterator[str] | Any) -> Counter[int]:
     found = (NUMBER.search(text) for text in texts)
     return Counter(int(match[1]) for match in found if match)
+
+
+def _overlap(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two leases were alive at one time; times are those of the document, milliseconds."""
+    starts = max(one["granted_at"] or 0, other["granted_at"] or 0)
+    return bool(starts < min(one["ended_at"] or starts, other["ended_at"] or starts))
 
 
 def _parent(writer: int) -> int:

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from pluto_dist.core.backoff import BACKOFF_CAP_S, BACKOFF_FIRST_S, backoff_s
-from pluto_dist.core.book import Book
+from pluto_dist.core.book import Book, feed_key
 from pluto_dist.core.effects import Effect, Ship
 from pluto_dist.core.outcomes import Delivered, Rejected, Retry, Unknown
 from pluto_dist.core.records import Feed
@@ -244,3 +244,21 @@ def test_what_was_logged_while_waiting_is_delivered_when_granted() -> None:
     launch.rank(0).init()
     launch.rank(0).log(loss=0.0)
     assert world.server.only().values("loss/rank1") == [1.0]
+
+
+def test_what_only_the_store_has_after_a_power_loss_is_left_to_sync() -> None:
+    """G3, G7: the segment is gone, its copy is not; nobody waits for it here, and its cursor stays."""
+    world = World()
+    process = owner(world)
+    lease = world.lease(process)
+    cursor = feed(world)
+    world.book.put_feed(msgspec.structs.replace(cursor, offsets={**cursor.offsets, 7: 40}))
+    world.book.put_feed(
+        Feed(lease_id=lease.lease_id, target="store", stream="metrics", kind="metrics", offsets={7: 100})
+    )
+    process.finish().exit()
+    world.wait(5)
+    (note,) = world.notes(world.run(), "left_in_store")
+    assert (note["stream"], note["segments"]) == ("metrics", "[7]")
+    assert world.book.leases[lease.lease_id].removed
+    assert world.book.feeds[feed_key(lease.lease_id, "run", "metrics")].offsets[7] == 40

@@ -20,10 +20,6 @@ OWNER_ENDS: tuple[End, ...] = (
 )  # fmt: skip
 SIDE_ENDS: tuple[End, ...] = ("finish", "close", "exception", "exit_code", "at_exit", "sigterm", "kill")
 
-# A segment that the power loss took and whose copy is in the store keeps its coordinator up for ever: with
-# True, seed 66 shows it.
-POWER = False
-
 QUIET_AFTER_S = 40.0  # no fault begins or lasts longer
 
 
@@ -197,7 +193,7 @@ def _faults(random: Random, actors: int) -> list[Fault]:
         )
         faults.append(Fault(at, kind, seconds, random.randrange(actors)))  # type: ignore[arg-type]
     if random.random() < 0.15:
-        kind = random.choice(("teardown", "teardown", "power" if POWER else "teardown"))
+        kind = random.choice(("teardown", "teardown", "power"))
         faults.append(Fault(random.uniform(1.0, 25.0), kind, random.uniform(0.5, 10.0)))  # type: ignore[arg-type]
     return sorted(faults, key=lambda fault: fault.at)
 

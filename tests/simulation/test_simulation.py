@@ -13,10 +13,11 @@ from tests.simulation.plan import make_plan
 
 # 31: a refused record behind a declaration was lost. 42: a copy that came late kept its lease for ever.
 # 49, 165: a repeated console row was not counted. The others of few digits are the first ones.
+# 66: after a power loss a segment was in the store only, and its lease was kept for ever.
 # …1302: on a full disk a request left before its intent was kept. …1569: a segment was given back while its
 # copy was on the way, which kept its lease for ever. …1913: the disk took records but not the opening entry.
 LATER = (1795641011302, 1795641011569, 1795641011913)
-FIXED = (*range(1, 21), 31, 42, 49, 77, 88, 148, 161, 165, 170, 190, 200, *LATER)
+FIXED = (*range(1, 21), 31, 42, 49, 66, 77, 88, 148, 161, 165, 170, 190, 200, *LATER)
 RANDOM_S = 30.0
 
 
