@@ -17,9 +17,9 @@ import msgspec
 
 from pluto_dist.client.collect import MAX_INTEGER, MIN_INTEGER, Collector, Kind, Number, Rejection
 from pluto_dist.client.plain import NotAScalarError, Scalar, scalar_of, shown
+from pluto_dist.core.foreign import MAX_STEP
 from pluto_dist.errors import InvalidRecordError
 
-MAX_STEP = 2**64 - 1  # the server reads an unsigned 64-bit integer
 MILLISECONDS_FROM = 1e11  # as seconds this is the year 5138, as milliseconds March 1973
 
 _PLAIN_NUMBERS = frozenset({float, int})

@@ -10,6 +10,8 @@ from typing import Literal
 
 import msgspec
 
+from pluto_dist.core.foreign import Count, Pid, Whole
+
 Role = Literal["owner", "worker", "side"]
 
 DISPLAY_ID = re.compile(r"^[A-Z0-9]{1,4}-\d+$")  # the official client's classification of a run id
@@ -32,9 +34,9 @@ class Identity(msgspec.Struct, frozen=True):
     """
 
     boot_id: str
-    pid_ns: int
-    pid: int
-    start: int
+    pid_ns: Count
+    pid: Pid
+    start: Count
     nonce: str = ""
     host: str = ""
 
@@ -64,12 +66,12 @@ class Job(msgspec.Struct, frozen=True):
     """
 
     key: str
-    rank: int | None = None
-    local_rank: int | None = None
-    world_size: int | None = None
-    node_rank: int = 0
-    attempt: int = 0
-    max_restarts: int = 0
+    rank: Count | None = None
+    local_rank: Count | None = None
+    world_size: Count | None = None
+    node_rank: Count = 0
+    attempt: Count = 0
+    max_restarts: Count = 0
     launcher: Identity | None = None
     shared_id: str | None = None
 
@@ -77,7 +79,7 @@ class Job(msgspec.Struct, frozen=True):
 class RunRef(msgspec.Struct, frozen=True):
     """What the caller called a Run: exactly one field is set."""
 
-    id: int | None = None
+    id: Whole | None = None
     display_id: str | None = None
     external_id: str | None = None
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from pluto_dist.core.foreign import UNREADABLE
 from pluto_dist.errors import InvalidRecordError
 
 MAX_TAGS = 50  # the server refuses more
@@ -50,7 +51,7 @@ def merge_json(base: bytes, patch: bytes) -> bytes:
     """
     try:
         return _to_json(deep_merge(_to_object(base), _to_object(patch)))
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise InvalidRecordError(
             f"the config or its patch is no JSON object of moderate depth: {error}; pass a dict"
         ) from error

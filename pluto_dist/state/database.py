@@ -16,6 +16,7 @@ import msgspec
 
 from pluto_dist.core.book import Book
 from pluto_dist.core.effects import Save
+from pluto_dist.core.foreign import UNREADABLE
 from pluto_dist.errors import MachineError
 
 SCHEMA = 1
@@ -94,7 +95,7 @@ class Database:
                 continue
             try:
                 book.load(kind, key, msgspec.json.decode(value, type=table.kind))
-            except msgspec.MsgspecError as error:
+            except (*UNREADABLE, TypeError) as error:
                 self.unreadable.append(f"{kind}/{key}: {error}")
         return book
 

@@ -23,6 +23,7 @@ from typing import BinaryIO, Literal
 import msgspec
 
 from pluto_dist.core.document import Document, LeaseShown
+from pluto_dist.core.foreign import UNREADABLE
 from pluto_dist.core.naming import late_participant
 from pluto_dist.core.records import Point, SeriesOwner
 from pluto_dist.spool.frames import Cut, scan
@@ -146,7 +147,7 @@ def _points_of(stream: str, line: bytes, lease_id: str, final: Callable[[str], s
             yield SeriesPoint("string", final(text.logName), text.step, text.data, text.time, lease_id)
             return
         record = _read_metrics(line)
-    except ValueError:
+    except UNREADABLE:
         return
     for name, value in record.data.items():
         yield SeriesPoint("metric", final(name), record.step, value, record.time, lease_id)
@@ -155,7 +156,7 @@ def _points_of(stream: str, line: bytes, lease_id: str, final: Callable[[str], s
 def _read_metrics(line: bytes) -> _Metrics:
     try:
         return _metrics.decode(line)
-    except msgspec.MsgspecError:  # NaN and infinities are no JSON
+    except UNREADABLE:  # NaN and infinities are no JSON
         return msgspec.convert(json.loads(line), _Metrics)
 
 
