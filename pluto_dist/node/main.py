@@ -143,6 +143,8 @@ def serve(places: Places, lock: lockfile.CoordinatorLock, idle_exit_s: float) ->
     signal.signal(signal.SIGTERM, stopper)
     signal.signal(signal.SIGINT, stopper)
     database = open_database(places.database)
+    if database.put_aside:
+        say("database_put_aside", why=database.put_aside)
     book = database.load()
     for line in database.unreadable:
         say("unreadable_record", what=line)
