@@ -13,7 +13,7 @@ import hypothesis
 
 from tests.fuzz.budget import PLAYED, TARGETS, Target
 
-TIMES_MORE = 3  # examples of one property in a round, compared with the test suite
+TIMES_MORE = 5  # examples of one property in a round, compared with the test suite
 
 
 def main() -> int:

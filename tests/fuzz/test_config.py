@@ -47,7 +47,7 @@ def refuse_constant(token: str) -> None:
 
 
 @fuzz(
-    150, config=st.dictionaries(keys, objects, max_size=4) | objects, limit=st.sampled_from([MAX_BYTES, 300])
+    60, config=st.dictionaries(keys, objects, max_size=4) | objects, limit=st.sampled_from([MAX_BYTES, 300])
 )
 def test_any_config_is_strict_json_or_a_typed_error(config: Any, limit: int) -> None:
     """G9: whatever `init(config=…)` is given, the coordinator can read it, and it has a bound."""
@@ -68,7 +68,7 @@ def written(entry: Any) -> Any:
 
 
 @fuzz(
-    150,
+    60,
     name=any_text | scalars,
     label=any_text | scalars | st.none(),
     run=any_text | scalars | integers,
@@ -100,7 +100,7 @@ def test_any_argument_of_init_is_an_entry_or_a_typed_error(
     assert (found.name, found.label, found.run) == (entry.name, entry.label, entry.run)
 
 
-@fuzz(100, code=integers | scalars | values)
+@fuzz(40, code=integers | scalars | values)
 def test_any_code_of_finish_is_an_entry_or_a_typed_error(code: Any) -> None:
     """`finish(code=…)` must never write an end that the coordinator cannot read."""
     try:
@@ -111,7 +111,7 @@ def test_any_code_of_finish_is_an_entry_or_a_typed_error(code: Any) -> None:
 
 
 @fuzz(
-    100,
+    40,
     message=any_text | scalars | st.sampled_from(["x" * 20_000_000, "é\n" * 3_000_000]),
     kind=st.sampled_from([ValueError, RuntimeError, OSError, SystemExit, KeyboardInterrupt, HostileError]),
     cause=st.sampled_from([None, HostileError(), ValueError("\ud800")]),

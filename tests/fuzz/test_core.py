@@ -110,7 +110,7 @@ def ends_well(world: World, owner: Process) -> None:
         assert spool.lease_id not in world.spools or world.lease(owner).removed or world.book.feeds
 
 
-@fuzz(60, told=st.lists(stories, min_size=1, max_size=2))
+@fuzz(24, told=st.lists(stories, min_size=1, max_size=2))
 def test_hostile_lifecycle_entries_harm_nobody(told: list[tuple[Any, list[Any]]]) -> None:
     """G11, G1, G2: whatever one process writes about itself, the others' Runs go on and end well."""
     world = checked_world()
@@ -124,7 +124,7 @@ def test_hostile_lifecycle_entries_harm_nobody(told: list[tuple[Any, list[Any]]]
     ends_well(world, owner)
 
 
-@fuzz(150, asked=st.lists(questions | syncs, min_size=1, max_size=8))
+@fuzz(60, asked=st.lists(questions | syncs, min_size=1, max_size=8))
 def test_hostile_questions_harm_nobody(asked: list[Any]) -> None:
     """G11: each is answered or ignored; without force no status changes."""
     world = checked_world()
@@ -142,7 +142,7 @@ def test_hostile_questions_harm_nobody(asked: list[Any]) -> None:
     ends_well(world, owner)
 
 
-@fuzz(60, run=texts, number=integers, lease=texts, folder=texts)
+@fuzz(24, run=texts, number=integers, lease=texts, folder=texts)
 def test_messages_about_leases_that_are_not_there_harm_nobody(
     run: str, number: int, lease: str, folder: str
 ) -> None:

@@ -55,7 +55,7 @@ def works(path: Path) -> Database:
     return database
 
 
-@fuzz(25, changes=damages, which=st.sampled_from(["", "", "", "-wal"]))
+@fuzz(10, changes=damages, which=st.sampled_from(["", "", "", "-wal"]))
 def test_a_damaged_database_is_put_aside_or_read(changes: list[Damage], which: str) -> None:
     """G12: whatever became of the file, a coordinator starts; what it cannot use is kept beside it."""
     with tempfile.TemporaryDirectory() as folder:
@@ -71,7 +71,7 @@ def test_a_damaged_database_is_put_aside_or_read(changes: list[Damage], which: s
         assert len(list(Database(path).load().runs)) >= 40
 
 
-@fuzz(25, content=st.binary(max_size=200) | plain_json.map(as_json), tail=st.booleans())
+@fuzz(10, content=st.binary(max_size=200) | plain_json.map(as_json), tail=st.booleans())
 def test_a_file_that_is_no_database_is_put_aside(content: bytes, tail: bool) -> None:
     """G12: garbage, an empty file, or garbage behind the header of a database."""
     with tempfile.TemporaryDirectory() as folder:
@@ -81,7 +81,7 @@ def test_a_file_that_is_no_database_is_put_aside(content: bytes, tail: bool) -> 
 
 
 @fuzz(
-    30,
+    12,
     rows=st.lists(
         st.tuples(
             st.sampled_from(["runs", "leases", "feeds", "series", "histories", "points", "configs", "new"]),
@@ -110,7 +110,7 @@ def test_rows_that_cannot_be_read_are_left_out(rows: list[tuple[str, bytes, Any]
 
 
 @fuzz(
-    40,
+    16,
     generation=integers | st.text(max_size=3) | st.none() | st.floats(),
     name=st.sampled_from(["generation"]),
 )

@@ -60,7 +60,7 @@ ancestors = st.lists(
 )
 
 
-@fuzz(300, env=job_environs, initial=job_environs, above=ancestors, parent=st.none() | st.integers(0, 9))
+@fuzz(120, env=job_environs, initial=job_environs, above=ancestors, parent=st.none() | st.integers(0, 9))
 def test_any_environment_gives_a_job_that_can_be_told(
     env: dict[str, str], initial: dict[str, str], above: list[AncestorFacts], parent: int | None
 ) -> None:
@@ -118,7 +118,7 @@ def says_where(error: SettingError) -> None:
 
 
 @fuzz(
-    300,
+    120,
     env=st.dictionaries(
         st.sampled_from([*VARIABLES, "PLUTO_DIST_NOTHING", "PLUTO_DIST_\udce9"]), setting_values, max_size=2
     ),

@@ -73,13 +73,13 @@ def understood(payload: bytes) -> list[Message]:
     return found
 
 
-@fuzz(200, payload=st.binary(max_size=300))
+@fuzz(80, payload=st.binary(max_size=300))
 def test_random_bytes_are_a_message_or_a_value_error(payload: bytes) -> None:
     """G11."""
     understood(payload)
 
 
-@fuzz(400, payload=packed, changes=edits)
+@fuzz(160, payload=packed, changes=edits)
 def test_damaged_messages_are_a_message_or_a_value_error(
     payload: bytes, changes: list[tuple[str, int, bytes]]
 ) -> None:

@@ -104,7 +104,7 @@ def served() -> Served:
     return found
 
 
-@fuzz(60, payload=packed, changes=edits, more=st.lists(st.binary(max_size=40), max_size=3))
+@fuzz(24, payload=packed, changes=edits, more=st.lists(st.binary(max_size=40), max_size=3))
 def test_any_frames_are_answered_or_ignored(
     payload: bytes, changes: list[tuple[str, int, bytes]], more: list[bytes]
 ) -> None:
@@ -115,14 +115,14 @@ def test_any_frames_are_answered_or_ignored(
     served().check()
 
 
-@fuzz(60, asked=(questions | syncs).filter(lambda raw: raw["t"] != "stop"))
+@fuzz(24, asked=(questions | syncs).filter(lambda raw: raw["t"] != "stop"))
 def test_any_well_formed_message_is_answered_or_refused(asked: dict[str, object]) -> None:
     """G11: hostile values in messages of the right form."""
     served().send([msgspec.msgpack.encode(packable(asked))])
     served().check()
 
 
-@fuzz(40, noise=st.binary(max_size=300), greets=st.booleans())
+@fuzz(16, noise=st.binary(max_size=300), greets=st.booleans())
 def test_bytes_that_are_no_zeromq_harm_nobody(noise: bytes, greets: bool) -> None:
     """G11: with or without the greeting of a ZeroMQ peer in front."""
     greeting = b"\xff" + b"\0" * 8 + b"\x7f\x03\x00NULL" + b"\0" * 48
@@ -133,7 +133,7 @@ def test_bytes_that_are_no_zeromq_harm_nobody(noise: bytes, greets: bool) -> Non
     served().check()
 
 
-@fuzz(12, first=opened, others=st.lists(entries, max_size=4), seed=st.integers(0, 1 << 30))
+@fuzz(4, first=opened, others=st.lists(entries, max_size=4), seed=st.integers(0, 1 << 30))
 def test_lease_folders_with_hostile_entries_harm_nobody(
     first: dict[str, object], others: list[dict[str, object]], seed: int
 ) -> None:

@@ -63,7 +63,7 @@ def read_all(folder: str, stream: str, *, final: bool) -> tuple[list[bytes], int
     raise AssertionError(f"no end: {offsets}")
 
 
-@fuzz(150, written=payloads, changes=damages, final=st.booleans())
+@fuzz(60, written=payloads, changes=damages, final=st.booleans())
 def test_a_damaged_stream_gives_whole_records_and_no_others(
     written: list[bytes], changes: list[Damage], final: bool
 ) -> None:
@@ -82,7 +82,7 @@ def test_a_damaged_stream_gives_whole_records_and_no_others(
         assert skipped
 
 
-@fuzz(60, written=payloads, name=names, noise=st.binary(max_size=100), kind=st.integers(0, 4))
+@fuzz(24, written=payloads, name=names, noise=st.binary(max_size=100), kind=st.integers(0, 4))
 def test_foreign_files_beside_a_stream_change_nothing(
     written: list[bytes], name: str, noise: bytes, kind: int
 ) -> None:
@@ -131,7 +131,7 @@ def story(count: int) -> list[LifecycleEntry]:
     return [OPENED, *noted, Closed(at=1e6, wall_ms=1)]
 
 
-@fuzz(150, count=st.integers(0, 20), changes=damages)
+@fuzz(60, count=st.integers(0, 20), changes=damages)
 def test_a_damaged_lifecycle_stream_gives_the_entries_that_are_whole(
     count: int, changes: list[Damage]
 ) -> None:
@@ -149,7 +149,7 @@ def test_a_damaged_lifecycle_stream_gives_the_entries_that_are_whole(
     assert tail.count == len(found) + tail.unreadable
 
 
-@fuzz(100, count=st.integers(2, 12), where=st.integers(0, 1 << 16), length=st.integers(1, 3))
+@fuzz(40, count=st.integers(2, 12), where=st.integers(0, 1 << 16), length=st.integers(1, 3))
 def test_entries_behind_damage_keep_their_numbers(count: int, where: int, length: int) -> None:
     """R1: a coordinator that reads the stream anew takes no entry for one it knows."""
     entries = story(count)
@@ -162,7 +162,7 @@ def test_entries_behind_damage_keep_their_numbers(count: int, where: int, length
     assert found == {n + 1: each for n, each in enumerate(entries) if n not in gone}
 
 
-@fuzz(150, line=plain_json.map(as_json) | st.binary(max_size=200), label=texts)
+@fuzz(60, line=plain_json.map(as_json) | st.binary(max_size=200), label=texts)
 def test_lines_that_are_no_records_are_left_to_the_backend(line: bytes, label: str) -> None:
     """G6: a frame may hold anything; looking for names and steps in it does not raise."""
     with tempfile.TemporaryDirectory() as folder:

@@ -73,7 +73,7 @@ def looks_well(store: Store) -> None:
     assert json.loads(points)["value"] == 0.5
 
 
-@fuzz(6, changes=damages)
+@fuzz(4, changes=damages)
 def test_a_damaged_document_hides_no_other_run(changes: list[Damage]) -> None:
     """Bits that flipped in `run.json`."""
     with two_runs() as store:
@@ -98,7 +98,7 @@ strange = st.one_of(
 )
 
 
-@fuzz(10, content=strange)
+@fuzz(4, content=strange)
 def test_a_document_of_somebody_else_hides_no_other_run(content: bytes) -> None:
     """JSON of another shape, of a newer version, or hostile values in the right shape."""
     with two_runs() as store:
@@ -106,7 +106,7 @@ def test_a_document_of_somebody_else_hides_no_other_run(content: bytes) -> None:
         looks_well(store)
 
 
-@fuzz(6, changes=damages, stream=st.sampled_from(["metrics", "console"]), line=plain_json.map(as_json))
+@fuzz(4, changes=damages, stream=st.sampled_from(["metrics", "console"]), line=plain_json.map(as_json))
 def test_damaged_points_hide_no_other_run(changes: list[Damage], stream: str, line: bytes) -> None:
     """Copies of segments with damage, or with records that nobody of ours wrote."""
     with two_runs() as store:
@@ -139,7 +139,7 @@ def test_what_is_no_file_hides_no_other_run(kind: str) -> None:
         looks_well(store)
 
 
-@fuzz(20, changes=damages, which=st.sampled_from(["document", "mark", "both"]))
+@fuzz(8, changes=damages, which=st.sampled_from(["document", "mark", "both"]))
 def test_sync_uploads_the_others(changes: list[Damage], which: str) -> None:
     """A damaged document is left out, a damaged mark named: nobody knows what was uploaded."""
     from pluto_dist.backend.local.marks import Mark, Marks
@@ -159,7 +159,7 @@ def test_sync_uploads_the_others(changes: list[Damage], which: str) -> None:
 
 
 @fuzz(
-    30,
+    12,
     project=texts,
     external=texts | st.none(),
     number=integers | st.none(),
