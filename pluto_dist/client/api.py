@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pluto_dist.client.opening import disabled_run, generate_run_id, open_lease
 from pluto_dist.client.runs import RUNS
-from pluto_dist.client.wishes import Wish, config_of, fork_of, label_of, role_of, run_of, tags_of
+from pluto_dist.client.wishes import Wish, config_of, fork_of, label_of, name_of, role_of, run_of, tags_of
 from pluto_dist.core.ids import Role
 from pluto_dist.errors import OwnerExistsError, RunNotFoundError
 
@@ -77,7 +77,7 @@ def init(
         verb="init",
         role=role_of(role),
         label=label_of(label),
-        name=name,
+        name=name_of(name),
         config=config_of(config),
         tags=tags_of(tags),
         run=run_of("run_id", asked),

@@ -9,7 +9,7 @@ from typing import TypeGuard
 import msgspec
 
 from pluto_dist.client.media.base import DataValue, Media
-from pluto_dist.client.plain import NotAScalarError, clean_text, scalar_of, shown
+from pluto_dist.client.plain import NotAScalarError, clean_text, first_line, scalar_of, shown
 from pluto_dist.core.requests import LogType
 from pluto_dist.errors import InvalidRecordError
 
@@ -84,9 +84,10 @@ class Collector:
 
         Raises:
             InvalidRecordError: a key is no text or blank.
+            NotAScalarError: what is in the dict cannot be had.
         """
         self._dicts += 1
-        for key, value in tuple(data.items()):
+        for key, value in _pairs_of(data):
             name = prefix + _checked_key(key, prefix)
             if type(value) is float:
                 self._take_number(name, value)
@@ -100,7 +101,7 @@ class Collector:
                 self._take_text(name, plain)
             elif plain is not None:
                 self._take_number(name, plain)
-            elif isinstance(value, Mapping):
+            elif is_mapping(value):
                 self._take_dict(name, value, above)
             elif isinstance(value, Media):
                 self._take_file(name, value)
@@ -151,6 +152,19 @@ class Collector:
 
 def _is_list_of_files(value: object) -> TypeGuard[list[Media]]:
     return isinstance(value, list | tuple) and bool(value) and all(isinstance(each, Media) for each in value)
+
+
+def is_mapping(value: object) -> TypeGuard[Mapping[str, object]]:
+    """Whether its class is one; objects may say anything about themselves, or raise."""
+    return issubclass(type(value), Mapping)
+
+
+def _pairs_of(data: Mapping[str, object]) -> list[tuple[str, object]]:
+    try:
+        found = tuple(data.items())  # at once: another thread may change the dict
+        return [(key, value) for key, value in found]  # it has to be pairs
+    except Exception as error:  # code of others
+        raise NotAScalarError(f"reading it raised {type(error).__name__}: {first_line(error)}") from error
 
 
 def _checked_key(key: object, prefix: str) -> str:

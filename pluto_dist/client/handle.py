@@ -22,9 +22,11 @@ from pluto_dist.client.facts import RunFacts
 from pluto_dist.client.lease import LeaseFiles, Wall
 from pluto_dist.client.link import Link
 from pluto_dist.client.once import WarnOnce
+from pluto_dist.client.plain import clean_text
 from pluto_dist.client.points import PointLog
 from pluto_dist.client.stops import STOPS
 from pluto_dist.client.tidings import Tidings
+from pluto_dist.client.wishes import exit_code_of
 from pluto_dist.core.lifecycle import (
     Closed,
     ConfigUpdated,
@@ -37,6 +39,7 @@ from pluto_dist.core.lifecycle import (
     TagsRemoved,
 )
 from pluto_dist.core.merge import add_tags as checked_tags
+from pluto_dist.core.merge import checked_texts
 from pluto_dist.core.messages import View
 from pluto_dist.errors import FinishReservedError, RunEndedError
 from pluto_dist.node.identity import boot_clock
@@ -126,7 +129,7 @@ class Run(RunFacts):
 
     def remove_tags(self, tags: str | Iterable[str]) -> None:
         """Takes tags away; those that the Run does not have are no error."""
-        self._change(TagsRemoved(**self._stamp(), tags=tuple([tags] if isinstance(tags, str) else tags)))
+        self._change(TagsRemoved(**self._stamp(), tags=checked_texts(tags)))
 
     def update_config(self, config: Mapping[str, Any]) -> None:
         """Merges a dict deeply into the Run's config.
@@ -168,13 +171,15 @@ class Run(RunFacts):
 
         Raises:
             FinishReservedError: a side called it with `strict`; the lease stays usable.
+            SettingError: the code is no whole number.
         """
+        checked = exit_code_of(code)
         if self._end or self._foreign_process(""):
             return
         if self._is_side:
             self._refuse_to_finish()
         self.take_evidence(sys.exc_info()[1])
-        self._leave(Finished(**self._stamp(), code=code), timeout_s)
+        self._leave(Finished(**self._stamp(), code=checked), timeout_s)
 
     def close(self, timeout_s: float | None = None) -> None:
         """Ends this process's lease and leaves the Run's status alone."""
@@ -270,7 +275,8 @@ class Run(RunFacts):
     def note(self, text: str, **detail: str) -> None:
         """An event of the Run that is no evidence."""
         if not self._end and self._pid == os.getpid():
-            self._say(Noted(**self._stamp(), text=text, detail=detail))
+            cleaned = {key: clean_text(value) for key, value in detail.items()}
+            self._say(Noted(**self._stamp(), text=text, detail=cleaned))
 
     # --- where it stands --------------------------------------------------------------------------
 

@@ -28,6 +28,7 @@ from types import FrameType, TracebackType
 from typing import NoReturn
 
 from pluto_dist.client.evidence import exit_code_of
+from pluto_dist.client.plain import said_by
 from pluto_dist.client.runs import RUNS
 from pluto_dist.client.stops import STOPS
 
@@ -96,7 +97,7 @@ class Hooks:
                     "thread_exception",
                     thread=name,
                     type=type(args.exc_value).__qualname__,
-                    message=str(args.exc_value)[:500],
+                    message=said_by(args.exc_value)[:500],
                 )
         self._previous_thread_hook(args)
 

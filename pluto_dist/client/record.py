@@ -16,12 +16,20 @@ from collections.abc import Mapping
 
 import msgspec
 
-from pluto_dist.client.collect import MAX_INTEGER, MIN_INTEGER, Attached, Collector, Number, Rejection
+from pluto_dist.client.collect import (
+    MAX_INTEGER,
+    MIN_INTEGER,
+    Attached,
+    Collector,
+    Number,
+    Rejection,
+    is_mapping,
+)
 from pluto_dist.client.plain import NotAScalarError, Scalar, scalar_of, shown
+from pluto_dist.core.foreign import MAX_STEP
 from pluto_dist.core.requests import LogType
 from pluto_dist.errors import InvalidRecordError
 
-MAX_STEP = 2**64 - 1  # the server reads an unsigned 64-bit integer
 STRING = "string-series"
 MILLISECONDS_FROM = 1e11  # as seconds this is the year 5138, as milliseconds March 1973
 
@@ -118,12 +126,15 @@ def _encode_plain(data: dict[str, float], step: int, time_ms: int) -> bytes | No
 def _encode_any(
     data: Mapping[str, object], step: int, time_ms: int, known: set[str], *, strict: bool
 ) -> Encoded:
-    if not isinstance(data, Mapping):
+    if not is_mapping(data):
         raise InvalidRecordError(
             f"log() was given {shown(data)}; pass a dict of names and values, e.g. {{'loss': 0.1}}"
         )
     collector = Collector()
-    collector.take_all(data)
+    try:
+        collector.take_all(data)
+    except NotAScalarError as error:
+        raise InvalidRecordError(f"log() was given {shown(data)}: {error}; pass a plain dict") from error
     if strict and collector.rejections:
         raise InvalidRecordError("; ".join(map(str, collector.rejections)))
     return Encoded(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from typing import Literal
+from operator import index
+from typing import Any, Literal
 
 import msgspec
 
+from pluto_dist.client.plain import clean_text, shown
 from pluto_dist.core.ids import Role, RunRef, classify_run_id
 from pluto_dist.core.lifecycle import Fork
 from pluto_dist.errors import ForkError, SettingError
@@ -70,9 +72,20 @@ def run_of(argument: str, value: int | str | None) -> RunRef | None:
     if value is None:
         return None
     try:
-        return classify_run_id(value)
+        return classify_run_id(_id_of(value))
     except ValueError as error:
-        raise SettingError(f"{argument}={value!r}: {error}") from error
+        raise SettingError(f"{argument}={shown(value)}: {error}") from error
+
+
+def _id_of(value: Any) -> int | str:
+    if issubclass(type(value), str):
+        return str.__str__(value)  # of a subclass only the text
+    if value is True or value is False:
+        return value
+    try:
+        return index(value)
+    except Exception as error:
+        raise ValueError("an id is a whole number or a text") from error
 
 
 def fork_of(
@@ -89,11 +102,46 @@ def fork_of(
     if ref is None or step is None:
         missing = "fork_run_id" if ref is None else "fork_step"
         raise ForkError(
-            f"fork_run_id={parent!r} and fork_step={step!r}: {missing} is missing; give both or none"
+            f"fork_run_id={shown(parent)}, fork_step={shown(step)}: {missing} is missing; give both or none"
         )
-    if isinstance(step, bool) or not isinstance(step, int) or step < 0:
-        raise ForkError(f"fork_step={step!r}: it is a non-negative integer")
-    return Fork(ref, step, inherit_config is not False, bool(inherit_tags))
+    try:
+        number = -1 if isinstance(step, bool) else index(step)
+    except Exception:  # noqa: BLE001 # it is no integer, whatever it is
+        number = -1
+    if not 0 <= number < 2**63:
+        raise ForkError(f"fork_step={shown(step)}: it is an integer from 0 to 2^63 - 1")
+    return Fork(ref, number, inherit_config is not False, bool(inherit_tags))
+
+
+def name_of(name: object) -> str | None:
+    """The Run's name, as text that everybody can hold; None for the generated one.
+
+    Raises:
+        SettingError: its text cannot be had.
+    """
+    if name is None:
+        return None
+    try:
+        return clean_text(name if isinstance(name, str) else str(name)).strip() or None
+    except Exception as error:
+        raise SettingError(f"name={shown(name)}: it cannot be had as text; pass a text") from error
+
+
+def exit_code_of(code: object) -> int | None:
+    """The code of `finish()`.
+
+    Raises:
+        SettingError: it is no whole number, or larger than 64 bits.
+    """
+    if code is None:
+        return None
+    try:
+        found = index(code)  # type: ignore[arg-type] # that is the question
+    except Exception as error:
+        raise SettingError(f"code={shown(code)}: pass a whole number, as for sys.exit()") from error
+    if not -(2**63) <= found < 2**63:
+        raise SettingError(f"code={shown(code)}: it has more than 64 bits; pass a code as for sys.exit()")
+    return found
 
 
 def role_of(role: str | None) -> Role | None:
@@ -102,8 +150,8 @@ def role_of(role: str | None) -> Role | None:
     Raises:
         SettingError: there is no such role.
     """
-    if role not in (None, "owner", "worker", "side"):
-        raise SettingError(f'role={role!r} is unknown; roles are "owner", "worker" and "side"')
+    if role is not None and (type(role) is not str or role not in ("owner", "worker", "side")):
+        raise SettingError(f'role={shown(role)} is unknown; roles are "owner", "worker" and "side"')
     return role  # type: ignore[return-value] # checked above
 
 
@@ -115,6 +163,7 @@ def label_of(label: str | None) -> str | None:
     """
     if label is None:
         return None
-    if not isinstance(label, str) or not 0 < len(label) <= 100 or "/" in label or not label.isprintable():
-        raise SettingError(f"label={label!r}: a label has 1 to 100 printable characters and no slash")
+    label = str.__str__(label) if issubclass(type(label), str) else ""
+    if not 0 < len(label) <= 100 or "/" in label or not label.isprintable():
+        raise SettingError(f"label={shown(label)}: a label has 1 to 100 printable characters and no slash")
     return label

@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from pluto_dist.core.book import Book, Config, History, Points
+from pluto_dist.core.foreign import UNREADABLE
 from pluto_dist.core.ids import Role
 from pluto_dist.core.records import (
     AttemptEnd,
@@ -183,7 +184,10 @@ def read(body: bytes) -> Document:
     Raises:
         ValueError: it is none, or of a newer format.
     """
-    found = _decoder.decode(body)
+    try:
+        found = _decoder.decode(body)
+    except UNREADABLE as error:
+        raise ValueError(f"no document of a Run: {error}") from error
     if found.format > FORMAT:
         raise ValueError(f"document has format {found.format}; this version reads up to {FORMAT}")
     return found

@@ -31,11 +31,16 @@ class Asked(Event, frozen=True, kw_only=True):
 
 
 class LifecycleRead(Event, frozen=True, kw_only=True):
-    """Entries of a lease's lifecycle stream, each with its ordinal number, counted from 1."""
+    """Entries of a lease's lifecycle stream, each with its ordinal number, counted from 1.
+
+    Attributes:
+        count: how many the stream has so far, those included that could not be read.
+    """
 
     lease_id: str
     folder: str
     entries: tuple[tuple[int, LifecycleEntry], ...]
+    count: int = 0
 
 
 class ProcessDied(Event, frozen=True, kw_only=True):

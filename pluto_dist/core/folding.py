@@ -48,6 +48,13 @@ class Folding:
         if event.lease_id not in self._book.leases:
             self._open(event, inbox)
         self.fold(event.lease_id)
+        self._pass_unreadable(event)
+
+    def _pass_unreadable(self, event: LifecycleRead) -> None:
+        """What nobody can read will not take effect, and whoever wrote it must not wait for that."""
+        lease = self._book.leases.get(event.lease_id)
+        if lease is not None and event.lease_id not in self._inbox and lease.folded < event.count:
+            self._context.change_lease(lease, folded=event.count)
 
     def fold(self, lease_id: str) -> None:
         """Lets entries take effect, as far as the lease has a role to do so."""

@@ -16,6 +16,7 @@ from pluto_dist.core.book import feed_key
 from pluto_dist.core.context import Context
 from pluto_dist.core.effects import SetAside, Ship
 from pluto_dist.core.events import Shipped
+from pluto_dist.core.foreign import step_behind
 from pluto_dist.core.outcomes import Delivered, Rejected, Retry, Unknown
 from pluto_dist.core.records import Feed, Lease, Run
 from pluto_dist.core.requests import BackendRun, StreamKind
@@ -260,7 +261,7 @@ class Lane:
                 tries=0,
                 delivered=feed.delivered + delivered,
                 passed=feed.passed + event.lines,
-                next_step=max(feed.next_step, event.max_step + 1),
+                next_step=max(feed.next_step, step_behind(event.max_step)),
             )
         )
 

@@ -10,13 +10,15 @@ milliseconds and for people only.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
+from pluto_dist.core.foreign import UNREADABLE, Count, Pid, Seconds, Whole
 from pluto_dist.core.ids import Identity, Job, Role, RunRef
 
 Console = Literal["auto", "wrap", "fd", "off"]
+Patience = Annotated[float, msgspec.Meta(ge=0.1, le=1e9)]  # shorter ones would keep the coordinator busy
 EvidenceKind = Literal["exception", "exit", "signal", "vanished"]
 
 
@@ -24,14 +26,14 @@ class Entry(msgspec.Struct, frozen=True, tag_field="entry", kw_only=True):
     """Base of all entries."""
 
     at: float
-    wall_ms: int
+    wall_ms: Whole
 
 
 class Fork(msgspec.Struct, frozen=True):
     """Which Run this one continues, and from which step."""
 
     parent: RunRef
-    step: int
+    step: Count
     inherit_config: bool = True
     inherit_tags: bool = False
 
@@ -81,7 +83,7 @@ class Opened(Entry, frozen=True, kw_only=True, tag="opened"):
             not at all.
     """
 
-    protocol: int
+    protocol: Whole
     verb: Literal["init", "attach"]
     identity: Identity
     job: Job
@@ -100,15 +102,15 @@ class Opened(Entry, frozen=True, kw_only=True, tag="opened"):
     ancestors: tuple[Identity, ...] = ()
     notebook: bool = False
     spawned: bool = False
-    wait_s: float = 10.0
-    retention_segments: int = 2
-    heartbeat_s: float = 5.0
-    stuck_after_s: float = 600.0
+    wait_s: Seconds = 10.0
+    retention_segments: Count = 2
+    heartbeat_s: Seconds = 5.0
+    stuck_after_s: Patience = 600.0
     launcher: bool = False
     launched_by: str = ""
     rank_metrics: Literal["auto", "suffix", "rank0"] = "auto"
     console: Console = "off"
-    system_metrics_s: float = 0.0
+    system_metrics_s: Seconds = 0.0
 
 
 class Evidence(Entry, frozen=True, kw_only=True, tag="evidence"):
@@ -134,12 +136,12 @@ class Evidence(Entry, frozen=True, kw_only=True, tag="evidence"):
     message: str = ""
     communication: bool = False
     signal: str = ""
-    exit_code: int | None = None
+    exit_code: Whole | None = None
     traceback: str = ""
     alive_until: float | None = None
     oom: bool = False
     ignored: bool = False
-    command_pid: int = 0
+    command_pid: Pid = 0
 
 
 class Finished(Entry, frozen=True, kw_only=True, tag="finished"):
@@ -151,7 +153,7 @@ class Finished(Entry, frozen=True, kw_only=True, tag="finished"):
             until the process is gone and the kernel has said it (R9).
     """
 
-    code: int | None = None
+    code: Whole | None = None
     at_exit: bool = False
 
 
@@ -186,9 +188,9 @@ class Counted(Entry, frozen=True, kw_only=True, tag="counted"):
         next_step: the automatic step that would come next.
     """
 
-    rejected: int = 0
-    dropped: int = 0
-    next_step: int = 0
+    rejected: Count = 0
+    dropped: Count = 0
+    next_step: Count = 0
 
 
 class Noted(Entry, frozen=True, kw_only=True, tag="noted"):
@@ -203,6 +205,7 @@ LifecycleEntry = (
 )
 
 _decoder: msgspec.json.Decoder[LifecycleEntry] = msgspec.json.Decoder(LifecycleEntry)
+_object = msgspec.json.Decoder(dict[str, object])
 _encoder = msgspec.json.Encoder()
 
 
@@ -215,6 +218,12 @@ def decode_entry(payload: bytes) -> LifecycleEntry:
     """Reads one line.
 
     Raises:
-        ValueError: the line is no entry of this protocol version.
+        ValueError: the line is no entry of this protocol version, or its config is no JSON object.
     """
-    return _decoder.decode(payload)
+    try:
+        entry = _decoder.decode(payload)
+        if isinstance(entry, Opened | ConfigUpdated):
+            _object.decode(entry.config if isinstance(entry, Opened) else entry.patch)
+    except UNREADABLE as error:
+        raise ValueError(f"no lifecycle entry: {error}") from error
+    return entry

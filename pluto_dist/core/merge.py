@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from pluto_dist.core.foreign import UNREADABLE
 from pluto_dist.errors import InvalidRecordError
 
 MAX_TAGS = 50  # the server refuses more
@@ -50,7 +51,7 @@ def merge_json(base: bytes, patch: bytes) -> bytes:
     """
     try:
         return _to_json(deep_merge(_to_object(base), _to_object(patch)))
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise InvalidRecordError(
             f"the config or its patch is no JSON object of moderate depth: {error}; pass a dict"
         ) from error
@@ -66,7 +67,7 @@ def add_tags(current: Iterable[str], new: Iterable[str]) -> tuple[str, ...]:
     Raises:
         InvalidRecordError: a tag is no text or blank, there would be too many tags or two groups.
     """
-    tags = tuple(dict.fromkeys((*current, *map(_checked, _several(new)))))
+    tags = tuple(dict.fromkeys((*current, *checked_texts(new))))
     groups = [tag for tag in tags if tag.startswith(GROUP_PREFIX)]
     if len(groups) > 1:
         raise InvalidRecordError(
@@ -86,6 +87,20 @@ def remove_tags(current: Iterable[str], old: Iterable[str]) -> tuple[str, ...]:
     return tuple(tag for tag in dict.fromkeys(current) if tag not in gone)
 
 
+def checked_texts(tags: Iterable[str]) -> tuple[str, ...]:
+    """The tags that a caller names; a single text is one.
+
+    Raises:
+        InvalidRecordError: there is something that cannot be a tag.
+    """
+    if isinstance(tags, str):
+        return (_checked(tags),)
+    try:
+        return tuple(map(_checked, tags))
+    except TypeError as error:
+        raise InvalidRecordError(f"tags are of type {type(tags).__name__}; pass a list of texts") from error
+
+
 def _several(tags: Iterable[str]) -> Iterable[str]:
     return (tags,) if isinstance(tags, str) else tags
 
@@ -93,6 +108,7 @@ def _several(tags: Iterable[str]) -> Iterable[str]:
 def _checked(tag: object) -> str:
     if not isinstance(tag, str):
         raise InvalidRecordError(f"a tag is of type {type(tag).__name__}; tags are texts: pass str(tag)")
+    tag = str.__str__(tag)  # of a subclass only the text
     if not tag.strip():
         raise InvalidRecordError(f"the tag {tag!r} is blank; leave it out")
     if "\0" in tag or any("\ud800" <= letter <= "\udfff" for letter in tag):

@@ -14,6 +14,7 @@ from typing import TypeVar
 import msgspec
 
 from pluto_dist.core.events import PointSummary
+from pluto_dist.core.foreign import UNREADABLE
 from pluto_dist.core.requests import LogType, StreamKind
 from pluto_dist.spool.file_lines import read_line
 
@@ -101,7 +102,7 @@ def _metrics(lines: Iterable[bytes]) -> Contents:
         try:
             record = _metrics_decoder.decode(line)
             step, data = record.step, record.data
-        except msgspec.MsgspecError:
+        except UNREADABLE:
             step, data = _lenient(line)
         shape = shapes.get(names := tuple(data))
         if shape is None:
@@ -134,7 +135,7 @@ def _data(lines: Iterable[bytes]) -> Contents:
     for line in lines:
         try:
             record = _data_decoder.decode(line)
-        except msgspec.MsgspecError:
+        except UNREADABLE:
             continue
         newest = max(newest, record.step)
         names[record.logName] = DATA_TYPES.get(record.dataType, "DATA")
@@ -166,7 +167,7 @@ def _lenient(line: bytes) -> tuple[int, dict[str, float]]:
     try:
         record = json.loads(line)
         return int(record["step"]), {str(k): float(v) for k, v in record["data"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (*UNREADABLE, KeyError, TypeError, AttributeError, OverflowError):
         return -1, {}
 
 
@@ -181,7 +182,7 @@ def _if_readable(change: Callable[[bytes, T], bytes | None], line: bytes, argume
     """A line that is no JSON of its kind stays as it is: refusing it is the backend's part."""
     try:
         return change(line, argument)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (*UNREADABLE, KeyError, TypeError, AttributeError, OverflowError):
         return line
 
 
@@ -189,7 +190,7 @@ def _renamed_metrics(line: bytes, known: Mapping[str, str | None]) -> bytes | No
     """Values stay as they were written; lines with NaN or infinities, which are no JSON, take longer."""
     try:
         record = _unread_decoder.decode(line)
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return _renamed_slowly(line, known)
     data = {
         final: value for name, value in record.data.items() if (final := known.get(name, name)) is not None

@@ -100,11 +100,14 @@ class LeaseFolders:
         if tail is None:
             tail = self._tails[lease_id] = spools.LifecycleTail(folder)
         self._folders[lease_id] = folder
+        count, unreadable = tail.count, tail.unreadable
         entries = tuple(tail.read(sizes))
         if tail.trouble is not None:
             self.tell_trouble(lease_id, tail.trouble)
-        if entries or sizes is None:
-            yield on.LifecycleRead(lease_id=lease_id, folder=folder, entries=entries)
+        if tail.unreadable > unreadable:
+            say("lifecycle_unreadable", lease=lease_id, entries=str(tail.unreadable), of=str(tail.count))
+        if tail.count > count or sizes is None:
+            yield on.LifecycleRead(lease_id=lease_id, folder=folder, entries=entries, count=tail.count)
 
     def seen(self, lease_id: str, folder: str, *, final: bool, now: float) -> on.StreamsSeen:
         """The sizes of a lease's streams; the last look at them may have to wait a moment."""

@@ -226,8 +226,8 @@ def _parse(key: str, given: _Given) -> object:
     reader = _KINDS[key]
     try:
         return reader.parse(given.value)
-    except (ValueError, TypeError, RuntimeError):  # RuntimeError: `~` of a user without a home
-        shown = "<not shown>" if reader.secret else repr(_WITH_PASSWORD.sub("//***@", str(given.value)))[:200]
+    except Exception:  # noqa: BLE001 # `~` of a user without a home, an integer beyond a float, code of others
+        shown = "<not shown>" if reader.secret else _shown(given.value)
         raise SettingError(
             f"setting {key} = {shown} from {given.source} is not usable; allowed: {reader.allowed}",
             setting=key,
@@ -235,6 +235,14 @@ def _parse(key: str, given: _Given) -> object:
             source=given.source,
             allowed=reader.allowed,
         ) from None
+
+
+def _shown(value: object) -> str:
+    """The value for an error message; objects may refuse to be shown, and so do very long integers."""
+    try:
+        return repr(_WITH_PASSWORD.sub("//***@", str(value)))[:200]
+    except Exception:  # noqa: BLE001 # code of others
+        return f"<a value of type {type(value).__name__}>"
 
 
 def _addresses(values: Mapping[str, object]) -> dict[str, object]:

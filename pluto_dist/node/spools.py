@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
 from pluto_dist.core.delivery import kind_of
+from pluto_dist.core.foreign import UNREADABLE, step_behind
 from pluto_dist.core.ids import LEASE_ID
 from pluto_dist.core.lifecycle import LifecycleEntry, decode_entry
 from pluto_dist.errors import ProtocolError
 from pluto_dist.node.lease_lock import LOCK_NAME, LeaseProbe
+from pluto_dist.spool.frames import HEADER, HEADER_BYTES, MARK_STEP, Cut, scan
 from pluto_dist.spool.names import DRAIN_LOCK, stream_pid
 from pluto_dist.spool.reader import last_record, list_streams, next_range, read_cut, writer_lives
 from pluto_dist.spool.real_files import real_files
 
 LIFECYCLE = "lifecycle"
 FORGOTTEN_S = 10.0  # a process that has made its lock file locks it at once
+LONGEST_STEP = 20  # digits of the largest 64-bit integer
 
 
 class _Step(msgspec.Struct):
@@ -27,6 +31,11 @@ class _Step(msgspec.Struct):
 class LifecycleTail:
     """Reads the lifecycle stream of one lease; entries are numbered from 1.
 
+    Attributes:
+        count: entries so far, those included that cannot be read.
+        unreadable: how many of them that are.
+        trouble: why the last `read` did not get further.
+
     Args:
         folder: the lease's folder.
     """
@@ -35,7 +44,7 @@ class LifecycleTail:
         self._folder = folder
         self._offsets: dict[int, int] = {}
         self._torn: dict[int, int] = {}
-        self._count = 0
+        self.count = 0
         self.unreadable = 0
         self.trouble: OSError | None = None
 
@@ -57,12 +66,38 @@ class LifecycleTail:
                 self._torn[segment] = segments[segment]
                 continue
             self._offsets[segment] = cut.end
-            for line in cut.lines:
-                self._count += 1
+            for line in cut.lines if not cut.damaged else with_gaps(cut, segment):
+                self.count += 1
                 try:
-                    entries.append((self._count, decode_entry(line)))
-                except msgspec.MsgspecError:  # of a newer client; its other entries still count
+                    entries.append((self.count, decode_entry(line)))
+                except ValueError:  # of a newer client, or damaged; the other entries still count
                     self.unreadable += 1
+
+
+def with_gaps(cut: Cut, segment: int) -> Iterator[bytes]:
+    """Lines of a damaged cut, with an empty one for each entry that cannot be read any more.
+
+    So the entries behind them keep the numbers that an earlier coordinator gave them. How many are missing
+    follows from the sequence; at the start of a cut, where that is not known, one is assumed.
+    """
+    before = -1 if cut.start == 0 and segment == 1 else None
+    start = 0
+    while start < len(cut.raw):
+        one = scan(cut.raw, start, final=True, limit_frames=1)
+        after = _sequence_of(cut.raw, one) if one.lines else None
+        missing = one.damaged
+        if missing and before is not None and after is not None:
+            room = one.skipped // HEADER_BYTES  # a sequence that is a lie must not make billions of them
+            missing = max(missing, min(after - before - 1, room))
+        yield from (b"",) * missing
+        yield from one.lines
+        start, before = one.end, after
+
+
+def _sequence_of(raw: bytes, one: Cut) -> int:
+    """The sequence of the last frame of a cut of `raw`."""
+    mark: int = HEADER.unpack_from(raw, one.end - len(one.lines[-1]) - HEADER_BYTES)[1]
+    return mark // MARK_STEP
 
 
 def check_lease_folder(spool: Path, lease_id: str, folder: str) -> None:
@@ -115,7 +150,7 @@ def next_step(folder: str) -> int:
         if kind_of(stream) in ("metrics", "data", "files"):
             record = last_record(folder, stream)
             if record is not None:
-                steps.append(_step_of(record) + 1)
+                steps.append(step_behind(_step_of(record)))
     return max(steps)
 
 
@@ -178,7 +213,7 @@ def remove_folder(folder: str) -> None:
 def _step_of(record: bytes) -> int:
     try:
         return msgspec.json.decode(record, type=_Step).step
-    except msgspec.MsgspecError:  # non-finite values are no JSON; the step stands before them
+    except UNREADABLE:  # non-finite values are no JSON; the step stands before them
         head, _, rest = record.partition(b'"step":')
         digits = rest.split(b",", 1)[0].strip()
-        return int(digits) if head and digits.isdigit() else -1
+        return int(digits) if head and digits.isdigit() and len(digits) <= LONGEST_STEP else -1

@@ -11,7 +11,17 @@ import msgspec
 
 from pluto_dist.backend.interface import Batch
 from pluto_dist.core.outcomes import Delivered, Outcome, Retry, Unknown
-from pluto_dist.core.requests import BackendRun, Beat, LogType, OpenRequest, OpenResult, StatusReport
+from pluto_dist.core.requests import (
+    BackendRun,
+    Beat,
+    LogType,
+    Opened,
+    OpenRequest,
+    OpenResult,
+    Refused,
+    StatusReport,
+    Unavailable,
+)
 from pluto_dist.spool.frames import scan
 from tests.adapters.memory_backend import SEVERITY, Call, MemoryBackend, Step, StoredRun
 
@@ -125,8 +135,8 @@ class StoreBackend:
         self.arrived: dict[int, int] = defaultdict(int)
 
     def open(self, request: OpenRequest) -> OpenResult:
-        from pluto_dist.core.requests import Opened, Refused
-
+        if request.want == "join":  # one that has ended long ago is in no history
+            return Unavailable("no such Run yet", absent=True)
         external = request.external_id or ""
         known = self.store.runs.get(external)
         if request.want == "resume" and known is None:

@@ -49,6 +49,12 @@ class LocalBackend:
             return self._open(request)
         except LineageError as error:
             return Refused("ForkError", str(error))
+        except ValueError as error:
+            return Refused(
+                "ClaimError",
+                f"the store {self._store.root} has a Run {_ref(request)} that cannot be read ({error}); "
+                "move its folder out of runs/, or use another run_id",
+            )
         except OSError as error:
             return Unavailable(f"the store {self._store.root} cannot be used: {error}")
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from pluto_dist.core.document import Document, LeaseShown
+from pluto_dist.core.foreign import UNREADABLE
 from pluto_dist.core.speakers import name_of
 from pluto_dist.spool.names import stream_kind
 from pluto_dist.spool.reader import list_streams, read_cut
@@ -72,7 +73,7 @@ def _chain(
             cursors[key] = end
             try:
                 record = _decoder.decode(line)
-            except msgspec.MsgspecError:  # not written by a capture
+            except UNREADABLE:  # not written by a capture
                 continue
             yield SaidLine(record.time, speaker, lease.rank, record.logType, record.message, lease.lease_id)
 

@@ -24,6 +24,7 @@ import msgspec
 
 from pluto_dist.backend.local.files import relative_place
 from pluto_dist.core.document import Document, LeaseShown
+from pluto_dist.core.foreign import UNREADABLE
 from pluto_dist.core.naming import late_participant
 from pluto_dist.core.records import Point, SeriesOwner
 from pluto_dist.spool.file_lines import read_line
@@ -169,7 +170,7 @@ def _points_of(stream: str, line: bytes, lease_id: str, final: Callable[[str], s
             yield from _file(line, lease_id, final)
             return
         record = _read_metrics(line)
-    except ValueError:
+    except UNREADABLE:
         return
     for name, value in record.data.items():
         yield SeriesPoint("metric", final(name), record.step, value, record.time, lease_id)
@@ -185,7 +186,7 @@ def _file(line: bytes, lease_id: str, final: Callable[[str], str]) -> Iterator[S
 def _read_metrics(line: bytes) -> _Metrics:
     try:
         return _metrics.decode(line)
-    except msgspec.MsgspecError:  # NaN and infinities are no JSON
+    except UNREADABLE:  # NaN and infinities are no JSON
         return msgspec.convert(json.loads(line), _Metrics)
 
 

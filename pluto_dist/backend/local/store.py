@@ -16,13 +16,18 @@ exclusively, a document is written beside its place and renamed.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
+import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote, unquote
 
 LONGEST_NAME = 200  # bytes; filesystems take 255
+
+_NUMBER = re.compile(r"[0-9]{1,18}")  # other names in a folder of numbers are not ours
 
 
 class Store:
@@ -40,9 +45,13 @@ class Store:
         return self.root / "runs" / key
 
     def document(self, key: str) -> bytes | None:
-        """The Run's document, None if there is none."""
+        """The Run's document, None if there is none.
+
+        Raises:
+            OSError: it cannot be read, or is no file.
+        """
         try:
-            return (self.run(key) / "run.json").read_bytes()
+            return _regular(self.run(key) / "run.json")
         except FileNotFoundError:
             return None
 
@@ -106,8 +115,8 @@ class Store:
         path.parent.mkdir(parents=True, exist_ok=True)
         if create_exclusively(path, key):
             return key
-        holder = path.read_text()
-        if holder == key or self.document(holder) is not None:
+        holder = _read(path) or ""
+        if holder == key or (holder and self.document(holder) is not None):
             return holder
         replace_file(path, key.encode())
         return key
@@ -197,9 +206,17 @@ def _name(text: str) -> str:
     return "%" + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+def _regular(path: Path) -> bytes:
+    """What is in a file; of a pipe nobody would ever see the end."""
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "no regular file", str(path))
+        return file.read()
+
+
 def _read(path: Path) -> str | None:
     try:
-        return path.read_text()
+        return path.read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, NotADirectoryError):
         return None
 
@@ -219,7 +236,7 @@ def create_exclusively(path: Path, text: str) -> bool:
 
 def _take_next(folder: Path, key: str) -> int:
     folder.mkdir(parents=True, exist_ok=True)
-    number = max((int(name) for name in os.listdir(folder) if name.isdigit()), default=0)  # noqa: PTH208
+    number = max((int(name) for name in os.listdir(folder) if _NUMBER.fullmatch(name)), default=0)  # noqa: PTH208
     while True:
         number += 1
         if create_exclusively(folder / str(number), key):
