@@ -131,7 +131,7 @@ def facts_of(member: Member) -> list[Fact]:
         if number != signal.SIGKILL and account.opened is not None and at < account.opened + 0.2:
             kinds |= {"fail", "none"}
         if account.ending is not None and at > account.ending - 0.3:
-            kinds |= {"none", "fail"}
+            kinds |= {"none", "fail"}  # after `exec` it was for the other program, if that was there yet
         facts.append(Fact(at, at if number == signal.SIGKILL else died_at, kinds))
     own = _own_end(account)
     if own and account.ending is not None:
@@ -159,10 +159,10 @@ def _own_end(account: Account) -> frozenset[str]:
 
 
 def _in_its_time(account: Account, actor: Actor, at: float) -> bool:
-    """Whether a signal came to this program and not to the one before or after it in the same process."""
+    """Whether a signal came to this program and not to the one before it in the same process."""
     if account.writer != actor.part.writer:
         return account.opened is not None and at >= account.opened - 1.0
-    return account.how != "exec" or account.ending is None or at <= account.ending + 0.3
+    return True
 
 
 def _decide(facts: list[Fact], finished_at: float | None, trouble: Trouble) -> frozenset[str]:

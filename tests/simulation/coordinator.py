@@ -28,7 +28,7 @@ from pluto_dist.node.exit_status import ExitStatus
 from pluto_dist.node.keys import Keys
 from pluto_dist.node.liveguard import Death
 from pluto_dist.node.worker import Slow, Worker
-from pluto_dist.state.database import DatabaseUnusableError, SupersededError
+from pluto_dist.state.database import Database, DatabaseUnusableError, SupersededError
 from tests.simulation.processes import PLUTO
 
 if TYPE_CHECKING:
@@ -70,17 +70,23 @@ class SimDatabase:
 
 
 class DatabaseSession:
-    """Stands for `state.database.Database`."""
+    """Stands for `state.database.Database`; the fence of generations is the real one."""
+
+    _path = "simulated"
 
     def __init__(self, database: SimDatabase, generation: int) -> None:
         self._database = database
         self.generation = generation
 
+    def _meta(self, name: str) -> int:
+        return self._database.generation
+
     def commit(self, saves: Iterable[Save], *, durable: bool) -> None:
         database = self._database
         database.world.boundary("before commit")
-        if database.generation != self.generation:
-            raise SupersededError("a newer coordinator")
+        Database._check_generation(self)  # type: ignore[arg-type] # it looks at what is defined above
+        newest = database.generation == self.generation
+        database.world.checks.expect(newest, f"R3: generation {self.generation} writes after its successor")
         if database.world.database_full:
             raise DatabaseUnusableError("no space")
         for save in saves:
@@ -344,7 +350,11 @@ class SimCoordinator:
         except CrashError:
             self.die("at " + self.world.boundary_name)
             return
-        if not self.driver.unkept:
+        except SupersededError:
+            self.gone = True
+            self.world.say("coordinator", f"generation {self.generation} finds its successor and exits")
+            return
+        if not self.driver.unkept and self.world.coordinator is self:
             self.world.checks.after_turn(self)
 
     def _plan(self) -> None:

@@ -34,6 +34,7 @@ from pluto_dist.node.folders import LeaseFolders
 from pluto_dist.node.keeping import Keeper
 from pluto_dist.node.worker import Worker
 from pluto_dist.spool.writer import StreamWriter
+from pluto_dist.state.database import Database
 from tests.simulation.__main__ import attempt
 from tests.simulation.plan import make_plan
 from tests.simulation.test_simulation import LATER
@@ -295,6 +296,11 @@ def stop_is_a_failure() -> Patch:
     return verdict, "is_stop", lambda evidence: False
 
 
+def generation_not_checked() -> Patch:
+    """A coordinator that was replaced goes on to write."""
+    return Database, "_check_generation", lambda self: None
+
+
 MUTATIONS: tuple[Callable[[], Patch], ...] = (
     epoch_not_compared, cursor_before_answer, close_ends_the_run, first_failure_ignored, tags_overwritten,
     side_evidence_counts, side_finish_ends, lifecycle_not_read_at_death, suffix_forgotten, no_suffix,
@@ -302,6 +308,7 @@ MUTATIONS: tuple[Callable[[], Patch], ...] = (
     finish_code_ignored, folder_removed_early, two_owners, verdict_not_frozen, not_durable, set_aside_lost,
     torn_write_continued, death_unnoticed, late_records_not_renamed, intent_not_awaited, tries_not_counted,
     records_before_the_opening, workers_not_waited_for, stop_is_a_failure,
+    generation_not_checked,
 )  # fmt: skip
 
 

@@ -302,7 +302,7 @@ class World:
     def _striker(self, fault: Fault) -> Callable[[], None]:
         return lambda: self._strike(fault)
 
-    def _strike(self, fault: Fault) -> None:
+    def _strike(self, fault: Fault) -> None:  # noqa: PLR0912 # one case for each fault
         self.count(fault.kind)
         self.say("fault", f"{fault.kind} {fault.seconds:g} s {fault.number}")
         match fault.kind:
@@ -316,6 +316,9 @@ class World:
                 process.resume_at = self.now + fault.seconds if fault.kind == "freeze" else 0.0
                 if fault.kind == "kill":
                     process.die((None, "SIGKILL"))
+            case "usurp" if self.coordinator is not None:
+                self.coordinator_left(self.coordinator)  # it goes on, and nobody speaks to it any more
+                self.launch("somebody who found no lock")
             case "teardown" | "power":
                 self._teardown(fault)
             case "full":
