@@ -60,7 +60,7 @@ def tags_of(tags: str | Iterable[str] | None) -> tuple[str, ...]:
 
     if tags is None:
         return ()
-    return add_tags((), [tags] if isinstance(tags, str) else tags)
+    return add_tags((), tags)
 
 
 def run_of(argument: str, value: int | str | None) -> RunRef | None:

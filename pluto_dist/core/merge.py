@@ -7,6 +7,7 @@ raises and leaves everything as it was.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 
@@ -93,7 +94,7 @@ def checked_texts(tags: Iterable[str]) -> tuple[str, ...]:
     Raises:
         InvalidRecordError: there is something that cannot be a tag.
     """
-    if isinstance(tags, str):
+    if issubclass(type(tags), str):
         return (_checked(tags),)
     try:
         return tuple(map(_checked, tags))
@@ -105,15 +106,15 @@ def _several(tags: Iterable[str]) -> Iterable[str]:
     return (tags,) if isinstance(tags, str) else tags
 
 
-def _checked(tag: object) -> str:
-    if not isinstance(tag, str):
+def _checked(tag: Any) -> str:
+    if not issubclass(type(tag), str):  # objects may say anything about themselves
         raise InvalidRecordError(f"a tag is of type {type(tag).__name__}; tags are texts: pass str(tag)")
-    tag = str.__str__(tag)  # of a subclass only the text
-    if not tag.strip():
-        raise InvalidRecordError(f"the tag {tag!r} is blank; leave it out")
-    if "\0" in tag or any("\ud800" <= letter <= "\udfff" for letter in tag):
-        raise InvalidRecordError(f"the tag {tag!r} has a NUL or a lone surrogate; the server cannot hold it")
-    return tag
+    text = str.__str__(tag)  # of a subclass only the text
+    if not text.strip():
+        raise InvalidRecordError(f"the tag {text!r} is blank; leave it out")
+    if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise InvalidRecordError(f"the tag {text!r} has a NUL or a lone surrogate; the server cannot hold it")
+    return text
 
 
 def merge_tags(there: Iterable[str], base: Iterable[str], wanted: Iterable[str]) -> tuple[str, ...]:
