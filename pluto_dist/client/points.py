@@ -32,6 +32,7 @@ class PointLog:
         self._warn = warn
         self._strict = strict
         self._known: set[str] = set()
+        self._types: dict[str, LogType] = {}
         self._steps = itertools.count(0)
         self.highest = -1
         self.rejected = 0
@@ -75,8 +76,17 @@ class PointLog:
         self.highest = step
 
     def _attach(self, files: Iterable[Attached], step: int, time_ms: int) -> None:
-        found = (self.attachments.log(file, step, time_ms) for file in files)
-        rejections = [rejection for rejection in found if rejection is not None]
+        rejections = []
+        for file in files:
+            rejection = self.attachments.log(file, step, time_ms)
+            if rejection is not None:
+                rejections.append(rejection)
+            elif self._types.get(file.name, file.media.log_type) != file.media.log_type:
+                self._warn(
+                    f"type:{file.name}",
+                    f"{file.name!r} was {self._types[file.name]} first and is {file.media.log_type} now; the "
+                    "server shows a name as what it was first: log the file under another one",
+                )
         if rejections and self._strict:
             raise InvalidRecordError("; ".join(map(str, rejections)))
         self._reject(rejections)
@@ -90,6 +100,7 @@ class PointLog:
             if writer.append(record.declaration(found), DECLARE):
                 self._files.declared += 1
                 self._known.update(found)
+                self._types.update(found)
 
     def _reject(self, rejections: Iterable[Rejection]) -> None:
         for rejection in rejections:

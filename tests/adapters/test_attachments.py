@@ -75,6 +75,20 @@ def test_a_file_that_cannot_be_had_is_left_out_and_its_neighbours_are_logged(
     assert "add_file" in told[1]
 
 
+def test_a_name_that_was_something_else_is_told_once_and_the_file_is_kept(
+    files: LeaseFiles, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The server registers a name once, with its first type."""
+    log = log_of(files)
+    log.log({"x": 1.0, "t": pluto.Text("a")}, 0, None)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            log.log({"x": pluto.Text("b"), "t": pluto.Text("c")}, 1, None)
+    (told,) = (record.getMessage() for record in caplog.records)
+    assert told.startswith("'x' was METRIC first and is TEXT now")
+    assert [line.log_name for line in lines(files)] == ["t", "x", "t", "x", "t"]
+
+
 def test_with_strict_it_is_an_error(files: LeaseFiles, tmp_path: Path) -> None:
     with pytest.raises(InvalidRecordError, match="No such file"):
         log_of(files, strict=True).log({"gone": pluto.File(tmp_path / "gone")}, 0, None)

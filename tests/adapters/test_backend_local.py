@@ -173,6 +173,17 @@ class TestLocalBackend(BackendContract):
         assert rig.backend.deliver(handle, batch) == Delivered()
         assert rig.files(run.id) == [("a/b", "f-0", b"content")]
 
+    def test_what_a_killed_coordinator_had_begun_does_not_stay(self, rig: LocalRig, tmp_path: Path) -> None:
+        """G12: half of a large file in the store would never be seen, and take its room for ever."""
+        run, handle = self.begin(rig)
+        folder = rig.store.run("k1") / "files" / "m"
+        folder.mkdir(parents=True)
+        for name in ("f-0", "f-1"):
+            (folder / f".{name}.0123456789abcdef.part").write_bytes(b"cont")
+        rig.backend.deliver(handle, cut("files", file_line(tmp_path / "f", b"content", "m", "f-0")))
+        assert rig.files(run.id) == [("m", "f-0", b"content")]
+        assert sorted(path.name for path in folder.iterdir()) == [".f-1.0123456789abcdef.part", "f-0"]
+
     @pytest.mark.parametrize("linked", [True, False])
     def test_file_in_the_store_is_private_and_the_only_one_there(
         self, rig: LocalRig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linked: bool

@@ -338,3 +338,30 @@ def test_files_of_a_node_that_is_gone_are_in_the_store_and_there_after_sync(serv
     assert uploaded(served, "gone") == {"ckpt": [sha(b"%d" % step * 100_000) for step in range(3)]}
     assert served.remote("gone")["status"] == "COMPLETED"
     assert kept(served) == []
+
+
+def test_a_file_that_the_server_refuses_is_kept_aside_and_its_neighbours_arrive(served: Served) -> None:
+    """G6: readable, with its reason, and its room in the spool is given back."""
+    script = served.start("""
+        run = pluto.init(run_id="refused")
+        tell("ready")
+        hear()
+        run.log({"ckpt": pluto.Artifact(b"bad")}, step=0)
+        run.flush()
+        run.log({"ckpt": pluto.Artifact(b"good")}, step=1)
+        run.flush()
+        tell("flushed")
+        hear()
+    """)
+    script.expect("ready")
+    served.server.add_fault(kind="status", status=400, service="ingest", route="/files", count=1)
+    script.say()
+    script.expect("flushed")
+    assert uploaded(served, "refused") == {"ckpt": [sha(b"good")]}
+    assert [path.read_bytes() for path in served.store.glob("runs/*/rejected/*")] == [b"bad"]
+    record = json.loads(next(served.store.glob("runs/*/rejected.jsonl")).read_text())
+    assert json.loads(record["record"])["step"] == 0
+    wait_until(lambda: not blobs(served), "the room is given back while the process lives")
+    script.say()
+    assert script.wait() == 0
+    assert served.document("refused")["rejected"] == 1

@@ -10,6 +10,7 @@ whoever reads it. File names are unique, so two participants do not meet there.
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import shutil
 from pathlib import Path
@@ -89,7 +90,9 @@ def _copied(source: Path, target: Path) -> bool:
     if not source.is_file():
         return False
     target.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
-    draft = target.with_name(f".{os.urandom(8).hex()}.part")
+    for left in target.parent.glob(f".{glob.escape(target.name)}.*.part"):  # its coordinator was killed
+        left.unlink(missing_ok=True)
+    draft = target.with_name(f".{target.name}.{os.urandom(8).hex()}.part")
     try:
         _copy(source, draft)
         draft.replace(target)
