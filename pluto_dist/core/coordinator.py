@@ -41,6 +41,7 @@ from pluto_dist.core.events import (
     LeaseReleased,
     LifecycleRead,
     LivenessChecked,
+    MembersHeard,
     NamesFound,
     OpenEnded,
     ProcessDied,
@@ -172,6 +173,8 @@ class Coordinator:
                 self._launcher_died(key, launcher)
             case LivenessChecked(claim=claim):
                 self._admission.verified(claim)
+            case MembersHeard(run=key):
+                self._settling.heard(key)
             case StreamsSeen():
                 self._delivery.seen(event)
                 self._paces.seen(event)

@@ -82,6 +82,15 @@ class CheckLiveness(Effect, frozen=True, kw_only=True):
     lease_id: str
 
 
+class HearMembers(Effect, frozen=True, kw_only=True):
+    """Read what is new in the lifecycle streams of a Run's members, (lease, folder), and look whether they
+    live → `LifecycleRead` and `ProcessDied` as always, then `MembersHeard`.
+    """
+
+    run: str
+    members: tuple[tuple[str, str], ...]
+
+
 class LookAtStreams(Effect, frozen=True, kw_only=True):
     """Find out the sizes of a lease's segments → `StreamsSeen`."""
 

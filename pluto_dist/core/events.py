@@ -84,6 +84,12 @@ class LivenessChecked(Event, frozen=True, kw_only=True):
     lease_id: str
 
 
+class MembersHeard(Event, frozen=True, kw_only=True):
+    """The members of a Run were heard for its verdict; what was new of them came before this."""
+
+    run: str
+
+
 class StreamsSeen(Event, frozen=True, kw_only=True):
     """Sizes of the segments of a lease's streams: stream -> segment -> bytes.
 

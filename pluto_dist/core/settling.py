@@ -16,6 +16,7 @@ from pluto_dist.core.delivery import QUIET_MS, Delivery
 from pluto_dist.core.effects import RemoveLease
 from pluto_dist.core.filing import Filing
 from pluto_dist.core.folding import Folding
+from pluto_dist.core.hearing import Hearings
 from pluto_dist.core.phase import Assessment, assess, members_of
 from pluto_dist.core.records import Run, Verdict
 from pluto_dist.core.relaying import sought
@@ -51,16 +52,22 @@ class Settling:
         self._standings = standings
         self._views = views
         self._sampling = sampling
+        self._hearings = Hearings(context)
         self._deadlines: dict[str, float] = {}
         self._gone: set[str] = set()
 
     def settle(self) -> None:
         """Settles all touched Runs and tells their participants what they do not know yet."""
         runs, news = self._settle_all()
+        self._hearings.close()
         for key in runs:
             self._filing.changed(key)
         self._filing.write_due(self._views.last_word)
         self._views.tell(runs, news)
+
+    def heard(self, run: str) -> None:
+        """The members of a Run were heard for its verdict."""
+        self._hearings.heard(run)
 
     def deadline(self) -> float | None:
         """When some Run has to be looked at again."""
@@ -84,6 +91,7 @@ class Settling:
     def forget(self, run: str) -> None:
         """The Run is forgotten."""
         self._deadlines.pop(run, None)
+        self._hearings.forget(run)
 
     def _settle_all(self) -> tuple[dict[str, None], dict[str, None]]:
         """Goes on until nothing changes any more; returns the Runs and leases that were settled."""
@@ -126,9 +134,10 @@ class Settling:
 
     def _settle_run(self, run: Run) -> None:
         leases = self._book.leases_of(run.key)
-        assessment = assess(run, members_of(run, leases), self._context.now.at)
+        members = members_of(run, leases)
+        assessment = assess(run, members, self._context.now.at)
         verdict = assessment.verdict or self._nobody_comes(run)
-        if verdict is not None and not run.ended:
+        if verdict is not None and not run.ended and self._hearings.over(run, members):
             run = self._end(run, verdict)
         node = self._sampling.plan(run)
         if node is not None:

@@ -40,7 +40,7 @@ from pluto_dist.transport.server import RouterServer
 
 AGAIN_S = 1.0  # after the disk refused something
 
-_OnProcess = do.WatchProcess | do.TakeForDead | do.WatchLauncher | do.CheckLiveness
+_OnProcess = do.WatchProcess | do.TakeForDead | do.WatchLauncher | do.CheckLiveness | do.HearMembers
 _InSpool = (
     do.ReadLifecycle
     | do.LookAtStreams
@@ -253,6 +253,11 @@ class Driver:
             case do.CheckLiveness(claim=claim, lease_id=lease_id):
                 self._deaths(self._guard.check(lease_id, now))
                 self._events.append(on.LivenessChecked(claim=claim, lease_id=lease_id))
+            case do.HearMembers(run=run, members=members):
+                for lease_id, folder in members:
+                    self._events.extend(self._folders.read(lease_id, folder))
+                    self._deaths(self._guard.check(lease_id, now))
+                self._events.append(on.MembersHeard(run=run))
             case _:
                 assert_never(effect)
 
