@@ -63,6 +63,7 @@ class Checks:
         self._by_lease = {
             lease["lease_id"]: run for run, document in self.documents.items() for lease in document["leases"]
         }
+        self._choices: Counter[int] = Counter()
         self.trouble = Trouble(tuple(play.faults.absent), tuple(play.faults.full))
 
     @cached_property
@@ -90,7 +91,7 @@ class Checks:
         ]
 
     def counts(self) -> str:
-        """How much there was to compare, in one line."""
+        """How much there was to compare, and of how many Runs only one status was right, in one line."""
         said = Counter(
             {
                 kind: sum(len(account.acknowledged[kind]) for account in self.accounts.values())
@@ -98,7 +99,8 @@ class Checks:
             }
         )
         ends = Counter(remote.status for remote in self.remotes.values())
-        return f"{len(self.accounts)} ledgers, acknowledged {dict(said)}, Runs {dict(ends)}"
+        sure = f"one right status for {self._choices[1]} of {self._choices.total()}"
+        return f"{len(self.accounts)} ledgers, acknowledged {dict(said)}, Runs {dict(ends)}, {sure}"
 
     # --- records ----------------------------------------------------------------------------------
 
@@ -188,6 +190,7 @@ class Checks:
             members = [member for member in members if member.lease["role"] in ("owner", "worker")]
             gone = next((job.launcher_died_at for job in self.play.jobs if job.run == run), None)
             right = allowed(members, self.trouble, gone)
+            self._choices[len(right)] += 1
             if remote.status not in right:
                 why = f"{document['verdict']}, {[self._shown(member) for member in members]}"
                 yield f"G7: {run} is {remote.status}, the oracle says {sorted(right)}: {why}"
