@@ -16,12 +16,14 @@ Layers; imports point inwards (`tests/test_layers.py` holds them):
     node        the coordinator process, and what this machine is like
     client      what runs in the trainer
     cli         the command line
+    integrations  Lightning and Hugging Face; each module loads its framework
 
 Importing this package has no side effect and loads none of the heavy libraries.
 """
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 from pluto_dist import errors
@@ -29,12 +31,40 @@ from pluto_dist import errors
 if TYPE_CHECKING:
     from pluto_dist.client.api import attach, finish, generate_run_id, init, log
     from pluto_dist.client.handle import Run
+    from pluto_dist.client.media.files import Artifact, File, Text
+    from pluto_dist.client.media.images import Image
+    from pluto_dist.client.media.recordings import Audio, Video
+    from pluto_dist.client.media.tables import Histogram, Table
 
-__all__ = ["Run", "attach", "errors", "finish", "generate_run_id", "init", "log"]
+__all__ = [
+    "Artifact",
+    "Audio",
+    "File",
+    "Histogram",
+    "Image",
+    "Run",
+    "Table",
+    "Text",
+    "Video",
+    "attach",
+    "errors",
+    "finish",
+    "generate_run_id",
+    "init",
+    "log",
+]
 __version__ = "0.1.0"
 
 _LAZY = {
+    "Artifact": "pluto_dist.client.media.files",
+    "Audio": "pluto_dist.client.media.recordings",
+    "File": "pluto_dist.client.media.files",
+    "Histogram": "pluto_dist.client.media.tables",
+    "Image": "pluto_dist.client.media.images",
     "Run": "pluto_dist.client.handle",
+    "Table": "pluto_dist.client.media.tables",
+    "Text": "pluto_dist.client.media.files",
+    "Video": "pluto_dist.client.media.recordings",
     "attach": "pluto_dist.client.api",
     "finish": "pluto_dist.client.api",
     "generate_run_id": "pluto_dist.client.api",
@@ -52,14 +82,16 @@ _ELSEWHERE = {
     "alert": "the official client has it",
     "System": "system metrics are recorded by the coordinator, once per node",
     "Settings": "settings are given to init(settings={...})",
-    **dict.fromkeys(
-        ("Data", "Graph", "Histogram", "Table", "File", "Artifact", "Text", "Image", "Audio", "Video"),
-        "the official client has it; this version records numbers and strings",
-    ),
+    "Data": "log a Histogram or a Table; the official client has it as their common base",
+    "Graph": "the official client has it; log the model's structure as Text or File",
 }
 
 
 def __getattr__(name: str) -> Any:
+    if name == "Run" and sys.platform == "win32":  # there is no other one there (R13)
+        from pluto_dist.client.disabled import DisabledRun
+
+        return DisabledRun
     if name in _LAZY:
         import importlib
 

@@ -4,6 +4,7 @@
     ├── UsageError                 mend the call
     │   ├── ArgumentError          … an argument of init(), attach(), finish() and their like
     │   ├── InvalidRecordError     … what was passed to log(), config or tags
+    │   ├── MissingPackageError    … an optional package is not installed
     │   ├── SettingError           … a setting; names it, its value and where it came from
     │   └── RunEndedError          … a call after the end: changes with strict, questions always
     ├── ClaimError                 the Run is not yours as asked; choose another id, role or verb
@@ -72,6 +73,10 @@ class ArgumentError(UsageError, ValueError):
 
 class InvalidRecordError(UsageError, ValueError):
     """A value, key, step or tag that cannot be logged."""
+
+
+class MissingPackageError(UsageError, ImportError):
+    """What was passed needs a package that is not installed; the message names it."""
 
 
 class SettingError(UsageError, ValueError):

@@ -11,9 +11,14 @@ python3 -m venv .venv
 python3 -m venv .venv-official
 .venv-official/bin/python -m pip install --quiet --disable-pip-version-check 'pluto-ml==0.0.29'
 
-# Real torchrun jobs; where torch cannot be had, those tests are skipped and say so.
-.venv/bin/python -m pip install --quiet --disable-pip-version-check 'torch==2.13.0' ||
-  echo 'torch could not be installed: the torchrun tests will be skipped'
+# Real torchrun jobs and training frameworks; where one cannot be had, its tests are skipped and say so.
+if .venv/bin/python -m pip install --quiet --disable-pip-version-check 'torch==2.13.0'; then
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check \
+    'lightning==2.6.6' 'transformers==5.24.0' 'accelerate==1.15.0' 'optuna==5.0.0' ||
+    echo 'lightning and transformers could not be installed: their tests will be skipped'
+else
+  echo 'torch could not be installed: the tests of torchrun, lightning and transformers will be skipped'
+fi
 
 .venv/bin/ruff check --quiet .
 .venv/bin/ruff format --check --quiet .

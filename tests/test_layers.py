@@ -24,10 +24,22 @@ ALLOWED: dict[str, set[str]] = {
     "client": {"core", "spool", "transport", "node"},
     "sync": {"core", "spool", "backend", "node"},
     "cli": {"core", "spool", "transport", "state", "backend", "node", "client", "sync"},
+    "integrations": {"node", "client"},
 }
 
 # What `import pluto_dist` and a trainer's `init()` must not load.
-HEAVY = ("httpx", "sqlite3", "filelock", "typer", "rich", "psutil", "numpy", "torch")
+HEAVY = (
+    "httpx",
+    "sqlite3",
+    "filelock",
+    "typer",
+    "rich",
+    "psutil",
+    "numpy",
+    "torch",
+    "lightning",
+    "transformers",
+)
 
 
 def modules() -> list[Path]:

@@ -98,7 +98,7 @@ def test_a_run_says_where_to_find_what_it_does_not_offer(name: str) -> None:
         assert not hasattr(run, "nonsense")
 
 
-@pytest.mark.parametrize("name", ["login", "watch", "query", "sweep", "Image", "Settings"])
+@pytest.mark.parametrize("name", ["login", "watch", "query", "sweep", "Graph", "Settings"])
 def test_a_name_that_is_not_offered_says_where_to_find_it(name: str) -> None:
     with pytest.raises(AttributeError, match=rf"pluto_dist has no '{name}': .{{10,}}"):
         getattr(pluto_dist, name)

@@ -11,7 +11,7 @@ out=${1:-/tmp/digits}
 export PLUTO_RUN_ID="${PLUTO_RUN_ID:-digits-$(date +%Y%m%d-%H%M%S)}"
 
 python "$here/evaluate.py" --out "$out" &
-python "$here/upload.py" --out "$out" --to "$out/archive" &
+python "$here/upload.py" --out "$out" &
 
 # The ranks own the Run: rank 0 does, its exit and theirs decide the final status.
 status=0

@@ -1,12 +1,11 @@
-"""An uploader beside a training: ships finished checkpoints to another place and logs what it did.
+"""An uploader beside a training: ships finished checkpoints into the Run.
 
-PLUTO_RUN_ID=… python deploy/digits/upload.py --out /tmp/digits --to /archive/digits
+PLUTO_RUN_ID=… python deploy/digits/upload.py --out /tmp/digits
 """
 
 from __future__ import annotations
 
 import argparse
-import shutil
 import time
 from pathlib import Path
 
@@ -16,19 +15,15 @@ import pluto_dist as pluto
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=Path, default=Path("checkpoints"))
-    parser.add_argument("--to", type=Path, required=True)
     given = parser.parse_args()
-    given.to.mkdir(parents=True, exist_ok=True)
     run = pluto.attach(label="uploader", timeout_s=300)
+    shipped: set[Path] = set()
     while True:
         ended = run.status != "RUNNING"
-        for path in sorted(given.out.glob("epoch*.pt")):
-            target = given.to / path.name
-            if not target.exists():
-                begun = time.monotonic()
-                partial = shutil.copy(path, target.with_suffix(".partial"))
-                Path(partial).rename(target)
-                run.log({"upload/bytes": path.stat().st_size, "upload/seconds": time.monotonic() - begun})
+        for path in sorted(set(given.out.glob("epoch*.pt")) - shipped):
+            epoch = int(path.stem.removeprefix("epoch"))
+            run.log({"checkpoint": pluto.Artifact(path), "upload/bytes": path.stat().st_size}, step=epoch)
+            shipped.add(path)  # its content is safe: the training may delete it now
         if ended:
             break
         time.sleep(1)

@@ -85,8 +85,10 @@ class Backend(Protocol):
         """Sets the status."""
         ...
 
-    def put_tags(self, run: BackendRun, tags: tuple[str, ...]) -> Outcome:
-        """Replaces the tags."""
+    def put_tags(
+        self, run: BackendRun, tags: tuple[str, ...], base: tuple[str, ...] | None = None
+    ) -> Outcome:
+        """Makes the tags these; with `base` only what differs from it, and what others did to them stays."""
         ...
 
     def merge_config(self, run: BackendRun, patch: bytes) -> Outcome:

@@ -1,8 +1,9 @@
 """`pluto-dist export RUN`: every point of a Run.
 
-jsonl: a line per point with `kind` ("metric" or "string"), `name` (final), `step`, `value`, `time` (epoch
-milliseconds), `lease_id`; values that are not finite are "NaN", "Infinity", "-Infinity". csv: the same as
-columns with a header. Points come lease by lease and are in order within a stream; memory is constant.
+jsonl: a line per point with `kind` (metric, string, histogram, table or file), `name` (final), `step`,
+`value`, `time` (epoch ms), `lease_id`; values that are not finite are "NaN", "Infinity", "-Infinity", and
+that of a file is its path below the Run's folder in the store. csv: the same as columns with a header. Points
+come lease by lease and are in order within a stream; memory is constant.
 
 Points come from the store and, for what is not delivered yet, from the spool of this node.
 """

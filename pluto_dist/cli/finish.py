@@ -33,7 +33,7 @@ def finish(
     run: options.RunName,
     status: Annotated[Ending, typer.Option(help="The final status.", case_sensitive=False)],
     force: Annotated[
-        bool, typer.Option("--force", help="Also if its processes live, or cannot be seen.")
+        bool, typer.Option("--force", help="Also if its processes live or cannot be seen, or it has ended.")
     ] = False,
     home: options.Home = None,
     folder: options.Dir = None,
@@ -63,14 +63,22 @@ def finish(
 def _end(lookup: Lookup, known: Known, status: Ending, *, force: bool) -> bytes:
     if known.live:
         return _force(lookup, known.head.key, status, force=force)
-    from pluto_dist.errors import OwnerExistsError
-
     if not force:
-        raise OwnerExistsError(
-            f"Run {known.head.display_id or known.head.key} in {known.store} is not known to the coordinator "
-            "of this node: its processes may be alive on another host. --force takes it over from the store"
-        )
+        raise _needs_force(known, status)
     return _take_up_and_end(lookup, known, status)
+
+
+def _needs_force(known: Known, status: Ending) -> Exception:
+    from pluto_dist.cli.lookup import RUNNING
+    from pluto_dist.errors import OwnerExistsError, RunEndedError
+
+    named = f"Run {known.head.display_id or known.head.key} in {known.store}"
+    if known.head.status != RUNNING:
+        return RunEndedError(f"{named} has ended as {known.head.status}; --force makes it {status} instead")
+    return OwnerExistsError(
+        f"{named} is not known to the coordinator of this node: its processes may be alive on another host. "
+        "--force takes it over from the store"
+    )
 
 
 def _force(lookup: Lookup, key: str, status: Ending, *, force: bool) -> bytes:

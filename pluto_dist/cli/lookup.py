@@ -17,6 +17,7 @@ from pluto_dist.backend.local.store import Store
 from pluto_dist.cli.ask import ask, listener
 from pluto_dist.cli.console import note
 from pluto_dist.core.document import Document, read
+from pluto_dist.core.foreign import UNREADABLE
 from pluto_dist.core.ids import classify_run_id
 from pluto_dist.core.messages import AskRun, AskRuns, Question
 from pluto_dist.core.requests import Status
@@ -196,10 +197,10 @@ class Lookup:
         return [Known(head, self.store.root, live=False) for head in heads if head is not None]
 
     def _head(self, key: str) -> Head | None:
-        body = self.store.document(key)
         try:
+            body = self.store.document(key)
             return msgspec.json.decode(body, type=Head) if body is not None else None
-        except msgspec.MsgspecError as error:
+        except (*UNREADABLE, OSError) as error:
             note(f"{self.store.run(key)} holds no document of this version: {error}")
             return None
 

@@ -6,11 +6,12 @@ JSON: an object of
     running       whether one runs; without one nobody knows who is attached
     processes     a list, by Run, of `run` (key), `display_id`, `run_id`, `project`, `name`, `phase`,
                   `lease_id`, `role`, `label`, `rank`, `pid`, `host`, `epoch`, `attempt`, `state`, `suspect`,
-                  `granted_at`, `last_seen_at`, `age_s`, `seen_s`, `last_step`, `last_logged_at`, `logged_s`,
-                  `written`, `delivered`
+                  `heartbeat_s`, `granted_at`, `last_seen_at`, `age_s`, `seen_s`, `last_step`,
+                  `last_logged_at`, `logged_s`, `written`, `delivered`
     series        names that several participants use: key of the Run -> name -> participant -> final name
 
-`suspect` means three missed heartbeats: stopped, or busy without letting other threads run; not dead.
+`suspect` means silent for three of its heartbeats: stopped, or busy without letting other threads run; not
+dead.
 `written` counts records in the spool, `delivered` those the backend has accepted.
 """
 
@@ -49,6 +50,7 @@ class Process(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int
     state: str
     suspect: bool
+    heartbeat_s: float
     granted_at: int | None
     last_seen_at: int | None
     age_s: float | None
@@ -72,15 +74,11 @@ class Attached(msgspec.Struct, frozen=True, kw_only=True):
 
 def ps(home: options.Home = None, as_json: options.Json = False) -> None:
     """Lists the attached processes of all live Runs of this node."""
-    import os
-
     from pluto_dist.cli.console import note, print_json
     from pluto_dist.cli.lookup import Lookup
-    from pluto_dist.node.settings import load
 
     lookup = Lookup(home)
-    suspect_s = SUSPECT_HEARTBEATS * load(os.environ, {"mode": "local"}).heartbeat_s
-    found = attached(lookup, suspect_s)
+    found = attached(lookup)
     if as_json:
         print_json(found)
         return
@@ -92,13 +90,8 @@ def ps(home: options.Home = None, as_json: options.Json = False) -> None:
         _print(found)
 
 
-def attached(lookup: Lookup, suspect_s: float) -> Attached:
-    """Who is attached now.
-
-    Args:
-        lookup: where to look.
-        suspect_s: silence after which a process is suspect.
-    """
+def attached(lookup: Lookup) -> Attached:
+    """Who is attached now."""
     from pluto_dist.cli.ask import listener
     from pluto_dist.cli.spooled import caught_up
     from pluto_dist.errors import PlacesError
@@ -112,7 +105,7 @@ def attached(lookup: Lookup, suspect_s: float) -> Attached:
         coordinator=listening.pid if listening is not None else None,
         running=listening is not None,
         processes=[
-            _process(document, lease, suspect_s)
+            _process(document, lease)
             for document in (caught_up(found, lookup.spool) for found in documents)
             for lease in document.leases
             if lease.state in ("waiting", "active")
@@ -121,7 +114,7 @@ def attached(lookup: Lookup, suspect_s: float) -> Attached:
     )
 
 
-def _process(document: Document, lease: LeaseShown, suspect_s: float) -> Process:
+def _process(document: Document, lease: LeaseShown) -> Process:
     from pluto_dist.cli.console import now_ms
 
     now = now_ms()
@@ -142,7 +135,8 @@ def _process(document: Document, lease: LeaseShown, suspect_s: float) -> Process
         epoch=lease.epoch,
         attempt=lease.attempt,
         state=lease.state,
-        suspect=seen_s is not None and seen_s > suspect_s,
+        suspect=seen_s is not None and seen_s > SUSPECT_HEARTBEATS * lease.heartbeat_s,
+        heartbeat_s=lease.heartbeat_s,
         granted_at=lease.granted_at,
         last_seen_at=lease.last_seen_at,
         age_s=(now - lease.granted_at) / 1000 if lease.granted_at is not None else None,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import msgspec
 import typer
 
+from pluto_dist.backend.local.store import Store
 from pluto_dist.cli.console import clock, now_ms, print_table, printable, since, span
 from pluto_dist.core.document import Document, LeaseShown
 from pluto_dist.core.records import Failure, RunEvent
@@ -34,6 +36,7 @@ def print_run(document: Document, store: str, remark: str) -> None:
     _section(_series(document))
     _section(_config(document))
     _section(_events(document.events))
+    _section(_files(document, store))
     _section(_counts(document))
 
 
@@ -165,6 +168,12 @@ def _events(events: tuple[RunEvent, ...]) -> Iterator[str]:
 
 def _detail(detail: Mapping[str, str]) -> str:
     return "".join(f"  {key}={value}" for key, value in detail.items())
+
+
+def _files(document: Document, store: str) -> Iterator[str]:
+    folder = Store(Path(store)).run(document.key) / "files"
+    if folder.is_dir():
+        yield f"files in {folder}"
 
 
 def _counts(document: Document) -> Iterator[str]:

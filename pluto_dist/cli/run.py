@@ -1,7 +1,8 @@
 """`pluto-dist run [--project …] [--name …] [--run-id …] -- CMD…`: a command whose Run is the launcher's.
 
-Put it in front of what starts the job: `pluto-dist run -- torchrun --nproc-per-node 8 train.py`. The exit
-code, or the signal, is the command's; 127 and 126 as of a shell if it cannot be started.
+Put it in front of what starts the job: `pluto-dist run -- torchrun --nproc-per-node 8 train.py`; on several
+nodes as the one task of each: `srun --ntasks-per-node=1 pluto-dist run -- torchrun …`. The exit code, or the
+signal, is the command's; 127 and 126 as of a shell if it cannot be started.
 """
 
 from __future__ import annotations

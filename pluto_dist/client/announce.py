@@ -3,18 +3,41 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 from typing import Self
 
 from pluto_dist.core.messages import RunView, View
+from pluto_dist.node.places import store_of
 from pluto_dist.node.settings import Settings
 
+_log = logging.getLogger("pluto_dist")
 
-def started(view: View | None, settings: Settings, store: str) -> None:
-    """Which Run it is, where it goes and how to watch it."""
-    if settings.quiet or view is None or view.run is None or view.role != "owner":
+
+def started(view: View | None, settings: Settings, spool: str) -> None:
+    """Which Run it is, where it goes and how to watch it.
+
+    Args:
+        view: what the coordinator said last.
+        settings: `quiet` keeps it from being printed; a store that takes nothing is told all the same.
+        spool: folder of this process's records.
+    """
+    if view is None or view.run is None or view.role != "owner":
         return
-    run = view.run
+    run, store = view.run, store_of(settings.dir)
+    if run.mode == "local" and run.provisional:
+        _log.warning(
+            "%s has no place in the store yet: %s. Everything is kept in %s until the store can be written; "
+            "init(dir=…) or PLUTO_DIR names another one",
+            _named(run),
+            view.trouble or f"{store} does not answer",
+            spool,
+        )
+    elif not settings.quiet:
+        _print_started(run, str(store))
+
+
+def _print_started(run: RunView, store: str) -> None:
     verb = "resumed" if run.resumed else "started"
     if run.mode == "local":
         _print(f"{verb} {_named(run)} (local, {store}); watch it: pluto-dist show {_short(run)}")
@@ -52,15 +75,36 @@ class Waiting:
             sys.stderr.flush()
 
 
-def finished(view: View | None, settings: Settings) -> None:
-    """Status, number of points, how to look; a failure names the culprit."""
+def finished(view: View | None, settings: Settings, records: int) -> None:
+    """Status, number of points, how to look; a failure names the culprit.
+
+    Args:
+        view: what the coordinator said last.
+        settings: `quiet` keeps it from being printed.
+        records: what this process has logged.
+    """
     if settings.quiet or view is None or view.run is None or view.role != "owner":
         return
     run = view.run
     state = run.status if run.status != "RUNNING" else f"is {run.phase}"
     why = f" ({run.reason})" if run.status not in ("RUNNING", "COMPLETED") else ""
-    look = f"look: pluto-dist show {_short(run)}" if run.mode == "local" else run.url
-    _print(f"{_named(run)} {state}{why}, {run.points} points; {look}")
+    left = f", {records - view.passed} records not delivered yet" if _is_behind(view, records) else ""
+    _print(f"{_named(run)} {state}{why}, {run.points} points{left}; {_look(run, settings)}")
+
+
+def _is_behind(view: View, records: int) -> bool:
+    """Who leaves while others go on was not told how far its records are, but for a Run that has no home."""
+    lasting = view.run is not None and view.run.provisional
+    return records > view.passed and (lasting or (view.last_out and not view.drained))
+
+
+def _look(run: RunView, settings: Settings) -> str:
+    """Where to see it, or what to do so that it can be seen."""
+    if run.mode == "local":
+        return f"look: pluto-dist show {_short(run)}"
+    if run.provisional:
+        return f"kept in {store_of(settings.dir)}; upload: pluto-dist sync"
+    return run.url or f"look: pluto-dist show {_short(run)}"
 
 
 def _named(run: RunView) -> str:

@@ -6,8 +6,6 @@ the number they hold; nothing else is converted, because what was meant is a gue
 
 from __future__ import annotations
 
-import math
-
 from pluto_dist.client.plain import NotAScalarError, Scalar, scalar_of, shown
 from pluto_dist.errors import ArgumentError
 
@@ -20,18 +18,18 @@ def text_of(argument: str, value: object, limit: int) -> str:
     Raises:
         ArgumentError: it is none.
     """
-    if not isinstance(value, str):
+    text = plain_of(argument, value)
+    if not isinstance(text, str):
         raise ArgumentError(f"{argument}={shown(value)}: pass a text, e.g. str(…)", argument=argument)
-    if len(value) > limit:
+    if len(text) > limit:
         raise ArgumentError(
-            f"{argument}={shown(value)} is too long; the limit is {limit} characters", argument=argument
+            f"{argument}={shown(text)} is too long; the limit is {limit} characters", argument=argument
         )
-    if "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
+    if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
         raise ArgumentError(
-            f"{argument}={value!r} has a NUL or a lone surrogate; the server cannot hold it",
-            argument=argument,
+            f"{argument}={text!r} has a NUL or a lone surrogate; the server cannot hold it", argument=argument
         )
-    return value
+    return text
 
 
 def flag_of(argument: str, value: object) -> bool:
@@ -60,6 +58,15 @@ def whole_of(argument: str, value: object, lowest: int, highest: int) -> int:
     return plain
 
 
+def code_of(argument: str, value: object) -> int | None:
+    """The code of `finish()`: an exit code, or minus a signal as `subprocess` has it; None for none.
+
+    Raises:
+        ArgumentError: no whole number, or no platform has such a code.
+    """
+    return None if value is None else whole_of(argument, value, -(2**31), 2**31 - 1)
+
+
 def seconds_of(argument: str, value: object) -> float:
     """How long to wait; infinity is a wait that outlasts everybody.
 
@@ -67,7 +74,7 @@ def seconds_of(argument: str, value: object) -> float:
         ArgumentError: no number, NaN, or negative.
     """
     plain = plain_of(argument, value)
-    if isinstance(plain, bool | str | None) or math.isnan(plain) or plain < 0:
+    if isinstance(plain, bool | str | None) or not plain >= 0:  # NaN is not either
         raise ArgumentError(f"{argument}={shown(value)}: pass seconds, from 0 on", argument=argument)
     return float(min(plain, LONGEST_WAIT_S))
 

@@ -1,21 +1,22 @@
-"""Sorts the values of one record: numbers, texts, and what cannot be logged, with advice."""
+"""Sorts the values of one record: numbers, texts, tables, files, and what cannot be logged, with advice."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import TypeGuard
 
 import msgspec
 
-from pluto_dist.client.plain import NotAScalarError, clean_text, scalar_of, shown
+from pluto_dist.client.media.base import DataValue, Media
+from pluto_dist.client.plain import NotAScalarError, clean_text, first_line, scalar_of, shown
+from pluto_dist.core.requests import LogType
 from pluto_dist.errors import InvalidRecordError
 
 MAX_DEPTH = 32  # dicts inside dicts
 MAX_DICTS = 10_000  # per record; shared dicts would multiply without a bound
 MIN_INTEGER, MAX_INTEGER = -(2**63), 2**64 - 1  # what the server's JSON reader holds as an integer
 
-Kind = Literal["METRIC", "DATA"]
 Number = int | float | msgspec.Raw
 
 _NAN, _INFINITY, _MINUS_INFINITY = (
@@ -45,26 +46,41 @@ class Rejection(msgspec.Struct, frozen=True):
         return f"{shown(self.name)} ({self.type_name})"
 
 
+class Attached(msgspec.Struct, frozen=True):
+    """A file under its full name; `sample_index` is its place in a list."""
+
+    name: str
+    media: Media
+    sample_index: int = 0
+
+
 class Collector:
     """Takes a record apart; what it found is in its attributes.
 
     Attributes:
         numbers: metric values by full name, ready for the encoder.
         texts: strings by full name.
+        values: histograms and tables by full name.
+        files: in the order in which they are given.
         rejections: what was left out.
     """
 
-    __slots__ = ("_dicts", "numbers", "rejections", "texts")
+    __slots__ = ("_dicts", "files", "numbers", "rejections", "texts", "values")
 
     def __init__(self) -> None:
         self.numbers: dict[str, Number] = {}
         self.texts: dict[str, str] = {}
+        self.values: dict[str, DataValue] = {}
+        self.files: list[Attached] = []
         self.rejections: list[Rejection] = []
         self._dicts = 0
 
-    def kinds(self) -> dict[str, Kind]:
-        """What each name would be declared as; a name that is both counts as a metric."""
-        return {**dict.fromkeys(self.texts, "DATA"), **dict.fromkeys(self.numbers, "METRIC")}
+    def kinds(self) -> dict[str, LogType]:
+        """What each name would be declared as; a name that is several things counts as a metric first."""
+        files: dict[str, LogType] = {file.name: file.media.log_type for file in self.files}
+        values: dict[str, LogType] = {name: value.log_type for name, value in self.values.items()}
+        texts: dict[str, LogType] = dict.fromkeys(self.texts, "DATA")
+        return {**files, **values, **texts, **dict.fromkeys(self.numbers, "METRIC")}
 
     def take_all(
         self, data: Mapping[str, object], prefix: str = "", above: tuple[Mapping[str, object], ...] = ()
@@ -73,9 +89,10 @@ class Collector:
 
         Raises:
             InvalidRecordError: a key is no text or blank.
+            NotAScalarError: what is in the dict cannot be had.
         """
         self._dicts += 1
-        for key, value in tuple(data.items()):
+        for key, value in _pairs_of(data):
             name = prefix + _checked_key(key, prefix)
             if type(value) is float:
                 self._take_number(name, value)
@@ -89,8 +106,15 @@ class Collector:
                 self._take_text(name, plain)
             elif plain is not None:
                 self._take_number(name, plain)
-            elif isinstance(value, Mapping):
+            elif is_mapping(value):
                 self._take_dict(name, value, above)
+            elif isinstance(value, Media):
+                self._take_file(name, value)
+            elif isinstance(value, DataValue):
+                self.values[name] = value
+            elif _is_list_of_files(value):
+                for index, file in enumerate(value):
+                    self._take_file(name, file, index)
             else:
                 self._reject(name, value, _advice(value))
         except NotAScalarError as error:
@@ -106,6 +130,15 @@ class Collector:
             self._reject(name, number, "the record gives this name twice; the last value is kept")
         self.numbers[name] = _wire_number(number)
 
+    def _take_file(self, name: str, media: Media, sample_index: int = 0) -> None:
+        """The name is part of the object's key in the storage, and of its path in the store."""
+        if any(part in ("", ".", "..") for part in name.split("/")):
+            self._reject(
+                name, media, "the name of a file has an empty part, '.' or '..'; give it a plain one"
+            )
+        else:
+            self.files.append(Attached(name, media, sample_index))
+
     def _take_dict(
         self, name: str, value: Mapping[str, object], above: tuple[Mapping[str, object], ...]
     ) -> None:
@@ -120,6 +153,23 @@ class Collector:
 
     def _reject(self, name: str, value: object, advice: str) -> None:
         self.rejections.append(Rejection(name, type(value).__name__, advice))
+
+
+def _is_list_of_files(value: object) -> TypeGuard[list[Media]]:
+    return isinstance(value, list | tuple) and bool(value) and all(isinstance(each, Media) for each in value)
+
+
+def is_mapping(value: object) -> TypeGuard[Mapping[str, object]]:
+    """Whether its class is one; objects may say anything about themselves, or raise."""
+    return issubclass(type(value), Mapping)
+
+
+def _pairs_of(data: Mapping[str, object]) -> list[tuple[str, object]]:
+    try:
+        found = tuple(data.items())  # at once: another thread may change the dict
+        return [(key, value) for key, value in found]  # it has to be pairs
+    except Exception as error:  # code of others
+        raise NotAScalarError(f"reading it raised {type(error).__name__}: {first_line(error)}") from error
 
 
 def _checked_key(key: object, prefix: str) -> str:
@@ -159,5 +209,8 @@ def _advice(value: object) -> str:
     if isinstance(value, complex):
         return "complex numbers have no place in a chart; log .real and .imag"
     if isinstance(value, list | tuple | set | frozenset):
-        return "only single values are logged; log its mean, or one name for each element"
-    return "only numbers, bools, texts and dicts of them are logged; log float(value) or str(value)"
+        return "only single values and lists of files are logged; log its mean, or a name for each element"
+    return (
+        "only numbers, bools, texts, dicts of them and pluto_dist's File, Image and the like are logged; log "
+        "float(value), str(value), or the file that holds it"
+    )

@@ -5,10 +5,11 @@ from __future__ import annotations
 import traceback
 from typing import Any
 
-from pluto_dist.client.plain import clean_text
+from pluto_dist.client.plain import clean_text, said_by
 
 LAST_LINES = 40
 MESSAGE_LIMIT = 2000
+TRACEBACK_LIMIT = 20_000  # characters; one line of it may hold a whole array
 
 _COMMUNICATION_TYPES = (ConnectionError, BrokenPipeError, EOFError)
 _COMMUNICATION_NAMES = frozenset({"DistNetworkError", "DistBackendError", "DistStoreError"})
@@ -35,8 +36,8 @@ def evidence_of(error: BaseException) -> dict[str, Any] | None:
         return {"kind": "exit", "exit_code": exit_code_of(error.code)}
     return {
         "kind": "exception",
-        "type": type(error).__qualname__,
-        "message": clean_text(str(error))[:MESSAGE_LIMIT],
+        "type": clean_text(type(error).__qualname__),
+        "message": said_by(error)[:MESSAGE_LIMIT],
         "communication": is_communication(error),
         "traceback": last_lines(error),
     }
@@ -53,11 +54,11 @@ def is_communication(error: BaseException) -> bool:
     """Whether peers raise this when another process of the job has died."""
     if isinstance(error, _COMMUNICATION_TYPES) or type(error).__name__ in _COMMUNICATION_NAMES:
         return True
-    text = str(error).lower()
+    text = said_by(error).lower()
     return isinstance(error, RuntimeError) and any(word in text for word in _COMMUNICATION_WORDS)
 
 
 def last_lines(error: BaseException) -> str:
     """The end of the traceback, as it is printed."""
     lines = "".join(traceback.format_exception(error)).splitlines()
-    return clean_text("\n".join(lines[-LAST_LINES:]))
+    return clean_text("\n".join(lines[-LAST_LINES:])[-TRACEBACK_LIMIT:])

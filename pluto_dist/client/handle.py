@@ -40,14 +40,15 @@ class Run(RunFacts):
     # --- logging ----------------------------------------------------------------------------------
 
     def log(self, data: Mapping[str, Any], step: int | None = None, timestamp: float | None = None) -> None:
-        """Records numbers and strings under names, at a step.
+        """Records numbers, strings and files under names, at a step.
 
         It returns when the record is in the kernel; it waits for no network, process or lock (G3, G4). A
-        value that cannot be logged is left out with one warning. It does not promise room on the disk: what
-        could not be written is counted and told.
+        file is copied first, as fast as the local disk is. A value that cannot be logged is left out with one
+        warning. It does not promise room on the disk: what could not be written is counted and told.
 
         Args:
-            data: names and values: numbers (numpy and torch scalars too, bool as 0/1), strings, dicts.
+            data: names and values: numbers (numpy and torch scalars too, bool as 0/1), strings, dicts;
+                `File`, `Artifact`, `Text`, `Image`, `Audio`, `Video` and lists of them; `Histogram`, `Table`.
             step: non-negative integer; left out, it is one more than this participant's last one.
             timestamp: epoch seconds; left out, now.
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pluto_dist.client.arguments import seconds_of, whole_of
+from pluto_dist.client.arguments import code_of, seconds_of
 from pluto_dist.client.console.capture import CAPTURES
 from pluto_dist.client.lease import LeaseFiles, Wall
 from pluto_dist.client.link import Link
@@ -26,8 +26,10 @@ from pluto_dist.errors import FinishReservedError, RunEndedError, from_wire
 from pluto_dist.node.identity import boot_clock
 from pluto_dist.node.settings import Settings
 
+if TYPE_CHECKING:
+    from pluto_dist.client.console.command import CommandConsole
+
 UNANSWERED_S = 10.0  # a coordinator that has said nothing by then does not work
-_CODES = -(2**31), 2**31 - 1  # of finish(); an exit code, or minus a signal as subprocess has it
 
 _log = logging.getLogger("pluto_dist")
 
@@ -38,7 +40,7 @@ class HeldLease:
     Args:
         files, link, settings: of the lease.
         attached: it asked to be a side.
-        launcher: it owns the Run for the command that it starts.
+        command: of a launcher, which owns the Run for the command that it starts: that command's console.
         wall: clock of the records.
 
     Attributes:
@@ -52,7 +54,7 @@ class HeldLease:
         settings: Settings,
         *,
         attached: bool,
-        launcher: bool = False,
+        command: CommandConsole | None = None,
         wall: Wall | None = None,
     ) -> None:
         self.files = files
@@ -62,7 +64,7 @@ class HeldLease:
         self.end: Literal["", "finished", "closed"] = ""
         self.warn_once = WarnOnce()
         self._attached = attached
-        self._launcher = launcher
+        self._command = command
         self._wall = wall or Wall()
         self.points = PointLog(files, self._wall, self.warn_once, strict=settings.strict)
         self._late = 0
@@ -109,6 +111,8 @@ class HeldLease:
     def granted(self, view: View) -> None:
         """Takes the first automatic step from the coordinator; called by the link with each view."""
         self._tidings.take(view)
+        if self._command is not None:
+            self._command.relieve(view.relieved)
         if view.state != "active" or self._granted_once:
             return
         self._granted_once = True
@@ -215,7 +219,7 @@ class HeldLease:
         self, code: int | None = None, timeout_s: float | None = None, error: BaseException | None = None
     ) -> None:
         """See `Run.finish`; `error` is the exception in which it is called."""
-        code = None if code is None else whole_of("code", code, *_CODES)
+        code = code_of("code", code)
         timeout_s = None if timeout_s is None else seconds_of("timeout_s", timeout_s)
         if self.end or not self.here:
             return
@@ -269,15 +273,18 @@ class HeldLease:
             return  # another thread came first, or it did and this is a signal handler
         self.end = "finished" if isinstance(entry, Finished) else "closed"
         CAPTURES.stop(self.lease_id)
+        if self._command is not None:
+            timeout_s = self._command.stop(self.settings.exit_wait_s if timeout_s is None else timeout_s)
         self.say(
             Counted(
                 **self.stamp(),
                 rejected=self.points.rejected,
-                dropped=self.files.dropped,
+                dropped=self.files.dropped + self.points.attachments.dropped,
                 next_step=self.next_step,
             )
         )
         self.say(entry)
         self.files.close()
         exiting = isinstance(entry, Finished) and entry.at_exit
-        leave(self.link, self.files, self.settings, timeout_s, exiting=exiting, for_all=self._launcher)
+        for_all = self._command is not None
+        leave(self.link, self.files, self.settings, timeout_s, exiting=exiting, for_all=for_all)

@@ -6,7 +6,9 @@ every hook is a pass-through.
 SIGTERM (`stops.py` notices it): the evidence is written, the preemption callbacks are called, then an earlier
 handler of the script, if it had one, else the process leaves and dies by the signal. A script that looks at
 `run.preempted` is trusted to end by itself: it goes on, until `preempt_wait_s` is over or a second SIGTERM
-comes. A process that ignored SIGTERM before `init()` goes on ignoring it; that it came is recorded.
+comes. So is one whose own handler took the place of ours and calls it (Lightning's, during a fit): without us
+it would have had nothing to call. A process that ignored SIGTERM before `init()` goes on ignoring it; that it
+came is recorded.
 
 The exit code: `sys.exit` is hooked, so its code is known at exit, unless the process logged after it: then
 somebody has caught it. Of any other end (the script's last line, `raise SystemExit(n)`) only the kernel knows
@@ -26,6 +28,7 @@ from types import FrameType, TracebackType
 from typing import NoReturn
 
 from pluto_dist.client.evidence import exit_code_of
+from pluto_dist.client.plain import said_by
 from pluto_dist.client.runs import RUNS
 from pluto_dist.client.stops import STOPS
 
@@ -71,7 +74,8 @@ class Hooks:
         return self._pid == os.getpid()
 
     def _exit(self, code: object = None, /) -> NoReturn:
-        if self._here and threading.current_thread() is threading.main_thread():
+        main = threading.current_thread() is threading.main_thread()
+        if self._here and main and not _is_prompt():
             self._exit_code = exit_code_of(code)
             self._written_at_exit = _written()
         self._previous_exit(code)  # type: ignore[arg-type] # as the interpreter, we take anything
@@ -93,7 +97,7 @@ class Hooks:
                     "thread_exception",
                     thread=name,
                     type=type(args.exc_value).__qualname__,
-                    message=str(args.exc_value)[:500],
+                    message=said_by(args.exc_value)[:500],
                 )
         self._previous_thread_hook(args)
 
@@ -115,7 +119,7 @@ class Hooks:
             STOPS.call_back()
         if callable(self._previous_sigterm) or self._previous_sigterm is signal.SIG_IGN:
             self._pass_on(number, frame)
-        elif STOPS.cooperative and not again:
+        elif (STOPS.cooperative or signal.getsignal(number) != self._sigterm) and not again:
             patience = threading.Timer(self._preempt_wait_s, self._give_up, (number,))
             patience.daemon = True
             patience.start()
@@ -166,7 +170,7 @@ def _written() -> int:
 
 
 def _is_prompt() -> bool:
-    """At a prompt an error ends a line of input and not the process."""
+    """At a prompt, a notebook's too, an error or `sys.exit` may end a line of input and not the process."""
     return hasattr(sys, "ps1")
 
 

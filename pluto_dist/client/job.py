@@ -13,6 +13,8 @@ What real launchers showed:
 * A shell loop starts two launches from one process, so there the port is all that tells them apart.
 * A pod's own RANK and WORLD_SIZE (one per node) are inherited by torchrun, so torchrun lacks the variables of
   torchrun but not those of its pod.
+* `srun --ntasks-per-node=1 torchrun` is how SLURM starts one launcher on each node: such a task has the
+  variables of a rank of SLURM and is none.
 """
 
 from __future__ import annotations
@@ -89,7 +91,12 @@ class Surroundings(msgspec.Struct, frozen=True):
 
 
 def detect(
-    env: Mapping[str, str], process: ProcessFacts, ancestors: Sequence[AncestorFacts], nth_init: int
+    env: Mapping[str, str],
+    process: ProcessFacts,
+    ancestors: Sequence[AncestorFacts],
+    nth_init: int,
+    *,
+    launcher: bool = False,
 ) -> Surroundings:
     """The job of this process.
 
@@ -99,6 +106,7 @@ def detect(
         ancestors: parent first, as far as they can be seen.
         nth_init: how many times `init()` was called in this process, this time included; the ranks of a sweep
             call it equally often.
+        launcher: it is `pluto-dist run`: on one of the nodes, and no rank.
     """
     place, warnings = read_ranks(env)
     if place is not None and place.world_size == 1 and place.family.name != "torchelastic":
@@ -110,6 +118,10 @@ def detect(
     else:
         lineage = ancestors if pool_parent is None else ancestors[ancestors.index(pool_parent) :]
         job = _job_of_rank(place, env, process, lineage, nth_init)
+        if launcher:
+            own = _key(process.identity, process.identity, env, nth_init)
+            nobody = {"rank": None, "local_rank": None, "world_size": None, "launcher": None}
+            job = msgspec.structs.replace(job, key=own, **nobody)
     return Surroundings(
         job=job,
         family=place.family.name if place else None,
@@ -121,9 +133,21 @@ def detect(
 
 
 def is_rank(env: Mapping[str, str]) -> bool:
-    """Whether a launcher has started this process as one of several."""
+    """Whether a launcher has started this process as one of several, and it starts none itself."""
     place, _ = read_ranks(env)
-    return place is not None and (place.world_size or 1) > 1
+    return place is not None and (place.world_size or 1) > 1 and not is_node_launcher(env)
+
+
+def is_node_launcher(env: Mapping[str, str]) -> bool:
+    """Whether SLURM has started this process as the one task of its node, on each of several nodes.
+
+    A step has a task on each of its nodes, so as many tasks as nodes are one for each. Variables of any other
+    launcher make it a rank of that one.
+    """
+    place, _ = read_ranks(env)
+    if place is None or place.family.name != "slurm" or place.nodes is None:
+        return False
+    return place.nodes > 1 and place.nodes == place.world_size
 
 
 def _job_of_rank(
@@ -134,17 +158,29 @@ def _job_of_rank(
     nth_init: int,
 ) -> Job:
     launcher = _launcher(place, env, process, lineage)
+    node_rank = _node_rank(place)
+    nodes = max(place.nodes or 1, node_rank + 1)
+    shared_id = _shared_id(place, env, nth_init) if nodes > 1 else None
     return Job(
         key=_key(process.identity, launcher, env, nth_init, _launch_name(place, env, process, launcher)),
         rank=place.rank,
         local_rank=place.local_rank,
         world_size=place.world_size,
-        node_rank=place.node_rank or 0,
+        node_rank=node_rank,
         attempt=place.attempt,
         max_restarts=place.max_restarts,
         launcher=launcher,
-        shared_id=_shared_id(place, env, nth_init),
+        shared_id=shared_id,
+        launch=" ".join(filter(None, (shared_id, _address(env)))) if nodes > 1 else "",
+        nodes=nodes,
     )
+
+
+def _node_rank(place: Coordinates) -> int:
+    """Where no variable says it, ranks are taken to fill one node after the other."""
+    if place.node_rank is not None or place.local_rank is None or not place.nodes or not place.world_size:
+        return place.node_rank or 0
+    return (place.rank - place.local_rank) // -(-place.world_size // place.nodes)
 
 
 def _launch_name(
@@ -157,7 +193,12 @@ def _launch_name(
     one_launch = place.family.name == "script" or _has_own_launcher(place) or process.pool_parent is not None
     if launcher is not None and one_launch:
         return ""
-    return f"{env.get('MASTER_ADDR', '')}:{env.get('MASTER_PORT', '')}"
+    return _address(env)
+
+
+def _address(env: Mapping[str, str]) -> str:
+    """Where the ranks meet; repeats between launches."""
+    return f"{env.get('MASTER_ADDR', '')}:{env.get('MASTER_PORT', '')}".removeprefix(":")
 
 
 def _launcher(
@@ -207,7 +248,10 @@ def _key(
 
 
 def _shared_id(place: Coordinates, env: Mapping[str, str], nth_init: int) -> str | None:
-    """What all nodes of the launch know; None where that would not be one launch for sure."""
+    """What all nodes of the launch know; None where that would not be one launch for sure.
+
+    A job of one node needs none: its ranks have one parent, and `--rdzv-id` is often a constant.
+    """
     parts = _shared_parts(place, env)
     if not parts:
         return None
@@ -217,8 +261,6 @@ def _shared_id(place: Coordinates, env: Mapping[str, str], nth_init: int) -> str
 
 def _shared_parts(place: Coordinates, env: Mapping[str, str]) -> tuple[str, ...]:
     elastic = place.family.name == "torchelastic"
-    if elastic and env.get("GROUP_WORLD_SIZE") == "1":
-        return ()  # its ranks have one parent and need no other id, and --rdzv-id is often a constant
     job, restart = env.get("SLURM_JOB_ID", ""), env.get("SLURM_RESTART_COUNT") or "0"
     if elastic and (run_id := _elastic_run_id(env)):
         return ("torchrun", run_id, job, restart) if job else ("torchrun", run_id)

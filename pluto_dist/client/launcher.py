@@ -4,7 +4,11 @@ It owns the Run, so no rank does: what the command starts are workers (`Opened.l
 exit decides the final status, also if no rank could say a word; what ranks said decides who failed first.
 It stays until everything is delivered (R11), and then ends as the command did.
 
-Console and system metrics are not its business: the coordinator records the node, and each rank its output.
+Where SLURM starts one on each node, each says on which node it is, and without PLUTO_RUN_ID none makes up an
+id that the others could not know: so they can have one Run (R12).
+
+What the command prints is recorded while nobody below records it (`console/command.py`); the coordinator
+records the node's metrics.
 """
 
 from __future__ import annotations
@@ -18,10 +22,12 @@ from pluto_dist.client.command import Command, waited_signals
 from pluto_dist.client.disabled import DisabledRun
 from pluto_dist.client.handle import Run
 from pluto_dist.client.held import HeldLease
+from pluto_dist.client.job import is_node_launcher
 from pluto_dist.client.opening import generate_run_id, open_lease
 from pluto_dist.client.runs import RUNS
 from pluto_dist.client.wishes import Wish, name_of
 from pluto_dist.core.ids import classify_run_id
+from pluto_dist.errors import CoordinatorUnavailableError, WaitTimeoutError
 from pluto_dist.node.cgroup import oom_counter_of, oom_kills
 from pluto_dist.node.settings import Settings, as_option, load
 
@@ -41,15 +47,15 @@ def run_command(argv: list[str], given: Mapping[str, object], name: str | None) 
         OSError: the command cannot be started; the Run says so.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, waited_signals())  # before any thread is started
-    settings = load(os.environ, {"console": "off", **given}, source=as_option)
-    run_id = settings.run_id or generate_run_id()
+    settings = load(os.environ, given, source=as_option)
+    run_id = settings.run_id or (None if is_node_launcher(os.environ) else generate_run_id())
     wish = Wish(
         verb="init",
         role="owner",
         label="launcher",
         name=name_of(name),
-        run=classify_run_id(run_id),
-        run_from_env=True,
+        run=classify_run_id(run_id) if run_id else None,
+        run_from_env=run_id is not None,
         launcher=True,
     )
     run = open_lease(wish, settings) if settings.mode != "disabled" else None
@@ -65,15 +71,23 @@ def below_launcher(env: Mapping[str, str]) -> bool:
     return bool(env.get("PLUTO_DIST_LAUNCHED_BY"))
 
 
-def _exported(run: Run, run_id: str, settings: Settings) -> dict[str, str]:
+def _exported(run: Run, run_id: str | None, settings: Settings) -> dict[str, str]:
     """By these everything that the command starts finds the Run."""
     folder = Path(settings.dir or Path.cwd()).absolute()
     return {
-        "PLUTO_RUN_ID": run_id,
+        **_id_of(run, run_id),
         "PLUTO_PROJECT": settings.project,
         "PLUTO_DIR": str(folder),
         "PLUTO_DIST_LAUNCHED_BY": run.lease_id,
     }
+
+
+def _id_of(run: Run, run_id: str | None) -> dict[str, str]:
+    """Without a coordinator an id that was left to it is not known yet; the launcher's lease says enough."""
+    try:
+        return {"PLUTO_RUN_ID": run_id or run.run_id}
+    except (CoordinatorUnavailableError, WaitTimeoutError):
+        return {}
 
 
 class Job:

@@ -12,20 +12,26 @@ from collections import deque
 from pathlib import Path
 
 from pluto_dist.core.lifecycle import LifecycleEntry, encode_entry
+from pluto_dist.core.requests import LogType
 from pluto_dist.errors import PlacesError
 from pluto_dist.node.lease_lock import LOCK_NAME, LeaseLock
+from pluto_dist.spool.blobs import Blobs
 from pluto_dist.spool.durability import GroupSync, require_durable
 from pluto_dist.spool.space import Space
-from pluto_dist.spool.writer import Limits, StreamWriter
+from pluto_dist.spool.writer import Limits, Room, StreamWriter
 
 
 class LeaseFiles:
     """Opened once per lease by the process that holds it.
 
+    Attributes:
+        unopened: the disk has refused the opening entry, so records are refused too.
+
     Args:
         spool: root of this node's spool.
         segment_bytes: a stream goes on in a new segment after this many bytes.
         quota_bytes: limit of the whole spool, None for the default.
+        files_quota_bytes: limit of the files that wait for delivery on this node, None for the default.
         durable: what was written is put on the disk about once a second, against power loss (G3).
 
     Raises:
@@ -33,7 +39,13 @@ class LeaseFiles:
     """
 
     def __init__(
-        self, spool: Path, *, segment_bytes: int, quota_bytes: int | None, durable: bool = False
+        self,
+        spool: Path,
+        *,
+        segment_bytes: int,
+        quota_bytes: int | None,
+        files_quota_bytes: int | None = None,
+        durable: bool = False,
     ) -> None:
         self.lease_id = os.urandom(12).hex()
         self.folder = spool / "leases" / self.lease_id
@@ -41,8 +53,9 @@ class LeaseFiles:
             self.folder.parent.mkdir(mode=0o700, exist_ok=True)
             self.folder.mkdir(mode=0o700)
             self.lock = LeaseLock(self.folder / LOCK_NAME)
-            space = Space(str(spool), quota_bytes)
+            space = RoomForRecords(self, Space(str(spool), quota_bytes))
             limits = Limits(segment_bytes=segment_bytes)
+            self.blobs = Blobs(str(self.folder), str(spool), files_quota_bytes, durable=durable)
         except OSError as error:
             raise PlacesError(f"the spool {spool} cannot take a lease: {error}", path=str(spool)) from error
         folder = str(self.folder)
@@ -50,9 +63,21 @@ class LeaseFiles:
         self.metrics = StreamWriter(folder, "metrics", limits, space=space)
         self.data = StreamWriter(folder, "data", limits, space=space)
         self.console = StreamWriter(folder, "console", limits, space=space)
+        self.files = StreamWriter(folder, "files", limits, space=space)
         self._group = self._group_sync(folder) if durable else None
         self.declared = 0
         self._unsaid: deque[bytes] = deque()
+        self.unopened = False
+
+    def stream_of(self, log_type: LogType) -> StreamWriter:
+        """Where the records under a name of this type go."""
+        if log_type == "METRIC":
+            return self.metrics
+        return self.data if log_type in ("DATA", "HISTOGRAM", "TABLE") else self.files
+
+    @property
+    def _records(self) -> tuple[StreamWriter, ...]:
+        return self.metrics, self.data, self.files, self.console
 
     def sync_if_due(self, now: float) -> None:
         """Puts on the disk what was written since the last time, if wanted; the link's thread calls it."""
@@ -66,7 +91,7 @@ class LeaseFiles:
 
     def _group_sync(self, folder: str) -> GroupSync:
         require_durable(folder)
-        return GroupSync((self.lifecycle, self.metrics, self.data, self.console))
+        return GroupSync((self.blobs, self.lifecycle, self.metrics, self.data, self.files, self.console))
 
     def say(self, entry: LifecycleEntry) -> int:
         """Writes an entry; returns how many there are now.
@@ -85,7 +110,9 @@ class LeaseFiles:
             line = self._unsaid.popleft()  # first taken, then written: a signal handler may come between
             if not self.lifecycle.append(line):
                 self._unsaid.appendleft(line)
+                self.unopened = not self.lifecycle.written
                 break
+            self.unopened = False
         return self.lifecycle.written
 
     @property
@@ -96,28 +123,44 @@ class LeaseFiles:
     @property
     def records(self) -> int:
         """Records of this process in its spool."""
-        return self.metrics.written + self.data.written + self.console.written - self.declared
+        return sum(stream.written for stream in self._records) - self.declared
 
     @property
     def dropped(self) -> int:
         """Records that could not be written."""
-        return self.metrics.dropped + self.data.dropped + self.console.dropped
+        return sum(stream.dropped for stream in self._records)
 
     @property
     def trouble(self) -> str:
         """Why records are being dropped now, "" if they are not."""
-        return self.metrics.trouble or self.data.trouble
+        return self.metrics.trouble or self.data.trouble or self.files.trouble
 
     def close(self) -> None:
         """No more records; the lock is kept, because the process still lives."""
-        self.metrics.close()
-        self.data.close()
-        self.console.close()
+        for stream in self._records:
+            stream.close()
 
     def release(self) -> None:
         """The coordinator has taken the end: the folder is its own now, and goes when all is delivered."""
         self.lifecycle.close()
         self.lock.release()
+
+
+class RoomForRecords:
+    """No record before the opening entry is on disk: without that nobody could say whose it is (G3).
+
+    Args:
+        files: of the lease.
+        space: the quota.
+    """
+
+    def __init__(self, files: LeaseFiles, space: Room) -> None:
+        self._files = files
+        self._space = space
+
+    def shortage(self) -> str:
+        """Why no segment may be opened now, an empty string if it may."""
+        return "not opened" if self._files.unopened else self._space.shortage()
 
 
 class Wall:

@@ -39,11 +39,8 @@ def leave(
         for_all: it waits in the job's place, whoever else is still alive.
     """
     bound = settings.exit_wait_s if timeout_s is None else timeout_s
-    deadline = boot_clock() + bound
-    files.sync()
     try:
-        taken = link.wait(lambda view: link.settled(view) and _ended(view), bound)
-        safe = taken and _wait_shown(link, _drained if for_all else _safe, deadline, settings)
+        taken, safe = _await_end(link, files, settings, bound, for_all=for_all)
     except PlutoDistError as error:
         _log.warning(
             "%s; the end of the Run is on disk in %s and will be carried out later", error, files.folder
@@ -51,21 +48,40 @@ def leave(
         link.close()
         return
     finally:
-        if files.dropped:
-            _log.warning(
-                "%d records were dropped for want of disk space (%s)", files.dropped, files.trouble or "over"
-            )
+        _tell_dropped(files)
     if not safe:
-        _log.warning(
-            "not everything was delivered within %g s; it is on disk in %s and will be delivered by the "
-            "coordinator or by `pluto-dist sync`",
-            bound,
-            files.folder,
-        )
-    announce.finished(link.view, settings)
+        _tell_undelivered(link.view, files, bound)
+    announce.finished(link.view, settings, files.records)
     link.close()
     if taken and not exiting:
         files.release()
+
+
+def _await_end(
+    link: Link, files: LeaseFiles, settings: Settings, bound: float, *, for_all: bool
+) -> tuple[bool, bool]:
+    """Whether the coordinator has taken the end, and whether all that is to be waited for is safe."""
+    deadline = boot_clock() + bound
+    files.sync()
+    taken = link.wait(lambda view: link.settled(view) and _ended(view), bound)
+    return taken, taken and _wait_shown(link, _drained if for_all else _safe, deadline, settings)
+
+
+def _tell_dropped(files: LeaseFiles) -> None:
+    if files.dropped:
+        _log.warning(
+            "%d records were dropped for want of disk space (%s)", files.dropped, files.trouble or "over"
+        )
+
+
+def _tell_undelivered(view: View | None, files: LeaseFiles, waited_s: float) -> None:
+    _log.warning(
+        "not everything was delivered within %g s%s; it is on disk in %s and will be delivered by the "
+        "coordinator or by `pluto-dist sync`",
+        waited_s,
+        f" ({view.trouble})" if view is not None and view.trouble else "",
+        files.folder,
+    )
 
 
 def _wait_shown(link: Link, until: Callable[[View], bool], deadline: float, settings: Settings) -> bool:

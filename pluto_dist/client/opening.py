@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,8 +12,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from pluto_dist.client.disabled import DisabledRun
+from pluto_dist.client.once import WarnOnce
 from pluto_dist.client.runs import RUNS
 from pluto_dist.client.wishes import Wish
+from pluto_dist.core.ids import RunRef
 from pluto_dist.core.lifecycle import Opened
 from pluto_dist.core.messages import PROTOCOL
 from pluto_dist.errors import (
@@ -23,9 +26,12 @@ from pluto_dist.errors import (
 )
 
 if TYPE_CHECKING:
+    from pluto_dist.client.console.command import CommandConsole
     from pluto_dist.client.handle import Run
     from pluto_dist.client.held import HeldLease
     from pluto_dist.client.job import Surroundings
+    from pluto_dist.client.lease import LeaseFiles
+    from pluto_dist.core.ids import Job
     from pluto_dist.node.places import Places
     from pluto_dist.node.settings import Settings
 
@@ -35,21 +41,34 @@ RANK_GRANT_S = 0.5  # a rank other than 0 goes on training after this time and g
 RESTART_GRANT_S = 6.0  # after a restart it waits for its first step, a little longer than rank 0 may take
 
 _log = logging.getLogger("pluto_dist")
+_warn_once = WarnOnce()
 
 
 def open_lease(wish: Wish, settings: Settings) -> AnyRun:
     """Opens a lease, or gives a disabled Run where this machine does not allow one."""
-    from pluto_dist.node.places import find_places
-
     try:
-        places = find_places(settings.home)
-        return _open_at(wish, settings, places)
+        return _open_at(wish, settings, _places(settings))
     except MachineError as error:
-        if settings.required:
-            raise
-        _log.warning("%s. Nothing will be logged (PLUTO_DIST_REQUIRED=1 makes this an error)", error)
+        _unfit(settings, error)
         named = str(wish.run) if wish.run else None
         return disabled_run(settings, wish.name, named, msgspec.json.decode(wish.config), wish.tags)
+
+
+def _places(settings: Settings) -> Places:
+    if sys.platform == "win32":  # asked for by a mode; `auto` does not come here
+        from pluto_dist.node.settings import NO_WINDOWS
+
+        raise MachineError(NO_WINDOWS)
+    from pluto_dist.node.places import find_places
+
+    return find_places(settings.home)
+
+
+def _unfit(settings: Settings, error: MachineError) -> None:
+    """Nothing can be recorded here (R13): told once, however many Runs there are, or raised if so wanted."""
+    if settings.required:
+        raise error
+    _warn_once(error.message, f"{error}. Nothing will be logged (PLUTO_DIST_REQUIRED=1 makes this an error)")
 
 
 def _open_at(wish: Wish, settings: Settings, places: Places) -> Run:
@@ -61,13 +80,15 @@ def _open_at(wish: Wish, settings: Settings, places: Places) -> Run:
     from pluto_dist.client.lease import LeaseFiles
     from pluto_dist.client.link import Link
 
-    surroundings = _surroundings()
+    surroundings = _surroundings(launcher=wish.launcher)
     _end_former_cell(surroundings)
     wish, launched_by = _below_launcher(wish, settings)
+    wish = _of_all_nodes(wish, settings, surroundings.job)
     files = LeaseFiles(
         places.spool,
         segment_bytes=settings.segment_size,
         quota_bytes=settings.spool_quota,
+        files_quota_bytes=settings.files_quota,
         durable=settings.durability == "machine",
     )
     link = Link(
@@ -79,17 +100,26 @@ def _open_at(wish: Wish, settings: Settings, places: Places) -> Run:
         env=dict(os.environ),
     )
     as_side = wish.verb == "attach" and wish.role != "worker"
-    held = HeldLease(files, link, settings, attached=as_side, launcher=wish.launcher)
+    command = _command_console(files, settings, places) if wish.launcher else None
+    held = HeldLease(files, link, settings, attached=as_side, command=command)
     run = Run(held)
     files.say(_opened(wish, settings, surroundings, launched_by))
     RUNS.add(run, held)
     install_hooks(os.getpid(), settings.sigterm_wait_s, settings.preempt_wait_s)
     link.start(held.granted)
     _wait(held, wish, surroundings, settings)
-    announce.started(link.view, settings, _store(settings))
-    if settings.console != "auto" or not (surroundings.notebook or held.is_side):
+    announce.started(link.view, settings, str(files.folder))
+    if command is not None:
+        command.start()
+    elif settings.console != "auto" or not (surroundings.notebook or held.is_side):
         CAPTURES.start(files, settings, places, os.environ)
     return run
+
+
+def _command_console(files: LeaseFiles, settings: Settings, places: Places) -> CommandConsole:
+    from pluto_dist.client.console.command import CommandConsole
+
+    return CommandConsole(files, settings, places, os.environ)
 
 
 def _wait(held: HeldLease, wish: Wish, surroundings: Surroundings, settings: Settings) -> None:
@@ -139,6 +169,20 @@ def _below_launcher(wish: Wish, settings: Settings) -> tuple[Wish, str]:
     return wish, settings.launched_by if wish.verb == "init" else ""
 
 
+def _of_all_nodes(wish: Wish, settings: Settings, job: Job) -> Wish:
+    """In a job of several nodes the Run is found by an id that all of them know (R12)."""
+    if wish.verb != "init" or job.nodes == 1:
+        return wish
+    if settings.mode == "pluto" and wish.run is None and job.shared_id:
+        return msgspec.structs.replace(wish, run=RunRef(external_id=job.shared_id), run_from_env=True)
+    if job.local_rank in (None, 0) and (settings.mode == "local" or wish.run is None):
+        why = "in local mode there is no server that they could share one on"
+        if settings.mode == "pluto":
+            why = "nothing that all know names one; set PLUTO_RUN_ID, or torchrun's --rdzv-id, alike on all"
+        _log.warning("this job spans %d nodes, and each gets a Run of its own: %s", job.nodes, why)
+    return wish
+
+
 def _opened(wish: Wish, settings: Settings, surroundings: Surroundings, launched_by: str) -> Opened:
     from pluto_dist.node.identity import boot_clock, own_identity
     from pluto_dist.node.settings import target_of
@@ -166,10 +210,13 @@ def _opened(wish: Wish, settings: Settings, surroundings: Surroundings, launched
         notebook=surroundings.notebook,
         spawned=surroundings.pool_parent is not None,
         wait_s=settings.open_wait_s,
+        retention_segments=settings.retention_segments,
+        heartbeat_s=settings.heartbeat_s,
         stuck_after_s=settings.stuck_after_s,
         launcher=wish.launcher,
         launched_by=launched_by,
         rank_metrics=settings.rank_metrics,
+        console=settings.console,
         system_metrics_s=settings.system_metrics_s,
     )
 
@@ -180,13 +227,14 @@ def generate_run_id() -> str:
     return f"run-{stamp}-{os.urandom(6).hex()}"
 
 
-def _surroundings() -> Surroundings:
+def _surroundings(*, launcher: bool) -> Surroundings:
     from pluto_dist.client.ancestors import read_ancestors, read_process
     from pluto_dist.client.job import detect
     from pluto_dist.node.identity import own_identity
 
     identity = own_identity()
-    return detect(os.environ, read_process(identity), read_ancestors(identity), RUNS.count_init())
+    process, ancestors = read_process(identity), read_ancestors(identity)
+    return detect(os.environ, process, ancestors, RUNS.count_init(), launcher=launcher)
 
 
 def _end_former_cell(surroundings: Surroundings) -> None:
@@ -208,7 +256,13 @@ def _store(settings: Settings) -> str:
 def disabled_run(
     settings: Settings, name: str | None, run_id: int | str | None, config: object, tags: object
 ) -> DisabledRun:
-    """A Run that goes nowhere."""
+    """A Run that goes nowhere.
+
+    Raises:
+        MachineError: nobody asked for that, and it is an error by `required`.
+    """
+    if settings.disabled_because:
+        _unfit(settings, MachineError(settings.disabled_because))
     RUNS.disabled = True
     own_id = str(run_id) if run_id is not None else generate_run_id()
     return DisabledRun(settings.project, str(name or own_id), own_id, config, tags)

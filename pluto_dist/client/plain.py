@@ -46,11 +46,9 @@ def scalar_of(value: object) -> Scalar | None:
     Raises:
         NotAScalarError: an array of several elements, or reading it failed; the text says why.
     """
-    plain = _builtin_scalar(value)
-    if plain is not None:
-        return plain
     try:
-        return _foreign_scalar(value)
+        plain = _builtin_scalar(value)
+        return _foreign_scalar(value) if plain is None else plain
     except NotAScalarError:
         raise
     except Exception as error:  # code of others, e.g. item() of a tensor on a device that has failed
@@ -59,13 +57,21 @@ def scalar_of(value: object) -> Scalar | None:
 
 def first_line(error: BaseException) -> str:
     """Start of what an error says; foreign messages can be pages long."""
-    return clean_text(str(error)).strip().partition("\n")[0][:200]
+    return said_by(error).strip().partition("\n")[0][:200]
 
 
-def shown(value: object) -> str:
+def said_by(error: BaseException) -> str:
+    """What an error says, as text that can be written; some raise where they should say something."""
+    try:
+        return clean_text(str(error))
+    except Exception as second:  # noqa: BLE001  code of others
+        return f"(its text cannot be had: {type(second).__name__})"
+
+
+def shown(value: Any) -> str:
     """The value for an error message: its repr if that is safe and short, else its type."""
-    if isinstance(value, int) and value.bit_length() > 256:  # repr() refuses above 4300 digits
-        return f"an integer of {value.bit_length()} bits"
+    if issubclass(type(value), int) and int.bit_length(value) > 256:  # repr() refuses above 4300 digits
+        return f"an integer of {int.bit_length(value)} bits"
     if type(value) in (bool, int, float, str, type(None)):
         text = repr(value)
         return text if len(text) <= 100 else f"{text[:100]}… ({len(text)} characters)"

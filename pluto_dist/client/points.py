@@ -7,9 +7,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pluto_dist.client import record
-from pluto_dist.client.collect import Kind, Rejection
+from pluto_dist.client.attachments import FileLog
+from pluto_dist.client.collect import Attached, Rejection
 from pluto_dist.client.lease import LeaseFiles, Wall
 from pluto_dist.client.once import WarnOnce
+from pluto_dist.core.requests import LogType
+from pluto_dist.errors import InvalidRecordError
 from pluto_dist.spool import forks
 from pluto_dist.spool.frames import DECLARE
 
@@ -20,6 +23,7 @@ class PointLog:
     Attributes:
         highest: the highest step so far, -1 before the first.
         rejected: keys that were left out because their value cannot be logged.
+        attachments: files, and how many were dropped.
     """
 
     def __init__(self, files: LeaseFiles, wall: Wall, warn: WarnOnce, *, strict: bool) -> None:
@@ -28,9 +32,11 @@ class PointLog:
         self._warn = warn
         self._strict = strict
         self._known: set[str] = set()
+        self._types: dict[str, LogType] = {}
         self._steps = itertools.count(0)
         self.highest = -1
         self.rejected = 0
+        self.attachments = FileLog(files, warn)
         forks.watch(self)
 
     def log(self, data: Mapping[str, Any], step: int | None, timestamp: float | None) -> None:
@@ -48,6 +54,8 @@ class PointLog:
             self._files.metrics.append(encoded.metrics)
         for line in encoded.data:
             self._files.data.append(line)
+        if encoded.files:
+            self._attach(encoded.files, int(step), time_ms)
         if encoded.rejections:
             self._reject(encoded.rejections)
 
@@ -67,15 +75,32 @@ class PointLog:
             self._steps = itertools.count(int(step) + 1)
         self.highest = step
 
-    def _declare(self, names: Mapping[str, Kind]) -> None:
-        by_kind: dict[Kind, dict[str, Kind]] = {}
+    def _attach(self, files: Iterable[Attached], step: int, time_ms: int) -> None:
+        rejections = []
+        for file in files:
+            rejection = self.attachments.log(file, step, time_ms)
+            if rejection is not None:
+                rejections.append(rejection)
+            elif self._types.get(file.name, file.media.log_type) != file.media.log_type:
+                self._warn(
+                    f"type:{file.name}",
+                    f"{file.name!r} was {self._types[file.name]} first and is {file.media.log_type} now; the "
+                    "server shows a name as what it was first: log the file under another one",
+                )
+        if rejections and self._strict:
+            raise InvalidRecordError("; ".join(map(str, rejections)))
+        self._reject(rejections)
+
+    def _declare(self, names: Mapping[str, LogType]) -> None:
+        by_kind: dict[LogType, dict[str, LogType]] = {}
         for name, kind in names.items():
             by_kind.setdefault(kind, {})[name] = kind
         for kind, found in by_kind.items():
-            writer = self._files.metrics if kind == "METRIC" else self._files.data
+            writer = self._files.stream_of(kind)
             if writer.append(record.declaration(found), DECLARE):
                 self._files.declared += 1
                 self._known.update(found)
+                self._types.update(found)
 
     def _reject(self, rejections: Iterable[Rejection]) -> None:
         for rejection in rejections:

@@ -22,6 +22,8 @@ class Family(msgspec.Struct, frozen=True):
     """Variables of one launcher; of alternatives the first that is set counts.
 
     Attributes:
+        nodes: how many nodes there are.
+        here: how many ranks this node has, which tells the same where the nodes are alike.
         needs: variables without which this family is not what it looks like.
     """
 
@@ -30,6 +32,8 @@ class Family(msgspec.Struct, frozen=True):
     world: tuple[str, ...] = ()
     local: tuple[str, ...] = ()
     node: tuple[str, ...] = ()
+    nodes: tuple[str, ...] = ()
+    here: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
 
     @property
@@ -45,22 +49,43 @@ FAMILIES = (
         ("WORLD_SIZE",),
         ("LOCAL_RANK",),
         ("GROUP_RANK",),
+        ("GROUP_WORLD_SIZE",),
+        ("LOCAL_WORLD_SIZE",),
         needs=("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "WORLD_SIZE"),
     ),
     # RANK alone is also a popular name for other things
     Family(
-        "env", "RANK", ("WORLD_SIZE",), ("LOCAL_RANK",), ("GROUP_RANK", "NODE_RANK"), needs=("WORLD_SIZE",)
+        "env",
+        "RANK",
+        ("WORLD_SIZE",),
+        ("LOCAL_RANK",),
+        ("GROUP_RANK", "NODE_RANK"),
+        here=("LOCAL_WORLD_SIZE",),
+        needs=("WORLD_SIZE",),
     ),
     # MPI before SLURM: mpirun starts its daemons on other nodes by srun, and its ranks inherit their numbers
-    Family("openmpi", "OMPI_COMM_WORLD_RANK", ("OMPI_COMM_WORLD_SIZE",), ("OMPI_COMM_WORLD_LOCAL_RANK",)),
+    Family(
+        "openmpi",
+        "OMPI_COMM_WORLD_RANK",
+        ("OMPI_COMM_WORLD_SIZE",),
+        ("OMPI_COMM_WORLD_LOCAL_RANK",),
+        here=("OMPI_COMM_WORLD_LOCAL_SIZE",),
+    ),
     Family("pmix", "PMIX_RANK"),
-    Family("pmi", "PMI_RANK", ("PMI_SIZE",), ("MPI_LOCALRANKID", "PMI_LOCAL_RANK")),
+    Family(
+        "pmi",
+        "PMI_RANK",
+        ("PMI_SIZE",),
+        ("MPI_LOCALRANKID", "PMI_LOCAL_RANK"),
+        here=("MPI_LOCALNRANKS", "PMI_LOCAL_SIZE"),
+    ),
     Family(
         "slurm",
         "SLURM_PROCID",
         ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"),
         ("SLURM_LOCALID",),
         ("SLURM_NODEID",),
+        ("SLURM_STEP_NUM_NODES", "SLURM_JOB_NUM_NODES", "SLURM_NNODES"),
         needs=("SLURM_STEP_ID",),
     ),
     # a script that starts its own peers and is rank 0 itself (Lightning); on one node, since without RANK a
@@ -76,6 +101,7 @@ class Coordinates(msgspec.Struct, frozen=True):
 
     Attributes:
         family: where the rank was read.
+        nodes: how many nodes the job spans, None if nobody says.
         agreeing: families that name the same place, `family` among them.
         attempt: which restart of the launcher; 0 for launchers that do not restart.
         max_restarts: how many it may make.
@@ -87,6 +113,7 @@ class Coordinates(msgspec.Struct, frozen=True):
     world_size: int | None = None
     local_rank: int | None = None
     node_rank: int | None = None
+    nodes: int | None = None
     agreeing: tuple[Family, ...] = ()
     attempt: int = 0
     max_restarts: int = 0
@@ -115,6 +142,7 @@ def _merged(places: Sequence[Coordinates], reader: _Reader) -> Coordinates | Non
         world_size=_first(place.world_size for place in agreeing),
         local_rank=_first(place.local_rank for place in agreeing),
         node_rank=_first(place.node_rank for place in agreeing),
+        nodes=_first(place.nodes for place in agreeing),
         agreeing=tuple(place.family for place in agreeing),
         attempt=(reader.number("TORCHELASTIC_RESTART_COUNT") or 0) if elastic else 0,
         max_restarts=(reader.number("TORCHELASTIC_MAX_RESTARTS") or 0) if elastic else 0,
@@ -174,4 +202,13 @@ class _Reader:
                 f"{family.rank} is {rank}, not below the {world_size} of {family.world[0]}; both are ignored"
             )
             return None
-        return Coordinates(family, rank, world_size, self.number(*family.local), self.number(*family.node))
+        local_rank, node_rank = self.number(*family.local), self.number(*family.node)
+        return Coordinates(family, rank, world_size, local_rank, node_rank, self.nodes(family, world_size))
+
+    def nodes(self, family: Family, world_size: int | None) -> int | None:
+        """How many nodes a family says there are; by the ranks that are here if it does not count nodes."""
+        said = self.number(*family.nodes)
+        here = self.number(*family.here)
+        if said is not None or not here or world_size is None:
+            return said
+        return -(-world_size // here)

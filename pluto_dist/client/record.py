@@ -1,8 +1,9 @@
 """What the user passes to `log()`, as the request lines that the server wants.
 
-Numbers become one metrics line, strings one line of a string series each; nested dicts are flattened with
-`/`. A fault in the call itself (key, step, timestamp) raises at once. A value that cannot be logged is left
-out and returned as a rejection: its neighbours are logged, training goes on.
+Numbers become one metrics line; strings, histograms and tables one data line each; files are passed on to
+`attachments`. Nested dicts are flattened with `/`. A fault in the call itself (key, step, timestamp) raises
+at once. A value that cannot be logged is left out and returned as a rejection: its neighbours are logged,
+training goes on.
 
 The usual record, a flat dict of floats and ints under names seen before, is recognised by a few checks
 that run in C and then encoded in one go; everything else goes through `collect`, which looks at each value.
@@ -15,11 +16,21 @@ from collections.abc import Mapping
 
 import msgspec
 
-from pluto_dist.client.collect import MAX_INTEGER, MIN_INTEGER, Collector, Kind, Number, Rejection
+from pluto_dist.client.collect import (
+    MAX_INTEGER,
+    MIN_INTEGER,
+    Attached,
+    Collector,
+    Number,
+    Rejection,
+    is_mapping,
+)
 from pluto_dist.client.plain import NotAScalarError, Scalar, scalar_of, shown
+from pluto_dist.core.foreign import MAX_STEP
+from pluto_dist.core.requests import LogType
 from pluto_dist.errors import InvalidRecordError
 
-MAX_STEP = 2**64 - 1  # the server reads an unsigned 64-bit integer
+STRING = "string-series"
 MILLISECONDS_FROM = 1e11  # as seconds this is the year 5138, as milliseconds March 1973
 
 _PLAIN_NUMBERS = frozenset({float, int})
@@ -31,14 +42,16 @@ class Encoded(msgspec.Struct, frozen=True):
 
     Attributes:
         metrics: the metrics line, None if there are no numbers.
-        data: one line per string.
+        data: one line per string, histogram and table.
+        files: what has to be kept before its line can be written.
         new: names that are not in `known`; declare them before these lines are written.
         rejections: what was left out, with advice.
     """
 
     metrics: bytes | None = None
     data: tuple[bytes, ...] = ()
-    new: dict[str, Kind] = {}
+    files: tuple[Attached, ...] = ()
+    new: dict[str, LogType] = {}
     rejections: tuple[Rejection, ...] = ()
 
 
@@ -68,7 +81,7 @@ def encode(
     return _encode_any(data, step, time_ms, known, strict=strict)
 
 
-def declaration(names: Mapping[str, Kind]) -> bytes:
+def declaration(names: Mapping[str, LogType]) -> bytes:
     """The line that declares names before their first use (R7)."""
     return _to_json({"declare": names}) + b"\n"
 
@@ -113,17 +126,27 @@ def _encode_plain(data: dict[str, float], step: int, time_ms: int) -> bytes | No
 def _encode_any(
     data: Mapping[str, object], step: int, time_ms: int, known: set[str], *, strict: bool
 ) -> Encoded:
-    if not isinstance(data, Mapping):
+    if not is_mapping(data):
         raise InvalidRecordError(
             f"log() was given {shown(data)}; pass a dict of names and values, e.g. {{'loss': 0.1}}"
         )
     collector = Collector()
-    collector.take_all(data)
+    try:
+        collector.take_all(data)
+    except NotAScalarError as error:
+        raise InvalidRecordError(f"log() was given {shown(data)}: {error}; pass a plain dict") from error
     if strict and collector.rejections:
         raise InvalidRecordError("; ".join(map(str, collector.rejections)))
     return Encoded(
         metrics=_metrics_line(collector.numbers, step, time_ms),
-        data=tuple(_string_line(name, text, step, time_ms) for name, text in collector.texts.items()),
+        data=(
+            *(_data_line(name, text, STRING, step, time_ms) for name, text in collector.texts.items()),
+            *(
+                _data_line(name, value.payload, value.data_type, step, time_ms)
+                for name, value in collector.values.items()
+            ),
+        ),
+        files=tuple(collector.files),
         new={name: kind for name, kind in collector.kinds().items() if name not in known},
         rejections=tuple(collector.rejections),
     )
@@ -135,8 +158,8 @@ def _metrics_line(numbers: dict[str, Number], step: int, time_ms: int) -> bytes 
     return _to_json({"time": time_ms, "step": step, "data": numbers}) + b"\n"
 
 
-def _string_line(name: str, text: str, step: int, time_ms: int) -> bytes:
-    line = {"time": time_ms, "data": text, "dataType": "string-series", "logName": name, "step": step}
+def _data_line(name: str, text: str, data_type: str, step: int, time_ms: int) -> bytes:
+    line = {"time": time_ms, "data": text, "dataType": data_type, "logName": name, "step": step}
     return _to_json(line) + b"\n"
 
 

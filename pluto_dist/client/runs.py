@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pluto_dist.client.handle import Run
     from pluto_dist.client.held import HeldLease
+    from pluto_dist.client.opening import AnyRun
 
 
 class OpenRuns:
@@ -36,6 +37,10 @@ class OpenRuns:
     def unfinished(self) -> list[Run]:
         """Runs that are not ended, newest first; a forked child's inherited ones included."""
         return [run for run, held in reversed(self._runs) if not held.end]
+
+    def lease_of(self, run: AnyRun) -> HeldLease | None:
+        """What is behind a handle that this process opened; None for a disabled Run."""
+        return next((held for known, held in self._runs if known is run and held.here), None)
 
     def newest(self) -> Run | None:
         """The first of the unfinished ones."""

@@ -20,6 +20,7 @@ import signal
 import threading
 from collections.abc import Callable
 
+from pluto_dist.client.plain import said_by
 from pluto_dist.client.runs import RUNS
 
 _log = logging.getLogger("pluto_dist")
@@ -87,7 +88,7 @@ class Stops:
                 )
                 for run in RUNS.open():
                     run.note(
-                        "preempt_callback_failed", type=type(error).__qualname__, message=str(error)[:500]
+                        "preempt_callback_failed", type=type(error).__qualname__, message=said_by(error)[:500]
                     )
 
     def _listen(self, read: int) -> None:

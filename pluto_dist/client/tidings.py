@@ -1,4 +1,4 @@
-"""What the server has to say to the people in front of a Run: told once, by its owner.
+"""What the people in front of a Run have to know while it goes on: told once, by its owner.
 
 A Run that somebody cancels on the server goes on here: nobody but the training knows what it still has to
 save. It is told with a warning and `run.cancelled`; with `on_cancel="interrupt"` owner and workers get a
@@ -40,6 +40,12 @@ class Tidings:
                 "the key is good again; `pluto-dist sync` uploads it with another one",
                 named,
                 view.key_problem,
+            )
+        if view.stuck and self._is_new(view.stuck) and view.role == "owner":
+            _log.warning(
+                "Run %s: %s. Nothing was ended because of it; `pluto-dist ps` shows how far each rank is",
+                named,
+                view.stuck,
             )
         if run.cancelled and self._is_new("cancel"):
             if view.role == "owner":

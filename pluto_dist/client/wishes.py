@@ -10,13 +10,13 @@ import msgspec
 
 from pluto_dist.client.arguments import flag_of, plain_of, text_of, whole_of
 from pluto_dist.client.plain import shown
+from pluto_dist.core.foreign import MAX_STEP
 from pluto_dist.core.ids import Role, RunRef, classify_run_id
 from pluto_dist.core.lifecycle import Fork
 from pluto_dist.errors import ArgumentError, ForkError
 
 GRANT_S = 60.0  # an owner or side has to know what it got
 NAME_LIMIT = 255  # characters; the server's limit
-HIGHEST_STEP = 2**63 - 1
 
 _log = logging.getLogger("pluto_dist")
 
@@ -80,7 +80,7 @@ def settings_of(settings: Mapping[str, Any] | None) -> Mapping[str, Any]:
     """
     if settings is None:
         return {}
-    if not isinstance(settings, Mapping):
+    if not issubclass(type(settings), Mapping):
         raise ArgumentError(
             f"settings={shown(settings)}: pass a dict of settings by their names", argument="settings"
         )
@@ -105,7 +105,7 @@ def run_of(argument: str, value: int | str | None) -> RunRef | None:
     try:
         return classify_run_id(plain)
     except ValueError as error:
-        raise ArgumentError(f"{argument}={value!r}: {error}", argument=argument) from error
+        raise ArgumentError(f"{argument}={shown(value)}: {error}", argument=argument) from error
 
 
 def resume_of(resume: bool | None, run: RunRef | None) -> bool:
@@ -143,10 +143,10 @@ def fork_of(
     if ref is None or step is None:
         missing = "fork_run_id" if ref is None else "fork_step"
         raise ForkError(
-            f"fork_run_id={parent!r} and fork_step={step!r}: {missing} is missing; give both or none"
+            f"fork_run_id={shown(parent)}, fork_step={shown(step)}: {missing} is missing; give both or none"
         )
     try:
-        return Fork(ref, whole_of("fork_step", step, 0, HIGHEST_STEP), config, tags)
+        return Fork(ref, whole_of("fork_step", step, 0, MAX_STEP), config, tags)
     except ArgumentError as error:
         raise ForkError(error.message, argument="fork_step") from error
 
@@ -157,11 +157,12 @@ def role_of(role: str | None) -> Role | None:
     Raises:
         ArgumentError: there is no such role.
     """
-    if role is not None and (not isinstance(role, str) or role not in ("owner", "worker", "side")):
+    plain = None if role is None else plain_of("role", role)
+    if role is not None and plain not in ("owner", "worker", "side"):
         raise ArgumentError(
             f'role={shown(role)} is unknown; roles are "owner", "worker" and "side"', argument="role"
         )
-    return role  # type: ignore[return-value] # checked above
+    return plain  # type: ignore[return-value] # checked above
 
 
 def label_of(label: str | None) -> str | None:
@@ -172,8 +173,9 @@ def label_of(label: str | None) -> str | None:
     """
     if label is None:
         return None
-    if not isinstance(label, str) or not 0 < len(label) <= 100 or "/" in label or not label.isprintable():
+    plain = plain_of("label", label)
+    if not isinstance(plain, str) or not 0 < len(plain) <= 100 or "/" in plain or not plain.isprintable():
         raise ArgumentError(
             f"label={shown(label)}: a label has 1 to 100 printable characters and no slash", argument="label"
         )
-    return label
+    return plain

@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import assert_never
 
 import msgspec
 
 from pluto_dist.core.book import Config
-from pluto_dist.core.claims import (
-    Create,
-    Decision,
-    Facts,
-    Grant,
-    Refuse,
-    Verify,
-    Wait,
-    decide_claim,
-    is_child,
-    launched,
-    same_job,
-)
+from pluto_dist.core.claims import decide_claim, launched, same_job
 from pluto_dist.core.context import Context
+from pluto_dist.core.decisions import Create, Decision, Facts, Grant, Refuse, Verify, Wait
 from pluto_dist.core.effects import CheckLiveness, LookAtStreams
-from pluto_dist.core.ids import RunRef
-from pluto_dist.core.lifecycle import Opened
+from pluto_dist.core.finding import Finder
 from pluto_dist.core.naming import label_of, participant_of
 from pluto_dist.core.opening import Opening
 from pluto_dist.core.phase import Phase, assess, members_of
@@ -41,12 +30,13 @@ class Admission:
         self._opening = opening
         self._shared = shared
         self._succession = Succession(context)
+        self._finder = Finder(context.book)
         self._verifying: set[str] = set()
         self._deadlines: dict[str, float | None] = {}
 
     def claim(self, lease: Lease, *, verified: bool = False) -> None:
         """Decides a claim, or leaves it waiting."""
-        run = self._find(lease)
+        run = self._finder.find(lease.opened)
         facts = self._facts(lease, run, verified)
         decision = decide_claim(lease.opened, facts, self._context.now.at)
         self._deadlines.pop(lease.lease_id, None)
@@ -80,8 +70,17 @@ class Admission:
 
     def expects_owner(self, run: Run) -> bool:
         """Whether a claim waits that may own this Run."""
+        return any(lease.opened.verb == "init" for lease in self._waiting_for(run))
+
+    def awaited(self, run: Run) -> bool:
+        """Whether any claim waits for this Run."""
+        return any(True for _ in self._waiting_for(run))
+
+    def _waiting_for(self, run: Run) -> Iterator[Lease]:
         waiting = (self._book.leases[lease_id] for lease_id in self._deadlines)
-        return any(lease.opened.verb == "init" and self._find(lease) is run for lease in waiting)
+        return (
+            lease for lease in waiting if lease.state == "waiting" and self._finder.find(lease.opened) is run
+        )
 
     def _carry_out(self, lease: Lease, run: Run | None, decision: Decision) -> None:
         match decision:
@@ -93,6 +92,8 @@ class Admission:
                 self.refuse(lease, error, message)
             case Create(want=want):
                 self._deadlines[lease.lease_id] = None
+                if run is not None:  # another node was asked for it, in vain
+                    self._opening.withdraw(run)
                 self._opening.create(lease, want)
             case Grant():
                 assert run is not None  # noqa: S101 # the table grants roles in Runs only
@@ -105,7 +106,9 @@ class Admission:
         newcomer = not same_job(lease.opened, run)
         if owns and not newcomer and lease.opened.job.attempt > run.attempt:
             run = self._succession.new_attempt(run, lease.opened)
-        if owns and run.ended:
+        if owns and run.relay:
+            run = self._opening.take_over(run, lease)
+        elif owns and run.ended:
             run = self._opening.reopen(run, lease)
             if newcomer:
                 self._shared.add_tags(run.key, lease.opened.tags)
@@ -115,11 +118,13 @@ class Admission:
             return
         if owns:
             run = self._succession.own(lease, run)
+        elif grant.relay:
+            run = self._succession.relay(lease, run)
         elif grant.role == "worker":
             run = self._succession.attempt_below(run, lease.opened)
         now = self._context.now
         others = self._book.leases_of(run.key)
-        label = label_of(lease, grant.role, others)
+        label = label_of(lease, grant.role, others, run.relay)
         granted = self._context.change_lease(
             lease,
             run=run.key,
@@ -158,7 +163,7 @@ class Admission:
             lease = self._book.leases[lease_id]
             opener = lease_id == run.opener
             ranks = lease.opened.verb == "init" and same_job(lease.opened, run)
-            if opener or (ranks and self._find(lease) is run):
+            if opener or (ranks and self._finder.find(lease.opened) is run):
                 self._deadlines.pop(lease_id)
                 self.refuse(lease, error, message)
 
@@ -188,7 +193,7 @@ class Admission:
         ranks = [fellow.opened.job.rank for fellow in fellows if fellow.opened.wanted in (None, "owner")]
         waiting_ranks = tuple(rank for rank in ranks if rank is not None)
         if run is None:
-            live = self._live_names(lease.opened)
+            live = self._finder.live_names(lease.opened)
             return Facts(run=None, waiting_ranks=waiting_ranks, live_runs=live, asked_at=asked_at)
         leases = self._book.leases_of(run.key)
         members = tuple(member for member in members_of(run, leases) if member.alive)
@@ -216,52 +221,3 @@ class Admission:
             for other in waiting
             if (other.opened.job.key, other.opened.job.attempt) == (job.key, job.attempt)
         ]
-
-    def _live_names(self, claim: Opened) -> tuple[str, ...]:
-        return tuple(
-            run.display_id or run.external_id
-            for run in self._book.runs
-            if not run.ended and run.target == claim.target
-        )
-
-    def _find(self, lease: Lease) -> Run | None:
-        """The Run that a claim means, among those that this coordinator knows."""
-        claim = lease.opened
-        runs = [run for run in self._book.runs if run.target == claim.target]
-        launchers = self._launchers_run(claim)
-        if launchers is not None:
-            return launchers
-        if claim.run is not None:
-            meant = [run for run in runs if refers_to(claim.run, run, claim.project)]
-            if not meant and claim.verb == "attach":  # who only joins need not know the project
-                meant = [run for run in runs if refers_to(claim.run, run, run.project)]
-            return meant[0] if len(meant) == 1 else None
-        if claim.verb == "attach" or (claim.wanted == "side" and claim.job.rank is None):
-            live = [run for run in runs if not run.ended]
-            return live[0] if len(live) == 1 else None
-        mine = [run for run in runs if same_job(claim, run)]
-        return self._parents(claim) or (mine[-1] if mine else None)
-
-    def _launchers_run(self, claim: Opened) -> Run | None:
-        """The Run of the `pluto-dist run` above, unless the process names another one."""
-        launcher = self._book.leases.get(claim.launched_by)
-        run = self._book.runs.get(launcher.run or "") if launcher is not None else None
-        if run is None or claim.run is None or claim.run_from_env:
-            return run
-        return run if refers_to(claim.run, run, run.project) else None
-
-    def _parents(self, claim: Opened) -> Run | None:
-        """The Run of the member that started this process."""
-        for lease in self._book.live_leases if claim.ancestors else ():
-            if lease.state == "active" and is_child(claim, lease):
-                return self._book.runs.get(lease.run or "")
-        return None
-
-
-def refers_to(ref: RunRef, run: Run, project: str) -> bool:
-    """Whether the caller's id means this Run; external ids are unique per project."""
-    if ref.external_id is not None:
-        return run.project == project and (ref in run.asked or run.external_id == ref.external_id)
-    if ref in run.asked:
-        return True
-    return run.id == ref.id if ref.id is not None else run.display_id == ref.display_id

@@ -33,7 +33,8 @@ class Adoption:
         if opened.record and not known:
             run = self._taken_over(run, opened.record)
         prior = run.prior
-        if prior is None and opened.resumed and opened.was_status not in (None, "RUNNING"):
+        goes_on = prior is None and not run.relay and not run.ended and opened.resumed
+        if goes_on and opened.was_status not in (None, "RUNNING"):
             prior = Prior(Verdict(opened.was_status, "as it was before it was reopened"))
         run = self._context.change_run(
             run,
@@ -50,6 +51,7 @@ class Adoption:
             fork_step=opened.fork_step if opened.fork_run_id is not None else run.fork_step,
             created_ms=opened.created_ms or run.created_ms,
             open_trouble="",
+            status=opened.was_status if run.relay and opened.was_status else run.status,
         )
         if opened.resumed:
             self._join(run, opened, known=known)
@@ -89,7 +91,7 @@ class Adoption:
             external_id=old.external_id,
             asked=(*old.asked, *run.asked),
             epoch=old.epoch + run.epoch,
-            prior=Prior(old.verdict, old.ended_ms) if old.verdict is not None else None,
+            **(_as_it_ended(old) if run.want == "join" else _reopened(old)),
             steps=papers.steps,
             attempts=old.attempts,
             fork_run_id=old.fork_run_id,
@@ -137,3 +139,13 @@ class Adoption:
             # The backend has only what the caller gave: it inherits nothing by itself.
             mine = merge_json(opened.parent_config, config.body)
             self._shared.rebase_config(run.key, b"{}", mine)
+
+
+def _reopened(old: Run) -> dict[str, object]:
+    return {"prior": Prior(old.verdict, old.ended_ms) if old.verdict is not None else None}
+
+
+def _as_it_ended(old: Run) -> dict[str, object]:
+    """Who only joins a Run that is over leaves it over (G8)."""
+    over = ("status", "verdict", "ended_ms", "job_key", "attempt", "telling", "reported", "cancelled")
+    return {"relay": "", **{name: getattr(old, name) for name in over}}

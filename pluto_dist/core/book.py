@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from pluto_dist.core.effects import Save
+from pluto_dist.core.effects import Commit, Save
 from pluto_dist.core.records import Feed, Lease, Point, Run, RunEvent, SeriesOwner
 from pluto_dist.core.requests import LogType
 
@@ -132,15 +132,16 @@ class Book:
             )
         }
 
-    def take_changes(self) -> tuple[tuple[Save, ...], bool]:
-        """All changed records, and whether any of them must be on disk before anybody hears of it."""
+    def take_changes(self) -> Commit:
+        """All changed records."""
         saves: list[Save] = []
         durable = False
         for table in self.tables.values():
             taken = table.take()
             durable = durable or (table.durable and bool(taken))
             saves.extend(taken)
-        return tuple(saves), durable
+        intents = any(isinstance(save.value, Feed) and save.value.intent is not None for save in saves)
+        return Commit(saves=tuple(saves), durable=durable, awaited=durable or intents)
 
     def load(self, table: str, key: str, value: msgspec.Struct) -> None:
         """Puts a record that is on disk already."""

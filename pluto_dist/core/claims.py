@@ -1,4 +1,4 @@
-"""Who gets which role: the decision table of claims (R4, R5).
+"""Who gets which role: the decision table of claims (R4, R5, R12).
 
 `decide_claim` is pure and complete: it gets the claim and what is known of the Run, and returns one of
 `Create`, `Grant`, `Wait`, `Refuse` with its reason. Every refusal that rests on somebody being alive is
@@ -7,109 +7,54 @@ preceded by `Verify`: the coordinator looks at that process at once and asks aga
 
 from __future__ import annotations
 
-from typing import Literal
-
-import msgspec
-
+from pluto_dist.core.decisions import Create, Decision, Facts, Grant, Refuse, Verify, Wait
 from pluto_dist.core.ids import Role
 from pluto_dist.core.lifecycle import Opened
-from pluto_dist.core.phase import Phase
 from pluto_dist.core.records import Lease, Run
+from pluto_dist.core.relaying import leads, relays, sought
 
 RANK_ZERO_S = 5.0  # rank 0 may claim ownership this long after the first rank asked
 OWNER_WAIT_S = 30.0  # a job's rank 0 that resumes a live Run waits this long for its owner to go
-
-
-class Create(msgspec.Struct, frozen=True):
-    """There is no such Run here; ask the backend."""
-
-    want: Literal["create", "resume", "either"]
-
-
-class Grant(msgspec.Struct, frozen=True):
-    """A role in an existing Run; an owner of one that has ended takes it up again."""
-
-    role: Role
-    reason: str
-
-
-class Wait(msgspec.Struct, frozen=True):
-    """Not decided yet; `until` is when to ask again at the latest."""
-
-    reason: str
-    until: float | None = None
-
-
-class Verify(msgspec.Struct, frozen=True):
-    """Look at the owner's process, then ask again."""
-
-    lease_id: str
-
-
-class Refuse(msgspec.Struct, frozen=True):
-    """Never, as asked. `error` names a class of `pluto_dist.errors`."""
-
-    error: str
-    message: str
-
-
-Decision = Create | Grant | Wait | Verify | Refuse
-
-
-class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """What a decision rests on.
-
-    Attributes:
-        run: the Run that the claim means, None if this coordinator knows none.
-        phase: its phase now.
-        owner: its owner's lease, if it has one that is alive.
-        members: live owner and workers.
-        waiting_ranks: ranks of the same job and attempt that wait for a role, the claim's own included.
-        live_runs: for a claim without an id: display names of all live Runs.
-        verified: the owner was looked at for this claim and lives.
-        reporting: the backend is being told just now how the Run ended.
-        asked_at: when the first of those that wait with this claim asked.
-    """
-
-    run: Run | None
-    phase: Phase = "opening"
-    owner: Lease | None = None
-    members: tuple[Lease, ...] = ()
-    waiting_ranks: tuple[int, ...] = ()
-    live_runs: tuple[str, ...] = ()
-    verified: bool = False
-    reporting: bool = False
-    asked_at: float = 0.0
 
 
 def decide_claim(claim: Opened, facts: Facts, now: float) -> Decision:
     """The role of a claim, or why not yet, or why never."""
     if claim.verb == "attach":
         return _attach(claim, facts)
-    if facts.run is None:
+    run = facts.run
+    owns = claim.wanted in (None, "owner") and not relays(claim)
+    if run is None or (owns and sought(run)):
         return _absent(claim, facts, now)
     if claim.wanted == "side":
         return _join("side", facts, "asked for")
-    newer = claim.job.attempt - facts.run.attempt if same_job(claim, facts.run) else 0
+    newer = claim.job.attempt - run.attempt if same_job(claim, run) else 0
     if newer < 0:
         return Refuse(
-            "StaleEpochError",
-            f"attempt {claim.job.attempt} of the job was replaced by attempt {facts.run.attempt}",
+            "StaleEpochError", f"attempt {claim.job.attempt} of the job was replaced by attempt {run.attempt}"
         )
-    if claim.wanted == "worker":
+    if claim.wanted == "worker" and not relays(claim):
         return Wait("its attempt has no owner yet") if newer else _join("worker", facts, "asked for")
+    return _in_run(claim, run, facts, now)
+
+
+def _in_run(claim: Opened, run: Run, facts: Facts, now: float) -> Decision:
+    """In a Run that is known here, for a process that does not say what it wants to be."""
     relative = _relative(claim, facts)
     if relative is not None:
         return relative
     if launched(claim, facts.owner):
-        return _launched(claim, facts.run, facts)
-    if facts.run.ended and facts.reporting:
+        return _launched(claim, run, facts)
+    if run.ended and facts.reporting:
         return Wait("the Run is ending")
-    if same_job(claim, facts.run):
-        return _same_job(claim, facts.run, facts, now)
+    if relays(claim):
+        return _relayed(claim, facts)
+    if run.relay:
+        return _taken_over(claim, run, facts, now)
+    if same_job(claim, run):
+        return _same_job(claim, run, facts, now)
     if facts.phase == "opening":
         return Wait("the Run is being opened")
-    return _stranger(claim, facts.run, facts, now)
+    return _stranger(claim, run, facts, now)
 
 
 def same_job(claim: Opened, run: Run) -> bool:
@@ -127,7 +72,9 @@ def _attach(claim: Opened, facts: Facts) -> Decision:
 
 def _join(role: Role, facts: Facts, reason: str) -> Decision:
     """Beside an owner; a worker's word counts for that owner's Run, so it waits for one."""
-    if facts.run is None or facts.run.epoch == 0 or (role == "worker" and facts.phase == "opening"):
+    run = facts.run
+    there = run is not None and (run.epoch > 0 or (bool(run.relay) and not run.opening))
+    if not there or (role == "worker" and facts.phase == "opening"):
         return Wait("the Run is being opened")
     return Grant(role, reason)
 
@@ -139,14 +86,17 @@ def _join_unknown(claim: Opened, facts: Facts) -> Decision:
             "AmbiguousRunError",
             f"no run_id was given while {len(facts.live_runs)} Runs are live: {listed}; name one",
         )
-    what = f"Run {claim.run}" if claim.run is not None else "a live Run"
-    return Wait(f"{what} is not known on this node yet")
+    if claim.run is not None:
+        return Create("join")  # another node may have it, or it has ended long ago
+    return Wait("there is no live Run on this node yet")
 
 
 def _absent(claim: Opened, facts: Facts, now: float) -> Decision:
+    if relays(claim):
+        return Create("join")
     if claim.wanted in ("side", "worker"):
         return _join_unknown(claim, facts)
-    if claim.wanted != "owner" and claim.job.rank not in (None, 0):
+    if claim.wanted != "owner" and not leads(claim.job):
         waits = _for_lower_rank(claim, facts, now)
         if waits is not None:
             return waits
@@ -213,10 +163,10 @@ def _same_job(claim: Opened, run: Run, facts: Facts, now: float) -> Decision:
             return _beside_owner(claim, facts.owner, facts)
         if run.ended:
             return Grant("side", "the Run has ended in this attempt of the job")
-        if run.owner is not None and rank not in (None, 0):
+        if run.owner is not None and not leads(claim.job):
             return Grant("worker", "this attempt has had its owner")
-    if rank is None or rank == 0 or claim.wanted == "owner":
-        return Grant("owner", "rank 0 of the job" if rank == 0 else "its job's process")
+    if leads(claim.job) or claim.wanted == "owner":
+        return Grant("owner", f"rank {rank} of the job" if rank is not None else "its job's process")
     reason = f"rank 0 has not claimed within {RANK_ZERO_S:g} s"
     return _for_lower_rank(claim, facts, now) or Grant("owner", reason)
 
@@ -227,6 +177,27 @@ def _beside_owner(claim: Opened, owner: Lease, facts: Facts) -> Decision:
     if claim.wanted == "owner" or alone or owner.identity.same_process(claim.identity):
         return _owner_lives(owner, facts)
     return Grant("worker", f"rank {rank} of the owner's job" if rank is not None else "of the owner's pool")
+
+
+def _relayed(claim: Opened, facts: Facts) -> Decision:
+    """A rank of a node without the owner; two launchers of one job may share a machine, though."""
+    owner = facts.owner
+    if owner is None:
+        return Grant("worker", f"rank {claim.job.rank}; the owner is on another node", relay=True)
+    if claim.job.launch and owner.opened.job.launch == claim.job.launch:
+        return Grant("worker", f"rank {claim.job.rank} of the owner's launch")
+    return Grant("side", "its owner is alive") if facts.verified else Verify(owner.lease_id)
+
+
+def _taken_over(claim: Opened, run: Run, facts: Facts, now: float) -> Decision:
+    """A process that may own a Run which this node only relayed for until now."""
+    if any(member.alive for member in facts.members):
+        return Grant("side", "the Run's owner is on another node")
+    if not (claim.run_from_env or claim.resume or run.opening):
+        return Refuse("RunExistsError", _exists(claim, run))
+    first = leads(claim.job) or claim.wanted == "owner"
+    waits = None if first else _for_lower_rank(claim, facts, now)
+    return waits or Grant("owner", "its job runs on this node now")
 
 
 def _stranger(claim: Opened, run: Run, facts: Facts, now: float) -> Decision:

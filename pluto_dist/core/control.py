@@ -23,7 +23,7 @@ from pluto_dist.core.events import Beaten, Controlled
 from pluto_dist.core.lane import backend_run
 from pluto_dist.core.outcomes import Delivered, Rejected, Retry, Unknown
 from pluto_dist.core.records import Run, Verdict
-from pluto_dist.core.requests import StatusReport
+from pluto_dist.core.requests import StatusReport, TagsChange
 
 BEAT_S = 20.0  # the server forgets a Run 150 s after its last heartbeat and stores at most one each 30 s
 SILENT_S = 100.0  # after this time without a beat that arrived, the server may have marked the Run FAILED
@@ -116,6 +116,11 @@ class Controls:
         if run is None:
             return
         self._context.heard_of_key(run, event.beat.outcome)
+        if run.relay and event.beat.status is not None:
+            self._context.change_run(
+                run, status=event.beat.status, cancelled=event.beat.status == "CANCELLED"
+            )
+            return
         match event.beat.status:
             case "RUNNING":
                 self._alive_at[run.key] = self._context.now.at
@@ -174,7 +179,7 @@ class Controls:
         if names:
             yield "names", _encoder.encode(names)
         if run.pushed_tags != run.tags:
-            yield "tags", _encoder.encode(run.tags)
+            yield "tags", _encoder.encode(TagsChange(run.tags, run.pushed_tags))
         if run.config_patch:
             yield "config", run.config_patch
 
@@ -198,8 +203,8 @@ class Controls:
                     series = self._book.series_of(run.key)[name]
                     self._book.put_series(run.key, name, msgspec.structs.replace(series, registered=True))
             case "tags":
-                pushed = msgspec.json.decode(errand.body, type=tuple[str, ...])
-                self._context.change_run(run, pushed_tags=pushed)
+                pushed = msgspec.json.decode(errand.body, type=TagsChange)
+                self._context.change_run(run, pushed_tags=pushed.wanted)
             case "config" if run.config_patch == errand.body:
                 self._context.change_run(run, config_patch=b"")
             case "revive":

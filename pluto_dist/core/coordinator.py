@@ -20,7 +20,6 @@ from pluto_dist.core.control import Controls
 from pluto_dist.core.delivery import Delivery
 from pluto_dist.core.effects import (
     AwaitRelease,
-    Commit,
     Effect,
     LookAtStreams,
     ReadLifecycle,
@@ -42,6 +41,7 @@ from pluto_dist.core.events import (
     LeaseReleased,
     LifecycleRead,
     LivenessChecked,
+    MembersHeard,
     NamesFound,
     OpenEnded,
     ProcessDied,
@@ -173,6 +173,8 @@ class Coordinator:
                 self._launcher_died(key, launcher)
             case LivenessChecked(claim=claim):
                 self._admission.verified(claim)
+            case MembersHeard(run=key):
+                self._settling.heard(key)
             case StreamsSeen():
                 self._delivery.seen(event)
                 self._paces.seen(event)
@@ -287,9 +289,9 @@ class Coordinator:
             self._context.emit(StopSelf(reason="asked to stop"))
         elif self._idle.long_enough(self.at_rest, self._context.now.at):
             self._context.emit(StopSelf(reason=f"idle for {self._idle.exit_s:g} s", unless=True))
-        saves, durable = self._book.take_changes()
+        changes = self._book.take_changes()
         effects = self._context.take_effects()
-        return [Commit(saves=saves, durable=durable), *effects] if saves else effects
+        return [changes, *effects] if changes.saves else effects
 
     @property
     def at_rest(self) -> bool:

@@ -74,7 +74,9 @@ class Delivery:
         if mode == "rank0":
             self._known(run.key, lane.writer).update(dict.fromkeys(event.names))
         else:
-            lane.not_before = self._settle_names(run, lane.writer, event.names, apart=mode == "suffix")
+            # Whose the plain names are is known on the owner's node alone; the node's own have its name.
+            apart = mode == "suffix" or (bool(run.relay) and not is_node(lane.lease))
+            lane.not_before = self._settle_names(run, lane.writer, event.names, apart=apart)
         if lane.not_before:
             self._held.setdefault(run.key, {})[lane] = None
         elif lane.writer == "owner":
@@ -148,6 +150,11 @@ class Delivery:
         """Whether everything that the lease wrote is delivered; only a final look can tell."""
         looked = lease.lease_id in self._looked and all(lane.complete for lane in self.lanes_of(lease))
         return lease.removed or looked
+
+    def only_files_left(self, lease: Lease) -> bool:
+        """Whether nothing but files is still to be delivered."""
+        lanes = (lane for lane in self.lanes_of(lease) if lane.feed.kind != "files")
+        return lease.lease_id in self._looked and all(lane.complete for lane in lanes)
 
     def pending_bytes(self, lease: Lease) -> int:
         """Bytes seen in the spool and not delivered yet."""
@@ -247,7 +254,7 @@ class Delivery:
         """Whether the owner may yet declare a name: it lives, or wrote what has not been read."""
         owner = self._book.leases.get(run.owner) if run.owner is not None else None
         if owner is None:
-            return not run.ended
+            return not run.ended and not run.relay
         return owner.alive or not self.complete(owner)
 
     def _release_behind(self, lease: Lease) -> None:

@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from pluto_dist.core.book import Book, Config, History, Points
+from pluto_dist.core.foreign import UNREADABLE
 from pluto_dist.core.ids import Role
 from pluto_dist.core.records import (
     AttemptEnd,
@@ -48,8 +49,10 @@ class LeaseShown(msgspec.Struct, frozen=True, kw_only=True):
     """One lease; instants are epoch milliseconds.
 
     Attributes:
+        heartbeat_s: how often its process speaks; a longer silence makes it suspect.
         last_logged_at: when the coordinator last saw something new of it.
         cursors: delivered bytes by stream and segment.
+        launcher: it is `pluto-dist run`, and its console is that of the command.
         fences: stream -> (segment, offset) from where on the records are those of `attempt<n>` (R7); all of
             a stream that is missing. None for a lease that no newer attempt has replaced.
     """
@@ -73,7 +76,9 @@ class LeaseShown(msgspec.Struct, frozen=True, kw_only=True):
     last_step: int | None
     rejected: int
     dropped: int
+    heartbeat_s: float = 5.0
     last_logged_at: int | None = None
+    launcher: bool = False
     cursors: dict[str, dict[int, int]] = {}
     fences: dict[str, tuple[int, int]] | None = None
 
@@ -88,7 +93,10 @@ class Restore(msgspec.Struct, frozen=True):
 
 
 class Document(msgspec.Struct, frozen=True, kw_only=True):
-    """See the module's docstring. `pending` is in bytes; the other counts are records."""
+    """See the module's docstring. `pending` is in bytes; the other counts are records.
+
+    `relay` is what this node is called in a Run that another node owns; such a document has no verdict.
+    """
 
     format: int
     key: str
@@ -126,6 +134,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     series: dict[str, dict[str, str]]
     events: tuple[RunEvent, ...]
     restore: Restore
+    relay: str = ""
 
 
 class Live(msgspec.Struct, frozen=True):
@@ -175,7 +184,10 @@ def read(body: bytes) -> Document:
     Raises:
         ValueError: it is none, or of a newer format.
     """
-    found = _decoder.decode(body)
+    try:
+        found = _decoder.decode(body)
+    except UNREADABLE as error:
+        raise ValueError(f"no document of a Run: {error}") from error
     if found.format > FORMAT:
         raise ValueError(f"document has format {found.format}; this version reads up to {FORMAT}")
     return found
@@ -234,6 +246,7 @@ def document(
         points=sum(point.count for point in summary.values()),
         verdict=VerdictShown(verdict.status, verdict.reason, verdict.first_failure) if verdict else None,
         reported=run.reported,
+        relay=run.relay,
         pending=pending,
         rejected=run.rejected + sum(lease.rejected for lease in leases),
         first_reject=run.first_reject,
@@ -299,6 +312,8 @@ def _lease(book: Book, lease: Lease, live: Live | None) -> LeaseShown:
         last_logged_at=live.last_logged_ms if live is not None else None,
         rejected=lease.rejected,
         dropped=lease.dropped,
+        heartbeat_s=lease.opened.heartbeat_s,
+        launcher=lease.opened.launcher,
         cursors={feed.stream: feed.offsets for feed in feeds},
         fences=lease.fences,
     )

@@ -28,10 +28,16 @@ class Save(msgspec.Struct, frozen=True):
 
 
 class Commit(Effect, frozen=True, kw_only=True):
-    """One transaction. `durable` ones are on disk when they return; others only carry cursors."""
+    """One transaction.
+
+    Attributes:
+        durable: it is on disk when it returns; others only carry cursors and intents.
+        awaited: nothing that follows may leave before it is kept; cursors alone may come later.
+    """
 
     saves: tuple[Save, ...]
     durable: bool
+    awaited: bool
 
 
 class Send(Effect, frozen=True, kw_only=True):
@@ -74,6 +80,15 @@ class CheckLiveness(Effect, frozen=True, kw_only=True):
 
     claim: str
     lease_id: str
+
+
+class HearMembers(Effect, frozen=True, kw_only=True):
+    """Read what is new in the lifecycle streams of a Run's members, (lease, folder), and look whether they
+    live → `LifecycleRead` and `ProcessDied` as always, then `MembersHeard`.
+    """
+
+    run: str
+    members: tuple[tuple[str, str], ...]
 
 
 class LookAtStreams(Effect, frozen=True, kw_only=True):
@@ -126,7 +141,8 @@ class NodeFeed(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         lease_id, folder: of the node's own stream.
-        first_step: steps are not lower than this.
+        first_step: steps are not lower than this, nor than those in `earlier`.
+        earlier: folders of the node's former streams of this Run that may hold undelivered records.
         host: stands in the names where the Run has several nodes, else "".
         store: folder whose filesystem is measured.
     """
@@ -136,6 +152,7 @@ class NodeFeed(msgspec.Struct, frozen=True, kw_only=True):
     first_step: int
     host: str
     store: str
+    earlier: tuple[str, ...] = ()
 
 
 class SampleNode(Effect, frozen=True, kw_only=True):
@@ -172,6 +189,17 @@ class RemoveSegments(Effect, frozen=True, kw_only=True):
     folder: str
     stream: str
     segments: tuple[tuple[int, int], ...]
+
+
+class RemoveBlobs(Effect, frozen=True, kw_only=True):
+    """Delete the contents that these records of a files stream name: they are delivered, or kept aside."""
+
+    lease_id: str
+    folder: str
+    stream: str
+    segment: int
+    start: int
+    end: int
 
 
 class RemoveLease(Effect, frozen=True, kw_only=True):

@@ -79,6 +79,12 @@ class LivenessChecked(Event, frozen=True, kw_only=True):
     lease_id: str
 
 
+class MembersHeard(Event, frozen=True, kw_only=True):
+    """The members of a Run were heard for its verdict; what was new of them came before this."""
+
+    run: str
+
+
 class StreamsSeen(Event, frozen=True, kw_only=True):
     """Sizes of the segments of a lease's streams: stream -> segment -> bytes.
 
@@ -173,7 +179,7 @@ class DocumentWritten(Event, frozen=True, kw_only=True):
 
 
 class CopiesKept(Event, frozen=True, kw_only=True):
-    """Copies of a lease's segments are in the store; `error` says why not."""
+    """Copies of a lease's segments are in the store; `error` says why not all of them."""
 
     run: str
     lease_id: str

@@ -69,12 +69,15 @@ class Folding:
         lease = self._book.leases.get(lease_id)
         if lease is None or lease.state == "waiting":
             return
+        skipped: list[tuple[int, Unreadable]] = []
         for number, entry in self._inbox.pop(lease_id, ()):
             lease = self._context.change_lease(self._book.leases[lease_id], folded=number)
             if isinstance(entry, Unreadable):
-                self._skip(lease, number, entry)
+                skipped.append((number, entry))
             else:
                 self._apply(lease, entry)
+        if skipped:
+            self._note_skipped(lease, skipped)
         dead = self._dead.pop(lease_id, None)
         if dead is not None:
             self.died(dead)
@@ -167,11 +170,17 @@ class Folding:
             None,
         )
 
-    def _skip(self, lease: Lease, number: int, entry: Unreadable) -> None:
-        """It has no effect, but it is passed: nobody waits for it, and its neighbours count."""
+    def _note_skipped(self, lease: Lease, skipped: list[tuple[int, Unreadable]]) -> None:
+        """They have no effect, but they are passed: nobody waits for them, and their neighbours count."""
+        number, first = skipped[0]
         if lease.run is not None:
             self._context.note(
-                lease.run, "unreadable_entry", lease=lease.lease_id, number=str(number), why=entry.why
+                lease.run,
+                "unreadable_entry",
+                lease=lease.lease_id,
+                number=str(number),
+                entries=str(len(skipped)),
+                why=first.why,
             )
 
     def _apply(self, lease: Lease, entry: LifecycleEntry) -> None:
@@ -217,7 +226,10 @@ class Folding:
             return
         is_owner = lease.role == "owner" and run.owner == lease.lease_id
         code = entry.code if is_owner else None
-        self._context.end_lease(lease, "finished", finish_code=code, code_awaited=entry.at_exit)
+        awaited = entry.at_exit and not lease.opened.notebook  # a kernel's exit code says nothing of the work
+        self._context.end_lease(
+            lease, "finished", finish_code=code, by_exit=entry.at_exit, code_awaited=awaited
+        )
         if lease.role == "side":
             self._context.note(run.key, "finish_by_side", label=lease.label)
 

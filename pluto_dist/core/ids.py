@@ -10,7 +10,11 @@ from typing import Literal
 
 import msgspec
 
+from pluto_dist.core.foreign import Count, Pid, Whole
+
 Role = Literal["owner", "worker", "side"]
+
+DEFAULT_PROJECT = "pluto"  # of a caller that names none
 
 DISPLAY_ID = re.compile(r"^[A-Z0-9]{1,4}-\d+$")  # the official client's classification of a run id
 LEASE_ID = re.compile(r"^[0-9a-f]{16,32}\Z")  # also a folder name, so nothing else is let through
@@ -32,9 +36,9 @@ class Identity(msgspec.Struct, frozen=True):
     """
 
     boot_id: str
-    pid_ns: int
-    pid: int
-    start: int
+    pid_ns: Count
+    pid: Pid
+    start: Count
     nonce: str = ""
     host: str = ""
 
@@ -61,23 +65,27 @@ class Job(msgspec.Struct, frozen=True):
         max_restarts: how many restarts the launcher may make in all.
         launcher: the nearest ancestor without rank variables, if the job has ranks.
         shared_id: id that all nodes of the launch know (R12), None if there is none.
+        launch: tells this launch from an earlier one of the same Run, on all nodes alike; "" if nothing does.
+        nodes: how many nodes the job spans, 1 if nobody says otherwise.
     """
 
     key: str
-    rank: int | None = None
-    local_rank: int | None = None
-    world_size: int | None = None
-    node_rank: int = 0
-    attempt: int = 0
-    max_restarts: int = 0
+    rank: Count | None = None
+    local_rank: Count | None = None
+    world_size: Count | None = None
+    node_rank: Count = 0
+    attempt: Count = 0
+    max_restarts: Count = 0
     launcher: Identity | None = None
     shared_id: str | None = None
+    launch: str = ""
+    nodes: int = 1
 
 
 class RunRef(msgspec.Struct, frozen=True):
     """What the caller called a Run: exactly one field is set."""
 
-    id: int | None = None
+    id: Whole | None = None
     display_id: str | None = None
     external_id: str | None = None
 
@@ -91,14 +99,20 @@ def classify_run_id(value: int | str) -> RunRef:
     Raises:
         ValueError: the value is empty, negative or longer than the server takes (255 characters).
     """
-    if not isinstance(value, str) and (isinstance(value, bool) or value <= 0):
-        raise ValueError(f"run_id {value!r} is no id; numeric ids are whole numbers from 1 on")
-    text = str(value).strip()
+    if not isinstance(value, str):
+        if isinstance(value, bool) or value <= 0:
+            raise ValueError("the run_id is no id; numeric ids are whole numbers from 1 on")
+        if value >= 2**63:
+            raise ValueError(f"the run_id is out of range; numeric ids are 1 to {2**63 - 1}")
+        return RunRef(id=value)
+    text = value.strip()
     if not text:
         raise ValueError("run_id is empty; leave it out to get a new Run")
+    if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise ValueError(f"run_id {text[:100]!r} has a NUL or half a character; use plain UTF-8 text")
     if text.isascii() and text.isdigit():
-        if not 0 < int(text) < 2**63:
-            raise ValueError(f"run_id {text} is out of range; numeric ids are 1 to {2**63 - 1}")
+        if len(text) > 19 or not 0 < int(text) < 2**63:  # 19 digits are enough, and int() takes 4,300 at most
+            raise ValueError(f"the run_id is out of range; numeric ids are 1 to {2**63 - 1}")
         return RunRef(id=int(text))
     if DISPLAY_ID.match(text):
         return RunRef(display_id=text)

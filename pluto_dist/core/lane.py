@@ -14,14 +14,17 @@ import msgspec
 from pluto_dist.core.backoff import backoff_s
 from pluto_dist.core.book import feed_key
 from pluto_dist.core.context import Context
-from pluto_dist.core.effects import RemoveSegments, SetAside, Ship
+from pluto_dist.core.effects import SetAside, Ship
 from pluto_dist.core.events import Shipped
+from pluto_dist.core.foreign import step_behind
 from pluto_dist.core.outcomes import Delivered, Rejected, Retry, Unknown
 from pluto_dist.core.records import Feed, Lease, Run
 from pluto_dist.core.requests import BackendRun, StreamKind
+from pluto_dist.core.room import blobs_in, delivered_segments, segments_in
 from pluto_dist.core.speakers import speaker_of
 
 MAX_LINES = 10_000  # the server's contract advises at most about this many lines a request
+MAX_FILES = 8  # upload addresses are asked for together and last for an hour
 REGISTER_S = 1.0  # new names are registered before their first delivery, unless that takes longer
 REPEATABLE: frozenset[StreamKind] = frozenset({"metrics"})  # the server de-duplicates these
 
@@ -43,11 +46,11 @@ class Lane:
         self._key = key
         self._target = target
         self._failures = 0
-        self._limit = MAX_LINES
+        self._most = MAX_FILES if self.feed.kind == "files" else MAX_LINES
+        self._limit = self._most
         self._sent: Ship | None = None
         self._culprit: tuple[Shipped, str] | None = None
         self._sent_size = 0
-        self._repeats = False
         self._registered_by = 0.0
         self._careful_until = (0, 0)
         self._stuck_at: dict[int, int] = {}
@@ -57,6 +60,8 @@ class Lane:
         self.not_before = 0.0
         self.trouble = ""
         self.copying: frozenset[int] = frozenset()
+        for segment, end in self.feed.offsets.items():  # an earlier coordinator may not have come to it
+            self._give_back_blobs(segment, 0, end)
 
     @property
     def feed(self) -> Feed:
@@ -95,15 +100,31 @@ class Lane:
     @property
     def kept(self) -> dict[int, int]:
         """How much of each segment is in the store as well, because the backend did not take it in time."""
-        feed = self._context.book.feeds.get(feed_key(self.feed.lease_id, "store", self.feed.stream))
-        return feed.offsets if feed is not None else {}
+        copies = self._copies
+        return {number: end for number, end in copies.offsets.items() if number not in copies.left}
+
+    @property
+    def _copies(self) -> Feed:
+        feed = self.feed
+        known = self._context.book.feeds.get(feed_key(feed.lease_id, "store", feed.stream))
+        return known or Feed(lease_id=feed.lease_id, target="store", stream=feed.stream, kind=feed.kind)
+
+    @property
+    def lost(self) -> tuple[int, ...]:
+        """Segments that the disk has lost and the store still has, once what is on the disk is delivered."""
+        offsets = self.feed.offsets
+        return tuple(
+            number
+            for number, end in self.kept.items()
+            if self.final and self.sizes.get(number, 0) <= offsets.get(number, 0) < end
+        )
 
     def seen(self, sizes: dict[int, int], *, final: bool) -> None:
-        """Takes what stands on the disk; a segment that is gone needs no cursor any more."""
+        """Takes what stands on the disk; a segment that is gone, and its copy, needs no cursor any more."""
         self.sizes, self.final = sizes, self.final or final
-        feed = self.feed
-        if feed.offsets.keys() - sizes.keys():
-            offsets = {segment: end for segment, end in feed.offsets.items() if segment in sizes}
+        feed, there = self.feed, sizes.keys() | self._copies.offsets.keys()
+        if feed.offsets.keys() - there:
+            offsets = {segment: end for segment, end in feed.offsets.items() if segment in there}
             self._context.book.put_feed(msgspec.structs.replace(feed, offsets=offsets))
 
     def next_segment(self) -> int | None:
@@ -120,9 +141,10 @@ class Lane:
         feed, lease, run = self.feed, self.lease, self.run
         assert run is not None  # noqa: S101 # callers look first
         start = feed.offsets.get(segment, 0)
-        self._repeats = feed.intent == (segment, start)
-        if not self._repeats and feed.kind not in REPEATABLE and run.target.mode == "pluto":
-            self._context.book.put_feed(msgspec.structs.replace(feed, intent=(segment, start)))
+        if feed.kind not in REPEATABLE and run.target.mode == "pluto":
+            before = feed.tries if feed.intent == (segment, start) else 0
+            intent = msgspec.structs.replace(feed, intent=(segment, start), tries=before + 1)
+            self._context.book.put_feed(intent)
         self.not_before, self.writer = 0.0, writer
         self._sent_size = self.sizes[segment]
         self._sent = Ship(
@@ -139,16 +161,18 @@ class Lane:
             known=dict(known),
             renamed=any(name != final for name, final in known.items()),
             first_line=run.next_line,
-            label=speaker_of(lease, self._context.book.leases_of(run.key)) if feed.kind == "console" else "",
+            label=self._speaker(run) if feed.kind == "console" else "",
             final=self.final,
         )
         self._context.emit(self._sent)
 
+    def _speaker(self, run: Run) -> str:
+        return speaker_of(self.lease, self._context.book.leases_of(run.key), relayed=bool(run.relay))
+
     def called_off(self) -> None:
         """Nothing was sent: the batch has names that are not settled."""
         self._sent = None
-        if not self._repeats:
-            self._forget_intent()
+        self._take_back()
 
     def wait_for_registration(self) -> None:
         """The server lists names by when they were registered; a slow one holds up records for a moment."""
@@ -180,49 +204,52 @@ class Lane:
         return False
 
     def give_back(self) -> None:
-        """Frees the disk of what is delivered, all but the newest two segments."""
-        offsets, kept, newest = self.feed.offsets, self.kept.keys() | self.copying, sorted(self.sizes)[-2:]
-        done = tuple(
-            (segment, size)
-            for segment, size in sorted(self.sizes.items())
-            if offsets.get(segment, 0) == size and segment not in newest and segment not in kept
-        )
+        """Frees the disk of what is delivered, all but the newest segments, as many as the process wants."""
+        needed, newest = self.kept.keys() | self.copying, self.lease.opened.retention_segments
+        done = delivered_segments(self.feed.offsets, self.sizes, needed, newest)
         if done:
             gone = {segment for segment, _ in done}
             self.sizes = {segment: size for segment, size in self.sizes.items() if segment not in gone}
-            lease = self.lease
-            self._context.emit(
-                RemoveSegments(
-                    lease_id=lease.lease_id, folder=lease.folder, stream=self.feed.stream, segments=done
-                )
-            )
+            self._context.emit(segments_in(self.lease, self.feed.stream, done))
 
     def _accepted(self, event: Shipped, *, nothing_follows: bool) -> bool:
         self._failures, self.trouble = 0, ""
         if (event.segment, event.end) >= self._careful_until:
-            self._limit = min(MAX_LINES, self._limit * 2)
+            self._limit = min(self._most, self._limit * 2)
         if event.end > event.start:
             self._advance(event, event.lines)
+            self._give_back_blobs(event.segment, event.start, event.end)
             return True
         self._stuck_at[event.segment] = self._sent_size  # a torn tail: wait for more
         if nothing_follows:
             self._advance(msgspec.structs.replace(event, end=self._sent_size), 0)
         return False
 
+    def _give_back_blobs(self, segment: int, start: int, end: int) -> None:
+        """Frees the disk of files behind the cursor, as soon as the cursor is kept."""
+        if self.feed.kind == "files":
+            self._context.emit(blobs_in(self.lease, self.feed.stream, segment, start, end))
+
     def _settle_intent(self, event: Shipped) -> None:
         """Counts what may have been sent twice; whether this request was carried out is known, or not."""
         outcome = event.outcome
-        unsent = isinstance(outcome, Retry) or (isinstance(outcome, Rejected) and outcome.good is not None)
-        if self._repeats and unsent:
-            return  # what is unknown of the request before is still unknown
-        if self._repeats:
-            self._count_repeats(event.lines)
-        if not isinstance(outcome, Unknown):
+        if isinstance(outcome, Retry) or (isinstance(outcome, Rejected) and outcome.good is not None):
+            self._take_back()
+        elif not isinstance(outcome, Unknown):
+            self._count_repeats(event.lines * max(0, self.feed.tries - 1))
+            self._forget_intent()
+
+    def _take_back(self) -> None:
+        """Nothing was carried out; what is unknown of the requests before is still unknown."""
+        feed = self.feed
+        if feed.tries > 1:
+            self._context.book.put_feed(msgspec.structs.replace(feed, tries=feed.tries - 1))
+        else:
             self._forget_intent()
 
     def _forget_intent(self) -> None:
         if self.feed.intent is not None:
-            self._context.book.put_feed(msgspec.structs.replace(self.feed, intent=None))
+            self._context.book.put_feed(msgspec.structs.replace(self.feed, intent=None, tries=0))
 
     def _advance(self, event: Shipped, delivered: int) -> None:
         feed = self.feed
@@ -231,9 +258,10 @@ class Lane:
                 feed,
                 offsets={**feed.offsets, event.segment: max(event.end, feed.offsets.get(event.segment, 0))},
                 intent=None,
+                tries=0,
                 delivered=feed.delivered + delivered,
                 passed=feed.passed + event.lines,
-                next_step=max(feed.next_step, event.max_step + 1),
+                next_step=max(feed.next_step, step_behind(event.max_step)),
             )
         )
 
@@ -286,6 +314,7 @@ class Lane:
             self._wait(error, 0.0)
             return
         self._advance(culprit, 0)
+        self._give_back_blobs(culprit.segment, culprit.start, culprit.end)
         lease, run = self.lease, self.run
         assert run is not None  # noqa: S101 # there was a request
         first = run.first_reject or f"{lease.label or lease.participant}, {self.feed.stream}: {reason}"

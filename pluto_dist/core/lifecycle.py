@@ -10,13 +10,17 @@ milliseconds and for people only.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
+from pluto_dist.core.foreign import UNREADABLE, Count, Pid, Seconds, Whole
 from pluto_dist.core.ids import Identity, Job, Role, RunRef
 from pluto_dist.errors import ArgumentError
 
+Console = Literal["auto", "wrap", "fd", "off"]
+Patience = Annotated[float, msgspec.Meta(ge=0.1, le=1e9)]  # shorter ones would keep the coordinator busy
+WHY_LIMIT = 500  # characters; what is wrong with an entry may quote it
 EvidenceKind = Literal["exception", "exit", "signal", "vanished"]
 
 
@@ -24,14 +28,14 @@ class Entry(msgspec.Struct, frozen=True, tag_field="entry", kw_only=True):
     """Base of all entries."""
 
     at: float
-    wall_ms: int
+    wall_ms: Whole
 
 
 class Fork(msgspec.Struct, frozen=True):
     """Which Run this one continues, and from which step."""
 
     parent: RunRef
-    step: int
+    step: Count
     inherit_config: bool = True
     inherit_tags: bool = False
 
@@ -67,16 +71,21 @@ class Opened(Entry, frozen=True, kw_only=True, tag="opened"):
         config: JSON object, the caller's config at init.
         resume: the caller wants to go on with an existing Run.
         ancestors: parent first; tells children of a rank from ranks.
+        notebook: it is a notebook's kernel, whose end is no `finish()`.
         spawned: a child that `multiprocessing` started with the spawn or forkserver method.
         wait_s: how long the caller waits for the backend before the Run is provisional.
+        retention_segments: newest segments of each stream that stay in the spool after their delivery.
+        heartbeat_s: how often the process speaks when nothing happens.
         stuck_after_s: a rank that is silent for so long while others are not is reported.
-        launcher: it is `pluto-dist run`: it owns the Run for the command that it starts, and logs nothing.
+        launcher: it is `pluto-dist run`: it owns the Run for the command that it starts, and logs nothing but
+            that command's console.
         launched_by: lease of the `pluto-dist run` that started the process.
+        console: how the process captures its own output.
         system_metrics_s: how often the node is to be sampled while this process is an owner or worker, 0 for
             not at all.
     """
 
-    protocol: int
+    protocol: Whole
     verb: Literal["init", "attach"]
     identity: Identity
     job: Job
@@ -95,12 +104,15 @@ class Opened(Entry, frozen=True, kw_only=True, tag="opened"):
     ancestors: tuple[Identity, ...] = ()
     notebook: bool = False
     spawned: bool = False
-    wait_s: float = 10.0
-    stuck_after_s: float = 600.0
+    wait_s: Seconds = 10.0
+    retention_segments: Count = 2
+    heartbeat_s: Seconds = 5.0
+    stuck_after_s: Patience = 600.0
     launcher: bool = False
     launched_by: str = ""
     rank_metrics: Literal["auto", "suffix", "rank0"] = "auto"
-    system_metrics_s: float = 0.0
+    console: Console = "off"
+    system_metrics_s: Seconds = 0.0
 
 
 class Evidence(Entry, frozen=True, kw_only=True, tag="evidence"):
@@ -126,12 +138,12 @@ class Evidence(Entry, frozen=True, kw_only=True, tag="evidence"):
     message: str = ""
     communication: bool = False
     signal: str = ""
-    exit_code: int | None = None
+    exit_code: Whole | None = None
     traceback: str = ""
     alive_until: float | None = None
     oom: bool = False
     ignored: bool = False
-    command_pid: int = 0
+    command_pid: Pid = 0
 
 
 class Finished(Entry, frozen=True, kw_only=True, tag="finished"):
@@ -143,7 +155,7 @@ class Finished(Entry, frozen=True, kw_only=True, tag="finished"):
             until the process is gone and the kernel has said it (R9).
     """
 
-    code: int | None = None
+    code: Whole | None = None
     at_exit: bool = False
 
 
@@ -178,9 +190,9 @@ class Counted(Entry, frozen=True, kw_only=True, tag="counted"):
         next_step: the automatic step that would come next.
     """
 
-    rejected: int = 0
-    dropped: int = 0
-    next_step: int = 0
+    rejected: Count = 0
+    dropped: Count = 0
+    next_step: Count = 0
 
 
 class Noted(Entry, frozen=True, kw_only=True, tag="noted"):
@@ -204,6 +216,7 @@ LifecycleEntry = (
 )
 
 _decoder: msgspec.json.Decoder[LifecycleEntry] = msgspec.json.Decoder(LifecycleEntry)
+_object = msgspec.json.Decoder(dict[str, object])
 _encoder = msgspec.json.Encoder()
 
 
@@ -224,8 +237,11 @@ def encode_entry(entry: LifecycleEntry) -> bytes:
 
 
 def decode_entry(payload: bytes) -> LifecycleEntry | Unreadable:
-    """Reads one line; what it does not know it gives back as such."""
+    """Reads one line; what it does not know it gives back as such, also where only a config is no object."""
     try:
-        return _decoder.decode(payload)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        return Unreadable(str(error))
+        entry = _decoder.decode(payload)
+        if isinstance(entry, Opened | ConfigUpdated):
+            _object.decode(entry.config if isinstance(entry, Opened) else entry.patch)
+        return entry
+    except UNREADABLE as error:
+        return Unreadable(str(error)[:WHY_LIMIT])

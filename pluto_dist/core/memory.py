@@ -60,4 +60,6 @@ class Memory:
 
     def _done_with(self, run: Run, before_ms: int) -> bool:
         leases = self._book.leases_of(run.key)
-        return run.reported and (run.ended_ms or 0) < before_ms and all(lease.removed for lease in leases)
+        ended_ms = max((lease.ended_ms or 0 for lease in leases), default=0) if run.relay else run.ended_ms
+        over = run.reported or (bool(run.relay) and not run.opening)
+        return over and (ended_ms or 0) < before_ms and all(lease.removed for lease in leases)

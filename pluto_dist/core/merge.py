@@ -7,9 +7,11 @@ raises and leaves everything as it was.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 
+from pluto_dist.core.foreign import UNREADABLE
 from pluto_dist.errors import InvalidRecordError
 
 MAX_TAGS = 50  # the server refuses more
@@ -50,7 +52,7 @@ def merge_json(base: bytes, patch: bytes) -> bytes:
     """
     try:
         return _to_json(deep_merge(_to_object(base), _to_object(patch)))
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise InvalidRecordError(
             f"the config or its patch is no JSON object of moderate depth: {error}; pass a dict"
         ) from error
@@ -90,21 +92,39 @@ def remove_tags(current: Iterable[str], old: Iterable[str]) -> tuple[str, ...]:
     return tuple(tag for tag in dict.fromkeys(current) if tag not in gone)
 
 
-def checked_tags(tags: object) -> tuple[str, ...]:
+def checked_tags(tags: Any) -> tuple[str, ...]:
     """One tag or several, as they were given.
 
     Raises:
-        InvalidRecordError: a tag is no text or blank.
+        InvalidRecordError: a tag is no text or blank, or there is nothing that could be tags.
     """
-    several = tags if isinstance(tags, Iterable) and not isinstance(tags, str) else (tags,)
-    return tuple(map(_checked, several))
+    if issubclass(type(tags), str):
+        return (_checked(tags),)
+    try:
+        return tuple(map(_checked, tags))
+    except TypeError as error:
+        raise InvalidRecordError(f"tags are of type {type(tags).__name__}; pass a list of texts") from error
 
 
-def _checked(tag: object) -> str:
-    if not isinstance(tag, str):
+def _checked(tag: Any) -> str:
+    if not issubclass(type(tag), str):  # objects may say anything about themselves
         raise InvalidRecordError(f"a tag is of type {type(tag).__name__}; tags are texts: pass str(tag)")
-    if not tag.strip():
-        raise InvalidRecordError(f"the tag {tag!r} is blank; leave it out")
-    if "\0" in tag or any("\ud800" <= letter <= "\udfff" for letter in tag):
-        raise InvalidRecordError(f"the tag {tag!r} has a NUL or a lone surrogate; the server cannot hold it")
-    return tag
+    text = str.__str__(tag)  # of a subclass only the text
+    if not text.strip():
+        raise InvalidRecordError(f"the tag {text!r} is blank; leave it out")
+    if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise InvalidRecordError(f"the tag {text!r} has a NUL or a lone surrogate; the server cannot hold it")
+    return text
+
+
+def merge_tags(there: Iterable[str], base: Iterable[str], wanted: Iterable[str]) -> tuple[str, ...]:
+    """What a list of tags becomes that somebody else may have changed as well.
+
+    Args:
+        there: the tags as they are now.
+        base: as we last knew them.
+        wanted: as we want them; only what differs from `base` is done to `there`.
+    """
+    now, known = tuple(there), set(base)
+    ours = (tag for tag in wanted if tag in now or tag not in known)
+    return tuple(dict.fromkeys((*ours, *(tag for tag in now if tag not in known))))

@@ -13,6 +13,7 @@ from typing import Literal
 
 import msgspec
 
+from pluto_dist.core.foreign import UNREADABLE, Whole
 from pluto_dist.core.ids import Role
 from pluto_dist.core.records import LeaseState
 from pluto_dist.core.requests import Status
@@ -34,11 +35,11 @@ class Sync(Message, frozen=True, kw_only=True, tag="sync"):
         key: API key of the Run's server, kept in memory only; "" for local Runs and once it was told.
     """
 
-    protocol: int
+    protocol: Whole
     lease_id: str
     folder: str
-    entries: int
-    request: int = 0
+    entries: Whole
+    request: Whole = 0
     key: str = ""
 
 
@@ -86,6 +87,8 @@ class View(Message, frozen=True, kw_only=True, tag="view"):
         key_wanted: the coordinator has no API key for this Run.
         key_problem: why the server refuses the API key for a while now, "" if it takes it.
         trouble: why something does not go on.
+        stuck: who is stuck while others went on or wait, for people; "" if nobody is.
+        relieved: below this launcher somebody records the own console, so the launcher does not.
     """
 
     generation: int
@@ -109,45 +112,47 @@ class View(Message, frozen=True, kw_only=True, tag="view"):
     key_wanted: bool = False
     key_problem: str = ""
     trouble: str = ""
+    stuck: str = ""
+    relieved: bool = False
 
 
 class AskConfig(Message, frozen=True, kw_only=True, tag="ask_config"):
     """The Run's merged config."""
 
-    request: int
+    request: Whole
     lease_id: str
 
 
 class AskRuns(Message, frozen=True, kw_only=True, tag="ask_runs"):
     """All Runs that this coordinator knows."""
 
-    request: int
+    request: Whole
 
 
 class AskRun(Message, frozen=True, kw_only=True, tag="ask_run"):
     """The document of one Run; `run` is an id, display id, external id or key."""
 
-    request: int
+    request: Whole
     run: str
 
 
 class AskStatus(Message, frozen=True, kw_only=True, tag="ask_status"):
     """The coordinator itself."""
 
-    request: int
+    request: Whole
 
 
 class HandOverKey(Message, frozen=True, kw_only=True, tag="key"):
     """An API key for Runs whose processes are gone; and the time to look at what `sync` has uploaded."""
 
-    request: int
+    request: Whole
     key: str
 
 
 class ForceFinish(Message, frozen=True, kw_only=True, tag="force_finish"):
-    """A person takes the Run over with a new epoch and ends it."""
+    """A person takes the Run over with a new epoch and ends it; `force`: although it lives or has ended."""
 
-    request: int
+    request: Whole
     run: str
     status: Status
     force: bool = False
@@ -156,7 +161,7 @@ class ForceFinish(Message, frozen=True, kw_only=True, tag="force_finish"):
 class StopCoordinator(Message, frozen=True, kw_only=True, tag="stop"):
     """Drain and exit; spooled records stay on disk."""
 
-    request: int
+    request: Whole
 
 
 class Answer(Message, frozen=True, kw_only=True, tag="answer"):
@@ -207,7 +212,7 @@ def decode_request(payload: bytes) -> Request:
         raise ValueError(f"message of {len(payload)} bytes; the limit is {MAX_MESSAGE_BYTES}")
     try:
         return _request_decoder.decode(payload)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise ValueError(f"not a request of protocol {PROTOCOL}: {error}") from error
 
 
@@ -219,5 +224,5 @@ def decode_reply(payload: bytes) -> Reply:
     """
     try:
         return _reply_decoder.decode(payload)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise ValueError(f"not a reply of protocol {PROTOCOL}: {error}") from error

@@ -15,10 +15,15 @@ from pluto_dist.core.records import Lease
 RESERVED = re.compile(r"owner|node|(rank|attempt)\d.*")  # what other kinds of participants are called
 
 
-def label_of(lease: Lease, role: Role, others: Iterable[Lease]) -> str:
-    """What people call it; unique among live leases where series belong to labels."""
+def label_of(lease: Lease, role: Role, others: Iterable[Lease], relay: str = "") -> str:
+    """What people call it; unique among live leases where series belong to labels.
+
+    Args:
+        relay: the node's name in the Run, where others may have processes without a label too.
+    """
     rank = lease.opened.job.rank if role != "side" else None
-    wanted = lease.opened.label or (role if rank is None else f"rank{rank}")
+    nameless = f"{role}-{relay}" if relay else role
+    wanted = lease.opened.label or (nameless if rank is None else f"rank{rank}")
     if role == "owner" or rank is not None:
         return wanted
     if RESERVED.fullmatch(wanted):

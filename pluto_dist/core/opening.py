@@ -7,8 +7,6 @@ repeated with the same external id until there is an answer.
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pluto_dist.core.adoption import Adoption
 from pluto_dist.core.backoff import backoff_s
 from pluto_dist.core.book import Config
@@ -19,9 +17,12 @@ from pluto_dist.core.events import OpenEnded
 from pluto_dist.core.ids import RunRef
 from pluto_dist.core.lifecycle import Fork
 from pluto_dist.core.lifecycle import Opened as Claim
+from pluto_dist.core.nodes import first_line, node_name
 from pluto_dist.core.records import Lease, Prior, Run
-from pluto_dist.core.requests import Opened, OpenRequest, Refused, Unavailable
+from pluto_dist.core.relaying import Absences
+from pluto_dist.core.requests import Opened, OpenRequest, Refused, Unavailable, Want
 from pluto_dist.core.shared import Shared
+from pluto_dist.core.succession import Succession
 
 KEY_WAIT_S = 1.0  # a key usually comes with the next message
 REFUSED_RETRY_S = 30.0  # a Run that holds data already is offered again, in case somebody mends the cause
@@ -35,14 +36,21 @@ class Opening:
         self._context = context
         self._book = context.book
         self._adoption = Adoption(context, shared)
+        self._succession = Succession(context)
+        self._absences = Absences(context)
         self._asked: set[str] = set()
         self._not_before: dict[str, float] = {}
 
-    def create(self, lease: Lease, want: Literal["create", "resume", "either"]) -> Run:
-        """Writes down a Run for a claim and asks the backend for it."""
-        claim = lease.opened
+    def create(self, lease: Lease, want: Want) -> Run:
+        """Writes down a Run for a claim and asks the backend for it.
+
+        Of a Run that another node owns nothing is ours to say: no tags, no config, no lineage.
+        """
+        claim, joins = lease.opened, want == "join"
         key = claim.generated_id
         external = claim.run.external_id if claim.run is not None and claim.run.external_id else key
+        if claim.target.mode == "local" and claim.job.node_rank > 0:
+            external = f"{external}-{node_name(claim)}"  # a store has nobody who could tell nodes apart
         run = self._book.runs.put(
             key,
             Run(
@@ -57,13 +65,16 @@ class Opening:
                 attempt=claim.job.attempt,
                 created_ms=claim.wall_ms,
                 boot_id=self._context.boot_id,
-                tags=claim.tags,
-                fork=claim.fork,
+                tags=() if joins else claim.tags,
+                fork=None if joins else claim.fork,
                 opener=lease.lease_id,
                 open_since=self._context.now.at,
+                relay=node_name(claim) if joins else "",
+                next_line=first_line(claim) if joins else 1,
             ),
         )
-        self._book.configs.put(key, Config(body=bytes(claim.config), given=bytes(claim.config)))
+        config = b"{}" if joins else bytes(claim.config)
+        self._book.configs.put(key, Config(body=config, given=config))
         self._context.touch(key)
         self._ask(run)
         return run
@@ -102,6 +113,33 @@ class Opening:
         self._ask(run)
         return run
 
+    def take_over(self, run: Run, lease: Lease) -> Run:
+        """The owner of a Run that this node relayed for is here now; the backend is asked once more."""
+        claim = lease.opened
+        want: Want = "resume" if claim.resume or run.id is not None else "create"
+        if claim.run_from_env and run.id is None:
+            want = "either"
+        self._book.configs.put(run.key, Config(body=bytes(claim.config), given=bytes(claim.config)))
+        self._context.note(run.key, "owned_here")
+        run = self._context.change_run(
+            run,
+            relay="",
+            status="RUNNING",
+            cancelled=False,
+            opening=True,
+            provisional=False,
+            want=want,
+            tags=claim.tags,
+            fork=claim.fork,
+            job_key=claim.job.key,
+            attempt=claim.job.attempt,
+            opener=lease.lease_id,
+            open_since=self._context.now.at,
+            open_failures=0,
+        )
+        self._ask(run)
+        return run
+
     def ended(self, event: OpenEnded) -> Refused | None:
         """Takes the backend's answer; a refusal is returned, and `withdraw` is to follow."""
         run = self._book.runs.get(event.run)
@@ -112,8 +150,11 @@ class Opening:
             case Opened() as opened:
                 self._not_before.pop(event.run, None)
                 self._adoption.adopt(run, opened)
-            case Unavailable(reason=reason, after_s=after_s):
-                self._unavailable(run, reason, after_s or 0.0)
+            case Unavailable(reason=reason, after_s=after_s, absent=absent):
+                if self._absences.left_alone(run, absent=absent):
+                    self._ask(self._succession.alone(run))
+                else:
+                    self._unavailable(run, reason, after_s or 0.0)
             case Refused() as refused:
                 return self._refused(run, refused)
         return None
@@ -150,7 +191,7 @@ class Opening:
         for run in self._book.runs:
             if not run.opening:
                 continue
-            if not run.provisional and now >= self._patience_ends(run):
+            if not run.provisional and self._is_claimed(run) and now >= self._patience_ends(run):
                 run = self._context.change_run(run, provisional=True)  # noqa: PLW2901 # the same Run
                 self._context.note(run.key, "provisional", because=run.open_trouble)
             if run.key not in self._asked and now >= self._not_before.get(run.key, 0.0):
@@ -160,7 +201,7 @@ class Opening:
         """When `wake` has something to do."""
         deadlines: list[float] = []
         for run in self._book.runs:
-            if run.opening and not run.provisional:
+            if run.opening and not run.provisional and self._is_claimed(run):
                 deadlines.append(self._patience_ends(run))
             if run.opening and run.key not in self._asked:
                 deadlines.append(self._not_before.get(run.key, 0.0))
@@ -169,11 +210,17 @@ class Opening:
     def forget(self, run: str) -> None:
         """The Run is forgotten."""
         self._asked.discard(run)
+        self._absences.forget(run)
         self._not_before.pop(run, None)
 
     def _patience_ends(self, run: Run) -> float:
         claim = self._claim(run)
         return run.open_since + (claim.wait_s if claim is not None else 0.0)
+
+    def _is_claimed(self, run: Run) -> bool:
+        """Whether somebody trains for it; who only joins waits until there is a Run."""
+        claim = self._claim(run)
+        return claim is None or claim.verb == "init"
 
     def _claim(self, run: Run) -> Claim | None:
         lease = self._book.leases.get(run.opener)
@@ -184,10 +231,11 @@ class Opening:
             self._not_before[run.key] = self._context.now.at + KEY_WAIT_S
             return
         self._asked.add(run.key)
-        ref = run.asked[0] if run.want == "resume" and run.asked else RunRef()
+        exists = run.want in ("resume", "join")
+        ref = run.asked[0] if exists and run.asked else RunRef()
         known_id = run.id if run.id is not None else ref.id
         external = known_id is None and ref.display_id is None
-        fork = run.fork if run.want != "resume" else None
+        fork = run.fork if not exists else None
         parent = self._parent(run, fork) if fork is not None else None
         config = self._book.configs.get(run.key) or Config()
         self._context.emit(
@@ -207,9 +255,14 @@ class Opening:
                     parent=_known(fork.parent, parent) if fork is not None else None,
                     parent_record=show(self._book, parent) if parent is not None else b"",
                     fork_step=fork.step if fork is not None else None,
+                    launch=self._launch(run),
                 ),
             )
         )
+
+    def _launch(self, run: Run) -> str:
+        claim = self._claim(run)
+        return claim.job.launch if claim is not None and claim.verb == "init" else ""
 
     def _parent(self, run: Run, fork: Fork) -> Run | None:
         ref = fork.parent

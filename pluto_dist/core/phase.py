@@ -48,6 +48,8 @@ def assess(run: Run, members: tuple[Lease, ...], now: float) -> Assessment:
     """Phase and, if it is certain, the verdict of a Run; `members` as given by `members_of`."""
     if run.verdict is not None:
         return Assessment("ended", run.verdict.reason, None, run.verdict)
+    if run.relay:
+        return _relayed(run, members, now)
     owner = next((lease for lease in members if lease.lease_id == run.owner), None)
     if owner is None:
         return Assessment("opening", "no owner yet")
@@ -69,6 +71,17 @@ def members_of(run: Run, leases: tuple[Lease, ...]) -> tuple[Lease, ...]:
         and lease.state in ("active", "ended")
         and lease.end_reason != "superseded"
     )
+
+
+def _relayed(run: Run, members: tuple[Lease, ...], now: float) -> Assessment:
+    """The owner is on another node (R12): a verdict is never made here, only whether the job goes on here."""
+    if any(member.alive for member in members):
+        return Assessment("running", "its owner is on another node")
+    if members and restarts_left(run):
+        deadline = _last_end(members) + RESTART_WINDOW_S
+        if now < deadline:
+            return Assessment("restarting", "all members ended, the launcher has restarts left", deadline)
+    return Assessment("detached", "nobody of its job is on this node; its owner is on another one")
 
 
 def _with_owner(run: Run, members: tuple[Lease, ...], now: float) -> Assessment:

@@ -23,6 +23,8 @@ from pluto_dist.core.messages import (
     StopCoordinator,
 )
 from pluto_dist.core.records import Lease, Run, Verdict
+from pluto_dist.core.relaying import sought
+from pluto_dist.core.requests import Status
 from pluto_dist.core.views import Views
 
 _encoder = msgspec.json.Encoder()
@@ -44,7 +46,8 @@ class Questions:
                 lease = self._book.leases.get(lease_id)
                 self._say(peer, question, self._views.config(lease) if lease is not None else b"{}")
             case AskRuns():
-                documents = [msgspec.Raw(self._views.document(run)) for run in list(self._book.runs)]
+                known = [run for run in self._book.runs if not sought(run)]
+                documents = [msgspec.Raw(self._views.document(run)) for run in known]
                 self._say(peer, question, _encoder.encode(documents))
             case AskRun(run=name):
                 self._ask_run(peer, question, name)
@@ -82,7 +85,7 @@ class Questions:
                 "generation": self._generation,
                 "protocol": PROTOCOL,
                 "runs": len(self._book.runs.all_keys()),
-                "live_runs": sum(not run.ended for run in self._book.runs),
+                "live_runs": sum(not (run.ended or sought(run)) for run in self._book.runs),
                 "leases": len(self._book.live_leases),
             }
         )
@@ -99,9 +102,15 @@ class Questions:
         if run.verdict is not None and run.verdict.status == question.status:
             self._say(peer, question, self._views.document(run))
             return
+        if run.relay and not question.force:
+            self._refuse(peer, question, "OwnerExistsError", _owned_elsewhere(run))
+            return
         alive = [lease for lease in self._book.leases_of(run.key) if lease.alive and lease.role != "side"]
         if alive and not question.force:
             self._refuse(peer, question, "OwnerExistsError", _still_alive(run, alive))
+            return
+        if run.ended and not question.force:
+            self._refuse(peer, question, "RunEndedError", _has_ended(run, question.status))
             return
         self._take_over(run, question)
         self._say(peer, question, self._views.document(self._book.runs[run.key]))
@@ -114,6 +123,7 @@ class Questions:
         self._context.change_run(
             run,
             owner=None,
+            relay="",
             epoch=run.epoch + 1,
             status=question.status,
             verdict=verdict,
@@ -123,7 +133,7 @@ class Questions:
 
     def _named(self, name: str) -> list[Run]:
         """Runs by key, id, display id or the caller's id; an ambiguous display id gives several."""
-        runs = list(self._book.runs)
+        runs = [run for run in self._book.runs if not sought(run)]
         exact = [run for run in runs if run.key == name]
         if exact:
             return exact
@@ -143,9 +153,21 @@ def _not_one(name: str, found: list[Run]) -> tuple[str, str]:
     return "AmbiguousRunError", f"{name!r} means {len(found)} Runs: {listed}; use the key"
 
 
+def _owned_elsewhere(run: Run) -> str:
+    named = run.display_id or run.key
+    return f"Run {named} is owned on another node; end it there, or use --force to take it over"
+
+
 def _still_alive(run: Run, alive: list[Lease]) -> str:
     who = ", ".join(f"{lease.label} (pid {lease.identity.pid})" for lease in alive[:5])
     return (
         f"Run {run.display_id or run.key} has live members: {who}; "
         "they end it themselves, or use --force to take it over"
+    )
+
+
+def _has_ended(run: Run, wanted: Status) -> str:
+    why = f" ({run.verdict.reason})" if run.verdict is not None else ""
+    return (
+        f"Run {run.display_id or run.key} has ended as {run.status}{why}; --force makes it {wanted} instead"
     )

@@ -15,7 +15,7 @@ import msgspec
 
 from pluto_dist.core.ids import Identity, Role, RunRef
 from pluto_dist.core.lifecycle import Evidence, Fork, Opened, Target
-from pluto_dist.core.requests import LogType, Status, StreamKind
+from pluto_dist.core.requests import LogType, Status, StreamKind, Want
 
 LeaseState = Literal["waiting", "active", "ended", "refused"]
 EndReason = Literal["finished", "closed", "exited", "died", "superseded", "refused", "gave_up"]
@@ -94,6 +94,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         steps: next automatic step by participant, as an earlier coordinator left it.
         fork: which Run the caller wants to continue; `fork_run_id` and `fork_step` are what the backend has.
         want: what the backend is asked for while it is opening.
+        relay: what this node is called in the Run, if another node has its owner (R12); "" for the owner's.
+            A relay delivers and beats, and has no verdict: the status is what the server says.
         open_failures, open_since: tries of the backend's open so far, and since when.
         open_trouble: why the last try failed.
         opener: the claim for which it is opened.
@@ -139,7 +141,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     cancelled: bool = False
     next_line: int = 1
     steps: dict[str, int] = {}
-    want: Literal["create", "resume", "either"] = "create"
+    want: Want = "create"
+    relay: str = ""
     open_failures: int = 0
     open_trouble: str = ""
     open_since: float = 0.0
@@ -161,6 +164,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
         opened: the first entry of the lifecycle stream.
         folded: how many entries of the lifecycle stream have taken effect.
         participant: who writes, over restarts; empty until granted.
+        by_exit: nobody called `finish()`, the interpreter's exit hook did.
         code_awaited: it ended by the interpreter's exit, and only the kernel will know the exit code.
         removed: the folder is gone, everything in it was delivered.
         fences: where each stream stood when a newer attempt replaced this lease, stream -> (segment, offset);
@@ -185,6 +189,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     ended_ms: int | None = None
     end_reason: EndReason | None = None
     finish_code: int | None = None
+    by_exit: bool = False
     code_awaited: bool = False
     error: tuple[str, str] | None = None
     evidence: tuple[Evidence, ...] = ()
@@ -227,6 +232,8 @@ class Feed(msgspec.Struct, frozen=True, kw_only=True):
         target: `run` for the Run's backend, `store` for the copy of undelivered remainders.
         offsets: delivered bytes of each segment that still exists.
         intent: (segment, start) of a request whose repeat would be seen; persisted before it is sent.
+        tries: how many such requests may have been carried out, the one in flight included.
+        left: segments of which the store has more than the disk, after a power loss; for the store only.
         delivered: records accepted by the backend.
         passed: records that the cursor has passed, those set aside included.
         next_step: one more than the highest step delivered.
@@ -238,6 +245,8 @@ class Feed(msgspec.Struct, frozen=True, kw_only=True):
     kind: StreamKind
     offsets: dict[int, int] = {}
     intent: tuple[int, int] | None = None
+    tries: int = 0
+    left: tuple[int, ...] = ()
     delivered: int = 0
     passed: int = 0
     next_step: int = 0

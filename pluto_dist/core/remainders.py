@@ -4,7 +4,7 @@ The spool is on a node's own disk, which may be gone with the node; the store is
 segments are copied there when the server does not take them, everything every minute, and all that a process
 has left behind when it is gone: `sync` can upload it from any host. A copy goes when its records are
 delivered, and before its segment does: the document, which says how far they are, forgets a segment that is
-gone.
+gone. What a power loss took from the disk stays in the store, with its cursor in the document, for `sync`.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ class Remainders:
         for run in self._runs():
             if not self._busy.get(run.key):
                 self._drop_delivered(run)
+                self._leave_lost(run)
                 self._keep(run)
 
     def deadline(self) -> float | None:
@@ -63,16 +64,16 @@ class Remainders:
             return
         for lane in self._delivery.lanes_of(lease):
             lane.copying = frozenset()
-        if event.error:
-            self._delivery.kick(lease)  # what was delivered meanwhile may go
-            self._not_before[run.key] = self._context.now.at + AGAIN_S
-            self._context.note_once(run.key, "store_trouble", why=event.error)
-            return
         for copy in event.copies:
             feed = self._feed(lease, copy.stream)
             offsets = {**feed.offsets, copy.segment: max(copy.end, feed.offsets.get(copy.segment, 0))}
             self._book.put_feed(msgspec.structs.replace(feed, offsets=offsets))
-        self._since.pop(run.key, None)
+        if event.error:
+            self._delivery.kick(lease)  # what was delivered meanwhile may go
+            self._not_before[run.key] = self._context.now.at + AGAIN_S
+            self._context.note_once(run.key, "store_trouble", why=event.error)
+        else:
+            self._since.pop(run.key, None)
         self._context.urgent.add(run.key)  # the document is what makes them readable
         self._context.touch(run.key)
 
@@ -96,12 +97,11 @@ class Remainders:
 
     def _runs(self) -> list[Run]:
         """Runs of which something may be undelivered or kept."""
-        return [
-            run
-            for run in self._book.runs
-            if run.target.mode == "pluto"
-            and not (run.reported and all(lease.removed for lease in self._book.leases_of(run.key)))
-        ]
+        return [run for run in self._book.runs if run.target.mode == "pluto" and not self._is_over(run)]
+
+    def _is_over(self, run: Run) -> bool:
+        told = run.reported or bool(run.relay)
+        return told and all(lease.removed for lease in self._book.leases_of(run.key))
 
     def _keep(self, run: Run) -> None:
         now = self._context.now.at
@@ -122,7 +122,7 @@ class Remainders:
         for lane, copies in missing:
             by_lease.setdefault(lane.feed.lease_id, []).extend(copies)
             lane.copying = frozenset(copy.segment for copy in copies)
-        self._busy[run.key] = len(by_lease)
+        self._busy[run.key] = self._busy.get(run.key, 0) + len(by_lease)
         for lease_id, copied in by_lease.items():
             lease = self._book.leases[lease_id]
             self._context.emit(
@@ -157,6 +157,18 @@ class Remainders:
                 self._context.emit(
                     DropCopies(run=run.key, store=run.target.store, lease_id=lease.lease_id, segments=done)
                 )
+
+    def _leave_lost(self, run: Run) -> None:
+        """The power was off, only the copy has it now: `sync` uploads that, and nobody here waits for it."""
+        for lease in self._book.leases_of(run.key):
+            for lane in self._delivery.lanes_of(lease):
+                if lost := lane.lost:
+                    feed = self._feed(lease, lane.feed.stream)
+                    self._book.put_feed(msgspec.structs.replace(feed, left=(*feed.left, *lost)))
+                    detail = {"lease": lease.lease_id, "stream": feed.stream, "segments": str(list(lost))}
+                    self._context.note(run.key, "left_in_store", **detail)
+                    self._context.news[lease.lease_id] = None
+                    self._context.urgent.add(run.key)
 
     def _feed(self, lease: Lease, stream: str) -> Feed:
         known = self._book.feeds.get(feed_key(lease.lease_id, "store", stream))

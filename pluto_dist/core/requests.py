@@ -17,6 +17,7 @@ Status = Literal["RUNNING", "COMPLETED", "FAILED", "TERMINATED", "CANCELLED"]
 LogType = Literal[
     "METRIC", "IMAGE", "VIDEO", "AUDIO", "FILE", "TEXT", "ARTIFACT", "HISTOGRAM", "TABLE", "DATA"
 ]
+Want = Literal["create", "resume", "either", "join"]
 StreamKind = Literal["metrics", "data", "console", "files", "lifecycle"]
 
 
@@ -26,7 +27,9 @@ class OpenRequest(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         key: the coordinator's own id of the Run; folder name in the store.
         want: `create` makes a new Run and must not touch an existing one; `resume` reopens an existing one;
-            `either` takes what there is (ids from the environment, shared ids of several nodes).
+            `either` takes what there is (ids from the environment, shared ids of several nodes); `join` finds
+            a Run that another node owns, and leaves it as it is.
+        launch: tells the launch of a job of several nodes from an earlier one of the same Run; "" otherwise.
         external_id: always set for `create` and `either`, so that a lost answer cannot make a second Run.
         id, display_id: for `resume` by number or display id.
         parent, fork_step: the Run that this one continues; the backend resolves the lineage.
@@ -36,7 +39,7 @@ class OpenRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     key: str
     target: Target
-    want: Literal["create", "resume", "either"]
+    want: Want
     project: str
     name: str
     external_id: str | None = None
@@ -49,6 +52,7 @@ class OpenRequest(msgspec.Struct, frozen=True, kw_only=True):
     fork_step: int | None = None
     created_ms: int | None = None
     updated_ms: int | None = None
+    launch: str = ""
 
 
 class Opened(msgspec.Struct, frozen=True, kw_only=True, tag="opened"):
@@ -92,10 +96,15 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
 
 
 class Unavailable(msgspec.Struct, frozen=True, tag="unavailable"):
-    """No answer, or one that says "later"; the Run is provisional meanwhile."""
+    """No answer, or one that says "later"; the Run is provisional meanwhile.
+
+    Attributes:
+        absent: the backend answers, and has no such Run yet.
+    """
 
     reason: str
     after_s: float | None = None
+    absent: bool = False
 
 
 OpenResult = Opened | Refused | Unavailable
@@ -118,6 +127,13 @@ class BackendRun(msgspec.Struct, frozen=True):
     id: int
     project: str
     name: str = ""
+
+
+class TagsChange(msgspec.Struct, frozen=True):
+    """Tags as this node wants them, and as it last knew them to be; None if it never knew."""
+
+    wanted: tuple[str, ...]
+    base: tuple[str, ...] | None
 
 
 class StatusReport(msgspec.Struct, frozen=True):

@@ -12,7 +12,7 @@ import hashlib
 from pluto_dist.core.context import Context
 from pluto_dist.core.delivery import Delivery
 from pluto_dist.core.effects import EndSampling, NodeFeed, ReadLifecycle, SampleNode
-from pluto_dist.core.nodes import NODE, host_label, is_node, node_lease
+from pluto_dist.core.nodes import NODE, is_node, node_label, node_lease
 from pluto_dist.core.records import Lease, Run
 
 SHORTEST_S = 1.0
@@ -85,18 +85,20 @@ class Sampling:
 
     def _feed(self, run: Run) -> NodeFeed:
         lease = self._lease(run) or self._begin(run)
+        nodes = [each for each in self._book.leases_of(run.key) if is_node(each) and not each.removed]
         return NodeFeed(
             lease_id=lease.lease_id,
             folder=lease.folder,
             first_step=self._delivery.next_step(run.key, NODE),
             host=lease.opened.label or "",
             store=run.target.store,
+            earlier=tuple(each.folder for each in nodes if each is not lease),
         )
 
     def _begin(self, run: Run) -> Lease:
         now, members = self._context.now, self._members(run)
         digest = hashlib.blake2b(f"{run.key} {NODE} {now.wall_ms}".encode(), digest_size=12)
-        lease = node_lease(digest.hexdigest(), members[0], host_label(members), now.at, now.wall_ms)
+        lease = node_lease(digest.hexdigest(), members[0], node_label(members), now.at, now.wall_ms)
         self._book.put_lease(lease)
         self._context.touch(run.key)
         # There is nothing to read there, but from now on the folder is looked at.

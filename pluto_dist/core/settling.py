@@ -16,8 +16,10 @@ from pluto_dist.core.delivery import QUIET_MS, Delivery
 from pluto_dist.core.effects import RemoveLease
 from pluto_dist.core.filing import Filing
 from pluto_dist.core.folding import Folding
+from pluto_dist.core.hearing import Hearings
 from pluto_dist.core.phase import Assessment, assess, members_of
 from pluto_dist.core.records import Run, Verdict
+from pluto_dist.core.relaying import sought
 from pluto_dist.core.sampling import Sampling
 from pluto_dist.core.standing import Standings
 from pluto_dist.core.views import Views
@@ -50,16 +52,22 @@ class Settling:
         self._standings = standings
         self._views = views
         self._sampling = sampling
+        self._hearings = Hearings(context)
         self._deadlines: dict[str, float] = {}
         self._gone: set[str] = set()
 
     def settle(self) -> None:
         """Settles all touched Runs and tells their participants what they do not know yet."""
         runs, news = self._settle_all()
+        self._hearings.close()
         for key in runs:
             self._filing.changed(key)
         self._filing.write_due(self._views.last_word)
         self._views.tell(runs, news)
+
+    def heard(self, run: str) -> None:
+        """The members of a Run were heard for its verdict."""
+        self._hearings.heard(run)
 
     def deadline(self) -> float | None:
         """When some Run has to be looked at again."""
@@ -77,17 +85,20 @@ class Settling:
             for lease in self._book.leases_of(run.key)
             if not lease.alive
         )
-        return run.reported and delivered and self._filing.safe(run) and self._controls.settled(run)
+        over = run.reported or (bool(run.relay) and self._admission.phase(run) == "detached")
+        return over and delivered and self._filing.safe(run) and self._controls.settled(run)
 
     def forget(self, run: str) -> None:
         """The Run is forgotten."""
         self._deadlines.pop(run, None)
+        self._hearings.forget(run)
 
     def _settle_all(self) -> tuple[dict[str, None], dict[str, None]]:
         """Goes on until nothing changes any more; returns the Runs and leases that were settled."""
         runs: dict[str, None] = {}
         news: dict[str, None] = {}
         self._touch_due()
+        self._stop_seeking()
         for _ in range(ROUNDS):
             if self._context.touched or self._context.news or self._claim_is_due():
                 self._admission.retry()
@@ -111,28 +122,35 @@ class Settling:
             del self._deadlines[key]
             self._context.touch(key)
 
+    def _stop_seeking(self) -> None:
+        """Who wanted to join a Run of another node is gone."""
+        for run in self._book.runs:
+            if sought(run) and not self._admission.awaited(run):
+                self._book.delete_run(run.key)
+
     def _claim_is_due(self) -> bool:
         due = self._admission.deadline()
         return due is not None and due <= self._context.now.at
 
     def _settle_run(self, run: Run) -> None:
         leases = self._book.leases_of(run.key)
-        assessment = assess(run, members_of(run, leases), self._context.now.at)
+        members = members_of(run, leases)
+        assessment = assess(run, members, self._context.now.at)
         verdict = assessment.verdict or self._nobody_comes(run)
-        if verdict is not None and not run.ended:
+        if verdict is not None and not run.ended and self._hearings.over(run, members):
             run = self._end(run, verdict)
         node = self._sampling.plan(run)
         if node is not None:
             self.gone(node.lease_id)
         delivered, quiet = self._standings.delivered(run), self._delivery.quiet(run)
         self._controls.advance(run, may_report=delivered and quiet, lives=_lives(run, assessment))
-        self._plan(run, assessment, soon=run.ended and not run.reported and not quiet)
+        self._plan(run, assessment, self._status_by(run, delivered=delivered, quiet=quiet))
         for lease in leases:
             self._remove_if_done(lease.lease_id)
 
     def _nobody_comes(self, run: Run) -> Verdict | None:
         """A Run that was opened for a claim which then went elsewhere must not go on for ever."""
-        if run.owner is not None or run.opening or self._admission.expects_owner(run):
+        if run.owner is not None or run.opening or run.relay or self._admission.expects_owner(run):
             return None
         return run.prior.verdict if run.prior is not None else Verdict("TERMINATED", "nobody came to own it")
 
@@ -146,9 +164,17 @@ class Settling:
             run, status=verdict.status, verdict=verdict, ended_ms=ended_ms or self._context.now.wall_ms
         )
 
-    def _plan(self, run: Run, assessment: Assessment, *, soon: bool) -> None:
-        quiet_by = self._context.now.at + QUIET_MS / 1000 if soon else None
-        candidates = (assessment.deadline, self._controls.deadline(run.key), quiet_by)
+    def _status_by(self, run: Run, *, delivered: bool, quiet: bool) -> float | None:
+        """When the status is not held up any more by what is late, None if it is not."""
+        if not run.ended or run.reported:
+            return None
+        if not delivered:
+            left_ms = self._standings.files_by_ms(run) - self._context.now.wall_ms
+            return self._context.now.at + left_ms / 1000 if left_ms > 0 else None
+        return None if quiet else self._context.now.at + QUIET_MS / 1000
+
+    def _plan(self, run: Run, assessment: Assessment, status_by: float | None) -> None:
+        candidates = (assessment.deadline, self._controls.deadline(run.key), status_by)
         deadlines = [at for at in candidates if at is not None and at > self._context.now.at]
         if deadlines:
             self._deadlines[run.key] = min(deadlines)
@@ -174,4 +200,6 @@ class Settling:
 
 def _lives(run: Run, assessment: Assessment) -> bool:
     """Whether a heartbeat is the truth: a coordinator never keeps the Run of a dead job alive (G7)."""
+    if run.relay:
+        return run.status == "RUNNING" and assessment.phase in ("running", "restarting")
     return not run.ended and assessment.phase != "opening"

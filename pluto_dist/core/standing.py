@@ -9,10 +9,14 @@ from pluto_dist.core.control import Controls
 from pluto_dist.core.delivery import Delivery
 from pluto_dist.core.filing import Filing
 from pluto_dist.core.messages import RunView
+from pluto_dist.core.nodes import is_node
 from pluto_dist.core.phase import Phase, assess, members_of
 from pluto_dist.core.records import Lease, Run
+from pluto_dist.core.speakers import relieved_launchers
 from pluto_dist.core.stuck import Paces
 
+FILES_MS = 10_000  # the status waits no longer for files than for anything else that is late (R10)
+FOR_EVER_MS = 1 << 62
 KEY_PROBLEM_S = 2.0  # a key that is refused for so long is a key problem
 
 
@@ -23,14 +27,17 @@ class Standing(msgspec.Struct, frozen=True):
         members: owners and workers alive, whatever their epoch.
         safe: what ended participants wrote, tags and config are where they belong (R11).
         told: so is the status, or it will not be known for long.
+        relieved: leases of launchers that leave the console to those below them.
     """
 
     run: RunView
     members: int
     safe: bool
     told: bool
+    relieved: frozenset[str]
     key_problem: str
     trouble: str
+    stuck: str
 
 
 class Standings:
@@ -58,17 +65,30 @@ class Standings:
             members=sum(lease.alive and lease.role != "side" for lease in leases),
             safe=self._all_delivered(leases) and self._filing.safe(run) and self._controls.settled(run),
             told=told,
+            relieved=relieved_launchers(leases),
             key_problem=self._key_problem(run),
             trouble=self.trouble(run),
+            stuck=self._paces.trouble(run.key),
         )
 
     def delivered(self, run: Run) -> bool:
-        """Whether everything of ended owners and workers has been delivered.
+        """Whether all that the status waits for is delivered, of ended owners and workers and of the node.
 
-        A superseded one may go on to write as long as its process lives; what it wrote so far counts.
+        A superseded one may go on to write as long as its process lives; what it wrote so far counts. Files
+        may be large, and storage is another service: they are waited for only for a while.
         """
+        patient = self.files_by_ms(run) > self._context.now.wall_ms
         leases = self._book.leases_of(run.key)
-        return all(self._passed(lease) for lease in leases if not lease.alive and lease.role != "side")
+        concerned = (lease for lease in leases if lease.role != "side" or is_node(lease))
+        return all(
+            self._passed(lease) or (not patient and self._delivery.only_files_left(lease))
+            for lease in concerned
+            if not lease.alive
+        )
+
+    def files_by_ms(self, run: Run) -> int:
+        """Until when the status waits for files, in epoch milliseconds; for ever as long as there is none."""
+        return FOR_EVER_MS if run.ended_ms is None else run.ended_ms + FILES_MS
 
     def trouble(self, run: Run) -> str:
         """Why something does not go on, "" if all is well."""
@@ -117,6 +137,8 @@ class Standings:
         )
 
     def _owner(self, run: Run) -> str:
+        if run.relay:
+            return "a process on another node"
         lease = self._book.leases.get(run.owner or "")
         if lease is None or not lease.alive:
             return ""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pluto_dist.core.book import Config
 from pluto_dist.core.claims import launched
 from pluto_dist.core.context import Context
 from pluto_dist.core.effects import WatchLauncher
 from pluto_dist.core.lifecycle import Opened
+from pluto_dist.core.nodes import first_line, node_name
 from pluto_dist.core.phase import members_of
 from pluto_dist.core.records import AttemptEnd, Lease, Run
 from pluto_dist.core.verdict import decide
@@ -43,6 +45,47 @@ class Succession:
             if other.role == "worker" and other.epoch == run.epoch - 1:
                 self._context.change_lease(other, epoch=run.epoch)  # ranks of this attempt keep their say
         return run
+
+    def relay(self, lease: Lease, run: Run) -> Run:
+        """Ranks whose owner is on another node (R12); their epochs are this node's own."""
+        job = lease.opened.job
+        if run.relay and run.epoch and (run.job_key, run.attempt) == (job.key, job.attempt):
+            return run
+        if run.relay and run.job_key == job.key and run.epoch:
+            run = self.new_attempt(run, lease.opened)
+        if job.launcher is not None:
+            self._context.emit(WatchLauncher(run=run.key, identity=job.launcher))
+        return self._context.change_run(
+            run,
+            relay=node_name(lease.opened),
+            status="RUNNING",
+            verdict=None,
+            telling=False,
+            reported=False,
+            ended_ms=None,
+            prior=None,
+            cancelled=False,
+            owner=None,
+            epoch=run.epoch + 1,
+            job_key=job.key,
+            attempt=job.attempt,
+            max_restarts=job.max_restarts,
+            launcher=job.launcher,
+            launcher_gone_at=None,
+            boot_id=self._context.boot_id,
+            next_line=max(run.next_line, first_line(lease.opened)),
+        )
+
+    def alone(self, run: Run) -> Run:
+        """Nobody on node 0 called `init()`, so what was logged on this node is the whole Run (R4)."""
+        members = members_of(run, self._book.leases_of(run.key))
+        owner = min(members, key=lambda member: (member.rank is None, member.rank))
+        self._context.note(run.key, "owned_here", rank=str(owner.rank))
+        config = bytes(owner.opened.config)
+        self._book.configs.put(run.key, Config(body=config, given=config))
+        return self._context.change_run(
+            run, relay="", want="either", owner=owner.lease_id, tags=owner.opened.tags
+        )
 
     def new_attempt(self, run: Run, claim: Opened) -> Run:
         """The launcher restarted the job: the old ranks have no say any more (R10)."""

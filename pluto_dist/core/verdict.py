@@ -3,6 +3,9 @@
 Evidence ranks by kind within two seconds of the first, because the first to arrive is often a victim: after
 the SIGKILL of one rank its peers raise communication errors within 23 ms, before the launcher's SIGTERM
 reaches anybody (seen). What follows the first SIGTERM is its consequence.
+
+A script that ends has done its work. A notebook's kernel is restarted or shut down with the same exit code
+whatever its cells have done, so only `finish()` completes a Run there.
 """
 
 from __future__ import annotations
@@ -25,6 +28,8 @@ def decide(run: Run, members: tuple[Lease, ...]) -> Verdict:
     if owner is not None and owner.finish_code is not None:
         status = status_of_code(owner.finish_code)
         return Verdict(status, f"the owner called finish(code={owner.finish_code})", first and first[1])
+    if first is None and owner is not None and owner.by_exit and owner.opened.notebook:
+        return Verdict("TERMINATED", "the notebook's kernel ended before finish() was called")
     if first is None:
         return Verdict("COMPLETED", "the owner ended and nobody failed")
     stop, failure = first

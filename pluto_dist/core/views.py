@@ -108,6 +108,8 @@ class Views:
             key_wanted=self._key_wanted(lease),
             key_problem=standing.key_problem if standing is not None else "",
             trouble=standing.trouble if standing is not None else "",
+            stuck=standing.stuck if standing is not None else "",
+            relieved=standing is not None and lease.lease_id in standing.relieved,
         )
 
     def last_word(self, run: Run) -> bytes:

@@ -14,7 +14,9 @@ from typing import TypeVar
 import msgspec
 
 from pluto_dist.core.events import PointSummary
+from pluto_dist.core.foreign import UNREADABLE
 from pluto_dist.core.requests import LogType, StreamKind
+from pluto_dist.spool.file_lines import read_line
 
 T = TypeVar("T")
 
@@ -50,6 +52,7 @@ class _Data(msgspec.Struct):
     step: int
 
 
+DATA_TYPES: dict[str, LogType] = {"histogram": "HISTOGRAM", "table": "TABLE"}  # others are string series
 _TIME, _MESSAGE = b'{"time":', b',"message":"'  # as `client.console.recorder` writes them
 
 _to_json = msgspec.json.Encoder().encode
@@ -72,6 +75,8 @@ def contents(kind: str, lines: Iterable[bytes]) -> Contents:
         return _metrics(lines)
     if kind == "data":
         return _data(lines)
+    if kind == "files":
+        return _files(lines)
     return Contents({}, {}, -1)
 
 
@@ -97,7 +102,7 @@ def _metrics(lines: Iterable[bytes]) -> Contents:
         try:
             record = _metrics_decoder.decode(line)
             step, data = record.step, record.data
-        except msgspec.MsgspecError:
+        except UNREADABLE:
             step, data = _lenient(line)
         shape = shapes.get(names := tuple(data))
         if shape is None:
@@ -130,15 +135,31 @@ def _data(lines: Iterable[bytes]) -> Contents:
     for line in lines:
         try:
             record = _data_decoder.decode(line)
-        except msgspec.MsgspecError:
+        except UNREADABLE:
             continue
         newest = max(newest, record.step)
-        names[record.logName] = "DATA"
-        before = summary.get(record.logName)
-        summary[record.logName] = PointSummary(
-            record.data[:200], record.step, 1 + (before.count if before else 0)
-        )
+        names[record.logName] = DATA_TYPES.get(record.dataType, "DATA")
+        text = record.dataType if record.dataType in DATA_TYPES else record.data[:200]
+        _count(summary, record.logName, text, record.step)
     return Contents(names, summary, newest)
+
+
+def _files(lines: Iterable[bytes]) -> Contents:
+    names: dict[str, LogType] = {}
+    summary: dict[str, PointSummary] = {}
+    newest = -1
+    for line in lines:
+        file = read_line(line)
+        if file is not None:
+            newest = max(newest, file.step)
+            names[file.log_name] = file.log_type
+            _count(summary, file.log_name, file.file_name, file.step)
+    return Contents(names, summary, newest)
+
+
+def _count(summary: dict[str, PointSummary], name: str, text: str, step: int) -> None:
+    before = summary.get(name)
+    summary[name] = PointSummary(text, step, 1 + (before.count if before else 0))
 
 
 def _lenient(line: bytes) -> tuple[int, dict[str, float]]:
@@ -146,7 +167,7 @@ def _lenient(line: bytes) -> tuple[int, dict[str, float]]:
     try:
         record = json.loads(line)
         return int(record["step"]), {str(k): float(v) for k, v in record["data"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (*UNREADABLE, KeyError, TypeError, AttributeError, OverflowError):
         return -1, {}
 
 
@@ -161,7 +182,7 @@ def _if_readable(change: Callable[[bytes, T], bytes | None], line: bytes, argume
     """A line that is no JSON of its kind stays as it is: refusing it is the backend's part."""
     try:
         return change(line, argument)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (*UNREADABLE, KeyError, TypeError, AttributeError, OverflowError):
         return line
 
 
@@ -169,7 +190,7 @@ def _renamed_metrics(line: bytes, known: Mapping[str, str | None]) -> bytes | No
     """Values stay as they were written; lines with NaN or infinities, which are no JSON, take longer."""
     try:
         record = _unread_decoder.decode(line)
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return _renamed_slowly(line, known)
     data = {
         final: value for name, value in record.data.items() if (final := known.get(name, name)) is not None

@@ -11,6 +11,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Iterable
+from typing import assert_never
 
 import msgspec
 import zmq
@@ -31,12 +32,24 @@ from pluto_dist.node.keys import Keys
 from pluto_dist.node.liveguard import Death, Liveguard
 from pluto_dist.node.log import say
 from pluto_dist.node.places import Places
-from pluto_dist.node.worker import Worker
+from pluto_dist.node.worker import Slow, Worker
+from pluto_dist.spool.file_lines import remove_blobs
 from pluto_dist.spool.retention import remove
 from pluto_dist.state.database import Database
 from pluto_dist.transport.server import RouterServer
 
 AGAIN_S = 1.0  # after the disk refused something
+
+_OnProcess = do.WatchProcess | do.TakeForDead | do.WatchLauncher | do.CheckLiveness | do.HearMembers
+_InSpool = (
+    do.ReadLifecycle
+    | do.LookAtStreams
+    | do.FindFence
+    | do.RemoveSegments
+    | do.RemoveBlobs
+    | do.AwaitRelease
+    | do.RemoveLease
+)
 
 
 class Driver:
@@ -205,13 +218,26 @@ class Driver:
         due = [key for key, (at, _) in self._put_off.items() if at <= now]
         return [self._put_off.pop(key)[1] for key in due]
 
-    def _carry_out(self, effect: do.Effect) -> None:  # noqa: PLR0912 # one case for each effect
-        now = boot_clock()
+    def _carry_out(self, effect: do.Effect) -> None:
+        if isinstance(effect, Slow):
+            self._background.submit(effect)
+        elif isinstance(effect, _OnProcess):
+            self._carry_out_on_process(effect, boot_clock())
+        elif isinstance(effect, _InSpool):
+            self._carry_out_in_spool(effect, boot_clock())
+        elif isinstance(effect, do.Send):
+            self._server.send(effect.peer, effect.reply)
+        elif isinstance(effect, do.Say):
+            say(effect.event, **effect.fields)
+        elif isinstance(effect, do.EndSampling):
+            self._worker.recorder.end(effect.lease_id)
+        elif isinstance(effect, do.StopSelf):
+            self.stop = effect
+        else:
+            raise TypeError(f"no such effect: {type(effect).__name__}")
+
+    def _carry_out_on_process(self, effect: _OnProcess, now: float) -> None:
         match effect:
-            case do.Send(peer=peer, reply=reply):
-                self._server.send(peer, reply)
-            case do.ReadLifecycle(lease_id=lease_id, folder=folder):
-                self._events.extend(self._folders.read(lease_id, folder))
             case do.WatchProcess(lease_id=lease_id, folder=folder, identity=identity):
                 self._guard.start(lease_id, identity, folder, now)
                 self._deaths(self._guard.check(lease_id, now))
@@ -227,6 +253,18 @@ class Driver:
             case do.CheckLiveness(claim=claim, lease_id=lease_id):
                 self._deaths(self._guard.check(lease_id, now))
                 self._events.append(on.LivenessChecked(claim=claim, lease_id=lease_id))
+            case do.HearMembers(run=run, members=members):
+                for lease_id, folder in members:
+                    self._events.extend(self._folders.read(lease_id, folder))
+                    self._deaths(self._guard.check(lease_id, now))
+                self._events.append(on.MembersHeard(run=run))
+            case _:
+                assert_never(effect)
+
+    def _carry_out_in_spool(self, effect: _InSpool, now: float) -> None:
+        match effect:
+            case do.ReadLifecycle(lease_id=lease_id, folder=folder):
+                self._events.extend(self._folders.read(lease_id, folder))
             case do.LookAtStreams(lease_id=lease_id, folder=folder, final=final):
                 self._events.append(self._folders.seen(lease_id, folder, final=final, now=now))
             case do.FindFence(lease_id=lease_id, folder=folder):
@@ -235,32 +273,15 @@ class Driver:
                 for segment, size in segments:
                     remove(folder, stream, segment, size)
                 self._folders.look_again(lease_id)
+            case do.RemoveBlobs():
+                remove_blobs(effect.folder, effect.stream, effect.segment, effect.start, effect.end)
             case do.AwaitRelease(lease_id=lease_id):
                 self._folders.await_release(lease_id)
             case do.RemoveLease(lease_id=lease_id, folder=folder):
                 self._guard.stop(lease_id)
                 self._folders.remove(lease_id, folder)
-            case do.Say(event=event, fields=fields):
-                say(event, **fields)
-            case do.StopSelf():
-                self.stop = effect
-            case do.EndSampling(lease_id=lease_id):
-                self._worker.recorder.end(lease_id)
-            case (
-                do.Ship()
-                | do.SetAside()
-                | do.OpenRun()
-                | do.Control()
-                | do.BeatRun()
-                | do.WriteDocument()
-                | do.KeepCopies()
-                | do.DropCopies()
-                | do.ReadUploads()
-                | do.SampleNode()
-            ):
-                self._background.submit(effect)
             case _:
-                raise TypeError(f"no such effect: {type(effect).__name__}")
+                assert_never(effect)
 
     def _now(self) -> Now:
         return Now(boot_clock(), time.time_ns() // 1_000_000, random.random())  # noqa: S311 # backoff jitter

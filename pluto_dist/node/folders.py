@@ -79,16 +79,18 @@ class LeaseFolders:
         """Leases of which nobody told us: their process has ended, or could not reach the socket."""
         self._scan_at = now + SCAN_S
         for lease_id in spools.lease_ids(self._spool):
-            if lease_id in self._folders:
-                continue
             folder = str(spools.lease_folder(self._spool, lease_id))
             try:
-                lifecycle = spools.record_sizes(folder)[1]
+                records, lifecycle = spools.record_sizes(folder)
+                forgotten = not records and not lifecycle and spools.is_forgotten(folder, time.time())
             except OSError as error:
                 self.tell_trouble(lease_id, error)
                 continue
-            if lifecycle:
+            if lifecycle and lease_id not in self._folders:
                 yield from self.read(lease_id, folder, lifecycle)
+            elif forgotten:
+                say("lease_forgotten", lease=lease_id)
+                self.remove(lease_id, folder)
 
     def read(
         self, lease_id: str, folder: str, sizes: dict[int, int] | None = None

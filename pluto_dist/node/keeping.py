@@ -19,7 +19,7 @@ class Keeper:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._saves: dict[tuple[str, str], Save] = {}
-        self._durable = False
+        self._durable = self._awaited = False
         self._not_before = 0.0
         self._works = True
 
@@ -27,9 +27,10 @@ class Keeper:
         """Takes what the core has changed."""
         self._saves.update({(save.table, save.key): save for save in commit.saves})
         self._durable = self._durable or commit.durable
+        self._awaited = self._awaited or commit.awaited
 
     def keep(self, now: float) -> bool:
-        """Whether effects may leave: what they rest on is on disk (R1), or is a cursor, which may be lost.
+        """Whether effects may leave: what they rest on is kept (R1), or is a cursor, which may be lost.
 
         Raises:
             SupersededError: there is a newer coordinator.
@@ -42,9 +43,9 @@ class Keeper:
                 self._tell(error.message)
             else:
                 self._saves.clear()
-                self._durable = False
+                self._durable = self._awaited = False
                 self._tell("")
-        return not (self._saves and self._durable)
+        return not (self._saves and self._awaited)
 
     def _tell(self, trouble: str) -> None:
         if self._works == bool(trouble):

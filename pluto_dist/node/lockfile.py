@@ -14,13 +14,14 @@ Importing filelock takes 73 ms, so only the coordinator imports this module.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
 from filelock import FileLock, Timeout, UnixFileLock
 
 from pluto_dist.errors import PlacesError
-from pluto_dist.node.private_files import FILE_MODE
+from pluto_dist.node.private_files import FILE_MODE, open_private
 
 
 class FileId(NamedTuple):
@@ -69,6 +70,7 @@ def take(path: Path) -> CoordinatorLock | None:
         PlacesError: the filesystem has no flock.
         OSError: the file cannot be opened.
     """
+    os.close(open_private(path, os.O_RDWR | os.O_CREAT))  # FileLock would empty what a second name leads to
     lock = FileLock(path, mode=FILE_MODE, thread_local=False)
     try:
         lock.acquire(blocking=False)

@@ -29,6 +29,7 @@ from pluto_dist.node.keys import Keys
 from pluto_dist.node.launch import CoordinatorOptions, end_start
 from pluto_dist.node.log import say
 from pluto_dist.node.places import Places, places_at
+from pluto_dist.node.private_files import open_private
 from pluto_dist.node.worker import Worker
 from pluto_dist.state.database import SupersededError, open_database
 from pluto_dist.transport.client import someone_listens
@@ -142,7 +143,10 @@ def serve(places: Places, lock: lockfile.CoordinatorLock, idle_exit_s: float) ->
     stopper = Stopper()
     signal.signal(signal.SIGTERM, stopper)
     signal.signal(signal.SIGINT, stopper)
+    os.close(open_private(places.database, os.O_RDWR | os.O_CREAT))  # no link, pipe or second name
     database = open_database(places.database)
+    if database.put_aside:
+        say("database_put_aside", why=database.put_aside)
     book = database.load()
     for line in database.unreadable:
         say("unreadable_record", what=line)

@@ -138,10 +138,17 @@ def store_of(folder: Path | None) -> Path:
     """Absolute path of the store: `.pluto` in `folder`, by default in the working directory. Not created.
 
     Raises:
-        PlacesError: the working directory is gone, so a relative path means nothing.
+        PlacesError: the working directory is gone, so a relative path means nothing; or its name is no UTF-8.
     """
     try:
-        return Path(folder or "", STORE_NAME).resolve()  # one folder, one target, whatever it is called
+        store = Path(folder or "", STORE_NAME).resolve()  # one folder, one target, whatever it is called
+        str(store).encode()
+        return store
+    except UnicodeEncodeError as error:
+        raise PlacesError(
+            f"the store folder {str(folder or '.')!a} has a name that is no UTF-8; "
+            "give init(dir=…) or PLUTO_DIR another one"
+        ) from error
     except FileNotFoundError as error:
         raise PlacesError(
             "the working directory no longer exists; give init(dir=…) or PLUTO_DIR an absolute path"

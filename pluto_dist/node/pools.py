@@ -48,7 +48,7 @@ def place_of(effect: Slow) -> Place:
     match effect:
         case Ship(run=run, kind=kind):
             if run.target.mode == "local":
-                return Place(f"store {run.target.store}", 4, run.key)
+                return Place(f"{'files' if kind == 'files' else 'store'} {run.target.store}", 4, run.key)
             return Place(f"{kind} {_server(run.target)}", 4 if kind == "metrics" else 2, run.key)
         case OpenRun(request=request):
             where = request.target

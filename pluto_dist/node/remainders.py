@@ -1,16 +1,19 @@
-"""Copies of undelivered segments in the store, and what `sync` has made of them."""
+"""Copies of undelivered segments and their files in the store, and what `sync` has made of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 
+from pluto_dist.backend.local import files
 from pluto_dist.backend.local.marks import Marks
 from pluto_dist.backend.local.store import Store
 from pluto_dist.core.effects import Copy, DropCopies, KeepCopies, ReadUploads
 from pluto_dist.core.events import CopiesDropped, CopiesKept, UploadsRead
 from pluto_dist.core.requests import Uploaded
-from pluto_dist.spool.names import segment_name
+from pluto_dist.spool.file_lines import located
+from pluto_dist.spool.names import segment_name, stream_kind
+from pluto_dist.spool.reader import records
 
 PIECE = 4 << 20
 
@@ -19,13 +22,15 @@ def keep(effect: KeepCopies) -> CopiesKept:
     """Copies byte for byte to the same place; a segment that is gone has been delivered meanwhile."""
     store, copied = Store(Path(effect.store)), list[Copy]()
     try:
-        for copy in effect.copies:
+        for copy in sorted(effect.copies, key=_is_of_files):  # a large file must not hold back records
             name = segment_name(copy.stream, copy.segment)
+            if _is_of_files(copy):
+                _keep_files(store, effect, copy)
             for start, piece in _pieces(Path(effect.folder, name), copy):
                 store.copy_segment(effect.run, effect.lease_id, name, start, piece)
             copied.append(copy)
     except OSError as error:
-        return CopiesKept(run=effect.run, lease_id=effect.lease_id, copies=(), error=str(error))
+        return CopiesKept(run=effect.run, lease_id=effect.lease_id, copies=tuple(copied), error=str(error))
     return CopiesKept(run=effect.run, lease_id=effect.lease_id, copies=tuple(copied))
 
 
@@ -34,7 +39,7 @@ def drop(effect: DropCopies) -> CopiesDropped:
     store, gone = Store(Path(effect.store)), list[tuple[str, int]]()
     for stream, segment in effect.segments:
         try:
-            store.remove_segment(effect.run, effect.lease_id, segment_name(stream, segment))
+            files.remove_segment(store, effect.run, effect.lease_id, segment_name(stream, segment))
         except OSError:  # a store that is away: it is tried again
             continue
         gone.append((stream, segment))
@@ -58,6 +63,16 @@ def uploads(effect: ReadUploads) -> UploadsRead:
         status=newest.status,
     )
     return UploadsRead(run=effect.run, uploaded=uploaded)
+
+
+def _is_of_files(copy: Copy) -> bool:
+    return stream_kind(copy.stream) == "files"
+
+
+def _keep_files(store: Store, effect: KeepCopies, copy: Copy) -> None:
+    """The files of all records up to the end of the copy; those that are gone are delivered."""
+    for line in located(records(effect.folder, copy.stream, copy.segment, 0, copy.end), effect.folder):
+        files.keep(store, effect.run, line)
 
 
 def _pieces(path: Path, copy: Copy) -> Iterator[tuple[int, bytes]]:

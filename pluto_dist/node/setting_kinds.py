@@ -70,6 +70,20 @@ def number(low: float, high: float, unit: str) -> Kind:
     return Kind(parse, f"a number of {unit} from {low:g} to {high:g}")
 
 
+def count(low: int, high: int) -> Kind:
+    """A whole number from `low` to `high`."""
+
+    def parse(given: object) -> int:
+        if isinstance(given, bool) or not isinstance(given, int | str):
+            raise TypeError
+        found = int(given)
+        if not low <= found <= high:
+            raise ValueError
+        return found
+
+    return Kind(parse, f"a whole number from {low} to {high}")
+
+
 def size(low: int, high: int) -> Kind:
     """Bytes, as an integer or as text such as `64k`, `8 MiB`, `2G` (powers of 1024)."""
 
@@ -123,6 +137,7 @@ def _parse_host(given: object) -> str:
 def _parse_folder(given: object) -> Path:
     if not isinstance(given, str | Path) or "\0" in str(given) or not str(given).strip():
         raise ValueError
+    str(given).encode()  # entries and messages name folders, in UTF-8
     return Path(given).expanduser()
 
 
@@ -152,6 +167,6 @@ LEASE = Kind(_parse_lease, "the id of a lease")
 RUN_ID = Kind(_parse_run_id, "a positive number, a display id such as MMP-42, or 1 to 255 characters")
 URL = Kind(_parse_url, "an http:// or https:// address without user, password, query or fragment")
 HOST = Kind(_parse_host, "a host name or address without scheme and port, IPv6 in brackets")
-FOLDER = Kind(_parse_folder, "a folder's path")
+FOLDER = Kind(_parse_folder, "a folder's path, in UTF-8")
 HOME = Kind(_parse_home, "an absolute path, the same for all processes of the node")
 KEY = Kind(_parse_key, "1 to 512 visible ASCII characters without spaces", secret=True)

@@ -18,7 +18,8 @@ from typing import Literal
 
 import msgspec
 
-from pluto_dist.core.lifecycle import Target
+from pluto_dist.core.ids import DEFAULT_PROJECT
+from pluto_dist.core.lifecycle import Console, Target
 from pluto_dist.core.secret import Secret
 from pluto_dist.errors import SettingError
 from pluto_dist.node import setting_kinds as kind
@@ -33,6 +34,10 @@ HOSTED = {
     "url_ingest": "https://pluto-ingest.trainy.ai",
     "url_py": "https://pluto-py.trainy.ai",
 }
+NO_WINDOWS = (
+    "pluto_dist records nothing on Windows, because it needs POSIX locks and processes: use WSL or Linux, or "
+    "say mode='disabled'"
+)
 PORTS = {"url_app": 3000, "url_api": 3001, "url_ingest": 3003, "url_py": 3004}  # on a host of one's own
 
 
@@ -58,19 +63,26 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         heartbeat_s: how often a lease is renewed.
         idle_exit_s: a coordinator without anything to do ends after this time.
         spool_quota: bytes the spool may take, None for the smaller of 2 GiB and 10 % of the free space.
+        files_quota: bytes that logged files may take until they are delivered, apart from `spool_quota`; None
+            for 10 % of the free space.
         segment_size: a spool segment is closed when it is larger than this.
+        retention_segments: so many segments of a stream, the newest ones, stay in the spool as long as the
+            process lives, although they are delivered. Two at least: the one that is written, and one for
+            writes in flight when it began.
         durability: `machine` adds group fsync against power loss.
         console: how output is captured: `auto` at Python's own streams, for owners and workers outside of
-            notebooks; `wrap` the same for every process; `fd` at the file descriptors; `off`.
+            notebooks; `wrap` the same for every process; `fd` at the file descriptors; `off`. The launcher
+            records its command so where that does not print to a terminal, with `fd` there too.
         on_cancel: what a process does, beside a warning, when its Run is cancelled on the server.
         rank_metrics: what becomes of a name that several ranks use (R7).
         system_metrics_s: sampling interval, 0 for none.
         stuck_after_s: a rank that is silent for so long while others are not is reported.
         launched_by: lease of the `pluto-dist run` that started this process; it exports the variable.
+        disabled_because: why `auto` is `disabled`, "" where somebody asked for it or it is not.
         notes: remarks that are worth a line in `doctor`, never an error.
     """
 
-    project: str = "pluto"
+    project: str = DEFAULT_PROJECT
     run_id: str | None = None
     dir: Path | None = None
     api_key: Secret | None = None
@@ -91,14 +103,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     heartbeat_s: float = 5.0
     idle_exit_s: float = 60.0
     spool_quota: int | None = None
+    files_quota: int | None = None
     segment_size: int = 4 << 20
+    retention_segments: int = 2
     durability: Literal["process", "machine"] = "process"
-    console: Literal["auto", "wrap", "fd", "off"] = "auto"
+    console: Console = "auto"
     on_cancel: Literal["warn", "interrupt"] = "warn"
     rank_metrics: Literal["auto", "suffix", "rank0"] = "auto"
     system_metrics_s: float = 10.0
     stuck_after_s: float = 600.0
     launched_by: str | None = None
+    disabled_because: str = ""
     notes: tuple[str, ...] = ()
 
 
@@ -119,7 +134,9 @@ _KINDS: dict[str, kind.Kind] = {
     "heartbeat_s": kind.number(0.1, 60, "seconds"),  # the server's monitor acts after 150 s
     "idle_exit_s": kind.number(0.1, 86_400, "seconds"),
     "spool_quota": kind.size(1 << 20, 1 << 50),
+    "files_quota": kind.size(0, 1 << 60),
     "segment_size": kind.size(64 << 10, 1 << 30),
+    "retention_segments": kind.count(2, 1_000_000),
     "durability": kind.choice("process", "machine"),
     "console": kind.choice("auto", "wrap", "fd", "off"),
     "on_cancel": kind.choice("warn", "interrupt"),
@@ -181,8 +198,9 @@ def load(
     """
     ours, notes = translate(dict(overrides or {}))
     given = {key: found for key in _KINDS if (found := _find(key, env, ours, source)) is not None}
-    if _is_disabled(given, platform):
-        return _disabled(given)
+    wanted = _parse("mode", given["mode"]) if "mode" in given else "auto"
+    if wanted == "disabled" or (wanted == "auto" and platform == "win32"):
+        return _disabled(given, because=NO_WINDOWS if wanted == "auto" else "")
     _refuse_unknown(ours, source)
     values = {key: _parse(key, found) for key, found in given.items()}
     values |= _addresses(values)
@@ -214,17 +232,12 @@ def target_of(settings: Settings, store: Path) -> Target:
     )
 
 
-def _is_disabled(given: Mapping[str, _Given], platform: str) -> bool:
-    wanted = _parse("mode", given["mode"]) if "mode" in given else "auto"
-    return wanted == "disabled" or (wanted == "auto" and platform == "win32")
-
-
-def _disabled(given: Mapping[str, _Given]) -> Settings:
+def _disabled(given: Mapping[str, _Given], because: str) -> Settings:
     values: dict[str, object] = {}
     for key, found in given.items():
         with contextlib.suppress(SettingError):
             values[key] = _parse(key, found)
-    return msgspec.convert({**values, "mode": "disabled"}, Settings)
+    return msgspec.convert({**values, "mode": "disabled", "disabled_because": because}, Settings)
 
 
 def _find(
@@ -242,8 +255,8 @@ def _parse(key: str, given: _Given) -> object:
     reader = _KINDS[key]
     try:
         return reader.parse(given.value)
-    except (ValueError, TypeError, RuntimeError):  # RuntimeError: `~` of a user without a home
-        shown = "<not shown>" if reader.secret else repr(_WITH_PASSWORD.sub("//***@", str(given.value)))[:200]
+    except Exception:  # noqa: BLE001 # `~` of a user without a home, an integer beyond a float, code of others
+        shown = "<not shown>" if reader.secret else _shown(given.value)
         raise SettingError(
             f"setting {key} = {shown} from {given.source} is not usable; allowed: {reader.allowed}",
             setting=key,
@@ -251,6 +264,14 @@ def _parse(key: str, given: _Given) -> object:
             source=given.source,
             allowed=reader.allowed,
         ) from None
+
+
+def _shown(value: object) -> str:
+    """The value for an error message; objects may refuse to be shown, and so do very long integers."""
+    try:
+        return repr(_WITH_PASSWORD.sub("//***@", str(value)))[:200]
+    except Exception:  # noqa: BLE001 # code of others
+        return f"<a value of type {type(value).__name__}>"
 
 
 def _addresses(values: Mapping[str, object]) -> dict[str, object]:

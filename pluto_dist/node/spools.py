@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
 from pluto_dist.core.delivery import kind_of
+from pluto_dist.core.foreign import UNREADABLE, step_behind
 from pluto_dist.core.ids import LEASE_ID
 from pluto_dist.core.lifecycle import LifecycleEntry, Unreadable, decode_entry
 from pluto_dist.errors import ProtocolError
 from pluto_dist.node.lease_lock import LOCK_NAME, LeaseProbe
+from pluto_dist.spool.frames import HEADER, HEADER_BYTES, MARK_STEP, Cut, scan
 from pluto_dist.spool.names import DRAIN_LOCK, stream_pid
 from pluto_dist.spool.reader import last_record, list_streams, next_range, read_cut, writer_lives
 from pluto_dist.spool.real_files import real_files
 
 LIFECYCLE = "lifecycle"
+FORGOTTEN_S = 10.0  # a process that has made its lock file locks it at once
+LONGEST_STEP = 20  # digits of the largest 64-bit integer
 
 
 class _Step(msgspec.Struct):
@@ -25,6 +30,9 @@ class _Step(msgspec.Struct):
 
 class LifecycleTail:
     """Reads the lifecycle stream of one lease; entries are numbered from 1.
+
+    Attributes:
+        trouble: why the last `read` did not get further.
 
     Args:
         folder: the lease's folder.
@@ -55,9 +63,35 @@ class LifecycleTail:
                 self._torn[segment] = segments[segment]
                 continue
             self._offsets[segment] = cut.end
-            for line in cut.lines:
+            for line in cut.lines if not cut.damaged else with_gaps(cut, segment):
                 self._count += 1
                 entries.append((self._count, decode_entry(line)))
+
+
+def with_gaps(cut: Cut, segment: int) -> Iterator[bytes]:
+    """Lines of a damaged cut, with an empty one for each entry that cannot be read any more.
+
+    So the entries behind them keep the numbers that an earlier coordinator gave them. How many are missing
+    follows from the sequence; at the start of a cut, where that is not known, one is assumed.
+    """
+    before = -1 if cut.start == 0 and segment == 1 else None
+    start = 0
+    while start < len(cut.raw):
+        one = scan(cut.raw, start, final=True, limit_frames=1)
+        after = _sequence_of(cut.raw, one) if one.lines else None
+        missing = one.damaged
+        if missing and before is not None and after is not None:
+            room = one.skipped // HEADER_BYTES  # a sequence that is a lie must not make billions of them
+            missing = max(missing, min(after - before - 1, room))
+        yield from (b"",) * missing
+        yield from one.lines
+        start, before = one.end, after
+
+
+def _sequence_of(raw: bytes, one: Cut) -> int:
+    """The sequence of the last frame of a cut of `raw`."""
+    mark: int = HEADER.unpack_from(raw, one.end - len(one.lines[-1]) - HEADER_BYTES)[1]
+    return mark // MARK_STEP
 
 
 def check_lease_folder(spool: Path, lease_id: str, folder: str) -> None:
@@ -107,10 +141,10 @@ def next_step(folder: str) -> int:
     """One more than the step of the last record of any chain, 0 if there is none."""
     steps = [0]
     for stream in list_streams(folder):
-        if kind_of(stream) in ("metrics", "data"):
+        if kind_of(stream) in ("metrics", "data", "files"):
             record = last_record(folder, stream)
             if record is not None:
-                steps.append(_step_of(record) + 1)
+                steps.append(step_behind(_step_of(record)))
     return max(steps)
 
 
@@ -151,6 +185,20 @@ def is_released(folder: str) -> bool:
         probe.close()
 
 
+def is_forgotten(folder: str, now: float) -> bool:
+    """Whether a process died before the disk took a word of it: its lock is there, and nobody holds it.
+
+    Args:
+        folder: of a lease that has written nothing.
+        now: epoch seconds.
+    """
+    try:
+        path = Path(folder) / LOCK_NAME
+        return now > path.stat().st_mtime + FORGOTTEN_S and is_released(folder)
+    except FileNotFoundError:  # not locked yet, or the node's own
+        return False
+
+
 def remove_folder(folder: str) -> None:
     """Deletes a lease's folder; one that is gone already is no error."""
     shutil.rmtree(folder, ignore_errors=True)
@@ -159,7 +207,7 @@ def remove_folder(folder: str) -> None:
 def _step_of(record: bytes) -> int:
     try:
         return msgspec.json.decode(record, type=_Step).step
-    except msgspec.MsgspecError:  # non-finite values are no JSON; the step stands before them
+    except UNREADABLE:  # non-finite values are no JSON; the step stands before them
         head, _, rest = record.partition(b'"step":')
         digits = rest.split(b",", 1)[0].strip()
-        return int(digits) if head and digits.isdigit() else -1
+        return int(digits) if head and digits.isdigit() and len(digits) <= LONGEST_STEP else -1

@@ -14,6 +14,7 @@ from typing import assert_never
 import msgspec
 
 from pluto_dist.backend.interface import Backend, Batch
+from pluto_dist.backend.local import files as store_files
 from pluto_dist.backend.local.store import Store
 from pluto_dist.core.effects import (
     BeatRun,
@@ -43,11 +44,13 @@ from pluto_dist.core.events import (
 )
 from pluto_dist.core.lifecycle import Target
 from pluto_dist.core.outcomes import Delivered, Outcome, Rejected, Retry, Unknown
-from pluto_dist.core.requests import Beat, LogType, StatusReport, Unavailable
+from pluto_dist.core.requests import Beat, LogType, StatusReport, TagsChange, Unavailable
 from pluto_dist.node import remainders
 from pluto_dist.node.batches import contents, numbered, renamed
 from pluto_dist.node.system.recorder import NodeRecorder
+from pluto_dist.spool.file_lines import located
 from pluto_dist.spool.frames import Cut
+from pluto_dist.spool.names import stream_kind
 from pluto_dist.spool.reader import ReadLimits, read_cut
 
 BATCH_BYTES = 1 << 20  # the server's contract advises 1 to 2 MB a request
@@ -163,7 +166,7 @@ class Worker:
         )
 
     def _deliver(self, effect: Ship, cut: Cut) -> Outcome:
-        lines = cut.lines
+        lines = located(cut.lines, effect.folder) if effect.kind == "files" else cut.lines
         if effect.run.target.mode == "pluto":
             lines = _final(effect, lines)
             if not lines:
@@ -190,7 +193,8 @@ class Worker:
             case "names":
                 outcome = backend.register(run, msgspec.json.decode(effect.body, type=dict[str, LogType]))
             case "tags":
-                outcome = backend.put_tags(run, msgspec.json.decode(effect.body, type=tuple[str, ...]))
+                change = msgspec.json.decode(effect.body, type=TagsChange)
+                outcome = backend.put_tags(run, change.wanted, change.base)
             case "config":
                 outcome = backend.merge_config(run, effect.body)
             case "status":
@@ -204,6 +208,7 @@ class Worker:
     def _set_aside(self, effect: SetAside) -> None:
         limits = ReadLimits(bytes=effect.end - effect.start)  # a declaration may stand before the record
         cut = read_cut(effect.folder, effect.stream, effect.segment, effect.start, limits, final=True)
+        store, is_file = Store(Path(effect.store)), stream_kind(effect.stream) == "files"
         for line in cut.lines:
             record = {
                 "reason": effect.reason,
@@ -211,7 +216,9 @@ class Worker:
                 "stream": effect.stream,
                 "record": line.decode("utf-8", "replace").rstrip("\n"),
             }
-            Store(Path(effect.store)).set_aside(effect.run, json.dumps(record).encode() + b"\n")
+            if is_file:
+                store_files.set_aside(store, effect.run, located((line,), effect.folder)[0])
+            store.set_aside(effect.run, json.dumps(record).encode() + b"\n")
 
 
 def _final(effect: Ship, lines: tuple[bytes, ...]) -> tuple[bytes, ...]:

@@ -9,6 +9,8 @@
     writer      trainer side: one `write()` per record
     durability  group fsync for `durability="machine"`
     reader      coordinator side: cuts behind cursors
+    blobs       contents of logged files
+    file_lines  the lines that name them
     retention   which segments may go, and taking them away safely
 
 A stream is a chain of segments `<stream>-<number>.spool` in the lease's folder. Each segment has a cursor of

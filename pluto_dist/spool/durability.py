@@ -8,27 +8,36 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from pluto_dist.errors import PlacesError
-from pluto_dist.spool.writer import StreamWriter
 
 _MOUNTS: Final = Path("/proc/self/mountinfo")
 _VOLATILE: Final = frozenset({"tmpfs", "ramfs", "devtmpfs"})
 
 
+class Syncable(Protocol):
+    """A stream's writer, or the blobs. `written` only grows."""
+
+    written: int
+
+    def sync(self) -> None:
+        """Puts all of it on the disk."""
+        ...
+
+
 class GroupSync:
-    """Syncs the streams of a lease together; a background thread calls it.
+    """Syncs the streams and blobs of a lease together, in their order; a background thread calls it.
 
     Attributes:
         due_at: when `sync_if_due` will next do something, on the caller's clock.
         trouble: name of the error of the last sync, empty if it went well.
     """
 
-    def __init__(self, writers: Iterable[StreamWriter], interval_s: float = 1.0) -> None:
+    def __init__(self, writers: Iterable[Syncable], interval_s: float = 1.0) -> None:
         self._writers = tuple(writers)
         self._interval_s = interval_s
-        self._synced: dict[StreamWriter, int] = {}
+        self._synced: dict[Syncable, int] = {}
         self.due_at = float("-inf")
         self.trouble = ""
 

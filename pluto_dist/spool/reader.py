@@ -14,7 +14,8 @@ accepted.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -104,6 +105,20 @@ def read_cut(
         if cut.raw:  # the limit cut that frame, not the end of the segment
             return msgspec.structs.replace(cut, torn=False, needed=0)
         wanted = max(cut.needed, wanted) + 1  # a frame larger than the limit; one more tells the end
+
+
+def records(
+    folder: str, stream: str, segment: int, start: int = 0, end: int | None = None
+) -> Iterator[bytes]:
+    """Payloads of the records that begin in this part of a segment; none of a segment that is gone."""
+    with suppress(FileNotFoundError):
+        while end is None or start < end:
+            limits = ReadLimits() if end is None else ReadLimits(bytes=min(end - start, ReadLimits().bytes))
+            cut = read_cut(folder, stream, segment, start, limits)
+            if cut.end == start:
+                return
+            yield from cut.lines
+            start = cut.end
 
 
 def last_record(folder: str, stream: str, files: Files | None = None) -> bytes | None:

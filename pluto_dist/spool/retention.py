@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Final
 
+from pluto_dist.spool.file_lines import BLOBS
 from pluto_dist.spool.files import Files
 from pluto_dist.spool.names import segment_name
 from pluto_dist.spool.real_files import real_files
@@ -55,7 +56,8 @@ def touch_live(folder: str, now: float, files: Files | None = None) -> int:
         How many were renewed.
     """
     source = files or real_files()
-    paths = [folder, *(f"{folder}/{name}" for name in source.sizes(folder))]
+    folders = (folder, f"{folder}/{BLOBS}")
+    paths = [path for each in folders for path in (each, *(f"{each}/{name}" for name in source.sizes(each)))]
     renewed = 0
     for path in paths:
         with suppress(FileNotFoundError):  # delivered and removed meanwhile

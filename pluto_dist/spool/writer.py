@@ -24,7 +24,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final
+from typing import Final, Protocol
 from zlib import crc32
 
 import msgspec
@@ -35,7 +35,7 @@ from pluto_dist.spool.files import Files
 from pluto_dist.spool.frames import HEADER, MAGIC_WORD, MARK_MASK, MARK_STEP, MAX_PAYLOAD, RECORD
 from pluto_dist.spool.names import LAST_SEGMENT, child_stream, parse_segment, segment_name, stream_pid
 from pluto_dist.spool.real_files import real_files
-from pluto_dist.spool.space import MIB, Space
+from pluto_dist.spool.space import MIB
 
 _pack = HEADER.pack
 _LATER_BYTES: Final = MIB  # when a rotation finds no descriptor, the old segment goes on for this much
@@ -53,6 +53,14 @@ class Limits(msgspec.Struct, frozen=True):
     retry_s: float = 0.5
 
 
+class Room(Protocol):
+    """Whether a stream may open a segment now; `Space` is one."""
+
+    def shortage(self) -> str:
+        """Why not, in a word; an empty string if it may."""
+        ...
+
+
 class StreamWriter:
     """The writing end of one chain.
 
@@ -64,8 +72,9 @@ class StreamWriter:
         segment: number of the newest segment of this writer, 0 before the first.
         written: records and declarations accepted.
         dropped: those that were not.
-        trouble: why records are being dropped: the errno's name, `quota`, `min_free` or `short write`; an
-            empty string when the last one was accepted. It ends with the first `append` that succeeds.
+        trouble: why records are being dropped: the errno's name, what `Room` says (`quota`, `min_free`,
+            `not opened`) or `short write`; an empty string when the last one was accepted. It ends with the
+            first `append` that succeeds.
     """
 
     def __init__(
@@ -74,7 +83,7 @@ class StreamWriter:
         stream: str,
         limits: Limits | None = None,
         *,
-        space: Space | None = None,
+        space: Room | None = None,
         files: Files | None = None,
         clock: Callable[[], float] = time.monotonic,
         pid: Callable[[], int] = os.getpid,
@@ -85,7 +94,8 @@ class StreamWriter:
             folder: the lease's folder; must exist when records come.
             stream: `metrics`, `data`, ...; a child's name is derived at the fork.
             limits: sizes and times.
-            space: the quota; None for the lifecycle stream, which is small and must always get through.
+            space: the quota, and what else records wait for; None for the lifecycle stream, which is small
+                and must always get through.
             files: where segments are; real ones by default.
             clock: monotonic seconds.
             pid: of the calling process.

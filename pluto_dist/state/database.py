@@ -8,17 +8,20 @@ and a lost cursor only means that a batch is sent again.
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
 
 from pluto_dist.core.book import Book
 from pluto_dist.core.effects import Save
+from pluto_dist.core.foreign import UNREADABLE
 from pluto_dist.errors import MachineError
 
 SCHEMA = 1
+MAX_GENERATION = 2**62
 
 _encoder = msgspec.json.Encoder()
 
@@ -31,23 +34,29 @@ class DatabaseUnusableError(MachineError):
     """The disk or somebody else keeps it from being read or written now; it may be better later."""
 
 
-def open_database(path: Path) -> Database:
-    """Opens it; one that is no database any more is put aside, and a new one begun.
+class DatabaseDamagedError(MachineError):
+    """What is in the file is no database of ours any more; it will not get better."""
 
-    What it knew is in the lifecycle streams and in the documents of the Runs too.
+
+def open_database(path: Path) -> Database:
+    """Opens it; a damaged one is put aside, as `<name>.damaged`, and a new one begun.
+
+    What it knew is in the lifecycle streams and in the documents of the Runs too. `put_aside` of the new one
+    says where the old one is, and why.
 
     Raises:
         MachineError: as `Database`.
     """
     try:
         return Database(path)
-    except DatabaseUnusableError:
-        raise
-    except sqlite3.DatabaseError:
-        path.replace(path.with_name(path.name + ".damaged"))
+    except DatabaseDamagedError as error:
+        kept = path.with_name(path.name + ".damaged")
+        path.replace(kept)
         for companion in ("-wal", "-shm"):
             path.with_name(path.name + companion).unlink(missing_ok=True)
-        return Database(path)
+        database = Database(path)
+        database.put_aside = f"{error.message}; it is kept as {kept}"
+        return database
 
 
 class Database:
@@ -56,26 +65,31 @@ class Database:
     Args:
         path: the database file; created with mode 0600 by its folder's owner.
 
+    Attributes:
+        put_aside: why there was another one before, "" if there was not.
+
     Raises:
-        MachineError: the file is of a newer schema, or cannot be used now.
-        sqlite3.DatabaseError: it is no database.
+        DatabaseUnusableError: it cannot be used now.
+        DatabaseDamagedError: it is no database, or not as this package makes it.
+        MachineError: it is of a newer schema.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=True)
+        self.put_aside = ""
+        with self._told("cannot be used"):
+            self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=True)
         try:
-            self._set_up()
-            self.generation = self._next_generation()
-        except sqlite3.OperationalError as error:
-            self._connection.close()
-            raise DatabaseUnusableError(f"{path} cannot be used: {error}", path=str(path)) from error
-        except (sqlite3.DatabaseError, MachineError):
+            with self._told("cannot be used"):
+                self._set_up()
+                self.generation = self._next_generation()
+        except MachineError:
             self._connection.close()
             raise
 
     def _set_up(self) -> None:
         self._path.touch(mode=0o600)
+        self._connection.text_factory = lambda text: text.decode("utf-8", "replace")
         self._connection.execute("PRAGMA journal_mode=WAL")
         self._connection.execute("PRAGMA busy_timeout=2000")
         self._connection.execute("CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value INTEGER)")
@@ -83,18 +97,36 @@ class Database:
             "CREATE TABLE IF NOT EXISTS records "
             "(kind TEXT, key TEXT, value BLOB, PRIMARY KEY (kind, key)) WITHOUT ROWID"
         )
+        (found,) = self._connection.execute("PRAGMA quick_check(1)").fetchone()
+        if found != "ok":
+            raise sqlite3.DatabaseError(found.replace("\n", " "))
+        self._connection.execute("SELECT kind, key, value FROM records LIMIT 1")
+
+    @contextlib.contextmanager
+    def _told(self, what: str) -> Iterator[None]:
+        """Errors of SQLite as ours: those that pass, and those that stay."""
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            foreign = error.sqlite_errorcode == sqlite3.SQLITE_ERROR  # other tables than ours
+            kind = DatabaseDamagedError if foreign else DatabaseUnusableError
+            raise kind(f"{self._path} {what}: {error}", path=str(self._path)) from error
+        except sqlite3.DatabaseError as error:
+            raise DatabaseDamagedError(f"{self._path} is damaged: {error}", path=str(self._path)) from error
 
     def load(self) -> Book:
         """Everything that was saved; a record that cannot be read is left out and named in `unreadable`."""
         book = Book()
         self.unreadable: list[str] = []
-        for kind, key, value in self._connection.execute("SELECT kind, key, value FROM records"):
+        with self._told("cannot be read"):
+            rows = self._connection.execute("SELECT kind, key, value FROM records").fetchall()
+        for kind, key, value in rows:
             table = book.tables.get(kind)
             if table is None:
                 continue
             try:
                 book.load(kind, key, msgspec.json.decode(value, type=table.kind))
-            except msgspec.MsgspecError as error:
+            except (*UNREADABLE, TypeError) as error:
                 self.unreadable.append(f"{kind}/{key}: {error}")
         return book
 
@@ -104,23 +136,23 @@ class Database:
         Raises:
             SupersededError: a newer coordinator has started on this database; nothing was written.
             DatabaseUnusableError: the disk does not take it; nothing was written, it may be tried again.
+            DatabaseDamagedError: nothing was written; the next coordinator puts the file aside.
         """
         puts = [
             (save.table, save.key, _encoder.encode(save.value)) for save in saves if save.value is not None
         ]
         deletes = [(save.table, save.key) for save in saves if save.value is None]
-        try:
-            self._connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
-            self._connection.execute("BEGIN IMMEDIATE")
-            self._check_generation()
-            self._connection.executemany("INSERT OR REPLACE INTO records VALUES (?, ?, ?)", puts)
-            self._connection.executemany("DELETE FROM records WHERE kind = ? AND key = ?", deletes)
-            self._connection.execute("COMMIT")
-        except sqlite3.OperationalError as error:
-            raise DatabaseUnusableError(f"{self._path} takes nothing: {error}") from error
-        finally:
-            if self._connection.in_transaction:  # a full disk may have ended it already
-                self._connection.execute("ROLLBACK")
+        with self._told("takes nothing"):
+            try:
+                self._connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+                self._connection.execute("BEGIN IMMEDIATE")
+                self._check_generation()
+                self._connection.executemany("INSERT OR REPLACE INTO records VALUES (?, ?, ?)", puts)
+                self._connection.executemany("DELETE FROM records WHERE kind = ? AND key = ?", deletes)
+                self._connection.execute("COMMIT")
+            finally:
+                if self._connection.in_transaction:  # a full disk may have ended it already
+                    self._connection.execute("ROLLBACK")
 
     def close(self) -> None:
         """Ends the connection; the write-ahead log is folded in."""
@@ -128,7 +160,11 @@ class Database:
 
     def _meta(self, name: str) -> int:
         row = self._connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
-        return int(row[0]) if row is not None else 0
+        if row is None:
+            return 0
+        if type(row[0]) is not int or not 0 <= row[0] < MAX_GENERATION:
+            raise sqlite3.DatabaseError(f"its {name} is {str(row[0])[:100]!r}")
+        return row[0]
 
     def _check_generation(self) -> None:
         newest = self._meta("generation")

@@ -20,6 +20,7 @@ from typing import Self
 import msgspec
 
 from pluto_dist.backend.local.store import create_exclusively
+from pluto_dist.core.foreign import UNREADABLE
 from pluto_dist.core.ids import Identity
 from pluto_dist.errors import MachineError
 from pluto_dist.node.identity import own_identity
@@ -89,7 +90,7 @@ class Claim:
 
     def _clear_if_stale(self) -> None:
         try:
-            holder = msgspec.json.decode(self._path.read_bytes(), type=_Holder).identity
+            holder = _holder(self._path.read_bytes())
             age = time.time() - self._path.stat().st_mtime
         except FileNotFoundError:
             return
@@ -104,6 +105,14 @@ class Claim:
         except FileNotFoundError:  # somebody else was faster
             return
         grave.unlink()
+
+
+def _holder(claim: bytes) -> Identity:
+    """Who holds it; what cannot be read is somebody's of whom only the age of the file is known."""
+    try:
+        return msgspec.json.decode(claim, type=_Holder).identity
+    except UNREADABLE:
+        return Identity("unknown", 0, 0, 0, host="an unknown host")
 
 
 def _is_dead(holder: Identity) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from pluto_dist.backend.local.marks import Offsets
+from pluto_dist.core.foreign import UNREADABLE
 from pluto_dist.node.batches import numbered
 from pluto_dist.sync.source import BATCH_BYTES, BATCH_LINES, Piece, Stream, next_piece
 
@@ -73,5 +74,5 @@ def _before(head: _Head, other: tuple[int, ...], room: int, offsets: Offsets) ->
 def _time(line: bytes) -> int:
     try:
         return msgspec.json.decode(line, type=_Time).time
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return 0

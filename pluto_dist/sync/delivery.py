@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from pluto_dist.backend.interface import Backend, Batch
+from pluto_dist.backend.local import files
 from pluto_dist.backend.local.marks import Mark, Marks
 from pluto_dist.backend.local.store import Store
 from pluto_dist.core.outcomes import Delivered, Outcome, Rejected, Retry, Unknown
@@ -16,7 +17,7 @@ from pluto_dist.node.batches import contents, renamed
 from pluto_dist.sync.console import next_lines
 from pluto_dist.sync.names import Names
 from pluto_dist.sync.patience import Patience
-from pluto_dist.sync.source import BATCH_LINES, Stream, next_piece
+from pluto_dist.sync.source import BATCH_FILES, BATCH_LINES, Stream, next_piece
 
 Progress = Callable[[int], None]  # bytes that are done
 
@@ -70,7 +71,8 @@ class Delivery:
         self._console([stream for stream in streams if stream.kind == "console"])
 
     def _stream(self, stream: Stream) -> None:
-        limit, careful_until = BATCH_LINES, (-1, -1)
+        most = BATCH_FILES if stream.kind == "files" else BATCH_LINES
+        limit, careful_until = most, (-1, -1)
         while (piece := next_piece(stream, stream.offsets_in(self.mark.offsets), limit)) is not None:
             lines = self._final(stream.kind, piece.participant, piece.cut.lines)
             end = (piece.segment, piece.cut.end)
@@ -82,7 +84,7 @@ class Delivery:
             if isinstance(outcome, Rejected):
                 self._set_aside(stream, piece.cut.lines, outcome.reason)
             if stream.kind == "metrics" or end >= careful_until:
-                limit = min(BATCH_LINES, limit * 2) if end < careful_until else BATCH_LINES
+                limit = min(most, limit * 2) if end < careful_until else most
             self._change(
                 offsets=stream.moved(self.mark.offsets, *end),
                 records=self.mark.records + (0 if refused else len(lines)),
@@ -119,6 +121,8 @@ class Delivery:
             self._change(series=self._names.series)
             self._patience.ask(lambda: self._backend.register(self._run, unregistered))
             self._change(registered=self.mark.registered | set(unregistered))
+        if kind == "files":
+            lines = tuple(files.located(self._store, self._run.key, line) for line in lines)
         return lines if all(name == known[name] for name in logged) else renamed(kind, lines, known)
 
     def _send(self, stream: Stream, lines: tuple[bytes, ...]) -> Delivered | Rejected:
@@ -151,6 +155,9 @@ class Delivery:
 
     def _set_aside(self, stream: Stream, lines: tuple[bytes, ...], reason: str) -> None:
         for line in lines:
+            if stream.kind == "files":
+                located = files.located(self._store, self._run.key, line)
+                files.set_aside(self._store, self._run.key, located)
             record = {
                 "reason": reason,
                 "lease_id": stream.lease.lease_id,

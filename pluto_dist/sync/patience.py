@@ -30,7 +30,7 @@ class Patience:
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
         self._limit_s = limit_s
-        self._before = before
+        self.before = before
         self._clock = clock
         self._pause = pause
 
@@ -43,7 +43,7 @@ class Patience:
         """
         since, failures = self._clock(), 0
         while True:
-            self._before()
+            self.before()
             outcome = request()
             match outcome:
                 case Delivered() | Rejected():
@@ -65,7 +65,7 @@ class Patience:
         """
         since, failures = self._clock(), 0
         while True:
-            self._before()
+            self.before()
             match request():
                 case Opened() as opened:
                     return opened

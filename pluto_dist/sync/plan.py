@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,6 +21,8 @@ from pluto_dist.sync.source import cursors_of, streams_of
 
 FRESH_S = 180.0  # the coordinator of a live Run writes its document more often than this
 STORE_NAME = ".pluto"
+
+_log = logging.getLogger("pluto_dist")
 
 State = Literal["upload", "up to date", "running", "unreadable", "elsewhere"]
 
@@ -99,7 +102,10 @@ def first_mark(document: Document, target: Target) -> Mark:
 def _item(
     store: Store, document: Document, target: Target, documents: dict[str, Document], *, force: bool
 ) -> Item:
-    mark = Marks(store, document.key).of(target) or first_mark(document, target)
+    try:
+        mark = Marks(store, document.key).of(target) or first_mark(document, target)
+    except ValueError as error:
+        return _unreadable(store, document, target, error)
     pending = sum(stream.pending(mark.offsets) for stream in streams_of(store, document))
     state, why = _state(store, document, mark, target, pending, force=force)
     ancestors = _ancestors(document.key, documents, store)
@@ -112,6 +118,12 @@ def _item(
         pending=pending,
         parent=ancestors[-1] if ancestors else None,
     )
+
+
+def _unreadable(store: Store, document: Document, target: Target, error: ValueError) -> Item:
+    why = f"{error}; delete that file to upload the Run from its beginning, repeats and all"
+    mark = first_mark(document, target)
+    return Item(store=store, document=document, mark=mark, state="unreadable", pending=0, why=why)
 
 
 def _state(
@@ -137,9 +149,18 @@ def _state(
 
 
 def _documents(store: Store) -> list[Document]:
-    """Oldest first."""
-    bodies = [store.document(key) for key in store.keys()]  # noqa: SIM118 # no mapping
-    return sorted((read(body) for body in bodies if body is not None), key=lambda each: each.created_at)
+    """Oldest first; what cannot be read does not hold up the others."""
+    found = [_document(store, key) for key in store.keys()]  # noqa: SIM118 # no mapping
+    return sorted((each for each in found if each is not None), key=lambda each: each.created_at)
+
+
+def _document(store: Store, key: str) -> Document | None:
+    try:
+        body = store.document(key)
+        return read(body) if body is not None else None
+    except (ValueError, OSError) as error:
+        _log.warning("%s is left out: %s", store.run(key), error)
+        return None
 
 
 def _named(name: str, documents: dict[str, Document], store: Store) -> str:

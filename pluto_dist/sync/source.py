@@ -12,12 +12,14 @@ from pluto_dist.backend.local.store import Store
 from pluto_dist.core.document import Document, LeaseShown
 from pluto_dist.core.naming import late_participant
 from pluto_dist.core.requests import StreamKind
+from pluto_dist.core.speakers import name_of
 from pluto_dist.spool.frames import Cut
 from pluto_dist.spool.names import stream_kind
 from pluto_dist.spool.reader import ReadLimits, list_streams, next_range, read_cut
 
 BATCH_BYTES = 1 << 20
 BATCH_LINES = 10_000  # the server's contract advises at most about this many lines a request
+BATCH_FILES = 1  # the mark moves, and the claim is kept alive, between files
 _KINDS: dict[str, StreamKind] = {
     "metrics": "metrics",
     "data": "data",
@@ -124,7 +126,7 @@ def _speaker(lease: LeaseShown, document: Document) -> str:
     """As the coordinator names it: see `pluto_dist.core.speakers`."""
     if all(other.participant in ("", lease.participant) for other in document.leases):
         return ""
-    return f"rank{lease.rank}" if lease.rank is not None else lease.label
+    return name_of(lease.rank, lease.label, launcher=lease.launcher)
 
 
 def _order(lease: LeaseShown) -> tuple[int, int]:

@@ -8,6 +8,7 @@ from typing import Literal
 import msgspec
 
 from pluto_dist.backend.interface import Backend
+from pluto_dist.backend.local import files
 from pluto_dist.backend.local.marks import Mark, Marks
 from pluto_dist.core.lifecycle import Target
 from pluto_dist.errors import ForkError, KeyRefusedError, PlutoDistError
@@ -158,7 +159,8 @@ def drop_delivered(item: Item, mark: Mark) -> None:
         done = stream.offsets_in(mark.offsets)
         for number, size in stream.segments.items():
             if done.get(number, 0) >= size:
-                item.store.remove_segment(item.key, stream.lease.lease_id, segment_name(stream.name, number))
+                name = segment_name(stream.name, number)
+                files.remove_segment(item.store, item.key, stream.lease.lease_id, name)
 
 
 def planned(item: Item) -> Planned:

@@ -88,7 +88,7 @@ class Upload:
             self._deliver(streams)
             return
         self._open(parent)
-        with Heart(self._backend, self._there) as heart:
+        with Heart(self._backend, self._there, self._patience.before) as heart:
             self._deliver(streams)
             self._describe()
             heart.stop()

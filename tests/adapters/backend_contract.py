@@ -8,6 +8,7 @@ class TestLocalBackend(BackendContract):
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
@@ -15,7 +16,7 @@ import pytest
 from pluto_dist.backend.interface import Backend, Batch
 from pluto_dist.core.ids import RunRef
 from pluto_dist.core.lifecycle import Target
-from pluto_dist.core.outcomes import Delivered
+from pluto_dist.core.outcomes import Delivered, Rejected
 from pluto_dist.core.requests import (
     BackendRun,
     Opened,
@@ -67,6 +68,10 @@ class Rig(Protocol):
         """Console messages, in order of arrival."""
         ...
 
+    def files(self, run_id: int) -> list[tuple[str, str, bytes]]:
+        """Log name, file name and content of each file, in order of arrival."""
+        ...
+
     def run_count(self) -> int:
         """How many Runs there are."""
         ...
@@ -83,6 +88,20 @@ def cut(kind: StreamKind, *records: dict[str, Any], start: int = 0) -> Batch:
     lines = tuple(json.dumps(record).encode() + b"\n" for record in records)
     raw = b"".join(encode_frame(line, sequence=number) for number, line in enumerate(lines))
     return Batch(lease_id="a" * 16, stream=kind, kind=kind, segment=0, start=start, raw=raw, lines=lines)
+
+
+def file_line(path: Path, content: bytes, log_name: str, file_name: str) -> dict[str, Any]:
+    """A line of a files stream as a backend gets it, and its file."""
+    path.write_bytes(content)
+    return {
+        "path": str(path),
+        "fileName": file_name,
+        "fileType": "bin",
+        "logName": log_name,
+        "step": 0,
+        "time": NOW_MS,
+        "fileSize": len(content),
+    }
 
 
 def opened(result: OpenResult) -> Opened:
@@ -236,6 +255,34 @@ class BackendContract:
         assert rig.backend.deliver(handle, cut("console", second, start=len(first.raw))) == Delivered()
         assert rig.data(run.id) == [("note", 3, "x"), ("note", 3, "y")]
         assert rig.console(run.id) == ["hello", ""]
+
+    def test_files_arrive_whole_with_their_names(self, rig: Rig, tmp_path: Path) -> None:
+        """G6: large, and empty."""
+        run, handle = self.begin(rig)
+        rig.backend.register(handle, {"media/a": "ARTIFACT", "b": "TEXT"})
+        lines = [
+            file_line(tmp_path / "one", b"1" * 100_000, "media/a", "one-0.bin"),
+            file_line(tmp_path / "two", b"", "b", "two-0.txt"),
+        ]
+        batch = cut("files", *lines)
+        assert rig.backend.deliver(handle, batch) == Delivered()
+        assert rig.files(run.id) == [("media/a", "one-0.bin", b"1" * 100_000), ("b", "two-0.txt", b"")]
+
+    def test_a_line_without_its_file_is_refused_and_named(self, rig: Rig, tmp_path: Path) -> None:
+        """G6: before anything of the batch is sent, so that its neighbours are delivered once."""
+        run, handle = self.begin(rig)
+        rig.backend.register(handle, {"m": "FILE"})
+        good = file_line(tmp_path / "good", b"x", "m", "good-0")
+        for bad in (
+            good | {"path": str(tmp_path / "gone"), "fileName": "bad"},
+            good | {"path": ""},
+            {"a": 1},
+        ):
+            outcome = rig.backend.deliver(handle, cut("files", good, bad))
+            assert isinstance(outcome, Rejected)
+            assert outcome.good == 1
+        assert rig.backend.deliver(handle, cut("files", good)) == Delivered()
+        assert rig.files(run.id) == [("m", "good-0", b"x")]
 
     def test_batch_without_lines_is_delivered(self, rig: Rig) -> None:
         _, handle = self.begin(rig)

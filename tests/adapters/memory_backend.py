@@ -12,11 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
 from pluto_dist.backend.interface import Batch
+from pluto_dist.core.merge import merge_tags
 from pluto_dist.core.outcomes import Delivered, Outcome, Rejected, Retry, Unknown
 from pluto_dist.core.requests import (
     BackendRun,
@@ -31,6 +33,7 @@ from pluto_dist.core.requests import (
     StreamKind,
     Unavailable,
 )
+from pluto_dist.spool.file_lines import read_line
 
 Call = Literal["open", "deliver", "register", "report", "put_tags", "merge_config", "beat", "revive"]
 SEVERITY: dict[Status, int] = {"COMPLETED": 0, "TERMINATED": 1, "CANCELLED": 2, "FAILED": 3}
@@ -87,6 +90,7 @@ class StoredRun:
     config: dict[str, Any] = field(default_factory=dict)
     names: dict[str, LogType] = field(default_factory=dict)
     lines: dict[StreamKind, list[bytes]] = field(default_factory=dict)
+    files: list[tuple[str, str, bytes]] = field(default_factory=list)
     reports: list[StatusReport] = field(default_factory=list)
     beats: int = 0
     cancel_asked: bool = False
@@ -170,9 +174,13 @@ class MemoryBackend:
         """See `Backend`. A lower severity is ignored in silence, as on the server."""
         return self._do("report", run, lambda: _apply(self.runs[run.id], report))
 
-    def put_tags(self, run: BackendRun, tags: tuple[str, ...]) -> Outcome:
+    def put_tags(
+        self, run: BackendRun, tags: tuple[str, ...], base: tuple[str, ...] | None = None
+    ) -> Outcome:
         """See `Backend`."""
-        return self._do("put_tags", run, lambda: setattr(self.runs[run.id], "tags", tags))
+        stored = self.runs[run.id]
+        merged = tags if base is None else merge_tags(stored.tags, base, tags)
+        return self._do("put_tags", run, lambda: setattr(stored, "tags", merged))
 
     def merge_config(self, run: BackendRun, patch: bytes) -> Outcome:
         """See `Backend`."""
@@ -208,6 +216,8 @@ class MemoryBackend:
         return Delivered() if step is None else _outcome(step)
 
     def _take(self, run: BackendRun, batch: Batch, lines: tuple[bytes, ...]) -> Outcome:
+        if batch.kind == "files":
+            return self._take_files(run, lines)
         stored = self.runs[run.id].lines.setdefault(batch.kind, [])
         for number, line in enumerate(lines, start=1):
             if self.poison and self.poison in line:
@@ -215,9 +225,21 @@ class MemoryBackend:
             stored.append(line)
         return Delivered()
 
+    def _take_files(self, run: BackendRun, lines: tuple[bytes, ...]) -> Outcome:
+        found: list[tuple[str, str, bytes]] = []
+        for index, line in enumerate(lines):
+            file = read_line(line)
+            if file is None or not file.path or not Path(file.path).is_file():
+                return Rejected("there is no such file", good=index)
+            found.append((file.log_name, file.file_name, Path(file.path).read_bytes()))
+        self.runs[run.id].files.extend(found)
+        return Delivered()
+
     def _open(self, request: OpenRequest) -> OpenResult:
-        if request.want == "resume":
+        if request.want in ("resume", "join"):
             found = self._find(request.id, request.display_id, request.external_id, request.project)
+            if request.want == "join":
+                return _joined(found)
             if found is None:
                 return Refused("RunNotFoundError", "no such Run")
             return _reopen(found)
@@ -287,6 +309,12 @@ def _opened(run: StoredRun, *, resumed: bool, was: Status | None, parent: Stored
         parent_config=msgspec.json.encode(parent.config) if parent else b"{}",
         parent_tags=parent.tags if parent else (),
     )
+
+
+def _joined(run: StoredRun | None) -> OpenResult:
+    if run is None:
+        return Unavailable("no such Run yet", absent=True)
+    return _opened(run, resumed=True, was=run.status, parent=None)
 
 
 def _display_id(run: StoredRun) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from pluto_dist.backend.local.store import Store
 from pluto_dist.core.document import Document, read
 from pluto_dist.core.lifecycle import Target
 from pluto_dist.core.merge import merge_json
-from pluto_dist.core.outcomes import Outcome, Retry
+from pluto_dist.core.outcomes import Delivered, Outcome, Retry
 from pluto_dist.core.records import Verdict
 from pluto_dist.core.requests import (
     BackendRun,
@@ -28,7 +29,7 @@ from pluto_dist.core.requests import (
 )
 from pluto_dist.spool.reader import list_streams, read_cut
 from tests.adapters import documents
-from tests.adapters.backend_contract import METRIC, BackendContract, cut
+from tests.adapters.backend_contract import METRIC, BackendContract, cut, file_line
 
 
 class Kept:
@@ -57,9 +58,11 @@ class Kept:
         self._change(run.key, status=report.status, verdict=Verdict(report.status, reason))
         return self.local.report(run, report)
 
-    def put_tags(self, run: BackendRun, tags: tuple[str, ...]) -> Outcome:
+    def put_tags(
+        self, run: BackendRun, tags: tuple[str, ...], base: tuple[str, ...] | None = None
+    ) -> Outcome:
         self._change(run.key, tags=tags)
-        return self.local.put_tags(run, tags)
+        return self.local.put_tags(run, tags, base)
 
     def merge_config(self, run: BackendRun, patch: bytes) -> Outcome:
         config = read(self.store.document(run.key) or b"").config
@@ -120,6 +123,15 @@ class LocalRig:
     def console(self, run_id: int) -> list[str]:
         return [row["message"] for row in self._records(run_id, "console")]
 
+    def files(self, run_id: int) -> list[tuple[str, str, bytes]]:
+        key = self.store.key_of_id(run_id)
+        assert key is not None
+        root = self.store.run(key) / "files"
+        return [
+            (row["logName"], row["fileName"], (root / row["logName"] / row["fileName"]).read_bytes())
+            for row in self._records(run_id, "files")
+        ]
+
     def run_count(self) -> int:
         return len(self.store.keys())
 
@@ -152,6 +164,54 @@ class TestLocalBackend(BackendContract):
         rig.store.root.joinpath("runs", "k1", "streams").write_text("in the way")
         assert isinstance(rig.backend.deliver(handle, cut("metrics", METRIC)), Retry)
 
+    def test_file_that_is_in_the_store_need_not_be_in_the_spool(self, rig: LocalRig, tmp_path: Path) -> None:
+        """G6: a repeat after a crash; the spool may have given its room back already."""
+        run, handle = self.begin(rig)
+        batch = cut("files", file_line(tmp_path / "f", b"content", "a/b", "f-0"))
+        assert rig.backend.deliver(handle, batch) == Delivered()
+        (tmp_path / "f").unlink()
+        assert rig.backend.deliver(handle, batch) == Delivered()
+        assert rig.files(run.id) == [("a/b", "f-0", b"content")]
+
+    def test_what_a_killed_coordinator_had_begun_does_not_stay(self, rig: LocalRig, tmp_path: Path) -> None:
+        """G12: half of a large file in the store would never be seen, and take its room for ever."""
+        run, handle = self.begin(rig)
+        folder = rig.store.run("k1") / "files" / "m"
+        folder.mkdir(parents=True)
+        for name in ("f-0", "f-1"):
+            (folder / f".{name}.0123456789abcdef.part").write_bytes(b"cont")
+        rig.backend.deliver(handle, cut("files", file_line(tmp_path / "f", b"content", "m", "f-0")))
+        assert rig.files(run.id) == [("m", "f-0", b"content")]
+        assert sorted(path.name for path in folder.iterdir()) == [".f-1.0123456789abcdef.part", "f-0"]
+
+    @pytest.mark.parametrize("linked", [True, False])
+    def test_file_in_the_store_is_private_and_the_only_one_there(
+        self, rig: LocalRig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linked: bool
+    ) -> None:
+        """G11; on another filesystem it is copied."""
+        run, handle = self.begin(rig)
+        if not linked:
+            monkeypatch.setattr(os, "link", _refuse)
+        line = file_line(tmp_path / "f", b"content", "m", "f-0")
+        (tmp_path / "f").chmod(0o600)
+        rig.backend.deliver(handle, cut("files", line))
+        (path,) = [each for each in rig.store.run("k1").glob("files/**/*") if each.is_file()]
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert rig.files(run.id) == [("m", "f-0", b"content")]
+
+    @pytest.mark.parametrize(
+        "name", ["../../../out", "/etc/out", "..", "a/../../b", ".hidden", "a\nb", "x" * 300]
+    )
+    def test_no_name_leads_out_of_the_runs_folder(self, rig: LocalRig, tmp_path: Path, name: str) -> None:
+        """G11"""
+        _, handle = self.begin(rig)
+        for log_name, file_name in ((name, "f"), ("m", name)):
+            batch = cut("files", file_line(tmp_path / "f", b"x", log_name, file_name))
+            assert rig.backend.deliver(handle, batch) == Delivered()
+        files = [path for path in tmp_path.rglob("*") if path.is_file() and path.read_bytes() == b"x"]
+        inside = [path for path in files if path.resolve().is_relative_to(rig.store.run("k1") / "files")]
+        assert (len(files), len(inside)) == (3, 2)
+
     def test_copy_may_be_repeated_over_a_shorter_one(self, rig: LocalRig) -> None:
         """G6: a batch that was cut short by a crash is written again at its place."""
         run, handle = self.begin(rig)
@@ -160,6 +220,10 @@ class TestLocalBackend(BackendContract):
         for _ in range(2):
             rig.backend.deliver(handle, cut("metrics", second, start=len(first.raw)))
         assert rig.points(run.id) == {"loss": {0: 0.5, 1: 0.5}, "acc": {0: 1.0, 1: 1.0}}
+
+
+def _refuse(*_: object) -> None:
+    raise OSError(18, "Invalid cross-device link")
 
 
 def _document(request: OpenRequest, opened: Opened) -> Document:

@@ -49,6 +49,9 @@ class MemoryRig:
         lines = self.backend.runs[run_id].lines.get("console", [])
         return [msgspec.json.decode(line)["message"] for line in lines]
 
+    def files(self, run_id: int) -> list[tuple[str, str, bytes]]:
+        return self.backend.runs[run_id].files
+
     def run_count(self) -> int:
         return len(self.backend.runs)
 

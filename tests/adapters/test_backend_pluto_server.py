@@ -77,6 +77,11 @@ class ServerRig:
     def console(self, run_id: int) -> list[str]:
         return [row["message"] for row in self.operator.logs(run_id)]
 
+    def files(self, run_id: int) -> list[tuple[str, str, bytes]]:
+        objects = self.server.state.objects.objects
+        rows = self.operator.files(run_id)
+        return [(row["log_name"], row["file_name"], objects[row["object_key"]]) for row in rows]
+
     def run_count(self) -> int:
         return len(self.operator.runs())
 

@@ -63,3 +63,22 @@ def test_lines_that_msgspec_does_not_read_are_renamed_too() -> None:
         b'{"time":1,"step":1,"data":{"a/rank1":1},"x":2}\n',
         b"?\n",
     )
+
+
+def test_names_of_files_and_values_have_the_type_with_which_they_are_registered() -> None:
+    """R7; a line that is none is left to the backend."""
+    file = {"path": "0" * 32, "fileName": "f", "fileType": "pt", "logName": "m", "step": 3, "time": 9}
+    lines = [json.dumps(each).encode() for each in (file | {"logType": "IMAGE"}, file | {"logType": "?"})]
+    found = contents("files", lines)
+    assert (found.names, found.max_step, found.summary) == ({"m": "IMAGE"}, 3, {"m": PointSummary("f", 3, 1)})
+    values = [
+        {"time": 1, "data": "{}", "dataType": kind, "logName": kind, "step": 1}
+        for kind in ("histogram", "table", "string-series")
+    ]
+    assert contents("data", [json.dumps(each).encode() for each in values]).names == {
+        "histogram": "HISTOGRAM",
+        "table": "TABLE",
+        "string-series": "DATA",
+    }
+    (renamed_line,) = renamed("files", [json.dumps(file).encode()], {"m": "m/rank1"})
+    assert json.loads(renamed_line) == file | {"logName": "m/rank1"}

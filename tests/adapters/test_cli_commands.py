@@ -7,6 +7,7 @@ import io
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,20 @@ def test_ps_json_has_the_documented_keys(machine: Machine):
     assert all(key in (ps.__doc__ or "") for key in (*told, *process))
     assert str(machine.home / "run") in people
     assert "loss/eval" in people
+
+
+@pytest.mark.parametrize(("heartbeat_s", "suspect"), [(1.0, True), (5.0, False), (60.0, False)])
+def test_who_is_suspect_follows_from_its_own_heartbeat(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, heartbeat_s: float, suspect: bool
+):
+    """R2: who speaks every minute has missed nothing after ten seconds, whatever the reader's setting is."""
+    monkeypatch.setenv("PLUTO_DIST_HEARTBEAT_S", "0.1")
+    ten_s_ago = time.time_ns() // 1_000_000 - 10_000
+    with answering(
+        machine.socket, knowing(document(lease("a", last_seen_at=ten_s_ago, heartbeat_s=heartbeat_s)))
+    ):
+        (process,) = json.loads(run(machine, "ps", "--json"))["processes"]
+    assert (process["suspect"], process["heartbeat_s"]) == (suspect, heartbeat_s)
 
 
 def test_ps_without_a_coordinator_says_where_it_looked(machine: Machine):

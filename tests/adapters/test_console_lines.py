@@ -115,6 +115,7 @@ def test_stdout_is_print_whatever_it_says() -> None:
 )
 def test_stderr_lines_are_typed_by_what_they_say(line: str, log_type: LogType) -> None:
     assert Levels("stderr").of(line) == log_type
+    assert Levels("both").of(line) == log_type.replace("INFO", "PRINT")
 
 
 def test_a_traceback_is_an_error_to_its_last_line() -> None:

@@ -12,7 +12,7 @@ from pluto_dist.core.document import Document
 from pluto_dist.core.records import Failure, RunEvent, Verdict
 from tests.adapters import documents
 
-COMPLETED, ACCOUNTED, CLOSED, CRASHED, KILLED, LEARNED = range(6)
+COMPLETED, ACCOUNTED, SHIPPED, CLOSED, CRASHED, KILLED, LEARNED = range(7)
 SERIES = {
     "train/loss": {f"rank{n}": f"train/loss/rank{n}" for n in (1, 2, 3)},
     "eval/accuracy": {"eval-2": "eval/accuracy/eval-2"},
@@ -65,6 +65,7 @@ def outcome(**changed: object) -> Outcome:
         codes=dict(CODES),
         killed_ms=3000,
         ranks=4,
+        shipped={1: "abc"},
     )
     return msgspec.structs.replace(found, **changed)
 
@@ -82,6 +83,7 @@ def test_all_promises_kept() -> None:
         "DEM-1 is COMPLETED (the owner ended and nobody failed): one owner, 3 workers and 4 others "
         "wrote into one Run",
         "11 points logged, 11 points in the store: nothing lost, nothing doubled",
+        "1 checkpoints are in the store, byte for byte",
         "eval and uploader closed: that did not complete the Run, its owner did",
         "eval-2 crashed (RuntimeError): that did not fail the Run, its 1 points are there",
         "profiler was killed (SIGKILL): that did not end the Run and lost none of its 1 points; "
@@ -107,6 +109,13 @@ def test_point_with_another_value_is_named_on_both_sides() -> None:
     text = broken(changed)[ACCOUNTED]
     assert "missing: eval eval/accuracy@1 = 0.5" in text
     assert "not logged by anybody: eval eval/accuracy@1 = 0.75" in text
+
+
+@pytest.mark.parametrize("shipped", [{}, {1: "abd"}, {1: "abc", 2: "x"}])
+def test_checkpoint_that_is_not_as_it_was_is_named(shipped: dict[int, str]) -> None:
+    """G3."""
+    text = broken(outcome(shipped=shipped))[SHIPPED]
+    assert text.endswith("missing or different in the store: [2]" if 2 in shipped else "[1]")
 
 
 def test_doubled_point_is_named() -> None:

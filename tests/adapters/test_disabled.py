@@ -8,6 +8,13 @@ import pytest
 
 import pluto_dist as pluto
 from pluto_dist.client.disabled import DisabledRun
+from pluto_dist.client.runs import RUNS
+
+
+@pytest.fixture(autouse=True)
+def _of_this_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process has no disabled Run before and afterwards."""
+    monkeypatch.setattr(RUNS, "disabled", False)
 
 
 def disabled(**given: object) -> DisabledRun:

@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pluto_dist.client.job import LAUNCH_VARIABLES, AncestorFacts, ProcessFacts, Surroundings, detect
+from pluto_dist.client.job import (
+    LAUNCH_VARIABLES,
+    AncestorFacts,
+    ProcessFacts,
+    Surroundings,
+    detect,
+    is_node_launcher,
+    is_rank,
+)
 from pluto_dist.core.ids import Identity, Job
 
 BOOT, NS = "boot-1", 4026531836
@@ -56,6 +64,9 @@ def torchrun(
     }
 
 
+TWO_NODES = {"GROUP_WORLD_SIZE": "2"}
+
+
 def ranked(rank: int, port: int = 29500, world: int = 2, **more: str) -> dict[str, str]:
     return {
         "RANK": str(rank),
@@ -74,6 +85,7 @@ def srun(rank: int, step: str = "2", world: int = 4, **more: str) -> dict[str, s
         "SLURM_LOCALID": str(rank % 2),
         "SLURM_NODEID": str(rank // 2),
         "SLURM_NTASKS": str(world),
+        "SLURM_STEP_NUM_NODES": str(-(-world // 2)),
         **more,
     }
 
@@ -96,7 +108,7 @@ INIT = ancestor(1, "systemd")
         pytest.param(
             torchrun(3, attempt=2, GROUP_RANK="1", LOCAL_RANK="1"),
             "torchelastic",
-            Job("", 3, 1, 4, 1, 2, 3, SHELL.identity, "torchrun-run-a"),
+            Job("", 3, 1, 4, 1, 2, 3, SHELL.identity, "torchrun-run-a", "torchrun-run-a localhost:29400", 2),
             id="torchrun",
         ),
         pytest.param(ranked(1), "env", Job("", 1, None, 2, launcher=SHELL.identity), id="env"),
@@ -109,19 +121,39 @@ INIT = ancestor(1, "systemd")
         pytest.param(
             srun(3),
             "slurm",
-            Job("", 3, 1, 4, 1, launcher=SHELL.identity, shared_id="slurm-77-2-0"),
+            Job(
+                "",
+                3,
+                1,
+                4,
+                1,
+                launcher=SHELL.identity,
+                shared_id="slurm-77-2-0",
+                launch="slurm-77-2-0",
+                nodes=2,
+            ),
             id="srun",
         ),
         pytest.param(
             srun(3, SLURM_RESTART_COUNT="2"),
             "slurm",
-            Job("", 3, 1, 4, 1, launcher=SHELL.identity, shared_id="slurm-77-2-2"),
+            Job(
+                "",
+                3,
+                1,
+                4,
+                1,
+                launcher=SHELL.identity,
+                shared_id="slurm-77-2-2",
+                launch="slurm-77-2-2",
+                nodes=2,
+            ),
             id="srun requeued",
         ),
         pytest.param(
-            srun(1, SLURM_STEP_NUM_TASKS="2"),
+            srun(1, SLURM_STEP_NUM_TASKS="2", SLURM_STEP_NUM_NODES="1"),
             "slurm",
-            Job("", 1, 1, 2, launcher=SHELL.identity, shared_id="slurm-77-2-0"),
+            Job("", 1, 1, 2, launcher=SHELL.identity),
             id="srun with fewer tasks than the job",
         ),
         pytest.param(
@@ -139,7 +171,17 @@ INIT = ancestor(1, "systemd")
         pytest.param(
             srun(3, PMIX_RANK="3", PMIX_NAMESPACE="slurm.pmix.77.2"),
             "pmix",
-            Job("", 3, 1, 4, 1, launcher=SHELL.identity, shared_id="slurm-77-slurm.pmix.77.2-0"),
+            Job(
+                "",
+                3,
+                1,
+                4,
+                1,
+                launcher=SHELL.identity,
+                shared_id="slurm-77-slurm.pmix.77.2-0",
+                launch="slurm-77-slurm.pmix.77.2-0",
+                nodes=2,
+            ),
             id="srun --mpi=pmix",
         ),
         pytest.param(
@@ -303,9 +345,9 @@ def test_plain_processes_have_keys_of_their_own() -> None:
 
 def test_each_init_is_a_job_of_its_own_and_the_same_for_all_ranks() -> None:
     """R4"""
-    first, second = (job(torchrun(0), AGENT, nth_init=nth) for nth in (1, 2))
+    first, second = (job(torchrun(0, **TWO_NODES), AGENT, nth_init=nth) for nth in (1, 2))
     assert first.key != second.key
-    assert second.key == job(torchrun(1), AGENT, pid=501, nth_init=2).key
+    assert second.key == job(torchrun(1, **TWO_NODES), AGENT, pid=501, nth_init=2).key
     assert second.shared_id == "torchrun-run-a-2"
 
 
@@ -379,10 +421,12 @@ def test_a_pool_parent_that_is_gone_is_no_parent() -> None:
     [
         ({}, None),
         (BATCH, None),
-        (torchrun(0, run_id="none"), None),
-        (torchrun(0, run_id="job7"), "torchrun-job7"),
-        (torchrun(0, GROUP_WORLD_SIZE="1"), None),
-        (torchrun(0, run_id="100", SLURM_JOB_ID="77"), "torchrun-100-77-0"),
+        (torchrun(0, run_id="none", **TWO_NODES), None),
+        (torchrun(0, run_id="job7", **TWO_NODES), "torchrun-job7"),
+        (torchrun(0, run_id="job7", GROUP_WORLD_SIZE="1"), None),
+        (torchrun(0, run_id="job7"), None),
+        (torchrun(0, run_id="100", SLURM_JOB_ID="77", **TWO_NODES), "torchrun-100-77-0"),
+        (srun(0, world=2), None),
         ({**srun(0), **torchrun(0, run_id="none")}, "slurm-77-2-0"),
         (ranked(0), None),
         ({**BATCH, **ranked(0)}, None),
@@ -394,13 +438,50 @@ def test_only_what_all_nodes_of_one_launch_know_is_a_shared_id(env: Env, shared:
     assert job(env, SHELL).shared_id == shared
 
 
+@pytest.mark.parametrize(
+    ("env", "node_rank", "nodes"),
+    [
+        (torchrun(3, GROUP_RANK="1", GROUP_WORLD_SIZE="2"), 1, 2),
+        (torchrun(3, LOCAL_RANK="1", LOCAL_WORLD_SIZE="2"), 0, 2),
+        (ranked(3, world=4, LOCAL_RANK="1", LOCAL_WORLD_SIZE="2"), 1, 2),
+        (ranked(3, world=4, LOCAL_RANK="3", LOCAL_WORLD_SIZE="4"), 0, 1),
+        (ranked(3, world=4, NODE_RANK="1"), 1, 2),
+        (ranked(3, world=4), 0, 1),
+        (srun(3), 1, 2),
+        (
+            {
+                "OMPI_COMM_WORLD_RANK": "5",
+                "OMPI_COMM_WORLD_SIZE": "8",
+                "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+                "OMPI_COMM_WORLD_LOCAL_SIZE": "4",
+            },
+            1,
+            2,
+        ),
+        ({"PMI_RANK": "5", "PMI_SIZE": "7", "MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "4"}, 1, 2),
+    ],
+)
+def test_the_node_is_said_or_counted_by_the_ranks_that_it_holds(env: Env, node_rank: int, nodes: int) -> None:
+    """R12"""
+    found = job(env, SHELL)
+    assert (found.node_rank, found.nodes) == (node_rank, nodes)
+
+
+def test_a_launch_of_several_nodes_has_a_name_that_all_of_them_know() -> None:
+    """R12: the port alone repeats between launches, so it is no id, but it tells most launches apart."""
+    assert job(torchrun(0, run_id="none", **TWO_NODES), SHELL).launch == "localhost:29400"
+    assert job(torchrun(0, run_id="none", GROUP_RANK="1", **TWO_NODES), SHELL).launch == "localhost:29400"
+    assert job(torchrun(0, run_id="job7", **TWO_NODES), SHELL).launch == "torchrun-job7 localhost:29400"
+    assert job(torchrun(0, run_id="job7"), SHELL).launch == ""
+
+
 @pytest.mark.parametrize("run_id", ["a/b c", "é", "x" * 300, "new\nline", "lone \ud800"])
 def test_a_shared_id_is_always_a_plain_one(run_id: str) -> None:
-    shared = job(torchrun(0, run_id=run_id), SHELL).shared_id
+    shared = job(torchrun(0, run_id=run_id, **TWO_NODES), SHELL).shared_id
     assert shared is not None
     assert shared.startswith("torchrun-")
     assert len(shared) == len("torchrun-") + 32
-    assert shared != job(torchrun(0, run_id=run_id + "2"), SHELL).shared_id
+    assert shared != job(torchrun(0, run_id=run_id + "2", **TWO_NODES), SHELL).shared_id
 
 
 @pytest.mark.parametrize(
@@ -422,6 +503,62 @@ def test_a_number_that_is_none_is_ignored_and_named(change: Env, variable: str) 
     assert warning.startswith(f"{variable} is ")
     assert "ignored" in warning
     assert len(warning) < 200
+
+
+def per_node(rank: int, nodes: int = 2, **more: str) -> dict[str, str]:
+    """One task on each node, as `srun --ntasks-per-node=1` starts it."""
+    place = {"SLURM_LOCALID": "0", "SLURM_NODEID": str(rank), "SLURM_NNODES": str(nodes)}
+    return without_steps(srun(rank, world=nodes)) | place | more
+
+
+def without_steps(env: dict[str, str]) -> dict[str, str]:
+    """What only the step says of its nodes left out."""
+    return {name: value for name, value in env.items() if name != "SLURM_STEP_NUM_NODES"}
+
+
+@pytest.mark.parametrize(
+    ("env", "what"),
+    [
+        pytest.param({}, "neither", id="plain"),
+        pytest.param(per_node(0), "node launcher", id="first node"),
+        pytest.param(per_node(1), "node launcher", id="second node"),
+        pytest.param(
+            per_node(1, SLURM_NTASKS="8", SLURM_STEP_NUM_TASKS="2", SLURM_STEP_NUM_NODES="2"),
+            "node launcher",
+            id="a step with fewer tasks than the job",
+        ),
+        pytest.param(
+            per_node(0, nodes=4, SLURM_STEP_NUM_TASKS="4", SLURM_STEP_NUM_NODES="2"),
+            "rank",
+            id="a step with as many tasks as the job has nodes, on fewer nodes",
+        ),
+        pytest.param(per_node(0, nodes=1), "neither", id="one node, one task"),
+        pytest.param(srun(3, SLURM_STEP_NUM_NODES="1"), "rank", id="several tasks on one node"),
+        pytest.param(srun(3), "rank", id="several tasks on each node"),
+        pytest.param(without_steps(srun(1, world=2)), "rank", id="nobody says how many nodes"),
+        pytest.param(per_node(0, SLURM_NNODES="two"), "rank", id="a number of nodes that is none"),
+        pytest.param({**BATCH, "SLURM_NNODES": "4"}, "neither", id="batch script"),
+        pytest.param({**per_node(1), **torchrun(1)}, "rank", id="torchrun's rank"),
+        pytest.param({**per_node(1), **ranked(1)}, "rank", id="RANK was set"),
+        pytest.param(
+            per_node(1, OMPI_COMM_WORLD_RANK="1", OMPI_COMM_WORLD_SIZE="2"), "rank", id="MPI's rank"
+        ),
+        pytest.param(per_node(1, PMIX_RANK="1"), "rank", id="srun --mpi=pmix"),
+    ],
+)
+def test_one_slurm_task_on_each_node_launches_and_is_no_rank(env: Env, what: str) -> None:
+    """R12: `srun --ntasks-per-node=1 pluto-dist run -- torchrun …`."""
+    assert (is_rank(env), is_node_launcher(env)) == (what == "rank", what == "node launcher")
+
+
+def test_a_node_launcher_says_on_which_node_it_is_and_is_nobodys_rank() -> None:
+    """R12"""
+    process, ancestors = ProcessFacts(someone(500), per_node(1)), (ancestor(100, "slurmstepd"),)
+    found = detect(per_node(1), process, ancestors, 1, launcher=True).job
+    assert (found.rank, found.local_rank, found.world_size, found.launcher) == (None, None, None, None)
+    assert (found.node_rank, found.shared_id) == (1, "slurm-77-2-0")
+    rank = detect(per_node(1), ProcessFacts(someone(501), per_node(1)), ancestors, 1).job
+    assert rank.key != found.key
 
 
 any_value = st.sampled_from(["", "0", "1", "2", "-1", "none", "x", "4294967295", "9" * 30]) | st.text(

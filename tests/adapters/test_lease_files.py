@@ -13,6 +13,7 @@ from pluto_dist.core.lifecycle import Noted, encode_entry
 from pluto_dist.errors import PlacesError
 from pluto_dist.node import folders
 from pluto_dist.node.identity import boot_clock
+from pluto_dist.node.lease_lock import LOCK_NAME
 
 
 def files_at(spool: Path, *, durable: bool = False) -> LeaseFiles:
@@ -44,6 +45,23 @@ def test_process_durability_never_syncs(tmp_path: Path, monkeypatch: pytest.Monk
     files.sync()
 
 
+def test_no_record_is_taken_while_the_disk_refuses_the_opening(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """G3: without its opening entry nobody could say whose a record is, so it is a counted drop."""
+    files = files_at(tmp_path)
+    entry = Noted(at=1.0, wall_ms=1, text="the first entry")
+    with monkeypatch.context() as full:
+        full.setattr(files.lifecycle, "append", lambda payload: False)
+        files.say(entry)
+        assert not files.metrics.append(b"x\n")
+    assert (files.dropped, files.trouble) == (1, "not opened")
+    files.say_again()
+    files.metrics._retry_at = 0.0  # the next try is due
+    assert files.metrics.append(b"x\n")
+    assert (files.dropped, files.trouble) == (1, "")
+
+
 def test_machine_durability_refuses_memory() -> None:
     """A spool on tmpfs is gone with the power."""
     shared = Path("/dev/shm")
@@ -69,3 +87,21 @@ def test_times_of_a_living_lease_are_renewed(tmp_path: Path) -> None:
     os.utime(lock, (old, old))
     list(folders.LeaseFolders(tmp_path).look(boot_clock()))
     assert lock.stat().st_mtime > old + 86_400
+
+
+@pytest.mark.parametrize(
+    ("age_s", "records", "stays"), [(60.0, False, False), (0.0, False, True), (60.0, True, True)]
+)
+def test_a_lease_of_which_the_disk_took_no_word_is_swept_when_its_process_is_gone(
+    tmp_path: Path, age_s: float, records: bool, stays: bool
+) -> None:
+    """R13: the process was killed on a full disk; a coordinator that finds its empty folder removes it."""
+    folder = tmp_path / "leases" / f"{1:024x}"
+    folder.mkdir(parents=True)
+    lock = folder / LOCK_NAME
+    lock.touch()
+    os.utime(lock, (time.time() - age_s,) * 2)
+    if records:
+        (folder / "metrics-00000001.spool").write_bytes(b"something")
+    list(folders.LeaseFolders(tmp_path).scan(boot_clock()))
+    assert folder.exists() == stays

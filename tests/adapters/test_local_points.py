@@ -161,3 +161,17 @@ def test_a_summary_has_the_latest_step_and_the_number_of_points():
     again = SeriesPoint("metric", "x", 9, float("nan"), 0, "b")
     assert summarise(points) == {"x": Point(9.0, 9, 3)}
     assert summarise([*points, again]) == {"x": Point("NaN", 9, 4)}
+
+
+def test_files_and_values_have_kinds_of_their_own(folders: Folders):
+    """As the coordinator sums them up: the newest file's name, not its place."""
+    value = {"time": 1, "data": '{"freq":[1]}', "dataType": "histogram", "logName": "h", "step": 1}
+    file = {"path": "0" * 32, "fileName": "f-3.pt", "fileType": "pt", "logName": "a/b", "step": 3, "time": 9}
+    folders.put(folders.store, "a", "data", 1, frames(value))
+    folders.put(folders.store, "a", "files", 1, frames(file, {"no": "file"}))
+    found = folders.read(document(lease("a")))
+    assert found == [
+        SeriesPoint("histogram", "h", 1, '{"freq":[1]}', 1, "a"),
+        SeriesPoint("file", "a/b", 3, "files/a/b/f-3.pt", 9, "a"),
+    ]
+    assert summarise(found) == {"h": Point("histogram", 1, 1), "a/b": Point("f-3.pt", 3, 1)}

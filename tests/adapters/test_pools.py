@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Literal
 
 from pluto_dist.core.effects import BeatRun, OpenRun, Ship, WriteDocument
 from pluto_dist.core.lifecycle import Target
@@ -12,8 +13,8 @@ from pluto_dist.node.pools import Place, Pools, place_of
 WITHIN_S = 10.0
 
 
-def ship(kind: StreamKind, server: str, run: str = "r") -> Ship:
-    target = Target(mode="pluto", store="/s", url_ingest=server)
+def ship(kind: StreamKind, server: str, run: str = "r", mode: Literal["local", "pluto"] = "pluto") -> Ship:
+    target = Target(mode=mode, store="/s", url_ingest=server)
     return Ship(
         target="run",
         run=BackendRun(run, target, 1, "p"),
@@ -40,6 +41,7 @@ def test_kinds_and_servers_do_not_wait_for_each_other() -> None:
         BeatRun(run=BackendRun("r", target, 1, "p")),
         OpenRun(run="r", request=request),
         WriteDocument(run="r", store="/s", revision=1, body=b""),
+        *(ship(kind, "", mode="local") for kind in ("metrics", "files")),
     ]
     assert len({place_of(effect).crew for effect in effects}) == len(effects)
 

@@ -34,6 +34,15 @@ def test_windows_makes_auto_mode_disabled():
     assert load({"PLUTO_DIST_MODE": "local"}, platform="win32").mode == "local"
 
 
+@pytest.mark.parametrize(
+    ("mode", "platform", "told"),
+    [("auto", "win32", True), ("disabled", "win32", False), ("disabled", "linux", False)],
+)
+def test_who_did_not_ask_for_disabled_is_told_why(mode: str, platform: str, told: bool):
+    """R13"""
+    assert bool(load({"PLUTO_DIST_MODE": mode}, platform=platform).disabled_because) is told
+
+
 def test_mode_pluto_without_a_key_is_refused_with_the_way_out():
     with pytest.raises(SettingError, match="PLUTO_API_KEY"):
         load({"PLUTO_DIST_MODE": "pluto"})
@@ -57,7 +66,7 @@ def test_every_setting_has_exactly_one_current_variable(key: str):
 
 
 def test_every_field_can_be_set():
-    assert set(settings_keys()) == set(Settings.__struct_fields__) - {"notes"}
+    assert set(settings_keys()) == set(Settings.__struct_fields__) - {"notes", "disabled_because"}
 
 
 @pytest.mark.parametrize(
@@ -67,6 +76,7 @@ def test_every_field_can_be_set():
         ("PLUTO_DIST_SPOOL_QUOTA", "8 MiB", "spool_quota", 8 << 20),
         ("PLUTO_DIST_SPOOL_QUOTA", "2G", "spool_quota", 2 << 30),
         ("PLUTO_DIST_SEGMENT_SIZE", "65536", "segment_size", 65536),
+        ("PLUTO_DIST_RETENTION_SEGMENTS", "16", "retention_segments", 16),
         ("PLUTO_DIST_REQUIRED", "Yes", "required", True),
         ("PLUTO_DIST_QUIET", "off", "quiet", False),
         ("PLUTO_DIST_DURABILITY", "machine", "durability", "machine"),
@@ -91,6 +101,8 @@ def test_values_are_read_from_text(name: str, value: str, key: str, expected: ob
         ("PLUTO_DIST_EXIT_WAIT_S", "-1"),
         ("PLUTO_DIST_SPOOL_QUOTA", "many"),
         ("PLUTO_DIST_SPOOL_QUOTA", "3"),
+        ("PLUTO_DIST_RETENTION_SEGMENTS", "1"),
+        ("PLUTO_DIST_RETENTION_SEGMENTS", "2.5"),
         ("PLUTO_DIST_REQUIRED", "maybe"),
         ("PLUTO_DIST_MODE", "online"),
         ("PLUTO_DIST_HOME", "relative/folder"),

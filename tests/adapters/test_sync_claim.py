@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
+from pluto_dist.core.lifecycle import Target
+from pluto_dist.core.requests import OpenRequest
+from pluto_dist.sync import heart
 from pluto_dist.sync.claim import STALE_S, Claim, SyncBusyError
+from tests.adapters.memory_backend import MemoryBackend
 
 
 def hold(folder: Path) -> subprocess.Popen[bytes]:
@@ -70,3 +75,22 @@ def test_a_holder_that_lost_it_leaves_the_next_ones_alone(tmp_path: Path) -> Non
     with Claim(tmp_path) as second:
         first.__exit__(None, None, None)
         second.keep()
+
+
+def test_it_is_kept_while_one_request_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of many gigabytes; and whoever lost the claim goes on to its next request, which tells."""
+    monkeypatch.setattr(heart, "BEAT_S", 0.01)
+    backend, target = MemoryBackend(), Target("pluto", "/s")
+    backend.open(OpenRequest(key="k", target=target, want="create", project="p", name="n", external_id="e"))
+    run = heart.BackendRun("k", target, 1, "p")
+    enough, calls = threading.Event(), [0]
+
+    def keep() -> None:
+        calls[0] += 1
+        if calls[0] == 3:
+            enough.set()
+        raise SyncBusyError("lost")
+
+    with heart.Heart(backend, run, keep):
+        assert enough.wait(10)
+    assert backend.runs[1].beats >= 3

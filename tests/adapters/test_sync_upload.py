@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from pluto_dist.backend.interface import Batch
@@ -13,7 +14,7 @@ from pluto_dist.backend.pluto import PlutoBackend
 from pluto_dist.core.lifecycle import Target
 from pluto_dist.core.outcomes import Outcome
 from pluto_dist.core.records import Point, SeriesOwner
-from pluto_dist.core.requests import BackendRun
+from pluto_dist.core.requests import BackendRun, Opened, OpenRequest
 from pluto_dist.core.secret import Secret
 from pluto_dist.errors import KeyRefusedError
 from pluto_dist.sync.plan import plan
@@ -472,3 +473,83 @@ def test_a_live_run_is_left_to_its_coordinator(shelf: Shelf, target: Target, for
     shelf.simple(status=None)
     shelf.put(owner(state="active", end_reason=None), status=None)
     assert [item.state for item in plan(shelf.store, target, force=force)] == [state]
+
+
+def file_record(shelf: Shelf, step: int, content: bytes | None, name: str = "ckpt") -> dict[str, Any]:
+    """A line of a files stream as the spool has it, and its file as the store has it."""
+    record = {
+        "path": f"{step:032x}",
+        "fileName": f"model-{step}.pt",
+        "fileType": "pt",
+        "logName": name,
+        "step": step,
+        "time": NOW_MS + step,
+        "fileSize": len(content or b""),
+        "logType": "ARTIFACT",
+    }
+    place = shelf.store.run("key-000001") / "files" / name / f"model-{step}.pt"
+    if content is not None:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(content)
+    return record
+
+
+def test_files_arrive_with_their_steps_and_times_and_only_once(
+    shelf: Shelf, backend: PlutoBackend, target: Target, server: PlutoServer
+) -> None:
+    """G6, R7: of two participants with one name, the second has a suffix."""
+    shelf.put(owner(), rank1())
+    shelf.write(OWNER, "files", *(file_record(shelf, step, b"%d" % step) for step in range(3)))
+    shelf.write(RANK1, "files", file_record(shelf, 9, b"of rank 1"))
+    for state in ("uploaded", "up to date"):
+        (result,) = sync(shelf, backend, target)
+        assert (result.state, result.records, result.repeats) == (state, 4, 0)
+        rows = server.operator.files(result.server_id or 0)
+        assert [(row["log_name"], row["step"], row["time"] - NOW_MS) for row in rows] == [
+            ("ckpt", 0, 0),
+            ("ckpt", 1, 1),
+            ("ckpt", 2, 2),
+            ("ckpt/rank1", 9, 9),
+        ]
+    stored = server.state.objects.objects
+    assert [stored[row["object_key"]] for row in rows] == [b"0", b"1", b"2", b"of rank 1"]
+    assert server.operator.run(result.server_id or 0)["logNames"] == {
+        "ckpt": "ARTIFACT",
+        "ckpt/rank1": "ARTIFACT",
+    }
+    assert len(list(shelf.store.run("key-000001").glob("files/ckpt/*"))) == 4
+
+
+def test_a_file_that_is_missing_is_set_aside_and_its_neighbours_arrive(
+    shelf: Shelf, backend: PlutoBackend, target: Target, server: PlutoServer
+) -> None:
+    """G6"""
+    shelf.put(owner())
+    records = [file_record(shelf, step, None if step == 1 else b"x") for step in range(3)]
+    shelf.write(OWNER, "files", *records)
+    (result,) = sync(shelf, backend, target)
+    assert (result.records, result.rejected) == (2, 1)
+    assert [row["step"] for row in server.operator.files(result.server_id or 0)] == [0, 2]
+    assert "cannot be read" in shelf.rejected()[0]["reason"]
+
+
+def test_remainders_of_files_go_when_the_server_has_them(
+    shelf: Shelf, backend: PlutoBackend, target: Target, server: PlutoServer
+) -> None:
+    """R11: files of a Run that has its home on the server are in the store only until then."""
+    opened = backend.open(_create(target))
+    assert isinstance(opened, Opened)
+    home = msgspec.structs.replace(target, store=str(shelf.store.root))
+    shelf.put(owner(), target=home, id=opened.id, display_id=opened.display_id, project=opened.project)
+    shelf.write(OWNER, "files", file_record(shelf, 0, b"x"))
+    (result,) = sync(shelf, backend, target)
+    assert (result.state, result.server_id) == ("uploaded", opened.id)
+    assert [row["step"] for row in server.operator.files(opened.id)] == [0]
+    assert shelf.segments() == []
+    assert not list(shelf.store.run("key-000001").glob("files/**/*.pt"))
+
+
+def _create(target: Target) -> OpenRequest:
+    return OpenRequest(
+        key="key-000001", target=target, want="create", project="p", name="n", external_id="mine-1"
+    )

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from pluto_dist.core.effects import NodeFeed
 from pluto_dist.node.system import sensors as module
@@ -81,6 +82,16 @@ class Clock:
 
 def recorder(**values: float) -> NodeRecorder:
     return NodeRecorder(Sensors({"all": lambda: values}), Clock(), lambda: 1700000000123)
+
+
+def test_steps_go_on_behind_a_former_stream_that_is_not_delivered(tmp_path: Path) -> None:
+    """G6, G10: a Run that was taken up again has a new stream; no step gets a second value."""
+    node = recorder(load=1.0)
+    former, later = feed(tmp_path, 1), feed(tmp_path, 2)
+    node.record([former])
+    node.record([former])
+    node.record([replace(later, earlier=(former.folder,))])
+    assert [line["step"] for line in written(former) + written(later)] == [0, 1, 2]
 
 
 def test_names_are_the_official_clients() -> None:

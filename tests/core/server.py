@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from pluto_dist.core.effects import Control, OpenRun, Ship
-from pluto_dist.core.merge import merge_json
+from pluto_dist.core.merge import merge_json, merge_tags
 from pluto_dist.core.outcomes import Delivered, Outcome, Rejected, Retry
 from pluto_dist.core.requests import (
     Beat,
@@ -22,6 +22,7 @@ from pluto_dist.core.requests import (
     Refused,
     Status,
     StatusReport,
+    TagsChange,
     Unavailable,
 )
 from tests.core.spool import Record
@@ -94,6 +95,8 @@ class Server:
         if self.down:
             return Unavailable("connection refused")
         found = self._find(request)
+        if request.want == "join":
+            return self._joined(found)
         if found is None:
             if request.want == "resume":
                 return Refused("RunNotFoundError", f"no Run {_named(request)}")
@@ -129,7 +132,8 @@ class Server:
             case "names":
                 run.names.update(msgspec.json.decode(effect.body))
             case "tags":
-                run.tags = tuple(msgspec.json.decode(effect.body))
+                change = msgspec.json.decode(effect.body, type=TagsChange)
+                run.tags = merge_tags(run.tags, change.base or run.tags, change.wanted)
             case "config":
                 run.config = merge_json(run.config, effect.body)
             case "revive":
@@ -185,6 +189,11 @@ class Server:
             run.status = "RUNNING"
             run.reopened += 1
         return msgspec.structs.replace(self._opened(run, resumed=True), was_status=was)
+
+    def _joined(self, run: ServerRun | None) -> OpenResult:
+        if run is None:
+            return Unavailable("no such Run yet", 2.0, absent=True)
+        return msgspec.structs.replace(self._opened(run, resumed=True), was_status=run.status)
 
     def _opened(self, run: ServerRun, *, resumed: bool) -> Opened:
         return Opened(

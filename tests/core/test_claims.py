@@ -7,20 +7,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from pluto_dist.core.claims import (
-    OWNER_WAIT_S,
-    RANK_ZERO_S,
-    Create,
-    Facts,
-    Grant,
-    Refuse,
-    Verify,
-    Wait,
-    decide_claim,
-)
+from pluto_dist.core.claims import OWNER_WAIT_S, RANK_ZERO_S, decide_claim
+from pluto_dist.core.decisions import Create, Facts, Grant, Refuse, Verify, Wait
 from pluto_dist.core.ids import RunRef
 from pluto_dist.core.records import Verdict
 from tests.core.builders import claim, identity, job, member, run
+from tests.core.processes import LOCAL
 
 X = RunRef(external_id="x")
 DONE = Verdict("COMPLETED", "done")
@@ -97,7 +89,8 @@ ROWS: list[tuple[str, dict[str, Any], Facts, str]] = [
     ("attach, ended", {"verb": "attach", "run": X, "job": OTHER}, ENDED, "side"),
     ("attach as worker", {"verb": "attach", "run": X, "wanted": "worker"}, facts(), "worker"),
     ("attach as owner", {"verb": "attach", "run": X, "wanted": "owner"}, facts(), "OwnerExistsError"),
-    ("attach, unknown", {"verb": "attach", "run": X}, NOBODY, "wait"),
+    ("attach, unknown", {"verb": "attach", "run": X}, NOBODY, "create join"),
+    ("the same without a server", {"verb": "attach", "run": X, "target": LOCAL}, NOBODY, "create join"),
     ("attach, nothing is live", {"verb": "attach"}, NOBODY, "wait"),
     (
         "attach, two are live",

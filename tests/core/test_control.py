@@ -7,6 +7,7 @@ import pytest
 
 from pluto_dist.core.control import BEAT_S
 from pluto_dist.core.effects import Control, Effect
+from pluto_dist.core.messages import Answer, Refusal
 from pluto_dist.core.outcomes import Outcome, Rejected, Retry, Unknown
 from tests.core.world import World
 
@@ -264,6 +265,23 @@ def test_a_run_that_has_ended_can_get_another_end_from_a_person() -> None:
     world.force_finish("x", "FAILED")
     world.force_finish("x", "FAILED")
     assert [report.status for report in world.server.only().reports] == ["COMPLETED", "FAILED"]
+
+
+@pytest.mark.parametrize("wanted", ["FAILED", "COMPLETED"])
+def test_the_end_of_a_run_is_overturned_by_force_only(wanted: str) -> None:
+    """G1, R10: the refusal names the present status; the same status again is no change and no refusal."""
+    world = World()
+    world.process("owner").init("x").finish().exit()
+    answer = world.force_finish("x", wanted, force=False)
+    if wanted == "COMPLETED":
+        assert isinstance(answer, Answer)
+    else:
+        assert isinstance(answer, Refusal)
+        assert answer.error == "RunEndedError"
+        assert "DEM-1 has ended as COMPLETED" in answer.message
+        assert "--force makes it FAILED" in answer.message
+    assert [report.status for report in world.server.only().reports] == ["COMPLETED"]
+    assert world.run().epoch == 1
 
 
 def test_a_run_that_is_ended_by_a_person_and_resumed_has_one_owner() -> None:

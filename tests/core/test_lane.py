@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import msgspec
 import pytest
 
 from pluto_dist.core.backoff import BACKOFF_CAP_S, BACKOFF_FIRST_S, backoff_s
+from pluto_dist.core.book import Book, feed_key
 from pluto_dist.core.effects import Effect, Ship
 from pluto_dist.core.outcomes import Delivered, Rejected, Retry, Unknown
 from pluto_dist.core.records import Feed
@@ -25,9 +29,9 @@ class Batches:
             self.ships.append(effect)
 
 
-def owner(world: World) -> Process:
-    """An owner whose names are settled."""
-    return world.process("owner").init().log(loss=0.0)
+def owner(world: World, **fields: Any) -> Process:
+    """An owner whose names are settled; `fields` of its claim."""
+    return world.process("owner").init(**fields).log(loss=0.0)
 
 
 def feed(world: World, stream: str = "metrics") -> Feed:
@@ -46,6 +50,16 @@ def test_records_arrive_in_order_and_once() -> None:
             process.spool.rotate()
     world.wait(1)
     assert world.server.only().values("loss") == [float(value) for value in range(50)]
+
+
+def test_an_intent_is_kept_before_its_request_leaves_and_a_cursor_may_come_later() -> None:
+    """G6: the next coordinator counts a repeat only if it knows that there may have been a request."""
+    book = Book()
+    cursor = book.put_feed(Feed(lease_id="l", target="run", stream="data", kind="data", offsets={1: 10}))
+    assert not book.take_changes().awaited
+    book.put_feed(msgspec.structs.replace(cursor, intent=(1, 10)))
+    changes = book.take_changes()
+    assert (changes.awaited, changes.durable) == (True, False)
 
 
 def test_one_batch_at_a_time_and_a_stuck_stream_holds_up_nobody() -> None:
@@ -230,3 +244,21 @@ def test_what_was_logged_while_waiting_is_delivered_when_granted() -> None:
     launch.rank(0).init()
     launch.rank(0).log(loss=0.0)
     assert world.server.only().values("loss/rank1") == [1.0]
+
+
+def test_what_only_the_store_has_after_a_power_loss_is_left_to_sync() -> None:
+    """G3, G7: the segment is gone, its copy is not; nobody waits for it here, and its cursor stays."""
+    world = World()
+    process = owner(world)
+    lease = world.lease(process)
+    cursor = feed(world)
+    world.book.put_feed(msgspec.structs.replace(cursor, offsets={**cursor.offsets, 7: 40}))
+    world.book.put_feed(
+        Feed(lease_id=lease.lease_id, target="store", stream="metrics", kind="metrics", offsets={7: 100})
+    )
+    process.finish().exit()
+    world.wait(5)
+    (note,) = world.notes(world.run(), "left_in_store")
+    assert (note["stream"], note["segments"]) == ("metrics", "[7]")
+    assert world.book.leases[lease.lease_id].removed
+    assert world.book.feeds[feed_key(lease.lease_id, "run", "metrics")].offsets[7] == 40

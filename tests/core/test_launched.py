@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from pluto_dist.core.claims import Facts, Grant, Refuse, Verify, decide_claim
+from pluto_dist.core.claims import decide_claim
+from pluto_dist.core.decisions import Facts, Grant, Refuse, Verify
 from pluto_dist.core.lifecycle import Evidence
 from pluto_dist.core.records import Lease
 from pluto_dist.core.verdict import decide

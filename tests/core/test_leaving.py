@@ -13,6 +13,20 @@ def waits(process: Process) -> bool:
     return process.view.last_out and not process.view.drained
 
 
+@pytest.mark.parametrize("code", [0, 1])
+def test_the_end_of_a_notebooks_kernel_waits_for_no_exit_code(code: int) -> None:
+    """R9, R11: whatever the kernel's own exit code is, its restart is a stop, told while it still exits."""
+    world = World()
+    kernel = world.process("kernel").init(notebook=True).log(loss=1.0)
+    kernel.finish(at_exit=True)
+    assert world.server.only().status == "TERMINATED"
+    assert not waits(kernel)
+    kernel.exit(code)
+    world.wait(60)
+    assert world.server.only().status == "TERMINATED"
+    assert world.server.only().values("loss") == [1.0]
+
+
 def test_earlier_leavers_never_wait() -> None:
     """R11: else ranks could wait for each other."""
     world = World()

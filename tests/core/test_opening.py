@@ -73,15 +73,13 @@ def test_a_refused_create_leaves_nothing_that_anybody_finds() -> None:
     for process in launch.start():
         process.init("x")
     world.release()
-    waiting = world.process("eval").attach("x")
+    assert not list(world.book.runs)
     world.wait(20)
     assert [process.role for process in launch.ranks.values()] == ["refused"] * 3
-    assert waiting.role == "waiting"
     assert world.server.calls.count("open create x") == 1
-    assert not list(world.book.runs)
     for process in launch.ranks.values():
         process.exit(1)
-    assert len(world.spools) == 1
+    assert not world.spools
 
 
 def test_a_later_claim_after_a_refused_one_is_asked_anew() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from pluto_dist.core.effects import Ship
 from tests.core.test_lane import Batches, feed, owner
 from tests.core.world import World
@@ -66,17 +68,21 @@ def test_an_older_segment_may_grow_late() -> None:
     assert world.server.only().values("loss") == [0.0, 2.0, 1.0]
 
 
-def test_delivered_segments_are_given_back_all_but_two() -> None:
+@pytest.mark.parametrize(("wanted", "left"), [(2, [9, 10]), (5, [6, 7, 8, 9, 10])])
+def test_delivered_segments_are_given_back_all_but_the_newest(wanted: int, left: list[int]) -> None:
     """G4: the disk does not fill, and the cursor does not grow."""
     world = World()
-    process = owner(world)
+    process = owner(world, retention_segments=wanted)
     for value in range(1, 10):
         process.spool.rotate()
         process.log(loss=float(value))
     world.wait(1)
-    assert sorted(process.spool.streams["metrics"]) == [9, 10]
+    assert sorted(process.spool.streams["metrics"]) == left
     process.log(loss=10.0)
-    assert set(feed(world).offsets) == {9, 10}
+    assert set(feed(world).offsets) == set(left)
+    process.finish().exit()
+    world.wait(1)
+    assert not world.spools, "nothing outlives the process"
 
 
 def test_a_write_after_the_end_is_not_lost() -> None:

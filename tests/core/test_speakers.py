@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
+import pytest
 
 from pluto_dist.core.ids import Job
 from pluto_dist.core.nodes import node_lease
 from pluto_dist.core.records import Lease
-from pluto_dist.core.speakers import speaker_of
+from pluto_dist.core.speakers import relieved_launchers, speaker_of
+from tests.core import builders
 from tests.core.test_sampling import member
+from tests.core.world import World
 
 
 def named(lease: Lease, participant: str, label: str = "", role: str = "worker") -> Lease:
@@ -42,3 +47,54 @@ def test_the_node_is_nobody_who_speaks() -> None:
     node = node_lease("a" * 24, owner, "", 1.0, 1)
     assert node.opened.job == Job(key="")
     assert speaker_of(owner, [owner, node]) == ""
+
+
+def test_a_launcher_speaks_for_its_command() -> None:
+    """Also where the launcher itself is one of several tasks: what its command says is no rank's."""
+    several = Job(key="job", node_rank=1, world_size=2)
+    launcher = builders.member(
+        None, opened=builders.claim(None, launcher=True, job=several), label="launcher"
+    )
+    rank = named(member(1), "rank1", "rank1")
+    assert speaker_of(launcher, [launcher]) == ""
+    assert speaker_of(launcher, [launcher, rank]) == "command"
+    assert speaker_of(rank, [launcher, rank]) == "rank1"
+
+
+@pytest.mark.parametrize(
+    ("opened", "lease", "relieved"),
+    [
+        pytest.param({"console": "auto"}, {}, True, id="a worker"),
+        pytest.param({"console": "auto"}, {"role": "side"}, False, id="a side"),
+        pytest.param({"console": "auto", "notebook": True}, {}, False, id="a notebook"),
+        pytest.param({"console": "wrap"}, {"role": "side"}, True, id="a side that asks for it"),
+        pytest.param({"console": "fd", "notebook": True}, {}, True, id="a notebook that asks for it"),
+        pytest.param({"console": "off"}, {}, False, id="a worker that does not want it"),
+        pytest.param({"console": "auto"}, {"state": "ended"}, False, id="a worker that has ended"),
+        pytest.param({"console": "auto", "launched_by": ""}, {}, False, id="a worker from elsewhere"),
+    ],
+)
+def test_a_launcher_is_silent_while_somebody_below_records(
+    opened: dict[str, Any], lease: dict[str, Any], relieved: bool
+) -> None:
+    """No line twice: what a process below prints passes through the launcher too."""
+    claim = builders.claim(None, **{"launched_by": "launcher", **opened})
+    below = builders.member(None, **{"opened": claim, "owns": False, "role": "worker", **lease})
+    launcher = builders.member(None, opened=builders.claim(None, launcher=True, console="auto"))
+    assert relieved_launchers([launcher, below]) == ({"launcher"} if relieved else set())
+
+
+def test_the_launcher_hears_when_those_below_begin_and_end() -> None:
+    """Each time at once and unasked."""
+    world = World()
+    launcher = world.process("launcher").init("x", launcher=True, wanted="owner", console="auto")
+    below = {"launched_by": launcher.spool.lease_id, "console": "auto"}
+    assert not launcher.view.relieved
+    first, second = (world.process("w", Job("torch", rank)).init("x", **below) for rank in range(2))
+    assert [first.role, second.role] == ["worker", "worker"]
+    assert launcher.view.relieved
+    first.finish()
+    assert launcher.view.relieved
+    assert not first.view.relieved
+    second.kill()
+    assert not launcher.view.relieved

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pluto_dist.core.stuck import Pace, stuck_ranks
+from tests.core.world import World
 
 NOW, THRESHOLD = 10_000.0, 600.0
 
@@ -34,3 +35,24 @@ def pace(silent_s: float, step: int = 100, *, moves: int = 50, longest_s: float 
 )
 def test_who_is_stuck(paces: list[Pace], stuck: tuple[int, ...]) -> None:
     assert stuck_ranks(paces, NOW, THRESHOLD) == stuck
+
+
+def test_participants_are_told_who_is_stuck_whatever_else_is_wrong() -> None:
+    """A server that is down at the same time must not hide the hang; that it goes on is told too."""
+    world = World()
+    launch = world.launch(ranks=2)
+    owner, hanging = (process.init(stuck_after_s=60.0) for process in launch.start())
+    world.server.down = True
+    for _ in range(5):
+        owner.log(loss=1.0)
+        hanging.log(loss=1.0)
+        world.wait(2)
+    for _ in range(40):
+        owner.log(loss=1.0)
+        world.wait(2)
+    assert "rank1" in owner.view.stuck
+    assert "rank1" not in owner.view.trouble
+    hanging.log(loss=1.0)
+    owner.log(loss=1.0)
+    world.wait(10)
+    assert owner.view.stuck == ""

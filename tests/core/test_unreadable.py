@@ -18,7 +18,7 @@ def test_an_unreadable_entry_is_passed_and_noted() -> None:
     process.finish()
     assert process.view.state == "ended"
     (noted,) = world.notes(world.run("x"), "unreadable_entry")
-    assert noted == {"lease": process.spool.lease_id, "number": "2", "why": NEWER.why}
+    assert noted == {"lease": process.spool.lease_id, "number": "2", "entries": "1", "why": NEWER.why}
 
 
 def test_an_unreadable_entry_is_noted_once_over_restarts() -> None:

@@ -7,7 +7,7 @@ import pytest
 from pluto_dist.core.lifecycle import Evidence
 from pluto_dist.core.records import Lease, Verdict
 from pluto_dist.core.verdict import DRAIN_S, decide, describe, status_of_code
-from tests.core.builders import ended, exited, killed, member, raised, run, signalled, vanished
+from tests.core.builders import claim, ended, exited, killed, member, raised, run, signalled, vanished
 
 T = 1000.0
 
@@ -61,6 +61,30 @@ def test_nobody_failed() -> None:
     """G7"""
     verdict = decided(ended(member(0), T, "finished"), ended(member(1), T, "closed"))
     assert (verdict.status, verdict.first_failure) == ("COMPLETED", None)
+
+
+@pytest.mark.parametrize(
+    ("notebook", "by_exit", "status"),
+    [
+        (True, True, "TERMINATED"),
+        (True, False, "COMPLETED"),
+        (False, True, "COMPLETED"),
+    ],
+)
+def test_a_notebooks_kernel_that_ends_has_finished_nothing(
+    notebook: bool, by_exit: bool, status: str
+) -> None:
+    """G7, R9: a restart of the kernel runs the exit hook too; only a script is done when it ends."""
+    owner = ended(member(opened=claim(notebook=notebook)), T, "finished", by_exit=by_exit)
+    verdict = decided(owner)
+    assert (verdict.status, verdict.first_failure) == (status, None)
+    assert ("kernel" in verdict.reason) == (status == "TERMINATED")
+
+
+def test_a_failure_goes_before_the_end_of_a_kernel() -> None:
+    """R10"""
+    owner = ended(member(None, opened=claim(notebook=True)), T, "finished", raised(T), by_exit=True)
+    assert decided(owner).status == "FAILED"
 
 
 def test_exit_code_0_is_no_failure() -> None:

@@ -244,12 +244,16 @@ class _Exchange(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(response.body) + extra_length))
         self.end_headers()
+        if self._last is not None:
+            self.server.core.state.journal.leaves(self._last)
         if self.command != "HEAD":
             self.wfile.write(response.body)
         self.wfile.flush()
 
     def _reset(self) -> None:
         self.close_connection = True
+        if self._last is not None:
+            self.server.core.state.journal.leaves(self._last)
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         self.connection.close()
 

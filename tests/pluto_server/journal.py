@@ -63,6 +63,10 @@ class Journal:
         entry.outcome = UNKNOWN
         self._in_flight.pop(entry.id, None)
 
+    def leaves(self, entry: Entry) -> None:
+        """The answer leaves, or the connection breaks: from now on its client may act on that."""
+        self._in_flight.pop(entry.id, None)
+
     def close(self, entry: Entry, status: int | None, *, answered: bool) -> None:
         """The exchange is over."""
         entry.status, entry.finished_at = status, time.time()

@@ -364,7 +364,7 @@ class Node:
         wait_until(lambda: _is_dead(pid), f"coordinator {pid} is dead")
         return pid
 
-    def _started(self) -> list[int]:
+    def started(self) -> list[int]:
         """Coordinators of this node, those included that are only on their way."""
         pids = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
         return [pid for pid in pids if self._is_ours(pid) and not _is_dead(pid)]
@@ -464,7 +464,7 @@ class Node:
         """Ends all processes that are left."""
         while self._scripts:
             self._scripts.pop().close()
-        while pids := self._started():
+        while pids := self.started():
             for pid in pids:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
@@ -498,7 +498,7 @@ def _lines(folder: Path) -> list[dict[str, Any]]:
 
 def _values(line: Mapping[str, Any]) -> list[tuple[str, Any]]:
     if "logName" in line:
-        return [(line["logName"], line["data"])]
+        return [(line["logName"], line["data"] if "data" in line else line["fileName"])]
     return list(line.get("data", {}).items())
 
 

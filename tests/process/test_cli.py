@@ -179,6 +179,10 @@ def test_a_person_ends_a_run_only_by_force_while_its_owner_lives(node: Node):
     owner.say()
     owner.expect("done")
     assert node.ended("mine")["status"] == "CANCELLED"
+    refused = command(node, "finish", "mine", "--status", "COMPLETED")
+    assert refused.returncode == 2
+    assert "ended as CANCELLED" in refused.stderr
+    assert as_json(node, "finish", "mine", "--status", "CANCELLED")["epoch"] == 2
 
 
 def test_a_run_that_only_the_store_knows_is_taken_up_and_ended(node: Node):
@@ -195,6 +199,11 @@ def test_a_run_that_only_the_store_knows_is_taken_up_and_ended(node: Node):
     ended = as_json(node, "finish", "mine", "--status", "FAILED", "--force")
     assert ended["status"] == "FAILED"
     stored = node.ended("mine")
+    node.kill_coordinator()
+    node.home.rename(node.base / "gone-too")
+    refused = command(node, "finish", "mine", "--status", "COMPLETED")
+    assert refused.returncode == 2
+    assert "ended as FAILED" in refused.stderr
     assert stored["status"] == "FAILED"
     assert stored["verdict"]["reason"] == "ended by a person with finish --force"
     assert lease(stored, label="finish")["end_reason"] in ("closed", "superseded")

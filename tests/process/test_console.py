@@ -21,12 +21,12 @@ from tests.process.harness import Node, wait_until
 FD = {"PLUTO_DIST_CONSOLE": "fd"}
 
 
-def records(node: Node, run: str) -> list[dict[str, Any]]:
-    """All console records of a Run in the store; those of one stream in their order."""
+def records(node: Node, run: str, lease_id: str = "*") -> list[dict[str, Any]]:
+    """All console records of a Run or lease in the store; those of one stream in their order."""
     streams = node.store / "runs" / node.document(run)["key"] / "streams"
     return [
         json.loads(line)
-        for folder in sorted(str(path) for path in streams.glob("*"))
+        for folder in sorted(str(path) for path in streams.glob(lease_id))
         for stream, segments in sorted(list_streams(folder).items())
         if stream.startswith("console")
         for segment, size in segments.items()

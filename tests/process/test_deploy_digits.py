@@ -31,5 +31,7 @@ def test_training_evaluation_and_upload_are_one_run(node: Node) -> None:
     assert roles == {"rank0": "owner", "rank1": "worker", "eval": "side", "uploader": "side"}
     names = [point.name for point in node.points("digits")]
     assert (names.count("eval/accuracy"), names.count("upload/bytes")) == (2, 2)
-    assert len(list((out / "archive").glob("epoch*.pt"))) == 2
+    shipped = sorted(path.read_bytes() for path in node.store.glob("runs/*/files/checkpoint/*.pt"))
+    assert shipped == sorted(path.read_bytes() for path in out.glob("epoch*.pt"))
+    assert len(shipped) == 2
     assert lease(found, label="eval")["end_reason"] == "closed"

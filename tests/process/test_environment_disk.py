@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pluto_dist.spool.reader import list_streams
 from tests.process.harness import Node, Script, wait_until
 
 MIB = 1 << 20
@@ -156,3 +157,35 @@ def train(script: Script, order: str) -> None:
     """Lets the trainer do something, and waits until it has."""
     script.say(order)
     script.expect("done")
+
+
+@pytest.mark.parametrize("kept", [2, 4])
+def test_so_many_delivered_segments_stay_as_was_asked_for(node: Node, kept: int) -> None:
+    """G4: the oldest go as soon as they are delivered; none outlives its process."""
+    env = {
+        "PLUTO_DIST_SEGMENT_SIZE": "64k",
+        "PLUTO_DIST_RETENTION_SEGMENTS": str(kept),
+        "PLUTO_DIST_CONSOLE": "off",
+    }
+    script = node.start(
+        """
+        run = pluto.init(run_id="kept", quiet=True)
+        for step in range(8000):
+            run.log({"loss": float(step)}, step)
+        run.flush()
+        tell("delivered")
+        hear()
+        """,
+        env=env,
+    )
+    script.expect("delivered")
+
+    def segments() -> int:
+        (folder,) = node.home.glob("spool/leases/*")
+        return len(list_streams(str(folder))["metrics"])
+
+    wait_until(lambda: segments() == kept, f"{kept} segments")
+    script.say()
+    assert script.wait() == 0
+    assert node.ended("kept")["points"] == 8000
+    wait_until(lambda: not list(node.home.glob("spool/leases/*")), "the folder is gone")

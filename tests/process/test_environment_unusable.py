@@ -152,6 +152,36 @@ def test_the_store_cannot_be_written_for_a_while(node: Node) -> None:
     assert not node.lost("later")
 
 
+@pytest.mark.parametrize("folder", ["/proc/nope", "/dev/null"])
+def test_a_store_that_takes_nothing_is_told_at_the_start_and_at_the_end(node: Node, folder: str) -> None:
+    """R13, G5: one warning at each end with the cause; what was logged is said to be undelivered."""
+    script = node.start(
+        f"""
+        run = pluto.init(run_id="homeless", dir={folder!r})
+        run.log({{"loss": 1.0}})
+        run.log({{"loss": 2.0}})
+        tell("logged")
+        hear()
+        run.finish(timeout_s=1.0)
+        tell("finished")
+        """,
+        env={"PLUTO_DIST_OPEN_WAIT_S": "0.3", "PLUTO_DIST_CONSOLE": "off"},
+    )
+    script.expect("logged")
+    (warning,) = script.stderr.splitlines()
+    assert warning.startswith("Run homeless has no place in the store yet: ")
+    cause = warning.partition("yet: ")[2].partition(". Everything")[0]
+    assert f"{folder}/.pluto" in cause
+    assert "irectory" in cause
+    assert str(node.home) in warning
+    script.say()
+    script.expect("finished")
+    undelivered, last = script.stderr.splitlines()[1:]
+    assert f"within 1 s ({cause})" in undelivered
+    assert "COMPLETED, 0 points, 2 records not delivered yet; look: pluto-dist show" in last
+    assert script.wait() == 0
+
+
 def test_a_descriptor_shortage_in_the_trainer_raises_nothing(node: Node) -> None:
     """R13: a trainer that leaks descriptors up to its limit; log() drops or goes on, nothing hangs."""
     script = node.start(

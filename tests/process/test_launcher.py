@@ -208,6 +208,38 @@ def test_an_inner_launcher_steps_aside(node: Node) -> None:
     assert found["status"] == "FAILED"
 
 
+def test_a_rank_that_is_given_a_launcher_goes_without_it(node: Node) -> None:
+    """R4: ranks join by themselves."""
+    node.set(RANK="0", WORLD_SIZE="2")
+    script = launch(node, "sh", "-c", "echo here; exit 5")
+    assert script.wait() == 5
+    assert "belongs before the launcher" in script.stderr
+    assert not node.documents()
+
+
+@pytest.mark.parametrize("place", ["0", "1"])
+def test_the_one_slurm_task_of_each_node_is_a_launcher(node: Node, place: str) -> None:
+    """R12: the variables of SLURM alone make no rank of it; without an id the nodes leave it to the job."""
+    node.set(
+        SLURM_JOB_ID="77",
+        SLURM_STEP_ID="0",
+        SLURM_NTASKS="2",
+        SLURM_NNODES="2",
+        SLURM_PROCID=place,
+        SLURM_NODEID=place,
+        SLURM_LOCALID="0",
+    )
+    body = "run = pluto.init()\ntell_json('ready', facts(run) | {'env': os.environ['PLUTO_RUN_ID']})"
+    argv = [sys.executable, "-P", "-c", CLI, "run", "--", *python(node, body)]
+    script = node.keep(Script("launch", *node.spawn(argv, "launch")))
+    facts = script.expect_json("ready")
+    assert script.wait() == 0
+    found = node.ended(facts["run_id"])
+    assert (facts["role"], facts["env"], found["status"]) == ("worker", facts["run_id"], "COMPLETED")
+    owner = lease(found, role="owner")
+    assert (owner["label"], owner["rank"]) == ("launcher", None)
+
+
 def test_a_requeued_job_goes_on_with_its_run(node: Node) -> None:
     """R5: the same id, the same Run; everything that was delivered stays."""
     body = "run = pluto.init(); run.log({{'n': {n}.0}}); sys.exit({code})"

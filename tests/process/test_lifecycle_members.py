@@ -6,6 +6,7 @@ pass (graces, the drain) passes for all jobs together. Each test then looks at o
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -270,6 +271,8 @@ def test_a_stopped_process_is_not_dead(node: Node) -> None:
     owner.signal(signal.SIGSTOP)
     side.say("time.sleep(1); log(run, {'beside': 1.0}, 1); run.add_tags('alive'); tell('status', run.status)")
     assert side.expect("status") == "RUNNING"
+    attached = json.loads(node.cli("ps", "--json"))["processes"]
+    assert {process["label"]: process["suspect"] for process in attached} == {"owner": True, "side": False}
     owner.signal(signal.SIGCONT)
     owner.say("log(run, {'after': 1.0}, 1)")
     owner.expect("done")

@@ -180,3 +180,36 @@ def test_flush_waits_until_everything_is_delivered(node: Node) -> None:
     assert len(node.points("flush")) == 1000
     script.say()
     script.wait()
+
+
+def test_the_largest_step_ends_no_coordinator(node: Node) -> None:
+    """G12: a step at the end of what fits, and one beyond it; the coordinator stays the same process."""
+    script = node.start("""
+        run = pluto.init(run_id="far", quiet=True)
+        run.log({"loss": 1.0}, 2**63 - 2)
+        for step in (2**63 - 1, 2**64 - 1, 10**40):
+            try:
+                run.log({"loss": 2.0}, step)
+            except pluto.errors.InvalidRecordError as error:
+                tell("refused", error)
+        run.finish()
+    """)
+    for _ in range(3):
+        assert "steps go from 0 to" in script.expect("refused")
+    assert script.wait() == 0
+    assert node.ended("far")["points"] == 1
+    assert len(node.said("started")) == 1
+
+
+def test_an_exception_whose_text_cannot_be_written_is_still_the_failure(node: Node) -> None:
+    """G7, R9: half a character in a message, or megabytes of it, once cost the whole evidence."""
+    for name, message in (("half", "'caf\\udce9'"), ("long", "'x' * 20_000_000")):
+        script = node.start(f"""
+            run = pluto.init(run_id={name!r}, quiet=True)
+            raise ValueError({message})
+        """)
+        assert script.wait() == 1
+        document = node.ended(name)
+        assert document["status"] == "FAILED"
+        failure = document["verdict"]["first_failure"]
+        assert (failure["kind"], failure["type"]) == ("exception", "ValueError")

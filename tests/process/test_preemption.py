@@ -57,6 +57,33 @@ def test_a_loop_that_looks_and_does_not_end_is_ended(node: Node) -> None:
     assert node.ended("job")["status"] == "TERMINATED"
 
 
+CHAINED = """
+asked, ours = threading.Event(), signal.getsignal(signal.SIGTERM)
+def stop(*what):
+    asked.set()
+    if callable(ours):
+        ours(*what)
+signal.signal(signal.SIGTERM, stop)
+"""
+
+
+def test_a_handler_that_has_replaced_ours_and_calls_it_is_trusted_too(node: Node) -> None:
+    """R9: without us it would have had nothing to call, and would have ended by itself."""
+    script = start(node, "while not asked.is_set(): time.sleep(0.01)\nlog(run, {'saved': 1.0}, 1)", CHAINED)
+    script.signal(signal.SIGTERM)
+    assert script.wait() == 0
+    assert node.ended("job")["status"] == "TERMINATED"
+    assert not node.lost("job")
+
+
+def test_the_trust_in_a_handler_that_has_replaced_ours_has_a_bound(node: Node) -> None:
+    """G5: it is ended as a script that looks and does not end."""
+    script = start(node, "while True: time.sleep(0.01)", CHAINED, ", settings={'preempt_wait_s': 0.3}")
+    script.signal(signal.SIGTERM)
+    assert script.wait() == -signal.SIGTERM
+    assert node.ended("job")["status"] == "TERMINATED"
+
+
 def test_a_second_sigterm_ends_it_at_once(node: Node) -> None:
     script = start(
         node, "while not run.preempted: time.sleep(0.01)\ntell('seen')\ntime.sleep(60)", "run.preempted"

@@ -211,7 +211,7 @@ def test_a_cancel_interrupts_only_who_asked_for_it(served: Served, setting: str)
         try:
             while not run.cancelled:
                 time.sleep(0.01)
-            time.sleep(0.5 if run._settings.on_cancel == "warn" else 30)
+            time.sleep(0.5 if run._held.settings.on_cancel == "warn" else 30)
             tell("end", "went on")
         except KeyboardInterrupt:
             tell("end", "interrupted", run.cancelled)

@@ -43,6 +43,30 @@ def test_server_that_is_down_at_init_delays_nobody_for_longer_than_said(served: 
     assert served.missing("early") == []
 
 
+def test_the_last_line_of_a_run_without_a_server_says_what_is_kept_and_how_to_upload_it(
+    served: Served,
+) -> None:
+    """G5, R8: it has no page yet, and the point that was logged is not "0 points"."""
+    served.cut_off()
+    script = served.start(
+        """
+        run = pluto.init(run_id="early")
+        log(run, {"loss": 1.0}, 0)
+        run.finish(timeout_s=1.0)
+        tell("finished")
+        """,
+        env={"PLUTO_DIST_OPEN_WAIT_S": "0", "PLUTO_DIST_CONSOLE": "off"},
+    )
+    script.expect("finished")
+    last = script.stderr.splitlines()[-1]
+    assert "COMPLETED, 0 points, 1 records not delivered yet; " in last
+    assert last.endswith(f"kept in {served.store}; upload: pluto-dist sync")
+    assert script.wait() == 0
+    served.back()
+    assert served.ended_remotely("early")["status"] == "COMPLETED"
+    assert served.missing("early") == []
+
+
 @pytest.mark.parametrize(
     ("body", "error", "says"),
     [

@@ -21,7 +21,7 @@ while time.monotonic() < deadline and not os.path.exists(os.environ["PD_TEST_LED
 
 
 def test_a_rank_that_hangs_is_named_once_and_nothing_is_ended(node: Node) -> None:
-    """`ps`, the document and one event say who; when it goes on, that is said too."""
+    """`ps`, the document, one event and one warning of the owner say who; that it goes on is said too."""
     launcher = node.launcher(3)
     ranks = [launcher.rank(number, BODY) for number in range(3)]
     wait_until(lambda: node.ledger.exists() and node.ledger.read_bytes().count(b"\n") > 120, "a pace")
@@ -33,11 +33,13 @@ def test_a_rank_that_hangs_is_named_once_and_nothing_is_ended(node: Node) -> Non
     assert int(said["steps"]) < int(said["others_at"])
     assert "rank1" in found["trouble"]
     assert found["status"] == "RUNNING"
+    wait_until(lambda: "rank1. Nothing was ended" in ranks[0].stderr, "the warning")
     last = {rank: lease(found, rank=rank)["last_logged_at"] for rank in range(3)}
     assert last[1] < min(last[0], last[2])
     ranks[1].say()
     found = wait_until(lambda: (d := node.document("stuck")) and events(d, "ranks_go_on") and d, "it goes on")
     assert (found["trouble"], len(events(found, "ranks_stuck"))) == ("", 1)
+    assert [rank.stderr.count("wait for it: rank1. Nothing was ended") for rank in ranks] == [1, 0, 0]
     node.ledger.with_name("ledger.stop").touch()
     assert [rank.wait() for rank in ranks] == [0, 0, 0]
     assert node.ended("stuck")["status"] == "COMPLETED"

@@ -23,10 +23,7 @@ STEPS = 4
 OWN_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 START_S = 60.0  # importing torch in all ranks, on a machine with other work to do
 
-TRAIN = """
-import torch, torch.distributed as dist
-from torch.nn.parallel import DistributedDataParallel
-
+RANKS = """
 RANK, ATTEMPT = int(os.environ["RANK"]), int(os.environ["TORCHELASTIC_RESTART_COUNT"])
 WITHOUT = bool(os.environ.get("PD_TEST_WITHOUT"))
 if WITHOUT:
@@ -42,6 +39,11 @@ def say(word, value=None):
 def cause():
     "The last thing that is done before the end begins."
     say("cause")
+"""
+
+TRAIN = """
+import torch, torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
 torch.manual_seed(0)
 dist.init_process_group("gloo")
@@ -80,10 +82,11 @@ class TorchJob:
 
     Args:
         node: where.
-        body: what each rank does after `TRAIN`.
+        body: what each rank does after `train`.
         options: of torchrun, before the script.
         wrapper: a shell script that starts the ranks (`--no-python`).
         without_pluto: see above.
+        train: what comes before; `TRAIN`, or a framework's trainer.
     """
 
     def __init__(
@@ -97,10 +100,11 @@ class TorchJob:
         wrapper: bool = False,
         without_pluto: bool = False,
         under: tuple[str, ...] = (),
+        train: str = TRAIN,
     ) -> None:
         self.node, self.ranks = node, ranks
         script = node.base / f"{name}.py"
-        script.write_text(PRELUDE + "import json\n" + TRAIN + textwrap.dedent(body))
+        script.write_text(PRELUDE + "import json\n" + RANKS + train + textwrap.dedent(body))
         argv = [*under, sys.executable, "-P", "-m", "torch.distributed.run", f"--nproc-per-node={ranks}"]
         argv += ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", *options]
         if wrapper:

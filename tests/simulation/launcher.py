@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from random import Random
 from typing import TYPE_CHECKING
 
 from pluto_dist.core.ids import Job
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 GRACE_S = 3.0
+FORGETS = 0.3
 
 
 class Launcher:
@@ -28,7 +30,8 @@ class Launcher:
         self.attempt = 0
         self.restarts = plan.restarts
         self.size = sum(actor.job == job for actor in plan.actors)
-        self._expected = self.size
+        # Now and then a rank of the first attempt is forgotten, and goes on beside its successors (R7).
+        self._forgets = plan.restarts > 0 and Random(f"launcher {plan.seed}").random() < FORGETS
         self._ranks: list[Process] = []
         world.say(job, f"launcher pid {self.identity.pid} starts")
         world.at(0.2, self._look, self)
@@ -56,7 +59,7 @@ class Launcher:
         dead = [rank for rank in self._ranks if rank.gone]
         if any(_failed(rank) for rank in dead):
             world.say(self.job, "a rank failed: the launcher stops the others")
-            for rank in self._ranks:
+            for rank in self._stopped():
                 if not rank.gone:
                     world.at(0.001, rank.sigterm, rank)
             world.at(GRACE_S, self._kill_rest, self)
@@ -68,7 +71,7 @@ class Launcher:
 
     def _kill_rest(self) -> None:
         self._ranks = [_newest(self.world, rank) for rank in self._ranks]
-        for rank in self._ranks:
+        for rank in self._stopped():
             rank.die((None, "SIGKILL"))
         if self.attempt >= self.restarts:
             self.die()
@@ -81,6 +84,10 @@ class Launcher:
             again = replace(actor, end="finish", duration=2.0, forks=False)
             self.world.at(0.6, lambda again=again: self.start(again), self)  # type: ignore[misc]
         self.world.at(1.0, self._look, self)
+
+    def _stopped(self) -> list[Process]:
+        """Those that it stops when one has failed."""
+        return self._ranks[:-1] if self._forgets and self.attempt < self.restarts else self._ranks
 
     def die(self) -> None:
         """It exits."""

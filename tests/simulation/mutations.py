@@ -10,14 +10,14 @@ import argparse
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from unittest import mock
 
 import msgspec
 
-from pluto_dist.core import admission, claims, control, folding, phase, settling, verdict
-from pluto_dist.core.admission import Admission
+from pluto_dist.client.lease import RoomForRecords
+from pluto_dist.core import admission, claims, control, delivery, folding, phase, settling, verdict
 from pluto_dist.core.book import Book
 from pluto_dist.core.control import Controls
 from pluto_dist.core.delivery import Delivery
@@ -28,13 +28,16 @@ from pluto_dist.core.outcomes import Delivered
 from pluto_dist.core.records import Verdict
 from pluto_dist.core.series import SeriesNames
 from pluto_dist.core.shared import Shared
+from pluto_dist.core.succession import Succession
 from pluto_dist.node.driver import Driver
 from pluto_dist.node.folders import LeaseFolders
 from pluto_dist.node.keeping import Keeper
 from pluto_dist.node.worker import Worker
 from pluto_dist.spool.writer import StreamWriter
+from pluto_dist.state.database import Database
 from tests.simulation.__main__ import attempt
 from tests.simulation.plan import make_plan
+from tests.simulation.test_simulation import LATER
 
 Patch = tuple[object, str, Any]
 
@@ -174,16 +177,16 @@ def orphan_grace_ignored() -> Patch:
 
 def restart_is_failure() -> Patch:
     """A Run whose job was restarted has failed."""
-    real = Admission._own
+    real = Succession.own
 
-    def broken(self: Admission, lease: Any, run: Any) -> Any:
+    def broken(self: Succession, lease: Any, run: Any) -> Any:
         run = real(self, lease, run)
         if not lease.opened.job.attempt:
             return run
         failed = Verdict("FAILED", "it was restarted")
         return self._context.change_run(run, verdict=failed, status="FAILED", ended_ms=1)
 
-    return Admission, "_own", broken
+    return Succession, "own", broken
 
 
 def finish_code_ignored() -> Patch:
@@ -252,12 +255,60 @@ def death_unnoticed() -> Patch:
     return Driver, "_deaths", lambda self, deaths, replaced=False: [None for _ in deaths] and None
 
 
+def late_records_not_renamed() -> Patch:
+    """What a superseded lease writes later has the name of its successor's."""
+    return delivery, "_writer_at", lambda lane, segment: (lane.lease.participant, None)
+
+
+def intent_not_awaited() -> Patch:
+    """Requests leave although their intents could not be kept."""
+    real = Book.take_changes
+
+    def broken(self: Book) -> Any:
+        commit = real(self)
+        return msgspec.structs.replace(commit, awaited=commit.durable)
+
+    return Book, "take_changes", broken
+
+
+def tries_not_counted() -> Patch:
+    """However often a request may have been carried out, it counts as one repeat."""
+    real = Book.put_feed
+
+    def broken(self: Book, feed: Any) -> Any:
+        return real(self, msgspec.structs.replace(feed, tries=min(feed.tries, 2)))
+
+    return Book, "put_feed", broken
+
+
+def records_before_the_opening() -> Patch:
+    """Records are taken of a lease whose opening entry the disk has refused."""
+    return RoomForRecords, "shortage", lambda self: self._space.shortage()
+
+
+def workers_not_waited_for() -> Patch:
+    """The verdict is made as soon as the owner has finished."""
+    return phase, "DRAIN_S", 0.0
+
+
+def stop_is_a_failure() -> Patch:
+    """Who was asked to stop has failed."""
+    return verdict, "is_stop", lambda evidence: False
+
+
+def generation_not_checked() -> Patch:
+    """A coordinator that was replaced goes on to write."""
+    return Database, "_check_generation", lambda self: None
+
+
 MUTATIONS: tuple[Callable[[], Patch], ...] = (
     epoch_not_compared, cursor_before_answer, close_ends_the_run, first_failure_ignored, tags_overwritten,
     side_evidence_counts, side_finish_ends, lifecycle_not_read_at_death, suffix_forgotten, no_suffix,
     intent_not_persisted, status_before_delivery, status_twice, orphan_grace_ignored, restart_is_failure,
     finish_code_ignored, folder_removed_early, two_owners, verdict_not_frozen, not_durable, set_aside_lost,
-    torn_write_continued, death_unnoticed,
+    torn_write_continued, death_unnoticed, late_records_not_renamed, intent_not_awaited, tries_not_counted,
+    records_before_the_opening, workers_not_waited_for, stop_is_a_failure,
+    generation_not_checked,
 )  # fmt: skip
 
 
@@ -268,13 +319,13 @@ def broken(mutation: Callable[[], Patch]) -> Iterator[None]:
     real = getattr(where, name)
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch.object(where, name, what))
-        for module in (admission, claims, control, folding, phase, settling, verdict):
+        for module in (admission, claims, control, delivery, folding, phase, settling, verdict):
             if module is not where and getattr(module, name, None) is real and not isinstance(where, type):
                 stack.enter_context(mock.patch.object(module, name, what))
         yield
 
 
-def catch(mutation: Callable[[], Patch], seeds: range, seconds: float) -> tuple[int | None, str]:
+def catch(mutation: Callable[[], Patch], seeds: Iterable[int], seconds: float) -> tuple[int | None, str]:
     """The first seed that fails, and with what."""
     deadline = time.monotonic() + seconds
     for seed in seeds:
@@ -291,21 +342,22 @@ def main() -> int:
     """Prints the table; 1 if a variant was not caught."""
     parser = argparse.ArgumentParser(prog="python -m tests.simulation.mutations")
     parser.add_argument("--first", type=int, default=1)
-    parser.add_argument("--seeds", type=int, default=400, help="how many to try for each variant")
-    parser.add_argument("--seconds", type=float, default=120.0, help="for each variant")
+    parser.add_argument("--seeds", type=int, default=2000, help="how many to try for each variant")
+    parser.add_argument("--seconds", type=float, default=180.0, help="for each variant")
     parser.add_argument("--only", default="", help="variants whose name has this in it")
     options = parser.parse_args()
-    missed = 0
+    missed, tried = 0, 0
     for mutation in MUTATIONS:
         if options.only not in mutation.__name__:
             continue
-        seeds = range(options.first, options.first + options.seeds)
+        seeds = (*LATER, *range(options.first, options.first + options.seeds))
         seed, how = catch(mutation, seeds, options.seconds)
-        missed += seed is None
+        missed, tried = missed + (seed is None), tried + 1
         print(
             f"{mutation.__name__:30s} {'missed' if seed is None else f'seed {seed}':10s} {how[:90]}",
             flush=True,
         )
+    print(f"{tried} variants, {missed} missed")
     return int(missed > 0)
 
 

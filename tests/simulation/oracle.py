@@ -53,6 +53,8 @@ def _by_evidence(world: World, book: Book, run: Run, epoch: int) -> set[str]:
         return ANY
     owner = world.leases[owner_lease.lease_id]
     members = [world.leases[lease.lease_id] for lease in leases if _counts(lease)]
+    if any(member.lease is not None and member.lease.unsaid for member in members):
+        return ANY  # a full disk did not take its last words
     ended = owner.truth.ended
     if ended is not None and ended[1] == "finished" and ended[2] is not None:
         return {_of_code(ended[2])}
@@ -99,7 +101,9 @@ def _bad_of(world: World, process: Process) -> list[Bad]:
         )
         if at_exit:
             if code or signal:
-                found.append(Bad(at, seen, stop=code in STOP_CODES and not signal, sure=watched))
+                # It ends when it is heard, which is late if its claim had to wait; its code may count or not.
+                sure = watched and truth.ended is not None and at < truth.ended[0] + DRAIN_S - CLOSE_BY_S
+                found.append(Bad(at, seen, stop=code in STOP_CODES and not signal, sure=sure))
                 found += [] if watched else [Bad(at, seen, stop=False, sure=False)]
         else:
             stop = signal == "SIGTERM" and watched
@@ -111,7 +115,7 @@ def _decide(world: World, found: list[Bad], finished_at: float | None) -> set[st
     if finished_at is not None:
         slack = sum(end - start for start, end in world.outages if end > finished_at) + 3.0
         late = [bad for bad in found if bad.seen > finished_at + DRAIN_S - CLOSE_BY_S]
-        found = [bad for bad in found if bad.at <= finished_at + DRAIN_S + slack]
+        found = [bad for bad in found if bad.at <= finished_at + DRAIN_S + slack or not bad.sure]
         unsure = [bad for bad in late if bad in found]
     else:
         unsure = []

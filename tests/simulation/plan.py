@@ -20,10 +20,7 @@ OWNER_ENDS: tuple[End, ...] = (
 )  # fmt: skip
 SIDE_ENDS: tuple[End, ...] = ("finish", "close", "exception", "exit_code", "at_exit", "sigterm", "kill")
 
-# A segment that the power loss took and whose copy is in the store keeps its coordinator up for ever: with
-# True, seed 66 shows it.
-POWER = False
-
+USURPED = 0.05
 QUIET_AFTER_S = 40.0  # no fault begins or lasts longer
 
 
@@ -59,14 +56,14 @@ class Fault:
 
     Attributes:
         kind: `crash` and `pause` are of the coordinator, `freeze` and `kill` of a process; `teardown` kills
-            everything, `power` takes unsynced bytes too.
+            everything, `power` takes unsynced bytes too; `usurp` starts a second coordinator beside it.
         number: of the process, or of the effect in front of which the coordinator dies.
     """
 
     at: float
     kind: Literal[
         "crash", "pause", "freeze", "kill", "teardown", "power", "full", "slow", "outage", "partition",
-        "database", "cancel",
+        "database", "cancel", "usurp",
     ]  # fmt: skip
     seconds: float = 0.0
     number: int = 0
@@ -120,12 +117,14 @@ def make_plan(seed: int) -> Plan:
     if random.random() < 0.2:
         actors.append(_other(random, "other", "init"))
     calm = random.random() < 0.15
+    usurpers = Random(f"usurper {seed}")
+    usurped = (Fault(usurpers.uniform(1.0, 25.0), "usurp"),) if usurpers.random() < USURPED else ()
     return Plan(
         seed=seed,
         mode="local" if random.random() < 0.2 else "pluto",
         restarts=restarts,
         actors=tuple(actors),
-        faults=() if calm else tuple(_faults(random, len(actors))),
+        faults=() if calm else (*_faults(random, len(actors)), *usurped),
         rates=Rates() if calm else _rates(random),
     )
 
@@ -197,7 +196,7 @@ def _faults(random: Random, actors: int) -> list[Fault]:
         )
         faults.append(Fault(at, kind, seconds, random.randrange(actors)))  # type: ignore[arg-type]
     if random.random() < 0.15:
-        kind = random.choice(("teardown", "teardown", "power" if POWER else "teardown"))
+        kind = random.choice(("teardown", "teardown", "power"))
         faults.append(Fault(random.uniform(1.0, 25.0), kind, random.uniform(0.5, 10.0)))  # type: ignore[arg-type]
     return sorted(faults, key=lambda fault: fault.at)
 

@@ -11,14 +11,14 @@ import msgspec
 
 from pluto_dist.client.handle import Run
 from pluto_dist.client.held import HeldLease
-from pluto_dist.client.lease import LeaseFiles
+from pluto_dist.client.lease import LeaseFiles, RoomForRecords
 from pluto_dist.core.ids import Identity, Job, RunRef
 from pluto_dist.core.lifecycle import Closed, Counted, Finished, Opened, Target
 from pluto_dist.core.messages import PROTOCOL, Sync, View
 from pluto_dist.core.secret import Secret
 from pluto_dist.core.session import Session
 from pluto_dist.node.settings import Settings
-from pluto_dist.spool.writer import Limits, StreamWriter
+from pluto_dist.spool.writer import Limits, Room, StreamWriter
 from tests.simulation.memory_files import MemoryFiles
 from tests.simulation.plan import Actor
 
@@ -60,6 +60,13 @@ class _Lock:
         pass
 
 
+class _Endless:
+    """No quota."""
+
+    def shortage(self) -> str:
+        return ""
+
+
 class SimLease(LeaseFiles):
     """A lease folder in memory."""
 
@@ -68,10 +75,13 @@ class SimLease(LeaseFiles):
         self.folder: Any = f"/spool/leases/{lease_id}"
         self.declared = 0
         self._unsaid = deque()
+        self.unopened = False
         self._machine = False
         self.lock: Any = _Lock()
-        for stream in ("lifecycle", "metrics", "data", "console"):
-            setattr(self, stream, process.writer(self.folder, stream))
+        self.room = RoomForRecords(self, _Endless())
+        for stream in ("lifecycle", "metrics", "data", "files", "console"):
+            room = None if stream == "lifecycle" else self.room
+            setattr(self, stream, process.writer(self.folder, stream, room))
 
 
 class Process:
@@ -385,12 +395,13 @@ class Process:
         """Does something later, unless the process is dead or stopped then."""
         self.world.at(delay, work, self, "")
 
-    def writer(self, folder: str, stream: str) -> StreamWriter:
+    def writer(self, folder: str, stream: str, space: Room | None) -> StreamWriter:
         """A real writer on this process's files."""
         return StreamWriter(
             folder,
             stream,
             Limits(segment_bytes=SEGMENT_BYTES),
+            space=space,
             files=self.files,
             clock=lambda: self.world.now,
             pid=lambda: self.identity.pid,
@@ -413,6 +424,7 @@ class Child:
             str(parent.lease.folder),
             "metrics",
             Limits(segment_bytes=SEGMENT_BYTES),
+            space=parent.lease.room,
             files=self.files,
             clock=lambda: world.now,
             pid=lambda: self.pid,

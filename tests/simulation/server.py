@@ -11,7 +11,17 @@ import msgspec
 
 from pluto_dist.backend.interface import Batch
 from pluto_dist.core.outcomes import Delivered, Outcome, Retry, Unknown
-from pluto_dist.core.requests import BackendRun, Beat, LogType, OpenRequest, OpenResult, StatusReport
+from pluto_dist.core.requests import (
+    BackendRun,
+    Beat,
+    LogType,
+    Opened,
+    OpenRequest,
+    OpenResult,
+    Refused,
+    StatusReport,
+    Unavailable,
+)
 from pluto_dist.spool.frames import scan
 from tests.adapters.memory_backend import SEVERITY, Call, MemoryBackend, Step, StoredRun
 
@@ -41,6 +51,7 @@ class Server(MemoryBackend):
         self.on_report: Callable[[StoredRun, StatusReport], None] = lambda run, report: None
         self.accepted_reports: dict[int, int] = defaultdict(int)
         self.unknown_reports: dict[int, int] = defaultdict(int)
+        self.unheard_cancels: dict[int, int] = defaultdict(int)
         self.order_broken = ""
         self._newest: dict[tuple[str, str], int] = {}
 
@@ -53,6 +64,13 @@ class Server(MemoryBackend):
         if isinstance(outcome, Unknown):
             self.unknown_reports[run.id] += 1
         return outcome
+
+    def beat(self, run: BackendRun) -> Beat:
+        """The last beat of a Run may cancel it, and nobody hears the answer."""
+        beat = super().beat(run)
+        if self.runs[run.id].status == "CANCELLED" and isinstance(beat.outcome, Unknown):
+            self.unheard_cancels[run.id] += 1
+        return beat
 
     def _take(self, run: BackendRun, batch: Batch, lines: tuple[bytes, ...]) -> Outcome:
         before = len(self.runs[run.id].lines.get(batch.kind, []))
@@ -117,8 +135,8 @@ class StoreBackend:
         self.arrived: dict[int, int] = defaultdict(int)
 
     def open(self, request: OpenRequest) -> OpenResult:
-        from pluto_dist.core.requests import Opened, Refused
-
+        if request.want == "join":  # one that has ended long ago is in no history
+            return Unavailable("no such Run yet", absent=True)
         external = request.external_id or ""
         known = self.store.runs.get(external)
         if request.want == "resume" and known is None:
@@ -141,7 +159,9 @@ class StoreBackend:
     def report(self, run: BackendRun, report: StatusReport) -> Outcome:
         return Delivered()
 
-    def put_tags(self, run: BackendRun, tags: tuple[str, ...]) -> Outcome:
+    def put_tags(
+        self, run: BackendRun, tags: tuple[str, ...], base: tuple[str, ...] | None = None
+    ) -> Outcome:
         return Delivered()
 
     def merge_config(self, run: BackendRun, patch: bytes) -> Outcome:

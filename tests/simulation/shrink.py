@@ -23,7 +23,7 @@ def shrink(plan: Plan, error: str) -> Plan:
 
 def failure_kind(error: str) -> str:
     """What a failure is called, without its numbers."""
-    last = error.strip().splitlines()[-1]
+    last = error.strip().splitlines()[-1].rpartition("Error: ")[2]
     return "".join(letter for letter in last if not letter.isdigit())[:40]
 
 

@@ -12,9 +12,14 @@ from tests.simulation.__main__ import attempt, summary
 from tests.simulation.plan import make_plan
 
 # 31: a refused record behind a declaration was lost. 42: a copy that came late kept its lease for ever.
-# 49, 165: a repeated console row was not counted. The others are the first ones.
-FIXED = (*range(1, 21), 31, 42, 49, 77, 88, 148, 161, 165, 170, 190, 200)
-RANDOM_S = 20.0
+# 49, 165: a repeated console row was not counted. The others of few digits are the first ones.
+# 66: after a power loss a segment was in the store only, and its lease was kept for ever.
+# …1302: on a full disk a request left before its intent was kept. …1569: a segment was given back while its
+# copy was on the way, which kept its lease for ever. …1913: the disk took records but not the opening entry.
+# …1085: without room for its database the coordinator decided before it had read what a rank had said.
+LATER = (1795641011302, 1795641011569, 1795641011913, 1795644151085)
+FIXED = (*range(1, 21), 31, 42, 49, 66, 77, 88, 148, 161, 165, 170, 190, 200, *LATER)
+RANDOM_S = 30.0
 
 
 @pytest.mark.parametrize("seed", FIXED)

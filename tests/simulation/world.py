@@ -302,7 +302,7 @@ class World:
     def _striker(self, fault: Fault) -> Callable[[], None]:
         return lambda: self._strike(fault)
 
-    def _strike(self, fault: Fault) -> None:
+    def _strike(self, fault: Fault) -> None:  # noqa: PLR0912 # one case for each fault
         self.count(fault.kind)
         self.say("fault", f"{fault.kind} {fault.seconds:g} s {fault.number}")
         match fault.kind:
@@ -316,6 +316,9 @@ class World:
                 process.resume_at = self.now + fault.seconds if fault.kind == "freeze" else 0.0
                 if fault.kind == "kill":
                     process.die((None, "SIGKILL"))
+            case "usurp" if self.coordinator is not None:
+                self.coordinator_left(self.coordinator)  # it goes on, and nobody speaks to it any more
+                self.launch("somebody who found no lock")
             case "teardown" | "power":
                 self._teardown(fault)
             case "full":
@@ -417,7 +420,8 @@ def installed(world: World) -> Iterator[None]:
 
     def released(folder: str) -> bool:
         process = world.leases.get(folder.rsplit("/", 1)[-1])
-        gone = process is None or process.released or process.truth.noticed is not None
+        ended = process is None or process.released or process.truth.noticed is not None
+        gone = ended or process.truth.execed is not None  # the lock's descriptor is closed by `exec`
         return gone and not family(folder) and not spools.still_written(folder)
 
     def say(event: str, **fields: str) -> None:

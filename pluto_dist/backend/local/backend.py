@@ -22,12 +22,15 @@ from pluto_dist.backend.interface import (
     StatusReport,
     Unavailable,
 )
+from pluto_dist.backend.local import files
 from pluto_dist.backend.local.lineage import LineageError, resolve
 from pluto_dist.backend.local.store import Store
 from pluto_dist.core.document import Document, read
 from pluto_dist.core.ids import RunRef, display_prefix
-from pluto_dist.core.outcomes import Delivered, Outcome, Retry
+from pluto_dist.core.outcomes import Delivered, Outcome, Rejected, Retry
 from pluto_dist.spool.names import segment_name
+
+JOIN_AGAIN_S = 2.0  # a Run that is not there yet is looked for again
 
 
 class LocalBackend:
@@ -46,13 +49,23 @@ class LocalBackend:
             return self._open(request)
         except LineageError as error:
             return Refused("ForkError", str(error))
+        except ValueError as error:
+            return Refused(
+                "ClaimError",
+                f"the store {self._store.root} has a Run {_ref(request)} that cannot be read ({error}); "
+                "move its folder out of runs/, or use another run_id",
+            )
         except OSError as error:
             return Unavailable(f"the store {self._store.root} cannot be used: {error}")
 
     def deliver(self, run: BackendRun, batch: Batch) -> Outcome:
-        """Copies a cut of a segment; repeating it changes nothing."""
+        """Copies a cut of a segment, and before it the files that it names; repeating it changes nothing."""
         name = segment_name(batch.stream, batch.segment)
         try:
+            if batch.kind == "files":
+                for index, line in enumerate(batch.lines):
+                    if not files.keep(self._store, run.key, line):
+                        return Rejected(f"there is no such file: {line[:200]!r}", good=index)
             self._store.copy_segment(run.key, batch.lease_id, name, batch.start, batch.raw)
         except OSError as error:
             return Retry(f"the store {self._store.root} cannot take it: {error}")
@@ -64,7 +77,9 @@ class LocalBackend:
     def report(self, run: BackendRun, report: StatusReport) -> Outcome:
         return Delivered()
 
-    def put_tags(self, run: BackendRun, tags: tuple[str, ...]) -> Outcome:
+    def put_tags(
+        self, run: BackendRun, tags: tuple[str, ...], base: tuple[str, ...] | None = None
+    ) -> Outcome:
         return Delivered()
 
     def merge_config(self, run: BackendRun, patch: bytes) -> Outcome:
@@ -82,6 +97,8 @@ class LocalBackend:
     def _open(self, request: OpenRequest) -> OpenResult:
         key = self.find(_ref(request), request.project)
         found = self._store.document(key) if key is not None else None
+        if request.want == "join":
+            return self._joined(request, found)
         if found is None:
             if request.want == "resume":
                 return Refused("RunNotFoundError", self._not_found(request))
@@ -92,6 +109,15 @@ class LocalBackend:
         if key != request.key:
             return Refused("RunExistsError", _exists(read(found), self._store.root))
         return msgspec.structs.replace(reopened, resumed=False)  # the answer to the first call was lost
+
+    def _joined(self, request: OpenRequest, found: bytes | None) -> OpenResult:
+        """Only a Run that has ended: one that has not is written by its own coordinator, wherever that is."""
+        if found is None:
+            return Unavailable(self._not_found(request), JOIN_AGAIN_S, absent=True)
+        document = read(found)
+        if document.verdict is None:
+            return Unavailable(f"Run {document.run_id} has not ended, and is not of this node", JOIN_AGAIN_S)
+        return _reopened(document, found)
 
     def _create(self, request: OpenRequest) -> OpenResult:
         external = request.external_id or request.key

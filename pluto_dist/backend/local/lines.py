@@ -13,6 +13,8 @@ from pathlib import Path
 import msgspec
 
 from pluto_dist.core.document import Document, LeaseShown
+from pluto_dist.core.foreign import UNREADABLE
+from pluto_dist.core.speakers import name_of
 from pluto_dist.spool.names import stream_kind
 from pluto_dist.spool.reader import list_streams, read_cut
 
@@ -58,7 +60,7 @@ def read_lines(document: Document, roots: Sequence[Path], cursors: Cursors) -> I
 
 
 def _speaker(lease: LeaseShown) -> str:
-    return f"rank{lease.rank}" if lease.rank is not None else lease.label
+    return name_of(lease.rank, lease.label, launcher=lease.launcher)
 
 
 def _chain(
@@ -71,7 +73,7 @@ def _chain(
             cursors[key] = end
             try:
                 record = _decoder.decode(line)
-            except msgspec.MsgspecError:  # not written by a capture
+            except UNREADABLE:  # not written by a capture
                 continue
             yield SaidLine(record.time, speaker, lease.rank, record.logType, record.message, lease.lease_id)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from pluto_dist.backend.local.store import Store, replace_file
+from pluto_dist.core.foreign import UNREADABLE
 from pluto_dist.core.lifecycle import Target
 from pluto_dist.core.records import SeriesOwner
 from pluto_dist.core.requests import Status
@@ -102,7 +103,10 @@ class Marks:
 
 
 def _read(path: Path) -> Mark:
-    mark = msgspec.json.decode(path.read_bytes(), type=Mark)
+    try:
+        mark = msgspec.json.decode(path.read_bytes(), type=Mark)
+    except UNREADABLE as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
     if mark.format > FORMAT:
         raise ValueError(f"{path} has format {mark.format}; this version reads up to {FORMAT}")
     return mark

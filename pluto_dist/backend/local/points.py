@@ -22,19 +22,29 @@ from typing import BinaryIO, Literal
 
 import msgspec
 
+from pluto_dist.backend.local.files import relative_place
 from pluto_dist.core.document import Document, LeaseShown
+from pluto_dist.core.foreign import UNREADABLE
 from pluto_dist.core.naming import late_participant
 from pluto_dist.core.records import Point, SeriesOwner
+from pluto_dist.spool.file_lines import read_line
 from pluto_dist.spool.frames import Cut, scan
 from pluto_dist.spool.names import parse_segment, stream_kind
 
 PIECE_BYTES = 1 << 20
 
 
-class SeriesPoint(msgspec.Struct, frozen=True):
-    """One point of one series. `time` is in epoch milliseconds; a string series has text values."""
+Kind = Literal["metric", "string", "histogram", "table", "file"]
 
-    kind: Literal["metric", "string"]
+
+class SeriesPoint(msgspec.Struct, frozen=True):
+    """One point of one series.
+
+    `time` is in epoch milliseconds. A string series has text values, a histogram or table its JSON text, and
+    a file its path below the Run's folder in the store, where it is if the store has it.
+    """
+
+    kind: Kind
     name: str
     step: int
     value: float | str
@@ -53,7 +63,10 @@ class _Text(msgspec.Struct):
     step: int
     data: str
     logName: str  # noqa: N815 # the server's name
+    dataType: str = ""  # noqa: N815 # the server's name
 
+
+_DATA_KINDS: dict[str, Kind] = {"histogram": "histogram", "table": "table"}
 
 _metrics = msgspec.json.Decoder(_Metrics)
 _text = msgspec.json.Decoder(_Text)
@@ -105,9 +118,16 @@ def summarise(points: Iterable[SeriesPoint]) -> dict[str, Point]:
     for point in points:
         last, step, count = summary.get(point.name, ("", -1, 0))
         if point.step >= step:
-            last, step = point.value, point.step
+            last, step = _short(point), point.step
         summary[point.name] = (last, step, count + 1)
     return {name: Point(shown(last), step, count) for name, (last, step, count) in summary.items()}
+
+
+def _short(point: SeriesPoint) -> float | str:
+    """As the coordinator sums it up; see `node.batches`."""
+    if point.kind == "file":
+        return str(point.value).rpartition("/")[2]
+    return point.kind if point.kind in ("histogram", "table") else point.value
 
 
 def shown(value: float | str) -> float | str:
@@ -143,19 +163,30 @@ def _points_of(stream: str, line: bytes, lease_id: str, final: Callable[[str], s
     try:
         if stream_kind(stream) == "data":
             text = _text.decode(line)
-            yield SeriesPoint("string", final(text.logName), text.step, text.data, text.time, lease_id)
+            kind = _DATA_KINDS.get(text.dataType, "string")
+            yield SeriesPoint(kind, final(text.logName), text.step, text.data, text.time, lease_id)
+            return
+        if stream_kind(stream) == "files":
+            yield from _file(line, lease_id, final)
             return
         record = _read_metrics(line)
-    except ValueError:
+    except UNREADABLE:
         return
     for name, value in record.data.items():
         yield SeriesPoint("metric", final(name), record.step, value, record.time, lease_id)
 
 
+def _file(line: bytes, lease_id: str, final: Callable[[str], str]) -> Iterator[SeriesPoint]:
+    file = read_line(line)
+    if file is not None:
+        place = relative_place(file)
+        yield SeriesPoint("file", final(file.log_name), file.step, place, file.time, lease_id)
+
+
 def _read_metrics(line: bytes) -> _Metrics:
     try:
         return _metrics.decode(line)
-    except msgspec.MsgspecError:  # NaN and infinities are no JSON
+    except UNREADABLE:  # NaN and infinities are no JSON
         return msgspec.convert(json.loads(line), _Metrics)
 
 
@@ -169,7 +200,7 @@ def _streams(folders: Iterable[Path]) -> dict[str, dict[int, list[Path]]]:
     for folder in folders:
         for path in folder.iterdir() if folder.is_dir() else ():
             segment = parse_segment(path.name)
-            if segment is not None and stream_kind(segment[0]) in ("metrics", "data"):
+            if segment is not None and stream_kind(segment[0]) in ("metrics", "data", "files"):
                 with contextlib.suppress(FileNotFoundError):  # delivered and removed in this instant
                     known = found.setdefault(segment[0], {}).setdefault(segment[1], [])
                     known.append((path.stat().st_size, path))

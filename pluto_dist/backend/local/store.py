@@ -2,6 +2,7 @@
 
     runs/<key>/run.json                       the document, replaced atomically
     runs/<key>/streams/<lease>/<segment>      copies of spool segments, byte for byte from their start
+    runs/<key>/files/, runs/<key>/rejected/   logged files, see `files`
     runs/<key>/rejected.jsonl                 records that the backend refused, with the reason
     runs/<key>/sync/<server>.json             how far it has been uploaded to one server
     ids/<number>                              holds the key of the Run with this id
@@ -15,13 +16,18 @@ exclusively, a document is written beside its place and renamed.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
+import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote, unquote
 
 LONGEST_NAME = 200  # bytes; filesystems take 255
+
+_NUMBER = re.compile(r"[0-9]{1,18}")  # other names in a folder of numbers are not ours
 
 
 class Store:
@@ -39,9 +45,13 @@ class Store:
         return self.root / "runs" / key
 
     def document(self, key: str) -> bytes | None:
-        """The Run's document, None if there is none."""
+        """The Run's document, None if there is none.
+
+        Raises:
+            OSError: it cannot be read, or is no file.
+        """
         try:
-            return (self.run(key) / "run.json").read_bytes()
+            return _regular(self.run(key) / "run.json")
         except FileNotFoundError:
             return None
 
@@ -105,8 +115,8 @@ class Store:
         path.parent.mkdir(parents=True, exist_ok=True)
         if create_exclusively(path, key):
             return key
-        holder = path.read_text()
-        if holder == key or self.document(holder) is not None:
+        holder = _read(path) or ""
+        if holder == key or (holder and self.document(holder) is not None):
             return holder
         replace_file(path, key.encode())
         return key
@@ -182,6 +192,12 @@ def _write_all(fd: int, data: bytes, start: int) -> None:
         view, start = view[written:], start + written
 
 
+def safe_name(text: str) -> str:
+    """A name that a person gave, as a file name: as it is if it can be, and never a way out of its folder."""
+    plain = text.isprintable() and "/" not in text and not text.startswith(".") and text == text.strip()
+    return text if plain and 0 < len(text.encode()) <= LONGEST_NAME else _name(text)
+
+
 def _name(text: str) -> str:
     """A caller's text as a file name: readable where it can be, a digest where it is too long."""
     quoted = quote(text, safe=" ").replace(".", "%2E")
@@ -190,9 +206,17 @@ def _name(text: str) -> str:
     return "%" + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+def _regular(path: Path) -> bytes:
+    """What is in a file; of a pipe nobody would ever see the end."""
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "no regular file", str(path))
+        return file.read()
+
+
 def _read(path: Path) -> str | None:
     try:
-        return path.read_text()
+        return path.read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, NotADirectoryError):
         return None
 
@@ -212,7 +236,7 @@ def create_exclusively(path: Path, text: str) -> bool:
 
 def _take_next(folder: Path, key: str) -> int:
     folder.mkdir(parents=True, exist_ok=True)
-    number = max((int(name) for name in os.listdir(folder) if name.isdigit()), default=0)  # noqa: PTH208
+    number = max((int(name) for name in os.listdir(folder) if _NUMBER.fullmatch(name)), default=0)  # noqa: PTH208
     while True:
         number += 1
         if create_exclusively(folder / str(number), key):

@@ -13,11 +13,9 @@ from __future__ import annotations
 
 from pluto_dist.backend.pluto.backend import PlutoBackend
 from pluto_dist.backend.pluto.client import KeyProvider
-from pluto_dist.backend.pluto.files import FileLine
 from pluto_dist.backend.pluto.urls import MemoryUrlBook, Slot, UrlBook
 
 __all__ = [
-    "FileLine",
     "KeyProvider",
     "MemoryUrlBook",
     "PlutoBackend",

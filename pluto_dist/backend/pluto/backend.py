@@ -20,6 +20,7 @@ from pluto_dist.backend.pluto.reopened import ended_by_monitor
 from pluto_dist.backend.pluto.replies import BeatReply, Details, StatusEvent
 from pluto_dist.backend.pluto.urls import MemoryUrlBook, UrlBook
 from pluto_dist.core.lifecycle import Target
+from pluto_dist.core.merge import merge_tags
 from pluto_dist.core.outcomes import Delivered, Outcome, Rejected
 from pluto_dist.core.requests import BackendRun, Beat, LogType, OpenRequest, OpenResult, StatusReport
 
@@ -100,8 +101,15 @@ class PlutoBackend(Backend):
             fields["statusUpdated"] = at_ms
         return self._client.set_status(run.id, report.status, fields).outcome
 
-    def put_tags(self, run: BackendRun, tags: tuple[str, ...]) -> Outcome:
-        """See `Backend`."""
+    def put_tags(
+        self, run: BackendRun, tags: tuple[str, ...], base: tuple[str, ...] | None = None
+    ) -> Outcome:
+        """See `Backend`. The server only replaces them all, so they are read, merged, written: not atomic."""
+        if base is not None:
+            found = read_details(self._client, run.id)
+            if isinstance(found, Failed):
+                return found.outcome
+            tags = merge_tags(found.tags, base, tags)
         try:
             return self._client.set_tags(run.id, guard.fit_tags(tags)).outcome
         except guard.UnfitError as fault:

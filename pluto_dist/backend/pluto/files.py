@@ -23,32 +23,14 @@ from pluto_dist.backend.pluto.client import Client, concluded, parsed
 from pluto_dist.backend.pluto.exchange import Answer, Failed, NotDelivered
 from pluto_dist.backend.pluto.guard import clean
 from pluto_dist.backend.pluto.http import Http
-from pluto_dist.backend.pluto.lines import Natural
 from pluto_dist.backend.pluto.urls import Slot, UrlBook
 from pluto_dist.core.outcomes import Delivered, Outcome, Rejected, Retry, Unknown
 from pluto_dist.core.requests import BackendRun
+from pluto_dist.spool.file_lines import FileLine, read_line
 
 FILES_PER_REQUEST = 200
 REQUEST_BYTES = 1 << 20  # the server takes 2 MiB
 GONE = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
-
-
-class FileLine(msgspec.Struct, frozen=True, rename="camel"):
-    """One line of a files stream: the local file and its metadata row.
-
-    `file_size` is what it was when logged; the row gets the size at the upload.
-    """
-
-    path: str
-    file_name: str
-    file_type: str
-    log_name: str
-    step: Natural
-    time: Natural
-    file_size: Natural = 0
-    caption: str | None = None
-    sample_index: Natural = 0
-    annotations: str | None = None
 
 
 class Row(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
@@ -103,8 +85,10 @@ class Files:
         A repeat with the same lines goes on where this one stopped.
         """
         uploads: list[Upload] = []
-        for line in lines:
+        for index, line in enumerate(lines):
             upload = upload_of(run, line)
+            if isinstance(upload, Rejected):
+                return msgspec.structs.replace(upload, good=index)
             if not isinstance(upload, Upload):
                 return upload
             uploads.append(upload)
@@ -166,11 +150,12 @@ class Files:
 
 def upload_of(run: BackendRun, line: bytes) -> Upload | Rejected | Retry:
     """The upload of a line whose file can be read; one that cannot be gets no metadata row either."""
-    try:
-        fields = msgspec.json.decode(line, type=FileLine)
-    except (msgspec.DecodeError, UnicodeDecodeError) as fault:
-        return Rejected(f"no line of a file: {fault}")
+    fields = read_line(line)
+    if fields is None:
+        return Rejected(f"no line of a file: {line[:200].decode(errors='replace')}")
     path = Path(fields.path)
+    if not path.is_absolute():
+        return Rejected("the line names no file of its lease")
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):

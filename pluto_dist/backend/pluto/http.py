@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import httpx
+import msgspec
 
 from pluto_dist.backend.pluto.exchange import Answer, Broken, Kind, Progress, epoch_s, seconds_until
 from pluto_dist.core.secret import Secret
@@ -83,11 +84,14 @@ class Http:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Answer | Broken:
-        """Sends one request to a service of the server."""
+        """Sends one request to a service of the server; an answer that quotes the key is changed."""
         fields = {"Authorization": f"Bearer {key.reveal()}", **(headers or {})}
         if body is not None:
             fields["Content-Type"] = CONTENT_TYPE.get(kind, "application/json")
-        return self._exchange(kind, method, url, fields, body)
+        answer = self._exchange(kind, method, url, fields, body)
+        if isinstance(answer, Answer) and (secret := key.reveal().encode()) in answer.body:
+            return msgspec.structs.replace(answer, body=answer.body.replace(secret, b"<the API key>"))
+        return answer
 
     def put(self, url: str, path: Path, size: int) -> Answer | Broken:
         """Uploads the first `size` bytes of a file to an upload address, without the API key.

@@ -12,6 +12,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from pluto_dist.core.foreign import UNREADABLE
+
 U64_LIMIT = 2**64  # msgspec's own bounds end at 2^63
 
 Natural = Annotated[int, msgspec.Meta(ge=0)]
@@ -53,7 +55,7 @@ def first_fault(kind: Literal["data", "console"], lines: Iterable[bytes]) -> tup
 def _data_fault(line: bytes) -> str | None:
     try:
         parsed = _data.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError) as fault:
+    except UNREADABLE as fault:
         return str(fault)
     return _beyond(time=parsed.time, step=parsed.step)
 
@@ -61,7 +63,7 @@ def _data_fault(line: bytes) -> str | None:
 def _console_fault(line: bytes) -> str | None:
     try:
         parsed = _console.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError) as fault:
+    except UNREADABLE as fault:
         return str(fault)
     return _beyond(time=parsed.time, lineNumber=parsed.lineNumber)
 

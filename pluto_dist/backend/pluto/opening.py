@@ -11,13 +11,14 @@ An attach also reopens a Run that was ended. If that was not wanted, the old sta
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 
 from pluto_dist.backend.pluto import guard
 from pluto_dist.backend.pluto.client import Client, parsed, read_details, read_history
 from pluto_dist.backend.pluto.exchange import Failed, Reply, failed
+from pluto_dist.backend.pluto.joining import Joining
 from pluto_dist.backend.pluto.lookup import Parent, find, find_parent
 from pluto_dist.backend.pluto.refusal import already_exists, not_opened, refused
 from pluto_dist.backend.pluto.reopened import Reopening, reopening
@@ -53,6 +54,7 @@ class Opening:
         self._pause = pause
         self._sent_at: dict[str, float] = {}
         self._was: dict[str, Status] = {}
+        self._joining = Joining(client, self._asked, self._put_back)
 
     def open(self, request: OpenRequest) -> OpenResult:
         """One attempt; only putting a status back is tried again here, because nobody else would."""
@@ -60,12 +62,14 @@ class Opening:
             result = self._attempt(request)
         except guard.UnfitError as fault:
             result = refused(UsageError, str(fault))
-        if not isinstance(result, Unavailable):
+        if not isinstance(result, Unavailable) or result.absent:
             self._sent_at.pop(request.key, None)
             self._was.pop(request.key, None)
         return result
 
     def _attempt(self, request: OpenRequest) -> OpenResult:
+        if request.want == "join":
+            return self._joining.join(request)
         if request.want == "resume" and (request.id is not None or request.display_id is not None):
             return self._resume(request)
         return self._attach(request)
@@ -88,7 +92,7 @@ class Opening:
         run = parsed(self._client.resume({"runId": details.id}), _run_reply.decode)
         if isinstance(run, Failed):
             return not_opened(run, request)
-        return _opened(run, details, was)
+        return self._sign(request, run) or _opened(run, details, was)
 
     # --- external ids: an attach is the only way to ask ---------------------------------------------
 
@@ -98,17 +102,12 @@ class Opening:
             return parent
         fields = _resume_fields(request) if request.want == "resume" else _create_fields(request, parent)
         call = self._client.resume if request.want == "resume" else self._client.create
-        sent_at = self._sent_at.get(request.key, self._clock())
-        reply = call(fields)
-        took_s = self._clock() - sent_at
-        if reply.maybe_carried_out:
-            self._sent_at[request.key] = sent_at
+        reply, called_ms = self._asked(request, call, fields)
         run = parsed(reply, _run_reply.decode)
         if isinstance(run, Failed):
             return not_opened(run, request)
         if not run.resumed:
             return self._fill(request, run) or _created(request, run, parent)
-        called_ms = self._server_ms(reply) - round(took_s * 1000)
         return self._attached(request, run, parent, called_ms)
 
     def _attached(
@@ -129,7 +128,15 @@ class Opening:
         if request.want == "create":
             aftermath = self._put_back(run.run_id, before) if before else ""
             return already_exists(request, run.url, aftermath)
-        return _opened(run, details, was)
+        return self._sign(request, run) or _opened(run, details, was)
+
+    def _sign(self, request: OpenRequest, run: RunReply) -> Refused | Unavailable | None:
+        """The other nodes of a launch can see that it has taken the Run up; None when that is done."""
+        if not request.launch:
+            return None
+        signature = {"loggerSettings": mark(request.key, request.launch)}
+        failure = failed(self._client.set_status(run.run_id, "RUNNING", signature))
+        return None if failure is None else not_opened(failure, request)
 
     def _fill(self, request: OpenRequest, run: RunReply) -> Refused | Unavailable | None:
         """What a new Run still lacks; None when that is done. May be repeated."""
@@ -161,6 +168,20 @@ class Opening:
             f"({failure.outcome.reason}); the server will mark it FAILED unless somebody sets its status."
         )
 
+    def _asked(
+        self,
+        request: OpenRequest,
+        call: Callable[[Mapping[str, object]], Reply],
+        fields: Mapping[str, object],
+    ) -> tuple[Reply, int]:
+        """The reply, and the server's time when a call for this request may have reached it first."""
+        sent_at = self._sent_at.get(request.key, self._clock())
+        reply = call(fields)
+        took_s = self._clock() - sent_at
+        if reply.maybe_carried_out:
+            self._sent_at[request.key] = sent_at
+        return reply, self._server_ms(reply) - round(took_s * 1000)
+
     def _server_ms(self, reply: Reply) -> int:
         stated = reply.answer.server_ms if reply.answer else None
         return round(self._wall() * 1000) if stated is None else stated
@@ -176,7 +197,7 @@ def _create_fields(request: OpenRequest, parent: Parent | None) -> dict[str, obj
         "projectName": guard.fit_project(request.project),
         "externalId": guard.fit_name(request.external_id),
         "tags": guard.fit_tags(request.tags),
-        "loggerSettings": mark(request.key),
+        "loggerSettings": mark(request.key, request.launch),
     }
     guard.fit_object(request.config)  # refused now, not when the Run exists
     if request.created_ms is not None:

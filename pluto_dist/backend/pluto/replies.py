@@ -24,6 +24,13 @@ class RunReply(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     fork_step: int | None = None
 
 
+class Mark(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What we keep in the Run's loggerSettings."""
+
+    key: str = ""
+    launch: str = ""
+
+
 class Details(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """Answer to `details`.
 
@@ -55,15 +62,20 @@ class Details(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     @property
     def key(self) -> str:
         """The key of the coordinator that created the Run; "" if another client did."""
+        return self._mark.key
+
+    @property
+    def launch(self) -> str:
+        """The launch that took the Run up last, of those that span several nodes; "" if none did."""
+        return self._mark.launch
+
+    @property
+    def _mark(self) -> Mark:
         try:
-            settings = msgspec.json.decode(self.logger_settings, type=dict[str, object])
+            settings = msgspec.json.decode(self.logger_settings, type=dict[str, msgspec.Raw])
+            return msgspec.json.decode(settings.get(MARK, b"{}"), type=Mark)
         except msgspec.DecodeError:
-            return ""
-        match settings.get(MARK):
-            case {"key": str(key)}:
-                return key
-            case _:
-                return ""
+            return Mark()
 
 
 class StatusEvent(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -97,9 +109,9 @@ class BeatReply(msgspec.Struct, frozen=True):
     status: Status
 
 
-def mark(key: str) -> str:
-    """The loggerSettings that say which coordinator's Run this is."""
-    return msgspec.json.encode({MARK: {"key": key}}).decode()
+def mark(key: str, launch: str = "") -> str:
+    """The loggerSettings that say which coordinator's Run this is, and which launch has taken it up."""
+    return msgspec.json.encode({MARK: Mark(key, launch)}).decode()
 
 
 def epoch_ms(moment: datetime) -> int:

@@ -25,6 +25,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
         codes: exit codes of the processes by name; negative after a signal.
         killed_ms: epoch milliseconds of the SIGKILL.
         ranks: how many there were.
+        shipped: checksums of the files in the store by step, as the uploader shortens them.
     """
 
     document: Document
@@ -33,6 +34,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     codes: Mapping[str, int | None]
     killed_ms: int
     ranks: int
+    shipped: Mapping[int, str]
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -47,6 +49,7 @@ def findings(outcome: Outcome) -> list[Finding]:
     return [
         _completed(outcome),
         _accounted(outcome),
+        _shipped(outcome),
         _closed(outcome),
         _crashed(outcome),
         _killed(outcome),
@@ -103,6 +106,17 @@ def _accounted(outcome: Outcome) -> Finding:
         return Finding(True, f"{text}: nothing lost, nothing doubled")
     more = f" and {len(troubles) - 5} more" if len(troubles) > 5 else ""
     return Finding(False, f"{text}: {'; '.join(troubles[:5])}{more}")
+
+
+def _shipped(outcome: Outcome) -> Finding:
+    logged = {entry.step: entry.value for entry in outcome.ledger if entry.name == "checkpoint/sha256"}
+    if logged and logged == outcome.shipped:
+        return Finding(True, f"{len(logged)} checkpoints are in the store, byte for byte")
+    steps = sorted({*logged, *outcome.shipped})
+    different = [step for step in steps if logged.get(step) != outcome.shipped.get(step)]
+    return Finding(
+        False, f"{len(logged)} checkpoints shipped; missing or different in the store: {different}"
+    )
 
 
 def _closed(outcome: Outcome) -> Finding:
@@ -169,7 +183,8 @@ def _logged(outcome: Outcome) -> Iterator[Key]:
 
 def _stored(outcome: Outcome) -> Iterator[Key]:
     for point in outcome.points:
-        yield point.lease_id, point.name, point.step, point.value
+        if point.kind != "file":  # `_shipped` looks at these
+            yield point.lease_id, point.name, point.step, point.value
 
 
 def _died_before_its_note(outcome: Outcome, extra: Counter[Key]) -> bool:

@@ -116,14 +116,20 @@ def _performed(play: Play, lookup: Lookup, home: Path | None, out: Console) -> O
 def _outcome(play: Play, lookup: Lookup, codes: dict[str, int | None], killed_ms: int) -> Outcome:
     from pluto_dist.backend.local.points import read_points
     from pluto_dist.cli.demo.check import Outcome
-    from pluto_dist.cli.demo.job import ledger
+    from pluto_dist.cli.demo.job import checkpoints, ledger
     from pluto_dist.cli.demo.play import RANKS, settle
 
     document = settle(lookup, play.run_id)
-    streams = lookup.store.run(document.key) / "streams"
+    folder = lookup.store.run(document.key)
+    points = list(read_points(document, [folder / "streams"]))
     return Outcome(
         document=document,
-        points=list(read_points(document, [streams])),
+        points=points,
+        shipped={
+            point.step: checkpoints.checksum((folder / str(point.value)).read_bytes())
+            for point in points
+            if point.kind == "file"
+        },
         ledger=list(ledger.read(play.ledger)),
         codes=codes,
         killed_ms=killed_ms,

@@ -8,6 +8,7 @@
     fd         `fd`: the descriptors 1 and 2, C++ and child output included
     channel    one captured descriptor: a pipe, or a pseudo-terminal where there was a terminal
     drain      the process of its own that empties the channels of `fd`
+    command    `fd` for what a launcher starts
     capture    which of them runs, for which Run
 
 A record is one JSON line without its number and without the participant's prefix; the coordinator gives both,

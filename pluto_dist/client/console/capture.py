@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
-from typing import Protocol
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from pluto_dist.client.console.levels import StreamName
+from pluto_dist.client.console.levels import SEPARATE, StreamName
 from pluto_dist.client.console.recorder import Recorder
 from pluto_dist.client.console.secrets import redactor, secrets_of
 from pluto_dist.client.console.wrap import WrapCapture
@@ -18,6 +18,9 @@ from pluto_dist.errors import PlutoDistError
 from pluto_dist.node.places import Places
 from pluto_dist.node.settings import Settings
 from pluto_dist.spool import forks
+
+if TYPE_CHECKING:
+    from pluto_dist.client.console.fd import FdCapture
 
 _log = logging.getLogger("pluto_dist")
 
@@ -109,26 +112,40 @@ class Captures:
 
 def make_capture(files: LeaseFiles, settings: Settings, places: Places, env: Mapping[str, str]) -> Capture:
     """The capture that the settings name."""
-    key = settings.api_key.reveal() if settings.api_key is not None else ""
-    secrets = secrets_of(env, key)
     if settings.console == "fd":
-        from pluto_dist.client.console.fd import FdCapture
-
-        return FdCapture(
-            files.folder,
-            places.spool,
-            segment_bytes=settings.segment_size,
-            quota_bytes=settings.spool_quota,
-            secrets=secrets,
-            env=env,
-            log=places.runtime / "console.log",
-        )
-    wall, redact = Wall(), redactor(secrets)
+        return fd_capture(files, settings, places, env)
+    wall, redact = Wall(), redactor(_secrets(settings, env))
 
     def recorder(stream: StreamName) -> Recorder:
         return Recorder(stream, files.console.append, wall.ms, redact)
 
     return WrapCapture(recorder)
+
+
+def fd_capture(
+    files: LeaseFiles,
+    settings: Settings,
+    places: Places,
+    env: Mapping[str, str],
+    streams: Iterable[StreamName] = SEPARATE,
+) -> FdCapture:
+    """The capture of descriptors."""
+    from pluto_dist.client.console.fd import FdCapture
+
+    return FdCapture(
+        files.folder,
+        places.spool,
+        segment_bytes=settings.segment_size,
+        quota_bytes=settings.spool_quota,
+        secrets=_secrets(settings, env),
+        env=env,
+        log=places.runtime / "console.log",
+        streams=streams,
+    )
+
+
+def _secrets(settings: Settings, env: Mapping[str, str]) -> tuple[str, ...]:
+    return secrets_of(env, settings.api_key.reveal() if settings.api_key is not None else "")
 
 
 CAPTURES = Captures()

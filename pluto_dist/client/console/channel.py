@@ -1,4 +1,7 @@
-"""One captured descriptor, as the trainer sees it.
+"""One captured descriptor, as the trainer sees it; or both, where they are one file.
+
+Those have one channel (`2>&1`, a terminal, the output file of a batch job), so that the file has its lines in
+the order in which they were written.
 
 Where the descriptor was a terminal its place is taken by a pseudo-terminal in raw mode, so that programs go
 on behaving as on a terminal (colours, line buffering, progress bars); everything else becomes a pipe.
@@ -13,13 +16,14 @@ import os
 import pty
 import termios
 import tty
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
 
-from pluto_dist.client.console.levels import StreamName
+from pluto_dist.client.console.levels import SEPARATE, StreamName
 
-STREAMS: Final[dict[StreamName, int]] = {"stdout": 1, "stderr": 2}
+STREAMS: Final[dict[StreamName, tuple[int, ...]]] = {"stdout": (1,), "stderr": (2,), "both": (1, 2)}
 
 
 class Channel(msgspec.Struct, frozen=True):
@@ -37,24 +41,33 @@ class Channel(msgspec.Struct, frozen=True):
     write: int
     terminal: bool
 
-    @property
-    def number(self) -> int:
-        """The captured descriptor."""
-        return STREAMS[self.stream]
-
     def take(self) -> None:
         """From now on what is written to the descriptor goes into the channel."""
-        os.dup2(self.write, self.number)
+        for number in STREAMS[self.stream]:
+            os.dup2(self.write, number)
         os.close(self.write)
 
     def give_back(self) -> None:
         """From now on what is written goes where it went before."""
-        os.dup2(self.original, self.number)
+        for number in STREAMS[self.stream]:
+            os.dup2(self.original, number)
 
     def close(self) -> None:
         """The trainer has nothing to do with the channel any more."""
         os.close(self.read)
         os.close(self.original)
+
+
+def open_channels(streams: Iterable[StreamName]) -> tuple[Channel, ...]:
+    """Channels for those of the standard streams that are open.
+
+    Raises:
+        OSError: there are no descriptors left.
+    """
+    wanted = tuple(streams)
+    if set(wanted) == set(SEPARATE) and _one_file():
+        wanted = ("both",)
+    return tuple(channel for stream in wanted if (channel := open_channel(stream)) is not None)
 
 
 def open_channel(stream: StreamName) -> Channel | None:
@@ -63,8 +76,11 @@ def open_channel(stream: StreamName) -> Channel | None:
     Raises:
         OSError: there are no descriptors left.
     """
+    number = STREAMS[stream][0]
     try:
-        original = os.dup(STREAMS[stream])
+        if not os.get_inheritable(number):
+            return None  # it was closed when this process began, and the number is now that of a file of ours
+        original = os.dup(number)
     except OSError:
         return None
     try:
@@ -77,6 +93,13 @@ def open_channel(stream: StreamName) -> Channel | None:
         tty.setraw(write)
         copy_size(original, read)
     return Channel(stream, original, read, write, terminal)
+
+
+def _one_file() -> bool:
+    try:
+        return os.path.sameopenfile(*STREAMS["both"])
+    except OSError:  # one of them is closed
+        return False
 
 
 def copy_size(terminal: int, to: int) -> None:

@@ -32,7 +32,10 @@ from pluto_dist.client.lease import Wall
 from pluto_dist.spool.space import Space
 from pluto_dist.spool.writer import Limits, StreamWriter
 
-DRAIN: Final = b"d"  # "empty the channels, and record nothing after that"; the same byte is the answer
+# Commands. Each holds for what is written after it: first the channels are emptied as before.
+RECORD: Final = b"r"
+PASS_ON: Final = b"p"  # and record nothing
+DRAIN: Final = b"d"  # as PASS_ON; the same byte is the answer
 DRAIN_S: Final = 1.0  # a child of the trainer may write for ever
 _SIZE_S: Final = 1.0  # how often the size of a terminal is looked at
 _IGNORED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
@@ -120,10 +123,11 @@ class Drain:
     def _obey(self) -> bool:
         """A command; False when the trainer is gone, which ends nothing as long as somebody can write."""
         command = os.read(self._control, 1)
-        if command == DRAIN:
+        if command:
             self._empty()
             self._end_lines()
-            self._recording = False
+            self._recording = command == RECORD
+        if command == DRAIN:
             with contextlib.suppress(BrokenPipeError):  # it did not wait any longer
                 os.write(self._life, DRAIN)
         return bool(command)
@@ -143,7 +147,8 @@ class Drain:
 
     def _end_lines(self) -> None:
         if self._recording:
-            for recorder in self._recorders.values():
+            for fd, recorder in self._recorders.items():
+                self._decoders[fd].reset()
                 recorder.end()
 
 

@@ -2,11 +2,14 @@
 
 The trainer's side: puts channels in the place of the descriptors, starts the drain, and watches over it. If
 the drain dies, what is left in the channels is passed on and the original descriptors are put back at once;
-nothing is recorded from then on. Lost is only what the drain had read and not yet written.
+nothing is recorded from then on. Lost is only what the drain had read and not yet written. Children that were
+started before keep the channels: what they write is passed on as long as this process lives, and where nobody
+reads it any more (`… | head`) they get the SIGPIPE that they would have got.
 
-Limits: stdout and stderr are two channels, so lines written to both within the same millisecond may change
-places. If the drain is killed while C code holds the interpreter's lock and prints more than a pipe holds
-(64 KiB) before it lets go, that code waits for ever: the watching thread needs the lock.
+Limits: stdout and stderr are two channels unless they are one file, so lines written to both within the same
+millisecond may change places in the record. If the drain is killed while C code holds the interpreter's lock
+and prints more than a pipe holds (64 KiB) before it lets go, that code waits for ever: the watching thread
+needs the lock.
 """
 
 from __future__ import annotations
@@ -18,14 +21,15 @@ import select
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from pluto_dist.client.console.channel import STREAMS, Channel, open_channel, read_some
-from pluto_dist.client.console.drain import DRAIN, Instructions, Source, write_all
+from pluto_dist.client.console.channel import Channel, open_channels, read_some
+from pluto_dist.client.console.drain import DRAIN, PASS_ON, RECORD, Instructions, Source, write_all
+from pluto_dist.client.console.levels import SEPARATE, StreamName
 from pluto_dist.node.launch import environment, module_command, start_detached
 from pluto_dist.spool.names import DRAIN_LOCK
 from pluto_dist.spool.real_files import real_files
@@ -38,7 +42,7 @@ _log = logging.getLogger("pluto_dist")
 
 
 class FdCapture:
-    """Both descriptors.
+    """The standard descriptors.
 
     Args:
         folder: of the lease.
@@ -47,6 +51,7 @@ class FdCapture:
         secrets: what is masked in records.
         env: environment; the drain gets what a coordinator would get of it.
         log: file for what the drain itself has to say.
+        streams: which of them.
     """
 
     def __init__(
@@ -59,6 +64,7 @@ class FdCapture:
         secrets: tuple[str, ...],
         env: Mapping[str, str],
         log: Path,
+        streams: Iterable[StreamName] = SEPARATE,
     ) -> None:
         self._folder = folder
         self._spool = spool
@@ -67,11 +73,14 @@ class FdCapture:
         self._secrets = secrets
         self._env = env
         self._drain_log = log
+        self._streams = tuple(streams)
         self._inherited = False
         self._channels: tuple[Channel, ...] = ()
         self._control = -1
         self._life = -1
         self._drained = threading.Event()
+        self._died = False
+        self._watcher = threading.Thread()
         self._turn = threading.Lock()  # between the end and the death of the drain
 
     def start(self) -> None:
@@ -80,7 +89,9 @@ class FdCapture:
         Raises:
             OSError, PlutoDistError: the drain cannot be started; nothing was changed.
         """
-        channels = tuple(found for stream in STREAMS if (found := open_channel(stream)) is not None)
+        channels = open_channels(self._streams)
+        if not channels:
+            return
         try:
             self._start_drain(channels)
         except BaseException:
@@ -92,9 +103,16 @@ class FdCapture:
         self._channels = channels
         for channel in channels:
             channel.take()
-        threading.Thread(target=self._watch, name="pluto-dist-console", daemon=True).start()
+        self._watcher = threading.Thread(target=self._watch, name="pluto-dist-console", daemon=True)
+        self._watcher.start()
 
-    def stop(self) -> None:
+    def record(self, on: bool) -> None:
+        """What is written from now on is recorded, or only passed on."""
+        with self._turn, contextlib.suppress(BrokenPipeError):  # the drain died just now
+            if self._channels:
+                os.write(self._control, RECORD if on else PASS_ON)
+
+    def stop(self, within_s: float = STOP_S) -> None:
         """Puts the descriptors back and waits, bounded, until everything before is passed on and recorded."""
         flush_python_streams()
         with self._turn:
@@ -104,12 +122,16 @@ class FdCapture:
         if self._inherited:
             for channel in channels:
                 os.close(channel.original)
+        if not channels and self._watcher.is_alive():
+            self._watcher.join(EMPTY_S)  # without a drain it passes on what children have written
         if not channels or self._inherited:
             return
         with contextlib.suppress(BrokenPipeError):  # it died just now; then `_watch` says "drained"
             os.write(self._control, DRAIN)
-        if not self._drained.wait(STOP_S):
-            _log.warning("the last lines of output were not recorded within %g s", STOP_S)
+        if not self._drained.wait(within_s):
+            _log.warning("the last lines of output were not recorded within %g s", within_s)
+        elif self._died:
+            pass_on(channels, EMPTY_S)
         os.close(self._control)
         for channel in channels:
             channel.close()
@@ -164,13 +186,12 @@ class FdCapture:
             for channel in channels:
                 channel.give_back()
         os.close(life)
+        self._died = True
         self._drained.set()
         if channels:
             os.close(self._control)
             _log.warning("console capture ended: its process is gone; output goes on, but is not recorded")
             pass_on(channels)  # children may write there still
-            for channel in channels:
-                channel.close()
 
 
 def pass_on(channels: tuple[Channel, ...], bound_s: float | None = None) -> None:
@@ -178,7 +199,8 @@ def pass_on(channels: tuple[Channel, ...], bound_s: float | None = None) -> None
 
     Args:
         channels: those that nobody else reads.
-        bound_s: stop when they are empty for now, or after this time; None for "until nobody can write".
+        bound_s: stop when they are empty for now, or after this time; None for "until nobody can write", and
+            then each is closed at its end.
     """
     by_fd = {channel.read: channel for channel in channels}
     poller = select.poll()
@@ -191,12 +213,23 @@ def pass_on(channels: tuple[Channel, ...], bound_s: float | None = None) -> None
             return
         for fd, _ in ready:
             data = read_some(fd)
-            if data:
-                with contextlib.suppress(OSError):  # its writer would have got this error
-                    write_all(by_fd[fd].original, data)
-            else:
-                poller.unregister(fd)
-                del by_fd[fd]
+            if data and _taken(by_fd[fd], data):
+                continue
+            poller.unregister(fd)
+            channel = by_fd.pop(fd)
+            if bound_s is None:
+                channel.close()
+
+
+def _taken(channel: Channel, data: bytes) -> bool:
+    """Whether more may be written where this went."""
+    try:
+        write_all(channel.original, data)
+    except BrokenPipeError:
+        return False
+    except OSError as error:  # its writer would have got this error, and could have gone on
+        _log.debug("%d bytes of %s were lost: %s", len(data), channel.stream, error)
+    return True
 
 
 def flush_python_streams() -> None:

@@ -2,16 +2,18 @@
 
 What goes to stdout is PRINT. stderr is where progress bars, loggers and tracebacks go alike, so the stream
 alone says nothing: a line there is ERROR if it is part of a traceback or names that level, WARNING or DEBUG
-if it names those, else INFO.
+if it names those, else INFO. Where both go to one file and come as one stream ("both"), what names nothing is
+PRINT.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Final, Literal
 
 LogType = Literal["PRINT", "INFO", "WARNING", "ERROR", "DEBUG"]
-StreamName = Literal["stdout", "stderr"]
+StreamName = Literal["stdout", "stderr", "both"]
+SEPARATE: Final[tuple[StreamName, ...]] = ("stdout", "stderr")
 
 _NAMED = re.compile(
     r"\b(?:(ERROR|CRITICAL|FATAL|\w*Error:|error:)|(WARN(?:ING)?|\w*Warning:|warning:)|(DEBUG))(?!\w)"
@@ -24,10 +26,11 @@ _FATAL = ("Fatal Python error", "Segmentation fault", "terminate called after")
 class Levels:
     """Remembers whether stderr is inside a traceback; one for each stream and thread."""
 
-    __slots__ = ("_in_traceback", "_stdout")
+    __slots__ = ("_in_traceback", "_stdout", "_unnamed")
 
     def __init__(self, stream: StreamName) -> None:
         self._stdout = stream == "stdout"
+        self._unnamed: LogType = "INFO" if stream == "stderr" else "PRINT"
         self._in_traceback = False
 
     def of(self, line: str) -> LogType:
@@ -45,5 +48,5 @@ class Levels:
             return "ERROR"
         named = _NAMED.search(line, 0, _HEAD)
         if named is None:
-            return "INFO"
+            return self._unnamed
         return "ERROR" if named[1] else "WARNING" if named[2] else "DEBUG"

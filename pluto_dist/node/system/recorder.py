@@ -1,7 +1,8 @@
 """One sample of the node, written for each of its Runs: a metrics stream like any other (G3, G6).
 
 The folder of such a stream lies among the leases, but no process holds it: there is no lifecycle stream and
-no lock. Steps go on behind the last record on the disk or the last that was delivered, whichever is higher.
+no lock. Steps go on behind the last record on the disk or the last that was delivered, whichever is higher;
+on the disk there may also be a former stream of the same Run that the server has not taken yet.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ class _Stream:
         folder.mkdir(mode=0o700, exist_ok=True)
         space = Space(str(folder.parent.parent))
         self.writer = StreamWriter(feed.folder, "metrics", Limits(segment_bytes=SEGMENT_BYTES), space=space)
-        self.step = max(feed.first_step, spools.next_step(feed.folder))
+        known = map(spools.next_step, (feed.folder, *feed.earlier))
+        self.step = max(feed.first_step, *known)
 
 
 class NodeRecorder:

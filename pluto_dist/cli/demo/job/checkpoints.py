@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from array import array
 from collections.abc import Iterator
@@ -19,6 +20,11 @@ def save(folder: Path, step: int, network: Network) -> None:
     unfinished = folder / "unfinished"
     unfinished.write_bytes(network.weights.tobytes())
     unfinished.rename(folder / f"step-{step:06}.weights")
+
+
+def checksum(body: bytes) -> str:
+    """Short, for people to compare."""
+    return hashlib.sha256(body).hexdigest()[:16]
 
 
 def load(path: Path) -> Network:

@@ -1,9 +1,8 @@
-"""What an uploader does beside a training, short of uploading: size and checksum of every checkpoint."""
+"""What an uploader does beside a training: ships every checkpoint, and logs its size and checksum."""
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 from pathlib import Path
 
 import pluto_dist as pluto
@@ -20,9 +19,9 @@ def main() -> None:
     run = pluto.attach(options.run_id, label="uploader")
     for step, path in checkpoints.follow(options.checkpoints):
         body = path.read_bytes()
-        checksum = hashlib.sha256(body).hexdigest()[:16]
+        checksum = checkpoints.checksum(body)
         point: dict[str, float | str] = {"checkpoint/bytes": len(body), "checkpoint/sha256": checksum}
-        run.log(point, step=step)
+        run.log({**point, "checkpoint": pluto.Artifact(body, caption=path.stem)}, step=step)
         ledger.note(run.lease_id, point, step)
     run.close()
 

@@ -1,0 +1,105 @@
+"""What a file and a data value are to `log()`. Light: the record's slow path imports it."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import PurePath
+from typing import ClassVar
+
+from pluto_dist.client.plain import clean_text, shown
+from pluto_dist.core.requests import LogType
+from pluto_dist.errors import InvalidRecordError
+
+LONGEST_STEM = 100  # bytes; with step, id and extension a name stays below what filesystems take
+LONGEST_EXTENSION = 16
+
+_NOT_IN_NAMES = re.compile(r"[^\w.-]+")
+_TWO_PARTS = ".tar"
+
+
+class Media:
+    """A file to be logged.
+
+    Attributes:
+        log_type: as what its name is registered.
+        source: absolute path, or the content.
+        stem, extension: of the name it gets; the extension begins with a dot, or is "".
+        caption: a line for people.
+        annotations: JSON text for the server's readers.
+    """
+
+    log_type: ClassVar[LogType]
+    __slots__ = ("annotations", "caption", "extension", "source", "stem")
+
+    def __init__(
+        self,
+        source: str | bytes,
+        *,
+        stem: str,
+        extension: str,
+        caption: str | None = None,
+        annotations: str | None = None,
+    ) -> None:
+        self.source = source
+        self.stem = stem
+        self.extension = extension
+        self.caption = None if caption is None else clean_text(str(caption))
+        self.annotations = annotations
+
+    def file_name(self, step: int, blob: str) -> str:
+        """A name that no other file of this Run has, since the server keeps one object for each name."""
+        stem = _NOT_IN_NAMES.sub("-", clean_text(self.stem)).strip(".-") or self.log_type.lower()
+        stem = stem.encode()[:LONGEST_STEM].decode(errors="ignore")
+        return f"{stem}-{step}-{blob[:12]}{self.extension}"
+
+    @property
+    def file_type(self) -> str:
+        """The extension without its dot, as the server has it."""
+        return self.extension.rpartition(".")[2] or "bin"
+
+    def __repr__(self) -> str:
+        what = self.source if isinstance(self.source, str) else f"{len(self.source):,} bytes"
+        return f"<pluto_dist.{type(self).__name__} {what}>"
+
+
+class DataValue:
+    """A value that becomes one data row.
+
+    Attributes:
+        log_type: as what its name is registered.
+        data_type: what the server's readers go by.
+        payload: JSON text.
+    """
+
+    log_type: ClassVar[LogType]
+    data_type: ClassVar[str]
+    __slots__ = ("payload",)
+
+    def __init__(self, payload: str) -> None:
+        self.payload = payload
+
+
+def absolute(path: str | os.PathLike[str], what: str) -> str:
+    """The path as it is now: the process may change its folder before the file is logged.
+
+    Raises:
+        InvalidRecordError: it is no path.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise InvalidRecordError(f"{what} was given {shown(path)}; pass the path of a file")
+    found = os.fspath(path)
+    if not isinstance(found, str) or "\0" in found or not found:
+        raise InvalidRecordError(f"{what} was given {shown(found)}; pass the path of a file as text")
+    return os.path.abspath(os.path.expanduser(found))  # noqa: PTH100, PTH111 # text; Path() resolves no `..`
+
+
+def split_name(path: str) -> tuple[str, str]:
+    """Stem and extension of a file's name; `.tar.gz` and its like stay together."""
+    name = PurePath(path).name
+    stem, dot, ending = name.rpartition(".")
+    if not stem or not ending.isalnum() or len(ending) > LONGEST_EXTENSION:
+        return name, ""
+    if stem.endswith(_TWO_PARTS) and stem != _TWO_PARTS:
+        return stem.removesuffix(_TWO_PARTS), f"{_TWO_PARTS}{dot}{ending}"
+    return stem, dot + ending

@@ -1,0 +1,154 @@
+"""The Run that a framework's object writes into, and what may be done with it.
+
+It is the one that was given, else the script's own open Run, else one that is opened at first use, with the
+arguments of `init()`. Only at first use, because launchers name the ranks after the object was made. Nothing
+here ends a Run that the script has opened.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from pluto_dist.client.api import init
+from pluto_dist.client.runs import RUNS
+from pluto_dist.node.places import store_of
+from pluto_dist.node.settings import load
+
+if TYPE_CHECKING:
+    from pluto_dist.client.handle import Run
+    from pluto_dist.client.opening import AnyRun
+
+_MERGED = ("config", "tags")  # arguments that mean something for a Run that is open already
+_opened: set[str] = set()  # leases of Runs that were opened here, so they are not the script's own
+
+_log = logging.getLogger("pluto_dist")
+
+
+def framework(*names: str, extra: str) -> Any:
+    """The first of these modules that is installed.
+
+    Its types are not looked at: they would say one thing where it is installed and another where it is not.
+
+    Raises:
+        ImportError: there is none; the text names the extra.
+    """
+    for name in names:
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] != name.partition(".")[0]:
+                raise  # it is there, and lacks something itself
+    package = names[0].partition(".")[0]
+    raise ImportError(f"{package} is not installed here: pip install 'pluto-dist[{extra}]'", name=package)
+
+
+class RunSource:
+    """Where one logger or callback gets its Run; copies of it share the Run.
+
+    A process that got it by a fork or by pickling (launchers that start the ranks from one script) looks for
+    the Run anew: it needs a lease of its own, to be a rank whose config and failure count.
+    """
+
+    def __init__(self, given: AnyRun | None, arguments: Mapping[str, Any]) -> None:
+        self._arguments = dict(arguments)
+        self._run = given
+        self._whose: Literal["given", "script", "own"] = "given"
+        self._renewed = 0
+        self._pid = os.getpid()
+
+    def run(self, name: str | None = None) -> AnyRun:
+        """The Run; opened, if it has to be, with this name if the arguments have none.
+
+        Raises:
+            PlutoDistError: as `init()`.
+        """
+        self._after_fork()
+        if self._run is None or (self._whose == "script" and self._run.ended):
+            self._run = self._of_script() or self._run or self._open({"name": name, **self._arguments})
+        return self._run
+
+    def take_evidence(self, error: BaseException | None) -> None:
+        """An exception on its way out of the framework; it is no reason to open a Run."""
+        self._after_fork()
+        held = RUNS.lease_of(self._run) if self._run is not None else None
+        if held is not None:
+            held.take_evidence(error)
+
+    def renew(self, name: str | None) -> AnyRun:
+        """Ends the Run that was opened here and opens the next; any other Run is gone on with.
+
+        A `run_id` of the arguments gets the number of the Run from the second on.
+        """
+        self._after_fork()
+        if self._run is not None:
+            if self._whose != "own":
+                return self.run()
+            self._run.finish()
+            self._renewed += 1
+        changed = {**self._arguments, **({"name": name} if name else {})}
+        if self._renewed and changed.get("run_id") is not None:
+            changed["run_id"] = f"{changed['run_id']}-{self._renewed + 1}"
+        self._run = self._of_script() or self._open(changed)
+        return self._run
+
+    @property
+    def folder(self) -> str:
+        """Parent of the store, where frameworks put their own files too."""
+        given = {"dir": self._arguments["dir"]} if self._arguments.get("dir") is not None else {}
+        settings = load(os.environ, {**(self._arguments.get("settings") or {}), **given})
+        return str(Path(store_of(settings.dir)).parent)
+
+    def _of_script(self) -> Run | None:
+        mine = (run for run in RUNS.unfinished() if RUNS.lease_of(run) is not None)
+        run = next((run for run in mine if run.lease_id not in _opened), None)
+        if run is not None:
+            self._whose = "script"
+            self._give(run)
+        return run
+
+    def _give(self, run: Run) -> None:
+        if self._arguments.get("config") is not None:
+            merge_config(run, self._arguments["config"])
+        if self._arguments.get("tags"):
+            run.add_tags(self._arguments["tags"])
+        unused = sorted(
+            name for name, value in self._arguments.items() if name not in _MERGED and value is not None
+        )
+        if unused:  # names only: settings may hold a key
+            _log.warning(
+                "a Run is open in this process and is used, so these arguments are ignored: %s. To open "
+                "another Run, finish() it first",
+                ", ".join(unused),
+            )
+
+    def _open(self, arguments: Mapping[str, Any]) -> AnyRun:
+        disabled = {"mode": "disabled"} if RUNS.disabled and not RUNS.open() else {}  # as the script's own
+        run = init(**{**disabled, **arguments})
+        self._whose = "own"
+        _opened.add(run.lease_id)
+        return run
+
+    def _after_fork(self) -> None:
+        if self._pid != os.getpid():
+            self._pid, self._run = os.getpid(), None
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_run": None}
+
+
+def merge_config(run: AnyRun, values: Mapping[str, Any]) -> None:
+    """Hyperparameters that a framework hands over by itself.
+
+    The job's own are the Run's. Those of a side come under its label: the batch size of an eval is not that
+    of the training.
+    """
+    held = RUNS.lease_of(run)
+    run.update_config({run.label: values} if held is not None and held.is_side else values)

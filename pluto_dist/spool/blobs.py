@@ -1,0 +1,226 @@
+"""Contents of logged files: snapshots beside the streams of a lease, and the lines that name them.
+
+    <lease>/blobs/<blob>         one file's content as it was when it was logged; never changed afterwards
+    <lease>/blobs/<blob>.part    a copy that is being made, or was cut off; no line names it
+
+A line of the files stream (see `file_lines`) names a blob; it is written after the blob is whole.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections import deque
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO, Final
+
+import msgspec
+
+from pluto_dist.spool.file_lines import BLOBS
+from pluto_dist.spool.space import MIB, MIN_FREE, SHARE_OF_FREE
+
+_PIECE: Final = MIB
+_KERNEL_PIECE: Final = 1 << 30
+_CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+_READ: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # a named pipe must not hold up the caller
+_NO_KERNEL_COPY: Final = frozenset(
+    {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF, errno.ETXTBSY}
+)
+
+
+class Blob(msgspec.Struct, frozen=True):
+    """A content that is kept; `size` is in bytes."""
+
+    name: str
+    size: int
+
+
+class NoSourceError(ValueError):
+    """The user's file cannot be had; never leaves the client."""
+
+
+class NoRoomError(ValueError):
+    """The disk or the quota has no room for it; never leaves the client."""
+
+
+class Blobs:
+    """The blobs that one process keeps; any thread, forked child and signal handler may do so.
+
+    Args:
+        folder: the lease's folder.
+        root: of the spool, which holds `leases/`.
+        quota_bytes: limit of all blobs below the root, None for a tenth of what is free now. It is apart from
+            the quota of the records, so that neither keeps the other out.
+        durable: blobs are put on the disk by `sync`.
+
+    Attributes:
+        written: how many were kept.
+
+    Raises:
+        OSError: the default quota was asked for, and the root is missing.
+    """
+
+    def __init__(
+        self, folder: str, root: str, quota_bytes: int | None = None, *, durable: bool = False
+    ) -> None:
+        self._folder = Path(folder) / BLOBS
+        self._root = root
+        self.quota_bytes = _free(root) // SHARE_OF_FREE if quota_bytes is None else quota_bytes
+        self._durable = durable
+        self._unsynced: deque[str] = deque()
+        self.written = 0
+
+    def keep(self, source: str | bytes) -> Blob:
+        """Copies a file, or keeps bytes; whole when it returns.
+
+        A file that is changed while it is copied is kept as the reads found it.
+
+        Raises:
+            NoSourceError: the file cannot be read, or is no regular file.
+            NoRoomError: there is no room for it now.
+        """
+        if isinstance(source, bytes):
+            return self._write(source, len(source))
+        try:
+            with os.fdopen(_opened(source), "rb", buffering=0) as file:
+                return self._write(file, os.fstat(file.fileno()).st_size)
+        except OSError as error:
+            raise NoSourceError(f"{source!r} cannot be read: {error.strerror or error}") from error
+
+    def discard(self, blob: Blob) -> None:
+        """No line names it after all."""
+        with suppress(OSError):  # it goes with the lease's folder
+            (self._folder / blob.name).unlink()
+
+    def sync(self) -> None:
+        """Puts on the disk what was kept since the last time.
+
+        Raises:
+            OSError: the disk could not; it is tried again.
+        """
+        while self._unsynced:
+            name = self._unsynced[0]
+            with suppress(FileNotFoundError):  # delivered and gone
+                _sync(self._folder / name)
+            self._unsynced.popleft()
+        if self._folder.is_dir():
+            _sync(self._folder)
+
+    def _write(self, source: bytes | BinaryIO, size: int) -> Blob:
+        self._look_for_room(size)
+        name = os.urandom(16).hex()
+        part = self._folder / f"{name}.part"
+        try:
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+            with os.fdopen(os.open(part, _CREATE, 0o600), "wb", buffering=0) as target:
+                _fill(target, source)
+                size = os.fstat(target.fileno()).st_size
+            part.rename(self._folder / name)
+        except OSError as error:
+            with suppress(OSError):
+                part.unlink()
+            if isinstance(error, _SourceError):
+                raise
+            raise NoRoomError(
+                f"the spool {self._root} cannot take its {size:,} bytes: {error.strerror or error}"
+            ) from error
+        self.written += 1
+        if self._durable:
+            self._unsynced.append(name)
+        return Blob(name, size)
+
+    def _look_for_room(self, size: int) -> None:
+        used = usage(self._root)
+        if used + size > self.quota_bytes:
+            raise NoRoomError(
+                f"it has {size:,} bytes; files that wait for delivery may take {self.quota_bytes:,} and have "
+                f"{used:,} now. Set files_quota (PLUTO_DIST_FILES_QUOTA) higher"
+                + (", or log it when others are delivered" if size <= self.quota_bytes else "")
+            )
+        try:
+            free = _free(self._root)
+        except OSError:  # the root is gone or closed to us; writing says why
+            return
+        if free - size < 2 * MIN_FREE:  # records go on behind the point where files stop
+            raise NoRoomError(
+                f"it has {size:,} bytes; the disk of the spool {self._root} has {free:,} left, of which "
+                f"{2 * MIN_FREE:,} are kept for records. Free some, or set PLUTO_DIST_HOME to a larger disk"
+            )
+
+
+class _SourceError(OSError):
+    """Reading the user's file failed, not writing ours."""
+
+
+def usage(root: str) -> int:
+    """Bytes of all blobs below a spool's root, unfinished ones included."""
+    try:
+        leases = os.scandir(Path(root) / "leases")
+    except OSError:
+        return 0
+    with leases:
+        return sum(_size_below(Path(lease.path) / BLOBS) for lease in leases)
+
+
+def _opened(path: str) -> int:
+    fd = os.open(path, _READ)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "it is no regular file; pack a folder into one file first")
+    return fd
+
+
+def _fill(target: BinaryIO, source: bytes | BinaryIO) -> None:
+    """By the kernel where it can, which shares blocks on filesystems that copy on write."""
+    if isinstance(source, bytes):
+        _write_all(target, source)
+        return
+    try:
+        left = os.fstat(source.fileno()).st_size
+        while left > 0:
+            copied = os.copy_file_range(source.fileno(), target.fileno(), min(left, _KERNEL_PIECE))
+            left = left - copied if copied else 0  # it has become shorter
+    except AttributeError:  # not on this platform
+        pass
+    except OSError as error:
+        if error.errno not in _NO_KERNEL_COPY:
+            raise
+    while piece := _read(source):
+        _write_all(target, piece)
+
+
+def _read(source: BinaryIO) -> bytes:
+    try:
+        return source.read(_PIECE)
+    except OSError as error:
+        raise _SourceError(error.errno, error.strerror) from error
+
+
+def _write_all(target: BinaryIO, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[target.write(view) :]
+
+
+def _size_below(folder: Path) -> int:
+    total = 0
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            with suppress(OSError):  # delivered and removed in this instant
+                total += entry.stat(follow_symlinks=False).st_size
+    return total
+
+
+def _free(path: str) -> int:
+    found = os.statvfs(path)
+    return found.f_bavail * found.f_frsize
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,118 @@
+"""Files of one process: a blob and a line, or neither; what is left out is told and counted."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import pluto_dist as pluto
+from pluto_dist.client.lease import LeaseFiles, Wall
+from pluto_dist.client.once import WarnOnce
+from pluto_dist.client.points import PointLog
+from pluto_dist.errors import InvalidRecordError
+from pluto_dist.spool.file_lines import FileLine, read_line
+from pluto_dist.spool.frames import MAX_PAYLOAD
+from pluto_dist.spool.reader import read_cut, records
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Iterator[LeaseFiles]:
+    """A lease with room for a thousand bytes of files."""
+    files = LeaseFiles(tmp_path, segment_bytes=1 << 20, quota_bytes=1 << 30, files_quota_bytes=1000)
+    yield files
+    files.close()
+    files.release()
+
+
+def log_of(files: LeaseFiles, *, strict: bool = False) -> PointLog:
+    return PointLog(files, Wall(), WarnOnce(), strict=strict)
+
+
+def lines(files: LeaseFiles) -> list[FileLine]:
+    found = [read_line(line) for line in records(str(files.folder), "files", 1)]
+    assert None not in found
+    return [line for line in found if line is not None]
+
+
+def blobs(files: LeaseFiles) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (files.folder / "blobs").glob("*")}
+
+
+def test_each_file_has_a_blob_and_a_line_and_its_name_is_declared_once(files: LeaseFiles) -> None:
+    """R7, G3"""
+    log = log_of(files)
+    log.log({"t": [pluto.Text("a", caption="c"), pluto.Text("b")]}, 3, 12.5)
+    log.log({"t": pluto.Text("c")}, None, None)
+    found, kept = lines(files), blobs(files)
+    assert [kept[line.path] for line in found] == [b"a", b"b", b"c"]
+    assert [(line.step, line.sample_index) for line in found] == [(3, 0), (3, 1), (4, 0)]
+    first = found[0]
+    assert (first.time, first.caption, first.file_size, first.log_type) == (12_500, "c", 1, "TEXT")
+    assert read_cut(str(files.folder), "files", 1, 0).declared == {"t": "TEXT"}
+    assert files.records == 3
+    assert log.highest == 4
+
+
+def test_a_file_that_cannot_be_had_is_left_out_and_its_neighbours_are_logged(
+    files: LeaseFiles, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = log_of(files)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            log.log(
+                {"gone": pluto.File(tmp_path / "gone"), "none": pluto.Artifact(), "t": pluto.Text("x")},
+                0,
+                None,
+            )
+    assert log.rejected == 6
+    assert len(lines(files)) == len(blobs(files)) == 3
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 2
+    assert "No such file" in told[0]
+    assert "add_file" in told[1]
+
+
+def test_a_name_that_was_something_else_is_told_once_and_the_file_is_kept(
+    files: LeaseFiles, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The server registers a name once, with its first type."""
+    log = log_of(files)
+    log.log({"x": 1.0, "t": pluto.Text("a")}, 0, None)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            log.log({"x": pluto.Text("b"), "t": pluto.Text("c")}, 1, None)
+    (told,) = (record.getMessage() for record in caplog.records)
+    assert told.startswith("'x' was METRIC first and is TEXT now")
+    assert [line.log_name for line in lines(files)] == ["t", "x", "t", "x", "t"]
+
+
+def test_with_strict_it_is_an_error(files: LeaseFiles, tmp_path: Path) -> None:
+    with pytest.raises(InvalidRecordError, match="No such file"):
+        log_of(files, strict=True).log({"gone": pluto.File(tmp_path / "gone")}, 0, None)
+
+
+def test_want_of_room_is_counted_and_never_raised(
+    files: LeaseFiles, caplog: pytest.LogCaptureFixture
+) -> None:
+    """G4: also with `strict`, since nothing is wrong with the call."""
+    log = log_of(files, strict=True)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            log.log({"large": pluto.Artifact(b"x" * 2000), "loss": 1.0}, 0, None)
+    assert (log.attachments.dropped, log.rejected, files.records) == (2, 0, 2)
+    assert [record.getMessage()[:35] for record in caplog.records] == ["'large' is dropped and counted: it "]
+    assert blobs(files) == {}
+
+
+def test_no_blob_stays_without_its_line(files: LeaseFiles) -> None:
+    """Neither behind the end, nor where the line is too long."""
+    log = log_of(files)
+    log.log({"i": pluto.Image(b"x", annotations="y" * (MAX_PAYLOAD + 1))}, 0, None)
+    assert log.rejected == 1
+    files.files.close()
+    log.log({"t": pluto.Text("x")}, 1, None)
+    assert files.files.dropped == 2  # with the declaration of its name
+    assert blobs(files) == {}

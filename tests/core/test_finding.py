@@ -1,0 +1,97 @@
+"""Which Run a claim means: not only those of its own folder, server and key (R4, R5)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from pluto_dist.core.book import Book
+from pluto_dist.core.finding import Finder
+from pluto_dist.core.ids import RunRef
+from pluto_dist.core.records import Run, Verdict
+from tests.core.builders import claim, job, run
+from tests.core.processes import LOCAL, PLUTO
+from tests.core.world import World
+
+X = RunRef(external_id="x")
+ELSEWHERE = msgspec.structs.replace(LOCAL, store="/elsewhere")
+OTHER_KEY = msgspec.structs.replace(PLUTO, key_id="key2")
+DONE = Verdict("COMPLETED", "done")
+
+
+def known(*runs: Run) -> Finder:
+    """A node that knows these Runs."""
+    book = Book()
+    for each in runs:
+        book.runs.put(each.key, each)
+    return Finder(book)
+
+
+def found(finder: Finder, **fields: Any) -> str | None:
+    """Key of the Run that a process of another launch means, standing in another folder."""
+    meant = finder.find(claim(**{"target": ELSEWHERE, "job": job(key="other"), **fields}))
+    return meant.key if meant is not None else None
+
+
+LIVE = run(key="live", target=LOCAL)
+ENDED = run(key="ended", target=LOCAL, verdict=DONE, status="COMPLETED")
+
+
+@pytest.mark.parametrize("target", [ELSEWHERE, PLUTO, LOCAL])
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"verb": "attach"}, "live"),
+        ({"verb": "attach", "run": X}, "live"),
+        ({"verb": "attach", "run": X, "project": "any"}, "live"),
+        ({"verb": "attach", "run": RunRef(display_id="DEM-1")}, "live"),
+        ({"run": X, "run_from_env": True}, "live"),
+        ({"run": X, "run_from_env": True, "project": "pluto"}, "live"),
+        ({"run": X, "wanted": "side"}, "live"),
+        ({"wanted": "side"}, "live"),
+        ({"verb": "attach", "run": RunRef(external_id="y")}, None),
+        ({"run": X, "run_from_env": True, "project": "another"}, None),
+    ],
+)
+def test_whoever_joins_need_not_share_the_target(target: Any, fields: dict[str, Any], expected: str) -> None:
+    """R5: an eval in another folder, without the key, or with another one."""
+    assert found(known(LIVE), target=target, **fields) == expected
+
+
+@pytest.mark.parametrize("fields", [{"run": X}, {"run": X, "resume": True}, {}])
+def test_a_new_run_goes_where_its_own_target_is(fields: dict[str, Any]) -> None:
+    """Two Runs with different targets never mix."""
+    assert found(known(LIVE), **fields) is None
+
+
+def test_an_ended_run_of_another_folder_is_joined_by_attach_alone() -> None:
+    """R5: an id from the environment is taken up again in the job's own folder."""
+    assert found(known(ENDED), verb="attach", run=X) == "ended"
+    assert found(known(ENDED), run=X, run_from_env=True) is None
+    assert found(known(ENDED), run=X, run_from_env=True, target=LOCAL) == "ended"
+
+
+def test_the_own_target_comes_first() -> None:
+    there = run(key="there", target=ELSEWHERE)
+    for fields in ({"verb": "attach"}, {"verb": "attach", "run": X}, {"run": X, "run_from_env": True}):
+        assert found(known(LIVE, there), **fields) == "there"
+        assert found(known(LIVE, there), target=OTHER_KEY, **fields) is None
+
+
+def test_ranks_of_one_launch_share_a_run_wherever_they_stand() -> None:
+    """R4: a script may change its folder before init()."""
+    world = World(LOCAL)
+    launch = world.launch(ranks=3)
+    first, second, third = launch.start()
+    first.init()
+    second.init(target=ELSEWHERE)
+    third.init(target=ELSEWHERE)
+    assert [process.role for process in (first, second, third)] == ["owner", "worker", "worker"]
+    assert world.run().target == LOCAL
+    named = world.launch("named", ranks=2)
+    one, two = named.start()
+    one.init("mine")
+    two.init("mine", target=ELSEWHERE)
+    assert [process.role for process in (one, two)] == ["owner", "worker"]

@@ -1,0 +1,57 @@
+"""Before a verdict everybody who is still there is heard (R10): the coordinator may have been away."""
+
+from __future__ import annotations
+
+import pytest
+
+from pluto_dist.core.verdict import DRAIN_S
+from tests.core.world import World
+
+
+def test_what_a_worker_said_while_nobody_read_counts() -> None:
+    """R1, R10, G7: its words are on the disk, the message about them was lost, the deadline has passed."""
+    world = World()
+    owner, worker = world.launch().start()
+    owner.init("x")
+    worker.init()
+    owner.finish().exit()
+    world.nudges = False
+    worker.evidence("exception", type="ValueError", message="boom")
+    world.now += DRAIN_S + 1
+    world.tick()
+    run = world.run("x")
+    assert run.status == "FAILED"
+    assert run.verdict is not None
+    assert run.verdict.first_failure is not None
+    assert run.verdict.first_failure.rank == 1
+
+
+@pytest.mark.parametrize("away_s", [1.0, 60.0])
+def test_a_coordinator_that_starts_late_hears_before_it_decides(away_s: float) -> None:
+    """R1, G12: the drain ended while no coordinator ran; what the worker said came before that."""
+    world = World()
+    owner, worker = world.launch().start()
+    owner.init("x")
+    worker.init()
+    owner.finish().exit()
+    world.kill()
+    world.nudges = False
+    worker.evidence("exit", exit_code=3)
+    world.now += away_s
+    world.start(hello=False)
+    worker.finish().exit(3)
+    world.wait(DRAIN_S)
+    assert world.run("x").status == "FAILED"
+
+
+def test_a_worker_that_goes_on_is_heard_once_and_not_waited_for() -> None:
+    """R10: the deadline holds."""
+    world = World()
+    owner, worker = world.launch().start()
+    owner.init("x")
+    worker.init()
+    owner.finish().exit()
+    world.wait(DRAIN_S + 1)
+    assert world.run("x").status == "COMPLETED"
+    worker.log(loss=1.0)
+    assert world.run("x").status == "COMPLETED"

@@ -1,0 +1,324 @@
+"""The logger for PyTorch Lightning, with the real library: what users do with a Trainer, and its ends (G7).
+
+Importing Lightning takes seconds, so each script tells several things; all of them run two at a time.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from tests.official import OFFICIAL_PYTHON, needs_official_client
+from tests.process.harness import Node, Script, events, lease
+from tests.process.torchjob import START_S, TorchJob
+
+pytestmark = [
+    pytest.mark.timeout(400),
+    pytest.mark.skipif(
+        importlib.util.find_spec("torch") is None or importlib.util.find_spec("lightning") is None,
+        reason="torch or lightning is not installed here: pip install torch lightning",
+    ),
+]
+
+MODULE = """
+import logging, warnings
+warnings.simplefilter("ignore")
+import torch, lightning.pytorch as L
+logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+from pluto_dist.integrations.lightning import PlutoLogger
+
+class Model(L.LightningModule):
+    def __init__(self, lr=0.1, failing_rank=None):
+        super().__init__()
+        self.save_hyperparameters(ignore=["failing_rank"])
+        self.layer, self.failing_rank = torch.nn.Linear(4, 1), failing_rank
+    def _loss(self, batch):
+        return self.layer(batch[0]).square().mean()
+    def training_step(self, batch, index):
+        if self.failing_rank == self.global_rank and self.global_step == 2:
+            raise ValueError("boom")
+        loss = self._loss(batch)
+        self.log("loss", loss)
+        return loss
+    def test_step(self, batch, index):
+        self.log("test_loss", self._loss(batch))
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=self.hparams.lr)
+
+data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.rand(64, 4)), batch_size=4)
+
+def trainer(logger, steps=4, devices=1, **more):
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    return L.Trainer(
+        accelerator="cpu", devices=devices, max_steps=steps, logger=logger, log_every_n_steps=1,
+        **{**quiet, **more},
+    )
+
+def leave():
+    "In step; see `torchjob.py`."
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+"""
+
+SCRIPTS = {
+    "fits": """
+        import copy
+        from argparse import Namespace
+        from pathlib import Path
+
+        run = pluto.init(run_id="own", config={"a": 1})
+        logger = PlutoLogger(name="unused", tags="lit", config={"b": 2}, settings={"api_key": "mlpi_secret"})
+        trainer(logger).fit(Model(), data)
+        trainer(PlutoLogger(op=run)).test(Model(), data, verbose=False)
+        tell_json("same", logger.experiment is run and not run.ended)
+        run.log({"after": 1.0})
+        run.finish()
+
+        logger = PlutoLogger(name="fits", prefix="p", config={"model": {"width": 4}})
+        first = trainer(logger, enable_checkpointing=True)
+        first.fit(Model(), data)
+        tell_json("checkpoint", first.checkpoint_callback.best_model_path)
+        tell_json("named", [logger.name, logger.version, logger.save_dir])
+        first.test(Model(), data, verbose=False)
+        trainer(logger, steps=6).fit(Model(lr=0.2), data)
+        logger.log_hyperparams(Namespace(model={"depth": 2}, bad=float("nan"), out=Path("/out")))
+        copy.deepcopy(logger).log_metrics({"again": 1.0}, 7)
+        tell_json("facts", facts(logger.experiment) | {"status": logger.experiment.status})
+    """,
+    "raises": """
+        trainer(PlutoLogger(name="raises")).fit(Model(failing_rank=0), data)
+    """,
+    "caught": """
+        for name, code in (("caught", None), ("overruled", 0)):
+            logger = PlutoLogger(name=name)
+            try:
+                trainer(logger).fit(Model(failing_rank=0), data)
+            except ValueError:
+                trainer(logger).fit(Model(), data)
+            logger.experiment.finish(code)
+        pluto.init(mode="disabled")
+        trainer(PlutoLogger(name="disabled")).fit(Model(), data)
+    """,
+    "preempted": """
+        class Saves(L.Callback):
+            def on_train_batch_end(self, trainer, *_):
+                if trainer.global_step == 3:
+                    os.kill(os.getpid(), signal.SIGTERM)
+            def on_exception(self, trainer, module, error):
+                tell("saved", type(error).__name__)
+        trainer(PlutoLogger(name="preempted"), steps=100, callbacks=[Saves()]).fit(Model(), data)
+    """,
+    "peers": """
+        logger = PlutoLogger(name="peers")
+        logger.log_hyperparams({"early": True})
+        trainer(logger, devices=2, strategy="ddp").fit(Model(), data)
+        logger.experiment.log({"mine": 1.0}, 100)
+        leave()
+    """,
+}
+"""By name: scripts of one process, which may start its peers itself."""
+
+SIDE = """
+logger = PlutoLogger(run_id="own-live", resume=True, label="eval")
+trainer(logger).test(Model(lr=0.5), data, verbose=False)
+tell_json("facts", facts(logger.experiment))
+"""
+
+JOB = """
+logger = PlutoLogger(name="{name}", project="lit")
+trainer(logger, steps=8, devices=2, strategy="ddp").fit(Model(failing_rank={failing_rank}), data)
+logger.experiment.log({{"mine": RANK}}, 100)
+say("ready", facts(logger.experiment))
+leave()
+"""
+JOBS = {"ranks": None, "ranks_raise": 1}
+
+
+class Told:
+    """A script that is over."""
+
+    def __init__(self, process: Script, code: int) -> None:
+        self.process, self.code = process, code
+
+    def json(self, word: str) -> Any:
+        """What it said after this word."""
+        return json.loads(self.text(word))
+
+    def text(self, word: str) -> str:
+        """The same, as it said it."""
+        (found,) = [line for line in self.process.lines if line.partition(" ")[0] == word]
+        return found.partition(" ")[2]
+
+
+def _script(node: Node, name: str, body: str) -> Told:
+    script = node.start(MODULE + textwrap.dedent(body), name=name, env={"OMP_NUM_THREADS": "1"})
+    return Told(script, script.wait(3 * START_S))
+
+
+def _job(node: Node, name: str) -> tuple[TorchJob, int]:
+    job = TorchJob(node, name, JOB.format(name=name, failing_rank=JOBS[name]), ranks=2, train=MODULE)
+    return job, job.wait(3 * START_S)[0]
+
+
+@pytest.fixture(scope="module")
+def stories(shared_node: Node) -> Iterator[dict[str, Future[Any]]]:
+    """All scripts and jobs, two at a time: one trains while the other imports."""
+    with ThreadPoolExecutor(2) as pool:
+        made = {name: pool.submit(_job, shared_node, name) for name in JOBS}
+        yield made | {name: pool.submit(_script, shared_node, name, SCRIPTS[name]) for name in SCRIPTS}
+
+
+def test_fits_and_tests_of_one_logger_are_one_run(shared_node: Node, stories: dict[str, Future[Any]]) -> None:
+    """G7: `finalize` ends nothing; the Run ends with the interpreter, COMPLETED, and has every step."""
+    told, found = stories["fits"].result(), shared_node.ended("fits")
+    assert (found["status"], told.code, found["project"]) == ("COMPLETED", 0, "pluto")
+    assert told.json("facts")["status"] == "RUNNING"
+    steps: dict[str, list[int]] = {}
+    for point in shared_node.points("fits"):
+        steps.setdefault(point.name, []).append(point.step)
+    assert steps["p/loss"] == [0, 1, 2, 3, 0, 1, 2, 3, 4, 5]
+    assert steps["p/test_loss"] == [4]
+    assert steps["p/again"] == [7]
+    assert found["config"] == {
+        "model": {"width": 4, "depth": 2}, "lr": 0.2, "bad": "NaN", "out": "/out"
+    }  # fmt: skip
+
+
+def test_checkpoints_are_in_the_folder_of_project_and_run(
+    shared_node: Node, stories: dict[str, Future[Any]]
+) -> None:
+    told, folder = stories["fits"].result(), str(shared_node.base)
+    run_id = told.json("facts")["run_id"]
+    assert told.json("named") == ["pluto", run_id, folder]
+    assert told.json("checkpoint").startswith(f"{folder}/pluto/{run_id}/checkpoints/")
+
+
+@pytest.mark.parametrize("name", ["raises", "caught"])
+def test_an_exception_in_a_fit_is_evidence(
+    shared_node: Node, stories: dict[str, Future[Any]], name: str
+) -> None:
+    """G7, R9: the Run is FAILED and names it, also where the script goes on."""
+    told, found = stories[name].result(), shared_node.ended(name)
+    assert (found["status"], told.code) == ("FAILED", 1 if name == "raises" else 0)
+    failure = found["verdict"]["first_failure"]
+    assert (failure["kind"], failure["type"], failure["message"]) == ("exception", "ValueError", "boom")
+    assert "training_step" in failure["traceback"]
+
+
+def test_the_scripts_last_word_overrules_a_caught_exception(
+    shared_node: Node, stories: dict[str, Future[Any]]
+) -> None:
+    """R9: `finish(code=0)`; and a second logger has a Run of its own."""
+    stories["caught"].result()
+    assert shared_node.ended("overruled")["status"] == "COMPLETED"
+    assert shared_node.document("overruled")["run_id"] != shared_node.document("caught")["run_id"]
+
+
+def test_a_run_of_the_script_is_used_and_not_ended(
+    shared_node: Node, stories: dict[str, Future[Any]]
+) -> None:
+    """G1: whoever opened it ends it."""
+    told, found = stories["fits"].result(), shared_node.ended("own")
+    assert told.json("same") is True
+    assert (found["status"], found["tags"]) == ("COMPLETED", ["lit"])
+    assert found["config"] == {"a": 1, "b": 2, "lr": 0.1}
+    assert {"loss", "test_loss", "after"} <= {point.name for point in shared_node.points("own")}
+    assert "arguments are ignored: name, settings." in told.process.stderr
+    assert "mlpi_secret" not in told.process.stderr  # G11
+    assert "unused" not in {each["name"] for each in shared_node.documents()}
+
+
+def test_hyperparameters_of_a_side_come_under_its_label(shared_node: Node) -> None:
+    """G8: what Lightning hands over by itself changes nothing of the training's config."""
+    owner = shared_node.start(
+        """
+        run = pluto.init(run_id="own-live", config={"lr": 0.1})
+        tell("ready", run.run_id)
+        hear()
+        """,
+        name="owner",
+    )
+    owner.expect("ready")
+    told = _script(shared_node, "beside", SIDE)
+    assert (told.json("facts")["role"], told.code) == ("side", 0)
+    owner.say()
+    assert owner.wait() == 0
+    found = shared_node.ended("own-live")
+    assert found["config"] == {"lr": 0.1, "eval": {"lr": 0.5}}
+    assert "test_loss" in {point.logged_as for point in shared_node.points("own-live")}
+
+
+def test_a_script_that_has_disabled_its_run_gets_none(
+    shared_node: Node, stories: dict[str, Future[Any]]
+) -> None:
+    assert stories["caught"].result().code == 0
+    assert "disabled" not in {each["name"] for each in shared_node.documents()}
+
+
+def test_sigterm_ends_a_fit_as_lightning_ends_it(shared_node: Node, stories: dict[str, Future[Any]]) -> None:
+    """R9: Lightning leaves its loop and calls its callbacks, as without us; the Run is TERMINATED."""
+    told, found = stories["preempted"].result(), shared_node.ended("preempted")
+    assert told.text("saved") == "SIGTERMException"
+    assert (found["status"], told.code) == ("TERMINATED", 0)
+    assert found["verdict"]["first_failure"]["signal"] == "SIGTERM"
+
+
+def test_ranks_of_torchrun_share_one_run(shared_node: Node, stories: dict[str, Future[Any]]) -> None:
+    """G1, G10: rank 0 logs what Lightning logs; every rank has a handle of the Run, and no dummy."""
+    (job, code), found = stories["ranks"].result(), shared_node.ended("ranks")
+    assert (found["status"], code) == ("COMPLETED", 0), found["verdict"]
+    assert [each["name"] for each in shared_node.documents()].count("ranks") == 1
+    for rank, facts in job.ready().items():
+        assert (facts["role"], facts["run_id"]) == ("worker" if rank else "owner", found["run_id"])
+        assert lease(found, rank=rank)["lease_id"] == facts["lease_id"]
+    points = shared_node.points("ranks")
+    assert [point.step for point in points if point.logged_as == "loss"] == list(range(8))
+    assert {(point.name, point.value) for point in points if point.logged_as == "mine"} == {
+        ("mine", 0), ("mine/rank1", 1)
+    }  # fmt: skip
+
+
+def test_an_exception_in_rank_1_is_the_runs_failure(
+    shared_node: Node, stories: dict[str, Future[Any]]
+) -> None:
+    """G7: FAILED with rank 1's exception, and not with what it did to rank 0."""
+    (_, code), found = stories["ranks_raise"].result(), shared_node.ended("ranks_raise")
+    failure = found["verdict"]["first_failure"]
+    assert (found["status"], code) == ("FAILED", 1)
+    assert (failure["rank"], failure["type"], failure["message"]) == (1, "ValueError", "boom")
+
+
+def test_peers_that_lightning_starts_are_workers_of_one_run(
+    shared_node: Node, stories: dict[str, Future[Any]]
+) -> None:
+    """R4: `devices=2` without a launcher, and the Run was opened before the peers were there."""
+    told, found = stories["peers"].result(), shared_node.ended("peers")
+    assert (found["status"], told.code) == ("COMPLETED", 0), found["verdict"]
+    assert sorted(each["role"] for each in found["leases"] if each["pid"]) == ["owner", "worker"]
+    assert [each["name"] for each in shared_node.documents()].count("peers") == 1
+    assert found["config"]["early"] is True
+    assert not events(found, "side_failed")
+
+
+@needs_official_client
+def test_the_constructor_takes_the_official_arguments() -> None:
+    """`op` first, then what `init()` takes."""
+    probe = "import inspect; from {} import MLOPLogger; print(*inspect.signature(MLOPLogger).parameters)"
+    said = [
+        subprocess.run(
+            [python, "-W", "ignore", "-c", probe.format(module)], capture_output=True, text=True, check=True
+        ).stdout.split()
+        for python, module in (
+            (OFFICIAL_PYTHON, "pluto.compat.lightning"),
+            (sys.executable, "pluto_dist.integrations.lightning"),
+        )
+    ]
+    assert said == [["op", "kwargs"], ["op", "prefix", "arguments"]]
