@@ -27,8 +27,8 @@ class Filing:
     def changed(self, key: str) -> None:
         """There is something new to write."""
         run = self._book.runs.get(key)
-        if run is None or (run.id is None and run.target.mode == "local"):
-            return  # it has no place in the store yet
+        if run is None or (run.id is None and not run.provisional):
+            return  # it may still be refused, and then it never was
         now = self._context.now.at
         self._revisions[key] = self._revisions.get(key, 0) + 1
         urgent = key in self._context.urgent or run.ended or key not in self._written
