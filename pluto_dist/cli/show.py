@@ -85,6 +85,10 @@ def remark_on(found: Found, lookup: Lookup) -> str:
     from pluto_dist.cli.lookup import RUNNING
 
     document = found.document
+    if document.relay:
+        return (
+            f"another node owns it; this one relays as {document.relay} and knows what the server said last"
+        )
     if found.live or document.status != RUNNING:
         return ""
     open_leases = [lease for lease in document.leases if lease.state in ("waiting", "active")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from typing import Any
+from typing import Any, cast
 
 from pluto_dist.client.plain import clean_text, said_by
 
@@ -47,7 +47,9 @@ def exit_code_of(code: object) -> int:
     """What the interpreter makes of the argument of `sys.exit`."""
     if code is None:
         return 0
-    return code & 0xFF if isinstance(code, int) else 1
+    if issubclass(type(code), int):  # objects may say anything about their class, or raise
+        return int(cast(int, code)) & 0xFF
+    return 1
 
 
 def is_communication(error: BaseException) -> bool:

@@ -102,6 +102,7 @@ class Coordinator:
         self._sampling = Sampling(self._context, self._delivery)
         self._settling = Settling(
             self._context,
+            shared,
             self._admission,
             self._folding,
             self._delivery,

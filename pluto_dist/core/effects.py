@@ -111,7 +111,7 @@ class Ship(Effect, frozen=True, kw_only=True):
 
     Attributes:
         target: `run` for the Run's backend, `store` for the copy of undelivered remainders.
-        stop: do not read beyond this offset, None for no limit.
+        stop: do not read beyond this offset.
         known: settled names of this participant -> final name, None to leave the series out.
         renamed: whether any known name differs from its final one; if not, lines are cut as they are.
         first_line: number of the first console line.
@@ -127,7 +127,7 @@ class Ship(Effect, frozen=True, kw_only=True):
     kind: StreamKind
     segment: int
     start: int
-    stop: int | None
+    stop: int
     limit_lines: int
     known: dict[str, str | None]
     renamed: bool

@@ -8,7 +8,6 @@ from pluto_dist.core.context import Context
 from pluto_dist.core.effects import WriteDocument
 from pluto_dist.core.events import DocumentWritten
 from pluto_dist.core.records import Run
-from pluto_dist.core.relaying import sought
 
 DOCUMENT_S = 1.0  # a document is written at most this often, unless somebody waits for it
 
@@ -28,8 +27,8 @@ class Filing:
     def changed(self, key: str) -> None:
         """There is something new to write."""
         run = self._book.runs.get(key)
-        if run is None or sought(run) or (run.id is None and run.target.mode == "local"):
-            return  # it has no place in the store yet
+        if run is None or (run.id is None and (run.target.mode == "local" or not run.provisional)):
+            return  # it has no place in the store yet, or may still be refused, and then it never was
         now = self._context.now.at
         self._revisions[key] = self._revisions.get(key, 0) + 1
         urgent = key in self._context.urgent or run.ended or key not in self._written

@@ -156,7 +156,8 @@ class Lane:
             kind=feed.kind,
             segment=segment,
             start=start,
-            stop=stop,
+            # Not beyond what was seen: while a batch waits to be cut, its writer may be superseded (R7).
+            stop=self.sizes[segment] if stop is None else stop,
             limit_lines=self._limit,
             known=dict(known),
             renamed=any(name != final for name, final in known.items()),

@@ -7,12 +7,17 @@ insists on owning the Run elsewhere.
 
 from __future__ import annotations
 
+import msgspec
+
 from pluto_dist.core.context import Context
 from pluto_dist.core.ids import Job
 from pluto_dist.core.lifecycle import Opened
 from pluto_dist.core.phase import members_of
-from pluto_dist.core.records import Run
+from pluto_dist.core.records import Lease, Run
+from pluto_dist.core.shared import Shared
+from pluto_dist.core.verdict import describe, first_failure, who_failed
 
+LONGEST_REPORT = 1000  # characters
 OWNER_COMES_S = 30.0  # a node whose ranks have ended waits this long for the owner's node to make the Run
 
 
@@ -55,3 +60,31 @@ class Absences:
     def forget(self, run: str) -> None:
         """The Run is forgotten."""
         self._since.pop(run, None)
+
+
+class NodeReports:
+    """What failed first on a node without the owner: told in the Run's events and in its config.
+
+    The verdict is made on the owner's node, of the evidence there: connection errors, or its launcher's
+    SIGTERM. Under `pluto_dist.failures` in the config people see which rank of which node began.
+    """
+
+    def __init__(self, context: Context, shared: Shared) -> None:
+        self._context = context
+        self._shared = shared
+        self._told: set[tuple[str, int]] = set()
+
+    def tell(self, run: Run, members: tuple[Lease, ...]) -> None:
+        """All members of the attempt have ended on this node."""
+        found = first_failure(run, members)
+        if found is None or found[0] or (run.key, run.epoch) in self._told:
+            return
+        self._told.add((run.key, run.epoch))
+        what = f"{who_failed(found[1])}: {describe(found[1])}"
+        self._context.note_once(run.key, "failed_on_this_node", attempt=str(run.attempt), what=what)
+        patch = {"pluto_dist": {"failures": {run.relay: {f"attempt {run.attempt}": what[:LONGEST_REPORT]}}}}
+        self._shared.update_config(run.key, msgspec.json.encode(patch))
+
+    def forget(self, run: str) -> None:
+        """The Run is forgotten."""
+        self._told = {told for told in self._told if told[0] != run}

@@ -19,8 +19,9 @@ from pluto_dist.core.folding import Folding
 from pluto_dist.core.hearing import Hearings
 from pluto_dist.core.phase import Assessment, assess, members_of
 from pluto_dist.core.records import Run, Verdict
-from pluto_dist.core.relaying import sought
+from pluto_dist.core.relaying import NodeReports, sought
 from pluto_dist.core.sampling import Sampling
+from pluto_dist.core.shared import Shared
 from pluto_dist.core.standing import Standings
 from pluto_dist.core.views import Views
 
@@ -33,6 +34,7 @@ class Settling:
     def __init__(
         self,
         context: Context,
+        shared: Shared,
         admission: Admission,
         folding: Folding,
         delivery: Delivery,
@@ -53,6 +55,7 @@ class Settling:
         self._views = views
         self._sampling = sampling
         self._hearings = Hearings(context)
+        self._reports = NodeReports(context, shared)
         self._deadlines: dict[str, float] = {}
         self._gone: set[str] = set()
 
@@ -92,6 +95,7 @@ class Settling:
         """The Run is forgotten."""
         self._deadlines.pop(run, None)
         self._hearings.forget(run)
+        self._reports.forget(run)
 
     def _settle_all(self) -> tuple[dict[str, None], dict[str, None]]:
         """Goes on until nothing changes any more; returns the Runs and leases that were settled."""
@@ -139,6 +143,8 @@ class Settling:
         verdict = assessment.verdict or self._nobody_comes(run)
         if verdict is not None and not run.ended and self._hearings.over(run, members):
             run = self._end(run, verdict)
+        if run.relay and assessment.phase in ("detached", "restarting"):
+            self._reports.tell(run, members)
         node = self._sampling.plan(run)
         if node is not None:
             self.gone(node.lease_id)

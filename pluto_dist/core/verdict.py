@@ -33,7 +33,7 @@ def decide(run: Run, members: tuple[Lease, ...]) -> Verdict:
     if first is None:
         return Verdict("COMPLETED", "the owner ended and nobody failed")
     stop, failure = first
-    who = _who(failure)
+    who = who_failed(failure)
     if stop:
         by = failure.signal or failure.type or f"exit code {failure.exit_code}"
         return Verdict("TERMINATED", f"{who} was asked to stop by {by}", failure)
@@ -140,6 +140,7 @@ def describe(failure: Failure) -> str:
     return failure.message or "its process vanished"
 
 
-def _who(failure: Failure) -> str:
+def who_failed(failure: Failure) -> str:
+    """Rank or label, with pid and host."""
     name = f"rank {failure.rank}" if failure.rank is not None else (failure.label or failure.role)
     return f"{name} (pid {failure.pid} on {failure.host})"

@@ -229,7 +229,7 @@ def _final(effect: Ship, lines: tuple[bytes, ...]) -> tuple[bytes, ...]:
 
 
 def _cut(effect: Ship) -> Cut:
-    room = BATCH_BYTES if effect.stop is None else min(BATCH_BYTES, effect.stop - effect.start)
+    room = min(BATCH_BYTES, effect.stop - effect.start)
     return read_cut(
         effect.folder,
         effect.stream,

@@ -84,6 +84,10 @@ class Upload:
         if self.mark.in_flight:
             self._change(repeats=self.mark.repeats + self.mark.in_flight, in_flight=0)
         streams = streams_of(self._store, self._document)
+        if self._document.relay:
+            self._join()
+            self._deliver(streams)
+            return
         if self.knows_the_end:  # what sides wrote after it may follow, but nothing opens the Run again
             self._deliver(streams)
             return
@@ -122,6 +126,13 @@ class Upload:
             self._change(status=None, ended_ms=None)
         else:
             self._must(lambda: self._backend.revive(self._there))
+
+    def _join(self) -> None:
+        """Another node's Run: it has been made there, and its status is told from there (R12)."""
+        if self.mark.id is None:
+            request = msgspec.structs.replace(self._request(self._document.run_id, None), want="join")
+            self._opened(self._patience.open(lambda: self._backend.open(request)))
+            self._change(external_id=self._document.run_id, papers=self.papers)
 
     def _create(self, parent: Parent | None) -> None:
         names = dict.fromkeys((self.mark.external_id or self._document.run_id, self._own_name()))

@@ -14,7 +14,7 @@ from pluto_dist.backend.pluto import PlutoBackend
 from pluto_dist.core.lifecycle import Target
 from pluto_dist.core.outcomes import Outcome
 from pluto_dist.core.records import Point, SeriesOwner
-from pluto_dist.core.requests import BackendRun, Opened, OpenRequest
+from pluto_dist.core.requests import BackendRun, Opened, OpenRequest, StatusReport
 from pluto_dist.core.secret import Secret
 from pluto_dist.errors import KeyRefusedError
 from pluto_dist.sync.plan import plan
@@ -553,3 +553,25 @@ def _create(target: Target) -> OpenRequest:
     return OpenRequest(
         key="key-000001", target=target, want="create", project="p", name="n", external_id="mine-1"
     )
+
+
+def test_what_a_relay_left_behind_is_added_to_the_run_of_its_owner(
+    shelf: Shelf, backend: PlutoBackend, target: Target, operator: Operator
+) -> None:
+    """R12, G8: the Run is neither made nor opened nor ended by it."""
+    owners = OpenRequest(
+        key="owner", target=target, want="create", project="demo", name="x", external_id="x", tags=("a",)
+    )
+    run = backend.open(owners)
+    assert isinstance(run, Opened)
+    backend.report(BackendRun("owner", target, run.id, "demo"), StatusReport("COMPLETED", None, 0))
+    operator.waive("6.3.2")
+    before = operator.run(run.id)
+    shelf.put(rank1(), status=None, target=target, external_id="x", relay="node1", id=None, tags=())
+    shelf.write(RANK1, "metrics", metric(0, loss=1.0))
+    (result,) = sync(shelf, backend, target, force=True)
+    assert result.state == "uploaded", result
+    after = operator.run(run.id)
+    same = ("status", "statusUpdated", "config", "tags", "name")
+    assert {name: after[name] for name in same} == {name: before[name] for name in same}
+    assert [name for name in operator.metrics(run.id) if name.startswith("loss")] == ["loss"]

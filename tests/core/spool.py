@@ -105,8 +105,7 @@ class Spool:
         """What the worker reads for a batch."""
         segment = self.streams[effect.stream].get(effect.segment, Segment())
         records = [record for record in segment.records if record.start >= effect.start]
-        if effect.stop is not None:
-            records = [record for record in records if record.end <= effect.stop]
+        records = [record for record in records if record.end <= effect.stop]
         records = records[: effect.limit_lines]
         end = records[-1].end if records else effect.start
         if effect.final and end == segment.whole:

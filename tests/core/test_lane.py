@@ -262,3 +262,19 @@ def test_what_only_the_store_has_after_a_power_loss_is_left_to_sync() -> None:
     assert (note["stream"], note["segments"]) == ("metrics", "[7]")
     assert world.book.leases[lease.lease_id].removed
     assert world.book.feeds[feed_key(lease.lease_id, "run", "metrics")].offsets[7] == 40
+
+
+def test_a_batch_ends_where_the_stream_was_seen_to_end() -> None:
+    """R7: it may be cut late, when its writer has been superseded and has written on."""
+    world = World()
+    process = owner(world)
+    batches = Batches(world)
+    world.hold.add("Ship")
+    process.log(loss=1.0)
+    seen = process.spool.sizes()["metrics"]
+    process.spool.log({"loss": 2.0}, 2, "metrics")
+    assert process.spool.sizes()["metrics"] != seen
+    world.release()
+    assert {batch.segment: batch.stop for batch in batches.ships[:1]} == seen
+    world.look()
+    assert world.server.only().values("loss") == [0.0, 1.0, 2.0]

@@ -54,6 +54,20 @@ def test_joining_keeps_what_was_there() -> None:
     assert world.run().resumed
 
 
+def test_a_run_that_is_refused_leaves_nothing_in_the_store() -> None:
+    """R8: while the server is asked there is no document that would stay RUNNING for ever."""
+    world = World()
+    existing(world)
+    world.hold.add("OpenRun")
+    process = world.process("owner").init("x")
+    world.wait(2)
+    assert not world.documents
+    world.hold.clear()
+    world.wait(2)
+    assert process.view.state == "refused"
+    assert not world.documents
+
+
 def test_a_clash_of_tags_with_an_existing_run_is_noted() -> None:
     """G9: it is no reason to fall over."""
     world = World()

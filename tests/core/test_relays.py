@@ -365,3 +365,31 @@ def test_an_outage_is_no_sign_that_there_is_no_owner() -> None:
     assert nodes.there.run("x").relay == "node1"
     assert nodes.server.only().values("loss/rank2") == [1.0]
     assert nodes.server.only().reports == []
+
+
+def test_which_rank_failed_first_on_another_node_stands_in_the_config() -> None:
+    """G7, R12: the owner's node sees only its consequences; nothing else of its status is touched."""
+    nodes = Nodes()
+    nodes.start(0, 1, 2, 3)
+    nodes.ranks[3].raises()
+    nodes.ranks[2].raises("ConnectionResetError", communication=True)
+    nodes.wait(5)
+    server = nodes.server.only()
+    (told,) = msgspec.json.decode(server.config)["pluto_dist"]["failures"]["node1"].values()
+    assert told.startswith("rank 3 (pid ")
+    assert told.endswith("ValueError: boom")
+    assert server.status == "RUNNING"
+    for rank in (0, 1):
+        nodes.ranks[rank].raises("ConnectionResetError", communication=True)
+    nodes.agents["launch-0"].exit(1)
+    nodes.wait(200)
+    assert [report.status for report in server.reports] == ["FAILED"]
+    assert len(nodes.there.notes(nodes.there.run("x"), "failed_on_this_node")) == 1
+
+
+def test_a_node_that_was_asked_to_stop_reports_no_failure() -> None:
+    nodes = Nodes()
+    nodes.start(0, 2)
+    nodes.ranks[2].sigterm()
+    nodes.wait(5)
+    assert "pluto_dist" not in msgspec.json.decode(nodes.server.only().config)

@@ -31,7 +31,7 @@ def saved() -> list[Any]:
         book.runs.put(key, run(key=key))
         book.put_lease(member(lease_id=f"{number:016x}", run=key))
         book.note(key, 1, "granted", {"label": "x" * 200})
-    return list(book.take_changes()[0])
+    return list(book.take_changes().saves)
 
 
 def filled(path: Path) -> None:

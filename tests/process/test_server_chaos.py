@@ -9,8 +9,9 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from tests.chaos.schedule import server_fault
 from tests.process.harness import wait_until
-from tests.process.served import SERVICES, Served
+from tests.process.served import Served
 
 CHAOS_S = 15.0
 KILL_EVERY_S = 3.0
@@ -33,21 +34,6 @@ BODY = """
 """
 
 
-def fault(dice: random.Random) -> dict[str, object]:
-    """One knob, somewhere, turned somehow."""
-    kind = dice.choice(("status", "status", "reset", "truncate", "database_error", "latency"))
-    fields: dict[str, object] = {"kind": kind, "service": dice.choice(SERVICES)}
-    fields["probability"] = dice.choice((0.1, 0.3, 0.6, 1.0))
-    if kind == "status":
-        fields["status"] = dice.choice((401, 408, 429, 500, 502, 503))
-        fields["retry_after"] = dice.choice((None, 0.2))
-    if kind == "reset" or fields.get("status") in (408, 500, 502, 503):  # a 401 or 429 comes before the work
-        fields["when"] = dice.choice(("before", "after"))
-    if kind == "latency":
-        fields["seconds"] = dice.choice((0.05, 0.5))
-    return fields
-
-
 @contextmanager
 def chaos(served: Served, dice: random.Random) -> Iterator[None]:
     """Knobs turn and coordinators die until the block ends; then everything is well again."""
@@ -57,7 +43,7 @@ def chaos(served: Served, dice: random.Random) -> Iterator[None]:
         while not done.wait(TURN_S):
             if dice.random() < 0.3:
                 served.back()
-            served.server.add_fault(**fault(dice))
+            served.server.add_fault(**server_fault(dice))
 
     def kill() -> None:
         while not done.wait(KILL_EVERY_S):
