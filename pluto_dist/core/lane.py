@@ -12,6 +12,7 @@ from __future__ import annotations
 import msgspec
 
 from pluto_dist.core.backoff import backoff_s
+from pluto_dist.core.batching import REPEATABLE, BatchSize
 from pluto_dist.core.book import feed_key
 from pluto_dist.core.context import Context
 from pluto_dist.core.effects import SetAside, Ship
@@ -19,14 +20,11 @@ from pluto_dist.core.events import Shipped
 from pluto_dist.core.foreign import step_behind
 from pluto_dist.core.outcomes import Delivered, Rejected, Retry, Unknown
 from pluto_dist.core.records import Feed, Lease, Run
-from pluto_dist.core.requests import BackendRun, StreamKind
+from pluto_dist.core.requests import BackendRun
 from pluto_dist.core.room import blobs_in, delivered_segments, segments_in
 from pluto_dist.core.speakers import speaker_of
 
-MAX_LINES = 10_000  # the server's contract advises at most about this many lines a request
-MAX_FILES = 8  # upload addresses are asked for together and last for an hour
 REGISTER_S = 1.0  # new names are registered before their first delivery, unless that takes longer
-REPEATABLE: frozenset[StreamKind] = frozenset({"metrics"})  # the server de-duplicates these
 
 
 class Lane:
@@ -46,13 +44,11 @@ class Lane:
         self._key = key
         self._target = target
         self._failures = 0
-        self._most = MAX_FILES if self.feed.kind == "files" else MAX_LINES
-        self._limit = self._most
+        self._batch = BatchSize(self.feed.kind)
         self._sent: Ship | None = None
         self._culprit: tuple[Shipped, str] | None = None
         self._sent_size = 0
         self._registered_by = 0.0
-        self._careful_until = (0, 0)
         self._stuck_at: dict[int, int] = {}
         self.sizes: dict[int, int] = {}
         self.final = False
@@ -158,7 +154,7 @@ class Lane:
             start=start,
             # Not beyond what was seen: while a batch waits to be cut, its writer may be superseded (R7).
             stop=self.sizes[segment] if stop is None else stop,
-            limit_lines=self._limit,
+            limit_lines=self._batch.limit,
             known=dict(known),
             renamed=any(name != final for name, final in known.items()),
             first_line=run.next_line,
@@ -215,8 +211,7 @@ class Lane:
 
     def _accepted(self, event: Shipped, *, nothing_follows: bool) -> bool:
         self._failures, self.trouble = 0, ""
-        if (event.segment, event.end) >= self._careful_until:
-            self._limit = min(self._most, self._limit * 2)
+        self._batch.accepted(event)
         if event.end > event.start:
             self._advance(event, event.lines)
             self._give_back_blobs(event.segment, event.start, event.end)
@@ -280,14 +275,7 @@ class Lane:
     def _rejected(self, event: Shipped, rejected: Rejected) -> None:
         """Looks for the culprit in ever smaller batches; alone, it is set aside."""
         if event.lines > 1:
-            if rejected.good is None:
-                # The lines before the bad one may be committed already; nobody says how many there were.
-                self._count_repeats(event.lines - 1)
-                self._limit = event.lines // 2
-                if self.feed.kind not in REPEATABLE:  # one by one, so that no good row is sent a third time
-                    self._limit, self._careful_until = 1, (event.segment, event.end)
-            else:
-                self._limit = max(1, min(rejected.good, event.lines - 1))
+            self._count_repeats(self._batch.refused(event, rejected))
             return
         feed, lease, run = self.feed, self.lease, self.run
         assert run is not None  # noqa: S101 # there was a request

@@ -7,6 +7,7 @@
     faults      coordinator, server and disk in trouble
     driver      plays a schedule, then lets everything settle
     oracle      which final statuses the design allows for what really happened
+    waivers     what the server calls a defect and the design leaves open
     checks      ledgers, server and oracle against each other
 
 `python -m tests.chaos --for 300 [--seed N]`. The schedule follows from the seed; what real processes make of

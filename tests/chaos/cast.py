@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 import pluto_dist as pluto
+from pluto_dist.client.disabled import DisabledRun
 from pluto_dist.errors import PlutoDistError
 from tests.chaos.ledger import Kind, Ledger
 
@@ -98,7 +99,7 @@ def main(text: str) -> None:
     _end(part, run, ledger)
 
 
-def _open(part: Part) -> pluto.Run:
+def _open(part: Part) -> pluto.Run | DisabledRun:
     if part.verb == "attach":
         return pluto.attach(part.run, label=part.label, timeout_s=ATTACH_S)
     return pluto.init(run_id=part.run, resume=part.verb == "resume", tags=[f"by-{part.writer}"])
@@ -179,3 +180,8 @@ def _exec(part: Part) -> None:
     verb: Literal["init", "resume"] = "init" if "RANK" in os.environ else "resume"
     other = replace(part, writer=part.writer + EXEC_OFFSET, verb=verb, end="finish", seconds=0.5, children=0)
     os.execv(sys.executable, [sys.executable, "-P", "-c", other.program()])
+
+
+def process_of(writer: int) -> int:
+    """The writer that the process of a forked child, or of an exec'd program, began as."""
+    return writer - writer % WRITERS_EACH

@@ -7,21 +7,17 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from datetime import datetime
-from functools import cached_property
 from itertools import combinations
 from typing import Any
 
-from tests.chaos.cast import WRITERS_EACH
+from tests.chaos.cast import process_of
 from tests.chaos.driver import Play
 from tests.chaos.ledger import Account, Kind, read_accounts, writer_of
 from tests.chaos.oracle import Member, Trouble, allowed
-from tests.pluto_server.defects import Defect
+from tests.chaos.waivers import Waivers
 
 TERMINAL = ("COMPLETED", "FAILED", "TERMINATED", "CANCELLED")
 NUMBER = re.compile(r"value (\d+)$")
-IN_FLIGHT = re.compile(r"\(request (\d+)\) was in flight")
-QUIET_S = 1.9
-LATE_S = 1.0  # a record that was written so shortly before the end may be sent just after it
 
 
 class Remote:
@@ -66,16 +62,6 @@ class Checks:
         self._choices: Counter[int] = Counter()
         self.trouble = Trouble(tuple(play.faults.absent), tuple(play.faults.full))
 
-    @cached_property
-    def registered(self) -> set[tuple[int, str]]:
-        """Names that the server has taken, by its id of the Run."""
-        bodies = [
-            json.loads(entry["body"])
-            for entry in self.play.served.server.requests()
-            if entry["path"].endswith("/logName/add") and entry["status"] == 200 and not entry["fault"]
-        ]
-        return {(body["runId"], name) for body in bodies for name in body["logName"]}
-
     def findings(self) -> list[str]:
         """All of them; empty when all is well."""
         return [
@@ -107,7 +93,7 @@ class Checks:
     def _records(self) -> Iterator[str]:
         """G3: what was acknowledged is there, a point once for readers; G6: repeats of rows are counted."""
         for account in self.accounts.values():
-            run = self._run_of(account)
+            run = self.run_of(account)
             remote = self.remotes.get(run)
             for kind, values in account.acknowledged.items():
                 there: Counter[int] = remote.counts[kind] if remote is not None else Counter()
@@ -132,21 +118,21 @@ class Checks:
                 never = [value for value, who in found.items() if who is None or value not in who.tried[kind]]
                 if never:
                     yield f"{len(never)} {kind} records in {run} were never logged, e.g. {never[0]}"
-                wrong = {who.writer for who in found.values() if who and self._run_of(who) not in ("", run)}
+                wrong = {who.writer for who in found.values() if who and self.run_of(who) not in ("", run)}
                 if wrong:
                     yield f"{kind} records of writers {sorted(wrong)} are in {run}, which they did not open"
 
-    def _run_of(self, account: Account) -> str:
+    def run_of(self, account: Account) -> str:
         """The Run that has its lease: a provisional one may have got another id than was asked for (R8)."""
-        said = account.run or self.accounts.get(_parent(account.writer), account).run
+        said = account.run or self.accounts.get(process_of(account.writer), account).run
         found = self._by_lease.get(self._lease_of(account.writer), said)
         return found if found.startswith(said) else said
 
     def _tags(self) -> Iterator[str]:
         """G9: no tag is lost, unless there was no room for the entry when its process died."""
         for account in self.accounts.values():
-            remote = self.remotes.get(self._run_of(account))
-            actor = self.actors.get(_parent(account.writer))
+            remote = self.remotes.get(self.run_of(account))
+            actor = self.actors.get(process_of(account.writer))
             if remote is None or actor is None or len(remote.tags) >= 50:
                 continue
             if self.trouble.was_full(actor.began_at, actor.died_at or float("inf")):
@@ -170,14 +156,14 @@ class Checks:
 
     def _lease_of(self, writer: int) -> str:
         account = self.accounts.get(writer)
-        parent = self.accounts.get(_parent(writer))
+        parent = self.accounts.get(process_of(writer))
         return (account.lease if account else "") or (parent.lease if parent else "")
 
     # --- ends -------------------------------------------------------------------------------------
 
     def _statuses(self) -> Iterator[str]:
         """G7: the status is one that the oracle allows; G1: no end while an owner is at work."""
-        for run in {self._run_of(account) for account in self.accounts.values()} - {"", *self.remotes}:
+        for run in {self.run_of(account) for account in self.accounts.values()} - {"", *self.remotes}:
             yield f"Run {run} was opened and is not at the server"
         for run, document in self.documents.items():
             remote = self.remotes.get(run)
@@ -214,8 +200,8 @@ class Checks:
         found = [account for account in self.accounts.values() if account.lease == lease["lease_id"]]
         if not found:
             mute = [each for each in self.accounts.values() if each.pid == lease["pid"] and not each.lease]
-            return Member(lease, None, self.actors.get(_parent(mute[0].writer)) if mute else None)
-        return Member(lease, found[0], self.actors.get(_parent(found[0].writer)))
+            return Member(lease, None, self.actors.get(process_of(mute[0].writer)) if mute else None)
+        return Member(lease, found[0], self.actors.get(process_of(found[0].writer)))
 
     def _shown(self, member: Member) -> str:
         account, actor, lease = member.account, member.actor, member.lease
@@ -261,69 +247,10 @@ class Checks:
     # --- what the server noticed ------------------------------------------------------------------
 
     def _defects(self) -> Iterator[str]:
+        waivers = Waivers(self)
         for defect in self.play.served.server.check():
-            if not self._waived(defect):
+            if not waivers.cover(defect):
                 yield f"server: {defect.kind} {defect.text} {defect.names}"
-
-    def _waived(self, defect: Defect) -> bool:
-        """By name.
-
-        6.3.2: records of sides, of workers and forked children that outlive the end, come after it; so may
-            the last ones of the node itself.
-        6.3.4: repeats; they are compared with their count above.
-        6.3.5: the client of the request that was in flight had given it up, or was killed; a status does not
-            wait longer than two seconds for what a side, or the node itself, has on its way.
-        6.3.7: a status waits for the registration of names a few tries and not for ever; it must come later.
-        6.3.8: a coordinator that was killed between the answer and its commit has to ask again.
-        """
-        remote = next((each for each in self.remotes.values() if each.id == defect.run_id), None)
-        match defect.kind:
-            case "6.3.2" if remote is not None:
-                return all(self._may_be_late(remote, name) for name in defect.names)
-            case "6.3.4":
-                return True
-            case "6.3.5":
-                quiet = remote is not None and any(
-                    end + QUIET_S < defect.at_ms / 1000 for end in remote.ends[-1:]
-                )
-                return quiet or self._given_up(IN_FLIGHT.search(defect.text))
-            case "6.3.7":
-                return all((defect.run_id, name) in self.registered for name in defect.names)
-            case "6.3.8":
-                return self.play.done["kill_coordinator"] > 0
-        return False
-
-    def _given_up(self, request: re.Match[str] | None) -> bool:
-        """Whether nobody waited for the answer any more."""
-        entries = self.play.served.server.requests() if request else []
-        return any(
-            entry["id"] == int(request[1]) and entry["outcome"] == "unknown"
-            for entry in entries
-            if request is not None
-        )
-
-    def _may_be_late(self, remote: Remote, name: str) -> bool:
-        if name.startswith("sys/"):
-            return True
-        points = remote.metrics.get(name, [])
-        writers = {writer_of(int(value)) for _, _, value in points}
-        if not writers:  # rows are looked for in the whole Run
-            writers = {value for value, each in self.accounts.items() if self._run_of(each) == remote.run}
-        return any(self._wrote_late(remote, writer) for writer in writers)
-
-    def _wrote_late(self, remote: Remote, writer: int) -> bool:
-        account, actor = self.accounts[writer], self.actors.get(_parent(writer))
-        side = actor is not None and actor.part.verb == "attach"
-        lease = next(
-            (
-                lease
-                for lease in self.documents.get(remote.run, {}).get("leases", ())
-                if lease["lease_id"] == (account.lease or self.accounts[_parent(writer)].lease)
-            ),
-            None,
-        )
-        late = any(account.last_at > end - LATE_S for end in remote.ends)
-        return side or late or (lease is not None and lease["role"] == "side")
 
 
 def _numbers(texts: Iterator[str] | Any) -> Counter[int]:
@@ -335,7 +262,3 @@ def _overlap(one: dict[str, Any], other: dict[str, Any]) -> bool:
     """Whether two leases were alive at one time; times are those of the document, milliseconds."""
     starts = max(one["granted_at"] or 0, other["granted_at"] or 0)
     return bool(starts < min(one["ended_at"] or starts, other["ended_at"] or starts))
-
-
-def _parent(writer: int) -> int:
-    return writer - writer % WRITERS_EACH

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.chaos.actors import Actor, Job, Numbers, part_of
-from tests.chaos.cast import LEDGERS, OVER, Part
+from tests.chaos.cast import LEDGERS, OVER
 from tests.chaos.faults import Faults
 from tests.chaos.schedule import Action, Who, make_schedule
 from tests.pluto_server.client import ServerProcess
@@ -272,6 +272,3 @@ def end_strays(ledgers: Path) -> None:
             with contextlib.suppress(OSError):
                 if ours in (path / "environ").read_bytes().split(b"\0"):
                     os.kill(int(path.name), signal.SIGKILL)
-
-
-__all__ = ["Part", "Play", "played"]
