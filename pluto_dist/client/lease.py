@@ -24,9 +24,6 @@ from pluto_dist.spool.writer import Limits, Room, StreamWriter
 class LeaseFiles:
     """Opened once per lease by the process that holds it.
 
-    Attributes:
-        unopened: the disk has refused the opening entry, so records are refused too.
-
     Args:
         spool: root of this node's spool.
         segment_bytes: a stream goes on in a new segment after this many bytes.
@@ -53,21 +50,20 @@ class LeaseFiles:
             self.folder.parent.mkdir(mode=0o700, exist_ok=True)
             self.folder.mkdir(mode=0o700)
             self.lock = LeaseLock(self.folder / LOCK_NAME)
-            space = RoomForRecords(self, Space(str(spool), quota_bytes))
+            self.room = RoomForRecords(Space(str(spool), quota_bytes))
             limits = Limits(segment_bytes=segment_bytes)
             self.blobs = Blobs(str(self.folder), str(spool), files_quota_bytes, durable=durable)
         except OSError as error:
             raise PlacesError(f"the spool {spool} cannot take a lease: {error}", path=str(spool)) from error
         folder = str(self.folder)
         self.lifecycle = StreamWriter(folder, "lifecycle", limits)
-        self.metrics = StreamWriter(folder, "metrics", limits, space=space)
-        self.data = StreamWriter(folder, "data", limits, space=space)
-        self.console = StreamWriter(folder, "console", limits, space=space)
-        self.files = StreamWriter(folder, "files", limits, space=space)
+        self.metrics = StreamWriter(folder, "metrics", limits, space=self.room)
+        self.data = StreamWriter(folder, "data", limits, space=self.room)
+        self.console = StreamWriter(folder, "console", limits, space=self.room)
+        self.files = StreamWriter(folder, "files", limits, space=self.room)
         self._group = self._group_sync(folder) if durable else None
         self.declared = 0
         self._unsaid: deque[bytes] = deque()
-        self.unopened = False
 
     def stream_of(self, log_type: LogType) -> StreamWriter:
         """Where the records under a name of this type go."""
@@ -110,9 +106,9 @@ class LeaseFiles:
             line = self._unsaid.popleft()  # first taken, then written: a signal handler may come between
             if not self.lifecycle.append(line):
                 self._unsaid.appendleft(line)
-                self.unopened = not self.lifecycle.written
+                self.room.unopened = not self.lifecycle.written
                 break
-            self.unopened = False
+            self.room.unopened = False
         return self.lifecycle.written
 
     @property
@@ -150,17 +146,19 @@ class RoomForRecords:
     """No record before the opening entry is on disk: without that nobody could say whose it is (G3).
 
     Args:
-        files: of the lease.
         space: the quota.
+
+    Attributes:
+        unopened: the disk has refused the opening entry, so records are refused too.
     """
 
-    def __init__(self, files: LeaseFiles, space: Room) -> None:
-        self._files = files
+    def __init__(self, space: Room) -> None:
         self._space = space
+        self.unopened = False
 
     def shortage(self) -> str:
         """Why no segment may be opened now, an empty string if it may."""
-        return "not opened" if self._files.unopened else self._space.shortage()
+        return "not opened" if self.unopened else self._space.shortage()
 
 
 class Wall:

@@ -169,7 +169,7 @@ def test_a_store_that_takes_nothing_is_told_at_the_start_and_at_the_end(node: No
     )
     script.expect("logged")
     (warning,) = script.stderr.splitlines()
-    assert warning.startswith("Run homeless has no place in the store yet: ")
+    assert warning.startswith("pluto_dist: Run homeless has no place in the store yet: ")
     cause = warning.partition("yet: ")[2].partition(". Everything")[0]
     assert f"{folder}/.pluto" in cause
     assert "irectory" in cause

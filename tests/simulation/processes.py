@@ -75,10 +75,9 @@ class SimLease(LeaseFiles):
         self.folder: Any = f"/spool/leases/{lease_id}"
         self.declared = 0
         self._unsaid = deque()
-        self.unopened = False
         self._machine = False
         self.lock: Any = _Lock()
-        self.room = RoomForRecords(self, _Endless())
+        self.room = RoomForRecords(_Endless())
         for stream in ("lifecycle", "metrics", "data", "files", "console"):
             room = None if stream == "lifecycle" else self.room
             setattr(self, stream, process.writer(self.folder, stream, room))
