@@ -26,6 +26,7 @@ from pluto_dist.core.records import Run, Verdict
 from pluto_dist.core.requests import StatusReport, TagsChange
 
 BEAT_S = 20.0  # the server forgets a Run 150 s after its last heartbeat and stores at most one each 30 s
+BEATING_S = 1.0  # a sign of life takes milliseconds, unless the server is in trouble
 SILENT_S = 100.0  # after this time without a beat that arrived, the server may have marked the Run FAILED
 MAX_NAMES = 1000
 TRIES = 3  # the status does not wait longer for an errand that fails, a few seconds
@@ -59,6 +60,7 @@ class Controls:
         self._errands: dict[str, Errand] = {}
         self._trials: dict[str, dict[str, Trial]] = {}
         self._beats: dict[str, float] = {}
+        self._beating: dict[str, float] = {}
         self._alive_at: dict[str, float] = {}
         self._reaped: set[str] = set()
         self._tried_last: set[str] = set()
@@ -115,6 +117,9 @@ class Controls:
         run = self._book.runs.get(event.run)
         if run is None:
             return
+        self._beating.pop(run.key, None)
+        if run.ended:
+            self._context.touch(run.key)  # its status may have waited for this
         self._context.heard_of_key(run, event.beat.outcome)
         if run.relay and event.beat.status is not None:
             self._context.change_run(
@@ -132,7 +137,8 @@ class Controls:
 
     def deadline(self, run: str) -> float | None:
         """When `advance` may have something to do for this Run, if nothing happens before."""
-        waits = [trial.not_before for trial in self._trials.get(run, {}).values()]
+        waits = [self._beating[run] + BEATING_S] if run in self._beating else []
+        waits += [trial.not_before for trial in self._trials.get(run, {}).values()]
         if run in self._beats:
             waits.append(self._beats[run])
         return min((at for at in waits if at > self._context.now.at), default=None)
@@ -143,7 +149,7 @@ class Controls:
 
     def forget(self, run: str) -> None:
         """The Run is forgotten."""
-        for known in (self._errands, self._trials, self._beats, self._alive_at):
+        for known in (self._errands, self._trials, self._beats, self._beating, self._alive_at):
             known.pop(run, None)
         self._context.reporting.discard(run)
         self._reaped.discard(run)
@@ -155,11 +161,16 @@ class Controls:
             self._beats.pop(run.key, None)
         elif now >= self._beats.get(run.key, 0.0):
             self._beats[run.key] = now + BEAT_S
+            self._beating[run.key] = now
             self._context.emit(BeatRun(run=backend_run(run)))
+
+    def _is_beating(self, run: Run) -> bool:
+        """Whether a sign of life is on its way: it should not arrive after the end, nor hold it up for long."""
+        return self._context.now.at < self._beating.get(run.key, float("-inf")) + BEATING_S
 
     def _next(self, run: Run, may_report: bool) -> Errand | None:
         wanted = list(self._wanted(run))
-        reports = run.verdict is not None and not run.reported and may_report
+        reports = run.verdict is not None and not run.reported and may_report and not self._is_beating(run)
         if reports:
             self._try_once_more(run)
         if reports and all(self._trial(run, operation).failures >= TRIES for operation, _ in wanted):

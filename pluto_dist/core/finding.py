@@ -46,10 +46,13 @@ class Finder:
             return own or (same_job(claim, run) and refers_to(ref, run, run.project))
 
         def joined(run: Run) -> bool:
-            return _may_join(claim, run) and refers_to(ref, run, run.project)
+            return _joins(claim) and _may_join(claim, run) and refers_to(ref, run, run.project)
 
-        found = self._choose(meant, claim)
-        return found if found or not _joins(claim) else self._choose(joined, claim)
+        def there(run: Run) -> bool:
+            return meant(run) and not sought(run)
+
+        # One that others look for in vain comes last: by now it may have been made, in its own project.
+        return self._choose(there, claim) or self._choose(joined, claim) or self._choose(meant, claim)
 
     def _choose(self, fits: Callable[[Run], bool], claim: Opened) -> Run | None:
         """The one Run that fits; of several that of the claim's own target."""
@@ -94,7 +97,7 @@ def _joins(claim: Opened) -> bool:
 def _may_join(claim: Opened, run: Run) -> bool:
     """Who only attaches names no project; a script that calls `init()` may have none of its own."""
     if claim.verb == "attach":
-        return True
+        return not sought(run)
     named = claim.project in (run.project, DEFAULT_PROJECT)
     return named and not (run.ended or sought(run))
 

@@ -102,6 +102,7 @@ class Driver:
             poller.register(self._background.wake, zmq.POLLIN)
         for fd in self._guard.descriptors:
             poller.register(fd, zmq.POLLIN)
+        self._guard.polling(boot_clock())
         ready = dict(poller.poll(self._timeout_ms(longest_s)))
         for fd in ready:
             if isinstance(fd, int) and fd != self._background.wake:

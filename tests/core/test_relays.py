@@ -311,6 +311,18 @@ def test_who_gives_up_looking_leaves_nothing_behind() -> None:
     assert nodes.there.core.at_rest
 
 
+def test_an_eval_that_was_there_first_joins_whatever_the_project_is() -> None:
+    """R5: who attaches names no project; what it looked for elsewhere is forgotten when it is made here."""
+    world = World()
+    first = world.process("eval").attach("x", label="first", project="pluto")
+    world.wait(5)
+    owner = world.process("train").init("x", project="digits")
+    second = world.process("eval").attach("x", label="second", project="pluto")
+    world.wait(5)
+    assert [process.role for process in (owner, first, second)] == ["owner", "side", "side"]
+    assert len(list(world.book.runs)) == 1
+
+
 def test_training_on_the_machine_where_an_eval_waits_makes_the_run() -> None:
     """R5, R12: and the eval joins it."""
     world = World()

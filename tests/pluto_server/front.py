@@ -137,6 +137,7 @@ class _Exchange(BaseHTTPRequestHandler):
         except DroppedError:
             self.close_connection = True
         except OSError:
+            journal.abandon(entry)
             self._reset()
         finally:
             journal.close(entry, status, answered=delivered)
@@ -233,6 +234,8 @@ class _Exchange(BaseHTTPRequestHandler):
             self.close_connection = True
             return False
         gone = bool(select.select([self.connection], [], [], 0)[0]) and self._client_is_gone()
+        if not gone:
+            self.server.core.state.journal.answers(entry)
         self._send(response)
         return not gone
 

@@ -67,9 +67,13 @@ class Journal:
         """The answer leaves, or the connection breaks: from now on its client may act on that."""
         self._in_flight.pop(entry.id, None)
 
+    def answers(self, entry: Entry) -> None:
+        """The answer is about to leave: its client may have it, and ask again, before we know."""
+        entry.outcome, entry.finished_at = ANSWERED, time.time()
+
     def close(self, entry: Entry, status: int | None, *, answered: bool) -> None:
         """The exchange is over."""
-        entry.status, entry.finished_at = status, time.time()
+        entry.status, entry.finished_at = status, entry.finished_at or time.time()
         if entry.outcome is None:
             entry.outcome = ANSWERED if answered else UNKNOWN
         self._in_flight.pop(entry.id, None)

@@ -100,7 +100,9 @@ BAD_LINES: list[tuple[str, Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "line", "fault"), BAD_LINES, ids=lambda part: part.replace(str(NOW), "NOW"))
+@pytest.mark.parametrize(
+    ("kind", "line", "fault"), BAD_LINES, ids=lambda part: str(part).replace(str(NOW), "NOW")
+)
 def test_line_is_refused(client: Client, kind: str, line: Any, fault: str) -> None:
     """Shape and meaning of a line are checked; the text names the cause."""
     assert_failed(client.ingest(kind, [line]), kind, fault)

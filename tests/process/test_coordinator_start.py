@@ -158,7 +158,7 @@ def test_a_second_coordinator_finds_the_lock_taken(node: Node) -> None:
 
 def test_an_idle_coordinator_leaves_and_takes_its_socket_along(node: Node) -> None:
     """R3: idle exit; nothing is left that a client could mistake for a coordinator."""
-    node.set(PLUTO_DIST_IDLE_EXIT_S="0.2")
+    node.set(PLUTO_DIST_IDLE_EXIT_S="1")
     script = node.start('pluto.init(quiet=True).finish(); tell("over")')
     script.expect("over")
     assert script.wait() == 0

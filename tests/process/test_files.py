@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -39,7 +40,9 @@ def blobs(node: Node) -> list[Path]:
 
 def kept(node: Node) -> list[Path]:
     """Files in the store."""
-    return sorted(path for path in node.store.glob("runs/*/files/**/*") if path.is_file())
+    with contextlib.suppress(FileNotFoundError):  # a folder may come or go meanwhile
+        return sorted(path for path in node.store.glob("runs/*/files/**/*") if path.is_file())
+    return []
 
 
 def exported(node: Node, run: str) -> list[dict[str, Any]]:

@@ -83,7 +83,7 @@ ROWS: dict[int, Row] = {
         "once per node, with the host in the name where there are several",
         (
             "core/test_sampling.py::test_ranks_of_one_run_share_one_stream",
-            "core/test_sampling.py::test_the_host_stands_in_the_names_where_the_job_has_ranks_elsewhere",
+            "core/test_sampling.py::test_the_node_stands_in_the_names_where_the_job_has_several",
             "core/test_sampling.py::test_the_next_coordinator_goes_on_in_the_same_stream",
         ),
     ),

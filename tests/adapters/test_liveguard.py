@@ -1,0 +1,39 @@
+"""When a process was last known to live: what a verdict rests on (R2, R10)."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from pluto_dist.node.identity import identity_of
+from pluto_dist.node.liveguard import Liveguard
+
+SLEEPER = [sys.executable, "-S", "-c", "import sys; sys.stdin.read()"]
+
+
+@pytest.fixture
+def process() -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(SLEEPER, stdin=subprocess.PIPE) as started:
+        yield started
+        started.kill()
+
+
+@pytest.mark.parametrize(("since", "alive_until"), [(90.0, 101.0), (102.5, 102.5)])
+def test_a_death_that_is_noticed_late_is_dated_back_to_when_all_were_polled_before(
+    process: subprocess.Popen[bytes], since: float, alive_until: float
+) -> None:
+    """R10: else a busy coordinator would take the first victim's words for the cause."""
+    guard = Liveguard()
+    identity = identity_of(process.pid)
+    assert identity is not None
+    guard.start("lease", identity, None, since)
+    guard.polling(101.0)
+    guard.polling(103.0)
+    process.kill()
+    process.wait()
+    guard.heard("lease", 108.0)  # its last message waited in the queue
+    (death,) = guard.check("lease", 110.0)
+    assert death.alive_until == alive_until
