@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 OURS = ("PLUTO_", "MLOP_")
+LONGEST = ("test_torchrun", "test_lightning", "test_transformers", "test_play", "test_server_chaos")
 FOR_TESTS = ("PLUTO_DIST_EXAMPLES", "PLUTO_DIST_REWRITE", "PLUTO_OFFICIAL_PYTHON")
 
 
@@ -21,3 +23,13 @@ def nobodys_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
         for name in [name for name in os.environ if name.startswith(OURS) and name not in FOR_TESTS]:
             patch.delenv(name)
         yield
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes long begins first, so that no worker is left alone with it in the end."""
+
+    def turn(item: pytest.Item) -> int:
+        name = Path(item.path).name
+        return 0 if name.startswith(LONGEST) else 1 if "process" in Path(item.path).parts else 2
+
+    items.sort(key=turn)

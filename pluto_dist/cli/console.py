@@ -16,6 +16,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
+LONGEST_CELL = 120  # characters
 PIPE_WIDTH = 200  # columns when nobody looks: lines stay whole for grep
 STATUS_STYLES = {
     "RUNNING": "cyan",
@@ -51,7 +52,7 @@ def console() -> Console:
 def print_table(
     columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()
 ) -> None:
-    """A table; None is an empty cell, a status has its colour."""
+    """A table; None is an empty cell, a status has its colour, long texts are cut."""
     from rich.table import Table
     from rich.text import Text
 
@@ -59,9 +60,15 @@ def print_table(
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
-        cells = [printable(cell) for cell in row]
+        cells = [_in_a_cell(cell) for cell in row]
         table.add_row(*(Text(cell, style=STATUS_STYLES.get(cell, "")) for cell in cells))
     console().print(table)
+
+
+def _in_a_cell(value: object) -> str:
+    """One line; what is very long would make the table of everybody else unreadable."""
+    text = printable(value).replace("\n", " ")
+    return text if len(text) <= LONGEST_CELL else text[: LONGEST_CELL - 1] + "…"
 
 
 def printable(value: object) -> str:

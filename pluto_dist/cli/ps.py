@@ -83,7 +83,10 @@ def ps(home: options.Home = None, as_json: options.Json = False) -> None:
         print_json(found)
         return
     if not found.running:
-        note(f"no coordinator runs, so nothing is attached; looked at: {lookup.where()}")
+        note(
+            "no coordinator runs, so nobody knows who is attached; what processes log is kept for the next "
+            f"one (pluto-dist coordinator start). Looked at: {lookup.where()}"
+        )
     elif not found.processes:
         note(f"nothing is attached; looked at: {lookup.where()}")
     else:

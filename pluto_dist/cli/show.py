@@ -144,6 +144,10 @@ def _no_such_series(document: Document, name: str) -> Exception:
 
     from pluto_dist.errors import UsageError
 
+    if name in document.summary:
+        return UsageError(
+            f"the points of {name!r} are on the server, {document.url}; what was delivered is not kept here"
+        )
     near = difflib.get_close_matches(name, document.summary, n=3)
     listed = ", ".join(sorted(document.summary)[:20])
     known = (

@@ -86,10 +86,13 @@ def finished(view: View | None, settings: Settings, records: int) -> None:
     if settings.quiet or view is None or view.run is None or view.role != "owner":
         return
     run = view.run
-    state = run.status if run.status != "RUNNING" else f"is {run.phase}"
-    why = f" ({run.reason})" if run.status not in ("RUNNING", "COMPLETED") else ""
+    status = run.expected or run.status
+    state = status if status != "RUNNING" else f"is {run.phase}"
+    why = f" ({run.reason})" if status not in ("RUNNING", "COMPLETED") else ""
     left = f", {records - view.passed} records not delivered yet" if _is_behind(view, records) else ""
-    _print(f"{_named(run)} {state}{why}, {run.points} points{left}; {_look(run, settings)}")
+    # Who leaves while others go on is not told how much has arrived.
+    points = f", {run.points} points" if run.points or not records or status != "RUNNING" else ""
+    _print(f"{_named(run)} {state}{why}{points}{left}; {_look(run, settings)}")
 
 
 def _is_behind(view: View, records: int) -> bool:

@@ -62,7 +62,7 @@ class LeaseFiles:
         self.console = StreamWriter(folder, "console", limits, space=self.room)
         self.files = StreamWriter(folder, "files", limits, space=self.room)
         self._group = self._group_sync(folder) if durable else None
-        self.declared = 0
+        self.declared = self.undeclared = 0
         self._unsaid: deque[bytes] = deque()
 
     def stream_of(self, log_type: LogType) -> StreamWriter:
@@ -124,7 +124,7 @@ class LeaseFiles:
     @property
     def dropped(self) -> int:
         """Records that could not be written."""
-        return sum(stream.dropped for stream in self._records)
+        return sum(stream.dropped for stream in self._records) - self.undeclared
 
     @property
     def trouble(self) -> str:

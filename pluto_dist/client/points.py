@@ -101,6 +101,8 @@ class PointLog:
                 self._files.declared += 1
                 self._known.update(found)
                 self._types.update(found)
+            else:
+                self._files.undeclared += 1
 
     def _reject(self, rejections: Iterable[Rejection]) -> None:
         for rejection in rejections:

@@ -165,7 +165,7 @@ class Controls:
             self._context.emit(BeatRun(run=backend_run(run)))
 
     def _is_beating(self, run: Run) -> bool:
-        """Whether a sign of life is on its way: it should not come after the end, nor hold that up for long."""
+        """Whether a sign of life is on its way: it should not come after the end, nor hold that up long."""
         return self._context.now.at < self._beating.get(run.key, float("-inf")) + BEATING_S
 
     def _next(self, run: Run, may_report: bool) -> Errand | None:

@@ -172,6 +172,8 @@ class Delivery:
         """The automatic step with which a participant goes on."""
         known = self._book.runs.get(run)
         steps = [known.steps.get(participant, 0) if known is not None else 0]
+        if known is not None and known.fork_step is not None:
+            steps.append(known.fork_step + 1)  # a fork goes on behind the step it was made from
         for lease in self._book.leases_of(run):
             if lease.participant == participant:
                 steps.append(lease.next_step)

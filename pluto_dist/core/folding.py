@@ -26,6 +26,7 @@ from pluto_dist.core.lifecycle import (
 from pluto_dist.core.messages import PROTOCOL, wrong_protocol
 from pluto_dist.core.records import Lease, Run
 from pluto_dist.core.shared import Shared
+from pluto_dist.core.verdict import describe
 
 MAX_EVIDENCE = 8  # of one lease; the first says most
 
@@ -212,7 +213,7 @@ class Folding:
         """What a side has to say, or anybody after its end, is no evidence."""
         if lease.role == "side" or not lease.alive:
             event = "side_failed" if lease.role == "side" else "late_failure"
-            self._context.note(run.key, event, label=lease.label, kind=entry.kind, type=entry.type)
+            self._context.note(run.key, event, label=lease.label, kind=entry.kind, what=describe(entry)[:500])
         else:
             self._context.change_lease(lease, evidence=(*lease.evidence, entry)[:MAX_EVIDENCE])
 

@@ -48,6 +48,8 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         owner: who owns it, for people: label, pid, host; "" without a live owner.
+        expected: the status that it will have, unless an exit code that is awaited says otherwise.
+        reason: of its status, or of the one that is expected.
     """
 
     key: str
@@ -70,6 +72,7 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True):
     cancelled: bool = False
     reason: str = ""
     owner: str = ""
+    expected: Status | None = None
 
 
 class View(Message, frozen=True, kw_only=True, tag="view"):

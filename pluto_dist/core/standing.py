@@ -10,7 +10,7 @@ from pluto_dist.core.delivery import Delivery
 from pluto_dist.core.filing import Filing
 from pluto_dist.core.messages import RunView
 from pluto_dist.core.nodes import is_node
-from pluto_dist.core.phase import Phase, assess, members_of
+from pluto_dist.core.phase import Assessment, assess, members_of
 from pluto_dist.core.records import Lease, Run
 from pluto_dist.core.speakers import relieved_launchers
 from pluto_dist.core.stuck import Paces
@@ -56,12 +56,13 @@ class Standings:
     def of(self, run: Run) -> Standing:
         """How a Run stands now."""
         leases = self._book.leases_of(run.key)
-        phase = assess(run, members_of(run, leases), self._context.now.at).phase
+        assessment = assess(run, members_of(run, leases), self._context.now.at)
+        phase = assessment.phase
         # The status is waited for only where it is near: not while the launcher may restart the job, nor
         # for a Run that was closed and may be taken up again.
         told = run.reported if run.ended else phase not in ("finishing", "orphaned")
         return Standing(
-            run=self._run_view(run, phase),
+            run=self._run_view(run, assessment),
             members=sum(lease.alive and lease.role != "side" for lease in leases),
             safe=self._all_delivered(leases) and self._filing.safe(run) and self._controls.settled(run),
             told=told,
@@ -111,8 +112,10 @@ class Standings:
         superseded = lease.end_reason == "superseded"
         return self._delivery.complete(lease) or (superseded and self._delivery.pending_bytes(lease) == 0)
 
-    def _run_view(self, run: Run, phase: Phase) -> RunView:
+    def _run_view(self, run: Run, assessment: Assessment) -> RunView:
         """A Run as its participants see it."""
+        expected = assessment.expected
+        decided = run.verdict or expected
         return RunView(
             key=run.key,
             external_id=run.external_id,
@@ -120,7 +123,7 @@ class Standings:
             name=run.name,
             mode=run.target.mode,
             status=run.status,
-            phase=phase,
+            phase=assessment.phase,
             id=run.id,
             display_id=run.display_id,
             url=run.url,
@@ -132,7 +135,8 @@ class Standings:
             points=self._book.count_points(run.key),
             provisional=run.provisional,
             cancelled=run.cancelled,
-            reason=run.verdict.reason if run.verdict is not None else "",
+            reason=decided.reason if decided is not None else "",
+            expected=expected.status if expected is not None else None,
             owner=self._owner(run),
         )
 

@@ -127,7 +127,7 @@ def status_of_code(code: int) -> Status:
     return "TERMINATED" if code in (2, 15) or code in STOP_CODES else "FAILED"
 
 
-def describe(failure: Failure) -> str:
+def describe(failure: Failure | Evidence) -> str:
     """One line: what happened."""
     if failure.oom:
         return "killed by the kernel for want of memory (OOM)"

@@ -45,7 +45,9 @@ def ended_document(points: list[SeriesPoint]) -> Document:
         *leases,
         summary=summarise(points),
         events=(
-            RunEvent(2500, "side_failed", {"label": "eval-2", "kind": "exception", "type": "RuntimeError"}),
+            RunEvent(
+                2500, "side_failed", {"label": "eval-2", "kind": "exception", "what": "RuntimeError: boom"}
+            ),
             RunEvent(3012, "side_died", {"label": "profiler", "signal": "SIGKILL"}),
         ),
         status="COMPLETED",

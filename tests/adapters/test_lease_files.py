@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pluto_dist.client.lease import LeaseFiles
+from pluto_dist.client.lease import LeaseFiles, Wall
+from pluto_dist.client.once import WarnOnce
+from pluto_dist.client.points import PointLog
 from pluto_dist.core.lifecycle import Noted, encode_entry
 from pluto_dist.errors import PlacesError
 from pluto_dist.node import folders
@@ -105,3 +107,13 @@ def test_a_lease_of_which_the_disk_took_no_word_is_swept_when_its_process_is_gon
         (folder / "metrics-00000001.spool").write_bytes(b"something")
     list(folders.LeaseFolders(tmp_path).scan(boot_clock()))
     assert folder.exists() == stays
+
+
+def test_a_record_that_is_dropped_counts_once_although_its_names_were_not_declared(tmp_path: Path) -> None:
+    """G4: people are told how many records are missing."""
+    files = LeaseFiles(tmp_path, segment_bytes=1 << 20, quota_bytes=0)
+    files.metrics.close()
+    points = PointLog(files, Wall(), WarnOnce(), strict=False)
+    for step in range(100):
+        points.log({"loss": 1.0}, step, None)
+    assert files.dropped == 100

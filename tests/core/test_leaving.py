@@ -187,3 +187,16 @@ def test_everybody_is_told_when_something_matters() -> None:
         process.init()
     launch.rank(2).add_tags("a")
     assert all(process.view.run and process.view.run.tags == ("a",) for process in launch.ranks.values())
+
+
+@pytest.mark.parametrize(("error", "status"), [(None, "COMPLETED"), ("ValueError", "FAILED")])
+def test_who_leaves_by_the_exit_hook_is_told_what_the_status_will_be(error: str | None, status: str) -> None:
+    """R9: only the kernel knows its exit code, but what it said of itself is known."""
+    world = World()
+    process = world.process("train").init("x")
+    if error:
+        process.evidence("exception", type=error, message="boom")
+    process.finish(at_exit=True).sync()
+    assert process.view.run is not None
+    assert (process.view.run.status, process.view.run.expected) == ("RUNNING", status)
+    assert ("ValueError: boom" in process.view.run.reason) == (error is not None)

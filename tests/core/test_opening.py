@@ -225,3 +225,22 @@ def test_a_run_that_nobody_comes_to_own_does_not_go_on_for_ever() -> None:
     (left,) = [run for run in world.book.runs if run.external_id != "x"]
     assert (left.status, left.reported) == ("TERMINATED", True)
     assert world.run("x").status == "RUNNING"
+
+
+def test_a_fork_goes_on_behind_the_step_it_was_made_from() -> None:
+    """Its points at steps up to that one would be hidden behind its parent's."""
+    world = World()
+    parent = world.process("parent").init("parent")
+    parent.log(step=30, loss=1.0).finish().exit()
+    ref = RunRef(id=world.server.only().id)
+    world.server.runs[2] = ServerRun(2, "demo", "child", "key")
+    world.server.answer("open", opened_fork(ref, step=10))
+    child = world.process("child").init(fork=Fork(ref, 10))
+    assert child.view.next_step == 11
+
+
+def opened_fork(parent: RunRef, step: int) -> Opened:
+    """What the server says of a new fork."""
+    return Opened(
+        id=2, display_id="DEM-2", project="demo", url="", resumed=False, fork_run_id=parent.id, fork_step=step
+    )

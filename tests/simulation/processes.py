@@ -73,7 +73,7 @@ class SimLease(LeaseFiles):
     def __init__(self, process: Process, lease_id: str) -> None:
         self.lease_id = lease_id
         self.folder: Any = f"/spool/leases/{lease_id}"
-        self.declared = 0
+        self.declared = self.undeclared = 0
         self._unsaid = deque()
         self._machine = False
         self.lock: Any = _Lock()

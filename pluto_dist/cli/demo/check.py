@@ -134,7 +134,7 @@ def _crashed(outcome: Outcome) -> Finding:
     event, logged = _event(outcome, "side_failed", "eval-2"), len(_points_of(outcome, "eval-2"))
     if event is None or outcome.codes["eval-2"] != 1 or not _is_completed(outcome):
         return Finding(False, f"eval-2 did not crash as it should: {_codes(outcome)}, event {event}")
-    kind = event.detail.get("type", "?")
+    kind = event.detail.get("what", "?").partition(":")[0]
     return Finding(
         True,
         f"eval-2 crashed ({kind}): that did not fail the Run, its {logged} points are there",
