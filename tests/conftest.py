@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 OURS = ("PLUTO_", "MLOP_")
-LONGEST = ("test_torchrun", "test_lightning", "test_transformers", "test_play", "test_server_chaos")
+LONGEST = ("test_torchrun", "test_lightning", "test_transformers", "test_chaos", "test_server_chaos")
 FOR_TESTS = ("PLUTO_DIST_EXAMPLES", "PLUTO_DIST_REWRITE", "PLUTO_OFFICIAL_PYTHON")
 
 
