@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from tests.bench.effort import Effort
 from tests.bench.nodes import a_node
 from tests.bench.table import Row
-from tests.process.torchjob import TorchJob
+from tests.process.torchjob import GLOO, TorchJob
 
 RANKS = 8
 STEP_S = 0.01  # 100 steps a second
@@ -44,7 +44,7 @@ def rows(effort: Effort) -> Iterator[Row]:
     steps = 200 if effort.rounds == 1 else 1000
     body = f"STEPS, STEP_S = {steps}, {STEP_S}\n" + BODY
     with a_node() as node:
-        job = TorchJob(node, "ranks", body, ranks=RANKS)
+        job = TorchJob(node, "ranks", body, ranks=RANKS, train=GLOO)
         measured = dict(job.told("measured", within_s=120))
         finished = [second for _, second in job.told("finished")]
         job.wait()
