@@ -187,17 +187,23 @@ class Run(RunFacts):
             return
         self._leave(Closed(**self._stamp()), timeout_s)
 
-    def leave_at_exit(self, exit_code: int | None, wait_s: float | None = None) -> None:
-        """What the interpreter's exit hook does; None means that the exit code is not known yet."""
+    def leave_at_exit(self, last_words: Mapping[str, Any] | None, wait_s: float | None = None) -> None:
+        """What the interpreter's exit hook does.
+
+        Args:
+            last_words: evidence of the exit, empty if there is nothing to say; None means that the exit code
+                is not known yet.
+            wait_s: bound of the wait for delivery.
+        """
         if self._end or self._foreign_process(""):
             return
         STOPS.take()  # what follows a SIGTERM is its consequence, so it is told first
-        if exit_code:
-            self.evidence(kind="exit", exit_code=exit_code)
+        if last_words:
+            self.evidence(**last_words)
         if self._is_side:
             self._leave(Closed(**self._stamp()), wait_s)
             return
-        self._leave(Finished(**self._stamp(), at_exit=exit_code is None), wait_s)
+        self._leave(Finished(**self._stamp(), at_exit=last_words is None), wait_s)
 
     def abandon(self) -> None:
         """The claim came to nothing: the lease ends without another word."""
@@ -268,9 +274,9 @@ class Run(RunFacts):
             self.evidence(**found)
 
     def evidence(self, **what: Any) -> None:
-        """Writes one piece of evidence."""
+        """Writes one piece of evidence; of now, unless it says of when."""
         if not self._end and self._pid == os.getpid():
-            self._say(Evidence(**self._stamp(), **what))
+            self._say(Evidence(**(self._stamp() | what)))
 
     def note(self, text: str, **detail: str) -> None:
         """An event of the Run that is no evidence."""
