@@ -49,7 +49,9 @@ class Finder:
             return _may_join(claim, run) and refers_to(ref, run, run.project)
 
         found = self._choose(meant, claim)
-        return found if found or not _joins(claim) else self._choose(joined, claim)
+        if _joins(claim) and (found is None or sought(found)):  # a question to the server is no Run yet
+            return self._choose(joined, claim) or found
+        return found
 
     def _choose(self, fits: Callable[[Run], bool], claim: Opened) -> Run | None:
         """The one Run that fits; of several that of the claim's own target."""
@@ -94,7 +96,7 @@ def _joins(claim: Opened) -> bool:
 def _may_join(claim: Opened, run: Run) -> bool:
     """Who only attaches names no project; a script that calls `init()` may have none of its own."""
     if claim.verb == "attach":
-        return True
+        return not sought(run)
     named = claim.project in (run.project, DEFAULT_PROJECT)
     return named and not (run.ended or sought(run))
 
