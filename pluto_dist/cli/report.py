@@ -61,7 +61,7 @@ def _how(failure: Failure) -> str:
     if failure.kind == "exception":
         return f"{failure.type}: {failure.message}"
     if failure.kind == "exit":
-        return f"exited with code {failure.exit_code}"
+        return f"exited with code {failure.exit_code}{oom}"
     if failure.kind == "signal":
         return f"killed by {failure.signal}{oom}"
     return f"vanished: nobody saw how it ended{oom}"

@@ -9,6 +9,7 @@ from pluto_dist.client.plain import clean_text, said_by
 
 LAST_LINES = 40
 MESSAGE_LIMIT = 2000
+FIRST_SIGNAL_CODE = 128  # from here on shells say a signal with it
 TRACEBACK_LIMIT = 20_000  # characters; one line of it may hold a whole array
 
 _COMMUNICATION_TYPES = (ConnectionError, BrokenPipeError, EOFError)
@@ -33,7 +34,7 @@ def evidence_of(error: BaseException) -> dict[str, Any] | None:
     if isinstance(error, GeneratorExit):
         return None
     if isinstance(error, SystemExit):
-        return {"kind": "exit", "exit_code": exit_code_of(error.code)}
+        return evidence_of_exit(error.code, None if error.__suppress_context__ else error.__context__)
     return {
         "kind": "exception",
         "type": clean_text(type(error).__qualname__),
@@ -41,6 +42,23 @@ def evidence_of(error: BaseException) -> dict[str, Any] | None:
         "communication": is_communication(error),
         "traceback": last_lines(error),
     }
+
+
+def evidence_of_exit(code: object, handled: BaseException | None) -> dict[str, Any]:
+    """Fields of an `Evidence` entry about an exit.
+
+    `except …: sys.exit(1)` is how scripts and torch's `spawn` pass on that the exception ends them, so it is
+    the cause. Codes that stand for a signal speak for themselves.
+
+    Args:
+        code: argument of `sys.exit`.
+        handled: the exception that was being handled.
+    """
+    number = exit_code_of(code)
+    found = None
+    if 0 < number < FIRST_SIGNAL_CODE and handled is not None and not isinstance(handled, SystemExit):
+        found = evidence_of(handled)
+    return (found or {"kind": "exit"}) | {"exit_code": number}
 
 
 def exit_code_of(code: object) -> int:

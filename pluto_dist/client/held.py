@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from pluto_dist.client.arguments import code_of, seconds_of
@@ -169,9 +170,9 @@ class HeldLease:
             self.say(entry)
 
     def evidence(self, **what: Any) -> None:
-        """Writes one piece of evidence."""
+        """Writes one piece of evidence; of now, unless it says of when."""
         if not self.end and self.here:
-            self.say(Evidence(**self.stamp(), **what))
+            self.say(Evidence(**(self.stamp() | what)))
 
     def take_evidence(self, error: BaseException | None) -> None:
         """An exception that is on its way out of this process."""
@@ -235,17 +236,23 @@ class HeldLease:
             return
         self._leave(Closed(**self.stamp()), timeout_s)
 
-    def leave_at_exit(self, exit_code: int | None, wait_s: float | None = None) -> None:
-        """What the interpreter's exit hook does; None means that the exit code is not known yet."""
+    def leave_at_exit(self, last_words: Mapping[str, Any] | None, wait_s: float | None = None) -> None:
+        """What the interpreter's exit hook does.
+
+        Args:
+            last_words: evidence of the exit, empty if there is nothing to say; None means that the exit code
+                is not known yet.
+            wait_s: bound of the wait for delivery.
+        """
         if self.end or not self.here:
             return
         STOPS.take()  # what follows a SIGTERM is its consequence, so it is told first
-        if exit_code:
-            self.evidence(kind="exit", exit_code=exit_code)
+        if last_words:
+            self.evidence(**last_words)
         if self.ends_as_side:
             self._leave(Closed(**self.stamp()), wait_s)
             return
-        self._leave(Finished(**self.stamp(), at_exit=exit_code is None), wait_s)
+        self._leave(Finished(**self.stamp(), at_exit=last_words is None), wait_s)
 
     def abandon(self) -> None:
         """The claim came to nothing: the lease ends without another word."""

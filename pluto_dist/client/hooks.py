@@ -10,9 +10,13 @@ comes. So is one whose own handler took the place of ours and calls it (Lightnin
 it would have had nothing to call. A process that ignored SIGTERM before `init()` goes on ignoring it; that it
 came is recorded.
 
-The exit code: `sys.exit` is hooked, so its code is known at exit, unless the process logged after it: then
-somebody has caught it. Of any other end (the script's last line, `raise SystemExit(n)`) only the kernel knows
-the code, when the process is gone. After an uncaught exception the code says nothing new.
+The exit code: `sys.exit` is hooked, so its code is known at exit, and the exception in whose handler it was
+called; unless the process logged after it: then somebody has caught it. Of any other end (the script's last
+line, `raise SystemExit(n)`) only the kernel knows the code, when the process is gone. After an uncaught
+exception the code says nothing new.
+
+A child of `multiprocessing` never gets to the exception hook, and a forked one not to the exit hook either;
+what ends it is taken when its finalizers run, before its parent can know and stop its siblings.
 """
 
 from __future__ import annotations
@@ -25,12 +29,13 @@ import sys
 import threading
 from collections.abc import Callable
 from types import FrameType, TracebackType
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from pluto_dist.client.evidence import exit_code_of
+from pluto_dist.client.evidence import evidence_of_exit
 from pluto_dist.client.plain import said_by
 from pluto_dist.client.runs import RUNS
 from pluto_dist.client.stops import STOPS
+from pluto_dist.node.identity import boot_clock
 
 Handler = Callable[[int, FrameType | None], object] | int | None
 
@@ -43,8 +48,8 @@ class Hooks:
         self._sigterm_wait_s = sigterm_wait_s
         self._preempt_wait_s = preempt_wait_s
         self._terminating = False
-        self._exit_code: int | None = None
-        self._written_at_exit = 0
+        self._last_words: dict[str, Any] | None = None
+        self._written_then = 0
         self._previous_exit = sys.exit
         self._previous_excepthook = sys.excepthook
         self._previous_thread_hook = threading.excepthook
@@ -57,6 +62,10 @@ class Hooks:
         sys.excepthook = self._excepthook
         threading.excepthook = self._thread_hook
         atexit.register(self._at_exit)
+        if _is_pool_child():
+            from multiprocessing.util import Finalize
+
+            Finalize(None, self._at_end_of_child, exitpriority=0)
         if threading.current_thread() is threading.main_thread():
             self._previous_sigterm = signal.getsignal(signal.SIGTERM)
             if self._previous_sigterm is not None:  # None: C code has installed it
@@ -76,8 +85,8 @@ class Hooks:
     def _exit(self, code: object = None, /) -> NoReturn:
         main = threading.current_thread() is threading.main_thread()
         if self._here and main and not _is_prompt():
-            self._exit_code = exit_code_of(code)
-            self._written_at_exit = _written()
+            words = evidence_of_exit(code, sys.exception())
+            self._remember({"at": boot_clock(), **words} if words["exit_code"] else {})
         self._previous_exit(code)  # type: ignore[arg-type] # as the interpreter, we take anything
 
     def _excepthook(
@@ -86,7 +95,7 @@ class Hooks:
         if self._here and not _is_prompt():
             for run in RUNS.open():
                 run.take_evidence(error)
-            self._exit_code, self._written_at_exit = 0, _written()
+            self._remember({})
         self._previous_excepthook(kind, error, trace)
 
     def _thread_hook(self, args: threading.ExceptHookArgs) -> None:
@@ -101,12 +110,21 @@ class Hooks:
                 )
         self._previous_thread_hook(args)
 
+    def _remember(self, last_words: dict[str, Any]) -> None:
+        """What there is to say at exit, if this is the exit."""
+        self._last_words, self._written_then = last_words, _written()
+
     def _at_exit(self) -> None:
         if self._here:
-            code = self._exit_code if self._written_at_exit == _written() else None
+            words = self._last_words if self._written_then == _written() else None
             for run in RUNS.mine():
-                run.leave_at_exit(code)
+                run.leave_at_exit(words)
                 run.tell_late()
+
+    def _at_end_of_child(self) -> None:
+        if self._here:
+            for run in RUNS.open():
+                run.take_evidence(sys.exception())
 
     def _sigterm(self, number: int, frame: FrameType | None) -> None:
         """Records it, then lets happen what would have happened without us."""
@@ -147,7 +165,7 @@ class Hooks:
 
     def _leave(self) -> None:
         for run in RUNS.open():
-            run.leave_at_exit(0, self._sigterm_wait_s)
+            run.leave_at_exit({}, self._sigterm_wait_s)
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
         if callable(self._previous_sigterm):
@@ -172,6 +190,12 @@ def _written() -> int:
 def _is_prompt() -> bool:
     """At a prompt, a notebook's too, an error or `sys.exit` may end a line of input and not the process."""
     return hasattr(sys, "ps1")
+
+
+def _is_pool_child() -> bool:
+    """Whether `multiprocessing` runs this process, and with it its end."""
+    process = sys.modules.get("multiprocessing.process")
+    return process is not None and process.parent_process() is not None
 
 
 @functools.cache

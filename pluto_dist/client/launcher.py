@@ -28,7 +28,7 @@ from pluto_dist.client.runs import RUNS
 from pluto_dist.client.wishes import Wish, name_of
 from pluto_dist.core.ids import classify_run_id
 from pluto_dist.errors import CoordinatorUnavailableError, WaitTimeoutError
-from pluto_dist.node.cgroup import oom_counter_of, oom_kills
+from pluto_dist.node.cgroup import OomWatch, oom_counter_of
 from pluto_dist.node.settings import Settings, as_option, load
 
 STOPPING = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
@@ -97,8 +97,7 @@ class Job:
         self._run = run
         self._settings = settings
         self._stopped = False
-        self._counter = oom_counter_of()
-        self._oom_before = oom_kills(self._counter)
+        self._oom = OomWatch(oom_counter_of())
 
     def play(self, argv: list[str], env: Mapping[str, str], mask: set[int]) -> int:
         """Starts the command, waits for it, ends the Run."""
@@ -132,9 +131,7 @@ class Job:
         self._run.finish(code=0 if well else None, timeout_s=wait_s)
 
     def _was_oom(self, number: int) -> bool:
-        after = oom_kills(self._counter)
-        risen = after is not None and self._oom_before is not None and after > self._oom_before
-        return risen and number == signal.SIGKILL
+        return number == signal.SIGKILL and self._oom.risen()
 
 
 def _name_of(number: int) -> str:

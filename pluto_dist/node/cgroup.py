@@ -53,6 +53,23 @@ def oom_kills(counter: Path | None) -> int | None:
         return None
 
 
+class OomWatch:
+    """Whether the OOM killer has ended somebody in a cgroup since now.
+
+    Args:
+        counter: of `oom_counter_of`; without one nothing is ever known.
+    """
+
+    def __init__(self, counter: Path | None) -> None:
+        self._counter = counter
+        self._before = oom_kills(counter)
+
+    def risen(self) -> bool:
+        """It says that somebody was killed, not who: ask about a process that died by SIGKILL."""
+        after = oom_kills(self._counter)
+        return after is not None and self._before is not None and after > self._before
+
+
 def widen_affinity() -> int | None:
     """Lets the calling thread run on every CPU that its cpuset allows, and returns how many.
 

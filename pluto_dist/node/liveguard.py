@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from pluto_dist.core.ids import Identity
-from pluto_dist.node.cgroup import oom_counter_of, oom_kills
+from pluto_dist.node.cgroup import OomWatch, oom_counter_of
 from pluto_dist.node.exit_status import ExitStatus
 from pluto_dist.node.lease_lock import LOCK_NAME
 from pluto_dist.node.liveness import PROBE_INTERVAL_S, Watch, watch
@@ -34,8 +34,7 @@ class _Watched(msgspec.Struct):
     watch: Watch
     since: float
     seen_at: float
-    oom_counter: Path | None
-    oom_before: int | None
+    oom: OomWatch
 
 
 class Liveguard:
@@ -61,7 +60,7 @@ class Liveguard:
             say("lease_file_unusable", key=key, error=str(error))
             found = watch(identity)
         counter = oom_counter_of(identity.pid) if found.way == "pidfd" else None
-        self._watched[key] = _Watched(found, now, now, counter, oom_kills(counter))
+        self._watched[key] = _Watched(found, now, now, OomWatch(counter))
         fd = found.fileno()
         if fd is not None:
             self._by_fd[fd] = key
@@ -113,11 +112,9 @@ class Liveguard:
             if presence == "alive":
                 watched.seen_at = now
             return []
-        after = oom_kills(watched.oom_counter)
-        oom = after is not None and watched.oom_before is not None and after > watched.oom_before
         status = watched.watch.exit_status()
         killed = status is not None and status.signal == "SIGKILL"
         # On a busy machine a death is noticed late, and its victims' words would come before it (R10).
         alive_until = max(watched.since, self._polls[0]) if exact else watched.seen_at
         self.stop(key)
-        return [Death(key, alive_until, status, oom and killed)]
+        return [Death(key, alive_until, status, killed and watched.oom.risen())]

@@ -87,9 +87,7 @@ def test_every_process_finds_the_same_place_whatever_its_environment(
 
 
 def test_all_paths_follow_from_the_base(monkeypatch: pytest.MonkeyPatch, shared: Path):
-    monkeypatch.setattr(
-        "pluto_dist.node.places.SOCKET_PATH_LIMIT", 4096
-    )
+    monkeypatch.setattr("pluto_dist.node.places.SOCKET_PATH_LIMIT", 4096)
     places = find_places(parents=[str(shared)], among=LOCAL)
     assert places_at(places.runtime, places.spool).base == places.base
     for path in (places.socket, places.lock, places.database, places.log):

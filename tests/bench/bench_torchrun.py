@@ -1,7 +1,7 @@
 """A real torchrun of 8 ranks: `init()` across them, what `log()` adds to a step and `finish()` to the end.
 
-What a job takes to end is mostly torch leaving the interpreters, and varies by seconds on a busy machine;
-the time inside of `finish()` is what we add to it.
+What such a job takes to end is mostly torch leaving the interpreters, and varies by seconds on a busy
+machine. What we add to the end is taken with two ranks that do without torch, beside the same job without us.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import statistics
 from collections.abc import Iterator
 
 from tests.bench.effort import Effort
-from tests.bench.nodes import a_node
+from tests.bench.nodes import a_node, served
 from tests.bench.table import Row
-from tests.process.torchjob import TorchJob
+from tests.process.harness import Node
+from tests.process.torchjob import GLOO, TorchJob
 
 RANKS = 8
 STEP_S = 0.01  # 100 steps a second
@@ -36,6 +37,17 @@ say("finished", time.perf_counter() - begun)
 leave()
 """
 
+START = """
+run = pluto.init()
+train(run, 4)
+meet()
+"""
+ENDS = {
+    "success": "cause(); run.finish(); leave()\n",
+    "SIGKILL of a rank": "if RANK == 1: cause(); os.kill(os.getpid(), 9)\ntrain_for_ever(run)\n",
+    "SIGTERM to torchrun": "if RANK == 0: cause(); os.kill(os.getppid(), 15)\ntrain_for_ever(run)\n",
+}
+
 
 def rows(effort: Effort) -> Iterator[Row]:
     """Nothing where torch is not installed."""
@@ -44,7 +56,7 @@ def rows(effort: Effort) -> Iterator[Row]:
     steps = 200 if effort.rounds == 1 else 1000
     body = f"STEPS, STEP_S = {steps}, {STEP_S}\n" + BODY
     with a_node() as node:
-        job = TorchJob(node, "ranks", body, ranks=RANKS)
+        job = TorchJob(node, "ranks", body, ranks=RANKS, train=GLOO)
         measured = dict(job.told("measured", within_s=120))
         finished = [second for _, second in job.told("finished")]
         job.wait()
@@ -59,3 +71,16 @@ def rows(effort: Effort) -> Iterator[Row]:
     yield Row("log() in a step, share of the step", "%", added, goal=1)
     yield Row("finish() of the first rank to leave", "ms", min(finished) * 1e3)
     yield Row("finish() of the last one, everything delivered", "ms", max(finished) * 1e3, goal=500)
+    with served() as (node, _):
+        for name, end in ENDS.items():
+            added = _added_s(node, name.replace(" ", "_"), START + end, effort.rounds)
+            yield Row(f"torchrun's end with a server, added: {name}", "s", added, goal=0.5)
+
+
+def _added_s(node: Node, name: str, body: str, rounds: int) -> float:
+    """From the cause to torchrun's exit: the least with us, less the least without."""
+    took: dict[bool, list[float]] = {False: [], True: []}
+    for number in range(rounds):
+        for plain, times in took.items():
+            times.append(TorchJob(node, f"{name}{number}{plain}", body, without_pluto=plain).wait()[1])
+    return min(took[False]) - min(took[True])

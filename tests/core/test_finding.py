@@ -80,6 +80,17 @@ def test_the_own_target_comes_first() -> None:
         assert found(known(LIVE, there), target=OTHER_KEY, **fields) is None
 
 
+@pytest.mark.parametrize("target", [LOCAL, ELSEWHERE, PLUTO])
+def test_a_run_that_is_there_comes_before_the_one_that_is_asked_for(target: Any) -> None:
+    """R5: the eval waits, in no project, for a training that then starts in one, or in another folder."""
+    world = World(target)
+    early = world.process("eval").attach("x", project="pluto")
+    owner = world.process("training").init("x", project="digits", target=LOCAL)
+    world.wait(5.0)
+    assert (owner.role, early.role) == ("owner", "side")
+    assert [found.project for found in world.book.runs] == ["digits"]
+
+
 def test_ranks_of_one_launch_share_a_run_wherever_they_stand() -> None:
     """R4: a script may change its folder before init()."""
     world = World(LOCAL)

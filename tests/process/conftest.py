@@ -54,6 +54,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture
 def server() -> Iterator[ServerProcess]:
     """An emulator of its own, which has found no client defect when the test is over."""
+    yield from _server()
+
+
+def _server() -> Iterator[ServerProcess]:
     with ServerProcess() as server:
         yield server
         assert server.control.check() == []
@@ -62,6 +66,22 @@ def server() -> Iterator[ServerProcess]:
 @pytest.fixture
 def served(request: pytest.FixtureRequest, server: ServerProcess) -> Iterator[Served]:
     """A node whose Runs go to the emulator."""
+    yield from _served(request, server)
+
+
+@pytest.fixture(scope="module")
+def shared_server() -> Iterator[ServerProcess]:
+    """An emulator for all tests of a module."""
+    yield from _server()
+
+
+@pytest.fixture(scope="module")
+def shared_served(request: pytest.FixtureRequest, shared_server: ServerProcess) -> Iterator[Served]:
+    """As `shared_node`, with Runs that go to the emulator."""
+    yield from _served(request, shared_server)
+
+
+def _served(request: pytest.FixtureRequest, server: ServerProcess) -> Iterator[Served]:
     made = Served(server)
     request.node.stash.setdefault(_nodes, []).append(made)
     yield made

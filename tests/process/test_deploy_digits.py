@@ -11,7 +11,6 @@ import pytest
 from tests.process.harness import CHECKOUT, Node, Script, lease
 
 pytest.importorskip("torch", reason="torch is not installed here: pip install torch==2.13.0")
-pytest.importorskip("sklearn", reason="scikit-learn is not installed here: pip install scikit-learn")
 pytestmark = pytest.mark.timeout(180)
 
 

@@ -61,6 +61,29 @@ ENDS = {
     "sys_exit_that_was_caught": End(
         "try: sys.exit(3)\nexcept SystemExit: log(run, {'late': 1.0}, 9)", "COMPLETED", 0
     ),
+    "sys_exit_in_a_handler": End(
+        "try: raise OSError('disk')\nexcept OSError: sys.exit(3)",
+        "FAILED",
+        3,
+        {"kind": "exception", "type": "OSError", "message": "disk", "exit_code": 3},
+    ),
+    "sys_exit_of_a_signal_in_a_handler": End(
+        "try: raise OSError('disk')\nexcept OSError: sys.exit(143)",
+        "TERMINATED",
+        143,
+        {"kind": "exit", "exit_code": 143},
+    ),
+    "sys_exit_0_in_a_handler": End(
+        "try: raise StopIteration\nexcept StopIteration: sys.exit(0)", "COMPLETED", 0
+    ),
+    "sys_exit_in_a_handler_that_was_caught": End(
+        "try: raise OSError('disk')\n"
+        "except OSError:\n"
+        "    try: sys.exit(3)\n"
+        "    except SystemExit: log(run, {'late': 1.0}, 9)",
+        "COMPLETED",
+        0,
+    ),
     "finally_finish": End(
         "try: raise KeyError('x')\nfinally: run.finish()",
         "FAILED",

@@ -219,14 +219,19 @@ def test_a_forked_child_that_outlives_its_parent_is_delivered(node: Node) -> Non
     ("deed", "status", "failure"),
     [
         ("pass", "COMPLETED", None),
-        ("raise ValueError('loader')", "FAILED", {"role": "worker", "exit_code": 1}),
+        (
+            "raise ValueError('loader')",
+            "FAILED",
+            {"role": "worker", "type": "ValueError", "message": "loader"},
+        ),
+        ("os._exit(1)", "FAILED", {"role": "worker", "kind": "exit", "exit_code": 1}),
     ],
-    ids=["ends", "raises"],
+    ids=["ends", "raises", "leaves"],
 )
 def test_a_spawned_worker_that_never_closes(
     node: Node, deed: str, status: str, failure: dict[str, object] | None
 ) -> None:
-    """R9: `multiprocessing` ends its children without exit hooks; the kernel says how they ended."""
+    """R9: what `multiprocessing` does with an exception is hooked; of other ends the kernel says how."""
     script = node.start(
         f"""
         import multiprocessing as mp

@@ -380,7 +380,7 @@ def test_attach_waits_for_the_run_that_it_names(node: Node) -> None:
     early = node.start(OBEDIENT.format(call="attach('later', label='eval')"), name="early")
     wait_until(node.coordinators, "the eval has asked")
     holder(node, "init(run_id='another')")
-    owner, told = holder(node, "init(run_id='later')")
+    owner, told = holder(node, "init(run_id='later', project='training')")
     assert early.expect_json("ready")["id"] == told["id"]
     end(early)
     end(owner)

@@ -1,7 +1,7 @@
-"""Real torchrun jobs with a real DDP model: every way in which a job can end (G1, G7, R9, R10).
+"""Real torchrun jobs with a server: every way in which a job can end (G1, G7, R9, R10).
 
-Each job trains on three ranks, all of which call `init()`; the causes come from inside, at an instant that
-the rank tells. Importing torch in each of them is what a job takes.
+All ranks call `init()`; the causes come from inside, at an instant that the rank tells. The jobs share a node
+and a server. Each has a twin without us, whose exit code has to be the same.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.process.harness import Node, events, lease
-from tests.process.torchjob import STEPS, TorchJob, check_points
+from tests.process.served import Served
+from tests.process.told import check_end, check_points
+from tests.process.torchjob import DDP, GLOO, PLAIN, STEPS, TorchJob
 
 pytest.importorskip("torch", reason="torch is not installed here: pip install torch==2.13.0")
 pytestmark = pytest.mark.timeout(180)
@@ -23,11 +25,10 @@ run = pluto.init(run_id="{name}", project="torchrun")
 train(run, 4)
 say("pid", os.getpid())
 say("ready", facts(run))
-pids = [None] * dist.get_world_size()
-dist.all_gather_object(pids, os.getpid())
+meet()
 """
-DELAYED_S = 0.5  # what the end of a job may take longer than without us
-MACHINE_S = 1.5  # and what a machine with two cores and other work may add to that
+DELAYED_S = 2.0  # 0.5 s is the goal, and what was seen is in the README; the rest is for a busy machine
+PAIRS = 2
 
 
 class End(NamedTuple):
@@ -40,6 +41,8 @@ class End(NamedTuple):
         failure: what the first failure must say, empty for none.
         options: of torchrun.
         before: what it does before `init()`.
+        train: with torch where what peers do inside of a collective matters.
+        ranks: the fewest that show it.
     """
 
     body: str
@@ -48,13 +51,16 @@ class End(NamedTuple):
     failure: Mapping[str, Any] = {}
     options: tuple[str, ...] = ()
     before: str = ""
+    train: str = GLOO
+    ranks: int = 2
 
 
 def _in_rank(rank: int, action: str) -> str:
     return f"if RANK == {rank}:\n    cause()\n    {action}\ntrain_for_ever(run)\n"
 
 
-TO_AGENT = _in_rank(0, "os.kill(os.getppid(), signal.SIGTERM)")
+TERM_AGENT = "os.kill(os.getppid(), signal.SIGTERM)"
+TO_AGENT = _in_rank(0, TERM_AGENT)
 IGNORE = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
 SOON = "--shutdown-timeout=1"  # torchrun's SIGKILL comes after this many seconds, by itself after 30
 
@@ -65,7 +71,7 @@ def stop():
     os.kill(os.getppid(), signal.SIGTERM)
 if RANK == 0:
     threading.Timer(0.5, stop).start()
-dist.recv(torch.zeros(1), (RANK + 1) % 3)
+dist.recv(torch.zeros(1), (RANK + 1) % WORLD)
 """
 PREEMPTED = """
 def agreed():
@@ -86,19 +92,20 @@ leave()
 """
 
 ENDS = {
-    "success": End("cause()\nrun.finish()\nleave()\n", "COMPLETED", 0),
+    "success": End("cause()\nrun.finish()\nleave()\n", "COMPLETED", 0, train=DDP, ranks=3),
     "success_without_finish": End("cause()\nleave()\n", "COMPLETED", 0),
     "exception_in_rank_2": End(
         _in_rank(2, "raise ValueError('boom')"),
         "FAILED",
         1,
         {"rank": 2, "kind": "exception", "type": "ValueError", "message": "boom"},
+        ranks=3,
     ),
     "exit_3_in_rank_1": End(
         _in_rank(1, "sys.exit(3)"), "FAILED", 1, {"rank": 1, "kind": "exit", "exit_code": 3}
     ),
     "os_exit_4_in_rank_1": End(
-        _in_rank(1, "os._exit(4)"), "FAILED", 1, {"rank": 1, "kind": "exit", "exit_code": 4}
+        _in_rank(1, "os._exit(4)"), "FAILED", 1, {"rank": 1, "kind": "exit", "exit_code": 4}, train=PLAIN
     ),
     "sigkill_of_rank_0": End(
         _in_rank(0, "os.kill(os.getpid(), signal.SIGKILL)"),
@@ -111,13 +118,15 @@ ENDS = {
         "FAILED",
         1,
         {"rank": 1, "role": "worker", "kind": "signal", "signal": "SIGKILL"},
+        ranks=3,
     ),
-    "segfault_of_rank_2": End(
-        _in_rank(2, "os.kill(os.getpid(), signal.SIGSEGV)"),
+    "segfault_of_rank_1": End(
+        _in_rank(1, "os.kill(os.getpid(), signal.SIGSEGV)"),
         "FAILED",
         1,
-        {"rank": 2, "kind": "signal", "signal": "SIGSEGV"},
+        {"rank": 1, "kind": "signal", "signal": "SIGSEGV"},
         before="import faulthandler; faulthandler.enable()\n",
+        train=PLAIN,
     ),
     "sigterm_to_agent": End(TO_AGENT, "TERMINATED", 1, {"signal": "SIGTERM"}),
     "sigterm_to_rank_1": End(
@@ -127,19 +136,30 @@ ENDS = {
         {"rank": 1, "signal": "SIGTERM"},
     ),
     "sigterm_to_all": End(
-        _in_rank(0, "for pid in (*pids, os.getppid()): os.kill(pid, signal.SIGTERM)"),
+        _in_rank(
+            0, "for rank in psutil.Process(os.getppid()).children(): rank.terminate()\n    " + TERM_AGENT
+        ),
         "TERMINATED",
         1,
         {"signal": "SIGTERM"},
+        before="import psutil\n",
+        train=PLAIN,
     ),
     "ranks_ignore_sigterm": End(
-        TO_AGENT, "TERMINATED", 1, {"signal": "SIGTERM"}, options=(SOON,), before=IGNORE
+        TO_AGENT,
+        "TERMINATED",
+        1,
+        {"signal": "SIGTERM"},
+        options=(SOON,),
+        before=IGNORE,
+        train=PLAIN,
     ),
     "ranks_replace_the_handler": End(
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))\n" + TO_AGENT,
         "TERMINATED",
         1,
         {"signal": "SIGTERM"},
+        train=PLAIN,
     ),
     "ranks_cannot_speak": End(IN_A_CALL, "TERMINATED", 1, {"signal": "SIGTERM"}, options=(SOON,)),
     "ranks_save_and_leave": End(PREEMPTED, "TERMINATED", 1, {"signal": "SIGTERM"}),
@@ -152,54 +172,71 @@ class Story(NamedTuple):
     Attributes:
         ready: facts of the handles, by rank.
         code: torchrun's exit code.
-        took_s: from the cause to torchrun's end.
+        plain: that of the twin.
     """
 
     job: TorchJob
     ready: dict[int, dict[str, Any]]
     code: int
-    took_s: float
+    plain: int
 
 
-def _play(node: Node, name: str, end: End, *, without_pluto: bool = False) -> Story:
+def _launch(node: Node, name: str, end: End, **more: Any) -> TorchJob:
     body = end.before + START.format(name=name) + end.body
-    job = TorchJob(node, name, body, *end.options, without_pluto=without_pluto)
-    return Story(job, job.ready(), *job.wait())
+    return TorchJob(node, name, body, *end.options, **{"ranks": end.ranks, "train": end.train, **more})
+
+
+def _play(node: Node, name: str, end: End) -> Story:
+    job = _launch(node, name, end)
+    ready, (code, _) = job.ready(), job.wait()
+    needs_torch = "dist." in end.body  # the others end the same way without
+    train = end.train if needs_torch else PLAIN
+    twin = _launch(node, f"{name}_twin", end, without_pluto=True, train=train)
+    return Story(job, ready, code, twin.wait()[0])
 
 
 @pytest.fixture(scope="module")
-def stories(shared_node: Node) -> Iterator[dict[str, Future[Story]]]:
+def stories(shared_served: Served) -> Iterator[dict[str, Future[Story]]]:
     """All jobs, two at a time: one trains while the other imports torch."""
     with ThreadPoolExecutor(2) as pool:
-        yield {name: pool.submit(_play, shared_node, name, end) for name, end in ENDS.items()}
+        yield {name: pool.submit(_play, shared_served, name, end) for name, end in ENDS.items()}
 
 
 @pytest.mark.parametrize("name", ENDS)
-def test_the_run_ends_as_the_job_did(shared_node: Node, stories: dict[str, Future[Story]], name: str) -> None:
-    """G7, R10: status and culprit are right, and every point is there."""
+def test_the_run_ends_as_the_job_did(
+    shared_served: Served, stories: dict[str, Future[Story]], name: str
+) -> None:
+    """G7, R10: status and culprit are right, the server is told once, and every point is there."""
     end, story = ENDS[name], stories[name].result()
-    found = shared_node.ended(name)
+    found = shared_served.ended(name)
     assert (found["status"], story.code) == (end.status, end.code), found["verdict"]
+    assert story.code == story.plain
     failure = found["verdict"]["first_failure"]
     if end.failure:
         assert {key: failure[key] for key in end.failure} == end.failure, found["verdict"]
         assert failure["pid"] in story.job.pids().values()
     else:
         assert failure is None
+    check_end(shared_served, name, end.status)
     _check_identity(found, story.ready)
-    check_points(shared_node, name, dict.fromkeys(range(3), STEPS))
+    check_points(shared_served, name, dict.fromkeys(range(end.ranks), STEPS))
 
 
 @pytest.mark.parametrize("name", ["success", "sigkill_of_rank_1", "sigterm_to_agent"])
-def test_torchrun_is_what_it_is_without_us(node: Node, stories: dict[str, Future[Story]], name: str) -> None:
-    """G5: the same exit code, and an end that is not delayed."""
+def test_the_end_is_not_delayed(served: Served, stories: dict[str, Future[Story]], name: str) -> None:
+    """G5: with a server in reach a job is over as soon as without us; the least of a few counts."""
     wait(stories.values())  # nothing else runs while time is taken
-    ours = _play(node, name, ENDS[name])
-    plain = _play(node, f"{name}_plain", ENDS[name], without_pluto=True)
-    print(f"{name}: {ours.took_s:.2f} s to the end, {plain.took_s:.2f} s without")
-    assert ours.code == plain.code
-    assert ours.took_s <= plain.took_s + DELAYED_S + MACHINE_S
-    node.ended(name)
+    took: dict[bool, list[float]] = {False: [], True: []}
+    for number in range(PAIRS):
+        for plain in (False, True):
+            job = _launch(
+                served, f"{name}{number}{plain}", ENDS[name], without_pluto=plain, train=PLAIN, ranks=2
+            )
+            took[plain].append(job.wait()[1])
+    print(f"{name}: {took[False]} s to the end, {took[True]} s without")
+    assert min(took[False]) <= min(took[True]) + DELAYED_S
+    for number in range(PAIRS):
+        check_end(served, f"{name}{number}False", ENDS[name].status)
 
 
 def _check_identity(found: Mapping[str, Any], ready: Mapping[int, Mapping[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""torchrun starts all ranks anew: the Run goes on, and only the last attempt decides (R10)."""
+"""torchrun starts all ranks anew: the Run goes on, and only the last attempt decides (R10); with a server."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections import Counter
 
 import pytest
 
-from tests.process.harness import Node, events
-from tests.process.torchjob import OWN_STORE, TorchJob
+from tests.process.harness import events
+from tests.process.served import Served
+from tests.process.told import check_end, check_points
+from tests.process.torchjob import GLOO, OWN_STORE, STEPS, TorchJob
 
 pytest.importorskip("torch", reason="torch is not installed here: pip install torch==2.13.0")
 pytestmark = pytest.mark.timeout(180)
@@ -17,11 +19,11 @@ run = pluto.init(run_id="{name}", project="restarts")
 say("attempt", ATTEMPT)
 run.log({{"auto": float(ATTEMPT)}})
 train(run, 4, 1 + 5 * ATTEMPT)
-dist.barrier()
+meet()
 """
 
 
-def test_a_restarted_job_is_one_run(node: Node) -> None:
+def test_a_restarted_job_is_one_run(shared_served: Served) -> None:
     """R10: a failure with restarts left ends nothing; attempt and epoch rise, steps go on."""
     body = START.format(name="again") + (
         "say('facts', facts(run) | {'attempt': ATTEMPT})\n"
@@ -30,12 +32,13 @@ def test_a_restarted_job_is_one_run(node: Node) -> None:
         "    train_for_ever(run)\n"
         "cause(); run.finish(); leave()\n"
     )
-    job = TorchJob(node, "again", body, "--max-restarts=2", env=OWN_STORE)
-    code, _ = job.wait()
-    found = node.ended("again")
-    assert (code, found["status"], found["attempt"]) == (0, "COMPLETED", 1), found["verdict"]
+    job = TorchJob(shared_served, "again", body, "--max-restarts=2", ranks=3, env=OWN_STORE, train=GLOO)
+    assert job.wait()[0] == 0
+    run = check_end(shared_served, "again", "COMPLETED")
+    found = shared_served.document("again")
+    assert found["attempt"] == 1
     first, last = [[told for _, told in job.told("facts", 6) if told["attempt"] == n] for n in (0, 1)]
-    assert {told["id"] for told in first + last} == {found["id"]}
+    assert {told["id"] for told in first + last} == {run["id"]}
     assert {told["epoch"] for told in first} == {1}
     assert {told["epoch"] for told in last} == {2} == {found["epoch"]}
     assert Counter(told["role"] for told in last) == {"owner": 1, "worker": 2}
@@ -43,24 +46,25 @@ def test_a_restarted_job_is_one_run(node: Node) -> None:
     assert (ended["attempt"], ended["status"]) == (0, "FAILED")
     assert (ended["first_failure"]["rank"], ended["first_failure"]["type"]) == (1, "ValueError")
     assert len(events(found, "ended")) == 1
-    assert not node.lost("again")
-    steps = {(point.value, point.step) for point in node.points("again") if point.logged_as == "auto"}
-    assert steps == {(0.0, 0), (1.0, 5)}  # on every rank
+    check_points(shared_served, "again", dict.fromkeys(range(3), 2 * STEPS))
+    steps = {name: set(points.items()) for name, points in shared_served.series("again").items()}
+    assert steps["auto"] == steps["auto/rank1"] == steps["auto/rank2"] == {(0, 0.0), (5, 1.0)}
 
 
-def test_exhausted_restarts_fail_with_the_last_cause(node: Node) -> None:
+def test_exhausted_restarts_fail_with_the_last_cause(shared_served: Served) -> None:
     """R10: the verdict is the last attempt's, the history names the causes of all."""
     body = START.format(name="never") + (
-        "if RANK == 2 - ATTEMPT: cause(); raise ValueError(f'attempt {ATTEMPT}')\ntrain_for_ever(run)\n"
+        "if RANK == 1 - ATTEMPT: cause(); raise ValueError(f'attempt {ATTEMPT}')\ntrain_for_ever(run)\n"
     )
-    job = TorchJob(node, "never", body, "--max-restarts=1", env=OWN_STORE)
+    job = TorchJob(shared_served, "never", body, "--max-restarts=1")
     assert job.wait()[0] == 1
-    found = node.ended("never")
-    assert found["status"] == "FAILED"
-    failure = found["verdict"]["first_failure"]
-    assert (failure["rank"], failure["message"], failure["attempt"]) == (1, "attempt 1", 1)
-    assert [each["first_failure"]["message"] for each in found["attempts"]] == ["attempt 0"]
-    assert not node.lost("never")
+    told = check_end(shared_served, "never", "FAILED")["statusMetadata"]
+    failure = told["first_failure"]
+    assert (failure["rank"], failure["message"], failure["attempt"]) == (0, "attempt 1", 1)
+    assert [(each["attempt"], each["first_failure"]["message"]) for each in told["attempts"]] == [
+        (0, "attempt 0")
+    ]
+    check_points(shared_served, "never", dict.fromkeys(range(2), 2 * STEPS))
 
 
 LATE = START + (
@@ -71,7 +75,6 @@ LATE = START + (
     "    run.finish()\n"
     "    if RANK == 0: open(DONE, 'w').close()\n"
     "    if RANK == 1: time.sleep(30)\n"
-    "    dist.destroy_process_group()\n"
     "else:\n"
     "    run.finish(); leave()\n"
 )
@@ -82,25 +85,26 @@ BEFORE = (
 )
 
 
-def test_a_late_failure_counts_when_no_restart_is_left(node: Node) -> None:
+def test_a_late_failure_counts_when_no_restart_is_left(shared_served: Served) -> None:
     """R10: the owner has finished, a worker fails within the drain deadline: FAILED, and it is named."""
     body = BEFORE.format(name="late") + LATE.format(name="late")
-    job = TorchJob(node, "late", body)
+    job = TorchJob(shared_served, "late", body, ranks=3)
     assert job.wait()[0] == 1
-    found = node.ended("late")
-    assert found["status"] == "FAILED"
-    assert found["verdict"]["first_failure"]["rank"] == 2
-    assert len(events(found, "ended")) == 1
-    assert not node.lost("late")
+    run = check_end(shared_served, "late", "FAILED")
+    failure = run["statusMetadata"]["first_failure"]
+    assert (failure["rank"], failure["message"]) == (2, "late")
+    assert len(events(shared_served.document("late"), "ended")) == 1
+    check_points(shared_served, "late", dict.fromkeys(range(3), STEPS))
 
 
-def test_a_late_failure_is_forgiven_by_a_restart(node: Node) -> None:
+def test_a_late_failure_is_forgiven_by_a_restart(shared_served: Served) -> None:
     """R10: with restarts left no status goes out before the launcher is through."""
     body = BEFORE.format(name="forgiven") + LATE.format(name="forgiven")
-    job = TorchJob(node, "forgiven", body, "--max-restarts=1", env=OWN_STORE)
+    job = TorchJob(shared_served, "forgiven", body, "--max-restarts=1", ranks=3)
     assert job.wait()[0] == 0
-    found = node.ended("forgiven")
-    assert (found["status"], found["attempt"], found["epoch"]) == ("COMPLETED", 1, 2)
+    check_end(shared_served, "forgiven", "COMPLETED")
+    found = shared_served.document("forgiven")
+    assert (found["attempt"], found["epoch"]) == (1, 2)
     assert found["attempts"][0]["first_failure"]["rank"] == 2
     assert [event["status"] for event in events(found, "ended")] == ["COMPLETED"]
-    assert not node.lost("forgiven")
+    check_points(shared_served, "forgiven", dict.fromkeys(range(3), 2 * STEPS))

@@ -1,9 +1,12 @@
-"""A real torchrun with a real DDP model (gloo, CPU), as the process tests of this folder start it.
+"""A real torchrun, as the process tests of this folder start it.
 
-Every rank runs `TRAIN` around the lines that a test gives: it trains `STEPS` steps and logs each, says
-`ready` with its facts, and then does what the test is about. The agent and its ranks share one stdout, so
-lines begin with the rank. `without_pluto` runs the same job with a stand-in that does nothing: it shows what
-torchrun itself would have done.
+Every rank runs one of the trainings below around the lines that a test gives: it trains `STEPS` steps and
+logs each, says `ready` with its facts, and then does what the test is about. The agent and its ranks share
+one stdout, so lines begin with the rank. `without_pluto` runs the same job with a stand-in that does nothing:
+it shows what torchrun itself would have done.
+
+Importing torch is most of what a job costs. `PLAIN` ranks do without, where a story is about their ends and
+not about what a peer's death does inside of a collective; `DDP` imports the most.
 """
 
 from __future__ import annotations
@@ -12,7 +15,6 @@ import json
 import sys
 import textwrap
 import time
-from collections import Counter
 from typing import Any
 
 from tests.process.harness import PRELUDE, Node, Script, wait_until
@@ -22,13 +24,15 @@ STEPS = 4
 # with torch 2.13, in half of the restarts, also without us); a store for each attempt has none.
 OWN_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 START_S = 60.0  # importing torch in all ranks, on a machine with other work to do
+UNDER = (sys.executable, "-P", "-c", "from pluto_dist.cli.main import app; app()", "run")  # our launcher
 
 RANKS = """
 RANK, ATTEMPT = int(os.environ["RANK"]), int(os.environ["TORCHELASTIC_RESTART_COUNT"])
+WORLD = int(os.environ["WORLD_SIZE"])
 WITHOUT = bool(os.environ.get("PD_TEST_WITHOUT"))
 if WITHOUT:
     class Nothing:
-        role, ended = "owner", True
+        role, ended, preempted = "owner", True, False
         def __getattr__(self, name): return lambda *_, **__: None
     pluto.init = lambda *_, **__: Nothing()
     log = facts = lambda *_, **__: {}
@@ -39,15 +43,70 @@ def say(word, value=None):
 def cause():
     "The last thing that is done before the end begins."
     say("cause")
+
+def train(run, steps, first=0):
+    for n in range(first, first + steps):
+        loss = step()
+        if run is not None:
+            log(run, {"loss": loss, "seen": f"{RANK}.{ATTEMPT}.{n}"}, n)
+
+def train_for_ever(run):
+    "Waiting for a peer most of the time, as real jobs are."
+    while True:
+        step()
 """
 
-TRAIN = """
+PLAIN = """
+import itertools, random
+
+meetings = itertools.count()
+
+def meet():
+    "Waits for the other ranks of this attempt."
+    place = f"{__file__}.{ATTEMPT}.{next(meetings)}"
+    open(f"{place}.{RANK}", "w").close()
+    while not all(os.path.exists(f"{place}.{rank}") for rank in range(WORLD)): time.sleep(0.01)
+
+leave = meet
+
+def step():
+    time.sleep(0.01)
+    return random.random()
+"""
+
+GLOO = """
 import torch, torch.distributed as dist
-from torch.nn.parallel import DistributedDataParallel
 
 torch.manual_seed(0)
 dist.init_process_group("gloo")
-model = DistributedDataParallel(torch.nn.Linear(4, 1))
+model = torch.nn.Linear(4, 1)
+meet = dist.barrier
+
+def step():
+    "One step of data-parallel training; gradients meet in a collective."
+    loss = model(torch.rand(8, 4)).square().mean()
+    loss.backward()
+    with torch.no_grad():
+        for weight in model.parameters():
+            dist.all_reduce(weight.grad)
+            weight -= 0.01 / WORLD * weight.grad
+            weight.grad = None
+    return float(loss.detach())
+
+def leave():
+    "In step, and without the model: torch 2.13 aborts in a third of the jobs that just end, also without us."
+    global model
+    del model
+    dist.barrier()
+    dist.destroy_process_group()
+"""
+
+DDP = (
+    GLOO
+    + """
+from torch.nn.parallel import DistributedDataParallel
+
+model = DistributedDataParallel(model)
 optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
 
 def step():
@@ -57,24 +116,12 @@ def step():
     optimizer.step()
     return float(loss.detach())
 
-def train(run, steps, first=0):
-    for n in range(first, first + steps):
-        loss = step()
-        if run is not None:
-            log(run, {"loss": loss, "seen": f"{RANK}.{ATTEMPT}.{n}"}, n)
-
-def leave():
-    "In step, and without the model: torch 2.13 aborts in a third of the jobs that just end, also without us."
-    global model, optimizer
-    del model, optimizer
-    dist.barrier()
-    dist.destroy_process_group()
-
-def train_for_ever(run):
-    "Stuck in a collective for most of the time, as real jobs are."
-    while True:
-        step()
+def leave(leave=leave):
+    global optimizer
+    del optimizer
+    leave()
 """
+)
 
 
 class TorchJob:
@@ -82,11 +129,11 @@ class TorchJob:
 
     Args:
         node: where.
-        body: what each rank does after `train`.
+        body: what each rank does when it can `train`.
         options: of torchrun, before the script.
         wrapper: a shell script that starts the ranks (`--no-python`).
         without_pluto: see above.
-        train: what comes before; `TRAIN`, or a framework's trainer.
+        train: what comes before: one of the above, or a framework's trainer.
     """
 
     def __init__(
@@ -95,12 +142,12 @@ class TorchJob:
         name: str,
         body: str,
         *options: str,
-        ranks: int = 3,
+        ranks: int = 2,
         env: dict[str, str] | None = None,
         wrapper: bool = False,
         without_pluto: bool = False,
         under: tuple[str, ...] = (),
-        train: str = TRAIN,
+        train: str = PLAIN,
     ) -> None:
         self.node, self.ranks = node, ranks
         script = node.base / f"{name}.py"
@@ -156,14 +203,3 @@ class TorchJob:
             if colon and said == word and rank.isdecimal():
                 found.append((int(rank), json.loads(rest.rpartition(" ")[0])))
         return found
-
-
-def check_points(node: Node, run: str, expected: dict[int, int]) -> None:
-    """Every returned `log()` is in the store, and the ranks logged as many steps as expected.
-
-    Args:
-        expected: rank -> how many records of it there must be at least.
-    """
-    assert not node.lost(run)
-    seen = Counter(str(point.value).split(".")[0] for point in node.points(run) if point.logged_as == "seen")
-    assert {int(rank): count for rank, count in seen.items()} == expected, node.points(run)

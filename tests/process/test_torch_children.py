@@ -1,0 +1,86 @@
+"""Processes that torch starts below a script: DataLoader workers and `torch.multiprocessing` (R4, R9, G3)."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.process.harness import Node
+from tests.process.torchjob import START_S
+
+pytest.importorskip("torch", reason="torch is not installed here: pip install torch==2.13.0")
+pytestmark = pytest.mark.timeout(180)
+
+QUIET = {"PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
+
+LOADER = """
+import torch
+from torch.utils.data import DataLoader
+
+class Squares(torch.utils.data.Dataset):
+    def __len__(self): return 16
+    def __getitem__(self, index):
+        log(handle(), {"fetched": float(index), "by": str(os.getpid())}, index)
+        return torch.tensor(float(index * index))
+
+run = None
+def handle():
+    "A forked worker has its parent's; one that was spawned opens its own, as the parent did."
+    global run
+    run = run or pluto.init(run_id="loader")
+    return run
+
+if __name__ == "__main__":
+    run = pluto.init(run_id="loader")
+    loader = DataLoader(Squares(), batch_size=4, num_workers=2, multiprocessing_context=METHOD)
+    for step, batch in enumerate(loader):
+        log(run, {"loss": float(batch.sum())}, step)
+    run.finish()
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_dataloader_workers_log_into_the_run_of_their_parent(node: Node, method: str) -> None:
+    """G1, G3: records of workers and of the main process are in one Run, which the main process ends."""
+    script = node.start(LOADER.replace("METHOD", repr(method)), env=QUIET)
+    assert script.wait(START_S) == 0, script.stderr
+    found = node.ended("loader")
+    assert found["status"] == "COMPLETED", found["verdict"]
+    roles = sorted(each["role"] for each in found["leases"] if each["label"] != "node")
+    assert roles == {"fork": ["owner"], "spawn": ["owner", "worker", "worker"]}[method]
+    assert not node.lost("loader")
+    points = node.points("loader")
+    assert {point.step: point.value for point in points if point.name == "loss"} == {
+        step: sum(index * index for index in range(4 * step, 4 * step + 4)) for step in range(4)
+    }
+    assert sorted(point.value for point in points if point.logged_as == "fetched") == list(range(16))
+    assert len({point.value for point in points if point.logged_as == "by"}) == 2
+
+
+SPAWN = """
+import torch.multiprocessing
+
+def work(index):
+    run = pluto.init(run_id="spawn")
+    log(run, {"loss": float(index)}, 0)
+    if index == 1:
+        raise ValueError("boom")
+    time.sleep(60)
+
+if __name__ == "__main__":
+    run = pluto.init(run_id="spawn")
+    log(run, {"main": 1.0}, 0)
+    torch.multiprocessing.start_processes(work, nprocs=2, start_method=METHOD)
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_what_a_spawned_rank_raised_is_named(node: Node, method: str) -> None:
+    """R9, R10: torch ends it by `sys.exit(1)` and its peers by SIGTERM; the cause is the exception."""
+    script = node.start(SPAWN.replace("METHOD", repr(method)), env=QUIET)
+    assert script.wait(START_S) == 1
+    found = node.ended("spawn")
+    failure = found["verdict"]["first_failure"]
+    assert found["status"] == "FAILED", failure
+    assert (failure["role"], failure["type"], failure["message"]) == ("worker", "ValueError", "boom")
+    assert 'raise ValueError("boom")' in failure["traceback"]
+    assert not node.lost("spawn")
