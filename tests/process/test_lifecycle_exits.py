@@ -73,6 +73,12 @@ ENDS = {
         143,
         {"kind": "exit", "exit_code": 143},
     ),
+    "sys_exit_after_an_interrupt": End(
+        "try: raise KeyboardInterrupt\nexcept KeyboardInterrupt: sys.exit(1)",
+        "TERMINATED",
+        1,
+        {"type": "KeyboardInterrupt", "exit_code": 1},
+    ),
     "sys_exit_0_in_a_handler": End(
         "try: raise StopIteration\nexcept StopIteration: sys.exit(0)", "COMPLETED", 0
     ),
@@ -147,6 +153,13 @@ ENDS = {
         "os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)",
         "TERMINATED",
         143,
+        {"kind": "signal", "signal": "SIGTERM"},
+    ),
+    "sigterm_with_a_later_handler_that_fails": End(
+        "signal.signal(signal.SIGTERM, lambda *_: (tell('handler'), sys.exit(3)))\n"
+        "os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)",
+        "TERMINATED",
+        3,
         {"kind": "signal", "signal": "SIGTERM"},
     ),
     "sigterm_ignored": End(
