@@ -11,7 +11,6 @@ from pluto_dist.core.adoption import Adoption
 from pluto_dist.core.backoff import backoff_s
 from pluto_dist.core.book import Config
 from pluto_dist.core.context import Context
-from pluto_dist.core.document import show
 from pluto_dist.core.effects import OpenRun
 from pluto_dist.core.events import OpenEnded
 from pluto_dist.core.ids import RunRef
@@ -22,6 +21,7 @@ from pluto_dist.core.records import Lease, Prior, Run
 from pluto_dist.core.relaying import Absences
 from pluto_dist.core.requests import Opened, OpenRequest, Refused, Unavailable, Want
 from pluto_dist.core.shared import Shared
+from pluto_dist.core.showing import show
 from pluto_dist.core.succession import Succession
 
 KEY_WAIT_S = 1.0  # a key usually comes with the next message

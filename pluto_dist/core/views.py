@@ -9,11 +9,11 @@ import msgspec
 from pluto_dist.core.book import Config
 from pluto_dist.core.context import Context
 from pluto_dist.core.delivery import Delivery
-from pluto_dist.core.document import Live, show
 from pluto_dist.core.effects import Send
 from pluto_dist.core.messages import Refusal, View
 from pluto_dist.core.phase import Assessment, Phase, assess, members_of
 from pluto_dist.core.records import Lease, Run
+from pluto_dist.core.showing import Live, show
 from pluto_dist.core.standing import Standing, Standings
 from pluto_dist.core.stuck import Paces
 

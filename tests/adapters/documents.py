@@ -6,9 +6,9 @@ import msgspec
 
 from pluto_dist.core.book import Book, History
 from pluto_dist.core.document import Document, LeaseShown
-from pluto_dist.core.document import document as of_book
 from pluto_dist.core.lifecycle import Target
 from pluto_dist.core.records import Point, Run, RunEvent, SeriesOwner
+from pluto_dist.core.showing import document as of_book
 
 
 def lease(lease_id: str, participant: str = "owner", **more: object) -> LeaseShown:
