@@ -26,7 +26,15 @@ def nobodys_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes long begins first, so that no worker is left alone with it in the end."""
+    """What takes long begins first, so that no worker is left alone with it in the end.
+
+    All workers have to find the same tests, so a name must not hold where an object is in memory.
+    """
+    moving = [item.nodeid for item in items if " at 0x" in item.nodeid]
+    if moving:
+        raise pytest.UsageError(
+            f"names of tests that change from process to process: {moving[:3]}; give ids="
+        )
 
     def turn(item: pytest.Item) -> int:
         name = Path(item.path).name

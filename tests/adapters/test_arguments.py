@@ -99,7 +99,7 @@ def test_names_may_be_empty_and_in_any_script() -> None:
         TagsRemoved(at=0.0, wall_ms=0, tags=(3,)),  # type: ignore[arg-type]
         Finished(at=0.0, wall_ms=0, code="1"),  # type: ignore[arg-type]
     ],
-    ids=repr,
+    ids=["a number", "an object", "half a character", "no tag", "no code"],
 )
 def test_an_entry_that_nobody_could_read_is_not_written(tmp_path: Path, entry: Any) -> None:
     """R1: whatever a caller lets through, the stream on disk holds only what the coordinator can read."""
