@@ -13,7 +13,7 @@ def delivered_segments(
     offsets: Mapping[int, int], sizes: Mapping[int, int], needed: AbstractSet[int], keep: int
 ) -> tuple[tuple[int, int], ...]:
     """Number and size of each segment that is delivered and not needed, without the `keep` newest."""
-    newest = sorted(sizes)[-keep:]
+    newest = sorted(sizes)[max(0, len(sizes) - keep) :]
     return tuple(
         (segment, size)
         for segment, size in sorted(sizes.items())

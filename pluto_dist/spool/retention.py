@@ -1,11 +1,10 @@
-"""Which segments may go, and taking them away.
+"""Taking segments away that are delivered, and keeping those that are not from cleaners of /var/tmp.
 
-The rule is pure; `remove` looks once more, because a late write may have come since the sizes were read.
+Which may go is decided in `core.room`; `remove` looks once more, because a late write may have come since.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import suppress
 from typing import Final
 
@@ -14,22 +13,7 @@ from pluto_dist.spool.files import Files
 from pluto_dist.spool.names import segment_name
 from pluto_dist.spool.real_files import real_files
 
-KEPT: Final = 2  # newest segments of a living chain: the one being written, and one for writes in flight
 DAY_S: Final = 86_400.0
-
-
-def removable(segments: Mapping[int, int], offsets: Mapping[int, int], ended: bool) -> tuple[int, ...]:
-    """Delivered segments that nobody will write to.
-
-    Args:
-        segments: sizes.
-        offsets: cursors of what the backend has accepted; 0 for those that are missing.
-        ended: no process writes this chain any more. It is the chain that counts: a forked child may outlive
-            the lease's own process.
-    """
-    numbers = sorted(segments)
-    candidates = numbers if ended else numbers[:-KEPT]
-    return tuple(n for n in candidates if segments[n] == offsets.get(n, 0))
 
 
 def remove(folder: str, stream: str, segment: int, size: int, files: Files | None = None) -> bool:

@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pluto_dist.core.room import delivered_segments
 from pluto_dist.spool.files import Files
 from pluto_dist.spool.frames import HEADER_BYTES, MAGIC, MAX_PAYLOAD, Cut, encode_frame
 from pluto_dist.spool.names import segment_name
 from pluto_dist.spool.reader import ReadLimits, last_record, list_streams, next_range, read_cut
 from pluto_dist.spool.real_files import RealFiles
-from pluto_dist.spool.retention import removable, remove, touch_live
+from pluto_dist.spool.retention import remove, touch_live
 from pluto_dist.spool.writer import Limits, StreamWriter
 from tests.simulation.memory_files import MemoryDisk, MemoryFiles
 
@@ -223,18 +224,22 @@ def test_the_last_record_costs_a_tail_and_not_the_segment(tmp_path: Path) -> Non
 # Retention
 
 
-def test_delivered_segments_may_go_but_for_the_newest_two() -> None:
+def removable(segments: dict[int, int], offsets: dict[int, int], keep: int = 2) -> list[int]:
+    """What the coordinator would remove."""
+    return [number for number, _ in delivered_segments(offsets, segments, frozenset(), keep)]
+
+
+def test_delivered_segments_may_go_but_for_the_newest() -> None:
     segments = dict.fromkeys(range(1, 201), 100)
-    delivered = dict(segments)
-    assert removable(segments, delivered, ended=False) == tuple(range(1, 199))
-    assert removable(segments, delivered, ended=True) == tuple(range(1, 201))
+    assert removable(segments, segments) == list(range(1, 199))
+    assert removable(segments, segments, keep=0) == list(range(1, 201))
 
 
 def test_a_segment_stays_until_its_cursor_is_its_size() -> None:
     """G3: also when it is an old one into which a late write came."""
     segments = {1: 100, 2: 100, 3: 0, 4: 100, 5: 100, 6: 100}
-    assert removable(segments, {1: 100, 2: 99, 4: 100, 5: 100}, ended=False) == (1, 3, 4)
-    assert removable(segments, {1: 100, 2: 99, 5: 100}, ended=True) == (1, 3, 5)
+    assert removable(segments, {1: 100, 2: 99, 4: 100, 5: 100}) == [1, 3, 4]
+    assert removable(segments, {1: 100, 2: 99, 5: 100}, keep=0) == [1, 3, 5]
 
 
 def test_removing_looks_at_the_size_once_more(lease: Lease) -> None:
@@ -272,7 +277,7 @@ def test_two_hundred_segments_are_delivered_and_removed_while_written(files: Fil
             cut = lease.cut(number, offsets.get(number, 0))
             offsets[number] = cut.end
             lines += cut.lines
-        for number in removable(segments, offsets, ended=False):
+        for number in removable(segments, offsets):
             assert remove(folder, "metrics", number, segments[number], files)
         assert len(lease.segments()) <= 3
     assert lines == sent
@@ -313,7 +318,7 @@ def test_what_was_accepted_is_delivered_once_whatever_the_disk_does(seed: int, s
                 torn[number] = segments[number]
             offsets[number] = cut.end
             delivered.extend(cut.lines)
-        for number in removable(segments, offsets, ended=final):
+        for number in removable(segments, offsets, keep=0 if final else 2):
             remove("/lease", "metrics", number, segments[number], files)
 
     for number, act in enumerate(story):
