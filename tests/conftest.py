@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+for ignored in (signal.SIGINT, signal.SIGHUP):  # by nohup or a shell's background; children would inherit it
+    if signal.getsignal(ignored) is signal.SIG_IGN:
+        signal.signal(ignored, signal.default_int_handler if ignored is signal.SIGINT else signal.SIG_DFL)
 
 OURS = ("PLUTO_", "MLOP_")
 LONGEST = ("test_torchrun", "test_lightning", "test_transformers", "test_chaos", "test_server_chaos")

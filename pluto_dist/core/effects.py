@@ -83,8 +83,8 @@ class CheckLiveness(Effect, frozen=True, kw_only=True):
 
 
 class HearMembers(Effect, frozen=True, kw_only=True):
-    """Read what is new in the lifecycle streams of a Run's members, (lease, folder), and look whether they
-    live → `LifecycleRead` and `ProcessDied` as always, then `MembersHeard`.
+    """Read new leases and what is new in the lifecycle streams of a Run's living members, (lease, folder),
+    and look whether they live → `LifecycleRead` and `ProcessDied` as always, then `MembersHeard`.
     """
 
     run: str

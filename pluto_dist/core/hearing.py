@@ -1,8 +1,9 @@
 """Before a verdict, everybody who is still there is heard (R10).
 
 A coordinator may have been away: stopped, without room on its disk, or not yet started. Its clock then says
-that a deadline has passed, and what the members did meanwhile stands unread in their lifecycle streams. So a
-verdict is made only after the streams of the living were read, and their processes looked at, once more.
+that a deadline has passed, and what the members did meanwhile stands unread in their lifecycle streams; so
+does the claim of a rank that came last in a short job. So a verdict is made only after new leases were looked
+for, the streams of the living read, and their processes looked at, once more.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ class Hearings:
 
     def over(self, run: Run, members: Iterable[Lease]) -> bool:
         """Whether a verdict may be made now; if not, the members are asked."""
-        living = tuple((member.lease_id, member.folder) for member in members if member.alive)
-        if not living or run.key in self._heard:
+        if run.key in self._heard:
             return True
         if run.key not in self._asked:
             self._asked.add(run.key)
+            living = tuple((member.lease_id, member.folder) for member in members if member.alive)
             self._context.emit(HearMembers(run=run.key, members=living))
         return False
 

@@ -102,11 +102,12 @@ class Driver:
             poller.register(self._background.wake, zmq.POLLIN)
         for fd in self._guard.descriptors:
             poller.register(fd, zmq.POLLIN)
-        self._guard.polling(boot_clock())
         ready = dict(poller.poll(self._timeout_ms(longest_s)))
+        polled_at = boot_clock()
         for fd in ready:
             if isinstance(fd, int) and fd != self._background.wake:
-                self._deaths(self._guard.readable(fd, boot_clock()))
+                self._deaths(self._guard.readable(fd, polled_at))
+        self._guard.polled(polled_at)
         self._receive()
         self._events.extend(self._background.collect())
         self._look()
@@ -255,6 +256,7 @@ class Driver:
                 self._deaths(self._guard.check(lease_id, now))
                 self._events.append(on.LivenessChecked(claim=claim, lease_id=lease_id))
             case do.HearMembers(run=run, members=members):
+                self._events.extend(self._folders.scan(now))
                 for lease_id, folder in members:
                     self._events.extend(self._folders.read(lease_id, folder))
                     self._deaths(self._guard.check(lease_id, now))

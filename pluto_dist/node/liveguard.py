@@ -43,11 +43,11 @@ class Liveguard:
     def __init__(self) -> None:
         self._watched: dict[str, _Watched] = {}
         self._by_fd: dict[int, str] = {}
-        self._polls = (0.0, 0.0)
+        self._polled_at = 0.0
 
-    def polling(self, now: float) -> None:
-        """The descriptors are about to be polled; what fires then was alive when they were polled before."""
-        self._polls = (self._polls[1], now)
+    def polled(self, now: float) -> None:
+        """The descriptors were polled, and the deaths are dealt with: all others were alive just now."""
+        self._polled_at = now
 
     def start(self, key: str, identity: Identity, folder: str | None, now: float) -> None:
         """Begins to watch; a key that is watched already is left as it is."""
@@ -115,6 +115,6 @@ class Liveguard:
         status = watched.watch.exit_status()
         killed = status is not None and status.signal == "SIGKILL"
         # On a busy machine a death is noticed late, and its victims' words would come before it (R10).
-        alive_until = max(watched.since, self._polls[0]) if exact else watched.seen_at
+        alive_until = max(watched.since, self._polled_at) if exact else watched.seen_at
         self.stop(key)
         return [Death(key, alive_until, status, killed and watched.oom.risen())]

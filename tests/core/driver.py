@@ -229,6 +229,9 @@ class Driver:
                 self._check(lease_id)
                 self._events.append(on.LivenessChecked(claim=claim, lease_id=lease_id))
             case do.HearMembers(run=key, members=members):
+                for spool in tuple(self.spools.values()):
+                    if spool.lease_id not in self._tails:
+                        self._read(spool)
                 for lease_id, _ in members:
                     self._read(self.spools[lease_id])
                     self._check(lease_id)

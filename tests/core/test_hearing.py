@@ -55,3 +55,21 @@ def test_a_worker_that_goes_on_is_heard_once_and_not_waited_for() -> None:
     assert world.run("x").status == "COMPLETED"
     worker.log(loss=1.0)
     assert world.run("x").status == "COMPLETED"
+
+
+def test_the_last_rank_of_a_short_job_is_no_stranger() -> None:
+    """R4, R10: it has called init() while rank 0 ended, and the message about it was slower."""
+    world = World()
+    owner, worker = world.launch().start()
+    owner.init("x")
+    world.nudges = False
+    worker.init()
+    world.nudges = True
+    owner.log(loss=1.0).finish().exit()
+    worker.sync()
+    assert worker.role == "worker"
+    worker.log(loss=2.0).raises()
+    world.wait(DRAIN_S)
+    run = world.run("x")
+    assert run.status == "FAILED"
+    assert world.server.only().values("loss/rank1") == [2.0]
