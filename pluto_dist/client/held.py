@@ -12,6 +12,7 @@ import os
 from typing import TYPE_CHECKING, Any, Literal
 
 from pluto_dist.client.arguments import code_of, seconds_of
+from pluto_dist.client.claimed import Claimed, knows_its_run
 from pluto_dist.client.console.capture import CAPTURES
 from pluto_dist.client.lease import LeaseFiles, Wall
 from pluto_dist.client.link import Link
@@ -20,9 +21,9 @@ from pluto_dist.client.plain import clean_text
 from pluto_dist.client.points import PointLog
 from pluto_dist.client.stops import STOPS
 from pluto_dist.client.tidings import Tidings
-from pluto_dist.core.lifecycle import Closed, Counted, Evidence, Finished, LifecycleEntry, Noted
+from pluto_dist.core.lifecycle import Closed, Counted, Evidence, Finished, LifecycleEntry, Noted, Opened
 from pluto_dist.core.messages import View
-from pluto_dist.errors import FinishReservedError, RunEndedError, from_wire
+from pluto_dist.errors import CoordinatorUnavailableError, FinishReservedError, RunEndedError, from_wire
 from pluto_dist.node.identity import boot_clock
 from pluto_dist.node.settings import Settings
 
@@ -70,6 +71,8 @@ class HeldLease:
         self._late = 0
         self._ends = itertools.count()
         self._granted_once = False
+        self._claimed: Claimed | None = None
+        self._unheard = False
         self._tidings = Tidings(settings.on_cancel)
 
     # --- what is known of it ----------------------------------------------------------------------
@@ -108,6 +111,17 @@ class HeldLease:
             return self._attached
         return view.role == "side"
 
+    @property
+    def alone(self) -> Claimed | None:
+        """What this process knows of its Run by itself; None while a coordinator may still say it (G4)."""
+        return self._claimed if self._unheard and self.link.view is None else None
+
+    def claim(self, opened: Opened) -> None:
+        """Says who asks for what: the first entry of the lease."""
+        self.files.say(opened)
+        if knows_its_run(opened):
+            self._claimed = Claimed(self.lease_id, opened)
+
     def granted(self, view: View) -> None:
         """Takes the first automatic step from the coordinator; called by the link with each view."""
         self._tidings.take(view)
@@ -126,10 +140,14 @@ class HeldLease:
         Raises:
             PlutoDistError: it was refused, or no coordinator can be had.
         """
-        if not self.link.wait(lambda _: True, min(timeout_s, UNANSWERED_S)):
-            if timeout_s > UNANSWERED_S:
-                raise self.link.unanswered(UNANSWERED_S)
-            return False
+        try:
+            if not self.link.wait(lambda _: True, min(timeout_s, UNANSWERED_S)):
+                if timeout_s > UNANSWERED_S:
+                    raise self.link.unanswered(UNANSWERED_S)
+                return False
+        except CoordinatorUnavailableError:
+            self._unheard = True
+            raise
         if not self.link.wait(lambda view: view.state != "waiting", timeout_s):
             return False
         view = self.link.view
@@ -167,6 +185,8 @@ class HeldLease:
             self.warn_once("late_change", message)
         else:
             self.say(entry)
+            if self._claimed is not None and self.link.view is None:
+                self._claimed.take(entry)
 
     def evidence(self, **what: Any) -> None:
         """Writes one piece of evidence."""

@@ -103,11 +103,11 @@ def _open_at(wish: Wish, settings: Settings, places: Places) -> Run:
     command = _command_console(files, settings, places) if wish.launcher else None
     held = HeldLease(files, link, settings, attached=as_side, command=command)
     run = Run(held)
-    files.say(_opened(wish, settings, surroundings, launched_by))
+    held.claim(_opened(wish, settings, surroundings, launched_by))
     RUNS.add(run, held)
     install_hooks(os.getpid(), settings.sigterm_wait_s, settings.preempt_wait_s)
     link.start(held.granted)
-    _wait(held, wish, surroundings, settings)
+    _wait(held, wish, surroundings, settings, places)
     announce.started(link.view, settings, str(files.folder))
     if command is not None:
         command.start()
@@ -122,7 +122,9 @@ def _command_console(files: LeaseFiles, settings: Settings, places: Places) -> C
     return CommandConsole(files, settings, places, os.environ)
 
 
-def _wait(held: HeldLease, wish: Wish, surroundings: Surroundings, settings: Settings) -> None:
+def _wait(
+    held: HeldLease, wish: Wish, surroundings: Surroundings, settings: Settings, places: Places
+) -> None:
     """An owner or side has to know what it got; the other ranks go on and learn it meanwhile (R4).
 
     Where no coordinator can be had, `init()` goes on all the same: what it wants and what it logs is on disk,
@@ -139,11 +141,7 @@ def _wait(held: HeldLease, wish: Wish, surroundings: Surroundings, settings: Set
         if settings.required or wish.verb == "attach":
             held.abandon()
             raise
-        _log.warning(
-            "%s\nThe Run is kept on disk until a coordinator can be started here "
-            "(PLUTO_DIST_REQUIRED=1 makes this an error)",
-            error,
-        )
+        _warn_of_no_coordinator(error, places)
         return
     except BaseException:
         held.abandon()
@@ -158,6 +156,19 @@ def _wait(held: HeldLease, wish: Wish, surroundings: Surroundings, settings: Set
             "there is, timeout_s= waits longer"
         )
     raise WaitTimeoutError(f"the Run was not granted within {patience:g} s; `pluto-dist doctor` may say why")
+
+
+def _warn_of_no_coordinator(error: CoordinatorUnavailableError, places: Places) -> None:
+    from pluto_dist.node.filesystems import refusal
+
+    full, what_now = (
+        refusal(places.runtime),
+        "The Run is kept on disk until a coordinator can be started here",
+    )
+    if refusal(places.spool):
+        what_now = "What is logged until there is room is dropped and counted; training goes on"
+    cause = f"{full}: free some space, or set PLUTO_DIST_HOME to a folder on another disk. " if full else ""
+    _log.warning("%s%s\n%s (PLUTO_DIST_REQUIRED=1 makes this an error)", cause, error, what_now)
 
 
 def _below_launcher(wish: Wish, settings: Settings) -> tuple[Wish, str]:
