@@ -161,10 +161,8 @@ def _wait(
 def _warn_of_no_coordinator(error: CoordinatorUnavailableError, places: Places) -> None:
     from pluto_dist.node.filesystems import refusal
 
-    full, what_now = (
-        refusal(places.runtime),
-        "The Run is kept on disk until a coordinator can be started here",
-    )
+    full = refusal(places.runtime)
+    what_now = "The Run is kept on disk until a coordinator can be started here"
     if refusal(places.spool):
         what_now = "What is logged until there is room is dropped and counted; training goes on"
     cause = f"{full}: free some space, or set PLUTO_DIST_HOME to a folder on another disk. " if full else ""

@@ -94,7 +94,7 @@ def test_a_full_spool_stops_no_training_and_logging_recovers(small: Node) -> Non
 
 
 def test_a_disk_that_is_full_at_the_start_stops_no_training_that_asks_for_its_run(small: Node) -> None:
-    """G4: what the process knows of its Run it says by itself; the cause is told in words; later all is made up."""
+    """G4: what the process knows of its Run it says by itself; the cause is told in words."""
     filler = fill(small)
     script = small.start("""
         import pluto_dist.client.held
@@ -123,7 +123,7 @@ def test_a_disk_that_is_full_at_the_start_stops_no_training_that_asks_for_its_ru
     assert f"the disk of {small.home / 'run'} is full: free some space" in script.stderr
     filler.unlink()
     wait_until(small.coordinators, "one is started when there is room")
-    wait_until(lambda: small.documents(), "the Run is there")
+    wait_until(small.documents, "the Run is there")
     script.say()
     assert script.expect_json("later") == ["DIG-1", {"lr": 0.1, "batch": 8}]
     assert script.wait() == 0
