@@ -48,6 +48,8 @@ def sync(
 ) -> None:
     """Uploads local Runs and undelivered remainders to the server."""
     from pluto_dist.cli.console import note
+    from pluto_dist.errors import KeyRefusedError
+    from pluto_dist.node.credentials import key_refused
 
     settings = _settings(folder, needs_key=not dry_run)
     target, key = _target(settings), settings.api_key
@@ -62,7 +64,10 @@ def sync(
             if item.key in troubles:
                 note(f"{item.document.run_id}: {troubles[item.key]}; uploading what the store has of it")
         items = _plan(what or [], settings, target, force=force)
-    results = _upload(items, target, key, patience_s, quiet=as_json or not sys.stderr.isatty())
+    try:
+        results = _upload(items, target, key, patience_s, quiet=as_json or not sys.stderr.isatty())
+    except KeyRefusedError as error:
+        raise key_refused(error, settings.url_api, settings.key_source) from error
     if handover is not None and any(handover.concerns(item.document) for item in items):
         handover.tell()
     _print_results(results, as_json=as_json)

@@ -23,7 +23,14 @@ from pluto_dist.client.stops import STOPS
 from pluto_dist.client.tidings import Tidings
 from pluto_dist.core.lifecycle import Closed, Counted, Evidence, Finished, LifecycleEntry, Noted, Opened
 from pluto_dist.core.messages import View
-from pluto_dist.errors import CoordinatorUnavailableError, FinishReservedError, RunEndedError, from_wire
+from pluto_dist.errors import (
+    CoordinatorUnavailableError,
+    FinishReservedError,
+    KeyRefusedError,
+    RunEndedError,
+    from_wire,
+)
+from pluto_dist.node.credentials import key_refused
 from pluto_dist.node.identity import boot_clock
 from pluto_dist.node.settings import Settings
 
@@ -152,7 +159,10 @@ class HeldLease:
             return False
         view = self.link.view
         if view is not None and view.error is not None:
-            raise from_wire(*view.error)
+            error = from_wire(*view.error)
+            if isinstance(error, KeyRefusedError):
+                raise key_refused(error, self.settings.url_api, self.settings.key_source)
+            raise error
         return True
 
     # --- what it says -----------------------------------------------------------------------------
