@@ -37,6 +37,29 @@ def started(view: View | None, settings: Settings, spool: str) -> None:
         _print_started(run, str(store))
 
 
+def belongs_to_launcher(view: View | None, name: str | None, project: str, launchers_project: str) -> None:
+    """A script below `pluto-dist run` asks for names that its Run will not have: one of its workers says so.
+
+    Args:
+        view: what the coordinator said last.
+        name, project: what the script asked for.
+        launchers_project: what the launcher was told.
+    """
+    if view is None or view.run is None or view.role != "worker" or view.rank not in (None, 0):
+        return
+    run, other = view.run, []
+    if project not in (run.project, launchers_project):
+        other.append(("project", project, run.project))
+    if name not in (None, run.name):
+        other.append(("name", name, run.name))
+    if other:
+        _log.warning(
+            "the Run belongs to `pluto-dist run`, so %s not used; give %s to `pluto-dist run`",
+            " and ".join(f"{what}={asked!r} (it is {found!r}) is" for what, asked, found in other),
+            " and ".join(f"--{what}" for what, _, _ in other),
+        )
+
+
 def _print_started(run: RunView, store: str) -> None:
     verb = "resumed" if run.resumed else "started"
     if run.mode == "local":

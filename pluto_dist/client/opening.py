@@ -109,6 +109,9 @@ def _open_at(wish: Wish, settings: Settings, places: Places) -> Run:
     link.start(held.granted)
     _wait(held, wish, surroundings, settings, places)
     announce.started(link.view, settings, str(files.folder))
+    if launched_by:
+        its_project = os.environ.get("PLUTO_PROJECT", settings.project)
+        announce.belongs_to_launcher(link.view, wish.name, settings.project, its_project)
     if command is not None:
         command.start()
     elif settings.console != "auto" or not (surroundings.notebook or held.is_side):

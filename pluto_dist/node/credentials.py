@@ -58,8 +58,8 @@ def key_refused(error: KeyRefusedError, server: str, source: str) -> KeyRefusedE
     """
     return KeyRefusedError(
         f"{error.message} (server {server}, key from {source or 'an unknown place'}). Give a key of this "
-        "server: set PLUTO_API_KEY, or run `pluto login`. If you mean another server, name it by PLUTO_URL_API "
-        "and its like or settings={'host': …}. PLUTO_DIST_MODE=local needs no key",
+        "server: set PLUTO_API_KEY, or run `pluto login`. If you mean another server, name it by "
+        "PLUTO_URL_API and its like or settings={'host': …}. PLUTO_DIST_MODE=local needs no key",
         **error.fields,
     )
 
