@@ -112,6 +112,7 @@ def finished(view: View | None, settings: Settings, records: int) -> None:
     state = run.status if run.status != "RUNNING" else f"is {run.phase}"
     why = f" ({run.reason})" if run.status not in ("RUNNING", "COMPLETED") else ""
     left = f", {records - view.passed} records not delivered yet" if _is_behind(view, records) else ""
+    left += f", {run.rejected} values rejected" if run.rejected else ""
     _print(f"{_named(run)} {state}{why}, {run.points} points{left}; {_look(run, settings)}")
 
 

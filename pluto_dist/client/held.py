@@ -309,6 +309,7 @@ class HeldLease:
             Counted(
                 **self.stamp(),
                 rejected=self.points.rejected,
+                first_reject=self.points.first_reject,
                 dropped=self.files.dropped + self.points.attachments.dropped,
                 next_step=self.next_step,
             )

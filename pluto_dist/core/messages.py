@@ -47,6 +47,7 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True):
     """A Run as its participants see it.
 
     Attributes:
+        rejected: values left out by `log()` of those who have ended, and records that the server refused.
         owner: who owns it, for people: label, pid, host; "" without a live owner.
     """
 
@@ -63,6 +64,7 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int = 0
     resumed: bool = False
     tags: tuple[str, ...] = ()
+    rejected: int = 0
     fork_run_id: int | None = None
     fork_step: int | None = None
     points: int = 0
