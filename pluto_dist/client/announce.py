@@ -7,6 +7,7 @@ import logging
 import sys
 from typing import Self
 
+from pluto_dist.core.ids import RunRef
 from pluto_dist.core.messages import RunView, View
 from pluto_dist.node.places import store_of
 from pluto_dist.node.settings import Settings
@@ -35,6 +36,13 @@ def started(view: View | None, settings: Settings, spool: str) -> None:
         )
     elif not settings.quiet:
         _print_started(run, str(store))
+
+
+def waits_for(run: RunRef | None, timeout_s: float, settings: Settings) -> None:
+    """An attach has to wait: for a Run that starts later, or for one whose id is mistyped."""
+    if not settings.quiet:
+        what = f"Run {run}" if run is not None else "a live Run"
+        _print(f"attach() waits for {what}, up to {timeout_s:g} s; `pluto-dist ps` shows which there are")
 
 
 def belongs_to_launcher(view: View | None, name: str | None, project: str, launchers_project: str) -> None:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 RANK_GRANT_S = 0.5  # a rank other than 0 goes on training after this time and gets its role meanwhile
 RESTART_GRANT_S = 6.0  # after a restart it waits for its first step, a little longer than rank 0 may take
+TELL_AFTER_S = 2.0  # an attach that takes longer says what it waits for
 
 _log = logging.getLogger("pluto_dist")
 _warn_once = WarnOnce()
@@ -139,7 +140,7 @@ def _wait(
     if is_rank:
         patience = RESTART_GRANT_S if job.attempt else RANK_GRANT_S
     try:
-        granted = held.wait_granted(patience)
+        granted = _wait_told(held, wish, patience, settings)
     except CoordinatorUnavailableError as error:
         if settings.required or wish.verb == "attach":
             held.abandon()
@@ -159,6 +160,18 @@ def _wait(
             "there is, timeout_s= waits longer"
         )
     raise WaitTimeoutError(f"the Run was not granted within {patience:g} s; `pluto-dist doctor` may say why")
+
+
+def _wait_told(held: HeldLease, wish: Wish, patience: float, settings: Settings) -> bool:
+    """Whether the claim was granted; a person with a mistyped id is told what is waited for."""
+    from pluto_dist.client import announce
+
+    if wish.verb != "attach" or patience <= TELL_AFTER_S:
+        return held.wait_granted(patience)
+    if held.wait_granted(TELL_AFTER_S):
+        return True
+    announce.waits_for(wish.run, patience, settings)
+    return held.wait_granted(patience - TELL_AFTER_S)
 
 
 def _warn_of_no_coordinator(error: CoordinatorUnavailableError, places: Places) -> None:
