@@ -13,6 +13,7 @@ from pluto_dist.core.ids import Role
 from pluto_dist.core.lifecycle import ConfigUpdated, LifecycleEntry, Opened, TagsAdded, TagsRemoved
 from pluto_dist.core.merge import add_tags, deep_merge, remove_tags
 from pluto_dist.core.messages import RunView, View
+from pluto_dist.core.nodes import node_name
 from pluto_dist.errors import InvalidRecordError
 
 
@@ -96,4 +97,10 @@ def knows_its_run(opened: Opened) -> bool:
 
 
 def _named(opened: Opened) -> str:
-    return str(opened.run) if opened.run is not None else opened.generated_id
+    """The caller's id, or the one that a new Run gets (`core.opening` gives it)."""
+    run = opened.run
+    if run is not None and run.external_id is None:
+        return str(run)
+    external = run.external_id if run is not None and run.external_id else opened.generated_id
+    beyond = opened.target.mode == "local" and opened.job.node_rank > 0  # its Run is another one
+    return f"{external}-{node_name(opened)}" if beyond else external

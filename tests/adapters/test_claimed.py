@@ -8,7 +8,7 @@ import pytest
 
 from pluto_dist.client.claimed import Claimed, knows_its_run
 from pluto_dist.core.ids import Job, RunRef
-from pluto_dist.core.lifecycle import Fork, TagsRemoved
+from pluto_dist.core.lifecycle import Fork, TagsRemoved, Target
 from tests.core.builders import claim
 
 
@@ -47,3 +47,11 @@ def test_a_run_that_was_asked_for_by_number_is_called_that() -> None:
     claimed = Claimed("lease", claim(run=RunRef(id=42), resume=True))
     assert claimed.view.run is not None
     assert (claimed.view.run.external_id, claimed.view.run.resumed) == ("42", True)
+
+
+def test_on_a_further_node_without_a_server_it_is_that_nodes_own_run() -> None:
+    """R12: as the coordinator will name it."""
+    job, local = Job(key="j", rank=0, node_rank=1, nodes=2), Target(mode="local", store="/s")
+    run = Claimed("lease", claim(run=RunRef(external_id="mine"), job=job, target=local)).view.run
+    assert run is not None
+    assert run.external_id == "mine-node1"
