@@ -8,7 +8,9 @@ signal, is the command's; 127 and 126 as of a shell if it cannot be started.
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -30,7 +32,7 @@ def run(
     from pluto_dist.client.launcher import below_launcher, run_command
 
     if shutil.which(command[0]) is None:
-        _refuse(f"{command[0]}: command not found", NOT_FOUND)
+        _cannot_start(command)
     if below_launcher(os.environ):
         become(command)  # the outer one does it all
     if is_rank(os.environ):
@@ -44,6 +46,18 @@ def run(
     except OSError as error:
         _refuse(f"{command[0]}: {error.strerror}", NOT_STARTED)
     end_like(status)
+
+
+def _cannot_start(command: list[str]) -> NoReturn:
+    """As a shell says it, with what may have been meant."""
+    program = command[0]
+    if os.sep in program and Path(program).is_dir():
+        _refuse(f"{program}: is a directory", NOT_STARTED)
+    if os.sep in program and Path(program).exists():
+        _refuse(f"{program}: permission denied; chmod +x it, or name its interpreter before it", NOT_STARTED)
+    line = len(command) == 1 and len(program.split()) > 1
+    hint = f"; for a shell line: pluto-dist run -- sh -c {shlex.quote(program)}" if line else ""
+    _refuse(f"{program}: command not found{hint}", NOT_FOUND)
 
 
 def _refuse(message: str, code: int) -> NoReturn:

@@ -8,6 +8,7 @@ Instants are epoch milliseconds.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,6 +16,8 @@ import typer
 from pluto_dist.cli import options
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pluto_dist.cli.lookup import Known
 
 
@@ -24,12 +27,14 @@ def runs(
     folder: options.Dir = None,
     as_json: options.Json = False,
 ) -> None:
-    """Lists the Runs of this node's coordinator and of the store, oldest first."""
+    """Lists the Runs of this node and of the store, oldest first; with --dir only that store's."""
     from pluto_dist.cli.console import note, print_json
     from pluto_dist.cli.lookup import Lookup
 
     lookup = Lookup(home, folder)
     found = [known for known in lookup.runs() if project in (None, known.head.project)]
+    if folder is not None:
+        found = [known for known in found if known.store == lookup.store.root]
     if as_json:
         print_json([row(known) for known in found])
     elif found:
@@ -63,8 +68,12 @@ def _print(found: list[Known]) -> None:
     from pluto_dist.cli.console import clock, print_table
     from pluto_dist.cli.lookup import RUNNING
 
+    stores = _told_apart({known.store for known in found})
     print_table(
-        ("RUN", "ID", "NAME", "PROJECT", "STATUS", "PHASE", "CREATED", "POINTS", "MODE", "RUN_ID"),
+        (
+            *("RUN", "ID", "NAME", "PROJECT", "STATUS", "PHASE", "CREATED", "POINTS", "MODE", "RUN_ID"),
+            *(("STORE",) if stores else ()),
+        ),
         [
             (
                 known.head.display_id,
@@ -77,8 +86,17 @@ def _print(found: list[Known]) -> None:
                 known.head.points,
                 known.head.mode,
                 known.head.run_id,
+                *((stores[known.store],) if stores else ()),
             )
             for known in found
         ],
         right=("ID", "POINTS"),
     )
+
+
+def _told_apart(stores: set[Path]) -> dict[Path, str]:
+    """Each store without the folders that all have in common; nothing where there is only one."""
+    if len(stores) < 2:
+        return {}
+    common = os.path.commonpath(stores)
+    return {store: str(store.relative_to(common)) if str(store) != common else store.name for store in stores}

@@ -9,7 +9,8 @@ JSON: a list in the order of uploading, parents of forks first, of `key, run_id,
 "skipped", "failed"; with --dry-run also "upload"), `why`, `status` (as reported to the server), `records`
 (that it has got by syncs), `repeats` (of them, possibly twice), `rejected`, and `pending` (bytes, --dry-run).
 
-Exit code 1 if any Run failed. One sync at a time for each Run: the others are told who works on it.
+Exit code 1 if any Run failed, or was not uploaded although asked for: it belongs to another server, cannot be
+read, or was named and has not ended. One sync at a time for each Run: the others are told who works on it.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     from pluto_dist.sync.sync import Result
 
 
+_NOT_FOR_THIS_SERVER = ("elsewhere", "unreadable")
+
+
 def sync(
     what: Annotated[
         list[str] | None,
@@ -48,6 +52,8 @@ def sync(
 ) -> None:
     """Uploads local Runs and undelivered remainders to the server."""
     from pluto_dist.cli.console import note
+    from pluto_dist.errors import KeyRefusedError
+    from pluto_dist.node.credentials import key_refused
 
     settings = _settings(folder, needs_key=not dry_run)
     target, key = _target(settings), settings.api_key
@@ -56,20 +62,42 @@ def sync(
         _print_plan(items, as_json=as_json)
         return
     handover = _handover(settings, key, patience_s)
-    if handover is not None and any(handover.concerns(item.document) for item in items):
-        troubles = handover.deliver(item.document for item in items)
-        for item in items:
-            if item.key in troubles:
-                note(f"{item.document.run_id}: {troubles[item.key]}; uploading what the store has of it")
+    here = [item for item in items if item.state not in _NOT_FOR_THIS_SERVER]
+    if handover is not None and any(handover.concerns(item.document) for item in here):
+        troubles = handover.deliver(item.document for item in here)
         items = _plan(what or [], settings, target, force=force)
-    results = _upload(items, target, key, patience_s, quiet=as_json or not sys.stderr.isatty())
-    if handover is not None and any(handover.concerns(item.document) for item in items):
+        _tell_troubles(troubles, items)
+    try:
+        results = _upload(items, target, key, patience_s, quiet=as_json or not sys.stderr.isatty())
+    except KeyRefusedError as error:
+        raise key_refused(error, settings.url_api, settings.key_source) from error
+    if handover is not None and any(handover.concerns(item.document) for item in here):
         handover.tell()
     _print_results(results, as_json=as_json)
     failed = sum(result.state == "failed" for result in results)
     if failed:
         note(f"{failed} of {len(results)} Runs failed; what is uploaded is kept, run it again to go on")
+    left = sum(_is_missed(item, named=bool(what)) for item in items)
+    if left:
+        note(
+            f"{left} of {len(results)} Runs were not uploaded: see why in the last column (`why` in the JSON)"
+        )
+    if failed or left:
         raise typer.Exit(1)
+
+
+def _tell_troubles(troubles: dict[str, str], items: list[Item]) -> None:
+    """Of Runs that this node's coordinator could not deliver; why one is skipped is in the table."""
+    from pluto_dist.cli.console import note
+
+    for item in items:
+        if item.key in troubles and item.state == "upload":
+            note(f"{item.document.run_id}: {troubles[item.key]}; uploading what the store has of it")
+
+
+def _is_missed(item: Item, *, named: bool) -> bool:
+    """Whether it was asked for and skipped; a Run that lives may be left for later unless it was named."""
+    return item.state in _NOT_FOR_THIS_SERVER or (named and item.state == "running")
 
 
 def _settings(folder: Path | None, *, needs_key: bool) -> Settings:
@@ -166,7 +194,7 @@ def _print_plan(items: list[Item], *, as_json: bool) -> None:
         print_json([planned(item) for item in items])
         return
     print_table(
-        ("RUN", "RUN_ID", "PROJECT", "WHAT", "BYTES", ""),
+        ("RUN", "RUN_ID", "PROJECT", "WHAT", "BYTES", "WHY"),
         [
             (
                 item.document.display_id,
@@ -189,7 +217,7 @@ def _print_results(results: list[Result], *, as_json: bool) -> None:
         print_json(results)
         return
     print_table(
-        ("LOCAL", "SERVER", "ID", "RUN_ID", "STATE", "STATUS", "RECORDS", "REJECTED", ""),
+        ("LOCAL", "SERVER", "ID", "RUN_ID", "STATE", "STATUS", "RECORDS", "REJECTED", "URL OR WHY"),
         [
             (
                 result.display_id,

@@ -7,6 +7,7 @@ import logging
 import sys
 from typing import Self
 
+from pluto_dist.core.ids import RunRef
 from pluto_dist.core.messages import RunView, View
 from pluto_dist.node.places import store_of
 from pluto_dist.node.settings import Settings
@@ -35,6 +36,36 @@ def started(view: View | None, settings: Settings, spool: str) -> None:
         )
     elif not settings.quiet:
         _print_started(run, str(store))
+
+
+def waits_for(run: RunRef | None, timeout_s: float, settings: Settings) -> None:
+    """An attach has to wait: for a Run that starts later, or for one whose id is mistyped."""
+    if not settings.quiet:
+        what = f"Run {run}" if run is not None else "a live Run"
+        _print(f"attach() waits for {what}, up to {timeout_s:g} s; `pluto-dist ps` shows which there are")
+
+
+def belongs_to_launcher(view: View | None, name: str | None, project: str, launchers_project: str) -> None:
+    """A script below `pluto-dist run` asks for names that its Run will not have: one of its workers says so.
+
+    Args:
+        view: what the coordinator said last.
+        name, project: what the script asked for.
+        launchers_project: what the launcher was told.
+    """
+    if view is None or view.run is None or view.role != "worker" or view.rank not in (None, 0):
+        return
+    run, other = view.run, []
+    if project not in (run.project, launchers_project):
+        other.append(("project", project, run.project))
+    if name not in (None, run.name):
+        other.append(("name", name, run.name))
+    if other:
+        _log.warning(
+            "the Run belongs to `pluto-dist run`, so %s not used; give %s to `pluto-dist run`",
+            " and ".join(f"{what}={asked!r} (it is {found!r}) is" for what, asked, found in other),
+            " and ".join(f"--{what}" for what, _, _ in other),
+        )
 
 
 def _print_started(run: RunView, store: str) -> None:
@@ -90,6 +121,7 @@ def finished(view: View | None, settings: Settings, records: int) -> None:
     state = status if status != "RUNNING" else f"is {run.phase}"
     why = f" ({run.reason})" if status not in ("RUNNING", "COMPLETED") else ""
     left = f", {records - view.passed} records not delivered yet" if _is_behind(view, records) else ""
+    left += f", {run.rejected} values rejected" if run.rejected else ""
     # Who leaves while others go on is not told how much has arrived.
     points = f", {run.points} points" if run.points or not records or status != "RUNNING" else ""
     _print(f"{_named(run)} {state}{why}{points}{left}; {_look(run, settings)}")

@@ -111,7 +111,7 @@ class Collector:
             elif isinstance(value, Media):
                 self._take_file(name, value)
             elif isinstance(value, DataValue):
-                self.values[name] = value
+                self._take_value(name, value)
             elif _is_list_of_files(value):
                 for index, file in enumerate(value):
                     self._take_file(name, file, index)
@@ -130,9 +130,17 @@ class Collector:
             self._reject(name, number, "the record gives this name twice; the last value is kept")
         self.numbers[name] = _wire_number(number)
 
+    def _take_value(self, name: str, value: DataValue) -> None:
+        if value.problem:
+            self._reject(name, value, value.problem)
+        else:
+            self.values[name] = value
+
     def _take_file(self, name: str, media: Media, sample_index: int = 0) -> None:
         """The name is part of the object's key in the storage, and of its path in the store."""
-        if any(part in ("", ".", "..") for part in name.split("/")):
+        if media.problem:
+            self._reject(name, media, media.problem)
+        elif any(part in ("", ".", "..") for part in name.split("/")):
             self._reject(
                 name, media, "the name of a file has an empty part, '.' or '..'; give it a plain one"
             )

@@ -10,7 +10,7 @@ from pluto_dist.client.official import Hints
 from pluto_dist.client.stops import STOPS
 from pluto_dist.core.ids import Role
 from pluto_dist.core.messages import AskConfig, AskRun, RunView, View
-from pluto_dist.errors import PlutoDistError, RunEndedError, WaitTimeoutError
+from pluto_dist.errors import CoordinatorUnavailableError, PlutoDistError, RunEndedError, WaitTimeoutError
 
 GRANT_S = 30.0  # a property that needs the Run waits this long for it
 ASK_S = 2.0  # config, tags and status fall back to what is known after this time
@@ -18,6 +18,9 @@ ASK_S = 2.0  # config, tags and status fall back to what is known after this tim
 
 class RunFacts(Hints):
     """The properties of a `Run`. They may wait for the grant, for milliseconds; `log()` never does.
+
+    Where no coordinator can be had they say what this process knows by itself: id, project and name that it
+    asked for, its own tags and config, RUNNING. `id` and `display_id` are None then, `url` is "".
 
     After `finish()` or `close()` nobody is told anything any more, so `config`, `tags` and `status` ask for
     themselves, as long as a coordinator is there; later `tags` and `status` are what was known last.
@@ -60,9 +63,11 @@ class RunFacts(Hints):
             RunEndedError: this process has ended the Run, and no coordinator is there any more to say it.
             WaitTimeoutError: no coordinator has said it in time, or this is a forked child.
         """
-        if self._held.end:
+        if self._held.end and self._held.alone is None:
             return self._config_afterwards()
         self._view()  # a rank may still wait for its Run
+        if (alone := self._held.alone) is not None:
+            return alone.config
         self._link.wait(self._link.settled, ASK_S)
         answer = self._link.ask(lambda n: AskConfig(request=n, lease_id=self.lease_id), ASK_S)
         if answer is None and not self._held.here:
@@ -82,7 +87,9 @@ class RunFacts(Hints):
         document = self._afterwards()
         if document is not None:
             return list(document["tags"])
-        self._link.wait(self._link.settled, ASK_S)
+        self._view()
+        if self._held.alone is None:
+            self._link.wait(self._link.settled, ASK_S)
         return list(self._fresh().tags)
 
     @property
@@ -161,7 +168,15 @@ class RunFacts(Hints):
         return STOPS.asked
 
     def _view(self) -> View:
-        if not self._held.wait_granted(GRANT_S):
+        if (alone := self._held.alone) is not None:
+            return alone.view
+        try:
+            granted = self._held.wait_granted(GRANT_S)
+        except CoordinatorUnavailableError:
+            if (alone := self._held.alone) is None:
+                raise
+            return alone.view
+        if not granted:
             raise WaitTimeoutError(
                 f"the Run was not granted within {GRANT_S:g} s; logging works meanwhile. "
                 "`pluto-dist doctor` shows whether a coordinator can run here"
@@ -177,7 +192,8 @@ class RunFacts(Hints):
 
     def _fresh(self) -> RunView:
         """The Run as the coordinator sees it now, if it answers; else as it was last seen."""
-        self._link.refresh(ASK_S)
+        if self._held.alone is None:
+            self._link.refresh(ASK_S)
         return self._run_view()
 
     def _afterwards(self) -> dict[str, Any] | None:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from pluto_dist.client.arguments import code_of, seconds_of
+from pluto_dist.client.claimed import Claimed, knows_its_run
 from pluto_dist.client.console.capture import CAPTURES
 from pluto_dist.client.lease import LeaseFiles, Wall
 from pluto_dist.client.link import Link
@@ -21,9 +22,16 @@ from pluto_dist.client.plain import clean_text
 from pluto_dist.client.points import PointLog
 from pluto_dist.client.stops import STOPS
 from pluto_dist.client.tidings import Tidings
-from pluto_dist.core.lifecycle import Closed, Counted, Evidence, Finished, LifecycleEntry, Noted
+from pluto_dist.core.lifecycle import Closed, Counted, Evidence, Finished, LifecycleEntry, Noted, Opened
 from pluto_dist.core.messages import View
-from pluto_dist.errors import FinishReservedError, RunEndedError, from_wire
+from pluto_dist.errors import (
+    CoordinatorUnavailableError,
+    FinishReservedError,
+    KeyRefusedError,
+    RunEndedError,
+    from_wire,
+)
+from pluto_dist.node.credentials import key_refused
 from pluto_dist.node.identity import boot_clock
 from pluto_dist.node.settings import Settings
 
@@ -71,6 +79,8 @@ class HeldLease:
         self._late = 0
         self._ends = itertools.count()
         self._granted_once = False
+        self._claimed: Claimed | None = None
+        self._unheard = False
         self._tidings = Tidings(settings.on_cancel)
 
     # --- what is known of it ----------------------------------------------------------------------
@@ -109,6 +119,17 @@ class HeldLease:
             return self._attached
         return view.role == "side"
 
+    @property
+    def alone(self) -> Claimed | None:
+        """What this process knows of its Run by itself; None while a coordinator may still say it (G4)."""
+        return self._claimed if self._unheard and self.link.view is None else None
+
+    def claim(self, opened: Opened) -> None:
+        """Says who asks for what: the first entry of the lease."""
+        self.files.say(opened)
+        if knows_its_run(opened):
+            self._claimed = Claimed(self.lease_id, opened)
+
     def granted(self, view: View) -> None:
         """Takes the first automatic step from the coordinator; called by the link with each view."""
         self._tidings.take(view)
@@ -127,15 +148,22 @@ class HeldLease:
         Raises:
             PlutoDistError: it was refused, or no coordinator can be had.
         """
-        if not self.link.wait(lambda _: True, min(timeout_s, UNANSWERED_S)):
-            if timeout_s > UNANSWERED_S:
-                raise self.link.unanswered(UNANSWERED_S)
-            return False
+        try:
+            if not self.link.wait(lambda _: True, min(timeout_s, UNANSWERED_S)):
+                if timeout_s > UNANSWERED_S:
+                    raise self.link.unanswered(UNANSWERED_S)
+                return False
+        except CoordinatorUnavailableError:
+            self._unheard = True
+            raise
         if not self.link.wait(lambda view: view.state != "waiting", timeout_s):
             return False
         view = self.link.view
         if view is not None and view.error is not None:
-            raise from_wire(*view.error)
+            error = from_wire(*view.error)
+            if isinstance(error, KeyRefusedError):
+                raise key_refused(error, self.settings.url_api, self.settings.key_source)
+            raise error
         return True
 
     # --- what it says -----------------------------------------------------------------------------
@@ -168,6 +196,8 @@ class HeldLease:
             self.warn_once("late_change", message)
         else:
             self.say(entry)
+            if self._claimed is not None and self.link.view is None:
+                self._claimed.take(entry)
 
     def evidence(self, **what: Any) -> None:
         """Writes one piece of evidence; of now, unless it says of when."""
@@ -286,6 +316,7 @@ class HeldLease:
             Counted(
                 **self.stamp(),
                 rejected=self.points.rejected,
+                first_reject=self.points.first_reject,
                 dropped=self.files.dropped + self.points.attachments.dropped,
                 next_step=self.next_step,
             )

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 RANK_GRANT_S = 0.5  # a rank other than 0 goes on training after this time and gets its role meanwhile
 RESTART_GRANT_S = 6.0  # after a restart it waits for its first step, a little longer than rank 0 may take
+TELL_AFTER_S = 2.0  # an attach that takes longer says what it waits for
 
 _log = logging.getLogger("pluto_dist")
 _warn_once = WarnOnce()
@@ -103,12 +104,15 @@ def _open_at(wish: Wish, settings: Settings, places: Places) -> Run:
     command = _command_console(files, settings, places) if wish.launcher else None
     held = HeldLease(files, link, settings, attached=as_side, command=command)
     run = Run(held)
-    files.say(_opened(wish, settings, surroundings, launched_by))
+    held.claim(_opened(wish, settings, surroundings, launched_by))
     RUNS.add(run, held)
     install_hooks(os.getpid(), settings.sigterm_wait_s, settings.preempt_wait_s)
     link.start(held.granted)
-    _wait(held, wish, surroundings, settings)
+    _wait(held, wish, surroundings, settings, places)
     announce.started(link.view, settings, str(files.folder))
+    if launched_by:
+        its_project = os.environ.get("PLUTO_PROJECT", settings.project)
+        announce.belongs_to_launcher(link.view, wish.name, settings.project, its_project)
     if command is not None:
         command.start()
     elif settings.console != "auto" or not (surroundings.notebook or held.is_side):
@@ -122,7 +126,9 @@ def _command_console(files: LeaseFiles, settings: Settings, places: Places) -> C
     return CommandConsole(files, settings, places, os.environ)
 
 
-def _wait(held: HeldLease, wish: Wish, surroundings: Surroundings, settings: Settings) -> None:
+def _wait(
+    held: HeldLease, wish: Wish, surroundings: Surroundings, settings: Settings, places: Places
+) -> None:
     """An owner or side has to know what it got; the other ranks go on and learn it meanwhile (R4).
 
     Where no coordinator can be had, `init()` goes on all the same: what it wants and what it logs is on disk,
@@ -134,16 +140,12 @@ def _wait(held: HeldLease, wish: Wish, surroundings: Surroundings, settings: Set
     if is_rank:
         patience = RESTART_GRANT_S if job.attempt else RANK_GRANT_S
     try:
-        granted = held.wait_granted(patience)
+        granted = _wait_told(held, wish, patience, settings)
     except CoordinatorUnavailableError as error:
         if settings.required or wish.verb == "attach":
             held.abandon()
             raise
-        _log.warning(
-            "%s\nThe Run is kept on disk until a coordinator can be started here "
-            "(PLUTO_DIST_REQUIRED=1 makes this an error)",
-            error,
-        )
+        _warn_of_no_coordinator(error, places)
         return
     except BaseException:
         held.abandon()
@@ -158,6 +160,29 @@ def _wait(held: HeldLease, wish: Wish, surroundings: Surroundings, settings: Set
             "there is, timeout_s= waits longer"
         )
     raise WaitTimeoutError(f"the Run was not granted within {patience:g} s; `pluto-dist doctor` may say why")
+
+
+def _wait_told(held: HeldLease, wish: Wish, patience: float, settings: Settings) -> bool:
+    """Whether the claim was granted; a person with a mistyped id is told what is waited for."""
+    from pluto_dist.client import announce
+
+    if wish.verb != "attach" or patience <= TELL_AFTER_S:
+        return held.wait_granted(patience)
+    if held.wait_granted(TELL_AFTER_S):
+        return True
+    announce.waits_for(wish.run, patience, settings)
+    return held.wait_granted(patience - TELL_AFTER_S)
+
+
+def _warn_of_no_coordinator(error: CoordinatorUnavailableError, places: Places) -> None:
+    from pluto_dist.node.filesystems import refusal
+
+    full = refusal(places.runtime)
+    what_now = "The Run is kept on disk until a coordinator can be started here"
+    if refusal(places.spool):
+        what_now = "What is logged until there is room is dropped and counted; training goes on"
+    cause = f"{full}: free some space, or set PLUTO_DIST_HOME to a folder on another disk. " if full else ""
+    _log.warning("%s%s\n%s (PLUTO_DIST_REQUIRED=1 makes this an error)", cause, error, what_now)
 
 
 def _below_launcher(wish: Wish, settings: Settings) -> tuple[Wish, str]:

@@ -11,10 +11,13 @@ from pluto_dist.client.attachments import FileLog
 from pluto_dist.client.collect import Attached, Rejection
 from pluto_dist.client.lease import LeaseFiles, Wall
 from pluto_dist.client.once import WarnOnce
+from pluto_dist.client.plain import clean_text
 from pluto_dist.core.requests import LogType
 from pluto_dist.errors import InvalidRecordError
 from pluto_dist.spool import forks
 from pluto_dist.spool.frames import DECLARE
+
+REJECT_LIMIT = 300  # characters
 
 
 class PointLog:
@@ -23,6 +26,7 @@ class PointLog:
     Attributes:
         highest: the highest step so far, -1 before the first.
         rejected: keys that were left out because their value cannot be logged.
+        first_reject: the first of them, with its reason.
         attachments: files, and how many were dropped.
     """
 
@@ -36,6 +40,7 @@ class PointLog:
         self._steps = itertools.count(0)
         self.highest = -1
         self.rejected = 0
+        self.first_reject = ""
         self.attachments = FileLog(files, warn)
         forks.watch(self)
 
@@ -107,6 +112,7 @@ class PointLog:
     def _reject(self, rejections: Iterable[Rejection]) -> None:
         for rejection in rejections:
             self.rejected += 1
+            self.first_reject = self.first_reject or clean_text(str(rejection))[:REJECT_LIMIT]
             self._warn(
                 f"rejected:{rejection.name}:{rejection.type_name}",
                 f"log(): {rejection.what} was left out: {rejection.advice}",

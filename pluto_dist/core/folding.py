@@ -200,6 +200,9 @@ class Folding:
                     dropped=entry.dropped,
                     next_step=max(lease.next_step, entry.next_step),
                 )
+                if entry.first_reject and not run.first_reject:
+                    first = f"{lease.label or lease.participant}, log(): {entry.first_reject}"
+                    self._context.change_run(run, first_reject=first)
             case TagsAdded() | TagsRemoved() | ConfigUpdated():
                 self._share(lease, run, entry)
             case Noted():

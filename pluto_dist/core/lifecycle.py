@@ -186,11 +186,13 @@ class Counted(Entry, frozen=True, kw_only=True, tag="counted"):
 
     Attributes:
         rejected: keys left out because their value cannot be logged.
+        first_reject: which was the first, and why.
         dropped: records lost to a full disk or quota.
         next_step: the automatic step that would come next.
     """
 
     rejected: Count = 0
+    first_reject: str = ""
     dropped: Count = 0
     next_step: Count = 0
 

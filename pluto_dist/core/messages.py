@@ -47,6 +47,7 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True):
     """A Run as its participants see it.
 
     Attributes:
+        rejected: values left out by `log()` of those who have ended, and records that the server refused.
         owner: who owns it, for people: label, pid, host; "" without a live owner.
         expected: the status that it will have, unless an exit code that is awaited says otherwise.
         reason: of its status, or of the one that is expected.
@@ -65,6 +66,7 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int = 0
     resumed: bool = False
     tags: tuple[str, ...] = ()
+    rejected: int = 0
     fork_run_id: int | None = None
     fork_step: int | None = None
     points: int = 0

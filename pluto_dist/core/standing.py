@@ -130,6 +130,7 @@ class Standings:
             epoch=run.epoch,
             resumed=run.resumed,
             tags=run.tags,
+            rejected=run.rejected + sum(lease.rejected for lease in self._book.leases_of(run.key)),
             fork_run_id=run.fork_run_id,
             fork_step=run.fork_step,
             points=self._book.count_points(run.key),

@@ -7,17 +7,24 @@ import stat
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from pluto_dist.core.secret import Secret
-from pluto_dist.errors import SettingError
+from pluto_dist.errors import KeyRefusedError, SettingError
 
 LOGIN_SERVICE: Final = "pluto"  # service and user name under which `pluto login` stores the key
 LOGIN_PLACEHOLDER: Final = "_key"  # what it stores when it never got one
 FILE_LIMIT: Final = 4096
 
 
-def stored_key(env: Mapping[str, str]) -> Secret | None:
+class StoredKey(NamedTuple):
+    """A key, and where it was found, for people."""
+
+    key: Secret
+    source: str
+
+
+def stored_key(env: Mapping[str, str]) -> StoredKey | None:
     """The first key that is stored for this user; two failed opens if there is none.
 
     Args:
@@ -30,10 +37,31 @@ def stored_key(env: Mapping[str, str]) -> Secret | None:
     if not home:
         return None
     if sys.platform == "darwin":
-        stored = _from_keychain()
+        stored, source = _from_keychain(), "the keychain (`pluto login`)"
     else:
-        stored = _from_login_file(login_path(Path(home), env.get("XDG_DATA_HOME")))
-    return Secret(stored) if stored else _from_key_file(key_path(Path(home), env.get("XDG_CONFIG_HOME")))
+        login = login_path(Path(home), env.get("XDG_DATA_HOME"))
+        stored, source = _from_login_file(login), f"{login} (`pluto login`)"
+    if stored:
+        return StoredKey(Secret(stored), source)
+    path = key_path(Path(home), env.get("XDG_CONFIG_HOME"))
+    own = _from_key_file(path)
+    return None if own is None else StoredKey(own, str(path))
+
+
+def key_refused(error: KeyRefusedError, server: str, source: str) -> KeyRefusedError:
+    """The refusal with what its reader has to know: which server, whose key, and the way out.
+
+    Args:
+        error: as the server's answer became one.
+        server: address that the key was sent to.
+        source: where the key was found.
+    """
+    return KeyRefusedError(
+        f"{error.message} (server {server}, key from {source or 'an unknown place'}). Give a key of this "
+        "server: set PLUTO_API_KEY, or run `pluto login`. If you mean another server, name it by "
+        "PLUTO_URL_API and its like or settings={'host': …}. PLUTO_DIST_MODE=local needs no key",
+        **error.fields,
+    )
 
 
 def login_path(home: Path, xdg_data_home: str | None = None) -> Path:

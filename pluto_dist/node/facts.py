@@ -109,6 +109,8 @@ def _open_files() -> Fact:
 def _settings(settings: Settings) -> Iterator[Fact]:
     yield Fact("mode", settings.mode)
     yield Fact("api_key", settings.api_key is not None)
+    yield Fact("api_key.source", settings.key_source or None)
+    yield Fact("server", settings.url_api)
     for number, note in enumerate(settings.notes, 1):
         yield Fact(f"setting_note.{number}", note, "warn", "see the settings in the documentation")
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -32,6 +34,8 @@ TMP_FOLDERS = (  # to compare with; nothing is created there
     "/private/var/tmp",
     "/private/var/folders",
 )
+
+ROOM = 256 << 10  # bytes; with less a coordinator's database cannot begin
 
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 
@@ -121,6 +125,21 @@ def short_lived(path: Path, fs_type: str, tmp_folders: Iterable[str] = TMP_FOLDE
     if fs_type in CONTAINER:
         return f"{fs_type} is the container's own layer and ends with it"
     return None
+
+
+def refusal(folder: Path) -> str:
+    """Why the folder takes nothing now, in words; "" if it does.
+
+    It is tried: a quota does not show in the free space.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=folder, prefix=".room") as probe:
+            probe.write(b"\0" * ROOM)
+            probe.flush()
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return f"the disk of {folder} is full" if full else f"{folder} cannot be written: {error.strerror}"
+    return ""
 
 
 def existing(path: Path) -> Path:

@@ -49,6 +49,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         run_id: `PLUTO_RUN_ID`; which Run to join or create, None for a new one.
         dir: parent of the store folder, None for the working directory.
         api_key: None in local mode; if not set, what `pluto login` stored, else the user's own file.
+        key_source: where the key is from, for people.
         host: a server of one's own on the standard ports; overrides all four addresses.
         url_app, url_api, url_ingest, url_py: addresses of the server, without a slash at the end.
         home: folder for runtime and spool, None for the default places.
@@ -86,6 +87,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     run_id: str | None = None
     dir: Path | None = None
     api_key: Secret | None = None
+    key_source: str = ""
     host: str | None = None
     url_app: str = HOSTED["url_app"]
     url_api: str = HOSTED["url_api"]
@@ -204,8 +206,11 @@ def load(
     _refuse_unknown(ours, source)
     values = {key: _parse(key, found) for key, found in given.items()}
     values |= _addresses(values)
+    if "api_key" in given:
+        values["key_source"] = given["api_key"].source
     if "api_key" not in values and values.get("mode", "auto") in ("auto", "pluto") and platform != "win32":
-        values["api_key"] = stored_key(env)
+        stored = stored_key(env)
+        values |= {"api_key": stored.key, "key_source": stored.source} if stored is not None else {}
     values["mode"] = _mode(values, given)
     notes += [*_deprecations(given), *_misspelt(env)]
     return msgspec.convert({**values, "notes": tuple(notes)}, Settings)

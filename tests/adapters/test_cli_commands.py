@@ -99,6 +99,23 @@ def test_runs_can_be_limited_to_a_project(machine: Machine):
     assert [each["key"] for each in listed] == ["two"]
 
 
+def test_runs_of_several_stores_can_be_told_apart_and_limited_to_one(machine: Machine):
+    """Each store counts for itself, so four Runs may be DEM-1."""
+    machine.keep(machine.here("mine"))
+    other = document(key="other", store=str(machine.base / "sweep" / ".pluto"))
+    with answering(machine.socket, knowing(other)):
+        limited = json.loads(run(machine, "runs", "--json"))
+        done = CliRunner().invoke(
+            app, ["runs", "--home", str(machine.home)], env={"PLUTO_DIR": str(machine.base)}
+        )
+        single = run(machine, "runs")
+    assert [each["key"] for each in limited] == ["mine"]
+    assert "STORE" not in single
+    head, *rows = done.stdout.splitlines()
+    assert head.split()[-1] == "STORE"
+    assert sorted(row.split()[-1] for row in rows) == [".pluto", "sweep/.pluto"]
+
+
 def test_runs_without_any_says_where_it_looked(machine: Machine):
     done = CliRunner().invoke(app, ["runs", "--home", str(machine.home), "--dir", str(machine.base)])
     assert (done.exit_code, done.stdout) == (0, "")

@@ -70,7 +70,9 @@ def test_malformed_key_is_refused_without_showing_it(value: str) -> None:
 
 def test_setting_comes_before_what_is_stored(tmp_path: Path) -> None:
     write_key_file(tmp_path, "from_file")
-    assert load(env_of(tmp_path) | {"PLUTO_API_KEY": KEY}).api_key == Secret(KEY)
+    settings = load(env_of(tmp_path) | {"PLUTO_API_KEY": KEY})
+    assert settings.api_key == Secret(KEY)
+    assert settings.key_source == "environment variable PLUTO_API_KEY"
 
 
 def test_stored_key_makes_auto_mode_pluto(tmp_path: Path) -> None:
@@ -90,7 +92,8 @@ def test_stored_key_is_not_looked_at_in_local_mode(tmp_path: Path) -> None:
 def test_stored_login_of_the_official_client_is_used(tmp_path: Path) -> None:
     write_login(tmp_path, "mlps_" + "x" * 100)
     write_key_file(tmp_path, "from_file")
-    assert stored_key(env_of(tmp_path)) == Secret("mlps_" + "x" * 100)
+    login = login_path(tmp_path)
+    assert stored_key(env_of(tmp_path)) == (Secret("mlps_" + "x" * 100), f"{login} (`pluto login`)")
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="the keychain has it there")
@@ -115,7 +118,8 @@ def test_no_source_means_no_key(tmp_path: Path) -> None:
 
 def test_private_key_file_is_used(tmp_path: Path) -> None:
     write_key_file(tmp_path)
-    assert stored_key(env_of(tmp_path)) == Secret(KEY)
+    assert stored_key(env_of(tmp_path)) == (Secret(KEY), str(key_path(tmp_path)))
+    assert load(env_of(tmp_path)).key_source == str(key_path(tmp_path))
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o644, 0o660])

@@ -47,8 +47,10 @@ def test_the_report_names_places_and_kernel(tmp_path: Path):
 
 def test_the_key_is_not_in_the_report(tmp_path: Path):
     """G11"""
-    found = report(tmp_path, PLUTO_API_KEY=KEY)
+    found = report(tmp_path, PLUTO_API_KEY=KEY, PLUTO_URL_API="http://own:3001")
     assert found["api_key"].value is True
+    assert found["api_key.source"].value == "environment variable PLUTO_API_KEY"
+    assert found["server"].value == "http://own:3001"
     assert KEY not in repr(found)
 
 

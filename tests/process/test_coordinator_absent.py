@@ -103,6 +103,8 @@ def test_a_machine_that_could_not_start_one_is_asked_again(node: Node) -> None:
         run = pluto.init(run_id="lonely", quiet=True)
         log(run, {"loss": 1.0}, 0)
         sys.executable = good
+        from tests.process.harness import wait_until
+        wait_until(lambda: run.display_id is not None, "a coordinator answers")
         tell("status", run.status)
     """
     script = node.start(body)

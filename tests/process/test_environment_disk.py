@@ -93,6 +93,43 @@ def test_a_full_spool_stops_no_training_and_logging_recovers(small: Node) -> Non
     assert end["slowest"] < 0.5
 
 
+def test_a_disk_that_is_full_at_the_start_stops_no_training_that_asks_for_its_run(small: Node) -> None:
+    """G4: what the process knows of its Run it says by itself; the cause is told in words."""
+    filler = fill(small)
+    script = small.start("""
+        import pluto_dist.client.held
+        pluto_dist.client.held.UNANSWERED_S = 0.5
+        run = pluto.init(run_id="full", project="digits", name="a name", config={"lr": 0.1}, tags=["a"])
+        run.update_config({"batch": 8})
+        run.add_tags("b")
+        run.log({"loss": 1.0}, 0)
+        began = time.perf_counter()
+        tell_json("known", {
+            "names": [run.run_id, run.project, run.name, run.role], "config": run.config, "tags": run.tags,
+            "server": [run.id, run.display_id, run.url, run.status],
+            "within_s": time.perf_counter() - began,
+        })
+        hear()
+        tell_json("later", [run.display_id, run.config])
+    """)
+    known = script.expect_json("known")
+    assert known.pop("within_s") < 0.5, "nobody is waited for a second time"
+    assert known == {
+        "names": ["full", "digits", "a name", "owner"],
+        "config": {"lr": 0.1, "batch": 8},
+        "tags": ["a", "b"],
+        "server": [None, None, "", "RUNNING"],
+    }
+    assert f"the disk of {small.home / 'run'} is full: free some space" in script.stderr
+    filler.unlink()
+    wait_until(small.coordinators, "one is started when there is room")
+    wait_until(small.documents, "the Run is there")
+    script.say()
+    assert script.expect_json("later") == ["DIG-1", {"lr": 0.1, "batch": 8}]
+    assert script.wait() == 0
+    assert small.ended("full")["status"] == "COMPLETED"
+
+
 def test_the_end_of_a_run_gets_through_once_there_is_room(small: Node) -> None:
     """G5, R1: finish() on a full disk waits, bounded; its entry is written when the disk takes it."""
     script = small.start(TRAINER)

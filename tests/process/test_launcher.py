@@ -79,6 +79,14 @@ def test_a_command_that_cannot_be_started(node: Node) -> None:
     assert script.wait() == 127
     assert "no-such-command: command not found" in script.stderr
     assert not node.documents()
+    script = launch(node, "python train.py --lr 1")
+    assert script.wait() == 127
+    assert "for a shell line: pluto-dist run -- sh -c 'python train.py --lr 1'" in script.stderr
+    (node.base / "plain.py").write_text("pass\n")
+    script = launch(node, str(node.base / "plain.py"))
+    assert script.wait() == 126
+    assert "plain.py: permission denied" in script.stderr
+    assert not node.documents()
     (node.base / "broken").write_text("#!/no/such/interpreter\n")
     (node.base / "broken").chmod(0o700)
     assert launch(node, str(node.base / "broken")).wait() == 126
@@ -146,6 +154,20 @@ def test_the_script_is_a_worker_of_the_launchers_run(node: Node) -> None:
     assert not node.lost("launch")
     assert [point.name for point in node.points("launch")] == ["loss"]
     assert len(node.documents()) == 1
+    assert script.stderr.count("belongs to `pluto-dist run`") == 1
+    assert "project='another' (it is 'mine') is not used; give --project to `pluto-dist run`" in script.stderr
+
+
+def test_a_script_that_names_what_the_launcher_names_is_not_warned(node: Node) -> None:
+    """R5: nothing of what it asked for is passed over; names that nobody gave are no difference."""
+    body = 'pluto.init(); sys.exit("of the launcher")'
+    script = launch(node, *python(node, body), options=("--project", "mine", "--name", "a name"))
+    script.wait()
+    same = 'pluto.init(project="mine", name="a name")'
+    second = launch(node, *python(node, same), options=("--project", "mine", "--name", "a name"))
+    second.wait()
+    assert "of the launcher" in script.stderr
+    assert "not used" not in script.stderr + second.stderr
 
 
 def test_a_workers_exception_is_named_and_not_the_exit_code(node: Node) -> None:

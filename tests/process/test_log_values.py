@@ -59,14 +59,17 @@ def test_a_value_that_cannot_be_logged_is_left_out_and_training_goes_on(node: No
         run = pluto.init(run_id="rejected")
         for step in range(50):
             run.log({"loss": step / 7, "grads": [1, 2], "none": None, "model": object()}, step)
+            run.log({"weights": pluto.Histogram([float("nan")])}, step)
             account(run.lease_id, {"loss": step / 7}, step)
         """
     )
     assert script.wait() == 0
-    for key in ("'grads' (list)", "'none' (NoneType)", "'model' (object)"):
+    for key in ("'grads' (list)", "'none' (NoneType)", "'model' (object)", "'weights' (Histogram)"):
         assert script.stderr.count(key) == 1, script.stderr
     found = node.ended("rejected")
-    assert (found["rejected"], found["points"], lease(found)["rejected"]) == (150, 50, 150)
+    assert (found["rejected"], found["points"], lease(found)["rejected"]) == (200, 50, 200)
+    assert found["first_reject"].startswith("owner, log(): 'grads' (list): ")
+    assert "200 values rejected" in script.stderr.splitlines()[-1]
     assert not node.lost("rejected")
 
 

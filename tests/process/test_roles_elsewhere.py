@@ -70,3 +70,41 @@ def test_attach_finds_a_finished_run_in_the_store(node: Node) -> None:
     same = ("status", "verdict", "ended_at", "config", "tags", "name", "created_at")
     assert {name: after[name] for name in same} == {name: before[name] for name in same}
     assert node.cli("coordinator", "stop")
+
+
+def test_an_attach_that_waits_says_for_what_and_how_long(node: Node) -> None:
+    """R5: the id may be mistyped, or the training may come later; who asked for quiet is not told."""
+    body = """
+        import pluto_dist.client.opening
+        pluto_dist.client.opening.TELL_AFTER_S = 0.3
+        try:
+            pluto.attach("trian", timeout_s={timeout_s}, quiet={quiet})
+        except pluto.errors.RunNotFoundError as error:
+            tell("absent", error)
+    """
+    waiting = node.start(body.format(timeout_s=1.5, quiet=False))
+    assert "no Run trian on this node within 1.5 s" in waiting.expect("absent")
+    assert waiting.wait() == 0
+    assert waiting.stderr.count("attach() waits for Run trian, up to 1.5 s") == 1
+    for timeout_s, quiet in ((0.2, False), (1.0, True)):
+        silent = node.start(body.format(timeout_s=timeout_s, quiet=quiet))
+        silent.expect("absent")
+        assert silent.wait() == 0
+        assert "waits for" not in silent.stderr
+
+
+def test_an_attach_that_came_early_goes_on_when_its_run_is_there(node: Node) -> None:
+    """R5: being told does not end the wait."""
+    early = node.start("""
+        import pluto_dist.client.opening
+        pluto_dist.client.opening.TELL_AFTER_S = 0.1
+        side = pluto.attach("train", label="eval")
+        tell("is", side.role)
+    """)
+    wait_until(lambda: "waits for Run train, up to 30 s" in early.stderr, "it says so")
+    owner = node.start(OWNER)
+    owner.expect("ready")
+    assert early.expect("is") == "side"
+    assert early.wait() == 0
+    owner.say()
+    assert owner.wait() == 0

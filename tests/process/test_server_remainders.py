@@ -34,19 +34,25 @@ STORY = """
 
 def sync(served: Served, *arguments: str, home: Path | None = None, **variables: str) -> list[dict[str, Any]]:
     """`pluto-dist sync --json`; by default on a home of its own, without runtime and spool."""
-    env = served.env() | {"PLUTO_DIST_HOME": str(home or served.base / "nowhere")} | variables
-    done = subprocess.run(
-        [*SYNC, "--json", *arguments],
-        env=env,
+    done = run_sync(served, "--json", *arguments, home=home, **variables)
+    assert done.returncode == 0, done.stderr
+    results: list[dict[str, Any]] = json.loads(done.stdout)
+    return results
+
+
+def run_sync(
+    served: Served, *arguments: str, home: Path | None = None, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """`pluto-dist sync`, however it ends."""
+    return subprocess.run(
+        [*SYNC, *arguments],
+        env=served.env() | {"PLUTO_DIST_HOME": str(home or served.base / "nowhere")} | variables,
         cwd=served.base,
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    results: list[dict[str, Any]] = json.loads(done.stdout)
-    return results
 
 
 def copies(served: Served) -> list[str]:
@@ -202,6 +208,36 @@ def test_on_its_own_node_the_coordinator_delivers_or_hears_of_it(served: Served,
     assert served.remote("cut")["status"] == "COMPLETED"
     assert served.missing("cut") == []
     assert rows(served) == [f"row {n}" for n in range(20)]
+
+
+def test_a_run_of_another_server_is_skipped_with_one_story_and_an_exit_code(served: Served) -> None:
+    """G6: nobody believes that it was uploaded; the coordinator of its own server is left alone."""
+    script = cut_off_in_the_middle(served)
+    script.say()
+    assert script.wait() == 0
+    wait_until(lambda: served.document("cut")["verdict"], "the verdict is in the store")
+    kill_all(served, script)
+    other = {"PLUTO_URL_API": "http://127.0.0.1:9", "PLUTO_API_KEY": "mlps_OTHER"}
+    done = run_sync(served, home=served.home, **other)
+    assert done.returncode == 1
+    assert "it belongs to the server" in done.stdout
+    assert "URL OR WHY" in done.stdout
+    assert done.stderr.strip().splitlines() == [
+        "1 of 1 Runs were not uploaded: see why in the last column (`why` in the JSON)"
+    ]
+    assert not served.coordinators()
+
+
+def test_a_run_that_lives_is_left_for_later_unless_it_was_named(served: Served) -> None:
+    """A sync of all that there is may come again; who names a Run wants it now."""
+    script = served.start('pluto.init(run_id="alive", mode="local"); tell("up"); hear()')
+    script.expect("up")
+    assert run_sync(served).returncode == 0
+    done = run_sync(served, "alive")
+    assert done.returncode == 1
+    assert "sync it when it has ended" in done.stdout
+    script.say()
+    assert script.wait() == 0
 
 
 def test_after_a_hard_end_the_server_has_everything(served: Served) -> None:

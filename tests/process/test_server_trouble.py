@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from tests.process.harness import wait_until
@@ -70,7 +72,11 @@ def test_the_last_line_of_a_run_without_a_server_says_what_is_kept_and_how_to_up
 @pytest.mark.parametrize(
     ("body", "error", "says"),
     [
-        ('pluto.init(run_id="r", settings={"api_key": "mlps_WRONG"})', "KeyRefusedError", "key"),
+        (
+            'pluto.init(run_id="r", settings={"api_key": "mlps_WRONG"})',
+            "KeyRefusedError",
+            "key from init(settings={'api_key': …})",
+        ),
         ('pluto.init(run_id="r")', "ServerRefusedError", "at limit"),
         ('pluto.init(run_id="DEM-77", resume=True)', "RunNotFoundError", "DEM-77"),
         ('pluto.init(run_id="r", fork_run_id=99, fork_step=1)', "ForkError", "99"),
@@ -94,6 +100,9 @@ def test_a_refusal_is_an_error_at_once_and_leaves_nothing(
     assert refused.startswith(error)
     assert says in refused
     assert "WRONG" not in refused
+    if error == "KeyRefusedError":
+        assert re.search(r"\(server http://127\.0\.0\.1:\d+, key from", refused)
+        assert "set PLUTO_API_KEY" in refused
     assert script.wait() == 0
     assert served.server.runs() == []
     wait_until(lambda: not list(served.home.glob("spool/leases/*")), "the lease's folder is gone")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
+from collections.abc import Callable
 from pathlib import PurePath
-from typing import ClassVar
+from typing import ClassVar, Concatenate, ParamSpec, Self, TypeVar
 
-from pluto_dist.client.plain import clean_text, shown
+from pluto_dist.client.plain import clean_text, first_line, shown
 from pluto_dist.core.requests import LogType
-from pluto_dist.errors import InvalidRecordError
+from pluto_dist.errors import InvalidRecordError, UsageError
 
 LONGEST_STEM = 100  # bytes; with step, id and extension a name stays below what filesystems take
 LONGEST_EXTENSION = 16
@@ -18,7 +20,51 @@ _NOT_IN_NAMES = re.compile(r"[^\w.-]+")
 _TWO_PARTS = ".tar"
 
 
-class Media:
+class Loggable:
+    """What a user makes for `log()`.
+
+    Attributes:
+        problem: why it cannot be logged, "" if it can.
+    """
+
+    __slots__ = ("problem",)
+    problem: str
+
+    def __new__(cls, *_: object, **__: object) -> Self:
+        """Without a problem, until its making has found one."""
+        made = super().__new__(cls)
+        made.problem = ""
+        return made
+
+
+_Made = TypeVar("_Made", bound=Loggable)
+_Arguments = ParamSpec("_Arguments")
+
+
+def told_by_log(
+    init: Callable[Concatenate[_Made, _Arguments], None],
+) -> Callable[Concatenate[_Made, _Arguments], None]:
+    """For constructors: a value that cannot be encoded does not end the training that made it.
+
+    Losses become NaN, and then histograms of gradients have no bins. `log()` leaves such a value out, counts
+    it and says why, or raises with `strict`. A call with wrong argument names raises here.
+    """
+
+    @functools.wraps(init)
+    def made(self: _Made, /, *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> None:
+        try:
+            init(self, *args, **kwargs)
+        except UsageError as error:
+            self.problem = error.message
+        except Exception as error:  # code of others: numpy, pandas, a tensor on a device that has failed
+            if error.__traceback__ is None or error.__traceback__.tb_next is None:
+                raise  # not even called
+            self.problem = f"making it raised {type(error).__name__}: {first_line(error)}"
+
+    return made
+
+
+class Media(Loggable):
     """A file to be logged.
 
     Attributes:
@@ -59,11 +105,13 @@ class Media:
         return self.extension.rpartition(".")[2] or "bin"
 
     def __repr__(self) -> str:
+        if self.problem:
+            return f"<pluto_dist.{type(self).__name__} that cannot be logged: {self.problem}>"
         what = self.source if isinstance(self.source, str) else f"{len(self.source):,} bytes"
         return f"<pluto_dist.{type(self).__name__} {what}>"
 
 
-class DataValue:
+class DataValue(Loggable):
     """A value that becomes one data row.
 
     Attributes:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pluto_dist.client.media.base import Media, absolute, split_name
+from pluto_dist.client.media.base import Media, absolute, split_name, told_by_log
 from pluto_dist.client.media.notes import as_json
 from pluto_dist.client.plain import clean_text, shown
 from pluto_dist.errors import InvalidRecordError
@@ -23,13 +23,13 @@ class File(Media):
         name: what it is called instead of its own name; its extension stays. Step and an id are added,
             because the server keeps only one object for each name.
 
-    Raises:
-        InvalidRecordError: this is no path.
+    Told by `log()`, which leaves it out or, with `strict`, raises: it is no path.
     """
 
     log_type = "FILE"
     __slots__ = ()
 
+    @told_by_log
     def __init__(self, path: str | os.PathLike[str], name: str | None = None) -> None:
         source = absolute(path, type(self).__name__)
         stem, extension = split_name(source)
@@ -44,13 +44,14 @@ class Artifact(Media):
         caption: a line for people; also what the file is called.
         metadata: a dict that the server keeps with the file.
 
-    Raises:
-        InvalidRecordError: data is neither, or the metadata is no JSON.
+    Told by `log()`, which leaves it out or, with `strict`, raises: data is neither, or the
+    metadata is no JSON.
     """
 
     log_type = "ARTIFACT"
     __slots__ = ()
 
+    @told_by_log
     def __init__(
         self,
         data: str | os.PathLike[str] | bytes | bytearray | None = None,
@@ -92,6 +93,7 @@ class Text(Media):
     log_type = "TEXT"
     __slots__ = ()
 
+    @told_by_log
     def __init__(self, data: object, caption: str | None = None) -> None:
         if _is_file(data):
             source = absolute(data, "Text")  # type: ignore[arg-type] # _is_file says so

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from pluto_dist.client.media.base import Media, absolute, split_name
+from pluto_dist.client.media.base import Media, absolute, split_name, told_by_log
 from pluto_dist.client.media.notes import as_json
 from pluto_dist.client.media.packages import array_of, package
 from pluto_dist.client.plain import first_line, shown
@@ -33,14 +33,14 @@ class Image(Media):
         masks: not recorded by this version.
         annotations: boxes and masks in the form in which the server keeps them, a dict or JSON text.
 
-    Raises:
-        InvalidRecordError: this is no image.
-        MissingPackageError: Pillow is needed to encode it and is not installed.
+    Told by `log()`, which leaves it out or, with `strict`, raises: it is no image, or Pillow
+    is needed to encode it and is not installed.
     """
 
     log_type = "IMAGE"
     __slots__ = ()
 
+    @told_by_log
     def __init__(
         self,
         data: Any,

@@ -7,7 +7,7 @@ import os
 import wave
 from typing import Any
 
-from pluto_dist.client.media.base import Media, absolute, split_name
+from pluto_dist.client.media.base import Media, absolute, split_name, told_by_log
 from pluto_dist.client.media.packages import array_of, package
 from pluto_dist.client.plain import shown
 from pluto_dist.errors import InvalidRecordError
@@ -26,14 +26,14 @@ class Audio(Media):
         caption: a line for people; also what the file is called.
         sample_rate: another name of `rate`.
 
-    Raises:
-        InvalidRecordError: this is no sound.
-        MissingPackageError: numpy is needed to encode it and is not installed.
+    Told by `log()`, which leaves it out or, with `strict`, raises: it is no sound, or numpy
+    is needed to encode it and is not installed.
     """
 
     log_type = "AUDIO"
     __slots__ = ()
 
+    @told_by_log
     def __init__(
         self,
         data: Any,
@@ -64,13 +64,14 @@ class Video(Media):
         format: of bytes: mp4, webm, ogg or gif.
         fps: another name of `rate`.
 
-    Raises:
-        InvalidRecordError: frames were passed, or this is no film.
+    Told by `log()`, which leaves it out or, with `strict`, raises: frames were passed, or it
+    is no film.
     """
 
     log_type = "VIDEO"
     __slots__ = ()
 
+    @told_by_log
     def __init__(
         self,
         data: str | os.PathLike[str] | bytes | bytearray,

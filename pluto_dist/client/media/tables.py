@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from pluto_dist.client.media.base import DataValue
+from pluto_dist.client.media.base import DataValue, told_by_log
 from pluto_dist.client.media.notes import as_json
 from pluto_dist.client.media.packages import array_of, package
 from pluto_dist.client.plain import NotAScalarError, clean_text, scalar_of, shown
@@ -24,15 +24,15 @@ class Histogram(DataValue):
             other than a number a pair of counts and bin edges, one more than counts, evenly spaced.
         bins: how many bins of equal width.
 
-    Raises:
-        InvalidRecordError: there are no numbers, or the edges do not fit.
-        MissingPackageError: numpy is needed for numbers and is not installed.
+    Told by `log()`, which leaves it out or, with `strict`, raises: no number is finite, the
+    edges do not fit, or numpy is needed for numbers and is not installed.
     """
 
     log_type = "HISTOGRAM"
     data_type = "histogram"
     __slots__ = ()
 
+    @told_by_log
     def __init__(self, data: Any, bins: Any = 64) -> None:
         counts, edges = _counted(data, bins) if isinstance(bins, int) else _given(data)
         drawn = {
@@ -53,14 +53,15 @@ class Table(DataValue):
         columns, rows: their names; a DataFrame has its own.
         table, dataframe: other ways to pass `data`.
 
-    Raises:
-        InvalidRecordError: the rows differ in length or number from the names, or it is too large.
+    Told by `log()`, which leaves it out or, with `strict`, raises: the rows differ in length
+    or number from the names, or it is too large.
     """
 
     log_type = "TABLE"
     data_type = "table"
     __slots__ = ()
 
+    @told_by_log
     def __init__(
         self,
         data: Any = None,
