@@ -118,8 +118,9 @@ class Views:
         The last one out of a local Run is about to exit: its exit code is not known yet, and if everything is
         killed now, nobody will ever learn it. So the status is there that it has without that code.
         """
-        expected = self._assess(run).expected
-        if expected is None or run.target.mode != "local":
+        assessment = self._assess(run)
+        expected = assessment.expected or assessment.verdict  # the members are being heard for it just now
+        if run.ended or expected is None or run.target.mode != "local":
             return self.document(run)
         ended_ms = self._context.now.wall_ms
         return self.document(

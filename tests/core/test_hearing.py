@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
+from pluto_dist.core.effects import WriteDocument
 from pluto_dist.core.verdict import DRAIN_S
+from tests.core.processes import LOCAL
 from tests.core.world import World
 
 
@@ -73,3 +76,20 @@ def test_the_last_rank_of_a_short_job_is_no_stranger() -> None:
     run = world.run("x")
     assert run.status == "FAILED"
     assert world.server.only().values("loss/rank1") == [2.0]
+
+
+def test_while_members_are_heard_the_store_does_not_forget_how_the_run_ended() -> None:
+    """G3, R11: everything may be killed in that very moment."""
+    world = World(LOCAL)
+    written: list[str] = []
+    world.observers.append(
+        lambda effect: (
+            written.append(msgspec.json.decode(effect.body)["status"])
+            if isinstance(effect, WriteDocument)
+            else None
+        )
+    )
+    world.process("train").init("x").finish(at_exit=True).exit(0)
+    ended = written.index("COMPLETED")
+    assert len(written) > ended + 1
+    assert set(written[ended:]) == {"COMPLETED"}

@@ -110,6 +110,9 @@ def test_a_disk_that_is_full_at_the_start_stops_no_training_that_asks_for_its_ru
             "within_s": time.perf_counter() - began,
         })
         hear()
+        deadline = time.monotonic() + 20
+        while run.display_id is None and time.monotonic() < deadline:
+            time.sleep(0.05)
         tell_json("later", [run.display_id, run.config])
     """)
     known = script.expect_json("known")
