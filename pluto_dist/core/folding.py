@@ -109,7 +109,7 @@ class Folding:
         if lease.role == "side":
             self._context.note(lease.run or "", "side_died", label=lease.label, signal=event.signal)
         elif not lease.said:
-            self._context.change_lease(lease, evidence=(*lease.evidence, self._evidence_of(event)))
+            self._context.change_lease(lease, evidence=(*lease.evidence, self._evidence_of(event, lease)))
         return True
 
     def _exit_code_known(self, lease: Lease, event: ProcessDied) -> None:
@@ -117,7 +117,7 @@ class Folding:
         failed = bool(event.signal) or event.exit_code not in (None, 0)
         evidence = lease.evidence
         if failed and not lease.said:
-            evidence = (*evidence, self._evidence_of(event))
+            evidence = (*evidence, self._evidence_of(event, lease))
         self._context.change_lease(lease, code_awaited=False, evidence=evidence)
 
     def lease_removed(self, lease_id: str) -> None:
@@ -264,7 +264,8 @@ class Folding:
             lease, state="ended", ended_at=now.at, ended_ms=now.wall_ms, end_reason="gave_up"
         )
 
-    def _evidence_of(self, event: ProcessDied) -> Evidence:
+    def _evidence_of(self, event: ProcessDied, lease: Lease) -> Evidence:
+        """A death, which comes after whatever the process said itself."""
         now = self._context.now
         kind: EvidenceKind = (
             "signal" if event.signal else "exit" if event.exit_code is not None else "vanished"
@@ -276,6 +277,6 @@ class Folding:
             message="its program was replaced by exec" if event.replaced else "",
             signal=event.signal,
             exit_code=event.exit_code,
-            alive_until=event.alive_until,
+            alive_until=max([event.alive_until, *(said.at for said in lease.evidence)]),
             oom=event.oom,
         )

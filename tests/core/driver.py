@@ -49,6 +49,7 @@ class Driver:
         self.server = Server()
         self.invariants = Invariants(self)
         self.now = 100_000.0
+        self.polled_before_s = 0.0  # a death is noticed this long after its process was last known to live
         self.nudges = True
         self.hold: set[str] = set()
         self.saves: dict[tuple[str, str], bytes] = {}
@@ -301,7 +302,7 @@ class Driver:
         self._events.append(
             on.ProcessDied(
                 lease_id=lease_id,
-                alive_until=self.now,
+                alive_until=self.now - self.polled_before_s,
                 exit_code=code,
                 signal=signal,
                 oom=process.oom and seen,

@@ -93,3 +93,15 @@ def test_while_members_are_heard_the_store_does_not_forget_how_the_run_ended() -
     ended = written.index("COMPLETED")
     assert len(written) > ended + 1
     assert set(written[ended:]) == {"COMPLETED"}
+
+
+def test_a_death_comes_after_what_the_process_said_itself() -> None:
+    """R10: it was last known to live before its SIGTERM came, which it said while it lived."""
+    world = World()
+    (owner,) = world.launch().start(0)
+    owner.init("x")
+    world.polled_before_s = 0.5
+    owner.evidence("signal", signal="SIGTERM", ignored=True)
+    owner.kill()
+    world.wait(DRAIN_S)
+    assert world.run("x").status == "TERMINATED"

@@ -149,6 +149,7 @@ def test_two_inits_of_one_job_are_two_runs(shared_served: Served) -> None:
         "    run = pluto.init(project='jobs', config={'lr': lr})\n"
         "    train(run, 4)\n"
         "    say('ready', facts(run) | {'lr': run.config['lr']})\n"
+        "    meet()\n"
         "    run.finish()\n"
         "cause()\n"
         "leave()\n"
