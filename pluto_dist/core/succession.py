@@ -6,6 +6,7 @@ from pluto_dist.core.book import Config
 from pluto_dist.core.claims import launched
 from pluto_dist.core.context import Context
 from pluto_dist.core.effects import WatchLauncher
+from pluto_dist.core.ids import Job
 from pluto_dist.core.lifecycle import Opened
 from pluto_dist.core.nodes import first_line, node_name
 from pluto_dist.core.phase import members_of
@@ -30,17 +31,7 @@ class Succession:
         for other in others:
             if other.role == "owner":  # it lives on although a person has ended its Run
                 self._supersede(other)
-        run = self._context.change_run(
-            run,
-            owner=lease.lease_id,
-            epoch=run.epoch + 1,
-            job_key=job.key,
-            attempt=job.attempt,
-            max_restarts=job.max_restarts,
-            launcher=job.launcher,
-            launcher_gone_at=None,
-            boot_id=self._context.boot_id,
-        )
+        run = self._begin(run, job, owner=lease.lease_id)
         for other in others if successor else ():
             if other.role == "worker" and other.epoch == run.epoch - 1:
                 self._context.change_lease(other, epoch=run.epoch)  # ranks of this attempt keep their say
@@ -55,8 +46,9 @@ class Succession:
             run = self.new_attempt(run, lease.opened)
         if job.launcher is not None:
             self._context.emit(WatchLauncher(run=run.key, identity=job.launcher))
-        return self._context.change_run(
+        return self._begin(
             run,
+            job,
             relay=node_name(lease.opened),
             status="RUNNING",
             verdict=None,
@@ -66,6 +58,13 @@ class Succession:
             prior=None,
             cancelled=False,
             owner=None,
+            next_line=max(run.next_line, first_line(lease.opened)),
+        )
+
+    def _begin(self, run: Run, job: Job, **changes: object) -> Run:
+        """What belongs to one start of a job by its launcher begins anew."""
+        return self._context.change_run(
+            run,
             epoch=run.epoch + 1,
             job_key=job.key,
             attempt=job.attempt,
@@ -73,7 +72,7 @@ class Succession:
             launcher=job.launcher,
             launcher_gone_at=None,
             boot_id=self._context.boot_id,
-            next_line=max(run.next_line, first_line(lease.opened)),
+            **changes,
         )
 
     def alone(self, run: Run) -> Run:

@@ -6,19 +6,15 @@ Importing Lightning takes seconds, so each script tells several things; all of t
 from __future__ import annotations
 
 import importlib.util
-import json
 import subprocess
 import sys
-import textwrap
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
 
 import pytest
 
 from tests.official import OFFICIAL_PYTHON, needs_official_client
-from tests.process.harness import Node, Script, events, lease
-from tests.process.torchjob import START_S, TorchJob
+from tests.process.harness import Node, events, lease
+from tests.process.stories import Stories, steps_of, tell, told
 
 pytestmark = [
     pytest.mark.timeout(400),
@@ -142,48 +138,19 @@ leave()
 JOBS = {"ranks": None, "ranks_raise": 1}
 
 
-class Told:
-    """A script that is over."""
-
-    def __init__(self, process: Script, code: int) -> None:
-        self.process, self.code = process, code
-
-    def json(self, word: str) -> Any:
-        """What it said after this word."""
-        return json.loads(self.text(word))
-
-    def text(self, word: str) -> str:
-        """The same, as it said it."""
-        (found,) = [line for line in self.process.lines if line.partition(" ")[0] == word]
-        return found.partition(" ")[2]
-
-
-def _script(node: Node, name: str, body: str) -> Told:
-    script = node.start(MODULE + textwrap.dedent(body), name=name, env={"OMP_NUM_THREADS": "1"})
-    return Told(script, script.wait(3 * START_S))
-
-
-def _job(node: Node, name: str) -> tuple[TorchJob, int]:
-    job = TorchJob(node, name, JOB.format(name=name, failing_rank=JOBS[name]), ranks=2, train=MODULE)
-    return job, job.wait(3 * START_S)[0]
-
-
 @pytest.fixture(scope="module")
-def stories(shared_node: Node) -> Iterator[dict[str, Future[Any]]]:
-    """All scripts and jobs, two at a time: one trains while the other imports."""
-    with ThreadPoolExecutor(2) as pool:
-        made = {name: pool.submit(_job, shared_node, name) for name in JOBS}
-        yield made | {name: pool.submit(_script, shared_node, name, SCRIPTS[name]) for name in SCRIPTS}
+def stories(shared_node: Node) -> Iterator[Stories]:
+    """All scripts and jobs of this module."""
+    with told(shared_node, MODULE, SCRIPTS, JOB, JOBS) as made:
+        yield made
 
 
-def test_fits_and_tests_of_one_logger_are_one_run(shared_node: Node, stories: dict[str, Future[Any]]) -> None:
+def test_fits_and_tests_of_one_logger_are_one_run(shared_node: Node, stories: Stories) -> None:
     """G7: `finalize` ends nothing; the Run ends with the interpreter, COMPLETED, and has every step."""
     told, found = stories["fits"].result(), shared_node.ended("fits")
     assert (found["status"], told.code, found["project"]) == ("COMPLETED", 0, "pluto")
     assert told.json("facts")["status"] == "RUNNING"
-    steps: dict[str, list[int]] = {}
-    for point in shared_node.points("fits"):
-        steps.setdefault(point.name, []).append(point.step)
+    steps = steps_of(shared_node, "fits")
     assert steps["p/loss"] == [0, 1, 2, 3, 0, 1, 2, 3, 4, 5]
     assert steps["p/test_loss"] == [4]
     assert steps["p/again"] == [7]
@@ -192,9 +159,7 @@ def test_fits_and_tests_of_one_logger_are_one_run(shared_node: Node, stories: di
     }  # fmt: skip
 
 
-def test_checkpoints_are_in_the_folder_of_project_and_run(
-    shared_node: Node, stories: dict[str, Future[Any]]
-) -> None:
+def test_checkpoints_are_in_the_folder_of_project_and_run(shared_node: Node, stories: Stories) -> None:
     told, folder = stories["fits"].result(), str(shared_node.base)
     run_id = told.json("facts")["run_id"]
     assert told.json("named") == ["pluto", run_id, folder]
@@ -202,9 +167,7 @@ def test_checkpoints_are_in_the_folder_of_project_and_run(
 
 
 @pytest.mark.parametrize("name", ["raises", "caught"])
-def test_an_exception_in_a_fit_is_evidence(
-    shared_node: Node, stories: dict[str, Future[Any]], name: str
-) -> None:
+def test_an_exception_in_a_fit_is_evidence(shared_node: Node, stories: Stories, name: str) -> None:
     """G7, R9: the Run is FAILED and names it, also where the script goes on."""
     told, found = stories[name].result(), shared_node.ended(name)
     assert (found["status"], told.code) == ("FAILED", 1 if name == "raises" else 0)
@@ -213,18 +176,14 @@ def test_an_exception_in_a_fit_is_evidence(
     assert "training_step" in failure["traceback"]
 
 
-def test_the_scripts_last_word_overrules_a_caught_exception(
-    shared_node: Node, stories: dict[str, Future[Any]]
-) -> None:
+def test_the_scripts_last_word_overrules_a_caught_exception(shared_node: Node, stories: Stories) -> None:
     """R9: `finish(code=0)`; and a second logger has a Run of its own."""
     stories["caught"].result()
     assert shared_node.ended("overruled")["status"] == "COMPLETED"
     assert shared_node.document("overruled")["run_id"] != shared_node.document("caught")["run_id"]
 
 
-def test_a_run_of_the_script_is_used_and_not_ended(
-    shared_node: Node, stories: dict[str, Future[Any]]
-) -> None:
+def test_a_run_of_the_script_is_used_and_not_ended(shared_node: Node, stories: Stories) -> None:
     """G1: whoever opened it ends it."""
     told, found = stories["fits"].result(), shared_node.ended("own")
     assert told.json("same") is True
@@ -247,7 +206,7 @@ def test_hyperparameters_of_a_side_come_under_its_label(shared_node: Node) -> No
         name="owner",
     )
     owner.expect("ready")
-    told = _script(shared_node, "beside", SIDE)
+    told = tell(shared_node, "beside", MODULE + SIDE)
     assert (told.json("facts")["role"], told.code) == ("side", 0)
     owner.say()
     assert owner.wait() == 0
@@ -256,14 +215,12 @@ def test_hyperparameters_of_a_side_come_under_its_label(shared_node: Node) -> No
     assert "test_loss" in {point.logged_as for point in shared_node.points("own-live")}
 
 
-def test_a_script_that_has_disabled_its_run_gets_none(
-    shared_node: Node, stories: dict[str, Future[Any]]
-) -> None:
+def test_a_script_that_has_disabled_its_run_gets_none(shared_node: Node, stories: Stories) -> None:
     assert stories["caught"].result().code == 0
     assert "disabled" not in {each["name"] for each in shared_node.documents()}
 
 
-def test_sigterm_ends_a_fit_as_lightning_ends_it(shared_node: Node, stories: dict[str, Future[Any]]) -> None:
+def test_sigterm_ends_a_fit_as_lightning_ends_it(shared_node: Node, stories: Stories) -> None:
     """R9: Lightning leaves its loop and calls its callbacks, as without us; the Run is TERMINATED."""
     told, found = stories["preempted"].result(), shared_node.ended("preempted")
     assert told.text("saved") == "SIGTERMException"
@@ -271,7 +228,7 @@ def test_sigterm_ends_a_fit_as_lightning_ends_it(shared_node: Node, stories: dic
     assert found["verdict"]["first_failure"]["signal"] == "SIGTERM"
 
 
-def test_ranks_of_torchrun_share_one_run(shared_node: Node, stories: dict[str, Future[Any]]) -> None:
+def test_ranks_of_torchrun_share_one_run(shared_node: Node, stories: Stories) -> None:
     """G1, G10: rank 0 logs what Lightning logs; every rank has a handle of the Run, and no dummy."""
     (job, code), found = stories["ranks"].result(), shared_node.ended("ranks")
     assert (found["status"], code) == ("COMPLETED", 0), found["verdict"]
@@ -286,9 +243,7 @@ def test_ranks_of_torchrun_share_one_run(shared_node: Node, stories: dict[str, F
     }  # fmt: skip
 
 
-def test_an_exception_in_rank_1_is_the_runs_failure(
-    shared_node: Node, stories: dict[str, Future[Any]]
-) -> None:
+def test_an_exception_in_rank_1_is_the_runs_failure(shared_node: Node, stories: Stories) -> None:
     """G7: FAILED with rank 1's exception, and not with what it did to rank 0."""
     (_, code), found = stories["ranks_raise"].result(), shared_node.ended("ranks_raise")
     failure = found["verdict"]["first_failure"]
@@ -296,9 +251,7 @@ def test_an_exception_in_rank_1_is_the_runs_failure(
     assert (failure["rank"], failure["type"], failure["message"]) == (1, "ValueError", "boom")
 
 
-def test_peers_that_lightning_starts_are_workers_of_one_run(
-    shared_node: Node, stories: dict[str, Future[Any]]
-) -> None:
+def test_peers_that_lightning_starts_are_workers_of_one_run(shared_node: Node, stories: Stories) -> None:
     """R4: `devices=2` without a launcher, and the Run was opened before the peers were there."""
     told, found = stories["peers"].result(), shared_node.ended("peers")
     assert (found["status"], told.code) == ("COMPLETED", 0), found["verdict"]

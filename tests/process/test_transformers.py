@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import subprocess
 import sys
-import textwrap
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
 
 import pytest
 
 from tests.official import OFFICIAL_PYTHON, needs_official_client
-from tests.process.harness import Node, Script, lease
-from tests.process.torchjob import START_S, TorchJob
+from tests.process.harness import Node, lease
+from tests.process.stories import Stories, steps_of, told
 
 
 def _installed(*names: str) -> bool:
@@ -108,59 +104,26 @@ torch.distributed.destroy_process_group()
 JOBS = {"ranks": None, "ranks_raise": 1}
 
 
-class Told:
-    """A script that is over."""
-
-    def __init__(self, process: Script, code: int) -> None:
-        self.process, self.code = process, code
-
-    def json(self, word: str) -> Any:
-        """What it said after this word."""
-        (found,) = [line for line in self.process.lines if line.partition(" ")[0] == word]
-        return json.loads(found.partition(" ")[2])
-
-
-def _script(node: Node, name: str) -> Told:
-    body = MODEL + textwrap.dedent(SCRIPTS[name])
-    script = node.start(body, name=name, env={"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"})
-    return Told(script, script.wait(3 * START_S))
-
-
-def _job(node: Node, name: str) -> tuple[TorchJob, int]:
-    job = TorchJob(node, name, JOB.format(name=name, failing_rank=JOBS[name]), ranks=2, train=MODEL)
-    return job, job.wait(3 * START_S)[0]
-
-
 @pytest.fixture(scope="module")
-def stories(shared_node: Node) -> Iterator[dict[str, Future[Any]]]:
-    """All scripts and jobs, two at a time: one trains while the other imports."""
-    with ThreadPoolExecutor(2) as pool:
-        made = {name: pool.submit(_job, shared_node, name) for name in JOBS}
-        yield made | {name: pool.submit(_script, shared_node, name) for name in SCRIPTS}
+def stories(shared_node: Node) -> Iterator[Stories]:
+    """All scripts and jobs of this module."""
+    with told(shared_node, MODEL, SCRIPTS, JOB, JOBS) as made:
+        yield made
 
 
-def _steps(node: Node, run: str) -> dict[str, list[int]]:
-    steps: dict[str, list[int]] = {}
-    for point in node.points(run):
-        steps.setdefault(point.name, []).append(point.step)
-    return steps
-
-
-def test_all_that_one_callback_sees_is_one_run(shared_node: Node, stories: dict[str, Future[Any]]) -> None:
+def test_all_that_one_callback_sees_is_one_run(shared_node: Node, stories: Stories) -> None:
     """G7: train, evaluate, predict, train again; the Run ends with the interpreter."""
     told, found = stories["trains"].result(), shared_node.ended("trains")
     assert (found["status"], told.code) == ("COMPLETED", 0)
     assert (found["project"], found["tags"]) == ("hf", ["tiny"])
     assert told.json("facts")["status"] == "RUNNING"
-    steps = _steps(shared_node, "trains")
+    steps = steps_of(shared_node, "trains")
     assert steps["train/loss"] == [1, 2, 3, 4, 1, 2, 3, 4]
     assert steps["train/learning_rate"] == steps["train/loss"]
     assert (steps["eval/loss"], steps["test/loss"]) == ([4], [4])
 
 
-def test_the_config_has_the_training_arguments_and_the_models(
-    shared_node: Node, stories: dict[str, Future[Any]]
-) -> None:
+def test_the_config_has_the_training_arguments_and_the_models(shared_node: Node, stories: Stories) -> None:
     stories["trains"].result()
     config = shared_node.ended("trains")["config"]
     assert (config["learning_rate"], config["max_steps"], config["run_name"]) == (0.01, 4, "trains")
@@ -168,19 +131,15 @@ def test_the_config_has_the_training_arguments_and_the_models(
     assert config["id2label"] == {"0": "LABEL_0", "1": "LABEL_1"}
 
 
-def test_a_run_of_the_script_is_used_and_not_ended(
-    shared_node: Node, stories: dict[str, Future[Any]]
-) -> None:
+def test_a_run_of_the_script_is_used_and_not_ended(shared_node: Node, stories: Stories) -> None:
     """G1: whoever opened it ends it; an evaluation without a training finds it too."""
     told, found = stories["trains"].result(), shared_node.ended("own")
     assert told.json("same") is True
     assert (found["status"], found["config"]) == ("COMPLETED", {"a": 1, "b": 2})
-    assert {"eval/loss": [0], "after": [9]}.items() <= _steps(shared_node, "own").items()
+    assert {"eval/loss": [0], "after": [9]}.items() <= steps_of(shared_node, "own").items()
 
 
-def test_an_exception_in_a_training_is_the_runs_failure(
-    shared_node: Node, stories: dict[str, Future[Any]]
-) -> None:
+def test_an_exception_in_a_training_is_the_runs_failure(shared_node: Node, stories: Stories) -> None:
     """G7, R9."""
     told, found = stories["raises"].result(), shared_node.ended("raises")
     failure = found["verdict"]["first_failure"]
@@ -189,19 +148,19 @@ def test_an_exception_in_a_training_is_the_runs_failure(
 
 
 def test_each_trial_of_a_search_is_a_run_and_so_is_the_training_after_it(
-    shared_node: Node, stories: dict[str, Future[Any]]
+    shared_node: Node, stories: Stories
 ) -> None:
     assert stories["search"].result().code == 0
     rates = set()
     for run_id, name in (("search", "trial0"), ("search-2", "trial1"), ("search-3", "best")):
         found = shared_node.ended(run_id)
         assert (found["status"], found["name"], found["config"]["space"]) == ("COMPLETED", name, "small")
-        assert _steps(shared_node, run_id)["train/loss"] == [1, 2, 3, 4]
+        assert steps_of(shared_node, run_id)["train/loss"] == [1, 2, 3, 4]
         rates.add(found["config"]["learning_rate"])
     assert len(rates) == 2  # the last one has the better one's
 
 
-def test_ranks_of_torchrun_share_one_run(shared_node: Node, stories: dict[str, Future[Any]]) -> None:
+def test_ranks_of_torchrun_share_one_run(shared_node: Node, stories: Stories) -> None:
     """G1, G10: process zero logs, every rank is there."""
     (job, code), found = stories["ranks"].result(), shared_node.ended("ranks")
     assert (found["status"], code) == ("COMPLETED", 0), found["verdict"]
@@ -209,12 +168,10 @@ def test_ranks_of_torchrun_share_one_run(shared_node: Node, stories: dict[str, F
     for rank, facts in job.ready().items():
         assert (facts["role"], facts["run_id"]) == ("worker" if rank else "owner", found["run_id"])
         assert lease(found, rank=rank)["lease_id"] == facts["lease_id"]
-    assert _steps(shared_node, "ranks")["train/loss"] == [1, 2, 3, 4]
+    assert steps_of(shared_node, "ranks")["train/loss"] == [1, 2, 3, 4]
 
 
-def test_an_exception_in_rank_1_is_the_runs_failure(
-    shared_node: Node, stories: dict[str, Future[Any]]
-) -> None:
+def test_an_exception_in_rank_1_is_the_runs_failure(shared_node: Node, stories: Stories) -> None:
     """G7: FAILED with rank 1's exception, and not with what it did to rank 0."""
     (_, code), found = stories["ranks_raise"].result(), shared_node.ended("ranks_raise")
     failure = found["verdict"]["first_failure"]
