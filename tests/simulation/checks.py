@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from pluto_dist.core.book import Book
 from pluto_dist.core.merge import MAX_TAGS
 from pluto_dist.core.messages import View
 from pluto_dist.core.records import Feed, Lease, Run, Verdict
@@ -184,14 +185,16 @@ class Checks:
 
     def reported(self, stored: StoredRun, report: StatusReport) -> None:
         """The server is being told how a Run ended."""
-        coordinator = self.world.coordinator
-        run = next((r for r in coordinator.book.runs if r.id == stored.id), None) if coordinator else None
-        if run is None or coordinator is None or run.verdict is None:
+        found = (
+            (book, run) for book in self._books() for run in book.runs if run.id == stored.id and run.verdict
+        )
+        book, run = next(found, (None, None))
+        if book is None or run is None or run.verdict is None:
             raise ViolationError(f"a status of Run {stored.id} is sent, and nobody has decided it")
         self.world.say("status", f"{run.external_id}: {report.status}")
         decided = run.cancelled or report.status == run.verdict.status  # a cancel may cross the report
         self.expect(decided, "another status than the verdict's is sent")
-        for lease in coordinator.book.leases_of(run.key):
+        for lease in book.leases_of(run.key):
             member = lease.role in ("owner", "worker") and lease.epoch == run.epoch
             # A worker may end while the status is on its way already.
             before = not lease.alive and (lease.ended_ms or 0) <= (run.ended_ms or 0)
@@ -235,9 +238,13 @@ class Checks:
                     self.expect(self._arrived(value), f"G3: {path} is removed with {value}, which is nowhere")
 
     def _refused(self, lease_id: str) -> bool:
-        coordinator = self.world.coordinator
-        lease = coordinator.book.leases.get(lease_id) if coordinator else None
-        return lease is not None and not lease.participant
+        leases = [book.leases.get(lease_id) for book in self._books()]
+        return any(lease is not None and not lease.participant for lease in leases)
+
+    def _books(self) -> list[Book]:
+        """Of the coordinator, then of one beside it, which acts until the fence stops it."""
+        both = (self.world.coordinator, self.world.usurped)
+        return [coordinator.book for coordinator in both if coordinator is not None]
 
     def cancelled(self, run_id: int) -> None:
         """Somebody pressed stop on the server."""

@@ -72,6 +72,7 @@ class World:
         self.target = PLUTO if plan.mode == "pluto" else LOCAL
         self.checks = Checks(self)
         self.coordinator: SimCoordinator | None = None
+        self.usurped: SimCoordinator | None = None  # the one before, beside which another one was started
         self.processes: list[Process] = []
         self.leases: dict[str, Process] = {}
         self.launchers: dict[str, Launcher] = {}
@@ -317,6 +318,7 @@ class World:
                 if fault.kind == "kill":
                     process.die((None, "SIGKILL"))
             case "usurp" if self.coordinator is not None:
+                self.usurped = self.coordinator
                 self.coordinator_left(self.coordinator)  # it goes on, and nobody speaks to it any more
                 self.launch("somebody who found no lock")
             case "teardown" | "power":
