@@ -229,7 +229,7 @@ def test_tags_and_config_of_all_nodes_meet_on_the_server() -> None:
     nodes.ranks[3].add_tags("more")
     nodes.wait(5)
     server = nodes.server.only()
-    assert set(server.tags) == {"here", "there", "more"}
+    assert set(server.tags) == {"t1", "t2", "t3", "here", "there", "more"}
     assert msgspec.json.decode(server.config) == {"lr": 0, "here": 1, "there": 1}
 
 
