@@ -65,7 +65,7 @@ def init(
         project: created on first use; default "pluto".
         name: for people.
         config: dict, dataclass, namespace, OmegaConf, …; a snapshot is taken.
-        settings: any setting by its name, see the README.
+        settings: any setting by its name, see `docs/settings.md`.
         tags: one or several.
         run_id: id of an existing Run (number, display id), or an id of your own choice.
         resume: go on with an existing Run.
