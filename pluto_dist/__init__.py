@@ -12,6 +12,7 @@ Layers; imports point inwards (`tests/test_layers.py` holds them):
     spool       record files of a process, written and read
     transport   the socket between processes and their coordinator
     backend     where records go: the store folder, or the Pluto server
+    cluster     what the nodes of a job share: etcd
     state       the coordinator's database
     node        the coordinator process, and what this machine is like
     client      what runs in the trainer
