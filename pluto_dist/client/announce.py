@@ -48,7 +48,7 @@ def key_found(settings: Settings) -> None:
 
 
 def adds_no_tags(view: View | None, tags: tuple[str, ...]) -> None:
-    """Whoever gave tags to `init()` learns that joining changes nothing: as a side, or on a node that relays."""
+    """Tags that were given to `init()` and that joining does not add: as a side, or on a node that relays."""
     if view is None or view.run is None or view.role == "owner":
         return
     missing = [tag for tag in tags if tag not in view.run.tags]
