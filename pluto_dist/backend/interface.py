@@ -26,6 +26,7 @@ from pluto_dist.core.requests import (
     Status,
     StatusReport,
     StreamKind,
+    TagsChange,
     Unavailable,
 )
 
@@ -43,6 +44,7 @@ __all__ = [
     "Status",
     "StatusReport",
     "StreamKind",
+    "TagsChange",
     "Unavailable",
 ]
 
@@ -84,13 +86,16 @@ class Backend(Protocol):
         ...
 
     def report(self, run: BackendRun, report: StatusReport) -> Outcome:
-        """Sets the status."""
+        """Sets the status; `Told` says what it is then, which a backend with a will of its own decides.
+
+        An end that nobody meant is replaced: the server marks a Run FAILED that was silent for too long.
+        """
         ...
 
-    def put_tags(
-        self, run: BackendRun, tags: tuple[str, ...], base: tuple[str, ...] | None = None
-    ) -> Outcome:
-        """Makes the tags these; with `base` only what differs from it, and what others did to them stays."""
+    def put_tags(self, run: BackendRun, change: TagsChange) -> Outcome:
+        """Makes the tags those that are wanted; with a base only what differs from it, and what others did
+        to them stays. `Told` says what they are then.
+        """
         ...
 
     def merge_config(self, run: BackendRun, patch: bytes) -> Outcome:
@@ -104,7 +109,7 @@ class Backend(Protocol):
     def revive(self, run: BackendRun) -> Outcome:
         """Takes back an end that nobody meant: the server marks a Run FAILED that was silent for too long.
 
-        Any other end stays as it is. Without this, the true status could not replace the wrong one.
+        Any other end stays as it is; `Told` says which it is.
         """
         ...
 

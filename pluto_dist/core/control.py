@@ -21,13 +21,15 @@ from pluto_dist.core.context import Context
 from pluto_dist.core.effects import BeatRun, Control
 from pluto_dist.core.events import Beaten, Controlled
 from pluto_dist.core.lane import backend_run
-from pluto_dist.core.outcomes import Delivered, Rejected, Retry, Unknown
+from pluto_dist.core.merge import merge_tags
+from pluto_dist.core.outcomes import Delivered, Outcome, Rejected, Retry, Unknown
 from pluto_dist.core.records import Run, Verdict
-from pluto_dist.core.requests import StatusReport, TagsChange
+from pluto_dist.core.requests import Status, StatusReport, TagsChange, Told
 
+POLL_S = 4.0  # while somebody trains, because only the answer to a heartbeat tells of a cancel
 BEAT_S = 20.0  # the server forgets a Run 150 s after its last heartbeat and stores at most one each 30 s
+APART_S = 0.25  # a node with many Runs asks no more often than this
 BEATING_S = 1.0  # a sign of life takes milliseconds, unless the server is in trouble
-SILENT_S = 100.0  # after this time without a beat that arrived, the server may have marked the Run FAILED
 MAX_NAMES = 1000
 TRIES = 3  # the status does not wait longer for an errand that fails, a few seconds
 GIVE_UP_S = 86_400.0  # an outage of a day is an outage; longer, the server means this very errand
@@ -61,13 +63,19 @@ class Controls:
         self._trials: dict[str, dict[str, Trial]] = {}
         self._beats: dict[str, float] = {}
         self._beating: dict[str, float] = {}
-        self._alive_at: dict[str, float] = {}
+        self._unheard: dict[str, int] = {}
         self._reaped: set[str] = set()
         self._tried_last: set[str] = set()
         self._token = 0
 
-    def advance(self, run: Run, *, may_report: bool, lives: bool) -> None:
-        """Sends the next thing that the backend does not have yet."""
+    def advance(self, run: Run, *, may_report: bool, beat_s: float | None) -> None:
+        """Sends the next thing that the backend does not have yet.
+
+        Args:
+            run: whose.
+            may_report: nothing holds the terminal status up.
+            beat_s: how often the backend is told that the Run lives, None if it does not.
+        """
         if run.id is None or run.opening:
             return
         if run.target.mode == "local":
@@ -75,7 +83,7 @@ class Controls:
             return
         if not self._context.may_talk(run):
             return
-        self._beat(run, lives)
+        self._beat(run, beat_s)
         if run.key in self._errands:
             return
         errand = self._next(run, may_report)
@@ -101,7 +109,7 @@ class Controls:
         self._context.heard_of_key(run, event.outcome)
         match event.outcome:
             case Delivered():
-                self._done(run, errand)
+                self._done(run, errand, event.outcome)
                 if errand.operation == "status":
                     self._context.note(event.run, "reported", status=run.status)
             case Rejected(reason=reason):
@@ -118,22 +126,29 @@ class Controls:
         if run is None:
             return
         self._beating.pop(run.key, None)
-        if run.ended:
-            self._context.touch(run.key)  # its status may have waited for this
+        self._beat_again(run, event.beat.outcome)
+        late = self._beats.get(run.key, 0.0) <= self._context.now.at
+        if run.ended or late:
+            self._context.touch(run.key)  # its status, or the next sign of life, may have waited for this one
         self._context.heard_of_key(run, event.beat.outcome)
         if run.relay and event.beat.status is not None:
             self._context.change_run(
                 run, status=event.beat.status, cancelled=event.beat.status == "CANCELLED"
             )
             return
+        if isinstance(event.beat.outcome, Rejected):
+            self._refusal(run, "heartbeat", event.beat.outcome.reason)
+            return
         match event.beat.status:
-            case "RUNNING":
-                self._alive_at[run.key] = self._context.now.at
             case "CANCELLED" if not run.cancelled:
                 self._cancelled(run)
-            case "FAILED" if not run.ended:
+            case "FAILED" if not run.ended and run.server_status != "FAILED":
                 self._reaped.add(run.key)
                 self._context.touch(run.key)
+            case None:
+                pass
+            case status if not run.ended:
+                self._server_says(run, status)
 
     def deadline(self, run: str) -> float | None:
         """When `advance` may have something to do for this Run, if nothing happens before."""
@@ -149,20 +164,31 @@ class Controls:
 
     def forget(self, run: str) -> None:
         """The Run is forgotten."""
-        for known in (self._errands, self._trials, self._beats, self._beating, self._alive_at):
+        for known in (self._errands, self._trials, self._beats, self._beating, self._unheard):
             known.pop(run, None)
         self._context.reporting.discard(run)
         self._reaped.discard(run)
         self._tried_last.discard(run)
 
-    def _beat(self, run: Run, lives: bool) -> None:
+    def _beat(self, run: Run, every_s: float | None) -> None:
+        """One on its way at the most: a server that hangs must not find a queue of them when it wakes up."""
         now = self._context.now.at
-        if not lives:
+        if every_s is None:
             self._beats.pop(run.key, None)
-        elif now >= self._beats.get(run.key, 0.0):
-            self._beats[run.key] = now + BEAT_S
+        elif run.key not in self._beating and now >= self._beats.get(run.key, 0.0):
+            self._beats[run.key] = now + max(every_s, APART_S * len(self._beats))
             self._beating[run.key] = now
             self._context.emit(BeatRun(run=backend_run(run)))
+
+    def _beat_again(self, run: Run, outcome: Outcome) -> None:
+        """A server that is in trouble is not asked as often."""
+        if isinstance(outcome, Delivered):
+            self._unheard.pop(run.key, None)
+            return
+        failures = self._unheard.get(run.key, 0)
+        self._unheard[run.key] = failures + 1
+        wait_s = min(BEAT_S, backoff_s(failures, self._context.now.jitter))
+        self._beats[run.key] = max(self._beats.get(run.key, 0.0), self._context.now.at + wait_s)
 
     def _is_beating(self, run: Run) -> bool:
         """Whether a sign of life is on its way: it should not come after the end, nor hold that up long."""
@@ -174,8 +200,7 @@ class Controls:
         if reports:
             self._try_once_more(run)
         if reports and all(self._trial(run, operation).failures >= TRIES for operation, _ in wanted):
-            silent = self._context.now.at - self._alive_at.get(run.key, run.open_since) > SILENT_S
-            wanted.append(("revive", b"") if silent else ("status", _encoder.encode(status_report(run))))
+            wanted.append(("status", _encoder.encode(status_report(run))))
         for operation, body in wanted:
             if self._context.now.at >= self._trial(run, operation).not_before:
                 self._token += 1
@@ -189,8 +214,8 @@ class Controls:
         names = dict(islice(self._book.unregistered(run.key).items(), MAX_NAMES))
         if names:
             yield "names", _encoder.encode(names)
-        if run.pushed_tags != run.tags:
-            yield "tags", _encoder.encode(TagsChange(run.tags, run.pushed_tags))
+        if run.pushed_tags != run.tags or run.untagged:
+            yield "tags", _encoder.encode(TagsChange(run.tags, run.pushed_tags, run.untagged))
         if run.config_patch:
             yield "config", run.config_patch
 
@@ -206,29 +231,64 @@ class Controls:
     def _trial(self, run: Run, operation: str) -> Trial:
         return self._trials.get(run.key, {}).get(operation, Trial(0, self._context.now.at, 0.0))
 
-    def _done(self, run: Run, errand: Errand) -> None:
+    def _done(self, run: Run, errand: Errand, outcome: Delivered) -> None:
         self._trials.get(run.key, {}).pop(errand.operation, None)
+        run = self._no_refusal(run, errand.operation)
+        told = outcome if isinstance(outcome, Told) else Told()
         match errand.operation:
             case "names":
                 for name in msgspec.json.decode(errand.body, type=dict[str, str]):
                     series = self._book.series_of(run.key)[name]
                     self._book.put_series(run.key, name, msgspec.structs.replace(series, registered=True))
             case "tags":
-                pushed = msgspec.json.decode(errand.body, type=TagsChange)
-                self._context.change_run(run, pushed_tags=pushed.wanted)
+                self._tagged(run, msgspec.json.decode(errand.body, type=TagsChange), told)
             case "config" if run.config_patch == errand.body:
                 self._context.change_run(run, config_patch=b"")
             case "revive":
                 self._reaped.discard(run.key)
-                self._alive_at[run.key] = self._context.now.at
+                self._server_says(run, told.status)
             case "status" if run.ended and errand.body == _encoder.encode(status_report(run)):
                 self._tried_last.discard(run.key)
-                self._context.change_run(run, reported=True)
+                self._server_says(self._context.change_run(run, reported=True), told.status)
+
+    def _tagged(self, run: Run, change: TagsChange, told: Told) -> None:
+        """What the server has now is what this node knows; what was changed here meanwhile stays wanted."""
+        there = told.tags if told.tags is not None else change.wanted
+        self._context.change_run(
+            run,
+            tags=merge_tags(there, change.wanted, run.tags),
+            pushed_tags=there,
+            untagged=tuple(tag for tag in run.untagged if tag not in change.removed),
+        )
+
+    def _server_says(self, run: Run, status: Status | None) -> None:
+        """Keeps the server's status where it is another one than ours, so that people are told (G7)."""
+        other = status if status not in (None, run.status) else None
+        if other != run.server_status:
+            if other is not None:
+                self._context.note(run.key, "server_says", status=other)
+            self._context.change_run(run, server_status=other)
 
     def _refused(self, run: Run, errand: Errand, reason: str) -> None:
         """It will not be taken, so it counts as done, and people can see why."""
         self._context.note(run.key, f"{errand.operation}_refused", why=reason)
-        self._done(run, errand)
+        if errand.operation == "tags":
+            known = run.pushed_tags or ()  # nobody shall believe in tags that are not there
+            self._context.change_run(run, tags=known, pushed_tags=known, untagged=())
+        else:
+            self._done(run, errand, Delivered())
+        self._trials.get(run.key, {}).pop(errand.operation, None)
+        self._refusal(self._book.runs[run.key], errand.operation, reason)
+
+    def _refusal(self, run: Run, what: str, reason: str) -> None:
+        if run.refusals.get(what) != reason:
+            self._context.change_run(run, refusals={**run.refusals, what: reason})
+
+    def _no_refusal(self, run: Run, what: str) -> Run:
+        if what not in run.refusals:
+            return run
+        left = {name: reason for name, reason in run.refusals.items() if name != what}
+        return self._context.change_run(run, refusals=left)
 
     def _failed(self, run: Run, errand: Errand, reason: str, at_least_s: float) -> None:
         now, trial = self._context.now, self._trial(run, errand.operation)
@@ -253,8 +313,8 @@ class Controls:
 
     def _settle_local(self, run: Run, may_report: bool) -> None:
         """The store is told by the document alone."""
-        if run.pushed_tags != run.tags or run.config_patch:
-            run = self._context.change_run(run, pushed_tags=run.tags, config_patch=b"")
+        if run.pushed_tags != run.tags or run.untagged or run.config_patch:
+            run = self._context.change_run(run, pushed_tags=run.tags, untagged=(), config_patch=b"")
         if run.verdict is not None and not run.reported and may_report:
             self._context.change_run(run, reported=True)
 
@@ -268,4 +328,4 @@ def status_report(run: Run) -> StatusReport:
         "attempts": run.attempts,
     }
     body = _encoder.encode(metadata) if run.verdict.status != "COMPLETED" else None
-    return StatusReport(run.verdict.status, body, run.ended_ms or 0)
+    return StatusReport(run.verdict.status, body, run.ended_ms or 0, run.forced)

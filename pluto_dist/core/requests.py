@@ -11,7 +11,7 @@ import msgspec
 
 from pluto_dist.core.ids import RunRef
 from pluto_dist.core.lifecycle import Target
-from pluto_dist.core.outcomes import Outcome
+from pluto_dist.core.outcomes import Delivered, Outcome
 
 Status = Literal["RUNNING", "COMPLETED", "FAILED", "TERMINATED", "CANCELLED"]
 LogType = Literal[
@@ -140,6 +140,19 @@ class Uploaded(msgspec.Struct, frozen=True, kw_only=True):
     status: Status | None
 
 
+class Told(Delivered, frozen=True, kw_only=True, tag="told"):
+    """The backend accepted a control request, and says what it has now.
+
+    Attributes:
+        status: of the Run; another one than was reported if the backend ignored the report. None where it
+            does not say.
+        tags: of the Run; None where it does not say.
+    """
+
+    status: Status | None = None
+    tags: tuple[str, ...] | None = None
+
+
 class BackendRun(msgspec.Struct, frozen=True):
     """What a backend needs to know of an open Run."""
 
@@ -151,18 +164,30 @@ class BackendRun(msgspec.Struct, frozen=True):
 
 
 class TagsChange(msgspec.Struct, frozen=True):
-    """Tags as this node wants them, and as it last knew them to be; None if it never knew."""
+    """Tags as this node wants them, and as it last knew them to be; None if it never knew.
+
+    Attributes:
+        removed: tags that are to go although this node never knew them: somebody has added them elsewhere.
+    """
 
     wanted: tuple[str, ...]
     base: tuple[str, ...] | None
+    removed: tuple[str, ...] = ()
 
 
 class StatusReport(msgspec.Struct, frozen=True):
-    """A status with its reason; `metadata` is a JSON object or None to clear the old one."""
+    """A status with its reason.
+
+    Attributes:
+        metadata: a JSON object, or None to clear the old one.
+        at_ms: since when, epoch milliseconds; 0 for now.
+        force: it holds whatever the backend has; a person's word.
+    """
 
     status: Status
     metadata: bytes | None
     at_ms: int
+    force: bool = False
 
 
 class Beat(msgspec.Struct, frozen=True):

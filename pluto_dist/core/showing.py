@@ -83,6 +83,8 @@ def document(
         verdict=VerdictShown(verdict.status, verdict.reason, verdict.first_failure) if verdict else None,
         reported=run.reported,
         relay=run.relay,
+        server_status=run.server_status,
+        refusals=run.refusals,
         pending=pending,
         rejected=run.rejected + sum(lease.rejected for lease in leases),
         first_reject=run.first_reject,

@@ -54,6 +54,8 @@ class Succession:
             verdict=None,
             telling=False,
             reported=False,
+            forced=False,
+            server_status=None,
             ended_ms=None,
             prior=None,
             cancelled=False,

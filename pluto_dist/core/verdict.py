@@ -10,6 +10,8 @@ whatever its cells have done, so only `finish()` completes a Run there.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pluto_dist.core.lifecycle import Evidence
 from pluto_dist.core.records import Failure, Lease, Run, Verdict
 from pluto_dist.core.requests import Status
@@ -138,6 +140,20 @@ def describe(failure: Failure | Evidence) -> str:
     if failure.kind == "exit":
         return f"exit code {failure.exit_code}"
     return failure.message or "its process vanished"
+
+
+def server_differs(status: Status | None, refusals: Mapping[str, str]) -> str:
+    """What the server does not have as it is here, for people; "" if nothing is known of that.
+
+    Args:
+        status: the server's, if it is another one.
+        refusals: what it will not take, with its reasons.
+    """
+    said = [f"the server says {status}"] if status is not None else []
+    for reason in dict.fromkeys(refusals.values()):
+        what = ", ".join(name for name in refusals if refusals[name] == reason)
+        said.append(f"the server refuses the {what}: {reason}")
+    return "; ".join(said)
 
 
 def who_failed(failure: Failure) -> str:

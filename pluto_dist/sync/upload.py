@@ -19,8 +19,17 @@ from pluto_dist.backend.local.store import Store
 from pluto_dist.core.document import Document
 from pluto_dist.core.ids import RunRef
 from pluto_dist.core.lifecycle import Target
-from pluto_dist.core.outcomes import Outcome, Rejected
-from pluto_dist.core.requests import BackendRun, Opened, OpenRequest, OpenResult, Refused, Unavailable
+from pluto_dist.core.outcomes import Delivered, Outcome, Rejected
+from pluto_dist.core.requests import (
+    BackendRun,
+    Opened,
+    OpenRequest,
+    OpenResult,
+    Refused,
+    TagsChange,
+    Told,
+    Unavailable,
+)
 from pluto_dist.errors import RunExistsError, ServerRefusedError
 from pluto_dist.sync.delivery import Delivery, Progress
 from pluto_dist.sync.ending import ending_of
@@ -148,7 +157,7 @@ class Upload:
                     raise
                 continue  # a Run of another place has this id: the data is kept, under an id of its own
             self._opened(opened)
-            self._change(external_id=external, papers=self.papers)
+            self._change(external_id=external, papers=self.papers, tags=self._document.tags)
             return
 
     def _attempt(self, request: OpenRequest) -> OpenResult:
@@ -215,20 +224,23 @@ class Upload:
         """Tags and config, if they have changed since they were sent."""
         if self.mark.papers == self.papers:
             return
-        self._must(lambda: self._backend.put_tags(self._there, self._document.tags))
+        change = TagsChange(self._document.tags, self.mark.tags)
+        self._must(lambda: self._backend.put_tags(self._there, change))
         self._must(lambda: self._backend.merge_config(self._there, bytes(self._document.config)))
-        self._change(papers=self.papers)
+        self._change(papers=self.papers, tags=self._document.tags)
 
     def _end(self) -> None:
         ending = self._ending
         if ending is not None:
-            self._must(lambda: self._backend.report(self._there, ending))
-            self._change(status=ending.status, ended_ms=ending.at_ms)
+            told = self._must(lambda: self._backend.report(self._there, ending))
+            now = told.status if isinstance(told, Told) else None
+            self._change(status=ending.status, ended_ms=ending.at_ms, server_status=now)
 
-    def _must(self, request: Callable[[], Outcome]) -> None:
+    def _must(self, request: Callable[[], Outcome]) -> Delivered:
         outcome = self._patience.ask(request)
         if isinstance(outcome, Rejected):
             raise ServerRefusedError(f"the server refuses Run {self._document.run_id!r}: {outcome.reason}")
+        return outcome
 
     def _change(self, **fields: object) -> None:
         self.mark = self._marks.put(msgspec.structs.replace(self.mark, **fields))

@@ -14,7 +14,7 @@ from pluto_dist.backend.local import LocalBackend
 from pluto_dist.backend.local.store import Store
 from pluto_dist.core.document import Document, read
 from pluto_dist.core.lifecycle import Target
-from pluto_dist.core.merge import merge_json
+from pluto_dist.core.merge import merge_json, merge_tags
 from pluto_dist.core.outcomes import Delivered, Outcome, Retry
 from pluto_dist.core.records import Verdict
 from pluto_dist.core.requests import (
@@ -24,8 +24,10 @@ from pluto_dist.core.requests import (
     Opened,
     OpenRequest,
     OpenResult,
+    Reopened,
     Status,
     StatusReport,
+    TagsChange,
 )
 from pluto_dist.spool.reader import list_streams, read_cut
 from tests.adapters import documents
@@ -58,11 +60,11 @@ class Kept:
         self._change(run.key, status=report.status, verdict=Verdict(report.status, reason))
         return self.local.report(run, report)
 
-    def put_tags(
-        self, run: BackendRun, tags: tuple[str, ...], base: tuple[str, ...] | None = None
-    ) -> Outcome:
-        self._change(run.key, tags=tags)
-        return self.local.put_tags(run, tags, base)
+    def put_tags(self, run: BackendRun, change: TagsChange) -> Outcome:
+        tags = read(self.store.document(run.key) or b"").tags
+        merged = merge_tags(tags, change.base or (), change.wanted, change.removed)
+        self._change(run.key, tags=merged)
+        return self.local.put_tags(run, change)
 
     def merge_config(self, run: BackendRun, patch: bytes) -> Outcome:
         config = read(self.store.document(run.key) or b"").config
@@ -75,6 +77,9 @@ class Kept:
 
     def revive(self, run: BackendRun) -> Outcome:
         return self.local.revive(run)
+
+    def put_back(self, reopened: Reopened) -> Outcome:
+        return self.local.put_back(reopened)
 
     def close(self) -> None:
         self.local.close()

@@ -9,7 +9,7 @@ import pytest
 
 from pluto_dist.core.lifecycle import Target
 from pluto_dist.core.outcomes import Delivered, Rejected, Retry, Unknown
-from pluto_dist.core.requests import Refused, Status, Unavailable
+from pluto_dist.core.requests import Refused, Status, TagsChange, Unavailable
 from tests.adapters.backend_contract import LINE, METRIC, BackendContract, cut
 from tests.adapters.memory_backend import MemoryBackend, Script, Step
 
@@ -77,7 +77,7 @@ class TestMemoryBackend(BackendContract):
         rig.script.add("deliver", Step(lost, carried_out=True, lines=1))
         rig.script.add("put_tags", Step(lost, carried_out=True))
         assert rig.backend.deliver(handle, cut("console", LINE, LINE)) == lost
-        assert rig.backend.put_tags(handle, ("t",)) == lost
+        assert rig.backend.put_tags(handle, TagsChange(("t",), ())) == lost
         assert (len(rig.console(run.id)), rig.tags(run.id)) == (1, ["t"])
 
     def test_lost_answer_to_open_leaves_one_run(self, rig: MemoryRig) -> None:
@@ -107,7 +107,7 @@ class TestMemoryBackend(BackendContract):
 
     def test_calls_are_recorded_in_order(self, rig: MemoryRig) -> None:
         run, handle = self.begin(rig)
-        rig.backend.put_tags(handle, ())
+        rig.backend.put_tags(handle, TagsChange((), ()))
         assert rig.backend.calls == [("open", 0), ("put_tags", run.id)]
         rig.backend.close()
         with pytest.raises(AssertionError, match="after close"):

@@ -21,6 +21,7 @@ from pluto_dist.core.requests import (
     Refused,
     Reopened,
     StatusReport,
+    TagsChange,
     Unavailable,
 )
 from pluto_dist.spool.frames import scan
@@ -160,9 +161,7 @@ class StoreBackend:
     def report(self, run: BackendRun, report: StatusReport) -> Outcome:
         return Delivered()
 
-    def put_tags(
-        self, run: BackendRun, tags: tuple[str, ...], base: tuple[str, ...] | None = None
-    ) -> Outcome:
+    def put_tags(self, run: BackendRun, change: TagsChange) -> Outcome:
         return Delivered()
 
     def merge_config(self, run: BackendRun, patch: bytes) -> Outcome:

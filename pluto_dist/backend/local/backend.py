@@ -21,6 +21,7 @@ from pluto_dist.backend.interface import (
     Refused,
     Reopened,
     StatusReport,
+    TagsChange,
     Unavailable,
 )
 from pluto_dist.backend.local import files
@@ -78,9 +79,7 @@ class LocalBackend:
     def report(self, run: BackendRun, report: StatusReport) -> Outcome:
         return Delivered()
 
-    def put_tags(
-        self, run: BackendRun, tags: tuple[str, ...], base: tuple[str, ...] | None = None
-    ) -> Outcome:
+    def put_tags(self, run: BackendRun, change: TagsChange) -> Outcome:
         return Delivered()
 
     def merge_config(self, run: BackendRun, patch: bytes) -> Outcome:

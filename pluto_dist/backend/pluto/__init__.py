@@ -2,6 +2,7 @@
 
 backend                                what the coordinator calls
 lookup                                 finding Runs without changing them
+reporting                              how Runs end, read back
 opening, refusal, reopened, replies    creating Runs and going on with them
 files, urls                            uploads in two steps
 client                                 the endpoints
