@@ -13,7 +13,7 @@ import msgspec
 
 from pluto_dist.core.effects import Control, OpenRun, Ship
 from pluto_dist.core.merge import merge_json, merge_tags
-from pluto_dist.core.outcomes import Delivered, Outcome, Rejected, Retry
+from pluto_dist.core.outcomes import Delivered, Outcome, Rejected, Retry, Unknown
 from pluto_dist.core.requests import (
     Beat,
     Opened,
@@ -145,7 +145,12 @@ class Server:
         return Delivered()
 
     def beat(self, run_id: int) -> Beat:
-        run = self.runs[run_id]
+        self.calls.append("beat")
+        run, chosen = self.runs[run_id], self._chosen("beat")
+        if isinstance(chosen, Beat):
+            return chosen
+        if isinstance(chosen, Retry | Unknown):
+            return Beat(chosen)
         if self.down:
             return Beat(Retry("connection refused"))
         run.beats += 1
@@ -154,6 +159,10 @@ class Server:
         return Beat(Delivered(), run.status)
 
     # ----------------------------------------------------------------------------------------------
+
+    def said(self, *calls: str) -> list[str]:
+        """The calls of these kinds, in order."""
+        return [call for call in self.calls if call in calls]
 
     def _chosen(self, call: str) -> object:
         answers = self.next_answers[call]
