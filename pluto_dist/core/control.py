@@ -81,6 +81,8 @@ class Controls:
             self._context.reporting.add(run.key)
             self._beats.status_leaves(run)
             run = self._context.change_run(run, telling=True)
+        elif errand.operation != "revive":  # that follows from the answer
+            self._beats.end(run)  # else it would come between the last question and the status
         self._errands[run.key] = errand
         self._context.emit(
             Control(run=backend_run(run), operation=errand.operation, token=errand.token, body=errand.body)

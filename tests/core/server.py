@@ -55,6 +55,7 @@ class ServerRun:
     reopened: int = 0
     beats: int = 0
     cancelled: bool = False
+    ended_by_person: bool = False
 
     def values(self, name: str) -> list[float]:
         """Values of one series in the order of arrival."""
@@ -136,7 +137,7 @@ class Server:
                 run.tags = merge_tags(run.tags, change.base or run.tags, change.wanted)
             case "config":
                 run.config = merge_json(run.config, effect.body)
-            case "revive":
+            case "revive" if not run.ended_by_person:
                 run.status = "RUNNING"
             case "status":
                 report = msgspec.json.decode(effect.body, type=StatusReport)

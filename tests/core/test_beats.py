@@ -211,6 +211,16 @@ def test_a_run_that_the_monitor_has_ended_is_revived_before_its_status() -> None
     assert world.run().status == world.server.only().status == "COMPLETED"
 
 
+def test_an_end_that_a_person_has_set_is_not_asked_for_for_ever() -> None:
+    """R10: it is no end of the monitor's, so nothing is revived, and the status goes out as it is."""
+    world = World()
+    owner = world.process("owner").init()
+    world.server.only().status, world.server.only().ended_by_person = "FAILED", True
+    owner.finish().exit()
+    world.wait(SETTLE_S)
+    assert world.server.said("revive", "status") == ["revive", "status"]
+
+
 def test_after_an_answer_nothing_is_revived() -> None:
     """R10: a coordinator that starts late knows by the answer that the Run is RUNNING."""
     world = World()
