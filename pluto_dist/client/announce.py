@@ -38,6 +38,24 @@ def started(view: View | None, settings: Settings, spool: str) -> None:
         _print_started(run, str(store))
 
 
+def key_found(settings: Settings) -> None:
+    """What `login()` says: nothing, if there is a key."""
+    if settings.api_key is None and settings.mode != "disabled" and not settings.quiet:
+        _print(
+            f"no API key found; Runs are kept in {store_of(settings.dir)}, `pluto-dist sync` uploads them. "
+            "For a key set PLUTO_API_KEY, or run `pluto login` of the official client"
+        )
+
+
+def side_adds_no_tags(view: View | None, tags: tuple[str, ...]) -> None:
+    """A side changes nothing of a Run by joining it; who gave tags to `init()` has to know."""
+    if tags and view is not None and view.run is not None and view.role == "side":
+        _log.warning(
+            "init(tags=…) adds no tags here: this process is a side of %s; run.add_tags() adds them",
+            _named(view.run),
+        )
+
+
 def waits_for(run: RunRef | None, timeout_s: float, settings: Settings) -> None:
     """An attach has to wait: for a Run that starts later, or for one whose id is mistyped."""
     if not settings.quiet:

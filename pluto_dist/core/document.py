@@ -29,14 +29,25 @@ FORMAT = 1
 
 
 class ForkShown(msgspec.Struct, frozen=True):
-    """Lineage."""
+    """Which Run this one continues.
+
+    Attributes:
+        run_id: numeric id of the parent.
+        step: the step after which this Run begins.
+    """
 
     run_id: int
     step: int | None
 
 
 class VerdictShown(msgspec.Struct, frozen=True):
-    """How the Run ended."""
+    """How the Run ended.
+
+    Attributes:
+        status: the terminal status.
+        reason: for people.
+        first_failure: what began the end, null if nothing failed.
+    """
 
     status: Status
     reason: str
@@ -47,6 +58,24 @@ class LeaseShown(msgspec.Struct, frozen=True, kw_only=True):
     """One lease; instants are epoch milliseconds.
 
     Attributes:
+        lease_id: its id, also the name of its folder in the spool.
+        role: what its process may do.
+        label: what people call the process.
+        participant: whose series they are, over restarts.
+        rank: global rank, null for a plain process or a side.
+        pid, host: of the process.
+        epoch: of the ownership under which it was granted.
+        attempt: which start of the job.
+        state: `waiting`, `active`, `ended` or `refused`.
+        granted_at: when it got its role.
+        last_seen_at: when its process last spoke.
+        ended_at: when it ended.
+        end_reason: `finished`, `closed`, `exited`, `died`, `superseded`, `refused` or `gave_up`.
+        delivered: records that the backend has accepted.
+        written: records that the process has written.
+        last_step: its highest step, null before the first.
+        rejected: values that `log()` left out.
+        dropped: records lost to a full disk or quota.
         heartbeat_s: how often its process speaks; a longer silence makes it suspect.
         last_logged_at: when the coordinator last saw something new of it.
         cursors: delivered bytes by stream and segment.
@@ -91,9 +120,46 @@ class Restore(msgspec.Struct, frozen=True):
 
 
 class Document(msgspec.Struct, frozen=True, kw_only=True):
-    """See the module's docstring. `pending` is in bytes; the other counts are records.
+    """A Run; instants are epoch milliseconds.
 
-    `relay` is what this node is called in a Run that another node owns; such a document has no verdict.
+    Attributes:
+        format: version of the document.
+        key: the coordinator's own id, also the folder's name in the store.
+        id: numeric id, null while the backend has not given one.
+        display_id: for people, e.g. `MMP-42`.
+        run_id: the caller's id, or a generated one.
+        project: where it is.
+        name: for people.
+        status: as on the server.
+        phase: inner state.
+        mode: `local` or `pluto`.
+        url: of its page on the server.
+        config: merged.
+        side_configs: configs of sides, by label.
+        tags: in the order in which they came.
+        created_at: when it was made.
+        ended_at: when it ended, null while it has not.
+        resumed: whether it existed before its owner opened it.
+        provisional: whether the server has not answered yet.
+        fork: the Run that it continues.
+        epoch: number of owners so far.
+        attempt: which start of the job, 0 for the first.
+        attempts: how earlier attempts ended.
+        leases: all that were granted.
+        summary: last value, step and count by series.
+        points: number of points in all series.
+        verdict: its end, null while there is none.
+        reported: whether the backend has accepted the terminal status.
+        pending: bytes in the spool that are not delivered.
+        rejected: values and records that were not taken.
+        first_reject: which was the first, and why.
+        repeats: rows that may be on the server twice.
+        dropped: records lost to a full disk or quota.
+        trouble: why something does not go on, "" if all is well.
+        series: names that several participants use: name -> participant -> final name.
+        events: its history, for people.
+        restore: for the next coordinator only; `show --json` leaves it out.
+        relay: what this node is called in a Run that another node owns; such a document has no verdict.
     """
 
     format: int

@@ -25,14 +25,26 @@ EvidenceKind = Literal["exception", "exit", "signal", "vanished"]
 
 
 class Entry(msgspec.Struct, frozen=True, tag_field="entry", kw_only=True):
-    """Base of all entries."""
+    """Base of all entries.
+
+    Attributes:
+        at: seconds of CLOCK_BOOTTIME.
+        wall_ms: epoch milliseconds, for people only.
+    """
 
     at: float
     wall_ms: Whole
 
 
 class Fork(msgspec.Struct, frozen=True):
-    """Which Run this one continues, and from which step."""
+    """Which Run this one continues, and from which step.
+
+    Attributes:
+        parent: the other Run.
+        step: the last step that is taken over.
+        inherit_config: the parent's config is the base of this Run's.
+        inherit_tags: the parent's tags are taken over.
+    """
 
     parent: RunRef
     step: Count
@@ -65,9 +77,18 @@ class Opened(Entry, frozen=True, kw_only=True, tag="opened"):
     Attributes:
         protocol: version of entries and messages; a coordinator refuses those it does not know.
         verb: `init` may create and own a Run, `attach` only joins one.
+        identity: of the process.
+        job: which launch the process belongs to, and its rank.
+        target: where records are to go.
+        project: where a new Run goes.
+        name: of a new Run.
+        label: what people call the process.
         wanted: the role that the caller insists on, None for the one that fits (R5).
         run: the Run that is meant, None for a new one or the job's.
         run_from_env: the id came from the environment, so an existing Run is joined and not refused.
+        generated_id: id of a new Run if the caller has named none.
+        fork: the Run that a new one continues.
+        tags: the caller's tags at init.
         config: JSON object, the caller's config at init.
         resume: the caller wants to go on with an existing Run.
         ancestors: parent first; tells children of a rank from ranks.
@@ -80,6 +101,7 @@ class Opened(Entry, frozen=True, kw_only=True, tag="opened"):
         launcher: it is `pluto-dist run`: it owns the Run for the command that it starts, and logs nothing but
             that command's console.
         launched_by: lease of the `pluto-dist run` that started the process.
+        rank_metrics: what becomes of the series of ranks (R7).
         console: how the process captures its own output.
         system_metrics_s: how often the node is to be sampled while this process is an owner or worker, 0 for
             not at all.
@@ -121,6 +143,7 @@ class Evidence(Entry, frozen=True, kw_only=True, tag="evidence"):
     Attributes:
         kind: how it ended; `vanished` is a death nobody saw the cause of.
         type: class name of the exception.
+        message: of the exception.
         communication: an exception that peers raise when another one died (connection reset, NCCL, gloo).
         signal: name of the signal, e.g. `SIGKILL`.
         exit_code: the code of `sys.exit` or of the zombie.
@@ -164,19 +187,31 @@ class Closed(Entry, frozen=True, kw_only=True, tag="closed"):
 
 
 class TagsAdded(Entry, frozen=True, kw_only=True, tag="tags_added"):
-    """`add_tags()`."""
+    """`add_tags()`.
+
+    Attributes:
+        tags: to be added.
+    """
 
     tags: tuple[str, ...]
 
 
 class TagsRemoved(Entry, frozen=True, kw_only=True, tag="tags_removed"):
-    """`remove_tags()`."""
+    """`remove_tags()`.
+
+    Attributes:
+        tags: to be removed.
+    """
 
     tags: tuple[str, ...]
 
 
 class ConfigUpdated(Entry, frozen=True, kw_only=True, tag="config_updated"):
-    """`update_config()`: a JSON object that is merged deeply."""
+    """`update_config()`.
+
+    Attributes:
+        patch: JSON object that is merged deeply.
+    """
 
     patch: msgspec.Raw
 
@@ -198,7 +233,12 @@ class Counted(Entry, frozen=True, kw_only=True, tag="counted"):
 
 
 class Noted(Entry, frozen=True, kw_only=True, tag="noted"):
-    """Something worth knowing that is no evidence: an exception in a thread, a warning."""
+    """Something worth knowing that is no evidence: an exception in a thread, a warning.
+
+    Attributes:
+        text: name of the event in the Run's history.
+        detail: its particulars.
+    """
 
     text: str
     detail: dict[str, str] = {}

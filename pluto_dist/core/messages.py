@@ -30,7 +30,10 @@ class Sync(Message, frozen=True, kw_only=True, tag="sync"):
     """I am here, and my lifecycle stream has `entries` entries.
 
     Attributes:
+        protocol: version of messages and entries.
+        lease_id: of the process.
         folder: the lease's folder, absolute.
+        entries: how many lines its lifecycle stream has.
         request: echoed in the answer, which then tells how things stand now; 0 for a plain heartbeat.
         key: API key of the Run's server, kept in memory only; "" for local Runs and once it was told.
     """
@@ -47,7 +50,14 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True):
     """A Run as its participants see it.
 
     Attributes:
+        key: the coordinator's own id.
+        external_id: the caller's id, or a generated one.
+        project, name, mode, status, phase, id, display_id, url, epoch, resumed, tags: as in the document.
         rejected: values left out by `log()` of those who have ended, and records that the server refused.
+        fork_run_id, fork_step: the Run that it continues, and the step after which it begins.
+        points: number of points in all series.
+        provisional: whether the server has not answered yet.
+        cancelled: whether it was cancelled on the server.
         owner: who owns it, for people: label, pid, host; "" without a live owner.
         expected: the status that it will have, unless an exit code that is awaited says otherwise.
         reason: of its status, or of the one that is expected.
@@ -82,8 +92,13 @@ class View(Message, frozen=True, kw_only=True, tag="view"):
 
     Attributes:
         generation: of the coordinator; a client that sees a new one hands over its key again.
+        lease_id: of the process that is addressed.
+        request: of the message that is answered, 0 for a view that was not asked for.
+        state: of the lease.
         folded: how many lifecycle entries have taken effect.
+        role, label, rank, participant, epoch, attempt: what was granted.
         error: (class name, message) of a refused claim.
+        run: the Run, null before the grant.
         next_step: first automatic step of this participant.
         last_out: nobody else of the owner and the workers on this node is alive (R11).
         drained: everything this participant has to wait for at its end is safe (R11).

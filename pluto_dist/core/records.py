@@ -30,7 +30,17 @@ class Now(msgspec.Struct, frozen=True):
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
-    """Who failed first, and how: what a person needs to look in the right place."""
+    """Who failed first, and how: what a person needs to look in the right place.
+
+    Attributes:
+        role, label, rank, host, pid, attempt: of the process.
+        kind: how it ended; `vanished` where the cause is not known.
+        type, message, traceback: of an exception.
+        signal: name of a signal.
+        exit_code: of an exit.
+        oom: the kernel killed it for want of memory.
+        at: epoch milliseconds.
+    """
 
     role: Role
     label: str
@@ -66,7 +76,14 @@ class Prior(msgspec.Struct, frozen=True):
 
 
 class AttemptEnd(msgspec.Struct, frozen=True):
-    """How an earlier attempt of the job ended."""
+    """How an earlier attempt of the job ended.
+
+    Attributes:
+        attempt: its number, from 0.
+        status: what the Run would have been.
+        reason: for people.
+        first_failure: what began its end.
+    """
 
     attempt: int
     status: Status
@@ -272,7 +289,13 @@ class SeriesOwner(msgspec.Struct, frozen=True):
 
 
 class Point(msgspec.Struct, frozen=True):
-    """Latest value of one series and how many there were; a string for string series."""
+    """What a series has come to.
+
+    Attributes:
+        last: the latest value; text in a series of texts.
+        step: of that value.
+        count: number of values.
+    """
 
     last: float | str
     step: int
@@ -280,7 +303,13 @@ class Point(msgspec.Struct, frozen=True):
 
 
 class RunEvent(msgspec.Struct, frozen=True):
-    """One line of a Run's history, for people."""
+    """One line of a Run's history, for people.
+
+    Attributes:
+        at_ms: epoch milliseconds.
+        name: what happened.
+        detail: its particulars.
+    """
 
     at_ms: int
     name: str

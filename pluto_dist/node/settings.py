@@ -18,9 +18,11 @@ from typing import Literal
 
 import msgspec
 
+from pluto_dist.cluster import address
 from pluto_dist.core.ids import DEFAULT_PROJECT
 from pluto_dist.core.lifecycle import Console, Target
 from pluto_dist.core.secret import Secret
+from pluto_dist.core.values.engine import ClusterAddress
 from pluto_dist.errors import SettingError
 from pluto_dist.node import setting_kinds as kind
 from pluto_dist.node.credentials import stored_key
@@ -34,6 +36,7 @@ HOSTED = {
     "url_ingest": "https://pluto-ingest.trainy.ai",
     "url_py": "https://pluto-py.trainy.ai",
 }
+UNSET_MODE = "auto"
 NO_WINDOWS = (
     "pluto_dist records nothing on Windows, because it needs POSIX locks and processes: use WSL or Linux, or "
     "say mode='disabled'"
@@ -44,41 +47,66 @@ PORTS = {"url_app": 3000, "url_api": 3001, "url_ingest": 3003, "url_py": 3004}  
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """All settings of one process, validated.
 
+    `docs/settings.md` is made of this: what stands behind a name is what a user reads.
+
     Attributes:
         project: the Run's project where `init()` names none.
-        run_id: `PLUTO_RUN_ID`; which Run to join or create, None for a new one.
-        dir: parent of the store folder, None for the working directory.
-        api_key: None in local mode; if not set, what `pluto login` stored, else the user's own file.
+        run_id: the Run to join, or to create if there is none with this id; left out, a new Run.
+        dir: parent of the store folder `.pluto`; left out, the working directory. It may be on a shared
+            filesystem.
+        api_key: of the server. Left out, what `pluto login` stored, else the file
+            `~/.config/pluto-dist/key` (mode 0600). Local mode has none.
         key_source: where the key is from, for people.
-        host: a server of one's own on the standard ports; overrides all four addresses.
-        url_app, url_api, url_ingest, url_py: addresses of the server, without a slash at the end.
-        home: folder for runtime and spool, None for the default places.
-        mode: resolved: `auto` is `pluto` with an API key, else `local`, and `disabled` on Windows.
-        required: trouble with the machine is an error instead of one warning and `disabled`.
-        quiet: nothing is printed at init and finish.
+        host: a server of your own on the standard ports (app 3000, api 3001, ingest 3003, py 3004); overrides
+            all four addresses.
+        url_app: address of the server's pages.
+        url_api: address of the server's API.
+        url_ingest: address that takes the data.
+        url_py: address of the service that resumes Runs.
+        home: folder for runtime and spool, on local disk; left out, `/var/tmp/pluto-dist-<uid>`, or the like
+            below `/tmp` or `/dev/shm`.
+        mode: `auto` is `pluto` (the server) with an API key, else `local`, and `disabled` on Windows;
+            `disabled` costs nothing and never fails.
+        required: trouble with the machine is an error instead of one warning and a disabled Run (R13).
+        quiet: nothing is printed at `init()` and at the end.
         strict: misuse raises instead of warning.
-        exit_wait_s: how long the last participant waits for delivery at exit (R11).
-        sigterm_wait_s: the same on the SIGTERM path.
+        exit_wait_s: how long the last process out waits for delivery (R11).
+        sigterm_wait_s: the same after SIGTERM.
         preempt_wait_s: how long after SIGTERM a script that looks at `run.preempted` may take to end.
-        open_wait_s: how long `init()` waits for a server before the Run is provisional.
-        heartbeat_s: how often a lease is renewed.
-        idle_exit_s: a coordinator without anything to do ends after this time.
-        spool_quota: bytes the spool may take, None for the smaller of 2 GiB and 10 % of the free space.
-        files_quota: bytes that logged files may take until they are delivered, apart from `spool_quota`; None
-            for 10 % of the free space.
+        open_wait_s: how long `init()` waits for a server; then training starts without the server's ids (R8).
+        heartbeat_s: how often a process says that it lives, when nothing else happens.
+        idle_exit_s: a coordinator without anything to do ends after this time (R3).
+        spool_quota: disk that the spool may take; left out, the smaller of 2 GiB and 10 % of the free space.
+        files_quota: disk that logged files may take until they are delivered, apart from `spool_quota`; left
+            out, 10 % of the free space. A file that does not fit is dropped with a warning, never waited for.
         segment_size: a spool segment is closed when it is larger than this.
         retention_segments: so many segments of a stream, the newest ones, stay in the spool as long as the
             process lives, although they are delivered. Two at least: the one that is written, and one for
             writes in flight when it began.
-        durability: `machine` adds group fsync against power loss.
-        console: how output is captured: `auto` at Python's own streams, for owners and workers outside of
-            notebooks; `wrap` the same for every process; `fd` at the file descriptors; `off`. The launcher
-            records its command so where that does not print to a terminal, with `fd` there too.
-        on_cancel: what a process does, beside a warning, when its Run is cancelled on the server.
-        rank_metrics: what becomes of a name that several ranks use (R7).
-        system_metrics_s: sampling interval, 0 for none.
-        stuck_after_s: a rank that is silent for so long while others are not is reported.
-        launched_by: lease of the `pluto-dist run` that started this process; it exports the variable.
+        durability: what accepted records survive: `process` the death of any process, `machine` also power
+            loss, by a group fsync about once a second.
+        console: what is recorded of the output. `auto`: Python's stdout and stderr of owners and workers
+            outside of notebooks; `wrap`: the same of every process; `fd`: the file descriptors, so C++ and
+            child programs too; `off`. `pluto-dist run` records what its command prints in the same way where
+            that is no terminal, with `fd` there too.
+        on_cancel: what a process does, beside a warning, when its Run is cancelled on the server: `interrupt`
+            raises KeyboardInterrupt in its main thread.
+        rank_metrics: what becomes of the series of ranks (R7): `auto`, a suffix where a name is taken;
+            `suffix`, always a suffix; `rank0`, those of other ranks are left out.
+        system_metrics_s: how often CPU, memory, disk, network and GPU are sampled, once per node; 0 is never.
+        stuck_after_s: a rank that is silent for so long while others go on or wait for it is named in an
+            event and in a warning of the owner; nothing is killed.
+        cluster: address of the store that all nodes of a job share; left out or `off`, none. So far only
+            `pluto-dist doctor` uses it, to say whether it is fit.
+        cluster_ca: certificate authority for `etcds://`, a PEM file; left out, those of the system.
+        cluster_cert: certificate of this client for `etcds://`, a PEM file.
+        cluster_key: key of that certificate, a PEM file.
+        cluster_user: login at the store, where it has users.
+        cluster_password_file: file with the password of that login.
+        cluster_ttl_s: a node that is silent at the store for so long counts as lost.
+        cluster_strict: no status is sent while the store cannot be reached, even if the server then takes the
+            Run for dead.
+        launched_by: lease of the `pluto-dist run` that started this process, which sets it; not for people.
         disabled_because: why `auto` is `disabled`, "" where somebody asked for it or it is not.
         notes: remarks that are worth a line in `doctor`, never an error.
     """
@@ -114,6 +142,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     rank_metrics: Literal["auto", "suffix", "rank0"] = "auto"
     system_metrics_s: float = 10.0
     stuck_after_s: float = 600.0
+    cluster: str = ""
+    cluster_ca: str | None = None
+    cluster_cert: str | None = None
+    cluster_key: str | None = None
+    cluster_user: str | None = None
+    cluster_password_file: str | None = None
+    cluster_ttl_s: int = 15
+    cluster_strict: bool = False
     launched_by: str | None = None
     disabled_because: str = ""
     notes: tuple[str, ...] = ()
@@ -145,6 +181,11 @@ _KINDS: dict[str, kind.Kind] = {
     "rank_metrics": kind.choice("auto", "suffix", "rank0"),
     "system_metrics_s": kind.number(0, 86_400, "seconds"),
     "stuck_after_s": kind.number(0.1, 86_400, "seconds"),
+    "cluster": kind.CLUSTER,
+    **dict.fromkeys(("cluster_ca", "cluster_cert", "cluster_key", "cluster_password_file"), kind.FILE),
+    "cluster_user": kind.text(255),
+    "cluster_ttl_s": kind.count(8, 120),  # the margin takes 4 of them, and a renewal has to fit in thrice
+    "cluster_strict": kind.FLAG,
     "launched_by": kind.LEASE,
 }
 _OFFICIAL_NAMES = {
@@ -166,6 +207,19 @@ class _Given(msgspec.Struct, frozen=True):
 def variables_of(key: str) -> tuple[str, ...]:
     """Environment variables of a setting: the current name first, deprecated ones after it."""
     return _OFFICIAL_NAMES.get(key, (f"PLUTO_DIST_{key.upper()}",))
+
+
+def allowed_of(key: str) -> str:
+    """What a setting may be, for errors and for the documents."""
+    return _KINDS[key].allowed
+
+
+def default_of(key: str) -> str:
+    """A setting's default, for the documents; "" where nothing is set by default."""
+    value = UNSET_MODE if key == "mode" else getattr(Settings(), key)
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def in_init(key: str) -> str:
@@ -200,7 +254,7 @@ def load(
     """
     ours, notes = translate(dict(overrides or {}))
     given = {key: found for key in _KINDS if (found := _find(key, env, ours, source)) is not None}
-    wanted = _parse("mode", given["mode"]) if "mode" in given else "auto"
+    wanted = _parse("mode", given["mode"]) if "mode" in given else UNSET_MODE
     if wanted == "disabled" or (wanted == "auto" and platform == "win32"):
         return _disabled(given, because=NO_WINDOWS if wanted == "auto" else "")
     _refuse_unknown(ours, source)
@@ -208,7 +262,8 @@ def load(
     values |= _addresses(values)
     if "api_key" in given:
         values["key_source"] = given["api_key"].source
-    if "api_key" not in values and values.get("mode", "auto") in ("auto", "pluto") and platform != "win32":
+    asked = values.get("mode", UNSET_MODE)
+    if "api_key" not in values and asked in ("auto", "pluto") and platform != "win32":
         stored = stored_key(env)
         values |= {"api_key": stored.key, "key_source": stored.source} if stored is not None else {}
     values["mode"] = _mode(values, given)
@@ -260,10 +315,11 @@ def _parse(key: str, given: _Given) -> object:
     reader = _KINDS[key]
     try:
         return reader.parse(given.value)
-    except Exception:  # noqa: BLE001 # `~` of a user without a home, an integer beyond a float, code of others
+    except Exception as error:  # noqa: BLE001 # `~` of a user without a home, an integer beyond a float, code of others
         shown = "<not shown>" if reader.secret else _shown(given.value)
+        because = f" ({error})" if isinstance(error, kind.UnfitError) else ""
         raise SettingError(
-            f"setting {key} = {shown} from {given.source} is not usable; allowed: {reader.allowed}",
+            f"setting {key} = {shown} from {given.source} is not usable{because}; allowed: {reader.allowed}",
             setting=key,
             value=shown,
             source=given.source,
@@ -285,7 +341,7 @@ def _addresses(values: Mapping[str, object]) -> dict[str, object]:
 
 
 def _mode(values: Mapping[str, object], given: Mapping[str, _Given]) -> object:
-    wanted = values.get("mode", "auto")
+    wanted = values.get("mode", UNSET_MODE)
     has_key = values.get("api_key") is not None
     if wanted == "pluto" and not has_key:
         raise SettingError(
@@ -327,6 +383,52 @@ def _misspelt(env: Mapping[str, str]) -> list[str]:
         + (f"; did you mean {near[0]}?" if (near := difflib.get_close_matches(name, known, n=1)) else "")
         for name in unknown
     ]
+
+
+def cluster_of(settings: Settings) -> ClusterAddress | None:
+    """The store that the nodes of a job share, None without one.
+
+    Raises:
+        SettingError: its companions do not fit.
+    """
+    if not settings.cluster or settings.mode == "disabled":
+        return None
+    place = address.parse(settings.cluster)
+    _check_companions(settings, tls=place.tls)
+    return ClusterAddress(
+        members=place.members,
+        prefix=place.prefix,
+        ca=settings.cluster_ca or "",
+        cert=settings.cluster_cert or "",
+        key=settings.cluster_key or "",
+        user=settings.cluster_user or "",
+        password_file=settings.cluster_password_file or "",
+        ttl_s=settings.cluster_ttl_s,
+        strict=settings.cluster_strict,
+    )
+
+
+def _check_companions(settings: Settings, *, tls: bool) -> None:
+    """A user needs a password and a certificate its key; files have to be there."""
+    if bool(settings.cluster_user) != bool(settings.cluster_password_file):
+        raise SettingError(
+            "setting cluster_user needs cluster_password_file, and the other way round: a client certificate "
+            "alone is no user at etcd's gateway",
+            setting="cluster_user",
+        )
+    if settings.cluster_cert and not settings.cluster_key:
+        raise SettingError(
+            "setting cluster_cert needs cluster_key, the file of its key", setting="cluster_cert"
+        )
+    for name in ("cluster_ca", "cluster_cert", "cluster_key"):
+        if getattr(settings, name) and not tls:
+            raise SettingError(
+                f"setting {name} is for TLS, and cluster begins with etcd://: write etcds://", setting=name
+            )
+    for name in ("cluster_ca", "cluster_cert", "cluster_key", "cluster_password_file"):
+        path = getattr(settings, name)
+        if path and not Path(path).is_file():
+            raise SettingError(f"setting {name} = {path!r}: there is no such file", setting=name, value=path)
 
 
 def settings_keys() -> tuple[str, ...]:

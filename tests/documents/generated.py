@@ -1,0 +1,317 @@
+"""The parts of the documents that are made from the code: settings, commands, entries, messages.
+
+Such a part stands between two comments of a page, and `python -m tests.documents` writes it anew:
+
+    <!-- generated: settings -->
+    <!-- end of settings -->
+
+A new part is one function below and its name in `PARTS`. `tests/test_documents.py` holds page and code equal.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+import textwrap
+from collections.abc import Callable, Iterable, Iterator
+from enum import Enum
+from functools import cache
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import msgspec
+import typer.main
+
+from pluto_dist.cli.main import app
+from pluto_dist.core import document, lifecycle, messages, requests
+from pluto_dist.node import settings
+from tests.documents.pages import CHECKOUT, anchor_of, read
+
+_PART = re.compile(
+    r"(?P<begin><!-- generated: (?P<name>[a-z-]+) -->\n).*?(?P<end><!-- end of (?P=name) -->)", re.DOTALL
+)
+_NUMBER = re.compile(r"\b[RG][1-9][0-9]?\b")
+_ATTRIBUTE = re.compile(r"^    (?P<names>\w+(?:, \w+)*): (?P<text>.*)$")
+
+
+def settings_table() -> str:
+    """Every setting: names, default, what is allowed, meaning."""
+    meaning = attributes_of(settings.Settings)
+    rows = [
+        (
+            f"`{key}`",
+            " ".join(f"`{name}`" for name in settings.variables_of(key)[:1]),
+            settings.default_of(key),
+            settings.allowed_of(key),
+            meaning[key],
+        )
+        for key in settings.settings_keys()
+    ]
+    return table(("name", "variable", "default", "allowed", "meaning"), rows)
+
+
+def commands() -> str:
+    """Every command with its arguments, options and what its module says of it."""
+    return "\n".join(_commands_below(typer.main.get_command(app), "pluto-dist", 2))
+
+
+def entries() -> str:
+    """Entries of a lifecycle stream."""
+    return _sections(flat([lifecycle.LifecycleEntry]))
+
+
+def wire_messages() -> str:
+    """Messages between a process and its coordinator."""
+    return _sections(flat([messages.Request, messages.Reply]))
+
+
+def document_keys() -> str:
+    """Keys of a Run's document."""
+    return _sections([document.Document], without=(document.Restore,))
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "settings": settings_table,
+    "commands": commands,
+    "entries": entries,
+    "messages": wire_messages,
+    "document": document_keys,
+}
+
+
+def renewed(text: str) -> str:
+    """A page with its generated parts as the code has them now.
+
+    Raises:
+        KeyError: a part is not known.
+    """
+    return _PART.sub(
+        lambda part: f"{part['begin']}\n{linked(PARTS[part['name']]()).strip()}\n\n{part['end']}", text
+    )
+
+
+def linked(text: str) -> str:
+    """Rules and guarantees become links; the pages with generated parts are in `docs/`."""
+    return _NUMBER.sub(lambda found: f"[{found[0]}]({_headings()[found[0]]})", text)
+
+
+@cache
+def _headings() -> dict[str, str]:
+    """`R3` -> where its heading is."""
+    return {
+        title.partition(".")[0]: f"{name}#{anchor_of(title)}"
+        for name in ("rules.md", "guarantees.md")
+        for title in read(CHECKOUT / "docs" / name).titles
+        if _NUMBER.match(title)
+    }
+
+
+def parts_of(text: str) -> list[str]:
+    """Names of the generated parts of a page."""
+    return [part["name"] for part in _PART.finditer(text)]
+
+
+def write() -> None:
+    """Writes all pages anew whose parts have changed."""
+    for path in (*CHECKOUT.glob("*.md"), *CHECKOUT.glob("docs/**/*.md")):
+        before = path.read_text(encoding="utf-8")
+        after = renewed(before)
+        if after != before:
+            path.write_text(after, encoding="utf-8")
+            print(path.relative_to(CHECKOUT))
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A table in Markdown."""
+    lines = [tuple(head)]
+    lines += [("---",) * len(lines[0]), *(tuple(row) for row in rows)]
+    return "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    """A bar would end the cell; `<pid>` outside of code would be HTML."""
+    parts = text.replace("|", r"\|").split("`")
+    return "`".join(part if number % 2 else part.replace("<", "&lt;") for number, part in enumerate(parts))
+
+
+def attributes_of(kind: type[object]) -> dict[str, str]:
+    """What the docstring says of each field, those of its bases too; names on one line share its text."""
+    found: dict[str, str] = {}
+    for base in reversed(kind.__mro__):
+        found |= _own_attributes(base)
+    return {name: text.rstrip(".") for name, text in found.items()}
+
+
+def _own_attributes(kind: type[object]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    names: list[str] = []
+    inside = False
+    for line in inspect.cleandoc(kind.__doc__ or "").splitlines():
+        if not line.startswith("    "):
+            inside = line.strip() == "Attributes:" or (inside and not line.strip())
+        elif inside and (match := _ATTRIBUTE.match(line)) is not None:
+            names = match["names"].split(", ")
+            found.update(dict.fromkeys(names, match["text"]))
+        elif inside:
+            for name in names:
+                found[name] += " " + line.strip()
+    return found
+
+
+def flat(kinds: Iterable[Any]) -> Iterator[type[msgspec.Struct]]:
+    """Members of unions, also of unions of unions."""
+    for kind in kinds:
+        if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+            yield kind
+        else:
+            yield from flat(get_args(kind))
+
+
+def type_name(kind: Any) -> str:
+    """A type for people, without the limits that its numbers have."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if kind is msgspec.Raw:
+        return "JSON"
+    if origin is None:
+        return "null" if kind is type(None) else getattr(kind, "__name__", str(kind))
+    if origin is Annotated:
+        return type_name(inner[0])
+    if inner == get_args(requests.Status):
+        return "Status"
+    if origin is Literal:
+        return " or ".join(repr(each) for each in inner)
+    if origin in (Union, UnionType):
+        return " or ".join(type_name(each) for each in inner)
+    names = ", ".join("…" if each is Ellipsis else type_name(each) for each in inner)
+    return f"{origin.__name__}[{names}]"
+
+
+def structs_in(kind: Any) -> Iterator[type[msgspec.Struct]]:
+    """Structs that a type mentions."""
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        yield kind
+    for inner in get_args(kind):
+        yield from structs_in(inner)
+
+
+def _sections(kinds: Iterable[type[msgspec.Struct]], without: tuple[type, ...] = ()) -> str:
+    """A table for each struct, and behind them for those that they mention."""
+    found = dict.fromkeys(kinds)
+    asked = len(found)
+    for kind in (todo := list(found)):
+        for field in msgspec.structs.fields(kind):
+            new = [each for each in structs_in(field.type) if each not in found and each not in without]
+            found.update(dict.fromkeys(new))
+            todo.extend(new)  # the loop goes on with them
+    return "\n".join(_section(kind, tagged=number < asked) for number, kind in enumerate(found))
+
+
+def _section(kind: type[msgspec.Struct], *, tagged: bool) -> str:
+    first = inspect.cleandoc(kind.__doc__ or "").partition("\n\n")[0].replace("\n", " ")
+    tag = kind.__struct_config__.tag if tagged else None
+    return f"**`{tag or kind.__name__}`** {first}\n\n{_fields(kind)}"
+
+
+def _fields(kind: type[msgspec.Struct]) -> str:
+    meaning = attributes_of(kind)
+    if not meaning:
+        named = (f"`{field.encode_name}` ({type_name(field.type)})" for field in msgspec.structs.fields(kind))
+        return f"Fields: {', '.join(named)}.\n" if msgspec.structs.fields(kind) else ""
+    rows = [
+        (f"`{field.encode_name}`", f"`{type_name(field.type)}`", _default(field), meaning.get(field.name, ""))
+        for field in msgspec.structs.fields(kind)
+    ]
+    return table(("field", "type", "default", "meaning"), rows) if rows else ""
+
+
+def _default(field: msgspec.structs.FieldInfo) -> str:
+    if field.required:
+        return "required"
+    value = field.default_factory() if field.default is msgspec.NODEFAULT else field.default
+    shown = bytes(value).decode() if isinstance(value, msgspec.Raw) else repr(value)
+    return f"`{shown}`"
+
+
+def _commands_below(group: Any, name: str, depth: int) -> Iterator[str]:
+    for word, command in group.commands.items():
+        title = f"{name} {word}"
+        yield f"{'#' * depth} `{title}`\n"
+        module = sys.modules[command.callback.__module__] if command.callback is not None else None
+        if hasattr(command, "commands"):
+            first = next(iter(command.commands.values()))
+            yield f"{command.help}\n\n{prose_of(sys.modules[first.callback.__module__])}"
+            yield from _commands_below(command, title, depth + 1)
+            continue
+        yield f"{command.help}\n\n{_usage(command, title)}"
+        yield _parameters(command)
+        if module is not None and depth == 2:  # what a group's module says stands above
+            yield prose_of(module)
+
+
+def _usage(command: Any, title: str) -> str:
+    words = [title]
+    for parameter in command.params:
+        if parameter.param_type_name == "argument":
+            shown = parameter.metavar or parameter.name.upper()
+            words.append(shown if parameter.required or shown.startswith("[") else f"[{shown}]")
+        elif parameter.required:
+            words.append(f"{parameter.opts[-1]} {_value_name(command, parameter)}")
+    if any(each.param_type_name == "option" and not each.required for each in command.params):
+        words.insert(1, "[OPTIONS]")
+    return f"```text\n{' '.join(words)}\n```\n"
+
+
+def _parameters(command: Any) -> str:
+    rows = [
+        (
+            f"`{', '.join(parameter.opts)} {_value_name(command, parameter)}".rstrip() + "`"
+            if parameter.param_type_name == "option"
+            else f"`{parameter.metavar or parameter.name.upper()}`",
+            "required" if parameter.required else _shown_default(parameter.default),
+            parameter.help or "",
+        )
+        for parameter in command.params
+    ]
+    return table(("argument or option", "default", "meaning"), rows)
+
+
+def _value_name(command: Any, parameter: Any) -> str:
+    """What follows the option; empty for a flag."""
+    if parameter.is_flag:
+        return ""
+    if parameter.metavar:
+        return str(parameter.metavar)
+    hints = inspect.signature(command.callback, eval_str=True).parameters[parameter.name].annotation
+    kinds = [each for each in _leaves(hints) if isinstance(each, type) and each is not type(None)]
+    if kinds and issubclass(kinds[0], Enum):
+        return "|".join(str(each.value) for each in kinds[0])
+    return {int: "NUMBER", float: "NUMBER", Path: "PATH"}.get(kinds[0] if kinds else str, "TEXT")
+
+
+def _leaves(hint: Any) -> Iterator[Any]:
+    inner = get_args(hint)
+    if not inner:
+        yield hint
+    else:
+        for each in inner:
+            yield from _leaves(each)
+
+
+def _shown_default(value: object) -> str:
+    value = value.value if isinstance(value, Enum) else value
+    return "" if value is None or value is False else f"`{value}`"
+
+
+def prose_of(module: Any) -> str:
+    """A module's docstring as Markdown, without its first paragraph; what is indented becomes a block."""
+    text = inspect.cleandoc(module.__doc__ or "").partition("\n\n")[2]
+    parts = re.split(r"((?:^    .*\n?)+)", text, flags=re.MULTILINE)
+    return (
+        "".join(
+            f"\n```text\n{textwrap.dedent(part).rstrip()}\n```\n\n" if number % 2 else part
+            for number, part in enumerate(parts)
+        ).strip("\n")
+        + "\n"
+    )

@@ -1,0 +1,184 @@
+"""The documents say what the code is: numbers, settings, commands, names, links.
+
+What a reader may copy from them is run by `tests/documents/test_examples.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+from pluto_dist.cli.main import app
+from pluto_dist.node.settings import settings_keys, variables_of
+from tests.documents.generated import parts_of, renewed
+from tests.documents.pages import CHECKOUT, Page, anchor_of, page, pages
+
+NUMBER = re.compile(r"\b([RG])([1-9][0-9]?)\b")
+MODULE_PATH = re.compile(r"^(?:pluto_dist|tests|deploy|docs)(?:/[\w.*-]+)*/?$")
+CLASS_NAME = re.compile(r"^[A-Z][a-z]+(?:[A-Z][a-z]+)+$")
+VARIABLE = re.compile(r"\bPLUTO_DIST_[A-Z_]+\b")
+CALL = re.compile(r"\bpluto-dist +(?P<words>[a-z][^\n`|;&#]*)")
+
+ALL = pytest.mark.parametrize("each", pages(), ids=lambda each: each.path)
+
+
+@cache
+def sources() -> dict[Path, str]:
+    """Files of package and tests in which a rule or a class may be named."""
+    found = (path for folder in ("pluto_dist", "tests") for path in (CHECKOUT / folder).rglob("*"))
+    return {path: path.read_text("utf-8") for path in found if path.suffix in (".py", ".txt", ".toml", ".sh")}
+
+
+@cache
+def words_in_code() -> frozenset[str]:
+    """Names in the code."""
+    texts = (text for path, text in sources().items() if path.suffix == ".py")
+    return frozenset(word for text in texts for word in re.findall(r"[A-Z]\w+", text))
+
+
+@cache
+def commands() -> Any:
+    """The command line, as the documents name it."""
+    return typer.main.get_command(app)
+
+
+@pytest.mark.parametrize(("letter", "path"), [("R", "docs/rules.md"), ("G", "docs/guarantees.md")])
+def test_every_number_in_the_code_has_its_heading(letter: str, path: str) -> None:
+    """Whoever meets R4 in a docstring finds it explained, and nothing is explained that is not there."""
+    found = {number[0] for text in sources().values() for number in NUMBER.finditer(text)}
+    named = {number for number in found if number.startswith(letter)}
+    titles = {title.partition(".")[0] for title in page(path).titles if NUMBER.match(title)}
+    assert named == titles, f"{path}: {sorted(named ^ titles)} have no heading, or no place in the code"
+
+
+@ALL
+def test_generated_parts_are_what_the_code_says(each: Page) -> None:
+    """A setting, a command, a field: what a page says of it is made from its code."""
+    stale = each.text != renewed(each.text)
+    assert not stale, f"{each.path} is not what the code says now; run: python -m tests.documents"
+
+
+def test_every_generated_part_stands_in_one_page() -> None:
+    """A part that no page holds would be kept up for nobody."""
+    from tests.documents.generated import PARTS
+
+    assert sorted(name for each in pages() for name in parts_of(each.text)) == sorted(PARTS)
+
+
+@ALL
+def test_links_lead_somewhere(each: Page) -> None:
+    """Files exist, and so do the headings in them; what is on the web is not looked at."""
+    broken = [target for target in each.links if not _is_there(each, target)]
+    assert not broken
+
+
+def _is_there(each: Page, target: str) -> bool:
+    if re.match(r"[a-z]+:", target):
+        return True
+    name, _, anchor = target.partition("#")
+    path = (CHECKOUT / each.path).parent / name if name else CHECKOUT / each.path
+    if not path.exists():
+        return False
+    if not anchor:
+        return True
+    found = str(path.resolve().relative_to(CHECKOUT))
+    return anchor in page(found).anchors
+
+
+@ALL
+def test_paths_that_are_named_exist(each: Page) -> None:
+    """`pluto_dist/core/verdict.py` in a document is a file of the project."""
+    named = [code for code in each.code if MODULE_PATH.match(code) and "/" in code]
+    assert not [code for code in named if not list(CHECKOUT.glob(code.rstrip("/")))]
+
+
+@ALL
+def test_variables_that_are_named_are_settings(each: Page) -> None:
+    """A misspelt variable has no effect, so it must not be in a document."""
+    known = {name for key in settings_keys() for name in variables_of(key)}
+    named = {found[0] for found in VARIABLE.finditer(each.text.replace("PLUTO_DIST_<NAME>", ""))}
+    assert named <= known
+
+
+@ALL
+def test_commands_that_are_named_exist_with_their_options(each: Page) -> None:
+    """In prose and in blocks: `pluto-dist show RUN --plot loss`."""
+    wrong = [
+        fault for code in _code_of(each) for found in CALL.finditer(code) if (fault := _fault(found["words"]))
+    ]
+    assert not wrong
+
+
+def _code_of(each: Page) -> Iterator[str]:
+    yield from each.code
+    yield from (block.code for block in each.blocks if block.language in ("sh", "bash", "console", "yaml"))
+
+
+def _fault(words: str) -> str:
+    """What is wrong with the words behind `pluto-dist`, "" if nothing is."""
+    command = commands()
+    given = words.split()
+    while given and hasattr(command, "commands"):
+        if given[0] not in command.commands:
+            return f"no command {given[0]!r} in {words!r}"
+        command = command.commands[given.pop(0)]
+    known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
+    own = given[: given.index("--")] if "--" in given else given
+    unknown = [word for word in own if re.match(r"--?[a-z]", word) and word.partition("=")[0] not in known]
+    return f"no option {unknown} in {words!r}" if unknown else ""
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["docs/architecture.md", "docs/rules.md", "docs/formats.md", "docs/guarantees.md", "CONTRIBUTING.md"],
+)
+def test_classes_that_are_named_are_in_the_code(path: str) -> None:
+    """A class that was renamed is renamed in the documents too."""
+    named = {code.removesuffix("()") for code in page(path).code}
+    assert not {name for name in named if CLASS_NAME.match(name)} - words_in_code()
+
+
+@pytest.mark.parametrize(
+    ("title", "anchor"),
+    [
+        ("R1. The lifecycle stream is the truth", "r1-the-lifecycle-stream-is-the-truth"),
+        ("`pluto-dist run`: the Run", "pluto-dist-run-the-run"),
+        ("Files, images, tables", "files-images-tables"),
+    ],
+)
+def test_anchors_are_made_as_github_makes_them(title: str, anchor: str) -> None:
+    """Seen there."""
+    assert anchor_of(title) == anchor
+
+
+def test_the_readme_is_short() -> None:
+    """It says what a user gets; everything else has a page of its own."""
+    assert len((CHECKOUT / "README.md").read_bytes()) < 10_000
+
+
+def test_the_change_log_begins_with_what_is_not_released() -> None:
+    """Keep a Changelog: whoever changes a behaviour adds a line there."""
+    titles = page("CHANGELOG.md").titles
+    assert titles[1] == "Unreleased"
+    assert set(titles) - {"Changelog", "Unreleased", "0.1.0"} <= {
+        "Added",
+        "Changed",
+        "Fixed",
+        "Removed",
+        "Security",
+    }
+
+
+def test_the_pre_commit_hooks_are_the_projects_own_tools() -> None:
+    """Nothing is downloaded, and every program that a hook starts comes with the project's `test` extra."""
+    yaml = pytest.importorskip("yaml", reason="PyYAML is not installed here")
+    (repository,) = yaml.safe_load((CHECKOUT / ".pre-commit-config.yaml").read_text("utf-8"))["repos"]
+    assert repository["repo"] == "local"
+    programs = {hook["entry"].partition(" ")[0] for hook in repository["hooks"]}
+    assert programs == {".venv/bin/ruff", ".venv/bin/mypy", ".venv/bin/python"}
