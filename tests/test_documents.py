@@ -21,7 +21,7 @@ from tests.documents.pages import CHECKOUT, Page, anchor_of, page, pages
 
 NUMBER = re.compile(r"\b([RG])([1-9][0-9]?)\b")
 MODULE_PATH = re.compile(r"^(?:pluto_dist|tests|deploy|docs)(?:/[\w.*-]+)*/?$")
-CLASS_NAME = re.compile(r"^[A-Z][a-z]+(?:[A-Z][a-z]+)+$")
+NAME = re.compile(r"^(?:[A-Z][a-z]+(?:[A-Z][a-z]+)+|_?[a-z]+(?:_[a-z]+)+)$")  # a class, a function, a field
 VARIABLE = re.compile(r"\bPLUTO_DIST_[A-Z_]+\b")
 CALL = re.compile(r"\bpluto-dist +(?P<words>[a-z][^\n`|;&#]*)")
 
@@ -39,7 +39,7 @@ def sources() -> dict[Path, str]:
 def words_in_code() -> frozenset[str]:
     """Names in the code."""
     texts = (text for path, text in sources().items() if path.suffix == ".py")
-    return frozenset(word for text in texts for word in re.findall(r"[A-Z]\w+", text))
+    return frozenset(word for text in texts for word in re.findall(r"\w+", text))
 
 
 @cache
@@ -138,10 +138,10 @@ def _fault(words: str) -> str:
     "path",
     ["docs/architecture.md", "docs/rules.md", "docs/formats.md", "docs/guarantees.md", "CONTRIBUTING.md"],
 )
-def test_classes_that_are_named_are_in_the_code(path: str) -> None:
-    """A class that was renamed is renamed in the documents too."""
-    named = {code.removesuffix("()") for code in page(path).code}
-    assert not {name for name in named if CLASS_NAME.match(name)} - words_in_code()
+def test_names_in_documents_are_in_the_code(path: str) -> None:
+    """What was renamed in the code is renamed in the documents too."""
+    named = {code.partition("(")[0].partition("=")[0].rpartition(".")[2] for code in page(path).code}
+    assert not {name for name in named if NAME.match(name)} - words_in_code()
 
 
 @pytest.mark.parametrize(
