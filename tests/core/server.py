@@ -72,6 +72,7 @@ class Server:
     next_answers: dict[str, deque[object]] = field(default_factory=lambda: defaultdict(deque))
     accepted: set[tuple[str, str, int, int]] = field(default_factory=set)
     calls: list[str] = field(default_factory=list)
+    beats: int = 0
     asked_s: list[float | None] = field(default_factory=list)
     created_ms: list[int | None] = field(default_factory=list)
 
@@ -153,7 +154,7 @@ class Server:
         return Delivered()
 
     def beat(self, run_id: int) -> Beat:
-        self.calls.append("beat")
+        self.beats += 1
         run, chosen = self.runs[run_id], self._chosen("beat")
         if isinstance(chosen, Beat):
             return chosen
