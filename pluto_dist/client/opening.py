@@ -110,7 +110,7 @@ def _open_at(wish: Wish, settings: Settings, places: Places) -> Run:
     link.start(held.granted)
     _wait(held, wish, surroundings, settings, places)
     announce.started(link.view, settings, str(files.folder))
-    announce.side_adds_no_tags(link.view, wish.tags)
+    announce.adds_no_tags(link.view, wish.tags)
     if launched_by:
         its_project = os.environ.get("PLUTO_PROJECT", settings.project)
         announce.belongs_to_launcher(link.view, wish.name, settings.project, its_project)
