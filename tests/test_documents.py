@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import typer.main
+import yaml
 
 from pluto_dist.cli.main import app
 from pluto_dist.node.settings import settings_keys, variables_of
@@ -177,7 +178,6 @@ def test_the_change_log_begins_with_what_is_not_released() -> None:
 
 def test_the_pre_commit_hooks_are_the_projects_own_tools() -> None:
     """Nothing is downloaded, and every program that a hook starts comes with the project's `test` extra."""
-    yaml = pytest.importorskip("yaml", reason="PyYAML is not installed here")
     (repository,) = yaml.safe_load((CHECKOUT / ".pre-commit-config.yaml").read_text("utf-8"))["repos"]
     assert repository["repo"] == "local"
     programs = {hook["entry"].partition(" ")[0] for hook in repository["hooks"]}
