@@ -23,6 +23,7 @@ from tests.documents.pages import CHECKOUT, Page, anchor_of, page, pages
 NUMBER = re.compile(r"\b([RG])([1-9][0-9]?)\b")
 MODULE_PATH = re.compile(r"^(?:pluto_dist|tests|deploy|docs)(?:/[\w.*-]+)*/?$")
 NAME = re.compile(r"^(?:[A-Z][a-z]+(?:[A-Z][a-z]+)+|_?[a-z]+(?:_[a-z]+)+)$")  # a class, a function, a field
+NAMED = re.compile(r"\b[A-Z][a-z]+(?:[A-Z][a-z]+)+\b|\b[a-z]+(?:_[a-z]+)+\b")
 VARIABLE = re.compile(r"\bPLUTO_DIST_[A-Z_]+\b")
 CALL = re.compile(r"\bpluto-dist +(?P<words>[a-z][^\n`|;&#]*)")
 
@@ -141,7 +142,12 @@ def _fault(words: str) -> str:
 )
 def test_names_in_documents_are_in_the_code(path: str) -> None:
     """What was renamed in the code is renamed in the documents too."""
-    named = {code.partition("(")[0].partition("=")[0].rpartition(".")[2] for code in page(path).code}
+    drawn = [
+        word for block in page(path).blocks if block.language == "text" for word in NAMED.findall(block.code)
+    ]
+    named = {
+        code.partition("(")[0].partition("=")[0].rpartition(".")[2] for code in (*page(path).code, *drawn)
+    }
     assert not {name for name in named if NAME.match(name)} - words_in_code()
 
 
