@@ -91,6 +91,7 @@ class Opening:
             verdict=None,
             telling=False,
             reported=False,
+            forced=False,
             ended_ms=None,
             prior=Prior(run.verdict, run.ended_ms, run.job_key, run.attempt),
             resumed=True,
