@@ -1,8 +1,8 @@
 """Nothing in the suite depends on speed: what tests may not do, looked for in their source.
 
 `tests/patience.py` says what they do instead. Measuring is what `tests/bench` is for; simulated time, in
-`core`, `scenarios` and `simulation`, passes as fast as it likes; the leases of a cluster's store have a time to
-live that really passes.
+`core`, `scenarios` and `simulation`, passes as fast as it likes; leases of a cluster's store have a time to
+live, which really passes.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ MAY_SLEEP = {
 }
 # What waits at least so long may be measured, and what is only told.
 MAY_MEASURE = {
+    "adapters/test_describe.py",
     "fuzz/__main__.py",
     "pluto_server/front.py",
     "pluto_server/test_faults.py",
