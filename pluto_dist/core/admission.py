@@ -13,6 +13,7 @@ from pluto_dist.core.context import Context
 from pluto_dist.core.decisions import Create, Decision, Facts, Grant, Refuse, Verify, Wait
 from pluto_dist.core.effects import CheckLiveness, LookAtStreams
 from pluto_dist.core.finding import Finder
+from pluto_dist.core.lifecycle import Opened
 from pluto_dist.core.naming import label_of, participant_of
 from pluto_dist.core.opening import Opening
 from pluto_dist.core.phase import Phase, assess, members_of
@@ -127,6 +128,7 @@ class Admission:
         label = label_of(lease, grant.role, others, run.relay)
         granted = self._context.change_lease(
             lease,
+            opened=_settled(lease, run),
             run=run.key,
             state="active",
             role=grant.role,
@@ -225,3 +227,10 @@ class Admission:
             for other in waiting
             if (other.opened.job.key, other.opened.job.attempt) == (job.key, job.attempt)
         ]
+
+
+def _settled(lease: Lease, run: Run) -> Opened:
+    """The claim as it is kept from now on: what the page of a Run is told is needed only while it is made."""
+    if lease.opened.origin is None or (run.opening and run.opener == lease.lease_id):
+        return lease.opened
+    return msgspec.structs.replace(lease.opened, origin=None)

@@ -112,7 +112,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         verdict: how it ended, None while it has not; `ended` says the same.
         telling: a terminal status may have reached the backend.
         reported: the backend accepted the terminal status.
-        forced: a person has ended it, against whatever the backend says.
+        forced: a person has said how it ended, and has the last word, also over a cancel on the server.
         server_status: the server's status, where it is not the one that was reported or is expected.
         refusals: what the server will not take, by what was asked for, with its reason.
         pushed_tags: the tags that the backend has, None if unknown.

@@ -10,8 +10,9 @@ from __future__ import annotations
 import msgspec
 
 from pluto_dist.core.admission import Admission
+from pluto_dist.core.beats import BEAT_S, POLL_S
 from pluto_dist.core.context import Context
-from pluto_dist.core.control import BEAT_S, POLL_S, Controls
+from pluto_dist.core.control import Controls
 from pluto_dist.core.delivery import QUIET_MS, Delivery
 from pluto_dist.core.effects import RemoveLease
 from pluto_dist.core.filing import Filing

@@ -32,11 +32,13 @@ from pluto_dist.core.requests import (
 )
 from pluto_dist.errors import RunExistsError, ServerRefusedError
 from pluto_dist.sync.delivery import Delivery, Progress
-from pluto_dist.sync.ending import ending_of
+from pluto_dist.sync.ending import ending_of, is_told
 from pluto_dist.sync.heart import Heart
 from pluto_dist.sync.names import Names
 from pluto_dist.sync.patience import Patience
 from pluto_dist.sync.source import Stream, streams_of
+
+LAST_QUESTIONS = 3  # before a status the server is asked for a cancel, so often at most
 
 
 class Parent(msgspec.Struct, frozen=True):
@@ -112,8 +114,7 @@ class Upload:
     @property
     def knows_the_end(self) -> bool:
         """Whether the server was told this very end."""
-        ending, mark = self._ending, self.mark
-        return ending is not None and (mark.status, mark.ended_ms) == (ending.status, ending.at_ms)
+        return is_told(self._ending, self.mark)
 
     @property
     def papers(self) -> str:
@@ -198,7 +199,14 @@ class Upload:
             parent_record=parent.record if parent is not None else b"",
             fork_step=fork.step if fork is not None and parent is not None else None,
             created_ms=document.created_at,
+            system_metadata=self._metadata(),
         )
+
+    def _metadata(self) -> bytes:
+        try:
+            return self._store.metadata(self._document.key)
+        except OSError:  # a page without the machine is no reason to hold up the Run
+            return b"{}"
 
     def _opened(self, opened: Opened) -> None:
         self._change(id=opened.id, display_id=opened.display_id, url=opened.url, project=opened.project)
@@ -231,10 +239,25 @@ class Upload:
 
     def _end(self) -> None:
         ending = self._ending
-        if ending is not None:
-            told = self._must(lambda: self._backend.report(self._there, ending))
-            now = told.status if isinstance(told, Told) else None
-            self._change(status=ending.status, ended_ms=ending.at_ms, server_status=now)
+        if ending is None:
+            return
+        if self._is_cancelled():
+            self._change(status="CANCELLED", ended_ms=ending.at_ms)
+            return
+        told = self._must(lambda: self._backend.report(self._there, ending))
+        now = told.status if isinstance(told, Told) else None
+        self._change(status=ending.status, ended_ms=ending.at_ms, server_status=now)
+
+    def _is_cancelled(self) -> bool:
+        """Whether the server has a cancel that nobody has seen (R10); the status waits only a moment."""
+        if self._document.restore.run.forced:
+            return False
+        for _ in range(LAST_QUESTIONS):
+            self._patience.before()
+            beat = self._backend.beat(self._there)
+            if isinstance(beat.outcome, Delivered):
+                return beat.status == "CANCELLED"
+        return False
 
     def _must(self, request: Callable[[], Outcome]) -> Delivered:
         outcome = self._patience.ask(request)
