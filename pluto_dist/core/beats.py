@@ -103,9 +103,14 @@ class Beats:
         if run.key in self._in_flight:
             self._crossing.add(run.key)
 
-    def status_failed(self, run: Run) -> None:
-        """The server did not get the status: until the next try there is time for a cancel."""
-        self._questions.pop(run.key, None)
+    def status_failed(self, run: Run, *, unsure: bool = False) -> None:
+        """The server did not get the status: until the next try there is time for a cancel.
+
+        Perhaps it did (`unsure`), and then a cancel comes too late; but only where the question was answered.
+        """
+        question = self._questions.get(run.key)
+        if question is not None and not (unsure and question.answered):
+            del self._questions[run.key]
 
     def end(self, run: Run) -> None:
         """The server has the end; the next one needs another question."""

@@ -118,6 +118,8 @@ class Controls:
                     self._beats.status_failed(run)
             case Unknown(reason=reason):
                 self._failed(run, errand, reason, 0.0)
+                if errand.operation == "status":
+                    self._beats.status_failed(run, unsure=True)
         return errand.operation == "names" and not self._book.unregistered(event.run)
 
     def beaten(self, event: Beaten) -> None:

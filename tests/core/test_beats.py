@@ -182,6 +182,23 @@ def test_before_a_status_is_tried_again_the_question_is_asked_again() -> None:
     assert not world.server.only().reports
 
 
+def test_a_question_that_could_not_be_asked_is_asked_before_the_next_try() -> None:
+    """R10: a sign of life hung when the status was due, and nobody knows whether the status arrived."""
+    world = World()
+    owner = world.process("owner").init()
+    world.hold.add("BeatRun")
+    world.wait(POLL_S + 1)
+    owner.finish().exit()
+    world.server.answer("status", Unknown("no answer"))
+    world.wait(LAST_S)
+    assert world.server.said("status") == ["status"]
+    world.server.only().cancelled = True
+    world.release()
+    world.wait(SETTLE_S)
+    assert world.run().status == "CANCELLED"
+    assert world.server.said("status") == ["status"]
+
+
 def test_a_cancel_whose_answer_crosses_the_status_is_asked_for_once_more() -> None:
     """R10: the server may have taken both in either order; FAILED replaces CANCELLED there."""
     world = World()

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from tests.patience import PATIENCE_S
 from tests.process.harness import Script, wait_until
 from tests.process.served import Served
 
@@ -118,7 +119,7 @@ def test_a_started_coordinator_gets_the_key(served: Served) -> None:
 def test_without_a_key_nothing_is_said_of_one(served: Served) -> None:
     command = [sys.executable, "-c", "from pluto_dist.cli.main import app; app()", "coordinator", "start"]
     env = {name: value for name, value in served.env().items() if name != "PLUTO_API_KEY"}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=PATIENCE_S, check=True)
     assert "API key" not in done.stdout
 
 
