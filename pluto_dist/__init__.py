@@ -12,6 +12,7 @@ Layers; imports point inwards (`tests/test_layers.py` holds them):
     spool       record files of a process, written and read
     transport   the socket between processes and their coordinator
     backend     where records go: the store folder, or the Pluto server
+    cluster     what the nodes of a job share: etcd
     state       the coordinator's database
     node        the coordinator process, and what this machine is like
     client      what runs in the trainer
@@ -29,60 +30,67 @@ from typing import TYPE_CHECKING, Any
 from pluto_dist import errors
 
 if TYPE_CHECKING:
-    from pluto_dist.client.api import attach, finish, generate_run_id, init, log
+    from pluto_dist.client.api import alert, attach, finish, generate_run_id, init, log, login, watch
     from pluto_dist.client.handle import Run
     from pluto_dist.client.media.files import Artifact, File, Text
     from pluto_dist.client.media.images import Image
     from pluto_dist.client.media.recordings import Audio, Video
-    from pluto_dist.client.media.tables import Histogram, Table
+    from pluto_dist.client.media.tables import Data, Histogram, Table
+    from pluto_dist.client.official import Settings, setup
 
 __all__ = [
     "Artifact",
     "Audio",
+    "Data",
     "File",
     "Histogram",
     "Image",
     "Run",
+    "Settings",
     "Table",
     "Text",
     "Video",
+    "alert",
     "attach",
     "errors",
     "finish",
     "generate_run_id",
     "init",
     "log",
+    "login",
+    "setup",
+    "watch",
 ]
 __version__ = "0.1.0"
 
 _LAZY = {
     "Artifact": "pluto_dist.client.media.files",
     "Audio": "pluto_dist.client.media.recordings",
+    "Data": "pluto_dist.client.media.tables",
     "File": "pluto_dist.client.media.files",
     "Histogram": "pluto_dist.client.media.tables",
     "Image": "pluto_dist.client.media.images",
     "Run": "pluto_dist.client.handle",
+    "Settings": "pluto_dist.client.official",
     "Table": "pluto_dist.client.media.tables",
     "Text": "pluto_dist.client.media.files",
     "Video": "pluto_dist.client.media.recordings",
+    "alert": "pluto_dist.client.api",
     "attach": "pluto_dist.client.api",
     "finish": "pluto_dist.client.api",
     "generate_run_id": "pluto_dist.client.api",
     "init": "pluto_dist.client.api",
     "log": "pluto_dist.client.api",
+    "login": "pluto_dist.client.api",
+    "setup": "pluto_dist.client.official",
+    "watch": "pluto_dist.client.api",
 }
 _ELSEWHERE = {
-    "login": "set PLUTO_API_KEY, or run `pluto login` of the official client",
     "logout": "unset PLUTO_API_KEY, or run `pluto logout` of the official client",
-    "watch": "the official client has it: it records gradients of a module",
     "query": "the official client has it: pluto.query reads what is on the server",
     "sweep": "the official client has it; start the trials yourself and call init() in each",
     "agent": "the official client has it; start the trials yourself and call init() in each",
-    "setup": "settings are given to init(settings={...})",
-    "alert": "the official client has it",
     "System": "system metrics are recorded by the coordinator, once per node",
-    "Settings": "settings are given to init(settings={...})",
-    "Data": "log a Histogram or a Table; the official client has it as their common base",
     "Graph": "the official client has it; log the model's structure as Text or File",
 }
 

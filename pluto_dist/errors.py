@@ -28,6 +28,9 @@
 
 Errors travel between processes as (code, message, fields); `from_wire` builds the same class again. All are
 picklable.
+
+Each is also what the official client raises in its place, so that an `except` in a script goes on working:
+ClaimError and ServerError are RuntimeErrors, ForkError is a ValueError as well.
 """
 
 from __future__ import annotations
@@ -87,7 +90,7 @@ class RunEndedError(UsageError):
     """The Run has ended for this process."""
 
 
-class ClaimError(PlutoDistError):
+class ClaimError(PlutoDistError, RuntimeError):
     """The Run cannot be had as asked; nothing was changed."""
 
 
@@ -111,7 +114,7 @@ class AmbiguousRunError(ClaimError):
     """The id, or its absence, fits several Runs."""
 
 
-class ForkError(ClaimError):
+class ForkError(ClaimError, ValueError):
     """Parent or step of a fork do not fit."""
 
 
@@ -139,7 +142,7 @@ class VersionMismatchError(MachineError):
     """Client and coordinator speak different protocol versions."""
 
 
-class ServerError(PlutoDistError):
+class ServerError(PlutoDistError, RuntimeError):
     """The Pluto server refused."""
 
 

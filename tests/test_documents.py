@@ -21,7 +21,7 @@ from tests.documents.pages import CHECKOUT, Page, anchor_of, page, pages
 
 NUMBER = re.compile(r"\b([RG])([1-9][0-9]?)\b")
 MODULE_PATH = re.compile(r"^(?:pluto_dist|tests|deploy|docs)(?:/[\w.*-]+)*/?$")
-CLASS_NAME = re.compile(r"^[A-Z][a-z]+(?:[A-Z][a-z]+)+$")
+NAME = re.compile(r"^(?:[A-Z][a-z]+(?:[A-Z][a-z]+)+|_?[a-z]+(?:_[a-z]+)+)$")  # a class, a function, a field
 VARIABLE = re.compile(r"\bPLUTO_DIST_[A-Z_]+\b")
 CALL = re.compile(r"\bpluto-dist +(?P<words>[a-z][^\n`|;&#]*)")
 
@@ -39,7 +39,7 @@ def sources() -> dict[Path, str]:
 def words_in_code() -> frozenset[str]:
     """Names in the code."""
     texts = (text for path, text in sources().items() if path.suffix == ".py")
-    return frozenset(word for text in texts for word in re.findall(r"[A-Z]\w+", text))
+    return frozenset(word for text in texts for word in re.findall(r"\w+", text))
 
 
 @cache
@@ -54,13 +54,14 @@ def test_every_number_in_the_code_has_its_heading(letter: str, path: str) -> Non
     found = {number[0] for text in sources().values() for number in NUMBER.finditer(text)}
     named = {number for number in found if number.startswith(letter)}
     titles = {title.partition(".")[0] for title in page(path).titles if NUMBER.match(title)}
-    assert named == titles
+    assert named == titles, f"{path}: {sorted(named ^ titles)} have no heading, or no place in the code"
 
 
 @ALL
 def test_generated_parts_are_what_the_code_says(each: Page) -> None:
-    """Mended by `python -m tests.documents`."""
-    assert each.text == renewed(each.text)
+    """A setting, a command, a field: what a page says of it is made from its code."""
+    stale = each.text != renewed(each.text)
+    assert not stale, f"{each.path} is not what the code says now; run: python -m tests.documents"
 
 
 def test_every_generated_part_stands_in_one_page() -> None:
@@ -135,12 +136,12 @@ def _fault(words: str) -> str:
 
 @pytest.mark.parametrize(
     "path",
-    ["docs/rules.md", "docs/formats.md", "docs/guarantees.md", "CONTRIBUTING.md"],
+    ["docs/architecture.md", "docs/rules.md", "docs/formats.md", "docs/guarantees.md", "CONTRIBUTING.md"],
 )
-def test_classes_that_are_named_are_in_the_code(path: str) -> None:
-    """A class that was renamed is renamed in the documents too."""
-    named = {code.removesuffix("()") for code in page(path).code}
-    assert not {name for name in named if CLASS_NAME.match(name)} - words_in_code()
+def test_names_in_documents_are_in_the_code(path: str) -> None:
+    """What was renamed in the code is renamed in the documents too."""
+    named = {code.partition("(")[0].partition("=")[0].rpartition(".")[2] for code in page(path).code}
+    assert not {name for name in named if NAME.match(name)} - words_in_code()
 
 
 @pytest.mark.parametrize(
@@ -172,3 +173,12 @@ def test_the_change_log_begins_with_what_is_not_released() -> None:
         "Removed",
         "Security",
     }
+
+
+def test_the_pre_commit_hooks_are_the_projects_own_tools() -> None:
+    """Nothing is downloaded, and every program that a hook starts comes with the project's `test` extra."""
+    yaml = pytest.importorskip("yaml", reason="PyYAML is not installed here")
+    (repository,) = yaml.safe_load((CHECKOUT / ".pre-commit-config.yaml").read_text("utf-8"))["repos"]
+    assert repository["repo"] == "local"
+    programs = {hook["entry"].partition(" ")[0] for hook in repository["hooks"]}
+    assert programs == {".venv/bin/ruff", ".venv/bin/mypy", ".venv/bin/python"}

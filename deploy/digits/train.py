@@ -28,8 +28,9 @@ def main() -> None:
     model = DistributedDataParallel(Digits())
     optimizer = torch.optim.Adam(model.parameters(), lr=given.lr)
     images, labels, _, _ = load_digits()
-    sampler = DistributedSampler(TensorDataset(images, labels), shuffle=True)
-    batches = DataLoader(sampler.dataset, batch_size=given.batch, sampler=sampler)
+    data = TensorDataset(images, labels)
+    sampler: DistributedSampler[tuple[torch.Tensor, ...]] = DistributedSampler(data, shuffle=True)
+    batches = DataLoader(data, batch_size=given.batch, sampler=sampler)
 
     first, step = resume(given.out, model, optimizer)
     for epoch in range(first, given.epochs):
@@ -42,15 +43,15 @@ def main() -> None:
             run.log({"loss": loss.item(), "epoch": epoch}, step)
             step += 1
         save(given.out, epoch + 1, step, model, optimizer)
-        if asked_to_stop(run):
+        if any_rank_is(run.preempted):
             break
     run.finish()
     dist.destroy_process_group()
 
 
-def asked_to_stop(run: pluto.Run) -> bool:
+def any_rank_is(preempted: bool) -> bool:
     """Whether any rank got SIGTERM; all ranks leave the loop after the same epoch, so none waits for ever."""
-    asked = torch.tensor(float(run.preempted))
+    asked = torch.tensor(float(preempted))
     dist.all_reduce(asked, dist.ReduceOp.MAX)
     return bool(asked)
 

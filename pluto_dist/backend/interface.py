@@ -22,6 +22,7 @@ from pluto_dist.core.requests import (
     OpenRequest,
     OpenResult,
     Refused,
+    Reopened,
     Status,
     StatusReport,
     StreamKind,
@@ -38,6 +39,7 @@ __all__ = [
     "OpenResult",
     "Opened",
     "Refused",
+    "Reopened",
     "Status",
     "StatusReport",
     "StreamKind",
@@ -104,6 +106,10 @@ class Backend(Protocol):
 
         Any other end stays as it is. Without this, the true status could not replace the wrong one.
         """
+        ...
+
+    def put_back(self, reopened: Reopened) -> Outcome:
+        """Ends a Run again as it was ended before asking reopened it, unless somebody has gone on with it."""
         ...
 
     def close(self) -> None:

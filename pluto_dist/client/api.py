@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from pluto_dist.client.arguments import seconds_of
+from pluto_dist.client.official import Settings as GivenSettings
+from pluto_dist.client.official import leave_out, settings_of
 from pluto_dist.client.opening import disabled_run, generate_run_id, open_lease
 from pluto_dist.client.plain import shown
 from pluto_dist.client.runs import RUNS
@@ -19,19 +21,19 @@ from pluto_dist.client.wishes import (
     resume_of,
     role_of,
     run_of,
-    settings_of,
     tags_of,
 )
 from pluto_dist.core.ids import Role
 from pluto_dist.errors import ArgumentError, OwnerExistsError, RunNotFoundError
 
 if TYPE_CHECKING:
+    from pluto_dist.client.handle import Run
     from pluto_dist.client.opening import AnyRun
     from pluto_dist.node.settings import Settings
 
 Mode = Literal["auto", "local", "pluto", "disabled"]
 
-__all__ = ["attach", "finish", "generate_run_id", "init", "log"]
+__all__ = ["alert", "attach", "finish", "generate_run_id", "init", "log", "login", "watch"]
 
 
 def init(
@@ -39,7 +41,7 @@ def init(
     project: str | None = None,
     name: str | None = None,
     config: object = None,
-    settings: Mapping[str, Any] | None = None,
+    settings: GivenSettings | Mapping[str, Any] | None = None,
     tags: str | Iterable[str] | None = None,
     run_id: int | str | None = None,
     resume: bool = False,
@@ -54,6 +56,7 @@ def init(
     strict: bool | None = None,
     quiet: bool | None = None,
     save_dir: str | os.PathLike[str] | None = None,
+    **unknown: object,
 ) -> AnyRun:
     """Opens a Run, or joins the one of this job.
 
@@ -65,10 +68,10 @@ def init(
         project: created on first use; default "pluto".
         name: for people.
         config: dict, dataclass, namespace, OmegaConf, …; a snapshot is taken.
-        settings: any setting by its name, see `docs/settings.md`.
+        settings: a dict or a `Settings` of any setting by its name, see `docs/settings.md`.
         tags: one or several.
-        run_id: id of an existing Run (number, display id), or an id of your own choice.
-        resume: go on with an existing Run.
+        run_id: number or display id of a Run, which is gone on with; or an id of your own choice.
+        resume: go on with the Run that has your own `run_id`; without one, a new Run is made.
         fork_run_id, fork_step: continue another Run from a step; both or none.
         inherit_config: whether the parent's config is the base (default yes).
         inherit_tags: whether the parent's tags are taken over (default no).
@@ -78,10 +81,11 @@ def init(
         strict: misuse raises instead of warning.
         quiet: print nothing.
         save_dir: another name of `dir`, as with the official client; it wins over `dir`.
+        unknown: any other name is left out with a warning, because the official client takes any.
 
     Raises:
-        RunExistsError: the id exists and `resume` was not given; nothing was changed.
-        RunNotFoundError: no Run has this id.
+        RunExistsError: a Run has your own `run_id`, and `resume` was not given; nothing was changed.
+        RunNotFoundError: no Run has this number or display id.
         OwnerExistsError: somebody alive owns the Run and this process insists on owning it.
         ArgumentError, ForkError, SettingError, InvalidRecordError: as their texts say; nothing was opened.
         MachineError: only with PLUTO_DIST_REQUIRED=1; otherwise one warning and a disabled Run.
@@ -91,6 +95,7 @@ def init(
     asked, from_env = (run_id, False) if run_id is not None else (loaded.run_id, True)
     if loaded.mode == "disabled":
         return disabled_run(loaded, name, asked, config, tags)
+    leave_out(unknown, _ARGUMENTS, strict=loaded.strict)
     run = run_of("run_id", asked)
     wish = Wish(
         verb="init",
@@ -107,13 +112,16 @@ def init(
     return open_lease(wish, loaded)
 
 
+_ARGUMENTS = init.__code__.co_varnames[: init.__code__.co_argcount + init.__code__.co_kwonlyargcount]
+
+
 def attach(
     run_id: int | str | None = None,
     *,
     label: str | None = None,
     timeout_s: float = 30.0,
     role: Role | None = None,
-    settings: Mapping[str, Any] | None = None,
+    settings: GivenSettings | Mapping[str, Any] | None = None,
     dir: str | os.PathLike[str] | None = None,  # noqa: A002 # as in init()
     project: str | None = None,
     mode: Mode | None = None,
@@ -152,44 +160,96 @@ def attach(
     return open_lease(wish, loaded)
 
 
-def finish(run: AnyRun | None = None, *, code: int | None = None, timeout_s: float | None = None) -> None:
+def finish(op: AnyRun | None = None, *, code: int | None = None, timeout_s: float | None = None) -> None:
     """Finishes a Run, or, as the official client does, all that this process has not ended yet.
 
     Args:
-        run: which one; left out, all. Without any it does nothing.
+        op: which Run; left out, all. Without any it does nothing.
         code, timeout_s: as of `Run.finish`; the time bounds the whole call.
 
     Raises:
-        ArgumentError: `run` is none, or as `Run.finish`.
+        ArgumentError: `op` is no Run, or as `Run.finish`.
     """
     from pluto_dist.client.disabled import DisabledRun
     from pluto_dist.client.handle import Run
     from pluto_dist.node.identity import boot_clock
 
-    if run is not None and not isinstance(run, Run | DisabledRun):
+    if op is not None and not isinstance(op, Run | DisabledRun):
         raise ArgumentError(
-            f"finish({shown(run)}): pass a Run, or nothing for all; a code is given by name: code=…"
+            f"finish({shown(op)}): pass a Run, or nothing for all; a code is given by name: code=…"
         )
     deadline = None if timeout_s is None else boot_clock() + seconds_of("timeout_s", timeout_s)
-    for each in RUNS.unfinished() if run is None else [run]:
+    for each in RUNS.unfinished() if op is None else [op]:
         each.finish(code, None if deadline is None else max(0.0, deadline - boot_clock()))
 
 
-def log(data: Mapping[str, Any], step: int | None = None, timestamp: float | None = None) -> None:
-    """Logs to the newest unfinished Run of this process.
+def log(
+    data: Mapping[str, Any],
+    step: int | None = None,
+    commit: bool | None = None,
+    timestamp: float | None = None,
+) -> None:
+    """Logs to the newest unfinished Run of this process; the arguments are those of `Run.log`.
+
+    When all of them have ended it is as `Run.log` after the end: dropped, counted, one warning.
+
+    Raises:
+        RunNotFoundError: there was none.
+    """
+    if (run := _newest("log")) is not None:
+        run.log(data, step, commit, timestamp)
+
+
+def watch(module: Any, **how: Any) -> None:
+    """`Run.watch` of the newest unfinished Run of this process.
+
+    Raises:
+        RunNotFoundError: there is none.
+        ArgumentError: as `Run.watch`.
+    """
+    if (run := _newest("watch")) is not None:
+        run.watch(module, **how)
+
+
+def alert(message: object = None, title: str = "pluto", level: str = "INFO", **more: Any) -> None:
+    """`Run.alert` of the newest unfinished Run of this process.
 
     Raises:
         RunNotFoundError: there is none.
     """
+    if (run := _newest("alert")) is not None:
+        run.alert(message, title, level, **more)
+
+
+def _newest(verb: str) -> Run | None:
+    """The Run that a module-level call means; None where everything is disabled."""
     run = RUNS.newest()
-    if run is None:
-        if RUNS.disabled:
-            return
-        raise RunNotFoundError("log() before init(): there is no open Run in this process; call init() first")
-    run.log(data, step, timestamp)
+    if run is None and not RUNS.disabled:
+        run = RUNS.newest_ended()
+        if run is None:
+            raise RunNotFoundError(
+                f"{verb}() before init(): there is no open Run in this process; call init() first"
+            )
+    return run
 
 
-def _settings(verb: str, settings: Mapping[str, Any] | None, **arguments: Any) -> Settings:
+def login(
+    settings: GivenSettings | Mapping[str, Any] | None = None,
+    retry: bool = False,  # noqa: ARG001 # the official client's signature
+) -> None:
+    """Looks for an API key where `init()` will look, and says in one line if there is none.
+
+    It asks nobody for a key and stores none: `pluto login` of the official client does, or PLUTO_API_KEY.
+
+    Raises:
+        SettingError: a setting cannot be used, or a stored key cannot be read.
+    """
+    from pluto_dist.client import announce
+
+    announce.key_found(_settings("login", settings))
+
+
+def _settings(verb: str, settings: GivenSettings | Mapping[str, Any] | None, **arguments: Any) -> Settings:
     from pluto_dist.node.settings import load
 
     named = {name: value for name, value in arguments.items() if value is not None}

@@ -88,13 +88,15 @@ class Collector:
         """Takes every value of a dict and of the dicts in it.
 
         Raises:
-            InvalidRecordError: a key is no text or blank.
+            InvalidRecordError: a key is no text.
             NotAScalarError: what is in the dict cannot be had.
         """
         self._dicts += 1
         for key, value in _pairs_of(data):
             name = prefix + _checked_key(key, prefix)
-            if type(value) is float:
+            if not name[len(prefix) :].strip():  # the server would refuse the whole request
+                self._reject(name, value, "its name is blank; give it one")
+            elif type(value) is float:
                 self._take_number(name, value)
             else:
                 self._take(name, value, (*above, data))
@@ -185,10 +187,7 @@ def _checked_key(key: object, prefix: str) -> str:
         raise InvalidRecordError(
             f"the record has the key {shown(key)}{_below(prefix)}; names are texts: pass str(key)"
         )
-    name = clean_text(key)
-    if not name.strip():
-        raise InvalidRecordError(f"the record has the blank key {shown(key)}{_below(prefix)}; give it a name")
-    return name
+    return clean_text(key)
 
 
 def _below(prefix: str) -> str:

@@ -10,13 +10,16 @@ import contextlib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pluto_dist.client.evidence import exit_code_of
-from pluto_dist.client.official import Hints
+from pluto_dist.client.official import Hints, RunSettings, settings_of_run
 from pluto_dist.core.merge import add_tags, deep_merge, remove_tags
 from pluto_dist.core.verdict import status_of_code
 from pluto_dist.errors import InvalidRecordError
+
+if TYPE_CHECKING:
+    from pluto_dist.node.settings import Settings
 
 
 class DisabledRun(Hints):
@@ -42,6 +45,7 @@ class DisabledRun(Hints):
         self.run_id = run_id
         self.status = "RUNNING"
         self.ended = False
+        self._loaded: Settings | None = None
         self._config: dict[str, Any] = {}
         self._tags: tuple[str, ...] = ()
         self.update_config(config)
@@ -59,7 +63,26 @@ class DisabledRun(Hints):
         """A copy of what this process has said."""
         return list(self._tags)
 
-    def log(self, data: Mapping[str, Any], step: int | None = None, timestamp: float | None = None) -> None:
+    @property
+    def settings(self) -> RunSettings:
+        """As `Run.settings`."""
+        from pluto_dist.node.settings import Settings
+
+        known = ("id", "display_id", "run_id", "name", "project", "status", "url")
+        loaded = self._loaded or Settings(mode="disabled")
+        return settings_of_run(loaded, **{name: getattr(self, name) for name in known})
+
+    def take_settings(self, loaded: Settings) -> None:
+        """Those that `init()` was given."""
+        self._loaded = loaded
+
+    def log(
+        self,
+        data: Mapping[str, Any],
+        step: int | None = None,
+        commit: bool | None = None,
+        timestamp: float | None = None,
+    ) -> None:
         """Does nothing."""
 
     def add_tags(self, tags: str | Iterable[str]) -> None:
@@ -82,13 +105,21 @@ class DisabledRun(Hints):
     def on_preempt(self, callback: Callable[[], object]) -> None:
         """Does nothing."""
 
+    def watch(self, module: Any, **how: Any) -> None:
+        """Does nothing."""
+
+    def alert(
+        self, message: object = None, title: str = "pluto", level: str = "INFO", **more: object
+    ) -> None:
+        """Does nothing."""
+
     def finish(self, code: int | None = None, timeout_s: float | None = None) -> None:  # noqa: ARG002 # as `Run`
         """The status is what it would be by the code alone."""
         if not self.ended:
             self.ended = True
             self.status = status_of_code(code) if isinstance(code, int) else "COMPLETED"
 
-    def close(self, timeout_s: float | None = None) -> None:  # noqa: ARG002 # as `Run`
+    def close(self, code: int | None = None, timeout_s: float | None = None) -> None:  # noqa: ARG002 # as `Run`
         """The status stays as it is."""
         self.ended = True
 

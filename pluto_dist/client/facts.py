@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from pluto_dist.client.held import HeldLease
-from pluto_dist.client.official import Hints
+from pluto_dist.client.official import Hints, RunSettings, settings_of_run
 from pluto_dist.client.stops import STOPS
 from pluto_dist.core.ids import Role
 from pluto_dist.core.messages import AskConfig, AskRun, RunView, View
@@ -104,6 +104,24 @@ class RunFacts(Hints):
     def url(self) -> str:
         """Address of the Run's page, "" for a local Run."""
         return self._run_view().url
+
+    @property
+    def settings(self) -> RunSettings:
+        """The settings that hold for this process, and the Run's ids by the official client's names.
+
+        A copy without the API key.
+        """
+        view = self._run_view()
+        return settings_of_run(
+            self._held.settings,
+            id=view.id,
+            display_id=view.display_id,
+            run_id=view.external_id,
+            name=view.name,
+            project=view.project,
+            status=view.status,
+            url=view.url,
+        )
 
     @property
     def resumed(self) -> bool:

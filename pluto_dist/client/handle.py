@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import msgspec
 
-from pluto_dist.client.arguments import seconds_of
+from pluto_dist.client.arguments import code_of, seconds_of
 from pluto_dist.client.facts import RunFacts
 from pluto_dist.client.held import HeldLease
 from pluto_dist.client.plain import shown
@@ -39,7 +39,13 @@ class Run(RunFacts):
 
     # --- logging ----------------------------------------------------------------------------------
 
-    def log(self, data: Mapping[str, Any], step: int | None = None, timestamp: float | None = None) -> None:
+    def log(
+        self,
+        data: Mapping[str, Any],
+        step: int | None = None,
+        commit: bool | None = None,
+        timestamp: float | None = None,
+    ) -> None:
         """Records numbers, strings and files under names, at a step.
 
         It returns when the record is in the kernel; it waits for no network, process or lock (G3, G4). A
@@ -50,16 +56,61 @@ class Run(RunFacts):
             data: names and values: numbers (numpy and torch scalars too, bool as 0/1), strings, dicts;
                 `File`, `Artifact`, `Text`, `Image`, `Audio`, `Video` and lists of them; `Histogram`, `Table`.
             step: non-negative integer; left out, it is one more than this participant's last one.
-            timestamp: epoch seconds; left out, now.
+            commit: of the official client, without effect there and here; False is warned of once.
+            timestamp: epoch seconds; left out, now. One that cannot be meant is now, with one warning.
 
         Raises:
-            InvalidRecordError: data is no dict, a key is no text, the step is negative or fractional.
+            InvalidRecordError: data is no dict, a key is no text, the step is negative or fractional; with
+                `strict` also a value, a name or a timestamp that cannot be logged.
             RunEndedError: after the end, with `strict`.
         """
+        if commit is not None:
+            self._points.hear_commit(commit)
         if self._held.end:
             self._held.log_late()
         else:
             self._points.log(data, step, timestamp)
+
+    def watch(self, module: Any, **how: Any) -> None:
+        """Logs histograms of a torch module's gradients (`grad/…`) and parameters (`param/…`).
+
+        They get the step of the newest record. Each costs a pass over the tensor, on its device, and the
+        transfer of its counts. What cannot be watched is told once.
+
+        Args:
+            module: of torch.
+            how: `freq`, at each so many passes (1000); `bins` (64); `disable_grad`, `disable_param`; or
+                `log="gradients" | "parameters" | "all"`, `log_freq`. The module's graph is not recorded.
+
+        Raises:
+            ArgumentError: `freq` or `bins` is no whole number from 1 on.
+        """
+        from pluto_dist.client.watching import watch
+
+        watch(self, module, self._held.warn_once, **how)
+
+    def alert(
+        self,
+        message: object = None,
+        title: str = "pluto",
+        level: str = "INFO",
+        wait: float = 0,  # noqa: ARG002 # the official client's signature
+        url: str | None = None,  # noqa: ARG002 # as above
+        remote: bool = True,  # noqa: ARG002 # as above
+        **more: object,
+    ) -> None:
+        """Notes something that people should see: an event of the Run, and a line of the logger.
+
+        `pluto-dist show` has it. No mail and no webhook is sent, which is told once; nothing is waited for.
+
+        Args:
+            message: what happened; the official client's `text=` is another name of it.
+            title: a short line.
+            level: "DEBUG", "INFO", "WARNING", "ERROR" or "CRITICAL"; anything else counts as INFO.
+            wait, url, remote, more: of the official client, without effect.
+        """
+        text = str(more.get("text", message))
+        self._held.alert(str(title), text, str(level))
 
     # --- shared state -----------------------------------------------------------------------------
 
@@ -111,12 +162,17 @@ class Run(RunFacts):
         """
         self._held.finish(code, timeout_s, sys.exc_info()[1])
 
-    def close(self, timeout_s: float | None = None) -> None:
+    def close(self, code: int | None = None, timeout_s: float | None = None) -> None:
         """Ends this process's lease and leaves the Run's status alone.
 
+        Args:
+            code: of the official client, without effect: the status is left alone.
+            timeout_s: bound of the whole call.
+
         Raises:
-            ArgumentError: the time is no number from 0 on.
+            ArgumentError: the code is no whole number, the time is no number from 0 on.
         """
+        code_of("code", code)
         self._held.close(timeout_s)
 
     def on_preempt(self, callback: Callable[[], object]) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pluto_dist.client import announce
 from pluto_dist.client.arguments import code_of, seconds_of
+from pluto_dist.client.calls import calling
 from pluto_dist.client.claimed import Claimed, knows_its_run
 from pluto_dist.client.console.capture import CAPTURES
 from pluto_dist.client.lease import LeaseFiles, Wall
@@ -56,6 +57,7 @@ class HeldLease:
     Attributes:
         end: how this process ended it, "" while it has not.
         by_init: it was opened by `init()`.
+        ended_by: which call that was, and where.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class HeldLease:
         self.pid = os.getpid()
         self.end: Literal["", "finished", "closed"] = ""
         self.by_init = False
+        self.ended_by = ""
         self.warn_once = WarnOnce()
         self._attached = attached
         self._command = command
@@ -195,7 +198,7 @@ class HeldLease:
                 "opened the Run; use attach()",
             )
         elif self.end:
-            message = f"the Run was {self.end} by this process; nothing was changed"
+            message = f"{self._ended()}; nothing was changed"
             if self.settings.strict:
                 raise RunEndedError(message)
             self.warn_once("late_change", message)
@@ -226,6 +229,15 @@ class HeldLease:
             clean = {key: clean_text(value) for key, value in detail.items()}
             self.say(Noted(**self.stamp(), text=text, detail=clean))
 
+    def alert(self, title: str, text: str, level: str) -> None:
+        """See `Run.alert`."""
+        number = logging.getLevelNamesMapping().get(level, logging.INFO)
+        _log.log(number, "%s: %s", title, text)
+        self.note("alert", title=title, message=text, level=logging.getLevelName(number))
+        self.warn_once(
+            "alert", "alert(): it is an event of the Run and a line of the log; no mail or webhook was sent"
+        )
+
     def log_late(self) -> None:
         """A record came after the end.
 
@@ -234,8 +246,8 @@ class HeldLease:
         """
         self._late += 1
         message = (
-            f"log() after {'finish' if self.end == 'finished' else 'close'}(): the record is dropped and "
-            "counted; attach() to go on logging"
+            f"log() after the end: {self._ended()}. The record is dropped and counted; attach() to go on "
+            "logging"
         )
         if self.settings.strict:
             raise RunEndedError(message)
@@ -244,10 +256,15 @@ class HeldLease:
     def tell_late(self) -> None:
         """Says how many records came after the end; the first was warned of when it came."""
         if self._late > 1 and self.here:
-            view = self.link.view
-            named = view.run.external_id if view is not None and view.run is not None else self.lease_id
-            _log.warning("%d records came after the end of Run %s and were dropped", self._late, named)
+            _log.warning("%d records came after the end of %s and were dropped", self._late, self._named())
             self._late = 0
+
+    def _named(self) -> str:
+        view = self.link.view
+        return f"Run {view.run.external_id if view is not None and view.run is not None else self.lease_id}"
+
+    def _ended(self) -> str:
+        return f"{self._named()} was {self.end} by this process: {self.ended_by}"
 
     # --- how it ends ------------------------------------------------------------------------------
 
@@ -314,6 +331,7 @@ class HeldLease:
         if next(self._ends):
             return  # another thread came first, or it did and this is a signal handler
         self.end = "finished" if isinstance(entry, Finished) else "closed"
+        self.ended_by = calling()
         CAPTURES.stop(self.lease_id)
         if self._command is not None:
             timeout_s = self._command.stop(self.settings.exit_wait_s if timeout_s is None else timeout_s)

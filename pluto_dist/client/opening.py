@@ -110,6 +110,7 @@ def _open_at(wish: Wish, settings: Settings, places: Places) -> Run:
     link.start(held.granted)
     _wait(held, wish, surroundings, settings, places)
     announce.started(link.view, settings, str(files.folder))
+    announce.side_adds_no_tags(link.view, wish.tags)
     if launched_by:
         its_project = os.environ.get("PLUTO_PROJECT", settings.project)
         announce.belongs_to_launcher(link.view, wish.name, settings.project, its_project)
@@ -292,4 +293,6 @@ def disabled_run(
         _unfit(settings, MachineError(settings.disabled_because))
     RUNS.disabled = True
     own_id = str(run_id) if run_id is not None else generate_run_id()
-    return DisabledRun(settings.project, str(name or own_id), own_id, config, tags)
+    run = DisabledRun(settings.project, str(name or own_id), own_id, config, tags)
+    run.take_settings(settings)
+    return run

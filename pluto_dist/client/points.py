@@ -11,7 +11,7 @@ from pluto_dist.client.attachments import FileLog
 from pluto_dist.client.collect import Attached, Rejection
 from pluto_dist.client.lease import LeaseFiles, Wall
 from pluto_dist.client.once import WarnOnce
-from pluto_dist.client.plain import clean_text
+from pluto_dist.client.plain import clean_text, shown
 from pluto_dist.core.requests import LogType
 from pluto_dist.errors import InvalidRecordError
 from pluto_dist.spool import forks
@@ -49,7 +49,7 @@ class PointLog:
         automatic = step is None
         if step is None:
             step = next(self._steps)
-        time_ms = self._wall.ms() if timestamp is None else record.epoch_ms(timestamp)
+        time_ms = self._wall.ms() if timestamp is None else self._time_of(timestamp)
         encoded = record.encode(data, step, time_ms, self._known, strict=self._strict)
         if step > self.highest:
             self._follow(step, automatic=automatic)
@@ -64,6 +64,22 @@ class PointLog:
         if encoded.rejections:
             self._reject(encoded.rejections)
 
+    def hear_commit(self, commit: object) -> None:
+        """The official client takes this argument and does nothing with it."""
+        if isinstance(commit, bool):
+            if not commit:
+                self._warn(
+                    "commit",
+                    "log(commit=False) has no effect, as with the official client: every call without step= "
+                    "is a step of its own; pass the same step= to calls that belong together",
+                )
+        else:
+            self._warn(
+                "commit",
+                f"log() was given commit={shown(commit)}, which has no effect: the third argument is commit; "
+                "a time is passed as timestamp=",
+            )
+
     def start_at(self, step: int) -> None:
         """The first automatic step, unless this process has logged beyond it already."""
         if step > self.highest + 1:
@@ -74,11 +90,21 @@ class PointLog:
         """In a forked child: its chain declares names of its own."""
         self._known = set()
 
+    def _time_of(self, timestamp: object) -> int:
+        """A time that cannot be meant is now, as with the official client: it does not end a training."""
+        try:
+            return record.epoch_ms(timestamp)
+        except InvalidRecordError as error:
+            if self._strict:
+                raise
+            self._warn("timestamp", f"log(): {error}. The record has the time of the call")
+            return self._wall.ms()
+
     def _follow(self, step: int, *, automatic: bool) -> None:
         """Automatic steps go on behind the highest step so far."""
+        self.highest = int(step)  # it may be numpy's, or a float without a fraction
         if not automatic:
-            self._steps = itertools.count(int(step) + 1)
-        self.highest = step
+            self._steps = itertools.count(self.highest + 1)
 
     def _attach(self, files: Iterable[Attached], step: int, time_ms: int) -> None:
         rejections = []

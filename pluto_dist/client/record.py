@@ -62,15 +62,15 @@ def encode(
 
     Args:
         data: names and values; dicts inside are flattened with `/`.
-        step: a non-negative integer; numpy and torch integers are taken, floats are not.
+        step: a non-negative integer; numpy's and torch's are taken, and floats without a fraction.
         time_ms: epoch milliseconds, from the clock or from `epoch_ms`.
         known: names that were declared already; not changed here, since a declaration counts only when it
             is written.
         strict: raise where a value would be left out.
 
     Raises:
-        InvalidRecordError: data is no dict, a key is no text or blank, the step is none; with `strict` also
-            a value that cannot be logged.
+        InvalidRecordError: data is no dict, a key is no text, the step is none; with `strict` also a value
+            that cannot be logged, or one under a blank name.
     """
     if type(step) is not int or not 0 <= step <= MAX_STEP:
         step = _checked_step(step)
@@ -166,7 +166,7 @@ def _data_line(name: str, text: str, data_type: str, step: int, time_ms: int) ->
 def _checked_step(step: object) -> int:
     number = _scalar_argument("step", step)
     if isinstance(number, float) and number.is_integer():
-        raise InvalidRecordError(f"step is {number!r}, a float; pass int(step)")
+        number = int(number)
     if isinstance(number, bool) or not isinstance(number, int):
         raise InvalidRecordError(f"step is {shown(step)}; pass a whole number from 0 on")
     if not 0 <= number <= MAX_STEP:

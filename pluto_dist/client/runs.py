@@ -48,6 +48,10 @@ class OpenRuns:
         """The first of the unfinished ones."""
         return next(iter(self.unfinished()), None)
 
+    def newest_ended(self) -> Run | None:
+        """The newest of those that were ended, if none was opened since."""
+        return self._runs[-1][0] if self._runs and self._runs[-1][1].end else None
+
     @property
     def inits(self) -> int:
         """How many times `init()` has been called in this process."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from collections.abc import Iterable
+from typing import Literal
 
 import msgspec
 
@@ -70,21 +70,6 @@ def name_of(name: str | None) -> str | None:
         ArgumentError: it is no text, or the server cannot hold it.
     """
     return None if name is None else text_of("name", name, NAME_LIMIT)
-
-
-def settings_of(settings: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """The settings by their names; `node.settings` checks each.
-
-    Raises:
-        ArgumentError: they are no mapping.
-    """
-    if settings is None:
-        return {}
-    if not issubclass(type(settings), Mapping):
-        raise ArgumentError(
-            f"settings={shown(settings)}: pass a dict of settings by their names", argument="settings"
-        )
-    return settings
 
 
 def run_of(argument: str, value: int | str | None) -> RunRef | None:

@@ -215,13 +215,16 @@ class Admission:
                 self.refuse(lease, error, message)
 
     def _contribute(self, lease: Lease, run: Run) -> None:
-        """The owner's config is the Run's; a side's is kept apart; that a worker has another one is told."""
+        """The owner's config is the Run's; a side's is kept apart; that a worker has another one is told.
+
+        Tags have no such order: a worker's are added, for ranks that tag the Run with what only they know.
+        """
         own = bytes(lease.opened.config)
         config = self._book.configs.get(run.key) or Config()
         another = own not in (b"{}", config.given)
         owner = self._book.leases.get(run.owner or "")
         speaks_first = lease.role == "worker" and config.given == b"{}" and launched(lease.opened, owner)
-        if speaks_first:
+        if lease.role == "worker" and (owner is None or lease.opened.tags != owner.opened.tags):
             self._shared.add_tags(run.key, lease.opened.tags)
         if (lease.role == "owner" or speaks_first) and another:
             self._book.configs.put(run.key, msgspec.structs.replace(config, given=own))

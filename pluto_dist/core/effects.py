@@ -220,7 +220,7 @@ class Control(Effect, frozen=True, kw_only=True):
     """One control request → `Controlled` with the same operation and token.
 
     Attributes:
-        operation: `names`, `tags`, `config`, `revive` or `status`.
+        operation: `names`, `tags`, `config`, `revive`, `status` or `put_back`.
         body: its JSON argument.
     """
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from pluto_dist.core.adoption import Adoption
 from pluto_dist.core.backoff import backoff_s
 from pluto_dist.core.book import Config
+from pluto_dist.core.claims import goes_on
 from pluto_dist.core.context import Context
 from pluto_dist.core.effects import OpenRun
 from pluto_dist.core.events import OpenEnded
@@ -76,8 +77,7 @@ class Opening:
         config = b"{}" if joins else bytes(claim.config)
         self._book.configs.put(key, Config(body=config, given=config))
         self._context.touch(key)
-        self._ask(run)
-        return run
+        return self._ask(run)
 
     def reopen(self, run: Run, lease: Lease) -> Run:
         """Takes an ended Run up again; the backend is asked if it may have been told of the end."""
@@ -109,16 +109,16 @@ class Opening:
             opener=lease.lease_id,
             open_since=self._context.now.at,
             open_failures=0,
+            asked_ms=0,
         )
-        self._ask(run)
-        return run
+        return self._ask(run)
 
     def take_over(self, run: Run, lease: Lease) -> Run:
         """The owner of a Run that this node relayed for is here now; the backend is asked once more."""
         claim = lease.opened
-        want: Want = "resume" if claim.resume or run.id is not None else "create"
-        if claim.run_from_env and run.id is None:
-            want = "either"
+        want: Want = "either" if goes_on(claim) else "create"
+        if run.id is not None or (claim.run is not None and claim.run.external_id is None):
+            want = "resume"
         self._book.configs.put(run.key, Config(body=bytes(claim.config), given=bytes(claim.config)))
         self._context.note(run.key, "owned_here")
         run = self._context.change_run(
@@ -136,9 +136,9 @@ class Opening:
             opener=lease.lease_id,
             open_since=self._context.now.at,
             open_failures=0,
+            asked_ms=0,
         )
-        self._ask(run)
-        return run
+        return self._ask(run)
 
     def ended(self, event: OpenEnded) -> Refused | None:
         """Takes the backend's answer; a refusal is returned, and `withdraw` is to follow."""
@@ -150,7 +150,9 @@ class Opening:
             case Opened() as opened:
                 self._not_before.pop(event.run, None)
                 self._adoption.adopt(run, opened)
-            case Unavailable(reason=reason, after_s=after_s, absent=absent):
+            case Unavailable(reason=reason, after_s=after_s, absent=absent, untouched=untouched):
+                if untouched:
+                    run = self._context.change_run(run, asked_ms=0)
                 if self._absences.left_alone(run, absent=absent):
                     self._ask(self._succession.alone(run))
                 else:
@@ -226,11 +228,16 @@ class Opening:
         lease = self._book.leases.get(run.opener)
         return lease.opened if lease is not None else None
 
-    def _ask(self, run: Run) -> None:
+    def _ask(self, run: Run) -> Run:
+        """Asks the backend; what the first question may have changed must be known to whoever repeats it."""
         if not self._context.may_talk(run):
             self._not_before[run.key] = self._context.now.at + KEY_WAIT_S
-            return
+            return run
         self._asked.add(run.key)
+        now_ms = self._context.now.wall_ms
+        asked_s = max(0, now_ms - run.asked_ms) / 1000 if run.asked_ms else None
+        if asked_s is None:
+            run = self._context.change_run(run, asked_ms=now_ms)
         exists = run.want in ("resume", "join")
         ref = run.asked[0] if exists and run.asked else RunRef()
         known_id = run.id if run.id is not None else ref.id
@@ -256,9 +263,12 @@ class Opening:
                     parent_record=show(self._book, parent) if parent is not None else b"",
                     fork_step=fork.step if fork is not None else None,
                     launch=self._launch(run),
+                    created_ms=run.created_ms,
+                    asked_s=asked_s,
                 ),
             )
         )
+        return run
 
     def _launch(self, run: Run) -> str:
         claim = self._claim(run)
@@ -285,7 +295,7 @@ class Opening:
             # People have been training under this name: the data is kept, under an id of its own.
             suffix = f"-{run.key[-6:]}"
             fresh = run.external_id[: LONGEST_ID - len(suffix)] + suffix
-            self._context.change_run(run, external_id=fresh, want="create")
+            self._context.change_run(run, external_id=fresh, want="create", asked_ms=0)
             self._context.note(run.key, "renamed", run_id=fresh, because=refused.message)
             self._not_before[run.key] = self._context.now.at
             self._ask(self._book.runs[run.key])

@@ -23,7 +23,7 @@ from pluto_dist.node.filesystems import TMP_FOLDERS, Filesystem, filesystem_of, 
 from pluto_dist.node.identity import boot_id, pid_namespace
 from pluto_dist.node.liveness import pidfd_trouble
 from pluto_dist.node.places import SOCKET_PATH_LIMIT, Places, find_places, leftover_spools, store_of
-from pluto_dist.node.settings import Settings
+from pluto_dist.node.settings import Settings, cluster_of
 
 Level = Literal["ok", "warn", "bad"]
 
@@ -51,7 +51,14 @@ class Fact(msgspec.Struct, frozen=True):
 
 def gather(settings: Settings) -> tuple[Fact, ...]:
     """All facts, in the order of the report. Never raises for what it finds; that is a `bad` fact."""
-    return (*_software(), *_kernel(), *_settings(settings), *_places(settings), *_store(settings))
+    return (
+        *_software(),
+        *_kernel(),
+        *_settings(settings),
+        *_places(settings),
+        *_store(settings),
+        *_cluster(settings),
+    )
 
 
 def worst(facts: tuple[Fact, ...]) -> Level:
@@ -152,6 +159,21 @@ def _store(settings: Settings) -> Iterator[Fact]:
     advice = f"{reason}; point init(dir=…) or PLUTO_DIR to a folder that stays" if reason else ""
     yield Fact("store_outlives_job", reason is None, "warn" if reason else "ok", advice)
     yield _writable(store)
+
+
+def _cluster(settings: Settings) -> Iterator[Fact]:
+    """The store that the nodes of a job share; only where one is configured."""
+    try:
+        address = cluster_of(settings)
+    except PlutoDistError as error:
+        yield Fact("cluster", settings.cluster, "bad", error.message)
+        return
+    if address is None:
+        return
+    from pluto_dist.cluster.checkup import examine  # it loads httpx
+
+    for found in examine(address):
+        yield Fact(found.name, found.value, found.level, found.advice)
 
 
 def _storage(name: str, path: Path, found: Filesystem) -> Iterator[Fact]:

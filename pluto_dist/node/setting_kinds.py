@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from pluto_dist.cluster import address
 from pluto_dist.core.ids import LEASE_ID, classify_run_id
 from pluto_dist.core.secret import Secret
 
@@ -22,6 +23,10 @@ _FALSE = frozenset({"0", "false", "no", "off"})
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
 _POWER = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 _HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
+
+
+class UnfitError(ValueError):
+    """A value that is not usable; the text says why, for people."""
 
 
 class Kind(msgspec.Struct, frozen=True):
@@ -156,6 +161,22 @@ def _parse_key(given: object) -> Secret:
     return Secret(given)
 
 
+def _parse_cluster(given: object) -> str:
+    text = str(given).strip() if isinstance(given, str) else ""
+    if text.lower() in ("", "off"):
+        return ""
+    try:
+        address.parse(text)
+    except address.AddressError as error:
+        raise UnfitError(str(error)) from error
+    return text
+
+
+def _parse_path(given: object) -> str:
+    path = _parse_folder(given)
+    return str(path if path.is_absolute() else Path.cwd() / path)
+
+
 def _parse_lease(given: object) -> str:
     if not isinstance(given, str) or LEASE_ID.fullmatch(given) is None:
         raise ValueError
@@ -170,3 +191,5 @@ HOST = Kind(_parse_host, "a host name or address without scheme and port, IPv6 i
 FOLDER = Kind(_parse_folder, "a folder's path, in UTF-8")
 HOME = Kind(_parse_home, "an absolute path, the same for all processes of the node")
 KEY = Kind(_parse_key, "1 to 512 visible ASCII characters without spaces", secret=True)
+CLUSTER = Kind(_parse_cluster, address.ALLOWED)
+FILE = Kind(_parse_path, "a file's path, in UTF-8")

@@ -18,9 +18,11 @@ from typing import Literal
 
 import msgspec
 
+from pluto_dist.cluster import address
 from pluto_dist.core.ids import DEFAULT_PROJECT
 from pluto_dist.core.lifecycle import Console, Target
 from pluto_dist.core.secret import Secret
+from pluto_dist.core.values.engine import ClusterAddress
 from pluto_dist.errors import SettingError
 from pluto_dist.node import setting_kinds as kind
 from pluto_dist.node.credentials import stored_key
@@ -94,6 +96,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         system_metrics_s: how often CPU, memory, disk, network and GPU are sampled, once per node; 0 is never.
         stuck_after_s: a rank that is silent for so long while others go on or wait for it is named in an
             event and in a warning of the owner; nothing is killed.
+        cluster: address of the store that all nodes of a job share; left out or `off`, none. So far only
+            `pluto-dist doctor` uses it, to say whether it is fit.
+        cluster_ca: certificate authority for `etcds://`, a PEM file; left out, those of the system.
+        cluster_cert: certificate of this client for `etcds://`, a PEM file.
+        cluster_key: key of that certificate, a PEM file.
+        cluster_user: login at the store, where it has users.
+        cluster_password_file: file with the password of that login.
+        cluster_ttl_s: a node that is silent at the store for so long counts as lost.
+        cluster_strict: no status is sent while the store cannot be reached, even if the server then takes the
+            Run for dead.
         launched_by: lease of the `pluto-dist run` that started this process, which sets it; not for people.
         disabled_because: why `auto` is `disabled`, "" where somebody asked for it or it is not.
         notes: remarks that are worth a line in `doctor`, never an error.
@@ -130,6 +142,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     rank_metrics: Literal["auto", "suffix", "rank0"] = "auto"
     system_metrics_s: float = 10.0
     stuck_after_s: float = 600.0
+    cluster: str = ""
+    cluster_ca: str | None = None
+    cluster_cert: str | None = None
+    cluster_key: str | None = None
+    cluster_user: str | None = None
+    cluster_password_file: str | None = None
+    cluster_ttl_s: int = 15
+    cluster_strict: bool = False
     launched_by: str | None = None
     disabled_because: str = ""
     notes: tuple[str, ...] = ()
@@ -161,6 +181,11 @@ _KINDS: dict[str, kind.Kind] = {
     "rank_metrics": kind.choice("auto", "suffix", "rank0"),
     "system_metrics_s": kind.number(0, 86_400, "seconds"),
     "stuck_after_s": kind.number(0.1, 86_400, "seconds"),
+    "cluster": kind.CLUSTER,
+    **dict.fromkeys(("cluster_ca", "cluster_cert", "cluster_key", "cluster_password_file"), kind.FILE),
+    "cluster_user": kind.text(255),
+    "cluster_ttl_s": kind.count(8, 120),  # the margin takes 4 of them, and a renewal has to fit in thrice
+    "cluster_strict": kind.FLAG,
     "launched_by": kind.LEASE,
 }
 _OFFICIAL_NAMES = {
@@ -290,10 +315,11 @@ def _parse(key: str, given: _Given) -> object:
     reader = _KINDS[key]
     try:
         return reader.parse(given.value)
-    except Exception:  # noqa: BLE001 # `~` of a user without a home, an integer beyond a float, code of others
+    except Exception as error:  # noqa: BLE001 # `~` of a user without a home, an integer beyond a float, code of others
         shown = "<not shown>" if reader.secret else _shown(given.value)
+        because = f" ({error})" if isinstance(error, kind.UnfitError) else ""
         raise SettingError(
-            f"setting {key} = {shown} from {given.source} is not usable; allowed: {reader.allowed}",
+            f"setting {key} = {shown} from {given.source} is not usable{because}; allowed: {reader.allowed}",
             setting=key,
             value=shown,
             source=given.source,
@@ -357,6 +383,52 @@ def _misspelt(env: Mapping[str, str]) -> list[str]:
         + (f"; did you mean {near[0]}?" if (near := difflib.get_close_matches(name, known, n=1)) else "")
         for name in unknown
     ]
+
+
+def cluster_of(settings: Settings) -> ClusterAddress | None:
+    """The store that the nodes of a job share, None without one.
+
+    Raises:
+        SettingError: its companions do not fit.
+    """
+    if not settings.cluster or settings.mode == "disabled":
+        return None
+    place = address.parse(settings.cluster)
+    _check_companions(settings, tls=place.tls)
+    return ClusterAddress(
+        members=place.members,
+        prefix=place.prefix,
+        ca=settings.cluster_ca or "",
+        cert=settings.cluster_cert or "",
+        key=settings.cluster_key or "",
+        user=settings.cluster_user or "",
+        password_file=settings.cluster_password_file or "",
+        ttl_s=settings.cluster_ttl_s,
+        strict=settings.cluster_strict,
+    )
+
+
+def _check_companions(settings: Settings, *, tls: bool) -> None:
+    """A user needs a password and a certificate its key; files have to be there."""
+    if bool(settings.cluster_user) != bool(settings.cluster_password_file):
+        raise SettingError(
+            "setting cluster_user needs cluster_password_file, and the other way round: a client certificate "
+            "alone is no user at etcd's gateway",
+            setting="cluster_user",
+        )
+    if settings.cluster_cert and not settings.cluster_key:
+        raise SettingError(
+            "setting cluster_cert needs cluster_key, the file of its key", setting="cluster_cert"
+        )
+    for name in ("cluster_ca", "cluster_cert", "cluster_key"):
+        if getattr(settings, name) and not tls:
+            raise SettingError(
+                f"setting {name} is for TLS, and cluster begins with etcd://: write etcds://", setting=name
+            )
+    for name in ("cluster_ca", "cluster_cert", "cluster_key", "cluster_password_file"):
+        path = getattr(settings, name)
+        if path and not Path(path).is_file():
+            raise SettingError(f"setting {name} = {path!r}: there is no such file", setting=name, value=path)
 
 
 def settings_keys() -> tuple[str, ...]:

@@ -44,7 +44,7 @@ from pluto_dist.core.events import (
 )
 from pluto_dist.core.lifecycle import Target
 from pluto_dist.core.outcomes import Delivered, Outcome, Rejected, Retry, Unknown
-from pluto_dist.core.requests import Beat, LogType, StatusReport, TagsChange, Unavailable
+from pluto_dist.core.requests import Beat, LogType, Reopened, StatusReport, TagsChange, Unavailable
 from pluto_dist.node import remainders
 from pluto_dist.node.batches import contents, numbered, renamed
 from pluto_dist.node.system.recorder import NodeRecorder
@@ -201,6 +201,8 @@ class Worker:
                 outcome = backend.report(run, msgspec.json.decode(effect.body, type=StatusReport))
             case "revive":
                 outcome = backend.revive(run)
+            case "put_back":
+                outcome = backend.put_back(msgspec.json.decode(effect.body, type=Reopened))
             case other:
                 outcome = Rejected(f"no such operation: {other}")
         return Controlled(run=run.key, operation=effect.operation, token=effect.token, outcome=outcome)

@@ -8,6 +8,7 @@ gets a heartbeat from its first moment until its status is sent.
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable
 
 import msgspec
@@ -19,7 +20,7 @@ from pluto_dist.core.document import Document
 from pluto_dist.core.ids import RunRef
 from pluto_dist.core.lifecycle import Target
 from pluto_dist.core.outcomes import Outcome, Rejected
-from pluto_dist.core.requests import BackendRun, Opened, OpenRequest
+from pluto_dist.core.requests import BackendRun, Opened, OpenRequest, OpenResult, Refused, Unavailable
 from pluto_dist.errors import RunExistsError, ServerRefusedError
 from pluto_dist.sync.delivery import Delivery, Progress
 from pluto_dist.sync.ending import ending_of
@@ -81,6 +82,7 @@ class Upload:
         Raises:
             PlutoDistError: the server refused the Run, or was away for too long.
         """
+        self._put_back()
         if self.mark.in_flight:
             self._change(repeats=self.mark.repeats + self.mark.in_flight, in_flight=0)
         streams = streams_of(self._store, self._document)
@@ -139,14 +141,34 @@ class Upload:
         for external in names:
             request = self._request(external, parent)
             try:
-                opened = self._patience.open(lambda: self._backend.open(request))  # noqa: B023 # called at once
+                opened = self._patience.open(lambda: self._attempt(request))  # noqa: B023 # called at once
             except RunExistsError:
+                self._put_back()
                 if external == self._own_name():
                     raise
                 continue  # a Run of another place has this id: the data is kept, under an id of its own
             self._opened(opened)
             self._change(external_id=external, papers=self.papers)
             return
+
+    def _attempt(self, request: OpenRequest) -> OpenResult:
+        """One try; that it is made is on disk before, and what it should not have changed is after."""
+        now_ms = time.time_ns() // 1_000_000
+        asked_s = max(0, now_ms - self.mark.asked_ms) / 1000 if self.mark.asked_ms else None
+        if asked_s is None:
+            self._change(asked_ms=now_ms)
+        result = self._backend.open(msgspec.structs.replace(request, asked_s=asked_s))
+        untouched = isinstance(result, Unavailable) and result.untouched
+        if untouched or isinstance(result, Refused | Opened):
+            self._change(asked_ms=0, reopened=result.reopened if isinstance(result, Refused) else None)
+        return result
+
+    def _put_back(self) -> None:
+        """A Run that asking has reopened is ended again, whoever asked: this sync, or one before it."""
+        reopened = self.mark.reopened
+        if reopened is not None:
+            self._patience.ask(lambda: self._backend.put_back(reopened))
+            self._change(reopened=None)
 
     def _own_name(self) -> str:
         suffix = f"-{self._document.key[-6:]}"

@@ -12,7 +12,16 @@ import pytest
 
 from pluto_dist.core.secret import Secret
 from pluto_dist.errors import SettingError
-from pluto_dist.node.settings import HOSTED, Settings, as_option, load, settings_keys, target_of, variables_of
+from pluto_dist.node.settings import (
+    HOSTED,
+    Settings,
+    as_option,
+    cluster_of,
+    load,
+    settings_keys,
+    target_of,
+    variables_of,
+)
 
 KEY = "mlpi_0123456789abcdef"
 
@@ -267,3 +276,58 @@ def test_reading_settings_loads_nothing_heavy():
 
 def _with_path() -> dict[str, str]:
     return {"PYTHONPATH": ":".join(path for path in sys.path if path)}
+
+
+@pytest.mark.parametrize(
+    ("url", "members", "prefix"),
+    [
+        ("etcd://h1:2379,h2:2379/jobs", ("http://h1:2379", "http://h2:2379"), "jobs"),
+        ("etcds://h1", ("https://h1:2379",), "pluto_dist"),
+        ("etcd://[::1]:99/a/b/", ("http://[::1]:99",), "a/b"),
+    ],
+)
+def test_the_address_of_a_cluster_store(url: str, members: tuple[str, ...], prefix: str):
+    found = cluster_of(load({"PLUTO_DIST_CLUSTER": url}))
+    assert found is not None
+    assert (found.members, found.prefix) == (members, prefix)
+
+
+def test_without_an_address_there_is_no_cluster_store():
+    assert cluster_of(load({})) is None
+    assert cluster_of(load({"PLUTO_DIST_CLUSTER": "off"})) is None
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("etcd://me:geheim@h1:2379", "PLUTO_DIST_CLUSTER_PASSWORD_FILE"),
+        ("http://h1:2379", "scheme"),
+        ("etcd://h1:notaport", "port"),
+        ("etcd://", "host:port"),
+        ("k8s://", "etcd"),
+        ("etcd://h1/a b", "prefix"),
+        ("etcd://h1?x=1", "query"),
+    ],
+)
+def test_an_address_that_cannot_be_used_is_an_error_that_says_why(url: str, told: str):
+    """G11: a password in the address is an error, and is not shown."""
+    with pytest.raises(SettingError) as caught:
+        load({"PLUTO_DIST_CLUSTER": url})
+    assert told in caught.value.message
+    assert "geheim" not in caught.value.message
+    assert "PLUTO_DIST_CLUSTER" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({"PLUTO_DIST_CLUSTER_USER": "me"}, "cluster_password_file"),
+        ({"PLUTO_DIST_CLUSTER_PASSWORD_FILE": "/dev/null"}, "cluster_user"),
+        ({"PLUTO_DIST_CLUSTER_CA": "/dev/null"}, "etcds://"),
+        ({"PLUTO_DIST_CLUSTER_USER": "me", "PLUTO_DIST_CLUSTER_PASSWORD_FILE": "/none"}, "/none"),
+    ],
+)
+def test_companions_of_the_address_that_do_not_fit(more: dict[str, str], told: str):
+    with pytest.raises(SettingError) as caught:
+        cluster_of(load({"PLUTO_DIST_CLUSTER": "etcd://h1", **more}))
+    assert told in caught.value.message

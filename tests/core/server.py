@@ -20,6 +20,7 @@ from pluto_dist.core.requests import (
     OpenRequest,
     OpenResult,
     Refused,
+    Reopened,
     Status,
     StatusReport,
     TagsChange,
@@ -70,6 +71,8 @@ class Server:
     next_answers: dict[str, deque[object]] = field(default_factory=lambda: defaultdict(deque))
     accepted: set[tuple[str, str, int, int]] = field(default_factory=set)
     calls: list[str] = field(default_factory=list)
+    asked_s: list[float | None] = field(default_factory=list)
+    created_ms: list[int | None] = field(default_factory=list)
 
     def answer(self, call: str, *answers: object) -> None:
         """The next calls of this kind (open, ship, names, tags, config, status, beat) get these answers."""
@@ -89,6 +92,8 @@ class Server:
     def open(self, effect: OpenRun) -> OpenResult:
         request = effect.request
         self.calls.append(f"open {request.want} {_named(request)}")
+        self.asked_s.append(request.asked_s)
+        self.created_ms.append(request.created_ms)
         chosen = self._chosen("open")
         if isinstance(chosen, Opened | Refused | Unavailable):
             return chosen
@@ -138,6 +143,8 @@ class Server:
                 run.config = merge_json(run.config, effect.body)
             case "revive":
                 run.status = "RUNNING"
+            case "put_back":
+                run.status = msgspec.json.decode(effect.body, type=Reopened).status
             case "status":
                 report = msgspec.json.decode(effect.body, type=StatusReport)
                 run.reports.append(report)

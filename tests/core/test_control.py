@@ -310,3 +310,27 @@ def test_the_launcher_of_a_job_that_had_the_run_before_says_nothing() -> None:
     world.wait(100)
     assert notebook.role == "owner"
     assert world.run().status == "RUNNING"
+
+
+def test_tags_that_a_worker_gives_at_init_are_added() -> None:
+    """G9: ranks may tag the Run with what only they know; a side changes nothing by joining (G8)."""
+    world = World()
+    launch = world.launch(ranks=3)
+    ranks = launch.start()
+    for process in ranks:
+        process.init(env="x", tags=("ddp", f"rank{process.job.rank}"))
+    side = world.process("eval").init(env="x", tags=("side",))
+    world.wait(1)
+    assert [process.role for process in (*ranks, side)] == ["owner", "worker", "worker", "side"]
+    assert world.run().tags == world.server.only().tags == ("ddp", "rank0", "rank1", "rank2")
+
+
+def test_a_tag_that_was_taken_away_does_not_come_back_with_the_next_rank() -> None:
+    """G9: all ranks run one script, so what they give at init is the owner's again."""
+    world = World()
+    launch = world.launch(ranks=2)
+    launch.start()
+    launch.rank(0).init(tags=("draft", "ddp")).remove_tags("draft")
+    launch.rank(1).init(tags=("draft", "ddp"))
+    world.wait(1)
+    assert world.run().tags == ("ddp",)

@@ -59,7 +59,7 @@ RunSource(None, {"name": "third"}).run().log({"x": 1.0}, 0)
     for name in ("one", "two", "other", "third"):
         assert node.ended(name)["status"] == "COMPLETED"
         assert [point.name for point in node.points(name)] == ["x"]
-    assert "log() after finish()" in script.stderr
+    assert "log() after the end" in script.stderr
 
 
 def test_renewing_ends_only_what_the_source_has_opened(node: Node) -> None:

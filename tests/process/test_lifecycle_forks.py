@@ -46,7 +46,7 @@ def test_log_after_the_end_is_dropped_counted_and_said_once(node: Node) -> None:
         """
     )
     assert script.wait() == 0
-    assert script.stderr.count("log() after finish()") == 1
+    assert script.stderr.count("log() after the end") == 1
     assert script.stderr.count("5 records came after the end of Run late") == 1
     found = node.ended("late")
     assert (found["points"], found["status"]) == (1, "COMPLETED")

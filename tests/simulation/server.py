@@ -19,6 +19,7 @@ from pluto_dist.core.requests import (
     OpenRequest,
     OpenResult,
     Refused,
+    Reopened,
     StatusReport,
     Unavailable,
 )
@@ -171,6 +172,9 @@ class StoreBackend:
         return Beat(Delivered())
 
     def revive(self, run: BackendRun) -> Outcome:
+        return Delivered()
+
+    def put_back(self, reopened: Reopened) -> Outcome:
         return Delivered()
 
     def close(self) -> None:

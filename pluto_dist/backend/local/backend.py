@@ -19,6 +19,7 @@ from pluto_dist.backend.interface import (
     OpenRequest,
     OpenResult,
     Refused,
+    Reopened,
     StatusReport,
     Unavailable,
 )
@@ -89,6 +90,9 @@ class LocalBackend:
         return Beat(Delivered())
 
     def revive(self, run: BackendRun) -> Outcome:
+        return Delivered()
+
+    def put_back(self, reopened: Reopened) -> Outcome:
         return Delivered()
 
     def close(self) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import PurePath
-from typing import ClassVar, Concatenate, ParamSpec, Self, TypeVar
+from typing import Any, ClassVar, Concatenate, ParamSpec, Self, TypeVar
 
+import msgspec
+
+from pluto_dist.client.once import WarnOnce
 from pluto_dist.client.plain import clean_text, first_line, shown
 from pluto_dist.core.requests import LogType
 from pluto_dist.errors import InvalidRecordError, UsageError
@@ -62,6 +65,15 @@ def told_by_log(
             self.problem = f"making it raised {type(error).__name__}: {first_line(error)}"
 
     return made
+
+
+_warn_once = WarnOnce()
+
+
+def leave_out(kind: str, more: Mapping[str, object]) -> None:
+    """Argument names that a class does not have: the official client's take any and ignore them."""
+    for name in more:
+        _warn_once(f"{kind}:{name}", f"{kind}({name}=…) has no meaning here and was left out")
 
 
 class Media(Loggable):
@@ -126,6 +138,16 @@ class DataValue(Loggable):
 
     def __init__(self, payload: str) -> None:
         self.payload = payload
+
+    def to_dict(self) -> dict[str, Any]:
+        """What the server's readers get, with the class's name and the version of the form.
+
+        Raises:
+            InvalidRecordError: the value could not be made; `log()` would have told it.
+        """
+        if self.problem:
+            raise InvalidRecordError(self.problem)
+        return {**msgspec.json.decode(self.payload, type=dict[str, Any]), "type": type(self).__name__, "v": 1}
 
 
 def absolute(path: str | os.PathLike[str], what: str) -> str:

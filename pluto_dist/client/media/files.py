@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pluto_dist.client.media.base import Media, absolute, split_name, told_by_log
+from pluto_dist.client.media.base import Media, absolute, leave_out, split_name, told_by_log
 from pluto_dist.client.media.notes import as_json
 from pluto_dist.client.plain import clean_text, shown
 from pluto_dist.errors import InvalidRecordError
@@ -30,7 +30,8 @@ class File(Media):
     __slots__ = ()
 
     @told_by_log
-    def __init__(self, path: str | os.PathLike[str], name: str | None = None) -> None:
+    def __init__(self, /, path: str | os.PathLike[str], name: str | None = None, **more: object) -> None:
+        leave_out("File", more)
         source = absolute(path, type(self).__name__)
         stem, extension = split_name(source)
         super().__init__(source, stem=(name or stem).removesuffix(extension), extension=extension)
@@ -43,6 +44,8 @@ class Artifact(Media):
         data: path of a regular file, or the content.
         caption: a line for people; also what the file is called.
         metadata: a dict that the server keeps with the file.
+        path: another name of `data`.
+        name: what the file is called instead of its caption.
 
     Told by `log()`, which leaves it out or, with `strict`, raises: data is neither, or the
     metadata is no JSON.
@@ -54,24 +57,31 @@ class Artifact(Media):
     @told_by_log
     def __init__(
         self,
+        /,
         data: str | os.PathLike[str] | bytes | bytearray | None = None,
         caption: str | None = None,
         metadata: Mapping[str, Any] | None = None,
+        *,
+        path: str | os.PathLike[str] | None = None,
+        name: str | None = None,
+        **more: object,
     ) -> None:
+        leave_out("Artifact", more)
+        data, called = path if data is None else data, name or caption
         notes = as_json(metadata, "metadata") if metadata else None
         if data is None:  # `add_file` follows
-            super().__init__("", stem=caption or "", extension="", caption=caption, annotations=notes)
+            stem = called or ""
+            super().__init__("", stem=stem, extension="", caption=caption, annotations=notes)
         elif isinstance(data, bytes | bytearray):
-            content = bytes(data)
-            super().__init__(content, stem=caption or "", extension="", caption=caption, annotations=notes)
+            stem = called or ""
+            super().__init__(bytes(data), stem=stem, extension="", caption=caption, annotations=notes)
         else:
             source = absolute(data, "Artifact")
             stem, extension = split_name(source)
-            super().__init__(
-                source, stem=caption or stem, extension=extension, caption=caption, annotations=notes
-            )
+            stem = called or stem
+            super().__init__(source, stem=stem, extension=extension, caption=caption, annotations=notes)
 
-    def add_file(self, path: str | os.PathLike[str], name: str | None = None) -> None:
+    def add_file(self, /, path: str | os.PathLike[str], name: str | None = None) -> None:
         """Names the file of an artifact that was made without one; a later call replaces it.
 
         Raises:

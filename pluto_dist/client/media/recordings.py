@@ -7,7 +7,7 @@ import os
 import wave
 from typing import Any
 
-from pluto_dist.client.media.base import Media, absolute, split_name, told_by_log
+from pluto_dist.client.media.base import Media, absolute, leave_out, split_name, told_by_log
 from pluto_dist.client.media.packages import array_of, package
 from pluto_dist.client.plain import shown
 from pluto_dist.errors import InvalidRecordError
@@ -36,12 +36,15 @@ class Audio(Media):
     @told_by_log
     def __init__(
         self,
+        /,
         data: Any,
         rate: int | None = 48000,
         caption: str | None = None,
         *,
         sample_rate: int | None = None,
+        **more: object,
     ) -> None:
+        leave_out("Audio", more)
         if isinstance(data, str | os.PathLike):
             source = absolute(data, "Audio")
             stem, extension = split_name(source)
@@ -74,13 +77,16 @@ class Video(Media):
     @told_by_log
     def __init__(
         self,
+        /,
         data: str | os.PathLike[str] | bytes | bytearray,
         rate: int | None = 30,  # noqa: ARG002 # the official client's signature
         caption: str | None = None,
         format: str | None = None,  # noqa: A002 # the official client's name
         *,
         fps: int | None = None,  # noqa: ARG002 # the official client's signature
+        **more: object,
     ) -> None:
+        leave_out("Video", more)
         if isinstance(data, bytes | bytearray):
             extension = f".{format}" if format in _FORMATS else ".mp4"
             super().__init__(bytes(data), stem=caption or "", extension=extension, caption=caption)

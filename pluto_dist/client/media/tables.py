@@ -1,12 +1,12 @@
-"""`Histogram` and `Table`: values that the server's readers draw, sent as one data row each."""
+"""`Histogram`, `Table`, `Data`: values that are sent as one data row each; the server draws the first two."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pluto_dist.client.media.base import DataValue, told_by_log
+from pluto_dist.client.media.base import DataValue, leave_out, told_by_log
 from pluto_dist.client.media.notes import as_json
 from pluto_dist.client.media.packages import array_of, package
 from pluto_dist.client.plain import NotAScalarError, clean_text, scalar_of, shown
@@ -14,6 +14,26 @@ from pluto_dist.errors import InvalidRecordError
 
 LONGEST_PAYLOAD = 2 << 20  # characters; the server's contract advises 1 to 2 MB a request
 _UNEVEN = 1e-6  # of the width of all bins
+
+
+class Data(DataValue):
+    """Named values that are kept together, for programs that read them back: no page draws them.
+
+    Args:
+        data: a dict of what JSON can hold.
+
+    Told by `log()`, which leaves it out or, with `strict`, raises: it is no dict, or no JSON.
+    """
+
+    log_type = "DATA"
+    data_type = "DATA"
+    __slots__ = ()
+
+    @told_by_log
+    def __init__(self, data: Mapping[str, Any]) -> None:
+        if not isinstance(data, Mapping):
+            raise InvalidRecordError(f"Data was given {shown(data)}; pass a dict")
+        super().__init__(as_json({**data, "type": "Data", "v": 1}, "Data"))
 
 
 class Histogram(DataValue):
@@ -64,13 +84,16 @@ class Table(DataValue):
     @told_by_log
     def __init__(
         self,
+        /,
         data: Any = None,
         *,
         columns: Sequence[Any] = (),
         rows: Sequence[Any] = (),
         table: Any = None,
         dataframe: Any = None,
+        **more: object,
     ) -> None:
+        leave_out("Table", more)
         found: Any = next((each for each in (dataframe, data, table) if each is not None), None)
         if found is not None and hasattr(found, "to_dict") and hasattr(found, "columns"):
             split = found.to_dict(orient="split")

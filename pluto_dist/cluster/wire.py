@@ -1,0 +1,265 @@
+"""Requests of the etcd v3 JSON gateway: the one place that spells their fields.
+
+The gateway ignores a field that it does not know. A misspelt condition is therefore no error but a missing
+condition, and the transaction changes what it must not (seen with 3.4.23 and 3.5.1). So nothing else builds a
+request, and the contract suite makes each condition fail once against a real server.
+
+Keys and values are base64; 64-bit numbers are texts; zero, false and empty fields are left out of answers.
+"""
+
+from __future__ import annotations
+
+import base64
+
+import msgspec
+
+from pluto_dist.core.values.engine import ANY
+
+MAX_OPERATIONS = 128  # of one transaction
+
+Json = dict[str, object]
+
+
+class Request(msgspec.Struct, frozen=True):
+    """One call: its path, its body, and whether a repeat after a lost answer could be seen."""
+
+    path: str
+    body: Json
+    changes: bool = False
+
+
+def get(key: str) -> Request:
+    """The newest value of one key, agreed upon by a majority."""
+    return Request("/v3/kv/range", {"key": _text(key)})
+
+
+def get_all(prefix: str) -> Request:
+    """All keys below a prefix."""
+    return Request("/v3/kv/range", {"key": _text(prefix), "range_end": _after(prefix)})
+
+
+def watch(prefix: str, start: int) -> Request:
+    """Changes of all keys below a prefix from a revision on."""
+    create: Json = {"key": _text(prefix), "range_end": _after(prefix), "start_revision": str(start)}
+    return Request("/v3/watch", {"create_request": create})
+
+
+def put(
+    key: str,
+    value: bytes | None,
+    *,
+    expect: int,
+    while_: tuple[str, int] | None,
+    dead: str | None,
+    lease: int,
+) -> Request:
+    """Puts or deletes a key under conditions; where one fails, all keys that were compared are read."""
+    conditions = [] if expect == ANY else [_version_is(key, expect)]
+    conditions += [_version_is(*while_)] if while_ is not None else []
+    conditions += [_version_is(dead, 0)] if dead is not None else []
+    operation: Json
+    if value is None:
+        operation = {"request_delete_range": {"key": _text(key)}}
+    else:
+        operation = {"request_put": {"key": _text(key), "value": _bytes(value), "lease": str(lease)}}
+    compared = [key, *([while_[0]] if while_ is not None else []), *([dead] if dead is not None else [])]
+    body: Json = {
+        "compare": conditions,
+        "success": [operation],
+        "failure": [{"request_range": {"key": _text(each)}} for each in compared],
+    }
+    return Request("/v3/kv/txn", body, changes=True)
+
+
+def put_under(keys: tuple[str, ...], lease: int) -> Request:
+    """Ties keys that exist to a lease; their values stay. One that is missing fails all."""
+    operations: list[Json] = [
+        {"request_put": {"key": _text(key), "ignore_value": True, "lease": str(lease)}} for key in keys
+    ]
+    return Request("/v3/kv/txn", {"compare": [], "success": operations, "failure": []}, changes=True)
+
+
+def grant(ttl_s: int) -> Request:
+    """A lease with an id that the engine chooses."""
+    return Request("/v3/lease/grant", {"TTL": str(ttl_s)}, changes=True)
+
+
+def keep_alive(lease: int) -> Request:
+    """Prolongs a lease to its full time."""
+    return Request("/v3/lease/keepalive", {"ID": str(lease)})
+
+
+def revoke(lease: int) -> Request:
+    """Ends a lease, and the keys that are tied to it."""
+    return Request("/v3/lease/revoke", {"ID": str(lease)}, changes=True)
+
+
+def login(user: str, password: str) -> Request:
+    """A token for a user."""
+    return Request("/v3/auth/authenticate", {"name": user, "password": password})
+
+
+def status() -> Request:
+    """What one member says of itself."""
+    return Request("/v3/maintenance/status", {})
+
+
+def alarms() -> Request:
+    """Alarms of all members."""
+    return Request("/v3/maintenance/alarm", {"action": "GET"})
+
+
+def members() -> Request:
+    """Who belongs to the cluster."""
+    return Request("/v3/cluster/member/list", {})
+
+
+def _version_is(key: str, version: int) -> Json:
+    """The revision of a key's last change; 0 is that of a key that does not exist."""
+    return {"key": _text(key), "target": "MOD", "result": "EQUAL", "mod_revision": str(version)}
+
+
+def _text(key: str) -> str:
+    return _bytes(key.encode())
+
+
+def _bytes(value: bytes) -> str:
+    return base64.b64encode(value).decode()
+
+
+def _after(prefix: str) -> str:
+    """The first key behind all that begin with the prefix; UTF-8 has no byte 0xFF, so one more fits."""
+    raw = prefix.encode()
+    return _bytes(raw[:-1] + bytes((raw[-1] + 1,)))
+
+
+# --- answers ------------------------------------------------------------------------------------------
+
+
+class Header(msgspec.Struct, frozen=True):
+    """Of each answer; the revision is that of the whole store."""
+
+    cluster_id: str = "0"
+    revision: str = "0"
+
+
+class KeyValue(msgspec.Struct, frozen=True):
+    """One key; `mod_revision` is the version that a condition names."""
+
+    key: str
+    value: str = ""
+    mod_revision: str = "0"
+
+    @property
+    def name(self) -> str:
+        return base64.b64decode(self.key).decode("utf-8", "replace")
+
+    @property
+    def content(self) -> bytes:
+        return base64.b64decode(self.value)
+
+
+class Range(msgspec.Struct, frozen=True):
+    """Answer to a read."""
+
+    header: Header = Header()
+    kvs: tuple[KeyValue, ...] = ()
+
+
+class Step(msgspec.Struct, frozen=True):
+    """Answer to one operation of a transaction."""
+
+    response_range: Range = Range()
+
+
+class Txn(msgspec.Struct, frozen=True):
+    """Answer to a transaction."""
+
+    header: Header = Header()
+    succeeded: bool = False
+    responses: tuple[Step, ...] = ()
+
+
+class LeaseReply(msgspec.Struct, frozen=True, rename={"id": "ID", "ttl": "TTL"}):
+    """Answer to a grant or a renewal; a lease that is not there has no TTL, and no error."""
+
+    id: str = "0"
+    ttl: str = "0"
+
+
+class KeepAlive(msgspec.Struct, frozen=True):
+    """A renewal is a stream of one answer."""
+
+    result: LeaseReply = LeaseReply()
+
+
+class Token(msgspec.Struct, frozen=True):
+    """Answer to a login."""
+
+    token: str = ""
+
+
+class WatchEvent(msgspec.Struct, frozen=True):
+    """One change; a put has no type, because that is the zero of the enumeration."""
+
+    kv: KeyValue
+    type: str = "PUT"
+
+
+class WatchBody(msgspec.Struct, frozen=True):
+    """One message of a watch."""
+
+    header: Header = Header()
+    created: bool = False
+    canceled: bool = False
+    compact_revision: str = "0"
+    cancel_reason: str = ""
+    events: tuple[WatchEvent, ...] = ()
+
+
+class Trouble(msgspec.Struct, frozen=True):
+    """An error within a stream."""
+
+    grpc_code: int = 2
+    message: str = ""
+
+
+class WatchLine(msgspec.Struct, frozen=True):
+    """One line of a watch's answer."""
+
+    result: WatchBody | None = None
+    error: Trouble | None = None
+
+
+class Status(msgspec.Struct, frozen=True):
+    """What a member says of itself."""
+
+    version: str = ""
+    dbSize: str = "0"  # noqa: N815 # the gateway's spelling
+    leader: str = "0"
+    errors: tuple[str, ...] = ()
+
+
+class Alarm(msgspec.Struct, frozen=True):
+    """Something that a person has to mend."""
+
+    alarm: str = "NONE"
+
+
+class Alarms(msgspec.Struct, frozen=True):
+    """Answer to the question for alarms."""
+
+    alarms: tuple[Alarm, ...] = ()
+
+
+class Member(msgspec.Struct, frozen=True):
+    """One member of the cluster."""
+
+    name: str = ""
+    clientURLs: tuple[str, ...] = ()  # noqa: N815 # the gateway's spelling
+
+
+class Members(msgspec.Struct, frozen=True):
+    """Answer to the question for members."""
+
+    members: tuple[Member, ...] = ()
