@@ -112,6 +112,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         verdict: how it ended, None while it has not; `ended` says the same.
         telling: a terminal status may have reached the backend.
         reported: the backend accepted the terminal status.
+        forced: a person has said how it ended, and has the last word, also over a cancel on the server.
         pushed_tags: the tags that the backend has, None if unknown.
         config_patch: JSON object that the backend has not got yet, b"" if none.
         next_line: number of the next console line.
@@ -158,6 +159,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     verdict: Verdict | None = None
     telling: bool = False
     reported: bool = False
+    forced: bool = False
     ended_ms: int | None = None
     attempts: tuple[AttemptEnd, ...] = ()
     rejected: int = 0

@@ -13,7 +13,7 @@ import msgspec
 
 from pluto_dist.core.effects import Control, OpenRun, Ship
 from pluto_dist.core.merge import merge_json, merge_tags
-from pluto_dist.core.outcomes import Delivered, Outcome, Rejected, Retry
+from pluto_dist.core.outcomes import Delivered, Outcome, Rejected, Retry, Unknown
 from pluto_dist.core.requests import (
     Beat,
     Opened,
@@ -56,6 +56,7 @@ class ServerRun:
     reopened: int = 0
     beats: int = 0
     cancelled: bool = False
+    ended_by_person: bool = False
 
     def values(self, name: str) -> list[float]:
         """Values of one series in the order of arrival."""
@@ -71,6 +72,7 @@ class Server:
     next_answers: dict[str, deque[object]] = field(default_factory=lambda: defaultdict(deque))
     accepted: set[tuple[str, str, int, int]] = field(default_factory=set)
     calls: list[str] = field(default_factory=list)
+    beats: int = 0
     asked_s: list[float | None] = field(default_factory=list)
     created_ms: list[int | None] = field(default_factory=list)
 
@@ -141,7 +143,7 @@ class Server:
                 run.tags = merge_tags(run.tags, change.base or run.tags, change.wanted)
             case "config":
                 run.config = merge_json(run.config, effect.body)
-            case "revive":
+            case "revive" if not run.ended_by_person:
                 run.status = "RUNNING"
             case "put_back":
                 run.status = msgspec.json.decode(effect.body, type=Reopened).status
@@ -152,7 +154,12 @@ class Server:
         return Delivered()
 
     def beat(self, run_id: int) -> Beat:
-        run = self.runs[run_id]
+        self.beats += 1
+        run, chosen = self.runs[run_id], self._chosen("beat")
+        if isinstance(chosen, Beat):
+            return chosen
+        if isinstance(chosen, Retry | Unknown):
+            return Beat(chosen)
         if self.down:
             return Beat(Retry("connection refused"))
         run.beats += 1
@@ -161,6 +168,10 @@ class Server:
         return Beat(Delivered(), run.status)
 
     # ----------------------------------------------------------------------------------------------
+
+    def said(self, *calls: str) -> list[str]:
+        """The calls of these kinds, in order."""
+        return [call for call in self.calls if call in calls]
 
     def _chosen(self, call: str) -> object:
         answers = self.next_answers[call]

@@ -20,12 +20,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.documents.pages import CHECKOUT, Block, Page, pages
+from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.process
 
-WITHIN_S = 100.0  # of a block; nothing waits for it when all is well
 LANGUAGES = {"python", "sh", "yaml", "text", "bash"}
 ENDS = {  # of Runs that a page names, when all of it has been run
     "README.md": {"digits-1": "FAILED"},
@@ -50,7 +51,7 @@ class Home:
             "HOME": str(self.base),
             "LANG": "C.UTF-8",
             "PLUTO_DIST_HOME": str(self.base / "h"),
-            "PLUTO_DIST_EXIT_WAIT_S": "90",
+            "PLUTO_DIST_EXIT_WAIT_S": f"{PATIENCE_S:g}",
             "PLUTO_DIST_SYSTEM_METRICS_S": "0",
         }
 
@@ -64,7 +65,7 @@ class Home:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                timeout=WITHIN_S,
+                timeout=PATIENCE_S,
                 check=False,
             )
             output.seek(0)
@@ -134,7 +135,6 @@ def look_at(block: Block) -> None:
         parsed = subprocess.run(["bash", "-n"], input=block.code, capture_output=True, text=True, check=False)
         assert not parsed.returncode, f"{block.where}: {parsed.stderr}"
     elif block.language == "yaml":
-        yaml = pytest.importorskip("yaml", reason="PyYAML is not installed here")
         assert list(yaml.safe_load_all(block.code)), block.where
 
 
@@ -162,7 +162,6 @@ def test_batch_files_are_shell(path: Path) -> None:
 @pytest.mark.parametrize("path", sorted((CHECKOUT / "deploy").rglob("*.yaml")), ids=lambda path: path.name)
 def test_manifests_are_yaml(path: Path) -> None:
     """They need a cluster; here only their syntax is looked at, and that each names its kind."""
-    yaml = pytest.importorskip("yaml", reason="PyYAML is not installed here")
     documents = [found for found in yaml.safe_load_all(path.read_text("utf-8")) if found]
     assert documents
     assert all({"apiVersion", "kind", "metadata"} <= found.keys() for found in documents)

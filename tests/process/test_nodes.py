@@ -50,7 +50,7 @@ class TwoNodes:
         """Lets ranks end and waits for them."""
         for rank in ranks:
             self.ranks[rank].say()
-        assert [self.ranks[rank].wait(60) for rank in ranks] == [0] * len(ranks)
+        assert [self.ranks[rank].wait() for rank in ranks] == [0] * len(ranks)
 
     def close(self) -> None:
         self.nodes[1].close()
@@ -82,7 +82,7 @@ def test_two_nodes_share_one_run_whichever_ends_last(served: Served, two: TwoNod
     history = [event["toStatus"] for event in served.server.history(run["id"])]
     assert (history, run["status"]) == (["RUNNING", "COMPLETED"], "COMPLETED")
     assert served.paths().count("/api/runs/status/update") == 1
-    assert (run["config"], sorted(run["tags"])) == ({"lr": 0}, ["t0", "t1", "t2", "t3"])
+    assert (run["config"], run["tags"]) == ({"lr": 0}, ["t0", "t1"])
     wait_until(lambda: missing(two) == [], "every point")
     values = {name: list(points.values()) for name, points in served.series("torchrun-two-nodes").items()}
     assert {name: values[name][0] for name in values if name.startswith("loss")} == {
@@ -229,7 +229,7 @@ def test_a_launcher_on_each_node_shares_the_run_of_the_first(served: Served) -> 
     assert [job.expect("is") for job in jobs] == ["worker slurm-77-0-0"] * 2
     for job in reversed(jobs):
         job.say()
-        assert job.wait(60) == 0
+        assert job.wait() == 0
     run = served.ended_remotely("slurm-77-0-0")
     assert run["status"] == "COMPLETED"
     assert served.paths().count("/api/runs/status/update") == 1

@@ -33,7 +33,7 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
         next_line: number of the next console line.
         series: owners of names that the Run's document does not know yet.
         in_flight: rows of a request whose answer was not written down.
-        status, ended_ms: what was reported as the end.
+        status, ended_ms: what was reported as the end; CANCELLED if the server had that already.
         asked_ms: when the server may have been asked first to create it, 0 if it was not or has answered.
         reopened: a Run of somebody else that asking has reopened, until it is put back.
     """
