@@ -56,11 +56,11 @@ def test_a_trial_has_a_run_of_its_own_and_a_child_that_asks_for_nothing_joins(
 ) -> None:
     """R4: six trials of two processes are six Runs; folds below a Run are theirs; one child joins it."""
     script = node.start(SWEEP.replace("METHOD", repr(method)))
-    sweep = script.expect_json("sweep", within_s=90)
+    sweep = script.expect_json("sweep")
     assert [role for role, _ in sweep] == ["owner"] * 5
-    folds = script.expect_json("folds", within_s=90)
+    folds = script.expect_json("folds")
     assert [role for role, _ in folds] == ["owner"] * 4  # who has had a Run of its own gets one again
-    assert script.expect("main", within_s=90) == "COMPLETED"
+    assert script.expect("main") == "COMPLETED"
     assert script.wait() == 0
     assert len({run_id for _, run_id in sweep + folds}) == 9
     runs = {document["name"]: document for document in node.documents()}
