@@ -22,7 +22,7 @@ from pluto_dist.cli import options
 
 if TYPE_CHECKING:
     from pluto_dist.cli.lookup import Known, Lookup
-    from pluto_dist.core.document import Document
+    from pluto_dist.core.values.document import Document
 
 READ_BACK_S = 15.0  # how long the server may take; the status waits some seconds for what is still delivered
 POLL_S = 0.05
@@ -52,7 +52,7 @@ def finish(
     from pluto_dist.cli.lookup import Lookup, reading_settings
     from pluto_dist.cli.show import public
     from pluto_dist.cli.starting import ensure_running, hand_over_key
-    from pluto_dist.core.verdict import server_differs
+    from pluto_dist.core.rules.verdict import server_differs
     from pluto_dist.errors import PlacesError
 
     lookup = Lookup(home, folder)
@@ -106,8 +106,8 @@ def _needs_force(known: Known, status: Ending) -> Exception:
 
 def _force(lookup: Lookup, key: str, status: Ending, *, force: bool) -> Document:
     """Ends the Run, and waits until the server has said what it made of it."""
-    from pluto_dist.core.document import read
-    from pluto_dist.core.messages import AskRun, ForceFinish
+    from pluto_dist.core.values.document import read
+    from pluto_dist.core.values.messages import AskRun, ForceFinish
     from pluto_dist.errors import CoordinatorUnavailableError
 
     question: ForceFinish | AskRun = ForceFinish(request=1, run=key, status=status.value, force=force)

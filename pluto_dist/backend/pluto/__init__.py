@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from pluto_dist.backend.pluto.backend import PlutoBackend
 from pluto_dist.backend.pluto.client import KeyProvider
-from pluto_dist.backend.pluto.urls import MemoryUrlBook, Slot, UrlBook
+from pluto_dist.backend.pluto.files import MemoryUrlBook, Slot, UrlBook
 
 __all__ = [
     "KeyProvider",
