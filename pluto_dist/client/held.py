@@ -24,7 +24,16 @@ from pluto_dist.client.plain import clean_text
 from pluto_dist.client.points import PointLog
 from pluto_dist.client.stops import STOPS
 from pluto_dist.client.tidings import Tidings
-from pluto_dist.core.lifecycle import Closed, Counted, Evidence, Finished, LifecycleEntry, Noted, Opened
+from pluto_dist.core.lifecycle import (
+    ChildStopped,
+    Closed,
+    Counted,
+    Evidence,
+    Finished,
+    LifecycleEntry,
+    Noted,
+    Opened,
+)
 from pluto_dist.core.messages import View
 from pluto_dist.errors import (
     CoordinatorUnavailableError,
@@ -237,6 +246,11 @@ class HeldLease:
         self.warn_once(
             "alert", "alert(): it is an event of the Run and a line of the log; no mail or webhook was sent"
         )
+
+    def tell_stopped(self, pid: int, signal: str) -> None:
+        """This process ends one that it has started."""
+        if not self.end and self.here:
+            self.say(ChildStopped(**self.stamp(), pid=pid, signal=signal))
 
     def log_late(self) -> None:
         """A record came after the end.

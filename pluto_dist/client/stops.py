@@ -21,6 +21,7 @@ import threading
 from collections.abc import Callable
 
 from pluto_dist.client.plain import said_by
+from pluto_dist.client.pools import between_tasks
 from pluto_dist.client.runs import RUNS
 
 _log = logging.getLogger("pluto_dist")
@@ -67,9 +68,11 @@ class Stops:
         with self._lock:
             if self.asked:
                 return
+            self.asked = True
+            if between_tasks():
+                return  # the way in which pools end their workers, and no work ends with it
             for run in RUNS.open():
                 run.evidence(kind="signal", signal="SIGTERM", ignored=self.ignored)
-            self.asked = True
 
     def take(self) -> None:
         """Tells of a SIGTERM that has come; a lease does not end before that is said."""
