@@ -59,7 +59,7 @@ if __name__ == "__main__":
     ("method", "end"), [("fork", "run.finish()"), ("spawn", "pass"), ("forkserver", "run.finish()")]
 )
 def test_children_that_their_parent_ends_are_no_evidence(node: Node, method: str, end: str) -> None:
-    """R9, R10: left pools, `terminate()`, `kill()`, and a daemonic child that the interpreter's exit stops."""
+    """R9, R10: left pools, `terminate()`, `kill()`, and a daemonic child that is stopped at exit."""
     script = node.start(POOLS.replace("METHOD", repr(method)).replace("END", end))
     assert script.expect_json("roles") == ["worker"] * 6
     assert [script.expect(end) for end in ("terminate", "kill")] == ["-15", "-9"]
