@@ -7,7 +7,7 @@ import sys
 import threading
 from types import FrameType
 
-from pluto_dist.node import procfs
+from pluto_dist.host import identity
 
 # Functions that wait for the next piece of work, by the end of their module's name.
 _LOOPS = (
@@ -46,5 +46,5 @@ def between_tasks() -> bool:
 
 def is_running(pid: int) -> bool:
     """Whether a process is there that has not ended yet."""
-    stat = procfs.read_stat(pid)
+    stat = identity.read_stat(pid)
     return stat is not None and not stat.is_dead

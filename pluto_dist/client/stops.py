@@ -20,9 +20,9 @@ import signal
 import threading
 from collections.abc import Callable
 
-from pluto_dist.client.plain import said_by
 from pluto_dist.client.pools import between_tasks
 from pluto_dist.client.runs import RUNS
+from pluto_dist.client.values import said_by
 
 _log = logging.getLogger("pluto_dist")
 
