@@ -15,10 +15,11 @@ import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 
-from pluto_dist.backend.pluto.classify import is_expired
+from pluto_dist.backend.pluto.classify import explain, is_expired, is_name_refused
 from pluto_dist.backend.pluto.client import Client, concluded, parsed
 from pluto_dist.backend.pluto.exchange import Answer, Failed, NotDelivered
 from pluto_dist.backend.pluto.guard import clean
@@ -26,7 +27,7 @@ from pluto_dist.backend.pluto.http import Http
 from pluto_dist.backend.pluto.urls import Slot, UrlBook
 from pluto_dist.core.outcomes import Delivered, Outcome, Rejected, Retry, Unknown
 from pluto_dist.core.requests import BackendRun
-from pluto_dist.spool.file_lines import FileLine, read_line
+from pluto_dist.spool.file_lines import FileLine, read_line, storable
 
 FILES_PER_REQUEST = 200
 REQUEST_BYTES = 1 << 20  # the server takes 2 MiB
@@ -49,6 +50,12 @@ class Row(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
 
 class Expired(msgspec.Struct, frozen=True):
     """Storage refuses the address."""
+
+
+class NameRefused(msgspec.Struct, frozen=True):
+    """Storage does not take an object of this name."""
+
+    reason: str
 
 
 class Upload(msgspec.Struct, frozen=True):
@@ -110,27 +117,34 @@ class Files:
         found = _match(rows, urls)
         return found if len(found) == len(rows) else Unknown("the answer has not one address for each file")
 
-    def put(self, url: str, path: Path) -> Outcome | Expired:
+    def put(self, url: str, path: Path) -> Outcome | Expired | NameRefused:
         """Uploads one file to its address; may be repeated."""
         try:
-            result = self._http.put(url, path, path.stat().st_size)
+            result = self._http.put(as_signed(url), path, path.stat().st_size)
         except OSError as fault:
             return _unreadable(path, fault)
         if isinstance(result, Answer) and is_expired(result):
             return Expired()
+        if isinstance(result, Answer) and is_name_refused(result):
+            return NameRefused(explain(result))
         return concluded("put", result).outcome
 
     def _ask(self, run: BackendRun, uploads: Iterable[Upload]) -> Outcome:
         missing = [upload for upload in uploads if self._slot(upload).needs_url]
         for part in _parts(missing):
-            urls = self.presign(run, [upload.row for upload in part])
+            urls = self.presign(run, [self._row(upload) for upload in part])
             if not isinstance(urls, tuple):
                 return urls
             for upload, url in zip(part, urls, strict=True):
-                renewed = self._slot(upload).renewed
-                self.renewed += renewed
-                self._book.put(upload.token, Slot(url, self._wall(), renewed))
+                before = self._slot(upload)
+                self.renewed += before.renewed
+                self._book.put(upload.token, Slot(url, self._wall(), before.renewed, escaped=before.escaped))
         return Delivered()
+
+    def _row(self, upload: Upload) -> Row:
+        if not self._slot(upload).escaped:
+            return upload.row
+        return msgspec.structs.replace(upload.row, log_name=storable(upload.row.log_name))
 
     def _store(self, upload: Upload) -> Outcome:
         slot = self._slot(upload)
@@ -140,9 +154,18 @@ class Files:
         if isinstance(outcome, Expired):
             self._book.put(upload.token, slot.refused(self._wall()))
             return Retry(f"storage refuses the upload address of {upload.row.file_name}")
+        if isinstance(outcome, NameRefused):
+            return self._under_another_name(upload, slot, outcome)
         if isinstance(outcome, Delivered):
             self._book.put(upload.token, Slot(done=True))
         return outcome
+
+    def _under_another_name(self, upload: Upload, slot: Slot, refused: NameRefused) -> Outcome:
+        """S3 takes nearly every name, MinIO no `a//b` and no `..`: there the bytes get an escaped one."""
+        if slot.escaped or storable(upload.row.log_name) == upload.row.log_name:
+            return Rejected(refused.reason)
+        self._book.put(upload.token, Slot(renewed=True, escaped=True))
+        return Retry(f"storage refuses the name {upload.row.log_name}; it is asked for as an escaped one")
 
     def _slot(self, upload: Upload) -> Slot:
         return self._book.get(upload.token) or Slot()
@@ -201,6 +224,15 @@ def _match(rows: Sequence[Row], urls: Urls) -> tuple[str, ...]:
     left = {name: iter(entries) for name, entries in urls.items()}
     entries = ((row, next(left.get(row.log_name, iter(())), {})) for row in rows)
     return tuple(entry[row.file_name] for row, entry in entries if row.file_name in entry)
+
+
+def as_signed(url: str) -> str:
+    """The address with `.` and `..` escaped: HTTP libraries resolve them, but the signature is of them."""
+    parts = urlsplit(url)
+    path = "/".join(
+        part.replace(".", "%2E") if part in (".", "..") else part for part in parts.path.split("/")
+    )
+    return urlunsplit(parts._replace(path=path))
 
 
 def _unreadable(path: Path, fault: OSError) -> Rejected | Retry:

@@ -17,12 +17,14 @@ class Slot(msgspec.Struct, frozen=True):
         asked_s: epoch seconds at which it was asked for.
         renewed: storage has refused an earlier address of this file.
         done: the bytes are stored; the rest of its batch is not.
+        escaped: storage has refused the name, so the address is asked for under an escaped one.
     """
 
     url: str = ""
     asked_s: float = 0.0
     renewed: bool = False
     done: bool = False
+    escaped: bool = False
 
     @property
     def needs_url(self) -> bool:
@@ -38,7 +40,7 @@ class Slot(msgspec.Struct, frozen=True):
         """
         if self.renewed and now_s - self.asked_s < LIFE_S:
             return self
-        return Slot(renewed=True)
+        return Slot(renewed=True, escaped=self.escaped)
 
 
 class UrlBook(Protocol):
