@@ -9,9 +9,17 @@ from pathlib import Path
 import httpx
 import pytest
 
-from pluto_dist.backend.pluto.urls import LIFE_S, Slot
-from pluto_dist.core.outcomes import Delivered, Outcome, Rejected, Retry, Unknown
-from pluto_dist.core.requests import BackendRun, Beat, StatusReport
+from pluto_dist.backend.pluto.files import LIFE_S, Slot
+from pluto_dist.core.values.backend import (
+    BackendRun,
+    Beat,
+    Delivered,
+    Outcome,
+    Rejected,
+    Retry,
+    StatusReport,
+    Unknown,
+)
 from pluto_dist.spool.file_lines import storable
 from tests.adapters.pluto_support import KEY, RUN, TARGET, Wire, batch, details, ok
 
