@@ -12,6 +12,7 @@ import pytest
 
 from pluto_dist.client import green
 from pluto_dist.errors import MachineError
+from tests.patience import PATIENCE_S
 
 
 def patched(monkeypatch: pytest.MonkeyPatch, *names: str, by: str = "gevent") -> None:
@@ -72,7 +73,7 @@ def test_a_message_that_is_there_already_is_not_waited_for(monkeypatch: pytest.M
     monkeypatch.setattr(select, "select", lambda *given: (waited.append(given[3]), real(*given))[1])
     other.send(b"first")
     assert not green.wait_for_message(one, read, 60.0)
-    assert one.poll(60_000)
+    assert one.poll(PATIENCE_S * 1000)
     assert not green.wait_for_message(one, read, 60.0)
     assert waited[-1] == 0.0
     os.write(write, b"!")
