@@ -219,3 +219,27 @@ def test_no_status_goes_out_while_the_launcher_may_restart(node: Node) -> None:
     launcher.kill()
     ended = node.ended("again")
     assert (ended["status"], ended["verdict"]["first_failure"]["signal"]) == ("FAILED", "SIGKILL")
+
+
+@pytest.mark.parametrize("named", [False, True], ids=["without_id", "with_id"])
+def test_the_next_start_of_one_job_is_no_side_of_the_first(node: Node, named: bool) -> None:
+    """R4: `train.py || train.py`, `pretrain.py && finetune.py`: the same ranks again in one job step."""
+    launcher = node.launcher(2)
+    env = {"PLUTO_RUN_ID": "job"} if named else {}
+    first = start_all(launcher, ON_ALL.format(arguments=""), env=env)
+    before = [rank.expect_json("ready") for rank in first]
+    first[1].say("end")
+    first[0].say("raise ValueError('first')")
+    assert [rank.wait() for rank in first] == [1, 0]
+    second = start_all(launcher, ON_ALL.format(arguments=""), env=env)
+    after = [rank.expect_json("ready") for rank in second]
+    assert [each["role"] for each in after] == ["owner", "worker"]
+    assert (after[0]["run_id"] == before[0]["run_id"]) is named
+    assert after[0]["run_id"] == after[1]["run_id"]
+    end_all(second)
+    found = node.ended(after[0]["run_id"])
+    assert found["status"] == "COMPLETED"
+    if named:
+        assert [end["first_failure"]["message"] for end in found["attempts"]] == ["first"]
+    else:
+        assert node.ended(before[0]["run_id"])["status"] == "FAILED"
