@@ -29,12 +29,12 @@ meet()
 """
 GRACES = dict.fromkeys(
     (
-        "pluto_dist.core.verdict.DRAIN_S",
-        "pluto_dist.core.phase.DRAIN_S",
-        "pluto_dist.core.phase.ORPHAN_S",
-        "pluto_dist.core.phase.RESTART_WINDOW_S",
-        "pluto_dist.core.phase.EXIT_S",
-        "pluto_dist.core.phase.LAUNCHER_GONE_S",
+        "pluto_dist.core.rules.verdict.DRAIN_S",
+        "pluto_dist.core.rules.verdict.DRAIN_S",
+        "pluto_dist.core.rules.verdict.ORPHAN_S",
+        "pluto_dist.core.rules.verdict.RESTART_WINDOW_S",
+        "pluto_dist.core.rules.verdict.EXIT_S",
+        "pluto_dist.core.rules.verdict.LAUNCHER_GONE_S",
     ),
     NEVER_S,
 )
