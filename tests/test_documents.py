@@ -19,6 +19,7 @@ from pluto_dist.cli.main import app
 from pluto_dist.host.settings import settings_keys, variables_of
 from tests.documents.generated import parts_of, renewed
 from tests.documents.pages import CHECKOUT, Page, anchor_of, page, pages
+from tests.test_layers import ALLOWED
 
 NUMBER = re.compile(r"\b([RG])([1-9][0-9]?)\b")
 MODULE_PATH = re.compile(r"^(?:pluto_dist|tests|deploy|docs)(?:/[\w.*-]+)*/?$")
@@ -162,6 +163,12 @@ def test_names_in_documents_are_in_the_code(path: str) -> None:
 def test_anchors_are_made_as_github_makes_them(title: str, anchor: str) -> None:
     """Seen there."""
     assert anchor_of(title) == anchor
+
+
+def test_every_ring_has_its_row_in_the_architecture() -> None:
+    """The table there and the one that holds the imports have the same rings."""
+    rows = re.findall(r"^\| `pluto_dist/([\w/]+)` \|", page("docs/architecture.md").text, re.MULTILINE)
+    assert {row.replace("/", ".") for row in rows} == ALLOWED.keys() - {"core"}
 
 
 def test_the_readme_is_short() -> None:
