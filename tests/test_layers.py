@@ -58,6 +58,10 @@ HEAVY = (
     "torch",
     "lightning",
     "transformers",
+    "pyarrow",
+    "pandas",
+    "polars",
+    "pluto_dist.read",
 )
 
 
