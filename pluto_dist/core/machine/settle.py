@@ -154,7 +154,7 @@ class Settling:
         assessment = assess(run, members, self._context.now.at)
         verdict = assessment.verdict or self._nobody_comes(run)
         if verdict is not None and not run.ended and self._hearings.over(run, members):
-            run = self._end(run, verdict)
+            run = self._end(run, verdict, members)
         if run.relay and assessment.phase in ("detached", "restarting"):
             self._reports.tell(run, members)
         node = self._sampling.plan(run)
@@ -173,14 +173,21 @@ class Settling:
             return None
         return run.prior.verdict if run.prior is not None else Verdict("TERMINATED", "nobody came to own it")
 
-    def _end(self, run: Run, verdict: Verdict) -> Run:
-        """Freezes the verdict."""
+    def _end(self, run: Run, verdict: Verdict, members: tuple[Lease, ...]) -> Run:
+        """Freezes the verdict; an end that is found late is dated by its last member."""
         self._context.urgent.add(run.key)
         self._context.note(run.key, "ended", status=verdict.status, reason=verdict.reason)
         restored = run.prior is not None and verdict is run.prior.verdict
-        ended_ms = run.prior.ended_ms if restored and run.prior is not None else None
+        before_ms = run.prior.ended_ms if restored and run.prior is not None else None
+        last = max(members, key=lambda member: member.ended_ms or 0, default=None)
+        late = last is not None and last.found_ms > 0 and not any(member.alive for member in members)
+        last_ms = last.ended_ms if late and last is not None else self._context.now.wall_ms
         return self._context.change_run(
-            run, status=verdict.status, verdict=verdict, ended_ms=ended_ms or self._context.now.wall_ms
+            run,
+            status=verdict.status,
+            verdict=verdict,
+            ended_ms=before_ms or last_ms,
+            found_ms=self._context.now.wall_ms if late else 0,
         )
 
     def _status_by(self, run: Run, *, delivered: bool, quiet: bool) -> float | None:
@@ -313,7 +320,7 @@ class Memory:
 
     def _done_with(self, run: Run, before_ms: int) -> bool:
         leases = self._book.leases_of(run.key)
-        ended_ms = max((lease.ended_ms or 0 for lease in leases), default=0) if run.relay else run.ended_ms
+        ended_ms = max((lease.ended_ms or 0 for lease in leases), default=0) if run.relay else run.decided_ms
         over = run.reported or (bool(run.relay) and not run.opening)
         return over and (ended_ms or 0) < before_ms and all(lease.removed for lease in leases)
 

@@ -167,6 +167,7 @@ def _failure(evidence: Evidence, member: Lease) -> Failure:
         traceback=evidence.traceback,
         oom=evidence.oom,
         at=evidence.wall_ms,
+        found_at=evidence.found_ms or None,
     )
 
 
@@ -355,10 +356,12 @@ _encoder = msgspec.json.Encoder()
 def status_report(run: Run) -> StatusReport:
     """The terminal status with its reason and first failure; replaces whatever metadata there was."""
     assert run.verdict is not None  # noqa: S101 # only Runs with a verdict are reported
-    metadata = {
+    metadata: dict[str, object] = {
         "reason": run.verdict.reason,
         "first_failure": run.verdict.first_failure,
         "attempts": run.attempts,
     }
+    if run.found_ms:
+        metadata |= {"ended_at": run.ended_ms, "found_at": run.found_ms}
     body = _encoder.encode(metadata) if run.verdict.status != "COMPLETED" else None
     return StatusReport(run.verdict.status, body, run.ended_ms or 0, run.forced)
