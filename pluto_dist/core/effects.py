@@ -13,6 +13,7 @@ from pluto_dist.core.ids import Identity
 from pluto_dist.core.lifecycle import Target
 from pluto_dist.core.messages import Reply
 from pluto_dist.core.requests import BackendRun, OpenRequest, StreamKind
+from pluto_dist.core.values.engine import ClusterAddress
 
 
 class Effect(msgspec.Struct, frozen=True, kw_only=True):
@@ -216,18 +217,31 @@ class OpenRun(Effect, frozen=True, kw_only=True):
     request: OpenRequest
 
 
+class Fence(msgspec.Struct, frozen=True):
+    """Until when a request of the seat may leave, and its epoch: a later one at the server forbids it.
+
+    Attributes:
+        not_after: CLOCK_BOOTTIME seconds; None where the cluster store is away and only the epoch counts.
+    """
+
+    epoch: int
+    not_after: float | None
+
+
 class Control(Effect, frozen=True, kw_only=True):
     """One control request → `Controlled` with the same operation and token.
 
     Attributes:
-        operation: `names`, `tags`, `config`, `revive` or `status`.
+        operation: `names`, `tags`, `config`, `seat`, `revive` or `status`.
         body: its JSON argument.
+        fence: for what only the seat of several nodes may say.
     """
 
     run: BackendRun
     operation: str
     token: int
     body: bytes
+    fence: Fence | None = None
 
 
 class BeatRun(Effect, frozen=True, kw_only=True):
@@ -278,6 +292,65 @@ class ReadUploads(Effect, frozen=True, kw_only=True):
 
     run: str
     target: Target
+
+
+class JoinCluster(Effect, frozen=True, kw_only=True):
+    """Get a lease of this node → `ClusterJoined`."""
+
+    address: ClusterAddress
+
+
+class RenewCluster(Effect, frozen=True, kw_only=True):
+    """Prolong the lease of this node → `ClusterJoined`."""
+
+    address: ClusterAddress
+
+
+class LeaveCluster(Effect, frozen=True, kw_only=True):
+    """Give the lease of this node back."""
+
+    address: ClusterAddress
+
+
+class ListCluster(Effect, frozen=True, kw_only=True):
+    """Read all keys below a prefix → `ClusterListed`."""
+
+    run: str
+    address: ClusterAddress
+    prefix: str
+
+
+class WatchCluster(Effect, frozen=True, kw_only=True):
+    """Wait for changes below a prefix, at most `quiet_s` → `ClusterSeen`."""
+
+    run: str
+    address: ClusterAddress
+    prefix: str
+    as_of: int
+    quiet_s: float
+
+
+class WriteCluster(Effect, frozen=True, kw_only=True):
+    """One change under conditions → `ClusterWritten`; arguments as `ClusterStore.write`."""
+
+    run: str
+    address: ClusterAddress
+    token: int
+    key: str
+    value: bytes | None
+    expect: int
+    while_: tuple[str, int] | None = None
+    dead: str | None = None
+    leased: bool = False
+
+
+class ExpireCluster(Effect, frozen=True, kw_only=True):
+    """Have keys deleted by the engine after a while."""
+
+    run: str
+    address: ClusterAddress
+    keys: tuple[str, ...]
+    after_s: int
 
 
 class Say(Effect, frozen=True, kw_only=True):

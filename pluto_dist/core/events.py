@@ -10,6 +10,13 @@ from pluto_dist.core.lifecycle import LifecycleEntry, Unreadable
 from pluto_dist.core.messages import Question, Sync
 from pluto_dist.core.outcomes import Outcome
 from pluto_dist.core.requests import Beat, LogType, OpenResult, Uploaded
+from pluto_dist.core.values.engine import (
+    ClusterAddress,
+    ListResult,
+    RenewResult,
+    WatchResult,
+    WriteResult,
+)
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
@@ -213,6 +220,39 @@ class KeyGiven(Event, frozen=True, kw_only=True):
     """There is an API key for this `Target.key_id` in memory now."""
 
     key_id: str
+
+
+class ClusterJoined(Event, frozen=True, kw_only=True):
+    """The cluster store answered a request for a lease, or for more time."""
+
+    address: ClusterAddress
+    result: RenewResult
+
+
+class ClusterListed(Event, frozen=True, kw_only=True):
+    """The cluster store answered a list; `read_at` is when the answer was here."""
+
+    run: str
+    prefix: str
+    result: ListResult
+    read_at: float
+
+
+class ClusterSeen(Event, frozen=True, kw_only=True):
+    """A watch has seen changes, or nothing for a while, or ended."""
+
+    run: str
+    prefix: str
+    result: WatchResult
+    read_at: float
+
+
+class ClusterWritten(Event, frozen=True, kw_only=True):
+    """The cluster store answered a change."""
+
+    run: str
+    token: int
+    result: WriteResult
 
 
 class Ticked(Event, frozen=True, kw_only=True):

@@ -16,6 +16,7 @@ import msgspec
 
 from pluto_dist.core.foreign import UNREADABLE, Count, Pid, Seconds, Whole
 from pluto_dist.core.ids import Identity, Job, Role, RunRef
+from pluto_dist.core.values.engine import ClusterAddress
 from pluto_dist.errors import ArgumentError
 
 Console = Literal["auto", "wrap", "fd", "off"]
@@ -105,6 +106,7 @@ class Opened(Entry, frozen=True, kw_only=True, tag="opened"):
         console: how the process captures its own output.
         system_metrics_s: how often the node is to be sampled while this process is an owner or worker, 0 for
             not at all.
+        cluster: the store that the nodes of its job share, null without one.
     """
 
     protocol: Whole
@@ -135,6 +137,7 @@ class Opened(Entry, frozen=True, kw_only=True, tag="opened"):
     rank_metrics: Literal["auto", "suffix", "rank0"] = "auto"
     console: Console = "off"
     system_metrics_s: Seconds = 0.0
+    cluster: ClusterAddress | None = None
 
 
 class Evidence(Entry, frozen=True, kw_only=True, tag="evidence"):

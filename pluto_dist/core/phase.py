@@ -132,6 +132,12 @@ def _without_owner(run: Run, owner: Lease, members: tuple[Lease, ...], now: floa
     return Assessment("finishing", "the owner has ended, workers are still alive", deadline)
 
 
+def codes_awaited(members: tuple[Lease, ...], now: float) -> float | None:
+    """Until when exit codes of members that ended are awaited, None if none is."""
+    awaited = [member for member in members if _exit_code_is_coming(member, now)]
+    return _last_end(awaited) + EXIT_S if awaited else None
+
+
 def _exit_code_is_coming(member: Lease, now: float) -> bool:
     return member.code_awaited and member.ended_at is not None and now < member.ended_at + EXIT_S
 

@@ -16,6 +16,7 @@ import msgspec
 from pluto_dist.core.ids import Identity, Role, RunRef
 from pluto_dist.core.lifecycle import Evidence, Fork, Opened, Target
 from pluto_dist.core.requests import LogType, Status, StreamKind, Want
+from pluto_dist.core.values.engine import ClusterAddress
 
 LeaseState = Literal["waiting", "active", "ended", "refused"]
 EndReason = Literal["finished", "closed", "exited", "died", "superseded", "refused", "gave_up"]
@@ -40,6 +41,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
         exit_code: of an exit.
         oom: the kernel killed it for want of memory.
         at: epoch milliseconds.
+        node: name of its node within a job of several, "" for one.
     """
 
     role: Role
@@ -56,14 +58,21 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     traceback: str = ""
     oom: bool = False
     at: int = 0
+    node: str = ""
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """The final status with its reason. Frozen once persisted, except for a cancel or a take-over."""
+    """The final status with its reason. Frozen once persisted, except for a cancel or a take-over.
+
+    Attributes:
+        together: others that may have failed before `first_failure`: clocks of nodes differ by more than the
+            time between them.
+    """
 
     status: Status
     reason: str
     first_failure: Failure | None = None
+    together: tuple[Failure, ...] = ()
 
 
 class Prior(msgspec.Struct, frozen=True):
@@ -116,6 +125,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         open_failures, open_since: tries of the backend's open so far, and since when.
         open_trouble: why the last try failed.
         opener: the claim for which it is opened.
+        cluster: the store that the nodes of its job share.
     """
 
     key: str
@@ -164,6 +174,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     open_trouble: str = ""
     open_since: float = 0.0
     opener: str = ""
+    cluster: ClusterAddress | None = None
 
     @property
     def ended(self) -> bool:

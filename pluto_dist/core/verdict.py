@@ -10,9 +10,12 @@ whatever its cells have done, so only `finish()` completes a Run there.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from pluto_dist.core.lifecycle import Evidence
 from pluto_dist.core.records import Failure, Lease, Run, Verdict
 from pluto_dist.core.requests import Status
+from pluto_dist.core.values.cluster import Piece, failure_of
 
 DRAIN_S = 10.0  # workers may end, and fail, this long after the owner said its last word
 RANKING_WINDOW_S = 2.0  # evidence this close together is ranked by kind, then by time
@@ -43,21 +46,58 @@ def decide(run: Run, members: tuple[Lease, ...]) -> Verdict:
 def first_failure(run: Run, members: tuple[Lease, ...]) -> tuple[bool, Failure] | None:
     """The cause among all evidence: (whether it is a request to stop, the failure), None if nobody failed."""
     limit = _evidence_limit(run, members)
-    found = sorted(
-        ((evidence, member) for member in members for evidence in _counting(member) if evidence.at <= limit),
-        key=lambda pair: _since(pair[0]),
+    causes = likeliest(piece for member in members for piece in pieces_of(member) if piece.until <= limit)
+    return (is_stop(causes[0].evidence), failure_of(causes[0])) if causes else None
+
+
+def pieces_of(member: Lease, node: str = "") -> tuple[Piece, ...]:
+    """A member's evidence as far as it counts, with the time in which it happened on the node's clock."""
+    counting = _counting(member)
+    return tuple(
+        Piece(
+            role=member.role,
+            label="command" if evidence.command_pid else member.label,
+            rank=member.rank,
+            host=member.identity.host,
+            node=node,
+            pid=evidence.command_pid or member.identity.pid,
+            attempt=member.attempt,
+            evidence=evidence,
+            since=evidence.at if evidence.alive_until is None else evidence.alive_until,
+            until=evidence.at,
+            lease_id=member.lease_id,
+            number=number,
+        )
+        for number, evidence in enumerate(member.evidence)
+        if evidence in counting
     )
-    if any(not evidence.command_pid for evidence, _ in found):
-        found = [pair for pair in found if not pair[0].command_pid]
-    stop_at = min((evidence.at for evidence, _ in found if is_stop(evidence)), default=None)
+
+
+def likeliest(pieces: Iterable[Piece]) -> tuple[Piece, ...]:
+    """The causes among all evidence: one, or several of which nobody can tell which came first.
+
+    What may have happened within two seconds of the first ranks by kind, then by the earliest time at which
+    it can have happened. Between nodes that time is uncertain, because clocks differ: the window is wider by
+    as much, and evidence of one kind from several nodes whose times overlap stays together.
+    """
+    found = sorted(pieces, key=lambda piece: piece.since)
+    if any(not piece.evidence.command_pid for piece in found):
+        found = [piece for piece in found if not piece.evidence.command_pid]
+    stop_at = min((piece.until for piece in found if is_stop(piece.evidence)), default=None)
     if stop_at is not None:
-        found = [pair for pair in found if is_stop(pair[0]) or _since(pair[0]) < stop_at]
+        found = [piece for piece in found if is_stop(piece.evidence) or piece.since < stop_at]
     if not found:
-        return None
-    window_end = _since(found[0][0]) + RANKING_WINDOW_S
-    window = [pair for pair in found if _since(pair[0]) <= window_end]
-    evidence, member = min(window, key=lambda pair: (_severity(pair[0]), _since(pair[0])))
-    return is_stop(evidence), _failure(evidence, member)
+        return ()
+    window_end = found[0].since + found[0].spread + RANKING_WINDOW_S
+    window = [piece for piece in found if piece.since <= window_end]
+    best = min(window, key=lambda piece: (_severity(piece.evidence), piece.since))
+    return best, *(piece for piece in window if _may_be_before(piece, best))
+
+
+def _may_be_before(piece: Piece, best: Piece) -> bool:
+    """Whether nobody can tell which of two came first; on one node the order of notice decides."""
+    elsewhere = piece.node != best.node and _severity(piece.evidence) == _severity(best.evidence)
+    return elsewhere and piece.since <= best.until
 
 
 def _evidence_limit(run: Run, members: tuple[Lease, ...]) -> float:
@@ -96,30 +136,6 @@ def _severity(evidence: Evidence) -> int:
     return 1 if evidence.kind in ("exception", "exit") else 0
 
 
-def _since(evidence: Evidence) -> float:
-    """Since when it may have been so: a death may be noticed long after it happened."""
-    return evidence.at if evidence.alive_until is None else evidence.alive_until
-
-
-def _failure(evidence: Evidence, member: Lease) -> Failure:
-    return Failure(
-        role=member.role,
-        label="command" if evidence.command_pid else member.label,
-        rank=member.rank,
-        host=member.identity.host,
-        pid=evidence.command_pid or member.identity.pid,
-        attempt=member.attempt,
-        kind=evidence.kind,
-        type=evidence.type,
-        message=evidence.message,
-        signal=evidence.signal,
-        exit_code=evidence.exit_code,
-        traceback=evidence.traceback,
-        oom=evidence.oom,
-        at=evidence.wall_ms,
-    )
-
-
 def status_of_code(code: int) -> Status:
     """Status of an explicit `finish(code=…)`: 0 completed; 2, 15 and 128 + signal terminated; else failed."""
     if code == 0:
@@ -141,6 +157,9 @@ def describe(failure: Failure | Evidence) -> str:
 
 
 def who_failed(failure: Failure) -> str:
-    """Rank or label, with pid and host."""
+    """Rank or label, with pid, host and node; a lost node as a whole has no pid."""
+    if not failure.pid:
+        return f"{failure.label} (host {failure.host})"
     name = f"rank {failure.rank}" if failure.rank is not None else (failure.label or failure.role)
-    return f"{name} (pid {failure.pid} on {failure.host})"
+    node = f", {failure.node}" if failure.node else ""
+    return f"{name} (pid {failure.pid} on {failure.host}{node})"
