@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import sys
 from typing import Self
 
+from pluto_dist.client.terminal import is_terminal, put, tell
 from pluto_dist.core.ids import RunRef
 from pluto_dist.core.messages import RunView, View
 from pluto_dist.node.places import store_of
@@ -41,7 +41,7 @@ def started(view: View | None, settings: Settings, spool: str) -> None:
 def key_found(settings: Settings) -> None:
     """What `login()` says: nothing, if there is a key."""
     if settings.api_key is None and settings.mode != "disabled" and not settings.quiet:
-        _print(
+        tell(
             f"no API key found; Runs are kept in {store_of(settings.dir)}, `pluto-dist sync` uploads them. "
             "For a key set PLUTO_API_KEY, or run `pluto login` of the official client"
         )
@@ -60,7 +60,7 @@ def waits_for(run: RunRef | None, timeout_s: float, settings: Settings) -> None:
     """An attach has to wait: for a Run that starts later, or for one whose id is mistyped."""
     if not settings.quiet:
         what = f"Run {run}" if run is not None else "a live Run"
-        _print(f"attach() waits for {what}, up to {timeout_s:g} s; `pluto-dist ps` shows which there are")
+        tell(f"attach() waits for {what}, up to {timeout_s:g} s; `pluto-dist ps` shows which there are")
 
 
 def belongs_to_launcher(view: View | None, name: str | None, project: str, launchers_project: str) -> None:
@@ -89,18 +89,18 @@ def belongs_to_launcher(view: View | None, name: str | None, project: str, launc
 def _print_started(run: RunView, store: str) -> None:
     verb = "resumed" if run.resumed else "started"
     if run.mode == "local":
-        _print(f"{verb} {_named(run)} (local, {store}); watch it: pluto-dist show {_short(run)}")
+        tell(f"{verb} {_named(run)} (local, {store}); watch it: pluto-dist show {_short(run)}")
     elif run.provisional:
-        _print(f"{verb} {_named(run)} (the server does not answer yet; everything is kept on disk)")
+        tell(f"{verb} {_named(run)} (the server does not answer yet; everything is kept on disk)")
     else:
-        _print(f"{verb} {_named(run)}; watch it: {run.url}")
+        tell(f"{verb} {_named(run)}; watch it: {run.url}")
 
 
 class Waiting:
     """What is waited for at the end, in one line that is written over; on a terminal only."""
 
     def __init__(self, settings: Settings) -> None:
-        self._shown = not settings.quiet and sys.stderr is not None and sys.stderr.isatty()
+        self._shown = not settings.quiet and is_terminal(sys.stderr)
 
     def __enter__(self) -> Self:
         return self
@@ -112,16 +112,11 @@ class Waiting:
                 f"delivering, {view.pending / 1e6:.1f} MB left" if view.pending else "waiting for the server"
             )
             trouble = f" ({view.trouble[:60]})" if view.trouble else ""
-            self._write(f"\r\x1b[Kpluto_dist: {what}{trouble}, at most {left_s:.0f} s")
+            put(f"\r\x1b[Kpluto_dist: {what}{trouble}, at most {left_s:.0f} s")
 
     def __exit__(self, *_: object) -> None:
         if self._shown:
-            self._write("\r\x1b[K")
-
-    def _write(self, text: str) -> None:
-        with contextlib.suppress(OSError, ValueError):  # the terminal is gone
-            sys.stderr.write(text)
-            sys.stderr.flush()
+            put("\r\x1b[K")
 
 
 def finished(view: View | None, settings: Settings, records: int) -> None:
@@ -142,7 +137,7 @@ def finished(view: View | None, settings: Settings, records: int) -> None:
     left += f", {run.rejected} values rejected" if run.rejected else ""
     # Who leaves while others go on is not told how much has arrived.
     points = f", {run.points} points" if run.points or not records or status != "RUNNING" else ""
-    _print(f"{_named(run)} {state}{why}{points}{left}; {_look(run, settings)}")
+    tell(f"{_named(run)} {state}{why}{points}{left}; {_look(run, settings)}")
 
 
 def _is_behind(view: View, records: int) -> bool:
@@ -167,7 +162,3 @@ def _named(run: RunView) -> str:
 
 def _short(run: RunView) -> str:
     return run.display_id or run.external_id
-
-
-def _print(text: str) -> None:
-    print(f"pluto_dist: {text}", file=sys.stderr, flush=True)  # noqa: T201 # the one thing that is printed

@@ -35,6 +35,7 @@ from pluto_dist.client.evidence import evidence_of_exit
 from pluto_dist.client.plain import said_by
 from pluto_dist.client.runs import RUNS
 from pluto_dist.client.stops import STOPS
+from pluto_dist.client.terminal import flush
 from pluto_dist.node.identity import boot_clock
 
 Handler = Callable[[int, FrameType | None], object] | int | None
@@ -177,8 +178,8 @@ class Hooks:
     def _die(self, number: int) -> None:
         """By the signal itself, so that the parent sees the truth; pid 1 cannot, it has no default action."""
         if os.getpid() == 1:
-            sys.stdout.flush()
-            sys.stderr.flush()
+            flush(sys.stdout)
+            flush(sys.stderr)
             os._exit(128 + number)
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import sys
 import threading
 from collections.abc import Callable, Iterator
 
@@ -197,13 +198,19 @@ class Link:
         finally:
             self._needs -= 1
 
-    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+    def __del__(
+        self,
+        close: Callable[[int], None] = os.close,
+        is_finalizing: Callable[[], bool] = sys.is_finalizing,
+    ) -> None:
         """The pipe goes last: `_wake` is called by signal handlers too and takes no lock.
 
-        `close` is bound here because at the end of the interpreter modules may be gone before their objects.
+        At the end of the interpreter the kernel closes it: modules may be empty before the last of their
+        objects is gone, so what is needed here is bound here.
         """
-        close(self._wake_read)
-        close(self._wake_write)
+        if not is_finalizing() and hasattr(self, "_wake_write"):
+            close(self._wake_read)
+            close(self._wake_write)
 
     def _speak(self) -> None:
         """Somebody waits, so another try is due before it is told that there is no coordinator."""

@@ -20,6 +20,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -186,8 +187,12 @@ class StreamWriter:
         self._files.shut(self._fd)
         self._begin(child_stream(self._kind, self._pid()))
 
-    def __del__(self) -> None:
-        if hasattr(self, "_fd"):  # else the constructor failed
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        """Gives the number back; at the end of the interpreter the kernel does, and modules may be empty.
+
+        What asks for that is bound here: globals of a module are None before the last of its objects is gone.
+        """
+        if not is_finalizing() and hasattr(self, "_fd"):  # without it the constructor has failed
             self._files.close(self._fd)
 
     def _append_anew(self, frame: bytes, code: int | None) -> bool:

@@ -24,6 +24,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import msgspec
 import typer.main
 
+import pluto_dist
+from pluto_dist import errors
 from pluto_dist.cli.main import app
 from pluto_dist.core import document, lifecycle, messages, requests
 from pluto_dist.node import settings
@@ -32,6 +34,9 @@ from tests.documents.pages import CHECKOUT, anchor_of, read
 _PART = re.compile(
     r"(?P<begin><!-- generated: (?P<name>[a-z-]+) -->\n).*?(?P<end><!-- end of (?P=name) -->)", re.DOTALL
 )
+SECTIONS = ("Args", "Attributes", "Raises", "Returns", "Yields")
+LONGEST_CALL = 100
+
 _NUMBER = re.compile(r"\b[RG][1-9][0-9]?\b")
 _ATTRIBUTE = re.compile(r"^    (?P<names>\w+(?:, \w+)*): (?P<text>.*)$")
 
@@ -72,7 +77,43 @@ def document_keys() -> str:
     return _sections([document.Document], without=(document.Restore,))
 
 
+def api() -> str:
+    """Public names of the package, with what their docstrings say."""
+    found = {name: getattr(pluto_dist, name) for name in pluto_dist.__all__ if name != "errors"}
+    verbs = {name: kind for name, kind in found.items() if not inspect.isclass(kind)}
+    classes = {name: kind for name, kind in found.items() if inspect.isclass(kind)}
+    order = ("init", "attach", "log", "finish")
+    sections = [
+        _function(f"pluto_dist.{name}", verbs[name]) for name in (*order, *sorted({*verbs} - {*order}))
+    ]
+    sections.append(_class("pluto_dist.Run", classes.pop("Run"), members=True))
+    sections += [_class(f"pluto_dist.{name}", kind) for name, kind in classes.items()]
+    return "\n".join(sections)
+
+
+def error_tree() -> str:
+    """Every error, what it is and what else it is."""
+    tree = re.search(r"(?:^    .*\n?)+", inspect.cleandoc(errors.__doc__ or ""), re.MULTILINE)
+    kinds = [
+        kind
+        for kind in vars(errors).values()
+        if inspect.isclass(kind) and issubclass(kind, errors.PlutoDistError)
+    ]
+    rows = [
+        (
+            f"`{kind.__name__}`",
+            ", ".join(f"`{base.__name__}`" for base in kind.__bases__ if base is not Exception),
+            _first_paragraph(kind),
+        )
+        for kind in kinds
+    ]
+    shown = textwrap.dedent(tree[0]).rstrip() if tree is not None else ""
+    return f"```text\n{shown}\n```\n\n{table(('error', 'is also', 'when'), rows)}"
+
+
 PARTS: dict[str, Callable[[], str]] = {
+    "api": api,
+    "errors": error_tree,
     "settings": settings_table,
     "commands": commands,
     "entries": entries,
@@ -232,6 +273,80 @@ def _default(field: msgspec.structs.FieldInfo) -> str:
     value = field.default_factory() if field.default is msgspec.NODEFAULT else field.default
     shown = bytes(value).decode() if isinstance(value, msgspec.Raw) else repr(value)
     return f"`{shown}`"
+
+
+def _first_paragraph(thing: object) -> str:
+    return inspect.cleandoc(thing.__doc__ or "").partition("\n\n")[0].replace("\n", " ")
+
+
+def _function(name: str, function: Any, depth: int = 2) -> str:
+    signature = inspect.signature(function)
+    shown = [
+        parameter.replace(annotation=inspect.Parameter.empty)
+        for parameter in signature.parameters.values()
+        if parameter.name != "self"
+    ]
+    plain = signature.replace(parameters=shown, return_annotation=inspect.Signature.empty)
+    call = f"{name}{plain}"
+    if len(call) > LONGEST_CALL:
+        call = f"{name}(\n    " + ",\n    ".join(_kinds(shown)) + ",\n)"
+    return f"{'#' * depth} `{name}`\n\n```text\n{call}\n```\n\n{docstring(function.__doc__ or '')}"
+
+
+def _kinds(parameters: list[inspect.Parameter]) -> Iterator[str]:
+    """Parameters with the star before the first that is given by keyword."""
+    starred = False
+    for parameter in parameters:
+        if parameter.kind is parameter.KEYWORD_ONLY and not starred:
+            starred = True
+            yield "*"
+        starred = starred or parameter.kind is parameter.VAR_POSITIONAL
+        yield str(parameter)
+
+
+def _class(name: str, kind: Any, *, members: bool = False) -> str:
+    text = (
+        [_function(name, kind.__init__).partition("```\n\n")[0] + "```\n"]
+        if not members
+        else [f"## `{name}`\n"]
+    )
+    text.append(docstring(kind.__doc__ or ""))
+    if members:
+        shown = {each: inspect.getattr_static(kind, each) for each in dir(kind) if not each.startswith("_")}
+        methods = {each: found for each, found in shown.items() if inspect.isfunction(found)}
+        facts = {each: found for each, found in shown.items() if isinstance(found, property)}
+        rows = [(f"`run.{each}`", _first_paragraph(found)) for each, found in facts.items()]
+        text.append(table(("property", "meaning"), rows))
+        text += [_function(f"run.{each}", found, 3) for each, found in methods.items()]
+    return "\n".join(text)
+
+
+def docstring(text: str) -> str:
+    """A docstring as Markdown: its sections become lists, what is indented beside them a block."""
+    found: list[str] = []
+    section, inside = "", False
+    for line in inspect.cleandoc(text).splitlines():
+        if line.rstrip(":") in SECTIONS and line.endswith(":"):
+            section, inside = line, False
+            found += [f"**{line.rstrip(':')}**", ""]
+        elif section and line.startswith("        "):
+            found[-1] += " " + line.strip()
+        elif section and line.startswith("    "):
+            name, colon, rest = line.strip().partition(": ")
+            found.append(f"- `{name}`: {rest}" if colon else f"- {line.strip()}")
+        elif line.startswith("    "):
+            if not inside:
+                found.append("```text")
+            inside = True
+            found.append(line[4:])
+        else:
+            if inside:
+                found[-1:] = ["```", ""] if not found[-1] else [found[-1], "```"]
+            section, inside = "", False
+            found.append(line)
+    if inside:
+        found.append("```")
+    return "\n".join(found).strip() + "\n"
 
 
 def _commands_below(group: Any, name: str, depth: int) -> Iterator[str]:

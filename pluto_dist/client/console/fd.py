@@ -30,6 +30,7 @@ import msgspec
 from pluto_dist.client.console.channel import Channel, open_channels, read_some
 from pluto_dist.client.console.drain import DRAIN, PASS_ON, RECORD, Instructions, Source, write_all
 from pluto_dist.client.console.levels import SEPARATE, StreamName
+from pluto_dist.client.terminal import flush, is_open
 from pluto_dist.node.launch import environment, module_command, start_detached
 from pluto_dist.spool.names import DRAIN_LOCK
 from pluto_dist.spool.real_files import real_files
@@ -235,8 +236,5 @@ def _taken(channel: Channel, data: bytes) -> bool:
 def flush_python_streams() -> None:
     """What Python has buffered belongs to where it was printed."""
     for stream in (sys.stdout, sys.stderr):
-        if stream is not None and not getattr(stream, "closed", False):
-            # OSError: the terminal is gone, and the next print says so. RuntimeError: a signal handler ends
-            # the Run in the middle of a print, which flushes by itself when it goes on.
-            with contextlib.suppress(OSError, RuntimeError):
-                stream.flush()
+        if is_open(stream):
+            flush(stream)

@@ -2,8 +2,10 @@
 
 The stream itself stays what it is: `sys.stdout` is the same object with the same `isatty`, `fileno`, `buffer`
 and `encoding`, so whoever holds it (logging handlers, progress bars) is captured as well, and taking the
-capture away is taking one attribute away. The text goes to the terminal first and exactly as before; what is
-raised there is raised. Recording takes no lock, and each thread has its own unfinished line.
+capture away is taking one attribute away. A stream that does not let its `write` be replaced gets a stand-in
+in `sys`, which passes everything on; whoever holds that stream itself is not captured. The text goes to the
+terminal first and exactly as before; what is raised there is raised. Recording takes no lock, and each thread
+has its own unfinished line.
 
 What does not come by `write` of the stream is not seen: bytes written to `.buffer` or to the descriptor,
 output of C++ code and of child programs, `faulthandler`. That is what `fd` is for. A line that is unfinished
@@ -20,6 +22,7 @@ from weakref import ref
 
 from pluto_dist.client.console.levels import StreamName
 from pluto_dist.client.console.recorder import Recorder
+from pluto_dist.client.terminal import is_open
 
 _PRUNE_AT = 64  # threads of one stream; beyond, those that are gone are looked for
 
@@ -30,12 +33,26 @@ class TextStream(Protocol):
     write: Callable[[str], Any]
 
 
+class StandIn:
+    """In the place of a stream: everything it is asked for is the stream's."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        """Called for what is not there."""
+        return getattr(self._stream, name)
+
+
 class StreamCapture:
     """One captured stream.
 
     Args:
-        stream: e.g. `sys.stdout`.
+        stream: e.g. `sys.stdout`; anything with a `write`.
         recorder: makes a recorder for another thread.
+
+    Raises:
+        AttributeError: it has no `write`.
     """
 
     def __init__(self, stream: TextStream, recorder: Callable[[], Recorder]) -> None:
@@ -50,7 +67,7 @@ class StreamCapture:
         """Begins; False if the stream does not let its `write` be replaced."""
         try:
             self._stream.write = self._write
-        except AttributeError:
+        except (AttributeError, TypeError):  # slots, or C code
             return False
         self._on = True
         return True
@@ -73,10 +90,11 @@ class StreamCapture:
         recorders = self._recorders
         this = ref(self)  # whoever keeps the function must not keep the files of an ended lease
 
-        def write_and_record(text: str, /) -> Any:
-            written = write(text)
+        def write_and_record(*given: Any, **named: Any) -> Any:
+            written = write(*given, **named)
             capture = this()
-            if capture is not None and capture._on:
+            text = given[0] if given else None
+            if capture is not None and capture._on and isinstance(text, str):
                 recorder = recorders.get(get_ident())
                 if recorder is None:
                     recorder = capture._of_new_thread()
@@ -107,29 +125,42 @@ class WrapCapture:
     def __init__(self, recorder: Callable[[StreamName], Recorder]) -> None:
         self._recorder = recorder
         self._captures: list[StreamCapture] = []
+        self._stand_ins: list[tuple[str, StandIn, Any]] = []
 
     def start(self) -> None:
         """Captures the streams that there are now."""
-        streams: dict[StreamName, Any] = {"stdout": sys.stdout}
-        if sys.stderr is not sys.stdout:
-            streams["stderr"] = sys.stderr
-        for name, stream in streams.items():
-            if stream is None or getattr(stream, "closed", False):
-                continue
-            capture = StreamCapture(stream, _maker(self._recorder, name))
-            if capture.start():
-                self._captures.append(capture)
+        stdout, stderr = sys.stdout, sys.stderr
+        self._capture("stdout", stdout, ("stdout", "stderr") if stderr is stdout else ("stdout",))
+        if stderr is not stdout:
+            self._capture("stderr", stderr, ("stderr",))
 
     def stop(self) -> None:
         """Puts everything back as it was."""
         for capture in self._captures:
             capture.stop()
+        for place, stand_in, stream in self._stand_ins:
+            if getattr(sys, place) is stand_in:
+                setattr(sys, place, stream)
         self._captures.clear()
+        self._stand_ins.clear()
 
     def after_fork(self) -> None:
         """In a forked child: goes on, with lines of its own."""
         for capture in self._captures:
             capture.after_fork()
+
+    def _capture(self, name: StreamName, stream: Any, places: tuple[str, ...]) -> None:
+        if not is_open(stream) or not callable(getattr(stream, "write", None)):
+            return
+        capture = StreamCapture(stream, _maker(self._recorder, name))
+        if not capture.start():
+            stand_in = StandIn(stream)
+            capture = StreamCapture(stand_in, _maker(self._recorder, name))
+            capture.start()
+            for place in places:
+                setattr(sys, place, stand_in)
+                self._stand_ins.append((place, stand_in, stream))
+        self._captures.append(capture)
 
 
 def _maker(recorder: Callable[[StreamName], Recorder], name: StreamName) -> Callable[[], Recorder]:
