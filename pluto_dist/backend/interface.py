@@ -106,6 +106,10 @@ class Backend(Protocol):
         """
         ...
 
+    def seat_epoch(self, run: BackendRun) -> int | Outcome:
+        """The highest epoch of a seat that has spoken for the Run, 0 for none; why that is not known."""
+        ...
+
     def close(self) -> None:
         """Gives back connections."""
         ...

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pluto_dist.client.job import Surroundings
     from pluto_dist.client.lease import LeaseFiles
     from pluto_dist.core.ids import Job
+    from pluto_dist.core.values.engine import ClusterAddress
     from pluto_dist.node.places import Places
     from pluto_dist.node.settings import Settings
 
@@ -244,7 +245,16 @@ def _opened(wish: Wish, settings: Settings, surroundings: Surroundings, launched
         rank_metrics=settings.rank_metrics,
         console=settings.console,
         system_metrics_s=settings.system_metrics_s,
+        cluster=_cluster(wish, settings),
     )
+
+
+def _cluster(wish: Wish, settings: Settings) -> ClusterAddress | None:
+    """Only a Run that other nodes can name is shared with them, and an attach owns nothing."""
+    from pluto_dist.node.settings import cluster_of
+
+    address = cluster_of(settings)
+    return address if wish.verb == "init" and wish.run is not None and settings.mode == "pluto" else None
 
 
 def generate_run_id() -> str:

@@ -337,6 +337,10 @@ class MemoryStore:
             tied = self._engine.tie(keys, self._engine.add_lease(after_s))
             return Written(self._engine.revision) if tied else GuardFailed()
 
+    def interrupt(self) -> None:
+        """See `ClusterStore`."""
+        self.close()
+
     def close(self) -> None:
         """See `ClusterStore`."""
         with self._engine.changed:

@@ -13,6 +13,7 @@ from pluto_dist.core.context import Context
 from pluto_dist.core.decisions import Create, Decision, Facts, Grant, Refuse, Verify, Wait
 from pluto_dist.core.effects import CheckLiveness, LookAtStreams
 from pluto_dist.core.finding import Finder
+from pluto_dist.core.machine.cluster import Clusters
 from pluto_dist.core.naming import label_of, participant_of
 from pluto_dist.core.opening import Opening
 from pluto_dist.core.phase import Phase, assess, members_of
@@ -24,10 +25,11 @@ from pluto_dist.core.succession import Succession
 class Admission:
     """Waiting claims and what becomes of them."""
 
-    def __init__(self, context: Context, opening: Opening, shared: Shared) -> None:
+    def __init__(self, context: Context, opening: Opening, shared: Shared, clusters: Clusters) -> None:
         self._context = context
         self._book = context.book
         self._opening = opening
+        self._clusters = clusters
         self._shared = shared
         self._succession = Succession(context)
         self._finder = Finder(context.book)
@@ -113,6 +115,9 @@ class Admission:
             if newcomer:
                 self._shared.add_tags(run.key, lease.opened.tags)
                 run = self._book.runs[run.key]
+        if grant.elsewhere:
+            self._opening.join_instead(run, lease)
+            run = self._book.runs[run.key]
         if run.opening and not run.provisional:
             self._deadlines[lease.lease_id] = None  # asked again when the backend has answered
             return
@@ -208,6 +213,7 @@ class Admission:
             waiting_ranks=waiting_ranks,
             verified=verified,
             reporting=run.key in self._context.reporting,
+            owner_elsewhere=self._clusters.owner_elsewhere(run),
             asked_at=asked_at,
         )
 

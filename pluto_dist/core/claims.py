@@ -23,6 +23,8 @@ def decide_claim(claim: Opened, facts: Facts, now: float) -> Decision:
         return _attach(claim, facts)
     run = facts.run
     owns = claim.wanted in (None, "owner") and not relays(claim)
+    if owns and facts.owner_elsewhere and run is not None and run.owner is None and not run.relay:
+        return _owned_elsewhere(claim, facts)
     if run is None or (owns and sought(run)):
         return _absent(claim, facts, now)
     if claim.wanted == "side":
@@ -55,6 +57,16 @@ def _in_run(claim: Opened, run: Run, facts: Facts, now: float) -> Decision:
     if facts.phase == "opening":
         return Wait("the Run is being opened")
     return _stranger(claim, run, facts, now)
+
+
+def _owned_elsewhere(claim: Opened, facts: Facts) -> Decision:
+    """As for an owner on this node (R5), except that nobody here can look whether it lives."""
+    told = f"the Run {str(claim.run)!r} has a live owner on {facts.owner_elsewhere}"
+    if claim.wanted == "owner":
+        return Refuse("OwnerExistsError", f"{told}; attach() to log beside it, or end it first")
+    if not claim.run_from_env and not claim.resume:
+        return Refuse("RunExistsError", f"{told}; attach() to log beside it, or choose another run_id")
+    return Grant("side", f"its owner lives on {facts.owner_elsewhere}", elsewhere=True)
 
 
 def same_job(claim: Opened, run: Run) -> bool:

@@ -21,15 +21,17 @@ from pluto_dist.core.context import Context
 from pluto_dist.core.effects import BeatRun, Control
 from pluto_dist.core.events import Beaten, Controlled
 from pluto_dist.core.lane import backend_run
+from pluto_dist.core.machine.cluster import Clusters
 from pluto_dist.core.outcomes import Delivered, Rejected, Retry, Unknown
 from pluto_dist.core.records import Run, Verdict
-from pluto_dist.core.requests import StatusReport, TagsChange
+from pluto_dist.core.requests import SeatNote, StatusReport, TagsChange
 
 BEAT_S = 20.0  # the server forgets a Run 150 s after its last heartbeat and stores at most one each 30 s
 BEATING_S = 1.0  # a sign of life takes milliseconds, unless the server is in trouble
 SILENT_S = 100.0  # after this time without a beat that arrived, the server may have marked the Run FAILED
 MAX_NAMES = 1000
 TRIES = 3  # the status does not wait longer for an errand that fails, a few seconds
+FENCED = frozenset({"seat", "revive", "status"})  # of several nodes only the seat may say it
 GIVE_UP_S = 86_400.0  # an outage of a day is an outage; longer, the server means this very errand
 
 _encoder = msgspec.json.Encoder()
@@ -54,9 +56,10 @@ class Trial(msgspec.Struct, frozen=True):
 class Controls:
     """Errands of all Runs."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, clusters: Clusters) -> None:
         self._context = context
         self._book = context.book
+        self._clusters = clusters
         self._errands: dict[str, Errand] = {}
         self._trials: dict[str, dict[str, Trial]] = {}
         self._beats: dict[str, float] = {}
@@ -64,6 +67,7 @@ class Controls:
         self._alive_at: dict[str, float] = {}
         self._reaped: set[str] = set()
         self._tried_last: set[str] = set()
+        self._seated: dict[str, int] = {}
         self._token = 0
 
     def advance(self, run: Run, *, may_report: bool, lives: bool) -> None:
@@ -86,7 +90,13 @@ class Controls:
             run = self._context.change_run(run, telling=True)
         self._errands[run.key] = errand
         self._context.emit(
-            Control(run=backend_run(run), operation=errand.operation, token=errand.token, body=errand.body)
+            Control(
+                run=backend_run(run),
+                operation=errand.operation,
+                token=errand.token,
+                body=errand.body,
+                fence=self._clusters.fence(run) if errand.operation in FENCED else None,
+            )
         )
 
     def answered(self, event: Controlled) -> bool:
@@ -121,7 +131,7 @@ class Controls:
         if run.ended:
             self._context.touch(run.key)  # its status may have waited for this
         self._context.heard_of_key(run, event.beat.outcome)
-        if run.relay and event.beat.status is not None:
+        if run.relay and not run.ended and event.beat.status is not None:
             self._context.change_run(
                 run, status=event.beat.status, cancelled=event.beat.status == "CANCELLED"
             )
@@ -149,7 +159,7 @@ class Controls:
 
     def forget(self, run: str) -> None:
         """The Run is forgotten."""
-        for known in (self._errands, self._trials, self._beats, self._beating, self._alive_at):
+        for known in (self._errands, self._trials, self._beats, self._beating, self._alive_at, self._seated):
             known.pop(run, None)
         self._context.reporting.discard(run)
         self._reaped.discard(run)
@@ -184,8 +194,11 @@ class Controls:
 
     def _wanted(self, run: Run) -> Iterator[tuple[str, bytes]]:
         """What the backend lacks beside the status, in the order of sending."""
-        if run.key in self._reaped:
+        seat = self._clusters.fence(run) if run.cluster is not None else None
+        if run.key in self._reaped and (run.cluster is None or seat is not None):
             yield "revive", b""
+        if seat is not None and seat.epoch > self._seated.get(run.key, 0):
+            yield "seat", _encoder.encode(SeatNote(seat.epoch))
         names = dict(islice(self._book.unregistered(run.key).items(), MAX_NAMES))
         if names:
             yield "names", _encoder.encode(names)
@@ -218,6 +231,8 @@ class Controls:
                 self._context.change_run(run, pushed_tags=pushed.wanted)
             case "config" if run.config_patch == errand.body:
                 self._context.change_run(run, config_patch=b"")
+            case "seat":
+                self._seated[run.key] = msgspec.json.decode(errand.body, type=SeatNote).epoch
             case "revive":
                 self._reaped.discard(run.key)
                 self._alive_at[run.key] = self._context.now.at

@@ -20,12 +20,14 @@ class Grant(msgspec.Struct, frozen=True):
     """A role in an existing Run; an owner of one that has ended takes it up again.
 
     Attributes:
+        elsewhere: the owner is on another node, and this process is no rank of its job.
         relay: the Run's owner is on another node, so this node is a relay for it.
     """
 
     role: Role
     reason: str
     relay: bool = False
+    elsewhere: bool = False
 
 
 class Wait(msgspec.Struct, frozen=True):
@@ -62,6 +64,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         waiting_ranks: ranks of the same job and attempt that wait for a role, the claim's own included.
         live_runs: for a claim without an id: display names of all live Runs.
         verified: the owner was looked at for this claim and lives.
+        owner_elsewhere: which other node has a live owner, as the cluster store says; "" if none is known.
         reporting: the backend is being told just now how the Run ended.
         asked_at: when the first of those that wait with this claim asked.
     """
@@ -74,4 +77,5 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     live_runs: tuple[str, ...] = ()
     verified: bool = False
     reporting: bool = False
+    owner_elsewhere: str = ""
     asked_at: float = 0.0

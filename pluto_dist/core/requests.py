@@ -136,6 +136,12 @@ class TagsChange(msgspec.Struct, frozen=True):
     base: tuple[str, ...] | None
 
 
+class SeatNote(msgspec.Struct, frozen=True):
+    """Which seat of several nodes speaks for the Run; it stands in the Run's config before any status."""
+
+    epoch: int
+
+
 class StatusReport(msgspec.Struct, frozen=True):
     """A status with its reason; `metadata` is a JSON object or None to clear the old one."""
 

@@ -20,12 +20,19 @@ from pluto_dist.core.effects import (
     BeatRun,
     Control,
     DropCopies,
+    ExpireCluster,
+    JoinCluster,
     KeepCopies,
+    LeaveCluster,
+    ListCluster,
     OpenRun,
     ReadUploads,
+    RenewCluster,
     SampleNode,
     SetAside,
     Ship,
+    WatchCluster,
+    WriteCluster,
     WriteDocument,
 )
 from pluto_dist.core.events import (
@@ -44,9 +51,11 @@ from pluto_dist.core.events import (
 )
 from pluto_dist.core.lifecycle import Target
 from pluto_dist.core.outcomes import Delivered, Outcome, Rejected, Retry, Unknown
-from pluto_dist.core.requests import Beat, LogType, StatusReport, TagsChange, Unavailable
+from pluto_dist.core.requests import Beat, LogType, SeatNote, StatusReport, TagsChange, Unavailable
 from pluto_dist.node import remainders
 from pluto_dist.node.batches import contents, numbered, renamed
+from pluto_dist.node.clusters import AtCluster, ClusterStores
+from pluto_dist.node.identity import boot_clock
 from pluto_dist.node.system.recorder import NodeRecorder
 from pluto_dist.spool.file_lines import located
 from pluto_dist.spool.frames import Cut
@@ -66,6 +75,7 @@ Slow = (
     | DropCopies
     | ReadUploads
     | SampleNode
+    | AtCluster
 )
 Backends = Callable[[Target], Backend]
 
@@ -75,11 +85,15 @@ class Worker:
 
     Args:
         backends: the backend of a target.
+        clusters: stores that the nodes of jobs share.
         recorder: of the node's system metrics; one that measures this machine by default.
     """
 
-    def __init__(self, backends: Backends, recorder: NodeRecorder | None = None) -> None:
+    def __init__(
+        self, backends: Backends, recorder: NodeRecorder | None = None, clusters: ClusterStores | None = None
+    ) -> None:
         self._backends = backends
+        self.clusters = clusters or ClusterStores()
         self.recorder = recorder or NodeRecorder()
 
     def do(self, effect: Slow) -> Event | None:
@@ -107,6 +121,16 @@ class Worker:
             case SampleNode(feeds=feeds):
                 self.recorder.record(feeds)
                 return None
+            case (
+                JoinCluster()
+                | RenewCluster()
+                | LeaveCluster()
+                | ListCluster()
+                | WatchCluster()
+                | WriteCluster()
+                | ExpireCluster()
+            ):
+                return self.clusters.do(effect)
             case _:
                 assert_never(effect)
 
@@ -136,6 +160,16 @@ class Worker:
                 return _set_aside(effect, reason)
             case SampleNode():
                 return None
+            case (
+                JoinCluster()
+                | RenewCluster()
+                | LeaveCluster()
+                | ListCluster()
+                | WatchCluster()
+                | WriteCluster()
+                | ExpireCluster()
+            ):
+                return self.clusters.failed(effect, reason)
             case _:
                 assert_never(effect)
 
@@ -188,7 +222,9 @@ class Worker:
 
     def _control(self, effect: Control) -> Event:
         backend, run = self._backends(effect.run.target), effect.run
-        outcome: Outcome
+        outcome = self._fenced(backend, effect)
+        if outcome is not None:
+            return Controlled(run=run.key, operation=effect.operation, token=effect.token, outcome=outcome)
         match effect.operation:
             case "names":
                 outcome = backend.register(run, msgspec.json.decode(effect.body, type=dict[str, LogType]))
@@ -197,6 +233,10 @@ class Worker:
                 outcome = backend.put_tags(run, change.wanted, change.base)
             case "config":
                 outcome = backend.merge_config(run, effect.body)
+            case "seat":
+                note = msgspec.json.decode(effect.body, type=SeatNote)
+                patch = {"pluto_dist": {"seat": {"epoch": note.epoch}}}
+                outcome = backend.merge_config(run, msgspec.json.encode(patch))
             case "status":
                 outcome = backend.report(run, msgspec.json.decode(effect.body, type=StatusReport))
             case "revive":
@@ -204,6 +244,25 @@ class Worker:
             case other:
                 outcome = Rejected(f"no such operation: {other}")
         return Controlled(run=run.key, operation=effect.operation, token=effect.token, outcome=outcome)
+
+    def _fenced(self, backend: Backend, effect: Control) -> Outcome | None:
+        """Why what only the seat may say must not be said any more; None if it may.
+
+        The server has no compare-and-set, so the time is looked at last, just before the request.
+        """
+        fence = effect.fence
+        if fence is None:
+            return None
+        newest = backend.seat_epoch(effect.run)
+        if not isinstance(newest, int):
+            return newest
+        if newest > fence.epoch:
+            return Rejected(
+                f"a later seat of another node speaks for the Run (epoch {newest} > {fence.epoch})"
+            )
+        if fence.not_after is not None and boot_clock() >= fence.not_after:
+            return Retry("the time of this node's seat is over until its lease is renewed")
+        return None
 
     def _set_aside(self, effect: SetAside) -> None:
         limits = ReadLimits(bytes=effect.end - effect.start)  # a declaration may stand before the record

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import msgspec
 
 from pluto_dist.backend.interface import Batch
+from pluto_dist.backend.pluto.backend import seat_in
 from pluto_dist.core.merge import merge_tags
 from pluto_dist.core.outcomes import Delivered, Outcome, Rejected, Retry, Unknown
 from pluto_dist.core.requests import (
@@ -193,6 +194,10 @@ class MemoryBackend:
         stored = self.runs[run.id]
         outcome = self._do("beat", run, lambda: _poll(stored))
         return Beat(outcome, stored.status if isinstance(outcome, Delivered) else None)
+
+    def seat_epoch(self, run: BackendRun) -> int | Outcome:
+        """See `Backend`."""
+        return seat_in(msgspec.json.encode(self.runs[run.id].config))
 
     def revive(self, run: BackendRun) -> Outcome:
         """See `Backend`."""

@@ -142,6 +142,11 @@ class PlutoBackend(Backend):
         reopened = self._client.resume({"runId": run.id})
         return self._client.trigger(run.id).outcome if failed(reopened) is None else reopened.outcome
 
+    def seat_epoch(self, run: BackendRun) -> int | Outcome:
+        """See `Backend`."""
+        found = read_details(self._client, run.id)
+        return found.outcome if isinstance(found, Failed) else seat_in(found.config_object)
+
     def details(self, run_id: int) -> Details | NotDelivered:
         """What the server has of a Run; changes nothing."""
         details = read_details(self._client, run_id)
@@ -168,3 +173,23 @@ class PlutoBackend(Backend):
             return Rejected(reason, good=index)
         path = "/ingest/data" if batch.kind == "data" else "/ingest/logs"
         return self._client.ingest(run, "rows", path, b"".join(batch.lines)).outcome
+
+
+class _SeatOf(msgspec.Struct, frozen=True):
+    epoch: int = 0
+
+
+class _Ours(msgspec.Struct, frozen=True):
+    seat: _SeatOf = _SeatOf()
+
+
+class _Config(msgspec.Struct, frozen=True):
+    pluto_dist: _Ours = _Ours()
+
+
+def seat_in(config: bytes) -> int:
+    """The epoch of the seat in a Run's config; 0 without one, or where people put something else there."""
+    try:
+        return msgspec.json.decode(config, type=_Config).pluto_dist.seat.epoch
+    except msgspec.MsgspecError:
+        return 0

@@ -93,6 +93,10 @@ class Clusters:
         away_since = shared.lease.away_since
         return away_since is not None and run.provisional
 
+    def look(self, run: Run) -> None:
+        """Learns who has the Run, before anything else of it is known."""
+        self.advance(run, ())
+
     def owner_elsewhere(self, run: Run) -> str:
         """Which other node has a live owner of this Run, "" if none is known."""
         shared = self.of(run)
@@ -139,7 +143,11 @@ class Clusters:
         if shared is None or shared.lease.away_since is None:
             return ""
         away_s = self._context.now.at - shared.lease.away_since
-        return f"cluster store not reached for {away_s:.0f} s: {shared.lease.trouble}" if away_s >= AWAY_S else ""
+        return (
+            f"cluster store not reached for {away_s:.0f} s: {shared.lease.trouble}"
+            if away_s >= AWAY_S
+            else ""
+        )
 
     def run_deadline(self, run: str) -> float | None:
         """When `advance` may have something to do for this Run."""

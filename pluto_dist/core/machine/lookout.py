@@ -13,10 +13,20 @@ import msgspec
 from pluto_dist.core.context import Context
 from pluto_dist.core.effects import ListCluster, WatchCluster
 from pluto_dist.core.events import ClusterListed, ClusterSeen
-from pluto_dist.core.values.engine import Changed, ClusterAddress, Listed, Refused, Reset, Unavailable, Versioned
+from pluto_dist.core.values.engine import (
+    Changed,
+    ClusterAddress,
+    Listed,
+    Refused,
+    Reset,
+    Unavailable,
+    Versioned,
+)
 
 SEAT_QUIET_S = 15.0
-QUIET_S = 120.0  # of the many nodes without the seat; a dead member ends their watches, so this is a last resort
+QUIET_S = (
+    120.0  # of the many nodes without the seat; a dead member ends their watches, so this is a last resort
+)
 AGAIN_S = 1.0
 REFUSED_AGAIN_S = 15.0
 
@@ -149,7 +159,7 @@ class Lookout:
         return (*gone, *changed)
 
     def _put(self, key: str, found: Versioned | None) -> bool:
-        """A watch may tell of what a list has shown already; a deletion has no version, so the list mends it."""
+        """A watch may tell of what a list has shown already; an old deletion is mended by the next list."""
         known = self.items.get(key)
         if found is None:
             return self.items.pop(key, None) is not None

@@ -1,8 +1,8 @@
 """One Run of several nodes, as one of them takes part in it.
 
-Whatever this node has to say is a difference between what it knows and what is in the cluster store; one change
-is under way at a time, and after any answer that is not certain the folder is read again. So a lost answer, a
-restart of the coordinator or a store that was away only means that the difference is written later.
+Whatever this node has to say is a difference between what it knows and what is in the cluster store; one
+change is under way at a time, and after any answer that is not certain the folder is read again. So a lost
+answer, a restart of the coordinator or a store that was away only means that the difference is written later.
 
 The order of writing is the order of `STEPS`: a node is there before it speaks, evidence is stored before the
 node says that this was all, and a verdict is stored before the Run has ended anywhere.
@@ -73,7 +73,9 @@ class SharedRun:
         node, generation: of this coordinator.
     """
 
-    def __init__(self, context: Context, run: Run, memberships: Memberships, node: str, generation: int) -> None:
+    def __init__(
+        self, context: Context, run: Run, memberships: Memberships, node: str, generation: int
+    ) -> None:
         assert run.cluster is not None  # noqa: S101 # asked for Runs of several nodes only
         self._context = context
         self._book = context.book
@@ -221,7 +223,8 @@ class SharedRun:
             return None
         away_s = self._context.now.at - (self.lease.away_since or self._context.now.at)
         return msgspec.structs.replace(
-            verdict, reason=f"{verdict.reason} (cluster store unreachable for {away_s:.0f} s: this node alone)"
+            verdict,
+            reason=f"{verdict.reason} (cluster store unreachable for {away_s:.0f} s: this node alone)",
         )
 
     def safe(self) -> bool:
@@ -277,10 +280,14 @@ class SharedRun:
         self._notice_nodes()
         self._find_round(run)
         document = self.document
+        if run.ended and run.reported and self.sent():
+            return  # nothing is left to say or to learn
         if self.mine:
             self._lookout.look("", quiet_s=SEAT_QUIET_S)
         else:
-            seat = [f"node/{document.seat.node}"] if document is not None and document.seat is not None else []
+            seat = (
+                [f"node/{document.seat.node}"] if document is not None and document.seat is not None else []
+            )
             self._lookout.look("run", *seat, quiet_s=QUIET_S)
         self._judge(run, members)
         if self._writing is not None or self._context.now.at < self._not_before or not self.knows:
@@ -291,7 +298,7 @@ class SharedRun:
             if step(self, run, members):
                 return
 
-    def _be_present(self, run: Run, members: tuple[Member, ...]) -> bool:
+    def _be_present(self, _run: Run, _members: tuple[Member, ...]) -> bool:
         """Its presence, once under each lease."""
         if self._present_under == self.lease.serial:
             return False
@@ -345,7 +352,11 @@ class SharedRun:
         if document is None or found is None or not self.mine or self.stored() is not None:
             return False
         verdict = run.verdict or self._judgement.verdict
-        if verdict is None or document.round == 0 or may_act(self._view(run, members), self._context.now.at) is None:
+        if (
+            verdict is None
+            or document.round == 0
+            or may_act(self._view(run, members), self._context.now.at) is None
+        ):
             return False
         ended_ms = run.ended_ms or (self._over[2].ended_ms if self._over is not None else 0)
         stored = StoredVerdict(
@@ -358,7 +369,7 @@ class SharedRun:
         guard = (self._folder + "run", found.version)
         return self._write(f"verdict/{document.round}", stored, expect=ABSENT, while_=guard)
 
-    def _show_run(self, run: Run, members: tuple[Member, ...]) -> bool:
+    def _show_run(self, run: Run, _members: tuple[Member, ...]) -> bool:
         """The run document as it should be; only the seat writes it."""
         document = self.document
         if document is None or not self.mine:
@@ -382,9 +393,7 @@ class SharedRun:
         if self._leaving:
             self._leaving = False
             keys = self._lookout.lasting()
-            self._context.emit(
-                ExpireCluster(run=self._key, address=self._address, keys=keys, after_s=KEEP_S)
-            )
+            self._context.emit(ExpireCluster(run=self._key, address=self._address, keys=keys, after_s=KEEP_S))
 
     # --- documents ----------------------------------------------------------------------------------------
 
@@ -392,7 +401,7 @@ class SharedRun:
         """The document with what this coordinator knows better."""
         start = self._start(run)
         owner = OwnerAt(self._node, start) if start else document.owner
-        if (start and document.owner != owner) or document.round == 0:
+        if (start and document.owner != owner) or (document.round == 0 and run.epoch > 0):
             document = msgspec.structs.replace(
                 document,
                 round=document.round + 1,
@@ -496,7 +505,9 @@ class SharedRun:
         if not mine or document.round == self._round:
             return
         self._round = document.round
-        self._done = {key for key in self._done if not key.startswith((self._folder + "ev/", self._folder + "end/"))}
+        self._done = {
+            key for key in self._done if not key.startswith((self._folder + "ev/", self._folder + "end/"))
+        }
 
     def _read(self, keys: tuple[str, ...], read_at: float) -> None:
         """Documents that are new tell how far the clocks are apart."""
@@ -550,7 +561,9 @@ class SharedRun:
         if self._judgement.deadline is not None:
             self._next_at.append(self._judgement.deadline)
 
-    def _reports(self, run: Run, members: tuple[Member, ...], document: RunDocument) -> tuple[NodeReport, ...]:
+    def _reports(
+        self, run: Run, members: tuple[Member, ...], document: RunDocument
+    ) -> tuple[NodeReport, ...]:
         now, owner = self._context.now.at, document.owner.node if document.owner is not None else ""
         evidence = {name: found.value for name, found in self._lookout.below(f"ev/{document.round}/").items()}
         pieces = by_node(evidence)
@@ -593,7 +606,7 @@ class SharedRun:
             open_members=sum(member.alive for member in shown),
         )
 
-    # --- small things -----------------------------------------------------------------------------------------
+    # --- small things ---------------------------------------------------------------------------------------
 
     def _view(self, run: Run, members: tuple[Member, ...]) -> SeatView:
         document = self.document
@@ -670,7 +683,7 @@ STEPS: tuple[Callable[[SharedRun, Run, tuple[Member, ...]], bool], ...] = (
 
 
 def _launch(run: Run, leases: tuple[Member, ...]) -> str:
-    """What all nodes of one launch call it; "" for a job of one node, or where nothing tells launches apart."""
+    """What all nodes of one launch call it; "" where nothing tells launches apart."""
     return next((lease.opened.job.launch for lease in leases if lease.opened.job.key == run.job_key), "")
 
 

@@ -33,6 +33,8 @@ VICTIMS_WAIT_S = 18.0  # so long after its death a node is known to be lost, wit
 
 def judge(reports: Sequence[NodeReport], now: float) -> Judgement:
     """The verdict, or why there is none yet."""
+    if not reports:
+        return Judgement("nobody takes part yet")
     owners = next((report for report in reports if report.owner), None)
     working = [report for report in reports if report.end is None and report.present]
     lost = [report for report in reports if report.end is None and not report.present]

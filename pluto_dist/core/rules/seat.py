@@ -1,7 +1,7 @@
 """Which node's coordinator speaks for a Run of several nodes.
 
-The *owner* is a process and may finish the Run. The *seat* is the coordinator that sends statuses. They are on
-one node, except when that node is lost: then the seat moves and the owner stays what it is.
+The *owner* is a process and may finish the Run. The *seat* is the coordinator that sends statuses. They are
+on one node, except when that node is lost: then the seat moves and the owner stays what it is.
 
     the run document                    a node without the seat
     there is none                       owner's node or node 0 claims; another one after 5 s
@@ -11,10 +11,10 @@ one node, except when that node is lost: then the seat moves and the owner stays
     seat's node gone                    claims if it has members: owner's node first, then by node rank
 
 A claim is one compare-and-set on the document's version that holds only while the old seat's node is absent.
-So of all that claim one wins, and an old seat that comes back finds either the document as it left it, and goes
-on, or another seat in it. A seat whose lease may have run out sends nothing (`may_act`); it is fenced by time
-before anybody else can have its place, as long as the engine keeps what it promised. Where the engine breaks
-that promise, the epoch in the Run's config at the server fences it.
+So of all that claim one wins, and an old seat that comes back finds either the document as it left it, and
+goes on, or another seat in it. A seat whose lease may have run out sends nothing (`may_act`): it is fenced by
+time before anybody else can have its place, as long as the engine keeps what it promised. Where the engine
+breaks that promise, the epoch in the Run's config at the server fences it.
 """
 
 from __future__ import annotations
