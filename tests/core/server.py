@@ -20,6 +20,7 @@ from pluto_dist.core.requests import (
     OpenRequest,
     OpenResult,
     Refused,
+    SeatNote,
     Status,
     StatusReport,
     TagsChange,
@@ -134,6 +135,10 @@ class Server:
             case "tags":
                 change = msgspec.json.decode(effect.body, type=TagsChange)
                 run.tags = merge_tags(run.tags, change.base or run.tags, change.wanted)
+            case "seat":
+                note = msgspec.json.decode(effect.body, type=SeatNote)
+                patch = {"pluto_dist": {"seat": {"epoch": note.epoch}}}
+                run.config = merge_json(run.config, msgspec.json.encode(patch))
             case "config":
                 run.config = merge_json(run.config, effect.body)
             case "revive":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,7 +40,7 @@ class Shared(TwoNodes):
         for node in self.nodes:
             node.set(PLUTO_DIST_CLUSTER=f"{cluster.url}/{prefix}", PLUTO_DIST_CLUSTER_TTL_S=TTL_S)
 
-    def keys(self) -> dict[str, bytes]:
+    def kept(self) -> dict[str, bytes]:
         """What the cluster store has of the Run."""
         found = self._store.list(f"{self._prefix}/v1/")
         assert isinstance(found, Listed)
@@ -67,11 +69,9 @@ def test_two_nodes_end_with_one_verdict(served: Served, two: Shared) -> None:
     run = served.ended_remotely("torchrun-two-nodes")
     assert run["status"] == "COMPLETED"
     assert served.paths().count("/api/runs/status/update") == 1
-    wait_until(lambda: b'"sent":true' in two.keys().get("run", b""), "the seat's last word")
-    assert "verdict/1" in two.keys()
-    assert {key for key in two.keys() if key.startswith("end/1/")} and len(
-        [key for key in two.keys() if key.startswith("end/1/")]
-    ) == 2
+    wait_until(lambda: b'"sent":true' in two.kept().get("run", b""), "the seat's last word")
+    assert "verdict/1" in two.kept()
+    assert len([key for key in two.kept() if key.startswith("end/1/")]) == 2
 
 
 @pytest.mark.parametrize("end", ['raise ValueError("boom")', "os.kill(os.getpid(), 9)"])
@@ -89,3 +89,39 @@ def test_a_failure_on_the_other_node_is_the_verdict(served: Served, two: Shared,
     reason = run["statusMetadata"]["reason"]
     assert "rank 3 (pid" in reason
     assert "node1) failed first" in reason
+
+
+CONNECTION_LOST = 'raise ConnectionResetError("Connection closed by peer")'
+"""What a rank raises when its peers are gone: c10d, NCCL and gloo do the like."""
+
+
+def kill_node(two: Shared, number: int) -> None:
+    """Everything of a node at once: ranks, launcher, coordinator."""
+    coordinator = two.nodes[number].coordinator()
+    for pid in (
+        two.launchers[number].pid,
+        *(two.ranks[rank].pid for rank in (2 * number, 2 * number + 1)),
+        coordinator,
+    ):
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_another_node_reports_that_the_owners_node_was_lost(served: Served, two: Shared) -> None:
+    """G7: node 0 with owner and seat dies whole; node 1 takes the seat and says what is true."""
+    two.start(0, 1)
+    two.start(2, 3, end=CONNECTION_LOST)
+    two.expect("logged")
+    wait_until(lambda: len([key for key in two.kept() if key.startswith("state/")]) == 2, "both nodes")
+    wait_until(lambda: '"node1"' in two.kept()["run"].decode(), "node 1 in the round")
+    kill_node(two, 0)
+    for rank in (2, 3):
+        two.ranks[rank].say()
+    assert [two.ranks[rank].wait(60) != 0 for rank in (2, 3)] == [True, True]
+    run = served.ended_remotely("torchrun-two-nodes", 60)
+    assert run["status"] == "FAILED"
+    reason = run["statusMetadata"]["reason"]
+    assert reason.startswith("node0 (host")
+    assert "rank 0 (pid" in reason
+    assert "rank 1 (pid" in reason
+    assert served.paths().count("/api/runs/status/update") == 1
+    assert run["config"]["pluto_dist"]["seat"]["epoch"] == 2

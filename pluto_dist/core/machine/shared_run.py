@@ -190,9 +190,9 @@ class SharedRun:
         return f"{name}{f' (host {host})' if host else ''}"
 
     def stored(self) -> StoredVerdict | None:
-        """The verdict of the round that this node's members belong to, or that this seat has decided."""
+        """The verdict of the round that this node's members belong to."""
         document = self.document
-        if document is None or (document.round != self._round and not self.mine):
+        if document is None or document.round != self._round:
             return None
         if document.ended is not None:
             return document.ended
@@ -229,7 +229,12 @@ class SharedRun:
 
     def safe(self) -> bool:
         """Whether the others will know what this node knows when everything here is gone."""
-        return self._over is None or self._end_key() in self._done or self.stored() is not None
+        if self._over is None or self._end_key() in self._done or self.stored() is not None:
+            return True
+        document = self.document
+        return (
+            document is not None and document.ended is not None
+        )  # decided without this node, which came late
 
     def expects_more(self) -> bool:
         """Whether this coordinator has something to do for the Run although everybody here has ended."""
@@ -278,6 +283,7 @@ class SharedRun:
         if self._over is not None and self._over[0] != run.epoch:
             self._over = None
         self._notice_nodes()
+        self._notice_own_absence()
         self._find_round(run)
         document = self.document
         if run.ended and run.reported and self.sent():
@@ -285,10 +291,9 @@ class SharedRun:
         if self.mine:
             self._lookout.look("", quiet_s=SEAT_QUIET_S)
         else:
-            seat = (
-                [f"node/{document.seat.node}"] if document is not None and document.seat is not None else []
-            )
-            self._lookout.look("run", *seat, quiet_s=QUIET_S)
+            seat = document.seat if document is not None else None
+            nodes = sorted({self._node, seat.node if seat is not None else self._node})
+            self._lookout.look("run", *(f"node/{node}" for node in nodes), quiet_s=QUIET_S)
         self._judge(run, members)
         if self._writing is not None or self._context.now.at < self._not_before or not self.knows:
             return
@@ -501,7 +506,9 @@ class SharedRun:
         else:
             launch = _launch(run, self._book.leases_of(run.key))
             same = document.attempt == run.attempt and (not launch or document.launch == launch)
-            mine = run.epoch > 0 and same and (document.ended is None or document.round == self._round)
+            members = members_of(run, self._book.leases_of(run.key))
+            late = document.ended is not None and (not launch or any(member.alive for member in members))
+            mine = run.epoch > 0 and same and (document.round == self._round or not late)
         if not mine or document.round == self._round:
             return
         self._round = document.round
@@ -538,7 +545,7 @@ class SharedRun:
         offset = read_theirs(offset, document.written_at, read_at)
         heard = document.heard
         if heard is not None and heard.nonce.startswith(f"{self._node}-"):
-            offset = read_ours(offset, heard.written_at, heard.read_at, read_at)
+            offset = read_ours(offset, heard.written_at, heard.read_at)
         self._offsets[node] = (document.boot_id, offset)
 
     def _notice_nodes(self) -> None:
@@ -551,6 +558,15 @@ class SharedRun:
                 self._gone_at.pop(node, None)
             else:
                 self._gone_at.setdefault(node, self._context.now.at)
+
+    def _notice_own_absence(self) -> None:
+        """The store has ended this node's lease before its time: it is known by the presence that is gone."""
+        own = self._folder + f"node/{self._node}"
+        under = self._present_under == self.lease.serial and self.lease.valid_until is not None
+        written = own in self._done and (self._writing is None or self._writing.key != own)
+        if under and written and self._lookout.knows(f"node/{self._node}") and own not in self._lookout.items:
+            self._done.discard(own)
+            self._memberships.lost(self._address)
 
     def _judge(self, run: Run, members: tuple[Member, ...]) -> None:
         document = self.document

@@ -46,12 +46,15 @@ def read_theirs(offset: Offset, written_at: float, read_at: float) -> Offset:
     return msgspec.structs.replace(offset, high=high, high_at=read_at)
 
 
-def read_ours(offset: Offset, written_at: float, read_there_at: float, now: float) -> Offset:
-    """The other node tells when, by its clock, it read what was written here at `written_at`."""
+def read_ours(offset: Offset, written_at: float, read_there_at: float) -> Offset:
+    """The other node tells when, by its clock, it read what was written here at `written_at`.
+
+    The bound dates from the writing and not from the telling, which may come a minute later.
+    """
     low = written_at - read_there_at
-    if offset.low is not None and offset.low - DRIFT * (now - offset.low_at) >= low:
+    if offset.low is not None and offset.low - DRIFT * (written_at - offset.low_at) >= low:
         return offset
-    return msgspec.structs.replace(offset, low=low, low_at=now)
+    return msgspec.structs.replace(offset, low=low, low_at=written_at)
 
 
 def span(offset: Offset, now: float) -> Span:
