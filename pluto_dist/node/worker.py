@@ -256,10 +256,8 @@ class Worker:
         newest = backend.seat_epoch(effect.run)
         if not isinstance(newest, int):
             return newest
-        if newest > fence.epoch:
-            return Rejected(
-                f"a later seat of another node speaks for the Run (epoch {newest} > {fence.epoch})"
-            )
+        if newest > fence.epoch:  # it may be a later one of this node, so the request is only not sent now
+            return Retry(f"a later seat speaks for the Run (epoch {newest} > {fence.epoch})")
         if fence.not_after is not None and boot_clock() >= fence.not_after:
             return Retry("the time of this node's seat is over until its lease is renewed")
         return None

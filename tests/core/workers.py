@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pluto_dist.backend.pluto.backend import seat_in
 from pluto_dist.core import effects as do
 from pluto_dist.core import events as on
-from pluto_dist.core.outcomes import Delivered, Outcome, Rejected, Retry
+from pluto_dist.core.outcomes import Delivered, Outcome, Retry
 from tests.core.spool import Spool
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def _fenced(driver: Driver, effect: do.Control) -> Outcome | None:
     if fence is None or driver.server.down:
         return None
     if seat_in(driver.server.runs[effect.run.id].config) > fence.epoch:
-        return Rejected("a later seat speaks")
+        return Retry("a later seat speaks")
     if fence.not_after is not None and driver.now >= fence.not_after:
         return Retry("the seat's time is over")
     return None

@@ -6,8 +6,6 @@ watches that continue it, then, after a quiet while, a list again.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import msgspec
 
 from pluto_dist.core.context import Context
@@ -34,7 +32,8 @@ REFUSED_AGAIN_S = 15.0
 class _Part(msgspec.Struct):
     """One prefix: what is under way, and when it may be looked at again."""
 
-    doing: Literal["", "list", "watch"] = ""
+    listing: bool = False
+    watching: bool = False
     as_of: int = 0
     not_before: float = 0.0
     known: bool = False
@@ -67,27 +66,34 @@ class Lookout:
         """Keeps these parts up to date, and no others; `""` is the whole folder."""
         wanted = {self._folder + name for name in names}
         for prefix in [prefix for prefix in self._parts if prefix not in wanted]:
-            if not self._parts[prefix].doing:
+            if not (self._parts[prefix].listing or self._parts[prefix].watching):
                 del self._parts[prefix]
         for prefix in wanted:
             part = self._parts.setdefault(prefix, _Part())
-            if part.doing or self._context.now.at < part.not_before:
+            if part.listing or self._context.now.at < part.not_before:
                 continue
             if part.known and not part.again:
-                part.doing = "watch"
+                if part.watching:
+                    continue
+                part.watching = True
                 self._context.emit(
                     WatchCluster(
                         run=self._run, address=self._address, prefix=prefix, as_of=part.as_of, quiet_s=quiet_s
                     )
                 )
             else:
-                part.doing, part.again = "list", False
+                part.listing, part.again = True, False  # a watch that is under way may be blind
                 self._context.emit(ListCluster(run=self._run, address=self._address, prefix=prefix))
 
     def again(self) -> None:
         """Something is not certain: everything is listed again, at once."""
         for part in self._parts.values():
             part.again, part.not_before = True, 0.0
+
+    @property
+    def behind(self) -> bool:
+        """Whether something is to be read before anything is decided."""
+        return any(part.again or part.listing for part in self._parts.values())
 
     def knows(self, name: str) -> bool:
         """Whether this part of the folder has been listed."""
@@ -97,7 +103,7 @@ class Lookout:
     def listed(self, event: ClusterListed) -> tuple[str, ...] | str:
         """Takes a list; the keys that are new or changed, or why there is none."""
         part = self._parts.setdefault(event.prefix, _Part())
-        part.doing = ""
+        part.listing = False
         match event.result:
             case Listed(items=items, as_of=as_of):
                 part.as_of, part.known = as_of, True
@@ -118,7 +124,7 @@ class Lookout:
         part = self._parts.get(event.prefix)
         if part is None:
             return ()
-        part.doing = ""
+        part.watching = False
         if not isinstance(event.result, Changed):
             part.again = True
             return ()
@@ -147,7 +153,7 @@ class Lookout:
 
     def deadline(self) -> float | None:
         """When a part may be looked at again."""
-        waits = [part.not_before for part in self._parts.values() if not part.doing]
+        waits = [part.not_before for part in self._parts.values() if not part.listing]
         return min((at for at in waits if at > self._context.now.at), default=None)
 
     def _replace(self, prefix: str, items: dict[str, Versioned]) -> tuple[str, ...]:

@@ -297,6 +297,8 @@ class SharedRun:
         self._judge(run, members)
         if self._writing is not None or self._context.now.at < self._not_before or not self.knows:
             return
+        if self._lookout.behind:
+            return  # what follows from an answer that was not certain is decided when it is read back
         if self.lease.valid_until is None:
             return
         for step in STEPS:
