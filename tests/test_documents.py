@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import typer.main
+import yaml
 
 from pluto_dist.cli.main import app
 from pluto_dist.node.settings import settings_keys, variables_of
@@ -21,7 +22,8 @@ from tests.documents.pages import CHECKOUT, Page, anchor_of, page, pages
 
 NUMBER = re.compile(r"\b([RG])([1-9][0-9]?)\b")
 MODULE_PATH = re.compile(r"^(?:pluto_dist|tests|deploy|docs)(?:/[\w.*-]+)*/?$")
-CLASS_NAME = re.compile(r"^[A-Z][a-z]+(?:[A-Z][a-z]+)+$")
+NAME = re.compile(r"^(?:[A-Z][a-z]+(?:[A-Z][a-z]+)+|_?[a-z]+(?:_[a-z]+)+)$")  # a class, a function, a field
+NAMED = re.compile(r"\b[A-Z][a-z]+(?:[A-Z][a-z]+)+\b|\b[a-z]+(?:_[a-z]+)+\b")
 VARIABLE = re.compile(r"\bPLUTO_DIST_[A-Z_]+\b")
 CALL = re.compile(r"\bpluto-dist +(?P<words>[a-z][^\n`|;&#]*)")
 
@@ -39,7 +41,7 @@ def sources() -> dict[Path, str]:
 def words_in_code() -> frozenset[str]:
     """Names in the code."""
     texts = (text for path, text in sources().items() if path.suffix == ".py")
-    return frozenset(word for text in texts for word in re.findall(r"[A-Z]\w+", text))
+    return frozenset(word for text in texts for word in re.findall(r"\w+", text))
 
 
 @cache
@@ -138,10 +140,15 @@ def _fault(words: str) -> str:
     "path",
     ["docs/architecture.md", "docs/rules.md", "docs/formats.md", "docs/guarantees.md", "CONTRIBUTING.md"],
 )
-def test_classes_that_are_named_are_in_the_code(path: str) -> None:
-    """A class that was renamed is renamed in the documents too."""
-    named = {code.removesuffix("()") for code in page(path).code}
-    assert not {name for name in named if CLASS_NAME.match(name)} - words_in_code()
+def test_names_in_documents_are_in_the_code(path: str) -> None:
+    """What was renamed in the code is renamed in the documents too."""
+    drawn = [
+        word for block in page(path).blocks if block.language == "text" for word in NAMED.findall(block.code)
+    ]
+    named = {
+        code.partition("(")[0].partition("=")[0].rpartition(".")[2] for code in (*page(path).code, *drawn)
+    }
+    assert not {name for name in named if NAME.match(name)} - words_in_code()
 
 
 @pytest.mark.parametrize(
@@ -177,7 +184,6 @@ def test_the_change_log_begins_with_what_is_not_released() -> None:
 
 def test_the_pre_commit_hooks_are_the_projects_own_tools() -> None:
     """Nothing is downloaded, and every program that a hook starts comes with the project's `test` extra."""
-    yaml = pytest.importorskip("yaml", reason="PyYAML is not installed here")
     (repository,) = yaml.safe_load((CHECKOUT / ".pre-commit-config.yaml").read_text("utf-8"))["repos"]
     assert repository["repo"] == "local"
     programs = {hook["entry"].partition(" ")[0] for hook in repository["hooks"]}

@@ -22,6 +22,7 @@ from pluto_dist.core.requests import (
     OpenRequest,
     OpenResult,
     Refused,
+    Reopened,
     Status,
     StatusReport,
     StreamKind,
@@ -38,6 +39,7 @@ __all__ = [
     "OpenResult",
     "Opened",
     "Refused",
+    "Reopened",
     "Status",
     "StatusReport",
     "StreamKind",
@@ -108,6 +110,10 @@ class Backend(Protocol):
 
     def seat_epoch(self, run: BackendRun) -> int | Outcome:
         """The highest epoch of a seat that has spoken for the Run, 0 for none; why that is not known."""
+        ...
+
+    def put_back(self, reopened: Reopened) -> Outcome:
+        """Ends a Run again as it was ended before asking reopened it, unless somebody has gone on with it."""
         ...
 
     def close(self) -> None:

@@ -47,11 +47,16 @@ def key_found(settings: Settings) -> None:
         )
 
 
-def side_adds_no_tags(view: View | None, tags: tuple[str, ...]) -> None:
-    """A side changes nothing of a Run by joining it; who gave tags to `init()` has to know."""
-    if tags and view is not None and view.run is not None and view.role == "side":
+def adds_no_tags(view: View | None, tags: tuple[str, ...]) -> None:
+    """Tags that were given to `init()` and that joining does not add: as a side, or on a node that relays."""
+    if view is None or view.run is None or view.role == "owner":
+        return
+    missing = [tag for tag in tags if tag not in view.run.tags]
+    if missing:
         _log.warning(
-            "init(tags=…) adds no tags here: this process is a side of %s; run.add_tags() adds them",
+            "init(tags=…) does not add %s here: this process is a %s of %s; run.add_tags() does",
+            ", ".join(map(repr, missing)),
+            view.role,
             _named(view.run),
         )
 

@@ -70,8 +70,8 @@ def init(
         config: dict, dataclass, namespace, OmegaConf, …; a snapshot is taken.
         settings: a dict or a `Settings` of any setting by its name, see `docs/settings.md`.
         tags: one or several.
-        run_id: id of an existing Run (number, display id), or an id of your own choice.
-        resume: go on with an existing Run.
+        run_id: number or display id of a Run, which is gone on with; or an id of your own choice.
+        resume: go on with the Run that has your own `run_id`; without one, a new Run is made.
         fork_run_id, fork_step: continue another Run from a step; both or none.
         inherit_config: whether the parent's config is the base (default yes).
         inherit_tags: whether the parent's tags are taken over (default no).
@@ -84,8 +84,8 @@ def init(
         unknown: any other name is left out with a warning, because the official client takes any.
 
     Raises:
-        RunExistsError: the id exists and `resume` was not given; nothing was changed.
-        RunNotFoundError: no Run has this id.
+        RunExistsError: a Run has your own `run_id`, and `resume` was not given; nothing was changed.
+        RunNotFoundError: no Run has this number or display id.
         OwnerExistsError: somebody alive owns the Run and this process insists on owning it.
         ArgumentError, ForkError, SettingError, InvalidRecordError: as their texts say; nothing was opened.
         MachineError: only with PLUTO_DIST_REQUIRED=1; otherwise one warning and a disabled Run.

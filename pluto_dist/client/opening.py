@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pluto_dist.client.job import Surroundings
     from pluto_dist.client.lease import LeaseFiles
     from pluto_dist.core.ids import Job
+    from pluto_dist.core.lifecycle import Origin
     from pluto_dist.core.values.engine import ClusterAddress
     from pluto_dist.node.places import Places
     from pluto_dist.node.settings import Settings
@@ -111,7 +112,7 @@ def _open_at(wish: Wish, settings: Settings, places: Places) -> Run:
     link.start(held.granted)
     _wait(held, wish, surroundings, settings, places)
     announce.started(link.view, settings, str(files.folder))
-    announce.side_adds_no_tags(link.view, wish.tags)
+    announce.adds_no_tags(link.view, wish.tags)
     if launched_by:
         its_project = os.environ.get("PLUTO_PROJECT", settings.project)
         announce.belongs_to_launcher(link.view, wish.name, settings.project, its_project)
@@ -246,6 +247,7 @@ def _opened(wish: Wish, settings: Settings, surroundings: Surroundings, launched
         console=settings.console,
         system_metrics_s=settings.system_metrics_s,
         cluster=_cluster(wish, settings),
+        origin=_origin(wish, settings, surroundings.job),
     )
 
 
@@ -255,6 +257,16 @@ def _cluster(wish: Wish, settings: Settings) -> ClusterAddress | None:
 
     address = cluster_of(settings)
     return address if wish.verb == "init" and wish.run is not None and settings.mode == "pluto" else None
+
+
+def _origin(wish: Wish, settings: Settings, job: Job) -> Origin | None:
+    """As with the official client nothing is said of a machine that is not to be measured."""
+    if wish.verb != "init" or not settings.system_metrics_s:
+        return None
+    from pluto_dist.client.origin import origin_of_this_process
+
+    key = settings.api_key.reveal() if settings.api_key is not None else ""
+    return origin_of_this_process(os.environ, key, job.nodes)
 
 
 def generate_run_id() -> str:

@@ -13,6 +13,7 @@ from pluto_dist.core.context import Context
 from pluto_dist.core.decisions import Create, Decision, Facts, Grant, Refuse, Verify, Wait
 from pluto_dist.core.effects import CheckLiveness, LookAtStreams
 from pluto_dist.core.finding import Finder
+from pluto_dist.core.lifecycle import Opened
 from pluto_dist.core.machine.cluster import Clusters
 from pluto_dist.core.naming import label_of, participant_of
 from pluto_dist.core.opening import Opening
@@ -132,6 +133,7 @@ class Admission:
         label = label_of(lease, grant.role, others, run.relay)
         granted = self._context.change_lease(
             lease,
+            opened=_settled(lease, run),
             run=run.key,
             state="active",
             role=grant.role,
@@ -176,13 +178,14 @@ class Admission:
         """The owner's config is the Run's; a side's is kept apart; that a worker has another one is told.
 
         Tags have no such order: a worker's are added, for ranks that tag the Run with what only they know.
+        Not on a node that relays: all nodes start at once, and the server knows no merge of tags.
         """
         own = bytes(lease.opened.config)
         config = self._book.configs.get(run.key) or Config()
         another = own not in (b"{}", config.given)
         owner = self._book.leases.get(run.owner or "")
         speaks_first = lease.role == "worker" and config.given == b"{}" and launched(lease.opened, owner)
-        if lease.role == "worker" and (owner is None or lease.opened.tags != owner.opened.tags):
+        if lease.role == "worker" and owner is not None and lease.opened.tags != owner.opened.tags:
             self._shared.add_tags(run.key, lease.opened.tags)
         if (lease.role == "owner" or speaks_first) and another:
             self._book.configs.put(run.key, msgspec.structs.replace(config, given=own))
@@ -230,3 +233,10 @@ class Admission:
             for other in waiting
             if (other.opened.job.key, other.opened.job.attempt) == (job.key, job.attempt)
         ]
+
+
+def _settled(lease: Lease, run: Run) -> Opened:
+    """The claim as it is kept from now on: what the page of a Run is told is needed only while it is made."""
+    if lease.opened.origin is None or (run.opening and run.opener == lease.lease_id):
+        return lease.opened
+    return msgspec.structs.replace(lease.opened, origin=None)

@@ -51,6 +51,7 @@ class Adoption:
             fork_step=opened.fork_step if opened.fork_run_id is not None else run.fork_step,
             created_ms=opened.created_ms or run.created_ms,
             open_trouble="",
+            asked_ms=0,
             status=opened.was_status if run.relay and opened.was_status else run.status,
         )
         if opened.resumed:

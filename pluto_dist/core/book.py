@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 import msgspec
 
 from pluto_dist.core.effects import Commit, Save
-from pluto_dist.core.records import Feed, Lease, Point, Run, RunEvent, SeriesOwner
+from pluto_dist.core.records import Feed, Lease, Point, Restoration, Run, RunEvent, SeriesOwner
 from pluto_dist.core.requests import LogType
 
 V = TypeVar("V", bound=msgspec.Struct)
@@ -103,7 +103,7 @@ def past_key(run: str) -> str:
 
 
 class Book:
-    """The tables. Keys: Run key; lease id; `lease/target/stream`; `run/name`."""
+    """The tables. Keys: Run key; lease id; `lease/target/stream`; `run/name`; a number at the server."""
 
     def __init__(self) -> None:
         self.runs = Table("runs", Run, durable=True)
@@ -113,6 +113,7 @@ class Book:
         self.histories = Table("histories", History, durable=True)
         self.feeds = Table("feeds", Feed, durable=False)
         self.points = Table("points", Points, durable=False)
+        self.restorations = Table("restorations", Restoration, durable=True)
         self._deleted: list[str] = []
         self._by_run: dict[str, dict[str, None]] = {}
         self._live: dict[str, None] = {}
@@ -129,6 +130,7 @@ class Book:
                 self.histories,
                 self.feeds,
                 self.points,
+                self.restorations,
             )
         }
 

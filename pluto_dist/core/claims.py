@@ -74,6 +74,16 @@ def same_job(claim: Opened, run: Run) -> bool:
     return claim.job.key == run.job_key
 
 
+def resumes(claim: Opened) -> bool:
+    """Whether the caller means a Run that exists: it says so, or gives a number or display id."""
+    return claim.resume or (claim.run is not None and claim.run.external_id is None)
+
+
+def goes_on(claim: Opened) -> bool:
+    """Whether the claim takes a Run that exists; else an id of the caller's own is for a new one."""
+    return resumes(claim) or claim.run_from_env
+
+
 def _attach(claim: Opened, facts: Facts) -> Decision:
     if claim.wanted == "owner":
         return Refuse("OwnerExistsError", "attach() never owns a Run; use init(run_id=…, resume=True)")
@@ -116,9 +126,7 @@ def _absent(claim: Opened, facts: Facts, now: float) -> Decision:
         return Create("create")
     if claim.run.external_id is None:
         return Create("resume")
-    if claim.run_from_env:
-        return Create("either")
-    return Create("resume" if claim.resume else "create")
+    return Create("either" if goes_on(claim) else "create")
 
 
 def _for_lower_rank(claim: Opened, facts: Facts, now: float) -> Wait | None:
@@ -205,7 +213,7 @@ def _taken_over(claim: Opened, run: Run, facts: Facts, now: float) -> Decision:
     """A process that may own a Run which this node only relayed for until now."""
     if any(member.alive for member in facts.members):
         return Grant("side", "the Run's owner is on another node")
-    if not (claim.run_from_env or claim.resume or run.opening):
+    if not (goes_on(claim) or run.opening):
         return Refuse("RunExistsError", _exists(claim, run))
     first = leads(claim.job) or claim.wanted == "owner"
     waits = None if first else _for_lower_rank(claim, facts, now)
@@ -214,7 +222,7 @@ def _taken_over(claim: Opened, run: Run, facts: Facts, now: float) -> Decision:
 
 def _stranger(claim: Opened, run: Run, facts: Facts, now: float) -> Decision:
     """A process of another launch."""
-    if not claim.run_from_env and not claim.resume:
+    if not goes_on(claim):
         return Refuse("RunExistsError", _exists(claim, run))
     if facts.phase == "restarting":
         return Grant("side", "the Run waits for its own job to restart")
@@ -228,7 +236,7 @@ def _stranger(claim: Opened, run: Run, facts: Facts, now: float) -> Decision:
 def _owned(claim: Opened, owner: Lease, facts: Facts, now: float) -> Decision:
     if claim.wanted == "owner":
         return _owner_lives(owner, facts)
-    if claim.job.rank == 0 and claim.resume:
+    if claim.job.rank == 0 and resumes(claim):
         deadline = facts.asked_at + OWNER_WAIT_S
         if now < deadline:
             return Wait("its owner is alive; rank 0 of another job waits for it", deadline)

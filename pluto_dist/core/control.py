@@ -17,8 +17,9 @@ from itertools import islice
 import msgspec
 
 from pluto_dist.core.backoff import backoff_s
+from pluto_dist.core.beats import Beats
 from pluto_dist.core.context import Context
-from pluto_dist.core.effects import BeatRun, Control
+from pluto_dist.core.effects import Control
 from pluto_dist.core.events import Beaten, Controlled
 from pluto_dist.core.lane import backend_run
 from pluto_dist.core.machine.cluster import Clusters
@@ -26,9 +27,6 @@ from pluto_dist.core.outcomes import Delivered, Rejected, Retry, Unknown
 from pluto_dist.core.records import Run, Verdict
 from pluto_dist.core.requests import SeatNote, StatusReport, TagsChange
 
-BEAT_S = 20.0  # the server forgets a Run 150 s after its last heartbeat and stores at most one each 30 s
-BEATING_S = 1.0  # a sign of life takes milliseconds, unless the server is in trouble
-SILENT_S = 100.0  # after this time without a beat that arrived, the server may have marked the Run FAILED
 MAX_NAMES = 1000
 TRIES = 3  # the status does not wait longer for an errand that fails, a few seconds
 FENCED = frozenset({"seat", "revive", "status"})  # of several nodes only the seat may say it
@@ -62,9 +60,7 @@ class Controls:
         self._clusters = clusters
         self._errands: dict[str, Errand] = {}
         self._trials: dict[str, dict[str, Trial]] = {}
-        self._beats: dict[str, float] = {}
-        self._beating: dict[str, float] = {}
-        self._alive_at: dict[str, float] = {}
+        self._beats = Beats(context)
         self._reaped: set[str] = set()
         self._tried_last: set[str] = set()
         self._seated: dict[str, int] = {}
@@ -79,15 +75,18 @@ class Controls:
             return
         if not self._context.may_talk(run):
             return
-        self._beat(run, lives)
-        if run.key in self._errands:
+        self._beats.beat(run, lives=lives)
+        if run.key in self._errands or self._beats.doubts(run):
             return
         errand = self._next(run, may_report)
         if errand is None:
             return
         if errand.operation == "status":
             self._context.reporting.add(run.key)
+            self._beats.status_leaves(run)
             run = self._context.change_run(run, telling=True)
+        elif errand.operation != "revive":  # that follows from the answer
+            self._beats.end(run)  # else it would come between the last question and the status
         self._errands[run.key] = errand
         self._context.emit(
             Control(
@@ -118,6 +117,8 @@ class Controls:
                 self._refused(run, errand, reason)
             case Retry(reason=reason, after_s=after_s):
                 self._failed(run, errand, reason, after_s or 0.0)
+                if errand.operation == "status":
+                    self._beats.status_failed(run)
             case Unknown(reason=reason):
                 self._failed(run, errand, reason, 0.0)
         return errand.operation == "names" and not self._book.unregistered(event.run)
@@ -127,7 +128,7 @@ class Controls:
         run = self._book.runs.get(event.run)
         if run is None:
             return
-        self._beating.pop(run.key, None)
+        last, sure = self._beats.is_last(run), self._beats.answered(run, event)
         if run.ended:
             self._context.touch(run.key)  # its status may have waited for this
         self._context.heard_of_key(run, event.beat.outcome)
@@ -137,54 +138,45 @@ class Controls:
             )
             return
         match event.beat.status:
-            case "RUNNING":
-                self._alive_at[run.key] = self._context.now.at
-            case "CANCELLED" if not run.cancelled:
+            case "CANCELLED" if sure and not run.cancelled:
                 self._cancelled(run)
-            case "FAILED" if not run.ended:
+            case "FAILED" if last or not run.ended:
                 self._reaped.add(run.key)
                 self._context.touch(run.key)
 
     def deadline(self, run: str) -> float | None:
         """When `advance` may have something to do for this Run, if nothing happens before."""
-        waits = [self._beating[run] + BEATING_S] if run in self._beating else []
-        waits += [trial.not_before for trial in self._trials.get(run, {}).values()]
-        if run in self._beats:
-            waits.append(self._beats[run])
+        waits = [trial.not_before for trial in self._trials.get(run, {}).values()]
+        beat_at = self._beats.deadline(run)
+        if beat_at is not None:
+            waits.append(beat_at)
         return min((at for at in waits if at > self._context.now.at), default=None)
 
     def settled(self, run: Run) -> bool:
         """Whether the backend has everything except perhaps the status."""
-        return run.target.mode == "local" or next(self._wanted(run), None) is None
+        return run.target.mode == "local" or (
+            next(self._wanted(run), None) is None and not self._beats.is_last(run)
+        )
 
     def forget(self, run: str) -> None:
         """The Run is forgotten."""
-        for known in (self._errands, self._trials, self._beats, self._beating, self._alive_at, self._seated):
-            known.pop(run, None)
+        self._errands.pop(run, None)
+        self._trials.pop(run, None)
+        self._beats.forget(run)
+        self._seated.pop(run, None)
         self._context.reporting.discard(run)
         self._reaped.discard(run)
         self._tried_last.discard(run)
 
-    def _beat(self, run: Run, lives: bool) -> None:
-        now = self._context.now.at
-        if not lives:
-            self._beats.pop(run.key, None)
-        elif now >= self._beats.get(run.key, 0.0):
-            self._beats[run.key] = now + BEAT_S
-            self._beating[run.key] = now
-            self._context.emit(BeatRun(run=backend_run(run)))
-
-    def _is_beating(self, run: Run) -> bool:
-        """Whether a sign of life is on its way: it should not come after the end, nor hold that up long."""
-        return self._context.now.at < self._beating.get(run.key, float("-inf")) + BEATING_S
-
     def _next(self, run: Run, may_report: bool) -> Errand | None:
         wanted = list(self._wanted(run))
-        reports = run.verdict is not None and not run.reported and may_report and not self._is_beating(run)
+        reports = run.verdict is not None and not run.reported and may_report
         if reports:
             self._try_once_more(run)
-        if reports and all(self._trial(run, operation).failures >= TRIES for operation, _ in wanted):
-            silent = self._context.now.at - self._alive_at.get(run.key, run.open_since) > SILENT_S
+        waits = any(self._trial(run, operation).failures < TRIES for operation, _ in wanted)
+        due = reports and not waits and self._context.now.at >= self._trial(run, "status").not_before
+        if due and self._beats.asked_last(run):
+            silent = self._beats.silent(run)
             wanted.append(("revive", b"") if silent else ("status", _encoder.encode(status_report(run))))
         for operation, body in wanted:
             if self._context.now.at >= self._trial(run, operation).not_before:
@@ -235,9 +227,10 @@ class Controls:
                 self._seated[run.key] = msgspec.json.decode(errand.body, type=SeatNote).epoch
             case "revive":
                 self._reaped.discard(run.key)
-                self._alive_at[run.key] = self._context.now.at
+                self._beats.revived(run)
             case "status" if run.ended and errand.body == _encoder.encode(status_report(run)):
                 self._tried_last.discard(run.key)
+                self._beats.end(run)
                 self._context.change_run(run, reported=True)
 
     def _refused(self, run: Run, errand: Errand, reason: str) -> None:
@@ -255,12 +248,17 @@ class Controls:
         trials[errand.operation] = Trial(trial.failures + 1, trial.since, now.at + wait_s)
 
     def _cancelled(self, run: Run) -> None:
+        """The one thing that changes a verdict; what it was stays readable."""
+        before, reason, failure = run.verdict, "cancelled on the server", None
+        if before is not None and before.status != "COMPLETED":
+            reason, failure = f"{reason}; it ended {before.status}: {before.reason}", before.first_failure
         self._context.note(run.key, "cancelled")
+        self._beats.end(run)
         self._context.change_run(
             run,
             cancelled=True,
             status="CANCELLED",
-            verdict=Verdict("CANCELLED", "cancelled on the server"),
+            verdict=Verdict("CANCELLED", reason, failure),
             ended_ms=self._context.now.wall_ms,
             telling=True,
             reported=True,

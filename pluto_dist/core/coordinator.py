@@ -68,6 +68,9 @@ from pluto_dist.core.questions import Questions
 from pluto_dist.core.records import Now
 from pluto_dist.core.recovery import Recovery
 from pluto_dist.core.remainders import Remainders
+from pluto_dist.core.requests import Refused
+from pluto_dist.core.restoring import OPERATION as PUT_BACK
+from pluto_dist.core.restoring import Restoring
 from pluto_dist.core.sampling import Sampling
 from pluto_dist.core.series import SeriesNames
 from pluto_dist.core.settling import Settling
@@ -105,6 +108,7 @@ class Coordinator:
         self._elsewhere = Elsewhere(self._context)
         self._controls = Controls(self._context, self._clusters)
         self._filing = Filing(self._context)
+        self._restoring = Restoring(self._context)
         self._paces = Paces(self._context)
         standings = Standings(
             self._context, self._delivery, self._controls, self._filing, self._paces, self._clusters
@@ -158,6 +162,7 @@ class Coordinator:
         deadlines = [
             self._admission.deadline(),
             self._opening.deadline(),
+            self._restoring.deadline(),
             self._delivery.deadline(),
             self._settling.deadline(),
             self._sampling.deadline(),
@@ -201,6 +206,8 @@ class Coordinator:
                 self._delivery.put_aside(event)
             case OpenEnded():
                 self._opened(event)
+            case Controlled(operation=operation) if operation == PUT_BACK:
+                self._restoring.answered(event)
             case Controlled():
                 if self._controls.answered(event):
                     self._delivery.names_registered(event.run)
@@ -278,6 +285,8 @@ class Coordinator:
 
     def _opened(self, event: OpenEnded) -> None:
         run = self._book.runs.get(event.run)
+        if run is not None and isinstance(event.result, Refused) and event.result.reopened is not None:
+            self._restoring.owe(run.target, event.result.reopened)
         refused = self._opening.ended(event)
         if run is not None and refused is not None:
             self._admission.refuse_all(run, refused.error, refused.message)
@@ -303,6 +312,7 @@ class Coordinator:
 
     def _finish(self) -> list[Effect]:
         self._memory.forget_old()
+        self._restoring.wake()
         self._remainders.look()
         self._settling.settle()
         self._memory.forget_gone()
@@ -316,5 +326,6 @@ class Coordinator:
 
     @property
     def at_rest(self) -> bool:
-        """Nothing attached, nothing undelivered, nothing detached."""
-        return not self._book.anybody and all(self._settling.at_rest(run) for run in self._book.runs)
+        """Nothing attached, nothing undelivered, nothing detached, nothing owed."""
+        at_rest = not self._book.anybody and self._restoring.at_rest
+        return at_rest and all(self._settling.at_rest(run) for run in self._book.runs)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from pluto_dist.core.ids import Identity
-from pluto_dist.core.lifecycle import Target
+from pluto_dist.core.lifecycle import Origin, Target
 from pluto_dist.core.messages import Reply
 from pluto_dist.core.requests import BackendRun, OpenRequest, StreamKind
 from pluto_dist.core.values.engine import ClusterAddress
@@ -211,10 +211,16 @@ class RemoveLease(Effect, frozen=True, kw_only=True):
 
 
 class OpenRun(Effect, frozen=True, kw_only=True):
-    """Create or reopen the Run on its backend → `OpenEnded`."""
+    """Create or reopen the Run on its backend → `OpenEnded`.
+
+    Attributes:
+        request: what is asked.
+        origin: what is known of the process for which a new Run is made; its machine is added.
+    """
 
     run: str
     request: OpenRequest
+    origin: Origin | None = None
 
 
 class Fence(msgspec.Struct, frozen=True):
@@ -232,7 +238,7 @@ class Control(Effect, frozen=True, kw_only=True):
     """One control request → `Controlled` with the same operation and token.
 
     Attributes:
-        operation: `names`, `tags`, `config`, `seat`, `revive` or `status`.
+        operation: `names`, `tags`, `config`, `seat`, `revive`, `status` or `put_back`.
         body: its JSON argument.
         fence: for what only the seat of several nodes may say.
     """

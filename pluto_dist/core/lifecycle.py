@@ -72,6 +72,20 @@ class Target(msgspec.Struct, frozen=True):
     key_id: str = ""
 
 
+class Origin(msgspec.Struct, frozen=True):
+    """What a process says of itself for the page of a Run that it opens.
+
+    Attributes:
+        known: JSON object in the form of the server's `systemMetadata`, without secrets.
+        folder: where the process runs; the state of the code there is added.
+        search_path: of its imports; the packages there are added.
+    """
+
+    known: msgspec.Raw = msgspec.Raw(b"{}")
+    folder: str = ""
+    search_path: tuple[str, ...] = ()
+
+
 class Opened(Entry, frozen=True, kw_only=True, tag="opened"):
     """First entry of every lease: who asks for what.
 
@@ -107,6 +121,7 @@ class Opened(Entry, frozen=True, kw_only=True, tag="opened"):
         system_metrics_s: how often the node is to be sampled while this process is an owner or worker, 0 for
             not at all.
         cluster: the store that the nodes of its job share, null without one.
+        origin: for the page of a new Run, None where nothing of the machine is to be recorded.
     """
 
     protocol: Whole
@@ -138,6 +153,7 @@ class Opened(Entry, frozen=True, kw_only=True, tag="opened"):
     console: Console = "off"
     system_metrics_s: Seconds = 0.0
     cluster: ClusterAddress | None = None
+    origin: Origin | None = None
 
 
 class Evidence(Entry, frozen=True, kw_only=True, tag="evidence"):

@@ -10,11 +10,12 @@ from __future__ import annotations
 from pluto_dist.core.adoption import Adoption
 from pluto_dist.core.backoff import backoff_s
 from pluto_dist.core.book import Config
+from pluto_dist.core.claims import goes_on
 from pluto_dist.core.context import Context
 from pluto_dist.core.effects import OpenRun
 from pluto_dist.core.events import OpenEnded
 from pluto_dist.core.ids import RunRef
-from pluto_dist.core.lifecycle import Fork
+from pluto_dist.core.lifecycle import Fork, Origin
 from pluto_dist.core.lifecycle import Opened as Claim
 from pluto_dist.core.machine.cluster import Clusters
 from pluto_dist.core.nodes import first_line, node_name
@@ -80,8 +81,7 @@ class Opening:
         config = b"{}" if joins else bytes(claim.config)
         self._book.configs.put(key, Config(body=config, given=config))
         self._context.touch(key)
-        self._ask(run)
-        return run
+        return self._ask(run)
 
     def reopen(self, run: Run, lease: Lease) -> Run:
         """Takes an ended Run up again; the backend is asked if it may have been told of the end."""
@@ -95,6 +95,7 @@ class Opening:
             verdict=None,
             telling=False,
             reported=False,
+            forced=False,
             ended_ms=None,
             prior=Prior(run.verdict, run.ended_ms, run.job_key, run.attempt),
             cluster=lease.opened.cluster,
@@ -114,16 +115,16 @@ class Opening:
             opener=lease.lease_id,
             open_since=self._context.now.at,
             open_failures=0,
+            asked_ms=0,
         )
-        self._ask(run)
-        return run
+        return self._ask(run)
 
     def take_over(self, run: Run, lease: Lease) -> Run:
         """The owner of a Run that this node relayed for is here now; the backend is asked once more."""
         claim = lease.opened
-        want: Want = "resume" if claim.resume or run.id is not None else "create"
-        if claim.run_from_env and run.id is None:
-            want = "either"
+        want: Want = "either" if goes_on(claim) else "create"
+        if run.id is not None or (claim.run is not None and claim.run.external_id is None):
+            want = "resume"
         self._book.configs.put(run.key, Config(body=bytes(claim.config), given=bytes(claim.config)))
         self._context.note(run.key, "owned_here")
         run = self._context.change_run(
@@ -142,9 +143,9 @@ class Opening:
             opener=lease.lease_id,
             open_since=self._context.now.at,
             open_failures=0,
+            asked_ms=0,
         )
-        self._ask(run)
-        return run
+        return self._ask(run)
 
     def ended(self, event: OpenEnded) -> Refused | None:
         """Takes the backend's answer; a refusal is returned, and `withdraw` is to follow."""
@@ -156,7 +157,9 @@ class Opening:
             case Opened() as opened:
                 self._not_before.pop(event.run, None)
                 self._adoption.adopt(run, opened)
-            case Unavailable(reason=reason, after_s=after_s, absent=absent):
+            case Unavailable(reason=reason, after_s=after_s, absent=absent, untouched=untouched):
+                if untouched:
+                    run = self._context.change_run(run, asked_ms=0)
                 if self._absences.left_alone(run, absent=absent):
                     self._ask(self._succession.alone(run))
                 else:
@@ -248,15 +251,20 @@ class Opening:
         lease = self._book.leases.get(run.opener)
         return lease.opened if lease is not None else None
 
-    def _ask(self, run: Run) -> None:
+    def _ask(self, run: Run) -> Run:
+        """Asks the backend; what the first question may have changed must be known to whoever repeats it."""
         if not self._context.may_talk(run):
             self._not_before[run.key] = self._context.now.at + KEY_WAIT_S
-            return
+            return run
         if not self._clusters.may_open(run):
             self._clusters.look(run)
             self._not_before[run.key] = self._context.now.at + SEAT_WAIT_S
-            return
+            return run
         self._asked.add(run.key)
+        now_ms = self._context.now.wall_ms
+        asked_s = max(0, now_ms - run.asked_ms) / 1000 if run.asked_ms else None
+        if asked_s is None:
+            run = self._context.change_run(run, asked_ms=now_ms)
         exists = run.want in ("resume", "join")
         ref = run.asked[0] if exists and run.asked else RunRef()
         known_id = run.id if run.id is not None else ref.id
@@ -282,9 +290,17 @@ class Opening:
                     parent_record=show(self._book, parent) if parent is not None else b"",
                     fork_step=fork.step if fork is not None else None,
                     launch=self._launch(run),
+                    created_ms=run.created_ms,
+                    asked_s=asked_s,
                 ),
+                origin=self._origin(run) if not exists else None,
             )
         )
+        return run
+
+    def _origin(self, run: Run) -> Origin | None:
+        claim = self._claim(run)
+        return claim.origin if claim is not None and claim.verb == "init" else None
 
     def _launch(self, run: Run) -> str:
         claim = self._claim(run)
@@ -311,7 +327,7 @@ class Opening:
             # People have been training under this name: the data is kept, under an id of its own.
             suffix = f"-{run.key[-6:]}"
             fresh = run.external_id[: LONGEST_ID - len(suffix)] + suffix
-            self._context.change_run(run, external_id=fresh, want="create")
+            self._context.change_run(run, external_id=fresh, want="create", asked_ms=0)
             self._context.note(run.key, "renamed", run_id=fresh, because=refused.message)
             self._not_before[run.key] = self._context.now.at
             self._ask(self._book.runs[run.key])

@@ -128,6 +128,7 @@ class Questions:
             status=question.status,
             verdict=verdict,
             reported=False,
+            forced=True,
             ended_ms=self._context.now.wall_ms,
         )
 

@@ -15,7 +15,7 @@ import msgspec
 
 from pluto_dist.core.ids import Identity, Role, RunRef
 from pluto_dist.core.lifecycle import Evidence, Fork, Opened, Target
-from pluto_dist.core.requests import LogType, Status, StreamKind, Want
+from pluto_dist.core.requests import LogType, Reopened, Status, StreamKind, Want
 from pluto_dist.core.values.engine import ClusterAddress
 
 LeaseState = Literal["waiting", "active", "ended", "refused"]
@@ -84,6 +84,13 @@ class Prior(msgspec.Struct, frozen=True):
     attempt: int = 0
 
 
+class Restoration(msgspec.Struct, frozen=True):
+    """An end that asking has taken away from a Run of somebody else, until it is put back (R8)."""
+
+    target: Target
+    reopened: Reopened
+
+
 class AttemptEnd(msgspec.Struct, frozen=True):
     """How an earlier attempt of the job ended.
 
@@ -114,6 +121,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         verdict: how it ended, None while it has not; `ended` says the same.
         telling: a terminal status may have reached the backend.
         reported: the backend accepted the terminal status.
+        forced: a person has said how it ended, and has the last word, also over a cancel on the server.
         pushed_tags: the tags that the backend has, None if unknown.
         config_patch: JSON object that the backend has not got yet, b"" if none.
         next_line: number of the next console line.
@@ -123,6 +131,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         relay: what this node is called in the Run, if another node has its owner (R12); "" for the owner's.
             A relay delivers and beats, and has no verdict: the status is what the server says.
         open_failures, open_since: tries of the backend's open so far, and since when.
+        asked_ms: when the backend may have been asked first in a way that changes something; 0 if it was not.
         open_trouble: why the last try failed.
         opener: the claim for which it is opened.
         cluster: the store that the nodes of its job share.
@@ -160,6 +169,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     verdict: Verdict | None = None
     telling: bool = False
     reported: bool = False
+    forced: bool = False
     ended_ms: int | None = None
     attempts: tuple[AttemptEnd, ...] = ()
     rejected: int = 0
@@ -172,6 +182,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     relay: str = ""
     open_failures: int = 0
     open_trouble: str = ""
+    asked_ms: int = 0
     open_since: float = 0.0
     opener: str = ""
     cluster: ClusterAddress | None = None

@@ -34,7 +34,9 @@ class OpenRequest(msgspec.Struct, frozen=True, kw_only=True):
         id, display_id: for `resume` by number or display id.
         parent, fork_step: the Run that this one continues; the backend resolves the lineage.
         parent_record: the parent's document, if the coordinator has it; b"" otherwise.
-        created_ms: original creation time, for uploads of Runs made earlier; None for now.
+        created_ms: when the Run was begun, which may be long before it is opened; None for now.
+        system_metadata: JSON object, what is known of the machine, for a new Run.
+        asked_s: seconds since a call for this may have reached the backend first; None if none has.
     """
 
     key: str
@@ -53,6 +55,8 @@ class OpenRequest(msgspec.Struct, frozen=True, kw_only=True):
     created_ms: int | None = None
     updated_ms: int | None = None
     launch: str = ""
+    system_metadata: bytes = b"{}"
+    asked_s: float | None = None
 
 
 class Opened(msgspec.Struct, frozen=True, kw_only=True, tag="opened"):
@@ -84,15 +88,30 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True, tag="opened"):
     parent_tags: tuple[str, ...] = ()
 
 
+class Reopened(msgspec.Struct, frozen=True):
+    """An ended Run that asking has set to RUNNING, and what it was.
+
+    Attributes:
+        since_ms: since when it had that status, None if that is not known.
+    """
+
+    id: int
+    project: str
+    status: Status
+    since_ms: int | None
+
+
 class Refused(msgspec.Struct, frozen=True, tag="refused"):
     """The backend said no, for good.
 
     Attributes:
         error: name of the class in `pluto_dist.errors`.
+        reopened: what asking has changed, and what therefore has to be put back.
     """
 
     error: str
     message: str
+    reopened: Reopened | None = None
 
 
 class Unavailable(msgspec.Struct, frozen=True, tag="unavailable"):
@@ -100,11 +119,13 @@ class Unavailable(msgspec.Struct, frozen=True, tag="unavailable"):
 
     Attributes:
         absent: the backend answers, and has no such Run yet.
+        untouched: nothing that this attempt did can have changed anything.
     """
 
     reason: str
     after_s: float | None = None
     absent: bool = False
+    untouched: bool = False
 
 
 OpenResult = Opened | Refused | Unavailable

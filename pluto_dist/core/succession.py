@@ -54,6 +54,7 @@ class Succession:
             verdict=None,
             telling=False,
             reported=False,
+            forced=False,
             ended_ms=None,
             prior=None,
             cancelled=False,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from pluto_dist.backend.local.marks import Mark
 from pluto_dist.core.control import status_report
 from pluto_dist.core.document import Document
 from pluto_dist.core.records import Verdict
@@ -31,4 +32,11 @@ def ending_of(document: Document) -> StatusReport | None:
         return None
     return status_report(
         msgspec.structs.replace(run, verdict=Verdict("COMPLETED", UNSEEN), ended_ms=owner.ended_at)
+    )
+
+
+def is_told(ending: StatusReport | None, mark: Mark) -> bool:
+    """Whether the server has this very end, or a cancel in its place (R10)."""
+    return (
+        ending is not None and mark.status in (ending.status, "CANCELLED") and mark.ended_ms == ending.at_ms
     )

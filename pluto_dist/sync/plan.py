@@ -16,7 +16,7 @@ from pluto_dist.core.document import Document, read
 from pluto_dist.core.ids import classify_run_id
 from pluto_dist.core.lifecycle import Target
 from pluto_dist.errors import AmbiguousRunError, RunNotFoundError
-from pluto_dist.sync.ending import ending_of
+from pluto_dist.sync.ending import ending_of, is_told
 from pluto_dist.sync.source import cursors_of, streams_of
 
 FRESH_S = 180.0  # the coordinator of a live Run writes its document more often than this
@@ -133,8 +133,7 @@ def _state(
     if document.mode == "pluto" and home.url_api != target.url_api:
         return "elsewhere", f"it belongs to the server {home.url_api}; set PLUTO_URL_API to that address"
     ending = ending_of(document)
-    told = ending is not None and (mark.status, mark.ended_ms) == (ending.status, ending.at_ms)
-    if not pending and (told or (ending is None and mark.id is not None)):
+    if not pending and (is_told(ending, mark) or (ending is None and mark.id is not None)):
         return "up to date", ""
     if ending is None and not force:
         age = time.time() - (store.run(document.key) / "run.json").stat().st_mtime

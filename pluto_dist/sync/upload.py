@@ -8,6 +8,7 @@ gets a heartbeat from its first moment until its status is sent.
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable
 
 import msgspec
@@ -18,15 +19,17 @@ from pluto_dist.backend.local.store import Store
 from pluto_dist.core.document import Document
 from pluto_dist.core.ids import RunRef
 from pluto_dist.core.lifecycle import Target
-from pluto_dist.core.outcomes import Outcome, Rejected
-from pluto_dist.core.requests import BackendRun, Opened, OpenRequest
+from pluto_dist.core.outcomes import Delivered, Outcome, Rejected
+from pluto_dist.core.requests import BackendRun, Opened, OpenRequest, OpenResult, Refused, Unavailable
 from pluto_dist.errors import RunExistsError, ServerRefusedError
 from pluto_dist.sync.delivery import Delivery, Progress
-from pluto_dist.sync.ending import ending_of
+from pluto_dist.sync.ending import ending_of, is_told
 from pluto_dist.sync.heart import Heart
 from pluto_dist.sync.names import Names
 from pluto_dist.sync.patience import Patience
 from pluto_dist.sync.source import Stream, streams_of
+
+LAST_QUESTIONS = 3  # before a status the server is asked for a cancel, so often at most
 
 
 class Parent(msgspec.Struct, frozen=True):
@@ -81,6 +84,7 @@ class Upload:
         Raises:
             PlutoDistError: the server refused the Run, or was away for too long.
         """
+        self._put_back()
         if self.mark.in_flight:
             self._change(repeats=self.mark.repeats + self.mark.in_flight, in_flight=0)
         streams = streams_of(self._store, self._document)
@@ -101,8 +105,7 @@ class Upload:
     @property
     def knows_the_end(self) -> bool:
         """Whether the server was told this very end."""
-        ending, mark = self._ending, self.mark
-        return ending is not None and (mark.status, mark.ended_ms) == (ending.status, ending.at_ms)
+        return is_told(self._ending, self.mark)
 
     @property
     def papers(self) -> str:
@@ -139,14 +142,34 @@ class Upload:
         for external in names:
             request = self._request(external, parent)
             try:
-                opened = self._patience.open(lambda: self._backend.open(request))  # noqa: B023 # called at once
+                opened = self._patience.open(lambda: self._attempt(request))  # noqa: B023 # called at once
             except RunExistsError:
+                self._put_back()
                 if external == self._own_name():
                     raise
                 continue  # a Run of another place has this id: the data is kept, under an id of its own
             self._opened(opened)
             self._change(external_id=external, papers=self.papers)
             return
+
+    def _attempt(self, request: OpenRequest) -> OpenResult:
+        """One try; that it is made is on disk before, and what it should not have changed is after."""
+        now_ms = time.time_ns() // 1_000_000
+        asked_s = max(0, now_ms - self.mark.asked_ms) / 1000 if self.mark.asked_ms else None
+        if asked_s is None:
+            self._change(asked_ms=now_ms)
+        result = self._backend.open(msgspec.structs.replace(request, asked_s=asked_s))
+        untouched = isinstance(result, Unavailable) and result.untouched
+        if untouched or isinstance(result, Refused | Opened):
+            self._change(asked_ms=0, reopened=result.reopened if isinstance(result, Refused) else None)
+        return result
+
+    def _put_back(self) -> None:
+        """A Run that asking has reopened is ended again, whoever asked: this sync, or one before it."""
+        reopened = self.mark.reopened
+        if reopened is not None:
+            self._patience.ask(lambda: self._backend.put_back(reopened))
+            self._change(reopened=None)
 
     def _own_name(self) -> str:
         suffix = f"-{self._document.key[-6:]}"
@@ -167,7 +190,14 @@ class Upload:
             parent_record=parent.record if parent is not None else b"",
             fork_step=fork.step if fork is not None and parent is not None else None,
             created_ms=document.created_at,
+            system_metadata=self._metadata(),
         )
+
+    def _metadata(self) -> bytes:
+        try:
+            return self._store.metadata(self._document.key)
+        except OSError:  # a page without the machine is no reason to hold up the Run
+            return b"{}"
 
     def _opened(self, opened: Opened) -> None:
         self._change(id=opened.id, display_id=opened.display_id, url=opened.url, project=opened.project)
@@ -199,9 +229,24 @@ class Upload:
 
     def _end(self) -> None:
         ending = self._ending
-        if ending is not None:
-            self._must(lambda: self._backend.report(self._there, ending))
-            self._change(status=ending.status, ended_ms=ending.at_ms)
+        if ending is None:
+            return
+        if self._is_cancelled():
+            self._change(status="CANCELLED", ended_ms=ending.at_ms)
+            return
+        self._must(lambda: self._backend.report(self._there, ending))
+        self._change(status=ending.status, ended_ms=ending.at_ms)
+
+    def _is_cancelled(self) -> bool:
+        """Whether the server has a cancel that nobody has seen (R10); the status waits only a moment."""
+        if self._document.restore.run.forced:
+            return False
+        for _ in range(LAST_QUESTIONS):
+            self._patience.before()
+            beat = self._backend.beat(self._there)
+            if isinstance(beat.outcome, Delivered):
+                return beat.status == "CANCELLED"
+        return False
 
     def _must(self, request: Callable[[], Outcome]) -> None:
         outcome = self._patience.ask(request)

@@ -19,6 +19,7 @@ import msgspec
 
 from pluto_dist.backend.interface import Batch
 from pluto_dist.backend.pluto.backend import seat_in
+from pluto_dist.core.lifecycle import Target
 from pluto_dist.core.merge import merge_tags
 from pluto_dist.core.outcomes import Delivered, Outcome, Rejected, Retry, Unknown
 from pluto_dist.core.requests import (
@@ -29,6 +30,7 @@ from pluto_dist.core.requests import (
     OpenRequest,
     OpenResult,
     Refused,
+    Reopened,
     Status,
     StatusReport,
     StreamKind,
@@ -36,7 +38,9 @@ from pluto_dist.core.requests import (
 )
 from pluto_dist.spool.file_lines import read_line
 
-Call = Literal["open", "deliver", "register", "report", "put_tags", "merge_config", "beat", "revive"]
+Call = Literal[
+    "open", "deliver", "register", "report", "put_tags", "merge_config", "beat", "revive", "put_back"
+]
 SEVERITY: dict[Status, int] = {"COMPLETED": 0, "TERMINATED": 1, "CANCELLED": 2, "FAILED": 3}
 
 
@@ -202,6 +206,12 @@ class MemoryBackend:
     def revive(self, run: BackendRun) -> Outcome:
         """See `Backend`."""
         return self._do("revive", run, lambda: _revive(self.runs[run.id]))
+
+    def put_back(self, reopened: Reopened) -> Outcome:
+        """See `Backend`."""
+        stored = self.runs[reopened.id]
+        run = BackendRun("", Target(mode="pluto", store=""), reopened.id, reopened.project)
+        return self._do("put_back", run, lambda: setattr(stored, "status", reopened.status))
 
     def close(self) -> None:
         """See `Backend`."""

@@ -58,7 +58,7 @@ class Wire:
         """A backend on this network."""
         secret = Secret(key) if key else None
         transport = httpx.MockTransport(self._answer)
-        return PlutoBackend(TARGET, lambda: secret, transport=transport, put_back_pauses_s=(0.0, 0.0))
+        return PlutoBackend(TARGET, lambda: secret, transport=transport)
 
     def client(self) -> Client:
         """The endpoints on this network."""
@@ -128,3 +128,13 @@ def details(run_id: int = 7, *, key: str | None = None, **fields: Any) -> httpx.
         "logNames": [],
     }
     return httpx.Response(200, json=usual | fields)
+
+
+def listed(*ids: int, total: int | None = None) -> httpx.Response:
+    """Answer to a list."""
+    return ok(runs=[{"id": run_id} for run_id in ids], total=len(ids) if total is None else total)
+
+
+def absent() -> list[httpx.Response]:
+    """Nobody has the external id: no Run with our mark, and none of another client."""
+    return [listed(), listed()]

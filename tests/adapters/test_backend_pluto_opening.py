@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import httpx
@@ -9,11 +10,14 @@ import pytest
 
 from pluto_dist.backend.pluto.opening import Opening
 from pluto_dist.core.ids import RunRef
-from pluto_dist.core.requests import Opened, OpenResult, Refused, Unavailable
-from tests.adapters.pluto_support import Wire, created, details, ok, request
+from pluto_dist.core.outcomes import Delivered, Retry
+from pluto_dist.core.requests import Opened, OpenResult, Refused, Reopened, Unavailable
+from tests.adapters.pluto_support import Wire, absent, created, details, listed, ok, request
 
 CREATE = "/api/runs/create"
 RESUME = "/api/runs/resume"
+LIST = "/api/runs/list"
+LOOKED = [LIST, LIST]  # for Runs with our mark, then for those of other clients
 DATE = {"Date": "Mon, 23 Nov 2026 01:00:00 GMT"}
 
 
@@ -54,23 +58,23 @@ def refused_as(result: OpenResult) -> str:
 # --- create ---------------------------------------------------------------------------------------
 
 
-def test_create_sends_its_key_and_no_config() -> None:
+def test_create_sends_its_key_and_its_mark_and_no_config() -> None:
     """R8: if the id is taken, the server would merge the config into somebody else's Run."""
-    wire = Wire(created())
-    result = opened(wire.backend().open(request(tags=("a",), config=b'{"lr":1}', created_ms=5)))
-    assert wire.sent(0) == (
-        "POST",
-        f"http://api{CREATE}",
-        {
-            "runName": "n",
-            "projectName": "proj",
-            "externalId": "ext",
-            "tags": ["a"],
-            "loggerSettings": '{"pluto_dist":{"key":"k1"}}',
-            "createdAt": 5,
-        },
-    )
-    assert wire.sent(1) == ("POST", "http://api/api/runs/config/update", {"runId": 7, "config": '{"lr":1}'})
+    wire = Wire(*absent(), created())
+    asked = request(tags=("a",), config=b'{"lr":1}', created_ms=5, system_metadata=b'{"hostname":"h"}')
+    result = opened(wire.backend().open(asked))
+    method, url, sent = wire.sent(2)
+    assert (method, url) == ("POST", f"http://api{CREATE}")
+    assert json.loads(sent.pop("systemMetadata")) == {"hostname": "h", "pluto_dist": {"run_id": "ext"}}
+    assert sent == {
+        "runName": "n",
+        "projectName": "proj",
+        "externalId": "ext",
+        "tags": ["a"],
+        "loggerSettings": '{"pluto_dist":{"key":"k1"}}',
+        "createdAt": 5,
+    }
+    assert wire.sent(3) == ("POST", "http://api/api/runs/config/update", {"runId": 7, "config": '{"lr":1}'})
     assert result == Opened(
         id=7,
         display_id="PRO-1",
@@ -84,19 +88,35 @@ def test_create_sends_its_key_and_no_config() -> None:
     )
 
 
-def test_create_without_config_is_one_request() -> None:
+def test_an_id_that_was_drawn_just_now_is_created_in_one_request() -> None:
+    """Nobody can have it; a repeat looks first, because then somebody may: this very request."""
     wire = Wire(created(displayId=None))
-    assert opened(wire.backend().open(request())).display_id == ""
+    assert opened(wire.backend().open(request(external_id="k1"))).display_id == ""
     assert wire.paths == [CREATE]
+    again = Wire(listed(7), details(key="k1", externalId="k1"), created(resumed=True))
+    assert not opened(again.backend().open(request(external_id="k1", asked_s=3.0))).resumed
+    assert again.paths == [LIST, "/api/runs/details/7", RESUME]
+
+
+def test_a_given_id_is_looked_for_first() -> None:
+    """R8: asking never writes. First what has our mark, then what other clients made."""
+    wire = Wire(*absent(), created())
+    opened(wire.backend().open(request()))
+    assert wire.paths == [*LOOKED, CREATE]
+    marked, others = (dict(asked.url.params) for asked in wire.requests[:2])
+    assert json.loads(marked["filter"]) == {"systemMetadata.pluto_dist.run_id": {"$in": ["ext"]}}
+    assert json.loads(others["fieldFilters"])[0]["operator"] == "not exists"
+    assert marked["projectName"] == others["projectName"] == "proj"
 
 
 def test_names_are_made_fit_before_they_are_sent() -> None:
     """What the server answers with 500 would be tried for ever."""
-    wire = Wire(created())
+    wire = Wire(*absent(), created())
     opened(wire.backend().open(request(project="проект\0", name="n" * 300, external_id="e" * 300)))
-    body = wire.sent(0)[2]
+    body = wire.sent(2)[2]
     assert body["projectName"] == "------"
     assert len(body["runName"]) == len(body["externalId"]) == 255
+    assert json.loads(body["systemMetadata"])["pluto_dist"]["run_id"] == body["externalId"]
 
 
 @pytest.mark.parametrize(
@@ -106,6 +126,7 @@ def test_names_are_made_fit_before_they_are_sent() -> None:
         {"project": ""},
         {"tags": tuple(map(str, range(51)))},
         {"config": b"[1]"},
+        {"system_metadata": b"[1]"},
         {"created_ms": -1},
         {"want": "resume", "external_id": None},
         {"want": "resume", "id": 0},
@@ -119,10 +140,10 @@ def test_what_can_never_be_accepted_is_refused_unsent(fields: dict[str, Any]) ->
 
 def test_backfilled_run_gets_a_sign_of_life_at_once() -> None:
     """With an old `updatedAt` and no heartbeat it is marked FAILED within a minute."""
-    wire = Wire(created(), ok(status="RUNNING"))
+    wire = Wire(*absent(), created(), ok(status="RUNNING"))
     opened(wire.backend().open(request(created_ms=5, updated_ms=6)))
-    assert wire.sent(0)[2]["updatedAt"] == 6
-    assert wire.sent(1)[:2] == ("POST", "http://py/api/runs/trigger")
+    assert wire.sent(2)[2]["updatedAt"] == 6
+    assert wire.sent(3)[:2] == ("POST", "http://py/api/runs/trigger")
 
 
 @pytest.mark.parametrize(
@@ -137,167 +158,266 @@ def test_backfilled_run_gets_a_sign_of_life_at_once() -> None:
     ],
 )
 def test_refusal_of_the_server_is_a_typed_error(answer: httpx.Response, error_name: str) -> None:
-    assert refused_as(Wire(answer).backend().open(request())) == error_name
+    assert refused_as(Wire(*absent(), answer).backend().open(request())) == error_name
 
 
 def test_missing_key_is_refused() -> None:
     assert refused_as(Wire().backend(key=None).open(request())) == "KeyRefusedError"
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
-        httpx.ConnectError("refused"),
-        httpx.ReadTimeout("slow"),
-        error(500, "Internal Server Error"),
-        httpx.Response(200, text="<html>proxy</html>"),
-        ok(runId=7),
-        httpx.Response(404, text="404 Not Found"),
-    ],
-)
+NO_ANSWER: list[httpx.Response | Exception] = [
+    httpx.ConnectError("refused"),
+    httpx.ReadTimeout("slow"),
+    error(500, "Internal Server Error"),
+    httpx.Response(200, text="<html>proxy</html>"),
+    ok(runId=7),
+    httpx.Response(404, text="404 Not Found"),
+]
+
+
+@pytest.mark.parametrize("answer", NO_ANSWER)
 def test_no_usable_answer_means_later(answer: httpx.Response | Exception) -> None:
     """R8: the Run is provisional meanwhile. Racing first creates of a project answer 500, too."""
-    assert isinstance(Wire(answer).backend().open(request()), Unavailable)
+    result = Wire(*absent(), answer).backend().open(request())
+    assert isinstance(result, Unavailable)
+    assert result.untouched is isinstance(answer, httpx.ConnectError)
+
+
+@pytest.mark.parametrize("answer", NO_ANSWER)
+def test_without_an_answer_to_the_question_nothing_is_created(answer: httpx.Response | Exception) -> None:
+    """R8: who cannot look does not touch."""
+    for before in ([], [listed()], [listed(7)]):
+        wire = Wire(*before, answer)
+        result = wire.backend().open(request())
+        assert isinstance(result, Unavailable)
+        assert result.untouched
+        assert CREATE not in wire.paths
 
 
 def test_waiting_time_of_the_server_is_passed_on() -> None:
     wire = Wire(httpx.Response(503, headers={"Retry-After": "3"}))
-    assert wire.backend().open(request()) == Unavailable("HTTP 503", 3.0)
+    assert wire.backend().open(request()) == Unavailable("HTTP 503", 3.0, untouched=True)
 
 
 def test_new_run_without_its_config_is_not_opened_yet() -> None:
-    """A repeat attaches to the same Run and brings the config."""
-    wire = Wire(created(), httpx.Response(503), attached(), details(key="k1"), history(NEW), ok(success=True))
+    """A repeat finds the Run and brings the config."""
+    wire = Wire(
+        *(*absent(), created(), httpx.Response(503)),
+        *(listed(7), details(key="k1"), created(resumed=True), ok(success=True)),
+    )
     backend = wire.backend()
     asked = request(config=b'{"lr":1}')
-    assert isinstance(backend.open(asked), Unavailable)
+    first = backend.open(asked)
+    assert isinstance(first, Unavailable)
+    assert not first.untouched
     assert not opened(backend.open(asked)).resumed
     assert wire.paths[-1] == "/api/runs/config/update"
-
-
-# --- an attach that was not wanted ----------------------------------------------------------------
+    assert wire.paths.count(CREATE) == 1
 
 
 def test_own_run_whose_answer_was_lost_is_a_success() -> None:
     """R8: the key in its settings is ours."""
     wire = Wire(
-        httpx.ReadError("reset"), attached(), details(key="k1", forkedFromRunId=3, forkStep=4), history(NEW)
+        *(*absent(), httpx.ReadError("reset")),
+        *(listed(7), details(key="k1", forkedFromRunId=3, forkStep=4), created(resumed=True)),
     )
     backend = wire.backend()
     assert isinstance(backend.open(request()), Unavailable)
     result = opened(backend.open(request()))
-    assert (result.id, result.resumed, result.was_status) == (7, False, "RUNNING")
+    assert (result.id, result.resumed) == (7, False)
     assert (result.fork_run_id, result.fork_step) == (3, 4)
 
 
-def test_collision_with_a_live_run_changes_nothing() -> None:
-    """G8"""
-    wire = Wire(attached(), details(key="other"), history(NEW))
-    assert refused_as(wire.backend().open(request())) == "RunExistsError"
-    assert wire.paths == [CREATE, "/api/runs/details/7", "/api/runs/status/history"]
+# --- a Run that is there --------------------------------------------------------------------------
 
 
-def test_run_that_our_create_reopened_is_put_back() -> None:
-    """R8: the old status with its old time; its reason is left alone."""
-    wire = Wire(attached(), details(), history(NEW, DONE, OURS))
+@pytest.mark.parametrize("status", ["RUNNING", "COMPLETED", "FAILED"])
+@pytest.mark.parametrize("found", [[listed(7)], [listed(), listed(9, 7), "other"]])
+def test_a_collision_is_found_by_reading_alone(status: str, found: list[Any]) -> None:
+    """R8, G8: nothing is written, whoever made the Run and whatever it is."""
+    other = details(9, externalId="another")
+    wire = Wire(*(other if answer == "other" else answer for answer in found), details(status=status))
     result = wire.backend().open(request())
     assert refused_as(result) == "RunExistsError"
-    assert wire.sent(3) == (
-        "POST",
-        "http://api/api/runs/status/update",
-        {"runId": 7, "status": "COMPLETED", "statusUpdated": 1_795_393_800_500},
-    )
-    assert len(wire.requests) == 4
+    assert isinstance(result, Refused)
+    assert result.reopened is None
+    assert {asked.method for asked in wire.requests} == {"GET"}
+
+
+def test_each_run_of_another_client_is_looked_at_once() -> None:
+    """External ids never change, so a repeat reads what is new, and what it looked for."""
+    first = [listed(), listed(2, 1), *(details(number, externalId=f"e{number}") for number in (2, 1))]
+    again = [listed(), listed(3, 2, 1), details(3, externalId="e3")]
+    known = [listed(), details(1, externalId="e1")]
+    wire = Wire(*first, created(), *again, created(), *known)
+    backend = wire.backend()
+    for external in ("x", "y"):
+        opened(backend.open(request(external_id=external)))
+    assert refused_as(backend.open(request(external_id="e1"))) == "RunExistsError"
+
+
+def test_no_more_than_a_hundred_are_looked_at_in_one_go() -> None:
+    """A join goes on where it was; a create does not wait for it."""
+    others = {number: details(number, externalId=f"e{number}") for number in range(1, 151)}
+
+    def answer(asked: httpx.Request) -> httpx.Response:
+        path = asked.url.path
+        if path == LIST:
+            return listed() if "filter" in asked.url.params else listed(*others)
+        return created() if path == CREATE else others[int(path.rpartition("/")[2])]
+
+    wire = Wire(*[answer] * 500)
+    backend = wire.backend()
+    first = backend.open(request(want="join", external_id="e150"))
+    assert isinstance(first, Unavailable)
+    assert (first.absent, first.untouched) == (False, True)
+    assert "50 of them are left" in first.reason
+    assert opened(backend.open(request(want="join", external_id="e150"))).id == 150
+    wire.requests.clear()
+    opened(wire.backend().open(request(external_id="none of them")))
+    assert len(wire.requests) == 2 + 100 + 1
+
+
+def test_a_deleted_run_is_passed_over() -> None:
+    wire = Wire(listed(7), error(404, "Run not found"), listed(8), error(404, "Run not found"), created())
+    assert not opened(wire.backend().open(request())).resumed
+
+
+def test_a_mark_alone_proves_nothing() -> None:
+    """Anybody may copy system metadata."""
+    wire = Wire(listed(7), details(externalId="another"), listed(), created())
+    assert not opened(wire.backend().open(request())).resumed
+
+
+def test_either_resumes_what_it_has_found_by_its_number() -> None:
+    """R6, G8: what it was is known before; neither config nor tags are sent."""
+    for status in ("RUNNING", "COMPLETED"):
+        wire = Wire(listed(7), details(key="other", status=status), created(resumed=True))
+        result = opened(wire.backend().open(request(want="either", config=b'{"lr":1}', tags=("mine",))))
+        assert (result.resumed, result.was_status) == (True, status)
+        assert (result.tags, result.config, result.name) == (("a",), b'{"x":1}', "theirs")
+        assert wire.paths == [LIST, "/api/runs/details/7", RESUME]
+        assert wire.sent(2)[2] == {"runId": 7}
+
+
+def test_either_repeated_after_a_lost_answer_is_new() -> None:
+    wire = Wire(listed(7), details(key="k1"), created(resumed=True))
+    assert not opened(wire.backend().open(request(want="either", asked_s=1.0))).resumed
+
+
+def test_either_that_finds_our_own_ended_run_resumes_it() -> None:
+    """The next job of the same coordinator: its config is not merged by asking."""
+    wire = Wire(listed(7), details(key="k1", status="COMPLETED"), created(resumed=True))
+    result = opened(wire.backend().open(request(want="either", config=b'{"lr":1}')))
+    assert (result.resumed, result.was_status) == (True, "COMPLETED")
+    assert len(wire.requests) == 3
+
+
+# --- create that meets a Run all the same ---------------------------------------------------------
+
+
+def test_race_with_another_node_changes_nothing() -> None:
+    """G8: it has just been made, so it is RUNNING."""
+    wire = Wire(*absent(), attached(), details(key="other"), history(NEW))
+    result = wire.backend().open(request())
+    assert refused_as(result) == "RunExistsError"
+    assert wire.paths == [*LOOKED, CREATE, "/api/runs/details/7", "/api/runs/status/history"]
+
+
+def test_run_that_our_create_reopened_is_named_with_what_it_was() -> None:
+    """R8: the coordinator keeps it until it is put back."""
+    wire = Wire(*absent(), attached(), details(), history(NEW, DONE, OURS))
+    result = wire.backend().open(request())
+    assert refused_as(result) == "RunExistsError"
+    assert isinstance(result, Refused)
+    assert result.reopened == Reopened(7, "proj", "COMPLETED", 1_795_393_800_500)
+    assert "made COMPLETED again" in result.message
 
 
 def test_run_that_somebody_else_reopened_is_left_alone() -> None:
     """R8: it lives."""
-    wire = Wire(attached(), details(), history(NEW, DONE, THEIRS))
-    assert refused_as(wire.backend().open(request())) == "RunExistsError"
-    assert len(wire.requests) == 3
-
-
-def test_putting_back_is_tried_again_here() -> None:
-    """R8: the claim is refused afterwards, so nobody else would do it."""
-    wire = Wire(
-        attached(),
-        details(),
-        history(NEW, DONE, OURS),
-        httpx.Response(503),
-        httpx.ReadTimeout(""),
-        ok(success=True),
-    )
+    wire = Wire(*absent(), attached(), details(), history(NEW, DONE, THEIRS))
     result = wire.backend().open(request())
     assert isinstance(result, Refused)
-    assert "could not be put back" not in result.message
-    assert len(wire.requests) == 6
+    assert result.reopened is None
 
 
-def test_failure_to_put_back_is_said() -> None:
-    failures = [httpx.Response(503) for _ in range(3)]
-    wire = Wire(attached(), details(), history(NEW, DONE, OURS), *failures)
-    result = wire.backend().open(request())
-    assert isinstance(result, Refused)
-    assert "could not be put back" in result.message
-    assert len(wire.requests) == 6
+@pytest.mark.parametrize(("asked_s", "ours"), [(60.0, True), (20.0, False), (None, False)])
+def test_attempt_without_an_answer_may_be_what_reopened_the_run(asked_s: float | None, ours: bool) -> None:
+    """R8: the repeat finds it RUNNING; only the first attempt's time tells whose doing that was.
 
-
-@pytest.mark.parametrize(
-    ("first", "put_back"),
-    [(httpx.ReadTimeout("lost"), True), (httpx.Response(502), True), (httpx.ConnectError("refused"), False)],
-)
-def test_attempt_without_an_answer_may_be_what_reopened_the_run(
-    first: httpx.Response | Exception, put_back: bool
-) -> None:
-    """R8: the repeat finds it RUNNING; only the first attempt's time tells whose doing that was."""
+    The coordinator keeps that time, so the next one knows it too.
+    """
     half_a_minute_ago = ("COMPLETED", "RUNNING", "resume", "2026-11-23T00:59:30.000Z")
-    wire = Wire(first, attached(), details(), history(NEW, DONE, half_a_minute_ago))
-    now = iter((0.0, 1.0, 60.0, 60.0))
-    opening = Opening(wire.client(), clock=lambda: next(now))
-    assert isinstance(opening.open(request()), Unavailable)
-    assert refused_as(opening.open(request())) == "RunExistsError"
-    assert ("/api/runs/status/update" in wire.paths) is put_back
+    wire = Wire(*absent(), attached(), details(), history(NEW, DONE, half_a_minute_ago))
+    result = wire.backend().open(request(asked_s=asked_s))
+    assert isinstance(result, Refused)
+    assert (result.reopened is not None) is ours
 
 
 def test_without_a_date_header_the_own_clock_counts() -> None:
     at_s = 1_795_395_600.0  # 2026-11-23T01:00:00Z
-    for wall, put_back in ((at_s, True), (at_s + 60, False)):
-        wire = Wire(created(resumed=True), details(), history(NEW, DONE, OURS))
+    for wall, ours in ((at_s, True), (at_s + 60, False)):
+        wire = Wire(*absent(), created(resumed=True), details(), history(NEW, DONE, OURS))
         opening = Opening(wire.client(), wall=lambda wall=wall: wall)
-        assert refused_as(opening.open(request())) == "RunExistsError"
-        assert ("/api/runs/status/update" in wire.paths) is put_back
+        result = opening.open(request())
+        assert isinstance(result, Refused)
+        assert (result.reopened is not None) is ours
 
 
-# --- either ---------------------------------------------------------------------------------------
-
-
-def test_either_joins_a_live_run_without_changing_it() -> None:
-    """G8: neither its config nor its tags."""
-    wire = Wire(attached(), details(key="other"), history(NEW))
-    result = opened(wire.backend().open(request(want="either", config=b'{"lr":1}', tags=("mine",))))
-    assert (result.resumed, result.was_status) == (True, "RUNNING")
-    assert (result.tags, result.config, result.name) == (("a",), b'{"x":1}', "theirs")
-    assert wire.paths == [CREATE, "/api/runs/details/7", "/api/runs/status/history"]
-
-
-def test_either_tells_which_status_it_has_ended() -> None:
+def test_either_that_meets_a_run_of_another_client_takes_it_up() -> None:
     """R6: the previous outcome may have to come back."""
-    wire = Wire(attached(), details(config=None), history(NEW, DONE, OURS))
+    wire = Wire(listed(), attached(), details(config=None), history(NEW, DONE, OURS))
     result = opened(wire.backend().open(request(want="either")))
     assert (result.resumed, result.was_status, result.config) == (True, "COMPLETED", b"{}")
 
 
-def test_either_repeated_after_a_lost_answer_is_new() -> None:
-    wire = Wire(attached(), details(key="k1"), history(NEW))
-    assert not opened(wire.backend().open(request(want="either"))).resumed
+# --- an end that was taken away is put back -------------------------------------------------------
+
+OWED = Reopened(7, "proj", "COMPLETED", 1_795_393_800_500)
+REAPED = ("RUNNING", "FAILED", "stale-monitor", "2026-11-23T01:03:00.000Z")
+STATUS = "/api/runs/status/update"
 
 
-def test_either_that_reopened_our_own_ended_run_has_resumed_it() -> None:
-    """The next job of the same coordinator: its config is not merged by asking."""
-    wire = Wire(attached(), details(key="k1"), history(NEW, DONE, OURS))
-    result = opened(wire.backend().open(request(want="either", config=b'{"lr":1}')))
-    assert (result.resumed, result.was_status) == (True, "COMPLETED")
-    assert len(wire.requests) == 3
+def test_the_old_status_comes_back_with_its_time() -> None:
+    """R8: its reason is left alone."""
+    wire = Wire(history(NEW, DONE, OURS), ok(success=True))
+    assert wire.backend().put_back(OWED) == Delivered()
+    assert wire.sent()[2] == {"runId": 7, "status": "COMPLETED", "statusUpdated": OWED.since_ms}
+
+
+def test_a_run_that_the_monitor_has_failed_meanwhile_is_resumed_first() -> None:
+    """R8, G1: COMPLETED cannot replace FAILED."""
+    wire = Wire(history(NEW, DONE, OURS, REAPED), created(resumed=True), ok(success=True))
+    assert wire.backend().put_back(OWED) == Delivered()
+    assert wire.paths[1:] == [RESUME, STATUS]
+
+
+@pytest.mark.parametrize(
+    "since",
+    [
+        [],  # it is as it was: an earlier try got through
+        [OURS, ("RUNNING", "COMPLETED", "api", "2026-11-23T01:00:10.000Z")],
+        [OURS, ("RUNNING", "FAILED", "api", "2026-11-23T01:00:10.000Z")],
+        [OURS, REAPED, ("FAILED", "RUNNING", "resume", "2026-11-23T01:05:00.000Z")],
+    ],
+)
+def test_what_somebody_else_has_made_of_it_stays(since: list[tuple[str | None, str, str, str]]) -> None:
+    wire = Wire(history(NEW, DONE, *since))
+    assert wire.backend().put_back(OWED) == Delivered()
+    assert len(wire.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [httpx.Response(503)],
+        [history(NEW, DONE, OURS), httpx.Response(503)],
+        [history(NEW, DONE, OURS, REAPED), httpx.Response(503)],
+    ],
+)
+def test_an_outage_leaves_it_owed(answers: list[httpx.Response]) -> None:
+    assert isinstance(Wire(*answers).backend().put_back(OWED), Retry)
 
 
 # --- resume ---------------------------------------------------------------------------------------
@@ -315,11 +435,14 @@ def test_resume_by_number_looks_before_it_reopens() -> None:
 
 
 def test_resume_repeated_after_a_lost_answer_still_knows_the_old_status() -> None:
-    """R6"""
-    wire = Wire(details(status="FAILED"), httpx.ReadError("reset"), details(), created(resumed=True))
-    backend = wire.backend()
-    assert isinstance(backend.open(request(want="resume", id=7)), Unavailable)
-    assert opened(backend.open(request(want="resume", id=7))).was_status == "FAILED"
+    """R6: also another coordinator, which only knows since when it is asked."""
+    ours = ("FAILED", "RUNNING", "resume", "2026-11-23T00:59:30.000Z")
+    failed = ("RUNNING", "FAILED", "api", "2026-11-23T00:30:00.000Z")
+    wire = Wire(details(), attached(), history(NEW, failed, ours))
+    result = wire.backend().open(request(want="resume", id=7, asked_s=45.0))
+    assert opened(result).was_status == "FAILED"
+    other = Wire(details(), attached(), history(NEW, failed, ours))
+    assert opened(other.backend().open(request(want="resume", id=7, asked_s=5.0))).was_status == "RUNNING"
 
 
 def test_unknown_number_is_not_found() -> None:
@@ -353,12 +476,13 @@ def test_display_id_that_the_project_does_not_settle_is_ambiguous() -> None:
     assert refused_as(wire.backend().open(request(want="resume", display_id="PRO-1"))) == "AmbiguousRunError"
 
 
-def test_resume_by_external_id_asks_the_history_afterwards() -> None:
-    wire = Wire(attached(), details(), history(NEW, DONE, OURS))
+def test_resume_of_another_clients_run_asks_the_history_afterwards() -> None:
+    """Reopening is what is wanted, so nothing has to be looked for."""
+    wire = Wire(listed(), attached(), details(), history(NEW, DONE, OURS))
     result = opened(wire.backend().open(request(want="resume")))
-    assert wire.sent(0) == ("POST", f"http://api{RESUME}", {"externalId": "ext", "projectName": "proj"})
+    assert wire.sent(1) == ("POST", f"http://api{RESUME}", {"externalId": "ext", "projectName": "proj"})
     assert (result.resumed, result.was_status) == (True, "COMPLETED")
-    assert len(wire.requests) == 3
+    assert len(wire.requests) == 4
 
 
 # --- forks ----------------------------------------------------------------------------------------
@@ -367,7 +491,7 @@ def test_resume_by_external_id_asks_the_history_afterwards() -> None:
 def test_fork_merges_on_our_side_and_returns_what_there_is_to_inherit() -> None:
     """The server's own merge of configs is shallow."""
     wire = Wire(details(3, tags=["p"]), created(forkedFromRunId=2, forkStep=5))
-    result = opened(wire.backend().open(request(parent=RunRef(id=3), fork_step=5)))
+    result = opened(wire.backend().open(request(external_id="k1", parent=RunRef(id=3), fork_step=5)))
     assert {
         key: wire.sent(1)[2].get(key) for key in ("forkRunId", "forkStep", "inheritConfig", "config")
     } == {
@@ -383,20 +507,27 @@ def test_fork_merges_on_our_side_and_returns_what_there_is_to_inherit() -> None:
 @pytest.mark.parametrize(
     ("parent", "answers"),
     [
-        (RunRef(external_id="p"), []),
+        (RunRef(external_id="p"), absent()),
         (RunRef(id=3), [error(404, "Run not found")]),
         (RunRef(display_id="PRO-3"), [error(404, "Run not found")]),
     ],
 )
 def test_parent_that_cannot_be_found_is_a_fork_error(parent: RunRef, answers: list[httpx.Response]) -> None:
-    wire = Wire(*answers)
+    wire = Wire(*absent(), *answers)
     assert refused_as(wire.backend().open(request(parent=parent, fork_step=5))) == "ForkError"
     assert CREATE not in wire.paths
 
 
+def test_parent_may_be_named_by_the_callers_own_id() -> None:
+    wire = Wire(*absent(), listed(3), details(3, externalId="p"), created(forkedFromRunId=3, forkStep=5))
+    opened(wire.backend().open(request(parent=RunRef(external_id="p"), fork_step=5)))
+    assert wire.sent(4)[2]["forkRunId"] == 3
+
+
 def test_fork_waits_for_the_server_to_find_the_parent() -> None:
-    wire = Wire(httpx.ConnectError("refused"))
+    wire = Wire(*absent(), httpx.ConnectError("refused"))
     assert isinstance(wire.backend().open(request(parent=RunRef(id=3), fork_step=5)), Unavailable)
+    assert CREATE not in wire.paths
 
 
 @pytest.mark.parametrize("step", [None, -1])

@@ -14,6 +14,7 @@ from pluto_dist.backend.pluto import PlutoBackend
 from pluto_dist.backend.pluto.exchange import Answer
 from pluto_dist.backend.pluto.files import Row
 from pluto_dist.backend.pluto.http import Http
+from pluto_dist.backend.pluto.lookup import Others
 from pluto_dist.core.ids import RunRef
 from pluto_dist.core.lifecycle import Target
 from pluto_dist.core.outcomes import Delivered, Rejected, Retry, Unknown
@@ -22,6 +23,7 @@ from pluto_dist.core.secret import Secret
 from tests.adapters.backend_contract import DATA, LINE, METRIC, BackendContract, cut, opened
 from tests.pluto_server.clock import Clock
 from tests.pluto_server.server import PlutoServer
+from tests.pluto_server.talk import Client
 
 
 class ServerRig:
@@ -40,11 +42,23 @@ class ServerRig:
 
     def another(self) -> PlutoBackend:
         """A backend of another coordinator."""
-        return PlutoBackend(self.target, lambda: Secret(self.key), put_back_pauses_s=(0.0, 0.0))
+        return PlutoBackend(self.target, lambda: Secret(self.key))
 
     def fault(self, kind: str, **fields: Any) -> None:
         """Makes the next request fail."""
         self.operator.add_fault(kind=kind, count=1, **fields)
+
+    def made_elsewhere(self, external_id: str, project: str = "proj") -> int:
+        """A Run that another client makes: without our mark."""
+        sender = Client(self.server.urls, "another client")
+        answer = sender.api("create", runName="r", projectName=project, externalId=external_id)
+        run_id: int = answer.json["runId"]
+        return run_id
+
+    def hide(self, run_id: int) -> None:
+        """As if the project had so many Runs of other clients that this one was not looked at."""
+        others = self.backend._opening._lookup._others.setdefault("proj", Others())
+        others.learn(run_id, None)
 
     def status(self, run_id: int) -> Status:
         status: Status = self.operator.run(run_id)["status"]
@@ -133,43 +147,51 @@ class TestPlutoBackend(BackendContract):
         run = opened(rig.backend.open(self.ask(rig)))
         assert (run.id, run.resumed, rig.status(1)) == (1, False, "RUNNING")
 
-    def test_unwanted_reopening_restores_status_and_time(self, rig: ServerRig) -> None:
-        """R8, G8"""
-        run, handle = self.begin(rig)
-        ended_ms = rig.operator.now_ms() - 86_400_000
-        rig.backend.report(handle, StatusReport("COMPLETED", b'{"why":"done"}', ended_ms))
-        before = rig.operator.run(run.id)
-        result = rig.backend.open(self.ask(rig, "k2", external_id="ext-k1"))
+    @pytest.mark.parametrize("maker", ["we", "another client"])
+    @pytest.mark.parametrize("status", ["RUNNING", "COMPLETED", "FAILED"])
+    def test_create_with_a_taken_id_changes_nothing(self, rig: ServerRig, maker: str, status: Status) -> None:
+        """R8, G8: asking never writes, whoever made the Run."""
+        run_id = rig.made_elsewhere("taken") if maker == "another client" else self.begin_as(rig, "taken")
+        if status != "RUNNING":
+            rig.operator.set_status(run_id, status)
+        before, history = rig.operator.run(run_id), rig.operator.history(run_id)
+        result = rig.backend.open(self.ask(rig, "k2", external_id="taken"))
         assert isinstance(result, Refused)
-        after = rig.operator.run(run.id)
-        same = ("status", "statusUpdated", "statusMetadata", "config", "tags", "name")
-        assert {name: after[name] for name in same} == {name: before[name] for name in same}
-        changes = [(event["fromStatus"], event["toStatus"]) for event in rig.operator.history(run.id)]
-        assert ("COMPLETED", "RUNNING") in changes
+        assert (result.error, result.reopened) == ("RunExistsError", None)
+        assert (rig.operator.run(run_id), rig.operator.history(run_id)) == (before, history)
+        assert rig.operator.check() == []
 
-    @pytest.mark.parametrize("lost", ["/api/runs/create", "/api/runs/details", "/api/runs/status/history"])
-    def test_unwanted_reopening_is_undone_even_if_an_answer_gets_lost(
-        self, rig: ServerRig, lost: str
-    ) -> None:
-        """R8: the repeat finds the Run RUNNING and must still know whose doing that was."""
-        _, handle = self.begin(rig)
-        self.end(rig, handle, "TERMINATED")
-        rig.fault("reset", when="after", service="api", route=lost)
-        intruder = self.ask(rig, "k2", external_id="ext-k1")
-        assert isinstance(rig.backend.open(intruder), Unavailable)
-        assert rig.status(handle.id) == "RUNNING"
-        assert isinstance(rig.backend.open(intruder), Refused)
-        assert rig.status(handle.id) == "TERMINATED"
+    def begin_as(self, rig: ServerRig, external_id: str) -> int:
+        run, _ = self.begin(rig, external_id=external_id)
+        return run.id
 
-    def test_create_beside_a_run_that_was_reopened_before_leaves_it_running(self, rig: ServerRig) -> None:
-        """R8: somebody works in it."""
-        _, handle = self.begin(rig)
-        rig.behind_s[0] = 60.0
+    def test_a_run_is_found_although_the_index_is_late(self, rig: ServerRig) -> None:
+        """R8: the server fills what filters see after it has answered."""
+        rig.operator.configure(index_lag_s=3600)
+        run, handle = self.begin(rig, external_id="x")
         self.end(rig, handle)
-        opened(rig.backend.open(self.ask(rig, want="resume", id=handle.id, external_id=None)))
-        rig.behind_s[0] = 0.0
-        assert isinstance(rig.backend.open(self.ask(rig, "k2", external_id="ext-k1")), Refused)
-        assert rig.status(handle.id) == "RUNNING"
+        joined = opened(rig.backend.open(self.ask(rig, "k2", want="join", external_id="x")))
+        assert (joined.id, joined.was_status) == (run.id, "COMPLETED")
+
+    @pytest.mark.parametrize("reaped", [False, True])
+    def test_what_create_has_reopened_all_the_same_is_put_back(self, rig: ServerRig, reaped: bool) -> None:
+        """R8, G1: of a Run that was not looked at, with its time, also after the monitor has failed it."""
+        run_id = rig.made_elsewhere("taken")
+        rig.operator.set_status(run_id, "COMPLETED")
+        before = rig.operator.run(run_id)
+        rig.hide(run_id)
+        result = rig.backend.open(self.ask(rig, external_id="taken"))
+        assert isinstance(result, Refused)
+        assert result.reopened is not None
+        assert rig.status(run_id) == "RUNNING"
+        if reaped:
+            rig.reap(run_id)
+        assert rig.backend.put_back(result.reopened) == Delivered()
+        after = rig.operator.run(run_id)
+        same = ("status", "statusUpdated", "config", "tags", "name")
+        assert {name: after[name] for name in same} == {name: before[name] for name in same}
+        assert rig.backend.put_back(result.reopened) == Delivered()
+        rig.operator.waive("6.3.12")
 
     def test_racing_first_creates_end_in_one_run(self, rig: ServerRig) -> None:
         """R8: all but one of them may get a 500; it leaves nothing behind."""

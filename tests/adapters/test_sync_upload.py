@@ -118,6 +118,23 @@ def test_a_second_sync_sends_nothing(
     assert len(operator.requests()) == before
 
 
+@pytest.mark.parametrize("forced", [False, True])
+def test_a_cancel_that_nobody_saw_is_not_overwritten(
+    shelf: Shelf, backend: PlutoBackend, target: Target, home: Target, operator: Operator, forced: bool
+) -> None:
+    """R10: the server applies it with the next sign of life; a person's `finish --force` is a later word."""
+    known = begun(backend, home, operator)
+    operator.cancel(1)
+    operator.waive("6.3.10")
+    operator.waive("6.3.2")  # the first sign of life is enough, and the records are still to come
+    operator.waive("6.3.5")  # a FAILED that is forced comes after the cancel
+    shelf.simple(status="FAILED", forced=forced, **known)
+    (result,) = sync(shelf, backend, target)
+    assert operator.run(1)["status"] == result.status == ("FAILED" if forced else "CANCELLED")
+    (again,) = sync(shelf, backend, target)
+    assert again.state == "up to date"
+
+
 def test_names_are_registered_before_their_first_delivery_and_once(
     shelf: Shelf, backend: PlutoBackend, target: Target, operator: Operator
 ) -> None:

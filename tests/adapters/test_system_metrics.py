@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -17,8 +18,16 @@ from pluto_dist.core.effects import NodeFeed
 from pluto_dist.node.system import sensors as module
 from pluto_dist.node.system.gpus import Gpus
 from pluto_dist.node.system.recorder import NodeRecorder
-from pluto_dist.node.system.sensors import Rates, Sensors, disk_used, find_gpus, sensors_of_this_node
+from pluto_dist.node.system.sensors import (
+    Rates,
+    Sensors,
+    disk_used,
+    find_gpus,
+    infiniband,
+    sensors_of_this_node,
+)
 from pluto_dist.spool.reader import list_streams, read_cut
+from tests.official import OFFICIAL_PYTHON, needs_official_client
 
 
 class Nvml:
@@ -94,11 +103,76 @@ def test_steps_go_on_behind_a_former_stream_that_is_not_delivered(tmp_path: Path
     assert [line["step"] for line in written(former) + written(later)] == [0, 1, 2]
 
 
-def test_names_are_the_official_clients() -> None:
-    found = Sensors().sample(1.0)
-    names = {name.rstrip("0123456789") for name in found}
-    assert names >= {"cpu.pct.", "mem.used", "mem.pct", "net.bytes_sent", "net.bytes_recv"}
+def test_every_value_of_this_machine_is_a_size_a_share_or_a_rate() -> None:
+    sensors = Sensors()
+    sensors.sample(1.0)
+    found = sensors.sample(2.0)
+    assert found
     assert all(value >= 0 for value in found.values())
+
+
+OFFICIAL_NAMES = """
+import builtins, json, os, sys, types
+import pluto
+from pluto.api import make_compat_monitor_v1
+
+class Card:
+    known = {"Name": "NVIDIA H100 80GB-HBM3", "Index": 0, "PowerUsage": 1}
+    def __getattr__(self, name):
+        rates = types.SimpleNamespace(gpu=1, memory=1, used=1)
+        return lambda handle: self.known.get(name.removeprefix("nvmlDeviceGet"), rates)
+
+def moved(function):
+    def called(path, *more, **named):
+        path = path.replace("/sys/class/infiniband", sys.argv[1]) if isinstance(path, str) else path
+        return function(path, *more, **named)
+    return called
+
+sys.modules["pynvml"] = Card()
+system = pluto.System(pluto.Settings())
+system.gpu = {"nvidia": {"handles": [0]}}
+os.makedirs(system.settings.get_dir(), exist_ok=True)
+for owner, name in ((os.path, "exists"), (os.path, "isdir"), (os, "listdir"), (builtins, "open")):
+    setattr(owner, name, moved(getattr(owner, name)))
+system.monitor()
+print(json.dumps(sorted(make_compat_monitor_v1(system.monitor()))))
+"""
+OURS_ALONE = {"memory.percentage", "disk.read_bytes.rate", "disk.write_bytes.rate"}
+
+
+def a_port(devices: Path, **counters: int) -> None:
+    """An InfiniBand port as the kernel shows it."""
+    folder = devices / "mlx5_0" / "ports" / "1" / "counters"
+    folder.mkdir(parents=True)
+    for name, value in counters.items():
+        (folder / f"port_{name}").write_text(f"{value}\n")
+
+
+@needs_official_client
+def test_names_are_those_that_the_installed_official_client_sends(tmp_path: Path) -> None:
+    """Charts and dashboards that were made for it go on; what is ours alone is listed."""
+    devices = tmp_path / "ib"
+    a_port(devices, rcv_data=2, xmit_data=3, rcv_packets=4, xmit_packets=5)
+    probe = [str(OFFICIAL_PYTHON), "-c", OFFICIAL_NAMES, str(devices)]
+    env = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "PLUTO_DISABLE_TELEMETRY": "1"}
+    done = subprocess.run(probe, capture_output=True, text=True, check=True, cwd=tmp_path, env=env)
+    theirs = set(json.loads(done.stdout.splitlines()[-1]))
+    sensors = Sensors({**sensors_of_this_node(), "ib": lambda: infiniband(devices), "gpu": Gpus(Nvml()).read})
+    sensors.sample(1.0)
+    ours = {f"sys/{name}" for name in (*sensors.sample(2.0), *disk_used(str(tmp_path)))}
+    alone = {name for name in ours - theirs if not name.endswith(".temperature")}
+    assert theirs - ours == set()
+    assert alone <= {f"sys/{name}" for name in OURS_ALONE}
+
+
+def test_a_port_counts_bytes_and_packets(tmp_path: Path) -> None:
+    """The kernel counts data in words of four bytes; what cannot be read is left out."""
+    a_port(tmp_path, rcv_data=2, xmit_data=3, rcv_packets=4)
+    assert infiniband(tmp_path) == {
+        "ib.mlx5_0.1.rcv_bytes": 8,
+        "ib.mlx5_0.1.xmit_bytes": 12,
+        "ib.mlx5_0.1.rcv_packets": 4,
+    }
 
 
 def test_cards_are_named_by_number_and_model() -> None:
@@ -140,34 +214,38 @@ def test_rates_are_per_second_and_survive_a_counter_that_was_set_back() -> None:
 def test_what_only_counts_gets_a_rate() -> None:
     bytes_sent = iter((1000.0, 3000.0))
     sensors = Sensors(
-        {"net": lambda: {"net.bytes_sent": next(bytes_sent)}, "memory": lambda: {"mem.used": 7.0}}
+        {"net": lambda: {"net.bytes_sent": next(bytes_sent)}, "memory": lambda: {"memory.used": 7.0}}
     )
-    assert sensors.sample(0.0) == {"net.bytes_sent": 1000.0, "mem.used": 7.0}
-    assert sensors.sample(10.0) == {"net.bytes_sent": 3000.0, "net.bytes_sent.rate": 200.0, "mem.used": 7.0}
+    assert sensors.sample(0.0) == {"net.bytes_sent": 1000.0, "memory.used": 7.0}
+    assert sensors.sample(10.0) == {
+        "net.bytes_sent": 3000.0,
+        "net.bytes_sent.rate": 200.0,
+        "memory.used": 7.0,
+    }
 
 
 def test_a_failing_sensor_is_left_out_and_reported_once(capsys: pytest.CaptureFixture[str]) -> None:
     def broken() -> dict[str, float]:
         raise RuntimeError("the driver hiccups")
 
-    sensors = Sensors({"gpu": broken, "memory": lambda: {"mem.used": 7.0, "odd": float("nan")}})
+    sensors = Sensors({"gpu": broken, "memory": lambda: {"memory.used": 7.0, "odd": float("nan")}})
     for at in range(3):
-        assert sensors.sample(float(at)) == {"mem.used": 7.0}
+        assert sensors.sample(float(at)) == {"memory.used": 7.0}
     (line,) = capsys.readouterr().err.splitlines()
     assert json.loads(line)["error"] == "RuntimeError: the driver hiccups"
 
 
 def test_each_run_gets_the_sample_and_the_disk_of_its_own_store(tmp_path: Path) -> None:
     here, there = feed(tmp_path, 1), feed(tmp_path, 2, host="gpu-01")
-    recorder(**{"mem.used": 7.0}).record((here, there))
+    recorder(**{"memory.used": 7.0}).record((here, there))
     used = disk_used(str(tmp_path))["disk.used"]
     (plain,), (hosted,) = written(here), written(there)
     assert plain == {
         "time": 1700000000123,
         "step": 0,
-        "data": {"sys/mem.used": 7.0, "sys/disk.used": pytest.approx(used, rel=0.5)},
+        "data": {"sys/memory.used": 7.0, "sys/disk.used": pytest.approx(used, rel=0.5)},
     }
-    assert set(hosted["data"]) == {"sys/gpu-01/mem.used", "sys/gpu-01/disk.used"}
+    assert set(hosted["data"]) == {"sys/gpu-01/memory.used", "sys/gpu-01/disk.used"}
 
 
 def test_a_store_that_is_gone_costs_its_own_value_only(tmp_path: Path) -> None:
@@ -236,5 +314,5 @@ def test_a_machine_that_hides_its_disks_has_its_other_sensors(monkeypatch: pytes
     monkeypatch.setattr(psutil, "disk_io_counters", lambda: None)
     monkeypatch.setattr(psutil, "net_io_counters", lambda: None)
     found = Sensors(module.sensors_of_this_node()).sample(1.0)
-    assert "mem.used" in found
+    assert "memory.used" in found
     assert not [name for name in found if name.startswith(("disk", "net"))]

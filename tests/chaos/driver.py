@@ -44,6 +44,7 @@ class Play:
         done: how often what was done.
         findings: what did not settle.
         actors, jobs, runs: everybody who came; ids of the Runs in order.
+        told: what was done when, in epoch seconds, for a person who looks for a cause.
     """
 
     def __init__(self, seed: int, seconds: float, served: Served, server: ServerProcess) -> None:
@@ -55,6 +56,7 @@ class Play:
         self.actors: list[Actor] = []
         self.jobs: list[Job] = []
         self.runs: list[str] = []
+        self.told: list[tuple[float, str]] = []
         self.ledgers = served.base / "ledgers"
         self.ledgers.mkdir()
         served.set(**SETTINGS, **{LEDGERS: str(self.ledgers)})
@@ -70,6 +72,7 @@ class Play:
         for action in self._schedule:
             while time.monotonic() - begin < action.at:
                 self._step()
+            self.told.append((time.time(), f"{action.kind} {action.seconds:g} s {action.fault or ''}"))
             if self._do(action):
                 self.done[action.kind] += 1
         while time.monotonic() - begin < self._seconds:

@@ -48,7 +48,6 @@ class Waivers:
         6.3.5: the client of the request that was in flight had given it up, or was killed; a status does not
             wait longer than two seconds for what a side, or the node itself, has on its way.
         6.3.7: a status waits for the registration of names a few tries and not for ever; it must come later.
-        6.3.8: a coordinator that was killed between the answer and its commit has to ask again.
         """
         remote = next((each for each in self._checks.remotes.values() if each.id == defect.run_id), None)
         match defect.kind:
@@ -63,8 +62,6 @@ class Waivers:
                 return quiet or self._given_up(IN_FLIGHT.search(defect.text))
             case "6.3.7":
                 return all((defect.run_id, name) in self.registered for name in defect.names)
-            case "6.3.8":
-                return self._checks.play.done["kill_coordinator"] > 0
         return False
 
     def _given_up(self, request: re.Match[str] | None) -> bool:

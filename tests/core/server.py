@@ -13,13 +13,14 @@ import msgspec
 
 from pluto_dist.core.effects import Control, OpenRun, Ship
 from pluto_dist.core.merge import merge_json, merge_tags
-from pluto_dist.core.outcomes import Delivered, Outcome, Rejected, Retry
+from pluto_dist.core.outcomes import Delivered, Outcome, Rejected, Retry, Unknown
 from pluto_dist.core.requests import (
     Beat,
     Opened,
     OpenRequest,
     OpenResult,
     Refused,
+    Reopened,
     SeatNote,
     Status,
     StatusReport,
@@ -56,6 +57,7 @@ class ServerRun:
     reopened: int = 0
     beats: int = 0
     cancelled: bool = False
+    ended_by_person: bool = False
 
     def values(self, name: str) -> list[float]:
         """Values of one series in the order of arrival."""
@@ -71,6 +73,9 @@ class Server:
     next_answers: dict[str, deque[object]] = field(default_factory=lambda: defaultdict(deque))
     accepted: set[tuple[str, str, int, int]] = field(default_factory=set)
     calls: list[str] = field(default_factory=list)
+    beats: int = 0
+    asked_s: list[float | None] = field(default_factory=list)
+    created_ms: list[int | None] = field(default_factory=list)
 
     def answer(self, call: str, *answers: object) -> None:
         """The next calls of this kind (open, ship, names, tags, config, status, beat) get these answers."""
@@ -90,6 +95,8 @@ class Server:
     def open(self, effect: OpenRun) -> OpenResult:
         request = effect.request
         self.calls.append(f"open {request.want} {_named(request)}")
+        self.asked_s.append(request.asked_s)
+        self.created_ms.append(request.created_ms)
         chosen = self._chosen("open")
         if isinstance(chosen, Opened | Refused | Unavailable):
             return chosen
@@ -141,8 +148,10 @@ class Server:
                 run.config = merge_json(run.config, msgspec.json.encode(patch))
             case "config":
                 run.config = merge_json(run.config, effect.body)
-            case "revive":
+            case "revive" if not run.ended_by_person:
                 run.status = "RUNNING"
+            case "put_back":
+                run.status = msgspec.json.decode(effect.body, type=Reopened).status
             case "status":
                 report = msgspec.json.decode(effect.body, type=StatusReport)
                 run.reports.append(report)
@@ -150,7 +159,12 @@ class Server:
         return Delivered()
 
     def beat(self, run_id: int) -> Beat:
-        run = self.runs[run_id]
+        self.beats += 1
+        run, chosen = self.runs[run_id], self._chosen("beat")
+        if isinstance(chosen, Beat):
+            return chosen
+        if isinstance(chosen, Retry | Unknown):
+            return Beat(chosen)
         if self.down:
             return Beat(Retry("connection refused"))
         run.beats += 1
@@ -159,6 +173,10 @@ class Server:
         return Beat(Delivered(), run.status)
 
     # ----------------------------------------------------------------------------------------------
+
+    def said(self, *calls: str) -> list[str]:
+        """The calls of these kinds, in order."""
+        return [call for call in self.calls if call in calls]
 
     def _chosen(self, call: str) -> object:
         answers = self.next_answers[call]

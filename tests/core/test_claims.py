@@ -53,7 +53,7 @@ ROWS: list[tuple[str, dict[str, Any], Facts, str]] = [
     # init() of a Run that nobody knows
     ("init without an id", {}, NOBODY, "create create"),
     ("explicit id", {"run": X}, NOBODY, "create create"),
-    ("explicit id with resume", {"run": X, "resume": True}, NOBODY, "create resume"),
+    ("explicit id with resume", {"run": X, "resume": True}, NOBODY, "create either"),
     ("numeric id", {"run": RunRef(id=7)}, NOBODY, "create resume"),
     ("display id", {"run": RunRef(display_id="MMP-7")}, NOBODY, "create resume"),
     ("id from the environment", {"run": X, "run_from_env": True}, NOBODY, "create either"),
@@ -71,6 +71,9 @@ ROWS: list[tuple[str, dict[str, Any], Facts, str]] = [
     ("resume, finishing", {"job": OTHER, "run": X, "resume": True}, facts("finishing"), "wait"),
     ("resume, opening", {"job": OTHER, "run": X, "resume": True}, facts("opening"), "wait"),
     ("resume, ended", {"job": OTHER, "run": X, "resume": True}, ENDED, "owner"),
+    ("numeric id, ended", {"job": OTHER, "run": RunRef(id=1)}, ENDED, "owner"),
+    ("display id, ended", {"job": OTHER, "run": RunRef(display_id="DEM-1")}, ENDED, "owner"),
+    ("numeric id, live", {"job": OTHER, "run": RunRef(id=1)}, facts(verified=True), "side"),
     ("environment, live", {"job": OTHER, "run": X, "run_from_env": True}, facts(verified=True), "side"),
     ("environment, ended", {"job": OTHER, "run": X, "run_from_env": True}, ENDED, "owner"),
     (

@@ -327,3 +327,17 @@ def test_an_emptied_store_is_filled_again() -> None:
         world.ranks[rank].finish().exit()
     world.wait(30)
     assert world.statuses() == ["COMPLETED"]
+
+
+@pytest.mark.parametrize("node", [0, 1])
+def test_a_persons_word_is_the_verdict_from_whatever_node(node: int) -> None:
+    """G1: `finish --force` is a take-over, also of another node's seat."""
+    world = started()
+    world.nodes[node].force_finish("x", "TERMINATED")
+    world.wait(5)
+    assert world.statuses() == ["TERMINATED"]
+    for rank in range(4):
+        world.ranks[rank].finish().exit()
+    world.wait(15)
+    assert set(world.statuses()) == {"TERMINATED"}
+    assert [each.run().status for each in world.nodes] == ["TERMINATED"] * 2

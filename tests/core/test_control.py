@@ -5,7 +5,6 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from pluto_dist.core.control import BEAT_S
 from pluto_dist.core.effects import Control, Effect
 from pluto_dist.core.messages import Answer, Refusal
 from pluto_dist.core.outcomes import Outcome, Rejected, Retry, Unknown
@@ -185,45 +184,6 @@ def test_a_run_whose_end_may_have_been_told_is_reopened_on_the_server() -> None:
     second = world.process("second").init("x", resume=True)
     assert second.role == "owner"
     assert world.server.only().status == "RUNNING"
-
-
-def test_signs_of_life_come_while_the_job_lives_and_not_after() -> None:
-    """G7: a coordinator whose job is dead never keeps the Run alive."""
-    world = World()
-    owner = world.process("owner").init()
-    world.wait(10 * BEAT_S)
-    beats = world.server.only().beats
-    assert 10 <= beats <= 12
-    owner.kill()
-    world.wait(5)
-    dead = world.server.only().beats
-    world.wait(100)
-    assert world.server.only().beats == dead
-
-
-def test_signs_of_life_while_detached() -> None:
-    """R6"""
-    world = World()
-    world.process("owner").init().close().exit()
-    world.wait(1000)
-    assert world.server.only().beats > 40
-    assert world.run().status == "RUNNING"
-    world.wait(3000)
-    assert world.server.only().status == "TERMINATED"
-
-
-def test_a_cancel_on_the_server_ends_the_run_here() -> None:
-    """R10: the one thing that changes a verdict; it is not reported back."""
-    world = World()
-    owner = world.process("owner").init()
-    world.server.only().cancelled = True
-    world.wait(2 * BEAT_S)
-    assert world.run().status == "CANCELLED"
-    assert owner.view.run is not None
-    assert owner.view.run.cancelled
-    owner.finish().exit()
-    world.wait(100)
-    assert not world.server.only().reports
 
 
 @pytest.mark.parametrize("status", ["COMPLETED", "FAILED", "TERMINATED", "CANCELLED"])

@@ -5,9 +5,11 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from pluto_dist.core.effects import OpenRun
 from pluto_dist.core.ids import RunRef
-from pluto_dist.core.lifecycle import Fork
-from pluto_dist.core.requests import Opened, Refused, Unavailable
+from pluto_dist.core.lifecycle import Fork, Origin
+from pluto_dist.core.outcomes import Rejected, Retry, Unknown
+from pluto_dist.core.requests import Opened, Refused, Reopened, Unavailable
 from tests.core.server import ServerRun
 from tests.core.world import World
 
@@ -102,6 +104,134 @@ def test_a_later_claim_after_a_refused_one_is_asked_anew() -> None:
     existing(world)
     assert world.process("first").init("x").role == "refused"
     assert world.process("second").init("x", resume=True).role == "owner"
+
+
+def reopened_by_asking(world: World) -> ServerRun:
+    """A create that met an ended Run which nobody had looked at."""
+    there = existing(world)
+    there.status = "RUNNING"
+    taken = Refused("RunExistsError", "it exists", Reopened(there.id, "demo", "COMPLETED", 5))
+    world.server.answer("open", taken)
+    return there
+
+
+def test_what_asking_has_reopened_is_put_back() -> None:
+    """R8, G8: the caller is refused, and the end comes back."""
+    world = World()
+    there = reopened_by_asking(world)
+    process = world.process("owner").init("x")
+    assert (process.view.state, there.status) == ("refused", "COMPLETED")
+    assert world.server.calls == ["open create x", "put_back"]
+
+
+@pytest.mark.parametrize("trouble", [Retry("503"), Unknown("no answer")])
+def test_a_debt_outlives_outages_and_coordinators(trouble: Retry | Unknown) -> None:
+    """R8, G12: it is on disk from the moment it is known, and nobody leaves before it is paid."""
+    world = World(idle_exit_s=5.0)
+    there = reopened_by_asking(world)
+    world.server.answer("put_back", *[trouble] * 9)
+    world.process("owner").init("x").exit()
+    world.wait(2)
+    assert there.status == "RUNNING"
+    world.restart()
+    world.wait(10)
+    assert (world.stopped, there.status) == (None, "RUNNING")  # without a key nobody can pay
+    world.give_key(world.target)
+    world.wait(600)
+    assert there.status == "COMPLETED"
+    assert world.stopped is not None
+    assert not any(table == "restorations" for table, _ in world.saves)
+
+
+@pytest.mark.parametrize("effects", range(12))
+def test_a_coordinator_killed_in_front_of_any_effect_still_pays(effects: int) -> None:
+    """R8, G12"""
+    world = World()
+    there = reopened_by_asking(world)
+    world.die_after(effects)
+    world.process("owner").init("x")
+    world.hello()
+    world.wait(60)
+    assert there.status == "COMPLETED"
+
+
+def test_a_debt_that_the_server_will_never_take_is_forgotten() -> None:
+    """The Run was deleted."""
+    world = World()
+    reopened_by_asking(world)
+    world.server.answer("put_back", Rejected("Run not found"))
+    world.process("owner").init("x")
+    assert "put_back_refused" in world.said
+    assert world.core.deadline() is None or not world.book.restorations.all_keys()
+
+
+def test_a_provisional_run_pays_too() -> None:
+    """R8: its data is kept under another id, and the Run that it met is ended again."""
+    world = World()
+    world.server.down = True
+    owner = world.process("owner").init("x", wait_s=1.0)
+    world.wait(5)
+    world.server.down = False
+    there = reopened_by_asking(world)
+    world.wait(60)
+    assert there.status == "COMPLETED"
+    assert owner.view.run is not None
+    assert owner.view.run.external_id.startswith("x-")
+
+
+def test_it_is_known_since_when_the_server_may_have_been_asked() -> None:
+    """R8, G12: the next coordinator too; what certainly reached nobody does not count."""
+    world = World()
+    refused, lost = Unavailable("connection refused", untouched=True), Unavailable("no answer")
+    world.server.answer("open", refused, lost, lost, lost)
+    world.process("owner").init("x", wait_s=100.0)
+    world.wait(1)
+    asked_at = world.run().asked_ms
+    world.restart()
+    world.wait(30)
+    assert world.server.asked_s[:2] == [None, None]
+    later = [age for age in world.server.asked_s[2:] if age is not None]
+    assert len(later) == 3
+    assert later == sorted(set(later))
+    assert later[-1] > 1.0
+    assert asked_at > 0
+    assert world.run().asked_ms == 0
+
+
+def test_a_run_that_resume_does_not_find_is_made() -> None:
+    """As with the official client: on every rank the same line, whether it is the first start or not."""
+    world = World()
+    launch = world.launch(ranks=3)
+    for process in launch.start():
+        process.init("new", resume=True)
+    assert world.server.calls == ["open either new"]
+    assert [process.role for process in launch.ranks.values()] == ["owner", "worker", "worker"]
+    assert not world.run().resumed
+
+
+@pytest.mark.parametrize("run", [1, "DEM-1"])
+def test_a_number_and_a_display_id_mean_a_run_that_exists(run: int | str) -> None:
+    """Nobody can give them to a new one."""
+    world = World()
+    first = world.process("first").init("x")
+    first.finish().exit()
+    world.wait(1)
+    again = world.process("again").init(run)
+    assert (again.role, world.run().resumed) == ("owner", True)
+    beside = world.process("beside").init(run)
+    assert beside.role == "side"
+
+
+def test_a_run_is_as_old_as_its_claim() -> None:
+    """A server that was down at `init()` dates it by when it was begun, not by when it is told."""
+    world = World()
+    world.server.down = True
+    begun_ms = world.wall_ms
+    world.process("owner").init("x", wait_s=1.0)
+    world.wait(3600)
+    world.server.down = False
+    world.wait(60)
+    assert world.server.created_ms[-1] == pytest.approx(begun_ms, abs=1000)
 
 
 def test_reopening_is_asked_once_and_only_if_the_server_was_told() -> None:
@@ -244,3 +374,45 @@ def opened_fork(parent: RunRef, step: int) -> Opened:
     return Opened(
         id=2, display_id="DEM-2", project="demo", url="", resumed=False, fork_run_id=parent.id, fork_step=step
     )
+
+
+def origins_asked_with(world: World) -> list[Origin | None]:
+    """What goes with each request to open a Run, as they come."""
+    found: list[Origin | None] = []
+    world.observers.append(
+        lambda effect: found.append(effect.origin) if isinstance(effect, OpenRun) else None
+    )
+    return found
+
+
+def test_what_a_process_says_of_itself_goes_with_the_request_that_makes_the_run() -> None:
+    """Only then a server takes it; afterwards it is not kept with each lease of the Run."""
+    world = World()
+    origins = origins_asked_with(world)
+    existing(world)
+    said = Origin(known=msgspec.Raw(b'{"process":{"pid":1}}'), folder="/code")
+    launch = world.launch(ranks=2)
+    for process in launch.start():
+        process.init(origin=said)
+    world.process("eval").attach("x", origin=said)
+    world.process("again").init("x", resume=True, origin=said)
+    assert origins == [said, None, None]
+    assert [lease.opened.origin for lease in world.book.leases] == [None] * 4
+
+
+def test_it_is_kept_while_the_server_is_down() -> None:
+    """The Run is made later, perhaps by another coordinator."""
+    world = World()
+    origins = origins_asked_with(world)
+    world.server.down = True
+    said = Origin(folder="/code")
+    owner = world.process("owner").init(origin=said, wait_s=1.0)
+    world.wait(5)
+    assert owner.role == "owner"
+    world.kill()
+    world.start()
+    world.server.down = False
+    world.wait(60)
+    assert world.run().id is not None
+    assert len(origins) > 1
+    assert all(each == said for each in origins)

@@ -162,7 +162,7 @@ def test_two_nodes_make_one_run_whoever_comes_first(order: tuple[int, ...]) -> N
     assert [nodes.ranks[rank].role for rank in range(4)] == ["owner", "worker", "worker", "worker"]
     assert {process.view.run.id for process in nodes.ranks.values() if process.view.run} == {server.id}
     assert msgspec.json.decode(server.config) == {"lr": 0}
-    assert sorted(server.tags) == ["t0", "t1", "t2", "t3"]
+    assert server.tags == ("t0", "t1"), "a node that relays adds none by itself"
     assert server.reopened == 0
     found = {name: server.values(name) for name in server.series if name.startswith("loss")}
     assert found == {"loss": [0.0], "loss/rank1": [1.0], "loss/rank2": [2.0], "loss/rank3": [3.0]}
@@ -229,7 +229,7 @@ def test_tags_and_config_of_all_nodes_meet_on_the_server() -> None:
     nodes.ranks[3].add_tags("more")
     nodes.wait(5)
     server = nodes.server.only()
-    assert set(server.tags) == {"t1", "t2", "t3", "here", "there", "more"}
+    assert set(server.tags) == {"t1", "here", "there", "more"}
     assert msgspec.json.decode(server.config) == {"lr": 0, "here": 1, "there": 1}
 
 

@@ -202,7 +202,7 @@ def test_what_nobody_logged_is_no_point_of_the_run() -> None:
     node.tell(on.StreamsSeen(lease_id=lease.lease_id, sizes={"metrics": {1: 100}}))
     node.tell(
         on.NamesFound(
-            target="run", lease_id=lease.lease_id, stream="metrics", names={"sys/mem.used": "METRIC"}
+            target="run", lease_id=lease.lease_id, stream="metrics", names={"sys/memory.used": "METRIC"}
         )
     )
     node.run_until(115.0)
@@ -217,7 +217,7 @@ def test_what_nobody_logged_is_no_point_of_the_run() -> None:
             lines=1,
             skipped=0,
             outcome=Delivered(),
-            summary={"sys/mem.used": on.PointSummary(5.0, 0, 1)},
+            summary={"sys/memory.used": on.PointSummary(5.0, 0, 1)},
             max_step=0,
         )
     )

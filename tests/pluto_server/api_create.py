@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from .api_common import TAGS, decode, refuse_two_groups, run_answer, whole
 from .core import Core
-from .jsontext import Json, JsonObject, deep_merge, has_nul
+from .jsontext import Json, JsonObject, deep_merge, is_storable
 from .runs import Project, Run
 from .status import reopen
 from .tenants import Key
@@ -109,7 +109,7 @@ class _Create:
 
     def _upsert_project(self) -> Project:
         name: str = self.body["projectName"]
-        if len(name) > _COLUMN or "\0" in name or "\0" in (self._external_id or ""):
+        if len(name) > _COLUMN or not is_storable([name, self._external_id]):
             raise RefusalError(INTERNAL)
         state, organization = self.core.state, self.key.organization.id
         with state.lock:
@@ -129,8 +129,9 @@ class _Create:
     def _attached(self, run: Run, fork: tuple[int | None, int | None]) -> Response:
         state = self.core.state
         with state.lock:
-            if reopen(state.book, run, self.key, state.now_ms()):
-                self.core.audit.status.reopened(run)
+            was = reopen(state.book, run, self.key, state.now_ms())
+            if was is not None:
+                self.core.audit.status.reopened(run, was)
         config = decode(self.body.get("config"), INTERNAL)
         if isinstance(config, dict):
             merge_config(self.core, run, config)
@@ -172,7 +173,8 @@ class _Create:
     def _refuse_what_the_database_refuses(self, new: _New) -> None:
         run_name: str = self.body["runName"]
         too_long = max(len(run_name), len(self._external_id or "")) > _COLUMN
-        if too_long or has_nul([run_name, new.config, new.logger_settings, new.system_metadata, *new.tags]):
+        given = [run_name, new.config, new.logger_settings, new.system_metadata, *new.tags]
+        if too_long or not is_storable(given):
             raise RefusalError(_FAILED)
 
     def _insert(self, project: Project, number: int, new: _New) -> Run:
@@ -191,6 +193,7 @@ class _Create:
             logger_settings=new.logger_settings,
             forked_from=new.forked_from,
             fork_step=new.fork_step,
+            inserted_ms=now_ms,
         )
         book.runs[run.id] = run
         book.add_event(run, None, "api", run.created_ms, actor_id=self.key.user_id, key_id=self.key.id)

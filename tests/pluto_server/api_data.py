@@ -41,12 +41,11 @@ def _in_steps(request: Request, points: Iterable[Point]) -> list[Point]:
 
 
 def _sampled(points: list[Point], limit: int) -> list[Point]:
-    """At most `limit` points spread evenly, first and last among them."""
+    """All, or every n-th and the last: with a limit of 1 the first and the last."""
     if len(points) <= limit:
         return points
-    if limit == 1:
-        return points[-1:]
-    return [points[round(place * (len(points) - 1) / (limit - 1))] for place in range(limit)]
+    every = math.ceil(len(points) / limit)
+    return [point for at, point in enumerate(points, 1) if at % every == 1 or at == len(points)]
 
 
 def _metrics(core: Core, key: Key, request: Request) -> Response:

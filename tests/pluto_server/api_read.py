@@ -3,15 +3,27 @@
 from collections.abc import Callable
 
 from . import sqids
+from .api_common import find_run
 from .api_data import DATA_ROUTES
-from .api_query import integer, text
-from .api_resume import find_display_id
+from .api_list import list_runs
+from .api_query import integer
+from .api_resume import DISPLAY_ID
 from .clock import iso
 from .core import Core
 from .jsontext import JsonObject, jsonb
 from .runs import Run, StatusEvent, group_of
 from .tenants import Key
-from .wire import NOT_FOUND, RUN_NOT_FOUND, RefusalError, Request, Response, json_response, text_response
+from .wire import (
+    NOT_FOUND,
+    RUN_NOT_FOUND,
+    RefusalError,
+    Request,
+    Response,
+    error,
+    json_response,
+    text_response,
+)
+from .zod import error_body
 
 _MOST_LOG_NAMES = 1000
 _ROOT = "/api/runs/"
@@ -43,10 +55,10 @@ def read(core: Core, request: Request, authenticate: Callable[[], Key]) -> Respo
 def _details(core: Core, key: Key, request: Request, rest: str) -> Response:
     if rest.startswith("by-display-id/"):
         display_id = rest.removeprefix("by-display-id/")
-        run = find_display_id(core, key, display_id, request.query.get("projectName") or None)
+        run = _by_display_id(core, key, display_id, request.query.get("projectName") or None)
         answer = run_row(run)
     else:
-        run = _run(core, key, rest)
+        run = find_run(core, key, _coerced(rest))
         answer = run_row(run) | {"forkedFromRunId": run.forked_from, "forkStep": run.fork_step}
     names = list(run.log_names.items())[:_MOST_LOG_NAMES]
     answer["logNames"] = [{"logName": n, "logType": t, "logGroup": group_of(n)} for n, t in names]
@@ -90,45 +102,37 @@ def event_row(event: StatusEvent) -> JsonObject:
     }
 
 
-def _run(core: Core, key: Key, run_id: str) -> Run:
-    run = core.state.book.run(key.organization.id, int(run_id)) if run_id.isdigit() else None
-    if run is None:
+def _coerced(text: str) -> float | int:
+    """A path segment as the number that the schema makes of it; what is none is a schema violation."""
+    try:
+        return int(text) if text.lstrip("-").isdigit() else float(text)
+    except ValueError:
+        issue = {"code": "invalid_type", "expected": "number", "received": "nan", "path": ["runId"]}
+        body = error_body([issue | {"message": "Expected number, received nan"}])
+        raise RefusalError(json_response(body, 400)) from None
+
+
+def _by_display_id(core: Core, key: Key, display_id: str, project_name: str | None) -> Run:
+    """As resume finds it; the texts of the refusals are others."""
+    if not DISPLAY_ID.fullmatch(display_id):
+        raise RefusalError(error(400, "Invalid display ID format. Expected PREFIX-NUMBER (e.g., 'MMP-1')"))
+    found = core.state.book.by_display_id(key.organization.id, display_id, project_name)
+    if not found:
         raise RefusalError(RUN_NOT_FOUND)
-    return run
+    if len(found) > 1:
+        names = ", ".join(run.project.name for run in found)
+        text = (
+            f"Display ID '{display_id}' is ambiguous across multiple projects (e.g. {names}). "
+            "Specify projectName to disambiguate."
+        )
+        raise RefusalError(error(409, text))
+    return found[0]
 
 
 def _history(core: Core, key: Key, request: Request) -> Response:
-    run = _run(core, key, str(integer(request, "runId")))
+    run = find_run(core, key, integer(request, "runId"))
     events = [event_row(event) for event in core.state.book.history(run.id)]
     return json_response({"runId": run.id, "events": events})
-
-
-def _list(core: Core, key: Key, request: Request) -> Response:
-    limit = integer(request, "limit", 50, at_least=1, at_most=200)
-    offset = integer(request, "offset", 0, at_most=100_000)
-    project = core.state.book.project(key.organization.id, text(request, "projectName"))
-    runs = [] if project is None else [r for r in core.state.book.of_project(project) if _matches(r, request)]
-    runs.sort(key=lambda run: (run.created_ms, run.id), reverse=True)
-    page = runs[offset : offset + limit]
-    for run in page:
-        core.audit.shared.learned(request.peer, run, run.tags)
-    names = ("id", "name", "number", "displayId", "projectName", "status", "tags", "createdAt")
-    rows = [{name: row[name] for name in names} for row in map(run_row, page)]
-    return json_response({"runs": rows, "total": len(runs)})
-
-
-def _matches(run: Run, request: Request) -> bool:
-    tags = _comma_list(request, "tags")
-    statuses = _comma_list(request, "status")
-    return (
-        request.query.get("search", "").lower() in run.name.lower()
-        and (not tags or bool(tags & set(run.tags)))
-        and (not statuses or run.status in statuses)
-    )
-
-
-def _comma_list(request: Request, name: str) -> set[str]:
-    return {part for part in request.query.get(name, "").split(",") if part}
 
 
 def _projects(core: Core, key: Key, request: Request) -> Response:
@@ -154,7 +158,7 @@ def _validate(core: Core, key: Key, request: Request) -> Response:
 
 _ROUTES: dict[str, Callable[[Core, Key, Request], Response]] = {
     "status/history": _history,
-    "list": _list,
+    "list": list_runs,
     "projects": _projects,
     "auth/validate": _validate,
 }

@@ -12,7 +12,7 @@ from .wire import RUN_NOT_FOUND, RefusalError, Request, Response, error, json_re
 from .zod import Issue, custom, number, obj, optional, string
 
 _IDS = ("runId", "displayId", "externalId")
-_DISPLAY_ID = re.compile(r"[A-Za-z0-9]+-\d+", re.ASCII)
+DISPLAY_ID = re.compile(r"[A-Za-z0-9]+-\d+", re.ASCII)
 _BAD_DISPLAY_ID = error(400, "Invalid displayId format. Expected PREFIX-NUMBER (e.g., 'MMP-1')")
 
 
@@ -37,14 +37,15 @@ def resume(core: Core, key: Key, request: Request, body: JsonObject) -> Response
     """Answer a resume."""
     with core.state.lock:
         run = _find(core, key, body)
-        if reopen(core.state.book, run, key, core.state.now_ms()):
-            core.audit.status.reopened(run)
+        was = reopen(core.state.book, run, key, core.state.now_ms())
+        if was is not None:
+            core.audit.status.reopened(run, was)
         return json_response(run_answer(key, run, resumed=True))
 
 
 def find_display_id(core: Core, key: Key, display_id: str, project_name: str | None) -> Run:
     """The one run a display id means. Call under the lock."""
-    if not _DISPLAY_ID.fullmatch(display_id):
+    if not DISPLAY_ID.fullmatch(display_id):
         raise RefusalError(_BAD_DISPLAY_ID)
     found = core.state.book.by_display_id(key.organization.id, display_id, project_name)
     if not found:

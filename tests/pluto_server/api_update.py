@@ -4,7 +4,7 @@ from .api_common import SUCCESS, decode, find_run, refuse_two_groups
 from .api_common import TAGS as TAG_LIST
 from .api_create import merge_config
 from .core import Core
-from .jsontext import Json, JsonObject, has_nul
+from .jsontext import Json, JsonObject, is_storable
 from .status import LEAVE, STATUSES, Report, apply, is_terminal
 from .tenants import Key
 from .wire import INTERNAL, RefusalError, Request, Response, error
@@ -69,6 +69,7 @@ def status(core: Core, key: Key, request: Request, body: JsonObject) -> Response
     )
     with core.state.lock:
         run = find_run(core, key, body["runId"])
+        _refuse_what_the_database_refuses([report.metadata, report.logger_settings])
         applied = apply(core.state.book, run, report, key, core.state.now_ms())
         core.audit.status.reported(request, run, report.status, applied=applied)
         if is_terminal(report.status):
@@ -80,6 +81,7 @@ def log_name(core: Core, key: Key, request: Request, body: JsonObject) -> Respon
     """Register names; the first type of a name stays."""
     with core.state.lock:
         run = find_run(core, key, body["runId"])
+        _refuse_what_the_database_refuses(body["logName"])
         for name in body["logName"]:
             run.log_names.setdefault(name, body["logType"])
             core.audit.shared.registered(request, run, name, body["logType"])
@@ -92,6 +94,7 @@ def tags(core: Core, key: Key, request: Request, body: JsonObject) -> Response:
     refuse_two_groups(body["tags"])
     with core.state.lock:
         run = find_run(core, key, body["runId"])
+        _refuse_what_the_database_refuses(body["tags"])
         before, run.tags = run.tags, list(body["tags"])
         run.updated_ms = core.state.now_ms()
         core.audit.shared.retagged(request, run, before, run.tags)
@@ -105,8 +108,7 @@ def config(core: Core, key: Key, request: Request, body: JsonObject) -> Response
         raise RefusalError(error(400, "Invalid config JSON: expected an object"))
     with core.state.lock:
         run = find_run(core, key, body["runId"])
-    if has_nul(update):
-        raise RefusalError(INTERNAL)
+    _refuse_what_the_database_refuses(update)
     if update:
         merge_config(core, run, update)
     return SUCCESS
@@ -136,6 +138,11 @@ def model_graph(core: Core, key: Key, request: Request, body: JsonObject) -> Res
         run.graphs.append(body["graph"])
         run.updated_ms = core.state.now_ms()
     return SUCCESS
+
+
+def _refuse_what_the_database_refuses(value: Json) -> None:
+    if not is_storable(value):
+        raise RefusalError(INTERNAL)
 
 
 def _stated(body: JsonObject, name: str) -> Json:

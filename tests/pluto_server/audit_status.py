@@ -1,4 +1,4 @@
-"""Client defects in a run's life: creates 6.3.8, status reports 6.3.5, heartbeats 6.3.10."""
+"""Client defects in a run's life: creates 6.3.8, status reports 6.3.5, heartbeats 6.3.10, asking 6.3.12."""
 
 from dataclasses import dataclass, field
 
@@ -15,12 +15,16 @@ _GAP_MS = 60_000
 
 @dataclass(slots=True)
 class _Life:
-    """What is remembered of one run since it last became RUNNING."""
+    """What is remembered of one run since it last became RUNNING.
+
+    `idle_since` is the status it was reopened from, as long as nobody has gone on with it.
+    """
 
     last_beat_ms: int | None = None
     senders: list[str] = field(default_factory=list)
     told: dict[str, int] = field(default_factory=dict)
     reported: str | None = None
+    idle_since: str | None = None
 
 
 class StatusAudit:
@@ -42,11 +46,12 @@ class StatusAudit:
         if earlier is not None and self._answered_before(earlier, request):
             self._add(request.id, "6.3.8", f"run {run.id} created again with externalId {external_id!r}", run)
 
-    def reopened(self, run: Run) -> None:
+    def reopened(self, run: Run, was: str | None = None) -> None:
         """The run is RUNNING again: its earlier end does not count any more."""
         life = self._lives.setdefault(run.id, _Life())
         life.told.clear()
         life.reported = None
+        life.idle_since = was
         if life.last_beat_ms is not None:
             life.last_beat_ms = self._state.now_ms()
 
@@ -57,6 +62,10 @@ class StatusAudit:
             self.reopened(run)
             return
         self._gap(request.id, run, life)
+        if life.idle_since == status:
+            text = f"run {run.id} reopened from {status} and put back: asking must not write"
+            self._add(request.id, "6.3.12", text, run)
+        life.idle_since = None
         for entry in self._state.journal.in_flight():
             if self._delivers_to(entry, run):
                 text = (
@@ -77,6 +86,7 @@ class StatusAudit:
         if request.arrived_ms > life.told.get(sender, request.arrived_ms):
             text = f"heartbeat after the sender knew that the run is {before}"
             self._add(request.id, "6.3.10", text, run)
+        life.idle_since = None
         if before == "RUNNING":
             self._gap(request.id, run, life)
         self._source(request.id, run, life, sender)
@@ -85,7 +95,13 @@ class StatusAudit:
             life.told.setdefault(sender, self._state.now_ms())
 
     def check(self) -> None:
-        """Runs whose heartbeat stopped while they were RUNNING."""
+        """Runs whose heartbeat stopped while they were RUNNING, or that were reopened for nothing."""
+        for run in self._state.book.runs.values():
+            life = self._lives.get(run.id)
+            if life is not None and life.idle_since is not None:
+                text = f"run {run.id} reopened from {life.idle_since}, and nobody went on with it"
+                self._add(None, "6.3.12", text, run)
+                life.idle_since = None
         for run in self._state.book.runs.values():
             if run.status == "RUNNING" and run.id in self._lives:
                 self._gap(None, run, self._lives[run.id])

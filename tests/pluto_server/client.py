@@ -76,6 +76,18 @@ class Control:
         """Press the stop button of a run: the next poll cancels it."""
         self._call("cancel", run_id=run_id)
 
+    def delete(self, run_id: int) -> None:
+        """See `Operator.delete`."""
+        self._call("delete", run_id=run_id)
+
+    def set_status(self, run_id: int, status: str) -> None:
+        """See `Operator.set_status`."""
+        self._call("set_status", run_id=run_id, status=status)
+
+    def set_tags(self, run_id: int, tags: list[str]) -> None:
+        """See `Operator.set_tags`."""
+        self._call("set_tags", run_id=run_id, tags=tags)
+
     def add_points(self, run_id: int, name: str, points: list[tuple[int, int, float]]) -> None:
         """Put points (step, time, value) into the store, past the ingest service."""
         self._call("add_points", run_id=run_id, name=name, points=points)

@@ -11,13 +11,14 @@
 6.3.9   a time in seconds or in the future
 6.3.10  heartbeats: gap, after the end, more than one source
 6.3.11  a control request whose content type is not JSON
+6.3.12  an ended run reopened, and put back or left without anything done to it: somebody asked by writing
 """
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
-KINDS = tuple(f"6.3.{number}" for number in range(1, 12))
+KINDS = tuple(f"6.3.{number}" for number in range(1, 13))
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,13 +37,13 @@ def jsonb(value: Json) -> Json:
     return {key: jsonb(value[key]) for key in keys}
 
 
-def has_nul(value: Json) -> bool:
-    """Whether a NUL character is in any string or key: Postgres refuses it."""
+def is_storable(value: Json) -> bool:
+    """Whether Postgres takes it: no string or key with a NUL character or half of a surrogate pair."""
     if isinstance(value, str):
-        return "\0" in value
+        return not any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in value)
     if isinstance(value, list):
-        return any(has_nul(item) for item in value)
-    return isinstance(value, dict) and any("\0" in key or has_nul(item) for key, item in value.items())
+        return all(map(is_storable, value))
+    return not isinstance(value, dict) or all(is_storable(k) and is_storable(v) for k, v in value.items())
 
 
 def _refuse(token: str) -> NoReturn:

@@ -136,6 +136,10 @@ class MetricStore:
         """The series of one run under one tenant and project name."""
         return self._series.get(key, {})
 
+    def forget(self, key: RunKey) -> None:
+        """The run was deleted."""
+        self._series.pop(key, None)
+
     def keys(self) -> list[RunKey]:
         """Every (tenant, project, run) that data was sent for, right or wrong."""
         return list(self._series)

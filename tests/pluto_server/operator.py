@@ -3,7 +3,7 @@
 import base64
 import hashlib
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from .api_read import event_row, run_row
@@ -13,6 +13,7 @@ from .faults import Fault, FaultPlan
 from .metrics import RunKey
 from .monitor import cycle
 from .runs import Run
+from .status import Report, apply
 
 Rows = list[dict[str, Any]]
 Points = dict[str, list[tuple[int, int, float]]]  # name: (step, time, value)
@@ -46,10 +47,11 @@ class Operator:
         self._faults.reseed(seed)
 
     def configure(self, **settings: float) -> None:
-        """Change `state.Settings`: read_lag_s, race_window_s, url_life_s."""
+        """Change `state.Settings`."""
         for name, value in settings.items():
             if not hasattr(self._state.settings, name):
-                raise ValueError(f"no setting {name!r}; there are read_lag_s, race_window_s and url_life_s")
+                known = ", ".join(field.name for field in fields(self._state.settings))
+                raise ValueError(f"no setting {name!r}; there are {known}")
             setattr(self._state.settings, name, value)
 
     def set_at_limit(self, at_limit: bool) -> None:
@@ -73,6 +75,25 @@ class Operator:
     def cancel(self, run_id: int) -> None:
         """Press the stop button of a run: the next poll cancels it."""
         self._run(run_id).cancel_requested = True
+
+    def delete(self, run_id: int) -> None:
+        """Delete a run on the web page: row, history and data are gone, and every route answers 404."""
+        with self._state.lock:
+            key = self._key(run_id)
+            self._state.book.delete(run_id)
+            for store in (self._state.metrics, self._state.data, self._state.logs, self._state.files):
+                store.forget(key)
+
+    def set_status(self, run_id: int, status: str) -> None:
+        """Another client of the organization reports a status."""
+        with self._state.lock:
+            run = self._run(run_id)
+            apply(self._state.book, run, Report(status), self._state.keys.other_of_home, self._state.now_ms())
+
+    def set_tags(self, run_id: int, tags: list[str]) -> None:
+        """Somebody sets the tags on the web page."""
+        with self._state.lock:
+            self._run(run_id).tags = list(tags)
 
     def add_points(self, run_id: int, name: str, points: list[tuple[int, int, float]]) -> None:
         """Put points (step, time, value) into the store, past the ingest service."""

@@ -64,6 +64,10 @@ class RowStore(Generic[RowT]):
         """The rows readers can see."""
         return [row for visible_ms, row in self._rows.get(key, []) if visible_ms <= now_ms]
 
+    def forget(self, key: RunKey) -> None:
+        """The run was deleted."""
+        self._rows.pop(key, None)
+
     def keys(self) -> list[RunKey]:
         """Every (tenant, project, run) that rows were sent for."""
         return list(self._rows)

@@ -46,6 +46,7 @@ class Run:
     graphs: list[JsonObject] = field(default_factory=list)
     last_seen_ms: int | None = None
     cancel_requested: bool = False
+    inserted_ms: int = 0
 
     @property
     def display_id(self) -> str:
@@ -98,6 +99,7 @@ class RunBook:
         self.runs: dict[int, Run] = {}
         self.events: list[StatusEvent] = []
         self._next_run_id = itertools.count(1)
+        self._next_event_id = itertools.count(1)
 
     def project(self, organization_id: str, name: str) -> Project | None:
         """The project with exactly this name."""
@@ -156,7 +158,7 @@ class RunBook:
     ) -> None:
         """Append the change to the run's present status."""
         event = StatusEvent(
-            len(self.events) + 1,
+            next(self._next_event_id),
             run.id,
             from_status,
             run.status,
@@ -167,6 +169,11 @@ class RunBook:
             created_ms,
         )
         self.events.append(event)
+
+    def delete(self, run_id: int) -> None:
+        """Forget a run and its history."""
+        del self.runs[run_id]
+        self.events = [event for event in self.events if event.run_id != run_id]
 
     def history(self, run_id: int) -> list[StatusEvent]:
         """A run's events by time, then id: not the order of writing."""

@@ -28,6 +28,7 @@ class Settings:
     read_lag_s: float = 0.0
     race_window_s: float = 0.0
     url_life_s: float = PUT_LIFE_S
+    index_lag_s: float = 0.0
 
 
 class State:

@@ -56,14 +56,14 @@ def apply(book: RunBook, run: Run, report: Report, key: Key, now_ms: int) -> boo
     return True
 
 
-def reopen(book: RunBook, run: Run, key: Key, now_ms: int) -> bool:
-    """What resume and attach do: terminal becomes RUNNING, a RUNNING run is left untouched."""
+def reopen(book: RunBook, run: Run, key: Key, now_ms: int) -> str | None:
+    """What resume and attach do: terminal becomes RUNNING; what it was, None for a RUNNING one."""
     if not is_terminal(run.status):
-        return False
+        return None
     old, run.status = run.status, "RUNNING"
     run.status_updated_ms = run.updated_ms = now_ms
     book.add_event(run, old, "resume", now_ms, actor_id=key.user_id, key_id=key.id)
-    return True
+    return old
 
 
 def mark(book: RunBook, run: Run, status: str, *, source: str, metadata: Json, now_ms: int) -> None:

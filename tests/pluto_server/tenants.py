@@ -44,6 +44,7 @@ class KeyRing:
             Key("key5", "mlps_REVOKED", home, "user1", revoked=True),
         )
         self.home = home
+        self.other_of_home = keys[1]
         self._keys = {key.token: key for key in keys}
 
     def find(self, token: str) -> Key | None:

@@ -30,6 +30,9 @@ def test_a_clean_session_has_no_defects(session: Session) -> None:
     one.api("resume", runId=run_id)
     session.metric(step=3)
     session.status("COMPLETED")
+    one.api("resume", runId=run_id)
+    one.beat(run_id)
+    session.status("COMPLETED")
     session.status("COMPLETED")
     assert session.server.operator.check() == []
 
@@ -181,6 +184,17 @@ def content_type_is_missing(session: Session) -> None:
     send(f"{session.server.urls.py}/api/runs/trigger", "POST", body, headers)
 
 
+def reopened_and_put_back(session: Session) -> None:
+    session.status("COMPLETED")
+    session.one.api("resume", externalId="e1", projectName="p")
+    session.status("COMPLETED")
+
+
+def reopened_and_left(session: Session) -> None:
+    session.status("COMPLETED")
+    session.one.api("resume", runId=session.run_id)
+
+
 COMMITTED: dict[str, list[Callable[[Session], None]]] = {
     "6.3.1": [no_such_run, run_id_is_no_number, run_of_another_organization, wrong_project],
     "6.3.2": [ingest_after_the_end],
@@ -199,6 +213,7 @@ COMMITTED: dict[str, list[Callable[[Session], None]]] = {
         *(heartbeat_after_the_end, two_heartbeats_in_turn),
     ],
     "6.3.11": [content_type_is_not_json, content_type_is_missing],
+    "6.3.12": [reopened_and_put_back, reopened_and_left],
 }
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from . import sqids
 from .clock import Clock, iso
 from .ingest_lines import read_metrics
-from .jsontext import deep_merge, dumps, has_nul, jsonb, parse
+from .jsontext import deep_merge, dumps, is_storable, jsonb, parse
 from .metrics import MetricStore, Series
 from .zod import array, enum, nullish, number, obj, optional, string
 
@@ -68,9 +68,10 @@ def test_jsonb_orders_keys_by_length_then_bytes() -> None:
 
 def test_nul_is_found_in_keys_and_values() -> None:
     """At every depth."""
-    assert has_nul({"a": ["x\0"]})
-    assert has_nul({"\0": 1})
-    assert not has_nul({"a": ["x", 1, None]})
+    assert not is_storable({"a": ["x\0"]})
+    assert not is_storable({"\0": 1})
+    assert not is_storable(["\ud800"])
+    assert is_storable({"a": ["x", 1, None, "\U0001f600"]})
 
 
 def test_schema_issues_name_the_path() -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil  # type: ignore[import-untyped]
 import pytest
 
 from .client import Control, ControlError, ServerProcess
@@ -151,17 +152,18 @@ def test_the_sender_of_a_request_is_its_process(process: ServerProcess, tmp_path
 
 
 def test_it_is_fast_enough_to_be_no_bottleneck(process: ServerProcess) -> None:
-    """At least 20,000 metric records of ten values a second; seen: 165,000."""
+    """At least 20,000 metric records of ten values a second of its own CPU time; seen: 165,000."""
     run_id = new_run(process, "fast")
     lines = [
         {"time": NOW, "step": step, "data": {f"m{n}": step / 7 for n in range(10)}} for step in range(2000)
     ]
     body = "\n".join(map(json.dumps, lines))
     headers = {"Authorization": f"Bearer {process.key}", "X-Run-Id": str(run_id), "X-Project-Name": "p"}
-    started = time.monotonic()
+    emulator = psutil.Process(process.pid)
+    before = sum(emulator.cpu_times()[:2])
     for _ in range(10):
         assert send(f"{process.urls.ingest}/ingest/metrics", "POST", body, headers).status == 200
-    assert time.monotonic() - started < 1
+    assert sum(emulator.cpu_times()[:2]) - before < 1
     assert process.control.metric_counts(run_id)["m0"] == 20_000
 
 

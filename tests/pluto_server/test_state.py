@@ -4,6 +4,7 @@ import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 
@@ -241,3 +242,138 @@ class TestControlBodies:
 def _at_once(act: Any, arguments: list[str]) -> list[int]:
     with ThreadPoolExecutor(len(arguments)) as pool:
         return list(pool.map(act, arguments))
+
+
+class TestFound:
+    """Ways to find a run without touching it."""
+
+    @staticmethod
+    def listed(client: Client, **query: Any) -> list[int]:
+        asked = {
+            name: value if isinstance(value, str) else json.dumps(value) for name, value in query.items()
+        }
+        return [row["id"] for row in client.read(f"list?{urlencode({'projectName': 'p', **asked})}")["runs"]]
+
+    def made(self, client: Client, external_id: str, **fields: Any) -> int:
+        given = {"runName": "r", "projectName": "p", "externalId": external_id} | fields
+        run_id: int = client.api("create", **given).json["runId"]
+        return run_id
+
+    def test_a_value_of_the_system_metadata_finds_its_run_at_once(self, client: Client) -> None:
+        """Text by text; equality with what reads as a number compares numbers."""
+        ids = {
+            value: self.made(client, value, systemMetadata=json.dumps({"our": {"id": value}}))
+            for value in ("a", "A", "1e2", "100")
+        }
+        field = "systemMetadata.our.id"
+        assert self.listed(client, filter={field: "a"}) == [ids["a"]]
+        assert self.listed(client, filter={field: {"$in": ["1e2"]}}) == [ids["1e2"]]
+        assert self.listed(client, filter={field: "1e2"}) == [ids["100"], ids["1e2"]]
+        assert self.listed(client, filter={"$and": [{field: "a"}, {"status": "running"}]}) == []
+        assert self.listed(client, filter={"$or": [{field: "a"}, {field: "A"}]}) == [ids["A"], ids["a"]]
+        assert self.listed(client, filter={"$not": {field: {"$in": ["100", "1e2"]}}}) == [ids["A"], ids["a"]]
+
+    def test_runs_without_a_key_are_listed_by_themselves(self, client: Client) -> None:
+        """Structured terms."""
+        self.made(client, "mine", systemMetadata='{"our":{"id":"x"}}')
+        other = self.made(client, "theirs")
+        term = {"source": "systemMetadata", "key": "our.id", "dataType": "text", "values": []}
+        assert self.listed(client, fieldFilters=[term | {"operator": "not exists"}]) == [other]
+
+    def test_the_index_may_come_after_the_answer(self, server: PlutoServer, client: Client) -> None:
+        """A filter may miss what was just made."""
+        server.operator.configure(index_lag_s=5)
+        run_id = self.made(client, "x", systemMetadata='{"our":{"id":"x"}}')
+        assert self.listed(client, filter={"systemMetadata.our.id": "x"}) == []
+        server.operator.advance(5)
+        assert self.listed(client, filter={"systemMetadata.our.id": "x"}) == [run_id]
+
+    @pytest.mark.parametrize(
+        ("query", "text"),
+        [
+            ({"projectName": ""}, "projectName is required unless konduktorJobPrefix is provided"),
+            ({"filter": "{"}, "filter must be valid JSON"),
+            ({"filter": [1]}, "filter must be an object"),
+            ({"filter": {"runName": "x"}}, "unknown filter field: runName"),
+            ({"filter": {"name": {"$like": "x"}}}, "unknown leaf operator: $like"),
+            ({"filter": {"$xor": []}}, "unknown boolean operator: $xor"),
+            ({"fieldFilters": {"a": 1}}, "fieldFilters has invalid shape"),
+            ({"status": "DONE"}, "invalid status value(s): DONE"),
+        ],
+    )
+    def test_a_question_that_makes_no_sense_is_refused(
+        self, server: PlutoServer, query: dict[str, Any], text: str
+    ) -> None:
+        """400 with a text."""
+        asked = {
+            name: value if isinstance(value, str) else json.dumps(value) for name, value in query.items()
+        }
+        url = f"{server.urls.api}/api/runs/list?{urlencode({'projectName': 'p', **asked})}"
+        answer = send(url, "GET", None, {"Authorization": f"Bearer {server.key}"})
+        assert answer.status == 400
+        assert answer.json["error"].startswith(text)
+
+    @pytest.mark.parametrize(
+        ("path", "status", "text"),
+        [
+            ("details/abc", 400, "Expected number, received nan"),
+            ("details/1.5", 500, "Internal Server Error"),
+            (f"details/{2**64}", 500, "Internal Server Error"),
+            ("details/-1", 404, "Run not found"),
+            ("details/by-display-id/x", 400, "Invalid display ID format."),
+            ("details/by-display-id/P-9", 404, "Run not found"),
+            (
+                "details/by-display-id/P-1",
+                409,
+                "Display ID 'P-1' is ambiguous across multiple projects",
+            ),
+        ],
+    )
+    def test_ids_that_name_no_run(
+        self, server: PlutoServer, client: Client, run_id: int, path: str, status: int, text: str
+    ) -> None:
+        """Some answer 500, as an outage would."""
+        client.api("create", runName="r", projectName="P", externalId="e")
+        headers = {"Authorization": f"Bearer {server.key}"}
+        answer = send(f"{server.urls.api}/api/runs/{path}", "GET", None, headers)
+        assert answer.status == status
+        assert text in answer.text
+
+    def test_a_deleted_run_is_gone_from_every_route(
+        self, server: PlutoServer, client: Client, run_id: int
+    ) -> None:
+        """Control and py services answer 404; ingest never knew."""
+        server.operator.delete(run_id)
+        calls = {
+            "resume": {},
+            "status/update": {"status": "COMPLETED"},
+            "tags/update": {"tags": ["a"]},
+            "config/update": {"config": '{"a":1}'},
+            "logName/add": {"logName": ["m"], "logType": "METRIC"},
+        }
+        assert {client.api(path, runId=run_id, **body).status for path, body in calls.items()} == {404}
+        assert client.beat(run_id).status == 404
+        assert client.read("list?projectName=p") == {"runs": [], "total": 0}
+
+    @pytest.mark.parametrize("bad", ["\ud800", "a\0b"])
+    def test_what_the_database_cannot_hold_answers_500(self, client: Client, run_id: int, bad: str) -> None:
+        """Halves of surrogate pairs and NUL: faults of the request that look like an outage."""
+        create = {"runName": "r", "projectName": "p", "externalId": "e"}
+        ended = {"runId": run_id, "status": "FAILED"}
+        calls: list[tuple[str, dict[str, Any]]] = [
+            ("create", create | {"config": json.dumps({"a": bad})}),
+            ("create", create | {"runName": bad}),
+            ("create", create | {"tags": [bad]}),
+            ("create", create | {"projectName": bad}),
+            ("create", create | {"externalId": bad}),
+            ("config/update", {"runId": run_id, "config": json.dumps({"a": bad})}),
+            ("tags/update", {"runId": run_id, "tags": [bad]}),
+            ("logName/add", {"runId": run_id, "logName": [bad], "logType": "METRIC"}),
+            ("status/update", ended | {"statusMetadata": json.dumps({"a": bad})}),
+        ]
+        assert [client.api(path, **body).status for path, body in calls] == [500] * len(calls)
+
+
+def _query(asked: dict[str, Any]) -> str:
+    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in asked.items()}
+    return urlencode({"projectName": "p"} | texts)

@@ -41,7 +41,9 @@ def test_the_lines_of_two_ranks_are_one_order_and_name_their_ranks(node: Node, s
         return found if len(found) >= 200 else []
 
     found = wait_until(lines, "two hundred lines at the server")
-    wait_until(lambda: "sys/mem.used" in str(client.read(f"details/{run}")), "system metrics at the server")
+    wait_until(
+        lambda: "sys/memory.used" in str(client.read(f"details/{run}")), "system metrics at the server"
+    )
     for rank in ranks:
         rank.say()
     assert [rank.wait() for rank in ranks] == [0, 0]

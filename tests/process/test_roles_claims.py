@@ -99,10 +99,9 @@ def test_a_second_owner_is_refused_with_the_name_of_the_first(node: Node) -> Non
 
 
 def test_unknown_runs_are_not_found(node: Node) -> None:
-    """R5: `resume` and ids of the server's kind never create."""
+    """R5: ids of the server's kind never create."""
     holder(node, "init()")
     for call in (
-        "init(run_id='never', resume=True)",
         "init(run_id=4711, resume=True)",
         "init(run_id='PLU-4711', resume=True)",
         "init(run_id=4711)",

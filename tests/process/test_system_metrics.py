@@ -16,7 +16,7 @@ def test_system_metrics_of_the_node_arrive_in_the_store_and_in_the_export(node: 
         'run = pluto.init(run_id="watched"); log(run, {"loss": 1.0}, 0); tell("ready"); hear()', env=OFTEN
     )
     script.expect("ready")
-    wait_until(lambda: "sys/mem.used" in names(node), "a first sample")
+    wait_until(lambda: "sys/memory.used" in names(node), "a first sample")
     node.kill_coordinator()
     before = len(steps(node))
     wait_until(lambda: len(steps(node)) > before, "samples after the coordinator's death")
@@ -26,9 +26,9 @@ def test_system_metrics_of_the_node_arrive_in_the_store_and_in_the_export(node: 
     assert found["status"] == "COMPLETED"
     assert found["points"] == 1
     assert steps(node) == list(range(len(steps(node))))
-    assert names(node) >= {"loss", "sys/cpu.pct.0", "sys/disk.used", "sys/net.bytes_sent"}
+    assert names(node) >= {"loss", "sys/cpu.percentage.0", "sys/disk.used", "sys/network.bytes_sent"}
     assert not node.lost("watched")
-    assert "sys/mem.used" in exported(node, "watched")
+    assert "sys/memory.used" in exported(node, "watched")
 
 
 def names(node: Node) -> set[str]:
@@ -36,7 +36,7 @@ def names(node: Node) -> set[str]:
 
 
 def steps(node: Node) -> list[int]:
-    return [point.step for point in node.points("watched") if point.name == "sys/mem.used"]
+    return [point.step for point in node.points("watched") if point.name == "sys/memory.used"]
 
 
 def exported(node: Node, run: str) -> str:

@@ -192,6 +192,11 @@ class Checks:
         if book is None or run is None or run.verdict is None:
             raise ViolationError(f"a status of Run {stored.id} is sent, and nobody has decided it")
         self.world.say("status", f"{run.external_id}: {report.status}")
+        ended = self.ended_at.get(run.key, 0.0)
+        server = self.world.server
+        asked = any(at >= ended for at, _ in server.questions[stored.id])
+        hung = any(start <= ended and end > self.world.now for start, end in server.hung[run.key])
+        self.expect(asked or hung, "R10: a status is sent, and nobody has asked for a cancel before")
         decided = run.cancelled or report.status == run.verdict.status  # a cancel may cross the report
         self.expect(decided, "another status than the verdict's is sent")
         for lease in book.leases_of(run.key):

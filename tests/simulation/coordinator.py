@@ -10,6 +10,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 SPOOL = Path("/spool")
 IDLE_EXIT_S = 60.0
+SLOW_BEATS, SLOW_BEAT_S = 0.1, 5.0  # an answer that crosses the status
 MANY_AT_ONCE = 200  # after a pause so many messages may be dealt with at one instant
 
 
@@ -170,15 +172,20 @@ class SimPools:
 
 
 class SimDone:
-    """Answers of worker threads, each on its way for a while."""
+    """Answers of worker threads, each on its way for a while; those to signs of life sometimes for long."""
 
     def __init__(self, coordinator: SimCoordinator) -> None:
         self._coordinator = coordinator
         self._ready: deque[on.Event] = deque()
+        self._slow = Random(f"slow {coordinator.world.plan.seed} {coordinator.generation}")
 
     def put(self, event: on.Event) -> None:
         world = self._coordinator.world
-        world.at(world.random.choice((0.0001, 0.01, 0.2)), lambda: self._arrive(event), self._coordinator, "")
+        delay = world.random.choice((0.0001, 0.01, 0.2))
+        if isinstance(event, on.Beaten) and world.faulty and self._slow.random() < SLOW_BEATS:
+            delay = SLOW_BEAT_S
+            world.server.hung[event.run].append((world.now, world.now + delay))
+        world.at(delay, lambda: self._arrive(event), self._coordinator, "")
 
     def get_nowait(self) -> on.Event:
         import queue

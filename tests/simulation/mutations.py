@@ -18,6 +18,7 @@ import msgspec
 
 from pluto_dist.client.lease import RoomForRecords
 from pluto_dist.core import admission, claims, control, delivery, folding, phase, settling, verdict
+from pluto_dist.core.beats import Beats
 from pluto_dist.core.book import Book
 from pluto_dist.core.control import Controls
 from pluto_dist.core.delivery import Delivery
@@ -296,6 +297,22 @@ def stop_is_a_failure() -> Patch:
     return verdict, "is_stop", lambda evidence: False
 
 
+def cancel_not_asked_for() -> Patch:
+    """A status goes out without the last question."""
+    return Beats, "asked_last", lambda self, run: True
+
+
+def cancel_crosses_the_status() -> Patch:
+    """An answer that was given before the status is believed after it."""
+    real = Beats.answered
+
+    def broken(self: Beats, run: Any, event: Any) -> bool:
+        self._crossing.clear()
+        return real(self, run, event)
+
+    return Beats, "answered", broken
+
+
 def generation_not_checked() -> Patch:
     """A coordinator that was replaced goes on to write."""
     return Database, "_check_generation", lambda self: None
@@ -308,7 +325,7 @@ MUTATIONS: tuple[Callable[[], Patch], ...] = (
     finish_code_ignored, folder_removed_early, two_owners, verdict_not_frozen, not_durable, set_aside_lost,
     torn_write_continued, death_unnoticed, late_records_not_renamed, intent_not_awaited, tries_not_counted,
     records_before_the_opening, workers_not_waited_for, stop_is_a_failure,
-    generation_not_checked,
+    generation_not_checked, cancel_not_asked_for, cancel_crosses_the_status,
 )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 ANY = {"COMPLETED", "FAILED", "TERMINATED"}
 DRAIN_S = 10.0
 STOP_CODES = {129, 130, 143}  # of an exit; a person's `finish(code=…)` may also say 2 and 15
+LOOKS_WITHIN_S = 1.0
 CLOSE_BY_S = 1.0  # things closer together than this may be seen in either order
 
 
@@ -38,12 +39,26 @@ def allowed_statuses(world: World, book: Book, run: Run) -> set[str]:
     if world.powered_off:
         return ANY | {"CANCELLED"}
     cancelled = world.checks.cancels.get(run.id or 0)
-    ended = world.checks.ended_at.get(run.key, world.now)
-    if cancelled is not None and run.cancelled:
+    if cancelled is not None and (run.cancelled or _was_to_be_found(world, run, cancelled)):
         return {"CANCELLED"}
-    allowed = _by_evidence(world, book, run, run.epoch)
-    missed = cancelled is not None and (cancelled < ended - 30.0) and not world.outages_touch(cancelled)
-    return {"CANCELLED"} if missed and run.epoch == 1 else allowed
+    return _by_evidence(world, book, run, run.epoch)
+
+
+def _was_to_be_found(world: World, run: Run, cancelled: float) -> bool:
+    """Whether the last question before the status was to find a cancel at the server (R10).
+
+    Not if the cancel came after a question that was answered, or if nothing answered in time.
+    """
+    server, ended = world.server, world.checks.ended_at.get(run.key, world.now)
+    reported = min((at for at in server.reports[run.id or 0] if at >= ended), default=world.now)
+    if cancelled >= reported:
+        return False
+    asked = [(at, heard) for at, heard in server.questions[run.id or 0] if ended <= at <= reported]
+    if any(heard and at >= cancelled for at, heard in asked):
+        return True
+    if any(start <= ended and end > reported for start, end in server.hung[run.key]):
+        return False
+    return not any(heard or at >= cancelled for at, heard in asked)
 
 
 def _by_evidence(world: World, book: Book, run: Run, epoch: int) -> set[str]:
@@ -96,9 +111,7 @@ def _bad_of(world: World, process: Process) -> list[Bad]:
         found.append(Bad(truth.execed, truth.execed, stop=False, sure=False))
     if truth.died is not None and not found and (truth.ended is None or at_exit):
         at, code, signal = truth.died
-        seen = max(
-            [truth.noticed or at, *(end for start, end in world.outages if start <= at + 1 <= end + 1)]
-        )
+        seen = _seen(world, truth.noticed or at)
         if at_exit:
             if code or signal:
                 # It ends when it is heard, which is late if its claim had to wait; its code may count or not.
@@ -109,6 +122,14 @@ def _bad_of(world: World, process: Process) -> list[Bad]:
             stop = signal == "SIGTERM" and watched
             found.append(Bad(at, seen, stop=stop))
     return found
+
+
+def _seen(world: World, at: float) -> float:
+    """When a coordinator had looked at the latest; one that dies as soon as it starts looks at nothing."""
+    for start, end in sorted(world.outages):
+        if start <= at + LOOKS_WITHIN_S and end > at:
+            at = end
+    return at
 
 
 def _decide(world: World, found: list[Bad], finished_at: float | None) -> set[str]:

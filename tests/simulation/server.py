@@ -19,6 +19,7 @@ from pluto_dist.core.requests import (
     OpenRequest,
     OpenResult,
     Refused,
+    Reopened,
     StatusReport,
     Unavailable,
 )
@@ -39,7 +40,9 @@ class Server(MemoryBackend):
         arrived: how often each value has been stored.
         series: value -> name under which it came.
         down: nothing is answered.
-        reopened: how often an ended Run was taken up again.
+        questions: when each sign of life was asked for, and whether it was answered, by Run.
+        hung: for how long an answer to one was on its way, by the Run's key; meanwhile nobody can ask again.
+        reports: when each status was taken or perhaps taken, by Run.
     """
 
     def __init__(self, world: World) -> None:
@@ -52,6 +55,9 @@ class Server(MemoryBackend):
         self.accepted_reports: dict[int, int] = defaultdict(int)
         self.unknown_reports: dict[int, int] = defaultdict(int)
         self.unheard_cancels: dict[int, int] = defaultdict(int)
+        self.questions: dict[int, list[tuple[float, bool]]] = defaultdict(list)
+        self.hung: dict[str, list[tuple[float, float]]] = defaultdict(list)
+        self.reports: dict[int, list[float]] = defaultdict(list)
         self.order_broken = ""
         self._newest: dict[tuple[str, str], int] = {}
 
@@ -59,6 +65,8 @@ class Server(MemoryBackend):
         stored = self.runs[run.id]
         self.on_report(stored, report)
         outcome = super().report(run, report)
+        if not isinstance(outcome, Retry):
+            self.reports[run.id].append(self.world.now)
         if isinstance(outcome, Delivered):
             self.accepted_reports[run.id] += 1
         if isinstance(outcome, Unknown):
@@ -68,6 +76,7 @@ class Server(MemoryBackend):
     def beat(self, run: BackendRun) -> Beat:
         """The last beat of a Run may cancel it, and nobody hears the answer."""
         beat = super().beat(run)
+        self.questions[run.id].append((self.world.now, isinstance(beat.outcome, Delivered)))
         if self.runs[run.id].status == "CANCELLED" and isinstance(beat.outcome, Unknown):
             self.unheard_cancels[run.id] += 1
         return beat
@@ -174,6 +183,9 @@ class StoreBackend:
         return 0
 
     def revive(self, run: BackendRun) -> Outcome:
+        return Delivered()
+
+    def put_back(self, reopened: Reopened) -> Outcome:
         return Delivered()
 
     def close(self) -> None:

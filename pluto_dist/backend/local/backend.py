@@ -19,6 +19,7 @@ from pluto_dist.backend.interface import (
     OpenRequest,
     OpenResult,
     Refused,
+    Reopened,
     StatusReport,
     Unavailable,
 )
@@ -93,6 +94,9 @@ class LocalBackend:
         return 0
 
     def revive(self, run: BackendRun) -> Outcome:
+        return Delivered()
+
+    def put_back(self, reopened: Reopened) -> Outcome:
         return Delivered()
 
     def close(self) -> None:

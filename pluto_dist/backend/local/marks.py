@@ -17,7 +17,7 @@ from pluto_dist.backend.local.store import Store, replace_file
 from pluto_dist.core.foreign import UNREADABLE
 from pluto_dist.core.lifecycle import Target
 from pluto_dist.core.records import SeriesOwner
-from pluto_dist.core.requests import Status
+from pluto_dist.core.requests import Reopened, Status
 
 FORMAT = 1
 
@@ -33,7 +33,9 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
         next_line: number of the next console line.
         series: owners of names that the Run's document does not know yet.
         in_flight: rows of a request whose answer was not written down.
-        status, ended_ms: what was reported as the end.
+        status, ended_ms: what was reported as the end; CANCELLED if the server had that already.
+        asked_ms: when the server may have been asked first to create it, 0 if it was not or has answered.
+        reopened: a Run of somebody else that asking has reopened, until it is put back.
     """
 
     url_api: str
@@ -56,6 +58,8 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
     first_reject: str = ""
     status: Status | None = None
     ended_ms: int | None = None
+    asked_ms: int = 0
+    reopened: Reopened | None = None
 
 
 class Marks:

@@ -1,6 +1,7 @@
 """The Pluto server as a backend.
 
 backend                                what the coordinator calls
+lookup                                 finding Runs without changing them
 opening, refusal, reopened, replies    creating Runs and going on with them
 files, urls                            uploads in two steps
 client                                 the endpoints

@@ -15,14 +15,22 @@ from pluto_dist.backend.pluto.exchange import Failed, NotDelivered, failed
 from pluto_dist.backend.pluto.files import Files
 from pluto_dist.backend.pluto.http import Http
 from pluto_dist.backend.pluto.lines import first_fault
-from pluto_dist.backend.pluto.opening import PUT_BACK_PAUSES_S, Opening
-from pluto_dist.backend.pluto.reopened import ended_by_monitor
+from pluto_dist.backend.pluto.opening import Opening
+from pluto_dist.backend.pluto.reopened import ended_by_monitor, left_to_do
 from pluto_dist.backend.pluto.replies import BeatReply, Details, StatusEvent
 from pluto_dist.backend.pluto.urls import MemoryUrlBook, UrlBook
 from pluto_dist.core.lifecycle import Target
 from pluto_dist.core.merge import merge_tags
 from pluto_dist.core.outcomes import Delivered, Outcome, Rejected
-from pluto_dist.core.requests import BackendRun, Beat, LogType, OpenRequest, OpenResult, StatusReport
+from pluto_dist.core.requests import (
+    BackendRun,
+    Beat,
+    LogType,
+    OpenRequest,
+    OpenResult,
+    Reopened,
+    StatusReport,
+)
 
 _beat_reply = msgspec.json.Decoder(BeatReply)
 
@@ -40,7 +48,6 @@ class PlutoBackend(Backend):
         key: KeyProvider,
         *,
         urls: UrlBook | None = None,
-        put_back_pauses_s: tuple[float, ...] = PUT_BACK_PAUSES_S,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         """Opens no connection yet.
@@ -49,12 +56,11 @@ class PlutoBackend(Backend):
             target: the server's base URLs.
             key: asked for the API key at each request; None means that there is none.
             urls: where upload addresses stay until their files are stored; in memory by default.
-            put_back_pauses_s: waits between tries to undo an unwanted reopening; their sum bounds `open`.
             transport: replaces the network.
         """
         self._http = Http(transport=transport)
         self._client = Client(target, key, self._http)
-        self._opening = Opening(self._client, pauses_s=put_back_pauses_s)
+        self._opening = Opening(self._client)
         self.files = Files(self._client, self._http, urls or MemoryUrlBook())
 
     def open(self, request: OpenRequest) -> OpenResult:
@@ -146,6 +152,21 @@ class PlutoBackend(Backend):
         """See `Backend`."""
         found = read_details(self._client, run.id)
         return found.outcome if isinstance(found, Failed) else seat_in(found.config_object)
+
+    def put_back(self, reopened: Reopened) -> Outcome:
+        """See `Backend`. The history tells whether the Run is still as asking has left it."""
+        history = read_history(self._client, reopened.id)
+        if isinstance(history, Failed):
+            return history.outcome
+        todo = left_to_do(history.in_order(), reopened.status)
+        if todo == "nothing":
+            return Delivered()
+        if todo == "resume and status":
+            resumed = failed(self._client.resume({"runId": reopened.id}))
+            if resumed is not None:
+                return resumed.outcome
+        since = {} if reopened.since_ms is None else {"statusUpdated": reopened.since_ms}
+        return self._client.set_status(reopened.id, reopened.status, since).outcome
 
     def details(self, run_id: int) -> Details | NotDelivered:
         """What the server has of a Run; changes nothing."""

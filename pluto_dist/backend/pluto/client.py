@@ -12,7 +12,7 @@ from pluto_dist.backend.pluto import guard
 from pluto_dist.backend.pluto.classify import classify, classify_broken, explain
 from pluto_dist.backend.pluto.exchange import Answer, Broken, Failed, Kind, Reply, Service, failed
 from pluto_dist.backend.pluto.http import Http
-from pluto_dist.backend.pluto.replies import Details, History
+from pluto_dist.backend.pluto.replies import Details, History, Listed
 from pluto_dist.core.lifecycle import Target
 from pluto_dist.core.outcomes import Delivered, Retry, Unknown
 from pluto_dist.core.requests import BackendRun, LogType
@@ -29,6 +29,7 @@ NO_KEY = Retry(
 
 _details = msgspec.json.Decoder(Details)
 _history = msgspec.json.Decoder(History)
+_listed = msgspec.json.Decoder(Listed)
 
 
 class Client:
@@ -59,6 +60,12 @@ class Client:
         """Reads a Run by `PREFIX-NUMBER`, which several projects may have."""
         query = f"?{urlencode({'projectName': project})}" if project else ""
         return self._get(f"/api/runs/details/by-display-id/{quote(display_id, safe='')}{query}")
+
+    def list_runs(self, project: str, filters: Mapping[str, object], limit: int, offset: int = 0) -> Reply:
+        """Lists Runs of a project, newest first; `filters` are written as JSON."""
+        asked: dict[str, object] = {"projectName": project, "limit": limit, "offset": offset}
+        written = {name: msgspec.json.encode(value).decode() for name, value in filters.items()}
+        return self._get(f"/api/runs/list?{urlencode({**asked, **written})}")
 
     def history(self, run_id: int) -> Reply:
         """Reads the changes of status."""
@@ -140,6 +147,13 @@ def read_details(client: Client, run: int | str, project: str | None = None) -> 
     """What the server has of a Run, by its number or its display id (without fork fields then)."""
     reply = client.details(run) if isinstance(run, int) else client.details_by_display_id(run, project)
     return parsed(reply, _details.decode)
+
+
+def read_list(
+    client: Client, project: str, filters: Mapping[str, object], limit: int, offset: int = 0
+) -> Listed | Failed:
+    """Which Runs of a project fit, newest first."""
+    return parsed(client.list_runs(project, filters, limit, offset), _listed.decode)
 
 
 def read_history(client: Client, run_id: int) -> History | Failed:

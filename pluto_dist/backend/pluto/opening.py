@@ -1,11 +1,14 @@
 """Creating a Run, and going on with one (R8).
 
-Create never carries a config: if the external id is taken, the server attaches and would merge it into a Run
-that is not ours. The config follows when the Run is known to be new. What tells a Run of our own, whose
-answer to create was lost, from somebody else's with the same id is the coordinator's key, which create puts
-into the Run's loggerSettings.
+Asking never writes: a Run is looked up first, and what was found is joined, refused or resumed by its number.
+Only what was not found is created, and `create` is the one call that may still meet a Run: one that another
+node has just made, or one of another client in a project with more of those than were looked at. It never
+carries a config, which the server would merge into that Run; the config follows when the Run is known to be
+new. A Run of our own, whose answer to create was lost, is told from somebody else's with the same id by the
+coordinator's key in the Run's loggerSettings.
 
-An attach also reopens a Run that was ended. If that was not wanted, the old status and its time are put back.
+A Run that was reopened all the same is named in the refusal, with what it was: the coordinator keeps that on
+disk until it is put back.
 """
 
 from __future__ import annotations
@@ -18,102 +21,141 @@ import msgspec
 from pluto_dist.backend.pluto import guard
 from pluto_dist.backend.pluto.client import Client, parsed, read_details, read_history
 from pluto_dist.backend.pluto.exchange import Failed, Reply, failed
-from pluto_dist.backend.pluto.joining import Joining
-from pluto_dist.backend.pluto.lookup import Parent, find, find_parent
+from pluto_dist.backend.pluto.lookup import Lookup, Missing, Parent, status_of
 from pluto_dist.backend.pluto.refusal import already_exists, not_opened, refused
-from pluto_dist.backend.pluto.reopened import Reopening, reopening
-from pluto_dist.backend.pluto.replies import Details, RunReply, epoch_ms, mark
-from pluto_dist.core.requests import Opened, OpenRequest, OpenResult, Refused, Status, Unavailable
+from pluto_dist.backend.pluto.reopened import reopening
+from pluto_dist.backend.pluto.replies import TERMINAL, Details, RunReply, epoch_ms, mark, system_metadata
+from pluto_dist.core.requests import (
+    Opened,
+    OpenRequest,
+    OpenResult,
+    Refused,
+    Reopened,
+    Status,
+    Unavailable,
+)
 from pluto_dist.errors import ServerRefusedError, UsageError
 
-PUT_BACK_PAUSES_S = (0.2, 1.0)
+AGAIN_S = 2.0  # a Run that does not exist yet is made by its owner's node within seconds of the job's start
+LOOK_ON_S = 0.5  # between two looks at a project with many Runs of other clients
 
 _run_reply = msgspec.json.Decoder(RunReply)
 
+Call = Callable[[Mapping[str, object]], Reply]
+
 
 class Opening:
-    """Opens Runs.
-
-    It remembers, between attempts at one request, when the first one may have reached the server and what
-    the Run's status was then: a repeat would see only what the first attempt has made of it.
-    """
+    """Opens Runs, one attempt for each call; keeps nothing that an attempt has done."""
 
     def __init__(
         self,
         client: Client,
         *,
-        pauses_s: tuple[float, ...] = PUT_BACK_PAUSES_S,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
-        pause: Callable[[float], None] = time.sleep,
     ) -> None:
         self._client = client
-        self._pauses_s = pauses_s
+        self._lookup = Lookup(client)
         self._clock = clock
         self._wall = wall
-        self._pause = pause
-        self._sent_at: dict[str, float] = {}
-        self._was: dict[str, Status] = {}
-        self._joining = Joining(client, self._asked, self._put_back)
 
     def open(self, request: OpenRequest) -> OpenResult:
-        """One attempt; only putting a status back is tried again here, because nobody else would."""
+        """Creates, resumes or joins a Run."""
         try:
-            result = self._attempt(request)
+            _check(request)
+            found = self._find(request)
+            if isinstance(found, Failed):
+                return _not_found(found, request)
+            if isinstance(found, Missing):
+                return _absent(request, found) if request.want == "join" else self._make(request)
+            return self._found(request, found)
         except guard.UnfitError as fault:
-            result = refused(UsageError, str(fault))
-        if not isinstance(result, Unavailable) or result.absent:
-            self._sent_at.pop(request.key, None)
-            self._was.pop(request.key, None)
-        return result
+            return refused(UsageError, str(fault))
 
-    def _attempt(self, request: OpenRequest) -> OpenResult:
-        if request.want == "join":
-            return self._joining.join(request)
-        if request.want == "resume" and (request.id is not None or request.display_id is not None):
-            return self._resume(request)
-        return self._attach(request)
-
-    # --- ids that can be looked up first ------------------------------------------------------------
-
-    def _resume(self, request: OpenRequest) -> OpenResult:
-        details = find(
-            self._client, request.id if request.id is not None else str(request.display_id), request.project
+    def _find(self, request: OpenRequest) -> Details | Missing | Failed:
+        if request.id is not None or request.display_id is not None:
+            wanted = request.id if request.id is not None else str(request.display_id)
+            return self._lookup.by_id(wanted, request.project)
+        if not request.external_id:
+            raise guard.UnfitError(
+                "a Run is opened by an id: a number, a display id or an external id; a lost answer to a "
+                "create without one would make a second Run"
+            )
+        if request.external_id == request.key and request.asked_s is None and request.want != "join":
+            return Missing()  # it was drawn just now
+        return self._lookup.by_external_id(
+            guard.fit_project(request.project),
+            guard.fit_name(request.external_id),
+            among_others=request.want in ("create", "join"),
         )
-        if isinstance(details, Failed):
-            return not_opened(details, request)
+
+    # --- a Run that was found -----------------------------------------------------------------------
+
+    def _found(self, request: OpenRequest, details: Details) -> OpenResult:
+        if request.want == "join":
+            return _joined(request, details)
+        ours = details.key == request.key
+        if ours and (request.want == "create" or (request.want == "either" and details.status == "RUNNING")):
+            return self._made_before(request, details)
+        if request.want == "create":
+            return already_exists(request, details.display_id or str(details.id))
+        return self._resume(request, details)
+
+    def _made_before(self, request: OpenRequest, details: Details) -> OpenResult:
+        """An attempt whose answer was lost has made it; it may have been marked FAILED for its silence."""
+        parent = self._lookup.parent(request)
+        if isinstance(parent, Refused | Unavailable):
+            return parent
+        run = parsed(self._client.resume({"runId": details.id}), _run_reply.decode)
+        if isinstance(run, Failed):
+            return not_opened(run, request)
+        return self._fill(request, run) or _created(request, run, parent, details)
+
+    def _resume(self, request: OpenRequest, details: Details) -> OpenResult:
         if not guard.goes_in_header(details.project_name):
             return refused(
                 ServerRefusedError,
                 f"Run {details.id} belongs to project {details.project_name!r}; ingest takes project names "
                 "of visible ASCII characters only, so nothing could be logged to it",
             )
-        was = self._was.setdefault(request.key, details.status)
-        run = parsed(self._client.resume({"runId": details.id}), _run_reply.decode)
-        if isinstance(run, Failed):
-            return not_opened(run, request)
-        return self._sign(request, run) or _opened(run, details, was)
-
-    # --- external ids: an attach is the only way to ask ---------------------------------------------
-
-    def _attach(self, request: OpenRequest) -> OpenResult:
-        parent = find_parent(self._client, request) if request.parent is not None else None
-        if isinstance(parent, Refused | Unavailable):
-            return parent
-        fields = _resume_fields(request) if request.want == "resume" else _create_fields(request, parent)
-        call = self._client.resume if request.want == "resume" else self._client.create
-        reply, called_ms = self._asked(request, call, fields)
+        reply, called_ms = self._called(request, self._client.resume, {"runId": details.id})
         run = parsed(reply, _run_reply.decode)
         if isinstance(run, Failed):
-            return not_opened(run, request)
+            return not_opened(run, request, untouched=not reply.maybe_carried_out)
+        was = self._was(request, details, called_ms)
+        if isinstance(was, Failed):
+            return not_opened(was, request)
+        return self._sign(request, run) or _resumed(run, details, was)
+
+    def _was(self, request: OpenRequest, details: Details, called_ms: int) -> Status | Failed:
+        """What the Run was before the first attempt; a repeat sees only what that one has made of it."""
+        if details.status in TERMINAL or request.asked_s is None:
+            return details.status
+        history = read_history(self._client, details.id)
+        if isinstance(history, Failed):
+            return history
+        before = reopening(history.in_order(), called_ms)
+        return before.status if before is not None else "RUNNING"
+
+    # --- a Run that was not found -------------------------------------------------------------------
+
+    def _make(self, request: OpenRequest) -> OpenResult:
+        parent = self._lookup.parent(request)
+        if isinstance(parent, Refused | Unavailable):
+            return parent
+        resumes = request.want == "resume"
+        call = self._client.resume if resumes else self._client.create
+        fields = _resume_fields(request) if resumes else _create_fields(request, parent)
+        reply, called_ms = self._called(request, call, fields)
+        run = parsed(reply, _run_reply.decode)
+        if isinstance(run, Failed):
+            return not_opened(run, request, untouched=not reply.maybe_carried_out)
         if not run.resumed:
             return self._fill(request, run) or _created(request, run, parent)
-        return self._attached(request, run, parent, called_ms)
+        return self._met(request, run, parent, called_ms)
 
-    def _attached(
-        self, request: OpenRequest, run: RunReply, parent: Parent | None, called_ms: int
-    ) -> OpenResult:
-        """The Run was there before: made by a lost attempt of this request, or by somebody else."""
+    def _met(self, request: OpenRequest, run: RunReply, parent: Parent | None, called_ms: int) -> OpenResult:
+        """There is a Run with this id all the same."""
         details = read_details(self._client, run.run_id)
         if isinstance(details, Failed):
             return not_opened(details, request)
@@ -121,14 +163,18 @@ class Opening:
         if isinstance(history, Failed):
             return not_opened(history, request)
         before = reopening(history.in_order(), called_ms)
-        was: Status = before.status if before else "RUNNING"
         ours = details.key == request.key
         if ours and (request.want == "create" or (request.want == "either" and before is None)):
-            return self._fill(request, run) or _created(request, run, parent, details, was)
+            return self._fill(request, run) or _created(request, run, parent, details)
         if request.want == "create":
-            aftermath = self._put_back(run.run_id, before) if before else ""
-            return already_exists(request, run.url, aftermath)
-        return self._sign(request, run) or _opened(run, details, was)
+            reopened = None
+            if before is not None:
+                reopened = Reopened(run.run_id, run.project_name, before.status, before.since_ms)
+            return already_exists(request, run.url, reopened)
+        was: Status = before.status if before is not None else "RUNNING"
+        return self._sign(request, run) or _resumed(run, details, was)
+
+    # --- what both need -----------------------------------------------------------------------------
 
     def _sign(self, request: OpenRequest, run: RunReply) -> Refused | Unavailable | None:
         """The other nodes of a launch can see that it has taken the Run up; None when that is done."""
@@ -152,52 +198,59 @@ class Opening:
                 return not_opened(failure, request)
         return None
 
-    def _put_back(self, run_id: int, before: Reopening) -> str:
-        """Ends the Run again as it was ended; says so if that could not be done."""
-        fields = {} if before.since_ms is None else {"statusUpdated": before.since_ms}
-        failure = failed(self._client.set_status(run_id, before.status, fields))
-        for pause_s in self._pauses_s:
-            if failure is None:
-                break
-            self._pause(pause_s)
-            failure = failed(self._client.set_status(run_id, before.status, fields))
-        if failure is None:
-            return ""
-        return (
-            f" Asking has set it from {before.status} to RUNNING, and that could not be put back "
-            f"({failure.outcome.reason}); the server will mark it FAILED unless somebody sets its status."
-        )
-
-    def _asked(
-        self,
-        request: OpenRequest,
-        call: Callable[[Mapping[str, object]], Reply],
-        fields: Mapping[str, object],
-    ) -> tuple[Reply, int]:
+    def _called(self, request: OpenRequest, call: Call, fields: Mapping[str, object]) -> tuple[Reply, int]:
         """The reply, and the server's time when a call for this request may have reached it first."""
-        sent_at = self._sent_at.get(request.key, self._clock())
+        before = self._clock()
         reply = call(fields)
-        took_s = self._clock() - sent_at
-        if reply.maybe_carried_out:
-            self._sent_at[request.key] = sent_at
-        return reply, self._server_ms(reply) - round(took_s * 1000)
-
-    def _server_ms(self, reply: Reply) -> int:
+        ago_s = self._clock() - before + (request.asked_s or 0.0)
         stated = reply.answer.server_ms if reply.answer else None
-        return round(self._wall() * 1000) if stated is None else stated
+        now_ms = round(self._wall() * 1000) if stated is None else stated
+        return reply, now_ms - round(ago_s * 1000)
+
+
+def _not_found(failure: Failed, request: OpenRequest) -> OpenResult:
+    if request.want == "join" and status_of(failure) == 404:
+        return _absent(request, Missing())
+    return not_opened(failure, request, untouched=True)
+
+
+def _absent(request: OpenRequest, missing: Missing) -> Unavailable:
+    named = request.external_id or request.display_id or request.id
+    if missing.unseen:
+        return Unavailable(
+            f"looking for Run {named!r} among the Runs of other clients in project {request.project!r}; "
+            f"{missing.unseen} of them are left",
+            LOOK_ON_S,
+            untouched=True,
+        )
+    return Unavailable(
+        f"the server has no Run {named!r} in project {request.project!r} yet; "
+        "its owner, on another node, makes it",
+        AGAIN_S,
+        absent=True,
+        untouched=True,
+    )
+
+
+def _check(request: OpenRequest) -> None:
+    """What can never be accepted is refused before anything is asked.
+
+    Raises:
+        UnfitError: so it is.
+    """
+    if request.want in ("create", "either"):
+        _create_fields(request, Parent(0, b"{}", ()) if request.parent is not None else None)
 
 
 def _create_fields(request: OpenRequest, parent: Parent | None) -> dict[str, object]:
-    if not request.external_id:
-        raise guard.UnfitError(
-            "a Run is created with an external id only: a lost answer would make a second Run"
-        )
+    external_id = guard.fit_name(request.external_id or "")
     fields: dict[str, object] = {
         "runName": guard.fit_name(request.name),
         "projectName": guard.fit_project(request.project),
-        "externalId": guard.fit_name(request.external_id),
+        "externalId": external_id,
         "tags": guard.fit_tags(request.tags),
         "loggerSettings": mark(request.key, request.launch),
+        "systemMetadata": system_metadata(guard.fit_object(request.system_metadata), external_id),
     }
     guard.fit_object(request.config)  # refused now, not when the Run exists
     if request.created_ms is not None:
@@ -214,20 +267,14 @@ def _create_fields(request: OpenRequest, parent: Parent | None) -> dict[str, obj
 
 
 def _resume_fields(request: OpenRequest) -> dict[str, object]:
-    if not request.external_id:
-        raise guard.UnfitError("resuming a Run needs its id, display id or external id")
     return {
-        "externalId": guard.fit_name(request.external_id),
+        "externalId": guard.fit_name(request.external_id or ""),
         "projectName": guard.fit_project(request.project),
     }
 
 
 def _created(
-    request: OpenRequest,
-    run: RunReply,
-    parent: Parent | None,
-    details: Details | None = None,
-    was: Status | None = None,
+    request: OpenRequest, run: RunReply, parent: Parent | None, details: Details | None = None
 ) -> Opened:
     """A new Run; with details if an earlier attempt at this request has made it."""
     lineage = details or run
@@ -238,7 +285,7 @@ def _created(
         url=run.url,
         resumed=False,
         name=guard.fit_name(request.name),
-        was_status=was,
+        was_status="RUNNING" if details else None,
         tags=details.tags if details else tuple(guard.fit_tags(request.tags)),
         config=details.config_object if details else request.config,
         created_ms=epoch_ms(details.created_at) if details else request.created_ms,
@@ -249,12 +296,33 @@ def _created(
     )
 
 
-def _opened(run: RunReply, details: Details, was: Status) -> Opened:
+def _resumed(run: RunReply, details: Details, was: Status) -> Opened:
+    return _known(details, run.url, was)
+
+
+def _joined(request: OpenRequest, details: Details) -> OpenResult:
+    """A Run that another node owns, as it is.
+
+    One that an earlier launch of the job has ended is about to be taken up by its owner's node: such an end
+    would keep this node from saying that its ranks live.
+    """
+    if request.launch and details.status in TERMINAL and details.launch != request.launch:
+        return Unavailable(
+            f"Run {details.display_id or details.id} is {details.status} since an earlier launch; "
+            "its owner, on another node, takes it up",
+            AGAIN_S,
+            absent=True,
+            untouched=True,
+        )
+    return _known(details, "", details.status)
+
+
+def _known(details: Details, url: str, was: Status) -> Opened:
     return Opened(
-        id=run.run_id,
-        display_id=run.display_id or "",
-        project=run.project_name,
-        url=run.url,
+        id=details.id,
+        display_id=details.display_id or "",
+        project=details.project_name,
+        url=url,
         resumed=True,
         name=details.name,
         was_status=was,

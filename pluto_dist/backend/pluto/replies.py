@@ -9,7 +9,15 @@ import msgspec
 from pluto_dist.core.requests import Status
 
 TERMINAL = frozenset({"COMPLETED", "FAILED", "TERMINATED", "CANCELLED"})
-MARK = "pluto_dist"  # under which our settings are kept in the Run's loggerSettings
+MARK = "pluto_dist"  # under which our own is kept in the Run's loggerSettings and systemMetadata
+MARKED = f"systemMetadata.{MARK}.run_id"  # where `create` leaves the external id; the list is filtered by it
+UNMARKED = {
+    "source": "systemMetadata",
+    "key": f"{MARK}.run_id",
+    "dataType": "text",
+    "operator": "not exists",
+    "values": [],
+}
 
 
 class RunReply(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -78,6 +86,19 @@ class Details(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
             return Mark()
 
 
+class Row(msgspec.Struct, frozen=True):
+    """One Run of a list."""
+
+    id: int
+
+
+class Listed(msgspec.Struct, frozen=True):
+    """Answer to `list`; `total` counts what is on other pages too."""
+
+    runs: tuple[Row, ...]
+    total: int
+
+
 class StatusEvent(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """One change of status; `id` gives the order of writing, `created_at` may be set by clients."""
 
@@ -112,6 +133,13 @@ class BeatReply(msgspec.Struct, frozen=True):
 def mark(key: str, launch: str = "") -> str:
     """The loggerSettings that say which coordinator's Run this is, and which launch has taken it up."""
     return msgspec.json.encode({MARK: Mark(key, launch)}).decode()
+
+
+def system_metadata(given: str, external_id: str) -> str:
+    """A JSON object with our mark in it, by which the Run is found again."""
+    metadata = msgspec.json.decode(given, type=dict[str, msgspec.Raw])
+    metadata[MARK] = msgspec.Raw(msgspec.json.encode({"run_id": external_id}))
+    return msgspec.json.encode(metadata).decode()
 
 
 def epoch_ms(moment: datetime) -> int:

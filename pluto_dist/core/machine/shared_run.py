@@ -196,7 +196,7 @@ class SharedRun:
             return None
         if document.ended is not None:
             return document.ended
-        found = self._lookout.get(f"verdict/{document.round}") if self.mine else None
+        found = self._lookout.get(f"verdict/{document.round}")
         return decoded(found.value, StoredVerdict) if found is not None else None
 
     def sent(self) -> bool:
@@ -210,7 +210,7 @@ class SharedRun:
         until = may_act(self._view(run, ()), self._context.now.at)
         if until is not None and document is not None:
             return Fence(document.epoch, until)
-        if self._last_resort_is_due():
+        if run.forced or self._last_resort_is_due():
             return Fence(document.epoch if document is not None else 0, None)
         return None
 
@@ -356,7 +356,13 @@ class SharedRun:
     def _store_verdict(self, run: Run, members: tuple[Member, ...]) -> bool:
         """Made once, while the seat is this coordinator's and its lease is safe."""
         document, found = self.document, self._lookout.get("run")
-        if document is None or found is None or not self.mine or self.stored() is not None:
+        if document is None or found is None or self.stored() is not None:
+            return False
+        if (
+            run.forced and run.verdict is not None and self._round
+        ):  # a person takes over whatever seat there is
+            return self._write_verdict(run.verdict, run.ended_ms, document, guard=None)
+        if not self.mine:
             return False
         verdict = run.verdict or self._judgement.verdict
         if (
@@ -366,6 +372,11 @@ class SharedRun:
         ):
             return False
         ended_ms = run.ended_ms or (self._over[2].ended_ms if self._over is not None else 0)
+        return self._write_verdict(verdict, ended_ms, document, guard=(self._folder + "run", found.version))
+
+    def _write_verdict(
+        self, verdict: Verdict, ended_ms: int | None, document: RunDocument, guard: tuple[str, int] | None
+    ) -> bool:
         stored = StoredVerdict(
             verdict=verdict,
             ended_ms=ended_ms or self._context.now.wall_ms,
@@ -373,7 +384,6 @@ class SharedRun:
             node=self._node,
             nonce=f"{self._node}-{self._generation}-{self._token}",
         )
-        guard = (self._folder + "run", found.version)
         return self._write(f"verdict/{document.round}", stored, expect=ABSENT, while_=guard)
 
     def _show_run(self, run: Run, _members: tuple[Member, ...]) -> bool:

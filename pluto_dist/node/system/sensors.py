@@ -1,20 +1,26 @@
 """What can be measured on this node. Names are the official client's where it has them, without its `sys/`.
 
-    cpu.pct.<n>              percent of core n since the sample before
-    mem.active, mem.used     bytes
-    mem.pct                  percent that is not available
-    net.bytes_sent, …_recv   bytes since boot, all interfaces; with `.rate` bytes per second
+    cpu.percentage.<n>           percent of core n since the sample before
+    memory.active, memory.used   bytes
+    memory.percentage            percent that is not available
+    network.bytes_sent, …_recv   bytes since boot, all interfaces; with `.rate` bytes per second
+    ib.<device>.<port>.…         rcv_bytes, xmit_bytes, rcv_packets, xmit_packets of a port; with `.rate`
+    disk.used                    bytes of the filesystem that holds the store
     disk.read_bytes.rate, disk.write_bytes.rate   bytes per second, all disks
-    gpu.<n>.<model>.…        see `gpus`
+    gpu.<n>.<model>.…            see `gpus`
+
+Runs of 0.1.0 have `cpu.pct`, `mem` and `net` for the first three; what was stored keeps its names.
 
 A sensor that fails is left out of the sample and reported once; it is tried again with the next one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from pluto_dist.node.log import say
@@ -86,7 +92,14 @@ class Sensors:
             return {}
 
 
-_COUNTERS = frozenset({"net", "disk"})
+INFINIBAND = Path("/sys/class/infiniband")
+_PORT_COUNTERS = {  # name, and how many bytes or packets one of its units is
+    "port_rcv_data": ("rcv_bytes", 4),
+    "port_xmit_data": ("xmit_bytes", 4),
+    "port_rcv_packets": ("rcv_packets", 1),
+    "port_xmit_packets": ("xmit_packets", 1),
+}
+_COUNTERS = frozenset({"net", "ib", "disk"})
 _ONLY_RATES = frozenset({"disk.read_bytes", "disk.write_bytes"})
 
 
@@ -97,31 +110,51 @@ def sensors_of_this_node() -> dict[str, Sensor]:
     psutil.cpu_percent(percpu=True)  # the first call only starts the measurement
 
     def cpu() -> dict[str, float]:
-        return {f"cpu.pct.{n}": value for n, value in enumerate(psutil.cpu_percent(percpu=True))}
+        return {f"cpu.percentage.{n}": value for n, value in enumerate(psutil.cpu_percent(percpu=True))}
 
     def memory() -> dict[str, float]:
         found = psutil.virtual_memory()
-        active = {"mem.active": found.active} if hasattr(found, "active") else {}
-        return {**active, "mem.used": found.used, "mem.pct": found.percent}
+        active = {"memory.active": found.active} if hasattr(found, "active") else {}
+        return {**active, "memory.used": found.used, "memory.percentage": found.percent}
 
     def net() -> dict[str, float]:
         found = psutil.net_io_counters()
-        return {} if found is None else _named("net", found, "bytes_sent", "bytes_recv")
+        return {} if found is None else _named("network", found, "bytes_sent", "bytes_recv")
 
     def disk() -> dict[str, float]:
         found = psutil.disk_io_counters()  # None in containers without disks of their own
         return {} if found is None else _named("disk", found, "read_bytes", "write_bytes")
 
     sensors: dict[str, Sensor] = {"cpu": cpu, "memory": memory, "net": net, "disk": disk}
+    if INFINIBAND.is_dir():
+        sensors["ib"] = infiniband
     cards = find_gpus()
     return sensors if cards is None else {**sensors, "gpu": cards.read}
 
 
+def infiniband(devices: Path = INFINIBAND) -> dict[str, float]:
+    """Counters of all ports; one that cannot be read is left out."""
+    found: dict[str, float] = {}
+    for port in sorted(devices.glob("*/ports/*")):
+        for counter, (name, unit) in _PORT_COUNTERS.items():
+            with contextlib.suppress(OSError, ValueError):
+                value = int((port / "counters" / counter).read_text())
+                found[f"ib.{port.parent.parent.name}.{port.name}.{name}"] = value * unit
+    return found
+
+
+def nvml_of_this_node() -> Any:
+    """The module that speaks with NVIDIA's driver; None without the `gpu` extra."""
+    try:
+        return importlib.import_module("pynvml")
+    except ImportError:
+        return None
+
+
 def find_gpus() -> Gpus | None:
     """The NVIDIA cards; None without the `gpu` extra or without a driver."""
-    try:
-        nvml = importlib.import_module("pynvml")
-    except ImportError:
+    nvml = nvml_of_this_node()
+    if nvml is None:
         return None
     try:
         return Gpus(nvml)
