@@ -335,7 +335,7 @@ def test_a_persons_word_is_the_verdict_from_whatever_node(node: int) -> None:
     world = started()
     world.nodes[node].force_finish("x", "TERMINATED")
     world.wait(5)
-    assert world.statuses() == ["TERMINATED"]
+    assert set(world.statuses()) == {"TERMINATED"}
     for rank in range(4):
         world.ranks[rank].finish().exit()
     world.wait(15)
