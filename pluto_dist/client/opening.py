@@ -83,7 +83,7 @@ def _open_at(wish: Wish, settings: Settings, places: Places) -> Run:
     from pluto_dist.client.lease import LeaseFiles
     from pluto_dist.client.link import Link
 
-    surroundings = _surroundings(launcher=wish.launcher)
+    surroundings = _surroundings(wish)
     _end_former_cell(surroundings)
     wish, launched_by = _below_launcher(wish, settings)
     wish = _of_all_nodes(wish, settings, surroundings.job)
@@ -235,8 +235,9 @@ def _opened(wish: Wish, settings: Settings, surroundings: Surroundings, launched
         tags=wish.tags,
         config=msgspec.Raw(wish.config),
         ancestors=surroundings.ancestors,
+        parents=surroundings.parents,
+        again=wish.verb == "init" and RUNS.again(),
         notebook=surroundings.notebook,
-        spawned=surroundings.pool_parent is not None,
         wait_s=settings.open_wait_s,
         retention_segments=settings.retention_segments,
         heartbeat_s=settings.heartbeat_s,
@@ -275,14 +276,15 @@ def generate_run_id() -> str:
     return f"run-{stamp}-{os.urandom(6).hex()}"
 
 
-def _surroundings(*, launcher: bool) -> Surroundings:
+def _surroundings(wish: Wish) -> Surroundings:
     from pluto_dist.client.ancestors import read_ancestors, read_process
     from pluto_dist.client.job import detect
     from pluto_dist.node.identity import own_identity
 
     identity = own_identity()
     process, ancestors = read_process(identity), read_ancestors(identity)
-    return detect(os.environ, process, ancestors, RUNS.count_init(), launcher=launcher)
+    nth_init = RUNS.count_init() if wish.verb == "init" else 0
+    return detect(os.environ, process, ancestors, nth_init, launcher=wish.launcher)
 
 
 def _end_former_cell(surroundings: Surroundings) -> None:

@@ -107,8 +107,10 @@ class Opened(Entry, frozen=True, kw_only=True, tag="opened"):
         config: JSON object, the caller's config at init.
         resume: the caller wants to go on with an existing Run.
         ancestors: parent first; tells children of a rank from ranks.
+        parents: those of the ancestors of whose program it is a part, parent first: it was started by
+            `multiprocessing`, or forked.
+        again: the process has opened a Run before, by `init()`, and has not merely closed it.
         notebook: it is a notebook's kernel, whose end is no `finish()`.
-        spawned: a child that `multiprocessing` started with the spawn or forkserver method.
         wait_s: how long the caller waits for the backend before the Run is provisional.
         retention_segments: newest segments of each stream that stay in the spool after their delivery.
         heartbeat_s: how often the process speaks when nothing happens.
@@ -141,8 +143,9 @@ class Opened(Entry, frozen=True, kw_only=True, tag="opened"):
     tags: tuple[str, ...] = ()
     config: msgspec.Raw = msgspec.Raw(b"{}")
     ancestors: tuple[Identity, ...] = ()
+    parents: tuple[Identity, ...] = ()
+    again: bool = False
     notebook: bool = False
-    spawned: bool = False
     wait_s: Seconds = 10.0
     retention_segments: Count = 2
     heartbeat_s: Seconds = 5.0

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,6 +28,7 @@ from pluto_dist.node.launch import (
     start_detached,
 )
 from pluto_dist.node.places import Places, find_places
+from tests.patience import wait_until
 
 pytestmark = [pytest.mark.process, pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")]
 CHECKOUT = Path(__file__).parents[2]
@@ -59,14 +60,6 @@ time.sleep(60)
 """
 
 
-def until(condition: Callable[[], bool], within_s: float = 10.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        if time.monotonic() > deadline:
-            pytest.fail(f"not within {within_s} s")
-        time.sleep(0.005)
-
-
 class Started:
     """Waits for the stand-in's report and ends it afterwards."""
 
@@ -77,7 +70,7 @@ class Started:
         self._pids: list[int] = []
 
     def seen(self) -> dict:
-        until(self.report.exists)
+        wait_until(self.report.exists, "the report")
         found = json.loads(self.report.read_text())
         self._pids.append(found["pid"])
         return found
