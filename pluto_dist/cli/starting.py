@@ -6,12 +6,12 @@ import os
 import time
 
 from pluto_dist.cli.ask import ask, listener
-from pluto_dist.core.messages import AskStatus
+from pluto_dist.core.values.messages import AskStatus
 from pluto_dist.errors import CoordinatorUnavailableError
-from pluto_dist.node import stopped
-from pluto_dist.node.launch import claim_start, launch
-from pluto_dist.node.places import Places
-from pluto_dist.node.settings import Settings
+from pluto_dist.host import launch as stopped
+from pluto_dist.host.launch import claim_start, launch
+from pluto_dist.host.places import Places
+from pluto_dist.host.settings import Settings
 
 START_S = 15.0  # cold disk caches; usually 0.4 s
 POLL_S = 0.02

@@ -1,4 +1,7 @@
-"""What there is to upload in one or several stores, parents of forks first; reads files only."""
+"""What there is to upload in one or several stores, parents of forks first; reads files only.
+
+How a Run of the store ended, also where the coordinator could not write it down any more.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,46 @@ import msgspec
 
 from pluto_dist.backend.local.marks import Mark, Marks
 from pluto_dist.backend.local.store import Store
-from pluto_dist.core.document import Document, read
-from pluto_dist.core.ids import classify_run_id
-from pluto_dist.core.lifecycle import Target
+from pluto_dist.core.rules.verdict import status_report
+from pluto_dist.core.values.backend import StatusReport
+from pluto_dist.core.values.document import Document, read
+from pluto_dist.core.values.ids import classify_run_id
+from pluto_dist.core.values.lifecycle import Target
+from pluto_dist.core.values.records import Verdict
 from pluto_dist.errors import AmbiguousRunError, RunNotFoundError
-from pluto_dist.sync.ending import ending_of, is_told
 from pluto_dist.sync.source import cursors_of, streams_of
+
+UNSEEN = "finished; its node went away before the exit code was seen"
+
+
+def ending_of(document: Document) -> StatusReport | None:
+    """The terminal status with its reason and time, None for a Run that has not ended.
+
+    Without a verdict, a Run whose owner and workers have all finished is completed: it was only waiting for
+    an exit code.
+    """
+    run = document.restore.run
+    if run.verdict is not None:
+        return status_report(run)
+    members = [
+        lease for lease in document.leases if lease.role != "side" and lease.attempt == document.attempt
+    ]
+    owner = next((lease for lease in reversed(members) if lease.role == "owner"), None)
+    if owner is None or any(lease.end_reason not in ("finished", "closed") for lease in members):
+        return None
+    if owner.end_reason != "finished":
+        return None
+    return status_report(
+        msgspec.structs.replace(run, verdict=Verdict("COMPLETED", UNSEEN), ended_ms=owner.ended_at)
+    )
+
+
+def is_told(ending: StatusReport | None, mark: Mark) -> bool:
+    """Whether the server has this very end, or a cancel in its place (R10)."""
+    return (
+        ending is not None and mark.status in (ending.status, "CANCELLED") and mark.ended_ms == ending.at_ms
+    )
+
 
 FRESH_S = 180.0  # the coordinator of a live Run writes its document more often than this
 STORE_NAME = ".pluto"

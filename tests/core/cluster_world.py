@@ -11,9 +11,9 @@ from typing import Any
 import msgspec
 
 from pluto_dist.cluster.memory import MemoryEngine, MemoryStore
-from pluto_dist.core.ids import Job
 from pluto_dist.core.values.cluster import RunDocument, StoredVerdict
 from pluto_dist.core.values.engine import ClusterAddress, Versioned
+from pluto_dist.core.values.ids import Job
 from tests.core.builders import job
 from tests.core.processes import Process
 from tests.core.server import ServerRun

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from pluto_dist.core.lifecycle import Evidence
-from pluto_dist.core.records import Verdict
 from pluto_dist.core.rules.joint import VICTIMS_WAIT_S, judge
+from pluto_dist.core.rules.verdict import DRAIN_S, likeliest
 from pluto_dist.core.values.cluster import NodeEnd, NodeReport, Piece
-from pluto_dist.core.verdict import DRAIN_S, likeliest
+from pluto_dist.core.values.lifecycle import Evidence
+from pluto_dist.core.values.records import Verdict
 from tests.core.builders import killed, raised, signalled
 
 T = 1000.0

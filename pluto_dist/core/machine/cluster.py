@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pluto_dist.core.context import Context
-from pluto_dist.core.effects import Fence
-from pluto_dist.core.events import ClusterJoined, ClusterListed, ClusterSeen, ClusterWritten
+from pluto_dist.core.machine.context import Context
 from pluto_dist.core.machine.membership import Memberships
 from pluto_dist.core.machine.shared_run import SharedRun
-from pluto_dist.core.records import Lease, Run, Verdict
 from pluto_dist.core.values.cluster import StoredVerdict
+from pluto_dist.core.values.effects import Fence
+from pluto_dist.core.values.events import ClusterJoined, ClusterListed, ClusterSeen, ClusterWritten
+from pluto_dist.core.values.records import Lease, Run, Verdict
 
 AWAY_S = 5.0  # a store that does not answer for so long is worth a word
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import msgspec
 
-from pluto_dist.core.context import Context
-from pluto_dist.core.effects import ListCluster, WatchCluster
-from pluto_dist.core.events import ClusterListed, ClusterSeen
+from pluto_dist.core.machine.context import Context
+from pluto_dist.core.values.effects import ListCluster, WatchCluster
 from pluto_dist.core.values.engine import (
     Changed,
     ClusterAddress,
@@ -20,6 +19,7 @@ from pluto_dist.core.values.engine import (
     Unavailable,
     Versioned,
 )
+from pluto_dist.core.values.events import ClusterListed, ClusterSeen
 
 SEAT_QUIET_S = 15.0
 QUIET_S = (

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import msgspec
 
-from pluto_dist.core.context import Context
-from pluto_dist.core.effects import JoinCluster, LeaveCluster, RenewCluster
-from pluto_dist.core.events import ClusterJoined
+from pluto_dist.core.machine.context import Context
+from pluto_dist.core.values.effects import JoinCluster, LeaveCluster, RenewCluster
 from pluto_dist.core.values.engine import ClusterAddress, Joined, LeaseLost, Refused, Unavailable
+from pluto_dist.core.values.events import ClusterJoined
 
 AGAIN_S = 1.0
 REFUSED_AGAIN_S = 15.0  # somebody may mend the cause

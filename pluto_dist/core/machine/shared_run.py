@@ -14,19 +14,15 @@ from collections.abc import Callable
 
 import msgspec
 
-from pluto_dist.core.context import Context
-from pluto_dist.core.effects import ExpireCluster, Fence, WriteCluster
-from pluto_dist.core.events import ClusterListed, ClusterSeen, ClusterWritten
+from pluto_dist.core.machine.context import Context
 from pluto_dist.core.machine.lookout import QUIET_S, SEAT_QUIET_S, Lookout
 from pluto_dist.core.machine.membership import AGAIN_S, REFUSED_AGAIN_S, Lease, Memberships
-from pluto_dist.core.nodes import node_name
-from pluto_dist.core.phase import members_of
-from pluto_dist.core.records import Lease as Member
-from pluto_dist.core.records import Run, Verdict
 from pluto_dist.core.rules.joint import judge
 from pluto_dist.core.rules.offsets import Offset, read_ours, read_theirs
+from pluto_dist.core.rules.participants import node_name
 from pluto_dist.core.rules.reports import by_node, decoded, last_words, report_of
 from pluto_dist.core.rules.seat import Claim, Follow, SeatView, may_act, plan
+from pluto_dist.core.rules.verdict import members_of, pieces_of
 from pluto_dist.core.values.cluster import (
     Heard,
     Judgement,
@@ -41,6 +37,7 @@ from pluto_dist.core.values.cluster import (
     Seat,
     StoredVerdict,
 )
+from pluto_dist.core.values.effects import ExpireCluster, Fence, WriteCluster
 from pluto_dist.core.values.engine import (
     ABSENT,
     ANY,
@@ -52,7 +49,9 @@ from pluto_dist.core.values.engine import (
     Versioned,
     Written,
 )
-from pluto_dist.core.verdict import pieces_of
+from pluto_dist.core.values.events import ClusterListed, ClusterSeen, ClusterWritten
+from pluto_dist.core.values.records import Lease as Member
+from pluto_dist.core.values.records import Run, Verdict
 
 REFRESH_S = 60.0
 MEASURING_S = 5.0  # so long after a change of the seat clocks are compared, once a second

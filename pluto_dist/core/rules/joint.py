@@ -23,10 +23,10 @@ from collections.abc import Sequence
 
 import msgspec
 
-from pluto_dist.core.lifecycle import Evidence
-from pluto_dist.core.records import Verdict
+from pluto_dist.core.rules.verdict import DRAIN_S, describe, is_stop, likeliest, who_failed
 from pluto_dist.core.values.cluster import Judgement, NodeReport, Piece, failure_of
-from pluto_dist.core.verdict import DRAIN_S, describe, is_stop, likeliest, who_failed
+from pluto_dist.core.values.lifecycle import Evidence
+from pluto_dist.core.values.records import Verdict
 
 VICTIMS_WAIT_S = 18.0  # so long after its death a node is known to be lost, with a lease of 15 s
 

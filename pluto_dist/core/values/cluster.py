@@ -19,9 +19,9 @@ from __future__ import annotations
 
 import msgspec
 
-from pluto_dist.core.ids import Role
-from pluto_dist.core.lifecycle import Evidence
-from pluto_dist.core.records import Failure, Verdict
+from pluto_dist.core.values.ids import Role
+from pluto_dist.core.values.lifecycle import Evidence
+from pluto_dist.core.values.records import Failure, Verdict
 
 
 class Seat(msgspec.Struct, frozen=True):
