@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pluto_dist.core.rules.joint import VICTIMS_WAIT_S, judge
-from pluto_dist.core.rules.verdict import DRAIN_S, likeliest
+from pluto_dist.core.rules.verdict import DRAIN_S, is_stop, likeliest
 from pluto_dist.core.values.cluster import NodeEnd, NodeReport, Piece
 from pluto_dist.core.values.lifecycle import Evidence
 from pluto_dist.core.values.records import Verdict
@@ -21,7 +21,8 @@ def piece(rank: int, evidence: Evidence, *, spread: float = 0.0, late: float = 0
     """Of a rank; two ranks a node."""
     since = evidence.at if evidence.alive_until is None else evidence.alive_until
     return Piece(
-        role="worker", label=f"rank{rank}", rank=rank, host="h", pid=rank + 1, attempt=0, evidence=evidence,
+        role="worker", label=f"rank{rank}", rank=rank, host="h", pid=rank + 1, attempt=0,
+        evidence=evidence, stop=is_stop(evidence),
         since=since + late, until=evidence.at + spread + late, spread=spread, node=f"node{rank // 2}",
     )  # fmt: skip
 

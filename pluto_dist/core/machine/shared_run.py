@@ -487,8 +487,7 @@ class SharedRun:
         )
 
     def _pieces(self, run: Run, members: tuple[Member, ...]) -> list[Piece]:
-        name = self._name(run)
-        return [piece for member in members for piece in pieces_of(member, name)]
+        return pieces_of(members, self._name(run))
 
     def _name(self, run: Run) -> str:
         if run.relay:

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from pluto_dist.core.rules.verdict import DRAIN_S, describe, is_stop, likeliest, who_failed
+from pluto_dist.core.rules.verdict import DRAIN_S, describe, likeliest, who_failed
 from pluto_dist.core.values.cluster import Judgement, NodeReport, Piece, failure_of
 from pluto_dist.core.values.lifecycle import Evidence
 from pluto_dist.core.values.records import Verdict
@@ -102,7 +102,7 @@ def joint_verdict(
 
 def _verdict_of(causes: tuple[Piece, ...]) -> Verdict:
     first, *others = (failure_of(piece) for piece in causes)
-    if is_stop(causes[0].evidence):
+    if causes[0].stop:
         by = first.signal or first.type or f"exit code {first.exit_code}"
         return Verdict("TERMINATED", f"{who_failed(first)} was asked to stop by {by}", first)
     names = " or ".join(who_failed(each) for each in (first, *others))
@@ -123,7 +123,7 @@ def _failures(reports: Sequence[NodeReport], owners: NodeReport | None) -> list[
 
 
 def _is_victim(piece: Piece) -> bool:
-    return piece.evidence.communication or is_stop(piece.evidence)
+    return piece.evidence.communication or piece.stop
 
 
 def _unexplained(report: NodeReport) -> bool:
@@ -144,6 +144,7 @@ def _loss(report: NodeReport) -> Piece:
         evidence=Evidence(
             at=report.gone_since, wall_ms=0, kind="vanished", message=told, alive_until=report.alive_until
         ),
+        stop=False,
         since=report.alive_until,
         until=report.gone_since,
     )

@@ -62,14 +62,13 @@ def decide(run: Run, members: tuple[Lease, ...]) -> Verdict:
 def first_failure(run: Run, members: tuple[Lease, ...]) -> tuple[bool, Failure] | None:
     """The cause among all evidence: (whether it is a request to stop, the failure), None if nobody failed."""
     limit = _evidence_limit(run, members)
-    causes = likeliest(piece for member in members for piece in pieces_of(member) if piece.until <= limit)
-    return (is_stop(causes[0].evidence), failure_of(causes[0])) if causes else None
+    causes = likeliest(piece for piece in pieces_of(members) if piece.until <= limit)
+    return (causes[0].stop, failure_of(causes[0])) if causes else None
 
 
-def pieces_of(member: Lease, node: str = "") -> tuple[Piece, ...]:
-    """A member's evidence as far as it counts, with the time in which it happened on the node's clock."""
-    counting = _counting(member)
-    return tuple(
+def pieces_of(members: tuple[Lease, ...], node: str = "") -> list[Piece]:
+    """All evidence of a node's members that counts, with the time in which it happened by its clock."""
+    return [
         Piece(
             role=member.role,
             label="command" if evidence.command_pid else member.label,
@@ -79,14 +78,15 @@ def pieces_of(member: Lease, node: str = "") -> tuple[Piece, ...]:
             pid=evidence.command_pid or member.identity.pid,
             attempt=member.attempt,
             evidence=evidence,
-            since=evidence.at if evidence.alive_until is None else evidence.alive_until,
+            stop=_stops(evidence, member),
+            since=_since(evidence),
             until=evidence.at,
             lease_id=member.lease_id,
-            number=number,
+            number=member.evidence.index(evidence),
         )
-        for number, evidence in enumerate(member.evidence)
-        if evidence in counting
-    )
+        for member in members
+        for evidence in _counting(member, _parent(member, members))
+    ]
 
 
 def likeliest(pieces: Iterable[Piece]) -> tuple[Piece, ...]:
@@ -99,20 +99,20 @@ def likeliest(pieces: Iterable[Piece]) -> tuple[Piece, ...]:
     found = sorted(pieces, key=lambda piece: piece.since)
     if any(not piece.evidence.command_pid for piece in found):
         found = [piece for piece in found if not piece.evidence.command_pid]
-    stop_at = min((piece.until for piece in found if is_stop(piece.evidence)), default=None)
+    stop_at = min((piece.until for piece in found if piece.stop), default=None)
     if stop_at is not None:
-        found = [piece for piece in found if is_stop(piece.evidence) or piece.since < stop_at]
+        found = [piece for piece in found if piece.stop or piece.since < stop_at]
     if not found:
         return ()
     window_end = found[0].since + found[0].spread + RANKING_WINDOW_S
     window = [piece for piece in found if piece.since <= window_end]
-    best = min(window, key=lambda piece: (_severity(piece.evidence), piece.since))
+    best = min(window, key=lambda piece: (_severity(piece), piece.since))
     return best, *(piece for piece in window if _may_be_before(piece, best))
 
 
 def _may_be_before(piece: Piece, best: Piece) -> bool:
     """Whether nobody can tell which of two came first; on one node the order of notice decides."""
-    elsewhere = piece.node != best.node and _severity(piece.evidence) == _severity(best.evidence)
+    elsewhere = piece.node != best.node and _severity(piece) == _severity(best)
     return elsewhere and piece.since <= best.until
 
 
@@ -138,18 +138,50 @@ def is_failure(evidence: Evidence) -> bool:
     return not (evidence.kind == "exit" and evidence.exit_code == 0)
 
 
-def _counting(member: Lease) -> tuple[Evidence, ...]:
+def _parent(member: Lease, members: tuple[Lease, ...]) -> Lease | None:
+    """The member whose child it is."""
+    return next((other for other in members if member.parent and other.lease_id == member.parent), None)
+
+
+def _counting(member: Lease, parent: Lease | None) -> tuple[Evidence, ...]:
     """Failures; a request to stop that was ignored is one only if the process did not end well after it."""
-    found = tuple(filter(is_failure, member.evidence))
+    found = tuple(
+        evidence
+        for evidence in member.evidence
+        if is_failure(evidence) and not _is_parents_will(evidence, member, parent)
+    )
     return found if any(not evidence.ignored for evidence in found) else ()
 
 
-def _severity(evidence: Evidence) -> int:
-    if is_stop(evidence):
+def _is_parents_will(evidence: Evidence, child: Lease, parent: Lease | None) -> bool:
+    """Whether a worker that joined its parent's Run was ended by that parent.
+
+    The parent says so beforehand. Once it has left by itself it says nothing more: what then ends its
+    children from outside is the end of the job.
+    """
+    if child.parent and child.stopped_at is not None and evidence.at >= child.stopped_at:
+        return True
+    left_at = parent.left_at if parent is not None and not any(map(is_failure, parent.evidence)) else None
+    from_outside = is_stop(evidence) or evidence.kind in ("signal", "vanished")
+    return left_at is not None and from_outside and _since(evidence) > left_at
+
+
+def _stops(evidence: Evidence, member: Lease) -> bool:
+    """A request to stop; a process with a Run of its own that its parent kills was asked by that, too."""
+    return is_stop(evidence) or (member.stopped_at is not None and evidence.at >= member.stopped_at)
+
+
+def _severity(piece: Piece) -> int:
+    if piece.stop:
         return 3
-    if evidence.communication:
+    if piece.evidence.communication:
         return 2
-    return 1 if evidence.kind in ("exception", "exit") else 0
+    return 1 if piece.evidence.kind in ("exception", "exit") else 0
+
+
+def _since(evidence: Evidence) -> float:
+    """Since when it may have been so: a death may be noticed long after it happened."""
+    return evidence.at if evidence.alive_until is None else evidence.alive_until
 
 
 def status_of_code(code: int) -> Status:

@@ -144,6 +144,7 @@ class Piece(msgspec.Struct, frozen=True, kw_only=True):
     """One piece of evidence, with the time in which it happened on the clock of whoever decides.
 
     Attributes:
+        stop: a request to stop, and no fault.
         since, until: it did not happen before and not after; as stored, on the clock of its node.
         lease_id, number: of which lease, and the how manieth of its pieces.
         spread: by how much the two clocks may differ from what is assumed, 0 within a node.
@@ -156,6 +157,7 @@ class Piece(msgspec.Struct, frozen=True, kw_only=True):
     pid: int
     attempt: int
     evidence: Evidence
+    stop: bool
     since: float
     until: float
     node: str = ""

@@ -208,6 +208,9 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
         folded: how many entries of the lifecycle stream have taken effect.
         participant: who writes, over restarts; empty until granted.
         by_exit: nobody called `finish()`, the interpreter's exit hook did.
+        left_at: when its process said that it leaves.
+        stopped_at: when its parent sent it a signal that ends it.
+        stopped: when it sent such a signal to children of its own, by pid.
         code_awaited: it ended by the interpreter's exit, and only the kernel will know the exit code.
         removed: the folder is gone, everything in it was delivered.
         fences: where each stream stood when a newer attempt replaced this lease, stream -> (segment, offset);
@@ -234,6 +237,9 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     ended_ms: int | None = None
     end_reason: EndReason | None = None
     finish_code: int | None = None
+    left_at: float | None = None
+    stopped_at: float | None = None
+    stopped: dict[str, float] = {}
     by_exit: bool = False
     code_awaited: bool = False
     error: tuple[str, str] | None = None
