@@ -7,6 +7,7 @@ import sys
 from typing import Self
 
 from pluto_dist.client.terminal import is_terminal, put, tell
+from pluto_dist.core.rules.verdict import server_differs
 from pluto_dist.core.values.ids import RunRef
 from pluto_dist.core.values.messages import RunView, View
 from pluto_dist.host.places import store_of
@@ -152,7 +153,9 @@ def finished(view: View | None, settings: Settings, records: int) -> None:
     left += f", {run.rejected} values rejected" if run.rejected else ""
     # Who leaves while others go on is not told how much has arrived.
     points = f", {run.points} points" if run.points or not records or status != "RUNNING" else ""
-    tell(f"{_named(run)} {state}{why}{points}{left}; {_look(run, settings)}")
+    differs = server_differs(run.server_status, run.refusals)
+    no = f"; but {differs}" if differs else ""
+    tell(f"{_named(run)} {state}{why}{points}{left}{no}; {_look(run, settings)}")
 
 
 def _is_behind(view: View, records: int) -> bool:
@@ -167,7 +170,8 @@ def _look(run: RunView, settings: Settings) -> str:
         return f"look: pluto-dist show {_short(run)}"
     if run.provisional:
         return f"kept in {store_of(settings.dir)}; upload: pluto-dist sync"
-    return run.url or f"look: pluto-dist show {_short(run)}"
+    gone = "status" in run.refusals  # a page that is not there helps nobody
+    return f"look: pluto-dist show {_short(run)}" if gone or not run.url else run.url
 
 
 def _named(run: RunView) -> str:

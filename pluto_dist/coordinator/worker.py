@@ -285,8 +285,7 @@ class Worker:
             case "names":
                 outcome = backend.register(run, msgspec.json.decode(effect.body, type=dict[str, LogType]))
             case "tags":
-                change = msgspec.json.decode(effect.body, type=TagsChange)
-                outcome = backend.put_tags(run, change.wanted, change.base)
+                outcome = backend.put_tags(run, msgspec.json.decode(effect.body, type=TagsChange))
             case "config":
                 outcome = backend.merge_config(run, effect.body)
             case "seat":

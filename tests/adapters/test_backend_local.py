@@ -11,7 +11,7 @@ import pytest
 
 from pluto_dist.backend.local import LocalBackend
 from pluto_dist.backend.local.store import Store
-from pluto_dist.core.rules.shared import merge_json
+from pluto_dist.core.rules.shared import merge_json, merge_tags
 from pluto_dist.core.values.backend import (
     BackendRun,
     Batch,
@@ -21,10 +21,12 @@ from pluto_dist.core.values.backend import (
     OpenRequest,
     OpenResult,
     Outcome,
+    Reopened,
     Retry,
     RunOpened,
     Status,
     StatusReport,
+    TagsChange,
 )
 from pluto_dist.core.values.document import Document, read
 from pluto_dist.core.values.lifecycle import Target
@@ -60,11 +62,11 @@ class Kept:
         self._change(run.key, status=report.status, verdict=Verdict(report.status, reason))
         return self.local.report(run, report)
 
-    def put_tags(
-        self, run: BackendRun, tags: tuple[str, ...], base: tuple[str, ...] | None = None
-    ) -> Outcome:
-        self._change(run.key, tags=tags)
-        return self.local.put_tags(run, tags, base)
+    def put_tags(self, run: BackendRun, change: TagsChange) -> Outcome:
+        tags = read(self.store.document(run.key) or b"").tags
+        merged = merge_tags(tags, change.base or (), change.wanted, change.removed)
+        self._change(run.key, tags=merged)
+        return self.local.put_tags(run, change)
 
     def merge_config(self, run: BackendRun, patch: bytes) -> Outcome:
         config = read(self.store.document(run.key) or b"").config
@@ -80,6 +82,9 @@ class Kept:
 
     def revive(self, run: BackendRun) -> Outcome:
         return self.local.revive(run)
+
+    def put_back(self, reopened: Reopened) -> Outcome:
+        return self.local.put_back(reopened)
 
     def close(self) -> None:
         self.local.close()

@@ -326,6 +326,29 @@ def test_a_fork_starts_from_its_parents_config_and_tags() -> None:
     assert msgspec.json.decode(world.server.runs[9].config) == {"lr": 1, "opt": {"wd": 3}}
 
 
+def test_a_fork_keeps_its_own_group() -> None:
+    """As on the server: a group of its own replaces the parent's, and no tag of its own is lost."""
+    world = World()
+    own = ("c", "group:c")
+    child = RunOpened(
+        id=9,
+        display_id="DEM-9",
+        project="demo",
+        url="",
+        resumed=False,
+        tags=own,
+        fork_run_id=1,
+        fork_step=5,
+        parent_tags=("p1", "group:p"),
+    )
+    world.server.runs[9] = ServerRun(9, "demo", "fork", "key", tags=own)
+    world.server.answer("open", child)
+    fork = Fork(RunRef(id=1), 5, inherit_config=False, inherit_tags=True)
+    world.process("fork").init(fork=fork, tags=own)
+    assert world.server.runs[9].tags == ("p1", "c", "group:c")
+    assert world.run().tags == ("p1", "c", "group:c")
+
+
 def test_opening_is_asked_again_ever_more_rarely() -> None:
     """G4"""
     world = World()

@@ -32,6 +32,7 @@ from pluto_dist.core.values.backend import (
     Retry,
     RunOpened,
     StatusReport,
+    TagsChange,
     Unavailable,
 )
 from pluto_dist.core.values.document import Document, read
@@ -85,9 +86,7 @@ class LocalBackend:
     def report(self, run: BackendRun, report: StatusReport) -> Outcome:
         return Delivered()
 
-    def put_tags(
-        self, run: BackendRun, tags: tuple[str, ...], base: tuple[str, ...] | None = None
-    ) -> Outcome:
+    def put_tags(self, run: BackendRun, change: TagsChange) -> Outcome:
         return Delivered()
 
     def merge_config(self, run: BackendRun, patch: bytes) -> Outcome:

@@ -105,6 +105,7 @@ class Opening:
             telling=False,
             reported=False,
             forced=False,
+            server_status=None,
             ended_ms=None,
             prior=Prior(run.verdict, run.ended_ms, run.job_key, run.attempt),
             cluster=lease.opened.cluster,
@@ -469,8 +470,7 @@ class Adoption:
         if fork is None:
             return
         if fork.inherit_tags:
-            run = self._context.change_run(run, tags=opened.parent_tags)
-            self._shared.add_tags(run.key, wanted)
+            self._shared.inherit_tags(run.key, opened.parent_tags)
         if fork.inherit_config and opened.parent_config != b"{}":
             config = self._book.configs.get(run.key) or Config()
             # The backend has only what the caller gave: it inherits nothing by itself.

@@ -157,6 +157,8 @@ class Standings:
             points=self._book.count_points(run.key),
             provisional=run.provisional,
             cancelled=run.cancelled,
+            server_status=run.server_status,
+            refusals=run.refusals,
             reason=decided.reason if decided is not None else "",
             expected=expected.status if expected is not None else None,
             owner=self._owner(run),

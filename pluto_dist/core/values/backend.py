@@ -205,6 +205,19 @@ class Uploaded(msgspec.Struct, frozen=True, kw_only=True):
     status: Status | None
 
 
+class Told(Delivered, frozen=True, kw_only=True, tag="told"):
+    """The backend accepted a control request, and says what it has now.
+
+    Attributes:
+        status: of the Run; another one than was reported if the backend ignored the report. None where it
+            does not say.
+        tags: of the Run; None where it does not say.
+    """
+
+    status: Status | None = None
+    tags: tuple[str, ...] | None = None
+
+
 class BackendRun(msgspec.Struct, frozen=True):
     """What a backend needs to know of an open Run."""
 
@@ -216,10 +229,15 @@ class BackendRun(msgspec.Struct, frozen=True):
 
 
 class TagsChange(msgspec.Struct, frozen=True):
-    """Tags as this node wants them, and as it last knew them to be; None if it never knew."""
+    """Tags as this node wants them, and as it last knew them to be; None if it never knew.
+
+    Attributes:
+        removed: tags that are to go although this node never knew them: somebody has added them elsewhere.
+    """
 
     wanted: tuple[str, ...]
     base: tuple[str, ...] | None
+    removed: tuple[str, ...] = ()
 
 
 class SeatNote(msgspec.Struct, frozen=True):
@@ -229,11 +247,18 @@ class SeatNote(msgspec.Struct, frozen=True):
 
 
 class StatusReport(msgspec.Struct, frozen=True):
-    """A status with its reason; `metadata` is a JSON object or None to clear the old one."""
+    """A status with its reason.
+
+    Attributes:
+        metadata: a JSON object, or None to clear the old one.
+        at_ms: since when, epoch milliseconds; 0 for now.
+        force: it holds whatever the backend has; a person's word.
+    """
 
     status: Status
     metadata: bytes | None
     at_ms: int
+    force: bool = False
 
 
 class Beat(msgspec.Struct, frozen=True):
@@ -280,13 +305,16 @@ class Backend(Protocol):
         ...
 
     def report(self, run: BackendRun, report: StatusReport) -> Outcome:
-        """Sets the status."""
+        """Sets the status; `Told` says what it is then, which a backend with a will of its own decides.
+
+        An end that nobody meant is replaced: the server marks a Run FAILED that was silent for too long.
+        """
         ...
 
-    def put_tags(
-        self, run: BackendRun, tags: tuple[str, ...], base: tuple[str, ...] | None = None
-    ) -> Outcome:
-        """Makes the tags these; with `base` only what differs from it, and what others did to them stays."""
+    def put_tags(self, run: BackendRun, change: TagsChange) -> Outcome:
+        """Makes the tags those that are wanted; with a base only what differs from it, and what others did
+        to them stays. `Told` says what they are then.
+        """
         ...
 
     def merge_config(self, run: BackendRun, patch: bytes) -> Outcome:
@@ -300,7 +328,7 @@ class Backend(Protocol):
     def revive(self, run: BackendRun) -> Outcome:
         """Takes back an end that nobody meant: the server marks a Run FAILED that was silent for too long.
 
-        Any other end stays as it is. Without this, the true status could not replace the wrong one.
+        Any other end stays as it is; `Told` says which it is.
         """
         ...
 
