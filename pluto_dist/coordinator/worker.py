@@ -20,8 +20,7 @@ from pluto_dist.backend.local import files as store_files
 from pluto_dist.backend.local.marks import Marks
 from pluto_dist.backend.local.store import Store
 from pluto_dist.coordinator.clusters import AtCluster, ClusterStores
-from pluto_dist.coordinator.describe import Describer
-from pluto_dist.coordinator.log import say
+from pluto_dist.coordinator.metadata import Metadata
 from pluto_dist.coordinator.sampler import NodeRecorder
 from pluto_dist.core.values.backend import (
     Backend,
@@ -29,13 +28,10 @@ from pluto_dist.core.values.backend import (
     Beat,
     Delivered,
     LogType,
-    OpenRequest,
-    OpenResult,
     Outcome,
     Rejected,
     Reopened,
     Retry,
-    RunOpened,
     SeatNote,
     StatusReport,
     TagsChange,
@@ -110,21 +106,20 @@ class Worker:
         backends: the backend of a target.
         clusters: stores that the nodes of jobs share.
         recorder: of the node's system metrics; one that measures this machine by default.
-        describer: of this machine, for the pages of new Runs.
+        metadata: of this machine, for the pages of new Runs.
     """
 
     def __init__(
         self,
         backends: Backends,
         recorder: NodeRecorder | None = None,
-        describer: Describer | None = None,
+        metadata: Metadata | None = None,
         clusters: ClusterStores | None = None,
     ) -> None:
         self._backends = backends
         self.clusters = clusters or ClusterStores()
         self.recorder = recorder or NodeRecorder()
-        self._describer = describer or Describer()
-        self._described: dict[str, bytes] = {}  # by Run, until it is open
+        self._metadata = metadata or Metadata()
 
     def do(self, effect: Slow) -> Event | None:
         """Blocks; returns what happened, None where nobody needs to know."""
@@ -248,33 +243,10 @@ class Worker:
         return self._backends(effect.run.target).deliver(effect.run, batch)
 
     def _open(self, effect: OpenRun) -> Event:
-        request = self._with_metadata(effect)
+        request = self._metadata.request(effect)
         result = self._backends(request.target).open(request)
-        if request is not effect.request:
-            self._keep_metadata(request, result)
+        self._metadata.answered(effect, result)
         return OpenEnded(run=effect.run, result=result)
-
-    def _with_metadata(self, effect: OpenRun) -> OpenRequest:
-        """The request with what is known of the machine, which is found out once for each Run."""
-        if effect.origin is None:
-            return effect.request
-        known = self._described.get(effect.run)
-        if known is None:
-            known = self._described[effect.run] = self._describer.describe(effect.origin)
-        return msgspec.structs.replace(effect.request, system_metadata=known)
-
-    def _keep_metadata(self, request: OpenRequest, result: OpenResult) -> None:
-        """A server takes it only when the Run is made, so until then the store has it, for `sync`."""
-        store, made = Store(Path(request.target.store)), isinstance(result, RunOpened)
-        if made:
-            self._described.pop(request.key, None)
-        try:
-            if isinstance(result, Unavailable) or (made and request.target.mode == "local"):
-                store.write_metadata(request.key, request.system_metadata)
-            elif made:
-                store.drop_metadata(request.key)
-        except OSError as error:  # a page without the machine is no reason to hold up the Run
-            say("metadata_not_kept", run=request.key, error=str(error))
 
     def _control(self, effect: Control) -> Event:
         backend, run = self._backends(effect.run.target), effect.run

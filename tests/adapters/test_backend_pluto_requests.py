@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from pluto_dist.core.values.backend import (
     Told,
     Unknown,
 )
+from pluto_dist.spool.file_lines import storable
 from tests.adapters.pluto_support import KEY, RUN, TARGET, Wire, batch, created, details, ok
 
 METRIC = {"time": 1, "step": 0, "data": {"loss": 0.5}}
@@ -390,6 +392,47 @@ def test_storage_that_refuses_always_makes_one_more_row_only(photo: Path) -> Non
     for _ in range(5):
         assert isinstance(backend.deliver(RUN, cut), Retry)
     assert wire.paths.count("/files") == 2
+
+
+MINIO_REFUSES = b"""<?xml version="1.0"?><Error><Code>XMinioInvalidObjectName</Code>
+<Message>Object name contains unsupported characters.</Message></Error>"""
+
+
+def test_dots_in_an_address_arrive_as_they_were_signed(photo: Path) -> None:
+    """HTTP libraries resolve them; storage then refuses the signature."""
+    url = "http://store/bucket/a/../b/./photo.txt?sig=1"
+    wire = Wire(ok(**{"a/../b": [{"photo.txt": url}]}), httpx.Response(200))
+    assert wire.backend().deliver(RUN, batch("files", file_line(photo, logName="a/../b"))) == Delivered()
+    assert wire.requests[-1].url.raw_path == b"/bucket/a/%2E%2E/b/%2E/photo.txt?sig=1"
+
+
+def test_a_name_that_storage_refuses_is_escaped_and_the_file_arrives(photo: Path) -> None:
+    """The bytes are worth more than the name, and nothing behind them waits for ever."""
+    wire = Wire(
+        ok(**{"train//x": [{"photo.txt": "http://store/train//x/photo.txt"}]}),
+        httpx.Response(400, content=MINIO_REFUSES),
+        ok(**{"train/%/x": [{"photo.txt": "http://store/train/%25/x/photo.txt"}]}),
+        httpx.Response(200),
+    )
+    backend, cut = wire.backend(), batch("files", file_line(photo, logName="train//x"))
+    assert isinstance(backend.deliver(RUN, cut), Retry)
+    assert backend.deliver(RUN, cut) == Delivered()
+    rows = [json.loads(each.content) for each in wire.requests if each.url.path == "/files"]
+    asked = [row["files"][0]["logName"] for row in rows]
+    assert asked == ["train//x", "train/%/x"]
+    assert backend.files.renewed == 1
+
+
+@pytest.mark.parametrize("name", ["plain", "train//x"])
+def test_a_name_that_storage_never_takes_is_set_aside(photo: Path, name: str) -> None:
+    refused = httpx.Response(400, content=MINIO_REFUSES)
+    names = dict.fromkeys((name, storable(name)))
+    answers = [ok(**{each: [{"photo.txt": "http://store/x"}]}) for each in names]
+    wire = Wire(*(each for answer in answers for each in (answer, refused)))
+    backend, cut = wire.backend(), batch("files", file_line(photo, logName=name))
+    outcomes = [backend.deliver(RUN, cut) for _ in answers]
+    assert isinstance(outcomes[-1], Rejected)
+    assert "unsupported characters" in outcomes[-1].reason
 
 
 def test_twice_refused_address_is_replaced_once_it_is_really_old() -> None:
