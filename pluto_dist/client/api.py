@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
+import msgspec
+
 from pluto_dist.client.arguments import (
     Wish,
     config_of,
@@ -21,6 +23,7 @@ from pluto_dist.client.arguments import (
 from pluto_dist.client.interface import Settings as GivenSettings
 from pluto_dist.client.interface import leave_out, settings_of
 from pluto_dist.client.opening import disabled_run, generate_run_id, open_lease
+from pluto_dist.client.pools import reimporting
 from pluto_dist.client.runs import RUNS
 from pluto_dist.client.values import shown
 from pluto_dist.core.values.ids import Role
@@ -109,7 +112,7 @@ def init(
         resume=resume_of(resume, run),
         fork=fork_of(fork_run_id, fork_step, inherit_config, inherit_tags),
     )
-    return open_lease(wish, loaded)
+    return _opened(wish, loaded)
 
 
 _ARGUMENTS = init.__code__.co_varnames[: init.__code__.co_argcount + init.__code__.co_kwonlyargcount]
@@ -157,7 +160,7 @@ def attach(
         run_from_env=from_env and asked is not None,
         timeout_s=seconds_of("timeout_s", timeout_s),
     )
-    return open_lease(wish, loaded)
+    return _opened(wish, loaded)
 
 
 def finish(op: AnyRun | None = None, *, code: int | None = None, timeout_s: float | None = None) -> None:
@@ -247,6 +250,15 @@ def login(
     from pluto_dist.client import announce
 
     announce.key_found(_settings("login", settings))
+
+
+def _opened(wish: Wish, settings: Settings) -> AnyRun:
+    """Opens it; a main module that is imported again in a child has done so in its parent."""
+    if not reimporting():
+        return open_lease(wish, settings)
+    from pluto_dist.client.travel import repeated
+
+    return repeated(msgspec.structs.replace(wish, via="import"), settings)
 
 
 def _settings(verb: str, settings: GivenSettings | Mapping[str, Any] | None, **arguments: Any) -> Settings:
