@@ -6,12 +6,12 @@ import os
 import time
 
 from pluto_dist.cli.ask import ask, listener
-from pluto_dist.core.values.messages import AskStatus
+from pluto_dist.core.values.messages import AskStatus, HandOverKey
 from pluto_dist.errors import CoordinatorUnavailableError
 from pluto_dist.host import launch as stopped
 from pluto_dist.host.launch import claim_start, launch
 from pluto_dist.host.places import Places
-from pluto_dist.host.settings import Settings
+from pluto_dist.host.settings import Settings, as_option, load
 
 START_S = 15.0  # cold disk caches; usually 0.4 s
 POLL_S = 0.02
@@ -37,6 +37,22 @@ def ensure_running(places: Places, settings: Settings) -> bool:
             )
         time.sleep(POLL_S)
     return True
+
+
+def hand_over_key(places: Places) -> str:
+    """Gives the coordinator the API key of this environment, for Runs whose processes are gone.
+
+    Returns:
+        Where the key is from, "" if there is none.
+
+    Raises:
+        SettingError: the key cannot be used.
+    """
+    settings = load(os.environ, {"mode": "auto"}, source=as_option)
+    if settings.api_key is None or settings.mode != "pluto":
+        return ""
+    ask(places.socket, HandOverKey(request=1, key=settings.api_key.reveal()))
+    return settings.key_source
 
 
 def _tail(places: Places) -> str:

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from pluto_dist.client.lease import HeldLease
-    from pluto_dist.client.opening import AnyRun
-    from pluto_dist.client.run import Run
+from pluto_dist.client.interface import Member, RunLike
 
 
 class OpenRuns:
@@ -20,14 +16,14 @@ class OpenRuns:
     """
 
     def __init__(self) -> None:
-        self._runs: list[tuple[Run, HeldLease]] = []
+        self._runs: list[tuple[RunLike, Member]] = []
         self._inits: dict[int, int] = {}
         self._closed: dict[int, int] = {}
-        self._deferred: list[Run] = []
-        self.travelled: dict[str, Run] = {}
+        self._deferred: list[RunLike] = []
+        self.travelled: dict[str, RunLike] = {}
         self.disabled = False
 
-    def add(self, run: Run, held: HeldLease) -> None:
+    def add(self, run: RunLike, held: Member) -> None:
         """A Run was opened in this process."""
         for former in self.mine():
             former.tell_late()
@@ -35,27 +31,27 @@ class OpenRuns:
         self._runs = [(kept, lease) for kept, lease in self._runs if not lease.end]
         self._runs.append((run, held))
 
-    def mine(self) -> list[HeldLease]:
+    def mine(self) -> list[Member]:
         """Leases that this process opened, newest first; of the ended ones at least the newest."""
         return [held for _, held in reversed(self._runs) if held.here]
 
-    def open(self) -> list[HeldLease]:
+    def open(self) -> list[Member]:
         """Leases that this process opened and has not ended, newest first."""
         return [held for held in self.mine() if not held.end]
 
-    def unfinished(self) -> list[Run]:
+    def unfinished(self) -> list[RunLike]:
         """Runs that are not ended, newest first; a forked child's inherited ones included."""
         return [run for run, held in reversed(self._runs) if not held.end]
 
-    def lease_of(self, run: AnyRun) -> HeldLease | None:
+    def lease_of(self, run: RunLike) -> Member | None:
         """What is behind a handle that this process opened; None for a disabled Run."""
         return next((held for known, held in self._runs if known is run and held.here), None)
 
-    def newest(self) -> Run | None:
+    def newest(self) -> RunLike | None:
         """The first of the unfinished ones, else one that its main module has not opened again."""
         return next(iter([*self.unfinished(), *reversed(self._deferred)]), None)
 
-    def known(self, lease_id: str) -> Run | None:
+    def known(self, lease_id: str) -> RunLike | None:
         """The handle of a lease that was opened here, or came here before and has not ended."""
         opened = next((run for run, held in self._runs if held.lease_id == lease_id), None)
         if opened is not None:
@@ -64,15 +60,15 @@ class OpenRuns:
         held = vars(came).get("_held") if came is not None else None
         return None if held is not None and held.end else came
 
-    def defer(self, run: Run) -> None:
+    def defer(self, run: RunLike) -> None:
         """A main module is imported again: its Run is opened when it is used."""
         self._deferred.append(run)
 
-    def arrived(self, run: Run) -> None:
+    def arrived(self, run: RunLike) -> None:
         """It was."""
         self._deferred = [other for other in self._deferred if other is not run]
 
-    def newest_ended(self) -> Run | None:
+    def newest_ended(self) -> RunLike | None:
         """The newest of those that were ended, if none was opened since."""
         return self._runs[-1][0] if self._runs and self._runs[-1][1].end else None
 

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pluto_dist.client.arguments import Wish, run_of
-from pluto_dist.client.offline import DisabledRun
 from pluto_dist.client.opening import disabled_run, open_lease
 from pluto_dist.client.pools import reimporting
 from pluto_dist.client.run import Run
@@ -27,10 +26,9 @@ from pluto_dist.client.runs import RUNS
 from pluto_dist.errors import PlutoDistError, RunNotFoundError
 
 if TYPE_CHECKING:
+    from pluto_dist.client.interface import RunLike
     from pluto_dist.client.lease import HeldLease
     from pluto_dist.host.settings import Settings
-
-    AnyRun = Run | DisabledRun
 
 AGAIN_S = 30.0  # a handle that could not attach tries again after this time
 _OPENED = frozenset({"_held", "_link", "_points"})
@@ -160,7 +158,7 @@ def passport_of(run: Run) -> dict[str, Any]:
     }
 
 
-def restore(passport: dict[str, Any]) -> AnyRun:
+def restore(passport: dict[str, Any]) -> RunLike:
     """The handle in the process where it has arrived; several copies of it are one there."""
     known = RUNS.known(passport["lease_id"])
     if known is not None:

@@ -56,7 +56,7 @@ RACE = """
             if child == 0:
                 os._exit(0)
             os.waitpid(child, 0)
-            time.sleep(0.002)
+            time.sleep(0.02)
 
     def client(number, home):
         os.environ["PLUTO_DIST_HOME"] = home

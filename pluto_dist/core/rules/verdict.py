@@ -20,7 +20,7 @@ Facts are members (owner and workers of the current epoch) with their ends and e
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import msgspec
@@ -190,6 +190,20 @@ def describe(failure: Failure | Evidence) -> str:
     return failure.message or "its process vanished"
 
 
+def server_differs(status: Status | None, refusals: Mapping[str, str]) -> str:
+    """What the server does not have as it is here, for people; "" if nothing is known of that.
+
+    Args:
+        status: the server's, if it is another one.
+        refusals: what it will not take, with its reasons.
+    """
+    said = [f"the server says {status}"] if status is not None else []
+    for reason in dict.fromkeys(refusals.values()):
+        what = ", ".join(name for name in refusals if refusals[name] == reason)
+        said.append(f"the server refuses the {what}: {reason}")
+    return "; ".join(said)
+
+
 def who_failed(failure: Failure) -> str:
     """Rank or label, with pid and host."""
     name = f"rank {failure.rank}" if failure.rank is not None else (failure.label or failure.role)
@@ -347,4 +361,4 @@ def status_report(run: Run) -> StatusReport:
         "attempts": run.attempts,
     }
     body = _encoder.encode(metadata) if run.verdict.status != "COMPLETED" else None
-    return StatusReport(run.verdict.status, body, run.ended_ms or 0)
+    return StatusReport(run.verdict.status, body, run.ended_ms or 0, run.forced)
