@@ -6,8 +6,6 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-import msgspec
-
 from pluto_dist.client.arguments import (
     Wish,
     config_of,
@@ -22,8 +20,7 @@ from pluto_dist.client.arguments import (
 )
 from pluto_dist.client.interface import RunLike, leave_out, settings_of
 from pluto_dist.client.interface import Settings as GivenSettings
-from pluto_dist.client.opening import disabled_run, generate_run_id, open_lease
-from pluto_dist.client.pools import reimporting
+from pluto_dist.client.opening import disabled_run, generate_run_id
 from pluto_dist.client.runs import RUNS
 from pluto_dist.client.values import shown
 from pluto_dist.core.values.ids import Role
@@ -252,12 +249,9 @@ def login(
 
 
 def _opened(wish: Wish, settings: Settings) -> AnyRun:
-    """Opens it; a main module that is imported again in a child has done so in its parent."""
-    if not reimporting():
-        return open_lease(wish, settings)
-    from pluto_dist.client.travel import repeated
+    from pluto_dist.client.travel import opened  # importing the package loads none of what opens a Run
 
-    return repeated(msgspec.structs.replace(wish, via="import"), settings)
+    return opened(wish, settings)
 
 
 def _settings(verb: str, settings: GivenSettings | Mapping[str, Any] | None, **arguments: Any) -> Settings:

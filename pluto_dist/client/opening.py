@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,13 +27,13 @@ if TYPE_CHECKING:
     from pluto_dist.client.lease import HeldLease
     from pluto_dist.client.lease_files import LeaseFiles
     from pluto_dist.client.run import Run
-    from pluto_dist.client.travel import DeferredRun
     from pluto_dist.core.values.ids import Job
     from pluto_dist.core.values.lifecycle import Origin
     from pluto_dist.host.places import Places
     from pluto_dist.host.settings import Settings
 
     AnyRun = Run | DisabledRun
+    MakeRun = Callable[[HeldLease], Run]
 
 RANK_GRANT_S = 0.5  # a rank other than 0 goes on training after this time and gets its role meanwhile
 RESTART_GRANT_S = 6.0  # after a restart it waits for its first step, a little longer than rank 0 may take
@@ -42,15 +43,15 @@ _log = logging.getLogger("pluto_dist")
 _warn_once = WarnOnce()
 
 
-def open_lease(wish: Wish, settings: Settings, handle: DeferredRun | None = None) -> AnyRun:
+def open_lease(wish: Wish, settings: Settings, make: MakeRun | None = None) -> AnyRun:
     """Opens a lease, or gives a disabled Run where this machine does not allow one.
 
     Args:
         wish, settings: what is asked for.
-        handle: it becomes the lease's; left out, a new one.
+        make: gives the handle of the lease; left out, a new `Run`.
     """
     try:
-        return _open_at(wish, settings, _places(settings), handle)
+        return _open_at(wish, settings, _places(settings), make)
     except MachineError as error:
         _unfit(settings, error)
         named = str(wish.run) if wish.run else None
@@ -77,7 +78,7 @@ def _unfit(settings: Settings, error: MachineError) -> None:
     _warn_once(error.message, f"{error}. Nothing will be logged (PLUTO_DIST_REQUIRED=1 makes this an error)")
 
 
-def _open_at(wish: Wish, settings: Settings, places: Places, handle: DeferredRun | None) -> Run:
+def _open_at(wish: Wish, settings: Settings, places: Places, make: MakeRun | None) -> Run:
     from pluto_dist.client import announce
     from pluto_dist.client.console.capture import CAPTURES
     from pluto_dist.client.hooks import install_hooks
@@ -108,9 +109,7 @@ def _open_at(wish: Wish, settings: Settings, places: Places, handle: DeferredRun
     as_side = wish.verb == "attach" and wish.role != "worker" and not _joins_its_parent(wish, surroundings)
     command = _command_console(files, settings, places) if wish.launcher else None
     held = HeldLease(files, link, settings, attached=as_side, command=command)
-    run = handle if handle is not None else Run(held)
-    if handle is not None:
-        handle.become(held)
+    run = (make or Run)(held)
     held.claim(_opened(wish, settings, surroundings, launched_by))
     RUNS.add(run, held)
     install_hooks(os.getpid(), settings.sigterm_wait_s, settings.preempt_wait_s)

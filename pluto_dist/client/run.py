@@ -464,12 +464,6 @@ class Run(RunFacts):
         """As `__copy__`."""
         return self
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """The handle travels: where it is unpickled it attaches by its id when it is used first."""
-        from pluto_dist.client.travel import passport_of, restore
-
-        return restore, (passport_of(self),)
-
     def __repr__(self) -> str:
         view = self._link.view
         run = view.run if view is not None else None

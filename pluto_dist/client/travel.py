@@ -12,11 +12,14 @@ while the module is imported was logged by the parent too. The handle joins the 
 
 from __future__ import annotations
 
+import copyreg
 import os
 import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from pluto_dist.client.arguments import Wish, run_of
 from pluto_dist.client.opening import disabled_run, open_lease
@@ -28,6 +31,7 @@ from pluto_dist.errors import PlutoDistError, RunNotFoundError
 if TYPE_CHECKING:
     from pluto_dist.client.interface import RunLike
     from pluto_dist.client.lease import HeldLease
+    from pluto_dist.client.opening import AnyRun
     from pluto_dist.host.settings import Settings
 
 AGAIN_S = 30.0  # a handle that could not attach tries again after this time
@@ -94,13 +98,14 @@ class DeferredRun(Run):
         return f"<pluto_dist.Run {self._what}, not used here yet>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (restore, (self._passport,)) if self._passport is not None else super().__reduce__()
+        return restore, (self._passport if self._passport is not None else passport_of(self),)
 
-    def become(self, held: HeldLease) -> None:
+    def _become(self, held: HeldLease) -> Run:
         """Takes the lease that was opened for it."""
         vars(self).clear()
         self.__class__ = Run  # type: ignore[assignment] # what is overridden here is over
         Run.__init__(self, held)
+        return self
 
     @property
     def _is_repeated(self) -> bool:
@@ -120,7 +125,7 @@ class DeferredRun(Run):
                 raise self._refused[0]
             before = dict(vars(self))
             try:
-                found = open_lease(self._wish, self._settings, self)
+                found = open_lease(self._wish, self._settings, self._become)
             except PlutoDistError as error:
                 self.__class__, self.__dict__ = DeferredRun, before
                 refused = RunNotFoundError(
@@ -134,8 +139,17 @@ class DeferredRun(Run):
                 self.__class__, self.__dict__ = type(found), vars(found)  # type: ignore[assignment]
 
 
+def opened(wish: Wish, settings: Settings) -> AnyRun:
+    """Opens a lease for a caller of `init()` or `attach()`.
+
+    A main module that is imported again in a child has done so in its parent.
+    """
+    return repeated(wish, settings) if reimporting() else open_lease(wish, settings)
+
+
 def repeated(wish: Wish, settings: Settings) -> Run:
-    """The handle of an `init()` or `attach()` in a main module that is imported again."""
+    """The handle of a call that was made by the parent."""
+    wish = msgspec.structs.replace(wish, via="import")
     what = f"the Run of the {wish.verb}() that the parent process made"
     run = DeferredRun(wish, settings, what)
     RUNS.defer(run)
@@ -183,3 +197,10 @@ def _settings(passport: dict[str, Any]) -> Settings:
     home = passport["home"] if there else None
     where = {name: passport[name] for name in _WHERE}
     return load(os.environ, {**where, "dir": passport["dir"], "home": home})
+
+
+def _travels(run: Run) -> tuple[Any, ...]:
+    return restore, (passport_of(run),)
+
+
+copyreg.pickle(Run, _travels)  # here, because the way back needs what opens Runs, which needs `Run`
