@@ -179,6 +179,8 @@ def _attach(claim: Claim, facts: Facts) -> Decision:
         return Refuse("OwnerExistsError", "attach() never owns a Run; use init(run_id=…, resume=True)")
     if facts.run is None:
         return _join_unknown(claim, facts)
+    if facts.parent is not None:
+        return _child(facts.run, facts.parent)
     return _join("worker" if claim.wanted == "worker" else "side", facts, "attached")
 
 
@@ -261,7 +263,7 @@ def _workers(leases: tuple[Lease, ...]) -> tuple[Lease, ...]:
 def _child(run: Run, parent: Lease) -> Decision:
     """A child that joins its parent's Run."""
     role = role_below(parent)
-    if run.ended or role == "side":
+    if run.ended or role == "side" or not parent.alive:
         return Grant("side", f"started by {parent.label}")
     return Grant("worker", f"a child of {parent.label}")
 

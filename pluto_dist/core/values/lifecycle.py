@@ -109,6 +109,8 @@ class Claim(Entry, frozen=True, kw_only=True, tag="opened"):
         parents: those of the ancestors of whose program it is a part, parent first: it was started by
             `multiprocessing`, or forked.
         again: the process has opened a Run before, by `init()`, and has not merely closed it.
+        via: how the process came by its handle: by the call itself; by importing its parent's main module, in
+            which the call is, once more; or as a handle that was opened in another process.
         notebook: it is a notebook's kernel, whose end is no `finish()`.
         wait_s: how long the caller waits for the backend before the Run is provisional.
         retention_segments: newest segments of each stream that stay in the spool after their delivery.
@@ -144,6 +146,7 @@ class Claim(Entry, frozen=True, kw_only=True, tag="opened"):
     ancestors: tuple[Identity, ...] = ()
     parents: tuple[Identity, ...] = ()
     again: bool = False
+    via: Literal["call", "import", "handle"] = "call"
     notebook: bool = False
     wait_s: Seconds = 10.0
     retention_segments: Count = 2
