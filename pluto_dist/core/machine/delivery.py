@@ -162,10 +162,9 @@ class Delivery:
         steps = [known.steps.get(participant, 0) if known is not None else 0]
         if known is not None and known.fork_step is not None:
             steps.append(known.fork_step + 1)  # a fork goes on behind the step it was made from
-        for lease in self._book.leases_of(run):
-            if lease.participant == participant:
-                steps.append(lease.next_step)
-                steps.extend(self._book.feeds[key].next_step for key in self._book.feed_keys(lease.lease_id))
+        for lease in self._book.leases_by(run, participant):
+            steps.append(lease.next_step)
+            steps.extend(self._book.feeds[key].next_step for key in self._book.feed_keys(lease.lease_id))
         return max(steps)
 
     def lease_removed(self, lease: Lease) -> None:
@@ -278,7 +277,7 @@ class Delivery:
             before = series.get(final)
             series[final] = Point(batch.last, batch.step, batch.count + (before.count if before else 0))
             count += batch.count
-        self._book.points.put(lane.lease.lease_id, Points(run.key, series, count))
+        self._book.put_points(lane.lease.lease_id, Points(run.key, series, count))
 
 
 def _unfenced(lease: Lease) -> bool:
