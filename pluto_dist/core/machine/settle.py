@@ -137,6 +137,8 @@ class Settling:
         for key in [key for key, at in self._deadlines.items() if at <= now]:
             del self._deadlines[key]
             self._context.touch(key)
+        for key in self._views.due():
+            self._context.touch(key)
 
     def _stop_seeking(self) -> None:
         """Who wanted to join a Run of another node is gone."""
@@ -164,7 +166,7 @@ class Settling:
         beat_s = _beat_s(run, assessment, members)
         self._controls.advance(run, may_report=delivered and quiet, beat_s=beat_s)
         self._plan(run, assessment, self._status_by(run, delivered=delivered, quiet=quiet))
-        for lease in leases:
+        for lease in self._book.left(run.key):
             self._remove_if_done(lease.lease_id)
 
     def _nobody_comes(self, run: Run) -> Verdict | None:

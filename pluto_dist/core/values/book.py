@@ -257,7 +257,7 @@ class Book:
         return tuple(self.leases[lease_id] for lease_id in self._by_participant.get((run, participant), {}))
 
     def rejected(self, run: str) -> int:
-        """Records that `log()` refused in all processes of a Run."""
+        """Keys that the processes of a Run left out because their values cannot be logged."""
         return self._rejected.get(run, 0)
 
     def points_of(self, run: str) -> dict[str, Point]:
