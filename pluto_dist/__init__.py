@@ -88,6 +88,7 @@ _LAZY = {
     "watch": "pluto_dist.client.api",
 }
 _ELSEWHERE = {
+    "ops": "keep the Run that init() returns; pluto.finish() ends all of this process",
     "logout": "unset PLUTO_API_KEY, or run `pluto logout` of the official client",
     "query": "the official client has it: pluto.query reads what is on the server",
     "sweep": "the official client has it; start the trials yourself and call init() in each",

@@ -18,7 +18,7 @@ from pluto_dist.client.arguments import (
     seconds_of,
     tags_of,
 )
-from pluto_dist.client.interface import RunLike, leave_out, settings_of
+from pluto_dist.client.interface import RunLike, leave_out, settings_of, tell_left_out
 from pluto_dist.client.interface import Settings as GivenSettings
 from pluto_dist.client.opening import disabled_run, generate_run_id, open_lease
 from pluto_dist.client.runs import RUNS
@@ -92,9 +92,14 @@ def init(
     where = {"dir": dir} if save_dir is None else {"save_dir": save_dir}
     loaded = _settings("init", settings, **where, project=project, mode=mode, strict=strict, quiet=quiet)
     asked, from_env = (run_id, False) if run_id is not None else (loaded.run_id, True)
+    if (
+        run_id is not None and run_id == loaded.run_id
+    ):  # run_id=os.environ["PLUTO_RUN_ID"], as scripts have it
+        from_env = True
     if loaded.mode == "disabled":
         return disabled_run(loaded, name, asked, config, tags)
     leave_out(unknown, _ARGUMENTS, strict=loaded.strict)
+    tell_left_out(loaded.left_out)
     run = run_of("run_id", asked)
     wish = Wish(
         verb="init",
