@@ -187,7 +187,9 @@ def test_everybody_is_told_when_something_matters() -> None:
     for process in launch.start():
         process.init()
     launch.rank(2).add_tags("a")
-    assert launch.rank(2).view.run is not None and launch.rank(2).view.run.tags == ("a",)
+    mine = launch.rank(2).view.run
+    assert mine is not None
+    assert mine.tags == ("a",)
     world.wait(SPREAD_S)  # the others a moment later
     assert all(process.view.run and process.view.run.tags == ("a",) for process in launch.ranks.values())
 
