@@ -17,6 +17,7 @@ Layers; imports point inwards (`tests/test_layers.py` holds them):
     coordinator the process that owns Runs
     client      what runs in the trainer
     sync        uploads what a store holds
+    read        finds Runs and reads them, for people, notebooks and commands
     cli         the command line
     integrations  Lightning and Hugging Face; each module loads its framework
 

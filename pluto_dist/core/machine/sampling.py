@@ -82,7 +82,7 @@ class Sampling:
         return next(open_ones, None)
 
     def _nodes(self, run: Run) -> list[Lease]:
-        """The node's own leases of a Run; each is an ended one from the start, because no process holds it."""
+        """The node's own leases of a Run; each is ended from the start, because no process holds it."""
         return [lease for lease in self._book.left(run.key) if is_node(lease) and not lease.removed]
 
     def _feed(self, run: Run) -> NodeFeed:

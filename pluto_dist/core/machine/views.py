@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from pluto_dist.core.machine.cluster import Clusters
 from pluto_dist.core.machine.context import Context
 from pluto_dist.core.machine.control import Controls
 from pluto_dist.core.machine.delivery import Delivery
@@ -54,7 +55,13 @@ class Standings:
     """Computed when asked for; nothing is kept."""
 
     def __init__(
-        self, context: Context, delivery: Delivery, controls: Controls, filing: Filing, paces: Paces
+        self,
+        context: Context,
+        delivery: Delivery,
+        controls: Controls,
+        filing: Filing,
+        paces: Paces,
+        clusters: Clusters,
     ) -> None:
         self._context = context
         self._book = context.book
@@ -62,6 +69,7 @@ class Standings:
         self._controls = controls
         self._filing = filing
         self._paces = paces
+        self._clusters = clusters
 
     def of(self, run: Run) -> Standing:
         """How a Run stands now."""
@@ -71,10 +79,14 @@ class Standings:
         # The status is waited for only where it is near: not while the launcher may restart the job, nor
         # for a Run that was closed and may be taken up again.
         told = run.reported if run.ended else phase not in ("finishing", "orphaned")
+        told = told and (run.ended or not self._clusters.expects_more(run))
         return Standing(
             run=self._run_view(run, assessment),
             members=len([lease for lease in leases if lease.role != "side" and lease.alive]),
-            safe=self._all_delivered(run) and self._filing.safe(run) and self._controls.settled(run),
+            safe=self._all_delivered(run)
+            and self._filing.safe(run)
+            and self._controls.settled(run)
+            and self._clusters.safe(run),
             told=told,
             relieved=relieved_launchers(leases),
             key_problem=self._key_problem(run),
@@ -103,7 +115,8 @@ class Standings:
         """Why something does not go on, "" if all is well."""
         if run.target.mode == "pluto" and run.target.key_id not in self._context.keys:
             return "no API key in memory; any process of the Run hands it over"
-        return run.open_trouble or self._delivery.trouble(run.key) or self._paces.trouble(run.key)
+        held_up = self._delivery.trouble(run.key) or self._clusters.trouble(run)
+        return run.open_trouble or held_up or self._paces.trouble(run.key)
 
     def _key_problem(self, run: Run) -> str:
         """A server that is overloaded may refuse a key for a moment; that is nobody's business."""
