@@ -33,7 +33,7 @@ from pluto_dist.core.values.lifecycle import Target
 from pluto_dist.core.values.records import Verdict
 from pluto_dist.spool.reader import list_streams, read_cut
 from tests.adapters import documents
-from tests.adapters.backend_contract import METRIC, BackendContract, cut, file_line
+from tests.adapters.backend_contract import METRIC, BackendContract, cut, file_line, opened
 
 
 class Kept:
@@ -164,6 +164,14 @@ class TestLocalBackend(BackendContract):
     @pytest.fixture
     def rig(self, tmp_path: Path) -> LocalRig:
         return LocalRig(tmp_path / ".pluto")
+
+    def test_a_run_of_the_store_tells_how_far_its_streams_are(self, rig: LocalRig) -> None:
+        """G10: after a SIGKILL of everything the document is older than the streams beside it."""
+        run, handle = self.begin(rig)
+        rig.backend._change(handle.key, leases=(documents.lease("a" * 16, "rank3", last_step=4),))
+        rig.backend.deliver(handle, cut("metrics", METRIC, {**METRIC, "step": 41}))
+        again = opened(rig.backend.open(self.ask(rig, "k2", want="resume", id=run.id, external_id=None)))
+        assert again.reached.participants == {"rank3": 42}
 
     def test_store_that_takes_nothing_means_later(self, rig: LocalRig) -> None:
         """G6: a full or unmounted store loses nothing."""

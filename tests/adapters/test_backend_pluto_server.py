@@ -231,6 +231,21 @@ class TestPlutoBackend(BackendContract):
         again = opened(rig.backend.open(self.ask(rig, want="resume", project="default", id=run.id)))
         assert again.project == "true one"
 
+    @pytest.mark.parametrize("want", ["resume", "either", "join"])
+    def test_a_run_that_exists_tells_how_far_it_has_come(self, rig: ServerRig, want: str) -> None:
+        """G10: nothing of it must be overwritten."""
+        run, handle = self.begin(rig, external_id="x")
+        rig.backend.register(handle, {"loss": "METRIC", "acc": "METRIC"})
+        for step in (0, 41):
+            rig.backend.deliver(handle, cut("metrics", {**METRIC, "step": step}))
+        rig.backend.deliver(handle, cut("console", LINE, {**LINE, "lineNumber": 7}))
+        self.end(rig, handle)
+        ids = {"id": run.id, "external_id": None} if want == "resume" else {"external_id": "x"}
+        again = opened(rig.backend.open(self.ask(rig, "k2", want=want, **ids)))
+        assert again.reached.series == dict.fromkeys(rig.points(run.id), 41)
+        assert (again.reached.lines, again.reached.last_line) == (2, 7)
+        rig.operator.waive("6.3.12")
+
     def test_ambiguous_display_id_is_refused_or_narrowed(self, rig: ServerRig) -> None:
         first, _ = self.begin(rig, "k1", project="my-ml-project")
         second, _ = self.begin(rig, "k2", project="my_ml_project")

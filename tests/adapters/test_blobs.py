@@ -11,8 +11,8 @@ import pytest
 
 from pluto_dist.backend.local.files import place_of
 from pluto_dist.backend.local.store import Store
-from pluto_dist.coordinator.spools import next_step
 from pluto_dist.spool import blobs as module
+from pluto_dist.spool.batches import next_step
 from pluto_dist.spool.blobs import Blobs, NoRoomError, NoSourceError, usage
 from pluto_dist.spool.file_lines import FileLine, encode_line, located, read_line, remove_blobs, storable
 from pluto_dist.spool.retention import touch_live

@@ -326,7 +326,9 @@ class Views:
         reply = msgspec.structs.replace(
             view,
             request=request,
-            next_step=self._delivery.next_step(lease.run or "", lease.participant),
+            next_step=self._delivery.next_step(
+                lease.run or "", lease.participant, member=lease.role != "side"
+            ),
             pending=self._delivery.pending_bytes(lease),
             passed=self._delivery.passed(lease),
         )

@@ -124,6 +124,21 @@ class OpenRequest(msgspec.Struct, frozen=True, kw_only=True):
     asked_s: float | None = None
 
 
+class Reached(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a Run that exists has come, by what the backend knows of it.
+
+    Attributes:
+        series: last step by name, where records are known by their series (the server).
+        participants: next step by participant, where they are known by that (the store).
+        lines, last_line: how many console lines there are, and the highest of their numbers.
+    """
+
+    series: dict[str, int] = {}
+    participants: dict[str, int] = {}
+    lines: int = 0
+    last_line: int = 0
+
+
 class RunOpened(msgspec.Struct, frozen=True, kw_only=True, tag="opened"):
     """The Run is RUNNING on the backend.
 
@@ -134,6 +149,7 @@ class RunOpened(msgspec.Struct, frozen=True, kw_only=True, tag="opened"):
         tags, config: what the backend has now, None where it does not say.
         record: the stored document of a local Run, b"" otherwise.
         parent_config, parent_tags: what a fork may inherit.
+        reached: how far a Run that existed has come.
     """
 
     id: int
@@ -151,6 +167,7 @@ class RunOpened(msgspec.Struct, frozen=True, kw_only=True, tag="opened"):
     record: bytes = b""
     parent_config: bytes = b"{}"
     parent_tags: tuple[str, ...] = ()
+    reached: Reached = Reached()
 
 
 class Reopened(msgspec.Struct, frozen=True):

@@ -121,7 +121,9 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         untagged: tags to be removed on the backend that nobody here has added.
         config_patch: JSON object that the backend has not got yet, b"" if none.
         next_line: number of the next console line.
-        steps: next automatic step by participant, as an earlier coordinator left it.
+        steps: next automatic step by participant, as an earlier coordinator or the backend knows it.
+        behind: owner and workers go on with this automatic step at least: the Run was resumed, and it is not
+            known here which of its series was whose.
         fork: which Run the caller wants to continue; `fork_run_id` and `fork_step` are what the backend has.
         want: what the backend is asked for while it is opening.
         relay: what this node is called in the Run, if another node has its owner (R12); "" for the owner's.
@@ -176,6 +178,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     cancelled: bool = False
     next_line: int = 1
     steps: dict[str, int] = {}
+    behind: int = 0
     want: Want = "create"
     relay: str = ""
     open_failures: int = 0
