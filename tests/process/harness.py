@@ -394,7 +394,7 @@ class Node:
         own = {
             "HOME": str(self.base),
             "PYTHONPATH": str(CHECKOUT),
-            "PLUTO_DIST_SYSTEM_METRICS_S": "0",  # after a while, on a slow machine, they would be a lease more
+            "PLUTO_DIST_SYSTEM_METRICS_S": "0",  # on a slow machine they would be a lease more
             "PLUTO_DIST_HOME": str(self.home),
             "PLUTO_DIR": str(self.base),
             "PD_TEST_LEDGER": str(self.ledger),
