@@ -5,7 +5,7 @@ from __future__ import annotations
 from pluto_dist.core.machine.context import Context
 from pluto_dist.core.machine.lane import Lane
 from pluto_dist.core.rules.participants import is_node, late_participant
-from pluto_dist.core.rules.series import SeriesNames
+from pluto_dist.core.rules.series import SeriesNames, names_itself
 from pluto_dist.core.values.backend import LogType, StreamKind, kind_of
 from pluto_dist.core.values.book import Points, feed_key
 from pluto_dist.core.values.effects import LookAtStreams
@@ -62,9 +62,8 @@ class Delivery:
         if mode == "rank0":
             self._known(run.key, lane.writer).update(dict.fromkeys(event.names))
         else:
-            # Whose the plain names are is known on the owner's node alone; the node's own have its name.
-            apart = mode == "suffix" or (bool(run.relay) and not is_node(lane.lease))
-            lane.not_before = self._settle_names(run, lane.writer, event.names, apart=apart)
+            apart = {name for name in event.names if mode == "suffix" or _is_apart(run, lane.lease, name)}
+            lane.not_before = self._settle_names(run, lane.writer, event.names, apart)
         if lane.not_before:
             self._held.setdefault(run.key, {})[lane] = None
         elif lane.writer == "owner":
@@ -216,7 +215,7 @@ class Delivery:
             self._context.touch(run.key)  # the status may have waited for this
         self._kick(lane)
 
-    def _settle_names(self, run: Run, writer: str, names: dict[str, LogType], *, apart: bool) -> float:
+    def _settle_names(self, run: Run, writer: str, names: dict[str, LogType], apart: set[str]) -> float:
         """Settles what can be settled; returns until when the rest is held, 0 if there is none."""
         settled = self._names.settle(
             run.key,
@@ -302,3 +301,11 @@ def _writer_at(lane: Lane, segment: int) -> tuple[str, int | None]:
     if fence is None or (segment, start) >= fence:
         return late_participant(lease.participant, lease.attempt), None
     return lease.participant, fence[1] if segment == fence[0] else None
+
+
+def _is_apart(run: Run, lease: Lease, name: str) -> bool:
+    """Whether a name needs a suffix on a node that relays: the owner's node alone knows whose the plain is.
+
+    The node's own metrics have its name in theirs, and so may a rank's.
+    """
+    return bool(run.relay) and not is_node(lease) and not names_itself(name, lease.opened.job)

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from pluto_dist.core.machine.cluster import Clusters
 from pluto_dist.core.machine.context import Context
 from pluto_dist.core.machine.control import Controls
 from pluto_dist.core.machine.delivery import Delivery
@@ -53,7 +54,13 @@ class Standings:
     """Computed when asked for; nothing is kept."""
 
     def __init__(
-        self, context: Context, delivery: Delivery, controls: Controls, filing: Filing, paces: Paces
+        self,
+        context: Context,
+        delivery: Delivery,
+        controls: Controls,
+        filing: Filing,
+        paces: Paces,
+        clusters: Clusters,
     ) -> None:
         self._context = context
         self._book = context.book
@@ -61,6 +68,7 @@ class Standings:
         self._controls = controls
         self._filing = filing
         self._paces = paces
+        self._clusters = clusters
 
     def of(self, run: Run) -> Standing:
         """How a Run stands now."""
@@ -70,10 +78,14 @@ class Standings:
         # The status is waited for only where it is near: not while the launcher may restart the job, nor
         # for a Run that was closed and may be taken up again.
         told = run.reported if run.ended else phase not in ("finishing", "orphaned")
+        told = told and (run.ended or not self._clusters.expects_more(run))
         return Standing(
             run=self._run_view(run, assessment),
             members=sum(lease.alive and lease.role != "side" for lease in leases),
-            safe=self._all_delivered(leases) and self._filing.safe(run) and self._controls.settled(run),
+            safe=self._all_delivered(leases)
+            and self._filing.safe(run)
+            and self._controls.settled(run)
+            and self._clusters.safe(run),
             told=told,
             relieved=relieved_launchers(leases),
             key_problem=self._key_problem(run),
@@ -106,7 +118,7 @@ class Standings:
             return "no API key in memory; any process of the Run hands it over"
         leases = self._book.leases_of(run.key)
         held_up = next((t for t in map(self._delivery.trouble, leases) if t), "")
-        return run.open_trouble or held_up or self._paces.trouble(run.key)
+        return run.open_trouble or held_up or self._clusters.trouble(run) or self._paces.trouble(run.key)
 
     def _key_problem(self, run: Run) -> str:
         """A server that is overloaded may refuse a key for a moment; that is nobody's business."""

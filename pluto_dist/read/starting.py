@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import time
 
-from pluto_dist.cli.ask import ask, listener
 from pluto_dist.core.values.messages import AskStatus, HandOverKey
 from pluto_dist.errors import CoordinatorUnavailableError
 from pluto_dist.host import launch as stopped
 from pluto_dist.host.launch import claim_start, launch
 from pluto_dist.host.places import Places
 from pluto_dist.host.settings import Settings, as_option, load
+from pluto_dist.read.ask import ask, listener
 
 START_S = 15.0  # cold disk caches; usually 0.4 s
 POLL_S = 0.02
