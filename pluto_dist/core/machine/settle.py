@@ -149,6 +149,8 @@ class Settling:
         for key in [key for key, at in self._deadlines.items() if at <= now]:
             del self._deadlines[key]
             self._context.touch(key)
+        for key in self._views.due():
+            self._context.touch(key)
 
     def _stop_seeking(self) -> None:
         """Who wanted to join a Run of another node is gone."""
@@ -180,7 +182,7 @@ class Settling:
         may_report = delivered and quiet and self._clusters.may_report(run)
         self._controls.advance(run, may_report=may_report, beat_s=beat_s)
         self._plan(run, assessment, self._status_by(run, delivered=delivered, quiet=quiet))
-        for lease in leases:
+        for lease in self._book.left(run.key):
             self._remove_if_done(lease.lease_id)
 
     def _of_all_nodes(
