@@ -20,7 +20,7 @@ from pluto_dist.client.arguments import (
 )
 from pluto_dist.client.interface import RunLike, leave_out, settings_of, tell_left_out
 from pluto_dist.client.interface import Settings as GivenSettings
-from pluto_dist.client.opening import disabled_run, generate_run_id, open_lease
+from pluto_dist.client.opening import disabled_run, generate_run_id
 from pluto_dist.client.runs import RUNS
 from pluto_dist.client.values import shown
 from pluto_dist.core.values.ids import Role
@@ -113,7 +113,7 @@ def init(
         resume=resume_of(resume, run),
         fork=fork_of(fork_run_id, fork_step, inherit_config, inherit_tags),
     )
-    return open_lease(wish, loaded)
+    return _opened(wish, loaded)
 
 
 _ARGUMENTS = init.__code__.co_varnames[: init.__code__.co_argcount + init.__code__.co_kwonlyargcount]
@@ -161,7 +161,7 @@ def attach(
         run_from_env=from_env and asked is not None,
         timeout_s=seconds_of("timeout_s", timeout_s),
     )
-    return open_lease(wish, loaded)
+    return _opened(wish, loaded)
 
 
 def finish(op: AnyRun | None = None, *, code: int | None = None, timeout_s: float | None = None) -> None:
@@ -251,6 +251,12 @@ def login(
     from pluto_dist.client import announce
 
     announce.key_found(_settings("login", settings))
+
+
+def _opened(wish: Wish, settings: Settings) -> AnyRun:
+    from pluto_dist.client.travel import opened  # importing the package loads none of what opens a Run
+
+    return opened(wish, settings)
 
 
 def _settings(verb: str, settings: GivenSettings | Mapping[str, Any] | None, **arguments: Any) -> Settings:

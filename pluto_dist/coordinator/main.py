@@ -7,6 +7,7 @@ replaced, its folder is gone, or a newer generation is in the database.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import resource
 import signal
@@ -18,6 +19,7 @@ from types import FrameType
 
 from pluto_dist.backend.local import LocalBackend
 from pluto_dist.coordinator import lock as lockfile
+from pluto_dist.coordinator.clusters import ClusterStores
 from pluto_dist.coordinator.database import SupersededError, open_database
 from pluto_dist.coordinator.driver import Driver, Keys
 from pluto_dist.coordinator.log import say
@@ -151,22 +153,60 @@ def serve(places: Places, lock: lockfile.CoordinatorLock, idle_exit_s: float) ->
         say("unreadable_record", what=line)
     keys = Keys()
     targets = Targets(keys)
-    core = Coordinator(book, boot_id=boot_id(), generation=database.generation, idle_exit_s=idle_exit_s)
+    core = Coordinator(
+        book,
+        boot_id=boot_id(),
+        generation=database.generation,
+        idle_exit_s=idle_exit_s,
+        node=node_id(database.node, boot_id()),
+    )
+    clusters = ClusterStores()
     server = RouterServer(places.socket)
     socket_id = lockfile.file_id(places.socket)
-    driver = Driver(core, places, database, server, Worker(targets), keys)
+    worker = Worker(targets, clusters=clusters)
+    driver = Driver(core, places, database, server, worker, keys, last_served_ms(places))
     say("started", pid=str(os.getpid()), generation=str(database.generation), runtime=str(places.runtime))
     end_start(places)
     driver.start()
     code = _serve_until_done(
-        driver, server, stopper, lambda: lock.is_intact() and _is_ours(places, socket_id)
+        driver, server, stopper, lambda: lock.is_intact() and _is_ours(places, socket_id) and serves(places)
     )
     server.close(unlink=code == DONE and _is_ours(places, socket_id))
+    clusters.interrupt()
     driver.close()
+    clusters.close()
     targets.close()
     database.close()
     say("stopped", code=str(code), reason=driver.stop.reason if driver.stop is not None else "signal")
     return code
+
+
+def last_served_ms(places: Places) -> int:
+    """When the coordinator before this one was last known to serve, epoch milliseconds; 0 for never."""
+    try:
+        return places.alive.lstat().st_mtime_ns // 1_000_000
+    except FileNotFoundError:
+        return 0
+
+
+def serves(places: Places) -> bool:
+    """Says so to the next coordinator; False when the folder is gone."""
+    try:
+        mark = open_private(places.alive, os.O_RDWR | os.O_CREAT)
+    except FileNotFoundError:
+        return False
+    except OSError:  # no room, or something else has the name: the next one goes by the spool alone
+        return True
+    try:
+        os.utime(mark)
+    finally:
+        os.close(mark)
+    return True
+
+
+def node_id(number: int, boot: str) -> str:
+    """What this node is called in cluster stores: another one after a restart of the machine."""
+    return hashlib.sha256(f"{number} {boot}".encode()).hexdigest()[:12]
 
 
 def _serve_until_done(
