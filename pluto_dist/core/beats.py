@@ -10,6 +10,9 @@ two signs of life, or while no coordinator runs, would be FAILED now and CANCELL
 moment later. So the last thing before a status is one more question. The status does not wait for the answer
 longer than `LAST_S`; a cancel that comes after it changes nothing. `finish --force` is a later word than any
 cancel, so there is no question before it.
+
+While an exit code is awaited the question is asked ahead, and the process that is about to exit waits for the
+answer: with its exit everything of the job may be killed, and then there is time for one request, the status.
 """
 
 from __future__ import annotations
@@ -26,18 +29,32 @@ from pluto_dist.core.records import Run
 
 BEAT_S = 20.0  # the server forgets a Run 150 s after its last heartbeat and stores at most one each 30 s
 LAST_S = 3.0  # the status waits no longer for the answer to the last question
+KNOWN_S = 5.0  # an answer is not older when the status goes out
 SILENT_S = 100.0  # after this time without a beat that arrived, the server may have marked the Run FAILED
 
 
 class _Question(msgspec.Struct):
-    """The last one before the status of one epoch; `answered` when there is nothing left to wait for."""
+    """The last one before the status of one epoch.
+
+    Attributes:
+        sent: an answer is on its way.
+        answered_at: when it came.
+        over: the status may have reached the server; a question after it would be about the status.
+    """
 
     epoch: int
     since: float
     not_before: float
     failures: int = 0
     sent: bool = False
-    answered: bool = False
+    answered_at: float | None = None
+    over: bool = False
+
+    def is_known(self, now: float) -> bool:
+        """Whether there is nothing left to wait for."""
+        if self.over or self.answered_at is None:
+            return self.over or now >= self.since + LAST_S
+        return now < self.answered_at + KNOWN_S
 
 
 class Beats:
@@ -70,14 +87,22 @@ class Beats:
             return True
         now = self._context.now.at
         question = self._questions.get(run.key)
-        if question is None or question.epoch != run.epoch:
-            question = self._questions[run.key] = _Question(run.epoch, now, now)
-        if question.answered or now >= question.since + LAST_S:
+        if question is not None and question.epoch == run.epoch and question.is_known(now):
             return True
+        if question is None or question.epoch != run.epoch or question.answered_at is not None:
+            question = self._questions[run.key] = _Question(run.epoch, now, now)
         if now >= question.not_before and run.key not in self._in_flight:
             question.sent = True
             self._send(run)
         return False
+
+    def knows(self, run: Run) -> bool:
+        """As `asked_last`, but asks nothing."""
+        question = self._questions.get(run.key)
+        asked = (
+            question is not None and question.epoch == run.epoch and question.is_known(self._context.now.at)
+        )
+        return run.forced or asked
 
     def doubts(self, run: Run) -> bool:
         """Whether it has to be asked once more how the Run ended; asks."""
@@ -90,6 +115,9 @@ class Beats:
 
     def status_leaves(self, run: Run) -> None:
         """A status goes out; a sign of life that is on its way may arrive before or after it."""
+        question = self._questions.get(run.key)
+        if question is not None:
+            question.over = True
         if run.key in self._in_flight:
             self._crossing.add(run.key)
 
@@ -118,9 +146,14 @@ class Beats:
         return True
 
     def is_last(self, run: Run) -> bool:
-        """Whether the status waits for the answer that is on its way."""
+        """Whether the answer to the last question is on its way."""
         question = self._questions.get(run.key)
         return question is not None and question.sent
+
+    def waits(self, run: Run) -> bool:
+        """Whether something waits for that answer."""
+        question = self._questions.get(run.key)
+        return question is not None and question.sent and not question.is_known(self._context.now.at)
 
     def revived(self, run: Run) -> None:
         """The server takes the Run for alive again."""
@@ -134,7 +167,7 @@ class Beats:
         """When there may be something to do, if nothing happens before."""
         waits = [self._due_at[run]] if run in self._due_at else []
         question = self._questions.get(run)
-        if question is not None and not question.answered:
+        if question is not None and question.answered_at is None and not question.over:
             waits += [question.since + LAST_S, question.not_before]
         return min((at for at in waits if at > self._context.now.at), default=None)
 
@@ -152,7 +185,7 @@ class Beats:
     def _take_answer(self, question: _Question, *, heard: bool) -> None:
         question.sent = False
         if heard:
-            question.answered = True
+            question.answered_at = self._context.now.at
             return
         now = self._context.now
         question.not_before = now.at + backoff_s(question.failures, now.jitter)

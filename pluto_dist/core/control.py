@@ -62,8 +62,14 @@ class Controls:
         self._tried_last: set[str] = set()
         self._token = 0
 
-    def advance(self, run: Run, *, may_report: bool, lives: bool) -> None:
-        """Sends the next thing that the backend does not have yet."""
+    def advance(self, run: Run, *, may_report: bool, lives: bool, ends: bool = False) -> None:
+        """Sends the next thing that the backend does not have yet.
+
+        Args:
+            may_report: nothing of the Run is undelivered for which the status waits.
+            lives: a sign of life is the truth.
+            ends: only an exit code is awaited.
+        """
         if run.id is None or run.opening:
             return
         if run.target.mode == "local":
@@ -76,6 +82,8 @@ class Controls:
             return
         errand = self._next(run, may_report)
         if errand is None:
+            if ends and may_report and next(self._wanted(run), None) is None:
+                self._beats.asked_last(run)
             return
         if errand.operation == "status":
             self._context.reporting.add(run.key)
@@ -119,8 +127,8 @@ class Controls:
         if run is None:
             return
         last, sure = self._beats.is_last(run), self._beats.answered(run, event)
-        if run.ended:
-            self._context.touch(run.key)  # its status may have waited for this
+        if run.ended or last:
+            self._context.touch(run.key)  # its status, or who leaves, may have waited for this
         self._context.heard_of_key(run, event.beat.outcome)
         if run.relay and event.beat.status is not None:
             self._context.change_run(
@@ -145,8 +153,14 @@ class Controls:
     def settled(self, run: Run) -> bool:
         """Whether the backend has everything except perhaps the status."""
         return run.target.mode == "local" or (
-            next(self._wanted(run), None) is None and not self._beats.is_last(run)
+            next(self._wanted(run), None) is None and not self._beats.waits(run)
         )
+
+    def asked(self, run: Run) -> bool:
+        """Whether nobody has to wait for the last question before a status that is awaited."""
+        if run.target.mode == "local" or run.relay or run.id is None or run.opening:
+            return True
+        return not self._context.may_talk(run) or self._beats.knows(run)
 
     def forget(self, run: str) -> None:
         """The Run is forgotten."""

@@ -199,6 +199,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     events: tuple[RunEvent, ...]
     restore: Restore
     relay: str = ""
+    expected: VerdictShown | None = None
 
 
 class Papers(msgspec.Struct, frozen=True):

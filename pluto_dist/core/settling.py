@@ -149,7 +149,8 @@ class Settling:
         if node is not None:
             self.gone(node.lease_id)
         delivered, quiet = self._standings.delivered(run), self._delivery.quiet(run)
-        self._controls.advance(run, may_report=delivered and quiet, lives=_lives(run, assessment))
+        ends = assessment.expected is not None and not run.ended
+        self._controls.advance(run, may_report=delivered and quiet, lives=_lives(run, assessment), ends=ends)
         self._plan(run, assessment, self._status_by(run, delivered=delivered, quiet=quiet))
         for lease in leases:
             self._remove_if_done(lease.lease_id)

@@ -27,6 +27,7 @@ class Standing(msgspec.Struct, frozen=True):
         members: owners and workers alive, whatever their epoch.
         safe: what ended participants wrote, tags and config are where they belong (R11).
         told: so is the status, or it will not be known for long.
+        asked: the server was asked for a cancel before a status for which only an exit code is missing.
         relieved: leases of launchers that leave the console to those below them.
     """
 
@@ -34,6 +35,7 @@ class Standing(msgspec.Struct, frozen=True):
     members: int
     safe: bool
     told: bool
+    asked: bool
     relieved: frozenset[str]
     key_problem: str
     trouble: str
@@ -66,6 +68,7 @@ class Standings:
             members=sum(lease.alive and lease.role != "side" for lease in leases),
             safe=self._all_delivered(leases) and self._filing.safe(run) and self._controls.settled(run),
             told=told,
+            asked=self._controls.asked(run),
             relieved=relieved_launchers(leases),
             key_problem=self._key_problem(run),
             trouble=self.trouble(run),

@@ -11,7 +11,7 @@ from pluto_dist.core.context import Context
 from pluto_dist.core.delivery import Delivery
 from pluto_dist.core.effects import Send
 from pluto_dist.core.messages import Refusal, View
-from pluto_dist.core.phase import Assessment, Phase, assess, members_of
+from pluto_dist.core.phase import Assessment, Phase, assess, members_of, outlook
 from pluto_dist.core.records import Lease, Run
 from pluto_dist.core.showing import Live, show
 from pluto_dist.core.standing import Standing, Standings
@@ -130,10 +130,10 @@ class Views:
 
     def document(self, run: Run, shown_as: Run | None = None) -> bytes:
         """The Run's document as of now."""
-        leases = self._book.leases_of(run.key)
+        leases, shown = self._book.leases_of(run.key), shown_as or run
         return show(
             self._book,
-            shown_as or run,
+            shown,
             phase=self._phase(run),
             pending=sum(self._delivery.pending_bytes(lease) for lease in leases),
             trouble=self._stand.trouble(run),
@@ -144,6 +144,7 @@ class Views:
                 for lease in leases
                 if lease.lease_id in self._seen_ms
             },
+            expected=outlook(shown, members_of(shown, leases)),
         )
 
     def config(self, lease: Lease) -> bytes:
@@ -171,7 +172,8 @@ class Views:
 
     def _drained(self, lease: Lease, standing: Standing) -> bool:
         """Whether a leaving participant has nothing left to wait for (R11)."""
-        told = standing.told or lease.code_awaited  # the verdict waits for this very process
+        waited_for = lease.code_awaited and standing.asked  # the verdict waits for this very process
+        told = standing.told or waited_for
         return not lease.alive and told and standing.safe and self._delivery.complete(lease)
 
     def _send(self, view: View, request: int) -> None:
@@ -215,7 +217,7 @@ def _lasting(standing: Standing) -> Standing:
 
 def _lively(standing: Standing) -> Standing:
     """What matters to the living: not whether those who have left may go."""
-    return msgspec.structs.replace(_lasting(standing), safe=False, told=False)
+    return msgspec.structs.replace(_lasting(standing), safe=False, told=False, asked=False)
 
 
 def _matters(view: View) -> View:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -59,7 +59,14 @@ def stores_of(paths: Iterable[Path]) -> list[tuple[Store, str | None]]:
     return [_store_at(path) for path in paths]
 
 
-def plan(store: Store, target: Target, names: Iterable[str] = (), *, force: bool = False) -> list[Item]:
+def plan(
+    store: Store,
+    target: Target,
+    names: Iterable[str] = (),
+    *,
+    force: bool = False,
+    kept: Mapping[str, Document] | None = None,
+) -> list[Item]:
     """The Runs of a store that are meant, and the parents that they need, in the order of uploading.
 
     Args:
@@ -67,6 +74,7 @@ def plan(store: Store, target: Target, names: Iterable[str] = (), *, force: bool
         target: the server.
         names: keys, numbers, display ids or the callers' ids; none means all Runs.
         force: also Runs that look alive.
+        kept: Runs that a living coordinator delivers, and what it says of them now.
 
     Raises:
         RunNotFoundError, AmbiguousRunError: a name does not mean one Run.
@@ -76,7 +84,13 @@ def plan(store: Store, target: Target, names: Iterable[str] = (), *, force: bool
     order: dict[str, None] = {}
     for key in wanted:
         order |= dict.fromkeys((*_ancestors(key, documents, store), key))
-    return [_item(store, documents[key], target, documents, force=force) for key in order]
+    kept = kept or {}
+    return [
+        _kept(store, target, kept[key])
+        if key in kept and _is_meant_for(kept[key], target)
+        else _item(store, documents[key], target, documents, force=force)
+        for key in order
+    ]
 
 
 def first_mark(document: Document, target: Target) -> Mark:
@@ -120,6 +134,20 @@ def _item(
     )
 
 
+def _kept(store: Store, target: Target, now: Document) -> Item:
+    """A Run has one speaker (R3): as long as its coordinator has it, nothing else tells the server of it."""
+    state: State = "up to date" if now.reported and not now.pending else "running"
+    why = f"this node's coordinator delivers it, and reports its end; it is {now.phase} now"
+    return Item(
+        store=store,
+        document=now,
+        mark=first_mark(now, target),
+        state=state,
+        why="" if state == "up to date" else why,
+        pending=now.pending,
+    )
+
+
 def _unreadable(store: Store, document: Document, target: Target, error: ValueError) -> Item:
     why = f"{error}; delete that file to upload the Run from its beginning, repeats and all"
     mark = first_mark(document, target)
@@ -129,22 +157,26 @@ def _unreadable(store: Store, document: Document, target: Target, error: ValueEr
 def _state(
     store: Store, document: Document, mark: Mark, target: Target, pending: int, *, force: bool
 ) -> tuple[State, str]:
-    home = document.restore.run.target
-    if document.mode == "pluto" and home.url_api != target.url_api:
-        return "elsewhere", f"it belongs to the server {home.url_api}; set PLUTO_URL_API to that address"
+    if document.mode == "pluto" and not _is_meant_for(document, target):
+        home = document.restore.run.target.url_api
+        return "elsewhere", f"it belongs to the server {home}; set PLUTO_URL_API to that address"
     ending = ending_of(document)
     if not pending and (is_told(ending, mark) or (ending is None and mark.id is not None)):
         return "up to date", ""
-    if ending is None and not force:
+    if document.verdict is None and not force:
         age = time.time() - (store.run(document.key) / "run.json").stat().st_mtime
         if age < FRESH_S:
             return "running", f"it runs: its coordinator wrote {age:.0f} s ago; sync it when it has ended"
-        if document.mode == "local":
+        if document.mode == "local" and ending is None:
             return "running", (
                 f"it has not ended and its coordinator has been silent for {age / 60:.0f} min; end it with "
                 "`pluto-dist finish`, or pass --force to upload it as it is"
             )
     return "upload", ""
+
+
+def _is_meant_for(document: Document, target: Target) -> bool:
+    return document.mode == "pluto" and document.restore.run.target.url_api == target.url_api
 
 
 def _documents(store: Store) -> list[Document]:

@@ -15,6 +15,7 @@ from pluto_dist.core.phase import (
     Assessment,
     assess,
     members_of,
+    outlook,
 )
 from pluto_dist.core.records import Lease, Prior, Verdict
 from pluto_dist.core.verdict import DRAIN_S
@@ -92,6 +93,20 @@ def test_restart_window() -> None:
     late = at(T + 5 + RESTART_WINDOW_S, *members, **ELASTIC)
     assert late.verdict is not None
     assert late.verdict.status == "FAILED"
+
+
+def test_the_outlook_is_what_the_evidence_says_when_all_have_ended() -> None:
+    """G7: it stands in the document in case the node does not come back."""
+    failed = (ended(member(0), T, "died", killed(T)), ended(member(1), T + 5, "exited", signalled(T + 4)))
+    waits = run(**ELASTIC)
+    found = outlook(waits, failed)
+    assert found is not None
+    assert found.status == "FAILED"
+    assert outlook(waits, (failed[0], member(1))) is None
+    assert outlook(waits, (ended(member(0), T, "closed"),)) is None
+    done = outlook(waits, (ended(member(0), T, "finished", code_awaited=True),))
+    assert done is not None
+    assert done.status == "COMPLETED"
 
 
 @pytest.mark.parametrize("fields", [{"attempt": 1}, {"launcher_gone_at": T}, {"launcher": None}])

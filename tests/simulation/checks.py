@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from pluto_dist.core.beats import KNOWN_S
 from pluto_dist.core.book import Book
 from pluto_dist.core.merge import MAX_TAGS
 from pluto_dist.core.messages import View
@@ -192,7 +193,7 @@ class Checks:
         if book is None or run is None or run.verdict is None:
             raise ViolationError(f"a status of Run {stored.id} is sent, and nobody has decided it")
         self.world.say("status", f"{run.external_id}: {report.status}")
-        ended = self.ended_at.get(run.key, 0.0)
+        ended = self.ended_at.get(run.key, 0.0) - KNOWN_S
         server = self.world.server
         asked = any(at >= ended for at, _ in server.questions[stored.id])
         hung = any(start <= ended and end > self.world.now for start, end in server.hung[run.key])
