@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import typer.main
+import yaml
 
 from pluto_dist.cli.main import app
 from pluto_dist.node.settings import settings_keys, variables_of
@@ -22,6 +23,7 @@ from tests.documents.pages import CHECKOUT, Page, anchor_of, page, pages
 NUMBER = re.compile(r"\b([RG])([1-9][0-9]?)\b")
 MODULE_PATH = re.compile(r"^(?:pluto_dist|tests|deploy|docs)(?:/[\w.*-]+)*/?$")
 NAME = re.compile(r"^(?:[A-Z][a-z]+(?:[A-Z][a-z]+)+|_?[a-z]+(?:_[a-z]+)+)$")  # a class, a function, a field
+NAMED = re.compile(r"\b[A-Z][a-z]+(?:[A-Z][a-z]+)+\b|\b[a-z]+(?:_[a-z]+)+\b")
 VARIABLE = re.compile(r"\bPLUTO_DIST_[A-Z_]+\b")
 CALL = re.compile(r"\bpluto-dist +(?P<words>[a-z][^\n`|;&#]*)")
 
@@ -140,7 +142,12 @@ def _fault(words: str) -> str:
 )
 def test_names_in_documents_are_in_the_code(path: str) -> None:
     """What was renamed in the code is renamed in the documents too."""
-    named = {code.partition("(")[0].partition("=")[0].rpartition(".")[2] for code in page(path).code}
+    drawn = [
+        word for block in page(path).blocks if block.language == "text" for word in NAMED.findall(block.code)
+    ]
+    named = {
+        code.partition("(")[0].partition("=")[0].rpartition(".")[2] for code in (*page(path).code, *drawn)
+    }
     assert not {name for name in named if NAME.match(name)} - words_in_code()
 
 
@@ -177,7 +184,6 @@ def test_the_change_log_begins_with_what_is_not_released() -> None:
 
 def test_the_pre_commit_hooks_are_the_projects_own_tools() -> None:
     """Nothing is downloaded, and every program that a hook starts comes with the project's `test` extra."""
-    yaml = pytest.importorskip("yaml", reason="PyYAML is not installed here")
     (repository,) = yaml.safe_load((CHECKOUT / ".pre-commit-config.yaml").read_text("utf-8"))["repos"]
     assert repository["repo"] == "local"
     programs = {hook["entry"].partition(" ")[0] for hook in repository["hooks"]}

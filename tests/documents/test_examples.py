@@ -20,10 +20,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.documents.pages import CHECKOUT, Block, Page, pages
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.timeout(600)]  # a page has many blocks, on a busy machine
 
 WITHIN_S = 100.0  # of a block; nothing waits for it when all is well
 LANGUAGES = {"python", "sh", "yaml", "text", "bash"}
@@ -134,7 +135,6 @@ def look_at(block: Block) -> None:
         parsed = subprocess.run(["bash", "-n"], input=block.code, capture_output=True, text=True, check=False)
         assert not parsed.returncode, f"{block.where}: {parsed.stderr}"
     elif block.language == "yaml":
-        yaml = pytest.importorskip("yaml", reason="PyYAML is not installed here")
         assert list(yaml.safe_load_all(block.code)), block.where
 
 
@@ -162,7 +162,6 @@ def test_batch_files_are_shell(path: Path) -> None:
 @pytest.mark.parametrize("path", sorted((CHECKOUT / "deploy").rglob("*.yaml")), ids=lambda path: path.name)
 def test_manifests_are_yaml(path: Path) -> None:
     """They need a cluster; here only their syntax is looked at, and that each names its kind."""
-    yaml = pytest.importorskip("yaml", reason="PyYAML is not installed here")
     documents = [found for found in yaml.safe_load_all(path.read_text("utf-8")) if found]
     assert documents
     assert all({"apiVersion", "kind", "metadata"} <= found.keys() for found in documents)
