@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import assert_never
 
 import msgspec
@@ -35,7 +35,7 @@ from pluto_dist.node.places import Places
 from pluto_dist.node.worker import Slow, Worker
 from pluto_dist.spool.file_lines import remove_blobs
 from pluto_dist.spool.retention import remove
-from pluto_dist.state.database import Database
+from pluto_dist.state.database import Database, SupersededError
 from pluto_dist.transport.server import RouterServer
 
 AGAIN_S = 1.0  # after the disk refused something
@@ -61,6 +61,10 @@ class Driver:
         database, server: opened by the caller, under the coordinator's lock.
         worker: carries out slow effects.
         keys: API keys, in memory only.
+        intact: whether the coordinator's lock is still its own; if not, nothing leaves any more (R3).
+
+    Raises:
+        SupersededError: from `start` and `run_once`: there is another coordinator.
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class Driver:
         server: RouterServer,
         worker: Worker,
         keys: Keys,
+        intact: Callable[[], bool],
     ) -> None:
         self._core = core
         self._places = places
@@ -79,7 +84,8 @@ class Driver:
         self._worker = worker
         self._keys = keys
         self._guard = Liveguard()
-        self._background = Background(worker)
+        self._intact = intact
+        self._background = Background(worker, intact)
         self._folders = LeaseFolders(places.spool)
         self._events: deque[on.Event] = deque()
         self._launchers: dict[str, Identity] = {}
@@ -117,12 +123,17 @@ class Driver:
         self._effects.extend(self._due())
         self._turn()
 
-    def close(self) -> None:
-        """Waits for what is in flight; what it achieved is kept, the rest is done by the next one."""
+    def close(self) -> bool:
+        """Waits for what is in flight; what it achieved is kept, the rest is done by the next one.
+
+        Returns:
+            False if a request is still in flight.
+        """
         self._events.extend(self._background.close())
         while self._events:
             self._take(self._core.handle(self._events.popleft(), self._now()))
         self._keeper.keep(boot_clock())
+        return self._background.quiet
 
     @property
     def idle(self) -> bool:
@@ -195,6 +206,8 @@ class Driver:
                 self._take(self._core.handle(self._events.popleft(), self._now()))
             if not self._keeper.keep(boot_clock()):
                 return
+            if self._effects and not self._intact():
+                raise SupersededError("the lock file was replaced; another coordinator may have it")
             effects, self._effects = self._effects, deque()
             for effect in effects:
                 try:

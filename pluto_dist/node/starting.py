@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from pluto_dist.errors import PlutoDistError
 from pluto_dist.node import stopped
-from pluto_dist.node.launch import claim_start, end_start, launch
+from pluto_dist.node.launch import claim_start, end_start, launch, put_off_start
 from pluto_dist.node.places import Places, make_again
 from pluto_dist.transport.client import someone_listens
 
@@ -31,7 +31,8 @@ def start_if_absent(places: Places, env: Mapping[str, str], *, idle_exit_s: floa
         make_again(places)
         if claim_start(places):
             stopped.clear(places)
-            launch(places, env, idle_exit_s=idle_exit_s)
+            if not launch(places, env, idle_exit_s=idle_exit_s):
+                put_off_start(places)
     except PlutoDistError:
         end_start(places)
         raise
