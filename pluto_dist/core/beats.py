@@ -37,8 +37,8 @@ class _Question(msgspec.Struct):
     """The last one before the status of one epoch.
 
     Attributes:
-        sent: an answer is on its way.
-        answered_at: when it came.
+        sent_at: since when an answer is on its way, None if none is.
+        known_at: when the question was sent whose answer came; a cancel after that is not in it.
         over: the status may have reached the server; a question after it would be about the status.
     """
 
@@ -46,15 +46,15 @@ class _Question(msgspec.Struct):
     since: float
     not_before: float
     failures: int = 0
-    sent: bool = False
-    answered_at: float | None = None
+    sent_at: float | None = None
+    known_at: float | None = None
     over: bool = False
 
     def is_known(self, now: float) -> bool:
         """Whether there is nothing left to wait for."""
-        if self.over or self.answered_at is None:
+        if self.over or self.known_at is None:
             return self.over or now >= self.since + LAST_S
-        return now < self.answered_at + KNOWN_S
+        return now < self.known_at + KNOWN_S
 
 
 class Beats:
@@ -89,10 +89,10 @@ class Beats:
         question = self._questions.get(run.key)
         if question is not None and question.epoch == run.epoch and question.is_known(now):
             return True
-        if question is None or question.epoch != run.epoch or question.answered_at is not None:
+        if question is None or question.epoch != run.epoch or question.known_at is not None:
             question = self._questions[run.key] = _Question(run.epoch, now, now)
         if now >= question.not_before and run.key not in self._in_flight:
-            question.sent = True
+            question.sent_at = now
             self._send(run)
         return False
 
@@ -137,7 +137,7 @@ class Beats:
         if event.beat.status == "RUNNING":
             self._alive_at[run.key] = self._context.now.at
         question = self._questions.get(run.key)
-        if question is not None and question.sent:
+        if question is not None and question.sent_at is not None:
             self._take_answer(question, heard=isinstance(event.beat.outcome, Delivered))
         if crossed and event.beat.status == "CANCELLED":
             self._questions.pop(run.key, None)
@@ -148,12 +148,14 @@ class Beats:
     def is_last(self, run: Run) -> bool:
         """Whether the answer to the last question is on its way."""
         question = self._questions.get(run.key)
-        return question is not None and question.sent
+        return question is not None and question.sent_at is not None
 
     def waits(self, run: Run) -> bool:
         """Whether something waits for that answer."""
         question = self._questions.get(run.key)
-        return question is not None and question.sent and not question.is_known(self._context.now.at)
+        if question is None or question.sent_at is None:
+            return False
+        return not question.is_known(self._context.now.at)
 
     def revived(self, run: Run) -> None:
         """The server takes the Run for alive again."""
@@ -167,7 +169,7 @@ class Beats:
         """When there may be something to do, if nothing happens before."""
         waits = [self._due_at[run]] if run in self._due_at else []
         question = self._questions.get(run)
-        if question is not None and question.answered_at is None and not question.over:
+        if question is not None and question.known_at is None and not question.over:
             waits += [question.since + LAST_S, question.not_before]
         return min((at for at in waits if at > self._context.now.at), default=None)
 
@@ -183,9 +185,9 @@ class Beats:
         self._context.emit(BeatRun(run=backend_run(run)))
 
     def _take_answer(self, question: _Question, *, heard: bool) -> None:
-        question.sent = False
+        sent_at, question.sent_at = question.sent_at, None
         if heard:
-            question.answered_at = self._context.now.at
+            question.known_at = sent_at
             return
         now = self._context.now
         question.not_before = now.at + backoff_s(question.failures, now.jitter)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import time
 from collections import Counter
 
+from pluto_dist.node.launch import TICKET_LIFE_S
 from tests.process.harness import Node, wait_until
 
 CROWD = """
@@ -34,7 +38,7 @@ def test_sixty_four_processes_attach_at_once(node: Node) -> None:
     owner = node.start('run = pluto.init(run_id="crowd", quiet=True); tell("up"); hear(); run.finish()')
     owner.expect("up")
     crowd = node.start(CROWD, name="crowd")
-    granted = [crowd.expect_json("granted", within_s=30) for _ in range(64)]
+    granted = [crowd.expect_json("granted", within_s=120) for _ in range(64)]
     crowd.expect("all")
     owner.say()
     assert owner.wait() == 0
@@ -49,6 +53,7 @@ def test_sixty_four_processes_attach_at_once(node: Node) -> None:
 
 RACE = """
     import pluto_dist.client.handle, pluto_dist.client.job, pluto_dist.node.launch
+    pluto_dist.node.launch.TICKET_LIFE_S = 600.0  # whoever waits for a stale ticket waits for too long
     forking = sys.argv[1] == "fork"
 
     def fork_and_fork(stop):
@@ -91,14 +96,13 @@ def test_two_clients_race_fifty_times_to_start_the_coordinator(node: Node) -> No
     """R3: always exactly one serves, also while the clients fork, and nobody waits for a stale ticket."""
     node.set(PLUTO_DIST_IDLE_EXIT_S="0.5")
     lanes = [node.start(RACE, kind, kind, name=f"race_{kind}") for kind in ("fork", "still")]
-    raced = [lane.expect_json("raced", within_s=60) for lane in lanes for _ in range(50)]
+    raced = [lane.expect_json("raced", within_s=120) for lane in lanes for _ in range(50)]
     for lane in lanes:
         lane.expect("over")
         assert lane.wait() == 0
         assert not lane.stderr
     assert len({home for home, _ in raced}) == 50
     assert set(Counter(home for home, _ in raced).values()) == {2}
-    assert max(took for _, took in raced) < 2.5, "somebody waited for a ticket"
     for home, _ in raced:
         log = (node.base / home / "run" / "coordinator.log").read_text()
         events = [json.loads(line)["event"] for line in log.splitlines() if line.startswith("{")]
@@ -110,6 +114,8 @@ def test_two_clients_race_fifty_times_to_start_the_coordinator(node: Node) -> No
 
 
 COMING_AND_GOING = """
+    import pluto_dist.node.launch
+    pluto_dist.node.launch.TICKET_LIFE_S = 600.0  # whoever waits for a stale ticket waits for too long
     for turn in range(30):
         began = time.perf_counter()
         run = pluto.init(run_id=f"turn{turn}", quiet=True)
@@ -125,10 +131,9 @@ def test_a_client_that_comes_while_the_coordinator_leaves_is_served(node: Node) 
     """R3: unlink, drain, cancel if anything came, else unlock; the client neither hangs nor loses."""
     node.set(PLUTO_DIST_IDLE_EXIT_S="0.1")
     script = node.start(COMING_AND_GOING)
-    took = [script.expect_json("turn", within_s=10) for _ in range(30)]
+    took = [script.expect_json("turn", within_s=120) for _ in range(30)]
     assert script.wait() == 0
     assert not script.stderr
-    assert max(took) < 2.5
     for turn in range(30):
         found = node.ended(f"turn{turn}")
         assert (found["status"], found["points"]) == ("COMPLETED", 1)
@@ -154,6 +159,28 @@ def test_a_second_coordinator_finds_the_lock_taken(node: Node) -> None:
     assert script.expect("status") == "RUNNING"
     assert script.wait() == 0
     assert len(node.said("started")) == 1
+
+
+def test_nobody_starts_a_second_coordinator_because_the_first_is_slow(node: Node) -> None:
+    """R3: its clients look again and again, longer than a ticket lives, and then it serves them all."""
+    body = 'run = pluto.init(run_id="slow", resume=True, quiet=True); tell("up"); hear(); run.close()'
+    first = node.start(body, name="first")
+    (pid,) = wait_until(node.started, "a coordinator is on its way")
+    os.kill(pid, signal.SIGSTOP)
+    assert not node.said("started"), "it was too fast for this test"
+    others = [node.start(body, name=f"other{number}") for number in range(3)]
+    until = time.monotonic() + 2 * TICKET_LIFE_S
+    seen = set()
+    while time.monotonic() < until:
+        seen.update(node.started())
+        time.sleep(0.02)
+    os.kill(pid, signal.SIGCONT)
+    for script in (first, *others):
+        script.expect("up", within_s=60)
+        script.say()
+    assert seen == {pid}
+    assert [line["pid"] for line in node.said("started")] == [str(pid)]
+    assert not node.said("already_running")
 
 
 def test_an_idle_coordinator_leaves_and_takes_its_socket_along(node: Node) -> None:

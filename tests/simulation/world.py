@@ -338,6 +338,9 @@ class World:
                 self._partitioned_until = self.now + fault.seconds
             case "database":
                 self.database_full = True
+                self.outages.append(
+                    (self.now, self.now + fault.seconds)
+                )  # what it cannot keep it does not do
                 self.at(fault.seconds, lambda: setattr(self, "database_full", False), None)
             case "cancel":
                 for run_id in self.server.runs:
