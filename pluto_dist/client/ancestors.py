@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePath
 
 from pluto_dist.client.job import LAUNCH_VARIABLES, AncestorFacts, ProcessFacts
+from pluto_dist.client.runs import RUNS
 from pluto_dist.core.ids import Identity
 from pluto_dist.node import procfs
 
@@ -22,6 +23,7 @@ MAX_ANCESTORS = 64
 _LAUNCH_NAMES = frozenset(map(os.fsencode, LAUNCH_VARIABLES))
 _PYTHON = re.compile(r"(python|pypy)[0-9.]*")
 _OPTIONS_WITH_VALUE = ("-X", "-W")
+_POOL_MARKS = ("--multiprocessing-fork", "from multiprocessing.forkserver", "loky.backend.popen_loky")
 
 
 def read_process(identity: Identity) -> ProcessFacts:
@@ -31,6 +33,8 @@ def read_process(identity: Identity) -> ProcessFacts:
         environ=_own_environ(),
         notebook=_in_notebook(),
         pool_parent=_pool_parent(),
+        forked_from=RUNS.inherited_from(),
+        group=_process_group(),
     )
 
 
@@ -62,6 +66,11 @@ def program_of(comm: str, args: Sequence[str]) -> str:
     return name
 
 
+def is_pooled(args: Sequence[str]) -> bool:
+    """Whether the command line is that of a child that starts anew, or of the server that forks such ones."""
+    return any(mark in arg for arg in args for mark in _POOL_MARKS)
+
+
 def _on_linux() -> bool:
     return sys.platform == "linux"
 
@@ -78,10 +87,12 @@ def _from_proc(identity: Identity) -> Iterator[AncestorFacts]:
             return
         comm, _, fields = stat.partition(b"(")[2].rpartition(b")")
         parent, start = int(fields.split()[1]), int(fields.split()[19])
+        words = os.fsdecode(args).split("\0")
         yield AncestorFacts(
             identity=Identity(identity.boot_id, identity.pid_ns, pid, start, host=identity.host),
-            program=program_of(os.fsdecode(comm), os.fsdecode(args).split("\0")),
+            program=program_of(os.fsdecode(comm), words),
             environ=_environ_of(pid),
+            pooled=is_pooled(words),
         )
         pid = parent
 
@@ -106,6 +117,7 @@ def _from_psutil(identity: Identity) -> Iterator[AncestorFacts]:
                 identity=Identity(identity.boot_id, identity.pid_ns, parent.pid, start, host=identity.host),
                 program=program_of(facts["name"] or "", facts["cmdline"] or []),
                 environ=_launch_variables(facts["environ"]),
+                pooled=is_pooled(facts["cmdline"] or []),
             )
     except psutil.Error:
         return
@@ -134,3 +146,20 @@ def _pool_parent() -> int | None:
     process = sys.modules.get("multiprocessing.process")  # nobody's child if it was never loaded
     parent = process.parent_process() if process else None
     return parent.pid if parent else None
+
+
+def _process_group() -> tuple[int, int] | None:
+    """Rank and size of the default process group; torch is looked up, never imported."""
+    distributed = sys.modules.get("torch.distributed")
+    try:
+        if distributed is None or not (distributed.is_available() and distributed.is_initialized()):
+            return None
+        rank, size = int(distributed.get_rank()), int(distributed.get_world_size())
+    except (
+        AttributeError,
+        ImportError,
+        RuntimeError,
+        ValueError,
+    ):  # it is just being imported, or taken down
+        return None
+    return (rank, size) if 0 <= rank < size and size > 1 else None

@@ -101,6 +101,16 @@ def _print_started(run: RunView, store: str) -> None:
         tell(f"{verb} {_named(run)}; watch it: {run.url}")
 
 
+def joined(view: View, settings: Settings) -> None:
+    """A child is in its parent's Run without having asked for that: told once for each Run."""
+    if view.joined and view.run is not None and not settings.quiet:
+        tell(
+            f"{_named(view.run)} of the parent process {view.joined} is used here too ({view.label}), "
+            "because init() asks for nothing else; with a name=, project=, config= or run_id= of its own a "
+            "child gets a Run of its own"
+        )
+
+
 class Waiting:
     """What is waited for at the end, in one line that is written over; on a terminal only."""
 

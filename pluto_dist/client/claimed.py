@@ -92,7 +92,7 @@ def knows_its_run(opened: Opened) -> bool:
         return False
     if opened.run is not None:
         return True
-    joins = opened.job.rank or opened.job.attempt or opened.launched_by or opened.spawned
+    joins = opened.job.rank or opened.job.attempt or opened.launched_by or opened.parents
     return not joins
 
 

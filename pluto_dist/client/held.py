@@ -12,6 +12,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
+from pluto_dist.client import announce
 from pluto_dist.client.arguments import code_of, seconds_of
 from pluto_dist.client.calls import calling
 from pluto_dist.client.claimed import Claimed, knows_its_run
@@ -55,6 +56,7 @@ class HeldLease:
 
     Attributes:
         end: how this process ended it, "" while it has not.
+        by_init: it was opened by `init()`.
         ended_by: which call that was, and where.
     """
 
@@ -73,6 +75,7 @@ class HeldLease:
         self.settings = settings
         self.pid = os.getpid()
         self.end: Literal["", "finished", "closed"] = ""
+        self.by_init = False
         self.ended_by = ""
         self.warn_once = WarnOnce()
         self._attached = attached
@@ -129,6 +132,7 @@ class HeldLease:
 
     def claim(self, opened: Opened) -> None:
         """Says who asks for what: the first entry of the lease."""
+        self.by_init = opened.verb == "init"
         self.files.say(opened)
         if knows_its_run(opened):
             self._claimed = Claimed(self.lease_id, opened)
@@ -141,6 +145,7 @@ class HeldLease:
         if view.state != "active" or self._granted_once:
             return
         self._granted_once = True
+        announce.joined(view, self.settings)
         self.points.start_at(view.next_step)
         if view.role == "side":  # its output is its own, unless somebody asked for it
             CAPTURES.stop(self.lease_id, unless_asked=True)

@@ -16,7 +16,8 @@ line, `raise SystemExit(n)`) only the kernel knows the code, when the process is
 exception the code says nothing new.
 
 A child of `multiprocessing` never gets to the exception hook, and a forked one not to the exit hook either;
-what ends it is taken when its finalizers run, before its parent can know and stop its siblings.
+what ends it is taken when its finalizers run, before its parent can know and stop its siblings. There its
+leases end too, as at the exit of any script.
 """
 
 from __future__ import annotations
@@ -124,9 +125,12 @@ class Hooks:
                 run.tell_late()
 
     def _at_end_of_child(self) -> None:
+        """Of a child of `multiprocessing`, whose exit code follows from what ends it."""
         if self._here:
-            for run in RUNS.open():
+            for run in RUNS.mine():
                 run.take_evidence(sys.exception())
+                run.leave_at_exit({})
+                run.tell_late()
 
     def _sigterm(self, number: int, frame: FrameType | None) -> None:
         """Records it, then lets happen what would have happened without us."""

@@ -15,6 +15,11 @@ What real launchers showed:
   torchrun but not those of its pod.
 * `srun --ntasks-per-node=1 torchrun` is how SLURM starts one launcher on each node: such a task has the
   variables of a rank of SLURM and is none.
+* `torch.multiprocessing.spawn` gives its children no variables: their rank is known once
+  `torch.distributed` is initialised in them. A pod's RANK is then often the number of the node.
+
+Processes are one job only if they say so. Children of one parent say it by ranks; without ranks each is a job
+of its own, and whether it shares its parent's Run is decided where that Run is known (`core.kinship`).
 """
 
 from __future__ import annotations
@@ -25,7 +30,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from pluto_dist.client.ranks import RANK_VARIABLES, Coordinates, FamilyName, read_ranks
+from pluto_dist.client.ranks import RANK_VARIABLES, Coordinates, FamilyName, place_in_group, read_ranks
 from pluto_dist.core.ids import Identity, Job
 
 # What `ancestors.py` reads of a process's environment, and nothing else.
@@ -49,12 +54,16 @@ class ProcessFacts(msgspec.Struct, frozen=True):
         environ: its rank variables as it was started with them; a script may have set others since.
         notebook: it is the kernel of a notebook.
         pool_parent: pid of the process that started it by `multiprocessing`.
+        forked_from: pid of the process whose open Run it has inherited by a fork.
+        group: rank and world size of its default process group, if `torch.distributed` is initialised.
     """
 
     identity: Identity
     environ: Mapping[str, str] = {}
     notebook: bool = False
     pool_parent: int | None = None
+    forked_from: int | None = None
+    group: tuple[int, int] | None = None
 
 
 class AncestorFacts(msgspec.Struct, frozen=True):
@@ -64,11 +73,13 @@ class AncestorFacts(msgspec.Struct, frozen=True):
         program: name of the program or of the Python module it runs.
         environ: its rank variables when it was started, None if they cannot be read (another user's
             process, which then is no rank of this job).
+        pooled: its command line is that of a process that `multiprocessing` or joblib has started.
     """
 
     identity: Identity
     program: str = ""
     environ: Mapping[str, str] | None = None
+    pooled: bool = False
 
 
 class Surroundings(msgspec.Struct, frozen=True):
@@ -77,16 +88,17 @@ class Surroundings(msgspec.Struct, frozen=True):
     Attributes:
         family: whose variables gave the rank, None for a plain process.
         ancestors: parent first.
+        parents: those ancestors of whose program it is a part, parent first: it was started by
+            `multiprocessing`, or forked.
         notebook: it is the kernel of a notebook.
-        pool_parent: who started it by `multiprocessing`, if it is still there.
         warnings: variables that were ignored, and why.
     """
 
     job: Job
     family: FamilyName | None = None
     ancestors: tuple[Identity, ...] = ()
+    parents: tuple[Identity, ...] = ()
     notebook: bool = False
-    pool_parent: Identity | None = None
     warnings: tuple[str, ...] = ()
 
 
@@ -111,23 +123,21 @@ def detect(
     place, warnings = read_ranks(env)
     if place is not None and place.world_size == 1 and place.family.name != "torchelastic":
         place = None  # no peers to find; and one task is often a shell that starts many programs
-    pool_parent = next((each for each in ancestors if each.identity.pid == process.pool_parent), None)
+    place = _in_group(process, place, env)
+    own_key = _key(process.identity, process.identity, env, nth_init)
     if place is None:
-        anchor = pool_parent.identity if pool_parent else process.identity
-        job = Job(key=_key(process.identity, anchor, env, nth_init))
+        job = Job(key=own_key)
     else:
-        lineage = ancestors if pool_parent is None else ancestors[ancestors.index(pool_parent) :]
-        job = _job_of_rank(place, env, process, lineage, nth_init)
+        job = _job_of_rank(place, env, process, _lineage(process, ancestors), nth_init)
         if launcher:
-            own = _key(process.identity, process.identity, env, nth_init)
             nobody = {"rank": None, "local_rank": None, "world_size": None, "launcher": None}
-            job = msgspec.structs.replace(job, key=own, **nobody)
+            job = msgspec.structs.replace(job, key=own_key, **nobody)
     return Surroundings(
         job=job,
         family=place.family.name if place else None,
         ancestors=tuple(each.identity for each in ancestors),
+        parents=_parents(process, ancestors),
         notebook=process.notebook,
-        pool_parent=pool_parent.identity if pool_parent else None,
         warnings=warnings,
     )
 
@@ -148,6 +158,36 @@ def is_node_launcher(env: Mapping[str, str]) -> bool:
     if place is None or place.family.name != "slurm" or place.nodes is None:
         return False
     return place.nodes > 1 and place.nodes == place.world_size
+
+
+def _in_group(process: ProcessFacts, place: Coordinates | None, env: Mapping[str, str]) -> Coordinates | None:
+    """The place in the process group, where that says more than the variables.
+
+    The group is what the ranks really are. Without an address in the environment two launches of one shell
+    could not be told apart, so it counts only for children of one parent then.
+    """
+    if process.group is None or (place is not None and (place.rank, place.world_size) == process.group):
+        return place
+    if process.pool_parent is None and not _address(env):
+        return place
+    return place_in_group(*process.group)
+
+
+def _lineage(process: ProcessFacts, ancestors: Sequence[AncestorFacts]) -> Sequence[AncestorFacts]:
+    """Ancestors from the one on that started this process by `multiprocessing`: a server may be between."""
+    pids = [each.identity.pid for each in ancestors]
+    return ancestors[pids.index(process.pool_parent) :] if process.pool_parent in pids else ancestors
+
+
+def _parents(process: ProcessFacts, ancestors: Sequence[AncestorFacts]) -> tuple[Identity, ...]:
+    started_by = {process.pool_parent, process.forked_from}
+    known = [place for place, each in enumerate(ancestors) if each.identity.pid in started_by]
+    if not known:
+        return ()
+    last = known[-1]
+    while ancestors[last].pooled and last + 1 < len(ancestors):
+        last += 1
+    return tuple(each.identity for each in ancestors[: last + 1])
 
 
 def _job_of_rank(
@@ -220,7 +260,7 @@ def _carries(theirs: Mapping[str, str] | None, env: Mapping[str, str], place: Co
     """Whether the process is this rank's wrapper: it has the same rank of the same job."""
     if theirs is None:
         return False
-    families = (place.family,) if place.family.name == "torchelastic" else place.agreeing
+    families = (place.family,) if place.family.name == "torchelastic" else place.agreeing  # none in a group
     return any(all(theirs.get(name) == env.get(name) for name in family.naming) for family in families)
 
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pluto_dist.client.job import Surroundings
     from pluto_dist.client.lease import LeaseFiles
     from pluto_dist.core.ids import Job
+    from pluto_dist.core.lifecycle import Origin
     from pluto_dist.node.places import Places
     from pluto_dist.node.settings import Settings
 
@@ -81,7 +82,7 @@ def _open_at(wish: Wish, settings: Settings, places: Places) -> Run:
     from pluto_dist.client.lease import LeaseFiles
     from pluto_dist.client.link import Link
 
-    surroundings = _surroundings(launcher=wish.launcher)
+    surroundings = _surroundings(wish)
     _end_former_cell(surroundings)
     wish, launched_by = _below_launcher(wish, settings)
     wish = _of_all_nodes(wish, settings, surroundings.job)
@@ -233,8 +234,9 @@ def _opened(wish: Wish, settings: Settings, surroundings: Surroundings, launched
         tags=wish.tags,
         config=msgspec.Raw(wish.config),
         ancestors=surroundings.ancestors,
+        parents=surroundings.parents,
+        again=wish.verb == "init" and RUNS.again(),
         notebook=surroundings.notebook,
-        spawned=surroundings.pool_parent is not None,
         wait_s=settings.open_wait_s,
         retention_segments=settings.retention_segments,
         heartbeat_s=settings.heartbeat_s,
@@ -244,7 +246,18 @@ def _opened(wish: Wish, settings: Settings, surroundings: Surroundings, launched
         rank_metrics=settings.rank_metrics,
         console=settings.console,
         system_metrics_s=settings.system_metrics_s,
+        origin=_origin(wish, settings, surroundings.job),
     )
+
+
+def _origin(wish: Wish, settings: Settings, job: Job) -> Origin | None:
+    """As with the official client nothing is said of a machine that is not to be measured."""
+    if wish.verb != "init" or not settings.system_metrics_s:
+        return None
+    from pluto_dist.client.origin import origin_of_this_process
+
+    key = settings.api_key.reveal() if settings.api_key is not None else ""
+    return origin_of_this_process(os.environ, key, job.nodes)
 
 
 def generate_run_id() -> str:
@@ -253,14 +266,15 @@ def generate_run_id() -> str:
     return f"run-{stamp}-{os.urandom(6).hex()}"
 
 
-def _surroundings(*, launcher: bool) -> Surroundings:
+def _surroundings(wish: Wish) -> Surroundings:
     from pluto_dist.client.ancestors import read_ancestors, read_process
     from pluto_dist.client.job import detect
     from pluto_dist.node.identity import own_identity
 
     identity = own_identity()
     process, ancestors = read_process(identity), read_ancestors(identity)
-    return detect(os.environ, process, ancestors, RUNS.count_init(), launcher=launcher)
+    nth_init = RUNS.count_init() if wish.verb == "init" else 0
+    return detect(os.environ, process, ancestors, nth_init, launcher=wish.launcher)
 
 
 def _end_former_cell(surroundings: Surroundings) -> None:

@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-FamilyName = Literal["torchelastic", "env", "openmpi", "pmix", "pmi", "slurm", "script"]
+FamilyName = Literal["torchelastic", "env", "openmpi", "pmix", "pmi", "slurm", "script", "group"]
 
 _HIGHEST_STEP = 0xFFFFFFF0  # above it SLURM numbers batch scripts, extern steps and interactive shells
 _STEPS_WITHOUT_RANKS = ("batch", "extern", "interactive")
@@ -129,6 +129,11 @@ def read_ranks(env: Mapping[str, str]) -> tuple[Coordinates | None, tuple[str, .
     reader = _Reader(env)
     places = [place for family in FAMILIES if (place := reader.place(family)) is not None]
     return _merged(places, reader), tuple(reader.warnings.values())
+
+
+def place_in_group(rank: int, world_size: int) -> Coordinates:
+    """The place in a process group that the script has made; no variable says anything of it."""
+    return Coordinates(Family("group", ""), rank, world_size)
 
 
 def _merged(places: Sequence[Coordinates], reader: _Reader) -> Coordinates | None:

@@ -17,12 +17,14 @@ class OpenRuns:
     def __init__(self) -> None:
         self._runs: list[tuple[Run, HeldLease]] = []
         self._inits: dict[int, int] = {}
+        self._closed: dict[int, int] = {}
         self.disabled = False
 
     def add(self, run: Run, held: HeldLease) -> None:
         """A Run was opened in this process."""
         for former in self.mine():
             former.tell_late()
+        self._closed[os.getpid()] = self._closed_inits()
         self._runs = [(kept, lease) for kept, lease in self._runs if not lease.end]
         self._runs.append((run, held))
 
@@ -60,6 +62,21 @@ class OpenRuns:
         pid = os.getpid()
         self._inits[pid] = self._inits.get(pid, 0) + 1
         return self._inits[pid]
+
+    def again(self) -> bool:
+        """Whether an `init()` of this process, other than the one just counted, made more than a visit.
+
+        Who has only closed what it opened has left no Run behind.
+        """
+        return self.inits - 1 > self._closed_inits()
+
+    def inherited_from(self) -> int | None:
+        """Pid of the process from which this one, by a fork, has the newest Run that is not ended."""
+        return next((held.pid for _, held in reversed(self._runs) if not (held.here or held.end)), None)
+
+    def _closed_inits(self) -> int:
+        closed = sum(held.here and held.end == "closed" and held.by_init for _, held in self._runs)
+        return self._closed.get(os.getpid(), 0) + closed
 
 
 RUNS = OpenRuns()

@@ -13,10 +13,21 @@ from pluto_dist.core.context import Context
 from pluto_dist.core.decisions import Create, Decision, Facts, Grant, Refuse, Verify, Wait
 from pluto_dist.core.effects import CheckLiveness, LookAtStreams
 from pluto_dist.core.finding import Finder
+from pluto_dist.core.kinship import (
+    apart,
+    asks_for_another,
+    inherits_rank,
+    is_trial,
+    parent_of,
+    unlaunched,
+    without_rank,
+)
+from pluto_dist.core.lifecycle import Opened
 from pluto_dist.core.naming import label_of, participant_of
 from pluto_dist.core.opening import Opening
 from pluto_dist.core.phase import Phase, assess, members_of
 from pluto_dist.core.records import Lease, Run
+from pluto_dist.core.relaying import sought
 from pluto_dist.core.shared import Shared
 from pluto_dist.core.succession import Succession
 
@@ -36,11 +47,37 @@ class Admission:
 
     def claim(self, lease: Lease, *, verified: bool = False) -> None:
         """Decides a claim, or leaves it waiting."""
-        run = self._finder.find(lease.opened)
-        facts = self._facts(lease, run, verified)
+        lease, parent = self._with_parent(lease)
+        run = self._finder.find(lease.opened, parent)
+        facts = self._facts(lease, run, parent, verified)
         decision = decide_claim(lease.opened, facts, self._context.now.at)
         self._deadlines.pop(lease.lease_id, None)
         self._carry_out(lease, run, decision)
+
+    def _with_parent(self, lease: Lease) -> tuple[Lease, Lease | None]:
+        """The lease of the process that started this one, if the claim joins its Run or waits to know that.
+
+        What was found once stays: when it asks again its parent may be gone, or be another one.
+        """
+        claim = lease.opened
+        if lease.parent or claim.verb != "init" or claim.generated_id in self._book.runs:
+            return lease, self._book.leases.get(lease.parent)
+        parent = parent_of(claim, self._book.live_leases)
+        run = self._book.runs.get(parent.run or "") if parent is not None else None
+        if parent is None:
+            return self._as_trial(lease), None
+        if run is None:
+            return lease, parent
+        if asks_for_another(claim, parent, run):
+            return self._context.change_lease(lease, opened=apart(claim, parent)), None
+        opened = without_rank(claim) if inherits_rank(claim, parent) else claim
+        return self._context.change_lease(lease, opened=opened, parent=parent.lease_id), parent
+
+    def _as_trial(self, lease: Lease) -> Lease:
+        launcher = self._book.leases.get(lease.opened.launched_by)
+        if launcher is None or not is_trial(lease.opened, self._book.leases_of(launcher.run or "")):
+            return lease
+        return self._context.change_lease(lease, opened=unlaunched(lease.opened))
 
     def look_first(self, lease: Lease, other: Lease) -> None:
         """Decides a claim only after another lease has been looked at."""
@@ -49,13 +86,20 @@ class Admission:
         self._context.emit(CheckLiveness(claim=lease.lease_id, lease_id=other.lease_id))
 
     def retry(self) -> None:
-        """Something has changed: asks again for every claim that waits, unless it is being looked into."""
-        for lease_id in tuple(self._deadlines):
+        """Something has changed: asks again for every claim that waits, unless it is being looked into.
+
+        The lowest rank comes first: the others wait for what it becomes.
+        """
+        for lease_id in sorted(self._deadlines, key=self._rank):
             lease = self._book.leases.get(lease_id)
             if lease is None or lease.state != "waiting":
                 self._deadlines.pop(lease_id, None)
             elif lease_id not in self._verifying:
                 self.claim(lease)
+
+    def _rank(self, lease_id: str) -> int:
+        lease = self._book.leases.get(lease_id)
+        return (lease.opened.job.rank or 0) if lease is not None else 0
 
     def verified(self, claim: str) -> None:
         """The owner was looked at for this claim; if it was dead, that is known by now."""
@@ -78,9 +122,10 @@ class Admission:
 
     def _waiting_for(self, run: Run) -> Iterator[Lease]:
         waiting = (self._book.leases[lease_id] for lease_id in self._deadlines)
-        return (
-            lease for lease in waiting if lease.state == "waiting" and self._finder.find(lease.opened) is run
-        )
+        return (lease for lease in waiting if lease.state == "waiting" and self._find(lease) is run)
+
+    def _find(self, lease: Lease) -> Run | None:
+        return self._finder.find(lease.opened, self._book.leases.get(lease.parent))
 
     def _carry_out(self, lease: Lease, run: Run | None, decision: Decision) -> None:
         match decision:
@@ -92,7 +137,7 @@ class Admission:
                 self.refuse(lease, error, message)
             case Create(want=want):
                 self._deadlines[lease.lease_id] = None
-                if run is not None:  # another node was asked for it, in vain
+                if run is not None and sought(run):  # another node was asked for it, in vain
                     self._opening.withdraw(run)
                 self._opening.create(lease, want)
             case Grant():
@@ -106,6 +151,8 @@ class Admission:
         newcomer = not same_job(lease.opened, run)
         if owns and not newcomer and lease.opened.job.attempt > run.attempt:
             run = self._succession.new_attempt(run, lease.opened)
+        if owns and grant.anew and run.owner is not None:  # once, also if the backend has to be asked
+            run = self._succession.note_start(run)
         if owns and run.relay:
             run = self._opening.take_over(run, lease)
         elif owns and run.ended:
@@ -121,13 +168,15 @@ class Admission:
         elif grant.relay:
             run = self._succession.relay(lease, run)
         elif grant.role == "worker":
-            run = self._succession.attempt_below(run, lease.opened)
+            run = self._succession.attempt_below(run, lease.opened, anew=grant.anew)
         now = self._context.now
         others = self._book.leases_of(run.key)
-        label = label_of(lease, grant.role, others, run.relay)
+        label = label_of(lease, grant.role, others, run)
         granted = self._context.change_lease(
             lease,
+            opened=_settled(lease, run),
             run=run.key,
+            first_child=bool(lease.parent) and not any(other.parent for other in others),
             state="active",
             role=grant.role,
             label=label,
@@ -163,7 +212,7 @@ class Admission:
             lease = self._book.leases[lease_id]
             opener = lease_id == run.opener
             ranks = lease.opened.verb == "init" and same_job(lease.opened, run)
-            if opener or (ranks and self._finder.find(lease.opened) is run):
+            if opener or (ranks and self._find(lease) is run):
                 self._deadlines.pop(lease_id)
                 self.refuse(lease, error, message)
 
@@ -191,21 +240,26 @@ class Admission:
 
     # --- what the decision rests on ----------------------------------------------------------------
 
-    def _facts(self, lease: Lease, run: Run | None, verified: bool) -> Facts:
+    def _facts(self, lease: Lease, run: Run | None, parent: Lease | None, verified: bool) -> Facts:
         fellows = self._fellows(lease)
         asked_at = min(fellow.asked_at for fellow in fellows)
         ranks = [fellow.opened.job.rank for fellow in fellows if fellow.opened.wanted in (None, "owner")]
         waiting_ranks = tuple(rank for rank in ranks if rank is not None)
         if run is None:
             live = self._finder.live_names(lease.opened)
-            return Facts(run=None, waiting_ranks=waiting_ranks, live_runs=live, asked_at=asked_at)
-        leases = self._book.leases_of(run.key)
-        members = tuple(member for member in members_of(run, leases) if member.alive)
+            return Facts(
+                run=None, parent=parent, waiting_ranks=waiting_ranks, live_runs=live, asked_at=asked_at
+            )
+        everybody = members_of(run, self._book.leases_of(run.key))
+        members = tuple(member for member in everybody if member.alive)
         return Facts(
             run=run,
             phase=self.phase(run),
             owner=next((member for member in members if member.lease_id == run.owner), None),
+            parent=parent,
+            predecessor=self._finder.predecessor(lease.opened, run),
             members=members,
+            ended=tuple(member for member in everybody if not member.alive),
             waiting_ranks=waiting_ranks,
             verified=verified,
             reporting=run.key in self._context.reporting,
@@ -225,3 +279,10 @@ class Admission:
             for other in waiting
             if (other.opened.job.key, other.opened.job.attempt) == (job.key, job.attempt)
         ]
+
+
+def _settled(lease: Lease, run: Run) -> Opened:
+    """The claim as it is kept from now on: what the page of a Run is told is needed only while it is made."""
+    if lease.opened.origin is None or (run.opening and run.opener == lease.lease_id):
+        return lease.opened
+    return msgspec.structs.replace(lease.opened, origin=None)

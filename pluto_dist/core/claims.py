@@ -7,8 +7,11 @@ preceded by `Verify`: the coordinator looks at that process at once and asks aga
 
 from __future__ import annotations
 
+import msgspec
+
 from pluto_dist.core.decisions import Create, Decision, Facts, Grant, Refuse, Verify, Wait
 from pluto_dist.core.ids import Role
+from pluto_dist.core.kinship import role_below
 from pluto_dist.core.lifecycle import Opened
 from pluto_dist.core.records import Lease, Run
 from pluto_dist.core.relaying import leads, relays, sought
@@ -22,6 +25,8 @@ def decide_claim(claim: Opened, facts: Facts, now: float) -> Decision:
     if claim.verb == "attach":
         return _attach(claim, facts)
     run = facts.run
+    if facts.parent is not None and facts.parent.state == "waiting":
+        return Wait("the process that started it has no role yet")
     owns = claim.wanted in (None, "owner") and not relays(claim)
     if run is None or (owns and sought(run)):
         return _absent(claim, facts, now)
@@ -39,9 +44,8 @@ def decide_claim(claim: Opened, facts: Facts, now: float) -> Decision:
 
 def _in_run(claim: Opened, run: Run, facts: Facts, now: float) -> Decision:
     """In a Run that is known here, for a process that does not say what it wants to be."""
-    relative = _relative(claim, facts)
-    if relative is not None:
-        return relative
+    if facts.parent is not None:
+        return _child(run, facts.parent)
     if launched(claim, facts.owner):
         return _launched(claim, run, facts)
     if run.ended and facts.reporting:
@@ -139,34 +143,36 @@ def _launched(claim: Opened, run: Run, facts: Facts) -> Decision:
     if rank is not None:
         if attempt < run.attempt:
             return Refuse("StaleEpochError", f"attempt {attempt} of the job was replaced by {run.attempt}")
-        return Grant("worker", f"rank {rank} of the launcher's command")
-    working = any(member.role == "worker" and member.rank is None for member in facts.members)
-    return Grant("side" if working else "worker", "started by the launcher's command")
+        again = facts.predecessor is not None and _works_alone(facts)
+        return Grant("worker", f"rank {rank} of the launcher's command", anew=again)
+    if any(member.role == "worker" and member.rank is None for member in facts.members):
+        return Grant("side", "started by the launcher's command")
+    again = bool(_workers(facts.ended)) and _works_alone(facts)
+    return Grant("worker", "started by the launcher's command", anew=again)
 
 
-def _relative(claim: Opened, facts: Facts) -> Decision | None:
-    """Children of members: pool workers are workers, everything else that a rank started is a side."""
-    member = next((member for member in facts.members if is_child(claim, member)), None)
-    if member is None:
-        return None
-    if claim.job.rank is None:
-        return Grant("worker", "a pool process of the owner")
-    return Grant("side", f"started by rank {claim.job.rank}")
+def _works_alone(facts: Facts) -> bool:
+    """Whether all workers of the command so far have ended: it starts them once more."""
+    return not _workers(facts.members)
 
 
-def is_child(claim: Opened, member: Lease) -> bool:
-    """Whether a member started the claim's process, as a pool process of the owner or as one like itself."""
-    if not any(ancestor.same_process(member.identity) for ancestor in claim.ancestors):
-        return False
-    mine, its = claim.job, member.opened.job
-    if mine.rank is None:
-        return claim.spawned and (member.role == "owner" or its.rank is None)
-    return (mine.key, mine.attempt, mine.rank) == (its.key, its.attempt, its.rank)
+def _workers(leases: tuple[Lease, ...]) -> tuple[Lease, ...]:
+    return tuple(lease for lease in leases if lease.role == "worker")
+
+
+def _child(run: Run, parent: Lease) -> Decision:
+    """A child that joins its parent's Run."""
+    role = role_below(parent)
+    if run.ended or role == "side":
+        return Grant("side", f"started by {parent.label}")
+    return Grant("worker", f"a child of {parent.label}")
 
 
 def _same_job(claim: Opened, run: Run, facts: Facts, now: float) -> Decision:
     rank = claim.job.rank
     if claim.job.attempt == run.attempt:
+        if facts.predecessor is not None and facts.phase != "restarting":
+            return _next_start(claim, run, facts, facts.predecessor, now)
         if facts.owner is not None:
             return _beside_owner(claim, facts.owner, facts)
         if run.ended:
@@ -179,12 +185,29 @@ def _same_job(claim: Opened, run: Run, facts: Facts, now: float) -> Decision:
     return _for_lower_rank(claim, facts, now) or Grant("owner", reason)
 
 
+def _next_start(claim: Opened, run: Run, facts: Facts, before: Lease, now: float) -> Decision:
+    """The same rank in another process: the job was started again, and names its Run."""
+    given = goes_on(claim)
+    if before.alive:
+        if not facts.verified:
+            return Verify(before.lease_id)
+        return Grant("side", "its rank is taken") if given else Refuse("RunExistsError", _exists(claim, run))
+    if not given and run.status not in ("RUNNING", "FAILED", "TERMINATED"):
+        return Refuse("RunExistsError", _exists(claim, run))
+    if facts.members or facts.phase == "finishing":
+        return Wait("the job's former start goes on")
+    free_at = max((member.ended_at or 0.0 for member in facts.ended), default=0.0)
+    facts = msgspec.structs.replace(facts, asked_at=max(facts.asked_at, free_at))
+    first = leads(claim.job) or claim.wanted == "owner"
+    waits = None if first else _for_lower_rank(claim, facts, now)
+    return waits or Grant("owner", "the job was started again", anew=True)
+
+
 def _beside_owner(claim: Opened, owner: Lease, facts: Facts) -> Decision:
     rank = claim.job.rank
-    alone = rank is None and not claim.spawned
-    if claim.wanted == "owner" or alone or owner.identity.same_process(claim.identity):
+    if claim.wanted == "owner" or rank is None or owner.identity.same_process(claim.identity):
         return _owner_lives(owner, facts)
-    return Grant("worker", f"rank {rank} of the owner's job" if rank is not None else "of the owner's pool")
+    return Grant("worker", f"rank {rank} of the owner's job")
 
 
 def _relayed(claim: Opened, facts: Facts) -> Decision:
@@ -218,7 +241,9 @@ def _stranger(claim: Opened, run: Run, facts: Facts, now: float) -> Decision:
         return _owned(claim, facts.owner, facts, now)
     if facts.phase == "finishing":
         return Wait("the Run is ending")
-    return Grant("owner", f"the Run was {facts.phase}")
+    first = leads(claim.job) or claim.wanted == "owner"
+    waits = None if first else _for_lower_rank(claim, facts, now)
+    return waits or Grant("owner", f"the Run was {facts.phase}")
 
 
 def _owned(claim: Opened, owner: Lease, facts: Facts, now: float) -> Decision:

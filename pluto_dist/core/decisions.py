@@ -21,11 +21,13 @@ class Grant(msgspec.Struct, frozen=True):
 
     Attributes:
         relay: the Run's owner is on another node, so this node is a relay for it.
+        anew: the job starts once more in the same Run: what the former start said counts no more.
     """
 
     role: Role
     reason: str
     relay: bool = False
+    anew: bool = False
 
 
 class Wait(msgspec.Struct, frozen=True):
@@ -58,7 +60,10 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         run: the Run that the claim means, None if this coordinator knows none.
         phase: its phase now.
         owner: its owner's lease, if it has one that is alive.
+        parent: lease of the process that started the claim's process, if the claim joins that one's Run.
+        predecessor: lease of another process that has had the claim's rank in this start of the job.
         members: live owner and workers.
+        ended: owner and workers of this start that have ended.
         waiting_ranks: ranks of the same job and attempt that wait for a role, the claim's own included.
         live_runs: for a claim without an id: display names of all live Runs.
         verified: the owner was looked at for this claim and lives.
@@ -69,7 +74,10 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     run: Run | None
     phase: Phase = "opening"
     owner: Lease | None = None
+    parent: Lease | None = None
+    predecessor: Lease | None = None
     members: tuple[Lease, ...] = ()
+    ended: tuple[Lease, ...] = ()
     waiting_ranks: tuple[int, ...] = ()
     live_runs: tuple[str, ...] = ()
     verified: bool = False

@@ -10,7 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from pluto_dist.core.ids import Identity
-from pluto_dist.core.lifecycle import Target
+from pluto_dist.core.lifecycle import Origin, Target
 from pluto_dist.core.messages import Reply
 from pluto_dist.core.requests import BackendRun, OpenRequest, StreamKind
 
@@ -210,10 +210,16 @@ class RemoveLease(Effect, frozen=True, kw_only=True):
 
 
 class OpenRun(Effect, frozen=True, kw_only=True):
-    """Create or reopen the Run on its backend → `OpenEnded`."""
+    """Create or reopen the Run on its backend → `OpenEnded`.
+
+    Attributes:
+        request: what is asked.
+        origin: what is known of the process for which a new Run is made; its machine is added.
+    """
 
     run: str
     request: OpenRequest
+    origin: Origin | None = None
 
 
 class Control(Effect, frozen=True, kw_only=True):

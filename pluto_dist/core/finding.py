@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from pluto_dist.core.book import Book
-from pluto_dist.core.claims import is_child, same_job
+from pluto_dist.core.claims import same_job
 from pluto_dist.core.ids import DEFAULT_PROJECT, RunRef
+from pluto_dist.core.kinship import predecessor, refers_to
 from pluto_dist.core.lifecycle import Opened
-from pluto_dist.core.records import Run
+from pluto_dist.core.phase import restarts_left
+from pluto_dist.core.records import Lease, Run
 from pluto_dist.core.relaying import sought
 
 
@@ -23,8 +25,14 @@ class Finder:
     def __init__(self, book: Book) -> None:
         self._book = book
 
-    def find(self, claim: Opened) -> Run | None:
-        """The Run that a claim means, None if it means none that is known here, or several."""
+    def find(self, claim: Opened, parent: Lease | None = None) -> Run | None:
+        """The Run that a claim means, None if it means none that is known here, or several.
+
+        Args:
+            parent: lease of the process in whose Run the claim joins, if it does.
+        """
+        if parent is not None:
+            return self._book.runs.get(parent.run or "")
         launchers = self._launchers_run(claim)
         if launchers is not None:
             return launchers
@@ -34,7 +42,20 @@ class Finder:
             live = self._live(claim)
             return live[0] if len(live) == 1 else None
         mine = [run for run in self._book.runs if same_job(claim, run)]
-        return self._parents(claim) or (mine[-1] if mine else None)
+        return mine[-1] if mine and not self._starts_again(claim, mine[-1]) else None
+
+    def predecessor(self, claim: Opened, run: Run) -> Lease | None:
+        """Lease of another process that has had the claim's rank in the present start of the job."""
+        present = (lease for lease in self._book.leases_of(run.key) if lease.epoch == run.epoch)
+        return predecessor(claim, present)
+
+    def _starts_again(self, claim: Opened, run: Run) -> bool:
+        """Whether the claim's job was started again, which has nothing to do with the Run of the first start.
+
+        While the launcher has restarts left it says itself what is a restart.
+        """
+        restarting = restarts_left(run) and not run.ended
+        return not restarting and self.predecessor(claim, run) is not None
 
     def live_names(self, claim: Opened) -> tuple[str, ...]:
         """Live Runs among which a claim without an id would have to choose."""
@@ -71,22 +92,6 @@ class Finder:
         if run is None or claim.run is None or claim.run_from_env:
             return run
         return run if refers_to(claim.run, run, run.project) else None
-
-    def _parents(self, claim: Opened) -> Run | None:
-        """The Run of the member that started this process."""
-        for lease in self._book.live_leases if claim.ancestors else ():
-            if lease.state == "active" and is_child(claim, lease):
-                return self._book.runs.get(lease.run or "")
-        return None
-
-
-def refers_to(ref: RunRef, run: Run, project: str) -> bool:
-    """Whether the caller's id means this Run; external ids are unique per project."""
-    if ref.external_id is not None:
-        return run.project == project and (ref in run.asked or run.external_id == ref.external_id)
-    if ref in run.asked:
-        return True
-    return run.id == ref.id if ref.id is not None else run.display_id == ref.display_id
 
 
 def _joins(claim: Opened) -> bool:

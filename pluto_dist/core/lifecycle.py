@@ -71,6 +71,20 @@ class Target(msgspec.Struct, frozen=True):
     key_id: str = ""
 
 
+class Origin(msgspec.Struct, frozen=True):
+    """What a process says of itself for the page of a Run that it opens.
+
+    Attributes:
+        known: JSON object in the form of the server's `systemMetadata`, without secrets.
+        folder: where the process runs; the state of the code there is added.
+        search_path: of its imports; the packages there are added.
+    """
+
+    known: msgspec.Raw = msgspec.Raw(b"{}")
+    folder: str = ""
+    search_path: tuple[str, ...] = ()
+
+
 class Opened(Entry, frozen=True, kw_only=True, tag="opened"):
     """First entry of every lease: who asks for what.
 
@@ -92,8 +106,10 @@ class Opened(Entry, frozen=True, kw_only=True, tag="opened"):
         config: JSON object, the caller's config at init.
         resume: the caller wants to go on with an existing Run.
         ancestors: parent first; tells children of a rank from ranks.
+        parents: those of the ancestors of whose program it is a part, parent first: it was started by
+            `multiprocessing`, or forked.
+        again: the process has opened a Run before, by `init()`, and has not merely closed it.
         notebook: it is a notebook's kernel, whose end is no `finish()`.
-        spawned: a child that `multiprocessing` started with the spawn or forkserver method.
         wait_s: how long the caller waits for the backend before the Run is provisional.
         retention_segments: newest segments of each stream that stay in the spool after their delivery.
         heartbeat_s: how often the process speaks when nothing happens.
@@ -105,6 +121,7 @@ class Opened(Entry, frozen=True, kw_only=True, tag="opened"):
         console: how the process captures its own output.
         system_metrics_s: how often the node is to be sampled while this process is an owner or worker, 0 for
             not at all.
+        origin: for the page of a new Run, None where nothing of the machine is to be recorded.
     """
 
     protocol: Whole
@@ -124,8 +141,9 @@ class Opened(Entry, frozen=True, kw_only=True, tag="opened"):
     tags: tuple[str, ...] = ()
     config: msgspec.Raw = msgspec.Raw(b"{}")
     ancestors: tuple[Identity, ...] = ()
+    parents: tuple[Identity, ...] = ()
+    again: bool = False
     notebook: bool = False
-    spawned: bool = False
     wait_s: Seconds = 10.0
     retention_segments: Count = 2
     heartbeat_s: Seconds = 5.0
@@ -135,6 +153,7 @@ class Opened(Entry, frozen=True, kw_only=True, tag="opened"):
     rank_metrics: Literal["auto", "suffix", "rank0"] = "auto"
     console: Console = "off"
     system_metrics_s: Seconds = 0.0
+    origin: Origin | None = None
 
 
 class Evidence(Entry, frozen=True, kw_only=True, tag="evidence"):

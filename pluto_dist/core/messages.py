@@ -98,6 +98,7 @@ class View(Message, frozen=True, kw_only=True, tag="view"):
         folded: how many lifecycle entries have taken effect.
         role, label, rank, participant, epoch, attempt: what was granted.
         error: (class name, message) of a refused claim.
+        joined: pid of the process whose Run it joined, as its first child; 0 if it did not.
         run: the Run, null before the grant.
         next_step: first automatic step of this participant.
         last_out: nobody else of the owner and the workers on this node is alive (R11).
@@ -123,6 +124,7 @@ class View(Message, frozen=True, kw_only=True, tag="view"):
     epoch: int = 0
     attempt: int = 0
     error: tuple[str, str] | None = None
+    joined: int = 0
     run: RunView | None = None
     next_step: int = 0
     last_out: bool = False

@@ -15,7 +15,7 @@ from pluto_dist.core.context import Context
 from pluto_dist.core.effects import OpenRun
 from pluto_dist.core.events import OpenEnded
 from pluto_dist.core.ids import RunRef
-from pluto_dist.core.lifecycle import Fork
+from pluto_dist.core.lifecycle import Fork, Origin
 from pluto_dist.core.lifecycle import Opened as Claim
 from pluto_dist.core.nodes import first_line, node_name
 from pluto_dist.core.records import Lease, Prior, Run
@@ -267,9 +267,14 @@ class Opening:
                     created_ms=run.created_ms,
                     asked_s=asked_s,
                 ),
+                origin=self._origin(run) if not exists else None,
             )
         )
         return run
+
+    def _origin(self, run: Run) -> Origin | None:
+        claim = self._claim(run)
+        return claim.origin if claim is not None and claim.verb == "init" else None
 
     def _launch(self, run: Run) -> str:
         claim = self._claim(run)

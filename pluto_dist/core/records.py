@@ -189,7 +189,9 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     are delivered. Only the status, tags and config are fenced, by `owner`, `epoch` and `attempt` of the Run.
 
     Attributes:
-        opened: the first entry of the lifecycle stream.
+        opened: the first entry of the lifecycle stream; of a child that has inherited a rank, without it.
+        parent: lease of the process that started this one, in whose Run it has therefore joined.
+        first_child: no other child had joined its parent's Run before.
         folded: how many entries of the lifecycle stream have taken effect.
         participant: who writes, over restarts; empty until granted.
         by_exit: nobody called `finish()`, the interpreter's exit hook did.
@@ -202,6 +204,8 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     lease_id: str
     folder: str
     opened: Opened
+    parent: str = ""
+    first_child: bool = False
     state: LeaseState = "waiting"
     run: str | None = None
     role: Role = "side"

@@ -90,20 +90,28 @@ class Succession:
     def new_attempt(self, run: Run, claim: Opened) -> Run:
         """The launcher restarted the job: the old ranks have no say any more (R10)."""
         members = members_of(run, self._book.leases_of(run.key))
-        verdict = run.verdict or decide(run, members)
+        run = self.note_start(run, claim.job.attempt)
         for member in members:
             if member.alive:
                 self._supersede(member)
-        ended = AttemptEnd(run.attempt, verdict.status, verdict.reason, verdict.first_failure)
-        self._context.note(run.key, "restarted", attempt=str(claim.job.attempt), because=verdict.reason)
-        return self._context.change_run(
-            run, attempt=claim.job.attempt, attempts=(*run.attempts, ended), owner=None
-        )
+        return self._context.change_run(run, attempt=claim.job.attempt, owner=None)
 
-    def attempt_below(self, run: Run, claim: Opened) -> Run:
-        """Under `pluto-dist run` the owner stays when its command starts all ranks anew."""
+    def note_start(self, run: Run, attempt: int | None = None) -> Run:
+        """How the start that is over ended is kept; the next one may be of the same attempt (R4)."""
+        verdict = run.verdict or decide(run, members_of(run, self._book.leases_of(run.key)))
+        ended = AttemptEnd(run.attempt, verdict.status, verdict.reason, verdict.first_failure)
+        number = run.attempt if attempt is None else attempt
+        self._context.note(run.key, "restarted", attempt=str(number), because=verdict.reason)
+        return self._context.change_run(run, attempts=(*run.attempts, ended))
+
+    def attempt_below(self, run: Run, claim: Opened, *, anew: bool) -> Run:
+        """Under `pluto-dist run` the owner stays when its command starts everything anew.
+
+        Args:
+            anew: it does, although nothing counts its attempts.
+        """
         owner = self._book.leases.get(run.owner or "")
-        if owner is None or not launched(claim, owner) or claim.job.attempt <= run.attempt:
+        if owner is None or not launched(claim, owner) or (claim.job.attempt <= run.attempt and not anew):
             return run
         self._context.change_lease(owner, epoch=0)  # no member of the attempt that is over
         run = self.new_attempt(run, claim)

@@ -102,6 +102,7 @@ class Views:
             epoch=lease.epoch,
             attempt=lease.attempt,
             error=lease.error,
+            joined=self._joined(lease),
             run=standing.run if standing is not None else None,
             last_out=standing is not None and others == 0,
             drained=standing is None or self._drained(lease, standing),
@@ -203,6 +204,10 @@ class Views:
 
     def _assess(self, run: Run) -> Assessment:
         return assess(run, members_of(run, self._book.leases_of(run.key)), self._context.now.at)
+
+    def _joined(self, lease: Lease) -> int:
+        parent = self._book.leases.get(lease.parent) if lease.first_child else None
+        return parent.identity.pid if parent is not None else 0
 
     def _key_wanted(self, lease: Lease) -> bool:
         target = lease.opened.target

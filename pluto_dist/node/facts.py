@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import resource
+import site
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
@@ -75,6 +77,30 @@ def _software() -> Iterator[Fact]:
             yield Fact(f"version.{package}", version(package))
         except PackageNotFoundError:
             yield Fact(f"version.{package}", None, "warn", f"{package} is not installed as a package")
+    yield _official_hook(site.getsitepackages())
+
+
+def _official_hook(folders: Iterable[str]) -> Fact:
+    """The official client's file that makes every start of this interpreter import it."""
+    name = "official_client_hook"
+    found = [path for folder in folders for path in sorted(Path(folder).glob("*.pth"))]
+    hook = next(filter(_imports_pluto, found), None)
+    if hook is None:
+        return Fact(name, None)
+    advice = (
+        "by this file every start of this Python imports pluto-ml, which takes a good part of a second, and "
+        "where a key is found wandb.init() then opens a Run of its own in each process: remove the file, or "
+        "keep pluto-ml in an environment of its own. The coordinator starts without it"
+    )
+    return Fact(name, str(hook), "warn", advice)
+
+
+def _imports_pluto(path: Path) -> bool:
+    try:
+        lines = path.read_text(errors="replace").splitlines()
+    except OSError:
+        return False
+    return any(re.match(r"import pluto\b(?!_dist)", line) for line in lines)
 
 
 def _kernel() -> Iterator[Fact]:

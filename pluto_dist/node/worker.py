@@ -44,9 +44,21 @@ from pluto_dist.core.events import (
 )
 from pluto_dist.core.lifecycle import Target
 from pluto_dist.core.outcomes import Delivered, Outcome, Rejected, Retry, Unknown
-from pluto_dist.core.requests import Beat, LogType, Reopened, StatusReport, TagsChange, Unavailable
+from pluto_dist.core.requests import (
+    Beat,
+    LogType,
+    Opened,
+    OpenRequest,
+    OpenResult,
+    Reopened,
+    StatusReport,
+    TagsChange,
+    Unavailable,
+)
 from pluto_dist.node import remainders
 from pluto_dist.node.batches import contents, numbered, renamed
+from pluto_dist.node.log import say
+from pluto_dist.node.system.describe import Describer
 from pluto_dist.node.system.recorder import NodeRecorder
 from pluto_dist.spool.file_lines import located
 from pluto_dist.spool.frames import Cut
@@ -76,11 +88,19 @@ class Worker:
     Args:
         backends: the backend of a target.
         recorder: of the node's system metrics; one that measures this machine by default.
+        describer: of this machine, for the pages of new Runs.
     """
 
-    def __init__(self, backends: Backends, recorder: NodeRecorder | None = None) -> None:
+    def __init__(
+        self,
+        backends: Backends,
+        recorder: NodeRecorder | None = None,
+        describer: Describer | None = None,
+    ) -> None:
         self._backends = backends
         self.recorder = recorder or NodeRecorder()
+        self._describer = describer or Describer()
+        self._described: dict[str, bytes] = {}  # by Run, until it is open
 
     def do(self, effect: Slow) -> Event | None:
         """Blocks; returns what happened, None where nobody needs to know."""
@@ -184,7 +204,33 @@ class Worker:
         return self._backends(effect.run.target).deliver(effect.run, batch)
 
     def _open(self, effect: OpenRun) -> Event:
-        return OpenEnded(run=effect.run, result=self._backends(effect.request.target).open(effect.request))
+        request = self._with_metadata(effect)
+        result = self._backends(request.target).open(request)
+        if request is not effect.request:
+            self._keep_metadata(request, result)
+        return OpenEnded(run=effect.run, result=result)
+
+    def _with_metadata(self, effect: OpenRun) -> OpenRequest:
+        """The request with what is known of the machine, which is found out once for each Run."""
+        if effect.origin is None:
+            return effect.request
+        known = self._described.get(effect.run)
+        if known is None:
+            known = self._described[effect.run] = self._describer.describe(effect.origin)
+        return msgspec.structs.replace(effect.request, system_metadata=known)
+
+    def _keep_metadata(self, request: OpenRequest, result: OpenResult) -> None:
+        """A server takes it only when the Run is made, so until then the store has it, for `sync`."""
+        store, made = Store(Path(request.target.store)), isinstance(result, Opened)
+        if made:
+            self._described.pop(request.key, None)
+        try:
+            if isinstance(result, Unavailable) or (made and request.target.mode == "local"):
+                store.write_metadata(request.key, request.system_metadata)
+            elif made:
+                store.drop_metadata(request.key)
+        except OSError as error:  # a page without the machine is no reason to hold up the Run
+            say("metadata_not_kept", run=request.key, error=str(error))
 
     def _control(self, effect: Control) -> Event:
         backend, run = self._backends(effect.run.target), effect.run

@@ -190,7 +190,14 @@ class Upload:
             parent_record=parent.record if parent is not None else b"",
             fork_step=fork.step if fork is not None and parent is not None else None,
             created_ms=document.created_at,
+            system_metadata=self._metadata(),
         )
+
+    def _metadata(self) -> bytes:
+        try:
+            return self._store.metadata(self._document.key)
+        except OSError:  # a page without the machine is no reason to hold up the Run
+            return b"{}"
 
     def _opened(self, opened: Opened) -> None:
         self._change(id=opened.id, display_id=opened.display_id, url=opened.url, project=opened.project)

@@ -14,6 +14,8 @@ from pluto_dist.core.messages import Answer, AskRun, AskRuns, AskStatus, Questio
 from pluto_dist.core.messages import Request as AnyRequest
 from pluto_dist.transport.server import RouterServer
 
+LOOK_MS = 10  # whether the block is over
+
 Answers = Callable[[AnyRequest], Reply | None]
 
 
@@ -26,7 +28,7 @@ def answering(socket: Path, answers: Answers) -> Iterator[None]:
 
     def serve() -> None:
         while not over.is_set():
-            server.socket.poll(10)
+            server.socket.poll(LOOK_MS)
             for peer, request in server.receive():
                 reply = answers(request)
                 if reply is not None:

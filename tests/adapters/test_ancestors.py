@@ -17,6 +17,7 @@ from pluto_dist.client.ancestors import program_of, read_ancestors, read_process
 from pluto_dist.client.job import LAUNCH_VARIABLES
 from pluto_dist.core.ids import Identity
 from pluto_dist.node import procfs
+from tests.patience import PATIENCE_S
 
 ME = Identity("boot", 7, os.getpid(), 1, nonce="n", host="h")
 
@@ -66,7 +67,7 @@ def test_nothing_but_launch_variables_is_read_of_an_environment() -> None:
         capture_output=True,
         check=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
     )
     assert "'RANK': '3'" in done.stdout
     assert "secret" not in done.stdout
@@ -85,7 +86,7 @@ def test_ranks_below_a_wrapper_each_find_their_common_launcher() -> None:
         )
         for rank in range(2)
     ]
-    found = [json.loads(rank.communicate(timeout=60)[0]) for rank in ranks]
+    found = [json.loads(rank.communicate(timeout=PATIENCE_S)[0]) for rank in ranks]
     assert [each["rank"] for each in found] == [0, 1]
     assert {each["launcher"] for each in found} == {os.getpid()}
     assert len({each["key"] for each in found}) == 1
@@ -105,9 +106,9 @@ def test_a_pool_child_knows_who_started_it(method: str) -> None:
     child = context.Process(target=pool_parent_of_child, args=(answer,))
     child.start()
     try:
-        assert answer.get(timeout=60) == os.getpid()
+        assert answer.get(timeout=PATIENCE_S) == os.getpid()
     finally:
-        child.join(60)
+        child.join(PATIENCE_S)
         answer.close()
         answer.join_thread()
 

@@ -9,7 +9,7 @@ import pytest
 from pluto_dist.client.claimed import Claimed, knows_its_run
 from pluto_dist.core.ids import Job, RunRef
 from pluto_dist.core.lifecycle import Fork, TagsRemoved, Target
-from tests.core.builders import claim
+from tests.core.builders import claim, identity
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ from tests.core.builders import claim
         ({"job": Job(key="j", rank=3)}, False),
         ({"job": Job(key="j", rank=0, attempt=1)}, False),
         ({"launched_by": "lease"}, False),
-        ({"spawned": True}, False),
+        ({"parents": (identity(7),)}, False),
         ({"verb": "attach", "run": RunRef(external_id="mine")}, False),
     ],
 )

@@ -14,6 +14,7 @@ from pluto_dist.cli.demo import job
 from pluto_dist.cli.demo.job import checkpoints, exchange, ledger
 from pluto_dist.cli.demo.job.exchange import Peers
 from pluto_dist.cli.demo.job.network import Network
+from tests.patience import PATIENCE_S
 
 JOB = Path(job.__file__).parent
 
@@ -35,7 +36,7 @@ def on_all(peers: list[Peers], inputs: list[array[float]]) -> list[array[float]]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
+        thread.join(PATIENCE_S)
     return [found[rank] for rank in range(len(peers))]
 
 

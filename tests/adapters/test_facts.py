@@ -14,6 +14,7 @@ from pluto_dist.node import facts
 from pluto_dist.node.facts import Fact, gather, worst
 from pluto_dist.node.filesystems import Filesystem
 from pluto_dist.node.settings import load
+from tests.official import OFFICIAL_PYTHON, needs_official_client
 
 KEY = "mlpi_0123456789abcdef"
 
@@ -43,6 +44,25 @@ def test_the_report_names_places_and_kernel(tmp_path: Path):
     if sys.platform == "linux":
         assert {found[name].level for name in ("pidfd", "boot_id", "socket")} == {"ok"}
         assert found["spool.filesystem"].value
+
+
+def test_the_hook_of_the_official_client_is_named(tmp_path: Path):
+    """It slows every start of the interpreter, and patches wandb."""
+    (tmp_path / "distutils-precedence.pth").write_text("import os; var = 'SETUPTOOLS_USE_DISTUTILS'\n")
+    (tmp_path / "ours.pth").write_text("import pluto_dist.hook\n/somewhere/pluto\n")
+    assert facts._official_hook([str(tmp_path)]) == Fact("official_client_hook", None)
+    (tmp_path / "zz-pluto.pth").write_text("import pluto._wandb_hook; pluto._wandb_hook.install()\n")
+    found = facts._official_hook([str(tmp_path / "not there"), str(tmp_path)])
+    assert (found.value, found.level) == (str(tmp_path / "zz-pluto.pth"), "warn")
+    assert "environment of its own" in found.advice
+
+
+@needs_official_client
+def test_the_installed_official_client_has_that_hook():
+    """Whoever installs it beside this package is told by doctor."""
+    folder = OFFICIAL_PYTHON.parent.parent / "lib"
+    packages = [str(path) for path in folder.glob("python3*/site-packages")]
+    assert facts._official_hook(packages).level == "warn"
 
 
 def test_the_key_is_not_in_the_report(tmp_path: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -37,14 +38,15 @@ def surroundings(
     pid: int = 500,
     initial: Env | None = None,
     nth_init: int = 1,
-    pool_parent: int | None = None,
+    **facts: Any,
 ) -> Surroundings:
-    process = ProcessFacts(someone(pid), env if initial is None else initial, pool_parent=pool_parent)
+    """What `detect` makes of them; `facts` are further ones of the process."""
+    process = ProcessFacts(someone(pid), env if initial is None else initial, **facts)
     return detect(env, process, ancestors, nth_init)
 
 
-def job(env: Env, *ancestors: AncestorFacts, **facts: object) -> Job:
-    return surroundings(env, *ancestors, **facts).job  # type: ignore[arg-type]
+def job(env: Env, *ancestors: AncestorFacts, **facts: Any) -> Job:
+    return surroundings(env, *ancestors, **facts).job
 
 
 def torchrun(
@@ -376,14 +378,73 @@ def test_a_script_that_starts_its_own_peers_shares_their_key_before_and_after() 
     assert peer.job.launcher == after.job.launcher == someone(400)
 
 
-def test_pool_children_without_rank_share_the_key_of_their_parent() -> None:
-    """R4"""
+SERVER = AncestorFacts(someone(401), "-c", {}, pooled=True)
+TRAIN = ancestor(400, "train")
+
+
+def test_pool_children_without_ranks_are_jobs_of_their_own() -> None:
+    """R4: nothing says that they are one; with whom they share a Run is decided by their parent's."""
     parent = surroundings({}, SHELL, pid=400)
-    server = ancestor(401, "forkserver")
-    child = surroundings({}, server, ancestor(400, "train"), SHELL, pid=500, pool_parent=400)
-    assert child.job.key == parent.job.key
-    assert child.pool_parent == someone(400)
-    assert child.job.rank is None
+    children = [surroundings({}, TRAIN, SHELL, pid=pid, pool_parent=400) for pid in (500, 501)]
+    assert len({parent.job.key, *(child.job.key for child in children)}) == 3
+    assert all(child.job.rank is None and child.parents == (TRAIN.identity,) for child in children)
+
+
+@pytest.mark.parametrize(
+    ("above", "facts", "parents"),
+    [
+        pytest.param((TRAIN, SHELL), {"pool_parent": 400}, (400,), id="spawned or forked"),
+        pytest.param((SERVER, TRAIN, SHELL), {"pool_parent": 400}, (401, 400), id="forkserver"),
+        pytest.param((TRAIN, SHELL), {"forked_from": 400}, (400,), id="os.fork"),
+        pytest.param(
+            (ancestor(402, "train"), TRAIN, SHELL),
+            {"pool_parent": 402, "forked_from": 400},
+            (402, 400),
+            id="a fork of a fork",
+        ),
+        pytest.param(
+            (AncestorFacts(someone(402), "-c", {}, pooled=True), SERVER, TRAIN, SHELL),
+            {"pool_parent": 402},
+            (402, 401, 400),
+            id="a pool in a pool",
+        ),
+        pytest.param((TRAIN, SHELL), {}, (), id="a program that it starts"),
+        pytest.param((INIT,), {"pool_parent": 400}, (), id="the parent is gone"),
+    ],
+)
+def test_whose_program_a_process_is_a_part_of(
+    above: tuple[AncestorFacts, ...], facts: dict[str, int], parents: tuple[int, ...]
+) -> None:
+    """R4"""
+    assert surroundings({}, *above, **facts).parents == tuple(map(someone, parents))
+
+
+@pytest.mark.parametrize(
+    ("env", "above", "facts", "place"),
+    [
+        pytest.param({}, (TRAIN,), {"pool_parent": 400}, (1, 4), id="no variables"),
+        pytest.param({"MASTER_PORT": "1"}, (SHELL,), {}, (1, 4), id="an address tells launches apart"),
+        pytest.param({}, (SHELL,), {}, (None, None), id="nothing does"),
+        pytest.param(ranked(0, world=2), (TRAIN,), {"pool_parent": 400}, (1, 4), id="RANK is the node's"),
+        pytest.param(ranked(1, world=4), (SHELL,), {}, (1, 4), id="both say the same"),
+        pytest.param(torchrun(1), (AGENT,), {}, (1, 4), id="torchrun"),
+    ],
+)
+def test_a_process_group_says_which_rank_it_is(
+    env: Env, above: tuple[AncestorFacts, ...], facts: dict[str, int], place: tuple[int | None, int | None]
+) -> None:
+    """R4: `torch.distributed` is the truth about ranks; variables may be of another level, or missing."""
+    found = job(env, *above, group=(1, 4), **facts)
+    assert (found.rank, found.world_size) == place
+
+
+def test_ranks_of_one_process_group_find_each_other_and_no_other_launch() -> None:
+    """R4"""
+    ranks = [job({}, TRAIN, SHELL, pid=500 + n, pool_parent=400, group=(n, 2)) for n in range(2)]
+    assert ranks[0].key == ranks[1].key
+    assert ranks[0].launcher == TRAIN.identity
+    other = ancestor(600, "train")
+    assert job({}, other, SHELL, pid=700, pool_parent=600, group=(0, 2)).key != ranks[0].key
 
 
 def test_pool_children_that_set_their_rank_share_a_launcher() -> None:
@@ -410,10 +471,7 @@ def test_a_pool_child_of_a_rank_is_seen_as_that_rank() -> None:
     child = surroundings(torchrun(1), ancestor(400, "train", torchrun(1)), AGENT, pid=500, pool_parent=400)
     assert (child.job.key, child.job.rank) == (rank.key, 1)
     assert child.ancestors == (someone(400), AGENT.identity)
-
-
-def test_a_pool_parent_that_is_gone_is_no_parent() -> None:
-    assert surroundings({}, INIT, pool_parent=400).pool_parent is None
+    assert child.parents == (someone(400),)
 
 
 @pytest.mark.parametrize(
@@ -581,7 +639,7 @@ any_ancestor = st.builds(
 def test_no_environment_raises(
     env: Env, initial: Env | None, ancestors: list[AncestorFacts], pool_parent: int | None
 ) -> None:
-    process = ProcessFacts(someone(500), initial or {}, pool_parent=pool_parent)
+    process = ProcessFacts(someone(500), initial or {}, pool_parent=pool_parent, forked_from=3, group=(1, 2))
     found = detect(env, process, ancestors, 1)
     place = found.job
     assert found == detect(env, process, ancestors, 1)

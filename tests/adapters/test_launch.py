@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,6 +30,7 @@ from pluto_dist.node.launch import (
     start_detached,
 )
 from pluto_dist.node.places import Places, find_places
+from tests.patience import wait_until
 
 pytestmark = [pytest.mark.process, pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")]
 CHECKOUT = Path(__file__).parents[2]
@@ -61,14 +62,6 @@ time.sleep(60)
 """
 
 
-def until(condition: Callable[[], bool], within_s: float = 10.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        if time.monotonic() > deadline:
-            pytest.fail(f"not within {within_s} s")
-        time.sleep(0.005)
-
-
 class Started:
     """Waits for the stand-in's report and ends it afterwards."""
 
@@ -79,7 +72,7 @@ class Started:
         self._pids: list[int] = []
 
     def seen(self) -> dict:
-        until(self.report.exists)
+        wait_until(self.report.exists, "the report")
         found = json.loads(self.report.read_text())
         self._pids.append(found["pid"])
         return found
@@ -402,7 +395,7 @@ def test_while_a_coordinator_starts_nobody_starts_a_second_one(places: Places, s
 def test_a_coordinator_that_dies_in_its_start_is_followed_at_once(places: Places, started: Started):
     """R3, G12: no ticket has to grow old."""
     assert spawn(places, started, "import os; os._exit(1)")
-    until(lambda: spawn(places, started))
+    wait_until(lambda: spawn(places, started))
     assert started.seen()["pid"]
 
 
@@ -418,11 +411,11 @@ def test_what_it_is_born_with_is_the_lock_and_no_child_of_its_own_has_it(places:
     code = adopts % (str(CHECKOUT), str(places.lock), "import time; time.sleep(60)")
     places.lock.touch(mode=0o600)
     assert start_detached([sys.executable, "-c", code], started.log, started.env, lock=places.lock)
-    until(lambda: "adopted" in started.log.read_text())
+    wait_until(lambda: "adopted" in started.log.read_text())
     _, intact, helper = started.log.read_text().split()
     try:
         assert intact == "True"
-        until(lambda: lockfile.take(places.lock) is not None)  # it has ended, and its helper has not
+        wait_until(lambda: lockfile.take(places.lock) is not None)  # it has ended, and its helper has not
         assert Path(f"/proc/{helper}").exists()
     finally:
         os.kill(int(helper), signal.SIGKILL)
@@ -436,8 +429,7 @@ def test_a_forked_child_of_a_client_never_has_the_lock(places: Places, started: 
         while not stop.is_set():
             child = os.fork()
             if child == 0:
-                time.sleep(60)
-                os._exit(0)
+                signal.pause()
             children.append(child)
 
     forking = threading.Thread(target=fork_and_fork)
@@ -449,7 +441,7 @@ def test_a_forked_child_of_a_client_never_has_the_lock(places: Places, started: 
         stop.set()
         forking.join()
     try:
-        until(lambda: lockfile.take(places.lock) is not None)
+        wait_until(lambda: lockfile.take(places.lock) is not None)
     finally:
         for child in children:
             os.kill(child, signal.SIGKILL)

@@ -175,3 +175,12 @@ def test_files_and_values_have_kinds_of_their_own(folders: Folders):
         SeriesPoint("file", "a/b", 3, "files/a/b/f-3.pt", 9, "a"),
     ]
     assert summarise(found) == {"h": Point("histogram", 1, 1), "a/b": Point("f-3.pt", 3, 1)}
+
+
+def test_a_folder_that_goes_away_while_it_is_looked_at_has_no_points(
+    folders: Folders, monkeypatch: pytest.MonkeyPatch
+):
+    """G12: the coordinator removes what it has delivered; who exports at that moment is not stopped by it."""
+    folders.put(folders.store, "a", "metrics", 1, frames(metric(3, loss=0.5)))
+    monkeypatch.setattr(Path, "is_dir", lambda path: True)  # as it was a moment ago
+    assert folders.names(document(lease("a"), lease("b"))) == [("loss", 3)]

@@ -9,8 +9,7 @@ from pluto_dist.core.effects import BeatRun, OpenRun, Ship, WriteDocument
 from pluto_dist.core.lifecycle import Target
 from pluto_dist.core.requests import BackendRun, OpenRequest, StreamKind
 from pluto_dist.node.pools import Place, Pools, place_of
-
-WITHIN_S = 10.0
+from tests.patience import PATIENCE_S
 
 
 def ship(kind: StreamKind, server: str, run: str = "r", mode: Literal["local", "pluto"] = "pluto") -> Ship:
@@ -49,25 +48,25 @@ def test_kinds_and_servers_do_not_wait_for_each_other() -> None:
 def test_a_crew_that_hangs_holds_back_no_other() -> None:
     pools, hang, done = Pools(), threading.Event(), threading.Event()
     for _ in range(5):
-        pools.submit(Place("files", 2, "r"), lambda: hang.wait(WITHIN_S) and None)
+        pools.submit(Place("files", 2, "r"), lambda: hang.wait(PATIENCE_S) and None)
     pools.submit(Place("metrics", 2, "r"), done.set)
-    assert done.wait(WITHIN_S)
+    assert done.wait(PATIENCE_S)
     hang.set()
-    assert pools.close(WITHIN_S)
+    assert pools.close(PATIENCE_S)
 
 
 def test_runs_take_turns() -> None:
     """A Run with many streams does not keep another one waiting for all of them."""
     pools, gate, order = Pools(), threading.Event(), list[str]()
-    pools.submit(Place("metrics", 1, "gate"), lambda: gate.wait(WITHIN_S) and None)
+    pools.submit(Place("metrics", 1, "gate"), lambda: gate.wait(PATIENCE_S) and None)
     for run in ("big", "big", "big", "small", "big", "small"):
         pools.submit(Place("metrics", 1, run), lambda run=run: order.append(run))  # type: ignore[misc]
     last = threading.Event()
     pools.submit(Place("metrics", 1, "big"), last.set)
     gate.set()
-    assert last.wait(WITHIN_S)
+    assert last.wait(PATIENCE_S)
     assert order == ["big", "small", "big", "small", "big", "big"]
-    assert pools.close(WITHIN_S)
+    assert pools.close(PATIENCE_S)
 
 
 def test_all_work_is_done_by_no_more_threads_than_a_crew_has() -> None:
@@ -86,9 +85,9 @@ def test_all_work_is_done_by_no_more_threads_than_a_crew_has() -> None:
 
     for number in range(500):
         pools.submit(Place("metrics", 3, f"r{number % 7}"), work)
-    assert finished.wait(WITHIN_S)
+    assert finished.wait(PATIENCE_S)
     assert state["most"] <= 3
-    assert pools.close(WITHIN_S)
+    assert pools.close(PATIENCE_S)
 
 
 def test_the_end_drops_what_has_not_begun_and_says_what_goes_on() -> None:
@@ -97,12 +96,12 @@ def test_the_end_drops_what_has_not_begun_and_says_what_goes_on() -> None:
 
     def work() -> None:
         begun.set()
-        hang.wait(WITHIN_S)
+        hang.wait(PATIENCE_S)
 
     pools.submit(Place("metrics", 1, "r"), work)
     pools.submit(Place("metrics", 1, "r"), dropped.set)
-    assert begun.wait(WITHIN_S)
+    assert begun.wait(PATIENCE_S)
     assert not pools.close(0.05)
     hang.set()
-    assert pools.close(WITHIN_S)
+    assert pools.close(PATIENCE_S)
     assert not dropped.is_set()

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import pytest
 from pluto_dist.spool.frames import encode_frame
 from pluto_dist.spool.reader import list_streams, next_range, read_cut, writer_lives
 from pluto_dist.spool.writer import Limits, StreamWriter
+from tests.patience import PATIENCE_S
 
 
 def read_all(folder: str, stream: str = "metrics") -> list[bytes]:
@@ -42,7 +42,7 @@ def run_threads(targets: list[Callable[[], None]]) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(PATIENCE_S)
         assert not thread.is_alive()
 
 
@@ -110,7 +110,7 @@ def test_a_reader_that_follows_threads_finds_every_record_once(tmp_path: Path) -
     reader.start()
     run_threads([lambda name=name: log(name) for name in range(4)])
     done.set()
-    reader.join(60)
+    reader.join(PATIENCE_S)
     assert len(lines) == len(set(lines)) == 2400 == writer.written
 
 
@@ -123,7 +123,7 @@ def test_threads_that_meet_at_the_first_record_lose_nothing(tmp_path: Path) -> N
         gate = threading.Barrier(8)
 
         def log(name: int, writer: StreamWriter = writer, gate: threading.Barrier = gate) -> None:
-            gate.wait(30)
+            gate.wait(PATIENCE_S)
             for n in range(5):
                 assert writer.append(b"%d %d\n" % (name, n))
 
@@ -148,7 +148,7 @@ def test_close_among_threads_writes_into_no_foreign_file(tmp_path: Path) -> None
             begun: threading.Barrier = begun,
             kept: list[bytes] = accepted,
         ) -> None:
-            begun.wait(30)
+            begun.wait(PATIENCE_S)
             n = 0
             while writer.append(line := b"%d %d\n" % (name, n)):
                 kept.append(line)
@@ -157,9 +157,9 @@ def test_close_among_threads_writes_into_no_foreign_file(tmp_path: Path) -> None
         def close(
             writer: StreamWriter = writer, begun: threading.Barrier = begun, folder: Path = folder
         ) -> None:
-            begun.wait(30)
+            begun.wait(PATIENCE_S)
             while writer.written < 50:
-                time.sleep(0)
+                os.sched_yield()
             writer.close()
             for n in range(20):
                 with (folder / f"foreign{n}").open("wb"):
@@ -186,15 +186,14 @@ def test_a_signal_handler_may_append_in_the_middle_of_an_append(tmp_path: Path) 
 
     before = signal.signal(signal.SIGALRM, on_alarm)
     signal.setitimer(signal.ITIMER_REAL, 0.0001)
-    count, deadline = 0, time.monotonic() + 30
+    count = 0
     try:
-        while fired < 1500 and time.monotonic() < deadline:
+        while fired < 1500:
             assert writer.append(b"main %d\n" % count)
             count += 1
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-    assert fired >= 1500
     lines = read_all(str(tmp_path))
     assert sorted(of_writer(lines, b"main")) == list(range(count))
     assert sorted(of_writer(lines, b"handler")) == list(range(fired))
@@ -279,7 +278,7 @@ def test_forking_among_appending_threads_tears_nothing(tmp_path: Path) -> None:
     finally:
         stop.set()
         for thread in threads:
-            thread.join(30)
+            thread.join(PATIENCE_S)
     lines = read_all(folder)
     for name, count in enumerate(counts):
         assert sorted(of_writer(lines, b"%d" % name)) == list(range(count))
@@ -302,7 +301,7 @@ def test_processes_forked_by_multiprocessing_have_chains_of_their_own(tmp_path: 
     for process in processes:
         process.start()
     for process in processes:
-        process.join(30)
+        process.join(PATIENCE_S)
         assert process.exitcode == 0
         assert of_writer(read_all(str(tmp_path), f"metrics.p{process.pid}"), b"%d" % process.pid) == list(
             range(10)

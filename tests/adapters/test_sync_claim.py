@@ -15,6 +15,7 @@ from pluto_dist.core.requests import OpenRequest
 from pluto_dist.sync import heart
 from pluto_dist.sync.claim import STALE_S, Claim, SyncBusyError
 from tests.adapters.memory_backend import MemoryBackend
+from tests.patience import PATIENCE_S
 
 
 def hold(folder: Path) -> subprocess.Popen[bytes]:
@@ -92,5 +93,5 @@ def test_it_is_kept_while_one_request_takes_long(monkeypatch: pytest.MonkeyPatch
         raise SyncBusyError("lost")
 
     with heart.Heart(backend, run, keep):
-        assert enough.wait(10)
+        assert enough.wait(PATIENCE_S)
     assert backend.runs[1].beats >= 3

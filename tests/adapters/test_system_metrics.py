@@ -28,6 +28,7 @@ from pluto_dist.node.system.sensors import (
 )
 from pluto_dist.spool.reader import list_streams, read_cut
 from tests.official import OFFICIAL_PYTHON, needs_official_client
+from tests.patience import PATIENCE_S
 
 
 class Nvml:
@@ -278,18 +279,18 @@ def test_a_sensor_that_hangs_holds_up_neither_the_end_nor_the_next_sample(tmp_pa
 
     def hanging() -> dict[str, float]:
         started.set()
-        assert let_go.wait(20)
+        assert let_go.wait(PATIENCE_S)
         return {"a": 1.0}
 
     one = feed(tmp_path)
     writing = NodeRecorder(Sensors({"hanging": hanging}))
     thread = threading.Thread(target=writing.record, args=((one,),))
     thread.start()
-    assert started.wait(20)
+    assert started.wait(PATIENCE_S)
     writing.record((one,))
     writing.end(one.lease_id)
     let_go.set()
-    thread.join(20)
+    thread.join(PATIENCE_S)
     assert written(one) == []
 
 

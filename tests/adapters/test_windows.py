@@ -48,7 +48,7 @@ print(isinstance(run, pluto.Run), run.run_id)
 def on_windows(body: str, **env: str) -> subprocess.CompletedProcess[str]:
     """Runs a script as on Windows."""
     argv = [sys.executable, "-c", WINDOWS + body]
-    return subprocess.run(argv, env=env, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize(

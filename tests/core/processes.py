@@ -35,6 +35,7 @@ class Process:
     """One process; what it does without a lease is of no interest.
 
     Attributes:
+        parents: ancestors of whose program it is a part.
         spool: of the newest lease.
         status: (exit code, signal) once it is dead.
     """
@@ -44,6 +45,7 @@ class Process:
     identity: Identity
     job: Job
     ancestors: tuple[Identity, ...] = ()
+    parents: tuple[Identity, ...] = ()
     spools: list[Spool] = field(default_factory=list)
     status: tuple[int | None, str] | None = None
     oom: bool = False
@@ -92,7 +94,7 @@ class Process:
             protocol=PROTOCOL,
             verb="init" if verb == "init" else "attach",
             identity=self.identity,
-            job=fields.pop("job", self.job),
+            job=fields.pop("job", self._job()),
             target=fields.pop("target", self.world.target),
             project=fields.pop("project", "demo"),
             run=_ref(run if run is not None else env),
@@ -100,9 +102,16 @@ class Process:
             generated_id=f"run-{number:06x}",
             config=msgspec.Raw(config),
             ancestors=self.ancestors,
+            parents=self.parents,
+            again=fields.pop("again", any(map(_kept, self.spools[:-1]))),
             **fields,
         )
         return self._say(opened)
+
+    def _job(self) -> Job:
+        """Each `init()` is a job of its own; tests of ranks call it once."""
+        nth = len(self.spools)
+        return self.job if nth == 1 else msgspec.structs.replace(self.job, key=f"{self.job.key}:{nth}")
 
     # --- what a lease can say ---------------------------------------------------------------------
 
@@ -226,6 +235,12 @@ class Launch:
                 process.kill()
         self.attempt += 1
         return self.start()
+
+
+def _kept(spool: Spool) -> bool:
+    """Whether it was opened by `init()` and not merely closed."""
+    opened, last = spool.entries[0], spool.entries[-1]
+    return isinstance(opened, Opened) and opened.verb == "init" and not isinstance(last, Closed)
 
 
 def _ref(run: str | int | None) -> RunRef | None:

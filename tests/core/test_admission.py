@@ -130,7 +130,7 @@ def test_pool_workers_have_series_of_their_own() -> None:
     """G10, R4"""
     world = World()
     owner = world.process("owner").init()
-    pool = [world.process("pool", ancestors=(owner.identity,)).init(spawned=True) for _ in range(2)]
+    pool = [world.child(owner, "pool").init() for _ in range(2)]
     assert [each.role for each in pool] == ["worker", "worker"]
     assert [each.view.participant for each in pool] == ["worker", "worker-2"]
 

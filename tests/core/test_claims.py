@@ -11,7 +11,7 @@ from pluto_dist.core.claims import OWNER_WAIT_S, RANK_ZERO_S, decide_claim
 from pluto_dist.core.decisions import Create, Facts, Grant, Refuse, Verify, Wait
 from pluto_dist.core.ids import RunRef
 from pluto_dist.core.records import Verdict
-from tests.core.builders import claim, identity, job, member, run
+from tests.core.builders import claim, job, member, run
 from tests.core.processes import LOCAL
 
 X = RunRef(external_id="x")
@@ -194,19 +194,3 @@ def test_a_refusal_names_the_owner() -> None:
     assert "owner" in refused.message
     assert "pid 100 on host" in refused.message
     assert "since" in refused.message
-
-
-CHILDREN: list[tuple[str, dict[str, Any], str]] = [
-    ("a pool process of the owner", {"spawned": True, "job": job(key="own")}, "worker"),
-    ("a plain child of the owner", {"job": job(key="own"), "run": X, "resume": True}, "side"),
-    ("a child with the rank's variables", {"job": job(0)}, "side"),
-]
-
-
-@pytest.mark.parametrize(
-    ("fields", "expected"), [row[1:] for row in CHILDREN], ids=[row[0] for row in CHILDREN]
-)
-def test_children_of_the_owner(fields: dict[str, Any], expected: str) -> None:
-    """R4"""
-    child = claim(identity=identity(500), ancestors=(identity(100),), **fields)
-    assert told(decide_claim(child, facts(verified=True), 0.0)) == expected

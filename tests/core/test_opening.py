@@ -5,8 +5,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from pluto_dist.core.effects import OpenRun
 from pluto_dist.core.ids import RunRef
-from pluto_dist.core.lifecycle import Fork
+from pluto_dist.core.lifecycle import Fork, Origin
 from pluto_dist.core.outcomes import Rejected, Retry, Unknown
 from pluto_dist.core.requests import Opened, Refused, Reopened, Unavailable
 from tests.core.server import ServerRun
@@ -373,3 +374,45 @@ def opened_fork(parent: RunRef, step: int) -> Opened:
     return Opened(
         id=2, display_id="DEM-2", project="demo", url="", resumed=False, fork_run_id=parent.id, fork_step=step
     )
+
+
+def origins_asked_with(world: World) -> list[Origin | None]:
+    """What goes with each request to open a Run, as they come."""
+    found: list[Origin | None] = []
+    world.observers.append(
+        lambda effect: found.append(effect.origin) if isinstance(effect, OpenRun) else None
+    )
+    return found
+
+
+def test_what_a_process_says_of_itself_goes_with_the_request_that_makes_the_run() -> None:
+    """Only then a server takes it; afterwards it is not kept with each lease of the Run."""
+    world = World()
+    origins = origins_asked_with(world)
+    existing(world)
+    said = Origin(known=msgspec.Raw(b'{"process":{"pid":1}}'), folder="/code")
+    launch = world.launch(ranks=2)
+    for process in launch.start():
+        process.init(origin=said)
+    world.process("eval").attach("x", origin=said)
+    world.process("again").init("x", resume=True, origin=said)
+    assert origins == [said, None, None]
+    assert [lease.opened.origin for lease in world.book.leases] == [None] * 4
+
+
+def test_it_is_kept_while_the_server_is_down() -> None:
+    """The Run is made later, perhaps by another coordinator."""
+    world = World()
+    origins = origins_asked_with(world)
+    world.server.down = True
+    said = Origin(folder="/code")
+    owner = world.process("owner").init(origin=said, wait_s=1.0)
+    world.wait(5)
+    assert owner.role == "owner"
+    world.kill()
+    world.start()
+    world.server.down = False
+    world.wait(60)
+    assert world.run().id is not None
+    assert len(origins) > 1
+    assert all(each == said for each in origins)

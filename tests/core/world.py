@@ -45,6 +45,12 @@ class World(Driver):
         self.processes.append(process)
         return process
 
+    def child(self, of: Process, name: str = "child", job: Job | None = None) -> Process:
+        """A process that `multiprocessing` has started in another, or that was forked there."""
+        child = self.process(name, job, (of.identity, *of.ancestors))
+        child.parents = (of.identity, *of.parents)
+        return child
+
     def launch(self, name: str = "train", ranks: int = 2, max_restarts: int = 0) -> Launch:
         """A launcher; `start` its ranks."""
         return Launch(self, name, ranks, max_restarts, self.process(f"torchrun-{name}"))

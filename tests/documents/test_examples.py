@@ -23,10 +23,10 @@ import pytest
 import yaml
 
 from tests.documents.pages import CHECKOUT, Block, Page, pages
+from tests.patience import PATIENCE_S
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(600)]  # a page has many blocks, on a busy machine
+pytestmark = pytest.mark.process
 
-WITHIN_S = 100.0  # of a block; nothing waits for it when all is well
 LANGUAGES = {"python", "sh", "yaml", "text", "bash"}
 ENDS = {  # of Runs that a page names, when all of it has been run
     "README.md": {"digits-1": "FAILED"},
@@ -51,7 +51,7 @@ class Home:
             "HOME": str(self.base),
             "LANG": "C.UTF-8",
             "PLUTO_DIST_HOME": str(self.base / "h"),
-            "PLUTO_DIST_EXIT_WAIT_S": "90",
+            "PLUTO_DIST_EXIT_WAIT_S": f"{PATIENCE_S:g}",
             "PLUTO_DIST_SYSTEM_METRICS_S": "0",
         }
 
@@ -65,7 +65,7 @@ class Home:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                timeout=WITHIN_S,
+                timeout=PATIENCE_S,
                 check=False,
             )
             output.seek(0)

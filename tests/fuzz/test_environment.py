@@ -69,9 +69,7 @@ def test_any_environment_gives_a_job_that_can_be_told(
     for warning in found.warnings:
         assert warning.split(" ", 1)[0] in JOB_VARIABLES
         assert len(warning) < 300
-    entry = msgspec.structs.replace(
-        OPENED, job=found.job, ancestors=found.ancestors, spawned=found.pool_parent is not None
-    )
+    entry = msgspec.structs.replace(OPENED, job=found.job, ancestors=found.ancestors, parents=found.parents)
     read = decode_entry(encode_entry(entry))
     assert read == entry
     assert isinstance(found.job, Job)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import tracemalloc
 from typing import Any
 
@@ -114,12 +113,10 @@ HEADS = {
 def test_announced_lengths_and_depths_cost_nothing(name: str) -> None:
     """G11: four gigabytes are not reserved because somebody says so; depth is an error and no crash."""
     tracemalloc.start()
-    started = time.monotonic()
     assert understood(HEADS[name]) == []
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 8 * MAX_MESSAGE_BYTES
-    assert time.monotonic() - started < 5.0
 
 
 def test_the_size_limit_is_checked_before_anything_is_read() -> None:

@@ -23,6 +23,7 @@ from tests.fuzz.test_core import entries, opened, questions, syncs
 from tests.fuzz.test_messages import edits, mutated, packable, packed, understood
 from tests.fuzz.test_spool import OPENED
 from tests.fuzz.values import as_json
+from tests.patience import PATIENCE_S
 from tests.process.harness import Node, Script, wait_until
 
 MEMORY_MB = 40.0  # more than it may grow; SQLite, ZeroMQ and Python keep some of what they once had
@@ -61,7 +62,7 @@ class Served:
             peer.send_multipart(frames or [b""])
             peer.send(encode(AskStatus(request=ANSWERED)))
             while True:
-                assert peer.poll(20_000), "no answer"
+                assert peer.poll(1000 * PATIENCE_S), "no answer"
                 raw = msgspec.msgpack.decode(peer.recv())
                 if raw["t"] == "answer" and raw["request"] == ANSWERED:
                     return

@@ -12,11 +12,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tests.patience import PATIENCE_S
+
 from .defects import Defect
 from .operator import Points, Rows
 from .server import KEY, Urls
 
-_TIMEOUT_S = 30
 _ROOT = Path(__file__).parents[2]
 
 
@@ -50,7 +51,7 @@ class Control:
         self._call("seed_faults", seed=seed)
 
     def configure(self, **settings: float) -> None:
-        """Change read_lag_s, race_window_s or url_life_s."""
+        """Change read_lag_s, race_window or url_life_s."""
         self._call("configure", **settings)
 
     def set_at_limit(self, at_limit: bool) -> None:
@@ -190,7 +191,7 @@ class Control:
             f"{self.url}/{operation}", json.dumps(arguments).encode(), method="POST"
         )
         try:
-            with self._opener.open(request, timeout=_TIMEOUT_S) as response:
+            with self._opener.open(request, timeout=PATIENCE_S) as response:
                 return json.load(response)
         except urllib.error.HTTPError as refusal:
             with refusal:
@@ -210,8 +211,7 @@ class ServerProcess:
 
     key = KEY
 
-    def __init__(self, ready_within_s: float = 20) -> None:
-        self._ready_within_s = ready_within_s
+    def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self.urls: Urls
         self.control: Control
@@ -252,10 +252,10 @@ class ServerProcess:
     def _ready_line(self, ready: Any) -> bytes:
         with selectors.DefaultSelector() as selector:
             selector.register(ready, selectors.EVENT_READ)
-            line: bytes = ready.readline() if selector.select(self._ready_within_s) else b""
+            line: bytes = ready.readline() if selector.select(PATIENCE_S) else b""
         if not line:
             self.stop()
-            raise TimeoutError(f"the server did not listen within {self._ready_within_s} s")
+            raise TimeoutError(f"the server did not listen within {PATIENCE_S:g} s")
         return line
 
     def __enter__(self) -> Self:

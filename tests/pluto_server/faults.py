@@ -1,6 +1,6 @@
 """Faults on demand: which requests they hit, how often, and what happens to them.
 
-latency         wait `seconds` before the request is handled
+latency         wait before the request is handled: `seconds`, or until the fault is removed
 status          answer `status` (with `retry_after`); when="after" only once the request was committed
 reset           reset the connection, before the request is handled or after it was committed
 truncate        commit, answer with a Content-Length larger than what is sent, close
@@ -89,6 +89,11 @@ class FaultPlan:
         """Disarm one fault, or all."""
         with self._lock:
             self._armed = [a for a in self._armed if fault_id not in (None, a.id)]
+
+    def holds(self, fault: Fault) -> bool:
+        """Whether a fault that has hit a request is still armed."""
+        with self._lock:
+            return any(armed.fault is fault for armed in self._armed)
 
     def hits(self) -> list[dict[str, Any]]:
         """The armed faults with how often each has hit."""

@@ -8,7 +8,7 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -25,6 +25,7 @@ from .wire import DroppedError, Peer, RefusalError, Request, Response, json_resp
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _MISSING_BYTES = 100
+_LOOK_S = 0.02  # how often a request that waits looks whether its fault is still there
 _HOST = "127.0.0.1"
 
 
@@ -128,7 +129,7 @@ class _Exchange(BaseHTTPRequestHandler):
         status: int | None = None
         delivered = False
         try:
-            self._delay(entry, sum(fault.seconds for fault in faults if fault.kind == "latency"))
+            self._delay(entry, [fault for fault in faults if fault.kind == "latency"])
             ending = next((fault for fault in faults if fault.kind != "latency"), None)
             entry.fault = ending.kind if ending else next((fault.kind for fault in faults), None)
             response = self._before(request, ending) or self._answer(request)
@@ -176,16 +177,16 @@ class _Exchange(BaseHTTPRequestHandler):
             pass
         return chunks
 
-    def _delay(self, entry: Entry, seconds: float) -> None:
+    def _delay(self, entry: Entry, faults: Sequence[Fault]) -> None:
         """Wait, but notice when the client gives up: the request is still handled, its answer is lost."""
-        deadline = time.monotonic() + seconds
-        while (left := deadline - time.monotonic()) > 0:
-            readable, _, _ = select.select([self.connection], [], [], left)
-            if readable and self._client_is_gone():
-                self.server.core.state.journal.abandon(entry)
+        deadline = time.monotonic() + sum(fault.seconds for fault in faults)
+        listening = [self.connection]
+        while (left := deadline - time.monotonic()) > 0 and any(map(self.server.faults.holds, faults)):
+            readable, _, _ = select.select(listening, [], [], min(left, _LOOK_S))
             if readable:
-                time.sleep(max(0.0, deadline - time.monotonic()))
-                return
+                listening = []  # what it says while it waits is its next request, or that it is gone
+                if self._client_is_gone():
+                    self.server.core.state.journal.abandon(entry)
 
     def _client_is_gone(self) -> bool:
         try:

@@ -89,7 +89,8 @@ class PlutoServer:
             self._threads.append(thread)
 
     def stop(self) -> None:
-        """Close the sockets."""
+        """Close the sockets; no request waits any more."""
+        self.faults.remove()
         for front in self._fronts:
             front.stop()
         for thread in self._threads:

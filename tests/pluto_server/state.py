@@ -5,9 +5,9 @@ marks the places where the real server lets others in between.
 """
 
 import threading
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
+
+from tests.patience import PATIENCE_S
 
 from .clock import Clock
 from .defects import DefectLog
@@ -23,10 +23,14 @@ APP_URL = "http://app.invalid"
 
 @dataclass(slots=True)
 class Settings:
-    """What tests may change while the server runs; durations in seconds."""
+    """What tests may change while the server runs; durations in seconds.
+
+    Attributes:
+        race_window: so many requests, the next ones that come to a window, go on from there together.
+    """
 
     read_lag_s: float = 0.0
-    race_window_s: float = 0.0
+    race_window: int = 0
     url_life_s: float = PUT_LIFE_S
     index_lag_s: float = 0.0
 
@@ -34,7 +38,7 @@ class Settings:
 class State:
     """Everything the server knows."""
 
-    def __init__(self, clock: Clock | None = None, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(self, clock: Clock | None = None) -> None:
         self.clock = clock or Clock()
         self.settings = Settings()
         self.lock = threading.RLock()
@@ -48,16 +52,19 @@ class State:
         self.storage_url = "http://storage.invalid"
         self.defects = DefectLog()
         self.journal = Journal()
-        self._sleep = sleep
+        self._windows = threading.Condition()
 
     def now_ms(self) -> int:
         """The server's time."""
         return self.clock.now_ms()
 
     def window(self) -> None:
-        """Where the real server does not hold a lock: others get in when the race window is open."""
-        if self.settings.race_window_s:
-            self._sleep(self.settings.race_window_s)
+        """Where the real server does not hold a lock: requests that race meet here."""
+        with self._windows:
+            if self.settings.race_window:
+                self.settings.race_window -= 1
+                self._windows.notify_all()
+                assert self._windows.wait_for(lambda: not self.settings.race_window, PATIENCE_S)
 
     def visible_ms(self) -> int | None:
         """When rows accepted now reach readers; None: at once."""

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from .server import KEY
+from tests.patience import PATIENCE_S
 
-_TIMEOUT_S = 20
+from .server import KEY
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ def send(
 ) -> Answer:
     """One request on a connection of its own."""
     target = urlsplit(url)
-    connection = http.client.HTTPConnection(target.netloc, timeout=_TIMEOUT_S)
+    connection = http.client.HTTPConnection(target.netloc, timeout=PATIENCE_S)
     path = f"{target.path}?{target.query}" if target.query else target.path
     try:
         data = body.encode() if isinstance(body, str) else body
@@ -99,18 +99,10 @@ def point(step: int, value: float, time_ms: int | None = None, name: str = "m") 
     }
 
 
-def wait_until(condition: Callable[[], bool], within_s: float = 10) -> None:
-    """Poll until the condition holds."""
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, f"condition did not hold within {within_s} s"
-        time.sleep(0.005)
-
-
 @contextmanager
 def in_background(act: Callable[[], Any]) -> Iterator[None]:
     """Do something in a thread beside the block; its error is raised at the end."""
     with ThreadPoolExecutor(1) as pool:
         done = pool.submit(act)
         yield
-        done.result(_TIMEOUT_S)
+        done.result(PATIENCE_S)

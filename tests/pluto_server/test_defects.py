@@ -5,9 +5,11 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.patience import wait_until
+
 from .defects import KINDS
 from .sessions import FILE, LOG, NOW, Session
-from .talk import Client, in_background, send, wait_until
+from .talk import Client, in_background, send
 
 
 def test_a_clean_session_has_no_defects(session: Session) -> None:

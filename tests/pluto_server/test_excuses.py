@@ -7,9 +7,10 @@ from contextlib import closing
 
 import pytest
 
+from tests.patience import wait_until
+
 from .defects import Defect, DefectLog, Waiver
 from .sessions import FILE, LOG, Session
-from .talk import wait_until
 
 
 class TestRepeatsWithAReason:

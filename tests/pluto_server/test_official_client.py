@@ -13,13 +13,13 @@ from typing import Any, Self
 import pytest
 
 from tests.official import OFFICIAL_PYTHON, needs_official_client
+from tests.patience import PATIENCE_S, wait_until
 
 from .server import PlutoServer
-from .talk import Client, wait_until
+from .talk import Client
 
 pytestmark = [pytest.mark.process, needs_official_client]
 
-_WITHIN_S = 45
 _PRELUDE = """
 import os, sys
 import pluto
@@ -39,7 +39,7 @@ class Official:
         self._folder = folder
         folder.mkdir()
         own = {"HOME": str(folder), "PLUTO_DISABLE_TELEMETRY": "1", **server.env(), **env}
-        self._env = {k: v for k, v in os.environ.items() if not k.startswith(("PLUTO_", "MLOP_"))} | own
+        self._env = os.environ | own
         self._script = _PRELUDE + script
 
     def __enter__(self) -> Self:
@@ -62,7 +62,7 @@ class Official:
 
     def ended(self) -> int:
         """The exit code, once the script is through."""
-        return self._process.wait(_WITHIN_S)
+        return self._process.wait(PATIENCE_S)
 
     def output(self) -> str:
         """What it printed."""
@@ -146,15 +146,15 @@ step()
 run.finish()
 """
     with Official(server, tmp_path / "first", first, **common) as one:
-        wait_until(lambda: has_arrived(server, "first"), _WITHIN_S)
+        wait_until(lambda: has_arrived(server, "first"))
         with Official(server, tmp_path / "second", second, **common) as two:
-            wait_until(lambda: has_arrived(server, "second"), _WITHIN_S)
-            wait_until(lambda: "more" in server.operator.run(1)["tags"], _WITHIN_S)
-            wait_until(lambda: "6.3.10" in {d.kind for d in server.operator.defects()}, _WITHIN_S)
+            wait_until(lambda: has_arrived(server, "second"))
+            wait_until(lambda: "more" in server.operator.run(1)["tags"])
+            wait_until(lambda: "6.3.10" in {d.kind for d in server.operator.defects()})
             two.step()
             assert two.ended() == 0, two.output()
         one.step()
-        wait_until(lambda: has_arrived(server, "late"), _WITHIN_S)
+        wait_until(lambda: has_arrived(server, "late"))
         one.step()
         one.ended()
     return server

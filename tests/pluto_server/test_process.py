@@ -13,9 +13,11 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 import pytest
 
+from tests.patience import wait_until
+
 from .client import Control, ControlError, ServerProcess
 from .operator import Operator
-from .talk import Client, send, wait_until
+from .talk import Client, send
 
 NOW = int(time.time() * 1000)
 ROOT = Path(__file__).parents[2]
@@ -143,7 +145,7 @@ def test_the_sender_of_a_request_is_its_process(process: ServerProcess, tmp_path
 
     def update_tags(*arguments: str) -> None:
         env = os.environ | process.env()
-        subprocess.run([sys.executable, str(script), *arguments], check=True, env=env, timeout=60)
+        subprocess.run([sys.executable, str(script), *arguments], check=True, env=env)
 
     update_tags('["a"]', '["b"]')
     assert process.control.defects(["6.3.6"]) == []
@@ -152,19 +154,29 @@ def test_the_sender_of_a_request_is_its_process(process: ServerProcess, tmp_path
 
 
 def test_it_is_fast_enough_to_be_no_bottleneck(process: ServerProcess) -> None:
-    """At least 20,000 metric records of ten values a second of its own CPU time; seen: 165,000."""
+    """20,000 records of ten values: it computes at most twenty times as long as decoding them takes."""
     run_id = new_run(process, "fast")
     lines = [
         {"time": NOW, "step": step, "data": {f"m{n}": step / 7 for n in range(10)}} for step in range(2000)
     ]
     body = "\n".join(map(json.dumps, lines))
     headers = {"Authorization": f"Bearer {process.key}", "X-Run-Id": str(run_id), "X-Project-Name": "p"}
-    emulator = psutil.Process(process.pid)
-    before = sum(emulator.cpu_times()[:2])
+    before, mine = computed_s(process.pid), time.process_time()
     for _ in range(10):
         assert send(f"{process.urls.ingest}/ingest/metrics", "POST", body, headers).status == 200
-    assert sum(emulator.cpu_times()[:2]) - before < 1
+    spent, sending = computed_s(process.pid) - before, time.process_time()
+    for _ in range(10):
+        assert len([json.loads(line) for line in body.splitlines()]) == 2000
+    decoding = time.process_time() - sending
+    print(f"{spent:.2f} s in the server; {decoding:.2f} s to decode, {sending - mine:.2f} s to send")
+    assert spent < 20 * decoding
     assert process.control.metric_counts(run_id)["m0"] == 20_000
+
+
+def computed_s(pid: int) -> float:
+    """User and system time of a process."""
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
 
 
 def test_a_ready_file_appears_complete(tmp_path: Path) -> None:
@@ -173,7 +185,7 @@ def test_a_ready_file_appears_complete(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.pluto_server", "--ready-file", str(file)]
     running = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL)
     try:
-        wait_until(file.exists, within_s=20)
+        wait_until(file.exists)
         assert set(json.loads(file.read_text())) == {"api", "ingest", "py", "storage", "control", "app"}
     finally:
         running.kill()

@@ -47,11 +47,10 @@ class Replay:
             self._server.operator.cancel(self._runs[2])
 
     def _race(self) -> None:
-        self._server.operator.configure(race_window_s=0.2)
         for project in ("my-ml-project", "race"):
+            self._server.operator.configure(race_window=8)
             statuses = create_at_once(self._server, project, f"racing-{project}")
             assert 200 in statuses
-        self._server.operator.configure(race_window_s=0)
 
     def _send(self, exchange: dict[str, Any]) -> Answer:
         base = {"api": self._server.urls.api, "py": self._server.urls.py}[exchange["service"]]

@@ -24,7 +24,7 @@ class TestCreate:
         self, server: PlutoServer, client: Client, run_id: int
     ) -> None:
         """In an existing project all answer 200; the losers attach."""
-        server.operator.configure(race_window_s=0.3)
+        server.operator.configure(race_window=8)
         assert create_at_once(server, "p", "new") == [200] * 8
         first, raced = server.operator.runs()
         assert first["id"] == run_id
@@ -37,7 +37,7 @@ class TestCreate:
         self, server: PlutoServer, client: Client
     ) -> None:
         """Some answer 500; there is one project and one run, and a retry attaches."""
-        server.operator.configure(race_window_s=0.3)
+        server.operator.configure(race_window=8)
         statuses = create_at_once(server, "fresh", "x")
         assert 1 <= statuses.count(500) <= 7
         assert statuses.count(200) + statuses.count(500) == 8
@@ -71,7 +71,7 @@ class TestCreate:
 
     def test_concurrent_config_merges_can_lose_keys(self, server: PlutoServer, run_id: int) -> None:
         """The merge is read, then written, without a lock; the race window shows it."""
-        server.operator.configure(race_window_s=0.5)
+        server.operator.configure(race_window=2)
         client = Client(server.urls)
 
         def update(key: str) -> int:

@@ -14,27 +14,31 @@ import json
 import os
 import queue
 import re
+import select
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
 import textwrap
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pluto_dist.spool.reader import list_streams, read_cut
+from tests import nobody
+from tests.patience import NEVER_S, PATIENCE_S, wait_until
+from tests.process import coordinator_boot
 
 CHECKOUT = Path(__file__).parents[2]
-WITHIN_S = 20.0  # a machine with other work to do; nothing waits that long when all is well
 PRELUDE = "from tests.process.stage import *\nimport os, sys, signal, threading, time\n"
 
-_KEPT = ("PATH", "HOME", "LANG", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "SSL_CERT_FILE")
+# Bounds of waits for somebody else; where all is well nothing comes near them, however slow the machine is.
+PATIENT = {f"PLUTO_DIST_{name}_WAIT_S": f"{NEVER_S:g}" for name in ("OPEN", "EXIT", "SIGTERM", "PREEMPT")}
 
 
 class Point(NamedTuple):
@@ -47,17 +51,33 @@ class Point(NamedTuple):
     value: float | str
 
 
-def wait_until(condition: Callable[[], Any], what: str = "", within_s: float = WITHIN_S) -> Any:
-    """Polls until the condition gives something true, and returns that.
+def look(folder: Path, pattern: str) -> list[Path]:
+    """What matches below a folder, sorted, while others make and remove things there.
 
-    Raises:
-        AssertionError: the deadline is over; the text says what was waited for.
+    `glob` breaks off where a folder goes away between being listed and being looked into; then all is looked
+    at again.
     """
-    deadline = time.monotonic() + within_s
-    while not (found := condition()):
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {within_s:g} s: {what or condition}")
-        time.sleep(0.01)
+    while True:
+        with contextlib.suppress(FileNotFoundError):
+            return sorted(folder.glob(pattern))
+
+
+def modes(*folders: Path) -> dict[Path, int]:
+    """Permissions of everything in folders that others work in; what is gone meanwhile is left out."""
+    found = {}
+    for path in (path for folder in folders for path in (folder, *look(folder, "**/*"))):
+        with contextlib.suppress(FileNotFoundError):
+            found[path] = stat.S_IMODE(path.lstat().st_mode)
+    return found
+
+
+def holding(folder: Path, secret: bytes) -> list[Path]:
+    """Files below a folder that others work in which have these bytes in them."""
+    found = []
+    for path in look(folder, "**/*"):
+        with contextlib.suppress(FileNotFoundError):
+            if path.is_file() and secret in path.read_bytes():
+                found.append(path)
     return found
 
 
@@ -82,23 +102,22 @@ class Script:
         self._reader.start()
         self._code: int | None = None
 
-    def expect(self, word: str, within_s: float = WITHIN_S) -> str:
+    def expect(self, word: str) -> str:
         """The rest of the next line that begins with this word; lines before it are skipped."""
-        deadline = time.monotonic() + within_s
         while True:
             try:
-                line = self._queue.get(timeout=max(0.0, deadline - time.monotonic()))
+                line = self._queue.get(timeout=PATIENCE_S)
             except queue.Empty:
-                raise AssertionError(self._report(f"did not say {word!r} within {within_s:g} s")) from None
+                raise AssertionError(self._report(f"does not say {word!r}")) from None
             if line is None:
                 raise AssertionError(self._report(f"ended without saying {word!r}"))
             head, _, rest = line.partition(" ")
             if head == word:
                 return rest
 
-    def expect_json(self, word: str, within_s: float = WITHIN_S) -> Any:
+    def expect_json(self, word: str) -> Any:
         """As `expect`, and decodes what follows."""
-        return json.loads(self.expect(word, within_s))
+        return json.loads(self.expect(word))
 
     def say(self, line: str = "go") -> None:
         """Gives the script a line to `hear()`."""
@@ -117,9 +136,9 @@ class Script:
         """Whether the process is dead, a zombie included."""
         return _is_dead(self.pid)
 
-    def wait(self, within_s: float = WITHIN_S) -> int:
+    def wait(self) -> int:
         """Exit code as `subprocess` has it (negative: a signal)."""
-        wait_until(lambda: self._poll() is not None, self._report("did not end"), within_s)
+        wait_until(lambda: self._poll() is not None, lambda: self._report("does not end"))
         assert self._code is not None
         return self._code
 
@@ -136,7 +155,7 @@ class Script:
                 self.signal(signal.SIGCONT)
         self._reap()
         os.close(self._stdin)
-        self._reader.join(WITHIN_S)
+        self._reader.join(PATIENCE_S)
         os.close(self._stdout)
 
     def _poll(self) -> int | None:
@@ -217,7 +236,7 @@ class Launcher(Script):
         stderr, path = self.node.stderr(name)
         order = {"argv": argv, "env": self.node.env() | env, "cwd": str(self.node.base)}
         socket.send_fds(self._talk, [json.dumps(order).encode()], [rank_in, rank_out, stderr])
-        pid = self._pids.get(timeout=WITHIN_S)
+        pid = self._pids.get(timeout=PATIENCE_S)
         for descriptor in (rank_in, rank_out, stderr):
             os.close(descriptor)
         return self.node.keep(Rank(self, name, pid, our_in, our_out, path))
@@ -245,7 +264,8 @@ class Node:
     """A private node: home, store, ledger, coordinator.
 
     Args:
-        settings: environment variables that all its scripts get, e.g. PLUTO_DIST_HEARTBEAT_S.
+        settings: environment variables that all its scripts get, e.g. PLUTO_DIST_HEARTBEAT_S; a test that is
+            about a bound sets it.
     """
 
     def __init__(self, **settings: str) -> None:
@@ -261,6 +281,15 @@ class Node:
     def set(self, **settings: str) -> None:
         """Environment variables that scripts get from now on."""
         self._settings |= settings
+
+    def constants(self, changed: Mapping[str, float]) -> None:
+        """What is different in coordinators that start from now on, by module and name.
+
+        The first call has to come before the scripts that start them.
+        """
+        path = self.base / "constants.json"
+        path.write_text(json.dumps(changed))
+        self._settings[coordinator_boot.CONSTANTS] = str(path)
 
     # --- processes --------------------------------------------------------------------------------
 
@@ -308,18 +337,16 @@ class Node:
         return script
 
     def env(self) -> dict[str, str]:
-        """Environment of all scripts: nothing of the test runner's, no rank variables, no key."""
-        kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
+        """Environment of all scripts: what the tests themselves have, and a home of their own."""
         own = {
+            "HOME": str(self.base),
             "PYTHONPATH": str(CHECKOUT),
             "PYTHONDONTWRITEBYTECODE": "1",
             "PLUTO_DIST_HOME": str(self.home),
             "PLUTO_DIR": str(self.base),
             "PD_TEST_LEDGER": str(self.ledger),
-            "XDG_DATA_HOME": str(self.base / "data"),  # no login of the person who runs the tests
-            "XDG_CONFIG_HOME": str(self.base / "config"),
         }
-        return kept | own | self._settings
+        return nobody.environment() | PATIENT | own | self._settings
 
     def stderr(self, name: str) -> tuple[int, Path]:
         """A new file for a process's stderr."""
@@ -330,7 +357,7 @@ class Node:
         """What a command of `pluto-dist` prints; it has to succeed."""
         command = [sys.executable, "-c", "from pluto_dist.cli.main import app; app()", *arguments]
         done = subprocess.run(
-            command, env=self.env(), cwd=self.base, capture_output=True, text=True, timeout=60, check=False
+            command, env=self.env(), cwd=self.base, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, f"{arguments}: {done.stderr}"
         return done.stdout
@@ -380,7 +407,7 @@ class Node:
 
     def documents(self) -> list[dict[str, Any]]:
         """Documents of all Runs, oldest first."""
-        found = [json.loads(path.read_bytes()) for path in self.store.glob("runs/*/run.json")]
+        found = [json.loads(path.read_bytes()) for path in look(self.store, "runs/*/run.json")]
         return sorted(found, key=lambda document: document["id"] or 0)
 
     def document(self, run: str) -> dict[str, Any]:
@@ -392,14 +419,14 @@ class Node:
 
         return wait_until(find, f"a document of Run {run}")[0]
 
-    def ended(self, run: str, within_s: float = WITHIN_S) -> dict[str, Any]:
+    def ended(self, run: str) -> dict[str, Any]:
         """The document of a Run that has a final status and everything of its leases."""
 
         def whole() -> dict[str, Any] | None:
             found = self.document(run)
             return found if found["status"] != "RUNNING" and found["reported"] else None
 
-        found = wait_until(whole, f"the end of Run {run}", within_s)
+        found = wait_until(whole, lambda: f"the end of Run {run}: {self.document(run)}")
         assert isinstance(found, dict)
         return found
 
@@ -409,7 +436,7 @@ class Node:
         participants = {lease["lease_id"]: lease["participant"] for lease in document["leases"]}
         final = {name: series["others"] for name, series in document["restore"]["series"].items()}
         points = []
-        for folder in sorted((self.store / "runs" / document["key"] / "streams").glob("*")):
+        for folder in look(self.store / "runs" / document["key"] / "streams", "*"):
             others = participants[folder.name]
             for line in _lines(folder):
                 for name, value in _values(line):
@@ -504,8 +531,12 @@ def _values(line: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 def _is_dead(pid: int) -> bool:
+    """Whether all threads of a process are gone, so that its sockets and locks are free; a zombie is dead."""
     try:
-        state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
         return True
-    return state in (b"Z", b"X")
+    try:
+        return bool(select.select([process], [], [], 0)[0])
+    finally:
+        os.close(process)

@@ -8,7 +8,7 @@ from typing import Any
 import psutil
 
 from tests.pluto_server.client import Control, ServerProcess
-from tests.process.harness import WITHIN_S, Node, wait_until
+from tests.process.harness import Node, wait_until
 
 SERVICES = ("api", "ingest", "py")
 
@@ -42,14 +42,14 @@ class Served(Node):
         assert len(found) == 1
         return dict(found[0])
 
-    def ended_remotely(self, run_id: str, within_s: float = WITHIN_S) -> dict[str, Any]:
+    def ended_remotely(self, run_id: str) -> dict[str, Any]:
         """The server's Run when it has ended."""
 
         def ended() -> dict[str, Any] | None:
             run = self.remote(run_id)
             return run if run["status"] != "RUNNING" else None
 
-        found = wait_until(ended, f"the end of Run {run_id} at the server", within_s)
+        found = wait_until(ended, f"the end of Run {run_id} at the server")
         assert isinstance(found, dict)
         return found
 

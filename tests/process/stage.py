@@ -2,6 +2,9 @@
 
 The ledger is the scripts' own account of every `log()` that returned: one line each, written after it. What
 is in the ledger and not in the store was lost.
+
+Where all is well nobody waits out a bound, however slow the machine is: the client's own are as good as
+endless here, as the settings' are (`harness.PATIENT`). A test of a bound sets it.
 """
 
 from __future__ import annotations
@@ -12,8 +15,19 @@ import sys
 from collections.abc import Mapping
 
 import pluto_dist as pluto
+from pluto_dist.client import facts as _properties
+from pluto_dist.client import held as _held
+from pluto_dist.client import opening as _opening
+from pluto_dist.node import boot as _boot
+from tests.patience import NEVER_S
+from tests.process import coordinator_boot
 
 _LEDGER = os.environ["PD_TEST_LEDGER"]
+
+_held.UNANSWERED_S = _opening.RESTART_GRANT_S = _properties.ASK_S = _properties.GRANT_S = NEVER_S
+if coordinator_boot.CONSTANTS in os.environ:
+    os.environ[coordinator_boot.REAL] = os.environ.get(coordinator_boot.REAL) or _boot.__file__
+    _boot.__file__ = coordinator_boot.__file__
 
 
 def tell(*words: object) -> None:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from tests.process.harness import Node, Script
-from tests.process.torchjob import START_S, TorchJob
+from tests.process.torchjob import TorchJob
 
 Stories = dict[str, Future[Any]]
 
@@ -35,13 +35,13 @@ def tell(node: Node, name: str, body: str) -> Told:
     """Runs a script to its end."""
     env = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     script = node.start(body, name=name, env=env)
-    return Told(script, script.wait(3 * START_S))
+    return Told(script, script.wait())
 
 
 def tell_job(node: Node, name: str, body: str, train: str) -> tuple[TorchJob, int]:
     """Runs a job of two ranks to its end: the job, the launcher's exit code."""
     job = TorchJob(node, name, body, ranks=2, train=train)
-    return job, job.wait(3 * START_S)[0]
+    return job, job.wait()[0]
 
 
 @contextmanager

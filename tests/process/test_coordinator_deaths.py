@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import signal
 import time
 from collections import Counter
+from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
 
-from tests.process.harness import Node, lease, wait_until
+from tests.process.harness import Node, Script, lease, wait_until
 
 RANKS = 8
 RANK = """
     run = pluto.init(run_id="storm", quiet=True)
     tell_json("ready", facts(run))
-    slowest, step = 0.0, 0
+    step = 0
     stop = threading.Event()
-    threading.Thread(target=lambda: (hear(), stop.set()), daemon=True).start()
+    def obey():
+        while hear() == "count":
+            tell("step", step)
+        stop.set()
+    threading.Thread(target=obey, daemon=True).start()
     while not stop.is_set():
-        began = time.perf_counter()
         run.log({f"loss{os.environ['RANK']}": float(step)}, step)
-        slowest = max(slowest, time.perf_counter() - began)
         step += 1
         time.sleep(0.004)
-    before = time.perf_counter()
     run.finish()
-    tell_json("end", {"steps": step, "slowest": slowest, "finish": time.perf_counter() - before})
+    tell_json("end", {"steps": step})
 """
 
 
@@ -39,16 +43,20 @@ def quick(node: Node) -> Node:
 
 
 def test_twenty_deaths_during_a_run_of_eight_processes_lose_nothing(quick: Node) -> None:
-    """G3, G4, G12: every point of every returned log() once, status, ids and epochs kept, no slow log()."""
+    """G3, G4, G12: every point of every returned log() once, status, ids and epochs kept; no log() waits."""
     launcher = quick.launcher(RANKS)
     ranks = [launcher.rank(n, RANK) for n in range(RANKS)]
     before = [rank.expect_json("ready") for rank in ranks]
     killed: set[int] = set()
     for _ in range(20):
         killed.add(kill_newest(quick, killed))
+    with no_coordinator(quick):  # a log() that waited for one would wait now
+        counts = [count(rank) for rank in ranks]
+        for rank, counted in zip(ranks, counts, strict=True):
+            wait_until(lambda rank=rank, counted=counted: count(rank) > counted + 10, "a rank goes on")
     wait_until(lambda: set(quick.coordinators()) - killed, "one more coordinator")
     for rank in ranks:
-        rank.say()
+        rank.say("end")
     ends = [rank.expect_json("end") for rank in ranks]
     assert [rank.wait() for rank in ranks] == [0] * RANKS
     found = quick.ended("storm")
@@ -67,7 +75,6 @@ def test_twenty_deaths_during_a_run_of_eight_processes_lose_nothing(quick: Node)
     assert set(points) == expected
     assert set(points.values()) == {1}
     assert found["points"] == len(expected)
-    assert max(end["slowest"] for end in ends) < 0.5, "a log() waited for somebody"
     assert not any(rank.stderr for rank in ranks), "a trainer noticed"
 
 
@@ -159,7 +166,7 @@ def test_sigterm_is_bounded_when_clients_stay(quick: Node) -> None:
     script = quick.start('run = pluto.init(run_id="stays", quiet=True); tell("up"); hear()')
     script.expect("up")
     coordinator.signal(signal.SIGTERM)
-    assert coordinator.expect("code", within_s=5) == "0"
+    assert coordinator.expect("code") == "0"
     wait_until(lambda: quick.said("started"), "the next one")
     script.say()
     assert script.wait() == 0
@@ -170,18 +177,43 @@ def test_a_question_survives_the_death_of_the_coordinator(node: Node) -> None:
     """G12: the next call starts another one; it neither waits for a heartbeat nor fails."""
     script = node.start("""
         run = pluto.init(run_id="asked", config={"lr": 1}, quiet=True)
+        run._held.link._session._heartbeat_s = NEVER_S
         tell("up")
         while hear():
-            began = time.perf_counter()
-            tell_json("config", [run.config, run.status, run.tags, time.perf_counter() - began])
+            tell_json("config", [run.config, run.status, run.tags])
     """)
     script.expect("up")
     for _ in range(3):
         node.kill_coordinator()
         script.say()
-        config, status, tags, took = script.expect_json("config")
-        assert (config, status, tags) == ({"lr": 1}, "RUNNING", [])
-        assert took < 2.0
+        assert script.expect_json("config") == [{"lr": 1}, "RUNNING", []]
+
+
+def count(rank: Script) -> int:
+    """Records that a rank has logged."""
+    rank.say("count")
+    return int(rank.expect("step"))
+
+
+@contextlib.contextmanager
+def no_coordinator(node: Node) -> Iterator[None]:
+    """There is none while the block runs, because none can have the lock."""
+    lock = os.open(node.home / "run" / "coordinator.lock", os.O_RDWR)
+
+    def taken() -> bool:
+        for pid in node.started():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        return False
+
+    try:
+        wait_until(taken, "the lock")
+        yield
+    finally:
+        os.close(lock)
 
 
 def kill_newest(node: Node, killed: set[int]) -> int:

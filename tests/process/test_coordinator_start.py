@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 from collections import Counter
 
-from pluto_dist.node.launch import TICKET_LIFE_S
+from tests.patience import NEVER_S
 from tests.process.harness import Node, wait_until
 
 CROWD = """
@@ -18,12 +17,10 @@ CROWD = """
         if os.fork() == 0:
             os.close(go_write)
             os.read(go_read, 1)
-            began = time.perf_counter()
-            run = pluto.attach("crowd", label=f"side{number}")
-            took = time.perf_counter() - began
+            run = pluto.attach("crowd", label=f"side{number}", timeout_s=NEVER_S)
             run.log({f"side{number}": 1.0}, 0)
             account(run.lease_id, {f"side{number}": 1.0}, 0)
-            tell_json("granted", [os.getpid(), run.role, run.label, took])
+            tell_json("granted", [os.getpid(), run.role, run.label])
             run.close()
             os._exit(0)
     os.close(go_write)
@@ -38,23 +35,22 @@ def test_sixty_four_processes_attach_at_once(node: Node) -> None:
     owner = node.start('run = pluto.init(run_id="crowd", quiet=True); tell("up"); hear(); run.finish()')
     owner.expect("up")
     crowd = node.start(CROWD, name="crowd")
-    granted = [crowd.expect_json("granted", within_s=120) for _ in range(64)]
+    granted = [crowd.expect_json("granted") for _ in range(64)]
     crowd.expect("all")
     owner.say()
     assert owner.wait() == 0
-    assert {role for _, role, _, _ in granted} == {"side"}
-    assert len({label for _, _, label, _ in granted}) == len({pid for pid, *_ in granted}) == 64
+    assert {role for _, role, _ in granted} == {"side"}
+    assert len({label for _, _, label in granted}) == len({pid for pid, *_ in granted}) == 64
     assert len(node.said("started")) == 1
     found = node.ended("crowd")
     assert (found["status"], found["points"], len(found["leases"])) == ("COMPLETED", 64, 65)
     assert not node.lost("crowd")
-    print(f"64 attached, slowest after {max(took for *_, took in granted):.3f} s")
 
 
 RACE = """
-    import pluto_dist.client.handle, pluto_dist.client.job, pluto_dist.node.launch
-    pluto_dist.node.launch.TICKET_LIFE_S = 600.0  # whoever waits for a stale ticket waits for too long
+    import json, pluto_dist.client.handle, pluto_dist.client.job, pluto_dist.node.launch
     forking = sys.argv[1] == "fork"
+    pluto_dist.node.launch.TICKET_LIFE_S = NEVER_S  # who waits for a stale one waits for ever
 
     def fork_and_fork(stop):
         while not stop.is_set():
@@ -69,18 +65,18 @@ RACE = """
         stop = threading.Event()
         if forking:
             threading.Thread(target=fork_and_fork, args=(stop,), daemon=True).start()
-        began = time.perf_counter()
         run = pluto.init(run_id=f"{os.path.basename(home)}.{number}", quiet=True)
-        took = time.perf_counter() - began
+        os.write(meeting[number][1], b"!")
+        os.read(meeting[1 - number][0], 1)  # both have been granted before one of them leaves
         log(run, {"loss": 1.0}, 0)
         run.finish()
         stop.set()
-        tell_json("raced", [home, took])
+        tell("raced", home)
         os._exit(0)
 
     for turn in range(25):
         home = f"{os.environ['PLUTO_DIST_HOME']}{sys.argv[2]}{turn}"
-        children = []
+        children, meeting = [], [os.pipe(), os.pipe()]
         for number in (0, 1):
             child = os.fork()
             if child == 0:
@@ -88,42 +84,45 @@ RACE = """
             children.append(child)
         for child in children:
             os.waitpid(child, 0)
+        for line in open(f"{home}/run/coordinator.log"):
+            if json.loads(line)["event"] == "started":
+                os.kill(int(json.loads(line)["pid"]), signal.SIGTERM)
+        for end in (*meeting[0], *meeting[1]):
+            os.close(end)
     tell("over")
 """
 
 
 def test_two_clients_race_fifty_times_to_start_the_coordinator(node: Node) -> None:
     """R3: always exactly one serves, also while the clients fork, and nobody waits for a stale ticket."""
-    node.set(PLUTO_DIST_IDLE_EXIT_S="0.5")
+    node.set(PLUTO_DIST_IDLE_EXIT_S=f"{NEVER_S:g}")  # the lane ends each with its turn
     lanes = [node.start(RACE, kind, kind, name=f"race_{kind}") for kind in ("fork", "still")]
-    raced = [lane.expect_json("raced", within_s=120) for lane in lanes for _ in range(50)]
+    raced = [lane.expect("raced") for lane in lanes for _ in range(50)]
     for lane in lanes:
         lane.expect("over")
         assert lane.wait() == 0
         assert not lane.stderr
-    assert len({home for home, _ in raced}) == 50
-    assert set(Counter(home for home, _ in raced).values()) == {2}
-    for home, _ in raced:
+    assert len(set(raced)) == 50
+    assert set(Counter(raced).values()) == {2}
+    for home in set(raced):
         log = (node.base / home / "run" / "coordinator.log").read_text()
         events = [json.loads(line)["event"] for line in log.splitlines() if line.startswith("{")]
         assert events.count("started") == 1, log
     documents = {found["run_id"]: found for found in node.documents()}
     assert len(documents) == 100
     assert {(found["status"], found["points"]) for found in documents.values()} == {("COMPLETED", 1)}
-    print(f"slowest of 100 cold starts: {max(took for _, took in raced):.3f} s")
 
 
 COMING_AND_GOING = """
-    import pluto_dist.node.launch
-    pluto_dist.node.launch.TICKET_LIFE_S = 600.0  # whoever waits for a stale ticket waits for too long
+    socket = f"{os.environ['PLUTO_DIST_HOME']}/run/coordinator.sock"
     for turn in range(30):
-        began = time.perf_counter()
         run = pluto.init(run_id=f"turn{turn}", quiet=True)
-        took = time.perf_counter() - began
         log(run, {"loss": float(turn)}, turn)
         run.finish()
-        tell_json("turn", took)
-        time.sleep(0.06 + (turn * 7 % 30) * 0.006)
+        tell("turn")
+        if turn % 3:  # the others come while it idles
+            while os.path.exists(socket): time.sleep(0.001)  # it begins to leave
+            time.sleep(turn * 7 % 30 * 0.006)
 """
 
 
@@ -131,15 +130,16 @@ def test_a_client_that_comes_while_the_coordinator_leaves_is_served(node: Node) 
     """R3: unlink, drain, cancel if anything came, else unlock; the client neither hangs nor loses."""
     node.set(PLUTO_DIST_IDLE_EXIT_S="0.1")
     script = node.start(COMING_AND_GOING)
-    took = [script.expect_json("turn", within_s=120) for _ in range(30)]
+    for _ in range(30):
+        script.expect("turn")
     assert script.wait() == 0
     assert not script.stderr
     for turn in range(30):
         found = node.ended(f"turn{turn}")
         assert (found["status"], found["points"]) == ("COMPLETED", 1)
-    assert 5 < len(node.said("started")) < 30, "it left each time or never, so nothing was tested"
+    assert len(node.said("started")) > 5, "it never left, so nothing was tested"
     assert node.said("stopped")[0]["reason"] == "idle for 0.1 s"
-    print(f"{len(node.said('started'))} coordinators, slowest init {max(took):.3f} s")
+    print(f"{len(node.said('started'))} coordinators")
 
 
 def test_a_second_coordinator_finds_the_lock_taken(node: Node) -> None:
@@ -151,7 +151,7 @@ def test_a_second_coordinator_finds_the_lock_taken(node: Node) -> None:
         run = pluto.init(run_id="one", quiet=True)
         places = find_places(pathlib.Path(os.environ["PLUTO_DIST_HOME"]))
         options = launch.CoordinatorOptions(places.runtime, places.spool)
-        done = subprocess.run(launch.command(options), capture_output=True, text=True, timeout=10)
+        done = subprocess.run(launch.command(options), capture_output=True, text=True)
         tell("code", done.returncode, "already_running" in done.stderr)
         tell("status", run.status)
     """)
@@ -161,24 +161,36 @@ def test_a_second_coordinator_finds_the_lock_taken(node: Node) -> None:
     assert len(node.said("started")) == 1
 
 
+EAGER = """
+    import pluto_dist.node.launch, pluto_dist.node.starting as starting
+    pluto_dist.node.launch.TICKET_LIFE_S = 0.0  # each look is a try
+    launch = starting.launch
+    def tried(*places, **more):
+        started = launch(*places, **more)
+        tell("tried", started)
+        return started
+    starting.launch = tried
+    run = pluto.init(run_id="slow", resume=True, quiet=True)
+    tell("up")
+    hear()
+    run.close()
+"""
+
+
 def test_nobody_starts_a_second_coordinator_because_the_first_is_slow(node: Node) -> None:
-    """R3: its clients look again and again, longer than a ticket lives, and then it serves them all."""
-    body = 'run = pluto.init(run_id="slow", resume=True, quiet=True); tell("up"); hear(); run.close()'
-    first = node.start(body, name="first")
+    """R3: whoever tries finds that there is one, however long it takes until it serves them all."""
+    first = node.start(EAGER, name="first")
     (pid,) = wait_until(node.started, "a coordinator is on its way")
     os.kill(pid, signal.SIGSTOP)
     assert not node.said("started"), "it was too fast for this test"
-    others = [node.start(body, name=f"other{number}") for number in range(3)]
-    until = time.monotonic() + 2 * TICKET_LIFE_S
-    seen = set()
-    while time.monotonic() < until:
-        seen.update(node.started())
-        time.sleep(0.02)
+    others = [node.start(EAGER, name=f"other{number}") for number in range(3)]
+    for other in others:
+        assert [other.expect("tried") for _ in range(3)] == ["False"] * 3
+    assert node.started() == [pid]
     os.kill(pid, signal.SIGCONT)
     for script in (first, *others):
-        script.expect("up", within_s=60)
+        script.expect("up")
         script.say()
-    assert seen == {pid}
     assert [line["pid"] for line in node.said("started")] == [str(pid)]
     assert not node.said("already_running")
 

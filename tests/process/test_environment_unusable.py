@@ -110,20 +110,24 @@ def test_disabled_costs_nothing_and_starts_nothing(node: Node) -> None:
     script = node.start(
         """
         run = pluto.init(run_id="off", config={"a": 1}, tags="t")
-        began = time.perf_counter()
-        for step in range(100_000):
-            run.log({"loss": 1.0}, step)
-        took = time.perf_counter() - began
-        tell_json("cost", [took / 100_000, threading.active_count(), run.config, run.tags, run.run_id])
+        class Plain:
+            def log(self, data, step=None, timestamp=None): return None
+        def cost(of):
+            began = time.process_time()
+            for step in range(20_000):
+                of.log({"loss": 1.0}, step)
+            return time.process_time() - began
+        ours, plain = (min(cost(of) for _ in range(5)) for of in (run, Plain()))
+        tell_json("cost", [ours / plain, threading.active_count(), run.config, run.tags, run.run_id])
         with run:
             pluto.log({"loss": 1.0})
         pluto.finish()
         """,
         env={"PLUTO_DIST_MODE": "disabled"},
     )
-    each, threads, *shown = script.expect_json("cost")
+    calls, threads, *shown = script.expect_json("cost")
     assert script.wait() == 0
-    assert each < 2e-6
+    assert calls < 10
     assert threads == 1
     assert shown == [{"a": 1}, ["t"], "off"]
     assert script.stderr == ""

@@ -17,7 +17,6 @@ from tests.process.harness import Node, events, lease
 from tests.process.stories import Stories, steps_of, tell, told
 
 pytestmark = [
-    pytest.mark.timeout(400),
     pytest.mark.skipif(
         importlib.util.find_spec("torch") is None or importlib.util.find_spec("lightning") is None,
         reason="torch or lightning is not installed here: pip install torch lightning",

@@ -148,18 +148,14 @@ def test_a_thousand_records_of_ten_metrics_a_second(node: Node) -> None:
         """
         run = pluto.init(run_id="fast")
         names = [f"metric{k}" for k in range(10)]
-        began = time.perf_counter(); slowest = 0.0
         for n in range(2000):
-            while time.perf_counter() < began + n / 1000: pass
-            before = time.perf_counter()
+            time.sleep(0.0009)
             run.log({name: n / 3 for name in names}, n)
-            slowest = max(slowest, time.perf_counter() - before)
-        tell_json("logged", [time.perf_counter() - began, slowest])
+        hear()
         """
     )
     wait_until(lambda: node.documents() and node.documents()[0]["points"] > 1000, "points while it runs")
-    took, slowest = script.expect_json("logged")
-    print(f"2000 records took {took:.2f} s, the slowest log() {slowest * 1000:.2f} ms")
+    script.say()
     assert script.wait() == 0
     found = node.ended("fast")
     assert (found["points"], found["dropped"], found["rejected"]) == (20_000, 0, 0)
@@ -174,7 +170,7 @@ def test_flush_waits_until_everything_is_delivered(node: Node) -> None:
         """
         run = pluto.init(run_id="flush")
         for n in range(1000): log(run, {"loss": float(n)}, n)
-        run.flush(timeout_s=10)
+        run.flush(timeout_s=NEVER_S)
         tell("flushed"); hear()
         """
     )

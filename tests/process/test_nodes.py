@@ -50,7 +50,7 @@ class TwoNodes:
         """Lets ranks end and waits for them."""
         for rank in ranks:
             self.ranks[rank].say()
-        assert [self.ranks[rank].wait(60) for rank in ranks] == [0] * len(ranks)
+        assert [self.ranks[rank].wait() for rank in ranks] == [0] * len(ranks)
 
     def close(self) -> None:
         self.nodes[1].close()
@@ -229,7 +229,7 @@ def test_a_launcher_on_each_node_shares_the_run_of_the_first(served: Served) -> 
     assert [job.expect("is") for job in jobs] == ["worker slurm-77-0-0"] * 2
     for job in reversed(jobs):
         job.say()
-        assert job.wait(60) == 0
+        assert job.wait() == 0
     run = served.ended_remotely("slurm-77-0-0")
     assert run["status"] == "COMPLETED"
     assert served.paths().count("/api/runs/status/update") == 1

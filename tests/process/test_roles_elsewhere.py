@@ -78,16 +78,16 @@ def test_an_attach_that_waits_says_for_what_and_how_long(node: Node) -> None:
         import pluto_dist.client.opening
         pluto_dist.client.opening.TELL_AFTER_S = 0.3
         try:
-            pluto.attach("trian", timeout_s={timeout_s}, quiet={quiet})
+            pluto.attach("trian", timeout_s={bound}, quiet={quiet})
         except pluto.errors.RunNotFoundError as error:
             tell("absent", error)
     """
-    waiting = node.start(body.format(timeout_s=1.5, quiet=False))
+    waiting = node.start(body.format(bound=1.5, quiet=False))
     assert "no Run trian on this node within 1.5 s" in waiting.expect("absent")
     assert waiting.wait() == 0
     assert waiting.stderr.count("attach() waits for Run trian, up to 1.5 s") == 1
-    for timeout_s, quiet in ((0.2, False), (1.0, True)):
-        silent = node.start(body.format(timeout_s=timeout_s, quiet=quiet))
+    for bound, quiet in ((0.2, False), (1.0, True)):
+        silent = node.start(body.format(bound=bound, quiet=quiet))
         silent.expect("absent")
         assert silent.wait() == 0
         assert "waits for" not in silent.stderr
@@ -98,10 +98,10 @@ def test_an_attach_that_came_early_goes_on_when_its_run_is_there(node: Node) -> 
     early = node.start("""
         import pluto_dist.client.opening
         pluto_dist.client.opening.TELL_AFTER_S = 0.1
-        side = pluto.attach("train", label="eval")
+        side = pluto.attach("train", label="eval", timeout_s=3000)
         tell("is", side.role)
     """)
-    wait_until(lambda: "waits for Run train, up to 30 s" in early.stderr, "it says so")
+    wait_until(lambda: "waits for Run train, up to 3000 s" in early.stderr, "it says so")
     owner = node.start(OWNER)
     owner.expect("ready")
     assert early.expect("is") == "side"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import time
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from pluto_dist.core.messages import (
     decode_reply,
     encode,
 )
+from tests.patience import PATIENCE_S
 from tests.process.harness import Node, Script, wait_until
 
 
@@ -47,7 +48,7 @@ class Stranger:
 
     def reply(self) -> object:
         """The next answer."""
-        assert self.socket.poll(5000), "no answer within 5 s"
+        assert self.socket.poll(1000 * PATIENCE_S), "no answer"
         return decode_reply(self.socket.recv())
 
     def refusal(self, *frames: bytes | Message) -> tuple[str, str]:
@@ -86,7 +87,7 @@ def stranger(node: Node, owner: Script) -> Iterator[Stranger]:
 def still_served(node: Node, owner: Script) -> None:
     """The owner gets through, and it is the same coordinator as before."""
     owner.say("after")
-    assert owner.expect("tags", within_s=5) == "after"
+    assert owner.expect("tags") == "after"
     assert len(node.said("started")) == 1
     assert len(node.coordinators()) == 1
 
@@ -197,22 +198,26 @@ def test_questions_about_what_is_not_there_are_answered_with_a_refusal(
 
 def test_a_flood_holds_nobody_up(node: Node, owner: Script, stranger: Stranger) -> None:
     """G11: peers take turns; who floods and does not read gets no answers, and that is all."""
-    deadline = time.monotonic() + 2.0
-    sent = 0
-    slowest = 0.0
-    while time.monotonic() < deadline:
-        for _ in range(500):
+    over, sent = threading.Event(), [0]
+
+    def flood() -> None:
+        while not over.is_set():
             with contextlib.suppress(zmq.Again):
-                stranger.socket.send(os.urandom(200), zmq.DONTWAIT)
-                sent += 1
-        asked = time.monotonic()
-        owner.say("after")
-        assert owner.expect("tags", within_s=5) == "after"
-        slowest = max(slowest, time.monotonic() - asked)
-    assert sent > 1000
-    assert slowest < 2.0
+                stranger.socket.send(b"x" * 200, zmq.DONTWAIT)
+                sent[0] += 1
+
+    flooding = threading.Thread(target=flood)
+    flooding.start()
+    try:  # a peer whose turn comes only when there is nothing else would wait for ever
+        wait_until(lambda: sent[0] > 1000, "a flood")
+        for _ in range(10):
+            owner.say("after")
+            assert owner.expect("tags") == "after"
+    finally:
+        over.set()
+        flooding.join()
     still_served(node, owner)
-    print(f"{sent} messages; the slowest add_tags() and tags beside them took {slowest:.3f} s")
+    print(f"{sent[0]} messages")
 
 
 def test_bytes_that_are_no_zeromq_harm_nobody(node: Node, owner: Script, stranger: Stranger) -> None:

@@ -10,19 +10,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.harness import CHECKOUT, Node, wait_until
+from tests.process.harness import CHECKOUT, Node, modes, wait_until
 from tests.process.test_security_private import NOBODY, as_root
 
 PRECIOUS = b"precious"
 RUNS = """
-    began = time.monotonic()
+    import pluto_dist.client.held
+    pluto_dist.client.held.UNANSWERED_S = 0.5
     try:
         run = pluto.init(run_id="planted", quiet=True)
         run.log({"loss": 1.0}, 0)
         run.finish(timeout_s=1)
     except pluto.errors.PlutoDistError as error:
         tell("refused", error)
-    tell("over", time.monotonic() - began)
+    tell("over")
 """
 
 
@@ -59,7 +60,7 @@ def test_what_is_planted_in_the_runtime_folder_costs_its_owner_nothing(
     victim.chmod(0o644)
     plant(node.home / "run" / name, kind, victim)
     script = node.start(RUNS)
-    assert float(script.expect("over", within_s=60)) < 45
+    script.expect("over")
     assert script.wait() == 0
     assert victim.read_bytes() == PRECIOUS
     assert stat.S_IMODE(victim.stat().st_mode) == 0o644
@@ -73,7 +74,7 @@ def test_an_empty_file_of_a_second_name_is_not_filled(node: Node) -> None:
     victim.touch()
     (node.home / "run" / "coordinator.db").hardlink_to(victim)
     script = node.start(RUNS)
-    script.expect("over", within_s=60)
+    script.expect("over")
     wait_until(lambda: "coordinator.db" in node.log, "the coordinator says why")
     assert victim.stat().st_size == 0
 
@@ -141,9 +142,9 @@ def test_what_is_kept_and_exported_is_private_too(node: Node) -> None:
     node.ended("planted")
     assert (node.home / "run" / "coordinator.db.damaged").exists()
     assert node.said("database_put_aside")
-    made = (*node.home.rglob("*"), *node.store.rglob("*"))
-    modes = {path: stat.S_IMODE(path.lstat().st_mode) for path in made}
-    assert not {str(path): oct(mode) for path, mode in modes.items() if mode & 0o077}
+    found = modes(node.home, node.store)
+    assert {node.home / "run", node.store / "runs"} < set(found)
+    assert not {str(path): oct(mode) for path, mode in found.items() if mode & 0o077}
     out = node.base / "out.jsonl"
     before = os.umask(0o077)
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pluto_dist.spool.names import segment_name
-from tests.process.harness import Node, wait_until
+from tests.process.harness import Node, holding, look, modes, wait_until
 
 NOBODY = 65534
 KEY = "pk_0123456789abcdef_never_to_be_seen"
@@ -36,10 +35,9 @@ def test_everything_that_is_made_is_private(node: Node) -> None:
     script = node.start("os.umask(0)\n" + "\n".join(line[4:] for line in BUSY.splitlines()))
     script.expect("up")
     wait_until(lambda: node.points("private"), "its points")
-    modes = {path: stat.S_IMODE(path.lstat().st_mode) for path in (node.home, *node.home.rglob("*"))}
-    open_to_others = {str(path): oct(mode) for path, mode in modes.items() if mode & 0o077}
-    assert not open_to_others
-    names = {path.name for path in modes}
+    found = modes(node.home)
+    assert not {str(path): oct(mode) for path, mode in found.items() if mode & 0o077}
+    names = {path.name for path in found}
     assert {"coordinator.sock", "coordinator.db", "coordinator.log", "coordinator.lock"} <= names
     assert {"lease.lock", segment_name("lifecycle", 1), segment_name("metrics", 1)} <= names
 
@@ -126,16 +124,10 @@ def test_the_api_key_is_nowhere_but_in_memory(node: Node) -> None:
         },
     )
     said = script.expect("up")
-    wait_until(lambda: list(node.store.rglob("run.json")), "the document")
+    wait_until(lambda: look(node.store, "runs/*/run.json"), "the document")
     process = Path(f"/proc/{node.coordinator()}")
     for place in ("cmdline", "environ"):
         assert KEY.encode() not in (process / place).read_bytes(), place
-    found = [str(path) for path in node.base.rglob("*") if path.is_file() and holds_key(path)]
-    assert not found
+    assert holding(node.base, KEY.encode()) == []  # plainly, or as the Authorization header has it
     assert KEY not in said + script.stderr + node.log
     script.kill()
-
-
-def holds_key(path: Path) -> bool:
-    """Plainly, or in the form that the server's Authorization header has."""
-    return KEY.encode() in path.read_bytes()

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tests.chaos.schedule import server_fault
-from tests.process.harness import wait_until
+from tests.process.harness import look, wait_until
 from tests.process.served import Served
 
 CHAOS_S = 15.0
@@ -96,11 +96,11 @@ def test_nothing_is_lost_and_nothing_is_said_twice_that_is_not_counted(served: S
         side_steps = int(side.expect("steps"))
     for script in (side, *ranks):
         script.say()
-    assert [script.wait(60) for script in (side, *ranks)] == [0] * 8
+    assert [script.wait() for script in (side, *ranks)] == [0] * 8
 
-    run = served.ended_remotely("chaos", 60)
+    run = served.ended_remotely("chaos")
     assert run["status"] == "COMPLETED"
-    wait_until(lambda: not list(served.home.glob("spool/leases/*")), "the spool is empty", 60)
+    wait_until(lambda: not look(served.home, "spool/leases/*"), "the spool is empty")
     assert served.missing("chaos") == []
     series = served.series("chaos")
     assert {name: len(series[name]) for name in ("loss", "loss/eval")} == {

@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from tests.process.harness import wait_until
+from tests.patience import NEVER_S
+from tests.process.harness import look, wait_until
 from tests.process.served import Served
 
 CLI = [sys.executable, "-c", "from pluto_dist.cli.main import app; app(prog_name='pluto-dist')"]
@@ -51,7 +52,7 @@ def test_what_fails_again_and_again_is_not_given_up(served: Served, fault: dict[
 def test_a_name_that_the_server_cannot_take_does_not_hold_back_records_and_status(served: Served) -> None:
     """G6: a 500 for the request itself looks like an outage; everything else goes on."""
     script = served.start("""
-        run = pluto.init(run_id="stubborn", settings={"exit_wait_s": 8})
+        run = pluto.init(run_id="stubborn", settings={"exit_wait_s": 1})
         tell("ready")
         hear()
         log(run, {"loss": 1.0}, 0)
@@ -98,7 +99,7 @@ def test_a_bad_record_is_set_aside_with_its_reason_and_shown(served: Served) -> 
 
 def test_a_hanging_endpoint_holds_back_only_its_own_stream(served: Served) -> None:
     """G6: rows hang, metrics and status of another Run do not."""
-    served.server.add_fault(kind="latency", service="ingest", route="/ingest/data", seconds=4.0)
+    served.server.add_fault(kind="latency", service="ingest", route="/ingest/data", seconds=NEVER_S)
     slow = served.start("""
         run = pluto.init(run_id="slow")
         for step in range(3):
@@ -114,15 +115,16 @@ def test_a_hanging_endpoint_holds_back_only_its_own_stream(served: Served) -> No
         run.finish()
         tell("done")
     """)
-    quick.expect("done", within_s=3)
+    quick.expect("done")
     assert served.remote("quick")["status"] == "COMPLETED"
-    wait_until(lambda: len(served.series("slow").get("loss", {})) == 3, "metrics of the slow one", 3)
+    wait_until(lambda: len(served.series("slow").get("loss", {})) == 3, "metrics of the slow one")
+    served.back()
     slow.say()
-    assert slow.wait(30) == 0
+    assert slow.wait() == 0
 
 
 def test_light_load_arrives_at_once(served: Served, record_property: pytest.RecordProperty) -> None:
-    """Section 8"""
+    """It waits neither for more records nor for an end; how long it takes is recorded."""
     script = served.start("""
         run = pluto.init(run_id="light")
         while (word := hear()):
@@ -140,22 +142,23 @@ def test_light_load_arrives_at_once(served: Served, record_property: pytest.Reco
     script.say("")
     assert script.wait() == 0
     record_property("log_to_server_s", sorted(waits))
-    assert sorted(waits)[2] < 1.5
 
 
 def test_finish_after_two_thousand_records_is_quick(served: Served) -> None:
-    """Section 8: half a second, here with room for a busy machine."""
+    """What has piled up goes in a few requests, one behind the other; the time is the benchmarks'."""
+    served.server.add_fault(kind="latency", service="ingest", seconds=NEVER_S)
     script = served.start("""
         run = pluto.init(run_id="many")
         for step in range(2000):
             run.log({"loss": float(step), "acc": 1.0}, step=step)
-        begin = time.monotonic()
+        tell("logged")
         run.finish()
-        tell("took", time.monotonic() - begin)
     """)
-    assert float(script.expect("took")) < 2.0
+    script.expect("logged")
+    served.back()
     assert script.wait() == 0
     assert len(served.series("many")["loss"]) == 2000
+    assert served.paths().count("/ingest/metrics") <= 4
 
 
 def test_a_days_backlog_drains_in_large_requests_and_leaves_no_segment(served: Served) -> None:
@@ -177,12 +180,12 @@ def test_a_days_backlog_drains_in_large_requests_and_leaves_no_segment(served: S
     script.expect("ready")
     served.cut_off()
     script.say()
-    script.expect("logged", within_s=60)
+    script.expect("logged")
     resident = served.coordinator_mb()
     before = len(served.server.requests())
     served.back()
     script.say()
-    script.expect("done", within_s=60)
+    script.expect("done")
     sent = [entry for entry in served.server.requests()[before:] if entry["path"] == "/ingest/metrics"]
     accepted = [entry for entry in sent if entry["status"] == 200]
     assert len(accepted) < 60
@@ -190,4 +193,4 @@ def test_a_days_backlog_drains_in_large_requests_and_leaves_no_segment(served: S
     assert served.coordinator_mb() < resident + 40
     assert len(served.series("backlog")["loss"]) == 100_000
     assert script.wait() == 0
-    wait_until(lambda: not list(served.home.glob("spool/leases/*")), "the spool is empty")
+    wait_until(lambda: not look(served.home, "spool/leases/*"), "the spool is empty")

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 
 from tests.pluto_server.server import KEY
-from tests.process.harness import wait_until
+from tests.process.harness import holding, wait_until
 from tests.process.served import Served
 
 OPENED = """
@@ -31,9 +31,7 @@ def traces(served: Served, *pids: int) -> Iterator[str]:
         for part in ("cmdline", "environ"):
             if secret in Path(f"/proc/{pid}/{part}").read_bytes():
                 yield f"{part} of {pid}"
-    for path in served.base.rglob("*"):
-        if path.is_file() and secret in path.read_bytes():
-            yield str(path)
+    yield from map(str, holding(served.base, secret))
 
 
 def helpers(served: Served, script_pid: int) -> list[int]:

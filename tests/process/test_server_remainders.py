@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.process.harness import Script, wait_until
+from tests.process.harness import Script, look, wait_until
 from tests.process.served import Served
 
 SYNC = [sys.executable, "-c", "from pluto_dist.cli.main import app; app(prog_name='pluto-dist')", "sync"]
@@ -50,14 +50,13 @@ def run_sync(
         cwd=served.base,
         capture_output=True,
         text=True,
-        timeout=60,
         check=False,
     )
 
 
 def copies(served: Served) -> list[str]:
     """Names of the segments in the store."""
-    return sorted(path.name for path in served.store.glob("runs/*/streams/*/*"))
+    return sorted(path.name for path in look(served.store, "runs/*/streams/*/*"))
 
 
 def rows(served: Served) -> list[str]:
@@ -114,7 +113,7 @@ def test_on_a_terminal_people_see_what_is_waited_for(served: Served) -> None:
     """R11: a job's end means that everything is there, so it may take a while."""
     leader, follower = os.openpty()
     terminal = f"os.dup2(os.open({os.ttyname(follower)!r}, os.O_RDWR), 2)"
-    script = served.start(f"    {terminal}{STORY}", env={"PLUTO_DIST_EXIT_WAIT_S": "10"})
+    script = served.start(f"    {terminal}{STORY}")
     script.expect("ready")
     served.cut_off()
     script.say()
@@ -145,7 +144,7 @@ def test_copies_go_when_the_server_is_back(served: Served) -> None:
     wait_until(lambda: not copies(served), "the copies are gone")
     assert served.missing("cut") == []
     assert rows(served) == [f"row {n}" for n in range(20)]
-    wait_until(lambda: not list(served.home.glob("spool/leases/*")), "the spool is empty")
+    wait_until(lambda: not look(served.home, "spool/leases/*"), "the spool is empty")
 
 
 def test_closed_segments_are_copied_while_the_job_runs(served: Served) -> None:
@@ -186,7 +185,7 @@ def test_what_sync_has_uploaded_the_next_coordinator_does_not_send_again(served:
     assert sync(served)[0]["state"] == "uploaded"
     later = served.start('pluto.init(run_id="later").finish()')
     assert later.wait() == 0
-    wait_until(lambda: not list(served.home.glob("spool/leases/*")), "the spool is empty")
+    wait_until(lambda: not look(served.home, "spool/leases/*"), "the spool is empty")
     assert rows(served) == [f"row {n}" for n in range(20)]
     assert served.remote("cut")["status"] == "COMPLETED"
 
@@ -203,7 +202,7 @@ def test_on_its_own_node_the_coordinator_delivers_or_hears_of_it(served: Served,
     key = {} if same_key else {"PLUTO_API_KEY": "mlpi_GOOD"}  # of the same organization
     (result,) = sync(served, home=served.home, **key)
     assert result["state"] == ("up to date" if same_key else "uploaded")
-    wait_until(lambda: not list(served.home.glob("spool/leases/*")), "the spool is empty")
+    wait_until(lambda: not look(served.home, "spool/leases/*"), "the spool is empty")
     wait_until(lambda: not copies(served), "the copies are gone")
     assert served.remote("cut")["status"] == "COMPLETED"
     assert served.missing("cut") == []

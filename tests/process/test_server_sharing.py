@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 
+from tests.patience import NEVER_S
 from tests.process.harness import wait_until
 from tests.process.served import Served
 
@@ -111,21 +112,21 @@ def test_data_goes_to_the_project_that_the_run_is_in(served: Served) -> None:
 
 
 def test_new_names_do_not_slow_down_training(served: Served) -> None:
-    """G4: registering them is the coordinator's work; here it takes a second."""
+    """G4: registering them is the coordinator's work; here it takes for ever."""
     script = served.start("""
         run = pluto.init(run_id="names")
         tell("ready")
         hear()
-        begin = time.monotonic()
         for number in range(200):
             run.log({f"metric{number}": 1.0}, step=0)
-        tell("took", time.monotonic() - begin)
+        tell("logged")
         run.finish()
     """)
     script.expect("ready")
-    served.server.add_fault(kind="latency", service="api", seconds=1.0)
+    served.server.add_fault(kind="latency", service="api", seconds=NEVER_S)
     script.say()
-    assert float(script.expect("took")) < 0.5
+    script.expect("logged")
+    served.back()
     assert script.wait() == 0
     run = served.ended_remotely("names")
     assert len(run["logNames"]) == 200
@@ -211,7 +212,7 @@ def test_a_cancel_interrupts_only_who_asked_for_it(served: Served, setting: str)
         try:
             while not run.cancelled:
                 time.sleep(0.01)
-            time.sleep(0.5 if run._held.settings.on_cancel == "warn" else 30)
+            time.sleep(0.5 if run._held.settings.on_cancel == "warn" else NEVER_S)
             tell("end", "went on")
         except KeyboardInterrupt:
             tell("end", "interrupted", run.cancelled)

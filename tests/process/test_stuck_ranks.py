@@ -5,14 +5,13 @@ from __future__ import annotations
 from tests.process.harness import Node, events, lease, wait_until
 
 BODY = """
-run = pluto.init(run_id="stuck", settings={"stuck_after_s": 1.0})
+run = pluto.init(run_id="stuck", settings={"stuck_after_s": 5.0})
 rank, step = int(os.environ["RANK"]), 0
 hangs = threading.Event()
 def obey():
     hear(); hangs.set(); tell("hangs"); hear(); hangs.clear()
 threading.Thread(target=obey, daemon=True).start()
-deadline = time.monotonic() + 60
-while time.monotonic() < deadline and not os.path.exists(os.environ["PD_TEST_LEDGER"] + ".stop"):
+while not os.path.exists(os.environ["PD_TEST_LEDGER"] + ".stop"):
     if not hangs.is_set():
         log(run, {"loss": 1.0}, step)
         step += 1

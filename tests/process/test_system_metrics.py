@@ -52,7 +52,6 @@ def exported(node: Node, run: str) -> str:
         cwd=node.base,
         capture_output=True,
         text=True,
-        timeout=60,
         check=True,
     )
     return done.stdout

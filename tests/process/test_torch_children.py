@@ -5,10 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.process.harness import Node
-from tests.process.torchjob import START_S
 
 pytest.importorskip("torch", reason="torch is not installed here: pip install torch==2.13.0")
-pytestmark = pytest.mark.timeout(180)
 
 QUIET = {"PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
 
@@ -42,7 +40,7 @@ if __name__ == "__main__":
 def test_dataloader_workers_log_into_the_run_of_their_parent(node: Node, method: str) -> None:
     """G1, G3: records of workers and of the main process are in one Run, which the main process ends."""
     script = node.start(LOADER.replace("METHOD", repr(method)), env=QUIET)
-    assert script.wait(START_S) == 0, script.stderr
+    assert script.wait() == 0, script.stderr
     found = node.ended("loader")
     assert found["status"] == "COMPLETED", found["verdict"]
     roles = sorted(each["role"] for each in found["leases"] if each["label"] != "node")
@@ -77,7 +75,7 @@ if __name__ == "__main__":
 def test_what_a_spawned_rank_raised_is_named(node: Node, method: str) -> None:
     """R9, R10: torch ends it by `sys.exit(1)` and its peers by SIGTERM; the cause is the exception."""
     script = node.start(SPAWN.replace("METHOD", repr(method)), env=QUIET)
-    assert script.wait(START_S) == 1
+    assert script.wait() == 1
     found = node.ended("spawn")
     failure = found["verdict"]["first_failure"]
     assert found["status"] == "FAILED", failure

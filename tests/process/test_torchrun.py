@@ -18,7 +18,6 @@ from tests.process.told import check_end, check_points
 from tests.process.torchjob import DDP, GLOO, PLAIN, STEPS, TorchJob
 
 pytest.importorskip("torch", reason="torch is not installed here: pip install torch==2.13.0")
-pytestmark = pytest.mark.timeout(180)
 
 START = """
 run = pluto.init(run_id="{name}", project="torchrun")

@@ -10,7 +10,6 @@ from tests.process.told import check_end, check_points
 from tests.process.torchjob import GLOO, PLAIN, STEPS, UNDER, TorchJob
 
 pytest.importorskip("torch", reason="torch is not installed here: pip install torch==2.13.0")
-pytestmark = pytest.mark.timeout(180)
 
 ALL = """
 run = pluto.init(project="jobs")

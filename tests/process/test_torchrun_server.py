@@ -15,7 +15,6 @@ from tests.process.told import check_end
 from tests.process.torchjob import UNDER, TorchJob
 
 pytest.importorskip("torch", reason="torch is not installed here: pip install torch==2.13.0")
-pytestmark = pytest.mark.timeout(180)
 
 START = """
 run = pluto.init(run_id="job", project="torchrun")

@@ -19,7 +19,6 @@ def _installed(*names: str) -> bool:
 
 
 pytestmark = [
-    pytest.mark.timeout(400),
     pytest.mark.skipif(
         not _installed("torch", "transformers", "accelerate", "optuna"),
         reason="not all is installed here: pip install torch transformers accelerate optuna",

@@ -23,7 +23,6 @@ STEPS = 4
 # Ranks of another attempt may meet the addresses that those of the last one left in the agent's store (seen
 # with torch 2.13, in half of the restarts, also without us); a store for each attempt has none.
 OWN_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-START_S = 60.0  # importing torch in all ranks, on a machine with other work to do
 UNDER = (sys.executable, "-P", "-c", "from pluto_dist.cli.main import app; app()", "run")  # our launcher
 
 RANKS = """
@@ -164,7 +163,7 @@ class TorchJob:
             more["PD_TEST_WITHOUT"] = "1"
         self.agent: Script = node.keep(Script(name, *node.spawn([*argv, str(script)], name, env=more)))
 
-    def told(self, word: str, count: int | None = None, within_s: float = START_S) -> list[tuple[int, Any]]:
+    def told(self, word: str, count: int | None = None) -> list[tuple[int, Any]]:
         """What ranks said after this word, (rank, value), when so many of them have."""
         wanted = self.ranks if count is None else count
 
@@ -172,21 +171,21 @@ class TorchJob:
             found = self._said(word)
             return found if len(found) >= wanted else None
 
-        found = wait_until(enough, self.agent._report(f"{word} by {wanted} ranks"), within_s)
+        found = wait_until(enough, lambda: self.agent._report(f"{word} by {wanted} ranks"))
         assert isinstance(found, list)
         return found
 
-    def ready(self, within_s: float = START_S) -> dict[int, dict[str, Any]]:
+    def ready(self) -> dict[int, dict[str, Any]]:
         """Facts of the handles, by rank, when all ranks are there."""
-        return dict(self.told("ready", within_s=within_s))
+        return dict(self.told("ready"))
 
     def caused_at(self) -> float:
         """Monotonic time of the first cause, as the rank took it."""
         return min(float(line.split()[-1]) for line in self.agent.lines if line.split(" ")[0][1:] == ":cause")
 
-    def wait(self, within_s: float = START_S) -> tuple[int, float]:
+    def wait(self) -> tuple[int, float]:
         """Exit code of torchrun, and the seconds since the cause."""
-        code = self.agent.wait(within_s)
+        code = self.agent.wait()
         ended = time.monotonic()
         has_cause = any(line.split(" ")[0].endswith(":cause") for line in self.agent.lines)
         return code, ended - self.caused_at() if has_cause else 0.0

@@ -289,11 +289,31 @@ class Checks:
                 continue
             self._one_record(value, record)
         self._names_are_apart(coordinator)
+        self._runs_are_apart(coordinator.book)
         for run in coordinator.book.runs:
             self._one_run(coordinator, run)
         for lease in coordinator.book.leases:
             left = any(path.startswith(f"{lease.folder}/") for path in self.world.disk.files)
             self.expect(not left, f"the folder of lease {lease.lease_id} of {lease.label} is left behind")
+
+    def _runs_are_apart(self, book: Book) -> None:
+        """R4: a trial is not in its parent's Run, and the next start of a job not in one of the first."""
+        if self.world.powered_off:
+            return  # what the book knew of processes may be gone
+        for process in self.world.processes:
+            run = self._run_in(book, process)
+            if run is None:
+                continue
+            for other in self.world.processes:
+                its = self._run_in(book, other)
+                parent = process.actor.asks and any(map(other.identity.same_process, process.parents))
+                former = process.start > other.start > 0 and process.actor.run is None
+                if its is not None and (parent or former):
+                    self.expect(its != run, f"R4: {process.name} is in the Run of {other.name}")
+
+    def _run_in(self, book: Book, process: Process) -> str | None:
+        lease = book.leases.get(process.lease.lease_id) if process.lease is not None else None
+        return lease.run if lease is not None else None
 
     def _one_record(self, value: int, record: Accepted) -> None:
         arrived = self.world.backend(self.world.plan.mode).arrived[value]
@@ -373,10 +393,16 @@ class Checks:
             late = record.at > self._fenced_at.get(lease.lease_id, float("inf"))
             named = f"/attempt{lease.attempt}" in series
             self.expect(named or not late, f"R7: late record {value} of {lease.label} is in {series}")
-            who = lease.participant + (" superseded" if lease.end_reason == "superseded" else "")
+            who = _writer(lease) + (" superseded" if lease.end_reason == "superseded" else "")
             known = writers.setdefault(series, who)
             apart = known.split()[0] == who.split()[0]
             self.expect(apart, f"G10: {series} is written by {known} and {who}")
+
+
+def _writer(lease: Lease) -> str:
+    """Whose series it is: a participant's, and without a label or rank that of one process."""
+    named = lease.role == "owner" or lease.rank is not None or lease.opened.label is not None
+    return lease.participant if named else f"{lease.participant}@{lease.identity.pid}-{lease.identity.start}"
 
 
 def _opens(path: str, data: bytes | bytearray) -> bool:

@@ -29,6 +29,8 @@ class Launcher:
         self.identity = world.kernel.spawn(world.boot_id, world.ticks())
         self.attempt = 0
         self.restarts = plan.restarts
+        self.starts = 2 if plan.again and job == "train" else 1
+        self.started = 1
         self.size = sum(actor.job == job for actor in plan.actors)
         # Now and then a rank of the first attempt is forgotten, and goes on beside its successors (R7).
         self._forgets = plan.restarts > 0 and Random(f"launcher {plan.seed}").random() < FORGETS
@@ -50,6 +52,7 @@ class Launcher:
         )
         process = Process(world, actor, world.kernel.spawn(world.boot_id, world.ticks()), job)
         process.ancestors = (self.identity,)
+        process.start = self.started
         self._ranks.append(process)
         world.begin(process)
 
@@ -77,9 +80,12 @@ class Launcher:
             self.die()
             return
         self.attempt += 1
+        self._begin_again(f"the launcher starts attempt {self.attempt}")
+
+    def _begin_again(self, said: str) -> None:
         actors = [rank.actor for rank in self._ranks]
         self._ranks = []
-        self.world.say(self.job, f"the launcher starts attempt {self.attempt}")
+        self.world.say(self.job, said)
         for actor in actors:
             again = replace(actor, end="finish", duration=2.0, forks=False)
             self.world.at(0.6, lambda again=again: self.start(again), self)  # type: ignore[misc]
@@ -90,8 +96,11 @@ class Launcher:
         return self._ranks[:-1] if self._forgets and self.attempt < self.restarts else self._ranks
 
     def die(self) -> None:
-        """It exits."""
-        if not self.gone:
+        """It exits; a shell may have something to do before."""
+        if self.started < self.starts and not self.gone:
+            self.started += 1
+            self._begin_again("the shell starts the job again")
+        elif not self.gone:
             self.gone = True
             self.world.say(self.job, "the launcher exits")
             self.world.kernel.bury(self.identity, (0, ""))

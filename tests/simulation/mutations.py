@@ -17,7 +17,19 @@ from unittest import mock
 import msgspec
 
 from pluto_dist.client.lease import RoomForRecords
-from pluto_dist.core import admission, claims, control, delivery, folding, phase, settling, verdict
+from pluto_dist.core import (
+    admission,
+    claims,
+    control,
+    delivery,
+    finding,
+    folding,
+    kinship,
+    naming,
+    phase,
+    settling,
+    verdict,
+)  # fmt: skip
 from pluto_dist.core.beats import Beats
 from pluto_dist.core.book import Book
 from pluto_dist.core.control import Controls
@@ -330,6 +342,25 @@ def generation_not_checked() -> Patch:
     return Database, "_check_generation", lambda self: None
 
 
+def trials_melt() -> Patch:
+    """A child is in its parent's Run whatever it asks for."""
+    return kinship, "asks_for_another", lambda claim, parent, run: False
+
+
+def next_start_is_a_late_rank() -> Patch:
+    """The same rank in another process is taken for one of the first start."""
+    return kinship, "predecessor", lambda claim, leases: None
+
+
+def unlabelled_share_a_series() -> Patch:
+    """The next process without a label goes on with the series of the one before."""
+
+    def broken(lease: Any, others: Any, run: Any) -> set[str]:
+        return {other.label for other in others if other.alive}
+
+    return naming, "_ever_used", broken
+
+
 MUTATIONS: tuple[Callable[[], Patch], ...] = (
     epoch_not_compared, cursor_before_answer, close_ends_the_run, first_failure_ignored, tags_overwritten,
     side_evidence_counts, side_finish_ends, lifecycle_not_read_at_death, suffix_forgotten, no_suffix,
@@ -337,7 +368,8 @@ MUTATIONS: tuple[Callable[[], Patch], ...] = (
     finish_code_ignored, folder_removed_early, two_owners, verdict_not_frozen, not_durable, set_aside_lost,
     torn_write_continued, death_unnoticed, late_records_not_renamed, intent_not_awaited, tries_not_counted,
     records_before_the_opening, workers_not_waited_for, stop_is_a_failure,
-    generation_not_checked, lock_not_looked_at, cancel_not_asked_for, cancel_crosses_the_status,
+    generation_not_checked, lock_not_looked_at, trials_melt, next_start_is_a_late_rank,
+    unlabelled_share_a_series, cancel_not_asked_for, cancel_crosses_the_status,
 )  # fmt: skip
 
 
@@ -348,7 +380,7 @@ def broken(mutation: Callable[[], Patch]) -> Iterator[None]:
     real = getattr(where, name)
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch.object(where, name, what))
-        for module in (admission, claims, control, delivery, folding, phase, settling, verdict):
+        for module in (admission, claims, control, delivery, finding, folding, phase, settling, verdict):
             if module is not where and getattr(module, name, None) is real and not isinstance(where, type):
                 stack.enter_context(mock.patch.object(module, name, what))
         yield

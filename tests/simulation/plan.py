@@ -21,6 +21,8 @@ OWNER_ENDS: tuple[End, ...] = (
 SIDE_ENDS: tuple[End, ...] = ("finish", "close", "exception", "exit_code", "at_exit", "sigterm", "kill")
 
 USURPED = 0.05
+CHILDREN = 0.25
+AGAIN = 0.4
 QUIET_AFTER_S = 40.0  # no fault begins or lasts longer
 
 
@@ -33,6 +35,8 @@ class Actor:
         verb: `init`, `resume` (`init(resume=True)`) or `attach`.
         code: of `finish(code=…)` or of the exit.
         linger_s: how long it lives on after its last word.
+        parent: the process that starts it, as `multiprocessing` does; it is not started if that is gone.
+        asks: `init(name=…)`.
     """
 
     name: str
@@ -48,6 +52,8 @@ class Actor:
     forks: bool = False
     run: str | None = "exp"
     streams: tuple[str, ...] = ("metrics",)
+    parent: str | None = None
+    asks: str | None = None
 
 
 @dataclass(frozen=True)
@@ -82,11 +88,17 @@ class Rates:
 
 @dataclass(frozen=True)
 class Plan:
-    """A whole history."""
+    """A whole history.
+
+    Attributes:
+        restarts: which the launcher makes, and counts.
+        again: a shell starts the whole job once more with the same ranks, as `train || train` does.
+    """
 
     seed: int
     mode: Literal["pluto", "local"] = "pluto"
     restarts: int = 0
+    again: bool = False
     actors: tuple[Actor, ...] = ()
     faults: tuple[Fault, ...] = ()
     rates: Rates = field(default_factory=Rates)
@@ -101,7 +113,8 @@ class Plan:
 
     def describe(self) -> list[str]:
         """Lines for people."""
-        lines = [f"seed {self.seed}, {self.mode}, restarts {self.restarts}, {self.rates}"]
+        again = ", started again" if self.again else ""
+        lines = [f"seed {self.seed}, {self.mode}, restarts {self.restarts}{again}, {self.rates}"]
         return lines + [f"  {actor}" for actor in self.actors] + [f"  {fault}" for fault in self.faults]
 
 
@@ -116,6 +129,11 @@ def make_plan(seed: int) -> Plan:
         actors.append(_other(random, "again", "resume"))
     if random.random() < 0.2:
         actors.append(_other(random, "other", "init"))
+    family = Random(f"family {seed}")
+    again = ranks > 1 and not restarts and family.random() < AGAIN
+    if again and family.random() < 0.5:
+        actors = [replace(actor, run=None) if actor.rank is not None else actor for actor in actors]
+    children = _children(family, actors[0]) if family.random() < CHILDREN else []
     calm = random.random() < 0.15
     usurpers = Random(f"usurper {seed}")
     usurped = (Fault(usurpers.uniform(1.0, 25.0), "usurp"),) if usurpers.random() < USURPED else ()
@@ -123,7 +141,8 @@ def make_plan(seed: int) -> Plan:
         seed=seed,
         mode="local" if random.random() < 0.2 else "pluto",
         restarts=restarts,
-        actors=tuple(actors),
+        again=again,
+        actors=(*actors, *children),
         faults=() if calm else (*_faults(random, len(actors)), *usurped),
         rates=Rates() if calm else _rates(random),
     )
@@ -155,6 +174,25 @@ def _job(random: Random, job: str, ranks: int, start: float, restarts: int) -> l
             )
         )
     return actors
+
+
+def _children(random: Random, parent: Actor) -> list[Actor]:
+    """Trials and pool workers of the first process."""
+    return [
+        Actor(
+            name=f"child{number}",
+            job=f"child{number}",
+            verb="init",
+            start=parent.start + random.uniform(0.3, 8.0),
+            duration=random.uniform(0.3, 5.0),
+            end=random.choice(OWNER_ENDS),
+            code=random.choice((0, 1)),
+            run=None,
+            parent=parent.name,
+            asks=random.choice((None, f"trial{number}")),
+        )
+        for number in range(random.choice((1, 2, 3)))
+    ]
 
 
 def _side(random: Random, number: int) -> Actor:

@@ -84,7 +84,12 @@ class SimLease(LeaseFiles):
 
 
 class Process:
-    """One process and, once it has called `init` or `attach`, its lease."""
+    """One process and, once it has called `init` or `attach`, its lease.
+
+    Attributes:
+        parents: processes of whose program it is a part.
+        start: of a rank, the how manieth start of its job it is in.
+    """
 
     def __init__(self, world: World, actor: Actor, identity: Identity, job: Job) -> None:
         self.world = world
@@ -93,6 +98,8 @@ class Process:
         self.identity = identity
         self.job = job
         self.ancestors: tuple[Identity, ...] = ()
+        self.parents: tuple[Identity, ...] = ()
+        self.start = 0
         self.gone = False
         self.resume_at = 0.0
         self.files = MemoryFiles(world.disk)
@@ -130,13 +137,15 @@ class Process:
             job=self.job,
             target=world.target,
             project="demo",
+            name=actor.asks,
             label=actor.name if actor.verb == "attach" else None,
             run=RunRef(external_id=actor.run) if actor.run else None,
             generated_id=f"run-{number:06x}",
             resume=actor.verb == "resume",
-            config=msgspec.Raw(b'{"of_%s":1}' % actor.name.encode()),
+            config=msgspec.Raw(b"{}" if self.parents else b'{"of_%s":1}' % actor.name.encode()),
             tags=(f"by-{actor.name}",) if actor.verb != "attach" else (),
             ancestors=self.ancestors,
+            parents=self.parents,
             wait_s=3.0,
         )
         self.held.say(opened)

@@ -196,9 +196,22 @@ class World:
                 return
             launcher.start(actor)
             return
+        parents = self._parents(actor)
+        if parents is None:
+            return
         identity = self.kernel.spawn(self.boot_id, self.ticks())
         process = Process(self, actor, identity, Job(key=f"{actor.job}-{identity.pid}-{identity.start}"))
+        process.ancestors = process.parents = parents
         self.begin(process)
+
+    def _parents(self, actor: Actor) -> tuple[Identity, ...] | None:
+        """The process that starts it, None if that one is not at work."""
+        if actor.parent is None:
+            return ()
+        named = [process for process in self.processes if process.name == actor.parent]
+        parent = named[-1] if named else None
+        working = parent is not None and not (parent.gone or parent.leaving) and parent.lease is not None
+        return (parent.identity, *parent.ancestors) if parent is not None and working else None
 
     def begin(self, process: Process) -> None:
         """It calls `init()` or `attach()`."""

@@ -191,14 +191,22 @@ def _read_metrics(line: bytes) -> _Metrics:
 
 
 def _folders(root: Path) -> list[str]:
-    return sorted(path.name for path in root.iterdir()) if root.is_dir() else []
+    return sorted(path.name for path in _entries(root))
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What a folder holds now; one that its coordinator has just emptied and removed holds nothing."""
+    try:
+        return list(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def _streams(folders: Iterable[Path]) -> dict[str, dict[int, list[Path]]]:
     """Files of each segment of the record streams with points, the longest first."""
     found: dict[str, dict[int, list[tuple[int, Path]]]] = {}
     for folder in folders:
-        for path in folder.iterdir() if folder.is_dir() else ():
+        for path in _entries(folder):
             segment = parse_segment(path.name)
             if segment is not None and stream_kind(segment[0]) in ("metrics", "data", "files"):
                 with contextlib.suppress(FileNotFoundError):  # delivered and removed in this instant

@@ -3,6 +3,7 @@
     runs/<key>/run.json                       the document, replaced atomically
     runs/<key>/streams/<lease>/<segment>      copies of spool segments, byte for byte from their start
     runs/<key>/files/, runs/<key>/rejected/   logged files, see `files`
+    runs/<key>/system.json                    what a server is told of the machine when the Run is made there
     runs/<key>/rejected.jsonl                 records that the backend refused, with the reason
     runs/<key>/sync/<server>.json             how far it has been uploaded to one server
     ids/<number>                              holds the key of the Run with this id
@@ -68,6 +69,35 @@ class Store:
         folder = self.run(key)
         folder.mkdir(parents=True, exist_ok=True)
         replace_file(folder / "run.json", body)
+
+    def write_metadata(self, key: str, body: bytes) -> None:
+        """Keeps what a server is told of the machine when the Run is made there.
+
+        Raises:
+            OSError: the store could not take it.
+        """
+        folder = self.run(key)
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_file(folder / "system.json", body)
+
+    def metadata(self, key: str) -> bytes:
+        """What `write_metadata` kept, else an empty JSON object.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        try:
+            return _regular(self.run(key) / "system.json")
+        except FileNotFoundError:
+            return b"{}"
+
+    def drop_metadata(self, key: str) -> None:
+        """The server has it.
+
+        Raises:
+            OSError: it cannot be removed.
+        """
+        (self.run(key) / "system.json").unlink(missing_ok=True)
 
     def copy_segment(self, key: str, lease_id: str, segment: str, start: int, data: bytes) -> None:
         """Puts bytes of a segment where they were in the spool; repeating it changes nothing.

@@ -20,11 +20,11 @@ from pluto_dist.core.document import Document, read
 from pluto_dist.errors import PlutoDistError, RunNotFoundError, WaitTimeoutError
 
 RANKS = 4
-SAVE_EVERY = 20  # steps; also how often the ranks look at the time
-CRASH_AFTER = 1  # checkpoints; there is one on the slowest machine
+SAVE_EVERY = 20  # steps; also how often the ranks look whether they may end
+CRASH_AFTER = 1  # checkpoints
 KILL_AFTER = 20  # records of the profiler
-LATEST_S = 60.0  # beyond the time of training; a slow machine needs 15 s
-SETTLE_S = 15.0  # after the last process has ended; usually 0.1 s
+LATEST_S = 600.0  # beyond the time of training; only what hangs takes so long
+SETTLE_S = 120.0  # after the last process has ended; usually 0.1 s
 
 
 class Play(msgspec.Struct, frozen=True):
@@ -54,6 +54,11 @@ class Play(msgspec.Struct, frozen=True):
         """File in which every process accounts for what it logged."""
         return self.folder / "ledger.jsonl"
 
+    @property
+    def over(self) -> Path:
+        """The training may end when this file is there."""
+        return self.folder / "over"
+
     def env(self) -> dict[str, str]:
         """What the processes are told by their environment; a job script would export the same."""
         home = {} if self.home is None else {"PLUTO_DIST_HOME": str(self.home)}
@@ -70,6 +75,9 @@ class Play(msgspec.Struct, frozen=True):
 def perform(play: Play, cast: Cast, watch: Watch) -> int:
     """Starts everybody, kills one, and returns when all have ended.
 
+    Each step waits for what the one before has brought about, and the training goes on until the crash and
+    the kill have happened beside it, however slow the machine is.
+
     Returns:
         When it was killed, in epoch milliseconds.
 
@@ -80,7 +88,8 @@ def perform(play: Play, cast: Cast, watch: Watch) -> int:
     play.checkpoints.mkdir()
     play.ledger.touch()
     watch.say(f"starting {RANKS} ranks that train, as torchrun does")
-    train = command("train", *_files(play), "--save-every", SAVE_EVERY, "--seconds", play.seconds)
+    pace = ("--save-every", SAVE_EVERY, "--seconds", play.seconds, "--until", play.over)
+    train = command("train", *_files(play), *pace)
     cast.start("torchrun", "torchrun", "--nproc-per-node", RANKS, "--log-dir", play.folder, *train)
     _until(play, cast, watch, lambda: watch.document is not None)
     watch.say("starting eval, uploader, and profiler, which will be killed")
@@ -95,6 +104,8 @@ def perform(play: Play, cast: Cast, watch: Watch) -> int:
     killed_ms = time.time_ns() // 1_000_000
     cast.kill("profiler")
     watch.say("sent SIGKILL to profiler")
+    _until(play, cast, watch, lambda: watch.failed("eval-2", "profiler") or cast.code("eval-2") == 0)
+    play.over.touch()
     _until(play, cast, watch, lambda: not cast.running())
     return killed_ms
 

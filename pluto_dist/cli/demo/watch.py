@@ -129,6 +129,12 @@ class Watch:
         leases = self.document.leases if self.document is not None else ()
         return next((lease for lease in leases if lease.label == label), None)
 
+    def failed(self, *labels: str) -> bool:
+        """Whether the Run knows of the crash or death of all these processes."""
+        events = self.document.events if self.document is not None else ()
+        known = {event.detail.get("label") for event in events if event.name in FAILURES}
+        return known >= set(labels)
+
     def _news(self, document: Document) -> Iterator[str]:
         for lease in document.leases:
             state, before = lease.state, self._states.get(lease.lease_id)

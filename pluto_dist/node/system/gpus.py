@@ -39,6 +39,43 @@ class Gpus:
         return found
 
 
+def described(nvml: Any) -> dict[str, Any]:
+    """The cards and their driver, as the official client describes them.
+
+    Args:
+        nvml: the `pynvml` module.
+
+    Raises:
+        Exception: NVML's own error where there is no driver.
+    """
+    nvml.nvmlInit()
+    cards = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
+    cuda = nvml.nvmlSystemGetCudaDriverVersion()
+    nvidia = {
+        "count": len(cards),
+        "driver": _text(nvml.nvmlSystemGetDriverVersion()),
+        "devices": [_card(nvml, card) for card in cards],
+    }
+    version = f"{cuda // 1000}.{cuda % 1000 // 10}"
+    return {"gpu": {"nvidia": nvidia}, "cuda": {"cuda_driver": version}} if cards else {}
+
+
+def _card(nvml: Any, card: Any) -> dict[str, Any]:
+    running = (
+        *nvml.nvmlDeviceGetComputeRunningProcesses(card),
+        *nvml.nvmlDeviceGetGraphicsRunningProcesses(card),
+    )
+    return {
+        "name": _text(nvml.nvmlDeviceGetName(card)),
+        "memory": {"total": nvml.nvmlDeviceGetMemoryInfo(card).total},
+        "temp": nvml.nvmlDeviceGetTemperature(card, nvml.NVML_TEMPERATURE_GPU),
+        "pid": [process.pid for process in running],
+    }
+
+
+def _text(said: str | bytes) -> str:
+    return said.decode(errors="replace") if isinstance(said, bytes) else said
+
+
 def _plain(name: str | bytes) -> str:
-    text = name.decode(errors="replace") if isinstance(name, bytes) else name
-    return re.sub(r"[ -]", "_", text.lower())
+    return re.sub(r"[ -]", "_", _text(name).lower())

@@ -143,11 +143,18 @@ def infiniband(devices: Path = INFINIBAND) -> dict[str, float]:
     return found
 
 
+def nvml_of_this_node() -> Any:
+    """The module that speaks with NVIDIA's driver; None without the `gpu` extra."""
+    try:
+        return importlib.import_module("pynvml")
+    except ImportError:
+        return None
+
+
 def find_gpus() -> Gpus | None:
     """The NVIDIA cards; None without the `gpu` extra or without a driver."""
-    try:
-        nvml = importlib.import_module("pynvml")
-    except ImportError:
+    nvml = nvml_of_this_node()
+    if nvml is None:
         return None
     try:
         return Gpus(nvml)

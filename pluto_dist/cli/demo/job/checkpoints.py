@@ -12,7 +12,7 @@ from pluto_dist.cli.demo.job.network import Network
 
 DONE = "done"
 LOOK_S = 0.05
-PATIENCE_S = 120.0  # nobody waits forever for a training that has gone
+PATIENCE_S = 600.0  # nobody waits forever for a training that has gone
 
 
 def save(folder: Path, step: int, network: Network) -> None:
@@ -45,7 +45,7 @@ def follow(folder: Path) -> Iterator[tuple[int, Path]]:
     """Step and path of each checkpoint, as they come, up to the last one.
 
     Raises:
-        TimeoutError: there was no end to it.
+        TimeoutError: for long there was neither another one nor an end.
     """
     seen: set[Path] = set()
     deadline = time.monotonic() + PATIENCE_S
@@ -53,8 +53,9 @@ def follow(folder: Path) -> Iterator[tuple[int, Path]]:
         done = (folder / DONE).exists()  # before looking: what is done has all its files
         for path in sorted(set(folder.glob("step-*.weights")) - seen):
             seen.add(path)
+            deadline = time.monotonic() + PATIENCE_S
             yield int(path.stem.removeprefix("step-")), path
         if done:
             return
         time.sleep(LOOK_S)
-    raise TimeoutError(f"the training did not end within {PATIENCE_S:g} s; checkpoints in {folder}")
+    raise TimeoutError(f"no checkpoint and no end within {PATIENCE_S:g} s; checkpoints in {folder}")

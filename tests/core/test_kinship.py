@@ -1,0 +1,463 @@
+"""Whose Run is it? Children, trials, and jobs that are started again (R4, R5)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from pluto_dist.core.claims import RANK_ZERO_S
+from pluto_dist.core.ids import Job, RunRef
+from pluto_dist.core.kinship import asks_for_another, parent_of, predecessor
+from pluto_dist.core.lifecycle import Fork
+from tests.core.builders import claim, identity, job, member, run
+from tests.core.processes import LOCAL, Process
+from tests.core.world import World
+
+PARENT = member(None, opened=claim(name="main", config=msgspec.Raw(b'{"lr":1}')))
+RUN = run(name="main", project="demo")
+
+
+def child(**fields: Any) -> Any:
+    """A claim of a child of the owner."""
+    return claim(identity=identity(500), job=Job(key="own"), parents=(identity(100),), **fields)
+
+
+ASKS: list[tuple[str, dict[str, Any], bool]] = [
+    ("nothing", {}, False),
+    ("the same name", {"name": "main"}, False),
+    ("another name", {"name": "t0"}, True),
+    ("the same project", {"project": "demo"}, False),
+    ("no project", {"project": "pluto"}, False),
+    ("another project", {"project": "other"}, True),
+    ("the same config", {"config": msgspec.Raw(b'{"lr":1}')}, False),
+    ("another config", {"config": msgspec.Raw(b'{"lr":2}')}, True),
+    ("tags and a label", {"tags": ("a",), "label": "loader"}, False),
+    ("the parent's run_id", {"run": RunRef(external_id="x")}, False),
+    ("the parent's run_id and a name", {"run": RunRef(external_id="x"), "name": "t0"}, False),
+    ("another run_id", {"run": RunRef(external_id="y")}, True),
+    ("a fork", {"fork": Fork(RunRef(id=7), 4)}, True),
+    ("ownership", {"wanted": "owner"}, True),
+    ("to be a worker", {"wanted": "worker"}, False),
+    ("after a Run of its own", {"again": True}, True),
+]
+
+
+@pytest.mark.parametrize(("fields", "another"), [row[1:] for row in ASKS], ids=[row[0] for row in ASKS])
+def test_a_child_joins_if_it_asks_for_what_its_parent_asked_for(
+    fields: dict[str, Any], *, another: bool
+) -> None:
+    """R4"""
+    assert asks_for_another(child(**fields), PARENT, RUN) is another
+
+
+def test_ranks_of_one_job_may_differ_in_their_configs() -> None:
+    """R4: each knows its own rank, and they are no trials."""
+    rank = msgspec.structs.replace(child(config=msgspec.Raw(b'{"rank":1}')), job=job(1))
+    assert not asks_for_another(rank, PARENT, RUN)
+
+
+def test_the_newest_run_of_the_nearest_parent_counts() -> None:
+    """R4: as for the module's log()."""
+    first = member(None, lease_id="first", opened=claim(at=1.0))
+    second = member(None, lease_id="second", opened=claim(at=2.0))
+    above = member(None, lease_id="above", opened=claim(at=3.0, identity=identity(7)))
+    deep = claim(identity=identity(500), job=Job(key="own"), parents=(identity(100), identity(7)))
+    assert parent_of(deep, (first, second, above)) is second
+    assert parent_of(deep, (above,)) is above
+    side = msgspec.structs.replace(second, role="side")
+    assert parent_of(deep, (side,)) is None
+
+
+def test_a_start_gives_each_rank_to_one_process() -> None:
+    """R4: the same rank in another process is the next start; `exec` is the same process."""
+    held = member(1)
+    assert predecessor(claim(1, identity=identity(500)), (held,)) is held
+    assert predecessor(claim(1), (held,)) is None
+    assert predecessor(claim(2), (held,)) is None
+    assert predecessor(claim(1, identity=identity(500), job=job(1, attempt=1)), (held,)) is None
+    assert predecessor(claim(None, identity=identity(500)), (member(None),)) is None
+
+
+# --- trials ---------------------------------------------------------------------------------------------
+
+
+def trial(process: Process, **fields: Any) -> Process:
+    """`init()`, `log()`, `finish()`."""
+    return process.init(**fields).log(loss=1.0).finish()
+
+
+@pytest.mark.parametrize("target", [LOCAL, None], ids=["local", "pluto"])
+@pytest.mark.parametrize("named", [True, False])
+def test_children_of_a_parent_without_a_run_have_a_run_each(target: Any, *, named: bool) -> None:
+    """R4: two pool processes, six trials; a crash in a later one is its own."""
+    world = World(*([target] if target else []))
+    parent = world.process("sweep")
+    pool = [world.child(parent) for _ in range(2)]
+    for number in range(6):
+        trial(pool[number % 2], **({"name": f"t{number}"} if named else {}))
+    last = world.child(parent).init().raises()
+    world.wait(5.0)
+    assert len(list(world.book.runs)) == 7
+    assert world.run(world.lease(last).run).status == "FAILED"
+    assert [each.status for each in world.book.runs].count("COMPLETED") == 6
+
+
+def test_children_that_are_trials_at_the_same_time_have_a_run_each() -> None:
+    world = World()
+    parent = world.process("sweep")
+    trials = [world.child(parent).init() for _ in range(3)]
+    assert [each.role for each in trials] == ["owner"] * 3
+
+
+def test_folds_below_a_run_have_a_run_each_and_their_parents_is_its_own() -> None:
+    """R4: one fold that crashes fails its own Run."""
+    world = World()
+    parent = world.process("main").init(name="main")
+    folds = [world.child(parent).init(name=f"fold{number}") for number in range(2)]
+    folds[0].raises()
+    folds[1].finish().exit()
+    parent.finish().exit()
+    world.wait(15.0)
+    assert [world.run(name).status for name in ("main", "fold0", "fold1")] == [
+        "COMPLETED",
+        "FAILED",
+        "COMPLETED",
+    ]
+
+
+def test_a_child_that_joined_and_finished_has_a_run_of_its_own_next() -> None:
+    """R4: "this rank is done" was its word; who only closes may come back."""
+    world = World()
+    parent = world.process("main").init()
+    visitor, worker = world.child(parent), world.child(parent)
+    assert [visitor.init().role, visitor.close().init().role] == ["worker", "worker"]
+    assert [worker.init().role, worker.finish().init().role] == ["worker", "owner"]
+
+
+def test_a_sweep_in_a_child_joins_once() -> None:
+    """R5: a second init() of a script is a new Run."""
+    world = World()
+    child = world.child(world.process("main").init())
+    assert [child.init().role, child.init().role] == ["worker", "owner"]
+
+
+def test_grandchildren_join_where_their_parent_did() -> None:
+    world = World()
+    parent = world.process("main").init()
+    child = world.child(parent)
+    assert world.child(child).init().role == "worker"
+    child.init(name="t0")
+    grandchild = world.child(child).init()
+    assert (grandchild.role, world.lease(grandchild).run) == ("worker", world.lease(child).run)
+
+
+def test_children_of_a_side_are_nobodys_workers() -> None:
+    """R4: only a parent that owns, or works for the Run, has children there."""
+    world = World()
+    world.process("train").init("x")
+    side = world.process("eval").attach("x")
+    assert world.child(side).init().role == "owner"
+
+
+def test_a_parent_that_has_ended_its_run_has_no_children_there() -> None:
+    world = World()
+    parent = world.process("main").init().finish()
+    assert world.child(parent).init().role == "owner"
+
+
+def test_a_child_waits_for_its_parents_role() -> None:
+    """R4: a rank that waits for rank 0 has children already."""
+    world = World()
+    launch = world.launch(ranks=2)
+    _, one = launch.start()
+    one.init()
+    loader = world.child(one, job=one.job).init()
+    assert loader.role == "waiting"
+    launch.rank(0).init()
+    assert [one.role, loader.role] == ["worker", "side"]
+
+
+def test_a_program_that_a_rank_starts_may_want_a_run_of_its_own() -> None:
+    """R4: what it has inherited of the job, its rank and the name of its Run, is not its own."""
+    world = World()
+    launch = world.launch(ranks=2)
+    zero, one = launch.start()
+    zero.init()
+    child = world.process("eval", zero.job, (zero.identity, *zero.ancestors))
+    assert child.init(name="eval").role == "owner"
+    assert one.init().role == "worker"
+    assert world.lease(one).run == world.lease(zero).run != world.lease(child).run
+
+
+def test_ranks_that_a_parent_with_a_run_starts_are_its_workers() -> None:
+    """R4, R7: `ddp_spawn`; the plain name is rank 0's, whoever comes first."""
+    world = World()
+    parent = world.process("main").init()
+    ranks = [
+        world.child(parent, f"rank{rank}", Job(key="spawned", rank=rank, world_size=3)) for rank in (1, 2, 0)
+    ]
+    for rank in ranks:
+        rank.init()
+    for rank in ranks:
+        rank.log(0, loss=1.0)
+    world.wait(5.0)
+    assert [rank.role for rank in ranks] == ["worker"] * 3
+    assert [rank.view.participant for rank in ranks] == ["rank1", "rank2", "rank0"]
+    assert world.book.series_of(world.run().key)["loss"].participant == "rank0"
+
+
+def test_ranks_that_ask_for_another_run_than_their_parents_share_that() -> None:
+    """R4: children of one job stay one job."""
+    world = World()
+    parent = world.process("sweep").init(name="sweep")
+    ranks = [world.child(parent, "rank", Job(key="spawned", rank=rank, world_size=2)) for rank in range(2)]
+    assert [rank.init(name="fold").role for rank in ranks] == ["owner", "worker"]
+    assert len(list(world.book.runs)) == 2
+
+
+# --- a job that is started again ------------------------------------------------------------------------
+
+
+def start(world: World, key: str = "job", size: int = 2) -> list[Process]:
+    """Processes with the same ranks of the same job as those before them."""
+    return [world.process(f"rank{rank}", Job(key=key, rank=rank, world_size=size)) for rank in range(size)]
+
+
+def fail(process: Process) -> None:
+    process.raises()
+
+
+def succeed(process: Process) -> None:
+    process.finish().exit()
+
+
+def be_killed(process: Process) -> None:
+    process.kill()
+
+
+def close(process: Process) -> None:
+    process.close().exit()
+
+
+@pytest.mark.parametrize("first", [fail, succeed, be_killed, close])
+@pytest.mark.parametrize("pause", [0.0, 1.0, 60.0])
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_the_next_start_of_a_job_has_a_run_of_its_own(first: Any, pause: float, order: Any) -> None:
+    """R4: its ranks find each other, whichever is first, and however soon they come."""
+    world = World()
+    for process in start(world):
+        process.init()
+    for process in world.processes[:2]:
+        first(process)
+    world.wait(pause)
+    again = start(world)
+    for number in order:
+        again[number].init()
+    assert [process.role for process in again] == ["owner", "worker"]
+    assert world.lease(again[0]).run == world.lease(again[1]).run != world.lease(world.processes[0]).run
+    for process in again:
+        succeed(process)
+    world.wait(15.0)
+    assert list(world.book.runs)[-1].status == "COMPLETED"
+
+
+@pytest.mark.parametrize("first", [fail, be_killed, close])
+@pytest.mark.parametrize("pause", [0.0, 1.0, 60.0])
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_the_next_start_of_a_named_run_goes_on_in_it(first: Any, pause: float, order: Any) -> None:
+    """R4, R5: with an id from the environment it ends as the last start did; the first end is kept."""
+    world = World()
+    for process in start(world):
+        process.init(env="x")
+    for process in world.processes[:2]:
+        first(process)
+    world.wait(pause)
+    again = start(world)
+    for number in order:
+        again[number].init(env="x")
+        world.wait(1.0)
+    world.wait(3.0)
+    assert [process.role for process in again] == ["owner", "worker"]
+    for process in again:
+        succeed(process)
+    world.wait(15.0)
+    found = world.run("x")
+    assert (found.status, len(found.attempts)) == ("COMPLETED", 1)
+
+
+def test_the_next_start_waits_for_what_is_left_of_the_first() -> None:
+    """R4: one rank starts again by itself while rank 0 still hangs in a collective."""
+    world = World()
+    zero, one = start(world)
+    zero.init(env="x")
+    one.init(env="x").raises()
+    again = start(world)
+    again[1].init(env="x")
+    world.wait(60.0)
+    assert again[1].role == "waiting"
+    zero.raises()
+    again[0].init(env="x")
+    world.wait(5.0)
+    assert [process.role for process in again] == ["owner", "worker"]
+
+
+def test_one_rank_that_starts_again_without_a_name_leaves_the_first_run() -> None:
+    """R4: after 5 s it owns the next one; a rank 0 that comes later is its worker."""
+    world = World()
+    zero, one = start(world)
+    zero.init()
+    one.init().raises()
+    again = start(world)
+    again[1].init()
+    world.wait(RANK_ZERO_S + 1)
+    zero.raises()
+    again[0].init()
+    assert [process.role for process in again] == ["worker", "owner"]
+
+
+def test_a_rank_that_lives_is_not_started_again() -> None:
+    """R4, R5: two programs with one rank at once, as variables left in a shell make them."""
+    world = World()
+    train, other = (world.process(name, Job(key="job", rank=0, world_size=2)) for name in ("train", "other"))
+    named = world.process("eval", Job(key="job", rank=0, world_size=2))
+    train.init(env="x")
+    assert named.init(env="x").role == "side"
+    assert other.init().role == "owner"
+    refused = world.process("wrong", Job(key="job", rank=0, world_size=2)).init("x")
+    assert refused.view.error is not None
+    assert refused.view.error[0] == "RunExistsError"
+
+
+@pytest.mark.parametrize(
+    ("first", "role"), [(fail, "owner"), (be_killed, "owner"), (succeed, "refused"), (close, "owner")]
+)
+def test_an_explicit_id_is_taken_up_where_its_job_left_it_undone(first: Any, role: str) -> None:
+    """R5: a retry goes on; what is done is another's."""
+    world = World()
+    (zero,) = start(world, size=1)
+    first(zero.init("x"))
+    world.wait(5.0)
+    (again,) = start(world, size=1)
+    assert again.init("x").role == role
+
+
+def test_a_late_rank_that_was_never_there_is_a_side() -> None:
+    """R4: as before."""
+    world = World()
+    zero, one = start(world)
+    succeed(zero.init())
+    world.wait(1.0)
+    assert one.init().role == "side"
+
+
+def test_a_restart_by_the_launcher_is_no_next_start() -> None:
+    """R10: it says itself which attempt it is; an elastic one starts all ranks anew in the same attempt."""
+    world = World()
+    launch = world.launch(ranks=2, max_restarts=2)
+    for process in launch.start():
+        process.init()
+    for process in tuple(launch.ranks.values()):
+        process.kill()
+    world.wait(1.0)
+    for process in launch.start():
+        process.init()
+    assert [launch.rank(number).role for number in range(2)] == ["owner", "worker"]
+    assert len(list(world.book.runs)) == 1
+
+
+def test_the_first_rank_of_another_job_leaves_ownership_to_its_rank_0() -> None:
+    """R4, R5: also where the Run has ended long ago."""
+    world = World()
+    succeed(world.process("first").init("x"))
+    world.wait(5.0)
+    zero, one = start(world, "other")
+    assert one.init(env="x").role == "waiting"
+    zero.init(env="x")
+    assert [zero.role, one.role] == ["owner", "worker"]
+
+
+# --- below `pluto-dist run` -----------------------------------------------------------------------------
+
+
+def below(world: World, launcher: Process, name: str) -> Process:
+    return world.process(name, ancestors=(launcher.identity,))
+
+
+def test_what_the_command_of_a_launcher_tries_once_more_counts() -> None:
+    """R5, R10: `pluto-dist run -- sh -c "python train.py || python train.py"`."""
+    world = World()
+    launcher = world.process("launcher").init("x", launcher=True)
+    lease = launcher.spool.lease_id
+    below(world, launcher, "first").init(env="x", launched_by=lease).raises()
+    again = below(world, launcher, "again").init(env="x", launched_by=lease)
+    assert again.role == "worker"
+    succeed(again)
+    succeed(launcher)
+    world.wait(15.0)
+    found = world.run("x")
+    assert (found.status, [end.status for end in found.attempts]) == ("COMPLETED", ["FAILED"])
+
+
+def test_trials_of_a_launchers_command_have_runs_of_their_own() -> None:
+    """R4: the launcher's Run is that of the command, not of each of its trials."""
+    world = World()
+    launcher = world.process("launcher").init("x", launcher=True)
+    lease = launcher.spool.lease_id
+    script = below(world, launcher, "script")
+    pool = [world.child(script) for _ in range(2)]
+    roles = [
+        trial(pool[number % 2], env="x", name=f"t{number}", launched_by=lease).role for number in range(4)
+    ]
+    assert roles == ["owner"] * 4
+    assert len(list(world.book.runs)) == 5
+
+
+# --- names ----------------------------------------------------------------------------------------------
+
+
+def test_unlabelled_participants_have_a_series_each_also_one_after_the_other() -> None:
+    """G10: three pool workers in turn; the server would hide what has the same name and step."""
+    world = World()
+    parent = world.process("main").init()
+    for _ in range(3):
+        world.child(parent).init().log(0, loss=1.0).finish().exit()
+    world.wait(5.0)
+    series = world.book.series_of(world.run().key)
+    assert {"loss", "loss/worker-2", "loss/worker-3"} <= set(series)
+
+
+def test_an_unlabelled_process_that_comes_back_goes_on_with_its_series() -> None:
+    """R7: a participant is a process here, over its leases."""
+    world = World()
+    child = world.child(world.process("main").init())
+    names = [child.init().view.participant, child.close().init().view.participant]
+    assert names == ["worker", "worker"]
+
+
+def test_unlabelled_sides_too() -> None:
+    world = World()
+    world.process("main").init("x")
+    labels = [world.process("eval").attach("x").close().view.label for _ in range(3)]
+    assert labels == ["side", "side-2", "side-3"]
+
+
+def test_names_of_an_earlier_session_are_taken() -> None:
+    """R7: what is known of participants of an earlier coordinator counts."""
+    world = World()
+    world.process("main").init("x")
+    world.core._context.change_run(world.run("x"), steps={"owner": 3, "side": 7})
+    assert world.process("eval").attach("x").view.label == "side-2"
+
+
+def test_the_process_of_a_launchers_command_goes_on_with_its_series() -> None:
+    """R7: it has a place of its own, also in the next job that takes the Run up again."""
+    world = World()
+    for _ in range(2):
+        launcher = world.process("launcher").init(env="x", launcher=True)
+        script = below(world, launcher, "script").init(env="x", launched_by=launcher.spool.lease_id)
+        assert script.view.participant == "worker"
+        succeed(script)
+        succeed(launcher)
+        world.wait(15.0)
