@@ -170,7 +170,7 @@ def start_detached(
     except OSError as error:
         raise CoordinatorUnavailableError(f"the coordinator's log {log} cannot be opened: {error}") from error
     try:
-        code = _run_spawner([str(lock or ""), *arguments], output, env, keep)
+        code = _run_spawner(str(lock or ""), arguments, output, env, keep)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise CoordinatorUnavailableError(f"the coordinator could not be started: {error}") from error
     finally:
@@ -216,18 +216,18 @@ def put_off_start(places: Places) -> None:
         os.utime(_ticket(places), (soon, soon))
 
 
-def _run_spawner(arguments: list[str], output: int, env: Mapping[str, str], keep: Sequence[int]) -> int:
+def _run_spawner(
+    lock: str, arguments: list[str], output: int, env: Mapping[str, str], keep: Sequence[int]
+) -> int:
+    kept = ",".join(map(str, keep))
     with subprocess.Popen(
-        [sys.executable, "-S", "-P", spawn.__file__, *arguments],
+        [sys.executable, "-S", "-P", spawn.__file__, lock, kept, *arguments],
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.STDOUT,
-        close_fds=True,
+        close_fds=bool(keep),  # without: one posix_spawn
         pass_fds=keep,
-        cwd="/",
         env=dict(env),
-        umask=0o077,
-        start_new_session=True,
     ) as spawner:
         try:
             return spawner.wait(SPAWN_WAIT_S)
