@@ -8,14 +8,15 @@
 
 Layers; imports point inwards (`tests/test_layers.py` holds them):
 
-    core        decides. No clock, socket, file, thread, environment
+    core        decides: values, rules, machine. No clock, socket, file, thread, environment
     spool       record files of a process, written and read
     transport   the socket between processes and their coordinator
     backend     where records go: the store folder, or the Pluto server
     cluster     what the nodes of a job share: etcd
-    state       the coordinator's database
-    node        the coordinator process, and what this machine is like
+    host        what this machine is like: settings, folders, locks, processes
+    coordinator the process that owns Runs
     client      what runs in the trainer
+    sync        uploads what a store holds
     cli         the command line
     integrations  Lightning and Hugging Face; each module loads its framework
 
@@ -30,13 +31,14 @@ from typing import TYPE_CHECKING, Any
 from pluto_dist import errors
 
 if TYPE_CHECKING:
-    from pluto_dist.client.api import alert, attach, finish, generate_run_id, init, log, login, watch
-    from pluto_dist.client.handle import Run
+    from pluto_dist.client.api import alert, attach, finish, init, log, login, watch
+    from pluto_dist.client.interface import Settings, setup
     from pluto_dist.client.media.files import Artifact, File, Text
     from pluto_dist.client.media.images import Image
     from pluto_dist.client.media.recordings import Audio, Video
     from pluto_dist.client.media.tables import Data, Histogram, Table
-    from pluto_dist.client.official import Settings, setup
+    from pluto_dist.client.opening import generate_run_id
+    from pluto_dist.client.run import Run
 
 __all__ = [
     "Artifact",
@@ -70,8 +72,8 @@ _LAZY = {
     "File": "pluto_dist.client.media.files",
     "Histogram": "pluto_dist.client.media.tables",
     "Image": "pluto_dist.client.media.images",
-    "Run": "pluto_dist.client.handle",
-    "Settings": "pluto_dist.client.official",
+    "Run": "pluto_dist.client.run",
+    "Settings": "pluto_dist.client.interface",
     "Table": "pluto_dist.client.media.tables",
     "Text": "pluto_dist.client.media.files",
     "Video": "pluto_dist.client.media.recordings",
@@ -82,7 +84,7 @@ _LAZY = {
     "init": "pluto_dist.client.api",
     "log": "pluto_dist.client.api",
     "login": "pluto_dist.client.api",
-    "setup": "pluto_dist.client.official",
+    "setup": "pluto_dist.client.interface",
     "watch": "pluto_dist.client.api",
 }
 _ELSEWHERE = {
@@ -97,7 +99,7 @@ _ELSEWHERE = {
 
 def __getattr__(name: str) -> Any:
     if name == "Run" and sys.platform == "win32":  # there is no other one there (R13)
-        from pluto_dist.client.disabled import DisabledRun
+        from pluto_dist.client.offline import DisabledRun
 
         return DisabledRun
     if name in _LAZY:

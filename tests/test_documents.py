@@ -16,7 +16,7 @@ import typer.main
 import yaml
 
 from pluto_dist.cli.main import app
-from pluto_dist.node.settings import settings_keys, variables_of
+from pluto_dist.host.settings import settings_keys, variables_of
 from tests.documents.generated import parts_of, renewed
 from tests.documents.pages import CHECKOUT, Page, anchor_of, page, pages
 
@@ -95,7 +95,7 @@ def _is_there(each: Page, target: str) -> bool:
 
 @ALL
 def test_paths_that_are_named_exist(each: Page) -> None:
-    """`pluto_dist/core/verdict.py` in a document is a file of the project."""
+    """`pluto_dist/core/rules/verdict.py` in a document is a file of the project."""
     named = [code for code in each.code if MODULE_PATH.match(code) and "/" in code]
     assert not [code for code in named if not list(CHECKOUT.glob(code.rstrip("/")))]
 

@@ -10,9 +10,9 @@ import pytest
 
 import pluto_dist
 from pluto_dist import errors
-from pluto_dist.client.official import leave_out, settings_of_run
+from pluto_dist.client.interface import leave_out, settings_of_run
 from pluto_dist.client.runs import RUNS
-from pluto_dist.node.settings import load
+from pluto_dist.host.settings import load
 from tests.official import OFFICIAL_PYTHON, needs_official_client
 
 OFFICIAL_INIT = [
@@ -63,7 +63,7 @@ def test_the_official_client_agrees_on_the_order_of_arguments() -> None:
 
 @pytest.mark.parametrize("name", PROPERTIES)
 def test_a_run_and_a_disabled_run_have_the_property(name: str) -> None:
-    from pluto_dist.client.disabled import DisabledRun
+    from pluto_dist.client.offline import DisabledRun
 
     assert isinstance(inspect.getattr_static(pluto_dist.Run, name), property)
     assert hasattr(DisabledRun("p", "n", "r", {}, []), name)
@@ -71,7 +71,7 @@ def test_a_run_and_a_disabled_run_have_the_property(name: str) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_run_and_a_disabled_run_have_the_method(name: str) -> None:
-    from pluto_dist.client.disabled import DisabledRun
+    from pluto_dist.client.offline import DisabledRun
 
     ours = inspect.signature(getattr(pluto_dist.Run, name))
     assert list(ours.parameters) == list(inspect.signature(getattr(DisabledRun, name)).parameters)
@@ -141,7 +141,7 @@ def test_attach_names_its_keywords() -> None:
 @pytest.mark.parametrize(("name", "why"), [("start", "init"), ("stop", "close")])
 def test_a_run_says_where_to_find_what_it_does_not_offer(name: str, why: str) -> None:
     """As the module does for its names."""
-    from pluto_dist.client.disabled import DisabledRun
+    from pluto_dist.client.offline import DisabledRun
 
     for run in (DisabledRun("p", "n", "r", {}, []), object.__new__(pluto_dist.Run)):
         with pytest.raises(AttributeError, match=rf"no attribute '{name}': .*{why}"):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from pluto_dist.core.messages import Answer, Question, Refusal
+from pluto_dist.core.values.messages import Answer, Question, Refusal
 from pluto_dist.errors import CoordinatorUnavailableError, from_wire
 
 ANSWER_S = 5.0  # a busy coordinator answers within milliseconds; a stopped one (SIGSTOP) never

@@ -20,7 +20,7 @@ from pluto_dist.cli import options
 
 if TYPE_CHECKING:
     from pluto_dist.cli.ask import Listener
-    from pluto_dist.node.places import Places
+    from pluto_dist.host.places import Places
 
 NOT_RUNNING = 3  # as of `systemctl status`
 STOP_S = 30.0  # it finishes the requests in flight first
@@ -71,11 +71,11 @@ def start(home: options.Home = None, as_json: options.Json = False) -> None:
 def stop(home: options.Home = None, as_json: options.Json = False) -> None:
     """Stops the coordinator; attached processes go on logging, and nobody starts it until it is needed."""
     from pluto_dist.cli.ask import ask, listener
-    from pluto_dist.core.messages import StopCoordinator
-    from pluto_dist.node import stopped
+    from pluto_dist.core.values.messages import StopCoordinator
+    from pluto_dist.host import launch
 
     places = _places(home)
-    stopped.leave(places)
+    launch.leave(places)
     before = listener(places.socket)
     asked = ask(places.socket, StopCoordinator(request=1)) is not None
     if asked and before is not None:
@@ -121,8 +121,8 @@ def logs(
 def state_of(places: Places) -> State:
     """What there is to say about the coordinator of these places."""
     from pluto_dist.cli.ask import ask, listener
-    from pluto_dist.core.messages import AskStatus
-    from pluto_dist.node import stopped
+    from pluto_dist.core.values.messages import AskStatus
+    from pluto_dist.host import launch
 
     listening = listener(places.socket)
     body = ask(places.socket, AskStatus(request=1)) if listening is not None else None
@@ -131,7 +131,7 @@ def state_of(places: Places) -> State:
         runtime=str(places.runtime),
         socket=str(places.socket),
         log=str(places.log),
-        stopped=stopped.is_left(places),
+        stopped=launch.is_left(places),
     )
     if body is None or listening is None:
         return bare
@@ -155,7 +155,7 @@ def _await_end(places: Places, before: Listener) -> None:
 
     from pluto_dist.cli.ask import listener
     from pluto_dist.errors import WaitTimeoutError
-    from pluto_dist.node.identity import identity_of
+    from pluto_dist.host.identity import identity_of
 
     identity = identity_of(before.pid) if before.pid is not None else None
     deadline = time.monotonic() + STOP_S
@@ -187,7 +187,7 @@ def _times(pid: int | None) -> dict[str, float]:
 
 def _places(home: Path | None) -> Places:
     from pluto_dist.cli.lookup import reading_settings
-    from pluto_dist.node.places import find_places
+    from pluto_dist.host.places import find_places
 
     return find_places(reading_settings(home).home)
 

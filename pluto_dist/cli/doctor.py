@@ -13,7 +13,7 @@ import typer
 from pluto_dist.cli import options
 
 if TYPE_CHECKING:
-    from pluto_dist.node.facts import Fact
+    from pluto_dist.cli.facts import Fact
 
 BAD = 1
 STYLES = {"ok": "green", "warn": "yellow", "bad": "bold red"}
@@ -24,8 +24,8 @@ def doctor(home: options.Home = None, folder: options.Dir = None, as_json: optio
     import os
 
     from pluto_dist.cli.console import print_json
-    from pluto_dist.node.facts import gather, worst
-    from pluto_dist.node.settings import as_option, load
+    from pluto_dist.cli.facts import gather, worst
+    from pluto_dist.host.settings import as_option, load
 
     facts = gather(load(os.environ, {"home": home, "dir": folder}, source=as_option))
     level = worst(facts)

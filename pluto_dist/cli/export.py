@@ -25,7 +25,7 @@ import typer
 from pluto_dist.cli import options
 
 if TYPE_CHECKING:
-    from pluto_dist.backend.local.points import SeriesPoint
+    from pluto_dist.backend.local.reading import SeriesPoint
 
 COLUMNS = ("kind", "name", "step", "value", "time", "lease_id")
 
@@ -45,7 +45,7 @@ def export(
     folder: options.Dir = None,
 ) -> None:
     """Writes all points of a Run, one per line."""
-    from pluto_dist.backend.local.points import read_points
+    from pluto_dist.backend.local.reading import read_points
     from pluto_dist.cli.console import note
     from pluto_dist.cli.lookup import Lookup
     from pluto_dist.cli.show import roots
@@ -61,7 +61,7 @@ def export(
 
 def write_jsonl(points: Iterable[SeriesPoint], file: BinaryIO) -> None:
     """One JSON object per line."""
-    from pluto_dist.backend.local.points import shown
+    from pluto_dist.backend.local.reading import shown
 
     encode = msgspec.json.Encoder().encode
     for point in points:
@@ -72,7 +72,7 @@ def write_jsonl(points: Iterable[SeriesPoint], file: BinaryIO) -> None:
 
 def write_csv(points: Iterable[SeriesPoint], file: BinaryIO) -> None:
     """A header, then a row per point."""
-    from pluto_dist.backend.local.points import shown
+    from pluto_dist.backend.local.reading import shown
 
     text = TextIOWrapper(file, encoding="utf-8", newline="", write_through=False)
     rows = csv.writer(text, lineterminator="\n")

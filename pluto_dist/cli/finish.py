@@ -44,7 +44,7 @@ def finish(
     from pluto_dist.cli.lookup import Lookup, reading_settings
     from pluto_dist.cli.show import public
     from pluto_dist.cli.starting import ensure_running
-    from pluto_dist.core.document import read
+    from pluto_dist.core.values.document import read
     from pluto_dist.errors import PlacesError
 
     lookup = Lookup(home, folder)
@@ -82,7 +82,7 @@ def _needs_force(known: Known, status: Ending) -> Exception:
 
 
 def _force(lookup: Lookup, key: str, status: Ending, *, force: bool) -> bytes:
-    from pluto_dist.core.messages import ForceFinish
+    from pluto_dist.core.values.messages import ForceFinish
     from pluto_dist.errors import CoordinatorUnavailableError
 
     body = lookup.ask(ForceFinish(request=1, run=key, status=status.value, force=force))

@@ -16,7 +16,7 @@ import typer
 from pluto_dist.cli import options
 
 if TYPE_CHECKING:
-    from pluto_dist.backend.local.lines import SaidLine
+    from pluto_dist.backend.local.reading import SaidLine
 
 FOLLOW_S = 0.5
 
@@ -30,7 +30,7 @@ def logs(
     folder: options.Dir = None,
 ) -> None:
     """Prints the console output of a Run."""
-    from pluto_dist.backend.local.lines import Cursors, read_lines
+    from pluto_dist.backend.local.reading import Cursors, read_lines
     from pluto_dist.cli.lookup import RUNNING, Lookup
     from pluto_dist.cli.show import roots
 

@@ -16,11 +16,10 @@ import msgspec
 from pluto_dist.backend.local.store import Store
 from pluto_dist.cli.ask import ask, listener
 from pluto_dist.cli.console import note
-from pluto_dist.core.document import Document, read
-from pluto_dist.core.foreign import UNREADABLE
-from pluto_dist.core.ids import classify_run_id
-from pluto_dist.core.messages import AskRun, AskRuns, Question
-from pluto_dist.core.requests import Status
+from pluto_dist.core.values.backend import Status
+from pluto_dist.core.values.document import Document, read
+from pluto_dist.core.values.ids import UNREADABLE, classify_run_id
+from pluto_dist.core.values.messages import AskRun, AskRuns, Question
 from pluto_dist.errors import (
     AmbiguousRunError,
     CoordinatorUnavailableError,
@@ -29,8 +28,8 @@ from pluto_dist.errors import (
     RunNotFoundError,
     SocketPathError,
 )
-from pluto_dist.node.places import STORE_NAME, Places, find_places, store_of
-from pluto_dist.node.settings import Settings, as_option, load
+from pluto_dist.host.places import STORE_NAME, Places, find_places, store_of
+from pluto_dist.host.settings import Settings, as_option, load
 
 RUNNING = "RUNNING"
 

@@ -26,7 +26,7 @@ from pluto_dist.cli import options
 
 if TYPE_CHECKING:
     from pluto_dist.cli.lookup import Lookup
-    from pluto_dist.core.document import Document, LeaseShown
+    from pluto_dist.core.values.document import Document, LeaseShown
 
 SUSPECT_HEARTBEATS = 3
 

@@ -10,8 +10,8 @@ import typer
 
 from pluto_dist.backend.local.store import Store
 from pluto_dist.cli.console import clock, now_ms, print_table, printable, since, span
-from pluto_dist.core.document import Document, LeaseShown
-from pluto_dist.core.records import Failure, RunEvent
+from pluto_dist.core.values.document import Document, LeaseShown
+from pluto_dist.core.values.records import Failure, RunEvent
 
 EVENTS = 20
 CONFIG_LINES = 40

@@ -27,9 +27,8 @@ def run(
     ] = None,
 ) -> None:
     """Runs a command and keeps its Run: status by its exit, ranks as workers, everything delivered."""
-    from pluto_dist.client.command import become, end_like
-    from pluto_dist.client.job import is_rank
-    from pluto_dist.client.launcher import below_launcher, run_command
+    from pluto_dist.client.job.detect import is_rank
+    from pluto_dist.client.launcher import become, below_launcher, end_like, run_command
 
     if shutil.which(command[0]) is None:
         _cannot_start(command)

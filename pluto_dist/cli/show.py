@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pluto_dist.cli.lookup import Found, Lookup
-    from pluto_dist.core.document import Document
+    from pluto_dist.core.values.document import Document
 
 PLOT_HEIGHT = 16
 
@@ -66,7 +66,7 @@ def current(found: Found, spool: Path | None) -> Document:
     """The document, with what only the streams know as of now."""
     import msgspec
 
-    from pluto_dist.backend.local.points import read_points, summarise
+    from pluto_dist.backend.local.reading import read_points, summarise
     from pluto_dist.cli.lookup import RUNNING
     from pluto_dist.cli.spooled import caught_up
 
@@ -122,7 +122,7 @@ def public(document: Document, store: str, *, live: bool, remark: str) -> dict[s
 def _plot(found: Found, document: Document, name: str, spool: Path | None) -> None:
     import shutil
 
-    from pluto_dist.backend.local.points import read_points
+    from pluto_dist.backend.local.reading import read_points
     from pluto_dist.cli.chart import Curve, draw
     from pluto_dist.cli.console import printable
 

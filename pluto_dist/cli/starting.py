@@ -6,12 +6,12 @@ import os
 import time
 
 from pluto_dist.cli.ask import ask
-from pluto_dist.core.messages import AskStatus
+from pluto_dist.core.values.messages import AskStatus
 from pluto_dist.errors import CoordinatorUnavailableError
-from pluto_dist.node import stopped
-from pluto_dist.node.places import Places
-from pluto_dist.node.settings import Settings
-from pluto_dist.node.starting import start_if_absent
+from pluto_dist.host import launch
+from pluto_dist.host.launch import start_if_absent
+from pluto_dist.host.places import Places
+from pluto_dist.host.settings import Settings
 
 START_S = 60.0  # usually 0.4 s; cold disk caches, a machine with much else to do
 POLL_S = 0.02
@@ -24,7 +24,7 @@ def ensure_running(places: Places, settings: Settings) -> bool:
     Raises:
         CoordinatorUnavailableError: none could be started, or it does not answer.
     """
-    stopped.clear(places)
+    launch.clear(places)
     if _answers(places):
         return False
     deadline = time.monotonic() + START_S

@@ -28,10 +28,10 @@ from pluto_dist.cli import options
 if TYPE_CHECKING:
     from pluto_dist.backend.local.store import Store
     from pluto_dist.cli.handover import Handover
-    from pluto_dist.core.document import Document
-    from pluto_dist.core.lifecycle import Target
-    from pluto_dist.core.secret import Secret
-    from pluto_dist.node.settings import Settings
+    from pluto_dist.core.values.document import Document
+    from pluto_dist.core.values.lifecycle import Target
+    from pluto_dist.host.settings import Settings
+    from pluto_dist.secret import Secret
     from pluto_dist.sync.plan import Item
     from pluto_dist.sync.sync import Result
 
@@ -55,7 +55,7 @@ def sync(
     """Uploads local Runs and undelivered remainders to the server."""
     from pluto_dist.cli.console import note
     from pluto_dist.errors import KeyRefusedError
-    from pluto_dist.node.credentials import key_refused
+    from pluto_dist.host.credentials import key_refused
 
     settings = _settings(folder, needs_key=not dry_run)
     target, key = _target(settings), settings.api_key
@@ -105,7 +105,7 @@ def _is_missed(item: Item, *, named: bool) -> bool:
 
 def _settings(folder: Path | None, *, needs_key: bool) -> Settings:
     from pluto_dist.errors import SettingError
-    from pluto_dist.node.settings import as_option, load
+    from pluto_dist.host.settings import as_option, load
 
     settings = load(os.environ, {"dir": folder, "mode": "auto"}, source=as_option)
     if needs_key and settings.api_key is None:
@@ -119,7 +119,7 @@ def _handover(settings: Settings, key: Secret, patience_s: float) -> Handover | 
     """None on a machine without a place for a spool: then nothing is in it."""
     from pluto_dist.cli.handover import Handover
     from pluto_dist.errors import PlacesError
-    from pluto_dist.node.places import find_places
+    from pluto_dist.host.places import find_places
 
     try:
         return Handover(find_places(settings.home), settings, key, patience_s)
@@ -128,7 +128,7 @@ def _handover(settings: Settings, key: Secret, patience_s: float) -> Handover | 
 
 
 def _target(settings: Settings) -> Target:
-    from pluto_dist.core.lifecycle import Target
+    from pluto_dist.core.values.lifecycle import Target
 
     return Target(
         mode="pluto",

@@ -7,10 +7,10 @@ import sys
 from typing import Self
 
 from pluto_dist.client.terminal import is_terminal, put, tell
-from pluto_dist.core.ids import RunRef
-from pluto_dist.core.messages import RunView, View
-from pluto_dist.node.places import store_of
-from pluto_dist.node.settings import Settings
+from pluto_dist.core.values.ids import RunRef
+from pluto_dist.core.values.messages import RunView, View
+from pluto_dist.host.places import store_of
+from pluto_dist.host.settings import Settings
 
 _log = logging.getLogger("pluto_dist")
 

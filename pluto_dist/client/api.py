@@ -6,13 +6,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from pluto_dist.client.arguments import seconds_of
-from pluto_dist.client.official import Settings as GivenSettings
-from pluto_dist.client.official import leave_out, settings_of
-from pluto_dist.client.opening import disabled_run, generate_run_id, open_lease
-from pluto_dist.client.plain import shown
-from pluto_dist.client.runs import RUNS
-from pluto_dist.client.wishes import (
+from pluto_dist.client.arguments import (
     Wish,
     config_of,
     fork_of,
@@ -21,15 +15,21 @@ from pluto_dist.client.wishes import (
     resume_of,
     role_of,
     run_of,
+    seconds_of,
     tags_of,
 )
-from pluto_dist.core.ids import Role
+from pluto_dist.client.interface import Settings as GivenSettings
+from pluto_dist.client.interface import leave_out, settings_of
+from pluto_dist.client.opening import disabled_run, generate_run_id, open_lease
+from pluto_dist.client.runs import RUNS
+from pluto_dist.client.values import shown
+from pluto_dist.core.values.ids import Role
 from pluto_dist.errors import ArgumentError, OwnerExistsError, RunNotFoundError
 
 if TYPE_CHECKING:
-    from pluto_dist.client.handle import Run
     from pluto_dist.client.opening import AnyRun
-    from pluto_dist.node.settings import Settings
+    from pluto_dist.client.run import Run
+    from pluto_dist.host.settings import Settings
 
 Mode = Literal["auto", "local", "pluto", "disabled"]
 
@@ -170,9 +170,9 @@ def finish(op: AnyRun | None = None, *, code: int | None = None, timeout_s: floa
     Raises:
         ArgumentError: `op` is no Run, or as `Run.finish`.
     """
-    from pluto_dist.client.disabled import DisabledRun
-    from pluto_dist.client.handle import Run
-    from pluto_dist.node.identity import boot_clock
+    from pluto_dist.client.offline import DisabledRun
+    from pluto_dist.client.run import Run
+    from pluto_dist.host.identity import boot_clock
 
     if op is not None and not isinstance(op, Run | DisabledRun):
         raise ArgumentError(
@@ -250,7 +250,7 @@ def login(
 
 
 def _settings(verb: str, settings: GivenSettings | Mapping[str, Any] | None, **arguments: Any) -> Settings:
-    from pluto_dist.node.settings import load
+    from pluto_dist.host.settings import load
 
     named = {name: value for name, value in arguments.items() if value is not None}
     sources = {name: f"{verb}({name}=…)" for name in named}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 from typing import Any, cast
 
-from pluto_dist.client.plain import clean_text, said_by
+from pluto_dist.client.values import clean_text, said_by
 
 LAST_LINES = 40
 MESSAGE_LIMIT = 2000

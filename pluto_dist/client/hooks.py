@@ -33,11 +33,11 @@ from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
 from pluto_dist.client.evidence import evidence_of_exit
-from pluto_dist.client.plain import said_by
 from pluto_dist.client.runs import RUNS
 from pluto_dist.client.stops import STOPS
 from pluto_dist.client.terminal import flush
-from pluto_dist.node.identity import boot_clock
+from pluto_dist.client.values import said_by
+from pluto_dist.host.identity import boot_clock
 
 Handler = Callable[[int, FrameType | None], object] | int | None
 

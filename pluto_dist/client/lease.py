@@ -1,172 +1,474 @@
-"""A process's own files: the lease folder with its lock, its lifecycle and its record streams.
+"""The lease that this process holds: what it says, and how it ends.
 
-Nobody has to answer for any of this: a process can open a lease, log and end while no coordinator runs, and
-the next one that starts finds the folder and does what it says (G12).
+`Run` is the face for users; the exit and signal hooks, the launcher and `init()` deal with the lease itself.
+Each step is an entry in the lifecycle stream; what cannot be an entry is refused before anything changes.
+
+The end of a lease: told, taken, and waited for as long as it is worth waiting (G5, R11).
 """
 
 from __future__ import annotations
 
+import itertools
+import logging
 import os
-import time
-from collections import deque
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
-from pluto_dist.core.lifecycle import LifecycleEntry, encode_entry
-from pluto_dist.core.requests import LogType
-from pluto_dist.errors import PlacesError
-from pluto_dist.node.lease_lock import LOCK_NAME, LeaseLock
-from pluto_dist.spool.blobs import Blobs
-from pluto_dist.spool.durability import GroupSync, require_durable
-from pluto_dist.spool.space import Space
-from pluto_dist.spool.writer import Limits, Room, StreamWriter
+from pluto_dist.client import announce
+from pluto_dist.client.arguments import code_of, seconds_of
+from pluto_dist.client.calls import calling
+from pluto_dist.client.console.capture import CAPTURES
+from pluto_dist.client.lease_files import LeaseFiles, Wall
+from pluto_dist.client.link import Link
+from pluto_dist.client.notices import Tidings, WarnOnce
+from pluto_dist.client.offline import Claimed, knows_its_run
+from pluto_dist.client.points import PointLog
+from pluto_dist.client.stops import STOPS
+from pluto_dist.client.values import clean_text
+from pluto_dist.core.values.lifecycle import Claim, Closed, Counted, Evidence, Finished, LifecycleEntry, Noted
+from pluto_dist.core.values.messages import View
+from pluto_dist.errors import (
+    CoordinatorUnavailableError,
+    FinishReservedError,
+    KeyRefusedError,
+    PlutoDistError,
+    RunEndedError,
+    WaitTimeoutError,
+    from_wire,
+)
+from pluto_dist.host.credentials import key_refused
+from pluto_dist.host.identity import boot_clock
+from pluto_dist.host.settings import Settings
+
+if TYPE_CHECKING:
+    from pluto_dist.client.console.capture import CommandConsole
+
+UNANSWERED_S = 10.0  # a coordinator that has said nothing by then does not work
+
+_log = logging.getLogger("pluto_dist")
 
 
-class LeaseFiles:
-    """Opened once per lease by the process that holds it.
+class HeldLease:
+    """One per `init()` or `attach()`.
 
     Args:
-        spool: root of this node's spool.
-        segment_bytes: a stream goes on in a new segment after this many bytes.
-        quota_bytes: limit of the whole spool, None for the default.
-        files_quota_bytes: limit of the files that wait for delivery on this node, None for the default.
-        durable: what was written is put on the disk about once a second, against power loss (G3).
+        files, link, settings: of the lease.
+        attached: it asked to be a side.
+        command: of a launcher, which owns the Run for the command that it starts: that command's console.
+        wall: clock of the records.
 
-    Raises:
-        PlacesError: the folder cannot be made or locked; with `durable` also if it is in memory only.
+    Attributes:
+        end: how this process ended it, "" while it has not.
+        by_init: it was opened by `init()`.
+        ended_by: which call that was, and where.
     """
 
     def __init__(
         self,
-        spool: Path,
+        files: LeaseFiles,
+        link: Link,
+        settings: Settings,
         *,
-        segment_bytes: int,
-        quota_bytes: int | None,
-        files_quota_bytes: int | None = None,
-        durable: bool = False,
+        attached: bool,
+        command: CommandConsole | None = None,
+        wall: Wall | None = None,
     ) -> None:
-        self.lease_id = os.urandom(12).hex()
-        self.folder = spool / "leases" / self.lease_id
-        try:
-            self.folder.parent.mkdir(mode=0o700, exist_ok=True)
-            self.folder.mkdir(mode=0o700)
-            self.lock = LeaseLock(self.folder / LOCK_NAME)
-            self.room = RoomForRecords(Space(str(spool), quota_bytes))
-            limits = Limits(segment_bytes=segment_bytes)
-            self.blobs = Blobs(str(self.folder), str(spool), files_quota_bytes, durable=durable)
-        except OSError as error:
-            raise PlacesError(f"the spool {spool} cannot take a lease: {error}", path=str(spool)) from error
-        folder = str(self.folder)
-        self.lifecycle = StreamWriter(folder, "lifecycle", limits)
-        self.metrics = StreamWriter(folder, "metrics", limits, space=self.room)
-        self.data = StreamWriter(folder, "data", limits, space=self.room)
-        self.console = StreamWriter(folder, "console", limits, space=self.room)
-        self.files = StreamWriter(folder, "files", limits, space=self.room)
-        self._group = self._group_sync(folder) if durable else None
-        self.declared = self.undeclared = 0
-        self._unsaid: deque[bytes] = deque()
+        self.files = files
+        self.link = link
+        self.settings = settings
+        self.pid = os.getpid()
+        self.end: Literal["", "finished", "closed"] = ""
+        self.by_init = False
+        self.ended_by = ""
+        self.warn_once = WarnOnce()
+        self._attached = attached
+        self._command = command
+        self._wall = wall or Wall()
+        self.points = PointLog(files, self._wall, self.warn_once, strict=settings.strict)
+        self._late = 0
+        self._ends = itertools.count()
+        self._granted_once = False
+        self._claimed: Claimed | None = None
+        self._unheard = False
+        self._tidings = Tidings(settings.on_cancel)
 
-    def stream_of(self, log_type: LogType) -> StreamWriter:
-        """Where the records under a name of this type go."""
-        if log_type == "METRIC":
-            return self.metrics
-        return self.data if log_type in ("DATA", "HISTOGRAM", "TABLE") else self.files
+    # --- what is known of it ----------------------------------------------------------------------
 
     @property
-    def _records(self) -> tuple[StreamWriter, ...]:
-        return self.metrics, self.data, self.files, self.console
+    def lease_id(self) -> str:
+        """Its id."""
+        return self.files.lease_id
 
-    def sync_if_due(self, now: float) -> None:
-        """Puts on the disk what was written since the last time, if wanted; the link's thread calls it."""
-        if self._group is not None:
-            self._group.sync_if_due(now)
+    @property
+    def written(self) -> int:
+        """Records that this process has written into its spool."""
+        return self.files.records
 
-    def sync(self) -> None:
-        """Puts everything on the disk now, if that is wanted."""
-        if self._group is not None:
-            self._group.sync()
+    @property
+    def next_step(self) -> int:
+        """The automatic step that would come next."""
+        return self.points.highest + 1
 
-    def _group_sync(self, folder: str) -> GroupSync:
-        require_durable(folder)
-        return GroupSync((self.blobs, self.lifecycle, self.metrics, self.data, self.files, self.console))
+    @property
+    def here(self) -> bool:
+        """Whether this is the process that opened it, and no child that was forked."""
+        return self.pid == os.getpid()
 
-    def say(self, entry: LifecycleEntry) -> int:
-        """Writes an entry; returns how many there are now.
+    @property
+    def is_side(self) -> bool:
+        """Whether this process is known to be a side; a claim that still waits may become anything."""
+        view = self.link.view
+        return view is not None and view.state == "active" and view.role == "side"
 
-        If the disk refuses, it is kept in memory and tried again with the next one and by `say_again`.
+    @property
+    def ends_as_side(self) -> bool:
+        """The end of a lease never waits for its grant: who has no role yet is what it asked to be."""
+        view = self.link.view
+        if view is None or view.state == "waiting":
+            return self._attached
+        return view.role == "side"
+
+    @property
+    def alone(self) -> Claimed | None:
+        """What this process knows of its Run by itself; None while a coordinator may still say it (G4)."""
+        return self._claimed if self._unheard and self.link.view is None else None
+
+    def claim(self, opened: Claim) -> None:
+        """Says who asks for what: the first entry of the lease."""
+        self.by_init = opened.verb == "init"
+        self.files.say(opened)
+        if knows_its_run(opened):
+            self._claimed = Claimed(self.lease_id, opened)
+
+    def granted(self, view: View) -> None:
+        """Takes the first automatic step from the coordinator; called by the link with each view."""
+        self._tidings.take(view)
+        if self._command is not None:
+            self._command.relieve(view.relieved)
+        if view.state != "active" or self._granted_once:
+            return
+        self._granted_once = True
+        announce.joined(view, self.settings)
+        self.points.start_at(view.next_step)
+        if view.role == "side":  # its output is its own, unless somebody asked for it
+            CAPTURES.stop(self.lease_id, unless_asked=True)
+
+    def wait_granted(self, timeout_s: float) -> bool:
+        """Whether the claim was granted in time.
 
         Raises:
-            ArgumentError: the entry has a field that the coordinator could not read; nothing was written.
+            PlutoDistError: it was refused, or no coordinator can be had.
         """
-        self._unsaid.append(encode_entry(entry))
-        return self.say_again()
+        try:
+            if not self.link.wait(lambda _: True, min(timeout_s, UNANSWERED_S)):
+                if timeout_s > UNANSWERED_S:
+                    raise self.link.unanswered(UNANSWERED_S)
+                return False
+        except CoordinatorUnavailableError:
+            self._unheard = True
+            raise
+        if not self.link.wait(lambda view: view.state != "waiting", timeout_s):
+            return False
+        view = self.link.view
+        if view is not None and view.error is not None:
+            error = from_wire(*view.error)
+            if isinstance(error, KeyRefusedError):
+                raise key_refused(error, self.settings.url_api, self.settings.key_source)
+            raise error
+        return True
 
-    def say_again(self) -> int:
-        """Writes what the disk refused before; returns how many entries are on disk."""
-        while self._unsaid:
-            line = self._unsaid.popleft()  # first taken, then written: a signal handler may come between
-            if not self.lifecycle.append(line):
-                self._unsaid.appendleft(line)
-                self.room.unopened = not self.lifecycle.written
-                break
-            self.room.unopened = False
-        return self.lifecycle.written
+    # --- what it says -----------------------------------------------------------------------------
 
-    @property
-    def unsaid(self) -> bool:
-        """Whether entries wait for room on the disk."""
-        return bool(self._unsaid)
+    def stamp(self) -> dict[str, Any]:
+        """The times of an entry."""
+        return {"at": boot_clock(), "wall_ms": self._wall.ms()}
 
-    @property
-    def records(self) -> int:
-        """Records of this process in its spool."""
-        return sum(stream.written for stream in self._records) - self.declared
+    def say(self, entry: LifecycleEntry) -> None:
+        """Writes an entry, and tells the coordinator that there is one."""
+        self.files.say(entry)
+        self.link.nudge()
 
-    @property
-    def dropped(self) -> int:
-        """Records that could not be written."""
-        return sum(stream.dropped for stream in self._records) - self.undeclared
+    def change(self, entry: LifecycleEntry) -> None:
+        """Changes what all share, unless this process may not do so any more.
 
-    @property
-    def trouble(self) -> str:
-        """Why records are being dropped now, "" if they are not."""
-        return self.metrics.trouble or self.data.trouble or self.files.trouble
+        Raises:
+            RunEndedError: after the end, with `strict`.
+        """
+        if not self.here:
+            self.warn_once(
+                "forked",
+                "in a forked child only log() is recorded: tags and config are changed by the process that "
+                "opened the Run; use attach()",
+            )
+        elif self.end:
+            message = f"{self._ended()}; nothing was changed"
+            if self.settings.strict:
+                raise RunEndedError(message)
+            self.warn_once("late_change", message)
+        else:
+            self.say(entry)
+            if self._claimed is not None and self.link.view is None:
+                self._claimed.take(entry)
 
-    def close(self) -> None:
-        """No more records; the lock is kept, because the process still lives."""
-        for stream in self._records:
-            stream.close()
+    def evidence(self, **what: Any) -> None:
+        """Writes one piece of evidence; of now, unless it says of when."""
+        if not self.end and self.here:
+            self.say(Evidence(**(self.stamp() | what)))
 
-    def release(self) -> None:
-        """The coordinator has taken the end: the folder is its own now, and goes when all is delivered."""
-        self.lifecycle.close()
-        self.lock.release()
+    def take_evidence(self, error: BaseException | None) -> None:
+        """An exception that is on its way out of this process."""
+        if error is None or self.end:
+            return
+        from pluto_dist.client.evidence import evidence_of
+
+        STOPS.take()
+        found = evidence_of(error)
+        if found is not None:
+            self.evidence(**found)
+
+    def note(self, text: str, **detail: str) -> None:
+        """An event of the Run that is no evidence."""
+        if not self.end and self.here:
+            clean = {key: clean_text(value) for key, value in detail.items()}
+            self.say(Noted(**self.stamp(), text=text, detail=clean))
+
+    def alert(self, title: str, text: str, level: str) -> None:
+        """See `Run.alert`."""
+        number = logging.getLevelNamesMapping().get(level, logging.INFO)
+        _log.log(number, "%s: %s", title, text)
+        self.note("alert", title=title, message=text, level=logging.getLevelName(number))
+        self.warn_once(
+            "alert", "alert(): it is an event of the Run and a line of the log; no mail or webhook was sent"
+        )
+
+    def log_late(self) -> None:
+        """A record came after the end.
+
+        Raises:
+            RunEndedError: with `strict`.
+        """
+        self._late += 1
+        message = (
+            f"log() after the end: {self._ended()}. The record is dropped and counted; attach() to go on "
+            "logging"
+        )
+        if self.settings.strict:
+            raise RunEndedError(message)
+        self.warn_once("late", message)
+
+    def tell_late(self) -> None:
+        """Says how many records came after the end; the first was warned of when it came."""
+        if self._late > 1 and self.here:
+            _log.warning("%d records came after the end of %s and were dropped", self._late, self._named())
+            self._late = 0
+
+    def _named(self) -> str:
+        view = self.link.view
+        return f"Run {view.run.external_id if view is not None and view.run is not None else self.lease_id}"
+
+    def _ended(self) -> str:
+        return f"{self._named()} was {self.end} by this process: {self.ended_by}"
+
+    # --- how it ends ------------------------------------------------------------------------------
+
+    def finish(
+        self, code: int | None = None, timeout_s: float | None = None, error: BaseException | None = None
+    ) -> None:
+        """See `Run.finish`; `error` is the exception in which it is called."""
+        code = code_of("code", code)
+        timeout_s = None if timeout_s is None else seconds_of("timeout_s", timeout_s)
+        if self.end or not self.here:
+            return
+        if self.ends_as_side:
+            self._refuse_to_finish()
+        self.take_evidence(error)
+        self._leave(Finished(**self.stamp(), code=code), timeout_s)
+
+    def close(self, timeout_s: float | None = None) -> None:
+        """See `Run.close`."""
+        timeout_s = None if timeout_s is None else seconds_of("timeout_s", timeout_s)
+        if self.end or not self.here:
+            return
+        self._leave(Closed(**self.stamp()), timeout_s)
+
+    def leave_at_exit(self, last_words: Mapping[str, Any] | None, wait_s: float | None = None) -> None:
+        """What the interpreter's exit hook does.
+
+        Args:
+            last_words: evidence of the exit, empty if there is nothing to say; None means that the exit code
+                is not known yet.
+            wait_s: bound of the wait for delivery.
+        """
+        if self.end or not self.here:
+            return
+        STOPS.take()  # what follows a SIGTERM is its consequence, so it is told first
+        if last_words:
+            self.evidence(**last_words)
+        if self.ends_as_side:
+            self._leave(Closed(**self.stamp()), wait_s)
+            return
+        self._leave(Finished(**self.stamp(), at_exit=last_words is None), wait_s)
+
+    def abandon(self) -> None:
+        """The claim came to nothing: the lease ends without another word."""
+        self.end = "closed"
+        self.say(Closed(**self.stamp()))
+        self.files.close()
+        self.link.close()
+
+    def _refuse_to_finish(self) -> None:
+        view = self.link.view
+        run = view.run if view is not None else None
+        named = f"Run {run.display_id or run.external_id}" if run is not None else "the Run"
+        owner = (run.owner if run is not None else "") or "nobody owns it now"
+        who = f"is {view.label!r}, a side" if view is not None and view.label else "attached as a side"
+        message = f"finish() is reserved to the owner of {named} ({owner}); this process {who}"
+        if self.settings.strict:
+            raise FinishReservedError(f"{message}. Nothing was changed; use close() here")
+        self.warn_once("finish_by_side", f"{message}: only its lease is closed. Use close() here")
+
+    def _leave(self, entry: Finished | Closed, timeout_s: float | None) -> None:
+
+        STOPS.take()
+        if next(self._ends):
+            return  # another thread came first, or it did and this is a signal handler
+        self.end = "finished" if isinstance(entry, Finished) else "closed"
+        self.ended_by = calling()
+        CAPTURES.stop(self.lease_id)
+        if self._command is not None:
+            timeout_s = self._command.stop(self.settings.exit_wait_s if timeout_s is None else timeout_s)
+        self.say(
+            Counted(
+                **self.stamp(),
+                rejected=self.points.rejected,
+                first_reject=self.points.first_reject,
+                dropped=self.files.dropped + self.points.attachments.dropped,
+                next_step=self.next_step,
+            )
+        )
+        self.say(entry)
+        self.files.close()
+        exiting = isinstance(entry, Finished) and entry.at_exit
+        for_all = self._command is not None
+        leave(self.link, self.files, self.settings, timeout_s, exiting=exiting, for_all=for_all)
 
 
-class RoomForRecords:
-    """No record before the opening entry is on disk: without that nobody could say whose it is (G3).
+SHOW_AFTER_S = 1.0
+SHOW_EVERY_S = 0.5
+
+
+def leave(
+    link: Link,
+    files: LeaseFiles,
+    settings: Settings,
+    timeout_s: float | None,
+    *,
+    exiting: bool,
+    for_all: bool = False,
+) -> None:
+    """Waits for the coordinator to take the end; the last one out waits until everything is safe.
+
+    Never raises: the end is on disk before it comes here, and is carried out by whoever comes next.
 
     Args:
-        space: the quota.
-
-    Attributes:
-        unopened: the disk has refused the opening entry, so records are refused too.
+        link, files, settings: of the lease.
+        timeout_s: bound of the wait, None for the setting.
+        exiting: the process itself ends, so its death is what releases the lease.
+        for_all: it waits in the job's place, whoever else is still alive.
     """
+    bound = settings.exit_wait_s if timeout_s is None else timeout_s
+    try:
+        taken, safe = _await_end(link, files, settings, bound, for_all=for_all)
+    except PlutoDistError as error:
+        _log.warning(
+            "%s; the end of the Run is on disk in %s and will be carried out later", error, files.folder
+        )
+        link.close()
+        return
+    finally:
+        _tell_dropped(files)
+    if not safe:
+        _tell_undelivered(link.view, files, bound)
+    announce.finished(link.view, settings, files.records)
+    link.close()
+    if taken and not exiting:
+        files.release()
 
-    def __init__(self, space: Room) -> None:
-        self._space = space
-        self.unopened = False
 
-    def shortage(self) -> str:
-        """Why no segment may be opened now, an empty string if it may."""
-        return "not opened" if self.unopened else self._space.shortage()
+def _await_end(
+    link: Link, files: LeaseFiles, settings: Settings, bound: float, *, for_all: bool
+) -> tuple[bool, bool]:
+    """Whether the coordinator has taken the end, and whether all that is to be waited for is safe."""
+    deadline = boot_clock() + bound
+    files.sync()
+    taken = link.wait(lambda view: link.settled(view) and _ended(view), bound)
+    return taken, taken and _wait_shown(link, _drained if for_all else _safe, deadline, settings)
 
 
-class Wall:
-    """Time of records: wall clock at start plus monotonic time, so that a clock step loses no point."""
+def _tell_dropped(files: LeaseFiles) -> None:
+    if files.dropped:
+        _log.warning(
+            "%d records were dropped for want of disk space (%s)", files.dropped, files.trouble or "over"
+        )
 
-    def __init__(self) -> None:
-        self._offset_ns = time.time_ns() - time.monotonic_ns()
 
-    def ms(self) -> int:
-        """Epoch milliseconds."""
-        return (self._offset_ns + time.monotonic_ns()) // 1_000_000
+def _tell_undelivered(view: View | None, files: LeaseFiles, waited_s: float) -> None:
+    _log.warning(
+        "not everything was delivered within %g s%s; it is on disk in %s and will be delivered by the "
+        "coordinator or by `pluto-dist sync`",
+        waited_s,
+        f" ({view.trouble})" if view is not None and view.trouble else "",
+        files.folder,
+    )
+
+
+def _wait_shown(link: Link, until: Callable[[View], bool], deadline: float, settings: Settings) -> bool:
+    """Waits; on a terminal people see what for, once it takes longer than they would think nothing of."""
+    if link.wait(until, max(0.0, min(SHOW_AFTER_S, deadline - boot_clock()))):
+        return True
+    with announce.Waiting(settings) as waiting:
+        while (left := deadline - boot_clock()) > 0:
+            waiting.show(link.view, left)
+            if link.wait(until, min(SHOW_EVERY_S, left)):
+                return True
+    return False
+
+
+def wait_for_delivery(link: Link, files: LeaseFiles, timeout_s: float) -> None:
+    """Waits until the coordinator has delivered everything that this process has written.
+
+    Raises:
+        RunEndedError: nobody tells this process any more.
+        WaitTimeoutError: the time is over.
+    """
+    deadline = boot_clock() + timeout_s
+    while not _delivered(link, files):
+        if not link.speaks:
+            raise RunEndedError(
+                "flush() cannot know whether all was delivered, because this process has ended the Run; what "
+                f"is left is on disk in {files.folder} and will be delivered"
+            )
+        left = deadline - boot_clock()
+        if left <= 0:
+            raise WaitTimeoutError(
+                f"not everything was delivered within {timeout_s:g} s; it is on disk in {files.folder}"
+            )
+        link.refresh(min(left, 0.25))
+
+
+def _delivered(link: Link, files: LeaseFiles) -> bool:
+    view = link.view
+    return view is not None and link.settled(view) and view.passed >= files.records
+
+
+def _ended(view: View) -> bool:
+    return view.state in ("ended", "refused")
+
+
+def _drained(view: View) -> bool:
+    return view.drained
+
+
+def _safe(view: View) -> bool:
+    """Earlier leavers have nothing to wait for; the last one out sees to it that everything is safe."""
+    return not view.last_out or view.drained

@@ -4,6 +4,8 @@
 answers, and wakes whoever waits for a view. It is a daemon and it never raises into nothing: why no
 coordinator can be had is kept in `fault` and shown by calls that wait, while the thread goes on trying; the
 first view clears it.
+
+Questions to the coordinator that have no answer yet; numbers tell answers apart.
 """
 
 from __future__ import annotations
@@ -17,24 +19,14 @@ from collections.abc import Callable, Iterator
 
 import zmq
 
-from pluto_dist.client.drops import DropReport
-from pluto_dist.client.lease import LeaseFiles
-from pluto_dist.client.questions import Questions
-from pluto_dist.core.messages import (
-    PROTOCOL,
-    Question,
-    Refusal,
-    Reply,
-    Sync,
-    View,
-)
-from pluto_dist.core.secret import Secret
-from pluto_dist.core.session import Session
+from pluto_dist.client.lease_files import DropReport, LeaseFiles
+from pluto_dist.core.rules.session import Session
+from pluto_dist.core.values.messages import PROTOCOL, Answer, Question, Refusal, Reply, Sync, View
 from pluto_dist.errors import CoordinatorUnavailableError, MachineError, PlutoDistError, from_wire
-from pluto_dist.node.identity import boot_clock
-from pluto_dist.node.launch import log_tail
-from pluto_dist.node.places import Places
-from pluto_dist.node.starting import start_if_absent
+from pluto_dist.host.identity import boot_clock
+from pluto_dist.host.launch import log_tail, start_if_absent
+from pluto_dist.host.places import Places
+from pluto_dist.secret import Secret
 from pluto_dist.spool import forks
 from pluto_dist.transport.client import DealerClient, someone_listens
 
@@ -324,3 +316,42 @@ class Link:
 
 def _ignore(view: View) -> None:
     """Nobody listens: not yet, or not any more."""
+
+
+class Questions:
+    """One per link, used under its condition. All questions may be repeated."""
+
+    def __init__(self) -> None:
+        self._number = 0
+        self._open: dict[int, Question] = {}
+        self._answers: dict[int, Answer | Refusal] = {}
+
+    def next_number(self) -> int:
+        """A number that nothing else on this link has."""
+        self._number += 1
+        return self._number
+
+    def put(self, make: Callable[[int], Question]) -> int:
+        """A new question; returns its number."""
+        number = self.next_number()
+        self._open[number] = make(number)
+        return number
+
+    def open(self) -> list[Question]:
+        """Those to send: the first time, or again, because a coordinator that died has forgotten them."""
+        return list(self._open.values())
+
+    def take(self, reply: Answer | Refusal) -> bool:
+        """Keeps an answer; False if it belongs to no open question."""
+        if self._open.pop(reply.request, None) is None:
+            return False
+        self._answers[reply.request] = reply
+        return True
+
+    def answer(self, number: int) -> Answer | Refusal | None:
+        """The answer, once."""
+        return self._answers.pop(number, None)
+
+    def give_up(self, number: int) -> None:
+        """Nobody waits for it any more."""
+        self._open.pop(number, None)

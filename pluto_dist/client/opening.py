@@ -11,30 +11,25 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from pluto_dist.client.disabled import DisabledRun
-from pluto_dist.client.once import WarnOnce
+from pluto_dist.client.arguments import Wish
+from pluto_dist.client.notices import WarnOnce
+from pluto_dist.client.offline import DisabledRun
 from pluto_dist.client.runs import RUNS
-from pluto_dist.client.wishes import Wish
-from pluto_dist.core.ids import RunRef
-from pluto_dist.core.lifecycle import Opened
-from pluto_dist.core.messages import PROTOCOL
-from pluto_dist.errors import (
-    CoordinatorUnavailableError,
-    MachineError,
-    RunNotFoundError,
-    WaitTimeoutError,
-)
+from pluto_dist.core.values.ids import RunRef
+from pluto_dist.core.values.lifecycle import Claim
+from pluto_dist.core.values.messages import PROTOCOL
+from pluto_dist.errors import CoordinatorUnavailableError, MachineError, RunNotFoundError, WaitTimeoutError
 
 if TYPE_CHECKING:
-    from pluto_dist.client.console.command import CommandConsole
-    from pluto_dist.client.handle import Run
-    from pluto_dist.client.held import HeldLease
-    from pluto_dist.client.job import Surroundings
-    from pluto_dist.client.lease import LeaseFiles
-    from pluto_dist.core.ids import Job
-    from pluto_dist.core.lifecycle import Origin
-    from pluto_dist.node.places import Places
-    from pluto_dist.node.settings import Settings
+    from pluto_dist.client.console.capture import CommandConsole
+    from pluto_dist.client.job.detect import Surroundings
+    from pluto_dist.client.lease import HeldLease
+    from pluto_dist.client.lease_files import LeaseFiles
+    from pluto_dist.client.run import Run
+    from pluto_dist.core.values.ids import Job
+    from pluto_dist.core.values.lifecycle import Origin
+    from pluto_dist.host.places import Places
+    from pluto_dist.host.settings import Settings
 
     AnyRun = Run | DisabledRun
 
@@ -58,10 +53,10 @@ def open_lease(wish: Wish, settings: Settings) -> AnyRun:
 
 def _places(settings: Settings) -> Places:
     if sys.platform == "win32":  # asked for by a mode; `auto` does not come here
-        from pluto_dist.node.settings import NO_WINDOWS
+        from pluto_dist.host.settings import NO_WINDOWS
 
         raise MachineError(NO_WINDOWS)
-    from pluto_dist.node.places import find_places
+    from pluto_dist.host.places import find_places
 
     return find_places(settings.home)
 
@@ -76,11 +71,11 @@ def _unfit(settings: Settings, error: MachineError) -> None:
 def _open_at(wish: Wish, settings: Settings, places: Places) -> Run:
     from pluto_dist.client import announce
     from pluto_dist.client.console.capture import CAPTURES
-    from pluto_dist.client.handle import Run
-    from pluto_dist.client.held import HeldLease
     from pluto_dist.client.hooks import install_hooks
-    from pluto_dist.client.lease import LeaseFiles
+    from pluto_dist.client.lease import HeldLease
+    from pluto_dist.client.lease_files import LeaseFiles
     from pluto_dist.client.link import Link
+    from pluto_dist.client.run import Run
 
     surroundings = _surroundings(wish)
     _end_former_cell(surroundings)
@@ -123,7 +118,7 @@ def _open_at(wish: Wish, settings: Settings, places: Places) -> Run:
 
 
 def _command_console(files: LeaseFiles, settings: Settings, places: Places) -> CommandConsole:
-    from pluto_dist.client.console.command import CommandConsole
+    from pluto_dist.client.console.capture import CommandConsole
 
     return CommandConsole(files, settings, places, os.environ)
 
@@ -177,7 +172,7 @@ def _wait_told(held: HeldLease, wish: Wish, patience: float, settings: Settings)
 
 
 def _warn_of_no_coordinator(error: CoordinatorUnavailableError, places: Places) -> None:
-    from pluto_dist.node.filesystems import refusal
+    from pluto_dist.host.filesystems import refusal
 
     full = refusal(places.runtime)
     what_now = "The Run is kept on disk until a coordinator can be started here"
@@ -210,11 +205,11 @@ def _of_all_nodes(wish: Wish, settings: Settings, job: Job) -> Wish:
     return wish
 
 
-def _opened(wish: Wish, settings: Settings, surroundings: Surroundings, launched_by: str) -> Opened:
-    from pluto_dist.node.identity import boot_clock, own_identity
-    from pluto_dist.node.settings import target_of
+def _opened(wish: Wish, settings: Settings, surroundings: Surroundings, launched_by: str) -> Claim:
+    from pluto_dist.host.identity import boot_clock, own_identity
+    from pluto_dist.host.settings import target_of
 
-    return Opened(
+    return Claim(
         at=boot_clock(),
         wall_ms=time.time_ns() // 1_000_000,
         protocol=PROTOCOL,
@@ -267,9 +262,9 @@ def generate_run_id() -> str:
 
 
 def _surroundings(wish: Wish) -> Surroundings:
-    from pluto_dist.client.ancestors import read_ancestors, read_process
-    from pluto_dist.client.job import detect
-    from pluto_dist.node.identity import own_identity
+    from pluto_dist.client.job.ancestors import read_ancestors, read_process
+    from pluto_dist.client.job.detect import detect
+    from pluto_dist.host.identity import own_identity
 
     identity = own_identity()
     process, ancestors = read_process(identity), read_ancestors(identity)
@@ -288,7 +283,7 @@ def _end_former_cell(surroundings: Surroundings) -> None:
 
 
 def _store(settings: Settings) -> str:
-    from pluto_dist.node.places import store_of
+    from pluto_dist.host.places import store_of
 
     return str(store_of(settings.dir))
 

@@ -16,9 +16,9 @@ from typing import Any
 
 import msgspec
 
-from pluto_dist.client.console.secrets import MASK, redactor, secrets_of
-from pluto_dist.client.plain import clean_text
-from pluto_dist.core.lifecycle import Origin
+from pluto_dist.client.console.text import MASK, redactor, secrets_of
+from pluto_dist.client.values import clean_text
+from pluto_dist.core.values.lifecycle import Origin
 
 MOST_ARGUMENTS = 200
 LONGEST_ARGUMENT = 1000  # characters

@@ -7,27 +7,22 @@ training goes on.
 
 The usual record, a flat dict of floats and ints under names seen before, is recognised by a few checks
 that run in C and then encoded in one go; everything else goes through `collect`, which looks at each value.
+
+Sorts the values of one record: numbers, texts, tables, files, and what cannot be logged, with advice.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import TypeGuard
 
 import msgspec
 
-from pluto_dist.client.collect import (
-    MAX_INTEGER,
-    MIN_INTEGER,
-    Attached,
-    Collector,
-    Number,
-    Rejection,
-    is_mapping,
-)
-from pluto_dist.client.plain import NotAScalarError, Scalar, scalar_of, shown
-from pluto_dist.core.foreign import MAX_STEP
-from pluto_dist.core.requests import LogType
+from pluto_dist.client.media.base import DataValue, Media
+from pluto_dist.client.values import NotAScalarError, Scalar, clean_text, first_line, scalar_of, shown
+from pluto_dist.core.values.backend import LogType
+from pluto_dist.core.values.ids import MAX_STEP
 from pluto_dist.errors import InvalidRecordError
 
 STRING = "string-series"
@@ -182,3 +177,213 @@ def _scalar_argument(argument: str, value: object) -> Scalar:
     if plain is None:
         raise InvalidRecordError(f"{argument} is {shown(value)}; pass a number")
     return plain
+
+
+MAX_DEPTH = 32  # dicts inside dicts
+MAX_DICTS = 10_000  # per record; shared dicts would multiply without a bound
+MIN_INTEGER, MAX_INTEGER = -(2**63), 2**64 - 1  # what the server's JSON reader holds as an integer
+
+Number = int | float | msgspec.Raw
+
+_NAN, _INFINITY, _MINUS_INFINITY = (
+    msgspec.Raw(token) for token in (b"NaN", b"Infinity", b"-Infinity")
+)  # the bare tokens that the server takes; msgspec alone writes null
+
+
+class Rejection(msgspec.Struct, frozen=True):
+    """A value that was left out of a record.
+
+    Attributes:
+        name: the full name it was given under.
+        type_name: class of the value.
+        advice: what is wrong with it and what to do.
+    """
+
+    name: str
+    type_name: str
+    advice: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.advice}"
+
+    @property
+    def what(self) -> str:
+        """Which value it was."""
+        return f"{shown(self.name)} ({self.type_name})"
+
+
+class Attached(msgspec.Struct, frozen=True):
+    """A file under its full name; `sample_index` is its place in a list."""
+
+    name: str
+    media: Media
+    sample_index: int = 0
+
+
+class Collector:
+    """Takes a record apart; what it found is in its attributes.
+
+    Attributes:
+        numbers: metric values by full name, ready for the encoder.
+        texts: strings by full name.
+        values: histograms and tables by full name.
+        files: in the order in which they are given.
+        rejections: what was left out.
+    """
+
+    __slots__ = ("_dicts", "files", "numbers", "rejections", "texts", "values")
+
+    def __init__(self) -> None:
+        self.numbers: dict[str, Number] = {}
+        self.texts: dict[str, str] = {}
+        self.values: dict[str, DataValue] = {}
+        self.files: list[Attached] = []
+        self.rejections: list[Rejection] = []
+        self._dicts = 0
+
+    def kinds(self) -> dict[str, LogType]:
+        """What each name would be declared as; a name that is several things counts as a metric first."""
+        files: dict[str, LogType] = {file.name: file.media.log_type for file in self.files}
+        values: dict[str, LogType] = {name: value.log_type for name, value in self.values.items()}
+        texts: dict[str, LogType] = dict.fromkeys(self.texts, "DATA")
+        return {**files, **values, **texts, **dict.fromkeys(self.numbers, "METRIC")}
+
+    def take_all(
+        self, data: Mapping[str, object], prefix: str = "", above: tuple[Mapping[str, object], ...] = ()
+    ) -> None:
+        """Takes every value of a dict and of the dicts in it.
+
+        Raises:
+            InvalidRecordError: a key is no text.
+            NotAScalarError: what is in the dict cannot be had.
+        """
+        self._dicts += 1
+        for key, value in _pairs_of(data):
+            name = prefix + _checked_key(key, prefix)
+            if not name[len(prefix) :].strip():  # the server would refuse the whole request
+                self._reject(name, value, "its name is blank; give it one")
+            elif type(value) is float:
+                self._take_number(name, value)
+            else:
+                self._take(name, value, (*above, data))
+
+    def _take(self, name: str, value: object, above: tuple[Mapping[str, object], ...]) -> None:
+        try:
+            plain = scalar_of(value)
+            if isinstance(plain, str):
+                self._take_text(name, plain)
+            elif plain is not None:
+                self._take_number(name, plain)
+            elif is_mapping(value):
+                self._take_dict(name, value, above)
+            elif isinstance(value, Media):
+                self._take_file(name, value)
+            elif isinstance(value, DataValue):
+                self._take_value(name, value)
+            elif _is_list_of_files(value):
+                for index, file in enumerate(value):
+                    self._take_file(name, file, index)
+            else:
+                self._reject(name, value, _advice(value))
+        except NotAScalarError as error:
+            self._reject(name, value, str(error))
+
+    def _take_text(self, name: str, text: str) -> None:
+        if name in self.texts:
+            self._reject(name, text, "the record gives this name twice; the last value is kept")
+        self.texts[name] = clean_text(text)
+
+    def _take_number(self, name: str, number: float) -> None:
+        if name in self.numbers:
+            self._reject(name, number, "the record gives this name twice; the last value is kept")
+        self.numbers[name] = _wire_number(number)
+
+    def _take_value(self, name: str, value: DataValue) -> None:
+        if value.problem:
+            self._reject(name, value, value.problem)
+        else:
+            self.values[name] = value
+
+    def _take_file(self, name: str, media: Media, sample_index: int = 0) -> None:
+        """The name is part of the object's key in the storage, and of its path in the store."""
+        if media.problem:
+            self._reject(name, media, media.problem)
+        elif any(part in ("", ".", "..") for part in name.split("/")):
+            self._reject(
+                name, media, "the name of a file has an empty part, '.' or '..'; give it a plain one"
+            )
+        else:
+            self.files.append(Attached(name, media, sample_index))
+
+    def _take_dict(
+        self, name: str, value: Mapping[str, object], above: tuple[Mapping[str, object], ...]
+    ) -> None:
+        if any(value is outer for outer in above):
+            self._reject(name, value, "it contains itself; log the values that are meant")
+        elif len(above) > MAX_DEPTH:
+            self._reject(name, value, f"dicts are nested deeper than {MAX_DEPTH}; flatten them")
+        elif self._dicts >= MAX_DICTS:
+            self._reject(name, value, f"the record has more than {MAX_DICTS} dicts; log fewer at once")
+        else:
+            self.take_all(value, name + "/", above)
+
+    def _reject(self, name: str, value: object, advice: str) -> None:
+        self.rejections.append(Rejection(name, type(value).__name__, advice))
+
+
+def _is_list_of_files(value: object) -> TypeGuard[list[Media]]:
+    return isinstance(value, list | tuple) and bool(value) and all(isinstance(each, Media) for each in value)
+
+
+def is_mapping(value: object) -> TypeGuard[Mapping[str, object]]:
+    """Whether its class is one; objects may say anything about themselves, or raise."""
+    return issubclass(type(value), Mapping)
+
+
+def _pairs_of(data: Mapping[str, object]) -> list[tuple[str, object]]:
+    try:
+        found = tuple(data.items())  # at once: another thread may change the dict
+        return [(key, value) for key, value in found]  # it has to be pairs
+    except Exception as error:  # code of others
+        raise NotAScalarError(f"reading it raised {type(error).__name__}: {first_line(error)}") from error
+
+
+def _checked_key(key: object, prefix: str) -> str:
+    if not isinstance(key, str):
+        raise InvalidRecordError(
+            f"the record has the key {shown(key)}{_below(prefix)}; names are texts: pass str(key)"
+        )
+    return clean_text(key)
+
+
+def _below(prefix: str) -> str:
+    return f" under {shown(prefix)}" if prefix else ""
+
+
+def _wire_number(number: float) -> Number:
+    if isinstance(number, int):
+        number = int(number)  # True and False are 1 and 0
+        if MIN_INTEGER <= number <= MAX_INTEGER:
+            return number
+        try:
+            return float(number)
+        except OverflowError:
+            raise NotAScalarError(f"{shown(number)} is beyond a 64-bit float; log its logarithm") from None
+    if math.isfinite(number):
+        return number
+    if math.isnan(number):
+        return _NAN
+    return _INFINITY if number > 0 else _MINUS_INFINITY
+
+
+def _advice(value: object) -> str:
+    if value is None:
+        return "there is no value; leave the key out, or log float('nan') for a gap"
+    if isinstance(value, complex):
+        return "complex numbers have no place in a chart; log .real and .imag"
+    if isinstance(value, list | tuple | set | frozenset):
+        return "only single values and lists of files are logged; log its mean, or a name for each element"
+    return (
+        "only numbers, bools, texts, dicts of them and pluto_dist's File, Image and the like are logged; log "
+        "float(value), str(value), or the file that holds it"
+    )

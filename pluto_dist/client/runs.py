@@ -6,9 +6,9 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pluto_dist.client.handle import Run
-    from pluto_dist.client.held import HeldLease
+    from pluto_dist.client.lease import HeldLease
     from pluto_dist.client.opening import AnyRun
+    from pluto_dist.client.run import Run
 
 
 class OpenRuns:

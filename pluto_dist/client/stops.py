@@ -20,8 +20,8 @@ import signal
 import threading
 from collections.abc import Callable
 
-from pluto_dist.client.plain import said_by
 from pluto_dist.client.runs import RUNS
+from pluto_dist.client.values import said_by
 
 _log = logging.getLogger("pluto_dist")
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from pluto_dist.client.arguments import whole_of
 from pluto_dist.client.media.tables import Histogram
-from pluto_dist.client.plain import first_line, shown
+from pluto_dist.client.values import first_line, shown
 
 if TYPE_CHECKING:
-    from pluto_dist.client.handle import Run
+    from pluto_dist.client.run import Run
 
 GRADIENTS, PARAMETERS = "grad", "param"  # the official client's prefixes
 MOST_BINS = 10_000

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pluto_dist.client.api import init
 from pluto_dist.client.runs import RUNS
-from pluto_dist.node.places import store_of
-from pluto_dist.node.settings import load
+from pluto_dist.host.places import store_of
+from pluto_dist.host.settings import load
 
 if TYPE_CHECKING:
-    from pluto_dist.client.handle import Run
     from pluto_dist.client.opening import AnyRun
+    from pluto_dist.client.run import Run
 
 _MERGED = ("config", "tags")  # arguments that mean something for a Run that is open already
 _opened: set[str] = set()  # leases of Runs that were opened here, so they are not the script's own

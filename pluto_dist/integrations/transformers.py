@@ -28,7 +28,7 @@ class PlutoCallback(_TrainerCallback):  # type: ignore[misc] # the framework is 
     """Logs a Trainer's metrics and configuration into one Run, the same on every rank.
 
     Every rank takes part, so that a rank's exception or death is named as the cause; metrics come from the
-    world's process zero, at `state.global_step`, under the names that other trackers get: "train/loss",
+    world's process zero, at `coordinator.global_step`, under the names that other trackers get: "train/loss",
     "eval/loss", "test/…". The training arguments and the model's configuration become the Run's config,
     `run_name` the name of a Run that is opened here.
 

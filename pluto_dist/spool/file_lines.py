@@ -13,7 +13,7 @@ from typing import Annotated, Final
 
 import msgspec
 
-from pluto_dist.core.requests import LogType
+from pluto_dist.core.values.backend import LogType
 from pluto_dist.spool.reader import records
 
 BLOBS: Final = "blobs"  # their folder, in that of the lease

@@ -1,6 +1,6 @@
 """Taking segments away that are delivered, and keeping those that are not from cleaners of /var/tmp.
 
-Which may go is decided in `core.room`; `remove` looks once more, because a late write may have come since.
+`core.rules.stream` decides which may go; `remove` looks once more, because a late write may have come since.
 """
 
 from __future__ import annotations

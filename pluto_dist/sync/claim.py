@@ -7,12 +7,17 @@ a stale one away may create the next.
 Limit: a holder that sleeps for longer than `STALE_S` (a suspended laptop, a hung mount) and wakes up finds
 the claim gone before its next request, but the request that was under way is not called back. Hosts whose
 clocks differ from the file server's by more than a minute may judge wrongly.
+
+Signs of life for a Run that is being uploaded: to the server, and to other syncs beside a large file.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -20,11 +25,11 @@ from typing import Self
 import msgspec
 
 from pluto_dist.backend.local.store import create_exclusively
-from pluto_dist.core.foreign import UNREADABLE
-from pluto_dist.core.ids import Identity
+from pluto_dist.core.values.backend import Backend, BackendRun
+from pluto_dist.core.values.ids import UNREADABLE, Identity
 from pluto_dist.errors import MachineError
-from pluto_dist.node.identity import own_identity
-from pluto_dist.node.liveness import watch
+from pluto_dist.host.identity import own_identity
+from pluto_dist.host.liveness import watch
 
 STALE_S = 120.0
 TOUCH_S = 20.0
@@ -122,3 +127,43 @@ def _is_dead(holder: Identity) -> bool:
         return seen.check() == "dead"
     finally:
         seen.close()
+
+
+BEAT_S = 20.0  # the server forgets a Run 150 s after its last one and stores at most one each 30 s
+
+
+class Heart:
+    """Beats in a thread of its own while the `with` block runs, the first time before it begins.
+
+    Args:
+        backend, run: where to.
+        keep: keeps the claim on the Run; its loss is noticed by whoever sends the next request.
+    """
+
+    def __init__(self, backend: Backend, run: BackendRun, keep: Callable[[], None]) -> None:
+        self._backend = backend
+        self._keep = keep
+        self._run = run
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="pluto-heart", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._backend.beat(self._run)
+        self._thread.start()
+        return self
+
+    def stop(self) -> None:
+        """No beat comes after this returns; call it before the Run is ended."""
+        self._done.set()
+        self._thread.join()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _beat(self) -> None:
+        while not self._done.wait(BEAT_S):
+            with suppress(SyncBusyError, OSError):
+                self._keep()
+            self._backend.beat(self._run)

@@ -1,23 +1,183 @@
-"""Records of one Run to the server, stream by stream, with the mark kept up to date."""
+"""Records of one Run to the server, stream by stream, with the mark kept up to date.
+
+Requests are repeated until the server takes them, or has been away for too long.
+
+Console lines of all processes of a Run, in one order: by time, as the numbers say that they will get.
+"""
 
 from __future__ import annotations
 
 import json
+import random
+import time
 from collections.abc import Callable, Sequence
 
 import msgspec
 
-from pluto_dist.backend.interface import Backend, Batch
 from pluto_dist.backend.local import files
-from pluto_dist.backend.local.marks import Mark, Marks
+from pluto_dist.backend.local.marks import Mark, Marks, Offsets
 from pluto_dist.backend.local.store import Store
-from pluto_dist.core.outcomes import Delivered, Outcome, Rejected, Retry, Unknown
-from pluto_dist.core.requests import BackendRun, StreamKind
-from pluto_dist.node.batches import contents, renamed
-from pluto_dist.sync.console import next_lines
-from pluto_dist.sync.names import Names
-from pluto_dist.sync.patience import Patience
-from pluto_dist.sync.source import BATCH_FILES, BATCH_LINES, Stream, next_piece
+from pluto_dist.core.rules.series import Names
+from pluto_dist.core.values.backend import (
+    Backend,
+    BackendRun,
+    Batch,
+    Delivered,
+    OpenResult,
+    Outcome,
+    Refused,
+    Rejected,
+    Retry,
+    RunOpened,
+    StreamKind,
+    Unavailable,
+    Unknown,
+    backoff_s,
+)
+from pluto_dist.core.values.ids import UNREADABLE
+from pluto_dist.errors import KeyRefusedError, WaitTimeoutError, from_wire
+from pluto_dist.spool.batches import contents, numbered, renamed
+from pluto_dist.sync.source import BATCH_BYTES, BATCH_FILES, BATCH_LINES, Piece, Stream, next_piece
+
+
+class Patience:
+    """Bounds the time without any success; each success starts it anew.
+
+    Args:
+        limit_s: seconds without success after which `WaitTimeoutError` is raised.
+        before: called before each try, e.g. to keep a claim.
+        clock, pause: of the machine.
+    """
+
+    def __init__(
+        self,
+        limit_s: float,
+        before: Callable[[], None] = lambda: None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._limit_s = limit_s
+        self.before = before
+        self._clock = clock
+        self._pause = pause
+
+    def ask(self, request: Callable[[], Outcome]) -> Delivered | Rejected:
+        """Sends a request until there is a definite answer.
+
+        Raises:
+            KeyRefusedError: the server refuses the API key.
+            WaitTimeoutError: it gave no answer for too long; nothing is lost.
+        """
+        since, failures = self._clock(), 0
+        while True:
+            self.before()
+            outcome = request()
+            match outcome:
+                case Delivered() | Rejected():
+                    return outcome
+                case Retry(reason=reason, key_problem=True):
+                    raise KeyRefusedError(f"the server refuses the API key: {reason}")
+                case Retry(reason=reason, after_s=after_s):
+                    self._wait(since, failures, reason, after_s or 0.0)
+                case Unknown(reason=reason):
+                    self._wait(since, failures, reason, 0.0)
+            failures += 1
+
+    def open(self, request: Callable[[], OpenResult]) -> RunOpened:
+        """The same for opening a Run.
+
+        Raises:
+            PlutoDistError: the server refused it, with the class that says why.
+            WaitTimeoutError: as for `ask`.
+        """
+        since, failures = self._clock(), 0
+        while True:
+            self.before()
+            match request():
+                case RunOpened() as opened:
+                    return opened
+                case Refused(error=error, message=message):
+                    raise from_wire(error, message)
+                case Unavailable(reason=reason, after_s=after_s):
+                    self._wait(since, failures, reason, after_s or 0.0)
+            failures += 1
+
+    def _wait(self, since: float, failures: int, reason: str, at_least_s: float) -> None:
+        if self._clock() - since > self._limit_s:
+            raise WaitTimeoutError(
+                f"the server gave no answer for {self._limit_s:g} s ({reason}); what is uploaded so far is "
+                "kept, and the same command goes on from there"
+            )
+        self._pause(max(at_least_s, backoff_s(failures, random.random())))  # noqa: S311 # jitter
+
+
+AHEAD = 500  # lines that are read of each stream at a time
+
+
+class Taken(msgspec.Struct, frozen=True):
+    """Lines with their numbers, in their order, and the cursors behind them."""
+
+    lines: tuple[bytes, ...]
+    offsets: Offsets
+
+
+class _Time(msgspec.Struct):
+    time: int = 0
+
+
+class _Head(msgspec.Struct, frozen=True):
+    stream: Stream
+    piece: Piece
+    times: tuple[int, ...]
+
+
+def next_lines(
+    streams: Sequence[Stream], offsets: Offsets, first_number: int, limit: int = BATCH_LINES
+) -> Taken | None:
+    """The next lines of all streams, oldest first, at most `limit`; None at the end."""
+    lines: list[bytes] = []
+    size = 0
+    heads = [head for head in (_head(stream, offsets) for stream in streams) if head is not None]
+    moved = False
+    while heads and len(lines) < limit and size < BATCH_BYTES:
+        heads.sort(key=lambda head: head.times[:1])
+        first = heads.pop(0)
+        piece = _before(first, heads[0].times[:1] if heads else (), limit - len(lines), offsets)
+        lines.extend(numbered(piece.cut.lines, first_number + len(lines), first.stream.speaker))
+        size += sum(map(len, piece.cut.lines))
+        offsets = first.stream.moved(offsets, piece.segment, piece.cut.end)
+        moved = True
+        following = _head(first.stream, offsets)
+        if following is not None:
+            heads.append(following)
+    return Taken(tuple(lines), offsets) if moved else None
+
+
+def _head(stream: Stream, offsets: Offsets) -> _Head | None:
+    piece = next_piece(stream, stream.offsets_in(offsets), AHEAD)
+    return None if piece is None else _Head(stream, piece, tuple(map(_time, piece.cut.lines)))
+
+
+def _before(head: _Head, other: tuple[int, ...], room: int, offsets: Offsets) -> Piece:
+    """The lines of a stream up to the other one's next line, at least one."""
+    count = len(head.times)
+    if other:
+        count = next((n for n, time in enumerate(head.times) if (time,) > other), count)
+    count = max(1, min(count, room))
+    if count >= len(head.times):
+        return head.piece
+    piece = next_piece(head.stream, head.stream.offsets_in(offsets), count)
+    assert piece is not None  # noqa: S101 # it was there just now
+    return piece
+
+
+def _time(line: bytes) -> int:
+    try:
+        return msgspec.json.decode(line, type=_Time).time
+    except UNREADABLE:
+        return 0
+
 
 Progress = Callable[[int], None]  # bytes that are done
 

@@ -9,10 +9,9 @@ import msgspec
 
 from pluto_dist.backend.local.marks import Offsets
 from pluto_dist.backend.local.store import Store
-from pluto_dist.core.document import Document, LeaseShown
-from pluto_dist.core.naming import late_participant
-from pluto_dist.core.requests import StreamKind
-from pluto_dist.core.speakers import name_of
+from pluto_dist.core.rules.participants import late_participant, name_of
+from pluto_dist.core.values.backend import StreamKind
+from pluto_dist.core.values.document import Document, LeaseShown
 from pluto_dist.spool.frames import Cut
 from pluto_dist.spool.names import stream_kind
 from pluto_dist.spool.reader import ReadLimits, list_streams, next_range, read_cut
@@ -123,7 +122,7 @@ def _streams_in(folder: Path, lease: LeaseShown, speaker: str) -> Iterator[Strea
 
 
 def _speaker(lease: LeaseShown, document: Document) -> str:
-    """As the coordinator names it: see `pluto_dist.core.speakers`."""
+    """As the coordinator names it: see `pluto_dist.core.rules.participants`."""
     if all(other.participant in ("", lease.participant) for other in document.leases):
         return ""
     return name_of(lease.rank, lease.label, launcher=lease.launcher)

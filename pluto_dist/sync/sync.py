@@ -7,14 +7,14 @@ from typing import Literal
 
 import msgspec
 
-from pluto_dist.backend.interface import Backend
 from pluto_dist.backend.local import files
 from pluto_dist.backend.local.marks import Mark, Marks
-from pluto_dist.core.lifecycle import Target
+from pluto_dist.core.values.backend import Backend
+from pluto_dist.core.values.lifecycle import Target
 from pluto_dist.errors import ForkError, KeyRefusedError, PlutoDistError
 from pluto_dist.spool.names import segment_name
 from pluto_dist.sync.claim import Claim
-from pluto_dist.sync.patience import Patience
+from pluto_dist.sync.delivery import Patience
 from pluto_dist.sync.plan import Item, first_mark
 from pluto_dist.sync.source import streams_of
 from pluto_dist.sync.upload import Parent, Upload

@@ -13,20 +13,28 @@ from collections.abc import Callable
 
 import msgspec
 
-from pluto_dist.backend.interface import Backend
 from pluto_dist.backend.local.marks import Mark, Marks
 from pluto_dist.backend.local.store import Store
-from pluto_dist.core.document import Document
-from pluto_dist.core.ids import RunRef
-from pluto_dist.core.lifecycle import Target
-from pluto_dist.core.outcomes import Delivered, Outcome, Rejected
-from pluto_dist.core.requests import BackendRun, Opened, OpenRequest, OpenResult, Refused, Unavailable
+from pluto_dist.core.rules.series import Names
+from pluto_dist.core.values.backend import (
+    Backend,
+    BackendRun,
+    Delivered,
+    OpenRequest,
+    OpenResult,
+    Outcome,
+    Refused,
+    Rejected,
+    RunOpened,
+    Unavailable,
+)
+from pluto_dist.core.values.document import Document
+from pluto_dist.core.values.ids import RunRef
+from pluto_dist.core.values.lifecycle import Target
 from pluto_dist.errors import RunExistsError, ServerRefusedError
-from pluto_dist.sync.delivery import Delivery, Progress
-from pluto_dist.sync.ending import ending_of, is_told
-from pluto_dist.sync.heart import Heart
-from pluto_dist.sync.names import Names
-from pluto_dist.sync.patience import Patience
+from pluto_dist.sync.claim import Heart
+from pluto_dist.sync.delivery import Delivery, Patience, Progress
+from pluto_dist.sync.plan import ending_of, is_told
 from pluto_dist.sync.source import Stream, streams_of
 
 LAST_QUESTIONS = 3  # before a status the server is asked for a cancel, so often at most
@@ -160,7 +168,7 @@ class Upload:
             self._change(asked_ms=now_ms)
         result = self._backend.open(msgspec.structs.replace(request, asked_s=asked_s))
         untouched = isinstance(result, Unavailable) and result.untouched
-        if untouched or isinstance(result, Refused | Opened):
+        if untouched or isinstance(result, Refused | RunOpened):
             self._change(asked_ms=0, reopened=result.reopened if isinstance(result, Refused) else None)
         return result
 
@@ -199,7 +207,7 @@ class Upload:
         except OSError:  # a page without the machine is no reason to hold up the Run
             return b"{}"
 
-    def _opened(self, opened: Opened) -> None:
+    def _opened(self, opened: RunOpened) -> None:
         self._change(id=opened.id, display_id=opened.display_id, url=opened.url, project=opened.project)
 
     def _deliver(self, streams: list[Stream]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import zmq
 
-from pluto_dist.core.messages import Answer, Question, Refusal, Reply, Request, decode_reply, encode
+from pluto_dist.core.values.messages import Answer, Question, Refusal, Reply, Request, decode_reply, encode
 
 
 class DealerClient:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import zmq
 
-from pluto_dist.core.messages import MAX_MESSAGE_BYTES, Refusal, Reply, Request, decode_request, encode
+from pluto_dist.core.values.messages import MAX_MESSAGE_BYTES, Refusal, Reply, Request, decode_request, encode
 
 ENVELOPE_FRAMES = 2  # peer, message
 BURST = 256  # messages taken before the caller gets a turn

@@ -13,20 +13,22 @@ from typing import Any, Protocol
 
 import pytest
 
-from pluto_dist.backend.interface import Backend, Batch
-from pluto_dist.core.ids import RunRef
-from pluto_dist.core.lifecycle import Target
-from pluto_dist.core.outcomes import Delivered, Rejected
-from pluto_dist.core.requests import (
+from pluto_dist.core.values.backend import (
+    Backend,
     BackendRun,
-    Opened,
+    Batch,
+    Delivered,
     OpenRequest,
     OpenResult,
     Refused,
+    Rejected,
+    RunOpened,
     Status,
     StatusReport,
     StreamKind,
 )
+from pluto_dist.core.values.ids import RunRef
+from pluto_dist.core.values.lifecycle import Target
 from pluto_dist.spool.frames import encode_frame
 
 
@@ -104,9 +106,9 @@ def file_line(path: Path, content: bytes, log_name: str, file_name: str) -> dict
     }
 
 
-def opened(result: OpenResult) -> Opened:
+def opened(result: OpenResult) -> RunOpened:
     """The Run, or a failure that shows the answer."""
-    assert isinstance(result, Opened), result
+    assert isinstance(result, RunOpened), result
     return result
 
 
@@ -129,7 +131,7 @@ class BackendContract:
         }
         return OpenRequest(key=key, target=rig.target, **(usual | fields))
 
-    def begin(self, rig: Rig, key: str = "k1", **fields: Any) -> tuple[Opened, BackendRun]:
+    def begin(self, rig: Rig, key: str = "k1", **fields: Any) -> tuple[RunOpened, BackendRun]:
         """A new Run."""
         run = opened(rig.backend.open(self.ask(rig, key, **fields)))
         return run, BackendRun(key, rig.target, run.id, run.project, run.name or "")

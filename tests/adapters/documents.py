@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
-from pluto_dist.core.book import Book, History
-from pluto_dist.core.document import Document, LeaseShown
-from pluto_dist.core.lifecycle import Target
-from pluto_dist.core.records import Point, Run, RunEvent, SeriesOwner
-from pluto_dist.core.showing import document as of_book
+from pluto_dist.core.values.book import Book, History
+from pluto_dist.core.values.document import Document, LeaseShown
+from pluto_dist.core.values.document import document as of_book
+from pluto_dist.core.values.lifecycle import Target
+from pluto_dist.core.values.records import Point, Run, RunEvent, SeriesOwner
 
 
 def lease(lease_id: str, participant: str = "owner", **more: object) -> LeaseShown:

@@ -17,24 +17,28 @@ from typing import Any, Literal
 
 import msgspec
 
-from pluto_dist.backend.interface import Batch
-from pluto_dist.core.lifecycle import Target
-from pluto_dist.core.merge import merge_tags
-from pluto_dist.core.outcomes import Delivered, Outcome, Rejected, Retry, Unknown
-from pluto_dist.core.requests import (
+from pluto_dist.core.rules.shared import merge_tags
+from pluto_dist.core.values.backend import (
     BackendRun,
+    Batch,
     Beat,
+    Delivered,
     LogType,
-    Opened,
     OpenRequest,
     OpenResult,
+    Outcome,
     Refused,
+    Rejected,
     Reopened,
+    Retry,
+    RunOpened,
     Status,
     StatusReport,
     StreamKind,
     Unavailable,
+    Unknown,
 )
+from pluto_dist.core.values.lifecycle import Target
 from pluto_dist.spool.file_lines import read_line
 
 Call = Literal[
@@ -115,7 +119,7 @@ class StoredRun:
 
 
 class MemoryBackend:
-    """Implements `pluto_dist.backend.interface.Backend`.
+    """Implements `pluto_dist.core.values.backend.Backend`.
 
     Attributes:
         runs: by id.
@@ -296,14 +300,14 @@ class MemoryBackend:
         return self.by_external_id(external_id or "", project)
 
 
-def _reopen(run: StoredRun) -> Opened:
+def _reopen(run: StoredRun) -> RunOpened:
     was, run.status = run.status, "RUNNING"
     run.reaped = False
     return _opened(run, resumed=True, was=was, parent=None)
 
 
-def _opened(run: StoredRun, *, resumed: bool, was: Status | None, parent: StoredRun | None) -> Opened:
-    return Opened(
+def _opened(run: StoredRun, *, resumed: bool, was: Status | None, parent: StoredRun | None) -> RunOpened:
+    return RunOpened(
         id=run.id,
         display_id=_display_id(run),
         project=run.project,

@@ -8,13 +8,12 @@ from typing import Any
 
 import httpx
 
-from pluto_dist.backend.interface import Batch
 from pluto_dist.backend.pluto import PlutoBackend
 from pluto_dist.backend.pluto.client import Client
 from pluto_dist.backend.pluto.http import Http
-from pluto_dist.core.lifecycle import Target
-from pluto_dist.core.requests import BackendRun, OpenRequest, StreamKind
-from pluto_dist.core.secret import Secret
+from pluto_dist.core.values.backend import BackendRun, Batch, OpenRequest, StreamKind
+from pluto_dist.core.values.lifecycle import Target
+from pluto_dist.secret import Secret
 from pluto_dist.spool.frames import encode_frame
 
 KEY = "mlps_GOOD"

@@ -12,20 +12,20 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pluto_dist.client import ancestors
-from pluto_dist.client.ancestors import program_of, read_ancestors, read_process
-from pluto_dist.client.job import LAUNCH_VARIABLES
-from pluto_dist.core.ids import Identity
-from pluto_dist.node import procfs
+from pluto_dist.client.job import ancestors
+from pluto_dist.client.job.ancestors import program_of, read_ancestors, read_process
+from pluto_dist.client.job.detect import LAUNCH_VARIABLES
+from pluto_dist.core.values.ids import Identity
+from pluto_dist.host import identity
 from tests.patience import PATIENCE_S
 
 ME = Identity("boot", 7, os.getpid(), 1, nonce="n", host="h")
 
 REPORT = """
 import json, os, sys
-from pluto_dist.client.ancestors import read_ancestors, read_process
-from pluto_dist.client.job import detect
-from pluto_dist.core.ids import Identity
+from pluto_dist.client.job.ancestors import read_ancestors, read_process
+from pluto_dist.client.job.detect import detect
+from pluto_dist.core.values.ids import Identity
 me = Identity("boot", 7, os.getpid(), 1)
 job = detect(os.environ, read_process(me), read_ancestors(me), 1).job
 print(json.dumps({"rank": job.rank, "key": job.key, "launcher": job.launcher and job.launcher.pid}))
@@ -54,7 +54,7 @@ def test_without_proc_psutil_sees_the_same_processes(monkeypatch: pytest.MonkeyP
 
 def test_strangers_in_the_proc_of_another_namespace_are_no_ancestors(monkeypatch: pytest.MonkeyPatch) -> None:
     """R2"""
-    monkeypatch.setattr(procfs, "shows_own_namespace", lambda: False)
+    monkeypatch.setattr(identity, "shows_own_namespace", lambda: False)
     assert read_ancestors(ME) == ()
 
 

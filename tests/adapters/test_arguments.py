@@ -11,15 +11,22 @@ import numpy as np
 import pytest
 
 import pluto_dist as pluto
-from pluto_dist.client.arguments import LONGEST_WAIT_S, flag_of, seconds_of, whole_of
-from pluto_dist.client.held import HeldLease
-from pluto_dist.client.lease import LeaseFiles
-from pluto_dist.client.wishes import fork_of, name_of, run_of
-from pluto_dist.core.ids import RunRef
-from pluto_dist.core.lifecycle import Finished, Noted, TagsRemoved
+from pluto_dist.client.arguments import (
+    LONGEST_WAIT_S,
+    flag_of,
+    fork_of,
+    name_of,
+    run_of,
+    seconds_of,
+    whole_of,
+)
+from pluto_dist.client.lease import HeldLease
+from pluto_dist.client.lease_files import LeaseFiles
+from pluto_dist.coordinator.spools import LifecycleTail
+from pluto_dist.core.values.ids import RunRef
+from pluto_dist.core.values.lifecycle import Finished, Noted, TagsRemoved
 from pluto_dist.errors import ArgumentError, ForkError, InvalidRecordError, SettingError
-from pluto_dist.node.settings import Settings
-from pluto_dist.node.spools import LifecycleTail
+from pluto_dist.host.settings import Settings
 
 BAD_OPENINGS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "name of another type": (lambda: pluto.init(name=5), ArgumentError, "name=5: pass a text"),

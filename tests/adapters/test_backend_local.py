@@ -9,24 +9,26 @@ from typing import Any
 import msgspec
 import pytest
 
-from pluto_dist.backend.interface import Batch
 from pluto_dist.backend.local import LocalBackend
 from pluto_dist.backend.local.store import Store
-from pluto_dist.core.document import Document, read
-from pluto_dist.core.lifecycle import Target
-from pluto_dist.core.merge import merge_json
-from pluto_dist.core.outcomes import Delivered, Outcome, Retry
-from pluto_dist.core.records import Verdict
-from pluto_dist.core.requests import (
+from pluto_dist.core.rules.shared import merge_json
+from pluto_dist.core.values.backend import (
     BackendRun,
+    Batch,
     Beat,
+    Delivered,
     LogType,
-    Opened,
     OpenRequest,
     OpenResult,
+    Outcome,
+    Retry,
+    RunOpened,
     Status,
     StatusReport,
 )
+from pluto_dist.core.values.document import Document, read
+from pluto_dist.core.values.lifecycle import Target
+from pluto_dist.core.values.records import Verdict
 from pluto_dist.spool.reader import list_streams, read_cut
 from tests.adapters import documents
 from tests.adapters.backend_contract import METRIC, BackendContract, cut, file_line
@@ -41,9 +43,9 @@ class Kept:
 
     def open(self, request: OpenRequest) -> OpenResult:
         result = self.local.open(request)
-        if isinstance(result, Opened) and self.store.document(request.key) is None and not result.resumed:
+        if isinstance(result, RunOpened) and self.store.document(request.key) is None and not result.resumed:
             self._write(_document(request, result))
-        elif isinstance(result, Opened) and result.resumed:
+        elif isinstance(result, RunOpened) and result.resumed:
             self._change(read(result.record).key, status="RUNNING")
         return result
 
@@ -226,7 +228,7 @@ def _refuse(*_: object) -> None:
     raise OSError(18, "Invalid cross-device link")
 
 
-def _document(request: OpenRequest, opened: Opened) -> Document:
+def _document(request: OpenRequest, opened: RunOpened) -> Document:
     return msgspec.structs.replace(
         documents.document(key=request.key, project=request.project),
         id=opened.id,

@@ -7,9 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from pluto_dist.core.lifecycle import Target
-from pluto_dist.core.outcomes import Delivered, Rejected, Retry, Unknown
-from pluto_dist.core.requests import Refused, Status, Unavailable
+from pluto_dist.core.values.backend import Delivered, Refused, Rejected, Retry, Status, Unavailable, Unknown
+from pluto_dist.core.values.lifecycle import Target
 from tests.adapters.backend_contract import LINE, METRIC, BackendContract, cut
 from tests.adapters.memory_backend import MemoryBackend, Script, Step
 

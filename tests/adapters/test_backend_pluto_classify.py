@@ -2,9 +2,19 @@
 
 import pytest
 
-from pluto_dist.backend.pluto.classify import classify, classify_broken, explain, is_expired
-from pluto_dist.backend.pluto.exchange import Answer, Broken, Kind, Progress, epoch_s, seconds_until
-from pluto_dist.core.outcomes import Delivered, Rejected, Retry, Unknown
+from pluto_dist.backend.pluto.exchange import (
+    Answer,
+    Broken,
+    Kind,
+    Progress,
+    classify,
+    classify_broken,
+    epoch_s,
+    explain,
+    is_expired,
+    seconds_until,
+)
+from pluto_dist.core.values.backend import Delivered, Rejected, Retry, Unknown
 
 OK = b'{"success":true}'
 DONE = b"Stream processed successfully: 3 records"

@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pluto_dist.backend.pluto import guard
-from pluto_dist.backend.pluto.guard import UnfitError
-from pluto_dist.backend.pluto.lines import first_fault
+from pluto_dist.backend.pluto.guard import UnfitError, first_fault
 
 
 def test_short_name_is_kept() -> None:

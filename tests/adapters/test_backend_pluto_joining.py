@@ -8,7 +8,14 @@ from typing import Any
 
 import pytest
 
-from pluto_dist.core.requests import BackendRun, Opened, OpenRequest, Status, StatusReport, Unavailable
+from pluto_dist.core.values.backend import (
+    BackendRun,
+    OpenRequest,
+    RunOpened,
+    Status,
+    StatusReport,
+    Unavailable,
+)
 from tests.adapters.backend_contract import opened
 from tests.adapters.test_backend_pluto_server import ServerRig
 from tests.pluto_server.clock import Clock
@@ -30,7 +37,7 @@ def ask(rig: ServerRig, want: str, **fields: Any) -> OpenRequest:
     return OpenRequest(**{**usual, "want": want, **fields})  # type: ignore[arg-type] # by its name
 
 
-def made(rig: ServerRig, status: Status | None = None, launch: str = "l1") -> Opened:
+def made(rig: ServerRig, status: Status | None = None, launch: str = "l1") -> RunOpened:
     """The owner's node makes the Run, and perhaps ends it a day ago."""
     run = opened(rig.backend.open(ask(rig, "create", tags=("a",), config=b'{"lr":1}', launch=launch)))
     if status is not None:

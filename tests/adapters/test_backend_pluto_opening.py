@@ -9,9 +9,16 @@ import httpx
 import pytest
 
 from pluto_dist.backend.pluto.opening import Opening
-from pluto_dist.core.ids import RunRef
-from pluto_dist.core.outcomes import Delivered, Retry
-from pluto_dist.core.requests import Opened, OpenResult, Refused, Reopened, Unavailable
+from pluto_dist.core.values.backend import (
+    Delivered,
+    OpenResult,
+    Refused,
+    Reopened,
+    Retry,
+    RunOpened,
+    Unavailable,
+)
+from pluto_dist.core.values.ids import RunRef
 from tests.adapters.pluto_support import Wire, absent, created, details, listed, ok, request
 
 CREATE = "/api/runs/create"
@@ -45,8 +52,8 @@ def attached() -> httpx.Response:
     return response
 
 
-def opened(result: OpenResult) -> Opened:
-    assert isinstance(result, Opened), result
+def opened(result: OpenResult) -> RunOpened:
+    assert isinstance(result, RunOpened), result
     return result
 
 
@@ -75,7 +82,7 @@ def test_create_sends_its_key_and_its_mark_and_no_config() -> None:
         "createdAt": 5,
     }
     assert wire.sent(3) == ("POST", "http://api/api/runs/config/update", {"runId": 7, "config": '{"lr":1}'})
-    assert result == Opened(
+    assert result == RunOpened(
         id=7,
         display_id="PRO-1",
         project="proj",

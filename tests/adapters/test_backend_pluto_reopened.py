@@ -4,9 +4,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from pluto_dist.backend.pluto.reopened import SLACK_MS, Reopening, reopening
-from pluto_dist.backend.pluto.replies import History, StatusEvent
-from pluto_dist.core.requests import Status
+from pluto_dist.backend.pluto.client import History, StatusEvent
+from pluto_dist.backend.pluto.opening import SLACK_MS, Reopening, reopening
+from pluto_dist.core.values.backend import Status
 
 CALLED_MS = 1_000_000
 

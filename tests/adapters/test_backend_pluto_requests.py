@@ -8,9 +8,17 @@ from pathlib import Path
 import httpx
 import pytest
 
-from pluto_dist.backend.pluto.urls import LIFE_S, Slot
-from pluto_dist.core.outcomes import Delivered, Outcome, Rejected, Retry, Unknown
-from pluto_dist.core.requests import BackendRun, Beat, StatusReport
+from pluto_dist.backend.pluto.files import LIFE_S, Slot
+from pluto_dist.core.values.backend import (
+    BackendRun,
+    Beat,
+    Delivered,
+    Outcome,
+    Rejected,
+    Retry,
+    StatusReport,
+    Unknown,
+)
 from tests.adapters.pluto_support import KEY, RUN, TARGET, Wire, batch, details, ok
 
 METRIC = {"time": 1, "step": 0, "data": {"loss": 0.5}}

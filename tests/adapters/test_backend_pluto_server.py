@@ -15,11 +15,21 @@ from pluto_dist.backend.pluto.exchange import Answer
 from pluto_dist.backend.pluto.files import Row
 from pluto_dist.backend.pluto.http import Http
 from pluto_dist.backend.pluto.lookup import Others
-from pluto_dist.core.ids import RunRef
-from pluto_dist.core.lifecycle import Target
-from pluto_dist.core.outcomes import Delivered, Rejected, Retry, Unknown
-from pluto_dist.core.requests import BackendRun, Opened, Refused, Status, StatusReport, Unavailable
-from pluto_dist.core.secret import Secret
+from pluto_dist.core.values.backend import (
+    BackendRun,
+    Delivered,
+    Refused,
+    Rejected,
+    Retry,
+    RunOpened,
+    Status,
+    StatusReport,
+    Unavailable,
+    Unknown,
+)
+from pluto_dist.core.values.ids import RunRef
+from pluto_dist.core.values.lifecycle import Target
+from pluto_dist.secret import Secret
 from tests.adapters.backend_contract import DATA, LINE, METRIC, BackendContract, cut, opened
 from tests.pluto_server.clock import Clock
 from tests.pluto_server.server import PlutoServer
@@ -359,7 +369,7 @@ class TestPlutoBackend(BackendContract):
         for name in ("no_proxy", "NO_PROXY"):
             monkeypatch.delenv(name, raising=False)
         backend = rig.another()
-        assert isinstance(backend.open(self.ask(rig)), Opened)
+        assert isinstance(backend.open(self.ask(rig)), RunOpened)
         backend.close()
 
     # --- files ----------------------------------------------------------------------------------------

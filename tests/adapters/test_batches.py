@@ -7,8 +7,8 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pluto_dist.core.events import PointSummary
-from pluto_dist.node.batches import contents, renamed
+from pluto_dist.core.values.events import PointSummary
+from pluto_dist.spool.batches import contents, renamed
 
 NAMES = st.sampled_from(["loss", "lr", "acc", "grad"])
 RECORDS = st.lists(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pluto_dist.node.spools import next_step
+from pluto_dist.coordinator.spools import next_step
 from pluto_dist.spool import blobs as module
 from pluto_dist.spool.blobs import Blobs, NoRoomError, NoSourceError, usage
 from pluto_dist.spool.file_lines import FileLine, encode_line, located, read_line, remove_blobs

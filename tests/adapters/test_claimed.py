@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from pluto_dist.client.claimed import Claimed, knows_its_run
-from pluto_dist.core.ids import Job, RunRef
-from pluto_dist.core.lifecycle import Fork, TagsRemoved, Target
+from pluto_dist.client.offline import Claimed, knows_its_run
+from pluto_dist.core.values.ids import Job, RunRef
+from pluto_dist.core.values.lifecycle import Fork, TagsRemoved, Target
 from tests.core.builders import claim, identity
 
 

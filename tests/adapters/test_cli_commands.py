@@ -19,8 +19,8 @@ import pluto_dist
 from pluto_dist.cli import coordinator, export, ps, runs, show
 from pluto_dist.cli.main import app, exit_code
 from pluto_dist.cli.spooled import caught_up
-from pluto_dist.core.document import Document
-from pluto_dist.core.records import Failure, Point, RunEvent, SeriesOwner, Verdict
+from pluto_dist.core.values.document import Document
+from pluto_dist.core.values.records import Failure, Point, RunEvent, SeriesOwner, Verdict
 from pluto_dist.errors import AmbiguousRunError, RunNotFoundError, SettingError
 from pluto_dist.spool.frames import encode_frame
 from tests.adapters.coordinators import answering, knowing
@@ -305,7 +305,7 @@ def test_an_error_of_the_machine_is_one_line_too(machine: Machine):
 
 def test_the_commands_are_listed_without_loading_what_they_need():
     """A shell's completion and every typo wait for this import."""
-    heavy = ("zmq", "httpx", "psutil", "sqlite3", "rich", "pluto_dist.core.document")
+    heavy = ("zmq", "httpx", "psutil", "sqlite3", "rich", "pluto_dist.core.values.document")
     probe = f"import sys, pluto_dist.cli.main; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -14,8 +14,8 @@ from pluto_dist.backend.local.store import Store
 from pluto_dist.cli import ask as asking
 from pluto_dist.cli.ask import ask, listener
 from pluto_dist.cli.lookup import Lookup, store_at
-from pluto_dist.core.document import Document
-from pluto_dist.core.messages import AskStatus, Refusal
+from pluto_dist.core.values.document import Document
+from pluto_dist.core.values.messages import AskStatus, Refusal
 from pluto_dist.errors import (
     AmbiguousRunError,
     CoordinatorUnavailableError,

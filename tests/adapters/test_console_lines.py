@@ -9,10 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pluto_dist.client.console.levels import Levels, LogType, StreamName
-from pluto_dist.client.console.lines import PIECE, LineCutter
-from pluto_dist.client.console.recorder import Recorder
-from pluto_dist.client.console.secrets import MASK, redactor, secrets_of
+from pluto_dist.client.console.text import (
+    MASK,
+    PIECE,
+    Levels,
+    LineCutter,
+    LogType,
+    Recorder,
+    StreamName,
+    redactor,
+    secrets_of,
+)
 
 KEY = "sk-12345678"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from pluto_dist.client.console.recorder import Recorder
-from pluto_dist.node.batches import numbered
+from pluto_dist.client.console.text import Recorder
+from pluto_dist.spool.batches import numbered
 
 
 def printed(*texts: str) -> list[bytes]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pluto_dist.client.console.recorder import Recorder
+from pluto_dist.client.console.text import Recorder
 from pluto_dist.client.console.wrap import StreamCapture, WrapCapture
 
 

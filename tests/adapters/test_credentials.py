@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from pluto_dist.core.secret import Secret
 from pluto_dist.errors import SettingError
-from pluto_dist.node.credentials import key_path, login_path, stored_key
-from pluto_dist.node.settings import load
+from pluto_dist.host.credentials import key_path, login_path, stored_key
+from pluto_dist.host.settings import load
+from pluto_dist.secret import Secret
 
 KEY = "mlps_SECRET"
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from pluto_dist.backend.local.points import SeriesPoint, summarise
+from pluto_dist.backend.local.reading import SeriesPoint, summarise
 from pluto_dist.cli.demo.check import Outcome, findings, ranks_mean
 from pluto_dist.cli.demo.job.ledger import Entry
-from pluto_dist.core.document import Document
-from pluto_dist.core.records import Failure, RunEvent, Verdict
+from pluto_dist.core.values.document import Document
+from pluto_dist.core.values.records import Failure, RunEvent, Verdict
 from tests.adapters import documents
 
 COMPLETED, ACCOUNTED, SHIPPED, CLOSED, CRASHED, KILLED, LEARNED = range(7)

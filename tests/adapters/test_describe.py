@@ -17,10 +17,10 @@ import msgspec
 import pytest
 
 from pluto_dist.client.origin import command_line, origin_of_this_process
-from pluto_dist.core.lifecycle import Origin
-from pluto_dist.node.system import describe as module
-from pluto_dist.node.system.describe import Describer, code_of, masked, packages, without_password
-from pluto_dist.node.system.gpus import described
+from pluto_dist.coordinator import describe as module
+from pluto_dist.coordinator.describe import Describer, code_of, masked, packages, without_password
+from pluto_dist.coordinator.sampler import described
+from pluto_dist.core.values.lifecycle import Origin
 from tests.official import OFFICIAL_PYTHON, needs_official_client
 from tests.patience import NEVER_S, PATIENCE_S
 

@@ -7,7 +7,7 @@ from argparse import Namespace
 import pytest
 
 import pluto_dist as pluto
-from pluto_dist.client.disabled import DisabledRun
+from pluto_dist.client.offline import DisabledRun
 from pluto_dist.client.runs import RUNS
 
 

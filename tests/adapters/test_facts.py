@@ -10,10 +10,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from pluto_dist.node import facts
-from pluto_dist.node.facts import Fact, gather, worst
-from pluto_dist.node.filesystems import Filesystem
-from pluto_dist.node.settings import load
+from pluto_dist.cli import facts
+from pluto_dist.cli.facts import Fact, gather, worst
+from pluto_dist.host.filesystems import Filesystem
+from pluto_dist.host.settings import load
 from tests.official import OFFICIAL_PYTHON, needs_official_client
 
 KEY = "mlpi_0123456789abcdef"
@@ -119,7 +119,7 @@ def test_a_refused_pidfd_is_told_with_its_consequence(tmp_path: Path, monkeypatc
 def test_a_job_at_pid_1_of_a_container_is_warned(tmp_path: Path):
     """R11: when pid 1 ends, the coordinator is killed with everything else."""
     code = (
-        "from pluto_dist.node.facts import gather; from pluto_dist.node.settings import load;"
+        "from pluto_dist.cli.facts import gather; from pluto_dist.host.settings import load;"
         f"found = gather(load({{'PLUTO_DIST_HOME': {str(tmp_path / 'home')!r}}}));"
         "print(*[fact.level for fact in found if fact.name == 'near_pid_1'])"
     )

@@ -11,13 +11,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from pluto_dist.core.ids import Identity
-from pluto_dist.node.identity import boot_clock, boot_id, identity_of, own_identity
-from pluto_dist.node.procfs import parse_stat
+from pluto_dist.core.values.ids import Identity
+from pluto_dist.host.identity import boot_clock, boot_id, identity_of, own_identity, parse_stat
 
 CHECKOUT = Path(__file__).parents[2]
 PRINT = (
-    "import msgspec; from pluto_dist.node.identity import own_identity;"
+    "import msgspec; from pluto_dist.host.identity import own_identity;"
     "print(msgspec.json.encode(own_identity()).decode(), flush=True)"
 )
 
@@ -108,7 +107,7 @@ def test_another_pid_namespace_is_another_identity():
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root for a pid namespace")
 def test_pids_are_not_looked_up_in_the_proc_of_another_namespace():
     """R2: without a /proc of its own, pid 1 there would be the machine's init."""
-    code = f"{PRINT}; from pluto_dist.node.identity import identity_of; assert identity_of(1) is None"
+    code = f"{PRINT}; from pluto_dist.host.identity import identity_of; assert identity_of(1) is None"
     (inside,) = run(code, "unshare", "--pid", "--fork")
     assert inside.pid == 1
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pluto_dist.client.job import (
+from pluto_dist.client.job.detect import (
     LAUNCH_VARIABLES,
     AncestorFacts,
     ProcessFacts,
@@ -18,7 +18,7 @@ from pluto_dist.client.job import (
     is_node_launcher,
     is_rank,
 )
-from pluto_dist.core.ids import Identity, Job
+from pluto_dist.core.values.ids import Identity, Job
 
 BOOT, NS = "boot-1", 4026531836
 Env = Mapping[str, str]

@@ -17,11 +17,12 @@ from pathlib import Path
 
 import pytest
 
+from pluto_dist.coordinator import lock as lockfile
 from pluto_dist.errors import CoordinatorUnavailableError, PlacesError
-from pluto_dist.node import boot, launch, lockfile
-from pluto_dist.node.cgroup import widen_affinity
-from pluto_dist.node.filesystems import Mount
-from pluto_dist.node.launch import (
+from pluto_dist.host import boot, launch
+from pluto_dist.host.cgroup import widen_affinity
+from pluto_dist.host.filesystems import Mount
+from pluto_dist.host.launch import (
     CoordinatorOptions,
     claim_start,
     command,
@@ -29,7 +30,7 @@ from pluto_dist.node.launch import (
     environment,
     start_detached,
 )
-from pluto_dist.node.places import Places, find_places
+from pluto_dist.host.places import Places, find_places
 from tests.patience import wait_until
 
 pytestmark = [pytest.mark.process, pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")]
@@ -174,7 +175,7 @@ def test_a_trainer_that_is_pid_1_is_not_confused(started: Started):
     """R3: the orphan becomes its child there, and `subprocess` does not mind."""
     trainer = (
         "import os, pathlib, subprocess, sys\n"
-        "from pluto_dist.node.launch import start_detached\n"
+        "from pluto_dist.host.launch import start_detached\n"
         "program = [sys.executable, '-S', '-c', 'pass']\n"
         f"start_detached(program, pathlib.Path({str(started.log)!r}), dict(os.environ))\n"
         "done = subprocess.run([sys.executable, '-S', '-c', 'raise SystemExit(7)'])\n"
@@ -230,11 +231,12 @@ def test_the_command_shows_no_secret_and_can_be_read_back(places: Places):
 def test_a_plain_checkout_runs_itself_and_is_not_shadowed(started: Started, tmp_path: Path):
     """R3: beside the package lie modules that are named like the standard library's."""
     checkout = tmp_path / "checkout"
-    (checkout / "pluto_dist" / "node").mkdir(parents=True)
-    for name in ("__init__.py", "node/__init__.py"):
+    for folder in ("host", "coordinator"):
+        (checkout / "pluto_dist" / folder).mkdir(parents=True)
+    for name in ("__init__.py", "host/__init__.py", "coordinator/__init__.py"):
         (checkout / "pluto_dist" / name).write_text("")
-    shutil.copy(boot.__file__, checkout / "pluto_dist" / "node" / "boot.py")
-    (checkout / "pluto_dist" / "node" / "__main__.py").write_text(STAND_IN)
+    shutil.copy(boot.__file__, checkout / "pluto_dist" / "host" / "boot.py")
+    (checkout / "pluto_dist" / "coordinator" / "__main__.py").write_text(STAND_IN)
     (tmp_path / "other" / "pluto_dist").mkdir(parents=True)
     (tmp_path / "other" / "pluto_dist" / "__init__.py").write_text("raise ImportError('another version')")
     for name in ("json", "threading", "signal"):
@@ -242,7 +244,7 @@ def test_a_plain_checkout_runs_itself_and_is_not_shadowed(started: Started, tmp_
     line = [
         sys.executable,
         "-P",
-        str(checkout / "pluto_dist" / "node" / "boot.py"),
+        str(checkout / "pluto_dist" / "host" / "boot.py"),
         f"{boot.OPTION}{tmp_path / 'other'}",
         f"{boot.OPTION}{checkout}",
         "--runtime=/r",
@@ -304,7 +306,7 @@ def test_a_start_that_came_to_nothing_does_not_stop_the_next(places: Places, age
 def test_one_coordinator_holds_the_lock_and_its_death_frees_it(places: Places):
     """R3"""
     code = (
-        "import pathlib, sys; from pluto_dist.node import lockfile;"
+        "import pathlib, sys; from pluto_dist.coordinator import lock as lockfile;"
         "held = lockfile.take(pathlib.Path(sys.argv[1]));"
         "print(held is not None, flush=True); sys.stdin.read()"
     )
@@ -403,7 +405,7 @@ def test_what_it_is_born_with_is_the_lock_and_no_child_of_its_own_has_it(places:
     """R3: else a helper that outlives it would keep every other coordinator from starting."""
     adopts = (
         "import subprocess, sys; sys.path.insert(0, %r); from pathlib import Path\n"
-        "from pluto_dist.node import lockfile\n"
+        "from pluto_dist.coordinator import lock as lockfile\n"
         "lock = lockfile.adopt(Path(%r), int(sys.argv[-1].partition('=')[2]))\n"
         "helper = subprocess.Popen([sys.executable, '-c', %r], close_fds=False)\n"
         "print('adopted', lock is not None and lock.is_intact(), helper.pid, flush=True)\n"
@@ -455,7 +457,7 @@ def test_a_forked_child_of_a_client_never_has_the_lock(places: Places, started: 
 def test_a_pinned_coordinator_may_use_all_its_cpus_again():
     """R3"""
     code = (
-        "import os; from pluto_dist.node.cgroup import widen_affinity;"
+        "import os; from pluto_dist.host.cgroup import widen_affinity;"
         "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); print(widen_affinity())"
     )
     found = subprocess.run(

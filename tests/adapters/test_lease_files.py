@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from pluto_dist.client.lease import LeaseFiles, Wall
-from pluto_dist.client.once import WarnOnce
+from pluto_dist.client.lease_files import LeaseFiles, Wall
+from pluto_dist.client.notices import WarnOnce
 from pluto_dist.client.points import PointLog
-from pluto_dist.core.lifecycle import Noted, encode_entry
+from pluto_dist.coordinator import spools
+from pluto_dist.core.values.lifecycle import Noted, encode_entry
 from pluto_dist.errors import PlacesError
-from pluto_dist.node import folders
-from pluto_dist.node.identity import boot_clock
-from pluto_dist.node.lease_lock import LOCK_NAME
+from pluto_dist.host.identity import boot_clock
+from pluto_dist.host.lease_lock import LOCK_NAME
 
 
 def files_at(spool: Path, *, durable: bool = False) -> LeaseFiles:
@@ -87,7 +87,7 @@ def test_times_of_a_living_lease_are_renewed(tmp_path: Path) -> None:
     old = time.time() - 3 * 86_400
     lock = files.folder / "lease.lock"
     os.utime(lock, (old, old))
-    list(folders.LeaseFolders(tmp_path).look(boot_clock()))
+    list(spools.LeaseFolders(tmp_path).look(boot_clock()))
     assert lock.stat().st_mtime > old + 86_400
 
 
@@ -105,7 +105,7 @@ def test_a_lease_of_which_the_disk_took_no_word_is_swept_when_its_process_is_gon
     os.utime(lock, (time.time() - age_s,) * 2)
     if records:
         (folder / "metrics-00000001.spool").write_bytes(b"something")
-    list(folders.LeaseFolders(tmp_path).scan(boot_clock()))
+    list(spools.LeaseFolders(tmp_path).scan(boot_clock()))
     assert folder.exists() == stays
 
 

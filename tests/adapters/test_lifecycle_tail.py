@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pluto_dist.client.lease import LeaseFiles
-from pluto_dist.core.lifecycle import Noted, Unreadable
-from pluto_dist.node.spools import LifecycleTail
+from pluto_dist.client.lease_files import LeaseFiles
+from pluto_dist.coordinator.spools import LifecycleTail
+from pluto_dist.core.values.lifecycle import Noted, Unreadable
 
 BAD = {
     "an entry of a newer version": b'{"entry":"promoted","at":1.0,"wall_ms":1}\n',

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from pluto_dist.node.identity import identity_of
-from pluto_dist.node.liveguard import Liveguard
+from pluto_dist.coordinator.watches import Liveguard
+from pluto_dist.host.identity import identity_of
 
 SLEEPER = [sys.executable, "-S", "-c", "import sys; sys.stdin.read()"]
 

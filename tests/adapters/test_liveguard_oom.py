@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from pluto_dist.node import liveguard
-from pluto_dist.node.identity import boot_clock, identity_of
-from pluto_dist.node.liveguard import Death, Liveguard
+from pluto_dist.coordinator import watches
+from pluto_dist.coordinator.watches import Death, Liveguard
+from pluto_dist.host.identity import boot_clock, identity_of
 from tests.process.harness import wait_until
 
 pytestmark = [
@@ -27,7 +27,7 @@ def counter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Stands for the memory.events of the cgroup of every process."""
     made = tmp_path / "memory.events"
     made.write_text("oom 1\noom_kill 1\n")
-    monkeypatch.setattr(liveguard, "oom_counter_of", lambda pid: made)
+    monkeypatch.setattr(watches, "oom_counter_of", lambda pid: made)
     return made
 
 
@@ -76,6 +76,6 @@ def test_each_is_asked_for_its_own_cgroup(
 ) -> None:
     """R9: the coordinator may be in another cgroup than the job."""
     asked: list[int] = []
-    monkeypatch.setattr(liveguard, "oom_counter_of", asked.append)
+    monkeypatch.setattr(watches, "oom_counter_of", asked.append)
     Liveguard().start("lease", identity_of(process.pid), None, boot_clock())
     assert asked == [process.pid]

@@ -14,15 +14,22 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from pluto_dist.core.ids import Identity
+from pluto_dist.core.values.ids import Identity
 from pluto_dist.errors import PlacesError
-from pluto_dist.node import liveness
-from pluto_dist.node.cgroup import oom_counter_of, oom_kills
-from pluto_dist.node.exit_status import ExitStatus, decode_wait_status, exit_status_of
-from pluto_dist.node.filesystems import Mount
-from pluto_dist.node.identity import identity_of, own_identity
-from pluto_dist.node.lease_lock import LeaseLock, LeaseProbe
-from pluto_dist.node.liveness import GoneWatch, LockWatch, PidfdWatch, watch
+from pluto_dist.host import liveness
+from pluto_dist.host.cgroup import oom_counter_of, oom_kills
+from pluto_dist.host.filesystems import Mount
+from pluto_dist.host.identity import identity_of, own_identity
+from pluto_dist.host.lease_lock import LeaseLock, LeaseProbe
+from pluto_dist.host.liveness import (
+    ExitStatus,
+    GoneWatch,
+    LockWatch,
+    PidfdWatch,
+    decode_wait_status,
+    exit_status_of,
+    watch,
+)
 from tests.patience import PATIENCE_S, wait_until
 
 pytestmark = [
@@ -36,8 +43,8 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root for namesp
 
 HOLD = """
 import sys, pathlib, msgspec
-from pluto_dist.node.identity import own_identity
-from pluto_dist.node.lease_lock import LeaseLock
+from pluto_dist.host.identity import own_identity
+from pluto_dist.host.lease_lock import LeaseLock
 lock = LeaseLock(pathlib.Path(sys.argv[1]))
 print(msgspec.json.encode(own_identity()).decode(), flush=True)
 """
@@ -285,7 +292,7 @@ def test_the_zero_that_the_kernel_shows_to_strangers_is_not_believed():
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         identity = watch_start(process.pid)
         code = (
-            "import os; from pluto_dist.node.exit_status import exit_status_of;"
+            "import os; from pluto_dist.host.liveness import exit_status_of;"
             f"os.setgroups([]); os.setresgid(*[{NOBODY}] * 3); os.setresuid(*[{NOBODY}] * 3);"
             f"print(exit_status_of({process.pid}, {identity}))"
         )
@@ -422,7 +429,7 @@ def test_a_process_of_another_pid_namespace_is_watched_by_its_lock(lease: Path, 
 def test_the_lock_is_seen_from_inside_another_namespace(lease: Path):
     """R2"""
     code = (
-        "import sys, pathlib; from pluto_dist.node.lease_lock import LeaseProbe;"
+        "import sys, pathlib; from pluto_dist.host.lease_lock import LeaseProbe;"
         "print(LeaseProbe(pathlib.Path(sys.argv[1])).state())"
     )
     inside = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", code, str(lease)]
@@ -437,7 +444,7 @@ def test_the_lock_is_seen_from_inside_another_namespace(lease: Path):
 def test_with_the_proc_of_another_namespace_nobody_is_declared_dead():
     """R2: pid 1 there is another process, with another start."""
     code = (
-        "from pluto_dist.node.identity import own_identity; from pluto_dist.node.liveness import watch;"
+        "from pluto_dist.host.identity import own_identity; from pluto_dist.host.liveness import watch;"
         "print(watch(own_identity()).check())"
     )
     inside = ["unshare", "--pid", "--fork", sys.executable, "-c", code]
@@ -522,7 +529,7 @@ def test_the_counter_of_a_process_is_found(
         (tmp_path / file).write_text("oom_kill 0\n")
     (tmp_path / "proc" / "7").mkdir(parents=True)
     (tmp_path / "proc" / "7" / "cgroup").write_text(lines)
-    monkeypatch.setattr("pluto_dist.node.cgroup.PROC", tmp_path / "proc")
+    monkeypatch.setattr("pluto_dist.host.cgroup.PROC", tmp_path / "proc")
     among = (
         Mount(str(tmp_path), "cgroup2", root),
         Mount(str(tmp_path / "v1"), "cgroup", root, "rw,memory"),
@@ -538,5 +545,5 @@ def test_a_cgroup_outside_of_the_own_view_is_not_mistaken_for_one_inside(
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "outside" / "memory.events").write_text("oom_kill 0\n")
     (tmp_path / "proc" / "7" / "cgroup").write_text("0::/../outside\n")
-    monkeypatch.setattr("pluto_dist.node.cgroup.PROC", tmp_path / "proc")
+    monkeypatch.setattr("pluto_dist.host.cgroup.PROC", tmp_path / "proc")
     assert oom_counter_of(7, [Mount(str(tmp_path / "view"), "cgroup2")]) is None

@@ -9,10 +9,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from pluto_dist.backend.local import points as subject
-from pluto_dist.backend.local.points import SeriesPoint, read_points, shown, summarise
-from pluto_dist.core import document as papers
-from pluto_dist.core.records import Point, SeriesOwner
+from pluto_dist.backend.local import reading as subject
+from pluto_dist.backend.local.reading import SeriesPoint, read_points, shown, summarise
+from pluto_dist.core.values import document as papers
+from pluto_dist.core.values.records import Point, SeriesOwner
 from pluto_dist.spool.frames import DECLARE, encode_declaration, encode_frame
 from pluto_dist.spool.names import segment_name
 from tests.adapters.documents import document, lease

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from pluto_dist.errors import PlacesError, SocketPathError
-from pluto_dist.node.filesystems import (
+from pluto_dist.host.filesystems import (
     Filesystem,
     Mount,
     existing,
@@ -23,7 +23,7 @@ from pluto_dist.node.filesystems import (
     parse_mountinfo,
     short_lived,
 )
-from pluto_dist.node.places import (
+from pluto_dist.host.places import (
     SOCKET_PATH_LIMIT,
     find_places,
     leftover_spools,
@@ -32,7 +32,7 @@ from pluto_dist.node.places import (
     socket_of,
     store_of,
 )
-from pluto_dist.node.private_files import open_private, private_folder
+from pluto_dist.host.private_files import open_private, private_folder
 
 NOBODY = 65534
 LOCAL = (Mount("/", "ext4"),)
@@ -87,7 +87,7 @@ def test_every_process_finds_the_same_place_whatever_its_environment(
 
 
 def test_all_paths_follow_from_the_base(monkeypatch: pytest.MonkeyPatch, shared: Path):
-    monkeypatch.setattr("pluto_dist.node.places.SOCKET_PATH_LIMIT", 4096)
+    monkeypatch.setattr("pluto_dist.host.places.SOCKET_PATH_LIMIT", 4096)
     places = find_places(parents=[str(shared)], among=LOCAL)
     assert places_at(places.runtime, places.spool).base == places.base
     for path in (places.socket, places.lock, places.database, places.log):
@@ -254,7 +254,7 @@ def test_another_user_cannot_look_into_the_places(public: Path):
 def test_two_users_have_two_places(public: Path):
     find_places(parents=[str(public)], among=LOCAL)
     code = (
-        "import os; from pluto_dist.node.places import find_places;"
+        "import os; from pluto_dist.host.places import find_places;"
         f"os.setgroups([]); os.setresgid(*[{NOBODY}] * 3); os.setresuid(*[{NOBODY}] * 3);"
         f"print(find_places(parents=[{str(public)!r}]).base)"
     )

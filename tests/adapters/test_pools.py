@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 from typing import Literal
 
-from pluto_dist.core.effects import BeatRun, OpenRun, Ship, WriteDocument
-from pluto_dist.core.lifecycle import Target
-from pluto_dist.core.requests import BackendRun, OpenRequest, StreamKind
-from pluto_dist.node.pools import Place, Pools, place_of
+from pluto_dist.coordinator.threads import Place, Pools, place_of
+from pluto_dist.core.values.backend import BackendRun, OpenRequest, StreamKind
+from pluto_dist.core.values.effects import BeatRun, OpenRun, Ship, WriteDocument
+from pluto_dist.core.values.lifecycle import Target
 from tests.patience import PATIENCE_S
 
 

@@ -15,9 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pluto_dist.client.collect import MAX_DEPTH, MAX_DICTS
-from pluto_dist.client.record import Encoded, declaration, encode, epoch_ms
-from pluto_dist.core.foreign import MAX_STEP
+from pluto_dist.client.record import MAX_DEPTH, MAX_DICTS, Encoded, declaration, encode, epoch_ms
+from pluto_dist.core.values.ids import MAX_STEP
 from pluto_dist.errors import InvalidRecordError
 
 TIME_MS = 1_760_000_000_000

@@ -8,8 +8,8 @@ import pytest
 
 from pluto_dist.backend.local.files import place_of
 from pluto_dist.backend.local.store import Store
-from pluto_dist.core.effects import Copy, DropCopies, KeepCopies
-from pluto_dist.node import remainders
+from pluto_dist.coordinator import worker
+from pluto_dist.core.values.effects import Copy, DropCopies, KeepCopies
 from pluto_dist.spool.blobs import Blobs
 from pluto_dist.spool.file_lines import FileLine, encode_line
 from pluto_dist.spool.reader import list_streams
@@ -37,10 +37,10 @@ class Lease:
         self.files.append(encode_line(line))
         return line
 
-    def keep(self, *streams: str) -> remainders.CopiesKept:
+    def keep(self, *streams: str) -> worker.CopiesKept:
         sizes = list_streams(str(self.folder))
         copies = [Copy(stream, n, 0, size) for stream in streams for n, size in sizes[stream].items()]
-        return remainders.keep(
+        return worker.keep(
             KeepCopies(
                 run=RUN,
                 store=str(self.store.root),
@@ -50,8 +50,8 @@ class Lease:
             )
         )
 
-    def drop(self) -> remainders.CopiesDropped:
-        return remainders.drop(
+    def drop(self) -> worker.CopiesDropped:
+        return worker.drop(
             DropCopies(run=RUN, store=str(self.store.root), lease_id=LEASE, segments=(("files", 1),))
         )
 
@@ -82,7 +82,7 @@ def test_files_whose_lines_are_not_copied_wait_for_the_next_copy(lease: Lease) -
     one = lease.log("m", b"1")
     end = list_streams(str(lease.folder))["files"][1]
     two = lease.log("m", b"2")
-    remainders.keep(
+    worker.keep(
         KeepCopies(
             run=RUN,
             store=str(lease.store.root),

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import httpx
 
-from pluto_dist.backend.pluto.classify import explain
-from pluto_dist.backend.pluto.exchange import Answer
+from pluto_dist.backend.pluto.exchange import Answer, explain
 from pluto_dist.backend.pluto.http import Http
-from pluto_dist.core.secret import Secret
+from pluto_dist.secret import Secret
 
 KEY = "mlpi_abc-NEVER.to_be_seen"
 

@@ -10,9 +10,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from pluto_dist.core.secret import Secret
 from pluto_dist.errors import SettingError
-from pluto_dist.node.settings import (
+from pluto_dist.host.settings import (
     HOSTED,
     Settings,
     as_option,
@@ -22,6 +21,7 @@ from pluto_dist.node.settings import (
     target_of,
     variables_of,
 )
+from pluto_dist.secret import Secret
 
 KEY = "mlpi_0123456789abcdef"
 
@@ -266,7 +266,7 @@ def test_settings_are_frozen():
 
 def test_reading_settings_loads_nothing_heavy():
     """Design section 8: what a trainer imports stays light."""
-    code = "import sys; import pluto_dist.node.settings; print(*sys.modules)"
+    code = "import sys; import pluto_dist.host.settings; print(*sys.modules)"
     found = subprocess.run(
         [sys.executable, "-S", "-c", code], check=False, env=_with_path(), capture_output=True, text=True
     )

@@ -23,8 +23,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pluto_dist.client.jsonable import MAX_ARRAY, MAX_DEPTH, MAX_REPR, MAX_VALUES
-from pluto_dist.client.snapshot import MAX_BYTES, snapshot
+from pluto_dist.client.values import MAX_ARRAY, MAX_BYTES, MAX_DEPTH, MAX_REPR, MAX_VALUES, snapshot
 from pluto_dist.errors import InvalidRecordError
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pluto_dist.core.room import delivered_segments
+from pluto_dist.core.rules.stream import delivered_segments
 from pluto_dist.spool.files import Files
 from pluto_dist.spool.frames import HEADER_BYTES, MAGIC, MAX_PAYLOAD, Cut, encode_frame
 from pluto_dist.spool.names import segment_name

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from pluto_dist.core.lifecycle import Target
-from pluto_dist.core.requests import OpenRequest
-from pluto_dist.sync import heart
+from pluto_dist.core.values.backend import OpenRequest
+from pluto_dist.core.values.lifecycle import Target
+from pluto_dist.sync import claim as heart
 from pluto_dist.sync.claim import STALE_S, Claim, SyncBusyError
 from tests.adapters.memory_backend import MemoryBackend
 from tests.patience import PATIENCE_S

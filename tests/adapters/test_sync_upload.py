@@ -11,15 +11,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from pluto_dist.backend.interface import Batch
 from pluto_dist.backend.pluto import PlutoBackend
-from pluto_dist.core.document import Document, VerdictShown
-from pluto_dist.core.lifecycle import Target
-from pluto_dist.core.outcomes import Outcome
-from pluto_dist.core.records import Point, SeriesOwner
-from pluto_dist.core.requests import BackendRun, Opened, OpenRequest, StatusReport
-from pluto_dist.core.secret import Secret
+from pluto_dist.core.values.backend import BackendRun, Batch, OpenRequest, Outcome, RunOpened, StatusReport
+from pluto_dist.core.values.document import Document, VerdictShown
+from pluto_dist.core.values.lifecycle import Target
+from pluto_dist.core.values.records import Point, SeriesOwner
 from pluto_dist.errors import KeyRefusedError
+from pluto_dist.secret import Secret
 from pluto_dist.sync.plan import FRESH_S, plan
 from tests.adapters.sync_support import (
     NOW_MS,
@@ -417,13 +415,13 @@ def home(target: Target, shelf: Shelf) -> Target:
 
 def begun(backend: PlutoBackend, home: Target, operator: Operator) -> dict[str, Any]:
     """A Run that a coordinator has created; fields of its record."""
-    from pluto_dist.core.requests import Opened, OpenRequest
+    from pluto_dist.core.values.backend import OpenRequest, RunOpened
 
     request = OpenRequest(
         key="key-000001", target=home, want="create", project="demo", name="first", external_id="mine-1"
     )
     opened = backend.open(request)
-    assert isinstance(opened, Opened)
+    assert isinstance(opened, RunOpened)
     backend.beat(BackendRun("key-000001", home, opened.id, "demo"))
     return {"target": home, "id": opened.id, "display_id": opened.display_id}
 
@@ -619,7 +617,7 @@ def test_remainders_of_files_go_when_the_server_has_them(
 ) -> None:
     """R11: files of a Run that has its home on the server are in the store only until then."""
     opened = backend.open(_create(target))
-    assert isinstance(opened, Opened)
+    assert isinstance(opened, RunOpened)
     home = msgspec.structs.replace(target, store=str(shelf.store.root))
     shelf.put(owner(), target=home, id=opened.id, display_id=opened.display_id, project=opened.project)
     shelf.write(OWNER, "files", file_record(shelf, 0, b"x"))
@@ -644,7 +642,7 @@ def test_what_a_relay_left_behind_is_added_to_the_run_of_its_owner(
         key="owner", target=target, want="create", project="demo", name="x", external_id="x", tags=("a",)
     )
     run = backend.open(owners)
-    assert isinstance(run, Opened)
+    assert isinstance(run, RunOpened)
     backend.report(BackendRun("owner", target, run.id, "demo"), StatusReport("COMPLETED", None, 0))
     operator.waive("6.3.2")
     before = operator.run(run.id)

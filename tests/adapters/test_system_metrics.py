@@ -14,11 +14,10 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from pluto_dist.core.effects import NodeFeed
-from pluto_dist.node.system import sensors as module
-from pluto_dist.node.system.gpus import Gpus
-from pluto_dist.node.system.recorder import NodeRecorder
-from pluto_dist.node.system.sensors import (
+from pluto_dist.coordinator import sampler as module
+from pluto_dist.coordinator.sampler import (
+    Gpus,
+    NodeRecorder,
     Rates,
     Sensors,
     disk_used,
@@ -26,6 +25,7 @@ from pluto_dist.node.system.sensors import (
     infiniband,
     sensors_of_this_node,
 )
+from pluto_dist.core.values.effects import NodeFeed
 from pluto_dist.spool.reader import list_streams, read_cut
 from tests.official import OFFICIAL_PYTHON, needs_official_client
 from tests.patience import PATIENCE_S
@@ -305,7 +305,7 @@ def test_runs_that_are_due_just_after_each_other_share_one_sample(tmp_path: Path
 
 
 def test_psutil_is_loaded_with_the_first_sample_and_not_before() -> None:
-    code = "import sys, pluto_dist.node.main; sys.exit('psutil' in sys.modules)"
+    code = "import sys, pluto_dist.coordinator.main; sys.exit('psutil' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

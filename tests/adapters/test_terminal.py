@@ -15,8 +15,8 @@ from pluto_dist.client import announce
 from pluto_dist.client.console.fd import flush_python_streams
 from pluto_dist.client.console.wrap import WrapCapture
 from pluto_dist.client.terminal import is_terminal, tell
-from pluto_dist.node.log import say
-from pluto_dist.node.settings import Settings
+from pluto_dist.coordinator.log import say
+from pluto_dist.host.settings import Settings
 from tests.adapters.test_console_wrap import Tape
 from tests.adapters.test_tidings import view
 

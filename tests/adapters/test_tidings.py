@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from pluto_dist.client.tidings import Tidings
-from pluto_dist.core.messages import RunView, View
+from pluto_dist.client.notices import Tidings
+from pluto_dist.core.values.messages import RunView, View
 
 RUN = RunView(
     key="k", external_id="x", project="p", name="x", mode="local", status="RUNNING", phase="running"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 LOGS = """
 from pathlib import Path
-from pluto_dist.client.lease import LeaseFiles, Wall
-from pluto_dist.client.once import WarnOnce
+from pluto_dist.client.lease_files import LeaseFiles, Wall
+from pluto_dist.client.notices import WarnOnce
 from pluto_dist.client.points import PointLog
 {setup}
 files = LeaseFiles(Path({spool!r}), segment_bytes=1 << 20, quota_bytes=None)

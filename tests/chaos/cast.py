@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 import pluto_dist as pluto
-from pluto_dist.client.disabled import DisabledRun
+from pluto_dist.client.offline import DisabledRun
 from pluto_dist.errors import PlutoDistError
 from tests.chaos.ledger import Kind, Ledger
 

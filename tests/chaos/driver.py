@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from pluto_dist.core.phase import RESTART_WINDOW_S
+from pluto_dist.core.rules.verdict import RESTART_WINDOW_S
 from tests.chaos.actors import Actor, Job, Numbers, part_of
 from tests.chaos.cast import LEDGERS, OVER
 from tests.chaos.faults import Faults

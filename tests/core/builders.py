@@ -6,10 +6,10 @@ from typing import Any
 
 import msgspec
 
-from pluto_dist.core.ids import Identity, Job
-from pluto_dist.core.lifecycle import Evidence, Opened
-from pluto_dist.core.messages import PROTOCOL
-from pluto_dist.core.records import Lease, Run
+from pluto_dist.core.values.ids import Identity, Job
+from pluto_dist.core.values.lifecycle import Claim, Evidence
+from pluto_dist.core.values.messages import PROTOCOL
+from pluto_dist.core.values.records import Lease, Run
 from tests.core.processes import PLUTO
 
 LAUNCHER = Identity("boot-1", 1, 900, 9000, "launcher", "host")
@@ -26,7 +26,7 @@ def job(rank: int | None = None, **fields: Any) -> Job:
     return Job(**{"key": "job", "rank": rank, "launcher": launcher, **fields})
 
 
-def claim(rank: int | None = None, **fields: Any) -> Opened:
+def claim(rank: int | None = None, **fields: Any) -> Claim:
     """What a process asks for; `init()` without an id if nothing else is said."""
     given: dict[str, Any] = {
         "at": 0.0,
@@ -39,7 +39,7 @@ def claim(rank: int | None = None, **fields: Any) -> Opened:
         "project": "demo",
         "generated_id": "generated",
     }
-    return Opened(**{**given, **fields})
+    return Claim(**{**given, **fields})
 
 
 def run(**fields: Any) -> Run:

@@ -11,14 +11,14 @@ from collections.abc import Callable
 
 import msgspec
 
-from pluto_dist.core import effects as do
-from pluto_dist.core import events as on
-from pluto_dist.core.book import Book
-from pluto_dist.core.coordinator import Coordinator
-from pluto_dist.core.ids import Identity
-from pluto_dist.core.lifecycle import Target
-from pluto_dist.core.messages import Answer, Refusal, Reply, View
-from pluto_dist.core.records import Now
+from pluto_dist.core.machine.coordinator import Coordinator
+from pluto_dist.core.values import effects as do
+from pluto_dist.core.values import events as on
+from pluto_dist.core.values.book import Book
+from pluto_dist.core.values.ids import Identity
+from pluto_dist.core.values.lifecycle import Target
+from pluto_dist.core.values.messages import Answer, Refusal, Reply, View
+from pluto_dist.core.values.records import Now
 from tests.core.invariants import Invariants
 from tests.core.processes import PLUTO, Process
 from tests.core.server import Server

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from pluto_dist.core import events as on
-from pluto_dist.core.records import Lease, Run, Verdict
+from pluto_dist.core.values import events as on
+from pluto_dist.core.values.records import Lease, Run, Verdict
 
 if TYPE_CHECKING:
     from tests.core.driver import Driver

@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from pluto_dist.core.ids import Identity, Job, RunRef, classify_run_id
-from pluto_dist.core.lifecycle import (
+from pluto_dist.core.values.ids import Identity, Job, RunRef, classify_run_id
+from pluto_dist.core.values.lifecycle import (
+    Claim,
     Closed,
     ConfigUpdated,
     Evidence,
     Finished,
     LifecycleEntry,
-    Opened,
     TagsAdded,
     TagsRemoved,
     Target,
     Unreadable,
 )
-from pluto_dist.core.messages import PROTOCOL, View
+from pluto_dist.core.values.messages import PROTOCOL, View
 from tests.core.spool import Spool
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class Process:
         self.spools.append(spool)
         self.world.spools[lease_id] = spool
         self.world.owners[lease_id] = self
-        opened = Opened(
+        opened = Claim(
             at=self.world.now,
             wall_ms=self.world.wall_ms,
             protocol=PROTOCOL,
@@ -240,7 +240,7 @@ class Launch:
 def _kept(spool: Spool) -> bool:
     """Whether it was opened by `init()` and not merely closed."""
     opened, last = spool.entries[0], spool.entries[-1]
-    return isinstance(opened, Opened) and opened.verb == "init" and not isinstance(last, Closed)
+    return isinstance(opened, Claim) and opened.verb == "init" and not isinstance(last, Closed)
 
 
 def _ref(run: str | int | None) -> RunRef | None:

@@ -11,21 +11,25 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from pluto_dist.core.effects import Control, OpenRun, Ship
-from pluto_dist.core.merge import merge_json, merge_tags
-from pluto_dist.core.outcomes import Delivered, Outcome, Rejected, Retry, Unknown
-from pluto_dist.core.requests import (
+from pluto_dist.core.rules.shared import merge_json, merge_tags
+from pluto_dist.core.values.backend import (
     Beat,
-    Opened,
+    Delivered,
     OpenRequest,
     OpenResult,
+    Outcome,
     Refused,
+    Rejected,
     Reopened,
+    Retry,
+    RunOpened,
     Status,
     StatusReport,
     TagsChange,
     Unavailable,
+    Unknown,
 )
+from pluto_dist.core.values.effects import Control, OpenRun, Ship
 from tests.core.spool import Record
 
 
@@ -97,7 +101,7 @@ class Server:
         self.asked_s.append(request.asked_s)
         self.created_ms.append(request.created_ms)
         chosen = self._chosen("open")
-        if isinstance(chosen, Opened | Refused | Unavailable):
+        if isinstance(chosen, RunOpened | Refused | Unavailable):
             return chosen
         if self.down:
             return Unavailable("connection refused")
@@ -191,7 +195,7 @@ class Server:
             None,
         )
 
-    def _create(self, request: OpenRequest) -> Opened:
+    def _create(self, request: OpenRequest) -> RunOpened:
         number = len(self.runs) + 1
         external = request.external_id or ""
         run = ServerRun(number, request.project, external, request.key, tags=request.tags)
@@ -199,7 +203,7 @@ class Server:
         self.runs[number] = run
         return self._opened(run, resumed=False)
 
-    def _attach(self, run: ServerRun, request: OpenRequest) -> Opened:
+    def _attach(self, run: ServerRun, request: OpenRequest) -> RunOpened:
         was = run.status
         if run.key == request.key and request.want == "create":  # our own lost attempt
             return self._opened(run, resumed=False)
@@ -213,8 +217,8 @@ class Server:
             return Unavailable("no such Run yet", 2.0, absent=True)
         return msgspec.structs.replace(self._opened(run, resumed=True), was_status=run.status)
 
-    def _opened(self, run: ServerRun, *, resumed: bool) -> Opened:
-        return Opened(
+    def _opened(self, run: ServerRun, *, resumed: bool) -> RunOpened:
+        return RunOpened(
             id=run.id,
             display_id=f"DEM-{run.id}",
             project=run.project,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from pluto_dist.core.effects import Ship
-from pluto_dist.core.lifecycle import LifecycleEntry, Unreadable
+from pluto_dist.core.values.effects import Ship
+from pluto_dist.core.values.lifecycle import LifecycleEntry, Unreadable
 
 FRAME = 10  # bytes of every record; what is on the disk of a torn one is less
 

@@ -5,11 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from pluto_dist.core.claims import (
-    OWNER_WAIT_S,
-    RANK_ZERO_S,
-)
-from pluto_dist.core.requests import Refused
+from pluto_dist.core.rules.claims import OWNER_WAIT_S, RANK_ZERO_S
+from pluto_dist.core.values.backend import Refused
 from tests.core.world import World
 
 

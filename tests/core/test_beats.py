@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pluto_dist.core.beats import BEAT_S, KNOWN_S, LAST_S
-from pluto_dist.core.outcomes import Delivered, Retry, Unknown
-from pluto_dist.core.phase import ORPHAN_S
-from pluto_dist.core.requests import Beat
+from pluto_dist.core.machine.beats import BEAT_S, KNOWN_S, LAST_S
+from pluto_dist.core.rules.verdict import ORPHAN_S
+from pluto_dist.core.values.backend import Beat, Delivered, Retry, Unknown
 from tests.core.world import World
 
 SETTLE_S = ORPHAN_S + 2.0

@@ -7,10 +7,19 @@ from typing import Any
 import msgspec
 import pytest
 
-from pluto_dist.core.claims import OWNER_WAIT_S, RANK_ZERO_S, decide_claim
-from pluto_dist.core.decisions import Create, Facts, Grant, Refuse, Verify, Wait
-from pluto_dist.core.ids import RunRef
-from pluto_dist.core.records import Verdict
+from pluto_dist.core.rules.claims import (
+    OWNER_WAIT_S,
+    RANK_ZERO_S,
+    Create,
+    Facts,
+    Grant,
+    Refuse,
+    Verify,
+    Wait,
+    decide_claim,
+)
+from pluto_dist.core.values.ids import RunRef
+from pluto_dist.core.values.records import Verdict
 from tests.core.builders import claim, job, member, run
 from tests.core.processes import LOCAL
 

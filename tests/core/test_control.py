@@ -5,9 +5,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from pluto_dist.core.effects import Control, Effect
-from pluto_dist.core.messages import Answer, Refusal
-from pluto_dist.core.outcomes import Outcome, Rejected, Retry, Unknown
+from pluto_dist.core.values.backend import Outcome, Rejected, Retry, Unknown
+from pluto_dist.core.values.effects import Control, Effect
+from pluto_dist.core.values.messages import Answer, Refusal
 from tests.core.world import World
 
 

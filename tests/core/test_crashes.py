@@ -11,7 +11,7 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from pluto_dist.core.outcomes import Retry, Unknown
+from pluto_dist.core.values.backend import Retry, Unknown
 from tests.core.processes import LOCAL, PLUTO
 from tests.core.world import World
 

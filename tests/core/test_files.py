@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from pluto_dist.core.effects import RemoveBlobs, Ship
-from pluto_dist.core.outcomes import Rejected, Retry
-from pluto_dist.core.requests import StatusReport
+from pluto_dist.core.values.backend import Rejected, Retry, StatusReport
+from pluto_dist.core.values.effects import RemoveBlobs, Ship
 from tests.core.spool import FRAME
 from tests.core.test_lane import Batches, feed, owner
 from tests.core.world import World

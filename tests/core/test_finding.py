@@ -7,10 +7,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from pluto_dist.core.book import Book
-from pluto_dist.core.finding import Finder
-from pluto_dist.core.ids import RunRef
-from pluto_dist.core.records import Run, Verdict
+from pluto_dist.core.machine.admission import Finder
+from pluto_dist.core.values.book import Book
+from pluto_dist.core.values.ids import RunRef
+from pluto_dist.core.values.records import Run, Verdict
 from tests.core.builders import claim, job, run
 from tests.core.processes import LOCAL, PLUTO
 from tests.core.world import World

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pluto_dist.core.foreign import MAX_STEP, step_behind
-from pluto_dist.core.lifecycle import Noted, Unreadable, decode_entry, encode_entry
-from pluto_dist.core.messages import View, encode
+from pluto_dist.core.values.ids import MAX_STEP, step_behind
+from pluto_dist.core.values.lifecycle import Noted, Unreadable, decode_entry, encode_entry
+from pluto_dist.core.values.messages import View, encode
 
 HEAD = b'{"at":1,"wall_ms":1,'
 REFUSED = {

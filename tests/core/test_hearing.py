@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from pluto_dist.core.effects import WriteDocument
-from pluto_dist.core.verdict import DRAIN_S
+from pluto_dist.core.rules.verdict import DRAIN_S
+from pluto_dist.core.values.effects import WriteDocument
 from tests.core.processes import LOCAL
 from tests.core.world import World
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pluto_dist.core.ids import LEASE_ID, RunRef, classify_run_id, display_prefix
+from pluto_dist.core.values.ids import LEASE_ID, RunRef, classify_run_id, display_prefix
 from tests.core.builders import identity
 
 

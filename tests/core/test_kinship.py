@@ -7,10 +7,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from pluto_dist.core.claims import RANK_ZERO_S
-from pluto_dist.core.ids import Job, RunRef
-from pluto_dist.core.kinship import asks_for_another, parent_of, predecessor
-from pluto_dist.core.lifecycle import Fork
+from pluto_dist.core.rules.claims import RANK_ZERO_S
+from pluto_dist.core.rules.kinship import asks_for_another, parent_of, predecessor
+from pluto_dist.core.values.ids import Job, RunRef
+from pluto_dist.core.values.lifecycle import Fork
 from tests.core.builders import claim, identity, job, member, run
 from tests.core.processes import LOCAL, Process
 from tests.core.world import World

@@ -7,11 +7,18 @@ from typing import Any
 import msgspec
 import pytest
 
-from pluto_dist.core.backoff import BACKOFF_CAP_S, BACKOFF_FIRST_S, backoff_s
-from pluto_dist.core.book import Book, feed_key
-from pluto_dist.core.effects import Effect, Ship
-from pluto_dist.core.outcomes import Delivered, Rejected, Retry, Unknown
-from pluto_dist.core.records import Feed
+from pluto_dist.core.values.backend import (
+    BACKOFF_CAP_S,
+    BACKOFF_FIRST_S,
+    Delivered,
+    Rejected,
+    Retry,
+    Unknown,
+    backoff_s,
+)
+from pluto_dist.core.values.book import Book, feed_key
+from pluto_dist.core.values.effects import Effect, Ship
+from pluto_dist.core.values.records import Feed
 from tests.core.processes import Process
 from tests.core.spool import FRAME
 from tests.core.world import World

@@ -7,11 +7,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from pluto_dist.core.claims import decide_claim
-from pluto_dist.core.decisions import Facts, Grant, Refuse, Verify
-from pluto_dist.core.lifecycle import Evidence
-from pluto_dist.core.records import Lease
-from pluto_dist.core.verdict import decide
+from pluto_dist.core.rules.claims import Facts, Grant, Refuse, Verify, decide_claim
+from pluto_dist.core.rules.verdict import decide
+from pluto_dist.core.values.lifecycle import Evidence
+from pluto_dist.core.values.records import Lease
 from tests.core.builders import claim, ended, exited, identity, job, killed, member, raised, run, signalled
 
 T = 1000.0

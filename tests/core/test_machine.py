@@ -17,9 +17,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
 
-from pluto_dist.core.outcomes import Retry, Unknown
-from pluto_dist.core.records import Lease, Run
-from pluto_dist.core.requests import Unavailable
+from pluto_dist.core.values.backend import Retry, Unavailable, Unknown
+from pluto_dist.core.values.records import Lease, Run
 from tests.core.processes import LOCAL, PLUTO, Launch, Process
 from tests.core.world import World
 

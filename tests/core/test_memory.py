@@ -9,9 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from pluto_dist.core.document import read, restore
-from pluto_dist.core.idle import Idle
-from pluto_dist.core.showing import show
+from pluto_dist.core.machine.settle import Idle
+from pluto_dist.core.values.document import read, restore, show
 from tests.core.processes import LOCAL
 from tests.core.world import World
 

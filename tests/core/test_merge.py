@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pluto_dist.core.merge import MAX_TAGS, JsonObject, add_tags, deep_merge, merge_json, remove_tags
+from pluto_dist.core.rules.shared import MAX_TAGS, JsonObject, add_tags, deep_merge, merge_json, remove_tags
 from pluto_dist.errors import InvalidRecordError
 
 

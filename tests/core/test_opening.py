@@ -5,11 +5,10 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from pluto_dist.core.effects import OpenRun
-from pluto_dist.core.ids import RunRef
-from pluto_dist.core.lifecycle import Fork, Origin
-from pluto_dist.core.outcomes import Rejected, Retry, Unknown
-from pluto_dist.core.requests import Opened, Refused, Reopened, Unavailable
+from pluto_dist.core.values.backend import Refused, Rejected, Reopened, Retry, RunOpened, Unavailable, Unknown
+from pluto_dist.core.values.effects import OpenRun
+from pluto_dist.core.values.ids import RunRef
+from pluto_dist.core.values.lifecycle import Fork, Origin
 from tests.core.server import ServerRun
 from tests.core.world import World
 
@@ -307,7 +306,7 @@ def test_a_fork_starts_from_its_parents_config_and_tags() -> None:
     """Lineage"""
     world = World()
     world.process("parent").init("x").finish().exit()
-    child = Opened(
+    child = RunOpened(
         id=9,
         display_id="DEM-9",
         project="demo",
@@ -369,9 +368,9 @@ def test_a_fork_goes_on_behind_the_step_it_was_made_from() -> None:
     assert child.view.next_step == 11
 
 
-def opened_fork(parent: RunRef, step: int) -> Opened:
+def opened_fork(parent: RunRef, step: int) -> RunOpened:
     """What the server says of a new fork."""
-    return Opened(
+    return RunOpened(
         id=2, display_id="DEM-2", project="demo", url="", resumed=False, fork_run_id=parent.id, fork_step=step
     )
 

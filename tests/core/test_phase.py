@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from pluto_dist.core.phase import (
+from pluto_dist.core.rules.verdict import (
     DETACHED_S,
+    DRAIN_S,
     EXIT_S,
     LAUNCHER_GONE_S,
     ORPHAN_S,
@@ -17,8 +18,7 @@ from pluto_dist.core.phase import (
     members_of,
     outlook,
 )
-from pluto_dist.core.records import Lease, Prior, Verdict
-from pluto_dist.core.verdict import DRAIN_S
+from pluto_dist.core.values.records import Lease, Prior, Verdict
 from tests.core.builders import LAUNCHER, ended, killed, member, raised, run, signalled
 
 T = 1000.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from pluto_dist.core.requests import Opened, Refused
+from pluto_dist.core.values.backend import Refused, RunOpened
 from tests.core.server import ServerRun
 from tests.core.test_opening import existing
 from tests.core.world import World
@@ -38,7 +38,7 @@ def test_changes_while_the_open_is_on_its_way_are_not_lost() -> None:
     world.wait(2)
     owner.add_tags("b").update_config(wd=2)
     world.hold.clear()
-    opened = Opened(id=1, display_id="DEM-1", project="demo", url="", resumed=False, tags=("a",))
+    opened = RunOpened(id=1, display_id="DEM-1", project="demo", url="", resumed=False, tags=("a",))
     world.server.answer("open", opened)
     world.server.runs[1] = ServerRun(1, "demo", "x", world.run().key, tags=("a",), config=b'{"lr":1}')
     world.release()

@@ -7,13 +7,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from pluto_dist.core.claims import decide_claim
-from pluto_dist.core.decisions import Facts, Grant
-from pluto_dist.core.ids import Job, RunRef
-from pluto_dist.core.merge import merge_tags
-from pluto_dist.core.nodes import LINES_OF_A_NODE
-from pluto_dist.core.phase import RESTART_WINDOW_S
-from pluto_dist.core.records import Verdict
+from pluto_dist.core.rules.claims import Facts, Grant, decide_claim
+from pluto_dist.core.rules.participants import LINES_OF_A_NODE
+from pluto_dist.core.rules.shared import merge_tags
+from pluto_dist.core.rules.verdict import RESTART_WINDOW_S
+from pluto_dist.core.values.ids import Job, RunRef
+from pluto_dist.core.values.records import Verdict
 from tests.core.builders import claim, identity, job, member, run
 from tests.core.processes import LOCAL, Process
 from tests.core.test_claims import told

@@ -7,18 +7,17 @@ from collections.abc import Iterable
 import msgspec
 import pytest
 
-from pluto_dist.core import effects as do
-from pluto_dist.core import events as on
-from pluto_dist.core.book import Book
-from pluto_dist.core.coordinator import Coordinator
-from pluto_dist.core.document import Document, read
-from pluto_dist.core.ids import Identity, Job
-from pluto_dist.core.lifecycle import Closed, Finished, LifecycleEntry, Opened, Target
-from pluto_dist.core.messages import PROTOCOL
-from pluto_dist.core.nodes import NODE, node_label
-from pluto_dist.core.outcomes import Delivered
-from pluto_dist.core.records import Lease, Now
-from pluto_dist.core.requests import Opened as RunOpened
+from pluto_dist.core.machine.coordinator import Coordinator
+from pluto_dist.core.rules.participants import NODE, node_label
+from pluto_dist.core.values import effects as do
+from pluto_dist.core.values import events as on
+from pluto_dist.core.values.backend import Delivered, RunOpened
+from pluto_dist.core.values.book import Book
+from pluto_dist.core.values.document import Document, read
+from pluto_dist.core.values.ids import Identity, Job
+from pluto_dist.core.values.lifecycle import Claim, Closed, Finished, LifecycleEntry, Target
+from pluto_dist.core.values.messages import PROTOCOL
+from pluto_dist.core.values.records import Lease, Now
 
 EVERY_S = 10.0
 
@@ -64,7 +63,7 @@ class Node:
     def open(self, number: int, *, every_s: float = EVERY_S, job: Job | None = None) -> None:
         """A process calls init()."""
         identity = Identity("boot", 1, 1000 + number, 5, f"nonce{number}", host="gpu-01.cluster")
-        opened = Opened(
+        opened = Claim(
             at=self.at,
             wall_ms=self.now.wall_ms,
             protocol=PROTOCOL,

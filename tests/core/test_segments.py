@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pluto_dist.core.effects import Ship
+from pluto_dist.core.values.effects import Ship
 from tests.core.test_lane import Batches, feed, owner
 from tests.core.world import World
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pluto_dist.core.naming import late_participant
-from pluto_dist.core.series import HOLD_S
+from pluto_dist.core.rules.participants import late_participant
+from pluto_dist.core.rules.series import HOLD_S
 from tests.core.processes import Launch
 from tests.core.world import World
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pluto_dist.core.messages import View
-from pluto_dist.core.session import Session
+from pluto_dist.core.rules.session import Session
+from pluto_dist.core.values.messages import View
 
 HEARTBEAT_S = 5.0
 

@@ -7,10 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from pluto_dist.core.ids import Job
-from pluto_dist.core.nodes import node_lease
-from pluto_dist.core.records import Lease
-from pluto_dist.core.speakers import relieved_launchers, speaker_of
+from pluto_dist.core.rules.participants import node_lease, relieved_launchers, speaker_of
+from pluto_dist.core.values.ids import Job
+from pluto_dist.core.values.records import Lease
 from tests.core import builders
 from tests.core.test_sampling import member
 from tests.core.world import World

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import msgspec
 
-from pluto_dist.core.document import read
-from pluto_dist.core.requests import Opened, Unavailable
+from pluto_dist.core.values.backend import RunOpened, Unavailable
+from pluto_dist.core.values.document import read
 from tests.core.processes import LOCAL
 from tests.core.server import ServerRun
 from tests.core.world import World
 
 
-def stored(world: World, *, ended: bool = True) -> tuple[World, Opened]:
+def stored(world: World, *, ended: bool = True) -> tuple[World, RunOpened]:
     """Another coordinator, with nothing but the document of a local Run."""
     owner = world.process("owner").init("x", tags=("old",), config={"lr": 1}, target=LOCAL)
     owner.log(loss=1.0)
@@ -22,7 +22,7 @@ def stored(world: World, *, ended: bool = True) -> tuple[World, Opened]:
     world.wait(2)
     (key,) = world.documents
     found = read(world.documents[key])
-    opened = Opened(
+    opened = RunOpened(
         id=found.id or 0,
         display_id=found.display_id or "",
         project=found.project,

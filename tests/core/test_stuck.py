@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pluto_dist.core.stuck import Pace, stuck_ranks
+from pluto_dist.core.machine.stragglers import Pace, stuck_ranks
 from tests.core.world import World
 
 NOW, THRESHOLD = 10_000.0, 600.0

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pluto_dist.core.lifecycle import Unreadable
-from pluto_dist.core.messages import Refusal
+from pluto_dist.core.values.lifecycle import Unreadable
+from pluto_dist.core.values.messages import Refusal
 from tests.core.world import World
 
 NEWER = Unreadable("Invalid value 'promoted'")

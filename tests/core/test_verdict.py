@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pluto_dist.core.lifecycle import Evidence
-from pluto_dist.core.records import Lease, Verdict
-from pluto_dist.core.verdict import DRAIN_S, decide, describe, status_of_code
+from pluto_dist.core.rules.verdict import DRAIN_S, decide, describe, status_of_code
+from pluto_dist.core.values.lifecycle import Evidence
+from pluto_dist.core.values.records import Lease, Verdict
 from tests.core.builders import claim, ended, exited, killed, member, raised, run, signalled, vanished
 
 T = 1000.0

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pluto_dist.core import effects as do
-from pluto_dist.core import events as on
-from pluto_dist.core.outcomes import Delivered
+from pluto_dist.core.values import effects as do
+from pluto_dist.core.values import events as on
+from pluto_dist.core.values.backend import Delivered
 from tests.core.spool import Spool
 
 if TYPE_CHECKING:

@@ -7,11 +7,11 @@ is found at the event that broke it.
 
 from __future__ import annotations
 
-from pluto_dist.core import events as on
-from pluto_dist.core.ids import Identity, Job
-from pluto_dist.core.lifecycle import Target
-from pluto_dist.core.messages import PROTOCOL, Answer, ForceFinish, Question, Refusal, Sync
-from pluto_dist.core.records import Lease, Run
+from pluto_dist.core.values import events as on
+from pluto_dist.core.values.ids import Identity, Job
+from pluto_dist.core.values.lifecycle import Target
+from pluto_dist.core.values.messages import PROTOCOL, Answer, ForceFinish, Question, Refusal, Sync
+from pluto_dist.core.values.records import Lease, Run
 from tests.core.driver import Driver
 from tests.core.processes import PLUTO, Launch, Process
 from tests.core.spool import Spool

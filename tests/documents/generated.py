@@ -27,8 +27,8 @@ import typer.main
 import pluto_dist
 from pluto_dist import errors
 from pluto_dist.cli.main import app
-from pluto_dist.core import document, lifecycle, messages, requests
-from pluto_dist.node import settings
+from pluto_dist.core.values import backend, document, lifecycle, messages
+from pluto_dist.host import settings
 from tests.documents.pages import CHECKOUT, anchor_of, read
 
 _PART = re.compile(
@@ -219,7 +219,7 @@ def type_name(kind: Any) -> str:
         return "null" if kind is type(None) else getattr(kind, "__name__", str(kind))
     if origin is Annotated:
         return type_name(inner[0])
-    if inner == get_args(requests.Status):
+    if inner == get_args(backend.Status):
         return "Status"
     if origin is Literal:
         return " or ".join(repr(each) for each in inner)

@@ -9,10 +9,8 @@ from typing import Any
 import msgspec
 from hypothesis import strategies as st
 
-from pluto_dist.client.arguments import code_of
-from pluto_dist.client.evidence import evidence_of
-from pluto_dist.client.snapshot import MAX_BYTES, snapshot
-from pluto_dist.client.wishes import (
+from pluto_dist.client.arguments import (
+    code_of,
     config_of,
     fork_of,
     label_of,
@@ -21,7 +19,16 @@ from pluto_dist.client.wishes import (
     run_of,
     tags_of,
 )
-from pluto_dist.core.lifecycle import ConfigUpdated, Evidence, Finished, Opened, decode_entry, encode_entry
+from pluto_dist.client.evidence import evidence_of
+from pluto_dist.client.values import MAX_BYTES, snapshot
+from pluto_dist.core.values.lifecycle import (
+    Claim,
+    ConfigUpdated,
+    Evidence,
+    Finished,
+    decode_entry,
+    encode_entry,
+)
 from pluto_dist.errors import PlutoDistError
 from tests.fuzz.budget import fuzz
 from tests.fuzz.hostile import HostileError, keys, scalars, values
@@ -96,7 +103,7 @@ def test_any_argument_of_init_is_an_entry_or_a_typed_error(
             continue
     entry = msgspec.structs.replace(OPENED, **fields)
     found = written(entry)
-    assert isinstance(found, Opened)
+    assert isinstance(found, Claim)
     assert (found.name, found.label, found.run) == (entry.name, entry.label, entry.run)
 
 

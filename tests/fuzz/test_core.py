@@ -12,10 +12,10 @@ from typing import Any
 import msgspec
 from hypothesis import strategies as st
 
-from pluto_dist.core import effects as do
-from pluto_dist.core import events as on
-from pluto_dist.core.lifecycle import LifecycleEntry, Opened, decode_entry
-from pluto_dist.core.messages import (
+from pluto_dist.core.values import effects as do
+from pluto_dist.core.values import events as on
+from pluto_dist.core.values.lifecycle import Claim, LifecycleEntry, decode_entry
+from pluto_dist.core.values.messages import (
     PROTOCOL,
     ForceFinish,
     Question,
@@ -31,9 +31,9 @@ from tests.fuzz.budget import fuzz
 from tests.fuzz.test_messages import packable
 from tests.fuzz.values import as_json, integers, kinds_of, texts, wire
 
-OTHERS = [kind for kind in kinds_of(LifecycleEntry) if kind is not Opened]
+OTHERS = [kind for kind in kinds_of(LifecycleEntry) if kind is not Claim]
 targets = st.sampled_from([msgspec.to_builtins(target) for target in (LOCAL, PLUTO)]) | wire(type(LOCAL))
-opened = wire(Opened, protocol=st.sampled_from([PROTOCOL] * 9 + [2]), target=targets)
+opened = wire(Claim, protocol=st.sampled_from([PROTOCOL] * 9 + [2]), target=targets)
 entries = st.one_of([wire(kind) for kind in OTHERS]) | opened
 stories = st.tuples(st.one_of(opened, opened, opened, entries), st.lists(entries, max_size=6))
 QUIET = [kind for kind in kinds_of(Question) if kind not in (StopCoordinator, ForceFinish)]

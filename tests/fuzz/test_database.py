@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 
-from pluto_dist.core.book import Book
-from pluto_dist.core.coordinator import Coordinator
-from pluto_dist.core.effects import Commit
-from pluto_dist.core.records import Now
+from pluto_dist.coordinator.database import SCHEMA, Database, DatabaseUnusableError, open_database
+from pluto_dist.core.machine.coordinator import Coordinator
+from pluto_dist.core.values.book import Book
+from pluto_dist.core.values.effects import Commit
+from pluto_dist.core.values.records import Now
 from pluto_dist.errors import MachineError
-from pluto_dist.state.database import SCHEMA, Database, DatabaseUnusableError, open_database
 from tests.core.builders import member, run
 from tests.fuzz.budget import fuzz
 from tests.fuzz.damage import Damage, damaged, damages

@@ -9,12 +9,12 @@ from typing import Any
 import msgspec
 from hypothesis import strategies as st
 
-from pluto_dist.client.job import LAUNCH_VARIABLES, AncestorFacts, ProcessFacts, detect
-from pluto_dist.client.wishes import run_of
-from pluto_dist.core.ids import Identity, Job
-from pluto_dist.core.lifecycle import decode_entry, encode_entry
+from pluto_dist.client.arguments import run_of
+from pluto_dist.client.job.detect import LAUNCH_VARIABLES, AncestorFacts, ProcessFacts, detect
+from pluto_dist.core.values.ids import Identity, Job
+from pluto_dist.core.values.lifecycle import decode_entry, encode_entry
 from pluto_dist.errors import SettingError
-from pluto_dist.node.settings import load, settings_keys, target_of, variables_of
+from pluto_dist.host.settings import load, settings_keys, target_of, variables_of
 from tests.fuzz.budget import fuzz
 from tests.fuzz.hostile import scalars, values
 from tests.fuzz.test_spool import OPENED

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from hypothesis import strategies as st
 
-from pluto_dist.core.messages import (
+from pluto_dist.core.values.messages import (
     MAX_MESSAGE_BYTES,
     AskRun,
     Message,

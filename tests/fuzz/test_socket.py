@@ -14,8 +14,8 @@ import zmq
 from hypothesis import assume
 from hypothesis import strategies as st
 
-from pluto_dist.core.ids import Identity
-from pluto_dist.core.messages import PROTOCOL, AskStatus, ForceFinish, StopCoordinator, Sync, encode
+from pluto_dist.core.values.ids import Identity
+from pluto_dist.core.values.messages import PROTOCOL, AskStatus, ForceFinish, StopCoordinator, Sync, encode
 from pluto_dist.spool.frames import encode_frame
 from pluto_dist.spool.names import segment_name
 from tests.fuzz.budget import fuzz

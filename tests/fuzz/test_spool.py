@@ -11,11 +11,19 @@ from pathlib import Path
 import msgspec
 from hypothesis import strategies as st
 
-from pluto_dist.core.ids import Identity, Job
-from pluto_dist.core.lifecycle import Closed, LifecycleEntry, Noted, Opened, Target, Unreadable, encode_entry
-from pluto_dist.core.messages import PROTOCOL
-from pluto_dist.node import spools
-from pluto_dist.node.batches import contents, numbered, renamed
+from pluto_dist.coordinator import spools
+from pluto_dist.core.values.ids import Identity, Job
+from pluto_dist.core.values.lifecycle import (
+    Claim,
+    Closed,
+    LifecycleEntry,
+    Noted,
+    Target,
+    Unreadable,
+    encode_entry,
+)
+from pluto_dist.core.values.messages import PROTOCOL
+from pluto_dist.spool.batches import contents, numbered, renamed
 from pluto_dist.spool.frames import HEADER_BYTES, MAX_PAYLOAD, encode_frame
 from pluto_dist.spool.names import segment_name
 from pluto_dist.spool.reader import ReadLimits, last_record, list_streams, next_range, read_cut
@@ -112,7 +120,7 @@ def test_foreign_files_beside_a_stream_change_nothing(
         assert not spools.still_written(str(folder))
 
 
-OPENED = Opened(
+OPENED = Claim(
     at=1.0,
     wall_ms=1,
     protocol=PROTOCOL,

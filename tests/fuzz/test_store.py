@@ -19,10 +19,10 @@ from typer.testing import CliRunner
 from pluto_dist.backend.local import LocalBackend
 from pluto_dist.backend.local.store import Store
 from pluto_dist.cli.main import app
-from pluto_dist.core.document import Document
-from pluto_dist.core.lifecycle import Target
-from pluto_dist.core.records import Run
-from pluto_dist.core.requests import Opened, OpenRequest, Refused, Unavailable
+from pluto_dist.core.values.backend import OpenRequest, Refused, RunOpened, Unavailable
+from pluto_dist.core.values.document import Document
+from pluto_dist.core.values.lifecycle import Target
+from pluto_dist.core.values.records import Run
 from pluto_dist.spool.frames import encode_frame
 from pluto_dist.spool.names import segment_name
 from tests.adapters.documents import document, lease
@@ -187,8 +187,8 @@ def test_any_name_is_a_run_or_a_refusal_inside_of_the_store(
             display_id=display,
         )
         found = LocalBackend(store.root).open(request)
-        assert isinstance(found, Opened | Refused | Unavailable)
+        assert isinstance(found, RunOpened | Refused | Unavailable)
         assert [path.name for path in base.iterdir()] == [".pluto"]
         assert {path.name for path in store.root.iterdir()} <= {"runs", "ids", "projects"}
         if want == "create" and number is None and display is None:
-            assert isinstance(found, Opened), found
+            assert isinstance(found, RunOpened), found

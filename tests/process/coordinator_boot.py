@@ -1,4 +1,4 @@
-"""First file of coordinators whose test has changed a constant of theirs; otherwise as `node/boot.py`.
+"""First file of coordinators whose test has changed a constant of theirs; otherwise as `host/boot.py`.
 
 A grace that must not run out on a slow machine, or that a test wants to end by itself, is a constant in the
 coordinator's process. `Node.constants` names them; scripts that start a coordinator put this file in the

@@ -15,10 +15,10 @@ import sys
 from collections.abc import Mapping
 
 import pluto_dist as pluto
-from pluto_dist.client import facts as _properties
-from pluto_dist.client import held as _held
+from pluto_dist.client import lease as _held
 from pluto_dist.client import opening as _opening
-from pluto_dist.node import boot as _boot
+from pluto_dist.client import run as _properties
+from pluto_dist.host import boot as _boot
 from tests.patience import NEVER_S
 from tests.process import coordinator_boot
 

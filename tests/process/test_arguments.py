@@ -114,7 +114,7 @@ def test_an_opening_that_cannot_be_read_is_refused_at_once(node: Node, required:
     script = node.start(
         """
         from pluto_dist.client import opening
-        from pluto_dist.core import lifecycle
+        from pluto_dist.core.values import lifecycle
         opening.PROTOCOL = "2.0"
         lifecycle.decode_entry = lambda line: None  # what a newer client writes, it can read
         try:

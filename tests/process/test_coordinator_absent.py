@@ -8,8 +8,8 @@ import os
 from tests.process.harness import Node, Script
 
 OWNER = """
-    import pluto_dist.client.held
-    pluto_dist.client.held.UNANSWERED_S = 0.5
+    import pluto_dist.client.lease
+    pluto_dist.client.lease.UNANSWERED_S = 0.5
     {prepare}
     tell("start")
     run = pluto.init(run_id="lonely", name="kept on disk", tags=["a"], config={{"lr": 0.1}}, quiet=True)

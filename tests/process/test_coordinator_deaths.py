@@ -151,9 +151,9 @@ def test_sigterm_is_bounded_when_clients_stay(quick: Node) -> None:
     coordinator = quick.start(
         """
         from pathlib import Path
-        from pluto_dist.node import main
-        from pluto_dist.node.launch import CoordinatorOptions
-        from pluto_dist.node.places import find_places
+        from pluto_dist.coordinator import main
+        from pluto_dist.host.launch import CoordinatorOptions
+        from pluto_dist.host.places import find_places
         main.SIGTERM_S = 0.5
         places = find_places(Path(os.environ["PLUTO_DIST_HOME"]))
         tell("starts")

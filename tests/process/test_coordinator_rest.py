@@ -31,7 +31,7 @@ def test_a_coordinator_at_rest_with_eight_leases_does_nearly_nothing(node: Node)
     """At most 60 MB; no loop turns for nothing. How much of a core that takes the benchmarks measure."""
     node.set(PLUTO_DIST_SYSTEM_METRICS_S="0")
     script = node.start("""
-        import pluto_dist.client.handle
+        import pluto_dist.client.run
         run = pluto.init(run_id="calm", quiet=True)
         log(run, {"loss": 1.0}, 0)
         for number in range(7):

@@ -9,7 +9,7 @@ from tests.patience import NEVER_S
 from tests.process.harness import Node, wait_until
 
 CROWD = """
-    import pluto_dist.client.handle
+    import pluto_dist.client.run
     go_read, go_write = os.pipe()
     for number in range(64):
         if os.fork() == 0:
@@ -46,9 +46,9 @@ def test_sixty_four_processes_attach_at_once(node: Node) -> None:
 
 
 RACE = """
-    import json, pluto_dist.client.handle, pluto_dist.client.job, pluto_dist.node.launch
+    import json, pluto_dist.client.run, pluto_dist.client.job.detect, pluto_dist.host.launch
     forking = sys.argv[1] == "fork"
-    pluto_dist.node.launch.TICKET_LIFE_S = NEVER_S  # who waits for a stale one waits for ever
+    pluto_dist.host.launch.TICKET_LIFE_S = NEVER_S  # who waits for a stale one waits for ever
 
     def fork_and_fork(stop):
         while not stop.is_set():
@@ -143,8 +143,8 @@ def test_a_client_that_comes_while_the_coordinator_leaves_is_served(node: Node) 
 def test_a_second_coordinator_finds_the_lock_taken(node: Node) -> None:
     """R3: only one; the second leaves at once and harms nothing."""
     script = node.start("""
-        from pluto_dist.node import launch
-        from pluto_dist.node.places import find_places
+        from pluto_dist.host import launch
+        from pluto_dist.host.places import find_places
         import pathlib, subprocess
         run = pluto.init(run_id="one", quiet=True)
         places = find_places(pathlib.Path(os.environ["PLUTO_DIST_HOME"]))
@@ -160,18 +160,18 @@ def test_a_second_coordinator_finds_the_lock_taken(node: Node) -> None:
 
 
 EAGER = """
-    import pluto_dist.node.launch, pluto_dist.node.starting as starting
-    pluto_dist.node.launch.TICKET_LIFE_S = 0.0  # each look is a try
+    import pluto_dist.host.launch, pluto_dist.host.launch as starting
+    pluto_dist.host.launch.TICKET_LIFE_S = 0.0  # each look is a try
     launch = starting.launch
     def tried(*places, **more):
         started = launch(*places, **more)
         tell("tried", started)
         return started
     starting.launch = tried
-    real = pluto_dist.node.launch.command
+    real = pluto_dist.host.launch.command
     waits = f'until [ -e {os.getcwd()}/go ]; do sleep 0.05; done; exec "$@"'
     slow = ("/bin/sh", "-c", waits, "sh")
-    pluto_dist.node.launch.command = lambda options: [*slow, *real(options)]
+    pluto_dist.host.launch.command = lambda options: [*slow, *real(options)]
     run = pluto.init(run_id="slow", resume=True, quiet=True)
     tell("up")
     hear()

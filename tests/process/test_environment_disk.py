@@ -94,8 +94,8 @@ def test_a_disk_that_is_full_at_the_start_stops_no_training_that_asks_for_its_ru
     """G4: what the process knows of its Run it says by itself; the cause is told in words."""
     filler = fill(small)
     script = small.start("""
-        import pluto_dist.client.held
-        pluto_dist.client.held.UNANSWERED_S = 0.5
+        import pluto_dist.client.lease
+        pluto_dist.client.lease.UNANSWERED_S = 0.5
         run = pluto.init(run_id="full", project="digits", name="a name", config={"lr": 0.1}, tags=["a"])
         run.update_config({"batch": 8})
         run.add_tags("b")

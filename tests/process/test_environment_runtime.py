@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pluto_dist.node.places import find_places
+from pluto_dist.host.places import find_places
 from pluto_dist.spool.names import segment_name
 from pluto_dist.spool.writer import StreamWriter
 from tests.process.harness import Node, wait_until
@@ -193,13 +193,13 @@ def test_a_database_of_a_newer_version_is_left_alone_and_said(node: Node) -> Non
     database.close()
     script = node.start(
         """
-        import pathlib, pluto_dist.client.held
-        from pluto_dist.node import launch, places
+        import pathlib, pluto_dist.client.lease
+        from pluto_dist.host import launch, places
         from tests.patience import wait_until
         found = places.find_places(pathlib.Path(os.environ["PLUTO_DIST_HOME"]))
         launch.launch(found, os.environ)
         wait_until(lambda: found.log.exists() and "schema 99" in found.log.read_text(), "it says why")
-        pluto_dist.client.held.UNANSWERED_S = 0.5
+        pluto_dist.client.lease.UNANSWERED_S = 0.5
         try:
             pluto.init()
         except pluto.errors.CoordinatorUnavailableError as error:

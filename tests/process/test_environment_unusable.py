@@ -91,7 +91,7 @@ def test_a_default_place_that_is_taken_gives_way_to_the_next(node: Node) -> None
     script = node.start(
         f"""
         del os.environ["PLUTO_DIST_HOME"]
-        from pluto_dist.node import places
+        from pluto_dist.host import places
         places.find_places.__kwdefaults__["parents"] = ({str(first)!r}, {str(second)!r})
         run = pluto.init(run_id="second", quiet=True)
         log(run, {{"loss": 1.0}}, 0)

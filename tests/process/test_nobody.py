@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pluto_dist.node.credentials import login_path, stored_key
-from pluto_dist.node.settings import load
+from pluto_dist.host.credentials import login_path, stored_key
+from pluto_dist.host.settings import load
 from tests import nobody
 
 CHECKOUT = Path(__file__).parents[2]
@@ -27,7 +27,7 @@ THEIRS = {
 PROBE = """
 import json, os
 from pathlib import Path
-from pluto_dist.node.settings import load
+from pluto_dist.host.settings import load
 from tests.process.harness import Node
 
 def test_probe():

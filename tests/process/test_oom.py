@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from pluto_dist.node.launch import CoordinatorOptions
-from pluto_dist.node.places import places_at
+from pluto_dist.host.launch import CoordinatorOptions
+from pluto_dist.host.places import places_at
 from tests.process.harness import Node, Script, wait_until
 from tests.process.test_launcher import CLI
 
@@ -44,8 +44,8 @@ def first_failure(node: Node) -> dict[str, Any]:
 def test_the_coordinator_names_the_oom_kill_of_a_rank(node: Node, counter: Path, risen: bool) -> None:
     """G7, R9: a rank that is SIGKILLed while the count of its cgroup rises."""
     options = CoordinatorOptions(node.home / "run", node.home / "spool", 60.0)
-    code = "from pluto_dist.node.main import main\nsys.exit(main(sys.argv[1:]))\n"
-    argv = [*patched("pluto_dist.node.liveguard", counter, code), *options.arguments()]
+    code = "from pluto_dist.coordinator.main import main\nsys.exit(main(sys.argv[1:]))\n"
+    argv = [*patched("pluto_dist.coordinator.watches", counter, code), *options.arguments()]
     node.keep(Script("coordinator", *node.spawn(argv, "coordinator")))
     wait_until(places_at(options.runtime, options.spool).socket.exists, "the coordinator")
     launcher = node.launcher(2)

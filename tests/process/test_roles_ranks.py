@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from pluto_dist.core.claims import RANK_ZERO_S as RANK_ZERO_AFTER_S
+from pluto_dist.core.rules.claims import RANK_ZERO_S as RANK_ZERO_AFTER_S
 from tests.patience import NEVER_S
 from tests.process.harness import Launcher, Node, Rank, lease, wait_until
 
-RANK_ZERO_S = "pluto_dist.core.claims.RANK_ZERO_S"
+RANK_ZERO_S = "pluto_dist.core.rules.claims.RANK_ZERO_S"
 ON_ALL = """
 run = pluto.init({arguments})
 log(run, {{f"own_{{os.environ['RANK']}}": 1.0, "shared": 2.0}}, 0)

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 import zmq
 
-from pluto_dist.core.messages import (
+from pluto_dist.core.values.messages import (
     MAX_MESSAGE_BYTES,
     PROTOCOL,
     Answer,

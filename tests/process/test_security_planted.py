@@ -15,8 +15,8 @@ from tests.process.test_security_private import NOBODY, as_root
 
 PRECIOUS = b"precious"
 RUNS = """
-    import pluto_dist.client.held
-    pluto_dist.client.held.UNANSWERED_S = 0.5
+    import pluto_dist.client.lease
+    pluto_dist.client.lease.UNANSWERED_S = 0.5
     try:
         run = pluto.init(run_id="planted", quiet=True)
         run.log({"loss": 1.0}, 0)
@@ -119,7 +119,7 @@ def test_a_default_place_that_another_user_took_first_is_told_and_left_alone(nod
     maker = f"import os; os.setgid({NOBODY}); os.setuid({NOBODY}); os.mkdir({str(squatted)!r}, 0o777)"
     subprocess.run([sys.executable, "-c", maker], check=True)
     probe = (
-        "from pluto_dist.node.places import find_places\n"
+        "from pluto_dist.host.places import find_places\n"
         f"print(find_places(parents=[{str(public)!r}, {str(node.base)!r}]).base)"
     )
     done = subprocess.run(

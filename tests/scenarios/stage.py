@@ -21,8 +21,8 @@ from collections.abc import Iterator
 
 import msgspec
 
-from pluto_dist.core.messages import View
-from pluto_dist.core.phase import assess, members_of
+from pluto_dist.core.rules.verdict import assess, members_of
+from pluto_dist.core.values.messages import View
 from tests.core.processes import Launch, Process
 from tests.core.server import ServerRun
 from tests.core.world import World

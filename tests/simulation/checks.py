@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from pluto_dist.core.beats import KNOWN_S
-from pluto_dist.core.book import Book
-from pluto_dist.core.merge import MAX_TAGS
-from pluto_dist.core.messages import View
-from pluto_dist.core.records import Feed, Lease, Run, Verdict
-from pluto_dist.core.requests import StatusReport
+from pluto_dist.core.machine.beats import KNOWN_S
+from pluto_dist.core.rules.shared import MAX_TAGS
+from pluto_dist.core.values.backend import StatusReport
+from pluto_dist.core.values.book import Book
+from pluto_dist.core.values.messages import View
+from pluto_dist.core.values.records import Feed, Lease, Run, Verdict
 from pluto_dist.spool.frames import scan
 from pluto_dist.spool.names import segment_name
 from tests.adapters.memory_backend import StoredRun

@@ -15,21 +15,20 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from pluto_dist.core import effects as do
-from pluto_dist.core import events as on
-from pluto_dist.core.book import Book
-from pluto_dist.core.coordinator import Coordinator
-from pluto_dist.core.effects import Save
-from pluto_dist.core.ids import Identity
-from pluto_dist.core.messages import Reply, Request
-from pluto_dist.core.records import Now
-from pluto_dist.node import driver as node_driver
-from pluto_dist.node.driver import Driver
-from pluto_dist.node.exit_status import ExitStatus
-from pluto_dist.node.keys import Keys
-from pluto_dist.node.liveguard import Death
-from pluto_dist.node.worker import Slow, Worker
-from pluto_dist.state.database import Database, DatabaseUnusableError, SupersededError
+from pluto_dist.coordinator import driver as node_driver
+from pluto_dist.coordinator.database import Database, DatabaseUnusableError, SupersededError
+from pluto_dist.coordinator.driver import Driver, Keys
+from pluto_dist.coordinator.watches import Death
+from pluto_dist.coordinator.worker import Slow, Worker
+from pluto_dist.core.machine.coordinator import Coordinator
+from pluto_dist.core.values import effects as do
+from pluto_dist.core.values import events as on
+from pluto_dist.core.values.book import Book
+from pluto_dist.core.values.effects import Save
+from pluto_dist.core.values.ids import Identity
+from pluto_dist.core.values.messages import Reply, Request
+from pluto_dist.core.values.records import Now
+from pluto_dist.host.liveness import ExitStatus
 from tests.simulation.processes import PLUTO
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING
 
-from pluto_dist.core.ids import Job
-from pluto_dist.core.lifecycle import Opened
+from pluto_dist.core.values.ids import Job
+from pluto_dist.core.values.lifecycle import Claim
 from tests.simulation.plan import Actor, Plan
 from tests.simulation.processes import Process
 
@@ -117,4 +117,4 @@ def _failed(rank: Process) -> bool:
     return died is not None and (died[1] != 0 or bool(died[2]))
 
 
-__all__ = ["Launcher", "Opened"]
+__all__ = ["Claim", "Launcher"]

@@ -16,38 +16,26 @@ from unittest import mock
 
 import msgspec
 
-from pluto_dist.client.lease import RoomForRecords
-from pluto_dist.core import (
-    admission,
-    claims,
-    control,
-    delivery,
-    finding,
-    folding,
-    kinship,
-    naming,
-    phase,
-    settling,
-    verdict,
-)  # fmt: skip
-from pluto_dist.core.beats import Beats
-from pluto_dist.core.book import Book
-from pluto_dist.core.control import Controls
-from pluto_dist.core.delivery import Delivery
-from pluto_dist.core.folding import Folding
-from pluto_dist.core.lane import Lane
-from pluto_dist.core.lifecycle import Closed, Finished
-from pluto_dist.core.outcomes import Delivered
-from pluto_dist.core.records import Verdict
-from pluto_dist.core.series import SeriesNames
-from pluto_dist.core.shared import Shared
-from pluto_dist.core.succession import Succession
-from pluto_dist.node.driver import Driver
-from pluto_dist.node.folders import LeaseFolders
-from pluto_dist.node.keeping import Keeper
-from pluto_dist.node.worker import Worker
+from pluto_dist.client.lease_files import RoomForRecords
+from pluto_dist.coordinator.database import Database
+from pluto_dist.coordinator.driver import Driver, Keeper
+from pluto_dist.coordinator.spools import LeaseFolders
+from pluto_dist.coordinator.worker import Worker
+from pluto_dist.core.machine import admission, control, delivery, folding, settle
+from pluto_dist.core.machine.beats import Beats
+from pluto_dist.core.machine.context import Shared
+from pluto_dist.core.machine.control import Controls
+from pluto_dist.core.machine.delivery import Delivery
+from pluto_dist.core.machine.folding import Folding
+from pluto_dist.core.machine.lane import Lane
+from pluto_dist.core.machine.ownership import Succession
+from pluto_dist.core.rules import claims, kinship, participants, verdict  # fmt: skip
+from pluto_dist.core.rules.series import SeriesNames
+from pluto_dist.core.values.backend import Delivered
+from pluto_dist.core.values.book import Book
+from pluto_dist.core.values.lifecycle import Closed, Finished
+from pluto_dist.core.values.records import Verdict
 from pluto_dist.spool.writer import StreamWriter
-from pluto_dist.state.database import Database
 from tests.simulation.__main__ import attempt
 from tests.simulation.coordinator import SimCoordinator
 from tests.simulation.plan import make_plan
@@ -58,14 +46,14 @@ Patch = tuple[object, str, Any]
 
 def epoch_not_compared() -> Patch:
     """Evidence of earlier epochs counts."""
-    real = phase.members_of
+    real = verdict.members_of
 
     def broken(run: Any, leases: Any) -> Any:
         same = tuple(msgspec.structs.replace(lease, epoch=run.epoch) for lease in leases)
         found = {lease.lease_id for lease in real(run, same)}
         return tuple(lease for lease in leases if lease.lease_id in found)
 
-    return settling, "members_of", broken
+    return settle, "members_of", broken
 
 
 def cursor_before_answer() -> Patch:
@@ -186,7 +174,7 @@ def status_twice() -> Patch:
 
 def orphan_grace_ignored() -> Patch:
     """The owner's silence is its end, and a launcher's restart comes too late."""
-    return phase, "restarts_left", lambda run: False
+    return verdict, "restarts_left", lambda run: False
 
 
 def restart_is_failure() -> Patch:
@@ -225,7 +213,7 @@ def two_owners() -> Patch:
 
 def verdict_not_frozen() -> Patch:
     """What is heard after the end changes the verdict."""
-    real = settling.Settling._settle_run
+    real = settle.Settling._settle_run
 
     def broken(self: Any, run: Any) -> None:
         if run.verdict is not None and run.status == "COMPLETED" and run.reported:
@@ -233,7 +221,7 @@ def verdict_not_frozen() -> Patch:
             run = self._context.change_run(run, verdict=late, status=late.status, reported=False)
         real(self, run)
 
-    return settling.Settling, "_settle_run", broken
+    return settle.Settling, "_settle_run", broken
 
 
 def not_durable() -> Patch:
@@ -302,7 +290,7 @@ def records_before_the_opening() -> Patch:
 
 def workers_not_waited_for() -> Patch:
     """The verdict is made as soon as the owner has finished."""
-    return phase, "DRAIN_S", 0.0
+    return verdict, "DRAIN_S", 0.0
 
 
 def stop_is_a_failure() -> Patch:
@@ -358,7 +346,7 @@ def unlabelled_share_a_series() -> Patch:
     def broken(lease: Any, others: Any, run: Any) -> set[str]:
         return {other.label for other in others if other.alive}
 
-    return naming, "_ever_used", broken
+    return participants, "_ever_used", broken
 
 
 MUTATIONS: tuple[Callable[[], Patch], ...] = (
@@ -380,7 +368,7 @@ def broken(mutation: Callable[[], Patch]) -> Iterator[None]:
     real = getattr(where, name)
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch.object(where, name, what))
-        for module in (admission, claims, control, delivery, finding, folding, phase, settling, verdict):
+        for module in (admission, claims, control, delivery, admission, folding, verdict, settle, verdict):
             if module is not where and getattr(module, name, None) is real and not isinstance(where, type):
                 stack.enter_context(mock.patch.object(module, name, what))
         yield

@@ -10,9 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pluto_dist.core.beats import KNOWN_S
-from pluto_dist.core.book import Book
-from pluto_dist.core.records import Lease, Run
+from pluto_dist.core.machine.beats import KNOWN_S
+from pluto_dist.core.values.book import Book
+from pluto_dist.core.values.records import Lease, Run
 
 if TYPE_CHECKING:
     from tests.simulation.processes import Process

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from pluto_dist.client.handle import Run
-from pluto_dist.client.held import HeldLease
-from pluto_dist.client.lease import LeaseFiles, RoomForRecords
-from pluto_dist.core.ids import Identity, Job, RunRef
-from pluto_dist.core.lifecycle import Closed, Counted, Finished, Opened, Target
-from pluto_dist.core.messages import PROTOCOL, Sync, View
-from pluto_dist.core.secret import Secret
-from pluto_dist.core.session import Session
-from pluto_dist.node.settings import Settings
+from pluto_dist.client.lease import HeldLease
+from pluto_dist.client.lease_files import LeaseFiles, RoomForRecords
+from pluto_dist.client.run import Run
+from pluto_dist.core.rules.session import Session
+from pluto_dist.core.values.ids import Identity, Job, RunRef
+from pluto_dist.core.values.lifecycle import Claim, Closed, Counted, Finished, Target
+from pluto_dist.core.values.messages import PROTOCOL, Sync, View
+from pluto_dist.host.settings import Settings
+from pluto_dist.secret import Secret
 from pluto_dist.spool.writer import Limits, Room, StreamWriter
 from tests.simulation.memory_files import MemoryFiles
 from tests.simulation.plan import Actor
@@ -128,7 +128,7 @@ class Process:
         wall: Any = world
         self.held = HeldLease(self.lease, link, settings, attached=actor.verb == "attach", wall=wall)
         self.handle = Run(self.held)
-        opened = Opened(
+        opened = Claim(
             at=world.now,
             wall_ms=world.wall_ms,
             protocol=PROTOCOL,

@@ -9,19 +9,22 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from pluto_dist.backend.interface import Batch
-from pluto_dist.core.outcomes import Delivered, Outcome, Retry, Unknown
-from pluto_dist.core.requests import (
+from pluto_dist.core.values.backend import (
     BackendRun,
+    Batch,
     Beat,
+    Delivered,
     LogType,
-    Opened,
     OpenRequest,
     OpenResult,
+    Outcome,
     Refused,
     Reopened,
+    Retry,
+    RunOpened,
     StatusReport,
     Unavailable,
+    Unknown,
 )
 from pluto_dist.spool.frames import scan
 from tests.adapters.memory_backend import SEVERITY, Call, MemoryBackend, Step, StoredRun
@@ -151,7 +154,9 @@ class StoreBackend:
         if request.want == "resume" and known is None:
             return Refused("RunNotFoundError", "no such Run")
         number = self.store.runs.setdefault(external, len(self.store.runs) + 1)
-        return Opened(id=number, display_id=f"DEM-{number}", project=request.project, url="", resumed=False)
+        return RunOpened(
+            id=number, display_id=f"DEM-{number}", project=request.project, url="", resumed=False
+        )
 
     def deliver(self, run: BackendRun, batch: Batch) -> Outcome:
         data = self.store.segments.setdefault((batch.lease_id, batch.stream, batch.segment), bytearray())

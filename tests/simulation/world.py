@@ -16,11 +16,11 @@ from random import Random
 from typing import Any, Protocol
 from unittest import mock
 
-from pluto_dist.client import held
-from pluto_dist.core.ids import Identity, Job
-from pluto_dist.core.messages import Reply, Request, View
+from pluto_dist.client import lease
+from pluto_dist.coordinator import driver, spools, threads, worker
+from pluto_dist.core.values.ids import Identity, Job
+from pluto_dist.core.values.messages import Reply, Request, View
 from pluto_dist.errors import ProtocolError
-from pluto_dist.node import background, driver, folders, keeping, spools, worker
 from pluto_dist.spool import reader, retention, space, writer
 from tests.simulation.checks import Checks, ViolationError
 from tests.simulation.coordinator import CrashError, SimCoordinator, SimDatabase
@@ -460,9 +460,9 @@ def installed(world: World) -> Iterator[None]:
         stack.enter_context(mock.patch.object(worker, "Store", SimStore))
         for module in (reader, retention, spools, space, writer):
             stack.enter_context(mock.patch.object(module, "real_files", files))
-        for module in (driver, held):
+        for module in (driver, lease):
             stack.enter_context(mock.patch.object(module, "boot_clock", world.clock))
-        for module in (background, folders, keeping, driver):
+        for module in (threads, spools, driver, driver):
             stack.enter_context(mock.patch.object(module, "say", say))
         for name, stand_in in {
             "lease_ids": lambda spool: world.view.folders(f"{spool}/leases"),

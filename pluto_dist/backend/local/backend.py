@@ -2,33 +2,40 @@
 
 Everything that the server would be told (names, tags, config, status) is in the Run's document, which the
 coordinator writes anyway; those calls therefore have nothing to do here.
+
+Which Run a fork continues, by the server's rule.
+
+While the parent is itself a fork and the step lies in what it inherited, the parent's parent is meant.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
-from pluto_dist.backend.interface import (
+from pluto_dist.backend.local import files
+from pluto_dist.backend.local.store import Store
+from pluto_dist.core.values.backend import (
     BackendRun,
     Batch,
     Beat,
+    Delivered,
     LogType,
-    Opened,
     OpenRequest,
     OpenResult,
+    Outcome,
     Refused,
+    Rejected,
     Reopened,
+    Retry,
+    RunOpened,
     StatusReport,
     Unavailable,
 )
-from pluto_dist.backend.local import files
-from pluto_dist.backend.local.lineage import LineageError, resolve
-from pluto_dist.backend.local.store import Store
-from pluto_dist.core.document import Document, read
-from pluto_dist.core.ids import RunRef, display_prefix
-from pluto_dist.core.outcomes import Delivered, Outcome, Rejected, Retry
+from pluto_dist.core.values.document import Document, read
+from pluto_dist.core.values.ids import RunRef, display_prefix
 from pluto_dist.spool.names import segment_name
 
 JOIN_AGAIN_S = 2.0  # a Run that is not there yet is looked for again
@@ -132,7 +139,7 @@ class LocalBackend:
         if request.parent is not None:
             parent = resolve(lambda ref: self._document(request, ref), request.parent, request.fork_step or 0)
         number = self._store.take_number(request.project, request.key)
-        return Opened(
+        return RunOpened(
             id=self._store.take_id(request.key),
             display_id=f"{display_prefix(request.project)}-{number}",
             project=request.project,
@@ -188,8 +195,8 @@ def _exists(found: Document, root: Path) -> str:
     )
 
 
-def _reopened(found: Document, record: bytes) -> Opened:
-    return Opened(
+def _reopened(found: Document, record: bytes) -> RunOpened:
+    return RunOpened(
         id=found.id or 0,
         display_id=found.display_id or "",
         project=found.project,
@@ -202,3 +209,34 @@ def _reopened(found: Document, record: bytes) -> Opened:
         created_ms=found.created_at,
         record=record,
     )
+
+
+MAX_HOPS = 10  # as on the server
+
+
+class LineageError(ValueError):
+    """Parent or step do not fit."""
+
+
+def resolve(find: Callable[[RunRef], Document | None], ref: RunRef, step: int) -> Document:
+    """The Run that owns `step` in the line of `ref`.
+
+    Raises:
+        LineageError: the parent is unknown, or has not reached the step.
+    """
+    parent = find(ref)
+    if parent is None:
+        raise LineageError(f"fork_run_id {ref}: there is no such Run in this project")
+    for _ in range(MAX_HOPS):
+        if parent.fork is None or parent.fork.step is None or step > parent.fork.step:
+            break
+        ancestor = find(RunRef(id=parent.fork.run_id))
+        if ancestor is None:
+            break
+        parent = ancestor
+    reached = max((point.step for point in parent.summary.values()), default=0)
+    if reached and step > reached:
+        raise LineageError(
+            f"fork_step {step} is beyond the last step of {parent.display_id}, which is {reached}"
+        )
+    return parent

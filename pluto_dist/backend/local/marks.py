@@ -14,10 +14,10 @@ from pathlib import Path
 import msgspec
 
 from pluto_dist.backend.local.store import Store, replace_file
-from pluto_dist.core.foreign import UNREADABLE
-from pluto_dist.core.lifecycle import Target
-from pluto_dist.core.records import SeriesOwner
-from pluto_dist.core.requests import Reopened, Status
+from pluto_dist.core.values.backend import Reopened, Status
+from pluto_dist.core.values.ids import UNREADABLE
+from pluto_dist.core.values.lifecycle import Target
+from pluto_dist.core.values.records import SeriesOwner
 
 FORMAT = 1
 

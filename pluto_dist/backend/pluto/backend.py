@@ -8,29 +8,38 @@ from __future__ import annotations
 import httpx
 import msgspec
 
-from pluto_dist.backend.interface import Backend, Batch
 from pluto_dist.backend.pluto import guard
-from pluto_dist.backend.pluto.client import Client, KeyProvider, parsed, read_details, read_history
+from pluto_dist.backend.pluto.client import (
+    BeatReply,
+    Client,
+    Details,
+    KeyProvider,
+    StatusEvent,
+    parsed,
+    read_details,
+    read_history,
+)
 from pluto_dist.backend.pluto.exchange import Failed, NotDelivered, failed
-from pluto_dist.backend.pluto.files import Files
+from pluto_dist.backend.pluto.files import Files, MemoryUrlBook, UrlBook
+from pluto_dist.backend.pluto.guard import first_fault
 from pluto_dist.backend.pluto.http import Http
-from pluto_dist.backend.pluto.lines import first_fault
-from pluto_dist.backend.pluto.opening import Opening
-from pluto_dist.backend.pluto.reopened import ended_by_monitor, left_to_do
-from pluto_dist.backend.pluto.replies import BeatReply, Details, StatusEvent
-from pluto_dist.backend.pluto.urls import MemoryUrlBook, UrlBook
-from pluto_dist.core.lifecycle import Target
-from pluto_dist.core.merge import merge_tags
-from pluto_dist.core.outcomes import Delivered, Outcome, Rejected
-from pluto_dist.core.requests import (
+from pluto_dist.backend.pluto.opening import Opening, ended_by_monitor, left_to_do
+from pluto_dist.core.rules.shared import merge_tags
+from pluto_dist.core.values.backend import (
+    Backend,
     BackendRun,
+    Batch,
     Beat,
+    Delivered,
     LogType,
     OpenRequest,
     OpenResult,
+    Outcome,
+    Rejected,
     Reopened,
     StatusReport,
 )
+from pluto_dist.core.values.lifecycle import Target
 
 _beat_reply = msgspec.json.Decoder(BeatReply)
 

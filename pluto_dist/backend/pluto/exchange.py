@@ -1,18 +1,51 @@
-"""One request and what came back, as values; no I/O.
+"""One exchange with the server: the request, what came back, and what that means.
+
+One request and what came back, as values; no I/O.
 
 `Kind` says what a repeat of the request would do, because that decides what a broken answer means.
+
+What an answer of the server means: the only place where status codes are read.
+
+Two questions decide. Was the request certainly not carried out? Then it is `Retry` or, if it can never be
+accepted, `Rejected`. Would a repeat be seen? Then an answer that proves nothing is `Unknown`.
+
+Bodies matter as much as status codes: ingest wraps every failure in 422, so that an overloaded server looks
+like bad data; a proxy answers 200, 400 and 404 with pages of its own, which say nothing about the record.
+
+Why a Run could not be opened, in the error names that callers see.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from typing import Literal
+from typing import Literal, assert_never
 
 import msgspec
 
-from pluto_dist.core.outcomes import Delivered, Outcome, Rejected, Retry, Unknown
+from pluto_dist.core.values.backend import (
+    Delivered,
+    OpenRequest,
+    Outcome,
+    Refused,
+    Rejected,
+    Reopened,
+    Retry,
+    Unavailable,
+    Unknown,
+)
+from pluto_dist.core.values.document import read
+from pluto_dist.errors import (
+    AmbiguousRunError,
+    ForkError,
+    KeyRefusedError,
+    PlutoDistError,
+    RunExistsError,
+    RunNotFoundError,
+    ServerRefusedError,
+)
 
 Kind = Literal[
     "control",  # api, POST: a repeat changes nothing
@@ -98,3 +131,229 @@ def epoch_s(http_date: str | None) -> float | None:
     except ValueError:
         return None
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+INGEST_DONE = re.compile(rb"Stream processed successfully: \d+ records\s*")
+INGEST_FAILED = re.compile(r"Failed to process \w+ stream: (?P<kind>\w+) \((?P<family>[^)]*)\)")
+
+# Kinds of failure inside an ingest 422.
+KEY_FAULTS = frozenset({"InvalidToken", "MissingToken", "InvalidBearerFormat", "InvalidTokenFormat"})
+BEFORE_READING = frozenset({"DatabaseError"})  # the key could not be looked up; no line was read
+WHILE_READING = frozenset({"StreamProcessingError"})  # the lines before it are already accepted
+SERVER_FAMILIES = re.compile("Database|System|Rate|Resource", re.IGNORECASE)
+
+TOO_LARGE = frozenset({413, 414, 431})
+TOO_SLOW = 408
+WAIT = frozenset({TOO_SLOW, 425, 429})
+REASON_LENGTH = 300
+
+
+def classify(kind: Kind, answer: Answer) -> Outcome:
+    """The outcome of a request that got a whole response."""
+    match kind:
+        case "metrics" | "rows":
+            return _ingest(kind, answer)
+        case "presign":
+            return _presign(answer)
+        case "put":
+            return _put(answer)
+        case "control" | "read" | "beat":
+            return _json_service(answer)
+        case _:
+            assert_never(kind)
+
+
+def classify_broken(kind: Kind, broken: Broken) -> Outcome:
+    """The outcome of a request that got no whole response.
+
+    Ingest acts on lines while it reads them; every other service reads the whole body first, so there a
+    request that left in part was not carried out.
+    """
+    streamed = kind in ("metrics", "rows")
+    repeatable = kind in ("read", "put")
+    if broken.progress == "unsent" or repeatable or (broken.progress == "partly" and not streamed):
+        return Retry(broken.reason)
+    return Unknown(broken.reason)
+
+
+def is_expired(answer: Answer) -> bool:
+    """Whether object storage refused an upload address; another one helps."""
+    return answer.status == 403
+
+
+def explain(answer: Answer) -> str:
+    """The server's own words, for people; the shapes of all its services."""
+    text = _error_text(answer.body) or answer.body.decode("utf-8", "replace")
+    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return f"{text[:REASON_LENGTH]} (HTTP {answer.status})" if text else f"HTTP {answer.status}"
+
+
+def _json_service(answer: Answer) -> Outcome:
+    if answer.status in (200, 201):
+        if _json_object(answer.body) is not None:
+            return Delivered()
+        return Retry(f"the answer is not the server's: {explain(answer)}", answer.after_s)
+    common = _common(answer)
+    if common is not None:
+        return common
+    if 400 <= answer.status < 500 and answer.status != 403 and _error_text(answer.body):
+        return Rejected(explain(answer))
+    return Retry(explain(answer), answer.after_s)
+
+
+def _ingest(kind: Kind, answer: Answer) -> Outcome:
+    if answer.status == 200 and INGEST_DONE.fullmatch(answer.body):
+        return Delivered()
+    if answer.status == 422:
+        return _ingest_failure(kind, answer)
+    if answer.status == TOO_SLOW and kind == "rows":
+        return Unknown(explain(answer))  # the lines that were read in time are accepted
+    common = _common(answer)
+    if common is not None:
+        return common
+    if 300 <= answer.status < 500:
+        return Retry(explain(answer), answer.after_s)
+    return Unknown(explain(answer))
+
+
+def _ingest_failure(kind: Kind, answer: Answer) -> Outcome:
+    reason = explain(answer)
+    found = INGEST_FAILED.search(reason)
+    if found is None:
+        return Unknown(reason)
+    fault, family = found["kind"], found["family"]
+    if fault in KEY_FAULTS:
+        return Retry(reason, key_problem=True)
+    if fault in BEFORE_READING or (kind == "metrics" and fault in WHILE_READING):
+        return Retry(reason, answer.after_s)
+    if fault in WHILE_READING or SERVER_FAMILIES.search(family):
+        return Unknown(reason)
+    return Rejected(reason)
+
+
+def _presign(answer: Answer) -> Outcome:
+    if answer.status == 200 and _json_object(answer.body) is not None:
+        return Delivered()
+    common = _common(answer)
+    if common is not None:
+        return common
+    if answer.status in (400, 415, 422):
+        return Rejected(explain(answer))
+    if 300 <= answer.status < 500 or _code(answer.body) == "DATABASE_ERROR":
+        return Retry(explain(answer), answer.after_s)
+    return Unknown(explain(answer))
+
+
+def _put(answer: Answer) -> Outcome:
+    page = answer.body.lstrip().startswith(b"<")
+    if answer.status in (200, 201) and not page:
+        return Delivered()
+    if answer.status in TOO_LARGE or b"<Code>EntityTooLarge</Code>" in answer.body:
+        return Rejected(explain(answer))
+    return Retry(explain(answer), answer.after_s)
+
+
+def _common(answer: Answer) -> Outcome | None:
+    if answer.status == 401:
+        return Retry(explain(answer), key_problem=True)
+    if answer.status in WAIT:
+        return Retry(explain(answer), answer.after_s)
+    if answer.status in TOO_LARGE:
+        return Rejected(explain(answer))
+    return None
+
+
+def _json_object(body: bytes) -> dict[str, object] | None:
+    try:
+        return msgspec.json.decode(body, type=dict[str, object])
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+def _code(body: bytes) -> object:
+    return (_json_object(body) or {}).get("code")
+
+
+def _error_text(body: bytes) -> str:
+    """The text of `{"error": …}`, `{"detail": …}` or `{"message": …}`; "" for any other body."""
+    fields = _json_object(body) or {}
+    match fields:
+        case {"error": {"issues": list(issues)}}:
+            return "; ".join(_issue(issue) for issue in issues[:3])
+        case {"error": str(error), "message": str(message)}:
+            return f"{error}: {message}"
+        case {"error": str(text)} | {"detail": str(text)} | {"message": str(text)}:
+            return text
+        case {"detail": list(faults)}:
+            return "; ".join(_issue(fault) for fault in faults[:3])
+        case _:
+            return ""
+
+
+def _issue(issue: object) -> str:
+    match issue:
+        case {"path": list(path), "message": str(message)} | {"loc": list(path), "msg": str(message)}:
+            return f"{'.'.join(map(str, path))}: {message}".removeprefix(": ")
+        case _:
+            return str(issue)
+
+
+LAG_S = 1.0  # the server flushes about every five seconds
+
+
+def refused(error: type[PlutoDistError], message: str) -> Refused:
+    """A refusal that becomes `error` in the caller's process."""
+    return Refused(error.__name__, message)
+
+
+def not_opened(failure: Failed, request: OpenRequest, *, untouched: bool = False) -> Refused | Unavailable:
+    """What a failure means for the caller of `open`; `untouched` if nothing can have been changed."""
+    outcome = failure.outcome
+    match outcome:
+        case Retry(key_problem=True):
+            return refused(KeyRefusedError, f"The server refuses the API key: {outcome.reason}")
+        case Retry():
+            return Unavailable(outcome.reason, outcome.after_s, untouched=untouched)
+        case Rejected():
+            return _rejected(failure, outcome.reason, request, untouched)
+        case Unknown():
+            return Unavailable(outcome.reason, untouched=untouched)
+        case _:
+            assert_never(outcome)
+
+
+def already_exists(request: OpenRequest, where: str, reopened: Reopened | None = None) -> Refused:
+    """The explicit id of a new Run is taken; `where` is its address or its id."""
+    aftermath = "" if reopened is None else f" Asking has reopened it; it is made {reopened.status} again."
+    return Refused(
+        RunExistsError.__name__,
+        f"Run {request.external_id!r} exists in project {request.project!r} ({where}); pass resume=True to "
+        f"go on with it, attach() to log beside it, or choose another run_id.{aftermath}",
+        reopened,
+    )
+
+
+def _rejected(failure: Failed, reason: str, request: OpenRequest, untouched: bool) -> Refused | Unavailable:
+    status = failure.answer.status if failure.answer else 0
+    if status == 404:
+        return refused(RunNotFoundError, f"The server has no Run {_meant(request)}: {reason}")
+    if status == 409:
+        return refused(AmbiguousRunError, f"Run {_meant(request)} is not clear: {reason}")
+    if "exceeds the parent run's max step" in reason and _parent_reached(request):
+        return Unavailable(reason, LAG_S, untouched=untouched)
+    if reason.lower().startswith("fork"):
+        parent = f"Run {request.parent} at step {request.fork_step}"
+        return refused(ForkError, f"The server cannot fork {parent} in project {request.project!r}: {reason}")
+    return refused(ServerRefusedError, f"The server refuses the Run: {reason}")
+
+
+def _parent_reached(request: OpenRequest) -> bool:
+    """Whether we know better: the server counts a step only some seconds after it has taken it."""
+    if not request.parent_record or request.fork_step is None:
+        return False
+    summary = read(request.parent_record).summary
+    return request.fork_step <= max((point.step for point in summary.values()), default=-1)
+
+
+def _meant(request: OpenRequest) -> str:
+    return str(request.id or request.display_id or request.external_id)

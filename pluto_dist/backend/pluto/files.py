@@ -6,6 +6,8 @@ upload succeeded, over all tries; only one that storage refuses is asked for aga
 
 The book in memory forgets with the process: a coordinator that dies between both steps asks again after its
 restart. That is the unknown outcome which its intent has recorded (G6).
+
+Where upload addresses stay between asking for them and using them.
 """
 
 from __future__ import annotations
@@ -15,18 +17,86 @@ import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
-from pluto_dist.backend.pluto.classify import is_expired
 from pluto_dist.backend.pluto.client import Client, concluded, parsed
-from pluto_dist.backend.pluto.exchange import Answer, Failed, NotDelivered
+from pluto_dist.backend.pluto.exchange import Answer, Failed, NotDelivered, is_expired
 from pluto_dist.backend.pluto.guard import clean
 from pluto_dist.backend.pluto.http import Http
-from pluto_dist.backend.pluto.urls import Slot, UrlBook
-from pluto_dist.core.outcomes import Delivered, Outcome, Rejected, Retry, Unknown
-from pluto_dist.core.requests import BackendRun
+from pluto_dist.core.values.backend import BackendRun, Delivered, Outcome, Rejected, Retry, Unknown
 from pluto_dist.spool.file_lines import FileLine, read_line
+
+LIFE_S = 3600.0  # the server signs addresses for an hour
+
+
+class Slot(msgspec.Struct, frozen=True):
+    """What is known of one file's upload.
+
+    Attributes:
+        url: the address; "" if the file needs one.
+        asked_s: epoch seconds at which it was asked for.
+        renewed: storage has refused an earlier address of this file.
+        done: the bytes are stored; the rest of its batch is not.
+    """
+
+    url: str = ""
+    asked_s: float = 0.0
+    renewed: bool = False
+    done: bool = False
+
+    @property
+    def needs_url(self) -> bool:
+        """Whether an address must be asked for."""
+        return not (self.url or self.done)
+
+    def refused(self, now_s: float) -> Slot:
+        """What storage's refusal makes of it.
+
+        A refused address is replaced once, since storage does not say why it refuses. If the new one is
+        refused too, age was not the reason, and asking again each time would only add metadata rows: it
+        stays until it is really old.
+        """
+        if self.renewed and now_s - self.asked_s < LIFE_S:
+            return self
+        return Slot(renewed=True)
+
+
+class UrlBook(Protocol):
+    """Keeps slots by a token that stands for Run and line."""
+
+    def get(self, token: str) -> Slot | None:
+        """What was kept."""
+        ...
+
+    def put(self, token: str, slot: Slot) -> None:
+        """Keeps it."""
+        ...
+
+    def forget(self, token: str) -> None:
+        """The file's batch is delivered."""
+        ...
+
+
+class MemoryUrlBook:
+    """Keeps slots as long as the process lives."""
+
+    def __init__(self) -> None:
+        self._slots: dict[str, Slot] = {}
+
+    def get(self, token: str) -> Slot | None:
+        """See `UrlBook`."""
+        return self._slots.get(token)
+
+    def put(self, token: str, slot: Slot) -> None:
+        """See `UrlBook`."""
+        self._slots[token] = slot
+
+    def forget(self, token: str) -> None:
+        """See `UrlBook`."""
+        self._slots.pop(token, None)
+
 
 FILES_PER_REQUEST = 200
 REQUEST_BYTES = 1 << 20  # the server takes 2 MiB

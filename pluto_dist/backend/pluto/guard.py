@@ -1,4 +1,6 @@
-"""Faults of a request that the server answers with 500: ruled out here, before anything is sent.
+"""What must not be sent: faults that the server answers with 500, and lines that it takes in part.
+
+Faults of a request that the server answers with 500: ruled out here, before anything is sent.
 
 A 500 cannot be told from an outage and would be repeated for ever. What can be mended without loss of meaning
 is mended (NUL, over-long names, NaN in JSON); what cannot raises `UnfitError`.
@@ -6,6 +8,12 @@ is mended (NUL, over-long names, NaN in JSON); what cannot raises `UnfitError`.
 Ingest addresses a Run by its project's name in a header, which carries visible ASCII only; another name
 than the one at create makes all data invisible. So each other character becomes `-` everywhere, at create
 too. That is the official client's rule; both clients therefore write into the same project.
+
+The server's rules for lines whose repeat would be seen, checked before they are sent.
+
+Ingest accepts every line before the first bad one and then refuses the request. A caller that looks for the
+bad line by sending halves would deliver those lines again and again. Refused here, nothing was sent.
+Metrics need no such check: the server de-duplicates them.
 """
 
 from __future__ import annotations
@@ -15,8 +23,11 @@ import json
 import math
 import re
 from collections.abc import Iterable
+from typing import Annotated, Literal
 
 import msgspec
+
+from pluto_dist.core.values.ids import UNREADABLE
 
 NAME_LIMIT = 255
 TAG_LIMIT = 50
@@ -160,3 +171,64 @@ def _clean_json(value: object) -> object:
             return [_clean_json(item) for item in value]
         case _:
             return value
+
+
+U64_LIMIT = 2**64  # msgspec's own bounds end at 2^63
+
+Natural = Annotated[int, msgspec.Meta(ge=0)]
+NotBlank = Annotated[str, msgspec.Meta(pattern=r"\S")]
+
+
+class DataLine(msgspec.Struct, forbid_unknown_fields=True):
+    """A line of `/ingest/data`."""
+
+    time: Natural
+    step: Natural
+    data: str
+    dataType: NotBlank  # noqa: N815 - the server's name
+    logName: NotBlank  # noqa: N815 - the server's name
+
+
+class ConsoleLine(msgspec.Struct, forbid_unknown_fields=True):
+    """A line of `/ingest/logs`."""
+
+    time: Natural
+    message: str
+    lineNumber: Natural  # noqa: N815 - the server's name
+    logType: NotBlank  # noqa: N815 - the server's name
+
+
+_data = msgspec.json.Decoder(DataLine)
+_console = msgspec.json.Decoder(ConsoleLine)
+
+
+def first_fault(kind: Literal["data", "console"], lines: Iterable[bytes]) -> tuple[int, str] | None:
+    """Index of the first line that the server would refuse, and why; None if it takes them all."""
+    for index, line in enumerate(lines):
+        fault = _data_fault(line) if kind == "data" else _console_fault(line)
+        if fault is not None:
+            return index, fault
+    return None
+
+
+def _data_fault(line: bytes) -> str | None:
+    try:
+        parsed = _data.decode(line)
+    except UNREADABLE as fault:
+        return str(fault)
+    return _beyond(time=parsed.time, step=parsed.step)
+
+
+def _console_fault(line: bytes) -> str | None:
+    try:
+        parsed = _console.decode(line)
+    except UNREADABLE as fault:
+        return str(fault)
+    return _beyond(time=parsed.time, lineNumber=parsed.lineNumber)
+
+
+def _beyond(**fields: int) -> str | None:
+    for name, value in fields.items():
+        if value >= U64_LIMIT:
+            return f"`{name}` is {value}; the limit is {U64_LIMIT - 1}"
+    return None

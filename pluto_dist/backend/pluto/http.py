@@ -16,7 +16,7 @@ import httpx
 import msgspec
 
 from pluto_dist.backend.pluto.exchange import Answer, Broken, Kind, Progress, epoch_s, seconds_until
-from pluto_dist.core.secret import Secret
+from pluto_dist.secret import Secret
 
 CONNECT_S = 5.0
 POOL_S = 5.0

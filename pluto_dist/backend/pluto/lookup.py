@@ -11,11 +11,9 @@ from __future__ import annotations
 import msgspec
 
 from pluto_dist.backend.pluto import guard
-from pluto_dist.backend.pluto.client import Client, read_details, read_list
-from pluto_dist.backend.pluto.exchange import Failed
-from pluto_dist.backend.pluto.refusal import not_opened, refused
-from pluto_dist.backend.pluto.replies import MARKED, UNMARKED, Details
-from pluto_dist.core.requests import OpenRequest, Refused, Unavailable
+from pluto_dist.backend.pluto.client import MARKED, UNMARKED, Client, Details, read_details, read_list
+from pluto_dist.backend.pluto.exchange import Failed, not_opened, refused
+from pluto_dist.core.values.backend import OpenRequest, Refused, Unavailable
 from pluto_dist.errors import ForkError
 
 PAGE = 200  # the most that the server lists at once

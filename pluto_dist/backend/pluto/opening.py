@@ -9,32 +9,107 @@ coordinator's key in the Run's loggerSettings.
 
 A Run that was reopened all the same is named in the refusal, with what it was: the coordinator keeps that on
 disk until it is put back.
+
+What a Run's history tells: whether our own call has reopened it, and what is left to put back (R8).
+
+Asking looks first, so this is the exception: `create` met an ended Run that was not looked at. The newest
+event is then a `resume`, and it is as young as our call. Both times are the server's. The limit: a resume by
+somebody else within the same seconds cannot be told from ours.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 import msgspec
 
 from pluto_dist.backend.pluto import guard
-from pluto_dist.backend.pluto.client import Client, parsed, read_details, read_history
-from pluto_dist.backend.pluto.exchange import Failed, Reply, failed
+from pluto_dist.backend.pluto.client import (
+    TERMINAL,
+    Client,
+    Details,
+    RunReply,
+    StatusEvent,
+    epoch_ms,
+    mark,
+    parsed,
+    read_details,
+    read_history,
+    system_metadata,
+)
+from pluto_dist.backend.pluto.exchange import Failed, Reply, already_exists, failed, not_opened, refused
 from pluto_dist.backend.pluto.lookup import Lookup, Missing, Parent, status_of
-from pluto_dist.backend.pluto.refusal import already_exists, not_opened, refused
-from pluto_dist.backend.pluto.reopened import reopening
-from pluto_dist.backend.pluto.replies import TERMINAL, Details, RunReply, epoch_ms, mark, system_metadata
-from pluto_dist.core.requests import (
-    Opened,
+from pluto_dist.core.values.backend import (
     OpenRequest,
     OpenResult,
     Refused,
     Reopened,
+    RunOpened,
     Status,
     Unavailable,
 )
 from pluto_dist.errors import ServerRefusedError, UsageError
+
+MONITOR = "stale-monitor"  # source of the events of the server's liveness monitor
+RESUME = "resume"
+Todo = Literal["nothing", "status", "resume and status"]
+
+SLACK_MS = 2_000  # the `Date` header has whole seconds, and a proxy may add its own
+
+
+class Reopening(msgspec.Struct, frozen=True):
+    """What our call changed: the status before, and since when the Run had it (None if not recorded)."""
+
+    status: Status
+    since_ms: int | None
+
+
+def reopening(events: Sequence[StatusEvent], called_ms: int) -> Reopening | None:
+    """What the call changed, None if it changed nothing.
+
+    Args:
+        events: the Run's history in the order of writing.
+        called_ms: the server's time at our call.
+    """
+    if not events:
+        return None
+    newest = events[-1]
+    before = newest.from_status
+    if before is None or before not in TERMINAL:
+        return None
+    if newest.source != RESUME or newest.at_ms < called_ms - SLACK_MS:
+        return None
+    ended = next((event for event in reversed(events[:-1]) if event.to_status == before), None)
+    return Reopening(before, ended.at_ms if ended else None)
+
+
+def ended_by_monitor(events: Sequence[StatusEvent]) -> bool:
+    """Whether the Run's last change was the liveness monitor's.
+
+    Args:
+        events: the Run's history in the order of writing.
+    """
+    return bool(events) and events[-1].source == MONITOR
+
+
+def left_to_do(events: Sequence[StatusEvent], was: Status) -> Todo:
+    """What puts an end back that asking has taken away.
+
+    The monitor marks a Run FAILED that was reopened and then left; a lower severity than FAILED is ignored
+    unless the Run is RUNNING again. Whatever else has happened since is somebody else's will.
+
+    Args:
+        events: the Run's history in the order of writing.
+        was: the status before.
+    """
+    reaped = ended_by_monitor(events)
+    since = events[:-1] if reaped else events
+    if not since or since[-1].source != RESUME or since[-1].from_status != was:
+        return "nothing"
+    return "resume and status" if reaped else "status"
+
 
 AGAIN_S = 2.0  # a Run that does not exist yet is made by its owner's node within seconds of the job's start
 LOOK_ON_S = 0.5  # between two looks at a project with many Runs of other clients
@@ -275,10 +350,10 @@ def _resume_fields(request: OpenRequest) -> dict[str, object]:
 
 def _created(
     request: OpenRequest, run: RunReply, parent: Parent | None, details: Details | None = None
-) -> Opened:
+) -> RunOpened:
     """A new Run; with details if an earlier attempt at this request has made it."""
     lineage = details or run
-    return Opened(
+    return RunOpened(
         id=run.run_id,
         display_id=run.display_id or "",
         project=run.project_name,
@@ -296,7 +371,7 @@ def _created(
     )
 
 
-def _resumed(run: RunReply, details: Details, was: Status) -> Opened:
+def _resumed(run: RunReply, details: Details, was: Status) -> RunOpened:
     return _known(details, run.url, was)
 
 
@@ -317,8 +392,8 @@ def _joined(request: OpenRequest, details: Details) -> OpenResult:
     return _known(details, "", details.status)
 
 
-def _known(details: Details, url: str, was: Status) -> Opened:
-    return Opened(
+def _known(details: Details, url: str, was: Status) -> RunOpened:
+    return RunOpened(
         id=details.id,
         display_id=details.display_id or "",
         project=details.project_name,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Self
 
 from pluto_dist.cli.demo.job.torchrun import last_line
-from pluto_dist.node.launch import module_command
+from pluto_dist.host.launch import module_command
 
 JOB = "pluto_dist.cli.demo.job."
 GRACE_S = 20.0  # more than the launcher gives its ranks

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
-from pluto_dist.backend.local.points import SeriesPoint
+from pluto_dist.backend.local.reading import SeriesPoint
 from pluto_dist.cli.demo.job.ledger import Entry
-from pluto_dist.core.document import Document, LeaseShown
-from pluto_dist.core.records import RunEvent
+from pluto_dist.core.values.document import Document, LeaseShown
+from pluto_dist.core.values.records import RunEvent
 
 Key = tuple[str, str, int, float | str]  # lease, final name, step, value
 

@@ -114,7 +114,7 @@ def _performed(play: Play, lookup: Lookup, home: Path | None, out: Console) -> O
 
 
 def _outcome(play: Play, lookup: Lookup, codes: dict[str, int | None], killed_ms: int) -> Outcome:
-    from pluto_dist.backend.local.points import read_points
+    from pluto_dist.backend.local.reading import read_points
     from pluto_dist.cli.demo.check import Outcome
     from pluto_dist.cli.demo.job import checkpoints, ledger
     from pluto_dist.cli.demo.play import RANKS, settle

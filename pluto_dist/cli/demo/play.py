@@ -16,7 +16,7 @@ from pluto_dist.cli.demo.check import settled
 from pluto_dist.cli.demo.job import ledger
 from pluto_dist.cli.demo.watch import Watch
 from pluto_dist.cli.lookup import Lookup
-from pluto_dist.core.document import Document, read
+from pluto_dist.core.values.document import Document, read
 from pluto_dist.errors import PlutoDistError, RunNotFoundError, WaitTimeoutError
 
 RANKS = 4

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from pluto_dist.cli.lookup import Lookup
-    from pluto_dist.core.document import Document, LeaseShown
-    from pluto_dist.core.records import RunEvent
+    from pluto_dist.core.values.document import Document, LeaseShown
+    from pluto_dist.core.values.records import RunEvent
 
 LOOK_S = 0.2
 LINE_EVERY_S = 2.0

@@ -1,15 +1,11 @@
 """Console capture: what a process prints goes to its terminal as ever, and line by line into its lease.
 
-    lines      pure: text in, finished lines out
-    levels     pure: which log type a line has
-    secrets    what must not be recorded
-    recorder   lines become records
+    text       text becomes records: finished lines, their log type, without secrets
     wrap       `auto` and `wrap`: the `write` of Python's own streams
     fd         `fd`: the descriptors 1 and 2, C++ and child output included
     channel    one captured descriptor: a pipe, or a pseudo-terminal where there was a terminal
     drain      the process of its own that empties the channels of `fd`
-    command    `fd` for what a launcher starts
-    capture    which of them runs, for which Run
+    capture    which of them runs, for which Run, and `fd` for what a launcher starts
 
 A record is one JSON line without its number and without the participant's prefix; the coordinator gives both,
 because only it knows the order of all participants.

@@ -21,7 +21,7 @@ from typing import Final
 
 import msgspec
 
-from pluto_dist.client.console.levels import SEPARATE, StreamName
+from pluto_dist.client.console.text import SEPARATE, StreamName
 
 STREAMS: Final[dict[StreamName, tuple[int, ...]]] = {"stdout": (1,), "stderr": (2,), "both": (1, 2)}
 

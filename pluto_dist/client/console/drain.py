@@ -25,10 +25,8 @@ from typing import Final
 import msgspec
 
 from pluto_dist.client.console.channel import copy_size, read_some
-from pluto_dist.client.console.levels import StreamName
-from pluto_dist.client.console.recorder import Recorder
-from pluto_dist.client.console.secrets import redactor
-from pluto_dist.client.lease import Wall
+from pluto_dist.client.console.text import Recorder, StreamName, redactor
+from pluto_dist.client.lease_files import Wall
 from pluto_dist.spool.space import Space
 from pluto_dist.spool.writer import Limits, StreamWriter
 

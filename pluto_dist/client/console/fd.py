@@ -29,9 +29,9 @@ import msgspec
 
 from pluto_dist.client.console.channel import Channel, open_channels, read_some
 from pluto_dist.client.console.drain import DRAIN, PASS_ON, RECORD, Instructions, Source, write_all
-from pluto_dist.client.console.levels import SEPARATE, StreamName
+from pluto_dist.client.console.text import SEPARATE, StreamName
 from pluto_dist.client.terminal import flush, is_open
-from pluto_dist.node.launch import environment, module_command, start_detached
+from pluto_dist.host.launch import environment, module_command, start_detached
 from pluto_dist.spool.names import DRAIN_LOCK
 from pluto_dist.spool.real_files import real_files
 

@@ -20,8 +20,7 @@ from threading import get_ident
 from typing import Any, Protocol
 from weakref import ref
 
-from pluto_dist.client.console.levels import StreamName
-from pluto_dist.client.console.recorder import Recorder
+from pluto_dist.client.console.text import Recorder, StreamName
 from pluto_dist.client.terminal import is_open
 
 _PRUNE_AT = 64  # threads of one stream; beyond, those that are gone are looked for

@@ -1,8 +1,14 @@
-"""What a file and a data value are to `log()`. Light: the record's slow path imports it."""
+"""What a file and a data value are to `log()`. Light: the record's slow path imports it.
+
+Free data beside a file, as the JSON text that the server keeps.
+
+Packages that only encoding needs. A trainer that logs numbers never loads them.
+"""
 
 from __future__ import annotations
 
 import functools
+import importlib
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -11,10 +17,10 @@ from typing import Any, ClassVar, Concatenate, ParamSpec, Self, TypeVar
 
 import msgspec
 
-from pluto_dist.client.once import WarnOnce
-from pluto_dist.client.plain import clean_text, first_line, shown
-from pluto_dist.core.requests import LogType
-from pluto_dist.errors import InvalidRecordError, UsageError
+from pluto_dist.client.notices import WarnOnce
+from pluto_dist.client.values import clean_text, first_line, shown
+from pluto_dist.core.values.backend import LogType
+from pluto_dist.errors import InvalidRecordError, MissingPackageError, UsageError
 
 LONGEST_STEM = 100  # bytes; with step, id and extension a name stays below what filesystems take
 LONGEST_EXTENSION = 16
@@ -173,3 +179,60 @@ def split_name(path: str) -> tuple[str, str]:
     if stem.endswith(_TWO_PARTS) and stem != _TWO_PARTS:
         return stem.removesuffix(_TWO_PARTS), f"{_TWO_PARTS}{dot}{ending}"
     return stem, dot + ending
+
+
+def as_json(value: object, what: str) -> str:
+    """The value as JSON text.
+
+    Raises:
+        InvalidRecordError: it holds something that JSON has no form for.
+    """
+    try:
+        return msgspec.json.encode(value, enc_hook=_plain).decode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidRecordError(f"{what} cannot be written as JSON: {error}; pass plain values") from error
+
+
+def _plain(value: object) -> object:
+    """numpy's and torch's numbers and arrays."""
+    if hasattr(type(value), "tolist"):
+        return value.tolist()  # type: ignore[attr-defined] # just looked
+    raise TypeError(f"a value of type {type(value).__name__}")
+
+
+_EXTRA = "pip install 'pluto-dist[media]'"
+
+
+def package(module: str, what_for: str) -> Any:
+    """An installed module.
+
+    Raises:
+        MissingPackageError: it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        name = {"PIL.Image": "Pillow"}.get(module, module)
+        raise MissingPackageError(
+            f"{what_for} needs {name}, which is not installed: {_EXTRA}; or pass the path or the bytes of an "
+            "encoded file",
+            package=name,
+        ) from error
+
+
+def array_of(data: Any, what: str) -> Any:
+    """The numbers as a numpy array; a tensor comes from its device.
+
+    Raises:
+        InvalidRecordError: these are no numbers.
+        MissingPackageError: numpy is not installed.
+    """
+    kind = type(data)
+    if hasattr(kind, "detach") and hasattr(kind, "cpu"):
+        data = data.detach().cpu()
+        if str(data.dtype) == "torch.bfloat16":  # numpy has none
+            data = data.float()
+    numpy = package("numpy", f"{what} of an array")
+    if not (hasattr(kind, "__array__") or isinstance(data, list | tuple)):
+        raise InvalidRecordError(f"{what} was given {shown(data)}, which is no array and no path or bytes")
+    return numpy.asarray(data)

@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pluto_dist.client.media.base import Media, absolute, leave_out, split_name, told_by_log
-from pluto_dist.client.media.notes import as_json
-from pluto_dist.client.plain import clean_text, shown
+from pluto_dist.client.media.base import Media, absolute, as_json, leave_out, split_name, told_by_log
+from pluto_dist.client.values import clean_text, shown
 from pluto_dist.errors import InvalidRecordError
 
 

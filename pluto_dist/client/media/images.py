@@ -9,10 +9,8 @@ from typing import Any
 
 import msgspec
 
-from pluto_dist.client.media.base import Media, absolute, split_name, told_by_log
-from pluto_dist.client.media.notes import as_json
-from pluto_dist.client.media.packages import array_of, package
-from pluto_dist.client.plain import first_line, shown
+from pluto_dist.client.media.base import Media, absolute, array_of, as_json, package, split_name, told_by_log
+from pluto_dist.client.values import first_line, shown
 from pluto_dist.errors import InvalidRecordError, PlutoDistError
 
 _CHANNELS = (1, 3, 4)

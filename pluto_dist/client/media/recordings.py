@@ -7,9 +7,16 @@ import os
 import wave
 from typing import Any
 
-from pluto_dist.client.media.base import Media, absolute, leave_out, split_name, told_by_log
-from pluto_dist.client.media.packages import array_of, package
-from pluto_dist.client.plain import shown
+from pluto_dist.client.media.base import (
+    Media,
+    absolute,
+    array_of,
+    leave_out,
+    package,
+    split_name,
+    told_by_log,
+)
+from pluto_dist.client.values import shown
 from pluto_dist.errors import InvalidRecordError
 
 _FORMATS = ("mp4", "webm", "ogg", "gif")

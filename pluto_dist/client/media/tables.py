@@ -6,10 +6,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pluto_dist.client.media.base import DataValue, leave_out, told_by_log
-from pluto_dist.client.media.notes import as_json
-from pluto_dist.client.media.packages import array_of, package
-from pluto_dist.client.plain import NotAScalarError, clean_text, scalar_of, shown
+from pluto_dist.client.media.base import DataValue, array_of, as_json, leave_out, package, told_by_log
+from pluto_dist.client.values import NotAScalarError, clean_text, scalar_of, shown
 from pluto_dist.errors import InvalidRecordError
 
 LONGEST_PAYLOAD = 2 << 20  # characters; the server's contract advises 1 to 2 MB a request

@@ -1,0 +1,309 @@
+"""What the store and the spool hold of a Run, read for people: points and console lines.
+
+From segments to points under their final names: what `export`, `show --plot` and `sync` read.
+
+A lease's segments are in the store (copies, as far as they were delivered), in the spool (what is not
+delivered yet, and the newest delivered ones), or in both; then the longer one is read, since a copy is the
+same bytes from the start. Memory is constant: one piece of a segment at a time. Points come lease by lease,
+stream by stream, in the order of the file.
+
+Names are final by the document's series (R7). A name that was logged but is not settled yet gets the name
+that it would get by the series known so far. What a superseded lease wrote behind its fence belongs to the
+participant `attempt<n>`.
+
+Console lines of a Run, from its copies in the store and from the spool, merged by time.
+
+The two hold the same bytes of a segment from its start, so the longer one is read, and a cursor into one is a
+cursor into both. Memory is constant while chains are read; lines of one chain keep their order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import msgspec
+
+from pluto_dist.backend.local.files import relative_place
+from pluto_dist.core.rules.participants import late_participant, name_of
+from pluto_dist.core.rules.series import FinalNames
+from pluto_dist.core.values.document import Document, LeaseShown
+from pluto_dist.core.values.ids import UNREADABLE
+from pluto_dist.core.values.records import Point
+from pluto_dist.spool.file_lines import read_line
+from pluto_dist.spool.frames import Cut, scan
+from pluto_dist.spool.names import parse_segment, stream_kind
+from pluto_dist.spool.reader import list_streams, read_cut
+
+PIECE_BYTES = 1 << 20
+
+
+Kind = Literal["metric", "string", "histogram", "table", "file"]
+
+
+class SeriesPoint(msgspec.Struct, frozen=True):
+    """One point of one series.
+
+    `time` is in epoch milliseconds. A string series has text values, a histogram or table its JSON text, and
+    a file its path below the Run's folder in the store, where it is if the store has it.
+    """
+
+    kind: Kind
+    name: str
+    step: int
+    value: float | str
+    time: int
+    lease_id: str
+
+
+class _Metrics(msgspec.Struct):
+    time: int
+    step: int
+    data: dict[str, float]
+
+
+class _Text(msgspec.Struct):
+    time: int
+    step: int
+    data: str
+    logName: str  # noqa: N815 # the server's name
+    dataType: str = ""  # noqa: N815 # the server's name
+
+
+_DATA_KINDS: dict[str, Kind] = {"histogram": "histogram", "table": "table"}
+
+_metrics = msgspec.json.Decoder(_Metrics)
+_text = msgspec.json.Decoder(_Text)
+
+
+def read_points(document: Document, roots: Sequence[Path]) -> Iterator[SeriesPoint]:
+    """All points of a Run that are in reach.
+
+    Args:
+        document: says who wrote, under which names.
+        roots: folders that hold one folder per lease: `<store>/runs/<key>/streams`, `<spool>/leases`. The
+            first one is the Run's own: a lease folder there counts even if the document does not know it yet.
+    """
+    names = FinalNames(document.restore.series)
+    leases = {lease.lease_id: lease for lease in document.leases}
+    for lease_id in dict.fromkeys((*leases, *_folders(roots[0]))):
+        yield from _lease_points(lease_id, leases.get(lease_id), names, roots)
+
+
+def summarise(points: Iterable[SeriesPoint]) -> dict[str, Point]:
+    """Latest value, its step and the number of points of each series, as in the document."""
+    summary: dict[str, tuple[float | str, int, int]] = {}
+    for point in points:
+        last, step, count = summary.get(point.name, ("", -1, 0))
+        if point.step >= step:
+            last, step = _short(point), point.step
+        summary[point.name] = (last, step, count + 1)
+    return {name: Point(shown(last), step, count) for name, (last, step, count) in summary.items()}
+
+
+def _short(point: SeriesPoint) -> float | str:
+    """As the coordinator sums it up; see `spool.batches`."""
+    if point.kind == "file":
+        return str(point.value).rpartition("/")[2]
+    return point.kind if point.kind in ("histogram", "table") else point.value
+
+
+def shown(value: float | str) -> float | str:
+    """A value as JSON can hold it: what is not finite becomes "NaN", "Infinity" or "-Infinity"."""
+    if isinstance(value, str) or math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
+
+
+def _lease_points(
+    lease_id: str, lease: LeaseShown | None, names: FinalNames, roots: Sequence[Path]
+) -> Iterator[SeriesPoint]:
+    for stream, segments in sorted(_streams([root / lease_id for root in roots]).items()):
+        fence = _fence(lease, stream)
+        for number, paths in sorted(segments.items()):
+            for cut in _read(paths, fence[1] if fence is not None and fence[0] == number else 0):
+                behind = fence is not None and (number, cut.start) >= fence
+                who = "" if lease is None else lease.participant
+                if lease is not None and behind:
+                    who = late_participant(lease.participant, lease.attempt)
+                for line in cut.lines:
+                    yield from _points_of(stream, line, lease_id, partial(names.of, who))
+
+
+def _fence(lease: LeaseShown | None, stream: str) -> tuple[int, int] | None:
+    if lease is None or lease.fences is None:
+        return None
+    return lease.fences.get(stream, (0, 0))
+
+
+def _points_of(stream: str, line: bytes, lease_id: str, final: Callable[[str], str]) -> Iterator[SeriesPoint]:
+    """The points of one record; a line that holds none is somebody else's to complain about."""
+    try:
+        if stream_kind(stream) == "data":
+            text = _text.decode(line)
+            kind = _DATA_KINDS.get(text.dataType, "string")
+            yield SeriesPoint(kind, final(text.logName), text.step, text.data, text.time, lease_id)
+            return
+        if stream_kind(stream) == "files":
+            yield from _file(line, lease_id, final)
+            return
+        record = _read_metrics(line)
+    except UNREADABLE:
+        return
+    for name, value in record.data.items():
+        yield SeriesPoint("metric", final(name), record.step, value, record.time, lease_id)
+
+
+def _file(line: bytes, lease_id: str, final: Callable[[str], str]) -> Iterator[SeriesPoint]:
+    file = read_line(line)
+    if file is not None:
+        place = relative_place(file)
+        yield SeriesPoint("file", final(file.log_name), file.step, place, file.time, lease_id)
+
+
+def _read_metrics(line: bytes) -> _Metrics:
+    try:
+        return _metrics.decode(line)
+    except UNREADABLE:  # NaN and infinities are no JSON
+        return msgspec.convert(json.loads(line), _Metrics)
+
+
+def _folders(root: Path) -> list[str]:
+    return sorted(path.name for path in _entries(root))
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What a folder holds now; one that its coordinator has just emptied and removed holds nothing."""
+    try:
+        return list(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _streams(folders: Iterable[Path]) -> dict[str, dict[int, list[Path]]]:
+    """Files of each segment of the record streams with points, the longest first."""
+    found: dict[str, dict[int, list[tuple[int, Path]]]] = {}
+    for folder in folders:
+        for path in _entries(folder):
+            segment = parse_segment(path.name)
+            if segment is not None and stream_kind(segment[0]) in ("metrics", "data", "files"):
+                with contextlib.suppress(FileNotFoundError):  # delivered and removed in this instant
+                    known = found.setdefault(segment[0], {}).setdefault(segment[1], [])
+                    known.append((path.stat().st_size, path))
+    return {
+        stream: {number: [path for _, path in sorted(files, reverse=True)] for number, files in each.items()}
+        for stream, each in found.items()
+    }
+
+
+def _read(paths: list[Path], fence: int) -> Iterator[Cut]:
+    """Cuts of the first file that can be opened; a spool segment may have been delivered and removed."""
+    for path in paths:
+        try:
+            file = path.open("rb")
+        except FileNotFoundError:
+            continue
+        with file:
+            yield from _cuts(file, fence)
+        return
+
+
+def _cuts(file: BinaryIO, fence: int) -> Iterator[Cut]:
+    """Whole frames up to the end of the file; no cut reaches over the fence."""
+    offset, wanted = 0, PIECE_BYTES
+    while True:
+        file.seek(offset)
+        data = file.read(wanted)
+        room = fence - offset if offset < fence else len(data)
+        cut = scan(data, base=offset, limit_bytes=room)
+        if cut.end > offset:
+            yield cut
+            offset, wanted = cut.end, PIECE_BYTES
+        elif len(data) < wanted:
+            return  # the end, or a frame that is still being written
+        else:
+            wanted *= 2  # a frame larger than the piece
+
+
+Cursors = dict[tuple[str, str, int], int]
+
+
+class SaidLine(msgspec.Struct, frozen=True):
+    """One line; `time` is in epoch milliseconds, `speaker` is empty in a Run of one participant."""
+
+    time: int
+    speaker: str
+    rank: int | None
+    log_type: str
+    message: str
+    lease_id: str
+
+
+class _Record(msgspec.Struct):
+    time: int
+    message: str
+    logType: str  # noqa: N815 # the server's name
+
+
+_decoder = msgspec.json.Decoder(_Record)
+
+
+def read_lines(document: Document, roots: Sequence[Path], cursors: Cursors) -> Iterator[SaidLine]:
+    """Lines behind the cursors, which move along.
+
+    Args:
+        document: says who wrote.
+        roots: folders that hold one folder per lease.
+        cursors: where an earlier call ended; empty for the start.
+    """
+    alone = len({lease.participant for lease in document.leases if lease.pid}) <= 1
+    chains = [
+        _chain(lease, "" if alone else _speaker(lease), stream, roots, cursors)
+        for lease in document.leases
+        for stream in sorted({name for root in roots for name in list_streams(str(root / lease.lease_id))})
+        if stream_kind(stream) == "console"
+    ]
+    return heapq.merge(*chains, key=lambda line: line.time)
+
+
+def _speaker(lease: LeaseShown) -> str:
+    return name_of(lease.rank, lease.label, launcher=lease.launcher)
+
+
+def _chain(
+    lease: LeaseShown, speaker: str, stream: str, roots: Sequence[Path], cursors: Cursors
+) -> Iterator[SaidLine]:
+    folders = [str(root / lease.lease_id) for root in roots]
+    for segment in sorted({number for folder in folders for number in list_streams(folder).get(stream, {})}):
+        key = (lease.lease_id, stream, segment)
+        for line, end in _records(folders, stream, segment, cursors.get(key, 0)):
+            cursors[key] = end
+            try:
+                record = _decoder.decode(line)
+            except UNREADABLE:  # not written by a capture
+                continue
+            yield SaidLine(record.time, speaker, lease.rank, record.logType, record.message, lease.lease_id)
+
+
+def _records(folders: Iterable[str], stream: str, segment: int, start: int) -> Iterator[tuple[bytes, int]]:
+    """Records of a segment with the cursor behind their cut."""
+    while True:
+        sizes = {folder: list_streams(folder).get(stream, {}).get(segment, 0) for folder in folders}
+        longest = max(sizes, key=lambda folder: sizes[folder])
+        if sizes[longest] <= start:
+            return
+        try:
+            cut = read_cut(longest, stream, segment, start)
+        except FileNotFoundError:  # delivered and removed just now: the copy has it
+            continue
+        for line in cut.lines:
+            yield line, cut.end
+        if cut.end == start:
+            return
+        start = cut.end

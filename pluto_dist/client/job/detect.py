@@ -1,0 +1,322 @@
+"""Which job this process belongs to, and what it shares with the other ranks (R4, R12).
+
+A pure function of the environment and of facts about this process and its ancestors; `ancestors.py` collects
+those facts.
+
+What real launchers showed:
+
+* torchrun (torch 2.13) keeps its pid and TORCHELASTIC_RUN_ID over restarts. MASTER_PORT stays only while the
+  agent shares its store with the ranks (TORCHELASTIC_USE_AGENT_STORE=True); with
+  TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 each attempt got another port. So the port is no part of its key.
+* When nodes come or go, torchrun starts all ranks anew without raising TORCHELASTIC_RESTART_COUNT: the same
+  attempt can be seen twice, with other ranks.
+* A shell loop starts two launches from one process, so there the port is all that tells them apart.
+* A pod's own RANK and WORLD_SIZE (one per node) are inherited by torchrun, so torchrun lacks the variables of
+  torchrun but not those of its pod.
+* `srun --ntasks-per-node=1 torchrun` is how SLURM starts one launcher on each node: such a task has the
+  variables of a rank of SLURM and is none.
+* `torch.multiprocessing.spawn` gives its children no variables: their rank is known once
+  `torch.distributed` is initialised in them. A pod's RANK is then often the number of the node.
+
+Processes are one job only if they say so. Children of one parent say it by ranks; without ranks each is a job
+of its own, and whether it shares its parent's Run is decided where that Run is known (`core.rules.kinship`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from pluto_dist.client.job.ranks import RANK_VARIABLES, Coordinates, FamilyName, place_in_group, read_ranks
+from pluto_dist.core.values.ids import Identity, Job
+
+# What `ancestors.py` reads of a process's environment, and nothing else.
+LAUNCH_VARIABLES = RANK_VARIABLES | {"PYTEST_CURRENT_TEST"}
+
+# They start unrelated things one after the other, so being their child says nothing about a job.
+_NO_LAUNCHERS = frozenset(
+    {"raylet", "pytest", "py.test", "ipykernel", "ipykernel_launcher", "colab_kernel_launcher"}
+    | {"jupyter-lab", "jupyter-notebook", "jupyterhub-singleuser", "jupyter", "jupyterhub"}
+    | {"init", "systemd", "tini", "dumb-init", "docker-init", "catatonit", "launchd", "sshd", "cron", "tmux"}
+)
+# The ones that run one job each: their identity alone tells two launches apart.
+_ONE_JOB_LAUNCHERS: frozenset[FamilyName] = frozenset({"torchelastic", "openmpi", "pmix", "pmi", "slurm"})
+_PLAIN_ID = re.compile(r"[A-Za-z0-9._-]{1,200}")  # fits the server, file names and people
+
+
+class ProcessFacts(msgspec.Struct, frozen=True):
+    """What this process knows about itself.
+
+    Attributes:
+        environ: its rank variables as it was started with them; a script may have set others since.
+        notebook: it is the kernel of a notebook.
+        pool_parent: pid of the process that started it by `multiprocessing`.
+        forked_from: pid of the process whose open Run it has inherited by a fork.
+        group: rank and world size of its default process group, if `torch.distributed` is initialised.
+    """
+
+    identity: Identity
+    environ: Mapping[str, str] = {}
+    notebook: bool = False
+    pool_parent: int | None = None
+    forked_from: int | None = None
+    group: tuple[int, int] | None = None
+
+
+class AncestorFacts(msgspec.Struct, frozen=True):
+    """A parent, or a parent's parent.
+
+    Attributes:
+        program: name of the program or of the Python module it runs.
+        environ: its rank variables when it was started, None if they cannot be read (another user's
+            process, which then is no rank of this job).
+        pooled: its command line is that of a process that `multiprocessing` or joblib has started.
+    """
+
+    identity: Identity
+    program: str = ""
+    environ: Mapping[str, str] | None = None
+    pooled: bool = False
+
+
+class Surroundings(msgspec.Struct, frozen=True):
+    """The job of a process and what else its surroundings say.
+
+    Attributes:
+        family: whose variables gave the rank, None for a plain process.
+        ancestors: parent first.
+        parents: those ancestors of whose program it is a part, parent first: it was started by
+            `multiprocessing`, or forked.
+        notebook: it is the kernel of a notebook.
+        warnings: variables that were ignored, and why.
+    """
+
+    job: Job
+    family: FamilyName | None = None
+    ancestors: tuple[Identity, ...] = ()
+    parents: tuple[Identity, ...] = ()
+    notebook: bool = False
+    warnings: tuple[str, ...] = ()
+
+
+def detect(
+    env: Mapping[str, str],
+    process: ProcessFacts,
+    ancestors: Sequence[AncestorFacts],
+    nth_init: int,
+    *,
+    launcher: bool = False,
+) -> Surroundings:
+    """The job of this process.
+
+    Args:
+        env: the environment as it is now.
+        process: this process.
+        ancestors: parent first, as far as they can be seen.
+        nth_init: how many times `init()` was called in this process, this time included; the ranks of a sweep
+            call it equally often.
+        launcher: it is `pluto-dist run`: on one of the nodes, and no rank.
+    """
+    place, warnings = read_ranks(env)
+    if place is not None and place.world_size == 1 and place.family.name != "torchelastic":
+        place = None  # no peers to find; and one task is often a shell that starts many programs
+    place = _in_group(process, place, env)
+    own_key = _key(process.identity, process.identity, env, nth_init)
+    if place is None:
+        job = Job(key=own_key)
+    else:
+        job = _job_of_rank(place, env, process, _lineage(process, ancestors), nth_init)
+        if launcher:
+            nobody = {"rank": None, "local_rank": None, "world_size": None, "launcher": None}
+            job = msgspec.structs.replace(job, key=own_key, **nobody)
+    return Surroundings(
+        job=job,
+        family=place.family.name if place else None,
+        ancestors=tuple(each.identity for each in ancestors),
+        parents=_parents(process, ancestors),
+        notebook=process.notebook,
+        warnings=warnings,
+    )
+
+
+def is_rank(env: Mapping[str, str]) -> bool:
+    """Whether a launcher has started this process as one of several, and it starts none itself."""
+    place, _ = read_ranks(env)
+    return place is not None and (place.world_size or 1) > 1 and not is_node_launcher(env)
+
+
+def is_node_launcher(env: Mapping[str, str]) -> bool:
+    """Whether SLURM has started this process as the one task of its node, on each of several nodes.
+
+    A step has a task on each of its nodes, so as many tasks as nodes are one for each. Variables of any other
+    launcher make it a rank of that one.
+    """
+    place, _ = read_ranks(env)
+    if place is None or place.family.name != "slurm" or place.nodes is None:
+        return False
+    return place.nodes > 1 and place.nodes == place.world_size
+
+
+def _in_group(process: ProcessFacts, place: Coordinates | None, env: Mapping[str, str]) -> Coordinates | None:
+    """The place in the process group, where that says more than the variables.
+
+    The group is what the ranks really are. Without an address in the environment two launches of one shell
+    could not be told apart, so it counts only for children of one parent then.
+    """
+    if process.group is None or (place is not None and (place.rank, place.world_size) == process.group):
+        return place
+    if process.pool_parent is None and not _address(env):
+        return place
+    return place_in_group(*process.group)
+
+
+def _lineage(process: ProcessFacts, ancestors: Sequence[AncestorFacts]) -> Sequence[AncestorFacts]:
+    """Ancestors from the one on that started this process by `multiprocessing`: a server may be between."""
+    pids = [each.identity.pid for each in ancestors]
+    return ancestors[pids.index(process.pool_parent) :] if process.pool_parent in pids else ancestors
+
+
+def _parents(process: ProcessFacts, ancestors: Sequence[AncestorFacts]) -> tuple[Identity, ...]:
+    started_by = {process.pool_parent, process.forked_from}
+    known = [place for place, each in enumerate(ancestors) if each.identity.pid in started_by]
+    if not known:
+        return ()
+    last = known[-1]
+    while ancestors[last].pooled and last + 1 < len(ancestors):
+        last += 1
+    return tuple(each.identity for each in ancestors[: last + 1])
+
+
+def _job_of_rank(
+    place: Coordinates,
+    env: Mapping[str, str],
+    process: ProcessFacts,
+    lineage: Sequence[AncestorFacts],
+    nth_init: int,
+) -> Job:
+    launcher = _launcher(place, env, process, lineage)
+    node_rank = _node_rank(place)
+    nodes = max(place.nodes or 1, node_rank + 1)
+    shared_id = _shared_id(place, env, nth_init) if nodes > 1 else None
+    return Job(
+        key=_key(process.identity, launcher, env, nth_init, _launch_name(place, env, process, launcher)),
+        rank=place.rank,
+        local_rank=place.local_rank,
+        world_size=place.world_size,
+        node_rank=node_rank,
+        attempt=place.attempt,
+        max_restarts=place.max_restarts,
+        launcher=launcher,
+        shared_id=shared_id,
+        launch=" ".join(filter(None, (shared_id, _address(env)))) if nodes > 1 else "",
+        nodes=nodes,
+    )
+
+
+def _node_rank(place: Coordinates) -> int:
+    """Where no variable says it, ranks are taken to fill one node after the other."""
+    if place.node_rank is not None or place.local_rank is None or not place.nodes or not place.world_size:
+        return place.node_rank or 0
+    return (place.rank - place.local_rank) // -(-place.world_size // place.nodes)
+
+
+def _launch_name(
+    place: Coordinates, env: Mapping[str, str], process: ProcessFacts, launcher: Identity | None
+) -> str:
+    """What tells two launches of one launcher apart; empty where the launcher alone does."""
+    run_id = _elastic_run_id(env)
+    if place.family.name == "torchelastic" and run_id:
+        return run_id
+    one_launch = place.family.name == "script" or _has_own_launcher(place) or process.pool_parent is not None
+    if launcher is not None and one_launch:
+        return ""
+    return _address(env)
+
+
+def _address(env: Mapping[str, str]) -> str:
+    """Where the ranks meet; repeats between launches."""
+    return f"{env.get('MASTER_ADDR', '')}:{env.get('MASTER_PORT', '')}".removeprefix(":")
+
+
+def _launcher(
+    place: Coordinates, env: Mapping[str, str], process: ProcessFacts, lineage: Sequence[AncestorFacts]
+) -> Identity | None:
+    if place.family.name == "script" and not _carries(process.environ, env, place):
+        return process.identity  # it has set them for the peers it starts
+    nearest = next((each for each in lineage if not _carries(each.environ, env, place)), None)
+    if nearest is None or (not _has_own_launcher(place) and _starts_anything(nearest, env)):
+        return None
+    return nearest.identity
+
+
+def _has_own_launcher(place: Coordinates) -> bool:
+    return any(family.name in _ONE_JOB_LAUNCHERS for family in place.agreeing)
+
+
+def _carries(theirs: Mapping[str, str] | None, env: Mapping[str, str], place: Coordinates) -> bool:
+    """Whether the process is this rank's wrapper: it has the same rank of the same job."""
+    if theirs is None:
+        return False
+    families = (place.family,) if place.family.name == "torchelastic" else place.agreeing  # none in a group
+    return any(all(theirs.get(name) == env.get(name) for name in family.naming) for family in families)
+
+
+def _starts_anything(ancestor: AncestorFacts, env: Mapping[str, str]) -> bool:
+    if ancestor.program in _NO_LAUNCHERS:
+        return True
+    # a test runner's worker is a nameless Python, but it has put the test's name into the environment
+    return "PYTEST_CURRENT_TEST" in env and "PYTEST_CURRENT_TEST" not in (ancestor.environ or {})
+
+
+def _key(
+    here: Identity, anchor: Identity | None, env: Mapping[str, str], nth_init: int, launch: str = ""
+) -> str:
+    parts = (
+        here.boot_id,
+        here.pid_ns,
+        (anchor.pid, anchor.start) if anchor else "no launcher",
+        env.get("SLURM_JOB_ID", ""),
+        env.get("SLURM_STEP_ID", ""),
+        env.get("SLURM_RESTART_COUNT", ""),
+        nth_init,
+        launch,
+    )
+    return _digest(repr(parts))
+
+
+def _shared_id(place: Coordinates, env: Mapping[str, str], nth_init: int) -> str | None:
+    """What all nodes of the launch know; None where that would not be one launch for sure.
+
+    A job of one node needs none: its ranks have one parent, and `--rdzv-id` is often a constant.
+    """
+    parts = _shared_parts(place, env)
+    if not parts:
+        return None
+    text = "-".join((*parts, str(nth_init)) if nth_init > 1 else parts)
+    return text if _PLAIN_ID.fullmatch(text) else f"{parts[0]}-{_digest(text)}"
+
+
+def _shared_parts(place: Coordinates, env: Mapping[str, str]) -> tuple[str, ...]:
+    elastic = place.family.name == "torchelastic"
+    job, restart = env.get("SLURM_JOB_ID", ""), env.get("SLURM_RESTART_COUNT") or "0"
+    if elastic and (run_id := _elastic_run_id(env)):
+        return ("torchrun", run_id, job, restart) if job else ("torchrun", run_id)
+    if place.family.name in ("openmpi", "pmix"):
+        step = env.get("PMIX_NAMESPACE", "")  # mpirun's local ranks have no step, those it starts by srun do
+    elif elastic or any(family.name == "slurm" for family in place.agreeing):
+        step = "" if place.step is None else str(place.step)
+    else:
+        step = ""
+    return ("slurm", job, step, restart) if job and step else ()
+
+
+def _elastic_run_id(env: Mapping[str, str]) -> str:
+    run_id = env.get("TORCHELASTIC_RUN_ID", "").strip()
+    return "" if run_id == "none" else run_id
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

@@ -1,0 +1,236 @@
+"""A Run without a coordinator: one that is disabled, and what a process knows by itself meanwhile.
+
+A Run that goes nowhere: `mode="disabled"`, or a machine on which nothing can be kept (R13).
+
+It keeps what its own process has said (config, tags, how it ended), so that scripts which read them back need
+no `if`. It costs no file, socket or thread, and never fails: what could not be taken is left out.
+
+The Run as a process knows it by itself while no coordinator can be had: what it asked for and said since.
+
+Training reads `run.run_id` or `run.config` in its first lines and must not end there because a disk is full
+(G4). It is no promise: a coordinator that comes later may find that the id is taken (R8), or another owner.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from pluto_dist.client.evidence import exit_code_of
+from pluto_dist.client.interface import Hints, RunSettings, settings_of_run
+from pluto_dist.core.rules.participants import node_name
+from pluto_dist.core.rules.shared import add_tags, deep_merge, remove_tags
+from pluto_dist.core.rules.verdict import status_of_code
+from pluto_dist.core.values.ids import Role
+from pluto_dist.core.values.lifecycle import Claim, ConfigUpdated, LifecycleEntry, TagsAdded, TagsRemoved
+from pluto_dist.core.values.messages import RunView, View
+from pluto_dist.errors import InvalidRecordError
+
+if TYPE_CHECKING:
+    from pluto_dist.host.settings import Settings
+
+
+class DisabledRun(Hints):
+    """Has the names of `Run`; nothing leaves the process."""
+
+    id: int | None = None
+    display_id: str | None = None
+    url = ""
+    resumed = False
+    fork_run_id: int | None = None
+    fork_step: int | None = None
+    role: Literal["owner", "worker", "side"] = "owner"
+    label = "disabled"
+    lease_id = ""
+    epoch = 0
+    cancelled = False
+    preempted = False
+    next_step = 0
+
+    def __init__(self, project: str, name: str, run_id: str, config: object, tags: Any) -> None:
+        self.project = project
+        self.name = name
+        self.run_id = run_id
+        self.status = "RUNNING"
+        self.ended = False
+        self._loaded: Settings | None = None
+        self._config: dict[str, Any] = {}
+        self._tags: tuple[str, ...] = ()
+        self.update_config(config)
+        if tags is not None:
+            self.add_tags(tags)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """A copy of what this process has said."""
+        found: dict[str, Any] = json.loads(json.dumps(self._config))
+        return found
+
+    @property
+    def tags(self) -> list[str]:
+        """A copy of what this process has said."""
+        return list(self._tags)
+
+    @property
+    def settings(self) -> RunSettings:
+        """As `Run.settings`."""
+        from pluto_dist.host.settings import Settings
+
+        known = ("id", "display_id", "run_id", "name", "project", "status", "url")
+        loaded = self._loaded or Settings(mode="disabled")
+        return settings_of_run(loaded, **{name: getattr(self, name) for name in known})
+
+    def take_settings(self, loaded: Settings) -> None:
+        """Those that `init()` was given."""
+        self._loaded = loaded
+
+    def log(
+        self,
+        data: Mapping[str, Any],
+        step: int | None = None,
+        commit: bool | None = None,
+        timestamp: float | None = None,
+    ) -> None:
+        """Does nothing."""
+
+    def add_tags(self, tags: str | Iterable[str]) -> None:
+        """Adds those that are tags."""
+        with contextlib.suppress(InvalidRecordError):
+            self._tags = add_tags(self._tags, tags)
+
+    def remove_tags(self, tags: str | Iterable[str]) -> None:
+        """Takes tags away."""
+        with contextlib.suppress(InvalidRecordError):
+            self._tags = remove_tags(self._tags, tags)
+
+    def update_config(self, config: object) -> None:
+        """Merges named values into the config."""
+        from pluto_dist.client.values import snapshot
+
+        with contextlib.suppress(InvalidRecordError):
+            self._config = deep_merge(self._config, json.loads(snapshot(config).json))
+
+    def on_preempt(self, callback: Callable[[], object]) -> None:
+        """Does nothing."""
+
+    def watch(self, module: Any, **how: Any) -> None:
+        """Does nothing."""
+
+    def alert(
+        self, message: object = None, title: str = "pluto", level: str = "INFO", **more: object
+    ) -> None:
+        """Does nothing."""
+
+    def finish(self, code: int | None = None, timeout_s: float | None = None) -> None:  # noqa: ARG002 # as `Run`
+        """The status is what it would be by the code alone."""
+        if not self.ended:
+            self.ended = True
+            self.status = status_of_code(code) if isinstance(code, int) else "COMPLETED"
+
+    def close(self, code: int | None = None, timeout_s: float | None = None) -> None:  # noqa: ARG002 # as `Run`
+        """The status stays as it is."""
+        self.ended = True
+
+    def flush(self, timeout_s: float = 30.0) -> None:
+        """Does nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        code = exit_code_of(error.code) if isinstance(error, SystemExit) else 1
+        self.finish(code if error is not None else None)
+
+
+class Claimed:
+    """What one claim says about its Run.
+
+    Args:
+        lease_id: of the process.
+        opened: its first entry; `knows_its_run` of it holds.
+    """
+
+    def __init__(self, lease_id: str, opened: Claim) -> None:
+        self._lease_id = lease_id
+        self._opened = opened
+        self._tags = opened.tags
+        self._config: dict[str, Any] = json.loads(bytes(opened.config))
+
+    def take(self, entry: LifecycleEntry) -> None:
+        """A change that this process has made."""
+        match entry:
+            case TagsAdded(tags=tags):
+                try:
+                    self._tags = add_tags(self._tags, tags)
+                except InvalidRecordError:  # too many: the coordinator will leave them out too
+                    return
+            case TagsRemoved(tags=tags):
+                self._tags = remove_tags(self._tags, tags)
+            case ConfigUpdated(patch=patch):
+                self._config = deep_merge(self._config, json.loads(bytes(patch)))
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """A copy of the config."""
+        found: dict[str, Any] = json.loads(json.dumps(self._config))
+        return found
+
+    @property
+    def view(self) -> View:
+        """As a coordinator would say it that has only heard of this process."""
+        opened, fork = self._opened, self._opened.fork
+        rank = opened.job.rank
+        role: Role = opened.wanted or ("owner" if not rank else "worker")
+        return View(
+            generation=0,
+            lease_id=self._lease_id,
+            request=0,
+            state="waiting",
+            folded=0,
+            role=role,
+            label=opened.label or (role if not rank else f"rank{rank}"),
+            rank=rank,
+            run=RunView(
+                key=opened.generated_id,
+                external_id=_named(opened),
+                project=opened.project,
+                name=opened.name or _named(opened),
+                mode=opened.target.mode,
+                status="RUNNING",
+                phase="opening",
+                resumed=opened.resume,
+                tags=self._tags,
+                fork_run_id=fork.parent.id if fork is not None else None,
+                fork_step=fork.step if fork is not None else None,
+                provisional=True,
+            ),
+        )
+
+
+def knows_its_run(opened: Claim) -> bool:
+    """Whether the process can say which Run is meant without asking.
+
+    One that names no Run would get a new one, unless the Run is another's: of the rank 0 of its job, of an
+    earlier attempt, of its launcher, or of the process whose pool it is in.
+    """
+    if opened.verb != "init":
+        return False
+    if opened.run is not None:
+        return True
+    joins = opened.job.rank or opened.job.attempt or opened.launched_by or opened.parents
+    return not joins
+
+
+def _named(opened: Claim) -> str:
+    """The caller's id, or the one that a new Run gets (`core.machine.opening` gives it)."""
+    run = opened.run
+    if run is not None and run.external_id is None:
+        return str(run)
+    external = run.external_id if run is not None and run.external_id else opened.generated_id
+    beyond = opened.target.mode == "local" and opened.job.node_rank > 0  # its Run is another one
+    return f"{external}-{node_name(opened)}" if beyond else external

@@ -1,0 +1,1 @@
+"""The coordinator process: the loop around the core, and what it stands on."""

@@ -1,0 +1,229 @@
+"""What is known of the machine and of the code for the page of a new Run, in the official client's form.
+
+It is sent once, when the Run is created, so creating waits for it; therefore it is bounded: what is not known
+within `PATIENCE_S` is left out, and so is what cannot be had at all.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import msgspec
+
+from pluto_dist.coordinator.log import say
+from pluto_dist.coordinator.sampler import INFINIBAND
+from pluto_dist.core.values.lifecycle import Origin
+
+PATIENCE_S = 1.5
+SPARE_S = 0.2  # of that, for whoever is asked step by step
+LONGEST_DIFF = 64 << 10  # characters
+MASK = "***"
+
+_ASSIGNED = re.compile(
+    r"(?i)([\w-]*(?:api[_-]?key|token|secret|passw(?:or)?d|credential)[\w-]*[\"']?\s*[:=]\s*)([\"']?)[^\s\"',;]+"
+)
+_PACKAGE = re.compile(r"(.+?)-(\d[^-]*)(?:-py[\d.]+)?\.(?:dist-info|egg-info)")
+
+_DIFF = ("diff", "--no-ext-diff", "--no-textconv", "--submodule=diff")
+
+Part = Callable[[], Mapping[str, Any]]
+
+
+class Describer:
+    """Asks each part in a thread of its own: a driver or a disk may hang, and is not asked again meanwhile.
+
+    Args:
+        parts: of an origin and an instant until which they may take; those of this machine by default.
+    """
+
+    def __init__(self, parts: Callable[[Origin, float], Mapping[str, Part]] | None = None) -> None:
+        self._parts = parts or parts_of_this_machine
+        self._asking: dict[str, threading.Thread] = {}
+
+    def describe(self, origin: Origin, patience_s: float = PATIENCE_S) -> bytes:
+        """A JSON object: what the process said of itself, and what can be added here."""
+        until = time.monotonic() + patience_s
+        answers: dict[str, Mapping[str, Any]] = {}
+        for name, part in self._parts(origin, until - SPARE_S).items():
+            before = self._asking.get(name)
+            if before is None or not before.is_alive():
+                thread = threading.Thread(target=_ask, args=(name, part, answers), daemon=True)
+                self._asking[name] = thread
+                thread.start()
+        for thread in tuple(self._asking.values()):
+            thread.join(max(0.0, until - time.monotonic()))
+        found: dict[str, Any] = msgspec.json.decode(origin.known, type=dict[str, Any])
+        for answer in tuple(answers.values()):
+            for name, value in answer.items():
+                known = found.get(name)
+                found[name] = known | value if isinstance(known, dict) and isinstance(value, dict) else value
+        return msgspec.json.encode(found)
+
+
+def parts_of_this_machine(origin: Origin, until: float) -> dict[str, Part]:
+    """Who is asked for what."""
+    return {
+        "machine": _machine,
+        "requirements": lambda: {"requirements": packages(origin.search_path)},
+        "infiniband": _infiniband,
+        "git": lambda: _nonempty("git", code_of(origin.folder, until)),
+        "gpu": _gpus,
+        "nvcc": lambda: _nvcc(until),
+    }
+
+
+def _ask(name: str, part: Part, answers: dict[str, Mapping[str, Any]]) -> None:
+    try:
+        answers[name] = part()
+    except Exception as error:  # noqa: BLE001 # drivers and psutil raise what they like; the others go on
+        say("not_described", part=name, error=f"{type(error).__name__}: {error}")
+
+
+def packages(search_path: Iterable[str]) -> list[str]:
+    """Installed packages with their versions, by the names of their folders; of two the first counts."""
+    found: dict[str, str] = {}
+    for folder in search_path:
+        try:
+            names = sorted(path.name for path in Path(folder).iterdir())
+        except OSError:  # a zip file, or a folder that is gone
+            continue
+        for match in filter(None, map(_PACKAGE.fullmatch, names)):
+            found.setdefault(match[1].replace("_", "-"), match[2])
+    return [f"{name}=={version}" for name, version in sorted(found.items(), key=lambda each: each[0].lower())]
+
+
+def code_of(folder: str, until: float) -> dict[str, Any]:
+    """Commit, branch and changes of the repository that holds the folder; nothing if there is none.
+
+    Args:
+        folder: of the script.
+        until: monotonic seconds; what a large repository has not said by then is left out.
+    """
+
+    def git(*arguments: str) -> str | None:
+        return _git(folder, arguments, until - time.monotonic())
+
+    root, commit = git("rev-parse", "--show-toplevel"), git("rev-parse", "HEAD")
+    if not root or not commit:
+        return {}
+    found: dict[str, Any] = {
+        "root": root,
+        "commit": commit,
+        "branch": git("symbolic-ref", "--short", "-q", "HEAD") or "",
+        "name": git("config", "user.name"),
+        "email": git("config", "user.email"),
+        "url": without_password(git("config", "remote.origin.url") or "") or None,
+    }
+    changed = git("status", "--porcelain", "--untracked-files=no")
+    if changed is not None:
+        found["dirty"] = bool(changed)
+        compared = {"head": "HEAD"} if changed else {}
+        said = {name: git(*_DIFF, against) for name, against in ({"remote": "@{u}"} | compared).items()}
+        found["diff"] = {name: _shown_diff(text) for name, text in said.items() if text is not None}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def without_password(url: str) -> str:
+    """The address of a remote without what somebody put before its host."""
+    parts = urlsplit(url)
+    if not parts.scheme or "@" not in parts.netloc:
+        return url
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def masked(text: str) -> str:
+    """The text without values that are assigned to names which look secret."""
+    return _ASSIGNED.sub(rf"\1\2{MASK}", text)
+
+
+def _git(folder: str, arguments: tuple[str, ...], patience_s: float) -> str | None:
+    """What a question is answered with; hooks and programs that the repository names are not run."""
+    command = ["git", "--no-pager", "-c", "core.fsmonitor=false", "-C", folder, *arguments]
+    return _said(command, patience_s)
+
+
+def _said(command: list[str], patience_s: float) -> str | None:
+    """What a program prints; None if there is no such program, it fails, or takes too long."""
+    if patience_s <= 0:
+        return None
+    env = {**os.environ, "GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
+    try:
+        done = subprocess.run(
+            command, capture_output=True, stdin=subprocess.DEVNULL, timeout=patience_s, env=env, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.decode(errors="replace").rstrip("\n") if done.returncode == 0 else None
+
+
+def _shown_diff(text: str) -> str:
+    left_out = len(text) - LONGEST_DIFF
+    return masked(text[:LONGEST_DIFF]) + (f"\n… {left_out} more characters" if left_out > 0 else "")
+
+
+def _machine() -> dict[str, Any]:
+    import psutil  # type: ignore[import-untyped, unused-ignore]
+
+    frequencies = psutil.cpu_freq(percpu=True) if hasattr(psutil, "cpu_freq") else []
+    return {
+        "cpu": {
+            "physical": psutil.cpu_count(logical=False),
+            "virtual": psutil.cpu_count(logical=True),
+            "freq": {
+                "min": min((each.min for each in frequencies), default=0),
+                "max": max((each.max for each in frequencies), default=0),
+            },
+        },
+        "memory": {"virt": psutil.virtual_memory().total, "swap": psutil.swap_memory().total},
+        "boot_time": psutil.boot_time(),
+    }
+
+
+def _gpus() -> dict[str, Any]:
+    from pluto_dist.coordinator.sampler import described, nvml_of_this_node
+
+    nvml = nvml_of_this_node()
+    return {} if nvml is None else described(nvml)
+
+
+def _nvcc(until: float) -> dict[str, Any]:
+    said = _said(["nvcc", "--version"], until - time.monotonic())
+    release = re.search(r"release\s+([\d.]+)", said or "")
+    return {"cuda": {"cuda_nvcc": release[1]}} if release else {}
+
+
+def _infiniband(devices: Path = INFINIBAND) -> dict[str, Any]:
+    found = [
+        {
+            "name": device.name,
+            **_files(device, "board_id", "fw_ver", "hca_type"),
+            "ports": [
+                {"port": port.name, **_files(port, "link_layer", "state", "rate", "phys_state")}
+                for port in sorted((device / "ports").glob("*"))
+            ],
+        }
+        for device in sorted(devices.glob("*"))
+    ]
+    return _nonempty("infiniband", {"devices": found} if found else {})
+
+
+def _files(folder: Path, *names: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name in names:
+        try:
+            found[name] = (folder / name).read_text(errors="replace").strip()
+        except OSError:
+            continue
+    return found
+
+
+def _nonempty(name: str, value: dict[str, Any]) -> dict[str, Any]:
+    return {name: value} if value else {}

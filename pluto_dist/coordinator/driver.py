@@ -1,0 +1,398 @@
+"""The loop around the core: waits, turns what happens into events, carries effects out.
+
+One thread decides; a few do what takes long and hand back events. All events that are there are handled
+before one transaction keeps what changed, and only then effects leave (R1): so sixty-four processes that
+attach at once cost a few transactions, not sixty-four.
+
+What the core wants kept, on its way to the database; a full disk delays it and loses nothing.
+
+API keys in the coordinator's memory, and nowhere else (G11).
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import assert_never
+
+import msgspec
+import zmq
+
+from pluto_dist.coordinator import spools
+from pluto_dist.coordinator.database import Database, DatabaseUnusableError, SupersededError
+from pluto_dist.coordinator.log import say
+from pluto_dist.coordinator.spools import LeaseFolders
+from pluto_dist.coordinator.threads import Background
+from pluto_dist.coordinator.watches import Death, Liveguard
+from pluto_dist.coordinator.worker import Slow, Worker
+from pluto_dist.core.machine.coordinator import Coordinator
+from pluto_dist.core.values import effects as do
+from pluto_dist.core.values import events as on
+from pluto_dist.core.values.effects import Commit, Save
+from pluto_dist.core.values.ids import Identity
+from pluto_dist.core.values.messages import HandOverKey, Refusal, Request, Sync
+from pluto_dist.core.values.records import Now
+from pluto_dist.errors import ProtocolError, SettingError
+from pluto_dist.host.identity import boot_clock
+from pluto_dist.host.places import Places
+from pluto_dist.secret import Secret
+from pluto_dist.spool.file_lines import remove_blobs
+from pluto_dist.spool.retention import remove
+from pluto_dist.transport.server import RouterServer
+
+AGAIN_S = 1.0  # after the disk refused something
+
+_OnProcess = do.WatchProcess | do.TakeForDead | do.WatchLauncher | do.CheckLiveness | do.HearMembers
+_InSpool = (
+    do.ReadLifecycle
+    | do.LookAtStreams
+    | do.FindFence
+    | do.RemoveSegments
+    | do.RemoveBlobs
+    | do.AwaitRelease
+    | do.RemoveLease
+)
+
+
+class Driver:
+    """Runs one coordinator until `StopSelf`.
+
+    Args:
+        core: the decisions.
+        places: of this node.
+        database, server: opened by the caller, under the coordinator's lock.
+        worker: carries out slow effects.
+        keys: API keys, in memory only.
+        intact: whether the coordinator's lock is still its own; if not, nothing leaves any more (R3).
+
+    Raises:
+        SupersededError: from `start` and `run_once`: there is another coordinator.
+    """
+
+    def __init__(
+        self,
+        core: Coordinator,
+        places: Places,
+        database: Database,
+        server: RouterServer,
+        worker: Worker,
+        keys: Keys,
+        intact: Callable[[], bool],
+    ) -> None:
+        self._core = core
+        self._places = places
+        self._keeper = Keeper(database)
+        self._server = server
+        self._worker = worker
+        self._keys = keys
+        self._guard = Liveguard()
+        self._intact = intact
+        self._background = Background(worker, intact)
+        self._folders = LeaseFolders(places.spool)
+        self._events: deque[on.Event] = deque()
+        self._launchers: dict[str, Identity] = {}
+        self._effects: deque[do.Effect] = deque()
+        self._put_off: dict[tuple[str, str], tuple[float, do.Effect]] = {}
+        self.stop: do.StopSelf | None = None
+
+    def start(self) -> None:
+        """Looks at everything that earlier coordinators and processes left behind."""
+        self._take(self._core.start(self._now()))
+        self._turn()
+        self._events.extend(self._folders.scan(boot_clock()))
+        self._turn()
+
+    def run_once(self, longest_s: float) -> None:
+        """Waits for something to happen, at most so long, and deals with it."""
+        poller = zmq.Poller()
+        poller.register(self._server.socket, zmq.POLLIN)
+        if self._background.wake is not None:
+            poller.register(self._background.wake, zmq.POLLIN)
+        for fd in self._guard.descriptors:
+            poller.register(fd, zmq.POLLIN)
+        ready = dict(poller.poll(self._timeout_ms(longest_s)))
+        polled_at = boot_clock()
+        for fd in ready:
+            if isinstance(fd, int) and fd != self._background.wake:
+                self._deaths(self._guard.readable(fd, polled_at))
+        self._guard.polled(polled_at)
+        self._receive()
+        self._events.extend(self._background.collect())
+        self._look()
+        deadline = self._core.deadline()
+        if deadline is not None and deadline <= boot_clock():
+            self._events.append(on.Ticked())
+        self._effects.extend(self._due())
+        self._turn()
+
+    def close(self) -> bool:
+        """Waits for what is in flight; what it achieved is kept, the rest is done by the next one.
+
+        Returns:
+            False if a request is still in flight.
+        """
+        self._events.extend(self._background.close())
+        while self._events:
+            self._take(self._core.handle(self._events.popleft(), self._now()))
+        self._keeper.keep(boot_clock())
+        return self._background.quiet
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody is attached and nothing is under way."""
+        return self._core.at_rest
+
+    # --- what happens -----------------------------------------------------------------------------
+
+    def _receive(self) -> None:
+        for peer, request in self._server.receive():
+            try:
+                self._events.append(self._event_of(peer, request))
+            except ProtocolError as error:
+                number = getattr(request, "request", 0)
+                self._server.send(peer, Refusal(request=number, error=error.code, message=error.message))
+
+    def _event_of(self, peer: bytes, request: Request) -> on.Event:
+        if isinstance(request, HandOverKey):
+            self._key(request.key)
+            request = msgspec.structs.replace(request, key="")
+        if not isinstance(request, Sync):
+            return on.Asked(peer=peer, question=request)
+        spools.check_lease_folder(self._places.spool, request.lease_id, request.folder)
+        if request.lease_id not in self._folders:
+            spools.check_exists(request.folder)
+        self._guard.heard(request.lease_id, boot_clock())
+        if request.key:
+            self._key(request.key)
+            request = msgspec.structs.replace(request, key="")
+        return on.Synced(peer=peer, message=request)
+
+    def _key(self, key: str) -> None:
+        self._events.append(on.KeyGiven(key_id=self._keys.remember(key)))
+
+    def _deaths(self, deaths: Iterable[Death], *, replaced: bool = False) -> None:
+        """What a process wrote before it died is read first (R1)."""
+        for death in deaths:
+            if death.key.startswith("run:"):
+                run = death.key.removeprefix("run:")
+                self._events.append(on.LauncherDied(run=run, launcher=self._launchers.pop(run)))
+                continue
+            self._events.extend(self._folders.died(death.key, boot_clock()))
+            status = death.status
+            self._events.append(
+                on.ProcessDied(
+                    lease_id=death.key,
+                    alive_until=death.alive_until,
+                    exit_code=status.exit_code if status is not None else None,
+                    signal=status.signal if status is not None else "",
+                    oom=death.oom,
+                    next_step=self._folders.next_step(death.key),
+                    replaced=replaced,
+                    family=spools.has_family(self._folders.folder(death.key)),
+                )
+            )
+
+    def _look(self) -> None:
+        """Looks at locks and spools when it is time."""
+        now = boot_clock()
+        if self._guard.probe_interval_s is not None:
+            self._deaths(self._guard.look(now))
+        self._events.extend(self._folders.look(now))
+
+    # --- what to do -------------------------------------------------------------------------------
+
+    def _turn(self) -> None:
+        """Handles all events, keeps what changed, carries the effects out; until nothing is left."""
+        while self._events or self._effects:
+            while self._events:
+                self._take(self._core.handle(self._events.popleft(), self._now()))
+            if not self._keeper.keep(boot_clock()):
+                return
+            if self._effects and not self._intact():
+                raise SupersededError("the lock file was replaced; another coordinator may have it")
+            effects, self._effects = self._effects, deque()
+            for effect in effects:
+                try:
+                    self._carry_out(effect)
+                except OSError as error:
+                    self._try_later(effect, error)
+
+    def _take(self, effects: Iterable[do.Effect]) -> None:
+        for effect in effects:
+            if isinstance(effect, do.Commit):
+                self._keeper.add(effect)
+            else:
+                self._effects.append(effect)
+
+    def _try_later(self, effect: do.Effect, error: OSError) -> None:
+        lease_id = getattr(effect, "lease_id", "")
+        self._folders.tell_trouble(lease_id, error)
+        self._put_off[type(effect).__name__, lease_id] = (boot_clock() + AGAIN_S, effect)
+
+    def _due(self) -> list[do.Effect]:
+        """Effects that the disk refused before."""
+        now = boot_clock()
+        due = [key for key, (at, _) in self._put_off.items() if at <= now]
+        return [self._put_off.pop(key)[1] for key in due]
+
+    def _carry_out(self, effect: do.Effect) -> None:
+        if isinstance(effect, Slow):
+            self._background.submit(effect)
+        elif isinstance(effect, _OnProcess):
+            self._carry_out_on_process(effect, boot_clock())
+        elif isinstance(effect, _InSpool):
+            self._carry_out_in_spool(effect, boot_clock())
+        elif isinstance(effect, do.Send):
+            self._server.send(effect.peer, effect.reply)
+        elif isinstance(effect, do.Say):
+            say(effect.event, **effect.fields)
+        elif isinstance(effect, do.EndSampling):
+            self._worker.recorder.end(effect.lease_id)
+        elif isinstance(effect, do.StopSelf):
+            self.stop = effect
+        else:
+            raise TypeError(f"no such effect: {type(effect).__name__}")
+
+    def _carry_out_on_process(self, effect: _OnProcess, now: float) -> None:
+        match effect:
+            case do.WatchProcess(lease_id=lease_id, folder=folder, identity=identity):
+                self._guard.start(lease_id, identity, folder, now)
+                self._deaths(self._guard.check(lease_id, now))
+            case do.TakeForDead(lease_id=lease_id):
+                self._guard.stop(lease_id)
+                self._deaths([Death(lease_id, now, None, oom=False)], replaced=True)
+            case do.WatchLauncher(run=run, identity=identity):
+                if self._launchers.get(run) != identity:  # the Run belongs to another job now
+                    self._guard.stop(f"run:{run}")
+                self._launchers[run] = identity
+                self._guard.start(f"run:{run}", identity, None, now)
+                self._deaths(self._guard.check(f"run:{run}", now))
+            case do.CheckLiveness(claim=claim, lease_id=lease_id):
+                self._deaths(self._guard.check(lease_id, now))
+                self._events.append(on.LivenessChecked(claim=claim, lease_id=lease_id))
+            case do.HearMembers(run=run, members=members):
+                self._events.extend(self._folders.scan(now))
+                for lease_id, folder in members:
+                    self._events.extend(self._folders.read(lease_id, folder))
+                    self._deaths(self._guard.check(lease_id, now))
+                self._events.append(on.MembersHeard(run=run))
+            case _:
+                assert_never(effect)
+
+    def _carry_out_in_spool(self, effect: _InSpool, now: float) -> None:
+        match effect:
+            case do.ReadLifecycle(lease_id=lease_id, folder=folder):
+                self._events.extend(self._folders.read(lease_id, folder))
+            case do.LookAtStreams(lease_id=lease_id, folder=folder, final=final):
+                self._events.append(self._folders.seen(lease_id, folder, final=final, now=now))
+            case do.FindFence(lease_id=lease_id, folder=folder):
+                self._events.append(_fence(lease_id, folder))
+            case do.RemoveSegments(lease_id=lease_id, folder=folder, stream=stream, segments=segments):
+                for segment, size in segments:
+                    remove(folder, stream, segment, size)
+                self._folders.look_again(lease_id)
+            case do.RemoveBlobs():
+                remove_blobs(effect.folder, effect.stream, effect.segment, effect.start, effect.end)
+            case do.AwaitRelease(lease_id=lease_id):
+                self._folders.await_release(lease_id)
+            case do.RemoveLease(lease_id=lease_id, folder=folder):
+                self._guard.stop(lease_id)
+                self._folders.remove(lease_id, folder)
+            case _:
+                assert_never(effect)
+
+    def _now(self) -> Now:
+        return Now(boot_clock(), time.time_ns() // 1_000_000, random.random())  # noqa: S311 # backoff jitter
+
+    def _timeout_ms(self, longest_s: float) -> int:
+        now = boot_clock()
+        waits = [longest_s, max(0.0, self._folders.look_at - now) if self._folders else longest_s]
+        deadline = self._core.deadline()
+        if deadline is not None:
+            waits.append(max(0.0, deadline - now))
+        if self._guard.probe_interval_s is not None:
+            waits.append(self._guard.probe_interval_s)
+        return int(min(waits) * 1000) + 1
+
+
+def _fence(lease_id: str, folder: str) -> on.FenceFound:
+    sizes, _ = spools.record_sizes(folder)
+    fences = {stream: max(segments.items()) for stream, segments in sizes.items() if segments}
+    return on.FenceFound(lease_id=lease_id, fences=fences)
+
+
+KEPT_AGAIN_S = 1.0
+
+
+class Keeper:
+    """Gathers commits; one transaction for all that came since the last.
+
+    Args:
+        database: opened by the caller.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._saves: dict[tuple[str, str], Save] = {}
+        self._durable = self._awaited = False
+        self._not_before = 0.0
+        self._works = True
+
+    def add(self, commit: Commit) -> None:
+        """Takes what the core has changed."""
+        self._saves.update({(save.table, save.key): save for save in commit.saves})
+        self._durable = self._durable or commit.durable
+        self._awaited = self._awaited or commit.awaited
+
+    def keep(self, now: float) -> bool:
+        """Whether effects may leave: what they rest on is kept (R1), or is a cursor, which may be lost.
+
+        Raises:
+            SupersededError: there is a newer coordinator.
+        """
+        if self._saves and now >= self._not_before:
+            try:
+                self._database.commit(self._saves.values(), durable=self._durable)
+            except DatabaseUnusableError as error:
+                self._not_before = now + KEPT_AGAIN_S
+                self._tell(error.message)
+            else:
+                self._saves.clear()
+                self._durable = self._awaited = False
+                self._tell("")
+        return not (self._saves and self._awaited)
+
+    def _tell(self, trouble: str) -> None:
+        if self._works == bool(trouble):
+            self._works = not trouble
+            say("keeps_again" if self._works else "cannot_keep", error=trouble)
+
+
+class Keys:
+    """Keys by their digest; processes hand them over, again after a restart of the coordinator."""
+
+    def __init__(self) -> None:
+        self._keys: dict[str, Secret] = {}
+        self._lock = threading.Lock()
+
+    def remember(self, key: str) -> str:
+        """Keeps a key; returns its digest, as it stands in `Target.key_id`.
+
+        Raises:
+            ProtocolError: what came is no key.
+        """
+        try:
+            secret = Secret(key)
+        except SettingError as error:
+            raise ProtocolError(error.message) from None
+        with self._lock:
+            self._keys[secret.digest] = secret
+        return secret.digest
+
+    def get(self, key_id: str) -> Secret | None:
+        """The key with this digest."""
+        with self._lock:
+            return self._keys.get(key_id)

@@ -1,0 +1,205 @@
+"""The life of a coordinator process (R3).
+
+Lock, database with a new generation, what earlier ones left, bind, serve. It ends when nothing is left to do,
+when it is asked to, or when it finds that it is not the one any more: its lock file or its socket was
+replaced, its folder is gone, or a newer generation is in the database.
+
+The lock lasts as long as anything can leave the process: it is not given back while a request is in flight,
+so what a coordinator has sent is at the server, or never will be, when the next one starts.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+
+from pluto_dist.backend.local import LocalBackend
+from pluto_dist.coordinator import lock as lockfile
+from pluto_dist.coordinator.database import SupersededError, open_database
+from pluto_dist.coordinator.driver import Driver, Keys
+from pluto_dist.coordinator.log import say
+from pluto_dist.coordinator.worker import Worker
+from pluto_dist.core.machine.coordinator import Coordinator
+from pluto_dist.core.values.backend import Backend
+from pluto_dist.core.values.lifecycle import Target
+from pluto_dist.errors import PlutoDistError
+from pluto_dist.host.cgroup import widen_affinity
+from pluto_dist.host.identity import boot_clock, boot_id
+from pluto_dist.host.launch import CoordinatorOptions, end_start
+from pluto_dist.host.places import Places, places_at
+from pluto_dist.host.private_files import open_private
+from pluto_dist.transport.client import someone_listens
+from pluto_dist.transport.server import RouterServer
+
+CHECK_S = 1.0  # how often it makes sure that lock and socket are still its own
+SIGTERM_S = 25.0  # it serves this long after SIGTERM, until its clients have left (R11)
+DRAIN_S = 0.1  # a client that found the socket just before it went has spoken by then
+LOCK_WAIT_S = 3.0  # one that is just leaving lets go of the lock within this time
+
+DESCRIPTORS = 65_536
+
+LOST_IDENTITY, BUSY, FAILED, DONE = 3, 0, 1, 0
+
+
+class Targets:
+    """Backends by target, made when they are first needed. Shared by the worker threads."""
+
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
+        self._backends: dict[Target, Backend] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, target: Target) -> Backend:
+        with self._lock:
+            if target not in self._backends:
+                self._backends[target] = self._make(target)
+            return self._backends[target]
+
+    def close(self) -> None:
+        """Gives back all connections."""
+        for backend in self._backends.values():
+            backend.close()
+
+    def _make(self, target: Target) -> Backend:
+        if target.mode == "local":
+            return LocalBackend(Path(target.store))
+        from pluto_dist.backend.pluto import PlutoBackend  # only where there is a server
+
+        return PlutoBackend(target, lambda: self._keys.get(target.key_id))
+
+
+class Stopper:
+    """SIGTERM and SIGINT ask for an end; the first one is an instant to count from."""
+
+    def __init__(self) -> None:
+        self.asked_at: float | None = None
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self.asked_at is None:
+            self.asked_at = boot_clock()
+            say("signal", number=str(number), frame=str(frame is not None))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs a coordinator to its end; returns the exit code."""
+    os.umask(0o077)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # whoever started us may have blocked some
+    widen_affinity()
+    raise_descriptor_limit()
+    try:
+        options = CoordinatorOptions.parse(arguments)
+        places = places_at(options.runtime, options.spool)
+    except (PlutoDistError, OSError, ValueError) as error:
+        say("cannot_start", error=str(error))
+        return FAILED
+    try:
+        return _serve_locked(places, options)
+    except SupersededError as error:
+        say("superseded", error=error.message)
+        return LOST_IDENTITY
+    except (PlutoDistError, OSError) as error:
+        say("cannot_go_on", error=str(error))
+        return FAILED
+
+
+def _serve_locked(places: Places, options: CoordinatorOptions) -> int:
+    lock = take_lock(places, options.lock_fd)
+    if lock is None:
+        say("already_running")
+        return BUSY
+    try:
+        return serve(places, lock, options.idle_exit_s)
+    finally:
+        end_start(places)
+
+
+def take_lock(places: Places, born_with: int | None) -> lockfile.CoordinatorLock | None:
+    """The lock; None if another coordinator has it and serves, or will soon."""
+    if born_with is not None:
+        return lockfile.adopt(places.lock, born_with)
+    deadline = boot_clock() + LOCK_WAIT_S
+    while (lock := lockfile.take(places.lock)) is None:
+        if someone_listens(places.socket) or boot_clock() >= deadline:
+            return None
+        time.sleep(0.02)
+    return lock
+
+
+def raise_descriptor_limit() -> None:
+    """Each attached process takes a few descriptors; the usual soft limit of 1,024 is there for select()."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (min(hard, DESCRIPTORS) if hard > 0 else DESCRIPTORS, hard)
+        )
+
+
+def serve(places: Places, lock: lockfile.CoordinatorLock, idle_exit_s: float) -> int:
+    """Everything under the lock."""
+    stopper = Stopper()
+    signal.signal(signal.SIGTERM, stopper)
+    signal.signal(signal.SIGINT, stopper)
+    os.close(open_private(places.database, os.O_RDWR | os.O_CREAT))  # no link, pipe or second name
+    database = open_database(places.database)
+    if database.put_aside:
+        say("database_put_aside", why=database.put_aside)
+    book = database.load()
+    for line in database.unreadable:
+        say("unreadable_record", what=line)
+    keys = Keys()
+    targets = Targets(keys)
+    core = Coordinator(book, boot_id=boot_id(), generation=database.generation, idle_exit_s=idle_exit_s)
+    server = RouterServer(places.socket)
+    socket_id = lockfile.file_id(places.socket)
+    driver = Driver(core, places, database, server, Worker(targets), keys, lock.is_intact)
+    say("started", pid=str(os.getpid()), generation=str(database.generation), runtime=str(places.runtime))
+    end_start(places)
+    driver.start()
+    code = _serve_until_done(
+        driver, server, stopper, lambda: lock.is_intact() and _is_ours(places, socket_id)
+    )
+    say("stopped", code=str(code), reason=driver.stop.reason if driver.stop is not None else "signal")
+    if code == LOST_IDENTITY:  # what is still to be done is the other one's, also what is in flight
+        return code
+    server.close(unlink=_is_ours(places, socket_id))
+    quiet = driver.close()
+    targets.close()
+    database.close()
+    if quiet:  # else the lock goes with the process, and the requests that are in flight before it
+        lock.release()
+    return code
+
+
+def _serve_until_done(
+    driver: Driver, server: RouterServer, stopper: Stopper, intact: Callable[[], bool]
+) -> int:
+    next_check = 0.0
+    while driver.stop is None or not _may_leave(driver, server):
+        driver.run_once(CHECK_S)
+        now = boot_clock()
+        if now >= next_check:
+            next_check = now + CHECK_S
+            if not intact():
+                say("replaced")
+                return LOST_IDENTITY
+        if stopper.asked_at is not None and (driver.idle or now >= stopper.asked_at + SIGTERM_S):
+            return DONE
+    return DONE
+
+
+def _may_leave(driver: Driver, server: RouterServer) -> bool:
+    """A client may have come in the very moment in which we wanted to leave, or just after it (R3)."""
+    if driver.stop is None or not driver.stop.unless or (driver.idle and server.withdraw(DRAIN_S)):
+        return True
+    driver.stop = None
+    return False
+
+
+def _is_ours(places: Places, socket_id: lockfile.FileId | None) -> bool:
+    return socket_id is not None and lockfile.file_id(places.socket) == socket_id

@@ -1,0 +1,228 @@
+"""Threads for what takes long, in crews that do not wait for each other.
+
+A crew serves one destination and one kind of work, so that a server that hangs holds back no other server,
+and a file upload no metrics. Within a crew the Runs take turns: one with a hundred streams gets no more of
+it than one with a single stream.
+
+Slow effects on their way: carried out by threads, their events picked up by the one that decides.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
+from typing import assert_never
+
+import msgspec
+
+from pluto_dist.coordinator.log import say
+from pluto_dist.coordinator.worker import Slow, Worker
+from pluto_dist.core.values.effects import (
+    BeatRun,
+    Control,
+    DropCopies,
+    KeepCopies,
+    OpenRun,
+    ReadUploads,
+    SampleNode,
+    SetAside,
+    Ship,
+    WriteDocument,
+)
+from pluto_dist.core.values.events import Event
+from pluto_dist.core.values.lifecycle import Target
+
+IDLE_S = 30.0  # a thread without work ends after this time
+
+Work = Callable[[], None]
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where a piece of work belongs: its crew, how many threads that has, and the Run whose turn it takes."""
+
+    crew: str
+    width: int
+    run: str
+
+
+def place_of(effect: Slow) -> Place:
+    """The crew of an effect."""
+    match effect:
+        case Ship(run=run, kind=kind):
+            if run.target.mode == "local":
+                return Place(f"{'files' if kind == 'files' else 'store'} {run.target.store}", 4, run.key)
+            return Place(f"{kind} {_server(run.target)}", 4 if kind == "metrics" else 2, run.key)
+        case OpenRun(request=request):
+            where = request.target
+            return Place(f"open {where.store if where.mode == 'local' else _server(where)}", 4, request.key)
+        case Control(run=run):
+            return Place(f"control {_server(run.target)}", 4, run.key)
+        case BeatRun(run=run):
+            return Place(f"beat {_server(run.target)}", 2, run.key)
+        case KeepCopies(run=key, store=store) | DropCopies(run=key, store=store):
+            return Place(f"copies {store}", 2, key)
+        case ReadUploads(run=key, target=target):
+            return Place(f"copies {target.store}", 2, key)
+        case WriteDocument(run=key, store=store) | SetAside(run=key, store=store):
+            return Place(f"documents {store}", 2, key)
+        case SampleNode():
+            return Place("node", 2, "")  # while a sensor hangs, the second one sees it and gives up
+        case _:
+            assert_never(effect)
+
+
+class Pools:
+    """All crews; threads are made when there is work for them."""
+
+    def __init__(self) -> None:
+        self._crews: dict[str, Crew] = {}
+
+    def submit(self, place: Place, work: Work) -> None:
+        """Has a piece of work done; it must not raise."""
+        crew = self._crews.get(place.crew)
+        if crew is None:
+            crew = self._crews[place.crew] = Crew(place.crew, place.width)
+        crew.submit(place.run, work)
+
+    def close(self, within_s: float) -> bool:
+        """Drops what has not begun; whether all that was under way came to its end in time."""
+        deadline = time.monotonic() + within_s
+        crews = tuple(self._crews.values())
+        for crew in crews:
+            crew.end()
+        return all(crew.wait(max(0.0, deadline - time.monotonic())) for crew in crews)
+
+
+class Crew:
+    """Some threads and, for each Run, a queue.
+
+    Args:
+        name: of the threads.
+        width: how many threads at most.
+    """
+
+    def __init__(self, name: str, width: int) -> None:
+        self._name = name
+        self._width = width
+        self._changed = threading.Condition()
+        self._queues: OrderedDict[str, deque[Work]] = OrderedDict()
+        self._threads = 0
+        self._free = 0
+        self._closed = False
+
+    def submit(self, run: str, work: Work) -> None:
+        """Queues work behind that of the same Run."""
+        with self._changed:
+            self._queues.setdefault(run, deque()).append(work)
+            waiting = sum(map(len, self._queues.values()))
+            if waiting > self._free and self._threads < self._width:
+                self._threads += 1
+                threading.Thread(target=self._serve, name=f"pluto {self._name}", daemon=True).start()
+            self._changed.notify()
+
+    def end(self) -> None:
+        """Forgets what has not begun."""
+        with self._changed:
+            self._closed = True
+            self._queues.clear()
+            self._changed.notify_all()
+
+    def wait(self, within_s: float) -> bool:
+        """Waits for what is under way; False if it takes longer."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._threads == 0, within_s)
+
+    def _serve(self) -> None:
+        try:
+            while (work := self._next()) is not None:
+                work()
+        finally:
+            with self._changed:
+                self._threads -= 1
+                self._changed.notify_all()
+
+    def _next(self) -> Work | None:
+        """The oldest work of the Run whose turn it is; None when there has been none for a while."""
+        with self._changed:
+            self._free += 1
+            self._changed.wait_for(lambda: self._queues or self._closed, IDLE_S)
+            self._free -= 1
+            if not self._queues or self._closed:
+                return None
+            run, queue = self._queues.popitem(last=False)
+            work = queue.popleft()
+            if queue:
+                self._queues[run] = queue  # behind the others
+            return work
+
+
+def _server(target: Target) -> str:
+    return f"{target.url_ingest} {target.key_id}"
+
+
+CLOSE_S = 5.0  # requests that are under way at the end get this long; those that do not end are repeated
+
+
+class Background:
+    """Threads, and the queue of what became of their work.
+
+    Attributes:
+        wake: a descriptor that polls readable when there is an event; None where the system has none.
+        quiet: after `close`, whether all threads have come to their end.
+
+    Args:
+        worker: carries out one effect at a time.
+        intact: whether the coordinator is still the one; an effect that has waited for its turn, or for the
+            processor, while it was replaced is not carried out any more.
+    """
+
+    def __init__(self, worker: Worker, intact: Callable[[], bool]) -> None:
+        self._worker = worker
+        self._intact = intact
+        self.quiet = False
+        self._pools = Pools()
+        self._done: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self.wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) if hasattr(os, "eventfd") else None
+
+    def submit(self, effect: Slow) -> None:
+        """Carries an effect out, when its turn comes."""
+        self._pools.submit(place_of(effect), lambda: self._work(effect))
+
+    def collect(self) -> Iterator[Event]:
+        """What became of effects since the last call."""
+        if self.wake is not None:
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(self.wake)
+        while True:
+            try:
+                yield self._done.get_nowait()
+            except queue.Empty:
+                return
+
+    def close(self) -> Iterator[Event]:
+        """Waits, bounded, for what is in flight."""
+        self.quiet = self._pools.close(CLOSE_S)
+        if not self.quiet:
+            say("requests_given_up")
+        yield from self.collect()
+        if self.wake is not None and self.quiet:  # a thread that is left still writes to it
+            os.close(self.wake)
+
+    def _work(self, effect: Slow) -> None:
+        """In a thread; a fault that nobody foresaw becomes an event and a line in the log."""
+        if not self._intact():
+            return
+        try:
+            event = self._worker.do(effect)
+        except Exception as error:  # noqa: BLE001 # whatever it is, the core has to hear of it
+            say("effect_failed", effect=type(effect).__name__, error=f"{type(error).__name__}: {error}")
+            event = self._worker.failed(effect, error)
+        if event is not None:
+            self._done.put(event)
+            if self.wake is not None:
+                os.eventfd_write(self.wake, 1)

@@ -1,0 +1,119 @@
+"""Who is alive: the watches of all leases and launchers, asked in time.
+
+pidfds wake the driver by themselves; locks are asked every `PROBE_INTERVAL_S`. A process that nobody here can
+see (another boot) and that has not spoken for `UNSEEN_S` is taken for gone: alive, it would have renewed its
+lease twelve times.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from pluto_dist.coordinator.log import say
+from pluto_dist.core.values.ids import Identity
+from pluto_dist.host.cgroup import OomWatch, oom_counter_of
+from pluto_dist.host.lease_lock import LOCK_NAME
+from pluto_dist.host.liveness import PROBE_INTERVAL_S, ExitStatus, Watch, watch
+
+UNSEEN_S = 60.0
+
+
+class Death(msgspec.Struct, frozen=True):
+    """A process that is gone, and what the kernel still knew."""
+
+    key: str
+    alive_until: float
+    status: ExitStatus | None
+    oom: bool
+
+
+class _Watched(msgspec.Struct):
+    watch: Watch
+    since: float
+    seen_at: float
+    oom: OomWatch
+
+
+class Liveguard:
+    """Watches by key: a lease id, or `run:<key>` for a launcher."""
+
+    def __init__(self) -> None:
+        self._watched: dict[str, _Watched] = {}
+        self._by_fd: dict[int, str] = {}
+        self._polled_at = 0.0
+
+    def polled(self, now: float) -> None:
+        """The descriptors were polled, and the deaths are dealt with: all others were alive just now."""
+        self._polled_at = now
+
+    def start(self, key: str, identity: Identity, folder: str | None, now: float) -> None:
+        """Begins to watch; a key that is watched already is left as it is."""
+        if key in self._watched:
+            return
+        lock = Path(folder) / LOCK_NAME if folder is not None else None
+        try:
+            found = watch(identity, lock)
+        except OSError as error:  # not the file that the process made; only its heartbeats can tell now
+            say("lease_file_unusable", key=key, error=str(error))
+            found = watch(identity)
+        counter = oom_counter_of(identity.pid) if found.way == "pidfd" else None
+        self._watched[key] = _Watched(found, now, now, OomWatch(counter))
+        fd = found.fileno()
+        if fd is not None:
+            self._by_fd[fd] = key
+
+    def heard(self, key: str, now: float) -> None:
+        """The process spoke."""
+        watched = self._watched.get(key)
+        if watched is not None:
+            watched.seen_at = now
+
+    def stop(self, key: str) -> None:
+        """Ends a watch."""
+        watched = self._watched.pop(key, None)
+        if watched is not None:
+            fd = watched.watch.fileno()
+            if fd is not None:
+                self._by_fd.pop(fd, None)
+            watched.watch.close()
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """What to poll for."""
+        return tuple(self._by_fd)
+
+    @property
+    def probe_interval_s(self) -> float | None:
+        """How often `look` has to be called, None if the descriptors say all."""
+        return PROBE_INTERVAL_S if len(self._watched) > len(self._by_fd) else None
+
+    def readable(self, fd: int, now: float) -> list[Death]:
+        """A descriptor fired."""
+        key = self._by_fd.get(fd)
+        return self.check(key, now) if key is not None else []
+
+    def look(self, now: float) -> list[Death]:
+        """Asks all those that cannot speak up by themselves."""
+        silent = [key for key, watched in self._watched.items() if watched.watch.fileno() is None]
+        return [death for key in silent for death in self.check(key, now)]
+
+    def check(self, key: str, now: float) -> list[Death]:
+        """Looks at one process now; the watch of a dead one ends."""
+        watched = self._watched.get(key)
+        if watched is None:
+            return []
+        presence = watched.watch.check()
+        exact = watched.watch.way == "pidfd"
+        gone = presence == "dead" or (presence == "unknown" and now - watched.seen_at > UNSEEN_S)
+        if not gone:
+            if presence == "alive":
+                watched.seen_at = now
+            return []
+        status = watched.watch.exit_status()
+        killed = status is not None and status.signal == "SIGKILL"
+        # On a busy machine a death is noticed late, and its victims' words would come before it (R10).
+        alive_until = max(watched.since, self._polled_at) if exact else watched.seen_at
+        self.stop(key)
+        return [Death(key, alive_until, status, killed and watched.oom.risen())]

@@ -1,0 +1,408 @@
+"""Effects that may take long: requests to a backend, writes to a store that may be on a network.
+
+They run in a few threads. Each returns the event that tells the core what became of it; a fault that nobody
+foresaw becomes an honest `Unknown` with its text, never a silent thread.
+
+Copies of undelivered segments and their files in the store, and what `sync` has made of them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import assert_never
+
+import msgspec
+
+from pluto_dist.backend.local import files
+from pluto_dist.backend.local import files as store_files
+from pluto_dist.backend.local.marks import Marks
+from pluto_dist.backend.local.store import Store
+from pluto_dist.coordinator.describe import Describer
+from pluto_dist.coordinator.log import say
+from pluto_dist.coordinator.sampler import NodeRecorder
+from pluto_dist.core.values.backend import (
+    Backend,
+    Batch,
+    Beat,
+    Delivered,
+    LogType,
+    OpenRequest,
+    OpenResult,
+    Outcome,
+    Rejected,
+    Reopened,
+    Retry,
+    RunOpened,
+    StatusReport,
+    TagsChange,
+    Unavailable,
+    Unknown,
+    Uploaded,
+)
+from pluto_dist.core.values.effects import (
+    BeatRun,
+    Control,
+    Copy,
+    DropCopies,
+    KeepCopies,
+    OpenRun,
+    ReadUploads,
+    SampleNode,
+    SetAside,
+    Ship,
+    WriteDocument,
+)
+from pluto_dist.core.values.events import (
+    Beaten,
+    Controlled,
+    CopiesDropped,
+    CopiesKept,
+    DocumentWritten,
+    Event,
+    NamesFound,
+    OpenEnded,
+    PointSummary,
+    RecordSetAside,
+    Shipped,
+    UploadsRead,
+)
+from pluto_dist.core.values.lifecycle import Target
+from pluto_dist.spool.batches import contents, numbered, renamed
+from pluto_dist.spool.file_lines import located
+from pluto_dist.spool.frames import Cut
+from pluto_dist.spool.names import segment_name, stream_kind
+from pluto_dist.spool.reader import ReadLimits, read_cut, records
+
+BATCH_BYTES = 1 << 20  # the server's contract advises 1 to 2 MB a request
+
+Slow = (
+    Ship
+    | SetAside
+    | OpenRun
+    | Control
+    | BeatRun
+    | WriteDocument
+    | KeepCopies
+    | DropCopies
+    | ReadUploads
+    | SampleNode
+)
+Backends = Callable[[Target], Backend]
+
+
+class Worker:
+    """Carries out one effect at a time; several threads share it.
+
+    Args:
+        backends: the backend of a target.
+        recorder: of the node's system metrics; one that measures this machine by default.
+        describer: of this machine, for the pages of new Runs.
+    """
+
+    def __init__(
+        self,
+        backends: Backends,
+        recorder: NodeRecorder | None = None,
+        describer: Describer | None = None,
+    ) -> None:
+        self._backends = backends
+        self.recorder = recorder or NodeRecorder()
+        self._describer = describer or Describer()
+        self._described: dict[str, bytes] = {}  # by Run, until it is open
+
+    def do(self, effect: Slow) -> Event | None:
+        """Blocks; returns what happened, None where nobody needs to know."""
+        match effect:
+            case Ship():
+                return self._ship(effect)
+            case SetAside():
+                self._set_aside(effect)
+                return _set_aside(effect)
+            case OpenRun():
+                return self._open(effect)
+            case Control():
+                return self._control(effect)
+            case BeatRun():
+                return Beaten(run=effect.run.key, beat=self._backends(effect.run.target).beat(effect.run))
+            case WriteDocument():
+                return _write_document(effect)
+            case KeepCopies():
+                return keep(effect)
+            case DropCopies():
+                return drop(effect)
+            case ReadUploads():
+                return uploads(effect)
+            case SampleNode(feeds=feeds):
+                self.recorder.record(feeds)
+                return None
+            case _:
+                assert_never(effect)
+
+    def failed(self, effect: Slow, error: BaseException) -> Event | None:
+        """The event for a fault that nobody foresaw."""
+        reason = f"{type(error).__name__}: {error}"
+        match effect:
+            case Ship():
+                return _shipped(effect, effect.start, 0, Retry(reason))
+            case OpenRun(run=run):
+                return OpenEnded(run=run, result=Unavailable(reason))
+            case Control(run=run):
+                return Controlled(
+                    run=run.key, operation=effect.operation, token=effect.token, outcome=Unknown(reason)
+                )
+            case BeatRun(run=run):
+                return Beaten(run=run.key, beat=Beat(Unknown(reason)))
+            case WriteDocument(run=key, revision=revision):
+                return DocumentWritten(run=key, revision=revision, error=reason)
+            case KeepCopies(run=key, lease_id=lease_id):
+                return CopiesKept(run=key, lease_id=lease_id, copies=(), error=reason)
+            case DropCopies(run=key, lease_id=lease_id):
+                return CopiesDropped(run=key, lease_id=lease_id, segments=())
+            case ReadUploads(run=key):
+                return UploadsRead(run=key, uploaded=None)
+            case SetAside():
+                return _set_aside(effect, reason)
+            case SampleNode():
+                return None
+            case _:
+                assert_never(effect)
+
+    def _ship(self, effect: Ship) -> Event:
+        cut = _cut(effect)
+        found = contents(effect.kind, cut.lines)
+        declared: dict[str, LogType] = msgspec.convert(
+            {name: kind for name, kind in cut.declared.items() if name in found.names}, dict[str, LogType]
+        )
+        unknown = {
+            name: kind for name, kind in {**found.names, **declared}.items() if name not in effect.known
+        }
+        if unknown:
+            return NamesFound(
+                target=effect.target, lease_id=effect.lease_id, stream=effect.stream, names=unknown
+            )
+        outcome: Outcome = Delivered()
+        if cut.raw:
+            outcome = self._deliver(effect, cut)
+        return _shipped(
+            effect,
+            cut.end,
+            len(cut.lines),
+            outcome,
+            skipped=cut.damaged,
+            summary=found.summary,
+            max_step=found.max_step,
+        )
+
+    def _deliver(self, effect: Ship, cut: Cut) -> Outcome:
+        lines = located(cut.lines, effect.folder) if effect.kind == "files" else cut.lines
+        if effect.run.target.mode == "pluto":
+            lines = _final(effect, lines)
+            if not lines:
+                return Delivered()
+        batch = Batch(
+            lease_id=effect.lease_id,
+            stream=effect.stream,
+            kind=effect.kind,
+            segment=effect.segment,
+            start=effect.start,
+            raw=cut.raw,
+            lines=lines,
+            last=effect.final,
+        )
+        return self._backends(effect.run.target).deliver(effect.run, batch)
+
+    def _open(self, effect: OpenRun) -> Event:
+        request = self._with_metadata(effect)
+        result = self._backends(request.target).open(request)
+        if request is not effect.request:
+            self._keep_metadata(request, result)
+        return OpenEnded(run=effect.run, result=result)
+
+    def _with_metadata(self, effect: OpenRun) -> OpenRequest:
+        """The request with what is known of the machine, which is found out once for each Run."""
+        if effect.origin is None:
+            return effect.request
+        known = self._described.get(effect.run)
+        if known is None:
+            known = self._described[effect.run] = self._describer.describe(effect.origin)
+        return msgspec.structs.replace(effect.request, system_metadata=known)
+
+    def _keep_metadata(self, request: OpenRequest, result: OpenResult) -> None:
+        """A server takes it only when the Run is made, so until then the store has it, for `sync`."""
+        store, made = Store(Path(request.target.store)), isinstance(result, RunOpened)
+        if made:
+            self._described.pop(request.key, None)
+        try:
+            if isinstance(result, Unavailable) or (made and request.target.mode == "local"):
+                store.write_metadata(request.key, request.system_metadata)
+            elif made:
+                store.drop_metadata(request.key)
+        except OSError as error:  # a page without the machine is no reason to hold up the Run
+            say("metadata_not_kept", run=request.key, error=str(error))
+
+    def _control(self, effect: Control) -> Event:
+        backend, run = self._backends(effect.run.target), effect.run
+        outcome: Outcome
+        match effect.operation:
+            case "names":
+                outcome = backend.register(run, msgspec.json.decode(effect.body, type=dict[str, LogType]))
+            case "tags":
+                change = msgspec.json.decode(effect.body, type=TagsChange)
+                outcome = backend.put_tags(run, change.wanted, change.base)
+            case "config":
+                outcome = backend.merge_config(run, effect.body)
+            case "status":
+                outcome = backend.report(run, msgspec.json.decode(effect.body, type=StatusReport))
+            case "revive":
+                outcome = backend.revive(run)
+            case "put_back":
+                outcome = backend.put_back(msgspec.json.decode(effect.body, type=Reopened))
+            case other:
+                outcome = Rejected(f"no such operation: {other}")
+        return Controlled(run=run.key, operation=effect.operation, token=effect.token, outcome=outcome)
+
+    def _set_aside(self, effect: SetAside) -> None:
+        limits = ReadLimits(bytes=effect.end - effect.start)  # a declaration may stand before the record
+        cut = read_cut(effect.folder, effect.stream, effect.segment, effect.start, limits, final=True)
+        store, is_file = Store(Path(effect.store)), stream_kind(effect.stream) == "files"
+        for line in cut.lines:
+            record = {
+                "reason": effect.reason,
+                "lease_id": effect.lease_id,
+                "stream": effect.stream,
+                "record": line.decode("utf-8", "replace").rstrip("\n"),
+            }
+            if is_file:
+                store_files.set_aside(store, effect.run, located((line,), effect.folder)[0])
+            store.set_aside(effect.run, json.dumps(record).encode() + b"\n")
+
+
+def _final(effect: Ship, lines: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    """The lines as the server gets them."""
+    if effect.kind == "console":
+        return numbered(lines, effect.first_line, effect.label)
+    return renamed(effect.kind, lines, effect.known) if effect.renamed else lines
+
+
+def _cut(effect: Ship) -> Cut:
+    room = min(BATCH_BYTES, effect.stop - effect.start)
+    return read_cut(
+        effect.folder,
+        effect.stream,
+        effect.segment,
+        effect.start,
+        ReadLimits(bytes=room, frames=effect.limit_lines),
+        final=effect.final,
+    )
+
+
+def _set_aside(effect: SetAside, error: str = "") -> RecordSetAside:
+    return RecordSetAside(target=effect.target, lease_id=effect.lease_id, stream=effect.stream, error=error)
+
+
+def _shipped(
+    effect: Ship,
+    end: int,
+    lines: int,
+    outcome: Outcome,
+    *,
+    skipped: int = 0,
+    summary: dict[str, PointSummary] | None = None,
+    max_step: int = -1,
+) -> Shipped:
+    return Shipped(
+        target=effect.target,
+        lease_id=effect.lease_id,
+        stream=effect.stream,
+        segment=effect.segment,
+        start=effect.start,
+        end=end,
+        lines=lines,
+        skipped=skipped,
+        outcome=outcome,
+        summary=summary or {},
+        max_step=max_step,
+    )
+
+
+def _write_document(effect: WriteDocument) -> DocumentWritten:
+    try:
+        Store(Path(effect.store)).write_document(effect.run, effect.body)
+    except OSError as error:
+        return DocumentWritten(run=effect.run, revision=effect.revision, error=str(error))
+    return DocumentWritten(run=effect.run, revision=effect.revision)
+
+
+PIECE = 4 << 20
+
+
+def keep(effect: KeepCopies) -> CopiesKept:
+    """Copies byte for byte to the same place; a segment that is gone has been delivered meanwhile."""
+    store, copied = Store(Path(effect.store)), list[Copy]()
+    try:
+        for copy in sorted(effect.copies, key=_is_of_files):  # a large file must not hold back records
+            name = segment_name(copy.stream, copy.segment)
+            if _is_of_files(copy):
+                _keep_files(store, effect, copy)
+            for start, piece in _pieces(Path(effect.folder, name), copy):
+                store.copy_segment(effect.run, effect.lease_id, name, start, piece)
+            copied.append(copy)
+    except OSError as error:
+        return CopiesKept(run=effect.run, lease_id=effect.lease_id, copies=tuple(copied), error=str(error))
+    return CopiesKept(run=effect.run, lease_id=effect.lease_id, copies=tuple(copied))
+
+
+def drop(effect: DropCopies) -> CopiesDropped:
+    """Removes them; one that cannot be removed now is found again later."""
+    store, gone = Store(Path(effect.store)), list[tuple[str, int]]()
+    for stream, segment in effect.segments:
+        try:
+            files.remove_segment(store, effect.run, effect.lease_id, segment_name(stream, segment))
+        except OSError:  # a store that is away: it is tried again
+            continue
+        gone.append((stream, segment))
+    return CopiesDropped(run=effect.run, lease_id=effect.lease_id, segments=tuple(gone))
+
+
+def uploads(effect: ReadUploads) -> UploadsRead:
+    """What the marks beside the Run say of its own server; a mark that cannot be read says nothing."""
+    try:
+        marks = Marks(Store(Path(effect.target.store)), effect.run).all()
+    except (OSError, ValueError):
+        return UploadsRead(run=effect.run, uploaded=None)
+    found = [mark for mark in marks if mark.url_api == effect.target.url_api and mark.id is not None]
+    if not found:
+        return UploadsRead(run=effect.run, uploaded=None)
+    newest = max(found, key=lambda mark: mark.records)
+    uploaded = Uploaded(
+        offsets=newest.offsets,
+        next_line=newest.next_line,
+        external_id=newest.external_id,
+        status=newest.status,
+    )
+    return UploadsRead(run=effect.run, uploaded=uploaded)
+
+
+def _is_of_files(copy: Copy) -> bool:
+    return stream_kind(copy.stream) == "files"
+
+
+def _keep_files(store: Store, effect: KeepCopies, copy: Copy) -> None:
+    """The files of all records up to the end of the copy; those that are gone are delivered."""
+    for line in located(records(effect.folder, copy.stream, copy.segment, 0, copy.end), effect.folder):
+        files.keep(store, effect.run, line)
+
+
+def _pieces(path: Path, copy: Copy) -> Iterator[tuple[int, bytes]]:
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return
+    with file:
+        file.seek(copy.start)
+        start = copy.start
+        while start < copy.end and (piece := file.read(min(PIECE, copy.end - start))):
+            yield start, piece
+            start += len(piece)

@@ -1,0 +1,399 @@
+"""Claims become roles: finds the Run that is meant, asks the decision table, carries it out (R4, R5).
+
+Which of the Runs that are known here a claim means (R4, R5).
+
+A claim names a target: the store of its folder, its server and key. That is where a new Run goes. Whoever
+joins a Run need not share it: an eval may be started in another folder, or without the key, and a script may
+change its folder before `init()`. So the Runs of the same target come first, then all others of this node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import assert_never
+
+import msgspec
+
+from pluto_dist.core.machine.context import Context, Shared
+from pluto_dist.core.machine.opening import Opening
+from pluto_dist.core.machine.ownership import Succession
+from pluto_dist.core.rules.claims import (
+    Create,
+    Decision,
+    Facts,
+    Grant,
+    Refuse,
+    Verify,
+    Wait,
+    decide_claim,
+    launched,
+    same_job,
+    sought,
+)
+from pluto_dist.core.rules.kinship import (
+    apart,
+    asks_for_another,
+    inherits_rank,
+    is_trial,
+    parent_of,
+    predecessor,
+    refers_to,
+    unlaunched,
+    without_rank,
+)
+from pluto_dist.core.rules.participants import label_of, participant_of
+from pluto_dist.core.rules.verdict import Phase, assess, members_of, restarts_left
+from pluto_dist.core.values.book import Book, Config
+from pluto_dist.core.values.effects import CheckLiveness, LookAtStreams
+from pluto_dist.core.values.ids import DEFAULT_PROJECT, RunRef
+from pluto_dist.core.values.lifecycle import Claim
+from pluto_dist.core.values.records import Lease, Run
+
+
+class Finder:
+    """Looks at the book; keeps nothing."""
+
+    def __init__(self, book: Book) -> None:
+        self._book = book
+
+    def find(self, claim: Claim, parent: Lease | None = None) -> Run | None:
+        """The Run that a claim means, None if it means none that is known here, or several.
+
+        Args:
+            parent: lease of the process in whose Run the claim joins, if it does.
+        """
+        if parent is not None:
+            return self._book.runs.get(parent.run or "")
+        launchers = self._launchers_run(claim)
+        if launchers is not None:
+            return launchers
+        if claim.run is not None:
+            return self._named(claim, claim.run)
+        if claim.verb == "attach" or (claim.wanted == "side" and claim.job.rank is None):
+            live = self._live(claim)
+            return live[0] if len(live) == 1 else None
+        mine = [run for run in self._book.runs if same_job(claim, run)]
+        return mine[-1] if mine and not self._starts_again(claim, mine[-1]) else None
+
+    def predecessor(self, claim: Claim, run: Run) -> Lease | None:
+        """Lease of another process that has had the claim's rank in the present start of the job."""
+        present = (lease for lease in self._book.leases_of(run.key) if lease.epoch == run.epoch)
+        return predecessor(claim, present)
+
+    def _starts_again(self, claim: Claim, run: Run) -> bool:
+        """Whether the claim's job was started again, which has nothing to do with the Run of the first start.
+
+        While the launcher has restarts left it says itself what is a restart.
+        """
+        restarting = restarts_left(run) and not run.ended
+        return not restarting and self.predecessor(claim, run) is not None
+
+    def live_names(self, claim: Claim) -> tuple[str, ...]:
+        """Live Runs among which a claim without an id would have to choose."""
+        return tuple(run.display_id or run.external_id for run in self._live(claim))
+
+    def _named(self, claim: Claim, ref: RunRef) -> Run | None:
+        def meant(run: Run) -> bool:
+            own = run.target == claim.target and refers_to(ref, run, claim.project)
+            return own or (same_job(claim, run) and refers_to(ref, run, run.project))
+
+        def joined(run: Run) -> bool:
+            return _joins(claim) and _may_join(claim, run) and refers_to(ref, run, run.project)
+
+        def there(run: Run) -> bool:
+            return meant(run) and not sought(run)
+
+        # One that others look for in vain comes last: by now it may have been made, in its own project.
+        return self._choose(there, claim) or self._choose(joined, claim) or self._choose(meant, claim)
+
+    def _choose(self, fits: Callable[[Run], bool], claim: Claim) -> Run | None:
+        """The one Run that fits; of several that of the claim's own target."""
+        found = list(filter(fits, self._book.runs))
+        own = [run for run in found if run.target == claim.target]
+        return _only(own or found)
+
+    def _live(self, claim: Claim) -> list[Run]:
+        live = [run for run in self._book.runs if not (run.ended or sought(run))]
+        return [run for run in live if run.target == claim.target] or live
+
+    def _launchers_run(self, claim: Claim) -> Run | None:
+        """The Run of the `pluto-dist run` above, unless the process names another one."""
+        launcher = self._book.leases.get(claim.launched_by)
+        run = self._book.runs.get(launcher.run or "") if launcher is not None else None
+        if run is None or claim.run is None or claim.run_from_env:
+            return run
+        return run if refers_to(claim.run, run, run.project) else None
+
+
+def _joins(claim: Claim) -> bool:
+    """Whether it would rather be beside others than have a Run of its own."""
+    return claim.verb == "attach" or claim.run_from_env or claim.wanted == "side"
+
+
+def _may_join(claim: Claim, run: Run) -> bool:
+    """Who only attaches names no project; a script that calls `init()` may have none of its own."""
+    if claim.verb == "attach":
+        return not sought(run)
+    named = claim.project in (run.project, DEFAULT_PROJECT)
+    return named and not (run.ended or sought(run))
+
+
+def _only(runs: Iterable[Run]) -> Run | None:
+    found = tuple(runs)
+    return found[0] if len(found) == 1 else None
+
+
+class Admission:
+    """Waiting claims and what becomes of them."""
+
+    def __init__(self, context: Context, opening: Opening, shared: Shared) -> None:
+        self._context = context
+        self._book = context.book
+        self._opening = opening
+        self._shared = shared
+        self._succession = Succession(context)
+        self._finder = Finder(context.book)
+        self._verifying: set[str] = set()
+        self._deadlines: dict[str, float | None] = {}
+
+    def claim(self, lease: Lease, *, verified: bool = False) -> None:
+        """Decides a claim, or leaves it waiting."""
+        lease, parent = self._with_parent(lease)
+        run = self._finder.find(lease.opened, parent)
+        facts = self._facts(lease, run, parent, verified)
+        decision = decide_claim(lease.opened, facts, self._context.now.at)
+        self._deadlines.pop(lease.lease_id, None)
+        self._carry_out(lease, run, decision)
+
+    def _with_parent(self, lease: Lease) -> tuple[Lease, Lease | None]:
+        """The lease of the process that started this one, if the claim joins its Run or waits to know that.
+
+        What was found once stays: when it asks again its parent may be gone, or be another one.
+        """
+        claim = lease.opened
+        if lease.parent or claim.verb != "init" or claim.generated_id in self._book.runs:
+            return lease, self._book.leases.get(lease.parent)
+        parent = parent_of(claim, self._book.live_leases)
+        run = self._book.runs.get(parent.run or "") if parent is not None else None
+        if parent is None:
+            return self._as_trial(lease), None
+        if run is None:
+            return lease, parent
+        if asks_for_another(claim, parent, run):
+            return self._context.change_lease(lease, opened=apart(claim, parent)), None
+        opened = without_rank(claim) if inherits_rank(claim, parent) else claim
+        return self._context.change_lease(lease, opened=opened, parent=parent.lease_id), parent
+
+    def _as_trial(self, lease: Lease) -> Lease:
+        launcher = self._book.leases.get(lease.opened.launched_by)
+        if launcher is None or not is_trial(lease.opened, self._book.leases_of(launcher.run or "")):
+            return lease
+        return self._context.change_lease(lease, opened=unlaunched(lease.opened))
+
+    def look_first(self, lease: Lease, other: Lease) -> None:
+        """Decides a claim only after another lease has been looked at."""
+        self._deadlines[lease.lease_id] = None
+        self._verifying.add(lease.lease_id)
+        self._context.emit(CheckLiveness(claim=lease.lease_id, lease_id=other.lease_id))
+
+    def retry(self) -> None:
+        """Something has changed: asks again for every claim that waits, unless it is being looked into.
+
+        The lowest rank comes first: the others wait for what it becomes.
+        """
+        for lease_id in sorted(self._deadlines, key=self._rank):
+            lease = self._book.leases.get(lease_id)
+            if lease is None or lease.state != "waiting":
+                self._deadlines.pop(lease_id, None)
+            elif lease_id not in self._verifying:
+                self.claim(lease)
+
+    def _rank(self, lease_id: str) -> int:
+        lease = self._book.leases.get(lease_id)
+        return (lease.opened.job.rank or 0) if lease is not None else 0
+
+    def verified(self, claim: str) -> None:
+        """The owner was looked at for this claim; if it was dead, that is known by now."""
+        self._verifying.discard(claim)
+        lease = self._book.leases.get(claim)
+        if lease is not None and lease.state == "waiting":
+            self.claim(lease, verified=True)
+
+    def deadline(self) -> float | None:
+        """When a waiting claim may be decided without an event."""
+        return min((at for at in self._deadlines.values() if at is not None), default=None)
+
+    def expects_owner(self, run: Run) -> bool:
+        """Whether a claim waits that may own this Run."""
+        return any(lease.opened.verb == "init" for lease in self._waiting_for(run))
+
+    def awaited(self, run: Run) -> bool:
+        """Whether any claim waits for this Run."""
+        return any(True for _ in self._waiting_for(run))
+
+    def _waiting_for(self, run: Run) -> Iterator[Lease]:
+        waiting = (self._book.leases[lease_id] for lease_id in self._deadlines)
+        return (lease for lease in waiting if lease.state == "waiting" and self._find(lease) is run)
+
+    def _find(self, lease: Lease) -> Run | None:
+        return self._finder.find(lease.opened, self._book.leases.get(lease.parent))
+
+    def _carry_out(self, lease: Lease, run: Run | None, decision: Decision) -> None:
+        match decision:
+            case Wait(until=until):
+                self._deadlines[lease.lease_id] = until
+            case Verify(lease_id=owner):
+                self.look_first(lease, self._book.leases[owner])
+            case Refuse(error=error, message=message):
+                self.refuse(lease, error, message)
+            case Create(want=want):
+                self._deadlines[lease.lease_id] = None
+                if run is not None and sought(run):  # another node was asked for it, in vain
+                    self._opening.withdraw(run)
+                self._opening.create(lease, want)
+            case Grant():
+                assert run is not None  # noqa: S101 # the table grants roles in Runs only
+                self._grant(lease, run, decision)
+            case _:
+                assert_never(decision)
+
+    def _grant(self, lease: Lease, run: Run, grant: Grant) -> None:
+        owns = grant.role == "owner"
+        newcomer = not same_job(lease.opened, run)
+        if owns and not newcomer and lease.opened.job.attempt > run.attempt:
+            run = self._succession.new_attempt(run, lease.opened)
+        if owns and grant.anew and run.owner is not None:  # once, also if the backend has to be asked
+            run = self._succession.note_start(run)
+        if owns and run.relay:
+            run = self._opening.take_over(run, lease)
+        elif owns and run.ended:
+            run = self._opening.reopen(run, lease)
+            if newcomer:
+                self._shared.add_tags(run.key, lease.opened.tags)
+                run = self._book.runs[run.key]
+        if run.opening and not run.provisional:
+            self._deadlines[lease.lease_id] = None  # asked again when the backend has answered
+            return
+        if owns:
+            run = self._succession.own(lease, run)
+        elif grant.relay:
+            run = self._succession.relay(lease, run)
+        elif grant.role == "worker":
+            run = self._succession.attempt_below(run, lease.opened, anew=grant.anew)
+        now = self._context.now
+        others = self._book.leases_of(run.key)
+        label = label_of(lease, grant.role, others, run)
+        granted = self._context.change_lease(
+            lease,
+            opened=_settled(lease, run),
+            run=run.key,
+            first_child=bool(lease.parent) and not any(other.parent for other in others),
+            state="active",
+            role=grant.role,
+            label=label,
+            participant=participant_of(lease, grant.role, label, others),
+            epoch=run.epoch,
+            attempt=run.attempt,
+            granted_at=now.at,
+            granted_ms=now.wall_ms,
+        )
+        self._contribute(granted, run)
+        if owns and newcomer:
+            self._shared.add_tags(run.key, lease.opened.tags)
+        self._context.note(
+            run.key, "lease_granted", lease=lease.lease_id, role=grant.role, label=label, reason=grant.reason
+        )
+        self._context.emit(LookAtStreams(lease_id=lease.lease_id, folder=lease.folder))
+
+    def refuse(self, lease: Lease, error: str, message: str) -> None:
+        """Ends a claim with its reason; nothing else changes."""
+        now = self._context.now
+        self._context.change_lease(
+            lease,
+            state="refused",
+            error=(error, message),
+            ended_at=now.at,
+            ended_ms=now.wall_ms,
+            end_reason="refused",
+        )
+
+    def refuse_all(self, run: Run, error: str, message: str) -> None:
+        """The backend will not open the Run: whoever wanted to own it gets the reason, others go on."""
+        for lease_id in tuple(self._deadlines):
+            lease = self._book.leases[lease_id]
+            opener = lease_id == run.opener
+            ranks = lease.opened.verb == "init" and same_job(lease.opened, run)
+            if opener or (ranks and self._find(lease) is run):
+                self._deadlines.pop(lease_id)
+                self.refuse(lease, error, message)
+
+    def _contribute(self, lease: Lease, run: Run) -> None:
+        """The owner's config is the Run's; a side's is kept apart; that a worker has another one is told.
+
+        Tags have no such order: a worker's are added, for ranks that tag the Run with what only they know.
+        Not on a node that relays: all nodes start at once, and the server knows no merge of tags.
+        """
+        own = bytes(lease.opened.config)
+        config = self._book.configs.get(run.key) or Config()
+        another = own not in (b"{}", config.given)
+        owner = self._book.leases.get(run.owner or "")
+        speaks_first = lease.role == "worker" and config.given == b"{}" and launched(lease.opened, owner)
+        if lease.role == "worker" and owner is not None and lease.opened.tags != owner.opened.tags:
+            self._shared.add_tags(run.key, lease.opened.tags)
+        if (lease.role == "owner" or speaks_first) and another:
+            self._book.configs.put(run.key, msgspec.structs.replace(config, given=own))
+            self._shared.update_config(run.key, own)
+        elif lease.role == "side" and another:
+            sides = {**config.sides, lease.label: own}
+            self._book.configs.put(run.key, msgspec.structs.replace(config, sides=sides))
+        elif lease.role == "worker" and another:
+            self._context.note(run.key, "config_differs", rank=str(lease.rank), lease=lease.lease_id)
+
+    # --- what the decision rests on ----------------------------------------------------------------
+
+    def _facts(self, lease: Lease, run: Run | None, parent: Lease | None, verified: bool) -> Facts:
+        fellows = self._fellows(lease)
+        asked_at = min(fellow.asked_at for fellow in fellows)
+        ranks = [fellow.opened.job.rank for fellow in fellows if fellow.opened.wanted in (None, "owner")]
+        waiting_ranks = tuple(rank for rank in ranks if rank is not None)
+        if run is None:
+            live = self._finder.live_names(lease.opened)
+            return Facts(
+                run=None, parent=parent, waiting_ranks=waiting_ranks, live_runs=live, asked_at=asked_at
+            )
+        everybody = members_of(run, self._book.leases_of(run.key))
+        members = tuple(member for member in everybody if member.alive)
+        return Facts(
+            run=run,
+            phase=self.phase(run),
+            owner=next((member for member in members if member.lease_id == run.owner), None),
+            parent=parent,
+            predecessor=self._finder.predecessor(lease.opened, run),
+            members=members,
+            ended=tuple(member for member in everybody if not member.alive),
+            waiting_ranks=waiting_ranks,
+            verified=verified,
+            reporting=run.key in self._context.reporting,
+            asked_at=asked_at,
+        )
+
+    def phase(self, run: Run) -> Phase:
+        """The Run's phase now."""
+        return assess(run, members_of(run, self._book.leases_of(run.key)), self._context.now.at).phase
+
+    def _fellows(self, lease: Lease) -> list[Lease]:
+        """The claim and those of the same attempt that wait like it."""
+        job = lease.opened.job
+        waiting = (self._book.leases[lease_id] for lease_id in self._deadlines if lease_id != lease.lease_id)
+        return [lease] + [
+            other
+            for other in waiting
+            if (other.opened.job.key, other.opened.job.attempt) == (job.key, job.attempt)
+        ]
+
+
+def _settled(lease: Lease, run: Run) -> Claim:
+    """The claim as it is kept from now on: what the page of a Run is told is needed only while it is made."""
+    if lease.opened.origin is None or (run.opening and run.opener == lease.lease_id):
+        return lease.opened
+    return msgspec.structs.replace(lease.opened, origin=None)

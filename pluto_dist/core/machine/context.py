@@ -1,0 +1,179 @@
+"""What the parts of the coordinator share while one event is handled: the book, the time, the effects.
+
+Shared state: tags and config of a Run, changed one after the other (G9).
+
+A change that cannot be made leaves everything as it was and is noted in the Run's history.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from pluto_dist.core.rules.shared import add_tags, merge_json, remove_tags
+from pluto_dist.core.values.backend import Delivered, Outcome, Retry
+from pluto_dist.core.values.book import Book, Config
+from pluto_dist.core.values.effects import Effect, FindFence, LookAtStreams
+from pluto_dist.core.values.records import EndReason, Lease, Now, Run
+from pluto_dist.errors import InvalidRecordError
+
+
+class Context:
+    """One per coordinator.
+
+    Attributes:
+        touched: Runs whose situation may have changed and that are settled before the event is done.
+        news: leases that have changed, or may have to be told something.
+        urgent: Runs whose document somebody may be waiting for.
+        keys: `Target.key_id`s for which an API key is in memory.
+        held_back: Runs of which nothing is sent before this instant.
+        key_problems: why the server refuses a key, and since when, by `key_id`.
+        reporting: Runs whose terminal status is on its way to the backend just now.
+    """
+
+    def __init__(self, book: Book, boot_id: str) -> None:
+        self.book = book
+        self.boot_id = boot_id
+        self.now = Now(0.0, 0)
+        self.touched: dict[str, None] = {}
+        self.news: dict[str, None] = {}
+        self.urgent: set[str] = set()
+        self.keys: set[str] = set()
+        self.held_back: dict[str, float] = {}
+        self.key_problems: dict[str, tuple[float, str]] = {}
+        self.reporting: set[str] = set()
+        self._effects: list[Effect] = []
+
+    def emit(self, effect: Effect) -> None:
+        self._effects.append(effect)
+
+    def take_effects(self) -> list[Effect]:
+        effects, self._effects = self._effects, []
+        return effects
+
+    def take_changes(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Touched Runs and leases with news since the last call."""
+        touched, news = tuple(self.touched), tuple(self.news)
+        self.touched.clear()
+        self.news.clear()
+        return touched, news
+
+    def may_talk(self, run: Run) -> bool:
+        """Whether the Run's backend can be spoken to."""
+        return run.target.mode == "local" or (
+            run.target.key_id in self.keys and self.now.at >= self.held_back.get(run.key, 0.0)
+        )
+
+    def heard_of_key(self, run: Run, outcome: Outcome) -> None:
+        """Any answer of the server tells whether it takes the Run's key."""
+        key_id = run.target.key_id
+        if isinstance(outcome, Retry) and outcome.key_problem:
+            since, _ = self.key_problems.get(key_id, (self.now.at, ""))
+            self.key_problems[key_id] = (since, outcome.reason)
+            self.touch(run.key)
+        elif isinstance(outcome, Delivered) and self.key_problems.pop(key_id, None) is not None:
+            self.touch(run.key)
+
+    def touch(self, run: str | None) -> None:
+        if run is not None:
+            self.touched[run] = None
+
+    def tell(self, lease: Lease) -> None:
+        """A lease's process may have to be told how far its records are; one that leaves waits for it."""
+        self.news[lease.lease_id] = None
+        self.touch(lease.run)
+        if lease.run is not None and not lease.alive:
+            self.urgent.add(lease.run)
+
+    def change_run(self, run: Run, **changes: object) -> Run:
+        """Replaces fields of a Run and settles it later."""
+        self.touch(run.key)
+        return self.book.runs.put(run.key, msgspec.structs.replace(run, **changes))
+
+    def change_lease(self, lease: Lease, **changes: object) -> Lease:
+        """Replaces fields of a lease and settles its Run later."""
+        changed = self.book.put_lease(msgspec.structs.replace(lease, **changes))
+        self.news[changed.lease_id] = None
+        self.touch(changed.run)
+        return changed
+
+    def end_lease(self, lease: Lease, reason: EndReason, **changes: object) -> Lease:
+        """Ends a lease now and looks at its streams for the last time.
+
+        A superseded one may go on to write as long as its process lives: those records get a name of their
+        own (R7), and the last look comes with its death.
+        """
+        superseded = reason == "superseded"
+        if superseded:
+            self.emit(FindFence(lease_id=lease.lease_id, folder=lease.folder))
+        self.emit(LookAtStreams(lease_id=lease.lease_id, folder=lease.folder, final=not superseded))
+        if lease.run is not None:
+            self.urgent.add(lease.run)
+        return self.change_lease(
+            lease,
+            state="ended",
+            ended_at=self.now.at,
+            ended_ms=self.now.wall_ms,
+            end_reason=reason,
+            **changes,
+        )
+
+    def note_once(self, run: str, event: str, /, **detail: str) -> None:
+        """Adds a line to a Run's history unless it is there already."""
+        history = self.book.histories.get(run)
+        if history is None or all((known.name, known.detail) != (event, detail) for known in history.events):
+            self.note(run, event, **detail)
+
+    def note(self, run: str, event: str, /, **detail: str) -> None:
+        """Adds one line to a Run's history."""
+        self.book.note(run, self.now.wall_ms, event, detail)
+
+
+class Shared:
+    """Changes the newest state of a Run; what the backend lacks of it is sent later."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._book = context.book
+
+    def add_tags(self, run: str, tags: Iterable[str]) -> None:
+        """Adds tags behind those that are there."""
+        self._change(run, lambda known: self._put_tags(known, add_tags(known.tags, tags)))
+
+    def remove_tags(self, run: str, tags: Iterable[str]) -> None:
+        """Removes tags."""
+        self._change(run, lambda known: self._put_tags(known, remove_tags(known.tags, tags)))
+
+    def update_config(self, run: str, patch: bytes) -> None:
+        """Merges a JSON object deeply into the config."""
+        self._change(run, lambda known: self._merge(known, patch))
+
+    def rebase_config(self, run: str, base: bytes, patch: bytes) -> None:
+        """The config is `base` and, over it, `patch` and what the backend has not got yet."""
+        self._change(run, lambda known: self._rebase(known, base, patch))
+
+    def _change(self, key: str, change: Callable[[Run], None]) -> None:
+        run = self._book.runs[key]
+        try:
+            change(run)
+        except InvalidRecordError as error:
+            self._context.note(key, "change_refused", why=str(error))
+
+    def _put_tags(self, run: Run, tags: tuple[str, ...]) -> None:
+        if tags != run.tags:
+            self._context.change_run(run, tags=tags)
+
+    def _merge(self, run: Run, patch: bytes) -> None:
+        config = self._book.configs.get(run.key) or Config()
+        body = merge_json(config.body, patch)
+        pending = merge_json(run.config_patch or b"{}", patch)
+        self._book.configs.put(run.key, msgspec.structs.replace(config, body=body))
+        self._context.change_run(run, config_patch=pending)
+
+    def _rebase(self, run: Run, base: bytes, patch: bytes) -> None:
+        config = self._book.configs.get(run.key) or Config()
+        pending = merge_json(patch, run.config_patch or b"{}")
+        body = merge_json(base, pending)
+        self._book.configs.put(run.key, msgspec.structs.replace(config, body=body))
+        self._context.change_run(run, config_patch=b"" if pending == b"{}" else pending)

@@ -1,0 +1,276 @@
+"""What the backend has to be told about a Run: names, tags, config, status, signs of life.
+
+Each is a difference between what is wanted and what the backend is known to have, so a lost answer or a
+restart of the coordinator only means that the difference is sent again; all of them may be repeated.
+A Run has at most one of them in flight, so the server's unlocked merges never race (G9), and the status goes
+out last, when everything of owner and workers has been delivered (G6).
+
+An errand that fails does not hold up the others. The status waits for them, but not for ever: a server that
+answers 500 to a tag must still hear how the Run ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+
+import msgspec
+
+from pluto_dist.core.machine.beats import Beats
+from pluto_dist.core.machine.context import Context
+from pluto_dist.core.machine.lane import backend_run
+from pluto_dist.core.rules.verdict import status_report
+from pluto_dist.core.values.backend import (
+    Delivered,
+    Rejected,
+    Retry,
+    TagsChange,
+    Unknown,
+    backoff_s,
+)
+from pluto_dist.core.values.effects import Control
+from pluto_dist.core.values.events import Beaten, Controlled
+from pluto_dist.core.values.records import Run, Verdict
+
+MAX_NAMES = 1000
+TRIES = 3  # the status does not wait longer for an errand that fails, a few seconds
+GIVE_UP_S = 86_400.0  # an outage of a day is an outage; longer, the server means this very errand
+
+_encoder = msgspec.json.Encoder()
+
+
+class Errand(msgspec.Struct, frozen=True):
+    """The request in flight for one Run."""
+
+    operation: str
+    token: int
+    body: bytes
+
+
+class Trial(msgspec.Struct, frozen=True):
+    """How one errand of a Run has failed so far."""
+
+    failures: int
+    since: float
+    not_before: float
+
+
+class Controls:
+    """Errands of all Runs."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._book = context.book
+        self._errands: dict[str, Errand] = {}
+        self._trials: dict[str, dict[str, Trial]] = {}
+        self._beats = Beats(context)
+        self._reaped: set[str] = set()
+        self._tried_last: set[str] = set()
+        self._token = 0
+
+    def advance(self, run: Run, *, may_report: bool, lives: bool, ends: bool = False) -> None:
+        """Sends the next thing that the backend does not have yet.
+
+        Args:
+            may_report: nothing of the Run is undelivered for which the status waits.
+            lives: a sign of life is the truth.
+            ends: only an exit code is awaited.
+        """
+        if run.id is None or run.opening:
+            return
+        if run.target.mode == "local":
+            self._settle_local(run, may_report)
+            return
+        if not self._context.may_talk(run):
+            return
+        self._beats.beat(run, lives=lives)
+        if run.key in self._errands or self._beats.doubts(run):
+            return
+        errand = self._next(run, may_report)
+        if errand is None:
+            if ends and may_report and next(self._wanted(run), None) is None:
+                self._beats.asked_last(run)
+            return
+        if errand.operation == "status":
+            self._context.reporting.add(run.key)
+            self._beats.status_leaves(run)
+            run = self._context.change_run(run, telling=True)
+        elif errand.operation != "revive":  # that follows from the answer
+            self._beats.end(run)  # else it would come between the last question and the status
+        self._errands[run.key] = errand
+        self._context.emit(
+            Control(run=backend_run(run), operation=errand.operation, token=errand.token, body=errand.body)
+        )
+
+    def answered(self, event: Controlled) -> bool:
+        """Takes the backend's answer to an errand; True if it knows new names now."""
+        errand = self._errands.get(event.run)
+        run = self._book.runs.get(event.run)
+        if errand is None or run is None or errand.token != event.token:
+            return False
+        del self._errands[event.run]
+        self._context.reporting.discard(event.run)
+        self._context.touch(event.run)
+        self._context.heard_of_key(run, event.outcome)
+        match event.outcome:
+            case Delivered():
+                self._done(run, errand)
+                if errand.operation == "status":
+                    self._context.note(event.run, "reported", status=run.status)
+            case Rejected(reason=reason):
+                self._refused(run, errand, reason)
+            case Retry(reason=reason, after_s=after_s):
+                self._failed(run, errand, reason, after_s or 0.0)
+                if errand.operation == "status":
+                    self._beats.status_failed(run)
+            case Unknown(reason=reason):
+                self._failed(run, errand, reason, 0.0)
+        return errand.operation == "names" and not self._book.unregistered(event.run)
+
+    def beaten(self, event: Beaten) -> None:
+        """A sign of life tells what the server thinks of the Run: cancelled by somebody, or dead for it."""
+        run = self._book.runs.get(event.run)
+        if run is None:
+            return
+        last, sure = self._beats.is_last(run), self._beats.answered(run, event)
+        if run.ended or last:
+            self._context.touch(run.key)  # its status, or who leaves, may have waited for this
+        self._context.heard_of_key(run, event.beat.outcome)
+        if run.relay and event.beat.status is not None:
+            self._context.change_run(
+                run, status=event.beat.status, cancelled=event.beat.status == "CANCELLED"
+            )
+            return
+        match event.beat.status:
+            case "CANCELLED" if sure and not run.cancelled:
+                self._cancelled(run)
+            case "FAILED" if last or not run.ended:
+                self._reaped.add(run.key)
+                self._context.touch(run.key)
+
+    def deadline(self, run: str) -> float | None:
+        """When `advance` may have something to do for this Run, if nothing happens before."""
+        waits = [trial.not_before for trial in self._trials.get(run, {}).values()]
+        beat_at = self._beats.deadline(run)
+        if beat_at is not None:
+            waits.append(beat_at)
+        return min((at for at in waits if at > self._context.now.at), default=None)
+
+    def settled(self, run: Run) -> bool:
+        """Whether the backend has everything except perhaps the status."""
+        return run.target.mode == "local" or (
+            next(self._wanted(run), None) is None and not self._beats.waits(run)
+        )
+
+    def asked(self, run: Run) -> bool:
+        """Whether nobody has to wait for the last question before a status that is awaited."""
+        if run.target.mode == "local" or run.relay or run.id is None or run.opening:
+            return True
+        return not self._context.may_talk(run) or self._beats.knows(run)
+
+    def forget(self, run: str) -> None:
+        """The Run is forgotten."""
+        self._errands.pop(run, None)
+        self._trials.pop(run, None)
+        self._beats.forget(run)
+        self._context.reporting.discard(run)
+        self._reaped.discard(run)
+        self._tried_last.discard(run)
+
+    def _next(self, run: Run, may_report: bool) -> Errand | None:
+        wanted = list(self._wanted(run))
+        reports = run.verdict is not None and not run.reported and may_report
+        if reports:
+            self._try_once_more(run)
+        waits = any(self._trial(run, operation).failures < TRIES for operation, _ in wanted)
+        due = reports and not waits and self._context.now.at >= self._trial(run, "status").not_before
+        if due and self._beats.asked_last(run):
+            silent = self._beats.silent(run)
+            wanted.append(("revive", b"") if silent else ("status", _encoder.encode(status_report(run))))
+        for operation, body in wanted:
+            if self._context.now.at >= self._trial(run, operation).not_before:
+                self._token += 1
+                return Errand(operation, self._token, body)
+        return None
+
+    def _wanted(self, run: Run) -> Iterator[tuple[str, bytes]]:
+        """What the backend lacks beside the status, in the order of sending."""
+        if run.key in self._reaped:
+            yield "revive", b""
+        names = dict(islice(self._book.unregistered(run.key).items(), MAX_NAMES))
+        if names:
+            yield "names", _encoder.encode(names)
+        if run.pushed_tags != run.tags:
+            yield "tags", _encoder.encode(TagsChange(run.tags, run.pushed_tags))
+        if run.config_patch:
+            yield "config", run.config_patch
+
+    def _try_once_more(self, run: Run) -> None:
+        """Before the status goes out without it, an errand that failed in an outage gets a chance."""
+        if run.key in self._tried_last:
+            return
+        self._tried_last.add(run.key)
+        for operation, trial in self._trials.get(run.key, {}).items():
+            failures = min(trial.failures, TRIES - 1)
+            self._trials[run.key][operation] = Trial(failures, trial.since, 0.0)
+
+    def _trial(self, run: Run, operation: str) -> Trial:
+        return self._trials.get(run.key, {}).get(operation, Trial(0, self._context.now.at, 0.0))
+
+    def _done(self, run: Run, errand: Errand) -> None:
+        self._trials.get(run.key, {}).pop(errand.operation, None)
+        match errand.operation:
+            case "names":
+                for name in msgspec.json.decode(errand.body, type=dict[str, str]):
+                    series = self._book.series_of(run.key)[name]
+                    self._book.put_series(run.key, name, msgspec.structs.replace(series, registered=True))
+            case "tags":
+                pushed = msgspec.json.decode(errand.body, type=TagsChange)
+                self._context.change_run(run, pushed_tags=pushed.wanted)
+            case "config" if run.config_patch == errand.body:
+                self._context.change_run(run, config_patch=b"")
+            case "revive":
+                self._reaped.discard(run.key)
+                self._beats.revived(run)
+            case "status" if run.ended and errand.body == _encoder.encode(status_report(run)):
+                self._tried_last.discard(run.key)
+                self._beats.end(run)
+                self._context.change_run(run, reported=True)
+
+    def _refused(self, run: Run, errand: Errand, reason: str) -> None:
+        """It will not be taken, so it counts as done, and people can see why."""
+        self._context.note(run.key, f"{errand.operation}_refused", why=reason)
+        self._done(run, errand)
+
+    def _failed(self, run: Run, errand: Errand, reason: str, at_least_s: float) -> None:
+        now, trial = self._context.now, self._trial(run, errand.operation)
+        if errand.operation != "status" and now.at > trial.since + GIVE_UP_S:
+            self._refused(run, errand, f"given up after a day: {reason}")
+            return
+        wait_s = max(at_least_s, backoff_s(trial.failures, now.jitter))
+        trials = self._trials.setdefault(run.key, {})
+        trials[errand.operation] = Trial(trial.failures + 1, trial.since, now.at + wait_s)
+
+    def _cancelled(self, run: Run) -> None:
+        """The one thing that changes a verdict; what it was stays readable."""
+        before, reason, failure = run.verdict, "cancelled on the server", None
+        if before is not None and before.status != "COMPLETED":
+            reason, failure = f"{reason}; it ended {before.status}: {before.reason}", before.first_failure
+        self._context.note(run.key, "cancelled")
+        self._beats.end(run)
+        self._context.change_run(
+            run,
+            cancelled=True,
+            status="CANCELLED",
+            verdict=Verdict("CANCELLED", reason, failure),
+            ended_ms=self._context.now.wall_ms,
+            telling=True,
+            reported=True,
+        )
+
+    def _settle_local(self, run: Run, may_report: bool) -> None:
+        """The store is told by the document alone."""
+        if run.pushed_tags != run.tags or run.config_patch:
+            run = self._context.change_run(run, pushed_tags=run.tags, config_patch=b"")
+        if run.verdict is not None and not run.reported and may_report:
+            self._context.change_run(run, reported=True)

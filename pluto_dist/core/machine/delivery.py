@@ -1,0 +1,297 @@
+"""Delivery of all streams: who may send now, under which names (G6, R7)."""
+
+from __future__ import annotations
+
+from pluto_dist.core.machine.context import Context
+from pluto_dist.core.machine.lane import Lane
+from pluto_dist.core.rules.participants import is_node, late_participant
+from pluto_dist.core.rules.series import SeriesNames
+from pluto_dist.core.values.backend import LogType, StreamKind, kind_of
+from pluto_dist.core.values.book import Points, feed_key
+from pluto_dist.core.values.effects import LookAtStreams
+from pluto_dist.core.values.events import NamesFound, PointSummary, RecordSetAside, Shipped, StreamsSeen
+from pluto_dist.core.values.records import Feed, Lease, Point, Run
+
+TURN_S = 0.05  # a Run's console streams take turns (line numbers are one global order), as does its status
+QUIET_MS = 2000  # the status does not wait longer for what a side has on its way
+
+
+class Delivery:
+    """The lanes of all leases."""
+
+    def __init__(self, context: Context, names: SeriesNames) -> None:
+        self._context = context
+        self._book = context.book
+        self._names = names
+        self._lanes: dict[str, Lane] = {}
+        self._settled: dict[tuple[str, str], dict[str, str | None]] = {}
+        self._console_turn: dict[str, Lane] = {}
+        self._looked: set[str] = set()
+        self._held: dict[str, dict[Lane, None]] = {}
+
+    def seen(self, event: StreamsSeen) -> None:
+        """Sizes of a lease's streams are known."""
+        lease = self._book.leases.get(event.lease_id)
+        if lease is None or lease.run is None or lease.removed:
+            return
+        if event.final:
+            self._looked.add(lease.lease_id)
+        for stream, sizes in event.sizes.items():
+            kind = kind_of(stream)
+            if kind is not None:
+                lane = self._lane(lease, stream, kind)
+                lane.seen(sizes, final=event.final)
+                self._kick(lane)
+        if not lease.alive:
+            self._context.tell(lease)
+            self._release_behind(lease)
+
+    def look_again(self, lease: Lease) -> None:
+        """What it wrote is known only after another look."""
+        self._looked.discard(lease.lease_id)
+        self._context.emit(LookAtStreams(lease_id=lease.lease_id, folder=lease.folder, final=True))
+
+    def names_found(self, event: NamesFound) -> None:
+        """A batch declares new names: settle them, then send it."""
+        lane = self._lanes.get(feed_key(event.lease_id, event.target, event.stream))
+        run = lane.run if lane is not None else None
+        if lane is None or run is None:
+            return
+        lane.called_off()
+        mode = lane.lease.opened.rank_metrics if lane.lease.role == "worker" else "auto"
+        if mode == "rank0":
+            self._known(run.key, lane.writer).update(dict.fromkeys(event.names))
+        else:
+            # Whose the plain names are is known on the owner's node alone; the node's own have its name.
+            apart = mode == "suffix" or (bool(run.relay) and not is_node(lane.lease))
+            lane.not_before = self._settle_names(run, lane.writer, event.names, apart=apart)
+        if lane.not_before:
+            self._held.setdefault(run.key, {})[lane] = None
+        elif lane.writer == "owner":
+            self._release(run.key)
+        if not lane.not_before and run.target.mode == "pluto" and self._book.unregistered(run.key):
+            lane.wait_for_registration()
+        self._context.touch(run.key)
+        self._kick(lane)
+
+    def names_registered(self, run: str) -> None:
+        """The backend knows the names, so what waited for that may go."""
+        for lease in self._book.leases_of(run):
+            for lane in self.lanes_of(lease):
+                if lane.registered():
+                    self._kick(lane)
+
+    def shipped(self, event: Shipped) -> None:
+        """A batch was accepted, or not."""
+        lane = self._lanes.get(feed_key(event.lease_id, event.target, event.stream))
+        run = lane.run if lane is not None else None
+        if lane is None or run is None:
+            return
+        if self._console_turn.get(run.key) is lane:
+            del self._console_turn[run.key]
+        trouble = lane.trouble
+        if lane.answered(event):
+            self._count_points(lane, run, event.summary)
+            if lane.feed.kind == "console":
+                run = self._book.runs[run.key]  # repeats may just have been counted
+                self._context.change_run(run, next_line=run.next_line + event.lines)
+        if lane.trouble != trouble:
+            self._context.tell(lane.lease)
+        self._went_on(lane)
+
+    def put_aside(self, event: RecordSetAside) -> None:
+        """A record that the backend refused is kept aside, or could not be."""
+        lane = self._lanes.get(feed_key(event.lease_id, event.target, event.stream))
+        if lane is not None:
+            lane.put_aside(event.error)
+            self._went_on(lane)
+
+    def quiet(self, run: Run) -> bool:
+        """Whether nothing of the Run is on its way; what a side sends is waited for only a moment."""
+        since_ms = self._context.now.wall_ms - (run.ended_ms or 0)
+        return since_ms > QUIET_MS or not any(
+            lane.busy for lease in self._book.leases_of(run.key) for lane in self.lanes_of(lease)
+        )
+
+    def wake(self) -> None:
+        """Time has passed: try what was waiting."""
+        for lane in tuple(self._lanes.values()):
+            if lane.not_before and lane.ready:
+                self._kick(lane)
+
+    def kick_run(self, run: str) -> None:
+        """The Run has become deliverable."""
+        for lease in self._book.leases_of(run):
+            self.kick(lease)
+
+    def kick(self, lease: Lease) -> None:
+        """Something that held this lease's records back may be over."""
+        for lane in self.lanes_of(lease):
+            self._kick(lane)
+
+    def deadline(self) -> float | None:
+        """When the next waiting lane may go on."""
+        waiting = (lane.not_before for lane in self._lanes.values() if lane.not_before and not lane.busy)
+        return min(waiting, default=None)
+
+    def complete(self, lease: Lease) -> bool:
+        """Whether everything that the lease wrote is delivered; only a final look can tell."""
+        looked = lease.lease_id in self._looked and all(lane.complete for lane in self.lanes_of(lease))
+        return lease.removed or looked
+
+    def only_files_left(self, lease: Lease) -> bool:
+        """Whether nothing but files is still to be delivered."""
+        lanes = (lane for lane in self.lanes_of(lease) if lane.feed.kind != "files")
+        return lease.lease_id in self._looked and all(lane.complete for lane in lanes)
+
+    def pending_bytes(self, lease: Lease) -> int:
+        """Bytes seen in the spool and not delivered yet."""
+        return sum(lane.pending for lane in self.lanes_of(lease))
+
+    def passed(self, lease: Lease) -> int:
+        """Records of the lease that have been delivered or set aside."""
+        return sum(self._book.feeds[key].passed for key in self._book.feed_keys(lease.lease_id))
+
+    def trouble(self, lease: Lease) -> str:
+        """Why something of the lease is not delivered, "" if all is well."""
+        return next((lane.trouble for lane in self.lanes_of(lease) if lane.trouble), "")
+
+    def next_step(self, run: str, participant: str) -> int:
+        """The automatic step with which a participant goes on."""
+        known = self._book.runs.get(run)
+        steps = [known.steps.get(participant, 0) if known is not None else 0]
+        if known is not None and known.fork_step is not None:
+            steps.append(known.fork_step + 1)  # a fork goes on behind the step it was made from
+        for lease in self._book.leases_of(run):
+            if lease.participant == participant:
+                steps.append(lease.next_step)
+                steps.extend(self._book.feeds[key].next_step for key in self._book.feed_keys(lease.lease_id))
+        return max(steps)
+
+    def lease_removed(self, lease: Lease) -> None:
+        """The lease's folder is gone; its feeds stay in the book for their counts."""
+        for key in self._book.feed_keys(lease.lease_id):
+            self._lanes.pop(key, None)
+
+    def forget(self, run: str) -> None:
+        """The Run is forgotten."""
+        self._names.forget(run)
+        self._console_turn.pop(run, None)
+        self._held.pop(run, None)
+        for key in [key for key in self._settled if key[0] == run]:
+            del self._settled[key]
+        for lease in self._book.leases_of(run):
+            self._looked.discard(lease.lease_id)
+
+    def _kick(self, lane: Lane) -> None:
+        run = lane.run
+        if run is None or not lane.ready or not self.deliverable(run) or _unfenced(lane.lease):
+            return
+        if run.key in self._context.reporting:  # the status goes out alone (G6)
+            lane.not_before = self._context.now.at + TURN_S
+            return
+        lane.not_before = 0.0
+        segment = lane.next_segment()
+        if segment is None:
+            lane.give_back()
+        elif lane.feed.kind == "console" and self._console_turn.setdefault(run.key, lane) is not lane:
+            lane.not_before = self._context.now.at + TURN_S
+        else:
+            writer, stop = _writer_at(lane, segment)
+            lane.ship(segment, writer, self._known(run.key, writer), stop)
+
+    def _went_on(self, lane: Lane) -> None:
+        if not lane.lease.alive:
+            self._context.tell(lane.lease)
+        self._release_behind(lane.lease)
+        run = lane.run
+        if run is not None and run.ended and not run.reported:
+            self._context.touch(run.key)  # the status may have waited for this
+        self._kick(lane)
+
+    def _settle_names(self, run: Run, writer: str, names: dict[str, LogType], *, apart: bool) -> float:
+        """Settles what can be settled; returns until when the rest is held, 0 if there is none."""
+        settled = self._names.settle(
+            run.key,
+            writer,
+            names,
+            wait_for_owner=writer != "owner" and self._owner_may_come(run),
+            apart=apart,
+            now=self._context.now.at,
+        )
+        self._known(run.key, writer).update(settled.names)
+        for name, who, final in settled.collisions:
+            self._context.note(run.key, "series_renamed", name=name, participant=who, final=final)
+        return settled.held_until or 0.0
+
+    def _lane(self, lease: Lease, stream: str, kind: StreamKind) -> Lane:
+        key = feed_key(lease.lease_id, "run", stream)
+        if key not in self._book.feeds:
+            self._book.put_feed(Feed(lease_id=lease.lease_id, target="run", stream=stream, kind=kind))
+        if key not in self._lanes:
+            self._lanes[key] = Lane(self._context, key, "run")
+        return self._lanes[key]
+
+    def lanes_of(self, lease: Lease) -> list[Lane]:
+        """Streams of a lease that have been seen."""
+        return [self._lanes[key] for key in self._book.feed_keys(lease.lease_id) if key in self._lanes]
+
+    def deliverable(self, run: Run) -> bool:
+        """Whether the Run's backend can take records now."""
+        return run.id is not None and self._context.may_talk(run)
+
+    def _owner_may_come(self, run: Run) -> bool:
+        """Whether the owner may yet declare a name: it lives, or wrote what has not been read."""
+        owner = self._book.leases.get(run.owner) if run.owner is not None else None
+        if owner is None:
+            return not run.ended and not run.relay
+        return owner.alive or not self.complete(owner)
+
+    def _release_behind(self, lease: Lease) -> None:
+        """An owner that is gone and read to the end declares no names any more."""
+        run = self._book.runs.get(lease.run or "")
+        if run is not None and run.key in self._held and not self._owner_may_come(run):
+            self._release(run.key)
+
+    def _release(self, run: str) -> None:
+        """Names that were held for the owner's sake are asked for again."""
+        for lane in self._held.pop(run, {}):
+            lane.not_before = 0.0
+            self._kick(lane)
+
+    def _known(self, run: str, participant: str) -> dict[str, str | None]:
+        known = self._settled.get((run, participant))
+        if known is None:
+            known = self._settled[(run, participant)] = self._names.names_of(run, participant)
+        return known
+
+    def _count_points(self, lane: Lane, run: Run, summary: dict[str, PointSummary]) -> None:
+        if not summary or is_node(lane.lease):  # nobody logged these
+            return
+        known = self._known(run.key, lane.writer)
+        points = self._book.points.get(lane.lease.lease_id) or Points(run.key)
+        series, count = dict(points.series), points.count
+        for name, batch in summary.items():
+            final = known.get(name, name)
+            if final is None:
+                continue
+            before = series.get(final)
+            series[final] = Point(batch.last, batch.step, batch.count + (before.count if before else 0))
+            count += batch.count
+        self._book.points.put(lane.lease.lease_id, Points(run.key, series, count))
+
+
+def _unfenced(lease: Lease) -> bool:
+    """Whether it is not known yet which records a superseded lease wrote too late."""
+    return lease.end_reason == "superseded" and lease.fences is None
+
+
+def _writer_at(lane: Lane, segment: int) -> tuple[str, int | None]:
+    """Who wrote there, and up to where: a superseded lease's later records are another's (R7)."""
+    lease, start = lane.lease, lane.feed.offsets.get(segment, 0)
+    if lease.fences is None:
+        return lease.participant, None
+    fence = lease.fences.get(lane.feed.stream)
+    if fence is None or (segment, start) >= fence:
+        return late_participant(lease.participant, lease.attempt), None
+    return lease.participant, fence[1] if segment == fence[0] else None

@@ -1,0 +1,281 @@
+"""Lifecycle entries take effect, each once and in order (R1, G9)."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import assert_never
+
+from pluto_dist.core.machine.admission import Admission
+from pluto_dist.core.machine.context import Context, Shared
+from pluto_dist.core.rules.verdict import describe
+from pluto_dist.core.values.effects import AwaitRelease, Say, TakeForDead, WatchProcess
+from pluto_dist.core.values.events import LifecycleRead, ProcessDied
+from pluto_dist.core.values.lifecycle import (
+    Claim,
+    Closed,
+    ConfigUpdated,
+    Counted,
+    Evidence,
+    EvidenceKind,
+    Finished,
+    LifecycleEntry,
+    Noted,
+    TagsAdded,
+    TagsRemoved,
+    Unreadable,
+)
+from pluto_dist.core.values.messages import PROTOCOL, wrong_protocol
+from pluto_dist.core.values.records import Lease, Run
+
+MAX_EVIDENCE = 8  # of one lease; the first says most
+
+Inbox = deque[tuple[int, LifecycleEntry | Unreadable]]
+
+
+class Folding:
+    """Entries by lease; those of a lease without a role wait for it."""
+
+    def __init__(self, context: Context, admission: Admission, shared: Shared) -> None:
+        self._context = context
+        self._book = context.book
+        self._admission = admission
+        self._shared = shared
+        self._inbox: dict[str, Inbox] = {}
+        self._dead: dict[str, ProcessDied] = {}
+
+    def read(self, event: LifecycleRead) -> None:
+        """New entries of one lease were read from its spool."""
+        inbox = self._inbox.setdefault(event.lease_id, deque())
+        newest = inbox[-1][0] if inbox else self._folded(event.lease_id)
+        inbox.extend((number, entry) for number, entry in event.entries if number > newest)
+        if event.lease_id not in self._book.leases:
+            self._open(event, inbox)
+        self.fold(event.lease_id)
+
+    def unopened(self, lease_id: str) -> str:
+        """Why the entries that were read make no lease; "" if they do, or if there are none yet."""
+        if lease_id in self._book.leases or not self._inbox.get(lease_id):
+            return ""
+        first = self._inbox[lease_id][0][1]
+        what = first.why if isinstance(first, Unreadable) else f"it is {type(first).__name__!r}"
+        return (
+            f"the first entry of the lease is no opening that this coordinator can read: {what}. Everything "
+            "is kept in the spool; if versions of pluto_dist are mixed, run `pluto-dist coordinator stop` "
+            "and start again"
+        )
+
+    def fold(self, lease_id: str) -> None:
+        """Lets entries take effect, as far as the lease has a role to do so."""
+        lease = self._book.leases.get(lease_id)
+        if lease is None or lease.state == "waiting":
+            return
+        skipped: list[tuple[int, Unreadable]] = []
+        for number, entry in self._inbox.pop(lease_id, ()):
+            lease = self._context.change_lease(self._book.leases[lease_id], folded=number)
+            if isinstance(entry, Unreadable):
+                skipped.append((number, entry))
+            else:
+                self._apply(lease, entry)
+        if skipped:
+            self._note_skipped(lease, skipped)
+        dead = self._dead.pop(lease_id, None)
+        if dead is not None:
+            self.died(dead)
+
+    def fold_all(self) -> None:
+        """Claims were decided: lets the entries behind them take effect."""
+        for lease_id in (*self._inbox, *self._dead):
+            self.fold(lease_id)
+
+    def died(self, event: ProcessDied) -> bool:
+        """The process of a lease is gone; True if that ended the lease.
+
+        What it had to say was read before, so silence is silence.
+        """
+        lease = self._book.leases.get(event.lease_id)
+        if lease is not None and lease.code_awaited:
+            self._exit_code_known(lease, event)
+        if lease is None or not lease.alive:
+            return False
+        if lease.state == "waiting":
+            self._dead_before_granted(lease, event)
+            return not self._book.leases[lease.lease_id].alive
+        lease = self._context.end_lease(
+            lease, "exited" if lease.said else "died", next_step=max(lease.next_step, event.next_step)
+        )
+        if event.replaced:
+            self._context.note(lease.run or "", "replaced_by_exec", lease=lease.lease_id)
+        if lease.role == "side":
+            self._context.note(lease.run or "", "side_died", label=lease.label, signal=event.signal)
+        elif not lease.said:
+            self._context.change_lease(lease, evidence=(*lease.evidence, self._evidence_of(event, lease)))
+        return True
+
+    def _exit_code_known(self, lease: Lease, event: ProcessDied) -> None:
+        """It said "finished" from its exit hook; what the kernel says now completes it."""
+        failed = bool(event.signal) or event.exit_code not in (None, 0)
+        evidence = lease.evidence
+        if failed and not lease.said:
+            evidence = (*evidence, self._evidence_of(event, lease))
+        self._context.change_lease(lease, code_awaited=False, evidence=evidence)
+
+    def lease_removed(self, lease_id: str) -> None:
+        """The lease's folder is gone."""
+        self._inbox.pop(lease_id, None)
+
+    def _folded(self, lease_id: str) -> int:
+        lease = self._book.leases.get(lease_id)
+        return lease.folded if lease is not None else 0
+
+    def _open(self, event: LifecycleRead, inbox: Inbox) -> None:
+        """The first entry of a stream says who it is and makes the lease."""
+        if not inbox or not isinstance(inbox[0][1], Claim):
+            fields = {"lease": event.lease_id, "why": self.unopened(event.lease_id) or "it is empty"}
+            self._context.emit(Say(event="lifecycle_without_opening", fields=fields))
+            return
+        number, opened = inbox.popleft()
+        assert isinstance(opened, Claim)  # noqa: S101 # looked at above
+        lease = Lease(
+            lease_id=event.lease_id,
+            folder=event.folder,
+            opened=opened,
+            folded=number,
+            asked_at=self._context.now.at,
+        )
+        self._book.put_lease(lease)
+        self._context.emit(
+            WatchProcess(lease_id=lease.lease_id, folder=lease.folder, identity=opened.identity)
+        )
+        if opened.protocol != PROTOCOL:
+            self._admission.refuse(lease, "VersionMismatchError", wrong_protocol(opened.protocol))
+            return
+        other = self._other_program(lease)
+        former = min(other or lease, lease, key=lambda each: each.opened.at)
+        if other is not None:
+            self._context.emit(TakeForDead(lease_id=former.lease_id))
+        if former is other:
+            self._admission.look_first(lease, former)
+        else:
+            self._admission.claim(lease)
+
+    def _other_program(self, lease: Lease) -> Lease | None:
+        """Same process, another program: `exec` ends the lease that was there before (R2)."""
+        mine = lease.identity
+        return next(
+            (
+                other
+                for other in self._book.live_leases
+                if other.identity.same_process(mine) and other.identity.nonce != mine.nonce
+            ),
+            None,
+        )
+
+    def _note_skipped(self, lease: Lease, skipped: list[tuple[int, Unreadable]]) -> None:
+        """They have no effect, but they are passed: nobody waits for them, and their neighbours count."""
+        number, first = skipped[0]
+        if lease.run is not None:
+            self._context.note(
+                lease.run,
+                "unreadable_entry",
+                lease=lease.lease_id,
+                number=str(number),
+                entries=str(len(skipped)),
+                why=first.why,
+            )
+
+    def _apply(self, lease: Lease, entry: LifecycleEntry) -> None:
+        run = self._book.runs.get(lease.run) if lease.run is not None else None
+        if run is None:
+            return
+        match entry:
+            case Evidence():
+                self._evidence(lease, run, entry)
+            case Finished() | Closed():
+                self._end(lease, run, entry)
+            case Counted():
+                self._context.change_lease(
+                    lease,
+                    rejected=entry.rejected,
+                    dropped=entry.dropped,
+                    next_step=max(lease.next_step, entry.next_step),
+                )
+                if entry.first_reject and not run.first_reject:
+                    first = f"{lease.label or lease.participant}, log(): {entry.first_reject}"
+                    self._context.change_run(run, first_reject=first)
+            case TagsAdded() | TagsRemoved() | ConfigUpdated():
+                self._share(lease, run, entry)
+            case Noted():
+                self._context.note(run.key, entry.text, **{**entry.detail, "lease": lease.lease_id})
+            case Claim():
+                self._context.emit(Say(event="second_opening", fields={"lease": lease.lease_id}))
+            case _:
+                assert_never(entry)
+
+    def _evidence(self, lease: Lease, run: Run, entry: Evidence) -> None:
+        """What a side has to say, or anybody after its end, is no evidence."""
+        if lease.role == "side" or not lease.alive:
+            event = "side_failed" if lease.role == "side" else "late_failure"
+            self._context.note(run.key, event, label=lease.label, kind=entry.kind, what=describe(entry)[:500])
+        else:
+            self._context.change_lease(lease, evidence=(*lease.evidence, entry)[:MAX_EVIDENCE])
+
+    def _end(self, lease: Lease, run: Run, entry: Finished | Closed) -> None:
+        if not lease.alive:
+            return
+        if isinstance(entry, Closed) or not entry.at_exit:
+            self._context.emit(AwaitRelease(lease_id=lease.lease_id))
+        if isinstance(entry, Closed):
+            self._context.end_lease(lease, "closed")
+            return
+        is_owner = lease.role == "owner" and run.owner == lease.lease_id
+        code = entry.code if is_owner else None
+        awaited = entry.at_exit and not lease.opened.notebook  # a kernel's exit code says nothing of the work
+        self._context.end_lease(
+            lease, "finished", finish_code=code, by_exit=entry.at_exit, code_awaited=awaited
+        )
+        if lease.role == "side":
+            self._context.note(run.key, "finish_by_side", label=lease.label)
+
+    def _share(self, lease: Lease, run: Run, entry: TagsAdded | TagsRemoved | ConfigUpdated) -> None:
+        late = lease.end_reason == "superseded" and lease.ended_at is not None and entry.at > lease.ended_at
+        if late:
+            self._context.note(
+                run.key, "change_refused", why=f"{lease.label} was replaced by a newer attempt"
+            )
+            return
+        match entry:
+            case ConfigUpdated(patch=patch):
+                self._shared.update_config(run.key, bytes(patch))
+            case TagsAdded(tags=tags):
+                self._shared.add_tags(run.key, tags)
+            case TagsRemoved(tags=tags):
+                self._shared.remove_tags(run.key, tags)
+            case _:
+                assert_never(entry)
+
+    def _dead_before_granted(self, lease: Lease, event: ProcessDied) -> None:
+        """It may have logged, so its claim is still decided; one that only waited to join is gone."""
+        if lease.opened.verb == "init":
+            self._dead[lease.lease_id] = event
+            return
+        now = self._context.now
+        self._context.change_lease(
+            lease, state="ended", ended_at=now.at, ended_ms=now.wall_ms, end_reason="gave_up"
+        )
+
+    def _evidence_of(self, event: ProcessDied, lease: Lease) -> Evidence:
+        """A death, which comes after whatever the process said itself."""
+        now = self._context.now
+        kind: EvidenceKind = (
+            "signal" if event.signal else "exit" if event.exit_code is not None else "vanished"
+        )
+        return Evidence(
+            at=now.at,
+            wall_ms=now.wall_ms,
+            kind=kind,
+            message="its program was replaced by exec" if event.replaced else "",
+            signal=event.signal,
+            exit_code=event.exit_code,
+            alive_until=max([event.alive_until, *(said.at for said in lease.evidence)]),
+            oom=event.oom,
+        )

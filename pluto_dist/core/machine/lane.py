@@ -1,0 +1,312 @@
+"""One stream on its way to its target: what to send next, and what an answer means (G6).
+
+At most one batch is in flight, so the order within a stream is kept and a failing stream holds back nobody
+else. The cursor moves when the backend has accepted, and not before. A rejected batch is halved until the
+culprit stands alone; that one is set aside with its reason, its neighbours are delivered.
+
+A segment's offset is its own: a write that was in flight during a rotation may still land in an older one.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from pluto_dist.core.machine.context import Context
+from pluto_dist.core.rules.participants import speaker_of
+from pluto_dist.core.rules.stream import REPEATABLE, BatchSize, blobs_in, delivered_segments, segments_in
+from pluto_dist.core.values.backend import BackendRun, Delivered, Rejected, Retry, Unknown, backoff_s
+from pluto_dist.core.values.book import feed_key
+from pluto_dist.core.values.effects import SetAside, Ship
+from pluto_dist.core.values.events import Shipped
+from pluto_dist.core.values.ids import step_behind
+from pluto_dist.core.values.records import Feed, Lease, Run
+
+REGISTER_S = 1.0  # new names are registered before their first delivery, unless that takes longer
+
+
+class Lane:
+    """What is known of one stream beyond its feed; lost at a restart without harm.
+
+    Attributes:
+        sizes: bytes of each segment, as last seen.
+        final: nothing will be added.
+        writer: participant whose records the batch in flight holds.
+        not_before: earliest time of the next try, 0 if there is nothing to wait for.
+        trouble: why the last try failed.
+        copying: segments of which a copy is on its way into the store; they stay as long.
+    """
+
+    def __init__(self, context: Context, key: str, target: str) -> None:
+        self._context = context
+        self._key = key
+        self._target = target
+        self._failures = 0
+        self._batch = BatchSize(self.feed.kind)
+        self._sent: Ship | None = None
+        self._culprit: tuple[Shipped, str] | None = None
+        self._sent_size = 0
+        self._registered_by = 0.0
+        self._stuck_at: dict[int, int] = {}
+        self.sizes: dict[int, int] = {}
+        self.final = False
+        self.writer = ""
+        self.not_before = 0.0
+        self.trouble = ""
+        self.copying: frozenset[int] = frozenset()
+        for segment, end in self.feed.offsets.items():  # an earlier coordinator may not have come to it
+            self._give_back_blobs(segment, 0, end)
+
+    @property
+    def feed(self) -> Feed:
+        return self._context.book.feeds[self._key]
+
+    @property
+    def lease(self) -> Lease:
+        return self._context.book.leases[self.feed.lease_id]
+
+    @property
+    def run(self) -> Run | None:
+        run = self.lease.run
+        return self._context.book.runs.get(run) if run is not None else None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a batch is in flight, or a record on its way aside."""
+        return self._sent is not None or self._culprit is not None
+
+    @property
+    def ready(self) -> bool:
+        """Whether it may send now, if it has something."""
+        return not self.busy and self._context.now.at >= self.not_before
+
+    @property
+    def pending(self) -> int:
+        """Bytes seen and not delivered."""
+        offsets = self.feed.offsets
+        return sum(max(0, size - offsets.get(segment, 0)) for segment, size in self.sizes.items())
+
+    @property
+    def complete(self) -> bool:
+        """Everything is delivered and nothing will come."""
+        return self.final and self.pending == 0
+
+    @property
+    def kept(self) -> dict[int, int]:
+        """How much of each segment is in the store as well, because the backend did not take it in time."""
+        copies = self._copies
+        return {number: end for number, end in copies.offsets.items() if number not in copies.left}
+
+    @property
+    def _copies(self) -> Feed:
+        feed = self.feed
+        known = self._context.book.feeds.get(feed_key(feed.lease_id, "store", feed.stream))
+        return known or Feed(lease_id=feed.lease_id, target="store", stream=feed.stream, kind=feed.kind)
+
+    @property
+    def lost(self) -> tuple[int, ...]:
+        """Segments that the disk has lost and the store still has, once what is on the disk is delivered."""
+        offsets = self.feed.offsets
+        return tuple(
+            number
+            for number, end in self.kept.items()
+            if self.final and self.sizes.get(number, 0) <= offsets.get(number, 0) < end
+        )
+
+    def seen(self, sizes: dict[int, int], *, final: bool) -> None:
+        """Takes what stands on the disk; a segment that is gone, and its copy, needs no cursor any more."""
+        self.sizes, self.final = sizes, self.final or final
+        feed, there = self.feed, sizes.keys() | self._copies.offsets.keys()
+        if feed.offsets.keys() - there:
+            offsets = {segment: end for segment, end in feed.offsets.items() if segment in there}
+            self._context.book.put_feed(msgspec.structs.replace(feed, offsets=offsets))
+
+    def next_segment(self) -> int | None:
+        """The oldest segment with something to send; an unfinished frame at its end holds up nobody."""
+        offsets = self.feed.offsets
+        for segment, size in sorted(self.sizes.items()):
+            torn = self._stuck_at.get(segment) == size and not self.final
+            if size > offsets.get(segment, 0) and not torn:
+                return segment
+        return None
+
+    def ship(self, segment: int, writer: str, known: dict[str, str | None], stop: int | None) -> None:
+        """Sends the next batch of a segment; what cannot be repeated unseen is recorded first."""
+        feed, lease, run = self.feed, self.lease, self.run
+        assert run is not None  # noqa: S101 # callers look first
+        start = feed.offsets.get(segment, 0)
+        if feed.kind not in REPEATABLE and run.target.mode == "pluto":
+            before = feed.tries if feed.intent == (segment, start) else 0
+            intent = msgspec.structs.replace(feed, intent=(segment, start), tries=before + 1)
+            self._context.book.put_feed(intent)
+        self.not_before, self.writer = 0.0, writer
+        self._sent_size = self.sizes[segment]
+        self._sent = Ship(
+            target=self._target,
+            run=backend_run(run),
+            lease_id=lease.lease_id,
+            folder=lease.folder,
+            stream=feed.stream,
+            kind=feed.kind,
+            segment=segment,
+            start=start,
+            # Not beyond what was seen: while a batch waits to be cut, its writer may be superseded (R7).
+            stop=self.sizes[segment] if stop is None else stop,
+            limit_lines=self._batch.limit,
+            known=dict(known),
+            renamed=any(name != final for name, final in known.items()),
+            first_line=run.next_line,
+            label=self._speaker(run) if feed.kind == "console" else "",
+            final=self.final,
+        )
+        self._context.emit(self._sent)
+
+    def _speaker(self, run: Run) -> str:
+        return speaker_of(self.lease, self._context.book.leases_of(run.key), relayed=bool(run.relay))
+
+    def called_off(self) -> None:
+        """Nothing was sent: the batch has names that are not settled."""
+        self._sent = None
+        self._take_back()
+
+    def wait_for_registration(self) -> None:
+        """The server lists names by when they were registered; a slow one holds up records for a moment."""
+        self.not_before = self._registered_by = self._context.now.at + REGISTER_S
+
+    def registered(self) -> bool:
+        """The names are registered; True if it waited for that."""
+        waited = self._registered_by > 0 and self.not_before == self._registered_by
+        self._registered_by = 0.0
+        if waited:
+            self.not_before = 0.0
+        return waited
+
+    def answered(self, event: Shipped) -> bool:
+        """Takes the answer to `ship`; True if the batch was accepted."""
+        sent, self._sent = self._sent, None
+        if self.run is not None:
+            self._context.heard_of_key(self.run, event.outcome)
+        self._settle_intent(event)
+        match event.outcome:
+            case Delivered():
+                return self._accepted(event, nothing_follows=sent is not None and sent.final)
+            case Retry(reason=reason, after_s=after_s):
+                self._wait(reason, after_s or 0.0)
+            case Unknown(reason=reason):
+                self._wait(reason, 0.0)
+            case Rejected() as rejected:
+                self._rejected(event, rejected)
+        return False
+
+    def give_back(self) -> None:
+        """Frees the disk of what is delivered, all but the newest segments, as many as the process wants."""
+        needed, newest = self.kept.keys() | self.copying, self.lease.opened.retention_segments
+        done = delivered_segments(self.feed.offsets, self.sizes, needed, newest)
+        if done:
+            gone = {segment for segment, _ in done}
+            self.sizes = {segment: size for segment, size in self.sizes.items() if segment not in gone}
+            self._context.emit(segments_in(self.lease, self.feed.stream, done))
+
+    def _accepted(self, event: Shipped, *, nothing_follows: bool) -> bool:
+        self._failures, self.trouble = 0, ""
+        self._batch.accepted(event)
+        if event.end > event.start:
+            self._advance(event, event.lines)
+            self._give_back_blobs(event.segment, event.start, event.end)
+            return True
+        self._stuck_at[event.segment] = self._sent_size  # a torn tail: wait for more
+        if nothing_follows:
+            self._advance(msgspec.structs.replace(event, end=self._sent_size), 0)
+        return False
+
+    def _give_back_blobs(self, segment: int, start: int, end: int) -> None:
+        """Frees the disk of files behind the cursor, as soon as the cursor is kept."""
+        if self.feed.kind == "files":
+            self._context.emit(blobs_in(self.lease, self.feed.stream, segment, start, end))
+
+    def _settle_intent(self, event: Shipped) -> None:
+        """Counts what may have been sent twice; whether this request was carried out is known, or not."""
+        outcome = event.outcome
+        if isinstance(outcome, Retry) or (isinstance(outcome, Rejected) and outcome.good is not None):
+            self._take_back()
+        elif not isinstance(outcome, Unknown):
+            self._count_repeats(event.lines * max(0, self.feed.tries - 1))
+            self._forget_intent()
+
+    def _take_back(self) -> None:
+        """Nothing was carried out; what is unknown of the requests before is still unknown."""
+        feed = self.feed
+        if feed.tries > 1:
+            self._context.book.put_feed(msgspec.structs.replace(feed, tries=feed.tries - 1))
+        else:
+            self._forget_intent()
+
+    def _forget_intent(self) -> None:
+        if self.feed.intent is not None:
+            self._context.book.put_feed(msgspec.structs.replace(self.feed, intent=None, tries=0))
+
+    def _advance(self, event: Shipped, delivered: int) -> None:
+        feed = self.feed
+        self._context.book.put_feed(
+            msgspec.structs.replace(
+                feed,
+                offsets={**feed.offsets, event.segment: max(event.end, feed.offsets.get(event.segment, 0))},
+                intent=None,
+                tries=0,
+                delivered=feed.delivered + delivered,
+                passed=feed.passed + event.lines,
+                next_step=max(feed.next_step, step_behind(event.max_step)),
+            )
+        )
+
+    def _wait(self, reason: str, at_least_s: float) -> None:
+        now = self._context.now
+        self.not_before = now.at + max(backoff_s(self._failures, now.jitter), at_least_s)
+        self._failures += 1
+        self.trouble = reason
+
+    def _count_repeats(self, lines: int) -> None:
+        run = self.run
+        if self.feed.kind not in REPEATABLE and run is not None:
+            self._context.change_run(run, repeats=run.repeats + lines)
+
+    def _rejected(self, event: Shipped, rejected: Rejected) -> None:
+        """Looks for the culprit in ever smaller batches; alone, it is set aside."""
+        if event.lines > 1:
+            self._count_repeats(self._batch.refused(event, rejected))
+            return
+        feed, lease, run = self.feed, self.lease, self.run
+        assert run is not None  # noqa: S101 # there was a request
+        self._culprit = (event, rejected.reason)
+        self._context.emit(
+            SetAside(
+                target=self._target,
+                run=run.key,
+                store=run.target.store,
+                lease_id=lease.lease_id,
+                folder=lease.folder,
+                stream=feed.stream,
+                segment=event.segment,
+                start=event.start,
+                end=event.end,
+                reason=rejected.reason,
+            )
+        )
+
+    def put_aside(self, error: str) -> None:
+        """The culprit is kept aside, so the cursor may pass it; if it is not, it is sent once more."""
+        assert self._culprit is not None  # noqa: S101 # only a culprit is put aside
+        (culprit, reason), self._culprit = self._culprit, None
+        if error:
+            self._wait(error, 0.0)
+            return
+        self._advance(culprit, 0)
+        self._give_back_blobs(culprit.segment, culprit.start, culprit.end)
+        lease, run = self.lease, self.run
+        assert run is not None  # noqa: S101 # there was a request
+        first = run.first_reject or f"{lease.label or lease.participant}, {self.feed.stream}: {reason}"
+        self._context.change_run(run, rejected=run.rejected + 1, first_reject=first)
+
+
+def backend_run(run: Run) -> BackendRun:
+    """What a backend needs to know of the Run."""
+    return BackendRun(run.key, run.target, run.id or 0, run.project, run.name)

@@ -1,0 +1,489 @@
+"""Runs on their backend: created once, reopened only where that is really meant (R8, G8).
+
+The own book comes first: the backend is asked only for Runs that this coordinator does not know, or knows as
+ended there. While the backend gives no answer the Run is provisional: granted, without ids; the request is
+repeated with the same external id until there is an answer.
+
+A Run that the backend has opened becomes ours: ids, tags, config, and what was known of it before.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from pluto_dist.core.machine.context import Context, Shared
+from pluto_dist.core.machine.ownership import Succession
+from pluto_dist.core.rules.claims import goes_on
+from pluto_dist.core.rules.participants import first_line, node_name
+from pluto_dist.core.rules.shared import merge_json
+from pluto_dist.core.rules.verdict import members_of
+from pluto_dist.core.values.backend import (
+    OpenRequest,
+    Refused,
+    RunOpened,
+    Unavailable,
+    Want,
+    backoff_s,
+    kind_of,
+)
+from pluto_dist.core.values.book import Config, feed_key, past_key
+from pluto_dist.core.values.document import LeaseShown, restore, show
+from pluto_dist.core.values.effects import OpenRun
+from pluto_dist.core.values.events import OpenEnded
+from pluto_dist.core.values.ids import RunRef
+from pluto_dist.core.values.lifecycle import Claim, Fork, Origin
+from pluto_dist.core.values.records import Feed, Lease, Prior, Run, Verdict
+
+KEY_WAIT_S = 1.0  # a key usually comes with the next message
+REFUSED_RETRY_S = 30.0  # a Run that holds data already is offered again, in case somebody mends the cause
+LONGEST_ID = 255  # characters the server takes
+
+
+class Opening:
+    """Open requests and their answers."""
+
+    def __init__(self, context: Context, shared: Shared) -> None:
+        self._context = context
+        self._book = context.book
+        self._adoption = Adoption(context, shared)
+        self._succession = Succession(context)
+        self._absences = Absences(context)
+        self._asked: set[str] = set()
+        self._not_before: dict[str, float] = {}
+
+    def create(self, lease: Lease, want: Want) -> Run:
+        """Writes down a Run for a claim and asks the backend for it.
+
+        Of a Run that another node owns nothing is ours to say: no tags, no config, no lineage.
+        """
+        claim, joins = lease.opened, want == "join"
+        key = claim.generated_id
+        external = claim.run.external_id if claim.run is not None and claim.run.external_id else key
+        if claim.target.mode == "local" and claim.job.node_rank > 0:
+            external = f"{external}-{node_name(claim)}"  # a store has nobody who could tell nodes apart
+        run = self._book.runs.put(
+            key,
+            Run(
+                key=key,
+                target=claim.target,
+                project=claim.project,
+                name=claim.name or external,
+                external_id=external,
+                asked=(claim.run,) if claim.run is not None else (),
+                want=want,
+                job_key=claim.job.key,
+                attempt=claim.job.attempt,
+                created_ms=claim.wall_ms,
+                boot_id=self._context.boot_id,
+                tags=() if joins else claim.tags,
+                fork=None if joins else claim.fork,
+                opener=lease.lease_id,
+                open_since=self._context.now.at,
+                relay=node_name(claim) if joins else "",
+                next_line=first_line(claim) if joins else 1,
+            ),
+        )
+        config = b"{}" if joins else bytes(claim.config)
+        self._book.configs.put(key, Config(body=config, given=config))
+        self._context.touch(key)
+        return self._ask(run)
+
+    def reopen(self, run: Run, lease: Lease) -> Run:
+        """Takes an ended Run up again; the backend is asked if it may have been told of the end."""
+        assert run.verdict is not None  # noqa: S101 # only ended Runs are reopened
+        asks = run.telling and run.target.mode == "pluto" and not run.opening
+        job = lease.opened.job
+        self._context.note(run.key, "reopened", was=run.status)
+        run = self._context.change_run(
+            run,
+            status="RUNNING",
+            verdict=None,
+            telling=False,
+            reported=False,
+            forced=False,
+            ended_ms=None,
+            prior=Prior(run.verdict, run.ended_ms, run.job_key, run.attempt),
+            resumed=True,
+            cancelled=False,
+            owner=None,
+            job_key=job.key,
+            attempt=job.attempt,
+        )
+        if not asks:
+            return run
+        run = self._context.change_run(
+            run,
+            opening=True,
+            provisional=False,
+            want="resume",
+            opener=lease.lease_id,
+            open_since=self._context.now.at,
+            open_failures=0,
+            asked_ms=0,
+        )
+        return self._ask(run)
+
+    def take_over(self, run: Run, lease: Lease) -> Run:
+        """The owner of a Run that this node relayed for is here now; the backend is asked once more."""
+        claim = lease.opened
+        want: Want = "either" if goes_on(claim) else "create"
+        if run.id is not None or (claim.run is not None and claim.run.external_id is None):
+            want = "resume"
+        self._book.configs.put(run.key, Config(body=bytes(claim.config), given=bytes(claim.config)))
+        self._context.note(run.key, "owned_here")
+        run = self._context.change_run(
+            run,
+            relay="",
+            status="RUNNING",
+            cancelled=False,
+            opening=True,
+            provisional=False,
+            want=want,
+            tags=claim.tags,
+            fork=claim.fork,
+            job_key=claim.job.key,
+            attempt=claim.job.attempt,
+            opener=lease.lease_id,
+            open_since=self._context.now.at,
+            open_failures=0,
+            asked_ms=0,
+        )
+        return self._ask(run)
+
+    def ended(self, event: OpenEnded) -> Refused | None:
+        """Takes the backend's answer; a refusal is returned, and `withdraw` is to follow."""
+        run = self._book.runs.get(event.run)
+        self._asked.discard(event.run)
+        if run is None or not run.opening:
+            return None
+        match event.result:
+            case RunOpened() as opened:
+                self._not_before.pop(event.run, None)
+                self._adoption.adopt(run, opened)
+            case Unavailable(reason=reason, after_s=after_s, absent=absent, untouched=untouched):
+                if untouched:
+                    run = self._context.change_run(run, asked_ms=0)
+                if self._absences.left_alone(run, absent=absent):
+                    self._ask(self._succession.alone(run))
+                else:
+                    self._unavailable(run, reason, after_s or 0.0)
+            case Refused() as refused:
+                return self._refused(run, refused)
+        return None
+
+    def withdraw(self, run: Run) -> None:
+        """It was refused before anything was granted: an ended Run is as it was, a new one never was."""
+        before = run.prior
+        if before is None or run.id is None:
+            self._book.delete_run(run.key)
+            self.forget(run.key)
+            return
+        self._context.change_run(
+            run,
+            opening=False,
+            status=before.verdict.status,
+            verdict=before.verdict,
+            ended_ms=before.ended_ms,
+            job_key=before.job_key,
+            attempt=before.attempt,
+            telling=True,
+            reported=True,
+            prior=None,
+        )
+
+    def key_given(self, key_id: str) -> None:
+        """What waited for this key need not wait any more."""
+        for run in self._book.runs:
+            if run.opening and run.target.key_id == key_id and run.key not in self._asked:
+                self._ask(run)
+
+    def wake(self) -> None:
+        """Asks again where it is time, and makes Runs provisional that have waited long enough."""
+        now = self._context.now.at
+        for run in self._book.runs:
+            if not run.opening:
+                continue
+            if not run.provisional and self._is_claimed(run) and now >= self._patience_ends(run):
+                run = self._context.change_run(run, provisional=True)  # noqa: PLW2901 # the same Run
+                self._context.note(run.key, "provisional", because=run.open_trouble)
+            if run.key not in self._asked and now >= self._not_before.get(run.key, 0.0):
+                self._ask(run)
+
+    def deadline(self) -> float | None:
+        """When `wake` has something to do."""
+        deadlines: list[float] = []
+        for run in self._book.runs:
+            if run.opening and not run.provisional and self._is_claimed(run):
+                deadlines.append(self._patience_ends(run))
+            if run.opening and run.key not in self._asked:
+                deadlines.append(self._not_before.get(run.key, 0.0))
+        return min(deadlines, default=None)
+
+    def forget(self, run: str) -> None:
+        """The Run is forgotten."""
+        self._asked.discard(run)
+        self._absences.forget(run)
+        self._not_before.pop(run, None)
+
+    def _patience_ends(self, run: Run) -> float:
+        claim = self._claim(run)
+        return run.open_since + (claim.wait_s if claim is not None else 0.0)
+
+    def _is_claimed(self, run: Run) -> bool:
+        """Whether somebody trains for it; who only joins waits until there is a Run."""
+        claim = self._claim(run)
+        return claim is None or claim.verb == "init"
+
+    def _claim(self, run: Run) -> Claim | None:
+        lease = self._book.leases.get(run.opener)
+        return lease.opened if lease is not None else None
+
+    def _ask(self, run: Run) -> Run:
+        """Asks the backend; what the first question may have changed must be known to whoever repeats it."""
+        if not self._context.may_talk(run):
+            self._not_before[run.key] = self._context.now.at + KEY_WAIT_S
+            return run
+        self._asked.add(run.key)
+        now_ms = self._context.now.wall_ms
+        asked_s = max(0, now_ms - run.asked_ms) / 1000 if run.asked_ms else None
+        if asked_s is None:
+            run = self._context.change_run(run, asked_ms=now_ms)
+        exists = run.want in ("resume", "join")
+        ref = run.asked[0] if exists and run.asked else RunRef()
+        known_id = run.id if run.id is not None else ref.id
+        external = known_id is None and ref.display_id is None
+        fork = run.fork if not exists else None
+        parent = self._parent(run, fork) if fork is not None else None
+        config = self._book.configs.get(run.key) or Config()
+        self._context.emit(
+            OpenRun(
+                run=run.key,
+                request=OpenRequest(
+                    key=run.key,
+                    target=run.target,
+                    want=run.want,
+                    project=run.project,
+                    name=run.name,
+                    external_id=run.external_id if external else None,
+                    id=known_id,
+                    display_id=ref.display_id if known_id is None else None,
+                    tags=run.tags,
+                    config=config.body,
+                    parent=_known(fork.parent, parent) if fork is not None else None,
+                    parent_record=show(self._book, parent) if parent is not None else b"",
+                    fork_step=fork.step if fork is not None else None,
+                    launch=self._launch(run),
+                    created_ms=run.created_ms,
+                    asked_s=asked_s,
+                ),
+                origin=self._origin(run) if not exists else None,
+            )
+        )
+        return run
+
+    def _origin(self, run: Run) -> Origin | None:
+        claim = self._claim(run)
+        return claim.origin if claim is not None and claim.verb == "init" else None
+
+    def _launch(self, run: Run) -> str:
+        claim = self._claim(run)
+        return claim.job.launch if claim is not None and claim.verb == "init" else ""
+
+    def _parent(self, run: Run, fork: Fork) -> Run | None:
+        ref = fork.parent
+        for other in self._book.runs:
+            named = other.external_id == ref.external_id and other.project == run.project
+            same = other.id == ref.id if ref.id is not None else other.display_id == ref.display_id
+            if other.target == run.target and (named if ref.external_id is not None else same):
+                return other
+        return None
+
+    def _unavailable(self, run: Run, reason: str, at_least_s: float) -> None:
+        now = self._context.now
+        self._not_before[run.key] = now.at + max(at_least_s, backoff_s(run.open_failures, now.jitter))
+        self._context.change_run(run, open_failures=run.open_failures + 1, open_trouble=reason)
+
+    def _refused(self, run: Run, refused: Refused) -> Refused | None:
+        if not run.provisional:
+            return refused
+        if run.id is None and refused.error in ("RunExistsError", "RunNotFoundError"):
+            # People have been training under this name: the data is kept, under an id of its own.
+            suffix = f"-{run.key[-6:]}"
+            fresh = run.external_id[: LONGEST_ID - len(suffix)] + suffix
+            self._context.change_run(run, external_id=fresh, want="create", asked_ms=0)
+            self._context.note(run.key, "renamed", run_id=fresh, because=refused.message)
+            self._not_before[run.key] = self._context.now.at
+            self._ask(self._book.runs[run.key])
+        else:
+            self._unavailable(run, refused.message, REFUSED_RETRY_S)
+        return None
+
+
+def _known(ref: RunRef, parent: Run | None) -> RunRef:
+    """By its number, if there is one: the server can look up no other id without touching the Run."""
+    return ref if parent is None or parent.id is None else RunRef(id=parent.id)
+
+
+class Adoption:
+    """Nothing of the backend's is lost, and nothing that was changed here in the meantime."""
+
+    def __init__(self, context: Context, shared: Shared) -> None:
+        self._context = context
+        self._book = context.book
+        self._shared = shared
+
+    def adopt(self, run: Run, opened: RunOpened) -> None:
+        """Takes what the backend said of a Run that was asked for."""
+        twin = self._twin(run, opened)
+        if twin is not None and run.epoch == 0:
+            self._context.change_run(twin, asked=(*twin.asked, *run.asked))
+            self._book.delete_run(run.key)
+            return
+        known = run.prior is not None
+        if opened.record and not known:
+            run = self._taken_over(run, opened.record)
+        prior = run.prior
+        goes_on = prior is None and not run.relay and not run.ended and opened.resumed
+        if goes_on and opened.was_status not in (None, "RUNNING"):
+            prior = Prior(Verdict(opened.was_status, "as it was before it was reopened"))
+        run = self._context.change_run(
+            run,
+            opening=False,
+            provisional=False,
+            id=opened.id,
+            display_id=opened.display_id,
+            project=opened.project,
+            url=opened.url,
+            name=opened.name or run.name,
+            resumed=run.resumed or opened.resumed,
+            prior=prior,
+            fork_run_id=opened.fork_run_id if opened.fork_run_id is not None else run.fork_run_id,
+            fork_step=opened.fork_step if opened.fork_run_id is not None else run.fork_step,
+            created_ms=opened.created_ms or run.created_ms,
+            open_trouble="",
+            asked_ms=0,
+            status=opened.was_status if run.relay and opened.was_status else run.status,
+        )
+        if opened.resumed:
+            self._join(run, opened, known=known)
+        else:
+            self._inherit(run, opened)
+        self._context.note(run.key, "opened", id=str(opened.id), resumed=str(opened.resumed).lower())
+
+    def _twin(self, run: Run, opened: RunOpened) -> Run | None:
+        """The same Run, asked for under another id."""
+        return next(
+            (
+                other
+                for other in self._book.runs
+                if other.key != run.key and other.id == opened.id and other.target == run.target
+            ),
+            None,
+        )
+
+    def _taken_over(self, run: Run, record: bytes) -> Run:
+        """A local Run comes back from the store, under its old key, with everything that was known of it."""
+        papers = restore(record)
+        old = papers.run
+        config = self._book.configs.get(run.key) or Config()
+        self._book.move_leases(run.key, old.key, old.epoch)
+        if old.key != run.key:  # the same after the loss of a database
+            self._book.delete_run(run.key)
+        self._book.configs.put(old.key, msgspec.structs.replace(config, sides=papers.sides))
+        self._book.histories.put(old.key, papers.history)
+        self._book.points.put(past_key(old.key), papers.points)
+        for name, series in papers.series.items():
+            self._book.put_series(old.key, name, series)
+        for lease in papers.leases:
+            self._resume_feeds(lease)
+        return msgspec.structs.replace(
+            run,
+            key=old.key,
+            external_id=old.external_id,
+            asked=(*old.asked, *run.asked),
+            epoch=old.epoch + run.epoch,
+            **(_as_it_ended(old) if run.want == "join" else _reopened(old)),
+            steps=papers.steps,
+            attempts=old.attempts,
+            fork_run_id=old.fork_run_id,
+            fork_step=old.fork_step,
+            next_line=old.next_line,
+            rejected=old.rejected,
+            first_reject=old.first_reject,
+            repeats=old.repeats,
+        )
+
+    def _resume_feeds(self, shown: LeaseShown) -> None:
+        """A lease that is still in the spool, of which only the document tells how much was counted."""
+        if shown.lease_id not in self._book.leases:
+            return
+        counted = shown.delivered
+        for stream, offsets in shown.cursors.items():
+            kind = kind_of(stream)
+            if kind is not None and feed_key(shown.lease_id, "run", stream) not in self._book.feeds:
+                feed = Feed(lease_id=shown.lease_id, target="run", stream=stream, kind=kind, offsets=offsets)
+                self._book.put_feed(msgspec.structs.replace(feed, delivered=counted, passed=counted))
+                counted = 0
+
+    def _join(self, run: Run, opened: RunOpened, *, known: bool) -> None:
+        """The Run existed: its tags and config stay, those of the claim are added over them."""
+        config = self._book.configs.get(run.key) or Config()
+        wanted = run.tags
+        if opened.tags is not None:
+            run = self._context.change_run(run, tags=opened.tags, pushed_tags=opened.tags)
+            self._shared.add_tags(run.key, wanted)
+        mine = b"{}" if known else config.given
+        self._shared.rebase_config(run.key, opened.config or config.body, mine)
+
+    def _inherit(self, run: Run, opened: RunOpened) -> None:
+        """A fork starts from its parent's config and, if asked, its tags."""
+        wanted = run.tags
+        run = self._context.change_run(run, pushed_tags=opened.tags if opened.tags is not None else wanted)
+        fork = run.fork
+        if fork is None:
+            return
+        if fork.inherit_tags:
+            run = self._context.change_run(run, tags=opened.parent_tags)
+            self._shared.add_tags(run.key, wanted)
+        if fork.inherit_config and opened.parent_config != b"{}":
+            config = self._book.configs.get(run.key) or Config()
+            # The backend has only what the caller gave: it inherits nothing by itself.
+            mine = merge_json(opened.parent_config, config.body)
+            self._shared.rebase_config(run.key, b"{}", mine)
+
+
+def _reopened(old: Run) -> dict[str, object]:
+    return {"prior": Prior(old.verdict, old.ended_ms) if old.verdict is not None else None}
+
+
+def _as_it_ended(old: Run) -> dict[str, object]:
+    """Who only joins a Run that is over leaves it over (G8)."""
+    over = ("status", "verdict", "ended_ms", "job_key", "attempt", "telling", "reported", "cancelled")
+    return {"relay": "", **{name: getattr(old, name) for name in over}}
+
+
+OWNER_COMES_S = 30.0  # a node whose ranks have ended waits this long for the owner's node to make the Run
+
+
+class Absences:
+    """Since when the server says that it has no such Run; an outage says nothing."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._since: dict[str, float] = {}
+
+    def left_alone(self, run: Run, *, absent: bool) -> bool:
+        """Whether this node's part of the job is over, and no other node has made the Run or will."""
+        now = self._context.now.at
+        if not absent or not run.relay:
+            self._since.pop(run.key, None)
+            return False
+        since = self._since.setdefault(run.key, now)
+        members = members_of(run, self._context.book.leases_of(run.key))
+        if not members or any(member.alive for member in members):
+            return False
+        return now >= max(since, *(member.ended_at or 0.0 for member in members)) + OWNER_COMES_S
+
+    def forget(self, run: str) -> None:
+        """The Run is forgotten."""
+        self._since.pop(run, None)

@@ -1,0 +1,122 @@
+"""Who owns a Run after whom: owners, attempts of the job, and the epochs that fence them (R5, R10)."""
+
+from __future__ import annotations
+
+from pluto_dist.core.machine.context import Context
+from pluto_dist.core.rules.claims import launched
+from pluto_dist.core.rules.participants import first_line, node_name
+from pluto_dist.core.rules.verdict import decide, members_of
+from pluto_dist.core.values.book import Config
+from pluto_dist.core.values.effects import WatchLauncher
+from pluto_dist.core.values.ids import Job
+from pluto_dist.core.values.lifecycle import Claim
+from pluto_dist.core.values.records import AttemptEnd, Lease, Run
+
+
+class Succession:
+    """Each change of owner or restart of the job raises the epoch; whoever has an older one has no say."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._book = context.book
+
+    def own(self, lease: Lease, run: Run) -> Run:
+        """Makes the claim the owner, with a new epoch."""
+        job = lease.opened.job
+        successor = job.key == run.job_key and run.owner is not None
+        if job.launcher is not None:
+            self._context.emit(WatchLauncher(run=run.key, identity=job.launcher))
+        others = [other for other in self._book.leases_of(run.key) if other.alive]
+        for other in others:
+            if other.role == "owner":  # it lives on although a person has ended its Run
+                self._supersede(other)
+        run = self._begin(run, job, owner=lease.lease_id)
+        for other in others if successor else ():
+            if other.role == "worker" and other.epoch == run.epoch - 1:
+                self._context.change_lease(other, epoch=run.epoch)  # ranks of this attempt keep their say
+        return run
+
+    def relay(self, lease: Lease, run: Run) -> Run:
+        """Ranks whose owner is on another node (R12); their epochs are this node's own."""
+        job = lease.opened.job
+        if run.relay and run.epoch and (run.job_key, run.attempt) == (job.key, job.attempt):
+            return run
+        if run.relay and run.job_key == job.key and run.epoch:
+            run = self.new_attempt(run, lease.opened)
+        if job.launcher is not None:
+            self._context.emit(WatchLauncher(run=run.key, identity=job.launcher))
+        return self._begin(
+            run,
+            job,
+            relay=node_name(lease.opened),
+            status="RUNNING",
+            verdict=None,
+            telling=False,
+            reported=False,
+            forced=False,
+            ended_ms=None,
+            prior=None,
+            cancelled=False,
+            owner=None,
+            next_line=max(run.next_line, first_line(lease.opened)),
+        )
+
+    def _begin(self, run: Run, job: Job, **changes: object) -> Run:
+        """What belongs to one start of a job by its launcher begins anew."""
+        return self._context.change_run(
+            run,
+            epoch=run.epoch + 1,
+            job_key=job.key,
+            attempt=job.attempt,
+            max_restarts=job.max_restarts,
+            launcher=job.launcher,
+            launcher_gone_at=None,
+            boot_id=self._context.boot_id,
+            **changes,
+        )
+
+    def alone(self, run: Run) -> Run:
+        """Nobody on node 0 called `init()`, so what was logged on this node is the whole Run (R4)."""
+        members = members_of(run, self._book.leases_of(run.key))
+        owner = min(members, key=lambda member: (member.rank is None, member.rank))
+        self._context.note(run.key, "owned_here", rank=str(owner.rank))
+        config = bytes(owner.opened.config)
+        self._book.configs.put(run.key, Config(body=config, given=config))
+        return self._context.change_run(
+            run, relay="", want="either", owner=owner.lease_id, tags=owner.opened.tags
+        )
+
+    def new_attempt(self, run: Run, claim: Claim) -> Run:
+        """The launcher restarted the job: the old ranks have no say any more (R10)."""
+        members = members_of(run, self._book.leases_of(run.key))
+        run = self.note_start(run, claim.job.attempt)
+        for member in members:
+            if member.alive:
+                self._supersede(member)
+        return self._context.change_run(run, attempt=claim.job.attempt, owner=None)
+
+    def note_start(self, run: Run, attempt: int | None = None) -> Run:
+        """How the start that is over ended is kept; the next one may be of the same attempt (R4)."""
+        verdict = run.verdict or decide(run, members_of(run, self._book.leases_of(run.key)))
+        ended = AttemptEnd(run.attempt, verdict.status, verdict.reason, verdict.first_failure)
+        number = run.attempt if attempt is None else attempt
+        self._context.note(run.key, "restarted", attempt=str(number), because=verdict.reason)
+        return self._context.change_run(run, attempts=(*run.attempts, ended))
+
+    def attempt_below(self, run: Run, claim: Claim, *, anew: bool) -> Run:
+        """Under `pluto-dist run` the owner stays when its command starts everything anew.
+
+        Args:
+            anew: it does, although nothing counts its attempts.
+        """
+        owner = self._book.leases.get(run.owner or "")
+        if owner is None or not launched(claim, owner) or (claim.job.attempt <= run.attempt and not anew):
+            return run
+        self._context.change_lease(owner, epoch=0)  # no member of the attempt that is over
+        run = self.new_attempt(run, claim)
+        owner = self._context.change_lease(owner, epoch=run.epoch + 1)
+        return self._context.change_run(run, owner=owner.lease_id, epoch=owner.epoch)
+
+    def _supersede(self, lease: Lease) -> None:
+        self._context.note(lease.run or "", "superseded", lease=lease.lease_id)
+        self._context.end_lease(lease, "superseded")

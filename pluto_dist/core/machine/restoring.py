@@ -1,0 +1,98 @@
+"""Ends that asking has taken away, put back (R8, G8).
+
+A refused `create` may have reopened a Run that is none of ours. Nobody waits for it any more, so it is owed:
+kept on disk from the moment it is known, and tried again, over deaths of the coordinator and outages of the
+server, until the server has taken it or says that it never will.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from pluto_dist.core.machine.context import Context
+from pluto_dist.core.values.backend import (
+    BackendRun,
+    Delivered,
+    Rejected,
+    Reopened,
+    Retry,
+    Unknown,
+    backoff_s,
+)
+from pluto_dist.core.values.effects import Control, Say
+from pluto_dist.core.values.events import Controlled
+from pluto_dist.core.values.lifecycle import Target
+from pluto_dist.core.values.records import Restoration
+
+OPERATION = "put_back"
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Restoring:
+    """What is owed, and when to try again."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._book = context.book
+        self._asked: set[str] = set()
+        self._failures: dict[str, int] = {}
+        self._not_before: dict[str, float] = {}
+
+    def owe(self, target: Target, reopened: Reopened) -> None:
+        """Remembers what has to be put back."""
+        self._book.restorations.put(f"restore-{reopened.id}", Restoration(target, reopened))
+
+    def wake(self) -> None:
+        """Asks the server where it is time, and where there is a key for it."""
+        now = self._context.now.at
+        for key in self._book.restorations.all_keys():
+            owed = self._book.restorations[key]
+            if key in self._asked or now < self._not_before.get(key, 0.0) or not self._may_talk(owed):
+                continue
+            self._asked.add(key)
+            run = BackendRun(key, owed.target, owed.reopened.id, owed.reopened.project)
+            self._context.emit(Control(run=run, operation=OPERATION, token=0, body=_encode(owed.reopened)))
+
+    def answered(self, event: Controlled) -> None:
+        """Takes the server's answer."""
+        self._asked.discard(event.run)
+        match event.outcome:
+            case Delivered():
+                self._done(event.run, "put_back")
+            case Rejected(reason=reason):
+                self._done(event.run, "put_back_refused", why=reason)
+            case Retry(after_s=after_s):
+                self._later(event.run, after_s or 0.0)
+            case Unknown():
+                self._later(event.run, 0.0)
+
+    def deadline(self) -> float | None:
+        """When to try again."""
+        owed = [key for key in self._book.restorations.all_keys() if key not in self._asked]
+        return min(
+            (self._not_before.get(key, 0.0) for key in owed if self._may_talk(self._book.restorations[key])),
+            default=None,
+        )
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether nothing is owed."""
+        return not self._book.restorations.all_keys()
+
+    def _may_talk(self, owed: Restoration) -> bool:
+        return owed.target.key_id in self._context.keys
+
+    def _done(self, key: str, what: str, **fields: str) -> None:
+        owed = self._book.restorations.get(key)
+        if owed is not None:
+            told = {"run": str(owed.reopened.id), "status": owed.reopened.status, **fields}
+            self._context.emit(Say(event=what, fields=told))
+        self._book.restorations.delete(key)
+        self._failures.pop(key, None)
+        self._not_before.pop(key, None)
+
+    def _later(self, key: str, at_least_s: float) -> None:
+        now, failures = self._context.now, self._failures.get(key, 0)
+        self._failures[key] = failures + 1
+        self._not_before[key] = now.at + max(at_least_s, backoff_s(failures, now.jitter))

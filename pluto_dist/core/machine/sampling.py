@@ -1,0 +1,106 @@
+"""When the node is sampled, and for which Runs: those not ended that have a live owner or worker here.
+
+The first sample comes one interval after the first of them; then it is also known whether the job has more
+ranks than this node holds. What was measured belongs to the participant `node` and is delivered like
+everything else, over restarts of the coordinator too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from pluto_dist.core.machine.context import Context
+from pluto_dist.core.machine.delivery import Delivery
+from pluto_dist.core.rules.participants import NODE, is_node, node_label, node_lease
+from pluto_dist.core.values.effects import EndSampling, NodeFeed, ReadLifecycle, SampleNode
+from pluto_dist.core.values.records import Lease, Run
+
+SHORTEST_S = 1.0
+
+
+class Sampling:
+    """Instants of the next samples, by Run."""
+
+    def __init__(self, context: Context, delivery: Delivery) -> None:
+        self._context = context
+        self._book = context.book
+        self._delivery = delivery
+        self._next: dict[str, float] = {}
+        self._ended: set[str] = set()
+
+    def plan(self, run: Run) -> Lease | None:
+        """The Run has changed; returns the node's lease if nobody is here any more to sample for."""
+        interval = self._interval(run)
+        if interval is not None:
+            self._next.setdefault(run.key, self._context.now.at + interval)
+            return None
+        self._next.pop(run.key, None)
+        # Not only when the Run has ended: who leaves waits for this too, and its end for who leaves.
+        lease = self._lease(run)
+        if lease is not None:
+            self._ended.add(lease.lease_id)
+            self._context.emit(EndSampling(lease_id=lease.lease_id))
+            self._delivery.look_again(lease)
+        return lease
+
+    def sample(self) -> None:
+        """Time has passed: measures for the Runs whose turn it is."""
+        now = self._context.now.at
+        feeds: list[NodeFeed] = []
+        for key in [key for key, at in self._next.items() if at <= now]:
+            run = self._book.runs.get(key)
+            interval = self._interval(run) if run is not None else None
+            if run is None or interval is None:
+                del self._next[key]
+                continue
+            self._next[key] = now + interval
+            feeds.append(self._feed(run))
+        if feeds:
+            self._context.emit(SampleNode(feeds=tuple(feeds)))
+
+    def deadline(self) -> float | None:
+        """When the next sample is due."""
+        return min(self._next.values(), default=None)
+
+    def forget(self, run: str) -> None:
+        """The Run is forgotten."""
+        self._next.pop(run, None)
+        for lease in self._book.leases_of(run):
+            self._ended.discard(lease.lease_id)
+
+    def _interval(self, run: Run) -> float | None:
+        if run.ended:
+            return None
+        asked = [lease.opened.system_metrics_s for lease in self._members(run)]
+        return max(SHORTEST_S, min((each for each in asked if each), default=0.0)) if any(asked) else None
+
+    def _members(self, run: Run) -> list[Lease]:
+        return [lease for lease in self._book.leases_of(run.key) if lease.alive and lease.role != "side"]
+
+    def _lease(self, run: Run) -> Lease | None:
+        for lease in self._book.leases_of(run.key):
+            if is_node(lease) and not lease.removed and lease.lease_id not in self._ended:
+                return lease
+        return None
+
+    def _feed(self, run: Run) -> NodeFeed:
+        lease = self._lease(run) or self._begin(run)
+        nodes = [each for each in self._book.leases_of(run.key) if is_node(each) and not each.removed]
+        return NodeFeed(
+            lease_id=lease.lease_id,
+            folder=lease.folder,
+            first_step=self._delivery.next_step(run.key, NODE),
+            host=lease.opened.label or "",
+            store=run.target.store,
+            earlier=tuple(each.folder for each in nodes if each is not lease),
+        )
+
+    def _begin(self, run: Run) -> Lease:
+        now, members = self._context.now, self._members(run)
+        digest = hashlib.blake2b(f"{run.key} {NODE} {now.wall_ms}".encode(), digest_size=12)
+        lease = node_lease(digest.hexdigest(), members[0], node_label(members), now.at, now.wall_ms)
+        self._book.put_lease(lease)
+        self._context.touch(run.key)
+        # There is nothing to read there, but from now on the folder is looked at.
+        self._context.emit(ReadLifecycle(lease_id=lease.lease_id, folder=lease.folder))
+        return lease

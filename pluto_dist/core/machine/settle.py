@@ -1,0 +1,372 @@
+"""After every event: what has become of each Run that it touched.
+
+The order is fixed: claims, then entries that waited for them, then the verdict, then what the backend and the
+store have to be told, then what the participants have to be told. A verdict is frozen when it is made; it is
+reported once, after everything of owner and workers has been delivered.
+
+Before a verdict, everybody who is still there is heard (R10).
+
+A coordinator may have been away: stopped, without room on its disk, or not yet started. Its clock then says
+that a deadline has passed, and what the members did meanwhile stands unread in their lifecycle streams; so
+does the claim of a rank that came last in a short job. So a verdict is made only after new leases were looked
+for, the streams of the living read, and their processes looked at, once more.
+
+What the coordinator may forget: Runs that ended long ago and claims that came to nothing.
+
+When nothing has been left to do for so long that the coordinator ends (R3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+import msgspec
+
+from pluto_dist.core.machine.admission import Admission
+from pluto_dist.core.machine.context import Context, Shared
+from pluto_dist.core.machine.control import Controls
+from pluto_dist.core.machine.delivery import QUIET_MS, Delivery
+from pluto_dist.core.machine.folding import Folding
+from pluto_dist.core.machine.sampling import Sampling
+from pluto_dist.core.machine.store import Filing
+from pluto_dist.core.machine.views import Standings, Views
+from pluto_dist.core.rules.claims import sought
+from pluto_dist.core.rules.verdict import Assessment, assess, describe, first_failure, members_of, who_failed
+from pluto_dist.core.values.effects import HearMembers, RemoveLease
+from pluto_dist.core.values.records import Lease, Run, Verdict
+
+ROUNDS = 20  # settling one Run may touch it, or another one, again; it never takes more than a few rounds
+
+
+class Settling:
+    """Deadlines of Runs and the ends of leases."""
+
+    def __init__(
+        self,
+        context: Context,
+        shared: Shared,
+        admission: Admission,
+        folding: Folding,
+        delivery: Delivery,
+        controls: Controls,
+        filing: Filing,
+        standings: Standings,
+        views: Views,
+        sampling: Sampling,
+    ) -> None:
+        self._context = context
+        self._book = context.book
+        self._admission = admission
+        self._folding = folding
+        self._delivery = delivery
+        self._controls = controls
+        self._filing = filing
+        self._standings = standings
+        self._views = views
+        self._sampling = sampling
+        self._hearings = Hearings(context)
+        self._reports = NodeReports(context, shared)
+        self._deadlines: dict[str, float] = {}
+        self._gone: set[str] = set()
+
+    def settle(self) -> None:
+        """Settles all touched Runs and tells their participants what they do not know yet."""
+        runs, news = self._settle_all()
+        self._hearings.close()
+        for key in runs:
+            self._filing.changed(key)
+        self._filing.write_due(self._views.last_word)
+        self._views.tell(runs, news)
+
+    def heard(self, run: str) -> None:
+        """The members of a Run were heard for its verdict."""
+        self._hearings.heard(run)
+
+    def deadline(self) -> float | None:
+        """When some Run has to be looked at again."""
+        return min(self._deadlines.values(), default=None)
+
+    def gone(self, lease_id: str) -> None:
+        """The process of a lease is dead; its folder may go once it is delivered."""
+        self._gone.add(lease_id)
+        self._context.news[lease_id] = None
+
+    def at_rest(self, run: Run) -> bool:
+        """Whether nothing is left to do for the Run."""
+        delivered = all(
+            self._delivery.complete(lease) and not any(lane.kept for lane in self._delivery.lanes_of(lease))
+            for lease in self._book.leases_of(run.key)
+            if not lease.alive
+        )
+        over = run.reported or (bool(run.relay) and self._admission.phase(run) == "detached")
+        return over and delivered and self._filing.safe(run) and self._controls.settled(run)
+
+    def forget(self, run: str) -> None:
+        """The Run is forgotten."""
+        self._deadlines.pop(run, None)
+        self._hearings.forget(run)
+        self._reports.forget(run)
+
+    def _settle_all(self) -> tuple[dict[str, None], dict[str, None]]:
+        """Goes on until nothing changes any more; returns the Runs and leases that were settled."""
+        runs: dict[str, None] = {}
+        news: dict[str, None] = {}
+        self._touch_due()
+        self._stop_seeking()
+        for _ in range(ROUNDS):
+            if self._context.touched or self._context.news or self._claim_is_due():
+                self._admission.retry()
+            self._folding.fold_all()
+            touched, changed = self._context.take_changes()
+            if not touched and not changed:
+                return runs, news
+            for key in touched:
+                run = self._book.runs.get(key)
+                if run is not None:
+                    runs[key] = None
+                    self._settle_run(run)
+            for lease_id in changed:
+                news[lease_id] = None
+                self._remove_if_done(lease_id)
+        raise RuntimeError(f"Runs {tuple(self._context.touched)} do not come to rest")
+
+    def _touch_due(self) -> None:
+        now = self._context.now.at
+        for key in [key for key, at in self._deadlines.items() if at <= now]:
+            del self._deadlines[key]
+            self._context.touch(key)
+
+    def _stop_seeking(self) -> None:
+        """Who wanted to join a Run of another node is gone."""
+        for run in self._book.runs:
+            if sought(run) and not self._admission.awaited(run):
+                self._book.delete_run(run.key)
+
+    def _claim_is_due(self) -> bool:
+        due = self._admission.deadline()
+        return due is not None and due <= self._context.now.at
+
+    def _settle_run(self, run: Run) -> None:
+        leases = self._book.leases_of(run.key)
+        members = members_of(run, leases)
+        assessment = assess(run, members, self._context.now.at)
+        verdict = assessment.verdict or self._nobody_comes(run)
+        if verdict is not None and not run.ended and self._hearings.over(run, members):
+            run = self._end(run, verdict)
+        if run.relay and assessment.phase in ("detached", "restarting"):
+            self._reports.tell(run, members)
+        node = self._sampling.plan(run)
+        if node is not None:
+            self.gone(node.lease_id)
+        delivered, quiet = self._standings.delivered(run), self._delivery.quiet(run)
+        ends = assessment.expected is not None and not run.ended
+        self._controls.advance(run, may_report=delivered and quiet, lives=_lives(run, assessment), ends=ends)
+        self._plan(run, assessment, self._status_by(run, delivered=delivered, quiet=quiet))
+        for lease in leases:
+            self._remove_if_done(lease.lease_id)
+
+    def _nobody_comes(self, run: Run) -> Verdict | None:
+        """A Run that was opened for a claim which then went elsewhere must not go on for ever."""
+        if run.owner is not None or run.opening or run.relay or self._admission.expects_owner(run):
+            return None
+        return run.prior.verdict if run.prior is not None else Verdict("TERMINATED", "nobody came to own it")
+
+    def _end(self, run: Run, verdict: Verdict) -> Run:
+        """Freezes the verdict."""
+        self._context.urgent.add(run.key)
+        self._context.note(run.key, "ended", status=verdict.status, reason=verdict.reason)
+        restored = run.prior is not None and verdict is run.prior.verdict
+        ended_ms = run.prior.ended_ms if restored and run.prior is not None else None
+        return self._context.change_run(
+            run, status=verdict.status, verdict=verdict, ended_ms=ended_ms or self._context.now.wall_ms
+        )
+
+    def _status_by(self, run: Run, *, delivered: bool, quiet: bool) -> float | None:
+        """When the status is not held up any more by what is late, None if it is not."""
+        if not run.ended or run.reported:
+            return None
+        if not delivered:
+            left_ms = self._standings.files_by_ms(run) - self._context.now.wall_ms
+            return self._context.now.at + left_ms / 1000 if left_ms > 0 else None
+        return None if quiet else self._context.now.at + QUIET_MS / 1000
+
+    def _plan(self, run: Run, assessment: Assessment, status_by: float | None) -> None:
+        candidates = (assessment.deadline, self._controls.deadline(run.key), status_by)
+        deadlines = [at for at in candidates if at is not None and at > self._context.now.at]
+        if deadlines:
+            self._deadlines[run.key] = min(deadlines)
+        else:
+            self._deadlines.pop(run.key, None)
+
+    def _remove_if_done(self, lease_id: str) -> None:
+        """The folder goes when the process is dead and everything is delivered."""
+        lease = self._book.leases.get(lease_id)
+        if lease is None or lease.removed or lease.alive or lease_id not in self._gone:
+            return
+        if lease.participant and not self._delivery.complete(lease):
+            return
+        if any(lane.kept for lane in self._delivery.lanes_of(lease)):
+            return
+        self._gone.discard(lease_id)
+        self._context.emit(RemoveLease(lease_id=lease_id, folder=lease.folder))
+        self._book.put_lease(msgspec.structs.replace(lease, removed=True))
+        self._delivery.lease_removed(lease)
+        self._folding.lease_removed(lease_id)
+        self._views.lease_removed(lease_id)
+
+
+def _lives(run: Run, assessment: Assessment) -> bool:
+    """Whether a heartbeat is the truth: a coordinator never keeps the Run of a dead job alive (G7)."""
+    if run.relay:
+        return run.status == "RUNNING" and assessment.phase in ("running", "restarting")
+    return not run.ended and assessment.phase != "opening"
+
+
+class Hearings:
+    """Runs whose members are being heard, and those whose have just been."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._asked: set[str] = set()
+        self._heard: set[str] = set()
+
+    def over(self, run: Run, members: Iterable[Lease]) -> bool:
+        """Whether a verdict may be made now; if not, the members are asked."""
+        if run.key in self._heard:
+            return True
+        if run.key not in self._asked:
+            self._asked.add(run.key)
+            living = tuple((member.lease_id, member.folder) for member in members if member.alive)
+            self._context.emit(HearMembers(run=run.key, members=living))
+        return False
+
+    def heard(self, run: str) -> None:
+        """The members were heard: what they have to say came before this."""
+        self._asked.discard(run)
+        self._heard.add(run)
+        self._context.touch(run)
+
+    def close(self) -> None:
+        """The event is over; a later verdict needs another hearing."""
+        self._heard.clear()
+
+    def forget(self, run: str) -> None:
+        """The Run is forgotten."""
+        self._asked.discard(run)
+
+
+FORGET_MS = 24 * 3600 * 1000  # ended Runs are remembered this long; the store and the server keep them
+FORGET_EVERY_S = 3600.0
+
+
+class Part(Protocol):
+    """Something that remembers Runs."""
+
+    def forget(self, run: str) -> None:
+        """The Run is forgotten; its records may be in the book still."""
+        ...
+
+
+class Memory:
+    """Forgets, now and then.
+
+    Args:
+        parts: whatever keeps things by Run beside the book.
+    """
+
+    def __init__(self, context: Context, parts: Iterable[Part]) -> None:
+        self._context = context
+        self._book = context.book
+        self._parts = tuple(parts)
+        self._next_at = float("-inf")
+
+    def forget_old(self) -> None:
+        """Forgets what nobody can ask for any more, if it is time."""
+        now = self._context.now
+        if now.at < self._next_at:
+            return
+        self._next_at = now.at + FORGET_EVERY_S
+        before_ms = now.wall_ms - FORGET_MS
+        for run in self._book.runs:
+            if self._done_with(run, before_ms):
+                self._forget(run.key)
+                self._book.delete_run(run.key)
+        for lease in self._book.leases:
+            if lease.run is None and lease.removed and (lease.ended_ms or 0) < before_ms:
+                self._book.delete_lease(lease.lease_id)
+
+    def forget_gone(self) -> None:
+        """Forgets what else was kept of Runs that are not in the book any more."""
+        for run in self._book.take_deleted():
+            if run not in self._book.runs:
+                self._forget(run)
+
+    def _forget(self, run: str) -> None:
+        for part in self._parts:
+            part.forget(run)
+
+    def _done_with(self, run: Run, before_ms: int) -> bool:
+        leases = self._book.leases_of(run.key)
+        ended_ms = max((lease.ended_ms or 0 for lease in leases), default=0) if run.relay else run.ended_ms
+        over = run.reported or (bool(run.relay) and not run.opening)
+        return over and (ended_ms or 0) < before_ms and all(lease.removed for lease in leases)
+
+
+class Idle:
+    """Counts the time at rest.
+
+    Args:
+        exit_s: seconds at rest after which to end.
+    """
+
+    def __init__(self, exit_s: float) -> None:
+        self.exit_s = exit_s
+        self._since: float | None = None
+
+    def long_enough(self, at_rest: bool, now: float) -> bool:
+        """Whether to end now; said once each time, in case it is not heeded."""
+        if not at_rest:
+            self._since = None
+            return False
+        if self._since is None:
+            self._since = now
+        if now < self._since + self.exit_s:
+            return False
+        self._since = now
+        return True
+
+    def deadline(self) -> float | None:
+        """When it will have been long enough, None if there is something to do."""
+        return self._since + self.exit_s if self._since is not None else None
+
+
+LONGEST_REPORT = 1000  # characters
+
+
+class NodeReports:
+    """What failed first on a node without the owner: told in the Run's events and in its config.
+
+    The verdict is made on the owner's node, of the evidence there: connection errors, or its launcher's
+    SIGTERM. Under `pluto_dist.failures` in the config people see which rank of which node began.
+    """
+
+    def __init__(self, context: Context, shared: Shared) -> None:
+        self._context = context
+        self._shared = shared
+        self._told: set[tuple[str, int]] = set()
+
+    def tell(self, run: Run, members: tuple[Lease, ...]) -> None:
+        """All members of the attempt have ended on this node."""
+        found = first_failure(run, members)
+        if found is None or found[0] or (run.key, run.epoch) in self._told:
+            return
+        self._told.add((run.key, run.epoch))
+        what = f"{who_failed(found[1])}: {describe(found[1])}"
+        self._context.note_once(run.key, "failed_on_this_node", attempt=str(run.attempt), what=what)
+        patch = {"pluto_dist": {"failures": {run.relay: {f"attempt {run.attempt}": what[:LONGEST_REPORT]}}}}
+        self._shared.update_config(run.key, msgspec.json.encode(patch))
+
+    def forget(self, run: str) -> None:
+        """The Run is forgotten."""
+        self._told = {told for told in self._told if told[0] != run}

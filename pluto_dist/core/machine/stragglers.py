@@ -1,0 +1,159 @@
+"""Ranks that have fallen behind or gone silent while others go on, or wait for them.
+
+`stuck_ranks` decides, from when each member last wrote a record and how far it got. A rank of a synchronous
+job that hangs stops all the others at their next collective: so it is the one with the lowest step when all
+are silent, and the silent one when others are not. What it does not see: ranks that log nothing, a hang in
+which all have the same step, and where the steps say nothing because each rank counts its own way.
+
+Nothing is ended because of it: one event and one line in `ps` name the ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from pluto_dist.core.machine.context import Context
+from pluto_dist.core.rules.verdict import members_of
+from pluto_dist.core.values.events import StreamsSeen
+from pluto_dist.core.values.records import Lease, Run
+
+REGULAR = 3  # who has written less often has no pace yet
+PATIENCE = 3.0  # a rank may pause so much longer than it ever did
+LOOKS = 20  # so often within the threshold
+APART_S = 1.0  # streams are looked at twice a second, so nearer instants are one
+
+_QUIET = ("lifecycle", "console")  # a hanging rank may go on to print
+
+
+class Pace(msgspec.Struct, frozen=True):
+    """How a member writes.
+
+    Attributes:
+        moves: how often something new of it was seen.
+        at, at_ms: when last, CLOCK_BOOTTIME seconds and epoch milliseconds.
+        longest_s: its longest pause so far.
+        size: bytes that were seen.
+        step: its highest step that is delivered, -1 if there is none.
+    """
+
+    moves: int = 0
+    at: float = 0.0
+    at_ms: int = 0
+    longest_s: float = 0.0
+    size: int = 0
+    step: int = -1
+
+
+def stuck_ranks(paces: Sequence[Pace], now: float, threshold_s: float) -> tuple[int, ...]:
+    """Indices of those that are stuck; none where nobody went on and nobody is ahead."""
+    regular = [index for index, pace in enumerate(paces) if pace.moves >= REGULAR]
+    silent = [index for index in regular if _is_silent(paces[index], now, threshold_s)]
+    if len(regular) < 2 or not silent:
+        return ()
+    if len(silent) < len(regular):
+        last = max(paces[index].at for index in regular)
+        return tuple(index for index in silent if paces[index].at + APART_S < last)
+    ahead = max(paces[index].step for index in silent)
+    return tuple(index for index in silent if paces[index].step < ahead)
+
+
+def _is_silent(pace: Pace, now: float, threshold_s: float) -> bool:
+    return now - pace.at >= max(threshold_s, PATIENCE * pace.longest_s)
+
+
+class Paces:
+    """The paces of all leases, and who was reported. In memory: another coordinator watches anew."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._book = context.book
+        self._paces: dict[str, Pace] = {}
+        self._reported: dict[str, tuple[str, ...]] = {}
+        self._look_at: dict[str, float] = {}
+
+    def seen(self, event: StreamsSeen) -> None:
+        """Sizes of a lease's streams are known."""
+        size = sum(
+            sum(sizes.values())
+            for stream, sizes in event.sizes.items()
+            if stream.partition(".")[0] not in _QUIET
+        )
+        pace, now = self._paces.get(event.lease_id) or Pace(), self._context.now
+        if size <= pace.size:
+            return
+        pause = now.at - pace.at if pace.moves else 0.0
+        self._paces[event.lease_id] = Pace(
+            pace.moves + 1, now.at, now.wall_ms, max(pace.longest_s, pause), size
+        )
+        lease = self._book.leases.get(event.lease_id)
+        if lease is not None and lease.run is not None:
+            self._look_at.setdefault(lease.run, now.at)
+
+    def logged_ms(self, lease_id: str) -> int | None:
+        """When something new of a lease was last seen, epoch milliseconds."""
+        pace = self._paces.get(lease_id)
+        return pace.at_ms if pace is not None else None
+
+    def look(self) -> None:
+        """Looks at the Runs for which it is time; one event when the stuck ranks are others than before."""
+        now = self._context.now.at
+        for key in [key for key, at in self._look_at.items() if at <= now]:
+            run = self._book.runs.get(key)
+            members = self._members(run) if run is not None and not run.ended else ()
+            if run is None or len(members) < 2:
+                del self._look_at[key]
+            else:
+                self._look_at[key] = now + _threshold(members) / LOOKS
+                self._report(run, members)
+
+    def deadline(self) -> float | None:
+        """When there is something to look at."""
+        return min(self._look_at.values(), default=None)
+
+    def trouble(self, run: str) -> str:
+        """Who is stuck, for people."""
+        names = self._reported.get(run, ())
+        return f"stuck, while others went on or wait for it: {', '.join(names)}" if names else ""
+
+    def forget(self, run: str) -> None:
+        """The Run is forgotten."""
+        self._reported.pop(run, None)
+        self._look_at.pop(run, None)
+        for lease in self._book.leases_of(run):
+            self._paces.pop(lease.lease_id, None)
+
+    def _members(self, run: Run) -> tuple[Lease, ...]:
+        members = members_of(run, self._book.leases_of(run.key))
+        return tuple(member for member in members if member.alive and member.lease_id in self._paces)
+
+    def _report(self, run: Run, members: Sequence[Lease]) -> None:
+        paces = [self._pace(member) for member in members]
+        now = self._context.now.at
+        found = stuck_ranks(paces, now, _threshold(members))
+        names = tuple(members[index].label for index in found)
+        if names == self._reported.get(run.key, ()):
+            return
+        self._reported[run.key] = names
+        self._context.touch(run.key)
+        if names:
+            self._context.note(
+                run.key,
+                "ranks_stuck",
+                ranks=", ".join(names),
+                steps=", ".join(str(paces[index].step) for index in found),
+                others_at=str(max(pace.step for pace in paces)),
+                silent_s=f"{now - min(paces[index].at for index in found):.0f}",
+            )
+        else:
+            self._context.note(run.key, "ranks_go_on")
+
+    def _pace(self, lease: Lease) -> Pace:
+        feeds = [self._book.feeds[key] for key in self._book.feed_keys(lease.lease_id)]
+        step = max((feed.next_step for feed in feeds), default=0) - 1
+        return msgspec.structs.replace(self._paces[lease.lease_id], step=step)
+
+
+def _threshold(members: Sequence[Lease]) -> float:
+    return min(member.opened.stuck_after_s for member in members)

@@ -1,0 +1,375 @@
+"""What participants and people are told: views of leases, and how the Run stands.
+
+How a Run stands: what all its participants are told alike, and whether who leaves may go (R11).
+
+What participants and people are told: views of leases, answers to questions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from pluto_dist.core.machine.context import Context
+from pluto_dist.core.machine.control import Controls
+from pluto_dist.core.machine.delivery import Delivery
+from pluto_dist.core.machine.store import Filing
+from pluto_dist.core.machine.stragglers import Paces
+from pluto_dist.core.rules.participants import is_node, relieved_launchers
+from pluto_dist.core.rules.verdict import Assessment, Phase, assess, members_of, outlook
+from pluto_dist.core.values.book import Config
+from pluto_dist.core.values.document import Live, show
+from pluto_dist.core.values.effects import Send
+from pluto_dist.core.values.messages import Refusal, RunView, View
+from pluto_dist.core.values.records import Lease, Run
+
+FILES_MS = 10_000  # the status waits no longer for files than for anything else that is late (R10)
+FOR_EVER_MS = 1 << 62
+KEY_PROBLEM_S = 2.0  # a key that is refused for so long is a key problem
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """What is the same for all leases of a Run.
+
+    Attributes:
+        members: owners and workers alive, whatever their epoch.
+        safe: what ended participants wrote, tags and config are where they belong (R11).
+        told: so is the status, or it will not be known for long.
+        asked: the server was asked for a cancel before a status for which only an exit code is missing.
+        relieved: leases of launchers that leave the console to those below them.
+    """
+
+    run: RunView
+    members: int
+    safe: bool
+    told: bool
+    asked: bool
+    relieved: frozenset[str]
+    key_problem: str
+    trouble: str
+    stuck: str
+
+
+class Standings:
+    """Computed when asked for; nothing is kept."""
+
+    def __init__(
+        self, context: Context, delivery: Delivery, controls: Controls, filing: Filing, paces: Paces
+    ) -> None:
+        self._context = context
+        self._book = context.book
+        self._delivery = delivery
+        self._controls = controls
+        self._filing = filing
+        self._paces = paces
+
+    def of(self, run: Run) -> Standing:
+        """How a Run stands now."""
+        leases = self._book.leases_of(run.key)
+        assessment = assess(run, members_of(run, leases), self._context.now.at)
+        phase = assessment.phase
+        # The status is waited for only where it is near: not while the launcher may restart the job, nor
+        # for a Run that was closed and may be taken up again.
+        told = run.reported if run.ended else phase not in ("finishing", "orphaned")
+        return Standing(
+            run=self._run_view(run, assessment),
+            members=sum(lease.alive and lease.role != "side" for lease in leases),
+            safe=self._all_delivered(leases) and self._filing.safe(run) and self._controls.settled(run),
+            told=told,
+            asked=self._controls.asked(run),
+            relieved=relieved_launchers(leases),
+            key_problem=self._key_problem(run),
+            trouble=self.trouble(run),
+            stuck=self._paces.trouble(run.key),
+        )
+
+    def delivered(self, run: Run) -> bool:
+        """Whether all that the status waits for is delivered, of ended owners and workers and of the node.
+
+        A superseded one may go on to write as long as its process lives; what it wrote so far counts. Files
+        may be large, and storage is another service: they are waited for only for a while.
+        """
+        patient = self.files_by_ms(run) > self._context.now.wall_ms
+        leases = self._book.leases_of(run.key)
+        concerned = (lease for lease in leases if lease.role != "side" or is_node(lease))
+        return all(
+            self._passed(lease) or (not patient and self._delivery.only_files_left(lease))
+            for lease in concerned
+            if not lease.alive
+        )
+
+    def files_by_ms(self, run: Run) -> int:
+        """Until when the status waits for files, in epoch milliseconds; for ever as long as there is none."""
+        return FOR_EVER_MS if run.ended_ms is None else run.ended_ms + FILES_MS
+
+    def trouble(self, run: Run) -> str:
+        """Why something does not go on, "" if all is well."""
+        if run.target.mode == "pluto" and run.target.key_id not in self._context.keys:
+            return "no API key in memory; any process of the Run hands it over"
+        leases = self._book.leases_of(run.key)
+        held_up = next((t for t in map(self._delivery.trouble, leases) if t), "")
+        return run.open_trouble or held_up or self._paces.trouble(run.key)
+
+    def _key_problem(self, run: Run) -> str:
+        """A server that is overloaded may refuse a key for a moment; that is nobody's business."""
+        since, reason = self._context.key_problems.get(run.target.key_id, (0.0, ""))
+        return reason if self._context.now.at >= since + KEY_PROBLEM_S else ""
+
+    def _all_delivered(self, leases: tuple[Lease, ...]) -> bool:
+        """What ended sides wrote as well: the last one out is the last chance for it too (R11)."""
+        return all(self._passed(lease) for lease in leases if not lease.alive and lease.participant)
+
+    def _passed(self, lease: Lease) -> bool:
+        superseded = lease.end_reason == "superseded"
+        return self._delivery.complete(lease) or (superseded and self._delivery.pending_bytes(lease) == 0)
+
+    def _run_view(self, run: Run, assessment: Assessment) -> RunView:
+        """A Run as its participants see it."""
+        expected = assessment.expected
+        decided = run.verdict or expected
+        return RunView(
+            key=run.key,
+            external_id=run.external_id,
+            project=run.project,
+            name=run.name,
+            mode=run.target.mode,
+            status=run.status,
+            phase=assessment.phase,
+            id=run.id,
+            display_id=run.display_id,
+            url=run.url,
+            epoch=run.epoch,
+            resumed=run.resumed,
+            tags=run.tags,
+            rejected=run.rejected + sum(lease.rejected for lease in self._book.leases_of(run.key)),
+            fork_run_id=run.fork_run_id,
+            fork_step=run.fork_step,
+            points=self._book.count_points(run.key),
+            provisional=run.provisional,
+            cancelled=run.cancelled,
+            reason=decided.reason if decided is not None else "",
+            expected=expected.status if expected is not None else None,
+            owner=self._owner(run),
+        )
+
+    def _owner(self, run: Run) -> str:
+        if run.relay:
+            return "a process on another node"
+        lease = self._book.leases.get(run.owner or "")
+        if lease is None or not lease.alive:
+            return ""
+        return f"{lease.label!r}, pid {lease.identity.pid} on {lease.identity.host}"
+
+
+class Views:
+    """Remembers where each lease's process can be reached and what it was told last."""
+
+    def __init__(
+        self, context: Context, delivery: Delivery, stand: Standings, paces: Paces, generation: int
+    ) -> None:
+        self._context = context
+        self._book = context.book
+        self._delivery = delivery
+        self._stand = stand
+        self._paces = paces
+        self._generation = generation
+        self._peers: dict[str, bytes] = {}
+        self._told: dict[str, View] = {}
+        self._seen_ms: dict[str, int] = {}
+        self._owed: dict[str, int] = {}
+        self._standings: dict[str, Standing] = {}
+
+    def heard(self, lease_id: str, peer: bytes) -> None:
+        """A process spoke; any message is a sign of life."""
+        self._peers[lease_id] = peer
+        self._seen_ms[lease_id] = self._context.now.wall_ms
+
+    def last_seen_ms(self, lease_id: str) -> int | None:
+        """When the process last spoke, epoch milliseconds."""
+        return self._seen_ms.get(lease_id)
+
+    def owe(self, lease_id: str, request: int) -> None:
+        """The answer has to wait until the entries have been read."""
+        self._owed[lease_id] = request
+
+    def answer(self, lease: Lease, request: int) -> None:
+        """Tells a process how things stand."""
+        run = self._book.runs.get(lease.run) if lease.run is not None else None
+        self._send(self.view(lease, self._stand.of(run) if run is not None else None), request)
+
+    def pay(self, lease_id: str, unopened: str) -> None:
+        """The entries have been read, so an answer that is owed can be given.
+
+        Args:
+            lease_id: whose entries.
+            unopened: why they make no lease, "" if they do.
+        """
+        lease, peer = self._book.leases.get(lease_id), self._peers.get(lease_id)
+        if lease is not None and lease_id in self._owed:
+            self.answer(lease, self._owed.pop(lease_id))
+        elif unopened and peer is not None and lease_id in self._owed:
+            refusal = Refusal(
+                request=self._owed.pop(lease_id), error="VersionMismatchError", message=unopened
+            )
+            self._context.emit(Send(peer=peer, reply=refusal))
+
+    def tell(self, runs: Iterable[str], news: Iterable[str]) -> None:
+        """Tells those with news, and those of a Run that stands otherwise, what they do not know yet."""
+        leases = dict.fromkeys(news)
+        standings: dict[str, Standing] = {}
+        for key in runs:
+            run = self._book.runs.get(key)
+            if run is not None:
+                standings[key] = self._stand.of(run)
+                leases.update(dict.fromkeys(self._concerned(key, standings[key])))
+        for lease_id in leases:
+            lease = self._book.leases.get(lease_id)
+            if lease is not None and lease_id in self._told:
+                self._tell(lease, standings)
+
+    def view(self, lease: Lease, standing: Standing | None) -> View:
+        """How things stand for one lease, without what changes all the time."""
+        others = 0
+        if standing is not None:
+            others = standing.members - (1 if lease.alive and lease.role != "side" else 0)
+        return View(
+            generation=self._generation,
+            lease_id=lease.lease_id,
+            request=0,
+            state=lease.state,
+            folded=lease.folded,
+            role=lease.role,
+            label=lease.label,
+            rank=lease.rank,
+            participant=lease.participant,
+            epoch=lease.epoch,
+            attempt=lease.attempt,
+            error=lease.error,
+            joined=self._joined(lease),
+            run=standing.run if standing is not None else None,
+            last_out=standing is not None and others == 0,
+            drained=standing is None or self._drained(lease, standing),
+            key_wanted=self._key_wanted(lease),
+            key_problem=standing.key_problem if standing is not None else "",
+            trouble=standing.trouble if standing is not None else "",
+            stuck=standing.stuck if standing is not None else "",
+            relieved=standing is not None and lease.lease_id in standing.relieved,
+        )
+
+    def last_word(self, run: Run) -> bytes:
+        """The Run's document for the store, which may be all that is left of this node in a moment.
+
+        The last one out of a local Run is about to exit: its exit code is not known yet, and if everything is
+        killed now, nobody will ever learn it. So the status is there that it has without that code.
+        """
+        assessment = self._assess(run)
+        expected = assessment.expected or assessment.verdict  # the members are being heard for it just now
+        if run.ended or expected is None or run.target.mode != "local":
+            return self.document(run)
+        ended_ms = self._context.now.wall_ms
+        return self.document(
+            run,
+            msgspec.structs.replace(run, status=expected.status, verdict=expected, ended_ms=ended_ms),
+        )
+
+    def document(self, run: Run, shown_as: Run | None = None) -> bytes:
+        """The Run's document as of now."""
+        leases, shown = self._book.leases_of(run.key), shown_as or run
+        return show(
+            self._book,
+            shown,
+            phase=self._phase(run),
+            pending=sum(self._delivery.pending_bytes(lease) for lease in leases),
+            trouble=self._stand.trouble(run),
+            live={
+                lease.lease_id: Live(
+                    self.last_seen_ms(lease.lease_id), self._paces.logged_ms(lease.lease_id), 0, None
+                )
+                for lease in leases
+                if lease.lease_id in self._seen_ms
+            },
+            expected=outlook(shown, members_of(shown, leases)),
+        )
+
+    def config(self, lease: Lease) -> bytes:
+        """The Run's merged config."""
+        return (self._book.configs.get(lease.run or "") or Config()).body
+
+    def lease_removed(self, lease_id: str) -> None:
+        """The process is gone for good."""
+        for known in (self._peers, self._told, self._seen_ms, self._owed):
+            known.pop(lease_id, None)
+
+    def forget(self, run: str) -> None:
+        """The Run is forgotten."""
+        self._standings.pop(run, None)
+
+    def _concerned(self, key: str, standing: Standing) -> list[str]:
+        """Leases that may have to hear of it: all, or those that have ended and wait for it (R11)."""
+        before, self._standings[key] = self._standings.get(key), _lasting(standing)
+        if before is not None and before == self._standings[key]:
+            return []
+        leases = self._book.leases_of(key)
+        if before is not None and _lively(before) == _lively(standing):
+            leases = tuple(lease for lease in leases if not lease.alive)
+        return [lease.lease_id for lease in leases if not lease.removed]
+
+    def _drained(self, lease: Lease, standing: Standing) -> bool:
+        """Whether a leaving participant has nothing left to wait for (R11)."""
+        waited_for = lease.code_awaited and standing.asked  # the verdict waits for this very process
+        told = standing.told or waited_for
+        return not lease.alive and told and standing.safe and self._delivery.complete(lease)
+
+    def _send(self, view: View, request: int) -> None:
+        lease, peer = self._book.leases[view.lease_id], self._peers.get(view.lease_id)
+        if peer is None:
+            return
+        self._told[view.lease_id] = view
+        reply = msgspec.structs.replace(
+            view,
+            request=request,
+            next_step=self._delivery.next_step(lease.run or "", lease.participant),
+            pending=self._delivery.pending_bytes(lease),
+            passed=self._delivery.passed(lease),
+        )
+        self._context.emit(Send(peer=peer, reply=reply))
+
+    def _tell(self, lease: Lease, standings: dict[str, Standing]) -> None:
+        run = self._book.runs.get(lease.run) if lease.run is not None else None
+        if run is not None and run.key not in standings:
+            standings[run.key] = self._stand.of(run)
+        view = self.view(lease, standings[run.key] if run is not None else None)
+        if _matters(view) != _matters(self._told[lease.lease_id]):
+            self._send(view, 0)
+
+    def _phase(self, run: Run) -> Phase:
+        return self._assess(run).phase
+
+    def _assess(self, run: Run) -> Assessment:
+        return assess(run, members_of(run, self._book.leases_of(run.key)), self._context.now.at)
+
+    def _joined(self, lease: Lease) -> int:
+        parent = self._book.leases.get(lease.parent) if lease.first_child else None
+        return parent.identity.pid if parent is not None else 0
+
+    def _key_wanted(self, lease: Lease) -> bool:
+        target = lease.opened.target
+        return target.mode == "pluto" and target.key_id not in self._context.keys
+
+
+def _lasting(standing: Standing) -> Standing:
+    """A standing without what changes all the time and matters to nobody who does not ask."""
+    run = msgspec.structs.replace(standing.run, points=0)
+    return msgspec.structs.replace(standing, run=run, members=min(standing.members, 2))
+
+
+def _lively(standing: Standing) -> Standing:
+    """What matters to the living: not whether those who have left may go."""
+    return msgspec.structs.replace(_lasting(standing), safe=False, told=False, asked=False)
+
+
+def _matters(view: View) -> View:
+    """A view without what changes all the time."""
+    run = msgspec.structs.replace(view.run, points=0) if view.run is not None else None
+    return msgspec.structs.replace(view, run=run)

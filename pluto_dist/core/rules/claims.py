@@ -1,0 +1,376 @@
+"""Who gets which role: the decision table of claims (R4, R5, R12).
+
+`decide_claim` is pure and complete: it gets the claim and what is known of the Run, and returns one of
+`Create`, `Grant`, `Wait`, `Refuse` with its reason. Every refusal that rests on somebody being alive is
+preceded by `Verify`: the coordinator looks at that process at once and asks again.
+
+Runs whose owner is on another node (R12): which claims mean one, and who goes first on such a node.
+
+A relay delivers what its own processes write and says that they live. It makes no verdict and sends no
+status: both are the business of the node with the owner, which is node 0 of the job unless somebody there
+insists on owning the Run elsewhere.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from pluto_dist.core.rules.kinship import role_below
+from pluto_dist.core.rules.verdict import Phase
+from pluto_dist.core.values.backend import Want
+from pluto_dist.core.values.ids import Job, Role
+from pluto_dist.core.values.lifecycle import Claim
+from pluto_dist.core.values.records import Lease, Run
+
+
+class Create(msgspec.Struct, frozen=True):
+    """There is no such Run here; ask the backend."""
+
+    want: Want
+
+
+class Grant(msgspec.Struct, frozen=True):
+    """A role in an existing Run; an owner of one that has ended takes it up again.
+
+    Attributes:
+        relay: the Run's owner is on another node, so this node is a relay for it.
+        anew: the job starts once more in the same Run: what the former start said counts no more.
+    """
+
+    role: Role
+    reason: str
+    relay: bool = False
+    anew: bool = False
+
+
+class Wait(msgspec.Struct, frozen=True):
+    """Not decided yet; `until` is when to ask again at the latest."""
+
+    reason: str
+    until: float | None = None
+
+
+class Verify(msgspec.Struct, frozen=True):
+    """Look at the owner's process, then ask again."""
+
+    lease_id: str
+
+
+class Refuse(msgspec.Struct, frozen=True):
+    """Never, as asked. `error` names a class of `pluto_dist.errors`."""
+
+    error: str
+    message: str
+
+
+Decision = Create | Grant | Wait | Verify | Refuse
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a decision rests on.
+
+    Attributes:
+        run: the Run that the claim means, None if this coordinator knows none.
+        phase: its phase now.
+        owner: its owner's lease, if it has one that is alive.
+        parent: lease of the process that started the claim's process, if the claim joins that one's Run.
+        predecessor: lease of another process that has had the claim's rank in this start of the job.
+        members: live owner and workers.
+        ended: owner and workers of this start that have ended.
+        waiting_ranks: ranks of the same job and attempt that wait for a role, the claim's own included.
+        live_runs: for a claim without an id: display names of all live Runs.
+        verified: the owner was looked at for this claim and lives.
+        reporting: the backend is being told just now how the Run ended.
+        asked_at: when the first of those that wait with this claim asked.
+    """
+
+    run: Run | None
+    phase: Phase = "opening"
+    owner: Lease | None = None
+    parent: Lease | None = None
+    predecessor: Lease | None = None
+    members: tuple[Lease, ...] = ()
+    ended: tuple[Lease, ...] = ()
+    waiting_ranks: tuple[int, ...] = ()
+    live_runs: tuple[str, ...] = ()
+    verified: bool = False
+    reporting: bool = False
+    asked_at: float = 0.0
+
+
+RANK_ZERO_S = 5.0  # rank 0 may claim ownership this long after the first rank asked
+OWNER_WAIT_S = 30.0  # a job's rank 0 that resumes a live Run waits this long for its owner to go
+
+
+def decide_claim(claim: Claim, facts: Facts, now: float) -> Decision:
+    """The role of a claim, or why not yet, or why never."""
+    if claim.verb == "attach":
+        return _attach(claim, facts)
+    run = facts.run
+    if facts.parent is not None and facts.parent.state == "waiting":
+        return Wait("the process that started it has no role yet")
+    owns = claim.wanted in (None, "owner") and not relays(claim)
+    if run is None or (owns and sought(run)):
+        return _absent(claim, facts, now)
+    if claim.wanted == "side":
+        return _join("side", facts, "asked for")
+    newer = claim.job.attempt - run.attempt if same_job(claim, run) else 0
+    if newer < 0:
+        return Refuse(
+            "StaleEpochError", f"attempt {claim.job.attempt} of the job was replaced by attempt {run.attempt}"
+        )
+    if claim.wanted == "worker" and not relays(claim):
+        return Wait("its attempt has no owner yet") if newer else _join("worker", facts, "asked for")
+    return _in_run(claim, run, facts, now)
+
+
+def _in_run(claim: Claim, run: Run, facts: Facts, now: float) -> Decision:
+    """In a Run that is known here, for a process that does not say what it wants to be."""
+    if facts.parent is not None:
+        return _child(run, facts.parent)
+    if launched(claim, facts.owner):
+        return _launched(claim, run, facts)
+    if run.ended and facts.reporting:
+        return Wait("the Run is ending")
+    if relays(claim):
+        return _relayed(claim, facts)
+    if run.relay:
+        return _taken_over(claim, run, facts, now)
+    if same_job(claim, run):
+        return _same_job(claim, run, facts, now)
+    if facts.phase == "opening":
+        return Wait("the Run is being opened")
+    return _stranger(claim, run, facts, now)
+
+
+def same_job(claim: Claim, run: Run) -> bool:
+    """Whether the claim comes from the launch that owns the Run."""
+    return claim.job.key == run.job_key
+
+
+def resumes(claim: Claim) -> bool:
+    """Whether the caller means a Run that exists: it says so, or gives a number or display id."""
+    return claim.resume or (claim.run is not None and claim.run.external_id is None)
+
+
+def goes_on(claim: Claim) -> bool:
+    """Whether the claim takes a Run that exists; else an id of the caller's own is for a new one."""
+    return resumes(claim) or claim.run_from_env
+
+
+def _attach(claim: Claim, facts: Facts) -> Decision:
+    if claim.wanted == "owner":
+        return Refuse("OwnerExistsError", "attach() never owns a Run; use init(run_id=…, resume=True)")
+    if facts.run is None:
+        return _join_unknown(claim, facts)
+    return _join("worker" if claim.wanted == "worker" else "side", facts, "attached")
+
+
+def _join(role: Role, facts: Facts, reason: str) -> Decision:
+    """Beside an owner; a worker's word counts for that owner's Run, so it waits for one."""
+    run = facts.run
+    there = run is not None and (run.epoch > 0 or (bool(run.relay) and not run.opening))
+    if not there or (role == "worker" and facts.phase == "opening"):
+        return Wait("the Run is being opened")
+    return Grant(role, reason)
+
+
+def _join_unknown(claim: Claim, facts: Facts) -> Decision:
+    if claim.run is None and len(facts.live_runs) > 1:
+        listed = ", ".join(facts.live_runs)
+        return Refuse(
+            "AmbiguousRunError",
+            f"no run_id was given while {len(facts.live_runs)} Runs are live: {listed}; name one",
+        )
+    if claim.run is not None:
+        return Create("join")  # another node may have it, or it has ended long ago
+    return Wait("there is no live Run on this node yet")
+
+
+def _absent(claim: Claim, facts: Facts, now: float) -> Decision:
+    if relays(claim):
+        return Create("join")
+    if claim.wanted in ("side", "worker"):
+        return _join_unknown(claim, facts)
+    if claim.wanted != "owner" and not leads(claim.job):
+        waits = _for_lower_rank(claim, facts, now)
+        if waits is not None:
+            return waits
+    if claim.run is None:
+        return Create("create")
+    if claim.run.external_id is None:
+        return Create("resume")
+    return Create("either" if goes_on(claim) else "create")
+
+
+def _for_lower_rank(claim: Claim, facts: Facts, now: float) -> Wait | None:
+    """Rank 0 is preferred as owner for a while, after that the lowest rank that is there (R4)."""
+    deadline = facts.asked_at + RANK_ZERO_S
+    if now < deadline:
+        return Wait("rank 0 may still claim ownership", deadline)
+    lowest = min(facts.waiting_ranks, default=claim.job.rank)
+    return Wait(f"rank {lowest} owns this attempt") if claim.job.rank != lowest else None
+
+
+def launched(claim: Claim, owner: Lease | None) -> bool:
+    """Whether the claim comes from below the `pluto-dist run` that owns the Run."""
+    return owner is not None and claim.launched_by == owner.lease_id
+
+
+def _launched(claim: Claim, run: Run, facts: Facts) -> Decision:
+    """What the command starts works for the launcher's Run: its ranks, or the first process without one."""
+    if claim.wanted == "owner" and facts.owner is not None:
+        return _owner_lives(facts.owner, facts)
+    rank, attempt = claim.job.rank, claim.job.attempt
+    if rank is not None:
+        if attempt < run.attempt:
+            return Refuse("StaleEpochError", f"attempt {attempt} of the job was replaced by {run.attempt}")
+        again = facts.predecessor is not None and _works_alone(facts)
+        return Grant("worker", f"rank {rank} of the launcher's command", anew=again)
+    if any(member.role == "worker" and member.rank is None for member in facts.members):
+        return Grant("side", "started by the launcher's command")
+    again = bool(_workers(facts.ended)) and _works_alone(facts)
+    return Grant("worker", "started by the launcher's command", anew=again)
+
+
+def _works_alone(facts: Facts) -> bool:
+    """Whether all workers of the command so far have ended: it starts them once more."""
+    return not _workers(facts.members)
+
+
+def _workers(leases: tuple[Lease, ...]) -> tuple[Lease, ...]:
+    return tuple(lease for lease in leases if lease.role == "worker")
+
+
+def _child(run: Run, parent: Lease) -> Decision:
+    """A child that joins its parent's Run."""
+    role = role_below(parent)
+    if run.ended or role == "side":
+        return Grant("side", f"started by {parent.label}")
+    return Grant("worker", f"a child of {parent.label}")
+
+
+def _same_job(claim: Claim, run: Run, facts: Facts, now: float) -> Decision:
+    rank = claim.job.rank
+    if claim.job.attempt == run.attempt:
+        if facts.predecessor is not None and facts.phase != "restarting":
+            return _next_start(claim, run, facts, facts.predecessor, now)
+        if facts.owner is not None:
+            return _beside_owner(claim, facts.owner, facts)
+        if run.ended:
+            return Grant("side", "the Run has ended in this attempt of the job")
+        if run.owner is not None and not leads(claim.job):
+            return Grant("worker", "this attempt has had its owner")
+    if leads(claim.job) or claim.wanted == "owner":
+        return Grant("owner", f"rank {rank} of the job" if rank is not None else "its job's process")
+    reason = f"rank 0 has not claimed within {RANK_ZERO_S:g} s"
+    return _for_lower_rank(claim, facts, now) or Grant("owner", reason)
+
+
+def _next_start(claim: Claim, run: Run, facts: Facts, before: Lease, now: float) -> Decision:
+    """The same rank in another process: the job was started again, and names its Run."""
+    given = goes_on(claim)
+    if before.alive:
+        if not facts.verified:
+            return Verify(before.lease_id)
+        return Grant("side", "its rank is taken") if given else Refuse("RunExistsError", _exists(claim, run))
+    if not given and run.status not in ("RUNNING", "FAILED", "TERMINATED"):
+        return Refuse("RunExistsError", _exists(claim, run))
+    if facts.members or facts.phase == "finishing":
+        return Wait("the job's former start goes on")
+    free_at = max((member.ended_at or 0.0 for member in facts.ended), default=0.0)
+    facts = msgspec.structs.replace(facts, asked_at=max(facts.asked_at, free_at))
+    first = leads(claim.job) or claim.wanted == "owner"
+    waits = None if first else _for_lower_rank(claim, facts, now)
+    return waits or Grant("owner", "the job was started again", anew=True)
+
+
+def _beside_owner(claim: Claim, owner: Lease, facts: Facts) -> Decision:
+    rank = claim.job.rank
+    if claim.wanted == "owner" or rank is None or owner.identity.same_process(claim.identity):
+        return _owner_lives(owner, facts)
+    return Grant("worker", f"rank {rank} of the owner's job")
+
+
+def _relayed(claim: Claim, facts: Facts) -> Decision:
+    """A rank of a node without the owner; two launchers of one job may share a machine, though."""
+    owner = facts.owner
+    if owner is None:
+        return Grant("worker", f"rank {claim.job.rank}; the owner is on another node", relay=True)
+    if claim.job.launch and owner.opened.job.launch == claim.job.launch:
+        return Grant("worker", f"rank {claim.job.rank} of the owner's launch")
+    return Grant("side", "its owner is alive") if facts.verified else Verify(owner.lease_id)
+
+
+def _taken_over(claim: Claim, run: Run, facts: Facts, now: float) -> Decision:
+    """A process that may own a Run which this node only relayed for until now."""
+    if any(member.alive for member in facts.members):
+        return Grant("side", "the Run's owner is on another node")
+    if not (goes_on(claim) or run.opening):
+        return Refuse("RunExistsError", _exists(claim, run))
+    first = leads(claim.job) or claim.wanted == "owner"
+    waits = None if first else _for_lower_rank(claim, facts, now)
+    return waits or Grant("owner", "its job runs on this node now")
+
+
+def _stranger(claim: Claim, run: Run, facts: Facts, now: float) -> Decision:
+    """A process of another launch."""
+    if not goes_on(claim):
+        return Refuse("RunExistsError", _exists(claim, run))
+    if facts.phase == "restarting":
+        return Grant("side", "the Run waits for its own job to restart")
+    if facts.owner is not None:
+        return _owned(claim, facts.owner, facts, now)
+    if facts.phase == "finishing":
+        return Wait("the Run is ending")
+    first = leads(claim.job) or claim.wanted == "owner"
+    waits = None if first else _for_lower_rank(claim, facts, now)
+    return waits or Grant("owner", f"the Run was {facts.phase}")
+
+
+def _owned(claim: Claim, owner: Lease, facts: Facts, now: float) -> Decision:
+    if claim.wanted == "owner":
+        return _owner_lives(owner, facts)
+    if claim.job.rank == 0 and resumes(claim):
+        deadline = facts.asked_at + OWNER_WAIT_S
+        if now < deadline:
+            return Wait("its owner is alive; rank 0 of another job waits for it", deadline)
+        return _owner_lives(owner, facts)
+    return Grant("side", "its owner is alive") if facts.verified else Verify(owner.lease_id)
+
+
+def _owner_lives(owner: Lease, facts: Facts) -> Decision:
+    return Refuse("OwnerExistsError", owner_lives(owner)) if facts.verified else Verify(owner.lease_id)
+
+
+def owner_lives(owner: Lease) -> str:
+    """Who it is: role, pid, host, since when (epoch milliseconds)."""
+    return (
+        f"the Run has a live owner: {owner.role} {owner.label!r}, pid {owner.identity.pid} on "
+        f"{owner.identity.host}, since {owner.granted_ms}; attach() to log beside it, or end it first"
+    )
+
+
+def _exists(claim: Claim, run: Run) -> str:
+    return (
+        f"a Run with run_id {str(claim.run)!r} exists in project {run.project!r} "
+        f"({run.display_id or run.key}, {run.status}); nothing was changed. "
+        "Pass resume=True to go on with it, attach() to log beside it, or choose another run_id"
+    )
+
+
+def relays(claim: Claim) -> bool:
+    """Whether the owner of the claim's Run is on another node (R12): on node 0, unless somebody insists."""
+    named = claim.target.mode == "pluto" and claim.run is not None
+    fits = claim.wanted in (None, "worker") or claim.launcher  # each node may have a launcher of ours
+    return claim.verb == "init" and named and claim.job.node_rank > 0 and fits
+
+
+def sought(run: Run) -> bool:
+    """Whether the server was asked for a Run of another node and has not found it."""
+    return run.want == "join" and run.opening and run.epoch == 0
+
+
+def leads(job: Job) -> bool:
+    """Whether the others wait for it to claim ownership first: rank 0, or the first of a node without it."""
+    return job.rank in (None, 0) or (job.node_rank > 0 and job.local_rank == 0)

@@ -1,0 +1,133 @@
+"""Which process started which, and what follows from it for a claim (R4, R5).
+
+Two ways to be related to a process that holds a lease:
+
+* a part of its program: `multiprocessing` started the process, or it was forked. Such a child joins the Run
+  of its parent if its `init()` asks for nothing that its parent's did not ask for, and is a worker there;
+* a program that a rank started: it has inherited the rank's variables and is no second one of that rank. It
+  joins on the same terms, as a side.
+
+A child that asks for more has a Run of its own, and no part in its parent's job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from pluto_dist.core.values.ids import DEFAULT_PROJECT, Job, Role, RunRef
+from pluto_dist.core.values.lifecycle import Claim
+from pluto_dist.core.values.records import Lease, Run
+
+
+def parent_of(claim: Claim, live: Iterable[Lease]) -> Lease | None:
+    """The lease of the process that started the claim's process, as a part of itself or with its rank.
+
+    Of several leases of one process it is the newest, which is also the one that `pluto_dist.log()` means. A
+    side is nobody's parent: what it starts is not of the job.
+    """
+    opened = [lease for lease in live if lease.opened.verb == "init"]
+    leases = [lease for lease in opened if lease.role != "side" or lease.state == "waiting"]
+    for parent in claim.parents:
+        own = [lease for lease in leases if lease.identity.same_process(parent)]
+        if own:
+            return max(own, key=lambda lease: lease.opened.at)
+    if claim.job.rank is None:
+        return None
+    ranks = [lease for lease in leases if _place(lease.opened.job) == _place(claim.job)]
+    of_rank = (lease for lease in ranks if any(map(lease.identity.same_process, claim.ancestors)))
+    return next(of_rank, None)
+
+
+def asks_for_another(claim: Claim, parent: Lease, run: Run) -> bool:
+    """Whether a child wants another Run than its parent's; what it leaves out is as the parent has it."""
+    if claim.run is not None and not _named_by_launch(claim):
+        return not refers_to(claim.run, run, claim.project)
+    asked = parent.opened
+    another_name = claim.name not in (None, run.name, asked.name)
+    another_project = claim.project not in (DEFAULT_PROJECT, run.project, asked.project)
+    if another_name or another_project or claim.fork is not None or claim.again or claim.wanted == "owner":
+        return True
+    # Trials differ in their configs. Ranks of one job may, and the config of a side is kept apart.
+    trial = claim.job.rank is None and role_below(parent) == "worker"
+    return trial and bytes(claim.config) not in (b"{}", bytes(asked.config))
+
+
+def role_below(parent: Lease) -> Role:
+    """What a child is that joins: what a rank starts is no rank, so its end says nothing about the job."""
+    return "worker" if parent.opened.job.rank is None else "side"
+
+
+def is_trial(claim: Claim, beside: Iterable[Lease]) -> bool:
+    """Whether it is one of the children to which a launcher's command gives work.
+
+    Args:
+        claim: of a process below `pluto-dist run`, whose parent has no lease.
+        beside: leases of the launcher's Run.
+    """
+    if not claim.parents or claim.job.rank is not None:
+        return False
+    workers = (lease for lease in beside if lease.role == "worker")
+    return claim.name is not None or any(not lease.identity.same_process(claim.identity) for lease in workers)
+
+
+def inherits_rank(claim: Claim, parent: Lease) -> bool:
+    """Whether its rank is its parent's, so that it is none itself."""
+    return claim.job.rank is not None and claim.job.rank == parent.opened.job.rank
+
+
+def without_rank(claim: Claim) -> Claim:
+    """The claim of a process that has inherited its rank."""
+    return msgspec.structs.replace(claim, job=Job(key=claim.generated_id))
+
+
+def apart(claim: Claim, parent: Lease) -> Claim:
+    """The claim of a child that shares nothing with its parent's job."""
+    if inherits_rank(claim, parent):
+        claim = without_rank(_unnamed(claim) if _named_by_launch(claim) else claim)
+    return msgspec.structs.replace(claim, launched_by="")
+
+
+def unlaunched(claim: Claim) -> Claim:
+    """The claim of a trial; the id in its environment is the launcher's Run."""
+    return msgspec.structs.replace(_unnamed(claim) if claim.run_from_env else claim, launched_by="")
+
+
+def predecessor(claim: Claim, leases: Iterable[Lease]) -> Lease | None:
+    """The other process that has had the claim's rank in this start of the job.
+
+    A start gives each rank to one process. So the same rank in another process is the next start, whatever
+    has become of the first: `python train.py || python train.py` in one job step,
+    `torch.multiprocessing.spawn` once per fold, two scripts in one pod with its fixed RANK.
+    """
+    found = [
+        lease
+        for lease in leases
+        if claim.job.rank is not None
+        and _place(lease.opened.job) == _place(claim.job)
+        and not lease.identity.same_process(claim.identity)
+    ]
+    return max(found, key=lambda lease: lease.opened.at, default=None)
+
+
+def refers_to(ref: RunRef, run: Run, project: str) -> bool:
+    """Whether the caller's id means this Run; external ids are unique per project."""
+    if ref.external_id is not None:
+        return run.project == project and (ref in run.asked or run.external_id == ref.external_id)
+    if ref in run.asked:
+        return True
+    return run.id == ref.id if ref.id is not None else run.display_id == ref.display_id
+
+
+def _named_by_launch(claim: Claim) -> bool:
+    """Whether only the nodes of the job agreed on the Run's name (R12), and nobody asked for it."""
+    return claim.run_from_env and claim.run == RunRef(external_id=claim.job.shared_id)
+
+
+def _unnamed(claim: Claim) -> Claim:
+    return msgspec.structs.replace(claim, run=None, run_from_env=False)
+
+
+def _place(job: Job) -> tuple[str, int, int | None]:
+    return job.key, job.attempt, job.rank

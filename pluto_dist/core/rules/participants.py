@@ -1,0 +1,198 @@
+"""Participants: who writes, over restarts; what they are called, and who records what they print.
+
+What leases and participants are called (R7, G10): two live processes never share a participant.
+
+A participant is who writes, over restarts: `owner`, `rank3`, or a label. The next process with the same rank
+or label goes on with the same series, but only once the one before it has ended. Without a label nothing says
+that two processes do the same work, so each has a series of its own: `worker`, `worker-2`, `worker-3`. The
+process that `pluto-dist run` starts has a place, as a rank has: the next one goes on with its series.
+
+The node as a participant, and what it is called where a Run has several.
+
+It has a lease for its system metrics, but no process holds that.
+
+Such a lease is never alive, so it keeps nothing alive, has no say in a verdict, and is no attached process.
+
+Who is speaking, and who records it: the console of a Run with more than one participant.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import msgspec
+
+from pluto_dist.core.values.ids import Identity, Job, Role
+from pluto_dist.core.values.lifecycle import Claim
+from pluto_dist.core.values.records import Lease, Run
+
+RESERVED = re.compile(r"owner|node|(rank|attempt)\d.*")  # what other kinds of participants are called
+
+
+def label_of(lease: Lease, role: Role, others: Sequence[Lease], run: Run) -> str:
+    """What people call it; unique among live leases where series belong to labels.
+
+    The node's name is part of it on a relay, where other nodes may have processes without a label too.
+    """
+    rank = lease.opened.job.rank if role != "side" else None
+    given = lease.opened.label
+    if role == "owner" or rank is not None:
+        return given or (role if rank is None else f"rank{rank}")
+    if given is None and not _is_the_command(lease, role):
+        return _free(f"{role}-{run.relay}" if run.relay else role, _ever_used(lease, others, run))
+    given = given or role
+    wanted = f"{role}-{given}" if RESERVED.fullmatch(given) else given
+    return _free(wanted, {other.label for other in _others_alive(lease, others)})
+
+
+def participant_of(lease: Lease, role: Role, label: str, others: Iterable[Lease]) -> str:
+    """Who writes: series belong to this name."""
+    if role == "owner":
+        return "owner"
+    rank = lease.opened.job.rank if role == "worker" else None
+    taken = {other.participant for other in _others_alive(lease, others)}
+    return _free(label if rank is None else f"rank{rank}", taken)
+
+
+def late_participant(participant: str, attempt: int) -> str:
+    """Who writes what a superseded lease has still written (R7)."""
+    late = f"attempt{attempt}"
+    return late if participant == "owner" else f"{participant}/{late}"
+
+
+def _others_alive(lease: Lease, others: Iterable[Lease]) -> Iterable[Lease]:
+    return (other for other in others if other.alive and other.lease_id != lease.lease_id)
+
+
+def _is_the_command(lease: Lease, role: Role) -> bool:
+    return role == "worker" and bool(lease.opened.launched_by) and not lease.parent
+
+
+def _ever_used(lease: Lease, others: Iterable[Lease], run: Run) -> set[str]:
+    """Names that other processes have in this Run, or had; those of an earlier coordinator too."""
+    used = set(run.steps)
+    for other in others:
+        if other.alive or not other.identity.same_process(lease.identity):
+            used |= {other.label, other.participant}
+    return used
+
+
+def _free(wanted: str, taken: set[str]) -> str:
+    name, number = wanted, 2
+    while name in taken:
+        name, number = f"{wanted}-{number}", number + 1
+    return name
+
+
+NODE: Final = "node"
+LINES_OF_A_NODE = 1_000_000_000
+
+
+def is_node(lease: Lease) -> bool:
+    """Whether this is a node's own lease; no process has the pid 0."""
+    return lease.identity.pid == 0
+
+
+def node_lease(lease_id: str, member: Lease, host: str, at: float, wall_ms: int) -> Lease:
+    """A lease for the system metrics of the Run that `member` belongs to.
+
+    Args:
+        lease_id: of the new lease.
+        member: an owner or worker on this node; the folder lies beside its folder.
+        host: stands in the names of metrics, "" for the plain names.
+        at, wall_ms: now.
+    """
+    identity = Identity(member.identity.boot_id, member.identity.pid_ns, 0, 0, host=member.identity.host)
+    opened = msgspec.structs.replace(
+        member.opened,
+        identity=identity,
+        job=Job(key=""),
+        verb="attach",
+        label=host or None,
+        ancestors=(),
+        config=msgspec.Raw(b"{}"),
+        tags=(),
+        launcher=False,
+    )
+    return Lease(
+        lease_id=lease_id,
+        folder=member.folder.removesuffix(member.lease_id) + lease_id,
+        opened=opened,
+        state="ended",
+        run=member.run,
+        role="side",
+        label=NODE,
+        participant=NODE,
+        epoch=member.epoch,
+        attempt=member.attempt,
+        granted_at=at,
+        granted_ms=wall_ms,
+        ended_at=at,
+        ended_ms=wall_ms,
+    )
+
+
+def node_label(members: Iterable[Lease]) -> str:
+    """What the node is called in the names of its metrics; "" for a job of one node."""
+    return next((node_name(lease.opened) for lease in members if lease.opened.job.nodes > 1), "")
+
+
+def node_name(claim: Claim) -> str:
+    """`node1` within a job, the host's name for a node that no job knows.
+
+    Numbers and not hosts, since a job that is requeued elsewhere goes on with its series.
+    """
+    job = claim.job
+    if job.nodes > 1:
+        return f"node{job.node_rank}"
+    return claim.identity.host.partition(".")[0].replace("/", "_") or "elsewhere"
+
+
+def first_line(claim: Claim) -> int:
+    """Number of a relay's first console line: readers sort by number alone, so each node has a block."""
+    number = claim.job.node_rank or 1000 + zlib.crc32(node_name(claim).encode()) % 9000
+    return number * LINES_OF_A_NODE + 1
+
+
+COMMAND: Final = "command"  # what a launcher records is what its command says
+
+
+def speaker_of(lease: Lease, leases: Iterable[Lease], *, relayed: bool = False) -> str:
+    """The name in front of a line; "" for the only participant of its Run.
+
+    A rank of a job with several is never alone, also while the others have not come yet; nor is anybody on
+    a node that only relays.
+    """
+    several = relayed or ((lease.opened.job.world_size or 1) > 1 and not lease.opened.launcher)
+    others = (other.participant for other in leases if not is_node(other))
+    if not several and all(other in ("", lease.participant) for other in others):
+        return ""
+    return name_of(lease.rank, lease.label, launcher=lease.opened.launcher)
+
+
+def name_of(rank: int | None, label: str, *, launcher: bool) -> str:
+    """`rank3`, the label of a process without a rank, or `command` for what a launcher has started."""
+    if launcher:
+        return COMMAND
+    return f"rank{rank}" if rank is not None else label
+
+
+def relieved_launchers(leases: Iterable[Lease]) -> frozenset[str]:
+    """Leases of launchers below which a process records its own console: they record none meanwhile.
+
+    What a process prints passes through its launcher too, so one of the two has to be silent. It is the
+    launcher, because the process knows its rank, and which of its lines belong together.
+    """
+    return frozenset(
+        lease.opened.launched_by for lease in leases if lease.state == "active" and records_console(lease)
+    ) - {""}
+
+
+def records_console(lease: Lease) -> bool:
+    """Whether a process records what it prints: by itself an owner or worker outside of notebooks does."""
+    if lease.opened.console == "auto":
+        return lease.role != "side" and not lease.opened.notebook
+    return lease.opened.console != "off"

@@ -1,0 +1,196 @@
+"""Whose plain name a series is (R7, G10).
+
+The plain name belongs to the owner if it uses it, else to the lowest rank, else to the first side; every
+other participant's series gets a suffix from then on, over restarts too, and is never renamed back. A new
+name of a worker or side is held for up to two seconds so that the owner's declaration can come first.
+
+Final names of series (R7), for records that no coordinator has looked at as well as for the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from pluto_dist.core.values.backend import LogType
+from pluto_dist.core.values.book import Book
+from pluto_dist.core.values.document import Document
+from pluto_dist.core.values.records import SeriesOwner
+
+HOLD_S = 2.0
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """A participant that wants a plain name, and since when."""
+
+    participant: str
+    order: tuple[int, int]
+    since: float
+
+
+class Settled(msgspec.Struct, frozen=True):
+    """Final names by the names under which the participant logs; what is held; collisions to report."""
+
+    names: dict[str, str]
+    held_until: float | None = None
+    collisions: tuple[tuple[str, str, str], ...] = ()
+
+
+class SeriesNames:
+    """Settles names, one Run and participant at a time."""
+
+    def __init__(self, book: Book) -> None:
+        self._book = book
+        self._candidates: dict[str, dict[str, dict[str, Candidate]]] = {}
+
+    def settle(
+        self,
+        run: str,
+        participant: str,
+        names: dict[str, LogType],
+        *,
+        wait_for_owner: bool,
+        apart: bool,
+        now: float,
+    ) -> Settled:
+        """Final names for `names`; all of them, or those that need not wait.
+
+        Args:
+            apart: this participant's series get a suffix even where nobody has the plain name.
+        """
+        settled: dict[str, str] = {}
+        collisions: list[tuple[str, str, str]] = []
+        held: list[float] = []
+        for name, log_type in names.items():
+            series = self._book.series_of(run).get(name)
+            if apart and series is None:
+                series = self._book.put_series(run, name, SeriesOwner("", log_type))
+            if series is None or not (series.participant or apart or participant in series.others):
+                deadline = self._hold(run, participant, name, now) if wait_for_owner else now
+                if deadline > now:
+                    held.append(deadline)
+                    continue
+                series = self._give(run, participant, name, series or SeriesOwner("", log_type))
+            final, fresh = self._final(run, series, participant, name)
+            settled[name] = final
+            if fresh:
+                collisions.append((name, participant, final))
+        return Settled(settled, min(held, default=None), tuple(collisions))
+
+    def names_of(self, run: str, participant: str) -> dict[str, str | None]:
+        """All settled names of one participant, from the book."""
+        found: dict[str, str | None] = {}
+        for name, series in self._book.series_of(run).items():
+            if participant in series.others:
+                found[name] = series.others[participant]
+            elif series.participant == participant and not series.plain:
+                found[name] = name
+        return found
+
+    def forget(self, run: str) -> None:
+        """The Run is forgotten."""
+        self._candidates.pop(run, None)
+
+    def _hold(self, run: str, participant: str, name: str, now: float) -> float:
+        candidates = self._candidates.setdefault(run, {}).setdefault(name, {})
+        if participant not in candidates:
+            candidates[participant] = Candidate(participant, _order(participant, len(candidates)), now)
+        return min(candidate.since for candidate in candidates.values()) + HOLD_S
+
+    def _give(self, run: str, participant: str, name: str, series: SeriesOwner) -> SeriesOwner:
+        candidates = self._candidates.get(run, {}).pop(name, {})
+        candidates.setdefault(participant, Candidate(participant, _order(participant, len(candidates)), 0.0))
+        winner = min(candidates.values(), key=lambda candidate: candidate.order)
+        return self._book.put_series(
+            run, name, msgspec.structs.replace(series, participant=winner.participant)
+        )
+
+    def _final(self, run: str, series: SeriesOwner, participant: str, name: str) -> tuple[str, bool]:
+        known = series.others.get(participant)
+        if known is not None:
+            return known, False
+        if series.participant == participant and not series.plain:
+            return name, False
+        final = f"{name}/{participant}"
+        while final in self._book.series_of(run):  # somebody logs under that very name
+            final = f"{final}/{participant}"
+        others = {**series.others, participant: final}
+        self._book.put_series(run, name, msgspec.structs.replace(series, others=others))
+        self._book.put_series(run, final, SeriesOwner(participant, series.log_type, plain=name))
+        return final, True
+
+
+def _order(participant: str, arrival: int) -> tuple[int, int]:
+    """Owner first, then ranks by number, then sides by arrival."""
+    if participant == "owner":
+        return (0, 0)
+    if participant.startswith("rank") and participant[4:].isdigit():
+        return (1, int(participant[4:]))
+    return (2, arrival)
+
+
+class Names:
+    """The Run's series, to which new names are added in the order in which they are met.
+
+    Args:
+        document: of the Run.
+        more: owners that an earlier upload has settled.
+    """
+
+    def __init__(self, document: Document, more: dict[str, SeriesOwner]) -> None:
+        self._key = document.key
+        self._book = Book()
+        for name, owner in {**document.restore.series, **more}.items():
+            self._book.put_series(self._key, name, owner)
+        self._names = SeriesNames(self._book)
+        self._known: dict[str, dict[str, str | None]] = {}
+
+    def final(self, participant: str, logged: dict[str, LogType]) -> dict[str, str | None]:
+        """Final names of a participant's series, those of `logged` included; None leaves a series out."""
+        known = self._known.get(participant)
+        if known is None:
+            known = self._known[participant] = self._names.names_of(self._key, participant)
+        unknown = {name: kind for name, kind in logged.items() if name not in known}
+        if unknown:
+            settled = self._names.settle(
+                self._key, participant, unknown, wait_for_owner=False, apart=False, now=0.0
+            )
+            known.update(settled.names)
+        return known
+
+    @property
+    def series(self) -> dict[str, SeriesOwner]:
+        """All owners, to be kept in the mark."""
+        return dict(self._book.series_of(self._key))
+
+    def unregistered(self, registered: frozenset[str]) -> dict[str, LogType]:
+        """Final names that the server has not been told."""
+        named = self._book.series_of(self._key).items()
+        return {name: owner.log_type for name, owner in named if owner.participant and name not in registered}
+
+
+class FinalNames:
+    """Final names by the document's series.
+
+    Args:
+        series: owner of each plain name.
+    """
+
+    def __init__(self, series: Mapping[str, SeriesOwner]) -> None:
+        self._series = series
+        self._known: dict[tuple[str, str], str] = {}
+
+    def of(self, participant: str, name: str) -> str:
+        """The name under which a participant's series is known."""
+        key = (participant, name)
+        final = self._known.get(key)
+        if final is None:
+            final = self._known[key] = self._find(participant, name)
+        return final
+
+    def _find(self, participant: str, name: str) -> str:
+        owner = self._series.get(name)
+        if owner is None or not participant or owner.participant == participant:
+            return name
+        return owner.others.get(participant, f"{name}/{participant}")

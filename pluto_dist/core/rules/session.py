@@ -1,0 +1,113 @@
+"""A process's side of its lease: when to speak, when to start a coordinator, what is known.
+
+Pure: it gets what happened and the time, and says what to do. Nothing here is needed for `log()`; if nobody
+ever answers, the records and lifecycle entries are on disk all the same (G4, G12).
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from pluto_dist.core.values.messages import View
+
+RETRY_FIRST_S = 0.1  # an unanswered nudge is repeated after this time, then ever more slowly
+RETRY_CAP_S = 2.0
+ANSWER_S = 0.1  # a living coordinator usually answers within this time; else it is looked for
+LAUNCH_S = 0.5  # not more often than this, then ever more rarely: a start that fails costs something
+LAUNCH_CAP_S = 60.0
+RECONNECT_S = 5.0  # a silent socket is replaced after this time
+
+
+class Todo(msgspec.Struct, frozen=True):
+    """What to do now."""
+
+    send: bool = False
+    launch: bool = False  # if nobody listens
+    reconnect: bool = False
+
+
+class Session:
+    """One per lease.
+
+    Attributes:
+        view: what the coordinator said last, None before its first word.
+        entries: how many lifecycle entries have been written.
+        generation: of the coordinator that spoke last.
+
+    Args:
+        heartbeat_s: how often to speak when nothing happens.
+        now: CLOCK_BOOTTIME seconds.
+        listening: whether there is a socket; if not, a coordinator is started at once.
+    """
+
+    def __init__(self, heartbeat_s: float, now: float, *, listening: bool = True) -> None:
+        self._heartbeat_s = heartbeat_s
+        self.view: View | None = None
+        self.entries = 0
+        self.generation = 0
+        self._tries = 0
+        self._send_at = now
+        self._due = True
+        self._asked_at: float | None = None if listening else now - ANSWER_S
+        self._launch_at = now
+        self._launched_at = now - LAUNCH_S
+        self._launches = 0
+        self._reconnect_at = now + RECONNECT_S
+
+    @property
+    def settled(self) -> bool:
+        """Whether the coordinator has taken all entries."""
+        view = self.view
+        return view is not None and (view.folded >= self.entries or view.state == "refused")
+
+    def wrote(self, entries: int, now: float) -> None:
+        """The lifecycle stream has grown: speak at once."""
+        self.entries = max(self.entries, entries)
+        self.speak(now)
+
+    def speak(self, now: float) -> None:
+        """Somebody waits for an answer: speak at once, and do not put off a start of the coordinator."""
+        self._tries = self._launches = 0
+        self._send_at, self._due = now, True
+        self._launch_at = min(self._launch_at, max(now, self._launched_at + LAUNCH_S))
+
+    def heard(self, view: View, now: float) -> bool:
+        """The coordinator spoke; True if it is another one than before, which has no API key yet."""
+        fresh = view.generation != self.generation
+        self.generation = view.generation
+        self.view = view
+        self._asked_at = None
+        self._reconnect_at = now + RECONNECT_S
+        self._launch_at = now
+        self._launches = 0
+        if self.settled and not self._due:  # what it answers may be older than what is due
+            self._tries = 0
+            self._send_at = now + self._heartbeat_s
+        return fresh
+
+    def next(self, now: float) -> Todo:
+        """What to do at this instant; call again at `deadline`."""
+        silent = self._asked_at is not None and now >= self._asked_at + ANSWER_S
+        launch = silent and now >= self._launch_at
+        reconnect = self._asked_at is not None and now >= self._reconnect_at
+        send = now >= self._send_at
+        if launch:
+            self._launched_at = now
+            self._launch_at = now + min(LAUNCH_CAP_S, LAUNCH_S * 2.0**self._launches)
+            self._launches = min(self._launches + 1, 8)
+        if reconnect:
+            self._reconnect_at = now + RECONNECT_S
+        if send:
+            self._due = False
+            if self._asked_at is None:
+                self._asked_at = now
+                self._reconnect_at = max(self._reconnect_at, now + RECONNECT_S)
+            self._send_at = now + min(RETRY_CAP_S, RETRY_FIRST_S * 2.0**self._tries)
+            self._tries = min(self._tries + 1, 8)
+        return Todo(send=send, launch=launch, reconnect=reconnect)
+
+    def deadline(self) -> float:
+        """When `next` has something to say, if nothing happens before."""
+        if self._asked_at is None:
+            return self._send_at
+        return min(self._send_at, max(self._asked_at + ANSWER_S, self._launch_at), self._reconnect_at)

@@ -1,0 +1,332 @@
+"""Whether the end of a Run has come, and which status it has: one status, its reason, the first failure.
+
+What the end of a Run is: one status, its reason and the first failure (R9, R10).
+
+Evidence ranks by kind within two seconds of the first, because the first to arrive is often a victim: after
+the SIGKILL of one rank its peers raise communication errors within 23 ms, before the launcher's SIGTERM
+reaches anybody (seen). What follows the first SIGTERM is its consequence.
+
+A script that ends has done its work. A notebook's kernel is restarted or shut down with the same exit code
+whatever its cells have done, so only `finish()` completes a Run there.
+
+When the end of a Run has come (R6, R10).
+
+`assess` is the one place that knows. It gets facts and the time, and returns the phase of the Run, the reason
+for people, the next instant at which the answer may change, and, once it is certain, the verdict. The
+coordinator acts on it, the status page prints it, the tests call it.
+
+Facts are members (owner and workers of the current epoch) with their ends and evidence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+import msgspec
+
+from pluto_dist.core.values.backend import (
+    Status,
+    StatusReport,
+)
+from pluto_dist.core.values.lifecycle import Evidence
+from pluto_dist.core.values.records import Failure, Lease, Run, Verdict
+
+DRAIN_S = 10.0  # workers may end, and fail, this long after the owner said its last word
+RANKING_WINDOW_S = 2.0  # evidence this close together is ranked by kind, then by time
+
+STOP_SIGNALS = frozenset({"SIGTERM", "SIGINT", "SIGHUP"})
+STOP_CODES = frozenset({128 + 1, 128 + 2, 128 + 15})  # what shells make of those signals
+
+
+def decide(run: Run, members: tuple[Lease, ...]) -> Verdict:
+    """The final status that the evidence of all members makes, with its reason and first failure."""
+    owner = next((member for member in members if member.lease_id == run.owner), None)
+    first = first_failure(run, members)
+    if owner is not None and owner.finish_code is not None:
+        status = status_of_code(owner.finish_code)
+        return Verdict(status, f"the owner called finish(code={owner.finish_code})", first and first[1])
+    if first is None and owner is not None and owner.by_exit and owner.opened.notebook:
+        return Verdict("TERMINATED", "the notebook's kernel ended before finish() was called")
+    if first is None:
+        return Verdict("COMPLETED", "the owner ended and nobody failed")
+    stop, failure = first
+    who = who_failed(failure)
+    if stop:
+        by = failure.signal or failure.type or f"exit code {failure.exit_code}"
+        return Verdict("TERMINATED", f"{who} was asked to stop by {by}", failure)
+    return Verdict("FAILED", f"{who} failed first: {describe(failure)}", failure)
+
+
+def first_failure(run: Run, members: tuple[Lease, ...]) -> tuple[bool, Failure] | None:
+    """The cause among all evidence: (whether it is a request to stop, the failure), None if nobody failed."""
+    limit = _evidence_limit(run, members)
+    found = sorted(
+        ((evidence, member) for member in members for evidence in _counting(member) if evidence.at <= limit),
+        key=lambda pair: _since(pair[0]),
+    )
+    if any(not evidence.command_pid for evidence, _ in found):
+        found = [pair for pair in found if not pair[0].command_pid]
+    stop_at = min((evidence.at for evidence, _ in found if is_stop(evidence)), default=None)
+    if stop_at is not None:
+        found = [pair for pair in found if is_stop(pair[0]) or _since(pair[0]) < stop_at]
+    if not found:
+        return None
+    window_end = _since(found[0][0]) + RANKING_WINDOW_S
+    window = [pair for pair in found if _since(pair[0]) <= window_end]
+    evidence, member = min(window, key=lambda pair: (_severity(pair[0]), _since(pair[0])))
+    return is_stop(evidence), _failure(evidence, member)
+
+
+def _evidence_limit(run: Run, members: tuple[Lease, ...]) -> float:
+    """After the owner's `finish()` and the drain deadline a worker's failure is only an event."""
+    for member in members:
+        if member.lease_id == run.owner and member.end_reason == "finished" and member.ended_at is not None:
+            return member.ended_at + DRAIN_S
+    return float("inf")
+
+
+def is_stop(evidence: Evidence) -> bool:
+    """A request to stop, and not a fault: SIGTERM and its like, or the exit code that shells make of it."""
+    if evidence.kind == "exit":
+        return evidence.exit_code in STOP_CODES
+    if evidence.kind == "exception":
+        return evidence.type == "KeyboardInterrupt"
+    return evidence.signal in STOP_SIGNALS
+
+
+def is_failure(evidence: Evidence) -> bool:
+    """Whether it speaks against COMPLETED; an exit with code 0 does not."""
+    return not (evidence.kind == "exit" and evidence.exit_code == 0)
+
+
+def _counting(member: Lease) -> tuple[Evidence, ...]:
+    """Failures; a request to stop that was ignored is one only if the process did not end well after it."""
+    found = tuple(filter(is_failure, member.evidence))
+    return found if any(not evidence.ignored for evidence in found) else ()
+
+
+def _severity(evidence: Evidence) -> int:
+    if is_stop(evidence):
+        return 3
+    if evidence.communication:
+        return 2
+    return 1 if evidence.kind in ("exception", "exit") else 0
+
+
+def _since(evidence: Evidence) -> float:
+    """Since when it may have been so: a death may be noticed long after it happened."""
+    return evidence.at if evidence.alive_until is None else evidence.alive_until
+
+
+def _failure(evidence: Evidence, member: Lease) -> Failure:
+    return Failure(
+        role=member.role,
+        label="command" if evidence.command_pid else member.label,
+        rank=member.rank,
+        host=member.identity.host,
+        pid=evidence.command_pid or member.identity.pid,
+        attempt=member.attempt,
+        kind=evidence.kind,
+        type=evidence.type,
+        message=evidence.message,
+        signal=evidence.signal,
+        exit_code=evidence.exit_code,
+        traceback=evidence.traceback,
+        oom=evidence.oom,
+        at=evidence.wall_ms,
+    )
+
+
+def status_of_code(code: int) -> Status:
+    """Status of an explicit `finish(code=…)`: 0 completed; 2, 15 and 128 + signal terminated; else failed."""
+    if code == 0:
+        return "COMPLETED"
+    return "TERMINATED" if code in (2, 15) or code in STOP_CODES else "FAILED"
+
+
+def describe(failure: Failure | Evidence) -> str:
+    """One line: what happened."""
+    if failure.oom:
+        return "killed by the kernel for want of memory (OOM)"
+    if failure.signal:
+        return f"killed by {failure.signal}"
+    if failure.kind == "exception":
+        return f"{failure.type}: {failure.message}" if failure.message else failure.type
+    if failure.kind == "exit":
+        return f"exit code {failure.exit_code}"
+    return failure.message or "its process vanished"
+
+
+def who_failed(failure: Failure) -> str:
+    """Rank or label, with pid and host."""
+    name = f"rank {failure.rank}" if failure.rank is not None else (failure.label or failure.role)
+    return f"{name} (pid {failure.pid} on {failure.host})"
+
+
+Phase = Literal["opening", "running", "orphaned", "restarting", "detached", "finishing", "ended"]
+
+ORPHAN_S = 2.0  # a dead owner's place is kept this long for a successor
+RESTART_WINDOW_S = 120.0  # a launcher with restarts left gets this long to restart
+EXIT_S = 30.0  # an interpreter that has begun to exit is gone by then, or its exit code does not count
+LAUNCHER_GONE_S = 35.0  # torchrun itself waits 30 s between SIGTERM and SIGKILL
+DETACHED_S = 3600.0  # grace after the last owner or worker closed
+
+
+class Assessment(msgspec.Struct, frozen=True):
+    """What the facts mean now.
+
+    Attributes:
+        phase: inner phase of the Run, never sent to the server.
+        reason: for people.
+        deadline: when to ask again although nothing happened, None if only an event can change it.
+        verdict: set once the end is certain.
+        expected: what the verdict will be, unless an exit code that is awaited says otherwise.
+    """
+
+    phase: Phase
+    reason: str
+    deadline: float | None = None
+    verdict: Verdict | None = None
+    expected: Verdict | None = None
+
+
+def assess(run: Run, members: tuple[Lease, ...], now: float) -> Assessment:
+    """Phase and, if it is certain, the verdict of a Run; `members` as given by `members_of`."""
+    if run.verdict is not None:
+        return Assessment("ended", run.verdict.reason, None, run.verdict)
+    if run.relay:
+        return _relayed(run, members, now)
+    owner = next((lease for lease in members if lease.lease_id == run.owner), None)
+    if owner is None:
+        return Assessment("opening", "no owner yet")
+    if owner.alive:
+        return _with_owner(run, members, now)
+    if owner.end_reason == "closed":
+        return _detached(run, members, now)
+    return _without_owner(run, owner, members, now)
+
+
+def outlook(run: Run, members: tuple[Lease, ...]) -> Verdict | None:
+    """The end, if nothing else became known of a Run whose members have all ended, None otherwise.
+
+    It stands in the Run's document in case this node does not come back: the evidence is here only. It is no
+    verdict: an exit code, a restart or a new owner may still change it.
+    """
+    owner = next((lease for lease in members if lease.lease_id == run.owner), None)
+    if run.ended or run.relay or owner is None or owner.end_reason == "closed":
+        return None
+    if any(member.alive for member in members):
+        return None
+    return decide(run, members)
+
+
+def members_of(run: Run, leases: tuple[Lease, ...]) -> tuple[Lease, ...]:
+    """Owner and workers whose evidence counts: those of the current epoch."""
+    return tuple(
+        lease
+        for lease in leases
+        if lease.epoch == run.epoch
+        and lease.role in ("owner", "worker")
+        and lease.run == run.key
+        and lease.state in ("active", "ended")
+        and lease.end_reason != "superseded"
+    )
+
+
+def _relayed(run: Run, members: tuple[Lease, ...], now: float) -> Assessment:
+    """The owner is on another node (R12): a verdict is never made here, only whether the job goes on here."""
+    if any(member.alive for member in members):
+        return Assessment("running", "its owner is on another node")
+    if members and restarts_left(run):
+        deadline = _last_end(members) + RESTART_WINDOW_S
+        if now < deadline:
+            return Assessment("restarting", "all members ended, the launcher has restarts left", deadline)
+    return Assessment("detached", "nobody of its job is on this node; its owner is on another one")
+
+
+def _with_owner(run: Run, members: tuple[Lease, ...], now: float) -> Assessment:
+    if run.launcher_gone_at is None:
+        return Assessment("running", "its owner is alive")
+    deadline = run.launcher_gone_at + LAUNCHER_GONE_S
+    if now < deadline:
+        return Assessment("running", "the launcher is gone, its ranks are still alive", deadline)
+    verdict = decide(run, members)
+    if verdict.status == "COMPLETED":
+        verdict = Verdict("FAILED", "launcher gone: its ranks outlived it")
+    return Assessment("finishing", verdict.reason, None, verdict)
+
+
+def _detached(run: Run, members: tuple[Lease, ...], now: float) -> Assessment:
+    if any(member.alive for member in members):
+        return Assessment("detached", "the owner closed the Run, workers go on")
+    if run.prior is not None:
+        return Assessment("finishing", "closed again without an end of its own", None, run.prior.verdict)
+    deadline = _last_end(members) + DETACHED_S
+    if now < deadline:
+        return Assessment("detached", "the owner closed the Run; it may be taken up again", deadline)
+    verdict = decide(run, members)
+    if verdict.status == "COMPLETED":
+        verdict = Verdict("TERMINATED", "detached: nobody took the Run up again")
+    return Assessment("finishing", verdict.reason, None, verdict)
+
+
+def _without_owner(run: Run, owner: Lease, members: tuple[Lease, ...], now: float) -> Assessment:
+    awaited = [member for member in members if _exit_code_is_coming(member, now)]
+    everybody_ended = not any(member.alive for member in members)
+    verdict = decide(run, members)
+    if awaited:
+        expected = verdict if everybody_ended else None
+        return Assessment(
+            "finishing", "exit codes are awaited", _last_end(awaited) + EXIT_S, expected=expected
+        )
+    if restarts_left(run) and not (everybody_ended and verdict.status == "COMPLETED"):
+        return _restarting(members, now, verdict)
+    silent = owner.end_reason == "died"
+    if everybody_ended and not silent:
+        return Assessment("finishing", verdict.reason, None, verdict)
+    deadline = _last_end((owner,)) + (ORPHAN_S if silent else DRAIN_S)
+    if now >= deadline:
+        return Assessment("finishing", verdict.reason, None, verdict)
+    if silent:
+        return Assessment("orphaned", "the owner died without a word", deadline)
+    return Assessment("finishing", "the owner has ended, workers are still alive", deadline)
+
+
+def _exit_code_is_coming(member: Lease, now: float) -> bool:
+    return member.code_awaited and member.ended_at is not None and now < member.ended_at + EXIT_S
+
+
+def _restarting(members: tuple[Lease, ...], now: float, verdict: Verdict) -> Assessment:
+    if verdict.status == "COMPLETED":
+        return Assessment("finishing", "the owner has ended, workers are still alive")
+    if any(member.alive for member in members):
+        return Assessment("restarting", "a member failed, the launcher has restarts left")
+    deadline = _last_end(members) + RESTART_WINDOW_S
+    if now < deadline:
+        return Assessment("restarting", "all members ended, the launcher has restarts left", deadline)
+    return Assessment("finishing", verdict.reason, None, verdict)
+
+
+def restarts_left(run: Run) -> bool:
+    """Whether the launcher lives and may start the ranks once more."""
+    return run.launcher is not None and run.launcher_gone_at is None and run.attempt < run.max_restarts
+
+
+def _last_end(members: Iterable[Lease]) -> float:
+    return max(member.ended_at for member in members if member.ended_at is not None)
+
+
+_encoder = msgspec.json.Encoder()
+
+
+def status_report(run: Run) -> StatusReport:
+    """The terminal status with its reason and first failure; replaces whatever metadata there was."""
+    assert run.verdict is not None  # noqa: S101 # only Runs with a verdict are reported
+    metadata = {
+        "reason": run.verdict.reason,
+        "first_failure": run.verdict.first_failure,
+        "attempts": run.attempts,
+    }
+    body = _encoder.encode(metadata) if run.verdict.status != "COMPLETED" else None
+    return StatusReport(run.verdict.status, body, run.ended_ms or 0)

@@ -1,0 +1,320 @@
+"""What the coordinator asks of a backend, what comes of it, and what a backend has to be able to do.
+
+What became of a request to a backend: one closed set, whatever the transport.
+
+Only `Delivered` moves a cursor. `Unknown` is the honest answer when a request may or may not have been
+carried out; whether it may be repeated is decided by the kind of stream (G6), not by the backend.
+
+How long to wait after a failure, so that a server that is down is asked ever more rarely.
+
+What the coordinator asks of a backend and what comes back: values only.
+
+What a backend can do. All calls block and run in the coordinator's worker threads.
+
+A backend translates; it decides nothing. It keeps no state that must survive: cursors, names and statuses
+belong to the coordinator. Every method may be called again after a crash with the same arguments.
+
+Two implementations are shipped: `local` (the store) and `pluto` (the HTTP server). The contract suite in
+`tests/adapters` runs against both and against the in-memory one.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+import msgspec
+
+from pluto_dist.core.values.ids import RunRef
+from pluto_dist.core.values.lifecycle import Target
+
+
+class Delivered(msgspec.Struct, frozen=True, tag="delivered"):
+    """The backend accepted it."""
+
+
+class Retry(msgspec.Struct, frozen=True, tag="retry"):
+    """Certainly not carried out; may be sent again.
+
+    Attributes:
+        reason: for people.
+        after_s: the earliest time for another try, if the backend said one.
+        key_problem: the API key is the cause; everything waits until there is another one.
+    """
+
+    reason: str
+    after_s: float | None = None
+    key_problem: bool = False
+
+
+class Rejected(msgspec.Struct, frozen=True, tag="rejected"):
+    """Will never be accepted as it is.
+
+    Attributes:
+        reason: for people.
+        good: how many lines before the culprit are acceptable, if it was found before anything was sent;
+            None if the backend said no, which may have taken some lines already.
+    """
+
+    reason: str
+    good: int | None = None
+
+
+class Unknown(msgspec.Struct, frozen=True, tag="unknown"):
+    """The request may have been carried out: no answer, or one that breaks off."""
+
+    reason: str
+
+
+Outcome = Delivered | Retry | Rejected | Unknown
+
+
+BACKOFF_FIRST_S = 0.5
+BACKOFF_CAP_S = 30.0
+
+
+def backoff_s(failures: int, jitter: float) -> float:
+    """Between half and all of min(cap, first * 2 ** failures)."""
+    ceiling = min(BACKOFF_CAP_S, BACKOFF_FIRST_S * 2.0 ** min(failures, 16))
+    return ceiling * (0.5 + jitter / 2)
+
+
+Status = Literal["RUNNING", "COMPLETED", "FAILED", "TERMINATED", "CANCELLED"]
+LogType = Literal[
+    "METRIC", "IMAGE", "VIDEO", "AUDIO", "FILE", "TEXT", "ARTIFACT", "HISTOGRAM", "TABLE", "DATA"
+]
+Want = Literal["create", "resume", "either", "join"]
+StreamKind = Literal["metrics", "data", "console", "files", "lifecycle"]
+
+
+class OpenRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Create a Run, or go on with one.
+
+    Attributes:
+        key: the coordinator's own id of the Run; folder name in the store.
+        want: `create` makes a new Run and must not touch an existing one; `resume` reopens an existing one;
+            `either` takes what there is (ids from the environment, shared ids of several nodes); `join` finds
+            a Run that another node owns, and leaves it as it is.
+        launch: tells the launch of a job of several nodes from an earlier one of the same Run; "" otherwise.
+        external_id: always set for `create` and `either`, so that a lost answer cannot make a second Run.
+        id, display_id: for `resume` by number or display id.
+        parent, fork_step: the Run that this one continues; the backend resolves the lineage.
+        parent_record: the parent's document, if the coordinator has it; b"" otherwise.
+        created_ms: when the Run was begun, which may be long before it is opened; None for now.
+        system_metadata: JSON object, what is known of the machine, for a new Run.
+        asked_s: seconds since a call for this may have reached the backend first; None if none has.
+    """
+
+    key: str
+    target: Target
+    want: Want
+    project: str
+    name: str
+    external_id: str | None = None
+    id: int | None = None
+    display_id: str | None = None
+    tags: tuple[str, ...] = ()
+    config: bytes = b"{}"
+    parent: RunRef | None = None
+    parent_record: bytes = b""
+    fork_step: int | None = None
+    created_ms: int | None = None
+    updated_ms: int | None = None
+    launch: str = ""
+    system_metadata: bytes = b"{}"
+    asked_s: float | None = None
+
+
+class RunOpened(msgspec.Struct, frozen=True, kw_only=True, tag="opened"):
+    """The Run is RUNNING on the backend.
+
+    Attributes:
+        project: the Run's true project; ingest must use this one.
+        resumed: the Run existed before.
+        was_status: the status it had before this call, None if new or not known.
+        tags, config: what the backend has now, None where it does not say.
+        record: the stored document of a local Run, b"" otherwise.
+        parent_config, parent_tags: what a fork may inherit.
+    """
+
+    id: int
+    display_id: str
+    project: str
+    url: str
+    resumed: bool
+    name: str | None = None
+    was_status: Status | None = None
+    tags: tuple[str, ...] | None = None
+    config: bytes | None = None
+    created_ms: int | None = None
+    fork_run_id: int | None = None
+    fork_step: int | None = None
+    record: bytes = b""
+    parent_config: bytes = b"{}"
+    parent_tags: tuple[str, ...] = ()
+
+
+class Reopened(msgspec.Struct, frozen=True):
+    """An ended Run that asking has set to RUNNING, and what it was.
+
+    Attributes:
+        since_ms: since when it had that status, None if that is not known.
+    """
+
+    id: int
+    project: str
+    status: Status
+    since_ms: int | None
+
+
+class Refused(msgspec.Struct, frozen=True, tag="refused"):
+    """The backend said no, for good.
+
+    Attributes:
+        error: name of the class in `pluto_dist.errors`.
+        reopened: what asking has changed, and what therefore has to be put back.
+    """
+
+    error: str
+    message: str
+    reopened: Reopened | None = None
+
+
+class Unavailable(msgspec.Struct, frozen=True, tag="unavailable"):
+    """No answer, or one that says "later"; the Run is provisional meanwhile.
+
+    Attributes:
+        absent: the backend answers, and has no such Run yet.
+        untouched: nothing that this attempt did can have changed anything.
+    """
+
+    reason: str
+    after_s: float | None = None
+    absent: bool = False
+    untouched: bool = False
+
+
+OpenResult = RunOpened | Refused | Unavailable
+
+
+class Uploaded(msgspec.Struct, frozen=True, kw_only=True):
+    """What `sync` has uploaded of a Run from the store: lease -> stream -> segment -> bytes, and its end."""
+
+    offsets: dict[str, dict[str, dict[int, int]]]
+    next_line: int
+    external_id: str
+    status: Status | None
+
+
+class BackendRun(msgspec.Struct, frozen=True):
+    """What a backend needs to know of an open Run."""
+
+    key: str
+    target: Target
+    id: int
+    project: str
+    name: str = ""
+
+
+class TagsChange(msgspec.Struct, frozen=True):
+    """Tags as this node wants them, and as it last knew them to be; None if it never knew."""
+
+    wanted: tuple[str, ...]
+    base: tuple[str, ...] | None
+
+
+class StatusReport(msgspec.Struct, frozen=True):
+    """A status with its reason; `metadata` is a JSON object or None to clear the old one."""
+
+    status: Status
+    metadata: bytes | None
+    at_ms: int
+
+
+class Beat(msgspec.Struct, frozen=True):
+    """Answer to a sign of life."""
+
+    outcome: Outcome
+    status: Status | None = None
+
+
+class Batch(msgspec.Struct, frozen=True, kw_only=True):
+    """A cut of one segment of one stream.
+
+    Attributes:
+        lease_id, stream, segment, start: where it was cut; `start` is the offset of `raw` in the segment.
+        raw: the bytes of the segment, frames and all; the local backend copies them.
+        lines: the payloads of the record frames in `raw`, each a request line with its newline, with names
+            already replaced where a series has a suffix; the server's backend joins them.
+        last: nothing follows for now.
+    """
+
+    lease_id: str
+    stream: str
+    kind: StreamKind
+    segment: int
+    start: int
+    raw: bytes
+    lines: tuple[bytes, ...]
+    last: bool = False
+
+
+class Backend(Protocol):
+    """See the module's docstring."""
+
+    def open(self, request: OpenRequest) -> OpenResult:
+        """Creates or reopens a Run."""
+        ...
+
+    def deliver(self, run: BackendRun, batch: Batch) -> Outcome:
+        """Sends one batch; `Delivered` means all of it."""
+        ...
+
+    def register(self, run: BackendRun, names: dict[str, LogType]) -> Outcome:
+        """Makes names known before their first delivery."""
+        ...
+
+    def report(self, run: BackendRun, report: StatusReport) -> Outcome:
+        """Sets the status."""
+        ...
+
+    def put_tags(
+        self, run: BackendRun, tags: tuple[str, ...], base: tuple[str, ...] | None = None
+    ) -> Outcome:
+        """Makes the tags these; with `base` only what differs from it, and what others did to them stays."""
+        ...
+
+    def merge_config(self, run: BackendRun, patch: bytes) -> Outcome:
+        """Merges a JSON object deeply into the config."""
+        ...
+
+    def beat(self, run: BackendRun) -> Beat:
+        """Says that the job lives, and learns whether somebody cancelled it."""
+        ...
+
+    def revive(self, run: BackendRun) -> Outcome:
+        """Takes back an end that nobody meant: the server marks a Run FAILED that was silent for too long.
+
+        Any other end stays as it is. Without this, the true status could not replace the wrong one.
+        """
+        ...
+
+    def put_back(self, reopened: Reopened) -> Outcome:
+        """Ends a Run again as it was ended before asking reopened it, unless somebody has gone on with it."""
+        ...
+
+    def close(self) -> None:
+        """Gives back connections."""
+        ...
+
+
+KINDS: dict[str, StreamKind] = {
+    "metrics": "metrics",
+    "data": "data",
+    "console": "console",
+    "files": "files",
+}
+
+
+def kind_of(stream: str) -> StreamKind | None:
+    """Kind of a stream; a forked child's chain is `<kind>.p<pid>`. None for the lifecycle."""
+    return KINDS.get(stream.partition(".")[0])

@@ -1,0 +1,280 @@
+"""Everything that the coordinator remembers, and what of it has changed.
+
+Records are replaced, never altered. `take_changes` gives what the next transaction has to hold; loading the
+same saves into a fresh book gives the same book.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Generic, TypeVar
+
+import msgspec
+
+from pluto_dist.core.values.backend import LogType
+from pluto_dist.core.values.effects import Commit, Save
+from pluto_dist.core.values.records import Feed, Lease, Point, Restoration, Run, RunEvent, SeriesOwner
+
+V = TypeVar("V", bound=msgspec.Struct)
+
+
+class Config(msgspec.Struct, frozen=True):
+    """A Run's config.
+
+    Attributes:
+        body: the merged config, a JSON object.
+        given: what the owner gave at init; a worker that gives the same has nothing of its own.
+        sides: a side's own config by its label, so that an eval's learning rate is not the training's.
+    """
+
+    body: bytes = b"{}"
+    given: bytes = b"{}"
+    sides: dict[str, bytes] = {}
+
+
+class Points(msgspec.Struct, frozen=True):
+    """What one lease has contributed to the series of its Run, by final name; `count` is over all series."""
+
+    run: str
+    series: dict[str, Point] = {}
+    count: int = 0
+
+
+class History(msgspec.Struct, frozen=True):
+    """The events of one Run, oldest first; leases that an earlier coordinator granted, as they were shown."""
+
+    events: tuple[RunEvent, ...] = ()
+    past_leases: bytes = b"[]"
+
+
+class Table(Generic[V]):
+    """Records by key; remembers which were put or deleted since the last `take`."""
+
+    def __init__(self, name: str, kind: type[V], *, durable: bool) -> None:
+        self.name = name
+        self.kind = kind
+        self.durable = durable
+        self._rows: dict[str, V] = {}
+        self._changed: dict[str, None] = {}
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._rows
+
+    def __iter__(self) -> Iterator[V]:
+        return iter(tuple(self._rows.values()))
+
+    def __getitem__(self, key: str) -> V:
+        return self._rows[key]
+
+    def all_keys(self) -> tuple[str, ...]:
+        return tuple(self._rows)
+
+    def get(self, key: str) -> V | None:
+        return self._rows.get(key)
+
+    def put(self, key: str, value: V) -> V:
+        if self._rows.get(key) is not value:
+            self._rows[key] = value
+            self._changed[key] = None
+        return value
+
+    def delete(self, key: str) -> None:
+        if self._rows.pop(key, None) is not None:
+            self._changed[key] = None
+
+    def load(self, key: str, value: V) -> None:
+        """Puts a record that is on disk already."""
+        self._rows[key] = value
+
+    def take(self) -> list[Save]:
+        saves = [Save(self.name, key, self._rows.get(key)) for key in self._changed]
+        self._changed.clear()
+        return saves
+
+
+def feed_key(lease_id: str, target: str, stream: str) -> str:
+    """Key of a feed."""
+    return f"{lease_id}/{target}/{stream}"
+
+
+def past_key(run: str) -> str:
+    """Key of the points that an earlier coordinator counted."""
+    return f"{run}:past"
+
+
+class Book:
+    """The tables. Keys: Run key; lease id; `lease/target/stream`; `run/name`; a number at the server."""
+
+    def __init__(self) -> None:
+        self.runs = Table("runs", Run, durable=True)
+        self.leases = Table("leases", Lease, durable=True)
+        self.configs = Table("configs", Config, durable=True)
+        self.series = Table("series", SeriesOwner, durable=True)
+        self.histories = Table("histories", History, durable=True)
+        self.feeds = Table("feeds", Feed, durable=False)
+        self.points = Table("points", Points, durable=False)
+        self.restorations = Table("restorations", Restoration, durable=True)
+        self._deleted: list[str] = []
+        self._by_run: dict[str, dict[str, None]] = {}
+        self._live: dict[str, None] = {}
+        self._feeds_of: dict[str, dict[str, None]] = {}
+        self._series_of: dict[str, dict[str, SeriesOwner]] = {}
+        self._unregistered: dict[str, dict[str, LogType]] = {}
+        self.tables: dict[str, Table[msgspec.Struct]] = {
+            table.name: table  # type: ignore[misc] # each table checks its own kind
+            for table in (
+                self.runs,
+                self.leases,
+                self.configs,
+                self.series,
+                self.histories,
+                self.feeds,
+                self.points,
+                self.restorations,
+            )
+        }
+
+    def take_changes(self) -> Commit:
+        """All changed records."""
+        saves: list[Save] = []
+        durable = False
+        for table in self.tables.values():
+            taken = table.take()
+            durable = durable or (table.durable and bool(taken))
+            saves.extend(taken)
+        intents = any(isinstance(save.value, Feed) and save.value.intent is not None for save in saves)
+        return Commit(saves=tuple(saves), durable=durable, awaited=durable or intents)
+
+    def load(self, table: str, key: str, value: msgspec.Struct) -> None:
+        """Puts a record that is on disk already."""
+        self.tables[table].load(key, value)
+        if isinstance(value, Lease):
+            self._index(value)
+        elif isinstance(value, Feed):
+            self._feeds_of.setdefault(value.lease_id, {})[key] = None
+        elif isinstance(value, SeriesOwner):
+            run, _, name = key.partition("/")
+            self._index_series(run, name, value)
+
+    def put_lease(self, lease: Lease) -> Lease:
+        """Keeps a lease, and the index of leases by Run."""
+        self._index(lease)
+        return self.leases.put(lease.lease_id, lease)
+
+    def put_feed(self, feed: Feed) -> Feed:
+        """Keeps a feed, and the index of feeds by lease."""
+        key = feed_key(feed.lease_id, feed.target, feed.stream)
+        self._feeds_of.setdefault(feed.lease_id, {})[key] = None
+        return self.feeds.put(key, feed)
+
+    def feed_keys(self, lease_id: str, target: str = "run") -> tuple[str, ...]:
+        """Keys of a lease's feeds for one target."""
+        prefix = f"{lease_id}/{target}/"
+        return tuple(key for key in self._feeds_of.get(lease_id, {}) if key.startswith(prefix))
+
+    def put_series(self, run: str, name: str, owner: SeriesOwner) -> SeriesOwner:
+        """Keeps who owns a name, and the index of names by Run."""
+        self._index_series(run, name, owner)
+        return self.series.put(f"{run}/{name}", owner)
+
+    def series_of(self, run: str) -> Mapping[str, SeriesOwner]:
+        """All names of a Run, plain and suffixed."""
+        return self._series_of.get(run, {})
+
+    def unregistered(self, run: str) -> Mapping[str, LogType]:
+        """Names of a Run that its backend does not know yet."""
+        return self._unregistered.get(run, {})
+
+    def delete_run(self, run: str) -> None:
+        """Forgets a Run and all that belongs to it."""
+        self._deleted.append(run)
+        for lease_id in self._by_run.pop(run, {}):
+            self.delete_lease(lease_id)
+        for name in self._series_of.pop(run, {}):
+            self.series.delete(f"{run}/{name}")
+        self._unregistered.pop(run, None)
+        self.configs.delete(run)
+        self.points.delete(past_key(run))
+        self.histories.delete(run)
+        self.runs.delete(run)
+
+    def take_deleted(self) -> tuple[str, ...]:
+        """Runs that were forgotten since the last call."""
+        deleted, self._deleted = tuple(self._deleted), []
+        return deleted
+
+    def delete_lease(self, lease_id: str) -> None:
+        """Forgets a lease and what it has delivered."""
+        self.leases.delete(lease_id)
+        self._live.pop(lease_id, None)
+        self.points.delete(lease_id)
+        for key in self._feeds_of.pop(lease_id, {}):
+            self.feeds.delete(key)
+
+    def move_leases(self, run: str, to: str, epochs: int) -> None:
+        """A Run turns out to be another one: its leases go there, with epochs behind those of that one."""
+        for lease_id in self._by_run.pop(run, {}):
+            lease = self.leases[lease_id]
+            self.put_lease(msgspec.structs.replace(lease, run=to, epoch=lease.epoch + epochs))
+
+    @property
+    def live_leases(self) -> tuple[Lease, ...]:
+        """Leases whose processes may still act under them."""
+        return tuple(self.leases[lease_id] for lease_id in self._live)
+
+    @property
+    def anybody(self) -> bool:
+        """Whether any lease is alive."""
+        return bool(self._live)
+
+    def leases_of(self, run: str) -> tuple[Lease, ...]:
+        """All leases of a Run."""
+        return tuple(self.leases[lease_id] for lease_id in self._by_run.get(run, {}))
+
+    def points_of(self, run: str) -> dict[str, Point]:
+        """Latest value, its step and the number of points of each series, over all leases."""
+        total: dict[str, Point] = {}
+        for points in self._points_in(run):
+            for name, point in points.series.items():
+                before = total.get(name)
+                newest = point if before is None or point.step >= before.step else before
+                count = point.count + (before.count if before is not None else 0)
+                total[name] = Point(newest.last, newest.step, count)
+        return total
+
+    def count_points(self, run: str) -> int:
+        """How many points there are in all series of a Run."""
+        return sum(points.count for points in self._points_in(run))
+
+    def _points_in(self, run: str) -> Iterator[Points]:
+        for key in (past_key(run), *self._by_run.get(run, {})):
+            points = self.points.get(key)
+            if points is not None:
+                yield points
+
+    def _index(self, lease: Lease) -> None:
+        if lease.run is not None:
+            self._by_run.setdefault(lease.run, {})[lease.lease_id] = None
+        if lease.alive:
+            self._live[lease.lease_id] = None
+        else:
+            self._live.pop(lease.lease_id, None)
+
+    def _index_series(self, run: str, name: str, owner: SeriesOwner) -> None:
+        self._series_of.setdefault(run, {})[name] = owner
+        unregistered = self._unregistered.setdefault(run, {})
+        if owner.registered or not owner.participant:
+            unregistered.pop(name, None)
+        else:
+            unregistered[name] = owner.log_type
+
+    def note(self, run: str, at_ms: int, event: str, detail: dict[str, str]) -> None:
+        """Adds one line to a known Run's history; beyond 1,000 the middle is given up, not the start."""
+        if run not in self.runs:
+            return
+        history = self.histories.get(run) or History()
+        events = history.events
+        if len(events) >= 1000:
+            events = events[:500] + events[501:]
+        events = (*events, RunEvent(at_ms, event, detail))
+        self.histories.put(run, msgspec.structs.replace(history, events=events))

@@ -1,0 +1,402 @@
+"""The document of a Run: what `show --json` prints, what the store keeps, and what a later coordinator reads.
+
+One format for all three. Keys that people and scripts may rely on are the fields of `Document`; everything
+below `restore` is for the next coordinator and may change with `format`.
+
+A Run's document as of now, made from the book and from what only the running coordinator knows.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from pluto_dist.core.values.backend import Status
+from pluto_dist.core.values.book import Book, Config, History, Points
+from pluto_dist.core.values.ids import UNREADABLE, Role
+from pluto_dist.core.values.records import (
+    AttemptEnd,
+    EndReason,
+    Failure,
+    Feed,
+    Lease,
+    LeaseState,
+    Point,
+    Run,
+    RunEvent,
+    SeriesOwner,
+    Verdict,
+)
+
+FORMAT = 1
+
+
+class ForkShown(msgspec.Struct, frozen=True):
+    """Which Run this one continues.
+
+    Attributes:
+        run_id: numeric id of the parent.
+        step: the step after which this Run begins.
+    """
+
+    run_id: int
+    step: int | None
+
+
+class VerdictShown(msgspec.Struct, frozen=True):
+    """How the Run ended.
+
+    Attributes:
+        status: the terminal status.
+        reason: for people.
+        first_failure: what began the end, null if nothing failed.
+    """
+
+    status: Status
+    reason: str
+    first_failure: Failure | None
+
+
+class LeaseShown(msgspec.Struct, frozen=True, kw_only=True):
+    """One lease; instants are epoch milliseconds.
+
+    Attributes:
+        lease_id: its id, also the name of its folder in the spool.
+        role: what its process may do.
+        label: what people call the process.
+        participant: whose series they are, over restarts.
+        rank: global rank, null for a plain process or a side.
+        pid, host: of the process.
+        epoch: of the ownership under which it was granted.
+        attempt: which start of the job.
+        state: `waiting`, `active`, `ended` or `refused`.
+        granted_at: when it got its role.
+        last_seen_at: when its process last spoke.
+        ended_at: when it ended.
+        end_reason: `finished`, `closed`, `exited`, `died`, `superseded`, `refused` or `gave_up`.
+        delivered: records that the backend has accepted.
+        written: records that the process has written.
+        last_step: its highest step, null before the first.
+        rejected: values that `log()` left out.
+        dropped: records lost to a full disk or quota.
+        heartbeat_s: how often its process speaks; a longer silence makes it suspect.
+        last_logged_at: when the coordinator last saw something new of it.
+        cursors: delivered bytes by stream and segment.
+        launcher: it is `pluto-dist run`, and its console is that of the command.
+        fences: stream -> (segment, offset) from where on the records are those of `attempt<n>` (R7); all of
+            a stream that is missing. None for a lease that no newer attempt has replaced.
+    """
+
+    lease_id: str
+    role: Role
+    label: str
+    participant: str
+    rank: int | None
+    pid: int
+    host: str
+    epoch: int
+    attempt: int
+    state: LeaseState
+    granted_at: int | None
+    last_seen_at: int | None
+    ended_at: int | None
+    end_reason: EndReason | None
+    delivered: int
+    written: int
+    last_step: int | None
+    rejected: int
+    dropped: int
+    heartbeat_s: float = 5.0
+    last_logged_at: int | None = None
+    launcher: bool = False
+    cursors: dict[str, dict[int, int]] = {}
+    fences: dict[str, tuple[int, int]] | None = None
+
+
+class Restore(msgspec.Struct, frozen=True):
+    """For the next coordinator only."""
+
+    run: Run
+    series: dict[str, SeriesOwner]
+    steps: dict[str, int]
+    side_configs: dict[str, msgspec.Raw]
+
+
+class Document(msgspec.Struct, frozen=True, kw_only=True):
+    """A Run; instants are epoch milliseconds.
+
+    Attributes:
+        format: version of the document.
+        key: the coordinator's own id, also the folder's name in the store.
+        id: numeric id, null while the backend has not given one.
+        display_id: for people, e.g. `MMP-42`.
+        run_id: the caller's id, or a generated one.
+        project: where it is.
+        name: for people.
+        status: as on the server.
+        phase: inner state.
+        mode: `local` or `pluto`.
+        url: of its page on the server.
+        config: merged.
+        side_configs: configs of sides, by label.
+        tags: in the order in which they came.
+        created_at: when it was made.
+        ended_at: when it ended, null while it has not.
+        resumed: whether it existed before its owner opened it.
+        provisional: whether the server has not answered yet.
+        fork: the Run that it continues.
+        epoch: number of owners so far.
+        attempt: which start of the job, 0 for the first.
+        attempts: how earlier attempts ended.
+        leases: all that were granted.
+        summary: last value, step and count by series.
+        points: number of points in all series.
+        verdict: its end, null while there is none.
+        reported: whether the backend has accepted the terminal status.
+        pending: bytes in the spool that are not delivered.
+        rejected: values and records that were not taken.
+        first_reject: which was the first, and why.
+        repeats: rows that may be on the server twice.
+        dropped: records lost to a full disk or quota.
+        trouble: why something does not go on, "" if all is well.
+        series: names that several participants use: name -> participant -> final name.
+        events: its history, for people.
+        restore: for the next coordinator only; `show --json` leaves it out.
+        relay: what this node is called in a Run that another node owns; such a document has no verdict.
+    """
+
+    format: int
+    key: str
+    id: int | None
+    display_id: str | None
+    run_id: str
+    project: str
+    name: str
+    status: Status
+    phase: str
+    mode: Literal["local", "pluto"]
+    url: str
+    config: msgspec.Raw
+    side_configs: dict[str, msgspec.Raw]
+    tags: tuple[str, ...]
+    created_at: int
+    ended_at: int | None
+    resumed: bool
+    provisional: bool
+    fork: ForkShown | None
+    epoch: int
+    attempt: int
+    attempts: tuple[AttemptEnd, ...]
+    leases: tuple[LeaseShown, ...]
+    summary: dict[str, Point]
+    points: int
+    verdict: VerdictShown | None
+    reported: bool
+    pending: int
+    rejected: int
+    first_reject: str
+    repeats: int
+    dropped: int
+    trouble: str
+    series: dict[str, dict[str, str]]
+    events: tuple[RunEvent, ...]
+    restore: Restore
+    relay: str = ""
+    expected: VerdictShown | None = None
+
+
+class Papers(msgspec.Struct, frozen=True):
+    """What a document gives back to a coordinator that takes the Run over."""
+
+    run: Run
+    series: dict[str, SeriesOwner]
+    steps: dict[str, int]
+    sides: dict[str, bytes]
+    history: History
+    points: Points
+    leases: tuple[LeaseShown, ...]
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Document)
+_leases_decoder = msgspec.json.Decoder(tuple[LeaseShown, ...])
+
+
+def read(body: bytes) -> Document:
+    """Reads a document.
+
+    Raises:
+        ValueError: it is none, or of a newer format.
+    """
+    try:
+        found = _decoder.decode(body)
+    except UNREADABLE as error:
+        raise ValueError(f"no document of a Run: {error}") from error
+    if found.format > FORMAT:
+        raise ValueError(f"document has format {found.format}; this version reads up to {FORMAT}")
+    return found
+
+
+def restore(body: bytes) -> Papers:
+    """What the next coordinator needs of a stored document.
+
+    Raises:
+        ValueError: as `read`.
+    """
+    found = read(body)
+    kept = found.restore
+    sides = {label: bytes(config) for label, config in kept.side_configs.items()}
+    history = History(found.events, _encoder.encode(found.leases))
+    old = (kept.run, kept.series, kept.steps)
+    return Papers(*old, sides, history, Points(found.key, found.summary), found.leases)
+
+
+class Live(msgspec.Struct, frozen=True):
+    """What only the running coordinator knows of a lease."""
+
+    last_seen_ms: int | None
+    last_logged_ms: int | None
+    written: int
+    last_step: int | None
+
+
+def show(
+    book: Book,
+    run: Run,
+    *,
+    phase: str = "",
+    pending: int = 0,
+    trouble: str = "",
+    live: dict[str, Live] | None = None,
+    expected: Verdict | None = None,
+) -> bytes:
+    """The document as JSON."""
+    return _encoder.encode(
+        document(book, run, phase=phase, pending=pending, trouble=trouble, live=live or {}, expected=expected)
+    )
+
+
+def document(
+    book: Book,
+    run: Run,
+    *,
+    phase: str,
+    pending: int,
+    trouble: str,
+    live: dict[str, Live],
+    expected: Verdict | None = None,
+) -> Document:
+    """The document as a value."""
+    leases = tuple(sorted(book.leases_of(run.key), key=lambda lease: (lease.granted_ms or 0, lease.lease_id)))
+    config = book.configs.get(run.key) or Config()
+    history = book.histories.get(run.key) or History()
+    summary = book.points_of(run.key)
+    shown = tuple(_lease(book, lease, live.get(lease.lease_id)) for lease in leases if lease.participant)
+    series = _series(book, run)
+    return Document(
+        format=FORMAT,
+        key=run.key,
+        id=run.id,
+        display_id=run.display_id,
+        run_id=run.external_id,
+        project=run.project,
+        name=run.name,
+        status=run.status,
+        phase=phase,
+        mode=run.target.mode,
+        url=run.url,
+        config=msgspec.Raw(config.body),
+        side_configs={label: msgspec.Raw(body) for label, body in config.sides.items()},
+        tags=run.tags,
+        created_at=run.created_ms,
+        ended_at=run.ended_ms,
+        resumed=run.resumed,
+        provisional=run.provisional,
+        fork=ForkShown(run.fork_run_id, run.fork_step) if run.fork_run_id is not None else None,
+        epoch=run.epoch,
+        attempt=run.attempt,
+        attempts=run.attempts,
+        leases=_past_leases(history, shown) + shown,
+        summary=summary,
+        points=sum(point.count for point in summary.values()),
+        verdict=_verdict(run.verdict),
+        expected=_verdict(expected),
+        reported=run.reported,
+        relay=run.relay,
+        pending=pending,
+        rejected=run.rejected + sum(lease.rejected for lease in leases),
+        first_reject=run.first_reject,
+        repeats=run.repeats,
+        dropped=sum(lease.dropped for lease in leases),
+        trouble=trouble or run.open_trouble,
+        series={name: dict(owner.others) for name, owner in series.items() if owner.others},
+        events=history.events,
+        restore=Restore(
+            book.runs.get(run.key) or run,
+            series,
+            _steps(book, run, leases),
+            {label: msgspec.Raw(body) for label, body in config.sides.items()},
+        ),
+    )
+
+
+def _verdict(verdict: Verdict | None) -> VerdictShown | None:
+    if verdict is None:
+        return None
+    return VerdictShown(verdict.status, verdict.reason, verdict.first_failure)
+
+
+def _past_leases(history: History, shown: tuple[LeaseShown, ...]) -> tuple[LeaseShown, ...]:
+    """Leases of earlier coordinators, without those that were found in the spool again."""
+    found = {lease.lease_id for lease in shown}
+    return tuple(past for past in _leases_decoder.decode(history.past_leases) if past.lease_id not in found)
+
+
+def _series(book: Book, run: Run) -> dict[str, SeriesOwner]:
+    return dict(book.series_of(run.key))
+
+
+def _steps(book: Book, run: Run, leases: tuple[Lease, ...]) -> dict[str, int]:
+    steps = dict(run.steps)
+    for lease in leases:
+        for feed in _feeds(book, lease):
+            steps[lease.participant] = max(steps.get(lease.participant, 0), lease.next_step, feed.next_step)
+    return steps
+
+
+def _feeds(book: Book, lease: Lease) -> list[Feed]:
+    return [book.feeds[key] for key in book.feed_keys(lease.lease_id)]
+
+
+def _lease(book: Book, lease: Lease, live: Live | None) -> LeaseShown:
+    feeds = _feeds(book, lease)
+    delivered = sum(feed.delivered for feed in feeds)
+    last_step = max((feed.next_step for feed in feeds), default=0) - 1
+    seen_step = live.last_step if live is not None and live.last_step is not None else last_step
+    return LeaseShown(
+        lease_id=lease.lease_id,
+        role=lease.role,
+        label=lease.label,
+        participant=lease.participant,
+        rank=lease.rank,
+        pid=lease.identity.pid,
+        host=lease.identity.host,
+        epoch=lease.epoch,
+        attempt=lease.attempt,
+        state=lease.state,
+        granted_at=lease.granted_ms,
+        last_seen_at=live.last_seen_ms if live is not None else lease.ended_ms,
+        ended_at=lease.ended_ms,
+        end_reason=lease.end_reason,
+        delivered=delivered,
+        written=max(delivered, live.written if live is not None else 0),
+        last_step=seen_step if seen_step >= 0 else None,
+        last_logged_at=live.last_logged_ms if live is not None else None,
+        rejected=lease.rejected,
+        dropped=lease.dropped,
+        heartbeat_s=lease.opened.heartbeat_s,
+        launcher=lease.opened.launcher,
+        cursors={feed.stream: feed.offsets for feed in feeds},
+        fences=lease.fences,
+    )

@@ -1,0 +1,310 @@
+"""What to do, in the imperative: the only way out of the core.
+
+Order: the driver carries effects out in the order given. `Commit` is always first, so that nothing leaves the
+process before it is on disk; the effects that read local files answer at once with an event, those that talk
+to a backend or a shared disk run in worker threads and answer later.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from pluto_dist.core.values.backend import BackendRun, OpenRequest, StreamKind
+from pluto_dist.core.values.ids import Identity
+from pluto_dist.core.values.lifecycle import Origin, Target
+from pluto_dist.core.values.messages import Reply
+
+
+class Effect(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of all effects."""
+
+
+class Save(msgspec.Struct, frozen=True):
+    """One record to keep; value None deletes it."""
+
+    table: str
+    key: str
+    value: msgspec.Struct | None
+
+
+class Commit(Effect, frozen=True, kw_only=True):
+    """One transaction.
+
+    Attributes:
+        durable: it is on disk when it returns; others only carry cursors and intents.
+        awaited: nothing that follows may leave before it is kept; cursors alone may come later.
+    """
+
+    saves: tuple[Save, ...]
+    durable: bool
+    awaited: bool
+
+
+class Send(Effect, frozen=True, kw_only=True):
+    """Answers or informs a peer; it may be gone."""
+
+    peer: bytes
+    reply: Reply
+
+
+class ReadLifecycle(Effect, frozen=True, kw_only=True):
+    """Read what is new in a lease's lifecycle stream → `LifecycleRead`."""
+
+    lease_id: str
+    folder: str
+
+
+class WatchProcess(Effect, frozen=True, kw_only=True):
+    """Notice the death of a lease's process → `ProcessDied`."""
+
+    lease_id: str
+    folder: str
+    identity: Identity
+
+
+class TakeForDead(Effect, frozen=True, kw_only=True):
+    """The program that held this lease was replaced by `exec` → `ProcessDied`."""
+
+    lease_id: str
+
+
+class WatchLauncher(Effect, frozen=True, kw_only=True):
+    """Notice the death of a job's launcher → `LauncherDied`."""
+
+    run: str
+    identity: Identity
+
+
+class CheckLiveness(Effect, frozen=True, kw_only=True):
+    """Look at a process now → perhaps `ProcessDied`, then `LivenessChecked`."""
+
+    claim: str
+    lease_id: str
+
+
+class HearMembers(Effect, frozen=True, kw_only=True):
+    """Read new leases and what is new in the lifecycle streams of a Run's living members, (lease, folder),
+    and look whether they live → `LifecycleRead` and `ProcessDied` as always, then `MembersHeard`.
+    """
+
+    run: str
+    members: tuple[tuple[str, str], ...]
+
+
+class LookAtStreams(Effect, frozen=True, kw_only=True):
+    """Find out the sizes of a lease's segments → `StreamsSeen`."""
+
+    lease_id: str
+    folder: str
+    final: bool = False
+
+
+class FindFence(Effect, frozen=True, kw_only=True):
+    """Find out where a superseded lease's streams stand → `FenceFound`."""
+
+    lease_id: str
+    folder: str
+
+
+class Ship(Effect, frozen=True, kw_only=True):
+    """Cut a batch and send it → `Shipped` or `NamesFound`.
+
+    Attributes:
+        target: `run` for the Run's backend, `store` for the copy of undelivered remainders.
+        stop: do not read beyond this offset.
+        known: settled names of this participant -> final name, None to leave the series out.
+        renamed: whether any known name differs from its final one; if not, lines are cut as they are.
+        first_line: number of the first console line.
+        label: who speaks on a console of several participants, else "".
+        final: nothing will be added to this segment, so a torn tail is skipped.
+    """
+
+    target: str
+    run: BackendRun
+    lease_id: str
+    folder: str
+    stream: str
+    kind: StreamKind
+    segment: int
+    start: int
+    stop: int
+    limit_lines: int
+    known: dict[str, str | None]
+    renamed: bool
+    first_line: int = 0
+    label: str = ""
+    final: bool = False
+
+
+class NodeFeed(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the system metrics of one Run go.
+
+    Attributes:
+        lease_id, folder: of the node's own stream.
+        first_step: steps are not lower than this, nor than those in `earlier`.
+        earlier: folders of the node's former streams of this Run that may hold undelivered records.
+        host: stands in the names where the Run has several nodes, else "".
+        store: folder whose filesystem is measured.
+    """
+
+    lease_id: str
+    folder: str
+    first_step: int
+    host: str
+    store: str
+    earlier: tuple[str, ...] = ()
+
+
+class SampleNode(Effect, frozen=True, kw_only=True):
+    """Measure this node once and write a record for each feed."""
+
+    feeds: tuple[NodeFeed, ...]
+
+
+class EndSampling(Effect, frozen=True, kw_only=True):
+    """Write nothing more for this lease of the node."""
+
+    lease_id: str
+
+
+class SetAside(Effect, frozen=True, kw_only=True):
+    """Keep a record that the backend will never take, readable, with its reason → `RecordSetAside`."""
+
+    target: str
+    run: str
+    store: str
+    lease_id: str
+    folder: str
+    stream: str
+    segment: int
+    start: int
+    end: int
+    reason: str
+
+
+class RemoveSegments(Effect, frozen=True, kw_only=True):
+    """Delete delivered segments: (number, size they had)."""
+
+    lease_id: str
+    folder: str
+    stream: str
+    segments: tuple[tuple[int, int], ...]
+
+
+class RemoveBlobs(Effect, frozen=True, kw_only=True):
+    """Delete the contents that these records of a files stream name: they are delivered, or kept aside."""
+
+    lease_id: str
+    folder: str
+    stream: str
+    segment: int
+    start: int
+    end: int
+
+
+class RemoveLease(Effect, frozen=True, kw_only=True):
+    """Delete the folder of a lease whose process is dead and whose streams are delivered."""
+
+    lease_id: str
+    folder: str
+
+
+class OpenRun(Effect, frozen=True, kw_only=True):
+    """Create or reopen the Run on its backend → `OpenEnded`.
+
+    Attributes:
+        request: what is asked.
+        origin: what is known of the process for which a new Run is made; its machine is added.
+    """
+
+    run: str
+    request: OpenRequest
+    origin: Origin | None = None
+
+
+class Control(Effect, frozen=True, kw_only=True):
+    """One control request → `Controlled` with the same operation and token.
+
+    Attributes:
+        operation: `names`, `tags`, `config`, `revive`, `status` or `put_back`.
+        body: its JSON argument.
+    """
+
+    run: BackendRun
+    operation: str
+    token: int
+    body: bytes
+
+
+class BeatRun(Effect, frozen=True, kw_only=True):
+    """Tell the backend that the job lives → `Beaten`."""
+
+    run: BackendRun
+
+
+class WriteDocument(Effect, frozen=True, kw_only=True):
+    """Put the Run's document into the store, atomically → `DocumentWritten`."""
+
+    run: str
+    store: str
+    revision: int
+    body: bytes
+
+
+class Copy(msgspec.Struct, frozen=True):
+    """Bytes of one segment."""
+
+    stream: str
+    segment: int
+    start: int
+    end: int
+
+
+class KeepCopies(Effect, frozen=True, kw_only=True):
+    """Copy undelivered parts of a lease's segments into the store → `CopiesKept`."""
+
+    run: str
+    store: str
+    lease_id: str
+    folder: str
+    copies: tuple[Copy, ...]
+
+
+class DropCopies(Effect, frozen=True, kw_only=True):
+    """Remove copies of delivered segments, (stream, number), from the store → `CopiesDropped`."""
+
+    run: str
+    store: str
+    lease_id: str
+    segments: tuple[tuple[str, int], ...]
+
+
+class ReadUploads(Effect, frozen=True, kw_only=True):
+    """Look in the store what `sync` has uploaded of a Run → `UploadsRead`."""
+
+    run: str
+    target: Target
+
+
+class Say(Effect, frozen=True, kw_only=True):
+    """One line for the coordinator's log: event name and fields, never a secret."""
+
+    event: str
+    fields: dict[str, str] = {}
+
+
+class AwaitRelease(Effect, frozen=True, kw_only=True):
+    """Tell when the process of an ended lease has let go of its folder, although it lives on."""
+
+    lease_id: str
+
+
+class StopSelf(Effect, frozen=True, kw_only=True):
+    """Nothing is left to do, or a person asked: unlink, drain, unlock, exit.
+
+    Attributes:
+        unless: whether a message that is on its way changes that: an idle coordinator stays for a client.
+    """
+
+    reason: str
+    unless: bool = False

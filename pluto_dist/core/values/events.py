@@ -1,0 +1,218 @@
+"""What happened, in the past tense: the only way into the core."""
+
+from __future__ import annotations
+
+import msgspec
+
+from pluto_dist.core.values.backend import Beat, LogType, OpenResult, Outcome, Uploaded
+from pluto_dist.core.values.effects import Copy
+from pluto_dist.core.values.ids import Identity
+from pluto_dist.core.values.lifecycle import LifecycleEntry, Unreadable
+from pluto_dist.core.values.messages import Question, Sync
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of all events."""
+
+
+class Synced(Event, frozen=True, kw_only=True):
+    """A process said where its lifecycle stream stands. `peer` is its address on the socket."""
+
+    peer: bytes
+    message: Sync
+
+
+class Asked(Event, frozen=True, kw_only=True):
+    """Somebody asked a question."""
+
+    peer: bytes
+    question: Question
+
+
+class LifecycleRead(Event, frozen=True, kw_only=True):
+    """Entries of a lease's lifecycle stream, each with its ordinal number, counted from 1."""
+
+    lease_id: str
+    folder: str
+    entries: tuple[tuple[int, LifecycleEntry | Unreadable], ...]
+
+
+class ProcessDied(Event, frozen=True, kw_only=True):
+    """The process of a lease is gone for certain; its lifecycle stream was read to the end before.
+
+    Attributes:
+        alive_until: latest instant at which it was known to live.
+        exit_code, signal: how, where the kernel still knew.
+        next_step: one more than the step of its last record, 0 if it logged nothing.
+        replaced: the process lives and runs another program (`exec`).
+        family: forked children of it live, and may log on.
+    """
+
+    lease_id: str
+    alive_until: float
+    exit_code: int | None = None
+    signal: str = ""
+    oom: bool = False
+    next_step: int = 0
+    replaced: bool = False
+    family: bool = False
+
+
+class LeaseReleased(Event, frozen=True, kw_only=True):
+    """The process has let go of the folder of its ended lease; it may live on."""
+
+    lease_id: str
+
+
+class LauncherDied(Event, frozen=True, kw_only=True):
+    """A launcher that was watched for a Run is gone; the Run may belong to another job by now."""
+
+    run: str
+    launcher: Identity
+
+
+class LivenessChecked(Event, frozen=True, kw_only=True):
+    """The owner was looked at for a claim; if it was dead, `ProcessDied` came before this."""
+
+    claim: str
+    lease_id: str
+
+
+class MembersHeard(Event, frozen=True, kw_only=True):
+    """The members of a Run were heard for its verdict; what was new of them came before this."""
+
+    run: str
+
+
+class StreamsSeen(Event, frozen=True, kw_only=True):
+    """Sizes of the segments of a lease's streams: stream -> segment -> bytes.
+
+    Attributes:
+        final: the process is gone, nothing will be added.
+    """
+
+    lease_id: str
+    sizes: dict[str, dict[int, int]]
+    final: bool = False
+
+
+class PointSummary(msgspec.Struct, frozen=True):
+    """What one batch did to one series."""
+
+    last: float | str
+    step: int
+    count: int
+
+
+class Shipped(Event, frozen=True, kw_only=True):
+    """A batch was sent, or not.
+
+    Attributes:
+        target: `run` for the Run's backend, `store` for the copy of undelivered remainders.
+        start, end: bytes of the segment that the batch covers, bad frames included.
+        lines: records in it.
+        summary: points in it, by the name under which the participant logged them.
+        max_step: highest step in it, -1 without records.
+    """
+
+    target: str
+    lease_id: str
+    stream: str
+    segment: int
+    start: int
+    end: int
+    lines: int
+    skipped: int
+    outcome: Outcome
+    summary: dict[str, PointSummary] = {}
+    max_step: int = -1
+
+
+class RecordSetAside(Event, frozen=True, kw_only=True):
+    """A record that the backend will never take is kept aside; `error` says why that could not be done."""
+
+    target: str
+    lease_id: str
+    stream: str
+    error: str = ""
+
+
+class NamesFound(Event, frozen=True, kw_only=True):
+    """A batch declares names that the core has not settled; nothing was sent."""
+
+    target: str
+    lease_id: str
+    stream: str
+    names: dict[str, LogType]
+
+
+class OpenEnded(Event, frozen=True, kw_only=True):
+    """The backend answered an `OpenRun`."""
+
+    run: str
+    result: OpenResult
+
+
+class Controlled(Event, frozen=True, kw_only=True):
+    """A control request of a Run was answered; `operation` and `token` say which."""
+
+    run: str
+    operation: str
+    token: int
+    outcome: Outcome
+
+
+class Beaten(Event, frozen=True, kw_only=True):
+    """The backend got a sign of life."""
+
+    run: str
+    beat: Beat
+
+
+class DocumentWritten(Event, frozen=True, kw_only=True):
+    """The Run's document is in the store, in this revision; `error` says why not."""
+
+    run: str
+    revision: int
+    error: str = ""
+
+
+class CopiesKept(Event, frozen=True, kw_only=True):
+    """Copies of a lease's segments are in the store; `error` says why not all of them."""
+
+    run: str
+    lease_id: str
+    copies: tuple[Copy, ...]
+    error: str = ""
+
+
+class CopiesDropped(Event, frozen=True, kw_only=True):
+    """Copies are not in the store any more."""
+
+    run: str
+    lease_id: str
+    segments: tuple[tuple[str, int], ...]
+
+
+class UploadsRead(Event, frozen=True, kw_only=True):
+    """What `sync` has uploaded of a Run, None if it never did or nobody can tell."""
+
+    run: str
+    uploaded: Uploaded | None
+
+
+class FenceFound(Event, frozen=True, kw_only=True):
+    """Where the streams of a superseded lease stood when it was replaced."""
+
+    lease_id: str
+    fences: dict[str, tuple[int, int]]
+
+
+class KeyGiven(Event, frozen=True, kw_only=True):
+    """There is an API key for this `Target.key_id` in memory now."""
+
+    key_id: str
+
+
+class Ticked(Event, frozen=True, kw_only=True):
+    """A deadline has passed."""

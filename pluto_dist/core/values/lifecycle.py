@@ -1,0 +1,307 @@
+"""What a participant says about itself: the entries of its lifecycle stream.
+
+The stream is the truth (R1). A process writes an entry into its own spool first and then tells the
+coordinator over the socket that there is something to read; a lost or repeated message therefore changes
+nothing, and neither does the death of the coordinator. Entries are JSON, tagged by `entry`.
+
+Times: `at` is seconds of CLOCK_BOOTTIME (comparable between the processes of one boot), `wall_ms` is epoch
+milliseconds and for people only.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from pluto_dist.core.values.ids import UNREADABLE, Count, Identity, Job, Pid, Role, RunRef, Seconds, Whole
+from pluto_dist.errors import ArgumentError
+
+Console = Literal["auto", "wrap", "fd", "off"]
+Patience = Annotated[float, msgspec.Meta(ge=0.1, le=1e9)]  # shorter ones would keep the coordinator busy
+WHY_LIMIT = 500  # characters; what is wrong with an entry may quote it
+EvidenceKind = Literal["exception", "exit", "signal", "vanished"]
+
+
+class Entry(msgspec.Struct, frozen=True, tag_field="entry", kw_only=True):
+    """Base of all entries.
+
+    Attributes:
+        at: seconds of CLOCK_BOOTTIME.
+        wall_ms: epoch milliseconds, for people only.
+    """
+
+    at: float
+    wall_ms: Whole
+
+
+class Fork(msgspec.Struct, frozen=True):
+    """Which Run this one continues, and from which step.
+
+    Attributes:
+        parent: the other Run.
+        step: the last step that is taken over.
+        inherit_config: the parent's config is the base of this Run's.
+        inherit_tags: the parent's tags are taken over.
+    """
+
+    parent: RunRef
+    step: Count
+    inherit_config: bool = True
+    inherit_tags: bool = False
+
+
+class Target(msgspec.Struct, frozen=True):
+    """Where records go. Two Runs with different targets never mix.
+
+    Attributes:
+        mode: `local` (the store) or `pluto` (the HTTP server).
+        store: absolute path of the store folder.
+        url_api, url_ingest, url_py, url_app: base URLs of the server, empty in local mode.
+        key_id: short digest that tells API keys apart; never the key.
+    """
+
+    mode: Literal["local", "pluto"]
+    store: str
+    url_api: str = ""
+    url_ingest: str = ""
+    url_py: str = ""
+    url_app: str = ""
+    key_id: str = ""
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """What a process says of itself for the page of a Run that it opens.
+
+    Attributes:
+        known: JSON object in the form of the server's `systemMetadata`, without secrets.
+        folder: where the process runs; the state of the code there is added.
+        search_path: of its imports; the packages there are added.
+    """
+
+    known: msgspec.Raw = msgspec.Raw(b"{}")
+    folder: str = ""
+    search_path: tuple[str, ...] = ()
+
+
+class Claim(Entry, frozen=True, kw_only=True, tag="opened"):
+    """First entry of every lease: who asks for what.
+
+    Attributes:
+        protocol: version of entries and messages; a coordinator refuses those it does not know.
+        verb: `init` may create and own a Run, `attach` only joins one.
+        identity: of the process.
+        job: which launch the process belongs to, and its rank.
+        target: where records are to go.
+        project: where a new Run goes.
+        name: of a new Run.
+        label: what people call the process.
+        wanted: the role that the caller insists on, None for the one that fits (R5).
+        run: the Run that is meant, None for a new one or the job's.
+        run_from_env: the id came from the environment, so an existing Run is joined and not refused.
+        generated_id: id of a new Run if the caller has named none.
+        fork: the Run that a new one continues.
+        tags: the caller's tags at init.
+        config: JSON object, the caller's config at init.
+        resume: the caller wants to go on with an existing Run.
+        ancestors: parent first; tells children of a rank from ranks.
+        parents: those of the ancestors of whose program it is a part, parent first: it was started by
+            `multiprocessing`, or forked.
+        again: the process has opened a Run before, by `init()`, and has not merely closed it.
+        notebook: it is a notebook's kernel, whose end is no `finish()`.
+        wait_s: how long the caller waits for the backend before the Run is provisional.
+        retention_segments: newest segments of each stream that stay in the spool after their delivery.
+        heartbeat_s: how often the process speaks when nothing happens.
+        stuck_after_s: a rank that is silent for so long while others are not is reported.
+        launcher: it is `pluto-dist run`: it owns the Run for the command that it starts, and logs nothing but
+            that command's console.
+        launched_by: lease of the `pluto-dist run` that started the process.
+        rank_metrics: what becomes of the series of ranks (R7).
+        console: how the process captures its own output.
+        system_metrics_s: how often the node is to be sampled while this process is an owner or worker, 0 for
+            not at all.
+        origin: for the page of a new Run, None where nothing of the machine is to be recorded.
+    """
+
+    protocol: Whole
+    verb: Literal["init", "attach"]
+    identity: Identity
+    job: Job
+    target: Target
+    project: str
+    name: str | None = None
+    label: str | None = None
+    wanted: Role | None = None
+    run: RunRef | None = None
+    run_from_env: bool = False
+    generated_id: str
+    resume: bool = False
+    fork: Fork | None = None
+    tags: tuple[str, ...] = ()
+    config: msgspec.Raw = msgspec.Raw(b"{}")
+    ancestors: tuple[Identity, ...] = ()
+    parents: tuple[Identity, ...] = ()
+    again: bool = False
+    notebook: bool = False
+    wait_s: Seconds = 10.0
+    retention_segments: Count = 2
+    heartbeat_s: Seconds = 5.0
+    stuck_after_s: Patience = 600.0
+    launcher: bool = False
+    launched_by: str = ""
+    rank_metrics: Literal["auto", "suffix", "rank0"] = "auto"
+    console: Console = "off"
+    system_metrics_s: Seconds = 0.0
+    origin: Origin | None = None
+
+
+class Evidence(Entry, frozen=True, kw_only=True, tag="evidence"):
+    """What an end says about the job (R9).
+
+    Attributes:
+        kind: how it ended; `vanished` is a death nobody saw the cause of.
+        type: class name of the exception.
+        message: of the exception.
+        communication: an exception that peers raise when another one died (connection reset, NCCL, gloo).
+        signal: name of the signal, e.g. `SIGKILL`.
+        exit_code: the code of `sys.exit` or of the zombie.
+        traceback: last lines of it.
+        alive_until: latest instant at which the process was known to live; `at` for one's own words.
+        oom: the cgroup's memory.events named an OOM kill at that time.
+        ignored: a request to stop that the process does not follow; it counts only if the process is then
+            killed.
+        command_pid: not about the process itself but about the command that it launched; it counts only if
+            nobody who took part has said more.
+    """
+
+    kind: EvidenceKind
+    type: str = ""
+    message: str = ""
+    communication: bool = False
+    signal: str = ""
+    exit_code: Whole | None = None
+    traceback: str = ""
+    alive_until: float | None = None
+    oom: bool = False
+    ignored: bool = False
+    command_pid: Pid = 0
+
+
+class Finished(Entry, frozen=True, kw_only=True, tag="finished"):
+    """`finish()`: for the owner the end of the Run, for a worker "this rank is done".
+
+    Attributes:
+        code: explicit verdict of the owner.
+        at_exit: written by the interpreter's exit hook, which does not know the exit code: the verdict waits
+            until the process is gone and the kernel has said it (R9).
+    """
+
+    code: Whole | None = None
+    at_exit: bool = False
+
+
+class Closed(Entry, frozen=True, kw_only=True, tag="closed"):
+    """`close()`: the lease ends, the Run's status is left alone."""
+
+
+class TagsAdded(Entry, frozen=True, kw_only=True, tag="tags_added"):
+    """`add_tags()`.
+
+    Attributes:
+        tags: to be added.
+    """
+
+    tags: tuple[str, ...]
+
+
+class TagsRemoved(Entry, frozen=True, kw_only=True, tag="tags_removed"):
+    """`remove_tags()`.
+
+    Attributes:
+        tags: to be removed.
+    """
+
+    tags: tuple[str, ...]
+
+
+class ConfigUpdated(Entry, frozen=True, kw_only=True, tag="config_updated"):
+    """`update_config()`.
+
+    Attributes:
+        patch: JSON object that is merged deeply.
+    """
+
+    patch: msgspec.Raw
+
+
+class Counted(Entry, frozen=True, kw_only=True, tag="counted"):
+    """What `log()` took and could not take so far; totals, so that a later entry replaces an earlier one.
+
+    Attributes:
+        rejected: keys left out because their value cannot be logged.
+        first_reject: which was the first, and why.
+        dropped: records lost to a full disk or quota.
+        next_step: the automatic step that would come next.
+    """
+
+    rejected: Count = 0
+    first_reject: str = ""
+    dropped: Count = 0
+    next_step: Count = 0
+
+
+class Noted(Entry, frozen=True, kw_only=True, tag="noted"):
+    """Something worth knowing that is no evidence: an exception in a thread, a warning.
+
+    Attributes:
+        text: name of the event in the Run's history.
+        detail: its particulars.
+    """
+
+    text: str
+    detail: dict[str, str] = {}
+
+
+class Unreadable(msgspec.Struct, frozen=True):
+    """A line of the stream that is no entry of this version: a newer client's, or a damaged one.
+
+    It stands at its place in the stream, because whoever waits for the entries waits for this one too.
+    """
+
+    why: str
+
+
+LifecycleEntry = (
+    Claim | Evidence | Finished | Closed | TagsAdded | TagsRemoved | ConfigUpdated | Counted | Noted
+)
+
+_decoder: msgspec.json.Decoder[LifecycleEntry] = msgspec.json.Decoder(LifecycleEntry)
+_object = msgspec.json.Decoder(dict[str, object])
+_encoder = msgspec.json.Encoder()
+
+
+def encode_entry(entry: LifecycleEntry) -> bytes:
+    """One line of JSON with its newline, which the coordinator is sure to read: it is read here first.
+
+    Raises:
+        ArgumentError: a field is not what it has to be.
+    """
+    try:
+        line = _encoder.encode(entry)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise ArgumentError(f"no {type(entry).__name__} entry can be written: {error}") from error
+    again = decode_entry(line)
+    if isinstance(again, Unreadable):
+        raise ArgumentError(f"no {type(entry).__name__} entry can be written: {again.why}")
+    return line + b"\n"
+
+
+def decode_entry(payload: bytes) -> LifecycleEntry | Unreadable:
+    """Reads one line; what it does not know it gives back as such, also where only a config is no object."""
+    try:
+        entry = _decoder.decode(payload)
+        if isinstance(entry, Claim | ConfigUpdated):
+            _object.decode(entry.config if isinstance(entry, Claim) else entry.patch)
+        return entry
+    except UNREADABLE as error:
+        return Unreadable(str(error)[:WHY_LIMIT])

@@ -1,0 +1,249 @@
+"""The wire protocol between a process and its coordinator, as nouns.
+
+MessagePack, tagged by `t`. A client says `Sync`: "my lifecycle stream has this many entries". That is
+registration, heartbeat, and the nudge after every entry, in one message that may be lost, repeated or
+reordered without harm, because the stream on disk is what counts (R1). The coordinator answers with a `View`,
+and sends one unasked when something that the lease should know has changed. Everything else is a question
+with an answer, for people and their scripts.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from pluto_dist.core.values.backend import Status
+from pluto_dist.core.values.ids import UNREADABLE, Role, Whole
+from pluto_dist.core.values.records import LeaseState
+
+PROTOCOL = 1
+MAX_MESSAGE_BYTES = 1 << 20
+
+
+class Message(msgspec.Struct, frozen=True, tag_field="t", kw_only=True):
+    """Base of all messages."""
+
+
+class Sync(Message, frozen=True, kw_only=True, tag="sync"):
+    """I am here, and my lifecycle stream has `entries` entries.
+
+    Attributes:
+        protocol: version of messages and entries.
+        lease_id: of the process.
+        folder: the lease's folder, absolute.
+        entries: how many lines its lifecycle stream has.
+        request: echoed in the answer, which then tells how things stand now; 0 for a plain heartbeat.
+        key: API key of the Run's server, kept in memory only; "" for local Runs and once it was told.
+    """
+
+    protocol: Whole
+    lease_id: str
+    folder: str
+    entries: Whole
+    request: Whole = 0
+    key: str = ""
+
+
+class RunView(msgspec.Struct, frozen=True, kw_only=True):
+    """A Run as its participants see it.
+
+    Attributes:
+        key: the coordinator's own id.
+        external_id: the caller's id, or a generated one.
+        project, name, mode, status, phase, id, display_id, url, epoch, resumed, tags: as in the document.
+        rejected: values left out by `log()` of those who have ended, and records that the server refused.
+        fork_run_id, fork_step: the Run that it continues, and the step after which it begins.
+        points: number of points in all series.
+        provisional: whether the server has not answered yet.
+        cancelled: whether it was cancelled on the server.
+        owner: who owns it, for people: label, pid, host; "" without a live owner.
+        expected: the status that it will have, unless an exit code that is awaited says otherwise.
+        reason: of its status, or of the one that is expected.
+    """
+
+    key: str
+    external_id: str
+    project: str
+    name: str
+    mode: Literal["local", "pluto"]
+    status: Status
+    phase: str
+    id: int | None = None
+    display_id: str | None = None
+    url: str = ""
+    epoch: int = 0
+    resumed: bool = False
+    tags: tuple[str, ...] = ()
+    rejected: int = 0
+    fork_run_id: int | None = None
+    fork_step: int | None = None
+    points: int = 0
+    provisional: bool = False
+    cancelled: bool = False
+    reason: str = ""
+    owner: str = ""
+    expected: Status | None = None
+
+
+class View(Message, frozen=True, kw_only=True, tag="view"):
+    """What a lease should know.
+
+    Attributes:
+        generation: of the coordinator; a client that sees a new one hands over its key again.
+        lease_id: of the process that is addressed.
+        request: of the message that is answered, 0 for a view that was not asked for.
+        state: of the lease.
+        folded: how many lifecycle entries have taken effect.
+        role, label, rank, participant, epoch, attempt: what was granted.
+        error: (class name, message) of a refused claim.
+        joined: pid of the process whose Run it joined, as its first child; 0 if it did not.
+        run: the Run, null before the grant.
+        next_step: first automatic step of this participant.
+        last_out: nobody else of the owner and the workers on this node is alive (R11).
+        drained: everything this participant has to wait for at its end is safe (R11).
+        pending: bytes not yet delivered.
+        passed: records of this process that have been delivered or set aside.
+        key_wanted: the coordinator has no API key for this Run.
+        key_problem: why the server refuses the API key for a while now, "" if it takes it.
+        trouble: why something does not go on.
+        stuck: who is stuck while others went on or wait, for people; "" if nobody is.
+        relieved: below this launcher somebody records the own console, so the launcher does not.
+    """
+
+    generation: int
+    lease_id: str
+    request: int
+    state: LeaseState
+    folded: int
+    role: Role = "side"
+    label: str = ""
+    rank: int | None = None
+    participant: str = ""
+    epoch: int = 0
+    attempt: int = 0
+    error: tuple[str, str] | None = None
+    joined: int = 0
+    run: RunView | None = None
+    next_step: int = 0
+    last_out: bool = False
+    drained: bool = False
+    pending: int = 0
+    passed: int = 0
+    key_wanted: bool = False
+    key_problem: str = ""
+    trouble: str = ""
+    stuck: str = ""
+    relieved: bool = False
+
+
+class AskConfig(Message, frozen=True, kw_only=True, tag="ask_config"):
+    """The Run's merged config."""
+
+    request: Whole
+    lease_id: str
+
+
+class AskRuns(Message, frozen=True, kw_only=True, tag="ask_runs"):
+    """All Runs that this coordinator knows."""
+
+    request: Whole
+
+
+class AskRun(Message, frozen=True, kw_only=True, tag="ask_run"):
+    """The document of one Run; `run` is an id, display id, external id or key."""
+
+    request: Whole
+    run: str
+
+
+class AskStatus(Message, frozen=True, kw_only=True, tag="ask_status"):
+    """The coordinator itself."""
+
+    request: Whole
+
+
+class HandOverKey(Message, frozen=True, kw_only=True, tag="key"):
+    """An API key for Runs whose processes are gone; and the time to look at what `sync` has uploaded."""
+
+    request: Whole
+    key: str
+
+
+class ForceFinish(Message, frozen=True, kw_only=True, tag="force_finish"):
+    """A person takes the Run over with a new epoch and ends it; `force`: although it lives or has ended."""
+
+    request: Whole
+    run: str
+    status: Status
+    force: bool = False
+
+
+class StopCoordinator(Message, frozen=True, kw_only=True, tag="stop"):
+    """Drain and exit; spooled records stay on disk."""
+
+    request: Whole
+
+
+class Answer(Message, frozen=True, kw_only=True, tag="answer"):
+    """Answer to a question: one JSON document."""
+
+    request: int
+    body: bytes
+
+
+class Refusal(Message, frozen=True, kw_only=True, tag="refusal"):
+    """A request that could not be served; nothing was changed."""
+
+    request: int
+    error: str
+    message: str
+
+
+Question = AskConfig | AskRuns | AskRun | AskStatus | HandOverKey | ForceFinish | StopCoordinator
+Request = Sync | Question
+Reply = View | Answer | Refusal
+
+
+def wrong_protocol(theirs: int) -> str:
+    """What to do about a client of another version."""
+    return (
+        f"the client speaks protocol {theirs}, the coordinator {PROTOCOL}; run `pluto-dist coordinator stop` "
+        "and start again, or use one version of pluto_dist everywhere"
+    )
+
+
+_encoder = msgspec.msgpack.Encoder()
+_request_decoder: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
+_reply_decoder: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
+
+
+def encode(message: Message) -> bytes:
+    """MessagePack."""
+    return _encoder.encode(message)
+
+
+def decode_request(payload: bytes) -> Request:
+    """Reads what a client sent.
+
+    Raises:
+        ValueError: too large, not MessagePack, or no request of this protocol.
+    """
+    if len(payload) > MAX_MESSAGE_BYTES:
+        raise ValueError(f"message of {len(payload)} bytes; the limit is {MAX_MESSAGE_BYTES}")
+    try:
+        return _request_decoder.decode(payload)
+    except UNREADABLE as error:
+        raise ValueError(f"not a request of protocol {PROTOCOL}: {error}") from error
+
+
+def decode_reply(payload: bytes) -> Reply:
+    """Reads what the coordinator sent.
+
+    Raises:
+        ValueError: not MessagePack, or no reply of this protocol.
+    """
+    try:
+        return _reply_decoder.decode(payload)
+    except UNREADABLE as error:
+        raise ValueError(f"not a reply of protocol {PROTOCOL}: {error}") from error

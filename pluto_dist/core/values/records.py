@@ -1,0 +1,363 @@
+"""What the coordinator knows and must not forget: frozen records, one table each.
+
+Rules for editing: a record changes only by being replaced; whatever can be derived from records (the phase of
+a Run, whether it is drained, who is first failure) is derived and not stored. New fields need a default, so
+that a database of an older version can be read.
+
+Instants named `*_at` are CLOCK_BOOTTIME seconds, `*_ms` are epoch milliseconds.
+
+Records of an earlier boot: their instants keep their order and lie before this boot.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from pluto_dist.core.values.backend import LogType, Reopened, Status, StreamKind, Want
+from pluto_dist.core.values.ids import Identity, Role, RunRef
+from pluto_dist.core.values.lifecycle import Claim, Evidence, Fork, Target
+
+LeaseState = Literal["waiting", "active", "ended", "refused"]
+EndReason = Literal["finished", "closed", "exited", "died", "superseded", "refused", "gave_up"]
+
+
+class Now(msgspec.Struct, frozen=True):
+    """The instant of an event; jitter is a random number in [0, 1) for backoff."""
+
+    at: float
+    wall_ms: int
+    jitter: float = 0.5
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    """Who failed first, and how: what a person needs to look in the right place.
+
+    Attributes:
+        role, label, rank, host, pid, attempt: of the process.
+        kind: how it ended; `vanished` where the cause is not known.
+        type, message, traceback: of an exception.
+        signal: name of a signal.
+        exit_code: of an exit.
+        oom: the kernel killed it for want of memory.
+        at: epoch milliseconds.
+    """
+
+    role: Role
+    label: str
+    rank: int | None
+    host: str
+    pid: int
+    attempt: int
+    kind: Literal["exception", "exit", "signal", "vanished"]
+    type: str = ""
+    message: str = ""
+    signal: str = ""
+    exit_code: int | None = None
+    traceback: str = ""
+    oom: bool = False
+    at: int = 0
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """The final status with its reason. Frozen once persisted, except for a cancel or a take-over."""
+
+    status: Status
+    reason: str
+    first_failure: Failure | None = None
+
+
+class Prior(msgspec.Struct, frozen=True):
+    """What a reopened Run was before: put back if its new owner only closes (R6), or nobody may reopen it."""
+
+    verdict: Verdict
+    ended_ms: int | None = None
+    job_key: str = ""
+    attempt: int = 0
+
+
+class Restoration(msgspec.Struct, frozen=True):
+    """An end that asking has taken away from a Run of somebody else, until it is put back (R8)."""
+
+    target: Target
+    reopened: Reopened
+
+
+class AttemptEnd(msgspec.Struct, frozen=True):
+    """How an earlier attempt of the job ended.
+
+    Attributes:
+        attempt: its number, from 0.
+        status: what the Run would have been.
+        reason: for people.
+        first_failure: what began its end.
+    """
+
+    attempt: int
+    status: Status
+    reason: str
+    first_failure: Failure | None = None
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """The authoritative Run.
+
+    Attributes:
+        key: the coordinator's own id, also the folder's name in the store.
+        external_id: the caller's id, else a generated one; unique per target and project.
+        asked: what callers called it; they still mean this Run if the backend's ids differ.
+        opening: the backend has been asked to create or reopen it and has not answered.
+        provisional: granted although the backend has not answered yet.
+        owner: lease that may finish; None before the first grant and while a new owner is awaited.
+        epoch: number of the latest owner grant; members have this epoch, all others have no say at the end.
+        verdict: how it ended, None while it has not; `ended` says the same.
+        telling: a terminal status may have reached the backend.
+        reported: the backend accepted the terminal status.
+        forced: a person has said how it ended, and has the last word, also over a cancel on the server.
+        pushed_tags: the tags that the backend has, None if unknown.
+        config_patch: JSON object that the backend has not got yet, b"" if none.
+        next_line: number of the next console line.
+        steps: next automatic step by participant, as an earlier coordinator left it.
+        fork: which Run the caller wants to continue; `fork_run_id` and `fork_step` are what the backend has.
+        want: what the backend is asked for while it is opening.
+        relay: what this node is called in the Run, if another node has its owner (R12); "" for the owner's.
+            A relay delivers and beats, and has no verdict: the status is what the server says.
+        open_failures, open_since: tries of the backend's open so far, and since when.
+        asked_ms: when the backend may have been asked first in a way that changes something; 0 if it was not.
+        open_trouble: why the last try failed.
+        opener: the claim for which it is opened.
+    """
+
+    key: str
+    target: Target
+    project: str
+    name: str
+    external_id: str
+    job_key: str
+    created_ms: int
+    boot_id: str
+    id: int | None = None
+    display_id: str | None = None
+    url: str = ""
+    asked: tuple[RunRef, ...] = ()
+    opening: bool = True
+    status: Status = "RUNNING"
+    owner: str | None = None
+    epoch: int = 0
+    attempt: int = 0
+    max_restarts: int = 0
+    launcher: Identity | None = None
+    launcher_gone_at: float | None = None
+    provisional: bool = False
+    resumed: bool = False
+    tags: tuple[str, ...] = ()
+    pushed_tags: tuple[str, ...] | None = None
+    config_patch: bytes = b""
+    fork: Fork | None = None
+    fork_run_id: int | None = None
+    fork_step: int | None = None
+    prior: Prior | None = None
+    verdict: Verdict | None = None
+    telling: bool = False
+    reported: bool = False
+    forced: bool = False
+    ended_ms: int | None = None
+    attempts: tuple[AttemptEnd, ...] = ()
+    rejected: int = 0
+    first_reject: str = ""
+    repeats: int = 0
+    cancelled: bool = False
+    next_line: int = 1
+    steps: dict[str, int] = {}
+    want: Want = "create"
+    relay: str = ""
+    open_failures: int = 0
+    open_trouble: str = ""
+    asked_ms: int = 0
+    open_since: float = 0.0
+    opener: str = ""
+
+    @property
+    def ended(self) -> bool:
+        """Whether its outcome is decided; only a new owner changes that."""
+        return self.verdict is not None
+
+
+class Lease(msgspec.Struct, frozen=True, kw_only=True):
+    """Permission for one process to write into one Run.
+
+    What it does not protect: a process whose lease ended may still write into its spool, and those records
+    are delivered. Only the status, tags and config are fenced, by `owner`, `epoch` and `attempt` of the Run.
+
+    Attributes:
+        opened: the first entry of the lifecycle stream; of a child that has inherited a rank, without it.
+        parent: lease of the process that started this one, in whose Run it has therefore joined.
+        first_child: no other child had joined its parent's Run before.
+        folded: how many entries of the lifecycle stream have taken effect.
+        participant: who writes, over restarts; empty until granted.
+        by_exit: nobody called `finish()`, the interpreter's exit hook did.
+        code_awaited: it ended by the interpreter's exit, and only the kernel will know the exit code.
+        removed: the folder is gone, everything in it was delivered.
+        fences: where each stream stood when a newer attempt replaced this lease, stream -> (segment, offset);
+            a stream that is missing came later, None as long as nobody has looked.
+    """
+
+    lease_id: str
+    folder: str
+    opened: Claim
+    parent: str = ""
+    first_child: bool = False
+    state: LeaseState = "waiting"
+    run: str | None = None
+    role: Role = "side"
+    label: str = ""
+    participant: str = ""
+    epoch: int = 0
+    attempt: int = 0
+    folded: int = 0
+    asked_at: float = 0.0
+    granted_at: float | None = None
+    granted_ms: int | None = None
+    ended_at: float | None = None
+    ended_ms: int | None = None
+    end_reason: EndReason | None = None
+    finish_code: int | None = None
+    by_exit: bool = False
+    code_awaited: bool = False
+    error: tuple[str, str] | None = None
+    evidence: tuple[Evidence, ...] = ()
+    rejected: int = 0
+    dropped: int = 0
+    next_step: int = 0
+    removed: bool = False
+    fences: dict[str, tuple[int, int]] | None = None
+
+    @property
+    def rank(self) -> int | None:
+        """Global rank, None for a plain process or a side."""
+        return self.opened.job.rank if self.role != "side" else None
+
+    @property
+    def identity(self) -> Identity:
+        """The process that holds it."""
+        return self.opened.identity
+
+    @property
+    def said(self) -> bool:
+        """Whether it is known how it ended; a request to stop that it ignored does not say that."""
+        return any(not item.ignored for item in self.evidence)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process may still act under it."""
+        return self.state in ("waiting", "active")
+
+    @property
+    def may_write(self) -> bool:
+        """Whether records may still come; a superseded process goes on until it dies."""
+        return self.alive or self.end_reason == "superseded"
+
+
+class Feed(msgspec.Struct, frozen=True, kw_only=True):
+    """How far one stream of one lease has been delivered.
+
+    Attributes:
+        target: `run` for the Run's backend, `store` for the copy of undelivered remainders.
+        offsets: delivered bytes of each segment that still exists.
+        intent: (segment, start) of a request whose repeat would be seen; persisted before it is sent.
+        tries: how many such requests may have been carried out, the one in flight included.
+        left: segments of which the store has more than the disk, after a power loss; for the store only.
+        delivered: records accepted by the backend.
+        passed: records that the cursor has passed, those set aside included.
+        next_step: one more than the highest step delivered.
+    """
+
+    lease_id: str
+    target: Literal["run", "store"]
+    stream: str
+    kind: StreamKind
+    offsets: dict[int, int] = {}
+    intent: tuple[int, int] | None = None
+    tries: int = 0
+    left: tuple[int, ...] = ()
+    delivered: int = 0
+    passed: int = 0
+    next_step: int = 0
+
+
+class SeriesOwner(msgspec.Struct, frozen=True):
+    """Whose plain name a metric is in one Run (R7), who else uses it, and what kind of series it is.
+
+    Attributes:
+        participant: who has the plain name, "" as long as only suffixed series exist.
+        others: participants whose series has a suffix -> its final name.
+        plain: for a suffixed series, the name under which its participant logs it; "" for a plain one.
+        registered: the backend knows this name.
+    """
+
+    participant: str
+    log_type: LogType
+    others: dict[str, str] = {}
+    plain: str = ""
+    registered: bool = False
+
+
+class Point(msgspec.Struct, frozen=True):
+    """What a series has come to.
+
+    Attributes:
+        last: the latest value; text in a series of texts.
+        step: of that value.
+        count: number of values.
+    """
+
+    last: float | str
+    step: int
+    count: int
+
+
+class RunEvent(msgspec.Struct, frozen=True):
+    """One line of a Run's history, for people.
+
+    Attributes:
+        at_ms: epoch milliseconds.
+        name: what happened.
+        detail: its particulars.
+    """
+
+    at_ms: int
+    name: str
+    detail: dict[str, str] = {}
+
+
+LONG_S = 1e9
+
+
+def rebased_run(run: Run, boot_id: str) -> Run:
+    """A Run as a coordinator of another boot finds it."""
+    return msgspec.structs.replace(
+        run,
+        boot_id=boot_id,
+        launcher_gone_at=_shift(run.launcher_gone_at),
+        open_since=run.open_since - LONG_S,
+    )
+
+
+def rebased_lease(lease: Lease) -> Lease:
+    """A lease as a coordinator of another boot finds it."""
+    evidence = tuple(
+        msgspec.structs.replace(item, at=item.at - LONG_S, alive_until=_shift(item.alive_until))
+        for item in lease.evidence
+    )
+    return msgspec.structs.replace(
+        lease,
+        asked_at=lease.asked_at - LONG_S,
+        granted_at=_shift(lease.granted_at),
+        ended_at=_shift(lease.ended_at),
+        evidence=evidence,
+    )
+
+
+def _shift(at: float | None) -> float | None:
+    return at - LONG_S if at is not None else None

@@ -1,0 +1,1 @@
+"""This machine: settings, places, processes. Used by the trainer and by the coordinator."""

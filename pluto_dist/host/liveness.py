@@ -1,0 +1,298 @@
+"""Is that process alive? The coordinator's side of R2.
+
+`watch()` picks the best way there is:
+
+==========  ============================================  ==========================================
+way         when                                          what its answer means
+==========  ============================================  ==========================================
+`pidfd`     same boot, same pid namespace                 exact; the descriptor polls readable at death
+`lock`      other pid namespace, or pidfd is refused      exact while the lease file is on local disk;
+                                                          to be asked every `PROBE_INTERVAL_S`
+`none`      nothing to look at                            always `unknown`
+==========  ============================================  ==========================================
+
+`alive` does not mean healthy: a stopped process, one that hangs in a driver and one that is being torn down
+are alive. `dead` is final. `unknown` must never be treated as dead: another boot id is another machine, or a
+sandbox with a kernel of its own, or a machine that was rebooted, and from here they look the same.
+
+How a process ended, as far as the kernel still knows (R9).
+
+Two sources, and each covers what the other cannot:
+
+* A zombie, dead but not yet collected by its parent: field 52 of /proc/<pid>/stat. The kernel prints 0 there
+  when we may not look, so the permission is checked first.
+* A process that was collected: `PIDFD_GET_INFO` (Linux 6.15 and later) on a pidfd that was open before.
+
+What it does not promise: without either (older kernel, a parent that is quicker than we are, another uid, a
+security module) the answer is None, and nothing is guessed from it. The reason of a SIGKILL is not in it.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import select
+import signal
+import struct
+import sys
+from pathlib import Path
+from typing import Literal, Protocol
+
+import msgspec
+
+from pluto_dist.core.values.ids import Identity
+from pluto_dist.host import identity as procfs
+from pluto_dist.host.identity import boot_id, pid_namespace
+from pluto_dist.host.lease_lock import LeaseProbe
+
+PROBE_INTERVAL_S = 0.05  # half of the 100 ms in which a death is to be noticed (G7)
+
+Presence = Literal["alive", "dead", "unknown"]
+Way = Literal["pidfd", "lock", "none"]
+
+_GONE = frozenset({errno.ESRCH, errno.ENOENT, errno.EINVAL})  # the last two: the number is a thread's now
+
+
+class Watch(Protocol):
+    """One process under observation."""
+
+    @property
+    def way(self) -> Way:
+        """How it is watched."""
+        ...
+
+    def fileno(self) -> int | None:
+        """A descriptor that polls readable when the process is dead; None if `check` has to be called."""
+        ...
+
+    def check(self) -> Presence:
+        """Whether it lives now; never blocks."""
+        ...
+
+    def exit_status(self) -> ExitStatus | None:
+        """How it ended; best asked at once, before its parent collects it."""
+        ...
+
+    def close(self) -> None:
+        """Gives descriptors back; idempotent."""
+        ...
+
+
+def watch(identity: Identity, lease_file: Path | None = None) -> Watch:
+    """Starts to watch a process that was alive when it told its identity.
+
+    Args:
+        identity: as the process itself gave it.
+        lease_file: what it holds its `LeaseLock` on, None if it has none (a launcher).
+
+    Raises:
+        OSError: the lease file is there but cannot be opened safely.
+    """
+    if _can_be_seen(identity):
+        try:
+            found = _by_pidfd(identity)
+        except OSError as error:
+            if error.errno in _GONE:
+                return GoneWatch()
+        else:
+            if found is not None:
+                return found
+    return LockWatch(identity, lease_file)
+
+
+class PidfdWatch:
+    """Exact: a pidfd stands for one process, whatever becomes of its number.
+
+    It becomes readable when the last thread has ended, so a first thread that leaves early, a debugger's stop
+    and an `exec` (by any thread) are no death. An `exec` is therefore not noticed here; a new nonce tells it.
+    """
+
+    way: Way = "pidfd"
+
+    def __init__(self, identity: Identity, pidfd: int) -> None:
+        self._identity = identity
+        self._pidfd: int | None = pidfd
+        self._poll = select.poll()
+        self._poll.register(pidfd, select.POLLIN)
+
+    def fileno(self) -> int | None:
+        """The pidfd."""
+        return self._pidfd
+
+    def check(self) -> Presence:
+        """Polls the pidfd without waiting."""
+        if self._pidfd is None:
+            return "unknown"
+        return "dead" if self._poll.poll(0) else "alive"
+
+    def exit_status(self) -> ExitStatus | None:
+        """From the zombie, or from the kernel's note if it was collected already."""
+        return exit_status_of(self._identity.pid, self._identity.start, self._pidfd)
+
+    def close(self) -> None:
+        """Closes the pidfd."""
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+            self._pidfd = None
+
+
+class LockWatch:
+    """For processes that no pidfd can reach; see `lease_lock` for what a free lock means.
+
+    A free lock on a file of another boot is `unknown`: that kernel's locks need not be visible here.
+    """
+
+    def __init__(self, identity: Identity, lease_file: Path | None) -> None:
+        self._same_boot = identity.boot_id == boot_id()
+        self._probe = LeaseProbe(lease_file) if lease_file is not None else None
+        self.way: Way = "none" if self._probe is None else "lock"
+
+    def fileno(self) -> int | None:
+        """None: a lock cannot be polled."""
+        return None
+
+    def check(self) -> Presence:
+        """Asks the kernel who holds the lock."""
+        state = "missing" if self._probe is None else self._probe.state()
+        if state == "held":
+            return "alive"
+        return "dead" if state == "free" and self._same_boot else "unknown"
+
+    def exit_status(self) -> ExitStatus | None:
+        """None: the process is out of sight."""
+        return None
+
+    def close(self) -> None:
+        """Closes the lease file; this never drops the other's lock."""
+        if self._probe is not None:
+            self._probe.close()
+
+
+class GoneWatch:
+    """It was dead before it could be watched: no such process, or a later one has its number."""
+
+    way: Way = "none"
+
+    def fileno(self) -> int | None:
+        """None: there is nothing to wait for."""
+        return None
+
+    def check(self) -> Presence:
+        """Always `dead`."""
+        return "dead"
+
+    def exit_status(self) -> ExitStatus | None:
+        """None: its parent has collected it."""
+        return None
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+def pidfd_trouble() -> str | None:
+    """Why pidfds cannot be used on this machine, None if they can."""
+    if not sys.platform.startswith("linux"):
+        return f"{sys.platform} has none"
+    if not procfs.shows_own_namespace():
+        return "/proc belongs to another pid namespace"
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except OSError as error:
+        return f"pidfd_open: {error.strerror}"
+    return None
+
+
+def _can_be_seen(identity: Identity) -> bool:
+    return (
+        sys.platform.startswith("linux")
+        and identity.boot_id == boot_id()
+        and identity.pid_ns == pid_namespace() != 0
+        and procfs.shows_own_namespace()
+    )
+
+
+def _by_pidfd(identity: Identity) -> Watch | None:
+    """The descriptor first, the start after it: so what was verified is what is held.
+
+    Returns:
+        None if the process is there but /proc hides it, so that its start cannot be verified.
+    """
+    pidfd = os.pidfd_open(identity.pid)
+    stat = procfs.read_stat(identity.pid)
+    found = PidfdWatch(identity, pidfd)
+    if stat is not None and stat.start == identity.start:
+        return found
+    hidden = stat is None and found.check() == "alive"
+    found.close()
+    return None if hidden else GoneWatch()
+
+
+# linux/pidfd.h: _IOWR(0xFF, 11, struct pidfd_info); version 0 of the struct has 64 bytes: mask, cgroup id
+# (u64), thirteen 32-bit numbers, the last one the exit code as wait(2) gives it.
+_PIDFD_GET_INFO = 0xC040_FF0B
+_INFO_SIZE = 64
+_EXIT_CODE_AT = 60
+_PIDFD_INFO_EXIT = 1 << 3
+_NO_INFO = frozenset({errno.ENOTTY, errno.EINVAL, errno.ENOSYS, errno.ESRCH, errno.EPERM, errno.EOPNOTSUPP})
+
+
+class ExitStatus(msgspec.Struct, frozen=True):
+    """Exactly one of the two is set.
+
+    Attributes:
+        exit_code: 0 to 255.
+        signal: name such as `SIGKILL`; `SIG64` where the number has no name.
+        core_dumped: the kernel says that a core was written.
+    """
+
+    exit_code: int | None = None
+    signal: str = ""
+    core_dumped: bool = False
+
+
+def decode_wait_status(status: int) -> ExitStatus:
+    """The value that wait(2) describes."""
+    number = status & 0x7F
+    if number == 0:
+        return ExitStatus(exit_code=status >> 8 & 0xFF)
+    return ExitStatus(signal=_signal_name(number), core_dumped=bool(status & 0x80))
+
+
+def exit_status_of(pid: int, start: int, pidfd: int | None = None) -> ExitStatus | None:
+    """How the process with this pid and start ended.
+
+    Args:
+        pid: in the pid namespace of the caller.
+        start: its start ticks; another process that got the pid later is not mistaken for it.
+        pidfd: of this process, opened while it lived or was a zombie.
+
+    Returns:
+        None if it still lives or the kernel does not say.
+    """
+    stat = procfs.read_stat(pid)
+    if stat is not None and stat.start == start:
+        return decode_wait_status(stat.wait_status) if stat.is_dead and procfs.may_read_exit(pid) else None
+    return None if pidfd is None else _from_pidfd(pidfd)
+
+
+def _from_pidfd(pidfd: int) -> ExitStatus | None:
+    info = bytearray(_INFO_SIZE)
+    struct.pack_into("=Q", info, 0, _PIDFD_INFO_EXIT)
+    try:
+        fcntl.ioctl(pidfd, _PIDFD_GET_INFO, info)
+    except OSError as error:
+        if error.errno in _NO_INFO:
+            return None
+        raise
+    (filled,) = struct.unpack_from("=Q", info, 0)
+    if not filled & _PIDFD_INFO_EXIT:
+        return None
+    return decode_wait_status(struct.unpack_from("=i", info, _EXIT_CODE_AT)[0])
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"SIG{number}"

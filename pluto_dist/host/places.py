@@ -1,0 +1,269 @@
+"""Where runtime, spool and store are on this machine (design section 7).
+
+Runtime and spool are one unit below one base folder, so that cursors, locks and records never part. The base
+is a fixed path per user on local disk: all processes of the node must come to the same answer by themselves,
+so nothing is derived from TMPDIR or XDG_RUNTIME_DIR, which differ per job or vanish at logout.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from pluto_dist.errors import PlacesError, SocketPathError
+from pluto_dist.host.filesystems import Filesystem, Mount, filesystem_of, mounts
+from pluto_dist.host.private_files import private_folder
+
+# sun_path has 108 bytes on Linux and 104 on macOS; one is for the terminating zero.
+SOCKET_PATH_LIMIT = 103 if sys.platform == "darwin" else 107
+PARENTS = ("/var/tmp", "/tmp", "/dev/shm")  # noqa: S108  -- private_folder() is what makes them safe
+STORE_NAME = ".pluto"
+
+
+class Rejected(msgspec.Struct, frozen=True):
+    """A base folder that was tried and cannot be used."""
+
+    path: str
+    reason: str
+
+
+class Places(msgspec.Struct, frozen=True):
+    """The folders of this node; they exist and are private.
+
+    Attributes:
+        base: holds `run` and `spool`.
+        filesystem: what the base is on.
+        remarks: what the user should know about the choice.
+        rejected: better places that could not be used.
+    """
+
+    base: Path
+    filesystem: Filesystem
+    remarks: tuple[str, ...] = ()
+    rejected: tuple[Rejected, ...] = ()
+
+    @property
+    def runtime(self) -> Path:
+        """Socket, lock, log."""
+        return self.base / "run"
+
+    @property
+    def spool(self) -> Path:
+        """One folder per lease."""
+        return self.base / "spool"
+
+    @property
+    def socket(self) -> Path:
+        """Where the coordinator listens."""
+        return socket_of(self.runtime)
+
+    @property
+    def lock(self) -> Path:
+        """Held by the coordinator while it lives."""
+        return self.runtime / "coordinator.lock"
+
+    @property
+    def database(self) -> Path:
+        """The coordinator's SQLite file."""
+        return self.runtime / "coordinator.db"
+
+    @property
+    def log(self) -> Path:
+        """What the coordinator prints."""
+        return self.runtime / "coordinator.log"
+
+
+def find_places(
+    home: Path | None = None, *, parents: Iterable[str] = PARENTS, among: Iterable[Mount] | None = None
+) -> Places:
+    """Finds and makes runtime and spool: at `home` if given, else at the first usable default.
+
+    Args:
+        home: PLUTO_DIST_HOME; insisted on, even on a network filesystem.
+        parents: folders in which the default base is tried, best first.
+        among: the mounts, as read from the machine if None.
+
+    Raises:
+        PlacesError: nothing can be used; names every candidate with its reason.
+        SocketPathError: `home` is too long for a socket.
+    """
+    known = tuple(mounts() if among is None else among)
+    if home is not None:
+        return _at_home(home, known)
+    rejected: list[Rejected] = []
+    for parent in parents:
+        base = _default_base(parent)
+        try:
+            return _at_default(base, known, tuple(rejected))
+        except OSError as error:
+            rejected.append(Rejected(str(base), _reason(error)))
+    tried = "; ".join(f"{each.path}: {each.reason}" for each in rejected)
+    raise PlacesError(
+        f"no folder for the spool: {tried}. Set PLUTO_DIST_HOME to a folder of yours on local disk",
+        rejected=[[each.path, each.reason] for each in rejected],
+    )
+
+
+def places_at(runtime: Path, spool: Path) -> Places:
+    """The places that a coordinator was started with, checked again.
+
+    Raises:
+        PlacesError: they are not private folders of one base, or gone.
+    """
+    if runtime.parent != spool.parent or (runtime.name, spool.name) != ("run", "spool"):
+        raise PlacesError(f"{runtime} and {spool} are not run and spool of one folder")
+    return find_places(runtime.parent)
+
+
+def make_again(places: Places) -> None:
+    """Makes folders that were deleted since they were found.
+
+    Raises:
+        PlacesError: they cannot be made, or somebody else has taken the name.
+    """
+    try:
+        _make(places.base)
+    except OSError as error:
+        raise PlacesError(
+            f"{places.base} cannot be used any more: {_reason(error)}", path=str(places.base)
+        ) from error
+
+
+def store_of(folder: Path | None) -> Path:
+    """Absolute path of the store: `.pluto` in `folder`, by default in the working directory. Not created.
+
+    Raises:
+        PlacesError: the working directory is gone, so a relative path means nothing; or its name is no UTF-8.
+    """
+    try:
+        store = Path(folder or "", STORE_NAME).resolve()  # one folder, one target, whatever it is called
+        str(store).encode()
+        return store
+    except UnicodeEncodeError as error:
+        raise PlacesError(
+            f"the store folder {str(folder or '.')!a} has a name that is no UTF-8; "
+            "give init(dir=…) or PLUTO_DIR another one"
+        ) from error
+    except FileNotFoundError as error:
+        raise PlacesError(
+            "the working directory no longer exists; give init(dir=…) or PLUTO_DIR an absolute path"
+        ) from error
+
+
+def make_store(store: Path) -> Path:
+    """Makes the store folder when the first thing is put there; its mode follows the user's umask.
+
+    Raises:
+        PlacesError: it cannot be made or is no folder.
+    """
+    try:
+        store.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PlacesError(
+            f"cannot make the store {store}: {_reason(error)}; point init(dir=…) or PLUTO_DIR elsewhere",
+            path=str(store),
+        ) from error
+    return store
+
+
+def socket_of(runtime: Path) -> Path:
+    """Path of the coordinator's socket.
+
+    Raises:
+        SocketPathError: longer than the kernel's address can hold.
+    """
+    path = runtime / "coordinator.sock"
+    length = len(os.fsencode(path))
+    if length > SOCKET_PATH_LIMIT:
+        raise SocketPathError(
+            f"the socket's path {path} has {length} bytes; the limit here is {SOCKET_PATH_LIMIT}. "
+            "Set PLUTO_DIST_HOME to a shorter path",
+            path=str(path),
+            length=length,
+            limit=SOCKET_PATH_LIMIT,
+        )
+    return path
+
+
+def leftover_spools(places: Places, parents: Iterable[str] = PARENTS) -> tuple[Path, ...]:
+    """Spools of ours at other default bases that still hold leases: an earlier job had to go there.
+
+    No coordinator of these places reads them; `pluto-dist sync PATH` does.
+    """
+    others = [_default_base(parent) / "spool" for parent in parents]
+    return tuple(spool for spool in others if spool != places.spool and _is_ours_and_holds_leases(spool))
+
+
+def _default_base(parent: str) -> Path:
+    return Path(parent).resolve() / f"pluto-dist-{os.geteuid()}"
+
+
+def _is_ours_and_holds_leases(spool: Path) -> bool:
+    try:
+        return spool.lstat().st_uid == os.geteuid() and any(spool.glob("leases/*"))
+    except OSError:
+        return False
+
+
+def _at_home(home: Path, known: tuple[Mount, ...]) -> Places:
+    base = Path(os.path.realpath(home))
+    socket_of(base / "run")
+    try:
+        base.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _make(base)
+        found = filesystem_of(base, known)
+    except OSError as error:
+        raise PlacesError(
+            f"PLUTO_DIST_HOME={home} cannot be used: {_reason(error)}; each user needs one of his own",
+            path=str(home),
+        ) from error
+    return Places(
+        base, found, remarks=(*_network_remark(base, found), *_swap_remark(base), *_memory_remark(found))
+    )
+
+
+def _at_default(base: Path, known: tuple[Mount, ...], rejected: tuple[Rejected, ...]) -> Places:
+    found = filesystem_of(base, known)
+    if found.is_network:
+        raise OSError(f"{found.fs_type} is a network filesystem")
+    if swap := _swap_remark(base.parent):
+        raise PermissionError(swap[0])
+    private_folder(base.parent, base.name)
+    _make(base)
+    return Places(base, found, remarks=_memory_remark(found), rejected=rejected)
+
+
+def _make(base: Path) -> None:
+    for name in ("run", "spool"):
+        private_folder(base, name)
+
+
+def _swap_remark(folder: Path) -> tuple[str, ...]:
+    mode = folder.stat().st_mode
+    if mode & 0o022 and not mode & stat.S_ISVTX:
+        return (f"{folder} lets others rename what is in it (mode {stat.S_IMODE(mode):04o}, no sticky bit)",)
+    return ()
+
+
+def _network_remark(base: Path, found: Filesystem) -> tuple[str, ...]:
+    if not found.is_network:
+        return ()
+    return (
+        f"PLUTO_DIST_HOME={base} is on {found.fs_type}, a network filesystem: "
+        "locks and sockets may not work, and two hosts must not use it at the same time",
+    )
+
+
+def _memory_remark(found: Filesystem) -> tuple[str, ...]:
+    if not found.is_memory:
+        return ()
+    return (f"the spool is on {found.fs_type}: it counts as memory and is gone after a reboot",)
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)

@@ -1,0 +1,228 @@
+"""From a cut of a segment to a batch: which names are in it, which points, and its lines under final names.
+
+Lines are passed on as they are, unless the participant has a series with a suffix (R7) or the stream is a
+console, whose line numbers are given here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import TypeVar
+
+import msgspec
+
+from pluto_dist.core.values.backend import LogType, StreamKind
+from pluto_dist.core.values.events import PointSummary
+from pluto_dist.core.values.ids import UNREADABLE
+from pluto_dist.spool.file_lines import read_line
+
+T = TypeVar("T")
+
+
+class _Metrics(msgspec.Struct):
+    time: int
+    step: int
+    data: dict[str, float]
+
+
+class _Unread(msgspec.Struct, forbid_unknown_fields=True):
+    """A metrics line whose values nobody has to understand."""
+
+    time: int
+    step: int
+    data: dict[str, msgspec.Raw]
+
+
+class _Shape(msgspec.Struct):
+    """Lines with the same names: how many, and the newest with its place in the batch."""
+
+    count: int
+    step: int
+    number: int
+    data: dict[str, float]
+
+
+class _Data(msgspec.Struct):
+    time: int
+    data: str
+    dataType: str  # noqa: N815 # the server's name
+    logName: str  # noqa: N815 # the server's name
+    step: int
+
+
+DATA_TYPES: dict[str, LogType] = {"histogram": "HISTOGRAM", "table": "TABLE"}  # others are string series
+_TIME, _MESSAGE = b'{"time":', b',"message":"'  # as `client.console.text` writes them
+
+_to_json = msgspec.json.Encoder().encode
+_metrics_decoder = msgspec.json.Decoder(_Metrics)
+_unread_decoder = msgspec.json.Decoder(_Unread)
+_data_decoder = msgspec.json.Decoder(_Data)
+
+
+class Contents(msgspec.Struct, frozen=True):
+    """What the records of a batch hold."""
+
+    names: dict[str, LogType]
+    summary: dict[str, PointSummary]
+    max_step: int
+
+
+def contents(kind: str, lines: Iterable[bytes]) -> Contents:
+    """Names, latest points and counts; lines that cannot be read are left to the backend to refuse."""
+    if kind == "metrics":
+        return _metrics(lines)
+    if kind == "data":
+        return _data(lines)
+    if kind == "files":
+        return _files(lines)
+    return Contents({}, {}, -1)
+
+
+def renamed(kind: StreamKind, lines: Iterable[bytes], known: Mapping[str, str | None]) -> tuple[bytes, ...]:
+    """The lines under final names; a series without one is left out, and so is a line without a series."""
+    rename = _renamed_metrics if kind == "metrics" else _renamed_data
+    return tuple(line for line in (_if_readable(rename, line, known) for line in lines) if line is not None)
+
+
+def numbered(lines: Iterable[bytes], first: int, speaker: str = "") -> tuple[bytes, ...]:
+    """Console lines with their numbers, and with who speaks in front of the message: `[rank3] …`.
+
+    What the capture writes is cut at a fixed place and not decoded; other lines are read as JSON.
+    """
+    said = _to_json(f"[{speaker}] ")[1:-1] if speaker else b""
+    return tuple(_numbered(line, number, said, speaker) for number, line in enumerate(lines, first))
+
+
+def _metrics(lines: Iterable[bytes]) -> Contents:
+    """Most lines of a stream hold the same names, so lines are counted by the names they hold."""
+    shapes: dict[tuple[str, ...], _Shape] = {}
+    for number, line in enumerate(lines):
+        try:
+            record = _metrics_decoder.decode(line)
+            step, data = record.step, record.data
+        except UNREADABLE:
+            step, data = _lenient(line)
+        shape = shapes.get(names := tuple(data))
+        if shape is None:
+            shapes[names] = _Shape(1, step, number, data)
+            continue
+        shape.count += 1
+        if step >= shape.step:
+            shape.step, shape.number, shape.data = step, number, data
+    return _summed_up(shapes.values())
+
+
+def _summed_up(shapes: Collection[_Shape]) -> Contents:
+    """Of each name the newest value: that of the highest step, and of two lines of one step the later."""
+    counts: Counter[str] = Counter()
+    newest: dict[str, float] = {}
+    steps: dict[str, int] = {}
+    for shape in sorted(shapes, key=lambda shape: (shape.step, shape.number)):
+        newest |= shape.data
+        steps |= dict.fromkeys(shape.data, shape.step)
+        counts.update(dict.fromkeys(shape.data, shape.count))
+    names: dict[str, LogType] = dict.fromkeys(newest, "METRIC")
+    summary = {name: PointSummary(_shown(value), steps[name], counts[name]) for name, value in newest.items()}
+    return Contents(names, summary, max((shape.step for shape in shapes), default=-1))
+
+
+def _data(lines: Iterable[bytes]) -> Contents:
+    names: dict[str, LogType] = {}
+    summary: dict[str, PointSummary] = {}
+    newest = -1
+    for line in lines:
+        try:
+            record = _data_decoder.decode(line)
+        except UNREADABLE:
+            continue
+        newest = max(newest, record.step)
+        names[record.logName] = DATA_TYPES.get(record.dataType, "DATA")
+        text = record.dataType if record.dataType in DATA_TYPES else record.data[:200]
+        _count(summary, record.logName, text, record.step)
+    return Contents(names, summary, newest)
+
+
+def _files(lines: Iterable[bytes]) -> Contents:
+    names: dict[str, LogType] = {}
+    summary: dict[str, PointSummary] = {}
+    newest = -1
+    for line in lines:
+        file = read_line(line)
+        if file is not None:
+            newest = max(newest, file.step)
+            names[file.log_name] = file.log_type
+            _count(summary, file.log_name, file.file_name, file.step)
+    return Contents(names, summary, newest)
+
+
+def _count(summary: dict[str, PointSummary], name: str, text: str, step: int) -> None:
+    before = summary.get(name)
+    summary[name] = PointSummary(text, step, 1 + (before.count if before else 0))
+
+
+def _lenient(line: bytes) -> tuple[int, dict[str, float]]:
+    """Lines with NaN or infinities, which are no JSON."""
+    try:
+        record = json.loads(line)
+        return int(record["step"]), {str(k): float(v) for k, v in record["data"].items()}
+    except (*UNREADABLE, KeyError, TypeError, AttributeError, OverflowError):
+        return -1, {}
+
+
+def _shown(value: float) -> float | str:
+    """JSON has no name for what is not finite."""
+    if value != value:  # noqa: PLR0124 # only NaN differs from itself
+        return "NaN"
+    return value if abs(value) != float("inf") else ("Infinity" if value > 0 else "-Infinity")
+
+
+def _if_readable(change: Callable[[bytes, T], bytes | None], line: bytes, argument: T) -> bytes | None:
+    """A line that is no JSON of its kind stays as it is: refusing it is the backend's part."""
+    try:
+        return change(line, argument)
+    except (*UNREADABLE, KeyError, TypeError, AttributeError, OverflowError):
+        return line
+
+
+def _renamed_metrics(line: bytes, known: Mapping[str, str | None]) -> bytes | None:
+    """Values stay as they were written; lines with NaN or infinities, which are no JSON, take longer."""
+    try:
+        record = _unread_decoder.decode(line)
+    except UNREADABLE:
+        return _renamed_slowly(line, known)
+    data = {
+        final: value for name, value in record.data.items() if (final := known.get(name, name)) is not None
+    }
+    return _to_json(_Unread(record.time, record.step, data)) + b"\n" if data else None
+
+
+def _renamed_slowly(line: bytes, known: Mapping[str, str | None]) -> bytes | None:
+    record = json.loads(line)
+    data = {known.get(name, name): value for name, value in record["data"].items()}
+    record["data"] = {name: value for name, value in data.items() if name is not None}
+    return json.dumps(record, separators=(",", ":")).encode() + b"\n" if record["data"] else None
+
+
+def _renamed_data(line: bytes, known: Mapping[str, str | None]) -> bytes | None:
+    record = json.loads(line)
+    final = known.get(record["logName"], record["logName"])
+    record["logName"] = final
+    return json.dumps(record, separators=(",", ":")).encode() + b"\n" if final is not None else None
+
+
+def _numbered(line: bytes, number: int, said: bytes, speaker: str) -> bytes:
+    head, mark, tail = line.partition(_MESSAGE)
+    if mark and head.startswith(_TIME) and head[len(_TIME) :].isdigit():
+        return b'%b,"lineNumber":%d,"message":"%b%b' % (head, number, said, tail)
+    return _if_readable(_numbered_slowly, line, (number, speaker)) or line
+
+
+def _numbered_slowly(line: bytes, how: tuple[int, str]) -> bytes:
+    number, speaker = how
+    record = json.loads(line)
+    record["lineNumber"] = number
+    if speaker:
+        record["message"] = f"[{speaker}] {record['message']}"
+    return json.dumps(record, separators=(",", ":")).encode() + b"\n"
