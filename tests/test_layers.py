@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Sequence
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -59,17 +60,23 @@ def ring_of(parts: Sequence[str]) -> str:
 
 def imports_of(path: Path) -> set[str]:
     """Rooms of pluto_dist that a module imports, anywhere in it."""
+    parts = (name.split(".") for name in imported(path))
+    return {ring_of(part[1:]) for part in parts if part[0] == "pluto_dist" and len(part) > 1}
+
+
+def module_of(path: Path) -> str:
+    """Dotted name of a module."""
+    return ".".join(("pluto_dist", *path.relative_to(PACKAGE).with_suffix("").parts))
+
+
+def imported(path: Path) -> set[str]:
+    """Dotted names that a module imports, anywhere in it: modules, and whatever is taken from them."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
-        names: list[str] = []
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module is not None:
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        for name in names:
-            parts = name.split(".")
-            if parts[0] == "pluto_dist" and len(parts) > 1:
-                found.add(ring_of(parts[1:]))
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
     return found
 
 
@@ -79,6 +86,24 @@ def test_imports_point_inwards(path: Path) -> None:
     ring = ring_of(path.relative_to(PACKAGE).parts)
     allowed = ALLOWED[ring] | {ring, "errors", "secret", "__version__"}
     assert imports_of(path) <= allowed, f"{ring} imports {imports_of(path) - allowed}"
+
+
+def test_no_module_imports_itself_in_a_circle() -> None:
+    """Imports for a type checker and inside functions count too: a circle is one concept in two files."""
+    names = {module_of(path): path for path in modules() if path.name != "__init__.py"}
+    graph = {name: {found for found in imported(path) if found in names} for name, path in names.items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_the_core_imports_at_the_top_of_a_module() -> None:
+    """So the order of its modules is the order in which they may be read."""
+    for path in (PACKAGE / "core").rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        inner = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+        assert not [node.lineno for node in inner if node not in tree.body], path
 
 
 def test_the_core_imports_nothing_that_looks_at_the_world() -> None:

@@ -36,7 +36,6 @@ MAY_MEASURE = {
     "pluto_server/test_faults.py",
     "process/test_coordinator_rest.py",
     "process/test_server_delivery.py",
-    "process/torchjob.py",
 }
 WAITS = {"wait", "join", "poll", "result", "communicate", "acquire"}
 BOUNDED = {"timeout", "within_s", "timeout_s"}

@@ -2,9 +2,10 @@
 
 JSON of `status`:
     running, pid, generation, protocol, runtime, socket, log, runs, live_runs, leases, started_at, uptime_s,
-    stopped
-where `leases` are attached processes, `started_at` is in epoch milliseconds, and `stopped` says that somebody
-stopped it on purpose. Without a coordinator the numbers are null, and the exit code is 3, as of a service.
+    stopped, key_from
+where `leases` are attached processes, `started_at` is in epoch milliseconds, `stopped` says that somebody
+stopped it on purpose, and `key_from` where the API key is from that `start` has handed over. Without a
+coordinator the numbers are null, and the exit code is 3, as of a service.
 `start` and `stop` print the same with `--json`.
 """
 
@@ -46,6 +47,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     started_at: int | None = None
     uptime_s: float | None = None
     stopped: bool = False
+    key_from: str = ""
 
 
 class _Told(msgspec.Struct):
@@ -58,13 +60,14 @@ class _Told(msgspec.Struct):
 
 @app.command()
 def start(home: options.Home = None, as_json: options.Json = False) -> None:
-    """Starts the coordinator and waits until it answers; one that runs already is fine."""
+    """Starts the coordinator, waits until it answers, and gives it the API key; one that runs is fine."""
     from pluto_dist.cli.lookup import reading_settings
-    from pluto_dist.cli.starting import ensure_running
+    from pluto_dist.cli.starting import ensure_running, hand_over_key
 
     places = _places(home)
     started = ensure_running(places, reading_settings(home))
-    _print(state_of(places), as_json, "started" if started else "was running already")
+    found = msgspec.structs.replace(state_of(places), key_from=hand_over_key(places))
+    _print(found, as_json, "started" if started else "was running already")
 
 
 @app.command()
@@ -204,6 +207,8 @@ def _print(found: State, as_json: bool, what: str) -> None:
         typer.echo(f"  generation  {found.generation}, protocol {found.protocol}")
         typer.echo(f"  runs        {found.runs}, {found.live_runs} of them live")
         typer.echo(f"  leases      {found.leases} attached")
+        if found.key_from:
+            typer.echo(f"  API key     handed over, from {found.key_from}")
     elif found.stopped:
         typer.echo("  stopped on purpose; the next init(), finish() or `coordinator start` starts it again")
     typer.echo(f"  socket      {found.socket}")

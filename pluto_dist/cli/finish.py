@@ -4,11 +4,15 @@ It is a take-over with a new epoch (G1), and only the coordinator does it; one i
 that it has never seen (of another host, or of a database that is gone) is first taken up from the store, as
 a resuming process would, and then ended.
 
+What is printed was read back, because the server may keep another status, and may be away. The exit code is 1
+if it keeps another one or refuses.
+
 JSON: as of `show`.
 """
 
 from __future__ import annotations
 
+import time
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +22,10 @@ from pluto_dist.cli import options
 
 if TYPE_CHECKING:
     from pluto_dist.cli.lookup import Known, Lookup
+    from pluto_dist.core.values.document import Document
+
+READ_BACK_S = 15.0  # how long the server may take; the status waits some seconds for what is still delivered
+POLL_S = 0.05
 
 
 class Ending(StrEnum):
@@ -43,8 +51,8 @@ def finish(
     from pluto_dist.cli.console import print_json
     from pluto_dist.cli.lookup import Lookup, reading_settings
     from pluto_dist.cli.show import public
-    from pluto_dist.cli.starting import ensure_running
-    from pluto_dist.core.values.document import read
+    from pluto_dist.cli.starting import ensure_running, hand_over_key
+    from pluto_dist.core.rules.verdict import server_differs
     from pluto_dist.errors import PlacesError
 
     lookup = Lookup(home, folder)
@@ -52,15 +60,30 @@ def finish(
         raise PlacesError(f"a coordinator has to end the Run; looked at: {lookup.where()}")
     lookup.choose(run)  # before anything is started
     ensure_running(lookup.places, reading_settings(home))
+    hand_over_key(lookup.places)
     known = lookup.choose(run)
-    document = read(_end(lookup, known, status, force=force))
+    document = _end(lookup, known, status, force=force)
+    differs = server_differs(document.server_status, document.refusals)
     if as_json:
         print_json(public(document, str(known.store), live=True, remark=""))
     else:
-        typer.echo(f"Run {document.display_id or document.key} is {document.status} (epoch {document.epoch})")
+        typer.echo(_told(document, differs))
+    if differs:
+        raise typer.Exit(1)
 
 
-def _end(lookup: Lookup, known: Known, status: Ending, *, force: bool) -> bytes:
+def _told(document: Document, differs: str) -> str:
+    named = f"Run {document.display_id or document.key} is {document.status}"
+    epoch = f"(epoch {document.epoch})"
+    if differs:
+        return f"{named} here {epoch}; {differs}"
+    if document.reported:
+        return f"{named} {epoch}" + (", at the server too" if document.mode == "pluto" else "")
+    why = f" ({document.trouble})" if document.trouble else ""
+    return f"{named} here {epoch}; the server has not taken it yet{why}, the coordinator goes on trying"
+
+
+def _end(lookup: Lookup, known: Known, status: Ending, *, force: bool) -> Document:
     if known.live:
         return _force(lookup, known.head.key, status, force=force)
     if not force:
@@ -81,17 +104,26 @@ def _needs_force(known: Known, status: Ending) -> Exception:
     )
 
 
-def _force(lookup: Lookup, key: str, status: Ending, *, force: bool) -> bytes:
-    from pluto_dist.core.values.messages import ForceFinish
+def _force(lookup: Lookup, key: str, status: Ending, *, force: bool) -> Document:
+    """Ends the Run, and waits until the server has said what it made of it."""
+    from pluto_dist.core.values.document import read
+    from pluto_dist.core.values.messages import AskRun, ForceFinish
     from pluto_dist.errors import CoordinatorUnavailableError
 
-    body = lookup.ask(ForceFinish(request=1, run=key, status=status.value, force=force))
-    if body is None:
-        raise CoordinatorUnavailableError(f"the coordinator went away; looked at: {lookup.where()}")
-    return body
+    question: ForceFinish | AskRun = ForceFinish(request=1, run=key, status=status.value, force=force)
+    deadline = time.monotonic() + READ_BACK_S
+    while True:
+        body = lookup.ask(question)
+        if body is None:
+            raise CoordinatorUnavailableError(f"the coordinator went away; looked at: {lookup.where()}")
+        document = read(body)
+        if document.reported or time.monotonic() > deadline:
+            return document
+        question = AskRun(request=1, run=key)
+        time.sleep(POLL_S)
 
 
-def _take_up_and_end(lookup: Lookup, known: Known, status: Ending) -> bytes:
+def _take_up_and_end(lookup: Lookup, known: Known, status: Ending) -> Document:
     """This process resumes the Run, so that the coordinator reads its document, and lets it be ended."""
     import pluto_dist
 

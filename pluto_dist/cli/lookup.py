@@ -62,6 +62,8 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     ended_at: int | None
     points: int
     restore: _Restore
+    server_status: Status | None = None
+    refusals: dict[str, str] = {}
 
 
 class Known(msgspec.Struct, frozen=True):

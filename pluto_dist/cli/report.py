@@ -10,6 +10,7 @@ import typer
 
 from pluto_dist.backend.local.store import Store
 from pluto_dist.cli.console import clock, now_ms, print_table, printable, since, span
+from pluto_dist.core.rules.verdict import server_differs
 from pluto_dist.core.values.document import Document, LeaseShown
 from pluto_dist.core.values.records import Failure, RunEvent
 
@@ -77,6 +78,9 @@ def _header(document: Document, store: str) -> Iterator[str]:
     yield f"{document.display_id or document.run_id}  {document.name}  (project {document.project})"
     phase = f" ({document.phase})" if document.phase not in ("", "ended", document.status.lower()) else ""
     yield f"  status   {document.status}{phase}"
+    differs = server_differs(document.server_status, document.refusals)
+    if differs:
+        yield f"  but      {differs}"
     yield f"  since    {clock(document.created_at)}{_until(document)}"
     yield f"  run_id   {document.run_id}" + (f", id {document.id}" if document.id is not None else "")
     yield f"  where    {f'{document.mode}, {document.url}' if document.url else f'{document.mode}, {store}'}"

@@ -2,7 +2,8 @@
 
 JSON: a list, oldest first, of
 `id, display_id, run_id, project, name, status, mode, created_at` and
-`key, phase, ended_at, points, store` (folder) and `live` (the coordinator of this node has it).
+`key, phase, ended_at, points, store` (folder), `live` (the coordinator of this node has it),
+`server_status` (null unless the server has another one) and `refusals` (what the server will not take).
 Instants are epoch milliseconds.
 """
 
@@ -18,7 +19,7 @@ from pluto_dist.cli import options
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pluto_dist.cli.lookup import Known
+    from pluto_dist.cli.lookup import Head, Known
 
 
 def runs(
@@ -61,6 +62,8 @@ def row(known: Known) -> dict[str, object]:
         "points": head.points,
         "store": str(known.store),
         "live": known.live,
+        "server_status": head.server_status,
+        "refusals": head.refusals,
     }
 
 
@@ -80,7 +83,7 @@ def _print(found: list[Known]) -> None:
                 known.head.id,
                 known.head.name,
                 known.head.project,
-                known.head.status,
+                _status(known.head),
                 known.head.phase if known.live or known.head.status != RUNNING else "nobody has it",
                 clock(known.head.created_at),
                 known.head.points,
@@ -92,6 +95,13 @@ def _print(found: list[Known]) -> None:
         ],
         right=("ID", "POINTS"),
     )
+
+
+def _status(head: Head) -> str:
+    """The status, and that the server has another one or would not take it."""
+    if head.server_status is not None:
+        return f"{head.status} (server: {head.server_status})"
+    return f"{head.status} (refused by the server)" if "status" in head.refusals else head.status
 
 
 def _told_apart(stores: set[Path]) -> dict[Path, str]:

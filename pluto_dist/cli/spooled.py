@@ -10,9 +10,9 @@ from pathlib import Path
 
 import msgspec
 
-from pluto_dist.coordinator.spools import next_step
 from pluto_dist.core.values.backend import kind_of
 from pluto_dist.core.values.document import Document, LeaseShown
+from pluto_dist.spool.batches import next_step
 from pluto_dist.spool.reader import list_streams, read_cut
 
 

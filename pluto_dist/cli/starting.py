@@ -6,12 +6,12 @@ import os
 import time
 
 from pluto_dist.cli.ask import ask
-from pluto_dist.core.values.messages import AskStatus
+from pluto_dist.core.values.messages import AskStatus, HandOverKey
 from pluto_dist.errors import CoordinatorUnavailableError
 from pluto_dist.host import launch
 from pluto_dist.host.launch import start_if_absent
 from pluto_dist.host.places import Places
-from pluto_dist.host.settings import Settings
+from pluto_dist.host.settings import Settings, as_option, load
 
 START_S = 60.0  # usually 0.4 s; cold disk caches, a machine with much else to do
 POLL_S = 0.02
@@ -48,6 +48,22 @@ def _answers(places: Places) -> bool:
         except CoordinatorUnavailableError:
             if time.monotonic() > deadline:
                 raise
+
+
+def hand_over_key(places: Places) -> str:
+    """Gives the coordinator the API key of this environment, for Runs whose processes are gone.
+
+    Returns:
+        Where the key is from, "" if there is none.
+
+    Raises:
+        SettingError: the key cannot be used.
+    """
+    settings = load(os.environ, {"mode": "auto"}, source=as_option)
+    if settings.api_key is None or settings.mode != "pluto":
+        return ""
+    ask(places.socket, HandOverKey(request=1, key=settings.api_key.reveal()))
+    return settings.key_source
 
 
 def _tail(places: Places) -> str:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from pluto_dist.client.terminal import is_terminal, put, tell
+from pluto_dist.core.rules.verdict import server_differs
 from pluto_dist.core.values.ids import RunRef
 from pluto_dist.core.values.messages import RunView, View
-from pluto_dist.host.places import store_of
-from pluto_dist.host.settings import Settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pluto_dist.host.settings import Settings
 
 _log = logging.getLogger("pluto_dist")
 
@@ -25,7 +29,7 @@ def started(view: View | None, settings: Settings, spool: str) -> None:
     """
     if view is None or view.run is None or view.role != "owner":
         return
-    run, store = view.run, store_of(settings.dir)
+    run, store = view.run, _store(settings)
     if run.mode == "local" and run.provisional:
         _log.warning(
             "%s has no place in the store yet: %s. Everything is kept in %s until the store can be written; "
@@ -42,7 +46,7 @@ def key_found(settings: Settings) -> None:
     """What `login()` says: nothing, if there is a key."""
     if settings.api_key is None and settings.mode != "disabled" and not settings.quiet:
         tell(
-            f"no API key found; Runs are kept in {store_of(settings.dir)}, `pluto-dist sync` uploads them. "
+            f"no API key found; Runs are kept in {_store(settings)}, `pluto-dist sync` uploads them. "
             "For a key set PLUTO_API_KEY, or run `pluto login` of the official client"
         )
 
@@ -152,7 +156,9 @@ def finished(view: View | None, settings: Settings, records: int) -> None:
     left += f", {run.rejected} values rejected" if run.rejected else ""
     # Who leaves while others go on is not told how much has arrived.
     points = f", {run.points} points" if run.points or not records or status != "RUNNING" else ""
-    tell(f"{_named(run)} {state}{why}{points}{left}; {_look(run, settings)}")
+    differs = server_differs(run.server_status, run.refusals)
+    no = f"; but {differs}" if differs else ""
+    tell(f"{_named(run)} {state}{why}{points}{left}{no}; {_look(run, settings)}")
 
 
 def _is_behind(view: View, records: int) -> bool:
@@ -166,8 +172,9 @@ def _look(run: RunView, settings: Settings) -> str:
     if run.mode == "local":
         return f"look: pluto-dist show {_short(run)}"
     if run.provisional:
-        return f"kept in {store_of(settings.dir)}; upload: pluto-dist sync"
-    return run.url or f"look: pluto-dist show {_short(run)}"
+        return f"kept in {_store(settings)}; upload: pluto-dist sync"
+    gone = "status" in run.refusals  # a page that is not there helps nobody
+    return f"look: pluto-dist show {_short(run)}" if gone or not run.url else run.url
 
 
 def _named(run: RunView) -> str:
@@ -177,3 +184,9 @@ def _named(run: RunView) -> str:
 
 def _short(run: RunView) -> str:
     return run.display_id or run.external_id
+
+
+def _store(settings: Settings) -> Path:
+    from pluto_dist.host.places import store_of  # needs a Unix; `opening` says so itself on Windows
+
+    return store_of(settings.dir)

@@ -18,8 +18,8 @@ from pluto_dist.client.arguments import (
     seconds_of,
     tags_of,
 )
+from pluto_dist.client.interface import RunLike, leave_out, settings_of
 from pluto_dist.client.interface import Settings as GivenSettings
-from pluto_dist.client.interface import leave_out, settings_of
 from pluto_dist.client.opening import disabled_run, generate_run_id, open_lease
 from pluto_dist.client.runs import RUNS
 from pluto_dist.client.values import shown
@@ -28,7 +28,6 @@ from pluto_dist.errors import ArgumentError, OwnerExistsError, RunNotFoundError
 
 if TYPE_CHECKING:
     from pluto_dist.client.opening import AnyRun
-    from pluto_dist.client.run import Run
     from pluto_dist.host.settings import Settings
 
 Mode = Literal["auto", "local", "pluto", "disabled"]
@@ -221,7 +220,7 @@ def alert(message: object = None, title: str = "pluto", level: str = "INFO", **m
         run.alert(message, title, level, **more)
 
 
-def _newest(verb: str) -> Run | None:
+def _newest(verb: str) -> RunLike | None:
     """The Run that a module-level call means; None where everything is disabled."""
     run = RUNS.newest()
     if run is None and not RUNS.disabled:

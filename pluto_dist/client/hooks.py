@@ -3,6 +3,10 @@
 Everything that was installed before keeps working and is called as if we were not there. In a forked child
 every hook is a pass-through.
 
+`os.kill` is hooked to tell apart who ends a child: its own parent (`Process.terminate()`, a pool that is
+left, `multiprocessing` at the interpreter's exit), which says nothing against the Run, or anybody else.
+Signals that C code or `os.killpg` sends are not seen.
+
 SIGTERM (`stops.py` notices it): the evidence is written, the preemption callbacks are called, then an earlier
 handler of the script, if it had one, else the process leaves and dies by the signal. A script that looks at
 `run.preempted` is trusted to end by itself: it goes on, until `preempt_wait_s` is over or a second SIGTERM
@@ -33,6 +37,7 @@ from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
 from pluto_dist.client.evidence import evidence_of_exit
+from pluto_dist.client.pools import ENDING, is_running, parent_pid
 from pluto_dist.client.runs import RUNS
 from pluto_dist.client.stops import STOPS
 from pluto_dist.client.terminal import flush
@@ -56,15 +61,17 @@ class Hooks:
         self._previous_excepthook = sys.excepthook
         self._previous_thread_hook = threading.excepthook
         self._previous_sigterm: Handler = None
+        self._previous_kill = os.kill
         self._masks = threading.local()
 
     def install(self) -> None:
-        """Takes the places of exit, exception hooks and, if this is the main thread, SIGTERM."""
+        """Takes the places of exit, exception hooks, `os.kill` and, if this is the main thread, SIGTERM."""
         sys.exit = self._exit
         sys.excepthook = self._excepthook
         threading.excepthook = self._thread_hook
+        os.kill = self._kill
         atexit.register(self._at_exit)
-        if _is_pool_child():
+        if parent_pid() is not None:
             from multiprocessing.util import Finalize
 
             Finalize(None, self._at_end_of_child, exitpriority=0)
@@ -132,6 +139,13 @@ class Hooks:
                 run.leave_at_exit({})
                 run.tell_late()
 
+    def _kill(self, pid: int, number: int, /) -> None:
+        """Whom this process ends, its child has not failed: `multiprocessing` comes here, and all others."""
+        if self._here and number in ENDING and pid > 0 and pid != self._pid and is_running(pid):
+            for run in RUNS.open()[:1]:
+                run.tell_stopped(pid, signal.Signals(number).name)
+        self._previous_kill(pid, number)
+
     def _sigterm(self, number: int, frame: FrameType | None) -> None:
         """Records it, then lets happen what would have happened without us."""
         if not self._here:
@@ -167,7 +181,7 @@ class Hooks:
     def _give_up(self, number: int) -> None:
         """The script was asked and did not end; in a thread, because the main one may be inside a C call."""
         self._leave()
-        os.kill(os.getpid(), number)
+        self._previous_kill(os.getpid(), number)
 
     def _leave(self) -> None:
         for run in RUNS.open():
@@ -186,7 +200,7 @@ class Hooks:
             flush(sys.stderr)
             os._exit(128 + number)
         signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)
+        self._previous_kill(os.getpid(), number)
 
 
 def _written() -> int:
@@ -196,12 +210,6 @@ def _written() -> int:
 def _is_prompt() -> bool:
     """At a prompt, a notebook's too, an error or `sys.exit` may end a line of input and not the process."""
     return hasattr(sys, "ps1")
-
-
-def _is_pool_child() -> bool:
-    """Whether `multiprocessing` runs this process, and with it its end."""
-    process = sys.modules.get("multiprocessing.process")
-    return process is not None and process.parent_process() is not None
 
 
 @functools.cache

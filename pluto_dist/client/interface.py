@@ -1,4 +1,7 @@
-"""What scripts that were written for the official client expect beside the Run itself.
+"""What the parts of the client know of each other, and what scripts for the official client expect.
+
+`RunLike` and `Member` are all that module-level calls, hooks and signal handlers see of a handle and of the
+lease behind it; so those do not import what imports them.
 
 `docs/official-client.md` lists its public surface name by name, with what becomes of it here; a test holds
 that table against the installed client.
@@ -10,7 +13,7 @@ import difflib
 import logging
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
 
 from pluto_dist.client.values import shown
 from pluto_dist.errors import ArgumentError
@@ -26,6 +29,55 @@ NOT_OFFERED = {
 }
 _STATUS_CODES = {"RUNNING": -1, "COMPLETED": 0, "FAILED": 1, "CANCELLED": 2, "TERMINATED": 15}
 _HIDDEN = ("api_key", "launched_by", "notes")  # the key is a secret; the others are no settings of a user
+
+
+class RunLike(Protocol):
+    """A handle of a Run: a `Run`, or a `DisabledRun`, which has the same names."""
+
+    @property
+    def run_id(self) -> str: ...
+    @property
+    def display_id(self) -> str | None: ...
+    @property
+    def ended(self) -> bool: ...
+    @property
+    def next_step(self) -> int: ...
+
+    def log(
+        self,
+        data: Mapping[str, Any],
+        step: int | None = None,
+        commit: bool | None = None,
+        timestamp: float | None = None,
+    ) -> None: ...
+    def watch(self, module: Any, **how: Any) -> None: ...
+    def alert(
+        self, message: object = None, title: str = "pluto", level: str = "INFO", **more: Any
+    ) -> None: ...
+    def finish(self, code: int | None = None, timeout_s: float | None = None) -> None: ...
+
+
+class Member(Protocol):
+    """The lease behind a handle: what a process says with it, and how it leaves."""
+
+    pid: int
+    end: Literal["", "finished", "closed"]
+    by_init: bool
+
+    @property
+    def here(self) -> bool: ...
+    @property
+    def is_side(self) -> bool: ...
+    @property
+    def written(self) -> int: ...
+
+    def evidence(self, **what: Any) -> None: ...
+    def take_evidence(self, error: BaseException | None) -> None: ...
+    def note(self, text: str, **detail: str) -> None: ...
+    def tell_stopped(self, pid: int, signal: str) -> None: ...
+    def tell_late(self) -> None: ...
+    def finish(self, code: int | None = None, timeout_s: float | None = None) -> None: ...
+    def leave_at_exit(self, last_words: Mapping[str, Any] | None, wait_s: float | None = None) -> None: ...
 
 
 class Hints:

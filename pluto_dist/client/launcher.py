@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from pluto_dist.client.arguments import Wish, name_of
+from pluto_dist.client.interface import Member
 from pluto_dist.client.job.detect import is_node_launcher
-from pluto_dist.client.lease import HeldLease
 from pluto_dist.client.offline import DisabledRun
 from pluto_dist.client.opening import generate_run_id, open_lease
 from pluto_dist.client.run import Run
@@ -100,7 +100,7 @@ def _id_of(run: Run, run_id: str | None) -> dict[str, str]:
 class Job:
     """The command and what became of it."""
 
-    def __init__(self, run: HeldLease, settings: Settings) -> None:
+    def __init__(self, run: Member, settings: Settings) -> None:
         self._run = run
         self._settings = settings
         self._stopped = False

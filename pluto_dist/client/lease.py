@@ -25,7 +25,16 @@ from pluto_dist.client.offline import Claimed, knows_its_run
 from pluto_dist.client.points import PointLog
 from pluto_dist.client.stops import STOPS
 from pluto_dist.client.values import clean_text
-from pluto_dist.core.values.lifecycle import Claim, Closed, Counted, Evidence, Finished, LifecycleEntry, Noted
+from pluto_dist.core.values.lifecycle import (
+    ChildStopped,
+    Claim,
+    Closed,
+    Counted,
+    Evidence,
+    Finished,
+    LifecycleEntry,
+    Noted,
+)
 from pluto_dist.core.values.messages import View
 from pluto_dist.errors import (
     CoordinatorUnavailableError,
@@ -240,6 +249,11 @@ class HeldLease:
         self.warn_once(
             "alert", "alert(): it is an event of the Run and a line of the log; no mail or webhook was sent"
         )
+
+    def tell_stopped(self, pid: int, signal: str) -> None:
+        """This process ends one that it has started."""
+        if not self.end and self.here:
+            self.say(ChildStopped(**self.stamp(), pid=pid, signal=signal))
 
     def log_late(self) -> None:
         """A record came after the end.

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import sys
 import threading
 from collections.abc import Callable, Iterator
 
 import zmq
 
+from pluto_dist.client.green import wait_for_message, wait_readable
 from pluto_dist.client.lease_files import DropReport, LeaseFiles
 from pluto_dist.core.rules.session import Session
 from pluto_dist.core.values.messages import PROTOCOL, Answer, Question, Refusal, Reply, Sync, View
@@ -222,9 +222,7 @@ class Link:
                 self._serve()
             except (OSError, zmq.ZMQError) as error:
                 self._fail(CoordinatorUnavailableError(f"the connection to the coordinator broke: {error}"))
-                waiter = select.poll()
-                waiter.register(self._wake_read, select.POLLIN)
-                waiter.poll(AGAIN_S * 1000)
+                wait_readable((self._wake_read,), AGAIN_S)
         self._on_view = _ignore
 
     def _serve(self) -> None:
@@ -245,11 +243,7 @@ class Link:
             client.close()
 
     def _wait(self, client: DealerClient, timeout_s: float) -> None:
-        poller = zmq.Poller()
-        poller.register(client.socket, zmq.POLLIN)
-        poller.register(self._wake_read, zmq.POLLIN)
-        poller.poll(int(min(timeout_s, AGAIN_S) * 1000) + 1)
-        with contextlib.suppress(BlockingIOError):
+        if wait_for_message(client.socket, self._wake_read, min(timeout_s, AGAIN_S)):
             os.read(self._wake_read, 4096)
         while (reply := client.receive()) is not None:
             self._take(reply)

@@ -52,10 +52,13 @@ def open_lease(wish: Wish, settings: Settings) -> AnyRun:
 
 
 def _places(settings: Settings) -> Places:
+    from pluto_dist.client.green import threads_are_green
+
     if sys.platform == "win32":  # asked for by a mode; `auto` does not come here
         from pluto_dist.host.settings import NO_WINDOWS
 
         raise MachineError(NO_WINDOWS)
+    threads_are_green()  # or it cannot work here
     from pluto_dist.host.places import find_places
 
     return find_places(settings.home)

@@ -305,13 +305,8 @@ class Collector:
             self.values[name] = value
 
     def _take_file(self, name: str, media: Media, sample_index: int = 0) -> None:
-        """The name is part of the object's key in the storage, and of its path in the store."""
         if media.problem:
             self._reject(name, media, media.problem)
-        elif any(part in ("", ".", "..") for part in name.split("/")):
-            self._reject(
-                name, media, "the name of a file has an empty part, '.' or '..'; give it a plain one"
-            )
         else:
             self.files.append(Attached(name, media, sample_index))
 

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from pluto_dist.client.lease import HeldLease
-    from pluto_dist.client.opening import AnyRun
-    from pluto_dist.client.run import Run
+from pluto_dist.client.interface import Member, RunLike
 
 
 class OpenRuns:
     """Handles in the order in which they were opened; a forked child sees its parent's, and opens its own."""
 
     def __init__(self) -> None:
-        self._runs: list[tuple[Run, HeldLease]] = []
+        self._runs: list[tuple[RunLike, Member]] = []
         self._inits: dict[int, int] = {}
         self._closed: dict[int, int] = {}
         self.disabled = False
 
-    def add(self, run: Run, held: HeldLease) -> None:
+    def add(self, run: RunLike, held: Member) -> None:
         """A Run was opened in this process."""
         for former in self.mine():
             former.tell_late()
@@ -28,27 +24,27 @@ class OpenRuns:
         self._runs = [(kept, lease) for kept, lease in self._runs if not lease.end]
         self._runs.append((run, held))
 
-    def mine(self) -> list[HeldLease]:
+    def mine(self) -> list[Member]:
         """Leases that this process opened, newest first; of the ended ones at least the newest."""
         return [held for _, held in reversed(self._runs) if held.here]
 
-    def open(self) -> list[HeldLease]:
+    def open(self) -> list[Member]:
         """Leases that this process opened and has not ended, newest first."""
         return [held for held in self.mine() if not held.end]
 
-    def unfinished(self) -> list[Run]:
+    def unfinished(self) -> list[RunLike]:
         """Runs that are not ended, newest first; a forked child's inherited ones included."""
         return [run for run, held in reversed(self._runs) if not held.end]
 
-    def lease_of(self, run: AnyRun) -> HeldLease | None:
+    def lease_of(self, run: RunLike) -> Member | None:
         """What is behind a handle that this process opened; None for a disabled Run."""
         return next((held for known, held in self._runs if known is run and held.here), None)
 
-    def newest(self) -> Run | None:
+    def newest(self) -> RunLike | None:
         """The first of the unfinished ones."""
         return next(iter(self.unfinished()), None)
 
-    def newest_ended(self) -> Run | None:
+    def newest_ended(self) -> RunLike | None:
         """The newest of those that were ended, if none was opened since."""
         return self._runs[-1][0] if self._runs and self._runs[-1][1].end else None
 

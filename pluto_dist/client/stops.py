@@ -20,6 +20,7 @@ import signal
 import threading
 from collections.abc import Callable
 
+from pluto_dist.client.pools import between_tasks
 from pluto_dist.client.runs import RUNS
 from pluto_dist.client.values import said_by
 
@@ -67,9 +68,11 @@ class Stops:
         with self._lock:
             if self.asked:
                 return
+            self.asked = True
+            if between_tasks():
+                return  # the way in which pools end their workers, and no work ends with it
             for run in RUNS.open():
                 run.evidence(kind="signal", signal="SIGTERM", ignored=self.ignored)
-            self.asked = True
 
     def take(self) -> None:
         """Tells of a SIGTERM that has come; a lease does not end before that is said."""

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pluto_dist.client.arguments import whole_of
+from pluto_dist.client.interface import RunLike
 from pluto_dist.client.media.tables import Histogram
 from pluto_dist.client.values import first_line, shown
-
-if TYPE_CHECKING:
-    from pluto_dist.client.run import Run
 
 GRADIENTS, PARAMETERS = "grad", "param"  # the official client's prefixes
 MOST_BINS = 10_000
@@ -34,7 +32,7 @@ class Watch:
         warn: says a thing once.
     """
 
-    def __init__(self, run: Run, module: Any, freq: int, bins: int, warn: Warn) -> None:
+    def __init__(self, run: RunLike, module: Any, freq: int, bins: int, warn: Warn) -> None:
         self._run = run
         self._module = weakref.ref(module)
         self._freq = freq
@@ -91,7 +89,7 @@ class _Hook:
 
 
 def watch(
-    run: Run,
+    run: RunLike,
     module: Any,
     warn: Warn,
     *,

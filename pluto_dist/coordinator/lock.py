@@ -16,9 +16,9 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from pluto_dist.coordinator.spawn import try_lock
 from pluto_dist.errors import PlacesError
 from pluto_dist.host.private_files import open_private
+from pluto_dist.host.spawn import try_lock
 
 
 class FileId(NamedTuple):

@@ -41,9 +41,9 @@ from typing import Any
 
 import msgspec
 
-from pluto_dist.coordinator import spools
 from pluto_dist.coordinator.log import say
 from pluto_dist.core.values.effects import NodeFeed
+from pluto_dist.spool.batches import next_step
 from pluto_dist.spool.space import Space
 from pluto_dist.spool.writer import Limits, StreamWriter
 
@@ -288,7 +288,7 @@ class _Stream:
         folder.mkdir(mode=0o700, exist_ok=True)
         space = Space(str(folder.parent.parent))
         self.writer = StreamWriter(feed.folder, "metrics", Limits(segment_bytes=SEGMENT_BYTES), space=space)
-        known = map(spools.next_step, (feed.folder, *feed.earlier))
+        known = map(next_step, (feed.folder, *feed.earlier))
         self.step = max(feed.first_step, *known)
 
 

@@ -18,28 +18,22 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
-
 from pluto_dist.coordinator.log import say
 from pluto_dist.core.values import events as on
 from pluto_dist.core.values.backend import kind_of
-from pluto_dist.core.values.ids import LEASE_ID, UNREADABLE, step_behind
+from pluto_dist.core.values.ids import LEASE_ID
 from pluto_dist.core.values.lifecycle import LifecycleEntry, Unreadable, decode_entry
 from pluto_dist.errors import ProtocolError
 from pluto_dist.host.lease_lock import LOCK_NAME, LeaseProbe
+from pluto_dist.spool.batches import next_step
 from pluto_dist.spool.frames import HEADER, HEADER_BYTES, MARK_STEP, Cut, scan
 from pluto_dist.spool.names import DRAIN_LOCK, stream_pid
-from pluto_dist.spool.reader import last_record, list_streams, next_range, read_cut, writer_lives
+from pluto_dist.spool.reader import list_streams, next_range, read_cut, writer_lives
 from pluto_dist.spool.real_files import real_files
 from pluto_dist.spool.retention import touch_live
 
 LIFECYCLE = "lifecycle"
 FORGOTTEN_S = 10.0  # a process that has made its lock file locks it at once
-LONGEST_STEP = 20  # digits of the largest 64-bit integer
-
-
-class _Step(msgspec.Struct):
-    step: int = -1
 
 
 class LifecycleTail:
@@ -151,17 +145,6 @@ def record_sizes(folder: str) -> tuple[dict[str, dict[int, int]], dict[int, int]
     return {name: sizes for name, sizes in streams.items() if kind_of(name) is not None}, lifecycle
 
 
-def next_step(folder: str) -> int:
-    """One more than the step of the last record of any chain, 0 if there is none."""
-    steps = [0]
-    for stream in list_streams(folder):
-        if kind_of(stream) in ("metrics", "data", "files"):
-            record = last_record(folder, stream)
-            if record is not None:
-                steps.append(step_behind(_step_of(record)))
-    return max(steps)
-
-
 def still_written(folder: str) -> bool:
     """Whether a child or the console's drain of a dead process may still write here.
 
@@ -216,15 +199,6 @@ def is_forgotten(folder: str, now: float) -> bool:
 def remove_folder(folder: str) -> None:
     """Deletes a lease's folder; one that is gone already is no error."""
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def _step_of(record: bytes) -> int:
-    try:
-        return msgspec.json.decode(record, type=_Step).step
-    except UNREADABLE:  # non-finite values are no JSON; the step stands before them
-        head, _, rest = record.partition(b'"step":')
-        digits = rest.split(b",", 1)[0].strip()
-        return int(digits) if head and digits.isdigit() and len(digits) <= LONGEST_STEP else -1
 
 
 LAST_WORDS_S = 2.0  # a dead owner's place is kept as long, so nobody waits longer for this

@@ -19,8 +19,7 @@ from pluto_dist.backend.local import files
 from pluto_dist.backend.local import files as store_files
 from pluto_dist.backend.local.marks import Marks
 from pluto_dist.backend.local.store import Store
-from pluto_dist.coordinator.describe import Describer
-from pluto_dist.coordinator.log import say
+from pluto_dist.coordinator.metadata import Metadata
 from pluto_dist.coordinator.sampler import NodeRecorder
 from pluto_dist.core.values.backend import (
     Backend,
@@ -28,13 +27,10 @@ from pluto_dist.core.values.backend import (
     Beat,
     Delivered,
     LogType,
-    OpenRequest,
-    OpenResult,
     Outcome,
     Rejected,
     Reopened,
     Retry,
-    RunOpened,
     StatusReport,
     TagsChange,
     Unavailable,
@@ -98,19 +94,18 @@ class Worker:
     Args:
         backends: the backend of a target.
         recorder: of the node's system metrics; one that measures this machine by default.
-        describer: of this machine, for the pages of new Runs.
+        metadata: of this machine, for the pages of new Runs.
     """
 
     def __init__(
         self,
         backends: Backends,
         recorder: NodeRecorder | None = None,
-        describer: Describer | None = None,
+        metadata: Metadata | None = None,
     ) -> None:
         self._backends = backends
         self.recorder = recorder or NodeRecorder()
-        self._describer = describer or Describer()
-        self._described: dict[str, bytes] = {}  # by Run, until it is open
+        self._metadata = metadata or Metadata()
 
     def do(self, effect: Slow) -> Event | None:
         """Blocks; returns what happened, None where nobody needs to know."""
@@ -214,33 +209,10 @@ class Worker:
         return self._backends(effect.run.target).deliver(effect.run, batch)
 
     def _open(self, effect: OpenRun) -> Event:
-        request = self._with_metadata(effect)
+        request = self._metadata.request(effect)
         result = self._backends(request.target).open(request)
-        if request is not effect.request:
-            self._keep_metadata(request, result)
+        self._metadata.answered(effect, result)
         return OpenEnded(run=effect.run, result=result)
-
-    def _with_metadata(self, effect: OpenRun) -> OpenRequest:
-        """The request with what is known of the machine, which is found out once for each Run."""
-        if effect.origin is None:
-            return effect.request
-        known = self._described.get(effect.run)
-        if known is None:
-            known = self._described[effect.run] = self._describer.describe(effect.origin)
-        return msgspec.structs.replace(effect.request, system_metadata=known)
-
-    def _keep_metadata(self, request: OpenRequest, result: OpenResult) -> None:
-        """A server takes it only when the Run is made, so until then the store has it, for `sync`."""
-        store, made = Store(Path(request.target.store)), isinstance(result, RunOpened)
-        if made:
-            self._described.pop(request.key, None)
-        try:
-            if isinstance(result, Unavailable) or (made and request.target.mode == "local"):
-                store.write_metadata(request.key, request.system_metadata)
-            elif made:
-                store.drop_metadata(request.key)
-        except OSError as error:  # a page without the machine is no reason to hold up the Run
-            say("metadata_not_kept", run=request.key, error=str(error))
 
     def _control(self, effect: Control) -> Event:
         backend, run = self._backends(effect.run.target), effect.run
@@ -249,8 +221,7 @@ class Worker:
             case "names":
                 outcome = backend.register(run, msgspec.json.decode(effect.body, type=dict[str, LogType]))
             case "tags":
-                change = msgspec.json.decode(effect.body, type=TagsChange)
-                outcome = backend.put_tags(run, change.wanted, change.base)
+                outcome = backend.put_tags(run, msgspec.json.decode(effect.body, type=TagsChange))
             case "config":
                 outcome = backend.merge_config(run, effect.body)
             case "status":

@@ -33,20 +33,17 @@ from pathlib import Path
 
 import msgspec
 
-from pluto_dist.coordinator import spawn
-from pluto_dist.coordinator.spawn import BUSY, LOCK_OPTION
 from pluto_dist.errors import CoordinatorUnavailableError, PlutoDistError
-from pluto_dist.host import boot
+from pluto_dist.host import boot, spawn
 from pluto_dist.host.places import Places, make_again
 from pluto_dist.host.private_files import open_private
+from pluto_dist.host.spawn import BUSY, LOCK_OPTION
 from pluto_dist.transport.client import someone_listens
 
 LOG_LIMIT = 5 << 20
 SPAWN_WAIT_S = 60.0  # milliseconds, unless the machine has much else to do
 TAIL_LINES = 8
-TICKET_LIFE_S = (
-    3.0  # by then it is worth a look whether whoever wanted to start a coordinator has got round to it
-)
+TICKET_LIFE_S = 3.0  # by then it is worth a look whether the one who has it got round to a start
 BUSY_S = 0.5  # one that is leaving lets go of the lock within this time
 
 # What a coordinator needs to find its interpreter, its certificates and the server. Everything else stays

@@ -104,8 +104,11 @@ class RunSource:
         return str(Path(store_of(settings.dir)).parent)
 
     def _of_script(self) -> Run | None:
-        mine = (run for run in RUNS.unfinished() if RUNS.lease_of(run) is not None)
-        run = next((run for run in mine if run.lease_id not in _opened), None)
+        from pluto_dist.client.run import Run
+
+        handles = (run for run in RUNS.unfinished() if isinstance(run, Run))
+        mine = [run for run in handles if RUNS.lease_of(run) is not None]
+        run = next((each for each in mine if each.lease_id not in _opened), None)
         if run is not None:
             self._whose = "script"
             self._give(run)

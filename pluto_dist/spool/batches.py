@@ -13,10 +13,11 @@ from typing import TypeVar
 
 import msgspec
 
-from pluto_dist.core.values.backend import LogType, StreamKind
+from pluto_dist.core.values.backend import LogType, StreamKind, kind_of
 from pluto_dist.core.values.events import PointSummary
-from pluto_dist.core.values.ids import UNREADABLE
+from pluto_dist.core.values.ids import UNREADABLE, step_behind
 from pluto_dist.spool.file_lines import read_line
+from pluto_dist.spool.reader import last_record, list_streams
 
 T = TypeVar("T")
 
@@ -226,3 +227,30 @@ def _numbered_slowly(line: bytes, how: tuple[int, str]) -> bytes:
     if speaker:
         record["message"] = f"[{speaker}] {record['message']}"
     return json.dumps(record, separators=(",", ":")).encode() + b"\n"
+
+
+LONGEST_STEP = 20  # digits of the largest 64-bit integer
+
+
+class _Step(msgspec.Struct):
+    step: int = -1
+
+
+def next_step(folder: str) -> int:
+    """One more than the step of the last record of any chain, 0 if there is none."""
+    steps = [0]
+    for stream in list_streams(folder):
+        if kind_of(stream) in ("metrics", "data", "files"):
+            record = last_record(folder, stream)
+            if record is not None:
+                steps.append(step_behind(_step_of(record)))
+    return max(steps)
+
+
+def _step_of(record: bytes) -> int:
+    try:
+        return msgspec.json.decode(record, type=_Step).step
+    except UNREADABLE:  # non-finite values are no JSON; the step stands before them
+        head, _, rest = record.partition(b'"step":')
+        digits = rest.split(b",", 1)[0].strip()
+        return int(digits) if head and digits.isdigit() and len(digits) <= LONGEST_STEP else -1

@@ -47,6 +47,7 @@ class FileLine(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     annotations: str | None = None
 
 
+_PARTS = {"": "%", ".": "%2E", "..": "%2E%2E"}
 _line = msgspec.json.Decoder(FileLine)
 _to_json = msgspec.json.Encoder().encode
 
@@ -65,6 +66,11 @@ def read_line(line: bytes) -> FileLine | None:
         return _line.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
+
+
+def storable(log_name: str) -> str:
+    """The name as part of a path: no part of it is empty, `.` or `..`; most names are what they are."""
+    return "/".join(_PARTS.get(part, part) for part in log_name.split("/"))
 
 
 def encode_line(line: FileLine) -> bytes:

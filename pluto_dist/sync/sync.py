@@ -108,7 +108,7 @@ class Sync:
         except (PlutoDistError, OSError, ValueError) as error:
             return _result(item, self._mark(item), "failed", str(error))
         self._server_ids[item.key] = mark.id
-        return _result(item, mark, "uploaded", self._remark(item))
+        return _result(item, mark, "uploaded", self._remark(item, mark))
 
     def _upload(self, item: Item) -> Mark:
         with Claim(item.store.run(item.key)) as claim:
@@ -146,10 +146,12 @@ class Sync:
                 return msgspec.structs.replace(other, key_id=self._target.key_id)
         return first_mark(item.document, self._target)
 
-    def _remark(self, item: Item) -> str:
+    def _remark(self, item: Item, mark: Mark) -> str:
         fork = item.document.fork
         if item.document.mode == "local" and fork is not None and item.parent is None:
             return f"its parent, Run {fork.run_id}, is not in this store: uploaded without lineage"
+        if mark.server_status not in (None, mark.status):
+            return f"it ended {mark.status}; the server says {mark.server_status}, and keeps that"
         return ""
 
 
@@ -183,7 +185,7 @@ def _result(item: Item, mark: Mark, state: State, why: str = "") -> Result:
         server_id=mark.id,
         server_display_id=mark.display_id,
         url=mark.url,
-        status=mark.status,
+        status=mark.server_status or mark.status,
         records=mark.records,
         repeats=mark.repeats,
         rejected=mark.rejected,

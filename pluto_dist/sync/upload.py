@@ -26,6 +26,8 @@ from pluto_dist.core.values.backend import (
     Refused,
     Rejected,
     RunOpened,
+    TagsChange,
+    Told,
     Unavailable,
 )
 from pluto_dist.core.values.document import Document
@@ -157,7 +159,7 @@ class Upload:
                     raise
                 continue  # a Run of another place has this id: the data is kept, under an id of its own
             self._opened(opened)
-            self._change(external_id=external, papers=self.papers)
+            self._change(external_id=external, papers=self.papers, tags=self._document.tags)
             return
 
     def _attempt(self, request: OpenRequest) -> OpenResult:
@@ -231,9 +233,10 @@ class Upload:
         """Tags and config, if they have changed since they were sent."""
         if self.mark.papers == self.papers:
             return
-        self._must(lambda: self._backend.put_tags(self._there, self._document.tags))
+        change = TagsChange(self._document.tags, self.mark.tags)
+        self._must(lambda: self._backend.put_tags(self._there, change))
         self._must(lambda: self._backend.merge_config(self._there, bytes(self._document.config)))
-        self._change(papers=self.papers)
+        self._change(papers=self.papers, tags=self._document.tags)
 
     def _end(self) -> None:
         ending = self._ending
@@ -242,8 +245,9 @@ class Upload:
         if self._is_cancelled():
             self._change(status="CANCELLED", ended_ms=ending.at_ms)
             return
-        self._must(lambda: self._backend.report(self._there, ending))
-        self._change(status=ending.status, ended_ms=ending.at_ms)
+        told = self._must(lambda: self._backend.report(self._there, ending))
+        now = told.status if isinstance(told, Told) else None
+        self._change(status=ending.status, ended_ms=ending.at_ms, server_status=now)
 
     def _is_cancelled(self) -> bool:
         """Whether the server has a cancel that nobody has seen (R10); the status waits only a moment."""
@@ -256,10 +260,11 @@ class Upload:
                 return beat.status == "CANCELLED"
         return False
 
-    def _must(self, request: Callable[[], Outcome]) -> None:
+    def _must(self, request: Callable[[], Outcome]) -> Delivered:
         outcome = self._patience.ask(request)
         if isinstance(outcome, Rejected):
             raise ServerRefusedError(f"the server refuses Run {self._document.run_id!r}: {outcome.reason}")
+        return outcome
 
     def _change(self, **fields: object) -> None:
         self.mark = self._marks.put(msgspec.structs.replace(self.mark, **fields))

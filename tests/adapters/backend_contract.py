@@ -26,6 +26,7 @@ from pluto_dist.core.values.backend import (
     Status,
     StatusReport,
     StreamKind,
+    TagsChange,
 )
 from pluto_dist.core.values.ids import RunRef
 from pluto_dist.core.values.lifecycle import Target
@@ -138,7 +139,8 @@ class BackendContract:
 
     def end(self, rig: Rig, run: BackendRun, status: Status = "COMPLETED") -> None:
         """Ends a Run."""
-        assert rig.backend.report(run, StatusReport(status, b'{"why":"end"}', NOW_MS)) == Delivered()
+        report = StatusReport(status, b'{"why":"end"}', NOW_MS)
+        assert isinstance(rig.backend.report(run, report), Delivered)
 
     # --- create -----------------------------------------------------------------------------------
 
@@ -298,11 +300,25 @@ class BackendContract:
             assert rig.backend.register(handle, {"loss": "METRIC", "note": "DATA"}) == Delivered()
         assert rig.backend.register(handle, {}) == Delivered()
 
-    def test_tags_are_replaced(self, rig: Rig) -> None:
+    @pytest.mark.parametrize(
+        ("change", "then"),
+        [
+            (TagsChange(("b", "c"), ("a",)), ["b", "c"]),
+            (TagsChange((), ("a",)), []),
+            (TagsChange(("b",), None), ["b", "a"]),
+            (TagsChange(("b",), ()), ["b", "a"]),
+            (TagsChange((), None, ("a",)), []),
+            (TagsChange(("b",), ("b",)), ["a"]),
+            (TagsChange(("a",), ("a",), ("unknown",)), ["a"]),
+        ],
+    )
+    def test_what_is_wanted_of_tags_is_done_to_those_that_are_there(
+        self, rig: Rig, change: TagsChange, then: list[str]
+    ) -> None:
+        """G9: what others did to them stays."""
         run, handle = self.begin(rig, tags=("a",))
-        for tags in (("b", "c"), ()):
-            assert rig.backend.put_tags(handle, tags) == Delivered()
-            assert rig.tags(run.id) == list(tags)
+        assert isinstance(rig.backend.put_tags(handle, change), Delivered)
+        assert rig.tags(run.id) == then
 
     def test_config_is_merged_deeply(self, rig: Rig) -> None:
         run, handle = self.begin(rig, config=b'{"opt":{"lr":1,"eps":2},"l":[1]}')
@@ -321,7 +337,8 @@ class BackendContract:
         run, handle = self.begin(rig)
         self.end(rig, handle, "FAILED")
         opened(rig.backend.open(self.ask(rig, want="resume", id=run.id, external_id=None)))
-        assert rig.backend.report(handle, StatusReport("COMPLETED", None, NOW_MS)) == Delivered()
+        report = StatusReport("COMPLETED", None, NOW_MS)
+        assert isinstance(rig.backend.report(handle, report), Delivered)
         assert (rig.status(run.id), rig.reason(run.id)) == ("COMPLETED", None)
 
     def test_beat_tells_the_status(self, rig: Rig) -> None:
@@ -334,7 +351,7 @@ class BackendContract:
         run, handle = self.begin(rig)
         rig.reap(run.id)
         for _ in range(2):
-            assert rig.backend.revive(handle) == Delivered()
+            assert isinstance(rig.backend.revive(handle), Delivered)
             assert rig.status(run.id) == "RUNNING"
         self.end(rig, handle)
         assert rig.status(run.id) == "COMPLETED"
@@ -344,5 +361,5 @@ class BackendContract:
         """G8"""
         run, handle = self.begin(rig)
         self.end(rig, handle, status)
-        assert rig.backend.revive(handle) == Delivered()
+        assert isinstance(rig.backend.revive(handle), Delivered)
         assert (rig.status(run.id), rig.reason(run.id)) == (status, {"why": "end"})

@@ -35,6 +35,8 @@ from pluto_dist.core.values.backend import (
     Status,
     StatusReport,
     StreamKind,
+    TagsChange,
+    Told,
     Unavailable,
     Unknown,
 )
@@ -179,16 +181,17 @@ class MemoryBackend:
         return self._do("register", run, lambda: stored.names.update(names | stored.names))
 
     def report(self, run: BackendRun, report: StatusReport) -> Outcome:
-        """See `Backend`. A lower severity is ignored in silence, as on the server."""
-        return self._do("report", run, lambda: _apply(self.runs[run.id], report))
+        """See `Backend`. A lower severity is ignored, as on the server."""
+        stored = self.runs[run.id]
+        outcome = self._do("report", run, lambda: _apply(stored, report))
+        return Told(status=stored.status) if isinstance(outcome, Delivered) else outcome
 
-    def put_tags(
-        self, run: BackendRun, tags: tuple[str, ...], base: tuple[str, ...] | None = None
-    ) -> Outcome:
+    def put_tags(self, run: BackendRun, change: TagsChange) -> Outcome:
         """See `Backend`."""
         stored = self.runs[run.id]
-        merged = tags if base is None else merge_tags(stored.tags, base, tags)
-        return self._do("put_tags", run, lambda: setattr(stored, "tags", merged))
+        merged = merge_tags(stored.tags, change.base or (), change.wanted, change.removed)
+        outcome = self._do("put_tags", run, lambda: setattr(stored, "tags", merged))
+        return Told(tags=merged) if isinstance(outcome, Delivered) else outcome
 
     def merge_config(self, run: BackendRun, patch: bytes) -> Outcome:
         """See `Backend`."""
@@ -204,7 +207,9 @@ class MemoryBackend:
 
     def revive(self, run: BackendRun) -> Outcome:
         """See `Backend`."""
-        return self._do("revive", run, lambda: _revive(self.runs[run.id]))
+        stored = self.runs[run.id]
+        outcome = self._do("revive", run, lambda: _revive(stored))
+        return Told(status=stored.status) if isinstance(outcome, Delivered) else outcome
 
     def put_back(self, reopened: Reopened) -> Outcome:
         """See `Backend`."""
@@ -337,7 +342,8 @@ def _display_id(run: StoredRun) -> str:
 
 def _apply(run: StoredRun, report: StatusReport) -> None:
     run.reports.append(report)
-    if SEVERITY.get(report.status, 4) >= SEVERITY.get(run.status, 0):
+    nobody_meant_it = run.reaped and run.status == "FAILED"
+    if report.force or nobody_meant_it or SEVERITY.get(report.status, 4) >= SEVERITY.get(run.status, 0):
         run.status, run.reason = report.status, report.metadata
 
 

@@ -137,3 +137,9 @@ def listed(*ids: int, total: int | None = None) -> httpx.Response:
 def absent() -> list[httpx.Response]:
     """Nobody has the external id: no Run with our mark, and none of another client."""
     return [listed(), listed()]
+
+
+def reached(**steps: int) -> list[httpx.Response]:
+    """How far a Run has come: the last step of each series, and no console line."""
+    points = [{"logName": name, "step": step, "value": 0.5} for name, step in steps.items()]
+    return [ok(metrics=points), ok(logs=[], total=0)]

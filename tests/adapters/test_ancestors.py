@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import multiprocessing
 import os
@@ -12,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pluto_dist.client import pools
 from pluto_dist.client.job import ancestors
 from pluto_dist.client.job.ancestors import program_of, read_ancestors, read_process
 from pluto_dist.client.job.detect import LAUNCH_VARIABLES
@@ -158,3 +160,13 @@ def test_a_notebook_is_known_by_its_kernel(monkeypatch: pytest.MonkeyPatch) -> N
 )
 def test_a_python_program_is_called_by_its_script(comm: str, args: list[str], program: str) -> None:
     assert program_of(comm, args) == program
+
+
+@pytest.mark.parametrize(("end", "name"), pools._LOOPS, ids=[end for end, _ in pools._LOOPS])
+def test_the_loops_of_pools_are_called_as_we_know_them(end: str, name: str) -> None:
+    """R9: a worker that waits there has nothing that a signal could interrupt."""
+    package = {"loky": "joblib.externals.loky", "torch": "torch"}.get(end.partition(".")[0])
+    if package is not None:
+        pytest.importorskip(package, reason=f"{package} is not installed here")
+    module = importlib.import_module(f"joblib.externals.{end}" if end.startswith("loky") else end)
+    assert callable(getattr(module, name))

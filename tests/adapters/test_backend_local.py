@@ -11,7 +11,7 @@ import pytest
 
 from pluto_dist.backend.local import LocalBackend
 from pluto_dist.backend.local.store import Store
-from pluto_dist.core.rules.shared import merge_json
+from pluto_dist.core.rules.shared import merge_json, merge_tags
 from pluto_dist.core.values.backend import (
     BackendRun,
     Batch,
@@ -21,17 +21,19 @@ from pluto_dist.core.values.backend import (
     OpenRequest,
     OpenResult,
     Outcome,
+    Reopened,
     Retry,
     RunOpened,
     Status,
     StatusReport,
+    TagsChange,
 )
 from pluto_dist.core.values.document import Document, read
 from pluto_dist.core.values.lifecycle import Target
 from pluto_dist.core.values.records import Verdict
 from pluto_dist.spool.reader import list_streams, read_cut
 from tests.adapters import documents
-from tests.adapters.backend_contract import METRIC, BackendContract, cut, file_line
+from tests.adapters.backend_contract import METRIC, BackendContract, cut, file_line, opened
 
 
 class Kept:
@@ -60,11 +62,11 @@ class Kept:
         self._change(run.key, status=report.status, verdict=Verdict(report.status, reason))
         return self.local.report(run, report)
 
-    def put_tags(
-        self, run: BackendRun, tags: tuple[str, ...], base: tuple[str, ...] | None = None
-    ) -> Outcome:
-        self._change(run.key, tags=tags)
-        return self.local.put_tags(run, tags, base)
+    def put_tags(self, run: BackendRun, change: TagsChange) -> Outcome:
+        tags = read(self.store.document(run.key) or b"").tags
+        merged = merge_tags(tags, change.base or (), change.wanted, change.removed)
+        self._change(run.key, tags=merged)
+        return self.local.put_tags(run, change)
 
     def merge_config(self, run: BackendRun, patch: bytes) -> Outcome:
         config = read(self.store.document(run.key) or b"").config
@@ -77,6 +79,9 @@ class Kept:
 
     def revive(self, run: BackendRun) -> Outcome:
         return self.local.revive(run)
+
+    def put_back(self, reopened: Reopened) -> Outcome:
+        return self.local.put_back(reopened)
 
     def close(self) -> None:
         self.local.close()
@@ -159,6 +164,14 @@ class TestLocalBackend(BackendContract):
     @pytest.fixture
     def rig(self, tmp_path: Path) -> LocalRig:
         return LocalRig(tmp_path / ".pluto")
+
+    def test_a_run_of_the_store_tells_how_far_its_streams_are(self, rig: LocalRig) -> None:
+        """G10: after a SIGKILL of everything the document is older than the streams beside it."""
+        run, handle = self.begin(rig)
+        rig.backend._change(handle.key, leases=(documents.lease("a" * 16, "rank3", last_step=4),))
+        rig.backend.deliver(handle, cut("metrics", METRIC, {**METRIC, "step": 41}))
+        again = opened(rig.backend.open(self.ask(rig, "k2", want="resume", id=run.id, external_id=None)))
+        assert again.reached.participants == {"rank3": 42}
 
     def test_store_that_takes_nothing_means_later(self, rig: LocalRig) -> None:
         """G6: a full or unmounted store loses nothing."""

@@ -7,7 +7,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from pluto_dist.core.values.backend import Delivered, Refused, Rejected, Retry, Status, Unavailable, Unknown
+from pluto_dist.core.values.backend import (
+    Delivered,
+    Refused,
+    Rejected,
+    Retry,
+    Status,
+    TagsChange,
+    Unavailable,
+    Unknown,
+)
 from pluto_dist.core.values.lifecycle import Target
 from tests.adapters.backend_contract import LINE, METRIC, BackendContract, cut
 from tests.adapters.memory_backend import MemoryBackend, Script, Step
@@ -76,7 +85,7 @@ class TestMemoryBackend(BackendContract):
         rig.script.add("deliver", Step(lost, carried_out=True, lines=1))
         rig.script.add("put_tags", Step(lost, carried_out=True))
         assert rig.backend.deliver(handle, cut("console", LINE, LINE)) == lost
-        assert rig.backend.put_tags(handle, ("t",)) == lost
+        assert rig.backend.put_tags(handle, TagsChange(("t",), ())) == lost
         assert (len(rig.console(run.id)), rig.tags(run.id)) == (1, ["t"])
 
     def test_lost_answer_to_open_leaves_one_run(self, rig: MemoryRig) -> None:
@@ -106,7 +115,7 @@ class TestMemoryBackend(BackendContract):
 
     def test_calls_are_recorded_in_order(self, rig: MemoryRig) -> None:
         run, handle = self.begin(rig)
-        rig.backend.put_tags(handle, ())
+        rig.backend.put_tags(handle, TagsChange((), ()))
         assert rig.backend.calls == [("open", 0), ("put_tags", run.id)]
         rig.backend.close()
         with pytest.raises(AssertionError, match="after close"):

@@ -12,6 +12,7 @@ from pluto_dist.backend.pluto.opening import Opening
 from pluto_dist.core.values.backend import (
     Delivered,
     OpenResult,
+    Reached,
     Refused,
     Reopened,
     Retry,
@@ -19,7 +20,7 @@ from pluto_dist.core.values.backend import (
     Unavailable,
 )
 from pluto_dist.core.values.ids import RunRef
-from tests.adapters.pluto_support import Wire, absent, created, details, listed, ok, request
+from tests.adapters.pluto_support import Wire, absent, created, details, listed, ok, reached, request
 
 CREATE = "/api/runs/create"
 RESUME = "/api/runs/resume"
@@ -269,6 +270,8 @@ def test_no_more_than_a_hundred_are_looked_at_in_one_go() -> None:
 
     def answer(asked: httpx.Request) -> httpx.Response:
         path = asked.url.path
+        if path.endswith(("/metrics", "/logs")):
+            return reached()[path.endswith("/logs")]
         if path == LIST:
             return listed() if "filter" in asked.url.params else listed(*others)
         return created() if path == CREATE else others[int(path.rpartition("/")[2])]
@@ -299,11 +302,11 @@ def test_a_mark_alone_proves_nothing() -> None:
 def test_either_resumes_what_it_has_found_by_its_number() -> None:
     """R6, G8: what it was is known before; neither config nor tags are sent."""
     for status in ("RUNNING", "COMPLETED"):
-        wire = Wire(listed(7), details(key="other", status=status), created(resumed=True))
+        wire = Wire(listed(7), details(key="other", status=status), created(resumed=True), *reached())
         result = opened(wire.backend().open(request(want="either", config=b'{"lr":1}', tags=("mine",))))
         assert (result.resumed, result.was_status) == (True, status)
         assert (result.tags, result.config, result.name) == (("a",), b'{"x":1}', "theirs")
-        assert wire.paths == [LIST, "/api/runs/details/7", RESUME]
+        assert wire.paths[:3] == [LIST, "/api/runs/details/7", RESUME]
         assert wire.sent(2)[2] == {"runId": 7}
 
 
@@ -314,10 +317,10 @@ def test_either_repeated_after_a_lost_answer_is_new() -> None:
 
 def test_either_that_finds_our_own_ended_run_resumes_it() -> None:
     """The next job of the same coordinator: its config is not merged by asking."""
-    wire = Wire(listed(7), details(key="k1", status="COMPLETED"), created(resumed=True))
+    wire = Wire(listed(7), details(key="k1", status="COMPLETED"), created(resumed=True), *reached())
     result = opened(wire.backend().open(request(want="either", config=b'{"lr":1}')))
     assert (result.resumed, result.was_status) == (True, "COMPLETED")
-    assert len(wire.requests) == 3
+    assert "/api/runs/config/update" not in wire.paths
 
 
 # --- create that meets a Run all the same ---------------------------------------------------------
@@ -374,7 +377,7 @@ def test_without_a_date_header_the_own_clock_counts() -> None:
 
 def test_either_that_meets_a_run_of_another_client_takes_it_up() -> None:
     """R6: the previous outcome may have to come back."""
-    wire = Wire(listed(), attached(), details(config=None), history(NEW, DONE, OURS))
+    wire = Wire(listed(), attached(), details(config=None), history(NEW, DONE, OURS), *reached())
     result = opened(wire.backend().open(request(want="either")))
     assert (result.resumed, result.was_status, result.config) == (True, "COMPLETED", b"{}")
 
@@ -432,9 +435,11 @@ def test_an_outage_leaves_it_owed(answers: list[httpx.Response]) -> None:
 
 def test_resume_by_number_looks_before_it_reopens() -> None:
     """G8: an unknown id, or one that ingest could not address, is never touched."""
-    wire = Wire(details(status="FAILED", projectName="other"), created(resumed=True, projectName="other"))
+    resumed = created(resumed=True, projectName="other")
+    wire = Wire(details(status="FAILED", projectName="other"), resumed, *reached(loss=9))
     result = opened(wire.backend().open(request(want="resume", id=7)))
     assert (result.was_status, result.project, result.resumed) == ("FAILED", "other", True)
+    assert result.reached.series == {"loss": 9}
     assert [wire.sent(0)[1], wire.sent(1)[1:]] == [
         "http://api/api/runs/details/7",
         (f"http://api{RESUME}", {"runId": 7}),
@@ -445,10 +450,10 @@ def test_resume_repeated_after_a_lost_answer_still_knows_the_old_status() -> Non
     """R6: also another coordinator, which only knows since when it is asked."""
     ours = ("FAILED", "RUNNING", "resume", "2026-11-23T00:59:30.000Z")
     failed = ("RUNNING", "FAILED", "api", "2026-11-23T00:30:00.000Z")
-    wire = Wire(details(), attached(), history(NEW, failed, ours))
+    wire = Wire(details(), attached(), history(NEW, failed, ours), *reached())
     result = wire.backend().open(request(want="resume", id=7, asked_s=45.0))
     assert opened(result).was_status == "FAILED"
-    other = Wire(details(), attached(), history(NEW, failed, ours))
+    other = Wire(details(), attached(), history(NEW, failed, ours), *reached())
     assert opened(other.backend().open(request(want="resume", id=7, asked_s=5.0))).was_status == "RUNNING"
 
 
@@ -466,14 +471,14 @@ def test_run_that_ingest_cannot_address_is_not_reopened() -> None:
 
 
 def test_display_id_is_looked_up_in_all_projects_first() -> None:
-    wire = Wire(details(), created(resumed=True))
+    wire = Wire(details(), created(resumed=True), *reached())
     opened(wire.backend().open(request(want="resume", display_id="PRO-1", external_id="generated")))
     assert wire.sent(0)[1] == "http://api/api/runs/details/by-display-id/PRO-1"
     assert wire.sent(1)[2] == {"runId": 7}
 
 
 def test_ambiguous_display_id_is_narrowed_by_the_project() -> None:
-    wire = Wire(error(409, "ambiguous"), details(), created(resumed=True))
+    wire = Wire(error(409, "ambiguous"), details(), created(resumed=True), *reached())
     opened(wire.backend().open(request(want="resume", display_id="PRO-1", project="my project")))
     assert wire.sent(1)[1] == "http://api/api/runs/details/by-display-id/PRO-1?projectName=my+project"
 
@@ -485,11 +490,36 @@ def test_display_id_that_the_project_does_not_settle_is_ambiguous() -> None:
 
 def test_resume_of_another_clients_run_asks_the_history_afterwards() -> None:
     """Reopening is what is wanted, so nothing has to be looked for."""
-    wire = Wire(listed(), attached(), details(), history(NEW, DONE, OURS))
+    wire = Wire(listed(), attached(), details(), history(NEW, DONE, OURS), *reached())
     result = opened(wire.backend().open(request(want="resume")))
     assert wire.sent(1) == ("POST", f"http://api{RESUME}", {"externalId": "ext", "projectName": "proj"})
     assert (result.resumed, result.was_status) == (True, "COMPLETED")
-    assert len(wire.requests) == 4
+    assert len(wire.requests) == 6
+
+
+# --- how far a Run has come -----------------------------------------------------------------------
+
+
+def test_how_far_a_run_has_come_is_read_with_it() -> None:
+    """Automatic steps and console lines go on behind that; steps may be digits in a string."""
+    points = [("loss", 0), ("loss", "99"), ("eval/acc", 7)]
+    edges = ok(metrics=[{"logName": name, "step": step, "value": None} for name, step in points])
+    lines = [ok(logs=[{"lineNumber": 1}], total=40), ok(logs=[{"lineNumber": 41}], total=40)]
+    wire = Wire(details(), created(resumed=True), edges, *lines)
+    result = opened(wire.backend().open(request(want="resume", id=7)))
+    assert result.reached == Reached(series={"loss": 99, "eval/acc": 7}, lines=40, last_line=41)
+    assert [dict(asked.url.params)["limit"] for asked in wire.requests[2:]] == ["1", "1", "1"]
+    assert dict(wire.requests[4].url.params)["offset"] == "39"
+
+
+@pytest.mark.parametrize("missing", range(3))
+def test_without_knowing_how_far_it_has_come_no_run_is_gone_on_with(missing: int) -> None:
+    """What was there would be overwritten."""
+    answers = [ok(metrics=[]), ok(logs=[{"lineNumber": 1}], total=2), ok(logs=[{"lineNumber": 2}], total=2)]
+    wire = Wire(details(), *answers[:missing], httpx.Response(503))
+    result = wire.backend().open(request(want="join", id=7))
+    assert isinstance(result, Unavailable)
+    assert (result.absent, result.untouched) == (False, True)
 
 
 # --- forks ----------------------------------------------------------------------------------------

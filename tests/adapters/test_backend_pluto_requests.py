@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 
@@ -17,9 +18,12 @@ from pluto_dist.core.values.backend import (
     Rejected,
     Retry,
     StatusReport,
+    TagsChange,
+    Told,
     Unknown,
 )
-from tests.adapters.pluto_support import KEY, RUN, TARGET, Wire, batch, details, ok
+from pluto_dist.spool.file_lines import storable
+from tests.adapters.pluto_support import KEY, RUN, TARGET, Wire, batch, created, details, ok
 
 METRIC = {"time": 1, "step": 0, "data": {"loss": 0.5}}
 DATA = {"time": 1, "step": 0, "data": "x", "dataType": "string-series", "logName": "s"}
@@ -98,9 +102,9 @@ def test_registering_stops_at_the_first_failure() -> None:
 @pytest.mark.parametrize(("metadata", "sent"), [(b'{"why":NaN}', '{"why": "NaN"}'), (None, None)])
 def test_status_report_always_replaces_the_reason(metadata: bytes | None, sent: str | None) -> None:
     """The server keeps the reason of an earlier end unless it is replaced."""
-    wire = Wire()
-    assert wire.backend().report(RUN, StatusReport("FAILED", metadata, 123)) == Delivered()
-    assert wire.sent() == (
+    wire = Wire(ok(success=True), details(status="FAILED"))
+    assert wire.backend().report(RUN, StatusReport("FAILED", metadata, 123)) == Told(status="FAILED")
+    assert wire.sent(0) == (
         "POST",
         "http://api/api/runs/status/update",
         {"runId": 7, "status": "FAILED", "statusMetadata": sent, "statusUpdated": 123},
@@ -110,13 +114,58 @@ def test_status_report_always_replaces_the_reason(metadata: bytes | None, sent: 
 def test_status_report_without_a_time_is_dated_by_the_server() -> None:
     wire = Wire()
     wire.backend().report(RUN, StatusReport("COMPLETED", None, 0))
-    assert "statusUpdated" not in wire.sent()[2]
+    assert "statusUpdated" not in wire.sent(0)[2]
 
 
-def test_tags_are_replaced_as_a_whole() -> None:
-    wire = Wire()
-    assert wire.backend().put_tags(RUN, ("b", "a", "b")) == Delivered()
-    assert wire.sent() == ("POST", "http://api/api/runs/tags/update", {"runId": 7, "tags": ["b", "a"]})
+def test_an_ignored_report_looks_for_who_has_ended_the_run() -> None:
+    """G7: only an end that nobody meant gives way; then the Run is resumed, and the report repeated."""
+    meant = ok(runId=7, events=[event("api")])
+    wire = Wire(ok(success=True), details(status="FAILED"), meant)
+    assert wire.backend().report(RUN, StatusReport("COMPLETED", None, 0)) == Told(status="FAILED")
+    reaped = ok(runId=7, events=[event("stale-monitor")])
+    answers = [created(resumed=True), ok(success=True), details(status="COMPLETED")]
+    wire = Wire(ok(success=True), details(status="FAILED"), reaped, *answers)
+    assert wire.backend().report(RUN, StatusReport("COMPLETED", None, 0)) == Told(status="COMPLETED")
+    assert wire.paths[3:5] == ["/api/runs/resume", "/api/runs/status/update"]
+
+
+def event(source: str) -> dict[str, str]:
+    times = {"createdAt": "2026-11-23T00:42:08.623Z", "fromStatus": "RUNNING", "toStatus": "FAILED"}
+    return {"id": "1", "source": source} | times
+
+
+@pytest.mark.parametrize("fault", range(4))
+def test_each_step_of_a_report_may_fail(fault: int) -> None:
+    """It is repeated as a whole."""
+    answers = [details(status="FAILED"), created(resumed=True), ok(success=True)]
+    wire = Wire(*answers[:fault], httpx.Response(503))
+    assert isinstance(wire.backend().report(RUN, StatusReport("COMPLETED", None, 0, force=True)), Retry)
+    assert len(wire.requests) == fault + 1
+
+
+WANTED = TagsChange(("b", "a", "b"), ())
+PATCH = b'{"a":1}'
+
+
+def test_tags_are_read_replaced_as_a_whole_and_read_again() -> None:
+    wire = Wire(details(tags=["x"]), ok(success=True), details(tags=["b", "a", "x", "new"]))
+    assert wire.backend().put_tags(RUN, WANTED) == Told(tags=("b", "a", "x", "new"))
+    assert wire.sent(1) == ("POST", "http://api/api/runs/tags/update", {"runId": 7, "tags": ["b", "a", "x"]})
+
+
+def test_tags_that_are_there_are_not_written() -> None:
+    wire = Wire(details(tags=["a", "b"]))
+    assert wire.backend().put_tags(RUN, WANTED) == Told(tags=("a", "b"))
+    assert len(wire.requests) == 1
+
+
+@pytest.mark.parametrize("after", [["b", "x"], ["b", "a"], ["b", "a", "x", "gone"]])
+def test_tags_that_another_node_overwrites_in_the_same_moment_are_tried_again(after: list[str]) -> None:
+    """G9: the server has no lock. What another one has removed of its own is its own business."""
+    change = TagsChange(("b", "a"), ("gone",))
+    wire = Wire(details(tags=["x", "gone"]), ok(success=True), details(tags=after))
+    outcome = wire.backend().put_tags(RUN, change)
+    assert isinstance(outcome, Retry if after != ["b", "a"] else Told)
 
 
 def test_config_travels_as_a_string_of_strict_json() -> None:
@@ -133,12 +182,11 @@ def test_what_the_server_cannot_take_is_rejected_unsent() -> None:
     wire = Wire()
     backend = wire.backend()
     outcomes: list[Outcome] = [
-        backend.put_tags(RUN, ("group:a", "group:b")),
         backend.merge_config(RUN, b"[1]"),
         backend.report(RUN, StatusReport("FAILED", b"[1]", 1)),
         backend.report(RUN, StatusReport("FAILED", None, -1)),
     ]
-    assert [type(outcome) for outcome in outcomes] == [Rejected] * 4
+    assert [type(outcome) for outcome in outcomes] == [Rejected] * 3
     assert wire.requests == []
 
 
@@ -202,13 +250,13 @@ def test_wire_fault_means(fault: Exception, of_rows: type, of_control: type) -> 
     """G6: only what certainly did not reach the server may be repeated without a thought."""
     assert type(Wire(fault).backend().deliver(RUN, batch("data", DATA))) is of_rows
     assert type(Wire(fault).backend().deliver(RUN, batch("metrics", METRIC))) is of_rows
-    assert type(Wire(fault).backend().put_tags(RUN, ("a",))) is of_control
+    assert type(Wire(fault).backend().merge_config(RUN, PATCH)) is of_control
 
 
 def test_redirects_are_not_followed() -> None:
     """The key would go to another host."""
     wire = Wire(httpx.Response(302, headers={"Location": "http://elsewhere/"}))
-    assert isinstance(wire.backend().put_tags(RUN, ()), Retry)
+    assert isinstance(wire.backend().merge_config(RUN, PATCH), Retry)
     assert len(wire.requests) == 1
 
 
@@ -216,7 +264,7 @@ def test_one_attempt_per_call() -> None:
     """Backoff is the core's."""
     wire = Wire(httpx.Response(503), httpx.Response(503, headers={"Retry-After": "9"}))
     backend = wire.backend()
-    assert isinstance(backend.put_tags(RUN, ()), Retry)
+    assert isinstance(backend.merge_config(RUN, PATCH), Retry)
     outcome = backend.beat(RUN).outcome
     assert isinstance(outcome, Retry)
     assert outcome.after_s == 9.0
@@ -234,15 +282,17 @@ def test_without_a_key_nothing_is_sent_and_the_reason_names_the_way_out() -> Non
 
 def test_endless_answer_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pluto_dist.backend.pluto.http.ANSWER_LIMIT", 10)
-    assert isinstance(Wire(httpx.Response(200, text="x" * 11)).backend().put_tags(RUN, ()), Unknown)
+    assert isinstance(Wire(httpx.Response(200, text="x" * 11)).backend().merge_config(RUN, PATCH), Unknown)
 
 
 def test_key_shows_in_no_outcome_log_or_repr(caplog: pytest.LogCaptureFixture) -> None:
     """G11"""
     caplog.set_level(logging.DEBUG)
     faults = [*(fault for fault, _, _ in WIRE_FAULTS), httpx.LocalProtocolError(f"Illegal value {KEY}")]
-    told = [repr(Wire(fault).backend().put_tags(RUN, ())) for fault in faults]
-    told.append(repr(Wire(httpx.Response(401, json={"error": "Unauthorized"})).backend().put_tags(RUN, ())))
+    told = [repr(Wire(fault).backend().merge_config(RUN, PATCH)) for fault in faults]
+    told.append(
+        repr(Wire(httpx.Response(401, json={"error": "Unauthorized"})).backend().merge_config(RUN, PATCH))
+    )
     told.append(repr(vars(Wire().backend())))
     assert KEY not in "".join(told) + caplog.text
 
@@ -342,6 +392,47 @@ def test_storage_that_refuses_always_makes_one_more_row_only(photo: Path) -> Non
     for _ in range(5):
         assert isinstance(backend.deliver(RUN, cut), Retry)
     assert wire.paths.count("/files") == 2
+
+
+MINIO_REFUSES = b"""<?xml version="1.0"?><Error><Code>XMinioInvalidObjectName</Code>
+<Message>Object name contains unsupported characters.</Message></Error>"""
+
+
+def test_dots_in_an_address_arrive_as_they_were_signed(photo: Path) -> None:
+    """HTTP libraries resolve them; storage then refuses the signature."""
+    url = "http://store/bucket/a/../b/./photo.txt?sig=1"
+    wire = Wire(ok(**{"a/../b": [{"photo.txt": url}]}), httpx.Response(200))
+    assert wire.backend().deliver(RUN, batch("files", file_line(photo, logName="a/../b"))) == Delivered()
+    assert wire.requests[-1].url.raw_path == b"/bucket/a/%2E%2E/b/%2E/photo.txt?sig=1"
+
+
+def test_a_name_that_storage_refuses_is_escaped_and_the_file_arrives(photo: Path) -> None:
+    """The bytes are worth more than the name, and nothing behind them waits for ever."""
+    wire = Wire(
+        ok(**{"train//x": [{"photo.txt": "http://store/train//x/photo.txt"}]}),
+        httpx.Response(400, content=MINIO_REFUSES),
+        ok(**{"train/%/x": [{"photo.txt": "http://store/train/%25/x/photo.txt"}]}),
+        httpx.Response(200),
+    )
+    backend, cut = wire.backend(), batch("files", file_line(photo, logName="train//x"))
+    assert isinstance(backend.deliver(RUN, cut), Retry)
+    assert backend.deliver(RUN, cut) == Delivered()
+    rows = [json.loads(each.content) for each in wire.requests if each.url.path == "/files"]
+    asked = [row["files"][0]["logName"] for row in rows]
+    assert asked == ["train//x", "train/%/x"]
+    assert backend.files.renewed == 1
+
+
+@pytest.mark.parametrize("name", ["plain", "train//x"])
+def test_a_name_that_storage_never_takes_is_set_aside(photo: Path, name: str) -> None:
+    refused = httpx.Response(400, content=MINIO_REFUSES)
+    names = dict.fromkeys((name, storable(name)))
+    answers = [ok(**{each: [{"photo.txt": "http://store/x"}]}) for each in names]
+    wire = Wire(*(each for answer in answers for each in (answer, refused)))
+    backend, cut = wire.backend(), batch("files", file_line(photo, logName=name))
+    outcomes = [backend.deliver(RUN, cut) for _ in answers]
+    assert isinstance(outcomes[-1], Rejected)
+    assert "unsupported characters" in outcomes[-1].reason
 
 
 def test_twice_refused_address_is_replaced_once_it_is_really_old() -> None:

@@ -24,6 +24,8 @@ from pluto_dist.core.values.backend import (
     RunOpened,
     Status,
     StatusReport,
+    TagsChange,
+    Told,
     Unavailable,
     Unknown,
 )
@@ -34,6 +36,8 @@ from tests.adapters.backend_contract import DATA, LINE, METRIC, BackendContract,
 from tests.pluto_server.clock import Clock
 from tests.pluto_server.server import PlutoServer
 from tests.pluto_server.talk import Client
+
+NO_TAGS = TagsChange((), ())
 
 
 class ServerRig:
@@ -227,6 +231,21 @@ class TestPlutoBackend(BackendContract):
         again = opened(rig.backend.open(self.ask(rig, want="resume", project="default", id=run.id)))
         assert again.project == "true one"
 
+    @pytest.mark.parametrize("want", ["resume", "either", "join"])
+    def test_a_run_that_exists_tells_how_far_it_has_come(self, rig: ServerRig, want: str) -> None:
+        """G10: nothing of it must be overwritten."""
+        run, handle = self.begin(rig, external_id="x")
+        rig.backend.register(handle, {"loss": "METRIC", "acc": "METRIC"})
+        for step in (0, 41):
+            rig.backend.deliver(handle, cut("metrics", {**METRIC, "step": step}))
+        rig.backend.deliver(handle, cut("console", LINE, {**LINE, "lineNumber": 7}))
+        self.end(rig, handle)
+        ids = {"id": run.id, "external_id": None} if want == "resume" else {"external_id": "x"}
+        again = opened(rig.backend.open(self.ask(rig, "k2", want=want, **ids)))
+        assert again.reached.series == dict.fromkeys(rig.points(run.id), 41)
+        assert (again.reached.lines, again.reached.last_line) == (2, 7)
+        rig.operator.waive("6.3.12")
+
     def test_ambiguous_display_id_is_refused_or_narrowed(self, rig: ServerRig) -> None:
         first, _ = self.begin(rig, "k1", project="my-ml-project")
         second, _ = self.begin(rig, "k2", project="my_ml_project")
@@ -252,7 +271,7 @@ class TestPlutoBackend(BackendContract):
         )
         assert rig.config(run.id) == {"a": "", "b": "NaN"}
         report = StatusReport("FAILED", b'{"trace":"a\\u0000b","loss":Infinity}', rig.operator.now_ms())
-        assert rig.backend.report(handle, report) == Delivered()
+        assert rig.backend.report(handle, report) == Told(status="FAILED")
         assert rig.reason(run.id) == {"trace": "ab", "loss": "Infinity"}
 
     def test_full_organization_is_refused(self, rig: ServerRig) -> None:
@@ -274,6 +293,78 @@ class TestPlutoBackend(BackendContract):
         assert isinstance(result, Refused)
         assert result.error == "ForkError"
 
+    # --- what is said was read back (G7) ---------------------------------------------------------------
+
+    LOWER = (("FAILED", "COMPLETED"), ("FAILED", "TERMINATED"), ("FAILED", "CANCELLED"))
+    LOWER += (("CANCELLED", "COMPLETED"), ("CANCELLED", "TERMINATED"), ("TERMINATED", "COMPLETED"))
+
+    @pytest.mark.parametrize(("there", "wanted"), LOWER)
+    def test_a_lower_severity_is_ignored_and_that_is_told(
+        self, rig: ServerRig, there: Status, wanted: Status
+    ) -> None:
+        """G7: the server answers 200 all the same."""
+        run, handle = self.begin(rig)
+        rig.operator.set_status(run.id, there)
+        report = StatusReport(wanted, None, rig.operator.now_ms())
+        assert rig.backend.report(handle, report) == Told(status=there)
+        assert rig.status(run.id) == there
+        rig.operator.waive("6.3.5")
+
+    @pytest.mark.parametrize(("there", "wanted"), LOWER)
+    def test_a_persons_word_holds(self, rig: ServerRig, there: Status, wanted: Status) -> None:
+        """G1: resume, then the status; a cancel comes back only if somebody polls again."""
+        run, handle = self.begin(rig)
+        rig.operator.set_status(run.id, there)
+        at_ms = rig.operator.now_ms() - 5_000
+        report = StatusReport(wanted, b'{"reason":"said so"}', at_ms, force=True)
+        assert rig.backend.report(handle, report) == Told(status=wanted)
+        assert (rig.status(run.id), rig.reason(run.id)) == (wanted, {"reason": "said so"})
+        history = [event["toStatus"] for event in rig.operator.history(run.id)]
+        assert sorted(history) == sorted(["RUNNING", there, "RUNNING", wanted])
+        rig.operator.waive("6.3.5")
+
+    def test_an_end_that_the_monitor_has_made_gives_way(self, rig: ServerRig) -> None:
+        """G7: nobody meant it."""
+        run, handle = self.begin(rig)
+        rig.reap(run.id)
+        report = StatusReport("COMPLETED", None, rig.operator.now_ms())
+        assert rig.backend.report(handle, report) == Told(status="COMPLETED")
+        rig.operator.waive("6.3.5")
+        rig.operator.waive("6.3.10")
+
+    def test_a_report_that_cannot_be_read_back_is_tried_again(self, rig: ServerRig) -> None:
+        run, handle = self.begin(rig)
+        rig.fault("status", status=503, service="api", route=f"/api/runs/details/{run.id}")
+        report = StatusReport("COMPLETED", None, rig.operator.now_ms())
+        assert isinstance(rig.backend.report(handle, report), Retry)
+        assert rig.backend.report(handle, report) == Told(status="COMPLETED")
+
+    def test_a_deleted_run_is_a_no(self, rig: ServerRig) -> None:
+        run, handle = self.begin(rig)
+        rig.operator.delete(run.id)
+        for outcome in (
+            rig.backend.report(handle, StatusReport("COMPLETED", None, 0)),
+            rig.backend.put_tags(handle, TagsChange(("a",), ())),
+            rig.backend.beat(handle).outcome,
+        ):
+            assert isinstance(outcome, Rejected)
+            assert "Run not found" in outcome.reason
+
+    def test_a_tag_that_is_only_on_the_page_is_removed(self, rig: ServerRig) -> None:
+        """G9"""
+        run, handle = self.begin(rig, tags=("a",))
+        rig.operator.set_tags(run.id, ["a", "page", "other"])
+        change = TagsChange(("a",), ("a",), ("page",))
+        assert rig.backend.put_tags(handle, change) == Told(tags=("a", "other"))
+
+    def test_tags_beyond_fifty_are_a_no(self, rig: ServerRig) -> None:
+        run, handle = self.begin(rig, tags=("a",))
+        rig.operator.set_tags(run.id, [f"page{number}" for number in range(49)] + ["a"])
+        outcome = rig.backend.put_tags(handle, TagsChange(("a", "b"), ("a",)))
+        assert isinstance(outcome, Rejected)
+        assert "51 tags" in outcome.reason
+        assert len(rig.tags(run.id)) == 50
+
     # --- the key ------------------------------------------------------------------------------------
 
     @pytest.mark.parametrize("key", ["mlps_EXPIRED", "mlps_REVOKED", "mlps_UNKNOWN", "nonsense"])
@@ -284,10 +375,13 @@ class TestPlutoBackend(BackendContract):
         result = rig.backend.open(self.ask(rig, "k2"))
         assert isinstance(result, Refused)
         assert result.error == "KeyRefusedError"
-        outcomes = [rig.backend.deliver(handle, cut("metrics", METRIC)), rig.backend.put_tags(handle, ())]
+        outcomes = [
+            rig.backend.deliver(handle, cut("metrics", METRIC)),
+            rig.backend.put_tags(handle, NO_TAGS),
+        ]
         assert all(isinstance(outcome, Retry) and outcome.key_problem for outcome in outcomes)
         rig.key = rig.server.key
-        assert rig.backend.put_tags(handle, ()) == Delivered()
+        assert rig.backend.put_tags(handle, NO_TAGS) == Told(tags=())
 
     def test_nothing_secret_is_logged(
         self, rig: ServerRig, caplog: pytest.LogCaptureFixture, tmp_path: Path
@@ -441,10 +535,10 @@ class TestPlutoBackend(BackendContract):
         for kind, record in (("metrics", METRIC), ("data", DATA), ("console", LINE)):
             batch = cut(kind, {**record, "time": now_ms})  # type: ignore[arg-type]
             assert backend.deliver(handle, batch) == Delivered()
-        assert backend.put_tags(handle, ("a", "b")) == Delivered()
+        assert backend.put_tags(handle, TagsChange(("a", "b"), ())) == Told(tags=("a", "b"))
         assert backend.merge_config(handle, b'{"x":1}') == Delivered()
         assert backend.beat(handle).outcome == Delivered()
-        assert backend.report(handle, StatusReport("COMPLETED", None, now_ms)) == Delivered()
+        assert backend.report(handle, StatusReport("COMPLETED", None, now_ms)) == Told(status="COMPLETED")
         assert rig.operator.check() == []
         assert rig.status(handle.id) == "COMPLETED"
 

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from pluto_dist.coordinator.spools import next_step
+from pluto_dist.backend.local.files import place_of
+from pluto_dist.backend.local.store import Store
 from pluto_dist.spool import blobs as module
+from pluto_dist.spool.batches import next_step
 from pluto_dist.spool.blobs import Blobs, NoRoomError, NoSourceError, usage
-from pluto_dist.spool.file_lines import FileLine, encode_line, located, read_line, remove_blobs
+from pluto_dist.spool.file_lines import FileLine, encode_line, located, read_line, remove_blobs, storable
 from pluto_dist.spool.retention import touch_live
 from pluto_dist.spool.writer import StreamWriter
 
@@ -201,3 +203,22 @@ def test_durable_blobs_are_synced_once(folder: Path, monkeypatch: pytest.MonkeyP
     blobs.sync()
     assert synced.count(stays.name) == 1
     assert synced.index(stays.name) < synced.index("blobs")
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("media/a.b", "media/a.b"),
+        ("/image/nice", "%/image/nice"),
+        ("train//x", "train/%/x"),
+        ("val/", "val/%"),
+        ("a/../b/.", "a/%2E%2E/b/%2E"),
+    ],
+)
+def test_a_name_as_a_path_stays_below_its_folder(name: str, path: str, tmp_path: Path) -> None:
+    """G11: whatever a script calls a file, it is kept among the files of its Run."""
+    line = FileLine(path="/x", file_name="f", file_type="txt", log_name=name, step=0, time=0)
+    assert storable(name) == path
+    place = place_of(Store(tmp_path), "key", line)
+    assert place.relative_to(tmp_path / "runs" / "key" / "files") == Path(path, "f")
+    assert place.resolve() == place

@@ -14,7 +14,7 @@ from itertools import count
 
 from tests.chaos.cast import WRITERS_EACH, Part
 from tests.chaos.schedule import Who
-from tests.process.harness import Launcher, Rank, Script
+from tests.process.harness import Child, Launcher, Script
 from tests.process.served import Served
 
 STOP_PATIENCE_S = 4.0  # as torchrun: SIGTERM, and SIGKILL for those who do not go
@@ -168,5 +168,5 @@ class Job:
             self.over = True
 
     def _code(self, rank: Actor) -> int | None:
-        assert isinstance(rank.script, Rank)
+        assert isinstance(rank.script, Child)
         return self.launcher.codes.get(rank.script.pid)

@@ -9,6 +9,7 @@ import msgspec
 
 from pluto_dist.core.values.ids import Identity, Job, RunRef, classify_run_id
 from pluto_dist.core.values.lifecycle import (
+    ChildStopped,
     Claim,
     Closed,
     ConfigUpdated,
@@ -173,6 +174,16 @@ class Process:
         self.spool.entries.append(entry)
         if self.world.nudges:
             self.world.hear(self.spool)
+        return self
+
+    def stops(self, child: Process, signal: str = "SIGTERM") -> Process:
+        """Ends a process that it has started; a SIGTERM is handled there."""
+        self._say(ChildStopped(pid=child.identity.pid, signal=signal, **self._stamp()))
+        self.world.wait(0.01)
+        if signal == "SIGTERM":
+            child.sigterm()
+        else:
+            child.kill(signal)
         return self
 
     # --- ends -------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from pluto_dist.core.rules.shared import merge_json, merge_tags
+from pluto_dist.core.rules.shared import MAX_TAGS, merge_json, merge_tags
 from pluto_dist.core.values.backend import (
     Beat,
     Delivered,
@@ -26,11 +26,14 @@ from pluto_dist.core.values.backend import (
     Status,
     StatusReport,
     TagsChange,
+    Told,
     Unavailable,
     Unknown,
 )
 from pluto_dist.core.values.effects import Control, OpenRun, Ship
 from tests.core.spool import Record
+
+SEVERITY = {"COMPLETED": 0, "TERMINATED": 1, "CANCELLED": 2, "FAILED": 3}
 
 
 @dataclass
@@ -60,7 +63,7 @@ class ServerRun:
     reopened: int = 0
     beats: int = 0
     cancelled: bool = False
-    ended_by_person: bool = False
+    reaped: bool = False
 
     def values(self, name: str) -> list[float]:
         """Values of one series in the order of arrival."""
@@ -73,6 +76,7 @@ class Server:
 
     runs: dict[int, ServerRun] = field(default_factory=dict)
     down: bool = False
+    gone: set[int] = field(default_factory=set)
     next_answers: dict[str, deque[object]] = field(default_factory=lambda: defaultdict(deque))
     accepted: set[tuple[str, str, int, int]] = field(default_factory=set)
     calls: list[str] = field(default_factory=list)
@@ -144,17 +148,26 @@ class Server:
                 run.names.update(msgspec.json.decode(effect.body))
             case "tags":
                 change = msgspec.json.decode(effect.body, type=TagsChange)
-                run.tags = merge_tags(run.tags, change.base or run.tags, change.wanted)
+                tags = merge_tags(run.tags, change.base or (), change.wanted, change.removed)
+                if len(tags) > MAX_TAGS:
+                    return Rejected("A run can have at most 50 tags")
+                run.tags = tags
+                return Told(tags=run.tags)
             case "config":
                 run.config = merge_json(run.config, effect.body)
-            case "revive" if not run.ended_by_person:
-                run.status = "RUNNING"
+            case "revive":
+                run.status = "RUNNING" if run.reaped else run.status
+                run.reaped = False
+                return Told(status=run.status)
             case "put_back":
                 run.status = msgspec.json.decode(effect.body, type=Reopened).status
             case "status":
                 report = msgspec.json.decode(effect.body, type=StatusReport)
                 run.reports.append(report)
-                run.status = report.status
+                lower = SEVERITY.get(report.status, 4) < SEVERITY.get(run.status, 0)
+                if not lower or report.force or run.reaped:
+                    run.status = report.status
+                return Told(status=run.status)
         return Delivered()
 
     def beat(self, run_id: int) -> Beat:
@@ -166,6 +179,8 @@ class Server:
             return Beat(chosen)
         if self.down:
             return Beat(Retry("connection refused"))
+        if run_id in self.gone:
+            return Beat(Rejected("Run not found"))
         run.beats += 1
         if run.cancelled:
             run.status = "CANCELLED"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from pluto_dist.core.values.backend import Outcome, Rejected, Retry, Unknown
+from pluto_dist.core.values.backend import Outcome, Rejected, Retry, Status, Unknown
+from pluto_dist.core.values.document import read
 from pluto_dist.core.values.effects import Control, Effect
 from pluto_dist.core.values.messages import Answer, Refusal
 from tests.core.world import World
@@ -184,6 +185,142 @@ def test_a_run_whose_end_may_have_been_told_is_reopened_on_the_server() -> None:
     second = world.process("second").init("x", resume=True)
     assert second.role == "owner"
     assert world.server.only().status == "RUNNING"
+
+
+ENDS: list[Status] = ["COMPLETED", "TERMINATED", "CANCELLED", "FAILED"]  # by severity
+
+
+@pytest.mark.parametrize("there", ["TERMINATED", "FAILED"])
+def test_what_the_server_says_instead_is_told(there: Status) -> None:
+    """G7: somebody else has ended the Run there, and the server ignores a lower severity with a 200."""
+    world = World()
+    owner = world.process("owner").init("x")
+    world.server.only().status = there
+    owner.finish().exit()
+    run = world.run()
+    assert (run.status, run.reported, run.server_status) == ("COMPLETED", True, there)
+    assert owner.view.run is not None
+    assert owner.view.run.server_status == there
+    assert read(world.documents[run.key]).server_status == there
+    assert world.notes(run, "server_says") == [{"status": there}]
+
+
+@pytest.mark.parametrize("there", ["COMPLETED", "TERMINATED", "FAILED"])
+def test_an_end_that_somebody_else_has_reported_is_told_while_the_job_goes_on(there: Status) -> None:
+    """G7: FAILED may be the monitor's, which is looked into once."""
+    world = World()
+    owner = world.process("owner").init("x")
+    sent = errands(world)
+    world.server.only().status = there
+    world.wait(60)
+    assert (world.run().status, world.run().server_status) == ("RUNNING", there)
+    assert sent == (["revive"] if there == "FAILED" else [])
+    world.server.only().status = "RUNNING"
+    world.wait(5)
+    assert world.run().server_status is None
+    assert owner.view.run is not None
+    assert owner.view.run.server_status is None
+
+
+def test_what_the_monitor_has_made_of_a_silent_run_is_taken_back() -> None:
+    """G7"""
+    world = World()
+    owner = world.process("owner").init("x")
+    world.server.only().status, world.server.only().reaped = "FAILED", True
+    world.wait(5)
+    assert (world.server.only().status, world.run().server_status) == ("RUNNING", None)
+    world.server.only().status, world.server.only().reaped = "FAILED", True
+    owner.finish().exit()
+    assert (world.server.only().status, world.run().server_status) == ("COMPLETED", None)
+
+
+@pytest.mark.parametrize("there", ENDS)
+@pytest.mark.parametrize("wanted", ENDS)
+def test_a_persons_word_holds_at_the_server_too(there: Status, wanted: Status) -> None:
+    """G1: also where it has a higher severity, and where both agree here but not there."""
+    world = World()
+    world.process("owner").init("x").finish().exit()
+    world.server.only().status = there
+    world.force_finish("x", "FAILED")
+    world.server.only().status = there
+    world.force_finish("x", wanted)
+    assert (world.run().status, world.run().server_status) == (wanted, None)
+    assert world.server.only().status == (there if wanted == "FAILED" else wanted)
+
+
+def test_a_run_whose_word_holds_is_ended_by_its_evidence_when_it_goes_on() -> None:
+    """G1: the next owner's end is no person's word."""
+    world = World()
+    world.process("owner").init("x").finish().exit()
+    world.force_finish("x", "FAILED")
+    world.process("second").init("x", resume=True).finish().exit()
+    assert not world.server.only().reports[-1].force
+    assert world.server.only().status == "COMPLETED"
+
+
+def test_a_run_that_was_deleted_on_the_page_is_told() -> None:
+    """G7: the status counts as told, and everybody sees that nobody has it."""
+    world = World()
+    owner = world.process("owner").init("x")
+    gone = Rejected("Run not found (HTTP 404)")
+    world.server.answer("status", gone)
+    owner.finish().exit()
+    run = world.run()
+    assert (run.reported, run.refusals) == (True, {"status": gone.reason})
+    assert owner.view.run is not None
+    assert owner.view.run.refusals == run.refusals
+    assert read(world.documents[run.key]).refusals == run.refusals
+
+
+def test_a_heartbeat_tells_that_the_run_was_deleted() -> None:
+    world = World()
+    world.process("owner").init("x")
+    world.server.gone.add(1)
+    world.wait(5)
+    assert world.run().refusals == {"heartbeat": "Run not found"}
+
+
+def test_tags_that_the_server_refuses_are_none() -> None:
+    """G9: forty-nine were added on the page; what is not there is not believed in."""
+    world = World()
+    owner = world.process("owner").init("x", tags=("mine",))
+    world.server.only().tags = ("mine", *(f"page{number}" for number in range(49)))
+    owner.add_tags("more")
+    assert world.run().tags == ("mine",)
+    assert "50 tags" in world.run().refusals["tags"]
+    assert owner.view.run is not None
+    assert owner.view.run.tags == ("mine",)
+    world.server.only().tags = ("mine",)
+    owner.add_tags("more")
+    assert world.server.only().tags == ("mine", "more")
+    assert world.run().refusals == {}
+
+
+def test_a_tag_that_was_added_on_the_page_can_be_removed() -> None:
+    """G9"""
+    world = World()
+    owner = world.process("owner").init("x", tags=("mine",))
+    world.server.only().tags = ("mine", "page", "other")
+    owner.remove_tags("page")
+    assert world.server.only().tags == ("mine", "other")
+    assert world.run().tags == ("mine", "other")
+    assert world.run().untagged == ()
+    owner.remove_tags("page")
+    owner.add_tags("page")
+    assert world.server.only().tags == ("mine", "other", "page")
+
+
+def test_tags_of_the_page_are_known_after_the_next_change() -> None:
+    """G9: whoever reads `run.tags` sees what the server has."""
+    world = World()
+    owner = world.process("owner").init("x", tags=("mine",))
+    world.server.only().tags = ("mine", "page")
+    world.hold.add("Control")
+    owner.add_tags("first")
+    owner.add_tags("second")
+    world.release()
+    assert sorted(world.server.only().tags) == ["first", "mine", "page", "second"]
+    assert world.run().tags == world.server.only().tags
 
 
 @pytest.mark.parametrize("status", ["COMPLETED", "FAILED", "TERMINATED", "CANCELLED"])

@@ -461,3 +461,117 @@ def test_the_process_of_a_launchers_command_goes_on_with_its_series() -> None:
         succeed(script)
         succeed(launcher)
         world.wait(15.0)
+
+
+# --- children that their parent ends ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("signal", ["SIGTERM", "SIGKILL"])
+def test_a_worker_that_its_parent_ends_is_no_evidence(signal: str) -> None:
+    """R9: `Process.terminate()`, `Process.kill()`, a pool that is left."""
+    world = World()
+    parent = world.process("main").init()
+    parent.stops(world.child(parent).init(), signal)
+    succeed(parent)
+    world.wait(15.0)
+    assert (world.run().status, world.notes(world.run(), "stopped_by_parent")[0]["signal"]) == (
+        "COMPLETED",
+        signal,
+    )
+
+
+@pytest.mark.parametrize(("signal", "status"), [("SIGTERM", "TERMINATED"), ("SIGKILL", "FAILED")])
+def test_a_worker_that_somebody_else_ends_is_evidence(signal: str, status: str) -> None:
+    """R9, R10: as before."""
+    world = World()
+    parent = world.process("main").init()
+    child = world.child(parent).init()
+    _ = child.sigterm() if signal == "SIGTERM" else child.kill()
+    world.wait(0.1)
+    succeed(parent)
+    world.wait(15.0)
+    assert world.run().status == status
+
+
+def test_what_a_worker_said_before_its_parent_ended_it_counts() -> None:
+    """R9: the other workers of a pool are stopped because one has raised."""
+    world = World()
+    parent = world.process("main").init()
+    failing, other = world.child(parent).init(), world.child(parent).init()
+    failing.evidence("exception", type="ValueError", message="boom")
+    world.wait(0.1)
+    parent.stops(failing, "SIGKILL").stops(other)
+    succeed(parent)
+    world.wait(15.0)
+    failure = world.run().verdict and world.run().verdict.first_failure  # type: ignore[union-attr] # ended
+    assert failure is not None
+    assert (world.run().status, failure.type) == ("FAILED", "ValueError")
+
+
+def test_what_ends_workers_after_their_parent_has_left_is_the_end_of_the_job() -> None:
+    """R9: `multiprocessing` stops daemonic children after the exit hooks; an exception counts still."""
+    for deed, status in (
+        (Process.sigterm, "COMPLETED"),
+        (Process.kill, "COMPLETED"),
+        (Process.raises, "FAILED"),
+    ):
+        world = World()
+        parent = world.process("main").init()
+        child = world.child(parent).init()
+        parent.finish(at_exit=True)
+        world.wait(0.1)
+        deed(child)
+        parent.exit(0)
+        world.wait(15.0)
+        assert world.run().status == status
+
+
+def test_a_job_that_is_stopped_from_outside_stays_terminated() -> None:
+    """R10: parent and children get SIGTERM."""
+    world = World()
+    parent = world.process("main").init()
+    child = world.child(parent).init()
+    child.sigterm()
+    parent.sigterm()
+    world.wait(15.0)
+    assert world.run().status == "TERMINATED"
+
+
+@pytest.mark.parametrize("signal", ["SIGTERM", "SIGKILL"])
+def test_a_trial_that_its_parent_ends_was_stopped(signal: str) -> None:
+    """R9: its own Run has not failed, but it was not completed either."""
+    world = World()
+    parent = world.process("main").init()
+    child = world.child(parent).init(name="trial")
+    parent.stops(child, signal)
+    world.wait(15.0)
+    assert world.run("trial").status == "TERMINATED"
+
+
+def test_a_stop_is_remembered_until_the_claim_of_the_child_is_read() -> None:
+    """R1: the coordinator may read the parent's stream first."""
+    world = World()
+    parent = world.process("main").init()
+    child = world.child(parent)
+    world.nudges = False
+    child.init()
+    world.nudges = True
+    parent.stops(child)
+    succeed(parent)
+    world.wait(15.0)
+    assert (world.lease(child).role, world.run().status) == ("worker", "COMPLETED")
+
+
+def test_a_pid_that_comes_again_is_another_child() -> None:
+    world = World()
+    parent = world.process("main").init()
+    first = world.child(parent).init()
+    parent.stops(first, "SIGKILL")
+    world.wait(1.0)
+    again = world.child(parent)
+    again.identity = msgspec.structs.replace(again.identity, pid=first.identity.pid)
+    again.init().kill()
+    world.wait(1.0)
+    succeed(parent)
+    world.wait(15.0)
+    assert world.run().status == "FAILED"

@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pluto_dist.core.rules.shared import MAX_TAGS, JsonObject, add_tags, deep_merge, merge_json, remove_tags
+from pluto_dist.core.rules.shared import (
+    MAX_TAGS,
+    JsonObject,
+    add_tags,
+    deep_merge,
+    inherit_tags,
+    merge_json,
+    merge_tags,
+    remove_tags,
+)
 from pluto_dist.errors import InvalidRecordError
 
 
@@ -140,3 +149,36 @@ def test_a_run_has_one_group() -> None:
 def test_a_tag_the_server_cannot_hold_is_refused(tag: str, message: str) -> None:
     with pytest.raises(InvalidRecordError, match=message):
         add_tags(("a",), [tag])
+
+
+@pytest.mark.parametrize(
+    ("parent", "own", "tags"),
+    [
+        (("p1", "group:p"), ("c", "group:c"), ("p1", "c", "group:c")),
+        (("p1", "group:p"), ("c",), ("p1", "group:p", "c")),
+        (("p1",), (), ("p1",)),
+        (("p1", "c", "p1"), ("c",), ("p1", "c")),
+        ((), ("c", "c"), ("c",)),
+    ],
+)
+def test_a_fork_has_its_parents_tags_before_its_own(
+    parent: tuple[str, ...], own: tuple[str, ...], tags: tuple[str, ...]
+) -> None:
+    """As the server makes them: a group of its own replaces the parent's."""
+    assert inherit_tags(parent, own) == tags
+
+
+def test_of_too_many_tags_those_of_the_parent_are_left_out() -> None:
+    """The fork's own are what its caller asked for."""
+    own = tuple(f"own{number}" for number in range(30))
+    tags = inherit_tags([f"p{number}" for number in range(40)], own)
+    assert len(tags) == MAX_TAGS
+    assert tags[-30:] == own
+    assert tags[0] == "p0"
+    assert inherit_tags(["p"], [f"own{number}" for number in range(50)])[0] == "own0"
+
+
+def test_removing_a_tag_that_nobody_here_knew() -> None:
+    """It was added on the server's page."""
+    assert merge_tags(["a", "page"], ["a"], ["a", "b"], ["page"]) == ("a", "b")
+    assert merge_tags(["a"], ["a"], ["a"], ["never there"]) == ("a",)

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 
-from pluto_dist.core.values.backend import Refused, Rejected, Reopened, Retry, RunOpened, Unavailable, Unknown
+from pluto_dist.core.values.backend import (
+    Reached,
+    Refused,
+    Rejected,
+    Reopened,
+    Retry,
+    RunOpened,
+    Unavailable,
+    Unknown,
+)
 from pluto_dist.core.values.effects import OpenRun
-from pluto_dist.core.values.ids import RunRef
+from pluto_dist.core.values.ids import Job, RunRef
 from pluto_dist.core.values.lifecycle import Fork, Origin
 from tests.core.server import ServerRun
 from tests.core.world import World
@@ -326,6 +337,29 @@ def test_a_fork_starts_from_its_parents_config_and_tags() -> None:
     assert msgspec.json.decode(world.server.runs[9].config) == {"lr": 1, "opt": {"wd": 3}}
 
 
+def test_a_fork_keeps_its_own_group() -> None:
+    """As on the server: a group of its own replaces the parent's, and no tag of its own is lost."""
+    world = World()
+    own = ("c", "group:c")
+    child = RunOpened(
+        id=9,
+        display_id="DEM-9",
+        project="demo",
+        url="",
+        resumed=False,
+        tags=own,
+        fork_run_id=1,
+        fork_step=5,
+        parent_tags=("p1", "group:p"),
+    )
+    world.server.runs[9] = ServerRun(9, "demo", "fork", "key", tags=own)
+    world.server.answer("open", child)
+    fork = Fork(RunRef(id=1), 5, inherit_config=False, inherit_tags=True)
+    world.process("fork").init(fork=fork, tags=own)
+    assert world.server.runs[9].tags == ("p1", "c", "group:c")
+    assert world.run().tags == ("p1", "c", "group:c")
+
+
 def test_opening_is_asked_again_ever_more_rarely() -> None:
     """G4"""
     world = World()
@@ -415,3 +449,84 @@ def test_it_is_kept_while_the_server_is_down() -> None:
     assert world.run().id is not None
     assert len(origins) > 1
     assert all(each == said for each in origins)
+
+
+# --- behind what there is -------------------------------------------------------------------------
+
+
+def elsewhere(world: World, **reached: Any) -> None:
+    """A Run that another node has made and ended; `reached` is how far it came."""
+    opened = RunOpened(
+        id=1,
+        display_id="DEM-1",
+        project="demo",
+        url="",
+        resumed=True,
+        was_status="FAILED",
+        tags=(),
+        config=b"{}",
+        reached=Reached(**reached),
+    )
+    existing(world)
+    world.server.answer("open", opened)
+
+
+SERIES = {"loss": 99, "loss/rank1": 42, "acc/eval": 30, "train/acc": 5, "sys/cpu.percentage.0": 700}
+
+
+def test_a_resumed_run_goes_on_behind_all_its_steps() -> None:
+    """G10: owner and workers, whichever series was whose; what a node measures counts for itself."""
+    world = World()
+    elsewhere(world, series=SERIES)
+    launch = world.launch(ranks=2)
+    for process in launch.start():
+        process.init("x", resume=True)
+    assert [process.view.next_step for process in launch.ranks.values()] == [100, 100]
+    side = world.process("eval").attach("x", label="eval")
+    assert side.view.next_step == 0  # nobody has asked for this label when the Run was opened
+    assert world.run().steps == {"rank1": 43, "node": 701}
+
+
+def test_a_side_that_joins_elsewhere_goes_on_behind_its_own_series() -> None:
+    """R12: the training beside it is another matter."""
+    world = World()
+    elsewhere(world, series=SERIES)
+    side = world.process("eval").attach("x", label="eval")
+    assert (side.role, side.view.next_step) == ("side", 31)
+
+
+def test_ranks_of_another_node_go_on_behind_their_own_series_only() -> None:
+    """R12: their job has begun at the same moment as the owner's, which may have logged already."""
+    world = World()
+    elsewhere(world, series=SERIES)
+    ranks = [
+        world.process(
+            f"rank{rank}", Job(key="job", rank=rank, local_rank=rank - 1, node_rank=1, nodes=2, world_size=3)
+        )
+        for rank in (1, 2)
+    ]
+    for process in ranks:
+        process.init("x", env="x")
+    world.wait(6)
+    assert [(each.role, each.view.next_step) for each in ranks] == [("worker", 43), ("worker", 0)]
+
+
+def test_a_run_from_the_store_goes_on_behind_its_streams() -> None:
+    """G10: its document may be older than they are."""
+    world = World()
+    elsewhere(world, participants={"owner": 12, "rank1": 9})
+    owner = world.process("owner").init("x", resume=True)
+    assert owner.view.next_step == 12
+    assert world.run().steps == {"owner": 12, "rank1": 9}
+
+
+@pytest.mark.parametrize(
+    ("lines", "last_line", "then"),
+    [(0, 0, 1), (40, 40, 41), (40, 57, 58), (40, 1_000_000_007, 41)],
+)
+def test_console_lines_go_on_behind_those_that_are_there(lines: int, last_line: int, then: int) -> None:
+    """The server sorts by number alone; other nodes have blocks of their own."""
+    world = World()
+    elsewhere(world, lines=lines, last_line=last_line)
+    world.process("owner").init("x", resume=True)
+    assert world.run().next_line == then

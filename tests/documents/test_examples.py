@@ -37,6 +37,7 @@ ENDS = {  # of Runs that a page names, when all of it has been run
     "docs/howto/preemption.md": {"digits-3": "COMPLETED"},
     "docs/howto/offline.md": {"digits-5": "COMPLETED"},
 }
+HOW_MANY = {"docs/howto/trials.md": 7}  # Runs that a page makes
 WITH_EXAMPLES = [each for each in pages() if each.blocks]
 
 
@@ -117,6 +118,7 @@ def test_the_examples_of_a_page_run(each: Page, home: Home) -> None:
         elif block.language in ("sh", "bash"):
             carry_out(block, [block.language, "-euc", block.code], folder, home)
     ends = {run["run_id"]: run["status"] for run in runs_in(folder)}
+    assert len(ends) == HOW_MANY.get(each.path, len(ends))
     assert "RUNNING" not in ends.values(), ends
     assert ends | ENDS.get(each.path, {}) == ends
 

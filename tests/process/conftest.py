@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.pluto_server.client import ServerProcess
-from tests.process.harness import Node
+from tests.process.harness import ZYGOTES, Node
 from tests.process.served import Served
 
 _nodes = pytest.StashKey[list[Node]]()
@@ -49,6 +49,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(__file__.rpartition("/")[0]):
             item.add_marker(pytest.mark.process)
+
+
+def pytest_sessionfinish() -> None:
+    """What has been imported for all tests of this session is not needed any more."""
+    while ZYGOTES:
+        ZYGOTES.popitem()[1].close()
 
 
 @pytest.fixture

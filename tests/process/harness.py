@@ -182,69 +182,57 @@ class Script:
         return f"{self.name} (pid {self.pid}) {what}; it said {self.lines[-20:]}\n{self.stderr[-4000:]}"
 
 
-class Rank(Script):
-    """A child of a launcher: its exit code is what the launcher tells."""
+class Child(Script):
+    """A process that another one has started for the test: its exit code is what that one tells."""
 
-    def __init__(self, launcher: Launcher, *what: Any) -> None:
-        self._launcher = launcher
+    def __init__(self, parent: Parent, *what: Any) -> None:
+        self._parent = parent
         super().__init__(*what)
 
     def _poll(self) -> int | None:
         if self._code is None:
-            self._code = self._launcher.codes.get(self.pid)
+            self._code = self._parent.codes.get(self.pid)
         return self._code
 
     def _reap(self) -> None:
-        """Its launcher does, or has died, and then pid 1 does."""
+        self._parent.reap(self.pid)
 
 
-class Launcher(Script):
-    """Starts ranks with torchrun's environment; stays until it is killed or `close`d."""
+class Parent(Script):
+    """A process of a test that starts others; stays until it is killed or `close`d.
 
-    def __init__(self, node: Node, *, world: int, run_id: str = "none", max_restarts: int = 0) -> None:
-        self.node = node
-        self.world = world
+    Args:
+        node: where it runs.
+        program: a file beside this one, which says how it is talked to, and its arguments.
+    """
+
+    def __init__(self, node: Node, *program: str, env: Mapping[str, str] | None = None) -> None:
         self.codes: dict[int, int] = {}
         self._pids: queue.SimpleQueue[int] = queue.SimpleQueue()
-        self._job = {
-            "WORLD_SIZE": str(world),
-            "LOCAL_WORLD_SIZE": str(world),
-            "GROUP_RANK": "0",
-            "GROUP_WORLD_SIZE": "1",
-            "TORCHELASTIC_RUN_ID": run_id,
-            "TORCHELASTIC_MAX_RESTARTS": str(max_restarts),
-            "TORCHELASTIC_USE_AGENT_STORE": "True",
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(29000 + os.getpid() % 1000),
-        }
+        self._asking = threading.Lock()
         self._talk, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        path = Path(__file__).with_name("launcher.py")
-        process = node.spawn([sys.executable, "-P", str(path)], "launcher", stdin=theirs.fileno())
+        name, *arguments = program
+        argv = [sys.executable, "-P", str(Path(__file__).with_name(f"{name}.py")), *arguments]
+        super().__init__(name, *node.spawn(argv, name, env=env, stdin=theirs.fileno()))
         theirs.close()
-        super().__init__("launcher", *process)
         threading.Thread(target=self._hear, daemon=True).start()
 
-    def rank(self, rank: int, body: str, *, attempt: int = 0, wrapped: bool = False, **more: Any) -> Rank:
-        """Starts one rank; `wrapped` puts a shell between it and the launcher, as many jobs do."""
-        env = self.rank_env(rank, attempt) | more.pop("env", {})
-        name = more.pop("name", f"rank{rank}" + (f".{attempt}" if attempt else ""))
-        argv = self.node.command(body, name, **more)
-        if wrapped:
-            argv = ["/bin/sh", "-c", '"$@"; exit $?', "wrapper", *argv]
-        rank_in, our_in = os.pipe()
-        our_out, rank_out = os.pipe()
-        stderr, path = self.node.stderr(name)
-        order = {"argv": argv, "env": self.node.env() | env, "cwd": str(self.node.base)}
-        socket.send_fds(self._talk, [json.dumps(order).encode()], [rank_in, rank_out, stderr])
-        pid = self._pids.get(timeout=PATIENCE_S)
-        for descriptor in (rank_in, rank_out, stderr):
+    def child(self, node: Node, name: str, argv: list[str], env: Mapping[str, str]) -> Child:
+        """Has a program started, with the files and the folder that scripts have."""
+        child_in, our_in = os.pipe()
+        our_out, child_out = os.pipe()
+        stderr, path = node.stderr(name)
+        order = {"argv": argv, "env": node.env() | dict(env), "cwd": str(node.base)}
+        with self._asking:
+            socket.send_fds(self._talk, [json.dumps(order).encode()], [child_in, child_out, stderr])
+            pid = self._pids.get(timeout=PATIENCE_S)
+        for descriptor in (child_in, child_out, stderr):
             os.close(descriptor)
-        return self.node.keep(Rank(self, name, pid, our_in, our_out, path))
+        made: Child = node.keep(Child(self, name, pid, our_in, our_out, path))
+        return made
 
-    def rank_env(self, rank: int, attempt: int = 0) -> dict[str, str]:
-        """What torchrun gives to a rank."""
-        place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "ROLE_RANK": str(rank)}
-        return self._job | place | {"TORCHELASTIC_RESTART_COUNT": str(attempt)}
+    def reap(self, pid: int) -> None:
+        """A launcher does it as its ranks end; when it has died, pid 1 does."""
 
     def close(self) -> None:
         super().close()
@@ -258,6 +246,68 @@ class Launcher(Script):
                     self.codes[told["pid"]] = told["code"]
                 else:
                     self._pids.put(told["pid"])
+
+
+class Zygote(Parent):
+    """Starts programs behind imports that take seconds; see `zygote.py`."""
+
+    def __init__(self, *modules: str) -> None:
+        self._node = Node()
+        quiet = {"PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        super().__init__(self._node, "zygote", *modules, env=quiet)
+
+    def reap(self, pid: int) -> None:
+        """Its children stay zombies until they are looked at no more."""
+        with self._asking:
+            socket.send_fds(self._talk, [json.dumps({"reap": pid}).encode()], [])
+
+    def close(self) -> None:
+        super().close()
+        self._node.close()
+
+
+ZYGOTES: dict[tuple[str, ...], Zygote] = {}
+
+
+def zygote(*modules: str) -> Zygote:
+    """The one that has imported these; it stays until the session of tests is over."""
+    if modules not in ZYGOTES:
+        ZYGOTES[modules] = Zygote(*modules)
+    return ZYGOTES[modules]
+
+
+class Launcher(Parent):
+    """Starts ranks with torchrun's environment."""
+
+    def __init__(self, node: Node, *, world: int, run_id: str = "none", max_restarts: int = 0) -> None:
+        self.node = node
+        self.world = world
+        self._job = {
+            "WORLD_SIZE": str(world),
+            "LOCAL_WORLD_SIZE": str(world),
+            "GROUP_RANK": "0",
+            "GROUP_WORLD_SIZE": "1",
+            "TORCHELASTIC_RUN_ID": run_id,
+            "TORCHELASTIC_MAX_RESTARTS": str(max_restarts),
+            "TORCHELASTIC_USE_AGENT_STORE": "True",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(29000 + os.getpid() % 1000),
+        }
+        super().__init__(node, "launcher")
+
+    def rank(self, rank: int, body: str, *, attempt: int = 0, wrapped: bool = False, **more: Any) -> Child:
+        """Starts one rank; `wrapped` puts a shell between it and the launcher, as many jobs do."""
+        env = self.rank_env(rank, attempt) | more.pop("env", {})
+        name = more.pop("name", f"rank{rank}" + (f".{attempt}" if attempt else ""))
+        argv = self.node.command(body, name, **more)
+        if wrapped:
+            argv = ["/bin/sh", "-c", '"$@"; exit $?', "wrapper", *argv]
+        return self.child(self.node, name, argv, env)
+
+    def rank_env(self, rank: int, attempt: int = 0) -> dict[str, str]:
+        """What torchrun gives to a rank."""
+        place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "ROLE_RANK": str(rank)}
+        return self._job | place | {"TORCHELASTIC_RESTART_COUNT": str(attempt)}
 
 
 class Node:
@@ -341,7 +391,6 @@ class Node:
         own = {
             "HOME": str(self.base),
             "PYTHONPATH": str(CHECKOUT),
-            "PYTHONDONTWRITEBYTECODE": "1",
             "PLUTO_DIST_HOME": str(self.home),
             "PLUTO_DIR": str(self.base),
             "PD_TEST_LEDGER": str(self.ledger),

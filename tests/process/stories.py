@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-from tests.process.harness import Node, Script
+from tests.process.harness import Node, Script, Zygote
 from tests.process.torchjob import TorchJob
 
 Stories = dict[str, Future[Any]]
@@ -31,26 +31,32 @@ class Told:
         return found.partition(" ")[2]
 
 
-def tell(node: Node, name: str, body: str) -> Told:
+def tell(node: Node, name: str, body: str, born_of: Zygote) -> Told:
     """Runs a script to its end."""
     env = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    script = node.start(body, name=name, env=env)
+    script = born_of.child(node, name, node.command(body, name)[-1:], env)
     return Told(script, script.wait())
 
 
-def tell_job(node: Node, name: str, body: str, train: str) -> tuple[TorchJob, int]:
+def tell_job(node: Node, name: str, body: str, train: str, born_of: Zygote) -> tuple[TorchJob, int]:
     """Runs a job of two ranks to its end: the job, the launcher's exit code."""
-    job = TorchJob(node, name, body, ranks=2, train=train)
-    return job, job.wait()[0]
+    job = TorchJob(node, name, body, ranks=2, train=train, born_of=born_of)
+    return job, job.wait()
 
 
 @contextmanager
 def told(
-    node: Node, prelude: str, scripts: Mapping[str, str], job: str, jobs: Mapping[str, int | None]
+    node: Node,
+    born_of: Zygote,
+    prelude: str,
+    scripts: Mapping[str, str],
+    job: str,
+    jobs: Mapping[str, int | None],
 ) -> Iterator[Stories]:
     """All scripts and jobs of a module, by their names.
 
     Args:
+        born_of: what has imported the framework.
         prelude: what each of them begins with.
         job: body of the jobs, with places for `{name}` and `{failing_rank}`.
         jobs: the rank that fails, for each.
@@ -59,9 +65,9 @@ def told(
         made: Stories = {}
         for name, failing_rank in jobs.items():
             body = job.format(name=name, failing_rank=failing_rank)
-            made[name] = pool.submit(tell_job, node, name, body, prelude)
+            made[name] = pool.submit(tell_job, node, name, body, prelude, born_of)
         for name, body in scripts.items():
-            made[name] = pool.submit(tell, node, name, prelude + textwrap.dedent(body))
+            made[name] = pool.submit(tell, node, name, prelude + textwrap.dedent(body), born_of)
         yield made
 
 

@@ -29,7 +29,7 @@ RANK = """
     while not stop.is_set():
         run.log({f"loss{os.environ['RANK']}": float(step)}, step)
         step += 1
-        time.sleep(0.004)
+        time.sleep(0.01)
     run.finish()
     tell_json("end", {"steps": step})
 """

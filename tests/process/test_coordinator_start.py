@@ -56,7 +56,7 @@ RACE = """
             if child == 0:
                 os._exit(0)
             os.waitpid(child, 0)
-            time.sleep(0.002)
+            time.sleep(0.02)
 
     def client(number, home):
         os.environ["PLUTO_DIST_HOME"] = home
@@ -160,18 +160,18 @@ def test_a_second_coordinator_finds_the_lock_taken(node: Node) -> None:
 
 
 EAGER = """
-    import pluto_dist.host.launch, pluto_dist.host.launch as starting
-    pluto_dist.host.launch.TICKET_LIFE_S = 0.0  # each look is a try
+    import pluto_dist.host.launch as starting
+    starting.TICKET_LIFE_S = 0.0  # each look is a try
     launch = starting.launch
     def tried(*places, **more):
         started = launch(*places, **more)
         tell("tried", started)
         return started
     starting.launch = tried
-    real = pluto_dist.host.launch.command
+    real = starting.command
     waits = f'until [ -e {os.getcwd()}/go ]; do sleep 0.05; done; exec "$@"'
     slow = ("/bin/sh", "-c", waits, "sh")
-    pluto_dist.host.launch.command = lambda options: [*slow, *real(options)]
+    starting.command = lambda options: [*slow, *real(options)]
     run = pluto.init(run_id="slow", resume=True, quiet=True)
     tell("up")
     hear()

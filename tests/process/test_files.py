@@ -366,3 +366,25 @@ def test_a_file_that_the_server_refuses_is_kept_aside_and_its_neighbours_arrive(
     script.say()
     assert script.wait() == 0
     assert served.document("refused")["rejected"] == 1
+
+
+def test_files_keep_the_names_that_numbers_may_have(served: Served) -> None:
+    """Whatever becomes of the name in a path: at the server, in the store, and from there at the server."""
+    names = ["/image/nice", "train//x", "val/", "a/../b", "."]
+    body = """
+        run = pluto.init(run_id="odd", project=sys.argv[1])
+        for name in ["/image/nice", "train//x", "val/", "a/../b", "."]:
+            run.log({name: pluto.Text(name)}, 0)
+        run.finish()
+    """
+    assert served.start(body, "there").wait() == 0
+    expected = {name: [sha(name.encode())] for name in names}
+    assert (
+        wait_until(lambda: len(uploaded(served, "odd")) == 5 and uploaded(served, "odd"), "all") == expected
+    )
+    local = served.start(body.replace('"odd"', '"odd-later"'), "later", env={"PLUTO_DIST_MODE": "local"})
+    assert local.wait() == 0
+    assert len(kept(served)) == 5
+    assert {point["name"] for point in exported(served, "odd-later")} == set(names)
+    served.cli("sync", "odd-later")
+    assert uploaded(served, "odd-later") == expected

@@ -325,7 +325,7 @@ def test_ranks_of_torchrun_speak_for_themselves_and_torchrun_for_what_it_says(no
     )
     roles = {facts["role"] for facts in job.ready().values()}
     assert roles == {"worker"}
-    code, _ = job.wait()
+    code = job.wait()
     assert code == 1
     assert node.ended("launch")["status"] == "FAILED"
     found = Counter(messages(node, "launch"))

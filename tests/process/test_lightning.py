@@ -6,15 +6,14 @@ Importing Lightning takes seconds, so each script tells several things; all of t
 from __future__ import annotations
 
 import importlib.util
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import pytest
 
-from tests.official import OFFICIAL_PYTHON, needs_official_client
-from tests.process.harness import Node, events, lease
+from tests.official import needs_official_client, official_parameters
+from tests.process.harness import Node, events, lease, zygote
 from tests.process.stories import Stories, steps_of, tell, told
+from tests.process.torchjob import RUN
 
 pytestmark = [
     pytest.mark.skipif(
@@ -23,6 +22,7 @@ pytestmark = [
     ),
 ]
 
+IMPORTS = ("lightning.pytorch", RUN)
 MODULE = """
 import logging, warnings
 warnings.simplefilter("ignore")
@@ -66,6 +66,10 @@ def leave():
 SCRIPTS = {
     "fits": """
         import copy
+        import inspect
+        from pluto_dist.integrations.lightning import MLOPLogger
+        assert MLOPLogger is PlutoLogger
+        tell_json("arguments", list(inspect.signature(MLOPLogger).parameters))
         from argparse import Namespace
         from pathlib import Path
 
@@ -140,7 +144,7 @@ JOBS = {"ranks": None, "ranks_raise": 1}
 @pytest.fixture(scope="module")
 def stories(shared_node: Node) -> Iterator[Stories]:
     """All scripts and jobs of this module."""
-    with told(shared_node, MODULE, SCRIPTS, JOB, JOBS) as made:
+    with told(shared_node, zygote(*IMPORTS), MODULE, SCRIPTS, JOB, JOBS) as made:
         yield made
 
 
@@ -205,7 +209,7 @@ def test_hyperparameters_of_a_side_come_under_its_label(shared_node: Node) -> No
         name="owner",
     )
     owner.expect("ready")
-    told = tell(shared_node, "beside", MODULE + SIDE)
+    told = tell(shared_node, "beside", MODULE + SIDE, zygote(*IMPORTS))
     assert (told.json("facts")["role"], told.code) == ("side", 0)
     owner.say()
     assert owner.wait() == 0
@@ -261,16 +265,7 @@ def test_peers_that_lightning_starts_are_workers_of_one_run(shared_node: Node, s
 
 
 @needs_official_client
-def test_the_constructor_takes_the_official_arguments() -> None:
+def test_the_constructor_takes_the_official_arguments(stories: Stories) -> None:
     """`op` first, then what `init()` takes."""
-    probe = "import inspect; from {} import MLOPLogger; print(*inspect.signature(MLOPLogger).parameters)"
-    said = [
-        subprocess.run(
-            [python, "-W", "ignore", "-c", probe.format(module)], capture_output=True, text=True, check=True
-        ).stdout.split()
-        for python, module in (
-            (OFFICIAL_PYTHON, "pluto.compat.lightning"),
-            (sys.executable, "pluto_dist.integrations.lightning"),
-        )
-    ]
-    assert said == [["op", "kwargs"], ["op", "prefix", "arguments"]]
+    assert official_parameters("pluto/compat/lightning", "MLOPLogger") == ["op", "kwargs"]
+    assert stories["fits"].result().json("arguments") == ["op", "prefix", "arguments"]

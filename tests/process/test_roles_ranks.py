@@ -8,7 +8,7 @@ import pytest
 
 from pluto_dist.core.rules.claims import RANK_ZERO_S as RANK_ZERO_AFTER_S
 from tests.patience import NEVER_S
-from tests.process.harness import Launcher, Node, Rank, lease, wait_until
+from tests.process.harness import Child, Launcher, Node, lease, wait_until
 
 RANK_ZERO_S = "pluto_dist.core.rules.claims.RANK_ZERO_S"
 ON_ALL = """
@@ -21,13 +21,13 @@ while (line := hear()) not in ("", "end"):
 """
 
 
-def start_all(launcher: Launcher, body: str, **more: Any) -> list[Rank]:
+def start_all(launcher: Launcher, body: str, **more: Any) -> list[Child]:
     """One process per rank, the last one first: order says nothing."""
     ranks = [launcher.rank(rank, body, **more) for rank in reversed(range(launcher.world))]
     return ranks[::-1]
 
 
-def end_all(ranks: list[Rank]) -> None:
+def end_all(ranks: list[Child]) -> None:
     """Last lines, rank 0 last."""
     for rank in reversed(ranks):
         rank.say("end")

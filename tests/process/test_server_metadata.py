@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.process.harness import wait_until
 from tests.process.served import Served
 
 SECRET = "hf_0123456789"
@@ -49,6 +50,7 @@ def test_a_run_that_is_uploaded_later_has_it_too(served: Served) -> None:
     script = served.start(SCRIPT, "--hf-token", SECRET, "--quiet", env=env)
     assert script.wait() == 0
     served.ended("described")
+    wait_until(lambda: list(served.store.glob("runs/*/system.json")), "what is known of the machine")
     served.cli("sync", "described")
     check(described(served))
 

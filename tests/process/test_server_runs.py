@@ -179,6 +179,54 @@ def test_a_fork_by_the_callers_own_id_names_its_parent(served: Served) -> None:
     assert run["config"] == {"a": {"b": 1, "c": 2}}
 
 
+def test_a_run_that_is_resumed_elsewhere_overwrites_nothing(served: Served) -> None:
+    """G10: automatic steps, system metrics and console lines go on behind those of the other machine."""
+    served.set(PLUTO_DIST_SYSTEM_METRICS_S="1")
+    body = """
+        run = pluto.init(run_id="moved", resume=True, settings={"console": "wrap"})
+        print(f"line of {run.role}, {sys.argv[1]}")
+        for number in range(10):
+            run.log({"loss": float(sys.argv[1]) + number})
+        tell("logged")
+        hear()
+        run.finish()
+    """
+
+    def sampled() -> int:
+        found = served.server.runs() and served.server.metric_counts(served.remote("moved")["id"])
+        return max((count for name, count in (found or {}).items() if name.startswith("sys/")), default=0)
+
+    first = served.start(body, "100")
+    first.expect("logged")
+    wait_until(lambda: sampled() >= 2, "samples of the first machine")
+    first.say()
+    assert first.wait() == 0
+    before = served.ended_remotely("moved")
+    other = served.beside()
+    other.set(PLUTO_DIST_SYSTEM_METRICS_S="1")
+    second = other.start(body, "200")
+    second.expect("logged")
+    taken = sampled()
+    wait_until(lambda: sampled() > taken, "a sample of the second machine")
+    second.say()
+    assert second.wait() == 0
+    run = wait_until(
+        lambda: (
+            (found := served.remote("moved"))["updatedAt"] != before["updatedAt"]
+            and found["status"] == "COMPLETED"
+            and found
+        ),
+        "the second end",
+    )
+    values = [100.0 + number for number in range(10)] + [200.0 + number for number in range(10)]
+    assert served.series("moved")["loss"] == dict(enumerate(values))
+    raw, shown = served.server.raw_metrics(run["id"]), served.server.metrics(run["id"])
+    assert {name: len(raw[name]) for name in raw} == {name: len(shown[name]) for name in raw}
+    lines = [row["line_number"] for row in served.server.logs(run["id"]) if "line of" in row["message"]]
+    assert len(set(lines)) == len(lines) == 2
+    other.close()
+
+
 @pytest.mark.parametrize("resume", [False, True])
 def test_a_run_of_another_node_is_reopened_only_if_that_is_meant(served: Served, resume: bool) -> None:
     """R8, G8: asking changes nothing, not even `updatedAt`."""

@@ -38,7 +38,7 @@ def test_one_rank_alone_owns_the_run(shared_served: Served, rank: int) -> None:
     job = TorchJob(shared_served, name, only(rank, name))
     ((told, facts),) = job.told("ready", 1)
     assert (told, facts["role"]) == (rank, "owner")
-    assert job.wait()[0] == 0
+    assert job.wait() == 0
     run = check_end(shared_served, name, "COMPLETED")
     assert facts["id"] == run["id"]
     found = shared_served.document(name)
@@ -53,7 +53,7 @@ def test_a_failure_beside_the_only_rank_with_a_handle(shared_served: Served) -> 
         "cause()\nleave()", "if RANK == 1: cause(); os._exit(5)\ntrain_for_ever(run)"
     )
     job = TorchJob(shared_served, "others", body)
-    assert job.wait()[0] == 1
+    assert job.wait() == 1
     run = check_end(shared_served, "others", "TERMINATED")
     failure = run["statusMetadata"]["first_failure"]
     assert (failure["rank"], failure["signal"]) == (0, "SIGTERM")
@@ -64,7 +64,7 @@ def test_ranks_behind_a_wrapper_are_one_job(shared_served: Served) -> None:
     """R4: with `--no-python wrap.sh` every rank has its own parent; the launcher is behind it."""
     job = TorchJob(shared_served, "wrapped", ALL + "cause(); run.finish(); leave()\n", wrapper=True)
     ready = job.ready()
-    assert job.wait()[0] == 0
+    assert job.wait() == 0
     ((run_id, number),) = {(facts["run_id"], facts["id"]) for facts in ready.values()}
     assert sorted(facts["role"] for facts in ready.values()) == ["owner", "worker"]
     assert check_end(shared_served, run_id, "COMPLETED")["id"] == number
@@ -77,7 +77,7 @@ def test_two_jobs_at_once_are_two_runs(shared_served: Served) -> None:
     bad = ALL + "if RANK == 1: cause(); raise ValueError('bad')\ntrain_for_ever(run)\n"
     jobs = [TorchJob(shared_served, name, body) for name, body in (("good", good), ("bad", bad))]
     ready = [job.ready() for job in jobs]
-    assert [job.wait()[0] for job in jobs] == [0, 1]
+    assert [job.wait() for job in jobs] == [0, 1]
     ids = [{facts["run_id"] for facts in told.values()} for told in ready]
     assert [len(found) for found in ids] == [1, 1]
     runs = [
@@ -130,7 +130,7 @@ def test_under_the_launcher_no_rank_owns_the_run(
     body = ALL + find + cause + "\n" + forever
     job = TorchJob(shared_served, f"under_{name}", body, under=(*UNDER, "--"), train=train)
     ready = job.ready()
-    assert job.wait()[0] == code
+    assert job.wait() == code
     ((run_id, number),) = {(facts["run_id"], facts["id"]) for facts in ready.values()}
     run = check_end(shared_served, run_id, status)
     assert run["id"] == number
@@ -155,7 +155,7 @@ def test_two_inits_of_one_job_are_two_runs(shared_served: Served) -> None:
     )
     job = TorchJob(shared_served, "sweep", body)
     told = [facts for _, facts in job.told("ready", 4)]
-    assert job.wait()[0] == 0
+    assert job.wait() == 0
     ids = {lr: {facts["run_id"] for facts in told if facts["lr"] == lr} for lr in (0.1, 0.2)}
     assert [len(found) for found in ids.values()] == [1, 1]
     assert ids[0.1] != ids[0.2]

@@ -32,7 +32,7 @@ def test_a_restarted_job_is_one_run(shared_served: Served) -> None:
         "cause(); run.finish(); leave()\n"
     )
     job = TorchJob(shared_served, "again", body, "--max-restarts=2", ranks=3, env=OWN_STORE, train=GLOO)
-    assert job.wait()[0] == 0
+    assert job.wait() == 0
     run = check_end(shared_served, "again", "COMPLETED")
     found = shared_served.document("again")
     assert found["attempt"] == 1
@@ -56,7 +56,7 @@ def test_exhausted_restarts_fail_with_the_last_cause(shared_served: Served) -> N
         "if RANK == 1 - ATTEMPT: cause(); raise ValueError(f'attempt {ATTEMPT}')\ntrain_for_ever(run)\n"
     )
     job = TorchJob(shared_served, "never", body, "--max-restarts=1")
-    assert job.wait()[0] == 1
+    assert job.wait() == 1
     told = check_end(shared_served, "never", "FAILED")["statusMetadata"]
     failure = told["first_failure"]
     assert (failure["rank"], failure["message"], failure["attempt"]) == (0, "attempt 1", 1)
@@ -88,7 +88,7 @@ def test_a_late_failure_counts_when_no_restart_is_left(shared_served: Served) ->
     """R10: the owner has finished, a worker fails within the drain deadline: FAILED, and it is named."""
     body = BEFORE.format(name="late") + LATE.format(name="late")
     job = TorchJob(shared_served, "late", body, ranks=3)
-    assert job.wait()[0] == 1
+    assert job.wait() == 1
     run = check_end(shared_served, "late", "FAILED")
     failure = run["statusMetadata"]["first_failure"]
     assert (failure["rank"], failure["message"]) == (2, "late")
@@ -100,7 +100,7 @@ def test_a_late_failure_is_forgiven_by_a_restart(shared_served: Served) -> None:
     """R10: with restarts left no status goes out before the launcher is through."""
     body = BEFORE.format(name="forgiven") + LATE.format(name="forgiven")
     job = TorchJob(shared_served, "forgiven", body, "--max-restarts=1", ranks=3)
-    assert job.wait()[0] == 0
+    assert job.wait() == 0
     check_end(shared_served, "forgiven", "COMPLETED")
     found = shared_served.document("forgiven")
     assert (found["attempt"], found["epoch"]) == (1, 2)

@@ -58,7 +58,7 @@ def test_the_end_is_told_before_the_job_is_gone(
 ) -> None:
     """R10, R11: the last rank out waits for the server, so SIGKILL of everything takes nothing away."""
     job = TorchJob(served, "job", START + end + "\n", under=under)
-    assert job.wait()[0] == code
+    assert job.wait() == code
     end_everything(served)
     run = check_end(served, "job", status, document=False)
     failure = (run["statusMetadata"] or {}).get("first_failure") or {}

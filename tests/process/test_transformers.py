@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import pytest
 
-from tests.official import OFFICIAL_PYTHON, needs_official_client
-from tests.process.harness import Node, lease
+from tests.official import needs_official_client, official_parameters
+from tests.process.harness import Node, lease, zygote
 from tests.process.stories import Stories, steps_of, told
+from tests.process.torchjob import RUN
 
 
 def _installed(*names: str) -> bool:
@@ -25,6 +24,7 @@ pytestmark = [
     ),
 ]
 
+IMPORTS = ("transformers.trainer", "transformers.models.bert.modeling_bert", RUN)
 MODEL = """
 import torch
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -53,6 +53,10 @@ def trainer(callback, *others, **more):
 
 SCRIPTS = {
     "trains": """
+        import inspect
+        from pluto_dist.integrations.transformers import MLOPCallback
+        assert MLOPCallback is PlutoCallback
+        tell_json("arguments", list(inspect.signature(MLOPCallback).parameters))
         run = pluto.init(run_id="own", config={"a": 1})
         own = PlutoCallback(config={"b": 2})
         trainer(own).evaluate()
@@ -106,7 +110,7 @@ JOBS = {"ranks": None, "ranks_raise": 1}
 @pytest.fixture(scope="module")
 def stories(shared_node: Node) -> Iterator[Stories]:
     """All scripts and jobs of this module."""
-    with told(shared_node, MODEL, SCRIPTS, JOB, JOBS) as made:
+    with told(shared_node, zygote(*IMPORTS), MODEL, SCRIPTS, JOB, JOBS) as made:
         yield made
 
 
@@ -179,16 +183,7 @@ def test_an_exception_in_rank_1_is_the_runs_failure(shared_node: Node, stories: 
 
 
 @needs_official_client
-def test_the_official_class_needs_no_argument_and_neither_does_ours() -> None:
+def test_the_official_class_needs_no_argument_and_neither_does_ours(stories: Stories) -> None:
     """A change of the import is enough."""
-    probe = "import inspect; from {} import MLOPCallback; print(*inspect.signature(MLOPCallback).parameters)"
-    said = [
-        subprocess.run(
-            [python, "-W", "ignore", "-c", probe.format(module)], capture_output=True, text=True, check=True
-        ).stdout.split()
-        for python, module in (
-            (OFFICIAL_PYTHON, "pluto.compat.transformers"),
-            (sys.executable, "pluto_dist.integrations.transformers"),
-        )
-    ]
-    assert said == [[], ["op", "arguments"]]
+    assert official_parameters("pluto/compat/transformers", "MLOPCallback") == []
+    assert stories["trains"].result().json("arguments") == ["op", "arguments"]

@@ -5,8 +5,9 @@ logs each, says `ready` with its facts, and then does what the test is about. Th
 one stdout, so lines begin with the rank. `without_pluto` runs the same job with a stand-in that does nothing:
 it shows what torchrun itself would have done.
 
-Importing torch is most of what a job costs. `PLAIN` ranks do without, where a story is about their ends and
-not about what a peer's death does inside of a collective; `DDP` imports the most.
+Importing torch is most of what a job costs. The agent is forked from a process that has done so; it really is
+torchrun, and its ranks are started as ever. `PLAIN` ranks do without torch, where a story is about their ends
+and not about what a peer's death does inside of a collective; `DDP` imports the most.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ from __future__ import annotations
 import json
 import sys
 import textwrap
-import time
 from typing import Any
 
-from tests.process.harness import PRELUDE, Node, Script, wait_until
+from tests.process.harness import PRELUDE, Node, Script, Zygote, wait_until, zygote
 
 STEPS = 4
 # Ranks of another attempt may meet the addresses that those of the last one left in the agent's store (seen
 # with torch 2.13, in half of the restarts, also without us); a store for each attempt has none.
 OWN_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+RUN = "torch.distributed.run"
 UNDER = (sys.executable, "-P", "-c", "from pluto_dist.cli.main import app; app()", "run")  # our launcher
 
 RANKS = """
@@ -37,7 +38,7 @@ if WITHOUT:
     log = facts = lambda *_, **__: {}
 
 def say(word, value=None):
-    tell(f"{RANK}:{word}", json.dumps(value), time.monotonic())
+    tell(f"{RANK}:{word}", json.dumps(value))
 
 def cause():
     "The last thing that is done before the end begins."
@@ -133,6 +134,7 @@ class TorchJob:
         wrapper: a shell script that starts the ranks (`--no-python`).
         without_pluto: see above.
         train: what comes before: one of the above, or a framework's trainer.
+        born_of: a zygote that can be an agent, too.
     """
 
     def __init__(
@@ -147,11 +149,12 @@ class TorchJob:
         without_pluto: bool = False,
         under: tuple[str, ...] = (),
         train: str = PLAIN,
+        born_of: Zygote | None = None,
     ) -> None:
         self.node, self.ranks = node, ranks
         script = node.base / f"{name}.py"
         script.write_text(PRELUDE + "import json\n" + RANKS + train + textwrap.dedent(body))
-        argv = [*under, sys.executable, "-P", "-m", "torch.distributed.run", f"--nproc-per-node={ranks}"]
+        argv = ["-m", RUN, f"--nproc-per-node={ranks}"]
         argv += ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", *options]
         if wrapper:
             wrap = node.base / f"{name}.sh"
@@ -161,7 +164,12 @@ class TorchJob:
         more = {"PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1", **(env or {})}
         if without_pluto:
             more["PD_TEST_WITHOUT"] = "1"
-        self.agent: Script = node.keep(Script(name, *node.spawn([*argv, str(script)], name, env=more)))
+        argv.append(str(script))
+        if under:
+            command = [*under, sys.executable, "-P", *argv]
+            self.agent: Script = node.keep(Script(name, *node.spawn(command, name, env=more)))
+        else:
+            self.agent = (born_of or zygote(RUN)).child(node, name, argv, more)
 
     def told(self, word: str, count: int | None = None) -> list[tuple[int, Any]]:
         """What ranks said after this word, (rank, value), when so many of them have."""
@@ -179,16 +187,9 @@ class TorchJob:
         """Facts of the handles, by rank, when all ranks are there."""
         return dict(self.told("ready"))
 
-    def caused_at(self) -> float:
-        """Monotonic time of the first cause, as the rank took it."""
-        return min(float(line.split()[-1]) for line in self.agent.lines if line.split(" ")[0][1:] == ":cause")
-
-    def wait(self) -> tuple[int, float]:
-        """Exit code of torchrun, and the seconds since the cause."""
-        code = self.agent.wait()
-        ended = time.monotonic()
-        has_cause = any(line.split(" ")[0].endswith(":cause") for line in self.agent.lines)
-        return code, ended - self.caused_at() if has_cause else 0.0
+    def wait(self) -> int:
+        """Exit code of torchrun."""
+        return self.agent.wait()
 
     def pids(self) -> dict[int, int]:
         """Process ids by rank; of the newest attempt."""
@@ -200,5 +201,5 @@ class TorchJob:
             head, _, rest = line.partition(" ")
             rank, colon, said = head.partition(":")
             if colon and said == word and rank.isdecimal():
-                found.append((int(rank), json.loads(rest.rpartition(" ")[0])))
+                found.append((int(rank), json.loads(rest)))
         return found

@@ -340,6 +340,11 @@ def next_start_is_a_late_rank() -> Patch:
     return kinship, "predecessor", lambda claim, leases: None
 
 
+def parents_will_counts() -> Patch:
+    """A child that its parent has ended has failed."""
+    return verdict, "_is_parents_will", lambda evidence, child, parent: False
+
+
 def unlabelled_share_a_series() -> Patch:
     """The next process without a label goes on with the series of the one before."""
 
@@ -357,7 +362,7 @@ MUTATIONS: tuple[Callable[[], Patch], ...] = (
     torn_write_continued, death_unnoticed, late_records_not_renamed, intent_not_awaited, tries_not_counted,
     records_before_the_opening, workers_not_waited_for, stop_is_a_failure,
     generation_not_checked, lock_not_looked_at, trials_melt, next_start_is_a_late_rank,
-    unlabelled_share_a_series, cancel_not_asked_for, cancel_crosses_the_status,
+    unlabelled_share_a_series, parents_will_counts, cancel_not_asked_for, cancel_crosses_the_status,
 )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ a failure just at the drain deadline), more than one answer is allowed; else the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pluto_dist.core.machine.beats import KNOWN_S
@@ -68,13 +68,16 @@ def _by_evidence(world: World, book: Book, run: Run, epoch: int) -> set[str]:
     if owner_lease is None:
         return ANY
     owner = world.leases[owner_lease.lease_id]
-    members = [world.leases[lease.lease_id] for lease in leases if _counts(lease)]
+    counting = [lease for lease in leases if _counts(lease)]
+    members = [world.leases[lease.lease_id] for lease in counting]
     if any(member.lease is not None and member.lease.unsaid for member in members):
         return ANY  # a full disk did not take its last words
     ended = owner.truth.ended
     if ended is not None and ended[1] == "finished" and ended[2] is not None:
         return {_of_code(ended[2])}
-    found = [bad for member in members for bad in _bad_of(world, member)]
+    found = [
+        bad for lease in counting for bad in _told(world, lease, _bad_of(world, world.leases[lease.lease_id]))
+    ]
     result = _decide(world, found, ended[0] if ended is not None else None)
     if ended is not None and ended[1] == "closed":
         result = {"TERMINATED" if status == "COMPLETED" else status for status in result}
@@ -86,6 +89,21 @@ def _by_evidence(world: World, book: Book, run: Run, epoch: int) -> set[str]:
         if outlived:
             result |= {"FAILED"}
     return result
+
+
+def _told(world: World, lease: Lease, found: list[Bad]) -> list[Bad]:
+    """What counts of a child's end: not what its parent did to it (R9)."""
+    stopped = world.leases[lease.lease_id].truth.stopped
+    if stopped is not None and not lease.parent:
+        return [replace(bad, stop=bad.stop or bad.at >= stopped) for bad in found]
+    if stopped is not None:
+        found = [bad for bad in found if bad.at < stopped]
+    parent = world.leases.get(lease.parent)
+    left = parent.truth.ended if parent is not None else None
+    if left is None:
+        return found
+    # What ends it after its parent has left is the end of the job, unless the parent has failed.
+    return [replace(bad, sure=bad.sure and bad.at <= left[0]) for bad in found]
 
 
 def _counts(lease: Lease) -> bool:

@@ -12,7 +12,7 @@ from typing import Literal
 
 End = Literal[
     "finish", "finish_code", "close", "exception", "communication", "exit_code", "at_exit", "sigterm", "kill",
-    "exec", "finish_kill",
+    "exec", "finish_kill", "stopped",
 ]  # fmt: skip
 OWNER_ENDS: tuple[End, ...] = (
     "finish", "finish", "finish", "finish_code", "close", "exception", "communication", "exit_code",
@@ -33,6 +33,7 @@ class Actor:
     Attributes:
         job: which launch it belongs to; a job of several ranks has a launcher.
         verb: `init`, `resume` (`init(resume=True)`) or `attach`.
+        end: `stopped` is by its parent, with SIGKILL if the code is not 0.
         code: of `finish(code=…)` or of the exit.
         linger_s: how long it lives on after its last word.
         parent: the process that starts it, as `multiprocessing` does; it is not started if that is gone.
@@ -185,7 +186,7 @@ def _children(random: Random, parent: Actor) -> list[Actor]:
             verb="init",
             start=parent.start + random.uniform(0.3, 8.0),
             duration=random.uniform(0.3, 5.0),
-            end=random.choice(OWNER_ENDS),
+            end=random.choice((*OWNER_ENDS, "stopped", "stopped")),
             code=random.choice((0, 1)),
             run=None,
             parent=parent.name,

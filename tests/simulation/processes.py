@@ -44,6 +44,7 @@ class Truth:
         ended: (time, "finished" or "closed", code, at_exit) of its last word.
         died: (time, exit code, signal).
         noticed: when the kernel had torn it down.
+        stopped: when its parent has ended it.
     """
 
     evidence: list[tuple[float, str, int | None]] = field(default_factory=list)
@@ -51,6 +52,7 @@ class Truth:
     died: tuple[float, int | None, str] | None = None
     noticed: float | None = None
     execed: float | None = None
+    stopped: float | None = None
 
 
 class _Lock:
@@ -239,11 +241,25 @@ class Process:
             case "finish_kill":  # its word is on the disk, and nobody may have heard of it
                 self.after(0.0001, lambda: self.die((None, "SIGKILL")))
                 self._finish(None)
+            case "stopped":
+                self._stopped()
             case "kill":
                 self.die((None, "SIGKILL"))
             case "exec":
                 self.truth.execed = self.world.now
                 self.world.execute(self)
+
+    def _stopped(self) -> None:
+        """Its parent ends it and says so, if it is still there to do so."""
+        parent = self.world.at_work(self.actor.parent or "")
+        if parent is not None:
+            signal = "SIGKILL" if self.actor.code else "SIGTERM"
+            parent.held.tell_stopped(self.identity.pid, signal)
+            self.truth.stopped = self.world.now
+        if self.actor.code:
+            self.die((None, "SIGKILL"))
+        else:
+            self.sigterm()
 
     def sigterm(self) -> None:
         """The handler: evidence, then the end."""

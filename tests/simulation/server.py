@@ -23,6 +23,7 @@ from pluto_dist.core.values.backend import (
     Retry,
     RunOpened,
     StatusReport,
+    TagsChange,
     Unavailable,
     Unknown,
 )
@@ -175,9 +176,7 @@ class StoreBackend:
     def report(self, run: BackendRun, report: StatusReport) -> Outcome:
         return Delivered()
 
-    def put_tags(
-        self, run: BackendRun, tags: tuple[str, ...], base: tuple[str, ...] | None = None
-    ) -> Outcome:
+    def put_tags(self, run: BackendRun, change: TagsChange) -> Outcome:
         return Delivered()
 
     def merge_config(self, run: BackendRun, patch: bytes) -> Outcome:

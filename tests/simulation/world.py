@@ -208,10 +208,14 @@ class World:
         """The process that starts it, None if that one is not at work."""
         if actor.parent is None:
             return ()
-        named = [process for process in self.processes if process.name == actor.parent]
-        parent = named[-1] if named else None
-        working = parent is not None and not (parent.gone or parent.leaving) and parent.lease is not None
-        return (parent.identity, *parent.ancestors) if parent is not None and working else None
+        parent = self.at_work(actor.parent)
+        return (parent.identity, *parent.ancestors) if parent is not None else None
+
+    def at_work(self, name: str) -> Process | None:
+        """The newest process of an actor, if its lease is open."""
+        named = [process for process in self.processes if process.name == name]
+        working = named and not (named[-1].gone or named[-1].leaving) and named[-1].lease is not None
+        return named[-1] if working else None
 
     def begin(self, process: Process) -> None:
         """It calls `init()` or `attach()`."""

@@ -26,16 +26,19 @@ from pluto_dist.core.values.backend import (
     OpenRequest,
     OpenResult,
     Outcome,
+    Reached,
     Refused,
     Rejected,
     Reopened,
     Retry,
     RunOpened,
     StatusReport,
+    TagsChange,
     Unavailable,
 )
 from pluto_dist.core.values.document import Document, read
 from pluto_dist.core.values.ids import RunRef, display_prefix
+from pluto_dist.spool.batches import next_step
 from pluto_dist.spool.names import segment_name
 
 JOIN_AGAIN_S = 2.0  # a Run that is not there yet is looked for again
@@ -85,9 +88,7 @@ class LocalBackend:
     def report(self, run: BackendRun, report: StatusReport) -> Outcome:
         return Delivered()
 
-    def put_tags(
-        self, run: BackendRun, tags: tuple[str, ...], base: tuple[str, ...] | None = None
-    ) -> Outcome:
+    def put_tags(self, run: BackendRun, change: TagsChange) -> Outcome:
         return Delivered()
 
     def merge_config(self, run: BackendRun, patch: bytes) -> Outcome:
@@ -114,7 +115,7 @@ class LocalBackend:
             if request.want == "resume":
                 return Refused("RunNotFoundError", self._not_found(request))
             return self._create(request)
-        reopened = _reopened(read(found), found)
+        reopened = self._reopened(read(found), found)
         if request.want != "create":
             return reopened
         if key != request.key:
@@ -128,7 +129,7 @@ class LocalBackend:
         document = read(found)
         if document.verdict is None:
             return Unavailable(f"Run {document.run_id} has not ended, and is not of this node", JOIN_AGAIN_S)
-        return _reopened(document, found)
+        return self._reopened(document, found)
 
     def _create(self, request: OpenRequest) -> OpenResult:
         external = request.external_id or request.key
@@ -168,6 +169,32 @@ class LocalBackend:
             return next((key for key in keys if key is not None), None)
         return self._store.key_of_external(project, ref.external_id or "")
 
+    def _reopened(self, found: Document, record: bytes) -> RunOpened:
+        return RunOpened(
+            id=found.id or 0,
+            display_id=found.display_id or "",
+            project=found.project,
+            url=found.url,
+            resumed=True,
+            name=found.name,
+            was_status=found.status,
+            tags=found.tags,
+            config=bytes(found.config),
+            created_ms=found.created_at,
+            record=record,
+            reached=Reached(participants=self._steps(found)),
+        )
+
+    def _steps(self, found: Document) -> dict[str, int]:
+        """The document may be a second older than the streams beside it; a SIGKILL leaves it so."""
+        owners = {lease.lease_id: lease.participant for lease in found.leases}
+        steps: dict[str, int] = {}
+        for folder in self._store.streams(found.key):
+            participant = owners.get(folder.name)
+            if participant is not None:
+                steps[participant] = max(steps.get(participant, 0), next_step(str(folder)))
+        return steps
+
     def _document(self, request: OpenRequest, ref: RunRef) -> Document | None:
         """A parent's document: the coordinator's own if it sent one, which is newer than the store's."""
         if ref == request.parent and request.parent_record:
@@ -192,22 +219,6 @@ def _exists(found: Document, root: Path) -> str:
         f"a Run with run_id {found.run_id!r} exists in project {found.project!r} of the store {root} "
         f"({found.display_id}, {found.status}); nothing was changed. Pass resume=True to go on with it, "
         "attach() to log beside it, or choose another run_id"
-    )
-
-
-def _reopened(found: Document, record: bytes) -> RunOpened:
-    return RunOpened(
-        id=found.id or 0,
-        display_id=found.display_id or "",
-        project=found.project,
-        url=found.url,
-        resumed=True,
-        name=found.name,
-        was_status=found.status,
-        tags=found.tags,
-        config=bytes(found.config),
-        created_ms=found.created_at,
-        record=record,
     )
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from pluto_dist.backend.local.store import Store, safe_name, sync_folder
-from pluto_dist.spool.file_lines import FileLine, encode_line, read_line
+from pluto_dist.spool.file_lines import FileLine, encode_line, read_line, storable
 from pluto_dist.spool.names import parse_segment, stream_kind
 from pluto_dist.spool.reader import records
 
@@ -32,7 +32,7 @@ def place_of(store: Store, key: str, line: FileLine) -> Path:
 
 def relative_place(line: FileLine) -> str:
     """The same as seen from the Run's folder."""
-    return "/".join(("files", *map(safe_name, line.log_name.split("/")), safe_name(line.file_name)))
+    return "/".join(("files", *map(safe_name, storable(line.log_name).split("/")), safe_name(line.file_name)))
 
 
 def keep(store: Store, key: str, line: bytes) -> bool:

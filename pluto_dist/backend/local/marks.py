@@ -35,6 +35,8 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
         in_flight: rows of a request whose answer was not written down.
         status, ended_ms: what was reported as the end; CANCELLED if the server had that already.
         asked_ms: when the server may have been asked first to create it, 0 if it was not or has answered.
+        server_status: what the server made of the report.
+        tags: those that were sent last; what the server has beyond them is other people's.
         reopened: a Run of somebody else that asking has reopened, until it is put back.
     """
 
@@ -60,6 +62,8 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
     ended_ms: int | None = None
     asked_ms: int = 0
     reopened: Reopened | None = None
+    server_status: Status | None = None
+    tags: tuple[str, ...] | None = None
 
 
 class Marks:

@@ -1,13 +1,14 @@
 """The Pluto server as a backend.
 
-backend     what the coordinator calls
-lookup      finding Runs without changing them
-opening     creating Runs and going on with them
-files       uploads in two steps
-client      the endpoints, and their answers as values
-exchange    one request and what its answer means
-guard       what must not be sent
-http        the wire
+backend                                what the coordinator calls
+lookup                                 finding Runs without changing them
+reporting                              how Runs end, read back
+opening, refusal, reopened, replies    creating Runs and going on with them
+files, urls                            uploads in two steps
+client                                 the endpoints
+classify                               what an answer means
+guard, lines                           what must not be sent
+http, exchange                         the wire and its values
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ from pluto_dist.backend.pluto.files import Files, MemoryUrlBook, UrlBook
 from pluto_dist.backend.pluto.guard import first_fault
 from pluto_dist.backend.pluto.http import Http
 from pluto_dist.backend.pluto.opening import Opening, ended_by_monitor, left_to_do
+from pluto_dist.backend.pluto.reporting import Reporting
 from pluto_dist.core.rules.shared import merge_tags
 from pluto_dist.core.values.backend import (
     Backend,
@@ -37,7 +38,10 @@ from pluto_dist.core.values.backend import (
     Outcome,
     Rejected,
     Reopened,
+    Retry,
     StatusReport,
+    TagsChange,
+    Told,
 )
 from pluto_dist.core.values.lifecycle import Target
 
@@ -102,33 +106,37 @@ class PlutoBackend(Backend):
         return Delivered()
 
     def report(self, run: BackendRun, report: StatusReport) -> Outcome:
-        """See `Backend`. With `at_ms` 0 the server dates it.
+        """See `Backend`. With `at_ms` 0 the server dates it; its reason is always replaced, also by none."""
+        try:
+            return Reporting(self._client, run.id, report).send()
+        except guard.UnfitError as fault:
+            return Rejected(str(fault))
 
-        The reason is always replaced, also by none: the server would keep that of an earlier end.
+    def put_tags(self, run: BackendRun, change: TagsChange) -> Outcome:
+        """See `Backend`. The server only replaces them all, so they are read, merged, written: not atomic.
+
+        Therefore they are read once more: what another node has overwritten in this moment is tried again.
         """
+        found = read_details(self._client, run.id)
+        if isinstance(found, Failed):
+            return found.outcome
+        merged = merge_tags(found.tags, change.base or (), change.wanted, change.removed)
         try:
-            metadata = None if report.metadata is None else guard.fit_object(report.metadata)
-            at_ms = guard.epoch_ms(report.at_ms)
+            tags = guard.fit_tags(merged)
         except guard.UnfitError as fault:
             return Rejected(str(fault))
-        fields: dict[str, object] = {"statusMetadata": metadata}
-        if at_ms:
-            fields["statusUpdated"] = at_ms
-        return self._client.set_status(run.id, report.status, fields).outcome
-
-    def put_tags(
-        self, run: BackendRun, tags: tuple[str, ...], base: tuple[str, ...] | None = None
-    ) -> Outcome:
-        """See `Backend`. The server only replaces them all, so they are read, merged, written: not atomic."""
-        if base is not None:
-            found = read_details(self._client, run.id)
-            if isinstance(found, Failed):
-                return found.outcome
-            tags = merge_tags(found.tags, base, tags)
-        try:
-            return self._client.set_tags(run.id, guard.fit_tags(tags)).outcome
-        except guard.UnfitError as fault:
-            return Rejected(str(fault))
+        before, after = set(found.tags), set(tags)
+        if before == after:
+            return Told(tags=found.tags)
+        failure = failed(self._client.set_tags(run.id, tags))
+        if failure is not None:
+            return failure.outcome
+        now = read_details(self._client, run.id)
+        if isinstance(now, Failed):
+            return now.outcome
+        if not after - before <= set(now.tags) or (before - after) & set(now.tags):
+            return Retry("another client has changed the tags in the same moment")
+        return Told(tags=now.tags)
 
     def merge_config(self, run: BackendRun, patch: bytes) -> Outcome:
         """See `Backend`. The server loses keys of concurrent merges: one at a time for each Run."""
@@ -148,14 +156,14 @@ class PlutoBackend(Backend):
         if isinstance(found, Failed):
             return found.outcome
         if found.status != "FAILED":
-            return Delivered()
+            return Told(status=found.status)
         history = read_history(self._client, run.id)
         if isinstance(history, Failed):
             return history.outcome
         if not ended_by_monitor(history.in_order()):
-            return Delivered()
-        reopened = self._client.resume({"runId": run.id})
-        return self._client.trigger(run.id).outcome if failed(reopened) is None else reopened.outcome
+            return Told(status=found.status)
+        failure = failed(self._client.resume({"runId": run.id})) or failed(self._client.trigger(run.id))
+        return failure.outcome if failure is not None else Told(status="RUNNING")
 
     def put_back(self, reopened: Reopened) -> Outcome:
         """See `Backend`. The history tells whether the Run is still as asking has left it."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import TypeVar
+from typing import Annotated, TypeVar
 from urllib.parse import quote, urlencode
 
 import msgspec
@@ -26,7 +26,15 @@ from pluto_dist.backend.pluto.exchange import (
     failed,
 )
 from pluto_dist.backend.pluto.http import Http
-from pluto_dist.core.values.backend import BackendRun, Delivered, LogType, Retry, Status, Unknown
+from pluto_dist.core.values.backend import (
+    BackendRun,
+    Delivered,
+    LogType,
+    Reached,
+    Retry,
+    Status,
+    Unknown,
+)
 from pluto_dist.core.values.lifecycle import Target
 from pluto_dist.secret import Secret
 
@@ -121,6 +129,32 @@ class Listed(msgspec.Struct, frozen=True):
     total: int
 
 
+class Edge(msgspec.Struct, frozen=True, rename="camel"):
+    """One point of a series; its step is a number or, from some versions of the store, digits in a string."""
+
+    log_name: str
+    step: int | Annotated[str, msgspec.Meta(pattern=r"^\d{1,20}$")]
+
+
+class Edges(msgspec.Struct, frozen=True):
+    """Answer to `metrics`."""
+
+    metrics: tuple[Edge, ...]
+
+
+class SaidLine(msgspec.Struct, frozen=True, rename="camel"):
+    """One console line."""
+
+    line_number: int
+
+
+class Said(msgspec.Struct, frozen=True):
+    """Answer to `logs`; `total` counts what is on other pages too."""
+
+    logs: tuple[SaidLine, ...]
+    total: int
+
+
 class StatusEvent(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """One change of status; `id` gives the order of writing, `created_at` may be set by clients."""
 
@@ -181,6 +215,8 @@ NO_KEY = Retry(
 _details = msgspec.json.Decoder(Details)
 _history = msgspec.json.Decoder(History)
 _listed = msgspec.json.Decoder(Listed)
+_edges = msgspec.json.Decoder(Edges)
+_said = msgspec.json.Decoder(Said)
 
 
 class Client:
@@ -217,6 +253,14 @@ class Client:
         asked: dict[str, object] = {"projectName": project, "limit": limit, "offset": offset}
         written = {name: msgspec.json.encode(value).decode() for name, value in filters.items()}
         return self._get(f"/api/runs/list?{urlencode({**asked, **written})}")
+
+    def first_and_last(self, run_id: int, project: str) -> Reply:
+        """Reads the first and the last point of every series."""
+        return self._get(f"/api/runs/metrics?{_of_run(run_id, project, limit=1)}")
+
+    def console_lines(self, run_id: int, project: str, offset: int) -> Reply:
+        """Reads one console line, by its place in the order of their numbers, and how many there are."""
+        return self._get(f"/api/runs/logs?{_of_run(run_id, project, limit=1, offset=offset)}")
 
     def history(self, run_id: int) -> Reply:
         """Reads the changes of status."""
@@ -307,9 +351,32 @@ def read_list(
     return parsed(client.list_runs(project, filters, limit, offset), _listed.decode)
 
 
+def read_reached(client: Client, run_id: int, project: str) -> Reached | Failed:
+    """How far a Run has come: steps of its series, and numbers of its console lines."""
+    edges = parsed(client.first_and_last(run_id, project), _edges.decode)
+    if isinstance(edges, Failed):
+        return edges
+    said = parsed(client.console_lines(run_id, project, 0), _said.decode)
+    if isinstance(said, Failed):
+        return said
+    if said.total > 1:
+        said = parsed(client.console_lines(run_id, project, said.total - 1), _said.decode)
+        if isinstance(said, Failed):
+            return said
+    series: dict[str, int] = {}
+    for edge in edges.metrics:
+        series[edge.log_name] = max(series.get(edge.log_name, 0), int(edge.step))
+    last_line = max((line.line_number for line in said.logs), default=0)
+    return Reached(series=series, lines=said.total, last_line=last_line)
+
+
 def read_history(client: Client, run_id: int) -> History | Failed:
     """How a Run's status changed."""
     return parsed(client.history(run_id), _history.decode)
+
+
+def _of_run(run_id: int, project: str, **more: int) -> str:
+    return urlencode({"runId": run_id, "projectName": project, **more})
 
 
 def _run_headers(run: BackendRun) -> dict[str, str]:

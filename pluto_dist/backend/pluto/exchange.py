@@ -143,6 +143,8 @@ WHILE_READING = frozenset({"StreamProcessingError"})  # the lines before it are 
 SERVER_FAMILIES = re.compile("Database|System|Rate|Resource", re.IGNORECASE)
 
 TOO_LARGE = frozenset({413, 414, 431})
+# What S3 takes as a name and MinIO does not, and what neither takes.
+NAME_REFUSED = (b"InvalidObjectName", b"InvalidResourceName", b"<Code>KeyTooLongError</Code>")
 TOO_SLOW = 408
 WAIT = frozenset({TOO_SLOW, 425, 429})
 REASON_LENGTH = 300
@@ -179,6 +181,11 @@ def classify_broken(kind: Kind, broken: Broken) -> Outcome:
 def is_expired(answer: Answer) -> bool:
     """Whether object storage refused an upload address; another one helps."""
     return answer.status == 403
+
+
+def is_name_refused(answer: Answer) -> bool:
+    """Whether object storage does not take the name of an object; the bytes under another one it would."""
+    return answer.status == 400 and any(code in answer.body for code in NAME_REFUSED)
 
 
 def explain(answer: Answer) -> str:

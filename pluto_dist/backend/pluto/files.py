@@ -18,15 +18,23 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 
 from pluto_dist.backend.pluto.client import Client, concluded, parsed
-from pluto_dist.backend.pluto.exchange import Answer, Failed, NotDelivered, is_expired
+from pluto_dist.backend.pluto.exchange import (
+    Answer,
+    Failed,
+    NotDelivered,
+    explain,
+    is_expired,
+    is_name_refused,
+)
 from pluto_dist.backend.pluto.guard import clean
 from pluto_dist.backend.pluto.http import Http
 from pluto_dist.core.values.backend import BackendRun, Delivered, Outcome, Rejected, Retry, Unknown
-from pluto_dist.spool.file_lines import FileLine, read_line
+from pluto_dist.spool.file_lines import FileLine, read_line, storable
 
 LIFE_S = 3600.0  # the server signs addresses for an hour
 
@@ -39,12 +47,14 @@ class Slot(msgspec.Struct, frozen=True):
         asked_s: epoch seconds at which it was asked for.
         renewed: storage has refused an earlier address of this file.
         done: the bytes are stored; the rest of its batch is not.
+        escaped: storage has refused the name, so the address is asked for under an escaped one.
     """
 
     url: str = ""
     asked_s: float = 0.0
     renewed: bool = False
     done: bool = False
+    escaped: bool = False
 
     @property
     def needs_url(self) -> bool:
@@ -60,7 +70,7 @@ class Slot(msgspec.Struct, frozen=True):
         """
         if self.renewed and now_s - self.asked_s < LIFE_S:
             return self
-        return Slot(renewed=True)
+        return Slot(renewed=True, escaped=self.escaped)
 
 
 class UrlBook(Protocol):
@@ -119,6 +129,12 @@ class Row(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
 
 class Expired(msgspec.Struct, frozen=True):
     """Storage refuses the address."""
+
+
+class NameRefused(msgspec.Struct, frozen=True):
+    """Storage does not take an object of this name."""
+
+    reason: str
 
 
 class Upload(msgspec.Struct, frozen=True):
@@ -180,27 +196,34 @@ class Files:
         found = _match(rows, urls)
         return found if len(found) == len(rows) else Unknown("the answer has not one address for each file")
 
-    def put(self, url: str, path: Path) -> Outcome | Expired:
+    def put(self, url: str, path: Path) -> Outcome | Expired | NameRefused:
         """Uploads one file to its address; may be repeated."""
         try:
-            result = self._http.put(url, path, path.stat().st_size)
+            result = self._http.put(as_signed(url), path, path.stat().st_size)
         except OSError as fault:
             return _unreadable(path, fault)
         if isinstance(result, Answer) and is_expired(result):
             return Expired()
+        if isinstance(result, Answer) and is_name_refused(result):
+            return NameRefused(explain(result))
         return concluded("put", result).outcome
 
     def _ask(self, run: BackendRun, uploads: Iterable[Upload]) -> Outcome:
         missing = [upload for upload in uploads if self._slot(upload).needs_url]
         for part in _parts(missing):
-            urls = self.presign(run, [upload.row for upload in part])
+            urls = self.presign(run, [self._row(upload) for upload in part])
             if not isinstance(urls, tuple):
                 return urls
             for upload, url in zip(part, urls, strict=True):
-                renewed = self._slot(upload).renewed
-                self.renewed += renewed
-                self._book.put(upload.token, Slot(url, self._wall(), renewed))
+                before = self._slot(upload)
+                self.renewed += before.renewed
+                self._book.put(upload.token, Slot(url, self._wall(), before.renewed, escaped=before.escaped))
         return Delivered()
+
+    def _row(self, upload: Upload) -> Row:
+        if not self._slot(upload).escaped:
+            return upload.row
+        return msgspec.structs.replace(upload.row, log_name=storable(upload.row.log_name))
 
     def _store(self, upload: Upload) -> Outcome:
         slot = self._slot(upload)
@@ -210,9 +233,18 @@ class Files:
         if isinstance(outcome, Expired):
             self._book.put(upload.token, slot.refused(self._wall()))
             return Retry(f"storage refuses the upload address of {upload.row.file_name}")
+        if isinstance(outcome, NameRefused):
+            return self._under_another_name(upload, slot, outcome)
         if isinstance(outcome, Delivered):
             self._book.put(upload.token, Slot(done=True))
         return outcome
+
+    def _under_another_name(self, upload: Upload, slot: Slot, refused: NameRefused) -> Outcome:
+        """S3 takes nearly every name, MinIO no `a//b` and no `..`: there the bytes get an escaped one."""
+        if slot.escaped or storable(upload.row.log_name) == upload.row.log_name:
+            return Rejected(refused.reason)
+        self._book.put(upload.token, Slot(renewed=True, escaped=True))
+        return Retry(f"storage refuses the name {upload.row.log_name}; it is asked for as an escaped one")
 
     def _slot(self, upload: Upload) -> Slot:
         return self._book.get(upload.token) or Slot()
@@ -271,6 +303,15 @@ def _match(rows: Sequence[Row], urls: Urls) -> tuple[str, ...]:
     left = {name: iter(entries) for name, entries in urls.items()}
     entries = ((row, next(left.get(row.log_name, iter(())), {})) for row in rows)
     return tuple(entry[row.file_name] for row, entry in entries if row.file_name in entry)
+
+
+def as_signed(url: str) -> str:
+    """The address with `.` and `..` escaped: HTTP libraries resolve them, but the signature is of them."""
+    parts = urlsplit(url)
+    path = "/".join(
+        part.replace(".", "%2E") if part in (".", "..") else part for part in parts.path.split("/")
+    )
+    return urlunsplit(parts._replace(path=path))
 
 
 def _unreadable(path: Path, fault: OSError) -> Rejected | Retry:

@@ -37,6 +37,7 @@ from pluto_dist.backend.pluto.client import (
     parsed,
     read_details,
     read_history,
+    read_reached,
     system_metadata,
 )
 from pluto_dist.backend.pluto.exchange import Failed, Reply, already_exists, failed, not_opened, refused
@@ -44,6 +45,7 @@ from pluto_dist.backend.pluto.lookup import Lookup, Missing, Parent, status_of
 from pluto_dist.core.values.backend import (
     OpenRequest,
     OpenResult,
+    Reached,
     Refused,
     Reopened,
     RunOpened,
@@ -168,13 +170,29 @@ class Opening:
 
     def _found(self, request: OpenRequest, details: Details) -> OpenResult:
         if request.want == "join":
-            return _joined(request, details)
+            return self._join(request, details)
         ours = details.key == request.key
         if ours and (request.want == "create" or (request.want == "either" and details.status == "RUNNING")):
             return self._made_before(request, details)
         if request.want == "create":
             return already_exists(request, details.display_id or str(details.id))
         return self._resume(request, details)
+
+    def _join(self, request: OpenRequest, details: Details) -> OpenResult:
+        """A Run that another node owns, as it is.
+
+        One that an earlier launch of the job has ended is about to be taken up by its owner's node: such an
+        end would keep this node from saying that its ranks live.
+        """
+        if request.launch and details.status in TERMINAL and details.launch != request.launch:
+            return Unavailable(
+                f"Run {details.display_id or details.id} is {details.status} since an earlier launch; "
+                "its owner, on another node, takes it up",
+                AGAIN_S,
+                absent=True,
+                untouched=True,
+            )
+        return self._known(request, details, "", details.status)
 
     def _made_before(self, request: OpenRequest, details: Details) -> OpenResult:
         """An attempt whose answer was lost has made it; it may have been marked FAILED for its silence."""
@@ -200,7 +218,7 @@ class Opening:
         was = self._was(request, details, called_ms)
         if isinstance(was, Failed):
             return not_opened(was, request)
-        return self._sign(request, run) or _resumed(run, details, was)
+        return self._sign(request, run) or self._known(request, details, run.url, was)
 
     def _was(self, request: OpenRequest, details: Details, called_ms: int) -> Status | Failed:
         """What the Run was before the first attempt; a repeat sees only what that one has made of it."""
@@ -247,7 +265,7 @@ class Opening:
                 reopened = Reopened(run.run_id, run.project_name, before.status, before.since_ms)
             return already_exists(request, run.url, reopened)
         was: Status = before.status if before is not None else "RUNNING"
-        return self._sign(request, run) or _resumed(run, details, was)
+        return self._sign(request, run) or self._known(request, details, run.url, was)
 
     # --- what both need -----------------------------------------------------------------------------
 
@@ -272,6 +290,13 @@ class Opening:
             if failure:
                 return not_opened(failure, request)
         return None
+
+    def _known(self, request: OpenRequest, details: Details, url: str, was: Status) -> OpenResult:
+        """A Run that existed, with how far it has come: nothing of it must be overwritten."""
+        reached = read_reached(self._client, details.id, details.project_name)
+        if isinstance(reached, Failed):
+            return not_opened(reached, request, untouched=request.want == "join")
+        return _known(details, url, was, reached)
 
     def _called(self, request: OpenRequest, call: Call, fields: Mapping[str, object]) -> tuple[Reply, int]:
         """The reply, and the server's time when a call for this request may have reached it first."""
@@ -371,28 +396,7 @@ def _created(
     )
 
 
-def _resumed(run: RunReply, details: Details, was: Status) -> RunOpened:
-    return _known(details, run.url, was)
-
-
-def _joined(request: OpenRequest, details: Details) -> OpenResult:
-    """A Run that another node owns, as it is.
-
-    One that an earlier launch of the job has ended is about to be taken up by its owner's node: such an end
-    would keep this node from saying that its ranks live.
-    """
-    if request.launch and details.status in TERMINAL and details.launch != request.launch:
-        return Unavailable(
-            f"Run {details.display_id or details.id} is {details.status} since an earlier launch; "
-            "its owner, on another node, takes it up",
-            AGAIN_S,
-            absent=True,
-            untouched=True,
-        )
-    return _known(details, "", details.status)
-
-
-def _known(details: Details, url: str, was: Status) -> RunOpened:
+def _known(details: Details, url: str, was: Status, reached: Reached) -> RunOpened:
     return RunOpened(
         id=details.id,
         display_id=details.display_id or "",
@@ -406,4 +410,5 @@ def _known(details: Details, url: str, was: Status) -> RunOpened:
         created_ms=epoch_ms(details.created_at),
         fork_run_id=details.forked_from_run_id,
         fork_step=details.fork_step,
+        reached=reached,
     )

@@ -30,6 +30,7 @@ import msgspec
 from pluto_dist.client.console.channel import Channel, open_channels, read_some
 from pluto_dist.client.console.drain import DRAIN, PASS_ON, RECORD, Instructions, Source, write_all
 from pluto_dist.client.console.text import SEPARATE, StreamName
+from pluto_dist.client.green import wait_readable
 from pluto_dist.client.terminal import flush, is_open
 from pluto_dist.host.launch import environment, module_command, start_detached
 from pluto_dist.spool.names import DRAIN_LOCK
@@ -176,10 +177,14 @@ class FdCapture:
             secrets=self._secrets,
         )
 
+    def _waited_for(self, life: int) -> bytes:
+        wait_readable((life,), None)
+        return os.read(life, 1)
+
     def _watch(self) -> None:
         """A thread: waits for the drain's answer, and for its death."""
         life = self._life
-        while os.read(life, 1):
+        while self._waited_for(life):
             self._drained.set()
         with self._turn:
             channels, self._channels = self._channels, ()

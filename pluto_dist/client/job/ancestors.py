@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePath
 
 from pluto_dist.client.job.detect import LAUNCH_VARIABLES, AncestorFacts, ProcessFacts
+from pluto_dist.client.pools import parent_pid
 from pluto_dist.client.runs import RUNS
 from pluto_dist.core.values.ids import Identity
 from pluto_dist.host import identity as procfs
@@ -32,7 +33,7 @@ def read_process(identity: Identity) -> ProcessFacts:
         identity=identity,
         environ=_own_environ(),
         notebook=_in_notebook(),
-        pool_parent=_pool_parent(),
+        pool_parent=parent_pid(),
         forked_from=RUNS.inherited_from(),
         group=_process_group(),
     )
@@ -140,12 +141,6 @@ def _launch_variables(environ: Mapping[str, str] | None) -> Mapping[str, str] | 
 def _in_notebook() -> bool:
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return hasattr(shell, "kernel")
-
-
-def _pool_parent() -> int | None:
-    process = sys.modules.get("multiprocessing.process")  # nobody's child if it was never loaded
-    parent = process.parent_process() if process else None
-    return parent.pid if parent else None
 
 
 def _process_group() -> tuple[int, int] | None:

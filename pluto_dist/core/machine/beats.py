@@ -21,15 +21,16 @@ import msgspec
 
 from pluto_dist.core.machine.context import Context
 from pluto_dist.core.machine.lane import backend_run
-from pluto_dist.core.values.backend import Delivered, backoff_s
+from pluto_dist.core.values.backend import Delivered, Rejected, backoff_s
 from pluto_dist.core.values.effects import BeatRun
 from pluto_dist.core.values.events import Beaten
 from pluto_dist.core.values.records import Run
 
+POLL_S = 4.0  # while somebody trains, because only the answer to a heartbeat tells of a cancel
+APART_S = 0.25  # a node with many Runs asks no more often than this
 BEAT_S = 20.0  # the server forgets a Run 150 s after its last heartbeat and stores at most one each 30 s
 LAST_S = 3.0  # the status waits no longer for the answer to the last question
 KNOWN_S = 5.0  # an answer is not older when the status goes out
-SILENT_S = 100.0  # after this time without a beat that arrived, the server may have marked the Run FAILED
 
 
 class _Question(msgspec.Struct):
@@ -65,17 +66,26 @@ class Beats:
         self._in_flight: set[str] = set()
         self._crossing: set[str] = set()
         self._doubted: set[str] = set()
-        self._alive_at: dict[str, float] = {}
+        self._unheard: dict[str, int] = {}
         self._questions: dict[str, _Question] = {}
 
-    def beat(self, run: Run, *, lives: bool) -> None:
-        """Sends a sign of life if the Run lives and it is time."""
-        if not lives:
+    def beat(self, run: Run, every_s: float | None) -> None:
+        """Sends a sign of life if the Run lives and it is time.
+
+        Args:
+            run: whose.
+            every_s: how often, None if the Run does not live.
+        """
+        now = self._context.now.at
+        if every_s is None:
             self._due_at.pop(run.key, None)
-            return
-        if self._context.now.at >= self._due_at.get(run.key, 0.0) and run.key not in self._in_flight:
-            self._due_at[run.key] = self._context.now.at + BEAT_S
+        elif now >= self._due_at.get(run.key, 0.0) and run.key not in self._in_flight:
+            self._due_at[run.key] = now + max(every_s, APART_S * len(self._due_at))
             self._send(run)
+
+    def overdue(self, run: Run) -> bool:
+        """Whether the next sign of life has waited for an answer."""
+        return self._due_at.get(run.key, self._context.now.at + 1.0) <= self._context.now.at
 
     def asked_last(self, run: Run) -> bool:
         """Whether the status may go out: the server was asked for a cancel, or nobody has to wait for that.
@@ -120,9 +130,14 @@ class Beats:
         if run.key in self._in_flight:
             self._crossing.add(run.key)
 
-    def status_failed(self, run: Run) -> None:
-        """The server did not get the status: until the next try there is time for a cancel."""
-        self._questions.pop(run.key, None)
+    def status_failed(self, run: Run, *, unsure: bool = False) -> None:
+        """The server did not get the status: until the next try there is time for a cancel.
+
+        Perhaps it did (`unsure`), and then a cancel comes too late; but only where the question was answered.
+        """
+        question = self._questions.get(run.key)
+        if question is not None and not (unsure and question.known_at is not None):
+            del self._questions[run.key]
 
     def end(self, run: Run) -> None:
         """The server has the end; the next one needs another question."""
@@ -133,11 +148,11 @@ class Beats:
         crossed = run.key in self._crossing
         self._in_flight.discard(run.key)
         self._crossing.discard(run.key)
-        if event.beat.status == "RUNNING":
-            self._alive_at[run.key] = self._context.now.at
+        heard = isinstance(event.beat.outcome, Delivered | Rejected)
+        self._put_off(run, heard=heard)
         question = self._questions.get(run.key)
         if question is not None and question.sent_at is not None:
-            self._take_answer(question, heard=isinstance(event.beat.outcome, Delivered))
+            self._take_answer(question, heard=heard)
         if crossed and event.beat.status == "CANCELLED":
             self._questions.pop(run.key, None)
             self._doubted.add(run.key)
@@ -156,14 +171,6 @@ class Beats:
             return False
         return not question.is_known(self._context.now.at)
 
-    def revived(self, run: Run) -> None:
-        """The server takes the Run for alive again."""
-        self._alive_at[run.key] = self._context.now.at
-
-    def silent(self, run: Run) -> bool:
-        """Whether the server may have marked the Run FAILED, because it heard nothing for so long."""
-        return self._context.now.at - self._alive_at.get(run.key, run.open_since) > SILENT_S
-
     def deadline(self, run: str) -> float | None:
         """When there may be something to do, if nothing happens before."""
         waits = [self._due_at[run]] if run in self._due_at else []
@@ -174,7 +181,7 @@ class Beats:
 
     def forget(self, run: str) -> None:
         """The Run is forgotten."""
-        for known in (self._due_at, self._alive_at, self._questions):
+        for known in (self._due_at, self._unheard, self._questions):
             known.pop(run, None)
         for those in (self._in_flight, self._crossing, self._doubted):
             those.discard(run)
@@ -182,6 +189,16 @@ class Beats:
     def _send(self, run: Run) -> None:
         self._in_flight.add(run.key)
         self._context.emit(BeatRun(run=backend_run(run)))
+
+    def _put_off(self, run: Run, *, heard: bool) -> None:
+        """A server that is in trouble is not asked as often."""
+        if heard:
+            self._unheard.pop(run.key, None)
+        elif run.key in self._due_at:
+            failures = self._unheard.get(run.key, 0)
+            self._unheard[run.key] = failures + 1
+            wait_s = min(BEAT_S, backoff_s(failures, self._context.now.jitter))
+            self._due_at[run.key] = max(self._due_at[run.key], self._context.now.at + wait_s)
 
     def _take_answer(self, question: _Question, *, heard: bool) -> None:
         sent_at, question.sent_at = question.sent_at, None

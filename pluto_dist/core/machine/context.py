@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from pluto_dist.core.rules.shared import add_tags, merge_json, remove_tags
+from pluto_dist.core.rules.shared import add_tags, checked_tags, inherit_tags, merge_json, remove_tags
 from pluto_dist.core.values.backend import Delivered, Outcome, Retry
 from pluto_dist.core.values.book import Book, Config
 from pluto_dist.core.values.effects import Effect, FindFence, LookAtStreams
@@ -142,8 +142,12 @@ class Shared:
         self._change(run, lambda known: self._put_tags(known, add_tags(known.tags, tags)))
 
     def remove_tags(self, run: str, tags: Iterable[str]) -> None:
-        """Removes tags."""
-        self._change(run, lambda known: self._put_tags(known, remove_tags(known.tags, tags)))
+        """Removes tags; also one that only the server has, because somebody has added it there."""
+        self._change(run, lambda known: self._take_tags(known, checked_tags(tags)))
+
+    def inherit_tags(self, run: str, parent: Iterable[str]) -> None:
+        """A fork begins with its parent's tags; its own win."""
+        self._change(run, lambda known: self._put_tags(known, inherit_tags(parent, known.tags)))
 
     def update_config(self, run: str, patch: bytes) -> None:
         """Merges a JSON object deeply into the config."""
@@ -161,8 +165,14 @@ class Shared:
             self._context.note(key, "change_refused", why=str(error))
 
     def _put_tags(self, run: Run, tags: tuple[str, ...]) -> None:
-        if tags != run.tags:
-            self._context.change_run(run, tags=tags)
+        untagged = tuple(tag for tag in run.untagged if tag not in tags)
+        if (tags, untagged) != (run.tags, run.untagged):
+            self._context.change_run(run, tags=tags, untagged=untagged)
+
+    def _take_tags(self, run: Run, tags: tuple[str, ...]) -> None:
+        elsewhere = tuple(tag for tag in tags if tag not in run.tags)
+        untagged = tuple(dict.fromkeys((*run.untagged, *elsewhere)))
+        self._context.change_run(run, tags=remove_tags(run.tags, tags), untagged=untagged)
 
     def _merge(self, run: Run, patch: bytes) -> None:
         config = self._book.configs.get(run.key) or Config()

@@ -19,12 +19,15 @@ import msgspec
 from pluto_dist.core.machine.beats import Beats
 from pluto_dist.core.machine.context import Context
 from pluto_dist.core.machine.lane import backend_run
+from pluto_dist.core.rules.shared import merge_tags
 from pluto_dist.core.rules.verdict import status_report
 from pluto_dist.core.values.backend import (
     Delivered,
     Rejected,
     Retry,
+    Status,
     TagsChange,
+    Told,
     Unknown,
     backoff_s,
 )
@@ -68,12 +71,13 @@ class Controls:
         self._tried_last: set[str] = set()
         self._token = 0
 
-    def advance(self, run: Run, *, may_report: bool, lives: bool, ends: bool = False) -> None:
+    def advance(self, run: Run, *, may_report: bool, beat_s: float | None, ends: bool = False) -> None:
         """Sends the next thing that the backend does not have yet.
 
         Args:
-            may_report: nothing of the Run is undelivered for which the status waits.
-            lives: a sign of life is the truth.
+            run: whose.
+            may_report: nothing holds the terminal status up.
+            beat_s: how often the backend is told that the Run lives, None if it does not.
             ends: only an exit code is awaited.
         """
         if run.id is None or run.opening:
@@ -83,7 +87,7 @@ class Controls:
             return
         if not self._context.may_talk(run):
             return
-        self._beats.beat(run, lives=lives)
+        self._beats.beat(run, beat_s)
         if run.key in self._errands or self._beats.doubts(run):
             return
         errand = self._next(run, may_report)
@@ -114,7 +118,7 @@ class Controls:
         self._context.heard_of_key(run, event.outcome)
         match event.outcome:
             case Delivered():
-                self._done(run, errand)
+                self._done(run, errand, event.outcome)
                 if errand.operation == "status":
                     self._context.note(event.run, "reported", status=run.status)
             case Rejected(reason=reason):
@@ -125,6 +129,8 @@ class Controls:
                     self._beats.status_failed(run)
             case Unknown(reason=reason):
                 self._failed(run, errand, reason, 0.0)
+                if errand.operation == "status":
+                    self._beats.status_failed(run, unsure=True)
         return errand.operation == "names" and not self._book.unregistered(event.run)
 
     def beaten(self, event: Beaten) -> None:
@@ -133,20 +139,27 @@ class Controls:
         if run is None:
             return
         last, sure = self._beats.is_last(run), self._beats.answered(run, event)
-        if run.ended or last:
-            self._context.touch(run.key)  # its status, or who leaves, may have waited for this
+        if run.ended or last or self._beats.overdue(run):
+            self._context.touch(run.key)  # its status, who leaves, or the next sign of life may have waited
         self._context.heard_of_key(run, event.beat.outcome)
         if run.relay and event.beat.status is not None:
             self._context.change_run(
                 run, status=event.beat.status, cancelled=event.beat.status == "CANCELLED"
             )
             return
+        if isinstance(event.beat.outcome, Rejected):
+            self._refusal(run, "heartbeat", event.beat.outcome.reason)
+            return
         match event.beat.status:
             case "CANCELLED" if sure and not run.cancelled:
                 self._cancelled(run)
-            case "FAILED" if last or not run.ended:
+            case "FAILED" if (last or not run.ended) and run.server_status != "FAILED":
                 self._reaped.add(run.key)
                 self._context.touch(run.key)
+            case None:
+                pass
+            case status if not run.ended:
+                self._server_says(run, status)
 
     def deadline(self, run: str) -> float | None:
         """When `advance` may have something to do for this Run, if nothing happens before."""
@@ -185,8 +198,7 @@ class Controls:
         waits = any(self._trial(run, operation).failures < TRIES for operation, _ in wanted)
         due = reports and not waits and self._context.now.at >= self._trial(run, "status").not_before
         if due and self._beats.asked_last(run):
-            silent = self._beats.silent(run)
-            wanted.append(("revive", b"") if silent else ("status", _encoder.encode(status_report(run))))
+            wanted.append(("status", _encoder.encode(status_report(run))))
         for operation, body in wanted:
             if self._context.now.at >= self._trial(run, operation).not_before:
                 self._token += 1
@@ -200,8 +212,8 @@ class Controls:
         names = dict(islice(self._book.unregistered(run.key).items(), MAX_NAMES))
         if names:
             yield "names", _encoder.encode(names)
-        if run.pushed_tags != run.tags:
-            yield "tags", _encoder.encode(TagsChange(run.tags, run.pushed_tags))
+        if run.pushed_tags != run.tags or run.untagged:
+            yield "tags", _encoder.encode(TagsChange(run.tags, run.pushed_tags, run.untagged))
         if run.config_patch:
             yield "config", run.config_patch
 
@@ -217,30 +229,65 @@ class Controls:
     def _trial(self, run: Run, operation: str) -> Trial:
         return self._trials.get(run.key, {}).get(operation, Trial(0, self._context.now.at, 0.0))
 
-    def _done(self, run: Run, errand: Errand) -> None:
+    def _done(self, run: Run, errand: Errand, outcome: Delivered) -> None:
         self._trials.get(run.key, {}).pop(errand.operation, None)
+        run = self._no_refusal(run, errand.operation)
+        told = outcome if isinstance(outcome, Told) else Told()
         match errand.operation:
             case "names":
                 for name in msgspec.json.decode(errand.body, type=dict[str, str]):
                     series = self._book.series_of(run.key)[name]
                     self._book.put_series(run.key, name, msgspec.structs.replace(series, registered=True))
             case "tags":
-                pushed = msgspec.json.decode(errand.body, type=TagsChange)
-                self._context.change_run(run, pushed_tags=pushed.wanted)
+                self._tagged(run, msgspec.json.decode(errand.body, type=TagsChange), told)
             case "config" if run.config_patch == errand.body:
                 self._context.change_run(run, config_patch=b"")
             case "revive":
                 self._reaped.discard(run.key)
-                self._beats.revived(run)
+                self._server_says(run, told.status)
             case "status" if run.ended and errand.body == _encoder.encode(status_report(run)):
                 self._tried_last.discard(run.key)
                 self._beats.end(run)
-                self._context.change_run(run, reported=True)
+                self._server_says(self._context.change_run(run, reported=True), told.status)
+
+    def _tagged(self, run: Run, change: TagsChange, told: Told) -> None:
+        """What the server has now is what this node knows; what was changed here meanwhile stays wanted."""
+        there = told.tags if told.tags is not None else change.wanted
+        self._context.change_run(
+            run,
+            tags=merge_tags(there, change.wanted, run.tags),
+            pushed_tags=there,
+            untagged=tuple(tag for tag in run.untagged if tag not in change.removed),
+        )
+
+    def _server_says(self, run: Run, status: Status | None) -> None:
+        """Keeps the server's status where it is another one than ours, so that people are told (G7)."""
+        other = status if status not in (None, run.status) else None
+        if other != run.server_status:
+            if other is not None:
+                self._context.note(run.key, "server_says", status=other)
+            self._context.change_run(run, server_status=other)
 
     def _refused(self, run: Run, errand: Errand, reason: str) -> None:
         """It will not be taken, so it counts as done, and people can see why."""
         self._context.note(run.key, f"{errand.operation}_refused", why=reason)
-        self._done(run, errand)
+        if errand.operation == "tags":
+            known = run.pushed_tags or ()  # nobody shall believe in tags that are not there
+            self._context.change_run(run, tags=known, pushed_tags=known, untagged=())
+        else:
+            self._done(run, errand, Delivered())
+        self._trials.get(run.key, {}).pop(errand.operation, None)
+        self._refusal(self._book.runs[run.key], errand.operation, reason)
+
+    def _refusal(self, run: Run, what: str, reason: str) -> None:
+        if run.refusals.get(what) != reason:
+            self._context.change_run(run, refusals={**run.refusals, what: reason})
+
+    def _no_refusal(self, run: Run, what: str) -> Run:
+        if what not in run.refusals:
+            return run
+        left = {name: reason for name, reason in run.refusals.items() if name != what}
+        return self._context.change_run(run, refusals=left)
 
     def _failed(self, run: Run, errand: Errand, reason: str, at_least_s: float) -> None:
         now, trial = self._context.now, self._trial(run, errand.operation)
@@ -270,7 +317,7 @@ class Controls:
 
     def _settle_local(self, run: Run, may_report: bool) -> None:
         """The store is told by the document alone."""
-        if run.pushed_tags != run.tags or run.config_patch:
-            run = self._context.change_run(run, pushed_tags=run.tags, config_patch=b"")
+        if run.pushed_tags != run.tags or run.untagged or run.config_patch:
+            run = self._context.change_run(run, pushed_tags=run.tags, untagged=(), config_patch=b"")
         if run.verdict is not None and not run.reported and may_report:
             self._context.change_run(run, reported=True)

@@ -156,10 +156,17 @@ class Delivery:
         """Why something of the lease is not delivered, "" if all is well."""
         return next((lane.trouble for lane in self.lanes_of(lease) if lane.trouble), "")
 
-    def next_step(self, run: str, participant: str) -> int:
-        """The automatic step with which a participant goes on."""
+    def next_step(self, run: str, participant: str, *, member: bool = False) -> int:
+        """The automatic step with which a participant goes on.
+
+        Args:
+            run, participant: whose.
+            member: it is an owner or worker.
+        """
         known = self._book.runs.get(run)
         steps = [known.steps.get(participant, 0) if known is not None else 0]
+        if known is not None and member:
+            steps.append(known.behind)
         if known is not None and known.fork_step is not None:
             steps.append(known.fork_step + 1)  # a fork goes on behind the step it was made from
         for lease in self._book.leases_of(run):

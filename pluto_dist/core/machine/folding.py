@@ -7,10 +7,12 @@ from typing import assert_never
 
 from pluto_dist.core.machine.admission import Admission
 from pluto_dist.core.machine.context import Context, Shared
+from pluto_dist.core.rules.kinship import is_child_of
 from pluto_dist.core.rules.verdict import describe
 from pluto_dist.core.values.effects import AwaitRelease, Say, TakeForDead, WatchProcess
 from pluto_dist.core.values.events import LifecycleRead, ProcessDied
 from pluto_dist.core.values.lifecycle import (
+    ChildStopped,
     Claim,
     Closed,
     ConfigUpdated,
@@ -139,6 +141,7 @@ class Folding:
             lease_id=event.lease_id,
             folder=event.folder,
             opened=opened,
+            stopped_at=self._stopped_by_parent(opened),
             folded=number,
             asked_at=self._context.now.at,
         )
@@ -204,6 +207,8 @@ class Folding:
                     self._context.change_run(run, first_reject=first)
             case TagsAdded() | TagsRemoved() | ConfigUpdated():
                 self._share(lease, run, entry)
+            case ChildStopped():
+                self._child_stopped(lease, entry)
             case Noted():
                 self._context.note(run.key, entry.text, **{**entry.detail, "lease": lease.lease_id})
             case Claim():
@@ -225,16 +230,39 @@ class Folding:
         if isinstance(entry, Closed) or not entry.at_exit:
             self._context.emit(AwaitRelease(lease_id=lease.lease_id))
         if isinstance(entry, Closed):
-            self._context.end_lease(lease, "closed")
+            self._context.end_lease(lease, "closed", left_at=entry.at)
             return
         is_owner = lease.role == "owner" and run.owner == lease.lease_id
         code = entry.code if is_owner else None
         awaited = entry.at_exit and not lease.opened.notebook  # a kernel's exit code says nothing of the work
         self._context.end_lease(
-            lease, "finished", finish_code=code, by_exit=entry.at_exit, code_awaited=awaited
+            lease,
+            "finished",
+            left_at=entry.at,
+            finish_code=code,
+            by_exit=entry.at_exit,
+            code_awaited=awaited,
         )
         if lease.role == "side":
             self._context.note(run.key, "finish_by_side", label=lease.label)
+
+    def _child_stopped(self, lease: Lease, entry: ChildStopped) -> None:
+        """Its children are leases of any Run; one that has not been read yet is told when it is."""
+        lease = self._context.change_lease(lease, stopped={**lease.stopped, str(entry.pid): entry.at})
+        for child in self._book.leases:
+            if child.identity.pid == entry.pid and is_child_of(child.opened, lease.identity):
+                self._context.change_lease(child, stopped_at=entry.at)
+                self._context.note(
+                    child.run or "", "stopped_by_parent", label=child.label, signal=entry.signal
+                )
+
+    def _stopped_by_parent(self, opened: Claim) -> float | None:
+        """A pid comes again; the one that was stopped had opened its lease before."""
+        for lease in self._book.leases if opened.parents else ():
+            at = lease.stopped.get(str(opened.identity.pid))
+            if at is not None and at >= opened.at and is_child_of(opened, lease.identity):
+                return at
+        return None
 
     def _share(self, lease: Lease, run: Run, entry: TagsAdded | TagsRemoved | ConfigUpdated) -> None:
         late = lease.end_reason == "superseded" and lease.ended_at is not None and entry.at > lease.ended_at

@@ -14,11 +14,12 @@ import msgspec
 from pluto_dist.core.machine.context import Context, Shared
 from pluto_dist.core.machine.ownership import Succession
 from pluto_dist.core.rules.claims import goes_on
-from pluto_dist.core.rules.participants import first_line, node_name
+from pluto_dist.core.rules.participants import first_line, line_behind, node_name, steps_reached
 from pluto_dist.core.rules.shared import merge_json
 from pluto_dist.core.rules.verdict import members_of
 from pluto_dist.core.values.backend import (
     OpenRequest,
+    Reached,
     Refused,
     RunOpened,
     Unavailable,
@@ -101,6 +102,7 @@ class Opening:
             telling=False,
             reported=False,
             forced=False,
+            server_status=None,
             ended_ms=None,
             prior=Prior(run.verdict, run.ended_ms, run.job_key, run.attempt),
             resumed=True,
@@ -365,10 +367,29 @@ class Adoption:
             status=opened.was_status if run.relay and opened.was_status else run.status,
         )
         if opened.resumed:
-            self._join(run, opened, known=known)
+            self._join(self._behind(run, opened.reached), opened, known=known)
         else:
             self._inherit(run, opened)
         self._context.note(run.key, "opened", id=str(opened.id), resumed=str(opened.resumed).lower())
+
+    def _behind(self, run: Run, reached: Reached) -> Run:
+        """Nothing of the Run is overwritten: automatic steps and console lines go on behind what there is.
+
+        Who joins a Run of another node goes on behind its own series only; its job has begun there just now.
+        """
+        opener = self._book.leases.get(run.opener)
+        side = opener is not None and (opener.opened.verb == "attach" or opener.opened.wanted == "side")
+        label = opener.opened.label if opener is not None and side else None
+        behind, of_series = steps_reached(reached.series, label)
+        known = (run.steps, of_series, reached.participants)
+        steps = {name: max(each.get(name, 0) for each in known) for each in known for name in each}
+        first = first_line(opener.opened) if opener is not None and run.relay else 1
+        return self._context.change_run(
+            run,
+            steps=steps,
+            behind=run.behind if run.relay else max(run.behind, behind),
+            next_line=max(run.next_line, line_behind(reached, first)),
+        )
 
     def _twin(self, run: Run, opened: RunOpened) -> Run | None:
         """The same Run, asked for under another id."""
@@ -443,8 +464,7 @@ class Adoption:
         if fork is None:
             return
         if fork.inherit_tags:
-            run = self._context.change_run(run, tags=opened.parent_tags)
-            self._shared.add_tags(run.key, wanted)
+            self._shared.inherit_tags(run.key, opened.parent_tags)
         if fork.inherit_config and opened.parent_config != b"{}":
             config = self._book.configs.get(run.key) or Config()
             # The backend has only what the caller gave: it inherits nothing by itself.

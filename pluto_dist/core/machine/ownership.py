@@ -54,6 +54,7 @@ class Succession:
             telling=False,
             reported=False,
             forced=False,
+            server_status=None,
             ended_ms=None,
             prior=None,
             cancelled=False,

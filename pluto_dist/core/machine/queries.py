@@ -99,7 +99,8 @@ class Questions:
             self._refuse(peer, question, *_not_one(question.run, found))
             return
         run = found[0]
-        if run.verdict is not None and run.verdict.status == question.status:
+        told = run.server_status is None
+        if run.verdict is not None and run.verdict.status == question.status and told:
             self._say(peer, question, self._views.document(run))
             return
         if run.relay and not question.force:
@@ -129,6 +130,8 @@ class Questions:
             verdict=verdict,
             reported=False,
             forced=True,
+            cancelled=False,
+            server_status=None,
             ended_ms=self._context.now.wall_ms,
         )
 

@@ -24,6 +24,7 @@ from typing import Protocol
 import msgspec
 
 from pluto_dist.core.machine.admission import Admission
+from pluto_dist.core.machine.beats import BEAT_S, POLL_S
 from pluto_dist.core.machine.context import Context, Shared
 from pluto_dist.core.machine.control import Controls
 from pluto_dist.core.machine.delivery import QUIET_MS, Delivery
@@ -160,8 +161,9 @@ class Settling:
         if node is not None:
             self.gone(node.lease_id)
         delivered, quiet = self._standings.delivered(run), self._delivery.quiet(run)
+        beat_s = _beat_s(run, assessment, members)
         ends = assessment.expected is not None and not run.ended
-        self._controls.advance(run, may_report=delivered and quiet, lives=_lives(run, assessment), ends=ends)
+        self._controls.advance(run, may_report=delivered and quiet, beat_s=beat_s, ends=ends)
         self._plan(run, assessment, self._status_by(run, delivered=delivered, quiet=quiet))
         for lease in leases:
             self._remove_if_done(lease.lease_id)
@@ -216,11 +218,15 @@ class Settling:
         self._views.lease_removed(lease_id)
 
 
-def _lives(run: Run, assessment: Assessment) -> bool:
-    """Whether a heartbeat is the truth: a coordinator never keeps the Run of a dead job alive (G7)."""
+def _beat_s(run: Run, assessment: Assessment, members: tuple[Lease, ...]) -> float | None:
+    """How often a heartbeat is the truth: a coordinator never keeps the Run of a dead job alive (G7)."""
     if run.relay:
-        return run.status == "RUNNING" and assessment.phase in ("running", "restarting")
-    return not run.ended and assessment.phase != "opening"
+        lives = run.status == "RUNNING" and assessment.phase in ("running", "restarting")
+    else:
+        lives = not run.ended and assessment.phase != "opening"
+    if not lives:
+        return None
+    return POLL_S if any(member.alive for member in members) else BEAT_S
 
 
 class Hearings:

@@ -148,6 +148,8 @@ class Standings:
             points=self._book.count_points(run.key),
             provisional=run.provisional,
             cancelled=run.cancelled,
+            server_status=run.server_status,
+            refusals=run.refusals,
             reason=decided.reason if decided is not None else "",
             expected=expected.status if expected is not None else None,
             owner=self._owner(run),
@@ -329,7 +331,9 @@ class Views:
         reply = msgspec.structs.replace(
             view,
             request=request,
-            next_step=self._delivery.next_step(lease.run or "", lease.participant),
+            next_step=self._delivery.next_step(
+                lease.run or "", lease.participant, member=lease.role != "side"
+            ),
             pending=self._delivery.pending_bytes(lease),
             passed=self._delivery.passed(lease),
         )

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from pluto_dist.core.values.ids import DEFAULT_PROJECT, Job, Role, RunRef
+from pluto_dist.core.values.ids import DEFAULT_PROJECT, Identity, Job, Role, RunRef
 from pluto_dist.core.values.lifecycle import Claim
 from pluto_dist.core.values.records import Lease, Run
 
@@ -38,6 +38,11 @@ def parent_of(claim: Claim, live: Iterable[Lease]) -> Lease | None:
     ranks = [lease for lease in leases if _place(lease.opened.job) == _place(claim.job)]
     of_rank = (lease for lease in ranks if any(map(lease.identity.same_process, claim.ancestors)))
     return next(of_rank, None)
+
+
+def is_child_of(claim: Claim, process: Identity) -> bool:
+    """Whether a process is a part of another one's program."""
+    return any(map(process.same_process, claim.parents))
 
 
 def asks_for_another(claim: Claim, parent: Lease, run: Run) -> bool:

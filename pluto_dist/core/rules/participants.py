@@ -20,15 +20,17 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import msgspec
 
-from pluto_dist.core.values.ids import Identity, Job, Role
+from pluto_dist.core.values.backend import Reached
+from pluto_dist.core.values.ids import Identity, Job, Role, step_behind
 from pluto_dist.core.values.lifecycle import Claim
 from pluto_dist.core.values.records import Lease, Run
 
+RANK = re.compile(r"rank\d+")
 RESERVED = re.compile(r"owner|node|(rank|attempt)\d.*")  # what other kinds of participants are called
 
 
@@ -55,6 +57,28 @@ def participant_of(lease: Lease, role: Role, label: str, others: Iterable[Lease]
     rank = lease.opened.job.rank if role == "worker" else None
     taken = {other.participant for other in _others_alive(lease, others)}
     return _free(label if rank is None else f"rank{rank}", taken)
+
+
+def steps_reached(series: Mapping[str, int], label: str | None) -> tuple[int, dict[str, int]]:
+    """The next step behind all that a Run has, and behind what single participants have.
+
+    Of a participant only a suffix is known by its series: that of a rank, or the label that is asked for.
+
+    Args:
+        series: last step by name, as another node or an earlier coordinator has left them.
+        label: of a side that joins the Run; None if nobody does.
+    """
+    behind, steps = 0, dict[str, int]()
+    for name, last in series.items():
+        suffix = name.rpartition("/")[2]
+        if name.startswith("sys/"):
+            whose = NODE
+        else:
+            behind = max(behind, step_behind(last))
+            whose = suffix
+        if whose in {NODE, label} or RANK.fullmatch(whose):
+            steps[whose] = max(steps.get(whose, 0), step_behind(last))
+    return behind, steps
 
 
 def late_participant(participant: str, attempt: int) -> str:
@@ -149,6 +173,21 @@ def node_name(claim: Claim) -> str:
     if job.nodes > 1:
         return f"node{job.node_rank}"
     return claim.identity.host.partition(".")[0].replace("/", "_") or "elsewhere"
+
+
+def line_behind(reached: Reached, first: int) -> int:
+    """Number of the next console line of a node, in its block, behind what it has said before.
+
+    No block is longer than there are lines in all, but for lines that were set aside and left a gap. In the
+    last block the highest number of all tells.
+
+    Args:
+        reached: what the server has.
+        first: of the block.
+    """
+    behind = first + reached.lines
+    in_block = first <= reached.last_line < first + LINES_OF_A_NODE - 1
+    return max(behind, reached.last_line + 1) if in_block else behind
 
 
 def first_line(claim: Claim) -> int:

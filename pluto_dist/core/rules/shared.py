@@ -117,14 +117,33 @@ def _checked(tag: Any) -> str:
     return text
 
 
-def merge_tags(there: Iterable[str], base: Iterable[str], wanted: Iterable[str]) -> tuple[str, ...]:
+def merge_tags(
+    there: Iterable[str], base: Iterable[str], wanted: Iterable[str], removed: Iterable[str] = ()
+) -> tuple[str, ...]:
     """What a list of tags becomes that somebody else may have changed as well.
 
     Args:
         there: the tags as they are now.
         base: as we last knew them.
         wanted: as we want them; only what differs from `base` is done to `there`.
+        removed: tags to remove that we never knew.
     """
-    now, known = tuple(there), set(base)
+    now, known, gone = tuple(there), set(base), set(removed)
     ours = (tag for tag in wanted if tag in now or tag not in known)
-    return tuple(dict.fromkeys((*ours, *(tag for tag in now if tag not in known))))
+    merged = dict.fromkeys((*ours, *(tag for tag in now if tag not in known)))
+    return tuple(tag for tag in merged if tag not in gone)
+
+
+def inherit_tags(parent: Iterable[str], own: Iterable[str]) -> tuple[str, ...]:
+    """Tags of a fork, as the server makes them: the parent's, then its own, which win.
+
+    A group of its own replaces the parent's. Of too many the parent's last ones are left out.
+    """
+    mine = tuple(dict.fromkeys(own))
+    grouped = any(tag.startswith(GROUP_PREFIX) for tag in mine)
+    taken = [
+        tag
+        for tag in dict.fromkeys(parent)
+        if tag not in mine and not (grouped and tag.startswith(GROUP_PREFIX))
+    ]
+    return (*taken[: max(0, MAX_TAGS - len(mine))], *mine)

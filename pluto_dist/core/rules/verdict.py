@@ -20,7 +20,7 @@ Facts are members (owner and workers of the current epoch) with their ends and e
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import msgspec
@@ -62,20 +62,25 @@ def first_failure(run: Run, members: tuple[Lease, ...]) -> tuple[bool, Failure] 
     """The cause among all evidence: (whether it is a request to stop, the failure), None if nobody failed."""
     limit = _evidence_limit(run, members)
     found = sorted(
-        ((evidence, member) for member in members for evidence in _counting(member) if evidence.at <= limit),
+        (
+            (evidence, member)
+            for member in members
+            for evidence in _counting(member, _parent(member, members))
+            if evidence.at <= limit
+        ),
         key=lambda pair: _since(pair[0]),
     )
     if any(not evidence.command_pid for evidence, _ in found):
         found = [pair for pair in found if not pair[0].command_pid]
-    stop_at = min((evidence.at for evidence, _ in found if is_stop(evidence)), default=None)
+    stop_at = min((evidence.at for evidence, member in found if _stops(evidence, member)), default=None)
     if stop_at is not None:
-        found = [pair for pair in found if is_stop(pair[0]) or _since(pair[0]) < stop_at]
+        found = [pair for pair in found if _stops(*pair) or _since(pair[0]) < stop_at]
     if not found:
         return None
     window_end = _since(found[0][0]) + RANKING_WINDOW_S
     window = [pair for pair in found if _since(pair[0]) <= window_end]
-    evidence, member = min(window, key=lambda pair: (_severity(pair[0]), _since(pair[0])))
-    return is_stop(evidence), _failure(evidence, member)
+    evidence, member = min(window, key=lambda pair: (_severity(*pair), _since(pair[0])))
+    return _stops(evidence, member), _failure(evidence, member)
 
 
 def _evidence_limit(run: Run, members: tuple[Lease, ...]) -> float:
@@ -100,14 +105,41 @@ def is_failure(evidence: Evidence) -> bool:
     return not (evidence.kind == "exit" and evidence.exit_code == 0)
 
 
-def _counting(member: Lease) -> tuple[Evidence, ...]:
+def _parent(member: Lease, members: tuple[Lease, ...]) -> Lease | None:
+    """The member whose child it is."""
+    return next((other for other in members if member.parent and other.lease_id == member.parent), None)
+
+
+def _counting(member: Lease, parent: Lease | None) -> tuple[Evidence, ...]:
     """Failures; a request to stop that was ignored is one only if the process did not end well after it."""
-    found = tuple(filter(is_failure, member.evidence))
+    found = tuple(
+        evidence
+        for evidence in member.evidence
+        if is_failure(evidence) and not _is_parents_will(evidence, member, parent)
+    )
     return found if any(not evidence.ignored for evidence in found) else ()
 
 
-def _severity(evidence: Evidence) -> int:
-    if is_stop(evidence):
+def _is_parents_will(evidence: Evidence, child: Lease, parent: Lease | None) -> bool:
+    """Whether a worker that joined its parent's Run was ended by that parent.
+
+    The parent says so beforehand. Once it has left by itself it says nothing more: what then ends its
+    children from outside is the end of the job.
+    """
+    if child.parent and child.stopped_at is not None and evidence.at >= child.stopped_at:
+        return True
+    left_at = parent.left_at if parent is not None and not any(map(is_failure, parent.evidence)) else None
+    from_outside = is_stop(evidence) or evidence.kind in ("signal", "vanished")
+    return left_at is not None and from_outside and _since(evidence) > left_at
+
+
+def _stops(evidence: Evidence, member: Lease) -> bool:
+    """A request to stop; a process with a Run of its own that its parent kills was asked by that, too."""
+    return is_stop(evidence) or (member.stopped_at is not None and evidence.at >= member.stopped_at)
+
+
+def _severity(evidence: Evidence, member: Lease) -> int:
+    if _stops(evidence, member):
         return 3
     if evidence.communication:
         return 2
@@ -156,6 +188,20 @@ def describe(failure: Failure | Evidence) -> str:
     if failure.kind == "exit":
         return f"exit code {failure.exit_code}"
     return failure.message or "its process vanished"
+
+
+def server_differs(status: Status | None, refusals: Mapping[str, str]) -> str:
+    """What the server does not have as it is here, for people; "" if nothing is known of that.
+
+    Args:
+        status: the server's, if it is another one.
+        refusals: what it will not take, with its reasons.
+    """
+    said = [f"the server says {status}"] if status is not None else []
+    for reason in dict.fromkeys(refusals.values()):
+        what = ", ".join(name for name in refusals if refusals[name] == reason)
+        said.append(f"the server refuses the {what}: {reason}")
+    return "; ".join(said)
 
 
 def who_failed(failure: Failure) -> str:
@@ -329,4 +375,4 @@ def status_report(run: Run) -> StatusReport:
         "attempts": run.attempts,
     }
     body = _encoder.encode(metadata) if run.verdict.status != "COMPLETED" else None
-    return StatusReport(run.verdict.status, body, run.ended_ms or 0)
+    return StatusReport(run.verdict.status, body, run.ended_ms or 0, run.forced)

@@ -124,6 +124,21 @@ class OpenRequest(msgspec.Struct, frozen=True, kw_only=True):
     asked_s: float | None = None
 
 
+class Reached(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a Run that exists has come, by what the backend knows of it.
+
+    Attributes:
+        series: last step by name, where records are known by their series (the server).
+        participants: next step by participant, where they are known by that (the store).
+        lines, last_line: how many console lines there are, and the highest of their numbers.
+    """
+
+    series: dict[str, int] = {}
+    participants: dict[str, int] = {}
+    lines: int = 0
+    last_line: int = 0
+
+
 class RunOpened(msgspec.Struct, frozen=True, kw_only=True, tag="opened"):
     """The Run is RUNNING on the backend.
 
@@ -134,6 +149,7 @@ class RunOpened(msgspec.Struct, frozen=True, kw_only=True, tag="opened"):
         tags, config: what the backend has now, None where it does not say.
         record: the stored document of a local Run, b"" otherwise.
         parent_config, parent_tags: what a fork may inherit.
+        reached: how far a Run that existed has come.
     """
 
     id: int
@@ -151,6 +167,7 @@ class RunOpened(msgspec.Struct, frozen=True, kw_only=True, tag="opened"):
     record: bytes = b""
     parent_config: bytes = b"{}"
     parent_tags: tuple[str, ...] = ()
+    reached: Reached = Reached()
 
 
 class Reopened(msgspec.Struct, frozen=True):
@@ -205,6 +222,19 @@ class Uploaded(msgspec.Struct, frozen=True, kw_only=True):
     status: Status | None
 
 
+class Told(Delivered, frozen=True, kw_only=True, tag="told"):
+    """The backend accepted a control request, and says what it has now.
+
+    Attributes:
+        status: of the Run; another one than was reported if the backend ignored the report. None where it
+            does not say.
+        tags: of the Run; None where it does not say.
+    """
+
+    status: Status | None = None
+    tags: tuple[str, ...] | None = None
+
+
 class BackendRun(msgspec.Struct, frozen=True):
     """What a backend needs to know of an open Run."""
 
@@ -216,18 +246,30 @@ class BackendRun(msgspec.Struct, frozen=True):
 
 
 class TagsChange(msgspec.Struct, frozen=True):
-    """Tags as this node wants them, and as it last knew them to be; None if it never knew."""
+    """Tags as this node wants them, and as it last knew them to be; None if it never knew.
+
+    Attributes:
+        removed: tags that are to go although this node never knew them: somebody has added them elsewhere.
+    """
 
     wanted: tuple[str, ...]
     base: tuple[str, ...] | None
+    removed: tuple[str, ...] = ()
 
 
 class StatusReport(msgspec.Struct, frozen=True):
-    """A status with its reason; `metadata` is a JSON object or None to clear the old one."""
+    """A status with its reason.
+
+    Attributes:
+        metadata: a JSON object, or None to clear the old one.
+        at_ms: since when, epoch milliseconds; 0 for now.
+        force: it holds whatever the backend has; a person's word.
+    """
 
     status: Status
     metadata: bytes | None
     at_ms: int
+    force: bool = False
 
 
 class Beat(msgspec.Struct, frozen=True):
@@ -274,13 +316,16 @@ class Backend(Protocol):
         ...
 
     def report(self, run: BackendRun, report: StatusReport) -> Outcome:
-        """Sets the status."""
+        """Sets the status; `Told` says what it is then, which a backend with a will of its own decides.
+
+        An end that nobody meant is replaced: the server marks a Run FAILED that was silent for too long.
+        """
         ...
 
-    def put_tags(
-        self, run: BackendRun, tags: tuple[str, ...], base: tuple[str, ...] | None = None
-    ) -> Outcome:
-        """Makes the tags these; with `base` only what differs from it, and what others did to them stays."""
+    def put_tags(self, run: BackendRun, change: TagsChange) -> Outcome:
+        """Makes the tags those that are wanted; with a base only what differs from it, and what others did
+        to them stays. `Told` says what they are then.
+        """
         ...
 
     def merge_config(self, run: BackendRun, patch: bytes) -> Outcome:
@@ -294,7 +339,7 @@ class Backend(Protocol):
     def revive(self, run: BackendRun) -> Outcome:
         """Takes back an end that nobody meant: the server marks a Run FAILED that was silent for too long.
 
-        Any other end stays as it is. Without this, the true status could not replace the wrong one.
+        Any other end stays as it is; `Told` says which it is.
         """
         ...
 

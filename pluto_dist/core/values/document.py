@@ -163,6 +163,8 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
         series: names that several participants use: name -> participant -> final name.
         events: its history, for people.
         restore: for the next coordinator only; `show --json` leaves it out.
+        server_status: the server's status where it is another one; null if it is the same, or not known.
+        refusals: what the server will not take, with its reasons.
         relay: what this node is called in a Run that another node owns; such a document has no verdict.
     """
 
@@ -204,6 +206,8 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     restore: Restore
     relay: str = ""
     expected: VerdictShown | None = None
+    server_status: Status | None = None
+    refusals: dict[str, str] = {}
 
 
 class Papers(msgspec.Struct, frozen=True):
@@ -324,6 +328,8 @@ def document(
         expected=_verdict(expected),
         reported=run.reported,
         relay=run.relay,
+        server_status=run.server_status,
+        refusals=run.refusals,
         pending=pending,
         rejected=run.rejected + sum(lease.rejected for lease in leases),
         first_reject=run.first_reject,

@@ -250,6 +250,13 @@ class Counted(Entry, frozen=True, kw_only=True, tag="counted"):
     next_step: Count = 0
 
 
+class ChildStopped(Entry, frozen=True, kw_only=True, tag="child_stopped"):
+    """The process sends a signal that ends one that it has started: what befalls that one is its will."""
+
+    pid: Pid
+    signal: str
+
+
 class Noted(Entry, frozen=True, kw_only=True, tag="noted"):
     """Something worth knowing that is no evidence: an exception in a thread, a warning.
 
@@ -272,7 +279,16 @@ class Unreadable(msgspec.Struct, frozen=True):
 
 
 LifecycleEntry = (
-    Claim | Evidence | Finished | Closed | TagsAdded | TagsRemoved | ConfigUpdated | Counted | Noted
+    Claim
+    | Evidence
+    | Finished
+    | Closed
+    | TagsAdded
+    | TagsRemoved
+    | ConfigUpdated
+    | Counted
+    | ChildStopped
+    | Noted
 )
 
 _decoder: msgspec.json.Decoder[LifecycleEntry] = msgspec.json.Decoder(LifecycleEntry)

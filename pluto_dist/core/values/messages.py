@@ -57,6 +57,8 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True):
         points: number of points in all series.
         provisional: whether the server has not answered yet.
         cancelled: whether it was cancelled on the server.
+        server_status: the server's, where it is another one.
+        refusals: what the server will not take, with its reasons.
         owner: who owns it, for people: label, pid, host; "" without a live owner.
         expected: the status that it will have, unless an exit code that is awaited says otherwise.
         reason: of its status, or of the one that is expected.
@@ -81,6 +83,8 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True):
     points: int = 0
     provisional: bool = False
     cancelled: bool = False
+    server_status: Status | None = None
+    refusals: dict[str, str] = {}
     reason: str = ""
     owner: str = ""
     expected: Status | None = None

@@ -115,10 +115,15 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         telling: a terminal status may have reached the backend.
         reported: the backend accepted the terminal status.
         forced: a person has said how it ended, and has the last word, also over a cancel on the server.
+        server_status: the server's status, where it is not the one that was reported or is expected.
+        refusals: what the server will not take, by what was asked for, with its reason.
         pushed_tags: the tags that the backend has, None if unknown.
+        untagged: tags to be removed on the backend that nobody here has added.
         config_patch: JSON object that the backend has not got yet, b"" if none.
         next_line: number of the next console line.
-        steps: next automatic step by participant, as an earlier coordinator left it.
+        steps: next automatic step by participant, as an earlier coordinator or the backend knows it.
+        behind: owner and workers go on with this automatic step at least: the Run was resumed, and it is not
+            known here which of its series was whose.
         fork: which Run the caller wants to continue; `fork_run_id` and `fork_step` are what the backend has.
         want: what the backend is asked for while it is opening.
         relay: what this node is called in the Run, if another node has its owner (R12); "" for the owner's.
@@ -153,6 +158,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     resumed: bool = False
     tags: tuple[str, ...] = ()
     pushed_tags: tuple[str, ...] | None = None
+    untagged: tuple[str, ...] = ()
     config_patch: bytes = b""
     fork: Fork | None = None
     fork_run_id: int | None = None
@@ -162,6 +168,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     telling: bool = False
     reported: bool = False
     forced: bool = False
+    server_status: Status | None = None
+    refusals: dict[str, str] = {}
     ended_ms: int | None = None
     attempts: tuple[AttemptEnd, ...] = ()
     rejected: int = 0
@@ -170,6 +178,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     cancelled: bool = False
     next_line: int = 1
     steps: dict[str, int] = {}
+    behind: int = 0
     want: Want = "create"
     relay: str = ""
     open_failures: int = 0
@@ -197,6 +206,9 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
         folded: how many entries of the lifecycle stream have taken effect.
         participant: who writes, over restarts; empty until granted.
         by_exit: nobody called `finish()`, the interpreter's exit hook did.
+        left_at: when its process said that it leaves.
+        stopped_at: when its parent sent it a signal that ends it.
+        stopped: when it sent such a signal to children of its own, by pid.
         code_awaited: it ended by the interpreter's exit, and only the kernel will know the exit code.
         removed: the folder is gone, everything in it was delivered.
         fences: where each stream stood when a newer attempt replaced this lease, stream -> (segment, offset);
@@ -223,6 +235,9 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     ended_ms: int | None = None
     end_reason: EndReason | None = None
     finish_code: int | None = None
+    left_at: float | None = None
+    stopped_at: float | None = None
+    stopped: dict[str, float] = {}
     by_exit: bool = False
     code_awaited: bool = False
     error: tuple[str, str] | None = None

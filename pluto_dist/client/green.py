@@ -1,0 +1,63 @@
+"""Waiting where gevent or eventlet have made threads out of greenlets.
+
+Their threads share one thread of the system: what blocks in C blocks all of them, and a wait for the link's
+answer never ends. Their `select.select` lets the others run. Then the link speaks when the script waits or
+sleeps, and not while it computes; `log()` needs no link, so nothing is lost meanwhile.
+"""
+
+from __future__ import annotations
+
+import select
+import sys
+from collections.abc import Iterable
+
+import zmq
+
+from pluto_dist.errors import MachineError
+
+
+def threads_are_green() -> bool:
+    """Whether somebody has replaced the threads of this process.
+
+    Raises:
+        MachineError: and has not replaced what waits, so no thread would ever run beside another.
+    """
+    green = _patched("threading", "thread")
+    if green and not _patched("select", "select"):
+        raise MachineError(
+            "threads are greenlets here (gevent or eventlet), and `select` is not patched with them: patch "
+            "both (monkey.patch_all()), or leave threads alone (monkey.patch_all(thread=False))"
+        )
+    return green
+
+
+def wait_readable(files: Iterable[int], timeout_s: float | None) -> None:
+    """Waits until one of the descriptors can be read; the others of a green process run meanwhile."""
+    if threads_are_green():
+        select.select(tuple(files), (), (), timeout_s)
+        return
+    poller = select.poll()
+    for fd in files:
+        poller.register(fd, select.POLLIN)
+    poller.poll(None if timeout_s is None else timeout_s * 1000)
+
+
+def wait_for_message(socket: zmq.Socket[bytes], fd: int, timeout_s: float) -> bool:
+    """Waits until the socket has a message or the descriptor can be read; whether that one can."""
+    if threads_are_green():
+        if int(socket.get(zmq.EVENTS)) & zmq.POLLIN:  # its descriptor tells only of what is new
+            timeout_s = 0.0
+        readable, _, _ = select.select((int(socket.get(zmq.FD)), fd), (), (), timeout_s)
+        return fd in readable
+    poller = zmq.Poller()
+    poller.register(socket, zmq.POLLIN)
+    poller.register(fd, zmq.POLLIN)
+    return any(ready == fd for ready, _ in poller.poll(int(timeout_s * 1000) + 1))
+
+
+def _patched(of_gevent: str, of_eventlet: str) -> bool:
+    gevent, eventlet = sys.modules.get("gevent.monkey"), sys.modules.get("eventlet.patcher")
+    return bool(
+        (gevent is not None and gevent.is_module_patched(of_gevent))
+        or (eventlet is not None and eventlet.is_monkey_patched(of_eventlet))
+    )

@@ -1,0 +1,50 @@
+"""What `multiprocessing` and the libraries on it are doing in this process; looked up, never imported."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from types import FrameType
+
+from pluto_dist.host import identity
+
+# Functions that wait for the next piece of work, by the end of their module's name.
+_LOOPS = (
+    ("multiprocessing.pool", "worker"),
+    ("concurrent.futures.process", "_process_worker"),
+    ("loky.process_executor", "_process_worker"),
+    ("torch.utils.data._utils.worker", "_worker_loop"),
+)
+_MACHINERY = ("multiprocessing.", "threading", "selectors", "joblib.externals.loky.backend", "loky.backend")
+
+ENDING = frozenset(
+    {signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGABRT, signal.SIGKILL, signal.SIGTERM}
+)
+
+
+def parent_pid() -> int | None:
+    """Pid of the process that started this one by `multiprocessing`."""
+    process = sys.modules.get("multiprocessing.process")  # nobody's child if it was never loaded
+    parent = process.parent_process() if process else None
+    return parent.pid if parent else None
+
+
+def between_tasks() -> bool:
+    """Whether the main thread is a pool's worker that waits for work, so that a signal interrupts none."""
+    main = threading.main_thread().ident
+    frame: FrameType | None = sys._current_frames().get(main or 0)
+    while frame is not None:
+        module = str(frame.f_globals.get("__name__", ""))
+        if any(module.endswith(end) and frame.f_code.co_name == name for end, name in _LOOPS):
+            return True
+        if not module.startswith((*_MACHINERY, "pluto_dist.")):
+            return False
+        frame = frame.f_back
+    return False
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process is there that has not ended yet."""
+    stat = identity.read_stat(pid)
+    return stat is not None and not stat.is_dead

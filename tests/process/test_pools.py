@@ -1,0 +1,108 @@
+"""Children that their parent ends say nothing against its Run; those that anybody else ends do (R9)."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from tests.process.harness import Node
+
+POOLS = """
+import multiprocessing as mp
+
+def setup():
+    global run
+    run = pluto.init()
+
+def work(n):
+    log(run, {"item": float(n)}, n)
+    return run.role
+
+def serve(ready):
+    setup()
+    log(run, {"served": 1.0}, 0)
+    ready.set()
+    while True: time.sleep(0.1)
+
+def served(context, **more):
+    ready = context.Event()
+    child = context.Process(target=serve, args=(ready,), **more)
+    child.start()
+    ready.wait()
+    return child
+
+def main(context):
+    global run
+    run = pluto.init(run_id="main")
+    log(run, {"loss": 1.0}, 0)
+    with context.Pool(2, initializer=setup) as pool:
+        told = pool.map(work, range(4), chunksize=1)
+    with context.Pool(1, initializer=setup, maxtasksperchild=1) as pool:
+        told += pool.map(work, range(4, 6), chunksize=1)
+    tell_json("roles", told)
+    for end in ("terminate", "kill"):
+        child = served(context)
+        getattr(child, end)()
+        child.join()
+        tell(end, child.exitcode)
+    served(context, daemon=True)
+
+if __name__ == "__main__":
+    main(mp.get_context(METHOD))
+    END
+"""
+
+
+@pytest.mark.parametrize(
+    ("method", "end"), [("fork", "run.finish()"), ("spawn", "pass"), ("forkserver", "run.finish()")]
+)
+def test_children_that_their_parent_ends_are_no_evidence(node: Node, method: str, end: str) -> None:
+    """R9, R10: left pools, `terminate()`, `kill()`, and a daemonic child that is stopped at exit."""
+    script = node.start(POOLS.replace("METHOD", repr(method)).replace("END", end))
+    assert script.expect_json("roles") == ["worker"] * 6
+    assert [script.expect(end) for end in ("terminate", "kill")] == ["-15", "-9"]
+    assert script.wait() == 0
+    found = node.ended("main")
+    assert (found["status"], found["verdict"]["first_failure"]) == ("COMPLETED", None)
+    labels = [each["label"] for each in found["leases"] if each["role"] == "worker"]
+    assert len(labels) == len(set(labels)) >= 6  # a pool may give all work to one of its processes
+    assert not node.lost("main")
+
+
+def test_a_pool_that_is_left_completes_the_runs_of_its_workers(node: Node) -> None:
+    """R9: without a Run above them they own theirs, and no work was interrupted."""
+    script = node.start(
+        POOLS.split("def main", 1)[0]
+        + """
+if __name__ == "__main__":
+    with mp.Pool(1, initializer=setup) as pool: tell_json("roles", pool.map(work, range(4), chunksize=1))
+"""
+    )
+    assert script.expect_json("roles") == ["owner"] * 4
+    assert script.wait() == 0
+    found = [node.ended(each["key"]) for each in node.documents()]
+    assert [each["status"] for each in found] == ["COMPLETED"] * len(found)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, "TERMINATED"), (signal.SIGKILL, "FAILED")])
+def test_a_worker_that_somebody_else_ends_is_evidence(
+    node: Node, number: signal.Signals, status: str
+) -> None:
+    """R9: the kernel for want of memory, a person, a scheduler."""
+    script = node.start(
+        POOLS.split("def main", 1)[0]
+        + """
+if __name__ == "__main__":
+    run = pluto.init(run_id="main")
+    child = served(mp.get_context("fork"))
+    tell("child", child.pid)
+    hear()
+    child.join()
+"""
+    )
+    os.kill(int(script.expect("child")), number)
+    script.say()
+    assert script.wait() == 0
+    assert node.ended("main")["status"] == status
