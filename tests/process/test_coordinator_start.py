@@ -82,7 +82,9 @@ RACE = """
             children.append(child)
         for child in children:
             os.waitpid(child, 0)
-        for line in open(f"{home}/run/coordinator.log"):
+        lines = open(f"{home}/run/coordinator.log").read().splitlines()
+        assert all(line.startswith("{") for line in lines), lines
+        for line in lines:
             if json.loads(line)["event"] == "started":
                 os.kill(int(json.loads(line)["pid"]), signal.SIGTERM)
         for end in (*meeting[0], *meeting[1]):
