@@ -17,6 +17,7 @@ Layers; imports point inwards (`tests/test_layers.py` holds them):
     coordinator the process that owns Runs
     client      what runs in the trainer
     sync        uploads what a store holds
+    read        finds Runs and reads them, for people, notebooks and commands
     cli         the command line
     integrations  Lightning and Hugging Face; each module loads its framework
 
@@ -88,6 +89,7 @@ _LAZY = {
     "watch": "pluto_dist.client.api",
 }
 _ELSEWHERE = {
+    "ops": "keep the Run that init() returns; pluto.finish() ends all of this process",
     "logout": "unset PLUTO_API_KEY, or run `pluto logout` of the official client",
     "query": "the official client has it: pluto.query reads what is on the server",
     "sweep": "the official client has it; start the trials yourself and call init() in each",

@@ -30,7 +30,19 @@ ALLOWED: dict[str, set[str]] = {
     "coordinator": {*CORE, "core.machine", "spool", "transport", "backend", "cluster", "host"},
     "client": {*CORE, "spool", "transport", "host"},
     "sync": {*CORE, "spool", "backend", "host"},
-    "cli": {*CORE, "spool", "transport", "backend", "cluster", "host", "coordinator", "client", "sync"},
+    "read": {*CORE, "spool", "transport", "backend", "host"},
+    "cli": {
+        *CORE,
+        "spool",
+        "transport",
+        "backend",
+        "cluster",
+        "host",
+        "coordinator",
+        "client",
+        "sync",
+        "read",
+    },
     "integrations": {"host", "client"},
 }
 

@@ -20,8 +20,8 @@ import typer
 from pluto_dist.cli import options
 
 if TYPE_CHECKING:
-    from pluto_dist.cli.ask import Listener
     from pluto_dist.host.places import Places
+    from pluto_dist.read.ask import Listener
 
 NOT_RUNNING = 3  # as of `systemctl status`
 STOP_S = 30.0  # it finishes the requests in flight first
@@ -61,8 +61,8 @@ class _Told(msgspec.Struct):
 @app.command()
 def start(home: options.Home = None, as_json: options.Json = False) -> None:
     """Starts the coordinator, waits until it answers, and gives it the API key; one that runs is fine."""
-    from pluto_dist.cli.lookup import reading_settings
-    from pluto_dist.cli.starting import ensure_running, hand_over_key
+    from pluto_dist.read.lookup import reading_settings
+    from pluto_dist.read.starting import ensure_running, hand_over_key
 
     places = _places(home)
     started = ensure_running(places, reading_settings(home))
@@ -73,9 +73,9 @@ def start(home: options.Home = None, as_json: options.Json = False) -> None:
 @app.command()
 def stop(home: options.Home = None, as_json: options.Json = False) -> None:
     """Stops the coordinator; attached processes go on logging, and nobody starts it until it is needed."""
-    from pluto_dist.cli.ask import ask, listener
     from pluto_dist.core.values.messages import StopCoordinator
     from pluto_dist.host import launch
+    from pluto_dist.read.ask import ask, listener
 
     places = _places(home)
     launch.leave(places)
@@ -123,9 +123,9 @@ def logs(
 
 def state_of(places: Places) -> State:
     """What there is to say about the coordinator of these places."""
-    from pluto_dist.cli.ask import ask, listener
     from pluto_dist.core.values.messages import AskStatus
     from pluto_dist.host import launch
+    from pluto_dist.read.ask import ask, listener
 
     listening = listener(places.socket)
     body = ask(places.socket, AskStatus(request=1)) if listening is not None else None
@@ -156,9 +156,9 @@ def _await_end(places: Places, before: Listener) -> None:
     """Returns when the process is gone; one in another pid namespace, when its socket is."""
     import time
 
-    from pluto_dist.cli.ask import listener
     from pluto_dist.errors import WaitTimeoutError
     from pluto_dist.host.identity import identity_of
+    from pluto_dist.read.ask import listener
 
     identity = identity_of(before.pid) if before.pid is not None else None
     deadline = time.monotonic() + STOP_S
@@ -189,8 +189,8 @@ def _times(pid: int | None) -> dict[str, float]:
 
 
 def _places(home: Path | None) -> Places:
-    from pluto_dist.cli.lookup import reading_settings
     from pluto_dist.host.places import find_places
+    from pluto_dist.read.lookup import reading_settings
 
     return find_places(reading_settings(home).home)
 

@@ -47,8 +47,8 @@ def export(
     """Writes all points of a Run, one per line."""
     from pluto_dist.backend.local.reading import read_points
     from pluto_dist.cli.console import note
-    from pluto_dist.cli.lookup import Lookup
     from pluto_dist.cli.show import roots
+    from pluto_dist.read.lookup import Lookup
 
     lookup = Lookup(home, folder)
     found = lookup.find(run)

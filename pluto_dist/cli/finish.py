@@ -21,8 +21,8 @@ import typer
 from pluto_dist.cli import options
 
 if TYPE_CHECKING:
-    from pluto_dist.cli.lookup import Known, Lookup
     from pluto_dist.core.values.document import Document
+    from pluto_dist.read.lookup import Known, Lookup
 
 READ_BACK_S = 15.0  # how long the server may take; the status waits some seconds for what is still delivered
 POLL_S = 0.05
@@ -49,11 +49,11 @@ def finish(
 ) -> None:
     """Ends a Run by hand, as a take-over with a new epoch."""
     from pluto_dist.cli.console import print_json
-    from pluto_dist.cli.lookup import Lookup, reading_settings
     from pluto_dist.cli.show import public
-    from pluto_dist.cli.starting import ensure_running, hand_over_key
     from pluto_dist.core.rules.verdict import server_differs
     from pluto_dist.errors import PlacesError
+    from pluto_dist.read.lookup import Lookup, reading_settings
+    from pluto_dist.read.starting import ensure_running, hand_over_key
 
     lookup = Lookup(home, folder)
     if lookup.places is None:
@@ -92,8 +92,8 @@ def _end(lookup: Lookup, known: Known, status: Ending, *, force: bool) -> Docume
 
 
 def _needs_force(known: Known, status: Ending) -> Exception:
-    from pluto_dist.cli.lookup import RUNNING
     from pluto_dist.errors import OwnerExistsError, RunEndedError
+    from pluto_dist.read.lookup import RUNNING
 
     named = f"Run {known.head.display_id or known.head.key} in {known.store}"
     if known.head.status != RUNNING:

@@ -15,13 +15,13 @@ from pathlib import Path
 import msgspec
 
 from pluto_dist.backend.local.store import Store
-from pluto_dist.cli.ask import ask
-from pluto_dist.cli.starting import ensure_running
 from pluto_dist.core.values.document import Document, read
 from pluto_dist.core.values.messages import AskRun, AskRuns, HandOverKey
 from pluto_dist.errors import RunNotFoundError
 from pluto_dist.host.places import Places
 from pluto_dist.host.settings import Settings
+from pluto_dist.read.ask import ask
+from pluto_dist.read.starting import ensure_running
 from pluto_dist.secret import Secret
 from pluto_dist.sync.source import cursors_of, streams_of
 

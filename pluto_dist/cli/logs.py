@@ -31,8 +31,8 @@ def logs(
 ) -> None:
     """Prints the console output of a Run."""
     from pluto_dist.backend.local.reading import Cursors, read_lines
-    from pluto_dist.cli.lookup import RUNNING, Lookup
     from pluto_dist.cli.show import roots
+    from pluto_dist.read.lookup import RUNNING, Lookup
 
     lookup = Lookup(home, folder)
     cursors: Cursors = {}

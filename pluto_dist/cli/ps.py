@@ -25,8 +25,8 @@ import typer
 from pluto_dist.cli import options
 
 if TYPE_CHECKING:
-    from pluto_dist.cli.lookup import Lookup
     from pluto_dist.core.values.document import Document, LeaseShown
+    from pluto_dist.read.lookup import Lookup
 
 SUSPECT_HEARTBEATS = 3
 
@@ -75,9 +75,11 @@ class Attached(msgspec.Struct, frozen=True, kw_only=True):
 def ps(home: options.Home = None, as_json: options.Json = False) -> None:
     """Lists the attached processes of all live Runs of this node."""
     from pluto_dist.cli.console import note, print_json
-    from pluto_dist.cli.lookup import Lookup
+    from pluto_dist.read.lookup import Lookup
+    from pluto_dist.read.settle import settle
 
     lookup = Lookup(home)
+    settle(lookup)
     found = attached(lookup)
     if as_json:
         print_json(found)
@@ -95,9 +97,9 @@ def ps(home: options.Home = None, as_json: options.Json = False) -> None:
 
 def attached(lookup: Lookup) -> Attached:
     """Who is attached now."""
-    from pluto_dist.cli.ask import listener
-    from pluto_dist.cli.spooled import caught_up
     from pluto_dist.errors import PlacesError
+    from pluto_dist.read.ask import listener
+    from pluto_dist.read.spooled import caught_up
 
     if lookup.places is None:
         raise PlacesError(f"no place for a coordinator here; looked at: {lookup.where()}")

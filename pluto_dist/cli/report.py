@@ -1,4 +1,5 @@
-"""A Run's document for people: header, verdict, leases, summary, tags, config, events, counts."""
+"""A Run's document for people, in the order in which a person asks: how is it and why, who failed first and
+with which last words, who takes part, then the rest. Long lists are folded."""
 
 from __future__ import annotations
 
@@ -8,37 +9,76 @@ from pathlib import Path
 import msgspec
 import typer
 
+from pluto_dist.backend.local.reading import SaidLine
 from pluto_dist.backend.local.store import Store
 from pluto_dist.cli.console import clock, now_ms, print_table, printable, since, span
+from pluto_dist.cli.ranks import Row, rows_of
 from pluto_dist.core.rules.verdict import server_differs
 from pluto_dist.core.values.document import Document, LeaseShown
 from pluto_dist.core.values.records import Failure, RunEvent
+from pluto_dist.read.settle import Situation
 
 EVENTS = 20
 CONFIG_LINES = 40
+SERIES = 30
+ROWS = 20
 TRACEBACK_LINES = 12
-LEASE_COLUMNS = (
-    *("ROLE", "LABEL", "RANK", "PID", "HOST", "EPOCH", "ATTEMPT", "AGE", "SEEN", "STEP", "WRITTEN"),
+COLUMNS = (
+    *("ROLE", "WHO", "PID", "HOST", "EPOCH", "ATTEMPT", "AGE", "SEEN", "STEP", "WRITTEN"),
     *("DELIVERED", "STATE"),
 )
-NUMBERS = ("RANK", "PID", "EPOCH", "ATTEMPT", "STEP", "WRITTEN", "DELIVERED", "COUNT", "LAST")
+NUMBERS = ("PID", "EPOCH", "ATTEMPT", "STEP", "WRITTEN", "DELIVERED", "COUNT", "LAST")
 
 
-def print_run(document: Document, store: str, remark: str) -> None:
+class Shown(msgspec.Struct, frozen=True, kw_only=True):
+    """What is printed about one Run.
+
+    Attributes:
+        document: of the Run.
+        store: folder of the store.
+        situation: whether its processes live.
+        remark: what a person should know about a Run without a live coordinator, "" if nothing.
+        last_lines: what the process that failed first printed last.
+        whole: nothing is folded.
+    """
+
+    document: Document
+    store: str
+    situation: Situation
+    remark: str = ""
+    last_lines: tuple[SaidLine, ...] = ()
+    whole: bool = False
+
+
+def print_run(shown: Shown) -> None:
     """Prints the whole report."""
-    _section(_header(document, store))
-    if remark:
-        typer.echo(f"\nnote: {remark}")
-    _section(_verdict(document))
-    typer.echo("\nleases")
-    _leases(document.leases, now_ms())
+    document = shown.document
+    _section(_header(shown))
+    if shown.remark:
+        typer.echo(f"\nnote: {shown.remark}")
+    _section(_verdict(shown))
+    typer.echo("\nprocesses" if document.leases else "\nno process has attached yet")
+    _processes(shown, now_ms())
     typer.echo("\nsummary" if document.summary else "\nno points yet")
-    _summary(document)
+    _summary(shown)
     _section(_series(document))
-    _section(_config(document))
-    _section(_events(document.events))
-    _section(_files(document, store))
     _section(_counts(document))
+    _section(_events(document.events, whole=shown.whole))
+    _section(_earlier_attempts(document))
+    _section(_config(document, whole=shown.whole))
+    _section(_files(document, shown.store))
+
+
+def first_failure(document: Document) -> Failure | None:
+    """What began the end of the Run, or of its last attempt that failed while it goes on."""
+    ends = (*document.attempts, *((document.verdict,) if document.verdict is not None else ()))
+    return ends[-1].first_failure if ends else None
+
+
+def lease_of(document: Document, failure: Failure) -> LeaseShown | None:
+    """The lease of the process that failed."""
+    same = (each for each in document.leases if (each.pid, each.host) == (failure.pid, failure.host))
+    return next((each for each in same if each.attempt == failure.attempt), None)
 
 
 def failure_lines(failure: Failure) -> Iterator[str]:
@@ -74,10 +114,10 @@ def _section(lines: Iterator[str]) -> None:
         typer.echo("\n" + "\n".join(found))
 
 
-def _header(document: Document, store: str) -> Iterator[str]:
+def _header(shown: Shown) -> Iterator[str]:
+    document, store = shown.document, shown.store
     yield f"{document.display_id or document.run_id}  {document.name}  (project {document.project})"
-    phase = f" ({document.phase})" if document.phase not in ("", "ended", document.status.lower()) else ""
-    yield f"  status   {document.status}{phase}"
+    yield f"  status   {_status(shown)}"
     differs = server_differs(document.server_status, document.refusals)
     if differs:
         yield f"  but      {differs}"
@@ -94,51 +134,85 @@ def _header(document: Document, store: str) -> Iterator[str]:
         yield "  the server has not answered yet; everything is kept on disk"
 
 
+def _status(shown: Shown) -> str:
+    """Never RUNNING unless a process is known to live, or all have left on purpose (G7)."""
+    document = shown.document
+    if shown.situation.standing == "gone":
+        return f"its processes are {shown.situation.status}"
+    if shown.situation.standing == "unknown":
+        return "not known: its processes cannot be seen from here, and it has not ended"
+    phase = document.phase if document.phase not in ("", "ended", document.status.lower()) else ""
+    return f"{document.status} ({phase})" if phase else document.status
+
+
 def _until(document: Document) -> str:
     if document.ended_at is None:
         return f" ({since(document.created_at, now_ms())})"
     return f", until {clock(document.ended_at)} ({span((document.ended_at - document.created_at) / 1000)})"
 
 
-def _verdict(document: Document) -> Iterator[str]:
-    for end in document.attempts:
+def _verdict(shown: Shown) -> Iterator[str]:
+    document = shown.document
+    if document.verdict is not None:
+        yield f"verdict: {document.verdict.status}: {document.verdict.reason}"
+    elif document.attempts:
+        end = document.attempts[-1]
+        yield f"attempt {end.attempt} ended: {end.status}: {end.reason}"
+    failure = first_failure(document)
+    if failure is not None:
+        yield from failure_lines(failure)
+        if shown.last_lines:
+            yield "  the last lines of its console:"
+            yield from (f"  | {line.message}" for line in shown.last_lines)
+
+
+def _earlier_attempts(document: Document) -> Iterator[str]:
+    ended = document.attempts if document.verdict is not None else document.attempts[:-1]
+    for end in ended:
         yield f"attempt {end.attempt}: {end.status}: {end.reason}"
         if end.first_failure is not None:
             yield from failure_lines(end.first_failure)
-    if document.verdict is not None:
-        yield f"verdict: {document.verdict.status}: {document.verdict.reason}"
-        if document.verdict.first_failure is not None:
-            yield from failure_lines(document.verdict.first_failure)
 
 
-def _leases(leases: tuple[LeaseShown, ...], at_ms: int) -> None:
-    rows = [
-        (
-            lease.role,
-            lease.label,
-            lease.rank,
-            lease.pid,
-            lease.host,
-            lease.epoch,
-            lease.attempt,
-            since(lease.granted_at, at_ms),
-            since(lease.last_seen_at, at_ms),
-            lease.last_step,
-            lease.written,
-            lease.delivered,
-            lease.state if lease.end_reason is None else lease.end_reason,
-        )
-        for lease in leases
-    ]
-    print_table(LEASE_COLUMNS, rows, right=NUMBERS)
+def _processes(shown: Shown, at_ms: int) -> None:
+    document = shown.document
+    failure = first_failure(document)
+    failed = lease_of(document, failure) if failure is not None else None
+    rows = rows_of(document.leases, failed.lease_id if failed is not None else "", whole=shown.whole)
+    listed = rows if shown.whole else rows[:ROWS]
+    if rows:
+        print_table(COLUMNS, [_cells(row, at_ms) for row in listed], right=NUMBERS)
+    if len(listed) < len(rows):
+        more = sum(len(row.leases) for row in rows[len(listed) :])
+        typer.echo(f"… {more} more; --all has them")
 
 
-def _summary(document: Document) -> None:
-    if document.summary:
-        rows = [
-            (name, point.last, point.step, point.count) for name, point in sorted(document.summary.items())
-        ]
+def _cells(row: Row, at_ms: int) -> tuple[object, ...]:
+    first = row.leases[0]
+    return (
+        first.role,
+        row.who,
+        first.pid if len(row.leases) == 1 else f"{len(row.leases)} pids",
+        first.host,
+        first.epoch,
+        first.attempt,
+        since(row.oldest("granted_at"), at_ms),
+        since(row.oldest("last_seen_at"), at_ms),
+        row.steps,
+        row.written,
+        row.delivered,
+        row.state,
+    )
+
+
+def _summary(shown: Shown) -> None:
+    series = sorted(shown.document.summary.items())
+    listed = series if shown.whole else series[:SERIES]
+    if listed:
+        rows = [(name, point.last, point.step, point.count) for name, point in listed]
         print_table(("SERIES", "LAST", "STEP", "COUNT"), rows, right=NUMBERS)
+    if len(listed) < len(series):
+        typer.echo(f"… {len(series) - len(listed)} more series; --all has them")
 
 
 def _series(document: Document) -> Iterator[str]:
@@ -147,26 +221,28 @@ def _series(document: Document) -> Iterator[str]:
             yield f"series {name}: {participant} logs it too, as {final}"
 
 
-def _config(document: Document) -> Iterator[str]:
+def _config(document: Document, *, whole: bool) -> Iterator[str]:
     if bytes(document.config) != b"{}":
         yield "config"
-        yield from _object(document.config)
+        yield from _object(document.config, whole=whole)
     for label, config in document.side_configs.items():
         yield f"config of {label}"
-        yield from _object(config)
+        yield from _object(config, whole=whole)
 
 
-def _object(body: msgspec.Raw) -> Iterator[str]:
+def _object(body: msgspec.Raw, *, whole: bool) -> Iterator[str]:
     lines = msgspec.json.format(bytes(body), indent=2).decode().splitlines()[1:-1]
-    yield from lines[:CONFIG_LINES]
-    if len(lines) > CONFIG_LINES:
-        yield f"  … {len(lines) - CONFIG_LINES} more lines; --json has all"
+    limit = len(lines) if whole else CONFIG_LINES
+    yield from lines[:limit]
+    if len(lines) > limit:
+        yield f"  … {len(lines) - limit} more lines; --all has them"
 
 
-def _events(events: tuple[RunEvent, ...]) -> Iterator[str]:
+def _events(events: tuple[RunEvent, ...], *, whole: bool) -> Iterator[str]:
+    limit = len(events) if whole else EVENTS
     if events:
-        yield f"events (last {EVENTS} of {len(events)})" if len(events) > EVENTS else "events"
-    for event in events[-EVENTS:]:
+        yield f"events (last {limit} of {len(events)}); --all has them" if len(events) > limit else "events"
+    for event in events[-limit:]:
         yield f"  {clock(event.at_ms)}  {event.name}{_detail(event.detail)}"
 
 

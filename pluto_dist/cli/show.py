@@ -6,6 +6,11 @@ JSON: the Run's document as `core.document.Document` describes it, without what 
     store    folder of the store that holds the Run
     live     the coordinator of this node has it, so all of this is as of now
     remark   what people should know about a Run that is not live, "" if nothing
+    standing `ended`, `running` (a process of it lives), `detached`, `gone` (its processes are dead, and it is
+             not judged yet) or `unknown`; for the last two `status` is only what was written last
+
+A Run whose processes died together with the coordinator is settled first: a coordinator is started, which
+judges it within seconds, unless it was stopped on purpose.
 
 `leases[].written` and `last_step` of a process of this node are read from its spool. For a Run that runs but
 has no live coordinator, `summary` and `points` are counted anew from its streams.
@@ -22,37 +27,65 @@ from pluto_dist.cli import options
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pluto_dist.cli.lookup import Found, Lookup
+    from pluto_dist.backend.local.reading import SaidLine
     from pluto_dist.core.values.document import Document
+    from pluto_dist.read.lookup import Found, Lookup
+    from pluto_dist.read.settle import Situation
 
 PLOT_HEIGHT = 16
+LAST_LINES = 10
 
 
 def show(
     run: options.RunName,
     plot: Annotated[str | None, typer.Option(metavar="METRIC", help="A chart of this series.")] = None,
+    whole: Annotated[bool, typer.Option("--all", help="Fold nothing.")] = False,
     home: options.Home = None,
     folder: options.Dir = None,
     as_json: options.Json = False,
 ) -> None:
-    """Shows one Run: status and why, leases, summary, tags, config, events."""
+    """Shows one Run: status and why, first failure with its last lines, processes, summary, the rest."""
     from pluto_dist.cli import report
     from pluto_dist.cli.console import print_json
-    from pluto_dist.cli.lookup import Lookup
     from pluto_dist.errors import UsageError
+    from pluto_dist.read.lookup import Lookup
+    from pluto_dist.read.settle import settle, situation
 
     if plot is not None and as_json:
         raise UsageError("--plot draws and --json prints; for the points as JSON: pluto-dist export RUN")
     lookup = Lookup(home, folder)
+    unsettled = settle(lookup)
     found = lookup.find(run)
     document = current(found, lookup.spool)
-    remark = remark_on(found, lookup)
+    known = situation(document, live=found.live, spool=lookup.spool)
+    remark = remark_on(found, lookup, known, unsettled)
     if as_json:
-        print_json(public(document, str(found.store), live=found.live, remark=remark))
+        shown = public(document, str(found.store), live=found.live, remark=remark)
+        print_json({**shown, "standing": known.standing})
     elif plot is not None:
         _plot(found, document, plot, lookup.spool)
     else:
-        report.print_run(document, str(found.store), remark)
+        lines = _last_lines(document, roots(found, lookup.spool))
+        report.print_run(
+            report.Shown(
+                document=document,
+                store=str(found.store),
+                situation=known,
+                remark=remark,
+                last_lines=lines,
+                whole=whole,
+            )
+        )
+
+
+def _last_lines(document: Document, folders: list[Path]) -> tuple[SaidLine, ...]:
+    """What the process that failed first printed last."""
+    from pluto_dist.cli.report import first_failure, lease_of
+    from pluto_dist.read.console import last_lines
+
+    failure = first_failure(document)
+    lease = lease_of(document, failure) if failure is not None else None
+    return tuple(last_lines(lease, folders, LAST_LINES)) if lease is not None else ()
 
 
 def roots(found: Found, spool: Path | None) -> list[Path]:
@@ -67,8 +100,8 @@ def current(found: Found, spool: Path | None) -> Document:
     import msgspec
 
     from pluto_dist.backend.local.reading import read_points, summarise
-    from pluto_dist.cli.lookup import RUNNING
-    from pluto_dist.cli.spooled import caught_up
+    from pluto_dist.read.lookup import RUNNING
+    from pluto_dist.read.spooled import caught_up
 
     document = caught_up(found.document, spool)
     if found.live or document.status != RUNNING:
@@ -80,9 +113,16 @@ def current(found: Found, spool: Path | None) -> Document:
     return msgspec.structs.replace(document, summary=summary, points=points)
 
 
-def remark_on(found: Found, lookup: Lookup) -> str:
-    """What a person should know about a Run that has not ended and that no live coordinator has (G7)."""
-    from pluto_dist.cli.lookup import RUNNING
+def remark_on(found: Found, lookup: Lookup, known: Situation, unsettled: str) -> str:
+    """What a person should know about a Run that has not ended and that no live coordinator has (G7).
+
+    Args:
+        found: the Run.
+        lookup: where it was found.
+        known: whether its processes live.
+        unsettled: why no coordinator could be started for it, "" if one was or none was needed.
+    """
+    from pluto_dist.read.lookup import RUNNING
 
     document = found.document
     if document.relay:
@@ -91,6 +131,8 @@ def remark_on(found: Found, lookup: Lookup) -> str:
         )
     if found.live or document.status != RUNNING:
         return ""
+    if known.standing == "gone" and unsettled:
+        return f"its processes are gone; not yet judged: {unsettled}"
     open_leases = [lease for lease in document.leases if lease.state in ("waiting", "active")]
     here = [lease for lease in open_leases if lookup.spool and (lookup.spool / lease.lease_id).is_dir()]
     if lookup.silent:

@@ -151,7 +151,7 @@ def _plan(
 ) -> list[Item]:
     """Arguments that exist as folders are paths, all others are names of Runs in the default store."""
     from pluto_dist.backend.local.store import Store
-    from pluto_dist.cli.lookup import store_at
+    from pluto_dist.read.lookup import store_at
     from pluto_dist.sync.plan import plan, stores_of
 
     paths = [Path(text) for text in what if os.sep in text or Path(text).is_dir()]

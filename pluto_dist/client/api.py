@@ -18,9 +18,9 @@ from pluto_dist.client.arguments import (
     seconds_of,
     tags_of,
 )
-from pluto_dist.client.interface import RunLike, leave_out, settings_of
+from pluto_dist.client.interface import RunLike, leave_out, settings_of, tell_left_out
 from pluto_dist.client.interface import Settings as GivenSettings
-from pluto_dist.client.opening import disabled_run, generate_run_id, open_lease
+from pluto_dist.client.opening import disabled_run, generate_run_id
 from pluto_dist.client.runs import RUNS
 from pluto_dist.client.values import shown
 from pluto_dist.core.values.ids import Role
@@ -92,9 +92,14 @@ def init(
     where = {"dir": dir} if save_dir is None else {"save_dir": save_dir}
     loaded = _settings("init", settings, **where, project=project, mode=mode, strict=strict, quiet=quiet)
     asked, from_env = (run_id, False) if run_id is not None else (loaded.run_id, True)
+    if (
+        run_id is not None and run_id == loaded.run_id
+    ):  # run_id=os.environ["PLUTO_RUN_ID"], as scripts have it
+        from_env = True
     if loaded.mode == "disabled":
         return disabled_run(loaded, name, asked, config, tags)
     leave_out(unknown, _ARGUMENTS, strict=loaded.strict)
+    tell_left_out(loaded.left_out)
     run = run_of("run_id", asked)
     wish = Wish(
         verb="init",
@@ -108,7 +113,7 @@ def init(
         resume=resume_of(resume, run),
         fork=fork_of(fork_run_id, fork_step, inherit_config, inherit_tags),
     )
-    return open_lease(wish, loaded)
+    return _opened(wish, loaded)
 
 
 _ARGUMENTS = init.__code__.co_varnames[: init.__code__.co_argcount + init.__code__.co_kwonlyargcount]
@@ -156,7 +161,7 @@ def attach(
         run_from_env=from_env and asked is not None,
         timeout_s=seconds_of("timeout_s", timeout_s),
     )
-    return open_lease(wish, loaded)
+    return _opened(wish, loaded)
 
 
 def finish(op: AnyRun | None = None, *, code: int | None = None, timeout_s: float | None = None) -> None:
@@ -246,6 +251,12 @@ def login(
     from pluto_dist.client import announce
 
     announce.key_found(_settings("login", settings))
+
+
+def _opened(wish: Wish, settings: Settings) -> AnyRun:
+    from pluto_dist.client.travel import opened  # importing the package loads none of what opens a Run
+
+    return opened(wish, settings)
 
 
 def _settings(verb: str, settings: GivenSettings | Mapping[str, Any] | None, **arguments: Any) -> Settings:

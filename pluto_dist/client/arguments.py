@@ -108,7 +108,12 @@ _log = logging.getLogger("pluto_dist")
 
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
-    """What a caller of `init` or `attach` wants, checked."""
+    """What a caller of `init` or `attach` wants, checked.
+
+    Attributes:
+        via: how the handle came here: by the call, by a main module that is imported again, or as a handle
+            from another process.
+    """
 
     verb: Literal["init", "attach"]
     role: Role | None = None
@@ -122,6 +127,7 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     fork: Fork | None = None
     timeout_s: float = GRANT_S
     launcher: bool = False
+    via: Literal["call", "import", "handle"] = "call"
 
 
 def config_of(config: object) -> bytes:

@@ -12,9 +12,10 @@ from __future__ import annotations
 import difflib
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
 
+from pluto_dist.client.notices import WarnOnce
 from pluto_dist.client.values import shown
 from pluto_dist.errors import ArgumentError
 
@@ -22,13 +23,14 @@ if TYPE_CHECKING:
     from pluto_dist.host.settings import Settings as Loaded
 
 _log = logging.getLogger("pluto_dist")
+_warn_once = WarnOnce()
 
 NOT_OFFERED = {
     "start": "init() has started it",
     "stop": "end the Run by finish(), or leave it by close()",
 }
 _STATUS_CODES = {"RUNNING": -1, "COMPLETED": 0, "FAILED": 1, "CANCELLED": 2, "TERMINATED": 15}
-_HIDDEN = ("api_key", "launched_by", "notes")  # the key is a secret; the others are no settings of a user
+_HIDDEN = ("api_key", "launched_by", "notes", "left_out")  # a secret, and what no user sets
 
 
 class RunLike(Protocol):
@@ -64,6 +66,8 @@ class Member(Protocol):
     end: Literal["", "finished", "closed"]
     by_init: bool
 
+    @property
+    def lease_id(self) -> str: ...
     @property
     def here(self) -> bool: ...
     @property
@@ -185,6 +189,12 @@ def settings_of_run(loaded: Loaded, **of_run: object) -> RunSettings:
             "_external_id": of_run["run_id"],
         }
     )
+
+
+def tell_left_out(lines: Iterable[str]) -> None:
+    """Settings that a script gives and that mean nothing here; each is told once."""
+    for line in lines:
+        _warn_once(line, line)
 
 
 def leave_out(unknown: Mapping[str, object], known: tuple[str, ...], *, strict: bool) -> None:

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,12 +27,14 @@ if TYPE_CHECKING:
     from pluto_dist.client.lease import HeldLease
     from pluto_dist.client.lease_files import LeaseFiles
     from pluto_dist.client.run import Run
+    from pluto_dist.core.values.engine import ClusterAddress
     from pluto_dist.core.values.ids import Job
     from pluto_dist.core.values.lifecycle import Origin
     from pluto_dist.host.places import Places
     from pluto_dist.host.settings import Settings
 
     AnyRun = Run | DisabledRun
+    MakeRun = Callable[[HeldLease], Run]
 
 RANK_GRANT_S = 0.5  # a rank other than 0 goes on training after this time and gets its role meanwhile
 RESTART_GRANT_S = 6.0  # after a restart it waits for its first step, a little longer than rank 0 may take
@@ -41,10 +44,15 @@ _log = logging.getLogger("pluto_dist")
 _warn_once = WarnOnce()
 
 
-def open_lease(wish: Wish, settings: Settings) -> AnyRun:
-    """Opens a lease, or gives a disabled Run where this machine does not allow one."""
+def open_lease(wish: Wish, settings: Settings, make: MakeRun | None = None) -> AnyRun:
+    """Opens a lease, or gives a disabled Run where this machine does not allow one.
+
+    Args:
+        wish, settings: what is asked for.
+        make: gives the handle of the lease; left out, a new `Run`.
+    """
     try:
-        return _open_at(wish, settings, _places(settings))
+        return _open_at(wish, settings, _places(settings), make)
     except MachineError as error:
         _unfit(settings, error)
         named = str(wish.run) if wish.run else None
@@ -71,7 +79,7 @@ def _unfit(settings: Settings, error: MachineError) -> None:
     _warn_once(error.message, f"{error}. Nothing will be logged (PLUTO_DIST_REQUIRED=1 makes this an error)")
 
 
-def _open_at(wish: Wish, settings: Settings, places: Places) -> Run:
+def _open_at(wish: Wish, settings: Settings, places: Places, make: MakeRun | None) -> Run:
     from pluto_dist.client import announce
     from pluto_dist.client.console.capture import CAPTURES
     from pluto_dist.client.hooks import install_hooks
@@ -99,10 +107,10 @@ def _open_at(wish: Wish, settings: Settings, places: Places) -> Run:
         idle_exit_s=settings.idle_exit_s,
         env=dict(os.environ),
     )
-    as_side = wish.verb == "attach" and wish.role != "worker"
+    as_side = wish.verb == "attach" and wish.role != "worker" and not _joins_its_parent(wish, surroundings)
     command = _command_console(files, settings, places) if wish.launcher else None
     held = HeldLease(files, link, settings, attached=as_side, command=command)
-    run = Run(held)
+    run = (make or Run)(held)
     held.claim(_opened(wish, settings, surroundings, launched_by))
     RUNS.add(run, held)
     install_hooks(os.getpid(), settings.sigterm_wait_s, settings.preempt_wait_s)
@@ -136,6 +144,7 @@ def _wait(
     """
     job = surroundings.job
     is_rank = wish.verb == "init" and job.rank not in (None, 0) and wish.role is None
+    is_rank = is_rank or _joins_its_parent(wish, surroundings)
     patience = wish.timeout_s
     if is_rank:
         patience = RESTART_GRANT_S if job.attempt else RANK_GRANT_S
@@ -160,6 +169,11 @@ def _wait(
             "there is, timeout_s= waits longer"
         )
     raise WaitTimeoutError(f"the Run was not granted within {patience:g} s; `pluto-dist doctor` may say why")
+
+
+def _joins_its_parent(wish: Wish, surroundings: Surroundings) -> bool:
+    """A child with a handle that its parent has opened goes on before it is told that it may."""
+    return wish.via != "call" and bool(surroundings.parents)
 
 
 def _wait_told(held: HeldLease, wish: Wish, patience: float, settings: Settings) -> bool:
@@ -234,6 +248,7 @@ def _opened(wish: Wish, settings: Settings, surroundings: Surroundings, launched
         ancestors=surroundings.ancestors,
         parents=surroundings.parents,
         again=wish.verb == "init" and RUNS.again(),
+        via=wish.via,
         notebook=surroundings.notebook,
         wait_s=settings.open_wait_s,
         retention_segments=settings.retention_segments,
@@ -244,8 +259,17 @@ def _opened(wish: Wish, settings: Settings, surroundings: Surroundings, launched
         rank_metrics=settings.rank_metrics,
         console=settings.console,
         system_metrics_s=settings.system_metrics_s,
+        cluster=_cluster(wish, settings),
         origin=_origin(wish, settings, surroundings.job),
     )
+
+
+def _cluster(wish: Wish, settings: Settings) -> ClusterAddress | None:
+    """Only a Run that other nodes can name is shared with them, and an attach owns nothing."""
+    from pluto_dist.host.settings import cluster_of
+
+    address = cluster_of(settings)
+    return address if wish.verb == "init" and wish.run is not None and settings.mode == "pluto" else None
 
 
 def _origin(wish: Wish, settings: Settings, job: Job) -> Origin | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -27,7 +28,18 @@ def parent_pid() -> int | None:
     """Pid of the process that started this one by `multiprocessing`."""
     process = sys.modules.get("multiprocessing.process")  # nobody's child if it was never loaded
     parent = process.parent_process() if process else None
+    if parent is None and reimporting():
+        return os.getppid()  # the server of the forkserver method
     return parent.pid if parent else None
+
+
+def reimporting() -> bool:
+    """Whether this process is a child that starts anew, and imports the main module of its parent again.
+
+    So is the server of the forkserver method while it preloads that module.
+    """
+    process = sys.modules.get("multiprocessing.process")
+    return process is not None and bool(getattr(process.current_process(), "_inheriting", False))
 
 
 def between_tasks() -> bool:

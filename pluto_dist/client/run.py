@@ -456,6 +456,14 @@ class Run(RunFacts):
         else:
             self.finish()
 
+    def __copy__(self) -> Self:
+        """There is one lease, so a copy is the handle itself."""
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        """As `__copy__`."""
+        return self
+
     def __repr__(self) -> str:
         view = self._link.view
         run = view.run if view is not None else None

@@ -8,12 +8,19 @@ from pluto_dist.client.interface import Member, RunLike
 
 
 class OpenRuns:
-    """Handles in the order in which they were opened; a forked child sees its parent's, and opens its own."""
+    """Handles in the order in which they were opened; a forked child sees its parent's, and opens its own.
+
+    Attributes:
+        travelled: handles that have come from other processes, by the lease that they were of.
+        disabled: a disabled Run was opened.
+    """
 
     def __init__(self) -> None:
         self._runs: list[tuple[RunLike, Member]] = []
         self._inits: dict[int, int] = {}
         self._closed: dict[int, int] = {}
+        self._deferred: list[RunLike] = []
+        self.travelled: dict[str, RunLike] = {}
         self.disabled = False
 
     def add(self, run: RunLike, held: Member) -> None:
@@ -41,8 +48,25 @@ class OpenRuns:
         return next((held for known, held in self._runs if known is run and held.here), None)
 
     def newest(self) -> RunLike | None:
-        """The first of the unfinished ones."""
-        return next(iter(self.unfinished()), None)
+        """The first of the unfinished ones, else one that its main module has not opened again."""
+        return next(iter([*self.unfinished(), *reversed(self._deferred)]), None)
+
+    def known(self, lease_id: str) -> RunLike | None:
+        """The handle of a lease that was opened here, or came here before and has not ended."""
+        opened = next((run for run, held in self._runs if held.lease_id == lease_id), None)
+        if opened is not None:
+            return opened
+        came = self.travelled.get(lease_id)
+        held = vars(came).get("_held") if came is not None else None
+        return None if held is not None and held.end else came
+
+    def defer(self, run: RunLike) -> None:
+        """A main module is imported again: its Run is opened when it is used."""
+        self._deferred.append(run)
+
+    def arrived(self, run: RunLike) -> None:
+        """It was."""
+        self._deferred = [other for other in self._deferred if other is not run]
 
     def newest_ended(self) -> RunLike | None:
         """The newest of those that were ended, if none was opened since."""

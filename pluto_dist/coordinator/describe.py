@@ -57,7 +57,7 @@ class Describer:
             if before is None or not before.is_alive():
                 thread = threading.Thread(target=_ask, args=(name, part, answers), daemon=True)
                 thread.start()
-                self._asking[name] = thread  # now, because two Runs may be described at once, and both join it
+                self._asking[name] = thread  # only now: another Run that is described meanwhile joins it
         for thread in tuple(self._asking.values()):
             thread.join(max(0.0, until - time.monotonic()))
         found: dict[str, Any] = msgspec.json.decode(origin.known, type=dict[str, Any])

@@ -10,6 +10,7 @@ so what a coordinator has sent is at the server, or never will be, when the next
 
 from __future__ import annotations
 
+import hashlib
 import os
 import resource
 import signal
@@ -21,6 +22,7 @@ from types import FrameType
 
 from pluto_dist.backend.local import LocalBackend
 from pluto_dist.coordinator import lock as lockfile
+from pluto_dist.coordinator.clusters import ClusterStores
 from pluto_dist.coordinator.database import SupersededError, open_database
 from pluto_dist.coordinator.driver import Driver, Keys
 from pluto_dist.coordinator.log import say
@@ -154,10 +156,18 @@ def serve(places: Places, lock: lockfile.CoordinatorLock, idle_exit_s: float) ->
         say("unreadable_record", what=line)
     keys = Keys()
     targets = Targets(keys)
-    core = Coordinator(book, boot_id=boot_id(), generation=database.generation, idle_exit_s=idle_exit_s)
+    core = Coordinator(
+        book,
+        boot_id=boot_id(),
+        generation=database.generation,
+        idle_exit_s=idle_exit_s,
+        node=node_id(database.node, boot_id()),
+    )
+    clusters = ClusterStores()
     server = RouterServer(places.socket)
     socket_id = lockfile.file_id(places.socket)
-    driver = Driver(core, places, database, server, Worker(targets), keys, lock.is_intact)
+    worker = Worker(targets, clusters=clusters)
+    driver = Driver(core, places, database, server, worker, keys, lock.is_intact)
     say("started", pid=str(os.getpid()), generation=str(database.generation), runtime=str(places.runtime))
     end_start(places)
     driver.start()
@@ -168,12 +178,19 @@ def serve(places: Places, lock: lockfile.CoordinatorLock, idle_exit_s: float) ->
     if code == LOST_IDENTITY:  # what is still to be done is the other one's, also what is in flight
         return code
     server.close(unlink=_is_ours(places, socket_id))
+    clusters.interrupt()
     quiet = driver.close()
+    clusters.close()
     targets.close()
     database.close()
     if quiet:  # else the lock goes with the process, and the requests that are in flight before it
         lock.release()
     return code
+
+
+def node_id(number: int, boot: str) -> str:
+    """What this node is called in cluster stores: another one after a restart of the machine."""
+    return hashlib.sha256(f"{number} {boot}".encode()).hexdigest()[:12]
 
 
 def _serve_until_done(

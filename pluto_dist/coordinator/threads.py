@@ -26,12 +26,19 @@ from pluto_dist.core.values.effects import (
     BeatRun,
     Control,
     DropCopies,
+    ExpireCluster,
+    JoinCluster,
     KeepCopies,
+    LeaveCluster,
+    ListCluster,
     OpenRun,
     ReadUploads,
+    RenewCluster,
     SampleNode,
     SetAside,
     Ship,
+    WatchCluster,
+    WriteCluster,
     WriteDocument,
 )
 from pluto_dist.core.values.events import Event
@@ -50,7 +57,7 @@ class Place(msgspec.Struct, frozen=True):
     run: str
 
 
-def place_of(effect: Slow) -> Place:
+def place_of(effect: Slow) -> Place:  # noqa: PLR0912 # one case for each effect
     """The crew of an effect."""
     match effect:
         case Ship(run=run, kind=kind):
@@ -70,6 +77,16 @@ def place_of(effect: Slow) -> Place:
             return Place(f"copies {target.store}", 2, key)
         case WriteDocument(run=key, store=store) | SetAside(run=key, store=store):
             return Place(f"documents {store}", 2, key)
+        case JoinCluster(address=address) | RenewCluster(address=address) | LeaveCluster(address=address):
+            return Place(f"lease {address}", 1, "")  # a slow list must not cost the lease
+        case (
+            ListCluster(run=key, address=address)
+            | WriteCluster(run=key, address=address)
+            | ExpireCluster(run=key, address=address)
+        ):
+            return Place(f"cluster {address}", 4, key)
+        case WatchCluster(run=key):
+            return Place(f"watch {key}", 4, key)  # two at a time, and those that are not wanted any more
         case SampleNode():
             return Place("node", 2, "")  # while a sensor hangs, the second one sees it and gives up
         case _:

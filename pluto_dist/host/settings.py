@@ -100,8 +100,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         system_metrics_s: how often CPU, memory, disk, network and GPU are sampled, once per node; 0 is never.
         stuck_after_s: a rank that is silent for so long while others go on or wait for it is named in an
             event and in a warning of the owner; nothing is killed.
-        cluster: address of the store that all nodes of a job share; left out or `off`, none. So far only
-            `pluto-dist doctor` uses it, to say whether it is fit.
+        cluster: address of the store that all nodes of a job share, `etcd://host:port[,host:port…][/prefix]`;
+            left out or `off`, none (R12). `pluto-dist doctor` says whether it is fit.
         cluster_ca: certificate authority for `etcds://`, a PEM file; left out, those of the system.
         cluster_cert: certificate of this client for `etcds://`, a PEM file.
         cluster_key: key of that certificate, a PEM file.
@@ -113,6 +113,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         launched_by: lease of the `pluto-dist run` that started this process, which sets it; not for people.
         disabled_because: why `auto` is `disabled`, "" where somebody asked for it or it is not.
         notes: remarks that are worth a line in `doctor`, never an error.
+        left_out: settings of the official client that mean something and have no meaning here; told once.
     """
 
     project: str = DEFAULT_PROJECT
@@ -157,6 +158,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     launched_by: str | None = None
     disabled_because: str = ""
     notes: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 _WITH_PASSWORD = re.compile(r"//.*@")
@@ -256,7 +258,7 @@ def load(
     Raises:
         SettingError: a value cannot be used or a key is unknown; nothing is guessed.
     """
-    ours, notes = translate(dict(overrides or {}))
+    ours, notes, left_out = translate(dict(overrides or {}))
     given = {key: found for key in _KINDS if (found := _find(key, env, ours, source)) is not None}
     wanted = _parse("mode", given["mode"]) if "mode" in given else UNSET_MODE
     if wanted == "disabled" or (wanted == "auto" and platform == "win32"):
@@ -272,7 +274,7 @@ def load(
         values |= {"api_key": stored.key, "key_source": stored.source} if stored is not None else {}
     values["mode"] = _mode(values, given)
     notes += [*_deprecations(given), *_misspelt(env)]
-    return msgspec.convert({**values, "notes": tuple(notes)}, Settings)
+    return msgspec.convert({**values, "notes": tuple(notes), "left_out": tuple(left_out)}, Settings)
 
 
 def target_of(settings: Settings, store: Path) -> Target:
@@ -457,6 +459,24 @@ url_start url_resume url_stop url_meta url_graph url_update_tags url_update_conf
 url_file url_message url_alert url_trigger
 """
 IGNORED = frozenset(_NAMES.split())
+_PROXY = "set HTTPS_PROXY in the environment"
+_IN_INIT = "it is an argument of init()"
+MATTERS = {  # a script that gives one of these means something that does not happen here
+    "http_proxy": _PROXY,
+    "https_proxy": _PROXY,
+    "insecure_disable_ssl": "give the server's certificate by SSL_CERT_FILE",
+    "disable_iface": "mode='local' uploads nothing",
+    "_external_id": "pass init(run_id=…)",
+    "_resume_run_id": "pass init(run_id=…)",
+    "_resume_display_id": "pass init(run_id=…)",
+    "_op_name": "pass init(name=…)",
+    **dict.fromkeys(("_fork_run_id", "_fork_step", "_inherit_config", "_inherit_tags"), _IN_INIT),
+    "compat": "Runs of other trackers are brought over by `pluto migrate`",
+    "sanitize_logs": "what looks like a secret is always masked in the record",
+    "url_webhook": "no webhook is called",
+    **dict.fromkeys(("x_sys_label", "x_grad_label", "x_param_label"), "series have their usual prefix"),
+}
+_NOTHING = {"sanitize_logs": (None, True)}  # values that ask for nothing
 
 _MODES: dict[object, dict[str, object]] = {"perf": {}, "debug": {}, "noop": {"mode": "disabled"}}
 
@@ -475,18 +495,24 @@ TRANSLATED: dict[str, Callable[[object], dict[str, object]]] = {
 }
 
 
-def translate(overrides: dict[str, object]) -> tuple[dict[str, object], list[str]]:
-    """Our keys for those of the official client, and a note for each key that has no meaning here.
+def translate(overrides: dict[str, object]) -> tuple[dict[str, object], list[str], list[str]]:
+    """Our keys for those of the official client, and what became of the others.
 
     A key of ours that is given as well wins over its translation. Keys known to neither are left in.
+
+    Returns:
+        Our keys; a note for each key that has no meaning here; a line for each that would have mattered.
     """
     ours: dict[str, object] = {}
     notes: list[str] = []
+    left_out: list[str] = []
     given = dict(overrides)
     for name, rule in TRANSLATED.items():
         if name in given:
             ours |= rule(given.pop(name))
     for name in sorted(name for name in given if name in IGNORED):
-        del given[name]
+        value = given.pop(name)
         notes.append(f"settings[{name!r}] has no meaning in pluto_dist and was ignored")
-    return ours | given, notes
+        if name in MATTERS and value not in _NOTHING.get(name, (None, False, {})):
+            left_out.append(f"settings[{name!r}] of the official client was left out: {MATTERS[name]}")
+    return ours | given, notes, left_out

@@ -18,10 +18,10 @@ from typer.testing import CliRunner
 import pluto_dist
 from pluto_dist.cli import coordinator, export, ps, runs, show
 from pluto_dist.cli.main import app, exit_code
-from pluto_dist.cli.spooled import caught_up
 from pluto_dist.core.values.document import Document
 from pluto_dist.core.values.records import Failure, Point, RunEvent, SeriesOwner, Verdict
 from pluto_dist.errors import AmbiguousRunError, RunNotFoundError, SettingError
+from pluto_dist.read.spooled import caught_up
 from pluto_dist.spool.frames import encode_frame
 from tests.adapters.coordinators import answering, knowing
 from tests.adapters.documents import document, lease

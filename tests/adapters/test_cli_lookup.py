@@ -11,9 +11,6 @@ import msgspec
 import pytest
 
 from pluto_dist.backend.local.store import Store
-from pluto_dist.cli import ask as asking
-from pluto_dist.cli.ask import ask, listener
-from pluto_dist.cli.lookup import Lookup, store_at
 from pluto_dist.core.values.document import Document
 from pluto_dist.core.values.messages import AskStatus, Refusal
 from pluto_dist.errors import (
@@ -23,6 +20,9 @@ from pluto_dist.errors import (
     RunNotFoundError,
     StaleEpochError,
 )
+from pluto_dist.read import ask as asking
+from pluto_dist.read.ask import ask, listener
+from pluto_dist.read.lookup import Lookup, store_at
 from tests.adapters.coordinators import answering, knowing, silent
 from tests.adapters.documents import document
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pluto_dist.client.job.detect import (
@@ -500,6 +500,11 @@ def test_only_what_all_nodes_of_one_launch_know_is_a_shared_id(env: Env, shared:
     ("env", "node_rank", "nodes"),
     [
         (torchrun(3, GROUP_RANK="1", GROUP_WORLD_SIZE="2"), 1, 2),
+        ({"RANK": "1", "NUM_NODES": "2", "MASTER_ADDR": "node-0"}, 1, 2),  # one process on each
+        ({"RANK": "0", "NUM_NODES": "2", "MASTER_ADDR": "node-0"}, 0, 2),
+        ({"RANK": "1", "WORLD_SIZE": "2", "NUM_NODES": "2", "MASTER_ADDR": "node-0"}, 1, 2),
+        ({"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "NNODES": "2"}, 1, 2),
+        ({"RANK": "1", "NUM_NODES": "2"}, 0, 1),  # nothing says that these are of one job
         (torchrun(3, LOCAL_RANK="1", LOCAL_WORLD_SIZE="2"), 0, 2),
         (ranked(3, world=4, LOCAL_RANK="1", LOCAL_WORLD_SIZE="2"), 1, 2),
         (ranked(3, world=4, LOCAL_RANK="3", LOCAL_WORLD_SIZE="4"), 0, 1),
@@ -633,6 +638,7 @@ any_ancestor = st.builds(
 )
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(
     any_environ, st.none() | any_environ, st.lists(any_ancestor, max_size=4), st.none() | st.integers(0, 9)
 )

@@ -575,3 +575,57 @@ def test_a_pid_that_comes_again_is_another_child() -> None:
     succeed(parent)
     world.wait(15.0)
     assert world.run().status == "FAILED"
+
+
+# --- handles that come into other processes ---------------------------------------------------------------
+
+
+def test_a_main_module_that_is_imported_again_joins_whatever_it_asks_for() -> None:
+    """R4: names with a time or a pid in them are others in each process; the call is the parent's."""
+    world = World()
+    parent = world.process("main").init(name="at 12:00", config={"pid": 1})
+    child = world.child(parent).init("other", name="at 12:01", config={"pid": 2}, via="import")
+    assert (child.role, world.lease(child).run) == ("worker", world.lease(parent).run)
+    assert child.view.joined == 0
+
+
+def test_a_main_module_that_is_imported_again_after_the_end_opens_nothing() -> None:
+    """R4: a side of what is over; the loader of an evaluation after `finish()`."""
+    world = World()
+    parent = world.process("main").init()
+    succeed_and_stay(parent)
+    child = world.child(parent).init(via="import")
+    assert (child.role, len(list(world.book.runs))) == ("side", 1)
+
+
+def succeed_and_stay(process: Process) -> None:
+    process.finish()
+    process.world.wait(15.0)
+
+
+@pytest.mark.parametrize(
+    ("related", "role"), [(True, "worker"), (False, "side")], ids=["child", "any other process"]
+)
+def test_a_handle_that_travels_attaches_by_its_id(related: bool, role: str) -> None:
+    """R4: in a child of who works for the Run it is a worker's, also if the parent has a newer Run."""
+    world = World()
+    parent = world.process("main").init("x")
+    parent.init("newer")
+    process = world.child(parent) if related else world.process("other")
+    process.attach("x", via="handle")
+    assert (process.role, world.lease(process).run) == (role, world.run("x").key)
+
+
+def test_a_handle_in_a_rank_is_that_ranks() -> None:
+    """R4, R7: Lightning's `ddp_spawn` with a Run that was opened above."""
+    world = World()
+    parent = world.process("main").init("x")
+    rank = world.child(parent, "rank", Job(key="spawned", rank=1, world_size=2))
+    assert rank.attach("x", via="handle").view.participant == "rank1"
+
+
+def test_an_attach_in_a_child_is_a_sides() -> None:
+    """R5: who calls attach() is asked for nothing else."""
+    world = World()
+    parent = world.process("main").init("x")
+    assert world.child(parent).attach("x").role == "side"

@@ -9,6 +9,7 @@ import pytest
 
 from pluto_dist.core.rules.claims import Facts, Grant, decide_claim
 from pluto_dist.core.rules.participants import LINES_OF_A_NODE
+from pluto_dist.core.rules.series import names_itself
 from pluto_dist.core.rules.shared import merge_tags
 from pluto_dist.core.rules.verdict import RESTART_WINDOW_S
 from pluto_dist.core.values.ids import Job, RunRef
@@ -404,3 +405,40 @@ def test_a_node_that_was_asked_to_stop_reports_no_failure() -> None:
     nodes.ranks[2].sigterm()
     nodes.wait(5)
     assert "pluto_dist" not in msgspec.json.decode(nodes.server.only().config)
+
+
+def test_names_that_have_the_rank_in_them_already_keep_it_so() -> None:
+    """R7, R12: what scripts of several nodes do by hand is known by those names; nobody else means them."""
+    nodes = Nodes()
+    nodes.start(0, 1, 2, 3)
+    nodes.wait(5)
+    names = (
+        "loss/rank{0}",
+        "train/loss_rank{0}",
+        "Rank-{0}/loss",
+        "loss/node{1}",
+        "loss/rank9",
+        "frank{0}/x",
+    )
+    for rank, process in nodes.ranks.items():
+        process.log(**{name.format(rank, rank // 2): float(rank) for name in names})
+    nodes.wait(10)
+    found = set(nodes.server.only().series)
+    for rank in range(4):
+        assert {f"loss/rank{rank}", f"train/loss_rank{rank}", f"Rank-{rank}/loss"} <= found
+    assert {"loss/node0", "loss/node0/rank1", "loss/node1", "loss/node1/rank3"} <= found
+    assert {"loss/rank9", "loss/rank9/rank2", "frank2/x/rank2"} <= found
+
+
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [
+        ("loss/rank3", True), ("rank3/loss", True), ("loss_rank_3", True), ("a.RANK-3:b", True),
+        ("node1", True), ("gpu/node_1/temp", True), ("loss/rank4", False), ("loss/rank33", False),
+        ("frank3", False), ("ranks3", False), ("node3", False), ("loss", False), ("3", False),
+    ],
+)  # fmt: skip
+def test_a_name_names_its_rank_or_its_node(name: str, own: bool) -> None:
+    """R7"""
+    assert names_itself(name, Job(key="k", rank=3, node_rank=1, nodes=2)) == own
+    assert not names_itself(name, Job(key="k"))

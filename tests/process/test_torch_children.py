@@ -82,3 +82,79 @@ def test_what_a_spawned_rank_raised_is_named(node: Node, method: str) -> None:
     assert (failure["role"], failure["type"], failure["message"]) == ("worker", "ValueError", "boom")
     assert 'raise ValueError("boom")' in failure["traceback"]
     assert not node.lost("spawn")
+
+
+FOLDS = """
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+def work(rank, fold, asked):
+    dist.init_process_group("gloo", init_method=f"file://{os.getcwd()}/meet{fold}", rank=rank, world_size=2)
+    if rank == 0: dist.barrier()
+    run = pluto.init(**asked)
+    if rank == 1: dist.barrier()  # rank 1 has asked before
+    log(run, {"loss": float(rank)}, 0)
+    if fold == 0 and rank == 1: raise ValueError("first fold")
+    dist.barrier()
+    dist.destroy_process_group()
+    run.finish()
+    tell_json("rank", [fold, run.role, run.label, run.run_id])
+
+if __name__ == "__main__":
+    for fold in range(2):
+        try: mp.start_processes(work, args=(fold, {"project": "folds"}), nprocs=2, start_method=METHOD)
+        except mp.ProcessRaisedException: tell("failed")
+    run = pluto.init(run_id="above")
+    mp.start_processes(work, args=(2, {}), nprocs=2, start_method=METHOD)
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_ranks_of_torch_are_one_job_for_each_spawn(node: Node, method: str) -> None:
+    """R4, R7: known by their process group; a start again is a Run of its own, and below a Run they join it.
+
+    The plain name is rank 0's, although rank 1 comes first.
+    """
+    script = node.start(FOLDS.replace("METHOD", repr(method)), env=QUIET)
+    script.expect("failed")
+    told = [script.expect_json("rank") for _ in range(4)]
+    assert script.wait() == 0
+    second = {(role, label, run) for fold, role, label, run in told if fold == 1}
+    third = {(role, label, run) for fold, role, label, run in told if fold == 2}
+    assert third == {("worker", "rank0", "above"), ("worker", "rank1", "above")}
+    assert {(role, label) for role, label, _ in second} == {("owner", "rank0"), ("worker", "rank1")}
+    (fold,) = {run for _, _, run in second}
+    ends = {each["run_id"]: node.ended(each["run_id"])["status"] for each in node.documents()}
+    assert sorted(ends.values()) == ["COMPLETED", "COMPLETED", "FAILED"]
+    assert (ends[fold], ends["above"]) == ("COMPLETED", "COMPLETED")
+    for run in (fold, "above"):
+        names = {point.value: point.name for point in node.points(run) if point.logged_as == "loss"}
+        assert names == {0.0: "loss", 1.0: "loss/rank1"}
+
+
+AT_TOP = """
+import torch
+from torch.utils.data import DataLoader
+
+run = pluto.init(run_id="top")
+
+class Squares(torch.utils.data.Dataset):
+    def __len__(self): return 8
+    def __getitem__(self, index): return torch.tensor(float(index * index))
+
+if __name__ == "__main__":
+    for epoch in range(2):
+        loader = DataLoader(Squares(), batch_size=4, num_workers=2, multiprocessing_context="spawn")
+        for step, batch in enumerate(loader):
+            log(run, {"loss": float(batch.sum())}, 2 * epoch + step)
+    run.finish()
+"""
+
+
+def test_workers_of_a_dataloader_that_import_the_script_again_open_nothing(node: Node) -> None:
+    """R4: `init()` at module level, as most scripts have it."""
+    script = node.start(AT_TOP, env=QUIET)
+    assert script.wait() == 0, script.stderr
+    (found,) = [node.ended(each["key"]) for each in node.documents()]
+    assert [each["role"] for each in found["leases"] if each["label"] != "node"] == ["owner"]
+    assert (found["status"], found["points"]) == ("COMPLETED", 4)

@@ -185,6 +185,9 @@ class StoreBackend:
     def beat(self, run: BackendRun) -> Beat:
         return Beat(Delivered())
 
+    def seat_epoch(self, run: BackendRun) -> int | Outcome:
+        return 0
+
     def revive(self, run: BackendRun) -> Outcome:
         return Delivered()
 

@@ -284,11 +284,18 @@ def _chain(
         key = (lease.lease_id, stream, segment)
         for line, end in _records(folders, stream, segment, cursors.get(key, 0)):
             cursors[key] = end
-            try:
-                record = _decoder.decode(line)
-            except UNREADABLE:  # not written by a capture
-                continue
-            yield SaidLine(record.time, speaker, lease.rank, record.logType, record.message, lease.lease_id)
+            said = said_line(lease, speaker, line)
+            if said is not None:
+                yield said
+
+
+def said_line(lease: LeaseShown, speaker: str, line: bytes) -> SaidLine | None:
+    """One record of a console stream; None for one that no capture has written."""
+    try:
+        record = _decoder.decode(line)
+    except UNREADABLE:
+        return None
+    return SaidLine(record.time, speaker, lease.rank, record.logType, record.message, lease.lease_id)
 
 
 def _records(folders: Iterable[str], stream: str, segment: int, start: int) -> Iterator[tuple[bytes, int]]:

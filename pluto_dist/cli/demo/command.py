@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from pluto_dist.cli.demo.check import Finding, Outcome
     from pluto_dist.cli.demo.play import Play
-    from pluto_dist.cli.lookup import Lookup
+    from pluto_dist.read.lookup import Lookup
 
 CHART_WIDTH, CHART_HEIGHT = 76, 12
 
@@ -41,8 +41,8 @@ def demo(
     """Trains with four ranks, lets others attach, crash and be killed, and shows that nothing is lost."""
     from pluto_dist.cli.console import console
     from pluto_dist.cli.demo.check import findings
-    from pluto_dist.cli.lookup import Lookup
     from pluto_dist.errors import PlacesError
+    from pluto_dist.read.lookup import Lookup
 
     lookup = Lookup(home, folder)
     if lookup.places is None:
@@ -77,8 +77,8 @@ def _check_store(root: Path) -> None:
 
 def _play(lookup: Lookup, home: Path | None, folder: Path | None, seconds: float) -> Play:
     from pluto_dist.cli.demo.play import Play
-    from pluto_dist.cli.lookup import reading_settings
     from pluto_dist.client.opening import generate_run_id
+    from pluto_dist.read.lookup import reading_settings
 
     return Play(
         run_id=generate_run_id(),

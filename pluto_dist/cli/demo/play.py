@@ -15,9 +15,9 @@ from pluto_dist.cli.demo.cast import Cast, command
 from pluto_dist.cli.demo.check import settled
 from pluto_dist.cli.demo.job import ledger
 from pluto_dist.cli.demo.watch import Watch
-from pluto_dist.cli.lookup import Lookup
 from pluto_dist.core.values.document import Document, read
 from pluto_dist.errors import PlutoDistError, RunNotFoundError, WaitTimeoutError
+from pluto_dist.read.lookup import Lookup
 
 RANKS = 4
 SAVE_EVERY = 20  # steps; also how often the ranks look whether they may end

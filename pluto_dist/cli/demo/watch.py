@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Protocol, Self
 
 from pluto_dist.cli.console import STATUS_STYLES, printable
-from pluto_dist.cli.spooled import caught_up
+from pluto_dist.read.spooled import caught_up
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from pluto_dist.cli.lookup import Lookup
     from pluto_dist.core.values.document import Document, LeaseShown
     from pluto_dist.core.values.records import RunEvent
+    from pluto_dist.read.lookup import Lookup
 
 LOOK_S = 0.2
 LINE_EVERY_S = 2.0

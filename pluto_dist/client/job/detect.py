@@ -218,6 +218,8 @@ def _job_of_rank(
 
 def _node_rank(place: Coordinates) -> int:
     """Where no variable says it, ranks are taken to fill one node after the other."""
+    if place.node_rank is None and place.nodes and place.nodes == place.world_size:
+        return place.rank  # one rank on each
     if place.node_rank is not None or place.local_rank is None or not place.nodes or not place.world_size:
         return place.node_rank or 0
     return (place.rank - place.local_rank) // -(-place.world_size // place.nodes)

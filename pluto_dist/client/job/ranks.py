@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-FamilyName = Literal["torchelastic", "env", "openmpi", "pmix", "pmi", "slurm", "script", "group"]
+FamilyName = Literal["torchelastic", "env", "node", "openmpi", "pmix", "pmi", "slurm", "script", "group"]
 
 _HIGHEST_STEP = 0xFFFFFFF0  # above it SLURM numbers batch scripts, extern steps and interactive shells
 _STEPS_WITHOUT_RANKS = ("batch", "extern", "interactive")
@@ -60,8 +60,18 @@ FAMILIES = (
         ("WORLD_SIZE",),
         ("LOCAL_RANK",),
         ("GROUP_RANK", "NODE_RANK"),
-        here=("LOCAL_WORLD_SIZE",),
+        ("NUM_NODES", "NNODES"),
+        ("LOCAL_WORLD_SIZE",),
         needs=("WORLD_SIZE",),
+    ),
+    # one process on each node (Konduktor): RANK counts nodes
+    Family(
+        "node",
+        "RANK",
+        ("NUM_NODES",),
+        node=("RANK",),
+        nodes=("NUM_NODES",),
+        needs=("NUM_NODES", "MASTER_ADDR"),
     ),
     # MPI before SLURM: mpirun starts its daemons on other nodes by srun, and its ranks inherit their numbers
     Family(

@@ -14,6 +14,7 @@ from typing import assert_never
 
 import msgspec
 
+from pluto_dist.core.machine.cluster import Clusters
 from pluto_dist.core.machine.context import Context, Shared
 from pluto_dist.core.machine.opening import Opening
 from pluto_dist.core.machine.ownership import Succession
@@ -35,6 +36,7 @@ from pluto_dist.core.rules.kinship import (
     asks_for_another,
     inherits_rank,
     is_trial,
+    nearest,
     parent_of,
     predecessor,
     refers_to,
@@ -146,15 +148,17 @@ def _only(runs: Iterable[Run]) -> Run | None:
 class Admission:
     """Waiting claims and what becomes of them."""
 
-    def __init__(self, context: Context, opening: Opening, shared: Shared) -> None:
+    def __init__(self, context: Context, opening: Opening, shared: Shared, clusters: Clusters) -> None:
         self._context = context
         self._book = context.book
         self._opening = opening
+        self._clusters = clusters
         self._shared = shared
         self._succession = Succession(context)
         self._finder = Finder(context.book)
         self._verifying: set[str] = set()
         self._deadlines: dict[str, float | None] = {}
+        self._granted = False
 
     def claim(self, lease: Lease, *, verified: bool = False) -> None:
         """Decides a claim, or leaves it waiting."""
@@ -171,18 +175,30 @@ class Admission:
         What was found once stays: when it asks again its parent may be gone, or be another one.
         """
         claim = lease.opened
-        if lease.parent or claim.verb != "init" or claim.generated_id in self._book.runs:
+        if lease.parent or claim.generated_id in self._book.runs:
             return lease, self._book.leases.get(lease.parent)
-        parent = parent_of(claim, self._book.live_leases)
+        parent = self._parent(claim)
         run = self._book.runs.get(parent.run or "") if parent is not None else None
         if parent is None:
             return self._as_trial(lease), None
         if run is None:
             return lease, parent
-        if asks_for_another(claim, parent, run):
+        if claim.via == "call" and asks_for_another(claim, parent, run):
             return self._context.change_lease(lease, opened=apart(claim, parent)), None
         opened = without_rank(claim) if inherits_rank(claim, parent) else claim
         return self._context.change_lease(lease, opened=opened, parent=parent.lease_id), parent
+
+    def _parent(self, claim: Claim) -> Lease | None:
+        """Whose child the claim's process is: who called for it, or where it found a handle that it uses."""
+        if claim.via == "handle":
+            run = self._finder.find(claim)
+            working = self._book.leases_of(run.key) if run is not None else ()
+            return nearest(claim, [lease for lease in working if lease.alive and lease.role != "side"])
+        if claim.verb != "init":
+            return None
+        if claim.via == "import":
+            return nearest(claim, [lease for lease in self._book.leases if lease.state != "refused"])
+        return parent_of(claim, self._book.live_leases)
 
     def _as_trial(self, lease: Lease) -> Lease:
         launcher = self._book.leases.get(lease.opened.launched_by)
@@ -199,14 +215,18 @@ class Admission:
     def retry(self) -> None:
         """Something has changed: asks again for every claim that waits, unless it is being looked into.
 
-        The lowest rank comes first: the others wait for what it becomes.
+        The lowest rank comes first: the others wait for what it becomes. What is granted may be what a claim
+        that was looked at before it waits for, so all that still wait are asked again after a grant.
         """
-        for lease_id in sorted(self._deadlines, key=self._rank):
-            lease = self._book.leases.get(lease_id)
-            if lease is None or lease.state != "waiting":
-                self._deadlines.pop(lease_id, None)
-            elif lease_id not in self._verifying:
-                self.claim(lease)
+        self._granted = True
+        while self._granted:
+            self._granted = False
+            for lease_id in sorted(self._deadlines, key=self._rank):
+                lease = self._book.leases.get(lease_id)
+                if lease is None or lease.state != "waiting":
+                    self._deadlines.pop(lease_id, None)
+                elif lease_id not in self._verifying:
+                    self.claim(lease)
 
     def _rank(self, lease_id: str) -> int:
         lease = self._book.leases.get(lease_id)
@@ -271,6 +291,9 @@ class Admission:
             if newcomer:
                 self._shared.add_tags(run.key, lease.opened.tags)
                 run = self._book.runs[run.key]
+        if grant.elsewhere:
+            self._opening.join_instead(run, lease)
+            run = self._book.runs[run.key]
         if run.opening and not run.provisional:
             self._deadlines[lease.lease_id] = None  # asked again when the backend has answered
             return
@@ -287,7 +310,7 @@ class Admission:
             lease,
             opened=_settled(lease, run),
             run=run.key,
-            first_child=bool(lease.parent) and not any(other.parent for other in others),
+            first_child=_is_first_child(lease, others),
             state="active",
             role=grant.role,
             label=label,
@@ -297,6 +320,7 @@ class Admission:
             granted_at=now.at,
             granted_ms=now.wall_ms,
         )
+        self._granted = True
         self._contribute(granted, run)
         if owns and newcomer:
             self._shared.add_tags(run.key, lease.opened.tags)
@@ -374,6 +398,7 @@ class Admission:
             waiting_ranks=waiting_ranks,
             verified=verified,
             reporting=run.key in self._context.reporting,
+            owner_elsewhere=self._clusters.owner_elsewhere(run),
             asked_at=asked_at,
         )
 
@@ -390,6 +415,15 @@ class Admission:
             for other in waiting
             if (other.opened.job.key, other.opened.job.attempt) == (job.key, job.attempt)
         ]
+
+
+def _is_first_child(lease: Lease, others: tuple[Lease, ...]) -> bool:
+    """Whether a person has to be told that a child is in its parent's Run, although it called `init()`."""
+    return bool(lease.parent) and lease.opened.via == "call" and not any(map(_came_by_itself, others))
+
+
+def _came_by_itself(lease: Lease) -> bool:
+    return bool(lease.parent) and lease.opened.via == "call"
 
 
 def _settled(lease: Lease, run: Run) -> Claim:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pluto_dist.core.machine.context import Context
 from pluto_dist.core.machine.lane import Lane
 from pluto_dist.core.rules.participants import is_node, late_participant
-from pluto_dist.core.rules.series import SeriesNames
+from pluto_dist.core.rules.series import SeriesNames, names_itself
 from pluto_dist.core.values.backend import LogType, StreamKind, kind_of
 from pluto_dist.core.values.book import Points, feed_key
 from pluto_dist.core.values.effects import LookAtStreams
@@ -28,6 +28,7 @@ class Delivery:
         self._console_turn: dict[str, Lane] = {}
         self._looked: set[str] = set()
         self._held: dict[str, dict[Lane, None]] = {}
+        self._troubled: dict[str, dict[Lane, None]] = {}
 
     def seen(self, event: StreamsSeen) -> None:
         """Sizes of a lease's streams are known."""
@@ -62,9 +63,8 @@ class Delivery:
         if mode == "rank0":
             self._known(run.key, lane.writer).update(dict.fromkeys(event.names))
         else:
-            # Whose the plain names are is known on the owner's node alone; the node's own have its name.
-            apart = mode == "suffix" or (bool(run.relay) and not is_node(lane.lease))
-            lane.not_before = self._settle_names(run, lane.writer, event.names, apart=apart)
+            apart = {name for name in event.names if mode == "suffix" or _is_apart(run, lane.lease, name)}
+            lane.not_before = self._settle_names(run, lane.writer, event.names, apart)
         if lane.not_before:
             self._held.setdefault(run.key, {})[lane] = None
         elif lane.writer == "owner":
@@ -96,6 +96,7 @@ class Delivery:
                 run = self._book.runs[run.key]  # repeats may just have been counted
                 self._context.change_run(run, next_line=run.next_line + event.lines)
         if lane.trouble != trouble:
+            self._note_trouble(run.key, lane)
             self._context.tell(lane.lease)
         self._went_on(lane)
 
@@ -152,9 +153,9 @@ class Delivery:
         """Records of the lease that have been delivered or set aside."""
         return sum(self._book.feeds[key].passed for key in self._book.feed_keys(lease.lease_id))
 
-    def trouble(self, lease: Lease) -> str:
-        """Why something of the lease is not delivered, "" if all is well."""
-        return next((lane.trouble for lane in self.lanes_of(lease) if lane.trouble), "")
+    def trouble(self, run: str) -> str:
+        """Why something of the Run is not delivered, "" if all is well."""
+        return next((lane.trouble for lane in self._troubled.get(run, {}) if lane.trouble), "")
 
     def next_step(self, run: str, participant: str, *, member: bool = False) -> int:
         """The automatic step with which a participant goes on.
@@ -169,22 +170,24 @@ class Delivery:
             steps.append(known.behind)
         if known is not None and known.fork_step is not None:
             steps.append(known.fork_step + 1)  # a fork goes on behind the step it was made from
-        for lease in self._book.leases_of(run):
-            if lease.participant == participant:
-                steps.append(lease.next_step)
-                steps.extend(self._book.feeds[key].next_step for key in self._book.feed_keys(lease.lease_id))
+        for lease in self._book.leases_by(run, participant):
+            steps.append(lease.next_step)
+            steps.extend(self._book.feeds[key].next_step for key in self._book.feed_keys(lease.lease_id))
         return max(steps)
 
     def lease_removed(self, lease: Lease) -> None:
         """The lease's folder is gone; its feeds stay in the book for their counts."""
         for key in self._book.feed_keys(lease.lease_id):
-            self._lanes.pop(key, None)
+            lane = self._lanes.pop(key, None)
+            if lane is not None and lease.run is not None:
+                self._troubled.get(lease.run, {}).pop(lane, None)
 
     def forget(self, run: str) -> None:
         """The Run is forgotten."""
         self._names.forget(run)
         self._console_turn.pop(run, None)
         self._held.pop(run, None)
+        self._troubled.pop(run, None)
         for key in [key for key in self._settled if key[0] == run]:
             del self._settled[key]
         for lease in self._book.leases_of(run):
@@ -207,6 +210,13 @@ class Delivery:
             writer, stop = _writer_at(lane, segment)
             lane.ship(segment, writer, self._known(run.key, writer), stop)
 
+    def _note_trouble(self, run: str, lane: Lane) -> None:
+        troubled = self._troubled.setdefault(run, {})
+        if lane.trouble:
+            troubled[lane] = None
+        else:
+            troubled.pop(lane, None)
+
     def _went_on(self, lane: Lane) -> None:
         if not lane.lease.alive:
             self._context.tell(lane.lease)
@@ -216,7 +226,7 @@ class Delivery:
             self._context.touch(run.key)  # the status may have waited for this
         self._kick(lane)
 
-    def _settle_names(self, run: Run, writer: str, names: dict[str, LogType], *, apart: bool) -> float:
+    def _settle_names(self, run: Run, writer: str, names: dict[str, LogType], apart: set[str]) -> float:
         """Settles what can be settled; returns until when the rest is held, 0 if there is none."""
         settled = self._names.settle(
             run.key,
@@ -285,7 +295,7 @@ class Delivery:
             before = series.get(final)
             series[final] = Point(batch.last, batch.step, batch.count + (before.count if before else 0))
             count += batch.count
-        self._book.points.put(lane.lease.lease_id, Points(run.key, series, count))
+        self._book.put_points(lane.lease.lease_id, Points(run.key, series, count))
 
 
 def _unfenced(lease: Lease) -> bool:
@@ -302,3 +312,11 @@ def _writer_at(lane: Lane, segment: int) -> tuple[str, int | None]:
     if fence is None or (segment, start) >= fence:
         return late_participant(lease.participant, lease.attempt), None
     return lease.participant, fence[1] if segment == fence[0] else None
+
+
+def _is_apart(run: Run, lease: Lease, name: str) -> bool:
+    """Whether a name needs a suffix on a node that relays: the owner's node alone knows whose the plain is.
+
+    The node's own metrics have its name in theirs, and so may a rank's.
+    """
+    return bool(run.relay) and not is_node(lease) and not names_itself(name, lease.opened.job)

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from pluto_dist.core.machine.cluster import Clusters
 from pluto_dist.core.machine.context import Context
 from pluto_dist.core.machine.control import Controls
 from pluto_dist.core.machine.delivery import Delivery
@@ -27,6 +28,7 @@ from pluto_dist.core.values.records import Lease, Run
 FILES_MS = 10_000  # the status waits no longer for files than for anything else that is late (R10)
 FOR_EVER_MS = 1 << 62
 KEY_PROBLEM_S = 2.0  # a key that is refused for so long is a key problem
+SPREAD_S = 0.25  # tags that many processes change one after the other reach all others together
 
 
 class Standing(msgspec.Struct, frozen=True):
@@ -55,7 +57,13 @@ class Standings:
     """Computed when asked for; nothing is kept."""
 
     def __init__(
-        self, context: Context, delivery: Delivery, controls: Controls, filing: Filing, paces: Paces
+        self,
+        context: Context,
+        delivery: Delivery,
+        controls: Controls,
+        filing: Filing,
+        paces: Paces,
+        clusters: Clusters,
     ) -> None:
         self._context = context
         self._book = context.book
@@ -63,6 +71,7 @@ class Standings:
         self._controls = controls
         self._filing = filing
         self._paces = paces
+        self._clusters = clusters
 
     def of(self, run: Run) -> Standing:
         """How a Run stands now."""
@@ -72,10 +81,14 @@ class Standings:
         # The status is waited for only where it is near: not while the launcher may restart the job, nor
         # for a Run that was closed and may be taken up again.
         told = run.reported if run.ended else phase not in ("finishing", "orphaned")
+        told = told and (run.ended or not self._clusters.expects_more(run))
         return Standing(
             run=self._run_view(run, assessment),
-            members=sum(lease.alive and lease.role != "side" for lease in leases),
-            safe=self._all_delivered(leases) and self._filing.safe(run) and self._controls.settled(run),
+            members=len([lease for lease in leases if lease.role != "side" and lease.alive]),
+            safe=self._all_delivered(run)
+            and self._filing.safe(run)
+            and self._controls.settled(run)
+            and self._clusters.safe(run),
             told=told,
             asked=self._controls.asked(run),
             relieved=relieved_launchers(leases),
@@ -91,12 +104,10 @@ class Standings:
         may be large, and storage is another service: they are waited for only for a while.
         """
         patient = self.files_by_ms(run) > self._context.now.wall_ms
-        leases = self._book.leases_of(run.key)
-        concerned = (lease for lease in leases if lease.role != "side" or is_node(lease))
+        concerned = (lease for lease in self._book.left(run.key) if lease.role != "side" or is_node(lease))
         return all(
             self._passed(lease) or (not patient and self._delivery.only_files_left(lease))
             for lease in concerned
-            if not lease.alive
         )
 
     def files_by_ms(self, run: Run) -> int:
@@ -107,8 +118,7 @@ class Standings:
         """Why something does not go on, "" if all is well."""
         if run.target.mode == "pluto" and run.target.key_id not in self._context.keys:
             return "no API key in memory; any process of the Run hands it over"
-        leases = self._book.leases_of(run.key)
-        held_up = next((t for t in map(self._delivery.trouble, leases) if t), "")
+        held_up = self._delivery.trouble(run.key) or self._clusters.trouble(run)
         return run.open_trouble or held_up or self._paces.trouble(run.key)
 
     def _key_problem(self, run: Run) -> str:
@@ -116,9 +126,9 @@ class Standings:
         since, reason = self._context.key_problems.get(run.target.key_id, (0.0, ""))
         return reason if self._context.now.at >= since + KEY_PROBLEM_S else ""
 
-    def _all_delivered(self, leases: tuple[Lease, ...]) -> bool:
+    def _all_delivered(self, run: Run) -> bool:
         """What ended sides wrote as well: the last one out is the last chance for it too (R11)."""
-        return all(self._passed(lease) for lease in leases if not lease.alive and lease.participant)
+        return all(self._passed(lease) for lease in self._book.left(run.key) if lease.participant)
 
     def _passed(self, lease: Lease) -> bool:
         superseded = lease.end_reason == "superseded"
@@ -142,7 +152,7 @@ class Standings:
             epoch=run.epoch,
             resumed=run.resumed,
             tags=run.tags,
-            rejected=run.rejected + sum(lease.rejected for lease in self._book.leases_of(run.key)),
+            rejected=run.rejected + self._book.rejected(run.key),
             fork_run_id=run.fork_run_id,
             fork_step=run.fork_step,
             points=self._book.count_points(run.key),
@@ -181,6 +191,7 @@ class Views:
         self._seen_ms: dict[str, int] = {}
         self._owed: dict[str, int] = {}
         self._standings: dict[str, Standing] = {}
+        self._spread_at: dict[str, float] = {}
 
     def heard(self, lease_id: str, peer: bytes) -> None:
         """A process spoke; any message is a sign of life."""
@@ -229,6 +240,14 @@ class Views:
             lease = self._book.leases.get(lease_id)
             if lease is not None and lease_id in self._told:
                 self._tell(lease, standings)
+
+    def due(self) -> list[str]:
+        """Runs of which all leases have something to be told that was put off until now."""
+        return [key for key, at in self._spread_at.items() if at <= self._context.now.at]
+
+    def deadline(self) -> float | None:
+        """When there is something to tell that was put off."""
+        return min(self._spread_at.values(), default=None)
 
     def view(self, lease: Lease, standing: Standing | None) -> View:
         """How things stand for one lease, without what changes all the time."""
@@ -306,16 +325,27 @@ class Views:
     def forget(self, run: str) -> None:
         """The Run is forgotten."""
         self._standings.pop(run, None)
+        self._spread_at.pop(run, None)
 
     def _concerned(self, key: str, standing: Standing) -> list[str]:
         """Leases that may have to hear of it: all, or those that have ended and wait for it (R11)."""
-        before, self._standings[key] = self._standings.get(key), _lasting(standing)
-        if before is not None and before == self._standings[key]:
+        before = self._standings.get(key)
+        to_tell = self._standings[key] = self._without_hurry(key, before, _lasting(standing))
+        if before == to_tell:
             return []
-        leases = self._book.leases_of(key)
-        if before is not None and _lively(before) == _lively(standing):
-            leases = tuple(lease for lease in leases if not lease.alive)
+        only_leaving = before is not None and _lively(before) == _lively(to_tell)
+        leases = self._book.left(key) if only_leaving else self._book.leases_of(key)
         return [lease.lease_id for lease in leases if not lease.removed]
+
+    def _without_hurry(self, key: str, before: Standing | None, standing: Standing) -> Standing:
+        """A standing with the tags as they were told to all: n processes that tag would cost n times n."""
+        if before is not None and before.run.tags != standing.run.tags:
+            now = self._context.now.at
+            if now < self._spread_at.setdefault(key, now + SPREAD_S):
+                as_told = msgspec.structs.replace(standing.run, tags=before.run.tags)
+                return msgspec.structs.replace(standing, run=as_told)
+        self._spread_at.pop(key, None)
+        return standing
 
     def _drained(self, lease: Lease, standing: Standing) -> bool:
         """Whether a leaving participant has nothing left to wait for (R11)."""

@@ -12,7 +12,7 @@ A child that asks for more has a Run of its own, and no part in its parent's job
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -29,15 +29,21 @@ def parent_of(claim: Claim, live: Iterable[Lease]) -> Lease | None:
     """
     opened = [lease for lease in live if lease.opened.verb == "init"]
     leases = [lease for lease in opened if lease.role != "side" or lease.state == "waiting"]
+    parent = nearest(claim, leases)
+    if parent is not None or claim.job.rank is None:
+        return parent
+    ranks = [lease for lease in leases if _place(lease.opened.job) == _place(claim.job)]
+    of_rank = (lease for lease in ranks if any(map(lease.identity.same_process, claim.ancestors)))
+    return next(of_rank, None)
+
+
+def nearest(claim: Claim, leases: Sequence[Lease]) -> Lease | None:
+    """The newest of these leases that the nearest of the claim's parents has, which has one."""
     for parent in claim.parents:
         own = [lease for lease in leases if lease.identity.same_process(parent)]
         if own:
             return max(own, key=lambda lease: lease.opened.at)
-    if claim.job.rank is None:
-        return None
-    ranks = [lease for lease in leases if _place(lease.opened.job) == _place(claim.job)]
-    of_rank = (lease for lease in ranks if any(map(lease.identity.same_process, claim.ancestors)))
-    return next(of_rank, None)
+    return None
 
 
 def is_child_of(claim: Claim, process: Identity) -> bool:
@@ -61,7 +67,7 @@ def asks_for_another(claim: Claim, parent: Lease, run: Run) -> bool:
 
 def role_below(parent: Lease) -> Role:
     """What a child is that joins: what a rank starts is no rank, so its end says nothing about the job."""
-    return "worker" if parent.opened.job.rank is None else "side"
+    return "worker" if parent.opened.job.rank is None and parent.role != "side" else "side"
 
 
 def is_trial(claim: Claim, beside: Iterable[Lease]) -> bool:

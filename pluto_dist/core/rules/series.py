@@ -9,13 +9,15 @@ Final names of series (R7), for records that no coordinator has looked at as wel
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Container, Mapping
 
 import msgspec
 
 from pluto_dist.core.values.backend import LogType
 from pluto_dist.core.values.book import Book
 from pluto_dist.core.values.document import Document
+from pluto_dist.core.values.ids import Job
 from pluto_dist.core.values.records import SeriesOwner
 
 HOLD_S = 2.0
@@ -37,6 +39,18 @@ class Settled(msgspec.Struct, frozen=True):
     collisions: tuple[tuple[str, str, str], ...] = ()
 
 
+_NUMBERED = re.compile(r"(?:^|(?<=[/_.:-]))(rank|node)[_-]?(\d+)(?=$|[/_.:-])", re.IGNORECASE)
+
+
+def names_itself(name: str, job: Job) -> bool:
+    """Whether a script has put its own rank, or its node's number, into the name: `loss/rank3`, `node1/loss`.
+
+    Nobody else means to use such a name, so it needs no suffix where nobody can be asked.
+    """
+    own = {"rank": job.rank, "node": job.node_rank if job.nodes > 1 else None}
+    return any(own[word.lower()] == int(number) for word, number in _NUMBERED.findall(name))
+
+
 class SeriesNames:
     """Settles names, one Run and participant at a time."""
 
@@ -51,22 +65,22 @@ class SeriesNames:
         names: dict[str, LogType],
         *,
         wait_for_owner: bool,
-        apart: bool,
+        apart: Container[str],
         now: float,
     ) -> Settled:
         """Final names for `names`; all of them, or those that need not wait.
 
         Args:
-            apart: this participant's series get a suffix even where nobody has the plain name.
+            apart: those of this participant's series get a suffix even where nobody has the plain name.
         """
         settled: dict[str, str] = {}
         collisions: list[tuple[str, str, str]] = []
         held: list[float] = []
         for name, log_type in names.items():
             series = self._book.series_of(run).get(name)
-            if apart and series is None:
+            if name in apart and series is None:
                 series = self._book.put_series(run, name, SeriesOwner("", log_type))
-            if series is None or not (series.participant or apart or participant in series.others):
+            if series is None or not (series.participant or name in apart or participant in series.others):
                 deadline = self._hold(run, participant, name, now) if wait_for_owner else now
                 if deadline > now:
                     held.append(deadline)
@@ -154,7 +168,7 @@ class Names:
         unknown = {name: kind for name, kind in logged.items() if name not in known}
         if unknown:
             settled = self._names.settle(
-                self._key, participant, unknown, wait_for_owner=False, apart=False, now=0.0
+                self._key, participant, unknown, wait_for_owner=False, apart=(), now=0.0
             )
             known.update(settled.names)
         return known

@@ -6,6 +6,7 @@ import msgspec
 
 from pluto_dist.core.values.backend import Beat, LogType, OpenResult, Outcome, Uploaded
 from pluto_dist.core.values.effects import Copy
+from pluto_dist.core.values.engine import ClusterAddress, ListResult, RenewResult, WatchResult, WriteResult
 from pluto_dist.core.values.ids import Identity
 from pluto_dist.core.values.lifecycle import LifecycleEntry, Unreadable
 from pluto_dist.core.values.messages import Question, Sync
@@ -212,6 +213,39 @@ class KeyGiven(Event, frozen=True, kw_only=True):
     """There is an API key for this `Target.key_id` in memory now."""
 
     key_id: str
+
+
+class ClusterJoined(Event, frozen=True, kw_only=True):
+    """The cluster store answered a request for a lease, or for more time."""
+
+    address: ClusterAddress
+    result: RenewResult
+
+
+class ClusterListed(Event, frozen=True, kw_only=True):
+    """The cluster store answered a list; `read_at` is when the answer was here."""
+
+    run: str
+    prefix: str
+    result: ListResult
+    read_at: float
+
+
+class ClusterSeen(Event, frozen=True, kw_only=True):
+    """A watch has seen changes, or nothing for a while, or ended."""
+
+    run: str
+    prefix: str
+    result: WatchResult
+    read_at: float
+
+
+class ClusterWritten(Event, frozen=True, kw_only=True):
+    """The cluster store answered a change."""
+
+    run: str
+    token: int
+    result: WriteResult
 
 
 class Ticked(Event, frozen=True, kw_only=True):

@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from pluto_dist.core.values.engine import ClusterAddress
 from pluto_dist.core.values.ids import UNREADABLE, Count, Identity, Job, Pid, Role, RunRef, Seconds, Whole
 from pluto_dist.errors import ArgumentError
 
@@ -108,6 +109,8 @@ class Claim(Entry, frozen=True, kw_only=True, tag="opened"):
         parents: those of the ancestors of whose program it is a part, parent first: it was started by
             `multiprocessing`, or forked.
         again: the process has opened a Run before, by `init()`, and has not merely closed it.
+        via: how the process came by its handle: by the call itself; by importing its parent's main module, in
+            which the call is, once more; or as a handle that was opened in another process.
         notebook: it is a notebook's kernel, whose end is no `finish()`.
         wait_s: how long the caller waits for the backend before the Run is provisional.
         retention_segments: newest segments of each stream that stay in the spool after their delivery.
@@ -120,6 +123,7 @@ class Claim(Entry, frozen=True, kw_only=True, tag="opened"):
         console: how the process captures its own output.
         system_metrics_s: how often the node is to be sampled while this process is an owner or worker, 0 for
             not at all.
+        cluster: the store that the nodes of its job share, null without one.
         origin: for the page of a new Run, None where nothing of the machine is to be recorded.
     """
 
@@ -142,6 +146,7 @@ class Claim(Entry, frozen=True, kw_only=True, tag="opened"):
     ancestors: tuple[Identity, ...] = ()
     parents: tuple[Identity, ...] = ()
     again: bool = False
+    via: Literal["call", "import", "handle"] = "call"
     notebook: bool = False
     wait_s: Seconds = 10.0
     retention_segments: Count = 2
@@ -152,6 +157,7 @@ class Claim(Entry, frozen=True, kw_only=True, tag="opened"):
     rank_metrics: Literal["auto", "suffix", "rank0"] = "auto"
     console: Console = "off"
     system_metrics_s: Seconds = 0.0
+    cluster: ClusterAddress | None = None
     origin: Origin | None = None
 
 

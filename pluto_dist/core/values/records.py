@@ -16,6 +16,7 @@ from typing import Literal
 import msgspec
 
 from pluto_dist.core.values.backend import LogType, Reopened, Status, StreamKind, Want
+from pluto_dist.core.values.engine import ClusterAddress
 from pluto_dist.core.values.ids import Identity, Role, RunRef
 from pluto_dist.core.values.lifecycle import Claim, Evidence, Fork, Target
 
@@ -42,6 +43,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
         exit_code: of an exit.
         oom: the kernel killed it for want of memory.
         at: epoch milliseconds.
+        node: name of its node within a job of several, "" for one.
     """
 
     role: Role
@@ -58,14 +60,21 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     traceback: str = ""
     oom: bool = False
     at: int = 0
+    node: str = ""
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """The final status with its reason. Frozen once persisted, except for a cancel or a take-over."""
+    """The final status with its reason. Frozen once persisted, except for a cancel or a take-over.
+
+    Attributes:
+        together: others that may have failed before `first_failure`: clocks of nodes differ by more than the
+            time between them.
+    """
 
     status: Status
     reason: str
     first_failure: Failure | None = None
+    together: tuple[Failure, ...] = ()
 
 
 class Prior(msgspec.Struct, frozen=True):
@@ -132,6 +141,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         asked_ms: when the backend may have been asked first in a way that changes something; 0 if it was not.
         open_trouble: why the last try failed.
         opener: the claim for which it is opened.
+        cluster: the store that the nodes of its job share.
     """
 
     key: str
@@ -186,6 +196,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     asked_ms: int = 0
     open_since: float = 0.0
     opener: str = ""
+    cluster: ClusterAddress | None = None
 
     @property
     def ended(self) -> bool:

@@ -8,14 +8,13 @@ the caller has to choose.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
 from pluto_dist.backend.local.store import Store
-from pluto_dist.cli.ask import ask, listener
-from pluto_dist.cli.console import note
 from pluto_dist.core.values.backend import Status
 from pluto_dist.core.values.document import Document, read
 from pluto_dist.core.values.ids import UNREADABLE, classify_run_id
@@ -30,6 +29,7 @@ from pluto_dist.errors import (
 )
 from pluto_dist.host.places import STORE_NAME, Places, find_places, store_of
 from pluto_dist.host.settings import Settings, as_option, load
+from pluto_dist.read.ask import ask, listener
 
 RUNNING = "RUNNING"
 
@@ -44,6 +44,14 @@ class _Record(msgspec.Struct, frozen=True):
 
 class _Restore(msgspec.Struct, frozen=True):
     run: _Record
+
+
+class LeaseHead(msgspec.Struct, frozen=True):
+    """The part of a lease that tells whether its process may live."""
+
+    lease_id: str
+    host: str
+    state: str
 
 
 class Head(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,6 +70,9 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     ended_at: int | None
     points: int
     restore: _Restore
+    tags: tuple[str, ...] = ()
+    leases: tuple[LeaseHead, ...] = ()
+    relay: str = ""
     server_status: Status | None = None
     refusals: dict[str, str] = {}
 
@@ -90,17 +101,26 @@ class Lookup:
         store: the store folder.
         places: of this node, None if it has none that can be used.
         silent: a coordinator listens and does not answer.
+        idle_exit_s: for a coordinator that has to be started.
 
     Args:
         home: `--home`, None for the default.
         folder: `--dir`, None for the default.
+        note: takes what a person should know about the looking itself; stderr by default.
 
     Raises:
         SettingError: an environment variable or option has an unusable value.
     """
 
-    def __init__(self, home: Path | None = None, folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        home: Path | None = None,
+        folder: Path | None = None,
+        note: Callable[[str], object] | None = None,
+    ) -> None:
         settings = reading_settings(home, folder)
+        self.idle_exit_s = settings.idle_exit_s
+        self._note = note or _on_stderr
         self.store = Store(store_at(settings.dir))
         self.places: Places | None = None
         self.silent = False
@@ -134,7 +154,7 @@ class Lookup:
 
     def runs(self) -> list[Known]:
         """All Runs, oldest first."""
-        live = self._live()
+        live = self.live()
         return sorted((*live, *self._stored(live)), key=lambda known: known.head.created_at)
 
     def documents(self) -> list[Document]:
@@ -182,10 +202,11 @@ class Lookup:
             return self.ask(question)
         except CoordinatorUnavailableError as error:
             self.silent = True
-            note(f"pluto-dist: {error.message}. What follows is from the store")
+            self._note(f"pluto-dist: {error.message}. What follows is from the store")
             return None
 
-    def _live(self) -> list[Known]:
+    def live(self) -> list[Known]:
+        """Runs that the live coordinator has."""
         body = self._ask_kindly(AskRuns(request=1))
         heads = [] if body is None else msgspec.json.decode(body, type=list[Head])
         return [Known(head, Path(head.restore.run.target.store), live=True) for head in heads]
@@ -202,8 +223,12 @@ class Lookup:
             body = self.store.document(key)
             return msgspec.json.decode(body, type=Head) if body is not None else None
         except (*UNREADABLE, OSError) as error:
-            note(f"{self.store.run(key)} holds no document of this version: {error}")
+            self._note(f"{self.store.run(key)} holds no document of this version: {error}")
             return None
+
+
+def _on_stderr(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
 
 
 def reading_settings(home: Path | None, folder: Path | None = None) -> Settings:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import time
 
-from pluto_dist.cli.ask import ask
 from pluto_dist.core.values.messages import AskStatus, HandOverKey
 from pluto_dist.errors import CoordinatorUnavailableError
 from pluto_dist.host import launch
 from pluto_dist.host.launch import start_if_absent
 from pluto_dist.host.places import Places
 from pluto_dist.host.settings import Settings, as_option, load
+from pluto_dist.read.ask import ask
 
 START_S = 60.0  # usually 0.4 s; cold disk caches, a machine with much else to do
 POLL_S = 0.02

@@ -1,0 +1,206 @@
+"""Handles that open nothing before they are used: of a Run that has travelled, or of a call that is repeated.
+
+A handle travels by pickle (arguments of a spawned process, submitit, Ray, joblib). What travels is the Run's
+id and where it is kept, never the API key. In the process that has opened it the handle itself comes back;
+anywhere else it attaches by the id when it is used first: as a worker in a child of a process that works for
+the Run, else as a side.
+
+A child that `multiprocessing` starts anew imports the main module again, and with it an `init()` or
+`attach()` at module level. That call was made already, by the parent: it opens nothing, and what is logged
+while the module is imported was logged by the parent too. The handle joins the parent's Run when it is used.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import os
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from pluto_dist.client.arguments import Wish, run_of
+from pluto_dist.client.opening import disabled_run, open_lease
+from pluto_dist.client.pools import reimporting
+from pluto_dist.client.run import Run
+from pluto_dist.client.runs import RUNS
+from pluto_dist.errors import PlutoDistError, RunNotFoundError
+
+if TYPE_CHECKING:
+    from pluto_dist.client.interface import RunLike
+    from pluto_dist.client.lease import HeldLease
+    from pluto_dist.client.opening import AnyRun
+    from pluto_dist.host.settings import Settings
+
+AGAIN_S = 30.0  # a handle that could not attach tries again after this time
+_OPENED = frozenset({"_held", "_link", "_points"})
+_WHERE = ("project", "mode", "url_api", "url_ingest", "url_py", "url_app", "strict", "quiet", "heartbeat_s")
+
+_arriving = threading.RLock()
+
+
+class DeferredRun(Run):
+    """A `Run` until its first use, by which it becomes one."""
+
+    def __init__(
+        self, wish: Wish, settings: Settings, what: str, passport: dict[str, Any] | None = None
+    ) -> None:
+        self._wish = wish
+        self._settings = settings
+        self._what = what
+        self._passport = passport
+        self._refused: tuple[PlutoDistError, float] | None = None
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """What a lease gives is there once it is open."""
+            if name not in _OPENED:
+                return super().__getattr__(name)
+            self._arrive()
+            return getattr(self, name)
+
+    def log(self, *args: Any, **kwargs: Any) -> None:
+        """As `Run.log`."""
+        if not self._is_repeated:
+            super().log(*args, **kwargs)
+
+    def add_tags(self, *args: Any, **kwargs: Any) -> None:
+        """As `Run.add_tags`."""
+        if not self._is_repeated:
+            super().add_tags(*args, **kwargs)
+
+    def remove_tags(self, *args: Any, **kwargs: Any) -> None:
+        """As `Run.remove_tags`."""
+        if not self._is_repeated:
+            super().remove_tags(*args, **kwargs)
+
+    def update_config(self, *args: Any, **kwargs: Any) -> None:
+        """As `Run.update_config`."""
+        if not self._is_repeated:
+            super().update_config(*args, **kwargs)
+
+    def finish(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing was opened here, so there is nothing to end."""
+
+    def close(self, *args: Any, **kwargs: Any) -> None:
+        """As `finish`."""
+
+    def flush(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing was logged here."""
+
+    def __exit__(self, *_: object) -> None:
+        """As `finish`."""
+
+    def __repr__(self) -> str:
+        return f"<pluto_dist.Run {self._what}, not used here yet>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return restore, (self._passport if self._passport is not None else passport_of(self),)
+
+    def _become(self, held: HeldLease) -> Run:
+        """Takes the lease that was opened for it."""
+        vars(self).clear()
+        self.__class__ = Run  # type: ignore[assignment] # what is overridden here is over
+        Run.__init__(self, held)
+        return self
+
+    @property
+    def _is_repeated(self) -> bool:
+        """Whether the main module is being imported again: what it says now its parent has said."""
+        return self._wish.via == "import" and reimporting()
+
+    def _arrive(self) -> None:
+        """Opens the lease; from then on this is a `Run` like any other.
+
+        Raises:
+            RunNotFoundError: it cannot be had here.
+        """
+        with _arriving:
+            if "_held" in vars(self):  # another thread was faster
+                return
+            if self._refused is not None and time.monotonic() < self._refused[1]:
+                raise self._refused[0]
+            before = dict(vars(self))
+            try:
+                found = open_lease(self._wish, self._settings, self._become)
+            except PlutoDistError as error:
+                self.__class__, self.__dict__ = DeferredRun, before
+                refused = RunNotFoundError(
+                    f"{self._what} cannot be used in process {os.getpid()}: {error}. Where the Run can be "
+                    "reached, pluto_dist.attach(run_id) gives a handle of its own"
+                )
+                self._refused = refused, time.monotonic() + AGAIN_S
+                raise refused from error
+            RUNS.arrived(self)
+            if found is not self:  # this machine does not allow one
+                self.__class__, self.__dict__ = type(found), vars(found)  # type: ignore[assignment]
+
+
+def opened(wish: Wish, settings: Settings) -> AnyRun:
+    """Opens a lease for a caller of `init()` or `attach()`.
+
+    A main module that is imported again in a child has done so in its parent.
+    """
+    return repeated(wish, settings) if reimporting() else open_lease(wish, settings)
+
+
+def repeated(wish: Wish, settings: Settings) -> Run:
+    """The handle of a call that was made by the parent."""
+    wish = msgspec.structs.replace(wish, via="import")
+    what = f"the Run of the {wish.verb}() that the parent process made"
+    run = DeferredRun(wish, settings, what)
+    RUNS.defer(run)
+    return run
+
+
+def passport_of(run: Run) -> dict[str, Any]:
+    """What of a handle travels: which Run, where it is kept, how to log. Never the key (G11)."""
+    from pluto_dist.host.places import store_of
+
+    settings = run._held.settings
+    where = {name: getattr(settings, name) for name in _WHERE}
+    return {
+        **where,
+        "project": run.project,
+        "run_id": run.run_id,
+        "lease_id": run.lease_id,
+        "dir": str(Path(store_of(settings.dir)).parent),
+        "home": str(settings.home) if settings.home is not None else None,
+    }
+
+
+def restore(passport: dict[str, Any]) -> RunLike:
+    """The handle in the process where it has arrived; several copies of it are one there."""
+    known = RUNS.known(passport["lease_id"])
+    if known is not None:
+        return known
+    settings, run_id = _settings(passport), passport["run_id"]
+    if settings.mode == "disabled":
+        return disabled_run(settings, None, run_id, None, None)
+    wish = Wish(verb="attach", run=run_of("run_id", run_id), via="handle", timeout_s=AGAIN_S)
+    run = DeferredRun(wish, settings, f"Run {run_id!r} of project {passport['project']!r}", passport)
+    RUNS.travelled[passport["lease_id"]] = run
+    return run
+
+
+def _settings(passport: dict[str, Any]) -> Settings:
+    """Those of the process where it was opened, unless this one is disabled; the key is this one's own."""
+    from pluto_dist.host.settings import load
+
+    own = load(os.environ)
+    if own.mode == "disabled":
+        return own
+    there = own.home is None and passport["home"] is not None and Path(passport["home"]).is_dir()
+    home = passport["home"] if there else None
+    where = {name: passport[name] for name in _WHERE}
+    return load(os.environ, {**where, "dir": passport["dir"], "home": home})
+
+
+def _travels(run: Run) -> tuple[Any, ...]:
+    return restore, (passport_of(run),)
+
+
+copyreg.pickle(Run, _travels)  # here, because the way back needs what opens Runs, which needs `Run`

@@ -1,0 +1,48 @@
+"""The last console lines of a process, without reading what stands before them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pluto_dist.backend.local.reading import SaidLine, said_line
+from pluto_dist.core.values.document import LeaseShown
+from pluto_dist.spool.frames import scan
+from pluto_dist.spool.names import segment_name, stream_kind
+from pluto_dist.spool.reader import list_streams
+from pluto_dist.spool.real_files import real_files
+
+TAIL_BYTES = 256 << 10
+
+
+def last_lines(lease: LeaseShown, roots: Sequence[Path], count: int) -> list[SaidLine]:
+    """The newest console lines of one lease, oldest first; at most what stands in `TAIL_BYTES` of each chain.
+
+    Args:
+        lease: of the process.
+        roots: folders that hold one folder per lease.
+        count: how many lines at the most.
+    """
+    folders = [str(root / lease.lease_id) for root in roots]
+    streams = {stream for folder in folders for stream in list_streams(folder)}
+    consoles = (stream for stream in sorted(streams) if stream_kind(stream) == "console")
+    lines = [line for stream in consoles for line in _tail(lease, folders, stream, count)]
+    return sorted(lines, key=lambda line: line.time)[-count:]
+
+
+def _tail(lease: LeaseShown, folders: Sequence[str], stream: str, count: int) -> list[SaidLine]:
+    """From the newest segments backwards until there are enough lines."""
+    found: list[SaidLine] = []
+    sizes = [(folder, list_streams(folder).get(stream, {})) for folder in folders]
+    for segment in sorted({number for _, segments in sizes for number in segments}, reverse=True):
+        size, folder = max((segments.get(segment, 0), folder) for folder, segments in sizes)
+        start = max(0, size - TAIL_BYTES)
+        try:
+            data = real_files().read_at(f"{folder}/{segment_name(stream, segment)}", start, size - start)
+        except OSError:  # delivered and removed in this instant
+            continue
+        lines = (said_line(lease, "", payload) for payload in scan(data).lines)
+        found = [line for line in lines if line is not None] + found
+        if len(found) >= count:
+            break
+    return found[-count:]

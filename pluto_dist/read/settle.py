@@ -1,0 +1,160 @@
+"""Whether a Run's processes live, and who settles the Run when they do not (G7).
+
+When the coordinator and all processes of a node are killed together, nothing is left that could judge their
+Runs: the store says RUNNING for ever. Therefore a command that looks starts the coordinator of the node, if
+leases are left in its spool and none runs, and waits until it has judged. Where that may not be, because the
+coordinator was stopped on purpose, or the folders belong to another user, the reader asks the kernel about
+each process and says what it finds; it judges nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from pluto_dist.core.values.document import Document, LeaseShown
+from pluto_dist.core.values.lifecycle import Claim, decode_entry
+from pluto_dist.errors import PlutoDistError
+from pluto_dist.host.launch import is_left, start_if_absent
+from pluto_dist.host.lease_lock import LOCK_NAME
+from pluto_dist.host.liveness import Presence, watch
+from pluto_dist.read.ask import listener
+from pluto_dist.read.lookup import RUNNING, Head, LeaseHead, Lookup
+from pluto_dist.read.starting import START_S, hand_over_key
+from pluto_dist.spool.reader import list_streams, records
+
+JUDGED_S = 8.0  # an owner that died without a word is waited for 2 s, and its peers settle for 1 s
+POLL_S = 0.1
+OPEN = frozenset({"waiting", "active"})
+
+Standing = Literal["ended", "running", "detached", "gone", "unknown"]
+
+
+class Situation(msgspec.Struct, frozen=True):
+    """What is known about the processes of a Run.
+
+    Attributes:
+        standing: `ended`: it has its final status. `running`: a process of it lives, or its job restarts.
+            `detached`: all have closed it, and none has finished it yet. `gone`: its processes are dead, and
+            it is not judged yet. `unknown`: they cannot be seen from here.
+        status: for people; never RUNNING unless a process is known to live.
+    """
+
+    standing: Standing
+    status: str
+
+
+UNKNOWN = Situation("unknown", "unknown")
+
+
+def settle(lookup: Lookup) -> str:
+    """Starts the coordinator of this node if Runs wait for one, and waits, bounded, until it has judged.
+
+    Returns:
+        Why it was not done, "" if nothing had to be done or it is.
+    """
+    places = lookup.places
+    if places is None or lookup.silent or not _leases_left(places.spool / "leases"):
+        return ""
+    if listener(places.socket) is not None:
+        return ""
+    if is_left(places):
+        return "the coordinator of this node was stopped on purpose; `pluto-dist coordinator start` starts it"
+    try:
+        start_if_absent(places, os.environ, idle_exit_s=lookup.idle_exit_s, needed=False)
+        if not _await_socket(places.socket):
+            return f"no coordinator answered within {START_S:g} s; see {places.log}"
+        hand_over_key(places)
+        _await_verdicts(lookup)
+    except PlutoDistError as error:
+        return error.message
+    return ""
+
+
+def situation(head: Head | Document, *, live: bool, spool: Path | None) -> Situation:
+    """What is known about the processes of a Run.
+
+    Args:
+        head: of the Run.
+        live: the coordinator of this node has it.
+        spool: folder of this node's leases, None if there is none.
+    """
+    if head.status != RUNNING:
+        return Situation("ended", head.status)
+    if head.relay:
+        return Situation("running", RUNNING) if live else UNKNOWN
+    open_leases = [lease for lease in head.leases if lease.state in OPEN]
+    if live:
+        return _as_the_coordinator_has_it(head.phase, bool(open_leases))
+    seen = {_presence(spool, lease) for lease in open_leases}
+    if "alive" in seen:
+        return Situation("running", RUNNING)
+    if "unknown" in seen:
+        return UNKNOWN
+    return Situation("gone", "gone, not yet judged")
+
+
+def _as_the_coordinator_has_it(phase: str, alive: bool) -> Situation:
+    if phase == "detached":
+        return Situation("detached", RUNNING)
+    if alive or phase in ("opening", "restarting"):
+        return Situation("running", RUNNING)
+    return Situation("gone", "ending" if phase == "finishing" else "gone, being judged")
+
+
+def _presence(spool: Path | None, lease: LeaseHead | LeaseShown) -> Presence:
+    """Whether the process of a lease lives, by the identity and the lock in its folder of the spool."""
+    if spool is None:
+        return "unknown"
+    folder = spool / lease.lease_id
+    try:
+        claim = _claim(str(folder))
+        if claim is None:
+            return "unknown"
+        found = watch(claim.identity, folder / LOCK_NAME)
+        try:
+            return found.check()
+        finally:
+            found.close()
+    except OSError:  # another user's, or removed in this instant
+        return "unknown"
+
+
+def _claim(folder: str) -> Claim | None:
+    for segment in sorted(list_streams(folder).get("lifecycle", {})):
+        for line in records(folder, "lifecycle", segment):
+            entry = decode_entry(line)
+            return entry if isinstance(entry, Claim) else None
+    return None
+
+
+def _leases_left(leases: Path) -> bool:
+    try:
+        return any(entry.is_dir() for entry in leases.iterdir())
+    except OSError:
+        return False
+
+
+def _await_socket(socket: Path) -> bool:
+    deadline = time.monotonic() + START_S
+    while listener(socket) is None:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_S / 4)
+    return True
+
+
+def _await_verdicts(lookup: Lookup) -> None:
+    """Until no Run of the coordinator waits for a verdict; a longer wait is what its phase says."""
+    deadline = time.monotonic() + JUDGED_S
+    while time.monotonic() < deadline and _waiting(known.head for known in lookup.live()):
+        time.sleep(POLL_S)
+
+
+def _waiting(heads: Iterable[Head]) -> bool:
+    return any(situation(head, live=True, spool=None).standing == "gone" for head in heads)
