@@ -57,6 +57,10 @@ HEAVY = (
     "torch",
     "lightning",
     "transformers",
+    "pyarrow",
+    "pandas",
+    "polars",
+    "pluto_dist.read",
 )
 
 

@@ -167,12 +167,13 @@ def serve(places: Places, lock: lockfile.CoordinatorLock, idle_exit_s: float) ->
     server = RouterServer(places.socket)
     socket_id = lockfile.file_id(places.socket)
     worker = Worker(targets, clusters=clusters)
-    driver = Driver(core, places, database, server, worker, keys, lock.is_intact)
+    before_ms = last_served_ms(places)
+    driver = Driver(core, places, database, server, worker, keys, lock.is_intact, before_ms)
     say("started", pid=str(os.getpid()), generation=str(database.generation), runtime=str(places.runtime))
     end_start(places)
     driver.start()
     code = _serve_until_done(
-        driver, server, stopper, lambda: lock.is_intact() and _is_ours(places, socket_id)
+        driver, server, stopper, lambda: lock.is_intact() and _is_ours(places, socket_id) and serves(places)
     )
     say("stopped", code=str(code), reason=driver.stop.reason if driver.stop is not None else "signal")
     if code == LOST_IDENTITY:  # what is still to be done is the other one's, also what is in flight
@@ -186,6 +187,29 @@ def serve(places: Places, lock: lockfile.CoordinatorLock, idle_exit_s: float) ->
     if quiet:  # else the lock goes with the process, and the requests that are in flight before it
         lock.release()
     return code
+
+
+def last_served_ms(places: Places) -> int:
+    """When the coordinator before this one was last known to serve, epoch milliseconds; 0 for never."""
+    try:
+        return places.alive.lstat().st_mtime_ns // 1_000_000
+    except FileNotFoundError:
+        return 0
+
+
+def serves(places: Places) -> bool:
+    """Says so to the next coordinator; False when the folder is gone."""
+    try:
+        mark = open_private(places.alive, os.O_RDWR | os.O_CREAT)
+    except FileNotFoundError:
+        return False
+    except OSError:  # no room, or something else has the name: the next one goes by the spool alone
+        return True
+    try:
+        os.utime(mark)
+    finally:
+        os.close(mark)
+    return True
 
 
 def node_id(number: int, boot: str) -> str:

@@ -328,6 +328,7 @@ class Controls:
             status="CANCELLED",
             verdict=Verdict("CANCELLED", reason, failure),
             ended_ms=self._context.now.wall_ms,
+            found_ms=0,
             telling=True,
             reported=True,
         )

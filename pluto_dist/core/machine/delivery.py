@@ -109,7 +109,7 @@ class Delivery:
 
     def quiet(self, run: Run) -> bool:
         """Whether nothing of the Run is on its way; what a side sends is waited for only a moment."""
-        since_ms = self._context.now.wall_ms - (run.ended_ms or 0)
+        since_ms = self._context.now.wall_ms - (run.decided_ms or 0)
         return since_ms > QUIET_MS or not any(
             lane.busy for lease in self._book.leases_of(run.key) for lane in self.lanes_of(lease)
         )

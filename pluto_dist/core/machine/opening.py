@@ -108,6 +108,7 @@ class Opening:
             forced=False,
             server_status=None,
             ended_ms=None,
+            found_ms=0,
             prior=Prior(run.verdict, run.ended_ms, run.job_key, run.attempt),
             cluster=lease.opened.cluster,
             resumed=True,

@@ -170,7 +170,7 @@ class Settling:
         if run.cluster is not None:
             run = self._of_all_nodes(run, members, assessment, verdict)
         elif verdict is not None and not run.ended and self._hearings.over(run, members):
-            run = self._end(run, verdict)
+            run = self._end(run, verdict, members)
         alone = run.cluster is None or self._clusters.trouble(run)
         if run.relay and alone and assessment.phase in ("detached", "restarting"):
             self._reports.tell(run, members)
@@ -204,10 +204,10 @@ class Settling:
                 run = self._context.change_run(run, telling=True, reported=True)
             return run
         if stored is not None:
-            run = self._end(run, stored.verdict, stored.ended_ms)
+            run = self._end(run, stored.verdict, members, stored.ended_ms)
             return self._context.change_run(run, telling=True, reported=True) if shared.sent() else run
         alone = self._clusters.last_resort(run)
-        return self._end(run, alone) if alone is not None else run
+        return self._end(run, alone, members) if alone is not None else run
 
     def _node_is_done(self, assessment: Assessment, members: tuple[Lease, ...]) -> bool:
         """On a node without the owner: all members ended, and none of them may be started again."""
@@ -220,15 +220,23 @@ class Settling:
             return None
         return run.prior.verdict if run.prior is not None else Verdict("TERMINATED", "nobody came to own it")
 
-    def _end(self, run: Run, verdict: Verdict, ended_ms: int | None = None) -> Run:
-        """Freezes the verdict."""
+    def _end(
+        self, run: Run, verdict: Verdict, members: tuple[Lease, ...], ended_ms: int | None = None
+    ) -> Run:
+        """Freezes the verdict; unless others have dated it, an end found late is dated by its last member."""
         self._context.urgent.add(run.key)
         self._context.note(run.key, "ended", status=verdict.status, reason=verdict.reason)
-        restored = run.prior is not None and verdict is run.prior.verdict
-        if ended_ms is None:
-            ended_ms = run.prior.ended_ms if restored and run.prior is not None else None
+        if ended_ms is None and run.prior is not None and verdict is run.prior.verdict:
+            ended_ms = run.prior.ended_ms
+        last = max(members, key=lambda member: member.ended_ms or 0, default=None)
+        late = last is not None and last.found_ms > 0 and not any(member.alive for member in members)
+        last_ms = last.ended_ms if late and last is not None else self._context.now.wall_ms
         return self._context.change_run(
-            run, status=verdict.status, verdict=verdict, ended_ms=ended_ms or self._context.now.wall_ms
+            run,
+            status=verdict.status,
+            verdict=verdict,
+            ended_ms=ended_ms or last_ms,
+            found_ms=self._context.now.wall_ms if late and not ended_ms else 0,
         )
 
     def _status_by(self, run: Run, *, delivered: bool, quiet: bool) -> float | None:
@@ -368,7 +376,7 @@ class Memory:
 
     def _done_with(self, run: Run, before_ms: int) -> bool:
         leases = self._book.leases_of(run.key)
-        ended_ms = max((lease.ended_ms or 0 for lease in leases), default=0) if run.relay else run.ended_ms
+        ended_ms = max((lease.ended_ms or 0 for lease in leases), default=0) if run.relay else run.decided_ms
         over = run.reported or (bool(run.relay) and not run.opening)
         return over and (ended_ms or 0) < before_ms and all(lease.removed for lease in leases)
 

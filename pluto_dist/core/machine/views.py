@@ -112,7 +112,7 @@ class Standings:
 
     def files_by_ms(self, run: Run) -> int:
         """Until when the status waits for files, in epoch milliseconds; for ever as long as there is none."""
-        return FOR_EVER_MS if run.ended_ms is None else run.ended_ms + FILES_MS
+        return FOR_EVER_MS if run.decided_ms is None else run.decided_ms + FILES_MS
 
     def trouble(self, run: Run) -> str:
         """Why something does not go on, "" if all is well."""

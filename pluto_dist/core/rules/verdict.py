@@ -392,10 +392,12 @@ _encoder = msgspec.json.Encoder()
 def status_report(run: Run) -> StatusReport:
     """The terminal status with its reason and first failure; replaces whatever metadata there was."""
     assert run.verdict is not None  # noqa: S101 # only Runs with a verdict are reported
-    metadata = {
+    metadata: dict[str, object] = {
         "reason": run.verdict.reason,
         "first_failure": run.verdict.first_failure,
         "attempts": run.attempts,
     }
+    if run.found_ms:
+        metadata |= {"ended_at": run.ended_ms, "found_at": run.found_ms}
     body = _encoder.encode(metadata) if run.verdict.status != "COMPLETED" else None
     return StatusReport(run.verdict.status, body, run.ended_ms or 0, run.forced)

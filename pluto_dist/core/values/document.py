@@ -142,7 +142,8 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
         side_configs: configs of sides, by label.
         tags: in the order in which they came.
         created_at: when it was made.
-        ended_at: when it ended, null while it has not.
+        ended_at: when it ended, null while it has not; as far as that is known.
+        found_at: when its end was found, if that was long after it; null otherwise.
         resumed: whether it existed before its owner opened it.
         provisional: whether the server has not answered yet.
         fork: the Run that it continues.
@@ -208,6 +209,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     expected: VerdictShown | None = None
     server_status: Status | None = None
     refusals: dict[str, str] = {}
+    found_at: int | None = None
 
 
 class Papers(msgspec.Struct, frozen=True):
@@ -315,6 +317,7 @@ def document(
         tags=run.tags,
         created_at=run.created_ms,
         ended_at=run.ended_ms,
+        found_at=run.found_ms or None,
         resumed=run.resumed,
         provisional=run.provisional,
         fork=ForkShown(run.fork_run_id, run.fork_step) if run.fork_run_id is not None else None,
