@@ -239,16 +239,22 @@ def test_a_run_that_lives_is_left_for_later_unless_it_was_named(served: Served) 
     assert script.wait() == 0
 
 
-def test_after_a_hard_end_the_server_has_everything(served: Served) -> None:
-    """R11: the last rank is gone, and 0.1 s later whatever is left of the job."""
+@pytest.mark.parametrize("end", ["run.finish()", ""], ids=["finish", "last_line"])
+def test_after_a_hard_end_the_server_has_everything(served: Served, end: str) -> None:
+    """R11: the last rank is gone, and 0.1 s later whatever is left of the job.
+
+    A script that just ends says its exit code to the kernel alone, so its status can only follow its death: in
+    time on an idle machine, else by the next coordinator.
+    """
     launcher = served.launcher(3)
-    body = """
+    body = f"""
         run = pluto.init(run_id="hard")
         rank = int(os.environ["RANK"])
         for step in range(500):
-            log(run, {"loss": 1000.0 * rank + step}, step)
+            log(run, {{"loss": 1000.0 * rank + step}}, step)
         tell("ready")
         hear()
+        {end}
     """
     ranks = [launcher.rank(number, body) for number in range(3)]
     for rank in ranks:
@@ -258,5 +264,9 @@ def test_after_a_hard_end_the_server_has_everything(served: Served) -> None:
     wait_until(lambda: all(rank.gone for rank in ranks), "the last rank is gone")
     time.sleep(0.1)  # what a scheduler gives, not a wait for something
     kill_all(served, launcher)
-    assert served.remote("hard")["status"] == "COMPLETED"
     assert served.missing("hard") == []
+    if not end:
+        later = served.start('pluto.attach("hard", label="later").close()')
+        assert later.wait() == 0
+        served.ended_remotely("hard")
+    assert served.remote("hard")["status"] == "COMPLETED"
