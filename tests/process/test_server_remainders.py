@@ -243,8 +243,8 @@ def test_a_run_that_lives_is_left_for_later_unless_it_was_named(served: Served) 
 def test_after_a_hard_end_the_server_has_everything(served: Served, end: str) -> None:
     """R11: the last rank is gone, and 0.1 s later whatever is left of the job.
 
-    A script that just ends says its exit code to the kernel alone, so its status can only follow its death: in
-    time on an idle machine, else by the next coordinator.
+    A script that just ends says its exit code to the kernel alone, so its status can only follow its death:
+    in time on an idle machine, else by the next coordinator.
     """
     launcher = served.launcher(3)
     body = f"""
