@@ -349,6 +349,7 @@ class Driver:
             on.ProcessDied(
                 lease_id=lease_id,
                 alive_until=self.now - self.polled_before_s,
+                alive_until_ms=process.died_ms,
                 exit_code=code,
                 signal=signal,
                 oom=process.oom and seen,

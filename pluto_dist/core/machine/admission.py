@@ -158,6 +158,7 @@ class Admission:
         self._finder = Finder(context.book)
         self._verifying: set[str] = set()
         self._deadlines: dict[str, float | None] = {}
+        self._granted = False
 
     def claim(self, lease: Lease, *, verified: bool = False) -> None:
         """Decides a claim, or leaves it waiting."""
@@ -214,14 +215,18 @@ class Admission:
     def retry(self) -> None:
         """Something has changed: asks again for every claim that waits, unless it is being looked into.
 
-        The lowest rank comes first: the others wait for what it becomes.
+        The lowest rank comes first: the others wait for what it becomes. What is granted may be what a claim
+        that was looked at before it waits for, so all that still wait are asked again after a grant.
         """
-        for lease_id in sorted(self._deadlines, key=self._rank):
-            lease = self._book.leases.get(lease_id)
-            if lease is None or lease.state != "waiting":
-                self._deadlines.pop(lease_id, None)
-            elif lease_id not in self._verifying:
-                self.claim(lease)
+        self._granted = True
+        while self._granted:
+            self._granted = False
+            for lease_id in sorted(self._deadlines, key=self._rank):
+                lease = self._book.leases.get(lease_id)
+                if lease is None or lease.state != "waiting":
+                    self._deadlines.pop(lease_id, None)
+                elif lease_id not in self._verifying:
+                    self.claim(lease)
 
     def _rank(self, lease_id: str) -> int:
         lease = self._book.leases.get(lease_id)
@@ -315,6 +320,7 @@ class Admission:
             granted_at=now.at,
             granted_ms=now.wall_ms,
         )
+        self._granted = True
         self._contribute(granted, run)
         if owns and newcomer:
             self._shared.add_tags(run.key, lease.opened.tags)

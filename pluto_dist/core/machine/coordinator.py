@@ -165,6 +165,7 @@ class Coordinator:
             self._restoring.deadline(),
             self._delivery.deadline(),
             self._settling.deadline(),
+            self._views.deadline(),
             self._sampling.deadline(),
             self._paces.deadline(),
             self._filing.deadline(),

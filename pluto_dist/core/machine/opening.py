@@ -108,6 +108,7 @@ class Opening:
             forced=False,
             server_status=None,
             ended_ms=None,
+            found_ms=0,
             prior=Prior(run.verdict, run.ended_ms, run.job_key, run.attempt),
             cluster=lease.opened.cluster,
             resumed=True,
@@ -438,7 +439,7 @@ class Adoption:
             self._book.delete_run(run.key)
         self._book.configs.put(old.key, msgspec.structs.replace(config, sides=papers.sides))
         self._book.histories.put(old.key, papers.history)
-        self._book.points.put(past_key(old.key), papers.points)
+        self._book.put_points(past_key(old.key), papers.points)
         for name, series in papers.series.items():
             self._book.put_series(old.key, name, series)
         for lease in papers.leases:

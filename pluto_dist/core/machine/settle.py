@@ -149,6 +149,8 @@ class Settling:
         for key in [key for key, at in self._deadlines.items() if at <= now]:
             del self._deadlines[key]
             self._context.touch(key)
+        for key in self._views.due():
+            self._context.touch(key)
 
     def _stop_seeking(self) -> None:
         """Who wanted to join a Run of another node is gone."""
@@ -168,7 +170,7 @@ class Settling:
         if run.cluster is not None:
             run = self._of_all_nodes(run, members, assessment, verdict)
         elif verdict is not None and not run.ended and self._hearings.over(run, members):
-            run = self._end(run, verdict)
+            run = self._end(run, verdict, members)
         alone = run.cluster is None or self._clusters.trouble(run)
         if run.relay and alone and assessment.phase in ("detached", "restarting"):
             self._reports.tell(run, members)
@@ -178,9 +180,10 @@ class Settling:
         delivered, quiet = self._standings.delivered(run), self._delivery.quiet(run)
         beat_s = _beat_s(run, assessment, members)
         may_report = delivered and quiet and self._clusters.may_report(run)
-        self._controls.advance(run, may_report=may_report, beat_s=beat_s)
+        ends = assessment.expected is not None and not run.ended
+        self._controls.advance(run, may_report=may_report, beat_s=beat_s, ends=ends)
         self._plan(run, assessment, self._status_by(run, delivered=delivered, quiet=quiet))
-        for lease in leases:
+        for lease in self._book.left(run.key):
             self._remove_if_done(lease.lease_id)
 
     def _of_all_nodes(
@@ -201,10 +204,10 @@ class Settling:
                 run = self._context.change_run(run, telling=True, reported=True)
             return run
         if stored is not None:
-            run = self._end(run, stored.verdict, stored.ended_ms)
+            run = self._end(run, stored.verdict, members, stored.ended_ms)
             return self._context.change_run(run, telling=True, reported=True) if shared.sent() else run
         alone = self._clusters.last_resort(run)
-        return self._end(run, alone) if alone is not None else run
+        return self._end(run, alone, members) if alone is not None else run
 
     def _node_is_done(self, assessment: Assessment, members: tuple[Lease, ...]) -> bool:
         """On a node without the owner: all members ended, and none of them may be started again."""
@@ -217,15 +220,23 @@ class Settling:
             return None
         return run.prior.verdict if run.prior is not None else Verdict("TERMINATED", "nobody came to own it")
 
-    def _end(self, run: Run, verdict: Verdict, ended_ms: int | None = None) -> Run:
-        """Freezes the verdict."""
+    def _end(
+        self, run: Run, verdict: Verdict, members: tuple[Lease, ...], ended_ms: int | None = None
+    ) -> Run:
+        """Freezes the verdict; unless others have dated it, an end found late is dated by its last member."""
         self._context.urgent.add(run.key)
         self._context.note(run.key, "ended", status=verdict.status, reason=verdict.reason)
-        restored = run.prior is not None and verdict is run.prior.verdict
-        if ended_ms is None:
-            ended_ms = run.prior.ended_ms if restored and run.prior is not None else None
+        if ended_ms is None and run.prior is not None and verdict is run.prior.verdict:
+            ended_ms = run.prior.ended_ms
+        last = max(members, key=lambda member: member.ended_ms or 0, default=None)
+        late = last is not None and last.found_ms > 0 and not any(member.alive for member in members)
+        last_ms = last.ended_ms if late and last is not None else self._context.now.wall_ms
         return self._context.change_run(
-            run, status=verdict.status, verdict=verdict, ended_ms=ended_ms or self._context.now.wall_ms
+            run,
+            status=verdict.status,
+            verdict=verdict,
+            ended_ms=ended_ms or last_ms,
+            found_ms=self._context.now.wall_ms if late and not ended_ms else 0,
         )
 
     def _status_by(self, run: Run, *, delivered: bool, quiet: bool) -> float | None:
@@ -365,7 +376,7 @@ class Memory:
 
     def _done_with(self, run: Run, before_ms: int) -> bool:
         leases = self._book.leases_of(run.key)
-        ended_ms = max((lease.ended_ms or 0 for lease in leases), default=0) if run.relay else run.ended_ms
+        ended_ms = max((lease.ended_ms or 0 for lease in leases), default=0) if run.relay else run.decided_ms
         over = run.reported or (bool(run.relay) and not run.opening)
         return over and (ended_ms or 0) < before_ms and all(lease.removed for lease in leases)
 

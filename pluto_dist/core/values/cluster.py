@@ -240,4 +240,5 @@ def failure_of(piece: Piece) -> Failure:
         traceback=evidence.traceback,
         oom=evidence.oom,
         at=evidence.wall_ms,
+        found_at=evidence.found_ms or None,
     )

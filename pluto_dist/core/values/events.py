@@ -42,7 +42,9 @@ class ProcessDied(Event, frozen=True, kw_only=True):
     """The process of a lease is gone for certain; its lifecycle stream was read to the end before.
 
     Attributes:
-        alive_until: latest instant at which it was known to live.
+        alive_until: latest instant at which it was known to live, for what is decided.
+        alive_until_ms: the same for people, epoch milliseconds; earlier where no coordinator ran: then files
+            and the coordinator before tell. 0 for just now.
         exit_code, signal: how, where the kernel still knew.
         next_step: one more than the step of its last record, 0 if it logged nothing.
         replaced: the process lives and runs another program (`exec`).
@@ -51,6 +53,7 @@ class ProcessDied(Event, frozen=True, kw_only=True):
 
     lease_id: str
     alive_until: float
+    alive_until_ms: int = 0
     exit_code: int | None = None
     signal: str = ""
     oom: bool = False

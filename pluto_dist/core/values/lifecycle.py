@@ -173,6 +173,7 @@ class Evidence(Entry, frozen=True, kw_only=True, tag="evidence"):
         exit_code: the code of `sys.exit` or of the zombie.
         traceback: last lines of it.
         alive_until: latest instant at which the process was known to live; `at` for one's own words.
+        found_ms: when it was found, epoch milliseconds, if that was long after `wall_ms`; else 0.
         oom: the cgroup's memory.events named an OOM kill at that time.
         ignored: a request to stop that the process does not follow; it counts only if the process is then
             killed.
@@ -188,6 +189,7 @@ class Evidence(Entry, frozen=True, kw_only=True, tag="evidence"):
     exit_code: Whole | None = None
     traceback: str = ""
     alive_until: float | None = None
+    found_ms: Whole = 0
     oom: bool = False
     ignored: bool = False
     command_pid: Pid = 0

@@ -42,7 +42,8 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
         signal: name of a signal.
         exit_code: of an exit.
         oom: the kernel killed it for want of memory.
-        at: epoch milliseconds.
+        at: epoch milliseconds; of a death, when the process was last known to live.
+        found_at: when the death was found, if that was long after it; null otherwise.
         node: name of its node within a job of several, "" for one.
     """
 
@@ -60,6 +61,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     traceback: str = ""
     oom: bool = False
     at: int = 0
+    found_at: int | None = None
     node: str = ""
 
 
@@ -123,6 +125,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         verdict: how it ended, None while it has not; `ended` says the same.
         telling: a terminal status may have reached the backend.
         reported: the backend accepted the terminal status.
+        ended_ms: when it ended, as far as that is known.
+        found_ms: when its end was found, if that was long after it; 0 otherwise.
         forced: a person has said how it ended, and has the last word, also over a cancel on the server.
         server_status: the server's status, where it is not the one that was reported or is expected.
         refusals: what the server will not take, by what was asked for, with its reason.
@@ -181,6 +185,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     server_status: Status | None = None
     refusals: dict[str, str] = {}
     ended_ms: int | None = None
+    found_ms: int = 0
     attempts: tuple[AttemptEnd, ...] = ()
     rejected: int = 0
     first_reject: str = ""
@@ -197,6 +202,11 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     open_since: float = 0.0
     opener: str = ""
     cluster: ClusterAddress | None = None
+
+    @property
+    def decided_ms(self) -> int | None:
+        """When its end was decided."""
+        return self.found_ms or self.ended_ms
 
     @property
     def ended(self) -> bool:
@@ -217,6 +227,8 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
         folded: how many entries of the lifecycle stream have taken effect.
         participant: who writes, over restarts; empty until granted.
         by_exit: nobody called `finish()`, the interpreter's exit hook did.
+        ended_ms: when it ended, as far as that is known.
+        found_ms: when its end was found, if that was long after it; 0 otherwise.
         left_at: when its process said that it leaves.
         stopped_at: when its parent sent it a signal that ends it.
         stopped: when it sent such a signal to children of its own, by pid.
@@ -244,6 +256,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     granted_ms: int | None = None
     ended_at: float | None = None
     ended_ms: int | None = None
+    found_ms: int = 0
     end_reason: EndReason | None = None
     finish_code: int | None = None
     left_at: float | None = None
