@@ -240,7 +240,7 @@ class Folding:
             "finished",
             left_at=entry.at,
             finish_code=code,
-            by_exit=entry.at_exit,
+            by_exit=entry.at_exit or entry.by_exit,
             code_awaited=awaited,
         )
         if lease.role == "side":
