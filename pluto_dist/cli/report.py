@@ -90,11 +90,17 @@ def failure_lines(failure: Failure) -> Iterator[str]:
     )
     yield (
         f"first failure: {failure.label} ({failure.role}{rank}, pid {failure.pid} on {failure.host}, "
-        f"attempt {failure.attempt}) at {clock(failure.at)}"
+        f"attempt {failure.attempt}) {_when(failure)}"
     )
     yield f"  {_how(failure)}"
     lines = failure.traceback.rstrip().splitlines()
     yield from (f"  {line}" for line in lines[-TRACEBACK_LINES:])
+
+
+def _when(failure: Failure) -> str:
+    if failure.found_at is None:
+        return f"at {clock(failure.at)}"
+    return f"last known to live at {clock(failure.at)}, found at {clock(failure.found_at)}"
 
 
 def _how(failure: Failure) -> str:
@@ -148,7 +154,9 @@ def _status(shown: Shown) -> str:
 def _until(document: Document) -> str:
     if document.ended_at is None:
         return f" ({since(document.created_at, now_ms())})"
-    return f", until {clock(document.ended_at)} ({span((document.ended_at - document.created_at) / 1000)})"
+    lasted = span((document.ended_at - document.created_at) / 1000)
+    found = f"; found at {clock(document.found_at)}" if document.found_at is not None else ""
+    return f", until {clock(document.ended_at)} ({lasted}){found}"
 
 
 def _verdict(shown: Shown) -> Iterator[str]:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pluto_dist.client.lease import HeldLease
     from pluto_dist.client.lease_files import LeaseFiles
     from pluto_dist.client.run import Run
+    from pluto_dist.core.values.engine import ClusterAddress
     from pluto_dist.core.values.ids import Job
     from pluto_dist.core.values.lifecycle import Origin
     from pluto_dist.host.places import Places
@@ -259,8 +260,17 @@ def _opened(wish: Wish, settings: Settings, surroundings: Surroundings, launched
         rank_metrics=settings.rank_metrics,
         console=settings.console,
         system_metrics_s=settings.system_metrics_s,
+        cluster=_cluster(wish, settings),
         origin=_origin(wish, settings, surroundings.job),
     )
+
+
+def _cluster(wish: Wish, settings: Settings) -> ClusterAddress | None:
+    """Only a Run that other nodes can name is shared with them, and an attach owns nothing."""
+    from pluto_dist.host.settings import cluster_of
+
+    address = cluster_of(settings)
+    return address if wish.verb == "init" and wish.run is not None and settings.mode == "pluto" else None
 
 
 def _origin(wish: Wish, settings: Settings, job: Job) -> Origin | None:

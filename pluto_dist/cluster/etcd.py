@@ -10,7 +10,9 @@ cut off goes on confirming for another two seconds (seen).
 
 from __future__ import annotations
 
+import contextlib
 import random
+import socket
 import ssl
 import threading
 import time
@@ -99,6 +101,7 @@ class EtcdStore:
         self._revision = 0
         self._closed = False
         self._streams: dict[str, _Stream] = {}
+        self._watching: set[_Stream] = set()
 
     def join(self, ttl_s: int) -> JoinResult:
         """See `ClusterStore`."""
@@ -163,7 +166,11 @@ class EtcdStore:
             trouble = self._open(stream, wire.watch(prefix, as_of + 1), quiet_s)
             if trouble is not None:
                 return trouble
-        result = stream.next()
+        with self._lock:
+            self._watching.add(stream)
+        result = Blind("closed") if self._closed else stream.next()
+        with self._lock:
+            self._watching.discard(stream)
         if isinstance(result, Changed) and result.items:
             self._streams[prefix] = stream
         else:
@@ -217,10 +224,17 @@ class EtcdStore:
 
     def close(self) -> None:
         """See `ClusterStore`."""
-        self._closed = True
+        self.interrupt()
         for stream in tuple(self._streams.values()):
             stream.close()
         self._client.close()
+
+    def interrupt(self) -> None:
+        """See `ClusterStore`."""
+        self._closed = True
+        with self._lock:
+            for stream in self._watching:
+                stream.interrupt()
 
     # --- for `pluto-dist doctor` ------------------------------------------------------------------------
 
@@ -387,6 +401,14 @@ class _Stream:
         except (httpx.HTTPError, httpx.StreamError, RuntimeError, OSError, msgspec.MsgspecError) as error:
             return Blind(f"{type(error).__name__}: {error}")
         return Blind("the member ended the watch")
+
+    def interrupt(self) -> None:
+        """Wakes the thread that waits for the next line; closing alone would leave it in the system call."""
+        network = self._reply.extensions.get("network_stream") if self._reply is not None else None
+        connection = network.get_extra_info("socket") if network is not None else None
+        if connection is not None:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Gives the connection back."""

@@ -82,6 +82,10 @@ class ClusterStore(Protocol):
         """Has these keys deleted by the engine after so many seconds, with nobody's help."""
         ...
 
+    def interrupt(self) -> None:
+        """Ends watches that wait, and those to come, with `Blind`; everything else goes on."""
+        ...
+
     def close(self) -> None:
         """Gives back connections; calls that wait end with `Unavailable` or `Blind`. The lease stays."""
         ...

@@ -39,6 +39,7 @@ from pluto_dist.core.values.engine import (
 )
 
 LARGEST = 1 << 20
+FROZEN_S = 3600.0  # no leader is frozen for so long and goes on
 
 
 class _Lease(msgspec.Struct):
@@ -107,8 +108,9 @@ class MemoryEngine:
     def revoke_all(self) -> None:
         """A leader that was frozen ends leases that were renewed elsewhere meanwhile."""
         with self.changed:
-            for number in tuple(self._leases):
-                self.end_lease(number)
+            for number, lease in tuple(self._leases.items()):
+                if lease.ttl_s < FROZEN_S:
+                    self.end_lease(number)
 
     def empty(self) -> None:
         """Everything is lost, versions begin anew."""
@@ -336,6 +338,10 @@ class MemoryStore:
                 return trouble
             tied = self._engine.tie(keys, self._engine.add_lease(after_s))
             return Written(self._engine.revision) if tied else GuardFailed()
+
+    def interrupt(self) -> None:
+        """See `ClusterStore`."""
+        self.close()
 
     def close(self) -> None:
         """See `ClusterStore`."""

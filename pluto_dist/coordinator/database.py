@@ -9,6 +9,7 @@ and a lost cursor only means that a batch is sent again.
 from __future__ import annotations
 
 import contextlib
+import secrets
 import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -66,6 +67,8 @@ class Database:
         path: the database file; created with mode 0600 by its folder's owner.
 
     Attributes:
+        generation: rises with each start.
+        node: random number of this database, for the life of it.
         put_aside: why there was another one before, "" if there was not.
 
     Raises:
@@ -83,6 +86,7 @@ class Database:
             with self._told("cannot be used"):
                 self._set_up()
                 self.generation = self._next_generation()
+                self.node = self._meta("node")
         except MachineError:
             self._connection.close()
             raise
@@ -183,8 +187,10 @@ class Database:
                 "use the newer pluto_dist, or point PLUTO_DIST_HOME elsewhere"
             )
         generation = self._meta("generation") + 1
+        node = self._meta("node") or secrets.randbits(62)
         self._connection.executemany(
-            "INSERT OR REPLACE INTO meta VALUES (?, ?)", [("schema", SCHEMA), ("generation", generation)]
+            "INSERT OR REPLACE INTO meta VALUES (?, ?)",
+            [("schema", SCHEMA), ("generation", generation), ("node", node)],
         )
         self._connection.execute("COMMIT")
         return generation

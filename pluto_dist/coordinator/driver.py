@@ -15,14 +15,14 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import assert_never
 
 import msgspec
 import zmq
 
 from pluto_dist.coordinator import spools
-from pluto_dist.coordinator.database import Database, DatabaseUnusableError
+from pluto_dist.coordinator.database import Database, DatabaseUnusableError, SupersededError
 from pluto_dist.coordinator.log import say
 from pluto_dist.coordinator.spools import LeaseFolders
 from pluto_dist.coordinator.threads import Background
@@ -66,6 +66,12 @@ class Driver:
         database, server: opened by the caller, under the coordinator's lock.
         worker: carries out slow effects.
         keys: API keys, in memory only.
+        intact: whether the coordinator's lock is still its own; if not, nothing leaves any more (R3).
+        before_ms: when the coordinator before this one was last known to serve, epoch milliseconds; 0 if
+            there was none.
+
+    Raises:
+        SupersededError: from `start` and `run_once`: there is another coordinator.
     """
 
     def __init__(
@@ -76,15 +82,20 @@ class Driver:
         server: RouterServer,
         worker: Worker,
         keys: Keys,
+        intact: Callable[[], bool],
+        before_ms: int = 0,
     ) -> None:
         self._core = core
+        self._before_ms = before_ms
+        self._inherited: set[str] | None = set()
         self._places = places
         self._keeper = Keeper(database)
         self._server = server
         self._worker = worker
         self._keys = keys
         self._guard = Liveguard()
-        self._background = Background(worker)
+        self._intact = intact
+        self._background = Background(worker, intact)
         self._folders = LeaseFolders(places.spool)
         self._events: deque[on.Event] = deque()
         self._launchers: dict[str, Identity] = {}
@@ -96,6 +107,7 @@ class Driver:
         """Looks at everything that earlier coordinators and processes left behind."""
         self._take(self._core.start(self._now()))
         self._turn()
+        self._inherited = None
         self._events.extend(self._folders.scan(boot_clock()))
         self._turn()
 
@@ -122,12 +134,17 @@ class Driver:
         self._effects.extend(self._due())
         self._turn()
 
-    def close(self) -> None:
-        """Waits for what is in flight; what it achieved is kept, the rest is done by the next one."""
+    def close(self) -> bool:
+        """Waits for what is in flight; what it achieved is kept, the rest is done by the next one.
+
+        Returns:
+            False if a request is still in flight.
+        """
         self._events.extend(self._background.close())
         while self._events:
             self._take(self._core.handle(self._events.popleft(), self._now()))
         self._keeper.keep(boot_clock())
+        return self._background.quiet
 
     @property
     def idle(self) -> bool:
@@ -175,6 +192,7 @@ class Driver:
                 on.ProcessDied(
                     lease_id=death.key,
                     alive_until=death.alive_until,
+                    alive_until_ms=self._alive_until_ms(death),
                     exit_code=status.exit_code if status is not None else None,
                     signal=status.signal if status is not None else "",
                     oom=death.oom,
@@ -183,6 +201,16 @@ class Driver:
                     family=spools.has_family(self._folders.folder(death.key)),
                 )
             )
+
+    def _alive_until_ms(self, death: Death) -> int:
+        """When a process was last known to live, for people; 0 if nobody knows."""
+        known_ms = spools.last_written_ms(self._folders.folder(death.key))
+        if death.seen:
+            ago_ms = round((boot_clock() - death.alive_until) * 1000)
+            known_ms = max(known_ms, time.time_ns() // 1_000_000 - ago_ms)
+        elif self._inherited is not None and death.key in self._inherited:
+            known_ms = max(known_ms, self._before_ms)
+        return known_ms
 
     def _look(self) -> None:
         """Looks at locks and spools when it is time."""
@@ -200,6 +228,8 @@ class Driver:
                 self._take(self._core.handle(self._events.popleft(), self._now()))
             if not self._keeper.keep(boot_clock()):
                 return
+            if self._effects and not self._intact():
+                raise SupersededError("the lock file was replaced; another coordinator may have it")
             effects, self._effects = self._effects, deque()
             for effect in effects:
                 try:
@@ -246,6 +276,8 @@ class Driver:
     def _carry_out_on_process(self, effect: _OnProcess, now: float) -> None:
         match effect:
             case do.WatchProcess(lease_id=lease_id, folder=folder, identity=identity):
+                if self._inherited is not None:
+                    self._inherited.add(lease_id)
                 self._guard.start(lease_id, identity, folder, now)
                 self._deaths(self._guard.check(lease_id, now))
             case do.TakeForDead(lease_id=lease_id):

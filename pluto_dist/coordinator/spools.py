@@ -13,6 +13,7 @@ One lease with unreadable files harms no other: its trouble is told once, and it
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -143,6 +144,16 @@ def record_sizes(folder: str) -> tuple[dict[str, dict[int, int]], dict[int, int]
     streams = list_streams(folder)
     lifecycle = streams.get(LIFECYCLE, {})
     return {name: sizes for name, sizes in streams.items() if kind_of(name) is not None}, lifecycle
+
+
+def last_written_ms(folder: str) -> int:
+    """When something was last written into a lease's folder, epoch milliseconds; 0 if that cannot be seen."""
+    try:
+        with os.scandir(folder) as entries:
+            times = [entry.stat(follow_symlinks=False).st_mtime_ns for entry in entries]
+    except OSError:
+        return 0
+    return max(times, default=0) // 1_000_000
 
 
 def still_written(folder: str) -> bool:

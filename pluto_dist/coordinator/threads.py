@@ -26,12 +26,19 @@ from pluto_dist.core.values.effects import (
     BeatRun,
     Control,
     DropCopies,
+    ExpireCluster,
+    JoinCluster,
     KeepCopies,
+    LeaveCluster,
+    ListCluster,
     OpenRun,
     ReadUploads,
+    RenewCluster,
     SampleNode,
     SetAside,
     Ship,
+    WatchCluster,
+    WriteCluster,
     WriteDocument,
 )
 from pluto_dist.core.values.events import Event
@@ -50,7 +57,7 @@ class Place(msgspec.Struct, frozen=True):
     run: str
 
 
-def place_of(effect: Slow) -> Place:
+def place_of(effect: Slow) -> Place:  # noqa: PLR0912 # one case for each effect
     """The crew of an effect."""
     match effect:
         case Ship(run=run, kind=kind):
@@ -70,6 +77,16 @@ def place_of(effect: Slow) -> Place:
             return Place(f"copies {target.store}", 2, key)
         case WriteDocument(run=key, store=store) | SetAside(run=key, store=store):
             return Place(f"documents {store}", 2, key)
+        case JoinCluster(address=address) | RenewCluster(address=address) | LeaveCluster(address=address):
+            return Place(f"lease {address}", 1, "")  # a slow list must not cost the lease
+        case (
+            ListCluster(run=key, address=address)
+            | WriteCluster(run=key, address=address)
+            | ExpireCluster(run=key, address=address)
+        ):
+            return Place(f"cluster {address}", 4, key)
+        case WatchCluster(run=key):
+            return Place(f"watch {key}", 4, key)  # two at a time, and those that are not wanted any more
         case SampleNode():
             return Place("node", 2, "")  # while a sensor hangs, the second one sees it and gives up
         case _:
@@ -173,13 +190,18 @@ class Background:
 
     Attributes:
         wake: a descriptor that polls readable when there is an event; None where the system has none.
+        quiet: after `close`, whether all threads have come to their end.
 
     Args:
         worker: carries out one effect at a time.
+        intact: whether the coordinator is still the one; an effect that has waited for its turn, or for the
+            processor, while it was replaced is not carried out any more.
     """
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Worker, intact: Callable[[], bool]) -> None:
         self._worker = worker
+        self._intact = intact
+        self.quiet = False
         self._pools = Pools()
         self._done: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self.wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) if hasattr(os, "eventfd") else None
@@ -201,15 +223,17 @@ class Background:
 
     def close(self) -> Iterator[Event]:
         """Waits, bounded, for what is in flight."""
-        ended = self._pools.close(CLOSE_S)
-        if not ended:
+        self.quiet = self._pools.close(CLOSE_S)
+        if not self.quiet:
             say("requests_given_up")
         yield from self.collect()
-        if self.wake is not None and ended:  # a thread that is left still writes to it
+        if self.wake is not None and self.quiet:  # a thread that is left still writes to it
             os.close(self.wake)
 
     def _work(self, effect: Slow) -> None:
         """In a thread; a fault that nobody foresaw becomes an event and a line in the log."""
+        if not self._intact():
+            return
         try:
             event = self._worker.do(effect)
         except Exception as error:  # noqa: BLE001 # whatever it is, the core has to hear of it

@@ -21,12 +21,17 @@ UNSEEN_S = 60.0
 
 
 class Death(msgspec.Struct, frozen=True):
-    """A process that is gone, and what the kernel still knew."""
+    """A process that is gone, and what the kernel still knew.
+
+    Attributes:
+        seen: it was seen alive here; else it may have been dead for long.
+    """
 
     key: str
     alive_until: float
     status: ExitStatus | None
     oom: bool
+    seen: bool = True
 
 
 class _Watched(msgspec.Struct):
@@ -34,6 +39,7 @@ class _Watched(msgspec.Struct):
     since: float
     seen_at: float
     oom: OomWatch
+    seen: bool = False
 
 
 class Liveguard:
@@ -68,7 +74,7 @@ class Liveguard:
         """The process spoke."""
         watched = self._watched.get(key)
         if watched is not None:
-            watched.seen_at = now
+            watched.seen_at, watched.seen = now, True
 
     def stop(self, key: str) -> None:
         """Ends a watch."""
@@ -109,11 +115,11 @@ class Liveguard:
         gone = presence == "dead" or (presence == "unknown" and now - watched.seen_at > UNSEEN_S)
         if not gone:
             if presence == "alive":
-                watched.seen_at = now
+                watched.seen_at, watched.seen = now, True
             return []
         status = watched.watch.exit_status()
         killed = status is not None and status.signal == "SIGKILL"
         # On a busy machine a death is noticed late, and its victims' words would come before it (R10).
         alive_until = max(watched.since, self._polled_at) if exact else watched.seen_at
         self.stop(key)
-        return [Death(key, alive_until, status, killed and watched.oom.risen())]
+        return [Death(key, alive_until, status, killed and watched.oom.risen(), watched.seen)]

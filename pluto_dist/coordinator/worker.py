@@ -19,6 +19,7 @@ from pluto_dist.backend.local import files
 from pluto_dist.backend.local import files as store_files
 from pluto_dist.backend.local.marks import Marks
 from pluto_dist.backend.local.store import Store
+from pluto_dist.coordinator.clusters import AtCluster, ClusterStores
 from pluto_dist.coordinator.metadata import Metadata
 from pluto_dist.coordinator.sampler import NodeRecorder
 from pluto_dist.core.values.backend import (
@@ -31,6 +32,7 @@ from pluto_dist.core.values.backend import (
     Rejected,
     Reopened,
     Retry,
+    SeatNote,
     StatusReport,
     TagsChange,
     Unavailable,
@@ -42,12 +44,19 @@ from pluto_dist.core.values.effects import (
     Control,
     Copy,
     DropCopies,
+    ExpireCluster,
+    JoinCluster,
     KeepCopies,
+    LeaveCluster,
+    ListCluster,
     OpenRun,
     ReadUploads,
+    RenewCluster,
     SampleNode,
     SetAside,
     Ship,
+    WatchCluster,
+    WriteCluster,
     WriteDocument,
 )
 from pluto_dist.core.values.events import (
@@ -65,6 +74,7 @@ from pluto_dist.core.values.events import (
     UploadsRead,
 )
 from pluto_dist.core.values.lifecycle import Target
+from pluto_dist.host.identity import boot_clock
 from pluto_dist.spool.batches import contents, numbered, renamed
 from pluto_dist.spool.file_lines import located
 from pluto_dist.spool.frames import Cut
@@ -84,6 +94,7 @@ Slow = (
     | DropCopies
     | ReadUploads
     | SampleNode
+    | AtCluster
 )
 Backends = Callable[[Target], Backend]
 
@@ -93,6 +104,7 @@ class Worker:
 
     Args:
         backends: the backend of a target.
+        clusters: stores that the nodes of jobs share.
         recorder: of the node's system metrics; one that measures this machine by default.
         metadata: of this machine, for the pages of new Runs.
     """
@@ -102,8 +114,10 @@ class Worker:
         backends: Backends,
         recorder: NodeRecorder | None = None,
         metadata: Metadata | None = None,
+        clusters: ClusterStores | None = None,
     ) -> None:
         self._backends = backends
+        self.clusters = clusters or ClusterStores()
         self.recorder = recorder or NodeRecorder()
         self._metadata = metadata or Metadata()
 
@@ -132,6 +146,16 @@ class Worker:
             case SampleNode(feeds=feeds):
                 self.recorder.record(feeds)
                 return None
+            case (
+                JoinCluster()
+                | RenewCluster()
+                | LeaveCluster()
+                | ListCluster()
+                | WatchCluster()
+                | WriteCluster()
+                | ExpireCluster()
+            ):
+                return self.clusters.do(effect)
             case _:
                 assert_never(effect)
 
@@ -161,6 +185,16 @@ class Worker:
                 return _set_aside(effect, reason)
             case SampleNode():
                 return None
+            case (
+                JoinCluster()
+                | RenewCluster()
+                | LeaveCluster()
+                | ListCluster()
+                | WatchCluster()
+                | WriteCluster()
+                | ExpireCluster()
+            ):
+                return self.clusters.failed(effect, reason)
             case _:
                 assert_never(effect)
 
@@ -216,7 +250,9 @@ class Worker:
 
     def _control(self, effect: Control) -> Event:
         backend, run = self._backends(effect.run.target), effect.run
-        outcome: Outcome
+        outcome = self._fenced(backend, effect)
+        if outcome is not None:
+            return Controlled(run=run.key, operation=effect.operation, token=effect.token, outcome=outcome)
         match effect.operation:
             case "names":
                 outcome = backend.register(run, msgspec.json.decode(effect.body, type=dict[str, LogType]))
@@ -224,6 +260,10 @@ class Worker:
                 outcome = backend.put_tags(run, msgspec.json.decode(effect.body, type=TagsChange))
             case "config":
                 outcome = backend.merge_config(run, effect.body)
+            case "seat":
+                note = msgspec.json.decode(effect.body, type=SeatNote)
+                patch = {"pluto_dist": {"seat": {"epoch": note.epoch}}}
+                outcome = backend.merge_config(run, msgspec.json.encode(patch))
             case "status":
                 outcome = backend.report(run, msgspec.json.decode(effect.body, type=StatusReport))
             case "revive":
@@ -233,6 +273,23 @@ class Worker:
             case other:
                 outcome = Rejected(f"no such operation: {other}")
         return Controlled(run=run.key, operation=effect.operation, token=effect.token, outcome=outcome)
+
+    def _fenced(self, backend: Backend, effect: Control) -> Outcome | None:
+        """Why what only the seat may say must not be said any more; None if it may.
+
+        The server has no compare-and-set, so the time is looked at last, just before the request.
+        """
+        fence = effect.fence
+        if fence is None:
+            return None
+        newest = backend.seat_epoch(effect.run)
+        if not isinstance(newest, int):
+            return newest
+        if newest > fence.epoch:  # it may be a later one of this node, so the request is only not sent now
+            return Retry(f"a later seat speaks for the Run (epoch {newest} > {fence.epoch})")
+        if fence.not_after is not None and boot_clock() >= fence.not_after:
+            return Retry("the time of this node's seat is over until its lease is renewed")
+        return None
 
     def _set_aside(self, effect: SetAside) -> None:
         limits = ReadLimits(bytes=effect.end - effect.start)  # a declaration may stand before the record

@@ -73,6 +73,11 @@ class Places(msgspec.Struct, frozen=True):
         return self.runtime / "coordinator.db"
 
     @property
+    def alive(self) -> Path:
+        """Touched by the coordinator while it serves; tells the next one until when this one watched."""
+        return self.runtime / "coordinator.alive"
+
+    @property
     def log(self) -> Path:
         """What the coordinator prints."""
         return self.runtime / "coordinator.log"

@@ -100,8 +100,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         system_metrics_s: how often CPU, memory, disk, network and GPU are sampled, once per node; 0 is never.
         stuck_after_s: a rank that is silent for so long while others go on or wait for it is named in an
             event and in a warning of the owner; nothing is killed.
-        cluster: address of the store that all nodes of a job share; left out or `off`, none. So far only
-            `pluto-dist doctor` uses it, to say whether it is fit.
+        cluster: address of the store that all nodes of a job share, `etcd://host:port[,host:port…][/prefix]`;
+            left out or `off`, none (R12). `pluto-dist doctor` says whether it is fit.
         cluster_ca: certificate authority for `etcds://`, a PEM file; left out, those of the system.
         cluster_cert: certificate of this client for `etcds://`, a PEM file.
         cluster_key: key of that certificate, a PEM file.

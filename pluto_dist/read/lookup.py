@@ -102,6 +102,7 @@ class Lookup:
         places: of this node, None if it has none that can be used.
         silent: a coordinator listens and does not answer.
         idle_exit_s: for a coordinator that has to be started.
+        note: takes remarks about the looking.
 
     Args:
         home: `--home`, None for the default.
@@ -120,7 +121,7 @@ class Lookup:
     ) -> None:
         settings = reading_settings(home, folder)
         self.idle_exit_s = settings.idle_exit_s
-        self._note = note or _on_stderr
+        self.note = note or _on_stderr
         self.store = Store(store_at(settings.dir))
         self.places: Places | None = None
         self.silent = False
@@ -170,13 +171,31 @@ class Lookup:
             AmbiguousRunError: several; lists them.
         """
         known = self.choose(name)
-        body = self._ask_kindly(AskRun(request=1, run=known.head.key)) if known.live else None
+        return self._found(known.head.key, known.store, live=known.live)
+
+    def again(self, key: str, store: Path) -> Found:
+        """A Run that was found before, as of now; other Runs are not looked at.
+
+        Raises:
+            RunNotFoundError: it is gone.
+            MachineError: its document cannot be read.
+        """
+        return self._found(key, store, live=True)
+
+    def _found(self, key: str, store: Path, *, live: bool) -> Found:
+        body = self._ask_for(key) if live else None
         live = body is not None
         if body is None:
-            body = Store(known.store).document(known.head.key)
+            body = Store(store).document(key)
         if body is None:
-            raise RunNotFoundError(f"Run {name!r} was there a moment ago; looked at: {self.where()}")
-        return Found(_read(body, known), body, known.store, live)
+            raise RunNotFoundError(f"Run {key!r} was there a moment ago; looked at: {self.where()}")
+        return Found(_read(body, key, store), body, store, live)
+
+    def _ask_for(self, key: str) -> bytes | None:
+        try:
+            return self._ask_kindly(AskRun(request=1, run=key))
+        except RunNotFoundError:  # the coordinator has let go of it, or never had it
+            return None
 
     def choose(self, name: str) -> Known:
         """As `find`, without reading the whole document."""
@@ -202,7 +221,7 @@ class Lookup:
             return self.ask(question)
         except CoordinatorUnavailableError as error:
             self.silent = True
-            self._note(f"pluto-dist: {error.message}. What follows is from the store")
+            self.note(f"pluto-dist: {error.message}. What follows is from the store")
             return None
 
     def live(self) -> list[Known]:
@@ -223,7 +242,7 @@ class Lookup:
             body = self.store.document(key)
             return msgspec.json.decode(body, type=Head) if body is not None else None
         except (*UNREADABLE, OSError) as error:
-            self._note(f"{self.store.run(key)} holds no document of this version: {error}")
+            self.note(f"{self.store.run(key)} holds no document of this version: {error}")
             return None
 
 
@@ -269,11 +288,11 @@ def _listed(found: list[Known]) -> str:
     )
 
 
-def _read(body: bytes, known: Known) -> Document:
+def _read(body: bytes, key: str, store: Path) -> Document:
     try:
         return read(body)
     except ValueError as error:
         raise MachineError(
-            f"the document of Run {known.head.key} in {known.store} cannot be read: {error}; "
+            f"the document of Run {key} in {store} cannot be read: {error}; "
             "use the version of pluto_dist that wrote it"
         ) from error

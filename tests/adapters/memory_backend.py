@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from pluto_dist.backend.pluto.backend import seat_in
 from pluto_dist.core.rules.shared import merge_tags
 from pluto_dist.core.values.backend import (
     BackendRun,
@@ -204,6 +205,10 @@ class MemoryBackend:
         stored = self.runs[run.id]
         outcome = self._do("beat", run, lambda: _poll(stored))
         return Beat(outcome, stored.status if isinstance(outcome, Delivered) else None)
+
+    def seat_epoch(self, run: BackendRun) -> int | Outcome:
+        """See `Backend`."""
+        return seat_in(msgspec.json.encode(self.runs[run.id].config))
 
     def revive(self, run: BackendRun) -> Outcome:
         """See `Backend`."""

@@ -77,6 +77,9 @@ class Kept:
         beat = self.local.beat(run)
         return Beat(beat.outcome, read(self.store.document(run.key) or b"").status)
 
+    def seat_epoch(self, run: BackendRun) -> int | Outcome:
+        return self.local.seat_epoch(run)
+
     def revive(self, run: BackendRun) -> Outcome:
         return self.local.revive(run)
 

@@ -36,3 +36,30 @@ def test_a_death_that_is_noticed_late_is_dated_back_to_when_all_were_polled_befo
     guard.heard("lease", 108.0)  # its last message waited in the queue
     (death,) = guard.check("lease", 110.0)
     assert death.alive_until == alive_until
+
+
+def test_a_process_that_was_dead_before_it_was_watched_was_never_seen(
+    process: subprocess.Popen[bytes],
+) -> None:
+    """R10: when it died is for others to tell, not for who found it."""
+    identity = identity_of(process.pid)
+    assert identity is not None
+    process.kill()
+    process.wait()
+    guard = Liveguard()
+    guard.start("lease", identity, None, 100.0)
+    (death,) = guard.check("lease", 100.0)
+    assert not death.seen
+
+
+def test_a_process_that_was_alive_when_it_was_watched_was_seen(process: subprocess.Popen[bytes]) -> None:
+    """R10"""
+    identity = identity_of(process.pid)
+    assert identity is not None
+    guard = Liveguard()
+    guard.start("lease", identity, None, 100.0)
+    assert guard.check("lease", 100.0) == []
+    process.kill()
+    process.wait()
+    (death,) = guard.check("lease", 110.0)
+    assert death.seen

@@ -11,10 +11,12 @@ from collections.abc import Callable
 
 import msgspec
 
+from pluto_dist.cluster.memory import MemoryStore
 from pluto_dist.core.machine.coordinator import Coordinator
 from pluto_dist.core.values import effects as do
 from pluto_dist.core.values import events as on
 from pluto_dist.core.values.book import Book
+from pluto_dist.core.values.engine import Changed
 from pluto_dist.core.values.ids import Identity
 from pluto_dist.core.values.lifecycle import Target
 from pluto_dist.core.values.messages import Answer, Refusal, Reply, View
@@ -24,8 +26,6 @@ from tests.core.processes import PLUTO, Process
 from tests.core.server import Server
 from tests.core.spool import Spool
 from tests.core.workers import Slow, answer_to
-
-BOOT = "boot-1"
 
 
 class KilledError(Exception):
@@ -44,11 +44,24 @@ class Driver:
         others: effects that nothing here answers (samples of the node, copies in the store).
     """
 
-    def __init__(self, target: Target = PLUTO, *, idle_exit_s: float = 60.0, leases: int = 0) -> None:
+    def __init__(
+        self,
+        target: Target = PLUTO,
+        *,
+        idle_exit_s: float = 60.0,
+        leases: int = 0,
+        now: float = 100_000.0,
+        node: str = "",
+        cluster: MemoryStore | None = None,
+        boot: str = "boot-1",
+    ) -> None:
         self.target = target
         self.server = Server()
         self.invariants = Invariants(self)
-        self.now = 100_000.0
+        self.now = now
+        self.node = node
+        self.cluster = cluster
+        self.watches: list[tuple[float, do.WatchCluster]] = []
         self.polled_before_s = 0.0  # a death is noticed this long after its process was last known to live
         self.nudges = True
         self.hold: set[str] = set()
@@ -64,7 +77,7 @@ class Driver:
         self.others: list[do.Effect] = []
         self.stopped: str | None = None
         self.generation = 0
-        self.boot = BOOT
+        self.boot = boot
         self.store_broken = False
         self.observers: list[Callable[[do.Effect], None]] = []
         self._idle_exit_s = idle_exit_s
@@ -107,7 +120,11 @@ class Driver:
         self._launchers: dict[tuple[str, Identity], None] = {}
         self._sizes: dict[str, dict[str, dict[int, int]]] = {}
         self._core = Coordinator(
-            book, boot_id=self.boot, generation=self.generation, idle_exit_s=self._idle_exit_s
+            book,
+            boot_id=self.boot,
+            generation=self.generation,
+            idle_exit_s=self._idle_exit_s,
+            node=self.node,
         )
         self._take(self._core.start(self._instant()))
         self.settle()
@@ -119,6 +136,7 @@ class Driver:
     def kill(self) -> None:
         """SIGKILL of the coordinator: what it had not committed or done is gone."""
         self._core = None
+        self.watches.clear()
         self._events.clear()
         self._effects.clear()
         self._slow.clear()
@@ -259,6 +277,17 @@ class Driver:
                 self.stopped = reason
             case do.OpenRun() | do.Ship() | do.Control() | do.BeatRun() | do.WriteDocument() | do.SetAside():
                 self._slow.append(effect)
+            case (
+                do.JoinCluster()
+                | do.RenewCluster()
+                | do.LeaveCluster()
+                | do.ListCluster()
+                | do.WriteCluster()
+                | do.ExpireCluster()
+            ):
+                self._slow.append(effect)
+            case do.WatchCluster(quiet_s=quiet_s):
+                self.watches.append((self.now + quiet_s, effect))
             case do.ReadUploads(run=key):
                 self._events.append(on.UploadsRead(run=key, uploaded=None))
             case _:
@@ -268,8 +297,25 @@ class Driver:
         for effect in self._slow:
             if type(effect).__name__ not in self.hold:
                 self._slow.remove(effect)
-                self._events.append(answer_to(self, effect))
+                event = answer_to(self, effect)
+                if event is not None:
+                    self._events.append(event)
                 return
+
+    def look_at_watches(self) -> None:
+        """Watches of the cluster store that have something to say, or were quiet for long enough."""
+        for pending in tuple(self.watches):
+            quiet_at, watch = pending
+            assert self.cluster is not None
+            found = self.cluster.peek(watch.prefix, watch.as_of)
+            if found is None and self.now >= quiet_at:
+                found = Changed({}, watch.as_of)
+            if found is not None:
+                self.watches.remove(pending)
+                self._handle(
+                    on.ClusterSeen(run=watch.run, prefix=watch.prefix, result=found, read_at=self.now)
+                )
+                self.settle()
 
     def _deliver(self, peer: bytes, reply: Reply) -> None:
         if isinstance(reply, View):
@@ -303,6 +349,7 @@ class Driver:
             on.ProcessDied(
                 lease_id=lease_id,
                 alive_until=self.now - self.polled_before_s,
+                alive_until_ms=process.died_ms,
                 exit_code=code,
                 signal=signal,
                 oom=process.oom and seen,

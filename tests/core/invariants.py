@@ -72,7 +72,8 @@ class Invariants:
             self._verdicts.pop(run.key, None)
             assert run.relay or run.status == "RUNNING", f"{run.key} is {run.status} without a verdict"
             return
-        by_person = isinstance(event, on.Asked | on.Beaten)
+        forced_elsewhere = run.cluster is not None and "finish --force" in run.verdict.reason
+        by_person = isinstance(event, on.Asked | on.Beaten) or forced_elsewhere
         if before is not None:
             reopened = run.prior is not None and run.prior.verdict == before  # and ended again, in one event
             assert before == run.verdict or by_person or reopened, (

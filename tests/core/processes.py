@@ -39,6 +39,7 @@ class Process:
         parents: ancestors of whose program it is a part.
         spool: of the newest lease.
         status: (exit code, signal) once it is dead.
+        died_ms: when that was.
     """
 
     world: World
@@ -49,6 +50,7 @@ class Process:
     parents: tuple[Identity, ...] = ()
     spools: list[Spool] = field(default_factory=list)
     status: tuple[int | None, str] | None = None
+    died_ms: int = 0
     oom: bool = False
     steps: int = 0
 
@@ -191,6 +193,7 @@ class Process:
     def exit(self, code: int | None = 0, signal: str = "") -> Process:
         """The process ends; whoever watches it notices at once."""
         self.status = (code, signal)
+        self.died_ms = self.world.wall_ms
         self.world.bury(self)
         return self
 
@@ -202,6 +205,7 @@ class Process:
     def vanish(self) -> Process:
         """It is gone, and nobody has noticed yet."""
         self.status = (None, "")
+        self.died_ms = self.world.wall_ms
         return self
 
 

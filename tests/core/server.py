@@ -23,6 +23,7 @@ from pluto_dist.core.values.backend import (
     Reopened,
     Retry,
     RunOpened,
+    SeatNote,
     Status,
     StatusReport,
     TagsChange,
@@ -153,6 +154,10 @@ class Server:
                     return Rejected("A run can have at most 50 tags")
                 run.tags = tags
                 return Told(tags=run.tags)
+            case "seat":
+                note = msgspec.json.decode(effect.body, type=SeatNote)
+                patch = {"pluto_dist": {"seat": {"epoch": note.epoch}}}
+                run.config = merge_json(run.config, msgspec.json.encode(patch))
             case "config":
                 run.config = merge_json(run.config, effect.body)
             case "revive":

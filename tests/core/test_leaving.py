@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from pluto_dist.core.machine.views import SPREAD_S
 from tests.core.processes import LOCAL, Process
 from tests.core.world import World
 
@@ -186,6 +187,10 @@ def test_everybody_is_told_when_something_matters() -> None:
     for process in launch.start():
         process.init()
     launch.rank(2).add_tags("a")
+    mine = launch.rank(2).view.run
+    assert mine is not None
+    assert mine.tags == ("a",)
+    world.wait(SPREAD_S)  # the others a moment later
     assert all(process.view.run and process.view.run.tags == ("a",) for process in launch.ranks.values())
 
 

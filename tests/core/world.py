@@ -7,6 +7,8 @@ is found at the event that broke it.
 
 from __future__ import annotations
 
+from typing import Any
+
 from pluto_dist.core.values import events as on
 from pluto_dist.core.values.ids import Identity, Job
 from pluto_dist.core.values.lifecycle import Target
@@ -25,8 +27,8 @@ class World(Driver):
         nudges: whether a lifecycle entry is followed by a message to the coordinator.
     """
 
-    def __init__(self, target: Target = PLUTO, *, idle_exit_s: float = 60.0, leases: int = 0) -> None:
-        super().__init__(target, idle_exit_s=idle_exit_s, leases=leases)
+    def __init__(self, target: Target = PLUTO, **options: Any) -> None:
+        super().__init__(target, **options)
         self.start()
 
     def start(self, *, hello: bool = True) -> None:
@@ -159,6 +161,7 @@ class World(Driver):
             self.now = max(self.now, deadline)
             self.tick()
         self.now = end
+        self.look_at_watches()
         self.look()
 
     def suspend(self, seconds: float) -> None:

@@ -210,7 +210,7 @@ class Parent(Script):
         self.codes: dict[int, int] = {}
         self._pids: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._asking = threading.Lock()
-        self._talk, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._talk, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         name, *arguments = program
         argv = [sys.executable, "-P", str(Path(__file__).with_name(f"{name}.py")), *arguments]
         super().__init__(name, *node.spawn(argv, name, env=env, stdin=theirs.fileno()))
@@ -225,7 +225,10 @@ class Parent(Script):
         order = {"argv": argv, "env": node.env() | dict(env), "cwd": str(node.base)}
         with self._asking:
             socket.send_fds(self._talk, [json.dumps(order).encode()], [child_in, child_out, stderr])
-            pid = self._pids.get(timeout=PATIENCE_S)
+            try:
+                pid = self._pids.get(timeout=PATIENCE_S)
+            except queue.Empty:
+                raise AssertionError(self._report(f"does not start {name}")) from None
         for descriptor in (child_in, child_out, stderr):
             os.close(descriptor)
         made: Child = node.keep(Child(self, name, pid, our_in, our_out, path))
@@ -391,6 +394,7 @@ class Node:
         own = {
             "HOME": str(self.base),
             "PYTHONPATH": str(CHECKOUT),
+            "PLUTO_DIST_SYSTEM_METRICS_S": "0",  # on a slow machine they would be a lease more
             "PLUTO_DIST_HOME": str(self.home),
             "PLUTO_DIR": str(self.base),
             "PD_TEST_LEDGER": str(self.ledger),
@@ -448,7 +452,8 @@ class Node:
     def _is_ours(self, pid: int) -> bool:
         with contextlib.suppress(OSError):
             arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            return f"--runtime={self.home / 'run'}".encode() in arguments
+            spawner = any(argument.endswith(b"/spawn.py") for argument in arguments)  # not one itself
+            return f"--runtime={self.home / 'run'}".encode() in arguments and not spawner
         return False
 
     # --- what is in the store ---------------------------------------------------------------------

@@ -75,6 +75,11 @@ class Served(Node):
         """Resident memory of the coordinator."""
         return float(psutil.Process(self.coordinator()).memory_info().rss) / (1 << 20)
 
+    def too_often(self, path: str, every_s: float, since: int = 0) -> int:
+        """How many requests to an address were more than one in so many seconds, and one at either end."""
+        found = [entry["at"] for entry in self.server.requests()[since:] if entry["path"] == path]
+        return max(0, len(found) - 2 - int((found[-1] - found[0]) / every_s)) if found else 0
+
     def paths(self, since: int = 0) -> list[str]:
         """Paths of the requests after the `since`-th."""
         return [entry["path"] for entry in self.server.requests()[since:]]

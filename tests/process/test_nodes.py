@@ -33,7 +33,7 @@ class TwoNodes:
         self._env = {"GROUP_WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", **env}
         for node in self.nodes:
             node.set(PLUTO_DIST_SYSTEM_METRICS_S="1", PLUTO_DIST_HEARTBEAT_S="0.5")
-        self._launchers = [node.launcher(4, run_id="two-nodes") for node in self.nodes]
+        self.launchers = [node.launcher(4, run_id="two-nodes") for node in self.nodes]
         self.ranks: dict[int, Script] = {}
 
     def start(self, *ranks: int, end: str = "run.finish()", options: str = "") -> None:
@@ -41,7 +41,7 @@ class TwoNodes:
         body = RANK.replace("END", end).replace("**OPTIONS", options)
         for rank in ranks:
             place = {"GROUP_RANK": str(rank // 2), "LOCAL_RANK": str(rank % 2)}
-            self.ranks[rank] = self._launchers[rank // 2].rank(rank, body, env={**self._env, **place})
+            self.ranks[rank] = self.launchers[rank // 2].rank(rank, body, env={**self._env, **place})
 
     def expect(self, word: str, *ranks: int) -> list[str]:
         return [self.ranks[rank].expect(word) for rank in ranks or sorted(self.ranks)]

@@ -44,6 +44,8 @@ PLANTED = [
     ("coordinator.lock", "second name"),
     ("coordinator.db", "pipe"),
     ("coordinator.log", "link"),
+    ("coordinator.alive", "link"),
+    ("coordinator.alive", "pipe"),
     ("coordinator.sock", "link"),
 ]
 

@@ -30,7 +30,6 @@ meet()
 GRACES = dict.fromkeys(
     (
         "pluto_dist.core.rules.verdict.DRAIN_S",
-        "pluto_dist.core.rules.verdict.DRAIN_S",
         "pluto_dist.core.rules.verdict.ORPHAN_S",
         "pluto_dist.core.rules.verdict.RESTART_WINDOW_S",
         "pluto_dist.core.rules.verdict.EXIT_S",
@@ -71,7 +70,7 @@ def _in_rank(rank: int, action: str) -> str:
 TERM_AGENT = "os.kill(os.getppid(), signal.SIGTERM)"
 TO_AGENT = _in_rank(0, TERM_AGENT)
 IGNORE = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
-SOON = "--shutdown-timeout=1"  # torchrun's SIGKILL comes after this many seconds, by itself after 30
+SOON = "--shutdown-timeout=5"  # torchrun's SIGKILL comes after this many seconds, by itself after 30
 
 # Every rank waits for a message that never comes, so no Python handler runs any more.
 IN_A_CALL = """

@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 
+from tests.patience import NEVER_S
 from tests.process.harness import events
 from tests.process.served import Served
 from tests.process.told import check_end, check_points
@@ -20,6 +21,12 @@ run.log({{"auto": float(ATTEMPT)}})
 train(run, 4, 1 + 5 * ATTEMPT)
 meet()
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def late_is_never_too_late(shared_served: Served) -> None:
+    """The drain deadline does not run out on a slow machine."""
+    shared_served.constants({"pluto_dist.core.rules.verdict.DRAIN_S": NEVER_S})
 
 
 def test_a_restarted_job_is_one_run(shared_served: Served) -> None:

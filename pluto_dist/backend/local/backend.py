@@ -97,6 +97,10 @@ class LocalBackend:
     def beat(self, run: BackendRun) -> Beat:
         return Beat(Delivered())
 
+    def seat_epoch(self, run: BackendRun) -> int | Outcome:
+        """See `Backend`. A store has one writer."""
+        return 0
+
     def revive(self, run: BackendRun) -> Outcome:
         return Delivered()
 

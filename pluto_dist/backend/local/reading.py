@@ -90,10 +90,69 @@ def read_points(document: Document, roots: Sequence[Path]) -> Iterator[SeriesPoi
         roots: folders that hold one folder per lease: `<store>/runs/<key>/streams`, `<spool>/leases`. The
             first one is the Run's own: a lease folder there counts even if the document does not know it yet.
     """
+    return read_points_of(document, roots, ("metrics", "data", "files"))
+
+
+def read_points_of(
+    document: Document, roots: Sequence[Path], kinds: tuple[str, ...]
+) -> Iterator[SeriesPoint]:
+    """As `read_points`, of some kinds of streams: `metrics`, `data` (texts, histograms, tables), `files`."""
     names = FinalNames(document.restore.series)
+    for segment in (found for found in segments(document, roots) if found.kind in kinds):
+        for cut in segment.cuts():
+            final = partial(names.of, segment.participant(cut.start))
+            for line in cut.lines:
+                yield from _points_of(segment.stream, line, segment.lease_id, final)
+
+
+class Segment(msgspec.Struct, frozen=True):
+    """One segment of a stream with points, wherever its bytes are.
+
+    Attributes:
+        lease_id: whose it is.
+        lease: what the document says of it, None if it does not know it yet.
+        stream, number: the segment's name.
+        paths: files that hold its bytes from the start, the longest first.
+    """
+
+    lease_id: str
+    lease: LeaseShown | None
+    stream: str
+    number: int
+    paths: tuple[Path, ...]
+
+    @property
+    def kind(self) -> str:
+        """`metrics`, `data` or `files`."""
+        return stream_kind(self.stream)
+
+    @property
+    def fence(self) -> int:
+        """Offset behind which records are late, of a superseded lease (R7); 0 if none is in the middle."""
+        fence = _fence(self.lease, self.stream)
+        return fence[1] if fence is not None and fence[0] == self.number else 0
+
+    def participant(self, offset: int) -> str:
+        """Whose records stand at this offset."""
+        if self.lease is None:
+            return ""
+        fence = _fence(self.lease, self.stream)
+        if fence is not None and (self.number, offset) >= fence:
+            return late_participant(self.lease.participant, self.lease.attempt)
+        return self.lease.participant
+
+    def cuts(self, start: int = 0) -> Iterator[Cut]:
+        """Whole frames from an offset on; no cut reaches over the fence."""
+        return _read(self.paths, self.fence, start)
+
+
+def segments(document: Document, roots: Sequence[Path]) -> Iterator[Segment]:
+    """Segments with points, lease by lease, stream by stream; arguments as for `read_points`."""
     leases = {lease.lease_id: lease for lease in document.leases}
     for lease_id in dict.fromkeys((*leases, *_folders(roots[0]))):
-        yield from _lease_points(lease_id, leases.get(lease_id), names, roots)
+        for stream, found in sorted(_streams([root / lease_id for root in roots]).items()):
+            for number, paths in sorted(found.items()):
+                yield Segment(lease_id, leases.get(lease_id), stream, number, tuple(paths))
 
 
 def summarise(points: Iterable[SeriesPoint]) -> dict[str, Point]:
@@ -121,21 +180,6 @@ def shown(value: float | str) -> float | str:
     return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
 
 
-def _lease_points(
-    lease_id: str, lease: LeaseShown | None, names: FinalNames, roots: Sequence[Path]
-) -> Iterator[SeriesPoint]:
-    for stream, segments in sorted(_streams([root / lease_id for root in roots]).items()):
-        fence = _fence(lease, stream)
-        for number, paths in sorted(segments.items()):
-            for cut in _read(paths, fence[1] if fence is not None and fence[0] == number else 0):
-                behind = fence is not None and (number, cut.start) >= fence
-                who = "" if lease is None else lease.participant
-                if lease is not None and behind:
-                    who = late_participant(lease.participant, lease.attempt)
-                for line in cut.lines:
-                    yield from _points_of(stream, line, lease_id, partial(names.of, who))
-
-
 def _fence(lease: LeaseShown | None, stream: str) -> tuple[int, int] | None:
     if lease is None or lease.fences is None:
         return None
@@ -153,7 +197,7 @@ def _points_of(stream: str, line: bytes, lease_id: str, final: Callable[[str], s
         if stream_kind(stream) == "files":
             yield from _file(line, lease_id, final)
             return
-        record = _read_metrics(line)
+        record = read_metrics(line)
     except UNREADABLE:
         return
     for name, value in record.data.items():
@@ -167,7 +211,12 @@ def _file(line: bytes, lease_id: str, final: Callable[[str], str]) -> Iterator[S
         yield SeriesPoint("file", final(file.log_name), file.step, place, file.time, lease_id)
 
 
-def _read_metrics(line: bytes) -> _Metrics:
+def read_metrics(line: bytes) -> _Metrics:
+    """One record of a metrics stream, values that are not finite included.
+
+    Raises:
+        ValueError: it is none, or one of `UNREADABLE`.
+    """
     try:
         return _metrics.decode(line)
     except UNREADABLE:  # NaN and infinities are no JSON
@@ -202,7 +251,7 @@ def _streams(folders: Iterable[Path]) -> dict[str, dict[int, list[Path]]]:
     }
 
 
-def _read(paths: list[Path], fence: int) -> Iterator[Cut]:
+def _read(paths: Iterable[Path], fence: int, start: int) -> Iterator[Cut]:
     """Cuts of the first file that can be opened; a spool segment may have been delivered and removed."""
     for path in paths:
         try:
@@ -210,13 +259,13 @@ def _read(paths: list[Path], fence: int) -> Iterator[Cut]:
         except FileNotFoundError:
             continue
         with file:
-            yield from _cuts(file, fence)
+            yield from _cuts(file, fence, start)
         return
 
 
-def _cuts(file: BinaryIO, fence: int) -> Iterator[Cut]:
+def _cuts(file: BinaryIO, fence: int, start: int) -> Iterator[Cut]:
     """Whole frames up to the end of the file; no cut reaches over the fence."""
-    offset, wanted = 0, PIECE_BYTES
+    offset, wanted = start, PIECE_BYTES
     while True:
         file.seek(offset)
         data = file.read(wanted)

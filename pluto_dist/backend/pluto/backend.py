@@ -22,8 +22,9 @@ from pluto_dist.backend.pluto.client import (
 from pluto_dist.backend.pluto.exchange import Failed, NotDelivered, failed
 from pluto_dist.backend.pluto.files import Files, MemoryUrlBook, UrlBook
 from pluto_dist.backend.pluto.guard import first_fault
+from pluto_dist.backend.pluto.history import ended_by_monitor, left_to_do
 from pluto_dist.backend.pluto.http import Http
-from pluto_dist.backend.pluto.opening import Opening, ended_by_monitor, left_to_do
+from pluto_dist.backend.pluto.opening import Opening
 from pluto_dist.backend.pluto.reporting import Reporting
 from pluto_dist.core.rules.shared import merge_tags
 from pluto_dist.core.values.backend import (
@@ -165,6 +166,11 @@ class PlutoBackend(Backend):
         failure = failed(self._client.resume({"runId": run.id})) or failed(self._client.trigger(run.id))
         return failure.outcome if failure is not None else Told(status="RUNNING")
 
+    def seat_epoch(self, run: BackendRun) -> int | Outcome:
+        """See `Backend`."""
+        found = read_details(self._client, run.id)
+        return found.outcome if isinstance(found, Failed) else seat_in(found.config_object)
+
     def put_back(self, reopened: Reopened) -> Outcome:
         """See `Backend`. The history tells whether the Run is still as asking has left it."""
         history = read_history(self._client, reopened.id)
@@ -206,3 +212,23 @@ class PlutoBackend(Backend):
             return Rejected(reason, good=index)
         path = "/ingest/data" if batch.kind == "data" else "/ingest/logs"
         return self._client.ingest(run, "rows", path, b"".join(batch.lines)).outcome
+
+
+class _SeatOf(msgspec.Struct, frozen=True):
+    epoch: int = 0
+
+
+class _Ours(msgspec.Struct, frozen=True):
+    seat: _SeatOf = _SeatOf()
+
+
+class _Config(msgspec.Struct, frozen=True):
+    pluto_dist: _Ours = _Ours()
+
+
+def seat_in(config: bytes) -> int:
+    """The epoch of the seat in a Run's config; 0 without one, or where people put something else there."""
+    try:
+        return msgspec.json.decode(config, type=_Config).pluto_dist.seat.epoch
+    except msgspec.MsgspecError:
+        return 0

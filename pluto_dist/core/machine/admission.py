@@ -14,6 +14,7 @@ from typing import assert_never
 
 import msgspec
 
+from pluto_dist.core.machine.cluster import Clusters
 from pluto_dist.core.machine.context import Context, Shared
 from pluto_dist.core.machine.opening import Opening
 from pluto_dist.core.machine.ownership import Succession
@@ -149,15 +150,17 @@ def _only(runs: Iterable[Run]) -> Run | None:
 class Admission:
     """Waiting claims and what becomes of them."""
 
-    def __init__(self, context: Context, opening: Opening, shared: Shared) -> None:
+    def __init__(self, context: Context, opening: Opening, shared: Shared, clusters: Clusters) -> None:
         self._context = context
         self._book = context.book
         self._opening = opening
+        self._clusters = clusters
         self._shared = shared
         self._succession = Succession(context)
         self._finder = Finder(context.book)
         self._verifying: set[str] = set()
         self._deadlines: dict[str, float | None] = {}
+        self._granted = False
 
     def claim(self, lease: Lease, *, verified: bool = False) -> None:
         """Decides a claim, or leaves it waiting."""
@@ -217,14 +220,18 @@ class Admission:
     def retry(self) -> None:
         """Something has changed: asks again for every claim that waits, unless it is being looked into.
 
-        The lowest rank comes first: the others wait for what it becomes.
+        The lowest rank comes first: the others wait for what it becomes. What is granted may be what a claim
+        that was looked at before it waits for, so all that still wait are asked again after a grant.
         """
-        for lease_id in sorted(self._deadlines, key=self._rank):
-            lease = self._book.leases.get(lease_id)
-            if lease is None or lease.state != "waiting":
-                self._deadlines.pop(lease_id, None)
-            elif lease_id not in self._verifying:
-                self.claim(lease)
+        self._granted = True
+        while self._granted:
+            self._granted = False
+            for lease_id in sorted(self._deadlines, key=self._rank):
+                lease = self._book.leases.get(lease_id)
+                if lease is None or lease.state != "waiting":
+                    self._deadlines.pop(lease_id, None)
+                elif lease_id not in self._verifying:
+                    self.claim(lease)
 
     def _rank(self, lease_id: str) -> int:
         lease = self._book.leases.get(lease_id)
@@ -289,6 +296,9 @@ class Admission:
             if newcomer:
                 self._shared.add_tags(run.key, lease.opened.tags)
                 run = self._book.runs[run.key]
+        if grant.elsewhere:
+            self._opening.join_instead(run, lease)
+            run = self._book.runs[run.key]
         if run.opening and not run.provisional:
             self._deadlines[lease.lease_id] = None  # asked again when the backend has answered
             return
@@ -315,6 +325,7 @@ class Admission:
             granted_at=now.at,
             granted_ms=now.wall_ms,
         )
+        self._granted = True
         self._contribute(granted, run)
         if owns and newcomer:
             self._shared.add_tags(run.key, lease.opened.tags)
@@ -393,6 +404,7 @@ class Admission:
             waiting_ranks=waiting_ranks,
             verified=verified,
             reporting=run.key in self._context.reporting,
+            owner_elsewhere=self._clusters.owner_elsewhere(run),
             asked_at=asked_at,
         )
 

@@ -18,6 +18,8 @@ from pluto_dist.core.values.effects import Effect, FindFence, LookAtStreams
 from pluto_dist.core.values.records import EndReason, Lease, Now, Run
 from pluto_dist.errors import InvalidRecordError
 
+LATE_MS = 5_000  # what is found later than this after it happened has two times
+
 
 class Context:
     """One per coordinator.
@@ -98,12 +100,19 @@ class Context:
         self.touch(changed.run)
         return changed
 
-    def end_lease(self, lease: Lease, reason: EndReason, **changes: object) -> Lease:
+    def end_lease(self, lease: Lease, reason: EndReason, ended_ms: int = 0, **changes: object) -> Lease:
         """Ends a lease now and looks at its streams for the last time.
 
         A superseded one may go on to write as long as its process lives: those records get a name of their
         own (R7), and the last look comes with its death.
+
+        Args:
+            lease: whose process has left.
+            reason: how.
+            ended_ms: when that was, epoch milliseconds, for what is found late; 0 for now.
+            changes: other fields.
         """
+        found_ms = self.found_ms(ended_ms)
         superseded = reason == "superseded"
         if superseded:
             self.emit(FindFence(lease_id=lease.lease_id, folder=lease.folder))
@@ -114,10 +123,16 @@ class Context:
             lease,
             state="ended",
             ended_at=self.now.at,
-            ended_ms=self.now.wall_ms,
+            ended_ms=ended_ms if found_ms else self.now.wall_ms,
+            found_ms=found_ms,
             end_reason=reason,
             **changes,
         )
+
+    def found_ms(self, happened_ms: int) -> int:
+        """Now, if what happened then, 0 for unknown, is found only long after it; else 0."""
+        late = 0 < happened_ms < self.now.wall_ms - LATE_MS
+        return self.now.wall_ms if late else 0
 
     def note_once(self, run: str, event: str, /, **detail: str) -> None:
         """Adds a line to a Run's history unless it is there already."""

@@ -17,6 +17,7 @@ from itertools import islice
 import msgspec
 
 from pluto_dist.core.machine.beats import Beats
+from pluto_dist.core.machine.cluster import Clusters
 from pluto_dist.core.machine.context import Context
 from pluto_dist.core.machine.lane import backend_run
 from pluto_dist.core.rules.shared import merge_tags
@@ -25,6 +26,7 @@ from pluto_dist.core.values.backend import (
     Delivered,
     Rejected,
     Retry,
+    SeatNote,
     Status,
     TagsChange,
     Told,
@@ -37,6 +39,7 @@ from pluto_dist.core.values.records import Run, Verdict
 
 MAX_NAMES = 1000
 TRIES = 3  # the status does not wait longer for an errand that fails, a few seconds
+FENCED = frozenset({"seat", "revive", "status"})  # of several nodes only the seat may say it
 GIVE_UP_S = 86_400.0  # an outage of a day is an outage; longer, the server means this very errand
 
 _encoder = msgspec.json.Encoder()
@@ -61,23 +64,26 @@ class Trial(msgspec.Struct, frozen=True):
 class Controls:
     """Errands of all Runs."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, clusters: Clusters) -> None:
         self._context = context
         self._book = context.book
+        self._clusters = clusters
         self._errands: dict[str, Errand] = {}
         self._trials: dict[str, dict[str, Trial]] = {}
         self._beats = Beats(context)
         self._reaped: set[str] = set()
         self._tried_last: set[str] = set()
+        self._seated: dict[str, int] = {}
         self._token = 0
 
-    def advance(self, run: Run, *, may_report: bool, beat_s: float | None) -> None:
+    def advance(self, run: Run, *, may_report: bool, beat_s: float | None, ends: bool = False) -> None:
         """Sends the next thing that the backend does not have yet.
 
         Args:
             run: whose.
             may_report: nothing holds the terminal status up.
             beat_s: how often the backend is told that the Run lives, None if it does not.
+            ends: only an exit code is awaited.
         """
         if run.id is None or run.opening:
             return
@@ -91,6 +97,8 @@ class Controls:
             return
         errand = self._next(run, may_report)
         if errand is None:
+            if ends and may_report and next(self._wanted(run), None) is None:
+                self._beats.asked_last(run)
             return
         if errand.operation == "status":
             self._context.reporting.add(run.key)
@@ -100,7 +108,13 @@ class Controls:
             self._beats.end(run)  # else it would come between the last question and the status
         self._errands[run.key] = errand
         self._context.emit(
-            Control(run=backend_run(run), operation=errand.operation, token=errand.token, body=errand.body)
+            Control(
+                run=backend_run(run),
+                operation=errand.operation,
+                token=errand.token,
+                body=errand.body,
+                fence=self._clusters.fence(run) if errand.operation in FENCED else None,
+            )
         )
 
     def answered(self, event: Controlled) -> bool:
@@ -136,10 +150,10 @@ class Controls:
         if run is None:
             return
         last, sure = self._beats.is_last(run), self._beats.answered(run, event)
-        if run.ended or self._beats.overdue(run):
-            self._context.touch(run.key)  # its status, or the next sign of life, may have waited for this one
+        if run.ended or last or self._beats.overdue(run):
+            self._context.touch(run.key)  # its status, who leaves, or the next sign of life may have waited
         self._context.heard_of_key(run, event.beat.outcome)
-        if run.relay and event.beat.status is not None:
+        if run.relay and not run.ended and event.beat.status is not None:
             self._context.change_run(
                 run, status=event.beat.status, cancelled=event.beat.status == "CANCELLED"
             )
@@ -169,14 +183,21 @@ class Controls:
     def settled(self, run: Run) -> bool:
         """Whether the backend has everything except perhaps the status."""
         return run.target.mode == "local" or (
-            next(self._wanted(run), None) is None and not self._beats.is_last(run)
+            next(self._wanted(run), None) is None and not self._beats.waits(run)
         )
+
+    def asked(self, run: Run) -> bool:
+        """Whether nobody has to wait for the last question before a status that is awaited."""
+        if run.target.mode == "local" or run.relay or run.id is None or run.opening:
+            return True
+        return not self._context.may_talk(run) or self._beats.knows(run)
 
     def forget(self, run: str) -> None:
         """The Run is forgotten."""
         self._errands.pop(run, None)
         self._trials.pop(run, None)
         self._beats.forget(run)
+        self._seated.pop(run, None)
         self._context.reporting.discard(run)
         self._reaped.discard(run)
         self._tried_last.discard(run)
@@ -198,8 +219,11 @@ class Controls:
 
     def _wanted(self, run: Run) -> Iterator[tuple[str, bytes]]:
         """What the backend lacks beside the status, in the order of sending."""
-        if run.key in self._reaped:
+        seat = self._clusters.fence(run) if run.cluster is not None else None
+        if run.key in self._reaped and (run.cluster is None or seat is not None):
             yield "revive", b""
+        if seat is not None and seat.epoch > self._seated.get(run.key, 0):
+            yield "seat", _encoder.encode(SeatNote(seat.epoch))
         names = dict(islice(self._book.unregistered(run.key).items(), MAX_NAMES))
         if names:
             yield "names", _encoder.encode(names)
@@ -233,6 +257,8 @@ class Controls:
                 self._tagged(run, msgspec.json.decode(errand.body, type=TagsChange), told)
             case "config" if run.config_patch == errand.body:
                 self._context.change_run(run, config_patch=b"")
+            case "seat":
+                self._seated[run.key] = msgspec.json.decode(errand.body, type=SeatNote).epoch
             case "revive":
                 self._reaped.discard(run.key)
                 self._server_says(run, told.status)
@@ -302,6 +328,7 @@ class Controls:
             status="CANCELLED",
             verdict=Verdict("CANCELLED", reason, failure),
             ended_ms=self._context.now.wall_ms,
+            found_ms=0,
             telling=True,
             reported=True,
         )

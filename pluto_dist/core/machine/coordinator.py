@@ -16,6 +16,7 @@ A starting coordinator takes over what the book knows: every lease, every launch
 from __future__ import annotations
 
 from pluto_dist.core.machine.admission import Admission
+from pluto_dist.core.machine.cluster import Clusters
 from pluto_dist.core.machine.context import Context, Shared
 from pluto_dist.core.machine.control import Controls
 from pluto_dist.core.machine.delivery import Delivery
@@ -48,6 +49,10 @@ from pluto_dist.core.values.effects import (
 from pluto_dist.core.values.events import (
     Asked,
     Beaten,
+    ClusterJoined,
+    ClusterListed,
+    ClusterSeen,
+    ClusterWritten,
     Controlled,
     CopiesDropped,
     CopiesKept,
@@ -83,25 +88,31 @@ class Coordinator:
         boot_id: of this boot; instants of another boot are long ago.
         generation: fencing number of this start.
         idle_exit_s: seconds without work before `StopSelf`.
+        node: id of this node for cluster stores; "" uses none.
     """
 
-    def __init__(self, book: Book, *, boot_id: str, generation: int, idle_exit_s: float = 60.0) -> None:
+    def __init__(
+        self, book: Book, *, boot_id: str, generation: int, idle_exit_s: float = 60.0, node: str = ""
+    ) -> None:
         self._context = Context(book, boot_id)
         self._book = book
         self._idle = Idle(idle_exit_s)
         self._stopping = False
         shared = Shared(self._context)
-        self._opening = Opening(self._context, shared)
-        self._admission = Admission(self._context, self._opening, shared)
+        self._clusters = Clusters(self._context, node, generation)
+        self._opening = Opening(self._context, shared, self._clusters)
+        self._admission = Admission(self._context, self._opening, shared, self._clusters)
         self._folding = Folding(self._context, self._admission, shared)
         self._delivery = Delivery(self._context, SeriesNames(book))
         self._remainders = Remainders(self._context, self._delivery)
         self._elsewhere = Elsewhere(self._context)
-        self._controls = Controls(self._context)
+        self._controls = Controls(self._context, self._clusters)
         self._filing = Filing(self._context)
         self._restoring = Restoring(self._context)
         self._paces = Paces(self._context)
-        standings = Standings(self._context, self._delivery, self._controls, self._filing, self._paces)
+        standings = Standings(
+            self._context, self._delivery, self._controls, self._filing, self._paces, self._clusters
+        )
         self._views = Views(self._context, self._delivery, standings, self._paces, generation)
         self._sampling = Sampling(self._context, self._delivery)
         self._settling = Settling(
@@ -115,6 +126,7 @@ class Coordinator:
             standings,
             self._views,
             self._sampling,
+            self._clusters,
         )
         self._memory = Memory(
             self._context,
@@ -127,6 +139,7 @@ class Coordinator:
                 self._views,
                 self._sampling,
                 self._paces,
+                self._clusters,
             ),
         )
         self._recovery = Recovery(self._context, self._admission, self._opening, self._elsewhere)
@@ -152,11 +165,13 @@ class Coordinator:
             self._restoring.deadline(),
             self._delivery.deadline(),
             self._settling.deadline(),
+            self._views.deadline(),
             self._sampling.deadline(),
             self._paces.deadline(),
             self._filing.deadline(),
             self._remainders.deadline(),
             self._idle.deadline(),
+            self._clusters.deadline(),
         ]
         return min((at for at in deadlines if at is not None), default=None)
 
@@ -213,11 +228,17 @@ class Coordinator:
                 self._fenced(lease_id, fences)
             case KeyGiven(key_id=key_id):
                 self._key_given(key_id)
+            case ClusterJoined():
+                self._clusters.joined(event)
+            case ClusterListed() | ClusterSeen() | ClusterWritten():
+                self._clusters.told(event)
+                self._opening.wake()
             case Ticked():
                 self._opening.wake()
                 self._delivery.wake()
                 self._sampling.sample()
                 self._paces.look()
+                self._clusters.tick()
             case _:
                 raise TypeError(f"no such event: {type(event).__name__}")
 

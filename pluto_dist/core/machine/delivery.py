@@ -28,6 +28,7 @@ class Delivery:
         self._console_turn: dict[str, Lane] = {}
         self._looked: set[str] = set()
         self._held: dict[str, dict[Lane, None]] = {}
+        self._troubled: dict[str, dict[Lane, None]] = {}
 
     def seen(self, event: StreamsSeen) -> None:
         """Sizes of a lease's streams are known."""
@@ -95,6 +96,7 @@ class Delivery:
                 run = self._book.runs[run.key]  # repeats may just have been counted
                 self._context.change_run(run, next_line=run.next_line + event.lines)
         if lane.trouble != trouble:
+            self._note_trouble(run.key, lane)
             self._context.tell(lane.lease)
         self._went_on(lane)
 
@@ -107,7 +109,7 @@ class Delivery:
 
     def quiet(self, run: Run) -> bool:
         """Whether nothing of the Run is on its way; what a side sends is waited for only a moment."""
-        since_ms = self._context.now.wall_ms - (run.ended_ms or 0)
+        since_ms = self._context.now.wall_ms - (run.decided_ms or 0)
         return since_ms > QUIET_MS or not any(
             lane.busy for lease in self._book.leases_of(run.key) for lane in self.lanes_of(lease)
         )
@@ -151,9 +153,9 @@ class Delivery:
         """Records of the lease that have been delivered or set aside."""
         return sum(self._book.feeds[key].passed for key in self._book.feed_keys(lease.lease_id))
 
-    def trouble(self, lease: Lease) -> str:
-        """Why something of the lease is not delivered, "" if all is well."""
-        return next((lane.trouble for lane in self.lanes_of(lease) if lane.trouble), "")
+    def trouble(self, run: str) -> str:
+        """Why something of the Run is not delivered, "" if all is well."""
+        return next((lane.trouble for lane in self._troubled.get(run, {}) if lane.trouble), "")
 
     def next_step(self, run: str, participant: str, *, member: bool = False) -> int:
         """The automatic step with which a participant goes on.
@@ -168,22 +170,24 @@ class Delivery:
             steps.append(known.behind)
         if known is not None and known.fork_step is not None:
             steps.append(known.fork_step + 1)  # a fork goes on behind the step it was made from
-        for lease in self._book.leases_of(run):
-            if lease.participant == participant:
-                steps.append(lease.next_step)
-                steps.extend(self._book.feeds[key].next_step for key in self._book.feed_keys(lease.lease_id))
+        for lease in self._book.leases_by(run, participant):
+            steps.append(lease.next_step)
+            steps.extend(self._book.feeds[key].next_step for key in self._book.feed_keys(lease.lease_id))
         return max(steps)
 
     def lease_removed(self, lease: Lease) -> None:
         """The lease's folder is gone; its feeds stay in the book for their counts."""
         for key in self._book.feed_keys(lease.lease_id):
-            self._lanes.pop(key, None)
+            lane = self._lanes.pop(key, None)
+            if lane is not None and lease.run is not None:
+                self._troubled.get(lease.run, {}).pop(lane, None)
 
     def forget(self, run: str) -> None:
         """The Run is forgotten."""
         self._names.forget(run)
         self._console_turn.pop(run, None)
         self._held.pop(run, None)
+        self._troubled.pop(run, None)
         for key in [key for key in self._settled if key[0] == run]:
             del self._settled[key]
         for lease in self._book.leases_of(run):
@@ -205,6 +209,13 @@ class Delivery:
         else:
             writer, stop = _writer_at(lane, segment)
             lane.ship(segment, writer, self._known(run.key, writer), stop)
+
+    def _note_trouble(self, run: str, lane: Lane) -> None:
+        troubled = self._troubled.setdefault(run, {})
+        if lane.trouble:
+            troubled[lane] = None
+        else:
+            troubled.pop(lane, None)
 
     def _went_on(self, lane: Lane) -> None:
         if not lane.lease.alive:
@@ -284,7 +295,7 @@ class Delivery:
             before = series.get(final)
             series[final] = Point(batch.last, batch.step, batch.count + (before.count if before else 0))
             count += batch.count
-        self._book.points.put(lane.lease.lease_id, Points(run.key, series, count))
+        self._book.put_points(lane.lease.lease_id, Points(run.key, series, count))
 
 
 def _unfenced(lease: Lease) -> bool:

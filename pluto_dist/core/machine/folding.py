@@ -103,7 +103,10 @@ class Folding:
             self._dead_before_granted(lease, event)
             return not self._book.leases[lease.lease_id].alive
         lease = self._context.end_lease(
-            lease, "exited" if lease.said else "died", next_step=max(lease.next_step, event.next_step)
+            lease,
+            "exited" if lease.said else "died",
+            event.alive_until_ms,
+            next_step=max(lease.next_step, event.next_step),
         )
         if event.replaced:
             self._context.note(lease.run or "", "replaced_by_exec", lease=lease.lease_id)
@@ -230,7 +233,7 @@ class Folding:
         if isinstance(entry, Closed) or not entry.at_exit:
             self._context.emit(AwaitRelease(lease_id=lease.lease_id))
         if isinstance(entry, Closed):
-            self._context.end_lease(lease, "closed", left_at=entry.at)
+            self._context.end_lease(lease, "closed", entry.wall_ms, left_at=entry.at)
             return
         is_owner = lease.role == "owner" and run.owner == lease.lease_id
         code = entry.code if is_owner else None
@@ -238,6 +241,7 @@ class Folding:
         self._context.end_lease(
             lease,
             "finished",
+            entry.wall_ms,
             left_at=entry.at,
             finish_code=code,
             by_exit=entry.at_exit or entry.by_exit,
@@ -294,12 +298,14 @@ class Folding:
     def _evidence_of(self, event: ProcessDied, lease: Lease) -> Evidence:
         """A death, which comes after whatever the process said itself."""
         now = self._context.now
+        found_ms = self._context.found_ms(event.alive_until_ms)
         kind: EvidenceKind = (
             "signal" if event.signal else "exit" if event.exit_code is not None else "vanished"
         )
         return Evidence(
             at=now.at,
-            wall_ms=now.wall_ms,
+            wall_ms=event.alive_until_ms if found_ms else now.wall_ms,
+            found_ms=found_ms,
             kind=kind,
             message="its program was replaced by exec" if event.replaced else "",
             signal=event.signal,

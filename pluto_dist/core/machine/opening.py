@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import msgspec
 
+from pluto_dist.core.machine.cluster import Clusters
 from pluto_dist.core.machine.context import Context, Shared
 from pluto_dist.core.machine.ownership import Succession
 from pluto_dist.core.rules.claims import goes_on
@@ -35,6 +36,7 @@ from pluto_dist.core.values.ids import RunRef
 from pluto_dist.core.values.lifecycle import Claim, Fork, Origin
 from pluto_dist.core.values.records import Feed, Lease, Prior, Run, Verdict
 
+SEAT_WAIT_S = 0.5  # an answer of the cluster store wakes it before
 KEY_WAIT_S = 1.0  # a key usually comes with the next message
 REFUSED_RETRY_S = 30.0  # a Run that holds data already is offered again, in case somebody mends the cause
 LONGEST_ID = 255  # characters the server takes
@@ -43,9 +45,10 @@ LONGEST_ID = 255  # characters the server takes
 class Opening:
     """Open requests and their answers."""
 
-    def __init__(self, context: Context, shared: Shared) -> None:
+    def __init__(self, context: Context, shared: Shared, clusters: Clusters) -> None:
         self._context = context
         self._book = context.book
+        self._clusters = clusters
         self._adoption = Adoption(context, shared)
         self._succession = Succession(context)
         self._absences = Absences(context)
@@ -82,6 +85,7 @@ class Opening:
                 open_since=self._context.now.at,
                 relay=node_name(claim) if joins else "",
                 next_line=first_line(claim) if joins else 1,
+                cluster=claim.cluster,
             ),
         )
         config = b"{}" if joins else bytes(claim.config)
@@ -104,7 +108,9 @@ class Opening:
             forced=False,
             server_status=None,
             ended_ms=None,
+            found_ms=0,
             prior=Prior(run.verdict, run.ended_ms, run.job_key, run.attempt),
+            cluster=lease.opened.cluster,
             resumed=True,
             cancelled=False,
             owner=None,
@@ -136,6 +142,7 @@ class Opening:
         run = self._context.change_run(
             run,
             relay="",
+            cluster=claim.cluster,
             status="RUNNING",
             cancelled=False,
             opening=True,
@@ -199,6 +206,19 @@ class Opening:
             if run.opening and run.target.key_id == key_id and run.key not in self._asked:
                 self._ask(run)
 
+    def join_instead(self, run: Run, lease: Lease) -> None:
+        """Another node has its owner: the server is only asked where the Run is."""
+        if run.want == "join" or not run.opening:
+            return
+        self._book.configs.put(run.key, Config())
+        changes: dict[str, object] = {
+            "want": "join",
+            "relay": node_name(lease.opened),
+            "tags": (),
+            "fork": None,
+        }
+        self._ask(self._context.change_run(run, **changes))
+
     def wake(self) -> None:
         """Asks again where it is time, and makes Runs provisional that have waited long enough."""
         now = self._context.now.at
@@ -208,7 +228,10 @@ class Opening:
             if not run.provisional and self._is_claimed(run) and now >= self._patience_ends(run):
                 run = self._context.change_run(run, provisional=True)  # noqa: PLW2901 # the same Run
                 self._context.note(run.key, "provisional", because=run.open_trouble)
-            if run.key not in self._asked and now >= self._not_before.get(run.key, 0.0):
+            due = now >= self._not_before.get(run.key, 0.0) or (
+                run.cluster is not None and run.open_failures == 0
+            )
+            if run.key not in self._asked and due:
                 self._ask(run)
 
     def deadline(self) -> float | None:
@@ -244,6 +267,10 @@ class Opening:
         """Asks the backend; what the first question may have changed must be known to whoever repeats it."""
         if not self._context.may_talk(run):
             self._not_before[run.key] = self._context.now.at + KEY_WAIT_S
+            return run
+        if not self._clusters.may_open(run):
+            self._clusters.look(run)
+            self._not_before[run.key] = self._context.now.at + SEAT_WAIT_S
             return run
         self._asked.add(run.key)
         now_ms = self._context.now.wall_ms
@@ -412,7 +439,7 @@ class Adoption:
             self._book.delete_run(run.key)
         self._book.configs.put(old.key, msgspec.structs.replace(config, sides=papers.sides))
         self._book.histories.put(old.key, papers.history)
-        self._book.points.put(past_key(old.key), papers.points)
+        self._book.put_points(past_key(old.key), papers.points)
         for name, series in papers.series.items():
             self._book.put_series(old.key, name, series)
         for lease in papers.leases:

@@ -56,6 +56,7 @@ class Succession:
             forced=False,
             server_status=None,
             ended_ms=None,
+            found_ms=0,
             prior=None,
             cancelled=False,
             owner=None,

@@ -133,6 +133,7 @@ class Questions:
             cancelled=False,
             server_status=None,
             ended_ms=self._context.now.wall_ms,
+            found_ms=0,
         )
 
     def _named(self, name: str) -> list[Run]:

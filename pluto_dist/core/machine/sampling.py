@@ -75,24 +75,25 @@ class Sampling:
         return max(SHORTEST_S, min((each for each in asked if each), default=0.0)) if any(asked) else None
 
     def _members(self, run: Run) -> list[Lease]:
-        return [lease for lease in self._book.leases_of(run.key) if lease.alive and lease.role != "side"]
+        return [lease for lease in self._book.leases_of(run.key) if lease.role != "side" and lease.alive]
 
     def _lease(self, run: Run) -> Lease | None:
-        for lease in self._book.leases_of(run.key):
-            if is_node(lease) and not lease.removed and lease.lease_id not in self._ended:
-                return lease
-        return None
+        open_ones = (lease for lease in self._nodes(run) if lease.lease_id not in self._ended)
+        return next(open_ones, None)
+
+    def _nodes(self, run: Run) -> list[Lease]:
+        """The node's own leases of a Run; each is ended from the start, because no process holds it."""
+        return [lease for lease in self._book.left(run.key) if is_node(lease) and not lease.removed]
 
     def _feed(self, run: Run) -> NodeFeed:
         lease = self._lease(run) or self._begin(run)
-        nodes = [each for each in self._book.leases_of(run.key) if is_node(each) and not each.removed]
         return NodeFeed(
             lease_id=lease.lease_id,
             folder=lease.folder,
             first_step=self._delivery.next_step(run.key, NODE),
             host=lease.opened.label or "",
             store=run.target.store,
-            earlier=tuple(each.folder for each in nodes if each is not lease),
+            earlier=tuple(each.folder for each in self._nodes(run) if each is not lease),
         )
 
     def _begin(self, run: Run) -> Lease:

@@ -25,6 +25,7 @@ import msgspec
 
 from pluto_dist.core.machine.admission import Admission
 from pluto_dist.core.machine.beats import BEAT_S, POLL_S
+from pluto_dist.core.machine.cluster import Clusters
 from pluto_dist.core.machine.context import Context, Shared
 from pluto_dist.core.machine.control import Controls
 from pluto_dist.core.machine.delivery import QUIET_MS, Delivery
@@ -33,7 +34,15 @@ from pluto_dist.core.machine.sampling import Sampling
 from pluto_dist.core.machine.store import Filing
 from pluto_dist.core.machine.views import Standings, Views
 from pluto_dist.core.rules.claims import sought
-from pluto_dist.core.rules.verdict import Assessment, assess, describe, first_failure, members_of, who_failed
+from pluto_dist.core.rules.verdict import (
+    Assessment,
+    assess,
+    codes_awaited,
+    describe,
+    first_failure,
+    members_of,
+    who_failed,
+)
 from pluto_dist.core.values.effects import HearMembers, RemoveLease
 from pluto_dist.core.values.records import Lease, Run, Verdict
 
@@ -55,6 +64,7 @@ class Settling:
         standings: Standings,
         views: Views,
         sampling: Sampling,
+        clusters: Clusters,
     ) -> None:
         self._context = context
         self._book = context.book
@@ -66,6 +76,7 @@ class Settling:
         self._standings = standings
         self._views = views
         self._sampling = sampling
+        self._clusters = clusters
         self._hearings = Hearings(context)
         self._reports = NodeReports(context, shared)
         self._deadlines: dict[str, float] = {}
@@ -101,6 +112,7 @@ class Settling:
             if not lease.alive
         )
         over = run.reported or (bool(run.relay) and self._admission.phase(run) == "detached")
+        over = over and not self._clusters.expects_more(run)
         return over and delivered and self._filing.safe(run) and self._controls.settled(run)
 
     def forget(self, run: str) -> None:
@@ -137,6 +149,8 @@ class Settling:
         for key in [key for key, at in self._deadlines.items() if at <= now]:
             del self._deadlines[key]
             self._context.touch(key)
+        for key in self._views.due():
+            self._context.touch(key)
 
     def _stop_seeking(self) -> None:
         """Who wanted to join a Run of another node is gone."""
@@ -153,19 +167,52 @@ class Settling:
         members = members_of(run, leases)
         assessment = assess(run, members, self._context.now.at)
         verdict = assessment.verdict or self._nobody_comes(run)
-        if verdict is not None and not run.ended and self._hearings.over(run, members):
-            run = self._end(run, verdict)
-        if run.relay and assessment.phase in ("detached", "restarting"):
+        if run.cluster is not None:
+            run = self._of_all_nodes(run, members, assessment, verdict)
+        elif verdict is not None and not run.ended and self._hearings.over(run, members):
+            run = self._end(run, verdict, members)
+        alone = run.cluster is None or self._clusters.trouble(run)
+        if run.relay and alone and assessment.phase in ("detached", "restarting"):
             self._reports.tell(run, members)
         node = self._sampling.plan(run)
         if node is not None:
             self.gone(node.lease_id)
         delivered, quiet = self._standings.delivered(run), self._delivery.quiet(run)
         beat_s = _beat_s(run, assessment, members)
-        self._controls.advance(run, may_report=delivered and quiet, beat_s=beat_s)
+        may_report = delivered and quiet and self._clusters.may_report(run)
+        ends = assessment.expected is not None and not run.ended
+        self._controls.advance(run, may_report=may_report, beat_s=beat_s, ends=ends)
         self._plan(run, assessment, self._status_by(run, delivered=delivered, quiet=quiet))
-        for lease in leases:
+        for lease in self._book.left(run.key):
             self._remove_if_done(lease.lease_id)
+
+    def _of_all_nodes(
+        self, run: Run, members: tuple[Lease, ...], assessment: Assessment, verdict: Verdict | None
+    ) -> Run:
+        """Of several nodes each says when it is done; the Run ends with the verdict that all of them get."""
+        shared = self._clusters.of(run)
+        if shared is None:
+            return run
+        done = verdict is not None if not run.relay else self._node_is_done(assessment, members)
+        if done and not run.ended and self._hearings.over(run, members):
+            nobody = verdict is not None and assessment.verdict is None
+            shared.over(run, members, verdict, settled=nobody)
+        self._clusters.advance(run, members)
+        stored = shared.stored()
+        if run.ended:
+            if stored is not None and shared.sent() and not run.reported:
+                run = self._context.change_run(run, telling=True, reported=True)
+            return run
+        if stored is not None:
+            run = self._end(run, stored.verdict, members, stored.ended_ms)
+            return self._context.change_run(run, telling=True, reported=True) if shared.sent() else run
+        alone = self._clusters.last_resort(run)
+        return self._end(run, alone, members) if alone is not None else run
+
+    def _node_is_done(self, assessment: Assessment, members: tuple[Lease, ...]) -> bool:
+        """On a node without the owner: all members ended, and none of them may be started again."""
+        codes = codes_awaited(members, self._context.now.at)
+        return assessment.phase == "detached" and bool(members) and codes is None
 
     def _nobody_comes(self, run: Run) -> Verdict | None:
         """A Run that was opened for a claim which then went elsewhere must not go on for ever."""
@@ -173,14 +220,23 @@ class Settling:
             return None
         return run.prior.verdict if run.prior is not None else Verdict("TERMINATED", "nobody came to own it")
 
-    def _end(self, run: Run, verdict: Verdict) -> Run:
-        """Freezes the verdict."""
+    def _end(
+        self, run: Run, verdict: Verdict, members: tuple[Lease, ...], ended_ms: int | None = None
+    ) -> Run:
+        """Freezes the verdict; unless others have dated it, an end found late is dated by its last member."""
         self._context.urgent.add(run.key)
         self._context.note(run.key, "ended", status=verdict.status, reason=verdict.reason)
-        restored = run.prior is not None and verdict is run.prior.verdict
-        ended_ms = run.prior.ended_ms if restored and run.prior is not None else None
+        if ended_ms is None and run.prior is not None and verdict is run.prior.verdict:
+            ended_ms = run.prior.ended_ms
+        last = max(members, key=lambda member: member.ended_ms or 0, default=None)
+        late = last is not None and last.found_ms > 0 and not any(member.alive for member in members)
+        last_ms = last.ended_ms if late and last is not None else self._context.now.wall_ms
         return self._context.change_run(
-            run, status=verdict.status, verdict=verdict, ended_ms=ended_ms or self._context.now.wall_ms
+            run,
+            status=verdict.status,
+            verdict=verdict,
+            ended_ms=ended_ms or last_ms,
+            found_ms=self._context.now.wall_ms if late and not ended_ms else 0,
         )
 
     def _status_by(self, run: Run, *, delivered: bool, quiet: bool) -> float | None:
@@ -193,7 +249,14 @@ class Settling:
         return None if quiet else self._context.now.at + QUIET_MS / 1000
 
     def _plan(self, run: Run, assessment: Assessment, status_by: float | None) -> None:
-        candidates = (assessment.deadline, self._controls.deadline(run.key), status_by)
+        codes = codes_awaited(members_of(run, self._book.leases_of(run.key)), self._context.now.at)
+        candidates = (
+            assessment.deadline,
+            codes if run.cluster is not None else None,
+            self._clusters.run_deadline(run.key),
+            self._controls.deadline(run.key),
+            status_by,
+        )
         deadlines = [at for at in candidates if at is not None and at > self._context.now.at]
         if deadlines:
             self._deadlines[run.key] = min(deadlines)
@@ -313,7 +376,7 @@ class Memory:
 
     def _done_with(self, run: Run, before_ms: int) -> bool:
         leases = self._book.leases_of(run.key)
-        ended_ms = max((lease.ended_ms or 0 for lease in leases), default=0) if run.relay else run.ended_ms
+        ended_ms = max((lease.ended_ms or 0 for lease in leases), default=0) if run.relay else run.decided_ms
         over = run.reported or (bool(run.relay) and not run.opening)
         return over and (ended_ms or 0) < before_ms and all(lease.removed for lease in leases)
 

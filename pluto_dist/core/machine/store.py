@@ -89,7 +89,7 @@ class Filing:
             return
         self._troubled.discard(key)
         self._written[key] = event.revision
-        for lease in self._book.leases_of(key):
+        for lease in self._book.left(key):  # only those that leave wait for the store
             self._context.news[lease.lease_id] = None
 
     def safe(self, run: Run) -> bool:

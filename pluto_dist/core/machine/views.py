@@ -11,13 +11,14 @@ from collections.abc import Iterable
 
 import msgspec
 
+from pluto_dist.core.machine.cluster import Clusters
 from pluto_dist.core.machine.context import Context
 from pluto_dist.core.machine.control import Controls
 from pluto_dist.core.machine.delivery import Delivery
 from pluto_dist.core.machine.store import Filing
 from pluto_dist.core.machine.stragglers import Paces
 from pluto_dist.core.rules.participants import is_node, relieved_launchers
-from pluto_dist.core.rules.verdict import Assessment, Phase, assess, members_of
+from pluto_dist.core.rules.verdict import Assessment, Phase, assess, members_of, outlook
 from pluto_dist.core.values.book import Config
 from pluto_dist.core.values.document import Live, show
 from pluto_dist.core.values.effects import Send
@@ -27,6 +28,7 @@ from pluto_dist.core.values.records import Lease, Run
 FILES_MS = 10_000  # the status waits no longer for files than for anything else that is late (R10)
 FOR_EVER_MS = 1 << 62
 KEY_PROBLEM_S = 2.0  # a key that is refused for so long is a key problem
+SPREAD_S = 0.25  # tags that many processes change one after the other reach all others together
 
 
 class Standing(msgspec.Struct, frozen=True):
@@ -36,6 +38,7 @@ class Standing(msgspec.Struct, frozen=True):
         members: owners and workers alive, whatever their epoch.
         safe: what ended participants wrote, tags and config are where they belong (R11).
         told: so is the status, or it will not be known for long.
+        asked: the server was asked for a cancel before a status for which only an exit code is missing.
         relieved: leases of launchers that leave the console to those below them.
     """
 
@@ -43,6 +46,7 @@ class Standing(msgspec.Struct, frozen=True):
     members: int
     safe: bool
     told: bool
+    asked: bool
     relieved: frozenset[str]
     key_problem: str
     trouble: str
@@ -53,7 +57,13 @@ class Standings:
     """Computed when asked for; nothing is kept."""
 
     def __init__(
-        self, context: Context, delivery: Delivery, controls: Controls, filing: Filing, paces: Paces
+        self,
+        context: Context,
+        delivery: Delivery,
+        controls: Controls,
+        filing: Filing,
+        paces: Paces,
+        clusters: Clusters,
     ) -> None:
         self._context = context
         self._book = context.book
@@ -61,6 +71,7 @@ class Standings:
         self._controls = controls
         self._filing = filing
         self._paces = paces
+        self._clusters = clusters
 
     def of(self, run: Run) -> Standing:
         """How a Run stands now."""
@@ -70,11 +81,16 @@ class Standings:
         # The status is waited for only where it is near: not while the launcher may restart the job, nor
         # for a Run that was closed and may be taken up again.
         told = run.reported if run.ended else phase not in ("finishing", "orphaned")
+        told = told and (run.ended or not self._clusters.expects_more(run))
         return Standing(
             run=self._run_view(run, assessment),
-            members=sum(lease.alive and lease.role != "side" for lease in leases),
-            safe=self._all_delivered(leases) and self._filing.safe(run) and self._controls.settled(run),
+            members=len([lease for lease in leases if lease.role != "side" and lease.alive]),
+            safe=self._all_delivered(run)
+            and self._filing.safe(run)
+            and self._controls.settled(run)
+            and self._clusters.safe(run),
             told=told,
+            asked=self._controls.asked(run),
             relieved=relieved_launchers(leases),
             key_problem=self._key_problem(run),
             trouble=self.trouble(run),
@@ -88,24 +104,21 @@ class Standings:
         may be large, and storage is another service: they are waited for only for a while.
         """
         patient = self.files_by_ms(run) > self._context.now.wall_ms
-        leases = self._book.leases_of(run.key)
-        concerned = (lease for lease in leases if lease.role != "side" or is_node(lease))
+        concerned = (lease for lease in self._book.left(run.key) if lease.role != "side" or is_node(lease))
         return all(
             self._passed(lease) or (not patient and self._delivery.only_files_left(lease))
             for lease in concerned
-            if not lease.alive
         )
 
     def files_by_ms(self, run: Run) -> int:
         """Until when the status waits for files, in epoch milliseconds; for ever as long as there is none."""
-        return FOR_EVER_MS if run.ended_ms is None else run.ended_ms + FILES_MS
+        return FOR_EVER_MS if run.decided_ms is None else run.decided_ms + FILES_MS
 
     def trouble(self, run: Run) -> str:
         """Why something does not go on, "" if all is well."""
         if run.target.mode == "pluto" and run.target.key_id not in self._context.keys:
             return "no API key in memory; any process of the Run hands it over"
-        leases = self._book.leases_of(run.key)
-        held_up = next((t for t in map(self._delivery.trouble, leases) if t), "")
+        held_up = self._delivery.trouble(run.key) or self._clusters.trouble(run)
         return run.open_trouble or held_up or self._paces.trouble(run.key)
 
     def _key_problem(self, run: Run) -> str:
@@ -113,9 +126,9 @@ class Standings:
         since, reason = self._context.key_problems.get(run.target.key_id, (0.0, ""))
         return reason if self._context.now.at >= since + KEY_PROBLEM_S else ""
 
-    def _all_delivered(self, leases: tuple[Lease, ...]) -> bool:
+    def _all_delivered(self, run: Run) -> bool:
         """What ended sides wrote as well: the last one out is the last chance for it too (R11)."""
-        return all(self._passed(lease) for lease in leases if not lease.alive and lease.participant)
+        return all(self._passed(lease) for lease in self._book.left(run.key) if lease.participant)
 
     def _passed(self, lease: Lease) -> bool:
         superseded = lease.end_reason == "superseded"
@@ -139,7 +152,7 @@ class Standings:
             epoch=run.epoch,
             resumed=run.resumed,
             tags=run.tags,
-            rejected=run.rejected + sum(lease.rejected for lease in self._book.leases_of(run.key)),
+            rejected=run.rejected + self._book.rejected(run.key),
             fork_run_id=run.fork_run_id,
             fork_step=run.fork_step,
             points=self._book.count_points(run.key),
@@ -178,6 +191,7 @@ class Views:
         self._seen_ms: dict[str, int] = {}
         self._owed: dict[str, int] = {}
         self._standings: dict[str, Standing] = {}
+        self._spread_at: dict[str, float] = {}
 
     def heard(self, lease_id: str, peer: bytes) -> None:
         """A process spoke; any message is a sign of life."""
@@ -227,6 +241,14 @@ class Views:
             if lease is not None and lease_id in self._told:
                 self._tell(lease, standings)
 
+    def due(self) -> list[str]:
+        """Runs of which all leases have something to be told that was put off until now."""
+        return [key for key, at in self._spread_at.items() if at <= self._context.now.at]
+
+    def deadline(self) -> float | None:
+        """When there is something to tell that was put off."""
+        return min(self._spread_at.values(), default=None)
+
     def view(self, lease: Lease, standing: Standing | None) -> View:
         """How things stand for one lease, without what changes all the time."""
         others = 0
@@ -274,10 +296,10 @@ class Views:
 
     def document(self, run: Run, shown_as: Run | None = None) -> bytes:
         """The Run's document as of now."""
-        leases = self._book.leases_of(run.key)
+        leases, shown = self._book.leases_of(run.key), shown_as or run
         return show(
             self._book,
-            shown_as or run,
+            shown,
             phase=self._phase(run),
             pending=sum(self._delivery.pending_bytes(lease) for lease in leases),
             trouble=self._stand.trouble(run),
@@ -288,6 +310,7 @@ class Views:
                 for lease in leases
                 if lease.lease_id in self._seen_ms
             },
+            expected=outlook(shown, members_of(shown, leases)),
         )
 
     def config(self, lease: Lease) -> bytes:
@@ -302,20 +325,32 @@ class Views:
     def forget(self, run: str) -> None:
         """The Run is forgotten."""
         self._standings.pop(run, None)
+        self._spread_at.pop(run, None)
 
     def _concerned(self, key: str, standing: Standing) -> list[str]:
         """Leases that may have to hear of it: all, or those that have ended and wait for it (R11)."""
-        before, self._standings[key] = self._standings.get(key), _lasting(standing)
-        if before is not None and before == self._standings[key]:
+        before = self._standings.get(key)
+        to_tell = self._standings[key] = self._without_hurry(key, before, _lasting(standing))
+        if before == to_tell:
             return []
-        leases = self._book.leases_of(key)
-        if before is not None and _lively(before) == _lively(standing):
-            leases = tuple(lease for lease in leases if not lease.alive)
+        only_leaving = before is not None and _lively(before) == _lively(to_tell)
+        leases = self._book.left(key) if only_leaving else self._book.leases_of(key)
         return [lease.lease_id for lease in leases if not lease.removed]
+
+    def _without_hurry(self, key: str, before: Standing | None, standing: Standing) -> Standing:
+        """A standing with the tags as they were told to all: n processes that tag would cost n times n."""
+        if before is not None and before.run.tags != standing.run.tags:
+            now = self._context.now.at
+            if now < self._spread_at.setdefault(key, now + SPREAD_S):
+                as_told = msgspec.structs.replace(standing.run, tags=before.run.tags)
+                return msgspec.structs.replace(standing, run=as_told)
+        self._spread_at.pop(key, None)
+        return standing
 
     def _drained(self, lease: Lease, standing: Standing) -> bool:
         """Whether a leaving participant has nothing left to wait for (R11)."""
-        told = standing.told or lease.code_awaited  # the verdict waits for this very process
+        waited_for = lease.code_awaited and standing.asked  # the verdict waits for this very process
+        told = standing.told or waited_for
         return not lease.alive and told and standing.safe and self._delivery.complete(lease)
 
     def _send(self, view: View, request: int) -> None:
@@ -365,7 +400,7 @@ def _lasting(standing: Standing) -> Standing:
 
 def _lively(standing: Standing) -> Standing:
     """What matters to the living: not whether those who have left may go."""
-    return msgspec.structs.replace(_lasting(standing), safe=False, told=False)
+    return msgspec.structs.replace(_lasting(standing), safe=False, told=False, asked=False)
 
 
 def _matters(view: View) -> View:

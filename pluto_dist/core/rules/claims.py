@@ -33,6 +33,7 @@ class Grant(msgspec.Struct, frozen=True):
     """A role in an existing Run; an owner of one that has ended takes it up again.
 
     Attributes:
+        elsewhere: the owner is on another node, and this process is no rank of its job.
         relay: the Run's owner is on another node, so this node is a relay for it.
         anew: the job starts once more in the same Run: what the former start said counts no more.
     """
@@ -40,6 +41,7 @@ class Grant(msgspec.Struct, frozen=True):
     role: Role
     reason: str
     relay: bool = False
+    elsewhere: bool = False
     anew: bool = False
 
 
@@ -81,6 +83,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         waiting_ranks: ranks of the same job and attempt that wait for a role, the claim's own included.
         live_runs: for a claim without an id: display names of all live Runs.
         verified: the owner was looked at for this claim and lives.
+        owner_elsewhere: which other node has a live owner, as the cluster store says; "" if none is known.
         reporting: the backend is being told just now how the Run ended.
         asked_at: when the first of those that wait with this claim asked.
     """
@@ -97,6 +100,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     live_runs: tuple[str, ...] = ()
     verified: bool = False
     reporting: bool = False
+    owner_elsewhere: str = ""
     asked_at: float = 0.0
 
 
@@ -115,6 +119,8 @@ def decide_claim(claim: Claim, facts: Facts, now: float) -> Decision:
     if facts.former is not None and run is not None:
         return _heir(run, facts, facts.former, now)
     owns = claim.wanted in (None, "owner") and not relays(claim)
+    if owns and facts.owner_elsewhere and run is not None and run.owner is None and not run.relay:
+        return _owned_elsewhere(claim, facts)
     if run is None or (owns and sought(run)):
         return _absent(claim, facts, now)
     if claim.wanted == "side":
@@ -146,6 +152,16 @@ def _in_run(claim: Claim, run: Run, facts: Facts, now: float) -> Decision:
     if facts.phase == "opening":
         return Wait("the Run is being opened")
     return _stranger(claim, run, facts, now)
+
+
+def _owned_elsewhere(claim: Claim, facts: Facts) -> Decision:
+    """As for an owner on this node (R5), except that nobody here can look whether it lives."""
+    told = f"the Run {str(claim.run)!r} has a live owner on {facts.owner_elsewhere}"
+    if claim.wanted == "owner":
+        return Refuse("OwnerExistsError", f"{told}; attach() to log beside it, or end it first")
+    if not claim.run_from_env and not claim.resume:
+        return Refuse("RunExistsError", f"{told}; attach() to log beside it, or choose another run_id")
+    return Grant("side", f"its owner lives on {facts.owner_elsewhere}", elsewhere=True)
 
 
 def same_job(claim: Claim, run: Run) -> bool:

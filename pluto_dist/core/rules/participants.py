@@ -226,8 +226,10 @@ def relieved_launchers(leases: Iterable[Lease]) -> frozenset[str]:
     launcher, because the process knows its rank, and which of its lines belong together.
     """
     return frozenset(
-        lease.opened.launched_by for lease in leases if lease.state == "active" and records_console(lease)
-    ) - {""}
+        lease.opened.launched_by
+        for lease in leases
+        if lease.opened.launched_by and lease.state == "active" and records_console(lease)
+    )
 
 
 def records_console(lease: Lease) -> bool:

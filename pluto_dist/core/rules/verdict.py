@@ -29,6 +29,7 @@ from pluto_dist.core.values.backend import (
     Status,
     StatusReport,
 )
+from pluto_dist.core.values.cluster import Piece, failure_of
 from pluto_dist.core.values.lifecycle import Evidence
 from pluto_dist.core.values.records import Failure, Lease, Run, Verdict
 
@@ -61,26 +62,58 @@ def decide(run: Run, members: tuple[Lease, ...]) -> Verdict:
 def first_failure(run: Run, members: tuple[Lease, ...]) -> tuple[bool, Failure] | None:
     """The cause among all evidence: (whether it is a request to stop, the failure), None if nobody failed."""
     limit = _evidence_limit(run, members)
-    found = sorted(
-        (
-            (evidence, member)
-            for member in members
-            for evidence in _counting(member, _parent(member, members))
-            if evidence.at <= limit
-        ),
-        key=lambda pair: _since(pair[0]),
-    )
-    if any(not evidence.command_pid for evidence, _ in found):
-        found = [pair for pair in found if not pair[0].command_pid]
-    stop_at = min((evidence.at for evidence, member in found if _stops(evidence, member)), default=None)
+    causes = likeliest(piece for piece in pieces_of(members) if piece.until <= limit)
+    return (causes[0].stop, failure_of(causes[0])) if causes else None
+
+
+def pieces_of(members: tuple[Lease, ...], node: str = "") -> list[Piece]:
+    """All evidence of a node's members that counts, with the time in which it happened by its clock."""
+    return [
+        Piece(
+            role=member.role,
+            label="command" if evidence.command_pid else member.label,
+            rank=member.rank,
+            host=member.identity.host,
+            node=node,
+            pid=evidence.command_pid or member.identity.pid,
+            attempt=member.attempt,
+            evidence=evidence,
+            stop=_stops(evidence, member),
+            since=_since(evidence),
+            until=evidence.at,
+            lease_id=member.lease_id,
+            number=member.evidence.index(evidence),
+        )
+        for member in members
+        for evidence in _counting(member, _parent(member, members))
+    ]
+
+
+def likeliest(pieces: Iterable[Piece]) -> tuple[Piece, ...]:
+    """The causes among all evidence: one, or several of which nobody can tell which came first.
+
+    What may have happened within two seconds of the first ranks by kind, then by the earliest time at which
+    it can have happened. Between nodes that time is uncertain, because clocks differ: the window is wider by
+    as much, and evidence of one kind from several nodes whose times overlap stays together.
+    """
+    found = sorted(pieces, key=lambda piece: piece.since)
+    if any(not piece.evidence.command_pid for piece in found):
+        found = [piece for piece in found if not piece.evidence.command_pid]
+    stop_at = min((piece.until for piece in found if piece.stop), default=None)
     if stop_at is not None:
-        found = [pair for pair in found if _stops(*pair) or _since(pair[0]) < stop_at]
+        found = [piece for piece in found if piece.stop or piece.since < stop_at]
     if not found:
-        return None
-    window_end = _since(found[0][0]) + RANKING_WINDOW_S
-    window = [pair for pair in found if _since(pair[0]) <= window_end]
-    evidence, member = min(window, key=lambda pair: (_severity(*pair), _since(pair[0])))
-    return _stops(evidence, member), _failure(evidence, member)
+        return ()
+    window_end = found[0].since + found[0].spread + RANKING_WINDOW_S
+    window = [piece for piece in found if piece.since <= window_end]
+    best = min(window, key=lambda piece: (_severity(piece), piece.since))
+    return best, *(piece for piece in window if _may_be_before(piece, best))
+
+
+def _may_be_before(piece: Piece, best: Piece) -> bool:
+    """Whether nobody can tell which of two came first; on one node the order of notice decides."""
+    elsewhere = piece.node != best.node and _severity(piece) == _severity(best)
+    return elsewhere and piece.since <= best.until
 
 
 def _evidence_limit(run: Run, members: tuple[Lease, ...]) -> float:
@@ -138,36 +171,17 @@ def _stops(evidence: Evidence, member: Lease) -> bool:
     return is_stop(evidence) or (member.stopped_at is not None and evidence.at >= member.stopped_at)
 
 
-def _severity(evidence: Evidence, member: Lease) -> int:
-    if _stops(evidence, member):
+def _severity(piece: Piece) -> int:
+    if piece.stop:
         return 3
-    if evidence.communication:
+    if piece.evidence.communication:
         return 2
-    return 1 if evidence.kind in ("exception", "exit") else 0
+    return 1 if piece.evidence.kind in ("exception", "exit") else 0
 
 
 def _since(evidence: Evidence) -> float:
     """Since when it may have been so: a death may be noticed long after it happened."""
     return evidence.at if evidence.alive_until is None else evidence.alive_until
-
-
-def _failure(evidence: Evidence, member: Lease) -> Failure:
-    return Failure(
-        role=member.role,
-        label="command" if evidence.command_pid else member.label,
-        rank=member.rank,
-        host=member.identity.host,
-        pid=evidence.command_pid or member.identity.pid,
-        attempt=member.attempt,
-        kind=evidence.kind,
-        type=evidence.type,
-        message=evidence.message,
-        signal=evidence.signal,
-        exit_code=evidence.exit_code,
-        traceback=evidence.traceback,
-        oom=evidence.oom,
-        at=evidence.wall_ms,
-    )
 
 
 def status_of_code(code: int) -> Status:
@@ -205,9 +219,12 @@ def server_differs(status: Status | None, refusals: Mapping[str, str]) -> str:
 
 
 def who_failed(failure: Failure) -> str:
-    """Rank or label, with pid and host."""
+    """Rank or label, with pid, host and node; a lost node as a whole has no pid."""
+    if not failure.pid:
+        return f"{failure.label} (host {failure.host})"
     name = f"rank {failure.rank}" if failure.rank is not None else (failure.label or failure.role)
-    return f"{name} (pid {failure.pid} on {failure.host})"
+    node = f", {failure.node}" if failure.node else ""
+    return f"{name} (pid {failure.pid} on {failure.host}{node})"
 
 
 Phase = Literal["opening", "running", "orphaned", "restarting", "detached", "finishing", "ended"]
@@ -251,6 +268,20 @@ def assess(run: Run, members: tuple[Lease, ...], now: float) -> Assessment:
     if owner.end_reason == "closed":
         return _detached(run, members, now)
     return _without_owner(run, owner, members, now)
+
+
+def outlook(run: Run, members: tuple[Lease, ...]) -> Verdict | None:
+    """The end, if nothing else became known of a Run whose members have all ended, None otherwise.
+
+    It stands in the Run's document in case this node does not come back: the evidence is here only. It is no
+    verdict: an exit code, a restart or a new owner may still change it.
+    """
+    owner = next((lease for lease in members if lease.lease_id == run.owner), None)
+    if run.ended or run.relay or owner is None or owner.end_reason == "closed":
+        return None
+    if any(member.alive for member in members):
+        return None
+    return decide(run, members)
 
 
 def members_of(run: Run, leases: tuple[Lease, ...]) -> tuple[Lease, ...]:
@@ -325,6 +356,12 @@ def _without_owner(run: Run, owner: Lease, members: tuple[Lease, ...], now: floa
     return Assessment("finishing", "the owner has ended, workers are still alive", deadline)
 
 
+def codes_awaited(members: tuple[Lease, ...], now: float) -> float | None:
+    """Until when exit codes of members that ended are awaited, None if none is."""
+    awaited = [member for member in members if _exit_code_is_coming(member, now)]
+    return _last_end(awaited) + EXIT_S if awaited else None
+
+
 def _exit_code_is_coming(member: Lease, now: float) -> bool:
     return member.code_awaited and member.ended_at is not None and now < member.ended_at + EXIT_S
 
@@ -355,10 +392,12 @@ _encoder = msgspec.json.Encoder()
 def status_report(run: Run) -> StatusReport:
     """The terminal status with its reason and first failure; replaces whatever metadata there was."""
     assert run.verdict is not None  # noqa: S101 # only Runs with a verdict are reported
-    metadata = {
+    metadata: dict[str, object] = {
         "reason": run.verdict.reason,
         "first_failure": run.verdict.first_failure,
         "attempts": run.attempts,
     }
+    if run.found_ms:
+        metadata |= {"ended_at": run.ended_ms, "found_at": run.found_ms}
     body = _encoder.encode(metadata) if run.verdict.status != "COMPLETED" else None
     return StatusReport(run.verdict.status, body, run.ended_ms or 0, run.forced)

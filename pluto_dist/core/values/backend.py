@@ -257,6 +257,12 @@ class TagsChange(msgspec.Struct, frozen=True):
     removed: tuple[str, ...] = ()
 
 
+class SeatNote(msgspec.Struct, frozen=True):
+    """Which seat of several nodes speaks for the Run; it stands in the Run's config before any status."""
+
+    epoch: int
+
+
 class StatusReport(msgspec.Struct, frozen=True):
     """A status with its reason.
 
@@ -341,6 +347,10 @@ class Backend(Protocol):
 
         Any other end stays as it is; `Told` says which it is.
         """
+        ...
+
+    def seat_epoch(self, run: BackendRun) -> int | Outcome:
+        """The highest epoch of a seat that has spoken for the Run, 0 for none; why that is not known."""
         ...
 
     def put_back(self, reopened: Reopened) -> Outcome:

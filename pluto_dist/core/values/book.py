@@ -115,7 +115,11 @@ class Book:
         self.points = Table("points", Points, durable=False)
         self.restorations = Table("restorations", Restoration, durable=True)
         self._deleted: list[str] = []
-        self._by_run: dict[str, dict[str, None]] = {}
+        self._by_run: dict[str, dict[str, Lease]] = {}
+        self._left: dict[str, dict[str, Lease]] = {}
+        self._by_participant: dict[tuple[str, str], dict[str, None]] = {}
+        self._rejected: dict[str, int] = {}
+        self._counts: dict[str, int] = {}
         self._live: dict[str, None] = {}
         self._feeds_of: dict[str, dict[str, None]] = {}
         self._series_of: dict[str, dict[str, SeriesOwner]] = {}
@@ -147,19 +151,26 @@ class Book:
 
     def load(self, table: str, key: str, value: msgspec.Struct) -> None:
         """Puts a record that is on disk already."""
-        self.tables[table].load(key, value)
         if isinstance(value, Lease):
-            self._index(value)
+            self._index(self.leases.get(key), value)
+        elif isinstance(value, Points):
+            self._count(self.points.get(key), value)
         elif isinstance(value, Feed):
             self._feeds_of.setdefault(value.lease_id, {})[key] = None
         elif isinstance(value, SeriesOwner):
             run, _, name = key.partition("/")
             self._index_series(run, name, value)
+        self.tables[table].load(key, value)
 
     def put_lease(self, lease: Lease) -> Lease:
         """Keeps a lease, and the index of leases by Run."""
-        self._index(lease)
+        self._index(self.leases.get(lease.lease_id), lease)
         return self.leases.put(lease.lease_id, lease)
+
+    def put_points(self, key: str, points: Points) -> Points:
+        """Keeps what a lease has contributed, and the number of points by Run."""
+        self._count(self.points.get(key), points)
+        return self.points.put(key, points)
 
     def put_feed(self, feed: Feed) -> Feed:
         """Keeps a feed, and the index of feeds by lease."""
@@ -188,13 +199,14 @@ class Book:
     def delete_run(self, run: str) -> None:
         """Forgets a Run and all that belongs to it."""
         self._deleted.append(run)
-        for lease_id in self._by_run.pop(run, {}):
+        for lease_id in tuple(self._by_run.get(run, {})):
             self.delete_lease(lease_id)
         for name in self._series_of.pop(run, {}):
             self.series.delete(f"{run}/{name}")
         self._unregistered.pop(run, None)
         self.configs.delete(run)
-        self.points.delete(past_key(run))
+        self._delete_points(past_key(run))
+        self._counts.pop(run, None)
         self.histories.delete(run)
         self.runs.delete(run)
 
@@ -205,17 +217,22 @@ class Book:
 
     def delete_lease(self, lease_id: str) -> None:
         """Forgets a lease and what it has delivered."""
-        self.leases.delete(lease_id)
+        lease = self.leases.get(lease_id)
+        if lease is not None:
+            self._unindex(lease)
         self._live.pop(lease_id, None)
-        self.points.delete(lease_id)
+        self.leases.delete(lease_id)
+        self._delete_points(lease_id)
         for key in self._feeds_of.pop(lease_id, {}):
             self.feeds.delete(key)
 
     def move_leases(self, run: str, to: str, epochs: int) -> None:
         """A Run turns out to be another one: its leases go there, with epochs behind those of that one."""
-        for lease_id in self._by_run.pop(run, {}):
-            lease = self.leases[lease_id]
+        for lease in self.leases_of(run):
             self.put_lease(msgspec.structs.replace(lease, run=to, epoch=lease.epoch + epochs))
+            points = self.points.get(lease.lease_id)
+            if points is not None:
+                self.put_points(lease.lease_id, msgspec.structs.replace(points, run=to))
 
     @property
     def live_leases(self) -> tuple[Lease, ...]:
@@ -228,8 +245,20 @@ class Book:
         return bool(self._live)
 
     def leases_of(self, run: str) -> tuple[Lease, ...]:
-        """All leases of a Run."""
-        return tuple(self.leases[lease_id] for lease_id in self._by_run.get(run, {}))
+        """All leases of a Run, in the order in which they came to it."""
+        return tuple(self._by_run.get(run, {}).values())
+
+    def left(self, run: str) -> tuple[Lease, ...]:
+        """Leases of a Run whose processes may not act under them any more; few beside many that live."""
+        return tuple(self._left.get(run, {}).values())
+
+    def leases_by(self, run: str, participant: str) -> tuple[Lease, ...]:
+        """Leases of one participant of a Run."""
+        return tuple(self.leases[lease_id] for lease_id in self._by_participant.get((run, participant), {}))
+
+    def rejected(self, run: str) -> int:
+        """Keys that the processes of a Run left out because their values cannot be logged."""
+        return self._rejected.get(run, 0)
 
     def points_of(self, run: str) -> dict[str, Point]:
         """Latest value, its step and the number of points of each series, over all leases."""
@@ -244,7 +273,7 @@ class Book:
 
     def count_points(self, run: str) -> int:
         """How many points there are in all series of a Run."""
-        return sum(points.count for points in self._points_in(run))
+        return self._counts.get(run, 0)
 
     def _points_in(self, run: str) -> Iterator[Points]:
         for key in (past_key(run), *self._by_run.get(run, {})):
@@ -252,13 +281,53 @@ class Book:
             if points is not None:
                 yield points
 
-    def _index(self, lease: Lease) -> None:
-        if lease.run is not None:
-            self._by_run.setdefault(lease.run, {})[lease.lease_id] = None
+    def _index(self, before: Lease | None, lease: Lease) -> None:
+        if before is not None and (before.run, before.participant) != (lease.run, lease.participant):
+            self._unindex(before, stays=before.run == lease.run)
+            before = before if before.run == lease.run else None
         if lease.alive:
             self._live[lease.lease_id] = None
         else:
             self._live.pop(lease.lease_id, None)
+        if lease.run is None:
+            return
+        self._by_run.setdefault(lease.run, {})[lease.lease_id] = lease
+        self._by_participant.setdefault((lease.run, lease.participant), {})[lease.lease_id] = None
+        left = self._left.setdefault(lease.run, {})
+        if lease.alive:
+            left.pop(lease.lease_id, None)
+        else:
+            left[lease.lease_id] = lease
+        more = lease.rejected - (before.rejected if before is not None else 0)
+        self._rejected[lease.run] = self._rejected.get(lease.run, 0) + more
+
+    def _unindex(self, lease: Lease, *, stays: bool = False) -> None:
+        """Takes a lease out of the indexes; one that `stays` in its Run has another participant now."""
+        if lease.run is None:
+            return
+        by_participant = self._by_participant[(lease.run, lease.participant)]
+        del by_participant[lease.lease_id]
+        if not by_participant:
+            del self._by_participant[(lease.run, lease.participant)]
+        if stays:
+            return
+        del self._by_run[lease.run][lease.lease_id]
+        self._left[lease.run].pop(lease.lease_id, None)
+        self._rejected[lease.run] -= lease.rejected
+        if not self._by_run[lease.run]:
+            for index in (self._by_run, self._left, self._rejected):
+                del index[lease.run]
+
+    def _count(self, before: Points | None, points: Points) -> None:
+        if before is not None:
+            self._counts[before.run] -= before.count
+        self._counts[points.run] = self._counts.get(points.run, 0) + points.count
+
+    def _delete_points(self, key: str) -> None:
+        points = self.points.get(key)
+        if points is not None:
+            self._counts[points.run] -= points.count
+            self.points.delete(key)
 
     def _index_series(self, run: str, name: str, owner: SeriesOwner) -> None:
         self._series_of.setdefault(run, {})[name] = owner

@@ -26,6 +26,7 @@ from pluto_dist.core.values.records import (
     Run,
     RunEvent,
     SeriesOwner,
+    Verdict,
 )
 
 FORMAT = 1
@@ -141,7 +142,8 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
         side_configs: configs of sides, by label.
         tags: in the order in which they came.
         created_at: when it was made.
-        ended_at: when it ended, null while it has not.
+        ended_at: when it ended, null while it has not; as far as that is known.
+        found_at: when its end was found, if that was long after it; null otherwise.
         resumed: whether it existed before its owner opened it.
         provisional: whether the server has not answered yet.
         fork: the Run that it continues.
@@ -204,8 +206,10 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     events: tuple[RunEvent, ...]
     restore: Restore
     relay: str = ""
+    expected: VerdictShown | None = None
     server_status: Status | None = None
     refusals: dict[str, str] = {}
+    found_at: int | None = None
 
 
 class Papers(msgspec.Struct, frozen=True):
@@ -271,15 +275,23 @@ def show(
     pending: int = 0,
     trouble: str = "",
     live: dict[str, Live] | None = None,
+    expected: Verdict | None = None,
 ) -> bytes:
     """The document as JSON."""
     return _encoder.encode(
-        document(book, run, phase=phase, pending=pending, trouble=trouble, live=live or {})
+        document(book, run, phase=phase, pending=pending, trouble=trouble, live=live or {}, expected=expected)
     )
 
 
 def document(
-    book: Book, run: Run, *, phase: str, pending: int, trouble: str, live: dict[str, Live]
+    book: Book,
+    run: Run,
+    *,
+    phase: str,
+    pending: int,
+    trouble: str,
+    live: dict[str, Live],
+    expected: Verdict | None = None,
 ) -> Document:
     """The document as a value."""
     leases = tuple(sorted(book.leases_of(run.key), key=lambda lease: (lease.granted_ms or 0, lease.lease_id)))
@@ -288,7 +300,6 @@ def document(
     summary = book.points_of(run.key)
     shown = tuple(_lease(book, lease, live.get(lease.lease_id)) for lease in leases if lease.participant)
     series = _series(book, run)
-    verdict = run.verdict
     return Document(
         format=FORMAT,
         key=run.key,
@@ -306,6 +317,7 @@ def document(
         tags=run.tags,
         created_at=run.created_ms,
         ended_at=run.ended_ms,
+        found_at=run.found_ms or None,
         resumed=run.resumed,
         provisional=run.provisional,
         fork=ForkShown(run.fork_run_id, run.fork_step) if run.fork_run_id is not None else None,
@@ -315,7 +327,8 @@ def document(
         leases=_past_leases(history, shown) + shown,
         summary=summary,
         points=sum(point.count for point in summary.values()),
-        verdict=VerdictShown(verdict.status, verdict.reason, verdict.first_failure) if verdict else None,
+        verdict=_verdict(run.verdict),
+        expected=_verdict(expected),
         reported=run.reported,
         relay=run.relay,
         server_status=run.server_status,
@@ -335,6 +348,12 @@ def document(
             {label: msgspec.Raw(body) for label, body in config.sides.items()},
         ),
     )
+
+
+def _verdict(verdict: Verdict | None) -> VerdictShown | None:
+    if verdict is None:
+        return None
+    return VerdictShown(verdict.status, verdict.reason, verdict.first_failure)
 
 
 def _past_leases(history: History, shown: tuple[LeaseShown, ...]) -> tuple[LeaseShown, ...]:

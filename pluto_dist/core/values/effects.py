@@ -10,6 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from pluto_dist.core.values.backend import BackendRun, OpenRequest, StreamKind
+from pluto_dist.core.values.engine import ClusterAddress
 from pluto_dist.core.values.ids import Identity
 from pluto_dist.core.values.lifecycle import Origin, Target
 from pluto_dist.core.values.messages import Reply
@@ -222,18 +223,31 @@ class OpenRun(Effect, frozen=True, kw_only=True):
     origin: Origin | None = None
 
 
+class Fence(msgspec.Struct, frozen=True):
+    """Until when a request of the seat may leave, and its epoch: a later one at the server forbids it.
+
+    Attributes:
+        not_after: CLOCK_BOOTTIME seconds; None where the cluster store is away and only the epoch counts.
+    """
+
+    epoch: int
+    not_after: float | None
+
+
 class Control(Effect, frozen=True, kw_only=True):
     """One control request → `Controlled` with the same operation and token.
 
     Attributes:
-        operation: `names`, `tags`, `config`, `revive`, `status` or `put_back`.
+        operation: `names`, `tags`, `config`, `seat`, `revive`, `status` or `put_back`.
         body: its JSON argument.
+        fence: for what only the seat of several nodes may say.
     """
 
     run: BackendRun
     operation: str
     token: int
     body: bytes
+    fence: Fence | None = None
 
 
 class BeatRun(Effect, frozen=True, kw_only=True):
@@ -284,6 +298,65 @@ class ReadUploads(Effect, frozen=True, kw_only=True):
 
     run: str
     target: Target
+
+
+class JoinCluster(Effect, frozen=True, kw_only=True):
+    """Get a lease of this node → `ClusterJoined`."""
+
+    address: ClusterAddress
+
+
+class RenewCluster(Effect, frozen=True, kw_only=True):
+    """Prolong the lease of this node → `ClusterJoined`."""
+
+    address: ClusterAddress
+
+
+class LeaveCluster(Effect, frozen=True, kw_only=True):
+    """Give the lease of this node back."""
+
+    address: ClusterAddress
+
+
+class ListCluster(Effect, frozen=True, kw_only=True):
+    """Read all keys below a prefix → `ClusterListed`."""
+
+    run: str
+    address: ClusterAddress
+    prefix: str
+
+
+class WatchCluster(Effect, frozen=True, kw_only=True):
+    """Wait for changes below a prefix, at most `quiet_s` → `ClusterSeen`."""
+
+    run: str
+    address: ClusterAddress
+    prefix: str
+    as_of: int
+    quiet_s: float
+
+
+class WriteCluster(Effect, frozen=True, kw_only=True):
+    """One change under conditions → `ClusterWritten`; arguments as `ClusterStore.write`."""
+
+    run: str
+    address: ClusterAddress
+    token: int
+    key: str
+    value: bytes | None
+    expect: int
+    while_: tuple[str, int] | None = None
+    dead: str | None = None
+    leased: bool = False
+
+
+class ExpireCluster(Effect, frozen=True, kw_only=True):
+    """Have keys deleted by the engine after a while."""
+
+    run: str
+    address: ClusterAddress
+    keys: tuple[str, ...]
+    after_s: int
 
 
 class Say(Effect, frozen=True, kw_only=True):

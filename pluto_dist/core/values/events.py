@@ -6,6 +6,7 @@ import msgspec
 
 from pluto_dist.core.values.backend import Beat, LogType, OpenResult, Outcome, Uploaded
 from pluto_dist.core.values.effects import Copy
+from pluto_dist.core.values.engine import ClusterAddress, ListResult, RenewResult, WatchResult, WriteResult
 from pluto_dist.core.values.ids import Identity
 from pluto_dist.core.values.lifecycle import LifecycleEntry, Unreadable
 from pluto_dist.core.values.messages import Question, Sync
@@ -41,7 +42,9 @@ class ProcessDied(Event, frozen=True, kw_only=True):
     """The process of a lease is gone for certain; its lifecycle stream was read to the end before.
 
     Attributes:
-        alive_until: latest instant at which it was known to live.
+        alive_until: latest instant at which it was known to live, for what is decided.
+        alive_until_ms: the same for people, epoch milliseconds; earlier where no coordinator ran: then files
+            and the coordinator before tell. 0 for just now.
         exit_code, signal: how, where the kernel still knew.
         next_step: one more than the step of its last record, 0 if it logged nothing.
         replaced: the process lives and runs another program (`exec`).
@@ -50,6 +53,7 @@ class ProcessDied(Event, frozen=True, kw_only=True):
 
     lease_id: str
     alive_until: float
+    alive_until_ms: int = 0
     exit_code: int | None = None
     signal: str = ""
     oom: bool = False
@@ -212,6 +216,39 @@ class KeyGiven(Event, frozen=True, kw_only=True):
     """There is an API key for this `Target.key_id` in memory now."""
 
     key_id: str
+
+
+class ClusterJoined(Event, frozen=True, kw_only=True):
+    """The cluster store answered a request for a lease, or for more time."""
+
+    address: ClusterAddress
+    result: RenewResult
+
+
+class ClusterListed(Event, frozen=True, kw_only=True):
+    """The cluster store answered a list; `read_at` is when the answer was here."""
+
+    run: str
+    prefix: str
+    result: ListResult
+    read_at: float
+
+
+class ClusterSeen(Event, frozen=True, kw_only=True):
+    """A watch has seen changes, or nothing for a while, or ended."""
+
+    run: str
+    prefix: str
+    result: WatchResult
+    read_at: float
+
+
+class ClusterWritten(Event, frozen=True, kw_only=True):
+    """The cluster store answered a change."""
+
+    run: str
+    token: int
+    result: WriteResult
 
 
 class Ticked(Event, frozen=True, kw_only=True):

@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from pluto_dist.core.values.engine import ClusterAddress
 from pluto_dist.core.values.ids import UNREADABLE, Count, Identity, Job, Pid, Role, RunRef, Seconds, Whole
 from pluto_dist.errors import ArgumentError
 
@@ -123,6 +124,7 @@ class Claim(Entry, frozen=True, kw_only=True, tag="opened"):
         console: how the process captures its own output.
         system_metrics_s: how often the node is to be sampled while this process is an owner or worker, 0 for
             not at all.
+        cluster: the store that the nodes of its job share, null without one.
         origin: for the page of a new Run, None where nothing of the machine is to be recorded.
     """
 
@@ -157,6 +159,7 @@ class Claim(Entry, frozen=True, kw_only=True, tag="opened"):
     rank_metrics: Literal["auto", "suffix", "rank0"] = "auto"
     console: Console = "off"
     system_metrics_s: Seconds = 0.0
+    cluster: ClusterAddress | None = None
     origin: Origin | None = None
 
 
@@ -172,6 +175,7 @@ class Evidence(Entry, frozen=True, kw_only=True, tag="evidence"):
         exit_code: the code of `sys.exit` or of the zombie.
         traceback: last lines of it.
         alive_until: latest instant at which the process was known to live; `at` for one's own words.
+        found_ms: when it was found, epoch milliseconds, if that was long after `wall_ms`; else 0.
         oom: the cgroup's memory.events named an OOM kill at that time.
         ignored: a request to stop that the process does not follow; it counts only if the process is then
             killed.
@@ -187,6 +191,7 @@ class Evidence(Entry, frozen=True, kw_only=True, tag="evidence"):
     exit_code: Whole | None = None
     traceback: str = ""
     alive_until: float | None = None
+    found_ms: Whole = 0
     oom: bool = False
     ignored: bool = False
     command_pid: Pid = 0

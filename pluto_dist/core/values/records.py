@@ -16,6 +16,7 @@ from typing import Literal
 import msgspec
 
 from pluto_dist.core.values.backend import LogType, Reopened, Status, StreamKind, Want
+from pluto_dist.core.values.engine import ClusterAddress
 from pluto_dist.core.values.ids import Identity, Role, RunRef
 from pluto_dist.core.values.lifecycle import Claim, Evidence, Fork, Target
 
@@ -41,7 +42,9 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
         signal: name of a signal.
         exit_code: of an exit.
         oom: the kernel killed it for want of memory.
-        at: epoch milliseconds.
+        at: epoch milliseconds; of a death, when the process was last known to live.
+        found_at: when the death was found, if that was long after it; null otherwise.
+        node: name of its node within a job of several, "" for one.
     """
 
     role: Role
@@ -58,14 +61,22 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     traceback: str = ""
     oom: bool = False
     at: int = 0
+    found_at: int | None = None
+    node: str = ""
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """The final status with its reason. Frozen once persisted, except for a cancel or a take-over."""
+    """The final status with its reason. Frozen once persisted, except for a cancel or a take-over.
+
+    Attributes:
+        together: others that may have failed before `first_failure`: clocks of nodes differ by more than the
+            time between them.
+    """
 
     status: Status
     reason: str
     first_failure: Failure | None = None
+    together: tuple[Failure, ...] = ()
 
 
 class Prior(msgspec.Struct, frozen=True):
@@ -114,6 +125,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         verdict: how it ended, None while it has not; `ended` says the same.
         telling: a terminal status may have reached the backend.
         reported: the backend accepted the terminal status.
+        ended_ms: when it ended, as far as that is known.
+        found_ms: when its end was found, if that was long after it; 0 otherwise.
         forced: a person has said how it ended, and has the last word, also over a cancel on the server.
         server_status: the server's status, where it is not the one that was reported or is expected.
         refusals: what the server will not take, by what was asked for, with its reason.
@@ -132,6 +145,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         asked_ms: when the backend may have been asked first in a way that changes something; 0 if it was not.
         open_trouble: why the last try failed.
         opener: the claim for which it is opened.
+        cluster: the store that the nodes of its job share.
     """
 
     key: str
@@ -171,6 +185,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     server_status: Status | None = None
     refusals: dict[str, str] = {}
     ended_ms: int | None = None
+    found_ms: int = 0
     attempts: tuple[AttemptEnd, ...] = ()
     rejected: int = 0
     first_reject: str = ""
@@ -186,6 +201,12 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     asked_ms: int = 0
     open_since: float = 0.0
     opener: str = ""
+    cluster: ClusterAddress | None = None
+
+    @property
+    def decided_ms(self) -> int | None:
+        """When its end was decided."""
+        return self.found_ms or self.ended_ms
 
     @property
     def ended(self) -> bool:
@@ -206,6 +227,8 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
         folded: how many entries of the lifecycle stream have taken effect.
         participant: who writes, over restarts; empty until granted.
         by_exit: nobody called `finish()`, the interpreter's exit hook did.
+        ended_ms: when it ended, as far as that is known.
+        found_ms: when its end was found, if that was long after it; 0 otherwise.
         left_at: when its process said that it leaves.
         stopped_at: when its parent sent it a signal that ends it.
         stopped: when it sent such a signal to children of its own, by pid.
@@ -233,6 +256,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     granted_ms: int | None = None
     ended_at: float | None = None
     ended_ms: int | None = None
+    found_ms: int = 0
     end_reason: EndReason | None = None
     finish_code: int | None = None
     left_at: float | None = None

@@ -1,0 +1,107 @@
+"""Cluster stores of this coordinator: made when they are first needed, shared by the worker threads."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from pluto_dist.cluster.interface import ClusterStore
+from pluto_dist.core.values.effects import (
+    ExpireCluster,
+    JoinCluster,
+    LeaveCluster,
+    ListCluster,
+    RenewCluster,
+    WatchCluster,
+    WriteCluster,
+)
+from pluto_dist.core.values.engine import Blind, ClusterAddress, Unavailable
+from pluto_dist.core.values.events import ClusterJoined, ClusterListed, ClusterSeen, ClusterWritten, Event
+from pluto_dist.host.identity import boot_clock
+
+AtCluster = (
+    JoinCluster | RenewCluster | LeaveCluster | ListCluster | WatchCluster | WriteCluster | ExpireCluster
+)
+
+
+def connect(address: ClusterAddress) -> ClusterStore:
+    """The store at an address; httpx is loaded only where there is one."""
+    from pluto_dist.cluster.etcd import EtcdStore
+
+    return EtcdStore(address)
+
+
+class ClusterStores:
+    """Carries out what concerns cluster stores.
+
+    Args:
+        make: the store at an address.
+    """
+
+    def __init__(self, make: Callable[[ClusterAddress], ClusterStore] = connect) -> None:
+        self._make = make
+        self._stores: dict[ClusterAddress, ClusterStore] = {}
+        self._lock = threading.Lock()
+
+    def do(self, effect: AtCluster) -> Event | None:
+        """Blocks; returns what happened."""
+        store = self._of(effect.address)
+        match effect:
+            case JoinCluster(address=address):
+                return ClusterJoined(address=address, result=store.join(address.ttl_s))
+            case RenewCluster(address=address):
+                return ClusterJoined(address=address, result=store.renew())
+            case LeaveCluster():
+                store.leave()
+                return None
+            case ListCluster(run=run, prefix=prefix):
+                return ClusterListed(run=run, prefix=prefix, result=store.list(prefix), read_at=boot_clock())
+            case WatchCluster(run=run, prefix=prefix):
+                seen = store.watch(prefix, effect.as_of, effect.quiet_s)
+                return ClusterSeen(run=run, prefix=prefix, result=seen, read_at=boot_clock())
+            case WriteCluster():
+                written = store.write(
+                    effect.key,
+                    effect.value,
+                    expect=effect.expect,
+                    while_=effect.while_,
+                    dead=effect.dead,
+                    leased=effect.leased,
+                )
+                return ClusterWritten(run=effect.run, token=effect.token, result=written)
+            case ExpireCluster():
+                store.expire(effect.keys, effect.after_s)  # else they stay: no harm
+                return None
+
+    def failed(self, effect: AtCluster, reason: str) -> Event | None:
+        """The event for a fault that nobody foresaw, a certificate that cannot be read for instance."""
+        match effect:
+            case JoinCluster(address=address) | RenewCluster(address=address):
+                return ClusterJoined(address=address, result=Unavailable(reason))
+            case ListCluster(run=run, prefix=prefix):
+                return ClusterListed(run=run, prefix=prefix, result=Unavailable(reason), read_at=boot_clock())
+            case WatchCluster(run=run, prefix=prefix):
+                return ClusterSeen(run=run, prefix=prefix, result=Blind(reason), read_at=boot_clock())
+            case WriteCluster(run=run, token=token):
+                return ClusterWritten(run=run, token=token, result=Unavailable(reason, "unknown"))
+            case LeaveCluster() | ExpireCluster():
+                return None
+
+    def interrupt(self) -> None:
+        """Ends watches that wait, so that the coordinator can leave."""
+        with self._lock:
+            for store in self._stores.values():
+                store.interrupt()
+
+    def close(self) -> None:
+        """Gives leases back, so that another node need not wait for them to run out, and connections."""
+        with self._lock:
+            for store in self._stores.values():
+                store.leave()
+                store.close()
+
+    def _of(self, address: ClusterAddress) -> ClusterStore:
+        with self._lock:
+            if address not in self._stores:
+                self._stores[address] = self._make(address)
+            return self._stores[address]

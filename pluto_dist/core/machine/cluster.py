@@ -1,0 +1,163 @@
+"""Runs that several nodes share through a cluster store: the part of the coordinator that knows of them."""
+
+from __future__ import annotations
+
+from pluto_dist.core.machine.context import Context
+from pluto_dist.core.machine.membership import Memberships
+from pluto_dist.core.machine.shared_run import SharedRun
+from pluto_dist.core.values.cluster import StoredVerdict
+from pluto_dist.core.values.effects import Fence
+from pluto_dist.core.values.events import ClusterJoined, ClusterListed, ClusterSeen, ClusterWritten
+from pluto_dist.core.values.records import Lease, Run, Verdict
+
+AWAY_S = 5.0  # a store that does not answer for so long is worth a word
+
+
+class Clusters:
+    """All Runs with a cluster store; what it says of any other Run changes nothing.
+
+    Args:
+        context: of the coordinator.
+        node: id of this node, "" where there is none: then no Run has a cluster store.
+        generation: of this coordinator.
+    """
+
+    def __init__(self, context: Context, node: str, generation: int) -> None:
+        self._context = context
+        self._book = context.book
+        self._node = node
+        self._generation = generation
+        self._memberships = Memberships(context)
+        self._runs: dict[str, SharedRun] = {}
+
+    def joined(self, event: ClusterJoined) -> None:
+        """The store answered a request for a lease."""
+        self._memberships.answered(event)
+        for run in self._book.runs:
+            if run.cluster == event.address:
+                self._context.touch(run.key)
+
+    def told(self, event: ClusterListed | ClusterSeen | ClusterWritten) -> None:
+        """The store answered something about a Run."""
+        shared = self._runs.get(event.run)
+        if shared is None:
+            return
+        match event:
+            case ClusterListed():
+                shared.listed(event)
+            case ClusterSeen():
+                shared.seen(event)
+            case ClusterWritten():
+                shared.written(event)
+        self._context.touch(event.run)
+
+    def tick(self) -> None:
+        """Renews leases where it is time, and gives back those that no Run needs."""
+        wanted = {run.cluster for run in self._book.runs if run.cluster is not None and run.key in self._runs}
+        self._memberships.keep_only(wanted)
+        self._memberships.advance()
+
+    def of(self, run: Run) -> SharedRun | None:
+        """The Run's place in the store, None for a Run of one node."""
+        if run.cluster is None or not self._node:
+            return None
+        if run.key not in self._runs:
+            self._runs[run.key] = SharedRun(
+                self._context, run, self._memberships, self._node, self._generation
+            )
+        return self._runs[run.key]
+
+    def advance(self, run: Run, members: tuple[Lease, ...]) -> None:
+        """Writes what the other nodes do not know yet."""
+        shared = self.of(run)
+        if shared is not None:
+            shared.advance(run, members)
+            self._memberships.advance()
+
+    def stored(self, run: Run) -> StoredVerdict | None:
+        """The verdict of all nodes, None while there is none."""
+        shared = self.of(run)
+        return shared.stored() if shared is not None else None
+
+    def may_open(self, run: Run) -> bool:
+        """Whether the server may be asked to create or reopen the Run: by the seat alone.
+
+        A store that has not answered within the time in which `init()` waits is not waited for any longer:
+        then the node with the owner opens the Run, as without a store.
+        """
+        shared = self.of(run)
+        if shared is None or run.want == "join":
+            return True
+        if shared.mine and shared.fence(run) is not None:
+            return True
+        away_since = shared.lease.away_since
+        return away_since is not None and run.provisional
+
+    def look(self, run: Run) -> None:
+        """Learns who has the Run, before anything else of it is known."""
+        self.advance(run, ())
+
+    def owner_elsewhere(self, run: Run) -> str:
+        """Which other node has a live owner of this Run, "" if none is known."""
+        shared = self.of(run)
+        return shared.owner_elsewhere() if shared is not None else ""
+
+    def unknown(self, run: Run) -> bool:
+        """Whether it is still to be learned who has the Run."""
+        shared = self.of(run)
+        return shared is not None and not shared.knows and not run.provisional
+
+    def fence(self, run: Run) -> Fence | None:
+        """What a status of this Run carries; None for a Run of one node, and where none may be sent."""
+        shared = self.of(run)
+        return shared.fence(run) if shared is not None else None
+
+    def may_report(self, run: Run) -> bool:
+        """Whether this coordinator may send the Run's status now."""
+        shared = self.of(run)
+        return shared is None or shared.fence(run) is not None
+
+    def last_resort(self, run: Run) -> Verdict | None:
+        """The verdict of this node alone, where the store has been away for too long."""
+        shared = self.of(run)
+        return shared.last_resort() if shared is not None and shared.stored() is None else None
+
+    def sent(self, run: Run) -> bool:
+        """Whether another node has reported the Run's end."""
+        shared = self.of(run)
+        return shared is not None and shared.sent()
+
+    def safe(self, run: Run) -> bool:
+        """Whether the other nodes know what is known here; what a store does not take is not waited for."""
+        shared = self.of(run)
+        return shared is None or shared.safe()
+
+    def expects_more(self, run: Run) -> bool:
+        """Whether there is something to do for the Run although everybody here has ended."""
+        shared = self.of(run)
+        return shared is not None and shared.expects_more()
+
+    def trouble(self, run: Run) -> str:
+        """What people should know of the store, "" if all is well."""
+        shared = self.of(run)
+        if shared is None or shared.lease.away_since is None:
+            return ""
+        away_s = self._context.now.at - shared.lease.away_since
+        return (
+            f"cluster store not reached for {away_s:.0f} s: {shared.lease.trouble}"
+            if away_s >= AWAY_S
+            else ""
+        )
+
+    def run_deadline(self, run: str) -> float | None:
+        """When `advance` may have something to do for this Run."""
+        shared = self._runs.get(run)
+        return shared.deadline() if shared is not None else None
+
+    def deadline(self) -> float | None:
+        """When a lease has to be seen to."""
+        return self._memberships.deadline()
+
+    def forget(self, run: str) -> None:
+        """The Run is forgotten."""
+        self._runs.pop(run, None)

@@ -1,0 +1,175 @@
+"""What this node knows of a Run's folder in the cluster store, and how it stays up to date.
+
+The list is the truth, the watch is a hint: for each part of the folder that matters a list comes first, then
+watches that continue it, then, after a quiet while, a list again.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from pluto_dist.core.machine.context import Context
+from pluto_dist.core.values.effects import ListCluster, WatchCluster
+from pluto_dist.core.values.engine import (
+    Changed,
+    ClusterAddress,
+    Listed,
+    Refused,
+    Reset,
+    Unavailable,
+    Versioned,
+)
+from pluto_dist.core.values.events import ClusterListed, ClusterSeen
+
+SEAT_QUIET_S = 15.0
+QUIET_S = (
+    120.0  # of the many nodes without the seat; a dead member ends their watches, so this is a last resort
+)
+AGAIN_S = 1.0
+REFUSED_AGAIN_S = 15.0
+
+
+class _Part(msgspec.Struct):
+    """One prefix: what is under way, and when it may be looked at again."""
+
+    listing: bool = False
+    watching: bool = False
+    as_of: int = 0
+    not_before: float = 0.0
+    known: bool = False
+    again: bool = False
+
+
+class Lookout:
+    """One Run's folder.
+
+    Args:
+        context: of the coordinator.
+        run: key of the Run.
+        address, folder: where the folder is; `folder` ends with a slash.
+
+    Attributes:
+        items: what is known, by full key.
+        was_reset: the engine was emptied; the caller takes note and clears it.
+    """
+
+    def __init__(self, context: Context, run: str, address: ClusterAddress, folder: str) -> None:
+        self._context = context
+        self._run = run
+        self._address = address
+        self._folder = folder
+        self._parts: dict[str, _Part] = {}
+        self.items: dict[str, Versioned] = {}
+        self.was_reset = False
+
+    def look(self, *names: str, quiet_s: float) -> None:
+        """Keeps these parts up to date, and no others; `""` is the whole folder."""
+        wanted = {self._folder + name for name in names}
+        for prefix in [prefix for prefix in self._parts if prefix not in wanted]:
+            if not (self._parts[prefix].listing or self._parts[prefix].watching):
+                del self._parts[prefix]
+        for prefix in wanted:
+            part = self._parts.setdefault(prefix, _Part())
+            if part.listing or self._context.now.at < part.not_before:
+                continue
+            if part.known and not part.again:
+                if part.watching:
+                    continue
+                part.watching = True
+                self._context.emit(
+                    WatchCluster(
+                        run=self._run, address=self._address, prefix=prefix, as_of=part.as_of, quiet_s=quiet_s
+                    )
+                )
+            else:
+                part.listing, part.again = True, False  # a watch that is under way may be blind
+                self._context.emit(ListCluster(run=self._run, address=self._address, prefix=prefix))
+
+    def again(self) -> None:
+        """Something is not certain: everything is listed again, at once."""
+        for part in self._parts.values():
+            part.again, part.not_before = True, 0.0
+
+    @property
+    def behind(self) -> bool:
+        """Whether something is to be read before anything is decided."""
+        return any(part.again or part.listing for part in self._parts.values())
+
+    def knows(self, name: str) -> bool:
+        """Whether this part of the folder has been listed."""
+        key = self._folder + name
+        return any(part.known and key.startswith(prefix) for prefix, part in self._parts.items())
+
+    def listed(self, event: ClusterListed) -> tuple[str, ...] | str:
+        """Takes a list; the keys that are new or changed, or why there is none."""
+        part = self._parts.setdefault(event.prefix, _Part())
+        part.listing = False
+        match event.result:
+            case Listed(items=items, as_of=as_of):
+                part.as_of, part.known = as_of, True
+                return self._replace(event.prefix, items)
+            case Reset():
+                self.was_reset, part.again = True, True
+                gone = tuple(self.items)
+                self.items.clear()
+                return gone
+            case Unavailable(reason=reason):
+                part.not_before, part.again = self._context.now.at + AGAIN_S, True
+            case Refused(reason=reason):
+                part.not_before, part.again = self._context.now.at + REFUSED_AGAIN_S, True
+        return reason
+
+    def seen(self, event: ClusterSeen) -> tuple[str, ...]:
+        """Takes what a watch saw; the keys that changed."""
+        part = self._parts.get(event.prefix)
+        if part is None:
+            return ()
+        part.watching = False
+        if not isinstance(event.result, Changed):
+            part.again = True
+            return ()
+        if not event.result.items:
+            part.again = True
+            return ()
+        part.as_of = max(part.as_of, event.result.as_of)
+        return tuple(key for key, found in event.result.items.items() if self._put(key, found))
+
+    def written(self, key: str, value: bytes | None, version: int) -> None:
+        """An own change is known before a watch tells of it."""
+        self._put(key, None if value is None else Versioned(value, version))
+
+    def below(self, name: str) -> dict[str, Versioned]:
+        """What is known below a part, by the rest of its key."""
+        start = self._folder + name
+        return {key[len(start) :]: found for key, found in self.items.items() if key.startswith(start)}
+
+    def lasting(self) -> tuple[str, ...]:
+        """All keys that are known and not under a node's lease."""
+        return tuple(key for key in self.items if not key.startswith(self._folder + "node/"))
+
+    def get(self, name: str) -> Versioned | None:
+        """One value."""
+        return self.items.get(self._folder + name)
+
+    def deadline(self) -> float | None:
+        """When a part may be looked at again."""
+        waits = [part.not_before for part in self._parts.values() if not part.listing]
+        return min((at for at in waits if at > self._context.now.at), default=None)
+
+    def _replace(self, prefix: str, items: dict[str, Versioned]) -> tuple[str, ...]:
+        gone = [key for key in self.items if key.startswith(prefix) and key not in items]
+        for key in gone:
+            del self.items[key]
+        changed = tuple(key for key, found in items.items() if self.items.get(key) != found)
+        self.items.update(items)
+        return (*gone, *changed)
+
+    def _put(self, key: str, found: Versioned | None) -> bool:
+        """A watch may tell of what a list has shown already; an old deletion is mended by the next list."""
+        known = self.items.get(key)
+        if found is None:
+            return self.items.pop(key, None) is not None
+        if known is not None and known.version >= found.version:
+            return False
+        self.items[key] = found
+        return True

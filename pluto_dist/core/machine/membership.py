@@ -1,0 +1,113 @@
+"""This node's lease at each cluster store: got, prolonged three times within its time, given back.
+
+A lost lease is no lost seat: the node joins again, and goes on with whatever nobody has taken meanwhile.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from pluto_dist.core.machine.context import Context
+from pluto_dist.core.values.effects import JoinCluster, LeaveCluster, RenewCluster
+from pluto_dist.core.values.engine import ClusterAddress, Joined, LeaseLost, Refused, Unavailable
+from pluto_dist.core.values.events import ClusterJoined
+
+AGAIN_S = 1.0
+REFUSED_AGAIN_S = 15.0  # somebody may mend the cause
+
+
+class Lease(msgspec.Struct):
+    """What is known of one lease.
+
+    Attributes:
+        valid_until: None without one.
+        serial: rises with each lease; keys written under an earlier one may be gone.
+        answered_at: when the store answered last, None if it never did.
+        away_since: since when it does not answer, None while it does.
+        trouble: why.
+    """
+
+    valid_until: float | None = None
+    serial: int = 0
+    asked: bool = False
+    next_at: float = 0.0
+    answered_at: float | None = None
+    away_since: float | None = None
+    trouble: str = ""
+
+
+class Memberships:
+    """All leases of this node."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._leases: dict[ClusterAddress, Lease] = {}
+
+    def of(self, address: ClusterAddress) -> Lease:
+        """The lease at a store; from the first question on it is wanted."""
+        if address not in self._leases:
+            self._leases[address] = Lease(away_since=self._context.now.at)
+        return self._leases[address]
+
+    def advance(self) -> None:
+        """Asks where it is time."""
+        for address, lease in self._leases.items():
+            if not lease.asked and self._context.now.at >= lease.next_at:
+                lease.asked = True
+                joins = lease.valid_until is None
+                self._context.emit(JoinCluster(address=address) if joins else RenewCluster(address=address))
+
+    def answered(self, event: ClusterJoined) -> bool:
+        """Takes an answer; True if what is under the lease has to be written anew."""
+        lease = self._leases.get(event.address)
+        if lease is None:
+            return False
+        now = self._context.now.at
+        lease.asked = False
+        match event.result:
+            case Joined(valid_until=valid_until):
+                anew = lease.valid_until is None
+                lease.serial += anew
+                lease.valid_until = valid_until
+                lease.next_at = now + event.address.ttl_s / 3
+                self.heard(event.address)
+                return anew
+            case LeaseLost():
+                lease.valid_until, lease.next_at = None, now
+                self.heard(event.address)
+            case Unavailable(reason=reason):
+                lease.next_at = now + AGAIN_S
+                self.silent(event.address, reason)
+            case Refused(reason=reason):
+                lease.next_at = now + REFUSED_AGAIN_S
+                self.silent(event.address, reason)
+        return False
+
+    def lost(self, address: ClusterAddress) -> None:
+        """A write under the lease found that there is none any more."""
+        lease = self.of(address)
+        lease.valid_until, lease.next_at = None, self._context.now.at
+
+    def heard(self, address: ClusterAddress) -> None:
+        """The store has answered something."""
+        lease = self.of(address)
+        lease.answered_at, lease.away_since, lease.trouble = self._context.now.at, None, ""
+
+    def silent(self, address: ClusterAddress, reason: str) -> None:
+        """The store has not answered, or said no."""
+        lease = self.of(address)
+        lease.trouble = reason
+        if lease.away_since is None:
+            lease.away_since = self._context.now.at
+
+    def keep_only(self, wanted: set[ClusterAddress]) -> None:
+        """Gives leases back that no Run needs any more."""
+        for address in [address for address in self._leases if address not in wanted]:
+            if not self._leases[address].asked:
+                if self._leases[address].valid_until is not None:
+                    self._context.emit(LeaveCluster(address=address))
+                del self._leases[address]
+
+    def deadline(self) -> float | None:
+        """When the next lease has to be seen to."""
+        return min((lease.next_at for lease in self._leases.values() if not lease.asked), default=None)

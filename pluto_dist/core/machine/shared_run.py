@@ -1,0 +1,728 @@
+"""One Run of several nodes, as one of them takes part in it.
+
+Whatever this node has to say is a difference between what it knows and what is in the cluster store; one
+change is under way at a time, and after any answer that is not certain the folder is read again. So a lost
+answer, a restart of the coordinator or a store that was away only means that the difference is written later.
+
+The order of writing is the order of `STEPS`: a node is there before it speaks, evidence is stored before the
+node says that this was all, and a verdict is stored before the Run has ended anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from pluto_dist.core.machine.context import Context
+from pluto_dist.core.machine.lookout import QUIET_S, SEAT_QUIET_S, Lookout
+from pluto_dist.core.machine.membership import AGAIN_S, REFUSED_AGAIN_S, Lease, Memberships
+from pluto_dist.core.rules.joint import judge
+from pluto_dist.core.rules.offsets import Offset, read_ours, read_theirs
+from pluto_dist.core.rules.participants import node_name
+from pluto_dist.core.rules.reports import by_node, decoded, last_words, report_of
+from pluto_dist.core.rules.seat import Claim, Follow, SeatView, may_act, plan
+from pluto_dist.core.rules.verdict import members_of, pieces_of
+from pluto_dist.core.values.cluster import (
+    Heard,
+    Judgement,
+    MemberShown,
+    NodeDocument,
+    NodeEnd,
+    NodeReport,
+    OwnerAt,
+    Piece,
+    Presence,
+    RunDocument,
+    Seat,
+    StoredVerdict,
+)
+from pluto_dist.core.values.effects import ExpireCluster, Fence, WriteCluster
+from pluto_dist.core.values.engine import (
+    ABSENT,
+    ANY,
+    ClusterAddress,
+    Conflict,
+    GuardFailed,
+    Refused,
+    Unavailable,
+    Versioned,
+    Written,
+)
+from pluto_dist.core.values.events import ClusterListed, ClusterSeen, ClusterWritten
+from pluto_dist.core.values.records import Lease as Member
+from pluto_dist.core.values.records import Run, Verdict
+
+REFRESH_S = 60.0
+MEASURING_S = 5.0  # so long after a change of the seat clocks are compared, once a second
+NODES_A_SECOND = 100.0  # of many nodes each measures less often
+LAST_RESORT_S = 15.0  # below the 20 s for which the last participant waits
+KEEP_S = 7 * 86_400  # what is known of an ended Run stays this long in the store
+
+_encode = msgspec.json.Encoder().encode
+
+
+class SharedRun:
+    """See the module's docstring.
+
+    Args:
+        context: of the coordinator.
+        run: with a cluster store.
+        memberships: this node's leases.
+        node, generation: of this coordinator.
+    """
+
+    def __init__(
+        self, context: Context, run: Run, memberships: Memberships, node: str, generation: int
+    ) -> None:
+        assert run.cluster is not None  # noqa: S101 # asked for Runs of several nodes only
+        self._context = context
+        self._book = context.book
+        self._key = run.key
+        self._address: ClusterAddress = run.cluster
+        self._folder = f"{run.cluster.prefix}/v1/{_part(run.project)}/{_part(run.external_id)}/"
+        self._memberships = memberships
+        self._node = node
+        self._generation = generation
+        self._lookout = Lookout(context, run.key, run.cluster, self._folder)
+        self._asked_at = context.now.at
+        self._round = 0
+        self._offsets: dict[str, tuple[str, Offset]] = {}
+        self._gone_at: dict[str, float] = {}
+        self._heard: Heard | None = None
+        self._measuring_until = 0.0
+        self._shown: NodeDocument | None = None
+        self._present_under = 0
+        self._done: set[str] = set()
+        self._over: tuple[int, float, NodeEnd] | None = None
+        self._judgement = Judgement("")
+        self._leaving = False
+        self._read_document: tuple[int, RunDocument | None] = (0, None)
+        self._token = 0
+        self._writing: WriteCluster | None = None
+        self._not_before = 0.0
+        self._next_at: list[float] = []
+
+    # --- answers ------------------------------------------------------------------------------------------
+
+    def listed(self, event: ClusterListed) -> None:
+        """A list was answered."""
+        found = self._lookout.listed(event)
+        if isinstance(found, str):
+            self._memberships.silent(self._address, found)
+            return
+        self._memberships.heard(self._address)
+        self._read(found, event.read_at)
+
+    def seen(self, event: ClusterSeen) -> None:
+        """A watch has something to say, or nothing."""
+        self._read(self._lookout.seen(event), event.read_at)
+
+    def written(self, event: ClusterWritten) -> None:
+        """A change was answered. What is not certain is read back before anything else is written."""
+        asked, self._writing = self._writing, None
+        if asked is None or asked.token != event.token:
+            self._writing = asked
+            return
+        result = event.result
+        if isinstance(result, Unavailable | Refused):
+            pause_s = REFUSED_AGAIN_S if isinstance(result, Refused) else AGAIN_S
+            self._not_before = self._context.now.at + pause_s
+            self._memberships.silent(self._address, result.reason)
+            self._lookout.again()
+            return
+        self._memberships.heard(self._address)
+        match result:
+            case Written(version=version):
+                self._lookout.written(asked.key, asked.value, version)
+                self._done.add(asked.key)
+                self._leave()
+            case Conflict(current=current):
+                if isinstance(current, Versioned):
+                    self._lookout.written(asked.key, current.value, current.version)
+                    self._done.add(asked.key)  # what is made once is made, by whomever
+                self._lookout.again()
+            case GuardFailed():
+                if asked.leased:
+                    self._memberships.lost(self._address)
+                self._lookout.again()
+
+    # --- questions ----------------------------------------------------------------------------------------
+
+    @property
+    def document(self) -> RunDocument | None:
+        """What the nodes know of the Run; None if there is nothing, or it has not been read."""
+        found = self._lookout.get("run")
+        if found is None:
+            return None
+        if self._read_document[0] != found.version:
+            self._read_document = (found.version, decoded(found.value, RunDocument))
+        return self._read_document[1]
+
+    @property
+    def knows(self) -> bool:
+        """Whether the store was read at all."""
+        return self._lookout.knows("run")
+
+    @property
+    def mine(self) -> bool:
+        """Whether the seat is this coordinator's, as far as it knows; its lease is another question."""
+        document = self.document
+        seat = document.seat if document is not None else None
+        return seat is not None and (seat.node, seat.generation) == (self._node, self._generation)
+
+    @property
+    def lease(self) -> Lease:
+        """This node's lease at the store."""
+        return self._memberships.of(self._address)
+
+    def owner_elsewhere(self) -> str:
+        """Which other node has a live owner, for people; "" if none."""
+        document = self.document
+        if document is None or document.owner is None or document.ended is not None:
+            return ""
+        node = document.owner.node
+        seat = document.seat.node if document.seat is not None else ""
+        if self._node in (node, seat) or seat in self._gone_at:
+            return ""
+        name, host = document.nodes.get(node, ("another node", ""))
+        return f"{name}{f' (host {host})' if host else ''}"
+
+    def stored(self) -> StoredVerdict | None:
+        """The verdict of the round that this node's members belong to."""
+        document = self.document
+        if document is None or document.round != self._round:
+            return None
+        if document.ended is not None:
+            return document.ended
+        found = self._lookout.get(f"verdict/{document.round}")
+        return decoded(found.value, StoredVerdict) if found is not None else None
+
+    def sent(self) -> bool:
+        """Whether the server has the verdict."""
+        document = self.document
+        return document is not None and document.ended is not None and document.sent
+
+    def fence(self, run: Run) -> Fence | None:
+        """What a status of this Run has to carry now; None if it must not be sent."""
+        document = self.document
+        until = may_act(self._view(run, ()), self._context.now.at)
+        if until is not None and document is not None:
+            return Fence(document.epoch, until)
+        if run.forced or self._last_resort_is_due():
+            return Fence(document.epoch if document is not None else 0, None)
+        return None
+
+    def last_resort(self) -> Verdict | None:
+        """The verdict of this node alone, where the store is away and silence would fail a good Run."""
+        if self._over is None or not self._last_resort_is_due():
+            return None
+        verdict = self._over[2].verdict
+        if verdict is None:
+            return None
+        away_s = self._context.now.at - (self.lease.away_since or self._context.now.at)
+        return msgspec.structs.replace(
+            verdict,
+            reason=f"{verdict.reason} (cluster store unreachable for {away_s:.0f} s: this node alone)",
+        )
+
+    def safe(self) -> bool:
+        """Whether the others will know what this node knows when everything here is gone."""
+        if self._over is None or self._end_key() in self._done or self.stored() is not None:
+            return True
+        document = self.document
+        return (
+            document is not None and document.ended is not None
+        )  # decided without this node, which came late
+
+    def expects_more(self) -> bool:
+        """Whether this coordinator has something to do for the Run although everybody here has ended."""
+        if not self.safe():
+            return True
+        return self.mine and not self.sent() and bool(self._judgement.verdict or self._judgement.deadline)
+
+    def waiting_for(self) -> str:
+        """Why there is no verdict yet, "" if that is not this node's business."""
+        return self._judgement.reason if self.mine and self.stored() is None else ""
+
+    def deadline(self) -> float | None:
+        """When `advance` may have something to do if nothing happens."""
+        now = self._context.now.at
+        waits = [*self._next_at, self._not_before]
+        looks = self._lookout.deadline()
+        waits += [looks] if looks is not None else []
+        if self._over is not None and self.lease.away_since is not None:
+            waits.append(max(self._over[1], self.lease.away_since) + LAST_RESORT_S)
+        return min((at for at in waits if at > now), default=None)
+
+    # --- what this node has to say ------------------------------------------------------------------------
+
+    def over(self, run: Run, members: tuple[Member, ...], verdict: Verdict | None, *, settled: bool) -> None:
+        """All members here have ended, or the owner's time is up; `verdict` is the owner's node's alone."""
+        if self._over is not None and self._over[0] == run.epoch:
+            return
+        owner = next((member for member in members if member.lease_id == run.owner), None)
+        prior = run.prior
+        put_back = prior is not None and verdict is prior.verdict
+        end = NodeEnd(
+            pieces=0,
+            written_at=self._context.now.at,
+            owner=not run.relay,
+            owner_at=owner.ended_at if owner is not None and owner.ended_at else self._context.now.at,
+            finished=owner is not None and owner.end_reason == "finished",
+            settled=settled or put_back or (owner is not None and owner.finish_code is not None),
+            verdict=verdict if not run.relay else None,
+            ended_ms=(prior.ended_ms or 0) if put_back and prior is not None else 0,
+        )
+        self._over = (run.epoch, self._context.now.at, end)
+
+    def advance(self, run: Run, members: tuple[Member, ...]) -> None:
+        """Looks where it has to, and writes the next thing that the store does not have."""
+        self._next_at = []
+        if self._over is not None and self._over[0] != run.epoch:
+            self._over = None
+        self._notice_nodes()
+        self._notice_own_absence()
+        self._find_round(run)
+        document = self.document
+        if run.ended and run.reported and self.sent():
+            return  # nothing is left to say or to learn
+        if self.mine:
+            self._lookout.look("", quiet_s=SEAT_QUIET_S)
+        else:
+            seat = document.seat if document is not None else None
+            nodes = sorted({self._node, seat.node if seat is not None else self._node})
+            self._lookout.look("run", *(f"node/{node}" for node in nodes), quiet_s=QUIET_S)
+        self._judge(run, members)
+        if self._writing is not None or self._context.now.at < self._not_before or not self.knows:
+            return
+        if self._lookout.behind:
+            return  # what follows from an answer that was not certain is decided when it is read back
+        if self.lease.valid_until is None:
+            return
+        for step in STEPS:
+            if step(self, run, members):
+                return
+
+    def _be_present(self, _run: Run, _members: tuple[Member, ...]) -> bool:
+        """Its presence, once under each lease."""
+        if self._present_under == self.lease.serial:
+            return False
+        self._present_under = self.lease.serial
+        presence = Presence(self._context.boot_id, self._generation)
+        return self._write(f"node/{self._node}", presence, expect=ANY, leased=True)
+
+    def _take_seat(self, run: Run, members: tuple[Member, ...]) -> bool:
+        match plan(self._view(run, members), self._context.now.at):
+            case Claim(epoch=epoch, dead=dead):
+                seat = Seat(self._node, self._generation, f"{self._node}-{self._generation}-{self._token}")
+                document = self._of_round(run, self.document or RunDocument(epoch=0))
+                document = msgspec.structs.replace(document, epoch=epoch, seat=seat)
+                self._context.note(run.key, "seat_claimed", epoch=str(epoch), after=dead)
+                return self._write_run(document, dead=f"{self._folder}node/{dead}" if dead else None)
+            case Follow(until=until) if until is not None:
+                self._next_at.append(until)
+        return False
+
+    def _store_pieces(self, run: Run, members: tuple[Member, ...]) -> bool:
+        """Each piece of evidence, made once."""
+        for piece in self._pieces(run, members) if self._round else ():
+            name = f"ev/{self._round}/{self._node}/{piece.lease_id}-{piece.number}"
+            if self._folder + name not in self._done:
+                return self._write(name, piece, expect=ABSENT)
+        return False
+
+    def _show_node(self, run: Run, members: tuple[Member, ...]) -> bool:
+        """Who writes here; when something changed, each minute, and while clocks are measured."""
+        now, shown = self._context.now.at, self._shown
+        document = self._node_document(run, members)
+        if shown is not None and _steady(document) == _steady(shown):
+            measuring = now < self._measuring_until and document.heard != shown.heard
+            at = shown.written_at + (self._pause() if measuring else REFRESH_S)
+            if now < at:
+                self._next_at.append(at)
+                return False
+        self._shown = document
+        return self._write(f"state/{self._node}", document, expect=ANY)
+
+    def _store_end(self, run: Run, members: tuple[Member, ...]) -> bool:
+        if self._over is None or not self._round or self._end_key() in self._done:
+            return False
+        pieces = len(self._pieces(run, members))
+        end = msgspec.structs.replace(self._over[2], pieces=pieces)
+        return self._write(f"end/{self._round}/{self._node}", end, expect=ABSENT)
+
+    def _store_verdict(self, run: Run, members: tuple[Member, ...]) -> bool:
+        """Made once, while the seat is this coordinator's and its lease is safe."""
+        document, found = self.document, self._lookout.get("run")
+        if document is None or found is None or self.stored() is not None:
+            return False
+        if (
+            run.forced and run.verdict is not None and self._round
+        ):  # a person takes over whatever seat there is
+            return self._write_verdict(run.verdict, run.ended_ms, document, guard=None)
+        if not self.mine:
+            return False
+        verdict = run.verdict or self._judgement.verdict
+        if (
+            verdict is None
+            or document.round == 0
+            or may_act(self._view(run, members), self._context.now.at) is None
+        ):
+            return False
+        ended_ms = run.ended_ms or (self._over[2].ended_ms if self._over is not None else 0)
+        return self._write_verdict(verdict, ended_ms, document, guard=(self._folder + "run", found.version))
+
+    def _write_verdict(
+        self, verdict: Verdict, ended_ms: int | None, document: RunDocument, guard: tuple[str, int] | None
+    ) -> bool:
+        stored = StoredVerdict(
+            verdict=verdict,
+            ended_ms=ended_ms or self._context.now.wall_ms,
+            epoch=document.epoch,
+            node=self._node,
+            nonce=f"{self._node}-{self._generation}-{self._token}",
+        )
+        return self._write(f"verdict/{document.round}", stored, expect=ABSENT, while_=guard)
+
+    def _show_run(self, run: Run, _members: tuple[Member, ...]) -> bool:
+        """The run document as it should be; only the seat writes it."""
+        document = self.document
+        if document is None or not self.mine:
+            return False
+        wanted = self._of_round(run, document)
+        now = self._context.now.at
+        if _quiet(wanted) == _quiet(document):
+            if now >= self._measuring_until:
+                return False
+            at = document.written_at + self._pause()
+            if now < at:
+                self._next_at.append(at)
+                return False
+        if wanted.sent and not document.sent:
+            wanted = msgspec.structs.replace(wanted, seat=None)  # the next owner need not wait for this one
+            self._leaving = True
+        return self._write_run(wanted)
+
+    def _leave(self) -> None:
+        """The Run has ended everywhere: what is known of it is kept for a while, by nobody's help."""
+        if self._leaving:
+            self._leaving = False
+            keys = self._lookout.lasting()
+            self._context.emit(ExpireCluster(run=self._key, address=self._address, keys=keys, after_s=KEEP_S))
+
+    # --- documents ----------------------------------------------------------------------------------------
+
+    def _of_round(self, run: Run, document: RunDocument) -> RunDocument:
+        """The document with what this coordinator knows better."""
+        start = self._start(run)
+        owner = OwnerAt(self._node, start) if start else document.owner
+        if (start and document.owner != owner) or (document.round == 0 and run.epoch > 0):
+            document = msgspec.structs.replace(
+                document,
+                round=document.round + 1,
+                owner=owner if start else None,
+                launch=_launch(run, self._book.leases_of(run.key)),
+                attempt=run.attempt,
+                nodes={},
+                ended=None,
+                sent=False,
+            )
+        nodes = dict(document.nodes)
+        for name, found in self._lookout.below("state/").items():
+            shown = decoded(found.value, NodeDocument)
+            if shown is not None and shown.round == document.round:
+                nodes[name] = (shown.name, shown.host)
+        stored = self.stored() if document.round == self._round or self.mine else None
+        return msgspec.structs.replace(
+            document,
+            nodes=nodes,
+            project=run.project,
+            id=run.id if run.id is not None else document.id,
+            display_id=run.display_id or document.display_id,
+            url=run.url or document.url,
+            ended=document.ended or stored,
+            sent=document.sent or (document.ended is not None and run.ended and run.reported),
+        )
+
+    def _write_run(self, document: RunDocument, dead: str | None = None) -> bool:
+        found = self._lookout.get("run")
+        document = msgspec.structs.replace(document, written_at=self._context.now.at)
+        expect = found.version if found is not None else ABSENT
+        return self._write("run", document, expect=expect, dead=dead)
+
+    def _node_document(self, run: Run, members: tuple[Member, ...]) -> NodeDocument:
+        now = self._context.now
+        leases = members or tuple(lease for lease in self._book.leases_of(run.key) if lease.alive)
+        job = leases[0].opened.job if leases else None
+        return NodeDocument(
+            node=self._node,
+            name=self._name(run),
+            host=leases[0].identity.host if leases else "",
+            boot_id=self._context.boot_id,
+            generation=self._generation,
+            written_at=now.at,
+            wall_ms=now.wall_ms,
+            owner=not run.relay and run.owner is not None,
+            rank=job.node_rank if job is not None else 0,
+            round=self._round,
+            launch=_launch(run, self._book.leases_of(run.key)),
+            attempt=run.attempt,
+            members=tuple(self._shown_member(lease) for lease in leases),
+            heard=self._heard,
+        )
+
+    def _shown_member(self, lease: Member) -> MemberShown:
+        feeds = (self._book.feeds[key] for key in self._book.feed_keys(lease.lease_id))
+        step = max((feed.next_step for feed in feeds), default=0) - 1
+        return MemberShown(
+            lease_id=lease.lease_id,
+            role=lease.role,
+            label=lease.label,
+            rank=lease.rank,
+            pid=lease.identity.pid,
+            alive=lease.alive,
+            step=max(step, 0),
+            since_ms=lease.granted_ms or 0,
+        )
+
+    def _pieces(self, run: Run, members: tuple[Member, ...]) -> list[Piece]:
+        return pieces_of(members, self._name(run))
+
+    def _name(self, run: Run) -> str:
+        if run.relay:
+            return run.relay
+        leases = self._book.leases_of(run.key)
+        owner = self._book.leases.get(run.owner or run.opener)
+        several = owner is not None and owner.opened.job.nodes > 1
+        return node_name(owner.opened) if owner is not None and (several or leases) else ""
+
+    # --- the round and the other nodes ----------------------------------------------------------------------
+
+    def _start(self, run: Run) -> str:
+        """What tells this owner, and this start of its job, from every other; "" without an owner here."""
+        if run.relay or run.owner is None or run.epoch == 0:
+            return ""
+        return f"{run.job_key}/{run.attempt}/{run.epoch}"
+
+    def _find_round(self, run: Run) -> None:
+        """The round that the members here belong to."""
+        document = self.document
+        if document is None:
+            return
+        start = self._start(run)
+        if start:
+            mine = document.owner == OwnerAt(self._node, start)
+        else:
+            launch = _launch(run, self._book.leases_of(run.key))
+            same = document.attempt == run.attempt and (not launch or document.launch == launch)
+            members = members_of(run, self._book.leases_of(run.key))
+            late = document.ended is not None and (not launch or any(member.alive for member in members))
+            mine = run.epoch > 0 and same and (document.round == self._round or not late)
+        if not mine or document.round == self._round:
+            return
+        self._round = document.round
+        self._done = {
+            key for key in self._done if not key.startswith((self._folder + "ev/", self._folder + "end/"))
+        }
+
+    def _read(self, keys: tuple[str, ...], read_at: float) -> None:
+        """Documents that are new tell how far the clocks are apart."""
+        for key in keys:
+            name = key.removeprefix(self._folder)
+            if name == "run":
+                self._read_run(read_at)
+            elif name.startswith("state/"):
+                self._read_node(name.removeprefix("state/"), read_at)
+
+    def _read_run(self, read_at: float) -> None:
+        document = self.document
+        if document is None or document.seat is None or document.seat.node == self._node:
+            return
+        if self._heard is None or self._heard.nonce != document.seat.nonce:
+            self._measuring_until = read_at + MEASURING_S
+        self._heard = Heard(document.seat.nonce, document.written_at, read_at)
+
+    def _read_node(self, node: str, read_at: float) -> None:
+        found = self._lookout.get(f"state/{node}")
+        document = decoded(found.value, NodeDocument) if found is not None else None
+        if document is None or node == self._node:
+            return
+        boot_id, offset = self._offsets.get(node, ("", Offset()))
+        if boot_id != document.boot_id:
+            offset = Offset()
+            self._measuring_until = read_at + MEASURING_S
+        offset = read_theirs(offset, document.written_at, read_at)
+        heard = document.heard
+        if heard is not None and heard.nonce.startswith(f"{self._node}-"):
+            offset = read_ours(offset, heard.written_at, heard.read_at)
+        self._offsets[node] = (document.boot_id, offset)
+
+    def _notice_nodes(self) -> None:
+        """Which nodes are not there, and since when that is known."""
+        document = self.document
+        known = set(self._lookout.below("state/")) | set(document.nodes if document is not None else ())
+        known |= {document.seat.node} if document is not None and document.seat is not None else set()
+        for node in known:
+            if self._lookout.get(f"node/{node}") is not None or not self._lookout.knows(f"node/{node}"):
+                self._gone_at.pop(node, None)
+            else:
+                self._gone_at.setdefault(node, self._context.now.at)
+
+    def _notice_own_absence(self) -> None:
+        """The store has ended this node's lease before its time: it is known by the presence that is gone."""
+        own = self._folder + f"node/{self._node}"
+        under = self._present_under == self.lease.serial and self.lease.valid_until is not None
+        written = own in self._done and (self._writing is None or self._writing.key != own)
+        if under and written and self._lookout.knows(f"node/{self._node}") and own not in self._lookout.items:
+            self._done.discard(own)
+            self._memberships.lost(self._address)
+
+    def _judge(self, run: Run, members: tuple[Member, ...]) -> None:
+        document = self.document
+        if document is None or not self.mine or document.ended is not None or not self._lookout.knows("ev/"):
+            self._judgement = Judgement("")
+            return
+        self._judgement = judge(self._reports(run, members, document), self._context.now.at)
+        if self._judgement.deadline is not None:
+            self._next_at.append(self._judgement.deadline)
+
+    def _reports(
+        self, run: Run, members: tuple[Member, ...], document: RunDocument
+    ) -> tuple[NodeReport, ...]:
+        now, owner = self._context.now.at, document.owner.node if document.owner is not None else ""
+        evidence = {name: found.value for name, found in self._lookout.below(f"ev/{document.round}/").items()}
+        pieces = by_node(evidence)
+        found: list[NodeReport] = []
+        for node in sorted({*document.nodes, *pieces}):
+            shown = self._lookout.get(f"state/{node}")
+            state = decoded(shown.value, NodeDocument) if shown is not None else None
+            if state is None or node == self._node:
+                continue
+            ended = self._lookout.get(f"end/{document.round}/{node}")
+            found.append(
+                report_of(
+                    state,
+                    pieces=pieces.get(node, ()),
+                    end=decoded(ended.value, NodeEnd) if ended is not None else None,
+                    offset=self._offsets.get(node, ("", Offset()))[1],
+                    gone_at=self._gone_at.get(node),
+                    owner=node == owner,
+                    now=now,
+                )
+            )
+        if document.round == self._round:
+            found.append(self._own_report(run, members, owner))
+        return tuple(found)
+
+    def _own_report(self, run: Run, members: tuple[Member, ...], owner: str) -> NodeReport:
+        """This node itself: nothing of it is uncertain."""
+        ended = self._over[2] if self._over is not None and self._end_key() in self._done else None
+        shown = tuple(self._shown_member(member) for member in members)
+        return NodeReport(
+            node=self._node,
+            name=self._name(run),
+            host=members[0].identity.host if members else "",
+            attempt=run.attempt,
+            owner=owner == self._node,
+            pieces=tuple(self._pieces(run, members)),
+            end=ended,
+            owner_at=ended.owner_at if ended is not None else 0.0,
+            last_words=last_words(shown),
+            open_members=sum(member.alive for member in shown),
+        )
+
+    # --- small things ---------------------------------------------------------------------------------------
+
+    def _view(self, run: Run, members: tuple[Member, ...]) -> SeatView:
+        document = self.document
+        seat = document.seat.node if document is not None and document.seat is not None else ""
+        members = members or members_of(run, self._book.leases_of(run.key))
+        alive = any(member.alive for member in members)
+        failed = document is not None and document.ended is None and bool(self._pieces(run, members))
+        owns = not run.relay and (run.opening or run.owner is not None) and not (run.ended and self.sent())
+        job = members[0].opened.job if members else None
+        return SeatView(
+            document=document,
+            node=self._node,
+            generation=self._generation,
+            valid_until=self.lease.valid_until,
+            present=seat not in self._gone_at,
+            gone_at=self._gone_at.get(seat),
+            owns=owns,
+            stands=alive or failed,
+            rank=job.node_rank if job is not None else 0,
+            asked_at=self._asked_at,
+        )
+
+    def _last_resort_is_due(self) -> bool:
+        """Where the store is away, the seat was this node's or nobody's, and nobody forbids it."""
+        lease, document = self.lease, self.document
+        if self._address.strict or self._over is None or lease.away_since is None or not self._over[2].owner:
+            return False
+        if document is not None and not self.mine:
+            return False
+        return self._context.now.at >= max(self._over[1], lease.away_since) + LAST_RESORT_S
+
+    def _pause(self) -> float:
+        document = self.document
+        return max(1.0, len(document.nodes) / NODES_A_SECOND) if document is not None else 1.0
+
+    def _end_key(self) -> str:
+        return f"{self._folder}end/{self._round}/{self._node}"
+
+    def _write(
+        self,
+        name: str,
+        value: msgspec.Struct,
+        *,
+        expect: int,
+        while_: tuple[str, int] | None = None,
+        dead: str | None = None,
+        leased: bool = False,
+    ) -> bool:
+        self._token += 1
+        self._writing = WriteCluster(
+            run=self._key,
+            address=self._address,
+            token=self._token,
+            key=self._folder + name,
+            value=_encode(value),
+            expect=expect,
+            while_=while_,
+            dead=dead,
+            leased=leased,
+        )
+        self._context.emit(self._writing)
+        return True
+
+
+STEPS: tuple[Callable[[SharedRun, Run, tuple[Member, ...]], bool], ...] = (
+    SharedRun._be_present,
+    SharedRun._take_seat,
+    SharedRun._store_pieces,
+    SharedRun._show_node,
+    SharedRun._store_end,
+    SharedRun._store_verdict,
+    SharedRun._show_run,
+)
+
+
+def _launch(run: Run, leases: tuple[Member, ...]) -> str:
+    """What all nodes of one launch call it; "" where nothing tells launches apart."""
+    return next((lease.opened.job.launch for lease in leases if lease.opened.job.key == run.job_key), "")
+
+
+def _steady(document: NodeDocument) -> NodeDocument:
+    """Without what changes all the time."""
+    members = tuple(msgspec.structs.replace(member, step=0) for member in document.members)
+    return msgspec.structs.replace(document, written_at=0.0, wall_ms=0, heard=None, members=members)
+
+
+def _quiet(document: RunDocument) -> RunDocument:
+    return msgspec.structs.replace(document, written_at=0.0)
+
+
+def _part(text: str) -> str:
+    """A piece of a key: a slash in it would begin another folder."""
+    return text.replace("%", "%25").replace("/", "%2F")

@@ -1,0 +1,154 @@
+"""How a Run of several nodes ends: the evidence of all of them in one verdict.
+
+Pure: gets a report of each node, all times on the clock of whoever decides, and the time.
+
+    owner's node      others                         then
+    ended             all ended                      verdict
+    ended             one still at work              10 s after the owner's word; for victims only, 18 s
+    ended             one lost, somebody failed      verdict, the loss is evidence
+    ended             one lost, nobody failed        10 s after the owner's word, and the loss is an event
+    lost              one still at work              no verdict: the job goes on
+    lost              all ended, somebody failed     verdict, the loss is evidence
+    lost              all ended, nobody failed       no verdict: the owner may be well
+    at work           whatever                       no verdict
+
+A loss names the cause of failures, and never makes one: a node that cannot reach the cluster store looks like
+a dead one, and a healthy Run must not fail for that. A job whose node died in earnest has failures enough,
+because its other ranks lose their connections.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from pluto_dist.core.rules.verdict import DRAIN_S, describe, likeliest, who_failed
+from pluto_dist.core.values.cluster import Judgement, NodeReport, Piece, failure_of
+from pluto_dist.core.values.lifecycle import Evidence
+from pluto_dist.core.values.records import Verdict
+
+VICTIMS_WAIT_S = 18.0  # so long after its death a node is known to be lost, with a lease of 15 s
+
+
+def judge(reports: Sequence[NodeReport], now: float) -> Judgement:
+    """The verdict, or why there is none yet."""
+    if not reports:
+        return Judgement("nobody takes part yet")
+    owners = next((report for report in reports if report.owner), None)
+    working = [report for report in reports if report.end is None and report.present]
+    lost = [report for report in reports if report.end is None and not report.present]
+    if owners is not None and owners.end is None:
+        return _owner_has_not_ended(owners, reports, working, lost)
+    if working:
+        return _somebody_works(owners, reports, working, lost, now)
+    verdict = joint_verdict(owners, reports, lost)
+    if lost and owners is not None and verdict.status == "COMPLETED" and now < owners.owner_at + DRAIN_S:
+        return Judgement(f"{_names(lost)} cannot be seen", None, owners.owner_at + DRAIN_S)
+    if owners is None and lost and not _failures(reports, None):
+        return Judgement(f"{_names(lost)} cannot be seen, and nobody failed")
+    return Judgement(verdict.reason, verdict)
+
+
+def _owner_has_not_ended(
+    owners: NodeReport, reports: Sequence[NodeReport], working: list[NodeReport], lost: list[NodeReport]
+) -> Judgement:
+    if owners.present:
+        return Judgement("the owner's node is at work")
+    if working:
+        return Judgement(f"{owners.name} with the owner cannot be seen; {_names(working)} works on")
+    if not _failures(reports, None):
+        return Judgement(f"{owners.name} with the owner cannot be seen, and nobody failed elsewhere")
+    verdict = joint_verdict(owners, reports, lost)
+    return Judgement(verdict.reason, verdict)
+
+
+def _somebody_works(
+    owners: NodeReport | None,
+    reports: Sequence[NodeReport],
+    working: list[NodeReport],
+    lost: list[NodeReport],
+    now: float,
+) -> Judgement:
+    if owners is None:
+        return Judgement(f"{_names(working)} is at work")
+    causes = likeliest(_failures(reports, owners))
+    victims = bool(causes) and all(_is_victim(piece) for piece in causes)
+    deadline = owners.owner_at + (VICTIMS_WAIT_S if victims else DRAIN_S)
+    if now < deadline:
+        return Judgement(f"the owner has ended, {_names(working)} has not", None, deadline)
+    verdict = joint_verdict(owners, reports, lost)
+    return Judgement(verdict.reason, verdict)
+
+
+def joint_verdict(
+    owners: NodeReport | None, reports: Sequence[NodeReport], lost: Sequence[NodeReport]
+) -> Verdict:
+    """One status of all evidence; that of the owner's node alone where nobody failed, or a person said it."""
+    failures = _failures(reports, owners)
+    own = owners.end.verdict if owners is not None and owners.end is not None else None
+    if failures:
+        failures += [_loss(report) for report in lost if _unexplained(report)]
+    causes = likeliest(failures)
+    if own is not None and owners is not None and owners.end is not None and owners.end.settled:
+        return own
+    if not causes:
+        if own is None:
+            return Verdict("COMPLETED", "all nodes ended and nobody failed")
+        unseen = f"; {_names(lost)} could not be seen at the end" if lost else ""
+        return msgspec.structs.replace(own, reason=own.reason + unseen)
+    return _verdict_of(causes)
+
+
+def _verdict_of(causes: tuple[Piece, ...]) -> Verdict:
+    first, *others = (failure_of(piece) for piece in causes)
+    if causes[0].stop:
+        by = first.signal or first.type or f"exit code {first.exit_code}"
+        return Verdict("TERMINATED", f"{who_failed(first)} was asked to stop by {by}", first)
+    names = " or ".join(who_failed(each) for each in (first, *others))
+    within = f" (their clocks are {_apart_ms(causes)} ms uncertain)" if others else ""
+    return Verdict("FAILED", f"{names} failed first{within}: {describe(first)}", first, tuple(others))
+
+
+def _apart_ms(causes: tuple[Piece, ...]) -> int:
+    return max(1, round(max(piece.spread for piece in causes) * 1000))
+
+
+def _failures(reports: Sequence[NodeReport], owners: NodeReport | None) -> list[Piece]:
+    """Evidence that counts: after the owner's `finish()` and its grace a failure is only an event."""
+    limit = float("inf")
+    if owners is not None and owners.end is not None and owners.end.finished:
+        limit = owners.owner_at + DRAIN_S
+    return [piece for report in reports for piece in report.pieces if piece.since <= limit]
+
+
+def _is_victim(piece: Piece) -> bool:
+    return piece.evidence.communication or piece.stop
+
+
+def _unexplained(report: NodeReport) -> bool:
+    """Whether a lost node has members of which nobody knows how they ended."""
+    return report.open_members > 0 and all(_is_victim(piece) for piece in report.pieces)
+
+
+def _loss(report: NodeReport) -> Piece:
+    told = f"the node was lost; {report.last_words}" if report.last_words else "the node was lost"
+    return Piece(
+        role="owner" if report.owner else "worker",
+        label=report.name,
+        rank=None,
+        host=report.host,
+        node=report.name,
+        pid=0,
+        attempt=report.attempt,
+        evidence=Evidence(
+            at=report.gone_since, wall_ms=0, kind="vanished", message=told, alive_until=report.alive_until
+        ),
+        stop=False,
+        since=report.alive_until,
+        until=report.gone_since,
+    )
+
+
+def _names(reports: Sequence[NodeReport]) -> str:
+    return ", ".join(report.name for report in reports)

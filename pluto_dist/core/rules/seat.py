@@ -1,0 +1,110 @@
+"""Which node's coordinator speaks for a Run of several nodes.
+
+The *owner* is a process and may finish the Run. The *seat* is the coordinator that sends statuses. They are
+on one node, except when that node is lost: then the seat moves and the owner stays what it is.
+
+    the run document                    a node without the seat
+    there is none                       owner's node or node 0 claims; another one after 5 s
+    seat vacant                         the same
+    seat of this node, older start      claims: the lock of the node has passed on
+    seat's node present                 follows
+    seat's node gone                    claims if it has members: owner's node first, then by node rank
+
+A claim is one compare-and-set on the document's version that holds only while the old seat's node is absent.
+So of all that claim one wins, and an old seat that comes back finds either the document as it left it, and
+goes on, or another seat in it. A seat whose lease may have run out sends nothing (`may_act`): it is fenced by
+time before anybody else can have its place, as long as the engine keeps what it promised. Where the engine
+breaks that promise, the epoch in the Run's config at the server fences it.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from pluto_dist.core.values.cluster import RunDocument, Seat
+
+FIRST_S = 5.0  # node 0 may claim so long after this node had something for the Run
+STEP_S = 0.2  # between candidates, so that a thousand of them do not race
+LONGEST_S = 2.0
+REQUEST_S = 2.0  # a status that is sent now arrives by then, or never
+
+
+class SeatView(msgspec.Struct, frozen=True, kw_only=True):
+    """What a node knows when it decides.
+
+    Attributes:
+        document: None if there is none.
+        node, generation: of this coordinator.
+        valid_until: of its lease, None without one.
+        present: the seat's node is there.
+        gone_at: since when it is known not to be.
+        owns: the owner, or a claim that may own the Run, is here.
+        stands: there are members here, or there were and they failed.
+        rank: this node's in the job.
+        asked_at: since when there is something for the Run here.
+    """
+
+    document: RunDocument | None
+    node: str
+    generation: int
+    valid_until: float | None
+    present: bool = True
+    gone_at: float | None = None
+    owns: bool = False
+    stands: bool = False
+    rank: int = 0
+    asked_at: float = 0.0
+
+
+class Hold(msgspec.Struct, frozen=True):
+    """The seat is this coordinator's."""
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """Try to take the seat now; `dead` is the node that must not be there, "" if none was."""
+
+    epoch: int
+    dead: str = ""
+
+
+class Follow(msgspec.Struct, frozen=True):
+    """Another node has it, or may have it first; `until` is when to ask again at the latest."""
+
+    until: float | None = None
+
+
+def plan(view: SeatView, now: float) -> Hold | Claim | Follow:
+    """What to do about the seat."""
+    document = view.document
+    seat = document.seat if document is not None else None
+    if document is not None and seat is not None and _is(seat, view):
+        return Hold()
+    if view.valid_until is None or now >= view.valid_until - REQUEST_S or not (view.owns or view.stands):
+        return Follow()
+    epoch = document.epoch + 1 if document is not None else 1
+    if document is None or seat is None:
+        first = view.owns or (document is None and view.rank == 0)
+        return _after(view.asked_at if first else view.asked_at + FIRST_S, now, Claim(epoch))
+    if seat.node == view.node:
+        return Claim(epoch)
+    if view.present:
+        return Follow()
+    wait_s = 0.0 if view.owns else min(view.rank * STEP_S, LONGEST_S)
+    return _after((view.gone_at or now) + wait_s, now, Claim(epoch, seat.node))
+
+
+def may_act(view: SeatView, now: float) -> float | None:
+    """Until when what the seat sends may leave; None if it may not."""
+    document = view.document
+    if document is None or document.seat is None or not _is(document.seat, view) or view.valid_until is None:
+        return None
+    until = view.valid_until - REQUEST_S
+    return until if now < until else None
+
+
+def _is(seat: Seat, view: SeatView) -> bool:
+    return (seat.node, seat.generation) == (view.node, view.generation)
+
+
+def _after(at: float, now: float, claim: Claim) -> Claim | Follow:
+    return claim if now >= at else Follow(at)

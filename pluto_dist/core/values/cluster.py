@@ -1,0 +1,244 @@
+"""What the nodes of a job tell each other through the cluster store: JSON documents, one kind for each key.
+
+Rules for editing: nodes of two versions may share a Run, so a new field has a default and none is renamed.
+
+Instants named `*_at` are CLOCK_BOOTTIME seconds of the node that wrote the document; another node's clock is
+another one, and only `core/rules/offsets.py` compares them. No document holds a key or a secret.
+
+    <prefix>/v1/<project>/<external id>/
+        run                 `RunDocument`; written by the seat alone
+        node/<node>         `Presence`, under the node's lease: it goes when the node is silent
+        state/<node>        `NodeDocument`; it stays, so that the last words of a lost node are known
+        ev/<round>/<node>/<n>   `Piece`, made once; it must outlive its node
+        end/<round>/<node>  `NodeEnd`, made once
+        verdict/<round>     `StoredVerdict`, made once, while the seat is its writer's
+        sent/<round>        the server has taken it
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from pluto_dist.core.values.ids import Role
+from pluto_dist.core.values.lifecycle import Evidence
+from pluto_dist.core.values.records import Failure, Verdict
+
+
+class Seat(msgspec.Struct, frozen=True):
+    """The coordinator that speaks for the Run.
+
+    Attributes:
+        node: its node's id.
+        generation: of that coordinator: a later one on the same node is another seat.
+        nonce: random, new for each claim; it tells an answer that was lost from another's.
+    """
+
+    node: str
+    generation: int
+    nonce: str
+
+
+class OwnerAt(msgspec.Struct, frozen=True):
+    """Where the Run's owner is; `start` changes with each owner and each restart of the job."""
+
+    node: str
+    start: str
+
+
+class RunDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """What all nodes have to know of the Run.
+
+    Attributes:
+        epoch: rises with each change of the seat; what an older seat sends is refused.
+        round: rises with each owner and each restart of the job; evidence belongs to one round.
+        written_at: clock of the seat when it wrote this.
+        launch, attempt: of the round.
+        id, display_id, url: at the tracking server, None and "" until it has made the Run.
+        nodes: nodes that took part in the round, id -> name and host.
+        ended: the verdict of the round, None while there is none.
+        sent: the server has that verdict.
+    """
+
+    epoch: int
+    round: int = 0
+    seat: Seat | None = None
+    owner: OwnerAt | None = None
+    written_at: float = 0.0
+    launch: str = ""
+    attempt: int = 0
+    project: str = ""
+    id: int | None = None
+    display_id: str = ""
+    url: str = ""
+    nodes: dict[str, tuple[str, str]] = {}
+    ended: StoredVerdict | None = None
+    sent: bool = False
+
+
+class StoredVerdict(msgspec.Struct, frozen=True, kw_only=True):
+    """How a round ended: the only status that any seat ever sends."""
+
+    verdict: Verdict
+    ended_ms: int
+    epoch: int
+    node: str
+    nonce: str
+
+
+class Presence(msgspec.Struct, frozen=True):
+    """A node that is there."""
+
+    boot_id: str
+    generation: int
+
+
+class MemberShown(msgspec.Struct, frozen=True, kw_only=True):
+    """A process as its node shows it to the others."""
+
+    lease_id: str
+    role: Role
+    label: str
+    rank: int | None
+    pid: int
+    alive: bool
+    step: int = 0
+    since_ms: int = 0
+
+
+class Heard(msgspec.Struct, frozen=True):
+    """What this node read last of the seat: its nonce, the seat's time in it, and when it was read here."""
+
+    nonce: str
+    written_at: float
+    read_at: float
+
+
+class NodeDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """A node and who writes on it; new when something changed, and every minute.
+
+    Attributes:
+        name: `node1` within the job.
+        owner: its owner is alive here, or was at the end of the round.
+        rank: the node's rank in the job: nodes stand for the seat in this order.
+        round: the round to which the members belong, 0 as long as that is not known.
+        pieces: how many pieces of evidence it has stored for the round.
+    """
+
+    node: str
+    name: str
+    host: str
+    boot_id: str
+    generation: int
+    written_at: float
+    wall_ms: int
+    owner: bool = False
+    rank: int = 0
+    round: int = 0
+    launch: str = ""
+    attempt: int = 0
+    members: tuple[MemberShown, ...] = ()
+    heard: Heard | None = None
+
+
+class Piece(msgspec.Struct, frozen=True, kw_only=True):
+    """One piece of evidence, with the time in which it happened on the clock of whoever decides.
+
+    Attributes:
+        stop: a request to stop, and no fault.
+        since, until: it did not happen before and not after; as stored, on the clock of its node.
+        lease_id, number: of which lease, and the how manieth of its pieces.
+        spread: by how much the two clocks may differ from what is assumed, 0 within a node.
+    """
+
+    role: Role
+    label: str
+    rank: int | None
+    host: str
+    pid: int
+    attempt: int
+    evidence: Evidence
+    stop: bool
+    since: float
+    until: float
+    node: str = ""
+    spread: float = 0.0
+    lease_id: str = ""
+    number: int = 0
+
+
+class NodeEnd(msgspec.Struct, frozen=True, kw_only=True):
+    """On this node the round is over, and all evidence of it is stored.
+
+    Attributes:
+        pieces: how many pieces that are.
+        owner: the owner was here; then `verdict` is what follows from this node alone.
+        owner_at: when the owner ended.
+        finished: the owner called `finish()`, so what workers do much later does not count.
+        ended_ms: when it ended, for one that was put back; 0 for now.
+        settled: no evidence changes that verdict: a person or the owner has said it, or it was put back.
+    """
+
+    pieces: int
+    written_at: float
+    owner: bool = False
+    owner_at: float = 0.0
+    finished: bool = False
+    settled: bool = False
+    verdict: Verdict | None = None
+    ended_ms: int = 0
+
+
+class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One node as the seat sees it now, all times on the seat's clock; made when deciding, never stored.
+
+    Attributes:
+        present: its presence is there.
+        alive_until, gone_since: for a lost node, when it was there last and when that was noticed.
+        last_words: of its ranks, for people.
+        open_members: members that had not ended when it was heard last.
+    """
+
+    node: str
+    name: str
+    host: str
+    attempt: int = 0
+    owner: bool = False
+    present: bool = True
+    pieces: tuple[Piece, ...] = ()
+    end: NodeEnd | None = None
+    owner_at: float = 0.0
+    alive_until: float = 0.0
+    gone_since: float = 0.0
+    last_words: str = ""
+    open_members: int = 0
+
+
+class Judgement(msgspec.Struct, frozen=True):
+    """What the evidence of all nodes means now; `deadline` is when to ask again if nothing happens."""
+
+    reason: str
+    verdict: Verdict | None = None
+    deadline: float | None = None
+
+
+def failure_of(piece: Piece) -> Failure:
+    """A piece of evidence as a person reads it."""
+    evidence = piece.evidence
+    return Failure(
+        role=piece.role,
+        label=piece.label,
+        rank=piece.rank,
+        host=piece.host,
+        node=piece.node,
+        pid=piece.pid,
+        attempt=piece.attempt,
+        kind=evidence.kind,
+        type=evidence.type,
+        message=evidence.message,
+        signal=evidence.signal,
+        exit_code=evidence.exit_code,
+        traceback=evidence.traceback,
+        oom=evidence.oom,
+        at=evidence.wall_ms,
+        found_at=evidence.found_ms or None,
+    )

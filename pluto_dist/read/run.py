@@ -1,0 +1,273 @@
+"""A Run as a notebook sees it: what is known of it, its points, its console and its files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from pluto_dist.backend.local.files import relative_place
+from pluto_dist.backend.local.reading import (
+    SaidLine,
+    Segment,
+    SeriesPoint,
+    read_lines,
+    read_points_of,
+    segments,
+)
+from pluto_dist.backend.local.store import Store
+from pluto_dist.core.rules.series import FinalNames
+from pluto_dist.core.values.document import Document, LeaseShown, VerdictShown
+from pluto_dist.core.values.records import Point, RunEvent
+from pluto_dist.read.card import html
+from pluto_dist.read.column_files import ColumnFiles
+from pluto_dist.read.columns import Block, Chunk, column_of
+from pluto_dist.read.console import last_lines
+from pluto_dist.read.lookup import Found, Lookup
+from pluto_dist.read.series import Series, Wanted
+from pluto_dist.read.settle import Situation, situation
+from pluto_dist.read.spooled import caught_up
+from pluto_dist.spool.file_lines import BLOBS, read_line
+
+
+class LoggedFile(msgspec.Struct, frozen=True):
+    """A file that was logged.
+
+    Attributes:
+        name: final name under which it was logged.
+        step: of the record.
+        time: epoch milliseconds.
+        file_name: its own name.
+        path: where it is on this machine; None if it is on the server only.
+        size: bytes when it was logged.
+        kind: `FILE`, `IMAGE`, `AUDIO` and so on.
+        caption: that the caller gave.
+        lease_id: of its process.
+    """
+
+    name: str
+    step: int
+    time: int
+    file_name: str
+    path: Path | None
+    size: int
+    kind: str
+    caption: str | None
+    lease_id: str
+
+
+class Run:
+    """One Run, as it was when it was looked up; `refresh()` looks again.
+
+    What is on a server only is not here: of a Run with `mode == "pluto"` only what this machine still holds.
+
+    Attributes:
+        document: everything that is known, see the formats in the documentation.
+        store: folder of the store that holds it.
+        live: the coordinator of this node has it, so it is as of now.
+    """
+
+    def __init__(self, lookup: Lookup, found: Found) -> None:
+        self._lookup = lookup
+        self.document: Document = caught_up(found.document, lookup.spool)
+        self.store: Path = found.store
+        self.live: bool = found.live
+
+    def __repr__(self) -> str:
+        return (
+            f"<Run {self.display_id or self.run_id} {self.name!r} ({self.project}): {self.situation.status}>"
+        )
+
+    def _repr_html_(self) -> str:
+        return html(self.document, self.situation)
+
+    def refresh(self) -> Run:
+        """The same Run as of now.
+
+        Raises:
+            RunNotFoundError: it is gone.
+        """
+        return Run(self._lookup, self._lookup.again(self.key, self.store))
+
+    @property
+    def key(self) -> str:
+        """Name of its folder in the store; unique everywhere."""
+        return self.document.key
+
+    @property
+    def id(self) -> int | None:
+        """Numeric id, None while the server has not given one."""
+        return self.document.id
+
+    @property
+    def display_id(self) -> str | None:
+        """For people: `MMP-42`."""
+        return self.document.display_id
+
+    @property
+    def run_id(self) -> str:
+        """The caller's id, or a generated one."""
+        return self.document.run_id
+
+    @property
+    def project(self) -> str:
+        """Name of the project."""
+        return self.document.project
+
+    @property
+    def name(self) -> str:
+        """Name of the Run, for people."""
+        return self.document.name
+
+    @property
+    def status(self) -> str:
+        """As it was written last; `situation` says whether its processes live."""
+        return self.document.status
+
+    @property
+    def situation(self) -> Situation:
+        """Whether its processes live: `.standing`, and `.status` for people."""
+        return situation(self.document, live=self.live, spool=self._lookup.spool)
+
+    @property
+    def verdict(self) -> VerdictShown | None:
+        """How it ended and why, with the first failure; None while it has not."""
+        return self.document.verdict
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """In the order in which they came."""
+        return self.document.tags
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The merged config."""
+        return msgspec.json.decode(self.document.config, type=dict[str, Any])
+
+    @property
+    def side_configs(self) -> dict[str, dict[str, Any]]:
+        """Configs of sides by their label."""
+        sides = self.document.side_configs.items()
+        return {label: msgspec.json.decode(body, type=dict[str, Any]) for label, body in sides}
+
+    @property
+    def summary(self) -> Mapping[str, Point]:
+        """Last value, its step, and the number of points of each series."""
+        return self.document.summary
+
+    @property
+    def events(self) -> tuple[RunEvent, ...]:
+        """Its history, oldest first."""
+        return self.document.events
+
+    @property
+    def leases(self) -> tuple[LeaseShown, ...]:
+        """Its processes, over all restarts."""
+        return self.document.leases
+
+    def series(
+        self,
+        names: str | Iterable[str] | None = None,
+        *,
+        since_step: int = 0,
+        every_rank: bool = False,
+        keep: bool = True,
+    ) -> Series:
+        """Points of series of numbers.
+
+        Args:
+            names: final names, in which `*`, `?` and `[…]` stand for others; None for all.
+            since_step: this step and later ones.
+            every_rank: also series of other participants under that name, `loss/rank3` for `loss`.
+            keep: columns that had to be gathered are kept beside the Run for the next call, in `columns/`.
+        """
+        wanted = Wanted(names, every_rank=every_rank)
+        found: list[Chunk] = []
+        for chunk in self.chunks(wanted, keep=keep):
+            part = chunk.since(since_step)
+            if len(part.steps):
+                found.append(part)
+        return Series(sorted(found, key=lambda chunk: chunk.name))
+
+    def chunks(self, wanted: Wanted | None = None, *, keep: bool = True) -> Iterator[Chunk]:
+        """Points lease by lease as they are read; memory is flat if chunks are not held on to."""
+        names = FinalNames(self.document.restore.series)
+        files = ColumnFiles(Store(self.store).run(self.key), make=keep and self.document.mode == "local")
+        for segment in segments(self.document, self.roots):
+            if segment.kind == "metrics":
+                for block in files.blocks(segment):
+                    yield from _chunks(segment, block, names, wanted)
+
+    def texts(self, names: str | Iterable[str] | None = None) -> Iterator[SeriesPoint]:
+        """Points of series of texts, histograms and tables (as JSON text); `names` as for `series`."""
+        wanted = Wanted(names)
+        for point in read_points_of(self.document, self.roots, ("data",)):
+            if wanted.has(point.name, point.name):
+                yield point
+
+    def console(
+        self, rank: int | None = None, *, label: str | None = None, last: int | None = None
+    ) -> list[SaidLine]:
+        """Console lines, merged by time.
+
+        Args:
+            rank: only of this rank.
+            label: only of the processes with this label.
+            last: only so many of the newest lines; what stands before them is not read.
+        """
+        leases = {
+            lease.lease_id: lease
+            for lease in self.leases
+            if (rank is None or lease.rank == rank) and (label is None or lease.label == label)
+        }
+        if last is not None:
+            lines = [line for lease in leases.values() for line in last_lines(lease, self.roots, last)]
+            return sorted(lines, key=lambda line: line.time)[-last:] if last > 0 else []
+        return [line for line in read_lines(self.document, self.roots, {}) if line.lease_id in leases]
+
+    @property
+    def files(self) -> list[LoggedFile]:
+        """Files that were logged, lease by lease."""
+        names = FinalNames(self.document.restore.series)
+        found = []
+        for segment in segments(self.document, self.roots):
+            if segment.kind == "files":
+                for cut in segment.cuts():
+                    who = segment.participant(cut.start)
+                    found += [file for line in cut.lines if (file := self._file(segment, who, line, names))]
+        return found
+
+    @property
+    def roots(self) -> list[Path]:
+        """Folders with its streams: its own in the store, and this node's spool."""
+        spool = self._lookup.spool
+        return [Store(self.store).run(self.key) / "streams", *([spool] if spool is not None else [])]
+
+    def _file(self, segment: Segment, who: str, line: bytes, names: FinalNames) -> LoggedFile | None:
+        file = read_line(line)
+        if file is None:
+            return None
+        places = [Store(self.store).run(self.key) / relative_place(file)]
+        if self._lookup.spool is not None:
+            places.append(self._lookup.spool / segment.lease_id / BLOBS / Path(file.path).name)
+        return LoggedFile(
+            name=names.of(who, file.log_name),
+            step=file.step,
+            time=file.time,
+            file_name=file.file_name,
+            path=next((place for place in places if place.is_file()), None),
+            size=file.file_size,
+            kind=file.log_type,
+            caption=file.caption,
+            lease_id=segment.lease_id,
+        )
+
+
+def _chunks(segment: Segment, block: Block, names: FinalNames, wanted: Wanted | None) -> Iterator[Chunk]:
+    who = segment.participant(block.start)
+    for index, metric in enumerate(block.names):
+        name = names.of(who, metric)
+        if wanted is None or wanted.has(name, metric):
+            yield column_of(block, index, name, segment.lease_id, segment.lease)

@@ -1,0 +1,173 @@
+"""Several nodes with clocks of their own, one server and one cluster store, in memory and in one time.
+
+Time moves in small steps for all nodes alike; each node's clock has an offset and a drift. What the store and
+the server hold is looked at after each step, so a broken guarantee is found at the step that broke it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from pluto_dist.cluster.memory import MemoryEngine, MemoryStore
+from pluto_dist.core.values.cluster import RunDocument, StoredVerdict
+from pluto_dist.core.values.engine import ClusterAddress, Versioned
+from pluto_dist.core.values.ids import Job
+from tests.core.builders import job
+from tests.core.processes import Process
+from tests.core.server import ServerRun
+from tests.core.world import World
+
+ADDRESS = ClusterAddress(members=("http://memory",), prefix="p", ttl_s=15)
+FOLDER = "p/v1/demo/x/"
+STEP_S = 0.1
+OFFSETS = (0.0, 5_000.0, -3_000.0, 77_777.0)
+DRIFTS = (1.0, 1.0001, 0.9999, 1.0)
+
+
+class ClusterWorld:
+    """Some nodes with two ranks each.
+
+    Attributes:
+        time: of the store, and of whoever looks on.
+        frozen: nodes whose coordinators do nothing (SIGSTOP, a machine that is suspended).
+        dead: nodes that are gone.
+        seats: who had the seat in each epoch; verdicts: what was stored for each round.
+    """
+
+    def __init__(self, size: int = 2, *, address: ClusterAddress = ADDRESS) -> None:
+        self.time = 1_000.0
+        self.address = address
+        self.engine = MemoryEngine(lambda: self.time)
+        self.nodes: list[World] = []
+        for number in range(size):
+            store = MemoryStore(self.engine, f"n{number}", lambda number=number: self._clock(number))
+            world = World(
+                leases=1000 * number,
+                node=f"n{number}",
+                cluster=store,
+                now=self._clock(number),
+                boot=f"boot-{number}",
+            )
+            self.nodes.append(world)
+        for world in self.nodes[1:]:
+            world.server = self.nodes[0].server
+        self.server = self.nodes[0].server
+        self.ranks: dict[int, Process] = {}
+        self.agents: dict[str, Process] = {}
+        self.frozen: set[int] = set()
+        self.dead: set[int] = set()
+        self.seats: dict[int, tuple[str, int]] = {}
+        self.verdicts: dict[int, StoredVerdict] = {}
+
+    def start(self, *ranks: int, attempt: int = 0, key: str = "launch", **fields: Any) -> list[Process]:
+        """Ranks call init() with an id from their environment."""
+        started = []
+        for rank in ranks:
+            number = rank // 2
+            agent = f"{key}-{number}"
+            if agent not in self.agents:
+                self.agents[agent] = self.nodes[number].process(agent)
+            place: Job = job(
+                rank,
+                key=agent,
+                local_rank=rank % 2,
+                node_rank=number,
+                nodes=len(self.nodes),
+                world_size=2 * len(self.nodes),
+                launch=key,
+                attempt=attempt,
+                launcher=self.agents[agent].identity,
+                max_restarts=fields.pop("max_restarts", 0),
+            )
+            self.ranks[rank] = self.nodes[number].process(f"rank{rank}", place)
+            started.append(self.ranks[rank].init(env="x", cluster=self.address, **fields))
+        return started
+
+    def wait(self, seconds: float) -> None:
+        """Time passes everywhere; a frozen node's clock goes on, and nobody there looks at it."""
+        end = self.time + seconds
+        while self.time < end - 1e-9:
+            self.time = min(end, self.time + STEP_S)
+            self.engine.turn()
+            for number, world in enumerate(self.nodes):
+                if number in self.dead or number in self.frozen:
+                    continue
+                world.wait(max(0.0, self._clock(number) - world.now))
+            self.check()
+
+    def kill_node(self, number: int) -> None:
+        """Everything of a node at once."""
+        self.dead.add(number)
+        self.nodes[number].kill()
+        for rank in (2 * number, 2 * number + 1):
+            if rank in self.ranks and self.ranks[rank].alive:
+                self.ranks[rank].status = (None, "SIGKILL")
+
+    def revive_node(self, number: int) -> None:
+        """The node's coordinator starts again, after everything on the node was killed."""
+        self.dead.discard(number)
+        self.nodes[number].now = self._clock(number)
+        self.nodes[number].start(hello=False)
+        self.give_keys()
+
+    def cut(self, number: int) -> None:
+        """The node does not reach the cluster store."""
+        self.engine.cut.add(f"n{number}")
+
+    def mend(self) -> None:
+        """All nodes reach it."""
+        self.engine.cut.clear()
+
+    def give_keys(self) -> None:
+        """Every coordinator has the API key."""
+        for number, world in enumerate(self.nodes):
+            if number not in self.dead:
+                world.give_key(world.target)
+                world.settle()
+
+    # --- what there is --------------------------------------------------------------------------------------
+
+    @property
+    def document(self) -> RunDocument:
+        found = self.engine.get(FOLDER + "run")
+        assert isinstance(found, Versioned)
+        return msgspec.json.decode(found.value, type=RunDocument)
+
+    @property
+    def run(self) -> ServerRun:
+        return self.server.only()
+
+    def seat(self) -> str:
+        """The node that has the seat."""
+        return self.document.seat.node if self.document.seat is not None else ""
+
+    def statuses(self) -> list[str]:
+        """Terminal statuses that the server took, in order."""
+        return [report.status for report in self.run.reports]
+
+    def reason(self) -> str:
+        """Why the Run ended, as the server was told."""
+        metadata = self.run.reports[-1].metadata
+        return str(msgspec.json.decode(metadata)["reason"]) if metadata else ""
+
+    def check(self) -> None:
+        """One seat per epoch, one verdict per round, and epochs that only rise."""
+        found = self.engine.get(FOLDER + "run")
+        if isinstance(found, Versioned):
+            document = msgspec.json.decode(found.value, type=RunDocument)
+            if document.seat is not None:
+                seat = (document.seat.node, document.seat.generation)
+                assert self.seats.setdefault(document.epoch, seat) == seat, (
+                    f"two seats in epoch {document.epoch}"
+                )
+            if self.seats:
+                assert document.epoch >= max(self.seats), "the epoch fell"
+        for key, value in self.engine.all(FOLDER + "verdict/").items():
+            stored = msgspec.json.decode(value.value, type=StoredVerdict)
+            number = int(key.rpartition("/")[2])
+            assert self.verdicts.setdefault(number, stored) == stored, f"two verdicts in round {number}"
+
+    def _clock(self, number: int) -> float:
+        return 100_000.0 + OFFSETS[number] + DRIFTS[number] * (self.time - 1_000.0)

@@ -1,0 +1,343 @@
+"""Several nodes on a cluster store: one seat, one verdict, whatever fails (G2, G7)."""
+
+from __future__ import annotations
+
+import pytest
+
+from pluto_dist.backend.pluto.backend import seat_in
+from tests.core.cluster_world import ClusterWorld
+
+VICTIM = {"what": "ConnectionResetError", "communication": True}
+
+
+def started(size: int = 2) -> ClusterWorld:
+    """All ranks train, and the nodes know each other's clocks."""
+    world = ClusterWorld(size)
+    world.start(*range(2 * size))
+    world.wait(10)
+    assert world.seat() == "n0"
+    return world
+
+
+def test_all_well() -> None:
+    """G2, G7: one report, from the seat, after the verdict was stored; then the seat is vacant."""
+    world = started()
+    for rank in (2, 3, 0, 1):
+        world.ranks[rank].finish().exit()
+    world.wait(5)
+    assert world.statuses() == ["COMPLETED"]
+    assert world.document.sent
+    assert world.document.seat is None
+    assert world.verdicts[world.document.round].verdict.status == "COMPLETED"
+    world.wait(120)
+    assert all(node.core.at_rest for node in world.nodes)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_the_rank_that_failed_first_is_named_on_whatever_node(rank: int) -> None:
+    """G7, R10: its victims raise connection errors milliseconds later; clocks differ by hours."""
+    world = started()
+    world.ranks[rank].kill()
+    for other in {0, 1, 2, 3} - {rank}:
+        world.ranks[other].raises(**VICTIM)
+    world.wait(5)
+    assert world.statuses() == ["FAILED"]
+    assert f"rank {rank} (pid" in world.reason()
+    assert f"node{rank // 2}) failed first: killed by SIGKILL" in world.reason()
+
+
+@pytest.mark.parametrize("first", [0, 3])
+def test_between_nodes_the_order_of_failures_is_that_of_their_clocks_not_of_arrival(first: int) -> None:
+    """G7: two exceptions half a second apart; the later one may be known first."""
+    world = started()
+    second = 3 - first
+    held = world.nodes[first // 2]
+    held.hold.add("WriteCluster")
+    world.ranks[first].raises("FirstError")
+    world.wait(0.5)
+    world.ranks[second].raises("SecondError")
+    world.wait(0.5)
+    held.release("WriteCluster")
+    for rank in {0, 1, 2, 3} - {first, second}:
+        world.ranks[rank].raises(**VICTIM)
+    world.wait(15)
+    assert world.statuses() == ["FAILED"]
+    assert "FirstError" in world.reason()
+    assert f"rank {first} (pid" in world.reason()
+    assert " or " not in world.reason()
+
+
+def test_failures_at_one_instant_are_named_together() -> None:
+    """G7: nobody can tell which came first, so nobody claims to."""
+    world = started()
+    world.ranks[0].raises("OneError")
+    world.ranks[2].raises("OtherError")
+    for rank in (1, 3):
+        world.ranks[rank].raises(**VICTIM)
+    world.wait(5)
+    assert "rank 0 (pid" in world.reason()
+    assert "rank 2 (pid" in world.reason()
+    assert " or " in world.reason()
+
+
+def test_the_owners_node_is_lost_and_another_one_says_so() -> None:
+    """G7: with what its ranks last said; within the lease and a second."""
+    world = started()
+    world.ranks[0].log(41, loss=1.0)
+    world.wait(61)
+    world.kill_node(0)
+    for rank in (2, 3):
+        world.ranks[rank].raises(**VICTIM)
+    world.wait(16.5)
+    assert world.statuses() == ["FAILED"]
+    assert world.reason().startswith("node0 (host host) failed first: the node was lost; rank 0 (pid")
+    assert "was at step 41" in world.reason()
+    assert seat_in(world.run.config) == world.document.epoch == 2
+
+
+def test_what_lies_on_the_dead_node_is_delivered_by_its_next_coordinator_and_changes_nothing() -> None:
+    """G3, G7"""
+    world = started()
+    world.nodes[0].hold.add("Ship")
+    world.ranks[0].log(7, late=1.0)
+    world.wait(1)
+    world.kill_node(0)
+    for rank in (2, 3):
+        world.ranks[rank].raises(**VICTIM)
+    world.wait(30)
+    assert world.statuses() == ["FAILED"]
+    world.nodes[0].hold.clear()
+    world.revive_node(0)
+    world.wait(60)
+    assert world.run.values("late") == [1.0]
+    assert (world.run.status, world.statuses()) == ("FAILED", ["FAILED"])
+    assert world.nodes[0].run().status == "FAILED"
+
+
+@pytest.mark.parametrize("node", [0, 1])
+@pytest.mark.parametrize("seconds", [5, 12, 40, 200])
+def test_a_partition_fails_no_healthy_run(node: int, seconds: float) -> None:
+    """G7: cut off from the store for a while, then all end well."""
+    world = started()
+    world.cut(node)
+    world.wait(seconds)
+    world.mend()
+    world.wait(20)
+    assert world.statuses() == []
+    for rank in range(4):
+        world.ranks[rank].finish().exit()
+    world.wait(15)
+    assert world.statuses() == ["COMPLETED"]
+    assert (world.run.status, world.run.reopened) == ("COMPLETED", 0)
+
+
+@pytest.mark.parametrize("node", [0, 1])
+def test_a_healthy_run_that_ends_during_a_partition_does_not_fail(node: int) -> None:
+    """G7: a node that cannot be seen looks like a dead one."""
+    world = started()
+    world.cut(node)
+    world.wait(30)
+    for rank in range(4):
+        world.ranks[rank].finish().exit()
+    world.wait(60)
+    world.mend()
+    world.wait(60)
+    assert set(world.statuses()) == {"COMPLETED"}
+    assert world.run.status == "COMPLETED"
+
+
+def test_a_node_that_lost_its_lease_keeps_the_seat_if_nobody_took_it() -> None:
+    """All leases may vanish while everybody lives."""
+    world = started()
+    world.engine.revoke_all()
+    world.wait(30)
+    assert (world.seat(), world.document.epoch) == ("n0", 1)
+    for rank in range(4):
+        world.ranks[rank].finish().exit()
+    world.wait(15)
+    assert world.statuses() == ["COMPLETED"]
+
+
+def test_a_frozen_seat_is_replaced_and_sends_nothing_when_it_thaws() -> None:
+    """G2: fenced by its own clock, which counts the time in which it was frozen."""
+    world = started()
+    world.nodes[0].hold.add("Control")
+    for rank in (0, 1):
+        world.ranks[rank].raises("FrozenError")
+    world.wait(1)
+    world.frozen.add(0)
+    for rank in (2, 3):
+        world.ranks[rank].raises(**VICTIM)
+    world.wait(40)
+    world.frozen.clear()
+    world.nodes[0].hold.clear()
+    world.wait(40)
+    assert set(world.statuses()) == {world.verdicts[world.document.round].verdict.status}
+    assert world.run.status == "FAILED"
+
+
+def test_a_coordinator_that_is_killed_goes_on_with_the_seat() -> None:
+    """G12: the next one on the node has another generation, so another epoch."""
+    world = started()
+    world.nodes[0].restart()
+    world.give_keys()
+    world.wait(10)
+    assert world.seat() == "n0"
+    assert world.document.epoch == 2
+    world.ranks[3].raises("OtherError")
+    for rank in range(3):
+        world.ranks[rank].finish().exit()
+    world.wait(15)
+    assert world.statuses() == ["FAILED"]
+    assert "OtherError" in world.reason()
+
+
+@pytest.mark.parametrize("when", ["init", "middle", "end"])
+@pytest.mark.parametrize("seconds", [8, 25, 100])
+def test_the_store_is_away_for_a_while(when: str, seconds: float) -> None:
+    """Training never waits, and the end is true."""
+    world = ClusterWorld()
+    if when == "init":
+        world.engine.lose_quorum()
+    world.start(0, 1, 2, 3)
+    world.wait(12)
+    assert [world.ranks[rank].role for rank in range(4)] == ["owner", "worker", "worker", "worker"]
+    if when == "middle":
+        world.engine.lose_quorum()
+    world.wait(seconds)
+    if when != "end":
+        world.engine.regain_quorum()
+        world.wait(20)
+    if when == "end":
+        world.engine.lose_quorum()
+    world.ranks[2].raises("ThereError")
+    for rank in (3, 0, 1):
+        world.ranks[rank].finish().exit()
+    world.wait(seconds)
+    if when == "end":
+        world.engine.regain_quorum()
+    world.wait(60)
+    assert world.run.status == "FAILED" or (when == "end" and seconds > 15)
+    assert len(set(world.statuses())) == 1
+
+
+def test_the_store_is_away_for_ever() -> None:
+    """The owner's node reports alone, with a word about it: 150 s of silence would make a good Run FAILED."""
+    world = ClusterWorld()
+    world.engine.lose_quorum()
+    world.start(0, 1, 2, 3)
+    world.wait(12)
+    for rank in range(4):
+        world.ranks[rank].finish().exit()
+    world.wait(5)
+    assert world.statuses() == []
+    world.wait(15)
+    assert world.statuses() == ["COMPLETED"]
+
+
+def test_two_launches_that_claim_one_id_have_one_owner() -> None:
+    """G2, R5: on different nodes; the second becomes a side."""
+    world = ClusterWorld()
+    world.start(0, key="one")
+    world.wait(3)
+    other = world.nodes[1].process("other")
+    other.init(env="x", cluster=world.address)
+    world.wait(15)
+    assert world.ranks[0].role == "owner"
+    assert other.role == "side"
+    other.finish().exit()
+    world.wait(30)
+    assert world.statuses() == []
+    world.ranks[0].finish().exit()
+    world.wait(15)
+    assert world.statuses() == ["COMPLETED"]
+
+
+def test_two_launches_at_the_same_instant_have_one_owner() -> None:
+    """G2: one compare-and-set wins."""
+    world = ClusterWorld()
+    both = [node.process("solo").init(env="x", cluster=world.address) for node in world.nodes]
+    world.wait(30)
+    assert sorted(process.role for process in both) == ["owner", "side"]
+
+
+def test_a_requeued_job_on_other_nodes_goes_on_in_its_run() -> None:
+    """R5: the first launch has left the seat; the second begins another round."""
+    world = ClusterWorld(3)
+    world.start(0, 1)
+    world.wait(5)
+    world.ranks[1].raises("FirstError")
+    world.ranks[0].raises(**VICTIM)
+    world.wait(10)
+    assert world.statuses() == ["FAILED"]
+    again = world.nodes[2].process("again").init(env="x", cluster=world.address)
+    world.wait(15)
+    assert again.role == "owner"
+    again.finish().exit()
+    world.wait(15)
+    assert world.statuses() == ["FAILED", "COMPLETED"]
+
+
+def test_a_restart_of_all_ranks_is_another_round() -> None:
+    """R10: no FAILED is reported while restarts are left; what the old ranks said does not count."""
+    world = ClusterWorld()
+    world.start(0, 1, 2, 3, max_restarts=1)
+    world.wait(8)
+    before = world.document.round
+    world.ranks[2].raises("OldError")
+    for rank in (0, 1, 3):
+        world.ranks[rank].raises(**VICTIM)
+    world.wait(5)
+    world.start(0, 1, 2, 3, attempt=1, max_restarts=1)
+    world.wait(8)
+    assert world.document.round == before + 1
+    assert world.statuses() == []
+    for rank in range(4):
+        world.ranks[rank].finish().exit()
+    world.wait(15)
+    assert world.statuses() == ["COMPLETED"]
+
+
+def test_an_unknown_answer_is_read_back() -> None:
+    """Every change may have been carried out although its answer was lost."""
+    world = ClusterWorld()
+    world.start(0, 1, 2, 3)
+    for _ in range(40):
+        world.engine.lost_answers = 1
+        world.wait(0.5)
+    world.ranks[2].raises("ThereError")
+    for rank in (3, 0, 1):
+        world.ranks[rank].finish().exit()
+    for _ in range(40):
+        world.engine.lost_answers = 1
+        world.wait(0.5)
+    world.wait(15)
+    assert world.statuses() == ["FAILED"]
+    assert "ThereError" in world.reason()
+
+
+def test_an_emptied_store_is_filled_again() -> None:
+    """Reset: versions fall; the seat makes its document anew."""
+    world = started()
+    world.engine.empty()
+    world.seats.clear()
+    world.wait(40)
+    assert world.seat() == "n0"
+    for rank in range(4):
+        world.ranks[rank].finish().exit()
+    world.wait(30)
+    assert world.statuses() == ["COMPLETED"]
+
+
+@pytest.mark.parametrize("node", [0, 1])
+def test_a_persons_word_is_the_verdict_from_whatever_node(node: int) -> None:
+    """G1: `finish --force` is a take-over, also of another node's seat."""
+    world = started()
+    world.nodes[node].force_finish("x", "TERMINATED")
+    world.wait(5)
+    assert set(world.statuses()) == {"TERMINATED"}
+    for rank in range(4):
+        world.ranks[rank].finish().exit()
+    world.wait(15)
+    assert set(world.statuses()) == {"TERMINATED"}
+    assert [each.run().status for each in world.nodes] == ["TERMINATED"] * 2

@@ -1,0 +1,99 @@
+"""What one event costs the coordinator does not grow with the leases of its Run.
+
+The cost is counted in calls of Python functions, which is the same on every machine. `tests.bench` shows the
+time.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import FrameType
+
+import pytest
+
+from pluto_dist.core.machine.views import SPREAD_S
+from pluto_dist.core.values import events as on
+from pluto_dist.core.values.messages import PROTOCOL, Sync
+from tests.core.processes import Process
+from tests.core.world import World
+
+FEW, MANY = 1, 256
+AT_MOST = 1.5
+
+
+class Calm(World):
+    """A world of one Run with an owner and sides, in which only the coordinator's calls are counted."""
+
+    def __init__(self, leases: int) -> None:
+        super().__init__()
+        self.owner = self.process("train").init("r")
+        self.sides = [self.process(f"e{n}").attach("r", label=f"e{n}") for n in range(leases - 1)]
+        self.wait(5)
+
+    def cost(self, act: Callable[[], object]) -> int:
+        """Calls of the core while `act` happens."""
+        handle, counted = self.core.handle, 0
+
+        def count(frame: FrameType, event: str, _: object) -> None:
+            nonlocal counted
+            counted += event == "call" and "pluto_dist" in frame.f_code.co_filename
+
+        def counting(*args: object) -> object:
+            sys.setprofile(count)
+            try:
+                return handle(*args)  # type: ignore[arg-type] # passed on as they came
+            finally:
+                sys.setprofile(None)
+
+        self.core.handle = counting  # type: ignore[method-assign, assignment]
+        try:
+            act()
+        finally:
+            del self.core.handle
+        return counted
+
+
+def heartbeat(world: World, process: Process) -> None:
+    spool = process.spool
+    message = Sync(
+        protocol=PROTOCOL,
+        lease_id=spool.lease_id,
+        folder=spool.folder,
+        entries=len(spool.entries),
+        request=0,
+    )
+    world._handle(on.Synced(peer=spool.lease_id.encode(), message=message))
+    world.settle()
+
+
+ACTS: dict[str, Callable[[Calm], object]] = {
+    "heartbeat": lambda world: heartbeat(world, world.owner),
+    "tag change": lambda world: world.owner.add_tags("x"),
+    "config change": lambda world: world.owner.update_config(lr=1),
+}
+
+
+@pytest.mark.parametrize("what", ACTS)
+def test_the_cost_is_the_same_beside_one_lease_and_beside_many(what: str) -> None:
+    """A node of 256 processes is one of 256 times the messages, not of 65,536 times."""
+    costs = {}
+    for leases in (FEW, MANY):
+        world = Calm(leases)
+        costs[leases] = world.cost(lambda: ACTS[what](world))  # noqa: B023 # called at once
+    assert 0 < costs[MANY] <= AT_MOST * costs[FEW], costs
+
+
+def test_tags_of_many_reach_all_others_together() -> None:
+    """G9: everybody has them a moment later, in one message each."""
+    world = Calm(16)
+    for number, side in enumerate(world.sides):
+        side.add_tags(f"t{number}")
+    sent: list[str] = []
+    world.observers.append(lambda effect: sent.append(type(effect).__name__))
+    world.wait(SPREAD_S)
+    everybody = [world.owner, *world.sides]
+    expected = world.run().tags
+    assert len(expected) == len(world.sides)
+    assert all(each.view.run is not None and each.view.run.tags == expected for each in everybody)
+    assert sent.count("Send") <= len(everybody)

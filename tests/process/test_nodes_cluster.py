@@ -1,0 +1,127 @@
+"""Two nodes, one server and a real etcd: one seat, one verdict of the evidence of both (G2, G7)."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pluto_dist.cluster.etcd import EtcdStore
+from pluto_dist.core.values.engine import Listed
+from tests.cluster.servers import Cluster
+from tests.process.harness import wait_until
+from tests.process.served import Served
+from tests.process.test_nodes import TwoNodes
+
+TTL_S = "8"  # the shortest: a test that loses a node waits for it
+
+
+@pytest.fixture(scope="module")
+def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    cluster = Cluster(tmp_path_factory.mktemp("etcd"), 1)
+    try:
+        cluster.start()
+        cluster.wait()
+        yield cluster
+    finally:
+        cluster.close()
+
+
+class Shared(TwoNodes):
+    """Two nodes with a cluster store; each test has a prefix of its own."""
+
+    def __init__(self, here: Served, cluster: Cluster, prefix: str) -> None:
+        self._store = EtcdStore(cluster.address(prefix))
+        self._prefix = prefix
+        super().__init__(here)
+        for node in self.nodes:
+            node.set(PLUTO_DIST_CLUSTER=f"{cluster.url}/{prefix}", PLUTO_DIST_CLUSTER_TTL_S=TTL_S)
+
+    def kept(self) -> dict[str, bytes]:
+        """What the cluster store has of the Run."""
+        found = self._store.list(f"{self._prefix}/v1/")
+        assert isinstance(found, Listed)
+        return {key.split("/", 4)[-1]: item.value for key, item in found.items.items()}
+
+    def close(self) -> None:
+        super().close()
+        self._store.close()
+
+
+@pytest.fixture
+def two(served: Served, etcd: Cluster, tmp_path: Path) -> Iterator[Shared]:
+    made = Shared(served, etcd, tmp_path.name)
+    served.server.waive("6.3.10", text="heartbeats from * sources in turn*")
+    served.server.waive("6.3.2")
+    yield made
+    made.close()
+
+
+def test_two_nodes_end_with_one_verdict(served: Served, two: Shared) -> None:
+    """G2, G7: the verdict is in the store before it is at the server, and is sent once."""
+    two.start(0, 1, 2, 3)
+    two.expect("logged")
+    two.end(2, 3)
+    two.end(0, 1)
+    run = served.ended_remotely("torchrun-two-nodes")
+    assert run["status"] == "COMPLETED"
+    assert served.paths().count("/api/runs/status/update") == 1
+    wait_until(lambda: b'"sent":true' in two.kept().get("run", b""), "the seat's last word")
+    assert "verdict/1" in two.kept()
+    assert len([key for key in two.kept() if key.startswith("end/1/")]) == 2
+
+
+@pytest.mark.parametrize("end", ['raise ValueError("boom")', "os.kill(os.getpid(), 9)"])
+def test_a_failure_on_the_other_node_is_the_verdict(served: Served, two: Shared, end: str) -> None:
+    """G7: rank 3 of node 1 fails first; the owner on node 0 finishes well a moment later."""
+    two.start(0, 1, 2)
+    two.start(3, end=end)
+    two.expect("logged")
+    two.ranks[3].say()
+    assert two.ranks[3].wait() != 0
+    two.end(2)
+    two.end(0, 1)
+    run = served.ended_remotely("torchrun-two-nodes")
+    assert run["status"] == "FAILED"
+    reason = run["statusMetadata"]["reason"]
+    assert "rank 3 (pid" in reason
+    assert "node1) failed first" in reason
+
+
+CONNECTION_LOST = 'raise ConnectionResetError("Connection closed by peer")'
+"""What a rank raises when its peers are gone: c10d, NCCL and gloo do the like."""
+
+
+def kill_node(two: Shared, number: int) -> None:
+    """Everything of a node at once: ranks, launcher, coordinator."""
+    coordinator = two.nodes[number].coordinator()
+    for pid in (
+        two.launchers[number].pid,
+        *(two.ranks[rank].pid for rank in (2 * number, 2 * number + 1)),
+        coordinator,
+    ):
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_another_node_reports_that_the_owners_node_was_lost(served: Served, two: Shared) -> None:
+    """G7: node 0 with owner and seat dies whole; node 1 takes the seat and says what is true."""
+    two.start(0, 1)
+    two.start(2, 3, end=CONNECTION_LOST)
+    two.expect("logged")
+    wait_until(lambda: len([key for key in two.kept() if key.startswith("state/")]) == 2, "both nodes")
+    wait_until(lambda: '"node1"' in two.kept()["run"].decode(), "node 1 in the round")
+    kill_node(two, 0)
+    for rank in (2, 3):
+        two.ranks[rank].say()
+    assert [two.ranks[rank].wait() != 0 for rank in (2, 3)] == [True, True]
+    run = served.ended_remotely("torchrun-two-nodes")
+    assert run["status"] == "FAILED"
+    reason = run["statusMetadata"]["reason"]
+    assert reason.startswith("node0 (host")
+    assert "rank 0 (pid" in reason
+    assert "rank 1 (pid" in reason
+    assert served.paths().count("/api/runs/status/update") == 1
+    assert run["config"]["pluto_dist"]["seat"]["epoch"] == 2
