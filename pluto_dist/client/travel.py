@@ -25,7 +25,7 @@ import msgspec
 
 from pluto_dist.client.arguments import Wish, run_of
 from pluto_dist.client.job.ancestors import process_group
-from pluto_dist.client.lease import HeldLease
+from pluto_dist.client.lease import Lease
 from pluto_dist.client.opening import disabled_run, open_lease
 from pluto_dist.client.pools import reimporting
 from pluto_dist.client.run import Run
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from pluto_dist.host.settings import Settings
 
 AGAIN_S = 30.0  # a handle that could not attach tries again after this time
-_OPENED = frozenset({"_held", "_link", "_points"})
+_OPENED = frozenset({"_lease", "_link", "_points"})
 _WHERE = ("project", "mode", "url_api", "url_ingest", "url_py", "url_app", "strict", "quiet", "heartbeat_s")
 
 
@@ -60,11 +60,11 @@ class _PendingRun(Run):
     def __reduce__(self) -> tuple[Any, ...]:
         return restore, (passport_of(self),)
 
-    def _become(self, held: HeldLease) -> Run:
+    def _become(self, lease: Lease) -> Run:
         """Takes a lease; nothing that is overridden here is needed any more."""
         vars(self).clear()
         self.__class__ = Run  # type: ignore[assignment] # see above
-        Run.__init__(self, held)
+        Run.__init__(self, lease)
         return self
 
     def _arrive(self) -> None:
@@ -158,7 +158,7 @@ class InheritedRun(_PendingRun):
     in place of the process that has opened the Run, and is known by its new session.
     """
 
-    def __init__(self, before: HeldLease, *, grouped: bool) -> None:
+    def __init__(self, before: Lease, *, grouped: bool) -> None:
         self._before = before
         self._grouped = grouped
 
@@ -200,11 +200,11 @@ class _Forks:
         """In the child: what a handle is here will be seen when it is used."""
         self.arriving = threading.RLock()
         grouped = process_group() is not None
-        for run, held in RUNS.inherited():
-            if type(run) is Run and isinstance(held, HeldLease):
+        for run, lease in RUNS.inherited():
+            if type(run) is Run and isinstance(lease, Lease):
                 run.__class__ = InheritedRun
                 vars(run).clear()
-                InheritedRun.__init__(run, held, grouped=grouped)  # type: ignore[arg-type] # its class by now
+                InheritedRun.__init__(run, lease, grouped=grouped)  # type: ignore[arg-type] # its class by now
 
 
 FORKS = _Forks()
@@ -231,7 +231,7 @@ def passport_of(run: Run) -> dict[str, Any]:
     """What of a handle travels: which Run, where it is kept, how to log. Never the key (G11)."""
     from pluto_dist.host.places import store_of
 
-    settings = run._held.settings
+    settings = run._lease.settings
     where = {name: getattr(settings, name) for name in _WHERE}
     return {
         **where,
@@ -275,9 +275,9 @@ def _wish_of(run_id: str | None) -> Wish:
     return Wish(verb="attach", run=run_of("run_id", run_id), via="handle", timeout_s=AGAIN_S)
 
 
-def _id_of(held: HeldLease) -> str | None:
+def _id_of(lease: Lease) -> str | None:
     """As far as it is known in a child, to which nobody speaks."""
-    view = held.link.view
+    view = lease.link.view
     return view.run.external_id if view is not None and view.run is not None else None
 
 
