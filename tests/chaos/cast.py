@@ -125,7 +125,7 @@ def _work(part: Part, run: pluto.Run, ledger: Ledger) -> None:
 def _log(run: pluto.Run, ledger: Ledger, kind: Kind) -> None:
     """One record, with the line before it and, if nothing was dropped meanwhile, the line after it."""
     value = ledger.value()
-    files = run._held.files  # drops are counted there; nothing public says so at once
+    files = run._lease.files  # drops are counted there; nothing public says so at once
     before = files.dropped
     ledger.say("tries", kind=kind, value=value)
     match kind:

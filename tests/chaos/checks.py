@@ -18,6 +18,7 @@ from tests.chaos.oracle import Member, Trouble, allowed
 from tests.chaos.waivers import Waivers
 
 TERMINAL = ("COMPLETED", "FAILED", "TERMINATED", "CANCELLED")
+READ_BACK = re.compile(r"/api/runs/details/(\d+)")
 NUMBER = re.compile(r"value (\d+)$")
 
 
@@ -223,26 +224,30 @@ class Checks:
         """When terminal statuses came to the server, by Run; each says itself since when it is one."""
         found: dict[int, list[float]] = defaultdict(list)
         for entry in self.play.served.server.requests():
-            if entry["path"].endswith("/runs/status/update") and entry["body"]:
-                body = json.loads(entry["body"])
-                if body["status"] in TERMINAL:
-                    found[body["runId"]].append(entry["at"])
+            run = _reported(entry)
+            if run is not None:
+                found[run].append(entry["at"])
         return found
 
     def _reports(self) -> Iterator[str]:
-        """R10: one report of each end; again only if nobody heard the answer, or who did was killed."""
-        reports: dict[int, Counter[str]] = defaultdict(Counter)
+        """R10: one report of each end; again only if nobody heard the answer, or who did was killed.
+
+        A report is heard when its status was read back after it.
+        """
+        heard: Counter[int] = Counter()
+        waiting: set[int] = set()
         for entry in self.play.served.server.requests():
-            if not entry["path"].endswith("/runs/status/update") or not entry["body"]:
-                continue
-            body = json.loads(entry["body"])
-            if body["status"] in TERMINAL:
-                heard = entry["outcome"] == "answered" and entry["status"] == 200 and not entry["fault"]
-                reports[body["runId"]]["heard" if heard else "unheard"] += 1
+            run = _reported(entry)
+            answered = entry["outcome"] == "answered" and entry["status"] == 200 and not entry["fault"]
+            if run is not None and answered:
+                waiting.add(run)
+            elif answered and (read := READ_BACK.fullmatch(entry["path"])) is not None:
+                heard[int(read[1])] += int(read[1]) in waiting
+                waiting.discard(int(read[1]))
         kills = sum(self.play.done[kind] for kind in ("kill_coordinator", "fill_disk"))
         again = 0
         for remote in self.remotes.values():
-            again += max(0, reports[remote.id]["heard"] - len(remote.ends))
+            again += max(0, heard[remote.id] - len(remote.ends))
             if not remote.ends:
                 yield f"{remote.run} has no end at the server"
         if again > kills:
@@ -263,6 +268,14 @@ class Checks:
         for defect in self.play.served.server.check():
             if not waivers.cover(defect):
                 yield f"server: {defect.kind} run {defect.run_id}: {defect.text} {defect.names}"
+
+
+def _reported(entry: dict[str, Any]) -> int | None:
+    """The Run whose terminal status this request says."""
+    if not entry["path"].endswith("/runs/status/update") or not entry["body"]:
+        return None
+    body = json.loads(entry["body"])
+    return int(body["runId"]) if body["status"] in TERMINAL else None
 
 
 def _numbers(texts: Iterator[str] | Any) -> Counter[int]:

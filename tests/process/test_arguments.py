@@ -92,7 +92,7 @@ def test_an_entry_of_a_newer_version_harms_nobody(node: Node) -> None:
     script = node.start("""
         run = pluto.init(run_id="skew")
         run.add_tags("before")
-        run._held.files.lifecycle.append(b'{"entry":"promoted","at":1.0,"wall_ms":1}\\n')
+        run._lease.files.lifecycle.append(b'{"entry":"promoted","at":1.0,"wall_ms":1}\\n')
         run.add_tags("after")
         log(run, {"loss": 1.0})
         tags = run.tags

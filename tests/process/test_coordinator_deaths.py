@@ -177,7 +177,7 @@ def test_a_question_survives_the_death_of_the_coordinator(node: Node) -> None:
     """G12: the next call starts another one; it neither waits for a heartbeat nor fails."""
     script = node.start("""
         run = pluto.init(run_id="asked", config={"lr": 1}, quiet=True)
-        run._held.link._session._heartbeat_s = NEVER_S
+        run._lease.link._session._heartbeat_s = NEVER_S
         tell("up")
         while hear():
             tell_json("config", [run.config, run.status, run.tags])

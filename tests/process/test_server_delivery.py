@@ -76,8 +76,8 @@ def test_a_bad_record_is_set_aside_with_its_reason_and_shown(served: Served) -> 
         run = pluto.init(run_id="bad")
         for step in range(9):
             log(run, {"loss": float(step)}, step)
-        run._held.files.metrics.append(b'{"time":1767225600000,"step":-1,"data":{"loss":1.0}}\\n')
-        run._held.files.data.append(b'{"time":"now"}\\n')
+        run._lease.files.metrics.append(b'{"time":1767225600000,"step":-1,"data":{"loss":1.0}}\\n')
+        run._lease.files.data.append(b'{"time":"now"}\\n')
         for step in range(9, 20):
             log(run, {"loss": float(step)}, step)
             run.log({"note": str(step)}, step=step)

@@ -213,7 +213,7 @@ def test_a_cancel_interrupts_only_who_asked_for_it(served: Served, setting: str)
         try:
             while not run.cancelled:
                 time.sleep(0.01)
-            time.sleep(0.5 if run._held.settings.on_cancel == "warn" else NEVER_S)
+            time.sleep(0.5 if run._lease.settings.on_cancel == "warn" else NEVER_S)
             tell("end", "went on")
         except KeyboardInterrupt:
             tell("end", "interrupted", run.cancelled)

@@ -10,11 +10,14 @@ from pluto_dist.backend.pluto import guard
 from pluto_dist.backend.pluto.client import Client, read_details, read_history
 from pluto_dist.backend.pluto.exchange import Failed, failed
 from pluto_dist.backend.pluto.history import ended_by_monitor
-from pluto_dist.core.values.backend import Outcome, StatusReport, Told
+from pluto_dist.core.values.backend import Outcome, Rejected, StatusReport, Told, Unknown
 
 
 class Reporting:
     """One report of one Run; each step is repeated with the whole if it fails.
+
+    From when the server has taken the status, a step that fails is no proof that it has not (`Unknown`): then
+    nobody asks once more whether somebody has cancelled the Run (R10).
 
     Raises:
         UnfitError: the report cannot be sent, whatever is done to it.
@@ -45,7 +48,7 @@ class Reporting:
             return told
         history = read_history(self._client, self._run_id)
         if isinstance(history, Failed):
-            return history.outcome
+            return _taken(history)
         return self._resume_and_tell() if ended_by_monitor(history.in_order()) else told
 
     def _resume_and_tell(self) -> Outcome:
@@ -57,4 +60,10 @@ class Reporting:
         if failure is not None:
             return failure.outcome
         now = read_details(self._client, self._run_id)
-        return now.outcome if isinstance(now, Failed) else Told(status=now.status)
+        return _taken(now) if isinstance(now, Failed) else Told(status=now.status)
+
+
+def _taken(failure: Failed) -> Outcome:
+    """The server has the status, and it is not known what it made of it; a Run that is deleted has none."""
+    outcome = failure.outcome
+    return outcome if isinstance(outcome, Rejected) else Unknown(f"not read back: {outcome.reason}")
