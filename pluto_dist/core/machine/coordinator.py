@@ -26,7 +26,7 @@ from pluto_dist.core.machine.queries import Questions
 from pluto_dist.core.machine.restoring import OPERATION as PUT_BACK
 from pluto_dist.core.machine.restoring import Restoring
 from pluto_dist.core.machine.sampling import Sampling
-from pluto_dist.core.machine.settle import Idle, Memory, Settling
+from pluto_dist.core.machine.settle import Idle, Memory, Part, Settling
 from pluto_dist.core.machine.store import Elsewhere, Filing, Remainders
 from pluto_dist.core.machine.stragglers import Paces
 from pluto_dist.core.machine.views import Standings, Views
@@ -128,20 +128,8 @@ class Coordinator:
             self._sampling,
             self._clusters,
         )
-        self._memory = Memory(
-            self._context,
-            (
-                self._opening,
-                self._delivery,
-                self._controls,
-                self._filing,
-                self._settling,
-                self._views,
-                self._sampling,
-                self._paces,
-                self._clusters,
-            ),
-        )
+        # Whoever can forget is asked to: a list kept by hand would miss the next part.
+        self._memory = Memory(self._context, [part for part in vars(self).values() if isinstance(part, Part)])
         self._recovery = Recovery(self._context, self._admission, self._opening, self._elsewhere)
         self._questions = Questions(self._context, self._views, generation)
 

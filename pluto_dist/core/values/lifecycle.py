@@ -21,6 +21,7 @@ from pluto_dist.errors import ArgumentError
 Console = Literal["auto", "wrap", "fd", "off"]
 Patience = Annotated[float, msgspec.Meta(ge=0.1, le=1e9)]  # shorter ones would keep the coordinator busy
 WHY_LIMIT = 500  # characters; what is wrong with an entry may quote it
+RankMetrics = Literal["auto", "suffix", "rank0"]
 EvidenceKind = Literal["exception", "exit", "signal", "vanished"]
 
 
@@ -154,7 +155,7 @@ class Claim(Entry, frozen=True, kw_only=True, tag="opened"):
     stuck_after_s: Patience = 600.0
     launcher: bool = False
     launched_by: str = ""
-    rank_metrics: Literal["auto", "suffix", "rank0"] = "auto"
+    rank_metrics: RankMetrics = "auto"
     console: Console = "off"
     system_metrics_s: Seconds = 0.0
     cluster: ClusterAddress | None = None
