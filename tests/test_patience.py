@@ -21,12 +21,11 @@ SOURCES = {
     if not str(path.relative_to(TESTS)).startswith((*SIMULATED, *MEASURING, "patience.py"))
 }
 # The only sleeps: a launcher that looks as often as torchrun does, a rest that is watched, a spread of
-# moments at which something is killed, a scheduler's grace, and chaos that goes on for a while.
+# moments at which something is killed, and chaos that goes on for a while.
 MAY_SLEEP = {
     "process/launcher.py",
     "process/test_coordinator_rest.py",
     "process/test_coordinator_deaths.py",
-    "process/test_server_remainders.py",
     "process/test_server_chaos.py",
 }
 # What waits at least so long may be measured, and what is only told.

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from operator import le
 
 _DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))  # Unicode's numbering, by column and row
 _BLANK = 0x2800
@@ -33,6 +36,15 @@ class Curve:
         else:
             self.skipped += 1
 
+    def extend(self, steps: Sequence[int], values: Sequence[float]) -> None:
+        """More points; those of a whole column are checked at once."""
+        if math.isfinite(sum(values)):
+            self.steps.extend(steps)
+            self.values.extend(values)
+            return
+        for step, value in zip(steps, values, strict=True):
+            self.add(step, value)
+
 
 def draw(curve: Curve, width: int, height: int) -> list[str]:
     """Lines of the chart with its axes; an empty list if there is no point to show.
@@ -45,6 +57,7 @@ def draw(curve: Curve, width: int, height: int) -> list[str]:
         return []
     columns, rows = max(8, width - _LABEL - 2), max(3, height - 2)
     means = _means(curve, 2 * columns)
+    means += [None] * (2 * columns - len(means))
     low, high = _range([mean for mean in means if mean is not None])
     labels = {0: high, rows // 2: high - (rows // 2) / (rows - 1) * (high - low), rows - 1: low}
     lines = [
@@ -59,14 +72,24 @@ def draw(curve: Curve, width: int, height: int) -> list[str]:
 
 def _means(curve: Curve, count: int) -> list[float | None]:
     """Mean value of each column of dots, None where there is no point."""
-    first, last = min(curve.steps), max(curve.steps)
+    steps, values = curve.steps, curve.values
+    if not all(map(le, steps, memoryview(steps)[1:])):
+        order = sorted(range(len(steps)), key=steps.__getitem__)
+        steps = array("d", map(steps.__getitem__, order))
+        values = array("d", map(values.__getitem__, order))
+    first, last = steps[0], steps[-1]
     scale = (count - 1) / (last - first) if last > first else 0.0
-    means, seen = [0.0] * count, [0] * count
-    for step, value in zip(curve.steps, curve.values, strict=True):
-        column = round((step - first) * scale)
-        seen[column] += 1
-        means[column] += value / seen[column] - means[column] / seen[column]  # a sum might overflow
-    return [mean if number else None for mean, number in zip(means, seen, strict=True)]
+    edges = [bisect_left(steps, first + (column - 0.5) / scale) if scale else 0 for column in range(1, count)]
+    return [_mean(values[begin:end]) for begin, end in pairwise((0, *(edges if scale else ()), len(steps)))]
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    if not values:
+        return None
+    total = sum(values)
+    if math.isfinite(total):
+        return total / len(values)
+    return sum(value / len(values) for value in values)  # each of them is finite, their sum is not
 
 
 def _range(means: list[float]) -> tuple[float, float]:

@@ -6,9 +6,12 @@ without control characters.
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 import time
-from collections.abc import Iterable, Sequence
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -18,12 +21,13 @@ if TYPE_CHECKING:
 
 LONGEST_CELL = 120  # characters
 PIPE_WIDTH = 200  # columns when nobody looks: lines stay whole for grep
-STATUS_STYLES = {
-    "RUNNING": "cyan",
-    "COMPLETED": "green",
-    "FAILED": "bold red",
-    "TERMINATED": "yellow",
-    "CANCELLED": "yellow",
+NARROWEST = 6  # columns that a folded column keeps
+STATUS_STYLES = {  # SGR codes
+    "RUNNING": "36",
+    "COMPLETED": "32",
+    "FAILED": "1;31",
+    "TERMINATED": "33",
+    "CANCELLED": "33",
 }
 
 
@@ -42,27 +46,92 @@ def note(text: str) -> None:
 
 
 def console() -> Console:
-    """Of stdout, as wide as the terminal."""
+    """Rich's, of stdout, as wide as the terminal; tables do without it, because it takes 0.1 s to load."""
     from rich.console import Console
 
-    width = None if sys.stdout.isatty() else PIPE_WIDTH
-    return Console(width=width, markup=False, highlight=False, emoji=False)
+    return Console(
+        width=None if sys.stdout.isatty() else PIPE_WIDTH, markup=False, highlight=False, emoji=False
+    )
+
+
+def width() -> int:
+    """Columns of the terminal, or of a pipe."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else PIPE_WIDTH
 
 
 def print_table(
     columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()
 ) -> None:
     """A table; None is an empty cell, a status has its colour, long texts are cut."""
-    from rich.table import Table
-    from rich.text import Text
+    body = [tuple(_in_a_cell(cell) for cell in row) for row in rows]
+    for line in table_lines(columns, body, right=right, width=width(), styled=_styled()):
+        typer.echo(line)
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+
+def table_lines(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    right: Sequence[str],
+    width: int,
+    styled: bool,
+) -> Iterator[str]:
+    """Lines of a table; where it is wider than `width` its widest columns are folded."""
+    widths = [max(map(columns_of, column)) for column in zip(columns, *rows, strict=True)]
+    while sum(widths) + len(widths) - 1 > width and max(widths) > NARROWEST:
+        widest = max(widths)
+        excess = sum(widths) + len(widths) - 1 - width
+        others = max((each for each in widths if each < widest), default=NARROWEST)
+        widths[widths.index(widest)] = max(NARROWEST, others, widest - excess, (widest + NARROWEST) // 2)
+    yield from _row(columns, columns, widths, right, "1" if styled else "")
     for row in rows:
-        cells = [_in_a_cell(cell) for cell in row]
-        table.add_row(*(Text(cell, style=STATUS_STYLES.get(cell, "")) for cell in cells))
-    console().print(table)
+        yield from _row(row, columns, widths, right, "", styled=styled)
+
+
+def columns_of(text: str) -> int:
+    """How many columns of a terminal a text takes."""
+    if text.isascii():
+        return len(text)
+    wide = sum(unicodedata.east_asian_width(char) in "WF" for char in text)
+    return len(text) + wide - sum(map(bool, map(unicodedata.combining, text)))
+
+
+def _row(
+    cells: Sequence[str],
+    columns: Sequence[str],
+    widths: Sequence[int],
+    right: Sequence[str],
+    style: str,
+    *,
+    styled: bool = False,
+) -> Iterator[str]:
+    folded = [_folded(cell, width) for cell, width in zip(cells, widths, strict=True)]
+    for level in range(max(map(len, folded))):
+        parts = []
+        for column, cell, pieces, width in zip(columns, cells, folded, widths, strict=True):
+            piece = pieces[level] if level < len(pieces) else ""
+            room = " " * (width - columns_of(piece))
+            code = STATUS_STYLES.get(cell, "") if styled else style
+            painted = f"\x1b[{code}m{piece}\x1b[0m" if code and piece else piece
+            parts.append(room + painted if column in right else painted + room)
+        yield " ".join(parts).rstrip()
+
+
+def _folded(text: str, width: int) -> list[str]:
+    if columns_of(text) <= width:
+        return [text]
+    pieces, piece = [], ""
+    for char in text:
+        if columns_of(piece + char) > width:
+            pieces.append(piece)
+            piece = ""
+        piece += char
+    return [*pieces, piece]
+
+
+def _styled() -> bool:
+    """Colours only for a person's terminal."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def _in_a_cell(value: object) -> str:

@@ -32,7 +32,7 @@ Level = Literal["ok", "warn", "bad"]
 LITTLE_SPACE = 1 << 30
 FEW_FILES = 256  # the coordinator keeps a descriptor or two per attached process
 INITIAL_PID_NAMESPACE = 0xEFFF_FFFC  # linux/proc_ns.h: the machine's own, whose pid 1 does not end
-PACKAGES = ("pluto-dist", "pyzmq", "msgspec", "httpx", "filelock", "psutil")
+PACKAGES = ("pluto-dist", "pyzmq", "msgspec", "httpx", "psutil")
 
 
 class Fact(msgspec.Struct, frozen=True):

@@ -1,7 +1,9 @@
-"""Runs that this node's own spool holds are its coordinator's to deliver: it gets the key, and time.
+"""Runs that this node's coordinator has are its own to deliver and to end: it gets the key, and time.
 
-That is the exact way: it knows to the record what it has sent. From the store alone, which has what a
-document said last, `sync` does what is left: Runs of other nodes, and those whose key was replaced.
+That is the exact way: the coordinator knows to the record what it has sent, and all the evidence. It is also
+the only safe one: two that speak for one Run would contradict each other (R3), for instance about a Run that
+waits for a restart. From the store alone, which has what a document said last, `sync` does what is left: Runs
+of other nodes, and those whose key was replaced.
 """
 
 from __future__ import annotations
@@ -10,9 +12,11 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+import msgspec
+
 from pluto_dist.backend.local.store import Store
 from pluto_dist.core.values.document import Document, read
-from pluto_dist.core.values.messages import AskRun, HandOverKey
+from pluto_dist.core.values.messages import AskRun, AskRuns, HandOverKey
 from pluto_dist.errors import RunNotFoundError
 from pluto_dist.host.places import Places
 from pluto_dist.host.settings import Settings
@@ -41,11 +45,11 @@ class Handover:
         self._patience_s = patience_s
 
     def concerns(self, document: Document) -> bool:
-        """Whether this node's spool has records of a Run that is meant for a server."""
-        leases = self._places.spool / "leases"
-        return document.mode == "pluto" and any(
-            (leases / lease.lease_id).exists() for lease in document.leases
-        )
+        """Whether this node's coordinator may have a Run that is meant for a server and is not through."""
+        if document.mode != "pluto":
+            return False
+        unended = not document.reported and not document.relay and self._places.database.exists()
+        return unended or self._in_spool(document)
 
     def deliver(self, documents: Iterable[Document]) -> dict[str, str]:
         """Lets the coordinator deliver these Runs; returns why not, by key, for those it could not.
@@ -58,11 +62,23 @@ class Handover:
             return {}
         ensure_running(self._places, self._settings)
         self.tell()
-        return {document.key: why for document in mine if (why := self._wait(document.key)) is not None}
+        known = self.kept()
+        here = [each for each in mine if each.key in known or self._in_spool(each)]
+        return {document.key: why for document in here if (why := self._wait(document.key)) is not None}
+
+    def kept(self) -> dict[str, Document]:
+        """What this node's coordinator says now of the Runs that it has, by key; empty if there is none."""
+        body = ask(self._places.socket, AskRuns(request=1))
+        documents = msgspec.json.decode(body, type=list[msgspec.Raw]) if body is not None else []
+        return {document.key: document for document in map(read, map(bytes, documents))}
 
     def tell(self) -> None:
         """Gives it the key, and lets it look at what was uploaded from the store."""
         ask(self._places.socket, HandOverKey(request=1, key=self._key.reveal()))
+
+    def _in_spool(self, document: Document) -> bool:
+        leases = self._places.spool / "leases"
+        return any((leases / lease.lease_id).exists() for lease in document.leases)
 
     def _wait(self, key: str) -> str | None:
         """None when everything is delivered and told, else the trouble."""
@@ -75,7 +91,9 @@ class Handover:
             if body is None:
                 return "this node's coordinator has ended"
             document = read(body)
-            if document.pending == 0 and (document.reported or document.verdict is None):
+            if document.verdict is None and (document.pending == 0 or document.phase == "running"):
+                return None  # it goes on, with its coordinator
+            if document.pending == 0 and document.reported:
                 return None
             stand = (document.pending, document.reported)
             if stand != last:

@@ -63,7 +63,7 @@ def show(
         shown = public(document, str(found.store), live=found.live, remark=remark)
         print_json({**shown, "standing": known.standing})
     elif plot is not None:
-        _plot(found, document, plot, lookup.spool)
+        _plot(lookup, found, document, plot)
     else:
         lines = _last_lines(document, roots(found, lookup.spool))
         report.print_run(
@@ -161,17 +161,16 @@ def public(document: Document, store: str, *, live: bool, remark: str) -> dict[s
     return {**shown, "store": store, "live": live, "remark": remark}
 
 
-def _plot(found: Found, document: Document, name: str, spool: Path | None) -> None:
+def _plot(lookup: Lookup, found: Found, document: Document, name: str) -> None:
     import shutil
 
-    from pluto_dist.backend.local.reading import read_points
     from pluto_dist.cli.chart import Curve, draw
     from pluto_dist.cli.console import printable
+    from pluto_dist.read.run import Run
 
     curve = Curve()
-    for point in read_points(document, roots(found, spool)):
-        if point.name == name and not isinstance(point.value, str):
-            curve.add(point.step, point.value)
+    for series in Run(lookup, found).series([name]).curves():
+        curve.extend(series.steps, series.values)
     if not curve.steps and not curve.skipped:
         raise _no_such_series(document, name)
     width = shutil.get_terminal_size().columns

@@ -1,8 +1,8 @@
 """`pluto-dist sync [RUN… | PATH…]`: Runs of the store to the server.
 
 Uploads what was made without a server, and what could not be delivered to one: from the store folder alone,
-on any host that sees it. What is still in this node's own spool its coordinator delivers. Running it again
-goes on where it stopped, and adds nothing that is there already.
+on any host that sees it. Runs that this node's coordinator has are left to it; it is started, with the key.
+Running it again goes on where it stopped, and adds nothing that is there already.
 
 JSON: a list in the order of uploading, parents of forks first, of `key, run_id, project`, `id, display_id`
 (in the store), `server_id, server_display_id, url` (on the server), `state` ("uploaded", "up to date",
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,6 +29,7 @@ from pluto_dist.cli import options
 if TYPE_CHECKING:
     from pluto_dist.backend.local.store import Store
     from pluto_dist.cli.handover import Handover
+    from pluto_dist.core.values.document import Document
     from pluto_dist.core.values.lifecycle import Target
     from pluto_dist.host.settings import Settings
     from pluto_dist.secret import Secret
@@ -66,7 +68,8 @@ def sync(
     here = [item for item in items if item.state not in _NOT_FOR_THIS_SERVER]
     if handover is not None and any(handover.concerns(item.document) for item in here):
         troubles = handover.deliver(item.document for item in here)
-        items = _plan(what or [], settings, target, force=force)
+        kept = {key: now for key, now in handover.kept().items() if key not in troubles}
+        items = _plan(what or [], settings, target, force=force, kept=kept)
         _tell_troubles(troubles, items)
     try:
         results = _upload(items, target, key, patience_s, quiet=as_json or not sys.stderr.isatty())
@@ -139,7 +142,14 @@ def _target(settings: Settings) -> Target:
     )
 
 
-def _plan(what: list[str], settings: Settings, target: Target, *, force: bool) -> list[Item]:
+def _plan(
+    what: list[str],
+    settings: Settings,
+    target: Target,
+    *,
+    force: bool,
+    kept: Mapping[str, Document] | None = None,
+) -> list[Item]:
     """Arguments that exist as folders are paths, all others are names of Runs in the default store."""
     from pluto_dist.backend.local.store import Store
     from pluto_dist.read.lookup import store_at
@@ -152,7 +162,7 @@ def _plan(what: list[str], settings: Settings, target: Target, *, force: bool) -
     ]
     if names or not paths:
         chosen.append((Store(store_at(settings.dir)), names))
-    items = [item for store, runs in chosen for item in plan(store, target, runs, force=force)]
+    items = [item for store, runs in chosen for item in plan(store, target, runs, force=force, kept=kept)]
     return list({(item.store.root, item.key): item for item in items}.values())
 
 

@@ -56,8 +56,8 @@ class Describer:
             before = self._asking.get(name)
             if before is None or not before.is_alive():
                 thread = threading.Thread(target=_ask, args=(name, part, answers), daemon=True)
-                self._asking[name] = thread
                 thread.start()
+                self._asking[name] = thread  # only now: another Run that is described meanwhile joins it
         for thread in tuple(self._asking.values()):
             thread.join(max(0.0, until - time.monotonic()))
         found: dict[str, Any] = msgspec.json.decode(origin.known, type=dict[str, Any])

@@ -15,14 +15,14 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import assert_never
 
 import msgspec
 import zmq
 
 from pluto_dist.coordinator import spools
-from pluto_dist.coordinator.database import Database, DatabaseUnusableError
+from pluto_dist.coordinator.database import Database, DatabaseUnusableError, SupersededError
 from pluto_dist.coordinator.log import say
 from pluto_dist.coordinator.spools import LeaseFolders
 from pluto_dist.coordinator.threads import Background
@@ -66,8 +66,12 @@ class Driver:
         database, server: opened by the caller, under the coordinator's lock.
         worker: carries out slow effects.
         keys: API keys, in memory only.
+        intact: whether the coordinator's lock is still its own; if not, nothing leaves any more (R3).
         before_ms: when the coordinator before this one was last known to serve, epoch milliseconds; 0 if
             there was none.
+
+    Raises:
+        SupersededError: from `start` and `run_once`: there is another coordinator.
     """
 
     def __init__(
@@ -78,6 +82,7 @@ class Driver:
         server: RouterServer,
         worker: Worker,
         keys: Keys,
+        intact: Callable[[], bool],
         before_ms: int = 0,
     ) -> None:
         self._core = core
@@ -89,7 +94,8 @@ class Driver:
         self._worker = worker
         self._keys = keys
         self._guard = Liveguard()
-        self._background = Background(worker)
+        self._intact = intact
+        self._background = Background(worker, intact)
         self._folders = LeaseFolders(places.spool)
         self._events: deque[on.Event] = deque()
         self._launchers: dict[str, Identity] = {}
@@ -128,12 +134,17 @@ class Driver:
         self._effects.extend(self._due())
         self._turn()
 
-    def close(self) -> None:
-        """Waits for what is in flight; what it achieved is kept, the rest is done by the next one."""
+    def close(self) -> bool:
+        """Waits for what is in flight; what it achieved is kept, the rest is done by the next one.
+
+        Returns:
+            False if a request is still in flight.
+        """
         self._events.extend(self._background.close())
         while self._events:
             self._take(self._core.handle(self._events.popleft(), self._now()))
         self._keeper.keep(boot_clock())
+        return self._background.quiet
 
     @property
     def idle(self) -> bool:
@@ -217,6 +228,8 @@ class Driver:
                 self._take(self._core.handle(self._events.popleft(), self._now()))
             if not self._keeper.keep(boot_clock()):
                 return
+            if self._effects and not self._intact():
+                raise SupersededError("the lock file was replaced; another coordinator may have it")
             effects, self._effects = self._effects, deque()
             for effect in effects:
                 try:

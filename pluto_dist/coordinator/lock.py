@@ -1,15 +1,13 @@
 """The coordinator's own lock (R3): one per runtime folder.
 
-Only the exec'd coordinator takes it, never a client: a flock survives in forked children. It comes from
-`filelock`, whose Unix lock is a flock on a file that stays: the kernel drops it when the coordinator dies, so
-there are no stale locks. Where a filesystem has no flock, filelock would fall back to "the file exists",
-which a SIGKILL leaves behind; that is refused here.
+A `flock` on a file that stays: the kernel drops it when the coordinator dies, so there are no stale locks.
+It is taken by the script that spawns the coordinator (`spawn.py`) and inherited, or by a coordinator that
+was started by hand. A client never has it, because a flock survives in forked children; neither has a child
+of the coordinator.
 
 What it does not promise: that the file is still the one others would lock. Somebody may have deleted the
-runtime folder, so the holder asks `is_intact()` each second and ends if not. What was decided in between is
-fenced by the generation, which is kept in the database.
-
-Importing filelock takes 73 ms, so only the coordinator imports this module.
+runtime folder, so the holder asks `is_intact()` before anything leaves it, and ends if not. What was
+decided in between is fenced by the generation, which is kept in the database.
 """
 
 from __future__ import annotations
@@ -18,10 +16,9 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from filelock import FileLock, Timeout, UnixFileLock
-
 from pluto_dist.errors import PlacesError
-from pluto_dist.host.private_files import FILE_MODE, open_private
+from pluto_dist.host.private_files import open_private
+from pluto_dist.host.spawn import try_lock
 
 
 class FileId(NamedTuple):
@@ -41,15 +38,20 @@ def file_id(path: Path) -> FileId | None:
 
 
 class CoordinatorLock:
-    """Held from `take()` to `release()` or the end of the process.
+    """Held until `release()` or the end of the process.
 
     Every check compares with the file that was there when the lock was taken.
+
+    Args:
+        path: of the lock file.
+        descriptor: of what is locked; closed by `release()`.
     """
 
-    def __init__(self, lock: UnixFileLock, path: Path, held: FileId) -> None:
-        self._lock = lock
+    def __init__(self, path: Path, descriptor: int) -> None:
+        found = os.fstat(descriptor)
         self._path = path
-        self._held = held
+        self._descriptor = descriptor
+        self._held = FileId(found.st_dev, found.st_ino)
 
     def is_intact(self) -> bool:
         """Whether the path still names the file that is locked."""
@@ -57,7 +59,7 @@ class CoordinatorLock:
 
     def release(self) -> None:
         """Lets the next coordinator start; the file stays, so that nobody locks a deleted one."""
-        self._lock.release()
+        os.close(self._descriptor)
 
 
 def take(path: Path) -> CoordinatorLock | None:
@@ -70,23 +72,35 @@ def take(path: Path) -> CoordinatorLock | None:
         PlacesError: the filesystem has no flock.
         OSError: the file cannot be opened.
     """
-    os.close(open_private(path, os.O_RDWR | os.O_CREAT))  # FileLock would empty what a second name leads to
-    lock = FileLock(path, mode=FILE_MODE, thread_local=False)
+    return _locked(path, open_private(path, os.O_RDWR | os.O_CREAT))
+
+
+def adopt(path: Path, descriptor: int) -> CoordinatorLock | None:
+    """The lock that this process was born with.
+
+    Returns:
+        None if the descriptor is not that of the lock file, or another coordinator has the lock.
+
+    Raises:
+        PlacesError: the filesystem has no flock.
+        OSError: there is no such descriptor.
+    """
+    os.set_inheritable(descriptor, False)
+    return _locked(path, descriptor)
+
+
+def _locked(path: Path, descriptor: int) -> CoordinatorLock | None:
     try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        return None
-    except NotImplementedError as error:
-        raise PlacesError(_no_flock(path), path=str(path)) from error
-    held = file_id(path)
-    if not isinstance(lock, UnixFileLock):
-        lock.release()
-        raise PlacesError(_no_flock(path), path=str(path))
-    if held is None:  # deleted in this instant
-        lock.release()
-        return None
-    return CoordinatorLock(lock, path, held)
-
-
-def _no_flock(path: Path) -> str:
-    return f"the filesystem of {path} has no flock; set PLUTO_DIST_HOME to a folder on local disk"
+        taken = try_lock(descriptor)
+    except OSError as error:
+        os.close(descriptor)
+        raise PlacesError(
+            f"the filesystem of {path} has no flock ({error.strerror}); set PLUTO_DIST_HOME to a folder on "
+            "local disk",
+            path=str(path),
+        ) from error
+    lock = CoordinatorLock(path, descriptor)
+    if taken and lock.is_intact():  # else it was deleted in this instant
+        return lock
+    lock.release()
+    return None

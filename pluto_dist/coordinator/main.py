@@ -3,6 +3,9 @@
 Lock, database with a new generation, what earlier ones left, bind, serve. It ends when nothing is left to do,
 when it is asked to, or when it finds that it is not the one any more: its lock file or its socket was
 replaced, its folder is gone, or a newer generation is in the database.
+
+The lock lasts as long as anything can leave the process: it is not given back while a request is in flight,
+so what a coordinator has sent is at the server, or never will be, when the next one starts.
 """
 
 from __future__ import annotations
@@ -98,30 +101,30 @@ def main(arguments: Sequence[str]) -> int:
         say("cannot_start", error=str(error))
         return FAILED
     try:
-        return _serve_locked(places, options.idle_exit_s)
+        return _serve_locked(places, options)
     except SupersededError as error:
         say("superseded", error=error.message)
         return LOST_IDENTITY
     except (PlutoDistError, OSError) as error:
         say("cannot_go_on", error=str(error))
         return FAILED
-    finally:
-        end_start(places)
 
 
-def _serve_locked(places: Places, idle_exit_s: float) -> int:
-    lock = take_lock(places)
+def _serve_locked(places: Places, options: CoordinatorOptions) -> int:
+    lock = take_lock(places, options.lock_fd)
     if lock is None:
         say("already_running")
         return BUSY
     try:
-        return serve(places, lock, idle_exit_s)
+        return serve(places, lock, options.idle_exit_s)
     finally:
-        lock.release()
+        end_start(places)
 
 
-def take_lock(places: Places) -> lockfile.CoordinatorLock | None:
+def take_lock(places: Places, born_with: int | None) -> lockfile.CoordinatorLock | None:
     """The lock; None if another coordinator has it and serves, or will soon."""
+    if born_with is not None:
+        return lockfile.adopt(places.lock, born_with)
     deadline = boot_clock() + LOCK_WAIT_S
     while (lock := lockfile.take(places.lock)) is None:
         if someone_listens(places.socket) or boot_clock() >= deadline:
@@ -164,20 +167,25 @@ def serve(places: Places, lock: lockfile.CoordinatorLock, idle_exit_s: float) ->
     server = RouterServer(places.socket)
     socket_id = lockfile.file_id(places.socket)
     worker = Worker(targets, clusters=clusters)
-    driver = Driver(core, places, database, server, worker, keys, last_served_ms(places))
+    before_ms = last_served_ms(places)
+    driver = Driver(core, places, database, server, worker, keys, lock.is_intact, before_ms)
     say("started", pid=str(os.getpid()), generation=str(database.generation), runtime=str(places.runtime))
     end_start(places)
     driver.start()
     code = _serve_until_done(
         driver, server, stopper, lambda: lock.is_intact() and _is_ours(places, socket_id) and serves(places)
     )
-    server.close(unlink=code == DONE and _is_ours(places, socket_id))
+    say("stopped", code=str(code), reason=driver.stop.reason if driver.stop is not None else "signal")
+    if code == LOST_IDENTITY:  # what is still to be done is the other one's, also what is in flight
+        return code
+    server.close(unlink=_is_ours(places, socket_id))
     clusters.interrupt()
-    driver.close()
+    quiet = driver.close()
     clusters.close()
     targets.close()
     database.close()
-    say("stopped", code=str(code), reason=driver.stop.reason if driver.stop is not None else "signal")
+    if quiet:  # else the lock goes with the process, and the requests that are in flight before it
+        lock.release()
     return code
 
 

@@ -190,13 +190,18 @@ class Background:
 
     Attributes:
         wake: a descriptor that polls readable when there is an event; None where the system has none.
+        quiet: after `close`, whether all threads have come to their end.
 
     Args:
         worker: carries out one effect at a time.
+        intact: whether the coordinator is still the one; an effect that has waited for its turn, or for the
+            processor, while it was replaced is not carried out any more.
     """
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Worker, intact: Callable[[], bool]) -> None:
         self._worker = worker
+        self._intact = intact
+        self.quiet = False
         self._pools = Pools()
         self._done: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self.wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) if hasattr(os, "eventfd") else None
@@ -218,15 +223,17 @@ class Background:
 
     def close(self) -> Iterator[Event]:
         """Waits, bounded, for what is in flight."""
-        ended = self._pools.close(CLOSE_S)
-        if not ended:
+        self.quiet = self._pools.close(CLOSE_S)
+        if not self.quiet:
             say("requests_given_up")
         yield from self.collect()
-        if self.wake is not None and ended:  # a thread that is left still writes to it
+        if self.wake is not None and self.quiet:  # a thread that is left still writes to it
             os.close(self.wake)
 
     def _work(self, effect: Slow) -> None:
         """In a thread; a fault that nobody foresaw becomes an event and a line in the log."""
+        if not self._intact():
+            return
         try:
             event = self._worker.do(effect)
         except Exception as error:  # noqa: BLE001 # whatever it is, the core has to hear of it

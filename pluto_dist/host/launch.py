@@ -1,9 +1,10 @@
 """Starts a coordinator that is nobody's child (R3). Runs in the trainer, so it must not disturb it.
 
-A short-lived Python without site-packages (8 ms) is started in a session of its own; it spawns the
-coordinator with clean signals and exits, which orphans the coordinator. Nothing here forks without exec, runs
-Python code between fork and exec, or changes the trainer's own state, so other threads may do what they like
-meanwhile. `/bin/sh` would do too, but slim containers have none.
+A short-lived Python without site-packages (8 ms) is started in a session of its own; it takes the
+coordinator's lock, spawns the coordinator with clean signals and exits, which orphans the coordinator
+(`spawn.py`). Nothing here forks without exec, runs Python code between fork and exec, or changes the
+trainer's own state, so other threads may do what they like meanwhile. `/bin/sh` would do too, but slim
+containers have none.
 
 Orphans go to the nearest subreaper, else to pid 1 of the pid namespace. If the trainer is that pid 1, the
 coordinator becomes its child after all: it ends with the trainer (the kernel kills the namespace), and when
@@ -33,15 +34,17 @@ from pathlib import Path
 import msgspec
 
 from pluto_dist.errors import CoordinatorUnavailableError, PlutoDistError
-from pluto_dist.host import boot
+from pluto_dist.host import boot, spawn
 from pluto_dist.host.places import Places, make_again
 from pluto_dist.host.private_files import open_private
+from pluto_dist.host.spawn import BUSY, LOCK_OPTION
 from pluto_dist.transport.client import someone_listens
 
 LOG_LIMIT = 5 << 20
-SPAWN_WAIT_S = 10.0
+SPAWN_WAIT_S = 60.0  # milliseconds, unless the machine has much else to do
 TAIL_LINES = 8
-TICKET_LIFE_S = 3.0  # a coordinator that is not up by then is not coming
+TICKET_LIFE_S = 3.0  # by then it is worth a look whether the one who has it got round to a start
+BUSY_S = 0.5  # one that is leaving lets go of the lock within this time
 
 # What a coordinator needs to find its interpreter, its certificates and the server. Everything else stays
 # behind: rank variables, CUDA_VISIBLE_DEVICES, LD_PRELOAD, PYTHONPATH, the keys of this and other services.
@@ -57,24 +60,23 @@ _KEPT_PREFIXES = ("LC_", "PLUTO_DIST_")
 # glibc raises this limit by itself when it meets batches of a megabyte, and then keeps their memory.
 _MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(128 << 10)}
 
-# A trainer may have blocked or ignored signals; exec hands that on.
-_SPAWN = (
-    "import os, signal, sys\n"
-    "free = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}\n"
-    "os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ, setsigmask=(), setsigdef=free)\n"
-)
-
 
 class CoordinatorOptions(msgspec.Struct, frozen=True):
-    """The coordinator's arguments; `parse(options.arguments())` gives the same options."""
+    """The coordinator's arguments; `parse(options.arguments())` gives the same options.
+
+    Attributes:
+        lock_fd: descriptor of its lock, if it was born with it.
+    """
 
     runtime: Path
     spool: Path
     idle_exit_s: float = 60.0
+    lock_fd: int | None = None
 
     def arguments(self) -> list[str]:
         """For the command line; no secret is ever among them."""
-        return [f"--runtime={self.runtime}", f"--spool={self.spool}", f"--idle-exit-s={self.idle_exit_s:g}"]
+        given = [f"--runtime={self.runtime}", f"--spool={self.spool}", f"--idle-exit-s={self.idle_exit_s:g}"]
+        return given if self.lock_fd is None else [*given, f"{LOCK_OPTION}{self.lock_fd}"]
 
     @classmethod
     def parse(cls, arguments: Iterable[str]) -> CoordinatorOptions:
@@ -84,22 +86,31 @@ class CoordinatorOptions(msgspec.Struct, frozen=True):
             ValueError: an argument is missing, unknown or has a bad value.
         """
         given = dict(argument.removeprefix("--").split("=", 1) for argument in arguments)
+        lock_fd = given.pop("lock-fd", None)
         missing = {"runtime", "spool", "idle-exit-s"} ^ set(given)
         if missing:
             raise ValueError(f"coordinator arguments missing or unknown: {', '.join(sorted(missing))}")
-        return cls(Path(given["runtime"]), Path(given["spool"]), float(given["idle-exit-s"]))
+        places = Path(given["runtime"]), Path(given["spool"])
+        return cls(*places, float(given["idle-exit-s"]), int(lock_fd) if lock_fd is not None else None)
 
 
-def launch(places: Places, env: Mapping[str, str], *, idle_exit_s: float = 60.0) -> None:
+def launch(places: Places, env: Mapping[str, str], *, idle_exit_s: float = 60.0) -> bool:
     """Starts a coordinator and returns when it has been spawned, not when it answers.
 
-    If one runs already, the new one finds the lock taken and ends.
+    Returns:
+        False if there is one already: it serves, starts, or leaves.
 
     Raises:
         CoordinatorUnavailableError: no process could be started; the text has the last lines of the log.
     """
     options = CoordinatorOptions(places.runtime, places.spool, idle_exit_s)
-    start_detached(command(options), places.log, environment(env) | _MEMORY)
+    try:
+        os.close(open_private(places.lock, os.O_RDWR | os.O_CREAT))  # no link, pipe or second name
+    except OSError as error:
+        raise CoordinatorUnavailableError(
+            f"the coordinator's lock {places.lock} cannot be opened: {error}"
+        ) from error
+    return start_detached(command(options), places.log, environment(env) | _MEMORY, lock=places.lock)
 
 
 def command(options: CoordinatorOptions, *, search_path: Iterable[str] | None = None) -> list[str]:
@@ -138,8 +149,13 @@ def environment(env: Mapping[str, str]) -> dict[str, str]:
 
 
 def start_detached(
-    arguments: list[str], log: Path, env: Mapping[str, str], *, keep: Sequence[int] = ()
-) -> None:
+    arguments: list[str],
+    log: Path,
+    env: Mapping[str, str],
+    *,
+    keep: Sequence[int] = (),
+    lock: Path | None = None,
+) -> bool:
     """Runs a program as nobody's child: own session, cwd `/`, umask 077, output appended to `log`.
 
     Args:
@@ -147,6 +163,10 @@ def start_detached(
         log: a file of the user's own.
         env: its environment.
         keep: descriptors that it inherits under the same numbers; of all others only stdin, stdout, stderr.
+        lock: a file that is locked for it from before its start to its end; it gets `--lock-fd=N`.
+
+    Returns:
+        False if another process has the lock.
 
     Raises:
         CoordinatorUnavailableError: as for `launch`.
@@ -158,23 +178,24 @@ def start_detached(
     except OSError as error:
         raise CoordinatorUnavailableError(f"the coordinator's log {log} cannot be opened: {error}") from error
     try:
-        code = _run_spawner(arguments, output, env, keep)
+        code = _run_spawner(str(lock or ""), arguments, output, env, keep)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise CoordinatorUnavailableError(f"the coordinator could not be started: {error}") from error
     finally:
         os.close(output)
-    if code != 0:
+    if code not in (0, BUSY):
         raise CoordinatorUnavailableError(
             f"the coordinator could not be started (code {code}); end of {log}:\n{log_tail(log)}",
             log=str(log),
         )
+    return code == 0
 
 
 def claim_start(places: Places) -> bool:
     """Whether the caller is the one who should launch now; the others wait for the socket.
 
-    It keeps the ranks of a job from starting one coordinator each. It is only an economy: when it errs, two
-    are started and the lock decides.
+    It keeps the ranks of a job from trying all at once. It is only an economy: when it errs, two try, and the
+    lock decides before there is a second coordinator.
     """
     ticket = _ticket(places)
     for _ in range(2):
@@ -196,18 +217,25 @@ def end_start(places: Places) -> None:
         _ticket(places).unlink()
 
 
-def _run_spawner(arguments: list[str], output: int, env: Mapping[str, str], keep: Sequence[int]) -> int:
+def put_off_start(places: Places) -> None:
+    """There is a coordinator; if it is one that leaves, somebody is to try again soon."""
+    soon = time.time() - TICKET_LIFE_S + BUSY_S
+    with contextlib.suppress(OSError):
+        os.utime(_ticket(places), (soon, soon))
+
+
+def _run_spawner(
+    lock: str, arguments: list[str], output: int, env: Mapping[str, str], keep: Sequence[int]
+) -> int:
+    kept = ",".join(map(str, keep))
     with subprocess.Popen(
-        [sys.executable, "-S", "-P", "-c", _SPAWN, *arguments],
+        [sys.executable, "-S", "-P", spawn.__file__, lock, kept, *arguments],
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.STDOUT,
-        close_fds=True,
+        close_fds=bool(keep),  # without: one posix_spawn
         pass_fds=keep,
-        cwd="/",
         env=dict(env),
-        umask=0o077,
-        start_new_session=True,
     ) as spawner:
         try:
             return spawner.wait(SPAWN_WAIT_S)
@@ -287,7 +315,8 @@ def start_if_absent(places: Places, env: Mapping[str, str], *, idle_exit_s: floa
         make_again(places)
         if claim_start(places):
             clear(places)
-            launch(places, env, idle_exit_s=idle_exit_s)
+            if not launch(places, env, idle_exit_s=idle_exit_s):
+                put_off_start(places)
     except PlutoDistError:
         end_start(places)
         raise

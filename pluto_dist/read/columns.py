@@ -83,7 +83,7 @@ class Chunk(msgspec.Struct, frozen=True):
         """The points of this step and later ones."""
         if self.ordered:
             first = bisect_left(self.steps, step)
-            return self if first == 0 else self._cut(slice(first, None))
+            return self if first == 0 else self.part(slice(first, None))
         kept = [index for index, found in enumerate(self.steps) if found >= step]
         return msgspec.structs.replace(
             self,
@@ -92,7 +92,8 @@ class Chunk(msgspec.Struct, frozen=True):
             values=memoryview(array("d", [self.values[index] for index in kept])),
         )
 
-    def _cut(self, part: slice) -> Chunk:
+    def part(self, part: slice) -> Chunk:
+        """Some of its points, without a copy."""
         return msgspec.structs.replace(
             self, steps=self.steps[part], times=self.times[part], values=self.values[part]
         )

@@ -9,7 +9,14 @@ from typing import Any
 import msgspec
 
 from pluto_dist.backend.local.files import relative_place
-from pluto_dist.backend.local.reading import SaidLine, Segment, SeriesPoint, read_lines, read_texts, segments
+from pluto_dist.backend.local.reading import (
+    SaidLine,
+    Segment,
+    SeriesPoint,
+    read_lines,
+    read_points_of,
+    segments,
+)
 from pluto_dist.backend.local.store import Store
 from pluto_dist.core.rules.participants import speaker_shown
 from pluto_dist.core.rules.series import FinalNames
@@ -197,9 +204,9 @@ class Run:
     def texts(self, names: str | Iterable[str] | None = None) -> Iterator[SeriesPoint]:
         """Points of series of texts, histograms and tables (as JSON text); `names` as for `series`."""
         wanted = Wanted(names)
-        return (
-            point for point in read_texts(self.document, self.roots) if wanted.has(point.name, point.name)
-        )
+        for point in read_points_of(self.document, self.roots, ("data",)):
+            if wanted.has(point.name, point.name):
+                yield point
 
     def console(
         self, rank: int | None = None, *, label: str | None = None, last: int | None = None

@@ -20,12 +20,11 @@ import msgspec
 from pluto_dist.core.values.document import Document, LeaseShown
 from pluto_dist.core.values.lifecycle import Claim, decode_entry
 from pluto_dist.errors import PlutoDistError
-from pluto_dist.host.launch import is_left, start_if_absent
 from pluto_dist.host.lease_lock import LOCK_NAME
 from pluto_dist.host.liveness import Presence, watch
+from pluto_dist.host.places import Places
 from pluto_dist.read.ask import listener
 from pluto_dist.read.lookup import RUNNING, Head, LeaseHead, Lookup
-from pluto_dist.read.starting import START_S, hand_over_key
 from pluto_dist.spool.reader import list_streams, records
 
 JUDGED_S = 8.0  # an owner that died without a word is waited for 2 s, and its peers settle for 1 s
@@ -63,11 +62,18 @@ def settle(lookup: Lookup) -> str:
         return ""
     if listener(places.socket) is not None:
         return ""
+    return _settled(lookup, places)
+
+
+def _settled(lookup: Lookup, places: Places) -> str:
+    from pluto_dist.host.launch import is_left, start_if_absent  # these load ZeroMQ, which a look need not
+    from pluto_dist.read.starting import START_S, hand_over_key
+
     if is_left(places):
         return "the coordinator of this node was stopped on purpose; `pluto-dist coordinator start` starts it"
     try:
         start_if_absent(places, os.environ, idle_exit_s=lookup.idle_exit_s, needed=False)
-        if not _await_socket(places.socket):
+        if not _await_socket(places.socket, START_S):
             return f"no coordinator answered within {START_S:g} s; see {places.log}"
         hand_over_key(places)
         _await_verdicts(lookup)
@@ -140,8 +146,8 @@ def _leases_left(leases: Path) -> bool:
         return False
 
 
-def _await_socket(socket: Path) -> bool:
-    deadline = time.monotonic() + START_S
+def _await_socket(socket: Path, patience_s: float) -> bool:
+    deadline = time.monotonic() + patience_s
     while listener(socket) is None:
         if time.monotonic() > deadline:
             return False

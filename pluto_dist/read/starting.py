@@ -7,14 +7,15 @@ import time
 
 from pluto_dist.core.values.messages import AskStatus, HandOverKey
 from pluto_dist.errors import CoordinatorUnavailableError
-from pluto_dist.host import launch as stopped
-from pluto_dist.host.launch import claim_start, launch
+from pluto_dist.host import launch
+from pluto_dist.host.launch import start_if_absent
 from pluto_dist.host.places import Places
 from pluto_dist.host.settings import Settings, as_option, load
-from pluto_dist.read.ask import ask, listener
+from pluto_dist.read.ask import ask
 
-START_S = 15.0  # cold disk caches; usually 0.4 s
+START_S = 60.0  # usually 0.4 s; cold disk caches, a machine with much else to do
 POLL_S = 0.02
+BUSY_S = 20.0  # one that listens and has much else to do answers within this time; a stopped one never
 
 
 def ensure_running(places: Places, settings: Settings) -> bool:
@@ -23,20 +24,30 @@ def ensure_running(places: Places, settings: Settings) -> bool:
     Raises:
         CoordinatorUnavailableError: none could be started, or it does not answer.
     """
-    stopped.clear(places)
-    if ask(places.socket, AskStatus(request=1)) is not None:
+    launch.clear(places)
+    if _answers(places):
         return False
-    if claim_start(places):
-        launch(places, os.environ, idle_exit_s=settings.idle_exit_s)
     deadline = time.monotonic() + START_S
-    while listener(places.socket) is None or ask(places.socket, AskStatus(request=1)) is None:
+    while not _answers(places):
         if time.monotonic() > deadline:
             raise CoordinatorUnavailableError(
                 f"no coordinator within {START_S:g} s; the end of its log {places.log}:\n{_tail(places)}",
                 log=str(places.log),
             )
+        start_if_absent(places, os.environ, idle_exit_s=settings.idle_exit_s, needed=True)
         time.sleep(POLL_S)
     return True
+
+
+def _answers(places: Places) -> bool:
+    """Whether there is one that answers."""
+    deadline = time.monotonic() + BUSY_S
+    while True:
+        try:
+            return ask(places.socket, AskStatus(request=1)) is not None
+        except CoordinatorUnavailableError:
+            if time.monotonic() > deadline:
+                raise
 
 
 def hand_over_key(places: Places) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -17,36 +17,45 @@ from pluto_dist.backend.local.marks import Mark, Marks
 from pluto_dist.backend.local.store import Store
 from pluto_dist.core.rules.verdict import status_report
 from pluto_dist.core.values.backend import StatusReport
-from pluto_dist.core.values.document import Document, read
+from pluto_dist.core.values.document import Document, VerdictShown, read
 from pluto_dist.core.values.ids import classify_run_id
 from pluto_dist.core.values.lifecycle import Target
 from pluto_dist.core.values.records import Verdict
 from pluto_dist.errors import AmbiguousRunError, RunNotFoundError
 from pluto_dist.sync.source import cursors_of, streams_of
 
-UNSEEN = "finished; its node went away before the exit code was seen"
+UNSEEN = "its node went away before that was certain"
 
 
 def ending_of(document: Document) -> StatusReport | None:
     """The terminal status with its reason and time, None for a Run that has not ended.
 
-    Without a verdict, a Run whose owner and workers have all finished is completed: it was only waiting for
-    an exit code.
+    Without a verdict it is what the coordinator expected last: all members have ended, and the rest was a
+    wait, for an exit code or for a restart. Who calls this knows that there is no coordinator any more.
     """
     run = document.restore.run
     if run.verdict is not None:
         return status_report(run)
+    expected = document.expected if document.expected is not None else _expected_before(document)
+    if expected is None:
+        return None
+    members = [lease for lease in document.leases if lease.role != "side" and lease.epoch == document.epoch]
+    verdict = Verdict(expected.status, f"{expected.reason}; {UNSEEN}", expected.first_failure)
+    ended_ms = max((lease.ended_at or 0 for lease in members), default=0)
+    return status_report(msgspec.structs.replace(run, verdict=verdict, ended_ms=ended_ms))
+
+
+def _expected_before(document: Document) -> VerdictShown | None:
+    """Of a document that does not say: only a Run without any failure waits for nothing but exit codes."""
     members = [
         lease for lease in document.leases if lease.role != "side" and lease.attempt == document.attempt
     ]
     owner = next((lease for lease in reversed(members) if lease.role == "owner"), None)
     if owner is None or any(lease.end_reason not in ("finished", "closed") for lease in members):
         return None
-    if owner.end_reason != "finished":
+    if owner.end_reason != "finished" or document.phase == "restarting":
         return None
-    return status_report(
-        msgspec.structs.replace(run, verdict=Verdict("COMPLETED", UNSEEN), ended_ms=owner.ended_at)
-    )
+    return VerdictShown("COMPLETED", "the owner finished", None)
 
 
 def is_told(ending: StatusReport | None, mark: Mark) -> bool:
@@ -96,7 +105,14 @@ def stores_of(paths: Iterable[Path]) -> list[tuple[Store, str | None]]:
     return [_store_at(path) for path in paths]
 
 
-def plan(store: Store, target: Target, names: Iterable[str] = (), *, force: bool = False) -> list[Item]:
+def plan(
+    store: Store,
+    target: Target,
+    names: Iterable[str] = (),
+    *,
+    force: bool = False,
+    kept: Mapping[str, Document] | None = None,
+) -> list[Item]:
     """The Runs of a store that are meant, and the parents that they need, in the order of uploading.
 
     Args:
@@ -104,6 +120,7 @@ def plan(store: Store, target: Target, names: Iterable[str] = (), *, force: bool
         target: the server.
         names: keys, numbers, display ids or the callers' ids; none means all Runs.
         force: also Runs that look alive.
+        kept: Runs that a living coordinator delivers, and what it says of them now.
 
     Raises:
         RunNotFoundError, AmbiguousRunError: a name does not mean one Run.
@@ -113,7 +130,13 @@ def plan(store: Store, target: Target, names: Iterable[str] = (), *, force: bool
     order: dict[str, None] = {}
     for key in wanted:
         order |= dict.fromkeys((*_ancestors(key, documents, store), key))
-    return [_item(store, documents[key], target, documents, force=force) for key in order]
+    kept = kept or {}
+    return [
+        _kept(store, target, kept[key])
+        if key in kept and _is_meant_for(kept[key], target)
+        else _item(store, documents[key], target, documents, force=force)
+        for key in order
+    ]
 
 
 def first_mark(document: Document, target: Target) -> Mark:
@@ -157,6 +180,20 @@ def _item(
     )
 
 
+def _kept(store: Store, target: Target, now: Document) -> Item:
+    """A Run has one speaker (R3): as long as its coordinator has it, nothing else tells the server of it."""
+    state: State = "up to date" if now.reported and not now.pending else "running"
+    why = f"this node's coordinator delivers it, and reports its end; it is {now.phase} now"
+    return Item(
+        store=store,
+        document=now,
+        mark=first_mark(now, target),
+        state=state,
+        why="" if state == "up to date" else why,
+        pending=now.pending,
+    )
+
+
 def _unreadable(store: Store, document: Document, target: Target, error: ValueError) -> Item:
     why = f"{error}; delete that file to upload the Run from its beginning, repeats and all"
     mark = first_mark(document, target)
@@ -166,22 +203,26 @@ def _unreadable(store: Store, document: Document, target: Target, error: ValueEr
 def _state(
     store: Store, document: Document, mark: Mark, target: Target, pending: int, *, force: bool
 ) -> tuple[State, str]:
-    home = document.restore.run.target
-    if document.mode == "pluto" and home.url_api != target.url_api:
-        return "elsewhere", f"it belongs to the server {home.url_api}; set PLUTO_URL_API to that address"
+    if document.mode == "pluto" and not _is_meant_for(document, target):
+        home = document.restore.run.target.url_api
+        return "elsewhere", f"it belongs to the server {home}; set PLUTO_URL_API to that address"
     ending = ending_of(document)
     if not pending and (is_told(ending, mark) or (ending is None and mark.id is not None)):
         return "up to date", ""
-    if ending is None and not force:
+    if document.verdict is None and not force:
         age = time.time() - (store.run(document.key) / "run.json").stat().st_mtime
         if age < FRESH_S:
             return "running", f"it runs: its coordinator wrote {age:.0f} s ago; sync it when it has ended"
-        if document.mode == "local":
+        if document.mode == "local" and ending is None:
             return "running", (
                 f"it has not ended and its coordinator has been silent for {age / 60:.0f} min; end it with "
                 "`pluto-dist finish`, or pass --force to upload it as it is"
             )
     return "upload", ""
+
+
+def _is_meant_for(document: Document, target: Target) -> bool:
+    return document.mode == "pluto" and document.restore.run.target.url_api == target.url_api
 
 
 def _documents(store: Store) -> list[Document]:

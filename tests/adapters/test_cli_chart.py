@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from pluto_dist.cli.chart import Curve, draw
@@ -61,3 +63,15 @@ def test_points_in_any_order_give_the_same_chart():
 def test_a_gap_between_points_is_bridged():
     plot = dots(draw(Curve([(0, 0.0), (100, 1.0)]), 30, 8))
     assert all(any(row[column] != BLANK for row in plot) for column in range(len(plot[0])))
+
+
+def test_whole_columns_are_drawn_as_their_points_are():
+    steps, values = [3, 1, 2, 2, 9], [1.0, math.nan, 1e308, 1e308, -math.inf]
+    one_by_one, at_once = Curve(zip(steps, values, strict=True)), Curve()
+    at_once.extend(steps, values)
+    assert (
+        (at_once.skipped, list(at_once.steps))
+        == (one_by_one.skipped, list(one_by_one.steps))
+        == (2, [3, 2, 2])
+    )
+    assert draw(at_once, 60, 8) == draw(one_by_one, 60, 8)

@@ -21,6 +21,7 @@ from pluto_dist.cli.main import app, exit_code
 from pluto_dist.core.values.document import Document
 from pluto_dist.core.values.records import Failure, Point, RunEvent, SeriesOwner, Verdict
 from pluto_dist.errors import AmbiguousRunError, RunNotFoundError, SettingError
+from pluto_dist.read.export import COLUMNS
 from pluto_dist.read.spooled import caught_up
 from pluto_dist.spool.frames import encode_frame
 from tests.adapters.coordinators import answering, knowing
@@ -246,11 +247,38 @@ def test_export_has_a_line_per_point_with_names_for_what_is_not_finite(machine: 
         "value": 0.0,
         "time": 0,
         "lease_id": "a",
+        "metric": "loss",
+        "rank": None,
+        "label": "owner",
+        "role": "owner",
+        "attempt": 0,
     }
     assert [line["value"] for line in lines[1:]] == ["NaN", "Infinity", "-Infinity"]
     rows = list(csv.DictReader(io.StringIO(run(machine, "export", "1", "--format", "csv"))))
-    assert [{key: str(value) for key, value in line.items()} for line in lines] == rows
-    assert tuple(lines[0]) == export.COLUMNS
+    shown = [{key: "" if value is None else str(value) for key, value in line.items()} for line in lines]
+    assert shown == rows
+    assert tuple(lines[0]) == COLUMNS
+    assert all(name in (export.__doc__ or "") for name in COLUMNS)
+
+
+def test_parquet_has_typed_columns_for_numbers_and_texts(machine: Machine, tmp_path: Path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    machine.keep(msgspec.structs.replace(machine.here("key-1"), leases=(lease("a"), lease("b", "rank1"))))
+    streams = machine.store.run("key-1") / "streams"
+    _log(streams / "a", 2, b'{"time":7,"step":1,"data":{"loss":NaN}}\n')
+    _log(streams / "b", 1)
+    text = b'{"time":1,"data":"hello","dataType":"string-series","logName":"note","step":3}\n'
+    (streams / "a" / "data-00000001.spool").write_bytes(encode_frame(text))
+    assert run(machine, "export", "1", "--format", "parquet", "-o", str(tmp_path / "p")) == ""
+    table = parquet.read_table(tmp_path / "p")
+    assert str(table.schema.field("time").type) == "timestamp[ms, tz=UTC]"
+    rows = table.to_pylist()
+    assert [(row["name"], row["step"], row["rank"]) for row in rows] == [
+        *[("loss", 0, None), ("loss", 1, None), ("loss", 1, None), ("loss", 0, 1)],
+        ("note", 3, None),
+    ]
+    assert (rows[0]["value"], rows[0]["text"], str(rows[2]["value"])) == (0.0, None, "nan")
+    assert (rows[-1]["kind"], rows[-1]["value"], rows[-1]["text"]) == ("string", None, "hello")
 
 
 def test_export_writes_to_a_file(machine: Machine, tmp_path: Path):

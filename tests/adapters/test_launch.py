@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import shutil
@@ -356,20 +358,96 @@ def test_the_holder_notices_that_its_lock_is_worth_nothing(places: Places, damag
 def test_a_filesystem_without_flock_is_refused(places: Places, monkeypatch: pytest.MonkeyPatch):
     """R13: a lock by existence would outlive a SIGKILL."""
 
-    class SoftLock:
-        def __init__(self, *arguments: object, **options: object) -> None:
-            Path(places.lock).touch()
+    def no_flock(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-        def acquire(self, *, blocking: bool) -> None:
-            assert not blocking
-
-        def release(self) -> None:
-            places.lock.unlink()
-
-    monkeypatch.setattr(lockfile, "FileLock", SoftLock)
+    monkeypatch.setattr(fcntl, "flock", no_flock)
     with pytest.raises(PlacesError, match="no flock"):
         lockfile.take(places.lock)
-    assert not places.lock.exists()
+
+
+def test_a_lock_that_was_deleted_while_it_was_taken_is_none(places: Places):
+    """R3: the next one would lock another file."""
+    descriptor = os.open(places.lock, os.O_RDWR | os.O_CREAT)
+    places.lock.unlink()
+    assert lockfile.adopt(places.lock, descriptor) is None
+
+
+# --- a coordinator is born with its lock
+
+
+def spawn(places: Places, started: Started, program: str = STAND_IN) -> bool:
+    """Starts a stand-in with the lock."""
+    places.lock.touch(mode=0o600)
+    line = [sys.executable, "-S", "-P", "-c", program]
+    return start_detached(line, started.log, started.env, lock=places.lock)
+
+
+def test_while_a_coordinator_starts_nobody_starts_a_second_one(places: Places, started: Started):
+    """R3: it has the lock from its first instruction, however long it takes until it serves."""
+    assert spawn(places, started)
+    assert not spawn(places, started)
+    assert lockfile.take(places.lock) is None
+    pid = started.seen()["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    assert not spawn(places, started)
+    assert started.log.read_text().count("hello") == 1
+
+
+def test_a_coordinator_that_dies_in_its_start_is_followed_at_once(places: Places, started: Started):
+    """R3, G12: no ticket has to grow old."""
+    assert spawn(places, started, "import os; os._exit(1)")
+    wait_until(lambda: spawn(places, started))
+    assert started.seen()["pid"]
+
+
+def test_what_it_is_born_with_is_the_lock_and_no_child_of_its_own_has_it(places: Places, started: Started):
+    """R3: else a helper that outlives it would keep every other coordinator from starting."""
+    adopts = (
+        "import subprocess, sys; sys.path.insert(0, %r); from pathlib import Path\n"
+        "from pluto_dist.coordinator import lock as lockfile\n"
+        "lock = lockfile.adopt(Path(%r), int(sys.argv[-1].partition('=')[2]))\n"
+        "helper = subprocess.Popen([sys.executable, '-c', %r], close_fds=False)\n"
+        "print('adopted', lock is not None and lock.is_intact(), helper.pid, flush=True)\n"
+    )
+    code = adopts % (str(CHECKOUT), str(places.lock), "import time; time.sleep(60)")
+    places.lock.touch(mode=0o600)
+    assert start_detached([sys.executable, "-c", code], started.log, started.env, lock=places.lock)
+    wait_until(lambda: "adopted" in started.log.read_text())
+    _, intact, helper = started.log.read_text().split()
+    try:
+        assert intact == "True"
+        wait_until(lambda: lockfile.take(places.lock) is not None)  # it has ended, and its helper has not
+        assert Path(f"/proc/{helper}").exists()
+    finally:
+        os.kill(int(helper), signal.SIGKILL)
+
+
+def test_a_forked_child_of_a_client_never_has_the_lock(places: Places, started: Started):
+    """R3: a trainer forks when it likes, also while it starts a coordinator."""
+    stop, children = threading.Event(), []
+
+    def fork_and_fork() -> None:
+        while not stop.wait(0.002) and len(children) < 40:
+            child = os.fork()
+            if child == 0:
+                signal.pause()
+            children.append(child)
+
+    forking = threading.Thread(target=fork_and_fork)
+    places.lock.touch(mode=0o600)
+    forking.start()
+    try:
+        assert spawn(places, started, "import os; os._exit(0)")
+    finally:
+        stop.set()
+        forking.join()
+    try:
+        wait_until(lambda: lockfile.take(places.lock) is not None)
+    finally:
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
 
 
 # --- CPUs

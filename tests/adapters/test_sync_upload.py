@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,12 @@ import pytest
 
 from pluto_dist.backend.pluto import PlutoBackend
 from pluto_dist.core.values.backend import BackendRun, Batch, OpenRequest, Outcome, RunOpened, StatusReport
+from pluto_dist.core.values.document import Document, VerdictShown
 from pluto_dist.core.values.lifecycle import Target
 from pluto_dist.core.values.records import Point, SeriesOwner
 from pluto_dist.errors import KeyRefusedError
 from pluto_dist.secret import Secret
-from pluto_dist.sync.plan import plan
+from pluto_dist.sync.plan import FRESH_S, plan
 from tests.adapters.sync_support import (
     NOW_MS,
     OWNER,
@@ -490,6 +493,67 @@ def test_an_owner_that_finished_unseen_has_completed(
     shelf.simple(status=None, **known)
     sync(shelf, backend, target, force=True)
     assert operator.run(1)["status"] == "COMPLETED"
+
+
+def expecting(shelf: Shelf, age_s: float, expected: VerdictShown | None, phase: str, **known: Any) -> None:
+    """A Run without a verdict whose document was written so long ago."""
+    shelf.simple(status=None, **known)
+    found = msgspec.json.decode(shelf.store.document("key-000001") or b"", type=Document)
+    found = msgspec.structs.replace(found, phase=phase, expected=expected)
+    shelf.store.write_document("key-000001", msgspec.json.encode(found))
+    written_at = time.time() - age_s
+    os.utime(shelf.store.run("key-000001") / "run.json", (written_at, written_at))
+
+
+@pytest.mark.parametrize("phase", ["restarting", "finishing"])
+def test_a_run_that_waited_when_its_node_went_away_ends_by_its_evidence(
+    shelf: Shelf, backend: PlutoBackend, target: Target, home: Target, operator: Operator, phase: str
+) -> None:
+    """G7: a rank had failed, and the launcher was about to restart the job."""
+    known = begun(backend, home, operator)
+    expecting(shelf, 2 * FRESH_S, VerdictShown("FAILED", "rank 1 failed first", None), phase, **known)
+    sync(shelf, backend, target)
+    run = operator.run(1)
+    assert (run["status"], run["statusMetadata"]["reason"]) == (
+        "FAILED",
+        "rank 1 failed first; its node went away before that was certain",
+    )
+
+
+def test_a_run_whose_end_is_expected_is_its_coordinators_as_long_as_that_writes(
+    shelf: Shelf, backend: PlutoBackend, target: Target, home: Target, operator: Operator
+) -> None:
+    """G1, R3: what is expected is no verdict."""
+    known = begun(backend, home, operator)
+    expecting(shelf, 5.0, VerdictShown("COMPLETED", "the owner ended", None), "finishing", **known)
+    (result,) = sync(shelf, backend, target)
+    assert result.state == "skipped"
+    assert operator.run(1)["status"] == "RUNNING"
+
+
+def test_a_run_that_waited_for_a_restart_has_not_completed(
+    shelf: Shelf, backend: PlutoBackend, target: Target, home: Target, operator: Operator
+) -> None:
+    """G7: a document of 0.1.0 does not say what was expected; it waits because somebody failed."""
+    known = begun(backend, home, operator)
+    expecting(shelf, 2 * FRESH_S, None, "restarting", **known)
+    sync(shelf, backend, target)
+    assert operator.run(1)["status"] == "RUNNING"
+
+
+def test_a_run_that_a_living_coordinator_has_is_left_to_it(
+    shelf: Shelf, backend: PlutoBackend, target: Target, home: Target, operator: Operator
+) -> None:
+    """R3: one speaker for each Run, also with --force, and whatever the store says."""
+    known = begun(backend, home, operator)
+    shelf.simple(status="FAILED", **known)
+    now = msgspec.json.decode(shelf.store.document("key-000001") or b"", type=Document)
+    (item,) = plan(shelf.store, target, force=True, kept={"key-000001": now})
+    assert (item.state, "this node's coordinator" in item.why) == ("running", True)
+    reported = msgspec.structs.replace(now, reported=True)
+    (item,) = plan(shelf.store, target, kept={"key-000001": reported})
+    assert item.state == "up to date"
+    assert "/api/runs/status/update" not in [entry["path"] for entry in operator.requests()]
 
 
 def test_a_run_of_another_server_is_left_alone(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from pluto_dist.core.rules.verdict import RESTART_WINDOW_S
 from tests.chaos.actors import Actor, Job, Numbers, part_of
 from tests.chaos.cast import LEDGERS, OVER
 from tests.chaos.faults import Faults
@@ -21,8 +23,10 @@ TICK_S = 0.03
 LOOK_S = 0.25
 CROWD = 12  # processes at once; more would only wait for the two cores
 EXIT_WAIT_S, SIGTERM_WAIT_S = 6.0, 3.0
-LEAVES_WITHIN_S = 60.0  # after the faults: the longest work, an exit that waits, a loaded machine
-RESTS_WITHIN_S = 120.0
+LEAVES_WITHIN_S = 120.0  # after the faults: the longest work, an exit that waits, a loaded machine
+RESTS_WITHIN_S = RESTART_WINDOW_S + 120.0  # a Run whose launcher is not known to be gone waits for a restart
+IDLE_WITHIN_S = 120.0  # nobody wants anything; on a loaded machine that takes its time to show
+KEY_EVERY_S = 5.0  # a coordinator that was started by a process that is gone has no key
 SETTINGS = {
     "PLUTO_DIST_HEARTBEAT_S": "0.5",
     "PLUTO_DIST_IDLE_EXIT_S": "4",
@@ -65,6 +69,7 @@ class Play:
         self._seconds = seconds
         self._numbers = Numbers()
         self._looked_at = 0.0
+        self._woke_at = 0.0
 
     def run(self) -> None:
         """The schedule, then peace."""
@@ -179,7 +184,7 @@ class Play:
         self._finish_what_is_left_open()
         if not self._wait(self._at_rest, RESTS_WITHIN_S):
             self.findings.append(f"no rest within {RESTS_WITHIN_S:g} s: {self._unrest()}")
-        if not self._wait(lambda: not self.served.started(), RESTS_WITHIN_S / 4):
+        if not self._wait(lambda: not self.served.started(), IDLE_WITHIN_S):
             self.findings.append("the coordinator does not leave although nothing is left to do")
 
     def _everybody_leaves(self) -> None:
@@ -199,7 +204,7 @@ class Play:
         who = Who(end="finish", seconds=0.1, pause_s=0.02, code=0, children=0)
         for _ in range(3):
             self._wake_coordinator()
-            self._wait(lambda: not self._in_motion(), 30.0)
+            self._wait(lambda: not self._in_motion(), RESTART_WINDOW_S + 30.0)
             open_runs = {
                 document["run_id"]
                 for document in self.served.documents()
@@ -221,19 +226,26 @@ class Play:
         ]
 
     def _wake_coordinator(self) -> None:
-        if not self.served.started():
-            self.served.cli("coordinator", "start")
-        self.served.cli("sync")
+        """Starts one if there is none, and gives it the key."""
+        with contextlib.suppress(AssertionError, subprocess.TimeoutExpired):
+            if not self.served.started():
+                self.served.cli("coordinator", "start")
+            self.served.cli("sync", "--patience", "5")
 
     def _at_rest(self) -> bool:
-        if not self.served.started():
-            with contextlib.suppress(AssertionError):
-                self._wake_coordinator()
-        running = [run for run in self.served.server.runs() if run["status"] == "RUNNING"]
-        return not running and not list(self.served.home.glob("spool/leases/*"))
+        if not self.served.started() or time.monotonic() > self._woke_at + KEY_EVERY_S:
+            self._wake_coordinator()
+            self._woke_at = time.monotonic()
+        return not self._running() and not list(self.served.home.glob("spool/leases/*"))
+
+    def _running(self) -> list[str]:
+        """Runs that have no end, here or at the server."""
+        there = [run["externalId"] for run in self.served.server.runs() if run["status"] == "RUNNING"]
+        here = [document["run_id"] for document in self.served.documents() if not document["reported"]]
+        return sorted({*there, *here})
 
     def _unrest(self) -> str:
-        running = [run["externalId"] for run in self.served.server.runs() if run["status"] == "RUNNING"]
+        running = self._running()
         left = [path.name for path in self.served.home.glob("spool/leases/*")]
         shown = [(each["run_id"], each["status"], each["phase"]) for each in self.served.documents()]
         return f"running {running}, in the spool {left}, documents {shown}"

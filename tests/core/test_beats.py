@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pluto_dist.core.machine.beats import BEAT_S, LAST_S, POLL_S
+from pluto_dist.core.machine.beats import BEAT_S, KNOWN_S, LAST_S, POLL_S
 from pluto_dist.core.rules.verdict import ORPHAN_S
 from pluto_dist.core.values.backend import Beat, Delivered, Retry, Unknown
 from pluto_dist.core.values.effects import BeatRun, Effect
@@ -133,6 +133,47 @@ def test_the_question_is_the_last_thing_before_the_status() -> None:
     world.release()
     world.wait(SETTLE_S)
     assert world.run().status == world.server.only().status == "CANCELLED"
+
+
+def test_before_an_exit_the_question_is_asked_ahead() -> None:
+    """R10, R11: what is killed with the last process's exit has time for the status, and for nothing else."""
+    world = World()
+    owner = world.process("owner").init()
+    world.hold.add("BeatRun")
+    owner.finish(at_exit=True)
+    assert owner.view.last_out
+    assert not owner.view.drained
+    world.release()
+    assert owner.view.drained
+    beats = world.server.beats
+    world.wait(KNOWN_S / 2)
+    owner.exit(3)
+    world.wait(SETTLE_S)
+    assert world.server.only().status == "FAILED"
+    assert world.server.beats == beats
+
+
+def test_an_old_answer_is_asked_for_again() -> None:
+    """R10: an exit that hangs leaves people time to press stop."""
+    world = World()
+    owner = world.process("owner").init()
+    owner.finish(at_exit=True)
+    assert owner.view.drained
+    world.server.only().cancelled = True
+    world.wait(KNOWN_S)
+    owner.exit(0)
+    world.wait(SETTLE_S)
+    assert world.run().status == world.server.only().status == "CANCELLED"
+
+
+def test_an_exit_waits_for_the_answer_only_for_a_while() -> None:
+    """G5"""
+    world = World()
+    owner = world.process("owner").init()
+    world.hold.add("BeatRun")
+    owner.finish(at_exit=True)
+    world.wait(LAST_S + 0.1)
+    assert owner.view.drained
 
 
 def test_a_cancel_after_the_status_changes_nothing() -> None:

@@ -16,6 +16,7 @@ from pluto_dist.core.rules.verdict import (
     Assessment,
     assess,
     members_of,
+    outlook,
 )
 from pluto_dist.core.values.records import Lease, Prior, Verdict
 from tests.core.builders import LAUNCHER, ended, killed, member, raised, run, signalled
@@ -92,6 +93,20 @@ def test_restart_window() -> None:
     late = at(T + 5 + RESTART_WINDOW_S, *members, **ELASTIC)
     assert late.verdict is not None
     assert late.verdict.status == "FAILED"
+
+
+def test_the_outlook_is_what_the_evidence_says_when_all_have_ended() -> None:
+    """G7: it stands in the document in case the node does not come back."""
+    failed = (ended(member(0), T, "died", killed(T)), ended(member(1), T + 5, "exited", signalled(T + 4)))
+    waits = run(**ELASTIC)
+    found = outlook(waits, failed)
+    assert found is not None
+    assert found.status == "FAILED"
+    assert outlook(waits, (failed[0], member(1))) is None
+    assert outlook(waits, (ended(member(0), T, "closed"),)) is None
+    done = outlook(waits, (ended(member(0), T, "finished", code_awaited=True),))
+    assert done is not None
+    assert done.status == "COMPLETED"
 
 
 @pytest.mark.parametrize("fields", [{"attempt": 1}, {"launcher_gone_at": T}, {"launcher": None}])

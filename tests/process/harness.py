@@ -452,7 +452,8 @@ class Node:
     def _is_ours(self, pid: int) -> bool:
         with contextlib.suppress(OSError):
             arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            return f"--runtime={self.home / 'run'}".encode() in arguments
+            spawner = any(argument.endswith(b"/spawn.py") for argument in arguments)  # not one itself
+            return f"--runtime={self.home / 'run'}".encode() in arguments and not spawner
         return False
 
     # --- what is in the store ---------------------------------------------------------------------

@@ -82,7 +82,9 @@ RACE = """
             children.append(child)
         for child in children:
             os.waitpid(child, 0)
-        for line in open(f"{home}/run/coordinator.log"):
+        lines = open(f"{home}/run/coordinator.log").read().splitlines()
+        assert all(line.startswith("{") for line in lines), lines
+        for line in lines:
             if json.loads(line)["event"] == "started":
                 os.kill(int(json.loads(line)["pid"]), signal.SIGTERM)
         for end in (*meeting[0], *meeting[1]):
@@ -157,6 +159,40 @@ def test_a_second_coordinator_finds_the_lock_taken(node: Node) -> None:
     assert script.expect("status") == "RUNNING"
     assert script.wait() == 0
     assert len(node.said("started")) == 1
+
+
+EAGER = """
+    import pluto_dist.host.launch as starting
+    starting.TICKET_LIFE_S = 0.0  # each look is a try
+    launch = starting.launch
+    def tried(*places, **more):
+        started = launch(*places, **more)
+        tell("tried", started)
+        return started
+    starting.launch = tried
+    real = starting.command
+    waits = f'until [ -e {os.getcwd()}/go ]; do sleep 0.05; done; exec "$@"'
+    slow = ("/bin/sh", "-c", waits, "sh")
+    starting.command = lambda options: [*slow, *real(options)]
+    run = pluto.init(run_id="slow", resume=True, quiet=True)
+    tell("up")
+    hear()
+    run.close()
+"""
+
+
+def test_nobody_starts_a_second_coordinator_because_the_first_is_slow(node: Node) -> None:
+    """R3: whoever tries finds that there is one, however long it takes until it serves them all."""
+    scripts = [node.start(EAGER, name=f"script{number}") for number in range(4)]
+    tries = [script.expect("tried") for script in scripts for _ in range(3)]
+    assert sorted(tries) == ["False"] * 11 + ["True"]
+    (pid,) = node.started()
+    (node.base / "go").touch()
+    for script in scripts:
+        script.expect("up")
+        script.say()
+    assert [line["pid"] for line in node.said("started")] == [str(pid)]
+    assert not node.said("already_running")
 
 
 def test_an_idle_coordinator_leaves_and_takes_its_socket_along(node: Node) -> None:

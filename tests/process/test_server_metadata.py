@@ -11,6 +11,7 @@ from tests.process.harness import wait_until
 from tests.process.served import Served
 
 SECRET = "hf_0123456789"
+DESCRIBED = {"PLUTO_DIST_SYSTEM_METRICS_S": "60", "NCCL_DEBUG": "INFO", "HF_TOKEN": SECRET}
 SCRIPT = """
     run = pluto.init(run_id="described", config={"lr": 1})
     log(run, {"loss": 1.0}, 0)
@@ -37,7 +38,7 @@ def check(found: dict[str, Any]) -> None:
 
 def test_the_page_knows_process_machine_and_packages(served: Served) -> None:
     """The server key is in nothing of it either."""
-    env = {"NCCL_DEBUG": "INFO", "HF_TOKEN": SECRET}
+    env = DESCRIBED
     script = served.start(SCRIPT, "--hf-token", SECRET, "--quiet", env=env)
     assert script.wait() == 0
     check(described(served))
@@ -46,7 +47,7 @@ def test_the_page_knows_process_machine_and_packages(served: Served) -> None:
 
 def test_a_run_that_is_uploaded_later_has_it_too(served: Served) -> None:
     """From the store, which may be uploaded on another machine."""
-    env = {"NCCL_DEBUG": "INFO", "HF_TOKEN": SECRET, "PLUTO_DIST_MODE": "local"}
+    env = DESCRIBED | {"PLUTO_DIST_MODE": "local"}
     script = served.start(SCRIPT, "--hf-token", SECRET, "--quiet", env=env)
     assert script.wait() == 0
     served.ended("described")
@@ -57,7 +58,7 @@ def test_a_run_that_is_uploaded_later_has_it_too(served: Served) -> None:
 
 def test_so_has_one_that_was_made_while_the_server_was_down(served: Served) -> None:
     served.cut_off()
-    env = {"NCCL_DEBUG": "INFO", "HF_TOKEN": SECRET, "PLUTO_DIST_OPEN_WAIT_S": "0.5"}
+    env = DESCRIBED | {"PLUTO_DIST_OPEN_WAIT_S": "0.5"}
     script = served.start(SCRIPT + "    tell('up'); hear()", "--hf-token", SECRET, "--quiet", env=env)
     script.expect("up")
     served.back()

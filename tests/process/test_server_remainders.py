@@ -239,8 +239,8 @@ def test_a_run_that_lives_is_left_for_later_unless_it_was_named(served: Served) 
     assert script.wait() == 0
 
 
-def test_after_a_hard_end_the_server_has_everything(served: Served) -> None:
-    """R11: the last rank is gone, and 0.1 s later whatever is left of the job."""
+def test_after_the_last_rank_nothing_but_the_status_is_to_be_sent(served: Served) -> None:
+    """R11: a scheduler gives 0.1 s until it kills whatever is left: time for one request and not for two."""
     launcher = served.launcher(3)
     body = """
         run = pluto.init(run_id="hard")
@@ -256,7 +256,28 @@ def test_after_a_hard_end_the_server_has_everything(served: Served) -> None:
     for rank in ranks:
         rank.say()
     wait_until(lambda: all(rank.gone for rank in ranks), "the last rank is gone")
-    time.sleep(0.1)  # what a scheduler gives, not a wait for something
+    gone_at = time.time()
+    assert served.ended_remotely("hard")["status"] == "COMPLETED"
     kill_all(served, launcher)
-    assert served.remote("hard")["status"] == "COMPLETED"
+    late = [entry for entry in served.server.requests() if entry["at"] > gone_at]
+    asked = {entry["path"] for entry in late if entry["service"] != "ingest"}  # measurements of the node
+    assert asked <= {"/api/runs/status/update"}
     assert served.missing("hard") == []
+
+
+def test_a_sync_beside_a_coordinator_that_waits_for_a_restart_says_nothing(served: Served) -> None:
+    """G1, R3: the Run is delivered and all have left, but its end is not decided; two would contradict."""
+    launcher = served.launcher(1, max_restarts=1)
+    rank = launcher.rank(0, 'run = pluto.init(run_id="again"); raise RuntimeError("the first attempt")')
+    assert rank.wait() == 1
+    wait_until(lambda: served.document("again")["phase"] == "restarting", "it waits for a restart")
+    assert served.document("again")["expected"]["status"] == "FAILED"
+    (result,) = sync(served, home=served.home)
+    assert (result["state"], "this node's coordinator" in result["why"]) == ("skipped", True)
+    (result,) = sync(served)  # from another machine, as far as it can know
+    assert (result["state"], "its coordinator wrote" in result["why"]) == ("skipped", True)
+    assert served.remote("again")["status"] == "RUNNING"
+    second = launcher.rank(0, 'pluto.init(run_id="again").finish()', attempt=1)
+    assert second.wait() == 0
+    launcher.kill()
+    assert served.ended_remotely("again")["status"] == "COMPLETED"

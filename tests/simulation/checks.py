@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from pluto_dist.core.machine.beats import LAST_S
+from pluto_dist.core.machine.beats import KNOWN_S, LAST_S
 from pluto_dist.core.rules.shared import MAX_TAGS
 from pluto_dist.core.values.backend import StatusReport
 from pluto_dist.core.values.book import Book
@@ -195,7 +195,7 @@ class Checks:
         self.world.say("status", f"{run.external_id}: {report.status}")
         ended = self.ended_at.get(run.key, 0.0)
         server = self.world.server
-        asked = any(at >= ended for at, _ in server.questions[stored.id])
+        asked = any(at >= ended - KNOWN_S for at, _ in server.questions[stored.id])
         # An answer that was on its way for all of the last question's time kept it from being asked.
         hung = any(start <= ended and end > ended + LAST_S for start, end in server.hung[run.key])
         self.expect(asked or hung, "R10: a status is sent, and nobody has asked for a cancel before")

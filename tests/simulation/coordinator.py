@@ -201,12 +201,15 @@ class SimDone:
 class SimWorker(Worker):
     """The real worker; only what it would write into the store goes into memory."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, coordinator: SimCoordinator) -> None:
+        world = self._world = coordinator.world
         super().__init__(lambda target: world.backend(target.mode), recorder=_NoRecorder())  # type: ignore[arg-type]
-        self._world = world
+        self._coordinator = coordinator
 
     def do(self, effect: Slow) -> on.Event | None:
         world = self._world
+        first = self._coordinator.is_intact()
+        world.checks.expect(first, f"R3: {type(effect).__name__} of a coordinator that was replaced")
         match effect:
             case do.WriteDocument(run=run, revision=revision, body=body):
                 world.store.documents[run] = body
@@ -242,7 +245,9 @@ class SimDriver(Driver):
         database: Any = session
         self.socket = SimServer(world)
         server: Any = self.socket
-        super().__init__(core, places, database, server, SimWorker(world), Keys())
+        super().__init__(
+            core, places, database, server, SimWorker(coordinator), Keys(), coordinator.is_intact
+        )
         background = self._background
         if background.wake is not None:
             os.close(background.wake)
@@ -310,6 +315,10 @@ class SimCoordinator:
         self.driver = SimDriver(self, self.core, session)
         self._timer = 0
         self.has_key = False
+
+    def is_intact(self) -> bool:
+        """Whether the lock is its own; a filesystem may show it to one alone: then the database tells."""
+        return self.world.usurped is not self or self.world.lock_is_blind
 
     def start(self) -> None:
         self._guarded(self.driver.start)

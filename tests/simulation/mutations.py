@@ -37,6 +37,7 @@ from pluto_dist.core.values.lifecycle import Closed, Finished
 from pluto_dist.core.values.records import Verdict
 from pluto_dist.spool.writer import StreamWriter
 from tests.simulation.__main__ import attempt
+from tests.simulation.coordinator import SimCoordinator
 from tests.simulation.plan import make_plan
 from tests.simulation.test_simulation import LATER
 
@@ -297,6 +298,17 @@ def stop_is_a_failure() -> Patch:
     return verdict, "is_stop", lambda evidence: False
 
 
+def lock_not_looked_at() -> Patch:
+    """A coordinator whose lock was replaced goes on until the database tells."""
+    return SimCoordinator, "is_intact", _blind
+
+
+def _blind(self: SimCoordinator) -> bool:
+    """For the driver and its threads; the check knows better."""
+    caller = sys._getframe(1).f_code.co_name
+    return caller != "do" or self.world.usurped is not self or self.world.lock_is_blind
+
+
 def cancel_not_asked_for() -> Patch:
     """A status goes out without the last question."""
     return Beats, "asked_last", lambda self, run: True
@@ -349,8 +361,8 @@ MUTATIONS: tuple[Callable[[], Patch], ...] = (
     finish_code_ignored, folder_removed_early, two_owners, verdict_not_frozen, not_durable, set_aside_lost,
     torn_write_continued, death_unnoticed, late_records_not_renamed, intent_not_awaited, tries_not_counted,
     records_before_the_opening, workers_not_waited_for, stop_is_a_failure,
-    generation_not_checked, trials_melt, next_start_is_a_late_rank, unlabelled_share_a_series,
-    parents_will_counts, cancel_not_asked_for, cancel_crosses_the_status,
+    generation_not_checked, lock_not_looked_at, trials_melt, next_start_is_a_late_rank,
+    unlabelled_share_a_series, parents_will_counts, cancel_not_asked_for, cancel_crosses_the_status,
 )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from pluto_dist.core.machine.beats import KNOWN_S
 from pluto_dist.core.values.book import Book
 from pluto_dist.core.values.records import Lease, Run
 
@@ -49,7 +50,7 @@ def _was_to_be_found(world: World, run: Run, cancelled: float) -> bool:
 
     Not if the cancel came after a question that was answered, or if nothing answered in time.
     """
-    server, ended = world.server, world.checks.ended_at.get(run.key, world.now)
+    server, ended = world.server, world.checks.ended_at.get(run.key, world.now) - KNOWN_S
     reported = min((at for at in server.reports[run.id or 0] if at >= ended), default=world.now)
     if cancelled >= reported:
         return False

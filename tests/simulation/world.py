@@ -33,6 +33,7 @@ from tests.simulation.server import Server, Store, StoreBackend, value_of
 
 LONGEST_S = 6000.0
 START_S = 1000.0
+BLIND_LOCKS = 0.5  # so often a lock says nothing of the second coordinator
 SETTLED_S = 21.0  # a coordinator at rest is looked at again after this time
 
 
@@ -73,6 +74,7 @@ class World:
         self.checks = Checks(self)
         self.coordinator: SimCoordinator | None = None
         self.usurped: SimCoordinator | None = None  # the one before, beside which another one was started
+        self.lock_is_blind = Random(f"lock {plan.seed}").random() < BLIND_LOCKS
         self.processes: list[Process] = []
         self.leases: dict[str, Process] = {}
         self.launchers: dict[str, Launcher] = {}
@@ -353,6 +355,9 @@ class World:
                 self._partitioned_until = self.now + fault.seconds
             case "database":
                 self.database_full = True
+                self.outages.append(
+                    (self.now, self.now + fault.seconds)
+                )  # what it cannot keep it does not do
                 self.at(fault.seconds, lambda: setattr(self, "database_full", False), None)
             case "cancel":
                 for run_id in self.server.runs:

@@ -90,15 +90,13 @@ def read_points(document: Document, roots: Sequence[Path]) -> Iterator[SeriesPoi
         roots: folders that hold one folder per lease: `<store>/runs/<key>/streams`, `<spool>/leases`. The
             first one is the Run's own: a lease folder there counts even if the document does not know it yet.
     """
-    return _points_in(document, roots, ("metrics", "data", "files"))
+    return read_points_of(document, roots, ("metrics", "data", "files"))
 
 
-def read_texts(document: Document, roots: Sequence[Path]) -> Iterator[SeriesPoint]:
-    """The points of series of texts, histograms and tables; arguments as for `read_points`."""
-    return _points_in(document, roots, ("data",))
-
-
-def _points_in(document: Document, roots: Sequence[Path], kinds: tuple[str, ...]) -> Iterator[SeriesPoint]:
+def read_points_of(
+    document: Document, roots: Sequence[Path], kinds: tuple[str, ...]
+) -> Iterator[SeriesPoint]:
+    """As `read_points`, of some kinds of streams: `metrics`, `data` (texts, histograms, tables), `files`."""
     names = FinalNames(document)
     for segment in (found for found in segments(document, roots) if found.kind in kinds):
         for cut in segment.cuts():

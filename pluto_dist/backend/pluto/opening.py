@@ -9,19 +9,12 @@ coordinator's key in the Run's loggerSettings.
 
 A Run that was reopened all the same is named in the refusal, with what it was: the coordinator keeps that on
 disk until it is put back.
-
-What a Run's history tells: whether our own call has reopened it, and what is left to put back (R8).
-
-Asking looks first, so this is the exception: `create` met an ended Run that was not looked at. The newest
-event is then a `resume`, and it is as young as our call. Both times are the server's. The limit: a resume by
-somebody else within the same seconds cannot be told from ours.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -31,7 +24,6 @@ from pluto_dist.backend.pluto.client import (
     Client,
     Details,
     RunReply,
-    StatusEvent,
     epoch_ms,
     mark,
     parsed,
@@ -41,6 +33,7 @@ from pluto_dist.backend.pluto.client import (
     system_metadata,
 )
 from pluto_dist.backend.pluto.exchange import Failed, Reply, already_exists, failed, not_opened, refused
+from pluto_dist.backend.pluto.history import reopening
 from pluto_dist.backend.pluto.lookup import Lookup, Missing, Parent, status_of
 from pluto_dist.core.values.backend import (
     OpenRequest,
@@ -53,65 +46,6 @@ from pluto_dist.core.values.backend import (
     Unavailable,
 )
 from pluto_dist.errors import ServerRefusedError, UsageError
-
-MONITOR = "stale-monitor"  # source of the events of the server's liveness monitor
-RESUME = "resume"
-Todo = Literal["nothing", "status", "resume and status"]
-
-SLACK_MS = 2_000  # the `Date` header has whole seconds, and a proxy may add its own
-
-
-class Reopening(msgspec.Struct, frozen=True):
-    """What our call changed: the status before, and since when the Run had it (None if not recorded)."""
-
-    status: Status
-    since_ms: int | None
-
-
-def reopening(events: Sequence[StatusEvent], called_ms: int) -> Reopening | None:
-    """What the call changed, None if it changed nothing.
-
-    Args:
-        events: the Run's history in the order of writing.
-        called_ms: the server's time at our call.
-    """
-    if not events:
-        return None
-    newest = events[-1]
-    before = newest.from_status
-    if before is None or before not in TERMINAL:
-        return None
-    if newest.source != RESUME or newest.at_ms < called_ms - SLACK_MS:
-        return None
-    ended = next((event for event in reversed(events[:-1]) if event.to_status == before), None)
-    return Reopening(before, ended.at_ms if ended else None)
-
-
-def ended_by_monitor(events: Sequence[StatusEvent]) -> bool:
-    """Whether the Run's last change was the liveness monitor's.
-
-    Args:
-        events: the Run's history in the order of writing.
-    """
-    return bool(events) and events[-1].source == MONITOR
-
-
-def left_to_do(events: Sequence[StatusEvent], was: Status) -> Todo:
-    """What puts an end back that asking has taken away.
-
-    The monitor marks a Run FAILED that was reopened and then left; a lower severity than FAILED is ignored
-    unless the Run is RUNNING again. Whatever else has happened since is somebody else's will.
-
-    Args:
-        events: the Run's history in the order of writing.
-        was: the status before.
-    """
-    reaped = ended_by_monitor(events)
-    since = events[:-1] if reaped else events
-    if not since or since[-1].source != RESUME or since[-1].from_status != was:
-        return "nothing"
-    return "resume and status" if reaped else "status"
-
 
 AGAIN_S = 2.0  # a Run that does not exist yet is made by its owner's node within seconds of the job's start
 LOOK_ON_S = 0.5  # between two looks at a project with many Runs of other clients

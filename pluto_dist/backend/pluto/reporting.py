@@ -9,7 +9,7 @@ from __future__ import annotations
 from pluto_dist.backend.pluto import guard
 from pluto_dist.backend.pluto.client import Client, read_details, read_history
 from pluto_dist.backend.pluto.exchange import Failed, failed
-from pluto_dist.backend.pluto.opening import ended_by_monitor
+from pluto_dist.backend.pluto.history import ended_by_monitor
 from pluto_dist.core.values.backend import Outcome, StatusReport, Told
 
 

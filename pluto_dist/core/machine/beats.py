@@ -10,6 +10,9 @@ two signs of life, or while no coordinator runs, would be FAILED now and CANCELL
 moment later. So the last thing before a status is one more question. The status does not wait for the answer
 longer than `LAST_S`; a cancel that comes after it changes nothing. `finish --force` is a later word than any
 cancel, so there is no question before it.
+
+While an exit code is awaited the question is asked ahead, and the process that is about to exit waits for the
+answer: with its exit everything of the job may be killed, and then there is time for one request, the status.
 """
 
 from __future__ import annotations
@@ -27,17 +30,31 @@ POLL_S = 4.0  # while somebody trains, because only the answer to a heartbeat te
 APART_S = 0.25  # a node with many Runs asks no more often than this
 BEAT_S = 20.0  # the server forgets a Run 150 s after its last heartbeat and stores at most one each 30 s
 LAST_S = 3.0  # the status waits no longer for the answer to the last question
+KNOWN_S = 5.0  # an answer is not older when the status goes out
 
 
 class _Question(msgspec.Struct):
-    """The last one before the status of one epoch; `answered` when there is nothing left to wait for."""
+    """The last one before the status of one epoch.
+
+    Attributes:
+        sent_at: since when an answer is on its way, None if none is.
+        known_at: when the question was sent whose answer came; a cancel after that is not in it.
+        over: the status may have reached the server; a question after it would be about the status.
+    """
 
     epoch: int
     since: float
     not_before: float
     failures: int = 0
-    sent: bool = False
-    answered: bool = False
+    sent_at: float | None = None
+    known_at: float | None = None
+    over: bool = False
+
+    def is_known(self, now: float) -> bool:
+        """Whether there is nothing left to wait for."""
+        if self.over or self.known_at is None:
+            return self.over or now >= self.since + LAST_S
+        return now < self.known_at + KNOWN_S
 
 
 class Beats:
@@ -79,14 +96,22 @@ class Beats:
             return True
         now = self._context.now.at
         question = self._questions.get(run.key)
-        if question is None or question.epoch != run.epoch:
-            question = self._questions[run.key] = _Question(run.epoch, now, now)
-        if question.answered or now >= question.since + LAST_S:
+        if question is not None and question.epoch == run.epoch and question.is_known(now):
             return True
+        if question is None or question.epoch != run.epoch or question.known_at is not None:
+            question = self._questions[run.key] = _Question(run.epoch, now, now)
         if now >= question.not_before and run.key not in self._in_flight:
-            question.sent = True
+            question.sent_at = now
             self._send(run)
         return False
+
+    def knows(self, run: Run) -> bool:
+        """As `asked_last`, but asks nothing."""
+        question = self._questions.get(run.key)
+        asked = (
+            question is not None and question.epoch == run.epoch and question.is_known(self._context.now.at)
+        )
+        return run.forced or asked
 
     def doubts(self, run: Run) -> bool:
         """Whether it has to be asked once more how the Run ended; asks."""
@@ -99,6 +124,9 @@ class Beats:
 
     def status_leaves(self, run: Run) -> None:
         """A status goes out; a sign of life that is on its way may arrive before or after it."""
+        question = self._questions.get(run.key)
+        if question is not None:
+            question.over = True
         if run.key in self._in_flight:
             self._crossing.add(run.key)
 
@@ -108,7 +136,7 @@ class Beats:
         Perhaps it did (`unsure`), and then a cancel comes too late; but only where the question was answered.
         """
         question = self._questions.get(run.key)
-        if question is not None and not (unsure and question.answered):
+        if question is not None and not (unsure and question.known_at is not None):
             del self._questions[run.key]
 
     def end(self, run: Run) -> None:
@@ -123,7 +151,7 @@ class Beats:
         heard = isinstance(event.beat.outcome, Delivered | Rejected)
         self._put_off(run, heard=heard)
         question = self._questions.get(run.key)
-        if question is not None and question.sent:
+        if question is not None and question.sent_at is not None:
             self._take_answer(question, heard=heard)
         if crossed and event.beat.status == "CANCELLED":
             self._questions.pop(run.key, None)
@@ -132,15 +160,22 @@ class Beats:
         return True
 
     def is_last(self, run: Run) -> bool:
-        """Whether the status waits for the answer that is on its way."""
+        """Whether the answer to the last question is on its way."""
         question = self._questions.get(run.key)
-        return question is not None and question.sent
+        return question is not None and question.sent_at is not None
+
+    def waits(self, run: Run) -> bool:
+        """Whether something waits for that answer."""
+        question = self._questions.get(run.key)
+        if question is None or question.sent_at is None:
+            return False
+        return not question.is_known(self._context.now.at)
 
     def deadline(self, run: str) -> float | None:
         """When there may be something to do, if nothing happens before."""
         waits = [self._due_at[run]] if run in self._due_at else []
         question = self._questions.get(run)
-        if question is not None and not question.answered:
+        if question is not None and question.known_at is None and not question.over:
             waits += [question.since + LAST_S, question.not_before]
         return min((at for at in waits if at > self._context.now.at), default=None)
 
@@ -166,9 +201,9 @@ class Beats:
             self._due_at[run.key] = max(self._due_at[run.key], self._context.now.at + wait_s)
 
     def _take_answer(self, question: _Question, *, heard: bool) -> None:
-        question.sent = False
+        sent_at, question.sent_at = question.sent_at, None
         if heard:
-            question.answered = True
+            question.known_at = sent_at
             return
         now = self._context.now
         question.not_before = now.at + backoff_s(question.failures, now.jitter)

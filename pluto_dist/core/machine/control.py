@@ -76,13 +76,14 @@ class Controls:
         self._seated: dict[str, int] = {}
         self._token = 0
 
-    def advance(self, run: Run, *, may_report: bool, beat_s: float | None) -> None:
+    def advance(self, run: Run, *, may_report: bool, beat_s: float | None, ends: bool = False) -> None:
         """Sends the next thing that the backend does not have yet.
 
         Args:
             run: whose.
             may_report: nothing holds the terminal status up.
             beat_s: how often the backend is told that the Run lives, None if it does not.
+            ends: only an exit code is awaited.
         """
         if run.id is None or run.opening:
             return
@@ -96,6 +97,8 @@ class Controls:
             return
         errand = self._next(run, may_report)
         if errand is None:
+            if ends and may_report and next(self._wanted(run), None) is None:
+                self._beats.asked_last(run)
             return
         if errand.operation == "status":
             self._context.reporting.add(run.key)
@@ -147,8 +150,8 @@ class Controls:
         if run is None:
             return
         last, sure = self._beats.is_last(run), self._beats.answered(run, event)
-        if run.ended or self._beats.overdue(run):
-            self._context.touch(run.key)  # its status, or the next sign of life, may have waited for this one
+        if run.ended or last or self._beats.overdue(run):
+            self._context.touch(run.key)  # its status, who leaves, or the next sign of life may have waited
         self._context.heard_of_key(run, event.beat.outcome)
         if run.relay and not run.ended and event.beat.status is not None:
             self._context.change_run(
@@ -180,8 +183,14 @@ class Controls:
     def settled(self, run: Run) -> bool:
         """Whether the backend has everything except perhaps the status."""
         return run.target.mode == "local" or (
-            next(self._wanted(run), None) is None and not self._beats.is_last(run)
+            next(self._wanted(run), None) is None and not self._beats.waits(run)
         )
+
+    def asked(self, run: Run) -> bool:
+        """Whether nobody has to wait for the last question before a status that is awaited."""
+        if run.target.mode == "local" or run.relay or run.id is None or run.opening:
+            return True
+        return not self._context.may_talk(run) or self._beats.knows(run)
 
     def forget(self, run: str) -> None:
         """The Run is forgotten."""

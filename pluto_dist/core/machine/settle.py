@@ -180,7 +180,8 @@ class Settling:
         delivered, quiet = self._standings.delivered(run), self._delivery.quiet(run)
         beat_s = _beat_s(run, assessment, members)
         may_report = delivered and quiet and self._clusters.may_report(run)
-        self._controls.advance(run, may_report=may_report, beat_s=beat_s)
+        ends = assessment.expected is not None and not run.ended
+        self._controls.advance(run, may_report=may_report, beat_s=beat_s, ends=ends)
         self._plan(run, assessment, self._status_by(run, delivered=delivered, quiet=quiet))
         for lease in self._book.left(run.key):
             self._remove_if_done(lease.lease_id)

@@ -18,7 +18,7 @@ from pluto_dist.core.machine.delivery import Delivery
 from pluto_dist.core.machine.store import Filing
 from pluto_dist.core.machine.stragglers import Paces
 from pluto_dist.core.rules.participants import is_node, relieved_launchers
-from pluto_dist.core.rules.verdict import Assessment, Phase, assess, members_of
+from pluto_dist.core.rules.verdict import Assessment, Phase, assess, members_of, outlook
 from pluto_dist.core.values.book import Config
 from pluto_dist.core.values.document import Live, show
 from pluto_dist.core.values.effects import Send
@@ -38,6 +38,7 @@ class Standing(msgspec.Struct, frozen=True):
         members: owners and workers alive, whatever their epoch.
         safe: what ended participants wrote, tags and config are where they belong (R11).
         told: so is the status, or it will not be known for long.
+        asked: the server was asked for a cancel before a status for which only an exit code is missing.
         relieved: leases of launchers that leave the console to those below them.
     """
 
@@ -45,6 +46,7 @@ class Standing(msgspec.Struct, frozen=True):
     members: int
     safe: bool
     told: bool
+    asked: bool
     relieved: frozenset[str]
     key_problem: str
     trouble: str
@@ -88,6 +90,7 @@ class Standings:
             and self._controls.settled(run)
             and self._clusters.safe(run),
             told=told,
+            asked=self._controls.asked(run),
             relieved=relieved_launchers(leases),
             key_problem=self._key_problem(run),
             trouble=self.trouble(run),
@@ -294,10 +297,10 @@ class Views:
 
     def document(self, run: Run, shown_as: Run | None = None) -> bytes:
         """The Run's document as of now."""
-        leases = self._book.leases_of(run.key)
+        leases, shown = self._book.leases_of(run.key), shown_as or run
         return show(
             self._book,
-            shown_as or run,
+            shown,
             phase=self._phase(run),
             pending=sum(self._delivery.pending_bytes(lease) for lease in leases),
             trouble=self._stand.trouble(run),
@@ -308,6 +311,7 @@ class Views:
                 for lease in leases
                 if lease.lease_id in self._seen_ms
             },
+            expected=outlook(shown, members_of(shown, leases)),
         )
 
     def config(self, lease: Lease) -> bytes:
@@ -346,7 +350,8 @@ class Views:
 
     def _drained(self, lease: Lease, standing: Standing) -> bool:
         """Whether a leaving participant has nothing left to wait for (R11)."""
-        told = standing.told or lease.code_awaited  # the verdict waits for this very process
+        waited_for = lease.code_awaited and standing.asked  # the verdict waits for this very process
+        told = standing.told or waited_for
         return not lease.alive and told and standing.safe and self._delivery.complete(lease)
 
     def _send(self, view: View, request: int) -> None:
@@ -396,7 +401,7 @@ def _lasting(standing: Standing) -> Standing:
 
 def _lively(standing: Standing) -> Standing:
     """What matters to the living: not whether those who have left may go."""
-    return msgspec.structs.replace(_lasting(standing), safe=False, told=False)
+    return msgspec.structs.replace(_lasting(standing), safe=False, told=False, asked=False)
 
 
 def _matters(view: View) -> View:

@@ -270,6 +270,20 @@ def assess(run: Run, members: tuple[Lease, ...], now: float) -> Assessment:
     return _without_owner(run, owner, members, now)
 
 
+def outlook(run: Run, members: tuple[Lease, ...]) -> Verdict | None:
+    """The end, if nothing else became known of a Run whose members have all ended, None otherwise.
+
+    It stands in the Run's document in case this node does not come back: the evidence is here only. It is no
+    verdict: an exit code, a restart or a new owner may still change it.
+    """
+    owner = next((lease for lease in members if lease.lease_id == run.owner), None)
+    if run.ended or run.relay or owner is None or owner.end_reason == "closed":
+        return None
+    if any(member.alive for member in members):
+        return None
+    return decide(run, members)
+
+
 def members_of(run: Run, leases: tuple[Lease, ...]) -> tuple[Lease, ...]:
     """Owner and workers whose evidence counts: those of the current epoch."""
     return tuple(

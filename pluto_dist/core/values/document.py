@@ -27,6 +27,7 @@ from pluto_dist.core.values.records import (
     Run,
     RunEvent,
     SeriesOwner,
+    Verdict,
 )
 
 FORMAT = 1
@@ -211,6 +212,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     events: tuple[RunEvent, ...]
     restore: Restore
     relay: str = ""
+    expected: VerdictShown | None = None
     server_status: Status | None = None
     refusals: dict[str, str] = {}
     damaged: int = 0
@@ -280,15 +282,23 @@ def show(
     pending: int = 0,
     trouble: str = "",
     live: dict[str, Live] | None = None,
+    expected: Verdict | None = None,
 ) -> bytes:
     """The document as JSON."""
     return _encoder.encode(
-        document(book, run, phase=phase, pending=pending, trouble=trouble, live=live or {})
+        document(book, run, phase=phase, pending=pending, trouble=trouble, live=live or {}, expected=expected)
     )
 
 
 def document(
-    book: Book, run: Run, *, phase: str, pending: int, trouble: str, live: dict[str, Live]
+    book: Book,
+    run: Run,
+    *,
+    phase: str,
+    pending: int,
+    trouble: str,
+    live: dict[str, Live],
+    expected: Verdict | None = None,
 ) -> Document:
     """The document as a value."""
     leases = tuple(sorted(book.leases_of(run.key), key=lambda lease: (lease.granted_ms or 0, lease.lease_id)))
@@ -297,7 +307,6 @@ def document(
     summary = book.points_of(run.key)
     shown = tuple(_lease(book, lease, live.get(lease.lease_id)) for lease in leases if lease.participant)
     series = _series(book, run)
-    verdict = run.verdict
     return Document(
         format=FORMAT,
         key=run.key,
@@ -325,7 +334,8 @@ def document(
         leases=_past_leases(history, shown) + shown,
         summary=summary,
         points=sum(point.count for point in summary.values()),
-        verdict=VerdictShown(verdict.status, verdict.reason, verdict.first_failure) if verdict else None,
+        verdict=_verdict(run.verdict),
+        expected=_verdict(expected),
         reported=run.reported,
         relay=run.relay,
         server_status=run.server_status,
@@ -346,6 +356,12 @@ def document(
             {label: msgspec.Raw(body) for label, body in config.sides.items()},
         ),
     )
+
+
+def _verdict(verdict: Verdict | None) -> VerdictShown | None:
+    if verdict is None:
+        return None
+    return VerdictShown(verdict.status, verdict.reason, verdict.first_failure)
 
 
 def _past_leases(history: History, shown: tuple[LeaseShown, ...]) -> tuple[LeaseShown, ...]:
