@@ -94,8 +94,8 @@ def init(
     loaded = _settings("init", settings, **where, project=project, mode=mode, strict=strict, quiet=quiet)
     asked, from_env = (run_id, False) if run_id is not None else (loaded.run_id, True)
     if (
-        run_id is not None and run_id == loaded.run_id
-    ):  # run_id=os.environ["PLUTO_RUN_ID"], as scripts have it
+        isinstance(run_id, str) and run_id == loaded.run_id
+    ):  # run_id=os.environ["PLUTO_RUN_ID"], as scripts do
         from_env = True
     if loaded.mode == "disabled":
         return disabled_run(loaded, name, asked, config, tags)

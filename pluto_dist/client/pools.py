@@ -19,9 +19,8 @@ _LOOPS = (
 )
 _MACHINERY = ("multiprocessing.", "threading", "selectors", "joblib.externals.loky.backend", "loky.backend")
 
-# Signals by which a process is ended; Windows, where this module is loaded too, lacks some of them.
 _ENDING = ("SIGHUP", "SIGINT", "SIGQUIT", "SIGABRT", "SIGKILL", "SIGTERM")
-ENDING = frozenset(getattr(signal, name) for name in _ENDING if hasattr(signal, name))
+ENDING = frozenset(getattr(signal, name) for name in _ENDING if hasattr(signal, name))  # not all on Windows
 
 
 def parent_pid() -> int | None:
