@@ -21,7 +21,7 @@ from pluto_dist.client.arguments import (
 )
 from pluto_dist.client.interface import RunLike, leave_out, settings_of, tell_left_out
 from pluto_dist.client.interface import Settings as GivenSettings
-from pluto_dist.client.opening import disabled_run, generate_run_id, open_lease
+from pluto_dist.client.opening import disabled_run, generate_run_id
 from pluto_dist.client.runs import RUNS
 from pluto_dist.client.values import shown
 from pluto_dist.core.values.ids import Role
@@ -255,9 +255,12 @@ def login(
 
 
 def _opened(wish: Wish, settings: Settings) -> AnyRun:
-    if sys.platform == "win32":  # nothing is opened or deferred there, and it says so
+    """Importing the package loads none of what opens a Run, and Windows lacks what that needs."""
+    if sys.platform == "win32":
+        from pluto_dist.client.opening import open_lease
+
         return open_lease(wish, settings)
-    from pluto_dist.client.travel import opened  # importing the package loads none of what opens a Run
+    from pluto_dist.client.travel import opened
 
     return opened(wish, settings)
 
