@@ -138,7 +138,7 @@ def test_disabled_costs_nothing_and_starts_nothing(node: Node) -> None:
 def test_the_store_cannot_be_written_for_a_while(node: Node) -> None:
     """R13, G5: init waits bounded, training goes on, everything arrives when the store takes it."""
     node.store.write_text("a file where the store should be")
-    node.set(PLUTO_DIST_OPEN_WAIT_S="0.3")
+    node.set(PLUTO_DIST_OPEN_WAIT_S="2")
     script = node.start("""
         run = pluto.init(run_id="later", quiet=True)
         for step in range(100):
@@ -166,10 +166,10 @@ def test_a_store_that_takes_nothing_is_told_at_the_start_and_at_the_end(node: No
         run.log({{"loss": 2.0}})
         tell("logged")
         hear()
-        run.finish(timeout_s=1.0)
+        run.finish(timeout_s=5.0)
         tell("finished")
         """,
-        env={"PLUTO_DIST_OPEN_WAIT_S": "0.3", "PLUTO_DIST_CONSOLE": "off"},
+        env={"PLUTO_DIST_OPEN_WAIT_S": "2", "PLUTO_DIST_CONSOLE": "off"},
     )
     script.expect("logged")
     (warning,) = script.stderr.splitlines()
@@ -181,7 +181,7 @@ def test_a_store_that_takes_nothing_is_told_at_the_start_and_at_the_end(node: No
     script.say()
     script.expect("finished")
     undelivered, last = script.stderr.splitlines()[1:]
-    assert f"within 1 s ({cause})" in undelivered
+    assert f"within 5 s ({cause})" in undelivered
     assert "COMPLETED, 0 points, 2 records not delivered yet; look: pluto-dist show" in last
     assert script.wait() == 0
 

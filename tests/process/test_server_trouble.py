@@ -51,7 +51,7 @@ def test_the_last_line_of_a_run_without_a_server_says_what_is_kept_and_how_to_up
         """
         run = pluto.init(run_id="early")
         log(run, {"loss": 1.0}, 0)
-        run.finish(timeout_s=1.0)
+        run.finish(timeout_s=5.0)
         tell("finished")
         """,
         env={"PLUTO_DIST_OPEN_WAIT_S": "0", "PLUTO_DIST_CONSOLE": "off"},
