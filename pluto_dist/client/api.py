@@ -246,9 +246,9 @@ def login(
     Raises:
         SettingError: a setting cannot be used, or a stored key cannot be read.
     """
-    from pluto_dist.client import announce
+    from pluto_dist.client import notices
 
-    announce.key_found(_settings("login", settings))
+    notices.key_found(_settings("login", settings))
 
 
 def _opened(wish: Wish, settings: Settings) -> AnyRun:

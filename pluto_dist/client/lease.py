@@ -14,13 +14,13 @@ import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from pluto_dist.client import announce
+from pluto_dist.client import notices
 from pluto_dist.client.arguments import code_of, seconds_of
 from pluto_dist.client.calls import calling
 from pluto_dist.client.console.capture import CAPTURES
 from pluto_dist.client.lease_files import LeaseFiles, Wall
 from pluto_dist.client.link import Link
-from pluto_dist.client.notices import Tidings, WarnOnce
+from pluto_dist.client.notices import Notices, WarnOnce
 from pluto_dist.client.offline import Claimed, knows_its_run
 from pluto_dist.client.points import PointLog
 from pluto_dist.client.stops import STOPS
@@ -57,7 +57,7 @@ UNANSWERED_S = 10.0  # a coordinator that has said nothing by then does not work
 _log = logging.getLogger("pluto_dist")
 
 
-class HeldLease:
+class Lease:
     """One per `init()` or `attach()`.
 
     Args:
@@ -99,7 +99,7 @@ class HeldLease:
         self._granted_once = False
         self._claimed: Claimed | None = None
         self._unheard = False
-        self._tidings = Tidings(settings.on_cancel)
+        self._notices = Notices(settings.on_cancel)
 
     # --- what is known of it ----------------------------------------------------------------------
 
@@ -151,13 +151,13 @@ class HeldLease:
 
     def granted(self, view: View) -> None:
         """Takes the first automatic step from the coordinator; called by the link with each view."""
-        self._tidings.take(view)
+        self._notices.take(view)
         if self._command is not None:
             self._command.relieve(view.relieved)
         if view.state != "active" or self._granted_once:
             return
         self._granted_once = True
-        announce.joined(view, self.settings)
+        notices.joined(view, self.settings)
         self.points.start_at(view.next_step)
         if view.role == "side":  # its output is its own, unless somebody asked for it
             CAPTURES.stop(self.lease_id, unless_asked=True)
@@ -403,7 +403,7 @@ def leave(
         _tell_dropped(files)
     if not safe:
         _tell_undelivered(link.view, files, bound)
-    announce.finished(link.view, settings, files.records)
+    notices.finished(link.view, settings, files.records)
     link.close()
     if taken and not exiting:
         files.release()
@@ -440,7 +440,7 @@ def _wait_shown(link: Link, until: Callable[[View], bool], deadline: float, sett
     """Waits; on a terminal people see what for, once it takes longer than they would think nothing of."""
     if link.wait(until, max(0.0, min(SHOW_AFTER_S, deadline - boot_clock()))):
         return True
-    with announce.Waiting(settings) as waiting:
+    with notices.Waiting(settings) as waiting:
         while (left := deadline - boot_clock()) > 0:
             waiting.show(link.view, left)
             if link.wait(until, min(SHOW_EVERY_S, left)):

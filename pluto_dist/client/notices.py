@@ -1,4 +1,6 @@
-"""What people in front of a Run are told while it goes on, and what is worth saying once.
+"""What a user is told: one line at init, one at the end, what is waited for, and what is said once.
+
+What people in front of a Run are told while it goes on, and what is worth saying once.
 
 Warnings that are worth saying once.
 
@@ -7,16 +9,27 @@ What the people in front of a Run have to know while it goes on: told once, by i
 A Run that somebody cancels on the server goes on here: nobody but the training knows what it still has to
 save. It is told with a warning and `run.cancelled`; with `on_cancel="interrupt"` owner and workers get a
 KeyboardInterrupt in their main thread as well, also one that waits in a system call.
+
+What a user sees on stderr: one line at init, one at the end, and what is waited for if it takes long.
 """
 
 from __future__ import annotations
 
 import logging
 import signal
+import sys
 import threading
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, Self
 
-from pluto_dist.core.values.messages import View
+from pluto_dist.client.terminal import is_terminal, put, tell
+from pluto_dist.core.rules.verdict import server_differs
+from pluto_dist.core.values.ids import RunRef
+from pluto_dist.core.values.messages import RunView, View
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pluto_dist.host.settings import Settings
 
 _log = logging.getLogger("pluto_dist")
 
@@ -33,7 +46,7 @@ class WarnOnce:
             _log.warning("%s", message)
 
 
-class Tidings:
+class Notices:
     """Looks at every view; called in the link's thread.
 
     Args:
@@ -73,3 +86,176 @@ class Tidings:
         new = what not in self._told
         self._told.add(what)
         return new
+
+
+def started(view: View | None, settings: Settings, spool: str) -> None:
+    """Which Run it is, where it goes and how to watch it.
+
+    Args:
+        view: what the coordinator said last.
+        settings: `quiet` keeps it from being printed; a store that takes nothing is told all the same.
+        spool: folder of this process's records.
+    """
+    if view is None or view.run is None or view.role != "owner":
+        return
+    run, store = view.run, _store(settings)
+    if run.mode == "local" and run.provisional:
+        _log.warning(
+            "%s has no place in the store yet: %s. Everything is kept in %s until the store can be written; "
+            "init(dir=…) or PLUTO_DIR names another one",
+            _named(run),
+            view.trouble or f"{store} does not answer",
+            spool,
+        )
+    elif not settings.quiet:
+        _print_started(run, str(store))
+
+
+def key_found(settings: Settings) -> None:
+    """What `login()` says: nothing, if there is a key."""
+    if settings.api_key is None and settings.mode != "disabled" and not settings.quiet:
+        tell(
+            f"no API key found; Runs are kept in {_store(settings)}, `pluto-dist sync` uploads them. "
+            "For a key set PLUTO_API_KEY, or run `pluto login` of the official client"
+        )
+
+
+def adds_no_tags(view: View | None, tags: tuple[str, ...]) -> None:
+    """Tags that were given to `init()` and that joining does not add: as a side, or on a node that relays."""
+    if view is None or view.run is None or view.role == "owner":
+        return
+    missing = [tag for tag in tags if tag not in view.run.tags]
+    if missing:
+        _log.warning(
+            "init(tags=…) does not add %s here: this process is a %s of %s; run.add_tags() does",
+            ", ".join(map(repr, missing)),
+            view.role,
+            _named(view.run),
+        )
+
+
+def waits_for(run: RunRef | None, timeout_s: float, settings: Settings) -> None:
+    """An attach has to wait: for a Run that starts later, or for one whose id is mistyped."""
+    if not settings.quiet:
+        what = f"Run {run}" if run is not None else "a live Run"
+        tell(f"attach() waits for {what}, up to {timeout_s:g} s; `pluto-dist ps` shows which there are")
+
+
+def belongs_to_launcher(view: View | None, name: str | None, project: str, launchers_project: str) -> None:
+    """A script below `pluto-dist run` asks for names that its Run will not have: one of its workers says so.
+
+    Args:
+        view: what the coordinator said last.
+        name, project: what the script asked for.
+        launchers_project: what the launcher was told.
+    """
+    if view is None or view.run is None or view.role != "worker" or view.rank not in (None, 0):
+        return
+    run, other = view.run, []
+    if project not in (run.project, launchers_project):
+        other.append(("project", project, run.project))
+    if name not in (None, run.name):
+        other.append(("name", name, run.name))
+    if other:
+        _log.warning(
+            "the Run belongs to `pluto-dist run`, so %s not used; give %s to `pluto-dist run`",
+            " and ".join(f"{what}={asked!r} (it is {found!r}) is" for what, asked, found in other),
+            " and ".join(f"--{what}" for what, _, _ in other),
+        )
+
+
+def _print_started(run: RunView, store: str) -> None:
+    verb = "resumed" if run.resumed else "started"
+    if run.mode == "local":
+        tell(f"{verb} {_named(run)} (local, {store}); watch it: pluto-dist show {_short(run)}")
+    elif run.provisional:
+        tell(f"{verb} {_named(run)} (the server does not answer yet; everything is kept on disk)")
+    else:
+        tell(f"{verb} {_named(run)}; watch it: {run.url}")
+
+
+def joined(view: View, settings: Settings) -> None:
+    """A child is in its parent's Run without having asked for that: told once for each Run."""
+    if view.joined and view.run is not None and not settings.quiet:
+        tell(
+            f"{_named(view.run)} of the parent process {view.joined} is used here too ({view.label}), "
+            "because init() asks for nothing else; with a name=, project=, config= or run_id= of its own a "
+            "child gets a Run of its own"
+        )
+
+
+class Waiting:
+    """What is waited for at the end, in one line that is written over; on a terminal only."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._shown = not settings.quiet and is_terminal(sys.stderr)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def show(self, view: View | None, left_s: float) -> None:
+        """How much is left, and for how long it is waited for at most."""
+        if self._shown and view is not None:
+            what = (
+                f"delivering, {view.pending / 1e6:.1f} MB left" if view.pending else "waiting for the server"
+            )
+            trouble = f" ({view.trouble[:60]})" if view.trouble else ""
+            put(f"\r\x1b[Kpluto_dist: {what}{trouble}, at most {left_s:.0f} s")
+
+    def __exit__(self, *_: object) -> None:
+        if self._shown:
+            put("\r\x1b[K")
+
+
+def finished(view: View | None, settings: Settings, records: int) -> None:
+    """Status, number of points, how to look; a failure names the culprit.
+
+    Args:
+        view: what the coordinator said last.
+        settings: `quiet` keeps it from being printed.
+        records: what this process has logged.
+    """
+    if settings.quiet or view is None or view.run is None or view.role != "owner":
+        return
+    run = view.run
+    status = run.expected or run.status
+    state = status if status != "RUNNING" else f"is {run.phase}"
+    why = f" ({run.reason})" if status not in ("RUNNING", "COMPLETED") else ""
+    left = f", {records - view.passed} records not delivered yet" if _is_behind(view, records) else ""
+    left += f", {run.rejected} values rejected" if run.rejected else ""
+    # Who leaves while others go on is not told how much has arrived.
+    points = f", {run.points} points" if run.points or not records or status != "RUNNING" else ""
+    differs = server_differs(run.server_status, run.refusals)
+    no = f"; but {differs}" if differs else ""
+    tell(f"{_named(run)} {state}{why}{points}{left}{no}; {_look(run, settings)}")
+
+
+def _is_behind(view: View, records: int) -> bool:
+    """Who leaves while others go on was not told how far its records are, but for a Run that has no home."""
+    lasting = view.run is not None and view.run.provisional
+    return records > view.passed and (lasting or (view.last_out and not view.drained))
+
+
+def _look(run: RunView, settings: Settings) -> str:
+    """Where to see it, or what to do so that it can be seen."""
+    if run.mode == "local":
+        return f"look: pluto-dist show {_short(run)}"
+    if run.provisional:
+        return f"kept in {_store(settings)}; upload: pluto-dist sync"
+    gone = "status" in run.refusals  # a page that is not there helps nobody
+    return f"look: pluto-dist show {_short(run)}" if gone or not run.url else run.url
+
+
+def _named(run: RunView) -> str:
+    shown = run.display_id or run.external_id
+    return f"Run {shown} ({run.name}, project {run.project})" if run.name != shown else f"Run {shown}"
+
+
+def _short(run: RunView) -> str:
+    return run.display_id or run.external_id
+
+
+def _store(settings: Settings) -> Path:
+    from pluto_dist.host.places import store_of  # needs a Unix; `opening` says so itself on Windows
+
+    return store_of(settings.dir)

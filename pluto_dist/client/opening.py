@@ -24,7 +24,7 @@ from pluto_dist.errors import CoordinatorUnavailableError, MachineError, RunNotF
 if TYPE_CHECKING:
     from pluto_dist.client.console.capture import CommandConsole
     from pluto_dist.client.job.detect import Surroundings
-    from pluto_dist.client.lease import HeldLease
+    from pluto_dist.client.lease import Lease
     from pluto_dist.client.lease_files import LeaseFiles
     from pluto_dist.client.run import Run
     from pluto_dist.core.values.engine import ClusterAddress
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pluto_dist.host.settings import Settings
 
     AnyRun = Run | DisabledRun
-    MakeRun = Callable[[HeldLease], Run]
+    MakeRun = Callable[[Lease], Run]
 
 RANK_GRANT_S = 0.5  # a rank other than 0 goes on training after this time and gets its role meanwhile
 RESTART_GRANT_S = 6.0  # after a restart it waits for its first step, a little longer than rank 0 may take
@@ -80,10 +80,10 @@ def _unfit(settings: Settings, error: MachineError) -> None:
 
 
 def _open_at(wish: Wish, settings: Settings, places: Places, make: MakeRun | None) -> Run:
-    from pluto_dist.client import announce
+    from pluto_dist.client import notices
     from pluto_dist.client.console.capture import CAPTURES
     from pluto_dist.client.hooks import install_hooks
-    from pluto_dist.client.lease import HeldLease
+    from pluto_dist.client.lease import Lease
     from pluto_dist.client.lease_files import LeaseFiles
     from pluto_dist.client.link import Link
     from pluto_dist.client.run import Run
@@ -109,21 +109,21 @@ def _open_at(wish: Wish, settings: Settings, places: Places, make: MakeRun | Non
     )
     as_side = wish.verb == "attach" and wish.role != "worker" and not _joins_its_parent(wish, surroundings)
     command = _command_console(files, settings, places) if wish.launcher else None
-    held = HeldLease(files, link, settings, attached=as_side, command=command)
-    run = (make or Run)(held)
-    held.claim(_opened(wish, settings, surroundings, launched_by))
-    RUNS.add(run, held)
+    lease = Lease(files, link, settings, attached=as_side, command=command)
+    run = (make or Run)(lease)
+    lease.claim(_opened(wish, settings, surroundings, launched_by))
+    RUNS.add(run, lease)
     install_hooks(os.getpid(), settings.sigterm_wait_s, settings.preempt_wait_s)
-    link.start(held.granted)
-    _wait(held, wish, surroundings, settings, places)
-    announce.started(link.view, settings, str(files.folder))
-    announce.adds_no_tags(link.view, wish.tags)
+    link.start(lease.granted)
+    _wait(lease, wish, surroundings, settings, places)
+    notices.started(link.view, settings, str(files.folder))
+    notices.adds_no_tags(link.view, wish.tags)
     if launched_by:
         its_project = os.environ.get("PLUTO_PROJECT", settings.project)
-        announce.belongs_to_launcher(link.view, wish.name, settings.project, its_project)
+        notices.belongs_to_launcher(link.view, wish.name, settings.project, its_project)
     if command is not None:
         command.start()
-    elif settings.console != "auto" or not (surroundings.notebook or held.is_side):
+    elif settings.console != "auto" or not (surroundings.notebook or lease.is_side):
         CAPTURES.start(files, settings, places, os.environ)
     return run
 
@@ -134,9 +134,7 @@ def _command_console(files: LeaseFiles, settings: Settings, places: Places) -> C
     return CommandConsole(files, settings, places, os.environ)
 
 
-def _wait(
-    held: HeldLease, wish: Wish, surroundings: Surroundings, settings: Settings, places: Places
-) -> None:
+def _wait(lease: Lease, wish: Wish, surroundings: Surroundings, settings: Settings, places: Places) -> None:
     """An owner or side has to know what it got; the other ranks go on and learn it meanwhile (R4).
 
     Where no coordinator can be had, `init()` goes on all the same: what it wants and what it logs is on disk,
@@ -149,19 +147,19 @@ def _wait(
     if is_rank:
         patience = RESTART_GRANT_S if job.attempt else RANK_GRANT_S
     try:
-        granted = _wait_told(held, wish, patience, settings)
+        granted = _wait_told(lease, wish, patience, settings)
     except CoordinatorUnavailableError as error:
         if settings.required or wish.verb == "attach":
-            held.abandon()
+            lease.abandon()
             raise
         _warn_of_no_coordinator(error, places)
         return
     except BaseException:
-        held.abandon()
+        lease.abandon()
         raise
     if granted or is_rank:
         return
-    held.abandon()
+    lease.abandon()
     if wish.verb == "attach":
         what = f"no Run {wish.run}" if wish.run else "no live Run"
         raise RunNotFoundError(
@@ -176,16 +174,16 @@ def _joins_its_parent(wish: Wish, surroundings: Surroundings) -> bool:
     return wish.via != "call" and bool(surroundings.parents)
 
 
-def _wait_told(held: HeldLease, wish: Wish, patience: float, settings: Settings) -> bool:
+def _wait_told(lease: Lease, wish: Wish, patience: float, settings: Settings) -> bool:
     """Whether the claim was granted; a person with a mistyped id is told what is waited for."""
-    from pluto_dist.client import announce
+    from pluto_dist.client import notices
 
     if wish.verb != "attach" or patience <= TELL_AFTER_S:
-        return held.wait_granted(patience)
-    if held.wait_granted(TELL_AFTER_S):
+        return lease.wait_granted(patience)
+    if lease.wait_granted(TELL_AFTER_S):
         return True
-    announce.waits_for(wish.run, patience, settings)
-    return held.wait_granted(patience - TELL_AFTER_S)
+    notices.waits_for(wish.run, patience, settings)
+    return lease.wait_granted(patience - TELL_AFTER_S)
 
 
 def _warn_of_no_coordinator(error: CoordinatorUnavailableError, places: Places) -> None:

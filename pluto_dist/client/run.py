@@ -21,7 +21,7 @@ import msgspec
 
 from pluto_dist.client.arguments import code_of, seconds_of
 from pluto_dist.client.interface import Hints, RunSettings, settings_of_run
-from pluto_dist.client.lease import HeldLease
+from pluto_dist.client.lease import Lease
 from pluto_dist.client.stops import STOPS
 from pluto_dist.client.values import shown
 from pluto_dist.core.rules.shared import add_tags, checked_tags
@@ -50,9 +50,9 @@ class RunFacts(Hints):
     themselves, as long as a coordinator is there; later `tags` and `status` are what was known last.
     """
 
-    def __init__(self, held: HeldLease) -> None:
-        self._held = held
-        self._link = held.link
+    def __init__(self, lease: Lease) -> None:
+        self._lease = lease
+        self._link = lease.link
 
     @property
     def id(self) -> int | None:
@@ -87,14 +87,14 @@ class RunFacts(Hints):
             RunEndedError: this process has ended the Run, and no coordinator is there any more to say it.
             WaitTimeoutError: no coordinator has said it in time, or this is a forked child.
         """
-        if self._held.end and self._held.alone is None:
+        if self._lease.end and self._lease.alone is None:
             return self._config_afterwards()
         self._view()  # a rank may still wait for its Run
-        if (alone := self._held.alone) is not None:
+        if (alone := self._lease.alone) is not None:
             return alone.config
         self._link.wait(self._link.settled, ASK_S)
         answer = self._link.ask(lambda n: AskConfig(request=n, lease_id=self.lease_id), ASK_S)
-        if answer is None and not self._held.here:
+        if answer is None and not self._lease.here:
             raise WaitTimeoutError(
                 "the config is not known in a forked child; attach() gives a handle that asks"
             )
@@ -112,7 +112,7 @@ class RunFacts(Hints):
         if document is not None:
             return list(document["tags"])
         self._view()
-        if self._held.alone is None:
+        if self._lease.alone is None:
             self._link.wait(self._link.settled, ASK_S)
         return list(self._fresh().tags)
 
@@ -137,7 +137,7 @@ class RunFacts(Hints):
         """
         view = self._run_view()
         return settings_of_run(
-            self._held.settings,
+            self._lease.settings,
             id=view.id,
             display_id=view.display_id,
             run_id=view.external_id,
@@ -175,7 +175,7 @@ class RunFacts(Hints):
     @property
     def lease_id(self) -> str:
         """Id of this process's lease."""
-        return self._held.lease_id
+        return self._lease.lease_id
 
     @property
     def epoch(self) -> int:
@@ -185,12 +185,12 @@ class RunFacts(Hints):
     @property
     def ended(self) -> bool:
         """Whether this process has finished or closed the Run."""
-        return bool(self._held.end)
+        return bool(self._lease.end)
 
     @property
     def next_step(self) -> int:
         """The automatic step that would come next."""
-        return self._held.next_step
+        return self._lease.next_step
 
     @property
     def cancelled(self) -> bool:
@@ -210,12 +210,12 @@ class RunFacts(Hints):
         return STOPS.asked
 
     def _view(self) -> View:
-        if (alone := self._held.alone) is not None:
+        if (alone := self._lease.alone) is not None:
             return alone.view
         try:
-            granted = self._held.wait_granted(GRANT_S)
+            granted = self._lease.wait_granted(GRANT_S)
         except CoordinatorUnavailableError:
-            if (alone := self._held.alone) is None:
+            if (alone := self._lease.alone) is None:
                 raise
             return alone.view
         if not granted:
@@ -234,14 +234,14 @@ class RunFacts(Hints):
 
     def _fresh(self) -> RunView:
         """The Run as the coordinator sees it now, if it answers; else as it was last seen."""
-        if self._held.alone is None:
+        if self._lease.alone is None:
             self._link.refresh(ASK_S)
         return self._run_view()
 
     def _afterwards(self) -> dict[str, Any] | None:
         """The Run's document, for who has ended the Run here; None if that is not so or nobody has it."""
         view = self._link.view
-        if not self._held.end or view is None or view.run is None:
+        if not self._lease.end or view is None or view.run is None:
             return None
         try:
             answer = self._link.ask_alone(AskRun(request=1, run=view.run.key), ASK_S)
@@ -256,7 +256,7 @@ class RunFacts(Hints):
             view = self._link.view
             named = view.run.external_id if view is not None and view.run is not None else "RUN"
             raise RunEndedError(
-                f"the Run was {self._held.end} by this process, and no coordinator is there any more to say "
+                f"the Run was {self._lease.end} by this process, and no coordinator is there any more to say "
                 f"its config; `pluto-dist show {named} --json` has it"
             )
         found: dict[str, Any] = document["config"]
@@ -270,9 +270,9 @@ class Run(RunFacts):
     writes into a chain of its own; `finish()` and `close()` do nothing there: the Run is the parent's.
     """
 
-    def __init__(self, held: HeldLease) -> None:
-        super().__init__(held)
-        self._points = held.points
+    def __init__(self, lease: Lease) -> None:
+        super().__init__(lease)
+        self._points = lease.points
 
     # --- logging ----------------------------------------------------------------------------------
 
@@ -303,8 +303,8 @@ class Run(RunFacts):
         """
         if commit is not None:
             self._points.hear_commit(commit)
-        if self._held.end:
-            self._held.log_late()
+        if self._lease.end:
+            self._lease.log_late()
         else:
             self._points.log(data, step, timestamp)
 
@@ -324,7 +324,7 @@ class Run(RunFacts):
         """
         from pluto_dist.client.watching import watch
 
-        watch(self, module, self._held.warn_once, **how)
+        watch(self, module, self._lease.warn_once, **how)
 
     def alert(
         self,
@@ -347,7 +347,7 @@ class Run(RunFacts):
             wait, url, remote, more: of the official client, without effect.
         """
         text = str(more.get("text", message))
-        self._held.alert(str(title), text, str(level))
+        self._lease.alert(str(title), text, str(level))
 
     # --- shared state -----------------------------------------------------------------------------
 
@@ -358,7 +358,7 @@ class Run(RunFacts):
             InvalidRecordError: a tag is no text, or there would be too many.
             RunEndedError: after the end, with `strict`; the same for the next two.
         """
-        self._held.change(TagsAdded(**self._held.stamp(), tags=add_tags((), tags)))
+        self._lease.change(TagsAdded(**self._lease.stamp(), tags=add_tags((), tags)))
 
     def remove_tags(self, tags: str | Iterable[str]) -> None:
         """Takes tags away; those that the Run does not have are no error.
@@ -366,7 +366,7 @@ class Run(RunFacts):
         Raises:
             InvalidRecordError: a tag is no text or blank.
         """
-        self._held.change(TagsRemoved(**self._held.stamp(), tags=checked_tags(tags)))
+        self._lease.change(TagsRemoved(**self._lease.stamp(), tags=checked_tags(tags)))
 
     def update_config(self, config: Mapping[str, Any]) -> None:
         """Merges a dict deeply into the Run's config.
@@ -378,8 +378,8 @@ class Run(RunFacts):
 
         taken = snapshot(config)
         for path in taken.cut:
-            self._held.warn_once(f"cut:{path}", f"update_config(): {path} was cut because it is too large")
-        self._held.change(ConfigUpdated(**self._held.stamp(), patch=msgspec.Raw(taken.json)))
+            self._lease.warn_once(f"cut:{path}", f"update_config(): {path} was cut because it is too large")
+        self._lease.change(ConfigUpdated(**self._lease.stamp(), patch=msgspec.Raw(taken.json)))
 
     # --- the end ----------------------------------------------------------------------------------
 
@@ -397,7 +397,7 @@ class Run(RunFacts):
             ArgumentError: the code is no whole number, the time is no number from 0 on.
             FinishReservedError: a side called it with `strict`; the lease stays usable.
         """
-        self._held.finish(code, timeout_s, sys.exc_info()[1])
+        self._lease.finish(code, timeout_s, sys.exc_info()[1])
 
     def close(self, code: int | None = None, timeout_s: float | None = None) -> None:
         """Ends this process's lease and leaves the Run's status alone.
@@ -410,7 +410,7 @@ class Run(RunFacts):
             ArgumentError: the code is no whole number, the time is no number from 0 on.
         """
         code_of("code", code)
-        self._held.close(timeout_s)
+        self._lease.close(timeout_s)
 
     def on_preempt(self, callback: Callable[[], object]) -> None:
         """Has a function called in the main thread when this process is asked to stop (SIGTERM).
@@ -437,12 +437,12 @@ class Run(RunFacts):
         from pluto_dist.client.lease import wait_for_delivery
 
         bound_s = seconds_of("timeout_s", timeout_s)
-        if not self._held.here:
+        if not self._lease.here:
             raise RunEndedError(
                 "flush() in a child that was forked after init(): only the process that opened the Run is "
                 "told what is delivered; wait there, or attach() here"
             )
-        wait_for_delivery(self._link, self._held.files, bound_s)
+        wait_for_delivery(self._link, self._lease.files, bound_s)
 
     def __enter__(self) -> Self:
         return self
@@ -450,8 +450,8 @@ class Run(RunFacts):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._held.take_evidence(error)
-        if self._held.ends_as_side:
+        self._lease.take_evidence(error)
+        if self._lease.ends_as_side:
             self.close()
         else:
             self.finish()

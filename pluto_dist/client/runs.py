@@ -23,29 +23,29 @@ class OpenRuns:
         self.travelled: dict[str, RunLike] = {}
         self.disabled = False
 
-    def add(self, run: RunLike, held: Member) -> None:
+    def add(self, run: RunLike, lease: Member) -> None:
         """A Run was opened in this process."""
         for former in self.mine():
             former.tell_late()
         self._closed[os.getpid()] = self._closed_inits()
         self._runs = [(kept, lease) for kept, lease in self._runs if not lease.end]
-        self._runs.append((run, held))
+        self._runs.append((run, lease))
 
     def mine(self) -> list[Member]:
         """Leases that this process opened, newest first; of the ended ones at least the newest."""
-        return [held for _, held in reversed(self._runs) if held.here]
+        return [lease for _, lease in reversed(self._runs) if lease.here]
 
     def open(self) -> list[Member]:
         """Leases that this process opened and has not ended, newest first."""
-        return [held for held in self.mine() if not held.end]
+        return [lease for lease in self.mine() if not lease.end]
 
     def unfinished(self) -> list[RunLike]:
         """Runs that are not ended, newest first; a forked child's inherited ones included."""
-        return [run for run, held in reversed(self._runs) if not held.end]
+        return [run for run, lease in reversed(self._runs) if not lease.end]
 
     def lease_of(self, run: RunLike) -> Member | None:
         """What is behind a handle that this process opened; None for a disabled Run."""
-        return next((held for known, held in self._runs if known is run and held.here), None)
+        return next((lease for known, lease in self._runs if known is run and lease.here), None)
 
     def newest(self) -> RunLike | None:
         """The first of the unfinished ones, else one that its main module has not opened again."""
@@ -53,12 +53,12 @@ class OpenRuns:
 
     def known(self, lease_id: str) -> RunLike | None:
         """The handle of a lease that was opened here, or came here before and has not ended."""
-        opened = next((run for run, held in self._runs if held.lease_id == lease_id), None)
+        opened = next((run for run, lease in self._runs if lease.lease_id == lease_id), None)
         if opened is not None:
             return opened
         came = self.travelled.get(lease_id)
-        held = vars(came).get("_held") if came is not None else None
-        return None if held is not None and held.end else came
+        lease = vars(came).get("_lease") if came is not None else None
+        return None if lease is not None and lease.end else came
 
     def defer(self, run: RunLike) -> None:
         """A main module is imported again: its Run is opened when it is used."""
@@ -92,10 +92,10 @@ class OpenRuns:
 
     def inherited_from(self) -> int | None:
         """Pid of the process from which this one, by a fork, has the newest Run that is not ended."""
-        return next((held.pid for _, held in reversed(self._runs) if not (held.here or held.end)), None)
+        return next((lease.pid for _, lease in reversed(self._runs) if not (lease.here or lease.end)), None)
 
     def _closed_inits(self) -> int:
-        closed = sum(held.here and held.end == "closed" and held.by_init for _, held in self._runs)
+        closed = sum(lease.here and lease.end == "closed" and lease.by_init for _, lease in self._runs)
         return self._closed.get(os.getpid(), 0) + closed
 
 

@@ -30,12 +30,12 @@ from pluto_dist.errors import PlutoDistError, RunNotFoundError
 
 if TYPE_CHECKING:
     from pluto_dist.client.interface import RunLike
-    from pluto_dist.client.lease import HeldLease
+    from pluto_dist.client.lease import Lease
     from pluto_dist.client.opening import AnyRun
     from pluto_dist.host.settings import Settings
 
 AGAIN_S = 30.0  # a handle that could not attach tries again after this time
-_OPENED = frozenset({"_held", "_link", "_points"})
+_OPENED = frozenset({"_lease", "_link", "_points"})
 _WHERE = ("project", "mode", "url_api", "url_ingest", "url_py", "url_app", "strict", "quiet", "heartbeat_s")
 
 _arriving = threading.RLock()
@@ -100,11 +100,11 @@ class DeferredRun(Run):
     def __reduce__(self) -> tuple[Any, ...]:
         return restore, (self._passport if self._passport is not None else passport_of(self),)
 
-    def _become(self, held: HeldLease) -> Run:
+    def _become(self, lease: Lease) -> Run:
         """Takes the lease that was opened for it."""
         vars(self).clear()
         self.__class__ = Run  # type: ignore[assignment] # what is overridden here is over
-        Run.__init__(self, held)
+        Run.__init__(self, lease)
         return self
 
     @property
@@ -119,7 +119,7 @@ class DeferredRun(Run):
             RunNotFoundError: it cannot be had here.
         """
         with _arriving:
-            if "_held" in vars(self):  # another thread was faster
+            if "_lease" in vars(self):  # another thread was faster
                 return
             if self._refused is not None and time.monotonic() < self._refused[1]:
                 raise self._refused[0]
@@ -160,7 +160,7 @@ def passport_of(run: Run) -> dict[str, Any]:
     """What of a handle travels: which Run, where it is kept, how to log. Never the key (G11)."""
     from pluto_dist.host.places import store_of
 
-    settings = run._held.settings
+    settings = run._lease.settings
     where = {name: getattr(settings, name) for name in _WHERE}
     return {
         **where,

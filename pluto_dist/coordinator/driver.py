@@ -26,7 +26,7 @@ from pluto_dist.coordinator.database import Database, DatabaseUnusableError, Sup
 from pluto_dist.coordinator.log import say
 from pluto_dist.coordinator.spools import LeaseFolders
 from pluto_dist.coordinator.threads import Background
-from pluto_dist.coordinator.watches import Death, Liveguard
+from pluto_dist.coordinator.watches import Death, Watches
 from pluto_dist.coordinator.worker import Slow, Worker
 from pluto_dist.core.machine.coordinator import Coordinator
 from pluto_dist.core.values import effects as do
@@ -45,7 +45,7 @@ from pluto_dist.transport.server import RouterServer
 
 AGAIN_S = 1.0  # after the disk refused something
 
-_OnProcess = do.WatchProcess | do.TakeForDead | do.WatchLauncher | do.CheckLiveness | do.HearMembers
+_OnProcess = do.WatchProcess | do.TakeForDead | do.WatchLauncher | do.CheckLiveness | do.PollMembers
 _InSpool = (
     do.ReadLifecycle
     | do.LookAtStreams
@@ -89,11 +89,11 @@ class Driver:
         self._before_ms = before_ms
         self._inherited: set[str] | None = set()
         self._places = places
-        self._keeper = Keeper(database)
+        self._commits = GroupCommit(database)
         self._server = server
         self._worker = worker
         self._keys = keys
-        self._guard = Liveguard()
+        self._watches = Watches()
         self._intact = intact
         self._background = Background(worker, intact)
         self._folders = LeaseFolders(places.spool)
@@ -117,14 +117,14 @@ class Driver:
         poller.register(self._server.socket, zmq.POLLIN)
         if self._background.wake is not None:
             poller.register(self._background.wake, zmq.POLLIN)
-        for fd in self._guard.descriptors:
+        for fd in self._watches.descriptors:
             poller.register(fd, zmq.POLLIN)
         ready = dict(poller.poll(self._timeout_ms(longest_s)))
         polled_at = boot_clock()
         for fd in ready:
             if isinstance(fd, int) and fd != self._background.wake:
-                self._deaths(self._guard.readable(fd, polled_at))
-        self._guard.polled(polled_at)
+                self._deaths(self._watches.readable(fd, polled_at))
+        self._watches.polled(polled_at)
         self._receive()
         self._events.extend(self._background.collect())
         self._look()
@@ -143,7 +143,7 @@ class Driver:
         self._events.extend(self._background.close())
         while self._events:
             self._take(self._core.handle(self._events.popleft(), self._now()))
-        self._keeper.keep(boot_clock())
+        self._commits.keep(boot_clock())
         return self._background.quiet
 
     @property
@@ -170,7 +170,7 @@ class Driver:
         spools.check_lease_folder(self._places.spool, request.lease_id, request.folder)
         if request.lease_id not in self._folders:
             spools.check_exists(request.folder)
-        self._guard.heard(request.lease_id, boot_clock())
+        self._watches.heard(request.lease_id, boot_clock())
         if request.key:
             self._key(request.key)
             request = msgspec.structs.replace(request, key="")
@@ -215,8 +215,8 @@ class Driver:
     def _look(self) -> None:
         """Looks at locks and spools when it is time."""
         now = boot_clock()
-        if self._guard.probe_interval_s is not None:
-            self._deaths(self._guard.look(now))
+        if self._watches.probe_interval_s is not None:
+            self._deaths(self._watches.look(now))
         self._events.extend(self._folders.look(now))
 
     # --- what to do -------------------------------------------------------------------------------
@@ -226,7 +226,7 @@ class Driver:
         while self._events or self._effects:
             while self._events:
                 self._take(self._core.handle(self._events.popleft(), self._now()))
-            if not self._keeper.keep(boot_clock()):
+            if not self._commits.keep(boot_clock()):
                 return
             if self._effects and not self._intact():
                 raise SupersededError("the lock file was replaced; another coordinator may have it")
@@ -240,7 +240,7 @@ class Driver:
     def _take(self, effects: Iterable[do.Effect]) -> None:
         for effect in effects:
             if isinstance(effect, do.Commit):
-                self._keeper.add(effect)
+                self._commits.add(effect)
             else:
                 self._effects.append(effect)
 
@@ -278,26 +278,26 @@ class Driver:
             case do.WatchProcess(lease_id=lease_id, folder=folder, identity=identity):
                 if self._inherited is not None:
                     self._inherited.add(lease_id)
-                self._guard.start(lease_id, identity, folder, now)
-                self._deaths(self._guard.check(lease_id, now))
+                self._watches.start(lease_id, identity, folder, now)
+                self._deaths(self._watches.check(lease_id, now))
             case do.TakeForDead(lease_id=lease_id):
-                self._guard.stop(lease_id)
+                self._watches.stop(lease_id)
                 self._deaths([Death(lease_id, now, None, oom=False)], replaced=True)
             case do.WatchLauncher(run=run, identity=identity):
                 if self._launchers.get(run) != identity:  # the Run belongs to another job now
-                    self._guard.stop(f"run:{run}")
+                    self._watches.stop(f"run:{run}")
                 self._launchers[run] = identity
-                self._guard.start(f"run:{run}", identity, None, now)
-                self._deaths(self._guard.check(f"run:{run}", now))
+                self._watches.start(f"run:{run}", identity, None, now)
+                self._deaths(self._watches.check(f"run:{run}", now))
             case do.CheckLiveness(claim=claim, lease_id=lease_id):
-                self._deaths(self._guard.check(lease_id, now))
+                self._deaths(self._watches.check(lease_id, now))
                 self._events.append(on.LivenessChecked(claim=claim, lease_id=lease_id))
-            case do.HearMembers(run=run, members=members):
+            case do.PollMembers(run=run, members=members):
                 self._events.extend(self._folders.scan(now))
                 for lease_id, folder in members:
                     self._events.extend(self._folders.read(lease_id, folder))
-                    self._deaths(self._guard.check(lease_id, now))
-                self._events.append(on.MembersHeard(run=run))
+                    self._deaths(self._watches.check(lease_id, now))
+                self._events.append(on.MembersPolled(run=run))
             case _:
                 assert_never(effect)
 
@@ -318,7 +318,7 @@ class Driver:
             case do.AwaitRelease(lease_id=lease_id):
                 self._folders.await_release(lease_id)
             case do.RemoveLease(lease_id=lease_id, folder=folder):
-                self._guard.stop(lease_id)
+                self._watches.stop(lease_id)
                 self._folders.remove(lease_id, folder)
             case _:
                 assert_never(effect)
@@ -332,8 +332,8 @@ class Driver:
         deadline = self._core.deadline()
         if deadline is not None:
             waits.append(max(0.0, deadline - now))
-        if self._guard.probe_interval_s is not None:
-            waits.append(self._guard.probe_interval_s)
+        if self._watches.probe_interval_s is not None:
+            waits.append(self._watches.probe_interval_s)
         return int(min(waits) * 1000) + 1
 
 
@@ -346,7 +346,7 @@ def _fence(lease_id: str, folder: str) -> on.FenceFound:
 KEPT_AGAIN_S = 1.0
 
 
-class Keeper:
+class GroupCommit:
     """Gathers commits; one transaction for all that came since the last.
 
     Args:

@@ -215,7 +215,7 @@ def remove_folder(folder: str) -> None:
 LAST_WORDS_S = 2.0  # a dead owner's place is kept as long, so nobody waits longer for this
 
 
-class LastLooks:
+class DrainGrace:
     """Leases of dead processes whose last look has to wait."""
 
     def __init__(self) -> None:
@@ -262,7 +262,7 @@ class LeaseFolders:
         self._folders: dict[str, str] = {}
         self._tails: dict[str, LifecycleTail] = {}
         self._looked: dict[str, dict[str, dict[int, int]]] = {}
-        self._last_looks = LastLooks()
+        self._drain_grace = DrainGrace()
         self._leaving: set[str] = set()
         self._troubled: set[tuple[str, str]] = set()
         self.look_at = 0.0
@@ -284,7 +284,7 @@ class LeaseFolders:
         if now < self.look_at:
             return
         self.look_at = now + LOOK_S
-        for lease_id, folder in self._last_looks.due(now):
+        for lease_id, folder in self._drain_grace.due(now):
             yield _seen(lease_id, folder, final=True)
         for lease_id, folder in tuple(self._folders.items()):
             try:
@@ -338,11 +338,11 @@ class LeaseFolders:
 
     def seen(self, lease_id: str, folder: str, *, final: bool, now: float) -> on.StreamsSeen:
         """The sizes of a lease's streams; the last look at them may have to wait a moment."""
-        return _seen(lease_id, folder, final=final and not self._last_looks.must_wait(lease_id, folder, now))
+        return _seen(lease_id, folder, final=final and not self._drain_grace.must_wait(lease_id, folder, now))
 
     def died(self, lease_id: str, now: float) -> Iterator[on.LifecycleRead]:
         """The process is dead; what it wrote before comes first (R1)."""
-        self._last_looks.died(lease_id, now)
+        self._drain_grace.died(lease_id, now)
         yield from self.read(lease_id, self.folder(lease_id))
 
     def next_step(self, lease_id: str) -> int:
@@ -367,7 +367,7 @@ class LeaseFolders:
         self._tails.pop(lease_id, None)
         self._looked.pop(lease_id, None)
         self._leaving.discard(lease_id)
-        self._last_looks.forget(lease_id)
+        self._drain_grace.forget(lease_id)
         remove_folder(folder)
 
     def tell_trouble(self, lease_id: str, error: OSError) -> None:

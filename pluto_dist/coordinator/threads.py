@@ -1,8 +1,8 @@
-"""Threads for what takes long, in crews that do not wait for each other.
+"""Threads for what takes long, in bulkheads that do not wait for each other.
 
-A crew serves one destination and one kind of work, so that a server that hangs holds back no other server,
-and a file upload no metrics. Within a crew the Runs take turns: one with a hundred streams gets no more of
-it than one with a single stream.
+A bulkhead is a few threads for one destination and one kind of work: a server that hangs holds back no other
+server, and a file upload no metrics. Within one the Runs take turns: a Run with a hundred streams gets no
+more of it than a Run with a single stream.
 
 Slow effects on their way: carried out by threads, their events picked up by the one that decides.
 """
@@ -50,15 +50,15 @@ Work = Callable[[], None]
 
 
 class Place(msgspec.Struct, frozen=True):
-    """Where a piece of work belongs: its crew, how many threads that has, and the Run whose turn it takes."""
+    """Where a piece of work belongs: its bulkhead, that one's threads, and the Run whose turn it takes."""
 
-    crew: str
+    bulkhead: str
     width: int
     run: str
 
 
 def place_of(effect: Slow) -> Place:  # noqa: PLR0912 # one case for each effect
-    """The crew of an effect."""
+    """The bulkhead of an effect."""
     match effect:
         case Ship(run=run, kind=kind):
             if run.target.mode == "local":
@@ -94,28 +94,28 @@ def place_of(effect: Slow) -> Place:  # noqa: PLR0912 # one case for each effect
 
 
 class Pools:
-    """All crews; threads are made when there is work for them."""
+    """All bulkheads; threads are made when there is work for them."""
 
     def __init__(self) -> None:
-        self._crews: dict[str, Crew] = {}
+        self._bulkheads: dict[str, Bulkhead] = {}
 
     def submit(self, place: Place, work: Work) -> None:
         """Has a piece of work done; it must not raise."""
-        crew = self._crews.get(place.crew)
-        if crew is None:
-            crew = self._crews[place.crew] = Crew(place.crew, place.width)
-        crew.submit(place.run, work)
+        bulkhead = self._bulkheads.get(place.bulkhead)
+        if bulkhead is None:
+            bulkhead = self._bulkheads[place.bulkhead] = Bulkhead(place.bulkhead, place.width)
+        bulkhead.submit(place.run, work)
 
     def close(self, within_s: float) -> bool:
         """Drops what has not begun; whether all that was under way came to its end in time."""
         deadline = time.monotonic() + within_s
-        crews = tuple(self._crews.values())
-        for crew in crews:
-            crew.end()
-        return all(crew.wait(max(0.0, deadline - time.monotonic())) for crew in crews)
+        bulkheads = tuple(self._bulkheads.values())
+        for bulkhead in bulkheads:
+            bulkhead.end()
+        return all(bulkhead.wait(max(0.0, deadline - time.monotonic())) for bulkhead in bulkheads)
 
 
-class Crew:
+class Bulkhead:
     """Some threads and, for each Run, a queue.
 
     Args:

@@ -42,7 +42,7 @@ class _Watched(msgspec.Struct):
     seen: bool = False
 
 
-class Liveguard:
+class Watches:
     """Watches by key: a lease id, or `run:<key>` for a launcher."""
 
     def __init__(self) -> None:

@@ -75,9 +75,9 @@ class RunSource:
     def take_evidence(self, error: BaseException | None) -> None:
         """An exception on its way out of the framework; it is no reason to open a Run."""
         self._after_fork()
-        held = RUNS.lease_of(self._run) if self._run is not None else None
-        if held is not None:
-            held.take_evidence(error)
+        lease = RUNS.lease_of(self._run) if self._run is not None else None
+        if lease is not None:
+            lease.take_evidence(error)
 
     def renew(self, name: str | None) -> AnyRun:
         """Ends the Run that was opened here and opens the next; any other Run is gone on with.
@@ -153,5 +153,5 @@ def merge_config(run: AnyRun, values: Mapping[str, Any]) -> None:
     The job's own are the Run's. Those of a side come under its label: the batch size of an eval is not that
     of the training.
     """
-    held = RUNS.lease_of(run)
-    run.update_config({run.label: values} if held is not None and held.is_side else values)
+    lease = RUNS.lease_of(run)
+    run.update_config({run.label: values} if lease is not None and lease.is_side else values)

@@ -44,7 +44,7 @@ class _Holder(msgspec.Struct, frozen=True):
     nonce: str
 
 
-class Claim:
+class SyncClaim:
     """Held in a `with` block.
 
     Args:

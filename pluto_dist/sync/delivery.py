@@ -40,7 +40,7 @@ from pluto_dist.spool.batches import contents, numbered, renamed
 from pluto_dist.sync.source import BATCH_BYTES, BATCH_FILES, BATCH_LINES, Piece, Stream, next_piece
 
 
-class Patience:
+class RetryPolicy:
     """Bounds the time without any success; each success starts it anew.
 
     Args:
@@ -195,7 +195,7 @@ class Delivery:
         marks: keeps the mark.
         mark: where to begin.
         names: of its series.
-        patience: how long to try.
+        policy: how long to try.
         progress: told of each batch.
     """
 
@@ -207,7 +207,7 @@ class Delivery:
         marks: Marks,
         mark: Mark,
         names: Names,
-        patience: Patience,
+        policy: RetryPolicy,
         progress: Progress,
     ) -> None:
         self._backend = backend
@@ -215,7 +215,7 @@ class Delivery:
         self._store = store
         self._marks = marks
         self._names = names
-        self._patience = patience
+        self._policy = policy
         self._progress = progress
         self.mark = mark
 
@@ -279,7 +279,7 @@ class Delivery:
         if unregistered:
             # Settled on disk before the first line goes out, so that the next sync gives the same names.
             self._change(series=self._names.series)
-            self._patience.ask(lambda: self._backend.register(self._run, unregistered))
+            self._policy.ask(lambda: self._backend.register(self._run, unregistered))
             self._change(registered=self.mark.registered | set(unregistered))
         if kind == "files":
             lines = tuple(files.located(self._store, self._run.key, line) for line in lines)
@@ -299,8 +299,8 @@ class Delivery:
         )
 
         if stream.kind == "metrics":
-            return self._patience.ask(lambda: self._backend.deliver(self._run, batch))
-        return self._patience.ask(lambda: self._with_intent(batch))
+            return self._policy.ask(lambda: self._backend.deliver(self._run, batch))
+        return self._policy.ask(lambda: self._with_intent(batch))
 
     def _with_intent(self, batch: Batch) -> Outcome:
         """One try, after writing down that it will be made; the mark is changed again by who knows more."""

@@ -13,8 +13,8 @@ from pluto_dist.core.values.backend import Backend
 from pluto_dist.core.values.lifecycle import Target
 from pluto_dist.errors import ForkError, KeyRefusedError, PlutoDistError
 from pluto_dist.spool.names import segment_name
-from pluto_dist.sync.claim import Claim
-from pluto_dist.sync.delivery import Patience
+from pluto_dist.sync.claim import SyncClaim
+from pluto_dist.sync.delivery import RetryPolicy
 from pluto_dist.sync.plan import Item, first_mark
 from pluto_dist.sync.source import streams_of
 from pluto_dist.sync.upload import Parent, Upload
@@ -111,14 +111,14 @@ class Sync:
         return _result(item, mark, "uploaded", self._remark(item, mark))
 
     def _upload(self, item: Item) -> Mark:
-        with Claim(item.store.run(item.key)) as claim:
+        with SyncClaim(item.store.run(item.key)) as claim:
             upload = Upload(
                 self._backend,
                 self._target,
                 item.store,
                 item.document,
                 self._mark(item),
-                Patience(self._patience_s, claim.keep),
+                RetryPolicy(self._patience_s, claim.keep),
                 lambda done: self._progress(item, done),
             )
             upload.run(self._parent(item))

@@ -35,7 +35,7 @@ from pluto_dist.core.values.ids import RunRef
 from pluto_dist.core.values.lifecycle import Target
 from pluto_dist.errors import RunExistsError, ServerRefusedError
 from pluto_dist.sync.claim import Heart
-from pluto_dist.sync.delivery import Delivery, Patience, Progress
+from pluto_dist.sync.delivery import Delivery, Progress, RetryPolicy
 from pluto_dist.sync.plan import ending_of, is_told
 from pluto_dist.sync.source import Stream, streams_of
 
@@ -61,7 +61,7 @@ class Upload:
         store: where the Run is.
         document: the Run's.
         mark: where to go on.
-        patience: how long to try.
+        policy: how long to try.
         progress: told of each batch.
     """
 
@@ -72,7 +72,7 @@ class Upload:
         store: Store,
         document: Document,
         mark: Mark,
-        patience: Patience,
+        policy: RetryPolicy,
         progress: Progress,
     ) -> None:
         self._backend = backend
@@ -80,7 +80,7 @@ class Upload:
         self._store = store
         self._document = document
         self._marks = Marks(store, document.key)
-        self._patience = patience
+        self._policy = policy
         self._progress = progress
         self._ending = ending_of(document)
         self.mark = mark
@@ -106,7 +106,7 @@ class Upload:
             self._deliver(streams)
             return
         self._open(parent)
-        with Heart(self._backend, self._there, self._patience.before) as heart:
+        with Heart(self._backend, self._there, self._policy.before) as heart:
             self._deliver(streams)
             self._describe()
             heart.stop()
@@ -135,7 +135,7 @@ class Upload:
             self._create(parent)
         elif self.mark.status is not None:  # it was taken up again here after the server had heard its end
             request = msgspec.structs.replace(self._request("", None), want="resume", id=self.mark.id)
-            self._opened(self._patience.open(lambda: self._backend.open(request)))
+            self._opened(self._policy.open(lambda: self._backend.open(request)))
             self._change(status=None, ended_ms=None)
         else:
             self._must(lambda: self._backend.revive(self._there))
@@ -144,7 +144,7 @@ class Upload:
         """Another node's Run: it has been made there, and its status is told from there (R12)."""
         if self.mark.id is None:
             request = msgspec.structs.replace(self._request(self._document.run_id, None), want="join")
-            self._opened(self._patience.open(lambda: self._backend.open(request)))
+            self._opened(self._policy.open(lambda: self._backend.open(request)))
             self._change(external_id=self._document.run_id, papers=self.papers)
 
     def _create(self, parent: Parent | None) -> None:
@@ -152,7 +152,7 @@ class Upload:
         for external in names:
             request = self._request(external, parent)
             try:
-                opened = self._patience.open(lambda: self._attempt(request))  # noqa: B023 # called at once
+                opened = self._policy.open(lambda: self._attempt(request))  # noqa: B023 # called at once
             except RunExistsError:
                 self._put_back()
                 if external == self._own_name():
@@ -178,7 +178,7 @@ class Upload:
         """A Run that asking has reopened is ended again, whoever asked: this sync, or one before it."""
         reopened = self.mark.reopened
         if reopened is not None:
-            self._patience.ask(lambda: self._backend.put_back(reopened))
+            self._policy.ask(lambda: self._backend.put_back(reopened))
             self._change(reopened=None)
 
     def _own_name(self) -> str:
@@ -221,7 +221,7 @@ class Upload:
             self._marks,
             self.mark,
             names,
-            self._patience,
+            self._policy,
             self._progress,
         )
         try:
@@ -254,14 +254,14 @@ class Upload:
         if self._document.restore.run.forced:
             return False
         for _ in range(LAST_QUESTIONS):
-            self._patience.before()
+            self._policy.before()
             beat = self._backend.beat(self._there)
             if isinstance(beat.outcome, Delivered):
                 return beat.status == "CANCELLED"
         return False
 
     def _must(self, request: Callable[[], Outcome]) -> Delivered:
-        outcome = self._patience.ask(request)
+        outcome = self._policy.ask(request)
         if isinstance(outcome, Rejected):
             raise ServerRefusedError(f"the server refuses Run {self._document.run_id!r}: {outcome.reason}")
         return outcome

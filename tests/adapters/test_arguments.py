@@ -21,7 +21,7 @@ from pluto_dist.client.arguments import (
     seconds_of,
     whole_of,
 )
-from pluto_dist.client.lease import HeldLease
+from pluto_dist.client.lease import Lease
 from pluto_dist.client.lease_files import LeaseFiles
 from pluto_dist.coordinator.spools import LifecycleTail
 from pluto_dist.core.values.ids import RunRef
@@ -149,11 +149,11 @@ class _Link:
         lambda held: held.close(-1),
     ],
 )
-def test_a_refused_end_leaves_the_lease_as_it_was(tmp_path: Path, call: Callable[[HeldLease], None]) -> None:
+def test_a_refused_end_leaves_the_lease_as_it_was(tmp_path: Path, call: Callable[[Lease], None]) -> None:
     """G3, G7: nothing is written, so the next finish() still counts."""
     files = LeaseFiles(tmp_path, segment_bytes=1 << 20, quota_bytes=None)
     link: Any = _Link()
-    held = HeldLease(files, link, Settings(), attached=False)
+    held = Lease(files, link, Settings(), attached=False)
     with pytest.raises(ArgumentError):
         call(held)
     assert (held.end, files.lifecycle.written, link.nudged) == ("", 0, 0)
@@ -163,7 +163,7 @@ def test_evidence_with_a_file_name_of_another_encoding_is_written(tmp_path: Path
     """R9: what an exception says may be no text at all; that it came is what counts."""
     files = LeaseFiles(tmp_path, segment_bytes=1 << 20, quota_bytes=None)
     link: Any = _Link()
-    held = HeldLease(files, link, Settings(), attached=False)
+    held = Lease(files, link, Settings(), attached=False)
     held.take_evidence(FileNotFoundError("caf\udce9.pt"))
     held.note("thread_exception", message="caf\udce9")
     assert files.lifecycle.written == 2

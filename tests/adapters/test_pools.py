@@ -1,4 +1,4 @@
-"""Slow work in crews: what hangs holds back only its own kind at its own place."""
+"""Slow work in bulkheads: what hangs holds back only its own kind at its own place."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def test_kinds_and_servers_do_not_wait_for_each_other() -> None:
         WriteDocument(run="r", store="/s", revision=1, body=b""),
         *(ship(kind, "", mode="local") for kind in ("metrics", "files")),
     ]
-    assert len({place_of(effect).crew for effect in effects}) == len(effects)
+    assert len({place_of(effect).bulkhead for effect in effects}) == len(effects)
 
 
-def test_a_crew_that_hangs_holds_back_no_other() -> None:
+def test_a_bulkhead_that_hangs_holds_back_no_other() -> None:
     pools, hang, done = Pools(), threading.Event(), threading.Event()
     for _ in range(5):
         pools.submit(Place("files", 2, "r"), lambda: hang.wait(PATIENCE_S) and None)
@@ -69,7 +69,7 @@ def test_runs_take_turns() -> None:
     assert pools.close(PATIENCE_S)
 
 
-def test_all_work_is_done_by_no_more_threads_than_a_crew_has() -> None:
+def test_all_work_is_done_by_no_more_threads_than_a_bulkhead_has() -> None:
     pools, lock, state = Pools(), threading.Lock(), {"now": 0, "most": 0, "done": 0}
     finished = threading.Event()
 

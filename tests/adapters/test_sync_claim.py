@@ -13,7 +13,7 @@ import pytest
 from pluto_dist.core.values.backend import OpenRequest
 from pluto_dist.core.values.lifecycle import Target
 from pluto_dist.sync import claim as heart
-from pluto_dist.sync.claim import STALE_S, Claim, SyncBusyError
+from pluto_dist.sync.claim import STALE_S, SyncBusyError, SyncClaim
 from tests.adapters.memory_backend import MemoryBackend
 from tests.patience import PATIENCE_S
 
@@ -21,7 +21,7 @@ from tests.patience import PATIENCE_S
 def hold(folder: Path) -> subprocess.Popen[bytes]:
     """A process that holds the claim until its stdin is closed."""
     program = "import sys; from pathlib import Path; from pluto_dist.sync.claim import Claim\n"
-    program += "with Claim(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    program += "with SyncClaim(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     held = subprocess.Popen(
         [sys.executable, "-c", program, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
@@ -37,7 +37,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 def test_a_second_one_is_told_who_holds_it(tmp_path: Path) -> None:
     process = hold(tmp_path)
-    with pytest.raises(SyncBusyError, match=f"pid {process.pid} on "), Claim(tmp_path):
+    with pytest.raises(SyncBusyError, match=f"pid {process.pid} on "), SyncClaim(tmp_path):
         pass
     end(process)
 
@@ -45,35 +45,35 @@ def test_a_second_one_is_told_who_holds_it(tmp_path: Path) -> None:
 def test_it_is_free_when_its_holder_is_done(tmp_path: Path) -> None:
     process = hold(tmp_path)
     process.communicate()
-    with Claim(tmp_path):
+    with SyncClaim(tmp_path):
         pass
     assert list((tmp_path / "sync").iterdir()) == []
 
 
 def test_a_dead_holder_holds_nothing(tmp_path: Path) -> None:
     end(hold(tmp_path))
-    with Claim(tmp_path) as claim:
+    with SyncClaim(tmp_path) as claim:
         claim.keep()
     assert list((tmp_path / "sync").iterdir()) == []
 
 
 def test_a_silent_holder_loses_it_and_notices(tmp_path: Path) -> None:
     """It may be alive on another host; nobody can tell."""
-    with Claim(tmp_path) as silent:
+    with SyncClaim(tmp_path) as silent:
         old = (tmp_path / "sync" / "claim").stat().st_mtime - STALE_S - 1
         os.utime(tmp_path / "sync" / "claim", (old, old))
-        with Claim(tmp_path):
+        with SyncClaim(tmp_path):
             with pytest.raises(SyncBusyError, match="another one took over"):
                 silent.keep()
             with pytest.raises(SyncBusyError):
-                Claim(tmp_path).__enter__()
+                SyncClaim(tmp_path).__enter__()
 
 
 def test_a_holder_that_lost_it_leaves_the_next_ones_alone(tmp_path: Path) -> None:
-    first = Claim(tmp_path)
+    first = SyncClaim(tmp_path)
     first.__enter__()
     (tmp_path / "sync" / "claim").unlink()
-    with Claim(tmp_path) as second:
+    with SyncClaim(tmp_path) as second:
         first.__exit__(None, None, None)
         second.keep()
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pluto_dist.client import announce
+from pluto_dist.client import notices
 from pluto_dist.client.console.fd import flush_python_streams
 from pluto_dist.client.console.wrap import WrapCapture
 from pluto_dist.client.terminal import is_terminal, tell
@@ -94,9 +94,9 @@ def test_a_warning_without_logging_set_up_raises_nothing(
 def test_what_init_and_finish_print_raises_nothing(stream: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", stream)
     said = view(role="owner")
-    announce.started(said, Settings(), "/spool")
-    announce.finished(said, Settings(), 0)
-    with announce.Waiting(Settings()) as waiting:
+    notices.started(said, Settings(), "/spool")
+    notices.finished(said, Settings(), 0)
+    with notices.Waiting(Settings()) as waiting:
         waiting.show(said, 1.0)
 
 

@@ -247,14 +247,14 @@ class Driver:
             case do.CheckLiveness(claim=claim, lease_id=lease_id):
                 self._check(lease_id)
                 self._events.append(on.LivenessChecked(claim=claim, lease_id=lease_id))
-            case do.HearMembers(run=key, members=members):
+            case do.PollMembers(run=key, members=members):
                 for spool in tuple(self.spools.values()):
                     if spool.lease_id not in self._tails:
                         self._read(spool)
                 for lease_id, _ in members:
                     self._read(self.spools[lease_id])
                     self._check(lease_id)
-                self._events.append(on.MembersHeard(run=key))
+                self._events.append(on.MembersPolled(run=key))
             case do.LookAtStreams(lease_id=lease_id, final=final):
                 sizes = self.spools[lease_id].sizes() if lease_id in self.spools else {}
                 self._events.append(on.StreamsSeen(lease_id=lease_id, sizes=sizes, final=final))

@@ -104,13 +104,13 @@ class Invariants:
 
     def _cursors_are_honest(self) -> None:
         """G6: a cursor passes what was accepted or set aside, and nothing else."""
-        for feed in self._world.book.feeds:
-            spool = self._world.spools.get(feed.lease_id)
-            for number, offset in feed.offsets.items() if spool is not None else ():
-                segment = spool.streams.get(feed.stream, {}).get(number) if spool is not None else None
+        for cursor in self._world.book.cursors:
+            spool = self._world.spools.get(cursor.lease_id)
+            for number, offset in cursor.offsets.items() if spool is not None else ():
+                segment = spool.streams.get(cursor.stream, {}).get(number) if spool is not None else None
                 for record in segment.records if segment is not None else ():
                     if record.end <= offset:
-                        self._arrived(feed.lease_id, feed.stream, number, record.start)
+                        self._arrived(cursor.lease_id, cursor.stream, number, record.start)
 
     def _arrived(self, lease_id: str, stream: str, number: int, start: int) -> None:
         place = (lease_id, stream, number, start)

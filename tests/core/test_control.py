@@ -1,4 +1,4 @@
-"""What the backend is told: one errand at a time, differences, the status last and once (G6, G9)."""
+"""What the backend is told: one request at a time, differences, the status last and once (G6, G9)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pluto_dist.core.values.messages import Answer, Refusal
 from tests.core.world import World
 
 
-def errands(world: World) -> list[str]:
+def requests(world: World) -> list[str]:
     """Operations as they are sent from now on."""
     sent: list[str] = []
 
@@ -24,12 +24,12 @@ def errands(world: World) -> list[str]:
     return sent
 
 
-def test_one_errand_at_a_time() -> None:
+def test_one_request_at_a_time() -> None:
     """G9: the server's merges are not locked."""
     world = World()
     owner = world.process("owner").init()
     world.hold.add("Control")
-    sent = errands(world)
+    sent = requests(world)
     owner.add_tags("a")
     owner.update_config(lr=1)
     owner.add_tags("b")
@@ -39,7 +39,7 @@ def test_one_errand_at_a_time() -> None:
     assert world.server.only().tags == ("a", "b")
 
 
-def test_a_change_while_an_errand_is_on_its_way_is_sent_after_it() -> None:
+def test_a_change_while_a_request_is_on_its_way_is_sent_after_it() -> None:
     """G9"""
     world = World()
     owner = world.process("owner").init()
@@ -86,7 +86,7 @@ def test_what_the_server_will_not_take_is_noted_and_not_sent_again() -> None:
     world = World()
     owner = world.process("owner").init()
     world.server.answer("tags", Rejected("too many"))
-    sent = errands(world)
+    sent = requests(world)
     owner.add_tags("a")
     owner.finish().exit()
     world.wait(60)
@@ -94,7 +94,7 @@ def test_what_the_server_will_not_take_is_noted_and_not_sent_again() -> None:
     assert world.notes(world.run(), "tags_refused") == [{"why": "too many"}]
 
 
-def test_an_errand_that_fails_does_not_hold_up_another() -> None:
+def test_a_request_that_fails_does_not_hold_up_another() -> None:
     """G6"""
     world = World()
     owner = world.process("owner").init()
@@ -210,7 +210,7 @@ def test_an_end_that_somebody_else_has_reported_is_told_while_the_job_goes_on(th
     """G7: FAILED may be the monitor's, which is looked into once."""
     world = World()
     owner = world.process("owner").init("x")
-    sent = errands(world)
+    sent = requests(world)
     world.server.only().status = there
     world.wait(60)
     assert (world.run().status, world.run().server_status) == ("RUNNING", there)

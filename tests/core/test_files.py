@@ -5,7 +5,7 @@ from __future__ import annotations
 from pluto_dist.core.values.backend import Rejected, Retry, StatusReport
 from pluto_dist.core.values.effects import RemoveBlobs, Ship
 from tests.core.spool import FRAME
-from tests.core.test_lane import Batches, feed, owner
+from tests.core.test_lane import Batches, cursor_of, owner
 from tests.core.world import World
 
 
@@ -70,7 +70,7 @@ def test_files_travel_in_small_batches() -> None:
     world.release()
     world.wait(10)
     assert {ship.limit_lines for ship in batches.ships} == {8}
-    assert feed(world, "files").passed == 31
+    assert cursor_of(world, "files").passed == 31
 
 
 def test_the_status_waits_for_files_but_not_for_long() -> None:
@@ -88,7 +88,7 @@ def test_the_status_waits_for_files_but_not_for_long() -> None:
     assert [report.status for report in reports(world)] == ["COMPLETED"]
     world.release()
     world.wait(5)
-    assert feed(world, "files").passed == 2 or not world.spools
+    assert cursor_of(world, "files").passed == 2 or not world.spools
     assert len(reports(world)) == 1
 
 

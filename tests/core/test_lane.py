@@ -16,9 +16,9 @@ from pluto_dist.core.values.backend import (
     Unknown,
     backoff_s,
 )
-from pluto_dist.core.values.book import Book, feed_key
+from pluto_dist.core.values.book import Book, cursor_key
 from pluto_dist.core.values.effects import Effect, Ship
-from pluto_dist.core.values.records import Feed
+from pluto_dist.core.values.records import Cursor
 from tests.core.processes import Process
 from tests.core.spool import FRAME
 from tests.core.world import World
@@ -41,9 +41,9 @@ def owner(world: World, **fields: Any) -> Process:
     return world.process("owner").init(**fields).log(loss=0.0)
 
 
-def feed(world: World, stream: str = "metrics") -> Feed:
+def cursor_of(world: World, stream: str = "metrics") -> Cursor:
     """The cursor of the only stream of this name."""
-    (found,) = [each for each in world.book.feeds if each.stream == stream]
+    (found,) = [each for each in world.book.cursors if each.stream == stream]
     return found
 
 
@@ -62,9 +62,9 @@ def test_records_arrive_in_order_and_once() -> None:
 def test_an_intent_is_kept_before_its_request_leaves_and_a_cursor_may_come_later() -> None:
     """G6: the next coordinator counts a repeat only if it knows that there may have been a request."""
     book = Book()
-    cursor = book.put_feed(Feed(lease_id="l", target="run", stream="data", kind="data", offsets={1: 10}))
+    cursor = book.put_cursor(Cursor(lease_id="l", target="run", stream="data", kind="data", offsets={1: 10}))
     assert not book.take_changes().awaited
-    book.put_feed(msgspec.structs.replace(cursor, intent=(1, 10)))
+    book.put_cursor(msgspec.structs.replace(cursor, intent=(1, 10)))
     changes = book.take_changes()
     assert (changes.awaited, changes.durable) == (True, False)
 
@@ -88,10 +88,10 @@ def test_a_cursor_moves_only_when_the_backend_has_accepted() -> None:
     process = owner(world)
     world.server.down = True
     process.log(loss=1.0)
-    assert feed(world).offsets == {1: FRAME}
+    assert cursor_of(world).offsets == {1: FRAME}
     world.server.down = False
     world.wait(60)
-    assert feed(world).offsets == {1: 2 * FRAME}
+    assert cursor_of(world).offsets == {1: 2 * FRAME}
 
 
 def test_backoff_grows_to_a_cap_and_ends_with_success() -> None:
@@ -199,7 +199,7 @@ def test_repeats_are_counted_where_the_outcome_was_unknown(outcome: Unknown | Re
     world.wait(10)
     assert world.server.only().values("row") == [1.0]
     assert world.run().repeats == repeats
-    assert feed(world, "data").intent is None
+    assert cursor_of(world, "data").intent is None
 
 
 def test_metrics_are_de_duplicated_and_never_counted() -> None:
@@ -218,7 +218,7 @@ def test_a_repeat_after_the_death_of_the_coordinator_is_counted() -> None:
     process = owner(world)
     world.hold.add("Ship")
     process.log(stream="data", row=1.0)
-    assert feed(world, "data").intent == (1, 0)
+    assert cursor_of(world, "data").intent == (1, 0)
     world.hold.clear()
     world.restart()
     world.wait(5)
@@ -258,17 +258,17 @@ def test_what_only_the_store_has_after_a_power_loss_is_left_to_sync() -> None:
     world = World()
     process = owner(world)
     lease = world.lease(process)
-    cursor = feed(world)
-    world.book.put_feed(msgspec.structs.replace(cursor, offsets={**cursor.offsets, 7: 40}))
-    world.book.put_feed(
-        Feed(lease_id=lease.lease_id, target="store", stream="metrics", kind="metrics", offsets={7: 100})
+    cursor = cursor_of(world)
+    world.book.put_cursor(msgspec.structs.replace(cursor, offsets={**cursor.offsets, 7: 40}))
+    world.book.put_cursor(
+        Cursor(lease_id=lease.lease_id, target="store", stream="metrics", kind="metrics", offsets={7: 100})
     )
     process.finish().exit()
     world.wait(5)
     (note,) = world.notes(world.run(), "left_in_store")
     assert (note["stream"], note["segments"]) == ("metrics", "[7]")
     assert world.book.leases[lease.lease_id].removed
-    assert world.book.feeds[feed_key(lease.lease_id, "run", "metrics")].offsets[7] == 40
+    assert world.book.cursors[cursor_key(lease.lease_id, "run", "metrics")].offsets[7] == 40
 
 
 def test_a_batch_ends_where_the_stream_was_seen_to_end() -> None:

@@ -55,8 +55,8 @@ class Node:
                 case do.WriteDocument(run=run, revision=revision, body=body):
                     self.documents[run] = body
                     self.tell(on.DocumentWritten(run=run, revision=revision))
-                case do.HearMembers(run=run):
-                    self.tell(on.MembersHeard(run=run))
+                case do.PollMembers(run=run):
+                    self.tell(on.MembersPolled(run=run))
                 case do.LookAtStreams(lease_id=lease_id, final=final) if not self.blind:
                     self.tell(on.StreamsSeen(lease_id=lease_id, sizes={}, final=final))
 

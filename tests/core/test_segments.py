@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pluto_dist.core.values.effects import Ship
-from tests.core.test_lane import Batches, feed, owner
+from tests.core.test_lane import Batches, cursor_of, owner
 from tests.core.world import World
 
 
@@ -79,7 +79,7 @@ def test_delivered_segments_are_given_back_all_but_the_newest(wanted: int, left:
     world.wait(1)
     assert sorted(process.spool.streams["metrics"]) == left
     process.log(loss=10.0)
-    assert set(feed(world).offsets) == set(left)
+    assert set(cursor_of(world).offsets) == set(left)
     process.finish().exit()
     world.wait(1)
     assert not world.spools, "nothing outlives the process"

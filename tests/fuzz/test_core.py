@@ -104,7 +104,7 @@ def ends_well(world: World, owner: Process) -> None:
     if not any(lease.role != "side" for lease in foreign):
         assert run.status == "COMPLETED", (run.verdict, foreign)
     for spool in owner.spools:
-        assert spool.lease_id not in world.spools or world.lease(owner).removed or world.book.feeds
+        assert spool.lease_id not in world.spools or world.lease(owner).removed or world.book.cursors
 
 
 @fuzz(24, told=st.lists(stories, min_size=1, max_size=2))

@@ -13,7 +13,7 @@ from pluto_dist.core.rules.shared import MAX_TAGS
 from pluto_dist.core.values.backend import StatusReport
 from pluto_dist.core.values.book import Book
 from pluto_dist.core.values.messages import View
-from pluto_dist.core.values.records import Feed, Lease, Run, Verdict
+from pluto_dist.core.values.records import Cursor, Lease, Run, Verdict
 from pluto_dist.spool.frames import scan
 from pluto_dist.spool.names import segment_name
 from tests.adapters.memory_backend import StoredRun
@@ -119,8 +119,8 @@ class Checks:
             self.expect(run.epoch >= self._epochs.get(run.key, 0), f"epoch of {run.key} went back")
             self._epochs[run.key] = run.epoch
             self._verdict(run, leases)
-        for feed in book.feeds:
-            self._cursor(coordinator, feed)
+        for cursor in book.cursors:
+            self._cursor(coordinator, cursor)
         for lease in book.leases:
             if lease.end_reason == "superseded" and lease.fences is not None:
                 self._fenced_at.setdefault(lease.lease_id, self.world.now)
@@ -166,17 +166,17 @@ class Checks:
         self.expect(not early, f"R10: {run.status} while the launcher has restarts left")
         self.expect(done, f"G1: {run.key} became {run.status} while its owner {owner.name} was at work")
 
-    def _cursor(self, coordinator: SimCoordinator, feed: Feed) -> None:
+    def _cursor(self, coordinator: SimCoordinator, cursor: Cursor) -> None:
         """G6: a cursor has passed only what is at its target or set aside."""
-        if feed.target != "run":
+        if cursor.target != "run":
             return
-        lease = coordinator.book.leases.get(feed.lease_id)
-        for segment, offset in feed.offsets.items():
-            key = feed.lease_id, feed.stream, segment
+        lease = coordinator.book.leases.get(cursor.lease_id)
+        for segment, offset in cursor.offsets.items():
+            key = cursor.lease_id, cursor.stream, segment
             known = self._read.get(key, 0)
             if offset <= known or lease is None:
                 continue
-            file = self.world.disk.files.get(f"{lease.folder}/{segment_name(feed.stream, segment)}")
+            file = self.world.disk.files.get(f"{lease.folder}/{segment_name(cursor.stream, segment)}")
             if file is None:
                 continue
             self._read[key] = offset

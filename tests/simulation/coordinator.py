@@ -101,8 +101,8 @@ class DatabaseSession:
         database.world.boundary("after commit")
 
 
-class SimGuard:
-    """Stands for `Liveguard`: who is alive, by the simulated kernel."""
+class SimWatches:
+    """Stands for `Watches`: who is alive, by the simulated kernel."""
 
     probe_interval_s = None
     descriptors = ()
@@ -156,7 +156,7 @@ class SimServer:
 
 
 class SimPools:
-    """Stands for the crews: each effect is carried out after a while."""
+    """Stands for the bulkheads: each effect is carried out after a while."""
 
     def __init__(self, coordinator: SimCoordinator) -> None:
         self._coordinator = coordinator
@@ -237,7 +237,7 @@ class SimDriver(Driver):
     @property
     def unkept(self) -> bool:
         """Whether the book is ahead of the database: then nothing that it says has left yet."""
-        return bool(self._keeper._saves)
+        return bool(self._commits._saves)
 
     def __init__(self, coordinator: SimCoordinator, core: Coordinator, session: DatabaseSession) -> None:
         world = coordinator.world
@@ -256,12 +256,12 @@ class SimDriver(Driver):
         done: Any = SimDone(coordinator)
         background._pools, background._done = pools, done
         self._world = world
-        self._guard: Any = SimGuard(world)
+        self._watches: Any = SimWatches(world)
 
     def turn(self) -> None:
         """What `run_once` does after its wait."""
         now = self._world.now
-        self._deaths(self._guard.noticed(now))
+        self._deaths(self._watches.noticed(now))
         self._receive()
         self._events.extend(self._background.collect())
         self._look()

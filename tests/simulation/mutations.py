@@ -18,7 +18,7 @@ import msgspec
 
 from pluto_dist.client.lease_files import RoomForRecords
 from pluto_dist.coordinator.database import Database
-from pluto_dist.coordinator.driver import Driver, Keeper
+from pluto_dist.coordinator.driver import Driver, GroupCommit
 from pluto_dist.coordinator.spools import LeaseFolders
 from pluto_dist.coordinator.worker import Worker
 from pluto_dist.core.machine import admission, control, delivery, folding, settle
@@ -141,12 +141,12 @@ def no_suffix() -> Patch:
 
 def intent_not_persisted() -> Patch:
     """Nobody remembers that a request may have been carried out."""
-    real = Book.put_feed
+    real = Book.put_cursor
 
-    def broken(self: Book, feed: Any) -> Any:
-        return real(self, msgspec.structs.replace(feed, intent=None))
+    def broken(self: Book, cursor: Any) -> Any:
+        return real(self, msgspec.structs.replace(cursor, intent=None))
 
-    return Book, "put_feed", broken
+    return Book, "put_cursor", broken
 
 
 def status_before_delivery() -> Patch:
@@ -163,10 +163,10 @@ def status_twice() -> Patch:
     """An accepted status is not noted."""
     real = Controls._done
 
-    def broken(self: Controls, run: Any, errand: Any) -> None:
-        real(self, run, errand)
+    def broken(self: Controls, run: Any, request: Any) -> None:
+        real(self, run, request)
         self.again = getattr(self, "again", 0) + 1
-        if errand.operation == "status" and self.again < 60:
+        if request.operation == "status" and self.again < 60:
             self._context.change_run(self._book.runs[run.key], reported=False)
 
     return Controls, "_done", broken
@@ -227,11 +227,11 @@ def verdict_not_frozen() -> Patch:
 def not_durable() -> Patch:
     """Effects leave although nothing was kept."""
 
-    def broken(self: Keeper, now: float) -> bool:
+    def broken(self: GroupCommit, now: float) -> bool:
         self._saves.clear()
         return True
 
-    return Keeper, "keep", broken
+    return GroupCommit, "keep", broken
 
 
 def set_aside_lost() -> Patch:
@@ -275,12 +275,12 @@ def intent_not_awaited() -> Patch:
 
 def tries_not_counted() -> Patch:
     """However often a request may have been carried out, it counts as one repeat."""
-    real = Book.put_feed
+    real = Book.put_cursor
 
-    def broken(self: Book, feed: Any) -> Any:
-        return real(self, msgspec.structs.replace(feed, tries=min(feed.tries, 2)))
+    def broken(self: Book, cursor: Any) -> Any:
+        return real(self, msgspec.structs.replace(cursor, tries=min(cursor.tries, 2)))
 
-    return Book, "put_feed", broken
+    return Book, "put_cursor", broken
 
 
 def records_before_the_opening() -> Patch:

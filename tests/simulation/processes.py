@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from pluto_dist.client.lease import HeldLease
+from pluto_dist.client.lease import Lease
 from pluto_dist.client.lease_files import LeaseFiles, RoomForRecords
 from pluto_dist.client.run import Run
 from pluto_dist.core.rules.session import Session
@@ -128,7 +128,7 @@ class Process:
         settings = Settings(mode="local", system_metrics_s=0.0)
         link: Any = self
         wall: Any = world
-        self.held = HeldLease(self.lease, link, settings, attached=actor.verb == "attach", wall=wall)
+        self.held = Lease(self.lease, link, settings, attached=actor.verb == "attach", wall=wall)
         self.handle = Run(self.held)
         opened = Claim(
             at=world.now,
@@ -294,7 +294,7 @@ class Process:
         return self.held.ends_as_side
 
     def _leave(self, entry: Finished | Closed, dies: Status = (0, "")) -> None:
-        """`HeldLease._leave` and `leaving.leave`, without blocking."""
+        """`Lease._leave` and `leaving.leave`, without blocking."""
         assert self.lease is not None
         lease, held, world = self.lease, self.held, self.world
         self.leaving = True

@@ -26,15 +26,7 @@ from pluto_dist.backend.pluto.exchange import (
     failed,
 )
 from pluto_dist.backend.pluto.http import Http
-from pluto_dist.core.values.backend import (
-    BackendRun,
-    Delivered,
-    LogType,
-    Reached,
-    Retry,
-    Status,
-    Unknown,
-)
+from pluto_dist.core.values.backend import BackendRun, Delivered, LogType, Reached, Retry, Status, Unknown
 from pluto_dist.core.values.lifecycle import Target
 from pluto_dist.secret import Secret
 

@@ -5,7 +5,7 @@ restart of the coordinator only means that the difference is sent again; all of 
 A Run has at most one of them in flight, so the server's unlocked merges never race (G9), and the status goes
 out last, when everything of owner and workers has been delivered (G6).
 
-An errand that fails does not hold up the others. The status waits for them, but not for ever: a server that
+A request that fails does not hold up the others. The status waits for them, but not for ever: a server that
 answers 500 to a tag must still hear how the Run ended.
 """
 
@@ -38,14 +38,14 @@ from pluto_dist.core.values.events import Beaten, Controlled
 from pluto_dist.core.values.records import Run, Verdict
 
 MAX_NAMES = 1000
-TRIES = 3  # the status does not wait longer for an errand that fails, a few seconds
+TRIES = 3  # the status does not wait longer for a request that fails, a few seconds
 FENCED = frozenset({"seat", "revive", "status"})  # of several nodes only the seat may say it
-GIVE_UP_S = 86_400.0  # an outage of a day is an outage; longer, the server means this very errand
+GIVE_UP_S = 86_400.0  # an outage of a day is an outage; longer, the server means this very request
 
 _encoder = msgspec.json.Encoder()
 
 
-class Errand(msgspec.Struct, frozen=True):
+class ControlRequest(msgspec.Struct, frozen=True):
     """The request in flight for one Run."""
 
     operation: str
@@ -53,8 +53,8 @@ class Errand(msgspec.Struct, frozen=True):
     body: bytes
 
 
-class Trial(msgspec.Struct, frozen=True):
-    """How one errand of a Run has failed so far."""
+class Attempts(msgspec.Struct, frozen=True):
+    """How one request of a Run has failed so far."""
 
     failures: int
     since: float
@@ -62,14 +62,14 @@ class Trial(msgspec.Struct, frozen=True):
 
 
 class Controls:
-    """Errands of all Runs."""
+    """Requests of all Runs."""
 
     def __init__(self, context: Context, clusters: Clusters) -> None:
         self._context = context
         self._book = context.book
         self._clusters = clusters
-        self._errands: dict[str, Errand] = {}
-        self._trials: dict[str, dict[str, Trial]] = {}
+        self._requests: dict[str, ControlRequest] = {}
+        self._attempts: dict[str, dict[str, Attempts]] = {}
         self._beats = Beats(context)
         self._reaped: set[str] = set()
         self._tried_last: set[str] = set()
@@ -93,56 +93,56 @@ class Controls:
         if not self._context.may_talk(run):
             return
         self._beats.beat(run, beat_s)
-        if run.key in self._errands or self._beats.doubts(run):
+        if run.key in self._requests or self._beats.doubts(run):
             return
-        errand = self._next(run, may_report)
-        if errand is None:
+        request = self._next(run, may_report)
+        if request is None:
             if ends and may_report and next(self._wanted(run), None) is None:
                 self._beats.asked_last(run)
             return
-        if errand.operation == "status":
+        if request.operation == "status":
             self._context.reporting.add(run.key)
             self._beats.status_leaves(run)
             run = self._context.change_run(run, telling=True)
-        elif errand.operation != "revive":  # that follows from the answer
+        elif request.operation != "revive":  # that follows from the answer
             self._beats.end(run)  # else it would come between the last question and the status
-        self._errands[run.key] = errand
+        self._requests[run.key] = request
         self._context.emit(
             Control(
                 run=backend_run(run),
-                operation=errand.operation,
-                token=errand.token,
-                body=errand.body,
-                fence=self._clusters.fence(run) if errand.operation in FENCED else None,
+                operation=request.operation,
+                token=request.token,
+                body=request.body,
+                fence=self._clusters.fence(run) if request.operation in FENCED else None,
             )
         )
 
     def answered(self, event: Controlled) -> bool:
-        """Takes the backend's answer to an errand; True if it knows new names now."""
-        errand = self._errands.get(event.run)
+        """Takes the backend's answer to a request; True if it knows new names now."""
+        request = self._requests.get(event.run)
         run = self._book.runs.get(event.run)
-        if errand is None or run is None or errand.token != event.token:
+        if request is None or run is None or request.token != event.token:
             return False
-        del self._errands[event.run]
+        del self._requests[event.run]
         self._context.reporting.discard(event.run)
         self._context.touch(event.run)
         self._context.heard_of_key(run, event.outcome)
         match event.outcome:
             case Delivered():
-                self._done(run, errand, event.outcome)
-                if errand.operation == "status":
+                self._done(run, request, event.outcome)
+                if request.operation == "status":
                     self._context.note(event.run, "reported", status=run.status)
             case Rejected(reason=reason):
-                self._refused(run, errand, reason)
+                self._refused(run, request, reason)
             case Retry(reason=reason, after_s=after_s):
-                self._failed(run, errand, reason, after_s or 0.0)
-                if errand.operation == "status":
+                self._failed(run, request, reason, after_s or 0.0)
+                if request.operation == "status":
                     self._beats.status_failed(run)
             case Unknown(reason=reason):
-                self._failed(run, errand, reason, 0.0)
-                if errand.operation == "status":
+                self._failed(run, request, reason, 0.0)
+                if request.operation == "status":
                     self._beats.status_failed(run, unsure=True)
-        return errand.operation == "names" and not self._book.unregistered(event.run)
+        return request.operation == "names" and not self._book.unregistered(event.run)
 
     def beaten(self, event: Beaten) -> None:
         """A sign of life tells what the server thinks of the Run: cancelled by somebody, or dead for it."""
@@ -174,7 +174,7 @@ class Controls:
 
     def deadline(self, run: str) -> float | None:
         """When `advance` may have something to do for this Run, if nothing happens before."""
-        waits = [trial.not_before for trial in self._trials.get(run, {}).values()]
+        waits = [attempts.not_before for attempts in self._attempts.get(run, {}).values()]
         beat_at = self._beats.deadline(run)
         if beat_at is not None:
             waits.append(beat_at)
@@ -194,27 +194,27 @@ class Controls:
 
     def forget(self, run: str) -> None:
         """The Run is forgotten."""
-        self._errands.pop(run, None)
-        self._trials.pop(run, None)
+        self._requests.pop(run, None)
+        self._attempts.pop(run, None)
         self._beats.forget(run)
         self._seated.pop(run, None)
         self._context.reporting.discard(run)
         self._reaped.discard(run)
         self._tried_last.discard(run)
 
-    def _next(self, run: Run, may_report: bool) -> Errand | None:
+    def _next(self, run: Run, may_report: bool) -> ControlRequest | None:
         wanted = list(self._wanted(run))
         reports = run.verdict is not None and not run.reported and may_report
         if reports:
             self._try_once_more(run)
-        waits = any(self._trial(run, operation).failures < TRIES for operation, _ in wanted)
-        due = reports and not waits and self._context.now.at >= self._trial(run, "status").not_before
+        waits = any(self._attempts_of(run, operation).failures < TRIES for operation, _ in wanted)
+        due = reports and not waits and self._context.now.at >= self._attempts_of(run, "status").not_before
         if due and self._beats.asked_last(run):
             wanted.append(("status", _encoder.encode(status_report(run))))
         for operation, body in wanted:
-            if self._context.now.at >= self._trial(run, operation).not_before:
+            if self._context.now.at >= self._attempts_of(run, operation).not_before:
                 self._token += 1
-                return Errand(operation, self._token, body)
+                return ControlRequest(operation, self._token, body)
         return None
 
     def _wanted(self, run: Run) -> Iterator[tuple[str, bytes]]:
@@ -233,36 +233,36 @@ class Controls:
             yield "config", run.config_patch
 
     def _try_once_more(self, run: Run) -> None:
-        """Before the status goes out without it, an errand that failed in an outage gets a chance."""
+        """Before the status goes out without it, a request that failed in an outage gets a chance."""
         if run.key in self._tried_last:
             return
         self._tried_last.add(run.key)
-        for operation, trial in self._trials.get(run.key, {}).items():
-            failures = min(trial.failures, TRIES - 1)
-            self._trials[run.key][operation] = Trial(failures, trial.since, 0.0)
+        for operation, attempts in self._attempts.get(run.key, {}).items():
+            failures = min(attempts.failures, TRIES - 1)
+            self._attempts[run.key][operation] = Attempts(failures, attempts.since, 0.0)
 
-    def _trial(self, run: Run, operation: str) -> Trial:
-        return self._trials.get(run.key, {}).get(operation, Trial(0, self._context.now.at, 0.0))
+    def _attempts_of(self, run: Run, operation: str) -> Attempts:
+        return self._attempts.get(run.key, {}).get(operation, Attempts(0, self._context.now.at, 0.0))
 
-    def _done(self, run: Run, errand: Errand, outcome: Delivered) -> None:
-        self._trials.get(run.key, {}).pop(errand.operation, None)
-        run = self._no_refusal(run, errand.operation)
+    def _done(self, run: Run, request: ControlRequest, outcome: Delivered) -> None:
+        self._attempts.get(run.key, {}).pop(request.operation, None)
+        run = self._no_refusal(run, request.operation)
         told = outcome if isinstance(outcome, Told) else Told()
-        match errand.operation:
+        match request.operation:
             case "names":
-                for name in msgspec.json.decode(errand.body, type=dict[str, str]):
+                for name in msgspec.json.decode(request.body, type=dict[str, str]):
                     series = self._book.series_of(run.key)[name]
                     self._book.put_series(run.key, name, msgspec.structs.replace(series, registered=True))
             case "tags":
-                self._tagged(run, msgspec.json.decode(errand.body, type=TagsChange), told)
-            case "config" if run.config_patch == errand.body:
+                self._tagged(run, msgspec.json.decode(request.body, type=TagsChange), told)
+            case "config" if run.config_patch == request.body:
                 self._context.change_run(run, config_patch=b"")
             case "seat":
-                self._seated[run.key] = msgspec.json.decode(errand.body, type=SeatNote).epoch
+                self._seated[run.key] = msgspec.json.decode(request.body, type=SeatNote).epoch
             case "revive":
                 self._reaped.discard(run.key)
                 self._server_says(run, told.status)
-            case "status" if run.ended and errand.body == _encoder.encode(status_report(run)):
+            case "status" if run.ended and request.body == _encoder.encode(status_report(run)):
                 self._tried_last.discard(run.key)
                 self._beats.end(run)
                 self._server_says(self._context.change_run(run, reported=True), told.status)
@@ -285,16 +285,16 @@ class Controls:
                 self._context.note(run.key, "server_says", status=other)
             self._context.change_run(run, server_status=other)
 
-    def _refused(self, run: Run, errand: Errand, reason: str) -> None:
+    def _refused(self, run: Run, request: ControlRequest, reason: str) -> None:
         """It will not be taken, so it counts as done, and people can see why."""
-        self._context.note(run.key, f"{errand.operation}_refused", why=reason)
-        if errand.operation == "tags":
+        self._context.note(run.key, f"{request.operation}_refused", why=reason)
+        if request.operation == "tags":
             known = run.pushed_tags or ()  # nobody shall believe in tags that are not there
             self._context.change_run(run, tags=known, pushed_tags=known, untagged=())
         else:
-            self._done(run, errand, Delivered())
-        self._trials.get(run.key, {}).pop(errand.operation, None)
-        self._refusal(self._book.runs[run.key], errand.operation, reason)
+            self._done(run, request, Delivered())
+        self._attempts.get(run.key, {}).pop(request.operation, None)
+        self._refusal(self._book.runs[run.key], request.operation, reason)
 
     def _refusal(self, run: Run, what: str, reason: str) -> None:
         if run.refusals.get(what) != reason:
@@ -306,14 +306,14 @@ class Controls:
         left = {name: reason for name, reason in run.refusals.items() if name != what}
         return self._context.change_run(run, refusals=left)
 
-    def _failed(self, run: Run, errand: Errand, reason: str, at_least_s: float) -> None:
-        now, trial = self._context.now, self._trial(run, errand.operation)
-        if errand.operation != "status" and now.at > trial.since + GIVE_UP_S:
-            self._refused(run, errand, f"given up after a day: {reason}")
+    def _failed(self, run: Run, request: ControlRequest, reason: str, at_least_s: float) -> None:
+        now, attempts = self._context.now, self._attempts_of(run, request.operation)
+        if request.operation != "status" and now.at > attempts.since + GIVE_UP_S:
+            self._refused(run, request, f"given up after a day: {reason}")
             return
-        wait_s = max(at_least_s, backoff_s(trial.failures, now.jitter))
-        trials = self._trials.setdefault(run.key, {})
-        trials[errand.operation] = Trial(trial.failures + 1, trial.since, now.at + wait_s)
+        wait_s = max(at_least_s, backoff_s(attempts.failures, now.jitter))
+        tried = self._attempts.setdefault(run.key, {})
+        tried[request.operation] = Attempts(attempts.failures + 1, attempts.since, now.at + wait_s)
 
     def _cancelled(self, run: Run) -> None:
         """The one thing that changes a verdict; what it was stays readable."""

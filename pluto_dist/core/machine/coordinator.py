@@ -26,10 +26,10 @@ from pluto_dist.core.machine.queries import Questions
 from pluto_dist.core.machine.restoring import OPERATION as PUT_BACK
 from pluto_dist.core.machine.restoring import Restoring
 from pluto_dist.core.machine.sampling import Sampling
-from pluto_dist.core.machine.settle import Idle, Memory, Settling
-from pluto_dist.core.machine.store import Elsewhere, Filing, Remainders
-from pluto_dist.core.machine.stragglers import Paces
-from pluto_dist.core.machine.views import Standings, Views
+from pluto_dist.core.machine.settle import Idle, Retention, Settling
+from pluto_dist.core.machine.store import DocumentWriter, SyncUploads, UndeliveredCopies
+from pluto_dist.core.machine.stragglers import Stragglers
+from pluto_dist.core.machine.views import RunSituations, Views
 from pluto_dist.core.rules.participants import is_node
 from pluto_dist.core.rules.series import SeriesNames
 from pluto_dist.core.values.backend import Refused
@@ -64,7 +64,7 @@ from pluto_dist.core.values.events import (
     LeaseReleased,
     LifecycleRead,
     LivenessChecked,
-    MembersHeard,
+    MembersPolled,
     NamesFound,
     OpenEnded,
     ProcessDied,
@@ -104,16 +104,21 @@ class Coordinator:
         self._admission = Admission(self._context, self._opening, shared, self._clusters)
         self._folding = Folding(self._context, self._admission, shared)
         self._delivery = Delivery(self._context, SeriesNames(book))
-        self._remainders = Remainders(self._context, self._delivery)
-        self._elsewhere = Elsewhere(self._context)
+        self._copies = UndeliveredCopies(self._context, self._delivery)
+        self._uploads = SyncUploads(self._context)
         self._controls = Controls(self._context, self._clusters)
-        self._filing = Filing(self._context)
+        self._document_writer = DocumentWriter(self._context)
         self._restoring = Restoring(self._context)
-        self._paces = Paces(self._context)
-        standings = Standings(
-            self._context, self._delivery, self._controls, self._filing, self._paces, self._clusters
+        self._stragglers = Stragglers(self._context)
+        situations = RunSituations(
+            self._context,
+            self._delivery,
+            self._controls,
+            self._document_writer,
+            self._stragglers,
+            self._clusters,
         )
-        self._views = Views(self._context, self._delivery, standings, self._paces, generation)
+        self._views = Views(self._context, self._delivery, situations, self._stragglers, generation)
         self._sampling = Sampling(self._context, self._delivery)
         self._settling = Settling(
             self._context,
@@ -122,27 +127,27 @@ class Coordinator:
             self._folding,
             self._delivery,
             self._controls,
-            self._filing,
-            standings,
+            self._document_writer,
+            situations,
             self._views,
             self._sampling,
             self._clusters,
         )
-        self._memory = Memory(
+        self._retention = Retention(
             self._context,
             (
                 self._opening,
                 self._delivery,
                 self._controls,
-                self._filing,
+                self._document_writer,
                 self._settling,
                 self._views,
                 self._sampling,
-                self._paces,
+                self._stragglers,
                 self._clusters,
             ),
         )
-        self._recovery = Recovery(self._context, self._admission, self._opening, self._elsewhere)
+        self._recovery = Recovery(self._context, self._admission, self._opening, self._uploads)
         self._questions = Questions(self._context, self._views, generation)
 
     def start(self, now: Now) -> list[Effect]:
@@ -167,9 +172,9 @@ class Coordinator:
             self._settling.deadline(),
             self._views.deadline(),
             self._sampling.deadline(),
-            self._paces.deadline(),
-            self._filing.deadline(),
-            self._remainders.deadline(),
+            self._stragglers.deadline(),
+            self._document_writer.deadline(),
+            self._copies.deadline(),
             self._idle.deadline(),
             self._clusters.deadline(),
         ]
@@ -182,10 +187,10 @@ class Coordinator:
             case Asked(peer=peer, question=question):
                 self._stopping = self._questions.answer(peer, question) or self._stopping
                 if isinstance(question, HandOverKey):
-                    self._elsewhere.ask_all()
+                    self._uploads.ask_all()
             case LifecycleRead():
                 self._folding.read(event)
-                self._views.pay(event.lease_id, self._folding.unopened(event.lease_id))
+                self._views.send_reply(event.lease_id, self._folding.unopened(event.lease_id))
             case ProcessDied():
                 self._died(event)
             case LeaseReleased(lease_id=lease_id):
@@ -194,11 +199,11 @@ class Coordinator:
                 self._launcher_died(key, launcher)
             case LivenessChecked(claim=claim):
                 self._admission.verified(claim)
-            case MembersHeard(run=key):
-                self._settling.heard(key)
+            case MembersPolled(run=key):
+                self._settling.polled(key)
             case StreamsSeen():
                 self._delivery.seen(event)
-                self._paces.seen(event)
+                self._stragglers.seen(event)
             case NamesFound():
                 self._delivery.names_found(event)
             case Shipped():
@@ -215,13 +220,13 @@ class Coordinator:
             case Beaten():
                 self._controls.beaten(event)
             case DocumentWritten():
-                self._filing.done(event)
+                self._document_writer.done(event)
             case CopiesKept():
-                self._remainders.kept(event)
+                self._copies.kept(event)
             case CopiesDropped():
-                self._remainders.dropped(event)
+                self._copies.dropped(event)
             case UploadsRead():
-                self._elsewhere.read(event)
+                self._uploads.read(event)
                 self._opening.wake()
                 self._delivery.kick_run(event.run)
             case FenceFound(lease_id=lease_id, fences=fences):
@@ -237,7 +242,7 @@ class Coordinator:
                 self._opening.wake()
                 self._delivery.wake()
                 self._sampling.sample()
-                self._paces.look()
+                self._stragglers.look()
                 self._clusters.tick()
             case _:
                 raise TypeError(f"no such event: {type(event).__name__}")
@@ -253,7 +258,7 @@ class Coordinator:
         lease = self._book.leases.get(message.lease_id)
         if lease is None or lease.folded < message.entries:
             self._context.emit(ReadLifecycle(lease_id=message.lease_id, folder=message.folder))
-            self._views.owe(message.lease_id, message.request)
+            self._views.reply_later(message.lease_id, message.request)
             return
         if message.request:
             final = not lease.may_write
@@ -312,11 +317,11 @@ class Coordinator:
         self._opening.key_given(key_id)
 
     def _finish(self) -> list[Effect]:
-        self._memory.forget_old()
+        self._retention.forget_old()
         self._restoring.wake()
-        self._remainders.look()
+        self._copies.look()
         self._settling.settle()
-        self._memory.forget_gone()
+        self._retention.forget_gone()
         if self._stopping:
             self._context.emit(StopSelf(reason="asked to stop"))
         elif self._idle.long_enough(self.at_rest, self._context.now.at):
@@ -336,13 +341,13 @@ class Recovery:
     """Done once, at the start."""
 
     def __init__(
-        self, context: Context, admission: Admission, opening: Opening, elsewhere: Elsewhere
+        self, context: Context, admission: Admission, opening: Opening, uploads: SyncUploads
     ) -> None:
         self._context = context
         self._book = context.book
         self._admission = admission
         self._opening = opening
-        self._elsewhere = elsewhere
+        self._uploads = uploads
 
     def start(self) -> None:
         """First the Runs, so that a claim which waits finds its Run as it is now."""
@@ -354,7 +359,7 @@ class Recovery:
 
     def _take_up_run(self, run: Run) -> None:
         self._context.touch(run.key)
-        self._elsewhere.ask(run)
+        self._uploads.ask(run)
         if run.boot_id != self._context.boot_id:
             for lease in self._book.leases_of(run.key):
                 self._book.put_lease(rebased_lease(lease))

@@ -7,10 +7,10 @@ from pluto_dist.core.machine.lane import Lane
 from pluto_dist.core.rules.participants import is_node, late_participant
 from pluto_dist.core.rules.series import SeriesNames, names_itself
 from pluto_dist.core.values.backend import LogType, StreamKind, kind_of
-from pluto_dist.core.values.book import Points, feed_key
+from pluto_dist.core.values.book import Points, cursor_key
 from pluto_dist.core.values.effects import LookAtStreams
 from pluto_dist.core.values.events import NamesFound, PointSummary, RecordSetAside, Shipped, StreamsSeen
-from pluto_dist.core.values.records import Feed, Lease, Point, Run
+from pluto_dist.core.values.records import Cursor, Lease, Point, Run
 
 TURN_S = 0.05  # a Run's console streams take turns (line numbers are one global order), as does its status
 QUIET_MS = 2000  # the status does not wait longer for what a side has on its way
@@ -54,7 +54,7 @@ class Delivery:
 
     def names_found(self, event: NamesFound) -> None:
         """A batch declares new names: settle them, then send it."""
-        lane = self._lanes.get(feed_key(event.lease_id, event.target, event.stream))
+        lane = self._lanes.get(cursor_key(event.lease_id, event.target, event.stream))
         run = lane.run if lane is not None else None
         if lane is None or run is None:
             return
@@ -83,7 +83,7 @@ class Delivery:
 
     def shipped(self, event: Shipped) -> None:
         """A batch was accepted, or not."""
-        lane = self._lanes.get(feed_key(event.lease_id, event.target, event.stream))
+        lane = self._lanes.get(cursor_key(event.lease_id, event.target, event.stream))
         run = lane.run if lane is not None else None
         if lane is None or run is None:
             return
@@ -92,7 +92,7 @@ class Delivery:
         trouble = lane.trouble
         if lane.answered(event):
             self._count_points(lane, run, event.summary)
-            if lane.feed.kind == "console":
+            if lane.cursor.kind == "console":
                 run = self._book.runs[run.key]  # repeats may just have been counted
                 self._context.change_run(run, next_line=run.next_line + event.lines)
         if lane.trouble != trouble:
@@ -102,7 +102,7 @@ class Delivery:
 
     def put_aside(self, event: RecordSetAside) -> None:
         """A record that the backend refused is kept aside, or could not be."""
-        lane = self._lanes.get(feed_key(event.lease_id, event.target, event.stream))
+        lane = self._lanes.get(cursor_key(event.lease_id, event.target, event.stream))
         if lane is not None:
             lane.put_aside(event.error)
             self._went_on(lane)
@@ -142,7 +142,7 @@ class Delivery:
 
     def only_files_left(self, lease: Lease) -> bool:
         """Whether nothing but files is still to be delivered."""
-        lanes = (lane for lane in self.lanes_of(lease) if lane.feed.kind != "files")
+        lanes = (lane for lane in self.lanes_of(lease) if lane.cursor.kind != "files")
         return lease.lease_id in self._looked and all(lane.complete for lane in lanes)
 
     def pending_bytes(self, lease: Lease) -> int:
@@ -151,7 +151,7 @@ class Delivery:
 
     def passed(self, lease: Lease) -> int:
         """Records of the lease that have been delivered or set aside."""
-        return sum(self._book.feeds[key].passed for key in self._book.feed_keys(lease.lease_id))
+        return sum(self._book.cursors[key].passed for key in self._book.cursor_keys(lease.lease_id))
 
     def trouble(self, run: str) -> str:
         """Why something of the Run is not delivered, "" if all is well."""
@@ -172,12 +172,12 @@ class Delivery:
             steps.append(known.fork_step + 1)  # a fork goes on behind the step it was made from
         for lease in self._book.leases_by(run, participant):
             steps.append(lease.next_step)
-            steps.extend(self._book.feeds[key].next_step for key in self._book.feed_keys(lease.lease_id))
+            steps.extend(self._book.cursors[key].next_step for key in self._book.cursor_keys(lease.lease_id))
         return max(steps)
 
     def lease_removed(self, lease: Lease) -> None:
-        """The lease's folder is gone; its feeds stay in the book for their counts."""
-        for key in self._book.feed_keys(lease.lease_id):
+        """The lease's folder is gone; its cursors stay in the book for their counts."""
+        for key in self._book.cursor_keys(lease.lease_id):
             lane = self._lanes.pop(key, None)
             if lane is not None and lease.run is not None:
                 self._troubled.get(lease.run, {}).pop(lane, None)
@@ -204,7 +204,7 @@ class Delivery:
         segment = lane.next_segment()
         if segment is None:
             lane.give_back()
-        elif lane.feed.kind == "console" and self._console_turn.setdefault(run.key, lane) is not lane:
+        elif lane.cursor.kind == "console" and self._console_turn.setdefault(run.key, lane) is not lane:
             lane.not_before = self._context.now.at + TURN_S
         else:
             writer, stop = _writer_at(lane, segment)
@@ -242,16 +242,16 @@ class Delivery:
         return settled.held_until or 0.0
 
     def _lane(self, lease: Lease, stream: str, kind: StreamKind) -> Lane:
-        key = feed_key(lease.lease_id, "run", stream)
-        if key not in self._book.feeds:
-            self._book.put_feed(Feed(lease_id=lease.lease_id, target="run", stream=stream, kind=kind))
+        key = cursor_key(lease.lease_id, "run", stream)
+        if key not in self._book.cursors:
+            self._book.put_cursor(Cursor(lease_id=lease.lease_id, target="run", stream=stream, kind=kind))
         if key not in self._lanes:
             self._lanes[key] = Lane(self._context, key, "run")
         return self._lanes[key]
 
     def lanes_of(self, lease: Lease) -> list[Lane]:
         """Streams of a lease that have been seen."""
-        return [self._lanes[key] for key in self._book.feed_keys(lease.lease_id) if key in self._lanes]
+        return [self._lanes[key] for key in self._book.cursor_keys(lease.lease_id) if key in self._lanes]
 
     def deliverable(self, run: Run) -> bool:
         """Whether the Run's backend can take records now."""
@@ -305,10 +305,10 @@ def _unfenced(lease: Lease) -> bool:
 
 def _writer_at(lane: Lane, segment: int) -> tuple[str, int | None]:
     """Who wrote there, and up to where: a superseded lease's later records are another's (R7)."""
-    lease, start = lane.lease, lane.feed.offsets.get(segment, 0)
+    lease, start = lane.lease, lane.cursor.offsets.get(segment, 0)
     if lease.fences is None:
         return lease.participant, None
-    fence = lease.fences.get(lane.feed.stream)
+    fence = lease.fences.get(lane.cursor.stream)
     if fence is None or (segment, start) >= fence:
         return late_participant(lease.participant, lease.attempt), None
     return lease.participant, fence[1] if segment == fence[0] else None

@@ -15,17 +15,17 @@ from pluto_dist.core.machine.context import Context
 from pluto_dist.core.rules.participants import speaker_of
 from pluto_dist.core.rules.stream import REPEATABLE, BatchSize, blobs_in, delivered_segments, segments_in
 from pluto_dist.core.values.backend import BackendRun, Delivered, Rejected, Retry, Unknown, backoff_s
-from pluto_dist.core.values.book import feed_key
+from pluto_dist.core.values.book import cursor_key
 from pluto_dist.core.values.effects import SetAside, Ship
 from pluto_dist.core.values.events import Shipped
 from pluto_dist.core.values.ids import step_behind
-from pluto_dist.core.values.records import Feed, Lease, Run
+from pluto_dist.core.values.records import Cursor, Lease, Run
 
 REGISTER_S = 1.0  # new names are registered before their first delivery, unless that takes longer
 
 
 class Lane:
-    """What is known of one stream beyond its feed; lost at a restart without harm.
+    """What is known of one stream beyond its cursor; lost at a restart without harm.
 
     Attributes:
         sizes: bytes of each segment, as last seen.
@@ -41,7 +41,7 @@ class Lane:
         self._key = key
         self._target = target
         self._failures = 0
-        self._batch = BatchSize(self.feed.kind)
+        self._batch = BatchSize(self.cursor.kind)
         self._sent: Ship | None = None
         self._culprit: tuple[Shipped, str] | None = None
         self._sent_size = 0
@@ -53,16 +53,16 @@ class Lane:
         self.not_before = 0.0
         self.trouble = ""
         self.copying: frozenset[int] = frozenset()
-        for segment, end in self.feed.offsets.items():  # an earlier coordinator may not have come to it
+        for segment, end in self.cursor.offsets.items():  # an earlier coordinator may not have come to it
             self._give_back_blobs(segment, 0, end)
 
     @property
-    def feed(self) -> Feed:
-        return self._context.book.feeds[self._key]
+    def cursor(self) -> Cursor:
+        return self._context.book.cursors[self._key]
 
     @property
     def lease(self) -> Lease:
-        return self._context.book.leases[self.feed.lease_id]
+        return self._context.book.leases[self.cursor.lease_id]
 
     @property
     def run(self) -> Run | None:
@@ -82,7 +82,7 @@ class Lane:
     @property
     def pending(self) -> int:
         """Bytes seen and not delivered."""
-        offsets = self.feed.offsets
+        offsets = self.cursor.offsets
         return sum(max(0, size - offsets.get(segment, 0)) for segment, size in self.sizes.items())
 
     @property
@@ -97,15 +97,17 @@ class Lane:
         return {number: end for number, end in copies.offsets.items() if number not in copies.left}
 
     @property
-    def _copies(self) -> Feed:
-        feed = self.feed
-        known = self._context.book.feeds.get(feed_key(feed.lease_id, "store", feed.stream))
-        return known or Feed(lease_id=feed.lease_id, target="store", stream=feed.stream, kind=feed.kind)
+    def _copies(self) -> Cursor:
+        cursor = self.cursor
+        known = self._context.book.cursors.get(cursor_key(cursor.lease_id, "store", cursor.stream))
+        return known or Cursor(
+            lease_id=cursor.lease_id, target="store", stream=cursor.stream, kind=cursor.kind
+        )
 
     @property
     def lost(self) -> tuple[int, ...]:
         """Segments that the disk has lost and the store still has, once what is on the disk is delivered."""
-        offsets = self.feed.offsets
+        offsets = self.cursor.offsets
         return tuple(
             number
             for number, end in self.kept.items()
@@ -115,14 +117,14 @@ class Lane:
     def seen(self, sizes: dict[int, int], *, final: bool) -> None:
         """Takes what stands on the disk; a segment that is gone, and its copy, needs no cursor any more."""
         self.sizes, self.final = sizes, self.final or final
-        feed, there = self.feed, sizes.keys() | self._copies.offsets.keys()
-        if feed.offsets.keys() - there:
-            offsets = {segment: end for segment, end in feed.offsets.items() if segment in there}
-            self._context.book.put_feed(msgspec.structs.replace(feed, offsets=offsets))
+        cursor, there = self.cursor, sizes.keys() | self._copies.offsets.keys()
+        if cursor.offsets.keys() - there:
+            offsets = {segment: end for segment, end in cursor.offsets.items() if segment in there}
+            self._context.book.put_cursor(msgspec.structs.replace(cursor, offsets=offsets))
 
     def next_segment(self) -> int | None:
         """The oldest segment with something to send; an unfinished frame at its end holds up nobody."""
-        offsets = self.feed.offsets
+        offsets = self.cursor.offsets
         for segment, size in sorted(self.sizes.items()):
             torn = self._stuck_at.get(segment) == size and not self.final
             if size > offsets.get(segment, 0) and not torn:
@@ -131,13 +133,13 @@ class Lane:
 
     def ship(self, segment: int, writer: str, known: dict[str, str | None], stop: int | None) -> None:
         """Sends the next batch of a segment; what cannot be repeated unseen is recorded first."""
-        feed, lease, run = self.feed, self.lease, self.run
+        cursor, lease, run = self.cursor, self.lease, self.run
         assert run is not None  # noqa: S101 # callers look first
-        start = feed.offsets.get(segment, 0)
-        if feed.kind not in REPEATABLE and run.target.mode == "pluto":
-            before = feed.tries if feed.intent == (segment, start) else 0
-            intent = msgspec.structs.replace(feed, intent=(segment, start), tries=before + 1)
-            self._context.book.put_feed(intent)
+        start = cursor.offsets.get(segment, 0)
+        if cursor.kind not in REPEATABLE and run.target.mode == "pluto":
+            before = cursor.tries if cursor.intent == (segment, start) else 0
+            intent = msgspec.structs.replace(cursor, intent=(segment, start), tries=before + 1)
+            self._context.book.put_cursor(intent)
         self.not_before, self.writer = 0.0, writer
         self._sent_size = self.sizes[segment]
         self._sent = Ship(
@@ -145,8 +147,8 @@ class Lane:
             run=backend_run(run),
             lease_id=lease.lease_id,
             folder=lease.folder,
-            stream=feed.stream,
-            kind=feed.kind,
+            stream=cursor.stream,
+            kind=cursor.kind,
             segment=segment,
             start=start,
             # Not beyond what was seen: while a batch waits to be cut, its writer may be superseded (R7).
@@ -155,7 +157,7 @@ class Lane:
             known=dict(known),
             renamed=any(name != final for name, final in known.items()),
             first_line=run.next_line,
-            label=self._speaker(run) if feed.kind == "console" else "",
+            label=self._speaker(run) if cursor.kind == "console" else "",
             final=self.final,
         )
         self._context.emit(self._sent)
@@ -200,11 +202,11 @@ class Lane:
     def give_back(self) -> None:
         """Frees the disk of what is delivered, all but the newest segments, as many as the process wants."""
         needed, newest = self.kept.keys() | self.copying, self.lease.opened.retention_segments
-        done = delivered_segments(self.feed.offsets, self.sizes, needed, newest)
+        done = delivered_segments(self.cursor.offsets, self.sizes, needed, newest)
         if done:
             gone = {segment for segment, _ in done}
             self.sizes = {segment: size for segment, size in self.sizes.items() if segment not in gone}
-            self._context.emit(segments_in(self.lease, self.feed.stream, done))
+            self._context.emit(segments_in(self.lease, self.cursor.stream, done))
 
     def _accepted(self, event: Shipped, *, nothing_follows: bool) -> bool:
         self._failures, self.trouble = 0, ""
@@ -220,8 +222,8 @@ class Lane:
 
     def _give_back_blobs(self, segment: int, start: int, end: int) -> None:
         """Frees the disk of files behind the cursor, as soon as the cursor is kept."""
-        if self.feed.kind == "files":
-            self._context.emit(blobs_in(self.lease, self.feed.stream, segment, start, end))
+        if self.cursor.kind == "files":
+            self._context.emit(blobs_in(self.lease, self.cursor.stream, segment, start, end))
 
     def _settle_intent(self, event: Shipped) -> None:
         """Counts what may have been sent twice; whether this request was carried out is known, or not."""
@@ -229,32 +231,35 @@ class Lane:
         if isinstance(outcome, Retry) or (isinstance(outcome, Rejected) and outcome.good is not None):
             self._take_back()
         elif not isinstance(outcome, Unknown):
-            self._count_repeats(event.lines * max(0, self.feed.tries - 1))
+            self._count_repeats(event.lines * max(0, self.cursor.tries - 1))
             self._forget_intent()
 
     def _take_back(self) -> None:
         """Nothing was carried out; what is unknown of the requests before is still unknown."""
-        feed = self.feed
-        if feed.tries > 1:
-            self._context.book.put_feed(msgspec.structs.replace(feed, tries=feed.tries - 1))
+        cursor = self.cursor
+        if cursor.tries > 1:
+            self._context.book.put_cursor(msgspec.structs.replace(cursor, tries=cursor.tries - 1))
         else:
             self._forget_intent()
 
     def _forget_intent(self) -> None:
-        if self.feed.intent is not None:
-            self._context.book.put_feed(msgspec.structs.replace(self.feed, intent=None, tries=0))
+        if self.cursor.intent is not None:
+            self._context.book.put_cursor(msgspec.structs.replace(self.cursor, intent=None, tries=0))
 
     def _advance(self, event: Shipped, delivered: int) -> None:
-        feed = self.feed
-        self._context.book.put_feed(
+        cursor = self.cursor
+        self._context.book.put_cursor(
             msgspec.structs.replace(
-                feed,
-                offsets={**feed.offsets, event.segment: max(event.end, feed.offsets.get(event.segment, 0))},
+                cursor,
+                offsets={
+                    **cursor.offsets,
+                    event.segment: max(event.end, cursor.offsets.get(event.segment, 0)),
+                },
                 intent=None,
                 tries=0,
-                delivered=feed.delivered + delivered,
-                passed=feed.passed + event.lines,
-                next_step=max(feed.next_step, step_behind(event.max_step)),
+                delivered=cursor.delivered + delivered,
+                passed=cursor.passed + event.lines,
+                next_step=max(cursor.next_step, step_behind(event.max_step)),
             )
         )
 
@@ -266,7 +271,7 @@ class Lane:
 
     def _count_repeats(self, lines: int) -> None:
         run = self.run
-        if self.feed.kind not in REPEATABLE and run is not None:
+        if self.cursor.kind not in REPEATABLE and run is not None:
             self._context.change_run(run, repeats=run.repeats + lines)
 
     def _rejected(self, event: Shipped, rejected: Rejected) -> None:
@@ -274,7 +279,7 @@ class Lane:
         if event.lines > 1:
             self._count_repeats(self._batch.refused(event, rejected))
             return
-        feed, lease, run = self.feed, self.lease, self.run
+        cursor, lease, run = self.cursor, self.lease, self.run
         assert run is not None  # noqa: S101 # there was a request
         self._culprit = (event, rejected.reason)
         self._context.emit(
@@ -284,7 +289,7 @@ class Lane:
                 store=run.target.store,
                 lease_id=lease.lease_id,
                 folder=lease.folder,
-                stream=feed.stream,
+                stream=cursor.stream,
                 segment=event.segment,
                 start=event.start,
                 end=event.end,
@@ -303,7 +308,7 @@ class Lane:
         self._give_back_blobs(culprit.segment, culprit.start, culprit.end)
         lease, run = self.lease, self.run
         assert run is not None  # noqa: S101 # there was a request
-        first = run.first_reject or f"{lease.label or lease.participant}, {self.feed.stream}: {reason}"
+        first = run.first_reject or f"{lease.label or lease.participant}, {self.cursor.stream}: {reason}"
         self._context.change_run(run, rejected=run.rejected + 1, first_reject=first)
 
 

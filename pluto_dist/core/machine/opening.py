@@ -28,13 +28,13 @@ from pluto_dist.core.values.backend import (
     backoff_s,
     kind_of,
 )
-from pluto_dist.core.values.book import Config, feed_key, past_key
+from pluto_dist.core.values.book import Config, cursor_key, past_key
 from pluto_dist.core.values.document import LeaseShown, restore, show
 from pluto_dist.core.values.effects import OpenRun
 from pluto_dist.core.values.events import OpenEnded
 from pluto_dist.core.values.ids import RunRef
 from pluto_dist.core.values.lifecycle import Claim, Fork, Origin
-from pluto_dist.core.values.records import Feed, Lease, Prior, Run, Verdict
+from pluto_dist.core.values.records import Cursor, Lease, Prior, Run, Verdict
 
 SEAT_WAIT_S = 0.5  # an answer of the cluster store wakes it before
 KEY_WAIT_S = 1.0  # a key usually comes with the next message
@@ -49,7 +49,7 @@ class Opening:
         self._context = context
         self._book = context.book
         self._clusters = clusters
-        self._adoption = Adoption(context, shared)
+        self._answers = OpeningAnswers(context, shared)
         self._succession = Succession(context)
         self._absences = Absences(context)
         self._asked: set[str] = set()
@@ -168,7 +168,7 @@ class Opening:
         match event.result:
             case RunOpened() as opened:
                 self._not_before.pop(event.run, None)
-                self._adoption.adopt(run, opened)
+                self._answers.apply(run, opened)
             case Unavailable(reason=reason, after_s=after_s, absent=absent, untouched=untouched):
                 if untouched:
                     run = self._context.change_run(run, asked_ms=0)
@@ -353,7 +353,7 @@ def _known(ref: RunRef, parent: Run | None) -> RunRef:
     return ref if parent is None or parent.id is None else RunRef(id=parent.id)
 
 
-class Adoption:
+class OpeningAnswers:
     """Nothing of the backend's is lost, and nothing that was changed here in the meantime."""
 
     def __init__(self, context: Context, shared: Shared) -> None:
@@ -361,7 +361,7 @@ class Adoption:
         self._book = context.book
         self._shared = shared
 
-    def adopt(self, run: Run, opened: RunOpened) -> None:
+    def apply(self, run: Run, opened: RunOpened) -> None:
         """Takes what the backend said of a Run that was asked for."""
         twin = self._twin(run, opened)
         if twin is not None and run.epoch == 0:
@@ -443,7 +443,7 @@ class Adoption:
         for name, series in papers.series.items():
             self._book.put_series(old.key, name, series)
         for lease in papers.leases:
-            self._resume_feeds(lease)
+            self._resume_cursors(lease)
         return msgspec.structs.replace(
             run,
             key=old.key,
@@ -461,16 +461,18 @@ class Adoption:
             repeats=old.repeats,
         )
 
-    def _resume_feeds(self, shown: LeaseShown) -> None:
+    def _resume_cursors(self, shown: LeaseShown) -> None:
         """A lease that is still in the spool, of which only the document tells how much was counted."""
         if shown.lease_id not in self._book.leases:
             return
         counted = shown.delivered
         for stream, offsets in shown.cursors.items():
             kind = kind_of(stream)
-            if kind is not None and feed_key(shown.lease_id, "run", stream) not in self._book.feeds:
-                feed = Feed(lease_id=shown.lease_id, target="run", stream=stream, kind=kind, offsets=offsets)
-                self._book.put_feed(msgspec.structs.replace(feed, delivered=counted, passed=counted))
+            if kind is not None and cursor_key(shown.lease_id, "run", stream) not in self._book.cursors:
+                cursor = Cursor(
+                    lease_id=shown.lease_id, target="run", stream=stream, kind=kind, offsets=offsets
+                )
+                self._book.put_cursor(msgspec.structs.replace(cursor, delivered=counted, passed=counted))
                 counted = 0
 
     def _join(self, run: Run, opened: RunOpened, *, known: bool) -> None:

@@ -4,7 +4,7 @@ The order is fixed: claims, then entries that waited for them, then the verdict,
 store have to be told, then what the participants have to be told. A verdict is frozen when it is made; it is
 reported once, after everything of owner and workers has been delivered.
 
-Before a verdict, everybody who is still there is heard (R10).
+Before a verdict, everybody who is still there is polled (R10).
 
 A coordinator may have been away: stopped, without room on its disk, or not yet started. Its clock then says
 that a deadline has passed, and what the members did meanwhile stands unread in their lifecycle streams; so
@@ -31,8 +31,8 @@ from pluto_dist.core.machine.control import Controls
 from pluto_dist.core.machine.delivery import QUIET_MS, Delivery
 from pluto_dist.core.machine.folding import Folding
 from pluto_dist.core.machine.sampling import Sampling
-from pluto_dist.core.machine.store import Filing
-from pluto_dist.core.machine.views import Standings, Views
+from pluto_dist.core.machine.store import DocumentWriter
+from pluto_dist.core.machine.views import RunSituations, Views
 from pluto_dist.core.rules.claims import sought
 from pluto_dist.core.rules.verdict import (
     Assessment,
@@ -43,7 +43,7 @@ from pluto_dist.core.rules.verdict import (
     members_of,
     who_failed,
 )
-from pluto_dist.core.values.effects import HearMembers, RemoveLease
+from pluto_dist.core.values.effects import PollMembers, RemoveLease
 from pluto_dist.core.values.records import Lease, Run, Verdict
 
 ROUNDS = 20  # settling one Run may touch it, or another one, again; it never takes more than a few rounds
@@ -60,8 +60,8 @@ class Settling:
         folding: Folding,
         delivery: Delivery,
         controls: Controls,
-        filing: Filing,
-        standings: Standings,
+        document_writer: DocumentWriter,
+        situations: RunSituations,
         views: Views,
         sampling: Sampling,
         clusters: Clusters,
@@ -72,12 +72,12 @@ class Settling:
         self._folding = folding
         self._delivery = delivery
         self._controls = controls
-        self._filing = filing
-        self._standings = standings
+        self._document_writer = document_writer
+        self._situations = situations
         self._views = views
         self._sampling = sampling
         self._clusters = clusters
-        self._hearings = Hearings(context)
+        self._polls = MemberPolls(context)
         self._reports = NodeReports(context, shared)
         self._deadlines: dict[str, float] = {}
         self._gone: set[str] = set()
@@ -85,15 +85,15 @@ class Settling:
     def settle(self) -> None:
         """Settles all touched Runs and tells their participants what they do not know yet."""
         runs, news = self._settle_all()
-        self._hearings.close()
+        self._polls.close()
         for key in runs:
-            self._filing.changed(key)
-        self._filing.write_due(self._views.last_word)
+            self._document_writer.changed(key)
+        self._document_writer.write_due(self._views.last_word)
         self._views.tell(runs, news)
 
-    def heard(self, run: str) -> None:
-        """The members of a Run were heard for its verdict."""
-        self._hearings.heard(run)
+    def polled(self, run: str) -> None:
+        """The members of a Run were polled for its verdict."""
+        self._polls.polled(run)
 
     def deadline(self) -> float | None:
         """When some Run has to be looked at again."""
@@ -113,12 +113,12 @@ class Settling:
         )
         over = run.reported or (bool(run.relay) and self._admission.phase(run) == "detached")
         over = over and not self._clusters.expects_more(run)
-        return over and delivered and self._filing.safe(run) and self._controls.settled(run)
+        return over and delivered and self._document_writer.safe(run) and self._controls.settled(run)
 
     def forget(self, run: str) -> None:
         """The Run is forgotten."""
         self._deadlines.pop(run, None)
-        self._hearings.forget(run)
+        self._polls.forget(run)
         self._reports.forget(run)
 
     def _settle_all(self) -> tuple[dict[str, None], dict[str, None]]:
@@ -169,7 +169,7 @@ class Settling:
         verdict = assessment.verdict or self._nobody_comes(run)
         if run.cluster is not None:
             run = self._of_all_nodes(run, members, assessment, verdict)
-        elif verdict is not None and not run.ended and self._hearings.over(run, members):
+        elif verdict is not None and not run.ended and self._polls.over(run, members):
             run = self._end(run, verdict, members)
         alone = run.cluster is None or self._clusters.trouble(run)
         if run.relay and alone and assessment.phase in ("detached", "restarting"):
@@ -177,7 +177,7 @@ class Settling:
         node = self._sampling.plan(run)
         if node is not None:
             self.gone(node.lease_id)
-        delivered, quiet = self._standings.delivered(run), self._delivery.quiet(run)
+        delivered, quiet = self._situations.delivered(run), self._delivery.quiet(run)
         beat_s = _beat_s(run, assessment, members)
         may_report = delivered and quiet and self._clusters.may_report(run)
         ends = assessment.expected is not None and not run.ended
@@ -194,7 +194,7 @@ class Settling:
         if shared is None:
             return run
         done = verdict is not None if not run.relay else self._node_is_done(assessment, members)
-        if done and not run.ended and self._hearings.over(run, members):
+        if done and not run.ended and self._polls.over(run, members):
             nobody = verdict is not None and assessment.verdict is None
             shared.over(run, members, verdict, settled=nobody)
         self._clusters.advance(run, members)
@@ -244,7 +244,7 @@ class Settling:
         if not run.ended or run.reported:
             return None
         if not delivered:
-            left_ms = self._standings.files_by_ms(run) - self._context.now.wall_ms
+            left_ms = self._situations.files_by_ms(run) - self._context.now.wall_ms
             return self._context.now.at + left_ms / 1000 if left_ms > 0 else None
         return None if quiet else self._context.now.at + QUIET_MS / 1000
 
@@ -291,33 +291,33 @@ def _beat_s(run: Run, assessment: Assessment, members: tuple[Lease, ...]) -> flo
     return POLL_S if any(member.alive for member in members) else BEAT_S
 
 
-class Hearings:
-    """Runs whose members are being heard, and those whose have just been."""
+class MemberPolls:
+    """Runs whose members are being polled, and those whose have just been."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
         self._asked: set[str] = set()
-        self._heard: set[str] = set()
+        self._polled: set[str] = set()
 
     def over(self, run: Run, members: Iterable[Lease]) -> bool:
         """Whether a verdict may be made now; if not, the members are asked."""
-        if run.key in self._heard:
+        if run.key in self._polled:
             return True
         if run.key not in self._asked:
             self._asked.add(run.key)
             living = tuple((member.lease_id, member.folder) for member in members if member.alive)
-            self._context.emit(HearMembers(run=run.key, members=living))
+            self._context.emit(PollMembers(run=run.key, members=living))
         return False
 
-    def heard(self, run: str) -> None:
-        """The members were heard: what they have to say came before this."""
+    def polled(self, run: str) -> None:
+        """The members were polled: what they have to say came before this."""
         self._asked.discard(run)
-        self._heard.add(run)
+        self._polled.add(run)
         self._context.touch(run)
 
     def close(self) -> None:
-        """The event is over; a later verdict needs another hearing."""
-        self._heard.clear()
+        """The event is over; a later verdict needs another poll."""
+        self._polled.clear()
 
     def forget(self, run: str) -> None:
         """The Run is forgotten."""
@@ -336,7 +336,7 @@ class Part(Protocol):
         ...
 
 
-class Memory:
+class Retention:
     """Forgets, now and then.
 
     Args:

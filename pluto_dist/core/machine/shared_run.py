@@ -473,8 +473,8 @@ class SharedRun:
         )
 
     def _shown_member(self, lease: Member) -> MemberShown:
-        feeds = (self._book.feeds[key] for key in self._book.feed_keys(lease.lease_id))
-        step = max((feed.next_step for feed in feeds), default=0) - 1
+        cursors = (self._book.cursors[key] for key in self._book.cursor_keys(lease.lease_id))
+        step = max((cursor.next_step for cursor in cursors), default=0) - 1
         return MemberShown(
             lease_id=lease.lease_id,
             role=lease.role,

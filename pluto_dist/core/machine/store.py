@@ -25,15 +25,15 @@ import msgspec
 from pluto_dist.core.machine.context import Context
 from pluto_dist.core.machine.delivery import Delivery
 from pluto_dist.core.machine.lane import Lane
-from pluto_dist.core.values.book import feed_key
+from pluto_dist.core.values.book import cursor_key
 from pluto_dist.core.values.effects import Copy, DropCopies, KeepCopies, ReadUploads, WriteDocument
 from pluto_dist.core.values.events import CopiesDropped, CopiesKept, DocumentWritten, UploadsRead
-from pluto_dist.core.values.records import Feed, Lease, Run
+from pluto_dist.core.values.records import Cursor, Lease, Run
 
 DOCUMENT_S = 1.0  # a document is written at most this often, unless somebody waits for it
 
 
-class Filing:
+class DocumentWriter:
     """Revisions count changes of a Run since this coordinator started."""
 
     def __init__(self, context: Context) -> None:
@@ -110,7 +110,7 @@ ENDED_S = 1.0  # what a process left behind is usually delivered within this tim
 AGAIN_S = 5.0  # after the store could not take a copy
 
 
-class Remainders:
+class UndeliveredCopies:
     """Looks at all Runs with a server, twice a second at most."""
 
     def __init__(self, context: Context, delivery: Delivery) -> None:
@@ -150,9 +150,9 @@ class Remainders:
         for lane in self._delivery.lanes_of(lease):
             lane.copying = frozenset()
         for copy in event.copies:
-            feed = self._feed(lease, copy.stream)
-            offsets = {**feed.offsets, copy.segment: max(copy.end, feed.offsets.get(copy.segment, 0))}
-            self._book.put_feed(msgspec.structs.replace(feed, offsets=offsets))
+            cursor = self._cursor(lease, copy.stream)
+            offsets = {**cursor.offsets, copy.segment: max(copy.end, cursor.offsets.get(copy.segment, 0))}
+            self._book.put_cursor(msgspec.structs.replace(cursor, offsets=offsets))
         if event.error:
             self._delivery.kick(lease)  # what was delivered meanwhile may go
             self._not_before[run.key] = self._context.now.at + AGAIN_S
@@ -169,9 +169,9 @@ class Remainders:
         if lease is None:
             return
         for stream, segment in event.segments:
-            feed = self._feed(lease, stream)
-            offsets = {number: end for number, end in feed.offsets.items() if number != segment}
-            self._book.put_feed(msgspec.structs.replace(feed, offsets=offsets))
+            cursor = self._cursor(lease, stream)
+            offsets = {number: end for number, end in cursor.offsets.items() if number != segment}
+            self._book.put_cursor(msgspec.structs.replace(cursor, offsets=offsets))
         self._context.news[lease.lease_id] = None
         self._delivery.kick(lease)
 
@@ -205,7 +205,7 @@ class Remainders:
             return
         by_lease: dict[str, list[Copy]] = {}
         for lane, copies in missing:
-            by_lease.setdefault(lane.feed.lease_id, []).extend(copies)
+            by_lease.setdefault(lane.cursor.lease_id, []).extend(copies)
             lane.copying = frozenset(copy.segment for copy in copies)
         self._busy[run.key] = self._busy.get(run.key, 0) + len(by_lease)
         for lease_id, copied in by_lease.items():
@@ -232,10 +232,10 @@ class Remainders:
         """A copy that is not delivered yet is looked at again when something of the Run is delivered."""
         for lease in self._book.leases_of(run.key):
             done = tuple(
-                (lane.feed.stream, segment)
+                (lane.cursor.stream, segment)
                 for lane in self._delivery.lanes_of(lease)
                 for segment, end in lane.kept.items()
-                if lane.feed.offsets.get(segment, 0) >= end
+                if lane.cursor.offsets.get(segment, 0) >= end
             )
             if done:
                 self._busy[run.key] = self._busy.get(run.key, 0) + 1
@@ -248,17 +248,17 @@ class Remainders:
         for lease in self._book.leases_of(run.key):
             for lane in self._delivery.lanes_of(lease):
                 if lost := lane.lost:
-                    feed = self._feed(lease, lane.feed.stream)
-                    self._book.put_feed(msgspec.structs.replace(feed, left=(*feed.left, *lost)))
-                    detail = {"lease": lease.lease_id, "stream": feed.stream, "segments": str(list(lost))}
+                    cursor = self._cursor(lease, lane.cursor.stream)
+                    self._book.put_cursor(msgspec.structs.replace(cursor, left=(*cursor.left, *lost)))
+                    detail = {"lease": lease.lease_id, "stream": cursor.stream, "segments": str(list(lost))}
                     self._context.note(run.key, "left_in_store", **detail)
                     self._context.news[lease.lease_id] = None
                     self._context.urgent.add(run.key)
 
-    def _feed(self, lease: Lease, stream: str) -> Feed:
-        known = self._book.feeds.get(feed_key(lease.lease_id, "store", stream))
-        kind = self._book.feeds[feed_key(lease.lease_id, "run", stream)].kind
-        return known or Feed(lease_id=lease.lease_id, target="store", stream=stream, kind=kind)
+    def _cursor(self, lease: Lease, stream: str) -> Cursor:
+        known = self._book.cursors.get(cursor_key(lease.lease_id, "store", stream))
+        kind = self._book.cursors[cursor_key(lease.lease_id, "run", stream)].kind
+        return known or Cursor(lease_id=lease.lease_id, target="store", stream=stream, kind=kind)
 
     def _answered(self, run: str) -> None:
         self._busy[run] = max(0, self._busy.get(run, 0) - 1)
@@ -266,9 +266,9 @@ class Remainders:
 
 def _missing(lane: Lane) -> tuple[Copy, ...]:
     """What is neither delivered nor copied, segment by segment."""
-    delivered, kept = lane.feed.offsets, lane.kept
+    delivered, kept = lane.cursor.offsets, lane.kept
     return tuple(
-        Copy(lane.feed.stream, segment, kept.get(segment, 0), size)
+        Copy(lane.cursor.stream, segment, kept.get(segment, 0), size)
         for segment, size in sorted(lane.sizes.items())
         if size > max(delivered.get(segment, 0), kept.get(segment, 0))
     )
@@ -277,7 +277,7 @@ def _missing(lane: Lane) -> tuple[Copy, ...]:
 WAIT_S = 30.0
 
 
-class Elsewhere:
+class SyncUploads:
     """Asks once for each Run."""
 
     def __init__(self, context: Context) -> None:
@@ -319,10 +319,10 @@ class Elsewhere:
         )
 
     def _advance(self, lease: Lease, stream: str, offsets: dict[int, int]) -> None:
-        feed = self._book.feeds.get(feed_key(lease.lease_id, "run", stream))
-        if feed is None:
+        cursor = self._book.cursors.get(cursor_key(lease.lease_id, "run", stream))
+        if cursor is None:
             return
-        known = feed.offsets
+        known = cursor.offsets
         ahead = {number: end for number, end in offsets.items() if end > known.get(number, 0)}
         if ahead:
-            self._book.put_feed(msgspec.structs.replace(feed, offsets={**known, **ahead}, intent=None))
+            self._book.put_cursor(msgspec.structs.replace(cursor, offsets={**known, **ahead}, intent=None))

@@ -1,6 +1,6 @@
 """Ranks that have fallen behind or gone silent while others go on, or wait for them.
 
-`stuck_ranks` decides, from when each member last wrote a record and how far it got. A rank of a synchronous
+`stragglers_of` decides, from when each member last wrote a record and how far it got. A rank of a synchronous
 job that hangs stops all the others at their next collective: so it is the one with the lowest step when all
 are silent, and the silent one when others are not. What it does not see: ranks that log nothing, a hang in
 which all have the same step, and where the steps say nothing because each rank counts its own way.
@@ -19,7 +19,7 @@ from pluto_dist.core.rules.verdict import members_of
 from pluto_dist.core.values.events import StreamsSeen
 from pluto_dist.core.values.records import Lease, Run
 
-REGULAR = 3  # who has written less often has no pace yet
+REGULAR = 3  # who has written less often has no progress yet
 PATIENCE = 3.0  # a rank may pause so much longer than it ever did
 LOOKS = 20  # so often within the threshold
 APART_S = 1.0  # streams are looked at twice a second, so nearer instants are one
@@ -27,7 +27,7 @@ APART_S = 1.0  # streams are looked at twice a second, so nearer instants are on
 _QUIET = ("lifecycle", "console")  # a hanging rank may go on to print
 
 
-class Pace(msgspec.Struct, frozen=True):
+class Progress(msgspec.Struct, frozen=True):
     """How a member writes.
 
     Attributes:
@@ -46,30 +46,30 @@ class Pace(msgspec.Struct, frozen=True):
     step: int = -1
 
 
-def stuck_ranks(paces: Sequence[Pace], now: float, threshold_s: float) -> tuple[int, ...]:
+def stragglers_of(progresses: Sequence[Progress], now: float, threshold_s: float) -> tuple[int, ...]:
     """Indices of those that are stuck; none where nobody went on and nobody is ahead."""
-    regular = [index for index, pace in enumerate(paces) if pace.moves >= REGULAR]
-    silent = [index for index in regular if _is_silent(paces[index], now, threshold_s)]
+    regular = [index for index, progress in enumerate(progresses) if progress.moves >= REGULAR]
+    silent = [index for index in regular if _is_silent(progresses[index], now, threshold_s)]
     if len(regular) < 2 or not silent:
         return ()
     if len(silent) < len(regular):
-        last = max(paces[index].at for index in regular)
-        return tuple(index for index in silent if paces[index].at + APART_S < last)
-    ahead = max(paces[index].step for index in silent)
-    return tuple(index for index in silent if paces[index].step < ahead)
+        last = max(progresses[index].at for index in regular)
+        return tuple(index for index in silent if progresses[index].at + APART_S < last)
+    ahead = max(progresses[index].step for index in silent)
+    return tuple(index for index in silent if progresses[index].step < ahead)
 
 
-def _is_silent(pace: Pace, now: float, threshold_s: float) -> bool:
-    return now - pace.at >= max(threshold_s, PATIENCE * pace.longest_s)
+def _is_silent(progress: Progress, now: float, threshold_s: float) -> bool:
+    return now - progress.at >= max(threshold_s, PATIENCE * progress.longest_s)
 
 
-class Paces:
-    """The paces of all leases, and who was reported. In memory: another coordinator watches anew."""
+class Stragglers:
+    """The progresses of all leases, and who was reported. In memory: another coordinator watches anew."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
         self._book = context.book
-        self._paces: dict[str, Pace] = {}
+        self._progress: dict[str, Progress] = {}
         self._reported: dict[str, tuple[str, ...]] = {}
         self._look_at: dict[str, float] = {}
 
@@ -80,12 +80,12 @@ class Paces:
             for stream, sizes in event.sizes.items()
             if stream.partition(".")[0] not in _QUIET
         )
-        pace, now = self._paces.get(event.lease_id) or Pace(), self._context.now
-        if size <= pace.size:
+        progress, now = self._progress.get(event.lease_id) or Progress(), self._context.now
+        if size <= progress.size:
             return
-        pause = now.at - pace.at if pace.moves else 0.0
-        self._paces[event.lease_id] = Pace(
-            pace.moves + 1, now.at, now.wall_ms, max(pace.longest_s, pause), size
+        pause = now.at - progress.at if progress.moves else 0.0
+        self._progress[event.lease_id] = Progress(
+            progress.moves + 1, now.at, now.wall_ms, max(progress.longest_s, pause), size
         )
         lease = self._book.leases.get(event.lease_id)
         if lease is not None and lease.run is not None:
@@ -93,8 +93,8 @@ class Paces:
 
     def logged_ms(self, lease_id: str) -> int | None:
         """When something new of a lease was last seen, epoch milliseconds."""
-        pace = self._paces.get(lease_id)
-        return pace.at_ms if pace is not None else None
+        progress = self._progress.get(lease_id)
+        return progress.at_ms if progress is not None else None
 
     def look(self) -> None:
         """Looks at the Runs for which it is time; one event when the stuck ranks are others than before."""
@@ -122,16 +122,16 @@ class Paces:
         self._reported.pop(run, None)
         self._look_at.pop(run, None)
         for lease in self._book.leases_of(run):
-            self._paces.pop(lease.lease_id, None)
+            self._progress.pop(lease.lease_id, None)
 
     def _members(self, run: Run) -> tuple[Lease, ...]:
         members = members_of(run, self._book.leases_of(run.key))
-        return tuple(member for member in members if member.alive and member.lease_id in self._paces)
+        return tuple(member for member in members if member.alive and member.lease_id in self._progress)
 
     def _report(self, run: Run, members: Sequence[Lease]) -> None:
-        paces = [self._pace(member) for member in members]
+        progresses = [self._progress_of(member) for member in members]
         now = self._context.now.at
-        found = stuck_ranks(paces, now, _threshold(members))
+        found = stragglers_of(progresses, now, _threshold(members))
         names = tuple(members[index].label for index in found)
         if names == self._reported.get(run.key, ()):
             return
@@ -142,17 +142,17 @@ class Paces:
                 run.key,
                 "ranks_stuck",
                 ranks=", ".join(names),
-                steps=", ".join(str(paces[index].step) for index in found),
-                others_at=str(max(pace.step for pace in paces)),
-                silent_s=f"{now - min(paces[index].at for index in found):.0f}",
+                steps=", ".join(str(progresses[index].step) for index in found),
+                others_at=str(max(progress.step for progress in progresses)),
+                silent_s=f"{now - min(progresses[index].at for index in found):.0f}",
             )
         else:
             self._context.note(run.key, "ranks_go_on")
 
-    def _pace(self, lease: Lease) -> Pace:
-        feeds = [self._book.feeds[key] for key in self._book.feed_keys(lease.lease_id)]
-        step = max((feed.next_step for feed in feeds), default=0) - 1
-        return msgspec.structs.replace(self._paces[lease.lease_id], step=step)
+    def _progress_of(self, lease: Lease) -> Progress:
+        cursors = [self._book.cursors[key] for key in self._book.cursor_keys(lease.lease_id)]
+        step = max((cursor.next_step for cursor in cursors), default=0) - 1
+        return msgspec.structs.replace(self._progress[lease.lease_id], step=step)
 
 
 def _threshold(members: Sequence[Lease]) -> float:

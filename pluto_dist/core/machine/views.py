@@ -15,8 +15,8 @@ from pluto_dist.core.machine.cluster import Clusters
 from pluto_dist.core.machine.context import Context
 from pluto_dist.core.machine.control import Controls
 from pluto_dist.core.machine.delivery import Delivery
-from pluto_dist.core.machine.store import Filing
-from pluto_dist.core.machine.stragglers import Paces
+from pluto_dist.core.machine.store import DocumentWriter
+from pluto_dist.core.machine.stragglers import Stragglers
 from pluto_dist.core.rules.participants import is_node, relieved_launchers
 from pluto_dist.core.rules.verdict import Assessment, Phase, assess, members_of, outlook
 from pluto_dist.core.values.book import Config
@@ -31,7 +31,7 @@ KEY_PROBLEM_S = 2.0  # a key that is refused for so long is a key problem
 SPREAD_S = 0.25  # tags that many processes change one after the other reach all others together
 
 
-class Standing(msgspec.Struct, frozen=True):
+class RunSituation(msgspec.Struct, frozen=True):
     """What is the same for all leases of a Run.
 
     Attributes:
@@ -53,7 +53,7 @@ class Standing(msgspec.Struct, frozen=True):
     stuck: str
 
 
-class Standings:
+class RunSituations:
     """Computed when asked for; nothing is kept."""
 
     def __init__(
@@ -61,19 +61,19 @@ class Standings:
         context: Context,
         delivery: Delivery,
         controls: Controls,
-        filing: Filing,
-        paces: Paces,
+        document_writer: DocumentWriter,
+        stragglers: Stragglers,
         clusters: Clusters,
     ) -> None:
         self._context = context
         self._book = context.book
         self._delivery = delivery
         self._controls = controls
-        self._filing = filing
-        self._paces = paces
+        self._document_writer = document_writer
+        self._stragglers = stragglers
         self._clusters = clusters
 
-    def of(self, run: Run) -> Standing:
+    def of(self, run: Run) -> RunSituation:
         """How a Run stands now."""
         leases = self._book.leases_of(run.key)
         assessment = assess(run, members_of(run, leases), self._context.now.at)
@@ -82,11 +82,11 @@ class Standings:
         # for a Run that was closed and may be taken up again.
         told = run.reported if run.ended else phase not in ("finishing", "orphaned")
         told = told and (run.ended or not self._clusters.expects_more(run))
-        return Standing(
+        return RunSituation(
             run=self._run_view(run, assessment),
             members=len([lease for lease in leases if lease.role != "side" and lease.alive]),
             safe=self._all_delivered(run)
-            and self._filing.safe(run)
+            and self._document_writer.safe(run)
             and self._controls.settled(run)
             and self._clusters.safe(run),
             told=told,
@@ -94,7 +94,7 @@ class Standings:
             relieved=relieved_launchers(leases),
             key_problem=self._key_problem(run),
             trouble=self.trouble(run),
-            stuck=self._paces.trouble(run.key),
+            stuck=self._stragglers.trouble(run.key),
         )
 
     def delivered(self, run: Run) -> bool:
@@ -119,7 +119,7 @@ class Standings:
         if run.target.mode == "pluto" and run.target.key_id not in self._context.keys:
             return "no API key in memory; any process of the Run hands it over"
         held_up = self._delivery.trouble(run.key) or self._clusters.trouble(run)
-        return run.open_trouble or held_up or self._paces.trouble(run.key)
+        return run.open_trouble or held_up or self._stragglers.trouble(run.key)
 
     def _key_problem(self, run: Run) -> str:
         """A server that is overloaded may refuse a key for a moment; that is nobody's business."""
@@ -178,19 +178,24 @@ class Views:
     """Remembers where each lease's process can be reached and what it was told last."""
 
     def __init__(
-        self, context: Context, delivery: Delivery, stand: Standings, paces: Paces, generation: int
+        self,
+        context: Context,
+        delivery: Delivery,
+        stand: RunSituations,
+        stragglers: Stragglers,
+        generation: int,
     ) -> None:
         self._context = context
         self._book = context.book
         self._delivery = delivery
         self._stand = stand
-        self._paces = paces
+        self._stragglers = stragglers
         self._generation = generation
         self._peers: dict[str, bytes] = {}
         self._told: dict[str, View] = {}
         self._seen_ms: dict[str, int] = {}
-        self._owed: dict[str, int] = {}
-        self._standings: dict[str, Standing] = {}
+        self._pending: dict[str, int] = {}
+        self._situations: dict[str, RunSituation] = {}
         self._spread_at: dict[str, float] = {}
 
     def heard(self, lease_id: str, peer: bytes) -> None:
@@ -202,16 +207,16 @@ class Views:
         """When the process last spoke, epoch milliseconds."""
         return self._seen_ms.get(lease_id)
 
-    def owe(self, lease_id: str, request: int) -> None:
+    def reply_later(self, lease_id: str, request: int) -> None:
         """The answer has to wait until the entries have been read."""
-        self._owed[lease_id] = request
+        self._pending[lease_id] = request
 
     def answer(self, lease: Lease, request: int) -> None:
         """Tells a process how things stand."""
         run = self._book.runs.get(lease.run) if lease.run is not None else None
         self._send(self.view(lease, self._stand.of(run) if run is not None else None), request)
 
-    def pay(self, lease_id: str, unopened: str) -> None:
+    def send_reply(self, lease_id: str, unopened: str) -> None:
         """The entries have been read, so an answer that is owed can be given.
 
         Args:
@@ -219,27 +224,27 @@ class Views:
             unopened: why they make no lease, "" if they do.
         """
         lease, peer = self._book.leases.get(lease_id), self._peers.get(lease_id)
-        if lease is not None and lease_id in self._owed:
-            self.answer(lease, self._owed.pop(lease_id))
-        elif unopened and peer is not None and lease_id in self._owed:
+        if lease is not None and lease_id in self._pending:
+            self.answer(lease, self._pending.pop(lease_id))
+        elif unopened and peer is not None and lease_id in self._pending:
             refusal = Refusal(
-                request=self._owed.pop(lease_id), error="VersionMismatchError", message=unopened
+                request=self._pending.pop(lease_id), error="VersionMismatchError", message=unopened
             )
             self._context.emit(Send(peer=peer, reply=refusal))
 
     def tell(self, runs: Iterable[str], news: Iterable[str]) -> None:
         """Tells those with news, and those of a Run that stands otherwise, what they do not know yet."""
         leases = dict.fromkeys(news)
-        standings: dict[str, Standing] = {}
+        situations: dict[str, RunSituation] = {}
         for key in runs:
             run = self._book.runs.get(key)
             if run is not None:
-                standings[key] = self._stand.of(run)
-                leases.update(dict.fromkeys(self._concerned(key, standings[key])))
+                situations[key] = self._stand.of(run)
+                leases.update(dict.fromkeys(self._concerned(key, situations[key])))
         for lease_id in leases:
             lease = self._book.leases.get(lease_id)
             if lease is not None and lease_id in self._told:
-                self._tell(lease, standings)
+                self._tell(lease, situations)
 
     def due(self) -> list[str]:
         """Runs of which all leases have something to be told that was put off until now."""
@@ -249,11 +254,11 @@ class Views:
         """When there is something to tell that was put off."""
         return min(self._spread_at.values(), default=None)
 
-    def view(self, lease: Lease, standing: Standing | None) -> View:
+    def view(self, lease: Lease, situation: RunSituation | None) -> View:
         """How things stand for one lease, without what changes all the time."""
         others = 0
-        if standing is not None:
-            others = standing.members - (1 if lease.alive and lease.role != "side" else 0)
+        if situation is not None:
+            others = situation.members - (1 if lease.alive and lease.role != "side" else 0)
         return View(
             generation=self._generation,
             lease_id=lease.lease_id,
@@ -268,14 +273,14 @@ class Views:
             attempt=lease.attempt,
             error=lease.error,
             joined=self._joined(lease),
-            run=standing.run if standing is not None else None,
-            last_out=standing is not None and others == 0,
-            drained=standing is None or self._drained(lease, standing),
+            run=situation.run if situation is not None else None,
+            last_out=situation is not None and others == 0,
+            drained=situation is None or self._drained(lease, situation),
             key_wanted=self._key_wanted(lease),
-            key_problem=standing.key_problem if standing is not None else "",
-            trouble=standing.trouble if standing is not None else "",
-            stuck=standing.stuck if standing is not None else "",
-            relieved=standing is not None and lease.lease_id in standing.relieved,
+            key_problem=situation.key_problem if situation is not None else "",
+            trouble=situation.trouble if situation is not None else "",
+            stuck=situation.stuck if situation is not None else "",
+            relieved=situation is not None and lease.lease_id in situation.relieved,
         )
 
     def last_word(self, run: Run) -> bytes:
@@ -305,7 +310,7 @@ class Views:
             trouble=self._stand.trouble(run),
             live={
                 lease.lease_id: Live(
-                    self.last_seen_ms(lease.lease_id), self._paces.logged_ms(lease.lease_id), 0, None
+                    self.last_seen_ms(lease.lease_id), self._stragglers.logged_ms(lease.lease_id), 0, None
                 )
                 for lease in leases
                 if lease.lease_id in self._seen_ms
@@ -319,39 +324,39 @@ class Views:
 
     def lease_removed(self, lease_id: str) -> None:
         """The process is gone for good."""
-        for known in (self._peers, self._told, self._seen_ms, self._owed):
+        for known in (self._peers, self._told, self._seen_ms, self._pending):
             known.pop(lease_id, None)
 
     def forget(self, run: str) -> None:
         """The Run is forgotten."""
-        self._standings.pop(run, None)
+        self._situations.pop(run, None)
         self._spread_at.pop(run, None)
 
-    def _concerned(self, key: str, standing: Standing) -> list[str]:
+    def _concerned(self, key: str, situation: RunSituation) -> list[str]:
         """Leases that may have to hear of it: all, or those that have ended and wait for it (R11)."""
-        before = self._standings.get(key)
-        to_tell = self._standings[key] = self._without_hurry(key, before, _lasting(standing))
+        before = self._situations.get(key)
+        to_tell = self._situations[key] = self._without_hurry(key, before, _lasting(situation))
         if before == to_tell:
             return []
         only_leaving = before is not None and _lively(before) == _lively(to_tell)
         leases = self._book.left(key) if only_leaving else self._book.leases_of(key)
         return [lease.lease_id for lease in leases if not lease.removed]
 
-    def _without_hurry(self, key: str, before: Standing | None, standing: Standing) -> Standing:
-        """A standing with the tags as they were told to all: n processes that tag would cost n times n."""
-        if before is not None and before.run.tags != standing.run.tags:
+    def _without_hurry(self, key: str, before: RunSituation | None, situation: RunSituation) -> RunSituation:
+        """A situation with the tags as they were told to all: n processes that tag would cost n times n."""
+        if before is not None and before.run.tags != situation.run.tags:
             now = self._context.now.at
             if now < self._spread_at.setdefault(key, now + SPREAD_S):
-                as_told = msgspec.structs.replace(standing.run, tags=before.run.tags)
-                return msgspec.structs.replace(standing, run=as_told)
+                as_told = msgspec.structs.replace(situation.run, tags=before.run.tags)
+                return msgspec.structs.replace(situation, run=as_told)
         self._spread_at.pop(key, None)
-        return standing
+        return situation
 
-    def _drained(self, lease: Lease, standing: Standing) -> bool:
+    def _drained(self, lease: Lease, situation: RunSituation) -> bool:
         """Whether a leaving participant has nothing left to wait for (R11)."""
-        waited_for = lease.code_awaited and standing.asked  # the verdict waits for this very process
-        told = standing.told or waited_for
-        return not lease.alive and told and standing.safe and self._delivery.complete(lease)
+        waited_for = lease.code_awaited and situation.asked  # the verdict waits for this very process
+        told = situation.told or waited_for
+        return not lease.alive and told and situation.safe and self._delivery.complete(lease)
 
     def _send(self, view: View, request: int) -> None:
         lease, peer = self._book.leases[view.lease_id], self._peers.get(view.lease_id)
@@ -369,11 +374,11 @@ class Views:
         )
         self._context.emit(Send(peer=peer, reply=reply))
 
-    def _tell(self, lease: Lease, standings: dict[str, Standing]) -> None:
+    def _tell(self, lease: Lease, situations: dict[str, RunSituation]) -> None:
         run = self._book.runs.get(lease.run) if lease.run is not None else None
-        if run is not None and run.key not in standings:
-            standings[run.key] = self._stand.of(run)
-        view = self.view(lease, standings[run.key] if run is not None else None)
+        if run is not None and run.key not in situations:
+            situations[run.key] = self._stand.of(run)
+        view = self.view(lease, situations[run.key] if run is not None else None)
         if _matters(view) != _matters(self._told[lease.lease_id]):
             self._send(view, 0)
 
@@ -392,15 +397,15 @@ class Views:
         return target.mode == "pluto" and target.key_id not in self._context.keys
 
 
-def _lasting(standing: Standing) -> Standing:
-    """A standing without what changes all the time and matters to nobody who does not ask."""
-    run = msgspec.structs.replace(standing.run, points=0)
-    return msgspec.structs.replace(standing, run=run, members=min(standing.members, 2))
+def _lasting(situation: RunSituation) -> RunSituation:
+    """A situation without what changes all the time and matters to nobody who does not ask."""
+    run = msgspec.structs.replace(situation.run, points=0)
+    return msgspec.structs.replace(situation, run=run, members=min(situation.members, 2))
 
 
-def _lively(standing: Standing) -> Standing:
+def _lively(situation: RunSituation) -> RunSituation:
     """What matters to the living: not whether those who have left may go."""
-    return msgspec.structs.replace(_lasting(standing), safe=False, told=False, asked=False)
+    return msgspec.structs.replace(_lasting(situation), safe=False, told=False, asked=False)
 
 
 def _matters(view: View) -> View:

@@ -25,10 +25,7 @@ from typing import Literal
 
 import msgspec
 
-from pluto_dist.core.values.backend import (
-    Status,
-    StatusReport,
-)
+from pluto_dist.core.values.backend import Status, StatusReport
 from pluto_dist.core.values.cluster import Piece, failure_of
 from pluto_dist.core.values.lifecycle import Evidence
 from pluto_dist.core.values.records import Failure, Lease, Run, Verdict

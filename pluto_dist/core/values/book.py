@@ -13,7 +13,7 @@ import msgspec
 
 from pluto_dist.core.values.backend import LogType
 from pluto_dist.core.values.effects import Commit, Save
-from pluto_dist.core.values.records import Feed, Lease, Point, Restoration, Run, RunEvent, SeriesOwner
+from pluto_dist.core.values.records import Cursor, Lease, Point, Restoration, Run, RunEvent, SeriesOwner
 
 V = TypeVar("V", bound=msgspec.Struct)
 
@@ -92,8 +92,8 @@ class Table(Generic[V]):
         return saves
 
 
-def feed_key(lease_id: str, target: str, stream: str) -> str:
-    """Key of a feed."""
+def cursor_key(lease_id: str, target: str, stream: str) -> str:
+    """Key of a cursor."""
     return f"{lease_id}/{target}/{stream}"
 
 
@@ -111,7 +111,7 @@ class Book:
         self.configs = Table("configs", Config, durable=True)
         self.series = Table("series", SeriesOwner, durable=True)
         self.histories = Table("histories", History, durable=True)
-        self.feeds = Table("feeds", Feed, durable=False)
+        self.cursors = Table("feeds", Cursor, durable=False)
         self.points = Table("points", Points, durable=False)
         self.restorations = Table("restorations", Restoration, durable=True)
         self._deleted: list[str] = []
@@ -121,7 +121,7 @@ class Book:
         self._rejected: dict[str, int] = {}
         self._counts: dict[str, int] = {}
         self._live: dict[str, None] = {}
-        self._feeds_of: dict[str, dict[str, None]] = {}
+        self._cursors_of: dict[str, dict[str, None]] = {}
         self._series_of: dict[str, dict[str, SeriesOwner]] = {}
         self._unregistered: dict[str, dict[str, LogType]] = {}
         self.tables: dict[str, Table[msgspec.Struct]] = {
@@ -132,7 +132,7 @@ class Book:
                 self.configs,
                 self.series,
                 self.histories,
-                self.feeds,
+                self.cursors,
                 self.points,
                 self.restorations,
             )
@@ -146,7 +146,7 @@ class Book:
             taken = table.take()
             durable = durable or (table.durable and bool(taken))
             saves.extend(taken)
-        intents = any(isinstance(save.value, Feed) and save.value.intent is not None for save in saves)
+        intents = any(isinstance(save.value, Cursor) and save.value.intent is not None for save in saves)
         return Commit(saves=tuple(saves), durable=durable, awaited=durable or intents)
 
     def load(self, table: str, key: str, value: msgspec.Struct) -> None:
@@ -155,8 +155,8 @@ class Book:
             self._index(self.leases.get(key), value)
         elif isinstance(value, Points):
             self._count(self.points.get(key), value)
-        elif isinstance(value, Feed):
-            self._feeds_of.setdefault(value.lease_id, {})[key] = None
+        elif isinstance(value, Cursor):
+            self._cursors_of.setdefault(value.lease_id, {})[key] = None
         elif isinstance(value, SeriesOwner):
             run, _, name = key.partition("/")
             self._index_series(run, name, value)
@@ -172,16 +172,16 @@ class Book:
         self._count(self.points.get(key), points)
         return self.points.put(key, points)
 
-    def put_feed(self, feed: Feed) -> Feed:
-        """Keeps a feed, and the index of feeds by lease."""
-        key = feed_key(feed.lease_id, feed.target, feed.stream)
-        self._feeds_of.setdefault(feed.lease_id, {})[key] = None
-        return self.feeds.put(key, feed)
+    def put_cursor(self, cursor: Cursor) -> Cursor:
+        """Keeps a cursor, and the index of cursors by lease."""
+        key = cursor_key(cursor.lease_id, cursor.target, cursor.stream)
+        self._cursors_of.setdefault(cursor.lease_id, {})[key] = None
+        return self.cursors.put(key, cursor)
 
-    def feed_keys(self, lease_id: str, target: str = "run") -> tuple[str, ...]:
-        """Keys of a lease's feeds for one target."""
+    def cursor_keys(self, lease_id: str, target: str = "run") -> tuple[str, ...]:
+        """Keys of a lease's cursors for one target."""
         prefix = f"{lease_id}/{target}/"
-        return tuple(key for key in self._feeds_of.get(lease_id, {}) if key.startswith(prefix))
+        return tuple(key for key in self._cursors_of.get(lease_id, {}) if key.startswith(prefix))
 
     def put_series(self, run: str, name: str, owner: SeriesOwner) -> SeriesOwner:
         """Keeps who owns a name, and the index of names by Run."""
@@ -223,8 +223,8 @@ class Book:
         self._live.pop(lease_id, None)
         self.leases.delete(lease_id)
         self._delete_points(lease_id)
-        for key in self._feeds_of.pop(lease_id, {}):
-            self.feeds.delete(key)
+        for key in self._cursors_of.pop(lease_id, {}):
+            self.cursors.delete(key)
 
     def move_leases(self, run: str, to: str, epochs: int) -> None:
         """A Run turns out to be another one: its leases go there, with epochs behind those of that one."""

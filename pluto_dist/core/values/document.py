@@ -17,9 +17,9 @@ from pluto_dist.core.values.book import Book, Config, History, Points
 from pluto_dist.core.values.ids import UNREADABLE, Role
 from pluto_dist.core.values.records import (
     AttemptEnd,
+    Cursor,
     EndReason,
     Failure,
-    Feed,
     Lease,
     LeaseState,
     Point,
@@ -369,19 +369,19 @@ def _series(book: Book, run: Run) -> dict[str, SeriesOwner]:
 def _steps(book: Book, run: Run, leases: tuple[Lease, ...]) -> dict[str, int]:
     steps = dict(run.steps)
     for lease in leases:
-        for feed in _feeds(book, lease):
-            steps[lease.participant] = max(steps.get(lease.participant, 0), lease.next_step, feed.next_step)
+        for cursor in _cursors(book, lease):
+            steps[lease.participant] = max(steps.get(lease.participant, 0), lease.next_step, cursor.next_step)
     return steps
 
 
-def _feeds(book: Book, lease: Lease) -> list[Feed]:
-    return [book.feeds[key] for key in book.feed_keys(lease.lease_id)]
+def _cursors(book: Book, lease: Lease) -> list[Cursor]:
+    return [book.cursors[key] for key in book.cursor_keys(lease.lease_id)]
 
 
 def _lease(book: Book, lease: Lease, live: Live | None) -> LeaseShown:
-    feeds = _feeds(book, lease)
-    delivered = sum(feed.delivered for feed in feeds)
-    last_step = max((feed.next_step for feed in feeds), default=0) - 1
+    cursors = _cursors(book, lease)
+    delivered = sum(cursor.delivered for cursor in cursors)
+    last_step = max((cursor.next_step for cursor in cursors), default=0) - 1
     seen_step = live.last_step if live is not None and live.last_step is not None else last_step
     return LeaseShown(
         lease_id=lease.lease_id,
@@ -406,6 +406,6 @@ def _lease(book: Book, lease: Lease, live: Live | None) -> LeaseShown:
         dropped=lease.dropped,
         heartbeat_s=lease.opened.heartbeat_s,
         launcher=lease.opened.launcher,
-        cursors={feed.stream: feed.offsets for feed in feeds},
+        cursors={cursor.stream: cursor.offsets for cursor in cursors},
         fences=lease.fences,
     )

@@ -83,9 +83,9 @@ class CheckLiveness(Effect, frozen=True, kw_only=True):
     lease_id: str
 
 
-class HearMembers(Effect, frozen=True, kw_only=True):
+class PollMembers(Effect, frozen=True, kw_only=True):
     """Read new leases and what is new in the lifecycle streams of a Run's living members, (lease, folder),
-    and look whether they live → `LifecycleRead` and `ProcessDied` as always, then `MembersHeard`.
+    and look whether they live → `LifecycleRead` and `ProcessDied` as always, then `MembersPolled`.
     """
 
     run: str

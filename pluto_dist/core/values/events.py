@@ -82,7 +82,7 @@ class LivenessChecked(Event, frozen=True, kw_only=True):
     lease_id: str
 
 
-class MembersHeard(Event, frozen=True, kw_only=True):
+class MembersPolled(Event, frozen=True, kw_only=True):
     """The members of a Run were heard for its verdict; what was new of them came before this."""
 
     run: str

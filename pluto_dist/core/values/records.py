@@ -298,7 +298,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
         return self.alive or self.end_reason == "superseded"
 
 
-class Feed(msgspec.Struct, frozen=True, kw_only=True):
+class Cursor(msgspec.Struct, frozen=True, kw_only=True):
     """How far one stream of one lease has been delivered.
 
     Attributes:

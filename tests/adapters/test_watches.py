@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pluto_dist.coordinator.watches import Liveguard
+from pluto_dist.coordinator.watches import Watches
 from pluto_dist.host.identity import identity_of
 
 SLEEPER = [sys.executable, "-S", "-c", "import sys; sys.stdin.read()"]
@@ -26,7 +26,7 @@ def test_a_death_that_is_noticed_late_is_dated_back_to_when_all_were_polled_befo
     process: subprocess.Popen[bytes], since: float, alive_until: float
 ) -> None:
     """R10: else a busy coordinator would take the first victim's words for the cause."""
-    guard = Liveguard()
+    guard = Watches()
     identity = identity_of(process.pid)
     assert identity is not None
     guard.start("lease", identity, None, since)
@@ -46,7 +46,7 @@ def test_a_process_that_was_dead_before_it_was_watched_was_never_seen(
     assert identity is not None
     process.kill()
     process.wait()
-    guard = Liveguard()
+    guard = Watches()
     guard.start("lease", identity, None, 100.0)
     (death,) = guard.check("lease", 100.0)
     assert not death.seen
@@ -56,7 +56,7 @@ def test_a_process_that_was_alive_when_it_was_watched_was_seen(process: subproce
     """R10"""
     identity = identity_of(process.pid)
     assert identity is not None
-    guard = Liveguard()
+    guard = Watches()
     guard.start("lease", identity, None, 100.0)
     assert guard.check("lease", 100.0) == []
     process.kill()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pluto_dist.client.notices import Tidings
+from pluto_dist.client.notices import Notices
 from pluto_dist.core.values.messages import RunView, View
 
 RUN = RunView(
@@ -22,7 +22,7 @@ def view(**fields: Any) -> View:
 
 def test_each_set_of_stuck_ranks_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     """Views repeat themselves; another rank that hangs is news."""
-    tidings = Tidings("warn")
+    tidings = Notices("warn")
     for who in ("stuck: rank1", "stuck: rank1", "", "stuck: rank1", "stuck: rank1, rank2"):
         tidings.take(view(stuck=who))
     assert [record.args for record in caplog.records] == [("x", "stuck: rank1"), ("x", "stuck: rank1, rank2")]
@@ -32,5 +32,5 @@ def test_each_set_of_stuck_ranks_is_told_once(caplog: pytest.LogCaptureFixture) 
 @pytest.mark.parametrize("role", ["worker", "side"])
 def test_only_the_owner_tells(caplog: pytest.LogCaptureFixture, role: str) -> None:
     """One line for a job, not one for each rank."""
-    Tidings("warn").take(view(stuck="stuck: rank1", role=role))
+    Notices("warn").take(view(stuck="stuck: rank1", role=role))
     assert not caplog.records

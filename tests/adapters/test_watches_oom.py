@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pluto_dist.coordinator import watches
-from pluto_dist.coordinator.watches import Death, Liveguard
+from pluto_dist.coordinator.watches import Death, Watches
 from pluto_dist.host.identity import boot_clock, identity_of
 from tests.process.harness import wait_until
 
@@ -41,7 +41,7 @@ def process() -> Iterator[subprocess.Popen[bytes]]:
 
 def death_of(process: subprocess.Popen[bytes], counter: Path, text: str | None) -> Death:
     """What is said of it when the count changes, and then it is killed or, without a text, ends."""
-    guard = Liveguard()
+    guard = Watches()
     guard.start("lease", identity_of(process.pid), None, boot_clock())
     if text is not None:
         counter.write_text(text)
@@ -77,5 +77,5 @@ def test_each_is_asked_for_its_own_cgroup(
     """R9: the coordinator may be in another cgroup than the job."""
     asked: list[int] = []
     monkeypatch.setattr(watches, "oom_counter_of", asked.append)
-    Liveguard().start("lease", identity_of(process.pid), None, boot_clock())
+    Watches().start("lease", identity_of(process.pid), None, boot_clock())
     assert asked == [process.pid]
