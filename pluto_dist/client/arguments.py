@@ -113,6 +113,7 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         via: how the handle came here: by the call, by a main module that is imported again, or as a handle
             from another process.
+        heir_of: lease of the process that has opened the Run and that this one, forked since, goes on for.
     """
 
     verb: Literal["init", "attach"]
@@ -128,6 +129,7 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     timeout_s: float = GRANT_S
     launcher: bool = False
     via: Literal["call", "import", "handle"] = "call"
+    heir_of: str = ""
 
 
 def config_of(config: object) -> bytes:

@@ -28,7 +28,7 @@ class OpenRuns:
         for former in self.mine():
             former.tell_late()
         self._closed[os.getpid()] = self._closed_inits()
-        self._runs = [(kept, lease) for kept, lease in self._runs if not lease.end]
+        self._runs = [(kept, lease) for kept, lease in self._runs if not (lease.end or kept is run)]
         self._runs.append((run, lease))
 
     def mine(self) -> list[Member]:
@@ -90,9 +90,13 @@ class OpenRuns:
         """
         return self.inits - 1 > self._closed_inits()
 
+    def inherited(self) -> list[tuple[RunLike, Member]]:
+        """What a forked child has of its parent and its parent has not ended, oldest first."""
+        return [(run, lease) for run, lease in self._runs if not (lease.here or lease.end)]
+
     def inherited_from(self) -> int | None:
         """Pid of the process from which this one, by a fork, has the newest Run that is not ended."""
-        return next((lease.pid for _, lease in reversed(self._runs) if not (lease.here or lease.end)), None)
+        return next((lease.pid for _, lease in reversed(self.inherited())), None)
 
     def _closed_inits(self) -> int:
         closed = sum(lease.here and lease.end == "closed" and lease.by_init for _, lease in self._runs)
