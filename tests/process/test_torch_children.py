@@ -100,12 +100,18 @@ def work(rank, fold, asked):
     run.finish()
     tell_json("rank", [fold, run.role, run.label, run.run_id])
 
+def use(rank, run):
+    dist.init_process_group("gloo", init_method=f"file://{os.getcwd()}/meet", rank=rank, world_size=2)
+    log(run, {"handed": float(rank)}, 0)
+    dist.barrier()
+
 if __name__ == "__main__":
     for fold in range(2):
         try: mp.start_processes(work, args=(fold, {"project": "folds"}), nprocs=2, start_method=METHOD)
         except mp.ProcessRaisedException: tell("failed")
     run = pluto.init(run_id="above")
     mp.start_processes(work, args=(2, {}), nprocs=2, start_method=METHOD)
+    mp.start_processes(use, args=(run,), nprocs=2, start_method=METHOD)
 """
 
 
@@ -130,6 +136,8 @@ def test_ranks_of_torch_are_one_job_for_each_spawn(node: Node, method: str) -> N
     for run in (fold, "above"):
         names = {point.value: point.name for point in node.points(run) if point.logged_as == "loss"}
         assert names == {0.0: "loss", 1.0: "loss/rank1"}
+    handed = [point.name for point in node.points("above") if point.logged_as == "handed"]
+    assert sorted(handed) == ["handed", "handed/rank1"]
 
 
 AT_TOP = """
