@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -93,8 +94,8 @@ def init(
     loaded = _settings("init", settings, **where, project=project, mode=mode, strict=strict, quiet=quiet)
     asked, from_env = (run_id, False) if run_id is not None else (loaded.run_id, True)
     if (
-        run_id is not None and run_id == loaded.run_id
-    ):  # run_id=os.environ["PLUTO_RUN_ID"], as scripts have it
+        isinstance(run_id, str) and run_id == loaded.run_id
+    ):  # run_id=os.environ["PLUTO_RUN_ID"], as scripts do
         from_env = True
     if loaded.mode == "disabled":
         return disabled_run(loaded, name, asked, config, tags)
@@ -254,7 +255,12 @@ def login(
 
 
 def _opened(wish: Wish, settings: Settings) -> AnyRun:
-    from pluto_dist.client.travel import opened  # importing the package loads none of what opens a Run
+    """Importing the package loads none of what opens a Run, and Windows lacks what that needs."""
+    if sys.platform == "win32":
+        from pluto_dist.client.opening import open_lease
+
+        return open_lease(wish, settings)
+    from pluto_dist.client.travel import opened
 
     return opened(wish, settings)
 

@@ -263,6 +263,26 @@ def test_the_next_start_of_a_job_has_a_run_of_its_own(first: Any, pause: float, 
     assert list(world.book.runs)[-1].status == "COMPLETED"
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_start_that_had_two_owners_in_turn_is_one_start(order: Any) -> None:
+    """R4: a rank that left before the second owner came was there, too."""
+    world = World()
+    zero, one = start(world)
+    one.init()
+    world.wait(RANK_ZERO_S + 1)
+    one.close().exit()
+    zero.init()
+    assert zero.role == one.role == "owner"
+    succeed(zero)
+    world.wait(1.0)
+    again = start(world)
+    for number in order:
+        again[number].init()
+    world.wait(1.0)
+    assert [process.role for process in again] == ["owner", "worker"]
+    assert world.lease(again[0]).run != world.lease(zero).run == world.lease(one).run
+
+
 @pytest.mark.parametrize("first", [fail, be_killed, close])
 @pytest.mark.parametrize("pause", [0.0, 1.0, 60.0])
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])

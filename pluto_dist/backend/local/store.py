@@ -5,6 +5,7 @@
     runs/<key>/files/, runs/<key>/rejected/   logged files, see `files`
     runs/<key>/system.json                    what a server is told of the machine when the Run is made there
     runs/<key>/rejected.jsonl                 records that the backend refused, with the reason
+    runs/<key>/columns/                       columns that a reader has gathered, may be deleted at any time
     runs/<key>/sync/<server>.json             how far it has been uploaded to one server
     ids/<number>                              holds the key of the Run with this id
     projects/<name>/numbers/<number>          the same, by project: the number in its display id

@@ -81,7 +81,7 @@ class Finder:
 
     def predecessor(self, claim: Claim, run: Run) -> Lease | None:
         """Lease of another process that has had the claim's rank in the present start of the job."""
-        present = (lease for lease in self._book.leases_of(run.key) if lease.epoch == run.epoch)
+        present = (lease for lease in self._book.leases_of(run.key) if lease.epoch >= run.start_epoch)
         return predecessor(claim, present)
 
     def _starts_again(self, claim: Claim, run: Run) -> bool:
@@ -303,7 +303,7 @@ class Admission:
             self._deadlines[lease.lease_id] = None  # asked again when the backend has answered
             return
         if owns:
-            run = self._succession.own(lease, run)
+            run = self._succession.own(lease, run, anew=grant.anew)
         elif grant.relay:
             run = self._succession.relay(lease, run)
         elif grant.role == "worker":
