@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -252,7 +253,12 @@ def login(
 
 
 def _opened(wish: Wish, settings: Settings) -> AnyRun:
-    from pluto_dist.client.travel import opened  # importing the package loads none of what opens a Run
+    """Importing the package loads none of what opens a Run, and Windows lacks what that needs."""
+    if sys.platform == "win32":
+        from pluto_dist.client.opening import open_lease
+
+        return open_lease(wish, settings)
+    from pluto_dist.client.travel import opened
 
     return opened(wish, settings)
 
