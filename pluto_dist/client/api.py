@@ -93,9 +93,7 @@ def init(
     where = {"dir": dir} if save_dir is None else {"save_dir": save_dir}
     loaded = _settings("init", settings, **where, project=project, mode=mode, strict=strict, quiet=quiet)
     asked, from_env = (run_id, False) if run_id is not None else (loaded.run_id, True)
-    if (
-        isinstance(run_id, str) and run_id == loaded.run_id
-    ):  # run_id=os.environ["PLUTO_RUN_ID"], as scripts do
+    if isinstance(run_id, str) and run_id == loaded.run_id:  # run_id=os.environ["PLUTO_RUN_ID"], in scripts
         from_env = True
     if loaded.mode == "disabled":
         return disabled_run(loaded, name, asked, config, tags)
@@ -111,7 +109,7 @@ def init(
         tags=tags_of(tags),
         run=run,
         run_from_env=from_env and run is not None,
-        resume=resume_of(resume, run),
+        resume=resume_of(resume, run, strict=loaded.strict),
         fork=fork_of(fork_run_id, fork_step, inherit_config, inherit_tags),
     )
     return _opened(wish, loaded)

@@ -108,7 +108,7 @@ class Claim(Entry, frozen=True, kw_only=True, tag="opened"):
         ancestors: parent first; tells children of a rank from ranks.
         parents: those of the ancestors of whose program it is a part, parent first: it was started by
             `multiprocessing`, or forked.
-        again: the process has opened a Run before, by `init()`, and has not merely closed it.
+        again: the process has finished a Run before, which an `init()` of its own opened.
         via: how the process came by its handle: by the call itself; by importing its parent's main module, in
             which the call is, once more; or as a handle that was opened in another process.
         heir_of: lease of the process that this one goes on for: it was forked there and has become a daemon.
