@@ -99,14 +99,14 @@ def current(found: Found, spool: Path | None) -> Document:
     """The document, with what only the streams know as of now."""
     import msgspec
 
-    from pluto_dist.backend.local.reading import read_points, summarise
     from pluto_dist.read.lookup import RUNNING
+    from pluto_dist.read.run import summed_up
     from pluto_dist.read.spooled import caught_up
 
     document = caught_up(found.document, spool)
     if found.live or document.status != RUNNING:
         return document
-    summary = summarise(read_points(document, roots(found, spool)))
+    summary = summed_up(document, roots(found, spool))
     points = sum(point.count for point in summary.values())
     if document.mode != "local" and points < document.points:  # the server has what is no longer here
         return document

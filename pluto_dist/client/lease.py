@@ -67,6 +67,7 @@ class Lease:
         wall: clock of the records.
 
     Attributes:
+        session: of the process, by which a daemon is known later.
         end: how this process ended it, "" while it has not.
         by_init: it was opened by `init()`.
         ended_by: which call that was, and where.
@@ -86,6 +87,7 @@ class Lease:
         self.link = link
         self.settings = settings
         self.pid = os.getpid()
+        self.session = os.getsid(0)
         self.end: Literal["", "finished", "closed"] = ""
         self.by_init = False
         self.ended_by = ""
@@ -321,7 +323,7 @@ class Lease:
         if self.ends_as_side:
             self._leave(Closed(**self.stamp()), wait_s)
             return
-        self._leave(Finished(**self.stamp(), at_exit=last_words is None), wait_s)
+        self._leave(Finished(**self.stamp(), at_exit=last_words is None, by_exit=True), wait_s)
 
     def abandon(self) -> None:
         """The claim came to nothing: the lease ends without another word."""

@@ -172,7 +172,7 @@ def _wait(lease: Lease, wish: Wish, surroundings: Surroundings, settings: Settin
 
 def _joins_its_parent(wish: Wish, surroundings: Surroundings) -> bool:
     """A child with a handle that its parent has opened goes on before it is told that it may."""
-    return wish.via != "call" and bool(surroundings.parents)
+    return bool(wish.heir_of) or (wish.via != "call" and bool(surroundings.parents))
 
 
 def _wait_told(lease: Lease, wish: Wish, patience: float, settings: Settings) -> bool:
@@ -248,6 +248,7 @@ def _opened(wish: Wish, settings: Settings, surroundings: Surroundings, launched
         parents=surroundings.parents,
         again=wish.verb == "init" and RUNS.again(),
         via=wish.via,
+        heir_of=wish.heir_of,
         notebook=surroundings.notebook,
         wait_s=settings.open_wait_s,
         retention_segments=settings.retention_segments,

@@ -19,9 +19,8 @@ _LOOPS = (
 )
 _MACHINERY = ("multiprocessing.", "threading", "selectors", "joblib.externals.loky.backend", "loky.backend")
 
-ENDING = frozenset(
-    {signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGABRT, signal.SIGKILL, signal.SIGTERM}
-)
+_ENDING = ("SIGHUP", "SIGINT", "SIGQUIT", "SIGABRT", "SIGKILL", "SIGTERM")
+ENDING = frozenset(getattr(signal, name) for name in _ENDING if hasattr(signal, name))  # not all on Windows
 
 
 def parent_pid() -> int | None:

@@ -8,6 +8,8 @@ the Run, else as a side.
 A child that `multiprocessing` starts anew imports the main module again, and with it an `init()` or
 `attach()` at module level. That call was made already, by the parent: it opens nothing, and what is logged
 while the module is imported was logged by the parent too. The handle joins the parent's Run when it is used.
+
+A forked child has its parent's handle; see `InheritedRun`.
 """
 
 from __future__ import annotations
@@ -22,15 +24,17 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from pluto_dist.client.arguments import Wish, run_of
+from pluto_dist.client.job.ancestors import process_group
+from pluto_dist.client.lease import Lease
 from pluto_dist.client.opening import disabled_run, open_lease
 from pluto_dist.client.pools import reimporting
 from pluto_dist.client.run import Run
 from pluto_dist.client.runs import RUNS
 from pluto_dist.errors import PlutoDistError, RunNotFoundError
+from pluto_dist.spool import forks
 
 if TYPE_CHECKING:
     from pluto_dist.client.interface import RunLike
-    from pluto_dist.client.lease import Lease
     from pluto_dist.client.opening import AnyRun
     from pluto_dist.host.settings import Settings
 
@@ -38,11 +42,37 @@ AGAIN_S = 30.0  # a handle that could not attach tries again after this time
 _OPENED = frozenset({"_lease", "_link", "_points"})
 _WHERE = ("project", "mode", "url_api", "url_ingest", "url_py", "url_app", "strict", "quiet", "heartbeat_s")
 
-_arriving = threading.RLock()
+
+class _PendingRun(Run):
+    """A `Run` that finds out at its first use what it is in this process; then it becomes that."""
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """What a lease gives is there once there is one."""
+            if name not in _OPENED:
+                return super().__getattr__(name)
+            with FORKS.arriving:
+                if name not in vars(self):  # else another thread was faster
+                    self._arrive()
+            return getattr(self, name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return restore, (passport_of(self),)
+
+    def _become(self, lease: Lease) -> Run:
+        """Takes a lease; nothing that is overridden here is needed any more."""
+        vars(self).clear()
+        self.__class__ = Run  # type: ignore[assignment] # see above
+        Run.__init__(self, lease)
+        return self
+
+    def _arrive(self) -> None:
+        raise NotImplementedError
 
 
-class DeferredRun(Run):
-    """A `Run` until its first use, by which it becomes one."""
+class DeferredRun(_PendingRun):
+    """A handle that has come here, or whose call the parent has made: its first use opens a lease."""
 
     def __init__(
         self, wish: Wish, settings: Settings, what: str, passport: dict[str, Any] | None = None
@@ -52,15 +82,6 @@ class DeferredRun(Run):
         self._what = what
         self._passport = passport
         self._refused: tuple[PlutoDistError, float] | None = None
-
-    if not TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Any:
-            """What a lease gives is there once it is open."""
-            if name not in _OPENED:
-                return super().__getattr__(name)
-            self._arrive()
-            return getattr(self, name)
 
     def log(self, *args: Any, **kwargs: Any) -> None:
         """As `Run.log`."""
@@ -98,14 +119,7 @@ class DeferredRun(Run):
         return f"<pluto_dist.Run {self._what}, not used here yet>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return restore, (self._passport if self._passport is not None else passport_of(self),)
-
-    def _become(self, lease: Lease) -> Run:
-        """Takes the lease that was opened for it."""
-        vars(self).clear()
-        self.__class__ = Run  # type: ignore[assignment] # what is overridden here is over
-        Run.__init__(self, lease)
-        return self
+        return (restore, (self._passport,)) if self._passport is not None else super().__reduce__()
 
     @property
     def _is_repeated(self) -> bool:
@@ -113,30 +127,87 @@ class DeferredRun(Run):
         return self._wish.via == "import" and reimporting()
 
     def _arrive(self) -> None:
-        """Opens the lease; from then on this is a `Run` like any other.
+        """Opens the lease.
 
         Raises:
             RunNotFoundError: it cannot be had here.
         """
-        with _arriving:
-            if "_lease" in vars(self):  # another thread was faster
-                return
-            if self._refused is not None and time.monotonic() < self._refused[1]:
-                raise self._refused[0]
-            before = dict(vars(self))
-            try:
-                found = open_lease(self._wish, self._settings, self._become)
-            except PlutoDistError as error:
-                self.__class__, self.__dict__ = DeferredRun, before
-                refused = RunNotFoundError(
-                    f"{self._what} cannot be used in process {os.getpid()}: {error}. Where the Run can be "
-                    "reached, pluto_dist.attach(run_id) gives a handle of its own"
-                )
-                self._refused = refused, time.monotonic() + AGAIN_S
-                raise refused from error
-            RUNS.arrived(self)
-            if found is not self:  # this machine does not allow one
-                self.__class__, self.__dict__ = type(found), vars(found)  # type: ignore[assignment]
+        if self._refused is not None and time.monotonic() < self._refused[1]:
+            raise self._refused[0]
+        before = dict(vars(self))
+        try:
+            found = open_lease(self._wish, self._settings, self._become)
+        except PlutoDistError as error:
+            self.__class__, self.__dict__ = DeferredRun, before
+            refused = RunNotFoundError(
+                f"{self._what} cannot be used in process {os.getpid()}: {error}. Where the Run can be "
+                "reached, pluto_dist.attach(run_id) gives a handle of its own"
+            )
+            self._refused = refused, time.monotonic() + AGAIN_S
+            raise refused from error
+        RUNS.arrived(self)
+        if found is not self:  # this machine does not allow one
+            self.__class__, self.__dict__ = type(found), vars(found)  # type: ignore[assignment]
+
+
+class InheritedRun(_PendingRun):
+    """A handle in a forked child.
+
+    Mostly it is its parent's: it logs into a chain of its own, and ends nothing. But two kinds of children
+    have to have leases of their own: a rank, which has become one since the fork, and a daemon, which goes on
+    in place of the process that has opened the Run, and is known by its new session.
+    """
+
+    def __init__(self, before: Lease, *, grouped: bool) -> None:
+        self._before = before
+        self._grouped = grouped
+
+    def _arrive(self) -> None:
+        before, settings = self._before, self._before.settings
+        wish = self._wish()
+        if wish is None:
+            self._become(before)
+            return
+        try:
+            open_lease(wish, settings, self._become)
+        except PlutoDistError as error:  # its records arrive all the same, as its parent's
+            before.warn_once("inherited", f"a forked child has no lease of its own: {error}")
+            self._become(before)
+            return
+        self._points.start_at(before.next_step)
+        before.files.close()  # the coordinator waits for children that may still write there
+        before.files.release()
+
+    def _wish(self) -> Wish | None:
+        """For a lease of its own, None if it needs none."""
+        run_id = _id_of(self._before)
+        run = run_of("run_id", run_id)
+        if os.getsid(0) != self._before.session:
+            lease_id = self._before.lease_id
+            return Wish(verb="init", run=run, resume=run is not None, heir_of=lease_id)
+        is_rank = run_id is not None and not self._grouped and process_group() is not None
+        return _wish_of(run_id) if is_rank else None
+
+
+class _Forks:
+    """Watches forks, for all handles."""
+
+    def __init__(self) -> None:
+        self.arriving = threading.RLock()
+        forks.watch(self)
+
+    def after_fork(self) -> None:
+        """In the child: what a handle is here will be seen when it is used."""
+        self.arriving = threading.RLock()
+        grouped = process_group() is not None
+        for run, lease in RUNS.inherited():
+            if type(run) is Run and isinstance(lease, Lease):
+                run.__class__ = InheritedRun
+                vars(run).clear()
+                InheritedRun.__init__(run, lease, grouped=grouped)  # type: ignore[arg-type] # its class by now
+
+
+FORKS = _Forks()
 
 
 def opened(wish: Wish, settings: Settings) -> AnyRun:
@@ -180,8 +251,9 @@ def restore(passport: dict[str, Any]) -> RunLike:
     settings, run_id = _settings(passport), passport["run_id"]
     if settings.mode == "disabled":
         return disabled_run(settings, None, run_id, None, None)
-    wish = Wish(verb="attach", run=run_of("run_id", run_id), via="handle", timeout_s=AGAIN_S)
-    run = DeferredRun(wish, settings, f"Run {run_id!r} of project {passport['project']!r}", passport)
+    run = DeferredRun(
+        _wish_of(run_id), settings, f"Run {run_id!r} of project {passport['project']!r}", passport
+    )
     RUNS.travelled[passport["lease_id"]] = run
     return run
 
@@ -197,6 +269,16 @@ def _settings(passport: dict[str, Any]) -> Settings:
     home = passport["home"] if there else None
     where = {name: passport[name] for name in _WHERE}
     return load(os.environ, {**where, "dir": passport["dir"], "home": home})
+
+
+def _wish_of(run_id: str | None) -> Wish:
+    return Wish(verb="attach", run=run_of("run_id", run_id), via="handle", timeout_s=AGAIN_S)
+
+
+def _id_of(lease: Lease) -> str | None:
+    """As far as it is known in a child, to which nobody speaks."""
+    view = lease.link.view
+    return view.run.external_id if view is not None and view.run is not None else None
 
 
 def _travels(run: Run) -> tuple[Any, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from pluto_dist.backend.local.reading import (
     read_lines,
     read_points_of,
     segments,
+    shown,
+    summarise,
 )
 from pluto_dist.backend.local.store import Store
 from pluto_dist.core.rules.participants import speaker_shown
@@ -24,7 +26,7 @@ from pluto_dist.core.values.document import Document, LeaseShown, VerdictShown
 from pluto_dist.core.values.records import Point, RunEvent
 from pluto_dist.read.card import html
 from pluto_dist.read.column_files import ColumnFiles
-from pluto_dist.read.columns import Block, Chunk, column_of
+from pluto_dist.read.columns import Block, Chunk, column_of, gathered
 from pluto_dist.read.console import last_lines
 from pluto_dist.read.lookup import Found, Lookup
 from pluto_dist.read.series import Series, Wanted
@@ -270,6 +272,35 @@ class Run:
             caption=file.caption,
             lease_id=segment.lease_id,
         )
+
+
+def summed_up(document: Document, roots: Sequence[Path]) -> dict[str, Point]:
+    """The summary counted anew from the streams: latest value, its step and the number of points.
+
+    Args:
+        document: says who wrote, under which names.
+        roots: folders that hold one folder per lease.
+    """
+    names = FinalNames(document.restore.series)
+    found = summarise(read_points_of(document, roots, ("data", "files")))
+    for segment in segments(document, roots):
+        if segment.kind == "metrics":
+            for block in gathered(segment):
+                for chunk in _chunks(segment, block, names, None):
+                    found[chunk.name] = _joined(found.get(chunk.name), chunk)
+    return found
+
+
+def _joined(before: Point | None, chunk: Chunk) -> Point:
+    """A summary with the points of one chunk more."""
+    step = chunk.steps[-1] if chunk.ordered else max(chunk.steps)
+    count = len(chunk.steps) + (before.count if before is not None else 0)
+    if before is not None and before.step > step:
+        return msgspec.structs.replace(before, count=count)
+    last = len(chunk.steps) - 1
+    while chunk.steps[last] != step:
+        last -= 1
+    return Point(shown(chunk.values[last]), step, count)
 
 
 def _chunks(segment: Segment, block: Block, names: FinalNames, wanted: Wanted | None) -> Iterator[Chunk]:

@@ -444,6 +444,7 @@ def test_ranks_of_one_process_group_find_each_other_and_no_other_launch() -> Non
     ranks = [job({}, TRAIN, SHELL, pid=500 + n, pool_parent=400, group=(n, 2)) for n in range(2)]
     assert ranks[0].key == ranks[1].key
     assert ranks[0].launcher == TRAIN.identity
+    assert job({}, SHELL, pid=400).key != ranks[0].key
     other = ancestor(600, "train")
     assert job({}, other, SHELL, pid=700, pool_parent=600, group=(0, 2)).key != ranks[0].key
 

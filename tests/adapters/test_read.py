@@ -11,13 +11,14 @@ import msgspec
 import pytest
 
 from pluto_dist import read
-from pluto_dist.backend.local.reading import Segment, read_points, segments
+from pluto_dist.backend.local.reading import Segment, read_points, segments, summarise
 from pluto_dist.core.values.document import Document
 from pluto_dist.core.values.records import SeriesOwner
 from pluto_dist.errors import RunNotFoundError
 from pluto_dist.read import column_files
 from pluto_dist.read.column_files import ColumnFiles
 from pluto_dist.read.columns import gathered
+from pluto_dist.read.run import summed_up
 from pluto_dist.read.series import Curve
 from pluto_dist.spool.frames import encode_frame
 from tests.adapters.documents import document, lease
@@ -337,3 +338,12 @@ def test_the_chain_of_files_of_another_segment_is_not_mixed_in(machine: Machine)
     assert [segment.number for segment in found] == [1, 2]
     files = ColumnFiles(machine.store.run("key-1"), make=False)
     assert [block.names for segment in found for block in files.blocks(segment)] == [("loss", "lr")] * 2
+
+
+def test_the_summary_from_columns_is_that_of_the_points(machine: Machine):
+    owner = SeriesOwner("owner", "METRIC", others={"rank1": "loss/rank1"})
+    found = kept(machine, lease("a"), lease("b", "rank1"), series={"loss": owner})
+    put(machine, "key-1", "a", LINES[:6] + LINES[7:] + [LINES[1]])
+    put(machine, "key-1", "b", [LINES[1], LINES[0]])
+    roots = [machine.store.run("key-1") / "streams"]
+    assert summed_up(found, roots) == summarise(read_points(found, roots))

@@ -19,6 +19,7 @@ from tests.bench import (
     bench_delivery,
     bench_end,
     bench_log,
+    bench_look,
     bench_start,
     bench_torchrun,
 )
@@ -26,6 +27,7 @@ from tests.bench.effort import FULL, QUICK, Effort
 from tests.bench.processes import PEERS
 from tests.bench.table import Row, as_json, header, line
 
+COLUMNS = (*PEERS, bench_look.BEFORE)
 SECTIONS: dict[str, Callable[[Effort], Iterator[Row]]] = {
     "log": bench_log.rows,
     "start": bench_start.rows,
@@ -34,6 +36,7 @@ SECTIONS: dict[str, Callable[[Effort], Iterator[Row]]] = {
     "delivery": bench_delivery.rows,
     "end": bench_end.rows,
     "torchrun": bench_torchrun.rows,
+    "look": bench_look.rows,
 }
 
 
@@ -46,12 +49,12 @@ def main() -> None:
     given = parser.parse_args()
     begun, load = time.monotonic(), os.getloadavg()
     print(f"load average before: {_three(load)}, {os.cpu_count()} cores")
-    print(header(PEERS))
+    print(header(COLUMNS))
     rows = []
     for name in given.only:
         for row in SECTIONS[name](QUICK if given.quick else FULL):
             rows.append(row)
-            print(line(row, PEERS), flush=True)
+            print(line(row, COLUMNS), flush=True)
     print(f"load average after: {_three(os.getloadavg())}; {time.monotonic() - begun:.0f} s")
     if given.json:
         given.json.write_text(as_json(rows, load) + "\n")

@@ -21,6 +21,7 @@ class Effort:
         deaths, large_deaths: processes that are killed, small ones and of 1 GB.
         last_records: that `finish()` has to deliver.
         light_s: seconds of light load.
+        looked_runs, looked_records: Runs of a store, and records of ten values of its longest one.
         crowd_of_peers: whether eight processes of another client are measured, too.
     """
 
@@ -36,6 +37,8 @@ class Effort:
     large_deaths: int = 3
     last_records: int = 2000
     light_s: float = 5.0
+    looked_runs: int = 1000
+    looked_records: int = 300_000
     crowd_of_peers: bool = True
 
 
@@ -53,5 +56,7 @@ QUICK = Effort(
     large_deaths=1,
     last_records=100,
     light_s=2.0,
+    looked_runs=100,
+    looked_records=30_000,
     crowd_of_peers=False,
 )

@@ -7,6 +7,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from datetime import datetime
+from functools import cached_property
 from itertools import combinations
 from typing import Any
 
@@ -193,7 +194,7 @@ class Checks:
             if member.lease["role"] != "owner" or not member.lease["granted_at"]:
                 continue
             since = max(account.opened, member.lease["granted_at"] / 1000) + 0.1
-            if any(since < at < until for at in remote.ends):
+            if any(since < at < until for at in self._told_at[remote.id]):
                 yield f"G1: {run} ended while its owner, writer {account.writer}, was at work"
 
     def _member(self, lease: dict[str, Any]) -> Member:
@@ -216,6 +217,17 @@ class Checks:
             f"{base:.2f}, {account.how}({account.code}) at {end}, signals {sent}, dead at {died}, "
             f"{lease['end_reason']})"
         )
+
+    @cached_property
+    def _told_at(self) -> dict[int, list[float]]:
+        """When terminal statuses came to the server, by Run; each says itself since when it is one."""
+        found: dict[int, list[float]] = defaultdict(list)
+        for entry in self.play.served.server.requests():
+            if entry["path"].endswith("/runs/status/update") and entry["body"]:
+                body = json.loads(entry["body"])
+                if body["status"] in TERMINAL:
+                    found[body["runId"]].append(entry["at"])
+        return found
 
     def _reports(self) -> Iterator[str]:
         """R10: one report of each end; again only if nobody heard the answer, or who did was killed."""
@@ -250,7 +262,7 @@ class Checks:
         waivers = Waivers(self)
         for defect in self.play.served.server.check():
             if not waivers.cover(defect):
-                yield f"server: {defect.kind} {defect.text} {defect.names}"
+                yield f"server: {defect.kind} run {defect.run_id}: {defect.text} {defect.names}"
 
 
 def _numbers(texts: Iterator[str] | Any) -> Counter[int]:

@@ -56,13 +56,16 @@ class Waivers:
             case "6.3.4":
                 return True
             case "6.3.5":
-                quiet = remote is not None and any(
-                    end + QUIET_S < defect.at_ms / 1000 for end in remote.ends[-1:]
-                )
+                quiet = remote is not None and self._waited_long(remote, defect.at_ms / 1000)
                 return quiet or self._given_up(IN_FLIGHT.search(defect.text))
             case "6.3.7":
                 return all((defect.run_id, name) in self.registered for name in defect.names)
         return False
+
+    def _waited_long(self, remote: Remote, at: float) -> bool:
+        """Whether the Run had ended so long before the report that only the living could still write."""
+        ended = [end for end in remote.ends if end <= at]  # it may have been taken up again since
+        return bool(ended) and ended[-1] + QUIET_S < at
 
     def _given_up(self, request: re.Match[str] | None) -> bool:
         """Whether nobody waited for the answer any more."""

@@ -341,3 +341,25 @@ def test_a_persons_word_is_the_verdict_from_whatever_node(node: int) -> None:
     world.wait(15)
     assert set(world.statuses()) == {"TERMINATED"}
     assert [each.run().status for each in world.nodes] == ["TERMINATED"] * 2
+
+
+def test_a_store_that_is_away_holds_up_no_exit_and_what_failed_elsewhere_is_kept() -> None:
+    """G5: on the node without the owner too; its failure stands in the config, as without a store."""
+    world = started()
+    world.engine.lose_quorum()
+    world.ranks[2].raises("ThereError")
+    for rank in (3, 0, 1):
+        world.ranks[rank].finish()
+    world.wait(10)
+    assert not world.ranks[3].view.drained
+    world.wait(10)
+    assert world.ranks[3].view.drained
+    assert world.ranks[1].view.drained
+    assert not world.nodes[1].core.at_rest
+    world.engine.regain_quorum()
+    world.wait(20)
+    assert b"rank 2 (pid" in world.run.config
+    assert b"ThereError" in world.run.config
+    assert world.verdicts[1].verdict.status == world.run.status
+    world.wait(100)
+    assert all(node.core.at_rest for node in world.nodes)

@@ -136,11 +136,11 @@ def test_a_child_that_joined_and_finished_has_a_run_of_its_own_next() -> None:
     assert [worker.init().role, worker.finish().init().role] == ["worker", "owner"]
 
 
-def test_a_sweep_in_a_child_joins_once() -> None:
-    """R5: a second init() of a script is a new Run."""
+def test_a_child_that_leaves_its_handle_open_joins_again() -> None:
+    """R4: tasks of a pool that call `init()` and never end it."""
     world = World()
     child = world.child(world.process("main").init())
-    assert [child.init().role, child.init().role] == ["worker", "owner"]
+    assert [child.init().role, child.init().role] == ["worker", "worker"]
 
 
 def test_grandchildren_join_where_their_parent_did() -> None:
@@ -261,6 +261,26 @@ def test_the_next_start_of_a_job_has_a_run_of_its_own(first: Any, pause: float, 
         succeed(process)
     world.wait(15.0)
     assert list(world.book.runs)[-1].status == "COMPLETED"
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_start_that_had_two_owners_in_turn_is_one_start(order: Any) -> None:
+    """R4: a rank that left before the second owner came was there, too."""
+    world = World()
+    zero, one = start(world)
+    one.init()
+    world.wait(RANK_ZERO_S + 1)
+    one.close().exit()
+    zero.init()
+    assert zero.role == one.role == "owner"
+    succeed(zero)
+    world.wait(1.0)
+    again = start(world)
+    for number in order:
+        again[number].init()
+    world.wait(1.0)
+    assert [process.role for process in again] == ["owner", "worker"]
+    assert world.lease(again[0]).run != world.lease(zero).run == world.lease(one).run
 
 
 @pytest.mark.parametrize("first", [fail, be_killed, close])
@@ -629,3 +649,68 @@ def test_an_attach_in_a_child_is_a_sides() -> None:
     world = World()
     parent = world.process("main").init("x")
     assert world.child(parent).attach("x").role == "side"
+
+
+# --- daemons ----------------------------------------------------------------------------------------------
+
+
+def daemon_of(process: Process) -> Process:
+    """A grandchild in a session of its own, whose parents are gone."""
+    return process.world.process("daemon", Job(key="of its own"))
+
+
+def leave_by_exit(process: Process) -> None:
+    process.finish(at_exit=True).exit(0)
+
+
+def leave_by_underscore_exit(process: Process) -> None:
+    process.exit(0)
+
+
+@pytest.mark.parametrize("leave", [leave_by_exit, leave_by_underscore_exit])
+@pytest.mark.parametrize("pause", [0.0, 1.0, 60.0])
+@pytest.mark.parametrize(("end", "status"), [(fail, "FAILED"), (succeed, "COMPLETED")])
+def test_a_daemon_holds_the_run_of_the_process_that_it_was(
+    leave: Any, pause: float, end: Any, status: str
+) -> None:
+    """R5: however soon it logs; the Run ends as it does."""
+    world = World()
+    opener = world.process("script").init("x")
+    leave(opener)
+    world.wait(pause)
+    daemon = daemon_of(opener).init("x", resume=True, heir_of=opener.spool.lease_id)
+    world.wait(30.0)
+    assert (daemon.role, daemon.view.participant, world.run("x").status) == ("owner", "owner", "RUNNING")
+    end(daemon)
+    world.wait(15.0)
+    assert world.run("x").status == status
+
+
+def test_a_daemon_that_is_faster_than_its_parents_end_waits_for_it() -> None:
+    """R5"""
+    world = World()
+    opener = world.process("script").init("x")
+    daemon = daemon_of(opener).init("x", resume=True, heir_of=opener.spool.lease_id)
+    world.wait(1.0)
+    assert daemon.role == "waiting"
+    leave_by_underscore_exit(opener)
+    assert daemon.role == "owner"
+
+
+def test_a_daemon_beside_the_process_that_it_was_is_a_side() -> None:
+    """R5: a server that forks a helper goes on itself."""
+    world = World()
+    opener = world.process("script").init("x")
+    daemon = daemon_of(opener).init("x", resume=True, heir_of=opener.spool.lease_id)
+    world.wait(10.0)
+    assert [opener.role, daemon.role] == ["owner", "side"]
+
+
+@pytest.mark.parametrize("leave", [succeed, close])
+def test_a_daemon_of_a_process_that_left_by_a_call_holds_nothing(leave: Any) -> None:
+    """R6: `finish()` ended the Run, `close()` left it to others."""
+    world = World()
+    opener = world.process("script").init("x")
+    leave(opener)
+    daemon = daemon_of(opener).init("x", resume=True, heir_of=opener.spool.lease_id)
+    assert daemon.role == "side"

@@ -22,7 +22,7 @@ class _Life:
 
     last_beat_ms: int | None = None
     senders: list[str] = field(default_factory=list)
-    told: dict[str, int] = field(default_factory=dict)
+    told: dict[str, int] = field(default_factory=dict)  # sender -> the request whose answer told it
     reported: str | None = None
     idle_since: str | None = None
 
@@ -77,13 +77,13 @@ class StatusAudit:
         elif life.reported not in (None, status):
             self._add(request.id, "6.3.5", f"{status} reported after {life.reported}", run)
         life.reported = status
-        life.told.setdefault(request.peer.sender(), self._state.now_ms())
+        self._tell(life, request)
 
     def polled(self, request: Request, run: Run, before: str) -> None:
         """A heartbeat was answered; `before` is the status the poll found."""
         life = self._lives.setdefault(run.id, _Life())
         sender = request.peer.sender()
-        if request.arrived_ms > life.told.get(sender, request.arrived_ms):
+        if sender in life.told and self._answered_before(life.told[sender], request):
             text = f"heartbeat after the sender knew that the run is {before}"
             self._add(request.id, "6.3.10", text, run)
         life.idle_since = None
@@ -92,7 +92,7 @@ class StatusAudit:
         self._source(request.id, run, life, sender)
         life.last_beat_ms = self._state.now_ms()
         if is_terminal(run.status):
-            life.told.setdefault(sender, self._state.now_ms())
+            self._tell(life, request)
 
     def check(self) -> None:
         """Runs whose heartbeat stopped while they were RUNNING, or that were reopened for nothing."""
@@ -105,6 +105,12 @@ class StatusAudit:
         for run in self._state.book.runs.values():
             if run.status == "RUNNING" and run.id in self._lives:
                 self._gap(None, run, self._lives[run.id])
+
+    def _tell(self, life: _Life, request: Request) -> None:
+        """The answer to this request tells its sender of the end, unless an earlier one has arrived."""
+        earlier = life.told.get(request.peer.sender())
+        if earlier is None or not self._state.journal.knows_answer(earlier):
+            life.told[request.peer.sender()] = request.id
 
     def _answered_before(self, earlier: int, request: Request) -> bool:
         entry = self._state.journal.get(earlier)

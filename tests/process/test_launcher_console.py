@@ -311,7 +311,7 @@ def test_ranks_of_torchrun_speak_for_themselves_and_torchrun_for_what_it_says(no
         node,
         "launch",
         """
-        sys.stdout.write(f"early {RANK}\n")  # torchrun's ranks are unbuffered: this is one write
+        sys.stdout.write(f"early {RANK}\\n")  # torchrun's ranks are unbuffered: this is one write
         run = pluto.init()
         train(run, 4)
         say("ready", facts(run))

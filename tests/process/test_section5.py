@@ -147,7 +147,7 @@ ROWS: dict[int, Row] = {
         "in a distributed job the status goes out before the tail",
         "the status goes out last, and the last one out waits for it",
         (
-            REMAINDERS + "test_after_a_hard_end_the_server_has_everything",
+            REMAINDERS + "test_after_the_last_rank_nothing_but_the_status_is_to_be_sent",
             RUNS + "test_a_plain_script_brings_everything_to_the_server",
         ),
     ),

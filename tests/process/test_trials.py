@@ -23,6 +23,9 @@ def plain(n):
     log(run, {"loss": float(n)}, 0)
     return [run.role, run.run_id]
 
+def both(n):
+    return [trial(n), plain(n)]
+
 def alone():
     run = pluto.init(config={"lr": 1})
     log(run, {"loss": 1.0}, 0)
@@ -38,9 +41,8 @@ if __name__ == "__main__":
     main = pluto.init(project="sweep", name="main")
     log(main, {"loss": 0.5}, 0)
     with ProcessPoolExecutor(2) as pool:
-        told = [each.result() for each in [pool.submit(trial, n + 10) for n in range(2)]]
-        told += [each.result() for each in [pool.submit(plain, n) for n in range(2)]]
-    tell_json("folds", told)
+        told = [each.result() for each in [pool.submit(both, n + 10) for n in range(2)]]
+    tell_json("folds", [*told[0], *told[1]])
     joined = mp.Process(target=plain, args=(7,))
     joined.start(); joined.join()
     child = mp.Process(target=alone)

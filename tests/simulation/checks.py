@@ -309,8 +309,22 @@ class Checks:
                 its = self._run_in(book, other)
                 parent = process.actor.asks and any(map(other.identity.same_process, process.parents))
                 former = process.start > other.start > 0 and process.actor.run is None
+                former = former and not self._cannot_be_told(book, process, other)
                 if its is not None and (parent or former):
                     self.expect(its != run, f"R4: {process.name} is in the Run of {other.name}")
+
+    def _cannot_be_told(self, book: Book, process: Process, other: Process) -> bool:
+        """Whether nobody could know which start of a job one of the two belongs to (R4).
+
+        A rank that the first start never had may be a late one of it, if it claims first. A claim that is
+        read when its process is dead and the next start is under way may be one of that.
+        """
+        had = {each.actor.rank for each in self.world.processes if each.start == other.start}
+        unseen = process.actor.rank not in had
+        lease = book.leases.get(other.lease.lease_id) if other.lease is not None else None
+        died = other.truth.died
+        late = lease is not None and died is not None and (lease.granted_at or 0.0) > died[0]
+        return unseen or late
 
     def _run_in(self, book: Book, process: Process) -> str | None:
         lease = book.leases.get(process.lease.lease_id) if process.lease is not None else None

@@ -145,7 +145,7 @@ class LocalBackend:
             parent = resolve(lambda ref: self._document(request, ref), request.parent, request.fork_step or 0)
         number = self._store.take_number(request.project, request.key)
         return RunOpened(
-            id=self._store.take_id(request.key),
+            id=number,
             display_id=f"{display_prefix(request.project)}-{number}",
             project=request.project,
             url="",

@@ -5,9 +5,10 @@
     runs/<key>/files/, runs/<key>/rejected/   logged files, see `files`
     runs/<key>/system.json                    what a server is told of the machine when the Run is made there
     runs/<key>/rejected.jsonl                 records that the backend refused, with the reason
+    runs/<key>/columns/                       columns that a reader has gathered, may be deleted at any time
     runs/<key>/sync/<server>.json             how far it has been uploaded to one server
     ids/<number>                              holds the key of the Run with this id
-    projects/<name>/numbers/<number>          holds the key of the project's n-th Run
+    projects/<name>/numbers/<number>          the same, by project: the number in its display id
     projects/<name>/external/<run_id>         holds the key of the Run with the caller's id
 
 The folder may be shared between hosts, so nothing here locks: a number is taken by creating its file
@@ -152,12 +153,21 @@ class Store:
         return key
 
     def take_number(self, project: str, key: str) -> int:
-        """The project's next number, from 1."""
-        return _take_next(self._project(project) / "numbers", key)
+        """The number of a new Run, from 1: its id in the store, and the number in its display id.
 
-    def take_id(self, key: str) -> int:
-        """The store's next Run id, from 1."""
-        return _take_next(self.root / "ids", key)
+        It is one number, so that `show 7` can mean one Run only. Versions up to 0.1.0 counted twice, so both
+        folders are looked at.
+        """
+        ids, numbers = self.root / "ids", self._project(project) / "numbers"
+        for folder in (ids, numbers):
+            folder.mkdir(parents=True, exist_ok=True)
+        number = max(_highest(ids), _highest(numbers))
+        while True:
+            number += 1
+            if create_exclusively(ids / str(number), key):
+                if create_exclusively(numbers / str(number), key):
+                    return number
+                (ids / str(number)).unlink()  # a coordinator of an older version was faster
 
     def key_of_id(self, number: int) -> str | None:
         """Key of the Run with this id."""
@@ -264,10 +274,5 @@ def create_exclusively(path: Path, text: str) -> bool:
     return True
 
 
-def _take_next(folder: Path, key: str) -> int:
-    folder.mkdir(parents=True, exist_ok=True)
-    number = max((int(name) for name in os.listdir(folder) if _NUMBER.fullmatch(name)), default=0)  # noqa: PTH208
-    while True:
-        number += 1
-        if create_exclusively(folder / str(number), key):
-            return number
+def _highest(folder: Path) -> int:
+    return max((int(name) for name in os.listdir(folder) if _NUMBER.fullmatch(name)), default=0)  # noqa: PTH208

@@ -35,7 +35,7 @@ def read_process(identity: Identity) -> ProcessFacts:
         notebook=_in_notebook(),
         pool_parent=parent_pid(),
         forked_from=RUNS.inherited_from(),
-        group=_process_group(),
+        group=process_group(),
     )
 
 
@@ -143,7 +143,7 @@ def _in_notebook() -> bool:
     return hasattr(shell, "kernel")
 
 
-def _process_group() -> tuple[int, int] | None:
+def process_group() -> tuple[int, int] | None:
     """Rank and size of the default process group; torch is looked up, never imported."""
     distributed = sys.modules.get("torch.distributed")
     try:

@@ -34,6 +34,7 @@ from pluto_dist.core.rules.claims import (
 from pluto_dist.core.rules.kinship import (
     apart,
     asks_for_another,
+    heir,
     inherits_rank,
     is_trial,
     nearest,
@@ -64,8 +65,9 @@ class Finder:
         Args:
             parent: lease of the process in whose Run the claim joins, if it does.
         """
-        if parent is not None:
-            return self._book.runs.get(parent.run or "")
+        nearest_kin = parent or self._book.leases.get(claim.heir_of)
+        if nearest_kin is not None:
+            return self._book.runs.get(nearest_kin.run or "")
         launchers = self._launchers_run(claim)
         if launchers is not None:
             return launchers
@@ -79,7 +81,7 @@ class Finder:
 
     def predecessor(self, claim: Claim, run: Run) -> Lease | None:
         """Lease of another process that has had the claim's rank in the present start of the job."""
-        present = (lease for lease in self._book.leases_of(run.key) if lease.epoch == run.epoch)
+        present = (lease for lease in self._book.leases_of(run.key) if lease.epoch >= run.start_epoch)
         return predecessor(claim, present)
 
     def _starts_again(self, claim: Claim, run: Run) -> bool:
@@ -175,7 +177,10 @@ class Admission:
         What was found once stays: when it asks again its parent may be gone, or be another one.
         """
         claim = lease.opened
-        if lease.parent or claim.generated_id in self._book.runs:
+        former = self._book.leases.get(claim.heir_of)
+        if former is not None and claim.job != former.opened.job:
+            lease = self._context.change_lease(lease, opened=heir(claim, former))
+        if former is not None or lease.parent or claim.generated_id in self._book.runs:
             return lease, self._book.leases.get(lease.parent)
         parent = self._parent(claim)
         run = self._book.runs.get(parent.run or "") if parent is not None else None
@@ -298,7 +303,7 @@ class Admission:
             self._deadlines[lease.lease_id] = None  # asked again when the backend has answered
             return
         if owns:
-            run = self._succession.own(lease, run)
+            run = self._succession.own(lease, run, anew=grant.anew)
         elif grant.relay:
             run = self._succession.relay(lease, run)
         elif grant.role == "worker":
@@ -393,6 +398,7 @@ class Admission:
             owner=next((member for member in members if member.lease_id == run.owner), None),
             parent=parent,
             predecessor=self._finder.predecessor(lease.opened, run),
+            former=self._book.leases.get(lease.opened.heir_of),
             members=members,
             ended=tuple(member for member in everybody if not member.alive),
             waiting_ranks=waiting_ranks,

@@ -130,7 +130,12 @@ class Clusters:
     def safe(self, run: Run) -> bool:
         """Whether the other nodes know what is known here; what a store does not take is not waited for."""
         shared = self.of(run)
-        return shared is None or shared.safe()
+        return shared is None or shared.safe() or shared.gives_up()
+
+    def is_awaited(self, run: Run) -> bool:
+        """Whether a process that leaves waits for what this coordinator still has to do."""
+        shared = self.of(run)
+        return shared is not None and shared.expects_more() and not shared.gives_up()
 
     def expects_more(self, run: Run) -> bool:
         """Whether there is something to do for the Run although everybody here has ended."""

@@ -244,7 +244,7 @@ class Folding:
             entry.wall_ms,
             left_at=entry.at,
             finish_code=code,
-            by_exit=entry.at_exit,
+            by_exit=entry.at_exit or entry.by_exit,
             code_awaited=awaited,
         )
         if lease.role == "side":

@@ -20,8 +20,12 @@ class Succession:
         self._context = context
         self._book = context.book
 
-    def own(self, lease: Lease, run: Run) -> Run:
-        """Makes the claim the owner, with a new epoch."""
+    def own(self, lease: Lease, run: Run, *, anew: bool = False) -> Run:
+        """Makes the claim the owner, with a new epoch.
+
+        Args:
+            anew: its job starts once more (R4).
+        """
         job = lease.opened.job
         successor = job.key == run.job_key and run.owner is not None
         if job.launcher is not None:
@@ -30,11 +34,20 @@ class Succession:
         for other in others:
             if other.role == "owner":  # it lives on although a person has ended its Run
                 self._supersede(other)
-        run = self._begin(run, job, owner=lease.lease_id)
+        goes_on = successor and not anew and self._hands_over(run, lease)
+        start_epoch = run.start_epoch if goes_on else run.epoch + 1
+        run = self._begin(run, job, owner=lease.lease_id, start_epoch=start_epoch)
         for other in others if successor else ():
             if other.role == "worker" and other.epoch == run.epoch - 1:
                 self._context.change_lease(other, epoch=run.epoch)  # ranks of this attempt keep their say
         return run
+
+    def _hands_over(self, run: Run, lease: Lease) -> bool:
+        """Whether the owner before left the Run to its start, or has become another program (R4)."""
+        before = self._book.leases.get(run.owner or "")
+        if before is None:
+            return False
+        return before.end_reason == "closed" or before.identity.same_process(lease.identity)
 
     def relay(self, lease: Lease, run: Run) -> Run:
         """Ranks whose owner is on another node (R12); their epochs are this node's own."""
@@ -49,6 +62,7 @@ class Succession:
             run,
             job,
             relay=node_name(lease.opened),
+            start_epoch=run.epoch + 1,
             status="RUNNING",
             verdict=None,
             telling=False,
@@ -117,7 +131,7 @@ class Succession:
         self._context.change_lease(owner, epoch=0)  # no member of the attempt that is over
         run = self.new_attempt(run, claim)
         owner = self._context.change_lease(owner, epoch=run.epoch + 1)
-        return self._context.change_run(run, owner=owner.lease_id, epoch=owner.epoch)
+        return self._context.change_run(run, owner=owner.lease_id, epoch=owner.epoch, start_epoch=owner.epoch)
 
     def _supersede(self, lease: Lease) -> None:
         self._context.note(lease.run or "", "superseded", lease=lease.lease_id)

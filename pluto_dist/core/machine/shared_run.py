@@ -57,6 +57,7 @@ REFRESH_S = 60.0
 MEASURING_S = 5.0  # so long after a change of the seat clocks are compared, once a second
 NODES_A_SECOND = 100.0  # of many nodes each measures less often
 LAST_RESORT_S = 15.0  # below the 20 s for which the last participant waits
+KEEPS_TRYING_S = 3600.0  # a coordinator without processes stays so long for a store that is away
 KEEP_S = 7 * 86_400  # what is known of an ended Run stays this long in the store
 
 _encode = msgspec.json.Encoder().encode
@@ -230,13 +231,20 @@ class SharedRun:
         """Whether the others will know what this node knows when everything here is gone."""
         if self._over is None or self._end_key() in self._done or self.stored() is not None:
             return True
-        document = self.document
-        return (
-            document is not None and document.ended is not None
-        )  # decided without this node, which came late
+        document = self.document  # it may have been decided without this node, which came late
+        return document is not None and document.ended is not None
+
+    def gives_up(self) -> bool:
+        """Whether a process that leaves need not wait any longer for a store that is away."""
+        away_since = self.lease.away_since
+        if self._over is None or away_since is None:
+            return False
+        return self._context.now.at >= max(self._over[1], away_since) + LAST_RESORT_S
 
     def expects_more(self) -> bool:
         """Whether this coordinator has something to do for the Run although everybody here has ended."""
+        if self._over is not None and self._context.now.at > self._over[1] + KEEPS_TRYING_S:
+            return False
         if not self.safe():
             return True
         return self.mine and not self.sent() and bool(self._judgement.verdict or self._judgement.deadline)
@@ -657,12 +665,9 @@ class SharedRun:
 
     def _last_resort_is_due(self) -> bool:
         """Where the store is away, the seat was this node's or nobody's, and nobody forbids it."""
-        lease, document = self.lease, self.document
-        if self._address.strict or self._over is None or lease.away_since is None or not self._over[2].owner:
+        if self._address.strict or self._over is None or not self._over[2].owner:
             return False
-        if document is not None and not self.mine:
-            return False
-        return self._context.now.at >= max(self._over[1], lease.away_since) + LAST_RESORT_S
+        return (self.document is None or self.mine) and self.gives_up()
 
     def _pause(self) -> float:
         document = self.document

@@ -81,7 +81,7 @@ class RunSituations:
         # The status is waited for only where it is near: not while the launcher may restart the job, nor
         # for a Run that was closed and may be taken up again.
         told = run.reported if run.ended else phase not in ("finishing", "orphaned")
-        told = told and (run.ended or not self._clusters.expects_more(run))
+        told = told and (run.ended or not self._clusters.is_awaited(run))
         return RunSituation(
             run=self._run_view(run, assessment),
             members=len([lease for lease in leases if lease.role != "side" and lease.alive]),

@@ -77,6 +77,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         owner: its owner's lease, if it has one that is alive.
         parent: lease of the process that started the claim's process, if the claim joins that one's Run.
         predecessor: lease of another process that has had the claim's rank in this start of the job.
+        former: lease of the process that the claim's process goes on for.
         members: live owner and workers.
         ended: owner and workers of this start that have ended.
         waiting_ranks: ranks of the same job and attempt that wait for a role, the claim's own included.
@@ -92,6 +93,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     owner: Lease | None = None
     parent: Lease | None = None
     predecessor: Lease | None = None
+    former: Lease | None = None
     members: tuple[Lease, ...] = ()
     ended: tuple[Lease, ...] = ()
     waiting_ranks: tuple[int, ...] = ()
@@ -103,6 +105,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 RANK_ZERO_S = 5.0  # rank 0 may claim ownership this long after the first rank asked
+HEIR_S = 5.0  # a process that becomes a daemon has ended by then
 OWNER_WAIT_S = 30.0  # a job's rank 0 that resumes a live Run waits this long for its owner to go
 
 
@@ -113,6 +116,8 @@ def decide_claim(claim: Claim, facts: Facts, now: float) -> Decision:
     run = facts.run
     if facts.parent is not None and facts.parent.state == "waiting":
         return Wait("the process that started it has no role yet")
+    if facts.former is not None and run is not None:
+        return _heir(run, facts, facts.former, now)
     owns = claim.wanted in (None, "owner") and not relays(claim)
     if owns and facts.owner_elsewhere and run is not None and run.owner is None and not run.relay:
         return _owned_elsewhere(claim, facts)
@@ -258,6 +263,24 @@ def _works_alone(facts: Facts) -> bool:
 
 def _workers(leases: tuple[Lease, ...]) -> tuple[Lease, ...]:
     return tuple(lease for lease in leases if lease.role == "worker")
+
+
+def _heir(run: Run, facts: Facts, former: Lease, now: float) -> Decision:
+    """A daemon that a process with a lease has become: it goes on for it, unless that one left by a call."""
+    if former.alive:
+        if not facts.verified:
+            return Verify(former.lease_id)
+        until = facts.asked_at + HEIR_S
+        if now < until:
+            return Wait("the process that it was has not ended yet", until)
+        return Grant("side", "the process that it was goes on")
+    left = former.left_at is not None and not former.by_exit
+    if left or former.role == "side" or facts.owner is not None:
+        role: Role = "worker" if former.role == "worker" and not left else "side"
+        return Grant(role, f"forked by {former.label}")
+    if run.ended and facts.reporting:
+        return Wait("the Run is ending")
+    return Grant("owner", f"{former.label} has become a daemon")
 
 
 def _child(run: Run, parent: Lease) -> Decision:

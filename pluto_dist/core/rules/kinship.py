@@ -100,6 +100,11 @@ def apart(claim: Claim, parent: Lease) -> Claim:
     return msgspec.structs.replace(claim, launched_by="")
 
 
+def heir(claim: Claim, former: Lease) -> Claim:
+    """The claim of a daemon that goes on for another process: it has that one's place in the job."""
+    return msgspec.structs.replace(claim, job=former.opened.job, launched_by=former.opened.launched_by)
+
+
 def unlaunched(claim: Claim) -> Claim:
     """The claim of a trial; the id in its environment is the launcher's Run."""
     return msgspec.structs.replace(_unnamed(claim) if claim.run_from_env else claim, launched_by="")

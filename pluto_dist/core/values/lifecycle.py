@@ -109,9 +109,10 @@ class Claim(Entry, frozen=True, kw_only=True, tag="opened"):
         ancestors: parent first; tells children of a rank from ranks.
         parents: those of the ancestors of whose program it is a part, parent first: it was started by
             `multiprocessing`, or forked.
-        again: the process has opened a Run before, by `init()`, and has not merely closed it.
+        again: the process has finished a Run before, which an `init()` of its own opened.
         via: how the process came by its handle: by the call itself; by importing its parent's main module, in
             which the call is, once more; or as a handle that was opened in another process.
+        heir_of: lease of the process that this one goes on for: it was forked there and has become a daemon.
         notebook: it is a notebook's kernel, whose end is no `finish()`.
         wait_s: how long the caller waits for the backend before the Run is provisional.
         retention_segments: newest segments of each stream that stay in the spool after their delivery.
@@ -148,6 +149,7 @@ class Claim(Entry, frozen=True, kw_only=True, tag="opened"):
     parents: tuple[Identity, ...] = ()
     again: bool = False
     via: Literal["call", "import", "handle"] = "call"
+    heir_of: str = ""
     notebook: bool = False
     wait_s: Seconds = 10.0
     retention_segments: Count = 2
@@ -203,10 +205,12 @@ class Finished(Entry, frozen=True, kw_only=True, tag="finished"):
         code: explicit verdict of the owner.
         at_exit: written by the interpreter's exit hook, which does not know the exit code: the verdict waits
             until the process is gone and the kernel has said it (R9).
+        by_exit: nobody called it: the end of the process did.
     """
 
     code: Whole | None = None
     at_exit: bool = False
+    by_exit: bool = False
 
 
 class Closed(Entry, frozen=True, kw_only=True, tag="closed"):

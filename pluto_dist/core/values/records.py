@@ -122,6 +122,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         provisional: granted although the backend has not answered yet.
         owner: lease that may finish; None before the first grant and while a new owner is awaited.
         epoch: number of the latest owner grant; members have this epoch, all others have no say at the end.
+        start_epoch: its first epoch in the present start of the job, which may have several owners in turn.
         verdict: how it ended, None while it has not; `ended` says the same.
         telling: a terminal status may have reached the backend.
         reported: the backend accepted the terminal status.
@@ -165,6 +166,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     status: Status = "RUNNING"
     owner: str | None = None
     epoch: int = 0
+    start_epoch: int = 0
     attempt: int = 0
     max_restarts: int = 0
     launcher: Identity | None = None
