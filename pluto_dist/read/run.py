@@ -281,7 +281,7 @@ def summed_up(document: Document, roots: Sequence[Path]) -> dict[str, Point]:
         document: says who wrote, under which names.
         roots: folders that hold one folder per lease.
     """
-    names = FinalNames(document.restore.series)
+    names = FinalNames(document)
     found = summarise(read_points_of(document, roots, ("data", "files")))
     for segment in segments(document, roots):
         if segment.kind == "metrics":
