@@ -267,7 +267,7 @@ def _files(document: Document, store: str) -> Iterator[str]:
 def _counts(document: Document) -> Iterator[str]:
     yield (
         f"{document.points} points; pending {document.pending} bytes, rejected {document.rejected}, "
-        f"repeats {document.repeats}, dropped {document.dropped}"
+        f"repeats {document.repeats}, dropped {document.dropped}, damaged {document.damaged}"
     )
     if document.first_reject:
         yield f"first rejected: {document.first_reject}"

@@ -7,7 +7,8 @@ Running it again goes on where it stopped, and adds nothing that is there alread
 JSON: a list in the order of uploading, parents of forks first, of `key, run_id, project`, `id, display_id`
 (in the store), `server_id, server_display_id, url` (on the server), `state` ("uploaded", "up to date",
 "skipped", "failed"; with --dry-run also "upload"), `why`, `status` (as reported to the server), `records`
-(that it has got by syncs), `repeats` (of them, possibly twice), `rejected`, and `pending` (bytes, --dry-run).
+(that it has got by syncs), `repeats` (of them, possibly twice), `rejected`, `damaged` (places that could not
+be read), and `pending` (bytes, --dry-run).
 
 Exit code 1 if any Run failed, or was not uploaded although asked for: it belongs to another server, cannot be
 read, or was named and has not ended. One sync at a time for each Run: the others are told who works on it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -92,9 +93,7 @@ def init(
     where = {"dir": dir} if save_dir is None else {"save_dir": save_dir}
     loaded = _settings("init", settings, **where, project=project, mode=mode, strict=strict, quiet=quiet)
     asked, from_env = (run_id, False) if run_id is not None else (loaded.run_id, True)
-    if (
-        isinstance(run_id, str) and run_id == loaded.run_id
-    ):  # run_id=os.environ["PLUTO_RUN_ID"], as scripts do
+    if isinstance(run_id, str) and run_id == loaded.run_id:  # run_id=os.environ["PLUTO_RUN_ID"], in scripts
         from_env = True
     if loaded.mode == "disabled":
         return disabled_run(loaded, name, asked, config, tags)
@@ -110,7 +109,7 @@ def init(
         tags=tags_of(tags),
         run=run,
         run_from_env=from_env and run is not None,
-        resume=resume_of(resume, run),
+        resume=resume_of(resume, run, strict=loaded.strict),
         fork=fork_of(fork_run_id, fork_step, inherit_config, inherit_tags),
     )
     return _opened(wish, loaded)
@@ -254,7 +253,12 @@ def login(
 
 
 def _opened(wish: Wish, settings: Settings) -> AnyRun:
-    from pluto_dist.client.travel import opened  # importing the package loads none of what opens a Run
+    """Importing the package loads none of what opens a Run, and Windows lacks what that needs."""
+    if sys.platform == "win32":
+        from pluto_dist.client.opening import open_lease
+
+        return open_lease(wish, settings)
+    from pluto_dist.client.travel import opened
 
     return opened(wish, settings)
 

@@ -187,18 +187,19 @@ def run_of(argument: str, value: int | str | None) -> RunRef | None:
         raise ArgumentError(f"{argument}={shown(value)}: {error}", argument=argument) from error
 
 
-def resume_of(resume: bool | None, run: RunRef | None) -> bool:
-    """Whether to go on with the Run that is named.
+def resume_of(resume: bool | None, run: RunRef | None, *, strict: bool) -> bool:
+    """Whether to go on with the Run that is named; where none is, there is none to go on with.
 
     Raises:
-        ArgumentError: it is neither True nor False, or no Run is named.
+        ArgumentError: it is neither True nor False; with `strict` also if no Run is named.
     """
     wanted = resume is not None and flag_of("resume", resume)
     if wanted and run is None:
-        raise ArgumentError(
-            "resume=True names no Run to go on with: pass run_id=, or set PLUTO_RUN_ID", argument="resume"
-        )
-    return wanted
+        message = "resume=True names no Run to go on with: pass run_id=, or set PLUTO_RUN_ID"
+        if strict:
+            raise ArgumentError(message, argument="resume")
+        _log.warning("%s; this is a new Run", message)
+    return wanted and run is not None
 
 
 def fork_of(

@@ -223,6 +223,7 @@ def finished(view: View | None, settings: Settings, records: int) -> None:
     why = f" ({run.reason})" if status not in ("RUNNING", "COMPLETED") else ""
     left = f", {records - view.passed} records not delivered yet" if _is_behind(view, records) else ""
     left += f", {run.rejected} values rejected" if run.rejected else ""
+    left += f", {run.damaged} damaged places in the spool passed over" if run.damaged else ""
     # Who leaves while others go on is not told how much has arrived.
     points = f", {run.points} points" if run.points or not records or status != "RUNNING" else ""
     differs = server_differs(run.server_status, run.refusals)

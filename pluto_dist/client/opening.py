@@ -89,6 +89,7 @@ def _open_at(wish: Wish, settings: Settings, places: Places, make: MakeRun | Non
     from pluto_dist.client.run import Run
 
     surroundings = _surroundings(wish)
+    _tell_ignored(surroundings)
     _end_former_cell(surroundings)
     wish, launched_by = _below_launcher(wish, settings)
     wish = _of_all_nodes(wish, settings, surroundings.job)
@@ -285,6 +286,12 @@ def generate_run_id() -> str:
     """A new id that is not affected by seeded random generators: a time stamp and twelve random digits."""
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
     return f"run-{stamp}-{os.urandom(6).hex()}"
+
+
+def _tell_ignored(surroundings: Surroundings) -> None:
+    """Rank variables that cannot be used: because of them this process is no rank, or another one."""
+    for text in surroundings.warnings:
+        _warn_once(text, text)
 
 
 def _surroundings(wish: Wish) -> Surroundings:

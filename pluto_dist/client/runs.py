@@ -18,7 +18,7 @@ class OpenRuns:
     def __init__(self) -> None:
         self._runs: list[tuple[RunLike, Member]] = []
         self._inits: dict[int, int] = {}
-        self._closed: dict[int, int] = {}
+        self._finished: set[int] = set()
         self._deferred: list[RunLike] = []
         self.travelled: dict[str, RunLike] = {}
         self.disabled = False
@@ -27,7 +27,8 @@ class OpenRuns:
         """A Run was opened in this process."""
         for former in self.mine():
             former.tell_late()
-        self._closed[os.getpid()] = self._closed_inits()
+        if self.again():
+            self._finished.add(os.getpid())
         self._runs = [(kept, lease) for kept, lease in self._runs if not (lease.end or kept is run)]
         self._runs.append((run, lease))
 
@@ -84,11 +85,9 @@ class OpenRuns:
         return self._inits[pid]
 
     def again(self) -> bool:
-        """Whether an `init()` of this process, other than the one just counted, made more than a visit.
-
-        Who has only closed what it opened has left no Run behind.
-        """
-        return self.inits - 1 > self._closed_inits()
+        """Whether this process has finished a Run that an `init()` of its own opened."""
+        finished = any(lease.here and lease.by_init and lease.end == "finished" for _, lease in self._runs)
+        return finished or os.getpid() in self._finished
 
     def inherited(self) -> list[tuple[RunLike, Member]]:
         """What a forked child has of its parent and its parent has not ended, oldest first."""
@@ -97,10 +96,6 @@ class OpenRuns:
     def inherited_from(self) -> int | None:
         """Pid of the process from which this one, by a fork, has the newest Run that is not ended."""
         return next((lease.pid for _, lease in reversed(self.inherited())), None)
-
-    def _closed_inits(self) -> int:
-        closed = sum(lease.here and lease.end == "closed" and lease.by_init for _, lease in self._runs)
-        return self._closed.get(os.getpid(), 0) + closed
 
 
 RUNS = OpenRuns()

@@ -15,22 +15,23 @@ from pluto_dist.spool.real_files import real_files
 TAIL_BYTES = 256 << 10
 
 
-def last_lines(lease: LeaseShown, roots: Sequence[Path], count: int) -> list[SaidLine]:
+def last_lines(lease: LeaseShown, roots: Sequence[Path], count: int, speaker: str = "") -> list[SaidLine]:
     """The newest console lines of one lease, oldest first; at most what stands in `TAIL_BYTES` of each chain.
 
     Args:
         lease: of the process.
         roots: folders that hold one folder per lease.
         count: how many lines at the most.
+        speaker: the name in front of its lines, "" for none.
     """
     folders = [str(root / lease.lease_id) for root in roots]
     streams = {stream for folder in folders for stream in list_streams(folder)}
     consoles = (stream for stream in sorted(streams) if stream_kind(stream) == "console")
-    lines = [line for stream in consoles for line in _tail(lease, folders, stream, count)]
+    lines = [line for stream in consoles for line in _tail(lease, folders, stream, count, speaker)]
     return sorted(lines, key=lambda line: line.time)[-count:]
 
 
-def _tail(lease: LeaseShown, folders: Sequence[str], stream: str, count: int) -> list[SaidLine]:
+def _tail(lease: LeaseShown, folders: Sequence[str], stream: str, count: int, speaker: str) -> list[SaidLine]:
     """From the newest segments backwards until there are enough lines."""
     found: list[SaidLine] = []
     sizes = [(folder, list_streams(folder).get(stream, {})) for folder in folders]
@@ -41,7 +42,7 @@ def _tail(lease: LeaseShown, folders: Sequence[str], stream: str, count: int) ->
             data = real_files().read_at(f"{folder}/{segment_name(stream, segment)}", start, size - start)
         except OSError:  # delivered and removed in this instant
             continue
-        lines = (said_line(lease, "", payload) for payload in scan(data).lines)
+        lines = (said_line(lease, speaker, payload) for payload in scan(data).lines)
         found = [line for line in lines if line is not None] + found
         if len(found) >= count:
             break

@@ -20,6 +20,7 @@ from pluto_dist.backend.local.reading import (
     summarise,
 )
 from pluto_dist.backend.local.store import Store
+from pluto_dist.core.rules.participants import speaker_shown
 from pluto_dist.core.rules.series import FinalNames
 from pluto_dist.core.values.document import Document, LeaseShown, VerdictShown
 from pluto_dist.core.values.records import Point, RunEvent
@@ -195,7 +196,7 @@ class Run:
 
     def chunks(self, wanted: Wanted | None = None, *, keep: bool = True) -> Iterator[Chunk]:
         """Points lease by lease as they are read; memory is flat if chunks are not held on to."""
-        names = FinalNames(self.document.restore.series)
+        names = FinalNames(self.document)
         files = ColumnFiles(Store(self.store).run(self.key), make=keep and self.document.mode == "local")
         for segment in segments(self.document, self.roots):
             if segment.kind == "metrics":
@@ -225,14 +226,19 @@ class Run:
             if (rank is None or lease.rank == rank) and (label is None or lease.label == label)
         }
         if last is not None:
-            lines = [line for lease in leases.values() for line in last_lines(lease, self.roots, last)]
+            document, roots = self.document, self.roots
+            lines = [
+                line
+                for lease in leases.values()
+                for line in last_lines(lease, roots, last, speaker_shown(lease, document))
+            ]
             return sorted(lines, key=lambda line: line.time)[-last:] if last > 0 else []
         return [line for line in read_lines(self.document, self.roots, {}) if line.lease_id in leases]
 
     @property
     def files(self) -> list[LoggedFile]:
         """Files that were logged, lease by lease."""
-        names = FinalNames(self.document.restore.series)
+        names = FinalNames(self.document)
         found = []
         for segment in segments(self.document, self.roots):
             if segment.kind == "files":
@@ -249,13 +255,14 @@ class Run:
 
     def _file(self, segment: Segment, who: str, line: bytes, names: FinalNames) -> LoggedFile | None:
         file = read_line(line)
-        if file is None:
+        name = names.of(who, file.log_name) if file is not None else None
+        if file is None or name is None:
             return None
         places = [Store(self.store).run(self.key) / relative_place(file)]
         if self._lookup.spool is not None:
             places.append(self._lookup.spool / segment.lease_id / BLOBS / Path(file.path).name)
         return LoggedFile(
-            name=names.of(who, file.log_name),
+            name=name,
             step=file.step,
             time=file.time,
             file_name=file.file_name,
@@ -274,7 +281,7 @@ def summed_up(document: Document, roots: Sequence[Path]) -> dict[str, Point]:
         document: says who wrote, under which names.
         roots: folders that hold one folder per lease.
     """
-    names = FinalNames(document.restore.series)
+    names = FinalNames(document)
     found = summarise(read_points_of(document, roots, ("data", "files")))
     for segment in segments(document, roots):
         if segment.kind == "metrics":
@@ -300,5 +307,5 @@ def _chunks(segment: Segment, block: Block, names: FinalNames, wanted: Wanted | 
     who = segment.participant(block.start)
     for index, metric in enumerate(block.names):
         name = names.of(who, metric)
-        if wanted is None or wanted.has(name, metric):
+        if name is not None and (wanted is None or wanted.has(name, metric)):
             yield column_of(block, index, name, segment.lease_id, segment.lease)

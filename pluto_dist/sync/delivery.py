@@ -116,10 +116,11 @@ AHEAD = 500  # lines that are read of each stream at a time
 
 
 class Taken(msgspec.Struct, frozen=True):
-    """Lines with their numbers, in their order, and the cursors behind them."""
+    """Lines with their numbers, in their order, the cursors behind them, and how much could not be read."""
 
     lines: tuple[bytes, ...]
     offsets: Offsets
+    damaged: int = 0
 
 
 class _Time(msgspec.Struct):
@@ -137,7 +138,7 @@ def next_lines(
 ) -> Taken | None:
     """The next lines of all streams, oldest first, at most `limit`; None at the end."""
     lines: list[bytes] = []
-    size = 0
+    size = damaged = 0
     heads = [head for head in (_head(stream, offsets) for stream in streams) if head is not None]
     moved = False
     while heads and len(lines) < limit and size < BATCH_BYTES:
@@ -146,12 +147,13 @@ def next_lines(
         piece = _before(first, heads[0].times[:1] if heads else (), limit - len(lines), offsets)
         lines.extend(numbered(piece.cut.lines, first_number + len(lines), first.stream.speaker))
         size += sum(map(len, piece.cut.lines))
+        damaged += piece.cut.damaged
         offsets = first.stream.moved(offsets, piece.segment, piece.cut.end)
         moved = True
         following = _head(first.stream, offsets)
         if following is not None:
             heads.append(following)
-    return Taken(tuple(lines), offsets) if moved else None
+    return Taken(tuple(lines), offsets, damaged) if moved else None
 
 
 def _head(stream: Stream, offsets: Offsets) -> _Head | None:
@@ -248,6 +250,7 @@ class Delivery:
             self._change(
                 offsets=stream.moved(self.mark.offsets, *end),
                 records=self.mark.records + (0 if refused else len(lines)),
+                damaged=self.mark.damaged + piece.cut.damaged,
                 in_flight=0,
             )
             self._progress(len(piece.cut.raw))
@@ -268,6 +271,7 @@ class Delivery:
                 offsets=taken.offsets,
                 next_line=self.mark.next_line + len(lines),
                 records=self.mark.records + (0 if refused else len(lines)),
+                damaged=self.mark.damaged + taken.damaged,
                 in_flight=0,
             )
             self._progress(sum(map(len, lines)))

@@ -9,7 +9,7 @@ import msgspec
 
 from pluto_dist.backend.local.marks import Offsets
 from pluto_dist.backend.local.store import Store
-from pluto_dist.core.rules.participants import late_participant, name_of
+from pluto_dist.core.rules.participants import late_participant, speaker_shown
 from pluto_dist.core.values.backend import StreamKind
 from pluto_dist.core.values.document import Document, LeaseShown
 from pluto_dist.spool.frames import Cut
@@ -76,7 +76,7 @@ def streams_of(store: Store, document: Document) -> list[Stream]:
         stream
         for folder in store.streams(document.key)
         if folder.name in leases
-        for stream in _streams_in(folder, leases[folder.name], _speaker(leases[folder.name], document))
+        for stream in _streams_in(folder, leases[folder.name], speaker_shown(leases[folder.name], document))
     ]
     return sorted(found, key=lambda stream: (_order(stream.lease), stream.lease.granted_at or 0, stream.name))
 
@@ -119,13 +119,6 @@ def _streams_in(folder: Path, lease: LeaseShown, speaker: str) -> Iterator[Strea
                 fence=fence,
                 speaker=speaker,
             )
-
-
-def _speaker(lease: LeaseShown, document: Document) -> str:
-    """As the coordinator names it: see `pluto_dist.core.rules.participants`."""
-    if all(other.participant in ("", lease.participant) for other in document.leases):
-        return ""
-    return name_of(lease.rank, lease.label, launcher=lease.launcher)
 
 
 def _order(lease: LeaseShown) -> tuple[int, int]:

@@ -32,6 +32,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
         id, display_id: in the store; `server_id` and `server_display_id` on the server.
         records: how many the server has got by syncs.
         repeats: data and console rows that it may have got twice.
+        damaged: places in the store where no record could be read.
     """
 
     key: str
@@ -48,6 +49,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     records: int = 0
     repeats: int = 0
     rejected: int = 0
+    damaged: int = 0
 
 
 class Planned(Result, frozen=True, kw_only=True):
@@ -189,4 +191,5 @@ def _result(item: Item, mark: Mark, state: State, why: str = "") -> Result:
         records=mark.records,
         repeats=mark.repeats,
         rejected=mark.rejected,
+        damaged=mark.damaged,
     )

@@ -93,6 +93,13 @@ class Shelf:
         self.store.copy_segment(key, lease_id, segment_name(stream, segment), start, raw)
         return start + len(raw)
 
+    def spoil(self, lease_id: str, stream: str, at: int, key: str = "key-000001") -> None:
+        """A byte of a segment becomes another one."""
+        path = self.store.run(key) / "streams" / lease_id / segment_name(stream, 1)
+        raw = bytearray(path.read_bytes())
+        raw[at] ^= 0xFF
+        path.write_bytes(raw)
+
     def simple(self, key: str = "key-000001", points: int = 3, **more: Any) -> None:
         """A completed Run of one owner."""
         self.put(owner(), key=key, **more)

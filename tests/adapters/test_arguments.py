@@ -16,6 +16,7 @@ from pluto_dist.client.arguments import (
     flag_of,
     fork_of,
     name_of,
+    resume_of,
     run_of,
     seconds_of,
     whole_of,
@@ -35,7 +36,7 @@ BAD_OPENINGS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "name too long": (lambda: pluto.init(name="x" * 256), ArgumentError, "255"),
     "resume as a number": (lambda: pluto.init(run_id="a", resume=1), ArgumentError, "resume=1: pass True"),
     "resume as a word": (lambda: pluto.init(run_id="a", resume="allow"), ArgumentError, "'allow'"),
-    "resume of nothing": (lambda: pluto.init(resume=True), ArgumentError, "run_id="),
+    "resume of nothing": (lambda: pluto.init(resume=True, strict=True), ArgumentError, "run_id="),
     "fractional run_id": (lambda: pluto.init(run_id=1.5), ArgumentError, "run_id=1.5"),
     "run_id as a flag": (lambda: pluto.init(run_id=True), ArgumentError, "run_id=True"),
     "run_id of several": (lambda: pluto.init(run_id=np.zeros(3)), ArgumentError, "shape"),
@@ -91,6 +92,13 @@ def test_a_wait_without_end_is_a_long_one() -> None:
     for bad in (math.nan, -0.1, True, "1", None):
         with pytest.raises(ArgumentError, match="timeout_s="):
             seconds_of("timeout_s", bad)
+
+
+def test_where_no_run_is_named_there_is_none_to_go_on_with(caplog: pytest.LogCaptureFixture) -> None:
+    """R5: as with the official client, `resume` without an id is a new Run; that is told."""
+    assert not resume_of(True, None, strict=False)
+    assert "this is a new Run" in caplog.text
+    assert resume_of(True, RunRef(external_id="a"), strict=False)
 
 
 def test_names_may_be_empty_and_in_any_script() -> None:

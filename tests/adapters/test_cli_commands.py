@@ -153,7 +153,7 @@ def test_show_tells_people_all_of_it(machine: Machine):
         "a, b",
         "events (last 20 of 30)",
         "event29",
-        "pending 0 bytes, rejected 0, repeats 0, dropped 0",
+        "pending 0 bytes, rejected 0, repeats 0, dropped 0, damaged 0",
     )
     assert [part for part in parts if part not in report] == []
     assert "event9\n" not in report

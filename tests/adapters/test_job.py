@@ -18,6 +18,7 @@ from pluto_dist.client.job.detect import (
     is_node_launcher,
     is_rank,
 )
+from pluto_dist.client.opening import _tell_ignored
 from pluto_dist.core.values.ids import Identity, Job
 
 BOOT, NS = "boot-1", 4026531836
@@ -443,6 +444,7 @@ def test_ranks_of_one_process_group_find_each_other_and_no_other_launch() -> Non
     ranks = [job({}, TRAIN, SHELL, pid=500 + n, pool_parent=400, group=(n, 2)) for n in range(2)]
     assert ranks[0].key == ranks[1].key
     assert ranks[0].launcher == TRAIN.identity
+    assert job({}, SHELL, pid=400).key != ranks[0].key
     other = ancestor(600, "train")
     assert job({}, other, SHELL, pid=700, pool_parent=600, group=(0, 2)).key != ranks[0].key
 
@@ -504,6 +506,7 @@ def test_only_what_all_nodes_of_one_launch_know_is_a_shared_id(env: Env, shared:
         ({"RANK": "0", "NUM_NODES": "2", "MASTER_ADDR": "node-0"}, 0, 2),
         ({"RANK": "1", "WORLD_SIZE": "2", "NUM_NODES": "2", "MASTER_ADDR": "node-0"}, 1, 2),
         ({"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "NNODES": "2"}, 1, 2),
+        ({"RANK": "5", "WORLD_SIZE": "8", "NUM_NODES": "2", "MASTER_ADDR": "node-0"}, 0, 2),
         ({"RANK": "1", "NUM_NODES": "2"}, 0, 1),  # nothing says that these are of one job
         (torchrun(3, LOCAL_RANK="1", LOCAL_WORLD_SIZE="2"), 0, 2),
         (ranked(3, world=4, LOCAL_RANK="1", LOCAL_WORLD_SIZE="2"), 1, 2),
@@ -654,3 +657,18 @@ def test_no_environment_raises(
     assert place.attempt >= 0
     assert place.launcher is None or place.rank is not None
     assert (found.family is None) == (place.rank is None)
+
+
+def test_what_is_ignored_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """A process that is no rank because of a mistyped variable has a Run of its own."""
+    found = surroundings({"RANK": "9", "WORLD_SIZE": "4"}, SHELL)
+    for _ in range(3):
+        _tell_ignored(found)
+    assert [record.message for record in caplog.records] == [
+        "RANK is 9, not below the 4 of WORLD_SIZE; both are ignored"
+    ]
+
+
+def test_variables_that_agree_are_not_worth_a_word() -> None:
+    env = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "NUM_NODES": "2", "MASTER_ADDR": "node-0"}
+    assert surroundings(env, SHELL).warnings == ()

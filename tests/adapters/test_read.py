@@ -118,6 +118,34 @@ def test_ranks_have_their_columns(machine: Machine):
     ]
 
 
+def test_series_that_only_rank_0_keeps_have_no_other_rank(machine: Machine):
+    """R7: `rank_metrics="rank0"` holds on every way out."""
+    owner = SeriesOwner("owner", "METRIC")
+    workers = (
+        lease("a", rank=0),
+        lease("b", "rank1", rank_metrics="rank0"),
+    )
+    kept(machine, *workers, series={"loss": owner})
+    put(machine, "key-1", "a", LINES[:1])
+    put(machine, "key-1", "b", LINES[1:3])
+    for _ in range(2):
+        assert values(looked(machine).series(every_rank=True)) == [("loss", 0, 0.5), ("lr", 0, 1.0)]
+
+
+def test_a_line_has_its_speaker_however_many_are_read(machine: Machine):
+    """One rule for all ways out."""
+    kept(machine, lease("a", rank=0), lease("b", "eval"))
+    for lease_id, message in (("a", "one"), ("b", "two")):
+        folder = machine.store.run("key-1") / "streams" / lease_id
+        folder.mkdir(parents=True)
+        line = b'{"time":1,"message":"%s","logType":"INFO"}\n' % message.encode()
+        (folder / "console-00000001.spool").write_bytes(encode_frame(line, sequence=0))
+    run = looked(machine)
+    said = [(line.speaker, line.message) for line in run.console()]
+    assert said == [("rank0", "one"), ("eval", "two")]
+    assert [(line.speaker, line.message) for line in run.console(last=2)] == said
+
+
 def test_what_a_superseded_lease_wrote_later_has_its_own_name(machine: Machine):
     """R7, also where the fence came after the columns were kept."""
     kept(machine)

@@ -20,7 +20,7 @@ from tests.patience import PATIENCE_S
 
 def hold(folder: Path) -> subprocess.Popen[bytes]:
     """A process that holds the claim until its stdin is closed."""
-    program = "import sys; from pathlib import Path; from pluto_dist.sync.claim import Claim\n"
+    program = "import sys; from pathlib import Path; from pluto_dist.sync.claim import SyncClaim\n"
     program += "with SyncClaim(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     held = subprocess.Popen(
         [sys.executable, "-c", program, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE

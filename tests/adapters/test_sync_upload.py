@@ -401,6 +401,26 @@ def test_a_run_that_was_taken_up_again_is_ended_again(
     assert steps(operator, 1, "loss") == [0, 1, 2, 7]
 
 
+def test_damage_in_the_store_is_passed_and_counted(
+    shelf: Shelf, backend: PlutoBackend, target: Target, operator: Operator
+) -> None:
+    """G6: what stands around it arrives, and people are told how much could not be read."""
+    shelf.put(owner())
+    end = shelf.write(OWNER, "metrics", metric(0, loss=0.0))
+    spoilt = shelf.write(OWNER, "metrics", metric(1, loss=1.0), start=end, first=1)
+    shelf.write(OWNER, "metrics", metric(2, loss=2.0), start=spoilt, first=2)
+    shelf.spoil(OWNER, "metrics", spoilt - 10)
+    end = shelf.write(OWNER, "console", line(1, "one"))
+    shelf.write(OWNER, "console", line(2, "two"), start=end, first=1)
+    shelf.spoil(OWNER, "console", end - 10)
+    (result,) = sync(shelf, backend, target)
+    assert (result.state, result.damaged) == ("uploaded", 2)
+    assert steps(operator, result.server_id or 0, "loss") == [0, 2]
+    assert [row["message"] for row in operator.logs(result.server_id or 0)] == ["two"]
+    (again,) = sync(shelf, backend, target)
+    assert (again.state, again.damaged) == ("up to date", 2)
+
+
 # --- remainders: Runs whose server was away ------------------------------------------------------------
 
 
@@ -653,4 +673,5 @@ def test_what_a_relay_left_behind_is_added_to_the_run_of_its_owner(
     after = operator.run(run.id)
     same = ("status", "statusUpdated", "config", "tags", "name")
     assert {name: after[name] for name in same} == {name: before[name] for name in same}
-    assert [name for name in operator.metrics(run.id) if name.startswith("loss")] == ["loss"]
+    loss = [name for name in operator.metrics(run.id) if name.startswith("loss")]
+    assert loss == ["loss/rank1"], "whose the plain name is only the owner's node knows"

@@ -41,7 +41,8 @@ class Driver:
         views: the last view of each lease; `replies`: answers to questions.
         documents: what the store has, by Run key.
         said: lines of the coordinator's log.
-        others: effects that nothing here answers (samples of the node, copies in the store).
+        others: effects that nothing here answers (samples of the node, blobs that are not needed any more).
+        copies: ends of the copies in the store, by lease, stream and segment.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Driver:
         self.set_aside: set[tuple[str, str, int, int]] = set()
         self.said: list[str] = []
         self.others: list[do.Effect] = []
+        self.copies: dict[tuple[str, str, int], int] = {}
         self.stopped: str | None = None
         self.generation = 0
         self.boot = boot
@@ -275,7 +277,16 @@ class Driver:
                 self.said.append(event)
             case do.StopSelf(reason=reason):
                 self.stopped = reason
-            case do.OpenRun() | do.Ship() | do.Control() | do.BeatRun() | do.WriteDocument() | do.SetAside():
+            case (
+                do.OpenRun()
+                | do.Ship()
+                | do.Control()
+                | do.BeatRun()
+                | do.WriteDocument()
+                | do.SetAside()
+                | do.KeepCopies()
+                | do.DropCopies()
+            ):
                 self._slow.append(effect)
             case (
                 do.JoinCluster()
@@ -290,8 +301,10 @@ class Driver:
                 self.watches.append((self.now + quiet_s, effect))
             case do.ReadUploads(run=key):
                 self._events.append(on.UploadsRead(run=key, uploaded=None))
-            case _:
+            case do.SampleNode() | do.EndSampling() | do.RemoveBlobs():
                 self.others.append(effect)
+            case _:
+                raise AssertionError(f"nobody carries out {effect}")
 
     def _answer_one(self) -> None:
         for effect in self._slow:

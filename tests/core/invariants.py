@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
+from pluto_dist.core.values import effects as do
 from pluto_dist.core.values import events as on
-from pluto_dist.core.values.records import Lease, Run, Verdict
+from pluto_dist.core.values.records import Cursor, Lease, Run, Verdict
 
 if TYPE_CHECKING:
     from tests.core.driver import Driver
@@ -105,12 +106,31 @@ class Invariants:
     def _cursors_are_honest(self) -> None:
         """G6: a cursor passes what was accepted or set aside, and nothing else."""
         for cursor in self._world.book.cursors:
+            if cursor.target == "store":
+                self._copies_are_there(cursor)
+                continue
             spool = self._world.spools.get(cursor.lease_id)
             for number, offset in cursor.offsets.items() if spool is not None else ():
                 segment = spool.streams.get(cursor.stream, {}).get(number) if spool is not None else None
                 for record in segment.records if segment is not None else ():
-                    if record.end <= offset:
+                    if record.end <= offset and not record.damaged:
                         self._arrived(cursor.lease_id, cursor.stream, number, record.start)
+
+    def copies_dropped(self, effect: do.DropCopies) -> None:
+        """G3: a copy goes when the server has what stands in it."""
+        spool = self._world.spools.get(effect.lease_id)
+        for stream, number in effect.segments if spool is not None else ():
+            segment = spool.streams.get(stream, {}).get(number) if spool is not None else None
+            end = self._world.copies.get((effect.lease_id, stream, number), 0)
+            for record in segment.records if segment is not None else ():
+                if record.end <= end and not record.damaged:
+                    self._arrived(effect.lease_id, stream, number, record.start)
+
+    def _copies_are_there(self, cursor: Cursor) -> None:
+        """G3: what the book says of copies is in the store."""
+        for number, end in cursor.offsets.items():
+            kept = self._world.copies.get((cursor.lease_id, cursor.stream, number), 0)
+            assert kept >= end, f"G3: the copy of {cursor.lease_id}/{cursor.stream}/{number} ends at {kept}"
 
     def _arrived(self, lease_id: str, stream: str, number: int, start: int) -> None:
         place = (lease_id, stream, number, start)

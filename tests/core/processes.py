@@ -106,7 +106,7 @@ class Process:
             config=msgspec.Raw(config),
             ancestors=self.ancestors,
             parents=self.parents,
-            again=fields.pop("again", any(map(_kept, self.spools[:-1]))),
+            again=fields.pop("again", any(map(_was_finished, self.spools[:-1]))),
             **fields,
         )
         return self._say(opened)
@@ -252,10 +252,11 @@ class Launch:
         return self.start()
 
 
-def _kept(spool: Spool) -> bool:
-    """Whether it was opened by `init()` and not merely closed."""
-    opened, last = spool.entries[0], spool.entries[-1]
-    return isinstance(opened, Claim) and opened.verb == "init" and not isinstance(last, Closed)
+def _was_finished(spool: Spool) -> bool:
+    """Whether it was opened by `init()` and ended by `finish()`."""
+    opened = spool.entries[0]
+    by_init = isinstance(opened, Claim) and opened.verb == "init"
+    return by_init and any(isinstance(entry, Finished) for entry in spool.entries)
 
 
 def _ref(run: str | int | None) -> RunRef | None:

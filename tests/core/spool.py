@@ -12,13 +12,20 @@ FRAME = 10  # bytes of every record; what is on the disk of a torn one is less
 
 @dataclass(frozen=True)
 class Record:
-    """One record in a segment; `poison` is refused by the server, `writer` is for the tests."""
+    """One record in a segment.
+
+    Attributes:
+        writer: for the tests.
+        poison: it is refused by the server.
+        damaged: it cannot be read.
+    """
 
     values: dict[str, float]
     step: int
     end: int
     writer: str
     poison: bool = False
+    damaged: bool = False
 
     @property
     def start(self) -> int:
@@ -47,6 +54,7 @@ class Cut:
 
     records: tuple[Record, ...]
     end: int
+    damaged: int = 0
 
 
 @dataclass
@@ -71,6 +79,12 @@ class Spool:
         segment = self.newest(stream)
         segment.torn = 0
         segment.records.append(Record(values, step, segment.whole + FRAME, self.writer, poison))
+
+    def damage(self, stream: str = "metrics") -> None:
+        """A record of which the disk has kept nonsense."""
+        segment = self.newest(stream)
+        segment.torn = 0
+        segment.records.append(Record({}, -1, segment.whole + FRAME, self.writer, damaged=True))
 
     def tear(self, stream: str = "metrics") -> None:
         """A write got stuck in its middle."""
@@ -110,4 +124,5 @@ class Spool:
         end = records[-1].end if records else effect.start
         if effect.final and end == segment.whole:
             end = segment.size
-        return Cut(tuple(records), end)
+        readable = tuple(record for record in records if not record.damaged)
+        return Cut(readable, end, len(records) - len(readable))

@@ -136,11 +136,11 @@ def test_a_child_that_joined_and_finished_has_a_run_of_its_own_next() -> None:
     assert [worker.init().role, worker.finish().init().role] == ["worker", "owner"]
 
 
-def test_a_sweep_in_a_child_joins_once() -> None:
-    """R5: a second init() of a script is a new Run."""
+def test_a_child_that_leaves_its_handle_open_joins_again() -> None:
+    """R4: tasks of a pool that call `init()` and never end it."""
     world = World()
     child = world.child(world.process("main").init())
-    assert [child.init().role, child.init().role] == ["worker", "owner"]
+    assert [child.init().role, child.init().role] == ["worker", "worker"]
 
 
 def test_grandchildren_join_where_their_parent_did() -> None:

@@ -17,9 +17,11 @@ from pluto_dist.core.values.backend import (
     backoff_s,
 )
 from pluto_dist.core.values.book import Book, cursor_key
+from pluto_dist.core.values.document import read, show
 from pluto_dist.core.values.effects import Effect, Ship
+from pluto_dist.core.values.lifecycle import Target
 from pluto_dist.core.values.records import Cursor
-from tests.core.processes import Process
+from tests.core.processes import LOCAL, PLUTO, Process
 from tests.core.spool import FRAME
 from tests.core.world import World
 
@@ -43,7 +45,7 @@ def owner(world: World, **fields: Any) -> Process:
 
 def cursor_of(world: World, stream: str = "metrics") -> Cursor:
     """The cursor of the only stream of this name."""
-    (found,) = [each for each in world.book.cursors if each.stream == stream]
+    (found,) = [each for each in world.book.cursors if (each.target, each.stream) == ("run", stream)]
     return found
 
 
@@ -260,6 +262,7 @@ def test_what_only_the_store_has_after_a_power_loss_is_left_to_sync() -> None:
     lease = world.lease(process)
     cursor = cursor_of(world)
     world.book.put_cursor(msgspec.structs.replace(cursor, offsets={**cursor.offsets, 7: 40}))
+    world.copies[lease.lease_id, "metrics", 7] = 100
     world.book.put_cursor(
         Cursor(lease_id=lease.lease_id, target="store", stream="metrics", kind="metrics", offsets={7: 100})
     )
@@ -285,3 +288,33 @@ def test_a_batch_ends_where_the_stream_was_seen_to_end() -> None:
     assert {batch.segment: batch.stop for batch in batches.ships[:1]} == seen
     world.look()
     assert world.server.only().values("loss") == [0.0, 1.0, 2.0]
+
+
+@pytest.mark.parametrize("target", [PLUTO, LOCAL], ids=["server", "store"])
+def test_damage_in_the_spool_is_counted_told_and_passed(target: Target) -> None:
+    """G6: what stood there is lost; its neighbours are delivered, and people see how much is missing."""
+    world = World(target=target)
+    owner = world.process("owner").init().log(loss=0.0)
+    owner.spool.damage()
+    owner.log(loss=1.0)
+    world.wait(2)
+    owner.spool.damage()
+    owner.log(loss=2.0)
+    world.wait(2)
+    run = world.run()
+    assert (run.damaged, owner.view.run.damaged if owner.view.run else None) == (2, 2)
+    assert [note["places"] for note in world.notes(run, "records_damaged")] == ["1", "1"]
+    assert read(show(world.book, run)).damaged == 2
+    assert read(show(world.book, run)).points == 3
+
+
+def test_damage_is_counted_once_however_often_it_is_sent() -> None:
+    """G6: an outage repeats the batch that passes over it."""
+    world = World()
+    owner = world.process("owner").init()
+    world.server.answer("ship", *[Retry("503")] * 5)
+    owner.log(loss=0.0)
+    owner.spool.damage()
+    owner.log(loss=1.0)
+    world.wait(60)
+    assert world.run().damaged == 1

@@ -33,6 +33,29 @@ def sizes(part: object, seen: set[int] | None = None, path: str = "core") -> dic
     return found
 
 
+def held(part: object, seen: set[int] | None = None, path: str = "core") -> dict[str, str]:
+    """Words that are keys or elements of containers below the coordinator's parts, and where they hang."""
+    seen = set() if seen is None else seen
+    found: dict[str, str] = {}
+    for name, value in vars(part).items():
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        where = f"{path}.{name}"
+        if isinstance(value, dict | set | list):
+            for element in value:
+                found.update(
+                    {
+                        word: where
+                        for word in (element if isinstance(element, tuple) else (element,))
+                        if isinstance(word, str)
+                    }
+                )
+        elif type(value).__module__.startswith("pluto_dist.core.machine"):
+            found.update(held(value, seen, where))
+    return found
+
+
 def live_a_day(world: World, number: int) -> None:
     """Some Runs in all ways, and a day after them."""
     for name in range(3):
@@ -46,6 +69,10 @@ def live_a_day(world: World, number: int) -> None:
         for process in launch.ranks.values():
             process.log(loss=1.0, poison=True).finish().exit()
         launch.launcher.exit()
+    world.server.down = True
+    world.process("cut off").init("cut off").log(loss=1.0).finish().exit()
+    world.wait(20)
+    world.server.down = False
     world.process("refused").init("nowhere", resume=True).exit()
     world.process("gone").attach("nowhere").kill()
     world.wait(150)
@@ -65,6 +92,25 @@ def test_nothing_grows_from_day_to_day(target: str) -> None:
     assert {name: size for name, size in second.items() if size > first.get(name, 0)} == {}
     assert len(world.saves) < 20
     assert watchers.role == "owner"
+
+
+@pytest.mark.parametrize("target", ["pluto", "local"])
+def test_no_part_remembers_a_run_that_is_forgotten(target: str) -> None:
+    """Not under its key, nor under one of its leases; whoever has `forget` is asked to."""
+    world = World(LOCAL) if target == "local" else World()
+    world.process("notebook").init("always")
+    copies: list[str] = []
+    world.observers.append(lambda effect: copies.append(type(effect).__name__))
+    live_a_day(world, 0)
+    known = {*(run.key for run in world.book.runs), *(lease.lease_id for lease in world.book.leases)}
+    words = held(world.core)
+    assert words
+    assert {
+        word: where
+        for word, where in words.items()
+        if word not in known and (word.startswith("run-") or word in world.owners)
+    } == {}
+    assert ("KeepCopies" in copies) == (target == "pluto")
 
 
 def test_a_run_is_remembered_for_a_day() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from pluto_dist.core.rules.participants import late_participant
-from pluto_dist.core.rules.series import HOLD_S
-from tests.core.processes import Launch
+from pluto_dist.core.rules.series import HOLD_S, FinalNames, Names
+from pluto_dist.core.values.document import Document, read, show
+from tests.core.processes import LOCAL, Launch
 from tests.core.world import World
 
 
@@ -222,3 +224,52 @@ def test_names_are_registered_before_records_arrive(first: str) -> None:
     launch.ranks[int(first[-1])].log(loss=1.0)
     world.wait(HOLD_S)
     assert world.server.only().names == {"loss": "METRIC"}
+
+
+ALL_WAYS = [("auto", "loss/rank1"), ("suffix", "loss/rank1"), ("rank0", None)]
+
+
+@pytest.mark.parametrize(("mode", "final"), ALL_WAYS)
+def test_what_ranks_asked_for_holds_on_every_way_out(mode: str, final: str | None) -> None:
+    """R7: delivered now, after a restart of the coordinator, uploaded by `sync`, or read by `export`."""
+    world = World(target=LOCAL)
+    launch = world.launch(ranks=2)
+    for process in launch.start():
+        process.init(rank_metrics=mode)
+        process.log(loss=1.0)
+    world.wait(HOLD_S)
+    document = document_of(world)
+    assert set(document.summary) == {"loss", final} - {None}
+    for known in (document, without_series(document)):
+        assert FinalNames(known).of("owner", "loss") == "loss"
+        assert FinalNames(known).of("rank1", "loss") in ((final, "loss") if mode == "auto" else (final,))
+        names = Names(known, {})
+        assert names.final("owner", {"loss": "METRIC"})["loss"] == "loss"
+        assert names.final("rank1", {"loss": "METRIC"})["loss"] == final
+    world.kill()
+    world.start()
+    launch.rank(1).log(loss=2.0)
+    world.wait(HOLD_S)
+    assert set(document_of(world).summary) == {"loss", final} - {None}
+
+
+def test_what_a_rank_alone_logs_is_apart_or_left_out_too() -> None:
+    """R7: nobody has settled these names, and nobody else uses them."""
+    world = World(target=LOCAL)
+    launch = world.launch(ranks=2)
+    for process, mode in zip(launch.start(), ("auto", "rank0"), strict=True):
+        process.init(rank_metrics=mode)
+    document = without_series(document_of(world))
+    assert FinalNames(document).of("rank1", "gpu") is None
+    assert FinalNames(document).of("rank1/attempt0", "gpu") is None
+    assert FinalNames(document).of("owner", "gpu") == "gpu"
+
+
+def document_of(world: World) -> Document:
+    return read(show(world.book, world.run()))
+
+
+def without_series(document: Document) -> Document:
+    """As after a power loss before anything was settled."""
+    restore = msgspec.structs.replace(document.restore, series={})
+    return msgspec.structs.replace(document, restore=restore)

@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from pluto_dist.core.rules.participants import node_lease, relieved_launchers, speaker_of
+from pluto_dist.core.rules.participants import node_lease, relieved_launchers, speaker_of, speaker_shown
+from pluto_dist.core.values.document import read, show
 from pluto_dist.core.values.ids import Job
 from pluto_dist.core.values.records import Lease
 from tests.core import builders
@@ -97,3 +98,27 @@ def test_the_launcher_hears_when_those_below_begin_and_end() -> None:
     assert not first.view.relieved
     second.kill()
     assert not launcher.view.relieved
+
+
+def test_a_line_is_named_alike_now_and_when_it_is_uploaded_or_read_later() -> None:
+    """The first rank of a job was `rank0` on the server, and nobody after a `sync`."""
+    world = World()
+    launch = world.launch(ranks=2)
+    launch.start()
+    comers = (launch.rank(0).init, launch.rank(1).init, world.process("eval").attach)
+    for come in comers:
+        come()
+        world.wait(1)
+        document = read(show(world.book, world.run()))
+        leases = world.book.leases_of(world.run().key)
+        now = {lease.lease_id: speaker_of(lease, leases) for lease in leases if lease.identity.pid}
+        later = {lease.lease_id: speaker_shown(lease, document) for lease in document.leases if lease.pid}
+        assert later == now
+        assert "rank0" in now.values()
+
+
+def test_a_lone_process_has_no_name_now_or_later() -> None:
+    world = World()
+    world.process("owner").init()
+    document = read(show(world.book, world.run()))
+    assert [speaker_shown(lease, document) for lease in document.leases] == [""]

@@ -16,10 +16,20 @@ if TYPE_CHECKING:
 AtCluster = (
     do.JoinCluster | do.RenewCluster | do.LeaveCluster | do.ListCluster | do.WriteCluster | do.ExpireCluster
 )
-Slow = do.OpenRun | do.Ship | do.Control | do.BeatRun | do.WriteDocument | do.SetAside | AtCluster
+Slow = (
+    do.OpenRun
+    | do.Ship
+    | do.Control
+    | do.BeatRun
+    | do.WriteDocument
+    | do.SetAside
+    | do.KeepCopies
+    | do.DropCopies
+    | AtCluster
+)
 
 
-def answer_to(driver: Driver, effect: Slow) -> on.Event | None:
+def answer_to(driver: Driver, effect: Slow) -> on.Event | None:  # noqa: PLR0912 # one case for each effect
     """What became of a slow effect."""
     match effect:
         case do.OpenRun(run=run):
@@ -41,6 +51,15 @@ def answer_to(driver: Driver, effect: Slow) -> on.Event | None:
             return on.RecordSetAside(
                 target=effect.target, lease_id=effect.lease_id, stream=effect.stream, error=error
             )
+        case do.KeepCopies():
+            return _keep(driver, effect)
+        case do.DropCopies(run=key, lease_id=lease_id, segments=segments):
+            if driver.store_broken:
+                return on.CopiesDropped(run=key, lease_id=lease_id, segments=())
+            driver.invariants.copies_dropped(effect)
+            for stream, segment in segments:
+                driver.copies.pop((lease_id, stream, segment), None)
+            return on.CopiesDropped(run=key, lease_id=lease_id, segments=segments)
         case do.Ship():
             return _ship(driver, effect)
         case _:
@@ -87,6 +106,14 @@ def _at_cluster(driver: Driver, effect: AtCluster) -> on.Event | None:
             return None
 
 
+def _keep(driver: Driver, effect: do.KeepCopies) -> on.Event:
+    if driver.store_broken:
+        return on.CopiesKept(run=effect.run, lease_id=effect.lease_id, copies=(), error="disk full")
+    for copy in effect.copies:
+        driver.copies[effect.lease_id, copy.stream, copy.segment] = copy.end
+    return on.CopiesKept(run=effect.run, lease_id=effect.lease_id, copies=effect.copies)
+
+
 def _ship(driver: Driver, effect: do.Ship) -> on.Event:
     spool = driver.spools.get(effect.lease_id) or Spool(effect.lease_id, effect.folder, "")
     cut = spool.cut(effect)
@@ -109,7 +136,7 @@ def _ship(driver: Driver, effect: do.Ship) -> on.Event:
         start=effect.start,
         end=cut.end,
         lines=len(cut.records),
-        skipped=0,
+        skipped=cut.damaged,
         outcome=driver.server.ship(effect, cut.records) if cut.records else Delivered(),
         summary={
             name: on.PointSummary(record.values[name], record.step, counts[name])

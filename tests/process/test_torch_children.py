@@ -100,12 +100,21 @@ def work(rank, fold, asked):
     run.finish()
     tell_json("rank", [fold, run.role, run.label, run.run_id])
 
+def use(rank, run):
+    dist.init_process_group("gloo", init_method=f"file://{os.getcwd()}/meet", rank=rank, world_size=2)
+    log(run, {"handed": float(rank)}, 0)
+    dist.barrier()
+
 if __name__ == "__main__":
     for fold in range(2):
         try: mp.start_processes(work, args=(fold, {"project": "folds"}), nprocs=2, start_method=METHOD)
         except mp.ProcessRaisedException: tell("failed")
+    own = pluto.init(project="own")
+    tell("own", own.role)
+    own.finish()
     run = pluto.init(run_id="above")
     mp.start_processes(work, args=(2, {}), nprocs=2, start_method=METHOD)
+    mp.start_processes(use, args=(run,), nprocs=2, start_method=METHOD)
 """
 
 
@@ -117,7 +126,9 @@ def test_ranks_of_torch_are_one_job_for_each_spawn(node: Node, method: str) -> N
     """
     script = node.start(FOLDS.replace("METHOD", repr(method)), env=QUIET)
     script.expect("failed")
-    told = [script.expect_json("rank") for _ in range(4)]
+    told = [script.expect_json("rank") for _ in range(2)]
+    assert script.expect("own") == "owner"  # and no late rank of a job of its children
+    told += [script.expect_json("rank") for _ in range(2)]
     assert script.wait() == 0
     second = {(role, label, run) for fold, role, label, run in told if fold == 1}
     third = {(role, label, run) for fold, role, label, run in told if fold == 2}
@@ -125,11 +136,13 @@ def test_ranks_of_torch_are_one_job_for_each_spawn(node: Node, method: str) -> N
     assert {(role, label) for role, label, _ in second} == {("owner", "rank0"), ("worker", "rank1")}
     (fold,) = {run for _, _, run in second}
     ends = {each["run_id"]: node.ended(each["run_id"])["status"] for each in node.documents()}
-    assert sorted(ends.values()) == ["COMPLETED", "COMPLETED", "FAILED"]
+    assert sorted(ends.values()) == ["COMPLETED", "COMPLETED", "COMPLETED", "FAILED"]
     assert (ends[fold], ends["above"]) == ("COMPLETED", "COMPLETED")
     for run in (fold, "above"):
         names = {point.value: point.name for point in node.points(run) if point.logged_as == "loss"}
         assert names == {0.0: "loss", 1.0: "loss/rank1"}
+    handed = [point.name for point in node.points("above") if point.logged_as == "handed"]
+    assert sorted(handed) == ["handed", "handed/rank1"]
 
 
 AT_TOP = """

@@ -37,6 +37,7 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
         asked_ms: when the server may have been asked first to create it, 0 if it was not or has answered.
         server_status: what the server made of the report.
         tags: those that were sent last; what the server has beyond them is other people's.
+        damaged: places where no record could be read.
         reopened: a Run of somebody else that asking has reopened, until it is put back.
     """
 
@@ -61,6 +62,7 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
     status: Status | None = None
     ended_ms: int | None = None
     asked_ms: int = 0
+    damaged: int = 0
     reopened: Reopened | None = None
     server_status: Status | None = None
     tags: tuple[str, ...] | None = None

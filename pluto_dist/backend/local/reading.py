@@ -31,7 +31,7 @@ from typing import BinaryIO, Literal
 import msgspec
 
 from pluto_dist.backend.local.files import relative_place
-from pluto_dist.core.rules.participants import late_participant, name_of
+from pluto_dist.core.rules.participants import late_participant, speaker_shown
 from pluto_dist.core.rules.series import FinalNames
 from pluto_dist.core.values.document import Document, LeaseShown
 from pluto_dist.core.values.ids import UNREADABLE
@@ -97,7 +97,7 @@ def read_points_of(
     document: Document, roots: Sequence[Path], kinds: tuple[str, ...]
 ) -> Iterator[SeriesPoint]:
     """As `read_points`, of some kinds of streams: `metrics`, `data` (texts, histograms, tables), `files`."""
-    names = FinalNames(document.restore.series)
+    names = FinalNames(document)
     for segment in (found for found in segments(document, roots) if found.kind in kinds):
         for cut in segment.cuts():
             final = partial(names.of, segment.participant(cut.start))
@@ -186,29 +186,40 @@ def _fence(lease: LeaseShown | None, stream: str) -> tuple[int, int] | None:
     return lease.fences.get(stream, (0, 0))
 
 
-def _points_of(stream: str, line: bytes, lease_id: str, final: Callable[[str], str]) -> Iterator[SeriesPoint]:
+def _points_of(
+    stream: str, line: bytes, lease_id: str, final: Callable[[str], str | None]
+) -> Iterator[SeriesPoint]:
     """The points of one record; a line that holds none is somebody else's to complain about."""
+    for point in _logged(stream, line, lease_id):
+        name = final(point.name)
+        if name == point.name:
+            yield point
+        elif name is not None:
+            yield msgspec.structs.replace(point, name=name)
+
+
+def _logged(stream: str, line: bytes, lease_id: str) -> Iterator[SeriesPoint]:
+    """The points under the names under which they were logged."""
     try:
         if stream_kind(stream) == "data":
             text = _text.decode(line)
             kind = _DATA_KINDS.get(text.dataType, "string")
-            yield SeriesPoint(kind, final(text.logName), text.step, text.data, text.time, lease_id)
+            yield SeriesPoint(kind, text.logName, text.step, text.data, text.time, lease_id)
             return
         if stream_kind(stream) == "files":
-            yield from _file(line, lease_id, final)
+            yield from _file(line, lease_id)
             return
         record = read_metrics(line)
     except UNREADABLE:
         return
     for name, value in record.data.items():
-        yield SeriesPoint("metric", final(name), record.step, value, record.time, lease_id)
+        yield SeriesPoint("metric", name, record.step, value, record.time, lease_id)
 
 
-def _file(line: bytes, lease_id: str, final: Callable[[str], str]) -> Iterator[SeriesPoint]:
+def _file(line: bytes, lease_id: str) -> Iterator[SeriesPoint]:
     file = read_line(line)
     if file is not None:
-        place = relative_place(file)
-        yield SeriesPoint("file", final(file.log_name), file.step, place, file.time, lease_id)
+        yield SeriesPoint("file", file.log_name, file.step, relative_place(file), file.time, lease_id)
 
 
 def read_metrics(line: bytes) -> _Metrics:
@@ -311,18 +322,13 @@ def read_lines(document: Document, roots: Sequence[Path], cursors: Cursors) -> I
         roots: folders that hold one folder per lease.
         cursors: where an earlier call ended; empty for the start.
     """
-    alone = len({lease.participant for lease in document.leases if lease.pid}) <= 1
     chains = [
-        _chain(lease, "" if alone else _speaker(lease), stream, roots, cursors)
+        _chain(lease, speaker_shown(lease, document), stream, roots, cursors)
         for lease in document.leases
         for stream in sorted({name for root in roots for name in list_streams(str(root / lease.lease_id))})
         if stream_kind(stream) == "console"
     ]
     return heapq.merge(*chains, key=lambda line: line.time)
-
-
-def _speaker(lease: LeaseShown) -> str:
-    return name_of(lease.rank, lease.label, launcher=lease.launcher)
 
 
 def _chain(

@@ -228,11 +228,23 @@ def _node_rank(place: Coordinates) -> int:
 def _launch_name(
     place: Coordinates, env: Mapping[str, str], process: ProcessFacts, launcher: Identity | None
 ) -> str:
-    """What tells two launches of one launcher apart; empty where the launcher alone does."""
+    """What tells two launches of one launcher apart, and both from the launcher's own Runs.
+
+    A script that starts its peers is one of them, so their job is its own.
+    """
+    if place.family.name == "script":
+        return ""
+    return f"ranks {_launch_of_ranks(place, env, process, launcher)}"
+
+
+def _launch_of_ranks(
+    place: Coordinates, env: Mapping[str, str], process: ProcessFacts, launcher: Identity | None
+) -> str:
+    """Empty where the launcher alone tells launches apart."""
     run_id = _elastic_run_id(env)
     if place.family.name == "torchelastic" and run_id:
         return run_id
-    one_launch = place.family.name == "script" or _has_own_launcher(place) or process.pool_parent is not None
+    one_launch = _has_own_launcher(place) or process.pool_parent is not None
     if launcher is not None and one_launch:
         return ""
     return _address(env)

@@ -207,6 +207,8 @@ class _Reader:
             return None
         if family.name == "slurm" and self.step() is None:
             return None
+        if family.name == "node" and self._env.get("WORLD_SIZE"):  # then RANK counts ranks
+            return None
         if family.name == "script" and (self._env.get("RANK") or self.number(*family.node)):
             return None
         rank, world_size = self.number(family.rank), self.number(*family.world)

@@ -77,6 +77,12 @@ class Context:
         elif isinstance(outcome, Delivered) and self.key_problems.pop(key_id, None) is not None:
             self.touch(run.key)
 
+    def forget(self, run: str) -> None:
+        """The Run is forgotten."""
+        self.held_back.pop(run, None)
+        self.reporting.discard(run)
+        self.urgent.discard(run)
+
     def touch(self, run: str | None) -> None:
         if run is not None:
             self.touched[run] = None

@@ -198,7 +198,6 @@ class Controls:
         self._attempts.pop(run, None)
         self._beats.forget(run)
         self._seated.pop(run, None)
-        self._context.reporting.discard(run)
         self._reaped.discard(run)
         self._tried_last.discard(run)
 

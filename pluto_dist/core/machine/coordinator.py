@@ -26,7 +26,7 @@ from pluto_dist.core.machine.queries import Questions
 from pluto_dist.core.machine.restoring import OPERATION as PUT_BACK
 from pluto_dist.core.machine.restoring import Restoring
 from pluto_dist.core.machine.sampling import Sampling
-from pluto_dist.core.machine.settle import Idle, Retention, Settling
+from pluto_dist.core.machine.settle import Idle, Part, Retention, Settling
 from pluto_dist.core.machine.store import DocumentWriter, SyncUploads, UndeliveredCopies
 from pluto_dist.core.machine.stragglers import Stragglers
 from pluto_dist.core.machine.views import RunSituations, Views
@@ -133,19 +133,9 @@ class Coordinator:
             self._sampling,
             self._clusters,
         )
+        # Whoever can forget is asked to: a list kept by hand would miss the next part.
         self._retention = Retention(
-            self._context,
-            (
-                self._opening,
-                self._delivery,
-                self._controls,
-                self._document_writer,
-                self._settling,
-                self._views,
-                self._sampling,
-                self._stragglers,
-                self._clusters,
-            ),
+            self._context, [part for part in vars(self).values() if isinstance(part, Part)]
         )
         self._recovery = Recovery(self._context, self._admission, self._opening, self._uploads)
         self._questions = Questions(self._context, self._views, generation)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pluto_dist.core.machine.context import Context
 from pluto_dist.core.machine.lane import Lane
 from pluto_dist.core.rules.participants import is_node, late_participant
-from pluto_dist.core.rules.series import SeriesNames, names_itself
+from pluto_dist.core.rules.series import SeriesNames, Treatment, treatment
 from pluto_dist.core.values.backend import LogType, StreamKind, kind_of
 from pluto_dist.core.values.book import Points, cursor_key
 from pluto_dist.core.values.effects import LookAtStreams
@@ -59,12 +59,7 @@ class Delivery:
         if lane is None or run is None:
             return
         lane.called_off()
-        mode = lane.lease.opened.rank_metrics if lane.lease.role == "worker" else "auto"
-        if mode == "rank0":
-            self._known(run.key, lane.writer).update(dict.fromkeys(event.names))
-        else:
-            apart = {name for name in event.names if mode == "suffix" or _is_apart(run, lane.lease, name)}
-            lane.not_before = self._settle_names(run, lane.writer, event.names, apart)
+        lane.not_before = self._settle_names(run, lane, event.names)
         if lane.not_before:
             self._held.setdefault(run.key, {})[lane] = None
         elif lane.writer == "owner":
@@ -226,17 +221,20 @@ class Delivery:
             self._context.touch(run.key)  # the status may have waited for this
         self._kick(lane)
 
-    def _settle_names(self, run: Run, writer: str, names: dict[str, LogType], apart: set[str]) -> float:
+    def _settle_names(self, run: Run, lane: Lane, names: dict[str, LogType]) -> float:
         """Settles what can be settled; returns until when the rest is held, 0 if there is none."""
+        writer, how = lane.writer, {name: _treatment(run, lane.lease, name) for name in names}
+        known = self._known(run.key, writer)
+        known.update(dict.fromkeys(name for name in names if how[name] == "left out"))
         settled = self._names.settle(
             run.key,
             writer,
-            names,
+            {name: kind for name, kind in names.items() if how[name] != "left out"},
             wait_for_owner=writer != "owner" and self._owner_may_come(run),
-            apart=apart,
+            apart=[name for name in names if how[name] == "apart"],
             now=self._context.now.at,
         )
-        self._known(run.key, writer).update(settled.names)
+        known.update(settled.names)
         for name, who, final in settled.collisions:
             self._context.note(run.key, "series_renamed", name=name, participant=who, final=final)
         return settled.held_until or 0.0
@@ -314,9 +312,7 @@ def _writer_at(lane: Lane, segment: int) -> tuple[str, int | None]:
     return lease.participant, fence[1] if segment == fence[0] else None
 
 
-def _is_apart(run: Run, lease: Lease, name: str) -> bool:
-    """Whether a name needs a suffix on a node that relays: the owner's node alone knows whose the plain is.
-
-    The node's own metrics have its name in theirs, and so may a rank's.
-    """
-    return bool(run.relay) and not is_node(lease) and not names_itself(name, lease.opened.job)
+def _treatment(run: Run, lease: Lease, name: str) -> Treatment:
+    if is_node(lease):  # its names have the node's in them
+        return "shared"
+    return treatment(name, lease.rank_metrics, lease.opened.job, relayed=bool(run.relay))

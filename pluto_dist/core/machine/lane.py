@@ -33,7 +33,6 @@ class Lane:
         writer: participant whose records the batch in flight holds.
         not_before: earliest time of the next try, 0 if there is nothing to wait for.
         trouble: why the last try failed.
-        copying: segments of which a copy is on its way into the store; they stay as long.
     """
 
     def __init__(self, context: Context, key: str, target: str) -> None:
@@ -52,7 +51,6 @@ class Lane:
         self.writer = ""
         self.not_before = 0.0
         self.trouble = ""
-        self.copying: frozenset[int] = frozenset()
         for segment, end in self.cursor.offsets.items():  # an earlier coordinator may not have come to it
             self._give_back_blobs(segment, 0, end)
 
@@ -92,7 +90,10 @@ class Lane:
 
     @property
     def kept(self) -> dict[int, int]:
-        """How much of each segment is in the store as well, because the backend did not take it in time."""
+        """How much of each segment is in the store as well, because the backend did not take it in time.
+
+        It is 0 if perhaps nothing is there: the first copy is on its way, or was when a coordinator died.
+        """
         copies = self._copies
         return {number: end for number, end in copies.offsets.items() if number not in copies.left}
 
@@ -107,12 +108,22 @@ class Lane:
     @property
     def lost(self) -> tuple[int, ...]:
         """Segments that the disk has lost and the store still has, once what is on the disk is delivered."""
-        offsets = self.cursor.offsets
-        return tuple(
-            number
-            for number, end in self.kept.items()
-            if self.final and self.sizes.get(number, 0) <= offsets.get(number, 0) < end
-        )
+        return tuple(number for number, end in self.kept.items() if self.final and self._is_lost(number, end))
+
+    @property
+    def needless(self) -> tuple[int, ...]:
+        """Segments whose copy the store need not have any more: what stands in it is delivered."""
+        return tuple(number for number, end in self.kept.items() if self._is_needless(number, end))
+
+    def _is_lost(self, segment: int, end: int) -> bool:
+        if not end:
+            return segment not in self.sizes
+        return self.sizes.get(segment, 0) <= self.cursor.offsets.get(segment, 0) < end
+
+    def _is_needless(self, segment: int, end: int) -> bool:
+        if not end and segment not in self.sizes:
+            return False
+        return self.cursor.offsets.get(segment, 0) >= (end or self.sizes[segment])
 
     def seen(self, sizes: dict[int, int], *, final: bool) -> None:
         """Takes what stands on the disk; a segment that is gone, and its copy, needs no cursor any more."""
@@ -201,7 +212,7 @@ class Lane:
 
     def give_back(self) -> None:
         """Frees the disk of what is delivered, all but the newest segments, as many as the process wants."""
-        needed, newest = self.kept.keys() | self.copying, self.lease.opened.retention_segments
+        needed, newest = self.kept.keys(), self.lease.opened.retention_segments
         done = delivered_segments(self.cursor.offsets, self.sizes, needed, newest)
         if done:
             gone = {segment for segment, _ in done}
@@ -247,7 +258,11 @@ class Lane:
             self._context.book.put_cursor(msgspec.structs.replace(self.cursor, intent=None, tries=0))
 
     def _advance(self, event: Shipped, delivered: int) -> None:
-        cursor = self.cursor
+        cursor, run = self.cursor, self.run
+        if event.skipped and run is not None:  # what stood there is lost, so people have to know
+            self._context.change_run(run, damaged=run.damaged + event.skipped)
+            where = f"{self.lease.lease_id}/{cursor.stream}, segment {event.segment}"
+            self._context.note(run.key, "records_damaged", places=str(event.skipped), where=where)
         self._context.book.put_cursor(
             msgspec.structs.replace(
                 cursor,

@@ -459,6 +459,7 @@ class OpeningAnswers:
             rejected=old.rejected,
             first_reject=old.first_reject,
             repeats=old.repeats,
+            damaged=old.damaged,
         )
 
     def _resume_cursors(self, shown: LeaseShown) -> None:

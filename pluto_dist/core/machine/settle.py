@@ -19,7 +19,7 @@ When nothing has been left to do for so long that the coordinator ends (R3).
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
@@ -328,6 +328,7 @@ FORGET_MS = 24 * 3600 * 1000  # ended Runs are remembered this long; the store a
 FORGET_EVERY_S = 3600.0
 
 
+@runtime_checkable
 class Part(Protocol):
     """Something that remembers Runs."""
 

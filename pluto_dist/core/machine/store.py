@@ -130,8 +130,9 @@ class UndeliveredCopies:
             self._unseen = True
             return
         self._look_at, self._unseen = now + LOOK_S, False
+        self._not_before = {key: at for key, at in self._not_before.items() if at > now}
         for run in self._runs():
-            if not self._busy.get(run.key):
+            if not self._busy.get(run.key) and run.key not in self._not_before:
                 self._drop_delivered(run)
                 self._leave_lost(run)
                 self._keep(run)
@@ -139,7 +140,9 @@ class UndeliveredCopies:
     def deadline(self) -> float | None:
         """When `look` may have something to do, if nothing happens before."""
         waiting = self._since or any(self._busy.values())
-        return self._look_at if waiting or (self._unseen and self._runs()) else None
+        if waiting or (self._unseen and self._runs()):
+            return self._look_at
+        return max(self._look_at, min(self._not_before.values())) if self._not_before else None
 
     def kept(self, event: CopiesKept) -> None:
         """Copies are in the store, or it could not take them."""
@@ -147,8 +150,6 @@ class UndeliveredCopies:
         run, lease = self._book.runs.get(event.run), self._book.leases.get(event.lease_id)
         if run is None or lease is None:
             return
-        for lane in self._delivery.lanes_of(lease):
-            lane.copying = frozenset()
         for copy in event.copies:
             cursor = self._cursor(lease, copy.stream)
             offsets = {**cursor.offsets, copy.segment: max(copy.end, cursor.offsets.get(copy.segment, 0))}
@@ -168,6 +169,8 @@ class UndeliveredCopies:
         lease = self._book.leases.get(event.lease_id)
         if lease is None:
             return
+        if not event.segments:
+            self._not_before[event.run] = self._context.now.at + AGAIN_S
         for stream, segment in event.segments:
             cursor = self._cursor(lease, stream)
             offsets = {number: end for number, end in cursor.offsets.items() if number != segment}
@@ -201,12 +204,12 @@ class UndeliveredCopies:
             return
         since = self._since.setdefault(run.key, now)
         patience_s = min(self._patience_s(run, lane, copies) for lane, copies in missing)
-        if now < max(since + patience_s, self._not_before.get(run.key, 0.0)):
+        if now < since + patience_s:
             return
         by_lease: dict[str, list[Copy]] = {}
         for lane, copies in missing:
             by_lease.setdefault(lane.cursor.lease_id, []).extend(copies)
-            lane.copying = frozenset(copy.segment for copy in copies)
+            self._intend(lane, copies)
         self._busy[run.key] = self._busy.get(run.key, 0) + len(by_lease)
         for lease_id, copied in by_lease.items():
             lease = self._book.leases[lease_id]
@@ -219,6 +222,12 @@ class UndeliveredCopies:
                     copies=tuple(copied),
                 )
             )
+
+    def _intend(self, lane: Lane, copies: tuple[Copy, ...]) -> None:
+        """Known before it is done: a copy that nobody knows of would be taken for undelivered by `sync`."""
+        cursor = self._cursor(lane.lease, lane.cursor.stream)
+        offsets = {**{copy.segment: 0 for copy in copies}, **cursor.offsets}
+        self._book.put_cursor(msgspec.structs.replace(cursor, offsets=offsets))
 
     def _patience_s(self, run: Run, lane: Lane, copies: tuple[Copy, ...]) -> float:
         """How long the server may take to make a copy needless."""
@@ -234,8 +243,7 @@ class UndeliveredCopies:
             done = tuple(
                 (lane.cursor.stream, segment)
                 for lane in self._delivery.lanes_of(lease)
-                for segment, end in lane.kept.items()
-                if lane.cursor.offsets.get(segment, 0) >= end
+                for segment in lane.needless
             )
             if done:
                 self._busy[run.key] = self._busy.get(run.key, 0) + 1

@@ -153,6 +153,7 @@ class RunSituations:
             resumed=run.resumed,
             tags=run.tags,
             rejected=run.rejected + self._book.rejected(run.key),
+            damaged=run.damaged,
             fork_run_id=run.fork_run_id,
             fork_step=run.fork_step,
             points=self._book.count_points(run.key),

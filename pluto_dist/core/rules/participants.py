@@ -26,6 +26,7 @@ from typing import Final
 import msgspec
 
 from pluto_dist.core.values.backend import Reached
+from pluto_dist.core.values.document import Document, LeaseShown
 from pluto_dist.core.values.ids import Identity, Job, Role, step_behind
 from pluto_dist.core.values.lifecycle import Claim
 from pluto_dist.core.values.records import Lease, Run
@@ -205,11 +206,29 @@ def speaker_of(lease: Lease, leases: Iterable[Lease], *, relayed: bool = False) 
     A rank of a job with several is never alone, also while the others have not come yet; nor is anybody on
     a node that only relays.
     """
-    several = relayed or ((lease.opened.job.world_size or 1) > 1 and not lease.opened.launcher)
     others = (other.participant for other in leases if not is_node(other))
-    if not several and all(other in ("", lease.participant) for other in others):
-        return ""
-    return name_of(lease.rank, lease.label, launcher=lease.opened.launcher)
+    launcher, world_size = lease.opened.launcher, lease.opened.job.world_size
+    alone = _is_alone(lease.participant, others, launcher=launcher, world_size=world_size, relayed=relayed)
+    return "" if alone else name_of(lease.rank, lease.label, launcher=launcher)
+
+
+def speaker_shown(lease: LeaseShown, document: Document) -> str:
+    """The same by the Run's document, for lines that no coordinator has sent."""
+    alone = _is_alone(
+        lease.participant,
+        (other.participant for other in document.leases if other.pid),
+        launcher=lease.launcher,
+        world_size=lease.world_size,
+        relayed=bool(document.relay),
+    )
+    return "" if alone else name_of(lease.rank, lease.label, launcher=lease.launcher)
+
+
+def _is_alone(
+    participant: str, others: Iterable[str], *, launcher: bool, world_size: int | None, relayed: bool
+) -> bool:
+    several = relayed or ((world_size or 1) > 1 and not launcher)
+    return not several and all(other in ("", participant) for other in others)
 
 
 def name_of(rank: int | None, label: str, *, launcher: bool) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Mapping
+from typing import Literal
 
 import msgspec
 
@@ -18,9 +19,12 @@ from pluto_dist.core.values.backend import LogType
 from pluto_dist.core.values.book import Book
 from pluto_dist.core.values.document import Document
 from pluto_dist.core.values.ids import Job
+from pluto_dist.core.values.lifecycle import RankMetrics
 from pluto_dist.core.values.records import SeriesOwner
 
 HOLD_S = 2.0
+
+Treatment = Literal["shared", "apart", "left out"]
 
 
 class Candidate(msgspec.Struct, frozen=True):
@@ -49,6 +53,30 @@ def names_itself(name: str, job: Job) -> bool:
     """
     own = {"rank": job.rank, "node": job.node_rank if job.nodes > 1 else None}
     return any(own[word.lower()] == int(number) for word, number in _NUMBERED.findall(name))
+
+
+def treatment(name: str, mode: RankMetrics, job: Job, *, relayed: bool) -> Treatment:
+    """What becomes of a participant's new name.
+
+    Args:
+        mode: what the participant's process asked for; only workers have another than `auto`.
+        job: its own.
+        relayed: on a node that relays; whose the plain name is only the owner's node knows.
+    """
+    if mode == "rank0":
+        return "left out"
+    return "apart" if mode == "suffix" or (relayed and not names_itself(name, job)) else "shared"
+
+
+def treatment_shown(name: str, participant: str, document: Document) -> Treatment:
+    """The same by the Run's document, for records that no coordinator has looked at."""
+    base = participant.partition("/")[0]  # what a superseded lease has still written is treated as the rest
+    lease = next((lease for lease in document.leases if lease.participant == base), None)
+    if lease is None or not lease.pid:  # the node's own names have its name in them
+        return "shared"
+    digits = re.search(r"[0-9]+$", document.relay)
+    job = Job(key="", rank=lease.rank, node_rank=int(digits[0]) if digits else 0, nodes=2 if digits else 1)
+    return treatment(name, lease.rank_metrics, job, relayed=bool(document.relay))
 
 
 class SeriesNames:
@@ -154,6 +182,7 @@ class Names:
 
     def __init__(self, document: Document, more: dict[str, SeriesOwner]) -> None:
         self._key = document.key
+        self._document = document
         self._book = Book()
         for name, owner in {**document.restore.series, **more}.items():
             self._book.put_series(self._key, name, owner)
@@ -167,8 +196,15 @@ class Names:
             known = self._known[participant] = self._names.names_of(self._key, participant)
         unknown = {name: kind for name, kind in logged.items() if name not in known}
         if unknown:
+            how = {name: treatment_shown(name, participant, self._document) for name in unknown}
+            known.update(dict.fromkeys(name for name in unknown if how[name] == "left out"))
             settled = self._names.settle(
-                self._key, participant, unknown, wait_for_owner=False, apart=(), now=0.0
+                self._key,
+                participant,
+                {name: kind for name, kind in unknown.items() if how[name] != "left out"},
+                wait_for_owner=False,
+                apart=[name for name in unknown if how[name] == "apart"],
+                now=0.0,
             )
             known.update(settled.names)
         return known
@@ -185,26 +221,31 @@ class Names:
 
 
 class FinalNames:
-    """Final names by the document's series.
+    """Final names by the document; unlike `Names` it settles nothing.
 
     Args:
-        series: owner of each plain name.
+        document: of the Run.
     """
 
-    def __init__(self, series: Mapping[str, SeriesOwner]) -> None:
-        self._series = series
-        self._known: dict[tuple[str, str], str] = {}
+    def __init__(self, document: Document) -> None:
+        self._document = document
+        self._series: Mapping[str, SeriesOwner] = document.restore.series
+        self._known: dict[tuple[str, str], str | None] = {}
 
-    def of(self, participant: str, name: str) -> str:
-        """The name under which a participant's series is known."""
+    def of(self, participant: str, name: str) -> str | None:
+        """The name under which a participant's series is known; None for one that is left out."""
         key = (participant, name)
-        final = self._known.get(key)
-        if final is None:
-            final = self._known[key] = self._find(participant, name)
-        return final
+        if key not in self._known:
+            self._known[key] = self._find(participant, name)
+        return self._known[key]
 
-    def _find(self, participant: str, name: str) -> str:
+    def _find(self, participant: str, name: str) -> str | None:
         owner = self._series.get(name)
-        if owner is None or not participant or owner.participant == participant:
+        if not participant or (owner is not None and owner.participant == participant):
             return name
-        return owner.others.get(participant, f"{name}/{participant}")
+        if owner is not None and participant in owner.others:
+            return owner.others[participant]
+        how = treatment_shown(name, participant, self._document)
+        if how == "left out":
+            return None
+        return name if owner is None and how == "shared" else f"{name}/{participant}"

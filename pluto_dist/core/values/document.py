@@ -15,6 +15,7 @@ import msgspec
 from pluto_dist.core.values.backend import Status
 from pluto_dist.core.values.book import Book, Config, History, Points
 from pluto_dist.core.values.ids import UNREADABLE, Role
+from pluto_dist.core.values.lifecycle import RankMetrics
 from pluto_dist.core.values.records import (
     AttemptEnd,
     Cursor,
@@ -84,6 +85,8 @@ class LeaseShown(msgspec.Struct, frozen=True, kw_only=True):
         last_logged_at: when the coordinator last saw something new of it.
         cursors: delivered bytes by stream and segment.
         launcher: it is `pluto-dist run`, and its console is that of the command.
+        rank_metrics: what becomes of its series (R7).
+        world_size: how many ranks its job has, null for a plain process.
         fences: stream -> (segment, offset) from where on the records are those of `attempt<n>` (R7); all of
             a stream that is missing. None for a lease that no newer attempt has replaced.
     """
@@ -110,6 +113,8 @@ class LeaseShown(msgspec.Struct, frozen=True, kw_only=True):
     heartbeat_s: float = 5.0
     last_logged_at: int | None = None
     launcher: bool = False
+    rank_metrics: RankMetrics = "auto"
+    world_size: int | None = None
     cursors: dict[str, dict[int, int]] = {}
     fences: dict[str, tuple[int, int]] | None = None
 
@@ -160,6 +165,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
         first_reject: which was the first, and why.
         repeats: rows that may be on the server twice.
         dropped: records lost to a full disk or quota.
+        damaged: places in the spool where no record could be read.
         trouble: why something does not go on, "" if all is well.
         series: names that several participants use: name -> participant -> final name.
         events: its history, for people.
@@ -209,6 +215,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     expected: VerdictShown | None = None
     server_status: Status | None = None
     refusals: dict[str, str] = {}
+    damaged: int = 0
     found_at: int | None = None
 
 
@@ -337,6 +344,7 @@ def document(
         rejected=run.rejected + sum(lease.rejected for lease in leases),
         first_reject=run.first_reject,
         repeats=run.repeats,
+        damaged=run.damaged,
         dropped=sum(lease.dropped for lease in leases),
         trouble=trouble or run.open_trouble,
         series={name: dict(owner.others) for name, owner in series.items() if owner.others},
@@ -406,6 +414,8 @@ def _lease(book: Book, lease: Lease, live: Live | None) -> LeaseShown:
         dropped=lease.dropped,
         heartbeat_s=lease.opened.heartbeat_s,
         launcher=lease.opened.launcher,
+        rank_metrics=lease.rank_metrics,
+        world_size=lease.opened.job.world_size,
         cursors={cursor.stream: cursor.offsets for cursor in cursors},
         fences=lease.fences,
     )

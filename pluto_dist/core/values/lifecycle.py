@@ -21,6 +21,7 @@ from pluto_dist.errors import ArgumentError
 Console = Literal["auto", "wrap", "fd", "off"]
 Patience = Annotated[float, msgspec.Meta(ge=0.1, le=1e9)]  # shorter ones would keep the coordinator busy
 WHY_LIMIT = 500  # characters; what is wrong with an entry may quote it
+RankMetrics = Literal["auto", "suffix", "rank0"]
 EvidenceKind = Literal["exception", "exit", "signal", "vanished"]
 
 
@@ -108,7 +109,7 @@ class Claim(Entry, frozen=True, kw_only=True, tag="opened"):
         ancestors: parent first; tells children of a rank from ranks.
         parents: those of the ancestors of whose program it is a part, parent first: it was started by
             `multiprocessing`, or forked.
-        again: the process has opened a Run before, by `init()`, and has not merely closed it.
+        again: the process has finished a Run before, which an `init()` of its own opened.
         via: how the process came by its handle: by the call itself; by importing its parent's main module, in
             which the call is, once more; or as a handle that was opened in another process.
         heir_of: lease of the process that this one goes on for: it was forked there and has become a daemon.
@@ -156,7 +157,7 @@ class Claim(Entry, frozen=True, kw_only=True, tag="opened"):
     stuck_after_s: Patience = 600.0
     launcher: bool = False
     launched_by: str = ""
-    rank_metrics: Literal["auto", "suffix", "rank0"] = "auto"
+    rank_metrics: RankMetrics = "auto"
     console: Console = "off"
     system_metrics_s: Seconds = 0.0
     cluster: ClusterAddress | None = None

@@ -53,6 +53,7 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True):
         external_id: the caller's id, or a generated one.
         project, name, mode, status, phase, id, display_id, url, epoch, resumed, tags: as in the document.
         rejected: values left out by `log()` of those who have ended, and records that the server refused.
+        damaged: places in the spool where no record could be read.
         fork_run_id, fork_step: the Run that it continues, and the step after which it begins.
         points: number of points in all series.
         provisional: whether the server has not answered yet.
@@ -78,6 +79,7 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True):
     resumed: bool = False
     tags: tuple[str, ...] = ()
     rejected: int = 0
+    damaged: int = 0
     fork_run_id: int | None = None
     fork_step: int | None = None
     points: int = 0

@@ -18,7 +18,7 @@ import msgspec
 from pluto_dist.core.values.backend import LogType, Reopened, Status, StreamKind, Want
 from pluto_dist.core.values.engine import ClusterAddress
 from pluto_dist.core.values.ids import Identity, Role, RunRef
-from pluto_dist.core.values.lifecycle import Claim, Evidence, Fork, Target
+from pluto_dist.core.values.lifecycle import Claim, Evidence, Fork, RankMetrics, Target
 
 LeaseState = Literal["waiting", "active", "ended", "refused"]
 EndReason = Literal["finished", "closed", "exited", "died", "superseded", "refused", "gave_up"]
@@ -134,6 +134,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         pushed_tags: the tags that the backend has, None if unknown.
         untagged: tags to be removed on the backend that nobody here has added.
         config_patch: JSON object that the backend has not got yet, b"" if none.
+        damaged: places in the spool where no record could be read.
         next_line: number of the next console line.
         steps: next automatic step by participant, as an earlier coordinator or the backend knows it.
         behind: owner and workers go on with this automatic step at least: the Run was resumed, and it is not
@@ -192,6 +193,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     rejected: int = 0
     first_reject: str = ""
     repeats: int = 0
+    damaged: int = 0
     cancelled: bool = False
     next_line: int = 1
     steps: dict[str, int] = {}
@@ -273,6 +275,11 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     next_step: int = 0
     removed: bool = False
     fences: dict[str, tuple[int, int]] | None = None
+
+    @property
+    def rank_metrics(self) -> RankMetrics:
+        """What becomes of its series (R7): only a worker's may be apart from others, or left out."""
+        return self.opened.rank_metrics if self.role == "worker" else "auto"
 
     @property
     def rank(self) -> int | None:
