@@ -18,7 +18,7 @@ from pluto_dist.client.terminal import is_terminal, tell
 from pluto_dist.coordinator.log import say
 from pluto_dist.host.settings import Settings
 from tests.adapters.test_console_wrap import Tape
-from tests.adapters.test_tidings import view
+from tests.adapters.test_notices import view
 
 
 class OnlyWrite:
