@@ -203,8 +203,7 @@ class Play:
         """A Run whose owner has closed it waits for an hour for somebody who takes it up: here one comes."""
         who = Who(end="finish", seconds=0.1, pause_s=0.02, code=0, children=0)
         for _ in range(3):
-            self._wake_coordinator()
-            self._wait(lambda: not self._in_motion(), RESTART_WINDOW_S + 30.0)
+            self._wait(self._nothing_moves, RESTART_WINDOW_S + 30.0)
             open_runs = {
                 document["run_id"]
                 for document in self.served.documents()
@@ -232,10 +231,18 @@ class Play:
                 self.served.cli("coordinator", "start")
             self.served.cli("sync", "--patience", "5")
 
-    def _at_rest(self) -> bool:
+    def _nothing_moves(self) -> bool:
+        self._wake_if_due()
+        return not self._in_motion()
+
+    def _wake_if_due(self) -> None:
+        """Whoever waits for Runs sees to it that somebody works on them: nobody else is left to do it."""
         if not self.served.started() or time.monotonic() > self._woke_at + KEY_EVERY_S:
             self._wake_coordinator()
             self._woke_at = time.monotonic()
+
+    def _at_rest(self) -> bool:
+        self._wake_if_due()
         return not self._running() and not list(self.served.home.glob("spool/leases/*"))
 
     def _running(self) -> list[str]:

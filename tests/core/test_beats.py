@@ -326,3 +326,30 @@ def test_after_an_answer_nothing_is_revived() -> None:
     world.give_key(world.target)
     world.wait(SETTLE_S)
     assert world.server.said("revive", "status") == ["status"]
+
+
+def test_a_report_whose_answer_was_lost_is_not_made_twice() -> None:
+    """R10: the next coordinator asks, and the answer is the very status that it wanted to send."""
+    world = World()
+    owner = world.process("owner").init()
+    world.server.answer("status", Unknown("no answer"))
+    owner.finish().exit()
+    world.server.only().status = "COMPLETED"
+    world.restart()
+    world.give_key(world.target)
+    world.wait(SETTLE_S)
+    assert world.run().reported
+    assert world.server.said("status") == ["status"]
+
+
+def test_a_run_that_has_an_end_at_the_server_is_not_asked_about_again() -> None:
+    """R10: a sign of life after it would be one of a Run that is over."""
+    world = World()
+    owner = world.process("owner").init()
+    world.server.only().status, world.server.only().ended_by_person = "FAILED", True
+    world.server.answer("status", Retry("503"), Unknown("no answer"), Retry("503"))
+    before = world.server.beats
+    owner.finish().exit()
+    world.wait(60)
+    assert world.server.said("status") == ["status"] * 4
+    assert world.server.beats == before + 1

@@ -81,6 +81,45 @@ def holding(folder: Path, secret: bytes) -> list[Path]:
     return found
 
 
+class Pid:
+    """One process, whatever becomes of its number.
+
+    A launcher collects its ranks, and the kernel gives their numbers away again: within a minute on a machine
+    where much is tested. Whoever signals a number then hits somebody else's work.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._fd: int | None = None
+        with contextlib.suppress(ProcessLookupError):  # collected already
+            self._fd = os.pidfd_open(pid)
+
+    @property
+    def gone(self) -> bool:
+        """Whether it is dead, a zombie included."""
+        if self._fd is None:
+            return True
+        poll = select.poll()
+        poll.register(self._fd, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def signal(self, number: signal.Signals) -> None:
+        """Sends a signal.
+
+        Raises:
+            ProcessLookupError: it has been collected.
+        """
+        if self._fd is None:
+            raise ProcessLookupError(f"process {self._pid} has been collected")
+        signal.pidfd_send_signal(self._fd, number)
+
+    def close(self) -> None:
+        """Gives the descriptor back; from then on it is gone."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+
 class Script:
     """A process of a test. Its stdout is read line by line, its stderr is kept.
 
@@ -93,6 +132,7 @@ class Script:
     def __init__(self, name: str, pid: int, stdin: int, stdout: int, stderr: Path) -> None:
         self.name = name
         self.pid = pid
+        self._process = Pid(pid)
         self.lines: list[str] = []
         self._stdin = stdin
         self._stdout = stdout
@@ -124,8 +164,8 @@ class Script:
         os.write(self._stdin, line.encode() + b"\n")
 
     def signal(self, number: signal.Signals) -> None:
-        """Sends a signal, by pid."""
-        os.kill(self.pid, number)
+        """Sends a signal; a stranger who has got its pid meanwhile gets none."""
+        self._process.signal(number)
 
     def kill(self) -> None:
         """SIGKILL."""
@@ -134,7 +174,7 @@ class Script:
     @property
     def gone(self) -> bool:
         """Whether the process is dead, a zombie included."""
-        return _is_dead(self.pid)
+        return self._process.gone
 
     def wait(self) -> int:
         """Exit code as `subprocess` has it (negative: a signal)."""
@@ -154,6 +194,7 @@ class Script:
                 self.kill()
                 self.signal(signal.SIGCONT)
         self._reap()
+        self._process.close()
         os.close(self._stdin)
         self._reader.join(PATIENCE_S)
         os.close(self._stdout)

@@ -39,7 +39,7 @@ class _Question(msgspec.Struct):
     Attributes:
         sent_at: since when an answer is on its way, None if none is.
         known_at: when the question was sent whose answer came; a cancel after that is not in it.
-        over: the status may have reached the server; a question after it would be about the status.
+        over: the Run has an end at the server, as far as is known: another question would be about that.
     """
 
     epoch: int
@@ -124,9 +124,6 @@ class Beats:
 
     def status_leaves(self, run: Run) -> None:
         """A status goes out; a sign of life that is on its way may arrive before or after it."""
-        question = self._questions.get(run.key)
-        if question is not None:
-            question.over = True
         if run.key in self._in_flight:
             self._crossing.add(run.key)
 
@@ -136,7 +133,11 @@ class Beats:
         Perhaps it did (`unsure`), and then a cancel comes too late; but only where the question was answered.
         """
         question = self._questions.get(run.key)
-        if question is not None and not (unsure and question.known_at is not None):
+        if question is None or question.over:
+            return
+        if unsure and question.known_at is not None:
+            question.over = True
+        else:
             del self._questions[run.key]
 
     def end(self, run: Run) -> None:
@@ -152,7 +153,7 @@ class Beats:
         self._put_off(run, heard=heard)
         question = self._questions.get(run.key)
         if question is not None and question.sent_at is not None:
-            self._take_answer(question, heard=heard)
+            self._take_answer(question, heard=heard, ended=event.beat.status not in (None, "RUNNING"))
         if crossed and event.beat.status == "CANCELLED":
             self._questions.pop(run.key, None)
             self._doubted.add(run.key)
@@ -200,10 +201,10 @@ class Beats:
             wait_s = min(BEAT_S, backoff_s(failures, self._context.now.jitter))
             self._due_at[run.key] = max(self._due_at[run.key], self._context.now.at + wait_s)
 
-    def _take_answer(self, question: _Question, *, heard: bool) -> None:
+    def _take_answer(self, question: _Question, *, heard: bool, ended: bool) -> None:
         sent_at, question.sent_at = question.sent_at, None
         if heard:
-            question.known_at = sent_at
+            question.known_at, question.over = sent_at, ended
             return
         now = self._context.now
         question.not_before = now.at + backoff_s(question.failures, now.jitter)

@@ -164,6 +164,8 @@ class Controls:
         match event.beat.status:
             case "CANCELLED" if sure and not run.cancelled:
                 self._cancelled(run)
+            case "COMPLETED" | "TERMINATED" as status if last and run.telling and status == run.status:
+                self._reported(run, status)  # by a report whose answer was lost
             case "FAILED" if (last or not run.ended) and run.server_status != "FAILED":
                 self._reaped.add(run.key)
                 self._context.touch(run.key)
@@ -262,9 +264,13 @@ class Controls:
                 self._reaped.discard(run.key)
                 self._server_says(run, told.status)
             case "status" if run.ended and request.body == _encoder.encode(status_report(run)):
-                self._tried_last.discard(run.key)
-                self._beats.end(run)
-                self._server_says(self._context.change_run(run, reported=True), told.status)
+                self._reported(run, told.status)
+
+    def _reported(self, run: Run, status: Status | None) -> None:
+        """The server has the end, and says that its status is this one."""
+        self._tried_last.discard(run.key)
+        self._beats.end(run)
+        self._server_says(self._context.change_run(run, reported=True), status)
 
     def _tagged(self, run: Run, change: TagsChange, told: Told) -> None:
         """What the server has now is what this node knows; what was changed here meanwhile stays wanted."""
