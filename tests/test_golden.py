@@ -32,6 +32,9 @@ def left_out(old: Any, new: Any, at: str = "") -> list[str]:
     if isinstance(old, dict) and isinstance(new, dict):
         kept = [key for key in old if key in new or GONE.get(key, ...) != old[key]]
         return [lost for key in kept for lost in left_out(old[key], new.get(key, "absent"), f"{at}.{key}")]
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = enumerate(zip(old, new, strict=True))
+        return [lost for n, (was, now) in pairs for lost in left_out(was, now, f"{at}[{n}]")]
     return [] if old == new else [f"{at}: {old!r} -> {new!r}"]
 
 

@@ -204,5 +204,5 @@ def test_an_idle_coordinator_leaves_and_takes_its_socket_along(node: Node) -> No
     wait_until(lambda: node.said("stopped"), "it has left")
     wait_until(lambda: not node.coordinators(), "it is gone")
     left = {path.name for path in (node.home / "run").iterdir()}
-    assert left <= {"coordinator.log", "coordinator.db", "coordinator.lock"}
+    assert left <= {"coordinator.log", "coordinator.db", "coordinator.lock", "coordinator.alive"}
     assert not list((node.home / "spool" / "leases").iterdir())
