@@ -93,7 +93,10 @@ def _by_evidence(world: World, book: Book, run: Run, epoch: int) -> set[str]:
 
 def _told(world: World, lease: Lease, found: list[Bad]) -> list[Bad]:
     """What counts of a child's end: not what its parent did to it (R9)."""
-    stopped = world.leases[lease.lease_id].truth.stopped
+    truth = world.leases[lease.lease_id].truth
+    stopped = truth.stopped
+    if stopped is not None and truth.stop_unsaid:
+        return [*found, *(replace(bad, stop=True, sure=False) for bad in found if bad.at >= stopped)]
     if stopped is not None and not lease.parent:
         return [replace(bad, stop=bad.stop or bad.at >= stopped) for bad in found]
     if stopped is not None:

@@ -45,6 +45,7 @@ class Truth:
         died: (time, exit code, signal).
         noticed: when the kernel had torn it down.
         stopped: when its parent has ended it.
+        stop_unsaid: the disk was full just then, so that the parent's word for it may come too late.
     """
 
     evidence: list[tuple[float, str, int | None]] = field(default_factory=list)
@@ -53,6 +54,7 @@ class Truth:
     noticed: float | None = None
     execed: float | None = None
     stopped: float | None = None
+    stop_unsaid: bool = False
 
 
 class _Lock:
@@ -256,6 +258,7 @@ class Process:
             signal = "SIGKILL" if self.actor.code else "SIGTERM"
             parent.held.tell_stopped(self.identity.pid, signal)
             self.truth.stopped = self.world.now
+            self.truth.stop_unsaid = self.world.disk.capacity < 1 << 40
         if self.actor.code:
             self.die((None, "SIGKILL"))
         else:
