@@ -53,8 +53,12 @@ class _Question(msgspec.Struct):
     def is_known(self, now: float) -> bool:
         """Whether there is nothing left to wait for."""
         if self.over or self.known_at is None:
-            return self.over or now >= self.since + LAST_S
+            return self.over or self.since + LAST_S <= now < self.since + KNOWN_S
         return now < self.known_at + KNOWN_S
+
+    def is_stale(self, now: float) -> bool:
+        """Whether it was asked ahead and says nothing any more, with an answer or without."""
+        return not self.over and (self.known_at is not None or now >= self.since + KNOWN_S)
 
 
 class Beats:
@@ -98,7 +102,7 @@ class Beats:
         question = self._questions.get(run.key)
         if question is not None and question.epoch == run.epoch and question.is_known(now):
             return True
-        if question is None or question.epoch != run.epoch or question.known_at is not None:
+        if question is None or question.epoch != run.epoch or question.is_stale(now):
             question = self._questions[run.key] = _Question(run.epoch, now, now)
         if now >= question.not_before and run.key not in self._in_flight:
             question.sent_at = now
