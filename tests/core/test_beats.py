@@ -176,6 +176,22 @@ def test_an_exit_waits_for_the_answer_only_for_a_while() -> None:
     assert owner.view.drained
 
 
+def test_a_question_asked_ahead_that_nobody_answered_is_waited_for_again_at_the_end() -> None:
+    """R10: the answer that is late may tell of a cancel that came before the process died."""
+    world = World()
+    owner = world.process("owner").init()
+    world.hold.add("BeatRun")
+    owner.finish(at_exit=True)
+    world.wait(LAST_S + 0.1)
+    owner.exit(3)
+    world.wait(1.0)
+    assert world.server.only().status == "RUNNING"
+    world.server.only().cancelled = True
+    world.release()
+    world.wait(SETTLE_S)
+    assert world.server.only().status == "CANCELLED"
+
+
 def test_a_cancel_after_the_status_changes_nothing() -> None:
     """R10: the Run has ended, here and there; nobody asks any more."""
     world = World()

@@ -18,7 +18,7 @@ from tests.simulation.plan import make_plan
 # copy was on the way, which kept its lease for ever. …1913: the disk took records but not the opening entry.
 # …1085: without room for its database the coordinator decided before it had read what a rank had said.
 # …0833, …7235: a cancel that nobody saw met a death. 9000025: a Run was taken up while the server was asked.
-# …9023: a question that was asked ahead and not answered counted for ever. …1022: a full disk held up a parent's word.
+# …9023: an unanswered question counted for ever. …1022: a full disk held up a parent's word.
 LATER = (
     1795641011302, 1795641011569, 1795641011913, 1795644151085, 1795980510833, 1795650897235, 9000025,
     1796019119023, 1796016851022,

@@ -40,6 +40,7 @@ class _Question(msgspec.Struct):
         sent_at: since when an answer is on its way, None if none is.
         known_at: when the question was sent whose answer came; a cancel after that is not in it.
         over: the Run has an end at the server, as far as is known: another question would be about that.
+        ahead: the Run had no verdict yet; the status waits for the answer from when there is one.
     """
 
     epoch: int
@@ -49,16 +50,13 @@ class _Question(msgspec.Struct):
     sent_at: float | None = None
     known_at: float | None = None
     over: bool = False
+    ahead: bool = False
 
     def is_known(self, now: float) -> bool:
         """Whether there is nothing left to wait for."""
         if self.over or self.known_at is None:
-            return self.over or self.since + LAST_S <= now < self.since + KNOWN_S
+            return self.over or now >= self.since + LAST_S
         return now < self.known_at + KNOWN_S
-
-    def is_stale(self, now: float) -> bool:
-        """Whether it was asked ahead and says nothing any more, with an answer or without."""
-        return not self.over and (self.known_at is not None or now >= self.since + KNOWN_S)
 
 
 class Beats:
@@ -85,6 +83,9 @@ class Beats:
             self._due_at.pop(run.key, None)
         elif now >= self._due_at.get(run.key, 0.0) and run.key not in self._in_flight:
             self._due_at[run.key] = now + max(every_s, APART_S * len(self._due_at))
+            question = self._questions.get(run.key)
+            if question is not None and question.known_at is None and now >= question.not_before:
+                question.sent_at = now  # any sign of life is the question, too
             self._send(run)
 
     def overdue(self, run: Run) -> bool:
@@ -100,10 +101,13 @@ class Beats:
             return True
         now = self._context.now.at
         question = self._questions.get(run.key)
+        if question is not None and question.ahead and run.ended:
+            question.ahead = False
+            question.since = now
         if question is not None and question.epoch == run.epoch and question.is_known(now):
             return True
-        if question is None or question.epoch != run.epoch or question.is_stale(now):
-            question = self._questions[run.key] = _Question(run.epoch, now, now)
+        if question is None or question.epoch != run.epoch or question.known_at is not None:
+            question = self._questions[run.key] = _Question(run.epoch, now, now, ahead=not run.ended)
         if now >= question.not_before and run.key not in self._in_flight:
             question.sent_at = now
             self._send(run)
