@@ -40,24 +40,27 @@ def allowed_statuses(world: World, book: Book, run: Run) -> set[str]:
     if world.powered_off:
         return ANY | {"CANCELLED"}
     cancelled = world.checks.cancels.get(run.id or 0)
-    if cancelled is not None and (run.cancelled or _was_to_be_found(world, run, cancelled)):
+    if cancelled is not None and (run.cancelled or _was_to_be_found(world, book, run, cancelled)):
         return {"CANCELLED"}
     return _by_evidence(world, book, run, run.epoch)
 
 
-def _was_to_be_found(world: World, run: Run, cancelled: float) -> bool:
+def _was_to_be_found(world: World, book: Book, run: Run, cancelled: float) -> bool:
     """Whether the last question before the status was to find a cancel at the server (R10).
 
     Not if the cancel came after a question that was answered, or if nothing answered in time.
     """
-    server, ended = world.server, world.checks.ended_at.get(run.key, world.now) - KNOWN_S
+    server, decided = world.server, world.checks.ended_at.get(run.key, world.now)
+    # What was asked of an earlier owner's Run says nothing of this one: it was resumed since.
+    owners = [each for each in book.leases_of(run.key) if (each.role, each.epoch) == ("owner", run.epoch)]
+    ended = max(decided - KNOWN_S, *(each.granted_at or 0.0 for each in owners), 0.0)
     reported = min((at for at in server.reports[run.id or 0] if at >= ended), default=world.now)
     if cancelled >= reported:
         return False
     asked = [(at, heard) for at, heard in server.questions[run.id or 0] if ended <= at <= reported]
     if any(heard and at >= cancelled for at, heard in asked):
         return True
-    if any(start <= ended and end > reported for start, end in server.hung[run.key]):
+    if any(start <= decided and end > reported for start, end in server.hung[run.key]):
         return False
     return not any(heard or at >= cancelled for at, heard in asked)
 
