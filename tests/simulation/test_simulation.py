@@ -1,7 +1,7 @@
 """Fixed histories, each of which once showed a defect, and a hundred others.
 
-All are the same in every run, so that a change is found at fault only for what it did. Histories that nobody has
-seen before are played by `python -m tests.simulation --for 600`.
+All are the same in every run, so that a change is found at fault only for what it did. Histories that nobody
+has seen before are played by `python -m tests.simulation --for 600`.
 """
 
 from __future__ import annotations
