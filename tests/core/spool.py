@@ -75,9 +75,11 @@ class Spool:
     def log(
         self, values: dict[str, float], step: int, stream: str = "metrics", *, poison: bool = False
     ) -> None:
-        """Appends a record; what was torn in this segment becomes part of it."""
+        """Appends a record; never behind a write that got stuck, as the real writer does it."""
         segment = self.newest(stream)
-        segment.torn = 0
+        if segment.torn:
+            self.rotate(stream)
+            segment = self.newest(stream)
         segment.records.append(Record(values, step, segment.whole + FRAME, self.writer, poison))
 
     def damage(self, stream: str = "metrics") -> None:
