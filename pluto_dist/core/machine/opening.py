@@ -434,6 +434,12 @@ class OpeningAnswers:
         papers = restore(record)
         old = papers.run
         config = self._book.configs.get(run.key) or Config()
+        for topic in papers.topics:  # numbers go on behind items that only the database before had
+            if topic.name not in self._book.topics_of(old.key):
+                self._book.put_topic(msgspec.structs.replace(topic, gone=topic.last, parts=()))
+        for reader in papers.readers:
+            if reader.key not in self._book.readers:
+                self._book.put_reader(msgspec.structs.replace(reader, held={}))
         self._book.move_leases(run.key, old.key, old.epoch)
         if old.key != run.key:  # the same after the loss of a database
             self._book.delete_run(run.key)

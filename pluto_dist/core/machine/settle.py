@@ -18,7 +18,7 @@ When nothing has been left to do for so long that the coordinator ends (R3).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Protocol, runtime_checkable
 
 import msgspec
@@ -82,14 +82,15 @@ class Settling:
         self._deadlines: dict[str, float] = {}
         self._gone: set[str] = set()
 
-    def settle(self) -> None:
-        """Settles all touched Runs and tells their participants what they do not know yet."""
+    def settle(self) -> Container[str]:
+        """Settles all touched Runs, which it returns; tells their participants what they do not know yet."""
         runs, news = self._settle_all()
         self._polls.close()
         for key in runs:
             self._document_writer.changed(key)
         self._document_writer.write_due(self._views.last_word)
         self._views.tell(runs, news)
+        return runs
 
     def polled(self, run: str) -> None:
         """The members of a Run were polled for its verdict."""
@@ -325,6 +326,7 @@ class MemberPolls:
 
 
 FORGET_MS = 24 * 3600 * 1000  # ended Runs are remembered this long; the store and the server keep them
+TOPICS_MS = 7 * FORGET_MS  # … and this long if something was handed over there, which only they keep
 FORGET_EVERY_S = 3600.0
 
 
@@ -358,7 +360,7 @@ class Retention:
         self._next_at = now.at + FORGET_EVERY_S
         before_ms = now.wall_ms - FORGET_MS
         for run in self._book.runs:
-            if self._done_with(run, before_ms):
+            if self._done_with(run, now.wall_ms):
                 self._forget(run.key)
                 self._book.delete_run(run.key)
         for lease in self._book.leases:
@@ -375,8 +377,9 @@ class Retention:
         for part in self._parts:
             part.forget(run)
 
-    def _done_with(self, run: Run, before_ms: int) -> bool:
+    def _done_with(self, run: Run, now_ms: int) -> bool:
         leases = self._book.leases_of(run.key)
+        before_ms = now_ms - (TOPICS_MS if self._book.topics_of(run.key) else FORGET_MS)
         ended_ms = max((lease.ended_ms or 0 for lease in leases), default=0) if run.relay else run.decided_ms
         over = run.reported or (bool(run.relay) and not run.opening)
         return over and (ended_ms or 0) < before_ms and all(lease.removed for lease in leases)

@@ -282,6 +282,7 @@ class Views:
             trouble=situation.trouble if situation is not None else "",
             stuck=situation.stuck if situation is not None else "",
             relieved=situation is not None and lease.lease_id in situation.relieved,
+            topics=True,
         )
 
     def last_word(self, run: Run) -> bytes:
