@@ -368,9 +368,10 @@ class Run(RunFacts):
             info: what else a reader may want to know, e.g. `loss=0.3`; JSON values, 64 KiB with the path.
 
         Raises:
-            ArgumentError: this is no path, or no step.
-            InvalidRecordError: with `strict`: there is nothing to be read at the path, or the info is no
-                JSON or too large. Otherwise that is one warning, and nothing is handed over.
+            ArgumentError: this is no path.
+            InvalidRecordError: the step is negative or fractional; with `strict` also: there is nothing to
+                be read at the path, or the info is no JSON or too large. Without, that is one warning, and
+                nothing is handed over.
             RunEndedError: after the end, with `strict`.
         """
         from pluto_dist.client.topics import checkpoint
@@ -417,7 +418,7 @@ class Run(RunFacts):
 
         Raises:
             ArgumentError: this is no topic.
-            InvalidRecordError: with `strict`: the payload is no JSON, or too large. Otherwise that is one
+            InvalidRecordError: with `strict`: the payload is no JSON, or too large. Without, that is one
                 warning, and nothing is published.
             RunEndedError: after the end, with `strict`.
         """

@@ -18,11 +18,11 @@ from typing import Any, Generic, Self, TypeVar
 
 import msgspec
 
-from pluto_dist.client.arguments import flag_of, plain_of, seconds_of, whole_of
+from pluto_dist.client.arguments import flag_of, plain_of, seconds_of
 from pluto_dist.client.lease import Lease
 from pluto_dist.client.link import Link
+from pluto_dist.client.record import checked_step
 from pluto_dist.client.values import NotAScalarError, first_line, scalar_of, shown
-from pluto_dist.core.values.ids import MAX_STEP
 from pluto_dist.core.values.lifecycle import ItemDone, Published, Unsubscribed
 from pluto_dist.core.values.messages import TakeItem
 from pluto_dist.core.values.topics import CHECKPOINTS, MAX_PAYLOAD, TOPIC
@@ -226,6 +226,11 @@ class Subscription(Generic[T]):
         return self._link.wait(lambda _: not self._lease.files.unsaid, timeout_s)
 
     def _check(self) -> None:
+        """Whether items can come here at all.
+
+        Raises:
+            RunEndedError, VersionMismatchError: they cannot.
+        """
         if not self._lease.here:
             raise RunEndedError(
                 f"subscribe({self._topic!r}) in a child that was forked after init(): attach() there"
@@ -238,6 +243,7 @@ class Subscription(Generic[T]):
                 "the coordinator that runs here is of an older version and hands nothing over; run "
                 "`pluto-dist coordinator stop`, the next process starts one of its own version"
             )
+        _tell_of_nodes(self._lease)
 
     def _made(self, answer: dict[str, Any]) -> T | None:
         """The item; one that is damaged is passed over with a line, because the next ones are still good."""
@@ -292,7 +298,7 @@ def publish(lease: Lease, topic: str, payload: object) -> None:
 
 def checkpoint(lease: Lease, path: str | os.PathLike[str], step: int, info: dict[str, Any]) -> None:
     """See `Run.checkpoint`."""
-    step = whole_of("step", step, 0, MAX_STEP)
+    step = checked_step(step)
     try:
         named = os.path.abspath(os.fsdecode(path))  # noqa: PTH100 # no Path: text that is handed on as it is
     except TypeError:
@@ -350,6 +356,18 @@ def _say(lease: Lease, call: str, topic: str, payload: object) -> None:
         )
         return
     lease.change(Published(**lease.stamp(), topic=topic, payload=msgspec.Raw(body)))
+    _tell_of_nodes(lease)
+
+
+def _tell_of_nodes(lease: Lease) -> None:
+    """Hand-over ends at the node, and whoever waits for something from another one should know."""
+    view = lease.link.view
+    if view is not None and view.run is not None and view.run.relay:
+        lease.warn_once(
+            "hand-over",
+            f"another node owns this Run: what is handed over on this one ({view.run.relay}) stays here, and "
+            "what is handed over there does not come here. Start trainer and eval on one node",
+        )
 
 
 def _refuse(lease: Lease, message: str) -> None:

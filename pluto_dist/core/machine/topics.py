@@ -1,4 +1,4 @@
-"""Hand-over between the processes of a Run: items are numbered, and given to who asks for them (R14).
+"""Hand-over between the processes of a Run: items are numbered, and given to who asks for them (R14, G13).
 
 What is published and what is done are lifecycle entries (R1); to ask for an item is only a question, which is
 repeated until it is answered. So each entry counts once, whatever becomes of messages and coordinators, and

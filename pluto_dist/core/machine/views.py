@@ -164,6 +164,7 @@ class RunSituations:
             reason=decided.reason if decided is not None else "",
             expected=expected.status if expected is not None else None,
             owner=self._owner(run),
+            relay=run.relay,
         )
 
     def _owner(self, run: Run) -> str:

@@ -64,6 +64,7 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True):
         owner: who owns it, for people: label, pid, host; "" without a live owner.
         expected: the status that it will have, unless an exit code that is awaited says otherwise.
         reason: of its status, or of the one that is expected.
+        relay: what this node is called in a Run that another node owns.
     """
 
     key: str
@@ -91,6 +92,7 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     owner: str = ""
     expected: Status | None = None
+    relay: str = ""
 
 
 class View(Message, frozen=True, kw_only=True, tag="view"):
