@@ -246,7 +246,7 @@ def _refuse(*_: object) -> None:
 
 def _document(request: OpenRequest, opened: RunOpened) -> Document:
     return msgspec.structs.replace(
-        documents.document(key=request.key, project=request.project),
+        documents.document(key=request.key, project=request.project, scheduled=request.scheduled),
         id=opened.id,
         display_id=opened.display_id,
         run_id=request.external_id or request.key,

@@ -17,6 +17,7 @@ import msgspec
 
 from pluto_dist.backend.local import files
 from pluto_dist.backend.local.store import Store
+from pluto_dist.core.rules.kinship import goes_on_in_queue
 from pluto_dist.core.values.backend import (
     BackendRun,
     Batch,
@@ -123,7 +124,10 @@ class LocalBackend:
         if request.want != "create":
             return reopened
         if key != request.key:
-            return Refused("RunExistsError", _exists(read(found), self._store.root))
+            document = read(found)
+            if goes_on_in_queue(request.scheduled, document.restore.run.scheduled, document.status):
+                return reopened
+            return Refused("RunExistsError", _exists(document, self._store.root))
         return msgspec.structs.replace(reopened, resumed=False)  # the answer to the first call was lost
 
     def _joined(self, request: OpenRequest, found: bytes | None) -> OpenResult:
