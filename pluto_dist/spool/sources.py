@@ -112,7 +112,7 @@ class Source(msgspec.Struct, frozen=True):
             raise ChangedError(f"{self.called} {_difference(self.seen, now)} before it was read; {_ADVICE}")
 
 
-_ADVICE: Final = "log() had not copied it. Keep a file as it is until it is delivered, or raise files_copy"
+_ADVICE: Final = "log() had not copied it. Leave a file as it is until it is delivered, or raise files_copy"
 
 
 def source_of(line: FileLine) -> Source:

@@ -213,7 +213,9 @@ def test_large_files_are_not_copied_and_what_became_of_them_is_told(served: Serv
     document = wait_until(lambda: (found := served.document("large"))["rejected"] and found, "the other one")
     assert document["rejected"] == 1
     (why,) = (event["detail"]["why"] for event in document["events"] if event["name"] == "file_set_aside")
-    assert why.startswith(f"{served.store.parent}/written was changed (it had 7,000 bytes when it was logged, and")
+    assert why.startswith(
+        f"{served.store.parent}/written was changed (it had 7,000 bytes when it was logged, and"
+    )
     assert "written was changed" in served.cli("show", "large")
     assert look(served.store, "runs/*/rejected/*") == []
 
