@@ -1,11 +1,10 @@
-"""Names of things: processes, jobs, Runs, participants.
+"""Identities: of processes, jobs and Runs; and the ranges of all numbers that come from outside.
 
 Everything here is a value or a rule about values; nothing looks at the machine.
 
-What comes from other processes and from files: which numbers are taken, and what reading may raise.
-
-Numbers have to fit everywhere they may go: MessagePack and the server end at 64 bits, pids at 32.
-What is outside is refused where it is decoded, so that nothing behind that has to think of it.
+Numbers arrive from other processes and from files, and have to fit everywhere they may go: MessagePack and
+the server end at 64 bits, pids at 32. A number out of range is refused where it is decoded, so that no code
+behind the decoder has to check it again.
 """
 
 from __future__ import annotations
