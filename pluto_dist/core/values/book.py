@@ -1,7 +1,8 @@
-"""Everything that the coordinator remembers, and what of it has changed.
+"""The book: all tables of records in memory, with their indexes, and which records have changed.
 
 Records are replaced, never altered. `take_changes` gives what the next transaction has to hold; loading the
-same saves into a fresh book gives the same book.
+same saves into a fresh book gives the same book. Indexes are derived from the tables, by `put_*` and
+`delete_*` alone: a record put into a table directly would be missing in its index.
 """
 
 from __future__ import annotations
@@ -284,12 +285,12 @@ class Book:
         self.runs.delete(run)
 
     def take_deleted(self) -> tuple[str, ...]:
-        """Runs that were forgotten since the last call."""
+        """Keys of Runs that were deleted since the last call."""
         deleted, self._deleted = tuple(self._deleted), []
         return deleted
 
     def delete_lease(self, lease_id: str) -> None:
-        """Forgets a lease and what it has delivered."""
+        """Deletes a lease with its cursors and counts."""
         lease = self.leases.get(lease_id)
         if lease is not None:
             self._unindex(lease)
@@ -300,7 +301,7 @@ class Book:
             self.cursors.delete(key)
 
     def move_leases(self, run: str, to: str, epochs: int) -> None:
-        """A Run turns out to be another one: its leases go there, with epochs behind those of that one."""
+        """Moves all leases to the Run of which this one is a twin; `epochs` is added to their own."""
         if to != run:
             self.move_topics(run, to)
         for lease in self.leases_of(run):
@@ -324,7 +325,7 @@ class Book:
         return tuple(self._by_run.get(run, {}).values())
 
     def left(self, run: str) -> tuple[Lease, ...]:
-        """Leases of a Run whose processes may not act under them any more; few beside many that live."""
+        """Leases of a Run that have ended, from an index: few beside many that live."""
         return tuple(self._left.get(run, {}).values())
 
     def leases_by(self, run: str, participant: str) -> tuple[Lease, ...]:

@@ -1,9 +1,8 @@
 """The document of a Run: what `show --json` prints, what the store keeps, and what a later coordinator reads.
 
 One format for all three. Keys that people and scripts may rely on are the fields of `Document`; everything
-below `restore` is for the next coordinator and may change with `format`.
-
-A Run's document as of now, made from the book and from what only the running coordinator knows.
+below `restore` is for the next coordinator and may change with `format`. `document` makes it from the book
+and from what only the running coordinator knows; `restore` gives a coordinator back what it needs of it.
 """
 
 from __future__ import annotations
@@ -74,7 +73,7 @@ class LeaseShown(msgspec.Struct, frozen=True, kw_only=True):
         attempt: which start of the job.
         state: `waiting`, `active`, `ended` or `refused`.
         granted_at: when it got its role.
-        last_seen_at: when its process last spoke.
+        last_seen_at: when its process last sent a message.
         ended_at: when it ended.
         end_reason: `finished`, `closed`, `exited`, `died`, `superseded`, `refused` or `gave_up`.
         delivered: records that the backend has accepted.
@@ -82,10 +81,10 @@ class LeaseShown(msgspec.Struct, frozen=True, kw_only=True):
         last_step: its highest step, null before the first.
         rejected: values that `log()` left out.
         dropped: records lost to a full disk or quota.
-        heartbeat_s: how often its process speaks; a longer silence makes it suspect.
+        heartbeat_s: seconds between its process's heartbeats; a longer silence makes it suspect.
         last_logged_at: when the coordinator last saw something new of it.
         cursors: delivered bytes by stream and segment.
-        launcher: it is `pluto-dist run`, and its console is that of the command.
+        launcher: its process is `pluto-dist run`, and its console is that of the command.
         rank_metrics: what becomes of its series (R7).
         world_size: how many ranks its job has, null for a plain process.
         fences: stream -> (segment, offset) from where on the records are those of `attempt<n>` (R7); all of
@@ -197,7 +196,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
         reported: whether the backend has accepted the terminal status.
         pending: bytes in the spool that are not delivered.
         rejected: values and records that were not taken.
-        first_reject: which was the first, and why.
+        first_reject: the first of them, and the reason.
         repeats: rows that may be on the server twice.
         dropped: records lost to a full disk or quota.
         damaged: places in the spool where no record could be read.
@@ -207,7 +206,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
         restore: for the next coordinator only; `show --json` leaves it out.
         server_status: the server's status where it is another one; null if it is the same, or not known.
         refusals: what the server will not take, with its reasons.
-        relay: what this node is called in a Run that another node owns; such a document has no verdict.
+        relay: name of this node in a Run that another node owns; such a document has no verdict.
         topics: what its processes have handed over to each other on this node, by topic.
     """
 
@@ -257,7 +256,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Papers(msgspec.Struct, frozen=True):
-    """What a document gives back to a coordinator that takes the Run over."""
+    """The records of one Run that a coordinator restores from its document."""
 
     run: Run
     series: dict[str, SeriesOwner]
