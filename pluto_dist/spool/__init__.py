@@ -11,6 +11,7 @@
     reader      coordinator side: cuts behind cursors
     blobs       contents of logged files
     file_lines  the lines that name them
+    sources     those contents, read as what they were
     retention   which segments may go, and taking them away safely
 
 A stream is a chain of segments `<stream>-<number>.spool` in the lease's folder. Each segment has a cursor of

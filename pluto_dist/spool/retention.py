@@ -8,7 +8,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Final
 
-from pluto_dist.spool.file_lines import BLOBS
+from pluto_dist.spool.file_lines import BLOBS, LINK
 from pluto_dist.spool.files import Files
 from pluto_dist.spool.names import segment_name
 from pluto_dist.spool.real_files import real_files
@@ -42,6 +42,7 @@ def touch_live(folder: str, now: float, files: Files | None = None) -> int:
     source = files or real_files()
     folders = (folder, f"{folder}/{BLOBS}")
     paths = [path for each in folders for path in (each, *(f"{each}/{name}" for name in source.sizes(each)))]
+    paths = [path for path in paths if not path.endswith(LINK)]  # the user's file, whose time says what it is
     renewed = 0
     for path in paths:
         with suppress(FileNotFoundError):  # delivered and removed meanwhile

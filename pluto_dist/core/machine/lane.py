@@ -333,6 +333,8 @@ class Lane:
         self._give_back_blobs(culprit.segment, culprit.start, culprit.end)
         lease, run = self.lease, self.run
         assert run is not None  # noqa: S101 # there was a request
+        if self.cursor.kind == "files":  # its reason names the file, of which only one may be the first
+            self._context.note(run.key, "file_set_aside", why=reason)
         first = run.first_reject or f"{lease.label or lease.participant}, {self.cursor.stream}: {reason}"
         self._context.change_run(run, rejected=run.rejected + 1, first_reject=first)
 

@@ -34,7 +34,7 @@ from pluto_dist.core.values.book import Config, cursor_key, past_key
 from pluto_dist.core.values.document import LeaseShown, restore, show
 from pluto_dist.core.values.effects import OpenRun
 from pluto_dist.core.values.events import OpenEnded
-from pluto_dist.core.values.ids import RunRef
+from pluto_dist.core.values.ids import RunRef, Scheduled
 from pluto_dist.core.values.lifecycle import Claim, Fork, Origin
 from pluto_dist.core.values.records import Cursor, Lease, Prior, Run, Verdict
 
@@ -88,6 +88,7 @@ class Opening:
                 relay=node_name(claim) if joins else "",
                 next_line=first_line(claim) if joins else 1,
                 cluster=claim.cluster,
+                scheduled=claim.job.scheduled,
             ),
         )
         config = b"{}" if joins else bytes(claim.config)
@@ -303,6 +304,7 @@ class Opening:
                     parent_record=show(self._book, parent) if parent is not None else b"",
                     fork_step=fork.step if fork is not None else None,
                     launch=self._launch(run),
+                    scheduled=self._scheduled(run),
                     created_ms=run.created_ms,
                     asked_s=asked_s,
                 ),
@@ -318,6 +320,10 @@ class Opening:
     def _launch(self, run: Run) -> str:
         claim = self._claim(run)
         return claim.job.launch if claim is not None and claim.verb == "init" else ""
+
+    def _scheduled(self, run: Run) -> Scheduled | None:
+        claim = self._claim(run)
+        return claim.job.scheduled if claim is not None and claim.verb == "init" else None
 
     def _parent(self, run: Run, fork: Fork) -> Run | None:
         ref = fork.parent

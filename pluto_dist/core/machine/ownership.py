@@ -87,6 +87,7 @@ class Succession:
             max_restarts=job.max_restarts,
             launcher=job.launcher,
             launcher_gone_at=None,
+            scheduled=job.scheduled,
             boot_id=self._context.boot_id,
             **changes,
         )

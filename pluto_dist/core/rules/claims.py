@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import msgspec
 
-from pluto_dist.core.rules.kinship import role_below
+from pluto_dist.core.rules.kinship import UNDONE, goes_on_in_queue, role_below
 from pluto_dist.core.rules.verdict import Phase
 from pluto_dist.core.values.backend import Want
 from pluto_dist.core.values.ids import Job, Role
@@ -177,6 +177,11 @@ def goes_on(claim: Claim) -> bool:
     return resumes(claim) or claim.run_from_env
 
 
+def requeued(claim: Claim, run: Run) -> bool:
+    """Whether the claim's job was put back into the queue and has left this Run."""
+    return goes_on_in_queue(claim.job.scheduled, run.scheduled, run.status)
+
+
 def _attach(claim: Claim, facts: Facts) -> Decision:
     if claim.wanted == "owner":
         return Refuse("OwnerExistsError", "attach() never owns a Run; use init(run_id=…, resume=True)")
@@ -313,7 +318,7 @@ def _next_start(claim: Claim, run: Run, facts: Facts, before: Lease, now: float)
         if not facts.verified:
             return Verify(before.lease_id)
         return Grant("side", "its rank is taken") if given else Refuse("RunExistsError", _exists(claim, run))
-    if not given and run.status not in ("RUNNING", "FAILED", "TERMINATED"):
+    if not given and run.status not in UNDONE:
         return Refuse("RunExistsError", _exists(claim, run))
     if facts.members or facts.phase == "finishing":
         return Wait("the job's former start goes on")
@@ -345,7 +350,7 @@ def _taken_over(claim: Claim, run: Run, facts: Facts, now: float) -> Decision:
     """A claim that may own a Run for which this node has only been a relay until now."""
     if any(member.alive for member in facts.members):
         return Grant("side", "the Run's owner is on another node")
-    if not (goes_on(claim) or run.opening):
+    if not (goes_on(claim) or run.opening or requeued(claim, run)):
         return Refuse("RunExistsError", _exists(claim, run))
     first = leads(claim.job) or claim.wanted == "owner"
     waits = None if first else _for_lower_rank(claim, facts, now)
@@ -355,7 +360,11 @@ def _taken_over(claim: Claim, run: Run, facts: Facts, now: float) -> Decision:
 def _stranger(claim: Claim, run: Run, facts: Facts, now: float) -> Decision:
     """A process of another launch."""
     if not goes_on(claim):
-        return Refuse("RunExistsError", _exists(claim, run))
+        if not requeued(claim, run):
+            return Refuse("RunExistsError", _exists(claim, run))
+        left = _left_of_former_start(claim, run, facts)
+        if left is not None:
+            return left
     if facts.phase == "restarting":
         return Grant("side", "the Run waits for its own job to restart")
     if facts.owner is not None:
@@ -365,6 +374,15 @@ def _stranger(claim: Claim, run: Run, facts: Facts, now: float) -> Decision:
     first = leads(claim.job) or claim.wanted == "owner"
     waits = None if first else _for_lower_rank(claim, facts, now)
     return waits or Grant("owner", f"the Run was {facts.phase}")
+
+
+def _left_of_former_start(claim: Claim, run: Run, facts: Facts) -> Decision | None:
+    """For a job that was put back into the queue; None if nothing of its start before is left."""
+    if facts.phase == "restarting":
+        return Wait("the job's former start goes on")
+    if facts.owner is None:
+        return None
+    return Refuse("RunExistsError", _exists(claim, run)) if facts.verified else Verify(facts.owner.lease_id)
 
 
 def _owned(claim: Claim, owner: Lease, facts: Facts, now: float) -> Decision:

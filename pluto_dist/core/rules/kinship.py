@@ -13,12 +13,16 @@ A child that asks for more gets a Run of its own, and has no part in its parent'
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 import msgspec
 
-from pluto_dist.core.values.ids import DEFAULT_PROJECT, Identity, Job, Role, RunRef
+from pluto_dist.core.values.backend import Status
+from pluto_dist.core.values.ids import DEFAULT_PROJECT, Identity, Job, Role, RunRef, Scheduled
 from pluto_dist.core.values.lifecycle import Claim
 from pluto_dist.core.values.records import Lease, Run
+
+UNDONE: Final[frozenset[Status]] = frozenset({"RUNNING", "FAILED", "TERMINATED"})
 
 
 def parent_of(claim: Claim, live: Iterable[Lease]) -> Lease | None:
@@ -125,6 +129,17 @@ def predecessor(claim: Claim, leases: Iterable[Lease]) -> Lease | None:
         and not lease.identity.same_process(claim.identity)
     ]
     return max(found, key=lambda lease: lease.opened.at, default=None)
+
+
+def goes_on_in_queue(job: Scheduled | None, before: Scheduled | None, status: Status) -> bool:
+    """Whether a job that its scheduler has put back into the queue finds the Run that it has left.
+
+    Args:
+        job: of the process that asks.
+        before: in which the Run was owned last.
+        status: of the Run; what was completed or cancelled is not gone on with by itself.
+    """
+    return job is not None and job.again(before) and status in UNDONE
 
 
 def refers_to(ref: RunRef, run: Run, project: str) -> bool:

@@ -19,7 +19,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from pluto_dist.core.values.ids import RunRef
+from pluto_dist.core.values.ids import RunRef, Scheduled
 from pluto_dist.core.values.lifecycle import Target
 
 
@@ -90,6 +90,7 @@ class OpenRequest(msgspec.Struct, frozen=True, kw_only=True):
             `either` takes what there is (ids from the environment, shared ids of several nodes); `join` finds
             a Run that another node owns, and leaves it as it is.
         launch: tells the launch of a job of several nodes from an earlier one of the same Run; "" otherwise.
+        scheduled: the scheduler's job of the caller; `create` goes on with what a former start has left.
         external_id: always set for `create` and `either`, so that a lost answer cannot make a second Run.
         id, display_id: for `resume` by number or display id.
         parent, fork_step: the Run that this one continues; the backend resolves the lineage.
@@ -115,6 +116,7 @@ class OpenRequest(msgspec.Struct, frozen=True, kw_only=True):
     created_ms: int | None = None
     updated_ms: int | None = None
     launch: str = ""
+    scheduled: Scheduled | None = None
     system_metadata: bytes = b"{}"
     asked_s: float | None = None
 

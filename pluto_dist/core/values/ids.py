@@ -72,6 +72,22 @@ class Identity(msgspec.Struct, frozen=True):
         )
 
 
+class Scheduled(msgspec.Struct, frozen=True):
+    """A job of a scheduler that keeps its number when it is put back into the queue.
+
+    Attributes:
+        job: scheduler, cluster and number.
+        restarts: how often it has been put back.
+    """
+
+    job: str
+    restarts: Count = 0
+
+    def again(self, before: Scheduled | None) -> bool:
+        """Whether this is a later start of the same job."""
+        return before is not None and before.job == self.job and before.restarts < self.restarts
+
+
 class Job(msgspec.Struct, frozen=True):
     """One launch of one program, as one of its processes sees it (R4).
 
@@ -87,6 +103,7 @@ class Job(msgspec.Struct, frozen=True):
         shared_id: id that all nodes of the launch know (R12), None if there is none.
         launch: tells this launch from an earlier one of the same Run, on all nodes alike; "" if nothing does.
         nodes: how many nodes the job spans, 1 if nobody says otherwise.
+        scheduled: the job of a scheduler in which it was launched, None outside of any.
     """
 
     key: str
@@ -100,6 +117,7 @@ class Job(msgspec.Struct, frozen=True):
     shared_id: str | None = None
     launch: str = ""
     nodes: int = 1
+    scheduled: Scheduled | None = None
 
 
 class RunRef(msgspec.Struct, frozen=True):

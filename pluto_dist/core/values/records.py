@@ -16,7 +16,7 @@ import msgspec
 
 from pluto_dist.core.values.backend import LogType, Reopened, Status, StreamKind, Want
 from pluto_dist.core.values.engine import ClusterAddress
-from pluto_dist.core.values.ids import Identity, Role, RunRef
+from pluto_dist.core.values.ids import Identity, Role, RunRef, Scheduled
 from pluto_dist.core.values.lifecycle import Claim, Evidence, Fork, RankMetrics, Target
 
 LeaseState = Literal["waiting", "active", "ended", "refused"]
@@ -147,6 +147,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         open_trouble: why the last try failed.
         opener: lease of the claim for which the Run is opened.
         cluster: the store that the nodes of its job share.
+        scheduled: the scheduler's job in which its latest owner ran, None outside of any.
     """
 
     key: str
@@ -205,6 +206,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     open_since: float = 0.0
     opener: str = ""
     cluster: ClusterAddress | None = None
+    scheduled: Scheduled | None = None
 
     @property
     def decided_ms(self) -> int | None:
