@@ -1,8 +1,8 @@
-"""The coordinator's mind: events in, effects out.
+"""The state machine of the coordinator: events in, effects out.
 
 `handle` takes one event and the time and returns what to do, in order; `deadline` says when to come back with
-`Ticked` if nothing happens. Nothing here reads a clock, a socket or a file. The first effect is always the
-`Commit` of what has changed, so nothing is told or sent that is not on disk (R1).
+`Ticked` if nothing happens. Nothing here reads a clock, a socket or a file. The first effect is the `Commit`
+of what has changed, so that nothing leaves the process that is not on disk (R1).
 
     Synced, Asked          from processes and people      -> ReadLifecycle, Send
     LifecycleRead          entries of one lease           -> roles, ends, tags, config
@@ -10,7 +10,8 @@
     StreamsSeen, Shipped   from spool and backend         -> Ship, cursors
     OpenEnded, Controlled  from the backend               -> ids, statuses
 
-A starting coordinator takes over what the book knows: every lease, every launcher is looked at (G12).
+A starting coordinator takes over from the book: it reads and watches every lease and every launcher anew
+(G12).
 """
 
 from __future__ import annotations
@@ -135,7 +136,7 @@ class Coordinator:
             self._sampling,
             self._clusters,
         )
-        # Whoever can forget is asked to: a list kept by hand would miss the next part.
+        # Every part that has a `forget` is found here; a list kept by hand would miss the next one.
         self._retention = Retention(
             self._context, [part for part in vars(self).values() if isinstance(part, Part)]
         )
@@ -143,7 +144,7 @@ class Coordinator:
         self._questions = Questions(self._context, self._views, generation)
 
     def start(self, now: Now) -> list[Effect]:
-        """What a starting coordinator has to look at: every lease and launcher that its book knows."""
+        """The first effects: every lease and launcher in the book is read and watched."""
         self._context.now = now
         self._recovery.start()
         return self._finish()
@@ -326,13 +327,13 @@ class Coordinator:
 
     @property
     def at_rest(self) -> bool:
-        """Nothing attached, nothing undelivered, nothing detached, nothing owed."""
+        """Whether no process is attached, all is delivered and reported, and no end is to be put back."""
         at_rest = not self._book.anybody and self._restoring.at_rest
         return at_rest and all(self._settling.at_rest(run) for run in self._book.runs)
 
 
 class Recovery:
-    """Done once, at the start."""
+    """The takeover from the book, once at the start (G12)."""
 
     def __init__(
         self, context: Context, admission: Admission, opening: Opening, uploads: SyncUploads
@@ -344,7 +345,7 @@ class Recovery:
         self._uploads = uploads
 
     def start(self) -> None:
-        """First the Runs, so that a claim which waits finds its Run as it is now."""
+        """Takes up the Runs before the leases, so that a waiting claim finds its Run as it is now."""
         for run in self._book.runs:
             self._take_up_run(run)
         for lease in self._book.leases:

@@ -133,7 +133,6 @@ class SeriesNames:
         return found
 
     def forget(self, run: str) -> None:
-        """The Run is forgotten."""
         self._candidates.pop(run, None)
 
     def _hold(self, run: str, participant: str, name: str, now: float) -> float:
