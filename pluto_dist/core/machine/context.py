@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from pluto_dist.core.rules.shared import add_tags, checked_tags, inherit_tags, merge_json, remove_tags
+from pluto_dist.core.rules.verdict import Situation, situation
 from pluto_dist.core.values.backend import Delivered, Outcome, Retry
 from pluto_dist.core.values.book import Book, Config
 from pluto_dist.core.values.effects import Effect, FindFence, LookAtStreams
@@ -46,6 +47,7 @@ class Context:
         self.key_problems: dict[str, tuple[float, str]] = {}
         self.reporting: set[str] = set()
         self._effects: list[Effect] = []
+        self._situations: dict[str, Situation] = {}
 
     def emit(self, effect: Effect) -> None:
         self._effects.append(effect)
@@ -60,6 +62,13 @@ class Context:
         self.touched.clear()
         self.news.clear()
         return touched, news
+
+    def situation(self, run: Run) -> Situation:
+        """What the facts of a Run mean now; computed once for all parts, until a fact changes."""
+        leases, known = self.book.leases_of(run.key), self._situations.get(run.key)
+        if known is None or not known.holds(run, leases, self.now.at):
+            known = self._situations[run.key] = situation(run, leases, self.now.at)
+        return known
 
     def may_talk(self, run: Run) -> bool:
         """Whether the Run's backend can be spoken to."""
@@ -79,6 +88,7 @@ class Context:
 
     def forget(self, run: str) -> None:
         """The Run is forgotten."""
+        self._situations.pop(run, None)
         self.held_back.pop(run, None)
         self.reporting.discard(run)
         self.urgent.discard(run)

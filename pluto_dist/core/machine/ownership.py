@@ -5,7 +5,7 @@ from __future__ import annotations
 from pluto_dist.core.machine.context import Context
 from pluto_dist.core.rules.claims import launched
 from pluto_dist.core.rules.participants import first_line, node_name
-from pluto_dist.core.rules.verdict import decide, members_of
+from pluto_dist.core.rules.verdict import decide
 from pluto_dist.core.values.book import Config
 from pluto_dist.core.values.effects import WatchLauncher
 from pluto_dist.core.values.ids import Job
@@ -93,7 +93,7 @@ class Succession:
 
     def alone(self, run: Run) -> Run:
         """Nobody on node 0 called `init()`, so what was logged on this node is the whole Run (R4)."""
-        members = members_of(run, self._book.leases_of(run.key))
+        members = self._context.situation(run).members
         owner = min(members, key=lambda member: (member.rank is None, member.rank))
         self._context.note(run.key, "owned_here", rank=str(owner.rank))
         config = bytes(owner.opened.config)
@@ -104,7 +104,7 @@ class Succession:
 
     def new_attempt(self, run: Run, claim: Claim) -> Run:
         """The launcher restarted the job: the old ranks have no say any more (R10)."""
-        members = members_of(run, self._book.leases_of(run.key))
+        members = self._context.situation(run).members
         run = self.note_start(run, claim.job.attempt)
         for member in members:
             if member.alive:
@@ -113,7 +113,7 @@ class Succession:
 
     def note_start(self, run: Run, attempt: int | None = None) -> Run:
         """How the start that is over ended is kept; the next one may be of the same attempt (R4)."""
-        verdict = run.verdict or decide(run, members_of(run, self._book.leases_of(run.key)))
+        verdict = run.verdict or decide(run, self._context.situation(run).members)
         ended = AttemptEnd(run.attempt, verdict.status, verdict.reason, verdict.first_failure)
         number = run.attempt if attempt is None else attempt
         self._context.note(run.key, "restarted", attempt=str(number), because=verdict.reason)
