@@ -420,7 +420,7 @@ def _is_of_files(copy: Copy) -> bool:
 def _keep_files(store: Store, effect: KeepCopies, copy: Copy) -> None:
     """The files of all records up to the end of the copy; those that are gone are delivered."""
     for line in located(records(effect.folder, copy.stream, copy.segment, 0, copy.end), effect.folder):
-        files.keep(store, effect.run, line)
+        files.keep_copy(store, effect.run, line)
 
 
 def _pieces(path: Path, copy: Copy) -> Iterator[tuple[int, bytes]]:

@@ -82,7 +82,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         idle_exit_s: a coordinator without anything to do ends after this time (R3).
         spool_quota: disk that the spool may take; left out, the smaller of 2 GiB and 10 % of the free space.
         files_quota: disk that logged files may take until they are delivered, apart from `spool_quota`; left
-            out, 10 % of the free space. A file that does not fit is dropped with a warning, never waited for.
+            out, 10 % of the free space. A file that does not fit stays where it is, with a reference to it.
+        files_copy: logged files up to this size are copied, and `log()` waits for that; larger ones are not.
         segment_size: a spool segment is closed when it is larger than this.
         retention_segments: so many segments of a stream, the newest ones, stay in the spool as long as the
             process lives, although they are delivered. Two at least: the one that is written, and one for
@@ -139,6 +140,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     idle_exit_s: float = 60.0
     spool_quota: int | None = None
     files_quota: int | None = None
+    files_copy: int = 1 << 20
     segment_size: int = 4 << 20
     retention_segments: int = 2
     durability: Literal["process", "machine"] = "process"
@@ -179,6 +181,7 @@ _KINDS: dict[str, kind.Kind] = {
     "idle_exit_s": kind.number(0.1, 86_400, "seconds"),
     "spool_quota": kind.size(1 << 20, 1 << 50),
     "files_quota": kind.size(0, 1 << 60),
+    "files_copy": kind.size(0, 1 << 60),
     "segment_size": kind.size(64 << 10, 1 << 30),
     "retention_segments": kind.count(2, 1_000_000),
     "durability": kind.choice("process", "machine"),

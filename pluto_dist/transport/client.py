@@ -45,7 +45,7 @@ class DealerClient:
         return broken
 
     def send(self, request: Request) -> bool:
-        """Whether it was queued."""
+        """Queues a request; False if the queue is full."""
         try:
             self.socket.send(encode(request), zmq.DONTWAIT)
         except zmq.Again:
@@ -71,7 +71,7 @@ class DealerClient:
         return None
 
     def ask(self, question: Question, timeout_s: float) -> Answer | Refusal | None:
-        """Sends a question and waits for its answer, or for what the coordinator says about the message."""
+        """Sends a question and waits for its answer or refusal; None after the timeout."""
         self.send(question)
         deadline = time.monotonic() + timeout_s
         while (left := deadline - time.monotonic()) > 0:

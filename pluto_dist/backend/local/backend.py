@@ -17,6 +17,7 @@ import msgspec
 
 from pluto_dist.backend.local import files
 from pluto_dist.backend.local.store import Store
+from pluto_dist.core.rules.kinship import goes_on_in_queue
 from pluto_dist.core.values.backend import (
     BackendRun,
     Batch,
@@ -40,6 +41,7 @@ from pluto_dist.core.values.document import Document, read
 from pluto_dist.core.values.ids import RunRef, display_prefix
 from pluto_dist.spool.batches import next_step
 from pluto_dist.spool.names import segment_name
+from pluto_dist.spool.sources import ChangedError
 
 JOIN_AGAIN_S = 2.0  # a Run that is not there yet is looked for again
 
@@ -75,7 +77,11 @@ class LocalBackend:
         try:
             if batch.kind == "files":
                 for index, line in enumerate(batch.lines):
-                    if not files.keep(self._store, run.key, line):
+                    try:
+                        kept = files.keep(self._store, run.key, line)
+                    except ChangedError as error:
+                        return Rejected(str(error), good=index)
+                    if kept is None:
                         return Rejected(f"there is no such file: {line[:200]!r}", good=index)
             self._store.copy_segment(run.key, batch.lease_id, name, batch.start, batch.raw)
         except OSError as error:
@@ -123,7 +129,10 @@ class LocalBackend:
         if request.want != "create":
             return reopened
         if key != request.key:
-            return Refused("RunExistsError", _exists(read(found), self._store.root))
+            document = read(found)
+            if goes_on_in_queue(request.scheduled, document.restore.run.scheduled, document.status):
+                return reopened
+            return Refused("RunExistsError", _exists(document, self._store.root))
         return msgspec.structs.replace(reopened, resumed=False)  # the answer to the first call was lost
 
     def _joined(self, request: OpenRequest, found: bytes | None) -> OpenResult:

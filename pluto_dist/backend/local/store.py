@@ -3,6 +3,7 @@
     runs/<key>/run.json                       the document, replaced atomically
     runs/<key>/streams/<lease>/<segment>      copies of spool segments, byte for byte from their start
     runs/<key>/files/, runs/<key>/rejected/   logged files, see `files`
+    objects/<two digits>/<SHA-256>            their contents, each once
     runs/<key>/system.json                    what a server is told of the machine when the Run is made there
     runs/<key>/rejected.jsonl                 records that the backend refused, with the reason
     runs/<key>/columns/                       columns that a reader has gathered, may be deleted at any time
@@ -56,6 +57,10 @@ class Store:
             return _regular(self.run(key) / "run.json")
         except FileNotFoundError:
             return None
+
+    def object(self, digest: str) -> Path:
+        """Place of the content with this SHA-256."""
+        return self.root / "objects" / digest[:2] / digest
 
     def keys(self) -> list[str]:
         """Keys of all Runs with a document."""
@@ -111,7 +116,7 @@ class Store:
         path = folder / segment
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            _write_all(fd, data, start)
+            write_all(fd, data, start)
             os.fsync(fd)
         finally:
             os.close(fd)
@@ -201,7 +206,7 @@ def replace_file(path: Path, body: bytes) -> None:
     fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         try:
-            _write_all(fd, body, 0)
+            write_all(fd, body, 0)
             os.fsync(fd)
         finally:
             os.close(fd)
@@ -225,11 +230,13 @@ def sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
-def _write_all(fd: int, data: bytes, start: int) -> None:
+def write_all(fd: int, data: bytes, start: int | None = None) -> None:
+    """All of the data, at an offset or where the descriptor stands."""
     view = memoryview(data)
     while view:
-        written = os.pwrite(fd, view, start)
-        view, start = view[written:], start + written
+        written = os.write(fd, view) if start is None else os.pwrite(fd, view, start)
+        view = view[written:]
+        start = None if start is None else start + written
 
 
 def safe_name(text: str) -> str:

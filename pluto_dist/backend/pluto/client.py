@@ -27,6 +27,7 @@ from pluto_dist.backend.pluto.exchange import (
 )
 from pluto_dist.backend.pluto.http import Http
 from pluto_dist.core.values.backend import BackendRun, Delivered, LogType, Reached, Retry, Status, Unknown
+from pluto_dist.core.values.ids import Scheduled
 from pluto_dist.core.values.lifecycle import Target
 from pluto_dist.secret import Secret
 
@@ -59,6 +60,7 @@ class Mark(msgspec.Struct, frozen=True, omit_defaults=True):
 
     key: str = ""
     launch: str = ""
+    scheduled: Scheduled | None = None
 
 
 class Details(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -98,6 +100,11 @@ class Details(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     def launch(self) -> str:
         """The launch that took the Run up last, of those that span several nodes; "" if none did."""
         return self._mark.launch
+
+    @property
+    def scheduled(self) -> Scheduled | None:
+        """The scheduler's job that took the Run up last."""
+        return self._mark.scheduled
 
     @property
     def _mark(self) -> Mark:
@@ -178,9 +185,9 @@ class BeatReply(msgspec.Struct, frozen=True):
     status: Status
 
 
-def mark(key: str, launch: str = "") -> str:
+def mark(key: str, launch: str = "", scheduled: Scheduled | None = None) -> str:
     """The loggerSettings that say which coordinator's Run this is, and which launch has taken it up."""
-    return msgspec.json.encode({MARK: Mark(key, launch)}).decode()
+    return msgspec.json.encode({MARK: Mark(key, launch, scheduled)}).decode()
 
 
 def system_metadata(given: str, external_id: str) -> str:

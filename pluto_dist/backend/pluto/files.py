@@ -13,7 +13,6 @@ Where upload addresses stay between asking for them and using them.
 from __future__ import annotations
 
 import hashlib
-import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -35,6 +34,7 @@ from pluto_dist.backend.pluto.guard import clean
 from pluto_dist.backend.pluto.http import Http
 from pluto_dist.core.values.backend import BackendRun, Delivered, Outcome, Rejected, Retry, Unknown
 from pluto_dist.spool.file_lines import FileLine, read_line, storable
+from pluto_dist.spool.sources import ChangedError, Source, source_of
 
 LIFE_S = 3600.0  # the server signs addresses for an hour
 
@@ -141,7 +141,7 @@ class Upload(msgspec.Struct, frozen=True):
     """A file on its way."""
 
     token: str
-    path: Path
+    source: Source
     row: Row
 
 
@@ -196,12 +196,12 @@ class Files:
         found = _match(rows, urls)
         return found if len(found) == len(rows) else Unknown("the answer has not one address for each file")
 
-    def put(self, url: str, path: Path) -> Outcome | Expired | NameRefused:
+    def put(self, url: str, source: Source) -> Outcome | Expired | NameRefused:
         """Uploads one file to its address; may be repeated."""
         try:
-            result = self._http.put(as_signed(url), path, path.stat().st_size)
-        except OSError as fault:
-            return _unreadable(path, fault)
+            result = self._http.put(as_signed(url), source.pieces(), source.size)
+        except (ChangedError, OSError) as fault:
+            return _unreadable(source, fault)
         if isinstance(result, Answer) and is_expired(result):
             return Expired()
         if isinstance(result, Answer) and is_name_refused(result):
@@ -229,7 +229,7 @@ class Files:
         slot = self._slot(upload)
         if slot.done:
             return Delivered()
-        outcome = self.put(slot.url, upload.path)
+        outcome = self.put(slot.url, upload.source)
         if isinstance(outcome, Expired):
             self._book.put(upload.token, slot.refused(self._wall()))
             return Retry(f"storage refuses the upload address of {upload.row.file_name}")
@@ -255,18 +255,15 @@ def upload_of(run: BackendRun, line: bytes) -> Upload | Rejected | Retry:
     fields = read_line(line)
     if fields is None:
         return Rejected(f"no line of a file: {line[:200].decode(errors='replace')}")
-    path = Path(fields.path)
-    if not path.is_absolute():
+    if not Path(fields.path).is_absolute():
         return Rejected("the line names no file of its lease")
+    source = source_of(fields)
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            return Rejected(f"{path} is no regular file")
-        path.open("rb").close()
-    except OSError as fault:
-        return _unreadable(path, fault)
+        source.check()
+    except (ChangedError, OSError) as fault:
+        return _unreadable(source, fault)
     token = hashlib.blake2s(b"%d %s" % (run.id, line)).hexdigest()
-    return Upload(token, path, _row(fields, status.st_size))
+    return Upload(token, source, _row(fields, source.size))
 
 
 def _row(line: FileLine, size: int) -> Row:
@@ -314,6 +311,8 @@ def as_signed(url: str) -> str:
     return urlunsplit(parts._replace(path=path))
 
 
-def _unreadable(path: Path, fault: OSError) -> Rejected | Retry:
-    reason = f"{path} cannot be read: {fault.strerror or fault}"
+def _unreadable(source: Source, fault: ChangedError | OSError) -> Rejected | Retry:
+    if isinstance(fault, ChangedError):
+        return Rejected(str(fault))
+    reason = f"{source.path} cannot be read: {fault.strerror or fault}"
     return Rejected(reason) if isinstance(fault, GONE) else Retry(reason)

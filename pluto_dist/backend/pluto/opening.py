@@ -35,6 +35,7 @@ from pluto_dist.backend.pluto.client import (
 from pluto_dist.backend.pluto.exchange import Failed, Reply, already_exists, failed, not_opened, refused
 from pluto_dist.backend.pluto.history import reopening
 from pluto_dist.backend.pluto.lookup import Lookup, Missing, Parent, status_of
+from pluto_dist.core.rules.kinship import goes_on_in_queue
 from pluto_dist.core.values.backend import (
     OpenRequest,
     OpenResult,
@@ -108,7 +109,7 @@ class Opening:
         ours = details.key == request.key
         if ours and (request.want == "create" or (request.want == "either" and details.status == "RUNNING")):
             return self._made_before(request, details)
-        if request.want == "create":
+        if request.want == "create" and not _left_by_its_job(request, details, details.status):
             return already_exists(request, details.display_id or str(details.id))
         return self._resume(request, details)
 
@@ -193,21 +194,21 @@ class Opening:
         ours = details.key == request.key
         if ours and (request.want == "create" or (request.want == "either" and before is None)):
             return self._fill(request, run) or _created(request, run, parent, details)
-        if request.want == "create":
+        was: Status = before.status if before is not None else "RUNNING"
+        if request.want == "create" and not _left_by_its_job(request, details, was):
             reopened = None
             if before is not None:
                 reopened = Reopened(run.run_id, run.project_name, before.status, before.since_ms)
             return already_exists(request, run.url, reopened)
-        was: Status = before.status if before is not None else "RUNNING"
         return self._sign(request, run) or self._known(request, details, run.url, was)
 
     # --- what both need -----------------------------------------------------------------------------
 
     def _sign(self, request: OpenRequest, run: RunReply) -> Refused | Unavailable | None:
-        """The other nodes of a launch can see that it has taken the Run up; None when that is done."""
-        if not request.launch:
+        """Other nodes and later starts can see which job has taken the Run up; None when that is done."""
+        if not (request.launch or request.scheduled):
             return None
-        signature = {"loggerSettings": mark(request.key, request.launch)}
+        signature = {"loggerSettings": mark(request.key, request.launch, request.scheduled)}
         failure = failed(self._client.set_status(run.run_id, "RUNNING", signature))
         return None if failure is None else not_opened(failure, request)
 
@@ -240,6 +241,10 @@ class Opening:
         stated = reply.answer.server_ms if reply.answer else None
         now_ms = round(self._wall() * 1000) if stated is None else stated
         return reply, now_ms - round(ago_s * 1000)
+
+
+def _left_by_its_job(request: OpenRequest, details: Details, was: Status) -> bool:
+    return goes_on_in_queue(request.scheduled, details.scheduled, was)
 
 
 def _not_found(failure: Failed, request: OpenRequest) -> OpenResult:
@@ -283,7 +288,7 @@ def _create_fields(request: OpenRequest, parent: Parent | None) -> dict[str, obj
         "projectName": guard.fit_project(request.project),
         "externalId": external_id,
         "tags": guard.fit_tags(request.tags),
-        "loggerSettings": mark(request.key, request.launch),
+        "loggerSettings": mark(request.key, request.launch, request.scheduled),
         "systemMetadata": system_metadata(guard.fit_object(request.system_metadata), external_id),
     }
     guard.fit_object(request.config)  # refused now, not when the Run exists
