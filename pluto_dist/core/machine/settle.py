@@ -33,11 +33,9 @@ from pluto_dist.core.machine.views import RunSituations, Views
 from pluto_dist.core.rules.claims import sought
 from pluto_dist.core.rules.verdict import (
     Assessment,
-    assess,
     codes_awaited,
     describe,
     first_failure,
-    members_of,
     who_failed,
 )
 from pluto_dist.core.values.effects import PollMembers, RemoveLease
@@ -163,9 +161,8 @@ class Settling:
         return due is not None and due <= self._context.now.at
 
     def _settle_run(self, run: Run) -> None:
-        leases = self._book.leases_of(run.key)
-        members = members_of(run, leases)
-        assessment = assess(run, members, self._context.now.at)
+        situation = self._context.situation(run)
+        members, assessment = situation.members, situation.assessment
         verdict = assessment.verdict or self._nobody_comes(run)
         if run.cluster is not None:
             run = self._of_all_nodes(run, members, assessment, verdict)
@@ -249,7 +246,7 @@ class Settling:
         return None if quiet else self._context.now.at + QUIET_MS / 1000
 
     def _plan(self, run: Run, assessment: Assessment, status_by: float | None) -> None:
-        codes = codes_awaited(members_of(run, self._book.leases_of(run.key)), self._context.now.at)
+        codes = codes_awaited(self._context.situation(run).members, self._context.now.at)
         candidates = (
             assessment.deadline,
             codes if run.cluster is not None else None,

@@ -142,6 +142,7 @@ class Book:
         self.items = Journal("items", Item, durable=True)
         self._deleted: list[str] = []
         self._by_run: dict[str, dict[str, Lease]] = {}
+        self._leases_of: dict[str, tuple[Lease, ...]] = {}
         self._left: dict[str, dict[str, Lease]] = {}
         self._by_participant: dict[tuple[str, str], dict[str, None]] = {}
         self._rejected: dict[str, int] = {}
@@ -278,6 +279,7 @@ class Book:
         for name in self._series_of.pop(run, {}):
             self.series.delete(f"{run}/{name}")
         self._unregistered.pop(run, None)
+        self._leases_of.pop(run, None)
         self.configs.delete(run)
         self._delete_points(past_key(run))
         self._counts.pop(run, None)
@@ -321,8 +323,10 @@ class Book:
         return bool(self._live)
 
     def leases_of(self, run: str) -> tuple[Lease, ...]:
-        """All leases of a Run, in the order in which they came to it."""
-        return tuple(self._by_run.get(run, {}).values())
+        """All leases of a Run, in the order in which they came to it; the same tuple until one changes."""
+        if run in self._by_run and run not in self._leases_of:
+            self._leases_of[run] = tuple(self._by_run[run].values())
+        return self._leases_of.get(run, ())
 
     def left(self, run: str) -> tuple[Lease, ...]:
         """Leases of a Run that have ended, from an index: few beside many that live."""
@@ -367,6 +371,7 @@ class Book:
             self._live.pop(lease.lease_id, None)
         if lease.run is None:
             return
+        self._leases_of.pop(lease.run, None)
         self._by_run.setdefault(lease.run, {})[lease.lease_id] = lease
         self._by_participant.setdefault((lease.run, lease.participant), {})[lease.lease_id] = None
         left = self._left.setdefault(lease.run, {})
@@ -387,6 +392,7 @@ class Book:
             del self._by_participant[(lease.run, lease.participant)]
         if stays:
             return
+        self._leases_of.pop(lease.run, None)
         del self._by_run[lease.run][lease.lease_id]
         self._left[lease.run].pop(lease.lease_id, None)
         self._rejected[lease.run] -= lease.rejected
