@@ -148,6 +148,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         open_trouble: why the last try failed.
         opener: the claim for which it is opened.
         cluster: the store that the nodes of its job share.
+        round: number there of the start of the job whose verdict it has taken, 0 if there is none; where the
+            Run is taken up again, that one is over.
     """
 
     key: str
@@ -206,6 +208,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     open_since: float = 0.0
     opener: str = ""
     cluster: ClusterAddress | None = None
+    round: int = 0
 
     @property
     def decided_ms(self) -> int | None:
