@@ -19,9 +19,11 @@ import msgspec
 from pluto_dist.core.values.book import Book
 from pluto_dist.core.values.effects import Save
 from pluto_dist.core.values.ids import UNREADABLE
+from pluto_dist.core.values.topics import Item
 from pluto_dist.errors import MachineError
 
 SCHEMA = 1
+ITEMS = "items"  # read one by one, when somebody takes them
 MAX_GENERATION = 2**62
 
 _encoder = msgspec.json.Encoder()
@@ -123,7 +125,9 @@ class Database:
         book = Book()
         self.unreadable: list[str] = []
         with self._told("cannot be read"):
-            rows = self._connection.execute("SELECT kind, key, value FROM records").fetchall()
+            rows = self._connection.execute(
+                "SELECT kind, key, value FROM records WHERE kind < ? OR kind > ?", (ITEMS, ITEMS)
+            ).fetchall()
         for kind, key, value in rows:
             table = book.tables.get(kind)
             if table is None:
@@ -133,6 +137,21 @@ class Database:
             except (*UNREADABLE, TypeError) as error:
                 self.unreadable.append(f"{kind}/{key}: {error}")
         return book
+
+    def item(self, key: str) -> Item | None:
+        """Something that was published; None if it is not there any more, or cannot be read.
+
+        Raises:
+            DatabaseUnusableError, DatabaseDamagedError: the file cannot be read.
+        """
+        with self._told("cannot be read"):
+            row = self._connection.execute(
+                "SELECT value FROM records WHERE kind = ? AND key = ?", (ITEMS, key)
+            ).fetchone()
+        try:
+            return msgspec.json.decode(row[0], type=Item) if row is not None else None
+        except (*UNREADABLE, TypeError):
+            return None
 
     def commit(self, saves: Iterable[Save], *, durable: bool) -> None:
         """One transaction.

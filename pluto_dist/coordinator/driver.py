@@ -33,15 +33,17 @@ from pluto_dist.core.values import effects as do
 from pluto_dist.core.values import events as on
 from pluto_dist.core.values.effects import Commit, Save
 from pluto_dist.core.values.ids import Identity
-from pluto_dist.core.values.messages import HandOverKey, Refusal, Request, Sync
+from pluto_dist.core.values.messages import Answer, HandOverKey, Refusal, Request, Sync
 from pluto_dist.core.values.records import Now
-from pluto_dist.errors import ProtocolError, SettingError
+from pluto_dist.errors import MachineError, ProtocolError, SettingError
 from pluto_dist.host.identity import boot_clock
 from pluto_dist.host.places import Places
 from pluto_dist.secret import Secret
 from pluto_dist.spool.file_lines import remove_blobs
 from pluto_dist.spool.retention import remove
 from pluto_dist.transport.server import RouterServer
+
+_encode = msgspec.json.Encoder().encode
 
 AGAIN_S = 1.0  # after the disk refused something
 
@@ -89,6 +91,7 @@ class Driver:
         self._before_ms = before_ms
         self._inherited: set[str] | None = set()
         self._places = places
+        self._database = database
         self._commits = GroupCommit(database)
         self._server = server
         self._worker = worker
@@ -264,6 +267,8 @@ class Driver:
             self._carry_out_in_spool(effect, boot_clock())
         elif isinstance(effect, do.Send):
             self._server.send(effect.peer, effect.reply)
+        elif isinstance(effect, do.GiveItem):
+            self._server.send(effect.peer, Answer(request=effect.request, body=self._item(effect)))
         elif isinstance(effect, do.Say):
             say(effect.event, **effect.fields)
         elif isinstance(effect, do.EndSampling):
@@ -272,6 +277,15 @@ class Driver:
             self.stop = effect
         else:
             raise TypeError(f"no such effect: {type(effect).__name__}")
+
+    def _item(self, effect: do.GiveItem) -> bytes:
+        """What a subscriber gets; one that cannot be read any more has no payload."""
+        try:
+            item = self._database.item(effect.key)
+        except MachineError as error:
+            say("item_unreadable", item=effect.key, error=error.message)
+            item = None
+        return _encode({"number": effect.number, "last": effect.last, "item": item})
 
     def _carry_out_on_process(self, effect: _OnProcess, now: float) -> None:
         match effect:

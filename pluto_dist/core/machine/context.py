@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from pluto_dist.core.rules.shared import add_tags, checked_tags, inherit_tags, merge_json, remove_tags
+from pluto_dist.core.rules.verdict import Situation, situation
 from pluto_dist.core.values.backend import Delivered, Outcome, Retry
 from pluto_dist.core.values.book import Book, Config
 from pluto_dist.core.values.effects import Effect, FindFence, LookAtStreams
@@ -49,6 +50,7 @@ class Context:
         self.key_problems: dict[str, tuple[float, str]] = {}
         self.reporting: set[str] = set()
         self._effects: list[Effect] = []
+        self._situations: dict[str, Situation] = {}
 
     def emit(self, effect: Effect) -> None:
         self._effects.append(effect)
@@ -63,6 +65,13 @@ class Context:
         self.touched.clear()
         self.news.clear()
         return touched, news
+
+    def situation(self, run: Run) -> Situation:
+        """What the facts of a Run mean now; computed once for all parts, until a fact changes."""
+        leases, known = self.book.leases_of(run.key), self._situations.get(run.key)
+        if known is None or not known.holds(run, leases, self.now.at):
+            known = self._situations[run.key] = situation(run, leases, self.now.at)
+        return known
 
     def may_talk(self, run: Run) -> bool:
         """Whether requests for the Run may go out: its key is known, and nothing holds the Run back."""
@@ -81,6 +90,7 @@ class Context:
             self.touch(run.key)
 
     def forget(self, run: str) -> None:
+        self._situations.pop(run, None)
         self.held_back.pop(run, None)
         self.reporting.discard(run)
         self.urgent.discard(run)

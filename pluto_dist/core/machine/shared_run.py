@@ -22,7 +22,7 @@ from pluto_dist.core.rules.offsets import Offset, read_ours, read_theirs
 from pluto_dist.core.rules.participants import node_name
 from pluto_dist.core.rules.reports import by_node, decoded, last_words, report_of
 from pluto_dist.core.rules.seat import Claim, Follow, SeatView, may_act, plan
-from pluto_dist.core.rules.verdict import members_of, pieces_of
+from pluto_dist.core.rules.verdict import pieces_of
 from pluto_dist.core.values.cluster import (
     Heard,
     Judgement,
@@ -530,7 +530,7 @@ class SharedRun:
         else:
             launch = _launch(run, self._book.leases_of(run.key))
             same = document.attempt == run.attempt and (not launch or document.launch == launch)
-            members = members_of(run, self._book.leases_of(run.key))
+            members = self._context.situation(run).members
             late = document.ended is not None and (not launch or any(member.alive for member in members))
             mine = run.epoch > 0 and same and (document.round == self._round or not late)
         if not mine or document.round == self._round:
@@ -651,7 +651,7 @@ class SharedRun:
     def _view(self, run: Run, members: tuple[Member, ...]) -> SeatView:
         document = self.document
         seat = document.seat.node if document is not None and document.seat is not None else ""
-        members = members or members_of(run, self._book.leases_of(run.key))
+        members = members or self._context.situation(run).members
         alive = any(member.alive for member in members)
         failed = document is not None and document.ended is None and bool(self._pieces(run, members))
         owns = not run.relay and (run.opening or run.owner is not None) and not (run.ended and self.sent())
