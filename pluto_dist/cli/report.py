@@ -12,6 +12,7 @@ import typer
 from pluto_dist.backend.local.reading import SaidLine
 from pluto_dist.backend.local.store import Store
 from pluto_dist.cli.console import clock, now_ms, print_table, printable, since, span
+from pluto_dist.cli.topics import print_topics
 from pluto_dist.core.rules.verdict import server_differs
 from pluto_dist.core.values.document import Document
 from pluto_dist.core.values.records import Failure, RunEvent
@@ -62,6 +63,7 @@ def print_run(shown: Shown) -> None:
     _processes(shown, now_ms())
     typer.echo("\nsummary" if document.summary else "\nno points yet")
     _summary(shown)
+    print_topics(document.topics, whole=shown.whole)
     _section(_series(document))
     _section(_counts(document))
     _section(_events(document.events, whole=shown.whole))
