@@ -44,7 +44,7 @@ def show(
     folder: options.Dir = None,
     as_json: options.Json = False,
 ) -> None:
-    """Shows one Run: status and why, first failure with its last lines, processes, summary, the rest."""
+    """Shows one Run: status and why, first failure with its last lines, processes, checkpoints, the rest."""
     from pluto_dist.cli import report
     from pluto_dist.cli.console import print_json
     from pluto_dist.errors import UsageError
@@ -80,11 +80,10 @@ def show(
 
 def _last_lines(document: Document, folders: list[Path]) -> tuple[SaidLine, ...]:
     """What the process that failed first printed last."""
-    from pluto_dist.cli.report import first_failure, lease_of
     from pluto_dist.read.console import last_lines
+    from pluto_dist.read.failure import failed_lease
 
-    failure = first_failure(document)
-    lease = lease_of(document, failure) if failure is not None else None
+    lease = failed_lease(document)
     return tuple(last_lines(lease, folders, LAST_LINES)) if lease is not None else ()
 
 

@@ -11,8 +11,8 @@ SIGTERM (`stops.py` notices it): the evidence is written, the preemption callbac
 handler of the script, if it had one, else the process leaves and dies by the signal. A script that looks at
 `run.preempted` is trusted to end by itself: it goes on, until `preempt_wait_s` is over or a second SIGTERM
 comes. So is one whose own handler took the place of ours and calls it (Lightning's, during a fit): without us
-it would have had nothing to call. A process that ignored SIGTERM before `init()` goes on ignoring it; that it
-came is recorded.
+it would have had nothing to call. A process that ignored SIGTERM before `init()` goes on ignoring it, as a
+task of submitit does, whose handler only says that it came; it is recorded.
 
 The exit code: `sys.exit` is hooked, so its code is known at exit, and the exception in whose handler it was
 called; unless the process logged after it: then somebody has caught it. Of any other end (the script's last
@@ -79,8 +79,8 @@ class Hooks:
             self._previous_sigterm = signal.getsignal(signal.SIGTERM)
             if self._previous_sigterm is not None:  # None: C code has installed it
                 signal.signal(signal.SIGTERM, self._sigterm)
+            STOPS.ignored = _lets_it_pass(self._previous_sigterm)
             if self._previous_sigterm is signal.SIG_IGN:
-                STOPS.ignored = True
                 signal.siginterrupt(signal.SIGTERM, False)  # as if it were not handled
             STOPS.watch()
             os.register_at_fork(
@@ -205,6 +205,12 @@ class Hooks:
 
 def _written() -> int:
     return sum(run.written for run in RUNS.open())
+
+
+def _lets_it_pass(handler: Handler) -> bool:
+    """Whether the process does not follow SIGTERM: it ignores it, or submitit only writes a line about it."""
+    of_submitit = str(getattr(handler, "__module__", "")).startswith("submitit.")
+    return handler is signal.SIG_IGN or (of_submitit and getattr(handler, "__name__", "") == "bypass")
 
 
 def _is_prompt() -> bool:

@@ -18,7 +18,7 @@ from pluto_dist.core.values.backend import LogType
 from pluto_dist.core.values.lifecycle import LifecycleEntry, encode_entry
 from pluto_dist.errors import PlacesError
 from pluto_dist.host.lease_lock import LOCK_NAME, LeaseLock
-from pluto_dist.spool.blobs import Blobs
+from pluto_dist.spool.blobs import COPY_UP_TO, Blobs
 from pluto_dist.spool.durability import GroupSync, require_durable
 from pluto_dist.spool.space import Space
 from pluto_dist.spool.writer import Limits, Room, StreamWriter
@@ -32,6 +32,7 @@ class LeaseFiles:
         segment_bytes: a stream goes on in a new segment after this many bytes.
         quota_bytes: limit of the whole spool, None for the default.
         files_quota_bytes: limit of the files that wait for delivery on this node, None for the default.
+        files_copy_bytes: size of the largest logged file that is copied.
         durable: what was written is put on the disk about once a second, against power loss (G3).
 
     Raises:
@@ -45,6 +46,7 @@ class LeaseFiles:
         segment_bytes: int,
         quota_bytes: int | None,
         files_quota_bytes: int | None = None,
+        files_copy_bytes: int = COPY_UP_TO,
         durable: bool = False,
     ) -> None:
         self.lease_id = os.urandom(12).hex()
@@ -55,7 +57,13 @@ class LeaseFiles:
             self.lock = LeaseLock(self.folder / LOCK_NAME)
             self.room = RoomForRecords(Space(str(spool), quota_bytes))
             limits = Limits(segment_bytes=segment_bytes)
-            self.blobs = Blobs(str(self.folder), str(spool), files_quota_bytes, durable=durable)
+            self.blobs = Blobs(
+                str(self.folder),
+                str(spool),
+                files_quota_bytes,
+                copy_up_to=files_copy_bytes,
+                durable=durable,
+            )
         except OSError as error:
             raise PlacesError(f"the spool {spool} cannot take a lease: {error}", path=str(spool)) from error
         folder = str(self.folder)

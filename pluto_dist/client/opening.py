@@ -98,6 +98,7 @@ def _open_at(wish: Wish, settings: Settings, places: Places, make: MakeRun | Non
         segment_bytes=settings.segment_size,
         quota_bytes=settings.spool_quota,
         files_quota_bytes=settings.files_quota,
+        files_copy_bytes=settings.files_copy,
         durable=settings.durability == "machine",
     )
     link = Link(

@@ -2,8 +2,8 @@
 
 Files of one process: kept in the lease's folder, then named by a line of its files stream (G3).
 
-Copying takes as long as the local disk needs, in the calling thread: when `log()` has returned, neither the
-end of the process nor a later change of the user's file changes what is delivered.
+When `log()` has returned, the end of the process changes nothing about what is delivered. What a later change
+of the user's file does to it says the table in `spool.blobs`.
 """
 
 from __future__ import annotations
@@ -176,6 +176,12 @@ class FileLog:
             self.dropped += 1
             self._warn(f"no room:{file.name}", f"{file.name!r} is dropped and counted: {error}")
             return None
+        if blob.moved:
+            self._warn(
+                f"moved:{file.name}",
+                f"{file.name!r}: {file.media.source!r} was written to while it was logged; what was read is "
+                "kept. Log a file when it is closed, or write it under another name and rename it",
+            )
         return self._write(file, blob, encode_line(_line(file, blob, step, time_ms)))
 
     def _write(self, file: Attached, blob: Blob, line: bytes) -> Rejection | None:
@@ -203,6 +209,9 @@ def _line(file: Attached, blob: Blob, step: int, time_ms: int) -> FileLine:
         caption=media.caption,
         sample_index=file.sample_index,
         annotations=media.annotations,
+        source=blob.source,
+        seen=blob.seen,
+        linked=blob.linked,
     )
 
 

@@ -37,7 +37,15 @@ from pluto_dist.core.values.backend import (
 from pluto_dist.core.values.ids import UNREADABLE
 from pluto_dist.errors import KeyRefusedError, WaitTimeoutError, from_wire
 from pluto_dist.spool.batches import contents, numbered, renamed
-from pluto_dist.sync.source import BATCH_BYTES, BATCH_FILES, BATCH_LINES, Piece, Stream, next_piece
+from pluto_dist.sync.source import (
+    BATCH_BYTES,
+    BATCH_FILES,
+    BATCH_LINES,
+    Piece,
+    Stream,
+    is_own,
+    next_piece,
+)
 
 
 class RetryPolicy:
@@ -236,7 +244,7 @@ class Delivery:
         most = BATCH_FILES if stream.kind == "files" else BATCH_LINES
         limit, careful_until = most, (-1, -1)
         while (piece := next_piece(stream, stream.offsets_in(self.mark.offsets), limit)) is not None:
-            lines = self._final(stream.kind, piece.participant, piece.cut.lines)
+            lines = self._final(stream, piece)
             end = (piece.segment, piece.cut.end)
             outcome = self._send(stream, lines)
             if isinstance(outcome, Rejected) and len(piece.cut.lines) > 1:
@@ -276,9 +284,10 @@ class Delivery:
             )
             self._progress(sum(map(len, lines)))
 
-    def _final(self, kind: StreamKind, participant: str, lines: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    def _final(self, stream: Stream, piece: Piece) -> tuple[bytes, ...]:
+        kind, lines = stream.kind, piece.cut.lines
         logged = contents(kind, lines).names
-        known = self._names.final(participant, logged)
+        known = self._names.final(piece.participant, logged)
         unregistered = self._names.unregistered(self.mark.registered)
         if unregistered:
             # Settled on disk before the first line goes out, so that the next sync gives the same names.
@@ -286,7 +295,8 @@ class Delivery:
             self._policy.ask(lambda: self._backend.register(self._run, unregistered))
             self._change(registered=self.mark.registered | set(unregistered))
         if kind == "files":
-            lines = tuple(files.located(self._store, self._run.key, line) for line in lines)
+            trusted = is_own(stream, piece.segment)
+            lines = tuple(files.located(self._store, self._run.key, line, trusted=trusted) for line in lines)
         return lines if all(name == known[name] for name in logged) else renamed(kind, lines, known)
 
     def _send(self, stream: Stream, lines: tuple[bytes, ...]) -> Delivered | Rejected:

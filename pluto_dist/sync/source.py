@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from pluto_dist.core.rules.participants import late_participant, speaker_shown
 from pluto_dist.core.values.backend import StreamKind
 from pluto_dist.core.values.document import Document, LeaseShown
 from pluto_dist.spool.frames import Cut
-from pluto_dist.spool.names import stream_kind
+from pluto_dist.spool.names import segment_name, stream_kind
 from pluto_dist.spool.reader import ReadLimits, list_streams, next_range, read_cut
 
 BATCH_BYTES = 1 << 20
@@ -96,6 +97,14 @@ def next_piece(stream: Stream, offsets: dict[int, int], lines: int = BATCH_LINES
             return Piece(number, cut, who)
         torn[number] = stream.segments[number]
     return None
+
+
+def is_own(stream: Stream, segment: int) -> bool:
+    """Whether this user wrote the segment; a line of somebody else's could name any file of ours (G11)."""
+    try:
+        return Path(stream.folder, segment_name(stream.name, segment)).stat().st_uid == os.geteuid()
+    except OSError:
+        return False
 
 
 def cursors_of(document: Document) -> Offsets:

@@ -32,6 +32,7 @@ from pluto_dist.core.values.backend import (
 from pluto_dist.core.values.ids import RunRef
 from pluto_dist.core.values.lifecycle import Target
 from pluto_dist.secret import Secret
+from pluto_dist.spool.sources import Source
 from tests.adapters.backend_contract import DATA, LINE, METRIC, BackendContract, cut, opened
 from tests.pluto_server.clock import Clock
 from tests.pluto_server.server import PlutoServer
@@ -512,10 +513,10 @@ class TestPlutoBackend(BackendContract):
         assert isinstance(urls, tuple)
         http = Http()
         with pytest.raises(OSError, match="4 bytes shorter"):
-            http.put(urls[0], path, 9)
+            http.put(urls[0], Source(str(path), 9).pieces(), 9)
         assert rig.operator.objects() == {}
         for size, stored in ((3, b"byt"), (0, b""), (5, b"bytes")):
-            assert isinstance(http.put(urls[0], path, size), Answer)
+            assert isinstance(http.put(urls[0], Source(str(path), size).pieces(), size), Answer)
             assert list(rig.server.state.objects.objects.values()) == [stored]
         http.close()
 

@@ -27,6 +27,7 @@ import typer.main
 import pluto_dist
 from pluto_dist import errors
 from pluto_dist.cli.main import app
+from pluto_dist.client import topics
 from pluto_dist.core.values import backend, document, lifecycle, messages
 from pluto_dist.host import settings
 from tests.documents.pages import CHECKOUT, anchor_of, read
@@ -87,6 +88,7 @@ def api() -> str:
         _function(f"pluto_dist.{name}", verbs[name]) for name in (*order, *sorted({*verbs} - {*order}))
     ]
     sections.append(_class("pluto_dist.Run", classes.pop("Run"), members=True))
+    sections += [_given(kind) for kind in (topics.Checkpoint, topics.Item, topics.Subscription)]
     sections += [_class(f"pluto_dist.{name}", kind) for name, kind in classes.items()]
     return "\n".join(sections)
 
@@ -319,6 +321,13 @@ def _class(name: str, kind: Any, *, members: bool = False) -> str:
         text.append(table(("property", "meaning"), rows))
         text += [_function(f"run.{each}", found, 3) for each, found in methods.items()]
     return "\n".join(text)
+
+
+def _given(kind: Any) -> str:
+    """A class whose objects users get and never make."""
+    own = {each: found for each, found in vars(kind).items() if not each.startswith("_")}
+    methods = (_function(f"{kind.__name__.lower()}.{each}", found, 3) for each, found in own.items())
+    return "\n".join([f"## `{kind.__name__}`\n", docstring(kind.__doc__ or ""), *methods])
 
 
 def docstring(text: str) -> str:

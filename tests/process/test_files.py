@@ -185,6 +185,41 @@ def test_an_uploader_beside_a_training_loses_no_byte_when_the_coordinator_is_kil
     assert served.remote("job")["logNames"]["checkpoint"] == "ARTIFACT"
 
 
+def test_large_files_are_not_copied_and_what_became_of_them_is_told(served: Served) -> None:
+    """G3, G4: deleted, rotated away, written to, replaced, while the server is down."""
+    script = served.start(
+        """
+        run = pluto.init(run_id="large", settings={"exit_wait_s": 1})
+        tell("ready")
+        hear()
+        for name in ("deleted", "rotated", "written", "kept"):
+            open(name, "wb").write(name.encode() * 1000)
+            run.log({name: pluto.Artifact(name)}, step=0)
+        os.unlink("deleted")
+        open("new", "wb").write(b"else")
+        os.rename("new", "rotated")
+        open("written", "ab").write(b"more")
+    """,
+        env={"PLUTO_DIST_FILES_COPY": "100"},
+    )
+    script.expect("ready")
+    served.cut_off()
+    script.say()
+    assert script.wait() == 0
+    served.back()
+    assert served.ended_remotely("large")["status"] == "COMPLETED"
+    held = {name: [sha(name.encode() * 1000)] for name in ("deleted", "rotated", "kept")}
+    wait_until(lambda: uploaded(served, "large") == held, "what the second link has held")
+    document = wait_until(lambda: (found := served.document("large"))["rejected"] and found, "the other one")
+    assert document["rejected"] == 1
+    (why,) = (event["detail"]["why"] for event in document["events"] if event["name"] == "file_set_aside")
+    assert why.startswith(
+        f"{served.store.parent}/written was changed (it had 7,000 bytes when it was logged, and"
+    )
+    assert "written was changed" in served.cli("show", "large")
+    assert look(served.store, "runs/*/rejected/*") == []
+
+
 def test_two_participants_with_one_name_get_two_series_of_files(served: Served) -> None:
     """G10, R7"""
     owner = served.start("""
@@ -294,20 +329,21 @@ def test_without_room_a_file_is_dropped_counted_and_told_and_training_goes_on(no
 
 
 def test_files_leave_room_on_the_disk_for_records(node: Node) -> None:
-    """G4: a checkpoint that would fill the disk is dropped, before records have to be."""
+    """G4: content that would fill the disk is dropped, before records have to be; a file is where it is."""
     if not node.mount("size=160m"):
         pytest.skip("tmpfs cannot be mounted here")
     node.set(PLUTO_DIST_FILES_QUOTA="1G")
     script = node.start("""
         run = pluto.init(run_id="full")
         open("large", "wb").truncate(60 << 20)
-        run.log({"large": pluto.File("large")}, step=0)
+        run.log({"large": pluto.File("large"), "bytes": pluto.Artifact(bytes(60 << 20))}, step=0)
         log(run, {"loss": 1.0}, 1)
     """)
     assert script.wait() == 0
     assert node.ended("full")["dropped"] == 1
     assert node.lost("full") == []
     assert "kept for records" in script.stderr
+    assert [path.stat().st_size for path in kept(node)] == [60 << 20]
 
 
 def test_files_of_a_node_that_is_gone_are_in_the_store_and_there_after_sync(served: Served) -> None:

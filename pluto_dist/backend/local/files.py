@@ -1,28 +1,29 @@
 """Logged files in the store.
 
     runs/<key>/files/<log name>/<file name>     of local Runs, and of what a server has not taken yet
+    objects/<two digits>/<SHA-256>              contents of local Runs' files, of which those are links
     runs/<key>/rejected/<file name>             of records that were set aside
 
-The log name is the one under which the file was logged, not the final one: then a line tells the place,
-whoever reads it. File names are unique, so two participants do not meet there.
+The log name is the one under which the file was logged, not the final one: so every reader finds the place by
+the line alone. File names are unique, so files of two participants do not collide there.
 """
 
 from __future__ import annotations
 
 import contextlib
 import glob
+import hashlib
 import os
-import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
-from pluto_dist.backend.local.store import Store, safe_name, sync_folder
+from pluto_dist.backend.local.store import Store, safe_name, sync_folder, write_all
 from pluto_dist.spool.file_lines import FileLine, encode_line, read_line, storable
 from pluto_dist.spool.names import parse_segment, stream_kind
 from pluto_dist.spool.reader import records
-
-PIECE = 1 << 20
+from pluto_dist.spool.sources import ChangedError, Source, source_of
 
 
 def place_of(store: Store, key: str, line: FileLine) -> Path:
@@ -31,23 +32,36 @@ def place_of(store: Store, key: str, line: FileLine) -> Path:
 
 
 def relative_place(line: FileLine) -> str:
-    """The same as seen from the Run's folder."""
+    """`place_of`, relative to the Run's folder."""
     return "/".join(("files", *map(safe_name, storable(line.log_name).split("/")), safe_name(line.file_name)))
 
 
-def keep(store: Store, key: str, line: bytes) -> bool:
+def keep(store: Store, key: str, line: bytes) -> str | None:
     """Puts the file of a line, whose path is absolute, into the store; repeating it changes nothing.
 
     Returns:
-        Whether the store has it; False if the file is gone, or the line names none.
+        Its SHA-256, "" if the store had it before; None if the file is gone, or the line names none.
+
+    Raises:
+        ChangedError: the user's file is not what was logged any more.
+        OSError: the store could not take it; no part of it stays.
+    """
+    found = read_line(line)
+    if found is None or not Path(found.path).is_absolute():
+        return None
+    return _taken_in(store, source_of(found), place_of(store, key, found))
+
+
+def keep_copy(store: Store, key: str, line: bytes) -> None:
+    """Copies the file of an undelivered line into the store; one that is only a reference stays where it is.
 
     Raises:
         OSError: the store could not take it; no part of it stays.
     """
     found = read_line(line)
-    if found is None or not Path(found.path).is_absolute():
-        return False
-    return _copied(Path(found.path), place_of(store, key, found))
+    if found is not None and Path(found.path).is_absolute() and (found.seen is None or found.linked):
+        with contextlib.suppress(ChangedError, FileNotFoundError):  # its delivery says so, or has been
+            _copied(source_of(found), place_of(store, key, found))
 
 
 def set_aside(store: Store, key: str, line: bytes) -> None:
@@ -58,15 +72,31 @@ def set_aside(store: Store, key: str, line: bytes) -> None:
     """
     found = read_line(line)
     if found is not None and Path(found.path).is_absolute():
-        _copied(Path(found.path), store.run(key) / "rejected" / safe_name(found.file_name))
+        with contextlib.suppress(ChangedError, FileNotFoundError):
+            _copied(source_of(found), store.run(key) / "rejected" / safe_name(found.file_name))
 
 
-def located(store: Store, key: str, line: bytes) -> bytes:
-    """The line with the absolute path of its file in the store."""
+def located(store: Store, key: str, line: bytes, *, trusted: bool = False) -> bytes:
+    """The line with the absolute path of its file in the store.
+
+    Args:
+        store, key, line: of which Run.
+        trusted: the line was written by this user, so a file of the user's that it names may be read.
+    """
     found = read_line(line)
     if found is None:
         return line
-    return encode_line(msgspec.structs.replace(found, path=str(place_of(store, key, found))))
+    place = place_of(store, key, found)
+    if found.seen is not None:
+        try:
+            now = place.stat()
+        except OSError:
+            if trusted and not found.linked and found.source.startswith("/"):
+                return encode_line(msgspec.structs.replace(found, path=found.source))
+        else:
+            if (now.st_ino, now.st_dev) != (found.seen.inode, found.seen.device):  # a copy, nobody's but ours
+                found = msgspec.structs.replace(found, seen=None)
+    return encode_line(msgspec.structs.replace(found, path=str(place)))
 
 
 def remove_segment(store: Store, key: str, lease_id: str, segment: str) -> None:
@@ -84,37 +114,90 @@ def remove_segment(store: Store, key: str, lease_id: str, segment: str) -> None:
     store.remove_segment(key, lease_id, segment)
 
 
-def _copied(source: Path, target: Path) -> bool:
+def _taken_in(store: Store, source: Source, target: Path) -> str | None:
+    """Takes a content into the store, once however many names it has; returns as `keep`."""
     if target.exists():
-        return True
-    if not source.is_file():
-        return False
+        return ""
+    with _draft_of(target) as draft:
+        try:
+            digest = _own_copy(source, draft)
+        except FileNotFoundError:  # delivered and removed in this instant
+            if Path(source.path).exists():
+                raise
+            return None
+        _shared(store.object(digest), draft)
+        draft.replace(target)
+    sync_folder(target.parent)
+    return digest
+
+
+def _copied(source: Source, target: Path) -> None:
+    """Copies a content; on one filesystem by a link, which `located` tells from a copy."""
+    if target.exists():
+        return
+    source.check()
+    with _draft_of(target) as draft:
+        try:
+            os.link(source.path, draft)
+        except OSError:
+            _written(source, draft)
+        draft.replace(target)
+    sync_folder(target.parent)
+
+
+@contextlib.contextmanager
+def _draft_of(target: Path) -> Iterator[Path]:
+    """A temporary name beside the target; whatever still has it afterwards is deleted."""
     target.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
     for left in target.parent.glob(f".{glob.escape(target.name)}.*.part"):  # its coordinator was killed
         left.unlink(missing_ok=True)
     draft = target.with_name(f".{target.name}.{os.urandom(8).hex()}.part")
     try:
-        _copy(source, draft)
-        draft.replace(target)
-    except FileNotFoundError:  # delivered and removed in this instant
-        if source.exists():
-            raise
-        return False
+        yield draft
     finally:
         draft.unlink(missing_ok=True)
-    sync_folder(target.parent)
-    return True
 
 
-def _copy(source: Path, draft: Path) -> None:
-    """A link where store and spool are on one filesystem: a blob is never changed."""
+def _own_copy(source: Source, draft: Path) -> str:
+    """Makes the draft a file that does not change any more, a link to a blob if possible; its SHA-256."""
+    if source.seen is not None:
+        return _written(source, draft)
     try:
-        os.link(source, draft)
+        os.link(source.path, draft)
     except OSError:
-        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(fd, "wb") as target, source.open("rb") as content:
-            shutil.copyfileobj(content, target, PIECE)
-    fd = os.open(draft, os.O_RDONLY | os.O_CLOEXEC)
+        return _written(source, draft)
+    digest = source.sha256()
+    _synced(draft)
+    return digest
+
+
+def _written(source: Source, draft: Path) -> str:
+    digest = hashlib.sha256()
+    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "wb", buffering=0) as target:
+        for piece in source.pieces():
+            digest.update(piece)
+            write_all(target.fileno(), piece)
+        os.fsync(target.fileno())
+    return digest.hexdigest()
+
+
+def _shared(kept: Path, draft: Path) -> None:
+    """Makes draft and object one file; on a filesystem without links the store has the draft only."""
+    with contextlib.suppress(OSError):
+        kept.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
+        try:
+            os.link(draft, kept)
+        except FileExistsError:
+            before, now = kept.stat(), draft.stat()
+            if before.st_size == now.st_size and before.st_ino != now.st_ino:  # else it is that file already
+                second = draft.with_name(f"{draft.name[:-5]}2.part")
+                os.link(kept, second)
+                second.replace(draft)
+
+
+def _synced(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
     finally:
@@ -122,7 +205,7 @@ def _copy(source: Path, draft: Path) -> None:
 
 
 def _remove(root: Path, path: Path) -> None:
-    """The file, and the folders above it that are empty then."""
+    """Deletes the file, and the folders above it that are empty then."""
     path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # other files are left
         while (path := path.parent).is_relative_to(root):

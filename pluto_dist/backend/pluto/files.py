@@ -1,19 +1,17 @@
-"""Files: an upload address is asked for once, then the bytes go to object storage.
+"""Uploads of files in two steps: an upload address from the server, then the bytes to object storage.
 
-Asking has an effect that a repeat shows: the server adds a metadata row each time, whether or not bytes
-follow. Uploading has none: the same object is written again. So an address stays with its line until the
-upload succeeded, over all tries; only one that storage refuses is asked for again, and counted.
+A repeat of the first step is seen: the server adds a metadata row each time, whether or not bytes follow. A
+repeat of the second is not: the same object is written again. So an address is kept with its line, in a
+`UrlBook`, until the upload succeeded, over all tries; only one that storage refuses is asked for again, and
+counted.
 
-The book in memory forgets with the process: a coordinator that dies between both steps asks again after its
-restart. That is the unknown outcome which its intent has recorded (G6).
-
-Where upload addresses stay between asking for them and using them.
+The book is in memory: a coordinator that dies between both steps asks again after its restart. That is the
+unknown outcome which its intent has recorded (G6).
 """
 
 from __future__ import annotations
 
 import hashlib
-import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -35,12 +33,13 @@ from pluto_dist.backend.pluto.guard import clean
 from pluto_dist.backend.pluto.http import Http
 from pluto_dist.core.values.backend import BackendRun, Delivered, Outcome, Rejected, Retry, Unknown
 from pluto_dist.spool.file_lines import FileLine, read_line, storable
+from pluto_dist.spool.sources import ChangedError, Source, source_of
 
 LIFE_S = 3600.0  # the server signs addresses for an hour
 
 
 class Slot(msgspec.Struct, frozen=True):
-    """What is known of one file's upload.
+    """State of one file's upload.
 
     Attributes:
         url: the address; "" if the file needs one.
@@ -62,7 +61,7 @@ class Slot(msgspec.Struct, frozen=True):
         return not (self.url or self.done)
 
     def refused(self, now_s: float) -> Slot:
-        """What storage's refusal makes of it.
+        """The slot after storage has refused its address.
 
         A refused address is replaced once, since storage does not say why it refuses. If the new one is
         refused too, age was not the reason, and asking again each time would only add metadata rows: it
@@ -77,15 +76,15 @@ class UrlBook(Protocol):
     """Keeps slots by a token that stands for Run and line."""
 
     def get(self, token: str) -> Slot | None:
-        """What was kept."""
+        """The slot that was kept, None without one."""
         ...
 
     def put(self, token: str, slot: Slot) -> None:
-        """Keeps it."""
+        """Keeps a slot."""
         ...
 
     def forget(self, token: str) -> None:
-        """The file's batch is delivered."""
+        """Drops a slot whose file's batch is delivered."""
         ...
 
 
@@ -96,15 +95,12 @@ class MemoryUrlBook:
         self._slots: dict[str, Slot] = {}
 
     def get(self, token: str) -> Slot | None:
-        """See `UrlBook`."""
         return self._slots.get(token)
 
     def put(self, token: str, slot: Slot) -> None:
-        """See `UrlBook`."""
         self._slots[token] = slot
 
     def forget(self, token: str) -> None:
-        """See `UrlBook`."""
         self._slots.pop(token, None)
 
 
@@ -114,7 +110,7 @@ GONE = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionErro
 
 
 class Row(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
-    """The metadata row the server is sent."""
+    """The metadata row of a file, as the server wants it."""
 
     file_name: str
     file_type: str
@@ -132,7 +128,7 @@ class Expired(msgspec.Struct, frozen=True):
 
 
 class NameRefused(msgspec.Struct, frozen=True):
-    """Storage does not take an object of this name."""
+    """Storage refuses the name of the object."""
 
     reason: str
 
@@ -141,7 +137,7 @@ class Upload(msgspec.Struct, frozen=True):
     """A file on its way."""
 
     token: str
-    path: Path
+    source: Source
     row: Row
 
 
@@ -196,12 +192,12 @@ class Files:
         found = _match(rows, urls)
         return found if len(found) == len(rows) else Unknown("the answer has not one address for each file")
 
-    def put(self, url: str, path: Path) -> Outcome | Expired | NameRefused:
+    def put(self, url: str, source: Source) -> Outcome | Expired | NameRefused:
         """Uploads one file to its address; may be repeated."""
         try:
-            result = self._http.put(as_signed(url), path, path.stat().st_size)
-        except OSError as fault:
-            return _unreadable(path, fault)
+            result = self._http.put(as_signed(url), source.pieces(), source.size)
+        except (ChangedError, OSError) as fault:
+            return _unreadable(source, fault)
         if isinstance(result, Answer) and is_expired(result):
             return Expired()
         if isinstance(result, Answer) and is_name_refused(result):
@@ -229,7 +225,7 @@ class Files:
         slot = self._slot(upload)
         if slot.done:
             return Delivered()
-        outcome = self.put(slot.url, upload.path)
+        outcome = self.put(slot.url, upload.source)
         if isinstance(outcome, Expired):
             self._book.put(upload.token, slot.refused(self._wall()))
             return Retry(f"storage refuses the upload address of {upload.row.file_name}")
@@ -255,18 +251,15 @@ def upload_of(run: BackendRun, line: bytes) -> Upload | Rejected | Retry:
     fields = read_line(line)
     if fields is None:
         return Rejected(f"no line of a file: {line[:200].decode(errors='replace')}")
-    path = Path(fields.path)
-    if not path.is_absolute():
+    if not Path(fields.path).is_absolute():
         return Rejected("the line names no file of its lease")
+    source = source_of(fields)
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            return Rejected(f"{path} is no regular file")
-        path.open("rb").close()
-    except OSError as fault:
-        return _unreadable(path, fault)
+        source.check()
+    except (ChangedError, OSError) as fault:
+        return _unreadable(source, fault)
     token = hashlib.blake2s(b"%d %s" % (run.id, line)).hexdigest()
-    return Upload(token, path, _row(fields, status.st_size))
+    return Upload(token, source, _row(fields, source.size))
 
 
 def _row(line: FileLine, size: int) -> Row:
@@ -284,7 +277,7 @@ def _row(line: FileLine, size: int) -> Row:
 
 
 def _parts(uploads: Sequence[Upload]) -> Iterator[list[Upload]]:
-    """In requests that the server takes."""
+    """The uploads in parts, each small enough for one request."""
     part: list[Upload] = []
     length = 0
     for upload in uploads:
@@ -314,6 +307,8 @@ def as_signed(url: str) -> str:
     return urlunsplit(parts._replace(path=path))
 
 
-def _unreadable(path: Path, fault: OSError) -> Rejected | Retry:
-    reason = f"{path} cannot be read: {fault.strerror or fault}"
+def _unreadable(source: Source, fault: ChangedError | OSError) -> Rejected | Retry:
+    if isinstance(fault, ChangedError):
+        return Rejected(str(fault))
+    reason = f"{source.path} cannot be read: {fault.strerror or fault}"
     return Rejected(reason) if isinstance(fault, GONE) else Retry(reason)

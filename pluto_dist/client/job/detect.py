@@ -31,7 +31,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from pluto_dist.client.job.ranks import RANK_VARIABLES, Coordinates, FamilyName, place_in_group, read_ranks
-from pluto_dist.core.values.ids import Identity, Job
+from pluto_dist.core.values.ids import Identity, Job, Scheduled
 
 # What `ancestors.py` reads of a process's environment, and nothing else.
 LAUNCH_VARIABLES = RANK_VARIABLES | {"PYTEST_CURRENT_TEST"}
@@ -43,7 +43,11 @@ _NO_LAUNCHERS = frozenset(
     | {"init", "systemd", "tini", "dumb-init", "docker-init", "catatonit", "launchd", "sshd", "cron", "tmux"}
 )
 # The ones that run one job each: their identity alone tells two launches apart.
-_ONE_JOB_LAUNCHERS: frozenset[FamilyName] = frozenset({"torchelastic", "openmpi", "pmix", "pmi", "slurm"})
+_ONE_JOB_LAUNCHERS: frozenset[FamilyName] = frozenset(
+    {"torchelastic", "openmpi", "pmix", "pmi", "slurm", "submitit"}
+)
+# They start one and the same task again.
+_RESTARTING: frozenset[FamilyName] = frozenset({"torchelastic", "submitit"})
 _PLAIN_ID = re.compile(r"[A-Za-z0-9._-]{1,200}")  # fits the server, file names and people
 
 
@@ -121,7 +125,7 @@ def detect(
         launcher: it is `pluto-dist run`: on one of the nodes, and no rank.
     """
     place, warnings = read_ranks(env)
-    if place is not None and place.world_size == 1 and place.family.name != "torchelastic":
+    if place is not None and place.world_size == 1 and place.family.name not in _RESTARTING:
         place = None  # no peers to find; and one task is often a shell that starts many programs
     place = _in_group(process, place, env)
     own_key = _key(process.identity, process.identity, env, nth_init)
@@ -133,13 +137,23 @@ def detect(
             nobody = {"rank": None, "local_rank": None, "world_size": None, "launcher": None}
             job = msgspec.structs.replace(job, key=own_key, **nobody)
     return Surroundings(
-        job=job,
+        job=msgspec.structs.replace(job, scheduled=_scheduled(env)),
         family=place.family.name if place else None,
         ancestors=tuple(each.identity for each in ancestors),
         parents=_parents(process, ancestors),
         notebook=process.notebook,
         warnings=warnings,
     )
+
+
+def _scheduled(env: Mapping[str, str]) -> Scheduled | None:
+    """SLURM gives a job that it puts back into the queue the same number and counts its restarts."""
+    number, restarts = env.get("SLURM_JOB_ID", "").strip(), env.get("SLURM_RESTART_COUNT", "").strip()
+    if not number:
+        return None
+    cluster = env.get("SLURM_CLUSTER_NAME", "").strip()
+    counted = int(restarts) if restarts.isascii() and restarts.isdecimal() and len(restarts) <= 10 else 0
+    return Scheduled(" ".join(filter(None, ("slurm", cluster, number))), counted)
 
 
 def is_rank(env: Mapping[str, str]) -> bool:

@@ -12,7 +12,9 @@ from typing import Literal
 
 import msgspec
 
-FamilyName = Literal["torchelastic", "env", "node", "openmpi", "pmix", "pmi", "slurm", "script", "group"]
+FamilyName = Literal[
+    "torchelastic", "env", "node", "openmpi", "pmix", "pmi", "slurm", "script", "group", "submitit"
+]
 
 _HIGHEST_STEP = 0xFFFFFFF0  # above it SLURM numbers batch scripts, extern steps and interactive shells
 _STEPS_WITHOUT_RANKS = ("batch", "extern", "interactive")
@@ -97,6 +99,16 @@ FAMILIES = (
         ("SLURM_NODEID",),
         ("SLURM_STEP_NUM_NODES", "SLURM_JOB_NUM_NODES", "SLURM_NNODES"),
         needs=("SLURM_STEP_ID",),
+    ),
+    # its local executor, which starts a task again that asks for it; on a cluster SLURM gives the ranks
+    Family(
+        "submitit",
+        "SUBMITIT_LOCAL_GLOBALID",
+        ("SUBMITIT_LOCAL_NTASKS",),
+        ("SUBMITIT_LOCAL_LOCALID",),
+        ("SUBMITIT_LOCAL_NODEID",),
+        ("SUBMITIT_LOCAL_JOB_NUM_NODES",),
+        needs=("SUBMITIT_LOCAL_JOB_ID",),
     ),
     # a script that starts its own peers and is rank 0 itself (Lightning); on one node, since without RANK a
     # second node's ranks cannot be numbered

@@ -1,6 +1,6 @@
-"""What this node knows of a Run's folder in the cluster store, and how it stays up to date.
+"""Lookout: a copy of a Run's folder in the cluster store, kept up to date.
 
-The list is the truth, the watch is a hint: for each part of the folder that matters a list comes first, then
+A list is the truth, a watch is a hint: for each part of the folder that matters a list comes first, then
 watches that continue it, then, after a quiet while, a list again.
 """
 
@@ -31,7 +31,7 @@ REFUSED_AGAIN_S = 15.0
 
 
 class _Part(msgspec.Struct):
-    """One prefix: what is under way, and when it may be looked at again."""
+    """One prefix: the list or watch under way, and when the next one may follow."""
 
     listing: bool = False
     watching: bool = False
@@ -51,7 +51,7 @@ class Lookout:
 
     Attributes:
         items: what is known, by full key.
-        was_reset: the engine was emptied; the caller takes note and clears it.
+        was_reset: the engine was emptied; the caller sets it back to False.
     """
 
     def __init__(self, context: Context, run: str, address: ClusterAddress, folder: str) -> None:
@@ -87,13 +87,13 @@ class Lookout:
                 self._context.emit(ListCluster(run=self._run, address=self._address, prefix=prefix))
 
     def again(self) -> None:
-        """Something is not certain: everything is listed again, at once."""
+        """Has everything listed again at once, because a change may have been missed."""
         for part in self._parts.values():
             part.again, part.not_before = True, 0.0
 
     @property
     def behind(self) -> bool:
-        """Whether something is to be read before anything is decided."""
+        """Whether a list is still to come, so that nothing may be decided yet."""
         return any(part.again or part.listing for part in self._parts.values())
 
     def knows(self, name: str) -> bool:
@@ -136,11 +136,11 @@ class Lookout:
         return tuple(key for key, found in event.result.items.items() if self._put(key, found))
 
     def written(self, key: str, value: bytes | None, version: int) -> None:
-        """An own change is known before a watch tells of it."""
+        """Puts in a change of our own, before a watch reports it."""
         self._put(key, None if value is None else Versioned(value, version))
 
     def below(self, name: str) -> dict[str, Versioned]:
-        """What is known below a part, by the rest of its key."""
+        """Values below a part, by the rest of their keys."""
         start = self._folder + name
         return {key[len(start) :]: found for key, found in self.items.items() if key.startswith(start)}
 
@@ -171,7 +171,10 @@ class Lookout:
         return (*gone, *changed)
 
     def _put(self, key: str, found: Versioned | None) -> bool:
-        """A watch may tell of what a list has shown already; an old deletion is mended by the next list."""
+        """Puts one value, unless a newer one is known: a watch may report what a list has shown already.
+
+        A deletion has no version, so an old one may win until the next list.
+        """
         known = self.items.get(key)
         if found is None:
             return self.items.pop(key, None) is not None

@@ -1,11 +1,11 @@
-"""One Run of several nodes, as one of them takes part in it.
+"""A Run of several nodes, as one of them takes part in it through the cluster store.
 
-Whatever this node has to say is a difference between what it knows and what is in the cluster store; one
-change is under way at a time, and after any answer that is not certain the folder is read again. So a lost
-answer, a restart of the coordinator or a store that was away only means that the difference is written later.
+What this node writes is always a difference between what it knows and what is in the store. One change is in
+flight at a time, and after an answer that is not certain the folder is read again. So a lost answer, a
+restart of the coordinator or a store that was away only means that the difference is written later.
 
-The order of writing is the order of `STEPS`: a node is there before it speaks, evidence is stored before the
-node says that this was all, and a verdict is stored before the Run has ended anywhere.
+The order of writing is the order of `STEPS`: a node is present before it writes anything else, its evidence
+is stored before the note that this was all, and a verdict is stored before the Run has ended on any node.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pluto_dist.core.rules.offsets import Offset, read_ours, read_theirs
 from pluto_dist.core.rules.participants import node_name
 from pluto_dist.core.rules.reports import by_node, decoded, last_words, report_of, takes_part
 from pluto_dist.core.rules.seat import Claim, Follow, SeatView, may_act, plan
-from pluto_dist.core.rules.verdict import members_of, pieces_of
+from pluto_dist.core.rules.verdict import pieces_of
 from pluto_dist.core.values.cluster import (
     Heard,
     Judgement,
@@ -64,11 +64,11 @@ _encode = msgspec.json.Encoder().encode
 
 
 class SharedRun:
-    """See the module's docstring.
+    """This node's part in one Run of several nodes.
 
     Args:
         context: of the coordinator.
-        run: with a cluster store.
+        run: a Run with a cluster store.
         memberships: this node's leases.
         node, generation: of this coordinator.
     """
@@ -107,7 +107,7 @@ class SharedRun:
     # --- answers ------------------------------------------------------------------------------------------
 
     def listed(self, event: ClusterListed) -> None:
-        """A list was answered."""
+        """Takes the answer to a list."""
         found = self._lookout.listed(event)
         if isinstance(found, str):
             self._memberships.silent(self._address, found)
@@ -116,11 +116,11 @@ class SharedRun:
         self._read(found, event.read_at)
 
     def seen(self, event: ClusterSeen) -> None:
-        """A watch has something to say, or nothing."""
+        """Takes what a watch reports."""
         self._read(self._lookout.seen(event), event.read_at)
 
     def written(self, event: ClusterWritten) -> None:
-        """A change was answered. What is not certain is read back before anything else is written."""
+        """Takes the answer to a change; an uncertain one is read back before anything else is written."""
         asked, self._writing = self._writing, None
         if asked is None or asked.token != event.token:
             self._writing = asked
@@ -152,7 +152,7 @@ class SharedRun:
 
     @property
     def document(self) -> RunDocument | None:
-        """What the nodes know of the Run; None if there is nothing, or it has not been read."""
+        """The run document; None if there is none, or it has not been read."""
         found = self._lookout.get("run")
         if found is None:
             return None
@@ -162,12 +162,12 @@ class SharedRun:
 
     @property
     def knows(self) -> bool:
-        """Whether the store was read at all."""
+        """Whether the run document was looked for in the store."""
         return self._lookout.knows("run")
 
     @property
     def mine(self) -> bool:
-        """Whether the seat is this coordinator's, as far as it knows; its lease is another question."""
+        """Whether the run document gives this coordinator the seat, be its lease valid or not."""
         document = self.document
         seat = document.seat if document is not None else None
         return seat is not None and (seat.node, seat.generation) == (self._node, self._generation)
@@ -211,7 +211,7 @@ class SharedRun:
         return document is not None and document.ended is not None and document.sent
 
     def fence(self, run: Run) -> Fence | None:
-        """What a status of this Run has to carry now; None if it must not be sent."""
+        """The fence that a status of this Run has to carry now; None if it must not be sent."""
         document = self.document
         until = may_act(self._view(run, ()), self._context.now.at)
         if until is not None and document is not None:
@@ -221,7 +221,7 @@ class SharedRun:
         return None
 
     def last_resort(self) -> Verdict | None:
-        """The verdict of this node alone, where the store is away and silence would fail a good Run."""
+        """The verdict of this node alone, if the store is away and the server would fail a silent Run."""
         if self._over is None or not self._last_resort_is_due():
             return None
         verdict = self._over[2].verdict
@@ -234,7 +234,7 @@ class SharedRun:
         )
 
     def safe(self) -> bool:
-        """Whether the others will know what this node knows when everything here is gone."""
+        """Whether the store has all that the other nodes need, if everything on this node is killed now."""
         if self._over is None or self._end_key() in self._done or self.stored() is not None:
             return True
         document = self.document  # it may have been decided without this node, which came late
@@ -248,7 +248,7 @@ class SharedRun:
         return self._context.now.at >= max(self._over[1], away_since) + LAST_RESORT_S
 
     def expects_more(self) -> bool:
-        """Whether this coordinator has something to do for the Run although everybody here has ended."""
+        """Whether this coordinator has something to do for the Run although all processes here have ended."""
         since = self._over[1] if self._over is not None else self._asked_at
         if self._context.now.at > since + KEEPS_TRYING_S:
             return False
@@ -279,7 +279,13 @@ class SharedRun:
     # --- what this node has to say ------------------------------------------------------------------------
 
     def over(self, run: Run, members: tuple[Member, ...], verdict: Verdict | None, *, settled: bool) -> None:
-        """All members here have ended, or the owner's time is up; `verdict` is the owner's node's alone."""
+        """Notes the end of the round on this node: all members have ended, or the owner's grace is over.
+
+        Args:
+            run, members: the Run and its members here.
+            verdict: what follows from this node alone, on the owner's node; else None.
+            settled: no evidence of other nodes changes it.
+        """
         if self._over is not None and self._over[0] == run.epoch:
             return
         owner = next((member for member in members if member.lease_id == run.owner), None)
@@ -298,7 +304,7 @@ class SharedRun:
         self._over = (run.epoch, self._context.now.at, end)
 
     def advance(self, run: Run, members: tuple[Member, ...]) -> None:
-        """Looks where it has to, and writes the next thing that the store does not have."""
+        """Keeps the copy of the folder up to date, and writes the next thing that the store does not have."""
         self._next_at = []
         if self._over is not None and self._over[0] != run.epoch:
             self._over = None
@@ -326,7 +332,7 @@ class SharedRun:
                 return
 
     def _be_present(self, _run: Run, _members: tuple[Member, ...]) -> bool:
-        """Its presence, once under each lease."""
+        """Writes this node's presence, once under each lease."""
         if self._present_under == self.lease.serial:
             return False
         self._present_under = self.lease.serial
@@ -348,7 +354,7 @@ class SharedRun:
         return False
 
     def _store_pieces(self, run: Run, members: tuple[Member, ...]) -> bool:
-        """Each piece of evidence, made once."""
+        """Writes each piece of evidence, once."""
         for piece in self._pieces(run, members) if self._round else ():
             name = f"ev/{self._round}/{self._node}/{piece.lease_id}-{piece.number}"
             if self._folder + name not in self._done:
@@ -356,7 +362,7 @@ class SharedRun:
         return False
 
     def _show_node(self, run: Run, members: tuple[Member, ...]) -> bool:
-        """Who writes here; when something changed, each minute, and while clocks are measured."""
+        """Writes this node's document: when it has changed, each minute, and while clocks are measured."""
         now, shown = self._context.now.at, self._shown
         document = self._node_document(run, members)
         if shown is not None and _steady(document) == _steady(shown):
@@ -376,7 +382,7 @@ class SharedRun:
         return self._write(f"end/{self._round}/{self._node}", end, expect=ABSENT)
 
     def _store_verdict(self, run: Run, members: tuple[Member, ...]) -> bool:
-        """Made once, while the seat is this coordinator's and its lease is safe."""
+        """Writes the verdict of the round, once, while this coordinator has the seat and a safe lease."""
         document, found = self.document, self._lookout.get("run")
         if document is None or found is None or self._verdict_in(document) is not None:
             return False
@@ -407,7 +413,7 @@ class SharedRun:
         return self._write(f"verdict/{document.round}", stored, expect=ABSENT, while_=guard)
 
     def _show_run(self, run: Run, _members: tuple[Member, ...]) -> bool:
-        """The run document as it should be; only the seat writes it."""
+        """Writes the run document when it has changed; only the seat does."""
         document = self.document
         if document is None or not self.mine or not self._lookout.knows("state/"):
             return False
@@ -426,7 +432,7 @@ class SharedRun:
         return self._write_run(wanted)
 
     def _leave(self) -> None:
-        """The Run has ended everywhere: what is known of it is kept for a while, by nobody's help."""
+        """Leaves a Run that has ended everywhere: has the engine delete its keys after a while."""
         if self._leaving:
             self._leaving = False
             keys = self._lookout.lasting()
@@ -435,7 +441,7 @@ class SharedRun:
     # --- documents ----------------------------------------------------------------------------------------
 
     def _of_round(self, run: Run, document: RunDocument) -> RunDocument:
-        """The document with what this coordinator knows better."""
+        """The run document, brought up to date by what this coordinator knows as the seat."""
         start, launch = self._start(run), _launch(run, self._book.leases_of(run.key))
         shown = self._lookout.decoded("state/", NodeDocument)
         owner = OwnerAt(self._node, start) if start else _owner_in(shown.values(), launch, run.attempt)
@@ -526,7 +532,7 @@ class SharedRun:
     # --- the round and the other nodes ----------------------------------------------------------------------
 
     def _start(self, run: Run) -> str:
-        """What tells this owner, and this start of its job, from every other; "" without an owner here."""
+        """Name of this owner and this start of its job, unlike any other; "" without an owner here."""
         if run.relay or run.owner is None or run.epoch == 0:
             return ""
         return f"{run.job_key}/{run.attempt}/{run.epoch}"
@@ -555,16 +561,14 @@ class SharedRun:
             return document.owner == OwnerAt(self._node, start)
         if not run.relay or run.epoch == 0 or (not run.ended and document.round <= run.round):
             return False
-        leases = self._book.leases_of(run.key)
-        launch = _launch(run, leases)
+        launch = _launch(run, self._book.leases_of(run.key))
         same = document.attempt == run.attempt and (not launch or document.launch == launch)
-        late = document.ended is not None and (
-            not launch or any(member.alive for member in members_of(run, leases))
-        )
+        living = any(member.alive for member in self._context.situation(run).members)
+        late = document.ended is not None and (not launch or living)
         return same and (document.round == self._round or not late)
 
     def _read(self, keys: tuple[str, ...], read_at: float) -> None:
-        """Documents that are new tell how far the clocks are apart."""
+        """Learns from new documents how far the clocks of the nodes are apart."""
         for key in keys:
             name = key.removeprefix(self._folder)
             if name == "run":
@@ -596,7 +600,7 @@ class SharedRun:
         self._offsets[node] = (document.boot_id, offset)
 
     def _notice_nodes(self) -> None:
-        """Which nodes are not there, and since when that is known."""
+        """Notes which nodes are absent, and since when that is known."""
         document = self.document
         known = set(self._lookout.below("state/")) | set(document.nodes if document is not None else ())
         known |= {document.seat.node} if document is not None and document.seat is not None else set()
@@ -607,7 +611,7 @@ class SharedRun:
                 self._gone_at.setdefault(node, self._context.now.at)
 
     def _notice_own_absence(self) -> None:
-        """The store has ended this node's lease before its time: it is known by the presence that is gone."""
+        """Finds that the store has ended this node's lease early, by its presence, which is gone."""
         own = self._folder + f"node/{self._node}"
         under = self._present_under == self.lease.serial and self.lease.valid_until is not None
         written = own in self._done and (self._writing is None or self._writing.key != own)
@@ -652,7 +656,7 @@ class SharedRun:
         return (*found, self._own_report(run, members, owner))
 
     def _own_report(self, run: Run, members: tuple[Member, ...], owner: str) -> NodeReport:
-        """This node itself: nothing of it is uncertain."""
+        """The report of this node itself, about which nothing is uncertain."""
         ended = self._over[2] if self._over is not None and self._end_key() in self._done else None
         shown = tuple(self._shown_member(member) for member in members)
         return NodeReport(
@@ -673,7 +677,7 @@ class SharedRun:
     def _view(self, run: Run, members: tuple[Member, ...]) -> SeatView:
         document = self.document
         seat = document.seat.node if document is not None and document.seat is not None else ""
-        members = members or members_of(run, self._book.leases_of(run.key))
+        members = members or self._context.situation(run).members
         alive = any(member.alive for member in members)
         failed = document is not None and document.ended is None and bool(self._pieces(run, members))
         start, launch = self._start(run), _launch(run, self._book.leases_of(run.key))
@@ -695,7 +699,7 @@ class SharedRun:
         )
 
     def _last_resort_is_due(self) -> bool:
-        """Where the store is away, the seat was this node's or nobody's, and nobody forbids it."""
+        """Whether this node may end the Run alone: the store is away, the seat its own or not known."""
         if self._address.strict or self._over is None or not self._over[2].owner:
             return False
         return (self.document is None or self.mine) and self.gives_up()
@@ -745,7 +749,7 @@ STEPS: tuple[Callable[[SharedRun, Run, tuple[Member, ...]], bool], ...] = (
 
 
 def _launch(run: Run, leases: tuple[Member, ...]) -> str:
-    """What all nodes of one launch call it; "" where nothing tells launches apart."""
+    """The name of the launch, the same on all its nodes; "" where nothing tells launches apart."""
     return next((lease.opened.job.launch for lease in leases if lease.opened.job.key == run.job_key), "")
 
 
@@ -756,7 +760,7 @@ def _owner_in(nodes: Iterable[NodeDocument], launch: str, attempt: int) -> Owner
 
 
 def _steady(document: NodeDocument) -> NodeDocument:
-    """Without what changes all the time."""
+    """The document without times, to see whether it has changed."""
     members = tuple(msgspec.structs.replace(member, step=0) for member in document.members)
     return msgspec.structs.replace(document, written_at=0.0, wall_ms=0, heard=None, members=members)
 
@@ -766,5 +770,5 @@ def _quiet(document: RunDocument) -> RunDocument:
 
 
 def _part(text: str) -> str:
-    """A piece of a key: a slash in it would begin another folder."""
+    """Text as one part of a key, with slashes escaped: one would begin another folder."""
     return text.replace("%", "%25").replace("/", "%2F")

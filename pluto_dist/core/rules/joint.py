@@ -1,6 +1,6 @@
-"""How a Run of several nodes ends: the evidence of all of them in one verdict.
+"""The verdict of a Run of several nodes, from the evidence of all of them.
 
-Pure: gets a report of each node, all times on the clock of whoever decides, and the time.
+Every node's report has its times on the clock of the seat, which decides.
 
     owner's node      others                         then
     ended             all ended                      verdict
@@ -90,7 +90,7 @@ def _somebody_works(
 def joint_verdict(
     owners: NodeReport | None, reports: Sequence[NodeReport], lost: Sequence[NodeReport]
 ) -> Verdict:
-    """One status of all evidence; that of the owner's node alone where nobody failed, or a person said it."""
+    """One status of all evidence; the owner's node alone decides where nothing failed or it is settled."""
     failures = _failures(reports, owners)
     own = owners.end.verdict if owners is not None and owners.end is not None else None
     if own is not None and owners is not None and owners.end is not None and owners.end.settled:
@@ -135,7 +135,7 @@ def _is_victim(piece: Piece) -> bool:
 
 
 def _unexplained(report: NodeReport) -> bool:
-    """Whether a lost node has members of which nobody knows how they ended."""
+    """Whether a lost node has members whose end is not known."""
     return report.open_members > 0 and all(_is_victim(piece) for piece in report.pieces)
 
 

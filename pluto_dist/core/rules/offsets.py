@@ -1,9 +1,10 @@
-"""How far the clocks of two nodes are apart, as an interval that the true value is in.
+"""Offset between the clocks of two nodes, as an interval that holds the true value.
 
-No clock is compared with another one; only messages tell. What a node wrote at `s` by its clock and was read
-here at `a` proves that mine - theirs <= a - s. What was written here at `t` and read there at `b` proves that
-mine - theirs >= t - b. Each bound holds for good, but for the drift of the clocks: it widens with its age. A
-few exchanges give a few milliseconds (seen: 7 to 10 ms over a cluster store that is written each second).
+Clocks cannot be compared directly; only messages bound their difference. What a node wrote at `s` by its
+clock and was read here at `a` proves that mine - theirs <= a - s. What was written here at `t` and read there
+at `b` proves that mine - theirs >= t - b. Each bound holds for good, but for the drift of the clocks: it
+widens with its age. A few exchanges give a few milliseconds (seen: 7 to 10 ms over a cluster store that is
+written each second).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the seat knows of each node, all times on its own clock: the input of `joint.judge`."""
+"""Reports: each node as the seat sees it, with all times on the seat's clock; the input of `joint.judge`."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def report_of(
     owner: bool,
     now: float,
 ) -> NodeReport:
-    """Another node, as its documents and the seat's knowledge of its clock show it."""
+    """One node by its documents, with their times converted by what is known of its clock."""
     apart = span(offset, now)
     found = tuple(_here(piece, apart) for piece in pieces)
     complete = end if end is not None and len(found) >= end.pieces else None
@@ -71,7 +71,7 @@ def report_of(
 
 
 def last_words(members: Iterable[MemberShown]) -> str:
-    """What the ranks of a node were last known to do."""
+    """The last known state of a node's ranks, for people."""
     told = [
         f"{f'rank {member.rank}' if member.rank is not None else member.label} (pid {member.pid}) "
         + (f"was at step {member.step}" if member.step else "had logged nothing yet")

@@ -30,19 +30,19 @@ REQUEST_S = 2.0  # a status that is sent now arrives by then, or never
 
 
 class SeatView(msgspec.Struct, frozen=True, kw_only=True):
-    """What a node knows when it decides.
+    """Facts on which a node decides about the seat.
 
     Attributes:
         document: None if there is none.
         node, generation: of this coordinator.
         valid_until: of its lease, None without one.
-        present: the seat's node is there.
+        present: the seat's node is in the store.
         gone_at: since when it is known not to be.
-        owns: the owner, or a claim that may own the Run, is here.
-        succeeds: so it is, and the document tells of an earlier start of the same job.
-        stands: there are members here, or there were and they failed, or a verdict lies there unsent.
-        rank: this node's in the job.
-        asked_at: since when there is something for the Run here.
+        owns: the owner, or a claim that may own the Run, is on this node.
+        succeeds: it is, and the document tells of an earlier start of the same job.
+        stands: this node has members, or had some that failed, or knows a verdict that was not sent.
+        rank: this node's rank in the job.
+        asked_at: since when this node has something for the Run.
     """
 
     document: RunDocument | None
@@ -63,20 +63,20 @@ class Hold(msgspec.Struct, frozen=True):
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """Try to take the seat now; `dead` is the node that must not be there, "" if none was."""
+    """Try to take the seat now; `dead` is the former seat's node, which must be absent, "" without one."""
 
     epoch: int
     dead: str = ""
 
 
 class Follow(msgspec.Struct, frozen=True):
-    """Another node has it, or may have it first; `until` is when to ask again at the latest."""
+    """Another node has the seat, or may claim it first; `until` is when to decide again at the latest."""
 
     until: float | None = None
 
 
 def plan(view: SeatView, now: float) -> Hold | Claim | Follow:
-    """What to do about the seat."""
+    """Whether to hold, claim or follow the seat, by the table above."""
     document = view.document
     seat = document.seat if document is not None else None
     if document is not None and seat is not None and _is(seat, view):
@@ -96,7 +96,7 @@ def plan(view: SeatView, now: float) -> Hold | Claim | Follow:
 
 
 def may_act(view: SeatView, now: float) -> float | None:
-    """Until when what the seat sends may leave; None if it may not."""
+    """Until when the seat may send; None if it may not."""
     document = view.document
     if document is None or document.seat is None or not _is(document.seat, view) or view.valid_until is None:
         return None
