@@ -4,7 +4,7 @@ backend                                what the coordinator calls
 lookup                                 finding Runs without changing them
 reporting                              how Runs end, read back
 opening, refusal, reopened, replies    creating Runs and going on with them
-files, urls                            uploads in two steps
+files, upload, pace                    uploads in two steps
 client                                 the endpoints
 classify                               what an answer means
 guard, lines                           what must not be sent
@@ -15,12 +15,8 @@ from __future__ import annotations
 
 from pluto_dist.backend.pluto.backend import PlutoBackend
 from pluto_dist.backend.pluto.client import KeyProvider
-from pluto_dist.backend.pluto.files import MemoryUrlBook, Slot, UrlBook
 
 __all__ = [
     "KeyProvider",
-    "MemoryUrlBook",
     "PlutoBackend",
-    "Slot",
-    "UrlBook",
 ]
