@@ -243,10 +243,12 @@ class Link:
             client.close()
 
     def _wait(self, client: DealerClient, timeout_s: float) -> None:
-        if wait_for_message(client.socket, self._wake_read, min(timeout_s, AGAIN_S)):
+        if wait_for_message(client.sockets, self._wake_read, min(timeout_s, AGAIN_S)):
             os.read(self._wake_read, 4096)
         while (reply := client.receive()) is not None:
             self._take(reply)
+        if client.broke():
+            self._session.lost(boot_clock())
 
     def _look_at_files(self) -> None:
         """Nobody calls us when the disk refuses something, so the thread looks."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -123,6 +123,33 @@ class DisabledRun(Hints):
         self, message: object = None, title: str = "pluto", level: str = "INFO", **more: object
     ) -> None:
         """Does nothing."""
+
+    def checkpoint(self, path: Any, step: int, **info: Any) -> None:
+        """Does nothing."""
+
+    def checkpoints(
+        self,
+        *,
+        group: str | None = None,  # noqa: ARG002 # as `Run`
+        latest: bool = False,  # noqa: ARG002 # as `Run`
+        timeout_s: float | None = None,  # noqa: ARG002 # as `Run`
+    ) -> Iterator[Any]:
+        """None."""
+        return iter(())
+
+    def publish(self, topic: str, payload: Any) -> None:
+        """Does nothing."""
+
+    def subscribe(
+        self,
+        topic: str,  # noqa: ARG002 # as `Run`
+        *,
+        group: str | None = None,  # noqa: ARG002 # as `Run`
+        latest: bool = False,  # noqa: ARG002 # as `Run`
+        timeout_s: float | None = None,  # noqa: ARG002 # as `Run`
+    ) -> Iterator[Any]:
+        """None."""
+        return iter(())
 
     def finish(self, code: int | None = None, timeout_s: float | None = None) -> None:  # noqa: ARG002 # as `Run`
         """The status is what it would be by the code alone."""

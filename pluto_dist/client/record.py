@@ -68,7 +68,7 @@ def encode(
             that cannot be logged, or one under a blank name.
     """
     if type(step) is not int or not 0 <= step <= MAX_STEP:
-        step = _checked_step(step)
+        step = checked_step(step)
     if type(data) is dict:
         snapshot = data.copy()  # another thread may change the dict between check and encoding
         if known.issuperset(snapshot) and (line := _encode_plain(snapshot, step, time_ms)) is not None:
@@ -158,7 +158,12 @@ def _data_line(name: str, text: str, data_type: str, step: int, time_ms: int) ->
     return _to_json(line) + b"\n"
 
 
-def _checked_step(step: object) -> int:
+def checked_step(step: object) -> int:
+    """A step in its exact type.
+
+    Raises:
+        InvalidRecordError: it is none.
+    """
     number = _scalar_argument("step", step)
     if isinstance(number, float) and number.is_integer():
         number = int(number)

@@ -12,10 +12,11 @@ What a handle knows of its Run: as the coordinator said it last, or asked again 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
@@ -35,6 +36,9 @@ from pluto_dist.errors import (
     RunEndedError,
     WaitTimeoutError,
 )
+
+if TYPE_CHECKING:
+    from pluto_dist.client.topics import Checkpoint, Item, Subscription
 
 GRANT_S = 30.0  # a property that needs the Run waits this long for it
 ASK_S = 2.0  # config, tags and status fall back to what is known after this time
@@ -348,6 +352,93 @@ class Run(RunFacts):
         """
         text = str(more.get("text", message))
         self._lease.alert(str(title), text, str(level))
+
+    # --- hand-over --------------------------------------------------------------------------------
+
+    def checkpoint(self, path: str | os.PathLike[str], step: int, **info: Any) -> None:
+        """Hands a checkpoint over to whoever loops over `checkpoints()`, now or later.
+
+        One local write, like `log()`; it survives the death of this process and of the coordinator. Call it
+        on one rank, when the checkpoint is complete.
+
+        Args:
+            path: a file or a folder, handed on as an absolute path. It is not copied or held: keep it until
+                it was looked at.
+            step: of the training.
+            info: what else a reader may want to know, e.g. `loss=0.3`; JSON values, 64 KiB with the path.
+
+        Raises:
+            ArgumentError: this is no path.
+            InvalidRecordError: the step is negative or fractional; with `strict` also: there is nothing to
+                be read at the path, or the info is no JSON or too large. Without, that is one warning, and
+                nothing is handed over.
+            RunEndedError: after the end, with `strict`.
+        """
+        from pluto_dist.client.topics import checkpoint
+
+        checkpoint(self._lease, path, step, info)
+
+    def checkpoints(
+        self, *, group: str | None = None, latest: bool = False, timeout_s: float | None = None
+    ) -> Subscription[Checkpoint]:
+        """The training's checkpoints, one after the other, as they come.
+
+            for checkpoint in run.checkpoints():
+                run.log({"eval/accuracy": evaluate(checkpoint.path)}, step=checkpoint.step)
+
+        It begins where this process's label stopped, also if that process was killed; a new label gets all
+        that there were. It ends when the Run has ended and every checkpoint is done. Each is given at least
+        once, in order.
+
+        Args:
+            group: shares the work: each checkpoint goes to one member of the group, and to another one if
+                that dies before it asks for the next or calls `checkpoint.done()`.
+            latest: skip those that a newer one has superseded.
+            timeout_s: how long to wait for the next one; left out, as long as the Run goes on.
+
+        Raises:
+            ArgumentError: the group is no name, or the time no number from 0 on.
+            WaitTimeoutError, RunEndedError: from the loop: nothing came in time; this process has closed the
+                Run.
+        """
+        from pluto_dist.client.topics import Checkpoint, Subscription, bounds_of
+        from pluto_dist.core.values.topics import CHECKPOINTS
+
+        bounds = bounds_of(group, latest, timeout_s)
+        return Subscription(self._lease, CHECKPOINTS, Checkpoint, bounds)
+
+    def publish(self, topic: str, payload: Any) -> None:
+        """Hands anything over to whoever subscribes to a topic of this Run, now or later.
+
+        As `checkpoint`, which is built on it.
+
+        Args:
+            topic: 1 to 64 letters, digits, ".", "_" or "-".
+            payload: JSON of at most 64 KiB; NaN and infinities become null.
+
+        Raises:
+            ArgumentError: this is no topic.
+            InvalidRecordError: with `strict`: the payload is no JSON, or too large. Without, that is one
+                warning, and nothing is published.
+            RunEndedError: after the end, with `strict`.
+        """
+        from pluto_dist.client.topics import publish
+
+        publish(self._lease, topic, payload)
+
+    def subscribe(
+        self, topic: str, *, group: str | None = None, latest: bool = False, timeout_s: float | None = None
+    ) -> Subscription[Item]:
+        """The items of a topic, one after the other: `.number`, `.payload`, `.at`, `.by`, `.done()`.
+
+        All else is as for `checkpoints`. A topic that nobody has published to yet is waited for.
+
+        Raises:
+            ArgumentError: this is no topic, or as `checkpoints`.
+        """
+        from pluto_dist.client.topics import Item, Subscription, bounds_of, checked_topic
+
+        return Subscription(self._lease, checked_topic(topic), Item, bounds_of(group, latest, timeout_s))
 
     # --- shared state -----------------------------------------------------------------------------
 

@@ -103,6 +103,24 @@ class DeferredRun(_PendingRun):
         if not self._is_repeated:
             super().update_config(*args, **kwargs)
 
+    def checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """As `Run.checkpoint`."""
+        if not self._is_repeated:
+            super().checkpoint(*args, **kwargs)
+
+    def checkpoints(self, **kwargs: Any) -> Any:
+        """As `Run.checkpoints`; none while the module is imported, its loop runs in the parent."""
+        return iter(()) if self._is_repeated else super().checkpoints(**kwargs)
+
+    def publish(self, *args: Any, **kwargs: Any) -> None:
+        """As `Run.publish`."""
+        if not self._is_repeated:
+            super().publish(*args, **kwargs)
+
+    def subscribe(self, topic: str, **kwargs: Any) -> Any:
+        """As `Run.subscribe`; see `checkpoints`."""
+        return iter(()) if self._is_repeated else super().subscribe(topic, **kwargs)
+
     def finish(self, *args: Any, **kwargs: Any) -> None:
         """Nothing was opened here, so there is nothing to end."""
 

@@ -6,8 +6,8 @@
 
 A line of the files stream (see `file_lines`) names a blob; it is written after the blob is whole.
 
-Keeping takes no longer for a large file than for a small one. Only what is small is copied. Of the rest the
-first of these is taken that the filesystems can do, and `sources` tells later whether the content held:
+Keeping takes no longer for a large file than for a small one: only a small one is copied. For a large one the
+first of these ways is taken that the filesystems support; `sources` finds later whether the content has held:
 
 | way | copies | protects against deletion, renaming over it | against writing into it |
 | --- | --- | --- | --- |
@@ -106,7 +106,7 @@ class Blobs:
         self.written = 0
 
     def keep(self, source: str | bytes) -> Blob:
-        """Keeps bytes, or a file in the best way that takes no time; see the module's docstring.
+        """Keeps bytes, or a file in the best of the quick ways; see the module's docstring.
 
         A file that cannot be copied for want of room is kept as a reference.
 
@@ -187,7 +187,7 @@ class Blobs:
         return self._kept(Blob(name, (self._folder / name).stat().st_size, moved=moved))
 
     def _link(self, file: BinaryIO, source: str, seen: Seen) -> Blob | None:
-        """Of the very file that is open, whatever its name stands for by now."""
+        """Links the very file that is open, whatever its name stands for by now."""
         name = os.urandom(16).hex()
         try:
             self._folder.mkdir(mode=0o700, exist_ok=True)
@@ -201,7 +201,7 @@ class Blobs:
         return self._kept(Blob(name, seen.size, os.path.realpath(source), seen, linked=True))
 
     def _reference(self, source: str, seen: Seen) -> Blob:
-        """Under the name that the file has now, if what was named is a symbolic link."""
+        """Refers to the file by its name; for a symbolic link, by the name that it points to now."""
         self.written += 1
         return Blob(os.urandom(16).hex(), seen.size, os.path.realpath(source), seen)
 
@@ -304,7 +304,7 @@ def _opened(path: str) -> int:
 
 
 def _fill(target: BinaryIO, source: bytes | BinaryIO) -> None:
-    """By the kernel where it can, which shares blocks on filesystems that copy on write."""
+    """Copies by the kernel where it can: that shares blocks on filesystems that copy on write."""
     if isinstance(source, bytes):
         _write_all(target, source)
         return

@@ -1,8 +1,8 @@
-"""The content of a logged file, read as what it was when it was logged, or not at all.
+"""The content of a logged file, read as it was when it was logged, or not at all.
 
-A blob that is a copy never changes. A file of the user's may: it is looked at before the first byte is read
-and after the last one, and the last piece is given out only then. So nobody has a whole content that is not
-the one that was logged.
+A blob that is a copy never changes. A file of the user's may: it is compared with what was logged before the
+first byte is read and after the last one, and the last piece is given out only then. So no reader gets a
+whole content that is not the logged one.
 
 Limit: a filesystem notes a change in the time of the file, which moves in ticks (4 ms on most kernels). A
 write in the very tick of the one before `log()` that leaves the size alone is not seen.
@@ -37,8 +37,8 @@ class Source(msgspec.Struct, frozen=True):
     Attributes:
         path: where it is now, absolute.
         size: bytes.
-        seen: what the user's file was; None for a copy.
-        called: the user's name of it.
+        seen: state of the user's file when it was logged; None for a copy.
+        called: the user's name of the file.
     """
 
     path: str
@@ -47,7 +47,7 @@ class Source(msgspec.Struct, frozen=True):
     called: str = ""
 
     def check(self) -> None:
-        """Whether it is there, and as it was.
+        """Checks that the content is there, and as it was.
 
         Raises:
             ChangedError: it is not.
@@ -131,7 +131,7 @@ def sources_of(line: FileLine) -> tuple[Source, ...]:
 
 
 def seen_in(found: os.stat_result) -> Seen:
-    """What a file is now."""
+    """The state of a file now."""
     return Seen(found.st_size, found.st_mtime_ns, found.st_ino, found.st_dev)
 
 

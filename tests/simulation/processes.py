@@ -376,6 +376,12 @@ class Process:
         self.world.checks.told(self, view)
         self._tick()
 
+    def unlinked(self) -> None:
+        """The connection broke."""
+        if self._linked and not self.gone:
+            self.session.lost(self.world.now)
+            self._tick()
+
     def _tick(self) -> None:
         """One round of the background thread."""
         world, lease = self.world, self.lease

@@ -296,6 +296,8 @@ class World:
         if self.coordinator is coordinator:
             self.coordinator = None
             self._down_since = self.now
+            for process in dict.fromkeys(self.leases.values()):
+                self.at(0.001, process.unlinked, process)
 
     def boundary(self, what: object) -> None:
         """A place where a coordinator may be killed."""

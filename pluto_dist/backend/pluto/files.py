@@ -1,4 +1,4 @@
-"""Files: an upload address is asked for once, then the bytes go to object storage.
+"""Uploads of files in two steps: an upload address from the server, then the bytes to object storage.
 
 Asking has an effect that a repeat shows: the server adds a metadata row each time, whether or not bytes
 follow. Uploading has none: the same object is written again. `core.rules.shipment` says what is to be done;
@@ -52,7 +52,7 @@ class Expired(msgspec.Struct, frozen=True):
 
 
 class NameRefused(msgspec.Struct, frozen=True):
-    """Storage does not take an object of this name."""
+    """Storage refuses the name of the object."""
 
     reason: str
 

@@ -46,7 +46,7 @@ from pluto_dist.core.rules.kinship import (
     without_rank,
 )
 from pluto_dist.core.rules.participants import label_of, participant_of
-from pluto_dist.core.rules.verdict import Phase, assess, members_of, restarts_left
+from pluto_dist.core.rules.verdict import Phase, restarts_left
 from pluto_dist.core.values.book import Book, Config
 from pluto_dist.core.values.effects import CheckLiveness, LookAtStreams
 from pluto_dist.core.values.ids import DEFAULT_PROJECT, RunRef
@@ -392,7 +392,7 @@ class Admission:
             return Facts(
                 run=None, parent=parent, waiting_ranks=waiting_ranks, live_runs=live, asked_at=asked_at
             )
-        everybody = members_of(run, self._book.leases_of(run.key))
+        everybody = self._context.situation(run).members
         members = tuple(member for member in everybody if member.alive)
         return Facts(
             run=run,
@@ -412,7 +412,7 @@ class Admission:
 
     def phase(self, run: Run) -> Phase:
         """The Run's phase now."""
-        return assess(run, members_of(run, self._book.leases_of(run.key)), self._context.now.at).phase
+        return self._context.situation(run).phase
 
     def _fellows(self, lease: Lease) -> list[Lease]:
         """This claim, and the other waiting claims of the same attempt of its job."""

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from pluto_dist.core.rules.shared import add_tags, checked_tags, inherit_tags, merge_json, remove_tags
+from pluto_dist.core.rules.states import illegal
+from pluto_dist.core.rules.verdict import Situation, situation
 from pluto_dist.core.values.backend import Delivered, Outcome, Retry
 from pluto_dist.core.values.book import Book, Config
 from pluto_dist.core.values.effects import Effect, FindFence, LookAtStreams
@@ -49,6 +51,7 @@ class Context:
         self.key_problems: dict[str, tuple[float, str]] = {}
         self.reporting: set[str] = set()
         self._effects: list[Effect] = []
+        self._situations: dict[str, Situation] = {}
 
     def emit(self, effect: Effect) -> None:
         self._effects.append(effect)
@@ -63,6 +66,13 @@ class Context:
         self.touched.clear()
         self.news.clear()
         return touched, news
+
+    def situation(self, run: Run) -> Situation:
+        """What the facts of a Run mean now; computed once for all parts, until a fact changes."""
+        leases, known = self.book.leases_of(run.key), self._situations.get(run.key)
+        if known is None or not known.holds(run, leases, self.now.at):
+            known = self._situations[run.key] = situation(run, leases, self.now.at)
+        return known
 
     def may_talk(self, run: Run) -> bool:
         """Whether requests for the Run may go out: its key is known, and nothing holds the Run back."""
@@ -81,6 +91,7 @@ class Context:
             self.touch(run.key)
 
     def forget(self, run: str) -> None:
+        self._situations.pop(run, None)
         self.held_back.pop(run, None)
         self.reporting.discard(run)
         self.urgent.discard(run)
@@ -97,9 +108,13 @@ class Context:
             self.urgent.add(lease.run)
 
     def change_run(self, run: Run, **changes: object) -> Run:
-        """Replaces fields of a Run and settles it later."""
+        """Replaces fields of a Run and settles it later; an illegal move is noted, and changes nothing."""
+        changed = msgspec.structs.replace(run, **changes)
+        if why := illegal(run, changed):
+            self.note_once(run.key, "illegal_move", why=why)
+            return run
         self.touch(run.key)
-        return self.book.runs.put(run.key, msgspec.structs.replace(run, **changes))
+        return self.book.runs.put(run.key, changed)
 
     def change_lease(self, lease: Lease, **changes: object) -> Lease:
         """Replaces fields of a lease and settles its Run later."""

@@ -30,6 +30,7 @@ from pluto_dist.core.machine.sampling import Sampling
 from pluto_dist.core.machine.settle import Idle, Part, Retention, Settling
 from pluto_dist.core.machine.store import DocumentWriter, SyncUploads, UndeliveredCopies
 from pluto_dist.core.machine.stragglers import Stragglers
+from pluto_dist.core.machine.topics import Topics
 from pluto_dist.core.machine.views import RunSituations, Views
 from pluto_dist.core.rules.participants import is_node
 from pluto_dist.core.rules.series import SeriesNames
@@ -77,7 +78,7 @@ from pluto_dist.core.values.events import (
     UploadsRead,
 )
 from pluto_dist.core.values.ids import Identity
-from pluto_dist.core.values.messages import PROTOCOL, HandOverKey, Refusal, wrong_protocol
+from pluto_dist.core.values.messages import PROTOCOL, HandOverKey, Refusal, TakeItem, wrong_protocol
 from pluto_dist.core.values.records import Lease, Now, Run, rebased_lease, rebased_run
 
 
@@ -103,7 +104,8 @@ class Coordinator:
         self._clusters = Clusters(self._context, node, generation)
         self._opening = Opening(self._context, shared, self._clusters)
         self._admission = Admission(self._context, self._opening, shared, self._clusters)
-        self._folding = Folding(self._context, self._admission, shared)
+        self._topics = Topics(self._context)
+        self._folding = Folding(self._context, self._admission, shared, self._topics)
         self._delivery = Delivery(self._context, SeriesNames(book))
         self._copies = UndeliveredCopies(self._context, self._delivery)
         self._uploads = SyncUploads(self._context)
@@ -175,6 +177,8 @@ class Coordinator:
         match event:
             case Synced():
                 self._synced(event)
+            case Asked(peer=peer, question=TakeItem() as question):
+                self._topics.take(peer, question)
             case Asked(peer=peer, question=question):
                 self._stopping = self._questions.answer(peer, question) or self._stopping
                 if isinstance(question, HandOverKey):
@@ -311,7 +315,7 @@ class Coordinator:
         self._retention.forget_old()
         self._restoring.wake()
         self._copies.look()
-        self._settling.settle()
+        self._topics.serve(self._settling.settle())
         self._retention.forget_gone()
         if self._stopping:
             self._context.emit(StopSelf(reason="asked to stop"))

@@ -12,6 +12,7 @@ from typing import assert_never
 
 from pluto_dist.core.machine.admission import Admission
 from pluto_dist.core.machine.context import Context, Shared
+from pluto_dist.core.machine.topics import Topics
 from pluto_dist.core.rules.kinship import is_child_of
 from pluto_dist.core.rules.verdict import describe
 from pluto_dist.core.values.effects import AwaitRelease, Say, TakeForDead, WatchProcess
@@ -25,11 +26,14 @@ from pluto_dist.core.values.lifecycle import (
     Evidence,
     EvidenceKind,
     Finished,
+    ItemDone,
     LifecycleEntry,
     Noted,
+    Published,
     TagsAdded,
     TagsRemoved,
     Unreadable,
+    Unsubscribed,
 )
 from pluto_dist.core.values.messages import PROTOCOL, wrong_protocol
 from pluto_dist.core.values.records import Lease, Run
@@ -42,8 +46,9 @@ Inbox = deque[tuple[int, LifecycleEntry | Unreadable]]
 class Folding:
     """Entries that have been read, by lease; those of a lease without a role wait until it has one."""
 
-    def __init__(self, context: Context, admission: Admission, shared: Shared) -> None:
+    def __init__(self, context: Context, admission: Admission, shared: Shared, topics: Topics) -> None:
         self._context = context
+        self._topics = topics
         self._book = context.book
         self._admission = admission
         self._shared = shared
@@ -213,8 +218,12 @@ class Folding:
                 if entry.first_reject and not run.first_reject:
                     first = f"{lease.label or lease.participant}, log(): {entry.first_reject}"
                     self._context.change_run(run, first_reject=first)
-            case TagsAdded() | TagsRemoved() | ConfigUpdated():
+            case TagsAdded() | TagsRemoved() | ConfigUpdated() | Published():
                 self._share(lease, run, entry)
+            case ItemDone():
+                self._topics.done(lease, run, entry)
+            case Unsubscribed():
+                self._topics.left(lease, run, entry)
             case ChildStopped():
                 self._child_stopped(lease, entry)
             case Noted():
@@ -273,7 +282,9 @@ class Folding:
                 return at
         return None
 
-    def _share(self, lease: Lease, run: Run, entry: TagsAdded | TagsRemoved | ConfigUpdated) -> None:
+    def _share(
+        self, lease: Lease, run: Run, entry: TagsAdded | TagsRemoved | ConfigUpdated | Published
+    ) -> None:
         late = lease.end_reason == "superseded" and lease.ended_at is not None and entry.at > lease.ended_at
         if late:
             self._context.note(
@@ -287,6 +298,8 @@ class Folding:
                 self._shared.add_tags(run.key, tags)
             case TagsRemoved(tags=tags):
                 self._shared.remove_tags(run.key, tags)
+            case Published():
+                self._topics.publish(lease, run, entry)
             case _:
                 assert_never(entry)
 

@@ -19,7 +19,6 @@ from pluto_dist.core.machine.ownership import Succession
 from pluto_dist.core.rules.claims import goes_on
 from pluto_dist.core.rules.participants import first_line, line_behind, node_name, steps_reached
 from pluto_dist.core.rules.shared import merge_json
-from pluto_dist.core.rules.verdict import members_of
 from pluto_dist.core.values.backend import (
     OpenRequest,
     Reached,
@@ -441,6 +440,12 @@ class OpeningAnswers:
         papers = restore(record)
         old = papers.run
         config = self._book.configs.get(run.key) or Config()
+        for topic in papers.topics:  # numbers go on behind items that only the database before had
+            if topic.name not in self._book.topics_of(old.key):
+                self._book.put_topic(msgspec.structs.replace(topic, gone=topic.last, parts=()))
+        for reader in papers.readers:
+            if reader.key not in self._book.readers:
+                self._book.put_reader(msgspec.structs.replace(reader, held={}))
         self._book.move_leases(run.key, old.key, old.epoch)
         if old.key != run.key:  # the same after the loss of a database
             self._book.delete_run(run.key)
@@ -536,7 +541,7 @@ class Absences:
             self._since.pop(run.key, None)
             return False
         since = self._since.setdefault(run.key, now)
-        members = members_of(run, self._context.book.leases_of(run.key))
+        members = self._context.situation(run).members
         if not members or any(member.alive for member in members):
             return False
         return now >= max(since, *(member.ended_at or 0.0 for member in members)) + OWNER_COMES_S

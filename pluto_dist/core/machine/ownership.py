@@ -5,7 +5,7 @@ from __future__ import annotations
 from pluto_dist.core.machine.context import Context
 from pluto_dist.core.rules.claims import launched
 from pluto_dist.core.rules.participants import first_line, node_name
-from pluto_dist.core.rules.verdict import decide, members_of
+from pluto_dist.core.rules.verdict import decide
 from pluto_dist.core.values.book import Config
 from pluto_dist.core.values.effects import WatchLauncher
 from pluto_dist.core.values.ids import Job
@@ -94,7 +94,7 @@ class Succession:
 
     def alone(self, run: Run) -> Run:
         """Turns a relay's Run into this node's own, because no process on node 0 has called `init()` (R4)."""
-        members = members_of(run, self._book.leases_of(run.key))
+        members = self._context.situation(run).members
         owner = min(members, key=lambda member: (member.rank is None, member.rank))
         self._context.note(run.key, "owned_here", rank=str(owner.rank))
         config = bytes(owner.opened.config)
@@ -105,7 +105,7 @@ class Succession:
 
     def new_attempt(self, run: Run, claim: Claim) -> Run:
         """Begins the attempt that a claim is the first of: leases of older ones are superseded (R10)."""
-        members = members_of(run, self._book.leases_of(run.key))
+        members = self._context.situation(run).members
         run = self.note_start(run, claim.job.attempt)
         for member in members:
             if member.alive:
@@ -114,7 +114,7 @@ class Succession:
 
     def note_start(self, run: Run, attempt: int | None = None) -> Run:
         """Keeps how the start that is over ended; the next one may be of the same attempt (R4)."""
-        verdict = run.verdict or decide(run, members_of(run, self._book.leases_of(run.key)))
+        verdict = run.verdict or decide(run, self._context.situation(run).members)
         ended = AttemptEnd(run.attempt, verdict.status, verdict.reason, verdict.first_failure)
         number = run.attempt if attempt is None else attempt
         self._context.note(run.key, "restarted", attempt=str(number), because=verdict.reason)

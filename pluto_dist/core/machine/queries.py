@@ -24,6 +24,7 @@ from pluto_dist.core.values.messages import (
     Question,
     Refusal,
     StopCoordinator,
+    TakeItem,
 )
 from pluto_dist.core.values.records import Lease, Run, Verdict
 
@@ -60,6 +61,8 @@ class Questions:
             case StopCoordinator():
                 self._say(peer, question, _encoder.encode({"stopping": True, "generation": self._generation}))
                 return True
+            case TakeItem():
+                raise TypeError("an item is given by Topics, when there is one")
             case _:
                 assert_never(question)
         return False

@@ -15,7 +15,7 @@ coordinator has had nothing to do for so long that it ends (R3).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Protocol, runtime_checkable
 
 import msgspec
@@ -33,13 +33,12 @@ from pluto_dist.core.machine.views import RunSituations, Views
 from pluto_dist.core.rules.claims import sought
 from pluto_dist.core.rules.verdict import (
     Assessment,
-    assess,
     codes_awaited,
     describe,
     first_failure,
-    members_of,
     who_failed,
 )
+from pluto_dist.core.values.cluster import StoredVerdict
 from pluto_dist.core.values.effects import PollMembers, RemoveLease
 from pluto_dist.core.values.records import Lease, Run, Verdict
 
@@ -79,14 +78,15 @@ class Settling:
         self._deadlines: dict[str, float] = {}
         self._gone: set[str] = set()
 
-    def settle(self) -> None:
-        """Settles all touched Runs, has their documents written, and sends views that have changed."""
+    def settle(self) -> Container[str]:
+        """Settles all touched Runs and returns them; writes documents and sends views that have changed."""
         runs, news = self._settle_all()
         self._polls.close()
         for key in runs:
             self._document_writer.changed(key)
         self._document_writer.write_due(self._views.last_word)
         self._views.tell(runs, news)
+        return runs
 
     def polled(self, run: str) -> None:
         """The members of a Run were polled for its verdict."""
@@ -162,9 +162,8 @@ class Settling:
         return due is not None and due <= self._context.now.at
 
     def _settle_run(self, run: Run) -> None:
-        leases = self._book.leases_of(run.key)
-        members = members_of(run, leases)
-        assessment = assess(run, members, self._context.now.at)
+        situation = self._context.situation(run)
+        members, assessment = situation.members, situation.assessment
         verdict = assessment.verdict or self._nobody_comes(run)
         if run.cluster is not None:
             run = self._of_all_nodes(run, members, assessment, verdict)
@@ -193,20 +192,30 @@ class Settling:
         if shared is None:
             return run
         done = verdict is not None if not run.relay else self._node_is_done(assessment, members)
-        if done and not run.ended and self._polls.over(run, members):
+        if run.ended and shared.stored() is None:  # by this node alone, or by a person
+            shared.over(run, members, run.verdict, settled=run.reported or run.forced)
+        elif done and not run.ended and self._polls.over(run, members):
             nobody = verdict is not None and assessment.verdict is None
             shared.over(run, members, verdict, settled=nobody)
         self._clusters.advance(run, members)
         stored = shared.stored()
-        if run.ended:
-            if stored is not None and shared.sent() and not run.reported:
-                run = self._context.change_run(run, telling=True, reported=True)
-            return run
-        if stored is not None:
-            run = self._end(run, stored.verdict, members, stored.ended_ms)
-            return self._context.change_run(run, telling=True, reported=True) if shared.sent() else run
-        alone = self._clusters.last_resort(run)
+        if stored is not None and not run.forced:
+            return self._as_stored(run, members, stored, number=shared.round, sent=shared.sent())
+        alone = self._clusters.last_resort(run) if not run.ended else None
         return self._end(run, alone, members) if alone is not None else run
+
+    def _as_stored(
+        self, run: Run, members: tuple[Lease, ...], stored: StoredVerdict, *, number: int, sent: bool
+    ) -> Run:
+        """The Run ends as all nodes know it, also where this one had decided alone."""
+        if run.status != stored.verdict.status or not run.ended:
+            run = self._end(run, stored.verdict, members, stored.ended_ms)
+            run = self._context.change_run(run, reported=False)
+        if run.round != number:
+            run = self._context.change_run(run, round=number)
+        if sent and not run.reported:
+            run = self._context.change_run(run, telling=True, reported=True)
+        return run
 
     def _node_is_done(self, assessment: Assessment, members: tuple[Lease, ...]) -> bool:
         """Whether on a node without the owner all members have ended and none may be started again."""
@@ -248,7 +257,7 @@ class Settling:
         return None if quiet else self._context.now.at + QUIET_MS / 1000
 
     def _plan(self, run: Run, assessment: Assessment, status_by: float | None) -> None:
-        codes = codes_awaited(members_of(run, self._book.leases_of(run.key)), self._context.now.at)
+        codes = codes_awaited(self._context.situation(run).members, self._context.now.at)
         candidates = (
             assessment.deadline,
             codes if run.cluster is not None else None,
@@ -324,6 +333,7 @@ class MemberPolls:
 
 
 FORGET_MS = 24 * 3600 * 1000  # ended Runs are remembered this long; the store and the server keep them
+TOPICS_MS = 7 * FORGET_MS  # … and this long if something was handed over there, which only they keep
 FORGET_EVERY_S = 3600.0
 
 
@@ -357,7 +367,7 @@ class Retention:
         self._next_at = now.at + FORGET_EVERY_S
         before_ms = now.wall_ms - FORGET_MS
         for run in self._book.runs:
-            if self._done_with(run, before_ms):
+            if self._done_with(run, now.wall_ms):
                 self._forget(run.key)
                 self._book.delete_run(run.key)
         for lease in self._book.leases:
@@ -374,8 +384,9 @@ class Retention:
         for part in self._parts:
             part.forget(run)
 
-    def _done_with(self, run: Run, before_ms: int) -> bool:
+    def _done_with(self, run: Run, now_ms: int) -> bool:
         leases = self._book.leases_of(run.key)
+        before_ms = now_ms - (TOPICS_MS if self._book.topics_of(run.key) else FORGET_MS)
         ended_ms = max((lease.ended_ms or 0 for lease in leases), default=0) if run.relay else run.decided_ms
         over = run.reported or (bool(run.relay) and not run.opening)
         return over and (ended_ms or 0) < before_ms and all(lease.removed for lease in leases)

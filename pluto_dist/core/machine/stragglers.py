@@ -15,7 +15,6 @@ from collections.abc import Sequence
 import msgspec
 
 from pluto_dist.core.machine.context import Context
-from pluto_dist.core.rules.verdict import members_of
 from pluto_dist.core.values.events import StreamsSeen
 from pluto_dist.core.values.records import Lease, Run
 
@@ -124,7 +123,7 @@ class Stragglers:
             self._progress.pop(lease.lease_id, None)
 
     def _members(self, run: Run) -> tuple[Lease, ...]:
-        members = members_of(run, self._book.leases_of(run.key))
+        members = self._context.situation(run).members
         return tuple(member for member in members if member.alive and member.lease_id in self._progress)
 
     def _report(self, run: Run, members: Sequence[Lease]) -> None:

@@ -18,7 +18,7 @@ from pluto_dist.core.machine.delivery import Delivery
 from pluto_dist.core.machine.store import DocumentWriter
 from pluto_dist.core.machine.stragglers import Stragglers
 from pluto_dist.core.rules.participants import is_node, relieved_launchers
-from pluto_dist.core.rules.verdict import Assessment, Phase, assess, members_of, outlook
+from pluto_dist.core.rules.verdict import Assessment, members_of, outlook
 from pluto_dist.core.values.book import Config
 from pluto_dist.core.values.document import Live, show
 from pluto_dist.core.values.effects import Send
@@ -76,7 +76,7 @@ class RunSituations:
     def of(self, run: Run) -> RunSituation:
         """The situation of a Run now."""
         leases = self._book.leases_of(run.key)
-        assessment = assess(run, members_of(run, leases), self._context.now.at)
+        assessment = self._context.situation(run).assessment
         phase = assessment.phase
         # The status is waited for only where it is near: not while the launcher may restart the job, nor
         # for a Run that was closed and may be taken up again.
@@ -164,6 +164,7 @@ class RunSituations:
             reason=decided.reason if decided is not None else "",
             expected=expected.status if expected is not None else None,
             owner=self._owner(run),
+            relay=run.relay,
         )
 
     def _owner(self, run: Run) -> str:
@@ -282,6 +283,7 @@ class Views:
             trouble=situation.trouble if situation is not None else "",
             stuck=situation.stuck if situation is not None else "",
             relieved=situation is not None and lease.lease_id in situation.relieved,
+            topics=True,
         )
 
     def last_word(self, run: Run) -> bytes:
@@ -290,7 +292,7 @@ class Views:
         The last process out of a local Run is about to exit. Its exit code is not known yet, and never will
         be if everything is killed now. So the document has the status that follows without that code.
         """
-        assessment = self._assess(run)
+        assessment = self._context.situation(run).assessment
         expected = assessment.expected or assessment.verdict  # not frozen yet: the members are being polled
         if run.ended or expected is None or run.target.mode != "local":
             return self.document(run)
@@ -306,7 +308,7 @@ class Views:
         return show(
             self._book,
             shown,
-            phase=self._phase(run),
+            phase=self._context.situation(run).phase,
             pending=sum(self._delivery.pending_bytes(lease) for lease in leases),
             trouble=self._stand.trouble(run),
             live={
@@ -381,12 +383,6 @@ class Views:
         view = self.view(lease, situations[run.key] if run is not None else None)
         if _matters(view) != _matters(self._told[lease.lease_id]):
             self._send(view, 0)
-
-    def _phase(self, run: Run) -> Phase:
-        return self._assess(run).phase
-
-    def _assess(self, run: Run) -> Assessment:
-        return assess(run, members_of(run, self._book.leases_of(run.key)), self._context.now.at)
 
     def _joined(self, lease: Lease) -> int:
         parent = self._book.leases.get(lease.parent) if lease.first_child else None

@@ -85,6 +85,16 @@ class Session:
             self._send_at = now + self._heartbeat_s
         return fresh
 
+    def lost(self, now: float) -> None:
+        """The connection broke, so the coordinator is gone: no answer has to be waited for.
+
+        One that dies again and again is started no faster for that.
+        """
+        self._tries, self._send_at = 0, now
+        self._asked_at = now - ANSWER_S
+        self._launch_at = max(self._launch_at, self._launched_at + LAUNCH_S)
+        self._reconnect_at = now + RECONNECT_S
+
     def next(self, now: float) -> Todo:
         """What to do at this instant; call again at `deadline`."""
         silent = self._asked_at is not None and now >= self._asked_at + ANSWER_S

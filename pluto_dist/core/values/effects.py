@@ -48,6 +48,22 @@ class Send(Effect, frozen=True, kw_only=True):
     reply: Reply
 
 
+class GiveItem(Effect, frozen=True, kw_only=True):
+    """Reads an item from the database and answers a `TakeItem` with it.
+
+    Attributes:
+        key: of the item in the table `items`.
+        number: of the item in its topic.
+        last: number of the newest item.
+    """
+
+    peer: bytes
+    request: int
+    key: str
+    number: int
+    last: int
+
+
 class ReadLifecycle(Effect, frozen=True, kw_only=True):
     """Read what is new in a lease's lifecycle stream → `LifecycleRead`."""
 
