@@ -1,4 +1,4 @@
-"""How commands print: JSON for scripts, plain text and tables for people.
+"""Printing for all commands: JSON for scripts, plain text and tables for people.
 
 Names, messages and tracebacks come from users' programs: they are printed as text, never as markup, and
 without control characters.

@@ -94,7 +94,7 @@ def ps(home: options.Home = None, as_json: options.Json = False) -> None:
 
 
 def attached(lookup: Lookup) -> Attached:
-    """Who is attached now."""
+    """The processes that are attached now."""
     from pluto_dist.errors import PlacesError
     from pluto_dist.read.ask import listener
     from pluto_dist.read.spooled import caught_up
