@@ -428,7 +428,7 @@ def test_an_owner_that_comes_late_to_its_round_is_in_it() -> None:
 
 
 def test_a_node_that_is_lost_before_it_knew_of_the_round_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """G7: node 0 has told of its ranks and is killed before it could begin the round; its victims are known."""
+    """G7: node 0 has shown its ranks and is killed before it begins the round; its victims are known."""
     world = ClusterWorld()
     put = world.engine.put
 
