@@ -47,7 +47,7 @@ class _Restore(msgspec.Struct, frozen=True):
 
 
 class LeaseHead(msgspec.Struct, frozen=True):
-    """The part of a lease that tells whether its process may live."""
+    """The part of a lease that shows whether its process may live."""
 
     lease_id: str
     host: str
@@ -130,7 +130,7 @@ class Lookup:
             places = find_places(settings.home)
             self._socket = places.socket
             self.places = places
-        except (PlacesError, SocketPathError) as error:  # nobody can log here, but a store can be read
+        except (PlacesError, SocketPathError) as error:  # nothing can be logged here, but a store can be read
             self._trouble = error.message
 
     @property

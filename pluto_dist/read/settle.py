@@ -27,7 +27,7 @@ from pluto_dist.read.ask import listener
 from pluto_dist.read.lookup import RUNNING, Head, LeaseHead, Lookup
 from pluto_dist.spool.reader import list_streams, records
 
-JUDGED_S = 8.0  # an owner that died without a word is waited for 2 s, and its peers settle for 1 s
+JUDGED_S = 8.0  # an owner that died without an entry is waited for 2 s, and its peers settle for 1 s
 POLL_S = 0.1
 OPEN = frozenset({"waiting", "active"})
 

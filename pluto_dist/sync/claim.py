@@ -107,7 +107,7 @@ class SyncClaim:
         grave = self._path.with_name(f"claim.{os.urandom(4).hex()}")
         try:
             self._path.rename(grave)
-        except FileNotFoundError:  # somebody else was faster
+        except FileNotFoundError:  # another sync was faster
             return
         grave.unlink()
 

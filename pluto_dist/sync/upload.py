@@ -133,7 +133,7 @@ class Upload:
     def _open(self, parent: Parent | None) -> None:
         if self.mark.id is None:
             self._create(parent)
-        elif self.mark.status is not None:  # it was taken up again here after the server had heard its end
+        elif self.mark.status is not None:  # it was taken up again here after the server had got its end
             request = msgspec.structs.replace(self._request("", None), want="resume", id=self.mark.id)
             self._opened(self._policy.open(lambda: self._backend.open(request)))
             self._change(status=None, ended_ms=None)

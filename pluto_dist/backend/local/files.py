@@ -65,7 +65,7 @@ def keep_copy(store: Store, key: str, line: bytes) -> None:
 
 
 def set_aside(store: Store, key: str, line: bytes) -> None:
-    """Keeps the file of a refused line, if there is one; its line tells its name.
+    """Keeps the file of a refused line, if there is one, under the name in its line.
 
     Raises:
         OSError: the store could not take it.
@@ -94,7 +94,7 @@ def located(store: Store, key: str, line: bytes, *, trusted: bool = False) -> by
             if trusted and not found.linked and found.source.startswith("/"):
                 return encode_line(msgspec.structs.replace(found, path=found.source))
         else:
-            if (now.st_ino, now.st_dev) != (found.seen.inode, found.seen.device):  # a copy, nobody's but ours
+            if (now.st_ino, now.st_dev) != (found.seen.inode, found.seen.device):  # a copy, ours alone
                 found = msgspec.structs.replace(found, seen=None)
     return encode_line(msgspec.structs.replace(found, path=str(place)))
 
