@@ -338,7 +338,7 @@ def test_one_rank_that_starts_again_without_a_name_leaves_the_first_run() -> Non
 
 
 def test_a_rank_zero_that_comes_when_others_have_ended_is_of_the_same_start() -> None:
-    """R4: it owns the Run then; the next start leaves it as a whole, also a rank that ended before it came."""
+    """R4: it owns the Run then; the next start leaves all of it, also a rank that ended before it came."""
     world = World()
     zero, one = start(world)
     one.init()
