@@ -1,9 +1,9 @@
-"""Points of one process: steps, names, and the lines that go into its spool. The hot path of `log()`.
+"""Points and files of one process, on their way from `log()` into its spool; the hot path.
 
-Files of one process: kept in the lease's folder, then named by a line of its files stream (G3).
-
-When `log()` has returned, the end of the process changes nothing about what is delivered. What a later change
-of the user's file does to it says the table in `spool.blobs`.
+A point gets its step and time, is encoded, and is written as a line; a name that is new is declared before it
+(R7). A file is kept in the lease's folder first, then named by a line of the files stream. When `log()` has
+returned, the end of the process changes nothing about what is delivered (G3). What a later change of the
+user's file does is in the table of `spool.blobs`.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class PointLog:
             self._reject(encoded.rejections)
 
     def hear_commit(self, commit: object) -> None:
-        """The official client takes this argument and does nothing with it."""
+        """Warns once of `commit=False`: the official client takes this argument and ignores it, as we do."""
         if isinstance(commit, bool):
             if not commit:
                 self._warn(
@@ -98,7 +98,7 @@ class PointLog:
         self._known = set()
 
     def _time_of(self, timestamp: object) -> int:
-        """A time that cannot be meant is now, as with the official client: it does not end a training."""
+        """Epoch milliseconds; now for an unusable timestamp, as with the official client."""
         try:
             return record.epoch_ms(timestamp)
         except InvalidRecordError as error:
@@ -108,7 +108,7 @@ class PointLog:
             return self._wall.ms()
 
     def _follow(self, step: int, *, automatic: bool) -> None:
-        """Automatic steps go on behind the highest step so far."""
+        """Sets the next automatic step behind the highest step so far."""
         self.highest = int(step)  # it may be numpy's, or a float without a fraction
         if not automatic:
             self._steps = itertools.count(self.highest + 1)
@@ -153,7 +153,7 @@ class PointLog:
 
 
 class FileLog:
-    """Any thread and any signal handler may call it.
+    """Keeps files and writes their lines; any thread and any signal handler may call it.
 
     Attributes:
         dropped: files for which there was no room.
@@ -165,7 +165,7 @@ class FileLog:
         self.dropped = 0
 
     def log(self, file: Attached, step: int, time_ms: int) -> Rejection | None:
-        """Keeps one file; a rejection if it cannot be had. Want of room is counted and told."""
+        """Keeps one file; returns a rejection if it cannot be read. Lack of room is counted and warned of."""
         if file.media.source == "":
             return _rejected(file, "it has no file; pass its path or content, or call add_file()")
         try:

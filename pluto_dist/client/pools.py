@@ -1,4 +1,4 @@
-"""What `multiprocessing` and the libraries on it are doing in this process; looked up, never imported."""
+"""State of `multiprocessing` and the libraries on it in this process; looked up, never imported."""
 
 from __future__ import annotations
 

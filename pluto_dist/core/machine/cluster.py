@@ -139,7 +139,9 @@ class Clusters:
     def is_awaited(self, run: Run) -> bool:
         """Whether a process that leaves waits for what this coordinator still has to do."""
         shared = self.of(run)
-        return shared is not None and shared.expects_more() and not shared.gives_up()
+        if shared is None or shared.gives_up():
+            return False
+        return shared.is_at_it() or not shared.safe()
 
     def expects_more(self, run: Run) -> bool:
         """Whether this node has something to do for the Run although all its processes have ended."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from pluto_dist.core.machine.context import Context
+from pluto_dist.core.rules.reports import Document, decoded
 from pluto_dist.core.values.effects import ListCluster, WatchCluster
 from pluto_dist.core.values.engine import (
     Changed,
@@ -142,6 +143,11 @@ class Lookout:
         """Values below a part, by the rest of their keys."""
         start = self._folder + name
         return {key[len(start) :]: found for key, found in self.items.items() if key.startswith(start)}
+
+    def decoded(self, name: str, kind: type[Document]) -> dict[str, Document]:
+        """The same, as documents; those that this version cannot read are left out."""
+        read = {rest: decoded(found.value, kind) for rest, found in self.below(name).items()}
+        return {rest: document for rest, document in read.items() if document is not None}
 
     def lasting(self) -> tuple[str, ...]:
         """All keys that are known and not under a node's lease."""

@@ -7,7 +7,7 @@ on one node, except when that node is lost: then the seat moves and the owner st
     there is none                       owner's node or node 0 claims; another one after 5 s
     seat vacant                         the same
     seat of this node, older start      claims: the lock of the node has passed on
-    seat's node present                 follows
+    seat's node present                 follows; claims if the owner is here, of a later start of that job
     seat's node gone                    claims if it has members: owner's node first, then by node rank
 
 A claim is one compare-and-set on the document's version that holds only while the old seat's node is absent.
@@ -39,7 +39,8 @@ class SeatView(msgspec.Struct, frozen=True, kw_only=True):
         present: the seat's node is in the store.
         gone_at: since when it is known not to be.
         owns: the owner, or a claim that may own the Run, is on this node.
-        stands: this node has members, or had some that failed.
+        succeeds: it is, and the document tells of an earlier start of the same job.
+        stands: this node has members, or had some that failed, or knows a verdict that was not sent.
         rank: this node's rank in the job.
         asked_at: since when this node has something for the Run.
     """
@@ -51,6 +52,7 @@ class SeatView(msgspec.Struct, frozen=True, kw_only=True):
     present: bool = True
     gone_at: float | None = None
     owns: bool = False
+    succeeds: bool = False
     stands: bool = False
     rank: int = 0
     asked_at: float = 0.0
@@ -85,7 +87,7 @@ def plan(view: SeatView, now: float) -> Hold | Claim | Follow:
     if document is None or seat is None:
         first = view.owns or (document is None and view.rank == 0)
         return _after(view.asked_at if first else view.asked_at + FIRST_S, now, Claim(epoch))
-    if seat.node == view.node:
+    if seat.node == view.node or view.succeeds:
         return Claim(epoch)
     if view.present:
         return Follow()
