@@ -261,6 +261,7 @@ def _opened(wish: Wish, settings: Settings, surroundings: Surroundings, launched
         rank_metrics=settings.rank_metrics,
         console=settings.console,
         system_metrics_s=settings.system_metrics_s,
+        upload_rate=settings.upload_rate,
         cluster=_cluster(wish, settings),
         origin=_origin(wish, settings, surroundings.job),
     )

@@ -261,6 +261,8 @@ class Delivery:
                 damaged=self.mark.damaged + piece.cut.damaged,
                 in_flight=0,
             )
+            if stream.kind == "files":
+                files.forget_notes(self._store, self._run.key, piece.cut.lines)
             self._progress(len(piece.cut.raw))
 
     def _console(self, streams: Sequence[Stream]) -> None:
@@ -310,6 +312,7 @@ class Delivery:
             start=0,
             raw=b"",
             lines=lines,
+            notes=str(self._store.run(self._run.key) / "sync") if stream.kind == "files" else "",
         )
 
         if stream.kind == "metrics":

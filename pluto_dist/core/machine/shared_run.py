@@ -131,6 +131,7 @@ class SharedRun:
             self._not_before = self._context.now.at + pause_s
             self._memberships.silent(self._address, result.reason)
             self._lookout.again()
+            self._forget_written(asked.key)
             return
         self._memberships.heard(self._address)
         match result:
@@ -147,6 +148,13 @@ class SharedRun:
                 if asked.leased:
                     self._memberships.lost(self._address)
                 self._lookout.again()
+
+    def _forget_written(self, key: str) -> None:
+        """What this node tells of itself it writes once more; the rest is compared with what is read back."""
+        if key == f"{self._folder}node/{self._node}":
+            self._present_under = 0
+        elif key == f"{self._folder}state/{self._node}":
+            self._shown = None
 
     # --- questions ----------------------------------------------------------------------------------------
 
