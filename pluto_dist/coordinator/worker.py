@@ -75,7 +75,7 @@ from pluto_dist.core.values.events import (
 from pluto_dist.core.values.lifecycle import Target
 from pluto_dist.host.identity import boot_clock
 from pluto_dist.spool.batches import contents, numbered, renamed
-from pluto_dist.spool.file_lines import located
+from pluto_dist.spool.file_lines import BLOBS, located
 from pluto_dist.spool.frames import Cut
 from pluto_dist.spool.names import segment_name, stream_kind
 from pluto_dist.spool.reader import ReadLimits, read_cut, records
@@ -238,6 +238,8 @@ class Worker:
             raw=cut.raw,
             lines=lines,
             last=effect.final,
+            notes=f"{effect.folder}/{BLOBS}" if effect.kind == "files" else "",
+            rate=effect.rate,
         )
         return self._backends(effect.run.target).deliver(effect.run, batch)
 

@@ -85,6 +85,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         spool_quota: disk that the spool may take; left out, the smaller of 2 GiB and 10 % of the free space.
         files_quota: disk that logged files may take until they are delivered, apart from `spool_quota`; left
             out, 10 % of the free space. A file that does not fit stays where it is, with a reference to it.
+        upload_rate: bytes a second with which the files of this process are uploaded, those of others on the
+            node counted in; 0 for as fast as it goes.
         files_copy: logged files up to this size are copied, and `log()` waits for that; larger ones are not.
         segment_size: a spool segment is closed when it is larger than this.
         retention_segments: so many segments of a stream, the newest ones, stay in the spool as long as the
@@ -114,7 +116,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         cluster_strict: no status is sent while the store cannot be reached, even if the server then takes the
             Run for dead.
         launched_by: lease of the `pluto-dist run` that started this process, which sets it; not for people.
-        disabled_because: why `auto` is `disabled`, "" where somebody asked for it or it is not.
+        disabled_because: why `auto` is `disabled`, "" where it was asked for or is not.
         notes: remarks that are worth a line in `doctor`, never an error.
         left_out: settings of the official client that mean something and have no meaning here; told once.
     """
@@ -142,6 +144,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     idle_exit_s: float = 60.0
     spool_quota: int | None = None
     files_quota: int | None = None
+    upload_rate: int = 0
     files_copy: int = 1 << 20
     segment_size: int = 4 << 20
     retention_segments: int = 2
@@ -183,6 +186,7 @@ _KINDS: dict[str, kind.Kind] = {
     "idle_exit_s": kind.number(0.1, 86_400, "seconds"),
     "spool_quota": kind.size(1 << 20, 1 << 50),
     "files_quota": kind.size(0, 1 << 60),
+    "upload_rate": kind.size(0, 1 << 60),
     "files_copy": kind.size(0, 1 << 60),
     "segment_size": kind.size(64 << 10, 1 << 30),
     "retention_segments": kind.count(2, 1_000_000),

@@ -138,7 +138,7 @@ class Board:
         return sorted(kept, key=lambda run: run.document.created_at)
 
     def _settled(self, now: float) -> str:
-        """Whoever looks settles what nobody else would (G7): at first, then when a look found it."""
+        """Settles Runs that have no coordinator (G7), at first and when one is seen; why not, "" if done."""
         self.lookup.silent = False
         if now < self._settle_at or not self._unsettled:
             return self._unsettled_because if self._unsettled else ""

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import msgspec
 
+from pluto_dist.backend import ledger
+from pluto_dist.backend.ledger import Entry
 from pluto_dist.backend.local import files
 from pluto_dist.backend.local.store import Store
 from pluto_dist.core.rules.kinship import goes_on_in_queue
@@ -39,6 +41,7 @@ from pluto_dist.core.values.backend import (
 from pluto_dist.core.values.document import Document, read
 from pluto_dist.core.values.ids import RunRef, display_prefix
 from pluto_dist.spool.batches import next_step
+from pluto_dist.spool.file_lines import read_line
 from pluto_dist.spool.names import segment_name
 from pluto_dist.spool.sources import ChangedError
 
@@ -75,17 +78,28 @@ class LocalBackend:
         name = segment_name(batch.stream, batch.segment)
         try:
             if batch.kind == "files":
-                for index, line in enumerate(batch.lines):
-                    try:
-                        kept = files.keep(self._store, run.key, line)
-                    except ChangedError as error:
-                        return Rejected(str(error), good=index)
-                    if kept is None:
-                        return Rejected(f"there is no such file: {line[:200]!r}", good=index)
+                refused = self._keep(run, batch)
+                if refused is not None:
+                    return refused
             self._store.copy_segment(run.key, batch.lease_id, name, batch.start, batch.raw)
         except OSError as error:
             return Retry(f"the store {self._store.root} cannot take it: {error}")
         return Delivered()
+
+    def _keep(self, run: BackendRun, batch: Batch) -> Rejected | None:
+        entries: list[Entry] = []
+        for index, line in enumerate(batch.lines):
+            try:
+                kept = files.keep(self._store, run.key, line)
+            except ChangedError as error:
+                return Rejected(str(error), good=index)
+            if kept is None:
+                return Rejected(f"there is no such file: {line[:200]!r}", good=index)
+            fields = read_line(line)
+            if kept.id and fields is not None and fields.log_type in ledger.LISTED:
+                entries.append(msgspec.structs.replace(kept, lease_id=batch.lease_id))
+        ledger.add(self._store.run(run.key), entries)
+        return None
 
     def register(self, run: BackendRun, names: dict[str, LogType]) -> Outcome:
         return Delivered()
@@ -103,7 +117,7 @@ class LocalBackend:
         return Beat(Delivered())
 
     def seat_epoch(self, run: BackendRun) -> int | Outcome:
-        """0: a store has one writer, so no seat has to be told from another."""
+        """0: a store has one writer, so there are no seats to tell apart."""
         return 0
 
     def revive(self, run: BackendRun) -> Outcome:
@@ -146,7 +160,7 @@ class LocalBackend:
     def _create(self, request: OpenRequest) -> OpenResult:
         external = request.external_id or request.key
         holder = self._store.claim_external(request.project, external, request.key)
-        if holder != request.key:  # somebody was faster
+        if holder != request.key:  # another process was faster
             return self._open(request)
         parent = None
         if request.parent is not None:

@@ -20,7 +20,7 @@ from pluto_dist.backend.pluto.client import (
     read_history,
 )
 from pluto_dist.backend.pluto.exchange import Failed, NotDelivered, failed
-from pluto_dist.backend.pluto.files import Files, MemoryUrlBook, UrlBook
+from pluto_dist.backend.pluto.files import Files
 from pluto_dist.backend.pluto.guard import first_fault
 from pluto_dist.backend.pluto.history import ended_by_monitor, left_to_do
 from pluto_dist.backend.pluto.http import Http
@@ -61,7 +61,6 @@ class PlutoBackend(Backend):
         target: Target,
         key: KeyProvider,
         *,
-        urls: UrlBook | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         """Opens no connection yet.
@@ -69,13 +68,12 @@ class PlutoBackend(Backend):
         Args:
             target: the server's base URLs.
             key: asked for the API key at each request; None means that there is none.
-            urls: where upload addresses stay until their files are stored; in memory by default.
             transport: replaces the network.
         """
         self._http = Http(transport=transport)
         self._client = Client(target, key, self._http)
         self._opening = Opening(self._client)
-        self.files = Files(self._client, self._http, urls or MemoryUrlBook())
+        self.files = Files(self._client, self._http)
 
     def open(self, request: OpenRequest) -> OpenResult:
         return self._opening.open(request)
@@ -90,7 +88,7 @@ class PlutoBackend(Backend):
             case "data" | "console":
                 return self._rows(run, batch)
             case "files":
-                return self.files.deliver(run, batch.lines)
+                return self.files.deliver(run, batch)
             case "lifecycle":
                 return Delivered()
 

@@ -180,6 +180,7 @@ class Lane:
             first_line=run.next_line,
             label=self._speaker(run) if cursor.kind == "console" else "",
             final=self.final,
+            rate=lease.opened.upload_rate,
         )
         self._context.emit(self._sent)
 

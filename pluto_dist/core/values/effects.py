@@ -134,6 +134,7 @@ class Ship(Effect, frozen=True, kw_only=True):
         first_line: number of the first console line.
         label: prefix of the lines on a console that several participants share, else "".
         final: nothing will be added to this segment, so a torn tail is skipped.
+        rate: bytes a second for the contents of files, 0 for as fast as it goes.
     """
 
     target: str
@@ -151,6 +152,7 @@ class Ship(Effect, frozen=True, kw_only=True):
     first_line: int = 0
     label: str = ""
     final: bool = False
+    rate: int = 0
 
 
 class NodeFeed(msgspec.Struct, frozen=True, kw_only=True):

@@ -126,6 +126,7 @@ class Claim(Entry, frozen=True, kw_only=True, tag="opened"):
         console: how the process captures its own output.
         system_metrics_s: seconds between samples of the node while the process is an owner or worker, 0 for
             none.
+        upload_rate: bytes a second that its files may be uploaded with, 0 for as fast as it goes.
         cluster: the store that the nodes of the job share, null without one.
         origin: for the page of a new Run, None where nothing about the machine is to be recorded.
     """
@@ -161,6 +162,7 @@ class Claim(Entry, frozen=True, kw_only=True, tag="opened"):
     rank_metrics: RankMetrics = "auto"
     console: Console = "off"
     system_metrics_s: Seconds = 0.0
+    upload_rate: Annotated[int, msgspec.Meta(ge=0)] = 0
     cluster: ClusterAddress | None = None
     origin: Origin | None = None
 
