@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from pluto_dist.core.values.document import Document, LeaseShown
     from pluto_dist.read.lookup import Lookup
 
-SUSPECT_HEARTBEATS = 3
-
 
 class Process(msgspec.Struct, frozen=True, kw_only=True):
     """One attached process."""
@@ -121,6 +119,7 @@ def attached(lookup: Lookup) -> Attached:
 
 def _process(document: Document, lease: LeaseShown) -> Process:
     from pluto_dist.cli.console import now_ms
+    from pluto_dist.read.processes import is_suspect
 
     now = now_ms()
     seen_s = (now - lease.last_seen_at) / 1000 if lease.last_seen_at is not None else None
@@ -140,7 +139,7 @@ def _process(document: Document, lease: LeaseShown) -> Process:
         epoch=lease.epoch,
         attempt=lease.attempt,
         state=lease.state,
-        suspect=seen_s is not None and seen_s > SUSPECT_HEARTBEATS * lease.heartbeat_s,
+        suspect=is_suspect(lease, now),
         heartbeat_s=lease.heartbeat_s,
         granted_at=lease.granted_at,
         last_seen_at=lease.last_seen_at,

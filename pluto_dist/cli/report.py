@@ -12,10 +12,11 @@ import typer
 from pluto_dist.backend.local.reading import SaidLine
 from pluto_dist.backend.local.store import Store
 from pluto_dist.cli.console import clock, now_ms, print_table, printable, since, span
-from pluto_dist.cli.ranks import Row, rows_of
 from pluto_dist.core.rules.verdict import server_differs
-from pluto_dist.core.values.document import Document, LeaseShown
+from pluto_dist.core.values.document import Document
 from pluto_dist.core.values.records import Failure, RunEvent
+from pluto_dist.read.failure import first_failure
+from pluto_dist.read.processes import Group, groups_of, processes_of
 from pluto_dist.read.settle import Situation
 
 EVENTS = 20
@@ -67,18 +68,6 @@ def print_run(shown: Shown) -> None:
     _section(_earlier_attempts(document))
     _section(_config(document, whole=shown.whole))
     _section(_files(document, shown.store))
-
-
-def first_failure(document: Document) -> Failure | None:
-    """What began the end of the Run, or of its last attempt that failed while it goes on."""
-    ends = (*document.attempts, *((document.verdict,) if document.verdict is not None else ()))
-    return ends[-1].first_failure if ends else None
-
-
-def lease_of(document: Document, failure: Failure) -> LeaseShown | None:
-    """The lease of the process that failed."""
-    same = (each for each in document.leases if (each.pid, each.host) == (failure.pid, failure.host))
-    return next((each for each in same if each.attempt == failure.attempt), None)
 
 
 def failure_lines(failure: Failure) -> Iterator[str]:
@@ -183,24 +172,22 @@ def _earlier_attempts(document: Document) -> Iterator[str]:
 
 
 def _processes(shown: Shown, at_ms: int) -> None:
-    document = shown.document
-    failure = first_failure(document)
-    failed = lease_of(document, failure) if failure is not None else None
-    rows = rows_of(document.leases, failed.lease_id if failed is not None else "", whole=shown.whole)
+    alive = shown.situation.standing in ("running", "detached")
+    rows = groups_of(processes_of(shown.document, at_ms, known=alive), whole=shown.whole)
     listed = rows if shown.whole else rows[:ROWS]
     if rows:
         print_table(COLUMNS, [_cells(row, at_ms) for row in listed], right=NUMBERS)
     if len(listed) < len(rows):
-        more = sum(len(row.leases) for row in rows[len(listed) :])
+        more = sum(len(row.processes) for row in rows[len(listed) :])
         typer.echo(f"… {more} more; --all has them")
 
 
-def _cells(row: Row, at_ms: int) -> tuple[object, ...]:
-    first = row.leases[0]
+def _cells(row: Group, at_ms: int) -> tuple[object, ...]:
+    first = row.first.lease
     return (
         first.role,
         row.who,
-        first.pid if len(row.leases) == 1 else f"{len(row.leases)} pids",
+        first.pid if len(row.processes) == 1 else f"{len(row.processes)} pids",
         first.host,
         first.epoch,
         first.attempt,
@@ -209,7 +196,7 @@ def _cells(row: Row, at_ms: int) -> tuple[object, ...]:
         row.steps,
         row.written,
         row.delivered,
-        row.state,
+        row.first.state,
     )
 
 

@@ -80,11 +80,10 @@ def show(
 
 def _last_lines(document: Document, folders: list[Path]) -> tuple[SaidLine, ...]:
     """What the process that failed first printed last."""
-    from pluto_dist.cli.report import first_failure, lease_of
     from pluto_dist.read.console import last_lines
+    from pluto_dist.read.failure import failed_lease
 
-    failure = first_failure(document)
-    lease = lease_of(document, failure) if failure is not None else None
+    lease = failed_lease(document)
     return tuple(last_lines(lease, folders, LAST_LINES)) if lease is not None else ()
 
 

@@ -119,7 +119,7 @@ def _presence(spool: Path | None, lease: LeaseHead | LeaseShown) -> Presence:
         return "unknown"
     folder = spool / lease.lease_id
     try:
-        claim = _claim(str(folder))
+        claim = claim_of(str(folder))
         if claim is None:
             return "unknown"
         found = watch(claim.identity, folder / LOCK_NAME)
@@ -131,7 +131,8 @@ def _presence(spool: Path | None, lease: LeaseHead | LeaseShown) -> Presence:
         return "unknown"
 
 
-def _claim(folder: str) -> Claim | None:
+def claim_of(folder: str) -> Claim | None:
+    """What the process of a lease said first, from its folder in the spool; None if it is not there."""
     for segment in sorted(list_streams(folder).get("lifecycle", {})):
         for line in records(folder, "lifecycle", segment):
             entry = decode_entry(line)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from pluto_dist.cli.ranks import rows_of, spans
 from pluto_dist.core.values.document import Document
 from pluto_dist.errors import UsageError
 from pluto_dist.read.listing import Listed, Wanted, chosen, listed, page_of, since_ms
@@ -103,20 +102,3 @@ def test_a_live_coordinator_is_believed(machine: Machine):
     with answering(machine.socket, knowing(document(lease("a")))):
         (found,) = listed(machine.lookup())
     assert found.situation.standing == "running"
-
-
-def test_processes_that_are_alike_share_a_row_and_the_one_that_failed_comes_first():
-    ranks = [lease(f"r{n}", f"rank{n}", label=f"rank{n}", last_step=10 + n) for n in range(1, 300)]
-    ranks[6] = msgspec.structs.replace(ranks[6], state="ended", end_reason="died")
-    owner = lease("o", label="rank0")
-    rows = rows_of([owner, *ranks], "r7", whole=False)
-    assert [(row.who, row.state, row.steps) for row in rows] == [
-        ("rank7", "died", "17"),
-        ("rank0", "active", ""),
-        ("ranks 1-6, 8-299", "active", "11–309"),
-    ]
-    assert len(rows_of([owner, *ranks], "r7", whole=True)) == 300
-
-
-def test_spans_of_ranks():
-    assert spans([3, 1, 2, 9, 7, 2]) == "1-3, 7, 9"

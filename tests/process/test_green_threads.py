@@ -17,7 +17,7 @@ PATCH = {
 
 
 def needs(library: str) -> None:
-    """Looked up, never imported: eventlet hangs a warning on every later fork of the process that imports it."""
+    """Looked up, not imported: with eventlet in a process, each later fork warns there."""
     if importlib.util.find_spec(library) is None:
         pytest.skip(f"{library} is not installed here: pip install {library}")
 

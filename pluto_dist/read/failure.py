@@ -1,0 +1,24 @@
+"""What began the end of a Run, and whose lease it was."""
+
+from __future__ import annotations
+
+from pluto_dist.core.values.document import Document, LeaseShown
+from pluto_dist.core.values.records import Failure
+
+
+def first_failure(document: Document) -> Failure | None:
+    """What began the end of the Run, or of its last attempt that failed while it goes on."""
+    ends = (*document.attempts, *((document.verdict,) if document.verdict is not None else ()))
+    return ends[-1].first_failure if ends else None
+
+
+def lease_of(document: Document, failure: Failure) -> LeaseShown | None:
+    """The lease of the process that failed."""
+    same = (each for each in document.leases if (each.pid, each.host) == (failure.pid, failure.host))
+    return next((each for each in same if each.attempt == failure.attempt), None)
+
+
+def failed_lease(document: Document) -> LeaseShown | None:
+    """The lease of the process that failed first, None if none did or it is not among the Run's."""
+    failure = first_failure(document)
+    return lease_of(document, failure) if failure is not None else None
