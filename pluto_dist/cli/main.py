@@ -18,7 +18,7 @@ import typer
 from typer.core import TyperGroup
 
 from pluto_dist import __version__
-from pluto_dist.cli import coordinator, doctor, export, finish, logs, ps, run, runs, show, sync
+from pluto_dist.cli import coordinator, doctor, export, finish, logs, ps, run, runs, show, sync, ui
 from pluto_dist.cli.demo import command as demo
 from pluto_dist.errors import AmbiguousRunError, PlutoDistError, UsageError
 
@@ -81,6 +81,7 @@ app.command()(demo.demo)
 app.command()(runs.runs)
 app.command()(show.show)
 app.command()(ps.ps)
+app.command()(ui.ui)
 app.command()(export.export)
 app.command()(logs.logs)
 app.command()(finish.finish)

@@ -304,7 +304,7 @@ def _joined(before: Point | None, chunk: Chunk) -> Point:
 
 
 def chunks_of(segment: Segment, block: Block, names: FinalNames, wanted: Wanted | None) -> Iterator[Chunk]:
-    """The series of a block under their final names; those that are left out (R7) or not wanted are missing."""
+    """The wanted series of a block under their final names, without those that are left out (R7)."""
     who = segment.participant(block.start)
     for index, metric in enumerate(block.names):
         name = names.of(who, metric)

@@ -15,12 +15,14 @@ import numpy as np
 
 from pluto_dist.read.columns import Chunk
 
+Value = float | Literal["NaN"] | None
+NAN: Literal["NaN"] = "NaN"
 Axis = Literal["step", "time", "elapsed"]
 Array = np.ndarray[Any, Any]
 
 VALUES = 60_000  # of all lines of an answer: so many are drawn in a moment
 FEWEST = 60  # places of a line, however many lines there are
-UNIQUE = 20  # times the places: more points than that are not looked through for equal steps
+UNIQUE = 20  # times the places: of more points than that it is not asked how many steps are equal
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -47,7 +49,7 @@ class Drawn(msgspec.Struct, frozen=True):
     """One line of a chart: at each place of the axis the mean, and what it is the mean of.
 
     Attributes:
-        mean: None where there is no finite value.
+        mean: None where the line has no point, `NAN` where it has none that is finite.
         low, high: smallest and largest; None where they are the mean everywhere.
         count: points in the window.
         odd: how many of them are not finite.
@@ -57,9 +59,9 @@ class Drawn(msgspec.Struct, frozen=True):
     label: str
     rank: int | None
     band: int
-    mean: list[float | None]
-    low: list[float | None] | None
-    high: list[float | None] | None
+    mean: list[Value]
+    low: list[Value] | None
+    high: list[Value] | None
     count: int
     odd: int
 
@@ -72,7 +74,6 @@ class Chart(msgspec.Struct, frozen=True):
         lines: each as long as `x`.
         thinned: a place stands for several steps.
         first, last: the ends of everything there is, whatever the window; None of nothing.
-        left_out: lines that there were too many of.
     """
 
     x: list[float]
@@ -80,7 +81,6 @@ class Chart(msgspec.Struct, frozen=True):
     thinned: bool
     first: float | None
     last: float | None
-    left_out: int = 0
 
 
 def line_of(
@@ -107,7 +107,10 @@ def line_of(
 
 
 def chart_of(
-    lines: Sequence[Line], places: int, first: float | None = None, last: float | None = None, left_out: int = 0
+    lines: Sequence[Line],
+    places: int,
+    first: float | None = None,
+    last: float | None = None,
 ) -> Chart:
     """A chart of these lines.
 
@@ -120,7 +123,7 @@ def chart_of(
     ends = [(line.xs[0], line.xs[-1]) for line in lines if len(line.xs)]
     inside = [_between(line, first, last) for line in lines]
     places = max(min(FEWEST, places), min(places, VALUES // max(1, 3 * len(inside))))
-    edges, thinned = _parts([line.xs for line in inside], places)
+    edges, thinned = _parts(inside, places)
     begins = _first_places(inside, edges)
     kept = np.isfinite(begins)
     return Chart(
@@ -129,7 +132,6 @@ def chart_of(
         thinned=thinned,
         first=float(min(end[0] for end in ends)) if ends else None,
         last=float(max(end[1] for end in ends)) if ends else None,
-        left_out=left_out,
     )
 
 
@@ -139,15 +141,22 @@ def _between(line: Line, first: float | None, last: float | None) -> Line:
     return msgspec.structs.replace(line, xs=line.xs[begin:end], ys=line.ys[begin:end])
 
 
-def _parts(axes: Sequence[Array], places: int) -> tuple[Array, bool]:
-    """Where the parts begin, and whether one holds several places."""
-    held = [axis for axis in axes if len(axis)]
+def _parts(lines: Sequence[Line], places: int) -> tuple[Array, bool]:
+    """Where the parts begin, and whether one holds several places.
+
+    Of a band whose series have no place in common, as on an axis of time, a part holds about one point each.
+    """
+    held = [line.xs for line in lines if len(line.xs)]
     if not held:
         return np.empty(0), False
+    longest = max(len(line.xs) / line.band for line in lines)
     if max(map(len, held)) <= UNIQUE * places:
         found = np.unique(np.concatenate([np.unique(axis) for axis in held]))
-        if len(found) <= places:
+        apart = len(found) > 2 * longest and any(line.band > 1 for line in lines)
+        if len(found) <= places and not apart:
             return found, False
+        if apart:
+            places = max(1, min(places, int(longest)))
     low, high = min(axis[0] for axis in held), max(axis[-1] for axis in held)
     if low == high:
         return np.array([low]), False
@@ -190,18 +199,21 @@ def _drawn(line: Line, edges: Array, kept: Array) -> Drawn:
         label=line.label,
         rank=line.rank,
         band=line.band,
-        mean=_plain(mean[kept]),
-        low=None if same else _plain(low[kept]),
-        high=None if same else _plain(high[kept]),
+        mean=_plain(mean[kept], held[kept]),
+        low=None if same else _plain(low[kept], held[kept]),
+        high=None if same else _plain(high[kept], held[kept]),
         count=len(line.ys),
         odd=int(len(fine) - np.count_nonzero(fine)),
     )
 
 
-def _plain(numbers: Array) -> list[float | None]:
-    return [None if number != number else number for number in numbers.tolist()]  # noqa: PLR0124 # NaN
+def _plain(numbers: Array, held: Array) -> list[Value]:
+    found: list[Value] = numbers.tolist()
+    for index in np.flatnonzero(np.isnan(numbers)).tolist():
+        found[index] = NAN if held[index] else None
+    return found
 
 
 def _joined(parts: Sequence[memoryview], kind: type) -> Array:
-    arrays = [np.frombuffer(part, kind) for part in parts]
+    arrays: list[Array] = [np.frombuffer(part, kind) for part in parts]
     return np.concatenate(arrays) if arrays else np.empty(0, kind)
