@@ -187,10 +187,10 @@ def _drawn(line: Line, edges: Array, kept: Array) -> Drawn:
     fine = np.isfinite(line.ys)
     if len(begins):
         ys = line.ys if fine.all() else np.where(fine, line.ys, np.nan)
-        counts = np.add.reduceat(fine, begins, dtype=np.int64)
-        sums = np.add.reduceat(np.where(fine, line.ys, 0.0), begins)
         low[held], high[held] = np.fmin.reduceat(ys, begins), np.fmax.reduceat(ys, begins)
+        counts = np.add.reduceat(fine, begins, dtype=np.int64)
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            sums = np.add.reduceat(np.where(fine, line.ys, 0.0), begins)
             middle = np.clip(sums / counts, low[held], high[held])  # sums of huge values overflow
         mean[held] = middle
     same = bool(np.array_equal(low[held], high[held], equal_nan=True))

@@ -14,7 +14,7 @@ from pluto_dist.core.values.records import AttemptEnd, Failure, Point, RunEvent
 from pluto_dist.read.board import RunSeen
 from pluto_dist.read.failure import first_failure, how
 from pluto_dist.read.machines import MachineUse
-from pluto_dist.read.processes import OPEN, Group, groups_of
+from pluto_dist.read.processes import OPEN, Group, Process, groups_of
 from pluto_dist.read.timeline import Timeline, timeline_of
 
 EVENTS = 300
@@ -156,6 +156,7 @@ def page_of(
     """
     document = seen.document
     failure = first_failure(document)
+    people = [process for process in seen.processes if process.lease.pid]  # a node's own feed is none
     return Page(
         key=document.key,
         display_id=document.display_id,
@@ -184,8 +185,8 @@ def page_of(
         verdict=document.verdict,
         reported=document.reported,
         failure=FailureSeen(failure, how(failure), tuple(last_lines)) if failure is not None else None,
-        rows=_rows(seen, whole=whole),
-        processes=len(seen.processes),
+        rows=_rows(people, whole=whole),
+        processes=len(people),
         step=seen.step,
         rate=seen.rate,
         lag=seen.lag,
@@ -281,8 +282,8 @@ def _why(document: Document) -> str:
     return ""
 
 
-def _rows(seen: RunSeen, *, whole: bool) -> list[Row]:
-    return [_row(group) for group in groups_of(seen.processes, whole=whole or len(seen.processes) <= WHOLE)]
+def _rows(people: list[Process], *, whole: bool) -> list[Row]:
+    return [_row(group) for group in groups_of(people, whole=whole or len(people) <= WHOLE)]
 
 
 def _row(group: Group) -> Row:

@@ -69,6 +69,10 @@ class Server:
         """Lets `run` return; for another thread."""
         self._server.should_exit = True
 
+    def close(self) -> None:
+        """Gives the port back, if it was never served."""
+        self._socket.close()
+
     def _is_stopping(self) -> bool:
         return self._server.should_exit
 

@@ -45,7 +45,10 @@ export function overviewPart(run, { toConsole, whole }) {
   function set(found) {
     page = found;
     part("notes", [page.remark, page.trouble, page.differs], () => fill(notes, [page.remark, page.trouble, page.differs].filter(Boolean).map(problem)));
-    part("verdict", [page.status, page.why, page.failure, page.attempts], () => fill(verdict, ...verdictOf(page, toConsole)));
+    part("verdict", [page.status, page.why, page.failure, page.attempts], () => {
+      fill(verdict, ...verdictOf(page, toConsole));
+      for (const pre of verdict.querySelectorAll("pre")) pre.scrollTop = pre.scrollHeight;
+    });
     const lasting = page.ended_at === null;
     part("time", [page.timeline, lasting ? Math.floor(page.now / 5000) : 0], () => {
       const open = time.querySelector("details")?.open;

@@ -18,14 +18,15 @@ const MARKS = {
 
 /** @param {object} timeline as the server has it; `choose(participant)` opens its console */
 export function drawTimeline(timeline, { whole = false, choose }) {
-  const { begin, end, lanes, marks } = timeline;
+  const { begin, end, marks } = timeline;
+  const lanes = timeline.lanes.filter((lane) => lane.spans.some((each) => each.pid)); // a node's own feed is no process
   const failing = lanes.filter((lane) => lane.spans.some((each) => each.failed_first));
   const shown = whole || lanes.length <= FOLDED ? lanes : [...lanes.slice(0, FOLDED - failing.length), ...failing.filter((lane) => lanes.indexOf(lane) >= FOLDED - failing.length)];
   const height = TOP + shown.length * LANE + 6;
   const long = Math.max(1, end - begin);
   const at = (ms) => `${Math.max(0, Math.min(100, ((ms - begin) / long) * 100))}%`;
   const width = (from, to) => `${Math.max(0.3, ((to - from) / long) * 100)}%`;
-  const drawing = s("svg.lanes", { role: "img", width: "100%", height, "aria-label": summary(timeline) });
+  const drawing = s("svg.lanes", { role: "img", width: "100%", height, "aria-label": summary({ ...timeline, lanes }) });
   for (const tick of ticks(long / 1000)) {
     drawing.append(s("line.tick", { x1: at(begin + tick * 1000), x2: at(begin + tick * 1000), y1: TOP - 6, y2: height }),
       s("text.tick", { x: at(begin + tick * 1000), y: TOP - 11, "text-anchor": tick ? "middle" : "start" }, elapsed(tick)));
@@ -47,7 +48,7 @@ export function drawTimeline(timeline, { whole = false, choose }) {
   });
   const labels = h("ol.names", { "aria-hidden": "true" }, shown.map((lane) => h("li", { title: `${lane.label} (${lane.role})` }, lane.label)));
   labels.style.paddingTop = `${TOP}px`;
-  return h("div.timeline", h("div.drawing", labels, h("div.space", drawing)), key(timeline),
+  return h("div.timeline", h("div.drawing", labels, h("div.space", drawing)), key({ ...timeline, lanes }),
     h("details.values", h("summary", "As a table"), table("Leases over time",
       [["Process"], ["Attempt", "num"], ["Where"], ["From"], ["To"], ["Lasted", "num"], ["How it ended"]],
       lanes.flatMap((lane) => lane.spans.map((each) => [each.label, each.attempt, `pid ${each.pid} on ${each.host}`, clock(each.begin), each.end === null ? "" : clock(each.end), span(((each.end ?? end) - each.begin) / 1000), `${SAID[each.ended] ?? each.ended}${each.failed_first ? ", failed first" : ""}`])))),
@@ -61,7 +62,7 @@ function key({ lanes, marks, begin }) {
   return h("p.key",
     ["live", "calm", "odd", "bad"].filter((tone) => tones.has(tone)).map((tone) => h("span.entry", h("i.chip", { class: tone, "aria-hidden": "true" }), named[tone])),
     lanes.some((lane) => lane.spans.some((each) => each.failed_first)) ? h("span.entry", h("i.chip.first", { "aria-hidden": "true" }, "×"), "failed first") : null,
-    marks.filter((mark) => mark.name !== "opened" && mark.name !== "ended").slice(-6).map((mark) => h("span.entry", h("i.chip.line", { "aria-hidden": "true" }), `${MARKS[mark.name] ?? mark.name} at ${elapsed((mark.at_ms - begin) / 1000)}`)));
+    marks.filter((mark) => mark.name !== "opened" && mark.name !== "ended").slice(-6).map((mark) => h("span.entry", h("i.chip.line", { "aria-hidden": "true" }), `${MARKS[mark.name] ?? mark.name} after ${span((mark.at_ms - begin) / 1000)}`)));
 }
 
 function summary({ lanes, begin, end }) {
