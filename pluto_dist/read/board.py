@@ -16,18 +16,20 @@ from pathlib import Path
 
 import msgspec
 
+from pluto_dist.backend.local.store import Store
 from pluto_dist.core.values.document import Document
 from pluto_dist.errors import MachineError, PlutoDistError, RunNotFoundError
 from pluto_dist.read.lookup import RUNNING, Found, Lookup
 from pluto_dist.read.machines import MachineUse, machines_of
 from pluto_dist.read.pace import Pace
 from pluto_dist.read.processes import Process, Usage, processes_of
+from pluto_dist.read.sampled import last_samples
 from pluto_dist.read.settle import Situation, settle, situation
 from pluto_dist.read.spooled import caught_up
 from pluto_dist.read.usage import UsageMeter
 
 STORE_EVERY_S = 10.0  # a store of many Runs is not listed with each look
-SETTLE_EVERY_S = 30.0
+SETTLE_EVERY_S = 5.0
 
 
 class RunSeen(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,6 +121,7 @@ class Board:
         self._store_at = self._settle_at = float("-inf")
         self._pace, self._meter = Pace(), UsageMeter(lookup.spool)
         self._watched: set[str] = set()
+        self._unsettled, self._unsettled_because = True, ""
 
     def look(self) -> list[RunSeen]:
         """The Runs as of now, oldest first; `remark` says what a person should know about the looking.
@@ -133,15 +136,17 @@ class Board:
         seen = self._seen(found, now)
         kept = seen if self._every or self._names else self._going_on(seen)
         self._watched = {run.key for run in kept}
+        self._unsettled = any(run.situation.standing == "gone" and not run.live for run in seen)
         return sorted(kept, key=lambda run: run.document.created_at)
 
     def _settled(self, now: float) -> str:
-        """Whoever looks settles what nobody else would (G7), at first and from time to time."""
+        """Settles Runs that have no coordinator (G7), at first and when one is seen; why not, "" if done."""
         self.lookup.silent = False
-        if now < self._settle_at:
-            return ""
+        if now < self._settle_at or not self._unsettled:
+            return self._unsettled_because if self._unsettled else ""
         self._settle_at = now + SETTLE_EVERY_S
-        return settle(self.lookup)
+        self._unsettled_because = settle(self.lookup)
+        return self._unsettled_because
 
     def _found(self, now: float) -> list[Found]:
         if self._names:
@@ -209,8 +214,12 @@ class Board:
             live=found.live,
             situation=known,
             processes=tuple(processes),
-            machines=tuple(machines_of(document.summary)),
+            machines=tuple(machines_of(last_samples(document, self._roots(found)))),
         )
+
+    def _roots(self, found: Found) -> list[Path]:
+        streams = Store(found.store).run(found.document.key) / "streams"
+        return [streams, *([self.lookup.spool] if self.lookup.spool is not None else [])]
 
     def _going_on(self, seen: list[RunSeen]) -> list[RunSeen]:
         going = [run for run in seen if run.situation.standing != "ended" or run.key in self._watched]

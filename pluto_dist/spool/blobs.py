@@ -1,26 +1,44 @@
-"""Contents of logged files: snapshots beside the streams of a lease, and the lines that name them.
+"""Contents of logged files: kept beside the streams of a lease, and the lines that name them.
 
     <lease>/blobs/<blob>         one file's content as it was when it was logged; never changed afterwards
+    <lease>/blobs/<blob>.link    a second link to the user's file: survives its deletion and replacement
     <lease>/blobs/<blob>.part    a copy that is being made, or was cut off; no line names it
 
 A line of the files stream (see `file_lines`) names a blob; it is written after the blob is whole.
+
+Keeping takes no longer for a large file than for a small one: only a small one is copied. For a large one the
+first of these ways is taken that the filesystems support; `sources` finds later whether the content has held:
+
+| way | copies | protects against deletion, renaming over it | against writing into it |
+| --- | --- | --- | --- |
+| copy, clone (FICLONE) | bytes; nothing | yes | yes |
+| link | nothing | yes | no: noticed |
+| reference | nothing | no: noticed | no: noticed |
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
+import time
 from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Final
 
 import msgspec
 
-from pluto_dist.spool.file_lines import BLOBS
+from pluto_dist.spool.file_lines import BLOBS, LINK, Part, Seen
+from pluto_dist.spool.folders import Found, NoSourceError
+from pluto_dist.spool.sources import seen_in
 from pluto_dist.spool.space import MIB, MIN_FREE, SHARE_OF_FREE
 
+COPY_UP_TO: Final = MIB  # bytes; about half a millisecond
+TIME_S: Final = 0.004  # for the files of a folder; what is left then is kept by reference
+_FICLONE: Final = 0x40049409  # linux/fs.h: the other file's blocks, shared until one of both is written
 _PIECE: Final = MIB
 _KERNEL_PIECE: Final = 1 << 30
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -31,14 +49,20 @@ _NO_KERNEL_COPY: Final = frozenset(
 
 
 class Blob(msgspec.Struct, frozen=True):
-    """A content that is kept; `size` is in bytes."""
+    """A content that is kept; `size` is in bytes.
+
+    Attributes:
+        name: its id.
+        source, seen, linked: as in `FileLine`.
+        moved: the file was changed while it was copied.
+    """
 
     name: str
     size: int
-
-
-class NoSourceError(ValueError):
-    """The user's file cannot be had; never leaves the client."""
+    source: str = ""
+    seen: Seen | None = None
+    linked: bool = False
+    moved: bool = False
 
 
 class NoRoomError(ValueError):
@@ -53,6 +77,7 @@ class Blobs:
         root: of the spool, which holds `leases/`.
         quota_bytes: limit of all blobs below the root, None for a tenth of what is free now. It is apart from
             the quota of the records, so that neither keeps the other out.
+        copy_up_to: bytes of the largest file that is copied.
         durable: blobs are put on the disk by `sync`.
 
     Attributes:
@@ -63,36 +88,128 @@ class Blobs:
     """
 
     def __init__(
-        self, folder: str, root: str, quota_bytes: int | None = None, *, durable: bool = False
+        self,
+        folder: str,
+        root: str,
+        quota_bytes: int | None = None,
+        *,
+        copy_up_to: int = COPY_UP_TO,
+        durable: bool = False,
     ) -> None:
         self._folder = Path(folder) / BLOBS
         self._root = root
         self.quota_bytes = _free(root) // SHARE_OF_FREE if quota_bytes is None else quota_bytes
+        self._copy_up_to = copy_up_to
+        self._no_clone: set[int] = set()
         self._durable = durable
         self._unsynced: deque[str] = deque()
         self.written = 0
 
     def keep(self, source: str | bytes) -> Blob:
-        """Copies a file, or keeps bytes; whole when it returns.
+        """Keeps bytes, or a file in the best of the quick ways; see the module's docstring.
 
-        A file that is changed while it is copied is kept as the reads found it.
+        A file that cannot be copied for want of room is kept as a reference.
 
         Raises:
             NoSourceError: the file cannot be read, or is no regular file.
-            NoRoomError: there is no room for it now.
+            NoRoomError: there is no room for the bytes now.
         """
         if isinstance(source, bytes):
             return self._write(source, len(source))
         try:
             with os.fdopen(_opened(source), "rb", buffering=0) as file:
-                return self._write(file, os.fstat(file.fileno()).st_size)
+                return self._keep_file(file, source, self._copy_up_to)
         except OSError as error:
             raise NoSourceError(f"{source!r} cannot be read: {error.strerror or error}") from error
 
-    def discard(self, blob: Blob) -> None:
+    def keep_all(self, found: Sequence[Found]) -> tuple[Part, ...]:
+        """Keeps the files of a folder; when that has taken `TIME_S`, or `copy_up_to` bytes, only references.
+
+        Raises:
+            NoSourceError: one of them cannot be read, so nothing of the folder is kept.
+        """
+        parts: list[Part] = []
+        until, room = time.monotonic() + TIME_S, self._copy_up_to
+        roomy = self._has_room(sum(file.size for file in found))
+        try:
+            for file in found:
+                if not roomy or time.monotonic() > until:
+                    parts.append(_referred(file))
+                    continue
+                with os.fdopen(_opened(file.path), "rb", buffering=0) as opened:
+                    blob = self._keep_file(opened, file.path, room, asked=True)
+                room -= blob.size if blob.seen is None else 0
+                parts.append(_part(file.name, blob))
+        except OSError as error:
+            for part in parts:
+                self.discard(part)
+            raise NoSourceError(f"{error.filename!r} cannot be read: {error.strerror or error}") from error
+        return tuple(parts)
+
+    def _keep_file(self, file: BinaryIO, source: str, copy_up_to: int, *, asked: bool = False) -> Blob:
+        """Args: asked: there is room."""
+        seen = seen_in(os.fstat(file.fileno()))
+        try:
+            if seen.size <= copy_up_to:
+                blob = self._write(file, seen.size, asked=asked)
+                moved = seen_in(os.fstat(file.fileno())) != seen
+                return msgspec.structs.replace(blob, moved=moved)
+            if not asked:
+                self._look_for_room(seen.size)
+            kept = self._clone(file, seen) or self._link(file, source, seen)
+        except NoRoomError:
+            kept = None
+        return kept or self._reference(source, seen)
+
+    def _has_room(self, size: int) -> bool:
+        try:
+            self._look_for_room(size)
+        except NoRoomError:
+            return False
+        return True
+
+    def _clone(self, file: BinaryIO, seen: Seen) -> Blob | None:
+        if seen.device in self._no_clone:
+            return None
+        name = os.urandom(16).hex()
+        part = self._folder / f"{name}.part"
+        try:
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+            with os.fdopen(os.open(part, _CREATE, 0o600), "wb", buffering=0) as target:
+                fcntl.ioctl(target.fileno(), _FICLONE, file.fileno())
+            part.rename(self._folder / name)
+        except OSError:  # another filesystem, or one that copies only byte by byte
+            self._no_clone.add(seen.device)
+            with suppress(OSError):
+                part.unlink()
+            return None
+        moved = seen_in(os.fstat(file.fileno())) != seen
+        return self._kept(Blob(name, (self._folder / name).stat().st_size, moved=moved))
+
+    def _link(self, file: BinaryIO, source: str, seen: Seen) -> Blob | None:
+        """Links the very file that is open, whatever its name stands for by now."""
+        name = os.urandom(16).hex()
+        try:
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+            folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:  # with a folder, Python asks the system to follow the link in /proc
+                os.link(f"/proc/self/fd/{file.fileno()}", name + LINK, dst_dir_fd=folder)
+            finally:
+                os.close(folder)
+        except OSError:  # another filesystem, one without links, or another user's file
+            return None
+        return self._kept(Blob(name, seen.size, os.path.realpath(source), seen, linked=True))
+
+    def _reference(self, source: str, seen: Seen) -> Blob:
+        """Refers to the file by its name; for a symbolic link, by the name that it points to now."""
+        self.written += 1
+        return Blob(os.urandom(16).hex(), seen.size, os.path.realpath(source), seen)
+
+    def discard(self, blob: Blob | Part) -> None:
         """No line names it after all."""
+        name = blob.path if isinstance(blob, Part) else blob.name
         with suppress(OSError):  # it goes with the lease's folder
-            (self._folder / blob.name).unlink()
+            (self._folder / (name + LINK if blob.linked else name)).unlink()
 
     def sync(self) -> None:
         """Puts on the disk what was kept since the last time.
@@ -108,8 +225,9 @@ class Blobs:
         if self._folder.is_dir():
             _sync(self._folder)
 
-    def _write(self, source: bytes | BinaryIO, size: int) -> Blob:
-        self._look_for_room(size)
+    def _write(self, source: bytes | BinaryIO, size: int, *, asked: bool = False) -> Blob:
+        if not asked:
+            self._look_for_room(size)
         name = os.urandom(16).hex()
         part = self._folder / f"{name}.part"
         try:
@@ -126,10 +244,13 @@ class Blobs:
             raise NoRoomError(
                 f"the spool {self._root} cannot take its {size:,} bytes: {error.strerror or error}"
             ) from error
+        return self._kept(Blob(name, size))
+
+    def _kept(self, blob: Blob) -> Blob:
         self.written += 1
-        if self._durable:
-            self._unsynced.append(name)
-        return Blob(name, size)
+        if self._durable and not blob.linked:  # what the user's file holds is put on the disk by its writer
+            self._unsynced.append(blob.name)
+        return blob
 
     def _look_for_room(self, size: int) -> None:
         used = usage(self._root)
@@ -150,6 +271,16 @@ class Blobs:
             )
 
 
+def _referred(file: Found) -> Part:
+    if not os.access(file.path, os.R_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), file.path)
+    return Part(file.name, os.urandom(16).hex(), file.size, file.path, file.seen)
+
+
+def _part(name: str, blob: Blob) -> Part:
+    return Part(name, blob.name, blob.size, blob.source, blob.seen, blob.linked)
+
+
 class _SourceError(OSError):
     """Reading the user's file failed, not writing ours."""
 
@@ -168,12 +299,12 @@ def _opened(path: str) -> int:
     fd = os.open(path, _READ)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise OSError(errno.EINVAL, "it is no regular file; pack a folder into one file first")
+        raise OSError(errno.EINVAL, "it is no regular file; a folder is logged as an Artifact")
     return fd
 
 
 def _fill(target: BinaryIO, source: bytes | BinaryIO) -> None:
-    """By the kernel where it can, which shares blocks on filesystems that copy on write."""
+    """Copies by the kernel where it can: that shares blocks on filesystems that copy on write."""
     if isinstance(source, bytes):
         _write_all(target, source)
         return

@@ -1,6 +1,7 @@
-"""Taking segments away that are delivered, and keeping those that are not from cleaners of /var/tmp.
+"""Retention: removal of delivered segments, and protection of the others from cleaners of /var/tmp.
 
-`core.rules.stream` decides which may go; `remove` looks once more, because a late write may have come since.
+`core.rules.stream` decides which may go; `remove` checks the size once more, because a late write may have
+come since.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Final
 
-from pluto_dist.spool.file_lines import BLOBS
+from pluto_dist.spool.file_lines import BLOBS, LINK
 from pluto_dist.spool.files import Files
 from pluto_dist.spool.names import segment_name
 from pluto_dist.spool.real_files import real_files
@@ -42,6 +43,7 @@ def touch_live(folder: str, now: float, files: Files | None = None) -> int:
     source = files or real_files()
     folders = (folder, f"{folder}/{BLOBS}")
     paths = [path for each in folders for path in (each, *(f"{each}/{name}" for name in source.sizes(each)))]
+    paths = [path for path in paths if not path.endswith(LINK)]  # the user's file, whose time says what it is
     renewed = 0
     for path in paths:
         with suppress(FileNotFoundError):  # delivered and removed meanwhile

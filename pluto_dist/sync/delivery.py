@@ -1,8 +1,8 @@
-"""Records of one Run to the server, stream by stream, with the mark kept up to date.
+"""Delivery of one Run's records to the server, stream by stream, with the mark kept up to date.
 
-Requests are repeated until the server takes them, or has been away for too long.
-
-Console lines of all processes of a Run, in one order: by time, as the numbers say that they will get.
+Before a request whose repeat would be seen, the mark says that it is under way (G6). Requests are repeated
+until the server accepts them, or has been away for too long. Console lines of all processes go in one order,
+by time, because they are numbered in it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,15 @@ from pluto_dist.core.values.backend import (
 from pluto_dist.core.values.ids import UNREADABLE
 from pluto_dist.errors import KeyRefusedError, WaitTimeoutError, from_wire
 from pluto_dist.spool.batches import contents, numbered, renamed
-from pluto_dist.sync.source import BATCH_BYTES, BATCH_FILES, BATCH_LINES, Piece, Stream, next_piece
+from pluto_dist.sync.source import (
+    BATCH_BYTES,
+    BATCH_FILES,
+    BATCH_LINES,
+    Piece,
+    Stream,
+    is_own,
+    next_piece,
+)
 
 
 class RetryPolicy:
@@ -198,7 +206,7 @@ class Delivery:
         mark: where to begin.
         names: of its series.
         policy: how long to try.
-        progress: told of each batch.
+        progress: called with the size of each batch.
     """
 
     def __init__(
@@ -222,7 +230,7 @@ class Delivery:
         self.mark = mark
 
     def all(self, streams: Sequence[Stream]) -> None:
-        """Everything of these streams.
+        """Delivers everything of these streams.
 
         Raises:
             PlutoDistError: the server was away for too long, or refuses the key.
@@ -236,7 +244,7 @@ class Delivery:
         most = BATCH_FILES if stream.kind == "files" else BATCH_LINES
         limit, careful_until = most, (-1, -1)
         while (piece := next_piece(stream, stream.offsets_in(self.mark.offsets), limit)) is not None:
-            lines = self._final(stream.kind, piece.participant, piece.cut.lines)
+            lines = self._final(stream, piece)
             end = (piece.segment, piece.cut.end)
             outcome = self._send(stream, lines)
             if isinstance(outcome, Rejected) and len(piece.cut.lines) > 1:
@@ -253,6 +261,8 @@ class Delivery:
                 damaged=self.mark.damaged + piece.cut.damaged,
                 in_flight=0,
             )
+            if stream.kind == "files":
+                files.forget_notes(self._store, self._run.key, piece.cut.lines)
             self._progress(len(piece.cut.raw))
 
     def _console(self, streams: Sequence[Stream]) -> None:
@@ -276,9 +286,10 @@ class Delivery:
             )
             self._progress(sum(map(len, lines)))
 
-    def _final(self, kind: StreamKind, participant: str, lines: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    def _final(self, stream: Stream, piece: Piece) -> tuple[bytes, ...]:
+        kind, lines = stream.kind, piece.cut.lines
         logged = contents(kind, lines).names
-        known = self._names.final(participant, logged)
+        known = self._names.final(piece.participant, logged)
         unregistered = self._names.unregistered(self.mark.registered)
         if unregistered:
             # Settled on disk before the first line goes out, so that the next sync gives the same names.
@@ -286,7 +297,8 @@ class Delivery:
             self._policy.ask(lambda: self._backend.register(self._run, unregistered))
             self._change(registered=self.mark.registered | set(unregistered))
         if kind == "files":
-            lines = tuple(files.located(self._store, self._run.key, line) for line in lines)
+            trusted = is_own(stream, piece.segment)
+            lines = tuple(files.located(self._store, self._run.key, line, trusted=trusted) for line in lines)
         return lines if all(name == known[name] for name in logged) else renamed(kind, lines, known)
 
     def _send(self, stream: Stream, lines: tuple[bytes, ...]) -> Delivered | Rejected:
@@ -300,6 +312,7 @@ class Delivery:
             start=0,
             raw=b"",
             lines=lines,
+            notes=str(self._store.run(self._run.key) / "sync") if stream.kind == "files" else "",
         )
 
         if stream.kind == "metrics":
@@ -307,7 +320,7 @@ class Delivery:
         return self._policy.ask(lambda: self._with_intent(batch))
 
     def _with_intent(self, batch: Batch) -> Outcome:
-        """One try, after writing down that it will be made; the mark is changed again by who knows more."""
+        """One try, after the mark says that it is under way; the caller changes the mark by the outcome."""
         rows = len(batch.lines)
         self._change(in_flight=rows)
         outcome = self._backend.deliver(self._run, batch)
@@ -337,7 +350,7 @@ class Delivery:
 
 
 def smaller(kind: StreamKind, refused: Rejected, lines: int) -> int:
-    """How many lines the next request has, to find the culprit without sending a good row twice."""
+    """Lines in the next request after a refusal, to find the culprit without sending a good row twice."""
     if refused.good is not None:
         return refused.good or 1
     return lines // 2 if kind == "metrics" else 1

@@ -1,7 +1,8 @@
-"""The records of one Run as they lie in the store, cut by cut, each with the participant who wrote it."""
+"""The records of one Run as they lie in the store, cut by cut, each with the participant that wrote it."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from pluto_dist.core.rules.participants import late_participant, speaker_shown
 from pluto_dist.core.values.backend import StreamKind
 from pluto_dist.core.values.document import Document, LeaseShown
 from pluto_dist.spool.frames import Cut
-from pluto_dist.spool.names import stream_kind
+from pluto_dist.spool.names import segment_name, stream_kind
 from pluto_dist.spool.reader import ReadLimits, list_streams, next_range, read_cut
 
 BATCH_BYTES = 1 << 20
@@ -62,7 +63,7 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Piece(msgspec.Struct, frozen=True):
-    """What stands behind a cursor."""
+    """The cut behind a cursor, with its participant."""
 
     segment: int
     cut: Cut
@@ -98,8 +99,16 @@ def next_piece(stream: Stream, offsets: dict[int, int], lines: int = BATCH_LINES
     return None
 
 
+def is_own(stream: Stream, segment: int) -> bool:
+    """Whether this user wrote the segment; a line of another user's could name any file of ours (G11)."""
+    try:
+        return Path(stream.folder, segment_name(stream.name, segment)).stat().st_uid == os.geteuid()
+    except OSError:
+        return False
+
+
 def cursors_of(document: Document) -> Offsets:
-    """What the server had when the document was written; nothing of a Run that was local."""
+    """Cursors of the server when the document was written; none for a local Run."""
     if document.mode == "local":
         return {}
     return {lease.lease_id: lease.cursors for lease in document.leases}

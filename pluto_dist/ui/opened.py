@@ -19,6 +19,7 @@ from pluto_dist.read.follow import Follower
 from pluto_dist.read.lookup import Found, Lookup
 from pluto_dist.read.remark import remark_on
 from pluto_dist.read.run import Run
+from pluto_dist.read.sampled import last_samples
 from pluto_dist.read.series import Wanted
 from pluto_dist.spool.reader import list_streams
 from pluto_dist.ui.curves import Axis, Line, line_of
@@ -91,11 +92,13 @@ class Opened:
     def page(self, *, whole: bool = False) -> Page:
         """Everything but points; raises as `seen`."""
         seen = self.seen()
-        lease = failed_lease(seen.document)
-        lines = last_lines(lease, self.run().roots, LAST_LINES) if lease is not None else ()
+        lease, roots = failed_lease(seen.document), self.run().roots
+        lines = last_lines(lease, roots, LAST_LINES) if lease is not None else ()
+        sampled = last_samples(seen.document, roots)
         unsettled = self._board.remark
         remark = remark_on(seen.document, self._lookup, seen.situation, unsettled, live=seen.live)
-        return page_of(seen, self._wall_ms(), remark=remark, last_lines=lines, whole=whole)
+        now_ms = self._wall_ms()
+        return page_of(seen, now_ms, remark=remark, last_lines=lines, sampled=sampled, whole=whole)
 
     def run(self) -> Run:
         """For what is read of it besides; raises as `seen`."""

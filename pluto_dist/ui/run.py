@@ -133,6 +133,7 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
     damaged: int
     trouble: str
     metrics: list[Metric]
+    sampled: list[str]
     others: list[Other]
     machines: tuple[MachineUse, ...]
     timeline: Timeline
@@ -143,7 +144,13 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def page_of(
-    seen: RunSeen, now_ms: int, *, remark: str, last_lines: Iterable[SaidLine], whole: bool = False
+    seen: RunSeen,
+    now_ms: int,
+    *,
+    remark: str,
+    last_lines: Iterable[SaidLine],
+    sampled: Iterable[str] = (),
+    whole: bool = False,
 ) -> Page:
     """The page's part of a Run.
 
@@ -152,6 +159,7 @@ def page_of(
         now_ms: epoch milliseconds.
         remark: what a person should know about one that nobody looks after, "" if nothing.
         last_lines: what the process that failed first printed last.
+        sampled: names of the nodes' own series.
         whole: each process has a row of its own.
     """
     document = seen.document
@@ -199,6 +207,7 @@ def page_of(
         damaged=document.damaged,
         trouble=document.trouble,
         metrics=metrics_of(document),
+        sampled=sorted(sampled),
         others=others_of(document),
         machines=seen.machines,
         timeline=timeline_of(document, now_ms),

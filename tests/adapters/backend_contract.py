@@ -28,7 +28,7 @@ from pluto_dist.core.values.backend import (
     StreamKind,
     TagsChange,
 )
-from pluto_dist.core.values.ids import RunRef
+from pluto_dist.core.values.ids import RunRef, Scheduled
 from pluto_dist.core.values.lifecycle import Target
 from pluto_dist.spool.frames import encode_frame
 
@@ -174,6 +174,24 @@ class BackendContract:
         assert (rig.tags(run.id), rig.config(run.id)) == (["a"], {"x": 1})
         assert rig.reason(run.id) == {"why": "end"}
         assert rig.run_count() == 1
+
+    def test_a_requeued_job_goes_on_with_what_it_left_undone(self, rig: Rig) -> None:
+        """R5: on whatever machine it runs now; nobody else does, and not with what was completed."""
+        job, requeued = Scheduled("slurm c 77"), Scheduled("slurm c 77", 1)
+        run, handle = self.begin(rig, scheduled=job)
+        for number, status in enumerate(("TERMINATED", "FAILED", "COMPLETED")):
+            self.end(rig, handle, status)  # type: ignore[arg-type]
+            for other in (None, job, Scheduled("slurm c 78", 1)):
+                asked = self.ask(rig, f"o{number}", external_id="ext-k1", scheduled=other)
+                assert isinstance(rig.backend.open(asked), Refused)
+            again = self.ask(rig, f"k2{number}", external_id="ext-k1", scheduled=requeued)
+            result = rig.backend.open(again)
+            if status == "COMPLETED":
+                assert isinstance(result, Refused)
+                return
+            found = opened(result)
+            assert (found.id, found.resumed, found.was_status) == (run.id, True, status)
+            requeued = Scheduled("slurm c 77", requeued.restarts + 1)
 
     # --- either and resume --------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import msgspec
 
 from pluto_dist.backend.pluto.backend import seat_in
+from pluto_dist.core.rules.kinship import goes_on_in_queue
 from pluto_dist.core.rules.shared import merge_tags
 from pluto_dist.core.values.backend import (
     BackendRun,
@@ -41,6 +42,7 @@ from pluto_dist.core.values.backend import (
     Unavailable,
     Unknown,
 )
+from pluto_dist.core.values.ids import Scheduled
 from pluto_dist.core.values.lifecycle import Target
 from pluto_dist.spool.file_lines import read_line
 
@@ -108,6 +110,7 @@ class StoredRun:
     fork_run_id: int | None = None
     fork_step: int | None = None
     created_ms: int | None = None
+    scheduled: Scheduled | None = None
 
     def points(self) -> dict[str, dict[int, float]]:
         """The metrics that readers see: one value per name and step, that of the largest time."""
@@ -274,8 +277,10 @@ class MemoryBackend:
         ours = known.key == request.key
         if ours and (request.want == "create" or known.status == "RUNNING"):
             return msgspec.structs.replace(_reopen(known), resumed=False)
-        if request.want == "create":
+        left = goes_on_in_queue(request.scheduled, known.scheduled, known.status)
+        if request.want == "create" and not left:
             return Refused("RunExistsError", f"{request.external_id} exists")
+        known.scheduled = request.scheduled or known.scheduled
         return _reopen(known)
 
     def _create(self, request: OpenRequest) -> OpenResult:
@@ -296,6 +301,7 @@ class MemoryBackend:
             fork_run_id=parent.id if parent else None,
             fork_step=request.fork_step if parent else None,
             created_ms=request.created_ms,
+            scheduled=request.scheduled,
         )
         self.runs[run.id] = run
         return _opened(run, resumed=False, was=None, parent=parent)

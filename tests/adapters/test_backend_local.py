@@ -228,7 +228,7 @@ class TestLocalBackend(BackendContract):
             assert rig.backend.deliver(handle, batch) == Delivered()
         files = [path for path in tmp_path.rglob("*") if path.is_file() and path.read_bytes() == b"x"]
         inside = [path for path in files if path.resolve().is_relative_to(rig.store.run("k1") / "files")]
-        assert (len(files), len(inside)) == (3, 2)
+        assert (len(files), len(inside)) == (4, 2)  # with the user's own, and the object that both are
 
     def test_copy_may_be_repeated_over_a_shorter_one(self, rig: LocalRig) -> None:
         """G6: a batch that was cut short by a crash is written again at its place."""
@@ -246,7 +246,7 @@ def _refuse(*_: object) -> None:
 
 def _document(request: OpenRequest, opened: RunOpened) -> Document:
     return msgspec.structs.replace(
-        documents.document(key=request.key, project=request.project),
+        documents.document(key=request.key, project=request.project, scheduled=request.scheduled),
         id=opened.id,
         display_id=opened.display_id,
         run_id=request.external_id or request.key,

@@ -12,10 +12,13 @@ import pytest
 from pluto_dist.backend.local.files import place_of
 from pluto_dist.backend.local.store import Store
 from pluto_dist.spool import blobs as module
+from pluto_dist.spool import sources
 from pluto_dist.spool.batches import next_step
 from pluto_dist.spool.blobs import Blobs, NoRoomError, NoSourceError, usage
 from pluto_dist.spool.file_lines import FileLine, encode_line, located, read_line, remove_blobs, storable
 from pluto_dist.spool.retention import touch_live
+from pluto_dist.spool.sources import ChangedError, source_of
+from pluto_dist.spool.space import MIB
 from pluto_dist.spool.writer import StreamWriter
 
 QUOTA = 1 << 30
@@ -29,8 +32,8 @@ def folder(tmp_path: Path) -> Path:
     return path
 
 
-def blobs_in(folder: Path, quota: int = QUOTA, *, durable: bool = False) -> Blobs:
-    return Blobs(str(folder), str(folder.parent.parent), quota, durable=durable)
+def blobs_in(folder: Path, quota: int = QUOTA, *, copy_up_to: int = MIB, durable: bool = False) -> Blobs:
+    return Blobs(str(folder), str(folder.parent.parent), quota, copy_up_to=copy_up_to, durable=durable)
 
 
 def found(folder: Path) -> list[bytes]:
@@ -49,7 +52,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     return str(request.param)
 
 
-@pytest.mark.parametrize("size", [0, 1, (3 << 20) + 7])
+@pytest.mark.parametrize("size", [0, 1, MIB])
 def test_a_kept_file_is_as_it_was_whatever_becomes_of_it(
     folder: Path, tmp_path: Path, way: str, size: int
 ) -> None:
@@ -67,6 +70,111 @@ def test_a_kept_file_is_as_it_was_whatever_becomes_of_it(
     assert found(folder) == [content, content]
     assert [path.stat().st_mode & 0o777 for path in (folder / "blobs").iterdir()] == [0o600, 0o600]
     assert (folder / "blobs").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.fixture(params=["link", "reference"])
+def large(request: pytest.FixtureRequest, folder: Path, tmp_path: Path) -> tuple[Path, FileLine]:
+    """A file that is too large to be copied, on a filesystem with links or on another one; and its line."""
+    path = tmp_path / "large.pt"
+    path.write_bytes(b"x" * 3000)
+    blob = blobs_in(folder, QUOTA if request.param == "link" else 0, copy_up_to=1000).keep(str(path))
+    assert (blob.linked, blob.source) == (request.param == "link", str(path))
+    kept = line(blob.name, file_size=blob.size, source=blob.source, seen=blob.seen, linked=blob.linked)
+    found = read_line(located([encode_line(kept)], str(folder))[0])
+    assert found is not None
+    return path, found
+
+
+def test_a_large_file_is_not_copied_and_read_as_it_was(large: tuple[Path, FileLine]) -> None:
+    """G4: whatever its size; only its reading takes time, and that is somebody else's."""
+    path, kept = large
+    assert b"".join(source_of(kept).pieces()) == path.read_bytes()
+    assert b"".join(source_of(kept).pieces(2000, 10)) == b"x" * 10
+
+
+def test_a_link_survives_deletion_and_replacement_and_a_reference_names_what_is_lost(
+    large: tuple[Path, FileLine], tmp_path: Path
+) -> None:
+    """G3: `save()` to another name and `rename()`, as most programs write, and rotation of old files."""
+    path, kept = large
+    for do, told in ((lambda: (tmp_path / "new").rename(path), "was replaced"), (path.unlink, "was deleted")):
+        (tmp_path / "new").write_bytes(b"y" * 3000)
+        do()
+        if kept.linked:
+            assert b"".join(source_of(kept).pieces()) == b"x" * 3000
+        else:
+            with pytest.raises(ChangedError, match=f"{path} {told}.*files_copy"):
+                source_of(kept).check()
+
+
+def test_writing_into_a_large_file_is_noticed(large: tuple[Path, FileLine]) -> None:
+    """G3: nobody has a whole content that was not logged."""
+    path, kept = large
+    found = path.stat()
+    os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns + 1))  # as a write does a tick later
+    with pytest.raises(ChangedError, match="was written to"):
+        source_of(kept).check()
+    os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+    source_of(kept).check()
+    with path.open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(ChangedError, match="had 3,000 bytes when it was logged, and has 3,004"):
+        b"".join(source_of(kept).pieces())
+
+
+def test_a_file_that_changes_while_it_is_read_gives_no_last_piece(
+    large: tuple[Path, FileLine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """G3: what went out before is incomplete, and storage keeps nothing of an incomplete upload."""
+    path, kept = large
+    monkeypatch.setattr(sources, "PIECE", 1000)
+    pieces = source_of(kept).pieces()
+    assert len(next(pieces)) + len(next(pieces)) == 2000
+    os.utime(path, ns=(1, 1))
+    with pytest.raises(ChangedError, match=f"{path} was written to"):
+        next(pieces)
+
+
+def test_a_symbolic_link_stands_for_what_it_meant_when_it_was_logged(folder: Path, tmp_path: Path) -> None:
+    """`latest.pt` means another file an hour later."""
+    (tmp_path / "one.pt").write_bytes(b"1" * 2000)
+    (tmp_path / "latest.pt").symlink_to("one.pt")
+    for quota in (QUOTA, 0):
+        blob = blobs_in(folder, quota, copy_up_to=1000).keep(str(tmp_path / "latest.pt"))
+        assert blob.source == str(tmp_path / "one.pt")
+        assert not (folder / "blobs" / f"{blob.name}.link").is_symlink()
+
+
+def test_cleaners_and_removal_leave_the_users_file_alone(folder: Path, tmp_path: Path) -> None:
+    """A link is the user's file: its time is what tells whether it was changed."""
+    path = tmp_path / "large.pt"
+    path.write_bytes(b"x" * 3000)
+    os.utime(path, (1, 1))
+    blob = blobs_in(folder, copy_up_to=1000).keep(str(path))
+    assert blob.linked
+    writer = StreamWriter(str(folder), "files")
+    writer.append(encode_line(line(blob.name, source=blob.source, seen=blob.seen, linked=True)))
+    touch_live(str(folder), time.time())
+    assert path.stat().st_mtime == 1
+    remove_blobs(str(folder), "files", 1, 0, (folder / "files-00000001.spool").stat().st_size)
+    assert found(folder) == []
+    assert path.read_bytes() == b"x" * 3000
+
+
+def test_a_file_that_is_written_while_it_is_copied_is_told(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(b"x")
+    real = module._fill
+
+    def fill(target: object, source: object) -> None:
+        real(target, source)  # type: ignore[arg-type] # as it came
+        path.write_bytes(b"longer")
+
+    monkeypatch.setattr(module, "_fill", fill)
+    assert blobs_in(folder).keep(str(path)).moved
+    assert not blobs_in(folder).keep(b"bytes").moved
 
 
 def test_bytes_are_kept_as_they_are(folder: Path) -> None:
@@ -109,21 +217,25 @@ def test_the_default_quota_is_a_tenth_of_what_is_free(folder: Path, monkeypatch:
 
 
 def test_a_disk_that_refuses_in_the_middle_keeps_no_part(folder: Path, tmp_path: Path, way: str) -> None:
-    """G4: a limit on the size of files acts as a full disk does, after half of the copy."""
+    """G4: a limit on the size of files acts as a full disk does, after half of the copy.
+
+    Bytes are nowhere else, so they are dropped; a file is still there, and is kept as a reference.
+    """
     source = tmp_path / "large"
     source.write_bytes(b"x" * (2 << 20))
-    blobs = blobs_in(folder)
+    blobs = blobs_in(folder, copy_up_to=1 << 30)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
     try:
-        for large in (str(source), b"x" * (2 << 20)):
-            with pytest.raises(NoRoomError, match="cannot take its"):
-                blobs.keep(large)
+        with pytest.raises(NoRoomError, match="cannot take its"):
+            blobs.keep(b"x" * (2 << 20))
+        reference = blobs.keep(str(source))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert found(folder) == []
-    assert blobs.keep(str(source)).size == 2 << 20
-    assert blobs.written == 1
+    assert (reference.source, reference.linked, reference.size) == (str(source), False, 2 << 20)
+    assert blobs.keep(str(source)).seen is None
+    assert blobs.written == 2
 
 
 def test_a_source_that_fails_while_it_is_read_is_no_want_of_room(
@@ -150,7 +262,7 @@ def line(path: str = "0" * 32, **more: object) -> FileLine:
 def test_lines_get_the_place_of_their_blob_and_no_other(folder: Path) -> None:
     """G11: a line cannot name a file of somebody else, or one outside of its lease."""
     (good,) = located([encode_line(line())], "/lease")
-    assert good == encode_line(line(f"/lease/blobs/{'0' * 32}"))
+    assert good == encode_line(line(f"/lease/blobs/{'0' * 32}", id="0" * 32))
     for path in ("/etc/passwd", "../x", "", "0" * 31, "0" * 32 + "/..", "A" * 32):
         (bad,) = located([encode_line(line(path))], "/lease")
         assert read_line(bad) == line("")

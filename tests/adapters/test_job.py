@@ -19,7 +19,7 @@ from pluto_dist.client.job.detect import (
     is_rank,
 )
 from pluto_dist.client.opening import _tell_ignored
-from pluto_dist.core.values.ids import Identity, Job
+from pluto_dist.core.values.ids import Identity, Job, Scheduled
 
 BOOT, NS = "boot-1", 4026531836
 Env = Mapping[str, str]
@@ -218,9 +218,51 @@ def test_environment_to_job(env: Env, family: str | None, expected: Job) -> None
     """R4"""
     found = surroundings(env, SHELL, INIT)
     assert found.family == family
-    assert Job(**{**fields(found.job), "key": ""}) == expected
+    assert Job(**{**fields(found.job), "key": "", "scheduled": None}) == expected
     assert len(found.job.key) == 32
     assert found.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("env", "expected"),
+    [
+        pytest.param({}, None, id="none"),
+        pytest.param(BATCH, Scheduled("slurm 77"), id="plain process"),
+        pytest.param(srun(1), Scheduled("slurm 77"), id="rank"),
+        pytest.param({**BATCH, "SLURM_RESTART_COUNT": "2"}, Scheduled("slurm 77", 2), id="requeued"),
+        pytest.param({**BATCH, "SLURM_CLUSTER_NAME": "gpu"}, Scheduled("slurm gpu 77"), id="cluster"),
+        pytest.param({**BATCH, "SLURM_RESTART_COUNT": "-1"}, Scheduled("slurm 77"), id="no count"),
+        pytest.param({"SLURM_JOB_ID": " "}, None, id="no number"),
+    ],
+)
+def test_the_job_of_a_scheduler_keeps_its_number_over_restarts(env: Env, expected: Scheduled | None) -> None:
+    """R5: with or without ranks, below `pluto-dist run` too."""
+    assert job(env, SHELL).scheduled == expected
+    process = ProcessFacts(someone(500), env)
+    assert detect(env, process, [SHELL], 1, launcher=True).job.scheduled == expected
+
+
+def submitit(rank: int, world: int = 1) -> dict[str, str]:
+    return {
+        "SUBMITIT_EXECUTOR": "local",
+        "SUBMITIT_LOCAL_JOB_ID": "100",
+        "SUBMITIT_LOCAL_NTASKS": str(world),
+        "SUBMITIT_LOCAL_GLOBALID": str(rank),
+        "SUBMITIT_LOCAL_LOCALID": str(rank),
+        "SUBMITIT_LOCAL_NODEID": "0",
+        "SUBMITIT_LOCAL_JOB_NUM_NODES": "1",
+    }
+
+
+def test_tasks_of_submitits_local_executor_are_ranks_also_if_there_is_one() -> None:
+    """R4: it starts a task again that asks for it, in another process and with the same number."""
+    controller = ancestor(100, "submitit.local._local")
+    first, again = (job(submitit(0), controller, SHELL, pid=pid) for pid in (501, 502))
+    assert first == again
+    assert (first.rank, first.world_size) == (0, 1)
+    assert job(submitit(1, 2), controller).rank == 1
+    assert job({**torchrun(3), **submitit(0)}, AGENT, controller).rank == 3
+    assert job({**submitit(0), **ranked(1)}, AGENT, controller).rank == 1
 
 
 def fields(found: Job) -> dict[str, object]:

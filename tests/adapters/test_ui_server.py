@@ -91,6 +91,7 @@ def failed_run(machine: Machine) -> None:
         lease("a", rank=0, pid=100, **ended),
         lease("b", "rank1", pid=101, **{**ended, "end_reason": "died"}),
         lease("c", "eval", pid=102, **ended),
+        lease("n", "node", pid=0, **ended),
     )
     names = ("loss", "loss/rank1", "loss/eval", "nothing")
     document = msgspec.structs.replace(
@@ -111,6 +112,10 @@ def failed_run(machine: Machine) -> None:
     for lease_id, more in (("a", 0), ("b", 10), ("c", 100)):
         steps = range(100)
         put(machine, "key-1", lease_id, [record(step, loss=step + more, nothing="NaN") for step in steps])
+    cores = ("sys/cpu.percentage.0", "sys/cpu.percentage.1")
+    samples = [(1.0, "NaN"), (3.0, 40.0)]
+    lines = [record(step, **dict(zip(cores, each, strict=True))) for step, each in enumerate(samples)]
+    put(machine, "key-1", "n", lines)
     said = b'{"time":%d,"message":"%s","logType":"%s"}\n'
     lines = [said % (n, b"line %d" % n, b"INFO") for n in range(30)]
     stream(machine, "console", *lines, said % (40, b"Out of Memory", b"ERROR"))
@@ -200,6 +205,9 @@ def test_a_run_says_why_who_failed_first_and_with_which_last_words(world: World)
     metrics = {metric["name"]: (metric["members"], metric["others"]) for metric in page["metrics"]}
     assert metrics == {"loss": (2, ["loss/eval"]), "nothing": (1, [])}
     assert [(other["name"], other["kind"]) for other in page["others"]] == [("pictures", "IMAGE")]
+    assert page["processes"] == 3
+    assert page["sampled"] == ["sys/cpu.percentage.0", "sys/cpu.percentage.1"]
+    assert page["machines"][0]["cpu"] == 21.5
     assert page["config"] == {"lr": 0.5, "name": "<b>x</b>"}
 
 

@@ -1,16 +1,17 @@
 """All measurements in one table: `python -m tests.bench [--quick] [--json FILE] [--only NAME …]`.
 
 Peers are measured where they are installed, in interpreters of their own: the official client as for the
-tests, wandb with PLUTO_BENCH_WANDB_PYTHON. Nothing leaves the machine. Another load on it shows in all
-figures: look at the load average, and at ratios.
+tests, wandb with PLUTO_BENCH_WANDB_PYTHON, readers as `bench_read` says. Nothing leaves the machine. Another
+load on it shows in all figures: look at the load average, and at ratios.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from tests.bench import (
@@ -20,23 +21,31 @@ from tests.bench import (
     bench_end,
     bench_log,
     bench_look,
+    bench_read,
+    bench_shapes,
     bench_start,
+    bench_sweep,
     bench_torchrun,
+    pairs,
 )
+from tests.bench.builds import HERE, both
 from tests.bench.effort import FULL, QUICK, Effort
+from tests.bench.pairs import Section
 from tests.bench.processes import PEERS
 from tests.bench.table import Row, as_json, header, line
 
-COLUMNS = (*PEERS, bench_look.BEFORE)
-SECTIONS: dict[str, Callable[[Effort], Iterator[Row]]] = {
+SECTIONS: dict[str, Section] = {
     "log": bench_log.rows,
+    "shapes": bench_shapes.rows,
     "start": bench_start.rows,
     "coordinator": bench_coordinator.rows,
     "deaths": bench_deaths.rows,
     "delivery": bench_delivery.rows,
     "end": bench_end.rows,
+    "sweep": bench_sweep.rows,
     "torchrun": bench_torchrun.rows,
     "look": bench_look.rows,
+    "read": bench_read.rows,
 }
 
 
@@ -46,18 +55,46 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="smaller sizes, half a minute")
     parser.add_argument("--json", type=Path, help="file for the figures")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="sections")
+    parser.add_argument("--against", metavar="REV", help="an older revision, to be measured in turn")
+    parser.add_argument("--pairs", type=int, default=5, help="how often, with --against")
     given = parser.parse_args()
     begun, load = time.monotonic(), os.getloadavg()
     print(f"load average before: {_three(load)}, {os.cpu_count()} cores")
-    print(header(COLUMNS))
-    rows = []
-    for name in given.only:
-        for row in SECTIONS[name](QUICK if given.quick else FULL):
-            rows.append(row)
-            print(line(row, COLUMNS), flush=True)
+    effort = QUICK if given.quick else FULL
+    if given.against:
+        text = _against(given.against, given.only, replace(effort, peers=False), given.pairs)
+    else:
+        text = as_json(_alone(given.only, effort), load)
     print(f"load average after: {_three(os.getloadavg())}; {time.monotonic() - begun:.0f} s")
     if given.json:
-        given.json.write_text(as_json(rows, load) + "\n")
+        given.json.write_text(text + "\n")
+
+
+def _alone(sections: list[str], effort: Effort) -> list[Row]:
+    columns = (*PEERS, *bench_read.PEERS)
+    print(header(columns))
+    rows = []
+    for name in sections:
+        for row in SECTIONS[name](effort, HERE):
+            rows.append(row)
+            print(line(row, columns), flush=True)
+    return rows
+
+
+def _against(revision: str, sections: list[str], effort: Effort, count: int) -> str:
+    found = []
+    with both(revision) as (here, there):
+        for name in sections:
+            figures = pairs.compared(SECTIONS[name], effort, here, there, count, _say)
+            print(pairs.header(there))
+            for each in figures:
+                print(pairs.line(each), flush=True)
+            found += figures
+    return json.dumps({"against": revision, "rows": [asdict(each) for each in found]}, indent=1)
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
 
 
 def _three(load: tuple[float, float, float]) -> str:

@@ -7,18 +7,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.bench.builds import Build
 from tests.bench.effort import Effort
 from tests.bench.nodes import a_node, served
-from tests.bench.processes import Probe, cpu_s, held, probes, reset_peak, resident_mb
+from tests.bench.processes import WIDE, WIDE_BYTES, Probe, cpu_s, held, probes, reset_peak, resident_mb
 from tests.bench.table import Row
 from tests.process.harness import Node, wait_until
 
 WRITERS = ["owner"] + ["side"] * 7
-WITHIN_S = 60.0
 GOAL = 50_000
 FLAT = 1.25
-WIDE = 100  # metrics of a record in the large backlog
-WIDE_BYTES = 3_700
 SEEN_MB_S = 80  # a second of watching for so much
 
 
@@ -29,32 +27,32 @@ class Drain(NamedTuple):
     cpu_s_per_million: float
 
 
-def rows(effort: Effort) -> Iterator[Row]:
+def rows(effort: Effort, build: Build) -> Iterator[Row]:
     """To a sink behind HTTP, to the store, and a large one."""
     for names, apart in (("own names", True), ("same names", False)):
-        drain = _to_sink(effort.backlog, apart=apart)
+        drain = _to_sink(build, effort.backlog, apart=apart)
         what = f"delivery to a sink, 8 writers, {names}"
         yield Row(what, "records/s", drain.records_s, goal=GOAL, more_is_better=True)
         yield Row(f"{what}, CPU for a million", "s", drain.cpu_s_per_million)
-    drain = _to_store(effort.backlog)
+    drain = _to_store(build, effort.backlog)
     what = "delivery to the store, 8 writers"
     yield Row(what, "records/s", drain.records_s, goal=GOAL, more_is_better=True)
     yield Row(f"{what}, CPU for a million", "s", drain.cpu_s_per_million)
     if effort.large_backlog_mb:
-        yield from _memory(effort.large_backlog_mb)
+        yield from _memory(build, effort.large_backlog_mb)
 
 
-def _memory(large: int) -> Iterator[Row]:
+def _memory(build: Build, large: int) -> Iterator[Row]:
     small = large // 5
-    few, many = _peak_mb(small), _peak_mb(large)
+    few, many = _peak_mb(build, small), _peak_mb(build, large)
     yield Row(f"coordinator's peak with {small:,} MB of backlog", "MB", few)
     yield Row(f"coordinator's peak with {large:,} MB of backlog", "MB", many)
     yield Row("five times the backlog, peak", "x", many / few, goal=FLAT)
 
 
-def _to_sink(backlog: int, *, apart: bool) -> Drain:
+def _to_sink(build: Build, backlog: int, *, apart: bool) -> Drain:
     records = len(WRITERS) * backlog
-    with served() as (node, sink), probes(node, WRITERS, "drain") as writers:
+    with served(build) as (node, sink), probes(node, WRITERS, "drain") as writers:
         _fill(writers, 1, apart=apart)  # the names are known, as in the middle of a training
         wait_until(lambda: sink.stats().lines == len(WRITERS), "the first records are there")
         with held(node.coordinator()):
@@ -66,8 +64,8 @@ def _to_sink(backlog: int, *, apart: bool) -> Drain:
     return drain._replace(records_s=rate)
 
 
-def _to_store(backlog: int) -> Drain:
-    with a_node() as node, probes(node, WRITERS, "drain") as writers:
+def _to_store(build: Build, backlog: int) -> Drain:
+    with a_node(build) as node, probes(node, WRITERS, "drain") as writers:
         with held(node.coordinator()):
             _fill(writers, backlog, apart=True)
             waiting = _size(node.home.glob("spool/leases/*/metrics-*"))
@@ -77,9 +75,9 @@ def _to_store(backlog: int) -> Drain:
         )
 
 
-def _peak_mb(megabytes: int) -> float:
+def _peak_mb(build: Build, megabytes: int) -> float:
     """While a backlog is delivered."""
-    with served() as (node, _), probes(node, WRITERS, "memory") as writers:
+    with served(build) as (node, _), probes(node, WRITERS, "memory") as writers:
         pid = node.coordinator()
         with held(pid):
             _fill(writers, megabytes * 1_000_000 // (len(WRITERS) * WIDE_BYTES), apart=True, width=WIDE)
@@ -98,7 +96,7 @@ def _fill(writers: Sequence[Probe], count: int, *, apart: bool, width: int = 10)
 def _drained(node: Node, records: int, done: Callable[[], bool]) -> Drain:
     pid = node.coordinator()
     begun, before = time.monotonic(), cpu_s(pid)
-    wait_until(done, "all records are delivered", WITHIN_S)
+    wait_until(done, "all records are delivered")
     took = time.monotonic() - begun
     return Drain(records / took, (cpu_s(pid) - before) / records * 1e6)
 

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from tests.bench.builds import Build
 from tests.bench.effort import Effort
 from tests.bench.nodes import Served, a_node, served
 from tests.bench.processes import PEERS, probes
@@ -22,14 +23,14 @@ class Times(NamedTuple):
     finish: float
 
 
-def rows(effort: Effort) -> Iterator[Row]:
+def rows(effort: Effort, build: Build) -> Iterator[Row]:
     """This project, then the official client, to the same sink."""
     count = effort.last_records
-    with served() as server:
+    with served(build) as server:
         ours = _served(server, "owner", effort)
     peers: dict[str, Times] = {}
-    if "official" in PEERS:
-        with served() as server:
+    if effort.peers and "official" in PEERS:
+        with served(build) as server:
             peers["official"] = _served(server, "official", effort)
     delays = {peer: times.delay for peer, times in peers.items()}
     yield Row("log() to server under light load, median", "s", ours.delay, delays)
@@ -37,7 +38,7 @@ def rows(effort: Effort) -> Iterator[Row]:
     yield Row("log() to server under light load, slowest", "s", ours.slowest, slowest, 1.5)
     ends = {peer: times.finish for peer, times in peers.items()}
     yield Row(f"finish() after {count:,} records, sink", "s", ours.finish, ends, 0.5)
-    yield Row(f"finish() after {count:,} records, store", "s", _local(count, effort.rounds), goal=0.5)
+    yield Row(f"finish() after {count:,} records, store", "s", _local(build, count, effort.rounds), goal=0.5)
     rates = {peer: count / times.finish for peer, times in peers.items()}
     yield Row("records a second while finish() waits", "records/s", count / ours.finish, rates, None, True)
 
@@ -51,9 +52,9 @@ def _served(server: Served, client: str, effort: Effort) -> Times:
         return Times(statistics.median(delays), max(delays), process.do("finish"))
 
 
-def _local(count: int, rounds: int) -> float:
+def _local(build: Build, count: int, rounds: int) -> float:
     took = []
-    with a_node() as node:
+    with a_node(build) as node:
         for number in range(rounds):
             with probes(node, ["owner"], f"end{number}") as (owner,):
                 owner.do("fill", count, 10)

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+from tests.bench.builds import Build
 from tests.bench.effort import Effort
-from tests.bench.nodes import Served, a_node, served
+from tests.bench.nodes import BuildNode, Served, a_node, served
 from tests.bench.processes import PEERS, Probe, held, probes
 from tests.bench.table import Row
-from tests.process.harness import Node
 
 WRITERS = 8
 PACE_HZ = 1000
@@ -31,18 +31,19 @@ class PeerCost(NamedTuple):
     paced: Cost
 
 
-def rows(effort: Effort) -> Iterator[Row]:
+def rows(effort: Effort, build: Build) -> Iterator[Row]:
     """One process and eight at once; alone and while the coordinator delivers."""
-    with a_node() as node, served() as server:
+    with a_node(build) as node, served(build) as server:
         yield from _cost(node, server, 1, effort)
         yield from _cost(node, server, WRITERS, effort)
         yield Row("disk for an hour of 1,000 x 10 metrics a second", "GB", _disk_gb(node))
 
 
-def _cost(node: Node, server: Served, count: int, effort: Effort) -> Iterator[Row]:
+def _cost(node: BuildNode, server: Served, count: int, effort: Effort) -> Iterator[Row]:
     who = f"log() of 10 metrics, {'one process' if count == 1 else f'{count} processes'}"
+    peers = PEERS if effort.peers else {}
     crowd = CROWD if effort.crowd_of_peers else frozenset()
-    theirs = {peer: _peer(server, peer, count, effort) for peer in PEERS if count == 1 or peer in crowd}
+    theirs = {peer: _peer(server, peer, count, effort) for peer in peers if count == 1 or peer in crowd}
     with probes(node, ["owner"] + ["side"] * (count - 1), f"log{count}") as writers:
         with held(node.coordinator()):
             alone = _rounds(writers, effort.rounds, "log", effort.records)
@@ -82,7 +83,7 @@ def _median(values: Iterable[float]) -> float:
     return statistics.median(values)
 
 
-def _disk_gb(node: Node) -> float:
+def _disk_gb(node: BuildNode) -> float:
     with probes(node, ["owner"], "disk") as (writer,), held(node.coordinator()):
         lease = max((node.home / "spool" / "leases").iterdir(), key=lambda folder: folder.stat().st_mtime)
         writer.do("fill", 1000, 10)

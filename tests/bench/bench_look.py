@@ -1,7 +1,4 @@
-"""What looking costs: commands on a small Run, on 1,000 Runs and on a Run of millions of points.
-
-Where the checkout is a git repository, version 0.1.0 is measured beside it, on the same store.
-"""
+"""What looking costs: commands on a small Run, on 1,000 Runs and on a Run of millions of points."""
 
 from __future__ import annotations
 
@@ -9,12 +6,9 @@ import os
 import random
 import statistics
 import subprocess
-import sys
-import tarfile
 import tempfile
 import time
 from collections.abc import Iterator
-from io import BytesIO
 from pathlib import Path
 
 import msgspec
@@ -23,46 +17,44 @@ from pluto_dist.backend.local.store import Store
 from pluto_dist.core.values.records import Point
 from pluto_dist.spool.frames import encode_frame
 from tests.adapters.documents import document, lease
+from tests.bench.builds import Build
 from tests.bench.effort import Effort
 from tests.bench.table import Row
-from tests.process.harness import CHECKOUT
 
-BEFORE, REVISION = "0.1.0", "061cf8d"
 VALUES = 10
 SEGMENT_BYTES = 64 << 20
 RUN = "import sys; from pluto_dist.cli.main import app; app(prog_name='pluto-dist')"
 
 
-def rows(effort: Effort) -> Iterator[Row]:
+def rows(effort: Effort, build: Build) -> Iterator[Row]:
     """All figures."""
     with tempfile.TemporaryDirectory(prefix="pd") as name:
         base = Path(name)
         make_store(base / "s", effort.looked_runs, effort.looked_records)
-        before = earlier(base / "before")
-        yield from _commands(effort, base, before)
-        yield _series(effort, base)
+        yield from _commands(effort, base, build)
+        if effort.peers:
+            yield _series(effort, base)
 
 
-def _commands(effort: Effort, base: Path, before: Path | None) -> Iterator[Row]:
+def _commands(effort: Effort, base: Path, build: Build) -> Iterator[Row]:
     points = VALUES * effort.looked_records
     small, many = f"{effort.looked_runs:,} Runs", f"{points:,} points"
-    yield _row(effort, base, before, "`ps`, nothing attached", ["ps"], goal=0.2)
-    yield _row(effort, base, before, "`show` of a small Run", ["show", "2"], goal=0.2)
-    yield _row(effort, base, before, f"`runs`, {small}", ["runs", "--json"], goal=0.4)
-    yield _row(effort, base, before, f"`show`, {many}", ["show", "1"], goal=0.2)
+    yield _row(effort, base, build, "`ps`, nothing attached", ["ps"], goal=0.2)
+    yield _row(effort, base, build, "`show` of a small Run", ["show", "2"], goal=0.2)
+    yield _row(effort, base, build, f"`runs`, {small}", ["runs", "--json"], goal=0.4)
+    yield _row(effort, base, build, f"`show`, {many}", ["show", "1"], goal=0.2)
     plot = ["show", "1", "--plot", "loss"]
-    yield _row(effort, base, before, f"`show --plot` of a tenth of {many}, first time", plot)
-    yield _row(effort, base, before, f"`show --plot` of a tenth of {many}, again", plot, goal=0.3)
+    yield _row(effort, base, build, f"`show --plot` of a tenth of {many}, first time", plot)
+    yield _row(effort, base, build, f"`show --plot` of a tenth of {many}, again", plot, goal=0.3)
     for form, rate in (("jsonl", None), ("csv", 1.5e6), ("parquet", 3e6)):
         command = ["export", "1", "--format", form, "--output", os.devnull]
-        known = None if form == "parquet" else before
-        yield _rate(_row(effort, base, known, f"`export` of {many}, {form}", command), points, rate)
+        if form != "parquet" or effort.peers:
+            yield _rate(_row(effort, base, build, f"`export` of {many}, {form}", command), points, rate)
 
 
 def _rate(row: Row, points: int, goal: float | None) -> Row:
     """Points a second of processor time instead of seconds."""
-    peers = {name: points / value for name, value in row.peers.items()}
-    return Row(row.what, "points/s", points / row.ours, peers, goal, more_is_better=True)
+    return Row(row.what, "points/s", points / row.ours, goal=goal, more_is_better=True)
 
 
 def _series(effort: Effort, base: Path) -> Row:
@@ -80,24 +72,23 @@ def _series(effort: Effort, base: Path) -> Row:
 
 
 def _row(
-    effort: Effort, base: Path, before: Path | None, what: str, command: list[str], goal: float | None = None
+    effort: Effort, base: Path, build: Build, what: str, command: list[str], goal: float | None = None
 ) -> Row:
     here = [] if command[0] == "ps" else ["--dir", str(base / "s")]
     rounds = 1 if "first" in what else effort.rounds
     argv = [*command, *here, "--home", str(base / "h")]
-    peers = {BEFORE: cpu_s(argv, before, rounds)} if before is not None else {}
-    return Row(what, "s CPU", cpu_s(argv, CHECKOUT, rounds), peers, goal)
+    return Row(what, "s CPU", cpu_s(argv, build, rounds), goal=goal)
 
 
-def cpu_s(argv: list[str], code: Path, rounds: int) -> float:
-    """Median processor time of a command with the code of a checkout."""
-    env = {**os.environ, "PYTHONPATH": str(code)}
-    return statistics.median(_once(argv, env) for _ in range(rounds))
+def cpu_s(argv: list[str], build: Build, rounds: int) -> float:
+    """Median processor time of a command."""
+    env = {**os.environ, "PYTHONPATH": build.path}
+    return statistics.median(_once(argv, build.python, env) for _ in range(rounds))
 
 
-def _once(argv: list[str], env: dict[str, str]) -> float:
+def _once(argv: list[str], python: str, env: dict[str, str]) -> float:
     process = subprocess.Popen(
-        [sys.executable, "-P", "-c", RUN, *argv],
+        [python, "-P", "-c", RUN, *argv],
         env=env,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -106,18 +97,6 @@ def _once(argv: list[str], env: dict[str, str]) -> float:
     process.returncode = os.waitstatus_to_exitcode(status)
     assert process.returncode == 0, argv
     return usage.ru_utime + usage.ru_stime
-
-
-def earlier(folder: Path) -> Path | None:
-    """The package of version 0.1.0, None where git or the revision is missing."""
-    git = ["git", "-C", str(CHECKOUT), "archive", REVISION, "pluto_dist"]
-    try:
-        done = subprocess.run(git, capture_output=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    with tarfile.open(fileobj=BytesIO(done.stdout)) as archive:
-        archive.extractall(folder, filter="data")
-    return folder
 
 
 def make_store(base: Path, runs: int, records: int) -> None:

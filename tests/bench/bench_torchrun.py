@@ -10,6 +10,7 @@ import importlib.util
 import statistics
 from collections.abc import Iterator
 
+from tests.bench.builds import Build
 from tests.bench.effort import Effort
 from tests.bench.nodes import a_node, served
 from tests.bench.table import Row
@@ -49,13 +50,13 @@ ENDS = {
 }
 
 
-def rows(effort: Effort) -> Iterator[Row]:
+def rows(effort: Effort, build: Build) -> Iterator[Row]:
     """Nothing where torch is not installed."""
     if importlib.util.find_spec("torch") is None:
         return
     steps = 200 if effort.rounds == 1 else 1000
     body = f"STEPS, STEP_S = {steps}, {STEP_S}\n" + BODY
-    with a_node() as node:
+    with a_node(build) as node:
         job = TorchJob(node, "ranks", body, ranks=RANKS, train=GLOO)
         measured = dict(job.told("measured", within_s=120))
         finished = [second for _, second in job.told("finished")]
@@ -71,7 +72,7 @@ def rows(effort: Effort) -> Iterator[Row]:
     yield Row("log() in a step, share of the step", "%", added, goal=1)
     yield Row("finish() of the first rank to leave", "ms", min(finished) * 1e3)
     yield Row("finish() of the last one, everything delivered", "ms", max(finished) * 1e3, goal=500)
-    with served() as (node, _):
+    with served(build) as (node, _):
         for name, end in ENDS.items():
             added = _added_s(node, name.replace(" ", "_"), START + end, effort.rounds)
             yield Row(f"torchrun's end with a server, added: {name}", "s", added, goal=0.5)

@@ -19,26 +19,35 @@ class Effort:
         backlog: records of each of eight writers.
         large_backlog_mb: that is to be delivered in constant memory; 0 for none.
         deaths, large_deaths: processes that are killed, small ones and of 1 GB.
+        killed_backlog_mb: that a killed coordinator leaves behind.
         last_records: that `finish()` has to deliver.
         light_s: seconds of light load.
+        sweep: Runs one after the other in one process.
         looked_runs, looked_records: Runs of a store, and records of ten values of its longest one.
-        crowd_of_peers: whether eight processes of another client are measured, too.
+        read_records: of ten values, of which one series is read beside other readers.
+        peers: whether other clients are measured, too, where they are installed, and what no earlier
+            version could do.
+        crowd_of_peers: eight processes of them at once.
     """
 
     rounds: int = 3
     records: int = 10_000
     paced: int = 2_000
     starts: int = 5
-    leases: tuple[int, ...] = (64, 256)
+    leases: tuple[int, ...] = (16, 256)
     idle_s: float = 8.0
     backlog: int = 50_000
     large_backlog_mb: int = 1000
     deaths: int = 8
     large_deaths: int = 3
+    killed_backlog_mb: int = 1000
     last_records: int = 2000
     light_s: float = 5.0
+    sweep: int = 400
     looked_runs: int = 1000
     looked_records: int = 300_000
+    read_records: int = 20_000
+    peers: bool = True
     crowd_of_peers: bool = True
 
 
@@ -54,9 +63,12 @@ QUICK = Effort(
     large_backlog_mb=0,
     deaths=3,
     large_deaths=1,
+    killed_backlog_mb=20,
     last_records=100,
     light_s=2.0,
+    sweep=50,
     looked_runs=100,
     looked_records=30_000,
+    read_records=5_000,
     crowd_of_peers=False,
 )

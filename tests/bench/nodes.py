@@ -6,22 +6,35 @@ import contextlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from tests.bench.builds import Build
 from tests.bench.sink import Sink
 from tests.pluto_server.client import ServerProcess
 from tests.process.harness import Node
 
 
+class BuildNode(Node):
+    """A node on which a build runs.
+
+    Attributes:
+        build: that one.
+    """
+
+    def __init__(self, build: Build, **settings: str) -> None:
+        super().__init__(PYTHONPATH=build.path, **settings)
+        self.build = build
+
+
 class Served(NamedTuple):
     """A node and where its records go."""
 
-    node: Node
+    node: BuildNode
     sink: Sink
 
 
 @contextlib.contextmanager
-def a_node(**settings: str) -> Iterator[Node]:
+def a_node(build: Build, **settings: str) -> Iterator[BuildNode]:
     """A node in local mode, gone afterwards."""
-    node = Node(**settings)
+    node = BuildNode(build, **settings)
     try:
         yield node
     finally:
@@ -29,11 +42,13 @@ def a_node(**settings: str) -> Iterator[Node]:
 
 
 @contextlib.contextmanager
-def served() -> Iterator[Served]:
+def served(build: Build) -> Iterator[Served]:
     """A node in server mode: the emulator for everything but the records."""
-    with ServerProcess() as server, Sink() as sink, _pointed_at(server, sink) as node:
+    with ServerProcess() as server, Sink() as sink, _pointed_at(build, server, sink) as node:
         yield Served(node, sink)
 
 
-def _pointed_at(server: ServerProcess, sink: Sink) -> contextlib.AbstractContextManager[Node]:
-    return a_node(**{**server.env(), "PLUTO_URL_INGEST": sink.url})
+def _pointed_at(
+    build: Build, server: ServerProcess, sink: Sink
+) -> contextlib.AbstractContextManager[BuildNode]:
+    return a_node(build, **{**server.env(), "PLUTO_URL_INGEST": sink.url})

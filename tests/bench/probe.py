@@ -1,8 +1,8 @@
 """One process under measurement: `python probe.py CLIENT RUN_ID`, with any interpreter that has the client.
 
 Clients: `owner`, `side` (this project), `official` (pluto-ml), `wandb` (offline). It says how long `init()`
-took, then obeys lines on stdin: `log N`, `fill N WIDTH`, `pace N HZ`, `grow MIB`, `rest S`,
-`attach N`, `finish`. Each answer is one JSON line. It imports nothing of this repository but the client.
+took and how much processor time, then obeys lines on stdin: the public methods of `Probe`, each with its
+arguments. Each answer is one JSON line. It imports nothing of this repository but the client.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ class Probe:
         imported(client)
         self._client = client
         self._run_id = run_id
-        begun = time.perf_counter()
+        begun, spent = time.perf_counter(), cpu_s()
         self._run = opened(client, run_id)
-        self.took_s = time.perf_counter() - begun
+        self.took_s, self.cpu_s = time.perf_counter() - begun, cpu_s() - spent
         self._kept: list[Any] = []
 
     def log(self, count: str) -> list[float]:
@@ -67,6 +67,21 @@ class Probe:
             log(records[n % 1000])
             samples.append((clock() - begun) / 1000)
         return percentiles(samples)
+
+    def shape(self, kind: str, width: str, count: str) -> list[float]:
+        """Median microseconds of `log()` of such records and of the least that a record needs, in turn."""
+        records = SHAPES[kind](int(width), int(count))
+        plain = [record(n, int(width)) for n in range(int(count))]
+        log, least, clock = self._run.log, least_writer(), time.perf_counter_ns
+        ours, theirs = [], []
+        for n, (passed, bare) in enumerate(zip(records, plain, strict=True)):
+            begun = clock()
+            log(passed)
+            between = clock()
+            least(n, bare)
+            theirs.append((clock() - between) / 1000)
+            ours.append((between - begun) / 1000)
+        return [percentiles(ours)[0], percentiles(theirs)[0]]
 
     def pace(self, count: str, hertz: str) -> list[float]:
         """The same, with pauses between the calls."""
@@ -110,11 +125,77 @@ class Probe:
             took.append((time.perf_counter() - begun) * 1000)
         return took
 
+    def sweep(self, count: str) -> list[list[float]]:
+        """Runs one after the other; seconds of `init()`, of `finish()`, and of processor time."""
+        import pluto_dist
+
+        found = []
+        for _ in range(int(count)):
+            spent, begun = cpu_s(), time.perf_counter()
+            run = pluto_dist.init(project="bench")
+            opened = time.perf_counter()
+            for n in range(10):
+                run.log(record(n))
+            logged = time.perf_counter()
+            run.finish()
+            found.append([opened - begun, time.perf_counter() - logged, cpu_s() - spent])
+        return found
+
     def finish(self) -> float:
         """Seconds of the orderly end."""
         begun = time.perf_counter()
         self._run.finish()
         return time.perf_counter() - begun
+
+
+def nested(n: int, width: int) -> dict[str, Any]:
+    """Values in a dict of their own."""
+    return {"train": record(n, width, "loss")}
+
+
+def numpy_scalars(width: int, count: int) -> list[dict[str, Any]]:
+    """As a mean over an array has them."""
+    import numpy as np
+
+    return [{name: np.float32(value) for name, value in record(n, width).items()} for n in range(count)]
+
+
+def tensors(width: int, count: int) -> list[dict[str, Any]]:
+    """As a loss has them."""
+    import torch
+
+    return [{name: torch.tensor(value) for name, value in record(n, width).items()} for n in range(count)]
+
+
+SHAPES: dict[str, Callable[[int, int], list[dict[str, Any]]]] = {
+    "plain": lambda width, count: [record(n, width) for n in range(count)],
+    "nested": lambda width, count: [nested(n, width) for n in range(count)],
+    "new": lambda width, count: [record(n, width, f"new{n}") for n in range(count)],
+    "numpy": numpy_scalars,
+    "torch": tensors,
+}
+
+
+def least_writer() -> Callable[[int, dict[str, float]], object]:
+    """JSON, a checksum and one `write()`."""
+    import struct
+    import zlib
+
+    import msgspec
+
+    encode, pack, crc32 = msgspec.json.Encoder().encode, struct.Struct("<III").pack, zlib.crc32
+    fd = os.open(f"least.{os.getpid()}", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+
+    def least(n: int, values: dict[str, float]) -> None:
+        line = encode({"time": 1760000000000, "step": n, "data": values}) + b"\n"
+        os.write(fd, pack(n, len(line), crc32(line)) + line)
+
+    return least
+
+
+def cpu_s() -> float:
+    """Processor time of this process and of children that it has waited for."""
+    return time.process_time() + sum(os.times()[2:4])
 
 
 def percentiles(samples: list[float]) -> list[float]:
@@ -128,7 +209,7 @@ def main(client: str, run_id: str) -> None:
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # a client's own lines are no answers
     probe = Probe(client, run_id)
-    answers.write(json.dumps(probe.took_s) + "\n")
+    answers.write(json.dumps([probe.took_s, probe.cpu_s]) + "\n")
     for line in sys.stdin:
         name, *arguments = line.split()
         order: Callable[..., Any] = getattr(probe, name)

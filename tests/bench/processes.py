@@ -7,15 +7,16 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.bench.nodes import BuildNode
 from tests.official import OFFICIAL_PYTHON
-from tests.process.harness import Node
 
+WIDE = 100  # metrics of a record in a large backlog
+WIDE_BYTES = 3_700
 PROBE = Path(__file__).with_name("probe.py")
 WANDB_PYTHON = os.environ.get("PLUTO_BENCH_WANDB_PYTHON", "")
 PEERS: dict[str, str] = {
@@ -30,22 +31,23 @@ class Probe:
 
     Attributes:
         pid: of the process.
-        took_s: seconds of its `init()` or `attach()`.
+        took_s, cpu_s: seconds of its `init()` or `attach()`, and of the processor in it.
     """
 
-    def __init__(self, client: str, run_id: str, env: dict[str, str], folder: Path) -> None:
+    def __init__(self, client: str, run_id: str, node: BuildNode) -> None:
+        folder = node.base
         with (folder / "probe.err").open("ab") as errors:
             self._process = subprocess.Popen(
-                [PEERS.get(client, sys.executable), "-P", str(PROBE), client, run_id],
+                [PEERS.get(client, node.build.python), "-P", str(PROBE), client, run_id],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                env=env,
+                env=environment(node),
                 cwd=folder,
             )
         self._errors = folder / "probe.err"
         self.pid = self._process.pid
-        self.took_s = 0.0
+        self.took_s = self.cpu_s = 0.0
 
     def order(self, *words: object) -> None:
         """Says what to do."""
@@ -77,20 +79,20 @@ class Probe:
 
 
 @contextlib.contextmanager
-def probes(node: Node, clients: Sequence[str], run_id: str) -> Iterator[list[Probe]]:
+def probes(node: BuildNode, clients: Sequence[str], run_id: str) -> Iterator[list[Probe]]:
     """Started one behind the other, since the first one makes the Run; all have opened it."""
     started: list[Probe] = []
     try:
         for client in clients:
-            started.append(Probe(client, run_id, environment(node), node.base))
-            started[-1].took_s = started[-1].answer()
+            started.append(Probe(client, run_id, node))
+            started[-1].took_s, started[-1].cpu_s = started[-1].answer()
         yield started
     finally:
         for probe in started:
             probe.close()
 
 
-def environment(node: Node) -> dict[str, str]:
+def environment(node: BuildNode) -> dict[str, str]:
     """Of a probe: compiled modules are kept, as where people install the package."""
     own = {"PLUTO_DISABLE_TELEMETRY": "1", "WANDB_DIR": str(node.base), "HOME": str(node.base)}
     return {**node.env(), **own, "PYTHONDONTWRITEBYTECODE": "", "PLUTO_DIST_QUIET": "1"}

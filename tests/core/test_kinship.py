@@ -9,7 +9,7 @@ import pytest
 
 from pluto_dist.core.rules.claims import RANK_ZERO_S
 from pluto_dist.core.rules.kinship import asks_for_another, parent_of, predecessor
-from pluto_dist.core.values.ids import Job, RunRef
+from pluto_dist.core.values.ids import Job, RunRef, Scheduled
 from pluto_dist.core.values.lifecycle import Fork
 from tests.core.builders import claim, identity, job, member, run
 from tests.core.processes import LOCAL, Process
@@ -337,6 +337,22 @@ def test_one_rank_that_starts_again_without_a_name_leaves_the_first_run() -> Non
     assert [process.role for process in again] == ["worker", "owner"]
 
 
+def test_a_rank_zero_that_comes_when_others_have_ended_is_of_the_same_start() -> None:
+    """R4: it owns the Run then; the next start leaves all of it, also a rank that ended before it came."""
+    world = World()
+    zero, one = start(world)
+    one.init()
+    world.wait(RANK_ZERO_S + 1)
+    one.finish(at_exit=True)
+    zero.init().finish().exit()
+    one.exit()
+    again = start(world)
+    again[1].init()
+    again[0].init()
+    assert [process.role for process in again] == ["owner", "worker"]
+    assert world.lease(again[1]).run == world.lease(again[0]).run != world.lease(zero).run
+
+
 def test_a_rank_that_lives_is_not_started_again() -> None:
     """R4, R5: two programs with one rank at once, as variables left in a shell make them."""
     world = World()
@@ -361,6 +377,67 @@ def test_an_explicit_id_is_taken_up_where_its_job_left_it_undone(first: Any, rol
     world.wait(5.0)
     (again,) = start(world, size=1)
     assert again.init("x").role == role
+
+
+# --- a job that its scheduler puts back into the queue --------------------------------------------------
+
+
+def queued(world: World, restarts: int, job: str = "slurm 77", size: int = 0) -> list[Process]:
+    """Processes of one start of a scheduler's job: one without a rank, or so many ranks."""
+    scheduled = Scheduled(job, restarts)
+    ranks = [{"rank": rank, "world_size": size} for rank in range(size)] or [{"rank": None}]
+    key = f"{job}-{restarts}-{len(world.processes)}"
+    return [world.process("train", Job(key=key, scheduled=scheduled, **rank)) for rank in ranks]
+
+
+@pytest.mark.parametrize("target", [LOCAL, None], ids=["local", "pluto"])
+@pytest.mark.parametrize("size", [0, 2])
+@pytest.mark.parametrize(
+    ("first", "role"), [(fail, "owner"), (be_killed, "owner"), (succeed, "refused"), (close, "owner")]
+)
+def test_a_requeued_job_goes_on_in_the_run_that_it_left(
+    target: Any, size: int, first: Any, role: str
+) -> None:
+    """R5: with an id in the script and no `resume`; what is done is not done again."""
+    world = World(*([target] if target else []))
+    before = queued(world, 0, size=size)
+    for process in before:
+        process.init("x").log(loss=1.0)
+    for process in before:
+        first(process)
+    world.wait(60.0)
+    again = queued(world, 1, size=size)
+    for process in reversed(again):
+        process.init("x")
+    world.wait(6.0)
+    assert again[0].role == role
+    if role == "owner":
+        assert [each.role for each in again[1:]] == ["worker"] * (len(again) - 1)
+        for process in again:
+            succeed(process)
+        world.wait(15.0)
+        assert (world.run("x").status, len(list(world.book.runs))) == ("COMPLETED", 1)
+
+
+@pytest.mark.parametrize(
+    ("job", "restarts"), [("slurm 78", 1), ("slurm 77", 0)], ids=["another", "the same start"]
+)
+def test_nobody_else_takes_up_an_explicit_id(job: str, restarts: int) -> None:
+    """R5: also not a second program of the same start."""
+    world = World()
+    fail(queued(world, 0)[0].init("x"))
+    world.wait(60.0)
+    assert queued(world, restarts, job)[0].init("x").role == "refused"
+
+
+def test_a_requeued_job_does_not_push_a_living_one_aside() -> None:
+    """G2: the scheduler has ended the former start before it begins the next one."""
+    world = World()
+    (before,), (again,) = queued(world, 0), queued(world, 1)
+    before.init("x")
+    assert again.init("x").view.error[0] == "RunExistsError"
+    be_killed(before)
+    assert queued(world, 2)[0].init("x").role == "owner"
 
 
 def test_a_late_rank_that_was_never_there_is_a_side() -> None:

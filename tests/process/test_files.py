@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import shutil
@@ -94,7 +95,7 @@ def test_values_of_all_kinds_reach_the_server_under_names_of_their_type(served: 
     rows = {(row["log_name"], row["sample_index"]): row for row in served.server.files(run["id"])}
     assert {row["step"] for row in rows.values()} == {7}
     assert [rows["pictures", n]["caption"] for n in range(3)] == ["n0", "n1", "n2"]
-    assert json.loads(rows["ckpt", 0]["annotations"]) == {"epoch": 1}
+    assert json.loads(rows["ckpt", 0]["annotations"]) == {"epoch": 1, "sha256": sha(b"one" * 1000)}
     assert rows["notes/file", 0]["file_name"].startswith("model-7-")
     types = {"ckpt": "pt", "text": "txt", "sound": "wav", "clip": "webm"}
     assert {name: rows[name, 0]["file_type"] for name in types} == types
@@ -183,6 +184,81 @@ def test_an_uploader_beside_a_training_loses_no_byte_when_the_coordinator_is_kil
     assert training.wait() == 0
     assert served.ended_remotely("job")["status"] == "COMPLETED"
     assert served.remote("job")["logNames"]["checkpoint"] == "ARTIFACT"
+
+
+def test_large_files_are_not_copied_and_what_became_of_them_is_told(served: Served) -> None:
+    """G3, G4: deleted, rotated away, written to, replaced, while the server is down."""
+    script = served.start(
+        """
+        run = pluto.init(run_id="large", settings={"exit_wait_s": 1})
+        tell("ready")
+        hear()
+        for name in ("deleted", "rotated", "written", "kept"):
+            open(name, "wb").write(name.encode() * 1000)
+            run.log({name: pluto.Artifact(name)}, step=0)
+        os.unlink("deleted")
+        open("new", "wb").write(b"else")
+        os.rename("new", "rotated")
+        open("written", "ab").write(b"more")
+    """,
+        env={"PLUTO_DIST_FILES_COPY": "100"},
+    )
+    script.expect("ready")
+    served.cut_off()
+    script.say()
+    assert script.wait() == 0
+    served.back()
+    assert served.ended_remotely("large")["status"] == "COMPLETED"
+    held = {name: [sha(name.encode() * 1000)] for name in ("deleted", "rotated", "kept")}
+    wait_until(lambda: uploaded(served, "large") == held, "what the second link has held")
+    document = wait_until(lambda: (found := served.document("large"))["rejected"] and found, "the other one")
+    assert document["rejected"] == 1
+    (why,) = (event["detail"]["why"] for event in document["events"] if event["name"] == "file_set_aside")
+    assert why.startswith(
+        f"{served.store.parent}/written was changed (it had 7,000 bytes when it was logged, and"
+    )
+    assert "written was changed" in served.cli("show", "large")
+    assert look(served.store, "runs/*/rejected/*") == []
+
+
+def test_a_folder_that_ranks_have_written_is_one_artifact_also_when_coordinators_die(served: Served) -> None:
+    """G12, G6: each object once, the manifest with the checksum of each file."""
+    script = served.start(
+        """
+        run = pluto.init(run_id="sharded")
+        tell("ready")
+        hear()
+        os.mkdir("step3")
+        for rank in range(4):
+            if (child := os.fork()) == 0:
+                open(f"step3/rank{rank}.pt", "wb").write(b"%d" % rank * 3_000_000)
+                os._exit(0)
+            os.waitpid(child, 0)
+        run.log({"ckpt": pluto.Artifact("step3", metadata={"world": 4})}, step=3)
+        tell("logged")
+        hear()
+    """
+    )
+    script.expect("ready")
+    served.server.add_fault(kind="latency", seconds=NEVER_S, count=2, **STORAGE)
+    script.say()
+    script.expect("logged")
+    wait_until(lambda: len(served.server.files(served.remote("sharded")["id"])) == 4, "addresses")
+    served.kill_coordinator()
+    served.back()
+    wait_until(lambda: len(uploaded(served, "sharded").get("ckpt", [])) == 5, "four files and the manifest")
+    script.say()
+    assert script.wait() == 0
+    assert served.ended_remotely("sharded")["status"] == "COMPLETED"
+    rows = served.server.files(served.remote("sharded")["id"])
+    assert len(rows) == 5
+    sums = [sha(b"%d" % rank * 3_000_000) for rank in range(4)]
+    assert uploaded(served, "sharded")["ckpt"][:4] == sums
+    body = base64.b64decode(served.server.object_base64(rows[4]["object_key"]))
+    assert [(file["name"], file["sha256"]) for file in json.loads(body)["files"]] == [
+        (f"rank{rank}.pt", sums[rank]) for rank in range(4)
+    ]
+    wait_until(lambda: not blobs(served), "the room is given back")
 
 
 def test_two_participants_with_one_name_get_two_series_of_files(served: Served) -> None:
@@ -294,20 +370,21 @@ def test_without_room_a_file_is_dropped_counted_and_told_and_training_goes_on(no
 
 
 def test_files_leave_room_on_the_disk_for_records(node: Node) -> None:
-    """G4: a checkpoint that would fill the disk is dropped, before records have to be."""
+    """G4: content that would fill the disk is dropped, before records have to be; a file is where it is."""
     if not node.mount("size=160m"):
         pytest.skip("tmpfs cannot be mounted here")
     node.set(PLUTO_DIST_FILES_QUOTA="1G")
     script = node.start("""
         run = pluto.init(run_id="full")
         open("large", "wb").truncate(60 << 20)
-        run.log({"large": pluto.File("large")}, step=0)
+        run.log({"large": pluto.File("large"), "bytes": pluto.Artifact(bytes(60 << 20))}, step=0)
         log(run, {"loss": 1.0}, 1)
     """)
     assert script.wait() == 0
     assert node.ended("full")["dropped"] == 1
     assert node.lost("full") == []
     assert "kept for records" in script.stderr
+    assert [path.stat().st_size for path in kept(node)] == [60 << 20]
 
 
 def test_files_of_a_node_that_is_gone_are_in_the_store_and_there_after_sync(served: Served) -> None:

@@ -1,9 +1,10 @@
-"""The store folder: where local Runs and undelivered remainders are kept.
+"""The store folder: local Runs, and copies of records that a server has not taken yet.
 
     runs/<key>/run.json                       the document, replaced atomically
     runs/<key>/streams/<lease>/<segment>      copies of spool segments, byte for byte from their start
     runs/<key>/files/, runs/<key>/rejected/   logged files, see `files`
-    runs/<key>/system.json                    what a server is told of the machine when the Run is made there
+    objects/<two digits>/<SHA-256>            their contents, each once
+    runs/<key>/system.json                    facts about the machine, for a server where the Run will be made
     runs/<key>/rejected.jsonl                 records that the backend refused, with the reason
     runs/<key>/columns/                       columns that a reader has gathered, may be deleted at any time
     runs/<key>/sync/<server>.json             how far it has been uploaded to one server
@@ -57,6 +58,10 @@ class Store:
         except FileNotFoundError:
             return None
 
+    def object(self, digest: str) -> Path:
+        """Place of the content with this SHA-256."""
+        return self.root / "objects" / digest[:2] / digest
+
     def keys(self) -> list[str]:
         """Keys of all Runs with a document."""
         return sorted(path.parent.name for path in (self.root / "runs").glob("*/run.json"))
@@ -72,7 +77,7 @@ class Store:
         replace_file(folder / "run.json", body)
 
     def write_metadata(self, key: str, body: bytes) -> None:
-        """Keeps what a server is told of the machine when the Run is made there.
+        """Keeps facts about the machine, for a server where the Run will be made.
 
         Raises:
             OSError: the store could not take it.
@@ -82,7 +87,7 @@ class Store:
         replace_file(folder / "system.json", body)
 
     def metadata(self, key: str) -> bytes:
-        """What `write_metadata` kept, else an empty JSON object.
+        """The facts that `write_metadata` kept, else an empty JSON object.
 
         Raises:
             OSError: it cannot be read.
@@ -93,7 +98,7 @@ class Store:
             return b"{}"
 
     def drop_metadata(self, key: str) -> None:
-        """The server has it.
+        """Deletes those facts, once the server has them.
 
         Raises:
             OSError: it cannot be removed.
@@ -111,7 +116,7 @@ class Store:
         path = folder / segment
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            _write_all(fd, data, start)
+            write_all(fd, data, start)
             os.fsync(fd)
         finally:
             os.close(fd)
@@ -201,7 +206,7 @@ def replace_file(path: Path, body: bytes) -> None:
     fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         try:
-            _write_all(fd, body, 0)
+            write_all(fd, body, 0)
             os.fsync(fd)
         finally:
             os.close(fd)
@@ -225,11 +230,13 @@ def sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
-def _write_all(fd: int, data: bytes, start: int) -> None:
+def write_all(fd: int, data: bytes, start: int | None = None) -> None:
+    """All of the data, at an offset or where the descriptor stands."""
     view = memoryview(data)
     while view:
-        written = os.pwrite(fd, view, start)
-        view, start = view[written:], start + written
+        written = os.write(fd, view) if start is None else os.pwrite(fd, view, start)
+        view = view[written:]
+        start = None if start is None else start + written
 
 
 def safe_name(text: str) -> str:
@@ -247,7 +254,7 @@ def _name(text: str) -> str:
 
 
 def _regular(path: Path) -> bytes:
-    """What is in a file; of a pipe nobody would ever see the end."""
+    """Content of a regular file; a pipe in its place would be read for ever."""
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(errno.EINVAL, "no regular file", str(path))

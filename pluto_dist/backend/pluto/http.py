@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 
 import httpx
 import msgspec
@@ -23,7 +22,6 @@ POOL_S = 5.0
 KEEP_ALIVE_S = 15.0  # below the idle limits of usual proxies (60 s), so that they do not close first
 ANSWER_LIMIT = 64 << 20
 ANSWER_S = 120.0  # for a whole body; the read timeout only bounds the wait for its next piece
-CHUNK = 1 << 20
 CONTENT_TYPE = {"metrics": "application/x-ndjson", "rows": "application/x-ndjson"}
 
 # Ingest blocks instead of refusing when its queue is full, so it gets longer.
@@ -93,15 +91,13 @@ class Http:
             return msgspec.structs.replace(answer, body=answer.body.replace(secret, b"<the API key>"))
         return answer
 
-    def put(self, url: str, path: Path, size: int) -> Answer | Broken:
-        """Uploads the first `size` bytes of a file to an upload address, without the API key.
+    def put(self, url: str, pieces: Iterator[bytes], size: int) -> Answer | Broken:
+        """Uploads pieces of `size` bytes in all to an upload address, without the API key.
 
-        Raises:
-            OSError: the file cannot be read, or has become shorter; the connection is given up then.
+        What `pieces` raises comes out of here. The request is incomplete then, so that storage keeps nothing
+        of it.
         """
-        with path.open("rb") as stream:
-            pieces = _pieces(iter(lambda: stream.read(CHUNK), b""), size)
-            return self._exchange("put", "PUT", url, {"Content-Length": str(size)}, pieces)
+        return self._exchange("put", "PUT", url, {"Content-Length": str(size)}, pieces)
 
     def close(self) -> None:
         """Closes all connections."""
@@ -143,15 +139,3 @@ def _broken(fault: Exception) -> Broken:
     # Only these have texts of the operating system; others quote the request, its headers included.
     told = isinstance(fault, httpx.NetworkError) and str(fault)
     return Broken(progress, f"{name}: {fault}" if told else name)
-
-
-def _pieces(chunks: Iterator[bytes], size: int) -> Iterator[bytes]:
-    """The announced number of bytes, also of a file that grows meanwhile; one that shrinks is an error."""
-    left = size
-    for chunk in chunks:
-        yield chunk[:left]
-        left -= len(chunk)
-        if left <= 0:
-            return
-    if left > 0:
-        raise OSError(f"it became {left} bytes shorter during the upload")

@@ -1,21 +1,19 @@
-"""Who gets which role: the decision table of claims (R4, R5, R12).
+"""Claims: which role a process gets in which Run (R4, R5, R12).
 
-`decide_claim` is pure and complete: it gets the claim and what is known of the Run, and returns one of
-`Create`, `Grant`, `Wait`, `Refuse` with its reason. Every refusal that rests on somebody being alive is
-preceded by `Verify`: the coordinator looks at that process at once and asks again.
+`decide_claim` is complete: from the claim and the facts about the Run it returns `Create`, `Grant`, `Wait`,
+`Verify` or `Refuse`, each with its reason. It refuses because of a living owner only after `Verify`: the
+coordinator checks that process at once and decides again, so that no claim is refused for a dead one.
 
-Runs whose owner is on another node (R12): which claims mean one, and who goes first on such a node.
-
-A relay delivers what its own processes write and says that they live. It makes no verdict and sends no
-status: both are the business of the node with the owner, which is node 0 of the job unless somebody there
-insists on owning the Run elsewhere.
+Of a job on several nodes, node 0 owns the Run, unless a claim on another node asks for the owner's role. All
+other nodes are relays: they deliver what their processes write and send heartbeats, but make no verdict and
+send no status. Which claims lead to a relay, and which rank there goes first, is decided here too.
 """
 
 from __future__ import annotations
 
 import msgspec
 
-from pluto_dist.core.rules.kinship import role_below
+from pluto_dist.core.rules.kinship import UNDONE, goes_on_in_queue, role_below
 from pluto_dist.core.rules.verdict import Phase
 from pluto_dist.core.values.backend import Want
 from pluto_dist.core.values.ids import Job, Role
@@ -35,7 +33,7 @@ class Grant(msgspec.Struct, frozen=True):
     Attributes:
         elsewhere: the owner is on another node, and this process is no rank of its job.
         relay: the Run's owner is on another node, so this node is a relay for it.
-        anew: the job starts once more in the same Run: what the former start said counts no more.
+        anew: the job starts once more in the same Run: evidence of the former start no longer counts.
     """
 
     role: Role
@@ -53,7 +51,7 @@ class Wait(msgspec.Struct, frozen=True):
 
 
 class Verify(msgspec.Struct, frozen=True):
-    """Look at the owner's process, then ask again."""
+    """Check whether the owner's process lives, then decide again."""
 
     lease_id: str
 
@@ -77,15 +75,15 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         owner: its owner's lease, if it has one that is alive.
         parent: lease of the process that started the claim's process, if the claim joins that one's Run.
         predecessor: lease of another process that has had the claim's rank in this start of the job.
-        former: lease of the process that the claim's process goes on for.
+        former: lease of the process from which the claim's process was forked as a daemon.
         members: live owner and workers.
         ended: owner and workers of this start that have ended.
         waiting_ranks: ranks of the same job and attempt that wait for a role, the claim's own included.
         live_runs: for a claim without an id: display names of all live Runs.
-        verified: the owner was looked at for this claim and lives.
+        verified: the owner was checked for this claim and lives.
         owner_elsewhere: which other node has a live owner, as the cluster store says; "" if none is known.
-        reporting: the backend is being told just now how the Run ended.
-        asked_at: when the first of those that wait with this claim asked.
+        reporting: the final status is on its way to the backend.
+        asked_at: when the first of the claims that wait together was made.
     """
 
     run: Run | None
@@ -136,7 +134,7 @@ def decide_claim(claim: Claim, facts: Facts, now: float) -> Decision:
 
 
 def _in_run(claim: Claim, run: Run, facts: Facts, now: float) -> Decision:
-    """In a Run that is known here, for a process that does not say what it wants to be."""
+    """Decides in a Run that is known here, for a claim that insists on no role."""
     if facts.parent is not None:
         return _child(run, facts.parent)
     if launched(claim, facts.owner):
@@ -155,7 +153,7 @@ def _in_run(claim: Claim, run: Run, facts: Facts, now: float) -> Decision:
 
 
 def _owned_elsewhere(claim: Claim, facts: Facts) -> Decision:
-    """As for an owner on this node (R5), except that nobody here can look whether it lives."""
+    """As beside an owner on this node (R5), but without `Verify`: liveness cannot be checked from here."""
     told = f"the Run {str(claim.run)!r} has a live owner on {facts.owner_elsewhere}"
     if claim.wanted == "owner":
         return Refuse("OwnerExistsError", f"{told}; attach() to log beside it, or end it first")
@@ -170,13 +168,18 @@ def same_job(claim: Claim, run: Run) -> bool:
 
 
 def resumes(claim: Claim) -> bool:
-    """Whether the caller means a Run that exists: it says so, or gives a number or display id."""
+    """Whether the caller means a Run that exists: by `resume=True`, a number or a display id."""
     return claim.resume or (claim.run is not None and claim.run.external_id is None)
 
 
 def goes_on(claim: Claim) -> bool:
-    """Whether the claim takes a Run that exists; else an id of the caller's own is for a new one."""
+    """Whether the claim accepts a Run that exists; otherwise an external id is for a new one."""
     return resumes(claim) or claim.run_from_env
+
+
+def requeued(claim: Claim, run: Run) -> bool:
+    """Whether the claim's job was put back into the queue and has left this Run."""
+    return goes_on_in_queue(claim.job.scheduled, run.scheduled, run.status)
 
 
 def _attach(claim: Claim, facts: Facts) -> Decision:
@@ -190,7 +193,7 @@ def _attach(claim: Claim, facts: Facts) -> Decision:
 
 
 def _join(role: Role, facts: Facts, reason: str) -> Decision:
-    """Beside an owner; a worker's word counts for that owner's Run, so it waits for one."""
+    """Joins beside an owner; a worker waits for one, because its evidence counts in that owner's epoch."""
     run = facts.run
     there = run is not None and (run.epoch > 0 or (bool(run.relay) and not run.opening))
     if not there or (role == "worker" and facts.phase == "opening"):
@@ -241,7 +244,7 @@ def launched(claim: Claim, owner: Lease | None) -> bool:
 
 
 def _launched(claim: Claim, run: Run, facts: Facts) -> Decision:
-    """What the command starts works for the launcher's Run: its ranks, or the first process without one."""
+    """Below `pluto-dist run` the ranks are workers of its Run, or the first process without a rank is."""
     if claim.wanted == "owner" and facts.owner is not None:
         return _owner_lives(facts.owner, facts)
     rank, attempt = claim.job.rank, claim.job.attempt
@@ -257,7 +260,7 @@ def _launched(claim: Claim, run: Run, facts: Facts) -> Decision:
 
 
 def _works_alone(facts: Facts) -> bool:
-    """Whether all workers of the command so far have ended: it starts them once more."""
+    """Whether all earlier workers of the command have ended, so that this is a new start of them."""
     return not _workers(facts.members)
 
 
@@ -266,7 +269,7 @@ def _workers(leases: tuple[Lease, ...]) -> tuple[Lease, ...]:
 
 
 def _heir(run: Run, facts: Facts, former: Lease, now: float) -> Decision:
-    """A daemon that a process with a lease has become: it goes on for it, unless that one left by a call."""
+    """A daemon takes the place of the process that it was forked from, unless that one left by a call."""
     if former.alive:
         if not facts.verified:
             return Verify(former.lease_id)
@@ -315,7 +318,7 @@ def _next_start(claim: Claim, run: Run, facts: Facts, before: Lease, now: float)
         if not facts.verified:
             return Verify(before.lease_id)
         return Grant("side", "its rank is taken") if given else Refuse("RunExistsError", _exists(claim, run))
-    if not given and run.status not in ("RUNNING", "FAILED", "TERMINATED"):
+    if not given and run.status not in UNDONE:
         return Refuse("RunExistsError", _exists(claim, run))
     if facts.members or facts.phase == "finishing":
         return Wait("the job's former start goes on")
@@ -344,10 +347,10 @@ def _relayed(claim: Claim, facts: Facts) -> Decision:
 
 
 def _taken_over(claim: Claim, run: Run, facts: Facts, now: float) -> Decision:
-    """A process that may own a Run which this node only relayed for until now."""
+    """A claim that may own a Run for which this node has only been a relay until now."""
     if any(member.alive for member in facts.members):
         return Grant("side", "the Run's owner is on another node")
-    if not (goes_on(claim) or run.opening):
+    if not (goes_on(claim) or run.opening or requeued(claim, run)):
         return Refuse("RunExistsError", _exists(claim, run))
     first = leads(claim.job) or claim.wanted == "owner"
     waits = None if first else _for_lower_rank(claim, facts, now)
@@ -357,7 +360,11 @@ def _taken_over(claim: Claim, run: Run, facts: Facts, now: float) -> Decision:
 def _stranger(claim: Claim, run: Run, facts: Facts, now: float) -> Decision:
     """A process of another launch."""
     if not goes_on(claim):
-        return Refuse("RunExistsError", _exists(claim, run))
+        if not requeued(claim, run):
+            return Refuse("RunExistsError", _exists(claim, run))
+        left = _left_of_former_start(claim, run, facts)
+        if left is not None:
+            return left
     if facts.phase == "restarting":
         return Grant("side", "the Run waits for its own job to restart")
     if facts.owner is not None:
@@ -367,6 +374,15 @@ def _stranger(claim: Claim, run: Run, facts: Facts, now: float) -> Decision:
     first = leads(claim.job) or claim.wanted == "owner"
     waits = None if first else _for_lower_rank(claim, facts, now)
     return waits or Grant("owner", f"the Run was {facts.phase}")
+
+
+def _left_of_former_start(claim: Claim, run: Run, facts: Facts) -> Decision | None:
+    """For a job that was put back into the queue; None if nothing of its start before is left."""
+    if facts.phase == "restarting":
+        return Wait("the job's former start goes on")
+    if facts.owner is None:
+        return None
+    return Refuse("RunExistsError", _exists(claim, run)) if facts.verified else Verify(facts.owner.lease_id)
 
 
 def _owned(claim: Claim, owner: Lease, facts: Facts, now: float) -> Decision:
@@ -385,7 +401,7 @@ def _owner_lives(owner: Lease, facts: Facts) -> Decision:
 
 
 def owner_lives(owner: Lease) -> str:
-    """Who it is: role, pid, host, since when (epoch milliseconds)."""
+    """The living owner for an error message: role, pid, host, since when (epoch milliseconds)."""
     return (
         f"the Run has a live owner: {owner.role} {owner.label!r}, pid {owner.identity.pid} on "
         f"{owner.identity.host}, since {owner.granted_ms}; attach() to log beside it, or end it first"
@@ -401,17 +417,17 @@ def _exists(claim: Claim, run: Run) -> str:
 
 
 def relays(claim: Claim) -> bool:
-    """Whether the owner of the claim's Run is on another node (R12): on node 0, unless somebody insists."""
+    """Whether the owner of the claim's Run is on another node (R12): on node 0, unless the claim insists."""
     named = claim.target.mode == "pluto" and claim.run is not None
     fits = claim.wanted in (None, "worker") or claim.launcher  # each node may have a launcher of ours
     return claim.verb == "init" and named and claim.job.node_rank > 0 and fits
 
 
 def sought(run: Run) -> bool:
-    """Whether the server was asked for a Run of another node and has not found it."""
+    """Whether this node still looks on the server for a Run of another node, in vain so far."""
     return run.want == "join" and run.opening and run.epoch == 0
 
 
 def leads(job: Job) -> bool:
-    """Whether the others wait for it to claim ownership first: rank 0, or the first of a node without it."""
+    """Whether the other ranks let this one claim first: rank 0, or the first rank of a node without it."""
     return job.rank in (None, 0) or (job.node_rank > 0 and job.local_rank == 0)

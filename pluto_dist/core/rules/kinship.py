@@ -1,31 +1,35 @@
-"""Which process started which, and what follows from it for a claim (R4, R5).
+"""Kinship: what follows for a claim from the process that started its process (R4, R5).
 
-Two ways to be related to a process that holds a lease:
+A process is related to a lease's process in one of two ways:
 
-* a part of its program: `multiprocessing` started the process, or it was forked. Such a child joins the Run
-  of its parent if its `init()` asks for nothing that its parent's did not ask for, and is a worker there;
-* a program that a rank started: it has inherited the rank's variables and is no second one of that rank. It
-  joins on the same terms, as a side.
+* as part of its program: started by `multiprocessing`, or forked. If its `init()` asks for nothing that the
+  parent's did not ask for, it joins the parent's Run as a worker;
+* as a program that a rank started: it has inherited the rank's variables without being that rank. On the same
+  terms it joins as a side.
 
-A child that asks for more has a Run of its own, and no part in its parent's job.
+A child that asks for more gets a Run of its own, and has no part in its parent's job.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 import msgspec
 
-from pluto_dist.core.values.ids import DEFAULT_PROJECT, Identity, Job, Role, RunRef
+from pluto_dist.core.values.backend import Status
+from pluto_dist.core.values.ids import DEFAULT_PROJECT, Identity, Job, Role, RunRef, Scheduled
 from pluto_dist.core.values.lifecycle import Claim
 from pluto_dist.core.values.records import Lease, Run
+
+UNDONE: Final[frozenset[Status]] = frozenset({"RUNNING", "FAILED", "TERMINATED"})
 
 
 def parent_of(claim: Claim, live: Iterable[Lease]) -> Lease | None:
     """The lease of the process that started the claim's process, as a part of itself or with its rank.
 
     Of several leases of one process it is the newest, which is also the one that `pluto_dist.log()` means. A
-    side is nobody's parent: what it starts is not of the job.
+    side counts as no parent: what it starts does not belong to the job.
     """
     opened = [lease for lease in live if lease.opened.verb == "init"]
     leases = [lease for lease in opened if lease.role != "side" or lease.state == "waiting"]
@@ -38,7 +42,7 @@ def parent_of(claim: Claim, live: Iterable[Lease]) -> Lease | None:
 
 
 def nearest(claim: Claim, leases: Sequence[Lease]) -> Lease | None:
-    """The newest of these leases that the nearest of the claim's parents has, which has one."""
+    """The lease of the nearest of the claim's parents that has any of these leases; of several the newest."""
     for parent in claim.parents:
         own = [lease for lease in leases if lease.identity.same_process(parent)]
         if own:
@@ -52,7 +56,7 @@ def is_child_of(claim: Claim, process: Identity) -> bool:
 
 
 def asks_for_another(claim: Claim, parent: Lease, run: Run) -> bool:
-    """Whether a child wants another Run than its parent's; what it leaves out is as the parent has it."""
+    """Whether a child wants another Run than its parent's; arguments that it leaves out differ in nothing."""
     if claim.run is not None and not _named_by_launch(claim):
         return not refers_to(claim.run, run, claim.project)
     asked = parent.opened
@@ -66,12 +70,12 @@ def asks_for_another(claim: Claim, parent: Lease, run: Run) -> bool:
 
 
 def role_below(parent: Lease) -> Role:
-    """What a child is that joins: what a rank starts is no rank, so its end says nothing about the job."""
+    """Role of a child that joins: what a rank started is no rank, so its end says nothing about the job."""
     return "worker" if parent.opened.job.rank is None and parent.role != "side" else "side"
 
 
 def is_trial(claim: Claim, beside: Iterable[Lease]) -> bool:
-    """Whether it is one of the children to which a launcher's command gives work.
+    """Whether the process is one of several children among which a launcher's command divides work.
 
     Args:
         claim: of a process below `pluto-dist run`, whose parent has no lease.
@@ -84,29 +88,29 @@ def is_trial(claim: Claim, beside: Iterable[Lease]) -> bool:
 
 
 def inherits_rank(claim: Claim, parent: Lease) -> bool:
-    """Whether its rank is its parent's, so that it is none itself."""
+    """Whether the claim's rank was inherited from the parent, so that the process itself has none."""
     return claim.job.rank is not None and claim.job.rank == parent.opened.job.rank
 
 
 def without_rank(claim: Claim) -> Claim:
-    """The claim of a process that has inherited its rank."""
+    """The claim without the rank, which was inherited."""
     return msgspec.structs.replace(claim, job=Job(key=claim.generated_id))
 
 
 def apart(claim: Claim, parent: Lease) -> Claim:
-    """The claim of a child that shares nothing with its parent's job."""
+    """The claim of a child that gets a Run of its own, without its parent's job."""
     if inherits_rank(claim, parent):
         claim = without_rank(_unnamed(claim) if _named_by_launch(claim) else claim)
     return msgspec.structs.replace(claim, launched_by="")
 
 
 def heir(claim: Claim, former: Lease) -> Claim:
-    """The claim of a daemon that goes on for another process: it has that one's place in the job."""
+    """The claim of a daemon, with the place in the job of the process from which it was forked."""
     return msgspec.structs.replace(claim, job=former.opened.job, launched_by=former.opened.launched_by)
 
 
 def unlaunched(claim: Claim) -> Claim:
-    """The claim of a trial; the id in its environment is the launcher's Run."""
+    """The claim of a trial, which gets a Run of its own: without the launcher's Run id in its environment."""
     return msgspec.structs.replace(_unnamed(claim) if claim.run_from_env else claim, launched_by="")
 
 
@@ -127,6 +131,17 @@ def predecessor(claim: Claim, leases: Iterable[Lease]) -> Lease | None:
     return max(found, key=lambda lease: lease.opened.at, default=None)
 
 
+def goes_on_in_queue(job: Scheduled | None, before: Scheduled | None, status: Status) -> bool:
+    """Whether a job that its scheduler has put back into the queue finds the Run that it has left.
+
+    Args:
+        job: of the process that asks.
+        before: in which the Run was owned last.
+        status: of the Run; what was completed or cancelled is not gone on with by itself.
+    """
+    return job is not None and job.again(before) and status in UNDONE
+
+
 def refers_to(ref: RunRef, run: Run, project: str) -> bool:
     """Whether the caller's id means this Run; external ids are unique per project."""
     if ref.external_id is not None:
@@ -137,7 +152,7 @@ def refers_to(ref: RunRef, run: Run, project: str) -> bool:
 
 
 def _named_by_launch(claim: Claim) -> bool:
-    """Whether only the nodes of the job agreed on the Run's name (R12), and nobody asked for it."""
+    """Whether the Run's name was agreed between the nodes of the launch (R12) and not given by a caller."""
     return claim.run_from_env and claim.run == RunRef(external_id=claim.job.shared_id)
 
 

@@ -1,9 +1,10 @@
-"""How far the clocks of two nodes are apart, as an interval that the true value is in.
+"""Offset between the clocks of two nodes, as an interval that holds the true value.
 
-No clock is compared with another one; only messages tell. What a node wrote at `s` by its clock and was read
-here at `a` proves that mine - theirs <= a - s. What was written here at `t` and read there at `b` proves that
-mine - theirs >= t - b. Each bound holds for good, but for the drift of the clocks: it widens with its age. A
-few exchanges give a few milliseconds (seen: 7 to 10 ms over a cluster store that is written each second).
+Clocks cannot be compared directly; only messages bound their difference. What a node wrote at `s` by its
+clock and was read here at `a` proves that mine - theirs <= a - s. What was written here at `t` and read there
+at `b` proves that mine - theirs >= t - b. Each bound holds for good, but for the drift of the clocks: it
+widens with its age. A few exchanges give a few milliseconds (seen: 7 to 10 ms over a cluster store that is
+written each second).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import msgspec
 
 DRIFT = 200e-6  # two clocks that NTP does not slew are apart by less than this
-UNKNOWN_S = 60.0  # for a bound that nothing has told yet: wide enough that only the kind of evidence decides
+UNKNOWN_S = 60.0  # for a bound that is not known yet: wide enough that only the kind of evidence decides
 
 
 class Offset(msgspec.Struct, frozen=True):
@@ -47,7 +48,7 @@ def read_theirs(offset: Offset, written_at: float, read_at: float) -> Offset:
 
 
 def read_ours(offset: Offset, written_at: float, read_there_at: float) -> Offset:
-    """The other node tells when, by its clock, it read what was written here at `written_at`.
+    """The other node's document says when, by its clock, it read what was written here at `written_at`.
 
     The bound dates from the writing and not from the telling, which may come a minute later.
     """

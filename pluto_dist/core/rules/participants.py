@@ -1,19 +1,16 @@
-"""Participants: who writes, over restarts; what they are called, and who records what they print.
+"""Participants and labels: the names of writers over restarts (R7, G10), of nodes, and on the console.
 
-What leases and participants are called (R7, G10): two live processes never share a participant.
+A participant is `owner`, `rank3`, or a label. The next process with the same rank or label goes on with the
+same series, but only once the one before it has ended: two live processes never share a participant. Without
+a label nothing says that two processes do the same work, so each has series of its own: `worker`, `worker-2`,
+`worker-3`. The process that `pluto-dist run` starts has a place, as a rank has: the next one goes on with its
+series.
 
-A participant is who writes, over restarts: `owner`, `rank3`, or a label. The next process with the same rank
-or label goes on with the same series, but only once the one before it has ended. Without a label nothing says
-that two processes do the same work, so each has a series of its own: `worker`, `worker-2`, `worker-3`. The
-process that `pluto-dist run` starts has a place, as a rank has: the next one goes on with its series.
+The node is a participant too, for its system metrics. Its lease has no process and is never alive, so it
+keeps no Run alive, has no say in a verdict, and is not listed as attached.
 
-The node as a participant, and what it is called where a Run has several.
-
-It has a lease for its system metrics, but no process holds that.
-
-Such a lease is never alive, so it keeps nothing alive, has no say in a verdict, and is no attached process.
-
-Who is speaking, and who records it: the console of a Run with more than one participant.
+On the console of a Run with several participants each line carries the name of its participant, and each line
+is recorded once: by a process or by the launcher above it, never by both.
 """
 
 from __future__ import annotations
@@ -36,7 +33,7 @@ RESERVED = re.compile(r"owner|node|(rank|attempt)\d.*")  # what other kinds of p
 
 
 def label_of(lease: Lease, role: Role, others: Sequence[Lease], run: Run) -> str:
-    """What people call it; unique among live leases where series belong to labels.
+    """The name of a lease for people; unique among live leases where series belong to labels.
 
     The node's name is part of it on a relay, where other nodes may have processes without a label too.
     """
@@ -52,7 +49,7 @@ def label_of(lease: Lease, role: Role, others: Sequence[Lease], run: Run) -> str
 
 
 def participant_of(lease: Lease, role: Role, label: str, others: Iterable[Lease]) -> str:
-    """Who writes: series belong to this name."""
+    """The participant of a lease: series belong to this name."""
     if role == "owner":
         return "owner"
     rank = lease.opened.job.rank if role == "worker" else None
@@ -61,13 +58,15 @@ def participant_of(lease: Lease, role: Role, label: str, others: Iterable[Lease]
 
 
 def steps_reached(series: Mapping[str, int], label: str | None) -> tuple[int, dict[str, int]]:
-    """The next step behind all that a Run has, and behind what single participants have.
+    """The next step behind all series of a Run, and behind those of single participants.
 
-    Of a participant only a suffix is known by its series: that of a rank, or the label that is asked for.
+    The server knows names of series only, so a participant is recognised by its suffix: that of a rank, or
+        the
+    label of a side.
 
     Args:
         series: last step by name, as another node or an earlier coordinator has left them.
-        label: of a side that joins the Run; None if nobody does.
+        label: of a side that joins the Run, None if none does.
     """
     behind, steps = 0, dict[str, int]()
     for name, last in series.items():
@@ -83,7 +82,7 @@ def steps_reached(series: Mapping[str, int], label: str | None) -> tuple[int, di
 
 
 def late_participant(participant: str, attempt: int) -> str:
-    """Who writes what a superseded lease has still written (R7)."""
+    """Participant of the records that a superseded lease goes on to write (R7)."""
     late = f"attempt{attempt}"
     return late if participant == "owner" else f"{participant}/{late}"
 
@@ -127,7 +126,7 @@ def node_lease(lease_id: str, member: Lease, host: str, at: float, wall_ms: int)
     Args:
         lease_id: of the new lease.
         member: an owner or worker on this node; the folder lies beside its folder.
-        host: stands in the names of metrics, "" for the plain names.
+        host: part of the names of metrics, "" for the plain names.
         at, wall_ms: now.
     """
     identity = Identity(member.identity.boot_id, member.identity.pid_ns, 0, 0, host=member.identity.host)
@@ -161,12 +160,12 @@ def node_lease(lease_id: str, member: Lease, host: str, at: float, wall_ms: int)
 
 
 def node_label(members: Iterable[Lease]) -> str:
-    """What the node is called in the names of its metrics; "" for a job of one node."""
+    """The node's name in the names of its metrics; "" for a job of one node."""
     return next((node_name(lease.opened) for lease in members if lease.opened.job.nodes > 1), "")
 
 
 def node_name(claim: Claim) -> str:
-    """`node1` within a job, the host's name for a node that no job knows.
+    """`node1` within a job, the host's name for a node outside of it.
 
     Numbers and not hosts, since a job that is requeued elsewhere goes on with its series.
     """
@@ -177,10 +176,11 @@ def node_name(claim: Claim) -> str:
 
 
 def line_behind(reached: Reached, first: int) -> int:
-    """Number of the next console line of a node, in its block, behind what it has said before.
+    """Number of the next console line of a node: in the node's block, behind the lines that are there.
 
-    No block is longer than there are lines in all, but for lines that were set aside and left a gap. In the
-    last block the highest number of all tells.
+    The server tells only how many lines there are and their highest number. A block holds at most as many
+    lines as there are in all (lines that were set aside leave gaps), and the highest number belongs to the
+    last block.
 
     Args:
         reached: what the server has.
@@ -201,9 +201,9 @@ COMMAND: Final = "command"  # what a launcher records is what its command says
 
 
 def speaker_of(lease: Lease, leases: Iterable[Lease], *, relayed: bool = False) -> str:
-    """The name in front of a line; "" for the only participant of its Run.
+    """The name in front of a console line; "" for the only participant of its Run.
 
-    A rank of a job with several is never alone, also while the others have not come yet; nor is anybody on
+    A rank of a job with several is never alone, also while the others have not come yet; nor is a process on
     a node that only relays.
     """
     others = (other.participant for other in leases if not is_node(other))
@@ -213,7 +213,7 @@ def speaker_of(lease: Lease, leases: Iterable[Lease], *, relayed: bool = False) 
 
 
 def speaker_shown(lease: LeaseShown, document: Document) -> str:
-    """The same by the Run's document, for lines that no coordinator has sent."""
+    """As `speaker_of`, by the Run's document: for lines that no coordinator has sent."""
     alone = _is_alone(
         lease.participant,
         (other.participant for other in document.leases if other.pid),
@@ -241,8 +241,8 @@ def name_of(rank: int | None, label: str, *, launcher: bool) -> str:
 def relieved_launchers(leases: Iterable[Lease]) -> frozenset[str]:
     """Leases of launchers below which a process records its own console: they record none meanwhile.
 
-    What a process prints passes through its launcher too, so one of the two has to be silent. It is the
-    launcher, because the process knows its rank, and which of its lines belong together.
+    What a process prints passes through its launcher too, so only one of the two may record it. The process
+    does, because it knows its rank, and which of its lines belong together.
     """
     return frozenset(
         lease.opened.launched_by

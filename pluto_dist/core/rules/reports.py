@@ -1,4 +1,4 @@
-"""What the seat knows of each node, all times on its own clock: the input of `joint.judge`."""
+"""Reports: each node as the seat sees it, with all times on the seat's clock; the input of `joint.judge`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,34 @@ from typing import TypeVar
 import msgspec
 
 from pluto_dist.core.rules.offsets import Offset, Span, span
-from pluto_dist.core.values.cluster import MemberShown, NodeDocument, NodeEnd, NodeReport, Piece
+from pluto_dist.core.values.cluster import (
+    MemberShown,
+    NodeDocument,
+    NodeEnd,
+    NodeReport,
+    Piece,
+    RunDocument,
+)
 
 Document = TypeVar("Document", bound=msgspec.Struct)
 
 LATEST_S = 33.0  # a node that is known to be gone was there within this time: two leases and a margin
+
+
+def takes_part(shown: NodeDocument, document: RunDocument) -> bool:
+    """Whether a node is in the document's round; one that did not know of the round yet, by its job.
+
+    A node that is lost at once has not seen the round that others have begun.
+    """
+    if shown.round:
+        return shown.round == document.round
+    same = (shown.launch, shown.attempt) == (document.launch, document.attempt)
+    return same and bool(shown.owner or open_members(shown))
+
+
+def open_members(shown: NodeDocument) -> int:
+    """How many owners and workers had not ended in the node's last document."""
+    return sum(member.alive and member.role != "side" for member in shown.members)
 
 
 def report_of(
@@ -25,7 +48,7 @@ def report_of(
     owner: bool,
     now: float,
 ) -> NodeReport:
-    """Another node, as its documents and the seat's knowledge of its clock show it."""
+    """One node by its documents, with their times converted by what is known of its clock."""
     apart = span(offset, now)
     found = tuple(_here(piece, apart) for piece in pieces)
     complete = end if end is not None and len(found) >= end.pieces else None
@@ -43,12 +66,12 @@ def report_of(
         alive_until=max(spoke_at, gone_at - LATEST_S) if gone_at is not None else now,
         gone_since=gone_at if gone_at is not None else now,
         last_words=last_words(document.members),
-        open_members=sum(member.alive for member in document.members),
+        open_members=open_members(document),
     )
 
 
 def last_words(members: Iterable[MemberShown]) -> str:
-    """What the ranks of a node were last known to do."""
+    """The last known state of a node's ranks, for people."""
     told = [
         f"{f'rank {member.rank}' if member.rank is not None else member.label} (pid {member.pid}) "
         + (f"was at step {member.step}" if member.step else "had logged nothing yet")

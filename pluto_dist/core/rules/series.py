@@ -1,10 +1,12 @@
-"""Whose plain name a series is (R7, G10).
+"""Names of series where several participants log under one name (R7, G10).
 
 The plain name belongs to the owner if it uses it, else to the lowest rank, else to the first side; every
 other participant's series gets a suffix from then on, over restarts too, and is never renamed back. A new
 name of a worker or side is held for up to two seconds so that the owner's declaration can come first.
 
-Final names of series (R7), for records that no coordinator has looked at as well as for the others.
+One rule, for three users: `SeriesNames` settles names while the coordinator delivers, `Names` while `sync`
+uploads what no coordinator has delivered, and `FinalNames` looks up what is settled, for readers and
+`export`.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ class Candidate(msgspec.Struct, frozen=True):
 
 
 class Settled(msgspec.Struct, frozen=True):
-    """Final names by the names under which the participant logs; what is held; collisions to report."""
+    """Final names by logged name, None to leave a series out; names that are held; collisions to report."""
 
     names: dict[str, str]
     held_until: float | None = None
@@ -49,7 +51,7 @@ _NUMBERED = re.compile(r"(?:^|(?<=[/_.:-]))(rank|node)[_-]?(\d+)(?=$|[/_.:-])", 
 def names_itself(name: str, job: Job) -> bool:
     """Whether a script has put its own rank, or its node's number, into the name: `loss/rank3`, `node1/loss`.
 
-    Nobody else means to use such a name, so it needs no suffix where nobody can be asked.
+    No other participant will use such a name, so it needs no suffix on a node that cannot ask the owner's.
     """
     own = {"rank": job.rank, "node": job.node_rank if job.nodes > 1 else None}
     return any(own[word.lower()] == int(number) for word, number in _NUMBERED.findall(name))
@@ -61,7 +63,7 @@ def treatment(name: str, mode: RankMetrics, job: Job, *, relayed: bool) -> Treat
     Args:
         mode: what the participant's process asked for; only workers have another than `auto`.
         job: its own.
-        relayed: on a node that relays; whose the plain name is only the owner's node knows.
+        relayed: on a node that relays: only the owner's node knows who has the plain name.
     """
     if mode == "rank0":
         return "left out"
@@ -69,7 +71,7 @@ def treatment(name: str, mode: RankMetrics, job: Job, *, relayed: bool) -> Treat
 
 
 def treatment_shown(name: str, participant: str, document: Document) -> Treatment:
-    """The same by the Run's document, for records that no coordinator has looked at."""
+    """As `treatment`, by the Run's document: for records that no coordinator has delivered."""
     base = participant.partition("/")[0]  # what a superseded lease has still written is treated as the rest
     lease = next((lease for lease in document.leases if lease.participant == base), None)
     if lease is None or not lease.pid:  # the node's own names have its name in them
@@ -99,7 +101,7 @@ class SeriesNames:
         """Final names for `names`; all of them, or those that need not wait.
 
         Args:
-            apart: those of this participant's series get a suffix even where nobody has the plain name.
+            apart: names that get a suffix for this participant even where the plain name is free.
         """
         settled: dict[str, str] = {}
         collisions: list[tuple[str, str, str]] = []
@@ -131,7 +133,6 @@ class SeriesNames:
         return found
 
     def forget(self, run: str) -> None:
-        """The Run is forgotten."""
         self._candidates.pop(run, None)
 
     def _hold(self, run: str, participant: str, name: str, now: float) -> float:
@@ -155,7 +156,7 @@ class SeriesNames:
         if series.participant == participant and not series.plain:
             return name, False
         final = f"{name}/{participant}"
-        while final in self._book.series_of(run):  # somebody logs under that very name
+        while final in self._book.series_of(run):  # a participant logs under that very name
             final = f"{final}/{participant}"
         others = {**series.others, participant: final}
         self._book.put_series(run, name, msgspec.structs.replace(series, others=others))
@@ -215,7 +216,7 @@ class Names:
         return dict(self._book.series_of(self._key))
 
     def unregistered(self, registered: frozenset[str]) -> dict[str, LogType]:
-        """Final names that the server has not been told."""
+        """Final names that are not registered at the server."""
         named = self._book.series_of(self._key).items()
         return {name: owner.log_type for name, owner in named if owner.participant and name not in registered}
 
@@ -233,7 +234,7 @@ class FinalNames:
         self._known: dict[tuple[str, str], str | None] = {}
 
     def of(self, participant: str, name: str) -> str | None:
-        """The name under which a participant's series is known; None for one that is left out."""
+        """The final name of a participant's series; None for one that is left out."""
         key = (participant, name)
         if key not in self._known:
             self._known[key] = self._find(participant, name)

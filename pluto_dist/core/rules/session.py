@@ -1,7 +1,7 @@
-"""A process's side of its lease: when to speak, when to start a coordinator, what is known.
+"""Session: the process's side of its lease. Decides when to send a `Sync` and when to start a coordinator.
 
-Pure: it gets what happened and the time, and says what to do. Nothing here is needed for `log()`; if nobody
-ever answers, the records and lifecycle entries are on disk all the same (G4, G12).
+It gets what happened and the time, and returns what to do. `log()` needs none of it; if no coordinator ever
+answers, records and lifecycle entries are on disk all the same (G4, G12).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Todo(msgspec.Struct, frozen=True):
     """What to do now."""
 
     send: bool = False
-    launch: bool = False  # if nobody listens
+    launch: bool = False  # if no coordinator listens
     reconnect: bool = False
 
 
@@ -30,12 +30,12 @@ class Session:
     """One per lease.
 
     Attributes:
-        view: what the coordinator said last, None before its first word.
+        view: the coordinator's latest view, None before its first answer.
         entries: how many lifecycle entries have been written.
-        generation: of the coordinator that spoke last.
+        generation: of the coordinator that answered last.
 
     Args:
-        heartbeat_s: how often to speak when nothing happens.
+        heartbeat_s: how often to send a `Sync` when nothing happens.
         now: CLOCK_BOOTTIME seconds.
         listening: whether there is a socket; if not, a coordinator is started at once.
     """
@@ -61,18 +61,18 @@ class Session:
         return view is not None and (view.folded >= self.entries or view.state == "refused")
 
     def wrote(self, entries: int, now: float) -> None:
-        """The lifecycle stream has grown: speak at once."""
+        """The lifecycle stream has grown: a `Sync` is due at once."""
         self.entries = max(self.entries, entries)
         self.speak(now)
 
     def speak(self, now: float) -> None:
-        """Somebody waits for an answer: speak at once, and do not put off a start of the coordinator."""
+        """A thread waits for an answer: a `Sync` is due at once, and the start of a coordinator if needed."""
         self._tries = self._launches = 0
         self._send_at, self._due = now, True
         self._launch_at = min(self._launch_at, max(now, self._launched_at + LAUNCH_S))
 
     def heard(self, view: View, now: float) -> bool:
-        """The coordinator spoke; True if it is another one than before, which has no API key yet."""
+        """Takes a view; True if it is of another coordinator than before, which has no API key yet."""
         fresh = view.generation != self.generation
         self.generation = view.generation
         self.view = view
@@ -84,6 +84,16 @@ class Session:
             self._tries = 0
             self._send_at = now + self._heartbeat_s
         return fresh
+
+    def lost(self, now: float) -> None:
+        """The connection broke, so the coordinator is gone: no answer has to be waited for.
+
+        One that dies again and again is started no faster for that.
+        """
+        self._tries, self._send_at = 0, now
+        self._asked_at = now - ANSWER_S
+        self._launch_at = max(self._launch_at, self._launched_at + LAUNCH_S)
+        self._reconnect_at = now + RECONNECT_S
 
     def next(self, now: float) -> Todo:
         """What to do at this instant; call again at `deadline`."""

@@ -1,7 +1,7 @@
-"""How changes of shared state combine (G9): config deeply, as on the server, and tags as an ordered set.
+"""Merging of shared state (G9): config deeply, as on the server, and tags as an ordered set.
 
-Pure: nothing that is passed in is changed. The coordinator applies changes one after the other; a bad change
-raises and leaves everything as it was.
+Arguments are never altered. The coordinator applies changes one after the other; a bad change raises and
+leaves everything as it was.
 """
 
 from __future__ import annotations
@@ -120,13 +120,13 @@ def _checked(tag: Any) -> str:
 def merge_tags(
     there: Iterable[str], base: Iterable[str], wanted: Iterable[str], removed: Iterable[str] = ()
 ) -> tuple[str, ...]:
-    """What a list of tags becomes that somebody else may have changed as well.
+    """A three-way merge of tags: our changes since `base`, applied to what others have made of them.
 
     Args:
         there: the tags as they are now.
-        base: as we last knew them.
-        wanted: as we want them; only what differs from `base` is done to `there`.
-        removed: tags to remove that we never knew.
+        base: as this node last knew them.
+        wanted: as this node wants them; only what differs from `base` is done to `there`.
+        removed: tags to remove that this node never knew.
     """
     now, known, gone = tuple(there), set(base), set(removed)
     ours = (tag for tag in wanted if tag in now or tag not in known)

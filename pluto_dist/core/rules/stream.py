@@ -1,11 +1,8 @@
-"""One stream: how many records go into the next batch, and what of it may be deleted.
+"""The stream rule: how many records the next batch of a stream holds, and which segments may be deleted.
 
-How many records the next batch of a stream holds: what the server takes, less after it has refused some.
-
-A refused batch is halved until the culprit stands alone. Rows whose repeat would be seen are sent one by one
-to the end of the refused batch instead, so that no good one is sent a third time.
-
-What of the spool's disk may be given back.
+A batch is as large as the server takes. A refused one is halved until the culprit stands alone. Rows whose
+repeat would be seen are sent one by one to the end of the refused batch instead, so that no good one is sent
+a third time.
 """
 
 from __future__ import annotations
@@ -24,7 +21,7 @@ REPEATABLE: frozenset[StreamKind] = frozenset({"metrics"})  # the server de-dupl
 
 
 class BatchSize:
-    """Of one stream.
+    """Size of the next batch of one stream, by the answers so far.
 
     Attributes:
         limit: records in the next batch.
@@ -49,7 +46,7 @@ class BatchSize:
         self.limit = event.lines // 2
         if not self._repeatable:
             self.limit, self._careful_until = 1, (event.segment, event.end)
-        return event.lines - 1  # nobody says how many stood before the bad one
+        return event.lines - 1  # the server does not say how many stood before the bad one
 
 
 def delivered_segments(

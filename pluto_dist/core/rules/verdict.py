@@ -1,21 +1,18 @@
-"""Whether the end of a Run has come, and which status it has: one status, its reason, the first failure.
+"""The verdict: whether a Run has ended, with which status, why, and what failed first (R6, R9, R10).
 
-What the end of a Run is: one status, its reason and the first failure (R9, R10).
+Only members count: the owner and the workers of the current epoch, with their ends and their evidence.
 
-Evidence ranks by kind within two seconds of the first, because the first to arrive is often a victim: after
-the SIGKILL of one rank its peers raise communication errors within 23 ms, before the launcher's SIGTERM
-reaches anybody (seen). What follows the first SIGTERM is its consequence.
+`assess` decides *when* a Run has ended. It returns the phase, the reason for people, the next instant at
+which the answer may change, and, once it is certain, the verdict. It is the only place that knows: the
+coordinator acts on its answer, the status page prints it, the tests call it.
+
+`decide` says *what* the end is: the status that follows from the evidence, with `first_failure`. A worker
+that crashed fails the Run there. Evidence within two seconds of the first ranks by kind, because the first to
+arrive is often a victim: after the SIGKILL of one rank its peers raise communication errors within 23 ms,
+before the launcher's SIGTERM reaches any of them (seen). What follows the first SIGTERM is its consequence.
 
 A script that ends has done its work. A notebook's kernel is restarted or shut down with the same exit code
 whatever its cells have done, so only `finish()` completes a Run there.
-
-When the end of a Run has come (R6, R10).
-
-`assess` is the one place that knows. It gets facts and the time, and returns the phase of the Run, the reason
-for people, the next instant at which the answer may change, and, once it is certain, the verdict. The
-coordinator acts on it, the status page prints it, the tests call it.
-
-Facts are members (owner and workers of the current epoch) with their ends and evidence.
 """
 
 from __future__ import annotations
@@ -30,7 +27,7 @@ from pluto_dist.core.values.cluster import Piece, failure_of
 from pluto_dist.core.values.lifecycle import Evidence
 from pluto_dist.core.values.records import Failure, Lease, Run, Verdict
 
-DRAIN_S = 10.0  # workers may end, and fail, this long after the owner said its last word
+DRAIN_S = 10.0  # workers may end, and fail, this long after the owner's end
 RANKING_WINDOW_S = 2.0  # evidence this close together is ranked by kind, then by time
 
 STOP_SIGNALS = frozenset({"SIGTERM", "SIGINT", "SIGHUP"})
@@ -57,7 +54,7 @@ def decide(run: Run, members: tuple[Lease, ...]) -> Verdict:
 
 
 def first_failure(run: Run, members: tuple[Lease, ...]) -> tuple[bool, Failure] | None:
-    """The cause among all evidence: (whether it is a request to stop, the failure), None if nobody failed."""
+    """The cause among all evidence: (whether that is a request to stop, the failure); None without one."""
     limit = _evidence_limit(run, members)
     causes = likeliest(piece for piece in pieces_of(members) if piece.until <= limit)
     return (causes[0].stop, failure_of(causes[0])) if causes else None
@@ -87,7 +84,7 @@ def pieces_of(members: tuple[Lease, ...], node: str = "") -> list[Piece]:
 
 
 def likeliest(pieces: Iterable[Piece]) -> tuple[Piece, ...]:
-    """The causes among all evidence: one, or several of which nobody can tell which came first.
+    """The causes among all evidence: one, or several if their order is not known.
 
     What may have happened within two seconds of the first ranks by kind, then by the earliest time at which
     it can have happened. Between nodes that time is uncertain, because clocks differ: the window is wider by
@@ -108,13 +105,13 @@ def likeliest(pieces: Iterable[Piece]) -> tuple[Piece, ...]:
 
 
 def _may_be_before(piece: Piece, best: Piece) -> bool:
-    """Whether nobody can tell which of two came first; on one node the order of notice decides."""
+    """Whether the order of two is not known; on one node the order in which they were noticed decides."""
     elsewhere = piece.node != best.node and _severity(piece) == _severity(best)
     return elsewhere and piece.since <= best.until
 
 
 def _evidence_limit(run: Run, members: tuple[Lease, ...]) -> float:
-    """After the owner's `finish()` and the drain deadline a worker's failure is only an event."""
+    """Until when failures count: one after the owner's `finish()` and the drain deadline is only an event."""
     for member in members:
         if member.lease_id == run.owner and member.end_reason == "finished" and member.ended_at is not None:
             return member.ended_at + DRAIN_S
@@ -131,7 +128,7 @@ def is_stop(evidence: Evidence) -> bool:
 
 
 def is_failure(evidence: Evidence) -> bool:
-    """Whether it speaks against COMPLETED; an exit with code 0 does not."""
+    """Whether the evidence speaks against COMPLETED; an exit with code 0 does not."""
     return not (evidence.kind == "exit" and evidence.exit_code == 0)
 
 
@@ -141,7 +138,7 @@ def _parent(member: Lease, members: tuple[Lease, ...]) -> Lease | None:
 
 
 def _counting(member: Lease, parent: Lease | None) -> tuple[Evidence, ...]:
-    """Failures; a request to stop that was ignored is one only if the process did not end well after it."""
+    """The member's failures; an ignored request to stop is one only if the process then ended badly."""
     found = tuple(
         evidence
         for evidence in member.evidence
@@ -153,8 +150,8 @@ def _counting(member: Lease, parent: Lease | None) -> tuple[Evidence, ...]:
 def _is_parents_will(evidence: Evidence, child: Lease, parent: Lease | None) -> bool:
     """Whether a worker that joined its parent's Run was ended by that parent.
 
-    The parent says so beforehand. Once it has left by itself it says nothing more: what then ends its
-    children from outside is the end of the job.
+    The parent writes a `ChildStopped` before it sends the signal. After a parent has left without a failure,
+    what ends its children from outside is the end of the job, and no failure of theirs.
     """
     if child.parent and child.stopped_at is not None and evidence.at >= child.stopped_at:
         return True
@@ -164,7 +161,7 @@ def _is_parents_will(evidence: Evidence, child: Lease, parent: Lease | None) -> 
 
 
 def _stops(evidence: Evidence, member: Lease) -> bool:
-    """A request to stop; a process with a Run of its own that its parent kills was asked by that, too."""
+    """Whether it is a request to stop, which the SIGKILL of a child by its parent is as well."""
     return is_stop(evidence) or (member.stopped_at is not None and evidence.at >= member.stopped_at)
 
 
@@ -177,7 +174,7 @@ def _severity(piece: Piece) -> int:
 
 
 def _since(evidence: Evidence) -> float:
-    """Since when it may have been so: a death may be noticed long after it happened."""
+    """The earliest time at which it can have happened: a death may be noticed long after it."""
     return evidence.at if evidence.alive_until is None else evidence.alive_until
 
 
@@ -202,7 +199,7 @@ def describe(failure: Failure | Evidence) -> str:
 
 
 def server_differs(status: Status | None, refusals: Mapping[str, str]) -> str:
-    """What the server does not have as it is here, for people; "" if nothing is known of that.
+    """How the Run on the server differs from the one here, for people; "" if no difference is known.
 
     Args:
         status: the server's, if it is another one.
@@ -234,7 +231,7 @@ DETACHED_S = 3600.0  # grace after the last owner or worker closed
 
 
 class Assessment(msgspec.Struct, frozen=True):
-    """What the facts mean now.
+    """The state of a Run as its members' facts show it now.
 
     Attributes:
         phase: inner phase of the Run, never sent to the server.
@@ -249,6 +246,36 @@ class Assessment(msgspec.Struct, frozen=True):
     deadline: float | None = None
     verdict: Verdict | None = None
     expected: Verdict | None = None
+
+
+class Situation(msgspec.Struct, frozen=True):
+    """A Run with what its facts mean at one instant.
+
+    Attributes:
+        leases: all of the Run.
+        members: those whose evidence counts.
+        assessment: phase, reason, deadline, verdict.
+    """
+
+    run: Run
+    leases: tuple[Lease, ...]
+    at: float
+    members: tuple[Lease, ...]
+    assessment: Assessment
+
+    @property
+    def phase(self) -> Phase:
+        return self.assessment.phase
+
+    def holds(self, run: Run, leases: tuple[Lease, ...], now: float) -> bool:
+        """Whether nothing has changed since: records are replaced, never altered, so identity is enough."""
+        return self.run is run and self.leases is leases and self.at == now
+
+
+def situation(run: Run, leases: tuple[Lease, ...], now: float) -> Situation:
+    """What all that is known of a Run means now."""
+    members = members_of(run, leases)
+    return Situation(run, leases, now, members, assess(run, members, now))
 
 
 def assess(run: Run, members: tuple[Lease, ...], now: float) -> Assessment:
@@ -268,10 +295,11 @@ def assess(run: Run, members: tuple[Lease, ...], now: float) -> Assessment:
 
 
 def outlook(run: Run, members: tuple[Lease, ...]) -> Verdict | None:
-    """The end, if nothing else became known of a Run whose members have all ended, None otherwise.
+    """The end that a Run whose members have all ended would have if nothing more became known; else None.
 
-    It stands in the Run's document in case this node does not come back: the evidence is here only. It is no
-    verdict: an exit code, a restart or a new owner may still change it.
+    It goes into the Run's document in case this node does not come back, because the evidence is only here.
+    It
+    is no verdict: an exit code, a restart or a new owner may still change it.
     """
     owner = next((lease for lease in members if lease.lease_id == run.owner), None)
     if run.ended or run.relay or owner is None or owner.end_reason == "closed":
@@ -295,7 +323,7 @@ def members_of(run: Run, leases: tuple[Lease, ...]) -> tuple[Lease, ...]:
 
 
 def _relayed(run: Run, members: tuple[Lease, ...], now: float) -> Assessment:
-    """The owner is on another node (R12): a verdict is never made here, only whether the job goes on here."""
+    """The owner is on another node (R12): here is no verdict, only whether members live or may come back."""
     if any(member.alive for member in members):
         return Assessment("running", "its owner is on another node")
     if members and restarts_left(run):

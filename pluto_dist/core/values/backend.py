@@ -1,21 +1,16 @@
-"""What the coordinator asks of a backend, what comes of it, and what a backend has to be able to do.
-
-What became of a request to a backend: one closed set, whatever the transport.
-
-Only `Delivered` moves a cursor. `Unknown` is the honest answer when a request may or may not have been
-carried out; whether it may be repeated is decided by the kind of stream (G6), not by the backend.
-
-How long to wait after a failure, so that a server that is down is asked ever more rarely.
-
-What the coordinator asks of a backend and what comes back: values only.
-
-What a backend can do. All calls block and run in the coordinator's worker threads.
+"""The backend: its interface, the requests to it, and the closed set of their outcomes.
 
 A backend translates; it decides nothing. It keeps no state that must survive: cursors, names and statuses
-belong to the coordinator. Every method may be called again after a crash with the same arguments.
+belong to the coordinator. Its calls block, and run in the coordinator's worker threads. Each may be repeated
+after a crash with the same arguments.
+
+Every request ends as `Delivered`, `Retry`, `Rejected` or `Unknown`. Only `Delivered` moves a cursor.
+`Unknown` is the honest answer where a request may or may not have been carried out; the kind of stream
+decides whether it may be repeated (G6), not the backend. Retries wait longer after each failure
+(`backoff_s`), so that a server that is down is asked ever more rarely.
 
 Two implementations are shipped: `local` (the store) and `pluto` (the HTTP server). The contract suite in
-`tests/adapters` runs against both and against the in-memory one.
+`tests/adapters` runs against both and against the one in memory.
 """
 
 from __future__ import annotations
@@ -24,7 +19,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from pluto_dist.core.values.ids import RunRef
+from pluto_dist.core.values.ids import RunRef, Scheduled
 from pluto_dist.core.values.lifecycle import Target
 
 
@@ -73,7 +68,7 @@ BACKOFF_CAP_S = 30.0
 
 
 def backoff_s(failures: int, jitter: float) -> float:
-    """Between half and all of min(cap, first * 2 ** failures)."""
+    """Seconds until the next try: between half and all of min(cap, first * 2 ** failures)."""
     ceiling = min(BACKOFF_CAP_S, BACKOFF_FIRST_S * 2.0 ** min(failures, 16))
     return ceiling * (0.5 + jitter / 2)
 
@@ -95,6 +90,7 @@ class OpenRequest(msgspec.Struct, frozen=True, kw_only=True):
             `either` takes what there is (ids from the environment, shared ids of several nodes); `join` finds
             a Run that another node owns, and leaves it as it is.
         launch: tells the launch of a job of several nodes from an earlier one of the same Run; "" otherwise.
+        scheduled: the scheduler's job of the caller; `create` goes on with what a former start has left.
         external_id: always set for `create` and `either`, so that a lost answer cannot make a second Run.
         id, display_id: for `resume` by number or display id.
         parent, fork_step: the Run that this one continues; the backend resolves the lineage.
@@ -120,6 +116,7 @@ class OpenRequest(msgspec.Struct, frozen=True, kw_only=True):
     created_ms: int | None = None
     updated_ms: int | None = None
     launch: str = ""
+    scheduled: Scheduled | None = None
     system_metadata: bytes = b"{}"
     asked_s: float | None = None
 
@@ -171,10 +168,10 @@ class RunOpened(msgspec.Struct, frozen=True, kw_only=True, tag="opened"):
 
 
 class Reopened(msgspec.Struct, frozen=True):
-    """An ended Run that asking has set to RUNNING, and what it was.
+    """An ended Run that a request of ours has set to RUNNING, with the status that it had.
 
     Attributes:
-        since_ms: since when it had that status, None if that is not known.
+        since_ms: since when the Run had that status, None if that is not known.
     """
 
     id: int
@@ -184,11 +181,11 @@ class Reopened(msgspec.Struct, frozen=True):
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused"):
-    """The backend said no, for good.
+    """The backend will not open the Run, and a repetition would not change that.
 
     Attributes:
         error: name of the class in `pluto_dist.errors`.
-        reopened: what asking has changed, and what therefore has to be put back.
+        reopened: an ended Run that the request has set to RUNNING and that has to be put back, None if none.
     """
 
     error: str
@@ -214,7 +211,7 @@ OpenResult = RunOpened | Refused | Unavailable
 
 
 class Uploaded(msgspec.Struct, frozen=True, kw_only=True):
-    """What `sync` has uploaded of a Run from the store: lease -> stream -> segment -> bytes, and its end."""
+    """What `sync` has uploaded of a Run, lease -> stream -> segment -> bytes, and the status it has sent."""
 
     offsets: dict[str, dict[str, dict[int, int]]]
     next_line: int
@@ -249,7 +246,7 @@ class TagsChange(msgspec.Struct, frozen=True):
     """Tags as this node wants them, and as it last knew them to be; None if it never knew.
 
     Attributes:
-        removed: tags that are to go although this node never knew them: somebody has added them elsewhere.
+        removed: tags that are to go although this node never knew them: they were added elsewhere.
     """
 
     wanted: tuple[str, ...]
@@ -258,7 +255,7 @@ class TagsChange(msgspec.Struct, frozen=True):
 
 
 class SeatNote(msgspec.Struct, frozen=True):
-    """Which seat of several nodes speaks for the Run; it stands in the Run's config before any status."""
+    """Epoch of the seat that speaks for a Run of several nodes; written into its config before any status."""
 
     epoch: int
 
@@ -269,7 +266,7 @@ class StatusReport(msgspec.Struct, frozen=True):
     Attributes:
         metadata: a JSON object, or None to clear the old one.
         at_ms: since when, epoch milliseconds; 0 for now.
-        force: it holds whatever the backend has; a person's word.
+        force: replaces any status that the backend has, because a person asked for it.
     """
 
     status: Status
@@ -294,6 +291,8 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
         lines: the payloads of the record frames in `raw`, each a request line with its newline, with names
             already replaced where a series has a suffix; the server's backend joins them.
         last: nothing follows for now.
+        notes: folder in which a backend may note how far an upload is, "" for none.
+        rate: bytes a second that the files of this lease may be uploaded with, 0 for as fast as it goes.
     """
 
     lease_id: str
@@ -304,6 +303,8 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     raw: bytes
     lines: tuple[bytes, ...]
     last: bool = False
+    notes: str = ""
+    rate: int = 0
 
 
 class Backend(Protocol):
@@ -322,15 +323,15 @@ class Backend(Protocol):
         ...
 
     def report(self, run: BackendRun, report: StatusReport) -> Outcome:
-        """Sets the status; `Told` says what it is then, which a backend with a will of its own decides.
+        """Sets the status; `Told` says which one the backend has then: it may keep another.
 
-        An end that nobody meant is replaced: the server marks a Run FAILED that was silent for too long.
+        FAILED from the server's own monitor, for a Run that was silent for too long, is replaced.
         """
         ...
 
     def put_tags(self, run: BackendRun, change: TagsChange) -> Outcome:
-        """Makes the tags those that are wanted; with a base only what differs from it, and what others did
-        to them stays. `Told` says what they are then.
+        """Makes the tags those that are wanted; with a base only the difference from it is applied, so that
+        changes by others stay. `Told` says what the tags are then.
         """
         ...
 
@@ -339,11 +340,11 @@ class Backend(Protocol):
         ...
 
     def beat(self, run: BackendRun) -> Beat:
-        """Says that the job lives, and learns whether somebody cancelled it."""
+        """Sends a heartbeat of the job; the answer says whether the Run was cancelled."""
         ...
 
     def revive(self, run: BackendRun) -> Outcome:
-        """Takes back an end that nobody meant: the server marks a Run FAILED that was silent for too long.
+        """Takes back the FAILED that the server's monitor gives a Run that was silent for too long.
 
         Any other end stays as it is; `Told` says which it is.
         """
@@ -354,7 +355,7 @@ class Backend(Protocol):
         ...
 
     def put_back(self, reopened: Reopened) -> Outcome:
-        """Ends a Run again as it was ended before asking reopened it, unless somebody has gone on with it."""
+        """Ends a Run again as it had ended before our request reopened it, unless it is in use since."""
         ...
 
     def close(self) -> None:

@@ -1,9 +1,9 @@
-"""What the nodes of a job tell each other through the cluster store: JSON documents, one kind for each key.
+"""Documents in the cluster store, by which the nodes of a job share a Run: JSON, one kind for each key.
 
 Rules for editing: nodes of two versions may share a Run, so a new field has a default and none is renamed.
 
-Instants named `*_at` are CLOCK_BOOTTIME seconds of the node that wrote the document; another node's clock is
-another one, and only `core/rules/offsets.py` compares them. No document holds a key or a secret.
+Instants named `*_at` are CLOCK_BOOTTIME seconds of the node that wrote the document. Clocks of two nodes have
+nothing in common; only `core/rules/offsets.py` compares them. No document holds a key or a secret.
 
     <prefix>/v1/<project>/<external id>/
         run                 `RunDocument`; written by the seat alone
@@ -30,7 +30,8 @@ class Seat(msgspec.Struct, frozen=True):
     Attributes:
         node: its node's id.
         generation: of that coordinator: a later one on the same node is another seat.
-        nonce: random, new for each claim; it tells an answer that was lost from another's.
+        nonce: random, new for each claim; tells this seat's own write from another node's after a lost
+            answer.
     """
 
     node: str
@@ -39,14 +40,17 @@ class Seat(msgspec.Struct, frozen=True):
 
 
 class OwnerAt(msgspec.Struct, frozen=True):
-    """Where the Run's owner is; `start` changes with each owner and each restart of the job."""
+    """Where the Run's owner is; `start` changes with each owner and each restart of the job.
+
+    A round that began without its owner has none, and gets it when it is heard of.
+    """
 
     node: str
     start: str
 
 
 class RunDocument(msgspec.Struct, frozen=True, kw_only=True):
-    """What all nodes have to know of the Run.
+    """The Run as all its nodes have to know it.
 
     Attributes:
         epoch: rises with each change of the seat; what an older seat sends is refused.
@@ -106,7 +110,7 @@ class MemberShown(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Heard(msgspec.Struct, frozen=True):
-    """What this node read last of the seat: its nonce, the seat's time in it, and when it was read here."""
+    """What a node read last of the seat: the nonce and time in its document, and when it was read here."""
 
     nonce: str
     written_at: float
@@ -114,11 +118,12 @@ class Heard(msgspec.Struct, frozen=True):
 
 
 class NodeDocument(msgspec.Struct, frozen=True, kw_only=True):
-    """A node and who writes on it; new when something changed, and every minute.
+    """A node and its participants; written when something changed, and every minute.
 
     Attributes:
         name: `node1` within the job.
-        owner: its owner is alive here, or was at the end of the round.
+        owner: the Run's owner is alive on this node, or was at the end of the round.
+        start: of that owner, as in `OwnerAt`.
         rank: the node's rank in the job: nodes stand for the seat in this order.
         round: the round to which the members belong, 0 as long as that is not known.
         pieces: how many pieces of evidence it has stored for the round.
@@ -132,6 +137,7 @@ class NodeDocument(msgspec.Struct, frozen=True, kw_only=True):
     written_at: float
     wall_ms: int
     owner: bool = False
+    start: str = ""
     rank: int = 0
     round: int = 0
     launch: str = ""
@@ -141,12 +147,12 @@ class NodeDocument(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Piece(msgspec.Struct, frozen=True, kw_only=True):
-    """One piece of evidence, with the time in which it happened on the clock of whoever decides.
+    """One piece of evidence, with the span of time in which it happened.
 
     Attributes:
         stop: a request to stop, and no fault.
-        since, until: it did not happen before and not after; as stored, on the clock of its node.
-        lease_id, number: of which lease, and the how manieth of its pieces.
+        since, until: the span; on the clock of its node as stored, on the seat's clock when it is judged.
+        lease_id, number: the lease, and which of its pieces it is, counted from the first.
         spread: by how much the two clocks may differ from what is assumed, 0 within a node.
     """
 
@@ -170,12 +176,12 @@ class NodeEnd(msgspec.Struct, frozen=True, kw_only=True):
     """On this node the round is over, and all evidence of it is stored.
 
     Attributes:
-        pieces: how many pieces that are.
-        owner: the owner was here; then `verdict` is what follows from this node alone.
+        pieces: how many pieces of evidence there are.
+        owner: the owner was on this node; then `verdict` is what follows from this node alone.
         owner_at: when the owner ended.
         finished: the owner called `finish()`, so what workers do much later does not count.
-        ended_ms: when it ended, for one that was put back; 0 for now.
-        settled: no evidence changes that verdict: a person or the owner has said it, or it was put back.
+        ended_ms: when a Run that was put back had ended; 0 for now.
+        settled: no evidence changes that verdict: it is a person's, the owner's, or was put back.
     """
 
     pieces: int
@@ -192,10 +198,10 @@ class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
     """One node as the seat sees it now, all times on the seat's clock; made when deciding, never stored.
 
     Attributes:
-        present: its presence is there.
-        alive_until, gone_since: for a lost node, when it was there last and when that was noticed.
+        present: the node's `Presence` is in the store.
+        alive_until, gone_since: for a lost node, when it was present last and when its loss was noticed.
         last_words: of its ranks, for people.
-        open_members: members that had not ended when it was heard last.
+        open_members: members that had not ended in the node's last document.
     """
 
     node: str

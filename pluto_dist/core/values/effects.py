@@ -1,8 +1,8 @@
-"""What to do, in the imperative: the only way out of the core.
+"""Effects: what the core wants done, in the imperative; its only way out.
 
-Order: the driver carries effects out in the order given. `Commit` is always first, so that nothing leaves the
-process before it is on disk; the effects that read local files answer at once with an event, those that talk
-to a backend or a shared disk run in worker threads and answer later.
+The driver carries effects out in the order given. `Commit` comes first, so that nothing leaves the process
+before it is on disk. Effects that read local files answer at once with an event; those that talk to a backend
+or a shared disk run in worker threads and answer later. The event that answers stands behind the arrow.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class Save(msgspec.Struct, frozen=True):
 
 
 class Commit(Effect, frozen=True, kw_only=True):
-    """One transaction.
+    """One transaction of the database.
 
     Attributes:
-        durable: it is on disk when it returns; others only carry cursors and intents.
-        awaited: nothing that follows may leave before it is kept; cursors alone may come later.
+        durable: synced to disk before it returns; left out where only cursors and intents have changed.
+        awaited: no effect behind it may be carried out before it is kept; not needed for cursors alone.
     """
 
     saves: tuple[Save, ...]
@@ -42,10 +42,26 @@ class Commit(Effect, frozen=True, kw_only=True):
 
 
 class Send(Effect, frozen=True, kw_only=True):
-    """Answers or informs a peer; it may be gone."""
+    """Send a peer a message, asked for or not; the peer may be gone."""
 
     peer: bytes
     reply: Reply
+
+
+class GiveItem(Effect, frozen=True, kw_only=True):
+    """Reads an item from the database and answers a `TakeItem` with it.
+
+    Attributes:
+        key: of the item in the table `items`.
+        number: of the item in its topic.
+        last: number of the newest item.
+    """
+
+    peer: bytes
+    request: int
+    key: str
+    number: int
+    last: int
 
 
 class ReadLifecycle(Effect, frozen=True, kw_only=True):
@@ -116,8 +132,9 @@ class Ship(Effect, frozen=True, kw_only=True):
         known: settled names of this participant -> final name, None to leave the series out.
         renamed: whether any known name differs from its final one; if not, lines are cut as they are.
         first_line: number of the first console line.
-        label: who speaks on a console of several participants, else "".
+        label: prefix of the lines on a console that several participants share, else "".
         final: nothing will be added to this segment, so a torn tail is skipped.
+        rate: bytes a second for the contents of files, 0 for as fast as it goes.
     """
 
     target: str
@@ -135,6 +152,7 @@ class Ship(Effect, frozen=True, kw_only=True):
     first_line: int = 0
     label: str = ""
     final: bool = False
+    rate: int = 0
 
 
 class NodeFeed(msgspec.Struct, frozen=True, kw_only=True):
@@ -142,9 +160,9 @@ class NodeFeed(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         lease_id, folder: of the node's own stream.
-        first_step: steps are not lower than this, nor than those in `earlier`.
+        first_step: lowest step; steps in `earlier` may raise it.
         earlier: folders of the node's former streams of this Run that may hold undelivered records.
-        host: stands in the names where the Run has several nodes, else "".
+        host: part of the metric names where the Run has several nodes, else "".
         store: folder whose filesystem is measured.
     """
 
@@ -215,7 +233,7 @@ class OpenRun(Effect, frozen=True, kw_only=True):
 
     Attributes:
         request: what is asked.
-        origin: what is known of the process for which a new Run is made; its machine is added.
+        origin: the process for which a new Run is made; facts about its machine are added.
     """
 
     run: str
@@ -224,7 +242,7 @@ class OpenRun(Effect, frozen=True, kw_only=True):
 
 
 class Fence(msgspec.Struct, frozen=True):
-    """Until when a request of the seat may leave, and its epoch: a later one at the server forbids it.
+    """Until when a request of the seat may leave, and its epoch: a higher one at the server forbids it.
 
     Attributes:
         not_after: CLOCK_BOOTTIME seconds; None where the cluster store is away and only the epoch counts.
@@ -251,7 +269,7 @@ class Control(Effect, frozen=True, kw_only=True):
 
 
 class BeatRun(Effect, frozen=True, kw_only=True):
-    """Tell the backend that the job lives → `Beaten`."""
+    """Send the backend a heartbeat of the job → `Beaten`."""
 
     run: BackendRun
 
@@ -367,7 +385,7 @@ class Say(Effect, frozen=True, kw_only=True):
 
 
 class AwaitRelease(Effect, frozen=True, kw_only=True):
-    """Tell when the process of an ended lease has let go of its folder, although it lives on."""
+    """Notice when a process that lives on has released the folder of its ended lease → `LeaseReleased`."""
 
     lease_id: str
 
@@ -376,7 +394,7 @@ class StopSelf(Effect, frozen=True, kw_only=True):
     """Nothing is left to do, or a person asked: unlink, drain, unlock, exit.
 
     Attributes:
-        unless: whether a message that is on its way changes that: an idle coordinator stays for a client.
+        unless: stay if a message has arrived meanwhile: an idle coordinator stays for a client.
     """
 
     reason: str

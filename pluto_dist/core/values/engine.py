@@ -1,7 +1,7 @@
-"""Answers of a cluster store: one closed set, whatever the engine.
+"""Answers of a cluster store: one closed set, whatever the engine (etcd, or memory in tests).
 
-Nothing here is an exception. An answer that never came is a value too, because what follows from it depends
-on whether the request may have been carried out.
+No answer is an exception. An answer that never came is a value too, because what follows from it depends on
+whether the request may have been carried out.
 
 Versions are the engine's own and only rise, except when the engine was emptied (`Reset`). 0 is no version: it
 stands for a key that does not exist. Instants named `valid_until` are CLOCK_BOOTTIME seconds of the caller.
@@ -76,7 +76,7 @@ class Refused(msgspec.Struct, frozen=True):
 
 
 class Joined(msgspec.Struct, frozen=True):
-    """The node has a lease, valid until then at least; what it writes with `leased` goes with it."""
+    """The node has a lease, valid at least until `valid_until`; keys written with `leased` go with it."""
 
     valid_until: float
 
@@ -109,7 +109,7 @@ class Conflict(msgspec.Struct, frozen=True):
 
 
 class GuardFailed(msgspec.Struct, frozen=True):
-    """Nothing was written: `while_` has another version, or the key of `dead` exists."""
+    """Nothing was written: the key of `while_` has another version, or the key of `dead` exists."""
 
 
 class Changed(msgspec.Struct, frozen=True):
@@ -120,7 +120,7 @@ class Changed(msgspec.Struct, frozen=True):
 
 
 class Gone(msgspec.Struct, frozen=True):
-    """The engine has forgotten the changes since then: list again."""
+    """The engine no longer has the changes since the version that was asked for: list again."""
 
 
 class Reset(msgspec.Struct, frozen=True):

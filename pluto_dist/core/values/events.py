@@ -1,4 +1,8 @@
-"""What happened, in the past tense: the only way into the core."""
+"""Events: what happened, in the past tense; the only way into the core.
+
+Many answer an effect; `core/values/effects.py` names them behind an arrow. What needs an answer of the world
+is decided when its event comes, with the book as it is by then.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +21,14 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Synced(Event, frozen=True, kw_only=True):
-    """A process said where its lifecycle stream stands. `peer` is its address on the socket."""
+    """A process sent a `Sync`: how far its lifecycle stream is. `peer` is its address on the socket."""
 
     peer: bytes
     message: Sync
 
 
 class Asked(Event, frozen=True, kw_only=True):
-    """Somebody asked a question."""
+    """A question of a person or a script arrived."""
 
     peer: bytes
     question: Question
@@ -43,12 +47,12 @@ class ProcessDied(Event, frozen=True, kw_only=True):
 
     Attributes:
         alive_until: latest instant at which it was known to live, for what is decided.
-        alive_until_ms: the same for people, epoch milliseconds; earlier where no coordinator ran: then files
-            and the coordinator before tell. 0 for just now.
-        exit_code, signal: how, where the kernel still knew.
+        alive_until_ms: the same for people, epoch milliseconds; earlier where no coordinator ran: then it
+            comes from times of files and from the coordinator before. 0 for just now.
+        exit_code, signal: how it ended, where the kernel still knew.
         next_step: one more than the step of its last record, 0 if it logged nothing.
         replaced: the process lives and runs another program (`exec`).
-        family: forked children of it live, and may log on.
+        family: forked children of the process live, and may go on logging.
     """
 
     lease_id: str
@@ -63,7 +67,7 @@ class ProcessDied(Event, frozen=True, kw_only=True):
 
 
 class LeaseReleased(Event, frozen=True, kw_only=True):
-    """The process has let go of the folder of its ended lease; it may live on."""
+    """The process has released the folder of its ended lease; it may live on."""
 
     lease_id: str
 
@@ -76,14 +80,14 @@ class LauncherDied(Event, frozen=True, kw_only=True):
 
 
 class LivenessChecked(Event, frozen=True, kw_only=True):
-    """The owner was looked at for a claim; if it was dead, `ProcessDied` came before this."""
+    """The owner's liveness was checked for a claim; if it was dead, `ProcessDied` came before this."""
 
     claim: str
     lease_id: str
 
 
 class MembersPolled(Event, frozen=True, kw_only=True):
-    """The members of a Run were heard for its verdict; what was new of them came before this."""
+    """All members of a Run were polled for its verdict; what was new of them came before, as events."""
 
     run: str
 
@@ -109,7 +113,7 @@ class PointSummary(msgspec.Struct, frozen=True):
 
 
 class Shipped(Event, frozen=True, kw_only=True):
-    """A batch was sent, or not.
+    """Outcome of one `Ship`.
 
     Attributes:
         target: `run` for the Run's backend, `store` for the copy of undelivered remainders.
@@ -199,7 +203,7 @@ class CopiesDropped(Event, frozen=True, kw_only=True):
 
 
 class UploadsRead(Event, frozen=True, kw_only=True):
-    """What `sync` has uploaded of a Run, None if it never did or nobody can tell."""
+    """What `sync` has uploaded of a Run, None if nothing was or the store cannot be read."""
 
     run: str
     uploaded: Uploaded | None
@@ -213,7 +217,7 @@ class FenceFound(Event, frozen=True, kw_only=True):
 
 
 class KeyGiven(Event, frozen=True, kw_only=True):
-    """There is an API key for this `Target.key_id` in memory now."""
+    """The coordinator has received the API key for this `Target.key_id`; it is in memory only."""
 
     key_id: str
 
@@ -226,7 +230,7 @@ class ClusterJoined(Event, frozen=True, kw_only=True):
 
 
 class ClusterListed(Event, frozen=True, kw_only=True):
-    """The cluster store answered a list; `read_at` is when the answer was here."""
+    """The cluster store answered a list; `read_at` is when the answer arrived."""
 
     run: str
     prefix: str
@@ -235,7 +239,7 @@ class ClusterListed(Event, frozen=True, kw_only=True):
 
 
 class ClusterSeen(Event, frozen=True, kw_only=True):
-    """A watch has seen changes, or nothing for a while, or ended."""
+    """A watch has reported changes, or that nothing changed for a while, or has ended."""
 
     run: str
     prefix: str

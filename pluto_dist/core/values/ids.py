@@ -1,11 +1,10 @@
-"""Names of things: processes, jobs, Runs, participants.
+"""Identities: of processes, jobs and Runs; and the ranges of all numbers that come from outside.
 
 Everything here is a value or a rule about values; nothing looks at the machine.
 
-What comes from other processes and from files: which numbers are taken, and what reading may raise.
-
-Numbers have to fit everywhere they may go: MessagePack and the server end at 64 bits, pids at 32.
-What is outside is refused where it is decoded, so that nothing behind that has to think of it.
+Numbers arrive from other processes and from files, and have to fit everywhere they may go: MessagePack and
+the server end at 64 bits, pids at 32. A number out of range is refused where it is decoded, so that no code
+behind the decoder has to check it again.
 """
 
 from __future__ import annotations
@@ -73,6 +72,22 @@ class Identity(msgspec.Struct, frozen=True):
         )
 
 
+class Scheduled(msgspec.Struct, frozen=True):
+    """A job of a scheduler that keeps its number when it is put back into the queue.
+
+    Attributes:
+        job: scheduler, cluster and number.
+        restarts: how often it has been put back.
+    """
+
+    job: str
+    restarts: Count = 0
+
+    def again(self, before: Scheduled | None) -> bool:
+        """Whether this is a later start of the same job."""
+        return before is not None and before.job == self.job and before.restarts < self.restarts
+
+
 class Job(msgspec.Struct, frozen=True):
     """One launch of one program, as one of its processes sees it (R4).
 
@@ -87,7 +102,8 @@ class Job(msgspec.Struct, frozen=True):
         launcher: the nearest ancestor without rank variables, if the job has ranks.
         shared_id: id that all nodes of the launch know (R12), None if there is none.
         launch: tells this launch from an earlier one of the same Run, on all nodes alike; "" if nothing does.
-        nodes: how many nodes the job spans, 1 if nobody says otherwise.
+        nodes: how many nodes the job spans, 1 if nothing says otherwise.
+        scheduled: the job of a scheduler in which it was launched, None outside of any.
     """
 
     key: str
@@ -101,6 +117,7 @@ class Job(msgspec.Struct, frozen=True):
     shared_id: str | None = None
     launch: str = ""
     nodes: int = 1
+    scheduled: Scheduled | None = None
 
 
 class RunRef(msgspec.Struct, frozen=True):

@@ -1,8 +1,8 @@
-"""What a participant says about itself: the entries of its lifecycle stream.
+"""Entries of a lifecycle stream: what a process asks for, what it changes, and how it ends.
 
-The stream is the truth (R1). A process writes an entry into its own spool first and then tells the
-coordinator over the socket that there is something to read; a lost or repeated message therefore changes
-nothing, and neither does the death of the coordinator. Entries are JSON, tagged by `entry`.
+The stream is the truth (R1). A process writes an entry into its own spool first; the message over the socket
+after it says only that there is something to read. A lost or repeated message therefore changes nothing, and
+neither does the death of the coordinator. Entries are JSON, tagged by `entry`.
 
 Times: `at` is seconds of CLOCK_BOOTTIME (comparable between the processes of one boot), `wall_ms` is epoch
 milliseconds and for people only.
@@ -16,6 +16,7 @@ import msgspec
 
 from pluto_dist.core.values.engine import ClusterAddress
 from pluto_dist.core.values.ids import UNREADABLE, Count, Identity, Job, Pid, Role, RunRef, Seconds, Whole
+from pluto_dist.core.values.topics import GroupName, TopicName
 from pluto_dist.errors import ArgumentError
 
 Console = Literal["auto", "wrap", "fd", "off"]
@@ -73,7 +74,7 @@ class Target(msgspec.Struct, frozen=True):
 
 
 class Origin(msgspec.Struct, frozen=True):
-    """What a process says of itself for the page of a Run that it opens.
+    """The process and its code, for the page of a Run that it opens.
 
     Attributes:
         known: JSON object in the form of the server's `systemMetadata`, without secrets.
@@ -87,7 +88,7 @@ class Origin(msgspec.Struct, frozen=True):
 
 
 class Claim(Entry, frozen=True, kw_only=True, tag="opened"):
-    """First entry of every lease: who asks for what.
+    """First entry of every lease: which process asks for which Run, in what role, with what config and tags.
 
     Attributes:
         protocol: version of entries and messages; a coordinator refuses those it does not know.
@@ -107,26 +108,27 @@ class Claim(Entry, frozen=True, kw_only=True, tag="opened"):
         config: JSON object, the caller's config at init.
         resume: the caller wants to go on with an existing Run.
         ancestors: parent first; tells children of a rank from ranks.
-        parents: those of the ancestors of whose program it is a part, parent first: it was started by
-            `multiprocessing`, or forked.
-        again: the process has finished a Run before, which an `init()` of its own opened.
-        via: how the process came by its handle: by the call itself; by importing its parent's main module, in
-            which the call is, once more; or as a handle that was opened in another process.
-        heir_of: lease of the process that this one goes on for: it was forked there and has become a daemon.
-        notebook: it is a notebook's kernel, whose end is no `finish()`.
+        parents: ancestors whose program the process is a part of (started by `multiprocessing`, or forked),
+            parent first.
+        again: the process has finished a Run before that an `init()` of its own had opened.
+        via: how the process got its handle: by the call itself; by a second import of its parent's main
+            module, which makes the call; or as a handle that another process opened.
+        heir_of: lease of the process from which this one was forked to go on as a daemon.
+        notebook: the process is a notebook's kernel; its end is no `finish()`.
         wait_s: how long the caller waits for the backend before the Run is provisional.
         retention_segments: newest segments of each stream that stay in the spool after their delivery.
-        heartbeat_s: how often the process speaks when nothing happens.
-        stuck_after_s: a rank that is silent for so long while others are not is reported.
-        launcher: it is `pluto-dist run`: it owns the Run for the command that it starts, and logs nothing but
-            that command's console.
+        heartbeat_s: how often the process sends a heartbeat when nothing happens.
+        stuck_after_s: a rank that writes nothing for so long while others do is reported.
+        launcher: the process is `pluto-dist run`: it owns the Run for the command that it starts, and logs
+            nothing but that command's console.
         launched_by: lease of the `pluto-dist run` that started the process.
         rank_metrics: what becomes of the series of ranks (R7).
         console: how the process captures its own output.
-        system_metrics_s: how often the node is to be sampled while this process is an owner or worker, 0 for
-            not at all.
-        cluster: the store that the nodes of its job share, null without one.
-        origin: for the page of a new Run, None where nothing of the machine is to be recorded.
+        system_metrics_s: seconds between samples of the node while the process is an owner or worker, 0 for
+            none.
+        upload_rate: bytes a second that its files may be uploaded with, 0 for as fast as it goes.
+        cluster: the store that the nodes of the job share, null without one.
+        origin: for the page of a new Run, None where nothing about the machine is to be recorded.
     """
 
     protocol: Whole
@@ -160,28 +162,30 @@ class Claim(Entry, frozen=True, kw_only=True, tag="opened"):
     rank_metrics: RankMetrics = "auto"
     console: Console = "off"
     system_metrics_s: Seconds = 0.0
+    upload_rate: Annotated[int, msgspec.Meta(ge=0)] = 0
     cluster: ClusterAddress | None = None
     origin: Origin | None = None
 
 
 class Evidence(Entry, frozen=True, kw_only=True, tag="evidence"):
-    """What an end says about the job (R9).
+    """What the end of a process says about the job (R9).
 
     Attributes:
-        kind: how it ended; `vanished` is a death nobody saw the cause of.
+        kind: how the process ended; `vanished` is a death of unknown cause.
         type: class name of the exception.
         message: of the exception.
-        communication: an exception that peers raise when another one died (connection reset, NCCL, gloo).
+        communication: an exception that peers raise when another rank died (connection reset, NCCL, gloo).
         signal: name of the signal, e.g. `SIGKILL`.
         exit_code: the code of `sys.exit` or of the zombie.
-        traceback: last lines of it.
-        alive_until: latest instant at which the process was known to live; `at` for one's own words.
-        found_ms: when it was found, epoch milliseconds, if that was long after `wall_ms`; else 0.
+        traceback: last lines of the exception's traceback.
+        alive_until: latest instant at which the process was known to live; `at` where the process itself
+            wrote the entry.
+        found_ms: when the end was found, epoch milliseconds, if that was long after `wall_ms`; else 0.
         oom: the cgroup's memory.events named an OOM kill at that time.
         ignored: a request to stop that the process does not follow; it counts only if the process is then
             killed.
-        command_pid: not about the process itself but about the command that it launched; it counts only if
-            nobody who took part has said more.
+        command_pid: pid of the command that the process launched and that the evidence is about, 0 for the
+            process itself; such evidence counts only if no participant's own says more.
     """
 
     kind: EvidenceKind
@@ -205,7 +209,7 @@ class Finished(Entry, frozen=True, kw_only=True, tag="finished"):
         code: explicit verdict of the owner.
         at_exit: written by the interpreter's exit hook, which does not know the exit code: the verdict waits
             until the process is gone and the kernel has said it (R9).
-        by_exit: nobody called it: the end of the process did.
+        by_exit: the end of the process made this entry, not a call of `finish()`.
     """
 
     code: Whole | None = None
@@ -248,11 +252,11 @@ class ConfigUpdated(Entry, frozen=True, kw_only=True, tag="config_updated"):
 
 
 class Counted(Entry, frozen=True, kw_only=True, tag="counted"):
-    """What `log()` took and could not take so far; totals, so that a later entry replaces an earlier one.
+    """Totals of what `log()` left out or lost so far; a later entry replaces an earlier one.
 
     Attributes:
         rejected: keys left out because their value cannot be logged.
-        first_reject: which was the first, and why.
+        first_reject: the first of these keys, and the reason.
         dropped: records lost to a full disk or quota.
         next_step: the automatic step that would come next.
     """
@@ -264,7 +268,7 @@ class Counted(Entry, frozen=True, kw_only=True, tag="counted"):
 
 
 class ChildStopped(Entry, frozen=True, kw_only=True, tag="child_stopped"):
-    """The process sends a signal that ends one that it has started: what befalls that one is its will."""
+    """The process is about to end a child by a signal: the child's death is intended, and no failure."""
 
     pid: Pid
     signal: str
@@ -282,10 +286,51 @@ class Noted(Entry, frozen=True, kw_only=True, tag="noted"):
     detail: dict[str, str] = {}
 
 
+class Published(Entry, frozen=True, kw_only=True, tag="published"):
+    """`publish()` and `checkpoint()`: something that other processes of the Run may want to take (R14).
+
+    Attributes:
+        topic: under which they ask for it.
+        payload: any JSON, of at most 64 KiB.
+    """
+
+    topic: TopicName
+    payload: msgspec.Raw
+
+
+class ItemDone(Entry, frozen=True, kw_only=True, tag="item_done"):
+    """A subscriber is through with an item: it took the next one, or called `done()` (R14).
+
+    Attributes:
+        topic: of the item.
+        number: of the item.
+        group: for which it was taken; "" for the label's own.
+    """
+
+    topic: TopicName
+    number: Count
+    group: GroupName = ""
+
+
+class Unsubscribed(Entry, frozen=True, kw_only=True, tag="unsubscribed"):
+    """A subscriber left its loop: what it took and is not through with is given again (R14).
+
+    Attributes:
+        topic: of the subscription.
+        member: which loop of the process it was.
+        group: for which it took items; "" for the label's own.
+    """
+
+    topic: TopicName
+    member: Count
+    group: GroupName = ""
+
+
 class Unreadable(msgspec.Struct, frozen=True):
     """A line of the stream that is no entry of this version: a newer client's, or a damaged one.
 
-    It stands at its place in the stream, because whoever waits for the entries waits for this one too.
+    It keeps its place in the stream, because entries are counted: a process waits until all of its entries
+    have been taken, this one included.
     """
 
     why: str
@@ -302,6 +347,9 @@ LifecycleEntry = (
     | Counted
     | ChildStopped
     | Noted
+    | Published
+    | ItemDone
+    | Unsubscribed
 )
 
 _decoder: msgspec.json.Decoder[LifecycleEntry] = msgspec.json.Decoder(LifecycleEntry)
@@ -310,7 +358,7 @@ _encoder = msgspec.json.Encoder()
 
 
 def encode_entry(entry: LifecycleEntry) -> bytes:
-    """One line of JSON with its newline, which the coordinator is sure to read: it is read here first.
+    """One line of JSON with its newline; decoded once here, so that the coordinator is sure to read it.
 
     Raises:
         ArgumentError: a field is not what it has to be.
@@ -326,7 +374,7 @@ def encode_entry(entry: LifecycleEntry) -> bytes:
 
 
 def decode_entry(payload: bytes) -> LifecycleEntry | Unreadable:
-    """Reads one line; what it does not know it gives back as such, also where only a config is no object."""
+    """Reads one line; a line that is no valid entry comes back as `Unreadable` with the reason."""
     try:
         entry = _decoder.decode(payload)
         if isinstance(entry, Claim | ConfigUpdated):

@@ -1,10 +1,9 @@
-"""The wire protocol between a process and its coordinator, as nouns.
+"""Messages between a process and its coordinator: the wire protocol, MessagePack tagged by `t`.
 
-MessagePack, tagged by `t`. A client says `Sync`: "my lifecycle stream has this many entries". That is
-registration, heartbeat, and the nudge after every entry, in one message that may be lost, repeated or
-reordered without harm, because the stream on disk is what counts (R1). The coordinator answers with a `View`,
-and sends one unasked when something that the lease should know has changed. Everything else is a question
-with an answer, for people and their scripts.
+`Sync` says "my lifecycle stream has this many entries". It is registration, heartbeat, and the nudge after
+every entry, in one message that may be lost, repeated or reordered without harm, because the stream on disk
+is what counts (R1). The coordinator answers with a `View`, and sends one unasked when something has changed
+that the process should know. All other messages are questions and answers, for people and their scripts.
 """
 
 from __future__ import annotations
@@ -14,8 +13,9 @@ from typing import Literal
 import msgspec
 
 from pluto_dist.core.values.backend import Status
-from pluto_dist.core.values.ids import UNREADABLE, Role, Whole
+from pluto_dist.core.values.ids import UNREADABLE, Count, Role, Whole
 from pluto_dist.core.values.records import LeaseState
+from pluto_dist.core.values.topics import GroupName, TopicName
 
 PROTOCOL = 1
 MAX_MESSAGE_BYTES = 1 << 20
@@ -26,15 +26,16 @@ class Message(msgspec.Struct, frozen=True, tag_field="t", kw_only=True):
 
 
 class Sync(Message, frozen=True, kw_only=True, tag="sync"):
-    """I am here, and my lifecycle stream has `entries` entries.
+    """A sign of life: the lifecycle stream of this lease has `entries` entries.
 
     Attributes:
         protocol: version of messages and entries.
         lease_id: of the process.
         folder: the lease's folder, absolute.
         entries: how many lines its lifecycle stream has.
-        request: echoed in the answer, which then tells how things stand now; 0 for a plain heartbeat.
-        key: API key of the Run's server, kept in memory only; "" for local Runs and once it was told.
+        request: number of the request, echoed in the `View` that answers it; 0 for a plain heartbeat.
+        key: API key of the Run's server, kept in memory only; "" for local Runs and once the coordinator
+            has it.
     """
 
     protocol: Whole
@@ -52,17 +53,19 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True):
         key: the coordinator's own id.
         external_id: the caller's id, or a generated one.
         project, name, mode, status, phase, id, display_id, url, epoch, resumed, tags: as in the document.
-        rejected: values left out by `log()` of those who have ended, and records that the server refused.
+        rejected: values left out by `log()` in processes that have ended, and records that the server
+            refused.
         damaged: places in the spool where no record could be read.
         fork_run_id, fork_step: the Run that it continues, and the step after which it begins.
         points: number of points in all series.
         provisional: whether the server has not answered yet.
         cancelled: whether it was cancelled on the server.
-        server_status: the server's, where it is another one.
+        server_status: the server's status, where it differs from `status`.
         refusals: what the server will not take, with its reasons.
-        owner: who owns it, for people: label, pid, host; "" without a live owner.
-        expected: the status that it will have, unless an exit code that is awaited says otherwise.
-        reason: of its status, or of the one that is expected.
+        owner: the owner, for people: label, pid, host; "" without a live owner.
+        expected: the status that the Run will have, unless an exit code that is awaited says otherwise.
+        reason: of its status, or of the expected one.
+        relay: what this node is called in a Run that another node owns.
     """
 
     key: str
@@ -90,10 +93,11 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     owner: str = ""
     expected: Status | None = None
+    relay: str = ""
 
 
 class View(Message, frozen=True, kw_only=True, tag="view"):
-    """What a lease should know.
+    """The state of one lease and its Run, as its process should know it.
 
     Attributes:
         generation: of the coordinator; a client that sees a new one hands over its key again.
@@ -103,18 +107,19 @@ class View(Message, frozen=True, kw_only=True, tag="view"):
         folded: how many lifecycle entries have taken effect.
         role, label, rank, participant, epoch, attempt: what was granted.
         error: (class name, message) of a refused claim.
-        joined: pid of the process whose Run it joined, as its first child; 0 if it did not.
+        joined: pid of the parent whose Run this process joined as the first of its children; 0 otherwise.
         run: the Run, null before the grant.
         next_step: first automatic step of this participant.
-        last_out: nobody else of the owner and the workers on this node is alive (R11).
-        drained: everything this participant has to wait for at its end is safe (R11).
+        last_out: no other owner or worker on this node is alive (R11).
+        drained: everything that this process has to wait for at its end is safe (R11).
         pending: bytes not yet delivered.
         passed: records of this process that have been delivered or set aside.
         key_wanted: the coordinator has no API key for this Run.
-        key_problem: why the server refuses the API key for a while now, "" if it takes it.
+        key_problem: why the server has refused the API key for a while, "" if it accepts it.
         trouble: why something does not go on.
-        stuck: who is stuck while others went on or wait, for people; "" if nobody is.
-        relieved: below this launcher somebody records the own console, so the launcher does not.
+        stuck: ranks that are stuck while others go on or wait for them, for people; "" if none is.
+        relieved: for a launcher: a process below it records its own console, so the launcher need not.
+        topics: the coordinator hands items over (R14); an older one does not.
     """
 
     generation: int
@@ -141,6 +146,7 @@ class View(Message, frozen=True, kw_only=True, tag="view"):
     trouble: str = ""
     stuck: str = ""
     relieved: bool = False
+    topics: bool = False
 
 
 class AskConfig(Message, frozen=True, kw_only=True, tag="ask_config"):
@@ -169,15 +175,36 @@ class AskStatus(Message, frozen=True, kw_only=True, tag="ask_status"):
     request: Whole
 
 
+class TakeItem(Message, frozen=True, kw_only=True, tag="take_item"):
+    """The next item of a topic, for a loop of this process (R14).
+
+    Answered when there is one, or when the Run is over and all items are done.
+
+    Attributes:
+        member: which loop of the process asks.
+        entries: not before so many lifecycle entries have taken effect: they say what is done.
+        group: that shares the topic; "" for this process's label, which has it alone.
+        latest: only the newest one.
+    """
+
+    request: Whole
+    lease_id: str
+    topic: TopicName
+    member: Count
+    entries: Count
+    group: GroupName = ""
+    latest: bool = False
+
+
 class HandOverKey(Message, frozen=True, kw_only=True, tag="key"):
-    """An API key for Runs whose processes are gone; and the time to look at what `sync` has uploaded."""
+    """An API key for Runs whose processes are gone; also asks to look at what `sync` has uploaded."""
 
     request: Whole
     key: str
 
 
 class ForceFinish(Message, frozen=True, kw_only=True, tag="force_finish"):
-    """A person takes the Run over with a new epoch and ends it; `force`: although it lives or has ended."""
+    """A person takes the Run over with a new epoch and ends it; `force`: also if it lives or has ended."""
 
     request: Whole
     run: str
@@ -206,7 +233,7 @@ class Refusal(Message, frozen=True, kw_only=True, tag="refusal"):
     message: str
 
 
-Question = AskConfig | AskRuns | AskRun | AskStatus | HandOverKey | ForceFinish | StopCoordinator
+Question = AskConfig | AskRuns | AskRun | AskStatus | TakeItem | HandOverKey | ForceFinish | StopCoordinator
 Request = Sync | Question
 Reply = View | Answer | Refusal
 

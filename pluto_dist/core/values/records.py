@@ -1,12 +1,11 @@
-"""What the coordinator knows and must not forget: frozen records, one table each.
+"""Records: what the coordinator has to remember, one frozen struct for each table of its database.
 
 Rules for editing: a record changes only by being replaced; whatever can be derived from records (the phase of
-a Run, whether it is drained, who is first failure) is derived and not stored. New fields need a default, so
-that a database of an older version can be read.
+a Run, whether it is drained, the first failure) is derived and not stored. New fields need a default, so that
+a database of an older version can be read.
 
-Instants named `*_at` are CLOCK_BOOTTIME seconds, `*_ms` are epoch milliseconds.
-
-Records of an earlier boot: their instants keep their order and lie before this boot.
+Instants named `*_at` are CLOCK_BOOTTIME seconds, `*_ms` are epoch milliseconds. That clock starts anew with
+each boot: `rebased_run` and `rebased_lease` move instants of an earlier boot before this one, in their order.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import msgspec
 
 from pluto_dist.core.values.backend import LogType, Reopened, Status, StreamKind, Want
 from pluto_dist.core.values.engine import ClusterAddress
-from pluto_dist.core.values.ids import Identity, Role, RunRef
+from pluto_dist.core.values.ids import Identity, Role, RunRef, Scheduled
 from pluto_dist.core.values.lifecycle import Claim, Evidence, Fork, RankMetrics, Target
 
 LeaseState = Literal["waiting", "active", "ended", "refused"]
@@ -33,7 +32,7 @@ class Now(msgspec.Struct, frozen=True):
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
-    """Who failed first, and how: what a person needs to look in the right place.
+    """One failure of one process: what a person needs to look in the right place.
 
     Attributes:
         role, label, rank, host, pid, attempt: of the process.
@@ -80,7 +79,7 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 class Prior(msgspec.Struct, frozen=True):
-    """What a reopened Run was before: put back if its new owner only closes (R6), or nobody may reopen it."""
+    """The end that a reopened Run had: put back if its new owner only closes (R6) or may not reopen it."""
 
     verdict: Verdict
     ended_ms: int | None = None
@@ -89,7 +88,7 @@ class Prior(msgspec.Struct, frozen=True):
 
 
 class Restoration(msgspec.Struct, frozen=True):
-    """An end that asking has taken away from a Run of somebody else, until it is put back (R8)."""
+    """The end of another user's Run that our request has undone, kept until it is put back (R8)."""
 
     target: Target
     reopened: Reopened
@@ -117,37 +116,40 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         key: the coordinator's own id, also the folder's name in the store.
         external_id: the caller's id, else a generated one; unique per target and project.
-        asked: what callers called it; they still mean this Run if the backend's ids differ.
+        asked: ids by which callers named the Run; they still mean it if the backend's ids differ.
         opening: the backend has been asked to create or reopen it and has not answered.
         provisional: granted although the backend has not answered yet.
         owner: lease that may finish; None before the first grant and while a new owner is awaited.
         epoch: number of the latest owner grant; members have this epoch, all others have no say at the end.
         start_epoch: its first epoch in the present start of the job, which may have several owners in turn.
-        verdict: how it ended, None while it has not; `ended` says the same.
+        verdict: how the Run ended, None while it has not.
         telling: a terminal status may have reached the backend.
         reported: the backend accepted the terminal status.
         ended_ms: when it ended, as far as that is known.
         found_ms: when its end was found, if that was long after it; 0 otherwise.
-        forced: a person has said how it ended, and has the last word, also over a cancel on the server.
+        forced: a person ended it by hand, which stands against everything else, a cancel on the server too.
         server_status: the server's status, where it is not the one that was reported or is expected.
-        refusals: what the server will not take, by what was asked for, with its reason.
+        refusals: requests that the server will not carry out -> its reason.
         pushed_tags: the tags that the backend has, None if unknown.
-        untagged: tags to be removed on the backend that nobody here has added.
+        untagged: tags to be removed on the backend that no process here has added.
         config_patch: JSON object that the backend has not got yet, b"" if none.
         damaged: places in the spool where no record could be read.
         next_line: number of the next console line.
         steps: next automatic step by participant, as an earlier coordinator or the backend knows it.
-        behind: owner and workers go on with this automatic step at least: the Run was resumed, and it is not
-            known here which of its series was whose.
+        behind: lowest automatic step of owner and workers in a resumed Run, where it is not known which
+            series belongs to which participant.
         fork: which Run the caller wants to continue; `fork_run_id` and `fork_step` are what the backend has.
         want: what the backend is asked for while it is opening.
-        relay: what this node is called in the Run, if another node has its owner (R12); "" for the owner's.
-            A relay delivers and beats, and has no verdict: the status is what the server says.
+        relay: name of this node in the Run, if another node has its owner (R12); "" on the owner's node.
+            A relay delivers and sends heartbeats, and makes no verdict: the status is what the server says.
         open_failures, open_since: tries of the backend's open so far, and since when.
-        asked_ms: when the backend may have been asked first in a way that changes something; 0 if it was not.
+        asked_ms: when a request that changes something may have reached the backend first; 0 for never.
         open_trouble: why the last try failed.
-        opener: the claim for which it is opened.
+        opener: lease of the claim for which the Run is opened.
         cluster: the store that the nodes of its job share.
+        round: number there of the start of the job whose verdict it has taken, 0 if there is none; where the
+            Run is taken up again, that one is over.
+        scheduled: the scheduler's job in which its latest owner ran, None outside of any.
     """
 
     key: str
@@ -206,15 +208,17 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     open_since: float = 0.0
     opener: str = ""
     cluster: ClusterAddress | None = None
+    round: int = 0
+    scheduled: Scheduled | None = None
 
     @property
     def decided_ms(self) -> int | None:
-        """When its end was decided."""
+        """When the end was decided: found, or else happened."""
         return self.found_ms or self.ended_ms
 
     @property
     def ended(self) -> bool:
-        """Whether its outcome is decided; only a new owner changes that."""
+        """Whether the outcome is decided; only a new owner changes that."""
         return self.verdict is not None
 
 
@@ -225,21 +229,21 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     are delivered. Only the status, tags and config are fenced, by `owner`, `epoch` and `attempt` of the Run.
 
     Attributes:
-        opened: the first entry of the lifecycle stream; of a child that has inherited a rank, without it.
-        parent: lease of the process that started this one, in whose Run it has therefore joined.
-        first_child: no other child had joined its parent's Run before.
+        opened: the claim, first entry of the lifecycle stream; without the rank where that was inherited.
+        parent: lease of the process that started this one and whose Run this one has joined.
+        first_child: no other child had joined the parent's Run before.
         folded: how many entries of the lifecycle stream have taken effect.
-        participant: who writes, over restarts; empty until granted.
-        by_exit: nobody called `finish()`, the interpreter's exit hook did.
+        participant: the writer over restarts; empty until granted.
+        by_exit: the interpreter's exit hook ended it, not a call of `finish()`.
         ended_ms: when it ended, as far as that is known.
         found_ms: when its end was found, if that was long after it; 0 otherwise.
-        left_at: when its process said that it leaves.
-        stopped_at: when its parent sent it a signal that ends it.
-        stopped: when it sent such a signal to children of its own, by pid.
-        code_awaited: it ended by the interpreter's exit, and only the kernel will know the exit code.
+        left_at: when its process wrote that it finishes or closes.
+        stopped_at: when the parent sent the process a signal that ends it.
+        stopped: when the process sent such a signal to children of its own, by pid.
+        code_awaited: the process ended by the interpreter's exit, and only the kernel will know the code.
         removed: the folder is gone, everything in it was delivered.
         fences: where each stream stood when a newer attempt replaced this lease, stream -> (segment, offset);
-            a stream that is missing came later, None as long as nobody has looked.
+            a missing stream came later; None until the streams were looked at.
     """
 
     lease_id: str
@@ -278,7 +282,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def rank_metrics(self) -> RankMetrics:
-        """What becomes of its series (R7): only a worker's may be apart from others, or left out."""
+        """What becomes of the series (R7): only a worker's may be suffixed or left out by this setting."""
         return self.opened.rank_metrics if self.role == "worker" else "auto"
 
     @property
@@ -293,7 +297,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def said(self) -> bool:
-        """Whether it is known how it ended; a request to stop that it ignored does not say that."""
+        """Whether the end of the process is explained; a request to stop that it ignored explains nothing."""
         return any(not item.ignored for item in self.evidence)
 
     @property
@@ -315,7 +319,7 @@ class Cursor(msgspec.Struct, frozen=True, kw_only=True):
         offsets: delivered bytes of each segment that still exists.
         intent: (segment, start) of a request whose repeat would be seen; persisted before it is sent.
         tries: how many such requests may have been carried out, the one in flight included.
-        left: segments of which the store has more than the disk, after a power loss; for the store only.
+        left: segments of which the store has more than the disk since a power loss; for target `store` only.
         delivered: records accepted by the backend.
         passed: records that the cursor has passed, those set aside included.
         next_step: one more than the highest step delivered.
@@ -335,7 +339,7 @@ class Cursor(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SeriesOwner(msgspec.Struct, frozen=True):
-    """Whose plain name a metric is in one Run (R7), who else uses it, and what kind of series it is.
+    """One metric name in one Run (R7): which participant has the plain name, and the others that use it.
 
     Attributes:
         participant: who has the plain name, "" as long as only suffixed series exist.
@@ -352,7 +356,7 @@ class SeriesOwner(msgspec.Struct, frozen=True):
 
 
 class Point(msgspec.Struct, frozen=True):
-    """What a series has come to.
+    """Latest state of a series.
 
     Attributes:
         last: the latest value; text in a series of texts.

@@ -20,8 +20,8 @@ export const groupOf = (name) => (name.includes("/") ? name.slice(0, name.lastIn
  * @returns what the caller shows (`element`), and `set(items)`, `touch(key)`, `destroy()`;
  *   an item is {name, title, group, asked}
  */
-export function chartGrid(runs, { ranks = true, empty = "No series yet." } = {}) {
-  const view = chartView(runs);
+export function chartGrid(runs, { given = {}, empty = "No series yet." } = {}) {
+  const view = chartView(runs, given);
   const charts = new Map();
   let items = [];
   let text = "";
@@ -37,7 +37,7 @@ export function chartGrid(runs, { ranks = true, empty = "No series yet." } = {})
   const toolbar = h("form.toolbar.sticky", { "aria-label": "How charts are drawn", onsubmit: (event) => event.preventDefault() },
     search,
     choice("Axis", [["step", "Step"], ["elapsed", "Elapsed"], ["time", "Time"]], view.axis, (axis) => { keep({ axis }); view.axis = axis; view.zoom(null, null); }),
-    ranks ? choice("Ranks", [["band", "Band"], ["lines", "Lines"]], view.ranks, (value) => { keep({ ranks: value }); view.ranks = value; touch(); }) : null,
+    choice("Ranks", [["band", "Band"], ["lines", "Lines"]], view.ranks, (value) => { keep({ ranks: value }); view.ranks = value; touch(); }),
     choice("Scale", [["", "Linear"], ["log", "Log"]], "", (value) => { view.log = value === "log"; for (const chart of charts.values()) chart.draw(); }),
     h("label.field", h("span", "Smoothing"), slider, output), zoomed);
   const body = h("div.groups");
@@ -93,10 +93,9 @@ export const metricItems = (metrics) => metrics.filter((metric) => !metric.name.
   .map((metric) => ({ name: metric.name, title: metric.name, group: groupOf(metric.name), asked: { metric: metric.name } }));
 
 /** What the nodes measured: cores and cards of a kind share a chart. */
-export function systemItems(metrics) {
+export function systemItems(names) {
   const families = new Map();
-  for (const { name } of metrics) {
-    if (!name.startsWith("sys/")) continue;
+  for (const name of names) {
     const cut = name.lastIndexOf("/");
     const host = cut > 3 ? name.slice(4, cut) : "";
     const family = name.slice(cut + 1).replace(/\.\d+(?=\.|$)/, "");

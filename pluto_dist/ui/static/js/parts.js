@@ -16,7 +16,7 @@ const TONES = { COMPLETED: "good", FAILED: "bad", RUNNING: "live", TERMINATED: "
 export const tone = (status) => TONES[status] ?? (status.startsWith("gone") ? "bad" : "odd");
 
 export function statusMark(status, { differs = false } = {}) {
-  const text = status.length > 9 || !(status in TONES) ? status : status[0] + status.slice(1).toLowerCase();
+  const text = !(status in TONES) ? status : status[0] + status.slice(1).toLowerCase();
   return h("span.status", { class: tone(status) }, text, differs && h("abbr", { title: "the server has another status" }, " ≠"));
 }
 

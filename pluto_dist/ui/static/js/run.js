@@ -28,7 +28,7 @@ export function showRun(main, key, first) {
   const parts = {
     overview: () => overviewPart(run, { toConsole, whole }),
     charts: () => { const grid = chartGrid([run]); return { ...grid, set: (found) => grid.set(metricItems(found.metrics)), points: () => grid.touch() }; },
-    system: () => { const grid = chartGrid([run], { ranks: true, empty: "No system metrics: init(system_metrics_s=10) samples each node." }); return { ...grid, set: (found) => grid.set(systemItems(found.metrics)), points: () => grid.touch() }; },
+    system: () => { const grid = chartGrid([run], { given: { axis: "elapsed", smoothing: 0 }, empty: "No system metrics yet. The setting system_metrics_s says how often each node is sampled; 0 is never." }); return { ...grid, set: (found) => grid.set(systemItems(found.sampled)), points: () => grid.touch() }; },
     console: () => { const made = consolePart(key, who); who = undefined; return { ...made, console: made.touch, begin: made.load }; },
     config: () => configPart(key),
     files: () => { const made = mediaPart(key); return { ...made, media: made.touch }; },
