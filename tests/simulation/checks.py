@@ -358,7 +358,12 @@ class Checks:
         if run.target.mode == "local":
             return
         stored = self.world.server.runs[run.id or 0]
-        unheard = self.world.server.unheard_cancels[stored.id] and stored.status == "CANCELLED"
+        # The server may have cancelled with a sign of life whose answer came to nobody, or too late.
+        server = self.world.server
+        late = any(
+            start <= at < end for at in server.reports[stored.id] for start, end in server.hung[run.key]
+        )
+        unheard = stored.status == "CANCELLED" and (late or server.unheard_cancels[stored.id])
         self.expect(
             stored.status == run.status or unheard,
             f"the server has {stored.status} of a Run that is {run.status}",

@@ -56,7 +56,7 @@ def epoch_not_compared() -> Patch:
         found = {lease.lease_id for lease in real(run, same)}
         return tuple(lease for lease in leases if lease.lease_id in found)
 
-    return settle, "members_of", broken
+    return verdict, "members_of", broken
 
 
 def cursor_before_answer() -> Patch:

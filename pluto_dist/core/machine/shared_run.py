@@ -142,7 +142,7 @@ class SharedRun:
             case Conflict(current=current):
                 if isinstance(current, Versioned):
                     self._lookout.written(asked.key, current.value, current.version)
-                    self._done.add(asked.key)  # what is made once is made, by whomever
+                    self._done.add(asked.key)  # a key that is made once is there, also by another node
                 self._lookout.again()
             case GuardFailed():
                 if asked.leased:
@@ -762,7 +762,7 @@ def _launch(run: Run, leases: tuple[Member, ...]) -> str:
 
 
 def _owner_in(nodes: Iterable[NodeDocument], launch: str, attempt: int) -> OwnerAt | None:
-    """The owner of a start of the job, as its node told of it."""
+    """The owner of a start of the job, by its node's document."""
     mine = (each for each in nodes if each.start and (each.launch, each.attempt) == (launch, attempt))
     return next((OwnerAt(each.node, each.start) for each in mine), None)
 
