@@ -25,6 +25,7 @@ from pluto_dist.client.offline import Claimed, knows_its_run
 from pluto_dist.client.points import PointLog
 from pluto_dist.client.stops import STOPS
 from pluto_dist.client.values import clean_text
+from pluto_dist.core.rules.advice import advice as advice_on
 from pluto_dist.core.values.lifecycle import (
     ChildStopped,
     Claim,
@@ -102,6 +103,8 @@ class Lease:
         self._claimed: Claimed | None = None
         self._unheard = False
         self._notices = Notices(settings.on_cancel)
+        self._attempt = 0
+        self._advice = ""
 
     # --- what is known of it ----------------------------------------------------------------------
 
@@ -147,6 +150,7 @@ class Lease:
     def claim(self, opened: Claim) -> None:
         """Says who asks for what: the first entry of the lease."""
         self.by_init = opened.verb == "init"
+        self._attempt = opened.job.attempt
         self.files.say(opened)
         if knows_its_run(opened):
             self._claimed = Claimed(self.lease_id, opened)
@@ -224,7 +228,9 @@ class Lease:
     def evidence(self, **what: Any) -> None:
         """Writes one piece of evidence; of now, unless it says of when."""
         if not self.end and self.here:
-            self.say(Evidence(**(self.stamp() | what)))
+            found = Evidence(**(self.stamp() | what))
+            self._advice = self._advice or advice_on(found, self._attempt)
+            self.say(found)
 
     def take_evidence(self, error: BaseException | None) -> None:
         """An exception that is on its way out of this process."""
@@ -366,7 +372,15 @@ class Lease:
         self.files.close()
         exiting = isinstance(entry, Finished) and entry.at_exit
         for_all = self._command is not None
-        leave(self.link, self.files, self.settings, timeout_s, exiting=exiting, for_all=for_all)
+        leave(
+            self.link,
+            self.files,
+            self.settings,
+            timeout_s,
+            exiting=exiting,
+            for_all=for_all,
+            advice=self._advice,
+        )
 
 
 SHOW_AFTER_S = 1.0
@@ -381,6 +395,7 @@ def leave(
     *,
     exiting: bool,
     for_all: bool = False,
+    advice: str = "",
 ) -> None:
     """Waits for the coordinator to take the end; the last one out waits until everything is safe.
 
@@ -391,6 +406,7 @@ def leave(
         timeout_s: bound of the wait, None for the setting.
         exiting: the process itself ends, so its death is what releases the lease.
         for_all: it waits in the job's place, whoever else is still alive.
+        advice: what to do about the failure of this process, for its last line.
     """
     bound = settings.exit_wait_s if timeout_s is None else timeout_s
     try:
@@ -405,7 +421,7 @@ def leave(
         _tell_dropped(files)
     if not safe:
         _tell_undelivered(link.view, files, bound)
-    notices.finished(link.view, settings, files.records)
+    notices.finished(link.view, settings, files.records, advice)
     link.close()
     if taken and not exiting:
         files.release()

@@ -207,13 +207,14 @@ class Waiting:
             put("\r\x1b[K")
 
 
-def finished(view: View | None, settings: Settings, records: int) -> None:
+def finished(view: View | None, settings: Settings, records: int, advice: str = "") -> None:
     """Status, number of points, how to look; a failure names the culprit.
 
     Args:
         view: what the coordinator said last.
         settings: `quiet` keeps it from being printed.
         records: what this process has logged.
+        advice: what to do about the failure of this process; its verdict has it too, once there is one.
     """
     if settings.quiet or view is None or view.run is None or view.role != "owner":
         return
@@ -228,7 +229,8 @@ def finished(view: View | None, settings: Settings, records: int) -> None:
     points = f", {run.points} points" if run.points or not records or status != "RUNNING" else ""
     differs = server_differs(run.server_status, run.refusals)
     no = f"; but {differs}" if differs else ""
-    tell(f"{_named(run)} {state}{why}{points}{left}{no}; {_look(run, settings)}")
+    also = f"; {advice}" if advice and advice not in why else ""
+    tell(f"{_named(run)} {state}{why}{points}{left}{no}{also}; {_look(run, settings)}")
 
 
 def _is_behind(view: View, records: int) -> bool:
