@@ -16,6 +16,7 @@ What a user sees on stderr: one line at init, one at the end, and what is waited
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import threading
@@ -75,6 +76,25 @@ class Notices:
                 "Run %s: %s. Nothing was ended because of it; `pluto-dist ps` shows how far each rank is",
                 named,
                 view.stuck,
+            )
+        if view.namesake and self._is_new("namesake") and view.role == "owner":
+            _log.warning(
+                "Run %s and Run %s are of two launches that were both given --rdzv-id %s, and they share no "
+                "Run: on one node torchrun replaces that id by a random one unless --rdzv-endpoint or "
+                "--master-port is given. Set PLUTO_RUN_ID alike for both if they belong together",
+                named,
+                view.namesake,
+                view.given_id,
+            )
+        if view.left_over and self._is_new("left over"):
+            _log.warning(
+                "process %d (%s) is left over: Run %s is %s, and %s, which had started it, is gone. "
+                "Nothing ends it; a helper that looks at run.status ends with the Run",
+                os.getpid(),
+                view.label,
+                named,
+                run.status,
+                view.left_over,
             )
         if run.cancelled and self._is_new("cancel"):
             if view.role == "owner":
