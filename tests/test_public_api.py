@@ -34,6 +34,10 @@ METHODS = [
     "remove_tags",
     "flush",
     "on_preempt",
+    "checkpoint",
+    "checkpoints",
+    "publish",
+    "subscribe",
     "__enter__",
     "__exit__",
 ]

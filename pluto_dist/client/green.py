@@ -17,7 +17,7 @@ from pluto_dist.errors import MachineError
 
 
 def threads_are_green() -> bool:
-    """Whether somebody has replaced the threads of this process.
+    """Whether gevent or eventlet has replaced the threads of this process.
 
     Raises:
         MachineError: and has not replaced what waits, so no thread would ever run beside another.
@@ -42,15 +42,19 @@ def wait_readable(files: Iterable[int], timeout_s: float | None) -> None:
     poller.poll(None if timeout_s is None else timeout_s * 1000)
 
 
-def wait_for_message(socket: zmq.Socket[bytes], fd: int, timeout_s: float) -> bool:
-    """Waits until the socket has a message or the descriptor can be read; whether that one can."""
+def wait_for_message(sockets: Iterable[zmq.Socket[bytes]], fd: int, timeout_s: float) -> bool:
+    """Waits until a socket has a message or the descriptor can be read; whether that one can."""
     if threads_are_green():
-        if int(socket.get(zmq.EVENTS)) & zmq.POLLIN:  # its descriptor tells only of what is new
-            timeout_s = 0.0
-        readable, _, _ = select.select((int(socket.get(zmq.FD)), fd), (), (), timeout_s)
+        descriptors = [fd]
+        for socket in sockets:
+            if int(socket.get(zmq.EVENTS)) & zmq.POLLIN:  # its descriptor tells only of what is new
+                timeout_s = 0.0
+            descriptors.append(int(socket.get(zmq.FD)))
+        readable, _, _ = select.select(descriptors, (), (), timeout_s)
         return fd in readable
     poller = zmq.Poller()
-    poller.register(socket, zmq.POLLIN)
+    for socket in sockets:
+        poller.register(socket, zmq.POLLIN)
     poller.register(fd, zmq.POLLIN)
     return any(ready == fd for ready, _ in poller.poll(int(timeout_s * 1000) + 1))
 

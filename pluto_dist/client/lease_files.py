@@ -1,9 +1,10 @@
-"""A process's own files: the lease folder with its lock, its lifecycle and its record streams.
+"""Files of a lease: the folder with its lock, the lifecycle stream and the record streams.
 
-Nobody has to answer for any of this: a process can open a lease, log and end while no coordinator runs, and
-the next one that starts finds the folder and does what it says (G12).
+None of this needs a coordinator: a process can open a lease, log and end while none runs, and the next one
+that starts finds the folder and carries out what is written there (G12).
 
-Tells the user that records are being lost, when it begins and when it is over.
+Records that are lost to a full disk are counted; `DropReport` warns of them when it begins and when it is
+over.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class LeaseFiles:
         self._unsaid: deque[bytes] = deque()
 
     def stream_of(self, log_type: LogType) -> StreamWriter:
-        """Where the records under a name of this type go."""
+        """The stream for records under a name of this type."""
         if log_type == "METRIC":
             return self.metrics
         return self.data if log_type in ("DATA", "HISTOGRAM", "TABLE") else self.files
@@ -87,12 +88,12 @@ class LeaseFiles:
         return self.metrics, self.data, self.files, self.console
 
     def sync_if_due(self, now: float) -> None:
-        """Puts on the disk what was written since the last time, if wanted; the link's thread calls it."""
+        """Syncs what was written since the last time, if `durable`; the link's thread calls it."""
         if self._group is not None:
             self._group.sync_if_due(now)
 
     def sync(self) -> None:
-        """Puts everything on the disk now, if that is wanted."""
+        """Syncs everything now, if `durable`."""
         if self._group is not None:
             self._group.sync()
 
@@ -103,7 +104,8 @@ class LeaseFiles:
     def say(self, entry: LifecycleEntry) -> int:
         """Writes an entry; returns how many there are now.
 
-        If the disk refuses, it is kept in memory and tried again with the next one and by `say_again`.
+        An entry that the disk refuses is kept in memory, and tried again with the next one and by
+        `say_again`.
 
         Raises:
             ArgumentError: the entry has a field that the coordinator could not read; nothing was written.
@@ -143,24 +145,24 @@ class LeaseFiles:
         return self.metrics.trouble or self.data.trouble or self.files.trouble
 
     def close(self) -> None:
-        """No more records; the lock is kept, because the process still lives."""
+        """Ends the record streams; the lock is kept, because the process still lives."""
         for stream in self._records:
             stream.close()
 
     def release(self) -> None:
-        """The coordinator has taken the end: the folder is its own now, and goes when all is delivered."""
+        """Releases the folder to the coordinator, which removes it once all is delivered."""
         self.lifecycle.close()
         self.lock.release()
 
 
 class RoomForRecords:
-    """No record before the opening entry is on disk: without that nobody could say whose it is (G3).
+    """Room for records: none before the claim is on disk, for without it they would belong to no Run (G3).
 
     Args:
         space: the quota.
 
     Attributes:
-        unopened: the disk has refused the opening entry, so records are refused too.
+        unopened: the disk has refused the claim, so records are refused too.
     """
 
     def __init__(self, space: Room) -> None:
@@ -183,13 +185,13 @@ class Wall:
         return (self._offset_ns + time.monotonic_ns()) // 1_000_000
 
 
-QUIET_S = 60.0  # a disk that is full every other second is told once a minute
+QUIET_S = 60.0  # a disk that is full every other second gives one warning a minute
 
 _log = logging.getLogger("pluto_dist")
 
 
 class DropReport:
-    """Looks at the counters of a process's streams from time to time.
+    """Warnings of lost records, from the counters of a process's streams.
 
     Args:
         files: of the lease.
@@ -202,7 +204,7 @@ class DropReport:
         self._quiet_until = float("-inf")
 
     def look(self) -> None:
-        """Says what has changed since the last look."""
+        """Warns if records have been lost since the last look, or are no longer."""
         dropped, trouble = self._files.dropped, self._files.trouble
         if not self._troubled and dropped > self._told and time.monotonic() >= self._quiet_until:
             self._troubled = True

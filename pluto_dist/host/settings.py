@@ -1,14 +1,16 @@
-"""The one reader of the environment.
+"""Settings, and the only place that reads the environment for them.
 
-`load` builds a frozen `Settings` once; everything else gets its values from there. Each setting has one key
-in `init(settings={…})` and one environment variable: `PLUTO_DIST_<KEY>`, or the official client's name where
+`load` builds a frozen `Settings` once; all other code gets its values from there. Each setting has one key in
+`init(settings={…})` and one environment variable: `PLUTO_DIST_<KEY>`, or the official client's name where
 that has one (`PLUTO_PROJECT`, `PLUTO_API_KEY`, …; `MLOP_…` still works and is noted). An argument beats the
 environment, the environment beats the default; an empty variable counts as unset.
 
-Keys of `init(settings={…})` that the official client knows and what becomes of them here.
+To add a setting, add a field with its default and its line in the docstring of `Settings`, and its kind to
+`_KINDS`.
 
-Scripts move over with their dictionary. A few keys say something that must not be lost in the move, for
-instance "do not upload": they are translated. The others mean nothing here and are noted, not refused.
+Scripts of the official client bring keys of their own (`translate`). A few say something that must not be
+lost, for instance "do not upload": they are translated. The others mean nothing here and are noted, not
+refused.
 """
 
 from __future__ import annotations
@@ -83,6 +85,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         spool_quota: disk that the spool may take; left out, the smaller of 2 GiB and 10 % of the free space.
         files_quota: disk that logged files may take until they are delivered, apart from `spool_quota`; left
             out, 10 % of the free space. A file that does not fit stays where it is, with a reference to it.
+        upload_rate: bytes a second with which the files of this process are uploaded, those of others on the
+            node counted in; 0 for as fast as it goes.
         files_copy: logged files up to this size are copied, and `log()` waits for that; larger ones are not.
         segment_size: a spool segment is closed when it is larger than this.
         retention_segments: so many segments of a stream, the newest ones, stay in the spool as long as the
@@ -112,7 +116,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         cluster_strict: no status is sent while the store cannot be reached, even if the server then takes the
             Run for dead.
         launched_by: lease of the `pluto-dist run` that started this process, which sets it; not for people.
-        disabled_because: why `auto` is `disabled`, "" where somebody asked for it or it is not.
+        disabled_because: why `auto` is `disabled`, "" where it was asked for or is not.
         notes: remarks that are worth a line in `doctor`, never an error.
         left_out: settings of the official client that mean something and have no meaning here; told once.
     """
@@ -140,6 +144,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     idle_exit_s: float = 60.0
     spool_quota: int | None = None
     files_quota: int | None = None
+    upload_rate: int = 0
     files_copy: int = 1 << 20
     segment_size: int = 4 << 20
     retention_segments: int = 2
@@ -181,6 +186,7 @@ _KINDS: dict[str, kind.Kind] = {
     "idle_exit_s": kind.number(0.1, 86_400, "seconds"),
     "spool_quota": kind.size(1 << 20, 1 << 50),
     "files_quota": kind.size(0, 1 << 60),
+    "upload_rate": kind.size(0, 1 << 60),
     "files_copy": kind.size(0, 1 << 60),
     "segment_size": kind.size(64 << 10, 1 << 30),
     "retention_segments": kind.count(2, 1_000_000),
@@ -281,7 +287,7 @@ def load(
 
 
 def target_of(settings: Settings, store: Path) -> Target:
-    """Where the records of this process go; two Runs with different targets never mix.
+    """The target of this process's records; two Runs with different targets never mix.
 
     Raises:
         SettingError: pluto_dist is disabled, so there is no target.
@@ -384,7 +390,7 @@ def _deprecations(given: Mapping[str, _Given]) -> list[str]:
 
 
 def _misspelt(env: Mapping[str, str]) -> list[str]:
-    """A variable of a newer version must not stop an older one, so this is only a remark."""
+    """Remarks on unknown variables; no errors, because a newer version may know them."""
     known = [name for key in _KINDS for name in variables_of(key)]
     unknown = sorted(name for name in env if name.startswith("PLUTO_DIST_") and name not in known)
     return [
@@ -418,7 +424,7 @@ def cluster_of(settings: Settings) -> ClusterAddress | None:
 
 
 def _check_companions(settings: Settings, *, tls: bool) -> None:
-    """A user needs a password and a certificate its key; files have to be there."""
+    """Checks that a user has a password, a certificate its key, and that the files exist."""
     if bool(settings.cluster_user) != bool(settings.cluster_password_file):
         raise SettingError(
             "setting cluster_user needs cluster_password_file, and the other way round: a client certificate "
@@ -499,7 +505,7 @@ TRANSLATED: dict[str, Callable[[object], dict[str, object]]] = {
 
 
 def translate(overrides: dict[str, object]) -> tuple[dict[str, object], list[str], list[str]]:
-    """Our keys for those of the official client, and what became of the others.
+    """Our keys for those of the official client, with remarks on keys that have no meaning here.
 
     A key of ours that is given as well wins over its translation. Keys known to neither are left in.
 

@@ -1,12 +1,12 @@
-"""Spawns a program as nobody's child, a coordinator with its lock; run as a script by `launch`.
+"""Spawns a program as no process's child, a coordinator with its lock; run as a script by `launch`.
 
     python -S -P spawn.py LOCK KEEP PROGRAM [ARGUMENT…]
 
 The program gets a session of its own, cwd `/`, umask 077, clean signals, and of all descriptors only the
 first three and those that KEEP lists (numbers with commas, perhaps none). All of that is done here and not
-by whoever starts this script, so that starting it is one `posix_spawn`: with more to do, `subprocess` forks
-and then waits for a pipe to close, which a child that another thread of the trainer forks in that instant
-keeps open.
+in the process that starts this script, so that starting it is one `posix_spawn`: with more to do,
+`subprocess` forks and then waits for a pipe to close, which a child that another thread of the trainer forks
+in that instant keeps open.
 
 With "" as LOCK there is no lock. Otherwise it is taken here, before there is a coordinator, and handed on as
 `--lock-fd=N`. So a coordinator has it from its first instruction to its last, however slowly it starts, and
@@ -30,7 +30,7 @@ LOCK_OPTION = "--lock-fd="
 
 
 def try_lock(descriptor: int) -> bool:
-    """Takes the `flock` without waiting; False if somebody else has it.
+    """Takes the `flock` without waiting; False if another process has it.
 
     Raises:
         OSError: the filesystem has no flock.
@@ -43,7 +43,7 @@ def try_lock(descriptor: int) -> bool:
 
 
 def main() -> int:
-    """Spawns the program; the exit code."""
+    """Spawns the program; returns the exit code."""
     lock, keep, *arguments = sys.argv[1:]
     kept = {0, 1, 2, *map(int, filter(None, keep.split(",")))}
     close_all_but(kept)

@@ -32,7 +32,7 @@ from pluto_dist.read.lookup import Found, Lookup
 from pluto_dist.read.series import Series, Wanted
 from pluto_dist.read.settle import Situation, situation
 from pluto_dist.read.spooled import caught_up
-from pluto_dist.spool.file_lines import BLOBS, read_line
+from pluto_dist.spool.file_lines import place_in, read_line
 
 
 class LoggedFile(msgspec.Struct, frozen=True):
@@ -260,13 +260,13 @@ class Run:
             return None
         places = [Store(self.store).run(self.key) / relative_place(file)]
         if self._lookup.spool is not None:
-            places.append(self._lookup.spool / segment.lease_id / BLOBS / Path(file.path).name)
+            places.append(Path(place_in(str(self._lookup.spool / segment.lease_id), file) or "/dev/null"))
         return LoggedFile(
             name=name,
             step=file.step,
             time=file.time,
             file_name=file.file_name,
-            path=next((place for place in places if place.is_file()), None),
+            path=next((place for place in places if place.is_file() or place.is_dir()), None),
             size=file.file_size,
             kind=file.log_type,
             caption=file.caption,

@@ -1,7 +1,8 @@
-"""From a cut of a segment to a batch: which names are in it, which points, and its lines under final names.
+"""Batches: what the lines of a cut contain (names, latest points), and the lines under their final names.
 
 Lines are passed on as they are, unless the participant has a series with a suffix (R7) or the stream is a
-console, whose line numbers are given here.
+console, whose line numbers are given here. A line that cannot be read is passed on too: refusing it is the
+backend's part.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class _Metrics(msgspec.Struct):
 
 
 class _Unread(msgspec.Struct, forbid_unknown_fields=True):
-    """A metrics line whose values nobody has to understand."""
+    """A metrics line whose values are passed on without being decoded."""
 
     time: int
     step: int
@@ -88,7 +89,7 @@ def renamed(kind: StreamKind, lines: Iterable[bytes], known: Mapping[str, str | 
 
 
 def numbered(lines: Iterable[bytes], first: int, speaker: str = "") -> tuple[bytes, ...]:
-    """Console lines with their numbers, and with who speaks in front of the message: `[rank3] …`.
+    """Console lines with their numbers, and with the speaker in front of the message: `[rank3] …`.
 
     What the capture writes is cut at a fixed place and not decoded; other lines are read as JSON.
     """
@@ -97,7 +98,7 @@ def numbered(lines: Iterable[bytes], first: int, speaker: str = "") -> tuple[byt
 
 
 def _metrics(lines: Iterable[bytes]) -> Contents:
-    """Most lines of a stream hold the same names, so lines are counted by the names they hold."""
+    """Contents of metrics lines. Most lines of a stream hold the same names, so they are counted together."""
     shapes: dict[tuple[str, ...], _Shape] = {}
     for number, line in enumerate(lines):
         try:
@@ -116,7 +117,7 @@ def _metrics(lines: Iterable[bytes]) -> Contents:
 
 
 def _summed_up(shapes: Collection[_Shape]) -> Contents:
-    """Of each name the newest value: that of the highest step, and of two lines of one step the later."""
+    """The newest value of each name: that of the highest step, and of two lines of one step the later."""
     counts: Counter[str] = Counter()
     newest: dict[str, float] = {}
     steps: dict[str, int] = {}
@@ -164,7 +165,7 @@ def _count(summary: dict[str, PointSummary], name: str, text: str, step: int) ->
 
 
 def _lenient(line: bytes) -> tuple[int, dict[str, float]]:
-    """Lines with NaN or infinities, which are no JSON."""
+    """Step and values of a line with NaN or infinities, which is no JSON."""
     try:
         record = json.loads(line)
         return int(record["step"]), {str(k): float(v) for k, v in record["data"].items()}
@@ -180,7 +181,7 @@ def _shown(value: float) -> float | str:
 
 
 def _if_readable(change: Callable[[bytes, T], bytes | None], line: bytes, argument: T) -> bytes | None:
-    """A line that is no JSON of its kind stays as it is: refusing it is the backend's part."""
+    """The changed line; one that is no JSON of its kind stays as it is."""
     try:
         return change(line, argument)
     except (*UNREADABLE, KeyError, TypeError, AttributeError, OverflowError):
@@ -188,7 +189,7 @@ def _if_readable(change: Callable[[bytes, T], bytes | None], line: bytes, argume
 
 
 def _renamed_metrics(line: bytes, known: Mapping[str, str | None]) -> bytes | None:
-    """Values stay as they were written; lines with NaN or infinities, which are no JSON, take longer."""
+    """A line with new names and its values as they were written; NaN or infinities, no JSON, take longer."""
     try:
         record = _unread_decoder.decode(line)
     except UNREADABLE:

@@ -6,8 +6,8 @@
 
 A line of the files stream (see `file_lines`) names a blob; it is written after the blob is whole.
 
-Keeping takes no longer for a large file than for a small one. Only what is small is copied. Of the rest the
-first of these is taken that the filesystems can do, and `sources` tells later whether the content held:
+Keeping takes no longer for a large file than for a small one: only a small one is copied. For a large one the
+first of these ways is taken that the filesystems support; `sources` finds later whether the content has held:
 
 | way | copies | protects against deletion, renaming over it | against writing into it |
 | --- | --- | --- | --- |
@@ -22,18 +22,22 @@ import errno
 import fcntl
 import os
 import stat
+import time
 from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Final
 
 import msgspec
 
-from pluto_dist.spool.file_lines import BLOBS, LINK, Seen
+from pluto_dist.spool.file_lines import BLOBS, LINK, Part, Seen
+from pluto_dist.spool.folders import Found, NoSourceError
 from pluto_dist.spool.sources import seen_in
 from pluto_dist.spool.space import MIB, MIN_FREE, SHARE_OF_FREE
 
 COPY_UP_TO: Final = MIB  # bytes; about half a millisecond
+TIME_S: Final = 0.004  # for the files of a folder; what is left then is kept by reference
 _FICLONE: Final = 0x40049409  # linux/fs.h: the other file's blocks, shared until one of both is written
 _PIECE: Final = MIB
 _KERNEL_PIECE: Final = 1 << 30
@@ -59,10 +63,6 @@ class Blob(msgspec.Struct, frozen=True):
     seen: Seen | None = None
     linked: bool = False
     moved: bool = False
-
-
-class NoSourceError(ValueError):
-    """The user's file cannot be had; never leaves the client."""
 
 
 class NoRoomError(ValueError):
@@ -106,7 +106,7 @@ class Blobs:
         self.written = 0
 
     def keep(self, source: str | bytes) -> Blob:
-        """Keeps bytes, or a file in the best way that takes no time; see the module's docstring.
+        """Keeps bytes, or a file in the best of the quick ways; see the module's docstring.
 
         A file that cannot be copied for want of room is kept as a reference.
 
@@ -118,22 +118,55 @@ class Blobs:
             return self._write(source, len(source))
         try:
             with os.fdopen(_opened(source), "rb", buffering=0) as file:
-                return self._keep_file(file, source)
+                return self._keep_file(file, source, self._copy_up_to)
         except OSError as error:
             raise NoSourceError(f"{source!r} cannot be read: {error.strerror or error}") from error
 
-    def _keep_file(self, file: BinaryIO, source: str) -> Blob:
+    def keep_all(self, found: Sequence[Found]) -> tuple[Part, ...]:
+        """Keeps the files of a folder; when that has taken `TIME_S`, or `copy_up_to` bytes, only references.
+
+        Raises:
+            NoSourceError: one of them cannot be read, so nothing of the folder is kept.
+        """
+        parts: list[Part] = []
+        until, room = time.monotonic() + TIME_S, self._copy_up_to
+        roomy = self._has_room(sum(file.size for file in found))
+        try:
+            for file in found:
+                if not roomy or time.monotonic() > until:
+                    parts.append(_referred(file))
+                    continue
+                with os.fdopen(_opened(file.path), "rb", buffering=0) as opened:
+                    blob = self._keep_file(opened, file.path, room, asked=True)
+                room -= blob.size if blob.seen is None else 0
+                parts.append(_part(file.name, blob))
+        except OSError as error:
+            for part in parts:
+                self.discard(part)
+            raise NoSourceError(f"{error.filename!r} cannot be read: {error.strerror or error}") from error
+        return tuple(parts)
+
+    def _keep_file(self, file: BinaryIO, source: str, copy_up_to: int, *, asked: bool = False) -> Blob:
+        """Args: asked: there is room."""
         seen = seen_in(os.fstat(file.fileno()))
         try:
-            if seen.size <= self._copy_up_to:
-                blob = self._write(file, seen.size)
+            if seen.size <= copy_up_to:
+                blob = self._write(file, seen.size, asked=asked)
                 moved = seen_in(os.fstat(file.fileno())) != seen
                 return msgspec.structs.replace(blob, moved=moved)
-            self._look_for_room(seen.size)
+            if not asked:
+                self._look_for_room(seen.size)
             kept = self._clone(file, seen) or self._link(file, source, seen)
         except NoRoomError:
             kept = None
         return kept or self._reference(source, seen)
+
+    def _has_room(self, size: int) -> bool:
+        try:
+            self._look_for_room(size)
+        except NoRoomError:
+            return False
+        return True
 
     def _clone(self, file: BinaryIO, seen: Seen) -> Blob | None:
         if seen.device in self._no_clone:
@@ -154,7 +187,7 @@ class Blobs:
         return self._kept(Blob(name, (self._folder / name).stat().st_size, moved=moved))
 
     def _link(self, file: BinaryIO, source: str, seen: Seen) -> Blob | None:
-        """Of the very file that is open, whatever its name stands for by now."""
+        """Links the very file that is open, whatever its name stands for by now."""
         name = os.urandom(16).hex()
         try:
             self._folder.mkdir(mode=0o700, exist_ok=True)
@@ -163,19 +196,20 @@ class Blobs:
                 os.link(f"/proc/self/fd/{file.fileno()}", name + LINK, dst_dir_fd=folder)
             finally:
                 os.close(folder)
-        except OSError:  # another filesystem, one without links, or a file of somebody else
+        except OSError:  # another filesystem, one without links, or another user's file
             return None
         return self._kept(Blob(name, seen.size, os.path.realpath(source), seen, linked=True))
 
     def _reference(self, source: str, seen: Seen) -> Blob:
-        """Under the name that the file has now, if what was named is a symbolic link."""
+        """Refers to the file by its name; for a symbolic link, by the name that it points to now."""
         self.written += 1
         return Blob(os.urandom(16).hex(), seen.size, os.path.realpath(source), seen)
 
-    def discard(self, blob: Blob) -> None:
+    def discard(self, blob: Blob | Part) -> None:
         """No line names it after all."""
+        name = blob.path if isinstance(blob, Part) else blob.name
         with suppress(OSError):  # it goes with the lease's folder
-            (self._folder / (blob.name + LINK if blob.linked else blob.name)).unlink()
+            (self._folder / (name + LINK if blob.linked else name)).unlink()
 
     def sync(self) -> None:
         """Puts on the disk what was kept since the last time.
@@ -191,8 +225,9 @@ class Blobs:
         if self._folder.is_dir():
             _sync(self._folder)
 
-    def _write(self, source: bytes | BinaryIO, size: int) -> Blob:
-        self._look_for_room(size)
+    def _write(self, source: bytes | BinaryIO, size: int, *, asked: bool = False) -> Blob:
+        if not asked:
+            self._look_for_room(size)
         name = os.urandom(16).hex()
         part = self._folder / f"{name}.part"
         try:
@@ -236,6 +271,16 @@ class Blobs:
             )
 
 
+def _referred(file: Found) -> Part:
+    if not os.access(file.path, os.R_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), file.path)
+    return Part(file.name, os.urandom(16).hex(), file.size, file.path, file.seen)
+
+
+def _part(name: str, blob: Blob) -> Part:
+    return Part(name, blob.name, blob.size, blob.source, blob.seen, blob.linked)
+
+
 class _SourceError(OSError):
     """Reading the user's file failed, not writing ours."""
 
@@ -254,12 +299,12 @@ def _opened(path: str) -> int:
     fd = os.open(path, _READ)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise OSError(errno.EINVAL, "it is no regular file; pack a folder into one file first")
+        raise OSError(errno.EINVAL, "it is no regular file; a folder is logged as an Artifact")
     return fd
 
 
 def _fill(target: BinaryIO, source: bytes | BinaryIO) -> None:
-    """By the kernel where it can, which shares blocks on filesystems that copy on write."""
+    """Copies by the kernel where it can: that shares blocks on filesystems that copy on write."""
     if isinstance(source, bytes):
         _write_all(target, source)
         return

@@ -17,12 +17,12 @@ _VOLATILE: Final = frozenset({"tmpfs", "ramfs", "devtmpfs"})
 
 
 class Syncable(Protocol):
-    """A stream's writer, or the blobs. `written` only grows."""
+    """A stream's writer, or the blobs; `written` only grows, so that a change shows what is to be synced."""
 
     written: int
 
     def sync(self) -> None:
-        """Puts all of it on the disk."""
+        """Puts everything written so far on the disk."""
         ...
 
 

@@ -14,7 +14,7 @@ from typing import Protocol
 
 
 class Files(Protocol):
-    """See the module's docstring. Paths are absolute; folders are the user's own."""
+    """The operations, as a protocol. Paths are absolute; folders are the user's own."""
 
     def open_shut(self) -> int:
         """A new descriptor number that refuses writes."""
@@ -35,7 +35,7 @@ class Files(Protocol):
     def replace(self, fd: int, new: int) -> int:
         """Lets `fd` refer to what `new` refers to, and gives `new` back. Returns the number to use.
 
-        That is `fd`, unless somebody else closed it meanwhile: then it may be a foreign file's.
+        That is `fd`, unless it was closed by foreign code meanwhile: then it may be a foreign file's.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""Tells writers that they are in a forked child.
+"""The fork hook: calls every writer in a forked child, so that it begins a chain of its own.
 
 The hook runs in every fork that Python code makes, `multiprocessing` and `pty` included, before the child's
 own code. A comparison of pids in `append` would find forks made by C code too, and cost 0.15 µs a record.
@@ -13,7 +13,7 @@ from typing import Protocol
 
 
 class Forkable(Protocol):
-    """What wants to know."""
+    """An object that is called in each forked child."""
 
     def after_fork(self) -> None:
         """Called in the child, once per fork."""
@@ -31,7 +31,7 @@ def watch(item: Forkable) -> None:
 
 @functools.cache
 def _register_hook() -> None:
-    """Once, and not at import."""
+    """Registers the hook, once, and not at import."""
     os.register_at_fork(after_in_child=_after_fork_in_child)
 
 

@@ -1,4 +1,4 @@
-"""Coordinator side: which segments there are, and cuts behind cursors.
+"""The reading end of a stream: which segments there are, and cuts behind cursors.
 
 A cursor belongs to one segment, and a stream is delivered when every segment is read to its size. Segments
 behind the newest one may still grow: a write that was in flight during a rotation, or in a segment that a
@@ -73,7 +73,7 @@ def read_cut(
     final: bool = False,
     files: Files | None = None,
 ) -> Cut:
-    """What stands behind a cursor.
+    """Reads the frames behind a cursor.
 
     Args:
         folder: the lease's folder.

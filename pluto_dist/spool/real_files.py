@@ -1,4 +1,4 @@
-"""The operating system's files, as the spool uses them. See `files` for what the operations promise."""
+"""`Files` of the operating system; `files` says what each operation promises."""
 
 from __future__ import annotations
 
@@ -31,12 +31,10 @@ class RealFiles:
         self._read_only = -1
 
     def open_shut(self) -> int:
-        """See `Files`."""
         fd = fcntl.fcntl(self._shut_source(), fcntl.F_DUPFD_CLOEXEC, _ABOVE_STDIO)
         return self._keep(fd)
 
     def create(self, path: str) -> int:
-        """See `Files`."""
         fd = os.open(path, _CREATE, 0o600)
         try:
             fd = _above_stdio(fd)
@@ -50,8 +48,7 @@ class RealFiles:
     write = staticmethod(os.write)
 
     def replace(self, fd: int, new: int) -> int:
-        """See `Files`."""
-        if fd == new:  # the old one was closed by somebody, and the new one got its number
+        if fd == new:  # the old one was closed by foreign code, and the new one got its number
             return fd
         if not self._is_ours(fd):
             self._ours.pop(fd, None)
@@ -61,19 +58,16 @@ class RealFiles:
         return fd
 
     def shut(self, fd: int) -> None:
-        """See `Files`."""
         if self._is_ours(fd):
             self._redirect(fd, self._shut_source())
 
     def close(self, fd: int) -> None:
-        """See `Files`."""
         ours = self._is_ours(fd)
         self._ours.pop(fd, None)  # first: another thread may get the number as soon as it is free
         if ours:
             os.close(fd)
 
     def sync(self, path: str) -> None:
-        """See `Files`."""
         fd = os.open(path, _READ)
         try:
             os.fsync(fd)
@@ -81,7 +75,6 @@ class RealFiles:
             os.close(fd)
 
     def sizes(self, folder: str) -> dict[str, int]:
-        """See `Files`."""
         sizes: dict[str, int] = {}
         try:
             with os.scandir(folder) as entries:
@@ -95,7 +88,6 @@ class RealFiles:
         return sizes
 
     def folders(self, folder: str) -> list[str]:
-        """See `Files`."""
         try:
             with os.scandir(folder) as entries:
                 return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
@@ -103,7 +95,6 @@ class RealFiles:
             return []
 
     def read_at(self, path: str, offset: int, count: int) -> bytes:
-        """See `Files`."""
         fd = _open_own(path)
         try:
             data = os.pread(fd, count, offset)
@@ -117,7 +108,6 @@ class RealFiles:
             os.close(fd)
 
     def being_written(self, path: str) -> bool:
-        """See `Files`."""
         fd = _open_own(path)
         try:
             return _is_locked(fd)
@@ -125,7 +115,6 @@ class RealFiles:
             os.close(fd)
 
     def unlink_if(self, path: str, size: int) -> bool:
-        """See `Files`."""
         fd = _open_own(path)
         try:
             if os.fstat(fd).st_size != size or _is_locked(fd):
@@ -136,18 +125,15 @@ class RealFiles:
             os.close(fd)
 
     def unlink(self, path: str) -> None:
-        """See `Files`."""
         Path(path).unlink()
 
     def touch_older(self, path: str, before: float) -> bool:
-        """See `Files`."""
         if Path(path).lstat().st_mtime >= before:
             return False
         os.utime(path, follow_symlinks=False)
         return True
 
     def free_bytes(self, path: str) -> int:
-        """See `Files`."""
         found = os.statvfs(path)
         return found.f_bavail * found.f_frsize
 
@@ -178,7 +164,7 @@ class RealFiles:
 
 @functools.cache
 def real_files() -> RealFiles:
-    """The one that all writers and readers of a process share: it keeps a descriptor open."""
+    """The object that all writers and readers of a process share: it keeps a descriptor open."""
     return RealFiles()
 
 
@@ -188,7 +174,7 @@ def _identity(fd: int) -> _Identity:
 
 
 def _above_stdio(fd: int) -> int:
-    """Moves a descriptor off 0 to 2, which are free in a daemon and which others print to."""
+    """Moves a descriptor off 0 to 2: they are free in a daemon, and foreign code prints to them."""
     if fd >= _ABOVE_STDIO:
         return fd
     moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _ABOVE_STDIO)

@@ -1,6 +1,7 @@
-"""Taking segments away that are delivered, and keeping those that are not from cleaners of /var/tmp.
+"""Retention: removal of delivered segments, and protection of the others from cleaners of /var/tmp.
 
-`core.rules.stream` decides which may go; `remove` looks once more, because a late write may have come since.
+`core.rules.stream` decides which may go; `remove` checks the size once more, because a late write may have
+come since.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The content of a logged file, read as what it was when it was logged, or not at all.
+"""The content of a logged file, read as it was when it was logged, or not at all.
 
-A blob that is a copy never changes. A file of the user's may: it is looked at before the first byte is read
-and after the last one, and the last piece is given out only then. So nobody has a whole content that is not
-the one that was logged.
+A blob that is a copy never changes. A file of the user's may: it is compared with what was logged before the
+first byte is read and after the last one, and the last piece is given out only then. So no reader gets a
+whole content that is not the logged one.
 
 Limit: a filesystem notes a change in the time of the file, which moves in ticks (4 ms on most kernels). A
 write in the very tick of the one before `log()` that leaves the size alone is not seen.
@@ -21,7 +21,7 @@ from typing import Final
 
 import msgspec
 
-from pluto_dist.spool.file_lines import FileLine, Seen
+from pluto_dist.spool.file_lines import FileLine, Part, Seen
 
 PIECE: Final = 1 << 20
 _READ: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # a named pipe must not hold up the caller
@@ -37,8 +37,8 @@ class Source(msgspec.Struct, frozen=True):
     Attributes:
         path: where it is now, absolute.
         size: bytes.
-        seen: what the user's file was; None for a copy.
-        called: the user's name of it.
+        seen: state of the user's file when it was logged; None for a copy.
+        called: the user's name of the file.
     """
 
     path: str
@@ -47,7 +47,7 @@ class Source(msgspec.Struct, frozen=True):
     called: str = ""
 
     def check(self) -> None:
-        """Whether it is there, and as it was.
+        """Checks that the content is there, and as it was.
 
         Raises:
             ChangedError: it is not.
@@ -115,17 +115,23 @@ class Source(msgspec.Struct, frozen=True):
 _ADVICE: Final = "log() had not copied it. Leave a file as it is until it is delivered, or raise files_copy"
 
 
-def source_of(line: FileLine) -> Source:
+def source_of(line: FileLine | Part) -> Source:
     """The content of a line with an absolute path; of a copy the file says the size, not the line."""
+    size = line.size if isinstance(line, Part) else line.file_size
     if line.seen is not None:
-        return Source(line.path, line.file_size, line.seen, line.source)
+        return Source(line.path, size, line.seen, line.source)
     with suppress(OSError):  # reading it says why
         return Source(line.path, Path(line.path).stat().st_size)
-    return Source(line.path, line.file_size)
+    return Source(line.path, size)
+
+
+def sources_of(line: FileLine) -> tuple[Source, ...]:
+    """The contents of a line: one, or those of a folder's files."""
+    return tuple(map(source_of, line.contents))
 
 
 def seen_in(found: os.stat_result) -> Seen:
-    """What a file is now."""
+    """The state of a file now."""
     return Seen(found.st_size, found.st_mtime_ns, found.st_ino, found.st_dev)
 
 

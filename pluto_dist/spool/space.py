@@ -1,4 +1,4 @@
-"""How much disk the spool may take."""
+"""Space: how much disk the spool may take, its quota and what it leaves free."""
 
 from __future__ import annotations
 

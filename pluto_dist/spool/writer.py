@@ -1,8 +1,8 @@
-"""Trainer side: a record is one `write()` of header and payload to a file opened with O_APPEND.
+"""The writing end of a stream: a record is one `write()` of header and payload with O_APPEND.
 
-`append` may be called by any thread, and by a signal handler that interrupts an `append`: the way of a
-record takes no lock. What is rare (a first segment, rotation, trouble) is done by whoever meets it; nobody
-waits for anybody.
+`append` may be called by any thread, and by a signal handler that interrupts an `append`: the way of a record
+takes no lock (G4). What is rare (a first segment, rotation, trouble) is done by the thread that meets it, and
+no thread waits for another.
 
 A descriptor that must not be written to is shut (see `files`). That is the only state the hot path sees: a
 refused write leads to `_append_anew`, which opens the next segment or drops the record. It is so at the
@@ -58,7 +58,7 @@ class Room(Protocol):
     """Whether a stream may open a segment now; `Space` is one."""
 
     def shortage(self) -> str:
-        """Why not, in a word; an empty string if it may."""
+        """The reason why not, as one word; "" if it may."""
         ...
 
 
@@ -171,8 +171,8 @@ class StreamWriter:
     def close(self) -> None:
         """Later records are dropped and counted. May be repeated.
 
-        The descriptor's number stays taken until nobody has this object: another thread may be about to
-        write to it.
+        The descriptor's number stays taken as long as this object lives: another thread may be about to write
+        to it.
         """
         self._closed = True
         self._files.shut(self._fd)
@@ -231,7 +231,7 @@ class StreamWriter:
             with suppress(OSError):  # it holds no whole frame, so it does no harm either
                 self._files.unlink(self._path(number))
             return failure
-        if not self._turning.acquire(blocking=False):  # somebody else opens one; the frame is safe in ours
+        if not self._turning.acquire(blocking=False):  # another thread opens one; the frame is safe in ours
             self._files.close(fd)
             return ""
         try:
@@ -241,7 +241,7 @@ class StreamWriter:
         return ""
 
     def _rotate(self) -> None:
-        """Goes on in a new segment. Who comes second, or in a signal handler, goes on in the old one."""
+        """Goes on in a new segment. A second thread, or a signal handler, goes on in the old one."""
         if not self._turning.acquire(blocking=False):
             return
         try:

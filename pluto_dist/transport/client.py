@@ -28,10 +28,24 @@ class DealerClient:
         self.socket.setsockopt(zmq.LINGER, 0)
         self.socket.setsockopt(zmq.SNDHWM, 64)
         self.socket.setsockopt(zmq.RECONNECT_IVL, 20)
+        self._breaks = self.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self.socket.connect(f"ipc://{path}")
 
+    @property
+    def sockets(self) -> tuple[zmq.Socket[bytes], ...]:
+        """What can be read when there is a reply, or when the connection has broken."""
+        return self.socket, self._breaks
+
+    def broke(self) -> bool:
+        """Whether the connection has broken since the last call: its coordinator is gone."""
+        broken = False
+        while self._breaks.poll(0):
+            self._breaks.recv_multipart(zmq.DONTWAIT)
+            broken = True
+        return broken
+
     def send(self, request: Request) -> bool:
-        """Whether it was queued."""
+        """Queues a request; False if the queue is full."""
         try:
             self.socket.send(encode(request), zmq.DONTWAIT)
         except zmq.Again:
@@ -57,7 +71,7 @@ class DealerClient:
         return None
 
     def ask(self, question: Question, timeout_s: float) -> Answer | Refusal | None:
-        """Sends a question and waits for its answer, or for what the coordinator says about the message."""
+        """Sends a question and waits for its answer or refusal; None after the timeout."""
         self.send(question)
         deadline = time.monotonic() + timeout_s
         while (left := deadline - time.monotonic()) > 0:

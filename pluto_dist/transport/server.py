@@ -1,8 +1,8 @@
 """The coordinator's end of the socket: a ROUTER on an ipc path.
 
-Only frames of the right shape go further; everything else is answered with a `Refusal` and counted. A peer
-that is gone is no error. Binding happens under the coordinator's lock: a second bind on an ipc path would
-take it over silently.
+Only messages that decode go further; every other one is answered with a `Refusal` and counted. A peer that is
+gone is no error. Binding happens under the coordinator's lock: a second bind on an ipc path would take it
+over silently.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class RouterServer:
         path.chmod(0o600)
 
     def receive(self) -> Iterator[tuple[bytes, Request]]:
-        """What has arrived, up to a burst."""
+        """Requests that have arrived with their peers, up to a burst."""
         for _ in range(BURST):
             try:
                 frames = self.socket.recv_multipart(zmq.DONTWAIT)
@@ -51,7 +51,7 @@ class RouterServer:
                 yield frames[0], request
 
     def send(self, peer: bytes, reply: Reply) -> bool:
-        """Whether it could be handed over; False for a peer that is gone or does not read."""
+        """Hands a reply over; False for a peer that is gone or does not read."""
         try:
             self.socket.send_multipart([peer, encode(reply)], zmq.DONTWAIT)
         except (zmq.Again, zmq.ZMQError) as error:
@@ -61,7 +61,7 @@ class RouterServer:
         return True
 
     def withdraw(self, wait_s: float) -> bool:
-        """Leaves if nobody wants anything: takes the path away, so that nobody new finds it, and waits.
+        """Leaves if no message is on its way: moves the path aside, for no new client to find it, and waits.
 
         Returns:
             False if a message came after all; the path is back, and no client has noticed anything.

@@ -262,7 +262,7 @@ def line(path: str = "0" * 32, **more: object) -> FileLine:
 def test_lines_get_the_place_of_their_blob_and_no_other(folder: Path) -> None:
     """G11: a line cannot name a file of somebody else, or one outside of its lease."""
     (good,) = located([encode_line(line())], "/lease")
-    assert good == encode_line(line(f"/lease/blobs/{'0' * 32}"))
+    assert good == encode_line(line(f"/lease/blobs/{'0' * 32}", id="0" * 32))
     for path in ("/etc/passwd", "../x", "", "0" * 31, "0" * 32 + "/..", "A" * 32):
         (bad,) = located([encode_line(line(path))], "/lease")
         assert read_line(bad) == line("")

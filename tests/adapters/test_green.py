@@ -72,12 +72,12 @@ def test_a_message_that_is_there_already_is_not_waited_for(monkeypatch: pytest.M
     real = select.select
     monkeypatch.setattr(select, "select", lambda *given: (waited.append(given[3]), real(*given))[1])
     other.send(b"first")
-    assert not green.wait_for_message(one, read, 60.0)
+    assert not green.wait_for_message((one,), read, 60.0)
     assert one.poll(PATIENCE_S * 1000)
-    assert not green.wait_for_message(one, read, 60.0)
+    assert not green.wait_for_message((one,), read, 60.0)
     assert waited[-1] == 0.0
     os.write(write, b"!")
-    assert green.wait_for_message(one, read, 60.0)
+    assert green.wait_for_message((one,), read, 60.0)
     context.destroy(linger=0)
     os.close(read)
     os.close(write)

@@ -38,7 +38,7 @@ class Driver:
     Attributes:
         hold: kinds of slow effects (their class names) that are not answered until `release`.
         saves: what has been committed, (table, key) -> JSON.
-        views: the last view of each lease; `replies`: answers to questions.
+        views: the last view of each lease; `replies`: answers to questions, `answers` the same by who asked.
         documents: what the store has, by Run key.
         said: lines of the coordinator's log.
         others: effects that nothing here answers (samples of the node, blobs that are not needed any more).
@@ -72,6 +72,7 @@ class Driver:
         self.processes: list[Process] = []
         self.views: dict[str, View] = {}
         self.replies: list[Answer | Refusal] = []
+        self.answers: dict[bytes, list[Answer | Refusal]] = {}
         self.documents: dict[str, bytes] = {}
         self.set_aside: set[tuple[str, str, int, int]] = set()
         self.said: list[str] = []
@@ -233,6 +234,8 @@ class Driver:
         match effect:
             case do.Send(peer=peer, reply=reply):
                 self._deliver(peer, reply)
+            case do.GiveItem(peer=peer):
+                self._deliver(peer, Answer(request=effect.request, body=self._item(effect)))
             case do.ReadLifecycle(lease_id=lease_id):
                 self._read(self.spools.get(lease_id) or Spool(lease_id, effect.folder, ""))
             case do.WatchProcess(lease_id=lease_id):
@@ -337,6 +340,13 @@ class Driver:
                 self.views[reply.lease_id] = reply
         else:
             self.replies.append(reply)
+            self.answers.setdefault(peer, []).append(reply)
+
+    def _item(self, effect: do.GiveItem) -> bytes:
+        kept = self.saves.get(("items", effect.key))
+        return msgspec.json.encode(
+            {"number": effect.number, "last": effect.last, "item": msgspec.Raw(kept or b"null")}
+        )
 
     def _read(self, spool: Spool) -> None:
         known = self._tails.get(spool.lease_id, 0)
@@ -366,6 +376,7 @@ class Driver:
                 exit_code=code,
                 signal=signal,
                 oom=process.oom and seen,
+                family=process.family,
                 next_step=process.steps,
             )
         )

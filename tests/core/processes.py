@@ -15,11 +15,14 @@ from pluto_dist.core.values.lifecycle import (
     ConfigUpdated,
     Evidence,
     Finished,
+    ItemDone,
     LifecycleEntry,
+    Published,
     TagsAdded,
     TagsRemoved,
     Target,
     Unreadable,
+    Unsubscribed,
 )
 from pluto_dist.core.values.messages import PROTOCOL, View
 from tests.core.spool import Spool
@@ -40,6 +43,7 @@ class Process:
         spool: of the newest lease.
         status: (exit code, signal) once it is dead.
         died_ms: when that was.
+        family: children that it has forked outlive it.
     """
 
     world: World
@@ -52,6 +56,7 @@ class Process:
     status: tuple[int | None, str] | None = None
     died_ms: int = 0
     oom: bool = False
+    family: bool = False
     steps: int = 0
 
     @property
@@ -187,6 +192,28 @@ class Process:
         else:
             child.kill(signal)
         return self
+
+    # --- hand-over --------------------------------------------------------------------------------
+
+    def publish(self, topic: str = "t", payload: object = None) -> Process:
+        body = msgspec.Raw(msgspec.json.encode(payload))
+        return self._say(Published(topic=topic, payload=body, **self._stamp()))
+
+    def done(self, number: int, topic: str = "t", group: str = "") -> Process:
+        return self._say(ItemDone(topic=topic, number=number, group=group, **self._stamp()))
+
+    def leave_loop(self, member: int = 1, topic: str = "t", group: str = "") -> Process:
+        return self._say(Unsubscribed(topic=topic, member=member, group=group, **self._stamp()))
+
+    def take(self, topic: str = "t", *, group: str = "", latest: bool = False, member: int = 1) -> Process:
+        """Asks for the next item; `got` says what came."""
+        self.world.take(self, topic, group=group, latest=latest, member=member)
+        return self
+
+    @property
+    def got(self) -> list[int | str]:
+        """Numbers of the items that it was given so far; "ended" once the topic was over."""
+        return self.world.got(self)
 
     # --- ends -------------------------------------------------------------------------------------
 

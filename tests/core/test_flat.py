@@ -13,8 +13,10 @@ from types import FrameType
 import pytest
 
 from pluto_dist.core.machine.views import SPREAD_S
+from pluto_dist.core.rules import verdict
 from pluto_dist.core.values import events as on
 from pluto_dist.core.values.messages import PROTOCOL, Sync
+from pluto_dist.core.values.records import Lease, Run
 from tests.core.processes import Process
 from tests.core.world import World
 
@@ -82,6 +84,23 @@ def test_the_cost_is_the_same_beside_one_lease_and_beside_many(what: str) -> Non
         world = Calm(leases)
         costs[leases] = world.cost(lambda: ACTS[what](world))  # noqa: B023 # called at once
     assert 0 < costs[MANY] <= AT_MOST * costs[FEW], costs
+
+
+def test_the_same_facts_are_judged_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of the coordinator that ask for a Run's phase in one event share the answer."""
+    judged: list[tuple[Run, tuple[Lease, ...], float]] = []
+
+    def assess(run: Run, members: tuple[Lease, ...], now: float) -> verdict.Assessment:
+        judged.append((run, members, now))
+        return original(run, members, now)
+
+    original = verdict.assess
+    monkeypatch.setattr(verdict, "assess", assess)
+    world = World()
+    world.process("train").init("r").finish().exit()
+    world.wait(10)
+    assert judged
+    assert len({(id(run), tuple(map(id, members)), now) for run, members, now in judged}) == len(judged)
 
 
 def test_tags_of_many_reach_all_others_together() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from pluto_dist.core.rules.session import Session
 from pluto_dist.core.values.messages import View
 
@@ -35,3 +37,28 @@ def test_entries_that_are_not_taken_are_told_again_at_once() -> None:
     assert session.next(0.0).send
     session.heard(view(folded=1), 0.05)
     assert session.deadline() < 0.2
+
+
+def test_a_broken_connection_is_not_waited_out() -> None:
+    """G12: a coordinator that is killed is missed at once, not at the next heartbeat."""
+    session = Session(HEARTBEAT_S, 0.0)
+    assert session.next(0.0).send
+    session.heard(view(), 0.1)
+    session.lost(2.0)
+    assert session.deadline() <= 2.0
+    todo = session.next(2.0)
+    assert todo.send
+    assert todo.launch
+
+
+def test_a_coordinator_that_dies_at_each_start_is_started_ever_more_rarely() -> None:
+    session = Session(HEARTBEAT_S, 0.0, listening=False)
+    launches, now = [], 0.0
+    while now < 20.0:
+        if session.next(now).launch:
+            launches.append(now)
+            session.lost(now)
+        now += 0.05
+    pauses = [later - earlier for earlier, later in itertools.pairwise(launches)]
+    assert len(launches) <= 7
+    assert pauses == sorted(pauses)

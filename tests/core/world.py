@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from pluto_dist.core.values import events as on
 from pluto_dist.core.values.ids import Identity, Job
 from pluto_dist.core.values.lifecycle import Target
-from pluto_dist.core.values.messages import PROTOCOL, Answer, ForceFinish, Question, Refusal, Sync
+from pluto_dist.core.values.messages import PROTOCOL, Answer, ForceFinish, Question, Refusal, Sync, TakeItem
 from pluto_dist.core.values.records import Lease, Run
 from tests.core.driver import Driver
 from tests.core.processes import PLUTO, Launch, Process
@@ -28,6 +30,7 @@ class World(Driver):
     """
 
     def __init__(self, target: Target = PLUTO, **options: Any) -> None:
+        self._asked = 0
         super().__init__(target, **options)
         self.start()
 
@@ -63,6 +66,29 @@ class World(Driver):
         self._handle(on.Asked(peer=b"person", question=question))
         self.settle()
         return self.replies[-1] if self.replies else None
+
+    def take(self, process: Process, topic: str, *, group: str, latest: bool, member: int) -> None:
+        """A process asks for an item, over its own connection; each question has a number of its own."""
+        self._asked += 1
+        if not self.running:
+            return
+        question = TakeItem(
+            request=self._asked,
+            lease_id=process.spool.lease_id,
+            topic=topic,
+            member=member,
+            entries=len(process.spool.entries),
+            group=group,
+            latest=latest,
+        )
+        self._handle(on.Asked(peer=process.spool.lease_id.encode(), question=question))
+        self.settle()
+
+    def got(self, process: Process) -> list[int | str]:
+        """What a process was given: the numbers of items, and "ended"."""
+        answers = self.answers.get(process.spool.lease_id.encode(), [])
+        found = [msgspec.json.decode(each.body) for each in answers if isinstance(each, Answer)]
+        return ["ended" if each.get("ended") else each["number"] for each in found]
 
     def force_finish(self, run: str, status: str, *, force: bool = True) -> Answer | Refusal | None:
         """`pluto-dist finish`."""

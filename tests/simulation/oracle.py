@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from pluto_dist.core.machine.beats import KNOWN_S
+from pluto_dist.core.machine.beats import KNOWN_S, LAST_S
 from pluto_dist.core.values.book import Book
 from pluto_dist.core.values.records import Lease, Run
 
@@ -58,10 +58,12 @@ def _was_to_be_found(world: World, book: Book, run: Run, cancelled: float) -> bo
     if cancelled >= reported:
         return False
     asked = [(at, heard) for at, heard in server.questions[run.id or 0] if ended <= at <= reported]
-    if any(heard and at >= cancelled for at, heard in asked):
+    hung = [(start, end) for start, end in server.hung[run.key] if start <= reported < end]
+    unanswered = {start for start, _ in hung}
+    if any(heard and at >= cancelled and at not in unanswered for at, heard in asked):
         return True
-    if any(start <= decided and end > reported for start, end in server.hung[run.key]):
-        return False
+    if any(start <= max(decided, reported - LAST_S + CLOSE_BY_S) for start, _ in hung):
+        return False  # the status waits no longer for an answer
     return not any(heard or at >= cancelled for at, heard in asked)
 
 

@@ -268,8 +268,12 @@ class World:
 
     def _deliver_reply(self, peer: bytes, reply: Reply) -> None:
         process = self.leases.get(peer.decode())
-        if process is not None and not process.gone and isinstance(reply, View):
+        if process is None or process.gone:
+            return
+        if isinstance(reply, View):
             self.at(0.0, lambda: process.hear(reply), process)
+        else:
+            self.at(0.0, lambda: process.answered(reply), process)
 
     # --- coordinator --------------------------------------------------------------------------------
 
@@ -296,6 +300,8 @@ class World:
         if self.coordinator is coordinator:
             self.coordinator = None
             self._down_since = self.now
+            for process in dict.fromkeys(self.leases.values()):
+                self.at(0.001, process.unlinked, process)
 
     def boundary(self, what: object) -> None:
         """A place where a coordinator may be killed."""

@@ -1,11 +1,10 @@
-"""Backend `local`: the store is the whole world.
+"""Backend `local`: Runs in the store, without a server.
 
-Everything that the server would be told (names, tags, config, status) is in the Run's document, which the
-coordinator writes anyway; those calls therefore have nothing to do here.
+Names, tags, config and status are in the Run's document, which the coordinator writes anyway, so the calls
+that would send them have nothing to do here. What is left is opening Runs and copying records.
 
-Which Run a fork continues, by the server's rule.
-
-While the parent is itself a fork and the step lies in what it inherited, the parent's parent is meant.
+A fork continues the Run that `resolve` finds, by the server's rule: while the named parent is itself a fork
+and the step lies in what it inherited, the parent's parent is meant.
 """
 
 from __future__ import annotations
@@ -15,6 +14,8 @@ from pathlib import Path
 
 import msgspec
 
+from pluto_dist.backend import ledger
+from pluto_dist.backend.ledger import Entry
 from pluto_dist.backend.local import files
 from pluto_dist.backend.local.store import Store
 from pluto_dist.core.rules.kinship import goes_on_in_queue
@@ -40,6 +41,7 @@ from pluto_dist.core.values.backend import (
 from pluto_dist.core.values.document import Document, read
 from pluto_dist.core.values.ids import RunRef, display_prefix
 from pluto_dist.spool.batches import next_step
+from pluto_dist.spool.file_lines import read_line
 from pluto_dist.spool.names import segment_name
 from pluto_dist.spool.sources import ChangedError
 
@@ -47,7 +49,7 @@ JOIN_AGAIN_S = 2.0  # a Run that is not there yet is looked for again
 
 
 class LocalBackend:
-    """See the module's docstring.
+    """The `Backend` of one store.
 
     Args:
         store: absolute path of the store folder.
@@ -76,17 +78,28 @@ class LocalBackend:
         name = segment_name(batch.stream, batch.segment)
         try:
             if batch.kind == "files":
-                for index, line in enumerate(batch.lines):
-                    try:
-                        kept = files.keep(self._store, run.key, line)
-                    except ChangedError as error:
-                        return Rejected(str(error), good=index)
-                    if kept is None:
-                        return Rejected(f"there is no such file: {line[:200]!r}", good=index)
+                refused = self._keep(run, batch)
+                if refused is not None:
+                    return refused
             self._store.copy_segment(run.key, batch.lease_id, name, batch.start, batch.raw)
         except OSError as error:
             return Retry(f"the store {self._store.root} cannot take it: {error}")
         return Delivered()
+
+    def _keep(self, run: BackendRun, batch: Batch) -> Rejected | None:
+        entries: list[Entry] = []
+        for index, line in enumerate(batch.lines):
+            try:
+                kept = files.keep(self._store, run.key, line)
+            except ChangedError as error:
+                return Rejected(str(error), good=index)
+            if kept is None:
+                return Rejected(f"there is no such file: {line[:200]!r}", good=index)
+            fields = read_line(line)
+            if kept.id and fields is not None and fields.log_type in ledger.LISTED:
+                entries.append(msgspec.structs.replace(kept, lease_id=batch.lease_id))
+        ledger.add(self._store.run(run.key), entries)
+        return None
 
     def register(self, run: BackendRun, names: dict[str, LogType]) -> Outcome:
         return Delivered()
@@ -104,7 +117,7 @@ class LocalBackend:
         return Beat(Delivered())
 
     def seat_epoch(self, run: BackendRun) -> int | Outcome:
-        """See `Backend`. A store has one writer."""
+        """0: a store has one writer, so there are no seats to tell apart."""
         return 0
 
     def revive(self, run: BackendRun) -> Outcome:
@@ -136,7 +149,7 @@ class LocalBackend:
         return msgspec.structs.replace(reopened, resumed=False)  # the answer to the first call was lost
 
     def _joined(self, request: OpenRequest, found: bytes | None) -> OpenResult:
-        """Only a Run that has ended: one that has not is written by its own coordinator, wherever that is."""
+        """Joins a Run that has ended; a live one is written by its own coordinator, wherever that is."""
         if found is None:
             return Unavailable(self._not_found(request), JOIN_AGAIN_S, absent=True)
         document = read(found)
@@ -147,7 +160,7 @@ class LocalBackend:
     def _create(self, request: OpenRequest) -> OpenResult:
         external = request.external_id or request.key
         holder = self._store.claim_external(request.project, external, request.key)
-        if holder != request.key:  # somebody was faster
+        if holder != request.key:  # another process was faster
             return self._open(request)
         parent = None
         if request.parent is not None:
@@ -199,7 +212,7 @@ class LocalBackend:
         )
 
     def _steps(self, found: Document) -> dict[str, int]:
-        """The document may be a second older than the streams beside it; a SIGKILL leaves it so."""
+        """Next steps by participant, from document and streams: after a SIGKILL the document may be older."""
         owners = {lease.lease_id: lease.participant for lease in found.leases}
         steps: dict[str, int] = {}
         for folder in self._store.streams(found.key):
@@ -239,7 +252,7 @@ MAX_HOPS = 10  # as on the server
 
 
 class LineageError(ValueError):
-    """Parent or step do not fit."""
+    """The parent of a fork is unknown, or has not reached the step."""
 
 
 def resolve(find: Callable[[RunRef], Document | None], ref: RunRef, step: int) -> Document:

@@ -1,8 +1,8 @@
 """Facts about this process and its ancestors, for job detection (R4).
 
-Read once per `init()`: Linux by /proc (three small files a process), elsewhere by psutil. Of the environments
-only the launchers' variables are looked at. The chain ends where a process cannot be seen: at the top of the
-pid namespace, or when a parent dies while it is read.
+Read once per `init()`: on Linux from /proc (three small files a process), elsewhere by psutil. Of
+environments only the launchers' variables are read. The chain of ancestors ends where a process cannot be
+seen: at the top of the pid namespace, or when a parent dies while it is read.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _POOL_MARKS = ("--multiprocessing-fork", "from multiprocessing.forkserver", "lok
 
 
 def read_process(identity: Identity) -> ProcessFacts:
-    """What this process knows about itself; the identity is the caller's."""
+    """Facts about this process; the identity is the caller's."""
     return ProcessFacts(
         identity=identity,
         environ=_own_environ(),
@@ -41,7 +41,7 @@ def read_process(identity: Identity) -> ProcessFacts:
 
 
 def read_ancestors(identity: Identity) -> tuple[AncestorFacts, ...]:
-    """Parent first.
+    """Facts about the ancestors, parent first.
 
     Args:
         identity: this process; its boot and pid namespace are those of every ancestor it can see.
@@ -51,7 +51,7 @@ def read_ancestors(identity: Identity) -> tuple[AncestorFacts, ...]:
 
 
 def program_of(comm: str, args: Sequence[str]) -> str:
-    """What a process runs: the program's name, for Python the name of its script or module."""
+    """Name of the program that a process runs; for Python, of its script or module."""
     if not args or not args[0]:
         return comm
     name = PurePath(args[0].partition(": ")[0]).name.lstrip("-")  # "sshd: user@pts/0", "-bash"

@@ -37,10 +37,11 @@ class File(Media):
 
 
 class Artifact(Media):
-    """A file that a job produced, such as a checkpoint.
+    """A file or folder that a job produced, such as a checkpoint.
 
     Args:
-        data: path of a regular file, or the content.
+        data: path of a regular file, of a folder, or a pattern such as `ckpt/*.pt`; or the content. A folder
+            and the files of a pattern are one artifact, whose manifest has their names, sizes and checksums.
         caption: a line for people; also what the file is called.
         metadata: a dict that the server keeps with the file.
         path: another name of `data`.

@@ -1,4 +1,4 @@
-"""`Image`, and how what people have becomes a PNG."""
+"""`Image`: files, arrays, figures and Pillow images as encoded pictures."""
 
 from __future__ import annotations
 

@@ -1,10 +1,11 @@
-"""Claims become roles: finds the Run that is meant, asks the decision table, carries it out (R4, R5).
+"""Admission: from a claim to a role. Finds the Run that is meant, has `rules/claims` decide, grants (R4, R5).
 
-Which of the Runs that are known here a claim means (R4, R5).
+A claim names a target: the store of its folder, its server and key. A new Run goes there. A process that
+joins a Run need not have the same target: an eval may be started in another folder, or without the key, and a
+script may change its folder before `init()`. So Runs of the same target come first, then all others of this
+node.
 
-A claim names a target: the store of its folder, its server and key. That is where a new Run goes. Whoever
-joins a Run need not share it: an eval may be started in another folder, or without the key, and a script may
-change its folder before `init()`. So the Runs of the same target come first, then all others of this node.
+Claims that cannot be decided yet wait, and are decided again after every event that changes something.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ from pluto_dist.core.rules.kinship import (
     without_rank,
 )
 from pluto_dist.core.rules.participants import label_of, participant_of
-from pluto_dist.core.rules.verdict import Phase, assess, members_of, restarts_left
+from pluto_dist.core.rules.verdict import Phase, restarts_left
 from pluto_dist.core.values.book import Book, Config
 from pluto_dist.core.values.effects import CheckLiveness, LookAtStreams
 from pluto_dist.core.values.ids import DEFAULT_PROJECT, RunRef
@@ -54,7 +55,7 @@ from pluto_dist.core.values.records import Lease, Run
 
 
 class Finder:
-    """Looks at the book; keeps nothing."""
+    """Finds the Run that a claim means, in the book; has no state."""
 
     def __init__(self, book: Book) -> None:
         self._book = book
@@ -85,9 +86,9 @@ class Finder:
         return predecessor(claim, present)
 
     def _starts_again(self, claim: Claim, run: Run) -> bool:
-        """Whether the claim's job was started again, which has nothing to do with the Run of the first start.
+        """Whether this is a new start of the claim's job, and so has no part in the Run of the first start.
 
-        While the launcher has restarts left it says itself what is a restart.
+        A launcher that has restarts left counts them itself, by the attempt.
         """
         restarting = restarts_left(run) and not run.ended
         return not restarting and self.predecessor(claim, run) is not None
@@ -107,11 +108,11 @@ class Finder:
         def there(run: Run) -> bool:
             return meant(run) and not sought(run)
 
-        # One that others look for in vain comes last: by now it may have been made, in its own project.
+        # A Run still looked for on the server comes last: by now it may have been made, in its own project.
         return self._choose(there, claim) or self._choose(joined, claim) or self._choose(meant, claim)
 
     def _choose(self, fits: Callable[[Run], bool], claim: Claim) -> Run | None:
-        """The one Run that fits; of several that of the claim's own target."""
+        """The only Run that fits; of several the one with the claim's target."""
         found = list(filter(fits, self._book.runs))
         own = [run for run in found if run.target == claim.target]
         return _only(own or found)
@@ -130,12 +131,12 @@ class Finder:
 
 
 def _joins(claim: Claim) -> bool:
-    """Whether it would rather be beside others than have a Run of its own."""
+    """Whether the claim prefers an existing Run of others to a new one."""
     return claim.verb == "attach" or claim.run_from_env or claim.wanted == "side"
 
 
 def _may_join(claim: Claim, run: Run) -> bool:
-    """Who only attaches names no project; a script that calls `init()` may have none of its own."""
+    """Whether a claim fits a Run: an `attach()` names no project, an `init()` must name the Run's or none."""
     if claim.verb == "attach":
         return not sought(run)
     named = claim.project in (run.project, DEFAULT_PROJECT)
@@ -148,7 +149,7 @@ def _only(runs: Iterable[Run]) -> Run | None:
 
 
 class Admission:
-    """Waiting claims and what becomes of them."""
+    """Claims that wait, and the grants that they get."""
 
     def __init__(self, context: Context, opening: Opening, shared: Shared, clusters: Clusters) -> None:
         self._context = context
@@ -172,9 +173,9 @@ class Admission:
         self._carry_out(lease, run, decision)
 
     def _with_parent(self, lease: Lease) -> tuple[Lease, Lease | None]:
-        """The lease of the process that started this one, if the claim joins its Run or waits to know that.
+        """The lease with the claim as it counts, and the parent's lease if the claim may join that one's Run.
 
-        What was found once stays: when it asks again its parent may be gone, or be another one.
+        A parent that was found once is kept in the lease: at a later try it may be gone.
         """
         claim = lease.opened
         former = self._book.leases.get(claim.heir_of)
@@ -194,7 +195,7 @@ class Admission:
         return self._context.change_lease(lease, opened=opened, parent=parent.lease_id), parent
 
     def _parent(self, claim: Claim) -> Lease | None:
-        """Whose child the claim's process is: who called for it, or where it found a handle that it uses."""
+        """The lease of the process that started the claim's process, or that gave it the handle it uses."""
         if claim.via == "handle":
             run = self._finder.find(claim)
             working = self._book.leases_of(run.key) if run is not None else ()
@@ -212,16 +213,16 @@ class Admission:
         return self._context.change_lease(lease, opened=unlaunched(lease.opened))
 
     def look_first(self, lease: Lease, other: Lease) -> None:
-        """Decides a claim only after another lease has been looked at."""
+        """Puts a claim off until the liveness of another lease's process has been checked."""
         self._deadlines[lease.lease_id] = None
         self._verifying.add(lease.lease_id)
         self._context.emit(CheckLiveness(claim=lease.lease_id, lease_id=other.lease_id))
 
     def retry(self) -> None:
-        """Something has changed: asks again for every claim that waits, unless it is being looked into.
+        """Decides every waiting claim again, except those that wait for a check of liveness.
 
-        The lowest rank comes first: the others wait for what it becomes. What is granted may be what a claim
-        that was looked at before it waits for, so all that still wait are asked again after a grant.
+        The lowest rank comes first, because the others wait for its role. A grant may be what an earlier
+        claim of the round waits for, so after a grant all that still wait are decided once more.
         """
         self._granted = True
         while self._granted:
@@ -238,7 +239,7 @@ class Admission:
         return (lease.opened.job.rank or 0) if lease is not None else 0
 
     def verified(self, claim: str) -> None:
-        """The owner was looked at for this claim; if it was dead, that is known by now."""
+        """Decides a claim after the owner was checked; if that was dead, `ProcessDied` has come before."""
         self._verifying.discard(claim)
         lease = self._book.leases.get(claim)
         if lease is not None and lease.state == "waiting":
@@ -273,7 +274,7 @@ class Admission:
                 self.refuse(lease, error, message)
             case Create(want=want):
                 self._deadlines[lease.lease_id] = None
-                if run is not None and sought(run):  # another node was asked for it, in vain
+                if run is not None and sought(run):  # it was looked for as another node's, in vain
                     self._opening.withdraw(run)
                 self._opening.create(lease, want)
             case Grant():
@@ -359,7 +360,7 @@ class Admission:
         )
 
     def refuse_all(self, run: Run, error: str, message: str) -> None:
-        """The backend will not open the Run: whoever wanted to own it gets the reason, others go on."""
+        """The backend will not open the Run: refuses the claims that were to own it, with its reason."""
         for lease_id in tuple(self._deadlines):
             lease = self._book.leases[lease_id]
             opener = lease_id == run.opener
@@ -369,10 +370,11 @@ class Admission:
                 self.refuse(lease, error, message)
 
     def _contribute(self, lease: Lease, run: Run) -> None:
-        """The owner's config is the Run's; a side's is kept apart; that a worker has another one is told.
+        """Adds the claim's config and tags to the Run, as far as its role allows.
 
-        Tags have no such order: a worker's are added, for ranks that tag the Run with what only they know.
-        Not on a node that relays: all nodes start at once, and the server knows no merge of tags.
+        The owner's config is the Run's; a side's is kept apart; a worker's, if it differs, is only noted. A
+        worker's tags are added, for ranks that tag the Run with what only they know; not on a relay, because
+        all nodes start at once and the server cannot merge tags.
         """
         own = bytes(lease.opened.config)
         config = self._book.configs.get(run.key) or Config()
@@ -402,7 +404,7 @@ class Admission:
             return Facts(
                 run=None, parent=parent, waiting_ranks=waiting_ranks, live_runs=live, asked_at=asked_at
             )
-        everybody = members_of(run, self._book.leases_of(run.key))
+        everybody = self._context.situation(run).members
         members = tuple(member for member in everybody if member.alive)
         return Facts(
             run=run,
@@ -422,10 +424,10 @@ class Admission:
 
     def phase(self, run: Run) -> Phase:
         """The Run's phase now."""
-        return assess(run, members_of(run, self._book.leases_of(run.key)), self._context.now.at).phase
+        return self._context.situation(run).phase
 
     def _fellows(self, lease: Lease) -> list[Lease]:
-        """The claim and those of the same attempt that wait like it."""
+        """This claim, and the other waiting claims of the same attempt of its job."""
         job = lease.opened.job
         waiting = (self._book.leases[lease_id] for lease_id in self._deadlines if lease_id != lease.lease_id)
         return [lease] + [
@@ -436,7 +438,7 @@ class Admission:
 
 
 def _is_first_child(lease: Lease, others: tuple[Lease, ...]) -> bool:
-    """Whether a person has to be told that a child is in its parent's Run, although it called `init()`."""
+    """Whether this is the first child that called `init()` and got its parent's Run; a person should know."""
     return bool(lease.parent) and lease.opened.via == "call" and not any(map(_came_by_itself, others))
 
 
@@ -445,7 +447,7 @@ def _came_by_itself(lease: Lease) -> bool:
 
 
 def _settled(lease: Lease, run: Run) -> Claim:
-    """The claim as it is kept from now on: what the page of a Run is told is needed only while it is made."""
+    """The claim without its `origin`, which is needed only until the Run has been made on the backend."""
     if lease.opened.origin is None or (run.opening and run.opener == lease.lease_id):
         return lease.opened
     return msgspec.structs.replace(lease.opened, origin=None)

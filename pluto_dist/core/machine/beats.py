@@ -1,15 +1,16 @@
-"""Signs of life, and the last question before a status (G7, R10).
+"""Heartbeats to the backend, and the last question before a status (G7, R10).
 
-A sign of life is also a question: the answer is the status that the server has, and a cancel that was asked
-for on the page takes effect there with the next sign of life from any node, whatever the status is by then.
+A heartbeat is also a question: its answer is the status that the server has. A cancel that a person asked for
+on the Run's page takes effect at the server with the next heartbeat from any node, whatever the status is by
+then.
 
-**A cancel and an end that meet unseen.** A cancel that is at the server before the status goes out is the end
-of the Run. What failed meanwhile stays with it, as the first failure: the person who pressed stop finds the
-Run stopped, and sees that it had failed as well. Any other rule depends on chance: a job that dies between
-two signs of life, or while no coordinator runs, would be FAILED now and CANCELLED if the same death came a
-moment later. So the last thing before a status is one more question. The status does not wait for the answer
-longer than `LAST_S`; a cancel that comes after it changes nothing. `finish --force` is a later word than any
-cancel, so there is no question before it.
+**A cancel and an end that cross.** A cancel that is at the server before the status goes out is the end of
+the Run. What failed meanwhile stays with it, as the first failure: the person who pressed stop finds the Run
+stopped, and sees that it had failed as well. Any other rule would depend on chance: a job that dies between
+two heartbeats, or while no coordinator runs, would be FAILED now and CANCELLED if the same death came a
+moment later. So one more heartbeat, the last question, goes before a status. The status waits for its answer
+no longer than `LAST_S`; a cancel that comes after it changes nothing. A `finish --force` is later than any
+cancel, so no question precedes it.
 
 While an exit code is awaited the question is asked ahead, and the process that is about to exit waits for the
 answer: with its exit everything of the job may be killed, and then there is time for one request, the status.
@@ -26,7 +27,7 @@ from pluto_dist.core.values.effects import BeatRun
 from pluto_dist.core.values.events import Beaten
 from pluto_dist.core.values.records import Run
 
-POLL_S = 4.0  # while somebody trains, because only the answer to a heartbeat tells of a cancel
+POLL_S = 4.0  # while a process trains, because only the answer to a heartbeat brings a cancel
 APART_S = 0.25  # a node with many Runs asks no more often than this
 BEAT_S = 20.0  # the server forgets a Run 150 s after its last heartbeat and stores at most one each 30 s
 LAST_S = 3.0  # the status waits no longer for the answer to the last question
@@ -34,13 +35,13 @@ KNOWN_S = 5.0  # an answer is not older when the status goes out
 
 
 class _Question(msgspec.Struct):
-    """The last one before the status of one epoch.
+    """The last question before the status of one epoch.
 
     Attributes:
-        sent_at: since when an answer is on its way, None if none is.
-        known_at: when the question was sent whose answer came; a cancel after that is not in it.
-        over: the Run has an end at the server, as far as is known: another question would be about that.
-        ahead: the Run had no verdict yet; the status waits for the answer from when there is one.
+        sent_at: when the question was sent whose answer is awaited, None if none is.
+        known_at: when the question was sent that has been answered; a later cancel is not in that answer.
+        over: as far as is known the Run has ended at the server, and another answer would be about that end.
+        ahead: asked before there was a verdict; the status waits for the answer once there is one.
     """
 
     epoch: int
@@ -53,14 +54,14 @@ class _Question(msgspec.Struct):
     ahead: bool = False
 
     def is_known(self, now: float) -> bool:
-        """Whether there is nothing left to wait for."""
+        """Whether the status need not wait for this question: answered lately, or too old to wait for."""
         if self.over or self.known_at is None:
             return self.over or now >= self.since + LAST_S
         return now < self.known_at + KNOWN_S
 
 
 class Beats:
-    """Of all Runs; each has at most one in flight, so that an answer has one meaning."""
+    """Heartbeats of all Runs; each Run has at most one in flight, so that an answer has one meaning."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -72,11 +73,11 @@ class Beats:
         self._questions: dict[str, _Question] = {}
 
     def beat(self, run: Run, every_s: float | None) -> None:
-        """Sends a sign of life if the Run lives and it is time.
+        """Sends a heartbeat if the Run lives and it is time.
 
         Args:
-            run: whose.
-            every_s: how often, None if the Run does not live.
+            run: the Run.
+            every_s: seconds between heartbeats, None if the Run does not live.
         """
         now = self._context.now.at
         if every_s is None:
@@ -89,13 +90,13 @@ class Beats:
             self._send(run)
 
     def overdue(self, run: Run) -> bool:
-        """Whether the next sign of life has waited for an answer."""
+        """Whether a heartbeat is due and held up only by the one in flight."""
         return self._due_at.get(run.key, self._context.now.at + 1.0) <= self._context.now.at
 
     def asked_last(self, run: Run) -> bool:
-        """Whether the status may go out: the server was asked for a cancel, or nobody has to wait for that.
+        """Whether the status may go out: the last question is answered, or need not be waited for.
 
-        If not, the question is asked as soon as no other sign of life is on its way.
+        If not, it is asked as soon as no other heartbeat is in flight.
         """
         if run.forced:
             return True
@@ -122,7 +123,7 @@ class Beats:
         return run.forced or asked
 
     def doubts(self, run: Run) -> bool:
-        """Whether it has to be asked once more how the Run ended; asks."""
+        """Whether it is uncertain how the Run ended at the server; if so, asks."""
         if run.key not in self._doubted:
             return False
         if self.asked_last(run):
@@ -131,14 +132,16 @@ class Beats:
         return run.key in self._doubted
 
     def status_leaves(self, run: Run) -> None:
-        """A status goes out; a sign of life that is on its way may arrive before or after it."""
+        """A status goes out; a heartbeat in flight may reach the server before or after it."""
         if run.key in self._in_flight:
             self._crossing.add(run.key)
 
     def status_failed(self, run: Run, *, unsure: bool = False) -> None:
-        """The server did not get the status: until the next try there is time for a cancel.
+        """The server did not get the status, so that a cancel may come before the next try.
 
-        Perhaps it did (`unsure`), and then a cancel comes too late; but only where the question was answered.
+        Args:
+            run: the Run.
+            unsure: perhaps it did; then a cancel comes too late, if the last question had been answered.
         """
         question = self._questions.get(run.key)
         if question is None or question.over:
@@ -153,7 +156,7 @@ class Beats:
         self._questions.pop(run.key, None)
 
     def answered(self, run: Run, event: Beaten) -> bool:
-        """Takes an answer; False for a cancel that a status may have replaced since: `doubts` asks again."""
+        """Takes an answer; False for a cancel that the status may have replaced: then `doubts` asks again."""
         crossed = run.key in self._crossing
         self._in_flight.discard(run.key)
         self._crossing.discard(run.key)
@@ -181,7 +184,7 @@ class Beats:
         return not question.is_known(self._context.now.at)
 
     def deadline(self, run: str) -> float | None:
-        """When there may be something to do, if nothing happens before."""
+        """When a heartbeat or a status may be due, if nothing happens before."""
         waits = [self._due_at[run]] if run in self._due_at else []
         question = self._questions.get(run)
         if question is not None and question.known_at is None and not question.over:
@@ -189,7 +192,6 @@ class Beats:
         return min((at for at in waits if at > self._context.now.at), default=None)
 
     def forget(self, run: str) -> None:
-        """The Run is forgotten."""
         for known in (self._due_at, self._unheard, self._questions):
             known.pop(run, None)
         for those in (self._in_flight, self._crossing, self._doubted):
@@ -200,7 +202,7 @@ class Beats:
         self._context.emit(BeatRun(run=backend_run(run)))
 
     def _put_off(self, run: Run, *, heard: bool) -> None:
-        """A server that is in trouble is not asked as often."""
+        """Plans the next heartbeat; a server in trouble is asked less often."""
         if heard:
             self._unheard.pop(run.key, None)
         elif run.key in self._due_at:

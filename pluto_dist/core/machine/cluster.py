@@ -1,4 +1,8 @@
-"""Runs that several nodes share through a cluster store: the part of the coordinator that knows of them."""
+"""Runs of several nodes with a cluster store: the door through which all other parts reach them.
+
+Every question has an answer for a Run of one node too, the one that changes nothing, so that no caller has to
+ask which kind it is. `SharedRun` holds what is known of one Run, `Memberships` this node's leases.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +14,11 @@ from pluto_dist.core.values.effects import Fence
 from pluto_dist.core.values.events import ClusterJoined, ClusterListed, ClusterSeen, ClusterWritten
 from pluto_dist.core.values.records import Lease, Run, Verdict
 
-AWAY_S = 5.0  # a store that does not answer for so long is worth a word
+AWAY_S = 5.0  # a store that does not answer for so long is reported
 
 
 class Clusters:
-    """All Runs with a cluster store; what it says of any other Run changes nothing.
+    """All Runs with a cluster store.
 
     Args:
         context: of the coordinator.
@@ -94,7 +98,7 @@ class Clusters:
         return away_since is not None and run.provisional
 
     def look(self, run: Run) -> None:
-        """Learns who has the Run, before anything else of it is known."""
+        """Has the Run's folder in the store read, before anything else of the Run is known."""
         self.advance(run, ())
 
     def owner_elsewhere(self, run: Run) -> str:
@@ -103,12 +107,12 @@ class Clusters:
         return shared.owner_elsewhere() if shared is not None else ""
 
     def unknown(self, run: Run) -> bool:
-        """Whether it is still to be learned who has the Run."""
+        """Whether the Run's folder in the store has not been read yet."""
         shared = self.of(run)
         return shared is not None and not shared.knows and not run.provisional
 
     def fence(self, run: Run) -> Fence | None:
-        """What a status of this Run carries; None for a Run of one node, and where none may be sent."""
+        """The fence of this Run's status; None for a Run of one node, and where no status may be sent."""
         shared = self.of(run)
         return shared.fence(run) if shared is not None else None
 
@@ -128,17 +132,19 @@ class Clusters:
         return shared is not None and shared.sent()
 
     def safe(self, run: Run) -> bool:
-        """Whether the other nodes know what is known here; what a store does not take is not waited for."""
+        """Whether the store has all that the other nodes need of this one, or need not be waited for."""
         shared = self.of(run)
         return shared is None or shared.safe() or shared.gives_up()
 
     def is_awaited(self, run: Run) -> bool:
         """Whether a process that leaves waits for what this coordinator still has to do."""
         shared = self.of(run)
-        return shared is not None and shared.expects_more() and not shared.gives_up()
+        if shared is None or shared.gives_up():
+            return False
+        return shared.is_at_it() or not shared.safe()
 
     def expects_more(self, run: Run) -> bool:
-        """Whether there is something to do for the Run although everybody here has ended."""
+        """Whether this node has something to do for the Run although all its processes have ended."""
         shared = self.of(run)
         return shared is not None and shared.expects_more()
 
@@ -164,5 +170,4 @@ class Clusters:
         return self._memberships.deadline()
 
     def forget(self, run: str) -> None:
-        """The Run is forgotten."""
         self._runs.pop(run, None)

@@ -1,8 +1,11 @@
-"""What the parts of the coordinator share while one event is handled: the book, the time, the effects.
+"""The context that all parts of the machine share: the book, the time of the event, the effects so far.
 
-Shared state: tags and config of a Run, changed one after the other (G9).
+A part changes the book only through it (or through `Shared`, for tags and config), because a change of a Run
+or a lease has to be remembered: `settle` looks at every touched Run before the event is done, and every lease
+with news may get a view. Effects leave in the order in which they were emitted.
 
-A change that cannot be made leaves everything as it was and is noted in the Run's history.
+Tags and config are changed one after the other (G9). A change that cannot be made leaves everything as it was
+and is noted in the Run's history.
 """
 
 from __future__ import annotations
@@ -12,22 +15,24 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from pluto_dist.core.rules.shared import add_tags, checked_tags, inherit_tags, merge_json, remove_tags
+from pluto_dist.core.rules.states import illegal
+from pluto_dist.core.rules.verdict import Situation, situation
 from pluto_dist.core.values.backend import Delivered, Outcome, Retry
 from pluto_dist.core.values.book import Book, Config
 from pluto_dist.core.values.effects import Effect, FindFence, LookAtStreams
 from pluto_dist.core.values.records import EndReason, Lease, Now, Run
 from pluto_dist.errors import InvalidRecordError
 
-LATE_MS = 5_000  # what is found later than this after it happened has two times
+LATE_MS = 5_000  # an end that is found later than this has two times: when it happened, and when it was found
 
 
 class Context:
-    """One per coordinator.
+    """State of the event being handled, and what more than one part has to know between events.
 
     Attributes:
         touched: Runs whose situation may have changed and that are settled before the event is done.
-        news: leases that have changed, or may have to be told something.
-        urgent: Runs whose document somebody may be waiting for.
+        news: leases that have changed, or whose process may need a new view.
+        urgent: Runs whose document is written without delay, because a process may be waiting for it.
         keys: `Target.key_id`s for which an API key is in memory.
         held_back: Runs of which nothing is sent before this instant.
         key_problems: why the server refuses a key, and since when, by `key_id`.
@@ -46,6 +51,7 @@ class Context:
         self.key_problems: dict[str, tuple[float, str]] = {}
         self.reporting: set[str] = set()
         self._effects: list[Effect] = []
+        self._situations: dict[str, Situation] = {}
 
     def emit(self, effect: Effect) -> None:
         self._effects.append(effect)
@@ -61,14 +67,21 @@ class Context:
         self.news.clear()
         return touched, news
 
+    def situation(self, run: Run) -> Situation:
+        """What the facts of a Run mean now; computed once for all parts, until a fact changes."""
+        leases, known = self.book.leases_of(run.key), self._situations.get(run.key)
+        if known is None or not known.holds(run, leases, self.now.at):
+            known = self._situations[run.key] = situation(run, leases, self.now.at)
+        return known
+
     def may_talk(self, run: Run) -> bool:
-        """Whether the Run's backend can be spoken to."""
+        """Whether requests for the Run may go out: its key is known, and nothing holds the Run back."""
         return run.target.mode == "local" or (
             run.target.key_id in self.keys and self.now.at >= self.held_back.get(run.key, 0.0)
         )
 
     def heard_of_key(self, run: Run, outcome: Outcome) -> None:
-        """Any answer of the server tells whether it takes the Run's key."""
+        """Learns from an outcome whether the server accepts the Run's API key."""
         key_id = run.target.key_id
         if isinstance(outcome, Retry) and outcome.key_problem:
             since, _ = self.key_problems.get(key_id, (self.now.at, ""))
@@ -78,7 +91,7 @@ class Context:
             self.touch(run.key)
 
     def forget(self, run: str) -> None:
-        """The Run is forgotten."""
+        self._situations.pop(run, None)
         self.held_back.pop(run, None)
         self.reporting.discard(run)
         self.urgent.discard(run)
@@ -88,16 +101,20 @@ class Context:
             self.touched[run] = None
 
     def tell(self, lease: Lease) -> None:
-        """A lease's process may have to be told how far its records are; one that leaves waits for it."""
+        """Notes that the lease may need a new view; if it is leaving, its process waits for that."""
         self.news[lease.lease_id] = None
         self.touch(lease.run)
         if lease.run is not None and not lease.alive:
             self.urgent.add(lease.run)
 
     def change_run(self, run: Run, **changes: object) -> Run:
-        """Replaces fields of a Run and settles it later."""
+        """Replaces fields of a Run and settles it later; an illegal move is noted, and changes nothing."""
+        changed = msgspec.structs.replace(run, **changes)
+        if why := illegal(run, changed):
+            self.note_once(run.key, "illegal_move", why=why)
+            return run
         self.touch(run.key)
-        return self.book.runs.put(run.key, msgspec.structs.replace(run, **changes))
+        return self.book.runs.put(run.key, changed)
 
     def change_lease(self, lease: Lease, **changes: object) -> Lease:
         """Replaces fields of a lease and settles its Run later."""
@@ -107,15 +124,15 @@ class Context:
         return changed
 
     def end_lease(self, lease: Lease, reason: EndReason, ended_ms: int = 0, **changes: object) -> Lease:
-        """Ends a lease now and looks at its streams for the last time.
+        """Ends a lease now and has its streams looked at for the last time.
 
-        A superseded one may go on to write as long as its process lives: those records get a name of their
-        own (R7), and the last look comes with its death.
+        The process of a superseded lease may go on writing as long as it lives: those records get a name of
+        their own (R7), and the last look comes with its death.
 
         Args:
-            lease: whose process has left.
-            reason: how.
-            ended_ms: when that was, epoch milliseconds, for what is found late; 0 for now.
+            lease: the lease.
+            reason: how it ends.
+            ended_ms: when it ended, epoch milliseconds, for an end that is found late; 0 for now.
             changes: other fields.
         """
         found_ms = self.found_ms(ended_ms)
@@ -136,7 +153,7 @@ class Context:
         )
 
     def found_ms(self, happened_ms: int) -> int:
-        """Now, if what happened then, 0 for unknown, is found only long after it; else 0."""
+        """Now, if that is long after `happened_ms` (0 for unknown); else 0."""
         late = 0 < happened_ms < self.now.wall_ms - LATE_MS
         return self.now.wall_ms if late else 0
 
@@ -152,7 +169,7 @@ class Context:
 
 
 class Shared:
-    """Changes the newest state of a Run; what the backend lacks of it is sent later."""
+    """Changes of a Run's tags and config in the book; `control` sends the backend what it lacks."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -163,11 +180,11 @@ class Shared:
         self._change(run, lambda known: self._put_tags(known, add_tags(known.tags, tags)))
 
     def remove_tags(self, run: str, tags: Iterable[str]) -> None:
-        """Removes tags; also one that only the server has, because somebody has added it there."""
+        """Removes tags, also those that only the server has because they were added there."""
         self._change(run, lambda known: self._take_tags(known, checked_tags(tags)))
 
     def inherit_tags(self, run: str, parent: Iterable[str]) -> None:
-        """A fork begins with its parent's tags; its own win."""
+        """Puts the parent's tags before those of a fork, which win."""
         self._change(run, lambda known: self._put_tags(known, inherit_tags(parent, known.tags)))
 
     def update_config(self, run: str, patch: bytes) -> None:
@@ -175,7 +192,7 @@ class Shared:
         self._change(run, lambda known: self._merge(known, patch))
 
     def rebase_config(self, run: str, base: bytes, patch: bytes) -> None:
-        """The config is `base` and, over it, `patch` and what the backend has not got yet."""
+        """Sets the config to `base` with `patch` over it, and over both what the backend has not got yet."""
         self._change(run, lambda known: self._rebase(known, base, patch))
 
     def _change(self, key: str, change: Callable[[Run], None]) -> None:

@@ -1,12 +1,12 @@
-"""What the backend has to be told about a Run: names, tags, config, status, signs of life.
+"""Control requests: names, tags, config and the status of a Run, until the backend has them.
 
-Each is a difference between what is wanted and what the backend is known to have, so a lost answer or a
-restart of the coordinator only means that the difference is sent again; all of them may be repeated.
-A Run has at most one of them in flight, so the server's unlocked merges never race (G9), and the status goes
+Each request is the difference between what is wanted and what the backend is known to have, so a lost answer
+or a restart of the coordinator only means that the difference is sent again; all of them may be repeated. A
+Run has at most one of them in flight, so the server's unlocked merges never race (G9), and the status goes
 out last, when everything of owner and workers has been delivered (G6).
 
 A request that fails does not hold up the others. The status waits for them, but not for ever: a server that
-answers 500 to a tag must still hear how the Run ended.
+answers 500 to a tag still has to get the final status.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class ControlRequest(msgspec.Struct, frozen=True):
 
 
 class Attempts(msgspec.Struct, frozen=True):
-    """How one request of a Run has failed so far."""
+    """Failures of one operation of a Run so far."""
 
     failures: int
     since: float
@@ -77,13 +77,13 @@ class Controls:
         self._token = 0
 
     def advance(self, run: Run, *, may_report: bool, beat_s: float | None, ends: bool = False) -> None:
-        """Sends the next thing that the backend does not have yet.
+        """Sends the next request for what the backend does not have yet, if none is in flight.
 
         Args:
-            run: whose.
+            run: the Run.
             may_report: nothing holds the terminal status up.
-            beat_s: how often the backend is told that the Run lives, None if it does not.
-            ends: only an exit code is awaited.
+            beat_s: seconds between heartbeats, None if the Run does not live.
+            ends: the verdict waits only for an exit code.
         """
         if run.id is None or run.opening:
             return
@@ -103,6 +103,7 @@ class Controls:
         if request.operation == "status":
             self._context.reporting.add(run.key)
             self._beats.status_leaves(run)
+            # On disk before the request leaves: a later coordinator must know that it may have arrived.
             run = self._context.change_run(run, telling=True)
         elif request.operation != "revive":  # that follows from the answer
             self._beats.end(run)  # else it would come between the last question and the status
@@ -118,7 +119,7 @@ class Controls:
         )
 
     def answered(self, event: Controlled) -> bool:
-        """Takes the backend's answer to a request; True if it knows new names now."""
+        """Takes the backend's answer to a request; True if new names are registered now."""
         request = self._requests.get(event.run)
         run = self._book.runs.get(event.run)
         if request is None or run is None or request.token != event.token:
@@ -145,7 +146,7 @@ class Controls:
         return request.operation == "names" and not self._book.unregistered(event.run)
 
     def beaten(self, event: Beaten) -> None:
-        """A sign of life tells what the server thinks of the Run: cancelled by somebody, or dead for it."""
+        """Takes the answer to a heartbeat: the Run may be cancelled, or failed by the server's monitor."""
         run = self._book.runs.get(event.run)
         if run is None:
             return
@@ -189,13 +190,12 @@ class Controls:
         )
 
     def asked(self, run: Run) -> bool:
-        """Whether nobody has to wait for the last question before a status that is awaited."""
+        """Whether a process that exits need not wait for the last question before the status."""
         if run.target.mode == "local" or run.relay or run.id is None or run.opening:
             return True
         return not self._context.may_talk(run) or self._beats.knows(run)
 
     def forget(self, run: str) -> None:
-        """The Run is forgotten."""
         self._requests.pop(run, None)
         self._attempts.pop(run, None)
         self._beats.forget(run)
@@ -219,7 +219,7 @@ class Controls:
         return None
 
     def _wanted(self, run: Run) -> Iterator[tuple[str, bytes]]:
-        """What the backend lacks beside the status, in the order of sending."""
+        """Operations and bodies that the backend lacks, in the order of sending; without the status."""
         seat = self._clusters.fence(run) if run.cluster is not None else None
         if run.key in self._reaped and (run.cluster is None or seat is not None):
             yield "revive", b""
@@ -234,7 +234,7 @@ class Controls:
             yield "config", run.config_patch
 
     def _try_once_more(self, run: Run) -> None:
-        """Before the status goes out without it, a request that failed in an outage gets a chance."""
+        """Gives requests that failed in an outage one more try before the status goes out without them."""
         if run.key in self._tried_last:
             return
         self._tried_last.add(run.key)
@@ -267,13 +267,13 @@ class Controls:
                 self._reported(run, told.status)
 
     def _reported(self, run: Run, status: Status | None) -> None:
-        """The server has the end, and says that its status is this one."""
+        """The server has accepted the final status, and says which status it has."""
         self._tried_last.discard(run.key)
         self._beats.end(run)
         self._server_says(self._context.change_run(run, reported=True), status)
 
     def _tagged(self, run: Run, change: TagsChange, told: Told) -> None:
-        """What the server has now is what this node knows; what was changed here meanwhile stays wanted."""
+        """Takes over the server's tags; changes made here since the request was sent stay wanted."""
         there = told.tags if told.tags is not None else change.wanted
         self._context.change_run(
             run,
@@ -283,7 +283,7 @@ class Controls:
         )
 
     def _server_says(self, run: Run, status: Status | None) -> None:
-        """Keeps the server's status where it is another one than ours, so that people are told (G7)."""
+        """Keeps the server's status where it differs from ours, so that people see it (G7)."""
         other = status if status not in (None, run.status) else None
         if other != run.server_status:
             if other is not None:
@@ -291,10 +291,10 @@ class Controls:
             self._context.change_run(run, server_status=other)
 
     def _refused(self, run: Run, request: ControlRequest, reason: str) -> None:
-        """It will not be taken, so it counts as done, and people can see why."""
+        """A refused request counts as done; its reason is kept for people."""
         self._context.note(run.key, f"{request.operation}_refused", why=reason)
         if request.operation == "tags":
-            known = run.pushed_tags or ()  # nobody shall believe in tags that are not there
+            known = run.pushed_tags or ()  # tags that the server refused must not show as the Run's
             self._context.change_run(run, tags=known, pushed_tags=known, untagged=())
         else:
             self._done(run, request, Delivered())
@@ -321,7 +321,7 @@ class Controls:
         tried[request.operation] = Attempts(attempts.failures + 1, attempts.since, now.at + wait_s)
 
     def _cancelled(self, run: Run) -> None:
-        """The one thing that changes a verdict; what it was stays readable."""
+        """Cancels the Run, the only change of a frozen verdict; the former one stays in the history."""
         before, reason, failure = run.verdict, "cancelled on the server", None
         if before is not None and before.status != "COMPLETED":
             reason, failure = f"{reason}; it ended {before.status}: {before.reason}", before.first_failure
@@ -339,7 +339,7 @@ class Controls:
         )
 
     def _settle_local(self, run: Run, may_report: bool) -> None:
-        """The store is told by the document alone."""
+        """A local Run needs no requests: its document says everything."""
         if run.pushed_tags != run.tags or run.untagged or run.config_patch:
             run = self._context.change_run(run, pushed_tags=run.tags, untagged=(), config_patch=b"")
         if run.verdict is not None and not run.reported and may_report:

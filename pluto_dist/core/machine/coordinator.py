@@ -1,8 +1,8 @@
-"""The coordinator's mind: events in, effects out.
+"""The state machine of the coordinator: events in, effects out.
 
 `handle` takes one event and the time and returns what to do, in order; `deadline` says when to come back with
-`Ticked` if nothing happens. Nothing here reads a clock, a socket or a file. The first effect is always the
-`Commit` of what has changed, so nothing is told or sent that is not on disk (R1).
+`Ticked` if nothing happens. Nothing here reads a clock, a socket or a file. The first effect is the `Commit`
+of what has changed, so that nothing leaves the process that is not on disk (R1).
 
     Synced, Asked          from processes and people      -> ReadLifecycle, Send
     LifecycleRead          entries of one lease           -> roles, ends, tags, config
@@ -10,7 +10,8 @@
     StreamsSeen, Shipped   from spool and backend         -> Ship, cursors
     OpenEnded, Controlled  from the backend               -> ids, statuses
 
-A starting coordinator takes over what the book knows: every lease, every launcher is looked at (G12).
+A starting coordinator takes over from the book: it reads and watches every lease and every launcher anew
+(G12).
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from pluto_dist.core.machine.sampling import Sampling
 from pluto_dist.core.machine.settle import Idle, Part, Retention, Settling
 from pluto_dist.core.machine.store import DocumentWriter, SyncUploads, UndeliveredCopies
 from pluto_dist.core.machine.stragglers import Stragglers
+from pluto_dist.core.machine.topics import Topics
 from pluto_dist.core.machine.views import RunSituations, Views
 from pluto_dist.core.rules.participants import is_node
 from pluto_dist.core.rules.series import SeriesNames
@@ -77,7 +79,7 @@ from pluto_dist.core.values.events import (
     UploadsRead,
 )
 from pluto_dist.core.values.ids import Identity
-from pluto_dist.core.values.messages import PROTOCOL, HandOverKey, Refusal, wrong_protocol
+from pluto_dist.core.values.messages import PROTOCOL, HandOverKey, Refusal, TakeItem, wrong_protocol
 from pluto_dist.core.values.records import Lease, Now, Run, rebased_lease, rebased_run
 
 
@@ -103,7 +105,8 @@ class Coordinator:
         self._clusters = Clusters(self._context, node, generation)
         self._opening = Opening(self._context, shared, self._clusters)
         self._admission = Admission(self._context, self._opening, shared, self._clusters)
-        self._folding = Folding(self._context, self._admission, shared)
+        self._topics = Topics(self._context)
+        self._folding = Folding(self._context, self._admission, shared, self._topics)
         self._delivery = Delivery(self._context, SeriesNames(book))
         self._copies = UndeliveredCopies(self._context, self._delivery)
         self._uploads = SyncUploads(self._context)
@@ -136,7 +139,7 @@ class Coordinator:
             self._clusters,
             self._leftovers,
         )
-        # Whoever can forget is asked to: a list kept by hand would miss the next part.
+        # Every part that has a `forget` is found here; a list kept by hand would miss the next one.
         self._retention = Retention(
             self._context, [part for part in vars(self).values() if isinstance(part, Part)]
         )
@@ -144,7 +147,7 @@ class Coordinator:
         self._questions = Questions(self._context, self._views, generation)
 
     def start(self, now: Now) -> list[Effect]:
-        """What a starting coordinator has to look at: every lease and launcher that its book knows."""
+        """The first effects: every lease and launcher in the book is read and watched."""
         self._context.now = now
         self._recovery.start()
         return self._finish()
@@ -178,6 +181,8 @@ class Coordinator:
         match event:
             case Synced():
                 self._synced(event)
+            case Asked(peer=peer, question=TakeItem() as question):
+                self._topics.take(peer, question)
             case Asked(peer=peer, question=question):
                 self._stopping = self._questions.answer(peer, question) or self._stopping
                 if isinstance(question, HandOverKey):
@@ -274,9 +279,11 @@ class Coordinator:
 
     def _released(self, lease_id: str) -> None:
         lease = self._book.leases.get(lease_id)
-        if lease is not None and not lease.alive and not lease.removed:
+        if lease is None or lease.removed:
+            return
+        if not lease.alive:  # a claim that still waits ends later, and its streams are read to the end then
             self._delivery.look_again(lease)
-            self._settling.gone(lease_id)
+        self._settling.gone(lease_id)
 
     def _launcher_died(self, key: str, launcher: Identity) -> None:
         run = self._book.runs.get(key)
@@ -315,7 +322,7 @@ class Coordinator:
         self._retention.forget_old()
         self._restoring.wake()
         self._copies.look()
-        self._settling.settle()
+        self._topics.serve(self._settling.settle())
         self._retention.forget_gone()
         if self._stopping:
             self._context.emit(StopSelf(reason="asked to stop"))
@@ -327,13 +334,13 @@ class Coordinator:
 
     @property
     def at_rest(self) -> bool:
-        """Nothing attached, nothing undelivered, nothing detached, nothing owed."""
+        """Whether no process is attached, all is delivered and reported, and no end is to be put back."""
         at_rest = not self._book.anybody and self._restoring.at_rest
         return at_rest and all(self._settling.at_rest(run) for run in self._book.runs)
 
 
 class Recovery:
-    """Done once, at the start."""
+    """The takeover from the book, once at the start (G12)."""
 
     def __init__(
         self, context: Context, admission: Admission, opening: Opening, uploads: SyncUploads
@@ -345,7 +352,7 @@ class Recovery:
         self._uploads = uploads
 
     def start(self) -> None:
-        """First the Runs, so that a claim which waits finds its Run as it is now."""
+        """Takes up the Runs before the leases, so that a waiting claim finds its Run as it is now."""
         for run in self._book.runs:
             self._take_up_run(run)
         for lease in self._book.leases:

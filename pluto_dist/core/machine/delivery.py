@@ -1,4 +1,9 @@
-"""Delivery of all streams: who may send now, under which names (G6, R7)."""
+"""Delivery: which stream may send now, and under which names (G6, R7).
+
+One `Lane` per stream decides what it sends next; here is decided what lanes have to share: console lines of a
+Run are numbered in one order, so its console lanes take turns; the status goes out alone; a new name is
+settled before the first record under it is sent.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +36,7 @@ class Delivery:
         self._troubled: dict[str, dict[Lane, None]] = {}
 
     def seen(self, event: StreamsSeen) -> None:
-        """Sizes of a lease's streams are known."""
+        """Takes the sizes of a lease's streams."""
         lease = self._book.leases.get(event.lease_id)
         if lease is None or lease.run is None or lease.removed:
             return
@@ -48,7 +53,7 @@ class Delivery:
             self._release_behind(lease)
 
     def look_again(self, lease: Lease) -> None:
-        """What it wrote is known only after another look."""
+        """Has the streams of an ended lease looked at once more; until then they are not complete."""
         self._looked.discard(lease.lease_id)
         self._context.emit(LookAtStreams(lease_id=lease.lease_id, folder=lease.folder, final=True))
 
@@ -103,25 +108,25 @@ class Delivery:
             self._went_on(lane)
 
     def quiet(self, run: Run) -> bool:
-        """Whether nothing of the Run is on its way; what a side sends is waited for only a moment."""
+        """Whether no batch of the Run is in flight; one of a side is waited for only a moment."""
         since_ms = self._context.now.wall_ms - (run.decided_ms or 0)
         return since_ms > QUIET_MS or not any(
             lane.busy for lease in self._book.leases_of(run.key) for lane in self.lanes_of(lease)
         )
 
     def wake(self) -> None:
-        """Time has passed: try what was waiting."""
+        """Tries all lanes that waited for a time that has come."""
         for lane in tuple(self._lanes.values()):
             if lane.not_before and lane.ready:
                 self._kick(lane)
 
     def kick_run(self, run: str) -> None:
-        """The Run has become deliverable."""
+        """Tries all lanes of a Run."""
         for lease in self._book.leases_of(run):
             self.kick(lease)
 
     def kick(self, lease: Lease) -> None:
-        """Something that held this lease's records back may be over."""
+        """Tries all lanes of a lease."""
         for lane in self.lanes_of(lease):
             self._kick(lane)
 
@@ -131,7 +136,7 @@ class Delivery:
         return min(waiting, default=None)
 
     def complete(self, lease: Lease) -> bool:
-        """Whether everything that the lease wrote is delivered; only a final look can tell."""
+        """Whether all that the lease wrote is delivered; never before the final look at its streams."""
         looked = lease.lease_id in self._looked and all(lane.complete for lane in self.lanes_of(lease))
         return lease.removed or looked
 
@@ -156,8 +161,8 @@ class Delivery:
         """The automatic step with which a participant goes on.
 
         Args:
-            run, participant: whose.
-            member: it is an owner or worker.
+            run, participant: key of the Run, and the participant in it.
+            member: the participant is an owner or worker.
         """
         known = self._book.runs.get(run)
         steps = [known.steps.get(participant, 0) if known is not None else 0]
@@ -178,7 +183,6 @@ class Delivery:
                 self._troubled.get(lease.run, {}).pop(lane, None)
 
     def forget(self, run: str) -> None:
-        """The Run is forgotten."""
         self._names.forget(run)
         self._console_turn.pop(run, None)
         self._held.pop(run, None)
@@ -222,7 +226,7 @@ class Delivery:
         self._kick(lane)
 
     def _settle_names(self, run: Run, lane: Lane, names: dict[str, LogType]) -> float:
-        """Settles what can be settled; returns until when the rest is held, 0 if there is none."""
+        """Settles new names; returns until when those are held that wait for the owner, 0 if none does."""
         writer, how = lane.writer, {name: _treatment(run, lane.lease, name) for name in names}
         known = self._known(run.key, writer)
         known.update(dict.fromkeys(name for name in names if how[name] == "left out"))
@@ -256,20 +260,20 @@ class Delivery:
         return run.id is not None and self._context.may_talk(run)
 
     def _owner_may_come(self, run: Run) -> bool:
-        """Whether the owner may yet declare a name: it lives, or wrote what has not been read."""
+        """Whether the owner may still declare a name: it is to come, lives, or left undelivered records."""
         owner = self._book.leases.get(run.owner) if run.owner is not None else None
         if owner is None:
             return not run.ended and not run.relay
         return owner.alive or not self.complete(owner)
 
     def _release_behind(self, lease: Lease) -> None:
-        """An owner that is gone and read to the end declares no names any more."""
+        """Releases names that were held for the owner, once it is gone and all that it wrote is delivered."""
         run = self._book.runs.get(lease.run or "")
         if run is not None and run.key in self._held and not self._owner_may_come(run):
             self._release(run.key)
 
     def _release(self, run: str) -> None:
-        """Names that were held for the owner's sake are asked for again."""
+        """Tries the lanes again whose names were held for the owner."""
         for lane in self._held.pop(run, {}):
             lane.not_before = 0.0
             self._kick(lane)
@@ -281,7 +285,7 @@ class Delivery:
         return known
 
     def _count_points(self, lane: Lane, run: Run, summary: dict[str, PointSummary]) -> None:
-        if not summary or is_node(lane.lease):  # nobody logged these
+        if not summary or is_node(lane.lease):  # no script logged these
             return
         known = self._known(run.key, lane.writer)
         points = self._book.points.get(lane.lease.lease_id) or Points(run.key)
@@ -297,12 +301,15 @@ class Delivery:
 
 
 def _unfenced(lease: Lease) -> bool:
-    """Whether it is not known yet which records a superseded lease wrote too late."""
+    """Whether a superseded lease has no fences yet, so that its late records cannot be told from the rest."""
     return lease.end_reason == "superseded" and lease.fences is None
 
 
 def _writer_at(lane: Lane, segment: int) -> tuple[str, int | None]:
-    """Who wrote there, and up to where: a superseded lease's later records are another's (R7)."""
+    """The participant at the lane's cursor, and the offset where another begins, None for nowhere.
+
+    Behind the fence of a superseded lease its records belong to `late_participant` (R7).
+    """
     lease, start = lane.lease, lane.cursor.offsets.get(segment, 0)
     if lease.fences is None:
         return lease.participant, None

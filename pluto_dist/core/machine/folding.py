@@ -1,4 +1,9 @@
-"""Lifecycle entries take effect, each once and in order (R1, G9)."""
+"""Folding: lifecycle entries take effect, each once and in order (R1, G9).
+
+Entries have ordinal numbers, and a lease knows how many of its have taken effect, so that reading a stream
+again changes nothing. The claim makes the lease; entries behind it wait until the claim is decided. A death
+is folded only after the stream was read to its end: what the process did not write, it did not do.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +12,7 @@ from typing import assert_never
 
 from pluto_dist.core.machine.admission import Admission
 from pluto_dist.core.machine.context import Context, Shared
+from pluto_dist.core.machine.topics import Topics
 from pluto_dist.core.rules.kinship import is_child_of
 from pluto_dist.core.rules.verdict import describe
 from pluto_dist.core.values.effects import AwaitRelease, Say, TakeForDead, WatchProcess
@@ -20,11 +26,14 @@ from pluto_dist.core.values.lifecycle import (
     Evidence,
     EvidenceKind,
     Finished,
+    ItemDone,
     LifecycleEntry,
     Noted,
+    Published,
     TagsAdded,
     TagsRemoved,
     Unreadable,
+    Unsubscribed,
 )
 from pluto_dist.core.values.messages import PROTOCOL, wrong_protocol
 from pluto_dist.core.values.records import Lease, Run
@@ -35,10 +44,11 @@ Inbox = deque[tuple[int, LifecycleEntry | Unreadable]]
 
 
 class Folding:
-    """Entries by lease; those of a lease without a role wait for it."""
+    """Entries that have been read, by lease; those of a lease without a role wait until it has one."""
 
-    def __init__(self, context: Context, admission: Admission, shared: Shared) -> None:
+    def __init__(self, context: Context, admission: Admission, shared: Shared, topics: Topics) -> None:
         self._context = context
+        self._topics = topics
         self._book = context.book
         self._admission = admission
         self._shared = shared
@@ -46,7 +56,7 @@ class Folding:
         self._dead: dict[str, ProcessDied] = {}
 
     def read(self, event: LifecycleRead) -> None:
-        """New entries of one lease were read from its spool."""
+        """Takes new entries of one lease, and lets them take effect as far as possible."""
         inbox = self._inbox.setdefault(event.lease_id, deque())
         newest = inbox[-1][0] if inbox else self._folded(event.lease_id)
         inbox.extend((number, entry) for number, entry in event.entries if number > newest)
@@ -55,7 +65,7 @@ class Folding:
         self.fold(event.lease_id)
 
     def unopened(self, lease_id: str) -> str:
-        """Why the entries that were read make no lease; "" if they do, or if there are none yet."""
+        """Why the entries that were read make no lease; "" if they do, or if none were read yet."""
         if lease_id in self._book.leases or not self._inbox.get(lease_id):
             return ""
         first = self._inbox[lease_id][0][1]
@@ -85,14 +95,14 @@ class Folding:
             self.died(dead)
 
     def fold_all(self) -> None:
-        """Claims were decided: lets the entries behind them take effect."""
+        """Lets entries take effect that waited for a claim to be decided."""
         for lease_id in (*self._inbox, *self._dead):
             self.fold(lease_id)
 
     def died(self, event: ProcessDied) -> bool:
-        """The process of a lease is gone; True if that ended the lease.
+        """Takes the death of a lease's process; True if that ended the lease.
 
-        What it had to say was read before, so silence is silence.
+        Its stream was read to the end before, so a lease that is alive by then has ended without an entry.
         """
         lease = self._book.leases.get(event.lease_id)
         if lease is not None and lease.code_awaited:
@@ -117,7 +127,7 @@ class Folding:
         return True
 
     def _exit_code_known(self, lease: Lease, event: ProcessDied) -> None:
-        """It said "finished" from its exit hook; what the kernel says now completes it."""
+        """Completes a `Finished` that the exit hook wrote with the exit code that the kernel gives."""
         failed = bool(event.signal) or event.exit_code not in (None, 0)
         evidence = lease.evidence
         if failed and not lease.said:
@@ -125,7 +135,7 @@ class Folding:
         self._context.change_lease(lease, code_awaited=False, evidence=evidence)
 
     def lease_removed(self, lease_id: str) -> None:
-        """The lease's folder is gone."""
+        """Forgets the entries of a lease whose folder is gone."""
         self._inbox.pop(lease_id, None)
 
     def _folded(self, lease_id: str) -> int:
@@ -133,7 +143,7 @@ class Folding:
         return lease.folded if lease is not None else 0
 
     def _open(self, event: LifecycleRead, inbox: Inbox) -> None:
-        """The first entry of a stream says who it is and makes the lease."""
+        """Makes the lease from its claim, the first entry of the stream."""
         if not inbox or not isinstance(inbox[0][1], Claim):
             fields = {"lease": event.lease_id, "why": self.unopened(event.lease_id) or "it is empty"}
             self._context.emit(Say(event="lifecycle_without_opening", fields=fields))
@@ -165,7 +175,7 @@ class Folding:
             self._admission.claim(lease)
 
     def _other_program(self, lease: Lease) -> Lease | None:
-        """Same process, another program: `exec` ends the lease that was there before (R2)."""
+        """The live lease of the same process under another nonce: `exec` has ended that one (R2)."""
         mine = lease.identity
         return next(
             (
@@ -177,7 +187,7 @@ class Folding:
         )
 
     def _note_skipped(self, lease: Lease, skipped: list[tuple[int, Unreadable]]) -> None:
-        """They have no effect, but they are passed: nobody waits for them, and their neighbours count."""
+        """Notes entries that cannot be read; they are counted without effect, so that those behind go on."""
         number, first = skipped[0]
         if lease.run is not None:
             self._context.note(
@@ -208,8 +218,12 @@ class Folding:
                 if entry.first_reject and not run.first_reject:
                     first = f"{lease.label or lease.participant}, log(): {entry.first_reject}"
                     self._context.change_run(run, first_reject=first)
-            case TagsAdded() | TagsRemoved() | ConfigUpdated():
+            case TagsAdded() | TagsRemoved() | ConfigUpdated() | Published():
                 self._share(lease, run, entry)
+            case ItemDone():
+                self._topics.done(lease, run, entry)
+            case Unsubscribed():
+                self._topics.left(lease, run, entry)
             case ChildStopped():
                 self._child_stopped(lease, entry)
             case Noted():
@@ -220,7 +234,7 @@ class Folding:
                 assert_never(entry)
 
     def _evidence(self, lease: Lease, run: Run, entry: Evidence) -> None:
-        """What a side has to say, or anybody after its end, is no evidence."""
+        """Adds evidence to a lease; of a side, or after the lease's end, it is only an event of the Run."""
         if lease.role == "side" or not lease.alive:
             event = "side_failed" if lease.role == "side" else "late_failure"
             self._context.note(run.key, event, label=lease.label, kind=entry.kind, what=describe(entry)[:500])
@@ -251,7 +265,7 @@ class Folding:
             self._context.note(run.key, "finish_by_side", label=lease.label)
 
     def _child_stopped(self, lease: Lease, entry: ChildStopped) -> None:
-        """Its children are leases of any Run; one that has not been read yet is told when it is."""
+        """Marks the stopped child's leases, in whatever Run; a claim that is read later is marked then."""
         lease = self._context.change_lease(lease, stopped={**lease.stopped, str(entry.pid): entry.at})
         for child in self._book.leases:
             if child.identity.pid == entry.pid and is_child_of(child.opened, lease.identity):
@@ -261,14 +275,16 @@ class Folding:
                 )
 
     def _stopped_by_parent(self, opened: Claim) -> float | None:
-        """A pid comes again; the one that was stopped had opened its lease before."""
+        """When the parent stopped this process; not if the claim is later: then the pid was used again."""
         for lease in self._book.leases if opened.parents else ():
             at = lease.stopped.get(str(opened.identity.pid))
             if at is not None and at >= opened.at and is_child_of(opened, lease.identity):
                 return at
         return None
 
-    def _share(self, lease: Lease, run: Run, entry: TagsAdded | TagsRemoved | ConfigUpdated) -> None:
+    def _share(
+        self, lease: Lease, run: Run, entry: TagsAdded | TagsRemoved | ConfigUpdated | Published
+    ) -> None:
         late = lease.end_reason == "superseded" and lease.ended_at is not None and entry.at > lease.ended_at
         if late:
             self._context.note(
@@ -282,11 +298,13 @@ class Folding:
                 self._shared.add_tags(run.key, tags)
             case TagsRemoved(tags=tags):
                 self._shared.remove_tags(run.key, tags)
+            case Published():
+                self._topics.publish(lease, run, entry)
             case _:
                 assert_never(entry)
 
     def _dead_before_granted(self, lease: Lease, event: ProcessDied) -> None:
-        """It may have logged, so its claim is still decided; one that only waited to join is gone."""
+        """Ends a waiting claim that only wanted to join; another is still decided: it may have logged."""
         if lease.opened.verb == "init":
             self._dead[lease.lease_id] = event
             return
@@ -296,7 +314,7 @@ class Folding:
         )
 
     def _evidence_of(self, event: ProcessDied, lease: Lease) -> Evidence:
-        """A death, which comes after whatever the process said itself."""
+        """Evidence of a death; always later than the process's own entries."""
         now = self._context.now
         found_ms = self._context.found_ms(event.alive_until_ms)
         kind: EvidenceKind = (

@@ -1,10 +1,11 @@
-"""One stream on its way to its target: what to send next, and what an answer means (G6).
+"""A lane: one stream on its way to its target. Decides what to send next, and what an answer means (G6).
 
-At most one batch is in flight, so the order within a stream is kept and a failing stream holds back nobody
-else. The cursor moves when the backend has accepted, and not before. A rejected batch is halved until the
+At most one batch is in flight, so the order within a stream is kept, and a failing stream holds back no
+other. The cursor moves when the backend has accepted, and not before. A rejected batch is halved until the
 culprit stands alone; that one is set aside with its reason, its neighbours are delivered.
 
-A segment's offset is its own: a write that was in flight during a rotation may still land in an older one.
+Every segment has an offset of its own, not only the newest: a write that was in flight during a rotation may
+still land in an older one.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ REGISTER_S = 1.0  # new names are registered before their first delivery, unless
 
 
 class Lane:
-    """What is known of one stream beyond its cursor; lost at a restart without harm.
+    """One stream's state beyond its cursor, which a restart may lose without harm.
 
     Attributes:
         sizes: bytes of each segment, as last seen.
@@ -51,7 +52,8 @@ class Lane:
         self.writer = ""
         self.not_before = 0.0
         self.trouble = ""
-        for segment, end in self.cursor.offsets.items():  # an earlier coordinator may not have come to it
+        # An earlier coordinator may have died between a cursor and the removal of what is behind it.
+        for segment, end in self.cursor.offsets.items():
             self._give_back_blobs(segment, 0, end)
 
     @property
@@ -69,12 +71,12 @@ class Lane:
 
     @property
     def busy(self) -> bool:
-        """Whether a batch is in flight, or a record on its way aside."""
+        """Whether a batch is in flight, or a record is being set aside."""
         return self._sent is not None or self._culprit is not None
 
     @property
     def ready(self) -> bool:
-        """Whether it may send now, if it has something."""
+        """Whether the lane may send now, if it has something to send."""
         return not self.busy and self._context.now.at >= self.not_before
 
     @property
@@ -85,14 +87,14 @@ class Lane:
 
     @property
     def complete(self) -> bool:
-        """Everything is delivered and nothing will come."""
+        """Whether everything is delivered and nothing will be added."""
         return self.final and self.pending == 0
 
     @property
     def kept(self) -> dict[int, int]:
-        """How much of each segment is in the store as well, because the backend did not take it in time.
+        """Bytes of each segment that are in the store as well, because the backend did not take them in time.
 
-        It is 0 if perhaps nothing is there: the first copy is on its way, or was when a coordinator died.
+        0 stands for a copy that may not be there: it is being made, or was when a coordinator died.
         """
         copies = self._copies
         return {number: end for number, end in copies.offsets.items() if number not in copies.left}
@@ -112,7 +114,7 @@ class Lane:
 
     @property
     def needless(self) -> tuple[int, ...]:
-        """Segments whose copy the store need not have any more: what stands in it is delivered."""
+        """Segments whose copy in the store is no longer needed, because its content is delivered."""
         return tuple(number for number, end in self.kept.items() if self._is_needless(number, end))
 
     def _is_lost(self, segment: int, end: int) -> bool:
@@ -126,7 +128,7 @@ class Lane:
         return self.cursor.offsets.get(segment, 0) >= (end or self.sizes[segment])
 
     def seen(self, sizes: dict[int, int], *, final: bool) -> None:
-        """Takes what stands on the disk; a segment that is gone, and its copy, needs no cursor any more."""
+        """Takes sizes from the disk; drops offsets of segments of which neither file nor copy is left."""
         self.sizes, self.final = sizes, self.final or final
         cursor, there = self.cursor, sizes.keys() | self._copies.offsets.keys()
         if cursor.offsets.keys() - there:
@@ -134,7 +136,7 @@ class Lane:
             self._context.book.put_cursor(msgspec.structs.replace(cursor, offsets=offsets))
 
     def next_segment(self) -> int | None:
-        """The oldest segment with something to send; an unfinished frame at its end holds up nobody."""
+        """The oldest segment with something to send; an unfinished frame at a segment's end is nothing."""
         offsets = self.cursor.offsets
         for segment, size in sorted(self.sizes.items()):
             torn = self._stuck_at.get(segment) == size and not self.final
@@ -143,10 +145,18 @@ class Lane:
         return None
 
     def ship(self, segment: int, writer: str, known: dict[str, str | None], stop: int | None) -> None:
-        """Sends the next batch of a segment; what cannot be repeated unseen is recorded first."""
+        """Sends the next batch of a segment.
+
+        Args:
+            segment: its number.
+            writer: participant whose records they are.
+            known: settled names of that participant.
+            stop: offset where another participant's records begin, None for nowhere.
+        """
         cursor, lease, run = self.cursor, self.lease, self.run
         assert run is not None  # noqa: S101 # callers look first
         start = cursor.offsets.get(segment, 0)
+        # The intent is on disk before the request leaves: after a crash the repeat can be counted (G6).
         if cursor.kind not in REPEATABLE and run.target.mode == "pluto":
             before = cursor.tries if cursor.intent == (segment, start) else 0
             intent = msgspec.structs.replace(cursor, intent=(segment, start), tries=before + 1)
@@ -170,6 +180,7 @@ class Lane:
             first_line=run.next_line,
             label=self._speaker(run) if cursor.kind == "console" else "",
             final=self.final,
+            rate=lease.opened.upload_rate,
         )
         self._context.emit(self._sent)
 
@@ -177,16 +188,16 @@ class Lane:
         return speaker_of(self.lease, self._context.book.leases_of(run.key), relayed=bool(run.relay))
 
     def called_off(self) -> None:
-        """Nothing was sent: the batch has names that are not settled."""
+        """Ends a `ship` that has sent nothing, because the batch has names that are not settled."""
         self._sent = None
         self._take_back()
 
     def wait_for_registration(self) -> None:
-        """The server lists names by when they were registered; a slow one holds up records for a moment."""
+        """Waits briefly until new names are registered: the server lists names in that order."""
         self.not_before = self._registered_by = self._context.now.at + REGISTER_S
 
     def registered(self) -> bool:
-        """The names are registered; True if it waited for that."""
+        """Ends that wait; True if there was one."""
         waited = self._registered_by > 0 and self.not_before == self._registered_by
         self._registered_by = 0.0
         if waited:
@@ -211,7 +222,7 @@ class Lane:
         return False
 
     def give_back(self) -> None:
-        """Frees the disk of what is delivered, all but the newest segments, as many as the process wants."""
+        """Removes delivered segments, all but the newest ones that the process wants kept."""
         needed, newest = self.kept.keys(), self.lease.opened.retention_segments
         done = delivered_segments(self.cursor.offsets, self.sizes, needed, newest)
         if done:
@@ -232,12 +243,12 @@ class Lane:
         return False
 
     def _give_back_blobs(self, segment: int, start: int, end: int) -> None:
-        """Frees the disk of files behind the cursor, as soon as the cursor is kept."""
+        """Removes contents of files behind the cursor; the `Commit` with the cursor goes before it."""
         if self.cursor.kind == "files":
             self._context.emit(blobs_in(self.lease, self.cursor.stream, segment, start, end))
 
     def _settle_intent(self, event: Shipped) -> None:
-        """Counts what may have been sent twice; whether this request was carried out is known, or not."""
+        """Counts rows that may be there twice, once it is known whether the request was carried out."""
         outcome = event.outcome
         if isinstance(outcome, Retry) or (isinstance(outcome, Rejected) and outcome.good is not None):
             self._take_back()
@@ -246,7 +257,7 @@ class Lane:
             self._forget_intent()
 
     def _take_back(self) -> None:
-        """Nothing was carried out; what is unknown of the requests before is still unknown."""
+        """Takes this request off the intent: it was not carried out. Earlier ones may still have been."""
         cursor = self.cursor
         if cursor.tries > 1:
             self._context.book.put_cursor(msgspec.structs.replace(cursor, tries=cursor.tries - 1))
@@ -259,7 +270,7 @@ class Lane:
 
     def _advance(self, event: Shipped, delivered: int) -> None:
         cursor, run = self.cursor, self.run
-        if event.skipped and run is not None:  # what stood there is lost, so people have to know
+        if event.skipped and run is not None:  # records are lost, so people have to know
             self._context.change_run(run, damaged=run.damaged + event.skipped)
             where = f"{self.lease.lease_id}/{cursor.stream}, segment {event.segment}"
             self._context.note(run.key, "records_damaged", places=str(event.skipped), where=where)
@@ -290,7 +301,7 @@ class Lane:
             self._context.change_run(run, repeats=run.repeats + lines)
 
     def _rejected(self, event: Shipped, rejected: Rejected) -> None:
-        """Looks for the culprit in ever smaller batches; alone, it is set aside."""
+        """Halves the batch to find the culprit; a batch of one is the culprit and is set aside."""
         if event.lines > 1:
             self._count_repeats(self._batch.refused(event, rejected))
             return
@@ -313,7 +324,7 @@ class Lane:
         )
 
     def put_aside(self, error: str) -> None:
-        """The culprit is kept aside, so the cursor may pass it; if it is not, it is sent once more."""
+        """Moves the cursor past the culprit that is set aside; on an `error` it is sent again later."""
         assert self._culprit is not None  # noqa: S101 # only a culprit is put aside
         (culprit, reason), self._culprit = self._culprit, None
         if error:
@@ -330,5 +341,5 @@ class Lane:
 
 
 def backend_run(run: Run) -> BackendRun:
-    """What a backend needs to know of the Run."""
+    """The Run as its backend needs it."""
     return BackendRun(run.key, run.target, run.id or 0, run.project, run.name)

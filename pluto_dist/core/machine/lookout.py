@@ -1,6 +1,6 @@
-"""What this node knows of a Run's folder in the cluster store, and how it stays up to date.
+"""Lookout: a copy of a Run's folder in the cluster store, kept up to date.
 
-The list is the truth, the watch is a hint: for each part of the folder that matters a list comes first, then
+A list is the truth, a watch is a hint: for each part of the folder that matters a list comes first, then
 watches that continue it, then, after a quiet while, a list again.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from pluto_dist.core.machine.context import Context
+from pluto_dist.core.rules.reports import Document, decoded
 from pluto_dist.core.values.effects import ListCluster, WatchCluster
 from pluto_dist.core.values.engine import (
     Changed,
@@ -30,7 +31,7 @@ REFUSED_AGAIN_S = 15.0
 
 
 class _Part(msgspec.Struct):
-    """One prefix: what is under way, and when it may be looked at again."""
+    """One prefix: the list or watch under way, and when the next one may follow."""
 
     listing: bool = False
     watching: bool = False
@@ -50,7 +51,7 @@ class Lookout:
 
     Attributes:
         items: what is known, by full key.
-        was_reset: the engine was emptied; the caller takes note and clears it.
+        was_reset: the engine was emptied; the caller sets it back to False.
     """
 
     def __init__(self, context: Context, run: str, address: ClusterAddress, folder: str) -> None:
@@ -59,12 +60,13 @@ class Lookout:
         self._address = address
         self._folder = folder
         self._parts: dict[str, _Part] = {}
+        self._wanted: set[str] = set()
         self.items: dict[str, Versioned] = {}
         self.was_reset = False
 
     def look(self, *names: str, quiet_s: float) -> None:
         """Keeps these parts up to date, and no others; `""` is the whole folder."""
-        wanted = {self._folder + name for name in names}
+        wanted = self._wanted = {self._folder + name for name in names}
         for prefix in [prefix for prefix in self._parts if prefix not in wanted]:
             if not (self._parts[prefix].listing or self._parts[prefix].watching):
                 del self._parts[prefix]
@@ -86,14 +88,14 @@ class Lookout:
                 self._context.emit(ListCluster(run=self._run, address=self._address, prefix=prefix))
 
     def again(self) -> None:
-        """Something is not certain: everything is listed again, at once."""
-        for part in self._parts.values():
+        """Has everything listed again at once, because a change may have been missed."""
+        for part in self._looked_at():
             part.again, part.not_before = True, 0.0
 
     @property
     def behind(self) -> bool:
-        """Whether something is to be read before anything is decided."""
-        return any(part.again or part.listing for part in self._parts.values())
+        """Whether a list is still to come, so that nothing may be decided yet."""
+        return any(part.again or part.listing for part in self._looked_at())
 
     def knows(self, name: str) -> bool:
         """Whether this part of the folder has been listed."""
@@ -135,13 +137,18 @@ class Lookout:
         return tuple(key for key, found in event.result.items.items() if self._put(key, found))
 
     def written(self, key: str, value: bytes | None, version: int) -> None:
-        """An own change is known before a watch tells of it."""
+        """Puts in a change of our own, before a watch reports it."""
         self._put(key, None if value is None else Versioned(value, version))
 
     def below(self, name: str) -> dict[str, Versioned]:
-        """What is known below a part, by the rest of its key."""
+        """Values below a part, by the rest of their keys."""
         start = self._folder + name
         return {key[len(start) :]: found for key, found in self.items.items() if key.startswith(start)}
+
+    def decoded(self, name: str, kind: type[Document]) -> dict[str, Document]:
+        """The same, as documents; those that this version cannot read are left out."""
+        read = {rest: decoded(found.value, kind) for rest, found in self.below(name).items()}
+        return {rest: document for rest, document in read.items() if document is not None}
 
     def lasting(self) -> tuple[str, ...]:
         """All keys that are known and not under a node's lease."""
@@ -156,6 +163,10 @@ class Lookout:
         waits = [part.not_before for part in self._parts.values() if not part.listing]
         return min((at for at in waits if at > self._context.now.at), default=None)
 
+    def _looked_at(self) -> list[_Part]:
+        """The parts that are wanted; the watch of another one may go on for minutes."""
+        return [part for prefix, part in self._parts.items() if prefix in self._wanted]
+
     def _replace(self, prefix: str, items: dict[str, Versioned]) -> tuple[str, ...]:
         gone = [key for key in self.items if key.startswith(prefix) and key not in items]
         for key in gone:
@@ -165,7 +176,10 @@ class Lookout:
         return (*gone, *changed)
 
     def _put(self, key: str, found: Versioned | None) -> bool:
-        """A watch may tell of what a list has shown already; an old deletion is mended by the next list."""
+        """Puts one value, unless a newer one is known: a watch may report what a list has shown already.
+
+        A deletion has no version, so an old one may win until the next list.
+        """
         known = self.items.get(key)
         if found is None:
             return self.items.pop(key, None) is not None

@@ -1,6 +1,7 @@
-"""This node's lease at each cluster store: got, prolonged three times within its time, given back.
+"""Membership: this node's lease at each cluster store, prolonged three times within its time.
 
-A lost lease is no lost seat: the node joins again, and goes on with whatever nobody has taken meanwhile.
+The loss of a lease is not the loss of a seat: the node joins again, and goes on with all that no other node
+has taken meanwhile.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from pluto_dist.core.values.engine import ClusterAddress, Joined, LeaseLost, Ref
 from pluto_dist.core.values.events import ClusterJoined
 
 AGAIN_S = 1.0
-REFUSED_AGAIN_S = 15.0  # somebody may mend the cause
+REFUSED_AGAIN_S = 15.0  # the cause may be mended meanwhile
 
 
 class Lease(msgspec.Struct):
-    """What is known of one lease.
+    """This node's lease at one store.
 
     Attributes:
         valid_until: None without one.
@@ -44,7 +45,7 @@ class Memberships:
         self._leases: dict[ClusterAddress, Lease] = {}
 
     def of(self, address: ClusterAddress) -> Lease:
-        """The lease at a store; from the first question on it is wanted."""
+        """The lease at a store; from the first call on the node keeps one there."""
         if address not in self._leases:
             self._leases[address] = Lease(away_since=self._context.now.at)
         return self._leases[address]
@@ -84,7 +85,7 @@ class Memberships:
         return False
 
     def lost(self, address: ClusterAddress) -> None:
-        """A write under the lease found that there is none any more."""
+        """A write under the lease found that the store has none any more."""
         lease = self.of(address)
         lease.valid_until, lease.next_at = None, self._context.now.at
 
@@ -94,7 +95,7 @@ class Memberships:
         lease.answered_at, lease.away_since, lease.trouble = self._context.now.at, None, ""
 
     def silent(self, address: ClusterAddress, reason: str) -> None:
-        """The store has not answered, or said no."""
+        """The store has not answered, or has refused."""
         lease = self.of(address)
         lease.trouble = reason
         if lease.away_since is None:

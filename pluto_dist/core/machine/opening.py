@@ -1,10 +1,12 @@
-"""Runs on their backend: created once, reopened only where that is really meant (R8, G8).
+"""Opening: Runs on their backend, created once, reopened only where a caller asked for that (R8, G8).
 
-The own book comes first: the backend is asked only for Runs that this coordinator does not know, or knows as
-ended there. While the backend gives no answer the Run is provisional: granted, without ids; the request is
-repeated with the same external id until there is an answer.
+The book comes first: the backend is asked only for Runs that this coordinator does not know, or knows as
+ended there. While the backend does not answer, the Run is provisional: granted, without ids. The request is
+repeated with the same external id until there is an answer, so a lost answer makes no second Run.
 
-A Run that the backend has opened becomes ours: ids, tags, config, and what was known of it before.
+`Opening` sends the requests; `OpeningAnswers` puts into the book what an opened Run has: ids, tags, config,
+and for one that existed, what was known of it before. `Absences` ends the wait for a Run of another node that
+no node makes.
 """
 
 from __future__ import annotations
@@ -17,7 +19,6 @@ from pluto_dist.core.machine.ownership import Succession
 from pluto_dist.core.rules.claims import goes_on
 from pluto_dist.core.rules.participants import first_line, line_behind, node_name, steps_reached
 from pluto_dist.core.rules.shared import merge_json
-from pluto_dist.core.rules.verdict import members_of
 from pluto_dist.core.values.backend import (
     OpenRequest,
     Reached,
@@ -38,12 +39,12 @@ from pluto_dist.core.values.records import Cursor, Lease, Prior, Run, Verdict
 
 SEAT_WAIT_S = 0.5  # an answer of the cluster store wakes it before
 KEY_WAIT_S = 1.0  # a key usually comes with the next message
-REFUSED_RETRY_S = 30.0  # a Run that holds data already is offered again, in case somebody mends the cause
+REFUSED_RETRY_S = 30.0  # a Run that holds data already is offered again, in case the cause is mended
 LONGEST_ID = 255  # characters the server takes
 
 
 class Opening:
-    """Open requests and their answers."""
+    """Requests to open Runs, and their answers."""
 
     def __init__(self, context: Context, shared: Shared, clusters: Clusters) -> None:
         self._context = context
@@ -56,9 +57,9 @@ class Opening:
         self._not_before: dict[str, float] = {}
 
     def create(self, lease: Lease, want: Want) -> Run:
-        """Writes down a Run for a claim and asks the backend for it.
+        """Makes a Run for a claim in the book and asks the backend for it.
 
-        Of a Run that another node owns nothing is ours to say: no tags, no config, no lineage.
+        For a Run that another node owns, this node gives no tags, config or lineage.
         """
         claim, joins = lease.opened, want == "join"
         key = claim.generated_id
@@ -95,7 +96,7 @@ class Opening:
         return self._ask(run)
 
     def reopen(self, run: Run, lease: Lease) -> Run:
-        """Takes an ended Run up again; the backend is asked if it may have been told of the end."""
+        """Takes an ended Run up again; the backend is asked if the end may have reached it."""
         assert run.verdict is not None  # noqa: S101 # only ended Runs are reopened
         asks = run.telling and run.target.mode == "pluto" and not run.opening
         job = lease.opened.job
@@ -133,7 +134,7 @@ class Opening:
         return self._ask(run)
 
     def take_over(self, run: Run, lease: Lease) -> Run:
-        """The owner of a Run that this node relayed for is here now; the backend is asked once more."""
+        """Turns a relay's Run into this node's own, because the owner is here now; asks the backend again."""
         claim = lease.opened
         want: Want = "either" if goes_on(claim) else "create"
         if run.id is not None or (claim.run is not None and claim.run.external_id is None):
@@ -182,7 +183,7 @@ class Opening:
         return None
 
     def withdraw(self, run: Run) -> None:
-        """It was refused before anything was granted: an ended Run is as it was, a new one never was."""
+        """Undoes an opening that was refused: an ended Run is as it was before, a new one is deleted."""
         before = run.prior
         if before is None or run.id is None:
             self._book.delete_run(run.key)
@@ -202,13 +203,13 @@ class Opening:
         )
 
     def key_given(self, key_id: str) -> None:
-        """What waited for this key need not wait any more."""
+        """Asks the backend again for Runs that waited for this key."""
         for run in self._book.runs:
             if run.opening and run.target.key_id == key_id and run.key not in self._asked:
                 self._ask(run)
 
     def join_instead(self, run: Run, lease: Lease) -> None:
-        """Another node has its owner: the server is only asked where the Run is."""
+        """Turns the Run into one of another node's: the server is only asked for its ids."""
         if run.want == "join" or not run.opening:
             return
         self._book.configs.put(run.key, Config())
@@ -221,7 +222,7 @@ class Opening:
         self._ask(self._context.change_run(run, **changes))
 
     def wake(self) -> None:
-        """Asks again where it is time, and makes Runs provisional that have waited long enough."""
+        """Repeats requests that are due, and makes Runs provisional that have waited long enough."""
         now = self._context.now.at
         for run in self._book.runs:
             if not run.opening:
@@ -246,7 +247,6 @@ class Opening:
         return min(deadlines, default=None)
 
     def forget(self, run: str) -> None:
-        """The Run is forgotten."""
         self._asked.discard(run)
         self._absences.forget(run)
         self._not_before.pop(run, None)
@@ -256,7 +256,7 @@ class Opening:
         return run.open_since + (claim.wait_s if claim is not None else 0.0)
 
     def _is_claimed(self, run: Run) -> bool:
-        """Whether somebody trains for it; who only joins waits until there is a Run."""
+        """Whether a claim may own the Run, so that it becomes provisional; one that joins waits for a Run."""
         claim = self._claim(run)
         return claim is None or claim.verb == "init"
 
@@ -265,7 +265,7 @@ class Opening:
         return lease.opened if lease is not None else None
 
     def _ask(self, run: Run) -> Run:
-        """Asks the backend; what the first question may have changed must be known to whoever repeats it."""
+        """Asks the backend; the time of the first try is kept, since a repetition may meet its traces."""
         if not self._context.may_talk(run):
             self._not_before[run.key] = self._context.now.at + KEY_WAIT_S
             return run
@@ -342,7 +342,7 @@ class Opening:
         if not run.provisional:
             return refused
         if run.id is None and refused.error in ("RunExistsError", "RunNotFoundError"):
-            # People have been training under this name: the data is kept, under an id of its own.
+            # Training has gone on under this name meanwhile: the data is kept, under an id of its own.
             suffix = f"-{run.key[-6:]}"
             fresh = run.external_id[: LONGEST_ID - len(suffix)] + suffix
             self._context.change_run(run, external_id=fresh, want="create", asked_ms=0)
@@ -355,12 +355,12 @@ class Opening:
 
 
 def _known(ref: RunRef, parent: Run | None) -> RunRef:
-    """By its number, if there is one: the server can look up no other id without touching the Run."""
+    """The parent by its number, if known: the server cannot look up another id without touching the Run."""
     return ref if parent is None or parent.id is None else RunRef(id=parent.id)
 
 
 class OpeningAnswers:
-    """Nothing of the backend's is lost, and nothing that was changed here in the meantime."""
+    """Takes over opened Runs: keeps what the backend has, and what was changed here since the request."""
 
     def __init__(self, context: Context, shared: Shared) -> None:
         self._context = context
@@ -368,7 +368,7 @@ class OpeningAnswers:
         self._shared = shared
 
     def apply(self, run: Run, opened: RunOpened) -> None:
-        """Takes what the backend said of a Run that was asked for."""
+        """Takes over a Run that the backend has opened."""
         twin = self._twin(run, opened)
         if twin is not None and run.epoch == 0:
             self._context.change_run(twin, asked=(*twin.asked, *run.asked))
@@ -406,9 +406,9 @@ class OpeningAnswers:
         self._context.note(run.key, "opened", id=str(opened.id), resumed=str(opened.resumed).lower())
 
     def _behind(self, run: Run, reached: Reached) -> Run:
-        """Nothing of the Run is overwritten: automatic steps and console lines go on behind what there is.
+        """Sets automatic steps and console lines behind those that the Run has, so that none is overwritten.
 
-        Who joins a Run of another node goes on behind its own series only; its job has begun there just now.
+        A node that joins another's Run goes on behind its own series only: the job has just begun there.
         """
         opener = self._book.leases.get(run.opener)
         side = opener is not None and (opener.opened.verb == "attach" or opener.opened.wanted == "side")
@@ -425,7 +425,7 @@ class OpeningAnswers:
         )
 
     def _twin(self, run: Run, opened: RunOpened) -> Run | None:
-        """The same Run, asked for under another id."""
+        """The record of the same Run that was opened under another id."""
         return next(
             (
                 other
@@ -436,10 +436,16 @@ class OpeningAnswers:
         )
 
     def _taken_over(self, run: Run, record: bytes) -> Run:
-        """A local Run comes back from the store, under its old key, with everything that was known of it."""
+        """Restores a local Run from its document in the store, under its old key."""
         papers = restore(record)
         old = papers.run
         config = self._book.configs.get(run.key) or Config()
+        for topic in papers.topics:  # numbers go on behind items that only the database before had
+            if topic.name not in self._book.topics_of(old.key):
+                self._book.put_topic(msgspec.structs.replace(topic, gone=topic.last, parts=()))
+        for reader in papers.readers:
+            if reader.key not in self._book.readers:
+                self._book.put_reader(msgspec.structs.replace(reader, held={}))
         self._book.move_leases(run.key, old.key, old.epoch)
         if old.key != run.key:  # the same after the loss of a database
             self._book.delete_run(run.key)
@@ -469,7 +475,7 @@ class OpeningAnswers:
         )
 
     def _resume_cursors(self, shown: LeaseShown) -> None:
-        """A lease that is still in the spool, of which only the document tells how much was counted."""
+        """Restores the cursors of a lease that is still in the spool from the document."""
         if shown.lease_id not in self._book.leases:
             return
         counted = shown.delivered
@@ -483,7 +489,7 @@ class OpeningAnswers:
                 counted = 0
 
     def _join(self, run: Run, opened: RunOpened, *, known: bool) -> None:
-        """The Run existed: its tags and config stay, those of the claim are added over them."""
+        """Puts the claim's tags and config over those of a Run that existed."""
         config = self._book.configs.get(run.key) or Config()
         wanted = run.tags
         if opened.tags is not None:
@@ -493,7 +499,7 @@ class OpeningAnswers:
         self._shared.rebase_config(run.key, opened.config or config.body, mine)
 
     def _inherit(self, run: Run, opened: RunOpened) -> None:
-        """A fork starts from its parent's config and, if asked, its tags."""
+        """Puts the parent's config and, if asked for, its tags below those of a fork."""
         wanted = run.tags
         run = self._context.change_run(run, pushed_tags=opened.tags if opened.tags is not None else wanted)
         fork = run.fork
@@ -513,7 +519,7 @@ def _reopened(old: Run) -> dict[str, object]:
 
 
 def _as_it_ended(old: Run) -> dict[str, object]:
-    """Who only joins a Run that is over leaves it over (G8)."""
+    """Changes that keep a Run ended for a claim that only joins it (G8)."""
     over = ("status", "verdict", "ended_ms", "job_key", "attempt", "telling", "reported", "cancelled")
     return {"relay": "", **{name: getattr(old, name) for name in over}}
 
@@ -522,24 +528,23 @@ OWNER_COMES_S = 30.0  # a node whose ranks have ended waits this long for the ow
 
 
 class Absences:
-    """Since when the server says that it has no such Run; an outage says nothing."""
+    """Since when the server answers that it has no such Run; an outage does not count."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
         self._since: dict[str, float] = {}
 
     def left_alone(self, run: Run, *, absent: bool) -> bool:
-        """Whether this node's part of the job is over, and no other node has made the Run or will."""
+        """Whether all ranks here have ended and, for long enough, no other node has made the Run."""
         now = self._context.now.at
         if not absent or not run.relay:
             self._since.pop(run.key, None)
             return False
         since = self._since.setdefault(run.key, now)
-        members = members_of(run, self._context.book.leases_of(run.key))
+        members = self._context.situation(run).members
         if not members or any(member.alive for member in members):
             return False
         return now >= max(since, *(member.ended_at or 0.0 for member in members)) + OWNER_COMES_S
 
     def forget(self, run: str) -> None:
-        """The Run is forgotten."""
         self._since.pop(run, None)

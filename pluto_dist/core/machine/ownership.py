@@ -1,11 +1,12 @@
-"""Who owns a Run after whom: owners, attempts of the job, and the epochs that fence them (R5, R10)."""
+"""Ownership: the succession of owners and attempts in a Run, and the epochs that fence them (R5, R10)."""
 
 from __future__ import annotations
 
 from pluto_dist.core.machine.context import Context
 from pluto_dist.core.rules.claims import launched
+from pluto_dist.core.rules.kinship import predecessor
 from pluto_dist.core.rules.participants import first_line, node_name
-from pluto_dist.core.rules.verdict import decide, members_of
+from pluto_dist.core.rules.verdict import decide
 from pluto_dist.core.values.book import Config
 from pluto_dist.core.values.effects import WatchLauncher
 from pluto_dist.core.values.ids import Job
@@ -14,7 +15,7 @@ from pluto_dist.core.values.records import AttemptEnd, Lease, Run
 
 
 class Succession:
-    """Each change of owner or restart of the job raises the epoch; whoever has an older one has no say."""
+    """Changes of owner and restarts of the job: each raises the epoch, and only its members count."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -34,7 +35,7 @@ class Succession:
         for other in others:
             if other.role == "owner":  # it lives on although a person has ended its Run
                 self._supersede(other)
-        goes_on = successor and not anew and self._hands_over(run, lease)
+        goes_on = successor and not anew and (self._hands_over(run, lease) or self._comes_late(run, lease))
         start_epoch = run.start_epoch if goes_on else run.epoch + 1
         run = self._begin(run, job, owner=lease.lease_id, start_epoch=start_epoch)
         for other in others if successor else ():
@@ -43,14 +44,19 @@ class Succession:
         return run
 
     def _hands_over(self, run: Run, lease: Lease) -> bool:
-        """Whether the owner before left the Run to its start, or has become another program (R4)."""
+        """Whether the former owner closed the Run within this start, or was replaced by `exec` (R4)."""
         before = self._book.leases.get(run.owner or "")
         if before is None:
             return False
         return before.end_reason == "closed" or before.identity.same_process(lease.identity)
 
+    def _comes_late(self, run: Run, lease: Lease) -> bool:
+        """Whether it is a rank that the present start has not had yet, behind one that has ended (R4)."""
+        present = (each for each in self._book.leases_of(run.key) if each.epoch >= run.start_epoch)
+        return lease.opened.job.rank is not None and predecessor(lease.opened, present) is None
+
     def relay(self, lease: Lease, run: Run) -> Run:
-        """Ranks whose owner is on another node (R12); their epochs are this node's own."""
+        """Makes the claim a worker whose owner is on another node (R12); epochs are this node's own there."""
         job = lease.opened.job
         if run.relay and run.epoch and (run.job_key, run.attempt) == (job.key, job.attempt):
             return run
@@ -78,7 +84,7 @@ class Succession:
         )
 
     def _begin(self, run: Run, job: Job, **changes: object) -> Run:
-        """What belongs to one start of a job by its launcher begins anew."""
+        """Resets what belongs to one start of a job by its launcher."""
         return self._context.change_run(
             run,
             epoch=run.epoch + 1,
@@ -93,8 +99,8 @@ class Succession:
         )
 
     def alone(self, run: Run) -> Run:
-        """Nobody on node 0 called `init()`, so what was logged on this node is the whole Run (R4)."""
-        members = members_of(run, self._book.leases_of(run.key))
+        """Turns a relay's Run into this node's own, because no process on node 0 has called `init()` (R4)."""
+        members = self._context.situation(run).members
         owner = min(members, key=lambda member: (member.rank is None, member.rank))
         self._context.note(run.key, "owned_here", rank=str(owner.rank))
         config = bytes(owner.opened.config)
@@ -104,8 +110,8 @@ class Succession:
         )
 
     def new_attempt(self, run: Run, claim: Claim) -> Run:
-        """The launcher restarted the job: the old ranks have no say any more (R10)."""
-        members = members_of(run, self._book.leases_of(run.key))
+        """Begins the attempt that a claim is the first of: leases of older ones are superseded (R10)."""
+        members = self._context.situation(run).members
         run = self.note_start(run, claim.job.attempt)
         for member in members:
             if member.alive:
@@ -113,18 +119,18 @@ class Succession:
         return self._context.change_run(run, attempt=claim.job.attempt, owner=None)
 
     def note_start(self, run: Run, attempt: int | None = None) -> Run:
-        """How the start that is over ended is kept; the next one may be of the same attempt (R4)."""
-        verdict = run.verdict or decide(run, members_of(run, self._book.leases_of(run.key)))
+        """Keeps how the start that is over ended; the next one may be of the same attempt (R4)."""
+        verdict = run.verdict or decide(run, self._context.situation(run).members)
         ended = AttemptEnd(run.attempt, verdict.status, verdict.reason, verdict.first_failure)
         number = run.attempt if attempt is None else attempt
         self._context.note(run.key, "restarted", attempt=str(number), because=verdict.reason)
         return self._context.change_run(run, attempts=(*run.attempts, ended))
 
     def attempt_below(self, run: Run, claim: Claim, *, anew: bool) -> Run:
-        """Under `pluto-dist run` the owner stays when its command starts everything anew.
+        """Begins a new attempt below `pluto-dist run`, whose launcher stays the owner.
 
         Args:
-            anew: it does, although nothing counts its attempts.
+            anew: the command starts its processes anew, although no launcher counts attempts.
         """
         owner = self._book.leases.get(run.owner or "")
         if owner is None or not launched(claim, owner) or (claim.job.attempt <= run.attempt and not anew):

@@ -1,4 +1,4 @@
-"""Questions of people and their scripts, and the one thing a person may do: take a Run over and end it."""
+"""Questions of people and their scripts, and `finish --force`: a person takes a Run over and ends it."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from pluto_dist.core.values.messages import (
     Question,
     Refusal,
     StopCoordinator,
+    TakeItem,
 )
 from pluto_dist.core.values.records import Lease, Run, Verdict
 
@@ -40,7 +41,7 @@ class Questions:
         self._generation = generation
 
     def answer(self, peer: bytes, question: Question) -> bool:
-        """Answers one question; True if it asks the coordinator to stop."""
+        """Answers one question; True if the coordinator was asked to stop."""
         match question:
             case AskConfig(lease_id=lease_id):
                 lease = self._book.leases.get(lease_id)
@@ -60,6 +61,8 @@ class Questions:
             case StopCoordinator():
                 self._say(peer, question, _encoder.encode({"stopping": True, "generation": self._generation}))
                 return True
+            case TakeItem():
+                raise TypeError("an item is given by Topics, when there is one")
             case _:
                 assert_never(question)
         return False
@@ -117,7 +120,7 @@ class Questions:
         self._say(peer, question, self._views.document(self._book.runs[run.key]))
 
     def _take_over(self, run: Run, question: ForceFinish) -> None:
-        """A person's word is a take-over: a new epoch, so that no older owner can end the Run again."""
+        """Ends a Run for a person, in a new epoch, so that no older owner can end it again."""
         verdict = Verdict(question.status, "ended by a person with finish --force")
         self._context.note(run.key, "taken_over", status=question.status)
         self._context.urgent.add(run.key)

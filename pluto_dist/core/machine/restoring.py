@@ -1,8 +1,8 @@
-"""Ends that asking has taken away, put back (R8, G8).
+"""Restoring: Runs of others that our request has reopened on the server are ended again (R8, G8).
 
-A refused `create` may have reopened a Run that is none of ours. Nobody waits for it any more, so it is owed:
-kept on disk from the moment it is known, and tried again, over deaths of the coordinator and outages of the
-server, until the server has taken it or says that it never will.
+A refused `create` may have reopened a Run that is not ours. No process waits for its old end to be put back,
+so that is kept on disk from the moment it is known, and tried again, over deaths of the coordinator and
+outages of the server, until the server accepts it or refuses for good.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Restoring:
-    """What is owed, and when to try again."""
+    """Ends to be put back, and when to try again."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -40,11 +40,11 @@ class Restoring:
         self._not_before: dict[str, float] = {}
 
     def owe(self, target: Target, reopened: Reopened) -> None:
-        """Remembers what has to be put back."""
+        """Keeps an end that has to be put back."""
         self._book.restorations.put(f"restore-{reopened.id}", Restoration(target, reopened))
 
     def wake(self) -> None:
-        """Asks the server where it is time, and where there is a key for it."""
+        """Sends the requests that are due and for which there is a key."""
         now = self._context.now.at
         for key in self._book.restorations.all_keys():
             owed = self._book.restorations[key]
@@ -77,7 +77,7 @@ class Restoring:
 
     @property
     def at_rest(self) -> bool:
-        """Whether nothing is owed."""
+        """Whether no end is left to be put back."""
         return not self._book.restorations.all_keys()
 
     def _may_talk(self, owed: Restoration) -> bool:

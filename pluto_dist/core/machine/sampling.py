@@ -1,8 +1,8 @@
-"""When the node is sampled, and for which Runs: those not ended that have a live owner or worker here.
+"""Sampling: when the node is measured, and for which Runs: those with a live owner or worker here.
 
-The first sample comes one interval after the first of them; then it is also known whether the job has more
-ranks than this node holds. What was measured belongs to the participant `node` and is delivered like
-everything else, over restarts of the coordinator too.
+The first sample comes one interval after the Run's first owner or worker; by then it is known whether the job
+has more ranks than this node holds. The measurements belong to the participant `node` and are delivered like
+all other records, over restarts of the coordinator too.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ class Sampling:
         self._ended: set[str] = set()
 
     def plan(self, run: Run) -> Lease | None:
-        """The Run has changed; returns the node's lease if nobody is here any more to sample for."""
+        """Plans samples of a Run that has changed; returns the node's lease if no member is left here."""
         interval = self._interval(run)
         if interval is not None:
             self._next.setdefault(run.key, self._context.now.at + interval)
             return None
         self._next.pop(run.key, None)
-        # Not only when the Run has ended: who leaves waits for this too, and its end for who leaves.
+        # Not only once the Run has ended: the last process out waits for these records, and the end for it.
         lease = self._lease(run)
         if lease is not None:
             self._ended.add(lease.lease_id)
@@ -44,7 +44,7 @@ class Sampling:
         return lease
 
     def sample(self) -> None:
-        """Time has passed: measures for the Runs whose turn it is."""
+        """Has the node measured for the Runs whose sample is due."""
         now = self._context.now.at
         feeds: list[NodeFeed] = []
         for key in [key for key, at in self._next.items() if at <= now]:
@@ -63,7 +63,6 @@ class Sampling:
         return min(self._next.values(), default=None)
 
     def forget(self, run: str) -> None:
-        """The Run is forgotten."""
         self._next.pop(run, None)
         for lease in self._book.leases_of(run):
             self._ended.discard(lease.lease_id)

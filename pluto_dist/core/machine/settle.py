@@ -1,24 +1,21 @@
-"""After every event: what has become of each Run that it touched.
+"""Settling: after every event, the consequences for each Run that it touched.
 
 The order is fixed: claims, then entries that waited for them, then the verdict, then what the backend and the
-store have to be told, then what the participants have to be told. A verdict is frozen when it is made; it is
-reported once, after everything of owner and workers has been delivered.
+store lack, then views for the processes. `rules/verdict` decides whether a Run has ended; here its verdict is
+frozen, and it is reported once, after everything of owner and workers has been delivered.
 
-Before a verdict, everybody who is still there is polled (R10).
+Before a verdict all living members are polled (R10). The coordinator may have been away: stopped, without
+room on its disk, or not yet started. Its clock then says that a deadline has passed, while what the members
+did meanwhile stands unread in their lifecycle streams; so does the claim of a rank that came last in a short
+job. So new leases are looked for, the streams of living members read and their processes checked once more.
 
-A coordinator may have been away: stopped, without room on its disk, or not yet started. Its clock then says
-that a deadline has passed, and what the members did meanwhile stands unread in their lifecycle streams; so
-does the claim of a rank that came last in a short job. So a verdict is made only after new leases were looked
-for, the streams of the living read, and their processes looked at, once more.
-
-What the coordinator may forget: Runs that ended long ago and claims that came to nothing.
-
-When nothing has been left to do for so long that the coordinator ends (R3).
+`Retention` forgets Runs that ended long ago and claims that came to nothing. `Idle` decides when the
+coordinator has had nothing to do for so long that it ends (R3).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Protocol, runtime_checkable
 
 import msgspec
@@ -37,13 +34,12 @@ from pluto_dist.core.machine.views import RunSituations, Views
 from pluto_dist.core.rules.claims import sought
 from pluto_dist.core.rules.verdict import (
     Assessment,
-    assess,
     codes_awaited,
     describe,
     first_failure,
-    members_of,
     who_failed,
 )
+from pluto_dist.core.values.cluster import StoredVerdict
 from pluto_dist.core.values.effects import PollMembers, RemoveLease
 from pluto_dist.core.values.records import Lease, Run, Verdict
 
@@ -51,7 +47,7 @@ ROUNDS = 20  # settling one Run may touch it, or another one, again; it never ta
 
 
 class Settling:
-    """Deadlines of Runs and the ends of leases."""
+    """Settles Runs; keeps their deadlines, and the ended leases whose folders are still there."""
 
     def __init__(
         self,
@@ -85,25 +81,26 @@ class Settling:
         self._deadlines: dict[str, float] = {}
         self._gone: set[str] = set()
 
-    def settle(self) -> None:
-        """Settles all touched Runs and tells their participants what they do not know yet."""
+    def settle(self) -> Container[str]:
+        """Settles all touched Runs and returns them; writes documents and sends views that have changed."""
         runs, news = self._settle_all()
         self._polls.close()
         for key in runs:
             self._document_writer.changed(key)
         self._document_writer.write_due(self._views.last_word)
         self._views.tell(runs, news)
+        return runs
 
     def polled(self, run: str) -> None:
         """The members of a Run were polled for its verdict."""
         self._polls.polled(run)
 
     def deadline(self) -> float | None:
-        """When some Run has to be looked at again."""
+        """When a Run has to be settled again, if nothing happens before."""
         return min(self._deadlines.values(), default=None)
 
     def gone(self, lease_id: str) -> None:
-        """The process of a lease is dead; its folder may go once it is delivered."""
+        """Notes that a lease's process is dead: its folder may go once everything in it is delivered."""
         self._gone.add(lease_id)
         self._context.news[lease_id] = None
 
@@ -119,13 +116,15 @@ class Settling:
         return over and delivered and self._document_writer.safe(run) and self._controls.settled(run)
 
     def forget(self, run: str) -> None:
-        """The Run is forgotten."""
         self._deadlines.pop(run, None)
         self._polls.forget(run)
         self._reports.forget(run)
 
     def _settle_all(self) -> tuple[dict[str, None], dict[str, None]]:
-        """Goes on until nothing changes any more; returns the Runs and leases that were settled."""
+        """Settles until nothing changes any more; returns the Runs and leases that were settled.
+
+        It takes rounds, because settling one Run may touch another: the end of a lease decides a claim.
+        """
         runs: dict[str, None] = {}
         news: dict[str, None] = {}
         self._touch_due()
@@ -156,7 +155,7 @@ class Settling:
             self._context.touch(key)
 
     def _stop_seeking(self) -> None:
-        """Who wanted to join a Run of another node is gone."""
+        """Deletes Runs of other nodes that were looked for only for claims, once no claim waits for them."""
         for run in self._book.runs:
             if sought(run) and not self._admission.awaited(run):
                 self._book.delete_run(run.key)
@@ -166,9 +165,8 @@ class Settling:
         return due is not None and due <= self._context.now.at
 
     def _settle_run(self, run: Run) -> None:
-        leases = self._book.leases_of(run.key)
-        members = members_of(run, leases)
-        assessment = assess(run, members, self._context.now.at)
+        situation = self._context.situation(run)
+        members, assessment = situation.members, situation.assessment
         verdict = assessment.verdict or self._nobody_comes(run)
         if run.cluster is not None:
             run = self._of_all_nodes(run, members, assessment, verdict)
@@ -193,33 +191,43 @@ class Settling:
     def _of_all_nodes(
         self, run: Run, members: tuple[Lease, ...], assessment: Assessment, verdict: Verdict | None
     ) -> Run:
-        """Of several nodes each says when it is done; the Run ends with the verdict that all of them get."""
+        """Settles a Run of several nodes: notes when this one is done; the verdict comes from the store."""
         shared = self._clusters.of(run)
         if shared is None:
             return run
         done = verdict is not None if not run.relay else self._node_is_done(assessment, members)
-        if done and not run.ended and self._polls.over(run, members):
+        if run.ended and shared.stored() is None:  # by this node alone, or by a person
+            shared.over(run, members, run.verdict, settled=run.reported or run.forced)
+        elif done and not run.ended and self._polls.over(run, members):
             nobody = verdict is not None and assessment.verdict is None
             shared.over(run, members, verdict, settled=nobody)
         self._clusters.advance(run, members)
         stored = shared.stored()
-        if run.ended:
-            if stored is not None and shared.sent() and not run.reported:
-                run = self._context.change_run(run, telling=True, reported=True)
-            return run
-        if stored is not None:
-            run = self._end(run, stored.verdict, members, stored.ended_ms)
-            return self._context.change_run(run, telling=True, reported=True) if shared.sent() else run
-        alone = self._clusters.last_resort(run)
+        if stored is not None and not run.forced:
+            return self._as_stored(run, members, stored, number=shared.round, sent=shared.sent())
+        alone = self._clusters.last_resort(run) if not run.ended else None
         return self._end(run, alone, members) if alone is not None else run
 
+    def _as_stored(
+        self, run: Run, members: tuple[Lease, ...], stored: StoredVerdict, *, number: int, sent: bool
+    ) -> Run:
+        """The Run ends as all nodes know it, also where this one had decided alone."""
+        if run.status != stored.verdict.status or not run.ended:
+            run = self._end(run, stored.verdict, members, stored.ended_ms)
+            run = self._context.change_run(run, reported=False)
+        if run.round != number:
+            run = self._context.change_run(run, round=number)
+        if sent and not run.reported:
+            run = self._context.change_run(run, telling=True, reported=True)
+        return run
+
     def _node_is_done(self, assessment: Assessment, members: tuple[Lease, ...]) -> bool:
-        """On a node without the owner: all members ended, and none of them may be started again."""
+        """Whether on a node without the owner all members have ended and none may be started again."""
         codes = codes_awaited(members, self._context.now.at)
         return assessment.phase == "detached" and bool(members) and codes is None
 
     def _nobody_comes(self, run: Run) -> Verdict | None:
-        """A Run that was opened for a claim which then went elsewhere must not go on for ever."""
+        """The end of a Run whose opener went elsewhere, which would stay RUNNING for ever; else None."""
         if run.owner is not None or run.opening or run.relay or self._admission.expects_owner(run):
             return None
         return run.prior.verdict if run.prior is not None else Verdict("TERMINATED", "nobody came to own it")
@@ -227,7 +235,7 @@ class Settling:
     def _end(
         self, run: Run, verdict: Verdict, members: tuple[Lease, ...], ended_ms: int | None = None
     ) -> Run:
-        """Freezes the verdict; unless others have dated it, an end found late is dated by its last member."""
+        """Freezes the verdict; without `ended_ms` an end that is found late is dated by its last member."""
         self._context.urgent.add(run.key)
         self._context.note(run.key, "ended", status=verdict.status, reason=verdict.reason)
         if ended_ms is None and run.prior is not None and verdict is run.prior.verdict:
@@ -244,7 +252,7 @@ class Settling:
         )
 
     def _status_by(self, run: Run, *, delivered: bool, quiet: bool) -> float | None:
-        """When the status is not held up any more by what is late, None if it is not."""
+        """Until when late records hold up the status, None if none do."""
         if not run.ended or run.reported:
             return None
         if not delivered:
@@ -253,7 +261,7 @@ class Settling:
         return None if quiet else self._context.now.at + QUIET_MS / 1000
 
     def _plan(self, run: Run, assessment: Assessment, status_by: float | None) -> None:
-        codes = codes_awaited(members_of(run, self._book.leases_of(run.key)), self._context.now.at)
+        codes = codes_awaited(self._context.situation(run).members, self._context.now.at)
         candidates = (
             assessment.deadline,
             codes if run.cluster is not None else None,
@@ -268,7 +276,7 @@ class Settling:
             self._deadlines.pop(run.key, None)
 
     def _remove_if_done(self, lease_id: str) -> None:
-        """The folder goes when the process is dead and everything is delivered."""
+        """Removes the folder of a lease whose process is dead, once everything in it is delivered."""
         lease = self._book.leases.get(lease_id)
         if lease is None or lease.removed or lease.alive or lease_id not in self._gone:
             return
@@ -277,6 +285,7 @@ class Settling:
         if any(lane.kept for lane in self._delivery.lanes_of(lease)):
             return
         self._gone.discard(lease_id)
+        # `removed` is committed before the folder goes: a crash between the two only repeats the removal.
         self._context.emit(RemoveLease(lease_id=lease_id, folder=lease.folder))
         self._book.put_lease(msgspec.structs.replace(lease, removed=True))
         self._delivery.lease_removed(lease)
@@ -285,7 +294,7 @@ class Settling:
 
 
 def _beat_s(run: Run, assessment: Assessment, members: tuple[Lease, ...]) -> float | None:
-    """How often a heartbeat is the truth: a coordinator never keeps the Run of a dead job alive (G7)."""
+    """Seconds between heartbeats, None for none: a dead job's Run is never kept alive (G7)."""
     if run.relay:
         lives = run.status == "RUNNING" and assessment.phase in ("running", "restarting")
     else:
@@ -296,7 +305,7 @@ def _beat_s(run: Run, assessment: Assessment, members: tuple[Lease, ...]) -> flo
 
 
 class MemberPolls:
-    """Runs whose members are being polled, and those whose have just been."""
+    """Runs whose members are being polled, and Runs whose poll this very event has ended."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -304,7 +313,7 @@ class MemberPolls:
         self._polled: set[str] = set()
 
     def over(self, run: Run, members: Iterable[Lease]) -> bool:
-        """Whether a verdict may be made now; if not, the members are asked."""
+        """Whether a verdict may be made now; if not, the members are polled."""
         if run.key in self._polled:
             return True
         if run.key not in self._asked:
@@ -314,38 +323,38 @@ class MemberPolls:
         return False
 
     def polled(self, run: str) -> None:
-        """The members were polled: what they have to say came before this."""
+        """Takes the end of a poll; what was new of the members came before this, as events."""
         self._asked.discard(run)
         self._polled.add(run)
         self._context.touch(run)
 
     def close(self) -> None:
-        """The event is over; a later verdict needs another poll."""
+        """Ends the event: a poll counts for it alone, and a later verdict needs another one."""
         self._polled.clear()
 
     def forget(self, run: str) -> None:
-        """The Run is forgotten."""
         self._asked.discard(run)
 
 
 FORGET_MS = 24 * 3600 * 1000  # ended Runs are remembered this long; the store and the server keep them
+TOPICS_MS = 7 * FORGET_MS  # … and this long if something was handed over there, which only they keep
 FORGET_EVERY_S = 3600.0
 
 
 @runtime_checkable
 class Part(Protocol):
-    """Something that remembers Runs."""
+    """A part of the machine that keeps something by Run beside the book."""
 
     def forget(self, run: str) -> None:
-        """The Run is forgotten; its records may be in the book still."""
+        """Forgets all that is kept of a Run, whose records may still be in the book."""
         ...
 
 
 class Retention:
-    """Forgets, now and then.
+    """Deletes what is old, now and then.
 
     Args:
-        parts: whatever keeps things by Run beside the book.
+        parts: all parts that keep something by Run.
     """
 
     def __init__(self, context: Context, parts: Iterable[Part]) -> None:
@@ -355,14 +364,14 @@ class Retention:
         self._next_at = float("-inf")
 
     def forget_old(self) -> None:
-        """Forgets what nobody can ask for any more, if it is time."""
+        """Deletes, if it is time, Runs that were reported long ago, and old claims that got no Run."""
         now = self._context.now
         if now.at < self._next_at:
             return
         self._next_at = now.at + FORGET_EVERY_S
         before_ms = now.wall_ms - FORGET_MS
         for run in self._book.runs:
-            if self._done_with(run, before_ms):
+            if self._done_with(run, now.wall_ms):
                 self._forget(run.key)
                 self._book.delete_run(run.key)
         for lease in self._book.leases:
@@ -370,7 +379,7 @@ class Retention:
                 self._book.delete_lease(lease.lease_id)
 
     def forget_gone(self) -> None:
-        """Forgets what else was kept of Runs that are not in the book any more."""
+        """Has all parts forget Runs that were deleted from the book."""
         for run in self._book.take_deleted():
             if run not in self._book.runs:
                 self._forget(run)
@@ -379,15 +388,16 @@ class Retention:
         for part in self._parts:
             part.forget(run)
 
-    def _done_with(self, run: Run, before_ms: int) -> bool:
+    def _done_with(self, run: Run, now_ms: int) -> bool:
         leases = self._book.leases_of(run.key)
+        before_ms = now_ms - (TOPICS_MS if self._book.topics_of(run.key) else FORGET_MS)
         ended_ms = max((lease.ended_ms or 0 for lease in leases), default=0) if run.relay else run.decided_ms
         over = run.reported or (bool(run.relay) and not run.opening)
         return over and (ended_ms or 0) < before_ms and all(lease.removed for lease in leases)
 
 
 class Idle:
-    """Counts the time at rest.
+    """The time at rest, after which the coordinator ends.
 
     Args:
         exit_s: seconds at rest after which to end.
@@ -398,7 +408,7 @@ class Idle:
         self._since: float | None = None
 
     def long_enough(self, at_rest: bool, now: float) -> bool:
-        """Whether to end now; said once each time, in case it is not heeded."""
+        """Whether to end now; True once, then after as long again: a message may have kept the process."""
         if not at_rest:
             self._since = None
             return False
@@ -410,7 +420,7 @@ class Idle:
         return True
 
     def deadline(self) -> float | None:
-        """When it will have been long enough, None if there is something to do."""
+        """When `long_enough` will be True, None while there is something to do."""
         return self._since + self.exit_s if self._since is not None else None
 
 
@@ -418,10 +428,10 @@ LONGEST_REPORT = 1000  # characters
 
 
 class NodeReports:
-    """What failed first on a node without the owner: told in the Run's events and in its config.
+    """The first failure on a node without the owner, for the Run's events and its config.
 
-    The verdict is made on the owner's node, of the evidence there: connection errors, or its launcher's
-    SIGTERM. Under `pluto_dist.failures` in the config people see which rank of which node began.
+    The verdict is made on the owner's node, from the evidence there: connection errors, or its launcher's
+    SIGTERM. Under `pluto_dist.failures` in the config people see which rank of which node failed first.
     """
 
     def __init__(self, context: Context, shared: Shared) -> None:
@@ -430,7 +440,7 @@ class NodeReports:
         self._told: set[tuple[str, int]] = set()
 
     def tell(self, run: Run, members: tuple[Lease, ...]) -> None:
-        """All members of the attempt have ended on this node."""
+        """Reports the first failure, once all members of the attempt on this node have ended."""
         found = first_failure(run, members)
         if found is None or found[0] or (run.key, run.epoch) in self._told:
             return
@@ -441,5 +451,4 @@ class NodeReports:
         self._shared.update_config(run.key, msgspec.json.encode(patch))
 
     def forget(self, run: str) -> None:
-        """The Run is forgotten."""
         self._told = {told for told in self._told if told[0] != run}

@@ -1,16 +1,16 @@
-"""One Run of several nodes, as one of them takes part in it.
+"""A Run of several nodes, as one of them takes part in it through the cluster store.
 
-Whatever this node has to say is a difference between what it knows and what is in the cluster store; one
-change is under way at a time, and after any answer that is not certain the folder is read again. So a lost
-answer, a restart of the coordinator or a store that was away only means that the difference is written later.
+What this node writes is always a difference between what it knows and what is in the store. One change is in
+flight at a time, and after an answer that is not certain the folder is read again. So a lost answer, a
+restart of the coordinator or a store that was away only means that the difference is written later.
 
-The order of writing is the order of `STEPS`: a node is there before it speaks, evidence is stored before the
-node says that this was all, and a verdict is stored before the Run has ended anywhere.
+The order of writing is the order of `STEPS`: a node is present before it writes anything else, its evidence
+is stored before the note that this was all, and a verdict is stored before the Run has ended on any node.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -20,9 +20,9 @@ from pluto_dist.core.machine.membership import AGAIN_S, REFUSED_AGAIN_S, Lease, 
 from pluto_dist.core.rules.joint import judge
 from pluto_dist.core.rules.offsets import Offset, read_ours, read_theirs
 from pluto_dist.core.rules.participants import node_name
-from pluto_dist.core.rules.reports import by_node, decoded, last_words, report_of
+from pluto_dist.core.rules.reports import by_node, decoded, last_words, report_of, takes_part
 from pluto_dist.core.rules.seat import Claim, Follow, SeatView, may_act, plan
-from pluto_dist.core.rules.verdict import members_of, pieces_of
+from pluto_dist.core.rules.verdict import pieces_of
 from pluto_dist.core.values.cluster import (
     Heard,
     Judgement,
@@ -64,11 +64,11 @@ _encode = msgspec.json.Encoder().encode
 
 
 class SharedRun:
-    """See the module's docstring.
+    """This node's part in one Run of several nodes.
 
     Args:
         context: of the coordinator.
-        run: with a cluster store.
+        run: a Run with a cluster store.
         memberships: this node's leases.
         node, generation: of this coordinator.
     """
@@ -107,7 +107,7 @@ class SharedRun:
     # --- answers ------------------------------------------------------------------------------------------
 
     def listed(self, event: ClusterListed) -> None:
-        """A list was answered."""
+        """Takes the answer to a list."""
         found = self._lookout.listed(event)
         if isinstance(found, str):
             self._memberships.silent(self._address, found)
@@ -116,11 +116,11 @@ class SharedRun:
         self._read(found, event.read_at)
 
     def seen(self, event: ClusterSeen) -> None:
-        """A watch has something to say, or nothing."""
+        """Takes what a watch reports."""
         self._read(self._lookout.seen(event), event.read_at)
 
     def written(self, event: ClusterWritten) -> None:
-        """A change was answered. What is not certain is read back before anything else is written."""
+        """Takes the answer to a change; an uncertain one is read back before anything else is written."""
         asked, self._writing = self._writing, None
         if asked is None or asked.token != event.token:
             self._writing = asked
@@ -131,6 +131,7 @@ class SharedRun:
             self._not_before = self._context.now.at + pause_s
             self._memberships.silent(self._address, result.reason)
             self._lookout.again()
+            self._forget_written(asked.key)
             return
         self._memberships.heard(self._address)
         match result:
@@ -141,18 +142,25 @@ class SharedRun:
             case Conflict(current=current):
                 if isinstance(current, Versioned):
                     self._lookout.written(asked.key, current.value, current.version)
-                    self._done.add(asked.key)  # what is made once is made, by whomever
+                    self._done.add(asked.key)  # a key that is made once is there, also by another node
                 self._lookout.again()
             case GuardFailed():
                 if asked.leased:
                     self._memberships.lost(self._address)
                 self._lookout.again()
 
+    def _forget_written(self, key: str) -> None:
+        """What this node tells of itself it writes once more; the rest is compared with what is read back."""
+        if key == f"{self._folder}node/{self._node}":
+            self._present_under = 0
+        elif key == f"{self._folder}state/{self._node}":
+            self._shown = None
+
     # --- questions ----------------------------------------------------------------------------------------
 
     @property
     def document(self) -> RunDocument | None:
-        """What the nodes know of the Run; None if there is nothing, or it has not been read."""
+        """The run document; None if there is none, or it has not been read."""
         found = self._lookout.get("run")
         if found is None:
             return None
@@ -162,15 +170,20 @@ class SharedRun:
 
     @property
     def knows(self) -> bool:
-        """Whether the store was read at all."""
+        """Whether the run document was looked for in the store."""
         return self._lookout.knows("run")
 
     @property
     def mine(self) -> bool:
-        """Whether the seat is this coordinator's, as far as it knows; its lease is another question."""
+        """Whether the run document gives this coordinator the seat, be its lease valid or not."""
         document = self.document
         seat = document.seat if document is not None else None
         return seat is not None and (seat.node, seat.generation) == (self._node, self._generation)
+
+    @property
+    def round(self) -> int:
+        """Number of the round that this node's members belong to, 0 while there is none."""
+        return self._round
 
     @property
     def lease(self) -> Lease:
@@ -192,8 +205,9 @@ class SharedRun:
     def stored(self) -> StoredVerdict | None:
         """The verdict of the round that this node's members belong to."""
         document = self.document
-        if document is None or document.round != self._round:
-            return None
+        return self._verdict_in(document) if document is not None and document.round == self._round else None
+
+    def _verdict_in(self, document: RunDocument) -> StoredVerdict | None:
         if document.ended is not None:
             return document.ended
         found = self._lookout.get(f"verdict/{document.round}")
@@ -205,7 +219,7 @@ class SharedRun:
         return document is not None and document.ended is not None and document.sent
 
     def fence(self, run: Run) -> Fence | None:
-        """What a status of this Run has to carry now; None if it must not be sent."""
+        """The fence that a status of this Run has to carry now; None if it must not be sent."""
         document = self.document
         until = may_act(self._view(run, ()), self._context.now.at)
         if until is not None and document is not None:
@@ -215,7 +229,7 @@ class SharedRun:
         return None
 
     def last_resort(self) -> Verdict | None:
-        """The verdict of this node alone, where the store is away and silence would fail a good Run."""
+        """The verdict of this node alone, if the store is away and the server would fail a silent Run."""
         if self._over is None or not self._last_resort_is_due():
             return None
         verdict = self._over[2].verdict
@@ -228,7 +242,7 @@ class SharedRun:
         )
 
     def safe(self) -> bool:
-        """Whether the others will know what this node knows when everything here is gone."""
+        """Whether the store has all that the other nodes need, if everything on this node is killed now."""
         if self._over is None or self._end_key() in self._done or self.stored() is not None:
             return True
         document = self.document  # it may have been decided without this node, which came late
@@ -242,12 +256,19 @@ class SharedRun:
         return self._context.now.at >= max(self._over[1], away_since) + LAST_RESORT_S
 
     def expects_more(self) -> bool:
-        """Whether this coordinator has something to do for the Run although everybody here has ended."""
-        if self._over is not None and self._context.now.at > self._over[1] + KEEPS_TRYING_S:
+        """Whether this coordinator has something to do for the Run although all processes here have ended."""
+        since = self._over[1] if self._over is not None else self._asked_at
+        if self._context.now.at > since + KEEPS_TRYING_S:
             return False
-        if not self.safe():
-            return True
+        return not self.safe() or self.unsent() or self.is_at_it()
+
+    def is_at_it(self) -> bool:
+        """Whether this node's seat is about to make the verdict."""
         return self.mine and not self.sent() and bool(self._judgement.verdict or self._judgement.deadline)
+
+    def unsent(self) -> bool:
+        """Whether there is a verdict that the server does not have: any node that is left may send it."""
+        return self.stored() is not None and not self.sent()
 
     def waiting_for(self) -> str:
         """Why there is no verdict yet, "" if that is not this node's business."""
@@ -266,7 +287,13 @@ class SharedRun:
     # --- what this node has to say ------------------------------------------------------------------------
 
     def over(self, run: Run, members: tuple[Member, ...], verdict: Verdict | None, *, settled: bool) -> None:
-        """All members here have ended, or the owner's time is up; `verdict` is the owner's node's alone."""
+        """Notes the end of the round on this node: all members have ended, or the owner's grace is over.
+
+        Args:
+            run, members: the Run and its members here.
+            verdict: what follows from this node alone, on the owner's node; else None.
+            settled: no evidence of other nodes changes it.
+        """
         if self._over is not None and self._over[0] == run.epoch:
             return
         owner = next((member for member in members if member.lease_id == run.owner), None)
@@ -285,7 +312,7 @@ class SharedRun:
         self._over = (run.epoch, self._context.now.at, end)
 
     def advance(self, run: Run, members: tuple[Member, ...]) -> None:
-        """Looks where it has to, and writes the next thing that the store does not have."""
+        """Keeps the copy of the folder up to date, and writes the next thing that the store does not have."""
         self._next_at = []
         if self._over is not None and self._over[0] != run.epoch:
             self._over = None
@@ -313,7 +340,7 @@ class SharedRun:
                 return
 
     def _be_present(self, _run: Run, _members: tuple[Member, ...]) -> bool:
-        """Its presence, once under each lease."""
+        """Writes this node's presence, once under each lease."""
         if self._present_under == self.lease.serial:
             return False
         self._present_under = self.lease.serial
@@ -324,7 +351,9 @@ class SharedRun:
         match plan(self._view(run, members), self._context.now.at):
             case Claim(epoch=epoch, dead=dead):
                 seat = Seat(self._node, self._generation, f"{self._node}-{self._generation}-{self._token}")
-                document = self._of_round(run, self.document or RunDocument(epoch=0))
+                document = self.document or RunDocument(epoch=0)
+                if self._start(run):  # others begin a round only when they know who else is in it
+                    document = self._of_round(run, document)
                 document = msgspec.structs.replace(document, epoch=epoch, seat=seat)
                 self._context.note(run.key, "seat_claimed", epoch=str(epoch), after=dead)
                 return self._write_run(document, dead=f"{self._folder}node/{dead}" if dead else None)
@@ -333,7 +362,7 @@ class SharedRun:
         return False
 
     def _store_pieces(self, run: Run, members: tuple[Member, ...]) -> bool:
-        """Each piece of evidence, made once."""
+        """Writes each piece of evidence, once."""
         for piece in self._pieces(run, members) if self._round else ():
             name = f"ev/{self._round}/{self._node}/{piece.lease_id}-{piece.number}"
             if self._folder + name not in self._done:
@@ -341,7 +370,7 @@ class SharedRun:
         return False
 
     def _show_node(self, run: Run, members: tuple[Member, ...]) -> bool:
-        """Who writes here; when something changed, each minute, and while clocks are measured."""
+        """Writes this node's document: when it has changed, each minute, and while clocks are measured."""
         now, shown = self._context.now.at, self._shown
         document = self._node_document(run, members)
         if shown is not None and _steady(document) == _steady(shown):
@@ -361,20 +390,18 @@ class SharedRun:
         return self._write(f"end/{self._round}/{self._node}", end, expect=ABSENT)
 
     def _store_verdict(self, run: Run, members: tuple[Member, ...]) -> bool:
-        """Made once, while the seat is this coordinator's and its lease is safe."""
+        """Writes the verdict of the round, once, while this coordinator has the seat and a safe lease."""
         document, found = self.document, self._lookout.get("run")
-        if document is None or found is None or self.stored() is not None:
+        if document is None or found is None or self._verdict_in(document) is not None:
             return False
-        if (
-            run.forced and run.verdict is not None and self._round
-        ):  # a person takes over whatever seat there is
+        if run.forced and run.verdict is not None and self._round:  # whatever seat there is
             return self._write_verdict(run.verdict, run.ended_ms, document, guard=None)
-        if not self.mine:
+        if not self.mine or document.round != self._round:
             return False
         verdict = run.verdict or self._judgement.verdict
         if (
             verdict is None
-            or document.round == 0
+            or self._round == 0
             or may_act(self._view(run, members), self._context.now.at) is None
         ):
             return False
@@ -394,9 +421,9 @@ class SharedRun:
         return self._write(f"verdict/{document.round}", stored, expect=ABSENT, while_=guard)
 
     def _show_run(self, run: Run, _members: tuple[Member, ...]) -> bool:
-        """The run document as it should be; only the seat writes it."""
+        """Writes the run document when it has changed; only the seat does."""
         document = self.document
-        if document is None or not self.mine:
+        if document is None or not self.mine or not self._lookout.knows("state/"):
             return False
         wanted = self._of_round(run, document)
         now = self._context.now.at
@@ -413,7 +440,7 @@ class SharedRun:
         return self._write_run(wanted)
 
     def _leave(self) -> None:
-        """The Run has ended everywhere: what is known of it is kept for a while, by nobody's help."""
+        """Leaves a Run that has ended everywhere: has the engine delete its keys after a while."""
         if self._leaving:
             self._leaving = False
             keys = self._lookout.lasting()
@@ -422,26 +449,30 @@ class SharedRun:
     # --- documents ----------------------------------------------------------------------------------------
 
     def _of_round(self, run: Run, document: RunDocument) -> RunDocument:
-        """The document with what this coordinator knows better."""
-        start = self._start(run)
-        owner = OwnerAt(self._node, start) if start else document.owner
-        if (start and document.owner != owner) or (document.round == 0 and run.epoch > 0):
+        """The run document, brought up to date by what this coordinator knows as the seat."""
+        start, launch = self._start(run), _launch(run, self._book.leases_of(run.key))
+        shown = self._lookout.decoded("state/", NodeDocument)
+        owner = OwnerAt(self._node, start) if start else _owner_in(shown.values(), launch, run.attempt)
+        same = (document.launch, document.attempt) == (launch, run.attempt)
+        joins = document.owner is None and document.round > 0 and same  # the round began without its owner
+        if owner is not None and joins:
+            document = msgspec.structs.replace(document, owner=owner)
+        elif (start and document.owner != owner) or (document.round == 0 and run.epoch > 0):
             document = msgspec.structs.replace(
                 document,
-                round=document.round + 1,
-                owner=owner if start else None,
-                launch=_launch(run, self._book.leases_of(run.key)),
+                round=max(document.round, run.round) + 1,  # also in a store that was emptied
+                owner=owner,
+                launch=launch,
                 attempt=run.attempt,
                 nodes={},
                 ended=None,
                 sent=False,
             )
         nodes = dict(document.nodes)
-        for name, found in self._lookout.below("state/").items():
-            shown = decoded(found.value, NodeDocument)
-            if shown is not None and shown.round == document.round:
-                nodes[name] = (shown.name, shown.host)
-        stored = self.stored() if document.round == self._round or self.mine else None
+        for name, each in shown.items():
+            if takes_part(each, document):
+                nodes[name] = (each.name, each.host)
+        stored = self._verdict_in(document) if document.round == self._round or self.mine else None
         return msgspec.structs.replace(
             document,
             nodes=nodes,
@@ -472,6 +503,7 @@ class SharedRun:
             written_at=now.at,
             wall_ms=now.wall_ms,
             owner=not run.relay and run.owner is not None,
+            start=self._start(run),
             rank=job.node_rank if job is not None else 0,
             round=self._round,
             launch=_launch(run, self._book.leases_of(run.key)),
@@ -508,34 +540,43 @@ class SharedRun:
     # --- the round and the other nodes ----------------------------------------------------------------------
 
     def _start(self, run: Run) -> str:
-        """What tells this owner, and this start of its job, from every other; "" without an owner here."""
+        """Name of this owner and this start of its job, unlike any other; "" without an owner here."""
         if run.relay or run.owner is None or run.epoch == 0:
             return ""
         return f"{run.job_key}/{run.attempt}/{run.epoch}"
 
     def _find_round(self, run: Run) -> None:
-        """The round that the members here belong to."""
+        """The round that the members here belong to; 0 while theirs has not begun."""
         document = self.document
         if document is None:
             return
-        start = self._start(run)
-        if start:
-            mine = document.owner == OwnerAt(self._node, start)
-        else:
-            launch = _launch(run, self._book.leases_of(run.key))
-            same = document.attempt == run.attempt and (not launch or document.launch == launch)
-            members = members_of(run, self._book.leases_of(run.key))
-            late = document.ended is not None and (not launch or any(member.alive for member in members))
-            mine = run.epoch > 0 and same and (document.round == self._round or not late)
-        if not mine or document.round == self._round:
+        number = document.round if self._belongs(run, document) else 0
+        if number == self._round:
             return
-        self._round = document.round
+        self._round = number
         self._done = {
             key for key in self._done if not key.startswith((self._folder + "ev/", self._folder + "end/"))
         }
 
+    def _belongs(self, run: Run, document: RunDocument) -> bool:
+        """Whether the document's round is that of the members here; of a Run that goes on it may be over."""
+        if run.forced:  # a person means the Run as it is
+            return True
+        if run.ended and run.round:
+            return document.round == run.round
+        start = self._start(run)
+        if start:
+            return document.owner == OwnerAt(self._node, start)
+        if not run.relay or run.epoch == 0 or (not run.ended and document.round <= run.round):
+            return False
+        launch = _launch(run, self._book.leases_of(run.key))
+        same = document.attempt == run.attempt and (not launch or document.launch == launch)
+        living = any(member.alive for member in self._context.situation(run).members)
+        late = document.ended is not None and (not launch or living)
+        return same and (document.round == self._round or not late)
+
     def _read(self, keys: tuple[str, ...], read_at: float) -> None:
-        """Documents that are new tell how far the clocks are apart."""
+        """Learns from new documents how far the clocks of the nodes are apart."""
         for key in keys:
             name = key.removeprefix(self._folder)
             if name == "run":
@@ -567,7 +608,7 @@ class SharedRun:
         self._offsets[node] = (document.boot_id, offset)
 
     def _notice_nodes(self) -> None:
-        """Which nodes are not there, and since when that is known."""
+        """Notes which nodes are absent, and since when that is known."""
         document = self.document
         known = set(self._lookout.below("state/")) | set(document.nodes if document is not None else ())
         known |= {document.seat.node} if document is not None and document.seat is not None else set()
@@ -578,7 +619,7 @@ class SharedRun:
                 self._gone_at.setdefault(node, self._context.now.at)
 
     def _notice_own_absence(self) -> None:
-        """The store has ended this node's lease before its time: it is known by the presence that is gone."""
+        """Finds that the store has ended this node's lease early, by its presence, which is gone."""
         own = self._folder + f"node/{self._node}"
         under = self._present_under == self.lease.serial and self.lease.valid_until is not None
         written = own in self._done and (self._writing is None or self._writing.key != own)
@@ -587,8 +628,10 @@ class SharedRun:
             self._memberships.lost(self._address)
 
     def _judge(self, run: Run, members: tuple[Member, ...]) -> None:
+        """A seat whose members have begun anew does not judge the round before: theirs is about to come."""
         document = self.document
-        if document is None or not self.mine or document.ended is not None or not self._lookout.knows("ev/"):
+        at_work = document is not None and self.mine and document.ended is None
+        if document is None or not at_work or document.round != self._round or not self._lookout.knows("ev/"):
             self._judgement = Judgement("")
             return
         self._judgement = judge(self._reports(run, members, document), self._context.now.at)
@@ -602,10 +645,9 @@ class SharedRun:
         evidence = {name: found.value for name, found in self._lookout.below(f"ev/{document.round}/").items()}
         pieces = by_node(evidence)
         found: list[NodeReport] = []
-        for node in sorted({*document.nodes, *pieces}):
-            shown = self._lookout.get(f"state/{node}")
-            state = decoded(shown.value, NodeDocument) if shown is not None else None
-            if state is None or node == self._node:
+        for node, state in sorted(self._lookout.decoded("state/", NodeDocument).items()):
+            concerned = node in document.nodes or node in pieces or takes_part(state, document)
+            if node == self._node or not concerned:
                 continue
             ended = self._lookout.get(f"end/{document.round}/{node}")
             found.append(
@@ -619,12 +661,10 @@ class SharedRun:
                     now=now,
                 )
             )
-        if document.round == self._round:
-            found.append(self._own_report(run, members, owner))
-        return tuple(found)
+        return (*found, self._own_report(run, members, owner))
 
     def _own_report(self, run: Run, members: tuple[Member, ...], owner: str) -> NodeReport:
-        """This node itself: nothing of it is uncertain."""
+        """The report of this node itself, about which nothing is uncertain."""
         ended = self._over[2] if self._over is not None and self._end_key() in self._done else None
         shown = tuple(self._shown_member(member) for member in members)
         return NodeReport(
@@ -637,7 +677,7 @@ class SharedRun:
             end=ended,
             owner_at=ended.owner_at if ended is not None else 0.0,
             last_words=last_words(shown),
-            open_members=sum(member.alive for member in shown),
+            open_members=sum(member.alive for member in members),
         )
 
     # --- small things ---------------------------------------------------------------------------------------
@@ -645,9 +685,11 @@ class SharedRun:
     def _view(self, run: Run, members: tuple[Member, ...]) -> SeatView:
         document = self.document
         seat = document.seat.node if document is not None and document.seat is not None else ""
-        members = members or members_of(run, self._book.leases_of(run.key))
+        members = members or self._context.situation(run).members
         alive = any(member.alive for member in members)
         failed = document is not None and document.ended is None and bool(self._pieces(run, members))
+        start, launch = self._start(run), _launch(run, self._book.leases_of(run.key))
+        later = document is not None and launch == document.launch and run.attempt > document.attempt
         owns = not run.relay and (run.opening or run.owner is not None) and not (run.ended and self.sent())
         job = members[0].opened.job if members else None
         return SeatView(
@@ -658,13 +700,14 @@ class SharedRun:
             present=seat not in self._gone_at,
             gone_at=self._gone_at.get(seat),
             owns=owns,
-            stands=alive or failed,
+            succeeds=bool(start) and later and not run.ended,
+            stands=alive or failed or self.unsent(),
             rank=job.node_rank if job is not None else 0,
             asked_at=self._asked_at,
         )
 
     def _last_resort_is_due(self) -> bool:
-        """Where the store is away, the seat was this node's or nobody's, and nobody forbids it."""
+        """Whether this node may end the Run alone: the store is away, the seat its own or not known."""
         if self._address.strict or self._over is None or not self._over[2].owner:
             return False
         return (self.document is None or self.mine) and self.gives_up()
@@ -714,12 +757,18 @@ STEPS: tuple[Callable[[SharedRun, Run, tuple[Member, ...]], bool], ...] = (
 
 
 def _launch(run: Run, leases: tuple[Member, ...]) -> str:
-    """What all nodes of one launch call it; "" where nothing tells launches apart."""
+    """The name of the launch, the same on all its nodes; "" where nothing tells launches apart."""
     return next((lease.opened.job.launch for lease in leases if lease.opened.job.key == run.job_key), "")
 
 
+def _owner_in(nodes: Iterable[NodeDocument], launch: str, attempt: int) -> OwnerAt | None:
+    """The owner of a start of the job, by its node's document."""
+    mine = (each for each in nodes if each.start and (each.launch, each.attempt) == (launch, attempt))
+    return next((OwnerAt(each.node, each.start) for each in mine), None)
+
+
 def _steady(document: NodeDocument) -> NodeDocument:
-    """Without what changes all the time."""
+    """The document without times, to see whether it has changed."""
     members = tuple(msgspec.structs.replace(member, step=0) for member in document.members)
     return msgspec.structs.replace(document, written_at=0.0, wall_ms=0, heard=None, members=members)
 
@@ -729,5 +778,5 @@ def _quiet(document: RunDocument) -> RunDocument:
 
 
 def _part(text: str) -> str:
-    """A piece of a key: a slash in it would begin another folder."""
+    """Text as one part of a key, with slashes escaped: one would begin another folder."""
     return text.replace("%", "%25").replace("/", "%2F")

@@ -1,19 +1,17 @@
-"""What the store is told and what it has: documents, copies of what is undelivered, uploads by `sync`.
+"""The store, as the coordinator uses it: documents, copies of undelivered records, uploads by `sync`.
 
-Documents of Runs on their way to the store: one a second at most, unless somebody waits.
+**Documents** are written at most once a second, unless a process waits for one.
 
-Copies, in the store, of what the server has not taken yet (design section 7).
+**Copies** hold what the server has not taken. The spool is on a node's own disk, which may be gone with the
+node; the store is where people look, and `sync` can upload it from any host. So closed segments are copied
+when the server does not take them, everything every minute, and all that a process has left behind when it is
+gone. A copy is removed once its records are delivered, and before its segment is: the document says how far
+they are, and forgets a segment that is gone. What a power loss took from the disk stays in the store, with
+its cursor in the document, for `sync`.
 
-The spool is on a node's own disk, which may be gone with the node; the store is where people look. So closed
-segments are copied there when the server does not take them, everything every minute, and all that a process
-has left behind when it is gone: `sync` can upload it from any host. A copy goes when its records are
-delivered, and before its segment does: the document, which says how far they are, forgets a segment that is
-gone. What a power loss took from the disk stays in the store, with its cursor in the document, for `sync`.
-
-What `sync` has uploaded from the store while no coordinator ran.
-
-A starting coordinator asks for it before it sends anything of an unfinished Run: otherwise data and console
-rows would be on the server twice. A store that does not answer is waited for, but not for ever.
+**Uploads by `sync`** may have happened while no coordinator ran. A starting one reads them before it sends
+anything of an unfinished Run: otherwise data and console rows would be on the server twice. A store that does
+not answer is waited for, but not for ever.
 """
 
 from __future__ import annotations
@@ -30,11 +28,11 @@ from pluto_dist.core.values.effects import Copy, DropCopies, KeepCopies, ReadUpl
 from pluto_dist.core.values.events import CopiesDropped, CopiesKept, DocumentWritten, UploadsRead
 from pluto_dist.core.values.records import Cursor, Lease, Run
 
-DOCUMENT_S = 1.0  # a document is written at most this often, unless somebody waits for it
+DOCUMENT_S = 1.0  # a document is written at most this often, unless a process waits for it
 
 
 class DocumentWriter:
-    """Revisions count changes of a Run since this coordinator started."""
+    """Documents on their way to the store; revisions count a Run's changes since this coordinator started."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -46,7 +44,7 @@ class DocumentWriter:
         self._troubled: set[str] = set()
 
     def changed(self, key: str) -> None:
-        """There is something new to write."""
+        """Notes that a Run's document has to be written."""
         run = self._book.runs.get(key)
         if run is None or (run.id is None and (run.target.mode == "local" or not run.provisional)):
             return  # it has no place in the store yet, or may still be refused, and then it never was
@@ -89,16 +87,15 @@ class DocumentWriter:
             return
         self._troubled.discard(key)
         self._written[key] = event.revision
-        for lease in self._book.left(key):  # only those that leave wait for the store
+        for lease in self._book.left(key):  # only processes that leave wait for the document
             self._context.news[lease.lease_id] = None
 
     def safe(self, run: Run) -> bool:
-        """Whether nobody has to wait for the store; what the server has needs no document."""
+        """Whether no process has to wait for the Run's document; what the server has needs none."""
         newest = self._written.get(run.key, 0) == self._revisions.get(run.key, 0)
         return newest or run.target.mode == "pluto"
 
     def forget(self, run: str) -> None:
-        """The Run is forgotten."""
         for known in (self._revisions, self._written, self._due):
             known.pop(run, None)
         self._troubled.discard(run)
@@ -111,7 +108,7 @@ AGAIN_S = 5.0  # after the store could not take a copy
 
 
 class UndeliveredCopies:
-    """Looks at all Runs with a server, twice a second at most."""
+    """Copies of all Runs with a server; looked at twice a second at most."""
 
     def __init__(self, context: Context, delivery: Delivery) -> None:
         self._context = context
@@ -124,7 +121,7 @@ class UndeliveredCopies:
         self._unseen = False
 
     def look(self) -> None:
-        """Has copied what should be, and removed what is delivered."""
+        """Has the store get what should be copied, and lose what is delivered."""
         now = self._context.now.at
         if now < self._look_at and not self._context.urgent:
             self._unseen = True
@@ -145,7 +142,7 @@ class UndeliveredCopies:
         return max(self._look_at, min(self._not_before.values())) if self._not_before else None
 
     def kept(self, event: CopiesKept) -> None:
-        """Copies are in the store, or it could not take them."""
+        """Takes an answer: copies are in the store, or it could not take them."""
         self._answered(event.run)
         run, lease = self._book.runs.get(event.run), self._book.leases.get(event.lease_id)
         if run is None or lease is None:
@@ -164,7 +161,7 @@ class UndeliveredCopies:
         self._context.touch(run.key)
 
     def dropped(self, event: CopiesDropped) -> None:
-        """Copies are gone, so their segments may go."""
+        """Takes an answer: copies are gone, so their segments may go."""
         self._answered(event.run)
         lease = self._book.leases.get(event.lease_id)
         if lease is None:
@@ -179,12 +176,11 @@ class UndeliveredCopies:
         self._delivery.kick(lease)
 
     def forget(self, run: str) -> None:
-        """The Run is forgotten."""
         for known in (self._since, self._not_before, self._busy):
             known.pop(run, None)
 
     def _runs(self) -> list[Run]:
-        """Runs of which something may be undelivered or kept."""
+        """Runs that may have something undelivered, or copies."""
         return [run for run in self._book.runs if run.target.mode == "pluto" and not self._is_over(run)]
 
     def _is_over(self, run: Run) -> bool:
@@ -224,13 +220,13 @@ class UndeliveredCopies:
             )
 
     def _intend(self, lane: Lane, copies: tuple[Copy, ...]) -> None:
-        """Known before it is done: a copy that nobody knows of would be taken for undelivered by `sync`."""
+        """Keeps the intent before the copy is made: `sync` would take an unknown copy for undelivered."""
         cursor = self._cursor(lane.lease, lane.cursor.stream)
         offsets = {**{copy.segment: 0 for copy in copies}, **cursor.offsets}
         self._book.put_cursor(msgspec.structs.replace(cursor, offsets=offsets))
 
     def _patience_s(self, run: Run, lane: Lane, copies: tuple[Copy, ...]) -> float:
-        """How long the server may take to make a copy needless."""
+        """Seconds within which the server may take the records, so that no copy is made."""
         stuck = bool(lane.trouble) or not self._delivery.deliverable(run)
         if not lane.lease.alive:
             return 0.0 if stuck else ENDED_S
@@ -238,7 +234,7 @@ class UndeliveredCopies:
         return 0.0 if stuck and any(copy.segment < newest for copy in copies) else OPEN_S
 
     def _drop_delivered(self, run: Run) -> None:
-        """A copy that is not delivered yet is looked at again when something of the Run is delivered."""
+        """Has copies removed that are delivered; others are looked at again after the Run's next delivery."""
         for lease in self._book.leases_of(run.key):
             done = tuple(
                 (lane.cursor.stream, segment)
@@ -252,7 +248,7 @@ class UndeliveredCopies:
                 )
 
     def _leave_lost(self, run: Run) -> None:
-        """The power was off, only the copy has it now: `sync` uploads that, and nobody here waits for it."""
+        """Leaves to `sync` what only the copy has since a power loss; nothing here waits for it."""
         for lease in self._book.leases_of(run.key):
             for lane in self._delivery.lanes_of(lease):
                 if lost := lane.lost:
@@ -286,19 +282,19 @@ WAIT_S = 30.0
 
 
 class SyncUploads:
-    """Asks once for each Run."""
+    """Reads once for each Run what `sync` has uploaded, and moves the cursors past it."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
         self._book = context.book
 
     def ask_all(self) -> None:
-        """A sync was here."""
+        """Reads the uploads of all Runs again: a `sync` has announced itself."""
         for run in self._book.runs:
             self.ask(run)
 
     def ask(self, run: Run) -> None:
-        """Holds the Run back until it is known."""
+        """Reads a Run's uploads, and holds the Run back until they are known."""
         unfinished = not run.reported or any(not lease.removed for lease in self._book.leases_of(run.key))
         if run.target.mode == "pluto" and unfinished:
             self._context.held_back[run.key] = self._context.now.at + WAIT_S

@@ -1,9 +1,9 @@
-"""Ranks that have fallen behind or gone silent while others go on, or wait for them.
+"""Stragglers: ranks that have stopped writing, or stayed behind, while others go on or wait for them.
 
 `stragglers_of` decides, from when each member last wrote a record and how far it got. A rank of a synchronous
 job that hangs stops all the others at their next collective: so it is the one with the lowest step when all
-are silent, and the silent one when others are not. What it does not see: ranks that log nothing, a hang in
-which all have the same step, and where the steps say nothing because each rank counts its own way.
+are silent, and the silent one when others are not. Not seen are ranks that log nothing, a hang in which all
+have the same step, and jobs whose ranks count steps each in its own way.
 
 Nothing is ended because of it: one event and one line in `ps` name the ranks.
 """
@@ -15,7 +15,6 @@ from collections.abc import Sequence
 import msgspec
 
 from pluto_dist.core.machine.context import Context
-from pluto_dist.core.rules.verdict import members_of
 from pluto_dist.core.values.events import StreamsSeen
 from pluto_dist.core.values.records import Lease, Run
 
@@ -28,7 +27,7 @@ _QUIET = ("lifecycle", "console")  # a hanging rank may go on to print
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """How a member writes.
+    """The pace at which a member writes.
 
     Attributes:
         moves: how often something new of it was seen.
@@ -47,7 +46,7 @@ class Progress(msgspec.Struct, frozen=True):
 
 
 def stragglers_of(progresses: Sequence[Progress], now: float, threshold_s: float) -> tuple[int, ...]:
-    """Indices of those that are stuck; none where nobody went on and nobody is ahead."""
+    """Indices of the members that are stuck; none if no other has gone on or is ahead."""
     regular = [index for index, progress in enumerate(progresses) if progress.moves >= REGULAR]
     silent = [index for index in regular if _is_silent(progresses[index], now, threshold_s)]
     if len(regular) < 2 or not silent:
@@ -64,7 +63,7 @@ def _is_silent(progress: Progress, now: float, threshold_s: float) -> bool:
 
 
 class Stragglers:
-    """The progresses of all leases, and who was reported. In memory: another coordinator watches anew."""
+    """Progress of all leases, and which were reported; in memory only: another coordinator watches anew."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -74,7 +73,7 @@ class Stragglers:
         self._look_at: dict[str, float] = {}
 
     def seen(self, event: StreamsSeen) -> None:
-        """Sizes of a lease's streams are known."""
+        """Takes the sizes of a lease's streams."""
         size = sum(
             sum(sizes.values())
             for stream, sizes in event.sizes.items()
@@ -97,7 +96,7 @@ class Stragglers:
         return progress.at_ms if progress is not None else None
 
     def look(self) -> None:
-        """Looks at the Runs for which it is time; one event when the stuck ranks are others than before."""
+        """Checks the Runs that are due; notes one event when other ranks are stuck than before."""
         now = self._context.now.at
         for key in [key for key, at in self._look_at.items() if at <= now]:
             run = self._book.runs.get(key)
@@ -109,23 +108,22 @@ class Stragglers:
                 self._report(run, members)
 
     def deadline(self) -> float | None:
-        """When there is something to look at."""
+        """When a Run has to be checked."""
         return min(self._look_at.values(), default=None)
 
     def trouble(self, run: str) -> str:
-        """Who is stuck, for people."""
+        """The stuck ranks, for people; "" for none."""
         names = self._reported.get(run, ())
         return f"stuck, while others went on or wait for it: {', '.join(names)}" if names else ""
 
     def forget(self, run: str) -> None:
-        """The Run is forgotten."""
         self._reported.pop(run, None)
         self._look_at.pop(run, None)
         for lease in self._book.leases_of(run):
             self._progress.pop(lease.lease_id, None)
 
     def _members(self, run: Run) -> tuple[Lease, ...]:
-        members = members_of(run, self._book.leases_of(run.key))
+        members = self._context.situation(run).members
         return tuple(member for member in members if member.alive and member.lease_id in self._progress)
 
     def _report(self, run: Run, members: Sequence[Lease]) -> None:

@@ -1,8 +1,8 @@
-"""What participants and people are told: views of leases, and how the Run stands.
+"""Views: what a process gets to know of its lease and its Run, and whether it may leave (R11).
 
-How a Run stands: what all its participants are told alike, and whether who leaves may go (R11).
-
-What participants and people are told: views of leases, answers to questions.
+A `RunSituation` is the same for all leases of a Run and computed once for them; a `View` adds what is
+the lease's own. A view is sent as the answer to a request, and unasked when something in it has changed that
+the process should know. Numbers that change all the time (points, pending bytes) are only in answers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pluto_dist.core.machine.delivery import Delivery
 from pluto_dist.core.machine.store import DocumentWriter
 from pluto_dist.core.machine.stragglers import Stragglers
 from pluto_dist.core.rules.participants import is_node, relieved_launchers
-from pluto_dist.core.rules.verdict import Assessment, Phase, assess, members_of, outlook
+from pluto_dist.core.rules.verdict import Assessment, members_of, outlook
 from pluto_dist.core.values.book import Config
 from pluto_dist.core.values.document import Live, show
 from pluto_dist.core.values.effects import Send
@@ -32,14 +32,14 @@ SPREAD_S = 0.25  # tags that many processes change one after the other reach all
 
 
 class RunSituation(msgspec.Struct, frozen=True):
-    """What is the same for all leases of a Run.
+    """The part of a view that is the same for all leases of a Run.
 
     Attributes:
         members: owners and workers alive, whatever their epoch.
-        safe: what ended participants wrote, tags and config are where they belong (R11).
-        told: so is the status, or it will not be known for long.
-        asked: the server was asked for a cancel before a status for which only an exit code is missing.
-        relieved: leases of launchers that leave the console to those below them.
+        safe: everything that ended participants wrote, tags and config are where they belong (R11).
+        told: the final status has arrived too, or is not near, so that a process must not wait for it.
+        asked: the last question before the status is answered, in a Run whose end waits for an exit code.
+        relieved: leases of launchers that leave the console to processes below them.
     """
 
     run: RunView
@@ -54,7 +54,7 @@ class RunSituation(msgspec.Struct, frozen=True):
 
 
 class RunSituations:
-    """Computed when asked for; nothing is kept."""
+    """Computes situations; keeps nothing."""
 
     def __init__(
         self,
@@ -74,9 +74,9 @@ class RunSituations:
         self._clusters = clusters
 
     def of(self, run: Run) -> RunSituation:
-        """How a Run stands now."""
+        """The situation of a Run now."""
         leases = self._book.leases_of(run.key)
-        assessment = assess(run, members_of(run, leases), self._context.now.at)
+        assessment = self._context.situation(run).assessment
         phase = assessment.phase
         # The status is waited for only where it is near: not while the launcher may restart the job, nor
         # for a Run that was closed and may be taken up again.
@@ -98,9 +98,9 @@ class RunSituations:
         )
 
     def delivered(self, run: Run) -> bool:
-        """Whether all that the status waits for is delivered, of ended owners and workers and of the node.
+        """Whether all records are delivered that the status waits for: of ended owners, workers and the node.
 
-        A superseded one may go on to write as long as its process lives; what it wrote so far counts. Files
+        A superseded lease may go on to write as long as its process lives; what it wrote so far counts. Files
         may be large, and storage is another service: they are waited for only for a while.
         """
         patient = self.files_by_ms(run) > self._context.now.wall_ms
@@ -111,7 +111,7 @@ class RunSituations:
         )
 
     def files_by_ms(self, run: Run) -> int:
-        """Until when the status waits for files, in epoch milliseconds; for ever as long as there is none."""
+        """Until when the status waits for files, epoch milliseconds; for ever before there is a verdict."""
         return FOR_EVER_MS if run.decided_ms is None else run.decided_ms + FILES_MS
 
     def trouble(self, run: Run) -> str:
@@ -122,12 +122,12 @@ class RunSituations:
         return run.open_trouble or held_up or self._stragglers.trouble(run.key)
 
     def _key_problem(self, run: Run) -> str:
-        """A server that is overloaded may refuse a key for a moment; that is nobody's business."""
+        """Why the server refuses the key; "" for a short refusal, which an overloaded server may give."""
         since, reason = self._context.key_problems.get(run.target.key_id, (0.0, ""))
         return reason if self._context.now.at >= since + KEY_PROBLEM_S else ""
 
     def _all_delivered(self, run: Run) -> bool:
-        """What ended sides wrote as well: the last one out is the last chance for it too (R11)."""
+        """Whether all ended leases are delivered, sides too: the last one out is their last chance (R11)."""
         return all(self._passed(lease) for lease in self._book.left(run.key) if lease.participant)
 
     def _passed(self, lease: Lease) -> bool:
@@ -164,6 +164,7 @@ class RunSituations:
             reason=decided.reason if decided is not None else "",
             expected=expected.status if expected is not None else None,
             owner=self._owner(run),
+            relay=run.relay,
         )
 
     def _owner(self, run: Run) -> str:
@@ -176,7 +177,7 @@ class RunSituations:
 
 
 class Views:
-    """Remembers where each lease's process can be reached and what it was told last."""
+    """Sends views; keeps each lease's address and the view that it got last."""
 
     def __init__(
         self,
@@ -200,25 +201,25 @@ class Views:
         self._spread_at: dict[str, float] = {}
 
     def heard(self, lease_id: str, peer: bytes) -> None:
-        """A process spoke; any message is a sign of life."""
+        """Notes a message of a process: its address, and that it is a sign of life."""
         self._peers[lease_id] = peer
         self._seen_ms[lease_id] = self._context.now.wall_ms
 
     def last_seen_ms(self, lease_id: str) -> int | None:
-        """When the process last spoke, epoch milliseconds."""
+        """When the process last sent a message, epoch milliseconds."""
         return self._seen_ms.get(lease_id)
 
     def reply_later(self, lease_id: str, request: int) -> None:
-        """The answer has to wait until the entries have been read."""
+        """Puts the answer to a request off until the entries that it announces have been read."""
         self._pending[lease_id] = request
 
     def answer(self, lease: Lease, request: int) -> None:
-        """Tells a process how things stand."""
+        """Answers a request with the lease's view."""
         run = self._book.runs.get(lease.run) if lease.run is not None else None
         self._send(self.view(lease, self._stand.of(run) if run is not None else None), request)
 
     def send_reply(self, lease_id: str, unopened: str) -> None:
-        """The entries have been read, so an answer that is owed can be given.
+        """Gives an answer that was put off, now that the entries have been read.
 
         Args:
             lease_id: whose entries.
@@ -234,7 +235,7 @@ class Views:
             self._context.emit(Send(peer=peer, reply=refusal))
 
     def tell(self, runs: Iterable[str], news: Iterable[str]) -> None:
-        """Tells those with news, and those of a Run that stands otherwise, what they do not know yet."""
+        """Sends changed views: to leases with news, and to all of a Run whose situation has changed."""
         leases = dict.fromkeys(news)
         situations: dict[str, RunSituation] = {}
         for key in runs:
@@ -248,15 +249,15 @@ class Views:
                 self._tell(lease, situations)
 
     def due(self) -> list[str]:
-        """Runs of which all leases have something to be told that was put off until now."""
+        """Runs whose changed tags are to be sent now, after a pause in which more changes could come."""
         return [key for key, at in self._spread_at.items() if at <= self._context.now.at]
 
     def deadline(self) -> float | None:
-        """When there is something to tell that was put off."""
+        """When views that were put off are to be sent."""
         return min(self._spread_at.values(), default=None)
 
     def view(self, lease: Lease, situation: RunSituation | None) -> View:
-        """How things stand for one lease, without what changes all the time."""
+        """The view of one lease, without the numbers that change all the time."""
         others = 0
         if situation is not None:
             others = situation.members - (1 if lease.alive and lease.role != "side" else 0)
@@ -285,16 +286,17 @@ class Views:
             trouble=situation.trouble if situation is not None else "",
             stuck=situation.stuck if situation is not None else "",
             relieved=situation is not None and lease.lease_id in situation.relieved,
+            topics=True,
         )
 
     def last_word(self, run: Run) -> bytes:
         """The Run's document for the store, which may be all that is left of this node in a moment.
 
-        The last one out of a local Run is about to exit: its exit code is not known yet, and if everything is
-        killed now, nobody will ever learn it. So the status is there that it has without that code.
+        The last process out of a local Run is about to exit. Its exit code is not known yet, and never will
+        be if everything is killed now. So the document has the status that follows without that code.
         """
-        assessment = self._assess(run)
-        expected = assessment.expected or assessment.verdict  # the members are being heard for it just now
+        assessment = self._context.situation(run).assessment
+        expected = assessment.expected or assessment.verdict  # not frozen yet: the members are being polled
         if run.ended or expected is None or run.target.mode != "local":
             return self.document(run)
         ended_ms = self._context.now.wall_ms
@@ -309,7 +311,7 @@ class Views:
         return show(
             self._book,
             shown,
-            phase=self._phase(run),
+            phase=self._context.situation(run).phase,
             pending=sum(self._delivery.pending_bytes(lease) for lease in leases),
             trouble=self._stand.trouble(run),
             live={
@@ -327,17 +329,16 @@ class Views:
         return (self._book.configs.get(lease.run or "") or Config()).body
 
     def lease_removed(self, lease_id: str) -> None:
-        """The process is gone for good."""
+        """Forgets a lease whose folder is gone."""
         for known in (self._peers, self._told, self._seen_ms, self._pending):
             known.pop(lease_id, None)
 
     def forget(self, run: str) -> None:
-        """The Run is forgotten."""
         self._situations.pop(run, None)
         self._spread_at.pop(run, None)
 
     def _concerned(self, key: str, situation: RunSituation) -> list[str]:
-        """Leases that may have to hear of it: all, or those that have ended and wait for it (R11)."""
+        """Leases whose view the situation may change: all, or only those that have ended and wait (R11)."""
         before = self._situations.get(key)
         to_tell = self._situations[key] = self._without_hurry(key, before, _lasting(situation))
         if before == to_tell:
@@ -347,7 +348,7 @@ class Views:
         return [lease.lease_id for lease in leases if not lease.removed]
 
     def _without_hurry(self, key: str, before: RunSituation | None, situation: RunSituation) -> RunSituation:
-        """A situation with the tags as they were told to all: n processes that tag would cost n times n."""
+        """The situation with the tags as last sent, briefly: n processes that tag would cost n² views."""
         if before is not None and before.run.tags != situation.run.tags:
             now = self._context.now.at
             if now < self._spread_at.setdefault(key, now + SPREAD_S):
@@ -386,12 +387,6 @@ class Views:
         if _matters(view) != _matters(self._told[lease.lease_id]):
             self._send(view, 0)
 
-    def _phase(self, run: Run) -> Phase:
-        return self._assess(run).phase
-
-    def _assess(self, run: Run) -> Assessment:
-        return assess(run, members_of(run, self._book.leases_of(run.key)), self._context.now.at)
-
     def _joined(self, lease: Lease) -> int:
         parent = self._book.leases.get(lease.parent) if lease.first_child else None
         return parent.identity.pid if parent is not None else 0
@@ -402,13 +397,13 @@ class Views:
 
 
 def _lasting(situation: RunSituation) -> RunSituation:
-    """A situation without what changes all the time and matters to nobody who does not ask."""
+    """A situation without what changes all the time: that is only in answers."""
     run = msgspec.structs.replace(situation.run, points=0)
     return msgspec.structs.replace(situation, run=run, members=min(situation.members, 2))
 
 
 def _lively(situation: RunSituation) -> RunSituation:
-    """What matters to the living: not whether those who have left may go."""
+    """A situation without what matters only to processes that are leaving."""
     return msgspec.structs.replace(_lasting(situation), safe=False, told=False, asked=False)
 
 

@@ -1,4 +1,4 @@
-"""Which node's coordinator speaks for a Run of several nodes.
+"""The seat: which node's coordinator sends the status of a Run of several nodes.
 
 The *owner* is a process and may finish the Run. The *seat* is the coordinator that sends statuses. They are
 on one node, except when that node is lost: then the seat moves and the owner stays what it is.
@@ -7,13 +7,13 @@ on one node, except when that node is lost: then the seat moves and the owner st
     there is none                       owner's node or node 0 claims; another one after 5 s
     seat vacant                         the same
     seat of this node, older start      claims: the lock of the node has passed on
-    seat's node present                 follows
+    seat's node present                 follows; claims if the owner is here, of a later start of that job
     seat's node gone                    claims if it has members: owner's node first, then by node rank
 
 A claim is one compare-and-set on the document's version that holds only while the old seat's node is absent.
 So of all that claim one wins, and an old seat that comes back finds either the document as it left it, and
 goes on, or another seat in it. A seat whose lease may have run out sends nothing (`may_act`): it is fenced by
-time before anybody else can have its place, as long as the engine keeps what it promised. Where the engine
+time before another node can have its place, as long as the engine keeps what it promised. Where the engine
 breaks that promise, the epoch in the Run's config at the server fences it.
 """
 
@@ -39,7 +39,8 @@ class SeatView(msgspec.Struct, frozen=True, kw_only=True):
         present: the seat's node is in the store.
         gone_at: since when it is known not to be.
         owns: the owner, or a claim that may own the Run, is on this node.
-        stands: this node has members, or had some that failed.
+        succeeds: it is, and the document tells of an earlier start of the same job.
+        stands: this node has members, or had some that failed, or knows a verdict that was not sent.
         rank: this node's rank in the job.
         asked_at: since when this node has something for the Run.
     """
@@ -51,6 +52,7 @@ class SeatView(msgspec.Struct, frozen=True, kw_only=True):
     present: bool = True
     gone_at: float | None = None
     owns: bool = False
+    succeeds: bool = False
     stands: bool = False
     rank: int = 0
     asked_at: float = 0.0
@@ -85,7 +87,7 @@ def plan(view: SeatView, now: float) -> Hold | Claim | Follow:
     if document is None or seat is None:
         first = view.owns or (document is None and view.rank == 0)
         return _after(view.asked_at if first else view.asked_at + FIRST_S, now, Claim(epoch))
-    if seat.node == view.node:
+    if seat.node == view.node or view.succeeds:
         return Claim(epoch)
     if view.present:
         return Follow()

@@ -22,7 +22,7 @@ class Todo(msgspec.Struct, frozen=True):
     """What to do now."""
 
     send: bool = False
-    launch: bool = False  # if nobody listens
+    launch: bool = False  # if no coordinator listens
     reconnect: bool = False
 
 
@@ -84,6 +84,16 @@ class Session:
             self._tries = 0
             self._send_at = now + self._heartbeat_s
         return fresh
+
+    def lost(self, now: float) -> None:
+        """The connection broke, so the coordinator is gone: no answer has to be waited for.
+
+        One that dies again and again is started no faster for that.
+        """
+        self._tries, self._send_at = 0, now
+        self._asked_at = now - ANSWER_S
+        self._launch_at = max(self._launch_at, self._launched_at + LAUNCH_S)
+        self._reconnect_at = now + RECONNECT_S
 
     def next(self, now: float) -> Todo:
         """What to do at this instant; call again at `deadline`."""

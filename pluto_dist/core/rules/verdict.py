@@ -264,6 +264,36 @@ class Assessment(msgspec.Struct, frozen=True):
     expected: Verdict | None = None
 
 
+class Situation(msgspec.Struct, frozen=True):
+    """A Run with what its facts mean at one instant.
+
+    Attributes:
+        leases: all of the Run.
+        members: those whose evidence counts.
+        assessment: phase, reason, deadline, verdict.
+    """
+
+    run: Run
+    leases: tuple[Lease, ...]
+    at: float
+    members: tuple[Lease, ...]
+    assessment: Assessment
+
+    @property
+    def phase(self) -> Phase:
+        return self.assessment.phase
+
+    def holds(self, run: Run, leases: tuple[Lease, ...], now: float) -> bool:
+        """Whether nothing has changed since: records are replaced, never altered, so identity is enough."""
+        return self.run is run and self.leases is leases and self.at == now
+
+
+def situation(run: Run, leases: tuple[Lease, ...], now: float) -> Situation:
+    """What all that is known of a Run means now."""
+    members = members_of(run, leases)
+    return Situation(run, leases, now, members, assess(run, members, now))
+
+
 def assess(run: Run, members: tuple[Lease, ...], now: float) -> Assessment:
     """Phase and, if it is certain, the verdict of a Run; `members` as given by `members_of`."""
     if run.verdict is not None:

@@ -291,6 +291,8 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
         lines: the payloads of the record frames in `raw`, each a request line with its newline, with names
             already replaced where a series has a suffix; the server's backend joins them.
         last: nothing follows for now.
+        notes: folder in which a backend may note how far an upload is, "" for none.
+        rate: bytes a second that the files of this lease may be uploaded with, 0 for as fast as it goes.
     """
 
     lease_id: str
@@ -301,6 +303,8 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     raw: bytes
     lines: tuple[bytes, ...]
     last: bool = False
+    notes: str = ""
+    rate: int = 0
 
 
 class Backend(Protocol):
@@ -336,7 +340,7 @@ class Backend(Protocol):
         ...
 
     def beat(self, run: BackendRun) -> Beat:
-        """Says that the job lives, and learns whether somebody cancelled it."""
+        """Sends a heartbeat of the job; the answer says whether the Run was cancelled."""
         ...
 
     def revive(self, run: BackendRun) -> Outcome:

@@ -15,6 +15,7 @@ import msgspec
 from pluto_dist.core.values.backend import LogType
 from pluto_dist.core.values.effects import Commit, Save
 from pluto_dist.core.values.records import Cursor, Lease, Point, Restoration, Run, RunEvent, SeriesOwner
+from pluto_dist.core.values.topics import Item, Reader, Topic
 
 V = TypeVar("V", bound=msgspec.Struct)
 
@@ -93,6 +94,27 @@ class Table(Generic[V]):
         return saves
 
 
+class Journal(Table[V]):
+    """Records that are written, and read from the database one by one: not kept here."""
+
+    def put(self, key: str, value: V) -> V:
+        self._rows[key] = value
+        self._changed[key] = None
+        return value
+
+    def delete(self, key: str) -> None:
+        self._rows.pop(key, None)
+        self._changed[key] = None
+
+    def load(self, key: str, value: V) -> None:
+        """Stays where it is."""
+
+    def take(self) -> list[Save]:
+        saves = super().take()
+        self._rows.clear()
+        return saves
+
+
 def cursor_key(lease_id: str, target: str, stream: str) -> str:
     """Key of a cursor."""
     return f"{lease_id}/{target}/{stream}"
@@ -115,8 +137,12 @@ class Book:
         self.cursors = Table("feeds", Cursor, durable=False)
         self.points = Table("points", Points, durable=False)
         self.restorations = Table("restorations", Restoration, durable=True)
+        self.topics = Table("topics", Topic, durable=True)
+        self.readers = Table("readers", Reader, durable=True)
+        self.items = Journal("items", Item, durable=True)
         self._deleted: list[str] = []
         self._by_run: dict[str, dict[str, Lease]] = {}
+        self._leases_of: dict[str, tuple[Lease, ...]] = {}
         self._left: dict[str, dict[str, Lease]] = {}
         self._by_participant: dict[tuple[str, str], dict[str, None]] = {}
         self._rejected: dict[str, int] = {}
@@ -125,6 +151,8 @@ class Book:
         self._cursors_of: dict[str, dict[str, None]] = {}
         self._series_of: dict[str, dict[str, SeriesOwner]] = {}
         self._unregistered: dict[str, dict[str, LogType]] = {}
+        self._topics_of: dict[str, dict[str, Topic]] = {}
+        self._readers_of: dict[str, dict[str, Reader]] = {}
         self.tables: dict[str, Table[msgspec.Struct]] = {
             table.name: table  # type: ignore[misc] # each table checks its own kind
             for table in (
@@ -136,6 +164,9 @@ class Book:
                 self.cursors,
                 self.points,
                 self.restorations,
+                self.topics,
+                self.readers,
+                self.items,
             )
         }
 
@@ -161,6 +192,10 @@ class Book:
         elif isinstance(value, SeriesOwner):
             run, _, name = key.partition("/")
             self._index_series(run, name, value)
+        elif isinstance(value, Topic):
+            self._topics_of.setdefault(value.run, {})[value.name] = value
+        elif isinstance(value, Reader):
+            self._readers_of.setdefault(f"{value.run}/{value.topic}", {})[key] = value
         self.tables[table].load(key, value)
 
     def put_lease(self, lease: Lease) -> Lease:
@@ -197,14 +232,54 @@ class Book:
         """Names of a Run that its backend does not know yet."""
         return self._unregistered.get(run, {})
 
+    def put_topic(self, topic: Topic) -> Topic:
+        """Keeps a topic, and the index of topics by Run."""
+        self._topics_of.setdefault(topic.run, {})[topic.name] = topic
+        return self.topics.put(topic.key, topic)
+
+    def topics_of(self, run: str) -> Mapping[str, Topic]:
+        """The topics of a Run, by name."""
+        return self._topics_of.get(run, {})
+
+    def put_reader(self, reader: Reader) -> Reader:
+        """Keeps how far a label or group is, and the index of readers by topic."""
+        self._readers_of.setdefault(f"{reader.run}/{reader.topic}", {})[reader.key] = reader
+        return self.readers.put(reader.key, reader)
+
+    def readers_of(self, topic: Topic) -> tuple[Reader, ...]:
+        """Who reads a topic, in the order in which they came."""
+        return tuple(self._readers_of.get(topic.key, {}).values())
+
+    def move_topics(self, run: str, to: str) -> None:
+        """A Run turns out to be another one: its items come behind those that are there."""
+        for topic in tuple(self.topics_of(run).values()):
+            there = self.topics_of(to).get(topic.name) or Topic(run=to, name=topic.name)
+            if not there.last:  # else they get again what they had, behind what they have not seen
+                for reader in self.readers_of(topic):
+                    self.put_reader(msgspec.structs.replace(reader, run=to))
+            self.put_topic(there.followed_by(topic))
+            self._drop_topic(topic)
+
+    def _drop_topic(self, topic: Topic) -> None:
+        for key in self._readers_of.pop(topic.key, {}):
+            self.readers.delete(key)
+        self._topics_of.get(topic.run, {}).pop(topic.name, None)
+        self.topics.delete(topic.key)
+
     def delete_run(self, run: str) -> None:
         """Forgets a Run and all that belongs to it."""
         self._deleted.append(run)
+        for topic in tuple(self.topics_of(run).values()):
+            for number in range(topic.gone + 1, topic.last + 1):
+                self.items.delete(topic.item_key(number))
+            self._drop_topic(topic)
+        self._topics_of.pop(run, None)
         for lease_id in tuple(self._by_run.get(run, {})):
             self.delete_lease(lease_id)
         for name in self._series_of.pop(run, {}):
             self.series.delete(f"{run}/{name}")
         self._unregistered.pop(run, None)
+        self._leases_of.pop(run, None)
         self.configs.delete(run)
         self._delete_points(past_key(run))
         self._counts.pop(run, None)
@@ -229,6 +304,8 @@ class Book:
 
     def move_leases(self, run: str, to: str, epochs: int) -> None:
         """Moves all leases to the Run of which this one is a twin; `epochs` is added to their own."""
+        if to != run:
+            self.move_topics(run, to)
         for lease in self.leases_of(run):
             self.put_lease(msgspec.structs.replace(lease, run=to, epoch=lease.epoch + epochs))
             points = self.points.get(lease.lease_id)
@@ -246,8 +323,10 @@ class Book:
         return bool(self._live)
 
     def leases_of(self, run: str) -> tuple[Lease, ...]:
-        """All leases of a Run, in the order in which they came to it."""
-        return tuple(self._by_run.get(run, {}).values())
+        """All leases of a Run, in the order in which they came to it; the same tuple until one changes."""
+        if run in self._by_run and run not in self._leases_of:
+            self._leases_of[run] = tuple(self._by_run[run].values())
+        return self._leases_of.get(run, ())
 
     def left(self, run: str) -> tuple[Lease, ...]:
         """Leases of a Run that have ended, from an index: few beside many that live."""
@@ -292,6 +371,7 @@ class Book:
             self._live.pop(lease.lease_id, None)
         if lease.run is None:
             return
+        self._leases_of.pop(lease.run, None)
         self._by_run.setdefault(lease.run, {})[lease.lease_id] = lease
         self._by_participant.setdefault((lease.run, lease.participant), {})[lease.lease_id] = None
         left = self._left.setdefault(lease.run, {})
@@ -312,6 +392,7 @@ class Book:
             del self._by_participant[(lease.run, lease.participant)]
         if stays:
             return
+        self._leases_of.pop(lease.run, None)
         del self._by_run[lease.run][lease.lease_id]
         self._left[lease.run].pop(lease.lease_id, None)
         self._rejected[lease.run] -= lease.rejected

@@ -40,7 +40,10 @@ class Seat(msgspec.Struct, frozen=True):
 
 
 class OwnerAt(msgspec.Struct, frozen=True):
-    """Where the Run's owner is; `start` changes with each owner and each restart of the job."""
+    """Where the Run's owner is; `start` changes with each owner and each restart of the job.
+
+    A round that began without its owner has none, and gets it when it is heard of.
+    """
 
     node: str
     start: str
@@ -120,6 +123,7 @@ class NodeDocument(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         name: `node1` within the job.
         owner: the Run's owner is alive on this node, or was at the end of the round.
+        start: of that owner, as in `OwnerAt`.
         rank: the node's rank in the job: nodes stand for the seat in this order.
         round: the round to which the members belong, 0 as long as that is not known.
         pieces: how many pieces of evidence it has stored for the round.
@@ -133,6 +137,7 @@ class NodeDocument(msgspec.Struct, frozen=True, kw_only=True):
     written_at: float
     wall_ms: int
     owner: bool = False
+    start: str = ""
     rank: int = 0
     round: int = 0
     launch: str = ""

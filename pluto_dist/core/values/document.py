@@ -28,6 +28,7 @@ from pluto_dist.core.values.records import (
     SeriesOwner,
     Verdict,
 )
+from pluto_dist.core.values.topics import ItemShown, Reader, Topic
 
 FORMAT = 1
 
@@ -118,6 +119,38 @@ class LeaseShown(msgspec.Struct, frozen=True, kw_only=True):
     fences: dict[str, tuple[int, int]] | None = None
 
 
+class ReaderShown(msgspec.Struct, frozen=True):
+    """How far a label or a group is in a topic.
+
+    Attributes:
+        name: the label's, or the group's.
+        group: whether it is a group.
+        done: number up to which every item is done.
+        at_work: items that a process has taken and not finished, with its label.
+        behind: how many items are not done.
+    """
+
+    name: str
+    group: bool
+    done: int
+    at_work: dict[int, str]
+    behind: int
+
+
+class TopicShown(msgspec.Struct, frozen=True):
+    """What was handed over under one name (R14).
+
+    Attributes:
+        last: number of the newest item, which is also how many there are.
+        latest: the newest few.
+        readers: who takes them.
+    """
+
+    last: int
+    latest: tuple[ItemShown, ...]
+    readers: tuple[ReaderShown, ...]
+
+
 class Restore(msgspec.Struct, frozen=True):
     """For the next coordinator only."""
 
@@ -125,6 +158,8 @@ class Restore(msgspec.Struct, frozen=True):
     series: dict[str, SeriesOwner]
     steps: dict[str, int]
     side_configs: dict[str, msgspec.Raw]
+    topics: dict[str, Topic] = {}
+    readers: tuple[Reader, ...] = ()
 
 
 class Document(msgspec.Struct, frozen=True, kw_only=True):
@@ -172,6 +207,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
         server_status: the server's status where it is another one; null if it is the same, or not known.
         refusals: what the server will not take, with its reasons.
         relay: name of this node in a Run that another node owns; such a document has no verdict.
+        topics: what its processes have handed over to each other on this node, by topic.
     """
 
     format: int
@@ -216,6 +252,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     refusals: dict[str, str] = {}
     damaged: int = 0
     found_at: int | None = None
+    topics: dict[str, TopicShown] = {}
 
 
 class Papers(msgspec.Struct, frozen=True):
@@ -228,6 +265,8 @@ class Papers(msgspec.Struct, frozen=True):
     history: History
     points: Points
     leases: tuple[LeaseShown, ...]
+    topics: tuple[Topic, ...] = ()
+    readers: tuple[Reader, ...] = ()
 
 
 _encoder = msgspec.json.Encoder()
@@ -261,7 +300,9 @@ def restore(body: bytes) -> Papers:
     sides = {label: bytes(config) for label, config in kept.side_configs.items()}
     history = History(found.events, _encoder.encode(found.leases))
     old = (kept.run, kept.series, kept.steps)
-    return Papers(*old, sides, history, Points(found.key, found.summary), found.leases)
+    points = Points(found.key, found.summary)
+    topics = tuple(kept.topics.values())
+    return Papers(*old, sides, history, points, found.leases, topics, kept.readers)
 
 
 class Live(msgspec.Struct, frozen=True):
@@ -306,6 +347,7 @@ def document(
     summary = book.points_of(run.key)
     shown = tuple(_lease(book, lease, live.get(lease.lease_id)) for lease in leases if lease.participant)
     series = _series(book, run)
+    topics = book.topics_of(run.key)
     return Document(
         format=FORMAT,
         key=run.key,
@@ -353,7 +395,26 @@ def document(
             series,
             _steps(book, run, leases),
             {label: msgspec.Raw(body) for label, body in config.sides.items()},
+            dict(topics),
+            tuple(reader for topic in topics.values() for reader in book.readers_of(topic)),
         ),
+        topics={name: _topic(book, topic) for name, topic in topics.items()},
+    )
+
+
+def _topic(book: Book, topic: Topic) -> TopicShown:
+    readers = (_reader(book, topic, reader) for reader in book.readers_of(topic))
+    return TopicShown(topic.last, topic.latest, tuple(readers))
+
+
+def _reader(book: Book, topic: Topic, reader: Reader) -> ReaderShown:
+    held = {number: book.leases.get(holder.lease_id) for number, holder in sorted(reader.held.items())}
+    return ReaderShown(
+        reader.name,
+        reader.group,
+        reader.through,
+        {number: lease.label for number, lease in held.items() if lease is not None and lease.alive},
+        topic.last - reader.given + len(held),
     )
 
 

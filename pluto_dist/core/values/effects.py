@@ -48,6 +48,22 @@ class Send(Effect, frozen=True, kw_only=True):
     reply: Reply
 
 
+class GiveItem(Effect, frozen=True, kw_only=True):
+    """Reads an item from the database and answers a `TakeItem` with it.
+
+    Attributes:
+        key: of the item in the table `items`.
+        number: of the item in its topic.
+        last: number of the newest item.
+    """
+
+    peer: bytes
+    request: int
+    key: str
+    number: int
+    last: int
+
+
 class ReadLifecycle(Effect, frozen=True, kw_only=True):
     """Read what is new in a lease's lifecycle stream → `LifecycleRead`."""
 
@@ -118,6 +134,7 @@ class Ship(Effect, frozen=True, kw_only=True):
         first_line: number of the first console line.
         label: prefix of the lines on a console that several participants share, else "".
         final: nothing will be added to this segment, so a torn tail is skipped.
+        rate: bytes a second for the contents of files, 0 for as fast as it goes.
     """
 
     target: str
@@ -135,6 +152,7 @@ class Ship(Effect, frozen=True, kw_only=True):
     first_line: int = 0
     label: str = ""
     final: bool = False
+    rate: int = 0
 
 
 class NodeFeed(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,6 +16,7 @@ import msgspec
 
 from pluto_dist.core.values.engine import ClusterAddress
 from pluto_dist.core.values.ids import UNREADABLE, Count, Identity, Job, Pid, Role, RunRef, Seconds, Whole
+from pluto_dist.core.values.topics import GroupName, TopicName
 from pluto_dist.errors import ArgumentError
 
 Console = Literal["auto", "wrap", "fd", "off"]
@@ -125,6 +126,7 @@ class Claim(Entry, frozen=True, kw_only=True, tag="opened"):
         console: how the process captures its own output.
         system_metrics_s: seconds between samples of the node while the process is an owner or worker, 0 for
             none.
+        upload_rate: bytes a second that its files may be uploaded with, 0 for as fast as it goes.
         cluster: the store that the nodes of the job share, null without one.
         origin: for the page of a new Run, None where nothing about the machine is to be recorded.
     """
@@ -160,6 +162,7 @@ class Claim(Entry, frozen=True, kw_only=True, tag="opened"):
     rank_metrics: RankMetrics = "auto"
     console: Console = "off"
     system_metrics_s: Seconds = 0.0
+    upload_rate: Annotated[int, msgspec.Meta(ge=0)] = 0
     cluster: ClusterAddress | None = None
     origin: Origin | None = None
 
@@ -283,6 +286,46 @@ class Noted(Entry, frozen=True, kw_only=True, tag="noted"):
     detail: dict[str, str] = {}
 
 
+class Published(Entry, frozen=True, kw_only=True, tag="published"):
+    """`publish()` and `checkpoint()`: something that other processes of the Run may want to take (R14).
+
+    Attributes:
+        topic: under which they ask for it.
+        payload: any JSON, of at most 64 KiB.
+    """
+
+    topic: TopicName
+    payload: msgspec.Raw
+
+
+class ItemDone(Entry, frozen=True, kw_only=True, tag="item_done"):
+    """A subscriber is through with an item: it took the next one, or called `done()` (R14).
+
+    Attributes:
+        topic: of the item.
+        number: of the item.
+        group: for which it was taken; "" for the label's own.
+    """
+
+    topic: TopicName
+    number: Count
+    group: GroupName = ""
+
+
+class Unsubscribed(Entry, frozen=True, kw_only=True, tag="unsubscribed"):
+    """A subscriber left its loop: what it took and is not through with is given again (R14).
+
+    Attributes:
+        topic: of the subscription.
+        member: which loop of the process it was.
+        group: for which it took items; "" for the label's own.
+    """
+
+    topic: TopicName
+    member: Count
+    group: GroupName = ""
+
+
 class Unreadable(msgspec.Struct, frozen=True):
     """A line of the stream that is no entry of this version: a newer client's, or a damaged one.
 
@@ -304,6 +347,9 @@ LifecycleEntry = (
     | Counted
     | ChildStopped
     | Noted
+    | Published
+    | ItemDone
+    | Unsubscribed
 )
 
 _decoder: msgspec.json.Decoder[LifecycleEntry] = msgspec.json.Decoder(LifecycleEntry)

@@ -13,8 +13,9 @@ from typing import Literal
 import msgspec
 
 from pluto_dist.core.values.backend import Status
-from pluto_dist.core.values.ids import UNREADABLE, Role, Whole
+from pluto_dist.core.values.ids import UNREADABLE, Count, Role, Whole
 from pluto_dist.core.values.records import LeaseState
+from pluto_dist.core.values.topics import GroupName, TopicName
 
 PROTOCOL = 1
 MAX_MESSAGE_BYTES = 1 << 20
@@ -64,6 +65,7 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True):
         owner: the owner, for people: label, pid, host; "" without a live owner.
         expected: the status that the Run will have, unless an exit code that is awaited says otherwise.
         reason: of its status, or of the expected one.
+        relay: what this node is called in a Run that another node owns.
     """
 
     key: str
@@ -91,6 +93,7 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     owner: str = ""
     expected: Status | None = None
+    relay: str = ""
 
 
 class View(Message, frozen=True, kw_only=True, tag="view"):
@@ -119,6 +122,7 @@ class View(Message, frozen=True, kw_only=True, tag="view"):
         trouble: why something does not go on.
         stuck: ranks that are stuck while others go on or wait for them, for people; "" if none is.
         relieved: for a launcher: a process below it records its own console, so the launcher need not.
+        topics: the coordinator hands items over (R14); an older one does not.
     """
 
     generation: int
@@ -148,6 +152,7 @@ class View(Message, frozen=True, kw_only=True, tag="view"):
     trouble: str = ""
     stuck: str = ""
     relieved: bool = False
+    topics: bool = False
 
 
 class AskConfig(Message, frozen=True, kw_only=True, tag="ask_config"):
@@ -174,6 +179,27 @@ class AskStatus(Message, frozen=True, kw_only=True, tag="ask_status"):
     """The coordinator itself."""
 
     request: Whole
+
+
+class TakeItem(Message, frozen=True, kw_only=True, tag="take_item"):
+    """The next item of a topic, for a loop of this process (R14).
+
+    Answered when there is one, or when the Run is over and all items are done.
+
+    Attributes:
+        member: which loop of the process asks.
+        entries: not before so many lifecycle entries have taken effect: they say what is done.
+        group: that shares the topic; "" for this process's label, which has it alone.
+        latest: only the newest one.
+    """
+
+    request: Whole
+    lease_id: str
+    topic: TopicName
+    member: Count
+    entries: Count
+    group: GroupName = ""
+    latest: bool = False
 
 
 class HandOverKey(Message, frozen=True, kw_only=True, tag="key"):
@@ -213,7 +239,7 @@ class Refusal(Message, frozen=True, kw_only=True, tag="refusal"):
     message: str
 
 
-Question = AskConfig | AskRuns | AskRun | AskStatus | HandOverKey | ForceFinish | StopCoordinator
+Question = AskConfig | AskRuns | AskRun | AskStatus | TakeItem | HandOverKey | ForceFinish | StopCoordinator
 Request = Sync | Question
 Reply = View | Answer | Refusal
 

@@ -147,6 +147,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         open_trouble: why the last try failed.
         opener: lease of the claim for which the Run is opened.
         cluster: the store that the nodes of its job share.
+        round: number there of the start of the job whose verdict it has taken, 0 if there is none; where the
+            Run is taken up again, that one is over.
         scheduled: the scheduler's job in which its latest owner ran, None outside of any.
     """
 
@@ -206,6 +208,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     open_since: float = 0.0
     opener: str = ""
     cluster: ClusterAddress | None = None
+    round: int = 0
     scheduled: Scheduled | None = None
 
     @property

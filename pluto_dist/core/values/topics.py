@@ -1,0 +1,146 @@
+"""What processes of a Run hand to each other: topics, their items, and who has taken them (R14)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+import msgspec
+
+from pluto_dist.core.values.ids import Count
+
+MAX_PAYLOAD: Final = 64 * 1024  # bytes of JSON; larger things are files, and their paths are handed over
+TOPIC: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z"
+CHECKPOINTS: Final = "checkpoints"  # the topic behind `run.checkpoint()`
+
+SHOWN_ITEMS: Final = 5
+
+TopicName = Annotated[str, msgspec.Meta(pattern=TOPIC)]
+GroupName = Annotated[str, msgspec.Meta(max_length=100)]
+
+
+class Item(msgspec.Struct, frozen=True):
+    """What was published once. It goes to the database and is not kept in memory.
+
+    Attributes:
+        payload: any JSON.
+        at_ms: when it was published, epoch milliseconds.
+        by: label of the process that did.
+    """
+
+    payload: msgspec.Raw
+    at_ms: int
+    by: str
+
+
+class ItemShown(msgspec.Struct, frozen=True):
+    """An item as people see it.
+
+    Attributes:
+        number: counted from 1 in each topic of a Run.
+        at_ms: when it was published, epoch milliseconds.
+        by: label of the process that did.
+        payload: the start of its JSON.
+    """
+
+    number: int
+    at_ms: int
+    by: str
+    payload: str
+
+
+class Part(msgspec.Struct, frozen=True):
+    """Where the items behind a number stand, in a Run that was two at first.
+
+    Attributes:
+        after: items behind this number, up to the next part.
+        origin: key of the Run under which they were kept.
+        shift: how much lower their numbers were there.
+    """
+
+    after: int
+    origin: str
+    shift: int
+
+
+class Topic(msgspec.Struct, frozen=True, kw_only=True):
+    """One topic of one Run.
+
+    Attributes:
+        run: key of the Run.
+        name: of the topic.
+        last: number of the newest item.
+        gone: items up to this number are no longer kept.
+        latest: the newest few.
+        parts: where its items stand, () for under its own name.
+    """
+
+    run: str
+    name: str
+    last: Count = 0
+    gone: Count = 0
+    latest: tuple[ItemShown, ...] = ()
+    parts: tuple[Part, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Its place in the book."""
+        return f"{self.run}/{self.name}"
+
+    def followed_by(self, other: Topic) -> Topic:
+        """This topic with the items of another one behind its own."""
+        behind = self.last
+        own = self.parts or ((Part(0, self.run, 0),) if behind else ())
+        parts = (
+            Part(behind + part.after, part.origin, behind + part.shift)
+            for part in other.parts or (Part(0, other.run, 0),)
+        )
+        latest = (msgspec.structs.replace(each, number=behind + each.number) for each in other.latest)
+        return msgspec.structs.replace(
+            self,
+            last=behind + other.last,
+            gone=self.gone if behind else other.gone,
+            latest=(*self.latest, *latest)[-SHOWN_ITEMS:],
+            parts=(*own, *parts),
+        )
+
+    def item_key(self, number: int) -> str:
+        """The place of an item in the database."""
+        part = next((each for each in reversed(self.parts) if each.after < number), Part(0, self.run, 0))
+        return f"{part.origin}/{self.name}/{number - part.shift}"
+
+
+class Holder(msgspec.Struct, frozen=True):
+    """Who has taken an item and is not through with it: a loop of a process."""
+
+    lease_id: str
+    member: Count
+
+
+class Reader(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a label or a group is in a topic. All items up to `given` that no process holds are done.
+
+    Attributes:
+        run: key of the Run.
+        topic: name of the topic.
+        name: of the participant or the group.
+        group: whether it is a group.
+        given: the highest number that was given or passed over.
+        held: items that a process has taken and not finished.
+    """
+
+    run: str
+    topic: str
+    name: str
+    group: bool
+    given: Count = 0
+    held: dict[int, Holder] = {}
+
+    @property
+    def through(self) -> int:
+        """The number up to which every item is done."""
+        return min(self.held, default=self.given + 1) - 1
+
+    @property
+    def key(self) -> str:
+        """Its place in the book."""
+        return f"{self.run}/{self.topic}/{'group' if self.group else 'label'}/{self.name}"
