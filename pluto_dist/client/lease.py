@@ -405,14 +405,9 @@ def leave(
     Args:
         link, files, settings: of the lease.
         timeout_s: bound of the wait, None for the setting.
-<<<<<<< HEAD
-        exiting: the process itself ends, so its death is what releases the lease.
-        for_all: it waits in the job's place, whoever else is still alive.
-        advice: what to do about the failure of this process, for its last line.
-=======
         exiting: the process itself ends, so its death releases the lease.
         for_all: wait for the whole job's records, as the launcher does, also while others are alive.
->>>>>>> origin/main
+        advice: what to do about the failure of this process, for its last line.
     """
     bound = settings.exit_wait_s if timeout_s is None else timeout_s
     try:

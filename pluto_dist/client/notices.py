@@ -222,24 +222,14 @@ class Waiting:
             put("\r\x1b[K")
 
 
-<<<<<<< HEAD
 def finished(view: View | None, settings: Settings, records: int, advice: str = "") -> None:
-    """Status, number of points, how to look; a failure names the culprit.
-
-    Args:
-        view: what the coordinator said last.
-        settings: `quiet` keeps it from being printed.
-        records: what this process has logged.
-        advice: what to do about the failure of this process; its verdict has it too, once there is one.
-=======
-def finished(view: View | None, settings: Settings, records: int) -> None:
     """Prints status, number of points and how to look; for a failure also what failed first.
 
     Args:
         view: the latest one.
         settings: with `quiet` nothing is printed.
         records: how many this process has logged.
->>>>>>> origin/main
+        advice: what to do about the failure of this process; the verdict has it too, once there is one.
     """
     if settings.quiet or view is None or view.run is None or view.role != "owner":
         return
