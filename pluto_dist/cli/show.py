@@ -1,6 +1,6 @@
 """`pluto-dist show RUN`: everything about one Run.
 
-JSON: the Run's document as `core.document.Document` describes it, without what is for the next coordinator
+JSON: the Run's document (`core.values.document.Document`), without the part that is for the next coordinator
 (`restore`), and with
 
     store    folder of the store that holds the Run
