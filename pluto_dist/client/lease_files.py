@@ -55,6 +55,7 @@ class LeaseFiles:
         try:
             self.folder.parent.mkdir(mode=0o700, exist_ok=True)
             self.folder.mkdir(mode=0o700)
+            # Locked before anything is written: from the first entry on, a free lock means death (R2).
             self.lock = LeaseLock(self.folder / LOCK_NAME)
             self.room = RoomForRecords(Space(str(spool), quota_bytes))
             limits = Limits(segment_bytes=segment_bytes)
