@@ -37,7 +37,7 @@ NUMBERS = ("PID", "EPOCH", "ATTEMPT", "STEP", "WRITTEN", "DELIVERED", "COUNT", "
 
 
 class Shown(msgspec.Struct, frozen=True, kw_only=True):
-    """What is printed about one Run.
+    """The facts that are printed about one Run.
 
     Attributes:
         document: of the Run.
@@ -85,7 +85,7 @@ def print_run(shown: Shown) -> None:
 
 
 def failure_lines(failure: Failure) -> Iterator[str]:
-    """Who failed first, and how."""
+    """The process that failed first, and how."""
     rank = (
         f", rank {failure.rank}"
         if failure.rank is not None and failure.label != f"rank{failure.rank}"
@@ -163,7 +163,7 @@ def _until(document: Document) -> str:
 
 
 def verdict_lines(shown: Shown) -> Iterator[str]:
-    """How it ended, or its last attempt did: who failed first, how, and with which last words."""
+    """The end of the Run, or of its last attempt, with the first failure and its last console lines."""
     document = shown.document
     if document.verdict is not None:
         yield f"verdict: {document.verdict.status}: {document.verdict.reason}"
@@ -179,7 +179,7 @@ def verdict_lines(shown: Shown) -> Iterator[str]:
 
 
 def earlier_lines(document: Document) -> Iterator[str]:
-    """How the attempts before ended."""
+    """The ends of earlier attempts."""
     ended = document.attempts if document.verdict is not None else document.attempts[:-1]
     for end in ended:
         yield f"attempt {end.attempt}: {end.status}: {end.reason}"

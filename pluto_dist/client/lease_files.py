@@ -142,7 +142,7 @@ class LeaseFiles:
 
     @property
     def trouble(self) -> str:
-        """Why records are being dropped now, "" if they are not."""
+        """The reason why records are being dropped now, "" if they are not."""
         return self.metrics.trouble or self.data.trouble or self.files.trouble
 
     def close(self) -> None:
@@ -171,7 +171,7 @@ class RoomForRecords:
         self.unopened = False
 
     def shortage(self) -> str:
-        """Why no segment may be opened now, an empty string if it may."""
+        """The reason why no segment may be opened now, "" if one may."""
         return "not opened" if self.unopened else self._space.shortage()
 
 
