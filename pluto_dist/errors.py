@@ -104,7 +104,7 @@ class RunExistsError(ClaimError):
 
 
 class OwnerExistsError(ClaimError):
-    """Somebody alive owns the Run."""
+    """A live process owns the Run."""
 
 
 class FinishReservedError(ClaimError):
@@ -140,7 +140,7 @@ class CoordinatorUnavailableError(MachineError):
 
 
 class VersionMismatchError(MachineError):
-    """Client and coordinator speak different protocol versions."""
+    """Client and coordinator have different protocol versions."""
 
 
 class ServerError(PlutoDistError, RuntimeError):

@@ -1,4 +1,4 @@
-"""How commands print: JSON for scripts, plain text and tables for people.
+"""Printing for all commands: JSON for scripts, plain text and tables for people.
 
 Names, messages and tracebacks come from users' programs: they are printed as text, never as markup, and
 without control characters.
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 LONGEST_CELL = 120  # characters
-PIPE_WIDTH = 200  # columns when nobody looks: lines stay whole for grep
+PIPE_WIDTH = 200  # columns where the output is no terminal: lines stay whole for grep
 NARROWEST = 6  # columns that a folded column keeps
 STATUS_STYLES = {  # SGR codes
     "RUNNING": "36",
@@ -135,7 +135,7 @@ def _styled() -> bool:
 
 
 def _in_a_cell(value: object) -> str:
-    """One line; what is very long would make the table of everybody else unreadable."""
+    """The value in one line, cut where it would make the table unreadable."""
     text = printable(value).replace("\n", " ")
     return text if len(text) <= LONGEST_CELL else text[: LONGEST_CELL - 1] + "…"
 

@@ -3,7 +3,7 @@
 JSON: an object of
     runtime       folder of the coordinator that was asked
     coordinator   its pid, null if none runs or it is in another pid namespace
-    running       whether one runs; without one nobody knows who is attached
+    running       whether one runs; without one it is not known who is attached
     processes     a list, by Run, of `run` (key), `display_id`, `run_id`, `project`, `name`, `phase`,
                   `lease_id`, `role`, `label`, `rank`, `pid`, `host`, `epoch`, `attempt`, `state`, `suspect`,
                   `heartbeat_s`, `granted_at`, `last_seen_at`, `age_s`, `seen_s`, `last_step`,
@@ -61,7 +61,7 @@ class Process(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Attached(msgspec.Struct, frozen=True, kw_only=True):
-    """What `ps` tells; see the module's docstring."""
+    """The output of `ps`; see the module's docstring."""
 
     runtime: str
     coordinator: int | None
@@ -94,7 +94,7 @@ def ps(home: options.Home = None, as_json: options.Json = False) -> None:
 
 
 def attached(lookup: Lookup) -> Attached:
-    """Who is attached now."""
+    """The processes that are attached now."""
     from pluto_dist.errors import PlacesError
     from pluto_dist.read.ask import listener
     from pluto_dist.read.spooled import caught_up

@@ -1,5 +1,7 @@
-"""A Run's document for people, in the order in which a person asks: how is it and why, who failed first and
-with which last words, who takes part, then the rest. Long lists are folded."""
+"""A Run's document for people: status and why, first failure with its last lines, processes, then the rest.
+
+Long lists are folded.
+"""
 
 from __future__ import annotations
 

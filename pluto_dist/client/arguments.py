@@ -77,7 +77,7 @@ def code_of(argument: str, value: object) -> int | None:
 
 
 def seconds_of(argument: str, value: object) -> float:
-    """How long to wait; infinity is a wait that outlasts everybody.
+    """Seconds to wait; infinity is cut to the longest wait.
 
     Raises:
         ArgumentError: no number, NaN, or negative.

@@ -54,7 +54,7 @@ from pluto_dist.host.settings import Settings
 if TYPE_CHECKING:
     from pluto_dist.client.console.capture import CommandConsole
 
-UNANSWERED_S = 10.0  # a coordinator that has said nothing by then does not work
+UNANSWERED_S = 10.0  # a coordinator that has not answered by then does not work
 
 _log = logging.getLogger("pluto_dist")
 
@@ -318,7 +318,7 @@ class Lease:
         """
         if self.end or not self.here:
             return
-        STOPS.take()  # what follows a SIGTERM is its consequence, so it is told first
+        STOPS.take()  # what follows a SIGTERM is its consequence, so the signal comes first
         if last_words:
             self.evidence(**last_words)
         if self.ends_as_side:

@@ -185,7 +185,7 @@ class Wall:
         return (self._offset_ns + time.monotonic_ns()) // 1_000_000
 
 
-QUIET_S = 60.0  # a disk that is full every other second is told once a minute
+QUIET_S = 60.0  # a disk that is full every other second gives one warning a minute
 
 _log = logging.getLogger("pluto_dist")
 

@@ -238,7 +238,7 @@ def _look(run: RunView, settings: Settings) -> str:
         return f"look: pluto-dist show {_short(run)}"
     if run.provisional:
         return f"kept in {_store(settings)}; upload: pluto-dist sync"
-    gone = "status" in run.refusals  # a page that is not there helps nobody
+    gone = "status" in run.refusals  # there is no such page
     return f"look: pluto-dist show {_short(run)}" if gone or not run.url else run.url
 
 

@@ -101,7 +101,7 @@ def command_line(arguments: list[str], redact: Redact) -> list[str]:
 def _folder() -> str:
     try:
         return str(Path.cwd())
-    except OSError:  # somebody has removed it
+    except OSError:  # it was removed
         return ""
 
 

@@ -356,7 +356,7 @@ class Run(RunFacts):
     # --- hand-over --------------------------------------------------------------------------------
 
     def checkpoint(self, path: str | os.PathLike[str], step: int, **info: Any) -> None:
-        """Hands a checkpoint over to whoever loops over `checkpoints()`, now or later.
+        """Hands a checkpoint over to the processes that loop over `checkpoints()`, now or later.
 
         One local write, like `log()`; it survives the death of this process and of the coordinator. Call it
         on one rank, when the checkpoint is complete.
@@ -408,7 +408,7 @@ class Run(RunFacts):
         return Subscription(self._lease, CHECKPOINTS, Checkpoint, bounds)
 
     def publish(self, topic: str, payload: Any) -> None:
-        """Hands anything over to whoever subscribes to a topic of this Run, now or later.
+        """Hands any value over to the processes that subscribe to a topic of this Run, now or later.
 
         As `checkpoint`, which is built on it.
 
@@ -431,7 +431,7 @@ class Run(RunFacts):
     ) -> Subscription[Item]:
         """The items of a topic, one after the other: `.number`, `.payload`, `.at`, `.by`, `.done()`.
 
-        All else is as for `checkpoints`. A topic that nobody has published to yet is waited for.
+        All else is as for `checkpoints`. A topic without items yet is waited for.
 
         Raises:
             ArgumentError: this is no topic, or as `checkpoints`.

@@ -327,7 +327,7 @@ def checked_topic(topic: object) -> str:
 
 
 def _unfit(path: str) -> str:
-    """Why nobody could read what is there, "" if it is a file or folder."""
+    """Why the path cannot be read, "" if it is a file or folder."""
     try:
         mode = os.stat(path).st_mode  # noqa: PTH116 # as above
         path.encode()
@@ -360,7 +360,7 @@ def _say(lease: Lease, call: str, topic: str, payload: object) -> None:
 
 
 def _tell_of_nodes(lease: Lease) -> None:
-    """Hand-over ends at the node, and whoever waits for something from another one should know."""
+    """Warns, in a job of several nodes, that a hand-over ends at the node."""
     view = lease.link.view
     if view is not None and view.run is not None and view.run.relay:
         lease.warn_once(

@@ -91,7 +91,7 @@ class Stopper:
 def main(arguments: Sequence[str]) -> int:
     """Runs a coordinator to its end; returns the exit code."""
     os.umask(0o077)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # whoever started us may have blocked some
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the process that started us may have blocked some
     widen_affinity()
     raise_descriptor_limit()
     try:

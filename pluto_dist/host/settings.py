@@ -116,7 +116,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         cluster_strict: no status is sent while the store cannot be reached, even if the server then takes the
             Run for dead.
         launched_by: lease of the `pluto-dist run` that started this process, which sets it; not for people.
-        disabled_because: why `auto` is `disabled`, "" where somebody asked for it or it is not.
+        disabled_because: why `auto` is `disabled`, "" where it was asked for or is not.
         notes: remarks that are worth a line in `doctor`, never an error.
         left_out: settings of the official client that mean something and have no meaning here; told once.
     """

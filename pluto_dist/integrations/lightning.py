@@ -104,7 +104,7 @@ class PlutoLogger(_Logger):  # type: ignore[misc] # the framework is loaded at r
             self._source.take_evidence(sys.exception())
 
     def _known(self, what: str) -> str:
-        """Lightning names folders with it: without a coordinator that is no reason to end a training."""
+        """A property that Lightning uses in folder names; the lease id if no coordinator can tell it."""
         run = self.experiment
         try:
             return str(getattr(run, what))

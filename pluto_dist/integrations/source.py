@@ -1,8 +1,8 @@
-"""The Run that a framework's object writes into, and what may be done with it.
+"""The Run of a framework's logger or callback: which one it is, and when it is opened.
 
 It is the one that was given, else the script's own open Run, else one that is opened at first use, with the
-arguments of `init()`. Only at first use, because launchers name the ranks after the object was made. Nothing
-here ends a Run that the script has opened.
+arguments of `init()`. Only at first use, because launchers set the ranks' variables after the object was
+made. Nothing here ends a Run that the script has opened.
 """
 
 from __future__ import annotations
@@ -73,14 +73,14 @@ class RunSource:
         return self._run
 
     def take_evidence(self, error: BaseException | None) -> None:
-        """An exception on its way out of the framework; it is no reason to open a Run."""
+        """Writes the evidence of an exception that leaves the framework; opens no Run for it."""
         self._after_fork()
         lease = RUNS.lease_of(self._run) if self._run is not None else None
         if lease is not None:
             lease.take_evidence(error)
 
     def renew(self, name: str | None) -> AnyRun:
-        """Ends the Run that was opened here and opens the next; any other Run is gone on with.
+        """Ends the Run that was opened here and opens the next; any other Run goes on.
 
         A `run_id` of the arguments gets the number of the Run from the second on.
         """
@@ -148,10 +148,10 @@ class RunSource:
 
 
 def merge_config(run: AnyRun, values: Mapping[str, Any]) -> None:
-    """Hyperparameters that a framework hands over by itself.
+    """Merges hyperparameters that a framework passes by itself.
 
-    The job's own are the Run's. Those of a side come under its label: the batch size of an eval is not that
-    of the training.
+    Those of the job are merged into the Run's config. Those of a side are kept under its label: the batch
+    size of an eval is not that of the training.
     """
     lease = RUNS.lease_of(run)
     run.update_config({run.label: values} if lease is not None and lease.is_side else values)

@@ -80,7 +80,7 @@ MLOPCallback = PlutoCallback  # the official client's name
 
 
 def _config(args: Any, state: Any, model: Any) -> dict[str, Any]:
-    """Flat, as other trackers show it; of equal names the training arguments' value counts."""
+    """The configuration as a flat dict, as with other trackers; the training arguments win."""
     found: dict[str, Any] = {}
     if hasattr(model, "config"):
         found |= model.config if isinstance(model.config, dict) else model.config.to_dict()

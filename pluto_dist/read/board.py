@@ -136,7 +136,7 @@ class Board:
         return sorted(kept, key=lambda run: run.document.created_at)
 
     def _settled(self, now: float) -> str:
-        """Whoever looks settles what nobody else would (G7), at first and from time to time."""
+        """Settles Runs that have no coordinator (G7), at first and from time to time; why not, "" if done."""
         self.lookup.silent = False
         if now < self._settle_at:
             return ""

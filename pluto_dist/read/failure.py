@@ -1,4 +1,4 @@
-"""What began the end of a Run, and whose lease it was."""
+"""The first failure of a Run, and the lease of the process that failed."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Who attached when, restarts and deaths: the leases of a Run as lanes over time.
+"""Timeline: the leases of a Run as lanes over time, with restarts and deaths.
 
-A lane is a participant, so that a rank that was restarted is one line with several spans. Pure.
+A lane is a participant, so that a rank that was restarted is one line with several spans.
 """
 
 from __future__ import annotations

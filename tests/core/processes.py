@@ -43,6 +43,7 @@ class Process:
         spool: of the newest lease.
         status: (exit code, signal) once it is dead.
         died_ms: when that was.
+        family: children that it has forked outlive it.
     """
 
     world: World
@@ -55,6 +56,7 @@ class Process:
     status: tuple[int | None, str] | None = None
     died_ms: int = 0
     oom: bool = False
+    family: bool = False
     steps: int = 0
 
     @property

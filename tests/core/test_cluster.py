@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from pluto_dist.backend.pluto.backend import seat_in
+from pluto_dist.cluster.memory import MemoryStore
+from pluto_dist.core.values.engine import Unavailable, Versioned, WriteResult
 from tests.core.cluster_world import FOLDER, ClusterWorld
 
 VICTIM = {"what": "ConnectionResetError", "communication": True}
@@ -428,7 +432,7 @@ def test_an_owner_that_comes_late_to_its_round_is_in_it() -> None:
 
 
 def test_a_node_that_is_lost_before_it_knew_of_the_round_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """G7: node 0 has told of its ranks and is killed before it could begin the round; its victims are known."""
+    """G7: node 0 has told of its ranks and is killed before it could begin the round."""
     world = ClusterWorld()
     put = world.engine.put
 
@@ -559,3 +563,27 @@ def test_a_verdict_that_a_later_seat_forbade_to_send_is_that_nodes_word() -> Non
     world.wait(60)
     assert world.statuses() == ["COMPLETED"]
     assert [(node.run().status, node.core.at_rest) for node in world.nodes] == [("COMPLETED", True)] * 2
+
+
+@pytest.mark.parametrize("what", ["node/n1", "state/n1", "run", "ev/", "end/", "verdict/"])
+def test_a_change_that_did_not_arrive_is_made_again(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody knows whether it was carried out, and it was not."""
+    real, lost = MemoryStore.write, list[str]()
+
+    def write(self: MemoryStore, key: str, value: bytes | None, **conditions: Any) -> WriteResult:
+        if key.startswith(FOLDER + what) and not lost:
+            lost.append(key)
+            return Unavailable("ReadTimeout", "unknown")
+        return real(self, key, value, **conditions)
+
+    monkeypatch.setattr(MemoryStore, "write", write)
+    world = started()
+    if what in ("node/n1", "state/n1"):
+        assert lost
+        assert isinstance(world.engine.get(FOLDER + what), Versioned)
+    world.ranks[2].raises("ThereError")
+    for rank in (0, 1, 3):
+        world.ranks[rank].raises(**VICTIM)
+    world.wait(8)
+    assert lost
+    assert (world.statuses(), "ThereError" in world.reason()) == (["FAILED"], True)

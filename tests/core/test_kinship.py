@@ -337,6 +337,22 @@ def test_one_rank_that_starts_again_without_a_name_leaves_the_first_run() -> Non
     assert [process.role for process in again] == ["worker", "owner"]
 
 
+def test_a_rank_zero_that_comes_when_others_have_ended_is_of_the_same_start() -> None:
+    """R4: it owns the Run then; the next start leaves all of it, also a rank that ended before it came."""
+    world = World()
+    zero, one = start(world)
+    one.init()
+    world.wait(RANK_ZERO_S + 1)
+    one.finish(at_exit=True)
+    zero.init().finish().exit()
+    one.exit()
+    again = start(world)
+    again[1].init()
+    again[0].init()
+    assert [process.role for process in again] == ["owner", "worker"]
+    assert world.lease(again[1]).run == world.lease(again[0]).run != world.lease(zero).run
+
+
 def test_a_rank_that_lives_is_not_started_again() -> None:
     """R4, R5: two programs with one rank at once, as variables left in a shell make them."""
     world = World()

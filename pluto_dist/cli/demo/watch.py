@@ -1,4 +1,4 @@
-"""Looks at the demo's Run while it lives and tells what happens: a live table, or lines where none can be."""
+"""Shows the demo's Run while it lives: a live table, or lines where a table cannot be drawn."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def screen(console: Console) -> Screen:
 
 
 class Watch:
-    """Asks the coordinator about one Run, shows it, and tells when a process comes or goes.
+    """Asks the coordinator about one Run, shows it, and prints when a process comes or goes.
 
     Attributes:
         document: the Run as it was seen last, None before it is open.

@@ -14,7 +14,7 @@ from pluto_dist.core.values.effects import Fence
 from pluto_dist.core.values.events import ClusterJoined, ClusterListed, ClusterSeen, ClusterWritten
 from pluto_dist.core.values.records import Lease, Run, Verdict
 
-AWAY_S = 5.0  # a store that does not answer for so long is worth a word
+AWAY_S = 5.0  # a store that does not answer for so long is reported
 
 
 class Clusters:

@@ -274,9 +274,11 @@ class Coordinator:
 
     def _released(self, lease_id: str) -> None:
         lease = self._book.leases.get(lease_id)
-        if lease is not None and not lease.alive and not lease.removed:
+        if lease is None or lease.removed:
+            return
+        if not lease.alive:  # a claim that still waits ends later, and its streams are read to the end then
             self._delivery.look_again(lease)
-            self._settling.gone(lease_id)
+        self._settling.gone(lease_id)
 
     def _launcher_died(self, key: str, launcher: Identity) -> None:
         run = self._book.runs.get(key)

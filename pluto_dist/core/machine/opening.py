@@ -39,7 +39,7 @@ from pluto_dist.core.values.records import Cursor, Lease, Prior, Run, Verdict
 
 SEAT_WAIT_S = 0.5  # an answer of the cluster store wakes it before
 KEY_WAIT_S = 1.0  # a key usually comes with the next message
-REFUSED_RETRY_S = 30.0  # a Run that holds data already is offered again, in case somebody mends the cause
+REFUSED_RETRY_S = 30.0  # a Run that holds data already is offered again, in case the cause is mended
 LONGEST_ID = 255  # characters the server takes
 
 
@@ -96,7 +96,7 @@ class Opening:
         return self._ask(run)
 
     def reopen(self, run: Run, lease: Lease) -> Run:
-        """Takes an ended Run up again; the backend is asked if it may have been told of the end."""
+        """Takes an ended Run up again; the backend is asked if the end may have reached it."""
         assert run.verdict is not None  # noqa: S101 # only ended Runs are reopened
         asks = run.telling and run.target.mode == "pluto" and not run.opening
         job = lease.opened.job

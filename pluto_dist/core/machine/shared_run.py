@@ -131,6 +131,7 @@ class SharedRun:
             self._not_before = self._context.now.at + pause_s
             self._memberships.silent(self._address, result.reason)
             self._lookout.again()
+            self._forget_written(asked.key)
             return
         self._memberships.heard(self._address)
         match result:
@@ -141,12 +142,19 @@ class SharedRun:
             case Conflict(current=current):
                 if isinstance(current, Versioned):
                     self._lookout.written(asked.key, current.value, current.version)
-                    self._done.add(asked.key)  # what is made once is made, by whomever
+                    self._done.add(asked.key)  # a key that is made once is there, also by another node
                 self._lookout.again()
             case GuardFailed():
                 if asked.leased:
                     self._memberships.lost(self._address)
                 self._lookout.again()
+
+    def _forget_written(self, key: str) -> None:
+        """What this node tells of itself it writes once more; the rest is compared with what is read back."""
+        if key == f"{self._folder}node/{self._node}":
+            self._present_under = 0
+        elif key == f"{self._folder}state/{self._node}":
+            self._shown = None
 
     # --- questions ----------------------------------------------------------------------------------------
 
@@ -754,7 +762,7 @@ def _launch(run: Run, leases: tuple[Member, ...]) -> str:
 
 
 def _owner_in(nodes: Iterable[NodeDocument], launch: str, attempt: int) -> OwnerAt | None:
-    """The owner of a start of the job, as its node told of it."""
+    """The owner of a start of the job, by its node's document."""
     mine = (each for each in nodes if each.start and (each.launch, each.attempt) == (launch, attempt))
     return next((OwnerAt(each.node, each.start) for each in mine), None)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import msgspec
 
 DRIFT = 200e-6  # two clocks that NTP does not slew are apart by less than this
-UNKNOWN_S = 60.0  # for a bound that nothing has told yet: wide enough that only the kind of evidence decides
+UNKNOWN_S = 60.0  # for a bound that is not known yet: wide enough that only the kind of evidence decides
 
 
 class Offset(msgspec.Struct, frozen=True):
@@ -48,7 +48,7 @@ def read_theirs(offset: Offset, written_at: float, read_at: float) -> Offset:
 
 
 def read_ours(offset: Offset, written_at: float, read_there_at: float) -> Offset:
-    """The other node tells when, by its clock, it read what was written here at `written_at`.
+    """The other node's document says when, by its clock, it read what was written here at `written_at`.
 
     The bound dates from the writing and not from the telling, which may come a minute later.
     """

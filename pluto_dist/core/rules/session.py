@@ -22,7 +22,7 @@ class Todo(msgspec.Struct, frozen=True):
     """What to do now."""
 
     send: bool = False
-    launch: bool = False  # if nobody listens
+    launch: bool = False  # if no coordinator listens
     reconnect: bool = False
 
 

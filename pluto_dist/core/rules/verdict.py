@@ -268,7 +268,7 @@ class Situation(msgspec.Struct, frozen=True):
         return self.assessment.phase
 
     def holds(self, run: Run, leases: tuple[Lease, ...], now: float) -> bool:
-        """Whether nothing has changed since: records are replaced, never altered, so identity tells."""
+        """Whether nothing has changed since: records are replaced, never altered, so identity is enough."""
         return self.run is run and self.leases is leases and self.at == now
 
 

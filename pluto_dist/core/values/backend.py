@@ -340,7 +340,7 @@ class Backend(Protocol):
         ...
 
     def beat(self, run: BackendRun) -> Beat:
-        """Says that the job lives, and learns whether somebody cancelled it."""
+        """Sends a heartbeat of the job; the answer says whether the Run was cancelled."""
         ...
 
     def revive(self, run: BackendRun) -> Outcome:

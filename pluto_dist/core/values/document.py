@@ -126,7 +126,7 @@ class ReaderShown(msgspec.Struct, frozen=True):
         name: the label's, or the group's.
         group: whether it is a group.
         done: number up to which every item is done.
-        at_work: items that somebody has taken and is not through with, with the label of who has.
+        at_work: items that a process has taken and not finished, with its label.
         behind: how many items are not done.
     """
 

@@ -102,7 +102,7 @@ class Job(msgspec.Struct, frozen=True):
         launcher: the nearest ancestor without rank variables, if the job has ranks.
         shared_id: id that all nodes of the launch know (R12), None if there is none.
         launch: tells this launch from an earlier one of the same Run, on all nodes alike; "" if nothing does.
-        nodes: how many nodes the job spans, 1 if nobody says otherwise.
+        nodes: how many nodes the job spans, 1 if nothing says otherwise.
         scheduled: the job of a scheduler in which it was launched, None outside of any.
     """
 

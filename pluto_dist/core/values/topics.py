@@ -117,7 +117,7 @@ class Holder(msgspec.Struct, frozen=True):
 
 
 class Reader(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a label or a group is in a topic. All items up to `given` that nobody holds are done.
+    """How far a label or a group is in a topic. All items up to `given` that no process holds are done.
 
     Attributes:
         run: key of the Run.
@@ -125,7 +125,7 @@ class Reader(msgspec.Struct, frozen=True, kw_only=True):
         name: of the participant or the group.
         group: whether it is a group.
         given: the highest number that was given or passed over.
-        held: items that somebody has taken and is not through with.
+        held: items that a process has taken and not finished.
     """
 
     run: str

@@ -18,7 +18,7 @@ from pathlib import Path
 from pluto_dist.cli.demo.job import exchange
 
 LOOK_S = 0.1
-GRACE_S = 15.0  # a rank that is told to end still delivers what it has logged
+GRACE_S = 15.0  # a rank that gets SIGTERM still delivers what it has logged
 
 Rank = subprocess.Popen[bytes]
 
