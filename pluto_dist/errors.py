@@ -19,6 +19,7 @@
     │   ├── PlacesError            … no usable folder for runtime, spool or store
     │   ├── SocketPathError        … too long for the platform
     │   ├── CoordinatorUnavailableError
+    │   ├── ClusterUnavailableError … the store that the nodes of a job share cannot be read
     │   └── VersionMismatchError
     ├── ServerError                the Pluto server said no
     │   ├── KeyRefusedError
@@ -137,6 +138,10 @@ class SocketPathError(MachineError):
 
 class CoordinatorUnavailableError(MachineError):
     """The coordinator could not be started or does not answer."""
+
+
+class ClusterUnavailableError(MachineError):
+    """The cluster store cannot be read from here; says why, and the way out."""
 
 
 class VersionMismatchError(MachineError):

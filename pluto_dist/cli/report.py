@@ -15,11 +15,13 @@ from pluto_dist.backend.ledger import Entry, entries
 from pluto_dist.backend.local.reading import SaidLine
 from pluto_dist.backend.local.store import Store
 from pluto_dist.cli.console import clock, now_ms, print_table, printable, since, size, span
+from pluto_dist.cli.nodes import print_section
 from pluto_dist.cli.topics import print_topics
 from pluto_dist.core.rules.verdict import server_differs
 from pluto_dist.core.values.document import Document
 from pluto_dist.core.values.records import Failure, RunEvent
 from pluto_dist.read.failure import first_failure
+from pluto_dist.read.nodes import RunThere
 from pluto_dist.read.processes import Group, groups_of, processes_of
 from pluto_dist.read.settle import Situation
 
@@ -45,6 +47,8 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True):
         remark: what a person should know about a Run without a live coordinator, "" if nothing.
         last_lines: what the process that failed first printed last.
         whole: nothing is folded.
+        shared: the Run as the cluster store has it, for all nodes; None without one.
+        trouble: why the nodes of a Run of several are not shown, "" if they are.
     """
 
     document: Document
@@ -53,6 +57,8 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True):
     remark: str = ""
     last_lines: tuple[SaidLine, ...] = ()
     whole: bool = False
+    shared: RunThere | None = None
+    trouble: str = ""
 
 
 def print_run(shown: Shown) -> None:
@@ -64,6 +70,10 @@ def print_run(shown: Shown) -> None:
     _section(verdict_lines(shown))
     typer.echo("\nprocesses" if document.leases else "\nno process has attached yet")
     _processes(shown, now_ms())
+    if shown.shared is not None:
+        print_section(shown.shared)
+    elif shown.trouble:
+        typer.echo(f"\nnote: {printable(shown.trouble)}")
     typer.echo("\nsummary" if document.summary else "\nno points yet")
     _summary(shown)
     print_topics(document.topics, whole=shown.whole)

@@ -27,7 +27,7 @@ from pluto_dist.read.spooled import caught_up
 from pluto_dist.read.usage import UsageMeter
 
 STORE_EVERY_S = 10.0  # a store of many Runs is not listed with each look
-SETTLE_EVERY_S = 30.0
+SETTLE_EVERY_S = 5.0
 
 
 class RunSeen(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,6 +119,7 @@ class Board:
         self._store_at = self._settle_at = float("-inf")
         self._pace, self._meter = Pace(), UsageMeter(lookup.spool)
         self._watched: set[str] = set()
+        self._unsettled, self._unsettled_because = True, ""
 
     def look(self) -> list[RunSeen]:
         """The Runs as of now, oldest first; `remark` says what a person should know about the looking.
@@ -133,15 +134,17 @@ class Board:
         seen = self._seen(found, now)
         kept = seen if self._every or self._names else self._going_on(seen)
         self._watched = {run.key for run in kept}
+        self._unsettled = any(run.situation.standing == "gone" and not run.live for run in seen)
         return sorted(kept, key=lambda run: run.document.created_at)
 
     def _settled(self, now: float) -> str:
-        """Settles Runs that have no coordinator (G7), at first and from time to time; why not, "" if done."""
+        """Settles Runs that have no coordinator (G7), at first and when one is seen; why not, "" if done."""
         self.lookup.silent = False
-        if now < self._settle_at:
-            return ""
+        if now < self._settle_at or not self._unsettled:
+            return self._unsettled_because if self._unsettled else ""
         self._settle_at = now + SETTLE_EVERY_S
-        return settle(self.lookup)
+        self._unsettled_because = settle(self.lookup)
+        return self._unsettled_because
 
     def _found(self, now: float) -> list[Found]:
         if self._names:

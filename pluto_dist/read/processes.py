@@ -183,6 +183,7 @@ def processes_of(
             usage=usages.get(lease.lease_id) if lease.state in OPEN else None,
         )
         for lease in document.leases
+        if lease.pid  # the node's own metrics have a lease and no process
     ]
 
 

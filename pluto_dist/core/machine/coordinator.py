@@ -22,6 +22,7 @@ from pluto_dist.core.machine.context import Context, Shared
 from pluto_dist.core.machine.control import Controls
 from pluto_dist.core.machine.delivery import Delivery
 from pluto_dist.core.machine.folding import Folding
+from pluto_dist.core.machine.leftovers import Leftovers
 from pluto_dist.core.machine.opening import Opening
 from pluto_dist.core.machine.queries import Questions
 from pluto_dist.core.machine.restoring import OPERATION as PUT_BACK
@@ -123,6 +124,7 @@ class Coordinator:
         )
         self._views = Views(self._context, self._delivery, situations, self._stragglers, generation)
         self._sampling = Sampling(self._context, self._delivery)
+        self._leftovers = Leftovers(self._context)
         self._settling = Settling(
             self._context,
             shared,
@@ -135,6 +137,7 @@ class Coordinator:
             self._views,
             self._sampling,
             self._clusters,
+            self._leftovers,
         )
         # Every part that has a `forget` is found here; a list kept by hand would miss the next one.
         self._retention = Retention(
@@ -166,6 +169,7 @@ class Coordinator:
             self._views.deadline(),
             self._sampling.deadline(),
             self._stragglers.deadline(),
+            self._leftovers.deadline(),
             self._document_writer.deadline(),
             self._copies.deadline(),
             self._idle.deadline(),
@@ -238,6 +242,7 @@ class Coordinator:
                 self._delivery.wake()
                 self._sampling.sample()
                 self._stragglers.look()
+                self._leftovers.look()
                 self._clusters.tick()
             case _:
                 raise TypeError(f"no such event: {type(event).__name__}")

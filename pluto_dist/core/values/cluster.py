@@ -24,6 +24,16 @@ from pluto_dist.core.values.lifecycle import Evidence
 from pluto_dist.core.values.records import Failure, Verdict
 
 
+def key_part(text: str) -> str:
+    """A name as a part of a key: a slash in it would begin another folder."""
+    return text.replace("%", "%25").replace("/", "%2F")
+
+
+def text_of_part(part: str) -> str:
+    """The name behind a part of a key."""
+    return part.replace("%2F", "/").replace("%25", "%")
+
+
 class Seat(msgspec.Struct, frozen=True):
     """The coordinator that speaks for the Run.
 

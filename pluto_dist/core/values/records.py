@@ -231,6 +231,8 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         opened: the claim, first entry of the lifecycle stream; without the rank where that was inherited.
         parent: lease of the process that started this one and whose Run this one has joined.
+        namesake: another Run, whose launch was given the same id as this owner's; "" if there is none.
+        left_over: who had started this side, which goes on although that process and the Run have ended.
         first_child: no other child had joined the parent's Run before.
         folded: how many entries of the lifecycle stream have taken effect.
         participant: the writer over restarts; empty until granted.
@@ -251,6 +253,8 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     opened: Claim
     parent: str = ""
     first_child: bool = False
+    namesake: str = ""
+    left_over: str = ""
     state: LeaseState = "waiting"
     run: str | None = None
     role: Role = "side"
