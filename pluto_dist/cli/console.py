@@ -169,6 +169,16 @@ def span(seconds: float | None) -> str:
     return f"{hours // 24} d {hours % 24} h"
 
 
+def size(count: float) -> str:
+    """Bytes: `312 B`, `4.1 KB`, `20 MB`, `1.3 GB`; a thousand of one are one of the next."""
+    unit = "B"
+    for larger in ("KB", "MB", "GB", "TB"):
+        if count < 1000:
+            break
+        count, unit = count / 1000, larger
+    return f"{count:.1f} {unit}" if count < 10 and unit != "B" else f"{count:.0f} {unit}"
+
+
 def since(at_ms: int | None, now_ms: int) -> str:
     """Time since then, as a duration."""
     return "" if at_ms is None else span((now_ms - at_ms) / 1000)

@@ -11,9 +11,10 @@ from pathlib import Path
 import msgspec
 import typer
 
+from pluto_dist.backend.ledger import Entry, entries
 from pluto_dist.backend.local.reading import SaidLine
 from pluto_dist.backend.local.store import Store
-from pluto_dist.cli.console import clock, now_ms, print_table, printable, since, span
+from pluto_dist.cli.console import clock, now_ms, print_table, printable, since, size, span
 from pluto_dist.cli.nodes import print_section
 from pluto_dist.cli.topics import print_topics
 from pluto_dist.core.rules.verdict import server_differs
@@ -262,9 +263,18 @@ def _detail(detail: Mapping[str, str]) -> str:
 
 
 def _files(document: Document, store: str) -> Iterator[str]:
-    folder = Store(Path(store)).run(document.key) / "files"
-    if folder.is_dir():
-        yield f"files in {folder}"
+    run = Store(Path(store)).run(document.key)
+    newest: dict[str, list[Entry]] = {}
+    for entry in entries(run):
+        newest.setdefault(entry.name, []).append(entry)
+    for name, found in sorted(newest.items()):
+        last = max(found, key=lambda entry: (entry.step, entry.time))
+        what = f"{size(last.size)}, sha256 {last.sha256[:12]}"
+        yield f"artifact {name}: {len(found)}, the last of step {last.step}, {what}"
+    if newest:
+        yield f"  all of them: pluto-dist artifacts {document.display_id or document.key}"
+    if (run / "files").is_dir():
+        yield f"files in {run / 'files'}"
 
 
 def _counts(document: Document) -> Iterator[str]:

@@ -362,8 +362,8 @@ class Run(RunFacts):
         on one rank, when the checkpoint is complete.
 
         Args:
-            path: a file or a folder, handed on as an absolute path. It is not copied or held: keep it until
-                it was looked at.
+            path: a file or a folder, handed on as an absolute path; an address (`s3://…`) goes on as it is,
+                unchecked. Nothing is copied or held: keep it until it was looked at.
             step: of the training.
             info: what else a reader may want to know, e.g. `loss=0.3`; JSON values, 64 KiB with the path.
 

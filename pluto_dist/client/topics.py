@@ -37,6 +37,8 @@ from pluto_dist.host.identity import boot_clock
 
 LONGEST_WAIT_S = 3600.0  # then the question is put again
 
+ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://")  # of a file that is no local one, e.g. in object storage
+
 _log = logging.getLogger("pluto_dist")
 _members = itertools.count(1)
 
@@ -301,10 +303,12 @@ def checkpoint(lease: Lease, path: str | os.PathLike[str], step: int, info: dict
     """See `Run.checkpoint`."""
     step = checked_step(step)
     try:
-        named = os.path.abspath(os.fsdecode(path))  # noqa: PTH100 # no Path: text that is handed on as it is
+        named = os.fsdecode(path)
     except TypeError:
         raise ArgumentError(f"checkpoint({shown(path)}): pass a path", argument="path") from None
-    why = _unfit(named)
+    elsewhere = ADDRESS.match(named) is not None
+    named = named if elsewhere else os.path.abspath(named)  # noqa: PTH100 # text, handed on as it is
+    why = "" if elsewhere else _unfit(named)
     if why:
         _refuse(lease, f"checkpoint({named!r}): {why}; it was not handed over")
         return

@@ -126,7 +126,8 @@ class Upload:
     @property
     def _there(self) -> BackendRun:
         mark = self.mark
-        return BackendRun(self._document.key, self._target, mark.id or 0, mark.project, self._document.name)
+        target = msgspec.structs.replace(self._target, store=str(self._store.root))
+        return BackendRun(self._document.key, target, mark.id or 0, mark.project, self._document.name)
 
     # --- steps ----------------------------------------------------------------------------------------
 

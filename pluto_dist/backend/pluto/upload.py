@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import msgspec
 
@@ -46,7 +45,7 @@ class Upload:
         self._notes = notes
         self._lock = threading.Lock()
         self.sources = sources_of(line)
-        names = [part.name for part in line.parts] or [Path(line.source or line.file_name).name]
+        names = [part.name for part in line.parts] or [line.file_name]
         files = [FileOf(name, source.size) for name, source in zip(names, self.sources, strict=True)]
         self.shipment = Shipment(
             line.file_name,
