@@ -123,7 +123,7 @@ def _show_shared(there: Elsewhere, name: str, *, as_json: bool) -> bool:
 
 
 def _last_lines(document: Document, folders: list[Path]) -> tuple[SaidLine, ...]:
-    """What the process that failed first printed last."""
+    """The last console lines of the process that failed first."""
     from pluto_dist.read.console import last_lines
     from pluto_dist.read.failure import failed_lease
 
@@ -157,7 +157,7 @@ def current(found: Found, spool: Path | None) -> Document:
 
 
 def remark_on(found: Found, lookup: Lookup, known: Situation, unsettled: str) -> str:
-    """What a person should know about a Run that has not ended and that no live coordinator has (G7).
+    """A remark on a Run that has not ended and that no live coordinator has (G7).
 
     Args:
         found: the Run.

@@ -1,4 +1,4 @@
-"""Several Runs as of now, looked at time and again: what `top` and a page show.
+"""The board: several Runs as of now, looked at time and again, for `top` and pages.
 
     board = Board(Lookup())
     while True:
@@ -72,7 +72,7 @@ class RunSeen(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def step(self) -> int | None:
-        """The highest of its members."""
+        """The highest step of its members."""
         steps = (process.lease.last_step for process in self.members)
         return max((step for step in steps if step is not None), default=None)
 
@@ -83,7 +83,7 @@ class RunSeen(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def lag(self) -> int | None:
-        """Of the last member."""
+        """The lag of the last member."""
         return max((process.lag for process in self.members if process.lag is not None), default=None)
 
     @property
@@ -93,11 +93,11 @@ class RunSeen(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Board:
-    """Looks at Runs.
+    """Looks at Runs, time and again.
 
     Args:
-        lookup: where.
-        names: which Runs, as `Lookup.find` takes them; empty for those that go on.
+        lookup: of node and store.
+        names: of Runs, as `Lookup.find` takes them; empty for those that go on.
         every: also those that have ended, of the node and of the store.
         cluster: the store that the nodes of a job share: with it the processes of all nodes are shown.
         clock: seconds that do not go back.
