@@ -7,7 +7,7 @@ from pluto_dist.core.values.records import Failure
 
 
 def first_failure(document: Document) -> Failure | None:
-    """What began the end of the Run, or of its last attempt that failed while it goes on."""
+    """The first failure of a Run that ended, or of the last attempt that failed in one that goes on."""
     ends = (*document.attempts, *((document.verdict,) if document.verdict is not None else ()))
     return ends[-1].first_failure if ends else None
 

@@ -1,4 +1,4 @@
-"""What a person should know about a Run that nobody looks after."""
+"""Remarks on Runs that no coordinator looks after."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pluto_dist.read.settle import Situation
 
 
 def remark_on(document: Document, lookup: Lookup, known: Situation, unsettled: str, *, live: bool) -> str:
-    """What a person should know about a Run that has not ended and that no live coordinator has (G7).
+    """A remark on a Run that has not ended and that no live coordinator has (G7).
 
     Args:
         document: of the Run.

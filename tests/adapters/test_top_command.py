@@ -19,7 +19,6 @@ from pluto_dist.spool.frames import encode_frame
 from tests.adapters.coordinators import answering, knowing
 from tests.adapters.documents import lease
 from tests.adapters.test_cli_lookup import Machine, machine
-from tests.adapters.test_read import put
 
 __all__ = ["machine"]  # the fixture
 
@@ -65,7 +64,7 @@ def going(machine: Machine) -> Document:
         lease("c", "rank2", last_step=9),
         lease("n", "node", pid=0, state="ended"),
     )
-    put(machine, "key-1", "n", [b'{"time":1,"step":0,"data":{"sys/cpu.percentage.0":50.0}}\n'])
+    put(machine, "n", "metrics", {"time": 1, "step": 0, "data": {"sys/cpu.percentage.0": 50.0}})
     summary = {"loss": Point(0.5, 9, 10)}
     return msgspec.structs.replace(machine.here("key-1"), leases=leases, summary=summary)
 

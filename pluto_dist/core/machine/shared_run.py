@@ -36,6 +36,7 @@ from pluto_dist.core.values.cluster import (
     RunDocument,
     Seat,
     StoredVerdict,
+    key_part,
 )
 from pluto_dist.core.values.effects import ExpireCluster, Fence, WriteCluster
 from pluto_dist.core.values.engine import (
@@ -81,7 +82,7 @@ class SharedRun:
         self._book = context.book
         self._key = run.key
         self._address: ClusterAddress = run.cluster
-        self._folder = f"{run.cluster.prefix}/v1/{_part(run.project)}/{_part(run.external_id)}/"
+        self._folder = f"{run.cluster.prefix}/v1/{key_part(run.project)}/{key_part(run.external_id)}/"
         self._memberships = memberships
         self._node = node
         self._generation = generation
@@ -775,8 +776,3 @@ def _steady(document: NodeDocument) -> NodeDocument:
 
 def _quiet(document: RunDocument) -> RunDocument:
     return msgspec.structs.replace(document, written_at=0.0)
-
-
-def _part(text: str) -> str:
-    """Text as one part of a key, with slashes escaped: one would begin another folder."""
-    return text.replace("%", "%25").replace("/", "%2F")
