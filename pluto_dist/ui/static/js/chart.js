@@ -103,7 +103,7 @@ export class Chart {
     this.busy = true;
     this.askedAt = performance.now();
     try {
-      const { chart, left_out: leftOut } = await post("/api/chart", {
+      const chart = await post("/api/chart", {
         runs: view.runs.map((run) => run.key),
         asked: { ...this.what.asked, lines: view.ranks === "lines" },
         axis: view.axis, first: view.first, last: view.last,
@@ -111,7 +111,6 @@ export class Chart {
       });
       if (this.gone) return;
       this.answer = chart;
-      this.leftOut = leftOut;
       this.draw();
     } catch (error) {
       if (!this.gone) this.note.textContent = error.message;
@@ -132,7 +131,7 @@ export class Chart {
     this.note.textContent = [
       first === null ? "No points here; what a server has is not kept on this machine." : count === 0 ? "No points in this part." : nothing ? `${plural(count, "point")}, none of them finite (NaN or infinity).`
         : odd ? `${plural(odd, "point")} not finite.` : "",
-      this.leftOut ? `${plural(this.leftOut, "line")} more not drawn.` : "",
+      this.answer.left_out ? `The ${lines.length} that are furthest from the others; ${plural(this.answer.left_out, "line")} nearer to the middle not drawn.` : "",
     ].filter(Boolean).join(" ");
     if (nothing) { this.plot?.destroy(); this.plot = null; fill(this.legend); this.last.textContent = ""; this.drawTable(); return; }
     const { data, series, bands } = this.layers(x, lines);
@@ -241,7 +240,7 @@ export class Chart {
       if (!column) return null;
       let at = index ?? column.length - 1;
       while (at > 0 && (column[at] === undefined || (index === null && column[at] === null))) at -= 1;
-      const band = line.low && line.band > 1 && index !== null && typeof line.low[at] === "number" ? ` (${write(line.low[at])} to ${write(line.high[at])})` : "";
+      const band = line.low && line.band > 1 && index !== null && typeof line.low[at] === "number" ? ` (${line.names[line.lowest[at]]} ${write(line.low[at])}, ${line.names[line.highest[at]]} ${write(line.high[at])})` : "";
       return column[at] === null ? "NaN" : column[at] === undefined ? "" : write(column[at]) + band;
     });
     this.cells.forEach((cell, number) => { cell.textContent = values[number] ?? ""; });
@@ -285,10 +284,14 @@ export class Chart {
     if (!this.values.open || !this.answer) return;
     const { x, lines, thinned } = this.answer;
     const heading = { step: "Step", elapsed: "Elapsed", time: "Time" }[this.view.axis];
-    const columns = [[heading, "num"], ...lines.slice(0, NAMED).flatMap((line) => (line.low ? [[`${this.nameOf(line)} mean`, "num"], ["min", "num"], ["max", "num"]] : [[this.nameOf(line), "num"]]))];
+    const columns = [[heading, "num"], ...lines.slice(0, NAMED).flatMap((line) => (line.names ? [[`${this.nameOf(line)} mean`, "num"], ["Lowest", "num"], ["Highest", "num"]] : line.low ? [[`${this.nameOf(line)} mean`, "num"], ["Min", "num"], ["Max", "num"]] : [[this.nameOf(line), "num"]]))];
     const rows = x.slice(-ROWS).map((place, offset) => {
       const at = Math.max(0, x.length - ROWS) + offset;
-      return [this.view.axis === "step" ? number(place) : this.place(place), ...lines.slice(0, NAMED).flatMap((line) => (line.low ? [line.mean, line.low, line.high] : [line.mean]).map((column) => number(column[at])))];
+      return [this.view.axis === "step" ? number(place) : this.place(place), ...lines.slice(0, NAMED).flatMap((line) => {
+        const [low, high] = [line.low ?? line.mean, line.high ?? line.mean];
+        const whose = (which) => (which[at] < 0 ? "" : ` ${line.names[which[at]]}`);
+        return line.names ? [number(line.mean[at]), number(low[at]) + whose(line.lowest), number(high[at]) + whose(line.highest)] : line.low ? [line.mean, low, high].map((column) => number(column[at])) : [number(line.mean[at])];
+      })];
     });
     fill(this.values.lastElementChild, thinned ? h("p.quiet", "Each row stands for several steps; zoom in to see them all.") : null,
       x.length > ROWS ? h("p.quiet", `The last ${ROWS} of ${number(x.length)} rows.`) : null, table(`Values of ${this.what.title}`, columns, rows));
