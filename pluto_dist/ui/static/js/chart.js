@@ -57,8 +57,8 @@ export class Chart {
     this.values = h("details.values", { ontoggle: () => this.drawTable() }, h("summary", "Values"), h("div"));
     this.last = h("span.last");
     const larger = h("button.small", { type: "button", "aria-pressed": "false", title: "Larger", onclick: () => this.enlarge(larger) }, "⤢", h("span.hidden", ` ${what.title} larger`));
-    this.element = h("section.chart", { "aria-label": what.title },
-      h("header", h("h4", { title: what.title }, what.title), this.last, larger), this.box, this.reading, this.note, this.legend, this.values);
+    this.element = h("article.chart", { "aria-label": what.title },
+      h("header", h("h3", { title: what.title }, what.title), this.last, larger), this.box, this.reading, this.note, this.legend, this.values);
     this.box.style.height = `${HEIGHT[this.size]}px`;
     this.seen = new IntersectionObserver(([entry]) => { this.visible = entry.isIntersecting; this.load(); }, { rootMargin: "200px" });
     this.sized = new ResizeObserver(() => this.resize());
@@ -151,6 +151,7 @@ export class Chart {
     const series = [{}];
     const bands = [];
     this.means = [];
+    this.near = undefined;
     this.colours = lines.map((line, index) => colour(this.hue(line, index)));
     lines.forEach((line, index) => {
       const stroke = this.colours[index];
@@ -194,9 +195,16 @@ export class Chart {
         { ...axis, size: (plot, labels) => 14 + 6.2 * Math.max(0, ...(labels ?? []).map((label) => label.length)), values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : write(tick))) },
       ],
       series, bands,
-      cursor: { sync: { key: "charts" }, drag: { x: true, y: false, setScale: false }, points: { size: 6, show: (plot, index) => (this.means.includes(index) && this.means.length <= NAMED ? window.uPlot.prototype.cursorPoint?.(plot, index) ?? dot(series[index]) : false) }, bind: { dblclick: () => () => { view.zoom(null, null); return null; } } },
+      focus: { alpha: 0.2 },
+      cursor: { y: false, sync: { key: "charts" }, focus: { prox: this.means.length > 2 ? 12 : -1 }, drag: { x: true, y: false, setScale: false }, points: { size: 6, show: (plot, index) => (this.means.includes(index) && this.means.length <= NAMED ? window.uPlot.prototype.cursorPoint?.(plot, index) ?? dot(series[index]) : false) }, bind: { dblclick: () => () => { view.zoom(null, null); return null; } } },
       hooks: {
         setCursor: [() => this.read()],
+        setSeries: [(_, index, given) => {
+          if (given?.focus === undefined) return;
+          const near = index === null ? -1 : this.means.indexOf(index);
+          this.near = near < 0 || near >= this.answer.lines.length ? undefined : near;
+          this.read();
+        }],
         setSelect: [(plot) => {
           if (plot.select.width < 6) return;
           const ends = [plot.posToVal(plot.select.left, "x"), plot.posToVal(plot.select.left + plot.select.width, "x")];
@@ -240,12 +248,13 @@ export class Chart {
       if (!column) return null;
       let at = index ?? column.length - 1;
       while (at > 0 && (column[at] === undefined || (index === null && column[at] === null))) at -= 1;
-      const band = line.low && line.band > 1 && index !== null && typeof line.low[at] === "number" ? ` (${line.names[line.lowest[at]]} ${write(line.low[at])}, ${line.names[line.highest[at]]} ${write(line.high[at])})` : "";
+      const band = line.low && line.band > 1 && index !== null && typeof line.low[at] === "number" ? `, from ${write(line.low[at])} (${line.names[line.lowest[at]]}) to ${write(line.high[at])} (${line.names[line.highest[at]]})` : "";
       return column[at] === null ? "NaN" : column[at] === undefined ? "" : write(column[at]) + band;
     });
     this.cells.forEach((cell, number) => { cell.textContent = values[number] ?? ""; });
     const place = index === null || index === undefined ? "" : this.place(this.answer.x[index]);
-    this.last.textContent = [place, values.length === 1 ? values[0] : ""].filter(Boolean).join(": ");
+    const near = this.near === undefined ? "" : `${this.nameOf(this.answer.lines[this.near])} ${values[this.near] ?? ""}`;
+    this.last.textContent = [place, near || (values.length === 1 && !this.answer.lines[0].low ? values[0] : "")].filter(Boolean).join(": ");
     return { place, values };
   }
 
