@@ -254,7 +254,7 @@ class Coordinator:
             refusal = Refusal(request=message.request, error="VersionMismatchError", message=told)
             self._context.emit(Send(peer=event.peer, reply=refusal))
             return
-        self._views.heard(message.lease_id, event.peer)
+        self._views.note_message(message.lease_id, event.peer)
         lease = self._book.leases.get(message.lease_id)
         if lease is None or lease.folded < message.entries:
             # The answer waits for the entries, so that its view shows their effect (R1).

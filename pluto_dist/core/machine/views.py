@@ -200,7 +200,7 @@ class Views:
         self._situations: dict[str, RunSituation] = {}
         self._spread_at: dict[str, float] = {}
 
-    def heard(self, lease_id: str, peer: bytes) -> None:
+    def note_message(self, lease_id: str, peer: bytes) -> None:
         """Notes a message of a process: its address, and that it is a sign of life."""
         self._peers[lease_id] = peer
         self._seen_ms[lease_id] = self._context.now.wall_ms

@@ -71,7 +71,7 @@ class Session:
         self._send_at, self._due = now, True
         self._launch_at = min(self._launch_at, max(now, self._launched_at + LAUNCH_S))
 
-    def heard(self, view: View, now: float) -> bool:
+    def take_view(self, view: View, now: float) -> bool:
         """Takes a view; True if it is of another coordinator than before, which has no API key yet."""
         fresh = view.generation != self.generation
         self.generation = view.generation
