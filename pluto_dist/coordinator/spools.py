@@ -209,7 +209,7 @@ def remove_folder(folder: str) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-LAST_WORDS_S = 2.0  # a dead owner's place is kept as long, so no wait gets longer by this
+DRAIN_GRACE_S = 2.0  # a dead owner's place is kept as long, so no wait gets longer by this
 
 
 class DrainGrace:
@@ -226,7 +226,7 @@ class DrainGrace:
     def must_wait(self, lease_id: str, folder: str, now: float) -> bool:
         """Whether it is too early for the final look; the lease then comes up in `due`."""
         died_at = self._dead.get(lease_id)
-        if died_at is None or now >= died_at + LAST_WORDS_S or not still_written(folder):
+        if died_at is None or now >= died_at + DRAIN_GRACE_S or not still_written(folder):
             return False
         self._waiting[lease_id] = folder
         return True
