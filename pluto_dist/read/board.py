@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from pluto_dist.backend.local.store import Store
 from pluto_dist.core.values.document import Document
 from pluto_dist.core.values.engine import ClusterAddress
 from pluto_dist.errors import MachineError, PlutoDistError, RunNotFoundError
@@ -24,6 +25,7 @@ from pluto_dist.read.lookup import RUNNING, Found, Lookup
 from pluto_dist.read.machines import MachineUse, machines_of
 from pluto_dist.read.pace import Pace
 from pluto_dist.read.processes import Process, Usage, processes_of
+from pluto_dist.read.sampled import last_samples
 from pluto_dist.read.settle import Situation, settle, situation
 from pluto_dist.read.spooled import caught_up
 from pluto_dist.read.usage import UsageMeter
@@ -223,8 +225,12 @@ class Board:
             live=found.live,
             situation=known,
             processes=(*processes, *self._elsewhere.processes(document, self._wall_ms())),
-            machines=tuple(machines_of(document.summary)),
+            machines=tuple(machines_of(last_samples(document, self._roots(found)))),
         )
+
+    def _roots(self, found: Found) -> list[Path]:
+        streams = Store(found.store).run(found.document.key) / "streams"
+        return [streams, *([self.lookup.spool] if self.lookup.spool is not None else [])]
 
     def _going_on(self, seen: list[RunSeen]) -> list[RunSeen]:
         going = [run for run in seen if run.situation.standing != "ended" or run.key in self._watched]

@@ -11,13 +11,14 @@ from typing import Protocol
 from pluto_dist.backend.local.reading import SaidLine
 from pluto_dist.cli import report
 from pluto_dist.cli.chart import Curve
-from pluto_dist.cli.show import remark_on, roots
+from pluto_dist.cli.show import roots
 from pluto_dist.core.rules.participants import speaker_shown
 from pluto_dist.core.values.document import LeaseShown
 from pluto_dist.read.board import Board, RunSeen
 from pluto_dist.read.console import last_lines
 from pluto_dist.read.failure import failed_lease
 from pluto_dist.read.lookup import Found
+from pluto_dist.read.remark import remark_on
 from pluto_dist.read.run import Run
 
 LAST_LINES = 30
@@ -86,7 +87,8 @@ class Looking:
     def why(self, run: RunSeen) -> list[str]:
         """The status and its reason, who failed first with the last lines of its console."""
         document = run.document
-        remark = remark_on(_found(run), self._board.lookup, run.situation, self._board.remark)
+        unsettled = self._board.remark
+        remark = remark_on(document, self._board.lookup, run.situation, unsettled, live=run.live)
         lease = failed_lease(document)
         shown = report.Shown(
             document=document,
