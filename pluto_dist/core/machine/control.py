@@ -269,7 +269,7 @@ class Controls:
                 self._reported(run, told.status)
 
     def _reported(self, run: Run, status: Status | None) -> None:
-        """The server has accepted the final status, and says which status it has."""
+        """Notes that the server has accepted the final status, and which status it has now."""
         self._tried_last.discard(run.key)
         self._beats.end(run)
         self._server_says(self._context.change_run(run, reported=True), status)

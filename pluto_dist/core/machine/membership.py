@@ -85,17 +85,17 @@ class Memberships:
         return False
 
     def lost(self, address: ClusterAddress) -> None:
-        """A write under the lease found that the store has none any more."""
+        """Notes that the store has no lease of this node any more, as a write under it has found."""
         lease = self.of(address)
         lease.valid_until, lease.next_at = None, self._context.now.at
 
     def reached(self, address: ClusterAddress) -> None:
-        """The store has answered something."""
+        """Notes an answer of the store."""
         lease = self.of(address)
         lease.answered_at, lease.away_since, lease.trouble = self._context.now.at, None, ""
 
     def silent(self, address: ClusterAddress, reason: str) -> None:
-        """The store has not answered, or has refused."""
+        """Notes that the store has not answered, or has refused."""
         lease = self.of(address)
         lease.trouble = reason
         if lease.away_since is None:
