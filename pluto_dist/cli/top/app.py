@@ -82,6 +82,7 @@ class Top(App[None]):
 
     ENABLE_COMMAND_PALETTE = False
     CSS_PATH = "top.tcss"
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("ctrl+c", "quit", show=False, priority=True)]
     TITLE = "pluto-dist top"
 
     def __init__(self, source: Source, every_s: float | None = 1.0) -> None:
