@@ -13,6 +13,7 @@ import msgspec
 
 from pluto_dist.read.arrow import table
 from pluto_dist.read.columns import Chunk, Integers, Numbers
+from pluto_dist.read.together import Together, together
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -149,6 +150,13 @@ class Series:
         for chunk in self._chunks:
             groups.setdefault(chunk.name, []).append(chunk)
         return [_curve(group) for group in groups.values()]
+
+    def together(self) -> list[Together]:
+        """The ranks of each name reduced to one: at each step count, mean, extremes, deviation.
+
+        Ask for `every_rank=True`, else there is only the series with the plain name.
+        """
+        return together(self._chunks)
 
     def to_arrow(self) -> pa.Table:
         """An Arrow table; texts are dictionaries, `time` is a timestamp in milliseconds, UTC.
