@@ -105,7 +105,7 @@ class Lease:
         self._ends = itertools.count()
         self._granted_once = False
         self._claimed: Claimed | None = None
-        self._unheard = False
+        self._no_coordinator = False
         self._notices = Notices(settings.on_cancel)
         self._alerts = TitleLimit()
         self._attempt = 0
@@ -150,7 +150,7 @@ class Lease:
     @property
     def alone(self) -> Claimed | None:
         """The Run by this process's own claim, where no coordinator can be had (G4); None otherwise."""
-        return self._claimed if self._unheard and self.link.view is None else None
+        return self._claimed if self._no_coordinator and self.link.view is None else None
 
     def claim(self, opened: Claim) -> None:
         """Writes the claim, the first entry of the lease."""
@@ -185,7 +185,7 @@ class Lease:
                     raise self.link.unanswered(UNANSWERED_S)
                 return False
         except CoordinatorUnavailableError:
-            self._unheard = True
+            self._no_coordinator = True
             raise
         if not self.link.wait(lambda view: view.state != "waiting", timeout_s):
             return False
@@ -276,7 +276,7 @@ class Lease:
             )
         )
 
-    def tell_stopped(self, pid: int, signal: str) -> None:
+    def note_stopped(self, pid: int, signal: str) -> None:
         """Writes that this process is about to end a child by a signal."""
         if not self.end and self.here:
             self.say(ChildStopped(**self.stamp(), pid=pid, signal=signal))
@@ -296,7 +296,7 @@ class Lease:
             raise RunEndedError(message)
         self.warn_once("late", message)
 
-    def tell_late(self) -> None:
+    def warn_late(self) -> None:
         """Warns, at the exit, of the number of records that came after the end."""
         if self._late > 1 and self.here:
             _log.warning("%d records came after the end of %s and were dropped", self._late, self._named())

@@ -305,7 +305,7 @@ class Run(RunFacts):
             RunEndedError: after the end, with `strict`.
         """
         if commit is not None:
-            self._points.hear_commit(commit)
+            self._points.check_commit(commit)
         if self._lease.end:
             self._lease.log_late()
         else:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from pluto_dist.backend.local.store import Store
 from pluto_dist.core.values.document import Document
 from pluto_dist.core.values.engine import ClusterAddress
 from pluto_dist.errors import MachineError, PlutoDistError, RunNotFoundError
@@ -24,6 +25,7 @@ from pluto_dist.read.lookup import RUNNING, Found, Lookup
 from pluto_dist.read.machines import MachineUse, machines_of
 from pluto_dist.read.pace import Pace
 from pluto_dist.read.processes import Process, Usage, processes_of
+from pluto_dist.read.sampled import last_samples
 from pluto_dist.read.settle import Situation, settle, situation
 from pluto_dist.read.spooled import caught_up
 from pluto_dist.read.usage import UsageMeter
@@ -172,9 +174,7 @@ class Board:
             for name in self._names:
                 known = self.lookup.choose(name)
                 self._chosen[known.head.key] = known.store
-        return [
-            found for key, store in self._chosen.items() if (found := self._again(key, store)) is not None
-        ]
+        return self._read(self.lookup.again, self._chosen.items())
 
     def _live(self) -> list[Found]:
         try:
@@ -189,15 +189,17 @@ class Board:
         heads = [each for each in self.lookup.runs() if not each.live and each.head.key not in live]
         going = [each for each in heads if each.head.status == RUNNING]
         wanted = heads if self._every else going or heads[-1:]
-        found = (self._again(each.head.key, each.store) for each in wanted)
-        return [each for each in found if each is not None]
+        return self._read(self.lookup.stored, ((each.head.key, each.store) for each in wanted))
 
-    def _again(self, key: str, store: Path) -> Found | None:
-        try:
-            return self.lookup.again(key, store)
-        except (MachineError, RunNotFoundError, OSError) as error:
-            self.remark = str(error)
-            return None
+    def _read(self, read: Callable[[str, Path], Found], runs: Iterable[tuple[str, Path]]) -> list[Found]:
+        """Those that can be read; of another there is a remark."""
+        found = []
+        for key, store in runs:
+            try:
+                found.append(read(key, store))
+            except (MachineError, RunNotFoundError, OSError) as error:
+                self._noted(str(error))
+        return found
 
     def _seen(self, found: Iterable[Found], now: float) -> list[RunSeen]:
         current = [
@@ -223,8 +225,12 @@ class Board:
             live=found.live,
             situation=known,
             processes=(*processes, *self._elsewhere.processes(document, self._wall_ms())),
-            machines=tuple(machines_of(document.summary)),
+            machines=tuple(machines_of(last_samples(document, self._roots(found)))),
         )
+
+    def _roots(self, found: Found) -> list[Path]:
+        streams = Store(found.store).run(found.document.key) / "streams"
+        return [streams, *([self.lookup.spool] if self.lookup.spool is not None else [])]
 
     def _going_on(self, seen: list[RunSeen]) -> list[RunSeen]:
         going = [run for run in seen if run.situation.standing != "ended" or run.key in self._watched]

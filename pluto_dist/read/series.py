@@ -208,11 +208,15 @@ class Wanted:
     Args:
         names: None for all; one or several names, in which `*`, `?` and `[…]` stand for others.
         every_rank: also series that were logged under that name and got a suffix.
+        patterns: False takes names as they are.
     """
 
-    def __init__(self, names: str | Iterable[str] | None, *, every_rank: bool = False) -> None:
+    def __init__(
+        self, names: str | Iterable[str] | None, *, every_rank: bool = False, patterns: bool = True
+    ) -> None:
         self._names = None if names is None else ({names} if isinstance(names, str) else set(names))
-        self._patterns = [name for name in self._names or () if any(char in name for char in "*?[")]
+        wild = (name for name in self._names or () if any(char in name for char in "*?["))
+        self._patterns = list(wild) if patterns else []
         self._every_rank = every_rank
         self._known: dict[tuple[str, str], bool] = {}
 

@@ -132,7 +132,7 @@ class Controls:
         del self._requests[event.run]
         self._context.reporting.discard(event.run)
         self._context.touch(event.run)
-        self._context.heard_of_key(run, event.outcome)
+        self._context.learn_key(run, event.outcome)
         match event.outcome:
             case Delivered():
                 self._done(run, request, event.outcome)
@@ -161,7 +161,7 @@ class Controls:
         last, sure = self._beats.is_last(run), self._beats.answered(run, event)
         if run.ended or last or self._beats.overdue(run):
             self._context.touch(run.key)  # its status, who leaves, or the next sign of life may have waited
-        self._context.heard_of_key(run, event.beat.outcome)
+        self._context.learn_key(run, event.beat.outcome)
         if run.relay and not run.ended and event.beat.status is not None:
             self._context.change_run(
                 run, status=event.beat.status, cancelled=event.beat.status == "CANCELLED"
@@ -280,7 +280,7 @@ class Controls:
                 self._reported(run, told.status)
 
     def _reported(self, run: Run, status: Status | None) -> None:
-        """The server has accepted the final status, and says which status it has."""
+        """Notes that the server has accepted the final status, and which status it has now."""
         self._tried_last.discard(run.key)
         self._beats.end(run)
         self._server_says(self._context.change_run(run, reported=True), status)

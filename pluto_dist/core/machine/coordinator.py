@@ -256,7 +256,7 @@ class Coordinator:
             refusal = Refusal(request=message.request, error="VersionMismatchError", message=told)
             self._context.emit(Send(peer=event.peer, reply=refusal))
             return
-        self._views.heard(message.lease_id, event.peer)
+        self._views.note_message(message.lease_id, event.peer)
         lease = self._book.leases.get(message.lease_id)
         if lease is None or lease.folded < message.entries:
             # The answer waits for the entries, so that its view shows their effect (R1).
@@ -298,7 +298,7 @@ class Coordinator:
         run = self._book.runs.get(event.run)
         # First of all: the Run is gone after `withdraw`, and nothing else remembers what has to be put back.
         if run is not None and isinstance(event.result, Refused) and event.result.reopened is not None:
-            self._restoring.owe(run.target, event.result.reopened)
+            self._restoring.keep(run.target, event.result.reopened)
         refused = self._opening.ended(event)
         if run is not None and refused is not None:
             self._admission.refuse_all(run, refused.error, refused.message)

@@ -127,7 +127,7 @@ class Ship(Effect, frozen=True, kw_only=True):
     """Cut a batch and send it → `Shipped` or `NamesFound`.
 
     Attributes:
-        target: `run` for the Run's backend, `store` for the copy of undelivered remainders.
+        target: `run` for the Run's backend, `store` for the copy of undelivered records.
         stop: do not read beyond this offset.
         known: settled names of this participant -> final name, None to leave the series out.
         renamed: whether any known name differs from its final one; if not, lines are cut as they are.
