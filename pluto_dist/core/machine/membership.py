@@ -17,7 +17,7 @@ AGAIN_S = 1.0
 REFUSED_AGAIN_S = 15.0  # the cause may be mended meanwhile
 
 
-class Lease(msgspec.Struct):
+class NodeLease(msgspec.Struct):
     """This node's lease at one store.
 
     Attributes:
@@ -42,12 +42,12 @@ class Memberships:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._leases: dict[ClusterAddress, Lease] = {}
+        self._leases: dict[ClusterAddress, NodeLease] = {}
 
-    def of(self, address: ClusterAddress) -> Lease:
+    def of(self, address: ClusterAddress) -> NodeLease:
         """The lease at a store; from the first call on the node keeps one there."""
         if address not in self._leases:
-            self._leases[address] = Lease(away_since=self._context.now.at)
+            self._leases[address] = NodeLease(away_since=self._context.now.at)
         return self._leases[address]
 
     def advance(self) -> None:
