@@ -310,6 +310,11 @@ class Client:
         """Sends a heartbeat."""
         return self._send("beat", "py", "/api/runs/trigger", msgspec.json.encode({"runId": run_id}))
 
+    def alert(self, run_id: int, fields: Mapping[str, object]) -> Reply:
+        """Tells people."""
+        body = msgspec.json.encode({"runId": run_id, "alert": fields})
+        return self._send("alert", "py", "/api/runs/alert", body)
+
     def ingest(self, run: BackendRun, kind: Kind, path: str, body: bytes) -> Reply:
         """Sends request lines."""
         return self._send(kind, "ingest", path, body, _run_headers(run))
