@@ -300,12 +300,18 @@ def _tell_ignored(surroundings: Surroundings) -> None:
 def _surroundings(wish: Wish) -> Surroundings:
     from pluto_dist.client.job.ancestors import read_ancestors, read_process
     from pluto_dist.client.job.detect import detect
+    from pluto_dist.client.job.wrapper import wrapper_above
     from pluto_dist.host.identity import own_identity
 
     identity = own_identity()
     process, ancestors = read_process(identity), read_ancestors(identity)
     nth_init = RUNS.count_init() if wish.verb == "init" else 0
-    return detect(os.environ, process, ancestors, nth_init, launcher=wish.launcher)
+    found = detect(os.environ, process, ancestors, nth_init, launcher=wish.launcher)
+    if wish.verb == "init" and found.job.local_rank in (None, 0):
+        wrapper = wrapper_above(os.environ, identity, ancestors, found.parents)
+        if wrapper is not None:
+            _warn_once("wrapper", wrapper.advice)
+    return found
 
 
 def _end_former_cell(surroundings: Surroundings) -> None:
