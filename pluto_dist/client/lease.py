@@ -103,7 +103,7 @@ class Lease:
         self._ends = itertools.count()
         self._granted_once = False
         self._claimed: Claimed | None = None
-        self._unheard = False
+        self._no_coordinator = False
         self._notices = Notices(settings.on_cancel)
         self._attempt = 0
         self._advice = ""
@@ -147,7 +147,7 @@ class Lease:
     @property
     def alone(self) -> Claimed | None:
         """The Run by this process's own claim, where no coordinator can be had (G4); None otherwise."""
-        return self._claimed if self._unheard and self.link.view is None else None
+        return self._claimed if self._no_coordinator and self.link.view is None else None
 
     def claim(self, opened: Claim) -> None:
         """Writes the claim, the first entry of the lease."""
@@ -182,7 +182,7 @@ class Lease:
                     raise self.link.unanswered(UNANSWERED_S)
                 return False
         except CoordinatorUnavailableError:
-            self._unheard = True
+            self._no_coordinator = True
             raise
         if not self.link.wait(lambda view: view.state != "waiting", timeout_s):
             return False
@@ -260,7 +260,7 @@ class Lease:
             "alert", "alert(): it is an event of the Run and a line of the log; no mail or webhook was sent"
         )
 
-    def tell_stopped(self, pid: int, signal: str) -> None:
+    def note_stopped(self, pid: int, signal: str) -> None:
         """Writes that this process is about to end a child by a signal."""
         if not self.end and self.here:
             self.say(ChildStopped(**self.stamp(), pid=pid, signal=signal))
@@ -280,7 +280,7 @@ class Lease:
             raise RunEndedError(message)
         self.warn_once("late", message)
 
-    def tell_late(self) -> None:
+    def warn_late(self) -> None:
         """Warns, at the exit, of the number of records that came after the end."""
         if self._late > 1 and self.here:
             _log.warning("%d records came after the end of %s and were dropped", self._late, self._named())
@@ -333,7 +333,7 @@ class Lease:
         self._leave(Finished(**self.stamp(), at_exit=last_words is None, by_exit=True), wait_s)
 
     def abandon(self) -> None:
-        """Ends the lease of a claim that was refused or given up, without another entry."""
+        """Closes the lease of a claim that was refused or given up, and waits for nothing."""
         self.end = "closed"
         self.say(Closed(**self.stamp()))
         self.files.close()
@@ -357,7 +357,7 @@ class Lease:
             return  # another thread came first, or it did and this is a signal handler
         self.end = "finished" if isinstance(entry, Finished) else "closed"
         self.ended_by = calling()
-        CAPTURES.stop(self.lease_id)
+        CAPTURES.stop(self.lease_id)  # while the console stream is open: unfinished lines are recorded
         if self._command is not None:
             timeout_s = self._command.stop(self.settings.exit_wait_s if timeout_s is None else timeout_s)
         self.say(

@@ -63,7 +63,7 @@ class RunFacts(Hints):
 
     @property
     def display_id(self) -> str | None:
-        """For people, e.g. "MMP-42"."""
+        """The id for people, e.g. "MMP-42"."""
         return self._run_view().display_id
 
     @property
@@ -166,7 +166,7 @@ class RunFacts(Hints):
 
     @property
     def role(self) -> Role:
-        """What this process may do: "owner", "worker" or "side"."""
+        """The role of this process: "owner", "worker" or "side"."""
         return self._view().role
 
     @property
@@ -305,7 +305,7 @@ class Run(RunFacts):
             RunEndedError: after the end, with `strict`.
         """
         if commit is not None:
-            self._points.hear_commit(commit)
+            self._points.check_commit(commit)
         if self._lease.end:
             self._lease.log_late()
         else:
@@ -362,8 +362,8 @@ class Run(RunFacts):
         on one rank, when the checkpoint is complete.
 
         Args:
-            path: a file or a folder, handed on as an absolute path. It is not copied or held: keep it until
-                it was looked at.
+            path: a file or a folder, handed on as an absolute path; an address (`s3://…`) goes on as it is,
+                unchecked. Nothing is copied or held: keep it until it was looked at.
             step: of the training.
             info: what else a reader may want to know, e.g. `loss=0.3`; JSON values, 64 KiB with the path.
 
@@ -548,7 +548,7 @@ class Run(RunFacts):
             self.finish()
 
     def __copy__(self) -> Self:
-        """There is one lease, so a copy is the handle itself."""
+        """The handle itself, because there is one lease."""
         return self
 
     def __deepcopy__(self, memo: object) -> Self:

@@ -70,7 +70,7 @@ class Watches:
         if fd is not None:
             self._by_fd[fd] = key
 
-    def heard(self, key: str, now: float) -> None:
+    def note_message(self, key: str, now: float) -> None:
         """Notes a message of the process."""
         watched = self._watched.get(key)
         if watched is not None:

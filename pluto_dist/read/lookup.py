@@ -182,6 +182,15 @@ class Lookup:
         """
         return self._found(key, store, live=True)
 
+    def stored(self, key: str, store: Path) -> Found:
+        """A Run as its store has it; no coordinator is asked.
+
+        Raises:
+            RunNotFoundError: it is gone.
+            MachineError: its document cannot be read.
+        """
+        return self._found(key, store, live=False)
+
     def _found(self, key: str, store: Path, *, live: bool) -> Found:
         body = self._ask_for(key) if live else None
         live = body is not None

@@ -82,6 +82,7 @@ class Top(App[None]):
 
     ENABLE_COMMAND_PALETTE = False
     CSS_PATH = "top.tcss"
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("ctrl+c", "quit", show=False, priority=True)]
     TITLE = "pluto-dist top"
 
     def __init__(self, source: Source, every_s: float | None = 1.0) -> None:
@@ -342,6 +343,9 @@ class Main(Screen[None]):
         if run is None or row is None:
             return
         leases = [process.lease for process in row.group.processes]
+        if not {lease.lease_id for lease in leases} & {lease.lease_id for lease in run.document.leases}:
+            self.app.notify(f"its console is on its node; look there, on {printable(leases[0].host)}")
+            return
 
         def read() -> list[Text]:
             return [said(line) for line in self._source.console(run, leases, LINES)]

@@ -80,7 +80,7 @@ class Context:
             run.target.key_id in self.keys and self.now.at >= self.held_back.get(run.key, 0.0)
         )
 
-    def heard_of_key(self, run: Run, outcome: Outcome) -> None:
+    def learn_key(self, run: Run, outcome: Outcome) -> None:
         """Learns from an outcome whether the server accepts the Run's API key."""
         key_id = run.target.key_id
         if isinstance(outcome, Retry) and outcome.key_problem:

@@ -122,12 +122,13 @@ class Controls:
         """Takes the backend's answer to a request; True if new names are registered now."""
         request = self._requests.get(event.run)
         run = self._book.runs.get(event.run)
+        # Another token is that of an earlier request, whose answer says nothing about this one.
         if request is None or run is None or request.token != event.token:
             return False
         del self._requests[event.run]
         self._context.reporting.discard(event.run)
         self._context.touch(event.run)
-        self._context.heard_of_key(run, event.outcome)
+        self._context.learn_key(run, event.outcome)
         match event.outcome:
             case Delivered():
                 self._done(run, request, event.outcome)
@@ -153,7 +154,7 @@ class Controls:
         last, sure = self._beats.is_last(run), self._beats.answered(run, event)
         if run.ended or last or self._beats.overdue(run):
             self._context.touch(run.key)  # its status, who leaves, or the next sign of life may have waited
-        self._context.heard_of_key(run, event.beat.outcome)
+        self._context.learn_key(run, event.beat.outcome)
         if run.relay and not run.ended and event.beat.status is not None:
             self._context.change_run(
                 run, status=event.beat.status, cancelled=event.beat.status == "CANCELLED"
@@ -208,6 +209,7 @@ class Controls:
         reports = run.verdict is not None and not run.reported and may_report
         if reports:
             self._try_once_more(run)
+        # The status is the last word on the server: it waits for the others, as long as they may succeed.
         waits = any(self._attempts_of(run, operation).failures < TRIES for operation, _ in wanted)
         due = reports and not waits and self._context.now.at >= self._attempts_of(run, "status").not_before
         if due and self._beats.asked_last(run):

@@ -71,11 +71,11 @@ class Memberships:
                 lease.serial += anew
                 lease.valid_until = valid_until
                 lease.next_at = now + event.address.ttl_s / 3
-                self.heard(event.address)
+                self.reached(event.address)
                 return anew
             case LeaseLost():
                 lease.valid_until, lease.next_at = None, now
-                self.heard(event.address)
+                self.reached(event.address)
             case Unavailable(reason=reason):
                 lease.next_at = now + AGAIN_S
                 self.silent(event.address, reason)
@@ -89,7 +89,7 @@ class Memberships:
         lease = self.of(address)
         lease.valid_until, lease.next_at = None, self._context.now.at
 
-    def heard(self, address: ClusterAddress) -> None:
+    def reached(self, address: ClusterAddress) -> None:
         """The store has answered something."""
         lease = self.of(address)
         lease.answered_at, lease.away_since, lease.trouble = self._context.now.at, None, ""
@@ -110,5 +110,5 @@ class Memberships:
                 del self._leases[address]
 
     def deadline(self) -> float | None:
-        """When the next lease has to be seen to."""
+        """When the next lease has to be renewed, or asked for again."""
         return min((lease.next_at for lease in self._leases.values() if not lease.asked), default=None)

@@ -113,7 +113,7 @@ class SharedRun:
         if isinstance(found, str):
             self._memberships.silent(self._address, found)
             return
-        self._memberships.heard(self._address)
+        self._memberships.reached(self._address)
         self._read(found, event.read_at)
 
     def seen(self, event: ClusterSeen) -> None:
@@ -134,7 +134,7 @@ class SharedRun:
             self._lookout.again()
             self._forget_written(asked.key)
             return
-        self._memberships.heard(self._address)
+        self._memberships.reached(self._address)
         match result:
             case Written(version=version):
                 self._lookout.written(asked.key, asked.value, version)

@@ -127,7 +127,7 @@ class Ship(Effect, frozen=True, kw_only=True):
     """Cut a batch and send it → `Shipped` or `NamesFound`.
 
     Attributes:
-        target: `run` for the Run's backend, `store` for the copy of undelivered remainders.
+        target: `run` for the Run's backend, `store` for the copy of undelivered records.
         stop: do not read beyond this offset.
         known: settled names of this participant -> final name, None to leave the series out.
         renamed: whether any known name differs from its final one; if not, lines are cut as they are.
@@ -156,7 +156,7 @@ class Ship(Effect, frozen=True, kw_only=True):
 
 
 class NodeFeed(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the system metrics of one Run go.
+    """The stream for the system metrics of one Run.
 
     Attributes:
         lease_id, folder: of the node's own stream.
@@ -391,7 +391,7 @@ class AwaitRelease(Effect, frozen=True, kw_only=True):
 
 
 class StopSelf(Effect, frozen=True, kw_only=True):
-    """Nothing is left to do, or a person asked: unlink, drain, unlock, exit.
+    """Unlink, drain, unlock and exit: nothing is left to do, or a person asked for it.
 
     Attributes:
         unless: stay if a message has arrived meanwhile: an idle coordinator stays for a client.
