@@ -9,30 +9,40 @@ Ray is looked up among the loaded modules, never imported.
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import threading
 import time
 from types import FrameType
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pluto_dist.client.runs import RUNS
 
 LOOK_EVERY_S = 1.0
 
-_log = logging.getLogger("pluto_dist")
+
+class RayWork(NamedTuple):
+    """What of Ray a process works for.
+
+    Attributes:
+        kind: a task, whose process is used for others too, or an actor.
+        task: id of the task, or of the actor's call.
+    """
+
+    kind: Literal["task", "actor"]
+    task: str
 
 
-def lent_by_ray() -> Literal["", "task", "actor"]:
-    """What of Ray this thread works for."""
+def ray_work() -> RayWork | None:
+    """Of this thread; None outside of Ray, and in a script that starts tasks."""
     ray = sys.modules.get("ray")
     if ray is None or not getattr(ray, "is_initialized", bool)():
-        return ""
+        return None
     context = ray.get_runtime_context()
-    if context.get_actor_id() is not None:
-        return "actor"
-    return "task" if context.get_task_id() is not None else ""
+    task = context.get_task_id()
+    if task is None:
+        return None
+    return RayWork("actor" if context.get_actor_id() is not None else "task", task)
 
 
 def waits_for_a_task() -> bool:
@@ -52,33 +62,30 @@ class OpenTasks:
     """The Runs that were opened in tasks, and a thread that looks whether their task is over."""
 
     def __init__(self) -> None:
-        self._leases: list[str] = []
+        self._tasks: dict[str, str] = {}
         self._watched: set[int] = set()
 
-    def opened(self, lease_id: str) -> None:
+    def opened(self, lease_id: str, task: str) -> None:
         """A task has opened a Run."""
-        self._leases.append(lease_id)
+        self._tasks[lease_id] = task
         if os.getpid() not in self._watched:
             self._watched.add(os.getpid())
             threading.Thread(target=self._watch, name="pluto-dist-ray", daemon=True).start()
 
-    def end_former(self) -> None:
-        """Ends what earlier tasks have left open; the present one begins with its first `init()`."""
-        former, self._leases = self._leases, []
+    def end_former(self, task: str | None) -> None:
+        """Ends what tasks have left open, but for the one that runs; None: none does."""
+        over = {lease_id for lease_id, its_task in self._tasks.items() if its_task != task}
+        for lease_id in over:
+            self._tasks.pop(lease_id, None)
         for lease in RUNS.open():
-            if lease.lease_id in former:
-                _log.warning(
-                    "a task of Ray has left its Run open (lease %s): it ends TERMINATED. Call run.finish() at "
-                    "the end of the task, or use `with pluto.init(…) as run:`",
-                    lease.lease_id,
-                )
-                lease.leave_at_exit({})
+            if lease.lease_id in over:
+                lease.leave_at_exit({})  # its last line says what should have been called
 
     def _watch(self) -> None:
         while True:
             time.sleep(LOOK_EVERY_S)
-            if self._leases and waits_for_a_task():
-                self.end_former()
+            if self._tasks and waits_for_a_task():
+                self.end_former(None)
 
 
 OPEN_TASKS = OpenTasks()
