@@ -28,7 +28,9 @@ from pluto_dist.client.points import PointLog
 from pluto_dist.client.stops import STOPS
 from pluto_dist.client.values import clean_text
 from pluto_dist.core.rules.advice import advice as advice_on
+from pluto_dist.core.rules.alerts import TitleLimit
 from pluto_dist.core.values.lifecycle import (
+    Alerted,
     ChildStopped,
     Claim,
     Closed,
@@ -105,6 +107,7 @@ class Lease:
         self._claimed: Claimed | None = None
         self._no_coordinator = False
         self._notices = Notices(settings.on_cancel)
+        self._alerts = TitleLimit()
         self._attempt = 0
         self._advice = ""
 
@@ -251,13 +254,26 @@ class Lease:
             clean = {key: clean_text(value) for key, value in detail.items()}
             self.say(Noted(**self.stamp(), text=text, detail=clean))
 
-    def alert(self, title: str, text: str, level: str) -> None:
+    def alert(self, title: str, text: str, level: str, *, email: bool, remote: bool) -> None:
         """See `Run.alert`."""
         number = logging.getLevelNamesMapping().get(level, logging.INFO)
         _log.log(number, "%s: %s", title, text)
-        self.note("alert", title=title, message=text, level=logging.getLevelName(number))
-        self.warn_once(
-            "alert", "alert(): it is an event of the Run and a line of the log; no mail or webhook was sent"
+        if self.end or not self.here:
+            return
+        more = self._alerts.admit(title, boot_clock())
+        if more is None:
+            self.warn_once(f"alert:{title}", f"alert({title!r}): more than one a minute is only counted")
+            return
+        self.say(
+            Alerted(
+                **self.stamp(),
+                title=clean_text(title),
+                message=clean_text(text),
+                level=logging.getLevelName(number),
+                email=email,
+                remote=remote,
+                more=more,
+            )
         )
 
     def note_stopped(self, pid: int, signal: str) -> None:

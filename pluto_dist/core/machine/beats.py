@@ -152,7 +152,7 @@ class Beats:
             del self._questions[run.key]
 
     def end(self, run: Run) -> None:
-        """The server has the end; the next one needs another question."""
+        """Drops the question, because the server has the end; the next end needs another one."""
         self._questions.pop(run.key, None)
 
     def answered(self, run: Run, event: Beaten) -> bool:

@@ -17,6 +17,7 @@ A starting coordinator takes over from the book: it reads and watches every leas
 from __future__ import annotations
 
 from pluto_dist.core.machine.admission import Admission
+from pluto_dist.core.machine.alerts import Alerts
 from pluto_dist.core.machine.cluster import Clusters
 from pluto_dist.core.machine.context import Context, Shared
 from pluto_dist.core.machine.control import Controls
@@ -106,11 +107,12 @@ class Coordinator:
         self._opening = Opening(self._context, shared, self._clusters)
         self._admission = Admission(self._context, self._opening, shared, self._clusters)
         self._topics = Topics(self._context)
-        self._folding = Folding(self._context, self._admission, shared, self._topics)
+        self._alerts = Alerts(self._context)
+        self._folding = Folding(self._context, self._admission, shared, self._topics, self._alerts)
         self._delivery = Delivery(self._context, SeriesNames(book))
         self._copies = UndeliveredCopies(self._context, self._delivery)
         self._uploads = SyncUploads(self._context)
-        self._controls = Controls(self._context, self._clusters)
+        self._controls = Controls(self._context, self._clusters, self._alerts)
         self._document_writer = DocumentWriter(self._context)
         self._restoring = Restoring(self._context)
         self._stragglers = Stragglers(self._context)

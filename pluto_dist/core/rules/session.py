@@ -61,7 +61,7 @@ class Session:
         return view is not None and (view.folded >= self.entries or view.state == "refused")
 
     def wrote(self, entries: int, now: float) -> None:
-        """The lifecycle stream has grown: a `Sync` is due at once."""
+        """Notes new entries in the lifecycle stream: a `Sync` is due at once."""
         self.entries = max(self.entries, entries)
         self.speak(now)
 

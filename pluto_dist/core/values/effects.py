@@ -256,7 +256,7 @@ class Control(Effect, frozen=True, kw_only=True):
     """One control request → `Controlled` with the same operation and token.
 
     Attributes:
-        operation: `names`, `tags`, `config`, `seat`, `revive`, `status` or `put_back`.
+        operation: `names`, `tags`, `config`, `alert`, `seat`, `revive`, `status` or `put_back`.
         body: its JSON argument.
         fence: for what only the seat of several nodes may say.
     """

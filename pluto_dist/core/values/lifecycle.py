@@ -288,6 +288,26 @@ class Noted(Entry, frozen=True, kw_only=True, tag="noted"):
     detail: dict[str, str] = {}
 
 
+class Alerted(Entry, frozen=True, kw_only=True, tag="alerted"):
+    """`alert()`: people should see it.
+
+    Attributes:
+        title: a short line.
+        message: what happened.
+        level: `DEBUG`, `INFO`, `WARNING`, `ERROR` or `CRITICAL`.
+        email: the server mails it.
+        remote: the server gets it at all.
+        more: alerts of this title that the process has held back since the last one.
+    """
+
+    title: str
+    message: str
+    level: str
+    email: bool = True
+    remote: bool = True
+    more: Count = 0
+
+
 class Published(Entry, frozen=True, kw_only=True, tag="published"):
     """`publish()` and `checkpoint()`: something that other processes of the Run may want to take (R14).
 
@@ -349,6 +369,7 @@ LifecycleEntry = (
     | Counted
     | ChildStopped
     | Noted
+    | Alerted
     | Published
     | ItemDone
     | Unsubscribed
