@@ -189,7 +189,7 @@ def test_what_died_first_stands_at_the_top_while_one_looks(story: Story):
 def test_smoothing_begins_at_the_first_value_and_keeps_gaps(story: Story):
     page = story.open("#/")
     script = (
-        "const done = arguments[0]; import('/static/js/chart.js').then(({smoothed}) =>"
+        "const done = arguments[0]; import('/static/js/plot.js').then(({smoothed}) =>"
         "done(smoothed([4, undefined, 8, null, 8], 0.5).map((each) => each ?? String(each))))"
     )
     found = page.driver.execute_async_script(script)

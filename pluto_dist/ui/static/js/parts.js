@@ -88,12 +88,14 @@ export function table(caption, columns, rows, options = {}) {
   );
 }
 
-export const PALETTE = 10;
+const PALETTE = 10;
+const probe = document.body.appendChild(h("span", { hidden: true }));
+
+/** A colour of the style sheet as a canvas understands it. */
+export function token(name) {
+  probe.style.color = `var(${name})`;
+  return getComputedStyle(probe).color;
+}
 
 /** The colour of the n-th line. */
-export const colour = (index) =>
-  getComputedStyle(document.documentElement)
-    .getPropertyValue(`--line-${index % PALETTE}`)
-    .trim();
-
-export const token = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+export const colour = (index) => token(`--line-${index % PALETTE}`);
