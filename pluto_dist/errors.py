@@ -81,7 +81,7 @@ class InvalidRecordError(UsageError, ValueError):
 
 
 class MissingPackageError(UsageError, ImportError):
-    """What was passed needs a package that is not installed; the message names it."""
+    """A value needs a package that is not installed; the message names it."""
 
 
 class SettingError(UsageError, ValueError):

@@ -89,7 +89,7 @@ def table_lines(
 
 
 def columns_of(text: str) -> int:
-    """How many columns of a terminal a text takes."""
+    """Columns that a text takes on a terminal."""
     if text.isascii():
         return len(text)
     wide = sum(unicodedata.east_asian_width(char) in "WF" for char in text)
@@ -180,7 +180,7 @@ def size(count: float) -> str:
 
 
 def since(at_ms: int | None, now_ms: int) -> str:
-    """How long ago."""
+    """Time since then, as a duration."""
     return "" if at_ms is None else span((now_ms - at_ms) / 1000)
 
 

@@ -30,6 +30,7 @@ from pluto_dist.cli import (
     runs,
     show,
     sync,
+    ui,
     upload,
 )
 from pluto_dist.cli.demo import command as demo
@@ -95,6 +96,7 @@ app.command()(demo.demo)
 app.command()(runs.runs)
 app.command()(show.show)
 app.command()(ps.ps)
+app.command()(ui.ui)
 app.command()(top.top)
 app.command()(export.export)
 app.command()(logs.logs)

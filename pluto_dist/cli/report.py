@@ -20,7 +20,7 @@ from pluto_dist.cli.topics import print_topics
 from pluto_dist.core.rules.verdict import server_differs
 from pluto_dist.core.values.document import Document
 from pluto_dist.core.values.records import Failure, RunEvent
-from pluto_dist.read.failure import first_failure
+from pluto_dist.read.failure import first_failure, how
 from pluto_dist.read.nodes import RunThere
 from pluto_dist.read.processes import Group, groups_of, processes_of
 from pluto_dist.read.settle import Situation
@@ -38,7 +38,7 @@ NUMBERS = ("PID", "EPOCH", "ATTEMPT", "STEP", "WRITTEN", "DELIVERED", "COUNT", "
 
 
 class Shown(msgspec.Struct, frozen=True, kw_only=True):
-    """What is printed about one Run.
+    """The facts that are printed about one Run.
 
     Attributes:
         document: of the Run.
@@ -86,7 +86,7 @@ def print_run(shown: Shown) -> None:
 
 
 def failure_lines(failure: Failure) -> Iterator[str]:
-    """Who failed first, and how."""
+    """The process that failed first, and how."""
     rank = (
         f", rank {failure.rank}"
         if failure.rank is not None and failure.label != f"rank{failure.rank}"
@@ -96,7 +96,7 @@ def failure_lines(failure: Failure) -> Iterator[str]:
         f"first failure: {failure.label} ({failure.role}{rank}, pid {failure.pid} on {failure.host}, "
         f"attempt {failure.attempt}) {_when(failure)}"
     )
-    yield f"  {_how(failure)}"
+    yield f"  {how(failure)}"
     lines = failure.traceback.rstrip().splitlines()
     yield from (f"  {line}" for line in lines[-TRACEBACK_LINES:])
 
@@ -105,17 +105,6 @@ def _when(failure: Failure) -> str:
     if failure.found_at is None:
         return f"at {clock(failure.at)}"
     return f"last known to live at {clock(failure.at)}, found at {clock(failure.found_at)}"
-
-
-def _how(failure: Failure) -> str:
-    oom = ", out of memory (the kernel's OOM killer)" if failure.oom else ""
-    if failure.kind == "exception":
-        return f"{failure.type}: {failure.message}"
-    if failure.kind == "exit":
-        return f"exited with code {failure.exit_code}{oom}"
-    if failure.kind == "signal":
-        return f"killed by {failure.signal}{oom}"
-    return f"vanished: nobody saw how it ended{oom}"
 
 
 def _section(lines: Iterator[str]) -> None:
@@ -164,7 +153,7 @@ def _until(document: Document) -> str:
 
 
 def verdict_lines(shown: Shown) -> Iterator[str]:
-    """How it ended, or its last attempt did: who failed first, how, and with which last words."""
+    """The end of the Run, or of its last attempt, with the first failure and its last console lines."""
     document = shown.document
     if document.verdict is not None:
         yield f"verdict: {document.verdict.status}: {document.verdict.reason}"
@@ -180,7 +169,7 @@ def verdict_lines(shown: Shown) -> Iterator[str]:
 
 
 def earlier_lines(document: Document) -> Iterator[str]:
-    """How the attempts before ended."""
+    """The ends of earlier attempts."""
     ended = document.attempts if document.verdict is not None else document.attempts[:-1]
     for end in ended:
         yield f"attempt {end.attempt}: {end.status}: {end.reason}"

@@ -91,7 +91,7 @@ def sync(
 
 
 def _tell_troubles(troubles: dict[str, str], items: list[Item]) -> None:
-    """Of Runs that this node's coordinator could not deliver; why one is skipped is in the table."""
+    """Prints why this node's coordinator could not deliver Runs; why one is skipped is in the table."""
     from pluto_dist.cli.console import note
 
     for item in items:

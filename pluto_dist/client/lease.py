@@ -333,7 +333,7 @@ class Lease:
         self._leave(Finished(**self.stamp(), at_exit=last_words is None, by_exit=True), wait_s)
 
     def abandon(self) -> None:
-        """Ends the lease of a claim that was refused or given up, without another entry."""
+        """Closes the lease of a claim that was refused or given up, and waits for nothing."""
         self.end = "closed"
         self.say(Closed(**self.stamp()))
         self.files.close()
@@ -357,7 +357,7 @@ class Lease:
             return  # another thread came first, or it did and this is a signal handler
         self.end = "finished" if isinstance(entry, Finished) else "closed"
         self.ended_by = calling()
-        CAPTURES.stop(self.lease_id)
+        CAPTURES.stop(self.lease_id)  # while the console stream is open: unfinished lines are recorded
         if self._command is not None:
             timeout_s = self._command.stop(self.settings.exit_wait_s if timeout_s is None else timeout_s)
         self.say(

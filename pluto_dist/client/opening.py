@@ -118,6 +118,7 @@ def _open_at(wish: Wish, settings: Settings, places: Places, make: MakeRun | Non
     command = _command_console(files, settings, places) if wish.launcher else None
     lease = Lease(files, link, settings, attached=as_side, command=command)
     run = (make or Run)(lease)
+    # The claim is the first entry: without it the records behind it would belong to no Run (G3).
     lease.claim(_claim(wish, settings, surroundings, launched_by))
     RUNS.add(run, lease)
     install_hooks(os.getpid(), settings.sigterm_wait_s, settings.preempt_wait_s)

@@ -63,7 +63,7 @@ class RunFacts(Hints):
 
     @property
     def display_id(self) -> str | None:
-        """For people, e.g. "MMP-42"."""
+        """The id for people, e.g. "MMP-42"."""
         return self._run_view().display_id
 
     @property
@@ -166,7 +166,7 @@ class RunFacts(Hints):
 
     @property
     def role(self) -> Role:
-        """What this process may do: "owner", "worker" or "side"."""
+        """The role of this process: "owner", "worker" or "side"."""
         return self._view().role
 
     @property
@@ -548,7 +548,7 @@ class Run(RunFacts):
             self.finish()
 
     def __copy__(self) -> Self:
-        """There is one lease, so a copy is the handle itself."""
+        """The handle itself, because there is one lease."""
         return self
 
     def __deepcopy__(self, memo: object) -> Self:

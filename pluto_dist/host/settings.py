@@ -225,7 +225,7 @@ def variables_of(key: str) -> tuple[str, ...]:
 
 
 def allowed_of(key: str) -> str:
-    """What a setting may be, for errors and for the documents."""
+    """Allowed values of a setting, for errors and for the documents."""
     return _KINDS[key].allowed
 
 
@@ -238,12 +238,12 @@ def default_of(key: str) -> str:
 
 
 def in_init(key: str) -> str:
-    """Where a setting of `init(settings={…})` was given, for errors."""
+    """The source of a setting of `init(settings={…})`, for errors."""
     return f"init(settings={{{key!r}: …}})"
 
 
 def as_option(key: str) -> str:
-    """Where a setting of the command line was given, for errors."""
+    """The source of a setting of the command line, for errors."""
     return f"option --{key.replace('_', '-')}"
 
 

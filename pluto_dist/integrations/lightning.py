@@ -134,5 +134,5 @@ MLOPLogger = PlutoLogger  # the official client's name
 
 
 def _is_rank_zero() -> bool:
-    """By Lightning's own account, which it keeps in one place for all its packages."""
+    """Whether this is rank 0 for Lightning, which keeps that in one place for all its packages."""
     return bool(_pytorch.utilities.rank_zero.rank_zero_only.rank == 0)

@@ -50,7 +50,7 @@ def framework(*names: str, extra: str) -> Any:
 
 
 class RunSource:
-    """Where one logger or callback gets its Run; copies of it share the Run.
+    """The source of one logger's or callback's Run; copies of it share the Run.
 
     A process that got it by a fork or by pickling (launchers that start the ranks from one script) looks for
     the Run anew: it needs a lease of its own, to be a rank whose config and failure count.

@@ -43,7 +43,7 @@ _LATER_BYTES: Final = MIB  # when a rotation finds no descriptor, the old segmen
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """How a chain is cut into segments.
+    """Limits at which a chain is cut into segments.
 
     Attributes:
         segment_bytes: a segment that passes this is the last but one.

@@ -62,8 +62,10 @@ def going(machine: Machine) -> Document:
         lease("a", label="rank0", rank=0, last_step=9, written=10, delivered=8),
         lease("b", "rank1", last_step=4),
         lease("c", "rank2", last_step=9),
+        lease("n", "node", pid=0, state="ended"),
     )
-    summary = {"loss": Point(0.5, 9, 10), "sys/cpu.percentage.0": Point(50.0, 1, 1)}
+    put(machine, "n", "metrics", {"time": 1, "step": 0, "data": {"sys/cpu.percentage.0": 50.0}})
+    summary = {"loss": Point(0.5, 9, 10)}
     return msgspec.structs.replace(machine.here("key-1"), leases=leases, summary=summary)
 
 

@@ -127,7 +127,7 @@ class LocalBackend:
         return Delivered()
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Does nothing: no file is held open."""
 
     def _open(self, request: OpenRequest) -> OpenResult:
         key = self.find(_ref(request), request.project)

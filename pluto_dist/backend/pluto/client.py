@@ -53,7 +53,7 @@ class RunReply(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class Mark(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What we keep in the Run's loggerSettings."""
+    """Our mark in the Run's loggerSettings."""
 
     key: str = ""
     launch: str = ""
@@ -376,7 +376,7 @@ def read_list(
 
 
 def read_reached(client: Client, run_id: int, project: str) -> Reached | Failed:
-    """How far a Run has come: steps of its series, and numbers of its console lines."""
+    """Steps of a Run's series, and numbers of its console lines."""
     edges = parsed(client.first_and_last(run_id, project), _edges.decode)
     if isinstance(edges, Failed):
         return edges

@@ -28,7 +28,7 @@ SETTLE_S = 120.0  # after the last process has ended; usually 0.1 s
 
 
 class Play(msgspec.Struct, frozen=True):
-    """Where and how long.
+    """Places and duration of one demo.
 
     Attributes:
         run_id: of the Run that all processes join.

@@ -342,6 +342,9 @@ class Main(Screen[None]):
         if run is None or row is None:
             return
         leases = [process.lease for process in row.group.processes]
+        if not {lease.lease_id for lease in leases} & {lease.lease_id for lease in run.document.leases}:
+            self.app.notify(f"its console is on its node; look there, on {printable(leases[0].host)}")
+            return
 
         def read() -> list[Text]:
             return [said(line) for line in self._source.console(run, leases, LINES)]

@@ -52,11 +52,12 @@ def top(
     import sys
 
     from pluto_dist.cli.console import print_json
+    from pluto_dist.host.settings import cluster_of
     from pluto_dist.read.board import Board
-    from pluto_dist.read.lookup import Lookup
+    from pluto_dist.read.lookup import Lookup, reading_settings
 
-    remarks: list[str] = []
-    board = Board(Lookup(home, folder, note=remarks.append), run or (), every=every)
+    cluster = cluster_of(reading_settings(home, folder))
+    board = Board(Lookup(home, folder), run or (), every=every, cluster=cluster)
     if as_json:
         board.look()
         time.sleep(interval)

@@ -1,6 +1,6 @@
-"""Where `top` gets what it shows: the board, and of one Run its points, its console and why it ended.
+"""The source of all that `top` shows: the board, and for one Run its points, its console and its end.
 
-All of it reads files and asks the coordinator, so it is called by threads beside the screen.
+It reads files and asks the coordinator, so it is called by threads beside the screen.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from typing import Protocol
 from pluto_dist.backend.local.reading import SaidLine
 from pluto_dist.cli import report
 from pluto_dist.cli.chart import Curve
-from pluto_dist.cli.show import remark_on, roots
+from pluto_dist.cli.show import roots
 from pluto_dist.core.rules.participants import speaker_shown
 from pluto_dist.core.values.document import LeaseShown
 from pluto_dist.read.board import Board, RunSeen
 from pluto_dist.read.console import last_lines
 from pluto_dist.read.failure import failed_lease
 from pluto_dist.read.lookup import Found
+from pluto_dist.read.remark import remark_on
 from pluto_dist.read.run import Run
 
 LAST_LINES = 30
@@ -25,7 +26,7 @@ TOGETHER = 32  # consoles that are read at once
 
 
 class Source(Protocol):
-    """What the screen asks for."""
+    """The questions of the screen."""
 
     @property
     def remark(self) -> str:
@@ -41,11 +42,11 @@ class Source(Protocol):
         """The newest console lines of some processes, oldest first."""
 
     def why(self, run: RunSeen) -> list[str]:
-        """How the Run ended, or how it is."""
+        """The end of the Run, or its state."""
 
 
 class Looking:
-    """The real one.
+    """The source that looks at this machine.
 
     Args:
         board: of the Runs.
@@ -86,7 +87,8 @@ class Looking:
     def why(self, run: RunSeen) -> list[str]:
         """The status and its reason, who failed first with the last lines of its console."""
         document = run.document
-        remark = remark_on(_found(run), self._board.lookup, run.situation, self._board.remark)
+        unsettled = self._board.remark
+        remark = remark_on(document, self._board.lookup, run.situation, unsettled, live=run.live)
         lease = failed_lease(document)
         shown = report.Shown(
             document=document,

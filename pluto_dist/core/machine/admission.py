@@ -300,8 +300,9 @@ class Admission:
         if grant.elsewhere:
             self._opening.join_instead(run, lease)
             run = self._book.runs[run.key]
+        # No role before the backend's answer, which may be a refusal; `retry` decides again with it.
         if run.opening and not run.provisional:
-            self._deadlines[lease.lease_id] = None  # asked again when the backend has answered
+            self._deadlines[lease.lease_id] = None
             return
         if owns:
             run = self._succession.own(lease, run, anew=grant.anew)

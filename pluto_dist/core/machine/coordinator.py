@@ -257,6 +257,7 @@ class Coordinator:
         self._views.heard(message.lease_id, event.peer)
         lease = self._book.leases.get(message.lease_id)
         if lease is None or lease.folded < message.entries:
+            # The answer waits for the entries, so that its view shows their effect (R1).
             self._context.emit(ReadLifecycle(lease_id=message.lease_id, folder=message.folder))
             self._views.reply_later(message.lease_id, message.request)
             return
@@ -293,6 +294,7 @@ class Coordinator:
 
     def _opened(self, event: OpenEnded) -> None:
         run = self._book.runs.get(event.run)
+        # First of all: the Run is gone after `withdraw`, and nothing else remembers what has to be put back.
         if run is not None and isinstance(event.result, Refused) and event.result.reopened is not None:
             self._restoring.owe(run.target, event.result.reopened)
         refused = self._opening.ended(event)
@@ -328,6 +330,7 @@ class Coordinator:
             self._context.emit(StopSelf(reason="asked to stop"))
         elif self._idle.long_enough(self.at_rest, self._context.now.at):
             self._context.emit(StopSelf(reason=f"idle for {self._idle.exit_s:g} s", unless=True))
+        # All that the event has changed is one commit, and it leads: no effect leaves before it is kept (R1).
         changes = self._book.take_changes()
         effects = self._context.take_effects()
         return [changes, *effects] if changes.saves else effects

@@ -110,5 +110,5 @@ class Memberships:
                 del self._leases[address]
 
     def deadline(self) -> float | None:
-        """When the next lease has to be seen to."""
+        """When the next lease has to be renewed, or asked for again."""
         return min((lease.next_at for lease in self._leases.values() if not lease.asked), default=None)

@@ -269,7 +269,7 @@ class UndeliveredCopies:
 
 
 def _missing(lane: Lane) -> tuple[Copy, ...]:
-    """What is neither delivered nor copied, segment by segment."""
+    """Parts of segments that are neither delivered nor copied."""
     delivered, kept = lane.cursor.offsets, lane.kept
     return tuple(
         Copy(lane.cursor.stream, segment, kept.get(segment, 0), size)

@@ -1,4 +1,4 @@
-"""Which item a subscriber gets next (R14): pure functions of how far its label or group is.
+"""Hand-over (R14): which item a subscriber gets next, and when one is done; pure functions of its reader.
 
 A label reads a topic alone, a group shares it among its members. Both are one `Reader`: what was given and is
 not held by any process is done. An item whose holder is gone is given again, before any newer one; that is

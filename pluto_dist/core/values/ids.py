@@ -123,7 +123,7 @@ class Job(msgspec.Struct, frozen=True):
 
 
 class RunRef(msgspec.Struct, frozen=True):
-    """What the caller called a Run: exactly one field is set."""
+    """A caller's id of a Run: exactly one field is set."""
 
     id: Whole | None = None
     display_id: str | None = None

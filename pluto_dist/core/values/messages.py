@@ -245,7 +245,7 @@ Reply = View | Answer | Refusal
 
 
 def wrong_protocol(theirs: int) -> str:
-    """What to do about a client of another version."""
+    """Advice about a client of another version."""
     return (
         f"the client speaks protocol {theirs}, the coordinator {PROTOCOL}; run `pluto-dist coordinator stop` "
         "and start again, or use one version of pluto_dist everywhere"

@@ -95,7 +95,7 @@ class Restoration(msgspec.Struct, frozen=True):
 
 
 class AttemptEnd(msgspec.Struct, frozen=True):
-    """How an earlier attempt of the job ended.
+    """The end of an earlier attempt of the job.
 
     Attributes:
         attempt: its number, from 0.
@@ -286,7 +286,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def rank_metrics(self) -> RankMetrics:
-        """What becomes of the series (R7): only a worker's may be suffixed or left out by this setting."""
+        """The treatment of the lease's series (R7): the setting is a worker's alone."""
         return self.opened.rank_metrics if self.role == "worker" else "auto"
 
     @property
@@ -316,7 +316,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Cursor(msgspec.Struct, frozen=True, kw_only=True):
-    """How far one stream of one lease has been delivered.
+    """The progress of one stream's delivery.
 
     Attributes:
         target: `run` for the Run's backend, `store` for the copy of undelivered remainders.
