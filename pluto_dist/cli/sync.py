@@ -53,7 +53,7 @@ def sync(
     ] = 120.0,
     as_json: options.Json = False,
 ) -> None:
-    """Uploads local Runs and undelivered remainders to the server."""
+    """Uploads local Runs and undelivered records to the server."""
     from pluto_dist.cli.console import note
     from pluto_dist.errors import KeyRefusedError
     from pluto_dist.host.credentials import key_refused

@@ -28,7 +28,9 @@ from pluto_dist.client.points import PointLog
 from pluto_dist.client.stops import STOPS
 from pluto_dist.client.values import clean_text
 from pluto_dist.core.rules.advice import advice as advice_on
+from pluto_dist.core.rules.alerts import TitleLimit
 from pluto_dist.core.values.lifecycle import (
+    Alerted,
     ChildStopped,
     Claim,
     Closed,
@@ -103,8 +105,9 @@ class Lease:
         self._ends = itertools.count()
         self._granted_once = False
         self._claimed: Claimed | None = None
-        self._unheard = False
+        self._no_coordinator = False
         self._notices = Notices(settings.on_cancel)
+        self._alerts = TitleLimit()
         self._attempt = 0
         self._advice = ""
 
@@ -112,7 +115,7 @@ class Lease:
 
     @property
     def lease_id(self) -> str:
-        """Its id."""
+        """Id of the lease."""
         return self.files.lease_id
 
     @property
@@ -147,7 +150,7 @@ class Lease:
     @property
     def alone(self) -> Claimed | None:
         """The Run by this process's own claim, where no coordinator can be had (G4); None otherwise."""
-        return self._claimed if self._unheard and self.link.view is None else None
+        return self._claimed if self._no_coordinator and self.link.view is None else None
 
     def claim(self, opened: Claim) -> None:
         """Writes the claim, the first entry of the lease."""
@@ -182,7 +185,7 @@ class Lease:
                     raise self.link.unanswered(UNANSWERED_S)
                 return False
         except CoordinatorUnavailableError:
-            self._unheard = True
+            self._no_coordinator = True
             raise
         if not self.link.wait(lambda view: view.state != "waiting", timeout_s):
             return False
@@ -251,16 +254,29 @@ class Lease:
             clean = {key: clean_text(value) for key, value in detail.items()}
             self.say(Noted(**self.stamp(), text=text, detail=clean))
 
-    def alert(self, title: str, text: str, level: str) -> None:
+    def alert(self, title: str, text: str, level: str, *, email: bool, remote: bool) -> None:
         """See `Run.alert`."""
         number = logging.getLevelNamesMapping().get(level, logging.INFO)
         _log.log(number, "%s: %s", title, text)
-        self.note("alert", title=title, message=text, level=logging.getLevelName(number))
-        self.warn_once(
-            "alert", "alert(): it is an event of the Run and a line of the log; no mail or webhook was sent"
+        if self.end or not self.here:
+            return
+        more = self._alerts.admit(title, boot_clock())
+        if more is None:
+            self.warn_once(f"alert:{title}", f"alert({title!r}): more than one a minute is only counted")
+            return
+        self.say(
+            Alerted(
+                **self.stamp(),
+                title=clean_text(title),
+                message=clean_text(text),
+                level=logging.getLevelName(number),
+                email=email,
+                remote=remote,
+                more=more,
+            )
         )
 
-    def tell_stopped(self, pid: int, signal: str) -> None:
+    def note_stopped(self, pid: int, signal: str) -> None:
         """Writes that this process is about to end a child by a signal."""
         if not self.end and self.here:
             self.say(ChildStopped(**self.stamp(), pid=pid, signal=signal))
@@ -280,7 +296,7 @@ class Lease:
             raise RunEndedError(message)
         self.warn_once("late", message)
 
-    def tell_late(self) -> None:
+    def warn_late(self) -> None:
         """Warns, at the exit, of the number of records that came after the end."""
         if self._late > 1 and self.here:
             _log.warning("%d records came after the end of %s and were dropped", self._late, self._named())

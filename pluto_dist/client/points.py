@@ -76,7 +76,7 @@ class PointLog:
         if encoded.rejections:
             self._reject(encoded.rejections)
 
-    def hear_commit(self, commit: object) -> None:
+    def check_commit(self, commit: object) -> None:
         """Warns once of `commit=False`: the official client takes this argument and ignores it, as we do."""
         if isinstance(commit, bool):
             if not commit:

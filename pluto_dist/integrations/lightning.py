@@ -114,7 +114,7 @@ class PlutoLogger(_Logger):  # type: ignore[misc] # the framework is loaded at r
         self._checkpoints.saved(self.experiment, path, step, copy=is_last, best=is_best, **monitored)
 
     def finalize(self, status: str) -> None:
-        """A fit or test is over. The Run goes on; with "failed" the exception on its way out is evidence.
+        """Takes the end of a fit or test. The Run goes on; with "failed" the current exception is evidence.
 
         `save()` has nothing to do: what was logged is on disk.
         """

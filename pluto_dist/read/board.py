@@ -174,9 +174,7 @@ class Board:
             for name in self._names:
                 known = self.lookup.choose(name)
                 self._chosen[known.head.key] = known.store
-        return [
-            found for key, store in self._chosen.items() if (found := self._again(key, store)) is not None
-        ]
+        return self._read(self.lookup.again, self._chosen.items())
 
     def _live(self) -> list[Found]:
         try:
@@ -191,15 +189,17 @@ class Board:
         heads = [each for each in self.lookup.runs() if not each.live and each.head.key not in live]
         going = [each for each in heads if each.head.status == RUNNING]
         wanted = heads if self._every else going or heads[-1:]
-        found = (self._again(each.head.key, each.store) for each in wanted)
-        return [each for each in found if each is not None]
+        return self._read(self.lookup.stored, ((each.head.key, each.store) for each in wanted))
 
-    def _again(self, key: str, store: Path) -> Found | None:
-        try:
-            return self.lookup.again(key, store)
-        except (MachineError, RunNotFoundError, OSError) as error:
-            self.remark = str(error)
-            return None
+    def _read(self, read: Callable[[str, Path], Found], runs: Iterable[tuple[str, Path]]) -> list[Found]:
+        """Those that can be read; of another there is a remark."""
+        found = []
+        for key, store in runs:
+            try:
+                found.append(read(key, store))
+            except (MachineError, RunNotFoundError, OSError) as error:
+                self._noted(str(error))
+        return found
 
     def _seen(self, found: Iterable[Found], now: float) -> list[RunSeen]:
         current = [

@@ -17,7 +17,7 @@ from textual.widgets import Input, OptionList, RichLog
 
 from pluto_dist.cli.top import app as top_app
 from pluto_dist.cli.top.app import Top
-from pluto_dist.cli.top.widgets import Table
+from pluto_dist.cli.top.widgets import Chart, Table
 from pluto_dist.errors import CoordinatorUnavailableError
 from pluto_dist.read.board import RunSeen
 from tests.adapters.top_world import NOW_MS, World, failed, healthy, large, rank, run, said
@@ -90,7 +90,7 @@ def frozen(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_all_is_there_at_80_by_24():
     async def story(screen: Screen) -> None:
         text = screen.text()
-        for part in ("DIG-7", "FAILED", "rank3", "behind", "train/loss", "side_failed", "┤", "Keys"):
+        for part in ("DIG-7", "FAILED", "rank3", "behind", "train/loss", "side_failed", "┤", "Band", "Keys"):
             assert part in text
         for name in ("runs", "processes", "chart", "events"):
             region = screen.app.screen.query_one(f"#{name}").region
@@ -234,6 +234,19 @@ def test_another_series_can_be_chosen_by_a_part_of_its_name():
 
     play(world, story)
     assert world.curves[1] == ("DIG-7", "eval/accuracy")
+
+
+def test_all_ranks_are_drawn_as_a_band_until_one_is_wanted_again():
+    async def story(screen: Screen) -> None:
+        plain = screen.app.screen.query_one(Chart).render()
+        await screen.press("b")
+        assert "8 ranks" in screen.text()
+        band = screen.app.screen.query_one(Chart).render()
+        assert len(band.spans) > len(plain.spans)
+        await screen.press("b")
+        assert "420 points" in screen.text()
+
+    play(World(healthy()), story)
 
 
 def test_what_goes_wrong_is_said_and_the_last_sight_stays(monkeypatch: pytest.MonkeyPatch):

@@ -56,7 +56,7 @@ class Play(msgspec.Struct, frozen=True):
 
     @property
     def over(self) -> Path:
-        """The training may end when this file is there."""
+        """A file whose existence allows the training to end."""
         return self.folder / "over"
 
     def env(self) -> dict[str, str]:
@@ -111,7 +111,7 @@ def perform(play: Play, cast: Cast, watch: Watch) -> int:
 
 
 def settle(lookup: Lookup, run_id: str) -> Document:
-    """The Run as the store has it in the end, or after a while.
+    """The Run as the store has it once it has ended, or after a while.
 
     Raises:
         RunNotFoundError: the store does not have it.

@@ -38,7 +38,7 @@ from pluto_dist.cli.top.model import (
     run_rows,
 )
 from pluto_dist.cli.top.screens import LINES, Choosing, Following, Reading, said, said_by_us
-from pluto_dist.cli.top.source import Source
+from pluto_dist.cli.top.source import Drawn, Source
 from pluto_dist.cli.top.widgets import Chart, Events, Table, as_title, clock_of, style_of
 from pluto_dist.errors import PlutoDistError
 from pluto_dist.read.board import RunSeen
@@ -51,7 +51,7 @@ Tab          from the Runs to the processes and back
 Enter, c     console of the process, or of all in the line
 w            why the Run ended; what the first that failed said last
 e            all events of the Run
-m            another series in the chart
+m, b         another series in the chart; all ranks: mean, smallest, largest
 s, r         sort by the next column; the other way round. Or click a title
 /            only lines with these words; Escape takes the filter away
 g            one line for processes that are alike, or one for each
@@ -82,6 +82,7 @@ class Top(App[None]):
 
     ENABLE_COMMAND_PALETTE = False
     CSS_PATH = "top.tcss"
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("ctrl+c", "quit", show=False, priority=True)]
     TITLE = "pluto-dist top"
 
     def __init__(self, source: Source, every_s: float | None = 1.0) -> None:
@@ -109,8 +110,9 @@ class Main(Screen[None]):
         Binding("w", "why", "Why"),
         Binding("e", "events", "Events"),
         Binding("m", "metric", "Metric"),
+        Binding("b", "band", "Band"),
         Binding("g", "group", "Group"),
-        Binding("a", "ended", "All"),
+        Binding("a", "ended", "All", show=False),
         Binding("question_mark", "help", "Keys", key_display="?"),
         Binding("space", "look", "Look", show=False),
         Binding("escape", "clear", "Clear", show=False),
@@ -125,7 +127,8 @@ class Main(Screen[None]):
         self._metrics: dict[str, str] = {}
         self._looking = self._looked = self._reading = False
         self._next_look = self._next_chart = 0.0
-        self._drawn: tuple[str, str] | None = None
+        self._drawn: tuple[str, str, bool] | None = None
+        self._every_rank = False
         self._trouble = ""
         self._filtered = "processes"
 
@@ -206,8 +209,8 @@ class Main(Screen[None]):
         self.query_one(Events).show_events(run.document.events if run is not None else ())
         if run is None:
             self._drawn = None
-            self.query_one(Chart).show_curve(Curve(), "", EMPTY if self._looked else "")
-        elif (run.key, self._metric_of(run)) != self._drawn:
+            self.query_one(Chart).show_curve(Drawn(Curve()), "", EMPTY if self._looked else "")
+        elif self._wanted(run) != self._drawn:
             self._read_curve()
 
     def on_data_table_row_highlighted(self, event: DataTable.RowHighlighted) -> None:
@@ -220,40 +223,48 @@ class Main(Screen[None]):
     def _metric_of(self, run: RunSeen) -> str:
         return self._metrics.get(run.key) or main_series(run.document.summary) or ""
 
+    def _wanted(self, run: RunSeen) -> tuple[str, str, bool]:
+        return (run.key, self._metric_of(run), self._every_rank)
+
     def _read_curve(self) -> None:
         run = self.run_shown
         if self._reading or run is None:
             return
         name = self._metric_of(run)
         if not name:
-            self._drawn = (run.key, name)
-            self.query_one(Chart).show_curve(Curve(), "", "no points yet")
+            self._drawn = self._wanted(run)
+            self.query_one(Chart).show_curve(Drawn(Curve()), "", "no points yet")
             return
         self._reading = True
-        self._load_curve(run, name)
+        self._load_curve(run, self._wanted(run))
 
     @work(thread=True, group="chart", exit_on_error=False)
-    def _load_curve(self, run: RunSeen, name: str) -> None:
+    def _load_curve(self, run: RunSeen, wanted: tuple[str, str, bool]) -> None:
         begun = time.monotonic()
-        curve = Curve()
+        drawn = Drawn(Curve())
         try:
-            curve = self._source.curve(run, name)
+            drawn = self._source.curve(run, wanted[1], every_rank=wanted[2])
             instead = "no points here; those that were delivered are on the server"
         except (PlutoDistError, OSError) as error:
             instead = str(error)
         over = run.situation.standing == "ended"
         rest = 60.0 if over else max(2.0, CHART_SPARE * (time.monotonic() - begun))
         self._next_chart = time.monotonic() + rest
-        self.app.call_from_thread(self._draw, run, name, curve, instead)
+        self.app.call_from_thread(self._draw, wanted, drawn, instead)
 
-    def _draw(self, run: RunSeen, name: str, curve: Curve, instead: str) -> None:
+    def _draw(self, wanted: tuple[str, str, bool], drawn: Drawn, instead: str) -> None:
         self._reading = False
-        shown = self.run_shown
-        if shown is None or (shown.key, self._metric_of(shown)) != (run.key, name):
+        run = self.run_shown
+        if run is None or self._wanted(run) != wanted:
             self._read_curve()  # the person has gone on meanwhile
             return
-        self._drawn = (run.key, name)
-        self.query_one(Chart).show_curve(curve, name, instead)
+        self._drawn = wanted
+        self.query_one(Chart).show_curve(drawn, wanted[1], instead)
+
+    def action_band(self) -> None:
+        """One rank, or all of them."""
+        self._every_rank = not self._every_rank
+        self._read_curve()
 
     def action_metric(self) -> None:
         """Lets the person choose a series."""

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from typing import ClassVar
 
 from rich.text import Text
 from textual.widget import Widget
 from textual.widgets import DataTable
 
-from pluto_dist.cli.chart import Curve, draw
+from pluto_dist.cli.chart import Curve, picture
 from pluto_dist.cli.console import printable
 from pluto_dist.cli.top.model import NUMBERS, Row, folded, short
+from pluto_dist.cli.top.source import Drawn
 from pluto_dist.core.values.records import RunEvent
 
 
@@ -80,26 +83,51 @@ class Table(DataTable[Text]):
 
 
 class Chart(Widget):
-    """One series as a line of braille dots."""
+    """One series as a line of braille dots; of all ranks the mean, on the band in which they lie."""
+
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"chart--band"}
 
     def __init__(self, *, id: str) -> None:  # noqa: A002 # Textual's name
         super().__init__(id=id)
-        self._curve = Curve()
+        self._drawn = Drawn(Curve())
         self._instead = ""
 
-    def show_curve(self, curve: Curve, name: str, instead: str) -> None:
+    def show_curve(self, drawn: Drawn, name: str, instead: str) -> None:
         """Shows a series, or a sentence where it has no point."""
-        self._curve, self._instead = curve, instead
-        count = f"{len(curve.steps):,} points" if curve.steps else ""
-        skipped = f"{curve.skipped} not finite" if curve.skipped else ""
-        last = f"{curve.values[-1]:.4g}" if curve.steps else ""
-        self.border_title = as_title("  ".join(part for part in (name, last, count, skipped) if part))
+        self._drawn, self._instead = drawn, instead
+        self.border_title = as_title("  ".join(part for part in _about(drawn, name) if part))
         self.refresh()
 
     def render(self) -> Text:
         """As large as there is room."""
-        lines = draw(self._curve, self.size.width, self.size.height)
-        return Text("\n".join(lines)) if lines else Text(self._instead, style="dim")
+        found = picture(self._drawn.curve, self.size.width, self.size.height, self._drawn.band)
+        if not found.lines:
+            return Text(self._instead, style="dim")
+        text, style = Text("\n".join(found.lines)), self.get_component_rich_style("chart--band")
+        starts = list(accumulate((len(line) + 1 for line in found.lines), initial=0))
+        for column, rows in enumerate(found.shaded):
+            for row in range(rows[0], rows[1] + 1) if rows is not None else ():
+                at = starts[row] + found.left + column
+                text.stylize(style, at, at + 1)
+        return text
+
+
+def _about(drawn: Drawn, name: str) -> list[str]:
+    curve = drawn.curve
+    if not curve.steps:
+        return [name]
+    last = f"{curve.values[-1]:.4g}"
+    if drawn.band is not None and drawn.band[0].values and drawn.band[1].values:
+        low, high = drawn.band[0].values[-1], drawn.band[1].values[-1]
+        last = f"mean {last} ({low:.4g} … {high:.4g})"
+    if drawn.ranks:
+        return [name, f"{drawn.ranks} ranks", last]
+    return [
+        name,
+        last,
+        f"{len(curve.steps):,} points",
+        f"{curve.skipped} not finite" if curve.skipped else "",
+    ]
 
 
 class Events(Widget):

@@ -49,7 +49,7 @@ _Made = TypeVar("_Made", bound=Loggable)
 _Arguments = ParamSpec("_Arguments")
 
 
-def told_by_log(
+def reported_by_log(
     init: Callable[Concatenate[_Made, _Arguments], None],
 ) -> Callable[Concatenate[_Made, _Arguments], None]:
     """Decorator of constructors: a value that cannot be encoded does not end the training that made it.

@@ -11,6 +11,7 @@ from collections import deque
 from typing import assert_never
 
 from pluto_dist.core.machine.admission import Admission
+from pluto_dist.core.machine.alerts import Alerts
 from pluto_dist.core.machine.context import Context, Shared
 from pluto_dist.core.machine.topics import Topics
 from pluto_dist.core.rules.kinship import is_child_of
@@ -18,6 +19,7 @@ from pluto_dist.core.rules.verdict import describe
 from pluto_dist.core.values.effects import AwaitRelease, Say, TakeForDead, WatchProcess
 from pluto_dist.core.values.events import LifecycleRead, ProcessDied
 from pluto_dist.core.values.lifecycle import (
+    Alerted,
     ChildStopped,
     Claim,
     Closed,
@@ -46,9 +48,12 @@ Inbox = deque[tuple[int, LifecycleEntry | Unreadable]]
 class Folding:
     """Entries that have been read, by lease; those of a lease without a role wait until it has one."""
 
-    def __init__(self, context: Context, admission: Admission, shared: Shared, topics: Topics) -> None:
+    def __init__(
+        self, context: Context, admission: Admission, shared: Shared, topics: Topics, alerts: Alerts
+    ) -> None:
         self._context = context
         self._topics = topics
+        self._alerts = alerts
         self._book = context.book
         self._admission = admission
         self._shared = shared
@@ -222,10 +227,10 @@ class Folding:
                     self._context.change_run(run, first_reject=first)
             case TagsAdded() | TagsRemoved() | ConfigUpdated() | Published():
                 self._share(lease, run, entry)
-            case ItemDone():
-                self._topics.done(lease, run, entry)
-            case Unsubscribed():
-                self._topics.left(lease, run, entry)
+            case Alerted():
+                self._alerts.take(lease, run, entry)
+            case ItemDone() | Unsubscribed():
+                self._topics.give_up(lease, run, entry)
             case ChildStopped():
                 self._child_stopped(lease, entry)
             case Noted():

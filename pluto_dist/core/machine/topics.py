@@ -12,7 +12,7 @@ from collections.abc import Container
 import msgspec
 
 from pluto_dist.core.machine.context import Context
-from pluto_dist.core.rules.topics import done, next_number, over, published, taken
+from pluto_dist.core.rules.topics import done, left, next_number, over, published, taken
 from pluto_dist.core.values.effects import GiveItem, Send
 from pluto_dist.core.values.lifecycle import ItemDone, Published, Unsubscribed
 from pluto_dist.core.values.messages import Answer, TakeItem
@@ -20,7 +20,6 @@ from pluto_dist.core.values.records import Lease, Run
 from pluto_dist.core.values.topics import MAX_PAYLOAD, Holder, Item, Reader, Topic
 
 MAX_TOPICS = 100  # of a Run; each is shown in its document
-NOBODY = Holder("", 0)
 
 _encode = msgspec.json.Encoder().encode
 
@@ -58,19 +57,15 @@ class Topics:
         topic = self._book.put_topic(published(topic, item))
         self._book.items.put(topic.item_key(topic.last), item)
 
-    def done(self, lease: Lease, run: Run, entry: ItemDone) -> None:
-        """Marks an item as done for a subscriber."""
+    def give_up(self, lease: Lease, run: Run, entry: ItemDone | Unsubscribed) -> None:
+        """Frees what a loop holds: it is done with the item, or was left and others may have it."""
         reader = self._reader(run, entry.topic, lease, entry.group)
-        self._book.put_reader(done(reader, entry.number))
-
-    def left(self, lease: Lease, run: Run, entry: Unsubscribed) -> None:
-        """Frees the items of a loop that was left, to be given again."""
+        if isinstance(entry, ItemDone):
+            self._book.put_reader(done(reader, entry.number))
+            return
         member = Holder(lease.lease_id, entry.member)
         self._waiting.pop(member, None)
-        reader = self._reader(run, entry.topic, lease, entry.group)
-        held = {number: NOBODY if holder == member else holder for number, holder in reader.held.items()}
-        if held != reader.held:
-            self._book.put_reader(msgspec.structs.replace(reader, held=held))
+        self._book.put_reader(left(reader, member))
 
     def take(self, peer: bytes, asked: TakeItem) -> None:
         """Takes a question for an item; it replaces the same process's earlier one."""

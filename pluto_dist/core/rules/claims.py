@@ -269,7 +269,7 @@ def _workers(leases: tuple[Lease, ...]) -> tuple[Lease, ...]:
 
 
 def _heir(run: Run, facts: Facts, former: Lease, now: float) -> Decision:
-    """A daemon takes the place of the process that it was forked from, unless that one left by a call."""
+    """Gives a daemon the place of the process that it was forked from, unless that one left by a call."""
     if former.alive:
         if not facts.verified:
             return Verify(former.lease_id)
@@ -347,7 +347,7 @@ def _relayed(claim: Claim, facts: Facts) -> Decision:
 
 
 def _taken_over(claim: Claim, run: Run, facts: Facts, now: float) -> Decision:
-    """A claim that may own a Run for which this node has only been a relay until now."""
+    """Decides a claim that may own a Run for which this node has only been a relay until now."""
     if any(member.alive for member in facts.members):
         return Grant("side", "the Run's owner is on another node")
     if not (goes_on(claim) or run.opening or requeued(claim, run)):

@@ -254,6 +254,24 @@ class TagsChange(msgspec.Struct, frozen=True):
     removed: tuple[str, ...] = ()
 
 
+class Alert(msgspec.Struct, frozen=True):
+    """What people are to be told by the server.
+
+    Attributes:
+        at_ms: when it was said, epoch milliseconds.
+        title: a short line.
+        body: what happened.
+        level: `DEBUG`, `INFO`, `WARNING` or `ERROR`.
+        email: the server mails it to the members of the organization.
+    """
+
+    at_ms: int
+    title: str
+    body: str
+    level: str
+    email: bool = True
+
+
 class SeatNote(msgspec.Struct, frozen=True):
     """Epoch of the seat that speaks for a Run of several nodes; written into its config before any status."""
 
@@ -337,6 +355,10 @@ class Backend(Protocol):
 
     def merge_config(self, run: BackendRun, patch: bytes) -> Outcome:
         """Merges a JSON object deeply into the config."""
+        ...
+
+    def alert(self, run: BackendRun, alert: Alert) -> Outcome:
+        """Tells people; `Retry` means that nobody was told, and where that is not certain it is `Unknown`."""
         ...
 
     def beat(self, run: BackendRun) -> Beat:

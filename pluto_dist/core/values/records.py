@@ -319,7 +319,7 @@ class Cursor(msgspec.Struct, frozen=True, kw_only=True):
     """The progress of one stream's delivery.
 
     Attributes:
-        target: `run` for the Run's backend, `store` for the copy of undelivered remainders.
+        target: `run` for the Run's backend, `store` for the copy of undelivered records.
         offsets: delivered bytes of each segment that still exists.
         intent: (segment, start) of a request whose repeat would be seen; persisted before it is sent.
         tries: how many such requests may have been carried out, the one in flight included.
