@@ -98,7 +98,7 @@ def _check(path: Path) -> None:
 def _attached(
     run: str, label: str, project: str | None, timeout_s: float, home: Path | None, folder: Path | None
 ) -> FileSide:
-    from pluto_dist import attach
+    from pluto_dist.client.api import attach
     from pluto_dist.client.run import Run
     from pluto_dist.client.uploading import FileSide
     from pluto_dist.errors import MachineError
