@@ -73,12 +73,12 @@ class RunFacts(Hints):
 
     @property
     def name(self) -> str:
-        """Its name."""
+        """The Run's name."""
         return self._run_view().name
 
     @property
     def project(self) -> str:
-        """The project it is in."""
+        """The Run's project."""
         return self._run_view().project
 
     @property
