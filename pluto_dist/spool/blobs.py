@@ -34,7 +34,7 @@ import msgspec
 from pluto_dist.spool.file_lines import BLOBS, LINK, Part, Seen
 from pluto_dist.spool.folders import Found, NoSourceError
 from pluto_dist.spool.sources import seen_in
-from pluto_dist.spool.space import SIDE, MIB, MIN_FREE, SHARE_OF_FREE
+from pluto_dist.spool.space import MIB, MIN_FREE, SHARE_OF_FREE, SIDE
 
 COPY_UP_TO: Final = MIB  # bytes; about half a millisecond
 TIME_S: Final = 0.004  # for the files of a folder; what is left then is kept by reference
