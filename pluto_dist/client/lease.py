@@ -115,7 +115,7 @@ class Lease:
 
     @property
     def lease_id(self) -> str:
-        """Its id."""
+        """Id of the lease."""
         return self.files.lease_id
 
     @property

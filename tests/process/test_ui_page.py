@@ -79,7 +79,7 @@ def no_complaints(story: Story) -> Iterator[None]:
 
 def chart(page: Browser, title: str) -> str:
     """Selector of a chart that is drawn."""
-    selector = f'section.chart[aria-label="{title}"]'
+    selector = f'article.chart[aria-label="{title}"]'
     page.find(f"{selector} canvas")
     return selector
 
@@ -126,7 +126,7 @@ def test_new_points_appear_by_themselves_in_chart_table_and_console(story: Story
 
 def test_a_series_of_nan_alone_says_so(story: Story):
     page = story.open_run("charts")
-    page.find('section.chart[aria-label="nothing"] .note', "none of them finite")
+    page.find('article.chart[aria-label="nothing"] .note', "none of them finite")
 
 
 def test_a_chart_is_zoomed_by_mouse_and_by_keys_and_all_go_along(story: Story):

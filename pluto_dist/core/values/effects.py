@@ -33,7 +33,8 @@ class Commit(Effect, frozen=True, kw_only=True):
 
     Attributes:
         durable: synced to disk before it returns; left out where only cursors and intents have changed.
-        awaited: no effect behind it may be carried out before it is kept; not needed for cursors alone.
+        awaited: no effect behind it may be carried out before it is kept; not needed for cursors without an
+            intent.
     """
 
     saves: tuple[Save, ...]

@@ -114,6 +114,7 @@ class Claim(Entry, frozen=True, kw_only=True, tag="opened"):
         via: how the process got its handle: by the call itself; by a second import of its parent's main
             module, which makes the call; or as a handle that another process opened.
         heir_of: lease of the process from which this one was forked to go on as a daemon.
+        lent_by_ray: the process is a worker of Ray, for a task or an actor; "" if it is none.
         notebook: the process is a notebook's kernel; its end is no `finish()`.
         wait_s: how long the caller waits for the backend before the Run is provisional.
         retention_segments: newest segments of each stream that stay in the spool after their delivery.
@@ -153,6 +154,7 @@ class Claim(Entry, frozen=True, kw_only=True, tag="opened"):
     via: Literal["call", "import", "handle"] = "call"
     heir_of: str = ""
     notebook: bool = False
+    lent_by_ray: Literal["", "task", "actor"] = ""
     wait_s: Seconds = 10.0
     retention_segments: Count = 2
     heartbeat_s: Seconds = 5.0

@@ -57,8 +57,8 @@ export class Chart {
     this.values = h("details.values", { ontoggle: () => this.drawTable() }, h("summary", "Values"), h("div"));
     this.last = h("span.last");
     const larger = h("button.small", { type: "button", "aria-pressed": "false", title: "Larger", onclick: () => this.enlarge(larger) }, "⤢", h("span.hidden", ` ${what.title} larger`));
-    this.element = h("section.chart", { "aria-label": what.title },
-      h("header", h("h4", { title: what.title }, what.title), this.last, larger), this.box, this.reading, this.note, this.legend, this.values);
+    this.element = h("article.chart", { "aria-label": what.title },
+      h("header", h("h3", { title: what.title }, what.title), this.last, larger), this.box, this.reading, this.note, this.legend, this.values);
     this.box.style.height = `${HEIGHT[this.size]}px`;
     this.seen = new IntersectionObserver(([entry]) => { this.visible = entry.isIntersecting; this.load(); }, { rootMargin: "200px" });
     this.sized = new ResizeObserver(() => this.resize());
@@ -103,7 +103,7 @@ export class Chart {
     this.busy = true;
     this.askedAt = performance.now();
     try {
-      const { chart, left_out: leftOut } = await post("/api/chart", {
+      const chart = await post("/api/chart", {
         runs: view.runs.map((run) => run.key),
         asked: { ...this.what.asked, lines: view.ranks === "lines" },
         axis: view.axis, first: view.first, last: view.last,
@@ -111,7 +111,6 @@ export class Chart {
       });
       if (this.gone) return;
       this.answer = chart;
-      this.leftOut = leftOut;
       this.draw();
     } catch (error) {
       if (!this.gone) this.note.textContent = error.message;
@@ -132,7 +131,7 @@ export class Chart {
     this.note.textContent = [
       first === null ? "No points here; what a server has is not kept on this machine." : count === 0 ? "No points in this part." : nothing ? `${plural(count, "point")}, none of them finite (NaN or infinity).`
         : odd ? `${plural(odd, "point")} not finite.` : "",
-      this.leftOut ? `${plural(this.leftOut, "line")} more not drawn.` : "",
+      this.answer.left_out ? `The ${lines.length} that are furthest from the others; ${plural(this.answer.left_out, "line")} nearer to the middle not drawn.` : "",
     ].filter(Boolean).join(" ");
     if (nothing) { this.plot?.destroy(); this.plot = null; fill(this.legend); this.last.textContent = ""; this.drawTable(); return; }
     const { data, series, bands } = this.layers(x, lines);
@@ -152,6 +151,7 @@ export class Chart {
     const series = [{}];
     const bands = [];
     this.means = [];
+    this.near = undefined;
     this.colours = lines.map((line, index) => colour(this.hue(line, index)));
     lines.forEach((line, index) => {
       const stroke = this.colours[index];
@@ -195,9 +195,16 @@ export class Chart {
         { ...axis, size: (plot, labels) => 14 + 6.2 * Math.max(0, ...(labels ?? []).map((label) => label.length)), values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : write(tick))) },
       ],
       series, bands,
-      cursor: { sync: { key: "charts" }, drag: { x: true, y: false, setScale: false }, points: { size: 6, show: (plot, index) => (this.means.includes(index) && this.means.length <= NAMED ? window.uPlot.prototype.cursorPoint?.(plot, index) ?? dot(series[index]) : false) }, bind: { dblclick: () => () => { view.zoom(null, null); return null; } } },
+      focus: { alpha: 0.2 },
+      cursor: { y: false, sync: { key: "charts" }, focus: { prox: this.means.length > 2 ? 12 : -1 }, drag: { x: true, y: false, setScale: false }, points: { size: 6, show: (plot, index) => (this.means.includes(index) && this.means.length <= NAMED ? window.uPlot.prototype.cursorPoint?.(plot, index) ?? dot(series[index]) : false) }, bind: { dblclick: () => () => { view.zoom(null, null); return null; } } },
       hooks: {
         setCursor: [() => this.read()],
+        setSeries: [(_, index, given) => {
+          if (given?.focus === undefined) return;
+          const near = index === null ? -1 : this.means.indexOf(index);
+          this.near = near < 0 || near >= this.answer.lines.length ? undefined : near;
+          this.read();
+        }],
         setSelect: [(plot) => {
           if (plot.select.width < 6) return;
           const ends = [plot.posToVal(plot.select.left, "x"), plot.posToVal(plot.select.left + plot.select.width, "x")];
@@ -241,12 +248,13 @@ export class Chart {
       if (!column) return null;
       let at = index ?? column.length - 1;
       while (at > 0 && (column[at] === undefined || (index === null && column[at] === null))) at -= 1;
-      const band = line.low && line.band > 1 && index !== null && typeof line.low[at] === "number" ? ` (${write(line.low[at])} to ${write(line.high[at])})` : "";
+      const band = line.low && line.band > 1 && index !== null && typeof line.low[at] === "number" ? `, from ${write(line.low[at])} (${line.names[line.lowest[at]]}) to ${write(line.high[at])} (${line.names[line.highest[at]]})` : "";
       return column[at] === null ? "NaN" : column[at] === undefined ? "" : write(column[at]) + band;
     });
     this.cells.forEach((cell, number) => { cell.textContent = values[number] ?? ""; });
     const place = index === null || index === undefined ? "" : this.place(this.answer.x[index]);
-    this.last.textContent = [place, values.length === 1 ? values[0] : ""].filter(Boolean).join(": ");
+    const near = this.near === undefined ? "" : `${this.nameOf(this.answer.lines[this.near])} ${values[this.near] ?? ""}`;
+    this.last.textContent = [place, near || (values.length === 1 && !this.answer.lines[0].low ? values[0] : "")].filter(Boolean).join(": ");
     return { place, values };
   }
 
@@ -285,10 +293,14 @@ export class Chart {
     if (!this.values.open || !this.answer) return;
     const { x, lines, thinned } = this.answer;
     const heading = { step: "Step", elapsed: "Elapsed", time: "Time" }[this.view.axis];
-    const columns = [[heading, "num"], ...lines.slice(0, NAMED).flatMap((line) => (line.low ? [[`${this.nameOf(line)} mean`, "num"], ["min", "num"], ["max", "num"]] : [[this.nameOf(line), "num"]]))];
+    const columns = [[heading, "num"], ...lines.slice(0, NAMED).flatMap((line) => (line.names ? [[`${this.nameOf(line)} mean`, "num"], ["Lowest", "num"], ["Highest", "num"]] : line.low ? [[`${this.nameOf(line)} mean`, "num"], ["Min", "num"], ["Max", "num"]] : [[this.nameOf(line), "num"]]))];
     const rows = x.slice(-ROWS).map((place, offset) => {
       const at = Math.max(0, x.length - ROWS) + offset;
-      return [this.view.axis === "step" ? number(place) : this.place(place), ...lines.slice(0, NAMED).flatMap((line) => (line.low ? [line.mean, line.low, line.high] : [line.mean]).map((column) => number(column[at])))];
+      return [this.view.axis === "step" ? number(place) : this.place(place), ...lines.slice(0, NAMED).flatMap((line) => {
+        const [low, high] = [line.low ?? line.mean, line.high ?? line.mean];
+        const whose = (which) => (which[at] < 0 ? "" : ` ${line.names[which[at]]}`);
+        return line.names ? [number(line.mean[at]), number(low[at]) + whose(line.lowest), number(high[at]) + whose(line.highest)] : line.low ? [line.mean, low, high].map((column) => number(column[at])) : [number(line.mean[at])];
+      })];
     });
     fill(this.values.lastElementChild, thinned ? h("p.quiet", "Each row stands for several steps; zoom in to see them all.") : null,
       x.length > ROWS ? h("p.quiet", `The last ${ROWS} of ${number(x.length)} rows.`) : null, table(`Values of ${this.what.title}`, columns, rows));

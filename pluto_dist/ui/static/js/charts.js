@@ -68,8 +68,8 @@ export function chartGrid(runs, { given = {}, empty = "No series yet." } = {}) {
         if (!charts.has(item.name)) charts.set(item.name, new Chart(item, view));
         return charts.get(item.name).element;
       }));
-      if (groups.size === 1) return grid;
-      const details = h("details.group", { open: !closed.has(group), ontoggle: () => (details.open ? closed.delete(group) : closed.add(group)) }, h("summary", h("h3", group || "General"), h("span.count", String(members.length))), grid);
+      if (groups.size === 1) return [h("h2.hidden", group || "Charts"), grid];
+      const details = h("details.group", { open: !closed.has(group), ontoggle: () => (details.open ? closed.delete(group) : closed.add(group)) }, h("summary", h("h2", group || "General"), h("span.count", String(members.length))), grid);
       return details;
     }), wanted.size ? null : h("p.quiet", items.length ? "No series of that name." : empty));
   }

@@ -15,17 +15,18 @@ export function consolePart(key, who) {
   let asked = 0;
   let timer = 0;
   let seen = [];
-  const list = h("ol.lines", { role: "log", "aria-live": "off", "aria-label": "Console", tabindex: 0,
-    onscroll: () => { const end = list.scrollHeight - list.scrollTop - list.clientHeight < 30; if (state.follow !== end) { state.follow = end; follow.checked = end; } } });
+  const list = h("ol");
+  const frame = h("div.lines", { role: "log", "aria-live": "off", "aria-label": "Console", tabindex: 0,
+    onscroll: () => { const end = frame.scrollHeight - frame.scrollTop - frame.clientHeight < 30; if (state.follow !== end) { state.follow = end; follow.checked = end; } } }, list);
   const said = h("span.quiet", { role: "status" });
   const people = h("select", { "aria-label": "Process", onchange: (event) => { state.who = event.target.value; load(); } });
-  const follow = h("input", { type: "checkbox", checked: true, onchange: (event) => { state.follow = event.target.checked; if (state.follow) list.scrollTop = list.scrollHeight; } });
+  const follow = h("input", { type: "checkbox", checked: true, onchange: (event) => { state.follow = event.target.checked; if (state.follow) frame.scrollTop = frame.scrollHeight; } });
   const element = h("div.console",
     h("form.toolbar", { role: "search", "aria-label": "Console", onsubmit: (event) => event.preventDefault() },
       h("input", { type: "search", placeholder: "Search all lines", "aria-label": "Search the console", oninput: settled((event) => { state.text = event.target.value; load(); }, 200) }),
       h("label.field", h("span", "Process"), people),
       select("Lines", LINES.map((count) => [String(count), number(count)]), String(state.count), (value) => { state.count = Number(value); load(); }),
-      h("label.field", follow, h("span", "Follow")), said), list);
+      h("label.field", follow, h("span", "Follow")), said), frame);
 
   async function load() {
     const turn = ++asked;
@@ -46,7 +47,7 @@ export function consolePart(key, who) {
     else list.replaceChildren(...lines.map(row));
     seen = names;
     state.marked = Boolean(state.text);
-    if (state.follow) list.scrollTop = list.scrollHeight;
+    if (state.follow) frame.scrollTop = frame.scrollHeight;
   }
 
   function row(line) {

@@ -1,13 +1,14 @@
 // Numbers, times and sizes for people.
 
 const GROUPED = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
+const DIGITS = new Intl.NumberFormat("en", { maximumSignificantDigits: 5 });
 
 export function number(value) {
   if (value === null || value === undefined) return "";
   if (typeof value !== "number") return String(value);
   if (Number.isInteger(value) && Math.abs(value) < 1e15) return GROUPED.format(value);
   const size = Math.abs(value);
-  return size >= 1e6 || size < 1e-4 ? value.toExponential(3) : String(Number(value.toPrecision(5)));
+  return size >= 1e6 || size < 1e-4 ? value.toExponential(3) : DIGITS.format(value);
 }
 
 /** 5581708 → 5.58 M */

@@ -31,9 +31,10 @@ export function mediaPart(key) {
     for (const file of files) if (file.media && file.here) shown.set(file.name, [...(shown.get(file.name) ?? []), file]);
     const path = (file) => runPath(key, `/files/${file.file_id}`);
     fill(element,
+      h("h2.hidden", "Media"),
       h("div.grid", [...shown].map(([name, members]) => card(name, members, (file) => [medium(file, path(file)), file.caption ? h("p", file.caption) : null])),
         said.map(([name, values]) => card(name, values, (value) => drawn(name, value)))),
-      files.length ? h("section", { "aria-label": "All files" }, h("h3", "Files"), table("Files", [["Name"], ["File"], ["Step", "num"], ["Size", "num"], ["Logged"]],
+      files.length ? h("section", { "aria-label": "All files" }, h("h2", "Files"), table("Files", [["Name"], ["File"], ["Step", "num"], ["Size", "num"], ["Logged"]],
         files.slice(-300).reverse().map((file) => [file.name, file.here ? h("a", { href: path(file), download: file.media ? null : file.file_name, target: file.media ? "_blank" : null, rel: "noopener" }, file.file_name) : h("span.quiet", `${file.file_name} (not here)`), number(file.step), bytes(file.size), clock(file.time)])),
       files.length > 300 ? h("p.quiet", `The newest 300 of ${number(files.length)}.`) : null) : null,
       files.length || said.length ? null : h("p.quiet", "No file, picture, table or text was logged, or they are not on this machine."));
@@ -48,7 +49,7 @@ function card(name, members, show) {
   const step = h("output");
   const turnTo = (index) => { step.textContent = `step ${number(ordered[index].step)}`; fill(body, show(ordered[index])); };
   turnTo(ordered.length - 1);
-  return h("section.chart", { "aria-label": name }, h("header", h("h4", { title: name }, name), step), body,
+  return h("article.chart", { "aria-label": name }, h("header", h("h3", { title: name }, name), step), body,
     ordered.length > 1 ? h("input", { type: "range", min: 0, max: ordered.length - 1, value: ordered.length - 1, "aria-label": `Which of ${plural(ordered.length, "step")} of ${name}`, oninput: (event) => turnTo(Number(event.target.value)) }) : null);
 }
 
@@ -64,7 +65,7 @@ function drawn(name, said) {
   if (said.kind === "histogram") return histogram(name, value);
   const heading = value.col?.map((each) => each.name ?? each) ?? value.table?.[0]?.map((_, index) => index + 1) ?? [];
   const rows = value.row?.map((each) => each.name ?? each);
-  return table(name, [...(rows ? [[""]] : []), ...heading.map((text) => [String(text), "num"])], (value.table ?? []).slice(0, 200).map((cells, index) => [...(rows ? [String(rows[index] ?? "")] : []), ...cells.map((cell) => (cell === null ? "" : typeof cell === "object" ? JSON.stringify(cell) : number(cell)))]));
+  return table(name, [...(rows ? [[h("span.hidden", "Row")]] : []), ...heading.map((text) => [String(text), "num"])], (value.table ?? []).slice(0, 200).map((cells, index) => [...(rows ? [String(rows[index] ?? "")] : []), ...cells.map((cell) => (cell === null ? "" : typeof cell === "object" ? JSON.stringify(cell) : number(cell)))]));
 }
 
 function histogram(name, { freq, bins, maxFreq }) {

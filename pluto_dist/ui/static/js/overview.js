@@ -52,19 +52,19 @@ export function overviewPart(run, { toConsole, whole }) {
     const lasting = page.ended_at === null;
     part("time", [page.timeline, lasting ? Math.floor(page.now / 5000) : 0], () => {
       const open = time.querySelector("details")?.open;
-      fill(time, h("h3", "Timeline"), drawTimeline(page.timeline, { choose: toConsole }));
+      fill(time, h("h2", "Timeline"), drawTimeline(page.timeline, { choose: toConsole }));
       if (open) time.querySelector("details").open = true;
     });
     const wanted = important(page.metrics);
     part("charts", wanted.map((metric) => metric.name), () => {
       for (const [name, chart] of charts) if (!wanted.some((metric) => metric.name === name)) { chart.destroy(); charts.delete(name); }
-      fill(grid, wanted.map(({ name }) => {
+      fill(grid, h("h2.hidden", "First charts"), wanted.map(({ name }) => {
         if (!charts.has(name)) charts.set(name, new Chart({ title: name, asked: { metric: name } }, view));
         return charts.get(name).element;
       }));
     });
     part("people", [page.rows, page.machines], drawPeople);
-    part("facts", [page.points, page.pending, page.rejected, page.repeats, page.dropped, page.damaged, page.store, page.url, page.reported], () => fill(facts, h("h3", "Facts"), factsOf(page)));
+    part("facts", [page.points, page.pending, page.rejected, page.repeats, page.dropped, page.damaged, page.store, page.url, page.reported], () => fill(facts, h("h2", "Facts"), factsOf(page)));
   }
 
   function drawPeople() {
@@ -72,8 +72,8 @@ export function overviewPart(run, { toConsole, whole }) {
     const rows = sort.by ? sorted(page.rows, columns.find(([, key]) => key === sort.by), sort.down) : page.rows;
     const scroll = people.querySelector(".scroll")?.scrollLeft ?? 0;
     const held = document.activeElement?.dataset?.sort;
-    fill(people, h("h3", "Processes", h("span.count", number(page.processes))),
-      page.rows.length ? h("div.scroll", { tabindex: 0, role: "region", "aria-label": "Processes" }, h("table.people", h("caption.hidden", "Processes, the worst first"),
+    fill(people, h("h2", "Processes", h("span.count", number(page.processes))),
+      page.rows.length ? h("div.scroll", { tabindex: 0, role: "region", "aria-label": "Processes, table" }, h("table.people", h("caption.hidden", "Processes, the worst first"),
         h("thead", h("tr", columns.map(([text, key, , kind]) => h("th", { scope: "col", class: kind, "aria-sort": sort.by === key ? (sort.down ? "descending" : "ascending") : null },
           h("button.sort", { type: "button", "data-sort": key, onclick: () => { sort.down = sort.by === key ? !sort.down : kind === "num"; sort.by = key; drawPeople(); } }, text))))),
         h("tbody", rows.map((row) => h("tr", { class: TONES[row.health] }, columns.map(([, key, show, kind], index) => h(index ? "td" : "th", { class: kind, scope: index ? null : "row" }, index ? show(row) : h("button.link", { type: "button", title: "Its console", onclick: () => toConsole(row.participants.length === 1 ? row.participants[0] : "") }, show(row))))))))) : h("p.quiet", "No process has attached yet."),
@@ -136,7 +136,7 @@ function verdictOf(page, toConsole) {
 }
 
 function machinesOf(machines) {
-  return h("div.machines", h("h4", "Nodes"), table("Nodes", [["Node"], ["CPU", "num"], ["Memory", "num"], ["GPUs", "num"], ["GPU busy", "num"], ["GPU memory", "num"]],
+  return h("div.machines", h("h3", "Nodes"), table("Nodes", [["Node"], ["CPU", "num"], ["Memory", "num"], ["GPUs", "num"], ["GPU busy", "num"], ["GPU memory", "num"]],
     machines.map((node) => {
       const known = node.cards.filter((card) => card.busy !== null);
       const held = node.cards.filter((card) => card.memory !== null);

@@ -35,7 +35,7 @@ export function problem(text) {
 
 /** A table whose first column is a heading of its row. `columns`: [text, class]. */
 export function table(caption, columns, rows, options = {}) {
-  return h("div.scroll", { tabindex: 0, role: "region", "aria-label": caption },
+  return h("div.scroll", { tabindex: 0, role: "region", "aria-label": `${caption}, table` },
     h("table", { class: options.class },
       h("caption.hidden", caption),
       h("thead", h("tr", columns.map(([text, kind]) => h("th", { scope: "col", class: kind }, text)))),

@@ -118,7 +118,7 @@ function configPart(key) {
       if (now === state) return;
       state = now;
       fill(element, h("div.aside", choose, others), comparison("Config", [{ label: "Value", values: configOf(page) }]),
-        Object.entries(page.side_configs).map(([label, config]) => [h("h3", `Config of ${label}`), comparison(`Config of ${label}`, [{ label: "Value", values: configOf({ config }) }])]));
+        Object.entries(page.side_configs).map(([label, config]) => [h("h2", `Config of ${label}`), comparison(`Config of ${label}`, [{ label: "Value", values: configOf({ config }) }])]));
     },
   };
 }

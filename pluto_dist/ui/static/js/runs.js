@@ -35,6 +35,7 @@ export function showRuns(main, given) {
   const drawn = new Map(); // key -> [row, element]
   const picked = new Set();
   let everything = false;
+  let looked = "";
   const wanted = {
     text: given.get("text") ?? "", status: given.get("status") ?? "", project: given.get("project") ?? "", sort: given.get("sort") ?? "-created",
   };
@@ -136,14 +137,14 @@ export function showRuns(main, given) {
     }
     more.hidden = shown.length === found.length;
     more.textContent = `Show ${number(found.length - shown.length)} more`;
-    said.textContent = rows.size === 0 ? "No Runs yet. What a training logs appears here by itself."
+    said.textContent = rows.size === 0 ? `No Runs yet; what a training logs appears here by itself. Looked at: ${looked}`
       : found.length === rows.size ? plural(rows.size, "Run") : `${number(found.length)} of ${plural(rows.size, "Run")}`;
   }
 
   drawCompare();
   return listen({}, {
     runs(seen) {
-      if (seen.runs) { rows.clear(); for (const row of seen.runs) rows.set(row.key, row); fill(remarks, seen.remarks.map(problem)); remarks.title = seen.where; }
+      if (seen.runs) { rows.clear(); for (const row of seen.runs) rows.set(row.key, row); fill(remarks, seen.remarks.map(problem)); looked = seen.where; }
       for (const row of seen.changed ?? []) rows.set(row.key, row);
       for (const key of seen.gone ?? []) { rows.delete(key); picked.delete(key); }
       draw();

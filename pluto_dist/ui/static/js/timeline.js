@@ -6,7 +6,7 @@ import { table } from "./parts.js";
 
 const LANE = 20;
 const TOP = 26;
-const FOLDED = 24;
+const FOLDED = 16;
 const SAID = {
   finished: "finished", closed: "closed", exited: "exited", died: "died", superseded: "replaced", gave_up: "gave up", refused: "refused", "": "goes on",
 };
