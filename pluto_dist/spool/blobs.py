@@ -105,20 +105,24 @@ class Blobs:
         self._unsynced: deque[str] = deque()
         self.written = 0
 
-    def keep(self, source: str | bytes) -> Blob:
+    def keep(self, source: str | bytes, name: str = "") -> Blob:
         """Keeps bytes, or a file in the best of the quick ways; see the module's docstring.
 
         A file that cannot be copied for want of room is kept as a reference.
+
+        Args:
+            source: content, or path of a file.
+            name: id of the blob, "" for a new one.
 
         Raises:
             NoSourceError: the file cannot be read, or is no regular file.
             NoRoomError: there is no room for the bytes now.
         """
         if isinstance(source, bytes):
-            return self._write(source, len(source))
+            return self._write(source, len(source), name or _new_name())
         try:
             with os.fdopen(_opened(source), "rb", buffering=0) as file:
-                return self._keep_file(file, source, self._copy_up_to)
+                return self._keep_file(file, source, self._copy_up_to, name or _new_name())
         except OSError as error:
             raise NoSourceError(f"{source!r} cannot be read: {error.strerror or error}") from error
 
@@ -137,7 +141,7 @@ class Blobs:
                     parts.append(_referred(file))
                     continue
                 with os.fdopen(_opened(file.path), "rb", buffering=0) as opened:
-                    blob = self._keep_file(opened, file.path, room, asked=True)
+                    blob = self._keep_file(opened, file.path, room, _new_name(), asked=True)
                 room -= blob.size if blob.seen is None else 0
                 parts.append(_part(file.name, blob))
         except OSError as error:
@@ -146,20 +150,22 @@ class Blobs:
             raise NoSourceError(f"{error.filename!r} cannot be read: {error.strerror or error}") from error
         return tuple(parts)
 
-    def _keep_file(self, file: BinaryIO, source: str, copy_up_to: int, *, asked: bool = False) -> Blob:
+    def _keep_file(
+        self, file: BinaryIO, source: str, copy_up_to: int, name: str, *, asked: bool = False
+    ) -> Blob:
         """Args: asked: there is room."""
         seen = seen_in(os.fstat(file.fileno()))
         try:
             if seen.size <= copy_up_to:
-                blob = self._write(file, seen.size, asked=asked)
+                blob = self._write(file, seen.size, name, asked=asked)
                 moved = seen_in(os.fstat(file.fileno())) != seen
                 return msgspec.structs.replace(blob, moved=moved)
             if not asked:
                 self._look_for_room(seen.size)
-            kept = self._clone(file, seen) or self._link(file, source, seen)
+            kept = self._clone(file, seen, name) or self._link(file, source, seen, name)
         except NoRoomError:
             kept = None
-        return kept or self._reference(source, seen)
+        return kept or self._reference(source, seen, name)
 
     def _has_room(self, size: int) -> bool:
         try:
@@ -168,10 +174,9 @@ class Blobs:
             return False
         return True
 
-    def _clone(self, file: BinaryIO, seen: Seen) -> Blob | None:
+    def _clone(self, file: BinaryIO, seen: Seen, name: str) -> Blob | None:
         if seen.device in self._no_clone:
             return None
-        name = os.urandom(16).hex()
         part = self._folder / f"{name}.part"
         try:
             self._folder.mkdir(mode=0o700, exist_ok=True)
@@ -186,9 +191,8 @@ class Blobs:
         moved = seen_in(os.fstat(file.fileno())) != seen
         return self._kept(Blob(name, (self._folder / name).stat().st_size, moved=moved))
 
-    def _link(self, file: BinaryIO, source: str, seen: Seen) -> Blob | None:
+    def _link(self, file: BinaryIO, source: str, seen: Seen, name: str) -> Blob | None:
         """Links the very file that is open, whatever its name stands for by now."""
-        name = os.urandom(16).hex()
         try:
             self._folder.mkdir(mode=0o700, exist_ok=True)
             folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -200,10 +204,10 @@ class Blobs:
             return None
         return self._kept(Blob(name, seen.size, os.path.realpath(source), seen, linked=True))
 
-    def _reference(self, source: str, seen: Seen) -> Blob:
+    def _reference(self, source: str, seen: Seen, name: str) -> Blob:
         """Refers to the file by its name; for a symbolic link, by the name that it points to now."""
         self.written += 1
-        return Blob(os.urandom(16).hex(), seen.size, os.path.realpath(source), seen)
+        return Blob(name, seen.size, os.path.realpath(source), seen)
 
     def discard(self, blob: Blob | Part) -> None:
         """No line names it after all."""
@@ -225,10 +229,9 @@ class Blobs:
         if self._folder.is_dir():
             _sync(self._folder)
 
-    def _write(self, source: bytes | BinaryIO, size: int, *, asked: bool = False) -> Blob:
+    def _write(self, source: bytes | BinaryIO, size: int, name: str, *, asked: bool = False) -> Blob:
         if not asked:
             self._look_for_room(size)
-        name = os.urandom(16).hex()
         part = self._folder / f"{name}.part"
         try:
             self._folder.mkdir(mode=0o700, exist_ok=True)
@@ -271,10 +274,14 @@ class Blobs:
             )
 
 
+def _new_name() -> str:
+    return os.urandom(16).hex()
+
+
 def _referred(file: Found) -> Part:
     if not os.access(file.path, os.R_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), file.path)
-    return Part(file.name, os.urandom(16).hex(), file.size, file.path, file.seen)
+    return Part(file.name, _new_name(), file.size, file.path, file.seen)
 
 
 def _part(name: str, blob: Blob) -> Part:
