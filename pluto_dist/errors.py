@@ -24,6 +24,7 @@
     ├── ServerError                the Pluto server said no
     │   ├── KeyRefusedError
     │   └── ServerRefusedError
+    ├── ArtifactError              a file's content cannot be had, or is not the one that was logged
     ├── ProtocolError              a malformed or oversized message
     └── WaitTimeoutError           something took longer than the caller allowed; nothing is lost
 
@@ -80,7 +81,7 @@ class InvalidRecordError(UsageError, ValueError):
 
 
 class MissingPackageError(UsageError, ImportError):
-    """What was passed needs a package that is not installed; the message names it."""
+    """A value needs a package that is not installed; the message names it."""
 
 
 class SettingError(UsageError, ValueError):
@@ -157,6 +158,10 @@ class KeyRefusedError(ServerError):
 
 class ServerRefusedError(ServerError):
     """The server refused for another reason, for instance an organisation at its limit."""
+
+
+class ArtifactError(PlutoDistError):
+    """An artifact's content cannot be had, or is not the one that was logged."""
 
 
 class ProtocolError(PlutoDistError):

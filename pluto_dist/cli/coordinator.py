@@ -32,7 +32,7 @@ app = typer.Typer(no_args_is_help=True, help="Starts, stops and looks at the coo
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
-    """What `status` tells; see the module's docstring."""
+    """The output of `status`; see the module's docstring."""
 
     running: bool
     pid: int | None = None
@@ -122,7 +122,7 @@ def logs(
 
 
 def state_of(places: Places) -> State:
-    """What there is to say about the coordinator of these places."""
+    """State of the coordinator of these places."""
     from pluto_dist.core.values.messages import AskStatus
     from pluto_dist.host import launch
     from pluto_dist.read.ask import ask, listener

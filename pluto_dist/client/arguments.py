@@ -107,7 +107,7 @@ _log = logging.getLogger("pluto_dist")
 
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
-    """What a caller of `init` or `attach` wants, checked.
+    """The checked arguments of a call of `init` or `attach`.
 
     Attributes:
         via: how the handle came here: by the call, by a main module that is imported again, or as a handle

@@ -27,7 +27,10 @@ from pluto_dist.client.offline import Claimed, knows_its_run
 from pluto_dist.client.points import PointLog
 from pluto_dist.client.stops import STOPS
 from pluto_dist.client.values import clean_text
+from pluto_dist.core.rules.advice import advice as advice_on
+from pluto_dist.core.rules.alerts import TitleLimit
 from pluto_dist.core.values.lifecycle import (
+    Alerted,
     ChildStopped,
     Claim,
     Closed,
@@ -102,14 +105,17 @@ class Lease:
         self._ends = itertools.count()
         self._granted_once = False
         self._claimed: Claimed | None = None
-        self._unheard = False
+        self._no_coordinator = False
         self._notices = Notices(settings.on_cancel)
+        self._alerts = TitleLimit()
+        self._attempt = 0
+        self._advice = ""
 
     # --- facts about it ---------------------------------------------------------------------------
 
     @property
     def lease_id(self) -> str:
-        """Its id."""
+        """Id of the lease."""
         return self.files.lease_id
 
     @property
@@ -144,11 +150,12 @@ class Lease:
     @property
     def alone(self) -> Claimed | None:
         """The Run by this process's own claim, where no coordinator can be had (G4); None otherwise."""
-        return self._claimed if self._unheard and self.link.view is None else None
+        return self._claimed if self._no_coordinator and self.link.view is None else None
 
     def claim(self, opened: Claim) -> None:
         """Writes the claim, the first entry of the lease."""
         self.by_init = opened.verb == "init"
+        self._attempt = opened.job.attempt
         self.files.say(opened)
         if knows_its_run(opened):
             self._claimed = Claimed(self.lease_id, opened)
@@ -178,7 +185,7 @@ class Lease:
                     raise self.link.unanswered(UNANSWERED_S)
                 return False
         except CoordinatorUnavailableError:
-            self._unheard = True
+            self._no_coordinator = True
             raise
         if not self.link.wait(lambda view: view.state != "waiting", timeout_s):
             return False
@@ -226,7 +233,9 @@ class Lease:
     def evidence(self, **what: Any) -> None:
         """Writes one piece of evidence, with the time of now unless another is given."""
         if not self.end and self.here:
-            self.say(Evidence(**(self.stamp() | what)))
+            found = Evidence(**(self.stamp() | what))
+            self._advice = self._advice or advice_on(found, self._attempt)
+            self.say(found)
 
     def take_evidence(self, error: BaseException | None) -> None:
         """Writes the evidence of an exception that is about to leave this process."""
@@ -245,16 +254,29 @@ class Lease:
             clean = {key: clean_text(value) for key, value in detail.items()}
             self.say(Noted(**self.stamp(), text=text, detail=clean))
 
-    def alert(self, title: str, text: str, level: str) -> None:
+    def alert(self, title: str, text: str, level: str, *, email: bool, remote: bool) -> None:
         """See `Run.alert`."""
         number = logging.getLevelNamesMapping().get(level, logging.INFO)
         _log.log(number, "%s: %s", title, text)
-        self.note("alert", title=title, message=text, level=logging.getLevelName(number))
-        self.warn_once(
-            "alert", "alert(): it is an event of the Run and a line of the log; no mail or webhook was sent"
+        if self.end or not self.here:
+            return
+        more = self._alerts.admit(title, boot_clock())
+        if more is None:
+            self.warn_once(f"alert:{title}", f"alert({title!r}): more than one a minute is only counted")
+            return
+        self.say(
+            Alerted(
+                **self.stamp(),
+                title=clean_text(title),
+                message=clean_text(text),
+                level=logging.getLevelName(number),
+                email=email,
+                remote=remote,
+                more=more,
+            )
         )
 
-    def tell_stopped(self, pid: int, signal: str) -> None:
+    def note_stopped(self, pid: int, signal: str) -> None:
         """Writes that this process is about to end a child by a signal."""
         if not self.end and self.here:
             self.say(ChildStopped(**self.stamp(), pid=pid, signal=signal))
@@ -274,7 +296,7 @@ class Lease:
             raise RunEndedError(message)
         self.warn_once("late", message)
 
-    def tell_late(self) -> None:
+    def warn_late(self) -> None:
         """Warns, at the exit, of the number of records that came after the end."""
         if self._late > 1 and self.here:
             _log.warning("%d records came after the end of %s and were dropped", self._late, self._named())
@@ -327,7 +349,7 @@ class Lease:
         self._leave(Finished(**self.stamp(), at_exit=last_words is None, by_exit=True), wait_s)
 
     def abandon(self) -> None:
-        """Ends the lease of a claim that was refused or given up, without another entry."""
+        """Closes the lease of a claim that was refused or given up, and waits for nothing."""
         self.end = "closed"
         self.say(Closed(**self.stamp()))
         self.files.close()
@@ -351,7 +373,7 @@ class Lease:
             return  # another thread came first, or it did and this is a signal handler
         self.end = "finished" if isinstance(entry, Finished) else "closed"
         self.ended_by = calling()
-        CAPTURES.stop(self.lease_id)
+        CAPTURES.stop(self.lease_id)  # while the console stream is open: unfinished lines are recorded
         if self._command is not None:
             timeout_s = self._command.stop(self.settings.exit_wait_s if timeout_s is None else timeout_s)
         self.say(
@@ -367,7 +389,15 @@ class Lease:
         self.files.close()
         exiting = isinstance(entry, Finished) and entry.at_exit
         for_all = self._command is not None
-        leave(self.link, self.files, self.settings, timeout_s, exiting=exiting, for_all=for_all)
+        leave(
+            self.link,
+            self.files,
+            self.settings,
+            timeout_s,
+            exiting=exiting,
+            for_all=for_all,
+            advice=self._advice,
+        )
 
 
 SHOW_AFTER_S = 1.0
@@ -382,6 +412,7 @@ def leave(
     *,
     exiting: bool,
     for_all: bool = False,
+    advice: str = "",
 ) -> None:
     """Waits for the coordinator to take the end; the last one out waits until everything is safe.
 
@@ -392,6 +423,7 @@ def leave(
         timeout_s: bound of the wait, None for the setting.
         exiting: the process itself ends, so its death releases the lease.
         for_all: wait for the whole job's records, as the launcher does, also while others are alive.
+        advice: what to do about the failure of this process, for its last line.
     """
     bound = settings.exit_wait_s if timeout_s is None else timeout_s
     try:
@@ -406,7 +438,7 @@ def leave(
         _tell_dropped(files)
     if not safe:
         _tell_undelivered(link.view, files, bound)
-    notices.finished(link.view, settings, files.records)
+    notices.finished(link.view, settings, files.records, advice)
     link.close()
     if taken and not exiting:
         files.release()

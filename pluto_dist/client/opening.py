@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pluto_dist.client.job.detect import Surroundings
     from pluto_dist.client.lease import Lease
     from pluto_dist.client.lease_files import LeaseFiles
+    from pluto_dist.client.ray_tasks import RayWork
     from pluto_dist.client.run import Run
     from pluto_dist.core.values.engine import ClusterAddress
     from pluto_dist.core.values.ids import Job
@@ -91,11 +92,15 @@ def _open_at(wish: Wish, settings: Settings, places: Places, make: MakeRun | Non
     from pluto_dist.client.lease import Lease
     from pluto_dist.client.lease_files import LeaseFiles
     from pluto_dist.client.link import Link
+    from pluto_dist.client.ray_tasks import OPEN_TASKS, ray_work
     from pluto_dist.client.run import Run
 
     surroundings = _surroundings(wish)
     _tell_ignored(surroundings)
     _end_former_cell(surroundings)
+    work = ray_work()
+    if work is not None:
+        OPEN_TASKS.end_former(work.task)
     wish, launched_by = _below_launcher(wish, settings)
     wish = _of_all_nodes(wish, settings, surroundings.job)
     files = LeaseFiles(
@@ -104,6 +109,7 @@ def _open_at(wish: Wish, settings: Settings, places: Places, make: MakeRun | Non
         quota_bytes=settings.spool_quota,
         files_quota_bytes=settings.files_quota,
         files_copy_bytes=settings.files_copy,
+        sides_share=settings.sides_share if wish.verb == "attach" and wish.role != "worker" else 0,
         durable=settings.durability == "machine",
     )
     link = Link(
@@ -118,8 +124,11 @@ def _open_at(wish: Wish, settings: Settings, places: Places, make: MakeRun | Non
     command = _command_console(files, settings, places) if wish.launcher else None
     lease = Lease(files, link, settings, attached=as_side, command=command)
     run = (make or Run)(lease)
-    lease.claim(_opened(wish, settings, surroundings, launched_by))
+    # The claim is the first entry: without it the records behind it would belong to no Run (G3).
+    lease.claim(_claim(wish, settings, surroundings, launched_by, work))
     RUNS.add(run, lease)
+    if work is not None and work.kind == "task" and wish.verb == "init":
+        OPEN_TASKS.opened(lease.lease_id, work.task)
     install_hooks(os.getpid(), settings.sigterm_wait_s, settings.preempt_wait_s)
     link.start(lease.granted)
     _wait(lease, wish, surroundings, settings, places)
@@ -223,7 +232,9 @@ def _of_all_nodes(wish: Wish, settings: Settings, job: Job) -> Wish:
     return wish
 
 
-def _opened(wish: Wish, settings: Settings, surroundings: Surroundings, launched_by: str) -> Claim:
+def _claim(
+    wish: Wish, settings: Settings, surroundings: Surroundings, launched_by: str, work: RayWork | None
+) -> Claim:
     from pluto_dist.host.identity import boot_clock, own_identity
     from pluto_dist.host.settings import target_of
 
@@ -252,6 +263,7 @@ def _opened(wish: Wish, settings: Settings, surroundings: Surroundings, launched
         via=wish.via,
         heir_of=wish.heir_of,
         notebook=surroundings.notebook,
+        lent_by_ray=work.kind if work is not None else "",
         wait_s=settings.open_wait_s,
         retention_segments=settings.retention_segments,
         heartbeat_s=settings.heartbeat_s,
@@ -262,6 +274,7 @@ def _opened(wish: Wish, settings: Settings, surroundings: Surroundings, launched
         console=settings.console,
         system_metrics_s=settings.system_metrics_s,
         upload_rate=settings.upload_rate,
+        sides_limit=settings.sides_limit,
         cluster=_cluster(wish, settings),
         origin=_origin(wish, settings, surroundings.job),
     )
@@ -300,12 +313,18 @@ def _tell_ignored(surroundings: Surroundings) -> None:
 def _surroundings(wish: Wish) -> Surroundings:
     from pluto_dist.client.job.ancestors import read_ancestors, read_process
     from pluto_dist.client.job.detect import detect
+    from pluto_dist.client.job.wrapper import wrapper_above
     from pluto_dist.host.identity import own_identity
 
     identity = own_identity()
     process, ancestors = read_process(identity), read_ancestors(identity)
     nth_init = RUNS.count_init() if wish.verb == "init" else 0
-    return detect(os.environ, process, ancestors, nth_init, launcher=wish.launcher)
+    found = detect(os.environ, process, ancestors, nth_init, launcher=wish.launcher)
+    if wish.verb == "init" and found.job.local_rank in (None, 0):
+        wrapper = wrapper_above(os.environ, identity, ancestors, found.parents)
+        if wrapper is not None:
+            _warn_once("wrapper", wrapper.advice)
+    return found
 
 
 def _end_former_cell(surroundings: Surroundings) -> None:

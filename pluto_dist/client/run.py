@@ -63,7 +63,7 @@ class RunFacts(Hints):
 
     @property
     def display_id(self) -> str | None:
-        """For people, e.g. "MMP-42"."""
+        """The id for people, e.g. "MMP-42"."""
         return self._run_view().display_id
 
     @property
@@ -73,12 +73,12 @@ class RunFacts(Hints):
 
     @property
     def name(self) -> str:
-        """Its name."""
+        """The Run's name."""
         return self._run_view().name
 
     @property
     def project(self) -> str:
-        """The project it is in."""
+        """The Run's project."""
         return self._run_view().project
 
     @property
@@ -166,7 +166,7 @@ class RunFacts(Hints):
 
     @property
     def role(self) -> Role:
-        """What this process may do: "owner", "worker" or "side"."""
+        """The role of this process: "owner", "worker" or "side"."""
         return self._view().role
 
     @property
@@ -305,7 +305,7 @@ class Run(RunFacts):
             RunEndedError: after the end, with `strict`.
         """
         if commit is not None:
-            self._points.hear_commit(commit)
+            self._points.check_commit(commit)
         if self._lease.end:
             self._lease.log_late()
         else:
@@ -335,23 +335,32 @@ class Run(RunFacts):
         title: str = "pluto",
         level: str = "INFO",
         wait: float = 0,  # noqa: ARG002 # the official client's signature
-        url: str | None = None,  # noqa: ARG002 # as above
-        remote: bool = True,  # noqa: ARG002 # as above
+        url: str | None = None,
+        remote: bool = True,
         **more: object,
     ) -> None:
-        """Notes something that people should see: an event of the Run, and a line of the logger.
+        """Tells people something: an event of the Run, a line of the logger, and an alert at the server.
 
-        `pluto-dist show` lists it. No mail and no webhook is sent, which one warning says; the call waits for
-        nothing.
+        The coordinator sends it, at most once, and the server mails it to the members of the organization;
+        nothing is waited for. Of one title one a minute goes out, over all processes of the Run; the next one
+        says how many there were in between. Without a server `pluto-dist show` has it.
 
         Args:
             message: what happened; the official client's `text=` is another name of it.
             title: a short line.
             level: "DEBUG", "INFO", "WARNING", "ERROR" or "CRITICAL"; anything else counts as INFO.
-            wait, url, remote, more: of the official client, without effect.
+            wait: of the official client, without effect.
+            url: of a webhook, which is not called: that is told once.
+            remote: False together with `url`: the server does not get it either, as with the official client.
+            more: `email=False`, so that the server mails nothing; the rest is without effect.
         """
+        if url:
+            self._lease.warn_once(
+                "alert(url)", "alert(url=…): no webhook is called; the server gets the alert"
+            )
         text = str(more.get("text", message))
-        self._lease.alert(str(title), text, str(level))
+        email = bool(more.get("email", True))
+        self._lease.alert(str(title), text, str(level), email=email, remote=bool(remote or not url))
 
     # --- hand-over --------------------------------------------------------------------------------
 
@@ -362,8 +371,8 @@ class Run(RunFacts):
         on one rank, when the checkpoint is complete.
 
         Args:
-            path: a file or a folder, handed on as an absolute path. It is not copied or held: keep it until
-                it was looked at.
+            path: a file or a folder, handed on as an absolute path; an address (`s3://…`) goes on as it is,
+                unchecked. Nothing is copied or held: keep it until it was looked at.
             step: of the training.
             info: what else a reader may want to know, e.g. `loss=0.3`; JSON values, 64 KiB with the path.
 
@@ -394,7 +403,8 @@ class Run(RunFacts):
             group: shares the work: each checkpoint goes to one member of the group, and to another one if
                 that dies before it asks for the next or calls `checkpoint.done()`.
             latest: skip those that a newer one has superseded.
-            timeout_s: how long to wait for the next one; left out, as long as the Run goes on.
+            timeout_s: how long to wait for the next one, half a second at least; left out, as long as the
+                Run goes on.
 
         Raises:
             ArgumentError: the group is no name, or the time no number from 0 on.
@@ -548,7 +558,7 @@ class Run(RunFacts):
             self.finish()
 
     def __copy__(self) -> Self:
-        """There is one lease, so a copy is the handle itself."""
+        """The handle itself, because there is one lease."""
         return self
 
     def __deepcopy__(self, memo: object) -> Self:

@@ -22,6 +22,7 @@ from pluto_dist.coordinator.clusters import AtCluster, ClusterStores
 from pluto_dist.coordinator.metadata import Metadata
 from pluto_dist.coordinator.sampler import NodeRecorder
 from pluto_dist.core.values.backend import (
+    Alert,
     Backend,
     Batch,
     Beat,
@@ -261,6 +262,8 @@ class Worker:
                 outcome = backend.put_tags(run, msgspec.json.decode(effect.body, type=TagsChange))
             case "config":
                 outcome = backend.merge_config(run, effect.body)
+            case "alert":
+                outcome = backend.alert(run, msgspec.json.decode(effect.body, type=Alert))
             case "seat":
                 note = msgspec.json.decode(effect.body, type=SeatNote)
                 patch = {"pluto_dist": {"seat": {"epoch": note.epoch}}}

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pluto_dist.client.api import init
 from pluto_dist.client.runs import RUNS
+from pluto_dist.client.values import shown
+from pluto_dist.errors import ArgumentError
 from pluto_dist.host.places import store_of
 from pluto_dist.host.settings import load
 
@@ -48,7 +50,7 @@ def framework(*names: str, extra: str) -> Any:
 
 
 class RunSource:
-    """Where one logger or callback gets its Run; copies of it share the Run.
+    """The source of one logger's or callback's Run; copies of it share the Run.
 
     A process that got it by a fork or by pickling (launchers that start the ranks from one script) looks for
     the Run anew: it needs a lease of its own, to be a rank whose config and failure count.
@@ -145,6 +147,39 @@ class RunSource:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_run": None}
+
+
+class HandOver:
+    """What becomes of the checkpoints that a framework saves: they are handed over (R14), or nothing.
+
+    Args:
+        wanted: the argument `checkpoints` of a logger or callback.
+
+    Raises:
+        ArgumentError: it is none of those.
+    """
+
+    def __init__(self, wanted: object) -> None:
+        if wanted not in ("hand-over", None):
+            raise ArgumentError(
+                f'checkpoints={shown(wanted)}: pass "hand-over" (run.checkpoints() gives them), or None',
+                argument="checkpoints",
+            )
+        self._wanted = wanted is not None
+        self._newest = ("", -1)
+
+    def saved(self, run: AnyRun, path: str, step: int, *, copy: bool = False, **info: object) -> None:
+        """A checkpoint is complete.
+
+        Args:
+            run: it is of.
+            path, step, info: as of `Run.checkpoint`.
+            copy: it may be what was saved just before, under a name that is used again (`last.ckpt`).
+        """
+        before, its_step = self._newest
+        if self._wanted and path and not (copy and step == its_step and path != before):
+            self._newest = (path, step)
+            run.checkpoint(path, step, **info)
 
 
 def merge_config(run: AnyRun, values: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@
     run = read.run("MMP-42")
     run.series("loss").to_pandas()
     run.series("loss", every_rank=True, since_step=1000).to_polars()
+    run.series("loss", every_rank=True).together()[0].columns()  # mean, min, max, std over ranks
     run.config["lr"], run.summary["loss"].last, run.console(rank=3, last=20)
 
 Runs that are still written can be read as well: what their processes have logged is on disk at once. A look
@@ -27,8 +28,9 @@ from pluto_dist.read.run import LoggedFile, Run
 from pluto_dist.read.series import Curve, Series
 from pluto_dist.read.settle import Situation
 from pluto_dist.read.settle import settle as settle_runs
+from pluto_dist.read.together import Together
 
-__all__ = ["Curve", "LoggedFile", "Run", "Series", "Situation", "run", "runs"]
+__all__ = ["Curve", "LoggedFile", "Run", "Series", "Situation", "Together", "run", "runs"]
 
 
 def runs(

@@ -47,11 +47,12 @@ class _Restore(msgspec.Struct, frozen=True):
 
 
 class LeaseHead(msgspec.Struct, frozen=True):
-    """The part of a lease that shows whether its process may live."""
+    """The part of a lease that shows whether its process may live; a node's own has the pid 0."""
 
     lease_id: str
     host: str
     state: str
+    pid: int = 1
 
 
 class Head(msgspec.Struct, frozen=True, kw_only=True):
@@ -181,6 +182,15 @@ class Lookup:
             MachineError: its document cannot be read.
         """
         return self._found(key, store, live=True)
+
+    def stored(self, key: str, store: Path) -> Found:
+        """A Run as its store has it; no coordinator is asked.
+
+        Raises:
+            RunNotFoundError: it is gone.
+            MachineError: its document cannot be read.
+        """
+        return self._found(key, store, live=False)
 
     def _found(self, key: str, store: Path, *, live: bool) -> Found:
         body = self._ask_for(key) if live else None

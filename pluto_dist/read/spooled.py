@@ -1,4 +1,4 @@
-"""How far processes are ahead of delivery: what their leases' spool folders hold behind the cursors.
+"""The lead of processes over delivery: records in their leases' spool folders behind the cursors.
 
 The coordinator knows what it has delivered; how many records a process has written is on disk and nowhere
 else. The frames behind the cursors are counted, which are few as long as delivery keeps up.

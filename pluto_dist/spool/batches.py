@@ -64,7 +64,7 @@ _data_decoder = msgspec.json.Decoder(_Data)
 
 
 class Contents(msgspec.Struct, frozen=True):
-    """What the records of a batch hold."""
+    """The content of a batch's records."""
 
     names: dict[str, LogType]
     summary: dict[str, PointSummary]

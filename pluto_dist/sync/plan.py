@@ -94,7 +94,7 @@ class Item(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def key(self) -> str:
-        """Of the Run."""
+        """The Run's key."""
         return self.document.key
 
 

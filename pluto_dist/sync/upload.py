@@ -95,7 +95,7 @@ class Upload:
             PlutoDistError: the server refused the Run, or was away for too long.
         """
         self._put_back()
-        if self.mark.in_flight:
+        if self.mark.in_flight:  # an earlier sync died in a request: its rows may be there already (G6)
             self._change(repeats=self.mark.repeats + self.mark.in_flight, in_flight=0)
         streams = streams_of(self._store, self._document)
         if self._document.relay:
@@ -109,7 +109,7 @@ class Upload:
         with Heart(self._backend, self._there, self._policy.before) as heart:
             self._deliver(streams)
             self._describe()
-            heart.stop()
+            heart.stop()  # no heartbeat may follow the status
             self._end()
 
     @property
@@ -126,7 +126,8 @@ class Upload:
     @property
     def _there(self) -> BackendRun:
         mark = self.mark
-        return BackendRun(self._document.key, self._target, mark.id or 0, mark.project, self._document.name)
+        target = msgspec.structs.replace(self._target, store=str(self._store.root))
+        return BackendRun(self._document.key, target, mark.id or 0, mark.project, self._document.name)
 
     # --- steps ----------------------------------------------------------------------------------------
 

@@ -37,7 +37,6 @@ from pluto_dist.core.values.backend import Delivered
 from pluto_dist.core.values.book import Book
 from pluto_dist.core.values.lifecycle import Closed, Finished
 from pluto_dist.core.values.records import Verdict
-from pluto_dist.core.values.topics import Holder
 from pluto_dist.spool.writer import StreamWriter
 from tests.simulation.__main__ import attempt
 from tests.simulation.coordinator import SimCoordinator
@@ -411,13 +410,11 @@ def label_is_the_process() -> Patch:
 def left_is_done() -> Patch:
     """What a loop had when it was left is given to nobody."""
 
-    def broken(self: Topics, lease: Any, run: Any, entry: Any) -> None:
-        reader = self._reader(run, entry.topic, lease, entry.group)
-        member = Holder(lease.lease_id, entry.member)
+    def broken(reader: Any, member: Any) -> Any:
         held = {number: holder for number, holder in reader.held.items() if holder != member}
-        self._book.put_reader(msgspec.structs.replace(reader, held=held))
+        return msgspec.structs.replace(reader, held=held)
 
-    return Topics, "left", broken
+    return topics, "left", broken
 
 
 def latest_takes_from_others() -> Patch:

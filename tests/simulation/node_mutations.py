@@ -65,7 +65,7 @@ def epoch_does_not_rise() -> Patch:
 
     def broken(view: seat.SeatView, now: float) -> Any:
         found = real(view, now)
-        return seat.Claim(max(1, found.epoch - 1), found.dead) if isinstance(found, seat.Claim) else found
+        return seat.Take(max(1, found.epoch - 1), found.dead) if isinstance(found, seat.Take) else found
 
     return shared_run, "plan", broken
 

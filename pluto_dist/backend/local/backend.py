@@ -20,6 +20,7 @@ from pluto_dist.backend.local import files
 from pluto_dist.backend.local.store import Store
 from pluto_dist.core.rules.kinship import goes_on_in_queue
 from pluto_dist.core.values.backend import (
+    Alert,
     BackendRun,
     Batch,
     Beat,
@@ -113,6 +114,9 @@ class LocalBackend:
     def merge_config(self, run: BackendRun, patch: bytes) -> Outcome:
         return Delivered()
 
+    def alert(self, run: BackendRun, alert: Alert) -> Outcome:
+        return Delivered()
+
     def beat(self, run: BackendRun) -> Beat:
         return Beat(Delivered())
 
@@ -127,7 +131,7 @@ class LocalBackend:
         return Delivered()
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Does nothing: no file is held open."""
 
     def _open(self, request: OpenRequest) -> OpenResult:
         key = self.find(_ref(request), request.project)

@@ -31,7 +31,7 @@ from pluto_dist.spool.sources import ChangedError, Source, sources_of
 
 
 def place_of(store: Store, key: str, line: FileLine) -> Path:
-    """Where the file of a line is in the store, or would be; always below the Run's folder."""
+    """The place of a line's file in the store, taken or not; always below the Run's folder."""
     return store.run(key) / relative_place(line)
 
 
@@ -41,7 +41,7 @@ def relative_place(line: FileLine) -> str:
 
 
 def places_of(store: Store, key: str, line: FileLine) -> tuple[Path, ...]:
-    """Where each content of a line is in the store, in the order of `sources_of`."""
+    """Places of a line's contents in the store, in the order of `sources_of`."""
     place = place_of(store, key, line)
     return tuple(place / part_place(part.name) for part in line.parts) or (place,)
 

@@ -24,7 +24,7 @@ NUMBERS = ("RANK", "PID", "STEP", "WRITTEN", "DELIVERED")
 
 
 class Screen(Protocol):
-    """Where the state of the Run is shown."""
+    """A display for the state of the Run."""
 
     def show(self, document: Document, elapsed_s: float) -> None:
         """The Run as it is now."""
@@ -155,7 +155,7 @@ def _run(document: Document) -> str:
 
 
 def _state(document: Document, lease: LeaseShown) -> str:
-    """How it is, or how it ended."""
+    """State of a process, or how it ended."""
     failure = _failure(document, lease)
     return lease.end_reason or lease.state if failure is None else FAILURES[failure.name]
 
@@ -168,7 +168,7 @@ def _end(document: Document, lease: LeaseShown) -> str:
 
 
 def _failure(document: Document, lease: LeaseShown) -> RunEvent | None:
-    """Of a side that failed only the events know how."""
+    """The event of a side's failure, which stands nowhere else."""
     found = (event for event in document.events if event.name in FAILURES)
     return next((event for event in found if event.detail.get("label") == lease.label), None)
 

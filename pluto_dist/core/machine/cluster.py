@@ -154,7 +154,7 @@ class Clusters:
         return shared is not None and shared.expects_more()
 
     def trouble(self, run: Run) -> str:
-        """What people should know of the store, "" if all is well."""
+        """Trouble with the store, for people; "" if all is well."""
         shared = self.of(run)
         if shared is None or shared.lease.away_since is None:
             return ""
@@ -171,7 +171,7 @@ class Clusters:
         return shared.deadline() if shared is not None else None
 
     def deadline(self) -> float | None:
-        """When a lease has to be seen to."""
+        """When a lease has to be renewed, or asked for again."""
         return self._memberships.deadline()
 
     def forget(self, run: str) -> None:

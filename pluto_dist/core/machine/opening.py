@@ -65,7 +65,7 @@ class Opening:
         key = claim.generated_id
         external = claim.run.external_id if claim.run is not None and claim.run.external_id else key
         if claim.target.mode == "local" and claim.job.node_rank > 0:
-            external = f"{external}-{node_name(claim)}"  # a store has nobody who could tell nodes apart
+            external = f"{external}-{node_name(claim)}"  # a store does not tell nodes of one job apart
         run = self._book.runs.put(
             key,
             Run(
@@ -172,7 +172,7 @@ class Opening:
                 self._not_before.pop(event.run, None)
                 self._answers.apply(run, opened)
             case Unavailable(reason=reason, after_s=after_s, absent=absent, untouched=untouched):
-                if untouched:
+                if untouched:  # the next try is the first again, and need not look for traces of this one
                     run = self._context.change_run(run, asked_ms=0)
                 if self._absences.left_alone(run, absent=absent):
                     self._ask(self._succession.alone(run))

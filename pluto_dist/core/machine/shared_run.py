@@ -17,12 +17,12 @@ import msgspec
 from pluto_dist.core.machine.changes import Changes
 from pluto_dist.core.machine.context import Context
 from pluto_dist.core.machine.lookout import QUIET_S, SEAT_QUIET_S, Lookout
-from pluto_dist.core.machine.membership import AGAIN_S, REFUSED_AGAIN_S, Lease, Memberships
+from pluto_dist.core.machine.membership import AGAIN_S, REFUSED_AGAIN_S, Memberships, NodeLease
 from pluto_dist.core.rules.joint import judge
 from pluto_dist.core.rules.offsets import Offset, read_ours, read_theirs, span
 from pluto_dist.core.rules.participants import node_name
 from pluto_dist.core.rules.reports import by_node, decoded, last_words, report_of, takes_part
-from pluto_dist.core.rules.seat import Claim, Follow, SeatView, may_act, plan
+from pluto_dist.core.rules.seat import Follow, SeatView, Take, may_act, plan
 from pluto_dist.core.rules.verdict import pieces_of
 from pluto_dist.core.values.cluster import (
     Change,
@@ -54,8 +54,7 @@ from pluto_dist.core.values.engine import (
     Written,
 )
 from pluto_dist.core.values.events import ClusterListed, ClusterSeen, ClusterWritten
-from pluto_dist.core.values.records import Lease as Member
-from pluto_dist.core.values.records import Run, Verdict
+from pluto_dist.core.values.records import Lease, Run, Verdict
 
 REFRESH_S = 60.0
 MEASURING_S = 5.0  # so long after a change of the seat clocks are compared, once a second
@@ -120,7 +119,7 @@ class SharedRun:
         if isinstance(found, str):
             self._memberships.silent(self._address, found)
             return
-        self._memberships.heard(self._address)
+        self._memberships.reached(self._address)
         self._read(found, event.read_at)
 
     def seen(self, event: ClusterSeen) -> None:
@@ -141,7 +140,7 @@ class SharedRun:
             self._lookout.again()
             self._forget_written(asked.key)
             return
-        self._memberships.heard(self._address)
+        self._memberships.reached(self._address)
         match result:
             case Written(version=version):
                 self._lookout.written(asked.key, asked.value, version)
@@ -206,7 +205,7 @@ class SharedRun:
         return self._round
 
     @property
-    def lease(self) -> Lease:
+    def lease(self) -> NodeLease:
         """This node's lease at the store."""
         return self._memberships.of(self._address)
 
@@ -314,7 +313,7 @@ class SharedRun:
 
     # --- what this node has to say ------------------------------------------------------------------------
 
-    def over(self, run: Run, members: tuple[Member, ...], verdict: Verdict | None, *, settled: bool) -> None:
+    def over(self, run: Run, members: tuple[Lease, ...], verdict: Verdict | None, *, settled: bool) -> None:
         """Notes the end of the round on this node: all members have ended, or the owner's grace is over.
 
         Args:
@@ -339,7 +338,7 @@ class SharedRun:
         )
         self._over = (run.epoch, self._context.now.at, end)
 
-    def advance(self, run: Run, members: tuple[Member, ...]) -> None:
+    def advance(self, run: Run, members: tuple[Lease, ...]) -> None:
         """Keeps the copy of the folder up to date, and writes the next thing that the store does not have."""
         self._next_at = []
         if self._over is not None and self._over[0] != run.epoch:
@@ -408,7 +407,7 @@ class SharedRun:
         reached = self.lease.away_since is None
         return self.carries_changes() and reached and not run.opening and self._changes.owes(run)
 
-    def _be_present(self, _run: Run, _members: tuple[Member, ...]) -> bool:
+    def _be_present(self, _run: Run, _members: tuple[Lease, ...]) -> bool:
         """Writes this node's presence, once under each lease."""
         if self._present_under == self.lease.serial:
             return False
@@ -416,9 +415,9 @@ class SharedRun:
         presence = Presence(self._context.boot_id, self._generation)
         return self._write(f"node/{self._node}", presence, expect=ANY, leased=True)
 
-    def _take_seat(self, run: Run, members: tuple[Member, ...]) -> bool:
+    def _take_seat(self, run: Run, members: tuple[Lease, ...]) -> bool:
         match plan(self._view(run, members), self._context.now.at):
-            case Claim(epoch=epoch, dead=dead):
+            case Take(epoch=epoch, dead=dead):
                 seat = Seat(self._node, self._generation, f"{self._node}-{self._generation}-{self._token}")
                 document = self.document or RunDocument(epoch=0)
                 if self._start(run):  # others begin a round only when they know who else is in it
@@ -430,7 +429,7 @@ class SharedRun:
                 self._next_at.append(until)
         return False
 
-    def _store_pieces(self, run: Run, members: tuple[Member, ...]) -> bool:
+    def _store_pieces(self, run: Run, members: tuple[Lease, ...]) -> bool:
         """Writes each piece of evidence, once."""
         for piece in self._pieces(run, members) if self._round else ():
             name = f"ev/{self._round}/{self._node}/{piece.lease_id}-{piece.number}"
@@ -438,7 +437,7 @@ class SharedRun:
                 return self._write(name, piece, expect=ABSENT)
         return False
 
-    def _show_node(self, run: Run, members: tuple[Member, ...]) -> bool:
+    def _show_node(self, run: Run, members: tuple[Lease, ...]) -> bool:
         """Writes this node's document: when it has changed, each minute, and while clocks are measured."""
         now, shown = self._context.now.at, self._shown
         document = self._node_document(run, members)
@@ -452,7 +451,7 @@ class SharedRun:
         self._shown = document
         return self._write(f"state/{self._node}", document, expect=ANY)
 
-    def _append_change(self, run: Run, _members: tuple[Member, ...]) -> bool:
+    def _append_change(self, run: Run, _members: tuple[Lease, ...]) -> bool:
         """Appends what was changed here, for the seat to fold."""
         found = self._lookout.get("shared")
         if run.opening or not self.carries_changes() or not self._lookout.knows("shared"):
@@ -461,7 +460,7 @@ class SharedRun:
         change = self._changes.to_append(run, state)
         return change is not None and self._write(f"op/{self._node}/{change[0]}", change[1], expect=ABSENT)
 
-    def _show_shared(self, run: Run, members: tuple[Member, ...]) -> bool:
+    def _show_shared(self, run: Run, members: tuple[Lease, ...]) -> bool:
         """Writes tags and config of all nodes when they have changed, and deletes what is in them."""
         document, found = self._lookout.get("run"), self._lookout.get("shared")
         seated = self.mine and run.speaks and document is not None
@@ -480,14 +479,14 @@ class SharedRun:
                 return self._write(name, None, expect=change.version)
         return False
 
-    def _store_end(self, run: Run, members: tuple[Member, ...]) -> bool:
+    def _store_end(self, run: Run, members: tuple[Lease, ...]) -> bool:
         if self._over is None or not self._round or self._end_key() in self._done:
             return False
         pieces = len(self._pieces(run, members))
         end = msgspec.structs.replace(self._over[2], pieces=pieces)
         return self._write(f"end/{self._round}/{self._node}", end, expect=ABSENT)
 
-    def _store_verdict(self, run: Run, members: tuple[Member, ...]) -> bool:
+    def _store_verdict(self, run: Run, members: tuple[Lease, ...]) -> bool:
         """Writes the verdict of the round, once, while this coordinator has the seat and a safe lease."""
         document, found = self.document, self._lookout.get("run")
         if document is None or found is None or self._verdict_in(document) is not None:
@@ -518,7 +517,7 @@ class SharedRun:
         )
         return self._write(f"verdict/{document.round}", stored, expect=ABSENT, while_=guard)
 
-    def _show_run(self, run: Run, _members: tuple[Member, ...]) -> bool:
+    def _show_run(self, run: Run, _members: tuple[Lease, ...]) -> bool:
         """Writes the run document when it has changed; only the seat does."""
         document = self.document
         if document is None or not self.mine or not self._lookout.knows("state/"):
@@ -590,7 +589,7 @@ class SharedRun:
         expect = found.version if found is not None else ABSENT
         return self._write("run", document, expect=expect, dead=dead)
 
-    def _node_document(self, run: Run, members: tuple[Member, ...]) -> NodeDocument:
+    def _node_document(self, run: Run, members: tuple[Lease, ...]) -> NodeDocument:
         now = self._context.now
         leases = members or tuple(lease for lease in self._book.leases_of(run.key) if lease.alive)
         job = leases[0].opened.job if leases else None
@@ -612,7 +611,7 @@ class SharedRun:
             heard=self._heard,
         )
 
-    def _shown_member(self, lease: Member) -> MemberShown:
+    def _shown_member(self, lease: Lease) -> MemberShown:
         cursors = (self._book.cursors[key] for key in self._book.cursor_keys(lease.lease_id))
         step = max((cursor.next_step for cursor in cursors), default=0) - 1
         return MemberShown(
@@ -626,7 +625,7 @@ class SharedRun:
             since_ms=lease.granted_ms or 0,
         )
 
-    def _pieces(self, run: Run, members: tuple[Member, ...]) -> list[Piece]:
+    def _pieces(self, run: Run, members: tuple[Lease, ...]) -> list[Piece]:
         return pieces_of(members, self._name(run))
 
     def _name(self, run: Run) -> str:
@@ -720,7 +719,7 @@ class SharedRun:
                 self._gone_at.setdefault(node, self._context.now.at)
 
     def _notice_seat(self) -> None:
-        """Notes since when the seat's coordinator has a successor on its node, which may have no use for it."""
+        """Notes since when the seat's coordinator has a successor on its node."""
         seat = self.document.seat if self.document is not None else None
         found = self._lookout.get(f"node/{seat.node}") if seat is not None else None
         presence = decoded(found.value, Presence) if found is not None else None
@@ -748,7 +747,7 @@ class SharedRun:
             self._done.discard(own)
             self._memberships.lost(self._address)
 
-    def _judge(self, run: Run, members: tuple[Member, ...]) -> None:
+    def _judge(self, run: Run, members: tuple[Lease, ...]) -> None:
         """A seat whose members have begun anew does not judge the round before: theirs is about to come."""
         document = self.document
         at_work = document is not None and self.mine and document.ended is None
@@ -759,9 +758,7 @@ class SharedRun:
         if self._judgement.deadline is not None:
             self._next_at.append(self._judgement.deadline)
 
-    def _reports(
-        self, run: Run, members: tuple[Member, ...], document: RunDocument
-    ) -> tuple[NodeReport, ...]:
+    def _reports(self, run: Run, members: tuple[Lease, ...], document: RunDocument) -> tuple[NodeReport, ...]:
         now, owner = self._context.now.at, document.owner.node if document.owner is not None else ""
         evidence = {name: found.value for name, found in self._lookout.below(f"ev/{document.round}/").items()}
         pieces = by_node(evidence)
@@ -784,7 +781,7 @@ class SharedRun:
             )
         return (*found, self._own_report(run, members, owner))
 
-    def _own_report(self, run: Run, members: tuple[Member, ...], owner: str) -> NodeReport:
+    def _own_report(self, run: Run, members: tuple[Lease, ...], owner: str) -> NodeReport:
         """The report of this node itself, about which nothing is uncertain."""
         ended = self._over[2] if self._over is not None and self._end_key() in self._done else None
         shown = tuple(self._shown_member(member) for member in members)
@@ -803,7 +800,7 @@ class SharedRun:
 
     # --- small things ---------------------------------------------------------------------------------------
 
-    def _view(self, run: Run, members: tuple[Member, ...]) -> SeatView:
+    def _view(self, run: Run, members: tuple[Lease, ...]) -> SeatView:
         document = self.document
         seat = document.seat.node if document is not None and document.seat is not None else ""
         members = members or self._context.situation(run).members
@@ -867,7 +864,7 @@ class SharedRun:
         return True
 
 
-STEPS: tuple[Callable[[SharedRun, Run, tuple[Member, ...]], bool], ...] = (
+STEPS: tuple[Callable[[SharedRun, Run, tuple[Lease, ...]], bool], ...] = (
     SharedRun._be_present,
     SharedRun._take_seat,
     SharedRun._store_pieces,
@@ -880,7 +877,7 @@ STEPS: tuple[Callable[[SharedRun, Run, tuple[Member, ...]], bool], ...] = (
 )
 
 
-def _launch(run: Run, leases: tuple[Member, ...]) -> str:
+def _launch(run: Run, leases: tuple[Lease, ...]) -> str:
     """The name of the launch, the same on all its nodes; "" where nothing tells launches apart."""
     return next((lease.opened.job.launch for lease in leases if lease.opened.job.key == run.job_key), "")
 

@@ -25,14 +25,14 @@ class Offset(msgspec.Struct, frozen=True):
 
 
 class Span(msgspec.Struct, frozen=True):
-    """From `low` to `high`."""
+    """An interval from `low` to `high`."""
 
     low: float
     high: float
 
     @property
     def spread(self) -> float:
-        """How uncertain it is."""
+        """The width of the interval."""
         return self.high - self.low
 
 
@@ -59,7 +59,7 @@ def read_ours(offset: Offset, written_at: float, read_there_at: float) -> Offset
 
 
 def span(offset: Offset, now: float) -> Span:
-    """Where mine - theirs is now."""
+    """The interval of mine - theirs now."""
     low = None if offset.low is None else offset.low - DRIFT * (now - offset.low_at)
     high = None if offset.high is None else offset.high + DRIFT * (now - offset.high_at)
     if low is None and high is None:

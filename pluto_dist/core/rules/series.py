@@ -58,7 +58,7 @@ def names_itself(name: str, job: Job) -> bool:
 
 
 def treatment(name: str, mode: RankMetrics, job: Job, *, relayed: bool) -> Treatment:
-    """What becomes of a participant's new name.
+    """The treatment of a participant's new name.
 
     Args:
         mode: what the participant's process asked for; only workers have another than `auto`.

@@ -120,7 +120,7 @@ class SharedState(msgspec.Struct, frozen=True):
 
 
 class StoredVerdict(msgspec.Struct, frozen=True, kw_only=True):
-    """How a round ended: the only status that any seat ever sends."""
+    """The verdict of a round: the only status that any seat ever sends."""
 
     verdict: Verdict
     ended_ms: int
@@ -150,7 +150,7 @@ class MemberShown(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Heard(msgspec.Struct, frozen=True):
-    """What a node read last of the seat: the nonce and time in its document, and when it was read here."""
+    """The latest document of the seat that a node has read: its nonce, its time, and when it was read."""
 
     nonce: str
     written_at: float
@@ -260,7 +260,7 @@ class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Judgement(msgspec.Struct, frozen=True):
-    """What the evidence of all nodes means now; `deadline` is when to ask again if nothing happens."""
+    """The verdict that follows from all evidence now, or why none; `deadline` is when to judge again."""
 
     reason: str
     verdict: Verdict | None = None
