@@ -8,8 +8,7 @@ backend's part.
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -19,14 +18,9 @@ from pluto_dist.core.values.events import PointSummary
 from pluto_dist.core.values.ids import UNREADABLE, step_behind
 from pluto_dist.spool.file_lines import read_line
 from pluto_dist.spool.reader import last_record, list_streams
+from pluto_dist.spool.shapes import Contents, metrics
 
 T = TypeVar("T")
-
-
-class _Metrics(msgspec.Struct):
-    time: int
-    step: int
-    data: dict[str, float]
 
 
 class _Unread(msgspec.Struct, forbid_unknown_fields=True):
@@ -35,15 +29,6 @@ class _Unread(msgspec.Struct, forbid_unknown_fields=True):
     time: int
     step: int
     data: dict[str, msgspec.Raw]
-
-
-class _Shape(msgspec.Struct):
-    """Lines with the same names: how many, and the newest with its place in the batch."""
-
-    count: int
-    step: int
-    number: int
-    data: dict[str, float]
 
 
 class _Data(msgspec.Struct):
@@ -58,23 +43,14 @@ DATA_TYPES: dict[str, LogType] = {"histogram": "HISTOGRAM", "table": "TABLE"}  #
 _TIME, _MESSAGE = b'{"time":', b',"message":"'  # as `client.console.text` writes them
 
 _to_json = msgspec.json.Encoder().encode
-_metrics_decoder = msgspec.json.Decoder(_Metrics)
 _unread_decoder = msgspec.json.Decoder(_Unread)
 _data_decoder = msgspec.json.Decoder(_Data)
 
 
-class Contents(msgspec.Struct, frozen=True):
-    """What the records of a batch hold."""
-
-    names: dict[str, LogType]
-    summary: dict[str, PointSummary]
-    max_step: int
-
-
-def contents(kind: str, lines: Iterable[bytes]) -> Contents:
+def contents(kind: str, lines: Sequence[bytes]) -> Contents:
     """Names, latest points and counts; lines that cannot be read are left to the backend to refuse."""
     if kind == "metrics":
-        return _metrics(lines)
+        return metrics(lines)
     if kind == "data":
         return _data(lines)
     if kind == "files":
@@ -95,39 +71,6 @@ def numbered(lines: Iterable[bytes], first: int, speaker: str = "") -> tuple[byt
     """
     said = _to_json(f"[{speaker}] ")[1:-1] if speaker else b""
     return tuple(_numbered(line, number, said, speaker) for number, line in enumerate(lines, first))
-
-
-def _metrics(lines: Iterable[bytes]) -> Contents:
-    """Contents of metrics lines. Most lines of a stream hold the same names, so they are counted together."""
-    shapes: dict[tuple[str, ...], _Shape] = {}
-    for number, line in enumerate(lines):
-        try:
-            record = _metrics_decoder.decode(line)
-            step, data = record.step, record.data
-        except UNREADABLE:
-            step, data = _lenient(line)
-        shape = shapes.get(names := tuple(data))
-        if shape is None:
-            shapes[names] = _Shape(1, step, number, data)
-            continue
-        shape.count += 1
-        if step >= shape.step:
-            shape.step, shape.number, shape.data = step, number, data
-    return _summed_up(shapes.values())
-
-
-def _summed_up(shapes: Collection[_Shape]) -> Contents:
-    """The newest value of each name: that of the highest step, and of two lines of one step the later."""
-    counts: Counter[str] = Counter()
-    newest: dict[str, float] = {}
-    steps: dict[str, int] = {}
-    for shape in sorted(shapes, key=lambda shape: (shape.step, shape.number)):
-        newest |= shape.data
-        steps |= dict.fromkeys(shape.data, shape.step)
-        counts.update(dict.fromkeys(shape.data, shape.count))
-    names: dict[str, LogType] = dict.fromkeys(newest, "METRIC")
-    summary = {name: PointSummary(_shown(value), steps[name], counts[name]) for name, value in newest.items()}
-    return Contents(names, summary, max((shape.step for shape in shapes), default=-1))
 
 
 def _data(lines: Iterable[bytes]) -> Contents:
@@ -162,22 +105,6 @@ def _files(lines: Iterable[bytes]) -> Contents:
 def _count(summary: dict[str, PointSummary], name: str, text: str, step: int) -> None:
     before = summary.get(name)
     summary[name] = PointSummary(text, step, 1 + (before.count if before else 0))
-
-
-def _lenient(line: bytes) -> tuple[int, dict[str, float]]:
-    """Step and values of a line with NaN or infinities, which is no JSON."""
-    try:
-        record = json.loads(line)
-        return int(record["step"]), {str(k): float(v) for k, v in record["data"].items()}
-    except (*UNREADABLE, KeyError, TypeError, AttributeError, OverflowError):
-        return -1, {}
-
-
-def _shown(value: float) -> float | str:
-    """JSON has no name for what is not finite."""
-    if value != value:  # noqa: PLR0124 # only NaN differs from itself
-        return "NaN"
-    return value if abs(value) != float("inf") else ("Infinity" if value > 0 else "-Infinity")
 
 
 def _if_readable(change: Callable[[bytes, T], bytes | None], line: bytes, argument: T) -> bytes | None:
