@@ -10,7 +10,7 @@ out=${1:-/tmp/digits}
 # One name for all processes. With the same name again, the same Run goes on.
 export PLUTO_RUN_ID="${PLUTO_RUN_ID:-digits-$(date +%Y%m%d-%H%M%S)}"
 
-python "$here/evaluate.py" --out "$out" &
+python "$here/evaluate.py" &
 python "$here/upload.py" --out "$out" &
 
 # The ranks own the Run: rank 0 does, its exit and theirs decide the final status.

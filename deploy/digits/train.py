@@ -42,7 +42,8 @@ def main() -> None:
             optimizer.step()
             run.log({"loss": loss.item(), "epoch": epoch}, step)
             step += 1
-        save(given.out, epoch + 1, step, model, optimizer)
+        if dist.get_rank() == 0:
+            run.checkpoint(save(given.out, epoch + 1, step, model, optimizer), step)
         if any_rank_is(run.preempted):
             break
     run.finish()
@@ -56,18 +57,12 @@ def any_rank_is(preempted: bool) -> bool:
     return bool(asked)
 
 
-def save(out: Path, epoch: int, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Rank 0 writes; the rename lets nobody see half a file."""
-    if dist.get_rank() == 0:
-        state = {
-            "epoch": epoch,
-            "step": step,
-            "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-        }
-        partial = out / "partial"
-        torch.save(state, partial)
-        partial.rename(out / f"epoch{epoch:04}.pt")
+def save(out: Path, epoch: int, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> Path:
+    """Where the checkpoint is; the rename lets nobody see half a file."""
+    state = {"epoch": epoch, "step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    partial, path = out / "partial", out / f"epoch{epoch:04}.pt"
+    torch.save(state, partial)
+    return partial.rename(path)
 
 
 def resume(out: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, int]:

@@ -20,6 +20,7 @@ from typer.core import TyperGroup
 from pluto_dist import __version__
 from pluto_dist.cli import coordinator, doctor, export, finish, logs, ps, run, runs, show, sync
 from pluto_dist.cli.demo import command as demo
+from pluto_dist.cli.top import command as top
 from pluto_dist.errors import AmbiguousRunError, PlutoDistError, UsageError
 
 FAILED, WRONG_CALL, INTERRUPTED = 1, 2, 130
@@ -81,6 +82,7 @@ app.command()(demo.demo)
 app.command()(runs.runs)
 app.command()(show.show)
 app.command()(ps.ps)
+app.command()(top.top)
 app.command()(export.export)
 app.command()(logs.logs)
 app.command()(finish.finish)

@@ -12,6 +12,7 @@ import typer
 from pluto_dist.backend.local.reading import SaidLine
 from pluto_dist.backend.local.store import Store
 from pluto_dist.cli.console import clock, now_ms, print_table, printable, since, span
+from pluto_dist.cli.topics import print_topics
 from pluto_dist.core.rules.verdict import server_differs
 from pluto_dist.core.values.document import Document
 from pluto_dist.core.values.records import Failure, RunEvent
@@ -57,15 +58,16 @@ def print_run(shown: Shown) -> None:
     _section(_header(shown))
     if shown.remark:
         typer.echo(f"\nnote: {shown.remark}")
-    _section(_verdict(shown))
+    _section(verdict_lines(shown))
     typer.echo("\nprocesses" if document.leases else "\nno process has attached yet")
     _processes(shown, now_ms())
     typer.echo("\nsummary" if document.summary else "\nno points yet")
     _summary(shown)
+    print_topics(document.topics, whole=shown.whole)
     _section(_series(document))
     _section(_counts(document))
     _section(_events(document.events, whole=shown.whole))
-    _section(_earlier_attempts(document))
+    _section(earlier_lines(document))
     _section(_config(document, whole=shown.whole))
     _section(_files(document, shown.store))
 
@@ -148,7 +150,8 @@ def _until(document: Document) -> str:
     return f", until {clock(document.ended_at)} ({lasted}){found}"
 
 
-def _verdict(shown: Shown) -> Iterator[str]:
+def verdict_lines(shown: Shown) -> Iterator[str]:
+    """How it ended, or its last attempt did: who failed first, how, and with which last words."""
     document = shown.document
     if document.verdict is not None:
         yield f"verdict: {document.verdict.status}: {document.verdict.reason}"
@@ -163,7 +166,8 @@ def _verdict(shown: Shown) -> Iterator[str]:
             yield from (f"  | {line.message}" for line in shown.last_lines)
 
 
-def _earlier_attempts(document: Document) -> Iterator[str]:
+def earlier_lines(document: Document) -> Iterator[str]:
+    """How the attempts before ended."""
     ended = document.attempts if document.verdict is not None else document.attempts[:-1]
     for end in ended:
         yield f"attempt {end.attempt}: {end.status}: {end.reason}"

@@ -44,7 +44,7 @@ def show(
     folder: options.Dir = None,
     as_json: options.Json = False,
 ) -> None:
-    """Shows one Run: status and why, first failure with its last lines, processes, summary, the rest."""
+    """Shows one Run: status and why, first failure with its last lines, processes, checkpoints, the rest."""
     from pluto_dist.cli import report
     from pluto_dist.cli.console import print_json
     from pluto_dist.errors import UsageError

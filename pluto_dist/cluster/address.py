@@ -1,4 +1,4 @@
-"""`PLUTO_DIST_CLUSTER`: reading the address of a cluster store."""
+"""Address of a cluster store, as in `PLUTO_DIST_CLUSTER`: its syntax."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _PREFIX = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
 
 
 class AddressError(ValueError):
-    """It is none; the text says what is wrong, without a password that may be in it."""
+    """The text is no address; the message says why, without a password that may be in it."""
 
 
 class Place(msgspec.Struct, frozen=True):
-    """Where the members are, and below which prefix."""
+    """The members' addresses, and the prefix of all keys."""
 
     members: tuple[str, ...]
     prefix: str

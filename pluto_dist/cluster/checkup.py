@@ -1,4 +1,4 @@
-"""Is the cluster store fit? A trial of everything that jobs need of it, for `pluto-dist doctor`."""
+"""Check-up of a cluster store: a trial of everything that jobs need of it, for `pluto-dist doctor`."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def _alarms(store: EtcdStore) -> Iterator[Finding]:
 
 
 def _trial(store: EtcdStore, address: ClusterAddress) -> Iterator[Finding]:
-    """What each take-over rests on: a lease, a key that is made once, and a condition that is not ignored."""
+    """Tries what take-overs rest on: a lease, a key that is made once, a condition that is not ignored."""
     key = f"{address.prefix}/v1/.doctor/{secrets.token_hex(8)}"
     joined = store.join(address.ttl_s)
     if not isinstance(joined, Joined):

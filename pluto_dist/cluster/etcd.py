@@ -2,7 +2,7 @@
 
 A request that certainly did not leave goes to the next member at once. A change that left and was not
 answered is never repeated here: it may have been carried out, and only the caller can tell its own value from
-another's.
+another node's.
 
 The lease is safe until the *sending* of its last good renewal plus its time, less a margin: a leader that was
 cut off goes on confirming for another two seconds (seen).
@@ -67,7 +67,7 @@ def boot_clock() -> float:
 
 
 class EtcdStore:
-    """See `ClusterStore`.
+    """A `ClusterStore` on etcd.
 
     Args:
         address: of the members; one that is down is skipped.
@@ -104,7 +104,6 @@ class EtcdStore:
         self._watching: set[_Stream] = set()
 
     def join(self, ttl_s: int) -> JoinResult:
-        """See `ClusterStore`."""
         old = self._old_version()
         if old is not None:
             return old
@@ -116,7 +115,6 @@ class EtcdStore:
         return self._valid(sent_at, found)
 
     def renew(self) -> RenewResult:
-        """See `ClusterStore`."""
         if not self._lease:
             return LeaseLost()
         sent_at = self._clock()
@@ -126,7 +124,6 @@ class EtcdStore:
         return self._valid(sent_at, found.result) if int(found.result.ttl) > 0 else LeaseLost()
 
     def leave(self) -> LeaveResult:
-        """See `ClusterStore`."""
         if not self._lease:
             return Left()
         found = self._ask(wire.revoke(self._lease), wire.Txn)
@@ -136,7 +133,6 @@ class EtcdStore:
         return found if isinstance(found, Refused) else Left()
 
     def read(self, key: str) -> ReadResult:
-        """See `ClusterStore`."""
         found = self._ask(wire.get(key), wire.Range)
         if not isinstance(found, wire.Range):
             return found
@@ -144,7 +140,6 @@ class EtcdStore:
         return _only(found)
 
     def list(self, prefix: str) -> ListResult:
-        """See `ClusterStore`."""
         floor = self._revision
         found = self._ask(wire.get_all(prefix), wire.Range)
         if not isinstance(found, wire.Range):
@@ -187,7 +182,6 @@ class EtcdStore:
         dead: str | None = None,
         leased: bool = False,
     ) -> WriteResult:
-        """See `ClusterStore`."""
         if value is not None and len(value) > LARGEST:
             return Refused("size", f"a value of {len(value)} bytes for {key}; the limit is {LARGEST}")
         if leased and not self._lease:
@@ -207,7 +201,6 @@ class EtcdStore:
         return GuardFailed() if expect in (version, -1) else Conflict(current)
 
     def expire(self, keys: tuple[str, ...], after_s: int) -> WriteResult:
-        """See `ClusterStore`."""
         lease = self._ask(wire.grant(after_s), wire.LeaseReply)
         if not isinstance(lease, wire.LeaseReply):
             return lease
@@ -223,14 +216,12 @@ class EtcdStore:
         return Written(revision)
 
     def close(self) -> None:
-        """See `ClusterStore`."""
         self.interrupt()
         for stream in tuple(self._streams.values()):
             stream.close()
         self._client.close()
 
     def interrupt(self) -> None:
-        """See `ClusterStore`."""
         self._closed = True
         with self._lock:
             for stream in self._watching:
@@ -239,7 +230,7 @@ class EtcdStore:
     # --- for `pluto-dist doctor` ------------------------------------------------------------------------
 
     def status(self, member: str) -> wire.Status | Unavailable | Refused:
-        """What one member says of itself."""
+        """Version and health of one member, by itself."""
         return self._once(member, wire.status(), wire.Status)
 
     def alarms(self) -> wire.Alarms | Unavailable | Refused:
@@ -247,7 +238,7 @@ class EtcdStore:
         return self._ask(wire.alarms(), wire.Alarms)
 
     def members(self) -> wire.Members | Unavailable | Refused:
-        """Who belongs to the cluster."""
+        """Members of the cluster."""
         return self._ask(wire.members(), wire.Members)
 
     # --- one request ------------------------------------------------------------------------------------
@@ -260,7 +251,7 @@ class EtcdStore:
             self._revision = max(self._revision, revision)
 
     def _old_version(self) -> Unavailable | Refused | None:
-        """Asked for once, because an engine that damages data is worse than none."""
+        """A refusal of a version that loses or damages data; checked once."""
         if self._version_checked:
             return None
         found = self._ask(wire.status(), wire.Status)
@@ -287,7 +278,7 @@ class EtcdStore:
     def _signed(
         self, member: str, request: wire.Request, answer: type[Answer]
     ) -> Answer | Unavailable | Refused:
-        """With a token where there is a user; one more login when that is not taken any more."""
+        """Sends a request, with a token where there is a user; after an expired one logs in once more."""
         if self._address.user and not self._token:
             trouble = self._login(member)
             if trouble is not None:
@@ -385,7 +376,7 @@ class _Stream:
         self._lines: Iterator[str] = iter(())
 
     def attach(self, reply: httpx.Response) -> None:
-        """The member has taken the request."""
+        """Takes the member's answer, from which changes are read."""
         self._reply = reply
         self._lines = reply.iter_lines()
 

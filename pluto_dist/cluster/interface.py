@@ -1,7 +1,7 @@
-"""What a cluster store can do: few operations, each with one answer. All calls block.
+"""The interface of a cluster store: few operations, each with one answer. All calls block.
 
-A cluster store keeps a few small values for all nodes of a job, and says which nodes are there. It decides
-nothing: who speaks for a Run, and how the Run ended, are rules of the core.
+A cluster store keeps a few small values for all nodes of a job, and says which nodes are present. It decides
+nothing: which node speaks for a Run, and how the Run ended, are rules of the core.
 
 The three promises that the rules rest on, held by one contract suite against every implementation:
 
@@ -79,7 +79,7 @@ class ClusterStore(Protocol):
         ...
 
     def expire(self, keys: tuple[str, ...], after_s: int) -> WriteResult:
-        """Has these keys deleted by the engine after so many seconds, with nobody's help."""
+        """Has these keys deleted by the engine itself after so many seconds."""
         ...
 
     def interrupt(self) -> None:

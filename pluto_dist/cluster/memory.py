@@ -59,7 +59,7 @@ class MemoryEngine:
         full: no value and no lease can be added; what is there can be read, renewed and deleted.
         lost_answers: so many of the next changes are carried out without an answer.
         late: the next change without quorum is carried out when the quorum is back.
-        cut: nodes that do not reach it.
+        cut: nodes that do not reach the engine.
         confirming: nodes that reach a leader that was cut off: it confirms leases and does not prolong them.
         blind: nodes whose watches are silent.
     """
@@ -224,7 +224,6 @@ class MemoryStore:
         self._closed = False
 
     def join(self, ttl_s: int) -> JoinResult:
-        """See `ClusterStore`."""
         with self._engine.changed:
             trouble = self._trouble(adds=True)
             if trouble is not None:
@@ -233,7 +232,6 @@ class MemoryStore:
             return Joined(self._clock() + ttl_s - MARGIN_S)
 
     def renew(self) -> RenewResult:
-        """See `ClusterStore`."""
         with self._engine.changed:
             lease = self._engine.lease_of(self._lease)
             if self._node in self._engine.confirming and lease is not None:
@@ -248,7 +246,6 @@ class MemoryStore:
             return Joined(self._clock() + lease.ttl_s - MARGIN_S)
 
     def leave(self) -> LeaveResult:
-        """See `ClusterStore`."""
         with self._engine.changed:
             trouble = self._trouble()
             if trouble is not None:
@@ -258,12 +255,10 @@ class MemoryStore:
             return Left()
 
     def read(self, key: str) -> ReadResult:
-        """See `ClusterStore`."""
         with self._engine.changed:
             return self._trouble() or self._engine.get(key)
 
     def list(self, prefix: str) -> ListResult:
-        """See `ClusterStore`."""
         with self._engine.changed:
             trouble = self._trouble()
             if trouble is not None:
@@ -274,7 +269,6 @@ class MemoryStore:
             return Listed(self._engine.all(prefix), self._seen)
 
     def watch(self, prefix: str, as_of: int, quiet_s: float) -> WatchResult:
-        """See `ClusterStore`."""
         with self._engine.changed:
             self._engine.changed.wait_for(
                 lambda: self._closed or self.peek(prefix, as_of) is not None, quiet_s
@@ -284,7 +278,7 @@ class MemoryStore:
             return self.peek(prefix, as_of) or Changed({}, as_of)
 
     def peek(self, prefix: str, as_of: int) -> WatchResult | None:
-        """What a watch has to say now, None if nothing."""
+        """What a watch reports now, None for nothing."""
         trouble = self._trouble()
         if isinstance(trouble, Refused):
             return trouble
@@ -305,7 +299,6 @@ class MemoryStore:
         dead: str | None = None,
         leased: bool = False,
     ) -> WriteResult:
-        """See `ClusterStore`."""
 
         def change() -> WriteResult:
             return self._apply(key, value, expect, while_, dead, leased)
@@ -331,7 +324,6 @@ class MemoryStore:
             return done
 
     def expire(self, keys: tuple[str, ...], after_s: int) -> WriteResult:
-        """See `ClusterStore`."""
         with self._engine.changed:
             trouble = self._trouble(adds=True)
             if trouble is not None:
@@ -340,11 +332,9 @@ class MemoryStore:
             return Written(self._engine.revision) if tied else GuardFailed()
 
     def interrupt(self) -> None:
-        """See `ClusterStore`."""
         self.close()
 
     def close(self) -> None:
-        """See `ClusterStore`."""
         with self._engine.changed:
             self._closed = True
             self._engine.changed.notify_all()

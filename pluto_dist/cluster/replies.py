@@ -1,8 +1,9 @@
-"""What an answer of etcd means: the one table from statuses and error texts to values.
+"""Meaning of etcd's error answers: the one table from statuses and error texts to values.
 
 etcd has one kind of failure with many faces: "request timed out" (503/14), "context deadline exceeded"
-(500/2), its own deadline (504/4), errors inside of streams. All of them mean that nobody knows, so whatever
-the table does not name is `Unavailable`, and a change whose answer did not arrive may have been carried out.
+(500/2), its own deadline (504/4), errors inside of streams. After all of them the result is not known. So
+every answer that the table does not name is `Unavailable`, and a change whose answer did not arrive may have
+been carried out.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def expired(failure: Failure) -> bool:
 
 
 def meaning(failure: Failure, *, changes: bool) -> Unavailable | Refused:
-    """What an error status means for the caller."""
+    """The value of an answer with an error status."""
     text = failure.text.lower()
     for part, why, advice in _REFUSALS:
         if part in text:
@@ -86,7 +87,7 @@ def meaning(failure: Failure, *, changes: bool) -> Unavailable | Refused:
 
 
 def broken(error: Exception, *, changes: bool) -> Unavailable | Refused:
-    """What a request without an answer means."""
+    """The value of a request without an answer."""
     if _tls(error):
         advice = (
             "check PLUTO_DIST_CLUSTER_CA, _CERT and _KEY, and that the member's certificate names the host"
@@ -99,7 +100,7 @@ def broken(error: Exception, *, changes: bool) -> Unavailable | Refused:
 
 
 def unsent(error: Exception) -> bool:
-    """Whether the request certainly did not leave: another member may be asked at once."""
+    """Whether the request certainly did not leave, so that another member may be asked at once."""
     return isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
 
 

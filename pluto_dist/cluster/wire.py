@@ -100,7 +100,7 @@ def login(user: str, password: str) -> Request:
 
 
 def status() -> Request:
-    """What one member says of itself."""
+    """Version and health of one member, by itself."""
     return Request("/v3/maintenance/status", {})
 
 
@@ -110,7 +110,7 @@ def alarms() -> Request:
 
 
 def members() -> Request:
-    """Who belongs to the cluster."""
+    """Members of the cluster."""
     return Request("/v3/cluster/member/list", {})
 
 
@@ -232,7 +232,7 @@ class WatchLine(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True):
-    """What a member says of itself."""
+    """Answer to the question for a member's status."""
 
     version: str = ""
     dbSize: str = "0"  # noqa: N815 # the gateway's spelling
@@ -241,7 +241,7 @@ class Status(msgspec.Struct, frozen=True):
 
 
 class Alarm(msgspec.Struct, frozen=True):
-    """Something that a person has to mend."""
+    """One alarm, which a person has to mend."""
 
     alarm: str = "NONE"
 

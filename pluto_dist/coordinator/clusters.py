@@ -32,10 +32,10 @@ def connect(address: ClusterAddress) -> ClusterStore:
 
 
 class ClusterStores:
-    """Carries out what concerns cluster stores.
+    """Carries out the effects on cluster stores.
 
     Args:
-        make: the store at an address.
+        make: makes the store at an address.
     """
 
     def __init__(self, make: Callable[[ClusterAddress], ClusterStore] = connect) -> None:
@@ -74,7 +74,7 @@ class ClusterStores:
                 return None
 
     def failed(self, effect: AtCluster, reason: str) -> Event | None:
-        """The event for a fault that nobody foresaw, a certificate that cannot be read for instance."""
+        """The event for an unexpected fault, a certificate that cannot be read for instance."""
         match effect:
             case JoinCluster(address=address) | RenewCluster(address=address):
                 return ClusterJoined(address=address, result=Unavailable(reason))

@@ -1,7 +1,7 @@
-"""The coordinator's memory on disk: one SQLite file, one table of records.
+"""The coordinator's database: one SQLite file, one table of records.
 
-The core says what to keep (`Save`); this module keeps it. Every transaction checks the generation: a
-coordinator that has been replaced cannot write any more (R3). Durable transactions are on disk when they
+The core decides what to keep (`Save`); this module keeps it. Every transaction checks the generation, so that
+a coordinator which has been replaced cannot write any more (R3). Durable transactions are on disk when they
 return (synchronous=FULL); those that only carry cursors survive the death of the process, not of the machine,
 and a lost cursor only means that a batch is sent again.
 """
@@ -34,18 +34,18 @@ class SupersededError(MachineError):
 
 
 class DatabaseUnusableError(MachineError):
-    """The disk or somebody else keeps it from being read or written now; it may be better later."""
+    """The disk or another process prevents reading or writing now; it may work later."""
 
 
 class DatabaseDamagedError(MachineError):
-    """What is in the file is no database of ours any more; it will not get better."""
+    """The file is no database of ours any more; trying again does not help."""
 
 
 def open_database(path: Path) -> Database:
-    """Opens it; a damaged one is put aside, as `<name>.damaged`, and a new one begun.
+    """Opens the database; a damaged one is put aside as `<name>.damaged`, and a new one begun.
 
-    What it knew is in the lifecycle streams and in the documents of the Runs too. `put_aside` of the new one
-    says where the old one is, and why.
+    Its content is in the lifecycle streams and in the Runs' documents too. `put_aside` of the new one says
+    where the old one is, and why.
 
     Raises:
         MachineError: as `Database`.
@@ -70,8 +70,8 @@ class Database:
 
     Attributes:
         generation: rises with each start.
-        node: random number of this database, for the life of it.
-        put_aside: why there was another one before, "" if there was not.
+        node: random number that this database got when it was made.
+        put_aside: why a damaged one was replaced by this, "" if none was.
 
     Raises:
         DatabaseUnusableError: it cannot be used now.
@@ -82,10 +82,10 @@ class Database:
     def __init__(self, path: Path) -> None:
         self._path = path
         self.put_aside = ""
-        with self._told("cannot be used"):
+        with self._translated("cannot be used"):
             self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=True)
         try:
-            with self._told("cannot be used"):
+            with self._translated("cannot be used"):
                 self._set_up()
                 self.generation = self._next_generation()
                 self.node = self._meta("node")
@@ -109,8 +109,8 @@ class Database:
         self._connection.execute("SELECT kind, key, value FROM records LIMIT 1")
 
     @contextlib.contextmanager
-    def _told(self, what: str) -> Iterator[None]:
-        """Errors of SQLite as ours: those that pass, and those that stay."""
+    def _translated(self, what: str) -> Iterator[None]:
+        """Translates errors of SQLite: passing ones into `DatabaseUnusableError`, others into damage."""
         try:
             yield
         except sqlite3.OperationalError as error:
@@ -124,7 +124,7 @@ class Database:
         """Everything that was saved; a record that cannot be read is left out and named in `unreadable`."""
         book = Book()
         self.unreadable: list[str] = []
-        with self._told("cannot be read"):
+        with self._translated("cannot be read"):
             rows = self._connection.execute(
                 "SELECT kind, key, value FROM records WHERE kind < ? OR kind > ?", (ITEMS, ITEMS)
             ).fetchall()
@@ -144,7 +144,7 @@ class Database:
         Raises:
             DatabaseUnusableError, DatabaseDamagedError: the file cannot be read.
         """
-        with self._told("cannot be read"):
+        with self._translated("cannot be read"):
             row = self._connection.execute(
                 "SELECT value FROM records WHERE kind = ? AND key = ?", (ITEMS, key)
             ).fetchone()
@@ -154,7 +154,7 @@ class Database:
             return None
 
     def commit(self, saves: Iterable[Save], *, durable: bool) -> None:
-        """One transaction.
+        """Writes one transaction.
 
         Raises:
             SupersededError: a newer coordinator has started on this database; nothing was written.
@@ -165,7 +165,7 @@ class Database:
             (save.table, save.key, _encoder.encode(save.value)) for save in saves if save.value is not None
         ]
         deletes = [(save.table, save.key) for save in saves if save.value is None]
-        with self._told("takes nothing"):
+        with self._translated("takes nothing"):
             try:
                 self._connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
                 self._connection.execute("BEGIN IMMEDIATE")

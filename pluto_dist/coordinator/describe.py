@@ -1,7 +1,7 @@
-"""What is known of the machine and of the code for the page of a new Run, in the official client's form.
+"""Description of machine and code for the page of a new Run, in the official client's form.
 
-It is sent once, when the Run is created, so creating waits for it; therefore it is bounded: what is not known
-within `PATIENCE_S` is left out, and so is what cannot be had at all.
+It is sent once, when the Run is created, so the creation waits for it, and it is bounded: a fact that is not
+known within `PATIENCE_S` is left out, and so is one that cannot be found at all.
 """
 
 from __future__ import annotations
@@ -38,10 +38,11 @@ Part = Callable[[], Mapping[str, Any]]
 
 
 class Describer:
-    """Asks each part in a thread of its own: a driver or a disk may hang, and is not asked again meanwhile.
+    """Finds each part in a thread of its own: a driver or a disk may hang, and is not asked again meanwhile.
 
     Args:
-        parts: of an origin and an instant until which they may take; those of this machine by default.
+        parts: makes the parts, from an origin and the instant by which they should answer; those of this
+            machine by default.
     """
 
     def __init__(self, parts: Callable[[Origin, float], Mapping[str, Part]] | None = None) -> None:
@@ -49,7 +50,7 @@ class Describer:
         self._asking: dict[str, threading.Thread] = {}
 
     def describe(self, origin: Origin, patience_s: float = PATIENCE_S) -> bytes:
-        """A JSON object: what the process said of itself, and what can be added here."""
+        """A JSON object: the facts in the process's claim, with those that are found here."""
         until = time.monotonic() + patience_s
         answers: dict[str, Mapping[str, Any]] = {}
         for name, part in self._parts(origin, until - SPARE_S).items():
@@ -69,7 +70,7 @@ class Describer:
 
 
 def parts_of_this_machine(origin: Origin, until: float) -> dict[str, Part]:
-    """Who is asked for what."""
+    """Functions that find each part, by its name."""
     return {
         "machine": _machine,
         "requirements": lambda: {"requirements": packages(origin.search_path)},
@@ -105,7 +106,7 @@ def code_of(folder: str, until: float) -> dict[str, Any]:
 
     Args:
         folder: of the script.
-        until: monotonic seconds; what a large repository has not said by then is left out.
+        until: monotonic seconds; facts that git has not given by then are left out.
     """
 
     def git(*arguments: str) -> str | None:
@@ -132,7 +133,7 @@ def code_of(folder: str, until: float) -> dict[str, Any]:
 
 
 def without_password(url: str) -> str:
-    """The address of a remote without what somebody put before its host."""
+    """The address of a remote without a user or password before its host."""
     parts = urlsplit(url)
     if not parts.scheme or "@" not in parts.netloc:
         return url
@@ -145,13 +146,13 @@ def masked(text: str) -> str:
 
 
 def _git(folder: str, arguments: tuple[str, ...], patience_s: float) -> str | None:
-    """What a question is answered with; hooks and programs that the repository names are not run."""
+    """Output of a git command; hooks and programs that the repository names are not run."""
     command = ["git", "--no-pager", "-c", "core.fsmonitor=false", "-C", folder, *arguments]
     return _said(command, patience_s)
 
 
 def _said(command: list[str], patience_s: float) -> str | None:
-    """What a program prints; None if there is no such program, it fails, or takes too long."""
+    """Output of a program; None if there is no such program, it fails, or takes too long."""
     if patience_s <= 0:
         return None
     env = {**os.environ, "GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}

@@ -1,12 +1,11 @@
-"""The loop around the core: waits, turns what happens into events, carries effects out.
+"""The driver: the loop around the core. Waits, turns what happens into events, carries effects out.
 
-One thread decides; a few do what takes long and hand back events. All events that are there are handled
-before one transaction keeps what changed, and only then effects leave (R1): so sixty-four processes that
-attach at once cost a few transactions, not sixty-four.
+One thread decides; a few others carry out what takes long and hand back events. All events that are there are
+handled before one transaction keeps what changed, and only then effects leave (R1): so sixty-four processes
+that attach at once cost a few transactions, not sixty-four. While a full disk refuses the transaction,
+effects wait; nothing is lost.
 
-What the core wants kept, on its way to the database; a full disk delays it and loses nothing.
-
-API keys in the coordinator's memory, and nowhere else (G11).
+API keys are in this process's memory, and nowhere else (G11).
 """
 
 from __future__ import annotations
@@ -107,7 +106,7 @@ class Driver:
         self.stop: do.StopSelf | None = None
 
     def start(self) -> None:
-        """Looks at everything that earlier coordinators and processes left behind."""
+        """Takes over what earlier coordinators and processes left behind."""
         self._take(self._core.start(self._now()))
         self._turn()
         self._inherited = None
@@ -115,7 +114,7 @@ class Driver:
         self._turn()
 
     def run_once(self, longest_s: float) -> None:
-        """Waits for something to happen, at most so long, and deals with it."""
+        """Waits for something to happen, at most so long, and handles it."""
         poller = zmq.Poller()
         poller.register(self._server.socket, zmq.POLLIN)
         if self._background.wake is not None:
@@ -138,7 +137,7 @@ class Driver:
         self._turn()
 
     def close(self) -> bool:
-        """Waits for what is in flight; what it achieved is kept, the rest is done by the next one.
+        """Waits for requests in flight; their outcomes are kept, the rest is left to the next coordinator.
 
         Returns:
             False if a request is still in flight.
@@ -151,7 +150,7 @@ class Driver:
 
     @property
     def idle(self) -> bool:
-        """Whether nobody is attached and nothing is under way."""
+        """Whether no process is attached and nothing is left to do."""
         return self._core.at_rest
 
     # --- what happens -----------------------------------------------------------------------------
@@ -183,7 +182,7 @@ class Driver:
         self._events.append(on.KeyGiven(key_id=self._keys.remember(key)))
 
     def _deaths(self, deaths: Iterable[Death], *, replaced: bool = False) -> None:
-        """What a process wrote before it died is read first (R1)."""
+        """Adds events of deaths, behind those of what each process had written before (R1)."""
         for death in deaths:
             if death.key.startswith("run:"):
                 run = death.key.removeprefix("run:")
@@ -206,7 +205,7 @@ class Driver:
             )
 
     def _alive_until_ms(self, death: Death) -> int:
-        """When a process was last known to live, for people; 0 if nobody knows."""
+        """When a process was last known to live, for people; 0 if that is not known."""
         known_ms = spools.last_written_ms(self._folders.folder(death.key))
         if death.seen:
             ago_ms = round((boot_clock() - death.alive_until) * 1000)
@@ -229,6 +228,7 @@ class Driver:
         while self._events or self._effects:
             while self._events:
                 self._take(self._core.handle(self._events.popleft(), self._now()))
+            # No effect leaves before the changes behind it are on disk (R1), nor after the lock is lost (R3).
             if not self._commits.keep(boot_clock()):
                 return
             if self._effects and not self._intact():
@@ -253,7 +253,7 @@ class Driver:
         self._put_off[type(effect).__name__, lease_id] = (boot_clock() + AGAIN_S, effect)
 
     def _due(self) -> list[do.Effect]:
-        """Effects that the disk refused before."""
+        """Effects that the disk refused earlier and that are to be tried again."""
         now = boot_clock()
         due = [key for key, (at, _) in self._put_off.items() if at <= now]
         return [self._put_off.pop(key)[1] for key in due]
@@ -361,7 +361,7 @@ KEPT_AGAIN_S = 1.0
 
 
 class GroupCommit:
-    """Gathers commits; one transaction for all that came since the last.
+    """Gathers commits, and writes one transaction for all since the last.
 
     Args:
         database: opened by the caller.
@@ -375,13 +375,13 @@ class GroupCommit:
         self._works = True
 
     def add(self, commit: Commit) -> None:
-        """Takes what the core has changed."""
+        """Adds a commit to the next transaction."""
         self._saves.update({(save.table, save.key): save for save in commit.saves})
         self._durable = self._durable or commit.durable
         self._awaited = self._awaited or commit.awaited
 
     def keep(self, now: float) -> bool:
-        """Whether effects may leave: what they rest on is kept (R1), or is a cursor, which may be lost.
+        """Writes the transaction; False if it failed and effects have to wait for it (R1).
 
         Raises:
             SupersededError: there is a newer coordinator.

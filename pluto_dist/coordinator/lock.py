@@ -1,13 +1,13 @@
 """The coordinator's own lock (R3): one per runtime folder.
 
-A `flock` on a file that stays: the kernel drops it when the coordinator dies, so there are no stale locks.
-It is taken by the script that spawns the coordinator (`spawn.py`) and inherited, or by a coordinator that
-was started by hand. A client never has it, because a flock survives in forked children; neither has a child
-of the coordinator.
+A `flock` on a file that stays: the kernel drops it when the coordinator dies, so there are no stale locks. It
+is taken by the script that spawns the coordinator (`spawn.py`) and inherited, or by a coordinator that was
+started by hand. A client never has it, because a flock survives in forked children; neither has a child of
+the coordinator.
 
-What it does not promise: that the file is still the one others would lock. Somebody may have deleted the
-runtime folder, so the holder asks `is_intact()` before anything leaves it, and ends if not. What was
-decided in between is fenced by the generation, which is kept in the database.
+It does not promise that the file is still the one that others would lock, for the runtime folder may have
+been deleted. So the holder asks `is_intact()` before any effect leaves, and ends if not. What was decided in
+between is fenced by the generation, which is kept in the database.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pluto_dist.host.spawn import try_lock
 
 
 class FileId(NamedTuple):
-    """Which file, whatever its name."""
+    """Device and inode of a file, whatever its name."""
 
     device: int
     inode: int
@@ -44,7 +44,7 @@ class CoordinatorLock:
 
     Args:
         path: of the lock file.
-        descriptor: of what is locked; closed by `release()`.
+        descriptor: of the locked file; closed by `release()`.
     """
 
     def __init__(self, path: Path, descriptor: int) -> None:
@@ -58,7 +58,7 @@ class CoordinatorLock:
         return file_id(self._path) == self._held
 
     def release(self) -> None:
-        """Lets the next coordinator start; the file stays, so that nobody locks a deleted one."""
+        """Lets the next coordinator start; the file stays, so that no process locks a deleted one."""
         os.close(self._descriptor)
 
 
@@ -76,7 +76,7 @@ def take(path: Path) -> CoordinatorLock | None:
 
 
 def adopt(path: Path, descriptor: int) -> CoordinatorLock | None:
-    """The lock that this process was born with.
+    """The lock that this process has inherited.
 
     Returns:
         None if the descriptor is not that of the lock file, or another coordinator has the lock.

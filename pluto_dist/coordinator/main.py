@@ -1,11 +1,11 @@
 """The life of a coordinator process (R3).
 
-Lock, database with a new generation, what earlier ones left, bind, serve. It ends when nothing is left to do,
-when it is asked to, or when it finds that it is not the one any more: its lock file or its socket was
-replaced, its folder is gone, or a newer generation is in the database.
+The order of its start is fixed: lock, database with a new generation, takeover of what earlier ones left,
+bind, serve. It ends when nothing is left to do, when it is asked to, or when it finds that it has been
+replaced: by its lock file or its socket, by a missing folder, or by a newer generation in the database.
 
-The lock lasts as long as anything can leave the process: it is not given back while a request is in flight,
-so what a coordinator has sent is at the server, or never will be, when the next one starts.
+The lock is held as long as anything can leave the process. It is not released while a request is in flight,
+so that everything a coordinator has sent is at the server, or never will be, when the next one starts.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Targets:
 
 
 class Stopper:
-    """SIGTERM and SIGINT ask for an end; the first one is an instant to count from."""
+    """The handler of SIGTERM and SIGINT, which ask for an end; keeps when the first one came."""
 
     def __init__(self) -> None:
         self.asked_at: float | None = None
@@ -122,7 +122,7 @@ def _serve_locked(places: Places, options: CoordinatorOptions) -> int:
 
 
 def take_lock(places: Places, born_with: int | None) -> lockfile.CoordinatorLock | None:
-    """The lock; None if another coordinator has it and serves, or will soon."""
+    """Takes the lock; None if another coordinator has it and serves, or will soon."""
     if born_with is not None:
         return lockfile.adopt(places.lock, born_with)
     deadline = boot_clock() + LOCK_WAIT_S
@@ -143,7 +143,7 @@ def raise_descriptor_limit() -> None:
 
 
 def serve(places: Places, lock: lockfile.CoordinatorLock, idle_exit_s: float) -> int:
-    """Everything under the lock."""
+    """Runs the coordinator under its lock; returns the exit code."""
     stopper = Stopper()
     signal.signal(signal.SIGTERM, stopper)
     signal.signal(signal.SIGINT, stopper)
@@ -198,7 +198,7 @@ def last_served_ms(places: Places) -> int:
 
 
 def serves(places: Places) -> bool:
-    """Says so to the next coordinator; False when the folder is gone."""
+    """Touches the file that shows the next coordinator how long this one served; False without the folder."""
     try:
         mark = open_private(places.alive, os.O_RDWR | os.O_CREAT)
     except FileNotFoundError:
@@ -213,7 +213,7 @@ def serves(places: Places) -> bool:
 
 
 def node_id(number: int, boot: str) -> str:
-    """What this node is called in cluster stores: another one after a restart of the machine."""
+    """This node's id in cluster stores; another one after a restart of the machine."""
     return hashlib.sha256(f"{number} {boot}".encode()).hexdigest()[:12]
 
 
@@ -235,7 +235,7 @@ def _serve_until_done(
 
 
 def _may_leave(driver: Driver, server: RouterServer) -> bool:
-    """A client may have come in the very moment in which we wanted to leave, or just after it (R3)."""
+    """Whether the process may end; not if a client has come in this very moment, or just after it (R3)."""
     if driver.stop is None or not driver.stop.unless or (driver.idle and server.withdraw(DRAIN_S)):
         return True
     driver.stop = None

@@ -1,7 +1,7 @@
-"""What a server is told of the machine when it makes a Run, and where it is kept until then.
+"""Facts about machine and code for a Run's page on a server, kept in the store until the Run is made there.
 
-A server takes it only then. So for a Run that is made later, by another coordinator or by `sync`, the store
-has it. A local Run is open before anything is found out: nothing waits for it there.
+A server takes them only when it makes the Run. For one that is made later, by another coordinator or by
+`sync`, the store has them. A local Run does not wait for them: it is open before they are found.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pluto_dist.core.values.effects import OpenRun
 
 
 class Metadata:
-    """Finds it out once for each Run; several threads share it.
+    """Finds the facts once for each Run; several threads share it.
 
     Args:
         describer: of this machine.
@@ -30,7 +30,7 @@ class Metadata:
         self._known: dict[str, bytes] = {}  # by Run, until the server has it
 
     def request(self, effect: OpenRun) -> OpenRequest:
-        """What the backend is asked; for a server with what is known of the machine."""
+        """The request for the backend; for a server with the facts in it."""
         if effect.origin is None or effect.request.target.mode == "local":
             return effect.request
         known = self._known.get(effect.run)
@@ -39,7 +39,7 @@ class Metadata:
         return msgspec.structs.replace(effect.request, system_metadata=known)
 
     def answered(self, effect: OpenRun, result: OpenResult) -> None:
-        """The backend has said what became of the request."""
+        """Takes the backend's answer: keeps the facts for later, or drops what the server has."""
         if effect.origin is None:
             return
         if effect.request.target.mode == "local":

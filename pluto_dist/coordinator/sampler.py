@@ -1,11 +1,8 @@
-"""System metrics: what the machine does while a Run is on it.
+"""System metrics of this node: its sensors, and the streams into which they are written.
 
-The core says when and for whom (`core.machine.sampling`); a worker thread of the coordinator measures and
-writes. psutil is imported with the first sample, so a node where nothing is sampled never loads it.
-
-NVIDIA cards by NVML; all of them, whatever CUDA_VISIBLE_DEVICES a trainer has.
-
-What can be measured on this node. Names are the official client's where it has them, without its `sys/`.
+The core decides when and for which Runs (`core.machine.sampling`); a worker thread of the coordinator
+measures and writes. psutil is imported with the first sample, so a node where nothing is sampled never loads
+it. Names are the official client's where it has them, without its `sys/`:
 
     cpu.percentage.<n>           percent of core n since the sample before
     memory.active, memory.used   bytes
@@ -14,17 +11,15 @@ What can be measured on this node. Names are the official client's where it has 
     ib.<device>.<port>.…         rcv_bytes, xmit_bytes, rcv_packets, xmit_packets of a port; with `.rate`
     disk.used                    bytes of the filesystem that holds the store
     disk.read_bytes.rate, disk.write_bytes.rate   bytes per second, all disks
-    gpu.<n>.<model>.…            see `gpus`
+    gpu.<n>.<model>.…            NVIDIA cards by NVML; all, whatever CUDA_VISIBLE_DEVICES a trainer has
 
-Runs of 0.1.0 have `cpu.pct`, `mem` and `net` for the first three; what was stored keeps its names.
+Runs of 0.1.0 have `cpu.pct`, `mem` and `net` for the first three; what was stored keeps its names. A sensor
+that fails is left out of the sample and reported once; it is tried again with the next one.
 
-A sensor that fails is left out of the sample and reported once; it is tried again with the next one.
-
-One sample of the node, written for each of its Runs: a metrics stream like any other (G3, G6).
-
-The folder of such a stream lies among the leases, but no process holds it: there is no lifecycle stream and
-no lock. Steps go on behind the last record on the disk or the last that was delivered, whichever is higher;
-on the disk there may also be a former stream of the same Run that the server has not taken yet.
+One sample is written for each Run of the node, into a metrics stream like any other (G3, G6). The folder of
+such a stream lies among the leases, but no process holds it: there is no lifecycle stream and no lock. Steps
+go on behind the last record on the disk or the last that was delivered, whichever is higher; on the disk
+there may also be a former stream of the same Run that the server has not taken yet.
 """
 
 from __future__ import annotations
@@ -160,7 +155,7 @@ class Sensors:
         self._rates = Rates()
 
     def sample(self, now: float) -> dict[str, float]:
-        """What all sensors say, and rates of what only counts.
+        """Values of all sensors, and rates of those that only count.
 
         Args:
             now: monotonic seconds.
@@ -201,7 +196,7 @@ _ONLY_RATES = frozenset({"disk.read_bytes", "disk.write_bytes"})
 
 
 def sensors_of_this_node() -> dict[str, Sensor]:
-    """What psutil has everywhere, and the cards if there are any."""
+    """Sensors by name: those that psutil has everywhere, InfiniBand, and the cards if there are any."""
     import psutil  # type: ignore[import-untyped, unused-ignore]
 
     psutil.cpu_percent(percpu=True)  # the first call only starts the measurement
@@ -241,7 +236,7 @@ def infiniband(devices: Path = INFINIBAND) -> dict[str, float]:
 
 
 def nvml_of_this_node() -> Any:
-    """The module that speaks with NVIDIA's driver; None without the `gpu` extra."""
+    """The module for NVIDIA's driver; None without the `gpu` extra."""
     try:
         return importlib.import_module("pynvml")
     except ImportError:
@@ -261,7 +256,7 @@ def find_gpus() -> Gpus | None:
 
 
 def disk_used(folder: str) -> dict[str, float]:
-    """Used bytes of the filesystem that holds the folder; nothing if that cannot be said."""
+    """Used bytes of the filesystem that holds the folder; nothing if that cannot be found."""
     import psutil
 
     try:
@@ -333,7 +328,7 @@ class NodeRecorder:
             self._sampling.release()
 
     def end(self, lease_id: str) -> None:
-        """The Run has ended: nothing more will be written for it."""
+        """Ends the stream of a Run: nothing more is written into it."""
         with self._turn:
             self._ended.add(lease_id)
             stream = self._streams.pop(lease_id, None)

@@ -1,14 +1,11 @@
-"""What the coordinator reads of a lease's folder: lifecycle entries, sizes, the last step.
+"""Lease folders of this node's spool: lifecycle entries, sizes of streams and the last step, as events.
 
-Last words of a dead process: its children and its console's drain may outlive it for a moment.
+The final look at a lease's streams says that nothing more will come, and what comes after it is lost with the
+folder. Children of a dead process, and its console's drain, may outlive it for a moment. So after a death the
+final look waits, for a bounded drain grace, until no process has the lease's chains open any more. A process
+that ended its lease by itself has seen to that before.
 
-The last look at a lease's streams says that nothing more will come, and what comes after it is lost with the
-folder. So after a death it waits, bounded, until nobody has the lease's chains open any more. A process that
-ended its lease by itself has seen to that before.
-
-The lease folders of this node's spool, looked at in time: what is in them becomes events.
-
-One lease with unreadable files harms no other: its trouble is told once, and it is looked at again.
+A lease with unreadable files harms no other: its trouble is logged once, and it is looked at again.
 """
 
 from __future__ import annotations
@@ -80,7 +77,7 @@ class LifecycleTail:
 def with_gaps(cut: Cut, segment: int) -> Iterator[bytes]:
     """Lines of a damaged cut, with an empty one for each entry that cannot be read any more.
 
-    So the entries behind them keep the numbers that an earlier coordinator gave them. How many are missing
+    Thus the entries behind them keep the numbers that an earlier coordinator gave them. How many are missing
     follows from the sequence; at the start of a cut, where that is not known, one is assumed.
     """
     before = -1 if cut.start == 0 and segment == 1 else None
@@ -104,7 +101,7 @@ def _sequence_of(raw: bytes, one: Cut) -> int:
 
 
 def check_lease_folder(spool: Path, lease_id: str, folder: str) -> None:
-    """A client names its folder; only a lease's own place in this node's spool is accepted (G11).
+    """Checks a folder that a client has named: only its lease's own place in this spool is accepted (G11).
 
     Raises:
         ProtocolError: it is somewhere else.
@@ -116,7 +113,7 @@ def check_lease_folder(spool: Path, lease_id: str, folder: str) -> None:
 
 
 def check_exists(folder: str) -> None:
-    """A lease that nobody has heard of yet has at least a folder.
+    """Checks that an unknown lease has a folder.
 
     Raises:
         ProtocolError: it has none.
@@ -126,7 +123,7 @@ def check_exists(folder: str) -> None:
 
 
 def lease_folder(spool: Path, lease_id: str) -> Path:
-    """Where a lease's files are."""
+    """Path of a lease's folder."""
     return spool / "leases" / lease_id
 
 
@@ -159,8 +156,8 @@ def last_written_ms(folder: str) -> int:
 def still_written(folder: str) -> bool:
     """Whether a child or the console's drain of a dead process may still write here.
 
-    They hold locks, which end with them: the chain that a child writes, and the drain's file. Where nothing
-    can be read, nobody is waited for.
+    They hold locks, which end with them: on the chain that a child writes, and on the drain's file. Where
+    nothing can be read, the answer is no.
     """
     files = real_files()
     try:
@@ -185,7 +182,7 @@ def has_family(folder: str) -> bool:
 
 
 def is_released(folder: str) -> bool:
-    """Whether the process has let go of its lease file, and no child that it forked can write there."""
+    """Whether the process has released its lease file, and no child that it forked can write there."""
     probe = LeaseProbe(Path(folder) / LOCK_NAME)
     try:
         return probe.state() != "held" and not probe.has_family() and not still_written(folder)
@@ -194,7 +191,7 @@ def is_released(folder: str) -> bool:
 
 
 def is_forgotten(folder: str, now: float) -> bool:
-    """Whether a process died before the disk took a word of it: its lock is there, and nobody holds it.
+    """Whether a process died before its claim was written: its lock file is there, and not locked.
 
     Args:
         folder: of a lease that has written nothing.
@@ -216,18 +213,18 @@ LAST_WORDS_S = 2.0  # a dead owner's place is kept as long, so nobody waits long
 
 
 class DrainGrace:
-    """Leases of dead processes whose last look has to wait."""
+    """Leases of dead processes whose final look has to wait."""
 
     def __init__(self) -> None:
         self._dead: dict[str, float] = {}
         self._waiting: dict[str, str] = {}
 
     def died(self, lease_id: str, now: float) -> None:
-        """The process of this lease is dead."""
+        """Begins the grace of a lease whose process is dead."""
         self._dead.setdefault(lease_id, now)
 
     def must_wait(self, lease_id: str, folder: str, now: float) -> bool:
-        """Whether it is too early for the last look; it then comes up in `due`."""
+        """Whether it is too early for the final look; the lease then comes up in `due`."""
         died_at = self._dead.get(lease_id)
         if died_at is None or now >= died_at + LAST_WORDS_S or not still_written(folder):
             return False
@@ -235,12 +232,12 @@ class DrainGrace:
         return True
 
     def due(self, now: float) -> list[tuple[str, str]]:
-        """Leases and folders whose time for the last look has come."""
+        """Leases and folders whose time for the final look has come."""
         waiting, self._waiting = self._waiting, {}
         return [(each, folder) for each, folder in waiting.items() if not self.must_wait(each, folder, now)]
 
     def forget(self, lease_id: str) -> None:
-        """The folder is gone."""
+        """Forgets a lease whose folder is gone."""
         self._dead.pop(lease_id, None)
         self._waiting.pop(lease_id, None)
 
@@ -251,7 +248,7 @@ SCAN_S = 5.0  # how often it looks for leases whose process never got through to
 
 
 class LeaseFolders:
-    """Remembers how far each lease's folder has been read.
+    """The lease folders of a spool, and how far each has been read.
 
     Args:
         spool: root of this node's spool.
@@ -280,7 +277,7 @@ class LeaseFolders:
         return self._folders.get(lease_id, "")
 
     def look(self, now: float) -> Iterator[on.Event]:
-        """What is new in all of them, if it is time."""
+        """News of all folders, if it is time to look."""
         if now < self.look_at:
             return
         self.look_at = now + LOOK_S
@@ -297,7 +294,7 @@ class LeaseFolders:
             self._touch(now)
 
     def _touch(self, now: float) -> None:
-        """Cleaners of /var/tmp take what nobody touched for long; a trainer that logs nothing lives too."""
+        """Renews file times against cleaners of /var/tmp, for trainers that log nothing for long."""
         self._touch_at = now + TOUCH_S
         for lease_id, folder in self._folders.items():
             try:
@@ -306,7 +303,7 @@ class LeaseFolders:
                 self.tell_trouble(lease_id, error)
 
     def scan(self, now: float) -> Iterator[on.Event]:
-        """Leases of which nobody told us: their process has ended, or could not reach the socket."""
+        """Leases that sent no message: their process has ended, or could not reach the socket."""
         self._scan_at = now + SCAN_S
         for lease_id in lease_ids(self._spool):
             folder = str(lease_folder(self._spool, lease_id))
@@ -337,11 +334,11 @@ class LeaseFolders:
             yield on.LifecycleRead(lease_id=lease_id, folder=folder, entries=entries)
 
     def seen(self, lease_id: str, folder: str, *, final: bool, now: float) -> on.StreamsSeen:
-        """The sizes of a lease's streams; the last look at them may have to wait a moment."""
+        """The sizes of a lease's streams; the final look at them may have to wait a moment."""
         return _seen(lease_id, folder, final=final and not self._drain_grace.must_wait(lease_id, folder, now))
 
     def died(self, lease_id: str, now: float) -> Iterator[on.LifecycleRead]:
-        """The process is dead; what it wrote before comes first (R1)."""
+        """Reads what a dead process has written, before its death becomes an event (R1)."""
         self._drain_grace.died(lease_id, now)
         yield from self.read(lease_id, self.folder(lease_id))
 
@@ -354,11 +351,11 @@ class LeaseFolders:
             return 0
 
     def await_release(self, lease_id: str) -> None:
-        """Tell when the process has let go of this folder."""
+        """Has an event come when the process has released this folder."""
         self._leaving.add(lease_id)
 
     def look_again(self, lease_id: str) -> None:
-        """Its sizes are to be told again, also if they have not changed."""
+        """Has the sizes of a lease's streams reported again, also if they have not changed."""
         self._looked.pop(lease_id, None)
 
     def remove(self, lease_id: str, folder: str) -> None:
@@ -371,7 +368,7 @@ class LeaseFolders:
         remove_folder(folder)
 
     def tell_trouble(self, lease_id: str, error: OSError) -> None:
-        """Once for each kind of trouble."""
+        """Logs trouble with a lease's folder, once for each kind."""
         told = (lease_id, str(error))
         if told not in self._troubled:
             self._troubled.add(told)

@@ -1,10 +1,11 @@
-"""Threads for what takes long, in bulkheads that do not wait for each other.
+"""Threads for slow effects, in bulkheads that do not wait for each other.
 
 A bulkhead is a few threads for one destination and one kind of work: a server that hangs holds back no other
 server, and a file upload no metrics. Within one the Runs take turns: a Run with a hundred streams gets no
 more of it than a Run with a single stream.
 
-Slow effects on their way: carried out by threads, their events picked up by the one that decides.
+`place_of` says for each effect which bulkhead it belongs to. `Background` has effects carried out, and hands
+their events to the thread that decides.
 """
 
 from __future__ import annotations
@@ -100,14 +101,14 @@ class Pools:
         self._bulkheads: dict[str, Bulkhead] = {}
 
     def submit(self, place: Place, work: Work) -> None:
-        """Has a piece of work done; it must not raise."""
+        """Queues a piece of work, which must not raise."""
         bulkhead = self._bulkheads.get(place.bulkhead)
         if bulkhead is None:
             bulkhead = self._bulkheads[place.bulkhead] = Bulkhead(place.bulkhead, place.width)
         bulkhead.submit(place.run, work)
 
     def close(self, within_s: float) -> bool:
-        """Drops what has not begun; whether all that was under way came to its end in time."""
+        """Drops work that has not begun; returns whether all work in progress has ended in time."""
         deadline = time.monotonic() + within_s
         bulkheads = tuple(self._bulkheads.values())
         for bulkhead in bulkheads:
@@ -143,14 +144,14 @@ class Bulkhead:
             self._changed.notify()
 
     def end(self) -> None:
-        """Forgets what has not begun."""
+        """Drops work that has not begun."""
         with self._changed:
             self._closed = True
             self._queues.clear()
             self._changed.notify_all()
 
     def wait(self, within_s: float) -> bool:
-        """Waits for what is under way; False if it takes longer."""
+        """Waits for work in progress; False if it takes longer."""
         with self._changed:
             return self._changed.wait_for(lambda: self._threads == 0, within_s)
 
@@ -186,7 +187,7 @@ CLOSE_S = 5.0  # requests that are under way at the end get this long; those tha
 
 
 class Background:
-    """Threads, and the queue of what became of their work.
+    """Effects in threads, and the queue of their events.
 
     Attributes:
         wake: a descriptor that polls readable when there is an event; None where the system has none.
@@ -194,8 +195,8 @@ class Background:
 
     Args:
         worker: carries out one effect at a time.
-        intact: whether the coordinator is still the one; an effect that has waited for its turn, or for the
-            processor, while it was replaced is not carried out any more.
+        intact: whether the coordinator has not been replaced; asked just before an effect is carried out,
+            which may have waited long for its turn or for the processor.
     """
 
     def __init__(self, worker: Worker, intact: Callable[[], bool]) -> None:
@@ -211,7 +212,7 @@ class Background:
         self._pools.submit(place_of(effect), lambda: self._work(effect))
 
     def collect(self) -> Iterator[Event]:
-        """What became of effects since the last call."""
+        """Events of effects that have ended since the last call."""
         if self.wake is not None:
             with contextlib.suppress(BlockingIOError):
                 os.eventfd_read(self.wake)
@@ -231,7 +232,7 @@ class Background:
             os.close(self.wake)
 
     def _work(self, effect: Slow) -> None:
-        """In a thread; a fault that nobody foresaw becomes an event and a line in the log."""
+        """Runs in a thread; an unexpected fault becomes an event and a line in the log."""
         if not self._intact():
             return
         try:

@@ -1,8 +1,8 @@
-"""Who is alive: the watches of all leases and launchers, asked in time.
+"""Watches on the processes of all leases and on launchers, which notice their deaths (R2).
 
-pidfds wake the driver by themselves; locks are asked every `PROBE_INTERVAL_S`. A process that nobody here can
-see (another boot) and that has not spoken for `UNSEEN_S` is taken for gone: alive, it would have renewed its
-lease twelve times.
+pidfds wake the driver by themselves; locks are probed every `PROBE_INTERVAL_S`. A process that cannot be seen
+from here (another boot) and that has sent nothing for `UNSEEN_S` counts as dead: alive, it would have renewed
+its lease twelve times.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Death(msgspec.Struct, frozen=True):
     """A process that is gone, and what the kernel still knew.
 
     Attributes:
-        seen: it was seen alive here; else it may have been dead for long.
+        seen: it was seen alive by this coordinator; else it may have been dead for long.
     """
 
     key: str
@@ -71,7 +71,7 @@ class Watches:
             self._by_fd[fd] = key
 
     def heard(self, key: str, now: float) -> None:
-        """The process spoke."""
+        """Notes a message of the process."""
         watched = self._watched.get(key)
         if watched is not None:
             watched.seen_at, watched.seen = now, True
@@ -87,7 +87,7 @@ class Watches:
 
     @property
     def descriptors(self) -> tuple[int, ...]:
-        """What to poll for."""
+        """Descriptors to poll: each is readable when its process has died."""
         return tuple(self._by_fd)
 
     @property
@@ -96,12 +96,12 @@ class Watches:
         return PROBE_INTERVAL_S if len(self._watched) > len(self._by_fd) else None
 
     def readable(self, fd: int, now: float) -> list[Death]:
-        """A descriptor fired."""
+        """The deaths behind a descriptor that is readable."""
         key = self._by_fd.get(fd)
         return self.check(key, now) if key is not None else []
 
     def look(self, now: float) -> list[Death]:
-        """Asks all those that cannot speak up by themselves."""
+        """Checks all processes whose watches have no descriptor."""
         silent = [key for key, watched in self._watched.items() if watched.watch.fileno() is None]
         return [death for key in silent for death in self.check(key, now)]
 
@@ -119,7 +119,7 @@ class Watches:
             return []
         status = watched.watch.exit_status()
         killed = status is not None and status.signal == "SIGKILL"
-        # On a busy machine a death is noticed late, and its victims' words would come before it (R10).
+        # On a busy machine a death is noticed late, and its victims' evidence would come before it (R10).
         alive_until = max(watched.since, self._polled_at) if exact else watched.seen_at
         self.stop(key)
         return [Death(key, alive_until, status, killed and watched.oom.risen(), watched.seen)]

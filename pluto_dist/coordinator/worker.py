@@ -1,9 +1,8 @@
-"""Effects that may take long: requests to a backend, writes to a store that may be on a network.
+"""The worker carries out effects that may take long: requests to a backend, writes to a store on a network.
 
-They run in a few threads. Each returns the event that tells the core what became of it; a fault that nobody
-foresaw becomes an honest `Unknown` with its text, never a silent thread.
-
-Copies of undelivered segments and their files in the store, and what `sync` has made of them.
+It runs in a few threads at once. Each effect returns the event that gives the core its outcome; an unexpected
+fault becomes an `Unknown` with its text, never a silent thread. A cut of a spool is made here (`_cut`), put
+under its final names, and given to the backend.
 """
 
 from __future__ import annotations
@@ -122,7 +121,7 @@ class Worker:
         self._metadata = metadata or Metadata()
 
     def do(self, effect: Slow) -> Event | None:
-        """Blocks; returns what happened, None where nobody needs to know."""
+        """Carries an effect out, which may block; returns its event, None where the core needs none."""
         match effect:
             case Ship():
                 return self._ship(effect)
@@ -160,7 +159,7 @@ class Worker:
                 assert_never(effect)
 
     def failed(self, effect: Slow, error: BaseException) -> Event | None:
-        """The event for a fault that nobody foresaw."""
+        """The event for an unexpected fault."""
         reason = f"{type(error).__name__}: {error}"
         match effect:
             case Ship():
@@ -275,9 +274,9 @@ class Worker:
         return Controlled(run=run.key, operation=effect.operation, token=effect.token, outcome=outcome)
 
     def _fenced(self, backend: Backend, effect: Control) -> Outcome | None:
-        """Why what only the seat may say must not be said any more; None if it may.
+        """Why a request that only the seat may send must not leave any more; None if it may.
 
-        The server has no compare-and-set, so the time is looked at last, just before the request.
+        The server has no compare-and-set, so the time is compared last, just before the request.
         """
         fence = effect.fence
         if fence is None:
@@ -308,7 +307,7 @@ class Worker:
 
 
 def _final(effect: Ship, lines: tuple[bytes, ...]) -> tuple[bytes, ...]:
-    """The lines as the server gets them."""
+    """The lines as the backend gets them: with console numbers, or under final names."""
     if effect.kind == "console":
         return numbered(lines, effect.first_line, effect.label)
     return renamed(effect.kind, lines, effect.known) if effect.renamed else lines
@@ -367,7 +366,7 @@ PIECE = 4 << 20
 
 
 def keep(effect: KeepCopies) -> CopiesKept:
-    """Copies byte for byte to the same place; a segment that is gone has been delivered meanwhile."""
+    """Copies parts of segments byte for byte into the store; a segment that is gone has been delivered."""
     store, copied = Store(Path(effect.store)), list[Copy]()
     try:
         for copy in sorted(effect.copies, key=_is_of_files):  # a large file must not hold back records
@@ -383,7 +382,7 @@ def keep(effect: KeepCopies) -> CopiesKept:
 
 
 def drop(effect: DropCopies) -> CopiesDropped:
-    """Removes them; one that cannot be removed now is found again later."""
+    """Removes copies; one that cannot be removed now is found again later."""
     store, gone = Store(Path(effect.store)), list[tuple[str, int]]()
     for stream, segment in effect.segments:
         try:
@@ -395,7 +394,7 @@ def drop(effect: DropCopies) -> CopiesDropped:
 
 
 def uploads(effect: ReadUploads) -> UploadsRead:
-    """What the marks beside the Run say of its own server; a mark that cannot be read says nothing."""
+    """What `sync` has uploaded to the Run's own server, by its mark; an unreadable mark counts as none."""
     try:
         marks = Marks(Store(Path(effect.target.store)), effect.run).all()
     except (OSError, ValueError):
@@ -418,7 +417,7 @@ def _is_of_files(copy: Copy) -> bool:
 
 
 def _keep_files(store: Store, effect: KeepCopies, copy: Copy) -> None:
-    """The files of all records up to the end of the copy; those that are gone are delivered."""
+    """Copies the files of all records up to the end of the copy; those that are gone are delivered."""
     for line in located(records(effect.folder, copy.stream, copy.segment, 0, copy.end), effect.folder):
         files.keep_copy(store, effect.run, line)
 

@@ -1,4 +1,4 @@
-"""First file that a coordinator runs; started by path, so it can decide where `pluto_dist` comes from.
+"""The first file that a coordinator runs; started by path, so it can decide where `pluto_dist` comes from.
 
 The coordinator must run the very same package as the trainer, also from a plain checkout, and must not be
 shadowed: a folder in PYTHONPATH goes before the standard library, so one `select.py` beside the package would

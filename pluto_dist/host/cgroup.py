@@ -1,4 +1,4 @@
-"""The memory cgroup of a process, for "was it the OOM killer?" (R9), and the CPUs that are allowed."""
+"""Limits that the kernel sets a process: kills by its memory cgroup (R9), and the CPUs that it may use."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pluto_dist.host.identity import PROC
 def oom_counter_of(pid: int | str = "self", among: Iterable[Mount] | None = None) -> Path | None:
     """The file that counts OOM kills in the memory cgroup of a living process.
 
-    To be asked while the process lives: a zombie is moved out of its cgroup (version 1).
+    Only for a living process: a zombie is moved out of its cgroup (version 1).
 
     Returns:
         None without memory controller, or if the cgroup is outside of what this container sees.
@@ -38,8 +38,8 @@ def oom_counter_of(pid: int | str = "self", among: Iterable[Mount] | None = None
 def oom_kills(counter: Path | None) -> int | None:
     """How many processes of the cgroup (version 2: and below) the OOM killer has ended so far.
 
-    Compare before and after: a rise says that somebody in the cgroup was killed in between, not who. The
-    kernel counts before it kills, so after a death the number is up to date.
+    A rise says that some process of the cgroup was killed in between, not which. The kernel counts before it
+    kills, so after a death the number is up to date.
 
     Returns:
         None if it cannot be read, for instance because the cgroup was removed with its job.
@@ -54,10 +54,10 @@ def oom_kills(counter: Path | None) -> int | None:
 
 
 class OomWatch:
-    """Whether the OOM killer has ended somebody in a cgroup since now.
+    """Notices kills by the OOM killer in a cgroup from now on.
 
     Args:
-        counter: of `oom_counter_of`; without one nothing is ever known.
+        counter: from `oom_counter_of`; None notices nothing.
     """
 
     def __init__(self, counter: Path | None) -> None:
@@ -65,7 +65,7 @@ class OomWatch:
         self._before = oom_kills(counter)
 
     def risen(self) -> bool:
-        """It says that somebody was killed, not who: ask about a process that died by SIGKILL."""
+        """Whether a process of the cgroup was killed, not which: meant for one that died by SIGKILL."""
         after = oom_kills(self._counter)
         return after is not None and self._before is not None and after > self._before
 
@@ -74,7 +74,8 @@ def widen_affinity() -> int | None:
     """Lets the calling thread run on every CPU that its cpuset allows, and returns how many.
 
     Launchers pin a rank to a few cores and a child inherits that. Threads that exist already keep theirs, so
-    it is called first. None where the platform has no affinity; the old one stays if the kernel refuses.
+    this is called before there are others. None where the platform has no affinity; the old one stays if the
+    kernel refuses.
     """
     if not hasattr(os, "sched_setaffinity"):
         return None

@@ -1,4 +1,4 @@
-"""The API key of a user who has set none: what `pluto login` stored, else a file of his own (G11)."""
+"""Stored API keys, for a user who has set none: that of `pluto login`, else a private file (G11)."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def stored_key(env: Mapping[str, str]) -> StoredKey | None:
 
 
 def key_refused(error: KeyRefusedError, server: str, source: str) -> KeyRefusedError:
-    """The refusal with what its reader has to know: which server, whose key, and the way out.
+    """The error for a refused key, with the server, the source of the key, and the way out.
 
     Args:
         error: as the server's answer became one.

@@ -1,4 +1,4 @@
-"""Which filesystem a path is on, and what may be trusted to it."""
+"""Filesystems: which one a path is on, and whether its files are local, lasting and writable."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NETWORK = frozenset(
     ncpfs nfs nfs3 nfs4 ocfs2 orangefs panfs pvfs2 quobyte smb2 smb3 smbfs vboxsf vmhgfs webdav wekafs
     """.split()  # noqa: SIM905  -- a list that people read
 )
-# Most of FUSE is somebody's object store or ssh session; these are not.
+# Most of FUSE is an object store or an ssh session; these are local.
 LOCAL_FUSE = frozenset(
     {"fuseblk", "fuse.fuse-overlayfs", "fuse.mergerfs", "fuse.bindfs", "fuse.lxcfs", "fuse.ntfs-3g"}
 )
@@ -128,9 +128,9 @@ def short_lived(path: Path, fs_type: str, tmp_folders: Iterable[str] = TMP_FOLDE
 
 
 def refusal(folder: Path) -> str:
-    """Why the folder takes nothing now, in words; "" if it does.
+    """Why nothing can be written into the folder now, in words; "" if it can.
 
-    It is tried: a quota does not show in the free space.
+    A file is written to find out: a quota does not show in the free space.
     """
     try:
         with tempfile.TemporaryFile(dir=folder, prefix=".room") as probe:

@@ -1,6 +1,6 @@
-"""Which process this is, for all time (R2), and the clock that identities and deadlines share.
+"""Identity of processes, unique for all time (R2), with the clock that identities and deadlines share.
 
-What /proc says about a process. All of it may be hidden (hidepid) or belong to another pid namespace.
+It comes from /proc, which may hide other processes (hidepid) or belong to another pid namespace.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class Stat(msgspec.Struct, frozen=True):
         state: one letter, `Z` for a zombie. A thread group whose first thread has left shows it too.
         threads: threads that are left (field 20); a zombie with more than one is not dead.
         start: clock ticks since boot, in the time namespace of the reader (field 22).
-        wait_status: as wait(2) gives it (field 52); 0 also when the kernel does not want to tell.
+        wait_status: as wait(2) gives it (field 52); 0 also where the kernel hides it.
     """
 
     state: str
@@ -133,7 +133,7 @@ class Stat(msgspec.Struct, frozen=True):
 
     @property
     def is_dead(self) -> bool:
-        """The whole process ended and its parent has not collected it yet."""
+        """Whether the whole process has ended, and its parent has not collected it yet."""
         return self.state in {"Z", "X"} and self.threads <= 1
 
 
@@ -181,7 +181,7 @@ def shows_own_namespace() -> bool:
 def may_read_exit(pid: int) -> bool:
     """Whether the kernel shows us the real exit code of a zombie and not a constant 0.
 
-    It asks the same permission as for `ns/user` (a ptrace read), which says no aloud.
+    It needs the same permission as `ns/user` (a ptrace read), where a refusal is an error.
     """
     try:
         (PROC / str(pid) / "ns" / "user").readlink()

@@ -1,24 +1,24 @@
-"""Starts a coordinator that is nobody's child (R3). Runs in the trainer, so it must not disturb it.
+"""Start of a coordinator as no process's child (R3): whether, by which process, and how.
 
-A short-lived Python without site-packages (8 ms) is started in a session of its own; it takes the
+**How.** A short-lived Python without site-packages (8 ms) is started in a session of its own; it takes the
 coordinator's lock, spawns the coordinator with clean signals and exits, which orphans the coordinator
-(`spawn.py`). Nothing here forks without exec, runs Python code between fork and exec, or changes the
-trainer's own state, so other threads may do what they like meanwhile. `/bin/sh` would do too, but slim
-containers have none.
+(`spawn.py`). All this runs in the trainer, so nothing here forks without exec, runs Python code between fork
+and exec, or changes the trainer's own state, whatever its other threads do meanwhile. `/bin/sh` would do too,
+but slim containers have none.
 
 Orphans go to the nearest subreaper, else to pid 1 of the pid namespace. If the trainer is that pid 1, the
 coordinator becomes its child after all: it ends with the trainer (the kernel kills the namespace), and when
-it ends earlier it stays a zombie until somebody waits. A trainer that calls `waitpid(-1)` may then see a pid
-it does not know; `subprocess` and `multiprocessing` wait for their own pids only and do not mind.
+it ends earlier it stays a zombie until the trainer waits for it. A trainer that calls `waitpid(-1)` may then
+see a pid it does not know; `subprocess` and `multiprocessing` wait for their own pids only and do not mind.
 
-The marker that `pluto-dist coordinator stop` leaves in the runtime folder (R3).
+**By which process.** A ticket in the runtime folder keeps the ranks of a job from trying all at once. The
+lock alone ensures that there is one coordinator.
 
-The rule. While the marker is there, nobody starts a coordinator just because the old one is gone: heartbeats
-and nudges of attached processes go unanswered, and what is logged stays in the spool. Whoever waits for a
-coordinator still gets one, or nothing could begin or end: `init()`, `attach()`, `finish()`, `close()`,
-`flush()`, `pluto-dist coordinator start` and `finish`. Starting one takes the marker away.
-
-Whether a coordinator has to be started now, and by whom.
+**Whether.** `pluto-dist coordinator stop` leaves a marker in the runtime folder. While it is there, the
+absence of a coordinator is no reason to start one: heartbeats and nudges of attached processes go unanswered,
+and records stay in the spool. Calls that need a coordinator still get one, or nothing could begin or end:
+`init()`, `attach()`, `finish()`, `close()`, `flush()`, `pluto-dist coordinator start` and `finish`. A start
+removes the marker.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class CoordinatorOptions(msgspec.Struct, frozen=True):
     """The coordinator's arguments; `parse(options.arguments())` gives the same options.
 
     Attributes:
-        lock_fd: descriptor of its lock, if it was born with it.
+        lock_fd: descriptor of its lock, if it inherits that.
     """
 
     runtime: Path
@@ -116,8 +116,8 @@ def launch(places: Places, env: Mapping[str, str], *, idle_exit_s: float = 60.0)
 def command(options: CoordinatorOptions, *, search_path: Iterable[str] | None = None) -> list[str]:
     """The coordinator's command line: this interpreter, this very package, a safe import path.
 
-    Without `site`: what other packages hook into every start of an interpreter (the official client imports
-    itself, 0.25 s) has no place in the coordinator. Their folders are handed on instead.
+    Without `site`: other packages hook into every start of an interpreter (the official client imports
+    itself, 0.25 s), and have no place in the coordinator. Their folders are handed on instead.
     """
     return [*_python(sys.path if search_path is None else search_path), *options.arguments()]
 
@@ -156,7 +156,7 @@ def start_detached(
     keep: Sequence[int] = (),
     lock: Path | None = None,
 ) -> bool:
-    """Runs a program as nobody's child: own session, cwd `/`, umask 077, output appended to `log`.
+    """Runs a program as no process's child: own session, cwd `/`, umask 077, output appended to `log`.
 
     Args:
         arguments: the program and its arguments.
@@ -192,10 +192,10 @@ def start_detached(
 
 
 def claim_start(places: Places) -> bool:
-    """Whether the caller is the one who should launch now; the others wait for the socket.
+    """Takes the ticket; False if another process has it, and the caller should wait for the socket.
 
-    It keeps the ranks of a job from trying all at once. It is only an economy: when it errs, two try, and the
-    lock decides before there is a second coordinator.
+    The ticket keeps the ranks of a job from trying all at once. It is only an economy: when it errs, two try,
+    and the lock decides before there is a second coordinator.
     """
     ticket = _ticket(places)
     for _ in range(2):
@@ -212,13 +212,13 @@ def claim_start(places: Places) -> bool:
 
 
 def end_start(places: Places) -> None:
-    """The coordinator answers, or will not: the next launch need not wait."""
+    """Gives the ticket back, because the coordinator answers or will not: the next launch need not wait."""
     with contextlib.suppress(OSError):  # its folder is gone, or not ours any more
         _ticket(places).unlink()
 
 
 def put_off_start(places: Places) -> None:
-    """There is a coordinator; if it is one that leaves, somebody is to try again soon."""
+    """Keeps the ticket for a moment: there is a coordinator; if it is leaving, another try follows soon."""
     soon = time.time() - TICKET_LIFE_S + BUSY_S
     with contextlib.suppress(OSError):
         os.utime(_ticket(places), (soon, soon))
@@ -273,7 +273,7 @@ def _is_stale(ticket: Path) -> bool:
 
 
 def leave(places: Places) -> None:
-    """Leaves the marker.
+    """Leaves the marker of `pluto-dist coordinator stop`.
 
     Raises:
         OSError: the runtime folder cannot be written.
@@ -282,12 +282,12 @@ def leave(places: Places) -> None:
 
 
 def is_left(places: Places) -> bool:
-    """Whether somebody stopped the coordinator and nobody has needed one since."""
+    """Whether the coordinator was stopped by hand, and none was needed since."""
     return _marker(places).exists()
 
 
 def clear(places: Places) -> None:
-    """A coordinator is needed again."""
+    """Removes the marker, because a coordinator is needed again."""
     _marker(places).unlink(missing_ok=True)
 
 
@@ -296,16 +296,16 @@ def _marker(places: Places) -> Path:
 
 
 def start_if_absent(places: Places, env: Mapping[str, str], *, idle_exit_s: float, needed: bool) -> None:
-    """Starts a coordinator if there is none and nobody else is about to start one.
+    """Starts a coordinator if there is none and no other process is about to start one.
 
     Args:
-        places: of this node; folders that somebody has deleted are made again.
-        env: of the process that wants one.
+        places: of this node; folders that were deleted are made again.
+        env: of the calling process.
         idle_exit_s: for the coordinator.
-        needed: somebody waits for it, so it is started also after `pluto-dist coordinator stop`.
+        needed: a call waits for it, so it is started also after `pluto-dist coordinator stop`.
 
     Raises:
-        PlutoDistError: it cannot be started here; the next one who tries need not wait for this one.
+        PlutoDistError: it cannot be started here; the ticket is given back.
     """
     if is_left(places) and not needed:
         return

@@ -7,7 +7,7 @@ The trap: closing ANY descriptor of the file in the holder drops the lock. So th
 here, and nothing else in that process may open it, not even to read it. The prober is another process.
 
 On the same descriptor there is a `flock`, which is the opposite: forked children share it, so it lasts until
-the last of them has ended or executed another program. It tells whether anybody may still write. Only on
+the last of them has ended or executed another program. It tells whether any process may still write. Only on
 Linux; elsewhere a child that has not written when its parent dies is not waited for.
 
 What a probe does not promise: "free" is death only if the holder once had the lock (it takes it before it
@@ -76,7 +76,7 @@ class LeaseLock:
 
 
 class LeaseProbe:
-    """Looks, from another process, whether somebody holds a lease file; never takes the lock itself."""
+    """Looks, from another process, whether a lease file is locked; never takes the lock itself."""
 
     def __init__(self, path: Path) -> None:
         """Opens the file; `LeaseProbe` keeps to this inode even if the path is replaced."""

@@ -1,4 +1,4 @@
-"""Is that process alive? The coordinator's side of R2.
+"""Liveness: whether a process lives, and how it ended (R2, R9); the coordinator's side.
 
 `watch()` picks the best way there is:
 
@@ -15,16 +15,14 @@ way         when                                          what its answer means
 are alive. `dead` is final. `unknown` must never be treated as dead: another boot id is another machine, or a
 sandbox with a kernel of its own, or a machine that was rebooted, and from here they look the same.
 
-How a process ended, as far as the kernel still knows (R9).
-
-Two sources, and each covers what the other cannot:
+How a process ended is known from two sources, each for one case:
 
 * A zombie, dead but not yet collected by its parent: field 52 of /proc/<pid>/stat. The kernel prints 0 there
   when we may not look, so the permission is checked first.
 * A process that was collected: `PIDFD_GET_INFO` (Linux 6.15 and later) on a pidfd that was open before.
 
-What it does not promise: without either (older kernel, a parent that is quicker than we are, another uid, a
-security module) the answer is None, and nothing is guessed from it. The reason of a SIGKILL is not in it.
+Without either (older kernel, a parent that is quicker than we are, another uid, a security module) the answer
+is None, and nothing is guessed from it. Why a process got a SIGKILL is in neither.
 """
 
 from __future__ import annotations
@@ -80,11 +78,11 @@ class Watch(Protocol):
 
 
 def watch(identity: Identity, lease_file: Path | None = None) -> Watch:
-    """Starts to watch a process that was alive when it told its identity.
+    """Starts to watch a process that was alive when it wrote its identity.
 
     Args:
         identity: as the process itself gave it.
-        lease_file: what it holds its `LeaseLock` on, None if it has none (a launcher).
+        lease_file: the file of its `LeaseLock`, None if it has none (a launcher).
 
     Raises:
         OSError: the lease file is there but cannot be opened safely.
@@ -105,7 +103,7 @@ class PidfdWatch:
     """Exact: a pidfd stands for one process, whatever becomes of its number.
 
     It becomes readable when the last thread has ended, so a first thread that leaves early, a debugger's stop
-    and an `exec` (by any thread) are no death. An `exec` is therefore not noticed here; a new nonce tells it.
+    and an `exec` (by any thread) are no death. An `exec` is therefore not noticed here, but by its new nonce.
     """
 
     way: Way = "pidfd"
@@ -127,7 +125,7 @@ class PidfdWatch:
         return "dead" if self._poll.poll(0) else "alive"
 
     def exit_status(self) -> ExitStatus | None:
-        """From the zombie, or from the kernel's note if it was collected already."""
+        """The status of the zombie, or the kernel's note if it was collected already."""
         return exit_status_of(self._identity.pid, self._identity.start, self._pidfd)
 
     def close(self) -> None:
@@ -153,7 +151,7 @@ class LockWatch:
         return None
 
     def check(self) -> Presence:
-        """Asks the kernel who holds the lock."""
+        """Asks the kernel whether the lock is held."""
         state = "missing" if self._probe is None else self._probe.state()
         if state == "held":
             return "alive"
@@ -170,7 +168,7 @@ class LockWatch:
 
 
 class GoneWatch:
-    """It was dead before it could be watched: no such process, or a later one has its number."""
+    """For a process that was dead before it could be watched: none has its pid, or a later one."""
 
     way: Way = "none"
 
@@ -213,7 +211,7 @@ def _can_be_seen(identity: Identity) -> bool:
 
 
 def _by_pidfd(identity: Identity) -> Watch | None:
-    """The descriptor first, the start after it: so what was verified is what is held.
+    """Opens the descriptor first and compares the start after that: so what was verified is what is held.
 
     Returns:
         None if the process is there but /proc hides it, so that its start cannot be verified.

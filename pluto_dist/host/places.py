@@ -1,4 +1,4 @@
-"""Where runtime, spool and store are on this machine (design section 7).
+"""Places: the folders of runtime, spool and store on this machine.
 
 Runtime and spool are one unit below one base folder, so that cursors, locks and records never part. The base
 is a fixed path per user on local disk: all processes of the node must come to the same answer by themselves,
@@ -74,12 +74,12 @@ class Places(msgspec.Struct, frozen=True):
 
     @property
     def alive(self) -> Path:
-        """Touched by the coordinator while it serves; tells the next one until when this one watched."""
+        """Touched by the coordinator while it serves; shows the next one until when this one watched."""
         return self.runtime / "coordinator.alive"
 
     @property
     def log(self) -> Path:
-        """What the coordinator prints."""
+        """The coordinator's log: everything that it prints."""
         return self.runtime / "coordinator.log"
 
 
@@ -129,7 +129,7 @@ def make_again(places: Places) -> None:
     """Makes folders that were deleted since they were found.
 
     Raises:
-        PlacesError: they cannot be made, or somebody else has taken the name.
+        PlacesError: they cannot be made, or another user has taken the name.
     """
     try:
         _make(places.base)

@@ -1,8 +1,8 @@
 """Folders and files that belong to the user alone (G11).
 
 Every step goes through a descriptor of the folder above, never follows a symbolic link and looks at what was
-really opened. So a folder that somebody else made, or swapped for a link, is noticed and not used. It does
-not protect from root, from the same user, or from a parent folder that its owner renames afterwards.
+really opened. So a folder that another user made, or swapped for a link, is noticed and not used. It does not
+protect from root, from the same user, or from a parent folder that its owner renames afterwards.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def open_private(path: Path, flags: int) -> int:
     """Opens a file of ours with mode 0600, made if `flags` has O_CREAT; the descriptor is not inherited.
 
     Raises:
-        OSError: it is a link, no plain file, has several names, or belongs to somebody else.
+        OSError: it is a link, no plain file, has several names, or belongs to another user.
     """
     descriptor = os.open(path, flags | _FILE_FLAGS, FILE_MODE)
     try:

@@ -1,7 +1,7 @@
-"""What a setting's value may be: one parser per kind.
+"""Kinds of values that settings have, with one parser each.
 
-A parser takes what was given (text from the environment, any object from `init(settings=…)`) and returns
-the value, or raises ValueError or TypeError. `allowed` completes "… is not usable; allowed: …".
+A parser takes a value as it was given (text from the environment, any object from `init(settings=…)`) and
+returns the usable one, or raises ValueError or TypeError. `allowed` completes "… is not usable; allowed: …".
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class UnfitError(ValueError):
 
 
 class Kind(msgspec.Struct, frozen=True):
-    """How to read a value, and how to say what is allowed."""
+    """A parser, and the allowed values in words."""
 
     parse: Callable[[object], object]
     allowed: str

@@ -1,14 +1,16 @@
-"""The one reader of the environment.
+"""Settings, and the only place that reads the environment for them.
 
-`load` builds a frozen `Settings` once; everything else gets its values from there. Each setting has one key
-in `init(settings={…})` and one environment variable: `PLUTO_DIST_<KEY>`, or the official client's name where
+`load` builds a frozen `Settings` once; all other code gets its values from there. Each setting has one key in
+`init(settings={…})` and one environment variable: `PLUTO_DIST_<KEY>`, or the official client's name where
 that has one (`PLUTO_PROJECT`, `PLUTO_API_KEY`, …; `MLOP_…` still works and is noted). An argument beats the
 environment, the environment beats the default; an empty variable counts as unset.
 
-Keys of `init(settings={…})` that the official client knows and what becomes of them here.
+To add a setting, add a field with its default and its line in the docstring of `Settings`, and its kind to
+`_KINDS`.
 
-Scripts move over with their dictionary. A few keys say something that must not be lost in the move, for
-instance "do not upload": they are translated. The others mean nothing here and are noted, not refused.
+Scripts of the official client bring keys of their own (`translate`). A few say something that must not be
+lost, for instance "do not upload": they are translated. The others mean nothing here and are noted, not
+refused.
 """
 
 from __future__ import annotations
@@ -281,7 +283,7 @@ def load(
 
 
 def target_of(settings: Settings, store: Path) -> Target:
-    """Where the records of this process go; two Runs with different targets never mix.
+    """The target of this process's records; two Runs with different targets never mix.
 
     Raises:
         SettingError: pluto_dist is disabled, so there is no target.
@@ -384,7 +386,7 @@ def _deprecations(given: Mapping[str, _Given]) -> list[str]:
 
 
 def _misspelt(env: Mapping[str, str]) -> list[str]:
-    """A variable of a newer version must not stop an older one, so this is only a remark."""
+    """Remarks on unknown variables; no errors, because a newer version may know them."""
     known = [name for key in _KINDS for name in variables_of(key)]
     unknown = sorted(name for name in env if name.startswith("PLUTO_DIST_") and name not in known)
     return [
@@ -418,7 +420,7 @@ def cluster_of(settings: Settings) -> ClusterAddress | None:
 
 
 def _check_companions(settings: Settings, *, tls: bool) -> None:
-    """A user needs a password and a certificate its key; files have to be there."""
+    """Checks that a user has a password, a certificate its key, and that the files exist."""
     if bool(settings.cluster_user) != bool(settings.cluster_password_file):
         raise SettingError(
             "setting cluster_user needs cluster_password_file, and the other way round: a client certificate "
@@ -499,7 +501,7 @@ TRANSLATED: dict[str, Callable[[object], dict[str, object]]] = {
 
 
 def translate(overrides: dict[str, object]) -> tuple[dict[str, object], list[str], list[str]]:
-    """Our keys for those of the official client, and what became of the others.
+    """Our keys for those of the official client, with remarks on keys that have no meaning here.
 
     A key of ours that is given as well wins over its translation. Keys known to neither are left in.
 

@@ -1,4 +1,4 @@
-"""Spawns a program as nobody's child, a coordinator with its lock; run as a script by `launch`.
+"""Spawns a program as no process's child, a coordinator with its lock; run as a script by `launch`.
 
     python -S -P spawn.py LOCK KEEP PROGRAM [ARGUMENT…]
 
@@ -30,7 +30,7 @@ LOCK_OPTION = "--lock-fd="
 
 
 def try_lock(descriptor: int) -> bool:
-    """Takes the `flock` without waiting; False if somebody else has it.
+    """Takes the `flock` without waiting; False if another process has it.
 
     Raises:
         OSError: the filesystem has no flock.
@@ -43,7 +43,7 @@ def try_lock(descriptor: int) -> bool:
 
 
 def main() -> int:
-    """Spawns the program; the exit code."""
+    """Spawns the program; returns the exit code."""
     lock, keep, *arguments = sys.argv[1:]
     kept = {0, 1, 2, *map(int, filter(None, keep.split(",")))}
     close_all_but(kept)

@@ -18,8 +18,9 @@ from typer.testing import CliRunner
 import pluto_dist
 from pluto_dist.cli import coordinator, export, ps, runs, show
 from pluto_dist.cli.main import app, exit_code
-from pluto_dist.core.values.document import Document
+from pluto_dist.core.values.document import Document, ReaderShown, TopicShown
 from pluto_dist.core.values.records import Failure, Point, RunEvent, SeriesOwner, Verdict
+from pluto_dist.core.values.topics import ItemShown
 from pluto_dist.errors import AmbiguousRunError, RunNotFoundError, SettingError
 from pluto_dist.read.export import COLUMNS
 from pluto_dist.read.spooled import caught_up
@@ -157,6 +158,37 @@ def test_show_tells_people_all_of_it(machine: Machine):
     )
     assert [part for part in parts if part not in report] == []
     assert "event9\n" not in report
+
+
+def test_show_lists_checkpoints_and_who_has_looked_at_them(machine: Machine):
+    """R14: the newest few; readers with what they are at; other topics behind."""
+    latest = (
+        ItemShown(11, 1000, "owner", '{"path":"/out/a","step":100,"info":{"loss":0.5}}'),
+        ItemShown(12, 1000, "owner", '{"path":"/out/b","step":110}'),
+        ItemShown(13, 1000, "owner", '{"path":"/very/lo'),
+    )
+    readers = (
+        ReaderShown("idle", False, 13, {}, 0),
+        ReaderShown("evals", True, 10, {11: "eval", 12: "eval-2"}, 3),
+        *(ReaderShown(f"other-{number}", False, 13, {}, 0) for number in range(9)),
+    )
+    topics = {
+        "questions": TopicShown(1, (ItemShown(1, 1000, "eval", '"why?"'),), ()),
+        "checkpoints": TopicShown(13, latest, readers),
+    }
+    machine.keep(msgspec.structs.replace(document(lease("aa" * 12)), topics=topics))
+    report = " ".join(run(machine, "show", "1").split())
+    for part in (
+        "checkpoints: 13, the newest 3",
+        '100 /out/a {"loss":0.5}',
+        "110 /out/b",
+        '{"path":"/very/lo',
+        "WHO LOOKS DONE BEHIND AT WORK evals (group) 10 3 11 by eval, 12 by eval-2 idle 13 0",
+        "… 1 more; --all has them",
+        "topic questions: 1 NUMBER AT BY PAYLOAD 1",
+        'eval "why?" nobody has looked at them yet',
+    ):
+        assert part in report, (part, report)
 
 
 def test_what_users_programs_wrote_cannot_control_the_terminal(machine: Machine):

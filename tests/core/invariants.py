@@ -34,7 +34,16 @@ class Invariants:
             self._epochs_rise(run)
             self._verdict_is_frozen(run, event)
             self._names_are_apart(run)
+            self._moves_are_legal(run)
         self._cursors_are_honest()
+
+    def _moves_are_legal(self, run: Run) -> None:
+        """A part of the machine that asks for an illegal move is wrong, although the move is refused."""
+        history = self._world.book.histories.get(run.key)
+        refused = (
+            [event.detail for event in history.events if event.name == "illegal_move"] if history else []
+        )
+        assert not refused, f"{run.key}: {refused}"
 
     def removed(self, lease_id: str) -> None:
         """G3: a folder goes only when all that was written is accepted or set aside."""

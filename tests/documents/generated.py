@@ -14,7 +14,7 @@ import inspect
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
 from functools import cache
 from pathlib import Path
@@ -28,6 +28,7 @@ import pluto_dist
 from pluto_dist import errors
 from pluto_dist.cli.main import app
 from pluto_dist.client import topics
+from pluto_dist.core.rules import states
 from pluto_dist.core.values import backend, document, lifecycle, messages
 from pluto_dist.host import settings
 from tests.documents.pages import CHECKOUT, anchor_of, read
@@ -78,6 +79,22 @@ def document_keys() -> str:
     return _sections([document.Document], without=(document.Restore,))
 
 
+def phases() -> str:
+    """The phases of a Run and what moves it."""
+    return _diagram(states.PHASES, start="opening")
+
+
+def stages() -> str:
+    """What is on disk of a Run's opening and of its ending."""
+    return f"{_diagram(states.OPENING, start='asked')}\n\n{_diagram(states.ENDING, start='none')}"
+
+
+def _diagram(moves: Mapping[tuple[str, str], str], start: str) -> str:
+    """A table of moves as a picture; the text of it can be read as well."""
+    lines = [f"    {before} --> {after}: {why.replace('`', '')}" for (before, after), why in moves.items()]
+    return "\n".join(["```mermaid", "stateDiagram-v2", f"    [*] --> {start}", *lines, "```"])
+
+
 def api() -> str:
     """Public names of the package, with what their docstrings say."""
     found = {name: getattr(pluto_dist, name) for name in pluto_dist.__all__ if name != "errors"}
@@ -121,6 +138,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "entries": entries,
     "messages": wire_messages,
     "document": document_keys,
+    "phases": phases,
+    "stages": stages,
 }
 
 

@@ -342,6 +342,11 @@ class Checks:
 
     def _one_run(self, coordinator: SimCoordinator, run: Run) -> None:
         self.expect(run.ended and run.reported, f"{run.external_id} has no end: {run.status}")
+        history = coordinator.book.histories.get(run.key)
+        refused = (
+            [event.detail for event in history.events if event.name == "illegal_move"] if history else []
+        )
+        self.expect(not refused, f"{run.external_id} was to make an illegal move: {refused}")
         allowed = allowed_statuses(self.world, coordinator.book, run)
         self.expect(
             run.status in allowed, f"G7: {run.external_id} is {run.status}, the oracle says {allowed}"

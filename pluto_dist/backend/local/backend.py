@@ -1,11 +1,10 @@
-"""Backend `local`: the store is the whole world.
+"""Backend `local`: Runs in the store, without a server.
 
-Everything that the server would be told (names, tags, config, status) is in the Run's document, which the
-coordinator writes anyway; those calls therefore have nothing to do here.
+Names, tags, config and status are in the Run's document, which the coordinator writes anyway, so the calls
+that would send them have nothing to do here. What is left is opening Runs and copying records.
 
-Which Run a fork continues, by the server's rule.
-
-While the parent is itself a fork and the step lies in what it inherited, the parent's parent is meant.
+A fork continues the Run that `resolve` finds, by the server's rule: while the named parent is itself a fork
+and the step lies in what it inherited, the parent's parent is meant.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ JOIN_AGAIN_S = 2.0  # a Run that is not there yet is looked for again
 
 
 class LocalBackend:
-    """See the module's docstring.
+    """The `Backend` of one store.
 
     Args:
         store: absolute path of the store folder.
@@ -104,7 +103,7 @@ class LocalBackend:
         return Beat(Delivered())
 
     def seat_epoch(self, run: BackendRun) -> int | Outcome:
-        """See `Backend`. A store has one writer."""
+        """0: a store has one writer, so no seat has to be told from another."""
         return 0
 
     def revive(self, run: BackendRun) -> Outcome:
@@ -136,7 +135,7 @@ class LocalBackend:
         return msgspec.structs.replace(reopened, resumed=False)  # the answer to the first call was lost
 
     def _joined(self, request: OpenRequest, found: bytes | None) -> OpenResult:
-        """Only a Run that has ended: one that has not is written by its own coordinator, wherever that is."""
+        """Joins a Run that has ended; a live one is written by its own coordinator, wherever that is."""
         if found is None:
             return Unavailable(self._not_found(request), JOIN_AGAIN_S, absent=True)
         document = read(found)
@@ -199,7 +198,7 @@ class LocalBackend:
         )
 
     def _steps(self, found: Document) -> dict[str, int]:
-        """The document may be a second older than the streams beside it; a SIGKILL leaves it so."""
+        """Next steps by participant, from document and streams: after a SIGKILL the document may be older."""
         owners = {lease.lease_id: lease.participant for lease in found.leases}
         steps: dict[str, int] = {}
         for folder in self._store.streams(found.key):
@@ -239,7 +238,7 @@ MAX_HOPS = 10  # as on the server
 
 
 class LineageError(ValueError):
-    """Parent or step do not fit."""
+    """The parent of a fork is unknown, or has not reached the step."""
 
 
 def resolve(find: Callable[[RunRef], Document | None], ref: RunRef, step: int) -> Document:

@@ -4,8 +4,8 @@
     objects/<two digits>/<SHA-256>              contents of local Runs' files, of which those are links
     runs/<key>/rejected/<file name>             of records that were set aside
 
-The log name is the one under which the file was logged, not the final one: then a line tells the place,
-whoever reads it. File names are unique, so two participants do not meet there.
+The log name is the one under which the file was logged, not the final one: so every reader finds the place by
+the line alone. File names are unique, so files of two participants do not collide there.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def place_of(store: Store, key: str, line: FileLine) -> Path:
 
 
 def relative_place(line: FileLine) -> str:
-    """The same as seen from the Run's folder."""
+    """`place_of`, relative to the Run's folder."""
     return "/".join(("files", *map(safe_name, storable(line.log_name).split("/")), safe_name(line.file_name)))
 
 
@@ -53,7 +53,7 @@ def keep(store: Store, key: str, line: bytes) -> str | None:
 
 
 def keep_copy(store: Store, key: str, line: bytes) -> None:
-    """Has the file of an undelivered line in the store too; one that is only a reference stays where it is.
+    """Copies the file of an undelivered line into the store; one that is only a reference stays where it is.
 
     Raises:
         OSError: the store could not take it; no part of it stays.
@@ -115,7 +115,7 @@ def remove_segment(store: Store, key: str, lease_id: str, segment: str) -> None:
 
 
 def _taken_in(store: Store, source: Source, target: Path) -> str | None:
-    """The same content is in the store once, whatever it is called."""
+    """Takes a content into the store, once however many names it has; returns as `keep`."""
     if target.exists():
         return ""
     with _draft_of(target) as draft:
@@ -132,7 +132,7 @@ def _taken_in(store: Store, source: Source, target: Path) -> str | None:
 
 
 def _copied(source: Source, target: Path) -> None:
-    """A link where store and spool are on one filesystem: `located` tells it from a copy."""
+    """Copies a content; on one filesystem by a link, which `located` tells from a copy."""
     if target.exists():
         return
     source.check()
@@ -147,7 +147,7 @@ def _copied(source: Source, target: Path) -> None:
 
 @contextlib.contextmanager
 def _draft_of(target: Path) -> Iterator[Path]:
-    """A name beside the target; nothing of it stays."""
+    """A temporary name beside the target; whatever still has it afterwards is deleted."""
     target.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
     for left in target.parent.glob(f".{glob.escape(target.name)}.*.part"):  # its coordinator was killed
         left.unlink(missing_ok=True)
@@ -159,7 +159,7 @@ def _draft_of(target: Path) -> Iterator[Path]:
 
 
 def _own_copy(source: Source, draft: Path) -> str:
-    """A file that nobody changes any more, and its checksum; a blob of ours is one, so a link does."""
+    """Makes the draft a file that does not change any more, a link to a blob if possible; its SHA-256."""
     if source.seen is not None:
         return _written(source, draft)
     try:
@@ -183,7 +183,7 @@ def _written(source: Source, draft: Path) -> str:
 
 
 def _shared(kept: Path, draft: Path) -> None:
-    """Draft and object become one file; where a filesystem has no links the store has the draft only."""
+    """Makes draft and object one file; on a filesystem without links the store has the draft only."""
     with contextlib.suppress(OSError):
         kept.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
         try:
@@ -205,7 +205,7 @@ def _synced(path: Path) -> None:
 
 
 def _remove(root: Path, path: Path) -> None:
-    """The file, and the folders above it that are empty then."""
+    """Deletes the file, and the folders above it that are empty then."""
     path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # other files are left
         while (path := path.parent).is_relative_to(root):

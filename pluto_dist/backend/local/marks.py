@@ -1,9 +1,9 @@
-"""How far a Run of the store has been uploaded to one server: a file beside the Run, replaced atomically.
+"""Marks: how far a Run of the store has been uploaded to one server; a file, replaced atomically.
 
     runs/<key>/sync/<target>.json
 
-Data and console rows are on the server twice if they are sent twice, so the mark says before each such
-request that one is under way: whoever finds it so later counts those rows as possible repeats (G6).
+Data and console rows are on the server twice if they are sent twice. So the mark says before each such
+request that one is under way; a later `sync` that finds it so counts those rows as possible repeats (G6).
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
         series: owners of names that the Run's document does not know yet.
         in_flight: rows of a request whose answer was not written down.
         status, ended_ms: what was reported as the end; CANCELLED if the server had that already.
-        asked_ms: when the server may have been asked first to create it, 0 if it was not or has answered.
-        server_status: what the server made of the report.
-        tags: those that were sent last; what the server has beyond them is other people's.
+        asked_ms: when a request to create it may have reached the server first, 0 for never, or answered.
+        server_status: the status that the server had after the report.
+        tags: those that were sent last; what the server has beyond them was added there.
         damaged: places where no record could be read.
-        reopened: a Run of somebody else that asking has reopened, until it is put back.
+        reopened: another user's Run that our request has reopened, until it is put back.
     """
 
     url_api: str

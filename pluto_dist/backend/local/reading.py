@@ -1,20 +1,14 @@
-"""What the store and the spool hold of a Run, read for people: points and console lines.
-
-From segments to points under their final names: what `export`, `show --plot` and `sync` read.
+"""Reading of a Run's records from store and spool: points under their final names, and console lines.
 
 A lease's segments are in the store (copies, as far as they were delivered), in the spool (what is not
-delivered yet, and the newest delivered ones), or in both; then the longer one is read, since a copy is the
-same bytes from the start. Memory is constant: one piece of a segment at a time. Points come lease by lease,
-stream by stream, in the order of the file.
+delivered yet, and the newest delivered ones), or in both. Both hold the same bytes of a segment from its
+start, so the longer one is read, and a cursor into one is a cursor into both. Memory is constant: one piece
+of a segment at a time. Points come lease by lease, stream by stream, in the order of the file; console lines
+of several chains are merged by time.
 
 Names are final by the document's series (R7). A name that was logged but is not settled yet gets the name
 that it would get by the series known so far. What a superseded lease wrote behind its fence belongs to the
 participant `attempt<n>`.
-
-Console lines of a Run, from its copies in the store and from the spool, merged by time.
-
-The two hold the same bytes of a segment from its start, so the longer one is read, and a cursor into one is a
-cursor into both. Memory is constant while chains are read; lines of one chain keep their order.
 """
 
 from __future__ import annotations
@@ -86,7 +80,7 @@ def read_points(document: Document, roots: Sequence[Path]) -> Iterator[SeriesPoi
     """All points of a Run that are in reach.
 
     Args:
-        document: says who wrote, under which names.
+        document: has the Run's leases and series.
         roots: folders that hold one folder per lease: `<store>/runs/<key>/streams`, `<spool>/leases`. The
             first one is the Run's own: a lease folder there counts even if the document does not know it yet.
     """
@@ -109,8 +103,8 @@ class Segment(msgspec.Struct, frozen=True):
     """One segment of a stream with points, wherever its bytes are.
 
     Attributes:
-        lease_id: whose it is.
-        lease: what the document says of it, None if it does not know it yet.
+        lease_id: the lease that wrote it.
+        lease: that lease in the document, None if it is not there yet.
         stream, number: the segment's name.
         paths: files that hold its bytes from the start, the longest first.
     """
@@ -128,12 +122,12 @@ class Segment(msgspec.Struct, frozen=True):
 
     @property
     def fence(self) -> int:
-        """Offset behind which records are late, of a superseded lease (R7); 0 if none is in the middle."""
+        """Offset from which records of a superseded lease are late (R7); 0 without a fence in the segment."""
         fence = _fence(self.lease, self.stream)
         return fence[1] if fence is not None and fence[0] == self.number else 0
 
     def participant(self, offset: int) -> str:
-        """Whose records stand at this offset."""
+        """The participant whose records begin at this offset."""
         if self.lease is None:
             return ""
         fence = _fence(self.lease, self.stream)
@@ -167,7 +161,7 @@ def summarise(points: Iterable[SeriesPoint]) -> dict[str, Point]:
 
 
 def _short(point: SeriesPoint) -> float | str:
-    """As the coordinator sums it up; see `spool.batches`."""
+    """The value as the coordinator's summary has it; see `spool.batches`."""
     if point.kind == "file":
         return str(point.value).rpartition("/")[2]
     return point.kind if point.kind in ("histogram", "table") else point.value
@@ -189,7 +183,7 @@ def _fence(lease: LeaseShown | None, stream: str) -> tuple[int, int] | None:
 def _points_of(
     stream: str, line: bytes, lease_id: str, final: Callable[[str], str | None]
 ) -> Iterator[SeriesPoint]:
-    """The points of one record; a line that holds none is somebody else's to complain about."""
+    """The points of one record; none of a line that cannot be read, which `sync` or the backend refuses."""
     for point in _logged(stream, line, lease_id):
         name = final(point.name)
         if name == point.name:
@@ -318,7 +312,7 @@ def read_lines(document: Document, roots: Sequence[Path], cursors: Cursors) -> I
     """Lines behind the cursors, which move along.
 
     Args:
-        document: says who wrote.
+        document: has the Run's leases.
         roots: folders that hold one folder per lease.
         cursors: where an earlier call ended; empty for the start.
     """

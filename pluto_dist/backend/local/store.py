@@ -1,10 +1,10 @@
-"""The store folder: where local Runs and undelivered remainders are kept.
+"""The store folder: local Runs, and copies of records that a server has not taken yet.
 
     runs/<key>/run.json                       the document, replaced atomically
     runs/<key>/streams/<lease>/<segment>      copies of spool segments, byte for byte from their start
     runs/<key>/files/, runs/<key>/rejected/   logged files, see `files`
     objects/<two digits>/<SHA-256>            their contents, each once
-    runs/<key>/system.json                    what a server is told of the machine when the Run is made there
+    runs/<key>/system.json                    facts about the machine, for a server where the Run will be made
     runs/<key>/rejected.jsonl                 records that the backend refused, with the reason
     runs/<key>/columns/                       columns that a reader has gathered, may be deleted at any time
     runs/<key>/sync/<server>.json             how far it has been uploaded to one server
@@ -77,7 +77,7 @@ class Store:
         replace_file(folder / "run.json", body)
 
     def write_metadata(self, key: str, body: bytes) -> None:
-        """Keeps what a server is told of the machine when the Run is made there.
+        """Keeps facts about the machine, for a server where the Run will be made.
 
         Raises:
             OSError: the store could not take it.
@@ -87,7 +87,7 @@ class Store:
         replace_file(folder / "system.json", body)
 
     def metadata(self, key: str) -> bytes:
-        """What `write_metadata` kept, else an empty JSON object.
+        """The facts that `write_metadata` kept, else an empty JSON object.
 
         Raises:
             OSError: it cannot be read.
@@ -98,7 +98,7 @@ class Store:
             return b"{}"
 
     def drop_metadata(self, key: str) -> None:
-        """The server has it.
+        """Deletes those facts, once the server has them.
 
         Raises:
             OSError: it cannot be removed.
@@ -254,7 +254,7 @@ def _name(text: str) -> str:
 
 
 def _regular(path: Path) -> bytes:
-    """What is in a file; of a pipe nobody would ever see the end."""
+    """Content of a regular file; a pipe in its place would be read for ever."""
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(errno.EINVAL, "no regular file", str(path))

@@ -1,14 +1,15 @@
 """The Pluto server as a backend.
 
-backend                                what the coordinator calls
-lookup                                 finding Runs without changing them
-reporting                              how Runs end, read back
-opening, refusal, reopened, replies    creating Runs and going on with them
-files, urls                            uploads in two steps
-client                                 the endpoints
-classify                               what an answer means
-guard, lines                           what must not be sent
-http, exchange                         the wire and its values
+backend     what the coordinator calls
+lookup      finding Runs without changing them
+opening     creating Runs and going on with them
+history     what has changed a Run's status
+reporting   the final status, read back
+files       uploads in two steps
+client      the endpoints
+exchange    one request, its answer, and the meaning of that
+guard       what must not be sent
+http        the wire
 """
 
 from __future__ import annotations

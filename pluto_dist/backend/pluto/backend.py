@@ -1,6 +1,6 @@
 """The backend of the Pluto server: translates the coordinator's calls into its endpoints and back.
 
-One attempt per call. When to try again, and for how long, is decided by whoever holds the cursor.
+One attempt per call. The caller, which has the cursor, decides when to try again and for how long.
 """
 
 from __future__ import annotations
@@ -78,7 +78,6 @@ class PlutoBackend(Backend):
         self.files = Files(self._client, self._http, urls or MemoryUrlBook())
 
     def open(self, request: OpenRequest) -> OpenResult:
-        """See `Backend`."""
         return self._opening.open(request)
 
     def deliver(self, run: BackendRun, batch: Batch) -> Outcome:
@@ -96,7 +95,6 @@ class PlutoBackend(Backend):
                 return Delivered()
 
     def register(self, run: BackendRun, names: dict[str, LogType]) -> Outcome:
-        """See `Backend`."""
         by_type: dict[LogType, list[str]] = {}
         for name, log_type in names.items():
             by_type.setdefault(log_type, []).append(guard.clean(name))
@@ -107,16 +105,16 @@ class PlutoBackend(Backend):
         return Delivered()
 
     def report(self, run: BackendRun, report: StatusReport) -> Outcome:
-        """See `Backend`. With `at_ms` 0 the server dates it; its reason is always replaced, also by none."""
+        """See `Backend`. With `at_ms` 0 the server's clock counts; an earlier reason is always replaced."""
         try:
             return Reporting(self._client, run.id, report).send()
         except guard.UnfitError as fault:
             return Rejected(str(fault))
 
     def put_tags(self, run: BackendRun, change: TagsChange) -> Outcome:
-        """See `Backend`. The server only replaces them all, so they are read, merged, written: not atomic.
+        """See `Backend`. The server only replaces all tags, so they are read, merged and written: not atomic.
 
-        Therefore they are read once more: what another node has overwritten in this moment is tried again.
+        Therefore they are read once more: if another node has overwritten them meanwhile, it is tried again.
         """
         found = read_details(self._client, run.id)
         if isinstance(found, Failed):
@@ -140,19 +138,18 @@ class PlutoBackend(Backend):
         return Told(tags=now.tags)
 
     def merge_config(self, run: BackendRun, patch: bytes) -> Outcome:
-        """See `Backend`. The server loses keys of concurrent merges: one at a time for each Run."""
+        """See `Backend`. The server loses keys of concurrent merges, so the caller sends one at a time."""
         try:
             return self._client.merge_config(run.id, guard.fit_object(patch)).outcome
         except guard.UnfitError as fault:
             return Rejected(str(fault))
 
     def beat(self, run: BackendRun) -> Beat:
-        """See `Backend`."""
         reply = parsed(self._client.trigger(run.id), _beat_reply.decode)
         return Beat(reply.outcome) if isinstance(reply, Failed) else Beat(Delivered(), reply.status)
 
     def revive(self, run: BackendRun) -> Outcome:
-        """See `Backend`. The history tells who ended the Run; a heartbeat follows, or it would end again."""
+        """See `Backend`. The history tells what ended the Run; a heartbeat follows, or it would end again."""
         found = read_details(self._client, run.id)
         if isinstance(found, Failed):
             return found.outcome
@@ -167,12 +164,11 @@ class PlutoBackend(Backend):
         return failure.outcome if failure is not None else Told(status="RUNNING")
 
     def seat_epoch(self, run: BackendRun) -> int | Outcome:
-        """See `Backend`."""
         found = read_details(self._client, run.id)
         return found.outcome if isinstance(found, Failed) else seat_in(found.config_object)
 
     def put_back(self, reopened: Reopened) -> Outcome:
-        """See `Backend`. The history tells whether the Run is still as asking has left it."""
+        """See `Backend`. The history tells whether the Run is still as our request has left it."""
         history = read_history(self._client, reopened.id)
         if isinstance(history, Failed):
             return history.outcome
@@ -187,7 +183,7 @@ class PlutoBackend(Backend):
         return self._client.set_status(reopened.id, reopened.status, since).outcome
 
     def details(self, run_id: int) -> Details | NotDelivered:
-        """What the server has of a Run; changes nothing."""
+        """Reads a Run's details; changes nothing."""
         details = read_details(self._client, run_id)
         return details.outcome if isinstance(details, Failed) else details
 
@@ -197,12 +193,11 @@ class PlutoBackend(Backend):
         return not isinstance(found, Failed) and found.key == key
 
     def history(self, run_id: int) -> tuple[StatusEvent, ...] | NotDelivered:
-        """How a Run's status changed, in the order of writing."""
+        """Changes of a Run's status, in the order of writing."""
         history = read_history(self._client, run_id)
         return history.outcome if isinstance(history, Failed) else history.in_order()
 
     def close(self) -> None:
-        """See `Backend`."""
         self._http.close()
 
     def _rows(self, run: BackendRun, batch: Batch) -> Outcome:
@@ -227,7 +222,7 @@ class _Config(msgspec.Struct, frozen=True):
 
 
 def seat_in(config: bytes) -> int:
-    """The epoch of the seat in a Run's config; 0 without one, or where people put something else there."""
+    """The epoch of the seat in a Run's config; 0 without one, or for any other value in its place."""
     try:
         return msgspec.json.decode(config, type=_Config).pluto_dist.seat.epoch
     except msgspec.MsgspecError:

@@ -1,7 +1,4 @@
-"""The server's endpoints, one function each: paths, bodies, and what the answer means. No decisions.
-
-What the control API tells of a Run, as values.
-"""
+"""The server's endpoints, one method each, with their paths, bodies and answers as values. No decisions."""
 
 from __future__ import annotations
 
@@ -180,7 +177,7 @@ class History(msgspec.Struct, frozen=True):
 
 
 class BeatReply(msgspec.Struct, frozen=True):
-    """Answer to a sign of life."""
+    """Answer to a heartbeat."""
 
     status: Status
 
@@ -266,7 +263,7 @@ class Client:
         return self._get(f"/api/runs/status/history?{urlencode({'runId': run_id})}")
 
     def set_status(self, run_id: int, status: str, fields: Mapping[str, object]) -> Reply:
-        """Sets the status; `fields` says what else of it."""
+        """Sets the status, and more `fields` of the Run."""
         return self._post("/api/runs/status/update", {"runId": run_id, "status": status, **fields})
 
     def set_tags(self, run_id: int, tags: list[str]) -> Reply:
@@ -282,7 +279,7 @@ class Client:
         return self._post("/api/runs/logName/add", {"runId": run_id, "logName": names, "logType": log_type})
 
     def trigger(self, run_id: int) -> Reply:
-        """Sign of life."""
+        """Sends a heartbeat."""
         return self._send("beat", "py", "/api/runs/trigger", msgspec.json.encode({"runId": run_id}))
 
     def ingest(self, run: BackendRun, kind: Kind, path: str, body: bytes) -> Reply:
@@ -338,7 +335,7 @@ def parsed(reply: Reply, parse: Callable[[bytes], T]) -> T | Failed:
 
 
 def read_details(client: Client, run: int | str, project: str | None = None) -> Details | Failed:
-    """What the server has of a Run, by its number or its display id (without fork fields then)."""
+    """A Run's details, by its number or its display id (without fork fields then)."""
     reply = client.details(run) if isinstance(run, int) else client.details_by_display_id(run, project)
     return parsed(reply, _details.decode)
 
@@ -346,7 +343,7 @@ def read_details(client: Client, run: int | str, project: str | None = None) -> 
 def read_list(
     client: Client, project: str, filters: Mapping[str, object], limit: int, offset: int = 0
 ) -> Listed | Failed:
-    """Which Runs of a project fit, newest first."""
+    """Runs of a project that pass the filters, newest first."""
     return parsed(client.list_runs(project, filters, limit, offset), _listed.decode)
 
 
@@ -370,7 +367,7 @@ def read_reached(client: Client, run_id: int, project: str) -> Reached | Failed:
 
 
 def read_history(client: Client, run_id: int) -> History | Failed:
-    """How a Run's status changed."""
+    """All changes of a Run's status."""
     return parsed(client.history(run_id), _history.decode)
 
 
@@ -379,7 +376,7 @@ def _of_run(run_id: int, project: str, **more: int) -> str:
 
 
 def _run_headers(run: BackendRun) -> dict[str, str]:
-    """Ingest believes these blindly: a wrong id or name makes data invisible, with a 200."""
+    """Headers that name the Run; ingest does not check them: data under a wrong id or name is invisible."""
     if not guard.goes_in_header(run.project):
         raise guard.UnfitError(f"project name {run.project!r} does not fit into a header")
     guard.run_id(run.id)

@@ -1,18 +1,13 @@
-"""One exchange with the server: the request, what came back, and what that means.
+"""One exchange with the server: the request and its answer as values, and what the answer means. No I/O.
 
-One request and what came back, as values; no I/O.
-
-`Kind` says what a repeat of the request would do, because that decides what a broken answer means.
-
-What an answer of the server means: the only place where status codes are read.
-
-Two questions decide. Was the request certainly not carried out? Then it is `Retry` or, if it can never be
-accepted, `Rejected`. Would a repeat be seen? Then an answer that proves nothing is `Unknown`.
+This is the only place where status codes are read. Two questions decide. Was the request certainly not
+carried out? Then it is `Retry` or, if it can never be accepted, `Rejected`. Would a repeat be seen (`Kind`
+says that)? Then an answer that proves nothing is `Unknown`.
 
 Bodies matter as much as status codes: ingest wraps every failure in 422, so that an overloaded server looks
 like bad data; a proxy answers 200, 400 and 404 with pages of its own, which say nothing about the record.
 
-Why a Run could not be opened, in the error names that callers see.
+`not_opened` translates the failure to open a Run into the error classes that callers see.
 """
 
 from __future__ import annotations
@@ -87,7 +82,7 @@ NotDelivered = Retry | Rejected | Unknown
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """What became of a request, with the response it was concluded from, if there was one."""
+    """The outcome of a request, with the response from which it was concluded, if there was one."""
 
     outcome: Outcome
     answer: Answer | None = None
@@ -99,7 +94,7 @@ class Reply(msgspec.Struct, frozen=True):
 
 
 class Failed(msgspec.Struct, frozen=True):
-    """A reply that is no use."""
+    """A reply that does not have the wanted value."""
 
     outcome: NotDelivered
     answer: Answer | None = None
@@ -179,12 +174,12 @@ def classify_broken(kind: Kind, broken: Broken) -> Outcome:
 
 
 def is_expired(answer: Answer) -> bool:
-    """Whether object storage refused an upload address; another one helps."""
+    """Whether object storage refused an upload address, so that a new one may help."""
     return answer.status == 403
 
 
 def is_name_refused(answer: Answer) -> bool:
-    """Whether object storage does not take the name of an object; the bytes under another one it would."""
+    """Whether object storage refused the name of an object, so that another name may help."""
     return answer.status == 400 and any(code in answer.body for code in NAME_REFUSED)
 
 
@@ -314,7 +309,7 @@ def refused(error: type[PlutoDistError], message: str) -> Refused:
 
 
 def not_opened(failure: Failed, request: OpenRequest, *, untouched: bool = False) -> Refused | Unavailable:
-    """What a failure means for the caller of `open`; `untouched` if nothing can have been changed."""
+    """The result of `open` after a failure; `untouched` if nothing can have been changed."""
     outcome = failure.outcome
     match outcome:
         case Retry(key_problem=True):
@@ -355,7 +350,7 @@ def _rejected(failure: Failed, reason: str, request: OpenRequest, untouched: boo
 
 
 def _parent_reached(request: OpenRequest) -> bool:
-    """Whether we know better: the server counts a step only some seconds after it has taken it."""
+    """Whether the parent has reached the step after all: the server counts steps some seconds late."""
     if not request.parent_record or request.fork_step is None:
         return False
     summary = read(request.parent_record).summary

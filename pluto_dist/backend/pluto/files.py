@@ -1,13 +1,12 @@
-"""Files: an upload address is asked for once, then the bytes go to object storage.
+"""Uploads of files in two steps: an upload address from the server, then the bytes to object storage.
 
-Asking has an effect that a repeat shows: the server adds a metadata row each time, whether or not bytes
-follow. Uploading has none: the same object is written again. So an address stays with its line until the
-upload succeeded, over all tries; only one that storage refuses is asked for again, and counted.
+A repeat of the first step is seen: the server adds a metadata row each time, whether or not bytes follow. A
+repeat of the second is not: the same object is written again. So an address is kept with its line, in a
+`UrlBook`, until the upload succeeded, over all tries; only one that storage refuses is asked for again, and
+counted.
 
-The book in memory forgets with the process: a coordinator that dies between both steps asks again after its
-restart. That is the unknown outcome which its intent has recorded (G6).
-
-Where upload addresses stay between asking for them and using them.
+The book is in memory: a coordinator that dies between both steps asks again after its restart. That is the
+unknown outcome which its intent has recorded (G6).
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ LIFE_S = 3600.0  # the server signs addresses for an hour
 
 
 class Slot(msgspec.Struct, frozen=True):
-    """What is known of one file's upload.
+    """State of one file's upload.
 
     Attributes:
         url: the address; "" if the file needs one.
@@ -62,7 +61,7 @@ class Slot(msgspec.Struct, frozen=True):
         return not (self.url or self.done)
 
     def refused(self, now_s: float) -> Slot:
-        """What storage's refusal makes of it.
+        """The slot after storage has refused its address.
 
         A refused address is replaced once, since storage does not say why it refuses. If the new one is
         refused too, age was not the reason, and asking again each time would only add metadata rows: it
@@ -77,15 +76,15 @@ class UrlBook(Protocol):
     """Keeps slots by a token that stands for Run and line."""
 
     def get(self, token: str) -> Slot | None:
-        """What was kept."""
+        """The slot that was kept, None without one."""
         ...
 
     def put(self, token: str, slot: Slot) -> None:
-        """Keeps it."""
+        """Keeps a slot."""
         ...
 
     def forget(self, token: str) -> None:
-        """The file's batch is delivered."""
+        """Drops a slot whose file's batch is delivered."""
         ...
 
 
@@ -96,15 +95,12 @@ class MemoryUrlBook:
         self._slots: dict[str, Slot] = {}
 
     def get(self, token: str) -> Slot | None:
-        """See `UrlBook`."""
         return self._slots.get(token)
 
     def put(self, token: str, slot: Slot) -> None:
-        """See `UrlBook`."""
         self._slots[token] = slot
 
     def forget(self, token: str) -> None:
-        """See `UrlBook`."""
         self._slots.pop(token, None)
 
 
@@ -114,7 +110,7 @@ GONE = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionErro
 
 
 class Row(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
-    """The metadata row the server is sent."""
+    """The metadata row of a file, as the server wants it."""
 
     file_name: str
     file_type: str
@@ -132,7 +128,7 @@ class Expired(msgspec.Struct, frozen=True):
 
 
 class NameRefused(msgspec.Struct, frozen=True):
-    """Storage does not take an object of this name."""
+    """Storage refuses the name of the object."""
 
     reason: str
 
@@ -281,7 +277,7 @@ def _row(line: FileLine, size: int) -> Row:
 
 
 def _parts(uploads: Sequence[Upload]) -> Iterator[list[Upload]]:
-    """In requests that the server takes."""
+    """The uploads in parts, each small enough for one request."""
     part: list[Upload] = []
     length = 0
     for upload in uploads:

@@ -1,19 +1,15 @@
-"""What must not be sent: faults that the server answers with 500, and lines that it takes in part.
-
-Faults of a request that the server answers with 500: ruled out here, before anything is sent.
+"""Checks before anything is sent: values that the server answers with 500, and lines that it takes in part.
 
 A 500 cannot be told from an outage and would be repeated for ever. What can be mended without loss of meaning
 is mended (NUL, over-long names, NaN in JSON); what cannot raises `UnfitError`.
 
-Ingest addresses a Run by its project's name in a header, which carries visible ASCII only; another name
-than the one at create makes all data invisible. So each other character becomes `-` everywhere, at create
-too. That is the official client's rule; both clients therefore write into the same project.
+Ingest addresses a Run by its project's name in a header, which carries visible ASCII only; another name than
+the one at create makes all data invisible. So each other character becomes `-` everywhere, at create too.
+That is the official client's rule; both clients therefore write into the same project.
 
-The server's rules for lines whose repeat would be seen, checked before they are sent.
-
-Ingest accepts every line before the first bad one and then refuses the request. A caller that looks for the
-bad line by sending halves would deliver those lines again and again. Refused here, nothing was sent.
-Metrics need no such check: the server de-duplicates them.
+Of data and console lines, ingest accepts every line before the first bad one and then refuses the request. A
+caller that looked for the bad line by sending halves would deliver the good ones again and again. So those
+lines are checked by the server's rules here. Metrics need no such check: the server de-duplicates them.
 """
 
 from __future__ import annotations
@@ -146,7 +142,7 @@ def fit_object(raw: bytes) -> str:
 
 
 def _is_plain_object(raw: bytes) -> bool:
-    """Whether it can go out as it is, which is the usual case."""
+    """Whether the object can be sent as it is, which is the usual case."""
     try:
         value = msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -1,8 +1,8 @@
-"""What a Run's history tells: whether our own call has reopened it, and what is left to put back (R8).
+"""A Run's history on the server: whether our own call has reopened it, and what is left to put back (R8).
 
-Asking looks first, so this is the exception: `create` met an ended Run that was not looked at. The newest
-event is then a `resume`, and it is as young as our call. Both times are the server's. The limit: a resume by
-somebody else within the same seconds cannot be told from ours.
+A Run is looked up before it is created, so this is the exception: `create` met an ended Run that the look-up
+had missed. The newest event is then a `resume`, and it is as young as our call. Both times are the server's.
+The limit: another user's resume within the same seconds cannot be told from ours.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Reopening(msgspec.Struct, frozen=True):
 
 
 def reopening(events: Sequence[StatusEvent], called_ms: int) -> Reopening | None:
-    """What the call changed, None if it changed nothing.
+    """The change that the call has made, None if it made none.
 
     Args:
         events: the Run's history in the order of writing.
@@ -58,10 +58,10 @@ def ended_by_monitor(events: Sequence[StatusEvent]) -> bool:
 
 
 def left_to_do(events: Sequence[StatusEvent], was: Status) -> Todo:
-    """What puts an end back that asking has taken away.
+    """The calls that put back the end of a Run that our request has reopened.
 
     The monitor marks a Run FAILED that was reopened and then left; a lower severity than FAILED is ignored
-    unless the Run is RUNNING again. Whatever else has happened since is somebody else's will.
+    unless the Run is RUNNING again. Any other change since was made by another user, and stays.
 
     Args:
         events: the Run's history in the order of writing.

@@ -21,7 +21,7 @@ LOOK = 100  # details read for one question: about a second, and a load that nob
 
 
 class Parent(msgspec.Struct, frozen=True):
-    """What a fork takes from the Run it continues."""
+    """The Run that a fork continues, with what the fork may inherit."""
 
     id: int
     config: bytes
@@ -29,27 +29,27 @@ class Parent(msgspec.Struct, frozen=True):
 
 
 class Missing(msgspec.Struct, frozen=True):
-    """No Run has this external id, except perhaps one of so many that were not looked at."""
+    """No Run that was looked at has this external id; `unseen` more of other clients were not."""
 
     unseen: int = 0
 
 
 class Others:
-    """Runs of one project that this client's mark is not in: those that were looked at."""
+    """Runs of one project without this client's mark that have been looked at."""
 
     def __init__(self) -> None:
         self.seen: set[int] = set()
         self.by_external_id: dict[str, int] = {}
 
     def learn(self, run_id: int, details: Details | None) -> None:
-        """A Run was looked at; None if it is gone."""
+        """Notes a Run that was looked at; None if it is gone."""
         if details is not None and details.external_id is not None:
             self.by_external_id[details.external_id] = run_id
         self.seen.add(run_id)
 
 
 class Lookup:
-    """Reads only. Shared by threads: what two of them look at twice does no harm."""
+    """Finds Runs by reading only. Threads may share it: the worst is that two of them read a Run twice."""
 
     def __init__(self, client: Client) -> None:
         self._client = client

@@ -1,14 +1,14 @@
 """Creating a Run, and going on with one (R8).
 
-Asking never writes: a Run is looked up first, and what was found is joined, refused or resumed by its number.
-Only what was not found is created, and `create` is the one call that may still meet a Run: one that another
-node has just made, or one of another client in a project with more of those than were looked at. It never
-carries a config, which the server would merge into that Run; the config follows when the Run is known to be
-new. A Run of our own, whose answer to create was lost, is told from somebody else's with the same id by the
-coordinator's key in the Run's loggerSettings.
+A Run is looked up first, which changes nothing; one that is found is joined, refused or resumed by its
+number. Only one that is not found is created. `create` may still meet a Run: one that another node has just
+made, or one of another client in a project with more of those than were looked at. It never carries a config,
+which the server would merge into that Run; the config follows when the Run is known to be new. The
+coordinator's key in the Run's loggerSettings tells a Run of our own, whose answer to create was lost, from
+another user's with the same id.
 
-A Run that was reopened all the same is named in the refusal, with what it was: the coordinator keeps that on
-disk until it is put back.
+A Run that was reopened all the same is named in the refusal, with the status that it had: the coordinator
+keeps that on disk until it is put back.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ Call = Callable[[Mapping[str, object]], Reply]
 
 
 class Opening:
-    """Opens Runs, one attempt for each call; keeps nothing that an attempt has done."""
+    """Opens Runs, one attempt for each call, without memory of earlier attempts."""
 
     def __init__(
         self,
@@ -114,10 +114,10 @@ class Opening:
         return self._resume(request, details)
 
     def _join(self, request: OpenRequest, details: Details) -> OpenResult:
-        """A Run that another node owns, as it is.
+        """Joins a Run that another node owns, as it is.
 
-        One that an earlier launch of the job has ended is about to be taken up by its owner's node: such an
-        end would keep this node from saying that its ranks live.
+        One that an earlier launch of the job has ended counts as absent: its owner's node is about to take it
+        up, and with that end this node would send no heartbeats for its ranks.
         """
         if request.launch and details.status in TERMINAL and details.launch != request.launch:
             return Unavailable(
@@ -130,7 +130,7 @@ class Opening:
         return self._known(request, details, "", details.status)
 
     def _made_before(self, request: OpenRequest, details: Details) -> OpenResult:
-        """An attempt whose answer was lost has made it; it may have been marked FAILED for its silence."""
+        """Takes a Run that a lost attempt of ours has made; the monitor may have marked it FAILED since."""
         parent = self._lookup.parent(request)
         if isinstance(parent, Refused | Unavailable):
             return parent
@@ -156,7 +156,7 @@ class Opening:
         return self._sign(request, run) or self._known(request, details, run.url, was)
 
     def _was(self, request: OpenRequest, details: Details, called_ms: int) -> Status | Failed:
-        """What the Run was before the first attempt; a repeat sees only what that one has made of it."""
+        """The status before the first attempt, which a repeat finds only in the history."""
         if details.status in TERMINAL or request.asked_s is None:
             return details.status
         history = read_history(self._client, details.id)
@@ -183,7 +183,7 @@ class Opening:
         return self._met(request, run, parent, called_ms)
 
     def _met(self, request: OpenRequest, run: RunReply, parent: Parent | None, called_ms: int) -> OpenResult:
-        """There is a Run with this id all the same."""
+        """Handles a `create` or `resume` that met an existing Run which the look-up had missed."""
         details = read_details(self._client, run.run_id)
         if isinstance(details, Failed):
             return not_opened(details, request)
@@ -205,7 +205,7 @@ class Opening:
     # --- what both need -----------------------------------------------------------------------------
 
     def _sign(self, request: OpenRequest, run: RunReply) -> Refused | Unavailable | None:
-        """Other nodes and later starts can see which job has taken the Run up; None when that is done."""
+        """Marks the Run with the job that has taken it up, for other nodes and later starts; None if done."""
         if not (request.launch or request.scheduled):
             return None
         signature = {"loggerSettings": mark(request.key, request.launch, request.scheduled)}
@@ -213,7 +213,7 @@ class Opening:
         return None if failure is None else not_opened(failure, request)
 
     def _fill(self, request: OpenRequest, run: RunReply) -> Refused | Unavailable | None:
-        """What a new Run still lacks; None when that is done. May be repeated."""
+        """Sends what a new Run still lacks; None when that is done. May be repeated."""
         config = guard.fit_object(request.config)
         if config != "{}":
             failure = failed(self._client.merge_config(run.run_id, config))
@@ -227,7 +227,7 @@ class Opening:
         return None
 
     def _known(self, request: OpenRequest, details: Details, url: str, was: Status) -> OpenResult:
-        """A Run that existed, with how far it has come: nothing of it must be overwritten."""
+        """A Run that existed, with how far it has come, so that nothing of it is overwritten."""
         reached = read_reached(self._client, details.id, details.project_name)
         if isinstance(reached, Failed):
             return not_opened(reached, request, untouched=request.want == "join")
@@ -272,10 +272,10 @@ def _absent(request: OpenRequest, missing: Missing) -> Unavailable:
 
 
 def _check(request: OpenRequest) -> None:
-    """What can never be accepted is refused before anything is asked.
+    """Checks the request before anything is sent.
 
     Raises:
-        UnfitError: so it is.
+        UnfitError: the server can never accept it.
     """
     if request.want in ("create", "either"):
         _create_fields(request, Parent(0, b"{}", ()) if request.parent is not None else None)

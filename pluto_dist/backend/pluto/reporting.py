@@ -1,7 +1,8 @@
-"""Telling the server how a Run ended, and reading back what it made of that.
+"""The final status of a Run: sent to the server, and read back.
 
-The server ignores a report of a lower severity than it has, and answers 200 all the same. Such a report holds
-only after the Run was resumed: for a person's word, and where the end that is there is one that nobody meant.
+The server ignores a status of a lower severity than it has, and answers 200 all the same. To replace it, the
+Run has to be resumed first. That is done where a person asked for it, and where the end at the server is its
+liveness monitor's.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from pluto_dist.core.values.backend import Outcome, Rejected, StatusReport, Told
 
 
 class Reporting:
-    """One report of one Run; each step is repeated with the whole if it fails.
+    """One report of one Run; if a step fails, all are repeated.
 
-    From when the server has taken the status, a step that fails is no proof that it has not (`Unknown`): then
-    nobody asks once more whether somebody has cancelled the Run (R10).
+    Once the server may have the status, a later step that fails makes the outcome `Unknown`: it must not lead
+    to another question for a cancel, which would come too late (R10).
 
     Raises:
         UnfitError: the report cannot be sent, whatever is done to it.
@@ -64,6 +65,6 @@ class Reporting:
 
 
 def _taken(failure: Failed) -> Outcome:
-    """The server has the status, and it is not known what it made of it; a Run that is deleted has none."""
+    """Outcome where the status was sent but could not be read back; a deleted Run has rejected it."""
     outcome = failure.outcome
     return outcome if isinstance(outcome, Rejected) else Unknown(f"not read back: {outcome.reason}")

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from pluto_dist.core.rules.shared import add_tags, checked_tags, inherit_tags, merge_json, remove_tags
+from pluto_dist.core.rules.states import illegal
 from pluto_dist.core.rules.verdict import Situation, situation
 from pluto_dist.core.values.backend import Delivered, Outcome, Retry
 from pluto_dist.core.values.book import Book, Config
@@ -107,9 +108,13 @@ class Context:
             self.urgent.add(lease.run)
 
     def change_run(self, run: Run, **changes: object) -> Run:
-        """Replaces fields of a Run and settles it later."""
+        """Replaces fields of a Run and settles it later; an illegal move is noted, and changes nothing."""
+        changed = msgspec.structs.replace(run, **changes)
+        if why := illegal(run, changed):
+            self.note_once(run.key, "illegal_move", why=why)
+            return run
         self.touch(run.key)
-        return self.book.runs.put(run.key, msgspec.structs.replace(run, **changes))
+        return self.book.runs.put(run.key, changed)
 
     def change_lease(self, lease: Lease, **changes: object) -> Lease:
         """Replaces fields of a lease and settles its Run later."""

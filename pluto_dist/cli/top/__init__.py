@@ -1,0 +1,1 @@
+"""`pluto-dist top`: Runs and their processes, live, in the terminal."""

@@ -1,0 +1,386 @@
+"""The full screen: Runs, the processes of one of them, a chart, events.
+
+    Runs           one line each; the one under the cursor is the one below
+    processes      of that Run, those that are alike in one line, the worst first
+    chart, events  of that Run
+
+Looking runs in a thread, at most one at a time, and less often where it takes long; what is shown is decided
+by `model`.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import ClassVar
+
+import msgspec
+from rich.text import Text
+from textual import work
+from textual.app import App, ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal
+from textual.screen import Screen
+from textual.widgets import DataTable, Footer, Input
+
+from pluto_dist.cli.chart import Curve
+from pluto_dist.cli.console import now_ms, printable
+from pluto_dist.cli.top.model import (
+    PROCESS_COLUMNS,
+    RUN_COLUMNS,
+    SORTED_COLUMN,
+    Asked,
+    ProcessRow,
+    event_line,
+    headline,
+    main_series,
+    plotted,
+    process_rows,
+    run_rows,
+)
+from pluto_dist.cli.top.screens import LINES, Choosing, Following, Reading, said, said_by_us
+from pluto_dist.cli.top.source import Source
+from pluto_dist.cli.top.widgets import Chart, Events, Table, as_title, clock_of, style_of
+from pluto_dist.errors import PlutoDistError
+from pluto_dist.read.board import RunSeen
+
+SPARE = 4  # of the time, looking takes at most a fifth
+CHART_SPARE = 10
+HELP = """\
+Tab          from the Runs to the processes and back
+↑ ↓          another Run, another process
+Enter, c     console of the process, or of all in the line
+w            why the Run ended; what the first that failed said last
+e            all events of the Run
+m            another series in the chart
+s, r         sort by the next column; the other way round. Or click a title
+/            only lines with these words; Escape takes the filter away
+g            one line for processes that are alike, or one for each
+a            also earlier attempts, and sides that have left
+Space, q     look now; quit
+
+failed first began the end of the Run
+died         ended without a word
+stuck        others go on, or wait for it, says the coordinator
+suspect      silent for three heartbeats: stopped, or busy in one long call
+behind       what it lacks takes the others more than 5 s
+lost         no live coordinator has its Run; nobody can say whether it lives
+
+LAG: steps behind the median of the ranks. CPU: percent of one core, of the
+process without its children. LIVE: members that live, of all.
+A line of several has the slowest STEP/S, the largest LAG and WORD, and the
+sum of BACKLOG, CPU and MEMORY."""
+EMPTY = "No Run goes on here. --all shows those that have ended, --dir and --home look elsewhere."
+
+
+class Top(App[None]):
+    """`pluto-dist top`.
+
+    Args:
+        source: of all that is shown.
+        every_s: seconds between looks, None for looks only by key.
+    """
+
+    ENABLE_COMMAND_PALETTE = False
+    CSS_PATH = "top.tcss"
+    TITLE = "pluto-dist top"
+
+    def __init__(self, source: Source, every_s: float | None = 1.0) -> None:
+        super().__init__()
+        self._main = Main(source, every_s)
+
+    def on_mount(self) -> None:
+        """Opens the main screen."""
+        self.push_screen(self._main)
+
+
+class Main(Screen[None]):
+    """The Runs, and what is known of one of them.
+
+    Args:
+        source, every_s: as for `Top`.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("q", "app.quit", "Quit"),
+        Binding("s", "sort", "Sort"),
+        Binding("r", "reverse", "Reverse", show=False),
+        Binding("slash", "filter", "Filter", key_display="/"),
+        Binding("c", "console", "Console"),
+        Binding("w", "why", "Why"),
+        Binding("e", "events", "Events"),
+        Binding("m", "metric", "Metric"),
+        Binding("g", "group", "Group"),
+        Binding("a", "ended", "All"),
+        Binding("question_mark", "help", "Keys", key_display="?"),
+        Binding("space", "look", "Look", show=False),
+        Binding("escape", "clear", "Clear", show=False),
+    ]
+
+    def __init__(self, source: Source, every_s: float | None = 1.0) -> None:
+        super().__init__()
+        self._source, self._every_s = source, every_s
+        self._asked = Asked()
+        self._runs: list[RunSeen] = []
+        self._rows: list[ProcessRow] = []
+        self._metrics: dict[str, str] = {}
+        self._looking = self._looked = self._reading = False
+        self._next_look = self._next_chart = 0.0
+        self._drawn: tuple[str, str] | None = None
+        self._trouble = ""
+        self._filtered = "processes"
+
+    def compose(self) -> ComposeResult:
+        """Two tables, a chart beside events, the keys."""
+        yield Table(RUN_COLUMNS, "STATUS", id="runs")
+        yield Table(PROCESS_COLUMNS, "STATE", id="processes")
+        with Horizontal(id="below"):
+            yield Chart(id="chart")
+            yield Events(id="events")
+        yield Input(id="filter", placeholder="only lines with these words  (Enter keeps, Escape clears)")
+        yield Footer(compact=True)
+
+    def on_mount(self) -> None:
+        """Begins to look."""
+        self.query_one("#filter").display = False
+        self.query_one("#runs", Table).border_title = "looking …"
+        self.query_one("#processes").focus()
+        self.action_look()
+        if self._every_s is not None:
+            self.set_interval(self._every_s, self._turn)
+
+    @property
+    def run_shown(self) -> RunSeen | None:
+        """The Run under the cursor."""
+        key = self.query_one("#runs", Table).chosen
+        return next((run for run in self._runs if run.key == key), None)
+
+    # --- looking
+
+    def _turn(self) -> None:
+        if time.monotonic() >= self._next_look:
+            self.action_look()
+        if time.monotonic() >= self._next_chart:
+            self._read_curve()
+
+    def action_look(self) -> None:
+        """Looks now."""
+        if not self._looking:
+            self._looking = True
+            self._look()
+
+    @work(thread=True, group="look", exit_on_error=False)
+    def _look(self) -> None:
+        begun = time.monotonic()
+        runs, trouble = self._runs, ""
+        try:
+            runs = self._source.look()
+        except (PlutoDistError, OSError) as error:
+            trouble = str(error)
+        self._next_look = time.monotonic() + SPARE * (time.monotonic() - begun)
+        self.app.call_from_thread(self._take, runs, trouble or self._source.remark)
+
+    def _take(self, runs: list[RunSeen], trouble: str) -> None:
+        self._looking, self._looked = False, True
+        self._runs, self._trouble = runs, trouble
+        self._show()
+
+    # --- showing
+
+    def _show(self) -> None:
+        at_ms = now_ms()
+        table = self.query_one("#runs", Table)
+        rows = run_rows(self._runs, self._asked, at_ms)
+        table.show_rows(rows)
+        hidden = f" of {len(self._runs)}" if len(rows) < len(self._runs) else ""
+        parts = [f"Runs {len(rows)}{hidden}", time.strftime("%H:%M:%S")]
+        table.border_title = _joined([*parts, self._trouble])
+        self._show_run(at_ms)
+
+    def _show_run(self, at_ms: int) -> None:
+        run, table = self.run_shown, self.query_one("#processes", Table)
+        self._rows = process_rows(run, self._asked) if run is not None else []
+        sign = {SORTED_COLUMN[self._asked.by]: "▴" if self._asked.reverse else "▾"}
+        table.show_rows([each.row for each in self._rows], sign)
+        words = f"filter {self._asked.processes}" if self._asked.processes else ""
+        table.border_title = _joined([words, headline(run, at_ms)] if run is not None else [])
+        self.query_one(Events).show_events(run.document.events if run is not None else ())
+        if run is None:
+            self._drawn = None
+            self.query_one(Chart).show_curve(Curve(), "", EMPTY if self._looked else "")
+        elif (run.key, self._metric_of(run)) != self._drawn:
+            self._read_curve()
+
+    def on_data_table_row_highlighted(self, event: DataTable.RowHighlighted) -> None:
+        """Another Run is under the cursor."""
+        if event.data_table.id == "runs":
+            self._show_run(now_ms())
+
+    # --- the chart
+
+    def _metric_of(self, run: RunSeen) -> str:
+        return self._metrics.get(run.key) or main_series(run.document.summary) or ""
+
+    def _read_curve(self) -> None:
+        run = self.run_shown
+        if self._reading or run is None:
+            return
+        name = self._metric_of(run)
+        if not name:
+            self._drawn = (run.key, name)
+            self.query_one(Chart).show_curve(Curve(), "", "no points yet")
+            return
+        self._reading = True
+        self._load_curve(run, name)
+
+    @work(thread=True, group="chart", exit_on_error=False)
+    def _load_curve(self, run: RunSeen, name: str) -> None:
+        begun = time.monotonic()
+        curve = Curve()
+        try:
+            curve = self._source.curve(run, name)
+            instead = "no points here; those that were delivered are on the server"
+        except (PlutoDistError, OSError) as error:
+            instead = str(error)
+        over = run.situation.standing == "ended"
+        rest = 60.0 if over else max(2.0, CHART_SPARE * (time.monotonic() - begun))
+        self._next_chart = time.monotonic() + rest
+        self.app.call_from_thread(self._draw, run, name, curve, instead)
+
+    def _draw(self, run: RunSeen, name: str, curve: Curve, instead: str) -> None:
+        self._reading = False
+        shown = self.run_shown
+        if shown is None or (shown.key, self._metric_of(shown)) != (run.key, name):
+            self._read_curve()  # the person has gone on meanwhile
+            return
+        self._drawn = (run.key, name)
+        self.query_one(Chart).show_curve(curve, name, instead)
+
+    def action_metric(self) -> None:
+        """Lets the person choose a series."""
+        run = self.run_shown
+        if run is None:
+            return
+
+        def take(name: str | None) -> None:
+            if name is not None:
+                self._metrics[run.key] = name
+                self._read_curve()
+
+        self.app.push_screen(Choosing("series", plotted(run.document.summary)), take)
+
+    # --- asking
+
+    def _ask(self, **changed: object) -> None:
+        self._asked = msgspec.structs.replace(self._asked, **changed)
+        self._show()
+
+    def action_sort(self) -> None:
+        """By the next column."""
+        self._asked = self._asked.sorted_by_next()
+        self._show()
+
+    def action_reverse(self) -> None:
+        """The other way round."""
+        self._ask(reverse=not self._asked.reverse)
+
+    def on_data_table_header_selected(self, event: DataTable.HeaderSelected) -> None:
+        """A click on a title sorts by it; a second one turns it round."""
+        by = next((key for key, title in SORTED_COLUMN.items() if title == event.column_key.value), None)
+        if event.data_table.id == "processes" and by is not None:
+            self._ask(by=by, reverse=by == self._asked.by and not self._asked.reverse)
+
+    def action_group(self) -> None:
+        """One line for those that are alike, or one for each."""
+        self._ask(grouped=not self._asked.grouped)
+
+    def action_ended(self) -> None:
+        """Also what earlier attempts left."""
+        self._ask(ended=not self._asked.ended)
+
+    def action_filter(self) -> None:
+        """Opens the field for the table that has the focus."""
+        field = self.query_one("#filter", Input)
+        self._filtered = "runs" if self.query_one("#runs").has_focus else "processes"
+        field.value = getattr(self._asked, self._filtered)
+        field.display = True
+        field.focus()
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        """Filters while it is typed."""
+        if event.input.id == "filter" and event.input.display:
+            self._ask(**{self._filtered: event.value})
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        """Keeps the filter."""
+        if event.input.id == "filter":
+            self._close_filter()
+
+    def action_clear(self) -> None:
+        """Takes the filters away."""
+        self._close_filter()
+        self._ask(runs="", processes="")
+
+    def _close_filter(self) -> None:
+        field = self.query_one("#filter", Input)
+        if field.display:
+            field.display = False
+            self.query_one(f"#{self._filtered}").focus()
+
+    # --- looking closer
+
+    def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
+        """Enter on a process opens its console, on a Run goes to its processes."""
+        if event.data_table.id == "processes":
+            self.action_console()
+        else:
+            self.query_one("#processes").focus()
+
+    def action_console(self) -> None:
+        """The console of the processes in the line."""
+        run, key = self.run_shown, self.query_one("#processes", Table).chosen
+        row = next((each for each in self._rows if each.row.key == key), None)
+        if run is None or row is None:
+            return
+        leases = [process.lease for process in row.group.processes]
+
+        def read() -> list[Text]:
+            return [said(line) for line in self._source.console(run, leases, LINES)]
+
+        title = printable(f"console of {row.group.who}, {run.name} {run.document.name}")
+        self.app.push_screen(Following(title, read, self._every_s))
+
+    def action_why(self) -> None:
+        """How the Run ended."""
+        run = self.run_shown
+        if run is not None:
+
+            def read() -> list[Text]:
+                return [
+                    said_by_us(line) for text in self._source.why(run) for line in text.splitlines() or [""]
+                ]
+
+            self.app.push_screen(Reading(printable(f"why: {run.name} {run.document.name}"), read))
+
+    def action_events(self) -> None:
+        """All events of the Run."""
+        run = self.run_shown
+        if run is None:
+            return
+        key = run.key
+
+        def read() -> list[Text]:
+            now = next((each for each in self._runs if each.key == key), run)
+            return [
+                Text(f"{clock_of(event)} ", "dim").append(event_line(event), style_of(event))
+                for event in now.document.events
+            ]
+
+        self.app.push_screen(Following(printable(f"events of {run.name}"), read, self._every_s))
+
+    def action_help(self) -> None:
+        """The keys and the words."""
+        self.app.push_screen(Reading("keys and words", lambda: [Text(line) for line in HELP.splitlines()]))
+
+
+def _joined(parts: list[str]) -> str:
+    return as_title(" · ".join(part for part in parts if part))

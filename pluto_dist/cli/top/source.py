@@ -1,0 +1,111 @@
+"""Where `top` gets what it shows: the board, and of one Run its points, its console and why it ended.
+
+All of it reads files and asks the coordinator, so it is called by threads beside the screen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from pluto_dist.backend.local.reading import SaidLine
+from pluto_dist.cli import report
+from pluto_dist.cli.chart import Curve
+from pluto_dist.cli.show import remark_on, roots
+from pluto_dist.core.rules.participants import speaker_shown
+from pluto_dist.core.values.document import LeaseShown
+from pluto_dist.read.board import Board, RunSeen
+from pluto_dist.read.console import last_lines
+from pluto_dist.read.failure import failed_lease
+from pluto_dist.read.lookup import Found
+from pluto_dist.read.run import Run
+
+LAST_LINES = 30
+TOGETHER = 32  # consoles that are read at once
+
+
+class Source(Protocol):
+    """What the screen asks for."""
+
+    @property
+    def remark(self) -> str:
+        """What a person should know about the looking."""
+
+    def look(self) -> list[RunSeen]:
+        """The Runs as of now."""
+
+    def curve(self, run: RunSeen, name: str) -> Curve:
+        """Points of one series."""
+
+    def console(self, run: RunSeen, leases: Sequence[LeaseShown], count: int) -> list[SaidLine]:
+        """The newest console lines of some processes, oldest first."""
+
+    def why(self, run: RunSeen) -> list[str]:
+        """How the Run ended, or how it is."""
+
+
+class Looking:
+    """The real one.
+
+    Args:
+        board: of the Runs.
+    """
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+
+    @property
+    def remark(self) -> str:
+        """What a person should know about the looking."""
+        return self._board.remark
+
+    def look(self) -> list[RunSeen]:
+        """The Runs as of now."""
+        return self._board.look()
+
+    def curve(self, run: RunSeen, name: str) -> Curve:
+        """Points of one series that are on this machine."""
+        found = Curve()
+        for series in Run(self._board.lookup, _found(run)).series([name]).curves():
+            found.extend(series.steps, series.values)
+        return found
+
+    def console(self, run: RunSeen, leases: Sequence[LeaseShown], count: int) -> list[SaidLine]:
+        """The newest lines; of many processes those of the first `TOGETHER`."""
+        folders = roots(_found(run), self._board.lookup.spool)
+        several = len(leases) > 1
+        lines = [
+            line
+            for lease in leases[:TOGETHER]
+            for line in last_lines(
+                lease, folders, count, speaker_shown(lease, run.document) if several else ""
+            )
+        ]
+        return sorted(lines, key=lambda line: line.time)[-count:]
+
+    def why(self, run: RunSeen) -> list[str]:
+        """The status and its reason, who failed first with the last lines of its console."""
+        document = run.document
+        remark = remark_on(_found(run), self._board.lookup, run.situation, self._board.remark)
+        lease = failed_lease(document)
+        shown = report.Shown(
+            document=document,
+            store=str(run.store),
+            situation=run.situation,
+            last_lines=tuple(self.console(run, [lease], LAST_LINES)) if lease is not None else (),
+        )
+        parts = [
+            [f"{run.name} {document.name}: {run.situation.status}"],
+            [remark] if remark else [],
+            [f"trouble: {document.trouble}"] if document.trouble else [],
+            list(report.verdict_lines(shown)),
+            list(report.earlier_lines(document)),
+        ]
+        lines = [line for part in parts if part for line in ("", *part)][1:]
+        if document.verdict is None and not document.attempts:
+            lines += ["", "It has not ended, and no attempt of it failed."]
+        return lines
+
+
+def _found(run: RunSeen) -> Found:
+    return Found(run.document, b"", run.store, run.live)
