@@ -261,7 +261,7 @@ class Delivery:
                 damaged=self.mark.damaged + piece.cut.damaged,
                 in_flight=0,
             )
-            self._progress(len(piece.cut.raw))
+            self._progress(piece.cut.end - piece.cut.start)
 
     def _console(self, streams: Sequence[Stream]) -> None:
         limit = BATCH_LINES
@@ -308,7 +308,8 @@ class Delivery:
             kind=stream.kind,
             segment=0,
             start=0,
-            raw=b"",
+            end=0,
+            folder="",
             lines=lines,
         )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from pluto_dist.core.rules.session import Session
 from pluto_dist.core.values.messages import View
 
@@ -57,6 +59,6 @@ def test_a_coordinator_that_dies_at_each_start_is_started_ever_more_rarely() -> 
             launches.append(now)
             session.lost(now)
         now += 0.05
-    pauses = [later - earlier for earlier, later in zip(launches, launches[1:], strict=False)]
+    pauses = [later - earlier for earlier, later in pairwise(launches)]
     assert len(launches) <= 7
     assert pauses == sorted(pauses)

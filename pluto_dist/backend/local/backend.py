@@ -71,8 +71,7 @@ class LocalBackend:
             return Unavailable(f"the store {self._store.root} cannot be used: {error}")
 
     def deliver(self, run: BackendRun, batch: Batch) -> Outcome:
-        """Copies a cut of a segment, and before it the files that it names; repeating it changes nothing."""
-        name = segment_name(batch.stream, batch.segment)
+        """Takes a cut of a segment, and before it the files that it names; repeating it changes nothing."""
         try:
             if batch.kind == "files":
                 for index, line in enumerate(batch.lines):
@@ -82,7 +81,8 @@ class LocalBackend:
                         return Rejected(str(error), good=index)
                     if kept is None:
                         return Rejected(f"there is no such file: {line[:200]!r}", good=index)
-            self._store.copy_segment(run.key, batch.lease_id, name, batch.start, batch.raw)
+            segment = Path(batch.folder, segment_name(batch.stream, batch.segment))
+            self._store.take_segment(run.key, batch.lease_id, segment, batch.start, batch.end)
         except OSError as error:
             return Retry(f"the store {self._store.root} cannot take it: {error}")
         return Delivered()
