@@ -81,7 +81,7 @@ from pluto_dist.spool.frames import Cut
 from pluto_dist.spool.names import segment_name, stream_kind
 from pluto_dist.spool.reader import ReadLimits, read_cut, records
 
-BATCH_BYTES = 1 << 20  # the server's contract advises 1 to 2 MB a request
+BATCH_BYTES = 2 << 20  # the server's contract advises 1 to 2 MB a request
 
 Slow = (
     Ship

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -20,8 +20,10 @@ from pluto_dist.core.values.backend import LogType
 from pluto_dist.core.values.events import PointSummary
 from pluto_dist.core.values.ids import UNREADABLE
 
-_ALIKE: Final = 8  # lines in a row, before they are worth a type
-_AT_ONCE: Final = 256  # lines that are held decoded
+T = TypeVar("T")
+
+ALIKE: Final = 8  # lines in a row, before they are worth a type
+AT_ONCE: Final = 256  # lines that are held decoded
 _WIDEST: Final = 1000  # names of a type
 _TYPES: Final = 64  # that are kept
 
@@ -55,8 +57,17 @@ class _Tally(msgspec.Struct):
         self.count += count
 
 
+def in_a_row(change: Callable[[bytes], T], lines: Sequence[bytes]) -> list[T]:
+    """What becomes of lines, up to the first that holds other names than the change is made for."""
+    done: list[T] = []
+    with suppress(*UNREADABLE):
+        done.extend(map(change, lines))  # what came before an error is kept
+    return done
+
+
 _Tallies = dict[tuple[str, ...], _Tally]
 _line = msgspec.json.Decoder(_Line)
+_to_json = msgspec.json.Encoder().encode
 
 
 def metrics(lines: Sequence[bytes]) -> Contents:
@@ -67,19 +78,19 @@ def metrics(lines: Sequence[bytes]) -> Contents:
     position = row = 0
     while position < len(lines):
         if decode is not None:
-            wanted = lines[position : position + _AT_ONCE]
+            wanted = lines[position : position + AT_ONCE]
             taken = _take_alike(tallies[names], decode, wanted, position)
             position += taken
             if taken == len(wanted):
                 continue
-            if taken < _ALIKE:
+            if taken < ALIKE:
                 decode, row = None, 0
         before = names if decode is None else ()
         found = _take_one(tallies, lines[position], position)
         position += 1
         if decode is None:
             row, names = (row + 1 if found == before else 1), found
-            decode = _decoder(names) if row >= _ALIKE else None
+            decode = _decoder(names) if row >= ALIKE else None
     return _summed_up(tallies)
 
 
@@ -97,9 +108,7 @@ def _take_one(tallies: _Tallies, line: bytes, number: int) -> tuple[str, ...]:
 
 def _take_alike(tally: _Tally, decode: Callable[[bytes], Any], lines: Sequence[bytes], position: int) -> int:
     """Takes lines with the names of the type, up to the first that has others; returns how many."""
-    records: list[Any] = []
-    with suppress(*UNREADABLE):
-        records.extend(map(decode, lines))  # what came before an error is kept
+    records = in_a_row(decode, lines)
     if records:
         steps = [record.step for record in records]
         step = max(steps)
@@ -110,20 +119,46 @@ def _take_alike(tally: _Tally, decode: Callable[[bytes], Any], lines: Sequence[b
 
 
 @lru_cache(maxsize=_TYPES)
-def _decoder(names: tuple[str, ...]) -> Callable[[bytes], Any] | None:
-    """Decodes lines that hold these names and no others, in any order; None where it cannot be made."""
+def _decoder(names: tuple[str, ...], *, unread: bool = False) -> Callable[[bytes], Any] | None:
+    """Decodes lines that hold these names and no others, in any order; None where it cannot be made.
+
+    Args:
+        unread: numbers stay the bytes that they are, and other fields than ours are refused.
+    """
     if not 0 < len(names) <= _WIDEST:
         return None
     fields = {f"f{number}": name for number, name in enumerate(names)}
+    kind, whole = (msgspec.Raw, msgspec.Raw) if unread else (float, int)
     try:
         data = msgspec.defstruct(
-            "Data", [(field, float) for field in fields], rename=fields, forbid_unknown_fields=True, gc=False
+            "Data", [(field, kind) for field in fields], rename=fields, forbid_unknown_fields=True, gc=False
         )
     except ValueError:  # a name with a quote or a control character
         return None
-    line = msgspec.defstruct("Line", [("time", int), ("step", int), ("data", data)], gc=False)
+    head = [("time", whole), ("step", whole)]
+    line = msgspec.defstruct("Line", [*head, ("data", data)], forbid_unknown_fields=unread, gc=False)
     decode: Callable[[bytes], Any] = msgspec.json.Decoder(line).decode
     return decode
+
+
+def renaming(names: tuple[str, ...], finals: Sequence[str]) -> Callable[[bytes], bytes] | None:
+    """Puts lines that hold these names under final ones, values as they were written.
+
+    Returns:
+        What does it to one line, and raises what a decoder raises for a line that holds other names; None
+        where it cannot be made.
+    """
+    decode = _decoder(names, unread=True)
+    if decode is None:
+        return None
+    pairs = b",".join(_to_json(final).replace(b"%", b"%%") + b":%b" for final in finals)
+    form, values = b'{"time":%b,"step":%b,"data":{' + pairs + b"}}\n", msgspec.structs.astuple
+
+    def rename(line: bytes) -> bytes:
+        record = decode(line)
+        return form % (record.time, record.step, *values(record.data))
+
+    return rename
 
 
 def _summed_up(tallies: Mapping[tuple[str, ...], _Tally]) -> Contents:

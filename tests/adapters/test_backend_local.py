@@ -254,9 +254,9 @@ class TestLocalBackend(BackendContract):
         self, rig: LocalRig, links: bool, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """G6: a batch that was cut short by a crash is written again at its place."""
+        run, handle = self.begin(rig)
         if not links:
             monkeypatch.setattr(os, "link", _refuse)
-        run, handle = self.begin(rig)
         first, second = cut("metrics", METRIC), {**METRIC, "step": 1}
         rig.backend.deliver(handle, first)
         for _ in range(2):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from pluto_dist.core.values.events import PointSummary
 from pluto_dist.spool import shapes
+from pluto_dist.spool.batches import renamed
 
 ROW = 300  # more than are decoded at once
 
@@ -37,6 +38,11 @@ def one_by_one(lines: Sequence[bytes]) -> dict[str, PointSummary]:
             else:
                 found[name] = PointSummary(before.last, before.step, before.count + 1)
     return found
+
+
+def in_order(record: bytes) -> str:
+    """A line, whatever the order of its names."""
+    return record.decode() if record.startswith(b'{"cut') else json.dumps(json.loads(record), sort_keys=True)
 
 
 NAMES = (
@@ -81,3 +87,20 @@ def test_a_line_that_lacks_a_name_of_the_row_is_not_taken_for_one_of_it() -> Non
     lines = (*row, line(ROW, {"a": 1.0}), line(ROW + 1, {"a": 1.0, "b": 2.0, "c": 3.0}))
     found = shapes.metrics(lines).summary
     assert {name: point.count for name, point in found.items()} == {"a": ROW + 2, "b": ROW + 1, "c": 1}
+
+
+@given(st.lists(ROWS, max_size=12))
+def test_rows_are_renamed_as_single_lines_are(rows: list[list[bytes]]) -> None:
+    """R7."""
+    known: dict[str, str | None] = {"loss": "loss/rank1", "lr": "100%/\u00e9", "m1": None, "m2": "m2"}
+    lines = tuple(one for row in rows for one in row)
+    single = [out for one in lines for out in renamed("metrics", [one], known)]
+    assert list(map(in_order, renamed("metrics", lines, known))) == list(map(in_order, single))
+
+
+def test_renamed_rows_keep_values_as_they_were_written() -> None:
+    """R7: digits stay, also those that a double has not."""
+    odd = b'{"time":7,"step":3,"data":{"a":0.10000000000000000001,"b":-0.0}}\n'
+    found = renamed("metrics", [odd] * ROW, {"a": "a%b/rank1"})
+    assert set(found) == {b'{"time":7,"step":3,"data":{"a%b/rank1":0.10000000000000000001,"b":-0.0}}\n'}
+    assert len(found) == ROW
