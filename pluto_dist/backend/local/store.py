@@ -1,7 +1,7 @@
 """The store folder: local Runs, and copies of records that a server has not taken yet.
 
     runs/<key>/run.json                       the document, replaced atomically
-    runs/<key>/streams/<lease>/<segment>      copies of spool segments, byte for byte from their start
+    runs/<key>/streams/<lease>/<segment>      spool segments, linked, or copied byte for byte from their start
     runs/<key>/files/, runs/<key>/rejected/   logged files, see `files`
     objects/<two digits>/<SHA-256>            their contents, each once
     runs/<key>/system.json                    facts about the machine, for a server where the Run will be made
