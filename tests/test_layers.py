@@ -30,7 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "coordinator": {*CORE, "core.machine", "spool", "transport", "backend", "cluster", "host"},
     "client": {*CORE, "spool", "transport", "host"},
     "sync": {*CORE, "spool", "backend", "host"},
-    "read": {*CORE, "spool", "transport", "backend", "host"},
+    "read": {*CORE, "spool", "transport", "backend", "cluster", "host"},
     "cli": {
         *CORE,
         "spool",
@@ -42,7 +42,9 @@ ALLOWED: dict[str, set[str]] = {
         "client",
         "sync",
         "read",
+        "ui",
     },
+    "ui": {*CORE, "spool", "backend", "read"},
     "integrations": {"host", "client"},
 }
 
@@ -60,7 +62,10 @@ HEAVY = (
     "pyarrow",
     "pandas",
     "polars",
+    "starlette",
+    "uvicorn",
     "pluto_dist.read",
+    "pluto_dist.ui",
 )
 
 

@@ -1,6 +1,6 @@
 """`pluto-dist show RUN`: everything about one Run.
 
-JSON: the Run's document as `core.document.Document` describes it, without what is for the next coordinator
+JSON: the Run's document (`core.values.document.Document`), without the part that is for the next coordinator
 (`restore`), and with
 
     store    folder of the store that holds the Run
@@ -8,6 +8,10 @@ JSON: the Run's document as `core.document.Document` describes it, without what 
     remark   what people should know about a Run that is not live, "" if nothing
     standing `ended`, `running` (a process of it lives), `detached`, `gone` (its processes are dead, and it is
              not judged yet) or `unknown`; for the last two `status` is only what was written last
+
+With a cluster store (PLUTO_DIST_CLUSTER) there is also `shared`, the Run as all its nodes know it, as in
+`ps`, null if the store does not have it, and `cluster_trouble`. A Run that only the store knows, of other
+nodes, has `run_id`, `project`, `status`, `shared` and nothing else.
 
 A Run whose processes died together with the coordinator is settled first: a coordinator is started, which
 judges it within seconds, unless it was stopped on purpose.
@@ -28,9 +32,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pluto_dist.backend.local.reading import SaidLine
+    from pluto_dist.cli.nodes import Elsewhere
     from pluto_dist.core.values.document import Document
     from pluto_dist.read.lookup import Found, Lookup
-    from pluto_dist.read.settle import Situation
 
 PLOT_HEIGHT = 16
 LAST_LINES = 10
@@ -47,28 +51,41 @@ def show(
     """Shows one Run: status and why, first failure with its last lines, processes, checkpoints, the rest."""
     from pluto_dist.cli import report
     from pluto_dist.cli.console import print_json
-    from pluto_dist.errors import UsageError
+    from pluto_dist.cli.nodes import elsewhere
+    from pluto_dist.errors import RunNotFoundError, UsageError
     from pluto_dist.read.lookup import Lookup
+    from pluto_dist.read.remark import remark_on
     from pluto_dist.read.settle import settle, situation
 
     if plot is not None and as_json:
         raise UsageError("--plot draws and --json prints; for the points as JSON: pluto-dist export RUN")
     lookup = Lookup(home, folder)
     unsettled = settle(lookup)
-    found = lookup.find(run)
+    there = elsewhere(home)
+    try:
+        found = lookup.find(run)
+    except RunNotFoundError:
+        if plot is not None or not _show_shared(there, run, as_json=as_json):
+            raise
+        return
     document = current(found, lookup.spool)
     known = situation(document, live=found.live, spool=lookup.spool)
-    remark = remark_on(found, lookup, known, unsettled)
+    remark = remark_on(document, lookup, known, unsettled, live=found.live)
     if as_json:
         shown = public(document, str(found.store), live=found.live, remark=remark)
-        print_json({**shown, "standing": known.standing})
+        shared = there.find(document.run_id, document.project)
+        told = {"shared": shared, "cluster_trouble": there.trouble} if there.cluster is not None else {}
+        print_json({**shown, "standing": known.standing, **told})
     elif plot is not None:
         _plot(lookup, found, document, plot)
     else:
         lines = _last_lines(document, roots(found, lookup.spool))
+        shared = there.find(document.run_id, document.project)
         report.print_run(
             report.Shown(
                 document=document,
+                shared=shared,
+                trouble=_why_alone(document, there),
                 store=str(found.store),
                 situation=known,
                 remark=remark,
@@ -78,8 +95,35 @@ def show(
         )
 
 
+def _why_alone(document: Document, there: Elsewhere) -> str:
+    """Why no other node of a Run of several is shown."""
+    from pluto_dist.cli.nodes import HERE_ONLY
+
+    if there.cluster is not None:
+        return there.trouble
+    return HERE_ONLY if document.restore.run.cluster is not None else ""
+
+
+def _show_shared(there: Elsewhere, name: str, *, as_json: bool) -> bool:
+    """Shows a Run that only other nodes have; False where the cluster store does not have it either."""
+    from pluto_dist.cli.console import note, print_json
+    from pluto_dist.cli.nodes import print_run_there
+
+    shared = there.named(name)
+    if shared is None:
+        if there.trouble:
+            note(there.trouble)
+        return False
+    if as_json:
+        about = {"run_id": shared.run_id, "project": shared.project, "status": shared.status}
+        print_json({**about, "shared": shared})
+    else:
+        print_run_there(shared)
+    return True
+
+
 def _last_lines(document: Document, folders: list[Path]) -> tuple[SaidLine, ...]:
-    """What the process that failed first printed last."""
+    """The last console lines of the process that failed first."""
     from pluto_dist.read.console import last_lines
     from pluto_dist.read.failure import failed_lease
 
@@ -110,45 +154,6 @@ def current(found: Found, spool: Path | None) -> Document:
     if document.mode != "local" and points < document.points:  # the server has what is no longer here
         return document
     return msgspec.structs.replace(document, summary=summary, points=points)
-
-
-def remark_on(found: Found, lookup: Lookup, known: Situation, unsettled: str) -> str:
-    """What a person should know about a Run that has not ended and that no live coordinator has (G7).
-
-    Args:
-        found: the Run.
-        lookup: where it was found.
-        known: whether its processes live.
-        unsettled: why no coordinator could be started for it, "" if one was or none was needed.
-    """
-    from pluto_dist.read.lookup import RUNNING
-
-    document = found.document
-    if document.relay:
-        return (
-            f"another node owns it; this one relays as {document.relay} and knows what the server said last"
-        )
-    if found.live or document.status != RUNNING:
-        return ""
-    if known.standing == "gone" and unsettled:
-        return f"its processes are gone; not yet judged: {unsettled}"
-    open_leases = [lease for lease in document.leases if lease.state in ("waiting", "active")]
-    here = [lease for lease in open_leases if lookup.spool and (lookup.spool / lease.lease_id).is_dir()]
-    if lookup.silent:
-        return "the coordinator of this node does not answer; this is what the store knew last"
-    if here:
-        return (
-            f"no coordinator runs on this node. {len(here)} of its leases have their spool here: "
-            "`pluto-dist coordinator start` lets the next one look who is alive and settle it"
-        )
-    hosts = ", ".join(sorted({lease.host for lease in open_leases})) or "unknown"
-    monitored = document.mode == "pluto"
-    monitor = "; the server marks it FAILED 150 s after its last heartbeat" if monitored else ""
-    return (
-        "no coordinator of this node has it; this is what the store knew last. Its processes were on: "
-        f"{hosts}. If they are gone for good: `pluto-dist finish {document.display_id or document.key} "
-        f"--status FAILED --force`{monitor}"
-    )
 
 
 def public(document: Document, store: str, *, live: bool, remark: str) -> dict[str, object]:

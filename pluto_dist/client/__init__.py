@@ -1,4 +1,8 @@
-"""What runs in the trainer. Its warnings name their sender also where nobody has set up logging."""
+"""The trainer's side: handles of Runs, leases and their files, hooks, job detection, console, media.
+
+The way in is `api`, the handle is `run`, what a process writes about itself goes through `lease`. Warnings
+name their sender, also where no logging is set up.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +12,10 @@ from pluto_dist.client.terminal import tell
 
 
 def _sign(record: logging.LogRecord) -> bool:
-    """Without a handler Python prints the bare message, which is a riddle among the output of a job.
+    """Writes a record with its sender, where no handler would.
 
-    It also raises where stderr does, so the line is written here, with its sender.
+    Without a handler Python prints the bare message, a riddle among the output of a job, and raises where
+    stderr does.
     """
     if logging.getLogger(record.name).hasHandlers():
         return True

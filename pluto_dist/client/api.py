@@ -61,7 +61,8 @@ def init(
     """Opens a Run, or joins the one of this job.
 
     In a job of several ranks all ranks call it and get handles of one Run: rank 0 owns it, the others are
-    workers. A process of another job that names a live Run becomes a side: it logs, and cannot end it.
+    workers. A process of another job that names a live Run becomes a side: it may log, but cannot end the
+    Run.
 
     Args:
         dir: parent of the store folder `.pluto`; default the working directory.
@@ -70,8 +71,8 @@ def init(
         config: dict, dataclass, namespace, OmegaConf, …; a snapshot is taken.
         settings: a dict or a `Settings` of any setting by its name, see `docs/settings.md`.
         tags: one or several.
-        run_id: number or display id of a Run, which is gone on with; or an id of your own choice.
-        resume: go on with the Run that has your own `run_id`; without one, a new Run is made.
+        run_id: number or display id of a Run to go on with; or an id of your own choice.
+        resume: go on with the Run that has your own `run_id`; if there is none, a new Run is made.
         fork_run_id, fork_step: continue another Run from a step; both or none.
         inherit_config: whether the parent's config is the base (default yes).
         inherit_tags: whether the parent's tags are taken over (default no).
@@ -81,12 +82,12 @@ def init(
         strict: misuse raises instead of warning.
         quiet: print nothing.
         save_dir: another name of `dir`, as with the official client; it wins over `dir`.
-        unknown: any other name is left out with a warning, because the official client takes any.
+        unknown: other names are ignored with a warning, because the official client accepts any.
 
     Raises:
         RunExistsError: a Run has your own `run_id`, and `resume` was not given; nothing was changed.
         RunNotFoundError: no Run has this number or display id.
-        OwnerExistsError: somebody alive owns the Run and this process insists on owning it.
+        OwnerExistsError: a live process owns the Run, and this one insists on owning it.
         ArgumentError, ForkError, SettingError, InvalidRecordError: as their texts say; nothing was opened.
         MachineError: only with PLUTO_DIST_REQUIRED=1; otherwise one warning and a disabled Run.
     """
@@ -167,8 +168,8 @@ def finish(op: AnyRun | None = None, *, code: int | None = None, timeout_s: floa
     """Finishes a Run, or, as the official client does, all that this process has not ended yet.
 
     Args:
-        op: which Run; left out, all. Without any it does nothing.
-        code, timeout_s: as of `Run.finish`; the time bounds the whole call.
+        op: which Run; left out, all of them. Without any open Run the call does nothing.
+        code, timeout_s: as for `Run.finish`; the time bounds the whole call.
 
     Raises:
         ArgumentError: `op` is no Run, or as `Run.finish`.
@@ -194,7 +195,7 @@ def log(
 ) -> None:
     """Logs to the newest unfinished Run of this process; the arguments are those of `Run.log`.
 
-    When all of them have ended it is as `Run.log` after the end: dropped, counted, one warning.
+    When all of them have ended it acts as `Run.log` after the end: dropped, counted, one warning.
 
     Raises:
         RunNotFoundError: there was none.
@@ -242,7 +243,7 @@ def login(
 ) -> None:
     """Looks for an API key where `init()` will look, and says in one line if there is none.
 
-    It asks nobody for a key and stores none: `pluto login` of the official client does, or PLUTO_API_KEY.
+    It neither prompts for a key nor stores one. Use `pluto login` of the official client, or PLUTO_API_KEY.
 
     Raises:
         SettingError: a setting cannot be used, or a stored key cannot be read.
@@ -253,7 +254,7 @@ def login(
 
 
 def _opened(wish: Wish, settings: Settings) -> AnyRun:
-    """Importing the package loads none of what opens a Run, and Windows lacks what that needs."""
+    """Opens a Run; its modules are imported here: importing the package is light, and works on Windows."""
     if sys.platform == "win32":
         from pluto_dist.client.opening import open_lease
 

@@ -1,9 +1,8 @@
 """Arguments of public calls, checked and made plain before anything is opened or any state changes.
 
-Each function takes the argument's name for the error, and the value. Scalars of numpy and torch are taken for
-the number they hold; nothing else is converted, because what was meant is a guess.
-
-What a caller of `init` or `attach` wants: every argument is checked here, before anything is opened.
+Most functions take the argument's name, for the error, and its value. Scalars of numpy and torch count as the
+number that they hold; nothing else is converted, because that would be a guess at what was meant. The checked
+arguments of `init` and `attach` are a `Wish`.
 """
 
 from __future__ import annotations
@@ -78,7 +77,7 @@ def code_of(argument: str, value: object) -> int | None:
 
 
 def seconds_of(argument: str, value: object) -> float:
-    """How long to wait; infinity is a wait that outlasts everybody.
+    """Seconds to wait; infinity is cut to the longest wait.
 
     Raises:
         ArgumentError: no number, NaN, or negative.
@@ -108,7 +107,7 @@ _log = logging.getLogger("pluto_dist")
 
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
-    """What a caller of `init` or `attach` wants, checked.
+    """The checked arguments of a call of `init` or `attach`.
 
     Attributes:
         via: how the handle came here: by the call, by a main module that is imported again, or as a handle

@@ -1,4 +1,4 @@
-"""Which call of the user's code is going on, for messages that come later."""
+"""The call of the user's code that is being carried out, for messages that come later."""
 
 from __future__ import annotations
 

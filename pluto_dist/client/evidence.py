@@ -1,4 +1,4 @@
-"""From an exception to evidence: what it says about the job (R9)."""
+"""Evidence of this process's end, from an exception or an exit code (R9)."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def evidence_of(error: BaseException) -> dict[str, Any] | None:
 def evidence_of_exit(code: object, handled: BaseException | None) -> dict[str, Any]:
     """Fields of an `Evidence` entry about an exit.
 
-    `except …: sys.exit(1)` is how scripts and torch's `spawn` pass on that the exception ends them, so it is
-    the cause. Codes that stand for a signal speak for themselves.
+    Scripts and torch's `spawn` end with `except …: sys.exit(1)`, so an exception that is being handled is the
+    cause. A code that stands for a signal names its cause itself.
 
     Args:
         code: argument of `sys.exit`.
@@ -62,7 +62,7 @@ def evidence_of_exit(code: object, handled: BaseException | None) -> dict[str, A
 
 
 def exit_code_of(code: object) -> int:
-    """What the interpreter makes of the argument of `sys.exit`."""
+    """The exit code that the interpreter makes of the argument of `sys.exit`."""
     if code is None:
         return 0
     if issubclass(type(code), int):  # objects may say anything about their class, or raise

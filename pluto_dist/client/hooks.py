@@ -1,11 +1,11 @@
-"""Exit, exceptions and signals of this process: evidence is taken at the cause (R9).
+"""Hooks on exit, exceptions and signals of this process, which take evidence at its cause (R9).
 
-Everything that was installed before keeps working and is called as if we were not there. In a forked child
+Every hook that was installed before keeps working and is called as if ours were not there. In a forked child
 every hook is a pass-through.
 
-`os.kill` is hooked to tell apart who ends a child: its own parent (`Process.terminate()`, a pool that is
-left, `multiprocessing` at the interpreter's exit), which says nothing against the Run, or anybody else.
-Signals that C code or `os.killpg` sends are not seen.
+`os.kill` is hooked to know which children this process ends itself (`Process.terminate()`, a pool that is
+left, `multiprocessing` at the interpreter's exit): such an end says nothing against the Run. Signals that C
+code or `os.killpg` sends are not noticed.
 
 SIGTERM (`stops.py` notices it): the evidence is written, the preemption callbacks are called, then an earlier
 handler of the script, if it had one, else the process leaves and dies by the signal. A script that looks at
@@ -15,13 +15,13 @@ it would have had nothing to call. A process that ignored SIGTERM before `init()
 task of submitit does, whose handler only says that it came; it is recorded.
 
 The exit code: `sys.exit` is hooked, so its code is known at exit, and the exception in whose handler it was
-called; unless the process logged after it: then somebody has caught it. Of any other end (the script's last
-line, `raise SystemExit(n)`) only the kernel knows the code, when the process is gone. After an uncaught
-exception the code says nothing new.
+called; unless the process logged after it, which shows that the exit was caught. After any other end (the
+script's last line, `raise SystemExit(n)`) only the kernel knows the code, when the process is gone. After an
+uncaught exception the code says nothing new.
 
-A child of `multiprocessing` never gets to the exception hook, and a forked one not to the exit hook either;
-what ends it is taken when its finalizers run, before its parent can know and stop its siblings. There its
-leases end too, as at the exit of any script.
+A child of `multiprocessing` never gets to the exception hook, and a forked one not to the exit hook either.
+Their evidence is taken when their finalizers run, before the parent can know and stop the siblings; their
+leases end there too, as at the exit of any script.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Hooks:
     def _exit(self, code: object = None, /) -> NoReturn:
         main = threading.current_thread() is threading.main_thread()
         if self._here and main and not _is_prompt():
-            STOPS.take()  # an exit in a handler of SIGTERM is its consequence, so that is told first
+            STOPS.take()  # an exit in a handler of SIGTERM is its consequence, so the signal comes first
             words = evidence_of_exit(code, sys.exception())
             self._remember({"at": boot_clock(), **words} if words["exit_code"] else {})
         self._previous_exit(code)  # type: ignore[arg-type] # as the interpreter, we take anything
@@ -121,7 +121,7 @@ class Hooks:
         self._previous_thread_hook(args)
 
     def _remember(self, last_words: dict[str, Any]) -> None:
-        """What there is to say at exit, if this is the exit."""
+        """Keeps evidence for the exit hook, in case this is the exit."""
         self._last_words, self._written_then = last_words, _written()
 
     def _at_exit(self) -> None:
@@ -129,25 +129,25 @@ class Hooks:
             words = self._last_words if self._written_then == _written() else None
             for run in RUNS.mine():
                 run.leave_at_exit(words)
-                run.tell_late()
+                run.warn_late()
 
     def _at_end_of_child(self) -> None:
-        """Of a child of `multiprocessing`, whose exit code follows from what ends it."""
+        """Takes the end of a child of `multiprocessing`, whose exit code follows from its cause."""
         if self._here:
             for run in RUNS.mine():
                 run.take_evidence(sys.exception())
                 run.leave_at_exit({})
-                run.tell_late()
+                run.warn_late()
 
     def _kill(self, pid: int, number: int, /) -> None:
-        """Whom this process ends, its child has not failed: `multiprocessing` comes here, and all others."""
+        """`os.kill`: a child that this process ends by a signal has not failed; noted before it is sent."""
         if self._here and number in ENDING and pid > 0 and pid != self._pid and is_running(pid):
             for run in RUNS.open()[:1]:
-                run.tell_stopped(pid, signal.Signals(number).name)
+                run.note_stopped(pid, signal.Signals(number).name)
         self._previous_kill(pid, number)
 
     def _sigterm(self, number: int, frame: FrameType | None) -> None:
-        """Records it, then lets happen what would have happened without us."""
+        """Records the signal, then does what would have happened without us."""
         if not self._here:
             self._pass_on(number, frame)
             return
@@ -166,20 +166,20 @@ class Hooks:
             self._die(number)
 
     def _before_fork(self) -> None:
-        """The interpreter forgets signals that reach a child before it runs; they wait instead."""
+        """Blocks signals over a fork: the interpreter forgets those that reach a child before it runs."""
         self._masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 
     def _after_fork(self) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, self._masks.before)
 
     def _in_child(self) -> None:
-        """SIGTERM does to a child what it would do without us."""
+        """Gives SIGTERM in a child the effect that it would have without us."""
         if signal.getsignal(signal.SIGTERM) == self._sigterm:
             signal.signal(signal.SIGTERM, self._previous_sigterm)
         self._after_fork()
 
     def _give_up(self, number: int) -> None:
-        """The script was asked and did not end; in a thread, because the main one may be inside a C call."""
+        """Ends a script that did not end when asked; in a thread, for the main one may be in a C call."""
         self._leave()
         self._previous_kill(os.getpid(), number)
 
@@ -194,7 +194,7 @@ class Hooks:
             self._die(number)
 
     def _die(self, number: int) -> None:
-        """By the signal itself, so that the parent sees the truth; pid 1 cannot, it has no default action."""
+        """Dies by the signal itself, so that the parent sees the truth; pid 1 can only exit."""
         if os.getpid() == 1:
             flush(sys.stdout)
             flush(sys.stderr)
@@ -214,7 +214,7 @@ def _lets_it_pass(handler: Handler) -> bool:
 
 
 def _is_prompt() -> bool:
-    """At a prompt, a notebook's too, an error or `sys.exit` may end a line of input and not the process."""
+    """Whether this is a prompt or a notebook, where an error or `sys.exit` ends a line of input only."""
     return hasattr(sys, "ps1")
 
 

@@ -1,10 +1,10 @@
-"""What the parts of the client know of each other, and what scripts for the official client expect.
+"""Protocols between the parts of the client, and names that scripts for the official client expect.
 
 `RunLike` and `Member` are all that module-level calls, hooks and signal handlers see of a handle and of the
 lease behind it; so those do not import what imports them.
 
-`docs/official-client.md` lists its public surface name by name, with what becomes of it here; a test holds
-that table against the installed client.
+`docs/official-client.md` lists the official client's public surface name by name, with what becomes of it
+here; a test holds that table against the installed client.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class RunLike(Protocol):
 
 
 class Member(Protocol):
-    """The lease behind a handle: what a process says with it, and how it leaves."""
+    """The lease behind a handle: how a process writes evidence and events with it, and how it leaves."""
 
     pid: int
     end: Literal["", "finished", "closed"]
@@ -78,14 +78,14 @@ class Member(Protocol):
     def evidence(self, **what: Any) -> None: ...
     def take_evidence(self, error: BaseException | None) -> None: ...
     def note(self, text: str, **detail: str) -> None: ...
-    def tell_stopped(self, pid: int, signal: str) -> None: ...
-    def tell_late(self) -> None: ...
+    def note_stopped(self, pid: int, signal: str) -> None: ...
+    def warn_late(self) -> None: ...
     def finish(self, code: int | None = None, timeout_s: float | None = None) -> None: ...
     def leave_at_exit(self, last_words: Mapping[str, Any] | None, wait_s: float | None = None) -> None: ...
 
 
 class Hints:
-    """An attribute that is not offered is an AttributeError that says where to find it."""
+    """Base of handles: the AttributeError for a missing attribute says what to use instead."""
 
     if not TYPE_CHECKING:  # a type checker knows what is there
 
@@ -114,7 +114,7 @@ class Settings:
         vars(self).update(settings_of(settings))
 
     def to_dict(self) -> dict[str, Any]:
-        """Those that were set."""
+        """The settings that were set."""
         return dict(vars(self))
 
     if not TYPE_CHECKING:
@@ -125,9 +125,9 @@ class Settings:
 
 
 class RunSettings(Settings):
-    """What `run.settings` gives: the settings that hold for a Run, and how the official client names its ids.
+    """`run.settings`: the settings that hold for a Run, and its ids by the official client's names.
 
-    A copy: setting one changes nothing, and is warned of.
+    A copy: an assignment changes nothing, and gives a warning.
     """
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -192,7 +192,7 @@ def settings_of_run(loaded: Loaded, **of_run: object) -> RunSettings:
 
 
 def tell_left_out(lines: Iterable[str]) -> None:
-    """Settings that a script gives and that mean nothing here; each is told once."""
+    """Warns of settings that a script gives and that mean nothing here, each once."""
     for line in lines:
         _warn_once(line, line)
 

@@ -1,20 +1,19 @@
-"""The job's Run in the hands of the process that starts the job: `pluto-dist run -- CMD…`.
+"""`pluto-dist run -- CMD…`: a launcher that owns the Run of the job which its command is.
 
-It owns the Run, so no rank does: what the command starts are workers (`Opened.launched_by`). The command's
-exit decides the final status, also if no rank could say a word; what ranks said decides who failed first.
-It stays until everything is delivered (R11), and then ends as the command did.
+No rank owns the Run then: processes that the command starts are workers (`Claim.launched_by`). The exit of
+the command decides the final status, also if no rank wrote any evidence; evidence of ranks decides which
+failed first. The launcher stays until everything is delivered (R11), and then ends as the command did.
 
-Where SLURM starts one on each node, each says on which node it is, and without PLUTO_RUN_ID none makes up an
-id that the others could not know: so they can have one Run (R12).
+Where SLURM starts a launcher on each node, each knows which node it is on, and without PLUTO_RUN_ID none
+makes up an id that the others could not know: so they can have one Run (R12).
 
-What the command prints is recorded while nobody below records it (`console/command.py`); the coordinator
-records the node's metrics.
+The command's output is recorded while no process below records its own (`console/capture.py`); the
+coordinator records the node's metrics.
 
-A command that runs in its parent's place: same terminal, same process group, same signals, same exit.
-
-All signals of this process are blocked and waited for in one place (`sigwaitinfo`), so nothing is lost, no
-handler runs, and it works as pid 1 of a container: what is sent to us goes to the command, what is orphaned
-is reaped. The terminal's own signals (Ctrl-C) reach the command without us.
+The command runs in its parent's place: same terminal, same process group, same signals, same exit. All
+signals of the launcher are blocked and waited for in one place (`sigwaitinfo`), so none is lost, no handler
+runs, and it works as pid 1 of a container: signals go on to the command, orphans are reaped. The terminal's
+own signals (Ctrl-C) reach the command directly.
 """
 
 from __future__ import annotations
@@ -79,7 +78,7 @@ def below_launcher(env: Mapping[str, str]) -> bool:
 
 
 def _exported(run: Run, run_id: str | None, settings: Settings) -> dict[str, str]:
-    """By these everything that the command starts finds the Run."""
+    """Variables by which all processes of the command find the Run."""
     folder = Path(settings.dir or Path.cwd()).absolute()
     return {
         **_id_of(run, run_id),
@@ -90,7 +89,7 @@ def _exported(run: Run, run_id: str | None, settings: Settings) -> dict[str, str
 
 
 def _id_of(run: Run, run_id: str | None) -> dict[str, str]:
-    """Without a coordinator an id that was left to it is not known yet; the launcher's lease says enough."""
+    """The variable with the Run's id; none while only a coordinator could give it: the lease is enough."""
     try:
         return {"PLUTO_RUN_ID": run_id or run.run_id}
     except (CoordinatorUnavailableError, WaitTimeoutError):
@@ -98,7 +97,7 @@ def _id_of(run: Run, run_id: str | None) -> dict[str, str]:
 
 
 class Job:
-    """The command and what became of it."""
+    """The command as a job: started, waited for, and its end written as evidence."""
 
     def __init__(self, run: Member, settings: Settings) -> None:
         self._run = run
@@ -120,7 +119,7 @@ class Job:
         return status
 
     def _signalled(self, number: int) -> None:
-        """What asks us to stop asks the job; all that follows is a consequence (R10)."""
+        """Takes a request to stop us as one to stop the job; what follows is its consequence (R10)."""
         if number in STOPPING and not self._stopped:
             self._stopped = True
             self._run.evidence(kind="signal", signal=signal.Signals(number).name)
@@ -175,7 +174,7 @@ class Command:
         self.pid = os.posix_spawnp(argv[0], argv, env, setsigmask=mask, setsigdef=_IGNORED_BY_PYTHON)
 
     def wait(self, on_signal: Callable[[int], None]) -> int:
-        """Its wait status. Meanwhile signals are passed on; `on_signal` is told of each before."""
+        """Waits for the command's wait status; passes signals on, each after a call of `on_signal`."""
         waited = waited_signals()
         while True:
             info = signal.sigwaitinfo(waited)
@@ -189,7 +188,7 @@ class Command:
                 os.kill(self.pid, info.si_signo)
 
     def _reap(self) -> int | None:
-        """Collects the dead: the command, and as pid 1 whoever else was left to us."""
+        """Collects dead children: the command, and as pid 1 all orphans."""
         anybody = -1 if os.getpid() == 1 else self.pid
         while True:
             try:
@@ -203,7 +202,7 @@ class Command:
 
 
 def become(argv: list[str]) -> NoReturn:
-    """The command takes the place of this process.
+    """Replaces this process by the command.
 
     Raises:
         OSError: it cannot be started.

@@ -1,9 +1,11 @@
-"""The lease that this process holds: what it says, and how it ends.
+"""The lease that this process holds: its entries, and its end.
 
-`Run` is the face for users; the exit and signal hooks, the launcher and `init()` deal with the lease itself.
-Each step is an entry in the lifecycle stream; what cannot be an entry is refused before anything changes.
+`Run` is the face for users; the exit and signal hooks, the launcher and `init()` use the lease itself. Each
+change is an entry in the lifecycle stream; one that cannot be an entry is refused before anything changes.
 
-The end of a lease: told, taken, and waited for as long as it is worth waiting (G5, R11).
+The end of a lease has two parts. The entry makes it certain: it is on disk, and any later coordinator carries
+it out. Then the process waits, bounded, until the coordinator has taken the entry, and, as the last one out,
+until everything is delivered (G5, R11).
 """
 
 from __future__ import annotations
@@ -25,7 +27,10 @@ from pluto_dist.client.offline import Claimed, knows_its_run
 from pluto_dist.client.points import PointLog
 from pluto_dist.client.stops import STOPS
 from pluto_dist.client.values import clean_text
+from pluto_dist.core.rules.advice import advice as advice_on
+from pluto_dist.core.rules.alerts import TitleLimit
 from pluto_dist.core.values.lifecycle import (
+    Alerted,
     ChildStopped,
     Claim,
     Closed,
@@ -52,7 +57,7 @@ from pluto_dist.host.settings import Settings
 if TYPE_CHECKING:
     from pluto_dist.client.console.capture import CommandConsole
 
-UNANSWERED_S = 10.0  # a coordinator that has said nothing by then does not work
+UNANSWERED_S = 10.0  # a coordinator that has not answered by then does not work
 
 _log = logging.getLogger("pluto_dist")
 
@@ -62,15 +67,15 @@ class Lease:
 
     Args:
         files, link, settings: of the lease.
-        attached: it asked to be a side.
-        command: of a launcher, which owns the Run for the command that it starts: that command's console.
+        attached: opened by `attach()`, which asks to be a side.
+        command: console of the command that a launcher starts; None for all others.
         wall: clock of the records.
 
     Attributes:
-        session: of the process, by which a daemon is known later.
-        end: how this process ended it, "" while it has not.
-        by_init: it was opened by `init()`.
-        ended_by: which call that was, and where.
+        session: of the process, by which a daemon is recognised later.
+        end: how this process ended the lease, "" while it has not.
+        by_init: opened by `init()`.
+        ended_by: the call that ended the lease, and its place.
     """
 
     def __init__(
@@ -100,14 +105,17 @@ class Lease:
         self._ends = itertools.count()
         self._granted_once = False
         self._claimed: Claimed | None = None
-        self._unheard = False
+        self._no_coordinator = False
         self._notices = Notices(settings.on_cancel)
+        self._alerts = TitleLimit()
+        self._attempt = 0
+        self._advice = ""
 
-    # --- what is known of it ----------------------------------------------------------------------
+    # --- facts about it ---------------------------------------------------------------------------
 
     @property
     def lease_id(self) -> str:
-        """Its id."""
+        """Id of the lease."""
         return self.files.lease_id
 
     @property
@@ -122,7 +130,7 @@ class Lease:
 
     @property
     def here(self) -> bool:
-        """Whether this is the process that opened it, and no child that was forked."""
+        """Whether this is the process that opened the lease, and no forked child of it."""
         return self.pid == os.getpid()
 
     @property
@@ -133,7 +141,7 @@ class Lease:
 
     @property
     def ends_as_side(self) -> bool:
-        """The end of a lease never waits for its grant: who has no role yet is what it asked to be."""
+        """Whether the lease ends as a side's; without a grant, for which no end waits, by its request."""
         view = self.link.view
         if view is None or view.state == "waiting":
             return self._attached
@@ -141,12 +149,13 @@ class Lease:
 
     @property
     def alone(self) -> Claimed | None:
-        """What this process knows of its Run by itself; None while a coordinator may still say it (G4)."""
-        return self._claimed if self._unheard and self.link.view is None else None
+        """The Run by this process's own claim, where no coordinator can be had (G4); None otherwise."""
+        return self._claimed if self._no_coordinator and self.link.view is None else None
 
     def claim(self, opened: Claim) -> None:
-        """Says who asks for what: the first entry of the lease."""
+        """Writes the claim, the first entry of the lease."""
         self.by_init = opened.verb == "init"
+        self._attempt = opened.job.attempt
         self.files.say(opened)
         if knows_its_run(opened):
             self._claimed = Claimed(self.lease_id, opened)
@@ -161,11 +170,11 @@ class Lease:
         self._granted_once = True
         notices.joined(view, self.settings)
         self.points.start_at(view.next_step)
-        if view.role == "side":  # its output is its own, unless somebody asked for it
+        if view.role == "side":  # its output is not recorded unless a setting asks for it
             CAPTURES.stop(self.lease_id, unless_asked=True)
 
     def wait_granted(self, timeout_s: float) -> bool:
-        """Whether the claim was granted in time.
+        """Waits for the grant; False if it did not come in time.
 
         Raises:
             PlutoDistError: it was refused, or no coordinator can be had.
@@ -176,7 +185,7 @@ class Lease:
                     raise self.link.unanswered(UNANSWERED_S)
                 return False
         except CoordinatorUnavailableError:
-            self._unheard = True
+            self._no_coordinator = True
             raise
         if not self.link.wait(lambda view: view.state != "waiting", timeout_s):
             return False
@@ -188,19 +197,19 @@ class Lease:
             raise error
         return True
 
-    # --- what it says -----------------------------------------------------------------------------
+    # --- entries ----------------------------------------------------------------------------------
 
     def stamp(self) -> dict[str, Any]:
         """The times of an entry."""
         return {"at": boot_clock(), "wall_ms": self._wall.ms()}
 
     def say(self, entry: LifecycleEntry) -> None:
-        """Writes an entry, and tells the coordinator that there is one."""
+        """Writes an entry, and nudges the coordinator."""
         self.files.say(entry)
         self.link.nudge()
 
     def change(self, entry: LifecycleEntry) -> None:
-        """Changes what all share, unless this process may not do so any more.
+        """Writes a change of tags or config, unless the lease has ended.
 
         Raises:
             RunEndedError: after the end, with `strict`.
@@ -222,12 +231,14 @@ class Lease:
                 self._claimed.take(entry)
 
     def evidence(self, **what: Any) -> None:
-        """Writes one piece of evidence; of now, unless it says of when."""
+        """Writes one piece of evidence, with the time of now unless another is given."""
         if not self.end and self.here:
-            self.say(Evidence(**(self.stamp() | what)))
+            found = Evidence(**(self.stamp() | what))
+            self._advice = self._advice or advice_on(found, self._attempt)
+            self.say(found)
 
     def take_evidence(self, error: BaseException | None) -> None:
-        """An exception that is on its way out of this process."""
+        """Writes the evidence of an exception that is about to leave this process."""
         if error is None or self.end:
             return
         from pluto_dist.client.evidence import evidence_of
@@ -238,27 +249,40 @@ class Lease:
             self.evidence(**found)
 
     def note(self, text: str, **detail: str) -> None:
-        """An event of the Run that is no evidence."""
+        """Writes an event of the Run that is no evidence."""
         if not self.end and self.here:
             clean = {key: clean_text(value) for key, value in detail.items()}
             self.say(Noted(**self.stamp(), text=text, detail=clean))
 
-    def alert(self, title: str, text: str, level: str) -> None:
+    def alert(self, title: str, text: str, level: str, *, email: bool, remote: bool) -> None:
         """See `Run.alert`."""
         number = logging.getLevelNamesMapping().get(level, logging.INFO)
         _log.log(number, "%s: %s", title, text)
-        self.note("alert", title=title, message=text, level=logging.getLevelName(number))
-        self.warn_once(
-            "alert", "alert(): it is an event of the Run and a line of the log; no mail or webhook was sent"
+        if self.end or not self.here:
+            return
+        more = self._alerts.admit(title, boot_clock())
+        if more is None:
+            self.warn_once(f"alert:{title}", f"alert({title!r}): more than one a minute is only counted")
+            return
+        self.say(
+            Alerted(
+                **self.stamp(),
+                title=clean_text(title),
+                message=clean_text(text),
+                level=logging.getLevelName(number),
+                email=email,
+                remote=remote,
+                more=more,
+            )
         )
 
-    def tell_stopped(self, pid: int, signal: str) -> None:
-        """This process ends one that it has started."""
+    def note_stopped(self, pid: int, signal: str) -> None:
+        """Writes that this process is about to end a child by a signal."""
         if not self.end and self.here:
             self.say(ChildStopped(**self.stamp(), pid=pid, signal=signal))
 
     def log_late(self) -> None:
-        """A record came after the end.
+        """Counts a record that came after the end, with a warning for the first.
 
         Raises:
             RunEndedError: with `strict`.
@@ -272,8 +296,8 @@ class Lease:
             raise RunEndedError(message)
         self.warn_once("late", message)
 
-    def tell_late(self) -> None:
-        """Says how many records came after the end; the first was warned of when it came."""
+    def warn_late(self) -> None:
+        """Warns, at the exit, of the number of records that came after the end."""
         if self._late > 1 and self.here:
             _log.warning("%d records came after the end of %s and were dropped", self._late, self._named())
             self._late = 0
@@ -308,16 +332,15 @@ class Lease:
         self._leave(Closed(**self.stamp()), timeout_s)
 
     def leave_at_exit(self, last_words: Mapping[str, Any] | None, wait_s: float | None = None) -> None:
-        """What the interpreter's exit hook does.
+        """Ends the lease in the interpreter's exit hook.
 
         Args:
-            last_words: evidence of the exit, empty if there is nothing to say; None means that the exit code
-                is not known yet.
+            last_words: evidence of the exit, empty if there is none; None if the exit code is not known yet.
             wait_s: bound of the wait for delivery.
         """
         if self.end or not self.here:
             return
-        STOPS.take()  # what follows a SIGTERM is its consequence, so it is told first
+        STOPS.take()  # what follows a SIGTERM is its consequence, so the signal comes first
         if last_words:
             self.evidence(**last_words)
         if self.ends_as_side:
@@ -326,7 +349,7 @@ class Lease:
         self._leave(Finished(**self.stamp(), at_exit=last_words is None, by_exit=True), wait_s)
 
     def abandon(self) -> None:
-        """The claim came to nothing: the lease ends without another word."""
+        """Closes the lease of a claim that was refused or given up, and waits for nothing."""
         self.end = "closed"
         self.say(Closed(**self.stamp()))
         self.files.close()
@@ -350,7 +373,7 @@ class Lease:
             return  # another thread came first, or it did and this is a signal handler
         self.end = "finished" if isinstance(entry, Finished) else "closed"
         self.ended_by = calling()
-        CAPTURES.stop(self.lease_id)
+        CAPTURES.stop(self.lease_id)  # while the console stream is open: unfinished lines are recorded
         if self._command is not None:
             timeout_s = self._command.stop(self.settings.exit_wait_s if timeout_s is None else timeout_s)
         self.say(
@@ -366,7 +389,15 @@ class Lease:
         self.files.close()
         exiting = isinstance(entry, Finished) and entry.at_exit
         for_all = self._command is not None
-        leave(self.link, self.files, self.settings, timeout_s, exiting=exiting, for_all=for_all)
+        leave(
+            self.link,
+            self.files,
+            self.settings,
+            timeout_s,
+            exiting=exiting,
+            for_all=for_all,
+            advice=self._advice,
+        )
 
 
 SHOW_AFTER_S = 1.0
@@ -381,16 +412,18 @@ def leave(
     *,
     exiting: bool,
     for_all: bool = False,
+    advice: str = "",
 ) -> None:
     """Waits for the coordinator to take the end; the last one out waits until everything is safe.
 
-    Never raises: the end is on disk before it comes here, and is carried out by whoever comes next.
+    Never raises: the end is on disk by now, and the next coordinator carries it out if this one does not.
 
     Args:
         link, files, settings: of the lease.
         timeout_s: bound of the wait, None for the setting.
-        exiting: the process itself ends, so its death is what releases the lease.
-        for_all: it waits in the job's place, whoever else is still alive.
+        exiting: the process itself ends, so its death releases the lease.
+        for_all: wait for the whole job's records, as the launcher does, also while others are alive.
+        advice: what to do about the failure of this process, for its last line.
     """
     bound = settings.exit_wait_s if timeout_s is None else timeout_s
     try:
@@ -405,7 +438,7 @@ def leave(
         _tell_dropped(files)
     if not safe:
         _tell_undelivered(link.view, files, bound)
-    notices.finished(link.view, settings, files.records)
+    notices.finished(link.view, settings, files.records, advice)
     link.close()
     if taken and not exiting:
         files.release()
@@ -414,7 +447,7 @@ def leave(
 def _await_end(
     link: Link, files: LeaseFiles, settings: Settings, bound: float, *, for_all: bool
 ) -> tuple[bool, bool]:
-    """Whether the coordinator has taken the end, and whether all that is to be waited for is safe."""
+    """Waits; returns whether the coordinator has taken the end, and whether all that counts is safe."""
     deadline = boot_clock() + bound
     files.sync()
     taken = link.wait(lambda view: link.settled(view) and _ended(view), bound)
@@ -439,7 +472,7 @@ def _tell_undelivered(view: View | None, files: LeaseFiles, waited_s: float) -> 
 
 
 def _wait_shown(link: Link, until: Callable[[View], bool], deadline: float, settings: Settings) -> bool:
-    """Waits; on a terminal people see what for, once it takes longer than they would think nothing of."""
+    """Waits; on a terminal, a wait of some length shows what it waits for."""
     if link.wait(until, max(0.0, min(SHOW_AFTER_S, deadline - boot_clock()))):
         return True
     with notices.Waiting(settings) as waiting:
@@ -454,7 +487,7 @@ def wait_for_delivery(link: Link, files: LeaseFiles, timeout_s: float) -> None:
     """Waits until the coordinator has delivered everything that this process has written.
 
     Raises:
-        RunEndedError: nobody tells this process any more.
+        RunEndedError: this process gets no more views: it has ended the lease, or is a forked child.
         WaitTimeoutError: the time is over.
     """
     deadline = boot_clock() + timeout_s
@@ -486,5 +519,5 @@ def _drained(view: View) -> bool:
 
 
 def _safe(view: View) -> bool:
-    """Earlier leavers have nothing to wait for; the last one out sees to it that everything is safe."""
+    """Whether the process may leave: at once while others are alive, the last one once all is safe."""
     return not view.last_out or view.drained

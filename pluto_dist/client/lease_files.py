@@ -1,9 +1,10 @@
-"""A process's own files: the lease folder with its lock, its lifecycle and its record streams.
+"""Files of a lease: the folder with its lock, the lifecycle stream and the record streams.
 
-Nobody has to answer for any of this: a process can open a lease, log and end while no coordinator runs, and
-the next one that starts finds the folder and does what it says (G12).
+None of this needs a coordinator: a process can open a lease, log and end while none runs, and the next one
+that starts finds the folder and carries out what is written there (G12).
 
-Tells the user that records are being lost, when it begins and when it is over.
+Records that are lost to a full disk are counted; `DropReport` warns of them when it begins and when it is
+over.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pluto_dist.errors import PlacesError
 from pluto_dist.host.lease_lock import LOCK_NAME, LeaseLock
 from pluto_dist.spool.blobs import COPY_UP_TO, Blobs
 from pluto_dist.spool.durability import GroupSync, require_durable
-from pluto_dist.spool.space import Space
+from pluto_dist.spool.space import SIDE, Space
 from pluto_dist.spool.writer import Limits, Room, StreamWriter
 
 
@@ -33,6 +34,8 @@ class LeaseFiles:
         quota_bytes: limit of the whole spool, None for the default.
         files_quota_bytes: limit of the files that wait for delivery on this node, None for the default.
         files_copy_bytes: size of the largest logged file that is copied.
+        sides_share: percent of both quotas that all sides of the node together may take, for a lease that is
+            opened as a side; 0 for any other.
         durable: what was written is put on the disk about once a second, against power loss (G3).
 
     Raises:
@@ -47,6 +50,7 @@ class LeaseFiles:
         quota_bytes: int | None,
         files_quota_bytes: int | None = None,
         files_copy_bytes: int = COPY_UP_TO,
+        sides_share: int = 0,
         durable: bool = False,
     ) -> None:
         self.lease_id = os.urandom(12).hex()
@@ -54,14 +58,18 @@ class LeaseFiles:
         try:
             self.folder.parent.mkdir(mode=0o700, exist_ok=True)
             self.folder.mkdir(mode=0o700)
+            # Locked before anything is written: from the first entry on, a free lock means death (R2).
             self.lock = LeaseLock(self.folder / LOCK_NAME)
-            self.room = RoomForRecords(Space(str(spool), quota_bytes))
+            if sides_share:
+                (self.folder / SIDE).touch(mode=0o600)
+            self.room = RoomForRecords(Space(str(spool), quota_bytes, sides_share=sides_share))
             limits = Limits(segment_bytes=segment_bytes)
             self.blobs = Blobs(
                 str(self.folder),
                 str(spool),
                 files_quota_bytes,
                 copy_up_to=files_copy_bytes,
+                sides_share=sides_share,
                 durable=durable,
             )
         except OSError as error:
@@ -77,7 +85,7 @@ class LeaseFiles:
         self._unsaid: deque[bytes] = deque()
 
     def stream_of(self, log_type: LogType) -> StreamWriter:
-        """Where the records under a name of this type go."""
+        """The stream for records under a name of this type."""
         if log_type == "METRIC":
             return self.metrics
         return self.data if log_type in ("DATA", "HISTOGRAM", "TABLE") else self.files
@@ -87,12 +95,12 @@ class LeaseFiles:
         return self.metrics, self.data, self.files, self.console
 
     def sync_if_due(self, now: float) -> None:
-        """Puts on the disk what was written since the last time, if wanted; the link's thread calls it."""
+        """Syncs what was written since the last time, if `durable`; the link's thread calls it."""
         if self._group is not None:
             self._group.sync_if_due(now)
 
     def sync(self) -> None:
-        """Puts everything on the disk now, if that is wanted."""
+        """Syncs everything now, if `durable`."""
         if self._group is not None:
             self._group.sync()
 
@@ -103,7 +111,8 @@ class LeaseFiles:
     def say(self, entry: LifecycleEntry) -> int:
         """Writes an entry; returns how many there are now.
 
-        If the disk refuses, it is kept in memory and tried again with the next one and by `say_again`.
+        An entry that the disk refuses is kept in memory, and tried again with the next one and by
+        `say_again`.
 
         Raises:
             ArgumentError: the entry has a field that the coordinator could not read; nothing was written.
@@ -139,28 +148,28 @@ class LeaseFiles:
 
     @property
     def trouble(self) -> str:
-        """Why records are being dropped now, "" if they are not."""
+        """The reason why records are being dropped now, "" if they are not."""
         return self.metrics.trouble or self.data.trouble or self.files.trouble
 
     def close(self) -> None:
-        """No more records; the lock is kept, because the process still lives."""
+        """Ends the record streams; the lock is kept, because the process still lives."""
         for stream in self._records:
             stream.close()
 
     def release(self) -> None:
-        """The coordinator has taken the end: the folder is its own now, and goes when all is delivered."""
+        """Releases the folder to the coordinator, which removes it once all is delivered."""
         self.lifecycle.close()
         self.lock.release()
 
 
 class RoomForRecords:
-    """No record before the opening entry is on disk: without that nobody could say whose it is (G3).
+    """Room for records: none before the claim is on disk, for without it they would belong to no Run (G3).
 
     Args:
         space: the quota.
 
     Attributes:
-        unopened: the disk has refused the opening entry, so records are refused too.
+        unopened: the disk has refused the claim, so records are refused too.
     """
 
     def __init__(self, space: Room) -> None:
@@ -168,7 +177,7 @@ class RoomForRecords:
         self.unopened = False
 
     def shortage(self) -> str:
-        """Why no segment may be opened now, an empty string if it may."""
+        """The reason why no segment may be opened now, "" if one may."""
         return "not opened" if self.unopened else self._space.shortage()
 
 
@@ -183,13 +192,13 @@ class Wall:
         return (self._offset_ns + time.monotonic_ns()) // 1_000_000
 
 
-QUIET_S = 60.0  # a disk that is full every other second is told once a minute
+QUIET_S = 60.0  # a disk that is full every other second gives one warning a minute
 
 _log = logging.getLogger("pluto_dist")
 
 
 class DropReport:
-    """Looks at the counters of a process's streams from time to time.
+    """Warnings of lost records, from the counters of a process's streams.
 
     Args:
         files: of the lease.
@@ -202,7 +211,7 @@ class DropReport:
         self._quiet_until = float("-inf")
 
     def look(self) -> None:
-        """Says what has changed since the last look."""
+        """Warns if records have been lost since the last look, or are no longer."""
         dropped, trouble = self._files.dropped, self._files.trouble
         if not self._troubled and dropped > self._told and time.monotonic() >= self._quiet_until:
             self._troubled = True

@@ -1,11 +1,12 @@
-"""The one background thread of a process: speaks with the coordinator for all its leases.
+"""The link: a lease's background thread, which talks with the coordinator.
 
-`log()` never comes here. The thread beats, repeats what was not answered, starts a coordinator when nobody
-answers, and wakes whoever waits for a view. It is a daemon and it never raises into nothing: why no
-coordinator can be had is kept in `fault` and shown by calls that wait, while the thread goes on trying; the
-first view clears it.
+`log()` does not use it. The thread sends heartbeats, repeats what was not answered, starts a coordinator when
+none answers, and wakes calls that wait for a view; `core/rules/session.py` decides when. It is a daemon
+thread, and its errors are not lost: why no coordinator can be had is kept in `fault` and raised by calls that
+wait, while the thread goes on trying; the first view clears it.
 
-Questions to the coordinator that have no answer yet; numbers tell answers apart.
+Questions have numbers, which tell their answers apart; one without an answer is asked again, because a
+coordinator that died has forgotten it.
 """
 
 from __future__ import annotations
@@ -75,18 +76,18 @@ class Link:
         forks.watch(self)
 
     def start(self, on_view: Callable[[View], None]) -> None:
-        """Begins to speak; `on_view` is called in the thread with each view."""
+        """Starts the thread; `on_view` is called in it with each view."""
         self._on_view = on_view
         self._session.wrote(self._files.lifecycle.written, boot_clock())
         self._thread.start()
 
     @property
     def view(self) -> View | None:
-        """What the coordinator said last."""
+        """The latest view, None before the first."""
         return self._session.view
 
     def nudge(self) -> None:
-        """There are new lifecycle entries."""
+        """Has the thread announce new lifecycle entries."""
         self._session.wrote(self._files.lifecycle.written, boot_clock())
         self._wake()
 
@@ -134,7 +135,7 @@ class Link:
         return answer.body
 
     def ask_alone(self, question: Question, timeout_s: float) -> bytes | None:
-        """Asks after the end, over a connection of its own; None if nobody is there to answer.
+        """Asks after the end, over a connection of its own; None without an answer in time.
 
         Raises:
             PlutoDistError: the coordinator refused it.
@@ -151,7 +152,7 @@ class Link:
         return reply.body if reply is not None else None
 
     def refresh(self, timeout_s: float) -> bool:
-        """Lets the coordinator say how things stand now; False if it did not in time."""
+        """Gets a new view from the coordinator; False if none came in time."""
         with self._changed:
             wanted = self._wanted = self._questions.next_number()
         self._speak()
@@ -161,14 +162,14 @@ class Link:
             return False
 
     def unanswered(self, waited_s: float) -> CoordinatorUnavailableError:
-        """The error for a coordinator that was started and does not answer, with what its log says."""
+        """The error for a coordinator that was started and does not answer, with the end of its log."""
         log = self._places.log
         return CoordinatorUnavailableError(
             f"no coordinator answered within {waited_s:g} s; end of {log}:\n{log_tail(log)}", log=str(log)
         )
 
     def close(self) -> None:
-        """The lease has ended and nobody waits any more; the thread gives the connection back."""
+        """Ends the thread, which gives the connection back, after the end of the lease."""
         self._stop = True
         self._wake()
 
@@ -183,7 +184,7 @@ class Link:
 
     @contextlib.contextmanager
     def _needed(self) -> Iterator[None]:
-        """Somebody waits for the coordinator; held under the condition."""
+        """Marks that a call waits for the coordinator; entered under the condition."""
         self._needs += 1
         try:
             yield
@@ -195,17 +196,17 @@ class Link:
         close: Callable[[int], None] = os.close,
         is_finalizing: Callable[[], bool] = sys.is_finalizing,
     ) -> None:
-        """The pipe goes last: `_wake` is called by signal handlers too and takes no lock.
+        """Closes the pipe, only now: `_wake` is called by signal handlers too and takes no lock.
 
-        At the end of the interpreter the kernel closes it: modules may be empty before the last of their
-        objects is gone, so what is needed here is bound here.
+        At the end of the interpreter the kernel closes it: globals of modules may be gone before the last
+        objects, so what is needed here is bound here.
         """
         if not is_finalizing() and hasattr(self, "_wake_write"):
             close(self._wake_read)
             close(self._wake_write)
 
     def _speak(self) -> None:
-        """Somebody waits, so another try is due before it is told that there is no coordinator."""
+        """Has a `Sync` sent for a call that waits, and a coordinator started before the call can fail."""
         self.fault = None
         self._session.speak(boot_clock())
         self._wake()
@@ -251,7 +252,7 @@ class Link:
             self._session.lost(boot_clock())
 
     def _look_at_files(self) -> None:
-        """Nobody calls us when the disk refuses something, so the thread looks."""
+        """Tries entries again that the disk refused, syncs, and warns of lost records."""
         self._drops.look()
         self._files.sync_if_due(boot_clock())
         if self._files.unsaid:
@@ -264,7 +265,7 @@ class Link:
             if isinstance(reply, View):
                 if reply.lease_id == self._files.lease_id:
                     self._refreshed = max(self._refreshed, reply.request)
-                    self._session.heard(reply, boot_clock())
+                    self._session.take_view(reply, boot_clock())
                     self._key_is_wanted(reply.key_wanted)
                     self.fault = None
                     self._on_view(reply)
@@ -273,7 +274,7 @@ class Link:
             self._changed.notify_all()
 
     def _key_is_wanted(self, wanted: bool) -> None:
-        """A coordinator that was started anew has no keys: it gets ours at once, until it has it."""
+        """Sends the key with each `Sync` until the coordinator has it: one that was started anew has none."""
         if self._key is None:
             return
         if wanted and not self._hand_over_key:
@@ -311,11 +312,11 @@ class Link:
 
 
 def _ignore(view: View) -> None:
-    """Nobody listens: not yet, or not any more."""
+    """Ignores a view, before `start` and after `close`."""
 
 
 class Questions:
-    """One per link, used under its condition. All questions may be repeated."""
+    """Questions without an answer; one object per link, used under its condition. All may be repeated."""
 
     def __init__(self) -> None:
         self._number = 0
@@ -334,7 +335,7 @@ class Questions:
         return number
 
     def open(self) -> list[Question]:
-        """Those to send: the first time, or again, because a coordinator that died has forgotten them."""
+        """Questions to send: new ones, and old ones that a coordinator which died has forgotten."""
         return list(self._open.values())
 
     def take(self, reply: Answer | Refusal) -> bool:
@@ -349,5 +350,5 @@ class Questions:
         return self._answers.pop(number, None)
 
     def give_up(self, number: int) -> None:
-        """Nobody waits for it any more."""
+        """Forgets a question for which no call waits any more."""
         self._open.pop(number, None)

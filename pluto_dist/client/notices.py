@@ -1,21 +1,17 @@
-"""What a user is told: one line at init, one at the end, what is waited for, and what is said once.
+"""Notices: all that a user sees on stderr and in warnings.
 
-What people in front of a Run are told while it goes on, and what is worth saying once.
+One line at init, one at the end, and what is waited for if it takes long; these are the owner's alone. While
+the Run goes on, trouble is reported once, as a warning.
 
-Warnings that are worth saying once.
-
-What the people in front of a Run have to know while it goes on: told once, by its owner.
-
-A Run that somebody cancels on the server goes on here: nobody but the training knows what it still has to
-save. It is told with a warning and `run.cancelled`; with `on_cancel="interrupt"` owner and workers get a
-KeyboardInterrupt in their main thread as well, also one that waits in a system call.
-
-What a user sees on stderr: one line at init, one at the end, and what is waited for if it takes long.
+A Run that is cancelled on the server goes on here: only the training knows what it still has to save. It gets
+a warning and `run.cancelled`; with `on_cancel="interrupt"` owner and workers get a KeyboardInterrupt in their
+main thread as well, also one that waits in a system call.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import threading
@@ -35,7 +31,7 @@ _log = logging.getLogger("pluto_dist")
 
 
 class WarnOnce:
-    """Says a thing the first time and keeps quiet after that."""
+    """Gives each warning once, by its key."""
 
     def __init__(self) -> None:
         self._said: set[str] = set()
@@ -47,10 +43,10 @@ class WarnOnce:
 
 
 class Notices:
-    """Looks at every view; called in the link's thread.
+    """Notices that follow from views; called in the link's thread.
 
     Args:
-        on_cancel: what else to do about a cancel.
+        on_cancel: what to do about a cancel beside the warning.
     """
 
     def __init__(self, on_cancel: Literal["warn", "interrupt"]) -> None:
@@ -58,7 +54,7 @@ class Notices:
         self._told: set[str] = set()
 
     def take(self, view: View) -> None:
-        """Tells what is new in a view."""
+        """Warns of what is new in a view."""
         run = view.run
         if run is None or view.state != "active":
             return
@@ -76,6 +72,25 @@ class Notices:
                 named,
                 view.stuck,
             )
+        if view.namesake and self._is_new("namesake") and view.role == "owner":
+            _log.warning(
+                "Run %s and Run %s are of two launches that were both given --rdzv-id %s, and they share no "
+                "Run: on one node torchrun replaces that id by a random one unless --rdzv-endpoint or "
+                "--master-port is given. Set PLUTO_RUN_ID alike for both if they belong together",
+                named,
+                view.namesake,
+                view.given_id,
+            )
+        if view.left_over and self._is_new("left over"):
+            _log.warning(
+                "process %d (%s) is left over: Run %s is %s, and %s, which had started it, is gone. "
+                "Nothing ends it; a helper that looks at run.status ends with the Run",
+                os.getpid(),
+                view.label,
+                named,
+                run.status,
+                view.left_over,
+            )
         if run.cancelled and self._is_new("cancel"):
             if view.role == "owner":
                 _log.warning("Run %s was cancelled on the server; run.cancelled is True from now on", named)
@@ -89,11 +104,11 @@ class Notices:
 
 
 def started(view: View | None, settings: Settings, spool: str) -> None:
-    """Which Run it is, where it goes and how to watch it.
+    """Prints which Run it is, where it goes and how to watch it.
 
     Args:
-        view: what the coordinator said last.
-        settings: `quiet` keeps it from being printed; a store that takes nothing is told all the same.
+        view: the latest one.
+        settings: with `quiet` nothing is printed, except that the store takes nothing.
         spool: folder of this process's records.
     """
     if view is None or view.run is None or view.role != "owner":
@@ -112,7 +127,7 @@ def started(view: View | None, settings: Settings, spool: str) -> None:
 
 
 def key_found(settings: Settings) -> None:
-    """What `login()` says: nothing, if there is a key."""
+    """Says for `login()` that there is no key, and nothing if there is one."""
     if settings.api_key is None and settings.mode != "disabled" and not settings.quiet:
         tell(
             f"no API key found; Runs are kept in {_store(settings)}, `pluto-dist sync` uploads them. "
@@ -121,7 +136,7 @@ def key_found(settings: Settings) -> None:
 
 
 def adds_no_tags(view: View | None, tags: tuple[str, ...]) -> None:
-    """Tags that were given to `init()` and that joining does not add: as a side, or on a node that relays."""
+    """Warns of tags of an `init()` that joined, and so does not add them: as a side, or on a relay."""
     if view is None or view.run is None or view.role == "owner":
         return
     missing = [tag for tag in tags if tag not in view.run.tags]
@@ -135,19 +150,19 @@ def adds_no_tags(view: View | None, tags: tuple[str, ...]) -> None:
 
 
 def waits_for(run: RunRef | None, timeout_s: float, settings: Settings) -> None:
-    """An attach has to wait: for a Run that starts later, or for one whose id is mistyped."""
+    """Says that an attach waits: the Run may start later, or the id may be mistyped."""
     if not settings.quiet:
         what = f"Run {run}" if run is not None else "a live Run"
         tell(f"attach() waits for {what}, up to {timeout_s:g} s; `pluto-dist ps` shows which there are")
 
 
 def belongs_to_launcher(view: View | None, name: str | None, project: str, launchers_project: str) -> None:
-    """A script below `pluto-dist run` asks for names that its Run will not have: one of its workers says so.
+    """Warns, in one worker below `pluto-dist run`, of names that the script gives and its Run does not have.
 
     Args:
-        view: what the coordinator said last.
-        name, project: what the script asked for.
-        launchers_project: what the launcher was told.
+        view: the latest one.
+        name, project: as the script gives them.
+        launchers_project: as the launcher has it.
     """
     if view is None or view.run is None or view.role != "worker" or view.rank not in (None, 0):
         return
@@ -175,7 +190,7 @@ def _print_started(run: RunView, store: str) -> None:
 
 
 def joined(view: View, settings: Settings) -> None:
-    """A child is in its parent's Run without having asked for that: told once for each Run."""
+    """Says, once for each Run, that a child is in its parent's Run although it did not ask for that."""
     if view.joined and view.run is not None and not settings.quiet:
         tell(
             f"{_named(view.run)} of the parent process {view.joined} is used here too ({view.label}), "
@@ -185,7 +200,7 @@ def joined(view: View, settings: Settings) -> None:
 
 
 class Waiting:
-    """What is waited for at the end, in one line that is written over; on a terminal only."""
+    """The wait at the end, in one line that is overwritten; on a terminal only."""
 
     def __init__(self, settings: Settings) -> None:
         self._shown = not settings.quiet and is_terminal(sys.stderr)
@@ -194,7 +209,7 @@ class Waiting:
         return self
 
     def show(self, view: View | None, left_s: float) -> None:
-        """How much is left, and for how long it is waited for at most."""
+        """Shows how much is left, and how long the wait is at most."""
         if self._shown and view is not None:
             what = (
                 f"delivering, {view.pending / 1e6:.1f} MB left" if view.pending else "waiting for the server"
@@ -207,13 +222,14 @@ class Waiting:
             put("\r\x1b[K")
 
 
-def finished(view: View | None, settings: Settings, records: int) -> None:
-    """Status, number of points, how to look; a failure names the culprit.
+def finished(view: View | None, settings: Settings, records: int, advice: str = "") -> None:
+    """Prints status, number of points and how to look; for a failure also what failed first.
 
     Args:
-        view: what the coordinator said last.
-        settings: `quiet` keeps it from being printed.
-        records: what this process has logged.
+        view: the latest one.
+        settings: with `quiet` nothing is printed.
+        records: how many this process has logged.
+        advice: what to do about the failure of this process; the verdict has it too, once there is one.
     """
     if settings.quiet or view is None or view.run is None or view.role != "owner":
         return
@@ -224,26 +240,27 @@ def finished(view: View | None, settings: Settings, records: int) -> None:
     left = f", {records - view.passed} records not delivered yet" if _is_behind(view, records) else ""
     left += f", {run.rejected} values rejected" if run.rejected else ""
     left += f", {run.damaged} damaged places in the spool passed over" if run.damaged else ""
-    # Who leaves while others go on is not told how much has arrived.
+    # A process that leaves while others go on has no view of how much has arrived.
     points = f", {run.points} points" if run.points or not records or status != "RUNNING" else ""
     differs = server_differs(run.server_status, run.refusals)
     no = f"; but {differs}" if differs else ""
-    tell(f"{_named(run)} {state}{why}{points}{left}{no}; {_look(run, settings)}")
+    also = f"; {advice}" if advice and advice not in why else ""
+    tell(f"{_named(run)} {state}{why}{points}{left}{no}{also}; {_look(run, settings)}")
 
 
 def _is_behind(view: View, records: int) -> bool:
-    """Who leaves while others go on was not told how far its records are, but for a Run that has no home."""
+    """Whether records of this process are behind; only the last one out, or a provisional Run, tells that."""
     lasting = view.run is not None and view.run.provisional
     return records > view.passed and (lasting or (view.last_out and not view.drained))
 
 
 def _look(run: RunView, settings: Settings) -> str:
-    """Where to see it, or what to do so that it can be seen."""
+    """Where to see the Run, or what to do so that it can be seen."""
     if run.mode == "local":
         return f"look: pluto-dist show {_short(run)}"
     if run.provisional:
         return f"kept in {_store(settings)}; upload: pluto-dist sync"
-    gone = "status" in run.refusals  # a page that is not there helps nobody
+    gone = "status" in run.refusals  # there is no such page
     return f"look: pluto-dist show {_short(run)}" if gone or not run.url else run.url
 
 

@@ -1,14 +1,12 @@
-"""A Run without a coordinator: one that is disabled, and what a process knows by itself meanwhile.
+"""Runs without a coordinator: disabled ones, and the Run as its own process knows it meanwhile.
 
-A Run that goes nowhere: `mode="disabled"`, or a machine on which nothing can be kept (R13).
+`DisabledRun` is for `mode="disabled"`, and for a machine on which nothing can be kept (R13). It keeps what
+its own process has set (config, tags, how it ended), so that scripts which read them back need no `if`. It
+costs no file, socket or thread, and never fails: what it cannot take is left out.
 
-It keeps what its own process has said (config, tags, how it ended), so that scripts which read them back need
-no `if`. It costs no file, socket or thread, and never fails: what could not be taken is left out.
-
-The Run as a process knows it by itself while no coordinator can be had: what it asked for and said since.
-
-Training reads `run.run_id` or `run.config` in its first lines and must not end there because a disk is full
-(G4). It is no promise: a coordinator that comes later may find that the id is taken (R8), or another owner.
+`Claimed` is the Run by the process's own claim and changes, while no coordinator can be had. Training reads
+`run.run_id` or `run.config` in its first lines and must not end there because a disk is full (G4). It is no
+promise: a coordinator that comes later may find that the id is taken (R8), or another owner.
 """
 
 from __future__ import annotations
@@ -34,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class DisabledRun(Hints):
-    """Has the names of `Run`; nothing leaves the process."""
+    """A handle with the names of `Run`; nothing leaves the process."""
 
     id: int | None = None
     display_id: str | None = None
@@ -65,13 +63,13 @@ class DisabledRun(Hints):
 
     @property
     def config(self) -> dict[str, Any]:
-        """A copy of what this process has said."""
+        """A copy, with the changes of this process."""
         found: dict[str, Any] = json.loads(json.dumps(self._config))
         return found
 
     @property
     def tags(self) -> list[str]:
-        """A copy of what this process has said."""
+        """A copy, with the changes of this process."""
         return list(self._tags)
 
     @property
@@ -84,7 +82,7 @@ class DisabledRun(Hints):
         return settings_of_run(loaded, **{name: getattr(self, name) for name in known})
 
     def take_settings(self, loaded: Settings) -> None:
-        """Those that `init()` was given."""
+        """Takes the settings that `init()` was given."""
         self._loaded = loaded
 
     def log(
@@ -152,13 +150,13 @@ class DisabledRun(Hints):
         return iter(())
 
     def finish(self, code: int | None = None, timeout_s: float | None = None) -> None:  # noqa: ARG002 # as `Run`
-        """The status is what it would be by the code alone."""
+        """Ends the Run with the status that follows from the code alone."""
         if not self.ended:
             self.ended = True
             self.status = status_of_code(code) if isinstance(code, int) else "COMPLETED"
 
     def close(self, code: int | None = None, timeout_s: float | None = None) -> None:  # noqa: ARG002 # as `Run`
-        """The status stays as it is."""
+        """Ends the handle; the status stays as it is."""
         self.ended = True
 
     def flush(self, timeout_s: float = 30.0) -> None:
@@ -175,11 +173,11 @@ class DisabledRun(Hints):
 
 
 class Claimed:
-    """What one claim says about its Run.
+    """A Run by the claim of one process.
 
     Args:
         lease_id: of the process.
-        opened: its first entry; `knows_its_run` of it holds.
+        opened: its claim, for which `knows_its_run` is true.
     """
 
     def __init__(self, lease_id: str, opened: Claim) -> None:
@@ -189,7 +187,7 @@ class Claimed:
         self._config: dict[str, Any] = json.loads(bytes(opened.config))
 
     def take(self, entry: LifecycleEntry) -> None:
-        """A change that this process has made."""
+        """Applies a change that this process has made."""
         match entry:
             case TagsAdded(tags=tags):
                 try:
@@ -209,7 +207,7 @@ class Claimed:
 
     @property
     def view(self) -> View:
-        """As a coordinator would say it that has only heard of this process."""
+        """The view that a coordinator would send which knows only this process."""
         opened, fork = self._opened, self._opened.fork
         rank = opened.job.rank
         role: Role = opened.wanted or ("owner" if not rank else "worker")
@@ -240,10 +238,10 @@ class Claimed:
 
 
 def knows_its_run(opened: Claim) -> bool:
-    """Whether the process can say which Run is meant without asking.
+    """Whether the claim alone tells which Run is meant.
 
-    One that names no Run would get a new one, unless the Run is another's: of the rank 0 of its job, of an
-    earlier attempt, of its launcher, or of the process whose pool it is in.
+    One that names no Run would get a new one, unless it joins another's: of rank 0 of its job, of an earlier
+    attempt, of its launcher, or of the process whose pool it is in.
     """
     if opened.verb != "init":
         return False

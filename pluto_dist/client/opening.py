@@ -1,4 +1,9 @@
-"""Opening a lease: files, link, hooks, and the first entry, in the order in which they need each other."""
+"""Opening of a lease: files, link, hooks, and the claim, in the order in which they need each other.
+
+Once the lease folder is there, `log()` works; nothing after that may end the training. So `init()` returns
+also where no coordinator can be had: claim and records are on disk, and the next coordinator takes them up
+(G12).
+"""
 
 from __future__ import annotations
 
@@ -26,6 +31,7 @@ if TYPE_CHECKING:
     from pluto_dist.client.job.detect import Surroundings
     from pluto_dist.client.lease import Lease
     from pluto_dist.client.lease_files import LeaseFiles
+    from pluto_dist.client.ray_tasks import RayWork
     from pluto_dist.client.run import Run
     from pluto_dist.core.values.engine import ClusterAddress
     from pluto_dist.core.values.ids import Job
@@ -48,8 +54,8 @@ def open_lease(wish: Wish, settings: Settings, make: MakeRun | None = None) -> A
     """Opens a lease, or gives a disabled Run where this machine does not allow one.
 
     Args:
-        wish, settings: what is asked for.
-        make: gives the handle of the lease; left out, a new `Run`.
+        wish, settings: the checked arguments.
+        make: makes the handle of the lease; left out, a new `Run`.
     """
     try:
         return _open_at(wish, settings, _places(settings), make)
@@ -73,7 +79,7 @@ def _places(settings: Settings) -> Places:
 
 
 def _unfit(settings: Settings, error: MachineError) -> None:
-    """Nothing can be recorded here (R13): told once, however many Runs there are, or raised if so wanted."""
+    """Warns once, for all Runs, that nothing can be recorded here (R13), or raises with `required`."""
     if settings.required:
         raise error
     _warn_once(error.message, f"{error}. Nothing will be logged (PLUTO_DIST_REQUIRED=1 makes this an error)")
@@ -86,11 +92,15 @@ def _open_at(wish: Wish, settings: Settings, places: Places, make: MakeRun | Non
     from pluto_dist.client.lease import Lease
     from pluto_dist.client.lease_files import LeaseFiles
     from pluto_dist.client.link import Link
+    from pluto_dist.client.ray_tasks import OPEN_TASKS, ray_work
     from pluto_dist.client.run import Run
 
     surroundings = _surroundings(wish)
     _tell_ignored(surroundings)
     _end_former_cell(surroundings)
+    work = ray_work()
+    if work is not None:
+        OPEN_TASKS.end_former(work.task)
     wish, launched_by = _below_launcher(wish, settings)
     wish = _of_all_nodes(wish, settings, surroundings.job)
     files = LeaseFiles(
@@ -99,6 +109,7 @@ def _open_at(wish: Wish, settings: Settings, places: Places, make: MakeRun | Non
         quota_bytes=settings.spool_quota,
         files_quota_bytes=settings.files_quota,
         files_copy_bytes=settings.files_copy,
+        sides_share=settings.sides_share if wish.verb == "attach" and wish.role != "worker" else 0,
         durable=settings.durability == "machine",
     )
     link = Link(
@@ -113,8 +124,11 @@ def _open_at(wish: Wish, settings: Settings, places: Places, make: MakeRun | Non
     command = _command_console(files, settings, places) if wish.launcher else None
     lease = Lease(files, link, settings, attached=as_side, command=command)
     run = (make or Run)(lease)
-    lease.claim(_opened(wish, settings, surroundings, launched_by))
+    # The claim is the first entry: without it the records behind it would belong to no Run (G3).
+    lease.claim(_claim(wish, settings, surroundings, launched_by, work))
     RUNS.add(run, lease)
+    if work is not None and work.kind == "task" and wish.verb == "init":
+        OPEN_TASKS.opened(lease.lease_id, work.task)
     install_hooks(os.getpid(), settings.sigterm_wait_s, settings.preempt_wait_s)
     link.start(lease.granted)
     _wait(lease, wish, surroundings, settings, places)
@@ -137,11 +151,7 @@ def _command_console(files: LeaseFiles, settings: Settings, places: Places) -> C
 
 
 def _wait(lease: Lease, wish: Wish, surroundings: Surroundings, settings: Settings, places: Places) -> None:
-    """An owner or side has to know what it got; the other ranks go on and learn it meanwhile (R4).
-
-    Where no coordinator can be had, `init()` goes on all the same: what it wants and what it logs is on disk,
-    and the next coordinator does the rest (G12).
-    """
+    """Waits for the grant: owner and side until it is there, other ranks only briefly (R4)."""
     job = surroundings.job
     is_rank = wish.verb == "init" and job.rank not in (None, 0) and wish.role is None
     is_rank = is_rank or _joins_its_parent(wish, surroundings)
@@ -172,12 +182,12 @@ def _wait(lease: Lease, wish: Wish, surroundings: Surroundings, settings: Settin
 
 
 def _joins_its_parent(wish: Wish, surroundings: Surroundings) -> bool:
-    """A child with a handle that its parent has opened goes on before it is told that it may."""
+    """Whether a child uses its parent's handle, so that it need not wait for its grant."""
     return bool(wish.heir_of) or (wish.via != "call" and bool(surroundings.parents))
 
 
 def _wait_told(lease: Lease, wish: Wish, patience: float, settings: Settings) -> bool:
-    """Whether the claim was granted; a person with a mistyped id is told what is waited for."""
+    """Whether the claim was granted in time; a long wait says what it waits for: an id may be mistyped."""
     from pluto_dist.client import notices
 
     if wish.verb != "attach" or patience <= TELL_AFTER_S:
@@ -200,7 +210,7 @@ def _warn_of_no_coordinator(error: CoordinatorUnavailableError, places: Places) 
 
 
 def _below_launcher(wish: Wish, settings: Settings) -> tuple[Wish, str]:
-    """Below `pluto-dist run` the first `init()` means the launcher's Run, a later one a Run of its own."""
+    """Makes the first `init()` below `pluto-dist run` mean the launcher's Run; a later one has its own."""
     if settings.launched_by is None:
         return wish, ""
     if wish.verb == "init" and RUNS.inits > 1 and wish.run_from_env:
@@ -209,7 +219,7 @@ def _below_launcher(wish: Wish, settings: Settings) -> tuple[Wish, str]:
 
 
 def _of_all_nodes(wish: Wish, settings: Settings, job: Job) -> Wish:
-    """In a job of several nodes the Run is found by an id that all of them know (R12)."""
+    """Gives the Run of a job of several nodes an id that all of them know (R12)."""
     if wish.verb != "init" or job.nodes == 1:
         return wish
     if settings.mode == "pluto" and wish.run is None and job.shared_id:
@@ -222,7 +232,9 @@ def _of_all_nodes(wish: Wish, settings: Settings, job: Job) -> Wish:
     return wish
 
 
-def _opened(wish: Wish, settings: Settings, surroundings: Surroundings, launched_by: str) -> Claim:
+def _claim(
+    wish: Wish, settings: Settings, surroundings: Surroundings, launched_by: str, work: RayWork | None
+) -> Claim:
     from pluto_dist.host.identity import boot_clock, own_identity
     from pluto_dist.host.settings import target_of
 
@@ -251,6 +263,7 @@ def _opened(wish: Wish, settings: Settings, surroundings: Surroundings, launched
         via=wish.via,
         heir_of=wish.heir_of,
         notebook=surroundings.notebook,
+        lent_by_ray=work.kind if work is not None else "",
         wait_s=settings.open_wait_s,
         retention_segments=settings.retention_segments,
         heartbeat_s=settings.heartbeat_s,
@@ -260,13 +273,15 @@ def _opened(wish: Wish, settings: Settings, surroundings: Surroundings, launched
         rank_metrics=settings.rank_metrics,
         console=settings.console,
         system_metrics_s=settings.system_metrics_s,
+        upload_rate=settings.upload_rate,
+        sides_limit=settings.sides_limit,
         cluster=_cluster(wish, settings),
         origin=_origin(wish, settings, surroundings.job),
     )
 
 
 def _cluster(wish: Wish, settings: Settings) -> ClusterAddress | None:
-    """Only a Run that other nodes can name is shared with them, and an attach owns nothing."""
+    """The cluster store of the claim: only for a Run that other nodes can name; none for an attach."""
     from pluto_dist.host.settings import cluster_of
 
     address = cluster_of(settings)
@@ -274,7 +289,7 @@ def _cluster(wish: Wish, settings: Settings) -> ClusterAddress | None:
 
 
 def _origin(wish: Wish, settings: Settings, job: Job) -> Origin | None:
-    """As with the official client nothing is said of a machine that is not to be measured."""
+    """Facts for the Run's page; none where the machine is not to be measured, as with the official client."""
     if wish.verb != "init" or not settings.system_metrics_s:
         return None
     from pluto_dist.client.origin import origin_of_this_process
@@ -290,7 +305,7 @@ def generate_run_id() -> str:
 
 
 def _tell_ignored(surroundings: Surroundings) -> None:
-    """Rank variables that cannot be used: because of them this process is no rank, or another one."""
+    """Warns of rank variables that cannot be used: because of them the process is no rank, or another."""
     for text in surroundings.warnings:
         _warn_once(text, text)
 
@@ -298,16 +313,22 @@ def _tell_ignored(surroundings: Surroundings) -> None:
 def _surroundings(wish: Wish) -> Surroundings:
     from pluto_dist.client.job.ancestors import read_ancestors, read_process
     from pluto_dist.client.job.detect import detect
+    from pluto_dist.client.job.wrapper import wrapper_above
     from pluto_dist.host.identity import own_identity
 
     identity = own_identity()
     process, ancestors = read_process(identity), read_ancestors(identity)
     nth_init = RUNS.count_init() if wish.verb == "init" else 0
-    return detect(os.environ, process, ancestors, nth_init, launcher=wish.launcher)
+    found = detect(os.environ, process, ancestors, nth_init, launcher=wish.launcher)
+    if wish.verb == "init" and found.job.local_rank in (None, 0):
+        wrapper = wrapper_above(os.environ, identity, ancestors, found.parents)
+        if wrapper is not None:
+            _warn_once("wrapper", wrapper.advice)
+    return found
 
 
 def _end_former_cell(surroundings: Surroundings) -> None:
-    """In a notebook a second init() ends the unfinished Run; in a script it is a new Run of a sweep (R5)."""
+    """Ends, in a notebook, the unfinished Run before; in a script it stays, as one of a sweep (R5)."""
     former = RUNS.newest() if surroundings.notebook else None
     if former is not None:
         _log.warning(
@@ -328,7 +349,7 @@ def disabled_run(
     """A Run that goes nowhere.
 
     Raises:
-        MachineError: nobody asked for that, and it is an error by `required`.
+        MachineError: the mode was not asked for, and `required` makes it an error.
     """
     if settings.disabled_because:
         _unfit(settings, MachineError(settings.disabled_because))

@@ -1,6 +1,6 @@
-"""What a process says of itself for the page of a Run that it opens: how it was started, and where.
+"""Facts about this process for the page of a Run that it opens: how it was started, and where.
 
-The form is the official client's `systemMetadata`. Only what the process alone knows, and what costs
+The form is the official client's `systemMetadata`. Only facts that the process alone knows, and that cost
 microseconds: the coordinator adds the machine, the packages and the state of the code.
 """
 
@@ -49,7 +49,7 @@ Redact = Callable[[str], str]
 
 
 def origin_of_this_process(env: Mapping[str, str], api_key: str, nodes: int) -> Origin:
-    """See the module.
+    """The facts, with secrets masked.
 
     Args:
         env: the environment; values of variables that look secret are masked wherever they stand.
@@ -101,7 +101,7 @@ def command_line(arguments: list[str], redact: Redact) -> list[str]:
 def _folder() -> str:
     try:
         return str(Path.cwd())
-    except OSError:  # somebody has removed it
+    except OSError:  # it was removed
         return ""
 
 
@@ -149,7 +149,7 @@ def _distribution(path: str = "/etc/os-release") -> dict[str, str]:
 
 
 def _torch_cuda() -> dict[str, str | None]:
-    """Of a torch that the script has imported; it is never imported for this."""
+    """CUDA versions of a torch that the script has imported; it is never imported for this."""
     version = getattr(sys.modules.get("torch"), "version", None)
     return {"cuda_pytorch": getattr(version, "cuda", None)} if version is not None else {}
 

@@ -1,27 +1,32 @@
-"""Points of one process: steps, names, and the lines that go into its spool. The hot path of `log()`.
+"""Points and files of one process, on their way from `log()` into its spool; the hot path.
 
-Files of one process: kept in the lease's folder, then named by a line of its files stream (G3).
-
-When `log()` has returned, the end of the process changes nothing about what is delivered. What a later change
-of the user's file does to it says the table in `spool.blobs`.
+A point gets its step and time, is encoded, and is written as a line; a name that is new is declared before it
+(R7). A file is kept in the lease's folder first, then named by a line of the files stream. When `log()` has
+returned, the end of the process changes nothing about what is delivered (G3). What a later change of the
+user's file does is in the table of `spool.blobs`.
 """
 
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+import msgspec
 
 from pluto_dist.client import record
 from pluto_dist.client.lease_files import LeaseFiles, Wall
 from pluto_dist.client.notices import WarnOnce
 from pluto_dist.client.record import Attached, Rejection
 from pluto_dist.client.values import clean_text, shown
+from pluto_dist.core.rules.shipment import PUT_LIMIT
 from pluto_dist.core.values.backend import LogType
 from pluto_dist.errors import InvalidRecordError
 from pluto_dist.spool import forks
-from pluto_dist.spool.blobs import Blob, NoRoomError, NoSourceError
-from pluto_dist.spool.file_lines import FileLine, encode_line
+from pluto_dist.spool.blobs import Blob, NoRoomError
+from pluto_dist.spool.file_lines import FileLine, Part, encode_line
+from pluto_dist.spool.folders import NoSourceError, found_in, is_many
 from pluto_dist.spool.frames import DECLARE
 
 REJECT_LIMIT = 300  # characters
@@ -71,8 +76,8 @@ class PointLog:
         if encoded.rejections:
             self._reject(encoded.rejections)
 
-    def hear_commit(self, commit: object) -> None:
-        """The official client takes this argument and does nothing with it."""
+    def check_commit(self, commit: object) -> None:
+        """Warns once of `commit=False`: the official client takes this argument and ignores it, as we do."""
         if isinstance(commit, bool):
             if not commit:
                 self._warn(
@@ -98,7 +103,7 @@ class PointLog:
         self._known = set()
 
     def _time_of(self, timestamp: object) -> int:
-        """A time that cannot be meant is now, as with the official client: it does not end a training."""
+        """Epoch milliseconds; now for an unusable timestamp, as with the official client."""
         try:
             return record.epoch_ms(timestamp)
         except InvalidRecordError as error:
@@ -108,7 +113,7 @@ class PointLog:
             return self._wall.ms()
 
     def _follow(self, step: int, *, automatic: bool) -> None:
-        """Automatic steps go on behind the highest step so far."""
+        """Sets the next automatic step behind the highest step so far."""
         self.highest = int(step)  # it may be numpy's, or a float without a fraction
         if not automatic:
             self._steps = itertools.count(self.highest + 1)
@@ -153,7 +158,7 @@ class PointLog:
 
 
 class FileLog:
-    """Any thread and any signal handler may call it.
+    """Keeps files and writes their lines; any thread and any signal handler may call it.
 
     Attributes:
         dropped: files for which there was no room.
@@ -165,11 +170,17 @@ class FileLog:
         self.dropped = 0
 
     def log(self, file: Attached, step: int, time_ms: int) -> Rejection | None:
-        """Keeps one file; a rejection if it cannot be had. Want of room is counted and told."""
+        """Keeps one file; returns a rejection if it cannot be read. Lack of room is counted and warned of."""
         if file.media.source == "":
             return _rejected(file, "it has no file; pass its path or content, or call add_file()")
         try:
-            blob = self._files.blobs.keep(file.media.source)
+            if (
+                file.media.log_type == "ARTIFACT"
+                and isinstance(path := file.media.source, str)
+                and is_many(path)
+            ):
+                return self._log_folder(file, path, step, time_ms)
+            blob = self._files.blobs.keep(file.media.source, file.media.id)
         except NoSourceError as error:
             return _rejected(file, str(error))
         except NoRoomError as error:
@@ -182,17 +193,38 @@ class FileLog:
                 f"{file.name!r}: {file.media.source!r} was written to while it was logged; what was read is "
                 "kept. Log a file when it is closed, or write it under another name and rename it",
             )
-        return self._write(file, blob, encode_line(_line(file, blob, step, time_ms)))
+        if blob.size > PUT_LIMIT:
+            self._warn(
+                f"split:{file.name}",
+                f"{file.name!r} has {blob.size:,} bytes; storage takes {PUT_LIMIT:,} in one request, so a "
+                "server gets it in parts with a manifest, and `pluto-dist download` puts them together",
+            )
+        return self._write(file, (blob,), encode_line(_line(file, blob, step, time_ms)))
 
-    def _write(self, file: Attached, blob: Blob, line: bytes) -> Rejection | None:
+    def _log_folder(self, file: Attached, path: str, step: int, time_ms: int) -> Rejection | None:
+        """Its files are one artifact, of this moment; the ranks that write them are to be done before."""
+        found, left_out = found_in(path)
+        if left_out:
+            self._warn(
+                f"left out:{file.name}",
+                f"{file.name!r}: {len(left_out)} of {path!r} are no files and were left out, the first is "
+                f"{left_out[0]!r}: only files are kept, and links to files",
+            )
+        parts = self._files.blobs.keep_all(found)
+        whole = Blob(file.media.id or os.urandom(16).hex(), sum(part.size for part in parts))
+        line = msgspec.structs.replace(_line(file, whole, step, time_ms), parts=parts)
+        return self._write(file, parts, encode_line(line))
+
+    def _write(self, file: Attached, blobs: Iterable[Blob | Part], line: bytes) -> Rejection | None:
+        rejection = None  # of want of room the writer keeps count
         try:
             if self._files.files.append(line):
                 return None
         except InvalidRecordError as error:  # endless annotations
+            rejection = _rejected(file, str(error))
+        for blob in blobs:
             self._files.blobs.discard(blob)
-            return _rejected(file, str(error))
-        self._files.blobs.discard(blob)  # the writer has counted it
-        return None
+        return rejection
 
 
 def _line(file: Attached, blob: Blob, step: int, time_ms: int) -> FileLine:

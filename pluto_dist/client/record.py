@@ -1,14 +1,12 @@
-"""What the user passes to `log()`, as the request lines that the server wants.
+"""Records: the dict that a user passes to `log()`, encoded as the request lines that the server wants.
 
-Numbers become one metrics line; strings, histograms and tables one data line each; files are passed on to
-`attachments`. Nested dicts are flattened with `/`. A fault in the call itself (key, step, timestamp) raises
-at once. A value that cannot be logged is left out and returned as a rejection: its neighbours are logged,
-training goes on.
+Numbers become one metrics line; strings, histograms and tables one data line each; files are returned for
+`points.FileLog`. Nested dicts are flattened with `/`. A fault in the call itself (key, step, timestamp)
+raises at once. A value that cannot be logged is left out and returned as a rejection, with advice: its
+neighbours are logged, training goes on.
 
-The usual record, a flat dict of floats and ints under names seen before, is recognised by a few checks
-that run in C and then encoded in one go; everything else goes through `collect`, which looks at each value.
-
-Sorts the values of one record: numbers, texts, tables, files, and what cannot be logged, with advice.
+The usual record, a flat dict of floats and ints under names seen before, is recognised by a few checks that
+run in C, and encoded in one go; any other is sorted value by value by a `Collector`.
 """
 
 from __future__ import annotations
@@ -38,9 +36,9 @@ class Encoded(msgspec.Struct, frozen=True):
     Attributes:
         metrics: the metrics line, None if there are no numbers.
         data: one line per string, histogram and table.
-        files: what has to be kept before its line can be written.
+        files: to be kept before their lines can be written.
         new: names that are not in `known`; declare them before these lines are written.
-        rejections: what was left out, with advice.
+        rejections: values that were left out, with advice.
     """
 
     metrics: bytes | None = None
@@ -226,14 +224,14 @@ class Attached(msgspec.Struct, frozen=True):
 
 
 class Collector:
-    """Takes a record apart; what it found is in its attributes.
+    """Takes a record apart, into its attributes.
 
     Attributes:
         numbers: metric values by full name, ready for the encoder.
         texts: strings by full name.
         values: histograms and tables by full name.
         files: in the order in which they are given.
-        rejections: what was left out.
+        rejections: values that were left out.
     """
 
     __slots__ = ("_dicts", "files", "numbers", "rejections", "texts", "values")
@@ -247,7 +245,7 @@ class Collector:
         self._dicts = 0
 
     def kinds(self) -> dict[str, LogType]:
-        """What each name would be declared as; a name that is several things counts as a metric first."""
+        """The type to declare for each name; one with values of several types counts as a metric first."""
         files: dict[str, LogType] = {file.name: file.media.log_type for file in self.files}
         values: dict[str, LogType] = {name: value.log_type for name, value in self.values.items()}
         texts: dict[str, LogType] = dict.fromkeys(self.texts, "DATA")
@@ -260,7 +258,7 @@ class Collector:
 
         Raises:
             InvalidRecordError: a key is no text.
-            NotAScalarError: what is in the dict cannot be had.
+            NotAScalarError: the dict cannot be read.
         """
         self._dicts += 1
         for key, value in _pairs_of(data):
@@ -336,7 +334,7 @@ def _is_list_of_files(value: object) -> TypeGuard[list[Media]]:
 
 
 def is_mapping(value: object) -> TypeGuard[Mapping[str, object]]:
-    """Whether its class is one; objects may say anything about themselves, or raise."""
+    """Whether its class is a mapping; the object itself may claim anything, or raise."""
     return issubclass(type(value), Mapping)
 
 

@@ -1,12 +1,10 @@
-"""`Run`: what `init()` and `attach()` give back, the same on every rank.
+"""`Run`: the handle that `init()` and `attach()` return, the same on every rank.
 
-`log()` is local: it encodes, and writes into this process's own spool. Everything else that changes the Run
-is one entry in the lifecycle stream; the background thread tells the coordinator. Properties show what the
-coordinator said last; `config`, `tags` and `status` ask it, because other processes change them.
+`log()` is local: it encodes, and writes into this process's own spool. Every other change of the Run is one
+entry in the lifecycle stream; the background thread announces it to the coordinator. Properties show the
+coordinator's latest view; `config`, `tags` and `status` ask it again, because other processes change them.
 
 Every argument is checked before anything changes: a call that raises has done nothing.
-
-What a handle knows of its Run: as the coordinator said it last, or asked again where others change it.
 """
 
 from __future__ import annotations
@@ -47,11 +45,11 @@ ASK_S = 2.0  # config, tags and status fall back to what is known after this tim
 class RunFacts(Hints):
     """The properties of a `Run`. They may wait for the grant, for milliseconds; `log()` never does.
 
-    Where no coordinator can be had they say what this process knows by itself: id, project and name that it
+    Where no coordinator can be had they show what this process knows by itself: id, project and name that it
     asked for, its own tags and config, RUNNING. `id` and `display_id` are None then, `url` is "".
 
-    After `finish()` or `close()` nobody is told anything any more, so `config`, `tags` and `status` ask for
-    themselves, as long as a coordinator is there; later `tags` and `status` are what was known last.
+    After `finish()` or `close()` there are no more views, so `config`, `tags` and `status` ask by themselves
+    as long as a coordinator runs; later `tags` and `status` are those that were known last.
     """
 
     def __init__(self, lease: Lease) -> None:
@@ -65,7 +63,7 @@ class RunFacts(Hints):
 
     @property
     def display_id(self) -> str | None:
-        """For people, e.g. "MMP-42"."""
+        """The id for people, e.g. "MMP-42"."""
         return self._run_view().display_id
 
     @property
@@ -75,12 +73,12 @@ class RunFacts(Hints):
 
     @property
     def name(self) -> str:
-        """Its name."""
+        """The Run's name."""
         return self._run_view().name
 
     @property
     def project(self) -> str:
-        """The project it is in."""
+        """The Run's project."""
         return self._run_view().project
 
     @property
@@ -88,8 +86,8 @@ class RunFacts(Hints):
         """The merged config as it is now, changes of this process included.
 
         Raises:
-            RunEndedError: this process has ended the Run, and no coordinator is there any more to say it.
-            WaitTimeoutError: no coordinator has said it in time, or this is a forked child.
+            RunEndedError: this process has ended the Run, and no coordinator runs any more to answer.
+            WaitTimeoutError: no coordinator has answered in time, or this is a forked child.
         """
         if self._lease.end and self._lease.alone is None:
             return self._config_afterwards()
@@ -168,12 +166,12 @@ class RunFacts(Hints):
 
     @property
     def role(self) -> Role:
-        """What this process may do: "owner", "worker" or "side"."""
+        """The role of this process: "owner", "worker" or "side"."""
         return self._view().role
 
     @property
     def label(self) -> str:
-        """What people call this process."""
+        """The name of this process for people."""
         return self._view().label
 
     @property
@@ -198,7 +196,7 @@ class RunFacts(Hints):
 
     @property
     def cancelled(self) -> bool:
-        """Whether somebody cancelled the Run on the server."""
+        """Whether the Run was cancelled on the server."""
         view = self._link.view
         return view is not None and view.run is not None and view.run.cancelled
 
@@ -237,13 +235,13 @@ class RunFacts(Hints):
         return run
 
     def _fresh(self) -> RunView:
-        """The Run as the coordinator sees it now, if it answers; else as it was last seen."""
+        """The Run in a new view, if the coordinator answers; else in the latest."""
         if self._lease.alone is None:
             self._link.refresh(ASK_S)
         return self._run_view()
 
     def _afterwards(self) -> dict[str, Any] | None:
-        """The Run's document, for who has ended the Run here; None if that is not so or nobody has it."""
+        """The Run's document, after this process has ended the Run; None before, or if it cannot be had."""
         view = self._link.view
         if not self._lease.end or view is None or view.run is None:
             return None
@@ -291,14 +289,15 @@ class Run(RunFacts):
 
         It returns when the record is in the kernel; it waits for no network, process or lock (G3, G4). A
         file is copied first, as fast as the local disk is. A value that cannot be logged is left out with one
-        warning. It does not promise room on the disk: what could not be written is counted and told.
+        warning. It does not promise room on the disk: records that could not be written are counted, with a
+        warning.
 
         Args:
             data: names and values: numbers (numpy and torch scalars too, bool as 0/1), strings, dicts;
                 `File`, `Artifact`, `Text`, `Image`, `Audio`, `Video` and lists of them; `Histogram`, `Table`.
             step: non-negative integer; left out, it is one more than this participant's last one.
-            commit: of the official client, without effect there and here; False is warned of once.
-            timestamp: epoch seconds; left out, now. One that cannot be meant is now, with one warning.
+            commit: of the official client, without effect there and here; False gives one warning.
+            timestamp: epoch seconds; left out, now. An unusable one is replaced by now, with one warning.
 
         Raises:
             InvalidRecordError: data is no dict, a key is no text, the step is negative or fractional; with
@@ -306,7 +305,7 @@ class Run(RunFacts):
             RunEndedError: after the end, with `strict`.
         """
         if commit is not None:
-            self._points.hear_commit(commit)
+            self._points.check_commit(commit)
         if self._lease.end:
             self._lease.log_late()
         else:
@@ -316,7 +315,7 @@ class Run(RunFacts):
         """Logs histograms of a torch module's gradients (`grad/…`) and parameters (`param/…`).
 
         They get the step of the newest record. Each costs a pass over the tensor, on its device, and the
-        transfer of its counts. What cannot be watched is told once.
+        transfer of its counts. A tensor that cannot be watched gives one warning.
 
         Args:
             module: of torch.
@@ -336,34 +335,44 @@ class Run(RunFacts):
         title: str = "pluto",
         level: str = "INFO",
         wait: float = 0,  # noqa: ARG002 # the official client's signature
-        url: str | None = None,  # noqa: ARG002 # as above
-        remote: bool = True,  # noqa: ARG002 # as above
+        url: str | None = None,
+        remote: bool = True,
         **more: object,
     ) -> None:
-        """Notes something that people should see: an event of the Run, and a line of the logger.
+        """Tells people something: an event of the Run, a line of the logger, and an alert at the server.
 
-        `pluto-dist show` has it. No mail and no webhook is sent, which is told once; nothing is waited for.
+        The coordinator sends it, at most once, and the server mails it to the members of the organization;
+        nothing is waited for. Of one title one a minute goes out, over all processes of the Run; the next one
+        says how many there were in between. Without a server `pluto-dist show` has it.
 
         Args:
             message: what happened; the official client's `text=` is another name of it.
             title: a short line.
             level: "DEBUG", "INFO", "WARNING", "ERROR" or "CRITICAL"; anything else counts as INFO.
-            wait, url, remote, more: of the official client, without effect.
+            wait: of the official client, without effect.
+            url: of a webhook, which is not called: that is told once.
+            remote: False together with `url`: the server does not get it either, as with the official client.
+            more: `email=False`, so that the server mails nothing; the rest is without effect.
         """
+        if url:
+            self._lease.warn_once(
+                "alert(url)", "alert(url=…): no webhook is called; the server gets the alert"
+            )
         text = str(more.get("text", message))
-        self._lease.alert(str(title), text, str(level))
+        email = bool(more.get("email", True))
+        self._lease.alert(str(title), text, str(level), email=email, remote=bool(remote or not url))
 
     # --- hand-over --------------------------------------------------------------------------------
 
     def checkpoint(self, path: str | os.PathLike[str], step: int, **info: Any) -> None:
-        """Hands a checkpoint over to whoever loops over `checkpoints()`, now or later.
+        """Hands a checkpoint over to the processes that loop over `checkpoints()`, now or later.
 
         One local write, like `log()`; it survives the death of this process and of the coordinator. Call it
         on one rank, when the checkpoint is complete.
 
         Args:
-            path: a file or a folder, handed on as an absolute path. It is not copied or held: keep it until
-                it was looked at.
+            path: a file or a folder, handed on as an absolute path; an address (`s3://…`) goes on as it is,
+                unchecked. Nothing is copied or held: keep it until it was looked at.
             step: of the training.
             info: what else a reader may want to know, e.g. `loss=0.3`; JSON values, 64 KiB with the path.
 
@@ -394,7 +403,8 @@ class Run(RunFacts):
             group: shares the work: each checkpoint goes to one member of the group, and to another one if
                 that dies before it asks for the next or calls `checkpoint.done()`.
             latest: skip those that a newer one has superseded.
-            timeout_s: how long to wait for the next one; left out, as long as the Run goes on.
+            timeout_s: how long to wait for the next one, half a second at least; left out, as long as the
+                Run goes on.
 
         Raises:
             ArgumentError: the group is no name, or the time no number from 0 on.
@@ -408,7 +418,7 @@ class Run(RunFacts):
         return Subscription(self._lease, CHECKPOINTS, Checkpoint, bounds)
 
     def publish(self, topic: str, payload: Any) -> None:
-        """Hands anything over to whoever subscribes to a topic of this Run, now or later.
+        """Hands any value over to the processes that subscribe to a topic of this Run, now or later.
 
         As `checkpoint`, which is built on it.
 
@@ -431,7 +441,7 @@ class Run(RunFacts):
     ) -> Subscription[Item]:
         """The items of a topic, one after the other: `.number`, `.payload`, `.at`, `.by`, `.done()`.
 
-        All else is as for `checkpoints`. A topic that nobody has published to yet is waited for.
+        All else is as for `checkpoints`. A topic without items yet is waited for.
 
         Raises:
             ArgumentError: this is no topic, or as `checkpoints`.
@@ -475,7 +485,7 @@ class Run(RunFacts):
     # --- the end ----------------------------------------------------------------------------------
 
     def finish(self, code: int | None = None, timeout_s: float | None = None) -> None:
-        """Ends the Run, if this process owns it; a worker says "this rank is done", a side closes.
+        """Ends the Run, if this process owns it; of a worker it says "this rank is done"; a side closes.
 
         What is not delivered when the time is over is on disk, and is delivered later (G5).
 
@@ -521,8 +531,8 @@ class Run(RunFacts):
 
         Raises:
             ArgumentError: the time is no number from 0 on.
-            RunEndedError: this process has ended the Run before all was delivered, or it is a forked child:
-                nobody tells it any more.
+            RunEndedError: this process has ended the Run before all was delivered, or it is a forked child;
+                it gets no more views.
             WaitTimeoutError: the time is over; what is left is on disk.
         """
         from pluto_dist.client.lease import wait_for_delivery
@@ -548,7 +558,7 @@ class Run(RunFacts):
             self.finish()
 
     def __copy__(self) -> Self:
-        """There is one lease, so a copy is the handle itself."""
+        """The handle itself, because there is one lease."""
         return self
 
     def __deepcopy__(self, memo: object) -> Self:

@@ -11,7 +11,7 @@ class OpenRuns:
     """Handles in the order in which they were opened; a forked child sees its parent's, and opens its own.
 
     Attributes:
-        travelled: handles that have come from other processes, by the lease that they were of.
+        travelled: handles that have come from other processes, by the lease that opened them there.
         disabled: a disabled Run was opened.
     """
 
@@ -24,9 +24,9 @@ class OpenRuns:
         self.disabled = False
 
     def add(self, run: RunLike, lease: Member) -> None:
-        """A Run was opened in this process."""
+        """Adds a Run that was opened in this process."""
         for former in self.mine():
-            former.tell_late()
+            former.warn_late()
         if self.again():
             self._finished.add(os.getpid())
         self._runs = [(kept, lease) for kept, lease in self._runs if not (lease.end or kept is run)]
@@ -45,7 +45,7 @@ class OpenRuns:
         return [run for run, lease in reversed(self._runs) if not lease.end]
 
     def lease_of(self, run: RunLike) -> Member | None:
-        """What is behind a handle that this process opened; None for a disabled Run."""
+        """The lease of a handle that this process opened; None for a disabled Run."""
         return next((lease for known, lease in self._runs if known is run and lease.here), None)
 
     def newest(self) -> RunLike | None:
@@ -62,11 +62,11 @@ class OpenRuns:
         return None if lease is not None and lease.end else came
 
     def defer(self, run: RunLike) -> None:
-        """A main module is imported again: its Run is opened when it is used."""
+        """Keeps a handle of a main module that is imported again: its lease is opened when it is used."""
         self._deferred.append(run)
 
     def arrived(self, run: RunLike) -> None:
-        """It was."""
+        """Drops such a handle, whose lease is open now."""
         self._deferred = [other for other in self._deferred if other is not run]
 
     def newest_ended(self) -> RunLike | None:
@@ -75,11 +75,11 @@ class OpenRuns:
 
     @property
     def inits(self) -> int:
-        """How many times `init()` has been called in this process."""
+        """The number of calls of `init()` in this process."""
         return self._inits.get(os.getpid(), 0)
 
     def count_init(self) -> int:
-        """How many times `init()` was called in this process, this time included."""
+        """Counts a call of `init()`; returns their number, this one included."""
         pid = os.getpid()
         self._inits[pid] = self._inits.get(pid, 0) + 1
         return self._inits[pid]
@@ -90,7 +90,7 @@ class OpenRuns:
         return finished or os.getpid() in self._finished
 
     def inherited(self) -> list[tuple[RunLike, Member]]:
-        """What a forked child has of its parent and its parent has not ended, oldest first."""
+        """Handles that a forked child has inherited and its parent has not ended, oldest first."""
         return [(run, lease) for run, lease in self._runs if not (lease.here or lease.end)]
 
     def inherited_from(self) -> int | None:

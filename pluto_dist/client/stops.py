@@ -1,4 +1,4 @@
-"""Requests to stop: SIGTERM is noticed and told whatever the main thread is doing (R9).
+"""Requests to stop: SIGTERM becomes evidence, whatever the main thread is doing (R9).
 
 Python runs signal handlers in the main thread and between two bytecodes, so a rank that is inside a
 collective never gets to its handler before the launcher's SIGKILL. The kernel's part of the handler does run:
@@ -28,12 +28,12 @@ _log = logging.getLogger("pluto_dist")
 
 
 class Stops:
-    """Of this process.
+    """The requests to stop this process.
 
     Attributes:
         asked: SIGTERM has come.
         cooperative: the script looks at `run.preempted`, so it will end by itself.
-        ignored: the script has set SIGTERM to be ignored before we came.
+        ignored: SIGTERM was set to be ignored before our handler was installed.
     """
 
     def __init__(self) -> None:
@@ -75,7 +75,7 @@ class Stops:
                 run.evidence(kind="signal", signal="SIGTERM", ignored=self.ignored)
 
     def take(self) -> None:
-        """Tells of a SIGTERM that has come; a lease does not end before that is said."""
+        """Writes the evidence of a SIGTERM that has come, so that it precedes the end of a lease."""
         with self._lock:
             if self._pipe is not None and signal.SIGTERM in _drained(self._pipe[0]):
                 self.tell()
@@ -102,7 +102,7 @@ class Stops:
             self.take()
 
     def _after_fork_in_child(self) -> None:
-        """The pipe is the parent's: a signal to the child is none to the parent."""
+        """Gives the pipe up, which is the parent's: a signal to the child is none to the parent."""
         if self._pipe is not None:
             current = signal.set_wakeup_fd(-1)
             if current not in (self._pipe[1], -1):  # another library has taken it since

@@ -1,6 +1,6 @@
-"""The user's own streams: `sys.stdout` and `sys.stderr` may be None, have only `write()`, or raise whatever.
+"""Output on the user's own streams, which may be None, have only `write()`, or raise any error.
 
-What is said there is a courtesy, so nothing of it may end a call of this package.
+Messages there are a courtesy, so their errors never end a call of this package.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from typing import Any
 
 
 def tell(text: str) -> bool:
-    """One line on stderr; False if nobody can be reached there."""
+    """Prints one line on stderr; False if that is not possible."""
     return put(f"pluto_dist: {text}\n")
 
 
 def put(text: str) -> bool:
-    """Text on stderr as it is; False if it could not be written."""
+    """Prints text on stderr as it is; False if that is not possible."""
     try:
         sys.stderr.write(text)
     except Exception:  # noqa: BLE001 # code of others: closed, gone, or a stream of the script's own
@@ -25,7 +25,7 @@ def put(text: str) -> bool:
 
 
 def flush(stream: Any) -> None:
-    """What is buffered goes out, if the stream can do that."""
+    """Flushes a stream that can be flushed."""
     try:
         stream.flush()
     except Exception:  # noqa: BLE001 # the terminal is gone, or a signal handler interrupts a print: it flushes itself
@@ -33,7 +33,7 @@ def flush(stream: Any) -> None:
 
 
 def is_open(stream: Any) -> bool:
-    """Whether there is such a stream, and it does not say that it was closed."""
+    """Whether the stream exists and is not closed, as far as it says."""
     try:
         return stream is not None and not getattr(stream, "closed", False)
     except Exception:  # noqa: BLE001 # a property of others
@@ -41,7 +41,7 @@ def is_open(stream: Any) -> bool:
 
 
 def is_terminal(stream: Any) -> bool:
-    """Whether a person looks at it, as far as it says."""
+    """Whether the stream is a terminal, as far as it says."""
     try:
         return bool(stream.isatty())
     except Exception:  # noqa: BLE001 # it is None, has no such method, or was closed

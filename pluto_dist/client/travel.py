@@ -1,9 +1,9 @@
-"""Handles that open nothing before they are used: of a Run that has travelled, or of a call that is repeated.
+"""Handles that open nothing before their first use: pickled, of a repeated import, or inherited by a fork.
 
-A handle travels by pickle (arguments of a spawned process, submitit, Ray, joblib). What travels is the Run's
-id and where it is kept, never the API key. In the process that has opened it the handle itself comes back;
-anywhere else it attaches by the id when it is used first: as a worker in a child of a process that works for
-the Run, else as a side.
+A handle travels to another process by pickle (arguments of a spawned process, submitit, Ray, joblib). The
+pickle has the Run's id and where it is kept, never the API key. In the process that opened it, unpickling
+gives the handle itself; in any other, a handle that attaches by the id at its first use: as a worker in a
+child of a process that works for the Run, else as a side.
 
 A child that `multiprocessing` starts anew imports the main module again, and with it an `init()` or
 `attach()` at module level. That call was made already, by the parent: it opens nothing, and what is logged
@@ -44,12 +44,12 @@ _WHERE = ("project", "mode", "url_api", "url_ingest", "url_py", "url_app", "stri
 
 
 class _PendingRun(Run):
-    """A `Run` that finds out at its first use what it is in this process; then it becomes that."""
+    """A `Run` that at its first use gets a lease, or its parent's, and becomes an ordinary handle."""
 
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:
-            """What a lease gives is there once there is one."""
+            """Opens the lease at the first use of an attribute that needs it."""
             if name not in _OPENED:
                 return super().__getattr__(name)
             with FORKS.arriving:
@@ -61,7 +61,7 @@ class _PendingRun(Run):
         return restore, (passport_of(self),)
 
     def _become(self, lease: Lease) -> Run:
-        """Takes a lease; nothing that is overridden here is needed any more."""
+        """Takes a lease and becomes a plain `Run`."""
         vars(self).clear()
         self.__class__ = Run  # type: ignore[assignment] # see above
         Run.__init__(self, lease)
@@ -72,7 +72,7 @@ class _PendingRun(Run):
 
 
 class DeferredRun(_PendingRun):
-    """A handle that has come here, or whose call the parent has made: its first use opens a lease."""
+    """A handle that was unpickled here, or whose call the parent has made: its first use opens a lease."""
 
     def __init__(
         self, wish: Wish, settings: Settings, what: str, passport: dict[str, Any] | None = None
@@ -122,13 +122,13 @@ class DeferredRun(_PendingRun):
         return iter(()) if self._is_repeated else super().subscribe(topic, **kwargs)
 
     def finish(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing was opened here, so there is nothing to end."""
+        """Does nothing: no lease was opened here."""
 
     def close(self, *args: Any, **kwargs: Any) -> None:
         """As `finish`."""
 
     def flush(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing was logged here."""
+        """Does nothing: nothing was logged here."""
 
     def __exit__(self, *_: object) -> None:
         """As `finish`."""
@@ -141,7 +141,7 @@ class DeferredRun(_PendingRun):
 
     @property
     def _is_repeated(self) -> bool:
-        """Whether the main module is being imported again: what it says now its parent has said."""
+        """Whether the main module is being imported again: what it logs now its parent has logged."""
         return self._wish.via == "import" and reimporting()
 
     def _arrive(self) -> None:
@@ -171,9 +171,11 @@ class DeferredRun(_PendingRun):
 class InheritedRun(_PendingRun):
     """A handle in a forked child.
 
-    Mostly it is its parent's: it logs into a chain of its own, and ends nothing. But two kinds of children
-    have to have leases of their own: a rank, which has become one since the fork, and a daemon, which goes on
-    in place of the process that has opened the Run, and is known by its new session.
+    Usually it uses its parent's lease: it logs into a chain of its own, and ends nothing. Two kinds of
+    children
+    need leases of their own: a rank, which has become one since the fork, and a daemon, which goes on in
+        place
+    of the process that opened the Run, and is recognised by its new session.
     """
 
     def __init__(self, before: Lease, *, grouped: bool) -> None:
@@ -197,7 +199,7 @@ class InheritedRun(_PendingRun):
         before.files.release()
 
     def _wish(self) -> Wish | None:
-        """For a lease of its own, None if it needs none."""
+        """The claim of a child that needs a lease of its own, None for others."""
         run_id = _id_of(self._before)
         run = run_of("run_id", run_id)
         if os.getsid(0) != self._before.session:
@@ -208,14 +210,14 @@ class InheritedRun(_PendingRun):
 
 
 class _Forks:
-    """Watches forks, for all handles."""
+    """The fork hook of all handles."""
 
     def __init__(self) -> None:
         self.arriving = threading.RLock()
         forks.watch(self)
 
     def after_fork(self) -> None:
-        """In the child: what a handle is here will be seen when it is used."""
+        """In the child: makes every handle decide anew, at its first use, what it is here."""
         self.arriving = threading.RLock()
         grouped = process_group() is not None
         for run, lease in RUNS.inherited():
@@ -237,7 +239,7 @@ def opened(wish: Wish, settings: Settings) -> AnyRun:
 
 
 def repeated(wish: Wish, settings: Settings) -> Run:
-    """The handle of a call that was made by the parent."""
+    """A deferred handle for a call that the parent has made."""
     wish = msgspec.structs.replace(wish, via="import")
     what = f"the Run of the {wish.verb}() that the parent process made"
     run = DeferredRun(wish, settings, what)
@@ -246,7 +248,7 @@ def repeated(wish: Wish, settings: Settings) -> Run:
 
 
 def passport_of(run: Run) -> dict[str, Any]:
-    """What of a handle travels: which Run, where it is kept, how to log. Never the key (G11)."""
+    """The part of a handle that is pickled: the Run, where it is kept, how to log; never the key (G11)."""
     from pluto_dist.host.places import store_of
 
     settings = run._lease.settings
@@ -262,7 +264,7 @@ def passport_of(run: Run) -> dict[str, Any]:
 
 
 def restore(passport: dict[str, Any]) -> RunLike:
-    """The handle in the process where it has arrived; several copies of it are one there."""
+    """The handle in the process that unpickles it; several copies are one there."""
     known = RUNS.known(passport["lease_id"])
     if known is not None:
         return known
@@ -277,7 +279,7 @@ def restore(passport: dict[str, Any]) -> RunLike:
 
 
 def _settings(passport: dict[str, Any]) -> Settings:
-    """Those of the process where it was opened, unless this one is disabled; the key is this one's own."""
+    """Settings of the process that opened the handle, with this process's key; disabled if it is here."""
     from pluto_dist.host.settings import load
 
     own = load(os.environ)
@@ -294,7 +296,7 @@ def _wish_of(run_id: str | None) -> Wish:
 
 
 def _id_of(lease: Lease) -> str | None:
-    """As far as it is known in a child, to which nobody speaks."""
+    """The Run's id as far as it is known in a child, which gets no views."""
     view = lease.link.view
     return view.run.external_id if view is not None and view.run is not None else None
 

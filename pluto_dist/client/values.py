@@ -1,15 +1,8 @@
-"""Foreign values as plain ones: numbers, texts, and whole configs as JSON.
+"""Foreign values as plain ones: numbers and texts for `log()`, whole objects as strict JSON for configs.
 
-Foreign values as plain Python ones: numbers and texts that every JSON reader takes.
-
-numpy, torch, jax and the like are recognised by what their types offer and never imported.
-
-Any object as JSON values, for config: complete where that is possible, readable where not.
-
-Foreign types are recognised by what they offer; nothing is imported for them. What has no better form becomes
-a text. Reading never fails: an object that raises becomes a text that says so.
-
-The config as it is at `init()`, as strict JSON of bounded size.
+numpy, torch, jax, pydantic and the like are recognised by the methods of their types, and never imported. A
+config is complete where that is possible, and readable where not: an object without a better form becomes a
+text, an object that raises becomes a text that says so. Its size is bounded.
 """
 
 from __future__ import annotations
@@ -80,12 +73,12 @@ def scalar_of(value: object) -> Scalar | None:
 
 
 def first_line(error: BaseException) -> str:
-    """Start of what an error says; foreign messages can be pages long."""
+    """Start of an error's message; foreign messages can be pages long."""
     return said_by(error).strip().partition("\n")[0][:200]
 
 
 def said_by(error: BaseException) -> str:
-    """What an error says, as text that can be written; some raise where they should say something."""
+    """An error's message as text that can be written; the `str` of some errors raises."""
     try:
         return clean_text(str(error))
     except Exception as second:  # noqa: BLE001  code of others
@@ -202,7 +195,7 @@ class Conversion:
 
 
 def parts_of(value: Any) -> Mapping[Any, Any] | Sequence[Any] | None:
-    """What the object consists of, None if it is one thing."""
+    """The parts of an object, named or in order; None if it has none."""
     if isinstance(value, Enum | type | str | bytes | bytearray | memoryview):
         return None
     if type(value).__module__.partition(".")[0] == "omegaconf":

@@ -1,7 +1,7 @@
 """`run.watch(module)`: histograms of a torch module's gradients and parameters, every so many passes.
 
-torch is never imported: the module brings what is needed. Counting happens where the tensor lives, so only
-the counts come from the device. Nothing here ends a training: what cannot be counted is told once.
+torch is never imported: the module brings what is needed. Counting happens on the tensor's device, and only
+the counts are transferred. Nothing here ends a training: a tensor that cannot be counted gives one warning.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ Warn = Callable[[str, str], None]
 
 
 class Watch:
-    """The hooks of one call. They end with the Run, and are nobody's in a copy of the module.
+    """The hooks of one call. They end with the Run, and do nothing in a copy of the module.
 
     Args:
         run: where to log.
         module: of torch.
         freq: log at each so many backward (gradients) or forward passes (parameters).
         bins: of each histogram.
-        warn: says a thing once.
+        warn: gives each warning once.
     """
 
     def __init__(self, run: RunLike, module: Any, freq: int, bins: int, warn: Warn) -> None:
@@ -51,7 +51,7 @@ class Watch:
         module.register_forward_hook(_Hook(self, ""))
 
     def passed(self, name: str, given: tuple[Any, ...]) -> None:
-        """A hook was called: with a gradient, or with the module and what went through it."""
+        """Takes the call of a hook, with a gradient, or with the module and its inputs and outputs."""
         count = self._passes[name] = self._passes.get(name, 0) + 1
         if count % self._freq or self._run.ended:
             return
@@ -74,7 +74,7 @@ class Watch:
 
 
 class _Hook:
-    """What torch keeps and calls; a module that is saved or sent elsewhere takes an empty one along."""
+    """The callable that torch keeps; in a module that is pickled it becomes an empty one."""
 
     def __init__(self, watch: Watch | None = None, name: str = "") -> None:
         self._watch = watch
@@ -127,7 +127,7 @@ def watch(
 
 
 def histogram_of(tensor: Any, bins: int) -> Histogram | None:
-    """How often values occur; None if none of them is finite. Of a sharded tensor it is this rank's part."""
+    """A histogram of the values, None if none is finite; of a sharded tensor, of this rank's part."""
     flat = tensor.detach()
     if hasattr(flat, "to_local"):
         flat = flat.to_local()

@@ -172,7 +172,7 @@ class Driver:
         spools.check_lease_folder(self._places.spool, request.lease_id, request.folder)
         if request.lease_id not in self._folders:
             spools.check_exists(request.folder)
-        self._watches.heard(request.lease_id, boot_clock())
+        self._watches.note_message(request.lease_id, boot_clock())
         if request.key:
             self._key(request.key)
             request = msgspec.structs.replace(request, key="")
@@ -205,7 +205,7 @@ class Driver:
             )
 
     def _alive_until_ms(self, death: Death) -> int:
-        """When a process was last known to live, for people; 0 if that is not known."""
+        """The time at which a process was last known to live, for people; 0 if not known."""
         known_ms = spools.last_written_ms(self._folders.folder(death.key))
         if death.seen:
             ago_ms = round((boot_clock() - death.alive_until) * 1000)
@@ -249,7 +249,7 @@ class Driver:
 
     def _try_later(self, effect: do.Effect, error: OSError) -> None:
         lease_id = getattr(effect, "lease_id", "")
-        self._folders.tell_trouble(lease_id, error)
+        self._folders.log_trouble(lease_id, error)
         self._put_off[type(effect).__name__, lease_id] = (boot_clock() + AGAIN_S, effect)
 
     def _due(self) -> list[do.Effect]:

@@ -177,7 +177,7 @@ def has_family(folder: str) -> bool:
     """Whether forked children of a dead process live; they may log, also if they have not done so yet."""
     try:
         probe = LeaseProbe(Path(folder) / LOCK_NAME)
-    except OSError:  # not the file that the process made; nobody is waited for
+    except OSError:  # not the file that the process made: nothing to wait for
         return False
     try:
         return probe.has_family()
@@ -213,7 +213,7 @@ def remove_folder(folder: str) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-LAST_WORDS_S = 2.0  # a dead owner's place is kept as long, so nobody waits longer for this
+DRAIN_GRACE_S = 2.0  # a dead owner's place is kept as long, so no wait gets longer by this
 
 
 class DrainGrace:
@@ -230,7 +230,7 @@ class DrainGrace:
     def must_wait(self, lease_id: str, folder: str, now: float) -> bool:
         """Whether it is too early for the final look; the lease then comes up in `due`."""
         died_at = self._dead.get(lease_id)
-        if died_at is None or now >= died_at + LAST_WORDS_S or not still_written(folder):
+        if died_at is None or now >= died_at + DRAIN_GRACE_S or not still_written(folder):
             return False
         self._waiting[lease_id] = folder
         return True
@@ -291,7 +291,7 @@ class LeaseFolders:
             try:
                 yield from self._look_at(lease_id, folder)
             except OSError as error:
-                self.tell_trouble(lease_id, error)
+                self.log_trouble(lease_id, error)
         if now >= self._scan_at:
             yield from self.scan(now)
         if now >= self._touch_at:
@@ -304,7 +304,7 @@ class LeaseFolders:
             try:
                 touch_live(folder, time.time())
             except OSError as error:
-                self.tell_trouble(lease_id, error)
+                self.log_trouble(lease_id, error)
 
     def scan(self, now: float) -> Iterator[on.Event]:
         """Leases that sent no message: their process has ended, or could not reach the socket."""
@@ -315,7 +315,7 @@ class LeaseFolders:
                 records, lifecycle = record_sizes(folder)
                 forgotten = not records and not lifecycle and is_forgotten(folder, time.time())
             except OSError as error:
-                self.tell_trouble(lease_id, error)
+                self.log_trouble(lease_id, error)
                 continue
             if lifecycle and lease_id not in self._folders:
                 yield from self.read(lease_id, folder, lifecycle)
@@ -333,7 +333,7 @@ class LeaseFolders:
         self._folders[lease_id] = folder
         entries = tuple(tail.read(sizes))
         if tail.trouble is not None:
-            self.tell_trouble(lease_id, tail.trouble)
+            self.log_trouble(lease_id, tail.trouble)
         if entries or sizes is None:
             yield on.LifecycleRead(lease_id=lease_id, folder=folder, entries=entries)
 
@@ -351,7 +351,7 @@ class LeaseFolders:
         try:
             return next_step(self.folder(lease_id))
         except OSError as error:
-            self.tell_trouble(lease_id, error)
+            self.log_trouble(lease_id, error)
             return 0
 
     def await_release(self, lease_id: str) -> None:
@@ -371,7 +371,7 @@ class LeaseFolders:
         self._drain_grace.forget(lease_id)
         remove_folder(folder)
 
-    def tell_trouble(self, lease_id: str, error: OSError) -> None:
+    def log_trouble(self, lease_id: str, error: OSError) -> None:
         """Logs trouble with a lease's folder, once for each kind."""
         told = (lease_id, str(error))
         if told not in self._troubled:

@@ -23,6 +23,7 @@ from pluto_dist.coordinator.clusters import AtCluster, ClusterStores
 from pluto_dist.coordinator.metadata import Metadata
 from pluto_dist.coordinator.sampler import NodeRecorder
 from pluto_dist.core.values.backend import (
+    Alert,
     Backend,
     Batch,
     Beat,
@@ -76,7 +77,7 @@ from pluto_dist.core.values.events import (
 from pluto_dist.core.values.lifecycle import Target
 from pluto_dist.host.identity import boot_clock
 from pluto_dist.spool.batches import contents, numbered, renamed
-from pluto_dist.spool.file_lines import located
+from pluto_dist.spool.file_lines import BLOBS, located
 from pluto_dist.spool.frames import Cut
 from pluto_dist.spool.names import segment_name, stream_kind
 from pluto_dist.spool.reader import ReadLimits, read_cut, records
@@ -240,6 +241,8 @@ class Worker:
             folder=effect.folder,
             lines=lines,
             last=effect.final,
+            notes=f"{effect.folder}/{BLOBS}" if effect.kind == "files" else "",
+            rate=effect.rate,
         )
         return self._backends(effect.run.target).deliver(effect.run, batch)
 
@@ -261,6 +264,8 @@ class Worker:
                 outcome = backend.put_tags(run, msgspec.json.decode(effect.body, type=TagsChange))
             case "config":
                 outcome = backend.merge_config(run, effect.body)
+            case "alert":
+                outcome = backend.alert(run, msgspec.json.decode(effect.body, type=Alert))
             case "seat":
                 note = msgspec.json.decode(effect.body, type=SeatNote)
                 patch = {"pluto_dist": {"seat": {"epoch": note.epoch}}}

@@ -85,6 +85,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         spool_quota: disk that the spool may take; left out, the smaller of 2 GiB and 10 % of the free space.
         files_quota: disk that logged files may take until they are delivered, apart from `spool_quota`; left
             out, 10 % of the free space. A file that does not fit stays where it is, with a reference to it.
+        sides_share: percent of `spool_quota` and of `files_quota` that all sides of a node together may take;
+            a sidecar that runs wild loses its own records, and the training none.
+        sides_limit: so many sides may be attached to a Run at a time; that of its owner counts.
+        upload_rate: bytes a second with which the files of this process are uploaded, those of others on the
+            node counted in; 0 for as fast as it goes.
         files_copy: logged files up to this size are copied, and `log()` waits for that; larger ones are not.
         segment_size: a spool segment is closed when it is larger than this.
         retention_segments: so many segments of a stream, the newest ones, stay in the spool as long as the
@@ -114,7 +119,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         cluster_strict: no status is sent while the store cannot be reached, even if the server then takes the
             Run for dead.
         launched_by: lease of the `pluto-dist run` that started this process, which sets it; not for people.
-        disabled_because: why `auto` is `disabled`, "" where somebody asked for it or it is not.
+        disabled_because: why `auto` is `disabled`, "" where it was asked for or is not.
         notes: remarks that are worth a line in `doctor`, never an error.
         left_out: settings of the official client that mean something and have no meaning here; told once.
     """
@@ -142,6 +147,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     idle_exit_s: float = 60.0
     spool_quota: int | None = None
     files_quota: int | None = None
+    sides_share: int = 50
+    sides_limit: int = 1000
+    upload_rate: int = 0
     files_copy: int = 1 << 20
     segment_size: int = 4 << 20
     retention_segments: int = 2
@@ -183,6 +191,9 @@ _KINDS: dict[str, kind.Kind] = {
     "idle_exit_s": kind.number(0.1, 86_400, "seconds"),
     "spool_quota": kind.size(1 << 20, 1 << 50),
     "files_quota": kind.size(0, 1 << 60),
+    "sides_share": kind.count(1, 100),
+    "sides_limit": kind.count(1, 100_000),
+    "upload_rate": kind.size(0, 1 << 60),
     "files_copy": kind.size(0, 1 << 60),
     "segment_size": kind.size(64 << 10, 1 << 30),
     "retention_segments": kind.count(2, 1_000_000),
@@ -221,7 +232,7 @@ def variables_of(key: str) -> tuple[str, ...]:
 
 
 def allowed_of(key: str) -> str:
-    """What a setting may be, for errors and for the documents."""
+    """Allowed values of a setting, for errors and for the documents."""
     return _KINDS[key].allowed
 
 
@@ -234,12 +245,12 @@ def default_of(key: str) -> str:
 
 
 def in_init(key: str) -> str:
-    """Where a setting of `init(settings={…})` was given, for errors."""
+    """The source of a setting of `init(settings={…})`, for errors."""
     return f"init(settings={{{key!r}: …}})"
 
 
 def as_option(key: str) -> str:
-    """Where a setting of the command line was given, for errors."""
+    """The source of a setting of the command line, for errors."""
     return f"option --{key.replace('_', '-')}"
 
 

@@ -1,4 +1,4 @@
-"""What began the end of a Run, and whose lease it was."""
+"""The first failure of a Run, and the lease of the process that failed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pluto_dist.core.values.records import Failure
 
 
 def first_failure(document: Document) -> Failure | None:
-    """What began the end of the Run, or of its last attempt that failed while it goes on."""
+    """The first failure of a Run that ended, or of the last attempt that failed in one that goes on."""
     ends = (*document.attempts, *((document.verdict,) if document.verdict is not None else ()))
     return ends[-1].first_failure if ends else None
 
@@ -22,3 +22,15 @@ def failed_lease(document: Document) -> LeaseShown | None:
     """The lease of the process that failed first, None if none did or it is not among the Run's."""
     failure = first_failure(document)
     return lease_of(document, failure) if failure is not None else None
+
+
+def how(failure: Failure) -> str:
+    """In what way a process ended, for people."""
+    oom = ", out of memory (the kernel's OOM killer)" if failure.oom else ""
+    if failure.kind == "exception":
+        return f"{failure.type}: {failure.message}"
+    if failure.kind == "exit":
+        return f"exited with code {failure.exit_code}{oom}"
+    if failure.kind == "signal":
+        return f"killed by {failure.signal}{oom}"
+    return f"vanished: nobody saw how it ended{oom}"

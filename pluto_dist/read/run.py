@@ -32,7 +32,7 @@ from pluto_dist.read.lookup import Found, Lookup
 from pluto_dist.read.series import Series, Wanted
 from pluto_dist.read.settle import Situation, situation
 from pluto_dist.read.spooled import caught_up
-from pluto_dist.spool.file_lines import BLOBS, read_line
+from pluto_dist.spool.file_lines import place_in, read_line
 
 
 class LoggedFile(msgspec.Struct, frozen=True):
@@ -106,7 +106,7 @@ class Run:
 
     @property
     def display_id(self) -> str | None:
-        """For people: `MMP-42`."""
+        """The id for people: `MMP-42`."""
         return self.document.display_id
 
     @property
@@ -126,7 +126,7 @@ class Run:
 
     @property
     def status(self) -> str:
-        """As it was written last; `situation` says whether its processes live."""
+        """The status as it was written last; `situation` says whether its processes live."""
         return self.document.status
 
     @property
@@ -136,12 +136,12 @@ class Run:
 
     @property
     def verdict(self) -> VerdictShown | None:
-        """How it ended and why, with the first failure; None while it has not."""
+        """The end and its reason, with the first failure; None while the Run has not ended."""
         return self.document.verdict
 
     @property
     def tags(self) -> tuple[str, ...]:
-        """In the order in which they came."""
+        """The tags, in the order in which they came."""
         return self.document.tags
 
     @property
@@ -201,7 +201,7 @@ class Run:
         for segment in segments(self.document, self.roots):
             if segment.kind == "metrics":
                 for block in files.blocks(segment):
-                    yield from _chunks(segment, block, names, wanted)
+                    yield from chunks_of(segment, block, names, wanted)
 
     def texts(self, names: str | Iterable[str] | None = None) -> Iterator[SeriesPoint]:
         """Points of series of texts, histograms and tables (as JSON text); `names` as for `series`."""
@@ -260,13 +260,13 @@ class Run:
             return None
         places = [Store(self.store).run(self.key) / relative_place(file)]
         if self._lookup.spool is not None:
-            places.append(self._lookup.spool / segment.lease_id / BLOBS / Path(file.path).name)
+            places.append(Path(place_in(str(self._lookup.spool / segment.lease_id), file) or "/dev/null"))
         return LoggedFile(
             name=name,
             step=file.step,
             time=file.time,
             file_name=file.file_name,
-            path=next((place for place in places if place.is_file()), None),
+            path=next((place for place in places if place.is_file() or place.is_dir()), None),
             size=file.file_size,
             kind=file.log_type,
             caption=file.caption,
@@ -286,7 +286,7 @@ def summed_up(document: Document, roots: Sequence[Path]) -> dict[str, Point]:
     for segment in segments(document, roots):
         if segment.kind == "metrics":
             for block in gathered(segment):
-                for chunk in _chunks(segment, block, names, None):
+                for chunk in chunks_of(segment, block, names, None):
                     found[chunk.name] = _joined(found.get(chunk.name), chunk)
     return found
 
@@ -303,7 +303,8 @@ def _joined(before: Point | None, chunk: Chunk) -> Point:
     return Point(shown(chunk.values[last]), step, count)
 
 
-def _chunks(segment: Segment, block: Block, names: FinalNames, wanted: Wanted | None) -> Iterator[Chunk]:
+def chunks_of(segment: Segment, block: Block, names: FinalNames, wanted: Wanted | None) -> Iterator[Chunk]:
+    """The wanted series of a block under their final names, without those that are left out (R7)."""
     who = segment.participant(block.start)
     for index, metric in enumerate(block.names):
         name = names.of(who, metric)

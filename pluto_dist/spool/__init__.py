@@ -10,6 +10,7 @@
     durability  group fsync for `durability="machine"`
     reader      coordinator side: cuts behind cursors
     blobs       contents of logged files
+    folders     the files of a folder or of a pattern
     file_lines  the lines that name them
     sources     those contents, read as they were when they were logged
     retention   safe removal of delivered segments

@@ -20,6 +20,7 @@ from pluto_dist.core.values.backend import LogType
 from pluto_dist.spool.reader import records
 
 BLOBS: Final = "blobs"  # their folder, in that of the lease
+SENT: Final = ".sent"  # at the end of a blob's name: how far its upload is
 LINK: Final = ".link"  # at the end of a blob's name: it is the user's file, so nothing here may change it
 _BLOB = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
@@ -35,6 +36,21 @@ class Seen(msgspec.Struct, frozen=True, array_like=True):
     device: int
 
 
+class Part(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One file of a folder that was logged; the fields that `FileLine` has too are the same there.
+
+    Attributes:
+        name: below the folder, with `/`.
+    """
+
+    name: str
+    path: str
+    size: Natural
+    source: str = ""
+    seen: Seen | None = None
+    linked: bool = False
+
+
 class FileLine(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """One line of a files stream.
 
@@ -48,6 +64,8 @@ class FileLine(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
         source: absolute path of the user's file, whose content was not copied; "" for a copy.
         seen: what that file was; None for a copy.
         linked: the blob is a second link to it, and so survives its deletion; else there is no blob.
+        parts: the files of a folder; no blob has the `path` of its line then, only they have.
+        id: the `path` that the line had in the spool, in lines that a backend gets.
     """
 
     path: str
@@ -64,6 +82,13 @@ class FileLine(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     source: str = ""
     seen: Seen | None = None
     linked: bool = False
+    parts: tuple[Part, ...] = ()
+    id: str = ""
+
+    @property
+    def contents(self) -> tuple[FileLine | Part, ...]:
+        """What has a content of its own: the line, or the files of its folder."""
+        return self.parts or (self,)
 
 
 _PARTS = {"": "%", ".": "%2E", "..": "%2E%2E"}
@@ -105,12 +130,15 @@ def remove_blobs(folder: str, stream: str, segment: int, start: int, end: int) -
     """
     for line in records(folder, stream, segment, start, end):
         found = read_line(line)
-        if found is not None and _BLOB.fullmatch(found.path):
-            for ending in ("", LINK):
-                Path(folder, BLOBS, found.path + ending).unlink(missing_ok=True)
+        if found is None:
+            continue
+        for blob in (found.path, *(part.path for part in found.parts)):
+            if _BLOB.fullmatch(blob):
+                for ending in ("", LINK, SENT):
+                    Path(folder, BLOBS, blob + ending).unlink(missing_ok=True)
 
 
-def place_in(folder: str, line: FileLine) -> str:
+def place_in(folder: str, line: FileLine | Part) -> str:
     """Absolute path of a line's content: in the lease's folder, or the user's file; "" if it names none."""
     if line.seen is not None and not line.linked:
         return line.source if line.source.startswith("/") else ""
@@ -123,4 +151,11 @@ def _located(line: bytes, folder: str) -> bytes:
     found = read_line(line)
     if found is None:
         return line
-    return encode_line(msgspec.structs.replace(found, path=place_in(folder, found)))
+    parts = tuple(msgspec.structs.replace(part, path=place_in(folder, part)) for part in found.parts)
+    path = f"{folder}/{BLOBS}/{found.path}" if parts else place_in(folder, found)
+    return encode_line(msgspec.structs.replace(found, path=path, parts=parts, id=id_of(found)))
+
+
+def id_of(line: FileLine) -> str:
+    """The id of a line as it stands in a spool; "" where it has none that could be a file's name."""
+    return line.path if _BLOB.fullmatch(line.path) else ""

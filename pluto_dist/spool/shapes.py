@@ -29,7 +29,7 @@ _TYPES: Final = 64  # that are kept
 
 
 class Contents(msgspec.Struct, frozen=True):
-    """What the records of a batch hold."""
+    """The content of a batch's records."""
 
     names: dict[str, LogType]
     summary: dict[str, PointSummary]

@@ -21,7 +21,7 @@ from typing import Final
 
 import msgspec
 
-from pluto_dist.spool.file_lines import FileLine, Seen
+from pluto_dist.spool.file_lines import FileLine, Part, Seen
 
 PIECE: Final = 1 << 20
 _READ: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # a named pipe must not hold up the caller
@@ -115,13 +115,19 @@ class Source(msgspec.Struct, frozen=True):
 _ADVICE: Final = "log() had not copied it. Leave a file as it is until it is delivered, or raise files_copy"
 
 
-def source_of(line: FileLine) -> Source:
+def source_of(line: FileLine | Part) -> Source:
     """The content of a line with an absolute path; of a copy the file says the size, not the line."""
+    size = line.size if isinstance(line, Part) else line.file_size
     if line.seen is not None:
-        return Source(line.path, line.file_size, line.seen, line.source)
+        return Source(line.path, size, line.seen, line.source)
     with suppress(OSError):  # reading it says why
         return Source(line.path, Path(line.path).stat().st_size)
-    return Source(line.path, line.file_size)
+    return Source(line.path, size)
+
+
+def sources_of(line: FileLine) -> tuple[Source, ...]:
+    """The contents of a line: one, or those of a folder's files."""
+    return tuple(map(source_of, line.contents))
 
 
 def seen_in(found: os.stat_result) -> Seen:

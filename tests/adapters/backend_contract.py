@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import pytest
 
 from pluto_dist.core.values.backend import (
+    Alert,
     Backend,
     BackendRun,
     Batch,
@@ -380,6 +381,10 @@ class BackendContract:
         _, handle = self.begin(rig)
         beat = rig.backend.beat(handle)
         assert (beat.outcome, beat.status) == (Delivered(), "RUNNING")
+
+    def test_an_alert_is_taken(self, rig: Rig) -> None:
+        _, handle = self.begin(rig)
+        assert rig.backend.alert(handle, Alert(1_000, "title", "body", "INFO")) == Delivered()
 
     def test_revive_takes_the_monitors_verdict_back(self, rig: Rig) -> None:
         """G7: a server that could not be reached is no failure of the training."""

@@ -107,6 +107,37 @@ def test_want_of_room_is_counted_and_never_raised(
     assert blobs(files) == {}
 
 
+def test_a_folder_is_one_line_and_a_pattern_too(
+    files: LeaseFiles, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is no file in it is told once."""
+    folder = tmp_path / "step3.ckpt"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "sub" / "a.pt").write_bytes(b"aa")
+    (folder / "b.pt").write_bytes(b"b")
+    (folder / "latest").symlink_to("gone")
+    log = log_of(files)
+    with caplog.at_level(logging.WARNING):
+        for step in range(2):
+            log.log({"ckpt": pluto.Artifact(folder), "part": pluto.Artifact(folder / "*.pt")}, step, None)
+        log.log({"no": pluto.File(folder), "none": pluto.Artifact(tmp_path / "*.bin")}, 3, None)
+    whole, part, *_ = found = lines(files)
+    assert len(found) == 4
+    assert [(each.name, each.size) for each in whole.parts] == [("b.pt", 1), ("sub/a.pt", 2)]
+    assert (whole.file_size, whole.log_type, whole.file_name[:11]) == (
+        3,
+        "ARTIFACT",
+        "step3-0-" + whole.path[:3],
+    )
+    assert [each.name for each in part.parts] == ["b.pt"]
+    assert [record.getMessage().partition(":")[2][:60] for record in caplog.records] == [
+        f" 1 of {str(folder)!r} are no files and were left out"[:60],
+        " 'no' (File) was left out: "[:60] + f"{str(folder)!r} cannot be read"[: 60 - 27],
+        " 'none' (Artifact) was left out: " + f"{str(tmp_path / '*.bin')!r}"[: 60 - 33],
+    ]
+    assert log.rejected == 2
+
+
 def test_no_blob_stays_without_its_line(files: LeaseFiles) -> None:
     """Neither behind the end, nor where the line is too long."""
     log = log_of(files)

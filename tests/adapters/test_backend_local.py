@@ -13,6 +13,7 @@ from pluto_dist.backend.local import LocalBackend
 from pluto_dist.backend.local.store import Store
 from pluto_dist.core.rules.shared import merge_json, merge_tags
 from pluto_dist.core.values.backend import (
+    Alert,
     BackendRun,
     Batch,
     Beat,
@@ -73,6 +74,9 @@ class Kept:
         config = read(self.store.document(run.key) or b"").config
         self._change(run.key, config=msgspec.Raw(merge_json(bytes(config), patch)))
         return self.local.merge_config(run, patch)
+
+    def alert(self, run: BackendRun, alert: Alert) -> Outcome:
+        return self.local.alert(run, alert)
 
     def beat(self, run: BackendRun) -> Beat:
         beat = self.local.beat(run)

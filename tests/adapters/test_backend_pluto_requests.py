@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from pathlib import Path
@@ -9,8 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from pluto_dist.backend.pluto.files import LIFE_S, Slot
 from pluto_dist.core.values.backend import (
+    Alert,
     BackendRun,
     Beat,
     Delivered,
@@ -191,6 +192,21 @@ def test_what_the_server_cannot_take_is_rejected_unsent() -> None:
     assert wire.requests == []
 
 
+def test_an_alert_has_the_fields_of_the_official_client() -> None:
+    """Without a url, which the server answers with an error; it knows no CRITICAL, and no NUL."""
+    wire = Wire(ok(status="success"))
+    assert wire.backend().alert(RUN, Alert(5, "loss", "is\0nan", "CRITICAL", email=False)) == Delivered()
+    fields = {"timestamp": 5, "title": "loss", "body": "isnan", "level": "ERROR", "email": False}
+    assert wire.sent() == ("POST", "http://py/api/runs/alert", {"runId": 7, "alert": fields})
+
+
+@pytest.mark.parametrize(
+    ("fault", "meaning"), [(httpx.ConnectError("refused"), Retry), (httpx.ReadTimeout("slow"), Unknown)]
+)
+def test_an_alert_that_may_have_arrived_is_not_said_to_have_failed(fault: Exception, meaning: type) -> None:
+    assert type(Wire(fault).backend().alert(RUN, Alert(5, "t", "b", "INFO"))) is meaning
+
+
 def test_beat_tells_the_status() -> None:
     wire = Wire(ok(status="CANCELLED", triggers=None))
     assert wire.backend().beat(RUN) == Beat(Delivered(), "CANCELLED")
@@ -314,6 +330,11 @@ def file_line(path: Path, **fields: object) -> dict[str, object]:
     return usual | fields
 
 
+def checksum(content: bytes) -> str:
+    """As it stands beside a file."""
+    return f'{{"sha256":"{hashlib.sha256(content).hexdigest()}"}}'
+
+
 @pytest.fixture
 def photo(tmp_path: Path) -> Path:
     path = tmp_path / "photo.txt"
@@ -336,7 +357,7 @@ def test_file_is_presigned_once_and_put_without_the_key(photo: Path) -> None:
         {
             "files": [
                 {"fileName": "photo.txt", "fileType": "txt", "fileSize": 5, "logName": "media/a", "step": 3,
-                 "time": 4, "caption": "c"}
+                 "time": 4, "caption": "c", "annotations": checksum(b"bytes")}
             ]
         },
     )  # fmt: skip
@@ -434,13 +455,6 @@ def test_a_name_that_storage_never_takes_is_set_aside(photo: Path, name: str) ->
     outcomes = [backend.deliver(RUN, cut) for _ in answers]
     assert isinstance(outcomes[-1], Rejected)
     assert "unsupported characters" in outcomes[-1].reason
-
-
-def test_twice_refused_address_is_replaced_once_it_is_really_old() -> None:
-    fresh = Slot("u", asked_s=100.0, renewed=True)
-    assert fresh.refused(now_s=100.0 + LIFE_S - 1) == fresh
-    assert fresh.refused(now_s=100.0 + LIFE_S).needs_url
-    assert Slot("u", asked_s=100.0).refused(now_s=101.0) == Slot(renewed=True)
 
 
 def test_equal_file_names_under_two_log_names_stay_apart(tmp_path: Path) -> None:

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+import json
 import logging
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import msgspec
 import pytest
 
 from pluto_dist.backend.pluto import PlutoBackend
-from pluto_dist.backend.pluto.exchange import Answer
-from pluto_dist.backend.pluto.files import Row
+from pluto_dist.backend.pluto.exchange import Answer, Broken
 from pluto_dist.backend.pluto.http import Http
 from pluto_dist.backend.pluto.lookup import Others
+from pluto_dist.backend.pluto.upload import Row, Upload
+from pluto_dist.core.rules import shipment
+from pluto_dist.core.rules.shipment import Manifest
 from pluto_dist.core.values.backend import (
     BackendRun,
+    Batch,
     Delivered,
     Refused,
     Rejected,
@@ -32,13 +41,24 @@ from pluto_dist.core.values.backend import (
 from pluto_dist.core.values.ids import RunRef
 from pluto_dist.core.values.lifecycle import Target
 from pluto_dist.secret import Secret
-from pluto_dist.spool.sources import Source
+from pluto_dist.spool.file_lines import FileLine, Part, encode_line
+from pluto_dist.spool.sources import Source, seen_in
 from tests.adapters.backend_contract import DATA, LINE, METRIC, BackendContract, cut, opened
 from tests.pluto_server.clock import Clock
 from tests.pluto_server.server import PlutoServer
 from tests.pluto_server.talk import Client
 
 NO_TAGS = TagsChange((), ())
+
+
+def _dying(after: int) -> Callable[..., Answer | Broken]:
+    """Storage can be reached so often."""
+    real, count = Http.put, itertools.count()
+
+    def put(*more: Any) -> Answer | Broken:
+        return real(*more) if next(count) < after else Broken("unsent", "refused")
+
+    return put
 
 
 class ServerRig:
@@ -503,6 +523,89 @@ class TestPlutoBackend(BackendContract):
         rig.fault("reset", when="after", service="ingest", route="/files")
         assert isinstance(rig.backend.deliver(handle, _file(tmp_path)), Unknown)
         assert len(rig.operator.files(run.id)) == 1
+
+    def folder_batch(self, tmp_path: Path, *sizes: int) -> Batch:
+        """A folder that was logged, as the coordinator gives it to a backend."""
+        (tmp_path / "spool").mkdir()
+        parts = []
+        for number, size in enumerate(sizes):
+            path = tmp_path / f"rank{number}.pt"
+            path.write_bytes(b"%d" % number * size)
+            parts.append(Part(f"shards/rank{number}.pt", str(path), size))
+        line = FileLine(
+            *("x", "step3-3-abc", "pt", "ckpt", 3, METRIC["time"]),
+            log_type="ARTIFACT",
+            parts=tuple(parts),
+            id="a" * 32,
+        )
+        batch = cut("files", json.loads(encode_line(line)))
+        return msgspec.structs.replace(batch, notes=str(tmp_path / "spool"))
+
+    def test_a_folder_arrives_with_a_manifest_of_its_checksums(self, rig: ServerRig, tmp_path: Path) -> None:
+        """G6: larger files in parts, the manifest last."""
+        run, handle = self.begin(rig)
+        rig.backend.register(handle, {"ckpt": "ARTIFACT"})
+        batch = self.folder_batch(tmp_path, 10, 100, 250)
+        with mock.patch.multiple(shipment, PUT_LIMIT=100, PIECE=100):
+            assert rig.backend.deliver(handle, batch) == Delivered()
+        files = rig.files(run.id)
+        assert [name for _, name, _ in files][:-1] == [
+            f"step3-3-abc.0000{n}-rank{min(n, 2)}.pt" for n in range(5)
+        ]
+        assert [len(body) for _, _, body in files][:-1] == [10, 100, 100, 100, 50]
+        _, name, body = files[-1]
+        assert name == "step3-3-abc.manifest.json"
+        manifest = msgspec.json.decode(body, type=Manifest)
+        stored = {name: body for _, name, body in files}
+        for number, file in enumerate(manifest.files):
+            whole = b"".join(stored[each] for each in file.objects)
+            assert (file.name, file.size) == (f"shards/rank{number}.pt", len(whole))
+            assert file.sha256 == hashlib.sha256(whole).hexdigest()
+
+    @pytest.mark.parametrize("after", range(5))
+    def test_another_coordinator_goes_on_where_the_last_one_died(
+        self, rig: ServerRig, tmp_path: Path, after: int
+    ) -> None:
+        """G12, G6: no second address, no second upload, whichever of the requests was the last."""
+        run, handle = self.begin(rig)
+        rig.backend.register(handle, {"ckpt": "ARTIFACT"})
+        batch = self.folder_batch(tmp_path, 10, 20, 30)
+        with mock.patch.object(Http, "put", autospec=True, side_effect=_dying(after)):
+            outcome = rig.backend.deliver(handle, batch)
+        assert isinstance(outcome, Retry) == (after < 4)
+        rig.backend.close()
+        rig.backend = rig.another()
+        assert rig.backend.deliver(handle, batch) == Delivered()
+        assert len(rig.files(run.id)) == len(rig.operator.files(run.id)) == 4
+        assert [grant.uploads for grant in rig.server.state.objects.put_grants()] == [1] * 4
+
+    def test_a_file_that_was_changed_is_not_stored_as_what_it_was(
+        self, rig: ServerRig, tmp_path: Path
+    ) -> None:
+        """G3: in the middle of its upload; what is out then is no object."""
+        _, handle = self.begin(rig)
+        rig.backend.register(handle, {"ckpt": "ARTIFACT"})
+        path = tmp_path / "large"
+        path.write_bytes(b"x" * (3 << 20))
+        line = FileLine(
+            *(str(path), "f", "pt", "ckpt", 3, METRIC["time"], 3 << 20, "ARTIFACT"),
+            source=str(path),
+            seen=seen_in(path.stat()),
+        )
+        real = Source.pieces
+
+        def changing(source: Source, *more: int) -> Iterator[bytes]:
+            for number, piece in enumerate(real(source, *more)):
+                if number == 1:
+                    os.utime(path, ns=(1, 1))
+                yield piece
+
+        batch = cut("files", json.loads(encode_line(line)))
+        with mock.patch.object(Upload, "read"), mock.patch.object(Source, "pieces", changing):
+            outcome = rig.backend.deliver(handle, batch)
+        assert isinstance(outcome, Rejected)
+        assert f"{path} was written to" in outcome.reason
+        assert rig.operator.objects() == {}
 
     def test_file_that_changes_size_meanwhile_breaks_nothing(self, rig: ServerRig, tmp_path: Path) -> None:
         """What it has grown by is left out; one that has shrunk is not stored."""

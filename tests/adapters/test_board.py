@@ -11,16 +11,22 @@ import msgspec
 import pytest
 
 from pluto_dist.core.values.document import Document, LeaseShown, VerdictShown
+from pluto_dist.core.values.engine import ClusterAddress
 from pluto_dist.core.values.lifecycle import encode_entry
 from pluto_dist.core.values.messages import Reply
 from pluto_dist.core.values.messages import Request as AnyRequest
 from pluto_dist.core.values.records import Failure, Point, RunEvent
-from pluto_dist.errors import RunNotFoundError
+from pluto_dist.errors import ClusterUnavailableError, RunNotFoundError
 from pluto_dist.host.identity import own_identity
+from pluto_dist.read import board as boards
 from pluto_dist.read.board import STORE_EVERY_S, Board
+from pluto_dist.read.elsewhere import OtherNodes
+from pluto_dist.read.groups import groups_of, spans
 from pluto_dist.read.machines import machines_of
+from pluto_dist.read.nodes import NodeThere, ProcessThere, RunThere
 from pluto_dist.read.pace import KEPT_S, Pace
-from pluto_dist.read.processes import Usage, groups_of, processes_of, spans, stuck_labels
+from pluto_dist.read.processes import Usage, processes_of, stuck_labels
+from pluto_dist.read.spooled import caught_up
 from pluto_dist.read.timeline import timeline_of
 from pluto_dist.read.usage import UsageMeter
 from pluto_dist.spool.frames import encode_frame
@@ -99,6 +105,7 @@ def test_lag_is_counted_from_the_median_of_the_living_ranks_of_the_newest_attemp
         rank(2, last_step=101),
         lease("old", "rank3", last_step=5, state="ended", end_reason="exited", label="old"),
         lease("e", "eval", last_step=3),
+        lease("n", "node", pid=0, last_step=900),
     )
     assert found == {
         "rank0": ("well", 0),
@@ -238,6 +245,7 @@ def test_a_timeline_has_a_lane_for_each_participant_over_all_restarts():
         lease("c", "rank1", pid=9, granted_at=2100, attempt=1),
         lease("a", granted_at=1100),
         lease("w", "rank2", granted_at=None, state="waiting"),
+        lease("n", "node", pid=0),
         events=(RunEvent(1000, "opened"), RunEvent(1001, "lease_granted"), RunEvent(2050, "restarted")),
     )
     ended = msgspec.structs.replace(found, verdict=VerdictShown("FAILED", "because", failure))
@@ -379,6 +387,7 @@ def test_a_damaged_run_does_not_hide_the_others(machine: Machine):
     (machine.store.run("key-1") / "run.json").write_bytes(b"{")
     with board(machine, [], every=True) as (watched, _):
         assert [run.name for run in watched.look()] == ["DEM-2"]
+        assert "holds no document" in watched.remark
 
 
 def test_open_leases_of_a_run_without_a_coordinator_are_not_running(machine: Machine):
@@ -388,3 +397,149 @@ def test_open_leases_of_a_run_without_a_coordinator_are_not_running(machine: Mac
         (run,) = watched.look()
     assert run.situation.standing == "unknown"
     assert run.processes[0].health == "lost"
+
+
+def test_a_run_that_is_found_gone_is_settled_soon_and_others_cost_nothing(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+):
+    """G7."""
+    asked: list[float] = []
+    clock = Clock()
+
+    def settle(_: object) -> str:
+        asked.append(clock.at)
+        return "it was stopped on purpose"
+
+    monkeypatch.setattr(boards, "settle", settle)
+    watched = Board(machine.lookup(), clock=clock, wall_ms=clock.wall_ms)
+    for clock.at in (0.0, 1.0, 60.0):
+        watched.look()
+    assert asked == [0.0]
+    machine.keep(msgspec.structs.replace(machine.here("key-1"), leases=(lease("a", state="ended"),)))
+    for clock.at in (70.0, 71.0, 72.0, 80.0):
+        (run,) = watched.look()
+        assert run.situation.standing == "gone"
+    assert asked == [0.0, 71.0, 80.0]
+    assert watched.remark == "it was stopped on purpose"
+
+
+# --- how far processes are ahead of delivery
+
+
+def test_what_is_behind_the_cursors_counts_as_written_and_its_last_step_as_reached(tmp_path: Path):
+    frames = [
+        encode_frame(line, sequence=number)
+        for number, line in enumerate(
+            (
+                b'{"time":1,"step":4,"data":{"loss":1}}\n',
+                b'{"time":2,"step":5,"data":{"loss":1}}\n',
+                b'{"time":3,"step":6,"data":{"loss":NaN}}\n',
+            )
+        )
+    ]
+    folder = tmp_path / "a"
+    folder.mkdir()
+    (folder / "metrics-00000001.spool").write_bytes(b"".join(frames))
+
+    def seen(cursor: int, **more: object) -> tuple[int, int | None]:
+        found = lease("a", cursors={"metrics": {1: sum(map(len, frames[:cursor]))}}, **more)
+        (after,) = caught_up(document(found), tmp_path).leases
+        return after.written, after.last_step
+
+    assert seen(1, delivered=1, last_step=4) == (3, 6)
+    assert seen(3, delivered=3, last_step=6) == (3, 6)
+    assert seen(0) == (3, 6)
+    assert seen(2, delivered=2, last_step=9) == (3, 9)  # steps may fall
+    assert caught_up(document(lease("b")), tmp_path).leases[0].last_step is None
+    assert caught_up(document(lease("a")), None).leases[0].written == 0
+
+
+# --- other nodes
+
+
+ADDRESS = ClusterAddress(members=("http://127.0.0.1:1",), prefix="p")
+
+
+def there(lease_id: str, rank_there: int, **more: object) -> ProcessThere:
+    known = ProcessThere(
+        lease_id=lease_id,
+        role="worker",
+        label=f"rank{rank_there}",
+        rank=rank_there,
+        pid=5,
+        alive=True,
+        step=40,
+        age_s=9.0,
+    )
+    return msgspec.structs.replace(known, **more)
+
+
+def node(name: str, *processes: ProcessThere, **more: object) -> NodeThere:
+    known = NodeThere(
+        node=name,
+        name=name,
+        host=f"host-{name}",
+        present=True,
+        seat=False,
+        owner=False,
+        current=True,
+        ended=False,
+        attempt=0,
+        said_s=12.0,
+        processes=processes,
+    )
+    return msgspec.structs.replace(known, **more)
+
+
+def shared(*nodes: NodeThere) -> RunThere:
+    return RunThere(
+        project="demo",
+        run_id="mine-1",
+        id=None,
+        display_id="",
+        url="",
+        status="RUNNING",
+        verdict=None,
+        sent=False,
+        epoch=1,
+        round=1,
+        attempt=0,
+        nodes=nodes,
+        evidence=(),
+    )
+
+
+def test_processes_of_other_nodes_come_from_the_cluster_store():
+    """G7: of a node that is silent nobody can say whether its processes live."""
+    run = shared(
+        node("node0", there("a", 0)),
+        node("node1", there("b", 1), there("c", 2, alive=False)),
+        node("node2", there("d", 3), present=False),
+        node("old", there("e", 4), attempt=7),
+    )
+    others = OtherNodes(ADDRESS, lambda *_: [run])
+    others.look(0.0, NOW_MS)
+    found = others.processes(document(lease("a", rank=0)), NOW_MS)
+    assert [(each.lease.label, each.lease.host, each.health, each.lag, each.word_s) for each in found] == [
+        ("rank1", "host-node1", "well", None, 12.0),
+        ("rank2", "host-node1", "ended", None, 12.0),
+        ("rank3", "host-node2", "lost", None, 12.0),
+    ]
+    assert others.processes(document(number=2), NOW_MS) == []
+
+
+def test_a_cluster_store_that_is_away_is_named_and_what_was_known_stays():
+    answers: list[list[RunThere] | None] = [[shared(node("node1", there("b", 1)))], None, []]
+
+    def ask(*_: object) -> list[RunThere]:
+        answer = answers.pop(0)
+        if answer is None:
+            raise ClusterUnavailableError("no answer")
+        return answer
+
+    others, known = OtherNodes(ADDRESS, ask), document()
+    seen = []
+    for at in (0.0, 1.0, 6.0, 12.0):
+        others.look(at, NOW_MS)
+        seen.append((len(others.processes(known, NOW_MS)), others.trouble))
+    assert seen == [(1, ""), (1, ""), (1, "no answer"), (0, "")]

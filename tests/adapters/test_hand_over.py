@@ -104,6 +104,12 @@ def test_a_folder_is_a_checkpoint_too(tmp_path: Path) -> None:
     assert payload(lease) == {"path": str(tmp_path), "step": 0}
 
 
+def test_an_address_goes_on_as_it_is() -> None:
+    lease: Any = Lease()
+    topics.checkpoint(lease, "s3://bucket/a.pt", 0, {})
+    assert payload(lease) == {"path": "s3://bucket/a.pt", "step": 0}
+
+
 def unfit(tmp_path: Path) -> dict[str, str]:
     """Paths at which there is nothing to be read, and what is said of them."""
     os.mkfifo(tmp_path / "pipe")
@@ -219,7 +225,8 @@ def test_a_loop_that_ended_has_nothing_to_give_back() -> None:
     assert lease.said == []
 
 
-def test_a_wait_that_takes_too_long_raises_and_the_loop_may_go_on() -> None:
+def test_a_wait_that_takes_too_long_raises_and_the_loop_may_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(topics, "SHORTEST_WAIT_S", 0.0)
     lease: Any = Lease()
     lease.link.answers = [None, item(1)]
     items = loop(lease, s=0.0)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pluto_dist.client.job.ancestors import rdzv_id_of
 from pluto_dist.client.job.detect import (
     LAUNCH_VARIABLES,
     AncestorFacts,
@@ -18,6 +19,7 @@ from pluto_dist.client.job.detect import (
     is_node_launcher,
     is_rank,
 )
+from pluto_dist.client.job.wrapper import wrapper_above
 from pluto_dist.client.opening import _tell_ignored
 from pluto_dist.core.values.ids import Identity, Job, Scheduled
 
@@ -240,6 +242,53 @@ def test_the_job_of_a_scheduler_keeps_its_number_over_restarts(env: Env, expecte
     assert job(env, SHELL).scheduled == expected
     process = ProcessFacts(someone(500), env)
     assert detect(env, process, [SHELL], 1, launcher=True).job.scheduled == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "more", "expected"),
+    [
+        ("job7", {}, "job7"),
+        ("run-a", {}, ""),
+        ("", {}, ""),
+        ("", {"PET_RDZV_ID": "job7"}, "job7"),
+        ("none", {}, ""),
+    ],
+)
+def test_an_id_that_torchrun_was_given_and_replaced(given: str, more: Env, expected: str) -> None:
+    """R12: since torch 2.12.1 on one node, unless there is an address."""
+    agent = AncestorFacts(someone(100), "torchrun", {}, rdzv_id=given)
+    assert job(torchrun(0, run_id="run-a", **more), agent, SHELL).given_id == expected
+
+
+def test_the_id_in_a_command_line() -> None:
+    words = ["python", "/bin/torchrun", "--rdzv-id", "job7", "train.py"]
+    assert rdzv_id_of(words) == "job7"
+    assert rdzv_id_of(["torchrun", "--rdzv_id=job8"]) == "job8"
+    assert rdzv_id_of(["torchrun", "--rdzv-id"]) == rdzv_id_of(["torchrun", "train.py"]) == ""
+
+
+@pytest.mark.parametrize(
+    ("programs", "task", "found"),
+    [
+        pytest.param(["bash"], 101, "bash", id="wrapper"),
+        pytest.param(["sh", "slurm_script"], 102, "slurm_script", id="batch script without srun"),
+        pytest.param(["env", "bash"], 500, None, id="the task itself"),
+        pytest.param(["torchrun", "bash"], 101, None, id="torchrun"),
+        pytest.param(["torchrun", "bash"], 102, "bash", id="torchrun below a wrapper"),
+        pytest.param(["bash", "pluto-dist"], 102, None, id="our launcher"),
+        pytest.param(["bash"], 77, None, id="not below the task"),
+    ],
+)
+def test_what_stands_between_a_slurm_task_and_the_training(
+    programs: list[str], task: int, found: str | None
+) -> None:
+    """R9: SLURM's SIGTERM reaches the task's process alone."""
+    above = [ancestor(101 + place, program) for place, program in enumerate(programs)]
+    env = {"SLURM_TASK_PID": str(task)}
+    wrapper = wrapper_above(env, someone(500), above, ())
+    assert (wrapper.program if wrapper else None) == found
+    assert wrapper_above({**env, "SLURM_PTY_PORT": "1"}, someone(500), above, ()) is None
+    assert wrapper_above(env, someone(500), above, [each.identity for each in above]) is None
 
 
 def submitit(rank: int, world: int = 1) -> dict[str, str]:

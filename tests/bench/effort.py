@@ -24,6 +24,8 @@ class Effort:
         light_s: seconds of light load.
         sweep: Runs one after the other in one process.
         looked_runs, looked_records: Runs of a store, and records of ten values of its longest one.
+        read_records: of ten values, of which one series is read beside other readers.
+        handed, handed_before: checkpoints that are timed, and others before the last of them.
         peers: whether other clients are measured, too, where they are installed, and what no earlier
             version could do.
         crowd_of_peers: eight processes of them at once.
@@ -45,6 +47,9 @@ class Effort:
     sweep: int = 400
     looked_runs: int = 1000
     looked_records: int = 300_000
+    read_records: int = 20_000
+    handed: int = 200
+    handed_before: int = 10_000
     peers: bool = True
     crowd_of_peers: bool = True
 
@@ -67,5 +72,8 @@ QUICK = Effort(
     sweep=50,
     looked_runs=100,
     looked_records=30_000,
+    read_records=5_000,
+    handed=40,
+    handed_before=1_000,
     crowd_of_peers=False,
 )

@@ -63,7 +63,7 @@ class ClusterWorld:
 
     def start(self, *ranks: int, attempt: int = 0, key: str = "launch", **fields: Any) -> list[Process]:
         """Ranks call init() with an id from their environment."""
-        started = []
+        started, max_restarts = [], fields.pop("max_restarts", 0)
         for rank in ranks:
             number = rank // 2
             agent = f"{key}-{number}"
@@ -79,7 +79,7 @@ class ClusterWorld:
                 launch=key,
                 attempt=attempt,
                 launcher=self.agents[agent].identity,
-                max_restarts=fields.pop("max_restarts", 0),
+                max_restarts=max_restarts,
             )
             self.ranks[rank] = self.nodes[number].process(f"rank{rank}", place)
             started.append(self.ranks[rank].init(env="x", cluster=self.address, **fields))

@@ -376,6 +376,7 @@ class Driver:
                 exit_code=code,
                 signal=signal,
                 oom=process.oom and seen,
+                family=process.family,
                 next_step=process.steps,
             )
         )

@@ -9,6 +9,7 @@ import msgspec
 
 from pluto_dist.core.values.ids import Identity, Job, RunRef, classify_run_id
 from pluto_dist.core.values.lifecycle import (
+    Alerted,
     ChildStopped,
     Claim,
     Closed,
@@ -43,6 +44,7 @@ class Process:
         spool: of the newest lease.
         status: (exit code, signal) once it is dead.
         died_ms: when that was.
+        family: children that it has forked outlive it.
     """
 
     world: World
@@ -55,6 +57,7 @@ class Process:
     status: tuple[int | None, str] | None = None
     died_ms: int = 0
     oom: bool = False
+    family: bool = False
     steps: int = 0
 
     @property
@@ -190,6 +193,9 @@ class Process:
         else:
             child.kill(signal)
         return self
+
+    def alert(self, title: str = "loss is NaN", message: str = "at step 3", **more: Any) -> Process:
+        return self._say(Alerted(title=title, message=message, level="WARNING", **more, **self._stamp()))
 
     # --- hand-over --------------------------------------------------------------------------------
 

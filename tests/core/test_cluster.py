@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from pluto_dist.backend.pluto.backend import seat_in
-from tests.core.cluster_world import ClusterWorld
+from pluto_dist.cluster.memory import MemoryStore
+from pluto_dist.core.values.engine import Unavailable, Versioned, WriteResult
+from tests.core.cluster_world import FOLDER, ClusterWorld
 
 VICTIM = {"what": "ConnectionResetError", "communication": True}
 
@@ -363,3 +367,223 @@ def test_a_store_that_is_away_holds_up_no_exit_and_what_failed_elsewhere_is_kept
     assert world.verdicts[1].verdict.status == world.run.status
     world.wait(100)
     assert all(node.core.at_rest for node in world.nodes)
+
+
+@pytest.mark.parametrize(("key", "attempt"), [("again", 0), ("launch", 1)])
+def test_a_run_that_is_taken_up_again_on_its_nodes_is_not_ended_by_the_verdict_before(
+    key: str, attempt: int
+) -> None:
+    """R5: the verdict in the store belongs to the round that is over, also while the new owner is awaited."""
+    world = started()
+    world.ranks[1].raises("FirstError")
+    for rank in (0, 2, 3):
+        world.ranks[rank].raises(**VICTIM)
+    world.wait(10)
+    assert world.statuses() == ["FAILED"]
+    world.start(0, 1, 2, 3, key=key, attempt=attempt, max_restarts=attempt)
+    world.wait(12)
+    assert [world.ranks[rank].role for rank in range(4)] == ["owner", "worker", "worker", "worker"]
+    assert (world.run.status, world.document.round) == ("RUNNING", 2)
+    world.nodes[0].restart()
+    world.give_keys()
+    for rank in range(4):
+        world.ranks[rank].finish().exit()
+    world.wait(15)
+    assert world.statuses() == ["FAILED", "COMPLETED"]
+    assert [node.run().status for node in world.nodes] == ["COMPLETED"] * 2
+
+
+def test_the_seat_goes_to_the_owner_of_the_next_start_of_the_job() -> None:
+    """Only the seat begins a round, so an owner that comes back to node 0 must not wait for node 1's."""
+    world = ClusterWorld()
+    world.start(0, 1, 2, 3, max_restarts=1)
+    world.wait(8)
+    world.cut(0)
+    world.wait(25)
+    assert world.seat() == "n1"
+    world.mend()
+    for rank in (2, 0, 1, 3):
+        world.ranks[rank].raises(**VICTIM)
+    world.wait(3)
+    world.start(0, 1, 2, 3, attempt=1, max_restarts=1)
+    world.wait(8)
+    assert (world.seat(), world.document.round) == ("n0", 2)
+    for rank in range(4):
+        world.ranks[rank].finish().exit()
+    world.wait(15)
+    assert world.statuses() == ["COMPLETED"]
+
+
+def test_an_owner_that_comes_late_to_its_round_is_in_it() -> None:
+    """Node 0 is not seen from the start; node 1 has begun the round without an owner."""
+    world = ClusterWorld()
+    world.cut(0)
+    world.start(0, 1, 2, 3)
+    world.wait(25)
+    assert (world.seat(), world.document.round, world.document.owner) == ("n1", 1, None)
+    world.mend()
+    world.wait(5)
+    assert world.document.owner is not None
+    assert (world.document.round, world.document.owner.node) == (1, "n0")
+    for rank in range(4):
+        world.ranks[rank].finish().exit()
+    world.wait(15)
+    assert world.statuses() == ["COMPLETED"]
+
+
+def test_a_node_that_is_lost_before_it_knew_of_the_round_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """G7: node 0 has told of its ranks and is killed before it could begin the round."""
+    world = ClusterWorld()
+    put = world.engine.put
+
+    def put_and_cut(key: str, value: bytes | None, lease: int) -> int:
+        if key == FOLDER + "state/n0" and b'"owner":true' in (value or b""):
+            world.cut(0)
+        return put(key, value, lease)
+
+    monkeypatch.setattr(world.engine, "put", put_and_cut)
+    world.start(0, 1, 2, 3)
+    world.wait(3)
+    assert world.document.round == 0
+    world.kill_node(0)
+    for rank in (2, 3):
+        world.ranks[rank].raises(**VICTIM)
+    world.wait(20)
+    assert world.reason().startswith("node0 (host host) failed first: the node was lost; rank 0 (pid")
+
+
+@pytest.mark.parametrize("cut", [0, 1])
+def test_a_node_that_cannot_be_seen_is_not_blamed_for_what_explains_itself(cut: int) -> None:
+    """G7: its ranks work on, or their own evidence has not arrived."""
+    world = started()
+    world.cut(cut)
+    world.wait(30)
+    failed = 2 - 2 * cut
+    world.ranks[failed].raises("ThereError")
+    for rank in {0, 1, 2, 3} - {failed}:
+        world.ranks[rank].raises(**VICTIM)
+    world.wait(40)
+    assert world.statuses() == ["FAILED"]
+    assert f"rank {failed} (pid" in world.reason()
+    assert "ThereError" in world.reason()
+    assert f"node{cut} could not be seen at the end" in world.reason()
+
+
+def test_a_lease_that_is_revoked_while_a_rank_fails_blames_nobody() -> None:
+    """G7: the engine has ended all leases; every node is back within a moment."""
+    world = started()
+    world.ranks[2].raises(**VICTIM)
+    world.ranks[3].raises(**VICTIM)
+    world.wait(1)
+    world.frozen.add(0)  # it comes to renew its lease a second late
+    world.engine.revoke_all()
+    world.wait(1)
+    world.frozen.clear()
+    world.ranks[0].raises("OwnError")
+    world.ranks[1].raises(**VICTIM)
+    world.wait(15)
+    assert "was lost" not in world.reason()
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_verdict_that_is_stored_is_sent_by_whoever_is_left(size: int) -> None:
+    """G12: the seat's coordinator is started anew between storing the verdict and sending it."""
+    world = ClusterWorld(size)
+    world.start(*range(2 * size))
+    world.wait(10)
+    last = world.nodes[-1]
+    if size > 1:
+        world.kill_node(0)
+    last.hold.add("Control")
+    for rank in (2 * size - 2, 2 * size - 1):
+        world.ranks[rank].raises(**VICTIM)
+    world.wait(25)
+    assert (world.document.ended is not None, world.statuses()) == (True, [])
+    last.hold.clear()
+    last.restart()
+    world.wait(5)
+    assert not last.core.at_rest
+    world.give_keys()
+    world.wait(20)
+    assert world.statuses() == ["FAILED"]
+    assert world.document.sent
+    assert last.core.at_rest
+
+
+def test_a_verdict_that_the_lost_seat_has_stored_is_sent_by_another_node() -> None:
+    """G7: nobody failed, and nobody but node 0 has seen the end of the owner."""
+    world = started()
+    world.nodes[0].hold.add("Control")
+    for rank in (2, 3, 0, 1):
+        world.ranks[rank].finish().exit()
+    world.wait(8)
+    world.kill_node(0)
+    assert not world.nodes[1].core.at_rest
+    world.wait(25)
+    assert world.statuses() == ["COMPLETED"]
+    assert world.nodes[1].core.at_rest
+
+
+@pytest.mark.parametrize("begins", ["before the store is away", "after"])
+def test_what_one_node_has_reported_alone_reaches_the_others_after_its_restart(begins: str) -> None:
+    """The last resort is made up for: nobody waits for a word that the owner's node has forgotten."""
+    world = ClusterWorld()
+    if begins == "after":
+        world.engine.lose_quorum()
+    world.start(0, 1, 2, 3)
+    world.wait(12)
+    world.engine.lose_quorum()
+    for rank in range(4):
+        world.ranks[rank].finish().exit()
+    world.wait(60)
+    assert world.statuses() == ["COMPLETED"]
+    world.nodes[0].restart()
+    world.give_keys()
+    world.wait(5)
+    assert not world.nodes[0].core.at_rest
+    world.engine.regain_quorum()
+    world.wait(40)
+    assert world.document.sent
+    assert [(node.run().status, node.core.at_rest) for node in world.nodes] == [("COMPLETED", True)] * 2
+    assert world.statuses() == ["COMPLETED"]
+
+
+def test_a_verdict_that_a_later_seat_forbade_to_send_is_that_nodes_word() -> None:
+    """The owner's node decided alone while node 1 had the seat; restarted, it still says how it ended."""
+    world = started()
+    world.cut(0)
+    world.wait(30)
+    for rank in range(4):
+        world.ranks[rank].finish().exit()
+    world.wait(40)
+    assert world.statuses() == []
+    world.nodes[0].restart()
+    world.give_keys()
+    world.mend()
+    world.wait(60)
+    assert world.statuses() == ["COMPLETED"]
+    assert [(node.run().status, node.core.at_rest) for node in world.nodes] == [("COMPLETED", True)] * 2
+
+
+@pytest.mark.parametrize("what", ["node/n1", "state/n1", "run", "ev/", "end/", "verdict/"])
+def test_a_change_that_did_not_arrive_is_made_again(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody knows whether it was carried out, and it was not."""
+    real, lost = MemoryStore.write, list[str]()
+
+    def write(self: MemoryStore, key: str, value: bytes | None, **conditions: Any) -> WriteResult:
+        if key.startswith(FOLDER + what) and not lost:
+            lost.append(key)
+            return Unavailable("ReadTimeout", "unknown")
+        return real(self, key, value, **conditions)
+
+    monkeypatch.setattr(MemoryStore, "write", write)
+    world = started()
+    if what in ("node/n1", "state/n1"):
+        assert lost
+        assert isinstance(world.engine.get(FOLDER + what), Versioned)
+    world.ranks[2].raises("ThereError")
+    for rank in (0, 1, 3):
+        world.ranks[rank].raises(**VICTIM)
+    world.wait(8)
+    assert lost
+    assert (world.statuses(), "ThereError" in world.reason()) == (["FAILED"], True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pluto_dist.core.rules.joint import VICTIMS_WAIT_S, judge
+from pluto_dist.core.rules.joint import RETURNS_S, VICTIMS_WAIT_S, judge
 from pluto_dist.core.rules.verdict import DRAIN_S, is_stop, likeliest
 from pluto_dist.core.values.cluster import NodeEnd, NodeReport, Piece
 from pluto_dist.core.values.lifecycle import Evidence
@@ -54,8 +54,17 @@ ROWS: list[tuple[str, list[NodeReport], float, str | None, str]] = [
      T + DRAIN_S, None, "node1 has not"),
     ("but not for ever", [node(0, piece(0, VICTIM)), node(1, ends=False)],
      T + VICTIMS_WAIT_S, "FAILED", "rank 0"),
-    ("a lost node explains victims", [node(0, piece(0, VICTIM)), node(1, lost=True)], T, "FAILED",
-     "node1 (host h) failed first: the node was lost; rank 9 slept"),
+    ("a lost node explains victims", [node(0, piece(0, VICTIM)), node(1, lost=True)], T + RETURNS_S,
+     "FAILED", "node1 (host h) failed first: the node was lost; rank 9 slept"),
+    ("it may be back in a moment", [node(0, piece(0, VICTIM)), node(1, lost=True)], T + 1, None,
+     "node1 cannot be seen, perhaps for a moment"),
+    ("a node that cannot be seen explains no error that explains itself",
+     [node(0, piece(0, raised(T - 5, "OwnError"))), node(1, lost=True)], T + RETURNS_S, "FAILED",
+     "rank 0 (pid 1 on h, node0) failed first: OwnError: boom; node1 could not be seen at the end"),
+    ("nor a request to stop", [node(0, piece(0, signalled(T))), node(1, lost=True)], T + RETURNS_S,
+     "TERMINATED", "rank 0 (pid 1 on h, node0) was asked to stop by SIGTERM; node1 could not be seen"),
+    ("nor a death", [node(0, lost=True), node(1, piece(2, killed(T - 5)), piece(3, VICTIM))], T + RETURNS_S,
+     "FAILED", "rank 2 (pid 3 on h, node1) failed first: killed by SIGKILL; node0 could not be seen"),
     ("a lost node alone fails nobody", [node(0), node(1, lost=True)], T + DRAIN_S, "COMPLETED",
      "node1 could not be seen at the end"),
     ("and is waited for", [node(0), node(1, lost=True)], T + 1, None, "node1 cannot be seen"),
@@ -63,11 +72,11 @@ ROWS: list[tuple[str, list[NodeReport], float, str | None, str]] = [
      T + 99, None, "works on"),
     ("the owner's node is lost, all others ended well", [node(0, lost=True), node(1)],
      T + 99, None, "nobody failed"),
-    ("the owner's node is lost, others failed", [node(0, lost=True), node(1, piece(2, VICTIM))], T, "FAILED",
-     "node0 (host h) failed first"),
+    ("the owner's node is lost, others failed", [node(0, lost=True), node(1, piece(2, VICTIM))],
+     T + RETURNS_S, "FAILED", "node0 (host h) failed first"),
     ("its own words explain more than its loss",
-     [node(0, piece(0, raised(T - 1, "OwnError")), lost=True), node(1, piece(2, VICTIM))], T, "FAILED",
-     "OwnError"),
+     [node(0, piece(0, raised(T - 1, "OwnError")), lost=True), node(1, piece(2, VICTIM))],
+     T + RETURNS_S, "FAILED", "OwnError"),
     ("the owner is at work", [node(0, ends=False), node(1, piece(2, killed(T)))], T + 99, None, "at work"),
     ("the owner said it", [node(0, settled=True), node(1, piece(2, killed(T)))],
      T, "COMPLETED", "nobody failed"),

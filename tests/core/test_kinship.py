@@ -337,6 +337,22 @@ def test_one_rank_that_starts_again_without_a_name_leaves_the_first_run() -> Non
     assert [process.role for process in again] == ["worker", "owner"]
 
 
+def test_a_rank_zero_that_comes_when_others_have_ended_is_of_the_same_start() -> None:
+    """R4: it owns the Run then; the next start leaves all of it, also a rank that ended before it came."""
+    world = World()
+    zero, one = start(world)
+    one.init()
+    world.wait(RANK_ZERO_S + 1)
+    one.finish(at_exit=True)
+    zero.init().finish().exit()
+    one.exit()
+    again = start(world)
+    again[1].init()
+    again[0].init()
+    assert [process.role for process in again] == ["owner", "worker"]
+    assert world.lease(again[1]).run == world.lease(again[0]).run != world.lease(zero).run
+
+
 def test_a_rank_that_lives_is_not_started_again() -> None:
     """R4, R5: two programs with one rank at once, as variables left in a shell make them."""
     world = World()
@@ -361,6 +377,50 @@ def test_an_explicit_id_is_taken_up_where_its_job_left_it_undone(first: Any, rol
     world.wait(5.0)
     (again,) = start(world, size=1)
     assert again.init("x").role == role
+
+
+def test_two_launches_that_were_given_one_id_are_told() -> None:
+    """R12: torchrun keeps the id from both; a launch that names its Run, or comes later, is no concern."""
+    world = World()
+    zeros = [Job(key=f"launch{number}", rank=0, world_size=2, given_id="job7") for number in range(4)]
+    first, second, named, later = (world.process(job.key, job) for job in zeros)
+    named.init("x")
+    first.init()
+    assert first.view.namesake == ""
+    second.init()
+    world.hello()
+    runs = [world.run(world.lease(process).run) for process in (first, second)]
+    told = [process.view for process in (first, second, named)]
+    assert [view.namesake for view in told] == [runs[1].display_id, runs[0].display_id, ""]
+    assert told[0].given_id == "job7"
+    for process in (first, second):
+        succeed(process)
+    world.wait(5.0)
+    assert later.init().view.namesake == ""
+
+
+def test_a_side_that_outlives_its_rank_and_the_run_is_named() -> None:
+    """torchrun signals the process groups that it still has; what a dead rank had started gets nothing."""
+    world = World()
+    zero, one = start(world)
+    zero.init()
+    one.init()
+    helper = world.process("helper", ancestors=(one.identity,)).attach(label="eval")
+    polite = world.process("polite", ancestors=(one.identity,)).attach(label="uploader")
+    stranger = world.process("stranger").attach(label="notebook")
+    one.kill()
+    zero.raises()
+    world.wait(10.0)
+    run = world.run()
+    assert run.status == "FAILED"
+    polite.close().exit()
+    world.wait(60.0)
+    world.hello()
+    (told,) = world.notes(run, "left_over")
+    assert (told["label"], told["started_by"], told["pid"]) == ("eval", "rank1", str(helper.identity.pid))
+    assert [each.view.left_over for each in (helper, stranger)] == ["rank1", ""]
+    world.wait(60.0)
+    assert len(world.notes(run, "left_over")) == 1
 
 
 # --- a job that its scheduler puts back into the queue --------------------------------------------------

@@ -293,3 +293,18 @@ def test_a_wait_for_rank_0_survives_a_reboot() -> None:
     world.start()
     world.wait(10)
     assert launch.rank(1).role == "owner"
+
+
+def test_a_process_whose_claim_waits_leaves_no_folder() -> None:
+    """G3: its forked child ended before the backend said which Run the claim has."""
+    world = World()
+    world.hold.add("OpenRun")
+    process = world.process("train").init("x").log(loss=1.0)
+    process.family = True
+    process.kill()
+    world.released(process.spool)
+    assert process.role == "waiting"
+    world.hold.clear()
+    world.release()
+    world.wait(60)
+    assert world.lease(process).removed

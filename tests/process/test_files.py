@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import shutil
@@ -94,7 +95,7 @@ def test_values_of_all_kinds_reach_the_server_under_names_of_their_type(served: 
     rows = {(row["log_name"], row["sample_index"]): row for row in served.server.files(run["id"])}
     assert {row["step"] for row in rows.values()} == {7}
     assert [rows["pictures", n]["caption"] for n in range(3)] == ["n0", "n1", "n2"]
-    assert json.loads(rows["ckpt", 0]["annotations"]) == {"epoch": 1}
+    assert json.loads(rows["ckpt", 0]["annotations"]) == {"epoch": 1, "sha256": sha(b"one" * 1000)}
     assert rows["notes/file", 0]["file_name"].startswith("model-7-")
     types = {"ckpt": "pt", "text": "txt", "sound": "wav", "clip": "webm"}
     assert {name: rows[name, 0]["file_type"] for name in types} == types
@@ -218,6 +219,46 @@ def test_large_files_are_not_copied_and_what_became_of_them_is_told(served: Serv
     )
     assert "written was changed" in served.cli("show", "large")
     assert look(served.store, "runs/*/rejected/*") == []
+
+
+def test_a_folder_that_ranks_have_written_is_one_artifact_also_when_coordinators_die(served: Served) -> None:
+    """G12, G6: each object once, the manifest with the checksum of each file."""
+    script = served.start(
+        """
+        run = pluto.init(run_id="sharded")
+        tell("ready")
+        hear()
+        os.mkdir("step3")
+        for rank in range(4):
+            if (child := os.fork()) == 0:
+                open(f"step3/rank{rank}.pt", "wb").write(b"%d" % rank * 3_000_000)
+                os._exit(0)
+            os.waitpid(child, 0)
+        run.log({"ckpt": pluto.Artifact("step3", metadata={"world": 4})}, step=3)
+        tell("logged")
+        hear()
+    """
+    )
+    script.expect("ready")
+    served.server.add_fault(kind="latency", seconds=NEVER_S, count=2, **STORAGE)
+    script.say()
+    script.expect("logged")
+    wait_until(lambda: len(served.server.files(served.remote("sharded")["id"])) == 4, "addresses")
+    served.kill_coordinator()
+    served.back()
+    wait_until(lambda: len(uploaded(served, "sharded").get("ckpt", [])) == 5, "four files and the manifest")
+    script.say()
+    assert script.wait() == 0
+    assert served.ended_remotely("sharded")["status"] == "COMPLETED"
+    rows = served.server.files(served.remote("sharded")["id"])
+    assert len(rows) == 5
+    sums = [sha(b"%d" % rank * 3_000_000) for rank in range(4)]
+    assert uploaded(served, "sharded")["ckpt"][:4] == sums
+    body = base64.b64decode(served.server.object_base64(rows[4]["object_key"]))
+    assert [(file["name"], file["sha256"]) for file in json.loads(body)["files"]] == [
+        (f"rank{rank}.pt", sums[rank]) for rank in range(4)
+    ]
+    wait_until(lambda: not blobs(served), "the room is given back")
 
 
 def test_two_participants_with_one_name_get_two_series_of_files(served: Served) -> None:

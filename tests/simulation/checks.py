@@ -19,6 +19,7 @@ from pluto_dist.spool.names import segment_name
 from tests.adapters.memory_backend import StoredRun
 from tests.simulation.oracle import allowed_statuses
 from tests.simulation.server import value_of
+from tests.simulation.topics import TopicChecks
 
 if TYPE_CHECKING:
     from tests.simulation.coordinator import SimCoordinator
@@ -65,6 +66,7 @@ class Checks:
         self._fenced_at: dict[str, float] = {}
         self._views: dict[str, View] = {}
         self._runs: dict[str, Run] = {}
+        self.topics = TopicChecks(world)
 
     def expect(self, truth: bool, what: str) -> None:
         """Raises if it is not true."""
@@ -119,6 +121,7 @@ class Checks:
             self.expect(run.epoch >= self._epochs.get(run.key, 0), f"epoch of {run.key} went back")
             self._epochs[run.key] = run.epoch
             self._verdict(run, leases)
+        self.topics.after_turn(book)
         for cursor in book.cursors:
             self._cursor(coordinator, cursor)
         for lease in book.leases:
@@ -291,6 +294,7 @@ class Checks:
             self._one_record(value, record)
         self._names_are_apart(coordinator)
         self._runs_are_apart(coordinator.book)
+        self.topics.at_the_end(coordinator.book)
         for run in coordinator.book.runs:
             self._one_run(coordinator, run)
         for lease in coordinator.book.leases:
@@ -354,7 +358,12 @@ class Checks:
         if run.target.mode == "local":
             return
         stored = self.world.server.runs[run.id or 0]
-        unheard = self.world.server.unheard_cancels[stored.id] and stored.status == "CANCELLED"
+        # The server may have cancelled with a sign of life whose answer came to nobody, or too late.
+        server = self.world.server
+        late = any(
+            start <= at < end for at in server.reports[stored.id] for start, end in server.hung[run.key]
+        )
+        unheard = stored.status == "CANCELLED" and (late or server.unheard_cancels[stored.id])
         self.expect(
             stored.status == run.status or unheard,
             f"the server has {stored.status} of a Run that is {run.status}",

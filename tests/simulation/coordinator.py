@@ -28,6 +28,7 @@ from pluto_dist.core.values.effects import Save
 from pluto_dist.core.values.ids import Identity
 from pluto_dist.core.values.messages import Reply, Request
 from pluto_dist.core.values.records import Now
+from pluto_dist.core.values.topics import Item
 from pluto_dist.host.liveness import ExitStatus
 from tests.simulation.processes import PLUTO
 
@@ -82,6 +83,10 @@ class DatabaseSession:
     def _meta(self, name: str) -> int:
         return self._database.generation
 
+    def item(self, key: str) -> Item | None:
+        body = self._database.state.get(("items", key))
+        return msgspec.json.decode(body, type=Item) if body is not None else None
+
     def commit(self, saves: Iterable[Save], *, durable: bool) -> None:
         database = self._database
         database.world.boundary("before commit")
@@ -98,6 +103,7 @@ class DatabaseSession:
                 database.state[key] = msgspec.json.encode(save.value)
         if durable:
             database.synced = dict(database.state)
+        database.world.checks.topics.kept(saves)
         database.world.boundary("after commit")
 
 
@@ -115,7 +121,7 @@ class SimWatches:
         if key not in self.watched:
             self.watched[key] = identity, now, self.world.kernel.lives(identity)
 
-    def heard(self, key: str, now: float) -> None:
+    def note_message(self, key: str, now: float) -> None:
         pass
 
     def stop(self, key: str) -> None:

@@ -21,7 +21,7 @@ from pluto_dist.coordinator.database import Database
 from pluto_dist.coordinator.driver import Driver, GroupCommit
 from pluto_dist.coordinator.spools import LeaseFolders
 from pluto_dist.coordinator.worker import Worker
-from pluto_dist.core.machine import admission, control, delivery, folding, settle
+from pluto_dist.core.machine import admission, control, delivery, folding, settle, topics
 from pluto_dist.core.machine.beats import Beats
 from pluto_dist.core.machine.context import Shared
 from pluto_dist.core.machine.control import Controls
@@ -29,8 +29,10 @@ from pluto_dist.core.machine.delivery import Delivery
 from pluto_dist.core.machine.folding import Folding
 from pluto_dist.core.machine.lane import Lane
 from pluto_dist.core.machine.ownership import Succession
+from pluto_dist.core.machine.topics import Topics
 from pluto_dist.core.rules import claims, kinship, participants, verdict  # fmt: skip
 from pluto_dist.core.rules.series import SeriesNames
+from pluto_dist.core.rules.topics import done as rules_done
 from pluto_dist.core.values.backend import Delivered
 from pluto_dist.core.values.book import Book
 from pluto_dist.core.values.lifecycle import Closed, Finished
@@ -38,7 +40,7 @@ from pluto_dist.core.values.records import Verdict
 from pluto_dist.spool.writer import StreamWriter
 from tests.simulation.__main__ import attempt
 from tests.simulation.coordinator import SimCoordinator
-from tests.simulation.plan import make_plan
+from tests.simulation.plan import HAND_OVER_SINCE, make_plan
 from tests.simulation.test_simulation import LATER
 
 Patch = tuple[object, str, Any]
@@ -53,7 +55,7 @@ def epoch_not_compared() -> Patch:
         found = {lease.lease_id for lease in real(run, same)}
         return tuple(lease for lease in leases if lease.lease_id in found)
 
-    return settle, "members_of", broken
+    return verdict, "members_of", broken
 
 
 def cursor_before_answer() -> Patch:
@@ -354,6 +356,92 @@ def unlabelled_share_a_series() -> Patch:
     return participants, "_ever_used", broken
 
 
+def item_not_held() -> Patch:
+    """What was given counts as done."""
+    real = topics.taken
+
+    def broken(reader: Any, number: int, *more: Any, **how: Any) -> Any:
+        return rules_done(real(reader, number, *more, **how), number)
+
+    return topics, "taken", broken
+
+
+def holder_taken_for_dead() -> Patch:
+    """An item is given to the next that asks, whoever has it."""
+    return Topics, "_alive", lambda self, holder: False
+
+
+def question_overtakes() -> Patch:
+    """A question is answered before what was said before it has taken effect."""
+    real = Topics.take
+
+    def broken(self: Topics, peer: bytes, asked: Any) -> None:
+        real(self, peer, msgspec.structs.replace(asked, entries=0))
+
+    return Topics, "take", broken
+
+
+def over_with_the_run() -> Patch:
+    """A loop ends with the Run, whatever others still have."""
+    return topics, "over", lambda reader, last: True
+
+
+def numbers_forgotten() -> Patch:
+    """The newest number is in memory only."""
+
+    def broken(self: Book, topic: Any) -> Any:
+        self._topics_of.setdefault(topic.run, {})[topic.name] = topic
+        self.topics.load(topic.key, topic)
+        return topic
+
+    return Book, "put_topic", broken
+
+
+def label_is_the_process() -> Patch:
+    """Where a label stopped is forgotten with its process."""
+    real = Topics._reader
+
+    def broken(self: Topics, run: Any, topic: str, lease: Any, *more: Any) -> Any:
+        return real(self, run, topic, msgspec.structs.replace(lease, participant=lease.lease_id), *more)
+
+    return Topics, "_reader", broken
+
+
+def left_is_done() -> Patch:
+    """What a loop had when it was left is given to nobody."""
+
+    def broken(reader: Any, member: Any) -> Any:
+        held = {number: holder for number, holder in reader.held.items() if holder != member}
+        return msgspec.structs.replace(reader, held=held)
+
+    return topics, "left", broken
+
+
+def latest_takes_from_others() -> Patch:
+    """What is superseded is passed over although somebody works at it."""
+    real = topics.taken
+
+    def broken(reader: Any, number: int, member: Any, alive: Any, *, latest: bool = False) -> Any:
+        return real(reader, number, member, lambda holder: False, latest=latest)
+
+    return topics, "taken", broken
+
+
+def positions_forgotten() -> Patch:
+    """Where labels and groups are is in memory only."""
+
+    def broken(self: Book, reader: Any) -> Any:
+        self._readers_of.setdefault(f"{reader.run}/{reader.topic}", {})[reader.key] = reader
+        self.readers.load(reader.key, reader)
+        return reader
+
+    return Book, "put_reader", broken
+
+
+OF_TOPICS: tuple[Callable[[], Patch], ...] = (
+    item_not_held, holder_taken_for_dead, question_overtakes, over_with_the_run, numbers_forgotten,
+    label_is_the_process, left_is_done, latest_takes_from_others, positions_forgotten,
+)  # fmt: skip
 MUTATIONS: tuple[Callable[[], Patch], ...] = (
     epoch_not_compared, cursor_before_answer, close_ends_the_run, first_failure_ignored, tags_overwritten,
     side_evidence_counts, side_finish_ends, lifecycle_not_read_at_death, suffix_forgotten, no_suffix,
@@ -363,6 +451,7 @@ MUTATIONS: tuple[Callable[[], Patch], ...] = (
     records_before_the_opening, workers_not_waited_for, stop_is_a_failure,
     generation_not_checked, lock_not_looked_at, trials_melt, next_start_is_a_late_rank,
     unlabelled_share_a_series, parents_will_counts, cancel_not_asked_for, cancel_crosses_the_status,
+    *OF_TOPICS,
 )  # fmt: skip
 
 
@@ -404,7 +493,8 @@ def main() -> int:
     for mutation in MUTATIONS:
         if options.only not in mutation.__name__:
             continue
-        seeds = (*LATER, *range(options.first, options.first + options.seeds))
+        first = options.first + (HAND_OVER_SINCE if mutation in OF_TOPICS else 0)
+        seeds = (*LATER, *range(first, first + options.seeds))
         seed, how = catch(mutation, seeds, options.seconds)
         missed, tried = missed + (seed is None), tried + 1
         print(

@@ -23,6 +23,7 @@ SIDE_ENDS: tuple[End, ...] = ("finish", "close", "exception", "exit_code", "at_e
 USURPED = 0.05
 CHILDREN = 0.25
 AGAIN = 0.4
+HAND_OVER_SINCE = 1_796_033_000_000  # histories of lower seeds are older than hand-over, and stay as they are
 QUIET_AFTER_S = 40.0  # no fault begins or lasts longer
 
 
@@ -38,6 +39,10 @@ class Actor:
         linger_s: how long it lives on after its last word.
         parent: the process that starts it, as `multiprocessing` does; it is not started if that is gone.
         asks: `init(name=…)`.
+        label: of an attached one, "" for its name.
+        publishes: it hands something over now and then.
+        reads: it takes what was handed over, for its label or for the one group.
+        latest: only the newest.
     """
 
     name: str
@@ -55,6 +60,10 @@ class Actor:
     streams: tuple[str, ...] = ("metrics",)
     parent: str | None = None
     asks: str | None = None
+    label: str = ""
+    publishes: bool = False
+    reads: Literal["", "label", "group"] = ""
+    latest: bool = False
 
 
 @dataclass(frozen=True)
@@ -135,6 +144,8 @@ def make_plan(seed: int) -> Plan:
     if again and family.random() < 0.5:
         actors = [replace(actor, run=None) if actor.rank is not None else actor for actor in actors]
     children = _children(family, actors[0]) if family.random() < CHILDREN else []
+    if seed >= HAND_OVER_SINCE:
+        actors = _handing_over(Random(f"topics {seed}"), actors)
     calm = random.random() < 0.15
     usurpers = Random(f"usurper {seed}")
     usurped = (Fault(usurpers.uniform(1.0, 25.0), "usurp"),) if usurpers.random() < USURPED else ()
@@ -207,6 +218,45 @@ def _side(random: Random, number: int) -> Actor:
         code=random.choice((0, 1)),
         pause_s=random.choice((0.1, 0.5)),
         streams=random.choice((("metrics",), ("metrics", "data", "console"))),
+    )
+
+
+def _handing_over(random: Random, actors: list[Actor]) -> list[Actor]:
+    """The job publishes, and several processes take it: by label, one behind the other, and as a group."""
+    given = [
+        replace(actor, publishes=actor.rank in (None, 0) or random.random() < 0.2)
+        if actor.verb != "attach"
+        else actor
+        for actor in actors
+    ]
+    loops = [_loop(random, f"loop{number}", "label") for number in range(random.choice((0, 1, 1, 2)))]
+    behind = [
+        replace(
+            _loop(random, f"{each.name}b", "label"),
+            label=each.name,
+            latest=each.latest,
+            start=min(each.start + each.duration + random.choice((0.1, 1.0, 5.0)), 30.0),
+        )
+        for each in loops
+        if random.random() < 0.7
+    ]
+    members = [_loop(random, f"member{number}", "group") for number in range(random.choice((0, 2, 3)))]
+    latest = random.random() < 0.2
+    return [*given, *loops, *behind, *(replace(each, latest=latest) for each in members)]
+
+
+def _loop(random: Random, name: str, reads: Literal["label", "group"]) -> Actor:
+    return Actor(
+        name=name,
+        job=name,
+        verb="attach",
+        start=random.uniform(0.0, 20.0),
+        duration=random.choice((3.0, 10.0, 60.0, 200.0)),
+        end=random.choice(SIDE_ENDS),
+        code=random.choice((0, 1)),
+        streams=(),
+        reads=reads,
+        latest=random.random() < 0.2,
     )
 
 

@@ -15,12 +15,13 @@ from pluto_dist.client.run import Run
 from pluto_dist.core.rules.session import Session
 from pluto_dist.core.values.ids import Identity, Job, RunRef
 from pluto_dist.core.values.lifecycle import Claim, Closed, Counted, Finished, Target
-from pluto_dist.core.values.messages import PROTOCOL, Sync, View
+from pluto_dist.core.values.messages import PROTOCOL, Answer, Refusal, Sync, View
 from pluto_dist.host.settings import Settings
 from pluto_dist.secret import Secret
 from pluto_dist.spool.writer import Limits, Room, StreamWriter
 from tests.simulation.memory_files import MemoryFiles
 from tests.simulation.plan import Actor
+from tests.simulation.topics import Loop, Publisher
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -117,6 +118,7 @@ class Process:
         self._hand_over_key = world.target.mode == "pluto"
         self._linked = True
         self._next_step = 0
+        self.loop: Loop | None = None
 
     # --- what the script does ---------------------------------------------------------------------
 
@@ -142,7 +144,7 @@ class Process:
             target=world.target,
             project="demo",
             name=actor.asks,
-            label=actor.name if actor.verb == "attach" else None,
+            label=(actor.label or actor.name) if actor.verb == "attach" else None,
             run=RunRef(external_id=actor.run) if actor.run else None,
             generated_id=f"run-{number:06x}",
             resume=actor.verb == "resume",
@@ -158,6 +160,10 @@ class Process:
         self.after(0.0, self._work)
         if actor.forks:
             self.after(actor.duration / 2, self._fork)
+        if actor.publishes:
+            Publisher(self)
+        if actor.reads:
+            self.loop = Loop(self)
         self._tick()
 
     def _work(self) -> None:
@@ -170,7 +176,7 @@ class Process:
             self._leave(Closed(**self.held.stamp()))
             return
         if world.now >= self._until:
-            self._end()
+            self.end()
             return
         for stream in self.actor.streams:
             self.log(stream)
@@ -220,7 +226,8 @@ class Process:
 
     # --- its end ----------------------------------------------------------------------------------
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """As the plan says."""
         actor = self.actor
         self.world.say(self.name, f"ends by {actor.end} {actor.code or ''}")
         match actor.end:
@@ -256,7 +263,7 @@ class Process:
         parent = self.world.at_work(self.actor.parent or "")
         if parent is not None:
             signal = "SIGKILL" if self.actor.code else "SIGTERM"
-            parent.held.tell_stopped(self.identity.pid, signal)
+            parent.held.note_stopped(self.identity.pid, signal)
             self.truth.stopped = self.world.now
             self.truth.stop_unsaid = self.world.disk.capacity < 1 << 40
         if self.actor.code:
@@ -371,9 +378,18 @@ class Process:
         """A view has come."""
         if not self._linked or self.gone:
             return
-        fresh = self.session.heard(view, self.world.now)
+        fresh = self.session.take_view(view, self.world.now)
         self._hand_over_key = self.world.target.mode == "pluto" and (fresh or view.key_wanted)
         self.world.checks.told(self, view)
+        self._tick()
+
+    def answered(self, reply: Answer | Refusal) -> None:
+        """What its loop has asked for."""
+        if self._linked and self.loop is not None:
+            self.loop.hear(reply)
+
+    def speak(self) -> None:
+        """Somebody in it has a question."""
         self._tick()
 
     def unlinked(self) -> None:
@@ -405,6 +421,8 @@ class Process:
                 key=KEY if self._hand_over_key else "",
             )
             world.to_coordinator(lease.lease_id.encode(), message)
+            if self.loop is not None:
+                self.loop.repeat()
         self._timer += 1
         timer = self._timer
         wait = max(0.001, min(1.0, self.session.deadline() - world.now))

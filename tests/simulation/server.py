@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from pluto_dist.core.values.backend import (
+    Alert,
     BackendRun,
     Batch,
     Beat,
@@ -182,6 +183,9 @@ class StoreBackend:
         return Delivered()
 
     def merge_config(self, run: BackendRun, patch: bytes) -> Outcome:
+        return Delivered()
+
+    def alert(self, run: BackendRun, alert: Alert) -> Outcome:
         return Delivered()
 
     def beat(self, run: BackendRun) -> Beat:

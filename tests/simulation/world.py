@@ -268,8 +268,12 @@ class World:
 
     def _deliver_reply(self, peer: bytes, reply: Reply) -> None:
         process = self.leases.get(peer.decode())
-        if process is not None and not process.gone and isinstance(reply, View):
+        if process is None or process.gone:
+            return
+        if isinstance(reply, View):
             self.at(0.0, lambda: process.hear(reply), process)
+        else:
+            self.at(0.0, lambda: process.answered(reply), process)
 
     # --- coordinator --------------------------------------------------------------------------------
 

@@ -14,10 +14,13 @@ from pathlib import Path
 
 import msgspec
 
+from pluto_dist.backend import ledger
+from pluto_dist.backend.ledger import Entry
 from pluto_dist.backend.local import files
 from pluto_dist.backend.local.store import Store
 from pluto_dist.core.rules.kinship import goes_on_in_queue
 from pluto_dist.core.values.backend import (
+    Alert,
     BackendRun,
     Batch,
     Beat,
@@ -39,6 +42,7 @@ from pluto_dist.core.values.backend import (
 from pluto_dist.core.values.document import Document, read
 from pluto_dist.core.values.ids import RunRef, display_prefix
 from pluto_dist.spool.batches import next_step
+from pluto_dist.spool.file_lines import read_line
 from pluto_dist.spool.names import segment_name
 from pluto_dist.spool.sources import ChangedError
 
@@ -74,18 +78,29 @@ class LocalBackend:
         """Takes a cut of a segment, and before it the files that it names; repeating it changes nothing."""
         try:
             if batch.kind == "files":
-                for index, line in enumerate(batch.lines):
-                    try:
-                        kept = files.keep(self._store, run.key, line)
-                    except ChangedError as error:
-                        return Rejected(str(error), good=index)
-                    if kept is None:
-                        return Rejected(f"there is no such file: {line[:200]!r}", good=index)
+                refused = self._keep(run, batch)
+                if refused is not None:
+                    return refused
             segment = Path(batch.folder, segment_name(batch.stream, batch.segment))
             self._store.take_segment(run.key, batch.lease_id, segment, batch.start, batch.end)
         except OSError as error:
             return Retry(f"the store {self._store.root} cannot take it: {error}")
         return Delivered()
+
+    def _keep(self, run: BackendRun, batch: Batch) -> Rejected | None:
+        entries: list[Entry] = []
+        for index, line in enumerate(batch.lines):
+            try:
+                kept = files.keep(self._store, run.key, line)
+            except ChangedError as error:
+                return Rejected(str(error), good=index)
+            if kept is None:
+                return Rejected(f"there is no such file: {line[:200]!r}", good=index)
+            fields = read_line(line)
+            if kept.id and fields is not None and fields.log_type in ledger.LISTED:
+                entries.append(msgspec.structs.replace(kept, lease_id=batch.lease_id))
+        ledger.add(self._store.run(run.key), entries)
+        return None
 
     def register(self, run: BackendRun, names: dict[str, LogType]) -> Outcome:
         return Delivered()
@@ -99,11 +114,14 @@ class LocalBackend:
     def merge_config(self, run: BackendRun, patch: bytes) -> Outcome:
         return Delivered()
 
+    def alert(self, run: BackendRun, alert: Alert) -> Outcome:
+        return Delivered()
+
     def beat(self, run: BackendRun) -> Beat:
         return Beat(Delivered())
 
     def seat_epoch(self, run: BackendRun) -> int | Outcome:
-        """0: a store has one writer, so no seat has to be told from another."""
+        """0: a store has one writer, so there are no seats to tell apart."""
         return 0
 
     def revive(self, run: BackendRun) -> Outcome:
@@ -113,7 +131,7 @@ class LocalBackend:
         return Delivered()
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Does nothing: no file is held open."""
 
     def _open(self, request: OpenRequest) -> OpenResult:
         key = self.find(_ref(request), request.project)
@@ -146,7 +164,7 @@ class LocalBackend:
     def _create(self, request: OpenRequest) -> OpenResult:
         external = request.external_id or request.key
         holder = self._store.claim_external(request.project, external, request.key)
-        if holder != request.key:  # somebody was faster
+        if holder != request.key:  # another process was faster
             return self._open(request)
         parent = None
         if request.parent is not None:

@@ -2,6 +2,7 @@
 
     runs/<key>/files/<log name>/<file name>     of local Runs, and of what a server has not taken yet
     objects/<two digits>/<SHA-256>              contents of local Runs' files, of which those are links
+    runs/<key>/files/<log name>/<folder>/…      the files of a folder
     runs/<key>/rejected/<file name>             of records that were set aside
 
 The log name is the one under which the file was logged, not the final one: so every reader finds the place by
@@ -14,20 +15,23 @@ import contextlib
 import glob
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
+from pluto_dist.backend.ledger import Entry, digest_of, entry_of
 from pluto_dist.backend.local.store import Store, safe_name, sync_folder, write_all
-from pluto_dist.spool.file_lines import FileLine, encode_line, read_line, storable
+from pluto_dist.core.rules.shipment import ManifestFile
+from pluto_dist.spool.file_lines import SENT, FileLine, Part, encode_line, id_of, read_line, storable
 from pluto_dist.spool.names import parse_segment, stream_kind
 from pluto_dist.spool.reader import records
-from pluto_dist.spool.sources import ChangedError, Source, source_of
+from pluto_dist.spool.sources import ChangedError, Source, sources_of
 
 
 def place_of(store: Store, key: str, line: FileLine) -> Path:
-    """Where the file of a line is in the store, or would be; always below the Run's folder."""
+    """The place of a line's file in the store, taken or not; always below the Run's folder."""
     return store.run(key) / relative_place(line)
 
 
@@ -36,20 +40,42 @@ def relative_place(line: FileLine) -> str:
     return "/".join(("files", *map(safe_name, storable(line.log_name).split("/")), safe_name(line.file_name)))
 
 
-def keep(store: Store, key: str, line: bytes) -> str | None:
-    """Puts the file of a line, whose path is absolute, into the store; repeating it changes nothing.
+def places_of(store: Store, key: str, line: FileLine) -> tuple[Path, ...]:
+    """Places of a line's contents in the store, in the order of `sources_of`."""
+    place = place_of(store, key, line)
+    return tuple(place / part_place(part.name) for part in line.parts) or (place,)
+
+
+def part_place(name: str) -> str:
+    """Where a file of a folder is below the folder's place."""
+    return "/".join(map(safe_name, storable(name).split("/")))
+
+
+def keep(store: Store, key: str, line: bytes) -> Entry | None:
+    """Puts the file of a line, or all of its folder, into the store; repeating it changes nothing.
 
     Returns:
-        Its SHA-256, "" if the store had it before; None if the file is gone, or the line names none.
+        What the store has; None if the file is gone, or the line names none.
 
     Raises:
         ChangedError: the user's file is not what was logged any more.
         OSError: the store could not take it; no part of it stays.
     """
     found = read_line(line)
-    if found is None or not Path(found.path).is_absolute():
+    if found is None or not _is_located(found):
         return None
-    return _taken_in(store, source_of(found), place_of(store, key, found))
+    digests = []
+    for source, place in zip(sources_of(found), places_of(store, key, found), strict=True):
+        digest = _taken_in(store, source, place)
+        if digest is None:
+            return None
+        digests.append(digest)
+    if not found.parts:
+        return entry_of(found, "store", digests[0])
+    files = tuple(
+        ManifestFile(part.name, part.size, digest) for part, digest in zip(found.parts, digests, strict=True)
+    )
+    return entry_of(found, "store", digest_of(files), files)
 
 
 def keep_copy(store: Store, key: str, line: bytes) -> None:
@@ -59,21 +85,28 @@ def keep_copy(store: Store, key: str, line: bytes) -> None:
         OSError: the store could not take it; no part of it stays.
     """
     found = read_line(line)
-    if found is not None and Path(found.path).is_absolute() and (found.seen is None or found.linked):
-        with contextlib.suppress(ChangedError, FileNotFoundError):  # its delivery says so, or has been
-            _copied(source_of(found), place_of(store, key, found))
+    if found is None or not _is_located(found):
+        return
+    places = places_of(store, key, found)
+    for part, source, place in zip(found.contents, sources_of(found), places, strict=True):
+        if part.seen is None or part.linked:
+            with contextlib.suppress(ChangedError, FileNotFoundError):  # its delivery says so, or has been
+                _copied(source, place)
 
 
 def set_aside(store: Store, key: str, line: bytes) -> None:
-    """Keeps the file of a refused line, if there is one; its line tells its name.
+    """Keeps the file of a refused line, if there is one, under the name in its line.
 
     Raises:
         OSError: the store could not take it.
     """
     found = read_line(line)
-    if found is not None and Path(found.path).is_absolute():
-        with contextlib.suppress(ChangedError, FileNotFoundError):
-            _copied(source_of(found), store.run(key) / "rejected" / safe_name(found.file_name))
+    if found is not None and _is_located(found):
+        place = store.run(key) / "rejected" / safe_name(found.file_name)
+        places = [place / part_place(part.name) for part in found.parts] or [place]
+        for source, target in zip(sources_of(found), places, strict=True):
+            with contextlib.suppress(ChangedError, FileNotFoundError):
+                _copied(source, target)
 
 
 def located(store: Store, key: str, line: bytes, *, trusted: bool = False) -> bytes:
@@ -87,16 +120,40 @@ def located(store: Store, key: str, line: bytes, *, trusted: bool = False) -> by
     if found is None:
         return line
     place = place_of(store, key, found)
-    if found.seen is not None:
-        try:
-            now = place.stat()
-        except OSError:
-            if trusted and not found.linked and found.source.startswith("/"):
-                return encode_line(msgspec.structs.replace(found, path=found.source))
-        else:
-            if (now.st_ino, now.st_dev) != (found.seen.inode, found.seen.device):  # a copy, nobody's but ours
-                found = msgspec.structs.replace(found, seen=None)
-    return encode_line(msgspec.structs.replace(found, path=str(place)))
+    parts = tuple(_at(part, place / part_place(part.name), trusted=trusted) for part in found.parts)
+    id = id_of(found)  # noqa: A001 # the field's word
+    if parts:
+        return encode_line(msgspec.structs.replace(found, path=str(place), parts=parts, id=id))
+    return encode_line(msgspec.structs.replace(_at(found, place, trusted=trusted), id=id))
+
+
+_Content = TypeVar("_Content", FileLine, Part)
+
+
+def _at(content: _Content, place: Path, *, trusted: bool) -> _Content:
+    """The content with its path in the store: a copy, a second link to the user's file, or only its name."""
+    seen = content.seen
+    if seen is None:
+        return msgspec.structs.replace(content, path=str(place))
+    try:
+        now = place.stat()
+    except OSError:
+        named = trusted and not content.linked and content.source.startswith("/")
+        return msgspec.structs.replace(content, path=content.source if named else str(place))
+    is_copy = (now.st_ino, now.st_dev) != (seen.inode, seen.device)  # ours alone
+    return msgspec.structs.replace(content, path=str(place), seen=None if is_copy else seen)
+
+
+def _is_located(line: FileLine) -> bool:
+    return all(Path(part.path).is_absolute() for part in line.contents)
+
+
+def forget_notes(store: Store, key: str, lines: Iterable[bytes]) -> None:
+    """Deletes the notes of how far a sync was with the files of these lines, which are uploaded now."""
+    for line in lines:
+        found = read_line(line)
+        if found is not None and id_of(found):
+            (store.run(key) / "sync" / (id_of(found) + SENT)).unlink(missing_ok=True)
 
 
 def remove_segment(store: Store, key: str, lease_id: str, segment: str) -> None:
@@ -110,14 +167,15 @@ def remove_segment(store: Store, key: str, lease_id: str, segment: str) -> None:
         for line in records(str(store.run(key) / "streams" / lease_id), *parsed):
             found = read_line(line)
             if found is not None:
-                _remove(store.run(key) / "files", place_of(store, key, found))
+                for place in places_of(store, key, found):
+                    _remove(store.run(key) / "files", place)
     store.remove_segment(key, lease_id, segment)
 
 
 def _taken_in(store: Store, source: Source, target: Path) -> str | None:
-    """Takes a content into the store, once however many names it has; returns as `keep`."""
+    """The same content is in the store once, whatever it is called; its checksum, None if it is gone."""
     if target.exists():
-        return ""
+        return Source(str(target), target.stat().st_size).sha256()
     with _draft_of(target) as draft:
         try:
             digest = _own_copy(source, draft)

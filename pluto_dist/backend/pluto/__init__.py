@@ -1,27 +1,21 @@
 """The Pluto server as a backend.
 
-backend     what the coordinator calls
-lookup      finding Runs without changing them
-opening     creating Runs and going on with them
-history     what has changed a Run's status
-reporting   the final status, read back
-files       uploads in two steps
-client      the endpoints
-exchange    one request, its answer, and the meaning of that
-guard       what must not be sent
-http        the wire
+backend          what the coordinator calls
+lookup           finding Runs without changing them
+opening          creating Runs and going on with them
+history          what has changed a Run's status
+reporting        the final status, read back
+files, upload    uploads in two steps
+pace             how fast they may go
+client           the endpoints
+exchange         one request, its answer, and the meaning of that
+guard            what must not be sent
+http             the wire
 """
 
 from __future__ import annotations
 
 from pluto_dist.backend.pluto.backend import PlutoBackend
 from pluto_dist.backend.pluto.client import KeyProvider
-from pluto_dist.backend.pluto.files import MemoryUrlBook, Slot, UrlBook
 
-__all__ = [
-    "KeyProvider",
-    "MemoryUrlBook",
-    "PlutoBackend",
-    "Slot",
-    "UrlBook",
-]
+__all__ = ["KeyProvider", "PlutoBackend"]

@@ -5,6 +5,8 @@ One attempt per call. The caller, which has the cursor, decides when to try agai
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import httpx
 import msgspec
 
@@ -13,14 +15,16 @@ from pluto_dist.backend.pluto.client import (
     BeatReply,
     Client,
     Details,
+    FileRow,
     KeyProvider,
     StatusEvent,
     parsed,
     read_details,
+    read_files,
     read_history,
 )
 from pluto_dist.backend.pluto.exchange import Failed, NotDelivered, failed
-from pluto_dist.backend.pluto.files import Files, MemoryUrlBook, UrlBook
+from pluto_dist.backend.pluto.files import Files, as_signed
 from pluto_dist.backend.pluto.guard import first_fault
 from pluto_dist.backend.pluto.history import ended_by_monitor, left_to_do
 from pluto_dist.backend.pluto.http import Http
@@ -28,6 +32,7 @@ from pluto_dist.backend.pluto.opening import Opening
 from pluto_dist.backend.pluto.reporting import Reporting
 from pluto_dist.core.rules.shared import merge_tags
 from pluto_dist.core.values.backend import (
+    Alert,
     Backend,
     BackendRun,
     Batch,
@@ -61,7 +66,6 @@ class PlutoBackend(Backend):
         target: Target,
         key: KeyProvider,
         *,
-        urls: UrlBook | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         """Opens no connection yet.
@@ -69,13 +73,12 @@ class PlutoBackend(Backend):
         Args:
             target: the server's base URLs.
             key: asked for the API key at each request; None means that there is none.
-            urls: where upload addresses stay until their files are stored; in memory by default.
             transport: replaces the network.
         """
         self._http = Http(transport=transport)
         self._client = Client(target, key, self._http)
         self._opening = Opening(self._client)
-        self.files = Files(self._client, self._http, urls or MemoryUrlBook())
+        self.files = Files(self._client, self._http)
 
     def open(self, request: OpenRequest) -> OpenResult:
         return self._opening.open(request)
@@ -90,7 +93,7 @@ class PlutoBackend(Backend):
             case "data" | "console":
                 return self._rows(run, batch)
             case "files":
-                return self.files.deliver(run, batch.lines)
+                return self.files.deliver(run, batch)
             case "lifecycle":
                 return Delivered()
 
@@ -144,6 +147,17 @@ class PlutoBackend(Backend):
         except guard.UnfitError as fault:
             return Rejected(str(fault))
 
+    def alert(self, run: BackendRun, alert: Alert) -> Outcome:
+        """See `Backend`. Without an address to lead to: the server answers one with an error."""
+        fields = {
+            "timestamp": alert.at_ms,
+            "title": guard.clean(alert.title),
+            "body": guard.clean(alert.body),
+            "level": "ERROR" if alert.level == "CRITICAL" else alert.level,
+            "email": alert.email,
+        }
+        return self._client.alert(run.id, fields).outcome
+
     def beat(self, run: BackendRun) -> Beat:
         reply = parsed(self._client.trigger(run.id), _beat_reply.decode)
         return Beat(reply.outcome) if isinstance(reply, Failed) else Beat(Delivered(), reply.status)
@@ -182,10 +196,23 @@ class PlutoBackend(Backend):
         since = {} if reopened.since_ms is None else {"statusUpdated": reopened.since_ms}
         return self._client.set_status(reopened.id, reopened.status, since).outcome
 
-    def details(self, run_id: int) -> Details | NotDelivered:
-        """Reads a Run's details; changes nothing."""
-        details = read_details(self._client, run_id)
+    def details(self, run: int | str, project: str | None = None) -> Details | NotDelivered:
+        """What the server has of a Run, by its number or display id; changes nothing."""
+        details = read_details(self._client, run, project)
         return details.outcome if isinstance(details, Failed) else details
+
+    def file_rows(self, run_id: int, project: str, name: str = "") -> list[FileRow] | NotDelivered:
+        """The rows of a Run's files under one name, or all; changes nothing."""
+        rows = read_files(self._client, run_id, project, name)
+        return rows.outcome if isinstance(rows, Failed) else rows
+
+    def fetch(self, url: str) -> Iterator[bytes]:
+        """What is behind the address of a row.
+
+        Raises:
+            OSError: storage does not give it.
+        """
+        return self._http.fetch(as_signed(url))
 
     def has(self, run_id: int, key: str) -> bool:
         """Whether this Run can be seen with the API key and is the one with our own key; changes nothing."""

@@ -1,25 +1,27 @@
 """Uploads of files in two steps: an upload address from the server, then the bytes to object storage.
 
-A repeat of the first step is seen: the server adds a metadata row each time, whether or not bytes follow. A
-repeat of the second is not: the same object is written again. So an address is kept with its line, in a
-`UrlBook`, until the upload succeeded, over all tries; only one that storage refuses is asked for again, and
-counted.
+Asking has an effect that a repeat shows: the server adds a metadata row each time, whether or not bytes
+follow. Uploading has none: the same object is written again. `core.rules.shipment` says what is to be done;
+what was done is noted before the next step, so that a coordinator that dies costs neither an address nor a
+second upload (G6, G12). Only an answer that was lost between both is asked for again: its intent is recorded.
 
-The book is in memory: a coordinator that dies between both steps asks again after its restart. That is the
-unknown outcome which its intent has recorded (G6).
+Memory is constant: contents go out piece by piece.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
 from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 
+from pluto_dist.backend import ledger
+from pluto_dist.backend.notes import Notes
 from pluto_dist.backend.pluto.client import Client, concluded, parsed
 from pluto_dist.backend.pluto.exchange import (
     Answer,
@@ -31,96 +33,18 @@ from pluto_dist.backend.pluto.exchange import (
 )
 from pluto_dist.backend.pluto.guard import clean
 from pluto_dist.backend.pluto.http import Http
-from pluto_dist.core.values.backend import BackendRun, Delivered, Outcome, Rejected, Retry, Unknown
-from pluto_dist.spool.file_lines import FileLine, read_line, storable
-from pluto_dist.spool.sources import ChangedError, Source, source_of
+from pluto_dist.backend.pluto.pace import Pace
+from pluto_dist.backend.pluto.upload import Row, Upload
+from pluto_dist.core.rules.shipment import Addressed, Object, Shipment, Slot
+from pluto_dist.core.values.backend import BackendRun, Batch, Delivered, Outcome, Rejected, Retry, Unknown
+from pluto_dist.spool.file_lines import read_line, storable
+from pluto_dist.spool.sources import ChangedError
 
-LIFE_S = 3600.0  # the server signs addresses for an hour
-
-
-class Slot(msgspec.Struct, frozen=True):
-    """State of one file's upload.
-
-    Attributes:
-        url: the address; "" if the file needs one.
-        asked_s: epoch seconds at which it was asked for.
-        renewed: storage has refused an earlier address of this file.
-        done: the bytes are stored; the rest of its batch is not.
-        escaped: storage has refused the name, so the address is asked for under an escaped one.
-    """
-
-    url: str = ""
-    asked_s: float = 0.0
-    renewed: bool = False
-    done: bool = False
-    escaped: bool = False
-
-    @property
-    def needs_url(self) -> bool:
-        """Whether an address must be asked for."""
-        return not (self.url or self.done)
-
-    def refused(self, now_s: float) -> Slot:
-        """The slot after storage has refused its address.
-
-        A refused address is replaced once, since storage does not say why it refuses. If the new one is
-        refused too, age was not the reason, and asking again each time would only add metadata rows: it
-        stays until it is really old.
-        """
-        if self.renewed and now_s - self.asked_s < LIFE_S:
-            return self
-        return Slot(renewed=True, escaped=self.escaped)
-
-
-class UrlBook(Protocol):
-    """Keeps slots by a token that stands for Run and line."""
-
-    def get(self, token: str) -> Slot | None:
-        """The slot that was kept, None without one."""
-        ...
-
-    def put(self, token: str, slot: Slot) -> None:
-        """Keeps a slot."""
-        ...
-
-    def forget(self, token: str) -> None:
-        """Drops a slot whose file's batch is delivered."""
-        ...
-
-
-class MemoryUrlBook:
-    """Keeps slots as long as the process lives."""
-
-    def __init__(self) -> None:
-        self._slots: dict[str, Slot] = {}
-
-    def get(self, token: str) -> Slot | None:
-        return self._slots.get(token)
-
-    def put(self, token: str, slot: Slot) -> None:
-        self._slots[token] = slot
-
-    def forget(self, token: str) -> None:
-        self._slots.pop(token, None)
-
-
+AT_ONCE = 4  # objects of a batch on their way at a time
+WORTH_A_THREAD = 8 << 20  # bytes of a batch; below that one thread is as fast
 FILES_PER_REQUEST = 200
 REQUEST_BYTES = 1 << 20  # the server takes 2 MiB
 GONE = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
-
-
-class Row(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
-    """The metadata row of a file, as the server wants it."""
-
-    file_name: str
-    file_type: str
-    file_size: int
-    log_name: str
-    step: int
-    time: int
-    caption: str | None = None
-    sample_index: int = 0
-    annotations: str | None = None
 
 
 class Expired(msgspec.Struct, frozen=True):
@@ -133,14 +57,7 @@ class NameRefused(msgspec.Struct, frozen=True):
     reason: str
 
 
-class Upload(msgspec.Struct, frozen=True):
-    """A file on its way."""
-
-    token: str
-    source: Source
-    row: Row
-
-
+Step = tuple[Upload, Object]
 Urls = dict[str, list[dict[str, str]]]
 _urls = msgspec.json.Decoder(Urls)
 
@@ -152,36 +69,32 @@ class Files:
         renewed: refused addresses that were asked for again; each shows as a second metadata row.
     """
 
-    def __init__(
-        self, client: Client, http: Http, book: UrlBook, wall: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, client: Client, http: Http, wall: Callable[[], float] = time.time) -> None:
         self._client = client
         self._http = http
-        self._book = book
         self._wall = wall
+        self._pace = Pace()
+        self._remembered: dict[str, Notes] = {}
         self.renewed = 0
 
-    def deliver(self, run: BackendRun, lines: Sequence[bytes]) -> Outcome:
-        """Uploads the files of these lines in order, up to the first that fails.
+    def deliver(self, run: BackendRun, batch: Batch) -> Outcome:
+        """Uploads the files of these lines.
 
         A repeat with the same lines goes on where this one stopped.
         """
         uploads: list[Upload] = []
-        for index, line in enumerate(lines):
-            upload = upload_of(run, line)
+        for index, line in enumerate(batch.lines):
+            upload = self._begun(run, line, batch.notes)
             if isinstance(upload, Rejected):
                 return msgspec.structs.replace(upload, good=index)
             if not isinstance(upload, Upload):
                 return upload
             uploads.append(upload)
-        outcome = self._ask(run, uploads)
-        for upload in uploads:
-            if not isinstance(outcome, Delivered):
-                return outcome
-            outcome = self._store(upload)
+        outcome = self._all_of(run, uploads, batch.rate)
         if isinstance(outcome, Delivered):
-            for upload in uploads:
-                self._book.forget(upload.token)
+            for line in batch.lines:
+                self._remembered.pop(_token(run, line), None)
+            _list(run, uploads, batch.lease_id)
         return outcome
 
     def presign(self, run: BackendRun, rows: Sequence[Row]) -> tuple[str, ...] | NotDelivered:
@@ -192,100 +105,145 @@ class Files:
         found = _match(rows, urls)
         return found if len(found) == len(rows) else Unknown("the answer has not one address for each file")
 
-    def put(self, url: str, source: Source) -> Outcome | Expired | NameRefused:
-        """Uploads one file to its address; may be repeated."""
-        try:
-            result = self._http.put(as_signed(url), source.pieces(), source.size)
-        except (ChangedError, OSError) as fault:
-            return _unreadable(source, fault)
+    def put(self, url: str, pieces: Iterator[bytes], size: int) -> Outcome | Expired | NameRefused:
+        """Uploads one object to its address; may be repeated.
+
+        Raises:
+            ChangedError, OSError: from `pieces`.
+        """
+        result = self._http.put(as_signed(url), pieces, size)
         if isinstance(result, Answer) and is_expired(result):
             return Expired()
         if isinstance(result, Answer) and is_name_refused(result):
             return NameRefused(explain(result))
         return concluded("put", result).outcome
 
-    def _ask(self, run: BackendRun, uploads: Iterable[Upload]) -> Outcome:
-        missing = [upload for upload in uploads if self._slot(upload).needs_url]
+    def _begun(self, run: BackendRun, line: bytes, folder: str) -> Upload | Rejected | Retry:
+        """One whose content cannot be read gets no metadata row either."""
+        fields = read_line(line)
+        if fields is None:
+            return Rejected(f"no line of a file: {line[:200].decode(errors='replace')}")
+        if not all(Path(part.path).is_absolute() for part in fields.contents):
+            return Rejected("the line names no file of its lease")
+        notes = Notes(folder, fields.id)
+        if not (folder and fields.id):
+            notes = self._remembered.setdefault(_token(run, line), notes)
+        upload = Upload(fields, notes)
+        try:
+            upload.read()
+        except (ChangedError, OSError) as fault:
+            return _unreadable(fault)
+        return upload
+
+    def _all_of(self, run: BackendRun, uploads: Sequence[Upload], rate: int) -> Outcome:
+        while True:
+            outcome = self._ask(run, _steps(uploads, Shipment.to_ask))
+            if not isinstance(outcome, Delivered):
+                return outcome
+            steps = _steps(uploads, Shipment.to_send)
+            if not steps:
+                return outcome
+            outcome = self._send_all(steps, rate)
+            if not isinstance(outcome, Delivered):
+                return outcome
+
+    def _ask(self, run: BackendRun, missing: Sequence[Step]) -> Outcome:
         for part in _parts(missing):
-            urls = self.presign(run, [self._row(upload) for upload in part])
+            urls = self.presign(run, [upload.row(each) for upload, each in part])
             if not isinstance(urls, tuple):
                 return urls
-            for upload, url in zip(part, urls, strict=True):
-                before = self._slot(upload)
+            for (upload, each), url in zip(part, urls, strict=True):
+                before = upload.shipment.slot(each.number)
                 self.renewed += before.renewed
-                self._book.put(upload.token, Slot(url, self._wall(), before.renewed, escaped=before.escaped))
+                slot = Slot(url, self._wall(), before.renewed, escaped=before.escaped)
+                upload.note(Addressed(each.number, slot))
         return Delivered()
 
-    def _row(self, upload: Upload) -> Row:
-        if not self._slot(upload).escaped:
-            return upload.row
-        return msgspec.structs.replace(upload.row, log_name=storable(upload.row.log_name))
+    def _send_all(self, steps: Sequence[Step], rate: int) -> Outcome:
+        """Several at a time if they are large; the first that fails ends it when those beside it are done."""
+        large = sum(upload.size(each) for upload, each in steps) > WORTH_A_THREAD
+        left, outcomes = iter(steps), list[Outcome]()
+        lock = threading.Lock()
 
-    def _store(self, upload: Upload) -> Outcome:
-        slot = self._slot(upload)
-        if slot.done:
-            return Delivered()
-        outcome = self.put(slot.url, upload.source)
-        if isinstance(outcome, Expired):
-            self._book.put(upload.token, slot.refused(self._wall()))
-            return Retry(f"storage refuses the upload address of {upload.row.file_name}")
-        if isinstance(outcome, NameRefused):
-            return self._under_another_name(upload, slot, outcome)
-        if isinstance(outcome, Delivered):
-            self._book.put(upload.token, Slot(done=True))
-        return outcome
+        def work() -> None:
+            while True:
+                with lock:
+                    step = None if outcomes else next(left, None)
+                if step is None:
+                    return
+                try:
+                    outcome = self._send(*step, rate)
+                except Exception as error:  # noqa: BLE001 # a thread's error would reach nobody
+                    outcome = Unknown(f"{type(error).__name__}: {error}")
+                if not isinstance(outcome, Delivered):
+                    outcomes.append(outcome)
 
-    def _under_another_name(self, upload: Upload, slot: Slot, refused: NameRefused) -> Outcome:
-        """S3 takes nearly every name, MinIO no `a//b` and no `..`: there the bytes get an escaped one."""
-        if slot.escaped or storable(upload.row.log_name) == upload.row.log_name:
-            return Rejected(refused.reason)
-        self._book.put(upload.token, Slot(renewed=True, escaped=True))
-        return Retry(f"storage refuses the name {upload.row.log_name}; it is asked for as an escaped one")
+        others = [
+            threading.Thread(target=work, name="pluto upload", daemon=True)
+            for _ in range(min(AT_ONCE, len(steps)) - 1 if large else 0)
+        ]
+        for thread in others:
+            thread.start()
+        work()
+        for thread in others:
+            thread.join()
+        return outcomes[0] if outcomes else Delivered()
 
-    def _slot(self, upload: Upload) -> Slot:
-        return self._book.get(upload.token) or Slot()
-
-
-def upload_of(run: BackendRun, line: bytes) -> Upload | Rejected | Retry:
-    """The upload of a line whose file can be read; one that cannot be gets no metadata row either."""
-    fields = read_line(line)
-    if fields is None:
-        return Rejected(f"no line of a file: {line[:200].decode(errors='replace')}")
-    if not Path(fields.path).is_absolute():
-        return Rejected("the line names no file of its lease")
-    source = source_of(fields)
-    try:
-        source.check()
-    except (ChangedError, OSError) as fault:
-        return _unreadable(source, fault)
-    token = hashlib.blake2s(b"%d %s" % (run.id, line)).hexdigest()
-    return Upload(token, source, _row(fields, source.size))
-
-
-def _row(line: FileLine, size: int) -> Row:
-    return Row(
-        file_name=clean(line.file_name),
-        file_type=line.file_type,
-        file_size=size,
-        log_name=clean(line.log_name),
-        step=line.step,
-        time=line.time,
-        caption=None if line.caption is None else clean(line.caption),
-        sample_index=line.sample_index,
-        annotations=line.annotations,
-    )
+    def _send(self, upload: Upload, each: Object, rate: int) -> Outcome:
+        slot = upload.shipment.slot(each.number)
+        try:
+            outcome = self.put(slot.url, self._pace.limited(upload.pieces(each), rate), upload.size(each))
+            if isinstance(outcome, Expired):
+                upload.note(Addressed(each.number, slot.refused(self._wall())))
+                return Retry(f"storage refuses the upload address of {each.name}")
+            if isinstance(outcome, NameRefused):
+                return _under_another_name(upload, each, slot, outcome)
+            if isinstance(outcome, Delivered):
+                upload.note(Addressed(each.number, Slot(done=True)))
+            return outcome
+        except (ChangedError, OSError) as fault:
+            return _unreadable(fault)
 
 
-def _parts(uploads: Sequence[Upload]) -> Iterator[list[Upload]]:
-    """The uploads in parts, each small enough for one request."""
-    part: list[Upload] = []
+def _under_another_name(upload: Upload, each: Object, slot: Slot, refused: NameRefused) -> Outcome:
+    """S3 takes nearly every name, MinIO no `a//b` and no `..`: there the bytes get an escaped one."""
+    log_name = clean(upload.line.log_name)
+    if slot.escaped or storable(log_name) == log_name:
+        return Rejected(refused.reason)
+    upload.note(Addressed(each.number, Slot(renewed=True, escaped=True)))
+    return Retry(f"storage refuses the name {log_name}; it is asked for as an escaped one")
+
+
+def _steps(uploads: Sequence[Upload], which: Callable[[Shipment], list[Object]]) -> list[Step]:
+    return [(upload, each) for upload in uploads for each in which(upload.shipment)]
+
+
+def _list(run: BackendRun, uploads: Sequence[Upload], lease_id: str) -> None:
+    """In the store of the Run; one that is away costs the list an entry, and the upload nothing."""
+    found = [
+        msgspec.structs.replace(upload.entry, lease_id=lease_id)
+        for upload in uploads
+        if upload.line.log_type in ledger.LISTED and upload.line.id
+    ]
+    if run.target.store and found:
+        with contextlib.suppress(OSError):
+            ledger.add(Path(run.target.store, "runs", run.key), found)
+
+
+def _token(run: BackendRun, line: bytes) -> str:
+    return hashlib.blake2s(b"%d %s" % (run.id, line)).hexdigest()
+
+
+def _parts(steps: Sequence[Step]) -> Iterator[list[Step]]:
+    """In requests that the server takes."""
+    part: list[Step] = []
     length = 0
-    for upload in uploads:
-        size = len(msgspec.json.encode(upload.row))
+    for upload, each in steps:
+        size = len(msgspec.json.encode(upload.row(each)))
         if part and (len(part) == FILES_PER_REQUEST or length + size > REQUEST_BYTES):
             yield part
             part, length = [], 0
-        part.append(upload)
+        part.append((upload, each))
         length += size
     if part:
         yield part
@@ -307,8 +265,8 @@ def as_signed(url: str) -> str:
     return urlunsplit(parts._replace(path=path))
 
 
-def _unreadable(source: Source, fault: ChangedError | OSError) -> Rejected | Retry:
+def _unreadable(fault: ChangedError | OSError) -> Rejected | Retry:
     if isinstance(fault, ChangedError):
         return Rejected(str(fault))
-    reason = f"{source.path} cannot be read: {fault.strerror or fault}"
+    reason = f"{fault.filename or 'the file'} cannot be read: {fault.strerror or fault}"
     return Rejected(reason) if isinstance(fault, GONE) else Retry(reason)

@@ -1,4 +1,4 @@
-"""What happens in the demo, and in which order."""
+"""The script of the demo: its steps and their order."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ SETTLE_S = 120.0  # after the last process has ended; usually 0.1 s
 
 
 class Play(msgspec.Struct, frozen=True):
-    """Where and how long.
+    """Places and duration of one demo.
 
     Attributes:
-        run_id: of the Run that everybody joins.
+        run_id: of the Run that all processes join.
         folder: for checkpoints, logs and the ledger; exists and is empty.
         store: parent of the store.
         home: `PLUTO_DIST_HOME` of the processes, None for the usual places.
@@ -56,11 +56,11 @@ class Play(msgspec.Struct, frozen=True):
 
     @property
     def over(self) -> Path:
-        """The training may end when this file is there."""
+        """A file whose existence allows the training to end."""
         return self.folder / "over"
 
     def env(self) -> dict[str, str]:
-        """What the processes are told by their environment; a job script would export the same."""
+        """Variables for the processes; a job script would export the same."""
         home = {} if self.home is None else {"PLUTO_DIST_HOME": str(self.home)}
         return home | {
             "PLUTO_RUN_ID": self.run_id,
@@ -73,29 +73,29 @@ class Play(msgspec.Struct, frozen=True):
 
 
 def perform(play: Play, cast: Cast, watch: Watch) -> int:
-    """Starts everybody, kills one, and returns when all have ended.
+    """Starts all processes, kills one, and returns when all have ended.
 
-    Each step waits for what the one before has brought about, and the training goes on until the crash and
-    the kill have happened beside it, however slow the machine is.
+    Each step waits for the effect of the one before, and the training goes on until the crash and the kill
+    have happened beside it, however slow the machine is.
 
     Returns:
-        When it was killed, in epoch milliseconds.
+        When that one was killed, in epoch milliseconds.
 
     Raises:
-        WaitTimeoutError: somebody has not ended in time.
+        WaitTimeoutError: a process has not ended in time.
         PlutoDistError: the training failed.
     """
     play.checkpoints.mkdir()
     play.ledger.touch()
     watch.say(f"starting {RANKS} ranks that train, as torchrun does")
     pace = ("--save-every", SAVE_EVERY, "--seconds", play.seconds, "--until", play.over)
-    train = command("train", *_files(play), *pace)
+    train = command("train", "--checkpoints", play.checkpoints, *pace)
     cast.start("torchrun", "torchrun", "--nproc-per-node", RANKS, "--log-dir", play.folder, *train)
     _until(play, cast, watch, lambda: watch.document is not None)
     watch.say("starting eval, uploader, and profiler, which will be killed")
-    evaluate = ("evaluate", play.run_id, *_files(play), "--label")
+    evaluate = ("evaluate", play.run_id, "--label")
     cast.start("eval", *evaluate, "eval")
-    cast.start("uploader", "upload", play.run_id, *_files(play))
+    cast.start("uploader", "upload", play.run_id)
     cast.start("profiler", "profiler", play.run_id)
     _until(play, cast, watch, lambda: _has_logged(watch, "eval", 1) or "eval" not in cast.running())
     watch.say("starting eval-2, which will crash")
@@ -111,7 +111,7 @@ def perform(play: Play, cast: Cast, watch: Watch) -> int:
 
 
 def settle(lookup: Lookup, run_id: str) -> Document:
-    """The Run as the store has it in the end, or after a while.
+    """The Run as the store has it once it has ended, or after a while.
 
     Raises:
         RunNotFoundError: the store does not have it.
@@ -142,10 +142,6 @@ def interruptible() -> Iterator[None]:
     finally:
         for number in numbers:
             signal.signal(number, signal.SIG_DFL)
-
-
-def _files(play: Play) -> tuple[str, Path]:
-    return ("--checkpoints", play.checkpoints)
 
 
 def _until(play: Play, cast: Cast, watch: Watch, condition: Callable[[], bool]) -> None:

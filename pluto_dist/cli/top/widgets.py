@@ -1,4 +1,4 @@
-"""The pieces of the screen: a table that keeps its cursor, a chart, a list of events."""
+"""The pieces of the screen: a table that keeps its cursor, a list of events."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from rich.text import Text
 from textual.widget import Widget
 from textual.widgets import DataTable
 
-from pluto_dist.cli.chart import Curve, draw
 from pluto_dist.cli.console import printable
 from pluto_dist.cli.top.model import NUMBERS, Row, folded, short
 from pluto_dist.core.values.records import RunEvent
@@ -79,29 +78,6 @@ class Table(DataTable[Text]):
         ]
 
 
-class Chart(Widget):
-    """One series as a line of braille dots."""
-
-    def __init__(self, *, id: str) -> None:  # noqa: A002 # Textual's name
-        super().__init__(id=id)
-        self._curve = Curve()
-        self._instead = ""
-
-    def show_curve(self, curve: Curve, name: str, instead: str) -> None:
-        """Shows a series, or a sentence where it has no point."""
-        self._curve, self._instead = curve, instead
-        count = f"{len(curve.steps):,} points" if curve.steps else ""
-        skipped = f"{curve.skipped} not finite" if curve.skipped else ""
-        last = f"{curve.values[-1]:.4g}" if curve.steps else ""
-        self.border_title = as_title("  ".join(part for part in (name, last, count, skipped) if part))
-        self.refresh()
-
-    def render(self) -> Text:
-        """As large as there is room."""
-        lines = draw(self._curve, self.size.width, self.size.height)
-        return Text("\n".join(lines)) if lines else Text(self._instead, style="dim")
-
-
 class Events(Widget):
     """The newest events of a Run, as many as there is room for."""
 
@@ -146,7 +122,7 @@ def _widths(heads: Sequence[str], rows: Sequence[Row]) -> list[int]:
 
 def style_of(event: RunEvent) -> str:
     """Bad news are red, warnings yellow."""
-    if event.name in ("side_died", "side_failed", "launcher_gone", "records_damaged"):
+    if event.name in ("side_died", "side_failed", "records_damaged"):
         return "red"
     if event.name == "ended":
         return "red" if event.detail.get("status") == "FAILED" else "green"

@@ -5,8 +5,8 @@
     fd         `fd`: the descriptors 1 and 2, C++ and child output included
     channel    one captured descriptor: a pipe, or a pseudo-terminal where there was a terminal
     drain      the process of its own that empties the channels of `fd`
-    capture    which of them runs, for which Run, and `fd` for what a launcher starts
+    capture    which of them runs, for which Run, and `fd` for the command of a launcher
 
-A record is one JSON line without its number and without the participant's prefix; the coordinator gives both,
+A record is one JSON line without its number and without the participant's prefix; the coordinator adds both,
 because only it knows the order of all participants.
 """

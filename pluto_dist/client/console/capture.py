@@ -1,15 +1,16 @@
-"""Which capture runs, and for which Run: the output of a process belongs to its newest Run that captures.
+"""Captures: which one runs, and for which Run.
 
-The console of a launcher's command: `fd` for what it starts, which may be anything.
+The output of a process belongs to its newest Run that captures (`Captures`).
 
-What is no terminal is captured (batch jobs, containers, pipes and files); a terminal only where `fd` is asked
-for, because a command may do more with it than print. Stdin stays as it is.
+The output of a launcher's command is captured at the descriptors (`CommandConsole`), because the command may
+be any program. Output that goes to no terminal is captured (batch jobs, containers, pipes and files); a
+terminal only with `console="fd"`, because a command may do more with it than print. Stdin stays as it is.
 
-A process below the launcher that records its own console knows more of its lines, so the launcher records
-none as long as there is one (`View.relieved`), and passes on all the same. It hears of it by its coordinator:
-in the milliseconds in between a line may be recorded twice, or not at all. Nor is recorded meanwhile what the
-others print that record nothing: ranks that have not come to `init()`, C code, `torchrun` itself. A second
-Run of a process below is not the launcher's: what it records the launcher does too.
+A process below the launcher that records its own console knows more about its lines. So as long as there is
+one (`View.relieved`) the launcher records nothing, and goes on passing everything on. Its coordinator's view
+brings that with a delay of milliseconds, in which a line may be recorded twice, or not at all. Not recorded
+meanwhile is the output of processes that record nothing themselves: ranks before their `init()`, C code,
+`torchrun`. A second Run of a process below is not the launcher's, and its lines are recorded in both.
 """
 
 from __future__ import annotations
@@ -41,15 +42,15 @@ class Capture(Protocol):
     """One way of capturing; may be started again after a stop."""
 
     def start(self) -> None:
-        """Output is recorded from now on."""
+        """Begins to record output."""
         ...
 
     def stop(self) -> None:
-        """Everything printed before is recorded, and nothing after."""
+        """Ends the recording; everything printed before is recorded, and nothing after."""
         ...
 
     def after_fork(self) -> None:
-        """The process is a forked child."""
+        """Called in a forked child."""
         ...
 
 
@@ -70,7 +71,7 @@ class Captures:
         self._turn = threading.RLock()  # the link's thread may end what `init` has just started
 
     def start(self, files: LeaseFiles, settings: Settings, places: Places, env: Mapping[str, str]) -> None:
-        """Captures for a lease from now on, as its settings say."""
+        """Begins to capture for a lease, as its settings say."""
         if settings.console == "off":
             return
         forks.watch(self)
@@ -87,7 +88,7 @@ class Captures:
 
         Args:
             lease_id: of the lease.
-            unless_asked: only if nobody has asked for it: a side's output is not captured by itself.
+            unless_asked: only if no setting asks for it: a side's output is not captured by default.
         """
         with self._turn:
             found = next((each for each in self._stack if each.lease_id == lease_id), None)
@@ -179,7 +180,7 @@ class CommandConsole:
         self._relieved = False
 
     def start(self) -> None:
-        """What is written from now on is recorded."""
+        """Begins to record what is written."""
         if self._capture is None:
             return
         try:
@@ -189,7 +190,7 @@ class CommandConsole:
             _log.warning("the console of the command is not recorded: %s", error)
 
     def relieve(self, relieved: bool) -> None:
-        """Whether somebody below records now; called with each view."""
+        """Pauses or resumes recording; called with each view, which says whether a process below records."""
         capture = self._capture
         if capture is not None and relieved != self._relieved:
             self._relieved = relieved
@@ -198,8 +199,8 @@ class CommandConsole:
     def stop(self, within_s: float) -> float:
         """Waits until what the command has written is passed on and recorded.
 
-        Longer than a trainer would: the drain may end with this process (a container, a SLURM step), and what
-        it has not passed on by then is lost.
+        It waits longer than a trainer would: the drain may end with this process (a container, a SLURM step),
+        and what it has not passed on by then is lost.
 
         Args:
             within_s: bound of the wait.
@@ -215,7 +216,7 @@ class CommandConsole:
 
 
 def streams_of(console: Console) -> tuple[StreamName, ...]:
-    """What is captured by a setting."""
+    """The streams that a setting captures."""
     if console == "off":
         return ()
     return tuple(name for name in SEPARATE if console == "fd" or not os.isatty(STREAMS[name][0]))

@@ -1,10 +1,10 @@
-"""One captured descriptor, as the trainer sees it; or both, where they are one file.
+"""A channel: what the trainer puts in the place of a captured descriptor, or of both where they are one file.
 
-Those have one channel (`2>&1`, a terminal, the output file of a batch job), so that the file has its lines in
-the order in which they were written.
+Descriptors of one file (`2>&1`, a terminal, the output file of a batch job) have one channel, so that the
+file has its lines in the order in which they were written.
 
-Where the descriptor was a terminal its place is taken by a pseudo-terminal in raw mode, so that programs go
-on behaving as on a terminal (colours, line buffering, progress bars); everything else becomes a pipe.
+A terminal is replaced by a pseudo-terminal in raw mode, so that programs go on behaving as on a terminal
+(colours, line buffering, progress bars); any other file by a pipe.
 
 The trainer keeps the reading end open, although it never reads while the drain lives: when the drain is
 killed, writers then wait for a moment instead of getting EPIPE, which would end a `print` with an exception.
@@ -30,7 +30,7 @@ class Channel(msgspec.Struct, frozen=True):
     """Descriptors of one channel; none of them is inherited by programs that the trainer starts.
 
     Attributes:
-        original: where the output went before, and goes on to.
+        original: where the output went before, and still goes.
         read, write: the two ends of the channel.
         terminal: it is a pseudo-terminal.
     """
@@ -42,18 +42,18 @@ class Channel(msgspec.Struct, frozen=True):
     terminal: bool
 
     def take(self) -> None:
-        """From now on what is written to the descriptor goes into the channel."""
+        """Puts the channel in the place of the descriptor."""
         for number in STREAMS[self.stream]:
             os.dup2(self.write, number)
         os.close(self.write)
 
     def give_back(self) -> None:
-        """From now on what is written goes where it went before."""
+        """Puts the original descriptor back."""
         for number in STREAMS[self.stream]:
             os.dup2(self.original, number)
 
     def close(self) -> None:
-        """The trainer has nothing to do with the channel any more."""
+        """Closes the trainer's ends."""
         os.close(self.read)
         os.close(self.original)
 
@@ -108,12 +108,12 @@ def copy_size(terminal: int, to: int) -> None:
         size = termios.tcgetwinsize(terminal)
         if size != termios.tcgetwinsize(to):
             termios.tcsetwinsize(to, size)
-    except termios.error:  # the terminal is gone; then nobody looks at the size
+    except termios.error:  # the terminal is gone, and with it the need for its size
         return
 
 
 def read_some(fd: int) -> bytes:
-    """What there is, b"" at the end; a pseudo-terminal says EIO when nobody has it open for writing."""
+    """Bytes that can be read, b"" at the end; for a pseudo-terminal without writers that is EIO."""
     try:
         return os.read(fd, 1 << 16)
     except OSError:

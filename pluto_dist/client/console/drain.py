@@ -1,10 +1,10 @@
-"""The process that empties the channels of one trainer: passes bytes on, and records them line by line.
+"""The drain: the process that empties the channels of one trainer, passes bytes on, and records lines.
 
 It is a process of its own because a thread of the trainer would need the interpreter's lock, which C code may
-hold while it waits for room in the very pipe that the thread should empty. It is nobody's child, ignores the
-signals that end a job, and ends by itself when nobody can write into its channels any more: so a trainer's
-last words are passed on and recorded even if the trainer is killed. When the terminal cannot be written to it
-ends at once; the trainer then takes its descriptors back and sees the same error as without a capture.
+hold while it waits for room in the very pipe that the thread should empty. It is no process's child, ignores
+the signals that end a job, and ends by itself when no process can write into its channels any more: so the
+last lines of a killed trainer are passed on and recorded, too. When the terminal cannot be written to, the
+drain ends at once; the trainer then takes its descriptors back and sees the same error as without a capture.
 
 Bytes are passed on before they are recorded. The trainer's commands, one byte each, and its instructions come
 through `control`, never by arguments: secrets are among them.
@@ -49,10 +49,10 @@ class Source(msgspec.Struct, frozen=True):
 
 
 class Instructions(msgspec.Struct, frozen=True):
-    """What to do; the first line on `control`.
+    """Instructions of the trainer; the first line on `control`.
 
     Attributes:
-        life: the trainer reads from its other end; it breaks when this process dies.
+        life: a descriptor whose other end the trainer reads; it breaks when the drain dies.
         folder, spool, segment_bytes, quota_bytes: where and how to record.
         secrets: what is masked in records.
     """
@@ -67,7 +67,7 @@ class Instructions(msgspec.Struct, frozen=True):
 
 
 class Drain:
-    """Passes on and records until nobody writes any more."""
+    """Passes on and records until no process can write any more."""
 
     def __init__(self, instructions: Instructions, control: int) -> None:
         self._control = control
@@ -119,7 +119,7 @@ class Drain:
         return True
 
     def _obey(self) -> bool:
-        """A command; False when the trainer is gone, which ends nothing as long as somebody can write."""
+        """Takes a command; False when the trainer is gone: children may still write."""
         command = os.read(self._control, 1)
         if command:
             self._empty()
@@ -151,7 +151,7 @@ class Drain:
 
 
 def write_all(fd: int, data: bytes) -> None:
-    """Writes everything; waits where somebody has made the descriptor non-blocking."""
+    """Writes everything; waits where another program has made the descriptor non-blocking."""
     view = memoryview(data)
     while view:
         try:

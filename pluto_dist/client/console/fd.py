@@ -1,10 +1,10 @@
-"""Capture at descriptors 1 and 2: everything is seen that this process and its children print.
+"""Capture at descriptors 1 and 2: all output of this process and of its children; the trainer's side of it.
 
-The trainer's side: puts channels in the place of the descriptors, starts the drain, and watches over it. If
-the drain dies, what is left in the channels is passed on and the original descriptors are put back at once;
-nothing is recorded from then on. Lost is only what the drain had read and not yet written. Children that were
-started before keep the channels: what they write is passed on as long as this process lives, and where nobody
-reads it any more (`… | head`) they get the SIGPIPE that they would have got.
+It puts channels in the place of the descriptors, starts the drain, and watches over it. If the drain dies,
+what is left in the channels is passed on and the original descriptors are put back at once; nothing is
+recorded from then on. Lost is only what the drain had read and not yet written. Children that were started
+before keep the channels: what they write is passed on as long as this process lives, and where the reader is
+gone (`… | head`) they get the SIGPIPE that they would have got.
 
 Limits: stdout and stderr are two channels unless they are one file, so lines written to both within the same
 millisecond may change places in the record. If the drain is killed while C code holds the interpreter's lock
@@ -52,7 +52,7 @@ class FdCapture:
         segment_bytes, quota_bytes: of the spool.
         secrets: what is masked in records.
         env: environment; the drain gets what a coordinator would get of it.
-        log: file for what the drain itself has to say.
+        log: file for the drain's own errors.
         streams: which of them.
     """
 
@@ -109,7 +109,7 @@ class FdCapture:
         self._watcher.start()
 
     def record(self, on: bool) -> None:
-        """What is written from now on is recorded, or only passed on."""
+        """Sets whether output is recorded, or only passed on."""
         with self._turn, contextlib.suppress(BrokenPipeError):  # the drain died just now
             if self._channels:
                 os.write(self._control, RECORD if on else PASS_ON)
@@ -201,12 +201,12 @@ class FdCapture:
 
 
 def pass_on(channels: tuple[Channel, ...], bound_s: float | None = None) -> None:
-    """What is in the channels goes where it should.
+    """Passes on what is in the channels.
 
     Args:
-        channels: those that nobody else reads.
-        bound_s: stop when they are empty for now, or after this time; None for "until nobody can write", and
-            then each is closed at its end.
+        channels: those that no other process reads.
+        bound_s: stop when they are empty for now, or after this time; None for "until no process can write",
+            and then each is closed at its end.
     """
     by_fd = {channel.read: channel for channel in channels}
     poller = select.poll()
@@ -228,7 +228,7 @@ def pass_on(channels: tuple[Channel, ...], bound_s: float | None = None) -> None
 
 
 def _taken(channel: Channel, data: bytes) -> bool:
-    """Whether more may be written where this went."""
+    """Writes data to a channel's original; False if nothing more can be written there."""
     try:
         write_all(channel.original, data)
     except BrokenPipeError:
@@ -239,7 +239,7 @@ def _taken(channel: Channel, data: bytes) -> bool:
 
 
 def flush_python_streams() -> None:
-    """What Python has buffered belongs to where it was printed."""
+    """Flushes what Python has buffered, because it belongs to the descriptor to which it was printed."""
     for stream in (sys.stdout, sys.stderr):
         if is_open(stream):
             flush(stream)

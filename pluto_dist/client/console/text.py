@@ -1,26 +1,20 @@
-"""Text becomes records: finished lines, their log type, without secrets.
+"""From printed text to console records: lines as on a terminal, with a log type and without secrets.
 
-Which log type a line has. Pure.
+**Lines** (`LineCutter`). Of a line that was rewritten with carriage returns (progress bars) the last state
+counts; text that no newline ends is a line when the stream ends. Escape sequences and control characters are
+taken out, tabs stay. A line longer than `PIECE` becomes several, so that memory is bounded without any
+newline too. Limit: bars stacked with "cursor up" end a line at each step, so each ended state is a line of
+its own.
 
-What goes to stdout is PRINT. stderr is where progress bars, loggers and tracebacks go alike, so the stream
-alone says nothing: a line there is ERROR if it is part of a traceback or names that level, WARNING or DEBUG
-if it names those, else INFO. Where both go to one file and come as one stream ("both"), what names nothing is
-PRINT.
+**Log types** (`Levels`). A line of stdout is PRINT. Progress bars, loggers and tracebacks alike go to stderr,
+so a line there is ERROR if it is part of a traceback or names that level, WARNING or DEBUG if it names those,
+else INFO. Where both go to one file and come as one stream ("both"), a line that names no level is PRINT.
 
-Text in, finished lines out, as a person would have seen them on a terminal. Pure.
+**Secrets** (`redactor`). Values of environment variables whose names look secret, and the API key, are masked
+in records. Only known values are: a secret that a program reads from a file and prints is not noticed. Output
+on the terminal is never changed.
 
-Of a line that was rewritten with carriage returns (progress bars) the last state counts; what no newline ends
-is a line when the stream ends. Escape sequences and control characters are taken out, tabs stay. A line
-longer than `PIECE` becomes several, so that memory is bounded without any newline too.
-
-Limit: bars stacked with "cursor up" end a line at each step, so each ended state is a line of its own.
-
-What must not be recorded: values of environment variables whose names look secret, and the API key.
-
-Known values only: a secret that a program reads from a file and prints is not seen. What goes to the terminal
-is never changed.
-
-Lines become records: one JSON line each, without the number that the coordinator gives.
+A record (`Recorder`) is one JSON line, without the number that the coordinator gives.
 """
 
 from __future__ import annotations
@@ -113,7 +107,7 @@ class LineCutter:
         return finished
 
     def end(self) -> list[str]:
-        """The stream is over: what was not finished is a line, unless it is blank."""
+        """Ends the stream: an unfinished line counts, unless it is blank."""
         rest, self._rest = self._rest, ""
         return self._shown([rest]) if rest.strip() else []
 
@@ -127,14 +121,14 @@ class LineCutter:
         return [piece for line in found for piece in _pieces(line)] if max(map(len, found)) > PIECE else found
 
     def _cut_unfinished(self, rest: str) -> list[str]:
-        """At least one piece stays behind, so that a secret that goes on in the next text is seen whole."""
+        """Cuts off pieces, all but the last: a secret that goes on in the next text has to be seen whole."""
         pieces = list(_pieces(self._redact(_plain(rest))))
         self._rest = "".join(pieces[-2:])
         return pieces[:-2]
 
 
 def _last_state(line: str) -> str:
-    """What a carriage return left to see; one at the end has overwritten nothing yet."""
+    """The visible part of a line with carriage returns; one at its end has overwritten nothing yet."""
     body = line.rstrip("\r")
     seen = body[body.rfind("\r") + 1 :]
     return seen + "\r" if len(body) < len(line) else seen
@@ -146,7 +140,7 @@ def _plain(line: str) -> str:
 
 
 def _pieces(line: str) -> Iterator[str]:
-    """At least one; an empty line is one too."""
+    """The line in pieces, at least one; an empty line is one too."""
     yield line[:PIECE]
     for at in range(PIECE, len(line), PIECE):
         yield line[at : at + PIECE]

@@ -1,15 +1,15 @@
 """Capture at Python's own streams: their `write` is replaced by one that also records.
 
 The stream itself stays what it is: `sys.stdout` is the same object with the same `isatty`, `fileno`, `buffer`
-and `encoding`, so whoever holds it (logging handlers, progress bars) is captured as well, and taking the
-capture away is taking one attribute away. A stream that does not let its `write` be replaced gets a stand-in
-in `sys`, which passes everything on; whoever holds that stream itself is not captured. The text goes to the
-terminal first and exactly as before; what is raised there is raised. Recording takes no lock, and each thread
-has its own unfinished line.
+and `encoding`, so code that holds a reference to it (logging handlers, progress bars) is captured as well,
+and the capture ends by removing one attribute. A stream that does not let its `write` be replaced gets a
+stand-in in `sys`, which passes everything on; code that holds a reference to that stream itself is not
+captured. Text goes to the terminal first and exactly as before; errors there are raised. Recording takes no
+lock, and each thread has its own unfinished line.
 
-What does not come by `write` of the stream is not seen: bytes written to `.buffer` or to the descriptor,
-output of C++ code and of child programs, `faulthandler`. That is what `fd` is for. A line that is unfinished
-when the process is killed is lost.
+Only output by `write` of the stream is captured. Bytes written to `.buffer` or to the descriptor, output of
+C++ code, child programs and `faulthandler` are not: for them there is `fd`. A line that is unfinished when
+the process is killed is lost.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class TextStream(Protocol):
 
 
 class StandIn:
-    """In the place of a stream: everything it is asked for is the stream's."""
+    """An object in the place of a stream, with all attributes of that stream."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -72,7 +72,7 @@ class StreamCapture:
         return True
 
     def stop(self) -> None:
-        """Ends; unfinished lines are recorded. A wrapper that somebody put around ours keeps working."""
+        """Ends; unfinished lines are recorded. A wrapper that other code put around ours keeps working."""
         self._on = False
         if getattr(self._stream, "__dict__", {}).get("write") is self._write:
             if self._before is None:
@@ -82,12 +82,12 @@ class StreamCapture:
         self._end(self._recorders)
 
     def after_fork(self) -> None:
-        """In the child the parent's unfinished lines are the parent's."""
+        """In a forked child: drops unfinished lines, which are the parent's."""
         self._recorders.clear()
 
     def _recording(self, write: Callable[[str], Any]) -> Callable[[str], Any]:
         recorders = self._recorders
-        this = ref(self)  # whoever keeps the function must not keep the files of an ended lease
+        this = ref(self)  # code that keeps the function must not keep the files of an ended lease
 
         def write_and_record(*given: Any, **named: Any) -> Any:
             written = write(*given, **named)

@@ -1,8 +1,8 @@
 """Facts about this process and its ancestors, for job detection (R4).
 
-Read once per `init()`: Linux by /proc (three small files a process), elsewhere by psutil. Of the environments
-only the launchers' variables are looked at. The chain ends where a process cannot be seen: at the top of the
-pid namespace, or when a parent dies while it is read.
+Read once per `init()`: on Linux from /proc (three small files a process), elsewhere by psutil. Of
+environments only the launchers' variables are read. The chain of ancestors ends where a process cannot be
+seen: at the top of the pid namespace, or when a parent dies while it is read.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ MAX_ANCESTORS = 64
 _LAUNCH_NAMES = frozenset(map(os.fsencode, LAUNCH_VARIABLES))
 _PYTHON = re.compile(r"(python|pypy)[0-9.]*")
 _OPTIONS_WITH_VALUE = ("-X", "-W")
+_RDZV_ID = ("--rdzv-id", "--rdzv_id")
 _POOL_MARKS = ("--multiprocessing-fork", "from multiprocessing.forkserver", "loky.backend.popen_loky")
 
 
 def read_process(identity: Identity) -> ProcessFacts:
-    """What this process knows about itself; the identity is the caller's."""
+    """Facts about this process; the identity is the caller's."""
     return ProcessFacts(
         identity=identity,
         environ=_own_environ(),
@@ -40,7 +41,7 @@ def read_process(identity: Identity) -> ProcessFacts:
 
 
 def read_ancestors(identity: Identity) -> tuple[AncestorFacts, ...]:
-    """Parent first.
+    """Facts about the ancestors, parent first.
 
     Args:
         identity: this process; its boot and pid namespace are those of every ancestor it can see.
@@ -50,7 +51,7 @@ def read_ancestors(identity: Identity) -> tuple[AncestorFacts, ...]:
 
 
 def program_of(comm: str, args: Sequence[str]) -> str:
-    """What a process runs: the program's name, for Python the name of its script or module."""
+    """Name of the program that a process runs; for Python, of its script or module."""
     if not args or not args[0]:
         return comm
     name = PurePath(args[0].partition(": ")[0]).name.lstrip("-")  # "sshd: user@pts/0", "-bash"
@@ -70,6 +71,16 @@ def program_of(comm: str, args: Sequence[str]) -> str:
 def is_pooled(args: Sequence[str]) -> bool:
     """Whether the command line is that of a child that starts anew, or of the server that forks such ones."""
     return any(mark in arg for arg in args for mark in _POOL_MARKS)
+
+
+def rdzv_id_of(args: Sequence[str]) -> str:
+    """What a torchrun was given as its id; the last one counts, "" if there is none."""
+    found = ""
+    for place, arg in enumerate(args):
+        name, equals, value = arg.partition("=")
+        if name in _RDZV_ID:
+            found = value if equals else next(iter(args[place + 1 :]), "")
+    return found
 
 
 def _on_linux() -> bool:
@@ -94,6 +105,7 @@ def _from_proc(identity: Identity) -> Iterator[AncestorFacts]:
             program=program_of(os.fsdecode(comm), words),
             environ=_environ_of(pid),
             pooled=is_pooled(words),
+            rdzv_id=rdzv_id_of(words),
         )
         pid = parent
 
@@ -119,6 +131,7 @@ def _from_psutil(identity: Identity) -> Iterator[AncestorFacts]:
                 program=program_of(facts["name"] or "", facts["cmdline"] or []),
                 environ=_launch_variables(facts["environ"]),
                 pooled=is_pooled(facts["cmdline"] or []),
+                rdzv_id=rdzv_id_of(facts["cmdline"] or []),
             )
     except psutil.Error:
         return

@@ -1,7 +1,7 @@
-"""Which job this process belongs to, and what it shares with the other ranks (R4, R12).
+"""Job detection: which job this process belongs to, and what it shares with the other ranks (R4, R12).
 
-A pure function of the environment and of facts about this process and its ancestors; `ancestors.py` collects
-those facts.
+`detect` is a pure function of the environment and of facts about this process and its ancestors, which
+`ancestors.py` collects.
 
 What real launchers showed:
 
@@ -18,8 +18,9 @@ What real launchers showed:
 * `torch.multiprocessing.spawn` gives its children no variables: their rank is known once
   `torch.distributed` is initialised in them. A pod's RANK is then often the number of the node.
 
-Processes are one job only if they say so. Children of one parent say it by ranks; without ranks each is a job
-of its own, and whether it shares its parent's Run is decided where that Run is known (`core.rules.kinship`).
+Processes are one job only if something says so. For children of one parent their ranks do; without ranks each
+is a job of its own, and whether it shares its parent's Run is decided where that Run is known
+(`core.rules.kinship`).
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ _PLAIN_ID = re.compile(r"[A-Za-z0-9._-]{1,200}")  # fits the server, file names 
 
 
 class ProcessFacts(msgspec.Struct, frozen=True):
-    """What this process knows about itself.
+    """Facts about this process.
 
     Attributes:
         environ: its rank variables as it was started with them; a script may have set others since.
@@ -78,23 +79,25 @@ class AncestorFacts(msgspec.Struct, frozen=True):
         environ: its rank variables when it was started, None if they cannot be read (another user's
             process, which then is no rank of this job).
         pooled: its command line is that of a process that `multiprocessing` or joblib has started.
+        rdzv_id: the id in its command line, if it is a torchrun that was given one.
     """
 
     identity: Identity
     program: str = ""
     environ: Mapping[str, str] | None = None
     pooled: bool = False
+    rdzv_id: str = ""
 
 
 class Surroundings(msgspec.Struct, frozen=True):
-    """The job of a process and what else its surroundings say.
+    """The job of a process, with other facts of its surroundings.
 
     Attributes:
-        family: whose variables gave the rank, None for a plain process.
+        family: the launcher whose variables gave the rank, None for a plain process.
         ancestors: parent first.
-        parents: those ancestors of whose program it is a part, parent first: it was started by
-            `multiprocessing`, or forked.
-        notebook: it is the kernel of a notebook.
+        parents: ancestors whose program the process is a part of (started by `multiprocessing`, or forked),
+            parent first.
+        notebook: the process is the kernel of a notebook.
         warnings: variables that were ignored, and why.
     """
 
@@ -122,7 +125,7 @@ def detect(
         ancestors: parent first, as far as they can be seen.
         nth_init: how many times `init()` was called in this process, this time included; the ranks of a sweep
             call it equally often.
-        launcher: it is `pluto-dist run`: on one of the nodes, and no rank.
+        launcher: the process is `pluto-dist run`: on one of the nodes, and no rank.
     """
     place, warnings = read_ranks(env)
     if place is not None and place.world_size == 1 and place.family.name not in _RESTARTING:
@@ -177,8 +180,8 @@ def is_node_launcher(env: Mapping[str, str]) -> bool:
 def _in_group(process: ProcessFacts, place: Coordinates | None, env: Mapping[str, str]) -> Coordinates | None:
     """The place in the process group, where that says more than the variables.
 
-    The group is what the ranks really are. Without an address in the environment two launches of one shell
-    could not be told apart, so it counts only for children of one parent then.
+    The process group has the true ranks. Without an address in the environment two launches of one shell
+    could not be told apart by it, so then it counts only for children of one parent.
     """
     if process.group is None or (place is not None and (place.rank, place.world_size) == process.group):
         return place
@@ -227,11 +230,23 @@ def _job_of_rank(
         shared_id=shared_id,
         launch=" ".join(filter(None, (shared_id, _address(env)))) if nodes > 1 else "",
         nodes=nodes,
+        given_id=_given_id(place, env, launcher, lineage),
     )
 
 
+def _given_id(
+    place: Coordinates, env: Mapping[str, str], launcher: Identity | None, lineage: Sequence[AncestorFacts]
+) -> str:
+    """The id that torchrun was given and does not use: since 2.12.1 not on one node without an address."""
+    if place.family.name != "torchelastic":
+        return ""
+    said = (each.rdzv_id for each in lineage if each.identity == launcher)
+    given = next(said, "") or env.get("PET_RDZV_ID", "")
+    return "" if given in ("none", env.get("TORCHELASTIC_RUN_ID")) else given
+
+
 def _node_rank(place: Coordinates) -> int:
-    """Where no variable says it, ranks are taken to fill one node after the other."""
+    """The node's rank in the job; where no variable says it, ranks are taken to fill nodes in their order."""
     if place.node_rank is None and place.nodes and place.nodes == place.world_size:
         return place.rank  # one rank on each
     if place.node_rank is not None or place.local_rank is None or not place.nodes or not place.world_size:
@@ -242,7 +257,7 @@ def _node_rank(place: Coordinates) -> int:
 def _launch_name(
     place: Coordinates, env: Mapping[str, str], process: ProcessFacts, launcher: Identity | None
 ) -> str:
-    """What tells two launches of one launcher apart, and both from the launcher's own Runs.
+    """Text that tells two launches of one launcher apart, and both from the launcher's own Runs.
 
     A script that starts its peers is one of them, so their job is its own.
     """
@@ -254,7 +269,7 @@ def _launch_name(
 def _launch_of_ranks(
     place: Coordinates, env: Mapping[str, str], process: ProcessFacts, launcher: Identity | None
 ) -> str:
-    """Empty where the launcher alone tells launches apart."""
+    """Text that tells launches apart; "" where the launcher alone does."""
     run_id = _elastic_run_id(env)
     if place.family.name == "torchelastic" and run_id:
         return run_id
@@ -265,7 +280,7 @@ def _launch_of_ranks(
 
 
 def _address(env: Mapping[str, str]) -> str:
-    """Where the ranks meet; repeats between launches."""
+    """Address at which the ranks meet; it repeats between launches."""
     return f"{env.get('MASTER_ADDR', '')}:{env.get('MASTER_PORT', '')}".removeprefix(":")
 
 
@@ -316,7 +331,7 @@ def _key(
 
 
 def _shared_id(place: Coordinates, env: Mapping[str, str], nth_init: int) -> str | None:
-    """What all nodes of the launch know; None where that would not be one launch for sure.
+    """Id that all nodes of the launch know; None where it might be that of several launches.
 
     A job of one node needs none: its ranks have one parent, and `--rdzv-id` is often a constant.
     """

@@ -1,4 +1,4 @@
-"""Which rank a process is, read from what launchers put into the environment.
+"""The rank of a process, from the variables that launchers put into the environment.
 
 A family is one launcher's set of variables. Several can be there at once: a script that sets `RANK` from
 `SLURM_PROCID` has two that agree, a rank below `srun torchrun` has two of different levels. The first family
@@ -25,8 +25,8 @@ class Family(msgspec.Struct, frozen=True):
 
     Attributes:
         nodes: how many nodes there are.
-        here: how many ranks this node has, which tells the same where the nodes are alike.
-        needs: variables without which this family is not what it looks like.
+        here: how many ranks this node has, which gives the number of nodes where they are alike.
+        needs: variables that must be set too; otherwise the others belong to something else.
     """
 
     name: FamilyName
@@ -123,7 +123,7 @@ class Coordinates(msgspec.Struct, frozen=True):
 
     Attributes:
         family: where the rank was read.
-        nodes: how many nodes the job spans, None if nobody says.
+        nodes: how many nodes the job spans, None if no variable says.
         agreeing: families that name the same place, `family` among them.
         attempt: which restart of the launcher; 0 for launchers that do not restart.
         max_restarts: how many it may make.
@@ -235,7 +235,7 @@ class _Reader:
         return Coordinates(family, rank, world_size, local_rank, node_rank, self.nodes(family, world_size))
 
     def nodes(self, family: Family, world_size: int | None) -> int | None:
-        """How many nodes a family says there are; by the ranks that are here if it does not count nodes."""
+        """The number of nodes by a family's variables; from its ranks on this node if it counts no nodes."""
         said = self.number(*family.nodes)
         here = self.number(*family.here)
         if said is not None or not here or world_size is None:

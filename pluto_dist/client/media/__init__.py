@@ -1,4 +1,4 @@
-"""What `log()` takes beside numbers and texts, with the official client's names and arguments.
+"""Values for `log()` beside numbers and texts, with the official client's names and arguments.
 
     base        what a file and a data value are to `log()`
     files       File, Artifact, Text

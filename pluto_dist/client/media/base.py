@@ -1,8 +1,7 @@
-"""What a file and a data value are to `log()`. Light: the record's slow path imports it.
+"""Base classes of media: a file and a data value, as `log()` takes them.
 
-Free data beside a file, as the JSON text that the server keeps.
-
-Packages that only encoding needs. A trainer that logs numbers never loads them.
+The module is light, because every trainer imports it: packages that only encoding needs are imported by
+`package`, when a value is made.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ _TWO_PARTS = ".tar"
 
 
 class Loggable:
-    """What a user makes for `log()`.
+    """A value that a user makes for `log()`.
 
     Attributes:
         problem: why it cannot be logged, "" if it can.
@@ -50,10 +49,10 @@ _Made = TypeVar("_Made", bound=Loggable)
 _Arguments = ParamSpec("_Arguments")
 
 
-def told_by_log(
+def reported_by_log(
     init: Callable[Concatenate[_Made, _Arguments], None],
 ) -> Callable[Concatenate[_Made, _Arguments], None]:
-    """For constructors: a value that cannot be encoded does not end the training that made it.
+    """Decorator of constructors: a value that cannot be encoded does not end the training that made it.
 
     Losses become NaN, and then histograms of gradients have no bins. `log()` leaves such a value out, counts
     it and says why, or raises with `strict`. A call with wrong argument names raises here.
@@ -77,7 +76,7 @@ _warn_once = WarnOnce()
 
 
 def leave_out(kind: str, more: Mapping[str, object]) -> None:
-    """Argument names that a class does not have: the official client's take any and ignore them."""
+    """Warns of argument names that a class does not have; the official client's classes ignore them."""
     for name in more:
         _warn_once(f"{kind}:{name}", f"{kind}({name}=…) has no meaning here and was left out")
 
@@ -86,15 +85,16 @@ class Media(Loggable):
     """A file to be logged.
 
     Attributes:
-        log_type: as what its name is registered.
+        log_type: type under which its name is registered.
         source: absolute path, or the content.
-        stem, extension: of the name it gets; the extension begins with a dot, or is "".
+        stem, extension: parts of its file name; the extension begins with a dot, or is "".
         caption: a line for people.
         annotations: JSON text for the server's readers.
+        id: 32 hexadecimal digits by which a repeat is known, "" for new ones.
     """
 
     log_type: ClassVar[LogType]
-    __slots__ = ("annotations", "caption", "extension", "source", "stem")
+    __slots__ = ("annotations", "caption", "extension", "id", "source", "stem")
 
     def __init__(
         self,
@@ -110,6 +110,7 @@ class Media(Loggable):
         self.extension = extension
         self.caption = None if caption is None else clean_text(str(caption))
         self.annotations = annotations
+        self.id = ""
 
     def file_name(self, step: int, blob: str) -> str:
         """A name that no other file of this Run has, since the server keeps one object for each name."""
@@ -133,8 +134,8 @@ class DataValue(Loggable):
     """A value that becomes one data row.
 
     Attributes:
-        log_type: as what its name is registered.
-        data_type: what the server's readers go by.
+        log_type: type under which its name is registered.
+        data_type: type by which the server's readers know it.
         payload: JSON text.
     """
 
@@ -146,7 +147,7 @@ class DataValue(Loggable):
         self.payload = payload
 
     def to_dict(self) -> dict[str, Any]:
-        """What the server's readers get, with the class's name and the version of the form.
+        """The value as the server's readers get it, with the class's name and the version of the form.
 
         Raises:
             InvalidRecordError: the value could not be made; `log()` would have told it.

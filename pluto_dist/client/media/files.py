@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pluto_dist.client.media.base import Media, absolute, as_json, leave_out, split_name, told_by_log
+from pluto_dist.client.media.base import Media, absolute, as_json, leave_out, reported_by_log, split_name
 from pluto_dist.client.values import clean_text, shown
 from pluto_dist.errors import InvalidRecordError
 
@@ -22,13 +22,13 @@ class File(Media):
         name: what it is called instead of its own name; its extension stays. Step and an id are added,
             because the server keeps only one object for each name.
 
-    Told by `log()`, which leaves it out or, with `strict`, raises: it is no path.
+    Reported by `log()`, which leaves it out or, with `strict`, raises: it is no path.
     """
 
     log_type = "FILE"
     __slots__ = ()
 
-    @told_by_log
+    @reported_by_log
     def __init__(self, /, path: str | os.PathLike[str], name: str | None = None, **more: object) -> None:
         leave_out("File", more)
         source = absolute(path, type(self).__name__)
@@ -37,23 +37,24 @@ class File(Media):
 
 
 class Artifact(Media):
-    """A file that a job produced, such as a checkpoint.
+    """A file or folder that a job produced, such as a checkpoint.
 
     Args:
-        data: path of a regular file, or the content.
+        data: path of a regular file, of a folder, or a pattern such as `ckpt/*.pt`; or the content. A folder
+            and the files of a pattern are one artifact, whose manifest has their names, sizes and checksums.
         caption: a line for people; also what the file is called.
         metadata: a dict that the server keeps with the file.
         path: another name of `data`.
         name: what the file is called instead of its caption.
 
-    Told by `log()`, which leaves it out or, with `strict`, raises: data is neither, or the
+    Reported by `log()`, which leaves it out or, with `strict`, raises: data is neither, or the
     metadata is no JSON.
     """
 
     log_type = "ARTIFACT"
     __slots__ = ()
 
-    @told_by_log
+    @reported_by_log
     def __init__(
         self,
         /,
@@ -102,7 +103,7 @@ class Text(Media):
     log_type = "TEXT"
     __slots__ = ()
 
-    @told_by_log
+    @reported_by_log
     def __init__(self, data: object, caption: str | None = None) -> None:
         if _is_file(data):
             source = absolute(data, "Text")  # type: ignore[arg-type] # _is_file says so
@@ -116,7 +117,7 @@ class Text(Media):
 
 
 def _is_file(data: object) -> bool:
-    """As the official client decides it; a text that is no possible path is none."""
+    """Whether a text names a file, by the official client's rule."""
     try:
         return isinstance(data, str | os.PathLike) and Path(data).is_file()
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""`Image`, and how what people have becomes a PNG."""
+"""`Image`: files, arrays, figures and Pillow images as encoded pictures."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ from typing import Any
 
 import msgspec
 
-from pluto_dist.client.media.base import Media, absolute, array_of, as_json, package, split_name, told_by_log
+from pluto_dist.client.media.base import (
+    Media,
+    absolute,
+    array_of,
+    as_json,
+    package,
+    reported_by_log,
+    split_name,
+)
 from pluto_dist.client.values import first_line, shown
 from pluto_dist.errors import InvalidRecordError, PlutoDistError
 
@@ -31,14 +39,14 @@ class Image(Media):
         masks: not recorded by this version.
         annotations: boxes and masks in the form in which the server keeps them, a dict or JSON text.
 
-    Told by `log()`, which leaves it out or, with `strict`, raises: it is no image, or Pillow
+    Reported by `log()`, which leaves it out or, with `strict`, raises: it is no image, or Pillow
     is needed to encode it and is not installed.
     """
 
     log_type = "IMAGE"
     __slots__ = ()
 
-    @told_by_log
+    @reported_by_log
     def __init__(
         self,
         data: Any,
@@ -91,7 +99,7 @@ def _drawn(data: Any) -> bytes:
 
 
 def _pixels(array: Any, *, channels_first: bool) -> Any:
-    """As uint8, (height, width) or (height, width, 3 or 4); the flag decides where both ends may be meant."""
+    """The array as uint8, (height, width) or (height, width, 3 or 4); the flag decides in doubtful cases."""
     may_be_first = array.ndim == 3 and array.shape[0] in _CHANNELS
     if may_be_first and (channels_first or array.shape[2] not in _CHANNELS):
         array = array.transpose(1, 2, 0)

@@ -14,7 +14,7 @@ from pluto_dist.core.values.effects import Fence
 from pluto_dist.core.values.events import ClusterJoined, ClusterListed, ClusterSeen, ClusterWritten
 from pluto_dist.core.values.records import Lease, Run, Verdict
 
-AWAY_S = 5.0  # a store that does not answer for so long is worth a word
+AWAY_S = 5.0  # a store that does not answer for so long is reported
 
 
 class Clusters:
@@ -139,7 +139,9 @@ class Clusters:
     def is_awaited(self, run: Run) -> bool:
         """Whether a process that leaves waits for what this coordinator still has to do."""
         shared = self.of(run)
-        return shared is not None and shared.expects_more() and not shared.gives_up()
+        if shared is None or shared.gives_up():
+            return False
+        return shared.is_at_it() or not shared.safe()
 
     def expects_more(self, run: Run) -> bool:
         """Whether this node has something to do for the Run although all its processes have ended."""
@@ -147,7 +149,7 @@ class Clusters:
         return shared is not None and shared.expects_more()
 
     def trouble(self, run: Run) -> str:
-        """What people should know of the store, "" if all is well."""
+        """Trouble with the store, for people; "" if all is well."""
         shared = self.of(run)
         if shared is None or shared.lease.away_since is None:
             return ""
@@ -164,7 +166,7 @@ class Clusters:
         return shared.deadline() if shared is not None else None
 
     def deadline(self) -> float | None:
-        """When a lease has to be seen to."""
+        """When a lease has to be renewed, or asked for again."""
         return self._memberships.deadline()
 
     def forget(self, run: str) -> None:

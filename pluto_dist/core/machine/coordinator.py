@@ -17,11 +17,13 @@ A starting coordinator takes over from the book: it reads and watches every leas
 from __future__ import annotations
 
 from pluto_dist.core.machine.admission import Admission
+from pluto_dist.core.machine.alerts import Alerts
 from pluto_dist.core.machine.cluster import Clusters
 from pluto_dist.core.machine.context import Context, Shared
 from pluto_dist.core.machine.control import Controls
 from pluto_dist.core.machine.delivery import Delivery
 from pluto_dist.core.machine.folding import Folding
+from pluto_dist.core.machine.leftovers import Leftovers
 from pluto_dist.core.machine.opening import Opening
 from pluto_dist.core.machine.queries import Questions
 from pluto_dist.core.machine.restoring import OPERATION as PUT_BACK
@@ -105,11 +107,12 @@ class Coordinator:
         self._opening = Opening(self._context, shared, self._clusters)
         self._admission = Admission(self._context, self._opening, shared, self._clusters)
         self._topics = Topics(self._context)
-        self._folding = Folding(self._context, self._admission, shared, self._topics)
+        self._alerts = Alerts(self._context)
+        self._folding = Folding(self._context, self._admission, shared, self._topics, self._alerts)
         self._delivery = Delivery(self._context, SeriesNames(book))
         self._copies = UndeliveredCopies(self._context, self._delivery)
         self._uploads = SyncUploads(self._context)
-        self._controls = Controls(self._context, self._clusters)
+        self._controls = Controls(self._context, self._clusters, self._alerts)
         self._document_writer = DocumentWriter(self._context)
         self._restoring = Restoring(self._context)
         self._stragglers = Stragglers(self._context)
@@ -123,6 +126,7 @@ class Coordinator:
         )
         self._views = Views(self._context, self._delivery, situations, self._stragglers, generation)
         self._sampling = Sampling(self._context, self._delivery)
+        self._leftovers = Leftovers(self._context)
         self._settling = Settling(
             self._context,
             shared,
@@ -135,6 +139,7 @@ class Coordinator:
             self._views,
             self._sampling,
             self._clusters,
+            self._leftovers,
         )
         # Every part that has a `forget` is found here; a list kept by hand would miss the next one.
         self._retention = Retention(
@@ -166,6 +171,7 @@ class Coordinator:
             self._views.deadline(),
             self._sampling.deadline(),
             self._stragglers.deadline(),
+            self._leftovers.deadline(),
             self._document_writer.deadline(),
             self._copies.deadline(),
             self._idle.deadline(),
@@ -238,6 +244,7 @@ class Coordinator:
                 self._delivery.wake()
                 self._sampling.sample()
                 self._stragglers.look()
+                self._leftovers.look()
                 self._clusters.tick()
             case _:
                 raise TypeError(f"no such event: {type(event).__name__}")
@@ -249,9 +256,10 @@ class Coordinator:
             refusal = Refusal(request=message.request, error="VersionMismatchError", message=told)
             self._context.emit(Send(peer=event.peer, reply=refusal))
             return
-        self._views.heard(message.lease_id, event.peer)
+        self._views.note_message(message.lease_id, event.peer)
         lease = self._book.leases.get(message.lease_id)
         if lease is None or lease.folded < message.entries:
+            # The answer waits for the entries, so that its view shows their effect (R1).
             self._context.emit(ReadLifecycle(lease_id=message.lease_id, folder=message.folder))
             self._views.reply_later(message.lease_id, message.request)
             return
@@ -274,9 +282,11 @@ class Coordinator:
 
     def _released(self, lease_id: str) -> None:
         lease = self._book.leases.get(lease_id)
-        if lease is not None and not lease.alive and not lease.removed:
+        if lease is None or lease.removed:
+            return
+        if not lease.alive:  # a claim that still waits ends later, and its streams are read to the end then
             self._delivery.look_again(lease)
-            self._settling.gone(lease_id)
+        self._settling.gone(lease_id)
 
     def _launcher_died(self, key: str, launcher: Identity) -> None:
         run = self._book.runs.get(key)
@@ -286,8 +296,9 @@ class Coordinator:
 
     def _opened(self, event: OpenEnded) -> None:
         run = self._book.runs.get(event.run)
+        # First of all: the Run is gone after `withdraw`, and nothing else remembers what has to be put back.
         if run is not None and isinstance(event.result, Refused) and event.result.reopened is not None:
-            self._restoring.owe(run.target, event.result.reopened)
+            self._restoring.keep(run.target, event.result.reopened)
         refused = self._opening.ended(event)
         if run is not None and refused is not None:
             self._admission.refuse_all(run, refused.error, refused.message)
@@ -321,6 +332,7 @@ class Coordinator:
             self._context.emit(StopSelf(reason="asked to stop"))
         elif self._idle.long_enough(self.at_rest, self._context.now.at):
             self._context.emit(StopSelf(reason=f"idle for {self._idle.exit_s:g} s", unless=True))
+        # All that the event has changed is one commit, and it leads: no effect leaves before it is kept (R1).
         changes = self._book.take_changes()
         effects = self._context.take_effects()
         return [changes, *effects] if changes.saves else effects

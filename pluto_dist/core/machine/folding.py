@@ -11,6 +11,7 @@ from collections import deque
 from typing import assert_never
 
 from pluto_dist.core.machine.admission import Admission
+from pluto_dist.core.machine.alerts import Alerts
 from pluto_dist.core.machine.context import Context, Shared
 from pluto_dist.core.machine.topics import Topics
 from pluto_dist.core.rules.kinship import is_child_of
@@ -18,6 +19,7 @@ from pluto_dist.core.rules.verdict import describe
 from pluto_dist.core.values.effects import AwaitRelease, Say, TakeForDead, WatchProcess
 from pluto_dist.core.values.events import LifecycleRead, ProcessDied
 from pluto_dist.core.values.lifecycle import (
+    Alerted,
     ChildStopped,
     Claim,
     Closed,
@@ -46,9 +48,12 @@ Inbox = deque[tuple[int, LifecycleEntry | Unreadable]]
 class Folding:
     """Entries that have been read, by lease; those of a lease without a role wait until it has one."""
 
-    def __init__(self, context: Context, admission: Admission, shared: Shared, topics: Topics) -> None:
+    def __init__(
+        self, context: Context, admission: Admission, shared: Shared, topics: Topics, alerts: Alerts
+    ) -> None:
         self._context = context
         self._topics = topics
+        self._alerts = alerts
         self._book = context.book
         self._admission = admission
         self._shared = shared
@@ -58,6 +63,7 @@ class Folding:
     def read(self, event: LifecycleRead) -> None:
         """Takes new entries of one lease, and lets them take effect as far as possible."""
         inbox = self._inbox.setdefault(event.lease_id, deque())
+        # An entry counts once, although streams are read again after restarts and in polls.
         newest = inbox[-1][0] if inbox else self._folded(event.lease_id)
         inbox.extend((number, entry) for number, entry in event.entries if number > newest)
         if event.lease_id not in self._book.leases:
@@ -83,6 +89,7 @@ class Folding:
             return
         skipped: list[tuple[int, Unreadable]] = []
         for number, entry in self._inbox.pop(lease_id, ()):
+            # In one transaction with its effect: after a crash an entry has taken effect, or is read again.
             lease = self._context.change_lease(self._book.leases[lease_id], folded=number)
             if isinstance(entry, Unreadable):
                 skipped.append((number, entry))
@@ -220,10 +227,10 @@ class Folding:
                     self._context.change_run(run, first_reject=first)
             case TagsAdded() | TagsRemoved() | ConfigUpdated() | Published():
                 self._share(lease, run, entry)
-            case ItemDone():
-                self._topics.done(lease, run, entry)
-            case Unsubscribed():
-                self._topics.left(lease, run, entry)
+            case Alerted():
+                self._alerts.take(lease, run, entry)
+            case ItemDone() | Unsubscribed():
+                self._topics.give_up(lease, run, entry)
             case ChildStopped():
                 self._child_stopped(lease, entry)
             case Noted():

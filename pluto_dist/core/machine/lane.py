@@ -180,6 +180,7 @@ class Lane:
             first_line=run.next_line,
             label=self._speaker(run) if cursor.kind == "console" else "",
             final=self.final,
+            rate=lease.opened.upload_rate,
         )
         self._context.emit(self._sent)
 
@@ -207,7 +208,7 @@ class Lane:
         """Takes the answer to `ship`; True if the batch was accepted."""
         sent, self._sent = self._sent, None
         if self.run is not None:
-            self._context.heard_of_key(self.run, event.outcome)
+            self._context.learn_key(self.run, event.outcome)
         self._settle_intent(event)
         match event.outcome:
             case Delivered():

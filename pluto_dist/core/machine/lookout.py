@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from pluto_dist.core.machine.context import Context
+from pluto_dist.core.rules.reports import Document, decoded
 from pluto_dist.core.values.effects import ListCluster, WatchCluster
 from pluto_dist.core.values.engine import (
     Changed,
@@ -59,12 +60,13 @@ class Lookout:
         self._address = address
         self._folder = folder
         self._parts: dict[str, _Part] = {}
+        self._wanted: set[str] = set()
         self.items: dict[str, Versioned] = {}
         self.was_reset = False
 
     def look(self, *names: str, quiet_s: float) -> None:
         """Keeps these parts up to date, and no others; `""` is the whole folder."""
-        wanted = {self._folder + name for name in names}
+        wanted = self._wanted = {self._folder + name for name in names}
         for prefix in [prefix for prefix in self._parts if prefix not in wanted]:
             if not (self._parts[prefix].listing or self._parts[prefix].watching):
                 del self._parts[prefix]
@@ -87,13 +89,13 @@ class Lookout:
 
     def again(self) -> None:
         """Has everything listed again at once, because a change may have been missed."""
-        for part in self._parts.values():
+        for part in self._looked_at():
             part.again, part.not_before = True, 0.0
 
     @property
     def behind(self) -> bool:
         """Whether a list is still to come, so that nothing may be decided yet."""
-        return any(part.again or part.listing for part in self._parts.values())
+        return any(part.again or part.listing for part in self._looked_at())
 
     def knows(self, name: str) -> bool:
         """Whether this part of the folder has been listed."""
@@ -143,6 +145,11 @@ class Lookout:
         start = self._folder + name
         return {key[len(start) :]: found for key, found in self.items.items() if key.startswith(start)}
 
+    def decoded(self, name: str, kind: type[Document]) -> dict[str, Document]:
+        """The same, as documents; those that this version cannot read are left out."""
+        read = {rest: decoded(found.value, kind) for rest, found in self.below(name).items()}
+        return {rest: document for rest, document in read.items() if document is not None}
+
     def lasting(self) -> tuple[str, ...]:
         """All keys that are known and not under a node's lease."""
         return tuple(key for key in self.items if not key.startswith(self._folder + "node/"))
@@ -155,6 +162,10 @@ class Lookout:
         """When a part may be looked at again."""
         waits = [part.not_before for part in self._parts.values() if not part.listing]
         return min((at for at in waits if at > self._context.now.at), default=None)
+
+    def _looked_at(self) -> list[_Part]:
+        """The parts that are wanted; the watch of another one may go on for minutes."""
+        return [part for prefix, part in self._parts.items() if prefix in self._wanted]
 
     def _replace(self, prefix: str, items: dict[str, Versioned]) -> tuple[str, ...]:
         gone = [key for key in self.items if key.startswith(prefix) and key not in items]

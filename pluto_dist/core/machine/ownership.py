@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pluto_dist.core.machine.context import Context
 from pluto_dist.core.rules.claims import launched
+from pluto_dist.core.rules.kinship import predecessor
 from pluto_dist.core.rules.participants import first_line, node_name
 from pluto_dist.core.rules.verdict import decide
 from pluto_dist.core.values.book import Config
@@ -34,7 +35,7 @@ class Succession:
         for other in others:
             if other.role == "owner":  # it lives on although a person has ended its Run
                 self._supersede(other)
-        goes_on = successor and not anew and self._hands_over(run, lease)
+        goes_on = successor and not anew and (self._hands_over(run, lease) or self._comes_late(run, lease))
         start_epoch = run.start_epoch if goes_on else run.epoch + 1
         run = self._begin(run, job, owner=lease.lease_id, start_epoch=start_epoch)
         for other in others if successor else ():
@@ -48,6 +49,11 @@ class Succession:
         if before is None:
             return False
         return before.end_reason == "closed" or before.identity.same_process(lease.identity)
+
+    def _comes_late(self, run: Run, lease: Lease) -> bool:
+        """Whether it is a rank that the present start has not had yet, behind one that has ended (R4)."""
+        present = (each for each in self._book.leases_of(run.key) if each.epoch >= run.start_epoch)
+        return lease.opened.job.rank is not None and predecessor(lease.opened, present) is None
 
     def relay(self, lease: Lease, run: Run) -> Run:
         """Makes the claim a worker whose owner is on another node (R12); epochs are this node's own there."""

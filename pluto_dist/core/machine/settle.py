@@ -27,6 +27,7 @@ from pluto_dist.core.machine.context import Context, Shared
 from pluto_dist.core.machine.control import Controls
 from pluto_dist.core.machine.delivery import QUIET_MS, Delivery
 from pluto_dist.core.machine.folding import Folding
+from pluto_dist.core.machine.leftovers import Leftovers
 from pluto_dist.core.machine.sampling import Sampling
 from pluto_dist.core.machine.store import DocumentWriter
 from pluto_dist.core.machine.views import RunSituations, Views
@@ -38,6 +39,7 @@ from pluto_dist.core.rules.verdict import (
     first_failure,
     who_failed,
 )
+from pluto_dist.core.values.cluster import StoredVerdict
 from pluto_dist.core.values.effects import PollMembers, RemoveLease
 from pluto_dist.core.values.records import Lease, Run, Verdict
 
@@ -60,6 +62,7 @@ class Settling:
         views: Views,
         sampling: Sampling,
         clusters: Clusters,
+        leftovers: Leftovers,
     ) -> None:
         self._context = context
         self._book = context.book
@@ -72,6 +75,7 @@ class Settling:
         self._views = views
         self._sampling = sampling
         self._clusters = clusters
+        self._leftovers = leftovers
         self._polls = MemberPolls(context)
         self._reports = NodeReports(context, shared)
         self._deadlines: dict[str, float] = {}
@@ -88,7 +92,7 @@ class Settling:
         return runs
 
     def polled(self, run: str) -> None:
-        """The members of a Run were polled for its verdict."""
+        """Takes the end of a poll of a Run's members."""
         self._polls.polled(run)
 
     def deadline(self) -> float | None:
@@ -171,6 +175,7 @@ class Settling:
         alone = run.cluster is None or self._clusters.trouble(run)
         if run.relay and alone and assessment.phase in ("detached", "restarting"):
             self._reports.tell(run, members)
+        self._leftovers.settled(run)
         node = self._sampling.plan(run)
         if node is not None:
             self.gone(node.lease_id)
@@ -191,20 +196,30 @@ class Settling:
         if shared is None:
             return run
         done = verdict is not None if not run.relay else self._node_is_done(assessment, members)
-        if done and not run.ended and self._polls.over(run, members):
+        if run.ended and shared.stored() is None:  # by this node alone, or by a person
+            shared.over(run, members, run.verdict, settled=run.reported or run.forced)
+        elif done and not run.ended and self._polls.over(run, members):
             nobody = verdict is not None and assessment.verdict is None
             shared.over(run, members, verdict, settled=nobody)
         self._clusters.advance(run, members)
         stored = shared.stored()
-        if run.ended:
-            if stored is not None and shared.sent() and not run.reported:
-                run = self._context.change_run(run, telling=True, reported=True)
-            return run
-        if stored is not None:
-            run = self._end(run, stored.verdict, members, stored.ended_ms)
-            return self._context.change_run(run, telling=True, reported=True) if shared.sent() else run
-        alone = self._clusters.last_resort(run)
+        if stored is not None and not run.forced:
+            return self._as_stored(run, members, stored, number=shared.round, sent=shared.sent())
+        alone = self._clusters.last_resort(run) if not run.ended else None
         return self._end(run, alone, members) if alone is not None else run
+
+    def _as_stored(
+        self, run: Run, members: tuple[Lease, ...], stored: StoredVerdict, *, number: int, sent: bool
+    ) -> Run:
+        """The Run ends as all nodes know it, also where this one had decided alone."""
+        if run.status != stored.verdict.status or not run.ended:
+            run = self._end(run, stored.verdict, members, stored.ended_ms)
+            run = self._context.change_run(run, reported=False)
+        if run.round != number:
+            run = self._context.change_run(run, round=number)
+        if sent and not run.reported:
+            run = self._context.change_run(run, telling=True, reported=True)
+        return run
 
     def _node_is_done(self, assessment: Assessment, members: tuple[Lease, ...]) -> bool:
         """Whether on a node without the owner all members have ended and none may be started again."""

@@ -10,18 +10,18 @@ is stored before the note that this was all, and a verdict is stored before the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
 from pluto_dist.core.machine.context import Context
 from pluto_dist.core.machine.lookout import QUIET_S, SEAT_QUIET_S, Lookout
-from pluto_dist.core.machine.membership import AGAIN_S, REFUSED_AGAIN_S, Lease, Memberships
+from pluto_dist.core.machine.membership import AGAIN_S, REFUSED_AGAIN_S, Memberships, NodeLease
 from pluto_dist.core.rules.joint import judge
 from pluto_dist.core.rules.offsets import Offset, read_ours, read_theirs
 from pluto_dist.core.rules.participants import node_name
-from pluto_dist.core.rules.reports import by_node, decoded, last_words, report_of
-from pluto_dist.core.rules.seat import Claim, Follow, SeatView, may_act, plan
+from pluto_dist.core.rules.reports import by_node, decoded, last_words, report_of, takes_part
+from pluto_dist.core.rules.seat import Follow, SeatView, Take, may_act, plan
 from pluto_dist.core.rules.verdict import pieces_of
 from pluto_dist.core.values.cluster import (
     Heard,
@@ -36,6 +36,7 @@ from pluto_dist.core.values.cluster import (
     RunDocument,
     Seat,
     StoredVerdict,
+    key_part,
 )
 from pluto_dist.core.values.effects import ExpireCluster, Fence, WriteCluster
 from pluto_dist.core.values.engine import (
@@ -50,8 +51,7 @@ from pluto_dist.core.values.engine import (
     Written,
 )
 from pluto_dist.core.values.events import ClusterListed, ClusterSeen, ClusterWritten
-from pluto_dist.core.values.records import Lease as Member
-from pluto_dist.core.values.records import Run, Verdict
+from pluto_dist.core.values.records import Lease, Run, Verdict
 
 REFRESH_S = 60.0
 MEASURING_S = 5.0  # so long after a change of the seat clocks are compared, once a second
@@ -81,7 +81,7 @@ class SharedRun:
         self._book = context.book
         self._key = run.key
         self._address: ClusterAddress = run.cluster
-        self._folder = f"{run.cluster.prefix}/v1/{_part(run.project)}/{_part(run.external_id)}/"
+        self._folder = f"{run.cluster.prefix}/v1/{key_part(run.project)}/{key_part(run.external_id)}/"
         self._memberships = memberships
         self._node = node
         self._generation = generation
@@ -112,7 +112,7 @@ class SharedRun:
         if isinstance(found, str):
             self._memberships.silent(self._address, found)
             return
-        self._memberships.heard(self._address)
+        self._memberships.reached(self._address)
         self._read(found, event.read_at)
 
     def seen(self, event: ClusterSeen) -> None:
@@ -131,8 +131,9 @@ class SharedRun:
             self._not_before = self._context.now.at + pause_s
             self._memberships.silent(self._address, result.reason)
             self._lookout.again()
+            self._forget_written(asked.key)
             return
-        self._memberships.heard(self._address)
+        self._memberships.reached(self._address)
         match result:
             case Written(version=version):
                 self._lookout.written(asked.key, asked.value, version)
@@ -141,12 +142,19 @@ class SharedRun:
             case Conflict(current=current):
                 if isinstance(current, Versioned):
                     self._lookout.written(asked.key, current.value, current.version)
-                    self._done.add(asked.key)  # what is made once is made, by whomever
+                    self._done.add(asked.key)  # a key that is made once is there, also by another node
                 self._lookout.again()
             case GuardFailed():
                 if asked.leased:
                     self._memberships.lost(self._address)
                 self._lookout.again()
+
+    def _forget_written(self, key: str) -> None:
+        """What this node tells of itself it writes once more; the rest is compared with what is read back."""
+        if key == f"{self._folder}node/{self._node}":
+            self._present_under = 0
+        elif key == f"{self._folder}state/{self._node}":
+            self._shown = None
 
     # --- questions ----------------------------------------------------------------------------------------
 
@@ -173,7 +181,12 @@ class SharedRun:
         return seat is not None and (seat.node, seat.generation) == (self._node, self._generation)
 
     @property
-    def lease(self) -> Lease:
+    def round(self) -> int:
+        """Number of the round that this node's members belong to, 0 while there is none."""
+        return self._round
+
+    @property
+    def lease(self) -> NodeLease:
         """This node's lease at the store."""
         return self._memberships.of(self._address)
 
@@ -192,8 +205,9 @@ class SharedRun:
     def stored(self) -> StoredVerdict | None:
         """The verdict of the round that this node's members belong to."""
         document = self.document
-        if document is None or document.round != self._round:
-            return None
+        return self._verdict_in(document) if document is not None and document.round == self._round else None
+
+    def _verdict_in(self, document: RunDocument) -> StoredVerdict | None:
         if document.ended is not None:
             return document.ended
         found = self._lookout.get(f"verdict/{document.round}")
@@ -243,11 +257,18 @@ class SharedRun:
 
     def expects_more(self) -> bool:
         """Whether this coordinator has something to do for the Run although all processes here have ended."""
-        if self._over is not None and self._context.now.at > self._over[1] + KEEPS_TRYING_S:
+        since = self._over[1] if self._over is not None else self._asked_at
+        if self._context.now.at > since + KEEPS_TRYING_S:
             return False
-        if not self.safe():
-            return True
+        return not self.safe() or self.unsent() or self.is_at_it()
+
+    def is_at_it(self) -> bool:
+        """Whether this node's seat is about to make the verdict."""
         return self.mine and not self.sent() and bool(self._judgement.verdict or self._judgement.deadline)
+
+    def unsent(self) -> bool:
+        """Whether there is a verdict that the server does not have: any node that is left may send it."""
+        return self.stored() is not None and not self.sent()
 
     def waiting_for(self) -> str:
         """Why there is no verdict yet, "" if that is not this node's business."""
@@ -265,7 +286,7 @@ class SharedRun:
 
     # --- what this node has to say ------------------------------------------------------------------------
 
-    def over(self, run: Run, members: tuple[Member, ...], verdict: Verdict | None, *, settled: bool) -> None:
+    def over(self, run: Run, members: tuple[Lease, ...], verdict: Verdict | None, *, settled: bool) -> None:
         """Notes the end of the round on this node: all members have ended, or the owner's grace is over.
 
         Args:
@@ -290,7 +311,7 @@ class SharedRun:
         )
         self._over = (run.epoch, self._context.now.at, end)
 
-    def advance(self, run: Run, members: tuple[Member, ...]) -> None:
+    def advance(self, run: Run, members: tuple[Lease, ...]) -> None:
         """Keeps the copy of the folder up to date, and writes the next thing that the store does not have."""
         self._next_at = []
         if self._over is not None and self._over[0] != run.epoch:
@@ -318,7 +339,7 @@ class SharedRun:
             if step(self, run, members):
                 return
 
-    def _be_present(self, _run: Run, _members: tuple[Member, ...]) -> bool:
+    def _be_present(self, _run: Run, _members: tuple[Lease, ...]) -> bool:
         """Writes this node's presence, once under each lease."""
         if self._present_under == self.lease.serial:
             return False
@@ -326,11 +347,13 @@ class SharedRun:
         presence = Presence(self._context.boot_id, self._generation)
         return self._write(f"node/{self._node}", presence, expect=ANY, leased=True)
 
-    def _take_seat(self, run: Run, members: tuple[Member, ...]) -> bool:
+    def _take_seat(self, run: Run, members: tuple[Lease, ...]) -> bool:
         match plan(self._view(run, members), self._context.now.at):
-            case Claim(epoch=epoch, dead=dead):
+            case Take(epoch=epoch, dead=dead):
                 seat = Seat(self._node, self._generation, f"{self._node}-{self._generation}-{self._token}")
-                document = self._of_round(run, self.document or RunDocument(epoch=0))
+                document = self.document or RunDocument(epoch=0)
+                if self._start(run):  # others begin a round only when they know who else is in it
+                    document = self._of_round(run, document)
                 document = msgspec.structs.replace(document, epoch=epoch, seat=seat)
                 self._context.note(run.key, "seat_claimed", epoch=str(epoch), after=dead)
                 return self._write_run(document, dead=f"{self._folder}node/{dead}" if dead else None)
@@ -338,7 +361,7 @@ class SharedRun:
                 self._next_at.append(until)
         return False
 
-    def _store_pieces(self, run: Run, members: tuple[Member, ...]) -> bool:
+    def _store_pieces(self, run: Run, members: tuple[Lease, ...]) -> bool:
         """Writes each piece of evidence, once."""
         for piece in self._pieces(run, members) if self._round else ():
             name = f"ev/{self._round}/{self._node}/{piece.lease_id}-{piece.number}"
@@ -346,7 +369,7 @@ class SharedRun:
                 return self._write(name, piece, expect=ABSENT)
         return False
 
-    def _show_node(self, run: Run, members: tuple[Member, ...]) -> bool:
+    def _show_node(self, run: Run, members: tuple[Lease, ...]) -> bool:
         """Writes this node's document: when it has changed, each minute, and while clocks are measured."""
         now, shown = self._context.now.at, self._shown
         document = self._node_document(run, members)
@@ -359,28 +382,26 @@ class SharedRun:
         self._shown = document
         return self._write(f"state/{self._node}", document, expect=ANY)
 
-    def _store_end(self, run: Run, members: tuple[Member, ...]) -> bool:
+    def _store_end(self, run: Run, members: tuple[Lease, ...]) -> bool:
         if self._over is None or not self._round or self._end_key() in self._done:
             return False
         pieces = len(self._pieces(run, members))
         end = msgspec.structs.replace(self._over[2], pieces=pieces)
         return self._write(f"end/{self._round}/{self._node}", end, expect=ABSENT)
 
-    def _store_verdict(self, run: Run, members: tuple[Member, ...]) -> bool:
+    def _store_verdict(self, run: Run, members: tuple[Lease, ...]) -> bool:
         """Writes the verdict of the round, once, while this coordinator has the seat and a safe lease."""
         document, found = self.document, self._lookout.get("run")
-        if document is None or found is None or self.stored() is not None:
+        if document is None or found is None or self._verdict_in(document) is not None:
             return False
-        if (
-            run.forced and run.verdict is not None and self._round
-        ):  # a person takes over whatever seat there is
+        if run.forced and run.verdict is not None and self._round:  # whatever seat there is
             return self._write_verdict(run.verdict, run.ended_ms, document, guard=None)
-        if not self.mine:
+        if not self.mine or document.round != self._round:
             return False
         verdict = run.verdict or self._judgement.verdict
         if (
             verdict is None
-            or document.round == 0
+            or self._round == 0
             or may_act(self._view(run, members), self._context.now.at) is None
         ):
             return False
@@ -399,10 +420,10 @@ class SharedRun:
         )
         return self._write(f"verdict/{document.round}", stored, expect=ABSENT, while_=guard)
 
-    def _show_run(self, run: Run, _members: tuple[Member, ...]) -> bool:
+    def _show_run(self, run: Run, _members: tuple[Lease, ...]) -> bool:
         """Writes the run document when it has changed; only the seat does."""
         document = self.document
-        if document is None or not self.mine:
+        if document is None or not self.mine or not self._lookout.knows("state/"):
             return False
         wanted = self._of_round(run, document)
         now = self._context.now.at
@@ -429,25 +450,29 @@ class SharedRun:
 
     def _of_round(self, run: Run, document: RunDocument) -> RunDocument:
         """The run document, brought up to date by what this coordinator knows as the seat."""
-        start = self._start(run)
-        owner = OwnerAt(self._node, start) if start else document.owner
-        if (start and document.owner != owner) or (document.round == 0 and run.epoch > 0):
+        start, launch = self._start(run), _launch(run, self._book.leases_of(run.key))
+        shown = self._lookout.decoded("state/", NodeDocument)
+        owner = OwnerAt(self._node, start) if start else _owner_in(shown.values(), launch, run.attempt)
+        same = (document.launch, document.attempt) == (launch, run.attempt)
+        joins = document.owner is None and document.round > 0 and same  # the round began without its owner
+        if owner is not None and joins:
+            document = msgspec.structs.replace(document, owner=owner)
+        elif (start and document.owner != owner) or (document.round == 0 and run.epoch > 0):
             document = msgspec.structs.replace(
                 document,
-                round=document.round + 1,
-                owner=owner if start else None,
-                launch=_launch(run, self._book.leases_of(run.key)),
+                round=max(document.round, run.round) + 1,  # also in a store that was emptied
+                owner=owner,
+                launch=launch,
                 attempt=run.attempt,
                 nodes={},
                 ended=None,
                 sent=False,
             )
         nodes = dict(document.nodes)
-        for name, found in self._lookout.below("state/").items():
-            shown = decoded(found.value, NodeDocument)
-            if shown is not None and shown.round == document.round:
-                nodes[name] = (shown.name, shown.host)
-        stored = self.stored() if document.round == self._round or self.mine else None
+        for name, each in shown.items():
+            if takes_part(each, document):
+                nodes[name] = (each.name, each.host)
+        stored = self._verdict_in(document) if document.round == self._round or self.mine else None
         return msgspec.structs.replace(
             document,
             nodes=nodes,
@@ -465,7 +490,7 @@ class SharedRun:
         expect = found.version if found is not None else ABSENT
         return self._write("run", document, expect=expect, dead=dead)
 
-    def _node_document(self, run: Run, members: tuple[Member, ...]) -> NodeDocument:
+    def _node_document(self, run: Run, members: tuple[Lease, ...]) -> NodeDocument:
         now = self._context.now
         leases = members or tuple(lease for lease in self._book.leases_of(run.key) if lease.alive)
         job = leases[0].opened.job if leases else None
@@ -478,6 +503,7 @@ class SharedRun:
             written_at=now.at,
             wall_ms=now.wall_ms,
             owner=not run.relay and run.owner is not None,
+            start=self._start(run),
             rank=job.node_rank if job is not None else 0,
             round=self._round,
             launch=_launch(run, self._book.leases_of(run.key)),
@@ -486,7 +512,7 @@ class SharedRun:
             heard=self._heard,
         )
 
-    def _shown_member(self, lease: Member) -> MemberShown:
+    def _shown_member(self, lease: Lease) -> MemberShown:
         cursors = (self._book.cursors[key] for key in self._book.cursor_keys(lease.lease_id))
         step = max((cursor.next_step for cursor in cursors), default=0) - 1
         return MemberShown(
@@ -500,7 +526,7 @@ class SharedRun:
             since_ms=lease.granted_ms or 0,
         )
 
-    def _pieces(self, run: Run, members: tuple[Member, ...]) -> list[Piece]:
+    def _pieces(self, run: Run, members: tuple[Lease, ...]) -> list[Piece]:
         return pieces_of(members, self._name(run))
 
     def _name(self, run: Run) -> str:
@@ -520,25 +546,34 @@ class SharedRun:
         return f"{run.job_key}/{run.attempt}/{run.epoch}"
 
     def _find_round(self, run: Run) -> None:
-        """Finds the round to which the members here belong."""
+        """The round that the members here belong to; 0 while theirs has not begun."""
         document = self.document
         if document is None:
             return
-        start = self._start(run)
-        if start:
-            mine = document.owner == OwnerAt(self._node, start)
-        else:
-            launch = _launch(run, self._book.leases_of(run.key))
-            same = document.attempt == run.attempt and (not launch or document.launch == launch)
-            members = self._context.situation(run).members
-            late = document.ended is not None and (not launch or any(member.alive for member in members))
-            mine = run.epoch > 0 and same and (document.round == self._round or not late)
-        if not mine or document.round == self._round:
+        number = document.round if self._belongs(run, document) else 0
+        if number == self._round:
             return
-        self._round = document.round
+        self._round = number
         self._done = {
             key for key in self._done if not key.startswith((self._folder + "ev/", self._folder + "end/"))
         }
+
+    def _belongs(self, run: Run, document: RunDocument) -> bool:
+        """Whether the document's round is that of the members here; of a Run that goes on it may be over."""
+        if run.forced:  # a person means the Run as it is
+            return True
+        if run.ended and run.round:
+            return document.round == run.round
+        start = self._start(run)
+        if start:
+            return document.owner == OwnerAt(self._node, start)
+        if not run.relay or run.epoch == 0 or (not run.ended and document.round <= run.round):
+            return False
+        launch = _launch(run, self._book.leases_of(run.key))
+        same = document.attempt == run.attempt and (not launch or document.launch == launch)
+        living = any(member.alive for member in self._context.situation(run).members)
+        late = document.ended is not None and (not launch or living)
+        return same and (document.round == self._round or not late)
 
     def _read(self, keys: tuple[str, ...], read_at: float) -> None:
         """Learns from new documents how far the clocks of the nodes are apart."""
@@ -592,26 +627,25 @@ class SharedRun:
             self._done.discard(own)
             self._memberships.lost(self._address)
 
-    def _judge(self, run: Run, members: tuple[Member, ...]) -> None:
+    def _judge(self, run: Run, members: tuple[Lease, ...]) -> None:
+        """A seat whose members have begun anew does not judge the round before: theirs is about to come."""
         document = self.document
-        if document is None or not self.mine or document.ended is not None or not self._lookout.knows("ev/"):
+        at_work = document is not None and self.mine and document.ended is None
+        if document is None or not at_work or document.round != self._round or not self._lookout.knows("ev/"):
             self._judgement = Judgement("")
             return
         self._judgement = judge(self._reports(run, members, document), self._context.now.at)
         if self._judgement.deadline is not None:
             self._next_at.append(self._judgement.deadline)
 
-    def _reports(
-        self, run: Run, members: tuple[Member, ...], document: RunDocument
-    ) -> tuple[NodeReport, ...]:
+    def _reports(self, run: Run, members: tuple[Lease, ...], document: RunDocument) -> tuple[NodeReport, ...]:
         now, owner = self._context.now.at, document.owner.node if document.owner is not None else ""
         evidence = {name: found.value for name, found in self._lookout.below(f"ev/{document.round}/").items()}
         pieces = by_node(evidence)
         found: list[NodeReport] = []
-        for node in sorted({*document.nodes, *pieces}):
-            shown = self._lookout.get(f"state/{node}")
-            state = decoded(shown.value, NodeDocument) if shown is not None else None
-            if state is None or node == self._node:
+        for node, state in sorted(self._lookout.decoded("state/", NodeDocument).items()):
+            concerned = node in document.nodes or node in pieces or takes_part(state, document)
+            if node == self._node or not concerned:
                 continue
             ended = self._lookout.get(f"end/{document.round}/{node}")
             found.append(
@@ -625,11 +659,9 @@ class SharedRun:
                     now=now,
                 )
             )
-        if document.round == self._round:
-            found.append(self._own_report(run, members, owner))
-        return tuple(found)
+        return (*found, self._own_report(run, members, owner))
 
-    def _own_report(self, run: Run, members: tuple[Member, ...], owner: str) -> NodeReport:
+    def _own_report(self, run: Run, members: tuple[Lease, ...], owner: str) -> NodeReport:
         """The report of this node itself, about which nothing is uncertain."""
         ended = self._over[2] if self._over is not None and self._end_key() in self._done else None
         shown = tuple(self._shown_member(member) for member in members)
@@ -643,17 +675,19 @@ class SharedRun:
             end=ended,
             owner_at=ended.owner_at if ended is not None else 0.0,
             last_words=last_words(shown),
-            open_members=sum(member.alive for member in shown),
+            open_members=sum(member.alive for member in members),
         )
 
     # --- small things ---------------------------------------------------------------------------------------
 
-    def _view(self, run: Run, members: tuple[Member, ...]) -> SeatView:
+    def _view(self, run: Run, members: tuple[Lease, ...]) -> SeatView:
         document = self.document
         seat = document.seat.node if document is not None and document.seat is not None else ""
         members = members or self._context.situation(run).members
         alive = any(member.alive for member in members)
         failed = document is not None and document.ended is None and bool(self._pieces(run, members))
+        start, launch = self._start(run), _launch(run, self._book.leases_of(run.key))
+        later = document is not None and launch == document.launch and run.attempt > document.attempt
         owns = not run.relay and (run.opening or run.owner is not None) and not (run.ended and self.sent())
         job = members[0].opened.job if members else None
         return SeatView(
@@ -664,7 +698,8 @@ class SharedRun:
             present=seat not in self._gone_at,
             gone_at=self._gone_at.get(seat),
             owns=owns,
-            stands=alive or failed,
+            succeeds=bool(start) and later and not run.ended,
+            stands=alive or failed or self.unsent(),
             rank=job.node_rank if job is not None else 0,
             asked_at=self._asked_at,
         )
@@ -708,7 +743,7 @@ class SharedRun:
         return True
 
 
-STEPS: tuple[Callable[[SharedRun, Run, tuple[Member, ...]], bool], ...] = (
+STEPS: tuple[Callable[[SharedRun, Run, tuple[Lease, ...]], bool], ...] = (
     SharedRun._be_present,
     SharedRun._take_seat,
     SharedRun._store_pieces,
@@ -719,9 +754,15 @@ STEPS: tuple[Callable[[SharedRun, Run, tuple[Member, ...]], bool], ...] = (
 )
 
 
-def _launch(run: Run, leases: tuple[Member, ...]) -> str:
+def _launch(run: Run, leases: tuple[Lease, ...]) -> str:
     """The name of the launch, the same on all its nodes; "" where nothing tells launches apart."""
     return next((lease.opened.job.launch for lease in leases if lease.opened.job.key == run.job_key), "")
+
+
+def _owner_in(nodes: Iterable[NodeDocument], launch: str, attempt: int) -> OwnerAt | None:
+    """The owner of a start of the job, by its node's document."""
+    mine = (each for each in nodes if each.start and (each.launch, each.attempt) == (launch, attempt))
+    return next((OwnerAt(each.node, each.start) for each in mine), None)
 
 
 def _steady(document: NodeDocument) -> NodeDocument:
@@ -732,8 +773,3 @@ def _steady(document: NodeDocument) -> NodeDocument:
 
 def _quiet(document: RunDocument) -> RunDocument:
     return msgspec.structs.replace(document, written_at=0.0)
-
-
-def _part(text: str) -> str:
-    """Text as one part of a key, with slashes escaped: one would begin another folder."""
-    return text.replace("%", "%25").replace("/", "%2F")

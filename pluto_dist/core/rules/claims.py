@@ -22,7 +22,7 @@ from pluto_dist.core.values.records import Lease, Run
 
 
 class Create(msgspec.Struct, frozen=True):
-    """There is no such Run here; ask the backend."""
+    """Ask the backend: there is no such Run here."""
 
     want: Want
 
@@ -44,7 +44,7 @@ class Grant(msgspec.Struct, frozen=True):
 
 
 class Wait(msgspec.Struct, frozen=True):
-    """Not decided yet; `until` is when to ask again at the latest."""
+    """Decide later, at `until` at the latest."""
 
     reason: str
     until: float | None = None
@@ -57,7 +57,7 @@ class Verify(msgspec.Struct, frozen=True):
 
 
 class Refuse(msgspec.Struct, frozen=True):
-    """Never, as asked. `error` names a class of `pluto_dist.errors`."""
+    """Refuse the claim for good; `error` names a class of `pluto_dist.errors`."""
 
     error: str
     message: str
@@ -67,7 +67,7 @@ Decision = Create | Grant | Wait | Verify | Refuse
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """What a decision rests on.
+    """The facts on which a decision rests.
 
     Attributes:
         run: the Run that the claim means, None if this coordinator knows none.
@@ -84,6 +84,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         owner_elsewhere: which other node has a live owner, as the cluster store says; "" if none is known.
         reporting: the final status is on its way to the backend.
         asked_at: when the first of the claims that wait together was made.
+        sides: how many sides are attached, the claim's own process not counted.
+        sides_limit: how many the owner allows; None without one.
     """
 
     run: Run | None
@@ -100,6 +102,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     reporting: bool = False
     owner_elsewhere: str = ""
     asked_at: float = 0.0
+    sides: int = 0
+    sides_limit: int | None = None
 
 
 RANK_ZERO_S = 5.0  # rank 0 may claim ownership this long after the first rank asked
@@ -189,7 +193,15 @@ def _attach(claim: Claim, facts: Facts) -> Decision:
         return _join_unknown(claim, facts)
     if facts.parent is not None:
         return _child(facts.run, facts.parent)
-    return _join("worker" if claim.wanted == "worker" else "side", facts, "attached")
+    decision = _join("worker" if claim.wanted == "worker" else "side", facts, "attached")
+    limit = facts.sides_limit if facts.sides_limit is not None else claim.sides_limit
+    if isinstance(decision, Grant) and decision.role == "side" and facts.sides >= limit:
+        return Refuse(
+            "ClaimError",
+            f"Run {facts.run.external_id} has {facts.sides} sides, and sides_limit allows {limit}; close "
+            "some, or start the training with a higher PLUTO_DIST_SIDES_LIMIT",
+        )
+    return decision
 
 
 def _join(role: Role, facts: Facts, reason: str) -> Decision:
@@ -269,7 +281,7 @@ def _workers(leases: tuple[Lease, ...]) -> tuple[Lease, ...]:
 
 
 def _heir(run: Run, facts: Facts, former: Lease, now: float) -> Decision:
-    """A daemon takes the place of the process that it was forked from, unless that one left by a call."""
+    """Gives a daemon the place of the process that it was forked from, unless that one left by a call."""
     if former.alive:
         if not facts.verified:
             return Verify(former.lease_id)
@@ -347,7 +359,7 @@ def _relayed(claim: Claim, facts: Facts) -> Decision:
 
 
 def _taken_over(claim: Claim, run: Run, facts: Facts, now: float) -> Decision:
-    """A claim that may own a Run for which this node has only been a relay until now."""
+    """Decides a claim that may own a Run for which this node has only been a relay until now."""
     if any(member.alive for member in facts.members):
         return Grant("side", "the Run's owner is on another node")
     if not (goes_on(claim) or run.opening or requeued(claim, run)):

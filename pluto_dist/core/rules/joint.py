@@ -5,16 +5,18 @@ Every node's report has its times on the clock of the seat, which decides.
     owner's node      others                         then
     ended             all ended                      verdict
     ended             one still at work              10 s after the owner's word; for victims only, 18 s
-    ended             one lost, somebody failed      verdict, the loss is evidence
-    ended             one lost, nobody failed        10 s after the owner's word, and the loss is an event
+    ended             one lost, something failed     verdict
+    ended             one lost, nothing failed       10 s after the owner's word, and the loss is an event
     lost              one still at work              no verdict: the job goes on
-    lost              all ended, somebody failed     verdict, the loss is evidence
-    lost              all ended, nobody failed       no verdict: the owner may be well
+    lost              all ended, something failed    verdict
+    lost              all ended, nothing failed      no verdict: the owner may be well
     at work           whatever                       no verdict
 
 A loss names the cause of failures, and never makes one: a node that cannot reach the cluster store looks like
 a dead one, and a healthy Run must not fail for that. A job whose node died in earnest has failures enough,
-because its other ranks lose their connections.
+because its other ranks lose their connections. So the loss of a node is the cause of lost connections alone:
+an error that explains itself, or a request to stop, is never put down to a node that only cannot be seen. And
+a node whose lease was revoked while it lives is back within a moment, for which any verdict waits.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from pluto_dist.core.values.cluster import Judgement, NodeReport, Piece, failure
 from pluto_dist.core.values.lifecycle import Evidence
 from pluto_dist.core.values.records import Verdict
 
+RETURNS_S = 2.0  # a node that lost its lease, and nothing else, has another one by then
 VICTIMS_WAIT_S = 18.0  # so long after its death a node is known to be lost, with a lease of 15 s
 
 
@@ -38,6 +41,9 @@ def judge(reports: Sequence[NodeReport], now: float) -> Judgement:
     owners = next((report for report in reports if report.owner), None)
     working = [report for report in reports if report.end is None and report.present]
     lost = [report for report in reports if report.end is None and not report.present]
+    back_at = max((report.gone_since + RETURNS_S for report in lost), default=now)
+    if now < back_at:
+        return Judgement(f"{_names(lost)} cannot be seen, perhaps for a moment", None, back_at)
     if owners is not None and owners.end is None:
         return _owner_has_not_ended(owners, reports, working, lost)
     if working:
@@ -87,17 +93,19 @@ def joint_verdict(
     """One status of all evidence; the owner's node alone decides where nothing failed or it is settled."""
     failures = _failures(reports, owners)
     own = owners.end.verdict if owners is not None and owners.end is not None else None
-    if failures:
-        failures += [_loss(report) for report in lost if _unexplained(report)]
-    causes = likeliest(failures)
     if own is not None and owners is not None and owners.end is not None and owners.end.settled:
         return own
-    if not causes:
-        if own is None:
-            return Verdict("COMPLETED", "all nodes ended and nobody failed")
-        unseen = f"; {_names(lost)} could not be seen at the end" if lost else ""
-        return msgspec.structs.replace(own, reason=own.reason + unseen)
-    return _verdict_of(causes)
+    unseen = [report for report in lost if _unexplained(report)]
+    causes = likeliest(failures)
+    if causes and all(piece.evidence.communication and not piece.stop for piece in causes):
+        causes, unseen = likeliest([*failures, *map(_loss, unseen)]), []
+    verdict = _verdict_of(causes) if causes else own
+    if verdict is None:
+        verdict = Verdict("COMPLETED", "all nodes ended and nobody failed")
+    if unseen:
+        told = f"{verdict.reason}; {_names(unseen)} could not be seen at the end"
+        verdict = msgspec.structs.replace(verdict, reason=told)
+    return verdict
 
 
 def _verdict_of(causes: tuple[Piece, ...]) -> Verdict:

@@ -8,11 +8,34 @@ from typing import TypeVar
 import msgspec
 
 from pluto_dist.core.rules.offsets import Offset, Span, span
-from pluto_dist.core.values.cluster import MemberShown, NodeDocument, NodeEnd, NodeReport, Piece
+from pluto_dist.core.values.cluster import (
+    MemberShown,
+    NodeDocument,
+    NodeEnd,
+    NodeReport,
+    Piece,
+    RunDocument,
+)
 
 Document = TypeVar("Document", bound=msgspec.Struct)
 
 LATEST_S = 33.0  # a node that is known to be gone was there within this time: two leases and a margin
+
+
+def takes_part(shown: NodeDocument, document: RunDocument) -> bool:
+    """Whether a node is in the document's round; one that did not know of the round yet, by its job.
+
+    A node that is lost at once has not seen the round that others have begun.
+    """
+    if shown.round:
+        return shown.round == document.round
+    same = (shown.launch, shown.attempt) == (document.launch, document.attempt)
+    return same and bool(shown.owner or open_members(shown))
+
+
+def open_members(shown: NodeDocument) -> int:
+    """How many owners and workers had not ended in the node's last document."""
+    return sum(member.alive and member.role != "side" for member in shown.members)
 
 
 def report_of(
@@ -43,7 +66,7 @@ def report_of(
         alive_until=max(spoke_at, gone_at - LATEST_S) if gone_at is not None else now,
         gone_since=gone_at if gone_at is not None else now,
         last_words=last_words(document.members),
-        open_members=sum(member.alive for member in document.members),
+        open_members=open_members(document),
     )
 
 

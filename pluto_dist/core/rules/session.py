@@ -19,10 +19,10 @@ RECONNECT_S = 5.0  # a silent socket is replaced after this time
 
 
 class Todo(msgspec.Struct, frozen=True):
-    """What to do now."""
+    """Actions that are due now."""
 
     send: bool = False
-    launch: bool = False  # if nobody listens
+    launch: bool = False  # if no coordinator listens
     reconnect: bool = False
 
 
@@ -61,7 +61,7 @@ class Session:
         return view is not None and (view.folded >= self.entries or view.state == "refused")
 
     def wrote(self, entries: int, now: float) -> None:
-        """The lifecycle stream has grown: a `Sync` is due at once."""
+        """Notes new entries in the lifecycle stream: a `Sync` is due at once."""
         self.entries = max(self.entries, entries)
         self.speak(now)
 
@@ -71,7 +71,7 @@ class Session:
         self._send_at, self._due = now, True
         self._launch_at = min(self._launch_at, max(now, self._launched_at + LAUNCH_S))
 
-    def heard(self, view: View, now: float) -> bool:
+    def take_view(self, view: View, now: float) -> bool:
         """Takes a view; True if it is of another coordinator than before, which has no API key yet."""
         fresh = view.generation != self.generation
         self.generation = view.generation
@@ -117,7 +117,7 @@ class Session:
         return Todo(send=send, launch=launch, reconnect=reconnect)
 
     def deadline(self) -> float:
-        """When `next` has something to say, if nothing happens before."""
+        """When `next` has something to do, if nothing happens before."""
         if self._asked_at is None:
             return self._send_at
         return min(self._send_at, max(self._asked_at + ANSWER_S, self._launch_at), self._reconnect_at)

@@ -34,19 +34,19 @@ class BatchSize:
         self.limit = self._most
 
     def accepted(self, event: Shipped) -> None:
-        """A batch has arrived: the next one may be larger."""
+        """Makes the next batch larger after one that was accepted."""
         if (event.segment, event.end) >= self._careful_until:
             self.limit = min(self._most, self.limit * 2)
 
     def refused(self, event: Shipped, rejected: Rejected) -> int:
-        """A batch of several was refused; returns how many of them may have been taken all the same."""
+        """Makes the next batch smaller after a refused one; returns how many rows may have been taken."""
         if rejected.good is not None:  # found before anything was sent
             self.limit = max(1, min(rejected.good, event.lines - 1))
             return 0
         self.limit = event.lines // 2
         if not self._repeatable:
             self.limit, self._careful_until = 1, (event.segment, event.end)
-        return event.lines - 1  # nobody says how many stood before the bad one
+        return event.lines - 1  # the server does not say how many stood before the bad one
 
 
 def delivered_segments(

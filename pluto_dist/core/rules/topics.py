@@ -1,8 +1,8 @@
-"""Which item a subscriber gets next (R14): pure functions of how far its label or group is.
+"""Hand-over (R14): which item a subscriber gets next, and when one is done; pure functions of its reader.
 
 A label reads a topic alone, a group shares it among its members. Both are one `Reader`: what was given and is
-not held by anybody is done. An item whose holder is gone is given again, before any newer one; that is the
-only way in which a member gets an item that is older than one it had.
+not held by any process is done. An item whose holder is gone is given again, before any newer one; that is
+the only way in which a member gets an item that is older than one it had.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import msgspec
 from pluto_dist.core.values.topics import SHOWN_ITEMS, Holder, Item, ItemShown, Reader, Topic
 
 SHOWN_CHARACTERS = 500
+NOBODY = Holder("", 0)
 
 Alive = Callable[[Holder], bool]
 
@@ -36,7 +37,7 @@ def next_number(
         last: number of the newest item.
         member: who asks; what it holds already it gets again.
         alive: whether a holder may still be at work.
-        latest: only the newest item that nobody has had.
+        latest: only the newest item that no process has had.
     """
     own = [number for number, holder in reader.held.items() if holder == member]
     if own:
@@ -58,14 +59,16 @@ def taken(reader: Reader, number: int, member: Holder, alive: Alive, *, latest: 
 
 def done(reader: Reader, number: int) -> Reader:
     """The reader once somebody is through with an item."""
-    return _without(reader, lambda each, _: each == number)
+    held = {each: holder for each, holder in reader.held.items() if each != number}
+    return msgspec.structs.replace(reader, held=held)
+
+
+def left(reader: Reader, member: Holder) -> Reader:
+    """The reader once a loop was left: what it holds is nobody's, as after its death."""
+    held = {each: NOBODY if holder == member else holder for each, holder in reader.held.items()}
+    return msgspec.structs.replace(reader, held=held)
 
 
 def over(reader: Reader, last: int) -> bool:
     """Whether every item is done."""
     return reader.given >= last and not reader.held
-
-
-def _without(reader: Reader, drop: Callable[[int, Holder], bool]) -> Reader:
-    kept = {number: holder for number, holder in reader.held.items() if not drop(number, holder)}
-    return reader if len(kept) == len(reader.held) else msgspec.structs.replace(reader, held=kept)

@@ -22,6 +22,7 @@ from typing import Literal
 
 import msgspec
 
+from pluto_dist.core.rules.advice import advice
 from pluto_dist.core.values.backend import Status, StatusReport
 from pluto_dist.core.values.cluster import Piece, failure_of
 from pluto_dist.core.values.lifecycle import Evidence
@@ -30,6 +31,10 @@ from pluto_dist.core.values.records import Failure, Lease, Run, Verdict
 DRAIN_S = 10.0  # workers may end, and fail, this long after the owner's end
 RANKING_WINDOW_S = 2.0  # evidence this close together is ranked by kind, then by time
 
+LEFT_TO_RAY = (
+    "its Ray {work} left the Run open, and a worker's end says nothing of the work: "
+    "call run.finish() at the end, or use `with pluto.init(…) as run:`"
+)
 STOP_SIGNALS = frozenset({"SIGTERM", "SIGINT", "SIGHUP"})
 STOP_CODES = frozenset({128 + 1, 128 + 2, 128 + 15})  # what shells make of those signals
 
@@ -43,6 +48,8 @@ def decide(run: Run, members: tuple[Lease, ...]) -> Verdict:
         return Verdict(status, f"the owner called finish(code={owner.finish_code})", first and first[1])
     if first is None and owner is not None and owner.by_exit and owner.opened.notebook:
         return Verdict("TERMINATED", "the notebook's kernel ended before finish() was called")
+    if first is None and owner is not None and _was_left_to_ray(owner):
+        return Verdict("TERMINATED", LEFT_TO_RAY.format(work=owner.opened.lent_by_ray))
     if first is None:
         return Verdict("COMPLETED", "the owner ended and nobody failed")
     stop, failure = first
@@ -50,7 +57,22 @@ def decide(run: Run, members: tuple[Lease, ...]) -> Verdict:
     if stop:
         by = failure.signal or failure.type or f"exit code {failure.exit_code}"
         return Verdict("TERMINATED", f"{who} was asked to stop by {by}", failure)
-    return Verdict("FAILED", f"{who} failed first: {describe(failure)}", failure)
+    remark = _remark(run, members, failure)
+    return Verdict("FAILED", f"{who} failed first: {describe(failure)}{remark}", failure)
+
+
+def _remark(run: Run, members: tuple[Lease, ...], failure: Failure) -> str:
+    """What else a person should know of this end; "" if nothing."""
+    found = (
+        said
+        for member in members
+        for evidence in member.evidence
+        if (said := advice(evidence, member.attempt))
+    )
+    known = next(found, "")
+    if not known and run.launcher_gone_at is not None and failure.attempt < run.max_restarts:
+        known = "no rank called init() after that, although the launcher had restarts left"
+    return f"; {known}" if known else ""
 
 
 def first_failure(run: Run, members: tuple[Lease, ...]) -> tuple[bool, Failure] | None:
@@ -142,7 +164,8 @@ def _counting(member: Lease, parent: Lease | None) -> tuple[Evidence, ...]:
     found = tuple(
         evidence
         for evidence in member.evidence
-        if is_failure(evidence) and not _is_parents_will(evidence, member, parent)
+        if is_failure(evidence)
+        and not (_is_parents_will(evidence, member, parent) or _is_rays_will(evidence, member))
     )
     return found if any(not evidence.ignored for evidence in found) else ()
 
@@ -158,6 +181,28 @@ def _is_parents_will(evidence: Evidence, child: Lease, parent: Lease | None) -> 
     left_at = parent.left_at if parent is not None and not any(map(is_failure, parent.evidence)) else None
     from_outside = is_stop(evidence) or evidence.kind in ("signal", "vanished")
     return left_at is not None and from_outside and _since(evidence) > left_at
+
+
+def _is_rays_will(evidence: Evidence, member: Lease) -> bool:
+    """Whether a worker of Ray ended as Ray ends them when nothing runs in them any more, by exit code 1.
+
+    It says nothing of the work. A rank is none of those: its peers miss it.
+    """
+    if not member.opened.lent_by_ray or member.opened.job.rank is not None or evidence.oom:
+        return False
+    found_dead = evidence.alive_until is not None
+    by_ray = evidence.kind == "vanished" or evidence.signal == "SIGKILL" or evidence.exit_code == 1
+    return found_dead and by_ray
+
+
+def _was_left_to_ray(owner: Lease) -> bool:
+    """Whether the owner's end is that of a worker of Ray, and no `finish()`.
+
+    An actor's process ends with the actor, and then as any script does.
+    """
+    if not owner.opened.lent_by_ray or owner.opened.job.rank is not None:
+        return False
+    return owner.end_reason in ("died", "exited") or (owner.by_exit and owner.opened.lent_by_ray == "task")
 
 
 def _stops(evidence: Evidence, member: Lease) -> bool:
@@ -268,7 +313,7 @@ class Situation(msgspec.Struct, frozen=True):
         return self.assessment.phase
 
     def holds(self, run: Run, leases: tuple[Lease, ...], now: float) -> bool:
-        """Whether nothing has changed since: records are replaced, never altered, so identity tells."""
+        """Whether nothing has changed since: records are replaced, never altered, so identity is enough."""
         return self.run is run and self.leases is leases and self.at == now
 
 

@@ -122,7 +122,7 @@ class OpenRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reached(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a Run that exists has come, by what the backend knows of it.
+    """The progress of a Run that exists, as the backend knows it.
 
     Attributes:
         series: last step by name, where records are known by their series (the server).
@@ -233,7 +233,7 @@ class Told(Delivered, frozen=True, kw_only=True, tag="told"):
 
 
 class BackendRun(msgspec.Struct, frozen=True):
-    """What a backend needs to know of an open Run."""
+    """An open Run, as its backend needs it."""
 
     key: str
     target: Target
@@ -252,6 +252,24 @@ class TagsChange(msgspec.Struct, frozen=True):
     wanted: tuple[str, ...]
     base: tuple[str, ...] | None
     removed: tuple[str, ...] = ()
+
+
+class Alert(msgspec.Struct, frozen=True):
+    """What people are to be told by the server.
+
+    Attributes:
+        at_ms: when it was said, epoch milliseconds.
+        title: a short line.
+        body: what happened.
+        level: `DEBUG`, `INFO`, `WARNING` or `ERROR`.
+        email: the server mails it to the members of the organization.
+    """
+
+    at_ms: int
+    title: str
+    body: str
+    level: str
+    email: bool = True
 
 
 class SeatNote(msgspec.Struct, frozen=True):
@@ -292,6 +310,8 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
         lines: the payloads of the record frames there, each a request line with its newline, with names
             already replaced where a series has a suffix; the server's backend joins them.
         last: nothing follows for now.
+        notes: folder in which a backend may note how far an upload is, "" for none.
+        rate: bytes a second that the files of this lease may be uploaded with, 0 for as fast as it goes.
     """
 
     lease_id: str
@@ -303,10 +323,12 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     folder: str
     lines: tuple[bytes, ...]
     last: bool = False
+    notes: str = ""
+    rate: int = 0
 
 
 class Backend(Protocol):
-    """See the module's docstring."""
+    """The interface; the module's docstring has its rules."""
 
     def open(self, request: OpenRequest) -> OpenResult:
         """Creates or reopens a Run."""
@@ -337,8 +359,12 @@ class Backend(Protocol):
         """Merges a JSON object deeply into the config."""
         ...
 
+    def alert(self, run: BackendRun, alert: Alert) -> Outcome:
+        """Tells people; `Retry` means that nobody was told, and where that is not certain it is `Unknown`."""
+        ...
+
     def beat(self, run: BackendRun) -> Beat:
-        """Says that the job lives, and learns whether somebody cancelled it."""
+        """Sends a heartbeat of the job; the answer says whether the Run was cancelled."""
         ...
 
     def revive(self, run: BackendRun) -> Outcome:

@@ -33,7 +33,8 @@ class Commit(Effect, frozen=True, kw_only=True):
 
     Attributes:
         durable: synced to disk before it returns; left out where only cursors and intents have changed.
-        awaited: no effect behind it may be carried out before it is kept; not needed for cursors alone.
+        awaited: no effect behind it may be carried out before it is kept; not needed for cursors without an
+            intent.
     """
 
     saves: tuple[Save, ...]
@@ -127,13 +128,14 @@ class Ship(Effect, frozen=True, kw_only=True):
     """Cut a batch and send it → `Shipped` or `NamesFound`.
 
     Attributes:
-        target: `run` for the Run's backend, `store` for the copy of undelivered remainders.
+        target: `run` for the Run's backend, `store` for the copy of undelivered records.
         stop: do not read beyond this offset.
         known: settled names of this participant -> final name, None to leave the series out.
         renamed: whether any known name differs from its final one; if not, lines are cut as they are.
         first_line: number of the first console line.
         label: prefix of the lines on a console that several participants share, else "".
         final: nothing will be added to this segment, so a torn tail is skipped.
+        rate: bytes a second for the contents of files, 0 for as fast as it goes.
     """
 
     target: str
@@ -151,10 +153,11 @@ class Ship(Effect, frozen=True, kw_only=True):
     first_line: int = 0
     label: str = ""
     final: bool = False
+    rate: int = 0
 
 
 class NodeFeed(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the system metrics of one Run go.
+    """The stream for the system metrics of one Run.
 
     Attributes:
         lease_id, folder: of the node's own stream.
@@ -254,7 +257,7 @@ class Control(Effect, frozen=True, kw_only=True):
     """One control request → `Controlled` with the same operation and token.
 
     Attributes:
-        operation: `names`, `tags`, `config`, `seat`, `revive`, `status` or `put_back`.
+        operation: `names`, `tags`, `config`, `alert`, `seat`, `revive`, `status` or `put_back`.
         body: its JSON argument.
         fence: for what only the seat of several nodes may say.
     """
@@ -389,7 +392,7 @@ class AwaitRelease(Effect, frozen=True, kw_only=True):
 
 
 class StopSelf(Effect, frozen=True, kw_only=True):
-    """Nothing is left to do, or a person asked: unlink, drain, unlock, exit.
+    """Unlink, drain, unlock and exit: nothing is left to do, or a person asked for it.
 
     Attributes:
         unless: stay if a message has arrived meanwhile: an idle coordinator stays for a client.

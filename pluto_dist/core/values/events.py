@@ -105,7 +105,7 @@ class StreamsSeen(Event, frozen=True, kw_only=True):
 
 
 class PointSummary(msgspec.Struct, frozen=True):
-    """What one batch did to one series."""
+    """The points of one batch in one series."""
 
     last: float | str
     step: int
@@ -116,7 +116,7 @@ class Shipped(Event, frozen=True, kw_only=True):
     """Outcome of one `Ship`.
 
     Attributes:
-        target: `run` for the Run's backend, `store` for the copy of undelivered remainders.
+        target: `run` for the Run's backend, `store` for the copy of undelivered records.
         start, end: bytes of the segment that the batch covers, bad frames included.
         lines: records in it.
         summary: points in it, by the name under which the participant logged them.
@@ -203,14 +203,14 @@ class CopiesDropped(Event, frozen=True, kw_only=True):
 
 
 class UploadsRead(Event, frozen=True, kw_only=True):
-    """What `sync` has uploaded of a Run, None if nothing was or the store cannot be read."""
+    """The uploads of a Run by `sync`, None if there were none or the store cannot be read."""
 
     run: str
     uploaded: Uploaded | None
 
 
 class FenceFound(Event, frozen=True, kw_only=True):
-    """Where the streams of a superseded lease stood when it was replaced."""
+    """The fences of a superseded lease are known: where its streams stood when it was replaced."""
 
     lease_id: str
     fences: dict[str, tuple[int, int]]

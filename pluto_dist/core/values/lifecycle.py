@@ -55,7 +55,7 @@ class Fork(msgspec.Struct, frozen=True):
 
 
 class Target(msgspec.Struct, frozen=True):
-    """Where records go. Two Runs with different targets never mix.
+    """The destination of records. Two Runs with different targets never mix.
 
     Attributes:
         mode: `local` (the store) or `pluto` (the HTTP server).
@@ -114,6 +114,7 @@ class Claim(Entry, frozen=True, kw_only=True, tag="opened"):
         via: how the process got its handle: by the call itself; by a second import of its parent's main
             module, which makes the call; or as a handle that another process opened.
         heir_of: lease of the process from which this one was forked to go on as a daemon.
+        lent_by_ray: the process is a worker of Ray, for a task or an actor; "" if it is none.
         notebook: the process is a notebook's kernel; its end is no `finish()`.
         wait_s: how long the caller waits for the backend before the Run is provisional.
         retention_segments: newest segments of each stream that stay in the spool after their delivery.
@@ -126,6 +127,8 @@ class Claim(Entry, frozen=True, kw_only=True, tag="opened"):
         console: how the process captures its own output.
         system_metrics_s: seconds between samples of the node while the process is an owner or worker, 0 for
             none.
+        upload_rate: bytes a second that its files may be uploaded with, 0 for as fast as it goes.
+        sides_limit: how many sides its Run may have at a time, if it is the owner.
         cluster: the store that the nodes of the job share, null without one.
         origin: for the page of a new Run, None where nothing about the machine is to be recorded.
     """
@@ -152,6 +155,7 @@ class Claim(Entry, frozen=True, kw_only=True, tag="opened"):
     via: Literal["call", "import", "handle"] = "call"
     heir_of: str = ""
     notebook: bool = False
+    lent_by_ray: Literal["", "task", "actor"] = ""
     wait_s: Seconds = 10.0
     retention_segments: Count = 2
     heartbeat_s: Seconds = 5.0
@@ -161,12 +165,14 @@ class Claim(Entry, frozen=True, kw_only=True, tag="opened"):
     rank_metrics: RankMetrics = "auto"
     console: Console = "off"
     system_metrics_s: Seconds = 0.0
+    upload_rate: Annotated[int, msgspec.Meta(ge=0)] = 0
+    sides_limit: Annotated[int, msgspec.Meta(ge=1)] = 1000
     cluster: ClusterAddress | None = None
     origin: Origin | None = None
 
 
 class Evidence(Entry, frozen=True, kw_only=True, tag="evidence"):
-    """What the end of a process says about the job (R9).
+    """Evidence about the job from the end of a process (R9).
 
     Attributes:
         kind: how the process ended; `vanished` is a death of unknown cause.
@@ -273,7 +279,7 @@ class ChildStopped(Entry, frozen=True, kw_only=True, tag="child_stopped"):
 
 
 class Noted(Entry, frozen=True, kw_only=True, tag="noted"):
-    """Something worth knowing that is no evidence: an exception in a thread, a warning.
+    """An event that is no evidence: an exception in a thread, a warning.
 
     Attributes:
         text: name of the event in the Run's history.
@@ -282,6 +288,26 @@ class Noted(Entry, frozen=True, kw_only=True, tag="noted"):
 
     text: str
     detail: dict[str, str] = {}
+
+
+class Alerted(Entry, frozen=True, kw_only=True, tag="alerted"):
+    """`alert()`: people should see it.
+
+    Attributes:
+        title: a short line.
+        message: what happened.
+        level: `DEBUG`, `INFO`, `WARNING`, `ERROR` or `CRITICAL`.
+        email: the server mails it.
+        remote: the server gets it at all.
+        more: alerts of this title that the process has held back since the last one.
+    """
+
+    title: str
+    message: str
+    level: str
+    email: bool = True
+    remote: bool = True
+    more: Count = 0
 
 
 class Published(Entry, frozen=True, kw_only=True, tag="published"):
@@ -345,6 +371,7 @@ LifecycleEntry = (
     | Counted
     | ChildStopped
     | Noted
+    | Alerted
     | Published
     | ItemDone
     | Unsubscribed
