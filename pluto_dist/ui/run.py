@@ -13,8 +13,9 @@ from pluto_dist.core.values.document import Document, ForkShown, VerdictShown
 from pluto_dist.core.values.records import AttemptEnd, Failure, Point, RunEvent
 from pluto_dist.read.board import RunSeen
 from pluto_dist.read.failure import first_failure, how
+from pluto_dist.read.groups import Group, groups_of
 from pluto_dist.read.machines import MachineUse
-from pluto_dist.read.processes import OPEN, Group, Process, groups_of
+from pluto_dist.read.processes import OPEN, Process
 from pluto_dist.read.timeline import Timeline, timeline_of
 
 EVENTS = 300
