@@ -40,7 +40,6 @@ class PlutoCallback(_TrainerCallback):  # type: ignore[misc] # the framework is 
     unless the Run was given or is the script's own. Under torchrun that is so for process zero only: the
     Trainer does not tell the other ranks of a trial, and they stay with the first.
 
-
     Args:
         op: the Run to use. Left out, the Run that the script has opened with `init()`, else a new one.
         checkpoints: "hand-over": the folders that the Trainer saves are handed over, so that an eval gets
