@@ -31,6 +31,7 @@ from pluto_dist.cli import (
     show,
     sync,
     ui,
+    upload,
 )
 from pluto_dist.cli.demo import command as demo
 from pluto_dist.cli.top import command as top
@@ -99,6 +100,7 @@ app.command()(ui.ui)
 app.command()(top.top)
 app.command()(export.export)
 app.command()(logs.logs)
+app.command()(upload.upload)
 app.command()(artifacts.artifacts)
 app.command()(artifacts.download)
 app.command()(finish.finish)

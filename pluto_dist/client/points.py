@@ -180,7 +180,7 @@ class FileLog:
                 and is_many(path)
             ):
                 return self._log_folder(file, path, step, time_ms)
-            blob = self._files.blobs.keep(file.media.source)
+            blob = self._files.blobs.keep(file.media.source, file.media.id)
         except NoSourceError as error:
             return _rejected(file, str(error))
         except NoRoomError as error:
@@ -211,7 +211,7 @@ class FileLog:
                 f"{left_out[0]!r}: only files are kept, and links to files",
             )
         parts = self._files.blobs.keep_all(found)
-        whole = Blob(os.urandom(16).hex(), sum(part.size for part in parts))
+        whole = Blob(file.media.id or os.urandom(16).hex(), sum(part.size for part in parts))
         line = msgspec.structs.replace(_line(file, whole, step, time_ms), parts=parts)
         return self._write(file, parts, encode_line(line))
 

@@ -403,7 +403,8 @@ class Run(RunFacts):
             group: shares the work: each checkpoint goes to one member of the group, and to another one if
                 that dies before it asks for the next or calls `checkpoint.done()`.
             latest: skip those that a newer one has superseded.
-            timeout_s: how long to wait for the next one; left out, as long as the Run goes on.
+            timeout_s: how long to wait for the next one, half a second at least; left out, as long as the
+                Run goes on.
 
         Raises:
             ArgumentError: the group is no name, or the time no number from 0 on.

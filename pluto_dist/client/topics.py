@@ -36,6 +36,7 @@ from pluto_dist.errors import (
 from pluto_dist.host.identity import boot_clock
 
 LONGEST_WAIT_S = 3600.0  # then the question is put again
+SHORTEST_WAIT_S = 0.5  # what a coordinator may take to answer; without it a poll would never get anything
 
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://")  # of a file that is no local one, e.g. in object storage
 
@@ -143,7 +144,9 @@ class Subscription(Generic[T]):
         self._make = make
         self._group = bounds.group
         self._latest = bounds.latest
-        self._timeout_s = bounds.timeout_s
+        self._timeout_s = (
+            bounds.timeout_s if bounds.timeout_s is None else max(bounds.timeout_s, SHORTEST_WAIT_S)
+        )
         self._member = next(_members)
         self._item: T | None = None
         self._over = False

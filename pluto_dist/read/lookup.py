@@ -47,11 +47,12 @@ class _Restore(msgspec.Struct, frozen=True):
 
 
 class LeaseHead(msgspec.Struct, frozen=True):
-    """The part of a lease that shows whether its process may live."""
+    """The part of a lease that shows whether its process may live; a node's own has the pid 0."""
 
     lease_id: str
     host: str
     state: str
+    pid: int = 1
 
 
 class Head(msgspec.Struct, frozen=True, kw_only=True):

@@ -41,6 +41,7 @@ from pluto_dist.ui.runs import Runs
 
 STATIC = Path(__file__).parent / "static"
 LINES = 1000
+MOST_LINES = 24  # in a chart; more cannot be told apart
 MOST_RUNS = 12  # beside each other
 
 Answering = Callable[[Request], Awaitable[Response]]
@@ -63,11 +64,6 @@ class ChartAsked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     first: float | None = None
     last: float | None = None
     places: Annotated[int, msgspec.Meta(ge=4, le=4000)] = 600
-
-
-class _ChartAnswer(msgspec.Struct, frozen=True):
-    chart: object
-    left_out: int
 
 
 _chart_asked = msgspec.json.Decoder(ChartAsked)
@@ -154,10 +150,10 @@ class Pages:
         return await run_sync(_caught, lambda: self._drawn(wanted))
 
     def _drawn(self, wanted: ChartAsked) -> Response:
-        found = [self._shelf.run(key).lines(wanted.asked, wanted.axis) for key in wanted.runs]
-        lines = [line for each, _ in found for line in each]
-        chart = chart_of(lines, wanted.places, wanted.first, wanted.last)
-        return _json(_ChartAnswer(chart, sum(more for _, more in found)))
+        lines = [
+            line for key in wanted.runs for line in self._shelf.run(key).lines(wanted.asked, wanted.axis)
+        ]
+        return _json(chart_of(lines, wanted.places, wanted.first, wanted.last, MOST_LINES))
 
     async def _live(self, asked: Request) -> Response:
         keys = list(dict.fromkeys(asked.query_params.getlist("run")))[:MOST_RUNS]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import msgspec
@@ -22,12 +22,11 @@ from pluto_dist.read.run import Run
 from pluto_dist.read.sampled import last_samples
 from pluto_dist.read.series import Wanted
 from pluto_dist.spool.reader import list_streams
-from pluto_dist.ui.curves import Axis, Line, line_of
-from pluto_dist.ui.run import Page, is_member, page_of
+from pluto_dist.ui.curves import Axis, Line, part_of
+from pluto_dist.ui.run import Page, is_late, is_member, page_of
 
 OPEN = 16  # Runs whose points are held on to
 LAST_LINES = 20
-LINES = 48  # of one Run in a chart; more cannot be told apart
 FRESH_S = 0.25
 
 Sizes = dict[tuple[str, str, int], int]
@@ -117,8 +116,8 @@ class Opened:
                         found[key] = max(size, found.get(key, 0))
         return found
 
-    def lines(self, asked: Asked, axis: Axis) -> tuple[list[Line], int]:
-        """Lines of a chart, and how many there are too many.
+    def lines(self, asked: Asked, axis: Axis) -> list[Line]:
+        """Lines of a chart.
 
         Raises:
             RunNotFoundError, MachineError: as `seen`.
@@ -132,21 +131,17 @@ class Opened:
         groups: dict[str, list[Chunk]] = {}
         for chunk in self._follower.chunks(asked.wanted):
             groups.setdefault(chunk.name, []).append(chunk)
-        members = {name: chunks for name, chunks in groups.items() if _belongs(chunks[-1], asked)}
-        found: list[Line] = []
-        if members and (len(members) > 1 and not asked.lines):
-            together = [chunk for chunks in members.values() for chunk in chunks]
-            found = [self._line(f"{len(members)} series", together, axis, run, len(members))]
-            groups = {name: chunks for name, chunks in groups.items() if name not in members}
-        ranked = sorted(groups.items(), key=lambda item: _order(item[0], item[1][-1]))
-        found += [self._line(_label(chunks[-1]), chunks, axis, run, 1) for _, chunks in ranked[:LINES]]
-        return found, max(0, len(ranked) - LINES)
-
-    def _line(self, label: str, chunks: Sequence[Chunk], axis: Axis, run: Run, band: int) -> Line:
-        lease = chunks[-1].lease
-        rank = lease.rank if lease is not None and band == 1 else None
+        ordered = sorted(groups.items(), key=lambda item: _order(item[0], item[1][-1]))
         begin_ms = run.document.created_at
-        return line_of(self._key, label, chunks, axis, begin_ms, rank=rank, band=band)
+        parts = [(chunks[-1], part_of(_label(chunks[-1]), chunks, axis, begin_ms)) for _, chunks in ordered]
+        band = [part for chunk, part in parts if not asked.lines and _belongs(chunk, asked)]
+        if len(band) < 2:
+            return [Line(self._key, part.label, _rank(chunk), (part,)) for chunk, part in parts]
+        apart = [(chunk, part) for chunk, part in parts if not _belongs(chunk, asked)]
+        return [
+            Line(self._key, f"{len(band)} series", None, tuple(band)),
+            *(Line(self._key, part.label, _rank(chunk), (part,)) for chunk, part in apart),
+        ]
 
 
 class Shelf:
@@ -178,13 +173,20 @@ def _belongs(chunk: Chunk, asked: Asked) -> bool:
 
 def _label(chunk: Chunk) -> str:
     """Whose series it is, for people; the name where that says more."""
-    if chunk.lease is None or chunk.name != chunk.metric:
-        return chunk.name.removeprefix(f"{chunk.metric}/")
+    rank = _rank(chunk)
+    if rank is not None and not is_late(chunk.metric, chunk.name):
+        return f"rank {rank}"
+    if chunk.lease is None or chunk.lease.pid == 0 or chunk.name != chunk.metric:
+        return chunk.name.removeprefix(f"{chunk.metric}/").removeprefix("sys/")
     return chunk.lease.label
 
 
+def _rank(chunk: Chunk) -> int | None:
+    return chunk.lease.rank if chunk.lease is not None else None
+
+
 def _order(name: str, chunk: Chunk) -> tuple[bool, int, str]:
-    rank = chunk.lease.rank if chunk.lease is not None else None
+    rank = _rank(chunk)
     return (rank is None, rank if rank is not None else 0, name)
 
 

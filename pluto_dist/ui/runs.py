@@ -125,7 +125,7 @@ def row_of(each: Listed) -> Row:
         created_at=head.created_at,
         ended_at=head.ended_at,
         points=head.points,
-        processes=len(head.leases),
+        processes=sum(lease.pid > 0 for lease in head.leases),
         mode=head.mode,
         store=str(each.known.store),
         differs=head.server_status is not None or "status" in head.refusals,

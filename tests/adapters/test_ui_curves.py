@@ -13,7 +13,7 @@ from pluto_dist.core.values.records import SeriesOwner
 from pluto_dist.read.columns import Chunk
 from pluto_dist.read.follow import Follower
 from pluto_dist.read.series import Wanted
-from pluto_dist.ui.curves import Axis, Line, chart_of, line_of
+from pluto_dist.ui.curves import Axis, Line, chart_of, part_of
 from tests.adapters.documents import lease
 from tests.adapters.test_cli_lookup import Machine, machine
 from tests.adapters.test_read import kept, put
@@ -29,7 +29,8 @@ def chunk(values: Sequence[float], steps: Sequence[int] | None = None, begin_ms:
 
 
 def line(*chunks: Chunk, axis: Axis = "step") -> Line:
-    return line_of("run", "x", chunks, axis, 1000, rank=None, band=len(chunks))
+    parts = (part_of(f"rank {rank}", [each], axis, 1000) for rank, each in enumerate(chunks))
+    return Line("run", "x", None, tuple(parts))
 
 
 def test_a_short_series_is_drawn_as_it_is():
@@ -66,7 +67,28 @@ def test_ranks_are_a_band_of_smallest_mean_and_largest_at_each_step():
     found = chart_of([line(chunk([1.0, 2.0]), chunk([3.0, 2.0]), chunk([8.0, 2.0, 7.0]))], 100)
     (drawn,) = found.lines
     assert (drawn.low, drawn.mean, drawn.high) == ([1, 2, 7], [4, 2, 7], [8, 2, 7])
-    assert drawn.band == 3
+    assert (drawn.names, drawn.lowest, drawn.highest) == (
+        ["rank 0", "rank 1", "rank 2"],
+        [0, 0, 2],
+        [2, 0, 2],
+    )
+
+
+def test_a_rank_that_has_nothing_finite_is_neither_the_lowest_nor_the_highest():
+    found = chart_of([line(chunk([math.nan, math.nan]), chunk([3.0, math.inf]), chunk([2.0]))], 100)
+    (drawn,) = found.lines
+    assert (drawn.low, drawn.high) == ([2.0, "NaN"], [3.0, "NaN"])
+    assert (drawn.lowest, drawn.highest, drawn.odd) == ([2, -1], [1, -1], 3)
+    assert drawn.odd_in == ["rank 0", "rank 1"]
+
+
+def test_of_too_many_lines_those_that_are_furthest_from_the_others_are_drawn():
+    lines = [line(chunk([float(number % 3)] * 50)) for number in range(100)]
+    lines[71], lines[5] = line(chunk([9.0] * 50)), line(chunk([1.0] * 49 + [-90.0]))
+    lines[6] = line(chunk([math.nan] * 50))
+    found = chart_of(lines, 100, most=2)
+    assert [each.mean[-1] for each in found.lines] == [-90.0, 9.0]
+    assert found.left_out == 98
 
 
 def test_ranks_whose_times_never_meet_are_a_band_on_an_axis_of_time():
@@ -95,13 +117,21 @@ def test_a_series_of_nothing_but_nan_and_one_of_nothing():
     found = chart_of([line(chunk([math.nan] * 10_000))], 100)
     assert found.lines[0].odd == found.lines[0].count == 10_000
     assert set(found.lines[0].mean) == {"NaN"}
-    assert chart_of([], 100).x == chart_of([line()], 100).x == []
+    assert chart_of([], 100).x == chart_of([line(chunk([]))], 100).x == []
     assert chart_of([line(chunk([1.0], [7]))] * 2, 100, 8, 9).lines[0].count == 0
 
 
 def test_values_at_the_edge_of_what_a_number_can_hold_have_a_mean():
     found = chart_of([line(chunk([1.7e308, 1.7e308]), chunk([1.7e308, -1.7e308]))], 100)
     assert found.lines[0].mean == [1.7e308, 0.0]
+
+
+def test_of_a_step_that_was_logged_again_after_a_restart_the_last_value_counts():
+    """As `Run.together` has it; on an axis of time both are there."""
+    before, after = chunk([1.0, 2.0, 3.0]), chunk([20.0, 30.0, 40.0], [1, 2, 3], begin_ms=9000)
+    part = part_of("x", [before, after], "step", 1000)
+    assert (part.xs.tolist(), part.ys.tolist()) == ([0, 1, 2, 3], [1.0, 20.0, 30.0, 40.0])
+    assert len(part_of("x", [before, after], "time", 1000).xs) == 6
 
 
 def test_steps_out_of_order_are_put_in_order():

@@ -138,7 +138,9 @@ def world() -> Iterator[World]:
     machine.store.write_document("key-2", json.dumps({**newer, "key": "key-2", "format": 99}).encode())
     machine.store.write_document("key-3", b'{"half')
     with serving(machine.home, machine.base) as address:
-        yield World(machine, address)
+        made = World(machine, address)
+        with made.client:
+            yield made
     shutil.rmtree(machine.base)
 
 
@@ -212,19 +214,19 @@ def test_a_run_says_why_who_failed_first_and_with_which_last_words(world: World)
 
 
 def test_ranks_are_a_band_and_a_side_stands_beside_it(world: World):
-    lines = world.chart(asked={"metric": "loss"})["chart"]["lines"]
+    lines = world.chart(asked={"metric": "loss"})["lines"]
     assert [(line["band"], line["label"]) for line in lines] == [(2, "2 series"), (1, "eval")]
     assert (lines[0]["low"][7], lines[0]["mean"][7], lines[0]["high"][7]) == (7, 12, 17)
-    apart = world.chart(asked={"metric": "loss", "lines": True})["chart"]["lines"]
+    apart = world.chart(asked={"metric": "loss", "lines": True})["lines"]
     assert [line["rank"] for line in apart] == [0, 1, None]
     named = world.chart(asked={"names": ["loss", "loss/eval"]}, axis="elapsed", first=0, last=0.01)
-    assert named["chart"]["x"][0] == 0
+    assert named["x"][0] == 0
 
 
 def test_a_chart_of_nan_alone_and_of_no_such_name(world: World):
-    lines = world.chart(asked={"metric": "nothing"})["chart"]["lines"]
+    lines = world.chart(asked={"metric": "nothing"})["lines"]
     assert [(line["count"], line["odd"]) for line in lines] == [(200, 200), (100, 100)]
-    assert world.chart(asked={"metric": "nowhere"})["chart"]["lines"] == []
+    assert world.chart(asked={"metric": "nowhere"})["lines"] == []
 
 
 @pytest.mark.parametrize(
@@ -274,6 +276,10 @@ def test_events_begin_with_everything_and_tell_what_grows(world: World):
         told = next(line for line in lines if line.startswith("event: "))
         assert told == "event: points"
         assert json.loads(next(lines).removeprefix("data: ")) == {"run": "key-1"}
+    with world.client.stream("GET", "/api/live?run=key-2") as live:
+        lines = live.iter_lines()
+        assert next(lines) == "event: trouble"
+        assert "format 99" in next(lines)
     with world.client.stream("GET", "/api/live") as live:
         lines = live.iter_lines()
         assert next(lines) == "event: runs"

@@ -38,6 +38,7 @@ def rows(effort: Effort, build: Build) -> Iterator[Row]:
         yield from _commands(effort, base, build)
         if effort.peers:
             yield _series(effort, base)
+            yield from _page(effort, base)
             yield from _ranks(effort, base)
 
 
@@ -55,6 +56,34 @@ def _commands(effort: Effort, base: Path, build: Build) -> Iterator[Row]:
         command = ["export", "1", "--format", form, "--output", os.devnull]
         if form != "parquet" or effort.peers:
             yield _rate(_row(effort, base, build, f"`export` of {many}, {form}", command), points, rate)
+
+
+def _page(effort: Effort, base: Path) -> Iterator[Row]:
+    """The server's part of the page, in a process that has loaded it; the columns are kept."""
+    from pluto_dist.read.lookup import Lookup
+    from pluto_dist.ui.curves import chart_of
+    from pluto_dist.ui.opened import Asked, Opened
+    from pluto_dist.ui.runs import Runs
+
+    def chart(opened: Opened) -> float:
+        begun = time.process_time()
+        opened.page()
+        msgspec.json.encode(chart_of(opened.lines(Asked(metric="loss"), "step"), places=600))
+        return time.process_time() - begun
+
+    def lookup(_: object = None) -> Lookup:
+        return Lookup(base / "h", base / "s")
+
+    fresh = [Opened(lookup(), "key-00001") for _ in range(effort.rounds)]
+    points = f"{VALUES * effort.looked_records:,} points"
+    opened = statistics.median(map(chart, fresh))
+    yield Row(f"`ui`: a Run of {points} opens with a chart of a tenth of them", "s CPU", opened, goal=1.0)
+    again = statistics.median(map(chart, fresh))
+    yield Row(f"`ui`: the chart again, {points}", "s CPU", again)
+    begun = time.process_time()
+    msgspec.json.encode(Runs(lookup).look())
+    took = time.process_time() - begun
+    yield Row(f"`ui`: the list of {effort.looked_runs:,} Runs", "s CPU", took, goal=0.4)
 
 
 def _rate(row: Row, points: int, goal: float | None) -> Row:

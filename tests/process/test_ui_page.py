@@ -79,7 +79,7 @@ def no_complaints(story: Story) -> Iterator[None]:
 
 def chart(page: Browser, title: str) -> str:
     """Selector of a chart that is drawn."""
-    selector = f'section.chart[aria-label="{title}"]'
+    selector = f'article.chart[aria-label="{title}"]'
     page.find(f"{selector} canvas")
     return selector
 
@@ -126,7 +126,7 @@ def test_new_points_appear_by_themselves_in_chart_table_and_console(story: Story
 
 def test_a_series_of_nan_alone_says_so(story: Story):
     page = story.open_run("charts")
-    page.find('section.chart[aria-label="nothing"] .note', "none of them finite")
+    page.find('article.chart[aria-label="nothing"] .note', "none of them finite")
 
 
 def test_a_chart_is_zoomed_by_mouse_and_by_keys_and_all_go_along(story: Story):
@@ -186,6 +186,16 @@ def test_what_died_first_stands_at_the_top_while_one_looks(story: Story):
     page.find(".people tr.bad", "failed first")
 
 
+def test_smoothing_begins_at_the_first_value_and_keeps_gaps(story: Story):
+    page = story.open("#/")
+    script = (
+        "const done = arguments[0]; import('/static/js/plot.js').then(({smoothed}) =>"
+        "done(smoothed([4, undefined, 8, null, 8], 0.5).map((each) => each ?? String(each))))"
+    )
+    found = page.driver.execute_async_script(script)
+    assert found == [4, "undefined", (4 + 2 * 8) / 3, "null", pytest.approx((4 + 2 * 8 + 4 * 8) / 7)]
+
+
 def test_all_views_can_be_opened_by_their_address(story: Story):
     for tab, text in (
         ("config", "0.5"),
@@ -203,5 +213,6 @@ def test_the_server_ends_when_it_is_interrupted_with_the_page_open(story: Story)
     story.open("#/").find("th.name a")
     story.page.signal(signal.SIGINT)
     assert story.page.wait() == INTERRUPTED
+    assert "Traceback" not in story.page.stderr
     story.window.find("#connection", "No connection")
     story.window.complaints()  # the browser has its own words for it
