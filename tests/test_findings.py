@@ -1,4 +1,4 @@
-"""The scripts in `findings` have the form that its README promises; they are run by hand, because they install."""
+"""The scripts in `findings` have the form that its README promises; by hand only, because they install."""
 
 from __future__ import annotations
 
