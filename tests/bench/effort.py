@@ -26,6 +26,7 @@ class Effort:
         looked_runs, looked_records: Runs of a store, and records of ten values of its longest one.
         read_records: of ten values, of which one series is read beside other readers.
         handed, handed_before: checkpoints that are timed, and others before the last of them.
+        cluster_nodes: nodes for which one process asks the cluster store.
         peers: whether other clients are measured, too, where they are installed, and what no earlier
             version could do.
         crowd_of_peers: eight processes of them at once.
@@ -50,6 +51,7 @@ class Effort:
     read_records: int = 20_000
     handed: int = 200
     handed_before: int = 10_000
+    cluster_nodes: int = 1000
     peers: bool = True
     crowd_of_peers: bool = True
 
@@ -75,5 +77,6 @@ QUICK = Effort(
     read_records=5_000,
     handed=40,
     handed_before=1_000,
+    cluster_nodes=200,
     crowd_of_peers=False,
 )
