@@ -21,8 +21,9 @@ from pluto_dist.core.rules.verdict import server_differs
 from pluto_dist.core.values.document import Document
 from pluto_dist.core.values.records import Failure, RunEvent
 from pluto_dist.read.failure import first_failure, how
+from pluto_dist.read.groups import Group, groups_of
 from pluto_dist.read.nodes import RunThere
-from pluto_dist.read.processes import Group, groups_of, processes_of
+from pluto_dist.read.processes import processes_of
 from pluto_dist.read.settle import Situation
 
 EVENTS = 20

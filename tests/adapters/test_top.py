@@ -17,7 +17,8 @@ from textual.widgets import Input, OptionList, RichLog
 
 from pluto_dist.cli.top import app as top_app
 from pluto_dist.cli.top.app import Top
-from pluto_dist.cli.top.widgets import Chart, Table
+from pluto_dist.cli.top.drawing import Chart
+from pluto_dist.cli.top.widgets import Table
 from pluto_dist.errors import CoordinatorUnavailableError
 from pluto_dist.read.board import RunSeen
 from tests.adapters.top_world import NOW_MS, World, failed, healthy, large, rank, run, said
@@ -74,7 +75,7 @@ def play(world: World, story: Story, size: tuple[int, int] = SIZE) -> None:
 
     async def told() -> None:
         app = Top(world, None)
-        async with app.run_test(size=size) as pilot:
+        async with app.run_test(size=size, notifications=True) as pilot:
             screen = Screen(app, pilot)
             await screen.settled()
             await story(screen)
@@ -204,6 +205,18 @@ def test_enter_opens_a_console_that_follows_until_the_person_goes_up():
         assert screen.who()[0] == "rank3"
 
     play(world, story)
+
+
+def test_the_console_of_a_process_on_another_node_is_said_to_be_there():
+    seen = healthy()
+    there = msgspec.structs.replace(seen, document=msgspec.structs.replace(seen.document, leases=()))
+
+    async def story(screen: Screen) -> None:
+        await screen.press("c")
+        assert "itsconsoleisonitsnode" in "".join(screen.text().split())
+        assert screen.who()[0] == "rank3"
+
+    play(World(there), story)
 
 
 def test_why_tells_the_verdict_and_events_and_keys_have_their_screens():

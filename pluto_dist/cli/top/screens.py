@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
@@ -14,11 +13,9 @@ from textual.screen import ModalScreen, Screen
 from textual.widgets import Footer, Input, OptionList, RichLog
 from textual.widgets.option_list import Option
 
-from pluto_dist.backend.local.reading import SaidLine
 from pluto_dist.cli.console import printable
 from pluto_dist.cli.top.widgets import as_title
 
-LINES = 2000
 CHOICES = 300
 
 
@@ -212,18 +209,3 @@ class Choosing(ModalScreen[str | None]):
     def _fitting(self, word: str) -> list[str]:
         words = word.lower().split()
         return [each for each in self._choices if all(part in each.lower() for part in words)][:CHOICES]
-
-
-def said(line: SaidLine) -> Text:
-    """A line of a console; what went to stderr is yellow."""
-    text = Text()
-    text.append(time.strftime("%H:%M:%S ", time.localtime(line.time / 1000)), "dim")
-    if line.speaker:
-        text.append(f"{printable(line.speaker)} ", "cyan")
-    return text.append(printable(line.message), "yellow" if line.log_type == "ERROR" else "")
-
-
-def said_by_us(line: str) -> Text:
-    """A line of a report."""
-    bad = line.startswith(("verdict: FAILED", "first failure"))
-    return Text(printable(line), style="bold red" if bad else "dim" if line.startswith("  |") else "")

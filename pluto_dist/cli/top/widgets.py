@@ -1,20 +1,16 @@
-"""The pieces of the screen: a table that keeps its cursor, a chart, a list of events."""
+"""The pieces of the screen: a table that keeps its cursor, a list of events."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
-from typing import ClassVar
 
 from rich.text import Text
 from textual.widget import Widget
 from textual.widgets import DataTable
 
-from pluto_dist.cli.chart import Curve, picture
 from pluto_dist.cli.console import printable
 from pluto_dist.cli.top.model import NUMBERS, Row, folded, short
-from pluto_dist.cli.top.source import Drawn
 from pluto_dist.core.values.records import RunEvent
 
 
@@ -82,54 +78,6 @@ class Table(DataTable[Text]):
         ]
 
 
-class Chart(Widget):
-    """One series as a line of braille dots; of all ranks the mean, on the band in which they lie."""
-
-    COMPONENT_CLASSES: ClassVar[set[str]] = {"chart--band"}
-
-    def __init__(self, *, id: str) -> None:  # noqa: A002 # Textual's name
-        super().__init__(id=id)
-        self._drawn = Drawn(Curve())
-        self._instead = ""
-
-    def show_curve(self, drawn: Drawn, name: str, instead: str) -> None:
-        """Shows a series, or a sentence where it has no point."""
-        self._drawn, self._instead = drawn, instead
-        self.border_title = as_title("  ".join(part for part in _about(drawn, name) if part))
-        self.refresh()
-
-    def render(self) -> Text:
-        """As large as there is room."""
-        found = picture(self._drawn.curve, self.size.width, self.size.height, self._drawn.band)
-        if not found.lines:
-            return Text(self._instead, style="dim")
-        text, style = Text("\n".join(found.lines)), self.get_component_rich_style("chart--band")
-        starts = list(accumulate((len(line) + 1 for line in found.lines), initial=0))
-        for column, rows in enumerate(found.shaded):
-            for row in range(rows[0], rows[1] + 1) if rows is not None else ():
-                at = starts[row] + found.left + column
-                text.stylize(style, at, at + 1)
-        return text
-
-
-def _about(drawn: Drawn, name: str) -> list[str]:
-    curve = drawn.curve
-    if not curve.steps:
-        return [name]
-    last = f"{curve.values[-1]:.4g}"
-    if drawn.band is not None and drawn.band[0].values and drawn.band[1].values:
-        low, high = drawn.band[0].values[-1], drawn.band[1].values[-1]
-        last = f"mean {last} ({low:.4g} … {high:.4g})"
-    if drawn.ranks:
-        return [name, f"{drawn.ranks} ranks", last]
-    return [
-        name,
-        last,
-        f"{len(curve.steps):,} points",
-        f"{curve.skipped} not finite" if curve.skipped else "",
-    ]
-
-
 class Events(Widget):
     """The newest events of a Run, as many as there is room for."""
 
@@ -174,7 +122,7 @@ def _widths(heads: Sequence[str], rows: Sequence[Row]) -> list[int]:
 
 def style_of(event: RunEvent) -> str:
     """Bad news are red, warnings yellow."""
-    if event.name in ("side_died", "side_failed", "launcher_gone", "records_damaged"):
+    if event.name in ("side_died", "side_failed", "records_damaged"):
         return "red"
     if event.name == "ended":
         return "red" if event.detail.get("status") == "FAILED" else "green"
