@@ -109,6 +109,7 @@ def _open_at(wish: Wish, settings: Settings, places: Places, make: MakeRun | Non
         quota_bytes=settings.spool_quota,
         files_quota_bytes=settings.files_quota,
         files_copy_bytes=settings.files_copy,
+        sides_share=settings.sides_share if wish.verb == "attach" and wish.role != "worker" else 0,
         durable=settings.durability == "machine",
     )
     link = Link(
@@ -273,6 +274,7 @@ def _claim(
         console=settings.console,
         system_metrics_s=settings.system_metrics_s,
         upload_rate=settings.upload_rate,
+        sides_limit=settings.sides_limit,
         cluster=_cluster(wish, settings),
         origin=_origin(wish, settings, surroundings.job),
     )

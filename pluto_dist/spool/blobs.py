@@ -34,7 +34,7 @@ import msgspec
 from pluto_dist.spool.file_lines import BLOBS, LINK, Part, Seen
 from pluto_dist.spool.folders import Found, NoSourceError
 from pluto_dist.spool.sources import seen_in
-from pluto_dist.spool.space import MIB, MIN_FREE, SHARE_OF_FREE
+from pluto_dist.spool.space import MIB, MIN_FREE, SHARE_OF_FREE, SIDE
 
 COPY_UP_TO: Final = MIB  # bytes; about half a millisecond
 TIME_S: Final = 0.004  # for the files of a folder; what is left then is kept by reference
@@ -78,6 +78,7 @@ class Blobs:
         quota_bytes: limit of all blobs below the root, None for a tenth of what is free now. It is apart from
             the quota of the records, so that neither keeps the other out.
         copy_up_to: bytes of the largest file that is copied.
+        sides_share: percent of the quota that all sides together may take, for a process that is one; else 0.
         durable: blobs are put on the disk by `sync`.
 
     Attributes:
@@ -94,12 +95,14 @@ class Blobs:
         quota_bytes: int | None = None,
         *,
         copy_up_to: int = COPY_UP_TO,
+        sides_share: int = 0,
         durable: bool = False,
     ) -> None:
         self._folder = Path(folder) / BLOBS
         self._root = root
         self.quota_bytes = _free(root) // SHARE_OF_FREE if quota_bytes is None else quota_bytes
         self._copy_up_to = copy_up_to
+        self._sides_share = sides_share
         self._no_clone: set[int] = set()
         self._durable = durable
         self._unsynced: deque[str] = deque()
@@ -255,6 +258,15 @@ class Blobs:
             self._unsynced.append(blob.name)
         return blob
 
+    def _look_at_sides(self, size: int) -> None:
+        limit = self.quota_bytes * self._sides_share // 100
+        used = usage(self._root, sides=True)
+        if used + size > limit:
+            raise NoRoomError(
+                f"it has {size:,} bytes; files of sides that wait for delivery may take {limit:,} "
+                f"(sides_share: {self._sides_share} % of files_quota) and have {used:,} now"
+            )
+
     def _look_for_room(self, size: int) -> None:
         used = usage(self._root)
         if used + size > self.quota_bytes:
@@ -263,6 +275,8 @@ class Blobs:
                 f"{used:,} now. Set files_quota (PLUTO_DIST_FILES_QUOTA) higher"
                 + (", or log it when others are delivered" if size <= self.quota_bytes else "")
             )
+        if self._sides_share:
+            self._look_at_sides(size)
         try:
             free = _free(self._root)
         except OSError:  # the root is gone or closed to us; writing says why
@@ -292,14 +306,18 @@ class _SourceError(OSError):
     """Reading the user's file failed, not writing ours."""
 
 
-def usage(root: str) -> int:
-    """Bytes of all blobs below a spool's root, unfinished ones included."""
+def usage(root: str, *, sides: bool = False) -> int:
+    """Bytes of all blobs below a spool's root, unfinished ones included; or only of those of sides."""
     try:
         leases = os.scandir(Path(root) / "leases")
     except OSError:
         return 0
     with leases:
-        return sum(_size_below(Path(lease.path) / BLOBS) for lease in leases)
+        return sum(
+            _size_below(Path(lease.path) / BLOBS)
+            for lease in leases
+            if not sides or Path(lease.path, SIDE).exists()
+        )
 
 
 def _opened(path: str) -> int:

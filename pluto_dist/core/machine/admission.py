@@ -421,7 +421,17 @@ class Admission:
             reporting=run.key in self._context.reporting,
             owner_elsewhere=self._clusters.owner_elsewhere(run),
             asked_at=asked_at,
+            sides=sum(self._is_side(other) for other in self._book.leases_of(run.key)),
+            sides_limit=self._sides_limit(run),
         )
+
+    @staticmethod
+    def _is_side(lease: Lease) -> bool:
+        return lease.alive and lease.role == "side" and lease.state == "active"
+
+    def _sides_limit(self, run: Run) -> int | None:
+        owner = self._book.leases.get(run.owner) if run.owner is not None else None
+        return owner.opened.sides_limit if owner is not None else None
 
     def phase(self, run: Run) -> Phase:
         """The Run's phase now."""

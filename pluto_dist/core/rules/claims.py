@@ -84,6 +84,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         owner_elsewhere: which other node has a live owner, as the cluster store says; "" if none is known.
         reporting: the final status is on its way to the backend.
         asked_at: when the first of the claims that wait together was made.
+        sides: how many sides are attached, the claim's own process not counted.
+        sides_limit: how many the owner allows; None without one.
     """
 
     run: Run | None
@@ -100,6 +102,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     reporting: bool = False
     owner_elsewhere: str = ""
     asked_at: float = 0.0
+    sides: int = 0
+    sides_limit: int | None = None
 
 
 RANK_ZERO_S = 5.0  # rank 0 may claim ownership this long after the first rank asked
@@ -189,7 +193,15 @@ def _attach(claim: Claim, facts: Facts) -> Decision:
         return _join_unknown(claim, facts)
     if facts.parent is not None:
         return _child(facts.run, facts.parent)
-    return _join("worker" if claim.wanted == "worker" else "side", facts, "attached")
+    decision = _join("worker" if claim.wanted == "worker" else "side", facts, "attached")
+    limit = facts.sides_limit if facts.sides_limit is not None else claim.sides_limit
+    if isinstance(decision, Grant) and decision.role == "side" and facts.sides >= limit:
+        return Refuse(
+            "ClaimError",
+            f"Run {facts.run.external_id} has {facts.sides} sides, and sides_limit allows {limit}; close "
+            "some, or start the training with a higher PLUTO_DIST_SIDES_LIMIT",
+        )
+    return decision
 
 
 def _join(role: Role, facts: Facts, reason: str) -> Decision:

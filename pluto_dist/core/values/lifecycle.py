@@ -128,6 +128,7 @@ class Claim(Entry, frozen=True, kw_only=True, tag="opened"):
         system_metrics_s: seconds between samples of the node while the process is an owner or worker, 0 for
             none.
         upload_rate: bytes a second that its files may be uploaded with, 0 for as fast as it goes.
+        sides_limit: how many sides its Run may have at a time, if it is the owner.
         cluster: the store that the nodes of the job share, null without one.
         origin: for the page of a new Run, None where nothing about the machine is to be recorded.
     """
@@ -165,6 +166,7 @@ class Claim(Entry, frozen=True, kw_only=True, tag="opened"):
     console: Console = "off"
     system_metrics_s: Seconds = 0.0
     upload_rate: Annotated[int, msgspec.Meta(ge=0)] = 0
+    sides_limit: Annotated[int, msgspec.Meta(ge=1)] = 1000
     cluster: ClusterAddress | None = None
     origin: Origin | None = None
 
