@@ -8,9 +8,9 @@ const LANE = 20;
 const TOP = 26;
 const FOLDED = 16;
 const SAID = {
-  finished: "finished", closed: "closed", exited: "exited", died: "died", superseded: "replaced", gave_up: "gave up", refused: "refused", "": "goes on",
+  finished: "finished", failed: "failed", stopped: "stopped", closed: "closed", exited: "exited", died: "died", superseded: "replaced", gave_up: "gave up", refused: "refused", "": "goes on",
 };
-const TONES = { died: "bad", gave_up: "bad", superseded: "odd", "": "live" };
+const TONES = { died: "bad", failed: "bad", gave_up: "bad", superseded: "odd", "": "live" };
 const MARKS = {
   restarted: "restart", reopened: "opened again", superseded: "replaced", taken_over: "taken over", launcher_gone: "launcher gone", seat_claimed: "seat", owned_here: "owned here",
   ranks_stuck: "stuck", ranks_go_on: "goes on", side_failed: "side failed", side_died: "side died", cancelled: "cancelled", ended: "end", opened: "opened",
