@@ -155,7 +155,7 @@ def is_failure(evidence: Evidence) -> bool:
 
 
 def fault_of(evidence: Evidence) -> Fault:
-    """What evidence says of its process alone, whatever the Run's verdict: it failed, or was asked to stop."""
+    """What evidence says of its process, whatever the Run's verdict: it failed, or was asked to stop."""
     if evidence.ignored or not is_failure(evidence):
         return ""
     return "stopped" if is_stop(evidence) else "failed"
