@@ -75,6 +75,7 @@ class Lease:
         session: of the process, by which a daemon is recognised later.
         end: how this process ended the lease, "" while it has not.
         by_init: opened by `init()`.
+        named: its label was given by the caller.
         ended_by: the call that ended the lease, and its place.
     """
 
@@ -94,7 +95,7 @@ class Lease:
         self.pid = os.getpid()
         self.session = os.getsid(0)
         self.end: Literal["", "finished", "closed"] = ""
-        self.by_init = False
+        self.by_init = self.named = False
         self.ended_by = ""
         self.warn_once = WarnOnce()
         self._attached = attached
@@ -154,7 +155,7 @@ class Lease:
 
     def claim(self, opened: Claim) -> None:
         """Writes the claim, the first entry of the lease."""
-        self.by_init = opened.verb == "init"
+        self.by_init, self.named = opened.verb == "init", opened.label is not None
         self._attempt = opened.job.attempt
         self.files.say(opened)
         if knows_its_run(opened):
@@ -217,8 +218,8 @@ class Lease:
         if not self.here:
             self.warn_once(
                 "forked",
-                "in a forked child only log() is recorded: tags and config are changed by the process that "
-                "opened the Run; use attach()",
+                "in a forked child only log() is recorded: the process that opened the Run changes tags and "
+                "config, and hands things over; use attach()",
             )
         elif self.end:
             message = f"{self._ended()}; nothing was changed"

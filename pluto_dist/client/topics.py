@@ -250,6 +250,12 @@ class Subscription(Generic[T]):
                 "`pluto-dist coordinator stop`, the next process starts one of its own version"
             )
         _tell_of_nodes(self._lease)
+        if view is not None and view.role == "side" and not (self._group or self._lease.named):
+            self._lease.warn_once(
+                "no label",
+                "a process without a label begins with the first item at each start; attach(label=…) goes on "
+                "where it stopped",
+            )
 
     def _made(self, answer: dict[str, Any]) -> T | None:
         """The item of an answer; None, with a warning, for a damaged one, so that the loop goes on."""

@@ -25,7 +25,7 @@ from pluto_dist.errors import ProtocolError
 from pluto_dist.host.lease_lock import LOCK_NAME, LeaseProbe
 from pluto_dist.spool.batches import next_step
 from pluto_dist.spool.frames import HEADER, HEADER_BYTES, MARK_STEP, Cut, scan
-from pluto_dist.spool.names import DRAIN_LOCK, stream_pid
+from pluto_dist.spool.names import DRAIN_LOCK, segment_name, stream_pid
 from pluto_dist.spool.reader import list_streams, next_range, read_cut, writer_lives
 from pluto_dist.spool.real_files import real_files
 from pluto_dist.spool.retention import touch_live
@@ -69,12 +69,16 @@ class LifecycleTail:
                 self._torn[segment] = segments[segment]
                 continue
             self._offsets[segment] = cut.end
-            for line in cut.lines if not cut.damaged else with_gaps(cut, segment):
+            for line in cut.lines if not cut.damaged else self._with_gaps(cut, segment):
                 self._count += 1
                 entries.append((self._count, decode_entry(line)))
 
+    def _with_gaps(self, cut: Cut, segment: int) -> Iterator[bytes]:
+        path = f"{self._folder}/{segment_name(LIFECYCLE, segment)}"
+        return with_gaps(real_files().read_at(path, cut.start, cut.end - cut.start), cut, segment)
 
-def with_gaps(cut: Cut, segment: int) -> Iterator[bytes]:
+
+def with_gaps(raw: bytes, cut: Cut, segment: int) -> Iterator[bytes]:
     """Lines of a damaged cut, with an empty one for each entry that cannot be read any more.
 
     Thus the entries behind them keep the numbers that an earlier coordinator gave them. How many are missing
@@ -82,9 +86,9 @@ def with_gaps(cut: Cut, segment: int) -> Iterator[bytes]:
     """
     before = -1 if cut.start == 0 and segment == 1 else None
     start = 0
-    while start < len(cut.raw):
-        one = scan(cut.raw, start, final=True, limit_frames=1)
-        after = _sequence_of(cut.raw, one) if one.lines else None
+    while start < len(raw):
+        one = scan(raw, start, final=True, limit_frames=1)
+        after = _sequence_of(raw, one) if one.lines else None
         missing = one.damaged
         if missing and before is not None and after is not None:
             room = one.skipped // HEADER_BYTES  # a sequence that is a lie must not make billions of them

@@ -22,6 +22,7 @@ Axis = Literal["step", "time", "elapsed"]
 Array = np.ndarray[Any, Any]
 
 VALUES = 60_000  # of all lines of an answer: so many are drawn in a moment
+NAMED = 5  # series that have something odd
 FEWEST = 60  # places of a line, however many lines there are
 UNIQUE = 20  # times the places: of more points than that it is not asked how many steps are equal
 
@@ -62,6 +63,7 @@ class Drawn(msgspec.Struct, frozen=True):
         lowest, highest: which of `names` had them, -1 where none had; None without a band.
         count: points in the window.
         odd: how many of them are not finite.
+        odd_in: labels of the series that have such a value, the first few.
     """
 
     run: str
@@ -76,6 +78,7 @@ class Drawn(msgspec.Struct, frozen=True):
     highest: list[int] | None
     count: int
     odd: int
+    odd_in: list[str]
 
 
 class Chart(msgspec.Struct, frozen=True):
@@ -123,6 +126,9 @@ def part_of(label: str, chunks: Sequence[Chunk], axis: Axis, begin_ms: int) -> P
     if len(xs) > 1 and not bool(np.all(xs[1:] >= xs[:-1])):
         order = np.argsort(xs, kind="stable")
         xs, ys = xs[order], ys[order]
+    if axis == "step" and len(xs) > 1:  # of one that was logged again, after a restart, the last counts
+        last = np.append(xs[1:] != xs[:-1], True)
+        xs, ys = (xs, ys) if last.all() else (xs[last], ys[last])
     return Part(label, xs, ys)
 
 
@@ -266,6 +272,11 @@ def _drawn(line: Line, thin: Sequence[_Thin], kept: Array) -> Drawn:
         else None,
         count=count,
         odd=count - int(sum(each.counts.sum() for each in thin)),
+        odd_in=[
+            part.label
+            for part, each in zip(line.parts, thin, strict=True)
+            if each.counts.sum() < len(part.ys)
+        ][:NAMED],
     )
 
 

@@ -5,7 +5,7 @@
     points   something was logged: {"run": key}; the page asks for the charts that it shows
     console  something was printed: {"run": key}
     media    a file, text, histogram or table was logged: {"run": key}
-    trouble  {"run": key, "error": text}
+    trouble  {"run": key, "error": text}: it cannot be read now
 
 An event says that there is something, never what exactly; who has missed one has lost nothing, since the next
 connection begins with everything.
@@ -48,6 +48,11 @@ class Feed(Protocol):
         """How often."""
         ...
 
+    @property
+    def key(self) -> str:
+        """Of the Run that it is about, "" for the list."""
+        ...
+
     def look(self) -> Iterator[bytes]:
         """What to send now."""
         ...
@@ -57,6 +62,7 @@ class ListFeed:
     """Changes of the list."""
 
     every_s = LIST_EVERY_S
+    key = ""
 
     def __init__(self, runs: Runs) -> None:
         self._runs = runs
@@ -89,29 +95,21 @@ class RunFeed:
     def __init__(
         self, opened: Opened, key: str, *, whole: bool, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._opened, self._key, self._whole, self._clock = opened, key, whole, clock
+        self._opened, self.key, self._whole, self._clock = opened, key, whole, clock
         self._sizes: Sizes | None = None
         self._page = b""
         self._page_at = float("-inf")
-        self._trouble = ""
 
     def look(self) -> Iterator[bytes]:
-        """What to send now."""
-        try:
-            if self._clock() >= self._page_at + PAGE_EVERY_S:
-                self._page_at = self._clock()
-                yield from self._changed_page()
-            sizes = self._opened.sizes()
-        except (PlutoDistError, OSError) as error:
-            if str(error) != self._trouble:
-                self._trouble = str(error)
-                yield event("trouble", {"run": self._key, "error": self._trouble})
-            return
-        self._trouble = ""
+        """What to send now; raises as `Opened.seen`."""
+        if self._clock() >= self._page_at + PAGE_EVERY_S:
+            self._page_at = self._clock()
+            yield from self._changed_page()
+        sizes = self._opened.sizes()
         before = sizes if self._sizes is None else self._sizes
         self._sizes = sizes
         grown = {KINDS.get(stream_kind(stream)) for (_, stream, _), _ in sizes.items() ^ before.items()}
-        yield from (event(kind, {"run": self._key}) for kind in sorted(filter(None, grown)))
+        yield from (event(kind, {"run": self.key}) for kind in sorted(filter(None, grown)))
 
     def _changed_page(self) -> Iterator[bytes]:
         page = self._opened.page(whole=self._whole)
@@ -124,22 +122,40 @@ class RunFeed:
             yield event("page", page)
 
 
-def _looked(feed: Feed) -> list[bytes]:
-    return list(feed.look())
+class _Turn:
+    """When a feed is looked at again, and what went wrong the last time."""
+
+    def __init__(self, feed: Feed) -> None:
+        self._feed = feed
+        self._due = float("-inf")
+        self._trouble = ""
+
+    @property
+    def is_due(self) -> bool:
+        return time.monotonic() >= self._due
+
+    def look(self) -> list[bytes]:
+        """What to send now; trouble is told once."""
+        try:
+            found, trouble = list(self._feed.look()), ""
+        except (PlutoDistError, OSError) as error:
+            found, trouble = [], str(error)
+        if trouble and trouble != self._trouble:
+            found = [event("trouble", {"run": self._feed.key, "error": trouble})]
+        self._trouble = trouble
+        self._due = time.monotonic() + self._feed.every_s
+        return found
 
 
 async def events(feeds: Sequence[Feed], stopping: Callable[[], bool]) -> AsyncIterator[bytes]:
     """Events of several feeds until the server stops or the page leaves."""
-    due = [0.0] * len(feeds)
+    turns = [_Turn(feed) for feed in feeds]
     sent_at = time.monotonic()
     while not stopping():
-        for index, feed in enumerate(feeds):
-            if time.monotonic() < due[index]:
-                continue
-            for found in await run_sync(_looked, feed):
+        for turn in turns:
+            for found in await run_sync(turn.look) if turn.is_due else ():
                 yield found
                 sent_at = time.monotonic()
-            due[index] = time.monotonic() + feed.every_s
         if time.monotonic() > sent_at + QUIET_S:
             yield b": still here\n\n"
             sent_at = time.monotonic()

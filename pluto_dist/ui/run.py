@@ -9,7 +9,7 @@ import msgspec
 
 from pluto_dist.backend.local.reading import SaidLine
 from pluto_dist.core.rules.verdict import server_differs
-from pluto_dist.core.values.document import Document, ForkShown, VerdictShown
+from pluto_dist.core.values.document import Document, ForkShown, TopicShown, VerdictShown
 from pluto_dist.core.values.records import AttemptEnd, Failure, Point, RunEvent
 from pluto_dist.read.board import RunSeen
 from pluto_dist.read.failure import first_failure, how
@@ -138,6 +138,7 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
     others: list[Other]
     machines: tuple[MachineUse, ...]
     timeline: Timeline
+    topics: dict[str, TopicShown]
     events: tuple[RunEvent, ...]
     events_left_out: int
     config: msgspec.Raw
@@ -212,6 +213,7 @@ def page_of(
         others=others_of(document),
         machines=seen.machines,
         timeline=timeline_of(document, now_ms),
+        topics=document.topics,
         events=document.events[-EVENTS:],
         events_left_out=max(0, len(document.events) - EVENTS),
         config=document.config,

@@ -51,7 +51,7 @@ class Server:
         pages = Pages(make, only_store=only_store, stopping=self._is_stopping)
         config = uvicorn.Config(
             Guarded(pages.app(), guard),
-            log_level="critical",
+            log_level="error",
             access_log=False,
             lifespan="off",
             server_header=False,

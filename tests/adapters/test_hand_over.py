@@ -35,7 +35,8 @@ class Link:
     def __init__(self) -> None:
         self.answers: list[dict[str, Any] | None] = []
         self.asked: list[TakeItem] = []
-        self.view = SimpleNamespace(state="active", topics=True, run=SimpleNamespace(relay=""))
+        run = SimpleNamespace(relay="")
+        self.view = SimpleNamespace(state="active", role="side", topics=True, run=run)
 
     def ask(self, make: Callable[[int], TakeItem], timeout_s: float) -> bytes | None:
         self.asked.append(make(len(self.asked) + 1))
@@ -49,7 +50,7 @@ class Lease:
     def __init__(self, *, strict: bool = False) -> None:
         self.lease_id = "0" * 24
         self.end = ""
-        self.here = True
+        self.here = self.named = True
         self.link = Link()
         self.settings = SimpleNamespace(strict=strict)
         self.files = SimpleNamespace(unsaid=False, lifecycle=SimpleNamespace(written=1))
@@ -288,6 +289,17 @@ def test_on_a_node_that_does_not_own_the_run_it_is_told_once(caplog: pytest.LogC
     assert [*loop(lease)] == []
     (record,) = caplog.records
     assert "stays here" in record.message
+
+
+@pytest.mark.parametrize(("group", "told"), [(None, 1), ("g", 0)])
+def test_without_a_label_it_is_told_that_nothing_remembers_where_it_stopped(
+    group: str | None, told: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    lease: Any = Lease()
+    lease.named = False
+    lease.link.answers = [item(1), ENDED]
+    assert len([*loop(lease, group=group)]) == 1
+    assert len(caplog.records) == told
 
 
 @pytest.mark.parametrize("group", ["", 7, "a\nb", "a" * 101])

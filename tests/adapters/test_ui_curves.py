@@ -79,6 +79,7 @@ def test_a_rank_that_has_nothing_finite_is_neither_the_lowest_nor_the_highest():
     (drawn,) = found.lines
     assert (drawn.low, drawn.high) == ([2.0, "NaN"], [3.0, "NaN"])
     assert (drawn.lowest, drawn.highest, drawn.odd) == ([2, -1], [1, -1], 3)
+    assert drawn.odd_in == ["rank 0", "rank 1"]
 
 
 def test_of_too_many_lines_those_that_are_furthest_from_the_others_are_drawn():
@@ -123,6 +124,14 @@ def test_a_series_of_nothing_but_nan_and_one_of_nothing():
 def test_values_at_the_edge_of_what_a_number_can_hold_have_a_mean():
     found = chart_of([line(chunk([1.7e308, 1.7e308]), chunk([1.7e308, -1.7e308]))], 100)
     assert found.lines[0].mean == [1.7e308, 0.0]
+
+
+def test_of_a_step_that_was_logged_again_after_a_restart_the_last_value_counts():
+    """As `Run.together` has it; on an axis of time both are there."""
+    before, after = chunk([1.0, 2.0, 3.0]), chunk([20.0, 30.0, 40.0], [1, 2, 3], begin_ms=9000)
+    part = part_of("x", [before, after], "step", 1000)
+    assert (part.xs.tolist(), part.ys.tolist()) == ([0, 1, 2, 3], [1.0, 20.0, 30.0, 40.0])
+    assert len(part_of("x", [before, after], "time", 1000).xs) == 6
 
 
 def test_steps_out_of_order_are_put_in_order():

@@ -276,6 +276,10 @@ def test_events_begin_with_everything_and_tell_what_grows(world: World):
         told = next(line for line in lines if line.startswith("event: "))
         assert told == "event: points"
         assert json.loads(next(lines).removeprefix("data: ")) == {"run": "key-1"}
+    with world.client.stream("GET", "/api/live?run=key-2") as live:
+        lines = live.iter_lines()
+        assert next(lines) == "event: trouble"
+        assert "format 99" in next(lines)
     with world.client.stream("GET", "/api/live") as live:
         lines = live.iter_lines()
         assert next(lines) == "event: runs"

@@ -22,12 +22,12 @@ from tests.adapters.coordinators import answering, knowing
 from tests.adapters.documents import document, lease
 from tests.bench.builds import Build
 from tests.bench.effort import Effort
+from tests.bench.nodes import COMMAND
 from tests.bench.table import Row
 
 VALUES = 10
 SEGMENT_BYTES = 64 << 20
 RANKS = 300
-RUN = "import sys; from pluto_dist.cli.main import app; app(prog_name='pluto-dist')"
 
 
 def rows(effort: Effort, build: Build) -> Iterator[Row]:
@@ -165,7 +165,7 @@ def cpu_s(argv: list[str], build: Build, rounds: int) -> float:
 
 def _once(argv: list[str], python: str, env: dict[str, str]) -> float:
     process = subprocess.Popen(
-        [python, "-P", "-c", RUN, *argv],
+        [python, "-P", "-c", COMMAND, *argv],
         env=env,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -186,6 +186,16 @@ def test_what_died_first_stands_at_the_top_while_one_looks(story: Story):
     page.find(".people tr.bad", "failed first")
 
 
+def test_smoothing_begins_at_the_first_value_and_keeps_gaps(story: Story):
+    page = story.open("#/")
+    script = (
+        "const done = arguments[0]; import('/static/js/plot.js').then(({smoothed}) =>"
+        "done(smoothed([4, undefined, 8, null, 8], 0.5).map((each) => each ?? String(each))))"
+    )
+    found = page.driver.execute_async_script(script)
+    assert found == [4, "undefined", (4 + 2 * 8) / 3, "null", pytest.approx((4 + 2 * 8 + 4 * 8) / 7)]
+
+
 def test_all_views_can_be_opened_by_their_address(story: Story):
     for tab, text in (
         ("config", "0.5"),
@@ -203,5 +213,6 @@ def test_the_server_ends_when_it_is_interrupted_with_the_page_open(story: Story)
     story.open("#/").find("th.name a")
     story.page.signal(signal.SIGINT)
     assert story.page.wait() == INTERRUPTED
+    assert "Traceback" not in story.page.stderr
     story.window.find("#connection", "No connection")
     story.window.complaints()  # the browser has its own words for it

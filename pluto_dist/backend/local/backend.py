@@ -75,14 +75,14 @@ class LocalBackend:
             return Unavailable(f"the store {self._store.root} cannot be used: {error}")
 
     def deliver(self, run: BackendRun, batch: Batch) -> Outcome:
-        """Copies a cut of a segment, and before it the files that it names; repeating it changes nothing."""
-        name = segment_name(batch.stream, batch.segment)
+        """Takes a cut of a segment, and before it the files that it names; repeating it changes nothing."""
         try:
             if batch.kind == "files":
                 refused = self._keep(run, batch)
                 if refused is not None:
                     return refused
-            self._store.copy_segment(run.key, batch.lease_id, name, batch.start, batch.raw)
+            segment = Path(batch.folder, segment_name(batch.stream, batch.segment))
+            self._store.take_segment(run.key, batch.lease_id, segment, batch.start, batch.end)
         except OSError as error:
             return Retry(f"the store {self._store.root} cannot take it: {error}")
         return Delivered()

@@ -13,6 +13,7 @@ import msgspec
 
 from pluto_dist.core.machine.context import Context
 from pluto_dist.core.rules.topics import done, left, next_number, over, published, taken
+from pluto_dist.core.rules.verdict import assess, members_of
 from pluto_dist.core.values.effects import GiveItem, Send
 from pluto_dist.core.values.lifecycle import ItemDone, Published, Unsubscribed
 from pluto_dist.core.values.messages import Answer, TakeItem
@@ -99,7 +100,7 @@ class Topics:
         number = next_number(reader, topic.last, member, self._alive, latest=asked.latest)
         if number is not None:
             self._give(reader, topic, question, number)
-        elif _ended(run) and over(reader, topic.last):
+        elif self._ended(run) and over(reader, topic.last):
             del self._waiting[member]
             body = _encode({"ended": True, "status": run.status, "gone": topic.gone})
             self._context.emit(Send(peer=question.peer, reply=Answer(request=asked.request, body=body)))
@@ -124,6 +125,14 @@ class Topics:
         )
         return self._book.readers.get(fresh.key) or fresh
 
+    def _ended(self, run: Run) -> bool:
+        """Whether nothing more is to come; a relay has no verdict, and gives what its own ranks hand over."""
+        if not run.relay:
+            return run.ended
+        members = members_of(run, self._book.leases_of(run.key))
+        nobody = assess(run, members, self._context.now.at).phase == "detached"
+        return nobody or run.ended or run.status != "RUNNING"
+
     def _alive(self, holder: Holder) -> bool:
         lease = self._book.leases.get(holder.lease_id)
         return lease is not None and lease.alive
@@ -136,8 +145,3 @@ def _refused(topic: Topic, topics: int, size: int) -> str:
     if not topic.last and topics >= MAX_TOPICS:
         return f"the Run has {topics} topics already; the limit is {MAX_TOPICS}"
     return ""
-
-
-def _ended(run: Run) -> bool:
-    """Whether no more items can come; a relay has no verdict and goes by the server's status."""
-    return run.ended or (bool(run.relay) and run.status != "RUNNING")

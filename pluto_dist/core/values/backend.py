@@ -304,9 +304,10 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     """A cut of one segment of one stream.
 
     Attributes:
-        lease_id, stream, segment, start: where it was cut; `start` is the offset of `raw` in the segment.
-        raw: the bytes of the segment, frames and all; the local backend copies them.
-        lines: the payloads of the record frames in `raw`, each a request line with its newline, with names
+        lease_id, stream, segment: where it was cut.
+        folder: of the segment's file.
+        start, end: offsets in it; the local backend takes these bytes as they are, frames and all.
+        lines: the payloads of the record frames there, each a request line with its newline, with names
             already replaced where a series has a suffix; the server's backend joins them.
         last: nothing follows for now.
         notes: folder in which a backend may note how far an upload is, "" for none.
@@ -318,7 +319,8 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     kind: StreamKind
     segment: int
     start: int
-    raw: bytes
+    end: int
+    folder: str
     lines: tuple[bytes, ...]
     last: bool = False
     notes: str = ""

@@ -1,110 +1,198 @@
 // Charts of one or several Runs: what is along the axis, zoom, smoothing, which names.
+// An item is {name, title, group, asked}; `asked` is what the server is asked for, see its `Asked`.
 
 import { h, fill, choice, settled } from "./dom.js";
-import { elapsed, number, clock } from "./format.js";
+import { clock, elapsed, number } from "./format.js";
 import { Chart } from "./chart.js";
+
+const AXES = [
+  ["step", "Step"],
+  ["elapsed", "Elapsed"],
+  ["time", "Time"],
+];
+const RANKS = [
+  ["band", "Band"],
+  ["lines", "Lines"],
+];
+const SCALES = [
+  ["", "Linear"],
+  ["log", "Log"],
+];
 
 const kept = JSON.parse(localStorage.getItem("charts") ?? "{}");
 const keep = (given) => localStorage.setItem("charts", JSON.stringify(Object.assign(kept, given)));
 
-/** How all charts of a view are drawn. */
+/** How all charts of a view are drawn; what a person has chosen before, unless `given` says otherwise. */
 export function chartView(runs, given = {}) {
-  return { runs, axis: kept.axis ?? "step", ranks: kept.ranks ?? "band", smoothing: kept.smoothing ?? 0, log: false, first: null, last: null, zoom: () => {}, ...given };
+  const { axis = "step", ranks = "band", smoothing = 0 } = kept;
+  return { runs, axis, ranks, smoothing, log: false, first: null, last: null, zoom: () => {}, ...given };
 }
 
-export const groupOf = (name) => (name.includes("/") ? name.slice(0, name.lastIndexOf("/")) : "");
-
-/**
- * @param {object[]} runs [{key, label, index}]
- * @param {(name: string) => string} title of a group
- * @returns what the caller shows (`element`), and `set(items)`, `touch(key)`, `destroy()`;
- *   an item is {name, title, group, asked}
- */
-export function chartGrid(runs, { given = {}, empty = "No series yet." } = {}) {
-  const view = chartView(runs, given);
+/** The charts of a view by name: made when they are first shown, and ended when they are not any more. */
+export function chartSet(view) {
   const charts = new Map();
-  let items = [];
-  let text = "";
-  const closed = new Set();
-
-  const whole = h("button", { type: "button", onclick: () => view.zoom(null, null) }, "Show all");
-  const range = h("span.range", { role: "status" });
-  const zoomed = h("span.zoomed", { hidden: true }, range, whole);
-  const output = h("output", number(view.smoothing));
-  const slider = h("input", { type: "range", min: 0, max: 0.99, step: 0.01, value: view.smoothing, "aria-label": "Smoothing",
-    oninput: (event) => { view.smoothing = Number(event.target.value); output.textContent = number(view.smoothing); keep({ smoothing: view.smoothing }); for (const chart of charts.values()) if (chart.visible) chart.draw(); else chart.dirty = true; } });
-  const search = h("input", { type: "search", placeholder: "Filter series", "aria-label": "Filter series", oninput: settled((event) => { text = event.target.value.trim().toLowerCase(); draw(); }, 120) });
-  const toolbar = h("form.toolbar.sticky", { "aria-label": "How charts are drawn", onsubmit: (event) => event.preventDefault() },
-    search,
-    choice("Axis", [["step", "Step"], ["elapsed", "Elapsed"], ["time", "Time"]], view.axis, (axis) => { keep({ axis }); view.axis = axis; view.zoom(null, null); }),
-    choice("Ranks", [["band", "Band"], ["lines", "Lines"]], view.ranks, (value) => { keep({ ranks: value }); view.ranks = value; touch(); }),
-    choice("Scale", [["", "Linear"], ["log", "Log"]], "", (value) => { view.log = value === "log"; for (const chart of charts.values()) chart.draw(); }),
-    h("label.field", h("span", "Smoothing"), slider, output), zoomed);
-  const body = h("div.groups");
-  const element = h("div", toolbar, body);
-
+  const each = (action) => charts.forEach((chart) => action(chart));
+  const restyled = () => each((chart) => chart.restyle());
+  const touch = () => each((chart) => chart.touch());
   view.zoom = (first, last) => {
     Object.assign(view, { first, last });
-    zoomed.hidden = first === null;
-    const write = { step: (value) => number(Math.round(value)), elapsed, time: (value) => clock(value, { day: false }) }[view.axis];
-    range.textContent = first === null ? "" : `${write(first)} to ${write(last)}`;
     touch();
   };
-
-  function touch(key) {
-    for (const chart of charts.values()) if (!key || view.runs.some((run) => run.key === key)) chart.touch();
-  }
-
-  function draw() {
-    const groups = new Map();
-    for (const item of items) {
-      if (text && !`${item.name} ${item.title}`.toLowerCase().includes(text)) continue;
-      groups.set(item.group, [...(groups.get(item.group) ?? []), item]);
-    }
-    const wanted = new Set([...groups.values()].flat().map((item) => item.name));
-    for (const [name, chart] of charts) if (!wanted.has(name)) { chart.destroy(); charts.delete(name); }
-    fill(body, [...groups].map(([group, members]) => {
-      const grid = h("div.grid", members.map((item) => {
+  window.addEventListener("theme", restyled);
+  return {
+    touch,
+    draw: () => each((chart) => chart.draw()),
+    /** Elements of these items, in their order; all other charts end. */
+    elements(items) {
+      const wanted = new Set(items.map((item) => item.name));
+      for (const [name, chart] of charts) {
+        if (wanted.has(name)) continue;
+        chart.destroy();
+        charts.delete(name);
+      }
+      return items.map((item) => {
         if (!charts.has(item.name)) charts.set(item.name, new Chart(item, view));
         return charts.get(item.name).element;
-      }));
-      if (groups.size === 1) return [h("h2.hidden", group || "Charts"), grid];
-      const details = h("details.group", { open: !closed.has(group), ontoggle: () => (details.open ? closed.delete(group) : closed.add(group)) }, h("summary", h("h2", group || "General"), h("span.count", String(members.length))), grid);
-      return details;
-    }), wanted.size ? null : h("p.quiet", items.length ? "No series of that name." : empty));
-  }
-
-  const again = () => { for (const chart of charts.values()) { chart.shape = ""; chart.draw(); } };
-  window.addEventListener("theme", again);
-  return {
-    element, touch,
-    set(found) {
-      const same = found.length === items.length && found.every((item, index) => item.name === items[index].name && String(item.asked.names) === String(items[index].asked.names));
-      if (same && (found.length || body.childElementCount)) return;
-      items = found;
-      draw();
+      });
     },
-    destroy() { window.removeEventListener("theme", again); for (const chart of charts.values()) chart.destroy(); },
+    destroy() {
+      window.removeEventListener("theme", restyled);
+      each((chart) => chart.destroy());
+    },
   };
 }
 
-/** Series of numbers that a training has logged, as items. */
-export const metricItems = (metrics) => metrics.filter((metric) => !metric.name.startsWith("sys/"))
-  .map((metric) => ({ name: metric.name, title: metric.name, group: groupOf(metric.name), asked: { metric: metric.name } }));
+/** Charts in groups below a toolbar. */
+export function chartGrid(runs, { given = {}, empty = "No series yet." } = {}) {
+  const view = chartView(runs, given);
+  const charts = chartSet(view);
+  const closed = new Set();
+  const body = h("div.groups");
+  let items = [];
+  let text = "";
+
+  const all = h("button", { type: "button", onclick: () => view.zoom(null, null) }, "Show all");
+  const range = h("span.range", { role: "status" });
+  const zoomed = h("span.zoomed", { hidden: true }, range, all);
+  const zoom = view.zoom;
+  view.zoom = (first, last) => {
+    zoomed.hidden = first === null;
+    range.textContent = first === null ? "" : `${onAxis(first, view.axis)} to ${onAxis(last, view.axis)}`;
+    zoom(first, last);
+  };
+
+  function set(name, value, then) {
+    view[name] = value;
+    keep({ [name]: value });
+    then();
+  }
+
+  const found = settled((event) => {
+    text = event.target.value.trim().toLowerCase();
+    draw();
+  }, 120);
+  const toolbar = h(
+    "form.toolbar.sticky",
+    { "aria-label": "How charts are drawn", onsubmit: (event) => event.preventDefault() },
+    h("input", {
+      type: "search",
+      placeholder: "Filter series",
+      "aria-label": "Filter series",
+      oninput: found,
+    }),
+    choice("Axis", AXES, view.axis, (axis) => set("axis", axis, () => view.zoom(null, null))),
+    choice("Ranks", RANKS, view.ranks, (ranks) => set("ranks", ranks, charts.touch)),
+    choice("Scale", SCALES, "", (scale) => {
+      view.log = scale === "log";
+      charts.draw();
+    }),
+    slider(view.smoothing, (smoothing) => set("smoothing", smoothing, charts.draw)),
+    zoomed,
+  );
+
+  function draw() {
+    const wanted = items.filter((item) => `${item.name} ${item.title}`.toLowerCase().includes(text));
+    const elements = charts.elements(wanted);
+    const groups = new Map();
+    wanted.forEach((item, index) => {
+      groups.set(item.group, [...(groups.get(item.group) ?? []), elements[index]]);
+    });
+    const nothing = items.length ? "No series of that name." : empty;
+    const single = groups.size === 1;
+    fill(
+      body,
+      [...groups].map(([name, members]) => group(name, members, closed, single)),
+      wanted.length === 0 && h("p.quiet", nothing),
+    );
+  }
+
+  return {
+    element: h("div", toolbar, body),
+    touch: charts.touch,
+    destroy: charts.destroy,
+    set(now) {
+      const same = JSON.stringify(now) === JSON.stringify(items);
+      if (same && body.childElementCount) return;
+      items = now;
+      draw();
+    },
+  };
+}
+
+function onAxis(value, axis) {
+  if (axis === "step") return number(Math.round(value));
+  return axis === "elapsed" ? elapsed(value) : clock(value, { day: false });
+}
+
+function slider(value, change) {
+  const output = h("output", number(value));
+  const oninput = (event) => {
+    const now = Number(event.target.value);
+    output.textContent = number(now);
+    change(now);
+  };
+  const range = { type: "range", min: 0, max: 0.99, step: 0.01, value, "aria-label": "Smoothing", oninput };
+  return h("label.field", h("span", "Smoothing"), h("input", range), output);
+}
+
+function group(name, elements, closed, single) {
+  const grid = h("div.grid", elements);
+  if (single) return [h("h2.hidden", name || "Charts"), grid];
+  const ontoggle = () => (details.open ? closed.delete(name) : closed.add(name));
+  const title = h("summary", h("h2", name || "General"), h("span.count", String(elements.length)));
+  const details = h("details.group", { open: !closed.has(name), ontoggle }, title, grid);
+  return details;
+}
+
+const groupOf = (name) => (name.includes("/") ? name.slice(0, name.lastIndexOf("/")) : "");
+
+/** Series of numbers that a training has logged. */
+export const metricItems = (metrics) =>
+  metrics
+    .map(({ name }) => ({ name, title: name, group: groupOf(name), asked: { metric: name } }))
+    .sort((a, b) => (a.group < b.group ? -1 : a.group > b.group ? 1 : 0));
+
+const ORDER = [/^gpu/, /^cpu/, /^mem/, /^net/, /^disk/];
 
 /** What the nodes measured: cores and cards of a kind share a chart. */
 export function systemItems(names) {
   const families = new Map();
   for (const name of names) {
     const cut = name.lastIndexOf("/");
-    const host = cut > 3 ? name.slice(4, cut) : "";
-    const family = name.slice(cut + 1).replace(/\.\d+(?=\.|$)/, "");
-    const key = `${host}/${family}`;
-    families.set(key, { host, family, names: [...(families.get(key)?.names ?? []), name] });
+    const host = name.slice("sys/".length, Math.max(cut, "sys/".length));
+    const title = name.slice(cut + 1).replace(/\.\d+(?=\.|$)/, "");
+    const key = `${host}/${title}`;
+    if (!families.has(key)) families.set(key, { host, title, names: [] });
+    families.get(key).names.push(name);
   }
-  return [...families.values()].map(({ host, family, names }) => ({ name: `sys/${host}/${family}`, title: family, group: host || "This node", asked: { names } }))
-    .sort((a, b) => (a.group === b.group ? place(a.title) - place(b.title) || (a.title < b.title ? -1 : 1) : a.group < b.group ? -1 : 1));
+  const place = ({ title }) =>
+    (ORDER.findIndex((kind) => kind.test(title)) + ORDER.length + 1) % (ORDER.length + 1);
+  return [...families]
+    .map(([key, { host, title, names: asked }]) => ({
+      name: `sys/${key}`,
+      title,
+      group: host || "This node",
+      asked: { names: asked },
+    }))
+    .sort((a, b) => a.group.localeCompare(b.group) || place(a) - place(b) || a.title.localeCompare(b.title));
 }
-
-const ORDER = [/^gpu/, /^cpu/, /^mem/, /^network/, /^net/, /^disk/];
-const place = (title) => { const found = ORDER.findIndex((pattern) => pattern.test(title)); return found < 0 ? ORDER.length : found; };

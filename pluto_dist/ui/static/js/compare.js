@@ -22,7 +22,10 @@ export function showCompare(main, keys, first) {
   const parts = {
     charts() {
       const grid = chartGrid(runs);
-      return { ...grid, set: () => grid.set(metricItems(union([...pages.values()].map((page) => page.metrics)))) };
+      return {
+        ...grid,
+        set: () => grid.set(metricItems(union([...pages.values()].map((page) => page.metrics)))),
+      };
     },
     config: () => tableOf("Config", configOf),
     values: () => tableOf("Last values", summaryOf, asNumber),
@@ -31,11 +34,19 @@ export function showCompare(main, keys, first) {
   function tableOf(caption, values, write) {
     const element = h("div");
     let state = "";
-    return { element, set() {
-      const sides = runs.filter((run) => pages.has(run.key)).map((run) => ({ label: run.label, values: values(pages.get(run.key)) }));
-      const now = JSON.stringify(sides);
-      if (now !== state) { state = now; fill(element, comparison(caption, sides, write ? { write } : {})); }
-    } };
+    return {
+      element,
+      set() {
+        const sides = runs
+          .filter((run) => pages.has(run.key))
+          .map((run) => ({ label: run.label, values: values(pages.get(run.key)) }));
+        const now = JSON.stringify(sides);
+        if (now !== state) {
+          state = now;
+          fill(element, comparison(caption, sides, write ? { write } : {}));
+        }
+      },
+    };
   }
 
   function open() {
@@ -43,41 +54,84 @@ export function showCompare(main, keys, first) {
     part = (parts[tab] ?? parts.charts)();
     fill(body, part.element);
     part.set();
-    fill(bar, tabBar("Comparison", [["charts", "Charts"], ["config", "Config"], ["values", "Last values"]], tab, address));
+    fill(
+      bar,
+      tabBar(
+        "Comparison",
+        [
+          ["charts", "Charts"],
+          ["config", "Config"],
+          ["values", "Last values"],
+        ],
+        tab,
+        address,
+      ),
+    );
   }
 
   function drawList() {
-    fill(list, runs.map((run) => {
-      const page = pages.get(run.key);
-      const chip = h("i.chip", { "aria-hidden": "true" });
-      chip.style.background = colour(run.index);
-      const rest = keys.filter((key) => key !== run.key);
-      return h("li", chip, h("a", { href: `#/run/${encodeURIComponent(run.key)}` }, page?.name || run.label), page ? h("span.id", run.label) : null, page ? statusMark(page.status, page) : null,
-        rest.length ? h("a.drop", { href: `#/compare/${tab}?${new URLSearchParams(rest.map((key) => ["run", key]))}`, "aria-label": `Without ${run.label}` }, "×") : null);
-    }));
+    fill(
+      list,
+      runs.map((run) => {
+        const page = pages.get(run.key);
+        const chip = h("i.chip", { "aria-hidden": "true" });
+        chip.style.background = colour(run.index);
+        const rest = keys.filter((key) => key !== run.key);
+        return h(
+          "li",
+          chip,
+          h("a", { href: `#/run/${encodeURIComponent(run.key)}` }, page?.name || run.label),
+          page ? h("span.id", run.label) : null,
+          page ? statusMark(page.status, page) : null,
+          rest.length
+            ? h(
+                "a.drop",
+                {
+                  href: `#/compare/${tab}?${new URLSearchParams(rest.map((key) => ["run", key]))}`,
+                  "aria-label": `Without ${run.label}`,
+                },
+                "×",
+              )
+            : null,
+        );
+      }),
+    );
   }
 
-  function onTab(event) { tab = ["charts", "config", "values"].includes(event.detail) ? event.detail : "charts"; open(); }
+  function onTab(event) {
+    tab = ["charts", "config", "values"].includes(event.detail) ? event.detail : "charts";
+    open();
+  }
 
-  const again = () => { drawList(); };
+  const again = () => {
+    drawList();
+  };
   window.addEventListener("tab", onTab);
   window.addEventListener("theme", again);
   drawList();
   open();
-  const stop = listen({ run: keys }, {
-    page(page) {
-      const run = runs.find((each) => each.key === page.key);
-      const before = pages.get(page.key);
-      pages.set(page.key, page);
-      run.label = page.display_id ?? page.run_id;
-      if (!before || before.status !== page.status) drawList();
-      part.set();
-      if (!before) part.touch?.(page.key);
+  const stop = listen(
+    { run: keys },
+    {
+      page(page) {
+        const run = runs.find((each) => each.key === page.key);
+        const before = pages.get(page.key);
+        pages.set(page.key, page);
+        run.label = page.display_id ?? page.run_id;
+        if (!before || before.status !== page.status) drawList();
+        part.set();
+        if (!before) part.touch?.(page.key);
+      },
+      points: ({ run }) => part.touch?.(run),
+      trouble: ({ error }) => fill(trouble, problem(error)),
     },
-    points: ({ run }) => part.touch?.(run),
-    trouble: ({ error }) => fill(trouble, problem(error)),
-  });
-  return () => { window.removeEventListener("tab", onTab); window.removeEventListener("theme", again); stop(); part?.destroy?.(); };
+  );
+  return () => {
+    window.removeEventListener("tab", onTab);
+    window.removeEventListener("theme", again);
+    stop();
+    part?.destroy?.();
+  };
 }
 
 /** Metrics that any of the Runs has. */

@@ -12,7 +12,8 @@ export function flat(value, prefix = "") {
   return [[prefix, value]];
 }
 
-const shown = (value) => (value === undefined ? h("span.quiet", "—") : typeof value === "string" ? value : JSON.stringify(value));
+const shown = (value) =>
+  value === undefined ? h("span.quiet", "—") : typeof value === "string" ? value : JSON.stringify(value);
 
 /** @param {{label: string, values: [string, any][]}[]} sides one column each */
 export function comparison(caption, sides, { write = shown } = {}) {
@@ -25,19 +26,64 @@ export function comparison(caption, sides, { write = shown } = {}) {
 
   function draw() {
     const wanted = names.filter((name) => (!only || differs(name)) && name.toLowerCase().includes(text));
-    fill(body, wanted.length ? table(caption, [["Name"], ...sides.map((side) => [side.label])], wanted.map((name) => [
-      differs(name) ? h("strong", name) : name, ...columns.map((column) => h("span.value", write(column.get(name)))),
-    ]), { class: "config" }) : h("p.quiet", names.length ? (only ? "They are the same." : "Nothing of that name.") : "There is nothing."));
+    fill(
+      body,
+      wanted.length
+        ? table(
+            caption,
+            [["Name"], ...sides.map((side) => [side.label])],
+            wanted.map((name) => [
+              differs(name) ? h("strong", name) : name,
+              ...columns.map((column) => h("span.value", write(column.get(name)))),
+            ]),
+            { class: "config" },
+          )
+        : h(
+            "p.quiet",
+            names.length ? (only ? "They are the same." : "Nothing of that name.") : "There is nothing.",
+          ),
+    );
   }
 
   draw();
-  return h("div", h("form.toolbar", { "aria-label": caption, onsubmit: (event) => event.preventDefault() },
-    h("input", { type: "search", placeholder: "Filter names", "aria-label": `Filter ${caption}`, oninput: settled((event) => { text = event.target.value.trim().toLowerCase(); draw(); }, 100) }),
-    sides.length > 1 ? h("label.field", h("input", { type: "checkbox", checked: only, onchange: (event) => { only = event.target.checked; draw(); } }), h("span", "Only what differs")) : null), body);
+  return h(
+    "div",
+    h(
+      "form.toolbar",
+      { "aria-label": caption, onsubmit: (event) => event.preventDefault() },
+      h("input", {
+        type: "search",
+        placeholder: "Filter names",
+        "aria-label": `Filter ${caption}`,
+        oninput: settled((event) => {
+          text = event.target.value.trim().toLowerCase();
+          draw();
+        }, 100),
+      }),
+      sides.length > 1
+        ? h(
+            "label.field",
+            h("input", {
+              type: "checkbox",
+              checked: only,
+              onchange: (event) => {
+                only = event.target.checked;
+                draw();
+              },
+            }),
+            h("span", "Only what differs"),
+          )
+        : null,
+    ),
+    body,
+  );
 }
 
 export const configOf = (page) => (Object.keys(page.config).length ? flat(page.config) : []);
 
-export const summaryOf = (page) => page.metrics.filter((metric) => !metric.name.startsWith("sys/")).map((metric) => [metric.name, metric.last]);
+export const summaryOf = (page) =>
+  page.metrics
+    .filter((metric) => !metric.name.startsWith("sys/"))
+    .map((metric) => [metric.name, metric.last]);
 
 export const asNumber = (value) => (value === undefined ? h("span.quiet", "—") : number(value));

@@ -27,7 +27,8 @@ function set(element, given) {
   for (const [name, value] of Object.entries(given)) {
     if (value === null || value === undefined || value === false) continue;
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
-    else if (name === "class") element.setAttribute("class", `${element.getAttribute("class") ?? ""} ${value}`.trim());
+    else if (name === "class")
+      element.setAttribute("class", `${element.getAttribute("class") ?? ""} ${value}`.trim());
     else if (name === "value" || name === "checked" || name === "disabled") element[name] = value;
     else element.setAttribute(name, value === true ? "" : value);
   }
@@ -35,15 +36,26 @@ function set(element, given) {
 
 /** Replaces what an element holds. */
 export function fill(element, ...children) {
-  element.replaceChildren(...children.flat(9).filter((each) => each !== null && each !== undefined && each !== false));
+  element.replaceChildren(
+    ...children.flat(9).filter((each) => each !== null && each !== undefined && each !== false),
+  );
   return element;
 }
 
 /** A row of exclusive buttons; `change` gets the value. */
 export function choice(label, options, value, change) {
-  const name = `choice-${choice.count = (choice.count ?? 0) + 1}`;
-  return h("fieldset.choice", h("legend", label), options.map(([key, text]) =>
-    h("label", h("input", { type: "radio", name, value: key, checked: key === value, onchange: () => change(key) }), h("span", text))));
+  const name = `choice-${(choice.count = (choice.count ?? 0) + 1)}`;
+  return h(
+    "fieldset.choice",
+    h("legend", label),
+    options.map(([key, text]) =>
+      h(
+        "label",
+        h("input", { type: "radio", name, value: key, checked: key === value, onchange: () => change(key) }),
+        h("span", text),
+      ),
+    ),
+  );
 }
 
 /** Calls `action` once it has not been asked for `ms`. */
@@ -57,6 +69,13 @@ export function settled(action, ms) {
 
 /** A drop-down. */
 export function select(label, options, value, change) {
-  return h("label.field", h("span", label), h("select", { onchange: (event) => change(event.target.value) },
-    options.map(([key, text]) => h("option", { value: key, selected: key === value }, text))));
+  return h(
+    "label.field",
+    h("span", label),
+    h(
+      "select",
+      { onchange: (event) => change(event.target.value) },
+      options.map(([key, text]) => h("option", { value: key, selected: key === value }, text)),
+    ),
+  );
 }

@@ -14,8 +14,13 @@ export function number(value) {
 /** 5581708 → 5.58 M */
 export function short(value) {
   if (value === null || value === undefined) return "";
-  for (const [limit, unit] of [[1e9, " G"], [1e6, " M"], [1e4, " k"]]) {
-    if (Math.abs(value) >= limit) return `${Number((value / (limit === 1e4 ? 1e3 : limit)).toPrecision(3))}${unit}`;
+  for (const [limit, unit] of [
+    [1e9, " G"],
+    [1e6, " M"],
+    [1e4, " k"],
+  ]) {
+    if (Math.abs(value) >= limit)
+      return `${Number((value / (limit === 1e4 ? 1e3 : limit)).toPrecision(3))}${unit}`;
   }
   return number(value);
 }
@@ -24,7 +29,10 @@ export function bytes(value) {
   if (value === null || value === undefined) return "";
   const units = ["B", "kB", "MB", "GB", "TB"];
   let unit = 0;
-  while (Math.abs(value) >= 1000 && unit < units.length - 1) { value /= 1000; unit += 1; }
+  while (Math.abs(value) >= 1000 && unit < units.length - 1) {
+    value /= 1000;
+    unit += 1;
+  }
   return `${Number(value.toPrecision(3))} ${units[unit]}`;
 }
 
@@ -37,7 +45,13 @@ export function span(seconds) {
   return hours < 48 ? `${hours} h ${minutes % 60} min` : `${Math.floor(hours / 24)} d ${hours % 24} h`;
 }
 
-export const ago = (ms, now = Date.now()) => (ms === null ? "" : `${span((now - ms) / 1000).split(" ").slice(0, 2).join(" ")} ago`);
+export const ago = (ms, now = Date.now()) =>
+  ms === null
+    ? ""
+    : `${span((now - ms) / 1000)
+        .split(" ")
+        .slice(0, 2)
+        .join(" ")} ago`;
 
 const two = (value) => String(value).padStart(2, "0");
 

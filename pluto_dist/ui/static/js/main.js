@@ -17,8 +17,10 @@ function route() {
   const [path, query = ""] = location.hash.slice(1).split("?");
   const [view = "", ...parts] = path.split("/").slice(1).map(decodeURIComponent);
   const given = new URLSearchParams(query);
-  const wanted = view === "run" ? `run/${parts[0]}` : view === "compare" ? `compare?${given.getAll("run")}` : "";
-  if (wanted && wanted === shown) return void window.dispatchEvent(new CustomEvent("tab", { detail: parts.at(-1) }));
+  const wanted =
+    view === "run" ? `run/${parts[0]}` : view === "compare" ? `compare?${given.getAll("run")}` : "";
+  if (wanted && wanted === shown)
+    return void window.dispatchEvent(new CustomEvent("tab", { detail: parts.at(-1) }));
   leave();
   shown = wanted;
   window.scrollTo(0, 0);
@@ -35,13 +37,21 @@ function theme() {
     document.documentElement.dataset.theme = select.value;
     window.dispatchEvent(new Event("theme"));
   };
-  select.addEventListener("change", () => { localStorage.setItem("theme", select.value); apply(); });
+  select.addEventListener("change", () => {
+    localStorage.setItem("theme", select.value);
+    apply();
+  });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", apply);
   apply();
 }
 
-document.querySelector(".skip").addEventListener("click", (event) => { event.preventDefault(); main.focus(); });
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault();
+  main.focus();
+});
 window.addEventListener("hashchange", route);
-window.addEventListener("error", (event) => fill(main, h("p.problem", `This page has a fault: ${event.message}`)));
+window.addEventListener("error", (event) =>
+  fill(main, h("p.problem", `This page has a fault: ${event.message}`)),
+);
 theme();
 route();

@@ -30,17 +30,24 @@ async function answered(answer) {
   }
   if (answer.ok) return JSON.parse(text);
   let reason = text;
-  try { reason = JSON.parse(text).error; } catch { /* a plain text says it as well */ }
+  try {
+    reason = JSON.parse(text).error;
+  } catch {
+    /* a plain text says it as well */
+  }
   throw new Refused(reason || `the server answered ${answer.status}`);
 }
 
-function lost() { status.textContent = "No connection to the server; trying again"; }
+function lost() {
+  status.textContent = "No connection to the server; trying again";
+}
 
 export const address = (path, given = {}) => {
   const query = new URLSearchParams();
   for (const [name, value] of Object.entries(given)) {
     for (const each of Array.isArray(value) ? value : [value]) {
-      if (each !== "" && each !== null && each !== undefined && each !== false) query.append(name, each === true ? 1 : each);
+      if (each !== "" && each !== null && each !== undefined && each !== false)
+        query.append(name, each === true ? 1 : each);
     }
   }
   return query.size ? `${path}?${query}` : path;
@@ -59,15 +66,23 @@ export function listen(given, on) {
   const open = () => {
     if (source || document.hidden) return;
     source = new EventSource(address("/api/live", given));
-    source.onopen = () => { status.textContent = ""; };
+    source.onopen = () => {
+      status.textContent = "";
+    };
     source.onerror = lost;
     for (const [name, action] of Object.entries(on)) {
       source.addEventListener(name, (event) => action(JSON.parse(event.data)));
     }
   };
-  const close = () => { source?.close(); source = null; };
+  const close = () => {
+    source?.close();
+    source = null;
+  };
   const turn = () => (document.hidden ? close() : open());
   document.addEventListener("visibilitychange", turn);
   open();
-  return () => { document.removeEventListener("visibilitychange", turn); close(); };
+  return () => {
+    document.removeEventListener("visibilitychange", turn);
+    close();
+  };
 }

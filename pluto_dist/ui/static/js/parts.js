@@ -6,8 +6,18 @@ const trail = document.getElementById("trail");
 
 /** The way from the list to here: [[text, address], …]; the last is where we are. */
 export function where(...steps) {
-  fill(trail, h("ol", steps.map(([text, to], index) =>
-    h("li", index < steps.length - 1 ? h("a", { href: to }, text) : h("span", { "aria-current": "page" }, text)))));
+  fill(
+    trail,
+    h(
+      "ol",
+      steps.map(([text, to], index) =>
+        h(
+          "li",
+          index < steps.length - 1 ? h("a", { href: to }, text) : h("span", { "aria-current": "page" }, text),
+        ),
+      ),
+    ),
+  );
   document.title = `${steps.at(-1)[0]} · pluto-dist`;
 }
 
@@ -17,16 +27,30 @@ export const tone = (status) => TONES[status] ?? (status.startsWith("gone") ? "b
 
 export function statusMark(status, { differs = false } = {}) {
   const text = !(status in TONES) ? status : status[0] + status.slice(1).toLowerCase();
-  return h("span.status", { class: tone(status) }, text, differs && h("abbr", { title: "the server has another status" }, " ≠"));
+  return h(
+    "span.status",
+    { class: tone(status) },
+    text,
+    differs && h("abbr", { title: "the server has another status" }, " ≠"),
+  );
 }
 
 export const tags = (names) => names.map((name) => h("span.tag", name));
 
 /** Links that look like tabs; the counts are of what is behind them. */
 export function tabBar(label, tabs, current, address) {
-  return h("nav.tabs", { "aria-label": label }, tabs.map(([key, text, count]) =>
-    h("a", { href: address(key), "aria-current": key === current ? "page" : null }, text,
-      count ? h("span.count", String(count)) : null)));
+  return h(
+    "nav.tabs",
+    { "aria-label": label },
+    tabs.map(([key, text, count]) =>
+      h(
+        "a",
+        { href: address(key), "aria-current": key === current ? "page" : null },
+        text,
+        count ? h("span.count", String(count)) : null,
+      ),
+    ),
+  );
 }
 
 export function problem(text) {
@@ -35,17 +59,43 @@ export function problem(text) {
 
 /** A table whose first column is a heading of its row. `columns`: [text, class]. */
 export function table(caption, columns, rows, options = {}) {
-  return h("div.scroll", { tabindex: 0, role: "region", "aria-label": `${caption}, table` },
-    h("table", { class: options.class },
+  return h(
+    "div.scroll",
+    { tabindex: 0, role: "region", "aria-label": `${caption}, table` },
+    h(
+      "table",
+      { class: options.class },
       h("caption.hidden", caption),
-      h("thead", h("tr", columns.map(([text, kind]) => h("th", { scope: "col", class: kind }, text)))),
-      h("tbody", rows.map((cells) => h("tr", cells.map((cell, index) =>
-        h(index ? "td" : "th", { class: columns[index]?.[1], scope: index ? null : "row" }, cell)))))));
+      h(
+        "thead",
+        h(
+          "tr",
+          columns.map(([text, kind]) => h("th", { scope: "col", class: kind }, text)),
+        ),
+      ),
+      h(
+        "tbody",
+        rows.map((cells) =>
+          h(
+            "tr",
+            cells.map((cell, index) =>
+              h(index ? "td" : "th", { class: columns[index]?.[1], scope: index ? null : "row" }, cell),
+            ),
+          ),
+        ),
+      ),
+    ),
+  );
 }
 
-export const PALETTE = 10;
+const PALETTE = 10;
+const probe = document.body.appendChild(h("span", { hidden: true }));
+
+/** A colour of the style sheet as a canvas understands it. */
+export function token(name) {
+  probe.style.color = `var(${name})`;
+  return getComputedStyle(probe).color;
+}
 
 /** The colour of the n-th line. */
-export const colour = (index) => getComputedStyle(document.documentElement).getPropertyValue(`--line-${index % PALETTE}`).trim();
-
-export const token = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+export const colour = (index) => token(`--line-${index % PALETTE}`);

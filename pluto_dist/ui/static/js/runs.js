@@ -17,7 +17,13 @@ const COLUMNS = [
 ];
 const FIRST = 400; // rows; more are drawn when asked for
 const MOST = 12; // Runs beside each other, as the server has it
-const GROUPS = [["", "All"], ["running", "Running"], ["failed", "Failed"], ["completed", "Completed"], ["other", "Other"]];
+const GROUPS = [
+  ["", "All"],
+  ["running", "Running"],
+  ["failed", "Failed"],
+  ["completed", "Completed"],
+  ["other", "Other"],
+];
 
 function duration(row) {
   return ((row.ended_at ?? Date.now()) - row.created_at) / 1000;
@@ -37,41 +43,105 @@ export function showRuns(main, given) {
   let everything = false;
   let looked = "";
   const wanted = {
-    text: given.get("text") ?? "", status: given.get("status") ?? "", project: given.get("project") ?? "", sort: given.get("sort") ?? "-created",
+    text: given.get("text") ?? "",
+    status: given.get("status") ?? "",
+    project: given.get("project") ?? "",
+    sort: given.get("sort") ?? "-created",
   };
 
   const remarks = h("div.remarks");
   const counts = h("fieldset.choice.counts");
-  const projects = h("select", { "aria-label": "Project", onchange: (event) => change({ project: event.target.value }) });
+  const projects = h("select", {
+    "aria-label": "Project",
+    onchange: (event) => change({ project: event.target.value }),
+  });
   const body = h("tbody");
-  const headings = COLUMNS.map(([key, text, , kind]) => h("th", { scope: "col", class: kind, "data-key": key },
-    h("button.sort", { type: "button", onclick: () => change({ sort: wanted.sort === key ? `-${key}` : wanted.sort === `-${key}` ? key : key === "name" || key === "project" || key === "status" ? key : `-${key}` }) }, text)));
-  const more = h("button", { type: "button", hidden: true, onclick: () => { everything = true; draw(); } });
+  const headings = COLUMNS.map(([key, text, , kind]) =>
+    h(
+      "th",
+      { scope: "col", class: kind, "data-key": key },
+      h(
+        "button.sort",
+        {
+          type: "button",
+          onclick: () =>
+            change({
+              sort:
+                wanted.sort === key
+                  ? `-${key}`
+                  : wanted.sort === `-${key}`
+                    ? key
+                    : key === "name" || key === "project" || key === "status"
+                      ? key
+                      : `-${key}`,
+            }),
+        },
+        text,
+      ),
+    ),
+  );
+  const more = h("button", {
+    type: "button",
+    hidden: true,
+    onclick: () => {
+      everything = true;
+      draw();
+    },
+  });
   const said = h("p.quiet", { role: "status" }, "Loading…");
   const compare = h("a.button.primary", { href: "#/", "aria-disabled": "true" });
-  const search = h("input", { type: "search", value: wanted.text, placeholder: "Name, id, tag, project", "aria-label": "Filter Runs",
-    oninput: settled((event) => change({ text: event.target.value }), 120) });
+  const search = h("input", {
+    type: "search",
+    value: wanted.text,
+    placeholder: "Name, id, tag, project",
+    "aria-label": "Filter Runs",
+    oninput: settled((event) => change({ text: event.target.value }), 120),
+  });
 
-  fill(main,
-    h("h1.hidden", "Runs"), remarks,
-    h("form.toolbar", { role: "search", "aria-label": "Runs", onsubmit: (event) => event.preventDefault() }, search, counts, projects, h("span.spacer"), compare),
+  fill(
+    main,
+    h("h1.hidden", "Runs"),
+    remarks,
+    h(
+      "form.toolbar",
+      { role: "search", "aria-label": "Runs", onsubmit: (event) => event.preventDefault() },
+      search,
+      counts,
+      projects,
+      h("span.spacer"),
+      compare,
+    ),
     said,
-    h("div.scroll.full", h("table.runs", h("caption.hidden", "Runs"),
-      h("thead", h("tr", h("th.pick", { scope: "col" }, h("span.hidden", "Compare")), headings)), body)),
-    more);
+    h(
+      "div.scroll.full",
+      h(
+        "table.runs",
+        h("caption.hidden", "Runs"),
+        h("thead", h("tr", h("th.pick", { scope: "col" }, h("span.hidden", "Compare")), headings)),
+        body,
+      ),
+    ),
+    more,
+  );
 
   function change(by) {
     Object.assign(wanted, by);
-    const query = new URLSearchParams(Object.entries(wanted).filter(([name, value]) => value && !(name === "sort" && value === "-created")));
+    const query = new URLSearchParams(
+      Object.entries(wanted).filter(([name, value]) => value && !(name === "sort" && value === "-created")),
+    );
     history.replaceState(null, "", query.size ? `#/?${query}` : "#/");
     draw();
   }
 
   function fits(row, { anyStatus = false } = {}) {
     const text = wanted.text.trim().toLowerCase();
-    const sought = `${row.name} ${row.display_id ?? ""} ${row.run_id} ${row.project} ${row.tags.join(" ")} ${row.key}`.toLowerCase();
-    return (anyStatus || !wanted.status || groupOf(row) === wanted.status) && (!wanted.project || row.project === wanted.project)
-      && text.split(/\s+/).every((word) => sought.includes(word));
+    const sought =
+      `${row.name} ${row.display_id ?? ""} ${row.run_id} ${row.project} ${row.tags.join(" ")} ${row.key}`.toLowerCase();
+    return (
+      (anyStatus || !wanted.status || groupOf(row) === wanted.status) &&
+      (!wanted.project || row.project === wanted.project) &&
+      text.split(/\s+/).every((word) => sought.includes(word))
+    );
   }
 
   function sorted() {
@@ -84,37 +154,90 @@ export function showRuns(main, given) {
 
   function line(row) {
     const label = row.display_id ?? row.run_id;
-    const box = h("input", { type: "checkbox", checked: picked.has(row.key), "aria-label": `Compare ${label}`, onchange: (event) => pick(row.key, event.target.checked) });
-    return h("tr", { "data-key": row.key },
+    const box = h("input", {
+      type: "checkbox",
+      checked: picked.has(row.key),
+      "aria-label": `Compare ${label}`,
+      onchange: (event) => pick(row.key, event.target.checked),
+    });
+    return h(
+      "tr",
+      { "data-key": row.key },
       h("td.pick", box),
       h("td", statusMark(row.status, row)),
-      h("th.name", { scope: "row" }, h("a", { href: `#/run/${encodeURIComponent(row.key)}` }, row.name || label), h("span.id", label)),
-      h("td", row.project), h("td.tags", tags(row.tags)),
-      h("td", h("time", { datetime: new Date(row.created_at).toISOString(), title: clock(row.created_at) }, ago(row.created_at))),
-      h("td.num", span(duration(row))), h("td.num", { title: number(row.points) }, short(row.points)), h("td.num", number(row.processes)));
+      h(
+        "th.name",
+        { scope: "row" },
+        h("a", { href: `#/run/${encodeURIComponent(row.key)}` }, row.name || label),
+        h("span.id", label),
+      ),
+      h("td", row.project),
+      h("td.tags", tags(row.tags)),
+      h(
+        "td",
+        h(
+          "time",
+          { datetime: new Date(row.created_at).toISOString(), title: clock(row.created_at) },
+          ago(row.created_at),
+        ),
+      ),
+      h("td.num", span(duration(row))),
+      h("td.num", { title: number(row.points) }, short(row.points)),
+      h("td.num", number(row.processes)),
+    );
   }
 
   function pick(key, on) {
-    if (on) picked.add(key); else picked.delete(key);
+    if (on) picked.add(key);
+    else picked.delete(key);
     drawCompare();
   }
 
   function drawCompare() {
     const keys = [...picked].slice(0, MOST);
-    compare.textContent = picked.size > MOST ? `Compare the first ${MOST}` : picked.size ? `Compare ${picked.size}` : "Compare";
+    compare.textContent =
+      picked.size > MOST ? `Compare the first ${MOST}` : picked.size ? `Compare ${picked.size}` : "Compare";
     compare.setAttribute("aria-disabled", String(picked.size < 2));
-    compare.href = picked.size < 2 ? "#/" : `#/compare/?${new URLSearchParams(keys.map((key) => ["run", key]))}`;
+    compare.href =
+      picked.size < 2 ? "#/" : `#/compare/?${new URLSearchParams(keys.map((key) => ["run", key]))}`;
   }
 
   function drawCounts() {
     const found = Object.fromEntries(GROUPS.map(([key]) => [key, 0]));
-    for (const row of rows.values()) if (fits(row, { anyStatus: true })) { found[groupOf(row)] += 1; found[""] += 1; }
+    for (const row of rows.values())
+      if (fits(row, { anyStatus: true })) {
+        found[groupOf(row)] += 1;
+        found[""] += 1;
+      }
     if (!counts.childElementCount) {
-      fill(counts, h("legend", "Status"), GROUPS.map(([key, text]) => h("label", h("input", { type: "radio", name: "status", value: key, checked: key === wanted.status, onchange: () => change({ status: key }) }), h("span", text, " ", h("b", { "data-count": key })))));
+      fill(
+        counts,
+        h("legend", "Status"),
+        GROUPS.map(([key, text]) =>
+          h(
+            "label",
+            h("input", {
+              type: "radio",
+              name: "status",
+              value: key,
+              checked: key === wanted.status,
+              onchange: () => change({ status: key }),
+            }),
+            h("span", text, " ", h("b", { "data-count": key })),
+          ),
+        ),
+      );
     }
-    for (const [key, count] of Object.entries(found)) counts.querySelector(`[data-count="${key}"]`).textContent = number(count);
+    for (const [key, count] of Object.entries(found))
+      counts.querySelector(`[data-count="${key}"]`).textContent = number(count);
     const names = [...new Set([...rows.values()].map((row) => row.project))].sort();
-    if (projects.childElementCount !== names.length + 1) fill(projects, [["", "All projects"], ...names.map((name) => [name, name])].map(([key, text]) => h("option", { value: key, selected: key === wanted.project }, text)));
+    if (projects.childElementCount !== names.length + 1)
+      fill(
+        projects,
+        [["", "All projects"], ...names.map((name) => [name, name])].map(([key, text]) =>
+          h("option", { value: key, selected: key === wanted.project }, text),
+        ),
+      );
   }
 
   function draw() {
@@ -129,25 +252,46 @@ export function showRuns(main, given) {
       drawn.set(row.key, [row, element]);
       return element;
     });
-    if (lines.length !== body.childElementCount || lines.some((element, index) => body.children[index] !== element)) body.replaceChildren(...lines);
+    if (
+      lines.length !== body.childElementCount ||
+      lines.some((element, index) => body.children[index] !== element)
+    )
+      body.replaceChildren(...lines);
     for (const heading of headings) {
       const key = heading.dataset.key;
       const way = wanted.sort === key ? "ascending" : wanted.sort === `-${key}` ? "descending" : null;
-      if (way) heading.setAttribute("aria-sort", way); else heading.removeAttribute("aria-sort");
+      if (way) heading.setAttribute("aria-sort", way);
+      else heading.removeAttribute("aria-sort");
     }
     more.hidden = shown.length === found.length;
     more.textContent = `Show ${number(found.length - shown.length)} more`;
-    said.textContent = rows.size === 0 ? `No Runs yet; what a training logs appears here by itself. Looked at: ${looked}`
-      : found.length === rows.size ? plural(rows.size, "Run") : `${number(found.length)} of ${plural(rows.size, "Run")}`;
+    said.textContent =
+      rows.size === 0
+        ? `No Runs yet; what a training logs appears here by itself. Looked at: ${looked}`
+        : found.length === rows.size
+          ? plural(rows.size, "Run")
+          : `${number(found.length)} of ${plural(rows.size, "Run")}`;
   }
 
   drawCompare();
-  return listen({}, {
-    runs(seen) {
-      if (seen.runs) { rows.clear(); for (const row of seen.runs) rows.set(row.key, row); fill(remarks, seen.remarks.map(problem)); looked = seen.where; }
-      for (const row of seen.changed ?? []) rows.set(row.key, row);
-      for (const key of seen.gone ?? []) { rows.delete(key); picked.delete(key); }
-      draw();
+  return listen(
+    {},
+    {
+      trouble: ({ error }) => fill(remarks, problem(error)),
+      runs(seen) {
+        if (seen.runs) {
+          rows.clear();
+          for (const row of seen.runs) rows.set(row.key, row);
+          fill(remarks, seen.remarks.map(problem));
+          looked = seen.where;
+        }
+        for (const row of seen.changed ?? []) rows.set(row.key, row);
+        for (const key of seen.gone ?? []) {
+          rows.delete(key);
+          picked.delete(key);
+        }
+        draw();
+      },
     },
-  });
+  );
 }
