@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pluto_dist.client.api import init
+from pluto_dist.client.media.files import Artifact
 from pluto_dist.client.runs import RUNS
 from pluto_dist.client.values import shown
 from pluto_dist.errors import ArgumentError
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from pluto_dist.client.opening import AnyRun
     from pluto_dist.client.run import Run
 
+UPLOADED = "checkpoint"  # the name of their artifacts
 _MERGED = ("config", "tags")  # arguments that mean something for a Run that is open already
 _opened: set[str] = set()  # leases of Runs that were opened here, so they are not the script's own
 
@@ -149,8 +151,8 @@ class RunSource:
         return {**self.__dict__, "_run": None}
 
 
-class HandOver:
-    """What becomes of the checkpoints that a framework saves: they are handed over (R14), or nothing.
+class Checkpoints:
+    """What becomes of the checkpoints that a framework saves: handed over (R14), uploaded, or nothing.
 
     Args:
         wanted: the argument `checkpoints` of a logger or callback.
@@ -160,12 +162,13 @@ class HandOver:
     """
 
     def __init__(self, wanted: object) -> None:
-        if wanted not in ("hand-over", None):
+        if wanted not in ("hand-over", "upload", None):
             raise ArgumentError(
-                f'checkpoints={shown(wanted)}: pass "hand-over" (run.checkpoints() gives them), or None',
+                f'checkpoints={shown(wanted)}: pass "hand-over" (run.checkpoints() gives them), "upload" (they '
+                "are artifacts of the Run), or None",
                 argument="checkpoints",
             )
-        self._wanted = wanted is not None
+        self._wanted = wanted
         self._newest = ("", -1)
 
     def saved(self, run: AnyRun, path: str, step: int, *, copy: bool = False, **info: object) -> None:
@@ -177,8 +180,12 @@ class HandOver:
             copy: it may be what was saved just before, under a name that is used again (`last.ckpt`).
         """
         before, its_step = self._newest
-        if self._wanted and path and not (copy and step == its_step and path != before):
-            self._newest = (path, step)
+        if self._wanted is None or not path or (copy and step == its_step and path != before):
+            return
+        self._newest = (path, step)
+        if self._wanted == "upload":
+            run.log({UPLOADED: Artifact(path, metadata=info)}, step=step)
+        else:
             run.checkpoint(path, step, **info)
 
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pluto_dist.integrations.source import HandOver, RunSource, framework, merge_config
+from pluto_dist.integrations.source import Checkpoints, RunSource, framework, merge_config
 
 if TYPE_CHECKING:
     from pluto_dist.client.opening import AnyRun
@@ -45,6 +45,7 @@ class PlutoCallback(_TrainerCallback):  # type: ignore[misc] # the framework is 
         op: the Run to use. Left out, the Run that the script has opened with `init()`, else a new one.
         checkpoints: "hand-over": the folders that the Trainer saves are handed over, so that an eval gets
             them from `run.checkpoints()`; `info` has `epoch`, and `best`: whether it is the best so far.
+            "upload": each is an artifact of the Run, under the name "checkpoint" and with that as its metadata.
         arguments: of `pluto_dist.init()`, if there is a Run to open; with the same defaults, so that what an
             `init()` has started can be joined (the official class has a project "transformers" of its own).
     """
@@ -53,10 +54,10 @@ class PlutoCallback(_TrainerCallback):  # type: ignore[misc] # the framework is 
         self,
         op: AnyRun | None = None,
         *,
-        checkpoints: Literal["hand-over"] | None = None,
+        checkpoints: Literal["hand-over", "upload"] | None = None,
         **arguments: Any,
     ) -> None:
-        self._checkpoints = HandOver(checkpoints)
+        self._checkpoints = Checkpoints(checkpoints)
         self._source = RunSource(op, arguments)
         self._trial = False  # whether the last training was one of a search
 
