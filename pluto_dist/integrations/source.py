@@ -12,7 +12,7 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 from pluto_dist.client.api import init
 from pluto_dist.client.media.files import Artifact
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from pluto_dist.client.opening import AnyRun
     from pluto_dist.client.run import Run
 
-UPLOADED = "checkpoint"  # the name of their artifacts
 _MERGED = ("config", "tags")  # arguments that mean something for a Run that is open already
 _opened: set[str] = set()  # leases of Runs that were opened here, so they are not the script's own
 
@@ -151,6 +150,9 @@ class RunSource:
         return {**self.__dict__, "_run": None}
 
 
+Wanted = Literal["hand-over", "upload"]  # what may become of a checkpoint
+
+
 class Checkpoints:
     """What becomes of the checkpoints that a framework saves: handed over (R14), uploaded, or nothing.
 
@@ -161,32 +163,31 @@ class Checkpoints:
         ArgumentError: it is none of those.
     """
 
-    def __init__(self, wanted: object) -> None:
-        if wanted not in ("hand-over", "upload", None):
+    def __init__(self, wanted: Wanted | None) -> None:
+        if wanted not in (*get_args(Wanted), None):
             raise ArgumentError(
-                f'checkpoints={shown(wanted)}: pass "hand-over" (run.checkpoints() gives them), "upload" (they '
-                "are artifacts of the Run), or None",
+                f'checkpoints={shown(wanted)}: pass "hand-over" (for run.checkpoints()), "upload" or None',
                 argument="checkpoints",
             )
         self._wanted = wanted
         self._newest = ("", -1)
 
-    def saved(self, run: AnyRun, path: str, step: int, *, copy: bool = False, **info: object) -> None:
+    def saved(self, source: RunSource, path: str, step: int, *, copy: bool = False, **info: object) -> None:
         """A checkpoint is complete.
 
         Args:
-            run: it is of.
+            source: of the Run, which is not opened for nothing.
             path, step, info: as of `Run.checkpoint`.
             copy: it may be what was saved just before, under a name that is used again (`last.ckpt`).
         """
         before, its_step = self._newest
-        if self._wanted is None or not path or (copy and step == its_step and path != before):
+        if not self._wanted or not path or (copy and step == its_step and path != before):
             return
         self._newest = (path, step)
-        if self._wanted == "upload":
-            run.log({UPLOADED: Artifact(path, metadata=info)}, step=step)
+        if self._wanted == "hand-over":
+            source.run().checkpoint(path, step, **info)
         else:
-            run.checkpoint(path, step, **info)
+            source.run().log({"checkpoint": Artifact(path, metadata=info)}, step)
 
 
 def merge_config(run: AnyRun, values: Mapping[str, Any]) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import socket
+import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,20 +16,25 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import msgspec
 import pytest
+from typer.testing import CliRunner
 
 from pluto_dist.backend.local.files import relative_place
+from pluto_dist.cli.main import app
 from pluto_dist.core.values.document import VerdictShown
 from pluto_dist.core.values.records import Failure, Point, SeriesOwner
 from pluto_dist.errors import MachineError, UsageError
 from pluto_dist.read.lookup import Lookup
 from pluto_dist.spool.file_lines import FileLine, encode_line
 from pluto_dist.spool.frames import encode_frame
+from pluto_dist.ui.app import STATIC
 from pluto_dist.ui.serve import PORT, Server
 from tests.adapters.documents import lease
 from tests.adapters.serving import serving
 from tests.adapters.test_cli_lookup import Machine
 from tests.adapters.test_read import put
 from tests.patience import PATIENCE_S
+
+CHECKOUT = Path(__file__).parents[2]
 
 EVIL = '<img src=x onerror="window.evil = 1">'
 FAILURE = Failure(
@@ -305,3 +313,34 @@ def test_without_a_chosen_port_the_next_free_one_is_taken(tmp_path: Path):
 def test_a_host_that_is_not_here_is_an_error_that_says_what_to_do(tmp_path: Path, host: str):
     with pytest.raises(UsageError, match=r"127\.0\.0\.1"):
         Server(lambda take: Lookup(tmp_path, tmp_path, take), host, 0)
+
+
+def test_the_page_names_no_address_but_its_own(world: World):
+    """It works without a network; that it may not load anything from elsewhere says the policy above."""
+    texts = {
+        path.name: path.read_text() for path in STATIC.rglob("*") if path.suffix in (".html", ".css", ".js")
+    }
+    assert len(texts) > 20
+    named = {
+        address for text in texts.values() for address in re.findall(r"(?:https?:)?//[\w-]+\.[\w.-]+", text)
+    }
+    assert named == {"http://www.w3.org", "https://github.com"}  # of SVG; whose uPlot is
+    assert "MIT" in (STATIC / "vendor" / "uPlot.LICENSE").read_text()
+    for name in re.findall(r'(?:src|href)="(/static/[^"]+)"', texts["index.html"]):
+        assert world.client.get(name).status_code == 200
+
+
+def test_files_of_the_page_are_part_of_the_package():
+    known = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
+    patterns = known["tool"]["setuptools"]["package-data"]["pluto_dist"]
+    kept = {path for pattern in patterns for path in STATIC.parent.parent.glob(pattern)}
+    assert {path for path in STATIC.rglob("*") if path.is_file()} <= kept
+
+
+def test_without_its_libraries_the_command_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
+    for name in [name for name in sys.modules if name.startswith("pluto_dist.ui")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    done = CliRunner().invoke(app, ["ui"])
+    assert done.exit_code == 2
+    assert "uvicorn is not installed, which the page needs: pip install 'pluto-dist[ui]'" in done.stderr

@@ -153,7 +153,7 @@ def test_a_healthy_run_that_ends_during_a_partition_does_not_fail(node: int) -> 
 def test_a_node_that_lost_its_lease_keeps_the_seat_if_nobody_took_it() -> None:
     """All leases may vanish while everybody lives."""
     world = started()
-    world.engine.revoke_all()
+    world.revoke()
     world.wait(30)
     assert (world.seat(), world.document.epoch) == ("n0", 1)
     for rank in range(4):
@@ -476,7 +476,7 @@ def test_a_lease_that_is_revoked_while_a_rank_fails_blames_nobody() -> None:
     world.ranks[3].raises(**VICTIM)
     world.wait(1)
     world.frozen.add(0)  # it comes to renew its lease a second late
-    world.engine.revoke_all()
+    world.revoke()
     world.wait(1)
     world.frozen.clear()
     world.ranks[0].raises("OwnError")

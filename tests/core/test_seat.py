@@ -50,6 +50,13 @@ ROWS: list[tuple[str, SeatView, object]] = [
         Take(4, "other"),
     ),
     (
+        "its coordinator was started anew: that one is waited for",
+        view(OTHERS, replaced=True, gone_at=NOW - 1),
+        Follow(NOW + 1.0),
+    ),
+    ("and does not claim", view(OTHERS, replaced=True, gone_at=NOW - 2), Take(4)),
+    ("the owner of the job's next start waits for nobody", view(OTHERS, succeeds=True, owns=True), Take(4)),
+    (
         "who has no members does not stand",
         view(OTHERS, present=False, gone_at=NOW - 9, stands=False),
         Follow(),

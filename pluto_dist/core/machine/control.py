@@ -237,6 +237,8 @@ class Controls:
         names = dict(islice(self._book.unregistered(run.key).items(), MAX_NAMES))
         if names:
             yield "names", _encoder.encode(names)
+        if run.cluster is not None and not self._clusters.tells_changes(run):
+            return
         if run.pushed_tags != run.tags or run.untagged:
             yield "tags", _encoder.encode(TagsChange(run.tags, run.pushed_tags, run.untagged))
         if run.config_patch:
@@ -287,6 +289,8 @@ class Controls:
 
     def _tagged(self, run: Run, change: TagsChange, told: Told) -> None:
         """Takes over the server's tags; changes made here since the request was sent stay wanted."""
+        if run.cluster is not None and not self._clusters.tells_changes(run):
+            return  # another seat tells them now
         there = told.tags if told.tags is not None else change.wanted
         self._context.change_run(
             run,

@@ -8,6 +8,7 @@ on one node, except when that node is lost: then the seat moves and the owner st
     seat vacant                         the same
     seat of this node, older start      takes it: the lock of the node has passed on
     seat's node present                 follows; takes it if the owner is here, of a later start of the job
+    … with a later coordinator          takes it, if that one does not within two seconds
     seat's node gone                    takes it if it has members: owner's node first, then by node rank
 
 A node takes it by one compare-and-set on the document's version, which holds only while the old seat's node
@@ -26,6 +27,7 @@ from pluto_dist.core.values.cluster import RunDocument, Seat
 FIRST_S = 5.0  # node 0 may take it so long after this node had something for the Run
 STEP_S = 0.2  # between candidates, so that a thousand of them do not race
 LONGEST_S = 2.0
+REPLACED_S = 2.0  # a coordinator that was started anew has claimed by then, if it has anything to do
 REQUEST_S = 2.0  # a status that is sent now arrives by then, or never
 
 
@@ -37,7 +39,8 @@ class SeatView(msgspec.Struct, frozen=True, kw_only=True):
         node, generation: of this coordinator.
         valid_until: of its lease, None without one.
         present: the seat's node is in the store.
-        gone_at: since when it is known not to be.
+        replaced: it is, but its coordinator is a later one, and has not claimed.
+        gone_at: since when that seat is known to be nobody's.
         owns: the owner, or a claim that may own the Run, is on this node.
         succeeds: it is, and the document tells of an earlier start of the same job.
         stands: this node has members, or had some that failed, or knows a verdict that was not sent.
@@ -50,6 +53,7 @@ class SeatView(msgspec.Struct, frozen=True, kw_only=True):
     generation: int
     valid_until: float | None
     present: bool = True
+    replaced: bool = False
     gone_at: float | None = None
     owns: bool = False
     succeeds: bool = False
@@ -89,6 +93,8 @@ def plan(view: SeatView, now: float) -> Hold | Take | Follow:
         return _after(view.asked_at if first else view.asked_at + FIRST_S, now, Take(epoch))
     if seat.node == view.node or view.succeeds:
         return Take(epoch)
+    if view.replaced:
+        return _after((view.gone_at or now) + REPLACED_S, now, Take(epoch))
     if view.present:
         return Follow()
     wait_s = 0.0 if view.owns else min(view.rank * STEP_S, LONGEST_S)

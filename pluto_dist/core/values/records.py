@@ -149,6 +149,10 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         cluster: the store that the nodes of its job share.
         round: number there of the start of the job whose verdict it has taken, 0 if there is none; where the
             Run is taken up again, that one is over.
+        speaks: this node had the seat when it was last seen to, so `pushed_tags`, `untagged` and
+            `config_patch` are about the server; otherwise they are about the seat of another node.
+        told: number of the last change of tags and config that this node has appended there.
+        folded: changes of all nodes that are in tags and config, node -> number of the last one.
         scheduled: the scheduler's job in which its latest owner ran, None outside of any.
     """
 
@@ -209,6 +213,9 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     opener: str = ""
     cluster: ClusterAddress | None = None
     round: int = 0
+    speaks: bool = False
+    told: int = 0
+    folded: dict[str, int] = {}
     scheduled: Scheduled | None = None
 
     @property

@@ -19,6 +19,9 @@ const SCALES = [
   ["log", "Log"],
 ];
 
+const OPENED = 48; // charts that are there at first; groups behind them are closed
+const SHOWN = 96; // of a group
+
 const kept = JSON.parse(localStorage.getItem("charts") ?? "{}");
 const keep = (given) => localStorage.setItem("charts", JSON.stringify(Object.assign(kept, given)));
 
@@ -66,7 +69,8 @@ export function chartSet(view) {
 export function chartGrid(runs, { given = {}, empty = "No series yet." } = {}) {
   const view = chartView(runs, given);
   const charts = chartSet(view);
-  const closed = new Set();
+  const turned = new Map(); // group -> whether a person wants it open
+  const whole = new Set(); // groups of which all charts are wanted
   const body = h("div.groups");
   let items = [];
   let text = "";
@@ -112,17 +116,49 @@ export function chartGrid(runs, { given = {}, empty = "No series yet." } = {}) {
 
   function draw() {
     const wanted = items.filter((item) => `${item.name} ${item.title}`.toLowerCase().includes(text));
-    const elements = charts.elements(wanted);
-    const groups = new Map();
-    wanted.forEach((item, index) => {
-      groups.set(item.group, [...(groups.get(item.group) ?? []), elements[index]]);
-    });
+    const groups = [...Map.groupBy(wanted, (item) => item.group)].map(([name, members]) => ({
+      name,
+      members,
+    }));
+    let room = OPENED;
+    for (const group of groups) {
+      group.open = turned.get(group.name) ?? room > 0;
+      const shown = group.open ? group.members.slice(0, whole.has(group.name) ? Infinity : SHOWN) : [];
+      group.shown = shown;
+      room -= shown.length;
+    }
+    const elements = charts.elements(groups.flatMap((group) => group.shown));
+    for (const group of groups) group.elements = elements.splice(0, group.shown.length);
     const nothing = items.length ? "No series of that name." : empty;
-    const single = groups.size === 1;
     fill(
       body,
-      [...groups].map(([name, members]) => group(name, members, closed, single)),
-      wanted.length === 0 && h("p.quiet", nothing),
+      groups.map(groups.length === 1 ? groupBody : details),
+      !wanted.length && h("p.quiet", nothing),
+    );
+  }
+
+  function groupBody({ name, members, elements }) {
+    const left = members.length - elements.length;
+    const more = () => (whole.add(name), draw());
+    const button = h("button", { type: "button", onclick: more }, `Show ${number(left)} more`);
+    return [h("h2.hidden", name || "Charts"), h("div.grid", elements), left > 0 && button];
+  }
+
+  /** Charts of a group are made when it is opened: of thousands of series only the first groups are. */
+  function details(group) {
+    const onclick = (event) => {
+      event.preventDefault();
+      turned.set(group.name, !group.open);
+      draw();
+      body.querySelector(`[data-group="${CSS.escape(group.name)}"]`)?.focus();
+    };
+    const count = h("span.count", number(group.members.length));
+    const title = h("h2", group.name || "General");
+    return h(
+      "details.group",
+      { open: group.open },
+      h("summary", { "data-group": group.name, onclick }, title, count),
+      group.open && groupBody(group).slice(1),
     );
   }
 
@@ -153,15 +189,6 @@ function slider(value, change) {
   };
   const range = { type: "range", min: 0, max: 0.99, step: 0.01, value, "aria-label": "Smoothing", oninput };
   return h("label.field", h("span", "Smoothing"), h("input", range), output);
-}
-
-function group(name, elements, closed, single) {
-  const grid = h("div.grid", elements);
-  if (single) return [h("h2.hidden", name || "Charts"), grid];
-  const ontoggle = () => (details.open ? closed.delete(name) : closed.add(name));
-  const title = h("summary", h("h2", name || "General"), h("span.count", String(elements.length)));
-  const details = h("details.group", { open: !closed.has(name), ontoggle }, title, grid);
-  return details;
 }
 
 const groupOf = (name) => (name.includes("/") ? name.slice(0, name.lastIndexOf("/")) : "");
