@@ -156,7 +156,7 @@ def nobody_is_waited_for() -> Patch:
 
 def other_nodes_do_not_count() -> Patch:
     """The seat decides by the evidence of its own node."""
-    return reports, "by_node", lambda values: {}
+    return shared_run, "by_node", lambda values: {}
 
 
 def lost_answers_are_yes() -> Patch:
