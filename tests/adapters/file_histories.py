@@ -71,7 +71,7 @@ class History:
         run = BackendRun("key", target, 1, "p", "n")
         (line,) = located([encode_line(self.line)], str(self.lease))
         batch = Batch(
-            lease_id="a", stream="files", kind="files", segment=1, start=0, raw=b"", lines=(line,),
+            lease_id="a", stream="files", kind="files", segment=1, start=0, end=1, folder="", lines=(line,),
             notes=str(self.lease / "blobs"),
         )  # fmt: skip
         with (
