@@ -139,11 +139,12 @@ def attach(
         label: what people call this process ("eval", "uploader"); default "side".
         timeout_s: how long to wait for a Run that does not exist yet.
         role: "side" if left out; "worker" for a process whose end says something about the job.
-        settings, dir, project, mode, strict, quiet: as for `init`.
+        project: of the Run, where an id is used in several; left out, any.
+        settings, dir, mode, strict, quiet: as for `init`.
 
     Raises:
         RunNotFoundError: there is no such Run within the time.
-        AmbiguousRunError: without an id, several Runs are live; they are listed.
+        AmbiguousRunError: without an id, several Runs are live; or Runs of several projects have it.
         OwnerExistsError: with role="owner", which attach() never gives.
         ArgumentError, SettingError: as their texts say; nothing was opened.
     """

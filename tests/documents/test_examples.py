@@ -54,6 +54,7 @@ class Home:
             "PLUTO_DIST_HOME": str(self.base / "h"),
             "PLUTO_DIST_EXIT_WAIT_S": f"{PATIENCE_S:g}",
             "PLUTO_DIST_SYSTEM_METRICS_S": "0",
+            "PLUTO_DIST_STRICT": "1",  # a value that log() leaves out with a warning is an error of the page
         }
 
     def run(self, argv: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
