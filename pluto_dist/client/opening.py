@@ -21,7 +21,7 @@ from pluto_dist.client.arguments import Wish
 from pluto_dist.client.notices import WarnOnce
 from pluto_dist.client.offline import DisabledRun
 from pluto_dist.client.runs import RUNS
-from pluto_dist.core.values.ids import RunRef
+from pluto_dist.core.values.ids import DEFAULT_PROJECT, RunRef
 from pluto_dist.core.values.lifecycle import Claim
 from pluto_dist.core.values.messages import PROTOCOL
 from pluto_dist.errors import CoordinatorUnavailableError, MachineError, RunNotFoundError, WaitTimeoutError
@@ -174,8 +174,9 @@ def _wait(lease: Lease, wish: Wish, surroundings: Surroundings, settings: Settin
     lease.abandon()
     if wish.verb == "attach":
         what = f"no Run {wish.run}" if wish.run else "no live Run"
+        of = f" of project {settings.project!r}" if settings.project != DEFAULT_PROJECT else ""
         raise RunNotFoundError(
-            f"{what} on this node within {patience:g} s; `pluto-dist runs` and `pluto-dist ps` show what "
+            f"{what}{of} on this node within {patience:g} s; `pluto-dist runs` and `pluto-dist ps` show what "
             "there is, timeout_s= waits longer"
         )
     raise WaitTimeoutError(f"the Run was not granted within {patience:g} s; `pluto-dist doctor` may say why")
