@@ -103,6 +103,11 @@ class Notices:
         return new
 
 
+def _counted(number: int, what: str) -> str:
+    """A number with its noun: `1 point`, `2 points`."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def started(view: View | None, settings: Settings, spool: str) -> None:
     """Prints which Run it is, where it goes and how to watch it.
 
@@ -123,7 +128,7 @@ def started(view: View | None, settings: Settings, spool: str) -> None:
             spool,
         )
     elif not settings.quiet:
-        _print_started(run, str(store))
+        _print_started(run, str(store), view.attempt)
 
 
 def key_found(settings: Settings) -> None:
@@ -179,8 +184,10 @@ def belongs_to_launcher(view: View | None, name: str | None, project: str, launc
         )
 
 
-def _print_started(run: RunView, store: str) -> None:
+def _print_started(run: RunView, store: str, attempt: int) -> None:
     verb = "resumed" if run.resumed else "started"
+    if attempt:
+        verb = f"attempt {attempt} goes on with"
     if run.mode == "local":
         tell(f"{verb} {_named(run)} (local, {store}); watch it: pluto-dist show {_short(run)}")
     elif run.provisional:
@@ -237,11 +244,15 @@ def finished(view: View | None, settings: Settings, records: int, advice: str = 
     status = run.expected or run.status
     state = status if status != "RUNNING" else f"is {run.phase}"
     why = f" ({run.reason})" if status not in ("RUNNING", "COMPLETED") else ""
-    left = f", {records - view.passed} records not delivered yet" if _is_behind(view, records) else ""
-    left += f", {run.rejected} values rejected" if run.rejected else ""
-    left += f", {run.damaged} damaged places in the spool passed over" if run.damaged else ""
+    left = (
+        f", {_counted(records - view.passed, 'record')} not delivered yet"
+        if _is_behind(view, records)
+        else ""
+    )
+    left += f", {_counted(run.rejected, 'value')} rejected" if run.rejected else ""
+    left += f", {_counted(run.damaged, 'damaged place')} in the spool passed over" if run.damaged else ""
     # A process that leaves while others go on has no view of how much has arrived.
-    points = f", {run.points} points" if run.points or not records or status != "RUNNING" else ""
+    points = f", {_counted(run.points, 'point')}" if run.points or not records or status != "RUNNING" else ""
     differs = server_differs(run.server_status, run.refusals)
     no = f"; but {differs}" if differs else ""
     also = f"; {advice}" if advice and advice not in why else ""

@@ -19,6 +19,7 @@ SUSPECT_HEARTBEATS = 3
 BEHIND_S = 5.0  # what a rank lacks takes the others longer
 BEHIND_STEPS = 2  # one step apart is in step
 OPEN = frozenset({"waiting", "active"})
+LEFT = frozenset({"finished", "closed", "exited"})  # its process said so itself
 
 Health = Literal["failed first", "died", "stuck", "suspect", "behind", "lost", "waiting", "well", "ended"]
 WORST_FIRST: dict[Health, int] = {
@@ -177,7 +178,9 @@ def stuck_labels(events: Iterable[RunEvent]) -> frozenset[str]:
 
 
 def state_of(lease: LeaseShown) -> str:
-    """`active`, or why it ended."""
+    """`active`, or how it ended: by what its process said of itself, before how its lease did."""
+    if lease.fault and lease.end_reason in LEFT:
+        return lease.fault
     return lease.end_reason or lease.state
 
 

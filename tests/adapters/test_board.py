@@ -173,6 +173,22 @@ def test_an_open_lease_without_a_live_coordinator_is_not_called_active():
     assert (process.health, process.state) == ("lost", "lost")
 
 
+@pytest.mark.parametrize(
+    ("fields", "state"),
+    [
+        ({"state": "active", "fault": "failed"}, "active"),
+        ({"end_reason": "finished"}, "finished"),
+        ({"end_reason": "finished", "fault": "failed"}, "failed"),
+        ({"end_reason": "closed", "fault": "stopped"}, "stopped"),
+        ({"end_reason": "died", "fault": "failed"}, "died"),
+        ({"end_reason": "superseded", "fault": "failed"}, "superseded"),
+    ],
+)
+def test_a_process_that_failed_is_not_shown_as_one_that_finished(fields: dict[str, str], state: str):
+    ended = document(rank(0, **{"state": "ended", **fields}), status="COMPLETED")
+    assert [process.state for process in processes_of(ended, NOW_MS)] == [state]
+
+
 def test_ranks_are_stuck_until_they_go_on():
     stuck, on = RunEvent(1, "ranks_stuck", {"ranks": "rank3, rank4"}), RunEvent(2, "ranks_go_on")
     assert stuck_labels([stuck]) == {"rank3", "rank4"}

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
+from pluto_dist.client import notices
 from pluto_dist.client.notices import Notices
 from pluto_dist.core.values.messages import RunView, View
+from pluto_dist.host.settings import Settings
 
 RUN = RunView(
     key="k", external_id="x", project="p", name="x", mode="local", status="RUNNING", phase="running"
@@ -34,3 +37,23 @@ def test_only_the_owner_tells(caplog: pytest.LogCaptureFixture, role: str) -> No
     """One line for a job, not one for each rank."""
     Notices("warn").take(view(stuck="stuck: rank1", role=role))
     assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("attempt", "resumed", "words"),
+    [(0, False, "started Run x"), (0, True, "resumed Run x"), (1, False, "attempt 1 goes on with Run x")],
+)
+def test_a_restart_is_not_called_a_start(
+    capsys: pytest.CaptureFixture[str], attempt: int, resumed: bool, words: str
+) -> None:
+    """R6: with `--max-restarts` the line comes again, for the same Run."""
+    run = msgspec.structs.replace(RUN, resumed=resumed)
+    notices.started(view(run=run, attempt=attempt), Settings(), "spool")
+    assert capsys.readouterr().err.startswith(f"pluto_dist: {words}")
+
+
+@pytest.mark.parametrize(("points", "words"), [(0, "0 points"), (1, "1 point;"), (2, "2 points")])
+def test_one_is_no_plural(capsys: pytest.CaptureFixture[str], points: int, words: str) -> None:
+    run = msgspec.structs.replace(RUN, status="COMPLETED", points=points)
+    notices.finished(view(run=run), Settings(), points)
+    assert f"COMPLETED, {words}" in capsys.readouterr().err

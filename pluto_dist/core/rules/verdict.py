@@ -26,7 +26,7 @@ from pluto_dist.core.rules.advice import advice
 from pluto_dist.core.values.backend import Status, StatusReport
 from pluto_dist.core.values.cluster import Piece, failure_of
 from pluto_dist.core.values.lifecycle import Evidence
-from pluto_dist.core.values.records import Failure, Lease, Run, Verdict
+from pluto_dist.core.values.records import Failure, Fault, Lease, Run, Verdict
 
 DRAIN_S = 10.0  # workers may end, and fail, this long after the owner's end
 RANKING_WINDOW_S = 2.0  # evidence this close together is ranked by kind, then by time
@@ -152,6 +152,13 @@ def is_stop(evidence: Evidence) -> bool:
 def is_failure(evidence: Evidence) -> bool:
     """Whether the evidence speaks against COMPLETED; an exit with code 0 does not."""
     return not (evidence.kind == "exit" and evidence.exit_code == 0)
+
+
+def fault_of(evidence: Evidence) -> Fault:
+    """What evidence says of its process, whatever the Run's verdict: it failed, or was asked to stop."""
+    if evidence.ignored or not is_failure(evidence):
+        return ""
+    return "stopped" if is_stop(evidence) else "failed"
 
 
 def _parent(member: Lease, members: tuple[Lease, ...]) -> Lease | None:
