@@ -57,3 +57,15 @@ def test_one_is_no_plural(capsys: pytest.CaptureFixture[str], points: int, words
     run = msgspec.structs.replace(RUN, status="COMPLETED", points=points)
     notices.finished(view(run=run), Settings(), points)
     assert f"COMPLETED, {words}" in capsys.readouterr().err
+
+
+def test_a_long_wait_without_a_terminal_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """The log of a batch job says why its process is still there."""
+    for quiet, lines in ((False, 1), (True, 0)):
+        with notices.Waiting(Settings(quiet=quiet)) as waiting:
+            for left_s in (60.0, 58.0):
+                waiting.show(view(pending=20_000_000), left_s)
+            assert not capsys.readouterr().err
+            for left_s in (54.0, 40.0, 0.0):
+                waiting.show(view(pending=20_000_000), left_s)
+        assert capsys.readouterr().err == "pluto_dist: delivering, 20.0 MB left, at most 54 s\n" * lines
