@@ -15,6 +15,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from tests.bench import (
+    bench_cluster,
     bench_coordinator,
     bench_deaths,
     bench_delivery,
@@ -46,6 +47,7 @@ SECTIONS: dict[str, Section] = {
     "end": bench_end.rows,
     "files": bench_files.rows,
     "hand-over": bench_hand_over.rows,
+    "cluster": bench_cluster.rows,
     "sweep": bench_sweep.rows,
     "torchrun": bench_torchrun.rows,
     "look": bench_look.rows,

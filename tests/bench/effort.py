@@ -27,6 +27,7 @@ class Effort:
         read_records: of ten values, of which one series is read beside other readers.
         file_mb: of the largest file that is logged and uploaded.
         handed, handed_before: checkpoints that are timed, and others before the last of them.
+        cluster_nodes: nodes for which one process asks the cluster store.
         peers: whether other clients are measured, too, where they are installed, and what no earlier
             version could do.
         crowd_of_peers: eight processes of them at once.
@@ -52,6 +53,7 @@ class Effort:
     file_mb: int = 4096
     handed: int = 200
     handed_before: int = 10_000
+    cluster_nodes: int = 1000
     peers: bool = True
     crowd_of_peers: bool = True
 
@@ -78,5 +80,6 @@ QUICK = Effort(
     file_mb=256,
     handed=40,
     handed_before=1_000,
+    cluster_nodes=200,
     crowd_of_peers=False,
 )

@@ -30,6 +30,7 @@ from pluto_dist.core.values.records import Failure, Fault, Lease, Run, Verdict
 
 DRAIN_S = 10.0  # workers may end, and fail, this long after the owner's end
 RANKING_WINDOW_S = 2.0  # evidence this close together is ranked by kind, then by time
+LONGEST_LINE = 300  # characters of an exception in a reason
 
 LEFT_TO_RAY = (
     "its Ray {work} left the Run open, and a worker's end says nothing of the work: "
@@ -244,10 +245,18 @@ def describe(failure: Failure | Evidence) -> str:
     if failure.signal:
         return f"killed by {failure.signal}"
     if failure.kind == "exception":
-        return f"{failure.type}: {failure.message}" if failure.message else failure.type
+        return exception_line(failure)
     if failure.kind == "exit":
         return f"exit code {failure.exit_code}"
     return failure.message or "its process vanished"
+
+
+def exception_line(failure: Failure | Evidence) -> str:
+    """Type and first line of the message; all of it stands in the traceback."""
+    lines = (line.strip() for line in failure.message.splitlines())
+    said = next(filter(None, lines), "")
+    line = f"{failure.type}: {said}" if said else failure.type
+    return line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE - 1]}…"
 
 
 def server_differs(status: Status | None, refusals: Mapping[str, str]) -> str:
