@@ -16,6 +16,10 @@ from pluto_dist.core.values.lifecycle import Published
 from pluto_dist.core.values.topics import CHECKPOINTS, MAX_PAYLOAD, TOPIC
 from pluto_dist.errors import ArgumentError, InvalidRecordError
 
+OLDER = (
+    "the coordinator that runs here is of an older version and hands nothing over; run `pluto-dist "
+    "coordinator stop`, the next process starts one of its own version"
+)
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://")  # of a file that is no local one, e.g. in object storage
 
 
@@ -94,6 +98,14 @@ def _say(lease: Lease, call: str, topic: str, payload: object) -> None:
         return
     lease.change(Published(**lease.stamp(), topic=topic, payload=msgspec.Raw(body)))
     tell_of_nodes(lease)
+    if is_older(lease):
+        lease.warn_once("older", f"{OLDER}. What is handed over until then is lost")
+
+
+def is_older(lease: Lease) -> bool:
+    """Whether the coordinator knows nothing of hand-over."""
+    view = lease.link.view
+    return view is not None and view.state == "active" and not view.topics
 
 
 def tell_of_nodes(lease: Lease) -> None:

@@ -19,7 +19,7 @@ import msgspec
 from pluto_dist.client.arguments import flag_of, plain_of, seconds_of
 from pluto_dist.client.lease import Lease
 from pluto_dist.client.link import Link
-from pluto_dist.client.publishing import tell_of_nodes
+from pluto_dist.client.publishing import OLDER, is_older, tell_of_nodes
 from pluto_dist.client.values import shown
 from pluto_dist.core.values.lifecycle import ItemDone, Unsubscribed
 from pluto_dist.core.values.messages import TakeItem
@@ -234,13 +234,10 @@ class Subscription(Generic[T]):
             )
         if self._lease.end:
             raise RunEndedError(f"this process has {self._lease.end} the Run, so it gets no items any more")
-        view = self._link.view
-        if view is not None and view.state == "active" and not view.topics:
-            raise VersionMismatchError(
-                "the coordinator that runs here is of an older version and hands nothing over; run "
-                "`pluto-dist coordinator stop`, the next process starts one of its own version"
-            )
+        if is_older(self._lease):
+            raise VersionMismatchError(OLDER)
         tell_of_nodes(self._lease)
+        view = self._link.view
         if view is not None and view.role == "side" and not (self._group or self._lease.named):
             self._lease.warn_once(
                 "no label",

@@ -186,6 +186,16 @@ def test_a_step_that_is_none_raises_as_with_log(step: Any, tmp_path: Path) -> No
         publishing.checkpoint(Lease(), tmp_path, step, {})  # type: ignore[arg-type] # as above
 
 
+def test_an_older_coordinator_is_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    """It would pass over the entry, and nobody would ever get it."""
+    lease: Any = Lease()
+    lease.link.view.topics = False
+    publishing.publish(lease, "t", 1)
+    publishing.publish(lease, "t", 2)
+    (record,) = caplog.records
+    assert "coordinator stop" in record.message
+
+
 # --- the loop -------------------------------------------------------------------------------------
 
 
