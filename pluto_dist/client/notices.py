@@ -1,7 +1,7 @@
 """Notices: all that a user sees on stderr and in warnings.
 
-One line at init, one at the end, and what is waited for if it takes long; these are the owner's alone. While
-the Run goes on, trouble is reported once, as a warning.
+One line at init and one at the end, which are the owner's alone. While the Run goes on, trouble is reported
+once, as a warning.
 
 A Run that is cancelled on the server goes on here: only the training knows what it still has to save. It gets
 a warning and `run.cancelled`; with `on_cancel="interrupt"` owner and workers get a KeyboardInterrupt in their
@@ -13,18 +13,17 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import sys
 import threading
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Literal
 
-from pluto_dist.client.terminal import is_terminal, put, tell
+from pluto_dist.client.terminal import tell
 from pluto_dist.core.rules.verdict import server_differs
-from pluto_dist.core.values.ids import RunRef
 from pluto_dist.core.values.messages import RunView, View
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pluto_dist.client.arguments import Wish
     from pluto_dist.host.settings import Settings
 
 _log = logging.getLogger("pluto_dist")
@@ -154,11 +153,12 @@ def adds_no_tags(view: View | None, tags: tuple[str, ...]) -> None:
         )
 
 
-def waits_for(run: RunRef | None, timeout_s: float, settings: Settings) -> None:
-    """Says that an attach waits: the Run may start later, or the id may be mistyped."""
+def waits_for(wish: Wish, timeout_s: float, settings: Settings) -> None:
+    """Says that a process waits for a Run of others: it may start later, or the id may be mistyped."""
     if not settings.quiet:
-        what = f"Run {run}" if run is not None else "a live Run"
-        tell(f"attach() waits for {what}, up to {timeout_s:g} s; `pluto-dist ps` shows which there are")
+        what = f"Run {wish.run}" if wish.run is not None else "a live Run"
+        call = "attach()" if wish.verb == "attach" else f"init(role={wish.role!r})"
+        tell(f"{call} waits for {what}, up to {timeout_s:g} s; `pluto-dist ps` shows which there are")
 
 
 def belongs_to_launcher(view: View | None, name: str | None, project: str, launchers_project: str) -> None:
@@ -204,39 +204,6 @@ def joined(view: View, settings: Settings) -> None:
             "because init() asks for nothing else; with a name=, project=, config= or run_id= of its own a "
             "child gets a Run of its own"
         )
-
-
-TOLD_AFTER_S = 5.0
-
-
-class Waiting:
-    """The wait at the end: a line that is overwritten on a terminal, else one line if it takes long."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._shown = not settings.quiet and is_terminal(sys.stderr)
-        self._untold = not (settings.quiet or self._shown)
-        self._most_s = 0.0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def show(self, view: View | None, left_s: float) -> None:
-        """Shows how much is left, and how long the wait is at most."""
-        if view is None:
-            return
-        what = f"delivering, {view.pending / 1e6:.1f} MB left" if view.pending else "waiting for the server"
-        trouble = f" ({view.trouble[:60]})" if view.trouble else ""
-        line = f"{what}{trouble}, at most {left_s:.0f} s"
-        if self._shown:
-            put(f"\r\x1b[Kpluto_dist: {line}")
-        self._most_s = max(self._most_s, left_s)
-        if self._untold and self._most_s - left_s > TOLD_AFTER_S:
-            self._untold = False
-            tell(line)
-
-    def __exit__(self, *_: object) -> None:
-        if self._shown:
-            put("\r\x1b[K")
 
 
 def finished(view: View | None, settings: Settings, records: int, advice: str = "") -> None:

@@ -8,8 +8,13 @@ import msgspec
 import pytest
 
 from pluto_dist.client import notices
+from pluto_dist.client.arguments import Wish
 from pluto_dist.client.notices import Notices
+from pluto_dist.client.opening import ungranted
+from pluto_dist.client.waiting import Waiting
+from pluto_dist.core.values.ids import RunRef
 from pluto_dist.core.values.messages import RunView, View
+from pluto_dist.errors import RunNotFoundError, WaitTimeoutError
 from pluto_dist.host.settings import Settings
 
 RUN = RunView(
@@ -62,10 +67,47 @@ def test_one_is_no_plural(capsys: pytest.CaptureFixture[str], points: int, words
 def test_a_long_wait_without_a_terminal_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
     """The log of a batch job says why its process is still there."""
     for quiet, lines in ((False, 1), (True, 0)):
-        with notices.Waiting(Settings(quiet=quiet)) as waiting:
+        with Waiting(Settings(quiet=quiet)) as waiting:
             for left_s in (60.0, 58.0):
                 waiting.show(view(pending=20_000_000), left_s)
             assert not capsys.readouterr().err
             for left_s in (54.0, 40.0, 0.0):
                 waiting.show(view(pending=20_000_000), left_s)
         assert capsys.readouterr().err == "pluto_dist: delivering, 20.0 MB left, at most 54 s\n" * lines
+
+
+@pytest.mark.parametrize(
+    ("fields", "project", "kind", "words"),
+    [
+        ({"verb": "attach"}, "pluto", RunNotFoundError, "no live Run on this node within 3 s"),
+        (
+            {"verb": "attach", "run": RunRef(external_id="x")},
+            "demo",
+            RunNotFoundError,
+            "timeout_s= waits longer",
+        ),
+        (
+            {"role": "side", "run": RunRef(external_id="x")},
+            "demo",
+            RunNotFoundError,
+            "no Run x of project 'demo'",
+        ),
+        ({"role": "worker"}, "pluto", RunNotFoundError, "no live Run on this node"),
+        ({}, "pluto", WaitTimeoutError, "`pluto-dist doctor`"),
+    ],
+)
+def test_who_waits_for_a_run_in_vain_is_told_that_there_is_none(
+    capsys: pytest.CaptureFixture[str],
+    fields: dict[str, Any],
+    project: str,
+    kind: type[Exception],
+    words: str,
+) -> None:
+    """R5: also `init(role="side")` with an id that nobody has: nothing is wrong with the machine."""
+    wish = Wish(**{"verb": "init", **fields})
+    error = ungranted(wish, 3.0, project)
+    assert isinstance(error, kind)
+    assert words in error.message
+    notices.waits_for(wish, 60.0, Settings())
+    call = "attach()" if wish.verb == "attach" else f"init(role={wish.role!r})"
+    assert capsys.readouterr().err.startswith(f"pluto_dist: {call} waits for ")
