@@ -218,7 +218,7 @@ class Lookup:
         if not chosen:
             raise RunNotFoundError(
                 f"no Run {name!r}{_perhaps(name, runs)}; looked at: {self.where()}. `pluto-dist runs` lists "
-                "what is there; --dir and --home look elsewhere"
+                "what is there; --dir and --home, in Python where=, look elsewhere"
             )
         if len(chosen) > 1:
             raise AmbiguousRunError(f"{name!r} means {len(chosen)} Runs: {_listed(chosen)}; use the key")

@@ -267,6 +267,10 @@ def test_finish_within_an_exception_is_a_failure() -> None:
             "\n  CUDA error: out of memory\nCompile with TORCH_USE_CUDA_DSA",
             "ValueError: CUDA error: out of memory",
         ),
+        (
+            "Caught KeyError in worker.\nOriginal Traceback (most recent call last):\n  in f\nKeyError: 'a'",
+            "ValueError: Caught KeyError in worker. … KeyError: 'a'",
+        ),
         ("x" * 1000, "ValueError: " + "x" * 287 + "…"),
     ],
 )

@@ -252,9 +252,15 @@ def describe(failure: Failure | Evidence) -> str:
 
 
 def exception_line(failure: Failure | Evidence) -> str:
-    """Type and first line of the message; all of it stands in the traceback."""
-    lines = (line.strip() for line in failure.message.splitlines())
-    said = next(filter(None, lines), "")
+    """Type and first line of the message; all of it stands in the traceback.
+
+    A message that holds the traceback of another process (a DataLoader's worker, a pool's) tells the cause in
+    its last line.
+    """
+    lines = [line.strip() for line in failure.message.splitlines() if line.strip()]
+    said = lines[0] if lines else ""
+    if any("Traceback (most recent call last)" in line for line in lines):
+        said = f"{said} … {lines[-1]}"
     line = f"{failure.type}: {said}" if said else failure.type
     return line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE - 1]}…"
 
