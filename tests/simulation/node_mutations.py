@@ -199,17 +199,6 @@ def old_rounds_end_new_ones() -> Patch:
     return SharedRun, "_belongs", broken
 
 
-def last_word_is_forgotten() -> Patch:
-    """What a node decided alone before its coordinator was started anew it never tells the others."""
-    real = SharedRun.over
-
-    def broken(self: SharedRun, run: Any, members: Any, verdict: Any, *, settled: bool) -> None:
-        if not run.ended:
-            real(self, run, members, verdict, settled=settled)
-
-    return SharedRun, "over", broken
-
-
 def unanswered_changes_are_known() -> Patch:
     """A change of tags or config whose answer was lost is taken for told."""
     real = SharedRun.written
@@ -238,7 +227,7 @@ MUTATIONS: tuple[Callable[[], Patch], ...] = (
     clocks_are_not_measured, loss_makes_a_failure, loss_explains_everything, nobody_is_waited_for,
     other_nodes_do_not_count, lost_answers_are_yes, presence_is_not_renewed,
     end_without_its_evidence, old_rounds_end_new_ones,
-    last_word_is_forgotten, unanswered_changes_are_known,
+    unanswered_changes_are_known,
     next_seat_believes_the_server_knows,
 )  # fmt: skip
 
@@ -246,7 +235,7 @@ MUTATIONS: tuple[Callable[[], Patch], ...] = (
 PLAN_OF = {  # the others show in any history
     evidence_is_leased: "lose_failed_node", clocks_are_taken_for_one: "fail_two",
     clocks_are_not_measured: "fail_two", loss_explains_everything: "fail_unseen",
-    other_nodes_do_not_count: "fail_rank", old_rounds_end_new_ones: "restart_job",
+    other_nodes_do_not_count: "fail_rank", old_rounds_end_new_ones: "take_up_again",
 }  # fmt: skip
 
 

@@ -55,6 +55,7 @@ class History:
         self.lost: set[int] = set()
         self.seen_by_all = False
         self.told_before_the_loss = False
+        self.ended_before = 0
         drawn = self.dice.choice(list(PLANS))
         self.plan = plan or drawn
         self.planned_at = self.dice.randrange(5, STEPS)
@@ -87,7 +88,7 @@ class History:
     def check(self) -> None:
         """What must be true in the end."""
         world = self.world
-        reports = world.statuses()
+        reports = world.statuses()[self.ended_before :]
         assert len(set(reports)) <= 1, f"two statuses were sent: {reports}"
         if not self.causes and not self.lost:
             assert world.run.status == "COMPLETED", f"a healthy Run is {world.run.status}: {world.reason()}"
@@ -283,6 +284,19 @@ class History:
         self.world.start(*range(2 * len(self.world.nodes)), attempt=1, max_restarts=1)
         self.world.wait(self.dice.choice((1, 10)))
 
+    def take_up_again(self) -> None:
+        """The Run ends, and another launch goes on with it on the same nodes: its end is another one."""
+        self._mend()
+        if not self.alive() or self.lost:
+            return
+        self.world.ranks[self.dice.choice(self.alive())].raises("OldError")
+        self._victims()
+        self.world.wait(25)
+        assert self.world.statuses() == ["FAILED"], self.world.statuses()
+        self.ended_before = 1
+        self.world.start(*range(2 * len(self.world.nodes)), key="again")
+        self.world.wait(self.dice.choice((1, 10)))
+
     def _fails(self, *, calm: bool) -> int | None:
         """A rank that is about to fail; while all is well the verdict has to be exact."""
         if calm:
@@ -427,6 +441,7 @@ PLANS: dict[str, Callable[[History], None]] = {
         "lose_node",
         "lose_failed_node",
         "restart_job",
+        "take_up_again",
     )
 }
 
