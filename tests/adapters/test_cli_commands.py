@@ -362,6 +362,20 @@ def test_plot_names_the_series_of_others(machine: Machine, ranks: int, words: st
     assert run(machine, "show", "1", "--plot", "loss").endswith(words)
 
 
+def test_a_sync_tells_why_in_full_and_once(machine: Machine, monkeypatch: pytest.MonkeyPatch):
+    """A cell of the table has no room for what to do."""
+    for name in ("URL_API", "URL_INGEST", "URL_PY"):
+        monkeypatch.setenv(f"PLUTO_{name}", "http://127.0.0.1:9")
+    monkeypatch.setenv("PLUTO_API_KEY", "key")
+    done = {"verdict": Verdict("COMPLETED", "done"), "status": "COMPLETED", "ended_ms": 2000}
+    machine.keep(machine.here("key-1", 1, **done), machine.here("key-2", 2, **done))
+    monkeypatch.setenv("PLUTO_DIST_HOME", str(machine.home))
+    told = CliRunner().invoke(app, ["sync", "--patience", "0", "--dir", str(machine.base)])
+    assert told.exit_code == 1
+    assert told.stdout.count("the server gave no answer") == 2
+    assert told.stderr.count("failed: the server gave no answer for 0 s") == 1
+
+
 def test_a_file_that_cannot_be_written_is_named(machine: Machine):
     machine.keep(machine.here("key-1"))
     said = run(machine, "export", "key-1", "--output", "/dev/null/points.jsonl", code=1)
