@@ -22,6 +22,7 @@ from tests.bench import (
     bench_hand_over,
     bench_log,
     bench_look,
+    bench_peers,
     bench_read,
     bench_shapes,
     bench_start,
@@ -47,6 +48,7 @@ SECTIONS: dict[str, Section] = {
     "sweep": bench_sweep.rows,
     "torchrun": bench_torchrun.rows,
     "look": bench_look.rows,
+    "peers": bench_peers.rows,
     "read": bench_read.rows,
 }
 
