@@ -75,7 +75,7 @@ def main() -> None:
 
 
 def _alone(sections: list[str], effort: Effort) -> list[Row]:
-    columns = (*PEERS, *bench_read.PEERS)
+    columns = (*PEERS, *bench_read.PEERS, bench_peers.PEER)
     print(header(columns))
     rows = []
     for name in sections:

@@ -86,6 +86,7 @@ def _tensorboard(run_id: str) -> Any:
 
 
 def _mlflow(run_id: str) -> Any:
+    os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"  # else it wants a database
     import mlflow  # type: ignore[import-not-found]
 
     mlflow.set_tracking_uri(f"file://{Path.cwd()}/{run_id}")
