@@ -16,7 +16,8 @@ from pluto_dist.host.open_files import is_written
 from pluto_dist.spool.folders import Found, NoSourceError, found_in, is_many
 from pluto_dist.spool.sources import seen_in
 
-PAUSE_S = 0.2  # between two looks
+PAUSE_S = 0.2  # between two looks at what is on its way
+LOOK_S = 0.5  # between two looks at a watched folder
 ASK_S = 1.0  # between two questions whether the Run has ended
 
 _NUMBER = re.compile(r"\d+(?!.*\d)")
@@ -67,9 +68,12 @@ class Sender:
         """Hands over what comes, until the Run has ended and nothing is left."""
         arrivals = Arrivals()
         self._shown.say(f"watching {folder} for {pattern}, until the Run ends")
+        look_at = 0.0
         while True:
             ended = self._has_ended()
-            self._take(arrivals, folder, pattern, last=ended)
+            if ended or time.monotonic() >= look_at:
+                self._take(arrivals, folder, pattern, last=ended)
+                look_at = time.monotonic() + LOOK_S
             if ended and not arrivals.waits():
                 return
             self._follow()
@@ -81,7 +85,10 @@ class Sender:
 
     def _take(self, arrivals: Arrivals, folder: str, pattern: str, *, last: bool) -> None:
         found = {file.path: file for file in _matching(folder, pattern)}
-        looks = {path: _look(file) for path, file in found.items()}
+        looks = {
+            path: _look(file) if arrivals.wants(path, file.seen) else Look(file.seen, written=False)
+            for path, file in found.items()
+        }
         for path in arrivals.look(looks, time.monotonic(), last=last):
             self._send(path, (found[path],), Path(folder).name)
 

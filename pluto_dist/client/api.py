@@ -86,9 +86,11 @@ def init(
 
     Raises:
         RunExistsError: a Run has your own `run_id`, and `resume` was not given; nothing was changed.
-        RunNotFoundError: no Run has this number or display id.
+        RunNotFoundError: no Run has this number or display id, or with `role="side"` or `"worker"` none was
+            begun within a minute.
         OwnerExistsError: a live process owns the Run, and this one insists on owning it.
         ArgumentError, ForkError, SettingError, InvalidRecordError: as their texts say; nothing was opened.
+        KeyRefusedError, ServerRefusedError: the server answers and refuses; nothing was opened.
         MachineError: only with PLUTO_DIST_REQUIRED=1; otherwise one warning and a disabled Run.
     """
     where = {"dir": dir} if save_dir is None else {"save_dir": save_dir}

@@ -204,6 +204,19 @@ class Probe:
             found.append([opened - begun, time.perf_counter() - logged, cpu_s() - spent])
         return found
 
+    def file(self, mebibytes: str, copied: str) -> float:
+        """Milliseconds of `log()` of a sparse file, as it is or with a copy as before 0.2."""
+        import pluto_dist
+
+        path = f"large.{os.getpid()}.{mebibytes}.{copied}"
+        with open(path, "wb") as file:  # noqa: PTH123 # no imports beside the client's
+            file.truncate(int(mebibytes) << 20)
+        artifact = pluto_dist.Artifact(path)
+        self._run._lease.files.blobs._copy_up_to = 1 << 60 if int(copied) else 1 << 20
+        begun = time.perf_counter_ns()
+        self._run.log({"file": artifact})
+        return (time.perf_counter_ns() - begun) / 1e6
+
     def hand(self, count: str, hertz: str) -> list[float]:
         """Hands checkpoints over, at a pace or (0) as fast as it goes; microseconds of each call."""
         path = f"checkpoint.{os.getpid()}"

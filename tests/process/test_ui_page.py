@@ -36,11 +36,21 @@ while True:
 """
 
 
+OTHER = """
+import pluto_dist as pluto
+run = pluto.init(project="vision", run_id="other", config={"lr": 0.25, "seed": 1})
+run.log({"train/loss": 2.0}, step=49)
+run.log({"train/loss": 3.0}, step=60)
+run.finish()
+"""
+
+
 class Story:
     """A job, the page's server and a browser that has it open."""
 
     def __init__(self, node: Node, window: Browser) -> None:
         self.window = window
+        assert node.start(OTHER).wait() == 0
         launcher = node.launcher(2)
         self.ranks: list[Child] = [launcher.rank(rank, RANK) for rank in range(2)]
         for rank in self.ranks:
@@ -106,7 +116,7 @@ def test_the_printed_address_shows_the_list_and_names_are_text(story: Story):
     assert page.find("th.name a").text == EVIL
     assert page.find(".tag").text == "<b>bold</b>"
     page.find("input[type=search]").send_keys("nothing like it")
-    page.find("[role=status]", "0 of 1 Run")
+    page.find("[role=status]", "0 of 2 Runs")
     assert page.all("th.name a") == []
 
 
@@ -184,6 +194,23 @@ def test_what_died_first_stands_at_the_top_while_one_looks(story: Story):
     page.find(".verdict figure", "rank 1 has logged up to 99")
     page.find(".timeline circle.first")
     page.find(".people tr.bad", "failed first")
+
+
+def test_runs_that_are_ticked_are_compared(story: Story):
+    """Charts over each other, and of the configs what differs."""
+    page = story.open("#/")
+    page.find("[role=status]", "2 Runs")
+    for box in page.all("td.pick input"):
+        box.click()
+    page.find("a.primary", "Compare 2").click()
+    page.find(".choice label", "Band").click()
+    selector = chart(page, "train/loss")
+    page.find(f"{selector} .legend", "VIS-1 ")
+    page.find(f"{selector} .legend", "VIS-2 ")
+    page.find("nav.tabs a", "Config").click()
+    page.find(".config tr", "lr0.50.25")
+    page.find(".runs-compared a.drop").click()
+    page.find("h1", "1 Run")
 
 
 def test_smoothing_begins_at_the_first_value_and_keeps_gaps(story: Story):

@@ -661,11 +661,11 @@ class SharedRun:
         """Whether the document's round is that of the members here; of a Run that goes on it may be over."""
         if run.forced:  # a person means the Run as it is
             return True
+        start = self._start(run)
+        if start:  # also of a Run that this node has ended alone
+            return document.owner == OwnerAt(self._node, start)
         if run.ended and run.round:
             return document.round == run.round
-        start = self._start(run)
-        if start:
-            return document.owner == OwnerAt(self._node, start)
         if not run.relay or run.epoch == 0 or (not run.ended and document.round <= run.round):
             return False
         launch = _launch(run, self._book.leases_of(run.key))

@@ -7,6 +7,7 @@ import { table } from "./parts.js";
 const TONES = {
   "failed first": "bad",
   died: "bad",
+  crashed: "bad",
   stuck: "warn",
   suspect: "warn",
   behind: "warn",
