@@ -288,7 +288,8 @@ class Run(RunFacts):
         """Records numbers, strings and files under names, at a step.
 
         It returns when the record is in the kernel; it waits for no network, process or lock (G3, G4). A
-        file is copied first, as fast as the local disk is. A value that cannot be logged is left out with one
+        small file is copied first; a large one is cloned, linked or referred to, which takes no time. It is
+        read later, as what it was or not at all. A value that cannot be logged is left out with one
         warning. It does not promise room on the disk: records that could not be written are counted, with a
         warning.
 

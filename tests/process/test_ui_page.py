@@ -64,8 +64,9 @@ class Story:
 
     def open_run(self, tab: str = "") -> Browser:
         found = self.open("#/")
-        link = found.find("th.name a").get_attribute("href") or ""
-        found.open(f"{link}/{tab}")
+        found.find("th.name a", EVIL)
+        key = found.ask("document.querySelector('th.name a').hash.split('/')[2]")
+        found.open(f"{found.driver.current_url.partition('#')[0]}#/run/{key}/{tab}")
         found.find("h1", EVIL)
         return found
 
@@ -96,7 +97,7 @@ def chart(page: Browser, title: str) -> str:
 
 def open_values(page: Browser, selector: str) -> None:
     """The table of a chart's values."""
-    page.find(f"{selector} .values summary").click()
+    page.click(f"{selector} .values summary")
     page.find(f"{selector} .values tbody th")
 
 
@@ -113,8 +114,8 @@ def test_the_printed_address_shows_the_list_and_names_are_text(story: Story):
     page = story.window
     page.find("td .status", "Running")
     assert "token" not in page.driver.current_url
-    assert page.find("th.name a").text == EVIL
-    assert page.find(".tag").text == "<b>bold</b>"
+    page.find("th.name a", EVIL)
+    page.find(".tag", "<b>bold</b>")
     page.find("input[type=search]").send_keys("nothing like it")
     page.find("[role=status]", "0 of 2 Runs")
     assert page.all("th.name a") == []
@@ -130,8 +131,21 @@ def test_new_points_appear_by_themselves_in_chart_table_and_console(story: Story
         rank.say()
         rank.expect("ready")
     wait_until(lambda: steps(page, selector)[-1:] == ["99"], lambda: str(steps(page, selector)[-3:]))
-    page.find("nav.tabs a", "Console").click()
+    page.click("nav.tabs a", "Console")
     page.find(".lines .said", "rank 1 has logged up to 99")
+
+
+def test_a_keyboard_keeps_its_place_while_what_is_shown_changes(story: Story):
+    page = story.open_run("overview")
+    page.find(".people button.link", "rank1")
+    page.ask(
+        "[...document.querySelectorAll('.people button.link')].find((e) => e.textContent === 'rank1').focus()"
+    )
+    for rank in story.ranks:
+        rank.say()
+        rank.expect("ready")
+    page.find(".people td.num", "149")
+    assert page.ask("document.activeElement.textContent") == "rank1"
 
 
 def test_a_series_of_nan_alone_says_so(story: Story):
@@ -162,7 +176,7 @@ def test_ranks_apart_smoothed_and_over_time(story: Story):
     page = story.open_run("charts")
     selector = chart(page, "train/loss")
     for label in ("Lines", "Log", "Elapsed"):
-        page.find(".choice label", label).click()
+        page.click(".choice label", label)
     page.find(f"{selector} .legend", "rank 1")
     page.find("input[aria-label=Smoothing]").send_keys(Keys.END)
     page.find("output", "0.99")
@@ -199,17 +213,16 @@ def test_what_died_first_stands_at_the_top_while_one_looks(story: Story):
 def test_runs_that_are_ticked_are_compared(story: Story):
     """Charts over each other, and of the configs what differs."""
     page = story.open("#/")
-    page.find("[role=status]", "2 Runs")
-    for box in page.all("td.pick input"):
-        box.click()
-    page.find("a.primary", "Compare 2").click()
-    page.find(".choice label", "Band").click()
+    for name in ("VIS-2", "VIS-1"):
+        page.click(f'input[aria-label="Compare {name}"]')
+    page.click("a.primary", "Compare 2")
+    page.click(".choice label", "Band")
     selector = chart(page, "train/loss")
     page.find(f"{selector} .legend", "VIS-1 ")
     page.find(f"{selector} .legend", "VIS-2 ")
-    page.find("nav.tabs a", "Config").click()
+    page.click("nav.tabs a", "Config")
     page.find(".config tr", "lr0.50.25")
-    page.find(".runs-compared a.drop").click()
+    page.click(".runs-compared a.drop")
     page.find("h1", "1 Run")
 
 
