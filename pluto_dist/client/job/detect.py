@@ -156,7 +156,7 @@ def _scheduled(env: Mapping[str, str]) -> Scheduled | None:
         return None
     cluster = env.get("SLURM_CLUSTER_NAME", "").strip()
     counted = int(restarts) if restarts.isascii() and restarts.isdecimal() and len(restarts) <= 10 else 0
-    return Scheduled(" ".join(filter(None, ("slurm", cluster, number))), counted)
+    return Scheduled(_text(" ".join(filter(None, ("slurm", cluster, number)))), counted)
 
 
 def is_rank(env: Mapping[str, str]) -> bool:
@@ -228,7 +228,7 @@ def _job_of_rank(
         max_restarts=place.max_restarts,
         launcher=launcher,
         shared_id=shared_id,
-        launch=" ".join(filter(None, (shared_id, _address(env)))) if nodes > 1 else "",
+        launch=_text(" ".join(filter(None, (shared_id, _address(env))))) if nodes > 1 else "",
         nodes=nodes,
         given_id=_given_id(place, env, launcher, lineage),
     )
@@ -242,7 +242,7 @@ def _given_id(
         return ""
     said = (each.rdzv_id for each in lineage if each.identity == launcher)
     given = next(said, "") or env.get("PET_RDZV_ID", "")
-    return "" if given in ("none", env.get("TORCHELASTIC_RUN_ID")) else given
+    return "" if given in ("none", env.get("TORCHELASTIC_RUN_ID")) else _text(given)
 
 
 def _node_rank(place: Coordinates) -> int:
@@ -359,6 +359,11 @@ def _shared_parts(place: Coordinates, env: Mapping[str, str]) -> tuple[str, ...]
 def _elastic_run_id(env: Mapping[str, str]) -> str:
     run_id = env.get("TORCHELASTIC_RUN_ID", "").strip()
     return "" if run_id == "none" else run_id
+
+
+def _text(value: str) -> str:
+    """The value of a variable as text that can be written; an environment holds any bytes."""
+    return value.encode("utf-8", "backslashreplace").decode()
 
 
 def _digest(text: str) -> str:
