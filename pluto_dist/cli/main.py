@@ -53,7 +53,8 @@ class Commands(TyperGroup):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit from error
         except OSError as error:
-            raise typer.Exit(_say(str(error), FAILED)) from error
+            said = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+            raise typer.Exit(_say(said, FAILED)) from error
         except KeyboardInterrupt as error:
             raise typer.Exit(INTERRUPTED) from error
 
@@ -80,6 +81,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"max_content_width": 110},
 )
 
 

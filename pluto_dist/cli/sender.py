@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pluto_dist.cli.bars import Bars
@@ -16,7 +16,8 @@ from pluto_dist.host.open_files import is_written
 from pluto_dist.spool.folders import Found, NoSourceError, found_in, is_many
 from pluto_dist.spool.sources import seen_in
 
-PAUSE_S = 0.2  # between two looks
+PAUSE_S = 0.2  # between two looks at what is on its way
+LOOK_S = 0.5  # between two looks at a watched folder
 ASK_S = 1.0  # between two questions whether the Run has ended
 
 _NUMBER = re.compile(r"\d+(?!.*\d)")
@@ -46,6 +47,7 @@ class Sender:
         self._step = step
         self._delete = delete
         self._asked = 0.0
+        self._told_of_folder = False
         self.failed: list[str] = []
 
     def send_complete(self, path: str) -> None:
@@ -67,9 +69,12 @@ class Sender:
         """Hands over what comes, until the Run has ended and nothing is left."""
         arrivals = Arrivals()
         self._shown.say(f"watching {folder} for {pattern}, until the Run ends")
+        look_at = 0.0
         while True:
             ended = self._has_ended()
-            self._take(arrivals, folder, pattern, last=ended)
+            if ended or time.monotonic() >= look_at:
+                self._take(arrivals, folder, pattern, last=ended)
+                look_at = time.monotonic() + LOOK_S
             if ended and not arrivals.waits():
                 return
             self._follow()
@@ -80,10 +85,21 @@ class Sender:
             self._follow()
 
     def _take(self, arrivals: Arrivals, folder: str, pattern: str, *, last: bool) -> None:
-        found = {file.path: file for file in _matching(folder, pattern)}
-        looks = {path: _look(file) for path, file in found.items()}
+        fitting = sorted(Path(folder).glob(pattern))
+        found = {file.path: file for file in _files_among(fitting)}
+        looks = {
+            path: _look(file) if arrivals.wants(path, file.seen) else Look(file.seen, written=False)
+            for path, file in found.items()
+        }
         for path in arrivals.look(looks, time.monotonic(), last=last):
             self._send(path, (found[path],), Path(folder).name)
+        left_alone = "" if self._told_of_folder else folder_left_alone(fitting, found)
+        if left_alone:
+            self._told_of_folder = True
+            self._shown.say(
+                f"{left_alone} is a folder, and --watch takes files only; when it is complete, `pluto-dist "
+                "upload RUN FOLDER` takes it as a whole; --pattern '**/*' takes its files one by one"
+            )
 
     def _send(self, path: str, files: tuple[Found, ...], name: str = "") -> None:
         name = self._name or name or _NUMBER.sub("", Path(path).stem).strip("-_. ") or "file"
@@ -128,8 +144,16 @@ def _files_of(path: str) -> tuple[Found, ...]:
         raise UsageError(str(error)) from error
 
 
-def _matching(folder: str, pattern: str) -> Iterator[Found]:
-    for path in Path(folder).glob(pattern):
+def folder_left_alone(fitting: Iterable[Path], taken: Iterable[str]) -> str:
+    """The first folder that fits a pattern and of whose files none is taken, "" if there is none."""
+    files = set(map(Path, taken))
+    holding = {parent for path in files for parent in path.parents}
+    others = (path for path in fitting if path not in files and path not in holding)
+    return next((str(path) for path in others if path.is_dir() and not path.name.startswith(".")), "")
+
+
+def _files_among(paths: Iterable[Path]) -> Iterator[Found]:
+    for path in paths:
         try:
             if path.is_file() and not path.name.startswith("."):
                 yield Found(path.name, str(path), seen_in(path.stat()))

@@ -46,6 +46,8 @@ def ui(
     server = Server(lambda take: Lookup(home, store, take), host, port, only_store=store is not None)
     typer.echo(server.address)
     note("Everybody with this address can read the Runs. Ctrl-C ends it.")
+    if not server.only_here:
+        note(f"{host} is reached from other machines, and nothing is encrypted on the way.")
     if browse:
         import webbrowser
 

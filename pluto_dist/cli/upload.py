@@ -4,9 +4,9 @@ Attaches as a side, hands the files to this node's coordinator, and shows how it
 server: takes them into the store). A folder is one artifact. A file that a process has open for writing is
 waited for.
 
---watch DIR goes on until the Run ends: files that fit --pattern are taken when they are closed or renamed
-into place, each state of a file once, also after a restart of the command. On filesystems that cannot say
-who has a file open (NFS), when it has not changed for 5 s.
+--watch DIR goes on until the Run ends: files, no folders, that fit --pattern are taken when they are closed
+or renamed into place, each state of a file once, also after a restart of the command. On filesystems that
+cannot say who has a file open (NFS), when it has not changed for 5 s.
 
 The step is --step, else the last number in the file's name (`step40.pt`: 40), else the next of the Run's.
 The name is --name, else that of the file without its number, or of the watched folder.

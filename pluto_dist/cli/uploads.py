@@ -12,8 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from pluto_dist.backend import ledger
-from pluto_dist.backend.ledger import Entry
+from pluto_dist.backend.ledger import Entry, Ledger
 from pluto_dist.backend.notes import read_notes
 from pluto_dist.core.rules.shipment import Addressed, FileOf, Note, Sent, Shipment
 from pluto_dist.core.values.ids import UNREADABLE
@@ -66,6 +65,7 @@ class Uploads:
     def __init__(self, run: Path, spooled: dict[str, tuple[Path, FileLine]]) -> None:
         self._run = run
         self._spooled = spooled
+        self._ledger = Ledger(run)
         self._entries: dict[str, Entry] = {}
         self._refused: dict[str, str] = {}
         self._read = 0
@@ -109,7 +109,7 @@ class Uploads:
         return [parcel for parcel in self.parcels.values() if parcel.state == "refused"]
 
     def _look_at_lists(self) -> None:
-        self._entries = {entry.id: entry for entry in ledger.entries(self._run)}
+        self._entries = self._ledger.read()
         try:
             with (self._run / "rejected.jsonl").open("rb") as file:
                 file.seek(self._read)

@@ -28,6 +28,7 @@ from pluto_dist.client.offline import Claimed, knows_its_run
 from pluto_dist.client.points import PointLog
 from pluto_dist.client.stops import STOPS
 from pluto_dist.client.values import clean_text
+from pluto_dist.client.waiting import Waiting
 from pluto_dist.core.rules.advice import advice as advice_on
 from pluto_dist.core.rules.alerts import TitleLimit
 from pluto_dist.core.values.lifecycle import (
@@ -481,7 +482,7 @@ def _wait_shown(link: Link, until: Callable[[View], bool], deadline: float, sett
     """Waits; on a terminal, a wait of some length shows what it waits for."""
     if link.wait(until, max(0.0, min(SHOW_AFTER_S, deadline - boot_clock()))):
         return True
-    with notices.Waiting(settings) as waiting:
+    with Waiting(settings) as waiting:
         while (left := deadline - boot_clock()) > 0:
             waiting.show(link.view, left)
             if link.wait(until, min(SHOW_EVERY_S, left)):

@@ -21,10 +21,16 @@ from pluto_dist.client.arguments import Wish
 from pluto_dist.client.notices import WarnOnce
 from pluto_dist.client.offline import DisabledRun
 from pluto_dist.client.runs import RUNS
-from pluto_dist.core.values.ids import RunRef
+from pluto_dist.core.values.ids import DEFAULT_PROJECT, RunRef
 from pluto_dist.core.values.lifecycle import Claim
 from pluto_dist.core.values.messages import PROTOCOL
-from pluto_dist.errors import CoordinatorUnavailableError, MachineError, RunNotFoundError, WaitTimeoutError
+from pluto_dist.errors import (
+    CoordinatorUnavailableError,
+    MachineError,
+    PlutoDistError,
+    RunNotFoundError,
+    WaitTimeoutError,
+)
 
 if TYPE_CHECKING:
     from pluto_dist.client.console.capture import CommandConsole
@@ -172,13 +178,27 @@ def _wait(lease: Lease, wish: Wish, surroundings: Surroundings, settings: Settin
     if granted or is_rank:
         return
     lease.abandon()
-    if wish.verb == "attach":
-        what = f"no Run {wish.run}" if wish.run else "no live Run"
-        raise RunNotFoundError(
-            f"{what} on this node within {patience:g} s; `pluto-dist runs` and `pluto-dist ps` show what "
-            "there is, timeout_s= waits longer"
+    raise ungranted(wish, patience, settings.project)
+
+
+def ungranted(wish: Wish, patience_s: float, project: str) -> PlutoDistError:
+    """The error of a claim that was not granted in time."""
+    if not _joins(wish):
+        return WaitTimeoutError(
+            f"the Run was not granted within {patience_s:g} s; `pluto-dist doctor` may say why"
         )
-    raise WaitTimeoutError(f"the Run was not granted within {patience:g} s; `pluto-dist doctor` may say why")
+    what = f"no Run {wish.run}" if wish.run else "no live Run"
+    of = f" of project {project!r}" if project != DEFAULT_PROJECT else ""
+    longer = ", timeout_s= waits longer" if wish.verb == "attach" else ""
+    return RunNotFoundError(
+        f"{what}{of} on this node within {patience_s:g} s; `pluto-dist runs` and `pluto-dist ps` show what "
+        f"there is{longer}"
+    )
+
+
+def _joins(wish: Wish) -> bool:
+    """Whether it waits for a Run that others begin."""
+    return wish.verb == "attach" or wish.role in ("side", "worker")
 
 
 def _joins_its_parent(wish: Wish, surroundings: Surroundings) -> bool:
@@ -190,11 +210,11 @@ def _wait_told(lease: Lease, wish: Wish, patience: float, settings: Settings) ->
     """Whether the claim was granted in time; a long wait says what it waits for: an id may be mistyped."""
     from pluto_dist.client import notices
 
-    if wish.verb != "attach" or patience <= TELL_AFTER_S:
+    if not _joins(wish) or patience <= TELL_AFTER_S:
         return lease.wait_granted(patience)
     if lease.wait_granted(TELL_AFTER_S):
         return True
-    notices.waits_for(wish.run, patience, settings)
+    notices.waits_for(wish, patience, settings)
     return lease.wait_granted(patience - TELL_AFTER_S)
 
 

@@ -22,6 +22,7 @@ from pluto_dist.client.record import Attached, Rejection
 from pluto_dist.client.values import clean_text, shown
 from pluto_dist.core.rules.shipment import PUT_LIMIT
 from pluto_dist.core.values.backend import LogType
+from pluto_dist.core.values.ids import MAX_STEP
 from pluto_dist.errors import InvalidRecordError
 from pluto_dist.spool import forks
 from pluto_dist.spool.blobs import Blob, NoRoomError
@@ -62,6 +63,15 @@ class PointLog:
         if step is None:
             step = next(self._steps)
         time_ms = self._wall.ms() if timestamp is None else self._time_of(timestamp)
+        if type(step) is int and 0 <= step <= MAX_STEP:
+            line = record.encode_known(data, step, time_ms, self._known)
+            if line is not None:
+                if step > self.highest:
+                    self.highest = step
+                    if not automatic:
+                        self._steps = itertools.count(step + 1)
+                self._files.metrics.append(line)
+                return
         encoded = record.encode(data, step, time_ms, self._known, strict=self._strict)
         if step > self.highest:
             self._follow(step, automatic=automatic)

@@ -288,7 +288,8 @@ class Run(RunFacts):
         """Records numbers, strings and files under names, at a step.
 
         It returns when the record is in the kernel; it waits for no network, process or lock (G3, G4). A
-        file is copied first, as fast as the local disk is. A value that cannot be logged is left out with one
+        small file is copied first; a large one is cloned, linked or referred to, which takes no time. It is
+        read later, as what it was or not at all. A value that cannot be logged is left out with one
         warning. It does not promise room on the disk: records that could not be written are counted, with a
         warning.
 
@@ -383,7 +384,7 @@ class Run(RunFacts):
                 nothing is handed over.
             RunEndedError: after the end, with `strict`.
         """
-        from pluto_dist.client.topics import checkpoint
+        from pluto_dist.client.publishing import checkpoint
 
         checkpoint(self._lease, path, step, info)
 
@@ -432,7 +433,7 @@ class Run(RunFacts):
                 warning, and nothing is published.
             RunEndedError: after the end, with `strict`.
         """
-        from pluto_dist.client.topics import publish
+        from pluto_dist.client.publishing import publish
 
         publish(self._lease, topic, payload)
 
@@ -446,7 +447,8 @@ class Run(RunFacts):
         Raises:
             ArgumentError: this is no topic, or as `checkpoints`.
         """
-        from pluto_dist.client.topics import Item, Subscription, bounds_of, checked_topic
+        from pluto_dist.client.publishing import checked_topic
+        from pluto_dist.client.topics import Item, Subscription, bounds_of
 
         return Subscription(self._lease, checked_topic(topic), Item, bounds_of(group, latest, timeout_s))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pluto_dist.core.rules.verdict import exception_line
 from pluto_dist.core.values.document import Document, LeaseShown
 from pluto_dist.core.values.records import Failure
 
@@ -28,7 +29,7 @@ def how(failure: Failure) -> str:
     """In what way a process ended, for people."""
     oom = ", out of memory (the kernel's OOM killer)" if failure.oom else ""
     if failure.kind == "exception":
-        return f"{failure.type}: {failure.message}"
+        return exception_line(failure)
     if failure.kind == "exit":
         return f"exited with code {failure.exit_code}{oom}"
     if failure.kind == "signal":

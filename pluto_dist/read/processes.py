@@ -19,18 +19,22 @@ SUSPECT_HEARTBEATS = 3
 BEHIND_S = 5.0  # what a rank lacks takes the others longer
 BEHIND_STEPS = 2  # one step apart is in step
 OPEN = frozenset({"waiting", "active"})
+LEFT = frozenset({"finished", "closed", "exited"})  # its process said so itself
 
-Health = Literal["failed first", "died", "stuck", "suspect", "behind", "lost", "waiting", "well", "ended"]
+Health = Literal[
+    "failed first", "died", "crashed", "stuck", "suspect", "behind", "lost", "waiting", "well", "ended"
+]
 WORST_FIRST: dict[Health, int] = {
     "failed first": 0,  # began the end of the Run
     "died": 1,  # ended without a word
-    "stuck": 2,  # others go on, or wait for it (the coordinator says so)
-    "suspect": 3,  # silent for three heartbeats: stopped, or busy without letting other threads run
-    "behind": 4,  # what it lacks takes the others more than `BEHIND_S`
-    "lost": 5,  # its Run has no live coordinator, and it cannot be said to live
-    "waiting": 6,  # has no role yet
-    "well": 7,
-    "ended": 8,  # by its own will, or with its job
+    "crashed": 2,  # a side that ended by an exception or an exit code; the Run goes on
+    "stuck": 3,  # others go on, or wait for it (the coordinator says so)
+    "suspect": 4,  # silent for three heartbeats: stopped, or busy without letting other threads run
+    "behind": 5,  # what it lacks takes the others more than `BEHIND_S`
+    "lost": 6,  # its Run has no live coordinator, and it cannot be said to live
+    "waiting": 7,  # has no role yet
+    "well": 8,
+    "ended": 9,  # by its own will, or with its job
 }
 
 
@@ -62,8 +66,8 @@ class Process(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def state(self) -> str:
-        """`active`, or why it ended; while it lives also what is wrong with it."""
-        if self.health in ("stuck", "suspect", "behind", "lost"):
+        """`active`, or why it ended; or what is wrong with it."""
+        if self.health in ("crashed", "stuck", "suspect", "behind", "lost"):
             return self.health
         return state_of(self.lease)
 
@@ -115,6 +119,9 @@ class Comparison:
         self._now_ms, self._known = now_ms, known
         self._failed = failed_lease(document)
         self._stuck = stuck_labels(document.events)
+        self._crashed = {
+            event.detail.get("label") for event in document.events if event.name == "side_failed"
+        }
         active = [lease for lease in document.leases if lease.role != "side" and lease.state == "active"]
         self._attempt = max((lease.attempt for lease in active), default=0)
         members = [lease for lease in active if lease.attempt == self._attempt]
@@ -135,7 +142,7 @@ class Comparison:
         if self._failed is not None and lease.lease_id == self._failed.lease_id:
             return "failed first"
         if lease.state not in OPEN:
-            return "died" if lease.end_reason in ("died", "gave_up") else "ended"
+            return self._end(lease)
         if not self._known:
             return "lost"
         if lease.label in self._stuck:
@@ -145,6 +152,11 @@ class Comparison:
         if self._is_behind(self.lag(lease)):
             return "behind"
         return "waiting" if lease.state == "waiting" else "well"
+
+    def _end(self, lease: LeaseShown) -> Health:
+        if lease.end_reason in ("died", "gave_up"):
+            return "died"
+        return "crashed" if lease.role == "side" and lease.label in self._crashed else "ended"
 
     def _is_behind(self, lag: int | None) -> bool:
         if lag is None or self._rate is None:
@@ -177,7 +189,9 @@ def stuck_labels(events: Iterable[RunEvent]) -> frozenset[str]:
 
 
 def state_of(lease: LeaseShown) -> str:
-    """`active`, or why it ended."""
+    """`active`, or how it ended: by what its process said of itself, before how its lease did."""
+    if lease.fault and lease.end_reason in LEFT:
+        return lease.fault
     return lease.end_reason or lease.state
 
 

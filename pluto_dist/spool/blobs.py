@@ -20,11 +20,12 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import itertools
 import os
 import stat
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -135,16 +136,16 @@ class Blobs:
         Raises:
             NoSourceError: one of them cannot be read, so nothing of the folder is kept.
         """
-        parts: list[Part] = []
+        parts, names = list[Part](), _names()
         until, room = time.monotonic() + TIME_S, self._copy_up_to
         roomy = self._has_room(sum(file.size for file in found))
         try:
             for file in found:
                 if not roomy or time.monotonic() > until:
-                    parts.append(_referred(file))
+                    parts.append(_referred(file, next(names)))
                     continue
                 with os.fdopen(_opened(file.path), "rb", buffering=0) as opened:
-                    blob = self._keep_file(opened, file.path, room, _new_name(), asked=True)
+                    blob = self._keep_file(opened, file.path, room, next(names), asked=True)
                 room -= blob.size if blob.seen is None else 0
                 parts.append(_part(file.name, blob))
         except OSError as error:
@@ -288,14 +289,20 @@ class Blobs:
             )
 
 
+def _names() -> Iterator[str]:
+    """Ids of the parts of one artifact."""
+    begin = os.urandom(12).hex()
+    return (f"{begin}{number:08x}" for number in itertools.count())
+
+
 def _new_name() -> str:
     return os.urandom(16).hex()
 
 
-def _referred(file: Found) -> Part:
+def _referred(file: Found, name: str) -> Part:
     if not os.access(file.path, os.R_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), file.path)
-    return Part(file.name, _new_name(), file.size, file.path, file.seen)
+    return Part(file.name, name, file.size, file.path, file.seen)
 
 
 def _part(name: str, blob: Blob) -> Part:

@@ -27,7 +27,7 @@ from pluto_dist.ui.run import Page, is_late, is_member, page_of
 
 OPEN = 16  # Runs whose points are held on to
 LAST_LINES = 20
-FRESH_S = 0.25
+FRESH_S = 0.9  # a page has it anew each second; between, only the sizes of files are looked at
 
 Sizes = dict[tuple[str, str, int], int]
 

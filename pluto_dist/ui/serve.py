@@ -25,6 +25,7 @@ class Server:
 
     Attributes:
         address: with the token, for a person to open.
+        only_here: no other machine reaches it.
 
     Args:
         make: a lookup with what takes its remarks.
@@ -58,6 +59,7 @@ class Server:
             timeout_graceful_shutdown=LEAVE_S,
         )
         self._server = uvicorn.Server(config)
+        self.only_here = ipaddress.ip_address(self._socket.getsockname()[0]).is_loopback
         self.address = f"http://{_shown(host)}:{number}/?token={guard.token}"
 
     def run(self) -> None:

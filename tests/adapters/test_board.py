@@ -145,6 +145,7 @@ def test_behind_is_who_lacks_more_than_the_others_do_in_five_seconds(
 def test_health_says_the_worst_first():
     failure = Failure(role="worker", label="rank1", rank=1, host="node", pid=7, attempt=0, kind="signal")
     stuck = RunEvent(1, "ranks_stuck", {"ranks": "rank3, rank4"})
+    crashed = RunEvent(2, "side_failed", {"label": "eval"})
     found = seen(
         rank(0),
         rank(1, pid=7, state="ended", end_reason="died"),
@@ -153,8 +154,10 @@ def test_health_says_the_worst_first():
         rank(5, last_seen_at=NOW_MS - 15_001),
         rank(6, state="waiting"),
         rank(7, state="ended", end_reason="finished"),
+        lease("e", "eval", state="ended", end_reason="exited"),
+        lease("u", "upload", state="ended", end_reason="closed"),
         verdict=VerdictShown("FAILED", "because", failure),
-        events=(stuck,),
+        events=(stuck, crashed),
     )
     assert {who: health for who, (health, _) in found.items()} == {
         "rank0": "well",
@@ -164,6 +167,8 @@ def test_health_says_the_worst_first():
         "rank5": "suspect",
         "rank6": "waiting",
         "rank7": "ended",
+        "eval": "crashed",
+        "upload": "ended",
     }
 
 
@@ -171,6 +176,22 @@ def test_an_open_lease_without_a_live_coordinator_is_not_called_active():
     """G7."""
     (process,) = processes_of(document(rank(0)), NOW_MS, known=False)
     assert (process.health, process.state) == ("lost", "lost")
+
+
+@pytest.mark.parametrize(
+    ("fields", "state"),
+    [
+        ({"state": "active", "fault": "failed"}, "active"),
+        ({"end_reason": "finished"}, "finished"),
+        ({"end_reason": "finished", "fault": "failed"}, "failed"),
+        ({"end_reason": "closed", "fault": "stopped"}, "stopped"),
+        ({"end_reason": "died", "fault": "failed"}, "died"),
+        ({"end_reason": "superseded", "fault": "failed"}, "superseded"),
+    ],
+)
+def test_a_process_that_failed_is_not_shown_as_one_that_finished(fields: dict[str, str], state: str):
+    ended = document(rank(0, **{"state": "ended", **fields}), status="COMPLETED")
+    assert [process.state for process in processes_of(ended, NOW_MS)] == [state]
 
 
 def test_ranks_are_stuck_until_they_go_on():

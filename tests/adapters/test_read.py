@@ -15,7 +15,7 @@ from pluto_dist import read
 from pluto_dist.backend.local.reading import Segment, read_points, segments, summarise
 from pluto_dist.core.values.document import Document
 from pluto_dist.core.values.records import SeriesOwner
-from pluto_dist.errors import RunNotFoundError
+from pluto_dist.errors import RunNotFoundError, UsageError
 from pluto_dist.read import column_files
 from pluto_dist.read.column_files import ColumnFiles
 from pluto_dist.read.columns import gathered
@@ -320,6 +320,13 @@ def test_lists_leave_out_what_cannot_be_read_and_say_so(machine: Machine, capsys
     assert read.runs(machine.base, status="COMPLETED") == []
     with pytest.raises(RunNotFoundError):
         read.run("nothing", machine.base)
+
+
+def test_a_folder_that_is_not_there_is_no_empty_list(tmp_path: Path):
+    with pytest.raises(UsageError, match="there is no such folder"):
+        read.runs(tmp_path / "typo")
+    with pytest.raises(UsageError, match="there is no such folder"):
+        read.run("key-1", tmp_path / "typo")
 
 
 def test_a_node_is_named_by_its_home(machine: Machine, monkeypatch: pytest.MonkeyPatch):

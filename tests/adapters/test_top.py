@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import re
+import threading
 from collections.abc import Awaitable, Callable
 from html import unescape
+from typing import Any
 
 import msgspec
 import pytest
@@ -14,7 +16,9 @@ pytest.importorskip("textual", reason="the extra `tui` is not installed")
 
 from textual.pilot import Pilot
 from textual.widgets import Input, OptionList, RichLog
+from textual.worker import WorkerFailed
 
+from pluto_dist.backend.local.reading import SaidLine
 from pluto_dist.cli.top import app as top_app
 from pluto_dist.cli.top.app import Top
 from pluto_dist.cli.top.drawing import Chart
@@ -22,6 +26,7 @@ from pluto_dist.cli.top.widgets import Table
 from pluto_dist.errors import CoordinatorUnavailableError
 from pluto_dist.read.board import RunSeen
 from tests.adapters.top_world import NOW_MS, World, failed, healthy, large, rank, run, said
+from tests.patience import wait_until
 
 SIZE = (80, 24)
 Story = Callable[["Screen"], Awaitable[None]]
@@ -217,6 +222,60 @@ def test_the_console_of_a_process_on_another_node_is_said_to_be_there():
         assert screen.who()[0] == "rank3"
 
     play(World(there), story)
+
+
+def test_a_console_that_is_closed_while_it_is_read_does_no_harm(monkeypatch: pytest.MonkeyPatch):
+    world, reading, may_go = World(healthy()), threading.Event(), threading.Event()
+    real = world.console
+
+    def console(*asked: Any) -> list[SaidLine]:
+        reading.set()
+        wait_until(may_go.is_set, "the console is closed")
+        return real(*asked)
+
+    monkeypatch.setattr(world, "console", console)
+
+    async def story(screen: Screen) -> None:
+        await screen.pilot.press("enter")
+        await asyncio.to_thread(wait_until, reading.is_set)
+        await screen.pilot.press("escape")
+        await screen.pilot.pause()
+        may_go.set()
+        await screen.settled()
+        assert screen.who()[0] == "rank3"
+
+    play(world, story)
+
+
+def test_leaving_while_it_looks_does_no_harm(monkeypatch: pytest.MonkeyPatch):
+    world, looking, may_go = World(healthy()), threading.Event(), threading.Event()
+    real = world.look
+
+    def look() -> list[RunSeen]:
+        looking.set()
+        wait_until(may_go.is_set, "the screen is left")
+        return real()
+
+    async def story(screen: Screen) -> None:
+        monkeypatch.setattr(world, "look", look)
+        await screen.pilot.press("space")
+        await asyncio.to_thread(wait_until, looking.is_set)
+        screen.app.exit()
+        may_go.set()
+
+    play(world, story)
+
+
+def test_a_fault_of_ours_ends_the_screen_instead_of_freezing_it(monkeypatch: pytest.MonkeyPatch):
+    world = World(healthy())
+
+    async def story(screen: Screen) -> None:
+        monkeypatch.setattr(world, "look", lambda: 1 / 0)
+        await screen.pilot.press("space")
+        await screen.settled()
+
+    with pytest.raises(WorkerFailed, match="division by zero"):
+        play(world, story)
 
 
 def test_why_tells_the_verdict_and_events_and_keys_have_their_screens():

@@ -166,6 +166,18 @@ def test_what_is_followed_is_what_is_read_at_once(machine: Machine):
     assert len(list(follower.chunks(Wanted("y")))) < 5
 
 
+def test_points_stay_when_their_delivered_segment_is_removed(machine: Machine):
+    """A Run of a server: what was delivered is not kept on the disk."""
+    kept(machine)
+    path = put(machine, "key-1", "a", [record(0, x=1.0)])
+    follower = Follower()
+    follower.look(read.run("1", machine.base))
+    put(machine, "key-1", "a", [record(1, x=2.0)], segment=2)
+    path.unlink()
+    assert follower.look(read.run("1", machine.base)) == 2
+    assert points(follower) == [("x", 0, 1.0), ("x", 1, 2.0)]
+
+
 def test_records_behind_a_fence_that_came_later_change_their_name(machine: Machine):
     """R7: what a superseded lease wrote late is another series, also for who has read it before."""
     kept(machine)

@@ -302,9 +302,11 @@ def test_a_port_that_is_taken_is_an_error_that_says_what_to_do(tmp_path: Path):
 
 
 def test_without_a_chosen_port_the_next_free_one_is_taken(tmp_path: Path):
-    made = [Server(lambda take: Lookup(tmp_path, tmp_path, take)) for _ in range(2)]
+    made = [Server(lambda take: Lookup(tmp_path, tmp_path, take), host) for host in ("127.0.0.1", "0.0.0.0")]
     ports = [urlsplit(server.address).port or 0 for server in made]
     assert PORT <= ports[0] < ports[1]
+    assert [server.only_here for server in made] == [True, False]
+    assert socket.gethostname() in made[1].address
     for server in made:
         server.close()
 

@@ -15,13 +15,16 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from tests.bench import (
+    bench_cluster,
     bench_coordinator,
     bench_deaths,
     bench_delivery,
     bench_end,
+    bench_files,
     bench_hand_over,
     bench_log,
     bench_look,
+    bench_peers,
     bench_read,
     bench_shapes,
     bench_start,
@@ -43,10 +46,13 @@ SECTIONS: dict[str, Section] = {
     "deaths": bench_deaths.rows,
     "delivery": bench_delivery.rows,
     "end": bench_end.rows,
+    "files": bench_files.rows,
     "hand-over": bench_hand_over.rows,
+    "cluster": bench_cluster.rows,
     "sweep": bench_sweep.rows,
     "torchrun": bench_torchrun.rows,
     "look": bench_look.rows,
+    "peers": bench_peers.rows,
     "read": bench_read.rows,
 }
 
@@ -73,7 +79,7 @@ def main() -> None:
 
 
 def _alone(sections: list[str], effort: Effort) -> list[Row]:
-    columns = (*PEERS, *bench_read.PEERS)
+    columns = (*PEERS, *bench_read.PEERS, bench_peers.PEER)
     print(header(columns))
     rows = []
     for name in sections:

@@ -12,6 +12,7 @@ class Effort:
     Attributes:
         rounds: short measurements of which the median counts.
         records: timed `log()` calls in a round.
+        peer_records: the same of other clients, which may be slow.
         paced: calls at 1,000 a second.
         starts: of interpreters and coordinators.
         leases: numbers of idle leases to compare.
@@ -25,7 +26,9 @@ class Effort:
         sweep: Runs one after the other in one process.
         looked_runs, looked_records: Runs of a store, and records of ten values of its longest one.
         read_records: of ten values, of which one series is read beside other readers.
+        file_mb: of the largest file that is logged and uploaded.
         handed, handed_before: checkpoints that are timed, and others before the last of them.
+        cluster_nodes: nodes for which one process asks the cluster store.
         peers: whether other clients are measured, too, where they are installed, and what no earlier
             version could do.
         crowd_of_peers: eight processes of them at once.
@@ -33,6 +36,7 @@ class Effort:
 
     rounds: int = 3
     records: int = 10_000
+    peer_records: int = 3_000
     paced: int = 2_000
     starts: int = 5
     leases: tuple[int, ...] = (16, 256)
@@ -48,8 +52,10 @@ class Effort:
     looked_runs: int = 1000
     looked_records: int = 300_000
     read_records: int = 20_000
+    file_mb: int = 4096
     handed: int = 200
     handed_before: int = 10_000
+    cluster_nodes: int = 1000
     peers: bool = True
     crowd_of_peers: bool = True
 
@@ -58,6 +64,7 @@ FULL = Effort()
 QUICK = Effort(
     rounds=1,
     records=5_000,
+    peer_records=500,
     paced=500,
     starts=3,
     leases=(),
@@ -73,7 +80,9 @@ QUICK = Effort(
     looked_runs=100,
     looked_records=30_000,
     read_records=5_000,
+    file_mb=256,
     handed=40,
     handed_before=1_000,
+    cluster_nodes=200,
     crowd_of_peers=False,
 )

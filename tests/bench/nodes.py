@@ -61,4 +61,5 @@ def served(build: Build) -> Iterator[Served]:
 def _pointed_at(
     build: Build, server: ServerProcess, sink: Sink
 ) -> contextlib.AbstractContextManager[BuildNode]:
-    return a_node(build, **{**server.env(), "PLUTO_URL_INGEST": sink.url})
+    large = {"PLUTO_DIST_FILES_QUOTA": "64G"}
+    return a_node(build, **{**server.env(), **large, "PLUTO_URL_INGEST": sink.url})

@@ -187,6 +187,10 @@ class ClusterWorld:
         """The node that has the seat."""
         return self.document.seat.node if self.document.seat is not None else ""
 
+    def present(self) -> set[str]:
+        """Nodes that hold a lease."""
+        return {key.rpartition("/")[2] for key in self.engine.all(FOLDER + "node/")}
+
     def statuses(self) -> list[str]:
         """Terminal statuses that the server took, in order."""
         return [report.status for report in self.run.reports]

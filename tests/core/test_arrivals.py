@@ -46,6 +46,14 @@ def test_a_file_that_is_written_again_is_another_one() -> None:
     assert arrivals.look({"latest": closed(2)}, 3.0) == ["latest"]
 
 
+def test_only_a_state_that_was_not_taken_has_to_be_looked_at_closely() -> None:
+    """A folder of thousands of files that are long uploaded."""
+    arrivals = Arrivals({"a": 1})
+    assert not arrivals.wants("a", 1)
+    assert arrivals.wants("a", 2)
+    assert arrivals.wants("b", 1)
+
+
 def test_what_was_taken_before_a_restart_is_not_taken_again() -> None:
     arrivals = Arrivals({"a": 1, "b": 1})
     assert arrivals.look({"a": closed(1), "b": closed(2), "c": closed(1)}, 0.0) == []

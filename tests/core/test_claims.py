@@ -107,7 +107,13 @@ ROWS: list[tuple[str, dict[str, Any], Facts, str]] = [
     (
         "attach, two are live",
         {"verb": "attach"},
-        Facts(run=None, live_runs=("A-1", "B-2")),
+        Facts(run=None, choices=("A-1", "B-2")),
+        "AmbiguousRunError",
+    ),
+    (
+        "attach, two have the id",
+        {"verb": "attach", "run": X},
+        Facts(run=None, choices=("A-1", "B-2")),
         "AmbiguousRunError",
     ),
     (

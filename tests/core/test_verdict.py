@@ -259,6 +259,27 @@ def test_finish_within_an_exception_is_a_failure() -> None:
     assert decided(ended(member(0), T, "finished", raised(T - 0.1))).status == "FAILED"
 
 
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        ("", "ValueError"),
+        (
+            "\n  CUDA error: out of memory\nCompile with TORCH_USE_CUDA_DSA",
+            "ValueError: CUDA error: out of memory",
+        ),
+        (
+            "Caught KeyError in worker.\nOriginal Traceback (most recent call last):\n  in f\nKeyError: 'a'",
+            "ValueError: Caught KeyError in worker. … KeyError: 'a'",
+        ),
+        ("x" * 1000, "ValueError: " + "x" * 287 + "…"),
+    ],
+)
+def test_a_reason_is_one_line(message: str, line: str) -> None:
+    """R10: what torch says in many lines stands in the traceback."""
+    evidence = msgspec.structs.replace(raised(T), message=message)
+    assert decided(ended(member(0), T, "exited", evidence)).reason.endswith(f" failed first: {line}")
+
+
 def test_an_oom_kill_is_named() -> None:
     """R9"""
     verdict = decided(ended(member(0), T, "died", killed(T, oom=True)))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
@@ -37,6 +38,18 @@ class Browser:
     def find(self, selector: str, text: str = "") -> WebElement:
         """The first element with this text in it, when it is there."""
         return wait_until(lambda: self._shown(selector, text), lambda: f"{selector} {text!r} in {self.text}")  # type: ignore[no-any-return]
+
+    def click(self, selector: str, text: str = "") -> None:
+        """Clicks it; one that is drawn anew in that moment is looked for again."""
+
+        def clicked() -> bool:
+            try:
+                self.find(selector, text).click()
+            except StaleElementReferenceException:
+                return False
+            return True
+
+        wait_until(clicked, f"{selector} {text!r} is clicked")
 
     def all(self, selector: str) -> list[WebElement]:
         """What is there now."""

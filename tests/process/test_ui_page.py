@@ -36,11 +36,21 @@ while True:
 """
 
 
+OTHER = """
+import pluto_dist as pluto
+run = pluto.init(project="vision", run_id="other", config={"lr": 0.25, "seed": 1})
+run.log({"train/loss": 2.0}, step=49)
+run.log({"train/loss": 3.0}, step=60)
+run.finish()
+"""
+
+
 class Story:
     """A job, the page's server and a browser that has it open."""
 
     def __init__(self, node: Node, window: Browser) -> None:
         self.window = window
+        assert node.start(OTHER).wait() == 0
         launcher = node.launcher(2)
         self.ranks: list[Child] = [launcher.rank(rank, RANK) for rank in range(2)]
         for rank in self.ranks:
@@ -54,8 +64,9 @@ class Story:
 
     def open_run(self, tab: str = "") -> Browser:
         found = self.open("#/")
-        link = found.find("th.name a").get_attribute("href") or ""
-        found.open(f"{link}/{tab}")
+        found.find("th.name a", EVIL)
+        key = found.ask("document.querySelector('th.name a').hash.split('/')[2]")
+        found.open(f"{found.driver.current_url.partition('#')[0]}#/run/{key}/{tab}")
         found.find("h1", EVIL)
         return found
 
@@ -86,7 +97,7 @@ def chart(page: Browser, title: str) -> str:
 
 def open_values(page: Browser, selector: str) -> None:
     """The table of a chart's values."""
-    page.find(f"{selector} .values summary").click()
+    page.click(f"{selector} .values summary")
     page.find(f"{selector} .values tbody th")
 
 
@@ -103,10 +114,10 @@ def test_the_printed_address_shows_the_list_and_names_are_text(story: Story):
     page = story.window
     page.find("td .status", "Running")
     assert "token" not in page.driver.current_url
-    assert page.find("th.name a").text == EVIL
-    assert page.find(".tag").text == "<b>bold</b>"
+    page.find("th.name a", EVIL)
+    page.find(".tag", "<b>bold</b>")
     page.find("input[type=search]").send_keys("nothing like it")
-    page.find("[role=status]", "0 of 1 Run")
+    page.find("[role=status]", "0 of 2 Runs")
     assert page.all("th.name a") == []
 
 
@@ -120,8 +131,21 @@ def test_new_points_appear_by_themselves_in_chart_table_and_console(story: Story
         rank.say()
         rank.expect("ready")
     wait_until(lambda: steps(page, selector)[-1:] == ["99"], lambda: str(steps(page, selector)[-3:]))
-    page.find("nav.tabs a", "Console").click()
+    page.click("nav.tabs a", "Console")
     page.find(".lines .said", "rank 1 has logged up to 99")
+
+
+def test_a_keyboard_keeps_its_place_while_what_is_shown_changes(story: Story):
+    page = story.open_run("overview")
+    page.find(".people button.link", "rank1")
+    page.ask(
+        "[...document.querySelectorAll('.people button.link')].find((e) => e.textContent === 'rank1').focus()"
+    )
+    for rank in story.ranks:
+        rank.say()
+        rank.expect("ready")
+    page.find(".people td.num", "149")
+    assert page.ask("document.activeElement.textContent") == "rank1"
 
 
 def test_a_series_of_nan_alone_says_so(story: Story):
@@ -152,7 +176,7 @@ def test_ranks_apart_smoothed_and_over_time(story: Story):
     page = story.open_run("charts")
     selector = chart(page, "train/loss")
     for label in ("Lines", "Log", "Elapsed"):
-        page.find(".choice label", label).click()
+        page.click(".choice label", label)
     page.find(f"{selector} .legend", "rank 1")
     page.find("input[aria-label=Smoothing]").send_keys(Keys.END)
     page.find("output", "0.99")
@@ -184,6 +208,22 @@ def test_what_died_first_stands_at_the_top_while_one_looks(story: Story):
     page.find(".verdict figure", "rank 1 has logged up to 99")
     page.find(".timeline circle.first")
     page.find(".people tr.bad", "failed first")
+
+
+def test_runs_that_are_ticked_are_compared(story: Story):
+    """Charts over each other, and of the configs what differs."""
+    page = story.open("#/")
+    for name in ("VIS-2", "VIS-1"):
+        page.click(f'input[aria-label="Compare {name}"]')
+    page.click("a.primary", "Compare 2")
+    page.click(".choice label", "Band")
+    selector = chart(page, "train/loss")
+    page.find(f"{selector} .legend", "VIS-1 ")
+    page.find(f"{selector} .legend", "VIS-2 ")
+    page.click("nav.tabs a", "Config")
+    page.find(".config tr", "lr0.50.25")
+    page.click(".runs-compared a.drop")
+    page.find("h1", "1 Run")
 
 
 def test_smoothing_begins_at_the_first_value_and_keeps_gaps(story: Story):

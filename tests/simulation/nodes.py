@@ -28,10 +28,10 @@ VICTIM = {"what": "ConnectionResetError", "communication": True}
 STEPS = 30
 
 
-def attempt(seed: int) -> str | None:
-    """What went wrong in the history of a seed, None if nothing did."""
+def attempt(seed: int, plan: str = "") -> str | None:
+    """What went wrong in the history of a seed, None if nothing did; with this plan, if it is given."""
     try:
-        History(seed).run()
+        History(seed, plan=plan).run()
     except Exception as error:  # noqa: BLE001 # whatever it is, it belongs to this seed
         return f"{type(error).__name__}: {error}"
     return None
@@ -43,9 +43,10 @@ class History:
     Args:
         seed: decides everything.
         tell: gets a line for each step.
+        plan: one of `PLANS`; by default the seed decides.
     """
 
-    def __init__(self, seed: int, tell: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(self, seed: int, tell: Callable[[str], None] = lambda _: None, plan: str = "") -> None:
         self.seed = seed
         self.dice = random.Random(seed)
         self.tell = tell
@@ -53,7 +54,10 @@ class History:
         self.causes: list[int] = []
         self.lost: set[int] = set()
         self.seen_by_all = False
-        self.plan = self.dice.choice(list(PLANS))
+        self.told_before_the_loss = False
+        self.ended_before = 0
+        drawn = self.dice.choice(list(PLANS))
+        self.plan = plan or drawn
         self.planned_at = self.dice.randrange(5, STEPS)
         self.written: dict[int, float] = {}
         self.changed: dict[int, set[str]] = {}
@@ -84,7 +88,7 @@ class History:
     def check(self) -> None:
         """What must be true in the end."""
         world = self.world
-        reports = world.statuses()
+        reports = world.statuses()[self.ended_before :]
         assert len(set(reports)) <= 1, f"two statuses were sent: {reports}"
         if not self.causes and not self.lost:
             assert world.run.status == "COMPLETED", f"a healthy Run is {world.run.status}: {world.reason()}"
@@ -118,6 +122,8 @@ class History:
 
         Where all nodes were seen when it failed; else others may have had to decide without its word.
         """
+        if self.told_before_the_loss:
+            assert f"rank {self.causes[0]} (pid" in self.world.reason(), self.world.reason()
         if self.seen_by_all and not self.lost:
             reason = self.world.reason()
             assert f"rank {self.causes[0]} (pid" in reason, f"{self.causes} failed in this order: {reason}"
@@ -244,6 +250,19 @@ class History:
         self._victims()
         self.world.wait(25)
 
+    def lose_failed_node(self) -> None:
+        """A rank raises, and a moment later its whole node dies: what it said stays."""
+        rank = self._fails(calm=True)
+        if rank is None:
+            return
+        number = rank // 2
+        self.world.ranks[rank].raises("LastError")
+        self.world.wait(2)
+        self.told_before_the_loss = True
+        self.lost.add(number)
+        self.world.kill_node(number)
+        self._victims()
+
     def lose_node(self) -> None:
         """A whole node dies."""
         number = self._node()
@@ -263,6 +282,19 @@ class History:
         self._victims()
         self.world.wait(self.dice.choice((1, 5)))
         self.world.start(*range(2 * len(self.world.nodes)), attempt=1, max_restarts=1)
+        self.world.wait(self.dice.choice((1, 10)))
+
+    def take_up_again(self) -> None:
+        """The Run ends, and another launch goes on with it on the same nodes: its end is another one."""
+        self._mend()
+        if not self.alive() or self.lost:
+            return
+        self.world.ranks[self.dice.choice(self.alive())].raises("OldError")
+        self._victims()
+        self.world.wait(25)
+        assert self.world.statuses() == ["FAILED"], self.world.statuses()
+        self.ended_before = 1
+        self.world.start(*range(2 * len(self.world.nodes)), key="again")
         self.world.wait(self.dice.choice((1, 10)))
 
     def _fails(self, *, calm: bool) -> int | None:
@@ -337,6 +369,9 @@ class History:
                 node.hold.clear()
                 node.settle()
         world.wait(30)
+        for number in {rank // 2 for rank in self.alive()} - self.lost:
+            seen = world.nodes[number].run().ended or f"n{number}" in world.present()
+            assert seen, f"node {number} is well, and nobody sees it"
 
     def _end(self) -> None:
         living = self.alive()
@@ -398,7 +433,16 @@ TROUBLE: dict[str, Callable[[History], None]] = {
 
 PLANS: dict[str, Callable[[History], None]] = {
     name: getattr(History, name)
-    for name in ("go_on", "fail_rank", "fail_two", "fail_unseen", "lose_node", "restart_job")
+    for name in (
+        "go_on",
+        "fail_rank",
+        "fail_two",
+        "fail_unseen",
+        "lose_node",
+        "lose_failed_node",
+        "restart_job",
+        "take_up_again",
+    )
 }
 
 

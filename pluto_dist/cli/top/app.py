@@ -20,7 +20,7 @@ from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
 from textual.screen import Screen
-from textual.widgets import DataTable, Footer, Input
+from textual.widgets import DataTable, Input
 
 from pluto_dist.cli.console import now_ms, printable
 from pluto_dist.cli.top.closer import console_of, events_of, is_elsewhere, why
@@ -39,7 +39,7 @@ from pluto_dist.cli.top.model import (
 from pluto_dist.cli.top.screens import Choosing, Reading
 from pluto_dist.cli.top.source import Source
 from pluto_dist.cli.top.texts import EMPTY, HELP
-from pluto_dist.cli.top.widgets import Events, Table, as_title
+from pluto_dist.cli.top.widgets import Events, Table, as_title, hand_over, keys
 from pluto_dist.errors import PlutoDistError
 from pluto_dist.read.board import RunSeen
 
@@ -111,7 +111,7 @@ class Main(Screen[None]):
             yield Chart(self._source, id="chart")
             yield Events(id="events")
         yield Input(id="filter", placeholder="only lines with these words  (Enter keeps, Escape clears)")
-        yield Footer(compact=True)
+        yield keys()
 
     def on_mount(self) -> None:
         """Begins to look."""
@@ -141,7 +141,7 @@ class Main(Screen[None]):
             self._looking = True
             self._look()
 
-    @work(thread=True, group="look", exit_on_error=False)
+    @work(thread=True, group="look")
     def _look(self) -> None:
         begun = time.monotonic()
         runs, trouble = self._runs, ""
@@ -150,7 +150,7 @@ class Main(Screen[None]):
         except (PlutoDistError, OSError) as error:
             trouble = str(error)
         self._next_look = time.monotonic() + SPARE * (time.monotonic() - begun)
-        self.app.call_from_thread(self._take, runs, trouble or self._source.remark)
+        hand_over(self, self._take, runs, trouble or self._source.remark)
 
     def _take(self, runs: list[RunSeen], trouble: str) -> None:
         self._looking, self._looked = False, True

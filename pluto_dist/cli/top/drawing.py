@@ -13,7 +13,7 @@ from textual.widget import Widget
 from pluto_dist.cli.chart import Curve, picture
 from pluto_dist.cli.top.model import main_series
 from pluto_dist.cli.top.source import Drawn, Source
-from pluto_dist.cli.top.widgets import as_title
+from pluto_dist.cli.top.widgets import as_title, hand_over
 from pluto_dist.errors import PlutoDistError
 from pluto_dist.read.board import RunSeen
 
@@ -106,7 +106,7 @@ class Chart(Widget):
         else:
             self._show(wanted, Drawn(Curve()), "no points yet")
 
-    @work(thread=True, group="chart", exit_on_error=False)
+    @work(thread=True, group="chart")
     def _load(self, run: RunSeen, wanted: Wanted) -> None:
         begun, drawn = time.monotonic(), Drawn(Curve())
         try:
@@ -117,7 +117,7 @@ class Chart(Widget):
         now = time.monotonic()
         over = run.situation.standing == "ended"
         self._next_at = now + (ENDED_S if over else max(EVERY_S, SPARE * (now - begun)))
-        self.app.call_from_thread(self._take, wanted, drawn, instead)
+        hand_over(self, self._take, wanted, drawn, instead)
 
     def _take(self, wanted: Wanted, drawn: Drawn, instead: str) -> None:
         self._reading = False

@@ -41,6 +41,7 @@ STATUS_STYLES = {
 HEALTH_STYLES: dict[Health, str] = {
     "failed first": "bold red",
     "died": "red",
+    "crashed": "red",
     "stuck": "bold yellow",
     "suspect": "yellow",
     "behind": "yellow",
@@ -122,7 +123,9 @@ def is_of_now(process: Process, document: Document) -> bool:
     lease = process.lease
     if lease.state in OPEN or process.health == "failed first":
         return True
-    return lease.attempt == document.attempt and (lease.role != "side" or process.health == "died")
+    return lease.attempt == document.attempt and (
+        lease.role != "side" or process.health in ("died", "crashed")
+    )
 
 
 def main_series(summary: Mapping[str, Point]) -> str | None:

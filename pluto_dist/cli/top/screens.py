@@ -10,11 +10,11 @@ from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.screen import ModalScreen, Screen
-from textual.widgets import Footer, Input, OptionList, RichLog
+from textual.widgets import Input, OptionList, RichLog
 from textual.widgets.option_list import Option
 
 from pluto_dist.cli.console import printable
-from pluto_dist.cli.top.widgets import as_title
+from pluto_dist.cli.top.widgets import as_title, hand_over, keys
 
 CHOICES = 300
 
@@ -49,7 +49,7 @@ class Reading(Screen[None]):
         log.border_title = as_title(self._title)
         yield log
         yield Input(id="search", placeholder="only lines with …  (Enter keeps, Escape clears)")
-        yield Footer(compact=True)
+        yield keys()
 
     def on_mount(self) -> None:
         """Begins to read."""
@@ -57,14 +57,14 @@ class Reading(Screen[None]):
         self.query_one("#lines").focus()
         self.load()
 
-    @work(thread=True, group="read", exit_on_error=False)
+    @work(thread=True, group="read")
     def load(self) -> None:
         """Reads once."""
         try:
             lines = self._read()
         except OSError as error:
             lines = [Text(f"it cannot be read: {error}", style="red")]
-        self.app.call_from_thread(self._take, lines)
+        hand_over(self, self._take, lines)
 
     def _take(self, lines: Sequence[Text]) -> None:
         self._lines = lines

@@ -17,6 +17,7 @@ Space, q     look now; quit
 
 failed first began the end of the Run
 died         ended without a word
+crashed      a side that failed; the Run goes on
 stuck        others go on, or wait for it, says the coordinator
 suspect      silent for three heartbeats: stopped, or busy in one long call
 behind       what it lacks takes the others more than 5 s

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from rich.text import Text
 from textual.widget import Widget
-from textual.widgets import DataTable
+from textual.widgets import DataTable, Footer
+from textual.worker import get_current_worker
 
 from pluto_dist.cli.console import printable
 from pluto_dist.cli.top.model import NUMBERS, Row, folded, short
@@ -118,6 +119,25 @@ def _aligned(row: Row, heads: Sequence[str], widths: Sequence[int]) -> Row:
 def _widths(heads: Sequence[str], rows: Sequence[Row]) -> list[int]:
     cells = [row.cells for row in rows]
     return [max(len(head), *(len(row[at]) + 1 for row in cells), 0) for at, head in enumerate(heads)]
+
+
+def hand_over(to: Widget, take: Callable[..., None], *found: object) -> None:
+    """What a thread has found, for the screen; nothing where that was closed meanwhile."""
+    if get_current_worker().is_cancelled:
+        return
+
+    def taken() -> None:
+        if to.is_attached:
+            take(*found)
+
+    to.app.call_from_thread(taken)
+
+
+def keys() -> Footer:
+    """The keys, close together."""
+    footer = Footer()
+    footer.compact = True  # not every version takes it as an argument
+    return footer
 
 
 def style_of(event: RunEvent) -> str:

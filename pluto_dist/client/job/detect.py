@@ -32,6 +32,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from pluto_dist.client.job.ranks import RANK_VARIABLES, Coordinates, FamilyName, place_in_group, read_ranks
+from pluto_dist.client.values import clean_text
 from pluto_dist.core.values.ids import Identity, Job, Scheduled
 
 # What `ancestors.py` reads of a process's environment, and nothing else.
@@ -156,7 +157,7 @@ def _scheduled(env: Mapping[str, str]) -> Scheduled | None:
         return None
     cluster = env.get("SLURM_CLUSTER_NAME", "").strip()
     counted = int(restarts) if restarts.isascii() and restarts.isdecimal() and len(restarts) <= 10 else 0
-    return Scheduled(_text(" ".join(filter(None, ("slurm", cluster, number)))), counted)
+    return Scheduled(clean_text(" ".join(filter(None, ("slurm", cluster, number)))), counted)
 
 
 def is_rank(env: Mapping[str, str]) -> bool:
@@ -228,7 +229,7 @@ def _job_of_rank(
         max_restarts=place.max_restarts,
         launcher=launcher,
         shared_id=shared_id,
-        launch=_text(" ".join(filter(None, (shared_id, _address(env))))) if nodes > 1 else "",
+        launch=clean_text(" ".join(filter(None, (shared_id, _address(env))))) if nodes > 1 else "",
         nodes=nodes,
         given_id=_given_id(place, env, launcher, lineage),
     )
@@ -242,7 +243,7 @@ def _given_id(
         return ""
     said = (each.rdzv_id for each in lineage if each.identity == launcher)
     given = next(said, "") or env.get("PET_RDZV_ID", "")
-    return "" if given in ("none", env.get("TORCHELASTIC_RUN_ID")) else _text(given)
+    return "" if given in ("none", env.get("TORCHELASTIC_RUN_ID")) else clean_text(given)
 
 
 def _node_rank(place: Coordinates) -> int:
@@ -359,11 +360,6 @@ def _shared_parts(place: Coordinates, env: Mapping[str, str]) -> tuple[str, ...]
 def _elastic_run_id(env: Mapping[str, str]) -> str:
     run_id = env.get("TORCHELASTIC_RUN_ID", "").strip()
     return "" if run_id == "none" else run_id
-
-
-def _text(value: str) -> str:
-    """The value of a variable as text that can be written; an environment holds any bytes."""
-    return value.encode("utf-8", "backslashreplace").decode()
 
 
 def _digest(text: str) -> str:

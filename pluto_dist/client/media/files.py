@@ -15,7 +15,8 @@ from pluto_dist.errors import InvalidRecordError
 class File(Media):
     """Any file of this machine.
 
-    `log()` copies it; it does not look at it before, so a missing file is told there.
+    `log()` looks at it, so a missing file is told there. A large one is not copied: leave it as it is until
+    it is delivered, see the how-to on files.
 
     Args:
         path: of a regular file.

@@ -96,6 +96,8 @@ class Table(DataValue):
         if found is not None and hasattr(found, "to_dict") and hasattr(found, "columns"):
             split = found.to_dict(orient="split")
             found, columns, rows = split["data"], columns or split["columns"], rows or split["index"]
+        if found is None and len(rows):
+            raise InvalidRecordError("Table was given rows= and no cells; pass Table(cells), rows= are names")
         cells = _cells(found)
         drawn: dict[str, Any] = {"table": cells}
         width = len(cells[0]) if cells else len(columns)

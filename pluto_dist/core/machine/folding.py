@@ -15,7 +15,7 @@ from pluto_dist.core.machine.alerts import Alerts
 from pluto_dist.core.machine.context import Context, Shared
 from pluto_dist.core.machine.topics import Topics
 from pluto_dist.core.rules.kinship import is_child_of
-from pluto_dist.core.rules.verdict import describe
+from pluto_dist.core.rules.verdict import describe, fault_of
 from pluto_dist.core.values.effects import AwaitRelease, Say, TakeForDead, WatchProcess
 from pluto_dist.core.values.events import LifecycleRead, ProcessDied
 from pluto_dist.core.values.lifecycle import (
@@ -130,16 +130,15 @@ class Folding:
         if lease.role == "side":
             self._context.note(lease.run or "", "side_died", label=lease.label, signal=event.signal)
         elif not lease.said:
-            self._context.change_lease(lease, evidence=(*lease.evidence, self._evidence_of(event, lease)))
+            self._take(lease, self._evidence_of(event, lease))
         return True
 
     def _exit_code_known(self, lease: Lease, event: ProcessDied) -> None:
         """Completes a `Finished` that the exit hook wrote with the exit code that the kernel gives."""
         failed = bool(event.signal) or event.exit_code not in (None, 0)
-        evidence = lease.evidence
         if failed and not lease.said:
-            evidence = (*evidence, self._evidence_of(event, lease))
-        self._context.change_lease(lease, code_awaited=False, evidence=evidence)
+            lease = self._take(lease, self._evidence_of(event, lease))
+        self._context.change_lease(lease, code_awaited=False)
 
     def lease_removed(self, lease_id: str) -> None:
         """Forgets the entries of a lease whose folder is gone."""
@@ -245,8 +244,15 @@ class Folding:
         if lease.role == "side" or not lease.alive:
             event = "side_failed" if lease.role == "side" else "late_failure"
             self._context.note(run.key, event, label=lease.label, kind=entry.kind, what=describe(entry)[:500])
+            if lease.alive:
+                self._context.change_lease(lease, fault=lease.fault or fault_of(entry))
         else:
-            self._context.change_lease(lease, evidence=(*lease.evidence, entry)[:MAX_EVIDENCE])
+            self._take(lease, entry)
+
+    def _take(self, lease: Lease, entry: Evidence) -> Lease:
+        """Adds evidence to the lease of a member."""
+        evidence = (*lease.evidence, entry)[:MAX_EVIDENCE]
+        return self._context.change_lease(lease, evidence=evidence, fault=lease.fault or fault_of(entry))
 
     def _end(self, lease: Lease, run: Run, entry: Finished | Closed) -> None:
         if not lease.alive:

@@ -11,7 +11,6 @@ from collections.abc import Hashable, Mapping
 import msgspec
 
 SETTLE_S = 5.0  # without a change, where nobody can say whether a file is open
-LONGEST_PAUSE_S = 0.5  # between two looks
 
 
 class Look(msgspec.Struct, frozen=True):
@@ -61,6 +60,11 @@ class Arrivals:
                 known.taken = True
                 complete.append(path)
         return complete
+
+    def wants(self, path: str, state: Hashable) -> bool:
+        """Whether this state of a file was not taken yet, so that it matters who has the file open."""
+        known = self._known.get(path)
+        return known is None or not known.taken or known.state != state
 
     def waits(self) -> bool:
         """Whether a file is there that is not complete."""

@@ -79,7 +79,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         members: live owner and workers.
         ended: owner and workers of this start that have ended.
         waiting_ranks: ranks of the same job and attempt that wait for a role, the claim's own included.
-        live_runs: for a claim without an id: display names of all live Runs.
+        choices: Runs that a claim which joins would have to choose from, as people name them.
         verified: the owner was checked for this claim and lives.
         owner_elsewhere: which other node has a live owner, as the cluster store says; "" if none is known.
         reporting: the final status is on its way to the backend.
@@ -97,7 +97,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     members: tuple[Lease, ...] = ()
     ended: tuple[Lease, ...] = ()
     waiting_ranks: tuple[int, ...] = ()
-    live_runs: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
     verified: bool = False
     reporting: bool = False
     owner_elsewhere: str = ""
@@ -214,15 +214,18 @@ def _join(role: Role, facts: Facts, reason: str) -> Decision:
 
 
 def _join_unknown(claim: Claim, facts: Facts) -> Decision:
-    if claim.run is None and len(facts.live_runs) > 1:
-        listed = ", ".join(facts.live_runs)
-        return Refuse(
-            "AmbiguousRunError",
-            f"no run_id was given while {len(facts.live_runs)} Runs are live: {listed}; name one",
-        )
+    if len(facts.choices) > 1:
+        return Refuse("AmbiguousRunError", _not_one(claim, facts.choices))
     if claim.run is not None:
         return Create("join")  # another node may have it, or it has ended long ago
     return Wait("there is no live Run on this node yet")
+
+
+def _not_one(claim: Claim, choices: tuple[str, ...]) -> str:
+    listed = ", ".join(choices)
+    if claim.run is None:
+        return f"no run_id was given while {len(choices)} Runs are live: {listed}; name one"
+    return f"{str(claim.run)!r} means {len(choices)} Runs: {listed}; pass the project= or the dir= of one"
 
 
 def _absent(claim: Claim, facts: Facts, now: float) -> Decision:

@@ -26,10 +26,11 @@ from pluto_dist.core.rules.advice import advice
 from pluto_dist.core.values.backend import Status, StatusReport
 from pluto_dist.core.values.cluster import Piece, failure_of
 from pluto_dist.core.values.lifecycle import Evidence
-from pluto_dist.core.values.records import Failure, Lease, Run, Verdict
+from pluto_dist.core.values.records import Failure, Fault, Lease, Run, Verdict
 
 DRAIN_S = 10.0  # workers may end, and fail, this long after the owner's end
 RANKING_WINDOW_S = 2.0  # evidence this close together is ranked by kind, then by time
+LONGEST_LINE = 300  # characters of an exception in a reason
 
 LEFT_TO_RAY = (
     "its Ray {work} left the Run open, and a worker's end says nothing of the work: "
@@ -154,6 +155,13 @@ def is_failure(evidence: Evidence) -> bool:
     return not (evidence.kind == "exit" and evidence.exit_code == 0)
 
 
+def fault_of(evidence: Evidence) -> Fault:
+    """What evidence says of its process, whatever the Run's verdict: it failed, or was asked to stop."""
+    if evidence.ignored or not is_failure(evidence):
+        return ""
+    return "stopped" if is_stop(evidence) else "failed"
+
+
 def _parent(member: Lease, members: tuple[Lease, ...]) -> Lease | None:
     """The member whose child it is."""
     return next((other for other in members if member.parent and other.lease_id == member.parent), None)
@@ -237,10 +245,24 @@ def describe(failure: Failure | Evidence) -> str:
     if failure.signal:
         return f"killed by {failure.signal}"
     if failure.kind == "exception":
-        return f"{failure.type}: {failure.message}" if failure.message else failure.type
+        return exception_line(failure)
     if failure.kind == "exit":
         return f"exit code {failure.exit_code}"
     return failure.message or "its process vanished"
+
+
+def exception_line(failure: Failure | Evidence) -> str:
+    """Type and first line of the message; all of it stands in the traceback.
+
+    A message that holds the traceback of another process (a DataLoader's worker, a pool's) tells the cause in
+    its last line.
+    """
+    lines = [line.strip() for line in failure.message.splitlines() if line.strip()]
+    said = lines[0] if lines else ""
+    if any("Traceback (most recent call last)" in line for line in lines):
+        said = f"{said} … {lines[-1]}"
+    line = f"{failure.type}: {said}" if said else failure.type
+    return line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE - 1]}…"
 
 
 def server_differs(status: Status | None, refusals: Mapping[str, str]) -> str:

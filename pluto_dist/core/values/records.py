@@ -20,6 +20,7 @@ from pluto_dist.core.values.ids import Identity, Role, RunRef, Scheduled
 from pluto_dist.core.values.lifecycle import Claim, Evidence, Fork, RankMetrics, Target
 
 LeaseState = Literal["waiting", "active", "ended", "refused"]
+Fault = Literal["", "failed", "stopped"]
 EndReason = Literal["finished", "closed", "exited", "died", "superseded", "refused", "gave_up"]
 
 
@@ -285,6 +286,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     code_awaited: bool = False
     error: tuple[str, str] | None = None
     evidence: tuple[Evidence, ...] = ()
+    fault: Fault = ""
     rejected: int = 0
     dropped: int = 0
     next_step: int = 0

@@ -3,6 +3,7 @@
 import { h, fill } from "./dom.js";
 import { chartGrid, metricItems } from "./charts.js";
 import { asNumber, comparison, configOf, summaryOf } from "./config.js";
+import { plural } from "./format.js";
 import { listen } from "./net.js";
 import { colour, problem, statusMark, tabBar, where } from "./parts.js";
 
@@ -17,7 +18,7 @@ export function showCompare(main, keys, first) {
   const trouble = h("div.remarks");
   const body = h("div.body");
   where(["Runs", "#/"], [`Compare ${keys.length}`]);
-  fill(main, h("div.head", h("h1", `${keys.length} Runs`), list), bar, trouble, body);
+  fill(main, h("div.head", h("h1", plural(keys.length, "Run")), list), bar, trouble, body);
 
   const parts = {
     charts() {

@@ -34,12 +34,23 @@ function set(element, given) {
   }
 }
 
-/** Replaces what an element holds. */
+/** Replaces what an element holds; who was on a button or link there is on its successor then. */
 export function fill(element, ...children) {
-  element.replaceChildren(
-    ...children.flat(9).filter((each) => each !== null && each !== undefined && each !== false),
-  );
+  const wanted = children.flat(9).filter((each) => each !== null && each !== undefined && each !== false);
+  keepingFocus(element, () => element.replaceChildren(...wanted));
   return element;
+}
+
+/** Draws anew inside of an element without taking a keyboard's place away. */
+export function keepingFocus(element, draw) {
+  const all = () => [...element.querySelectorAll("a, button, input, select, summary, [tabindex]")];
+  const held = document.activeElement;
+  const at = element.contains(held) ? all().indexOf(held) : -1;
+  draw();
+  if (at < 0 || held.isConnected) return;
+  const name = (each) => `${each.tagName} ${each.getAttribute("aria-label") ?? each.textContent}`;
+  const same = all().filter((each) => name(each) === name(held));
+  (same.find((each) => all().indexOf(each) >= at) ?? same.at(-1))?.focus({ preventScroll: true });
 }
 
 /** A row of exclusive buttons; `change` gets the value. */

@@ -7,6 +7,7 @@ import { table } from "./parts.js";
 const TONES = {
   "failed first": "bad",
   died: "bad",
+  crashed: "bad",
   stuck: "warn",
   suspect: "warn",
   behind: "warn",
@@ -54,7 +55,7 @@ export function processTable(toConsole, whole) {
 
   function heading([text, key, , kind]) {
     const way = sort.by === key ? (sort.down ? "descending" : "ascending") : null;
-    const button = { type: "button", "data-sort": key, onclick: () => turn(key, kind) };
+    const button = { type: "button", onclick: () => turn(key, kind) };
     return h("th", { scope: "col", class: kind, "aria-sort": way }, h("button.sort", button, text));
   }
 
@@ -73,7 +74,6 @@ export function processTable(toConsole, whole) {
     const known = (key) => page.rows.some((row) => row[key] !== null);
     const columns = COLUMNS.filter(([, key]) => known(key));
     const left = element.querySelector(".scroll")?.scrollLeft ?? 0;
-    const held = document.activeElement?.dataset?.sort;
     const label = { tabindex: 0, role: "region", "aria-label": "Processes, table" };
     const folded = page.rows.length < page.processes || whole.on;
     fill(
@@ -104,7 +104,6 @@ export function processTable(toConsole, whole) {
     );
     const scroll = element.querySelector(".scroll");
     if (scroll) scroll.scrollLeft = left;
-    if (held) element.querySelector(`[data-sort="${held}"]`)?.focus();
   }
 
   return {

@@ -103,7 +103,6 @@ export function showRun(main, key, first) {
   }
 
   function drawHead() {
-    const held = head.contains(document.activeElement);
     where(["Runs", "#/"], [page.name || run.label]);
     const end = page.ended_at ?? page.now;
     const facts = [
@@ -123,7 +122,6 @@ export function showRun(main, key, first) {
       ["Points", short(page.points)],
       ["Attempt", page.attempt ? number(page.attempt) : null],
     ];
-    if (held) return;
     fill(
       head,
       h(

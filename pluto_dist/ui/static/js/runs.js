@@ -1,6 +1,6 @@
 // The list of Runs: filter, sort, choose several to compare.
 
-import { h, fill, settled, select } from "./dom.js";
+import { h, fill, keepingFocus, settled, select } from "./dom.js";
 import { ago, clock, number, plural, short, span } from "./format.js";
 import { listen } from "./net.js";
 import { problem, statusMark, tags, where } from "./parts.js";
@@ -240,10 +240,8 @@ export function showRuns(main, given) {
       );
   }
 
-  function draw() {
-    drawCounts();
-    const found = sorted();
-    const shown = everything ? found : found.slice(0, FIRST);
+  /** Rows that are as they were keep their elements. */
+  function drawRows(shown) {
     const lines = shown.map((row) => {
       const before = drawn.get(row.key);
       if (before && before[0] === row) return before[1];
@@ -252,11 +250,15 @@ export function showRuns(main, given) {
       drawn.set(row.key, [row, element]);
       return element;
     });
-    if (
-      lines.length !== body.childElementCount ||
-      lines.some((element, index) => body.children[index] !== element)
-    )
-      body.replaceChildren(...lines);
+    const same = (element, index) => body.children[index] === element;
+    if (lines.length !== body.childElementCount || !lines.every(same)) body.replaceChildren(...lines);
+  }
+
+  function draw() {
+    drawCounts();
+    const found = sorted();
+    const shown = everything ? found : found.slice(0, FIRST);
+    keepingFocus(body, () => drawRows(shown));
     for (const heading of headings) {
       const key = heading.dataset.key;
       const way = wanted.sort === key ? "ascending" : wanted.sort === `-${key}` ? "descending" : null;
