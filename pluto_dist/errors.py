@@ -19,10 +19,12 @@
     │   ├── PlacesError            … no usable folder for runtime, spool or store
     │   ├── SocketPathError        … too long for the platform
     │   ├── CoordinatorUnavailableError
+    │   ├── ClusterUnavailableError … the store that the nodes of a job share cannot be read
     │   └── VersionMismatchError
     ├── ServerError                the Pluto server said no
     │   ├── KeyRefusedError
     │   └── ServerRefusedError
+    ├── ArtifactError              a file's content cannot be had, or is not the one that was logged
     ├── ProtocolError              a malformed or oversized message
     └── WaitTimeoutError           something took longer than the caller allowed; nothing is lost
 
@@ -79,7 +81,7 @@ class InvalidRecordError(UsageError, ValueError):
 
 
 class MissingPackageError(UsageError, ImportError):
-    """What was passed needs a package that is not installed; the message names it."""
+    """A value needs a package that is not installed; the message names it."""
 
 
 class SettingError(UsageError, ValueError):
@@ -103,7 +105,7 @@ class RunExistsError(ClaimError):
 
 
 class OwnerExistsError(ClaimError):
-    """Somebody alive owns the Run."""
+    """A live process owns the Run."""
 
 
 class FinishReservedError(ClaimError):
@@ -138,8 +140,12 @@ class CoordinatorUnavailableError(MachineError):
     """The coordinator could not be started or does not answer."""
 
 
+class ClusterUnavailableError(MachineError):
+    """The cluster store cannot be read from here; says why, and the way out."""
+
+
 class VersionMismatchError(MachineError):
-    """Client and coordinator speak different protocol versions."""
+    """Client and coordinator have different protocol versions."""
 
 
 class ServerError(PlutoDistError, RuntimeError):
@@ -152,6 +158,10 @@ class KeyRefusedError(ServerError):
 
 class ServerRefusedError(ServerError):
     """The server refused for another reason, for instance an organisation at its limit."""
+
+
+class ArtifactError(PlutoDistError):
+    """An artifact's content cannot be had, or is not the one that was logged."""
 
 
 class ProtocolError(PlutoDistError):

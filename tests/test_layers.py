@@ -30,7 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "coordinator": {*CORE, "core.machine", "spool", "transport", "backend", "cluster", "host"},
     "client": {*CORE, "spool", "transport", "host"},
     "sync": {*CORE, "spool", "backend", "host"},
-    "read": {*CORE, "spool", "transport", "backend", "host"},
+    "read": {*CORE, "spool", "transport", "backend", "cluster", "host"},
     "cli": {
         *CORE,
         "spool",

@@ -13,6 +13,9 @@ export PLUTO_RUN_ID="${PLUTO_RUN_ID:-digits-$(date +%Y%m%d-%H%M%S)}"
 python "$here/evaluate.py" &
 python "$here/upload.py" --out "$out" &
 
+# A restarted attempt would look for its peers at the addresses of the one before (torch 2.6 to 2.13, gloo).
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
+
 # The ranks own the Run: rank 0 does, its exit and theirs decide the final status.
 status=0
 torchrun --standalone --nproc-per-node "${RANKS:-2}" --max-restarts 1 "$here/train.py" --out "$out" "$@" || status=$?

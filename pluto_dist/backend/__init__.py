@@ -1,0 +1,1 @@
+"""Backends, where records go: `local` is the store, `pluto` the server; see `core/values/backend.py`."""

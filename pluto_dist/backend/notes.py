@@ -1,4 +1,4 @@
-"""How far uploads are, noted beside what is uploaded, so that another coordinator goes on from there (G12).
+"""Notes of uploads in progress, beside the files, from which another coordinator goes on (G12).
 
     <folder>/<id>.sent      one JSON object a line, appended before what it says counts; a torn last line
                             is a step that is done once more
@@ -23,7 +23,7 @@ _to_json = msgspec.json.Encoder().encode
 
 
 class Notes:
-    """Of one artifact; several threads may add.
+    """The notes of one artifact's upload; several threads may add.
 
     Args:
         folder: where they are kept, "" for in memory only.
@@ -35,7 +35,7 @@ class Notes:
         self._kept: list[Note] = []
 
     def all(self) -> list[Note]:
-        """What was noted, oldest first."""
+        """All notes, oldest first."""
         return list(self._kept) if self._path is None else read_notes(self._path)
 
     def add(self, note: Note) -> None:

@@ -1,1 +1,1 @@
-"""The command line `pluto-dist`: commands only ask and show; what they show is decided elsewhere."""
+"""The command line `pluto-dist`. Commands ask and print; nothing is decided here."""

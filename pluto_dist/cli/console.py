@@ -1,4 +1,4 @@
-"""How commands print: JSON for scripts, plain text and tables for people.
+"""Printing for all commands: JSON for scripts, plain text and tables for people.
 
 Names, messages and tracebacks come from users' programs: they are printed as text, never as markup, and
 without control characters.
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 LONGEST_CELL = 120  # characters
-PIPE_WIDTH = 200  # columns when nobody looks: lines stay whole for grep
+PIPE_WIDTH = 200  # columns where the output is no terminal: lines stay whole for grep
 NARROWEST = 6  # columns that a folded column keeps
 STATUS_STYLES = {  # SGR codes
     "RUNNING": "36",
@@ -89,7 +89,7 @@ def table_lines(
 
 
 def columns_of(text: str) -> int:
-    """How many columns of a terminal a text takes."""
+    """Columns that a text takes on a terminal."""
     if text.isascii():
         return len(text)
     wide = sum(unicodedata.east_asian_width(char) in "WF" for char in text)
@@ -135,7 +135,7 @@ def _styled() -> bool:
 
 
 def _in_a_cell(value: object) -> str:
-    """One line; what is very long would make the table of everybody else unreadable."""
+    """The value in one line, cut where it would make the table unreadable."""
     text = printable(value).replace("\n", " ")
     return text if len(text) <= LONGEST_CELL else text[: LONGEST_CELL - 1] + "…"
 
@@ -169,8 +169,18 @@ def span(seconds: float | None) -> str:
     return f"{hours // 24} d {hours % 24} h"
 
 
+def size(count: float) -> str:
+    """Bytes: `312 B`, `4.1 KB`, `20 MB`, `1.3 GB`; a thousand of one are one of the next."""
+    unit = "B"
+    for larger in ("KB", "MB", "GB", "TB"):
+        if count < 1000:
+            break
+        count, unit = count / 1000, larger
+    return f"{count:.1f} {unit}" if count < 10 and unit != "B" else f"{count:.0f} {unit}"
+
+
 def since(at_ms: int | None, now_ms: int) -> str:
-    """How long ago."""
+    """Time since then, as a duration."""
     return "" if at_ms is None else span((now_ms - at_ms) / 1000)
 
 

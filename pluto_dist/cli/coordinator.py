@@ -3,8 +3,8 @@
 JSON of `status`:
     running, pid, generation, protocol, runtime, socket, log, runs, live_runs, leases, started_at, uptime_s,
     stopped, key_from
-where `leases` are attached processes, `started_at` is in epoch milliseconds, `stopped` says that somebody
-stopped it on purpose, and `key_from` where the API key is from that `start` has handed over. Without a
+where `leases` are attached processes, `started_at` is in epoch milliseconds, `stopped` says that it was
+stopped on purpose, and `key_from` where the API key is from that `start` has handed over. Without a
 coordinator the numbers are null, and the exit code is 3, as of a service.
 `start` and `stop` print the same with `--json`.
 """
@@ -32,7 +32,7 @@ app = typer.Typer(no_args_is_help=True, help="Starts, stops and looks at the coo
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
-    """What `status` tells; see the module's docstring."""
+    """The output of `status`; see the module's docstring."""
 
     running: bool
     pid: int | None = None
@@ -72,7 +72,7 @@ def start(home: options.Home = None, as_json: options.Json = False) -> None:
 
 @app.command()
 def stop(home: options.Home = None, as_json: options.Json = False) -> None:
-    """Stops the coordinator; attached processes go on logging, and nobody starts it until it is needed."""
+    """Stops the coordinator; attached processes go on logging; it is started again when it is needed."""
     from pluto_dist.core.values.messages import StopCoordinator
     from pluto_dist.host import launch
     from pluto_dist.read.ask import ask, listener
@@ -122,7 +122,7 @@ def logs(
 
 
 def state_of(places: Places) -> State:
-    """What there is to say about the coordinator of these places."""
+    """State of the coordinator of these places."""
     from pluto_dist.core.values.messages import AskStatus
     from pluto_dist.host import launch
     from pluto_dist.read.ask import ask, listener

@@ -26,7 +26,7 @@ from pluto_dist.cli import options
 
 
 class Format(StrEnum):
-    """Of the output."""
+    """Formats of the output."""
 
     JSONL = "jsonl"
     CSV = "csv"

@@ -1,4 +1,4 @@
-"""What `pluto-dist doctor` says about this machine: facts with a level and advice, JSON values only.
+"""Facts about this machine for `pluto-dist doctor`, each with a level and advice; JSON values only.
 
 Nothing is changed here except that runtime and spool are made if they were missing, as any `init()` would.
 """

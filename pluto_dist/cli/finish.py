@@ -1,4 +1,4 @@
-"""`pluto-dist finish RUN --status …`: a person ends a Run that nobody else will end.
+"""`pluto-dist finish RUN --status …`: a person ends a Run that no process will end.
 
 It is a take-over with a new epoch (G1), and only the coordinator does it; one is started if none runs. A Run
 that it has never seen (of another host, or of a database that is gone) is first taken up from the store, as
@@ -105,7 +105,7 @@ def _needs_force(known: Known, status: Ending) -> Exception:
 
 
 def _force(lookup: Lookup, key: str, status: Ending, *, force: bool) -> Document:
-    """Ends the Run, and waits until the server has said what it made of it."""
+    """Ends the Run, and waits for the status that the server has after that."""
     from pluto_dist.core.values.document import read
     from pluto_dist.core.values.messages import AskRun, ForceFinish
     from pluto_dist.errors import CoordinatorUnavailableError
@@ -124,7 +124,7 @@ def _force(lookup: Lookup, key: str, status: Ending, *, force: bool) -> Document
 
 
 def _take_up_and_end(lookup: Lookup, known: Known, status: Ending) -> Document:
-    """This process resumes the Run, so that the coordinator reads its document, and lets it be ended."""
+    """Resumes the Run in this process, so that the coordinator reads its document, and has it ended."""
     import pluto_dist
 
     head = known.head

@@ -1,9 +1,9 @@
-"""Runs that this node's coordinator has are its own to deliver and to end: it gets the key, and time.
+"""Hand-over by `sync`: Runs that this node's coordinator has are delivered and ended by it, with the key.
 
-That is the exact way: the coordinator knows to the record what it has sent, and all the evidence. It is also
-the only safe one: two that speak for one Run would contradict each other (R3), for instance about a Run that
-waits for a restart. From the store alone, which has what a document said last, `sync` does what is left: Runs
-of other nodes, and those whose key was replaced.
+That is exact: the coordinator knows to the record what it has sent, and has all the evidence. It is also the
+only safe way: two processes that report one Run would contradict each other (R3), for instance about a Run
+that waits for a restart. `sync` itself does what is left, from the store alone: Runs of other nodes, and
+those whose key was replaced.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ class Handover:
         self._patience_s = patience_s
 
     def concerns(self, document: Document) -> bool:
-        """Whether this node's coordinator may have a Run that is meant for a server and is not through."""
+        """Whether this node's coordinator may have this Run of a server with something left to deliver."""
         if document.mode != "pluto":
             return False
         unended = not document.reported and not document.relay and self._places.database.exists()
         return unended or self._in_spool(document)
 
     def deliver(self, documents: Iterable[Document]) -> dict[str, str]:
-        """Lets the coordinator deliver these Runs; returns why not, by key, for those it could not.
+        """Has the coordinator deliver these Runs; returns the reason, by key, for those that it could not.
 
         Raises:
             CoordinatorUnavailableError: none could be started.
@@ -67,13 +67,13 @@ class Handover:
         return {document.key: why for document in here if (why := self._wait(document.key)) is not None}
 
     def kept(self) -> dict[str, Document]:
-        """What this node's coordinator says now of the Runs that it has, by key; empty if there is none."""
+        """Documents, by key, of the Runs that this node's coordinator has now; empty if none runs."""
         body = ask(self._places.socket, AskRuns(request=1))
         documents = msgspec.json.decode(body, type=list[msgspec.Raw]) if body is not None else []
         return {document.key: document for document in map(read, map(bytes, documents))}
 
     def tell(self) -> None:
-        """Gives it the key, and lets it look at what was uploaded from the store."""
+        """Gives the coordinator the key, and has it read what was uploaded from the store."""
         ask(self._places.socket, HandOverKey(request=1, key=self._key.reveal()))
 
     def _in_spool(self, document: Document) -> bool:
@@ -81,7 +81,7 @@ class Handover:
         return any((leases / lease.lease_id).exists() for lease in document.leases)
 
     def _wait(self, key: str) -> str | None:
-        """None when everything is delivered and told, else the trouble."""
+        """Waits until everything is delivered and reported; returns None then, else the trouble."""
         last, deadline = None, time.monotonic() + self._patience_s
         while True:
             try:

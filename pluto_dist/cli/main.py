@@ -18,7 +18,7 @@ import typer
 from typer.core import TyperGroup
 
 from pluto_dist import __version__
-from pluto_dist.cli import coordinator, doctor, export, finish, logs, ps, run, runs, show, sync
+from pluto_dist.cli import artifacts, coordinator, doctor, export, finish, logs, ps, run, runs, show, sync
 from pluto_dist.cli.demo import command as demo
 from pluto_dist.cli.top import command as top
 from pluto_dist.errors import AmbiguousRunError, PlutoDistError, UsageError
@@ -85,6 +85,8 @@ app.command()(ps.ps)
 app.command()(top.top)
 app.command()(export.export)
 app.command()(logs.logs)
+app.command()(artifacts.artifacts)
+app.command()(artifacts.download)
 app.command()(finish.finish)
 app.command()(sync.sync)
 app.command(context_settings={"allow_interspersed_args": False})(run.run)

@@ -1,17 +1,27 @@
-"""`pluto-dist ps`: the processes that are attached to the Runs of this node.
+"""`pluto-dist ps`: the processes that are attached to the Runs of this node, and of all nodes of their jobs.
 
 JSON: an object of
     runtime       folder of the coordinator that was asked
     coordinator   its pid, null if none runs or it is in another pid namespace
-    running       whether one runs; without one nobody knows who is attached
+    running       whether one runs; without one it is not known who is attached
     processes     a list, by Run, of `run` (key), `display_id`, `run_id`, `project`, `name`, `phase`,
                   `lease_id`, `role`, `label`, `rank`, `pid`, `host`, `epoch`, `attempt`, `state`, `suspect`,
                   `heartbeat_s`, `granted_at`, `last_seen_at`, `age_s`, `seen_s`, `last_step`,
                   `last_logged_at`, `logged_s`, `written`, `delivered`
     series        names that several participants use: key of the Run -> name -> participant -> final name
+    cluster       address of the cluster store, null where PLUTO_DIST_CLUSTER is not set
+    cluster_trouble  why it could not be read, "" if it could
+    shared_runs   a list of the Runs there that have not ended, of any node: `project`, `run_id`, `id`,
+                  `display_id`, `url`, `status`, `verdict`, `sent` (the server has it), `epoch` (of the seat),
+                  `round` (start of the job), `attempt`, `nodes`, and `evidence`, a list of `node`, `label`,
+                  `rank`, `pid`, `what`, `age_s`. A node has `node`, `name`, `host`, `present` (it holds a
+                  lease), `seat`, `owner`, `current` (in this start of the job), `ended`, `attempt`, `said_s`
+                  (since it told of itself; it does when something changes, else each minute), and
+                  `processes`, a list of `lease_id`, `role`, `label`, `rank`, `pid`, `alive`, `step`, `age_s`
 
 `suspect` means silent for three of its heartbeats: stopped, or busy without letting other threads run; not
 dead.
+Ages of other nodes are by their wall clocks and this one's.
 `written` counts records in the spool, `delivered` those the backend has accepted.
 """
 
@@ -27,6 +37,7 @@ from pluto_dist.cli import options
 if TYPE_CHECKING:
     from pluto_dist.core.values.document import Document, LeaseShown
     from pluto_dist.read.lookup import Lookup
+    from pluto_dist.read.nodes import RunThere
 
 
 class Process(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,24 +72,34 @@ class Process(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Attached(msgspec.Struct, frozen=True, kw_only=True):
-    """What `ps` tells; see the module's docstring."""
+    """The output of `ps`; see the module's docstring."""
 
     runtime: str
     coordinator: int | None
     running: bool
     processes: list[Process]
     series: dict[str, dict[str, dict[str, str]]]
+    cluster: str | None = None
+    cluster_trouble: str = ""
+    shared_runs: list[RunThere] = []
 
 
 def ps(home: options.Home = None, as_json: options.Json = False) -> None:
-    """Lists the attached processes of all live Runs of this node."""
+    """Lists the attached processes of all live Runs of this node, and all nodes in the cluster store."""
     from pluto_dist.cli.console import note, print_json
+    from pluto_dist.cli.nodes import elsewhere
     from pluto_dist.read.lookup import Lookup
     from pluto_dist.read.settle import settle
 
     lookup = Lookup(home)
     settle(lookup)
-    found = attached(lookup)
+    there = elsewhere(home)
+    found = msgspec.structs.replace(
+        attached(lookup),
+        cluster=there.cluster,
+        cluster_trouble=there.trouble,
+        shared_runs=[run for run in there.runs if run.verdict is None or not run.sent],
+    )
     if as_json:
         print_json(found)
         return
@@ -91,10 +112,11 @@ def ps(home: options.Home = None, as_json: options.Json = False) -> None:
         note(f"nothing is attached; looked at: {lookup.where()}")
     else:
         _print(found)
+    _print_shared(found)
 
 
 def attached(lookup: Lookup) -> Attached:
-    """Who is attached now."""
+    """The processes that are attached now."""
     from pluto_dist.errors import PlacesError
     from pluto_dist.read.ask import listener
     from pluto_dist.read.spooled import caught_up
@@ -179,6 +201,20 @@ def process_row(process: Process) -> tuple[object, ...]:
         process.delivered,
         "suspect" if process.suspect else process.state,
     )
+
+
+def _print_shared(found: Attached) -> None:
+    """All nodes of jobs that have not ended, where there is a cluster store."""
+    from pluto_dist.cli.console import note
+    from pluto_dist.cli.nodes import print_nodes
+
+    if found.cluster_trouble:
+        note(f"only this node is shown: {found.cluster_trouble}")
+    elif found.shared_runs:
+        typer.echo(f"\nnodes in the cluster store {found.cluster}")
+        print_nodes(found.shared_runs)
+    elif found.cluster is not None:
+        note(f"no Run is under way in the cluster store {found.cluster}")
 
 
 def _print(found: Attached) -> None:

@@ -1,5 +1,7 @@
-"""A Run's document for people, in the order in which a person asks: how is it and why, who failed first and
-with which last words, who takes part, then the rest. Long lists are folded."""
+"""A Run's document for people: status and why, first failure with its last lines, processes, then the rest.
+
+Long lists are folded.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +11,17 @@ from pathlib import Path
 import msgspec
 import typer
 
+from pluto_dist.backend.ledger import Entry, entries
 from pluto_dist.backend.local.reading import SaidLine
 from pluto_dist.backend.local.store import Store
-from pluto_dist.cli.console import clock, now_ms, print_table, printable, since, span
+from pluto_dist.cli.console import clock, now_ms, print_table, printable, since, size, span
+from pluto_dist.cli.nodes import print_section
 from pluto_dist.cli.topics import print_topics
 from pluto_dist.core.rules.verdict import server_differs
 from pluto_dist.core.values.document import Document
 from pluto_dist.core.values.records import Failure, RunEvent
 from pluto_dist.read.failure import first_failure
+from pluto_dist.read.nodes import RunThere
 from pluto_dist.read.processes import Group, groups_of, processes_of
 from pluto_dist.read.settle import Situation
 
@@ -33,7 +38,7 @@ NUMBERS = ("PID", "EPOCH", "ATTEMPT", "STEP", "WRITTEN", "DELIVERED", "COUNT", "
 
 
 class Shown(msgspec.Struct, frozen=True, kw_only=True):
-    """What is printed about one Run.
+    """The facts that are printed about one Run.
 
     Attributes:
         document: of the Run.
@@ -42,6 +47,8 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True):
         remark: what a person should know about a Run without a live coordinator, "" if nothing.
         last_lines: what the process that failed first printed last.
         whole: nothing is folded.
+        shared: the Run as the cluster store has it, for all nodes; None without one.
+        trouble: why the nodes of a Run of several are not shown, "" if they are.
     """
 
     document: Document
@@ -50,6 +57,8 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True):
     remark: str = ""
     last_lines: tuple[SaidLine, ...] = ()
     whole: bool = False
+    shared: RunThere | None = None
+    trouble: str = ""
 
 
 def print_run(shown: Shown) -> None:
@@ -61,6 +70,10 @@ def print_run(shown: Shown) -> None:
     _section(verdict_lines(shown))
     typer.echo("\nprocesses" if document.leases else "\nno process has attached yet")
     _processes(shown, now_ms())
+    if shown.shared is not None:
+        print_section(shown.shared)
+    elif shown.trouble:
+        typer.echo(f"\nnote: {printable(shown.trouble)}")
     typer.echo("\nsummary" if document.summary else "\nno points yet")
     _summary(shown)
     print_topics(document.topics, whole=shown.whole)
@@ -73,7 +86,7 @@ def print_run(shown: Shown) -> None:
 
 
 def failure_lines(failure: Failure) -> Iterator[str]:
-    """Who failed first, and how."""
+    """The process that failed first, and how."""
     rank = (
         f", rank {failure.rank}"
         if failure.rank is not None and failure.label != f"rank{failure.rank}"
@@ -151,7 +164,7 @@ def _until(document: Document) -> str:
 
 
 def verdict_lines(shown: Shown) -> Iterator[str]:
-    """How it ended, or its last attempt did: who failed first, how, and with which last words."""
+    """The end of the Run, or of its last attempt, with the first failure and its last console lines."""
     document = shown.document
     if document.verdict is not None:
         yield f"verdict: {document.verdict.status}: {document.verdict.reason}"
@@ -167,7 +180,7 @@ def verdict_lines(shown: Shown) -> Iterator[str]:
 
 
 def earlier_lines(document: Document) -> Iterator[str]:
-    """How the attempts before ended."""
+    """The ends of earlier attempts."""
     ended = document.attempts if document.verdict is not None else document.attempts[:-1]
     for end in ended:
         yield f"attempt {end.attempt}: {end.status}: {end.reason}"
@@ -250,9 +263,18 @@ def _detail(detail: Mapping[str, str]) -> str:
 
 
 def _files(document: Document, store: str) -> Iterator[str]:
-    folder = Store(Path(store)).run(document.key) / "files"
-    if folder.is_dir():
-        yield f"files in {folder}"
+    run = Store(Path(store)).run(document.key)
+    newest: dict[str, list[Entry]] = {}
+    for entry in entries(run):
+        newest.setdefault(entry.name, []).append(entry)
+    for name, found in sorted(newest.items()):
+        last = max(found, key=lambda entry: (entry.step, entry.time))
+        what = f"{size(last.size)}, sha256 {last.sha256[:12]}"
+        yield f"artifact {name}: {len(found)}, the last of step {last.step}, {what}"
+    if newest:
+        yield f"  all of them: pluto-dist artifacts {document.display_id or document.key}"
+    if (run / "files").is_dir():
+        yield f"files in {run / 'files'}"
 
 
 def _counts(document: Document) -> Iterator[str]:

@@ -48,7 +48,7 @@ def run(
 
 
 def _cannot_start(command: list[str]) -> NoReturn:
-    """As a shell says it, with what may have been meant."""
+    """Exits as a shell does, with a message that names similar commands."""
     program = command[0]
     if os.sep in program and Path(program).is_dir():
         _refuse(f"{program}: is a directory", NOT_STARTED)

@@ -1,6 +1,6 @@
 """`pluto-dist show RUN`: everything about one Run.
 
-JSON: the Run's document as `core.document.Document` describes it, without what is for the next coordinator
+JSON: the Run's document (`core.values.document.Document`), without the part that is for the next coordinator
 (`restore`), and with
 
     store    folder of the store that holds the Run
@@ -8,6 +8,10 @@ JSON: the Run's document as `core.document.Document` describes it, without what 
     remark   what people should know about a Run that is not live, "" if nothing
     standing `ended`, `running` (a process of it lives), `detached`, `gone` (its processes are dead, and it is
              not judged yet) or `unknown`; for the last two `status` is only what was written last
+
+With a cluster store (PLUTO_DIST_CLUSTER) there is also `shared`, the Run as all its nodes know it, as in
+`ps`, null if the store does not have it, and `cluster_trouble`. A Run that only the store knows, of other
+nodes, has `run_id`, `project`, `status`, `shared` and nothing else.
 
 A Run whose processes died together with the coordinator is settled first: a coordinator is started, which
 judges it within seconds, unless it was stopped on purpose.
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pluto_dist.backend.local.reading import SaidLine
+    from pluto_dist.cli.nodes import Elsewhere
     from pluto_dist.core.values.document import Document
     from pluto_dist.read.lookup import Found, Lookup
     from pluto_dist.read.settle import Situation
@@ -47,7 +52,8 @@ def show(
     """Shows one Run: status and why, first failure with its last lines, processes, checkpoints, the rest."""
     from pluto_dist.cli import report
     from pluto_dist.cli.console import print_json
-    from pluto_dist.errors import UsageError
+    from pluto_dist.cli.nodes import elsewhere
+    from pluto_dist.errors import RunNotFoundError, UsageError
     from pluto_dist.read.lookup import Lookup
     from pluto_dist.read.settle import settle, situation
 
@@ -55,20 +61,31 @@ def show(
         raise UsageError("--plot draws and --json prints; for the points as JSON: pluto-dist export RUN")
     lookup = Lookup(home, folder)
     unsettled = settle(lookup)
-    found = lookup.find(run)
+    there = elsewhere(home)
+    try:
+        found = lookup.find(run)
+    except RunNotFoundError:
+        if plot is not None or not _show_shared(there, run, as_json=as_json):
+            raise
+        return
     document = current(found, lookup.spool)
     known = situation(document, live=found.live, spool=lookup.spool)
     remark = remark_on(found, lookup, known, unsettled)
     if as_json:
         shown = public(document, str(found.store), live=found.live, remark=remark)
-        print_json({**shown, "standing": known.standing})
+        shared = there.find(document.run_id, document.project)
+        told = {"shared": shared, "cluster_trouble": there.trouble} if there.cluster is not None else {}
+        print_json({**shown, "standing": known.standing, **told})
     elif plot is not None:
         _plot(lookup, found, document, plot)
     else:
         lines = _last_lines(document, roots(found, lookup.spool))
+        shared = there.find(document.run_id, document.project)
         report.print_run(
             report.Shown(
                 document=document,
+                shared=shared,
+                trouble=_why_alone(document, there),
                 store=str(found.store),
                 situation=known,
                 remark=remark,
@@ -78,8 +95,35 @@ def show(
         )
 
 
+def _why_alone(document: Document, there: Elsewhere) -> str:
+    """Why no other node of a Run of several is shown."""
+    from pluto_dist.cli.nodes import HERE_ONLY
+
+    if there.cluster is not None:
+        return there.trouble
+    return HERE_ONLY if document.restore.run.cluster is not None else ""
+
+
+def _show_shared(there: Elsewhere, name: str, *, as_json: bool) -> bool:
+    """Shows a Run that only other nodes have; False where the cluster store does not have it either."""
+    from pluto_dist.cli.console import note, print_json
+    from pluto_dist.cli.nodes import print_run_there
+
+    shared = there.named(name)
+    if shared is None:
+        if there.trouble:
+            note(there.trouble)
+        return False
+    if as_json:
+        about = {"run_id": shared.run_id, "project": shared.project, "status": shared.status}
+        print_json({**about, "shared": shared})
+    else:
+        print_run_there(shared)
+    return True
+
+
 def _last_lines(document: Document, folders: list[Path]) -> tuple[SaidLine, ...]:
-    """What the process that failed first printed last."""
+    """The last console lines of the process that failed first."""
     from pluto_dist.read.console import last_lines
     from pluto_dist.read.failure import failed_lease
 
@@ -113,7 +157,7 @@ def current(found: Found, spool: Path | None) -> Document:
 
 
 def remark_on(found: Found, lookup: Lookup, known: Situation, unsettled: str) -> str:
-    """What a person should know about a Run that has not ended and that no live coordinator has (G7).
+    """A remark on a Run that has not ended and that no live coordinator has (G7).
 
     Args:
         found: the Run.

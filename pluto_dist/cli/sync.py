@@ -59,7 +59,7 @@ def sync(
     from pluto_dist.host.credentials import key_refused
 
     settings = _settings(folder, needs_key=not dry_run)
-    target, key = _target(settings), settings.api_key
+    target, key = target_of(settings), settings.api_key
     items = _plan(what or [], settings, target, force=force)
     if dry_run or key is None:
         _print_plan(items, as_json=as_json)
@@ -91,7 +91,7 @@ def sync(
 
 
 def _tell_troubles(troubles: dict[str, str], items: list[Item]) -> None:
-    """Of Runs that this node's coordinator could not deliver; why one is skipped is in the table."""
+    """Prints why this node's coordinator could not deliver Runs; why one is skipped is in the table."""
     from pluto_dist.cli.console import note
 
     for item in items:
@@ -128,7 +128,8 @@ def _handover(settings: Settings, key: Secret, patience_s: float) -> Handover | 
         return None
 
 
-def _target(settings: Settings) -> Target:
+def target_of(settings: Settings) -> Target:
+    """The server that the settings name, without a store."""
     from pluto_dist.core.values.lifecycle import Target
 
     return Target(

@@ -1,4 +1,4 @@
-"""What the processes of a Run have handed over to each other, and who has taken it (R14)."""
+"""Hand-over of a Run for people: its topics, their newest items and their readers (R14)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class _Checkpoint(msgspec.Struct):
 
 
 def print_topics(topics: dict[str, TopicShown], *, whole: bool) -> None:
-    """Checkpoints first; of each topic the newest items and its readers."""
+    """Prints topics, checkpoints first: the newest items of each, and its readers."""
     for name in sorted(topics, key=lambda name: (name != CHECKPOINTS, name)):
         topic = topics[name]
         fold = f", the newest {len(topic.latest)}" if len(topic.latest) < topic.last else ""
@@ -37,7 +37,7 @@ def print_topics(topics: dict[str, TopicShown], *, whole: bool) -> None:
 
 
 def _print_readers(readers: tuple[ReaderShown, ...], *, whole: bool) -> None:
-    """Those that are behind come first."""
+    """Prints the readers of a topic, those that are behind first."""
     if not readers:
         typer.echo("nobody has looked at them yet")
         return
@@ -52,7 +52,7 @@ def _item(item: ItemShown) -> Sequence[object]:
 
 
 def _checkpoint(item: ItemShown) -> Sequence[object]:
-    """One whose payload is too long to be whole in a document is shown as it is."""
+    """A checkpoint as cells; one whose payload is cut in the document is shown as text."""
     try:
         found = msgspec.json.decode(item.payload, type=_Checkpoint)
     except msgspec.MsgspecError:

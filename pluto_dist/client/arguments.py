@@ -77,7 +77,7 @@ def code_of(argument: str, value: object) -> int | None:
 
 
 def seconds_of(argument: str, value: object) -> float:
-    """How long to wait; infinity is a wait that outlasts everybody.
+    """Seconds to wait; infinity is cut to the longest wait.
 
     Raises:
         ArgumentError: no number, NaN, or negative.
@@ -107,7 +107,7 @@ _log = logging.getLogger("pluto_dist")
 
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
-    """What a caller of `init` or `attach` wants, checked.
+    """The checked arguments of a call of `init` or `attach`.
 
     Attributes:
         via: how the handle came here: by the call, by a main module that is imported again, or as a handle

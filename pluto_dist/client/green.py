@@ -17,7 +17,7 @@ from pluto_dist.errors import MachineError
 
 
 def threads_are_green() -> bool:
-    """Whether somebody has replaced the threads of this process.
+    """Whether gevent or eventlet has replaced the threads of this process.
 
     Raises:
         MachineError: and has not replaced what waits, so no thread would ever run beside another.

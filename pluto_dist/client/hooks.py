@@ -94,7 +94,7 @@ class Hooks:
     def _exit(self, code: object = None, /) -> NoReturn:
         main = threading.current_thread() is threading.main_thread()
         if self._here and main and not _is_prompt():
-            STOPS.take()  # an exit in a handler of SIGTERM is its consequence, so that is told first
+            STOPS.take()  # an exit in a handler of SIGTERM is its consequence, so the signal comes first
             words = evidence_of_exit(code, sys.exception())
             self._remember({"at": boot_clock(), **words} if words["exit_code"] else {})
         self._previous_exit(code)  # type: ignore[arg-type] # as the interpreter, we take anything

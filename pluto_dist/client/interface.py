@@ -114,7 +114,7 @@ class Settings:
         vars(self).update(settings_of(settings))
 
     def to_dict(self) -> dict[str, Any]:
-        """Those that were set."""
+        """The settings that were set."""
         return dict(vars(self))
 
     if not TYPE_CHECKING:

@@ -27,6 +27,7 @@ from pluto_dist.client.offline import Claimed, knows_its_run
 from pluto_dist.client.points import PointLog
 from pluto_dist.client.stops import STOPS
 from pluto_dist.client.values import clean_text
+from pluto_dist.core.rules.advice import advice as advice_on
 from pluto_dist.core.values.lifecycle import (
     ChildStopped,
     Claim,
@@ -54,7 +55,7 @@ from pluto_dist.host.settings import Settings
 if TYPE_CHECKING:
     from pluto_dist.client.console.capture import CommandConsole
 
-UNANSWERED_S = 10.0  # a coordinator that has said nothing by then does not work
+UNANSWERED_S = 10.0  # a coordinator that has not answered by then does not work
 
 _log = logging.getLogger("pluto_dist")
 
@@ -104,6 +105,8 @@ class Lease:
         self._claimed: Claimed | None = None
         self._unheard = False
         self._notices = Notices(settings.on_cancel)
+        self._attempt = 0
+        self._advice = ""
 
     # --- facts about it ---------------------------------------------------------------------------
 
@@ -149,6 +152,7 @@ class Lease:
     def claim(self, opened: Claim) -> None:
         """Writes the claim, the first entry of the lease."""
         self.by_init = opened.verb == "init"
+        self._attempt = opened.job.attempt
         self.files.say(opened)
         if knows_its_run(opened):
             self._claimed = Claimed(self.lease_id, opened)
@@ -226,7 +230,9 @@ class Lease:
     def evidence(self, **what: Any) -> None:
         """Writes one piece of evidence, with the time of now unless another is given."""
         if not self.end and self.here:
-            self.say(Evidence(**(self.stamp() | what)))
+            found = Evidence(**(self.stamp() | what))
+            self._advice = self._advice or advice_on(found, self._attempt)
+            self.say(found)
 
     def take_evidence(self, error: BaseException | None) -> None:
         """Writes the evidence of an exception that is about to leave this process."""
@@ -318,7 +324,7 @@ class Lease:
         """
         if self.end or not self.here:
             return
-        STOPS.take()  # what follows a SIGTERM is its consequence, so it is told first
+        STOPS.take()  # what follows a SIGTERM is its consequence, so the signal comes first
         if last_words:
             self.evidence(**last_words)
         if self.ends_as_side:
@@ -327,7 +333,7 @@ class Lease:
         self._leave(Finished(**self.stamp(), at_exit=last_words is None, by_exit=True), wait_s)
 
     def abandon(self) -> None:
-        """Ends the lease of a claim that was refused or given up, without another entry."""
+        """Closes the lease of a claim that was refused or given up, and waits for nothing."""
         self.end = "closed"
         self.say(Closed(**self.stamp()))
         self.files.close()
@@ -351,7 +357,7 @@ class Lease:
             return  # another thread came first, or it did and this is a signal handler
         self.end = "finished" if isinstance(entry, Finished) else "closed"
         self.ended_by = calling()
-        CAPTURES.stop(self.lease_id)
+        CAPTURES.stop(self.lease_id)  # while the console stream is open: unfinished lines are recorded
         if self._command is not None:
             timeout_s = self._command.stop(self.settings.exit_wait_s if timeout_s is None else timeout_s)
         self.say(
@@ -367,7 +373,15 @@ class Lease:
         self.files.close()
         exiting = isinstance(entry, Finished) and entry.at_exit
         for_all = self._command is not None
-        leave(self.link, self.files, self.settings, timeout_s, exiting=exiting, for_all=for_all)
+        leave(
+            self.link,
+            self.files,
+            self.settings,
+            timeout_s,
+            exiting=exiting,
+            for_all=for_all,
+            advice=self._advice,
+        )
 
 
 SHOW_AFTER_S = 1.0
@@ -382,6 +396,7 @@ def leave(
     *,
     exiting: bool,
     for_all: bool = False,
+    advice: str = "",
 ) -> None:
     """Waits for the coordinator to take the end; the last one out waits until everything is safe.
 
@@ -392,6 +407,7 @@ def leave(
         timeout_s: bound of the wait, None for the setting.
         exiting: the process itself ends, so its death releases the lease.
         for_all: wait for the whole job's records, as the launcher does, also while others are alive.
+        advice: what to do about the failure of this process, for its last line.
     """
     bound = settings.exit_wait_s if timeout_s is None else timeout_s
     try:
@@ -406,7 +422,7 @@ def leave(
         _tell_dropped(files)
     if not safe:
         _tell_undelivered(link.view, files, bound)
-    notices.finished(link.view, settings, files.records)
+    notices.finished(link.view, settings, files.records, advice)
     link.close()
     if taken and not exiting:
         files.release()

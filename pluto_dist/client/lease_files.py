@@ -55,6 +55,7 @@ class LeaseFiles:
         try:
             self.folder.parent.mkdir(mode=0o700, exist_ok=True)
             self.folder.mkdir(mode=0o700)
+            # Locked before anything is written: from the first entry on, a free lock means death (R2).
             self.lock = LeaseLock(self.folder / LOCK_NAME)
             self.room = RoomForRecords(Space(str(spool), quota_bytes))
             limits = Limits(segment_bytes=segment_bytes)
@@ -141,7 +142,7 @@ class LeaseFiles:
 
     @property
     def trouble(self) -> str:
-        """Why records are being dropped now, "" if they are not."""
+        """The reason why records are being dropped now, "" if they are not."""
         return self.metrics.trouble or self.data.trouble or self.files.trouble
 
     def close(self) -> None:
@@ -170,7 +171,7 @@ class RoomForRecords:
         self.unopened = False
 
     def shortage(self) -> str:
-        """Why no segment may be opened now, an empty string if it may."""
+        """The reason why no segment may be opened now, "" if one may."""
         return "not opened" if self.unopened else self._space.shortage()
 
 
@@ -185,7 +186,7 @@ class Wall:
         return (self._offset_ns + time.monotonic_ns()) // 1_000_000
 
 
-QUIET_S = 60.0  # a disk that is full every other second is told once a minute
+QUIET_S = 60.0  # a disk that is full every other second gives one warning a minute
 
 _log = logging.getLogger("pluto_dist")
 

@@ -11,6 +11,7 @@ main thread as well, also one that waits in a system call.
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import threading
@@ -70,6 +71,25 @@ class Notices:
                 "Run %s: %s. Nothing was ended because of it; `pluto-dist ps` shows how far each rank is",
                 named,
                 view.stuck,
+            )
+        if view.namesake and self._is_new("namesake") and view.role == "owner":
+            _log.warning(
+                "Run %s and Run %s are of two launches that were both given --rdzv-id %s, and they share no "
+                "Run: on one node torchrun replaces that id by a random one unless --rdzv-endpoint or "
+                "--master-port is given. Set PLUTO_RUN_ID alike for both if they belong together",
+                named,
+                view.namesake,
+                view.given_id,
+            )
+        if view.left_over and self._is_new("left over"):
+            _log.warning(
+                "process %d (%s) is left over: Run %s is %s, and %s, which had started it, is gone. "
+                "Nothing ends it; a helper that looks at run.status ends with the Run",
+                os.getpid(),
+                view.label,
+                named,
+                run.status,
+                view.left_over,
             )
         if run.cancelled and self._is_new("cancel"):
             if view.role == "owner":
@@ -202,13 +222,14 @@ class Waiting:
             put("\r\x1b[K")
 
 
-def finished(view: View | None, settings: Settings, records: int) -> None:
+def finished(view: View | None, settings: Settings, records: int, advice: str = "") -> None:
     """Prints status, number of points and how to look; for a failure also what failed first.
 
     Args:
         view: the latest one.
         settings: with `quiet` nothing is printed.
         records: how many this process has logged.
+        advice: what to do about the failure of this process; the verdict has it too, once there is one.
     """
     if settings.quiet or view is None or view.run is None or view.role != "owner":
         return
@@ -223,7 +244,8 @@ def finished(view: View | None, settings: Settings, records: int) -> None:
     points = f", {run.points} points" if run.points or not records or status != "RUNNING" else ""
     differs = server_differs(run.server_status, run.refusals)
     no = f"; but {differs}" if differs else ""
-    tell(f"{_named(run)} {state}{why}{points}{left}{no}; {_look(run, settings)}")
+    also = f"; {advice}" if advice and advice not in why else ""
+    tell(f"{_named(run)} {state}{why}{points}{left}{no}{also}; {_look(run, settings)}")
 
 
 def _is_behind(view: View, records: int) -> bool:
@@ -238,7 +260,7 @@ def _look(run: RunView, settings: Settings) -> str:
         return f"look: pluto-dist show {_short(run)}"
     if run.provisional:
         return f"kept in {_store(settings)}; upload: pluto-dist sync"
-    gone = "status" in run.refusals  # a page that is not there helps nobody
+    gone = "status" in run.refusals  # there is no such page
     return f"look: pluto-dist show {_short(run)}" if gone or not run.url else run.url
 
 

@@ -63,13 +63,13 @@ class DisabledRun(Hints):
 
     @property
     def config(self) -> dict[str, Any]:
-        """A copy of what this process has said."""
+        """A copy, with the changes of this process."""
         found: dict[str, Any] = json.loads(json.dumps(self._config))
         return found
 
     @property
     def tags(self) -> list[str]:
-        """A copy of what this process has said."""
+        """A copy, with the changes of this process."""
         return list(self._tags)
 
     @property

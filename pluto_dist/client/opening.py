@@ -118,7 +118,8 @@ def _open_at(wish: Wish, settings: Settings, places: Places, make: MakeRun | Non
     command = _command_console(files, settings, places) if wish.launcher else None
     lease = Lease(files, link, settings, attached=as_side, command=command)
     run = (make or Run)(lease)
-    lease.claim(_opened(wish, settings, surroundings, launched_by))
+    # The claim is the first entry: without it the records behind it would belong to no Run (G3).
+    lease.claim(_claim(wish, settings, surroundings, launched_by))
     RUNS.add(run, lease)
     install_hooks(os.getpid(), settings.sigterm_wait_s, settings.preempt_wait_s)
     link.start(lease.granted)
@@ -223,7 +224,7 @@ def _of_all_nodes(wish: Wish, settings: Settings, job: Job) -> Wish:
     return wish
 
 
-def _opened(wish: Wish, settings: Settings, surroundings: Surroundings, launched_by: str) -> Claim:
+def _claim(wish: Wish, settings: Settings, surroundings: Surroundings, launched_by: str) -> Claim:
     from pluto_dist.host.identity import boot_clock, own_identity
     from pluto_dist.host.settings import target_of
 

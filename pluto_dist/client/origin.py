@@ -101,7 +101,7 @@ def command_line(arguments: list[str], redact: Redact) -> list[str]:
 def _folder() -> str:
     try:
         return str(Path.cwd())
-    except OSError:  # somebody has removed it
+    except OSError:  # it was removed
         return ""
 
 
@@ -149,7 +149,7 @@ def _distribution(path: str = "/etc/os-release") -> dict[str, str]:
 
 
 def _torch_cuda() -> dict[str, str | None]:
-    """Of a torch that the script has imported; it is never imported for this."""
+    """CUDA versions of a torch that the script has imported; it is never imported for this."""
     version = getattr(sys.modules.get("torch"), "version", None)
     return {"cuda_pytorch": getattr(version, "cuda", None)} if version is not None else {}
 

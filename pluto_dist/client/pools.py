@@ -25,7 +25,9 @@ ENDING = frozenset(getattr(signal, name) for name in _ENDING if hasattr(signal, 
 
 def parent_pid() -> int | None:
     """Pid of the process that started this one by `multiprocessing`."""
-    process = sys.modules.get("multiprocessing.process")  # nobody's child if it was never loaded
+    process = sys.modules.get(
+        "multiprocessing.process"
+    )  # if it was never loaded, it has not started this process
     parent = process.parent_process() if process else None
     if parent is None and reimporting():
         return os.getppid()  # the server of the forkserver method

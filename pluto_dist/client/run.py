@@ -63,7 +63,7 @@ class RunFacts(Hints):
 
     @property
     def display_id(self) -> str | None:
-        """For people, e.g. "MMP-42"."""
+        """The id for people, e.g. "MMP-42"."""
         return self._run_view().display_id
 
     @property
@@ -166,7 +166,7 @@ class RunFacts(Hints):
 
     @property
     def role(self) -> Role:
-        """What this process may do: "owner", "worker" or "side"."""
+        """The role of this process: "owner", "worker" or "side"."""
         return self._view().role
 
     @property
@@ -356,14 +356,14 @@ class Run(RunFacts):
     # --- hand-over --------------------------------------------------------------------------------
 
     def checkpoint(self, path: str | os.PathLike[str], step: int, **info: Any) -> None:
-        """Hands a checkpoint over to whoever loops over `checkpoints()`, now or later.
+        """Hands a checkpoint over to the processes that loop over `checkpoints()`, now or later.
 
         One local write, like `log()`; it survives the death of this process and of the coordinator. Call it
         on one rank, when the checkpoint is complete.
 
         Args:
-            path: a file or a folder, handed on as an absolute path. It is not copied or held: keep it until
-                it was looked at.
+            path: a file or a folder, handed on as an absolute path; an address (`s3://…`) goes on as it is,
+                unchecked. Nothing is copied or held: keep it until it was looked at.
             step: of the training.
             info: what else a reader may want to know, e.g. `loss=0.3`; JSON values, 64 KiB with the path.
 
@@ -408,7 +408,7 @@ class Run(RunFacts):
         return Subscription(self._lease, CHECKPOINTS, Checkpoint, bounds)
 
     def publish(self, topic: str, payload: Any) -> None:
-        """Hands anything over to whoever subscribes to a topic of this Run, now or later.
+        """Hands any value over to the processes that subscribe to a topic of this Run, now or later.
 
         As `checkpoint`, which is built on it.
 
@@ -431,7 +431,7 @@ class Run(RunFacts):
     ) -> Subscription[Item]:
         """The items of a topic, one after the other: `.number`, `.payload`, `.at`, `.by`, `.done()`.
 
-        All else is as for `checkpoints`. A topic that nobody has published to yet is waited for.
+        All else is as for `checkpoints`. A topic without items yet is waited for.
 
         Raises:
             ArgumentError: this is no topic, or as `checkpoints`.
@@ -548,7 +548,7 @@ class Run(RunFacts):
             self.finish()
 
     def __copy__(self) -> Self:
-        """There is one lease, so a copy is the handle itself."""
+        """The handle itself, because there is one lease."""
         return self
 
     def __deepcopy__(self, memo: object) -> Self:

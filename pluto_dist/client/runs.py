@@ -75,11 +75,11 @@ class OpenRuns:
 
     @property
     def inits(self) -> int:
-        """How many times `init()` has been called in this process."""
+        """The number of calls of `init()` in this process."""
         return self._inits.get(os.getpid(), 0)
 
     def count_init(self) -> int:
-        """How many times `init()` was called in this process, this time included."""
+        """Counts a call of `init()`; returns their number, this one included."""
         pid = os.getpid()
         self._inits[pid] = self._inits.get(pid, 0) + 1
         return self._inits[pid]

@@ -1,7 +1,7 @@
-"""Hand-over from the side of a process: what it publishes, and the loop that takes what others have (R14).
+"""Hand-over, on the side of a process: publishing items, and the loop that takes them (R14).
 
-To publish is one entry in the lifecycle stream (G4); so is "I am through with this one". Only to wait for the
-next item takes a coordinator.
+Publishing is one entry in the lifecycle stream (G4); so is the end of work on an item. Only the wait for the
+next item needs a coordinator.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ from pluto_dist.host.identity import boot_clock
 
 LONGEST_WAIT_S = 3600.0  # then the question is put again
 
+ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://")  # of a file that is no local one, e.g. in object storage
+
 _log = logging.getLogger("pluto_dist")
 _members = itertools.count(1)
 
@@ -44,7 +46,7 @@ T = TypeVar("T", bound="Item")
 
 
 class Item:
-    """Something that a process of the Run has published.
+    """An item that a process of the Run has published.
 
     Attributes:
         topic: under which it was published.
@@ -65,9 +67,10 @@ class Item:
         self._is_done = False
 
     def done(self) -> None:
-        """Says that this process is through with it; to take the next one says so too.
+        """Marks the item as done by this process; taking the next one does so, too.
 
-        It survives the death of the process. Again, or after the end of the lease, it does nothing.
+        The mark survives the death of the process. A second call, or one after the end of the lease, does
+        nothing.
         """
         if self._is_done or self._lease.end or not self._lease.here:
             return
@@ -99,7 +102,7 @@ class Checkpoint(Item):
 
 
 class Bounds(msgspec.Struct, frozen=True):
-    """What a subscription is to give.
+    """Options of a subscription.
 
     Attributes:
         group: that shares the topic, "" for none.
@@ -128,9 +131,9 @@ def bounds_of(group: object, latest: object, timeout_s: object) -> Bounds:
 class Subscription(Generic[T]):
     """The items of one topic, one after the other, as they come.
 
-    It ends when the Run has ended and all of them are done. An item that was taken is done when the next one
-    is asked for, or by its `done()`. What is not done when the loop is left, or its process dies, is given
-    again.
+    It ends when the Run has ended and all items are done. An item that was taken is done when the next one is
+    asked for, or by its `done()`. An item that is not done when the loop is left, or its process dies, is
+    given again.
     """
 
     def __init__(self, lease: Lease, topic: str, make: Callable[..., T], bounds: Bounds) -> None:
@@ -174,7 +177,7 @@ class Subscription(Generic[T]):
                 return item
 
     def close(self) -> None:
-        """Leaves the loop: what was taken and is not done is given again; `break` does it too."""
+        """Leaves the loop, as `break` does: an item that is not done is given again."""
         if self._over or self._pid != os.getpid():
             return
         self._over = True
@@ -189,7 +192,7 @@ class Subscription(Generic[T]):
         self.close()
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        """The loop was left by `break` or an exception; the end of the process says so itself."""
+        """Leaves a loop that ended by `break` or an exception; the end of the process needs no entry."""
         if not is_finalizing() and hasattr(self, "_member"):
             self.close()
 
@@ -220,13 +223,13 @@ class Subscription(Generic[T]):
         )
 
     def _written(self, timeout_s: float) -> bool:
-        """Whether the disk has taken that earlier items are done; else they would be given again."""
+        """Whether the marks of earlier items are on disk; otherwise those would be given again."""
         if not self._lease.files.unsaid:
             return True
         return self._link.wait(lambda _: not self._lease.files.unsaid, timeout_s)
 
     def _check(self) -> None:
-        """Whether items can come here at all.
+        """Checks that this process can get items.
 
         Raises:
             RunEndedError, VersionMismatchError: they cannot.
@@ -246,7 +249,7 @@ class Subscription(Generic[T]):
         _tell_of_nodes(self._lease)
 
     def _made(self, answer: dict[str, Any]) -> T | None:
-        """The item; one that is damaged is passed over with a line, because the next ones are still good."""
+        """The item of an answer; None, with a warning, for a damaged one, so that the loop goes on."""
         number, item = answer["number"], answer["item"]
         group = self._group
         try:
@@ -300,10 +303,12 @@ def checkpoint(lease: Lease, path: str | os.PathLike[str], step: int, info: dict
     """See `Run.checkpoint`."""
     step = checked_step(step)
     try:
-        named = os.path.abspath(os.fsdecode(path))  # noqa: PTH100 # no Path: text that is handed on as it is
+        named = os.fsdecode(path)
     except TypeError:
         raise ArgumentError(f"checkpoint({shown(path)}): pass a path", argument="path") from None
-    why = _unfit(named)
+    elsewhere = ADDRESS.match(named) is not None
+    named = named if elsewhere else os.path.abspath(named)  # noqa: PTH100 # text, handed on as it is
+    why = "" if elsewhere else _unfit(named)
     if why:
         _refuse(lease, f"checkpoint({named!r}): {why}; it was not handed over")
         return
@@ -327,7 +332,7 @@ def checked_topic(topic: object) -> str:
 
 
 def _unfit(path: str) -> str:
-    """Why nobody could read what is there, "" if it is a file or folder."""
+    """Why the path cannot be read, "" if it is a file or folder."""
     try:
         mode = os.stat(path).st_mode  # noqa: PTH116 # as above
         path.encode()
@@ -360,7 +365,7 @@ def _say(lease: Lease, call: str, topic: str, payload: object) -> None:
 
 
 def _tell_of_nodes(lease: Lease) -> None:
-    """Hand-over ends at the node, and whoever waits for something from another one should know."""
+    """Warns, in a job of several nodes, that a hand-over ends at the node."""
     view = lease.link.view
     if view is not None and view.run is not None and view.run.relay:
         lease.warn_once(
@@ -371,7 +376,7 @@ def _tell_of_nodes(lease: Lease) -> None:
 
 
 def _refuse(lease: Lease, message: str) -> None:
-    """Said once and left out, as by `log()`.
+    """Warns once of a value that is left out, as `log()` does.
 
     Raises:
         InvalidRecordError: with `strict`.
@@ -382,7 +387,7 @@ def _refuse(lease: Lease, message: str) -> None:
 
 
 def _plain(value: Any) -> object:
-    """What is no JSON by itself: scalars of numpy and torch, paths, sets."""
+    """A plain form of values that are no JSON: scalars of numpy and torch, paths, sets."""
     if isinstance(value, os.PathLike):
         return os.fsdecode(value)
     try:

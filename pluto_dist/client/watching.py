@@ -127,7 +127,7 @@ def watch(
 
 
 def histogram_of(tensor: Any, bins: int) -> Histogram | None:
-    """How often values occur; None if none of them is finite. Of a sharded tensor it is this rank's part."""
+    """A histogram of the values, None if none is finite; of a sharded tensor, of this rank's part."""
     flat = tensor.detach()
     if hasattr(flat, "to_local"):
         flat = flat.to_local()

@@ -87,12 +87,12 @@ class MemoryEngine:
     # --- what can happen to it --------------------------------------------------------------------------
 
     def lose_quorum(self) -> None:
-        """A majority of the members is gone."""
+        """Takes a majority of the members away."""
         self.turn()
         self.quorum, self._stopped_at = False, self.clock()
 
     def regain_quorum(self) -> None:
-        """There is a leader again: all leases have their full time, and what was put off is carried out."""
+        """Elects a leader again: all leases get their full time, and what was put off is carried out."""
         with self.changed:
             self.quorum, self._stopped_at = True, None
             self.change_leader()
@@ -138,7 +138,7 @@ class MemoryEngine:
                 self.end_lease(number)
 
     def trouble(self, node: str) -> Unavailable | Refused | None:
-        """Why this node gets no answer."""
+        """The reason why this node gets no answer, None if it gets one."""
         self.turn()
         if node in self.cut:
             return Unavailable("ConnectTimeout")

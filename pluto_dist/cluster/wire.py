@@ -137,7 +137,7 @@ def _after(prefix: str) -> str:
 
 
 class Header(msgspec.Struct, frozen=True):
-    """Of each answer; the revision is that of the whole store."""
+    """The header of each answer; the revision is that of the whole store."""
 
     cluster_id: str = "0"
     revision: str = "0"

@@ -169,7 +169,7 @@ class Database:
             try:
                 self._connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
                 self._connection.execute("BEGIN IMMEDIATE")
-                self._check_generation()
+                self._check_generation()  # inside of the transaction, so that no other can begin in between
                 self._connection.executemany("INSERT OR REPLACE INTO records VALUES (?, ?, ?)", puts)
                 self._connection.executemany("DELETE FROM records WHERE kind = ? AND key = ?", deletes)
                 self._connection.execute("COMMIT")

@@ -23,7 +23,7 @@ from pluto_dist.coordinator.sampler import INFINIBAND
 from pluto_dist.core.values.lifecycle import Origin
 
 PATIENCE_S = 1.5
-SPARE_S = 0.2  # of that, for whoever is asked step by step
+SPARE_S = 0.2  # of that, for parts that take several steps
 LONGEST_DIFF = 64 << 10  # characters
 MASK = "***"
 

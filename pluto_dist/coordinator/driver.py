@@ -205,7 +205,7 @@ class Driver:
             )
 
     def _alive_until_ms(self, death: Death) -> int:
-        """When a process was last known to live, for people; 0 if that is not known."""
+        """The time at which a process was last known to live, for people; 0 if not known."""
         known_ms = spools.last_written_ms(self._folders.folder(death.key))
         if death.seen:
             ago_ms = round((boot_clock() - death.alive_until) * 1000)

@@ -91,7 +91,7 @@ class Stopper:
 def main(arguments: Sequence[str]) -> int:
     """Runs a coordinator to its end; returns the exit code."""
     os.umask(0o077)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # whoever started us may have blocked some
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the process that started us may have blocked some
     widen_affinity()
     raise_descriptor_limit()
     try:
@@ -164,6 +164,7 @@ def serve(places: Places, lock: lockfile.CoordinatorLock, idle_exit_s: float) ->
         node=node_id(database.node, boot_id()),
     )
     clusters = ClusterStores()
+    # Bound only under the lock: a second bind would take the path over silently (R3).
     server = RouterServer(places.socket)
     socket_id = lockfile.file_id(places.socket)
     worker = Worker(targets, clusters=clusters)
@@ -171,14 +172,14 @@ def serve(places: Places, lock: lockfile.CoordinatorLock, idle_exit_s: float) ->
     driver = Driver(core, places, database, server, worker, keys, lock.is_intact, before_ms)
     say("started", pid=str(os.getpid()), generation=str(database.generation), runtime=str(places.runtime))
     end_start(places)
-    driver.start()
+    driver.start()  # before the first message is received: what is on disk comes first (R1)
     code = _serve_until_done(
         driver, server, stopper, lambda: lock.is_intact() and _is_ours(places, socket_id) and serves(places)
     )
     say("stopped", code=str(code), reason=driver.stop.reason if driver.stop is not None else "signal")
     if code == LOST_IDENTITY:  # what is still to be done is the other one's, also what is in flight
         return code
-    server.close(unlink=_is_ours(places, socket_id))
+    server.close(unlink=_is_ours(places, socket_id))  # no request begins behind those that are waited for
     clusters.interrupt()
     quiet = driver.close()
     clusters.close()

@@ -173,7 +173,7 @@ def has_family(folder: str) -> bool:
     """Whether forked children of a dead process live; they may log, also if they have not done so yet."""
     try:
         probe = LeaseProbe(Path(folder) / LOCK_NAME)
-    except OSError:  # not the file that the process made; nobody is waited for
+    except OSError:  # not the file that the process made: nothing to wait for
         return False
     try:
         return probe.has_family()
@@ -209,7 +209,7 @@ def remove_folder(folder: str) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-LAST_WORDS_S = 2.0  # a dead owner's place is kept as long, so nobody waits longer for this
+LAST_WORDS_S = 2.0  # a dead owner's place is kept as long, so no wait gets longer by this
 
 
 class DrainGrace:

@@ -51,7 +51,7 @@ Work = Callable[[], None]
 
 
 class Place(msgspec.Struct, frozen=True):
-    """Where a piece of work belongs: its bulkhead, that one's threads, and the Run whose turn it takes."""
+    """The bulkhead of a piece of work, with its number of threads, and the Run whose turn the work takes."""
 
     bulkhead: str
     width: int

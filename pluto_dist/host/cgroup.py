@@ -36,7 +36,7 @@ def oom_counter_of(pid: int | str = "self", among: Iterable[Mount] | None = None
 
 
 def oom_kills(counter: Path | None) -> int | None:
-    """How many processes of the cgroup (version 2: and below) the OOM killer has ended so far.
+    """The number of processes of the cgroup (version 2: and below) that the OOM killer has ended so far.
 
     A rise says that some process of the cgroup was killed in between, not which. The kernel counts before it
     kills, so after a death the number is up to date.

@@ -65,7 +65,7 @@ def key_refused(error: KeyRefusedError, server: str, source: str) -> KeyRefusedE
 
 
 def login_path(home: Path, xdg_data_home: str | None = None) -> Path:
-    """Where `pluto login` stores the key on Linux: the plain-text backend of `keyrings.alt`."""
+    """The file of `pluto login` on Linux: that of the plain-text backend of `keyrings.alt`."""
     data_home = Path(xdg_data_home) if xdg_data_home else home / ".local" / "share"
     return data_home / "python_keyring" / "keyring_pass.cfg"
 

@@ -50,7 +50,7 @@ class Mount(msgspec.Struct, frozen=True):
 
 
 class Filesystem(msgspec.Struct, frozen=True):
-    """What a path is stored on; `fs_type` is empty where the platform does not say."""
+    """The filesystem of a path; `fs_type` is empty where the platform does not say."""
 
     fs_type: str
     free_bytes: int
@@ -112,7 +112,7 @@ def filesystem_of(path: Path, among: Iterable[Mount] | None = None) -> Filesyste
 
 
 def short_lived(path: Path, fs_type: str, tmp_folders: Iterable[str] = TMP_FOLDERS) -> str | None:
-    """Why files at `path` may not outlive the job, None if nothing speaks for it.
+    """The reason why files at `path` may not outlive the job, None without one.
 
     It cannot know what a site deletes by itself (scratch purges) or which container folders are volumes.
     """
@@ -128,7 +128,7 @@ def short_lived(path: Path, fs_type: str, tmp_folders: Iterable[str] = TMP_FOLDE
 
 
 def refusal(folder: Path) -> str:
-    """Why nothing can be written into the folder now, in words; "" if it can.
+    """The reason why nothing can be written into the folder now, "" if it can.
 
     A file is written to find out: a quota does not show in the free space.
     """

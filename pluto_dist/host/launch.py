@@ -74,7 +74,7 @@ class CoordinatorOptions(msgspec.Struct, frozen=True):
     lock_fd: int | None = None
 
     def arguments(self) -> list[str]:
-        """For the command line; no secret is ever among them."""
+        """The options as arguments; no secret is ever among them."""
         given = [f"--runtime={self.runtime}", f"--spool={self.spool}", f"--idle-exit-s={self.idle_exit_s:g}"]
         return given if self.lock_fd is None else [*given, f"{LOCK_OPTION}{self.lock_fd}"]
 

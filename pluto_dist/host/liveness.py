@@ -57,7 +57,7 @@ class Watch(Protocol):
 
     @property
     def way(self) -> Way:
-        """How it is watched."""
+        """The kind of watch."""
         ...
 
     def fileno(self) -> int | None:
@@ -69,7 +69,7 @@ class Watch(Protocol):
         ...
 
     def exit_status(self) -> ExitStatus | None:
-        """How it ended; best asked at once, before its parent collects it."""
+        """The exit status; best asked at once, before the parent collects the process."""
         ...
 
     def close(self) -> None:
@@ -136,7 +136,7 @@ class PidfdWatch:
 
 
 class LockWatch:
-    """For processes that no pidfd can reach; see `lease_lock` for what a free lock means.
+    """A watch by the lease lock, for processes that no pidfd can reach; see `lease_lock` for its meaning.
 
     A free lock on a file of another boot is `unknown`: that kernel's locks need not be visible here.
     """
@@ -168,7 +168,7 @@ class LockWatch:
 
 
 class GoneWatch:
-    """For a process that was dead before it could be watched: none has its pid, or a later one."""
+    """A watch on a process that was dead before it could be watched: its pid is free, or used again."""
 
     way: Way = "none"
 
@@ -185,11 +185,11 @@ class GoneWatch:
         return None
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Does nothing: there is nothing to give back."""
 
 
 def pidfd_trouble() -> str | None:
-    """Why pidfds cannot be used on this machine, None if they can."""
+    """The reason why pidfds cannot be used on this machine, None if they can."""
     if not sys.platform.startswith("linux"):
         return f"{sys.platform} has none"
     if not procfs.shows_own_namespace():
@@ -258,7 +258,7 @@ def decode_wait_status(status: int) -> ExitStatus:
 
 
 def exit_status_of(pid: int, start: int, pidfd: int | None = None) -> ExitStatus | None:
-    """How the process with this pid and start ended.
+    """The exit status of the process with this pid and start.
 
     Args:
         pid: in the pid namespace of the caller.

@@ -59,7 +59,7 @@ class Places(msgspec.Struct, frozen=True):
 
     @property
     def socket(self) -> Path:
-        """Where the coordinator listens."""
+        """The path of the coordinator's socket."""
         return socket_of(self.runtime)
 
     @property

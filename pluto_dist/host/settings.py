@@ -116,7 +116,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         cluster_strict: no status is sent while the store cannot be reached, even if the server then takes the
             Run for dead.
         launched_by: lease of the `pluto-dist run` that started this process, which sets it; not for people.
-        disabled_because: why `auto` is `disabled`, "" where somebody asked for it or it is not.
+        disabled_because: why `auto` is `disabled`, "" where it was asked for or is not.
         notes: remarks that are worth a line in `doctor`, never an error.
         left_out: settings of the official client that mean something and have no meaning here; told once.
     """
@@ -225,7 +225,7 @@ def variables_of(key: str) -> tuple[str, ...]:
 
 
 def allowed_of(key: str) -> str:
-    """What a setting may be, for errors and for the documents."""
+    """Allowed values of a setting, for errors and for the documents."""
     return _KINDS[key].allowed
 
 
@@ -238,12 +238,12 @@ def default_of(key: str) -> str:
 
 
 def in_init(key: str) -> str:
-    """Where a setting of `init(settings={…})` was given, for errors."""
+    """The source of a setting of `init(settings={…})`, for errors."""
     return f"init(settings={{{key!r}: …}})"
 
 
 def as_option(key: str) -> str:
-    """Where a setting of the command line was given, for errors."""
+    """The source of a setting of the command line, for errors."""
     return f"option --{key.replace('_', '-')}"
 
 

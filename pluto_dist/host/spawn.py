@@ -4,9 +4,9 @@
 
 The program gets a session of its own, cwd `/`, umask 077, clean signals, and of all descriptors only the
 first three and those that KEEP lists (numbers with commas, perhaps none). All of that is done here and not
-by whoever starts this script, so that starting it is one `posix_spawn`: with more to do, `subprocess` forks
-and then waits for a pipe to close, which a child that another thread of the trainer forks in that instant
-keeps open.
+in the process that starts this script, so that starting it is one `posix_spawn`: with more to do,
+`subprocess` forks and then waits for a pipe to close, which a child that another thread of the trainer forks
+in that instant keeps open.
 
 With "" as LOCK there is no lock. Otherwise it is taken here, before there is a coordinator, and handed on as
 `--lock-fd=N`. So a coordinator has it from its first instruction to its last, however slowly it starts, and

@@ -12,10 +12,10 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pluto_dist.errors import PlutoDistError
-from pluto_dist.integrations.source import RunSource, framework, merge_config
+from pluto_dist.integrations.source import HandOver, RunSource, framework, merge_config
 
 if TYPE_CHECKING:
     from pluto_dist.client.opening import AnyRun
@@ -42,12 +42,22 @@ class PlutoLogger(_Logger):  # type: ignore[misc] # the framework is loaded at r
     Args:
         op: the Run to use. Left out, the Run that the script has opened with `init()`, else a new one.
         prefix: put before the names of metrics, with a slash.
+        checkpoints: "hand-over": what a `ModelCheckpoint` saves is handed over, so that an eval gets it from
+            `run.checkpoints()`; its `info` has `monitor`, `score`, and `best`: whether it is the best so far.
         arguments: of `pluto_dist.init()`, if there is a Run to open; with the same defaults, so that what an
             `init()` has started can be joined (the official class has a project "lightning" of its own).
     """
 
-    def __init__(self, op: AnyRun | None = None, *, prefix: str = "", **arguments: Any) -> None:
+    def __init__(
+        self,
+        op: AnyRun | None = None,
+        *,
+        prefix: str = "",
+        checkpoints: Literal["hand-over"] | None = None,
+        **arguments: Any,
+    ) -> None:
         super().__init__()
+        self._checkpoints = HandOver(checkpoints)
         self._source = RunSource(op, arguments)
         self._prefix = f"{prefix}/" if prefix else ""
 
@@ -95,6 +105,14 @@ class PlutoLogger(_Logger):  # type: ignore[misc] # the framework is loaded at r
         if _is_rank_zero():
             merge_config(self.experiment, vars(params) if isinstance(params, Namespace) else params)
 
+    def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
+        """A `ModelCheckpoint` has saved; Lightning says so on rank 0, when all ranks have written."""
+        saved, step = checkpoint_callback, checkpoint_callback._last_global_step_saved
+        path = saved._last_checkpoint_saved
+        monitored = {"monitor": saved.monitor, "score": saved.current_score} if saved.monitor else {}
+        is_last, is_best = path == saved.last_model_path, path == saved.best_model_path
+        self._checkpoints.saved(self.experiment, path, step, copy=is_last, best=is_best, **monitored)
+
     def finalize(self, status: str) -> None:
         """A fit or test is over. The Run goes on; with "failed" the exception on its way out is evidence.
 
@@ -104,7 +122,7 @@ class PlutoLogger(_Logger):  # type: ignore[misc] # the framework is loaded at r
             self._source.take_evidence(sys.exception())
 
     def _known(self, what: str) -> str:
-        """Lightning names folders with it: without a coordinator that is no reason to end a training."""
+        """A property that Lightning uses in folder names; the lease id if no coordinator can tell it."""
         run = self.experiment
         try:
             return str(getattr(run, what))
@@ -116,5 +134,5 @@ MLOPLogger = PlutoLogger  # the official client's name
 
 
 def _is_rank_zero() -> bool:
-    """By Lightning's own account, which it keeps in one place for all its packages."""
+    """Whether this is rank 0 for Lightning, which keeps that in one place for all its packages."""
     return bool(_pytorch.utilities.rank_zero.rank_zero_only.rank == 0)

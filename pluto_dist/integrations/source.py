@@ -1,8 +1,8 @@
-"""The Run that a framework's object writes into, and what may be done with it.
+"""The Run of a framework's logger or callback: which one it is, and when it is opened.
 
 It is the one that was given, else the script's own open Run, else one that is opened at first use, with the
-arguments of `init()`. Only at first use, because launchers name the ranks after the object was made. Nothing
-here ends a Run that the script has opened.
+arguments of `init()`. Only at first use, because launchers set the ranks' variables after the object was
+made. Nothing here ends a Run that the script has opened.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pluto_dist.client.api import init
 from pluto_dist.client.runs import RUNS
+from pluto_dist.client.values import shown
+from pluto_dist.errors import ArgumentError
 from pluto_dist.host.places import store_of
 from pluto_dist.host.settings import load
 
@@ -48,7 +50,7 @@ def framework(*names: str, extra: str) -> Any:
 
 
 class RunSource:
-    """Where one logger or callback gets its Run; copies of it share the Run.
+    """The source of one logger's or callback's Run; copies of it share the Run.
 
     A process that got it by a fork or by pickling (launchers that start the ranks from one script) looks for
     the Run anew: it needs a lease of its own, to be a rank whose config and failure count.
@@ -73,14 +75,14 @@ class RunSource:
         return self._run
 
     def take_evidence(self, error: BaseException | None) -> None:
-        """An exception on its way out of the framework; it is no reason to open a Run."""
+        """Writes the evidence of an exception that leaves the framework; opens no Run for it."""
         self._after_fork()
         lease = RUNS.lease_of(self._run) if self._run is not None else None
         if lease is not None:
             lease.take_evidence(error)
 
     def renew(self, name: str | None) -> AnyRun:
-        """Ends the Run that was opened here and opens the next; any other Run is gone on with.
+        """Ends the Run that was opened here and opens the next; any other Run goes on.
 
         A `run_id` of the arguments gets the number of the Run from the second on.
         """
@@ -147,11 +149,44 @@ class RunSource:
         return {**self.__dict__, "_run": None}
 
 
-def merge_config(run: AnyRun, values: Mapping[str, Any]) -> None:
-    """Hyperparameters that a framework hands over by itself.
+class HandOver:
+    """What becomes of the checkpoints that a framework saves: they are handed over (R14), or nothing.
 
-    The job's own are the Run's. Those of a side come under its label: the batch size of an eval is not that
-    of the training.
+    Args:
+        wanted: the argument `checkpoints` of a logger or callback.
+
+    Raises:
+        ArgumentError: it is none of those.
+    """
+
+    def __init__(self, wanted: object) -> None:
+        if wanted not in ("hand-over", None):
+            raise ArgumentError(
+                f'checkpoints={shown(wanted)}: pass "hand-over" (run.checkpoints() gives them), or None',
+                argument="checkpoints",
+            )
+        self._wanted = wanted is not None
+        self._newest = ("", -1)
+
+    def saved(self, run: AnyRun, path: str, step: int, *, copy: bool = False, **info: object) -> None:
+        """A checkpoint is complete.
+
+        Args:
+            run: it is of.
+            path, step, info: as of `Run.checkpoint`.
+            copy: it may be what was saved just before, under a name that is used again (`last.ckpt`).
+        """
+        before, its_step = self._newest
+        if self._wanted and path and not (copy and step == its_step and path != before):
+            self._newest = (path, step)
+            run.checkpoint(path, step, **info)
+
+
+def merge_config(run: AnyRun, values: Mapping[str, Any]) -> None:
+    """Merges hyperparameters that a framework passes by itself.
+
+    Those of the job are merged into the Run's config. Those of a side are kept under its label: the batch
+    size of an eval is not that of the training.
     """
     lease = RUNS.lease_of(run)
     run.update_config({run.label: values} if lease is not None and lease.is_side else values)

@@ -10,10 +10,12 @@ only; with `report_to="none"` this callback is the only one that reports.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-from pluto_dist.integrations.source import RunSource, framework, merge_config
+from pluto_dist.integrations.source import HandOver, RunSource, framework, merge_config
 
 if TYPE_CHECKING:
     from pluto_dist.client.opening import AnyRun
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["MLOPCallback", "PlutoCallback"]
 
 _TrainerCallback: Any = framework("transformers.trainer_callback", extra="transformers").TrainerCallback
+_utils: Any = framework("transformers.trainer_utils", extra="transformers")
 _reporting = framework("transformers.integrations.integration_utils", extra="transformers")
 
 
@@ -40,11 +43,20 @@ class PlutoCallback(_TrainerCallback):  # type: ignore[misc] # the framework is 
 
     Args:
         op: the Run to use. Left out, the Run that the script has opened with `init()`, else a new one.
+        checkpoints: "hand-over": the folders that the Trainer saves are handed over, so that an eval gets
+            them from `run.checkpoints()`; `info` has `epoch`, and `best`: whether it is the best so far.
         arguments: of `pluto_dist.init()`, if there is a Run to open; with the same defaults, so that what an
             `init()` has started can be joined (the official class has a project "transformers" of its own).
     """
 
-    def __init__(self, op: AnyRun | None = None, **arguments: Any) -> None:
+    def __init__(
+        self,
+        op: AnyRun | None = None,
+        *,
+        checkpoints: Literal["hand-over"] | None = None,
+        **arguments: Any,
+    ) -> None:
+        self._checkpoints = HandOver(checkpoints)
         self._source = RunSource(op, arguments)
         self._trial = False  # whether the last training was one of a search
 
@@ -75,12 +87,27 @@ class PlutoCallback(_TrainerCallback):  # type: ignore[misc] # the framework is 
         if metrics and state.is_world_process_zero:
             self._source.run(args.run_name).log(_reporting.rewrite_logs(metrics), state.global_step)
 
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Hands over what the Trainer has saved."""
+        if state.is_world_process_zero:
+            path = _saved_in(args.output_dir, state)
+            info = {"epoch": state.epoch, "best": path == state.best_model_checkpoint}
+            self._checkpoints.saved(self._source.run(args.run_name), path, state.global_step, **info)
+
 
 MLOPCallback = PlutoCallback  # the official client's name
 
 
+def _saved_in(folder: str, state: Any) -> str:
+    """The folder of the newest checkpoint; a trial's is below one of its own, whose name nobody tells."""
+    name = f"{_utils.PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+    trials = Path(folder).glob(f"*/{name}") if state.is_hyper_param_search else ()
+    newest = max(trials, key=lambda path: path.stat().st_mtime, default=None)
+    return str(newest) if newest is not None else os.path.join(folder, name)  # noqa: PTH118 # as the Trainer does
+
+
 def _config(args: Any, state: Any, model: Any) -> dict[str, Any]:
-    """Flat, as other trackers show it; of equal names the training arguments' value counts."""
+    """The configuration as a flat dict, as with other trackers; the training arguments win."""
     found: dict[str, Any] = {}
     if hasattr(model, "config"):
         found |= model.config if isinstance(model.config, dict) else model.config.to_dict()

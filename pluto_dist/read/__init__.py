@@ -10,9 +10,9 @@
     run.series("loss", every_rank=True, since_step=1000).to_polars()
     run.config["lr"], run.summary["loss"].last, run.console(rank=3, last=20)
 
-Runs that are still written can be read as well: what their processes have logged is on disk at once.
-Looking settles what nobody else would: a Run whose processes were killed together with the coordinator is
-judged by a coordinator that is started for it.
+Runs that are still written can be read as well: what their processes have logged is on disk at once. A look
+also settles: for a Run whose processes were killed together with the coordinator, a coordinator is started,
+which makes the verdict.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def run(name: str | int, where: str | Path | None = None, *, settle: bool = True
 
 
 def _readable(lookup: Lookup, each: Listed) -> Run | None:
-    """A Run of a list; of one that is damaged, of a newer version or just gone, a remark is all there is."""
+    """A Run of a list; None, with a remark, for one that is damaged, of a newer version or just gone."""
     try:
         return Run(lookup, lookup.again(each.known.head.key, each.known.store))
     except (MachineError, RunNotFoundError, OSError) as error:

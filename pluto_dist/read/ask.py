@@ -19,13 +19,13 @@ _MACOS_LEVEL, _MACOS_PEER_PID = 0, 2  # SOL_LOCAL, LOCAL_PEERPID
 
 
 class Listener(msgspec.Struct, frozen=True):
-    """Who listens on the socket; `pid` is None if it is in another pid namespace."""
+    """The process that listens on the socket; `pid` is None if it is in another pid namespace."""
 
     pid: int | None
 
 
 def listener(path: Path) -> Listener | None:
-    """The process behind a socket, None if there is none; the kernel says it, no answer is waited for."""
+    """The process behind a socket, None if there is none; asked of the kernel, so nothing is waited for."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(CONNECT_S)
         try:
@@ -44,7 +44,7 @@ def ask(path: Path, question: Question, timeout_s: float | None = None) -> bytes
         timeout_s: how long to wait for the answer, `ANSWER_S` by default.
 
     Raises:
-        CoordinatorUnavailableError: somebody listens but does not answer.
+        CoordinatorUnavailableError: a process listens but does not answer.
         PlutoDistError: the coordinator refused; the class says why.
     """
     found = listener(path)

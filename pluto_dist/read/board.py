@@ -1,4 +1,4 @@
-"""Several Runs as of now, looked at time and again: what `top` and a page show.
+"""The board: several Runs as of now, looked at time and again, for `top` and pages.
 
     board = Board(Lookup())
     while True:
@@ -27,7 +27,7 @@ from pluto_dist.read.spooled import caught_up
 from pluto_dist.read.usage import UsageMeter
 
 STORE_EVERY_S = 10.0  # a store of many Runs is not listed with each look
-SETTLE_EVERY_S = 30.0
+SETTLE_EVERY_S = 5.0
 
 
 class RunSeen(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,7 +70,7 @@ class RunSeen(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def step(self) -> int | None:
-        """The highest of its members."""
+        """The highest step of its members."""
         steps = (process.lease.last_step for process in self.members)
         return max((step for step in steps if step is not None), default=None)
 
@@ -81,7 +81,7 @@ class RunSeen(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def lag(self) -> int | None:
-        """Of the last member."""
+        """The lag of the last member."""
         return max((process.lag for process in self.members if process.lag is not None), default=None)
 
     @property
@@ -91,11 +91,11 @@ class RunSeen(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Board:
-    """Looks at Runs.
+    """Looks at Runs, time and again.
 
     Args:
-        lookup: where.
-        names: which Runs, as `Lookup.find` takes them; empty for those that go on.
+        lookup: of node and store.
+        names: of Runs, as `Lookup.find` takes them; empty for those that go on.
         every: also those that have ended, of the node and of the store.
         clock: seconds that do not go back.
         wall_ms: epoch milliseconds.
@@ -119,6 +119,7 @@ class Board:
         self._store_at = self._settle_at = float("-inf")
         self._pace, self._meter = Pace(), UsageMeter(lookup.spool)
         self._watched: set[str] = set()
+        self._unsettled, self._unsettled_because = True, ""
 
     def look(self) -> list[RunSeen]:
         """The Runs as of now, oldest first; `remark` says what a person should know about the looking.
@@ -133,15 +134,17 @@ class Board:
         seen = self._seen(found, now)
         kept = seen if self._every or self._names else self._going_on(seen)
         self._watched = {run.key for run in kept}
+        self._unsettled = any(run.situation.standing == "gone" and not run.live for run in seen)
         return sorted(kept, key=lambda run: run.document.created_at)
 
     def _settled(self, now: float) -> str:
-        """Whoever looks settles what nobody else would (G7), at first and from time to time."""
+        """Settles Runs that have no coordinator (G7), at first and when one is seen; why not, "" if done."""
         self.lookup.silent = False
-        if now < self._settle_at:
-            return ""
+        if now < self._settle_at or not self._unsettled:
+            return self._unsettled_because if self._unsettled else ""
         self._settle_at = now + SETTLE_EVERY_S
-        return settle(self.lookup)
+        self._unsettled_because = settle(self.lookup)
+        return self._unsettled_because
 
     def _found(self, now: float) -> list[Found]:
         if self._names:

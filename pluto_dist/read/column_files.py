@@ -57,7 +57,7 @@ _index = msgspec.json.Decoder(_Index)
 
 
 class ColumnFiles:
-    """Those of one Run.
+    """The column files of one Run.
 
     Args:
         run: folder of the Run in its store.

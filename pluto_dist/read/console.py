@@ -32,7 +32,7 @@ def last_lines(lease: LeaseShown, roots: Sequence[Path], count: int, speaker: st
 
 
 def _tail(lease: LeaseShown, folders: Sequence[str], stream: str, count: int, speaker: str) -> list[SaidLine]:
-    """From the newest segments backwards until there are enough lines."""
+    """The newest lines of a chain, read backwards by segments until there are enough."""
     found: list[SaidLine] = []
     sizes = [(folder, list_streams(folder).get(stream, {})) for folder in folders]
     for segment in sorted({number for _, segments in sizes for number in segments}, reverse=True):

@@ -1,4 +1,4 @@
-"""What began the end of a Run, and whose lease it was."""
+"""The first failure of a Run, and the lease of the process that failed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pluto_dist.core.values.records import Failure
 
 
 def first_failure(document: Document) -> Failure | None:
-    """What began the end of the Run, or of its last attempt that failed while it goes on."""
+    """The first failure of a Run that ended, or of the last attempt that failed in one that goes on."""
     ends = (*document.attempts, *((document.verdict,) if document.verdict is not None else ()))
     return ends[-1].first_failure if ends else None
 

@@ -25,7 +25,7 @@ class Listed(msgspec.Struct, frozen=True):
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
-    """Which Runs.
+    """A filter of Runs.
 
     Attributes:
         project: its name, None for all.
@@ -50,7 +50,7 @@ def listed(lookup: Lookup) -> list[Listed]:
 def chosen(
     found: Iterable[Listed], wanted: Wanted, *, by: str = "created", reverse: bool = False
 ) -> list[Listed]:
-    """Those that are wanted, in order.
+    """The wanted Runs, in order.
 
     Args:
         found: Runs.

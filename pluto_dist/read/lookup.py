@@ -1,8 +1,8 @@
-"""Where Runs are looked for: the live coordinator of this node, then the store folder.
+"""Lookup: Runs are looked for at the live coordinator of this node, then in the store folder.
 
-A Run that both know is shown as the coordinator has it, which is newer. An id may mean several Runs, since
-every store counts for itself; then the one in the store that was looked at is meant, and among several there
-the caller has to choose.
+A Run that both have is shown as the coordinator has it, which is newer. An id may mean several Runs, since
+every store counts for itself; then the one in the given store is meant, and among several there the caller
+has to choose.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class _Restore(msgspec.Struct, frozen=True):
 
 
 class LeaseHead(msgspec.Struct, frozen=True):
-    """The part of a lease that tells whether its process may live."""
+    """The part of a lease that shows whether its process may live."""
 
     lease_id: str
     host: str
@@ -130,7 +130,7 @@ class Lookup:
             places = find_places(settings.home)
             self._socket = places.socket
             self.places = places
-        except (PlacesError, SocketPathError) as error:  # nobody can log here, but a store can be read
+        except (PlacesError, SocketPathError) as error:  # nothing can be logged here, but a store can be read
             self._trouble = error.message
 
     @property
@@ -139,7 +139,7 @@ class Lookup:
         return self.places.spool / "leases" if self.places is not None else None
 
     def where(self) -> str:
-        """What was looked at, for messages."""
+        """The places that were searched, for messages."""
         if self.places is None:
             return f"no coordinator ({self._trouble}), store {self.store.root}"
         state = "" if listener(self._socket) is not None else " (none is running)"
@@ -214,7 +214,7 @@ class Lookup:
         return chosen[0]
 
     def _ask_kindly(self, question: Question) -> bytes | None:
-        """As `ask`; of a coordinator that does not answer there is still the store to look at."""
+        """As `ask`, but None for a coordinator that does not answer: the store can still be read."""
         if self.silent:
             return None
         try:

@@ -1,4 +1,4 @@
-"""What the nodes of a Run do, by the last of its system metrics. Pure."""
+"""Load of a Run's nodes, by its latest system metrics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How fast processes go, from how far they were seen at several looks."""
+"""Pace of processes: steps per second, from the steps that were seen at several looks."""
 
 from __future__ import annotations
 

@@ -167,7 +167,7 @@ def processes_of(
     Args:
         document: of the Run, its leases as far as their spools say.
         now_ms: epoch milliseconds.
-        known: a live coordinator has the Run; else nobody can say that an open lease has a live process.
+        known: a live coordinator has the Run; else an open lease may have no live process.
         rates: steps per second by lease.
         usages: by lease.
     """
@@ -183,6 +183,7 @@ def processes_of(
             usage=usages.get(lease.lease_id) if lease.state in OPEN else None,
         )
         for lease in document.leases
+        if lease.pid  # the node's own metrics have a lease and no process
     ]
 
 
@@ -295,7 +296,7 @@ def spans(numbers: Iterable[int]) -> str:
 
 
 def _median(values: list[int] | list[float]) -> float | None:
-    """The lower one of the two in the middle, so that it is somebody's; None of none."""
+    """The median; of two in the middle the lower, which is a process's own; None without values."""
     return sorted(values)[(len(values) - 1) // 2] if values else None
 
 

@@ -106,7 +106,7 @@ class Run:
 
     @property
     def display_id(self) -> str | None:
-        """For people: `MMP-42`."""
+        """The id for people: `MMP-42`."""
         return self.document.display_id
 
     @property
@@ -126,7 +126,7 @@ class Run:
 
     @property
     def status(self) -> str:
-        """As it was written last; `situation` says whether its processes live."""
+        """The status as it was written last; `situation` says whether its processes live."""
         return self.document.status
 
     @property
@@ -136,12 +136,12 @@ class Run:
 
     @property
     def verdict(self) -> VerdictShown | None:
-        """How it ended and why, with the first failure; None while it has not."""
+        """The end and its reason, with the first failure; None while the Run has not ended."""
         return self.document.verdict
 
     @property
     def tags(self) -> tuple[str, ...]:
-        """In the order in which they came."""
+        """The tags, in the order in which they came."""
         return self.document.tags
 
     @property

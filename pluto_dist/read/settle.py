@@ -1,10 +1,10 @@
-"""Whether a Run's processes live, and who settles the Run when they do not (G7).
+"""Settling by a reader: whether a Run's processes live, and a verdict where no coordinator made one (G7).
 
-When the coordinator and all processes of a node are killed together, nothing is left that could judge their
-Runs: the store says RUNNING for ever. Therefore a command that looks starts the coordinator of the node, if
-leases are left in its spool and none runs, and waits until it has judged. Where that may not be, because the
-coordinator was stopped on purpose, or the folders belong to another user, the reader asks the kernel about
-each process and says what it finds; it judges nothing.
+When the coordinator and all processes of a node are killed together, nothing is left that could make a
+verdict, and the store would say RUNNING for ever. Therefore a command that only looks starts the coordinator
+of the node if leases are left in its spool and none runs, and waits until it has made the verdicts. Where
+that is not allowed, because the coordinator was stopped on purpose, or the folders belong to another user,
+the reader asks the kernel about each process and shows what it finds; it makes no verdict.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pluto_dist.read.ask import listener
 from pluto_dist.read.lookup import RUNNING, Head, LeaseHead, Lookup
 from pluto_dist.spool.reader import list_streams, records
 
-JUDGED_S = 8.0  # an owner that died without a word is waited for 2 s, and its peers settle for 1 s
+JUDGED_S = 8.0  # an owner that died without an entry is waited for 2 s, and its peers settle for 1 s
 POLL_S = 0.1
 OPEN = frozenset({"waiting", "active"})
 
@@ -35,7 +35,7 @@ Standing = Literal["ended", "running", "detached", "gone", "unknown"]
 
 
 class Situation(msgspec.Struct, frozen=True):
-    """What is known about the processes of a Run.
+    """Whether the processes of a Run live.
 
     Attributes:
         standing: `ended`: it has its final status. `running`: a process of it lives, or its job restarts.
@@ -83,7 +83,7 @@ def _settled(lookup: Lookup, places: Places) -> str:
 
 
 def situation(head: Head | Document, *, live: bool, spool: Path | None) -> Situation:
-    """What is known about the processes of a Run.
+    """Whether the processes of a Run live.
 
     Args:
         head: of the Run.
@@ -132,7 +132,7 @@ def _presence(spool: Path | None, lease: LeaseHead | LeaseShown) -> Presence:
 
 
 def claim_of(folder: str) -> Claim | None:
-    """What the process of a lease said first, from its folder in the spool; None if it is not there."""
+    """The claim of a lease, from its folder in the spool; None if it is not there."""
     for segment in sorted(list_streams(folder).get("lifecycle", {})):
         for line in records(folder, "lifecycle", segment):
             entry = decode_entry(line)
@@ -157,7 +157,7 @@ def _await_socket(socket: Path, patience_s: float) -> bool:
 
 
 def _await_verdicts(lookup: Lookup) -> None:
-    """Until no Run of the coordinator waits for a verdict; a longer wait is what its phase says."""
+    """Waits, bounded, until no Run of the coordinator waits for a verdict."""
     deadline = time.monotonic() + JUDGED_S
     while time.monotonic() < deadline and _waiting(known.head for known in lookup.live()):
         time.sleep(POLL_S)

@@ -1,4 +1,4 @@
-"""Starts a coordinator for a command and waits until it answers."""
+"""Start of a coordinator for a command, which waits until it answers."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def hand_over_key(places: Places) -> str:
     """Gives the coordinator the API key of this environment, for Runs whose processes are gone.
 
     Returns:
-        Where the key is from, "" if there is none.
+        The source of the key, "" without one.
 
     Raises:
         SettingError: the key cannot be used.

@@ -1,6 +1,6 @@
-"""Who attached when, restarts and deaths: the leases of a Run as lanes over time.
+"""Timeline: the leases of a Run as lanes over time, with restarts and deaths.
 
-A lane is a participant, so that a rank that was restarted is one line with several spans. Pure.
+A lane is a participant, so that a rank that was restarted is one line with several spans.
 """
 
 from __future__ import annotations
@@ -71,11 +71,11 @@ class Timeline(msgspec.Struct, frozen=True):
 
 
 def timeline_of(document: Document, now_ms: int) -> Timeline:
-    """The Run's timeline; leases that were never granted are left out."""
+    """The Run's timeline; leases that were never granted, and those of no process, are left out."""
     failed = failed_lease(document)
     lanes: dict[str, list[LeaseShown]] = {}
     for lease in document.leases:
-        if lease.granted_at is not None:
+        if lease.granted_at is not None and lease.pid:  # the node's own metrics have no process
             lanes.setdefault(lease.participant, []).append(lease)
     made = [_lane(leases, failed.lease_id if failed is not None else "") for leases in lanes.values()]
     end = document.ended_at if document.ended_at is not None else now_ms

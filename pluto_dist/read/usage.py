@@ -1,4 +1,4 @@
-"""What the processes of this machine use, as the kernel counts it: each for itself, without its children."""
+"""CPU and memory of processes on this machine, as the kernel counts them: without their children."""
 
 from __future__ import annotations
 

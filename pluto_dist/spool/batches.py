@@ -64,7 +64,7 @@ _data_decoder = msgspec.json.Decoder(_Data)
 
 
 class Contents(msgspec.Struct, frozen=True):
-    """What the records of a batch hold."""
+    """The content of a batch's records."""
 
     names: dict[str, LogType]
     summary: dict[str, PointSummary]
@@ -244,11 +244,12 @@ def next_step(folder: str) -> int:
         if kind_of(stream) in ("metrics", "data", "files"):
             record = last_record(folder, stream)
             if record is not None:
-                steps.append(step_behind(_step_of(record)))
+                steps.append(step_behind(step_of(record)))
     return max(steps)
 
 
-def _step_of(record: bytes) -> int:
+def step_of(record: bytes) -> int:
+    """The step of a record's line, -1 if it has none."""
     try:
         return msgspec.json.decode(record, type=_Step).step
     except UNREADABLE:  # non-finite values are no JSON; the step stands before them

@@ -196,7 +196,7 @@ class Blobs:
                 os.link(f"/proc/self/fd/{file.fileno()}", name + LINK, dst_dir_fd=folder)
             finally:
                 os.close(folder)
-        except OSError:  # another filesystem, one without links, or a file of somebody else
+        except OSError:  # another filesystem, one without links, or another user's file
             return None
         return self._kept(Blob(name, seen.size, os.path.realpath(source), seen, linked=True))
 

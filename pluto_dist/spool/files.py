@@ -40,7 +40,7 @@ class Files(Protocol):
         ...
 
     def shut(self, fd: int) -> None:
-        """From now on `fd` refuses writes."""
+        """Has `fd` refuse writes from now on."""
         ...
 
     def close(self, fd: int) -> None:
@@ -84,5 +84,5 @@ class Files(Protocol):
         ...
 
     def free_bytes(self, path: str) -> int:
-        """What an unprivileged user may still write on this filesystem."""
+        """Bytes that an unprivileged user may still write on this filesystem."""
         ...

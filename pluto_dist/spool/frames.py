@@ -56,7 +56,7 @@ _declaration = msgspec.json.Decoder(_Declaration)
 
 
 class Cut(msgspec.Struct, frozen=True, kw_only=True):
-    """What was found behind a cursor. `end` is the next cursor, once `lines` are accepted.
+    """The frames behind a cursor. `end` is the next cursor, once `lines` are accepted.
 
     A cut without lines may still move the cursor, over declarations and damage.
 
@@ -187,7 +187,7 @@ def _intact(data: bytes, position: int) -> bool:
 
 
 def _begun_magic(data: bytes, position: int) -> int:
-    """Where a magic begins that the end of the data cuts off; else the end."""
+    """The place of a magic that the end of the data cuts off; else the end."""
     end = len(data)
     for length in range(min(len(MAGIC) - 1, end - position), 0, -1):
         if data.endswith(MAGIC[:length]):
@@ -196,7 +196,7 @@ def _begun_magic(data: bytes, position: int) -> int:
 
 
 class _Found:
-    """What a scan has met so far: records, and what stands beside them."""
+    """The results of a scan so far: records, and what stands beside them."""
 
     __slots__ = ("bad_declarations", "damaged", "declared", "lines", "others", "skipped")
 

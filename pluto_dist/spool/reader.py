@@ -32,7 +32,7 @@ _NOTHING: Final[Mapping[int, int]] = {}
 
 
 class ReadLimits(msgspec.Struct, frozen=True):
-    """How much one cut may hold. A single frame passes even if it is larger than `bytes`."""
+    """Limits of one cut. A single frame passes even if it is larger than `bytes`."""
 
     bytes: int = 1024 * 1024
     frames: int = 10_000

@@ -68,7 +68,7 @@ class Space:
         self._ask_at = float("-inf")
 
     def shortage(self) -> str:
-        """Why no segment may be opened now: `quota`, `min_free`, or an empty string.
+        """The reason why no segment may be opened now: `quota`, `min_free`, or "" if one may.
 
         While there is a shortage the disk is looked at once a second at most.
         """

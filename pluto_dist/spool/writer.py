@@ -43,7 +43,7 @@ _LATER_BYTES: Final = MIB  # when a rotation finds no descriptor, the old segmen
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """How a chain is cut into segments.
+    """Limits at which a chain is cut into segments.
 
     Attributes:
         segment_bytes: a segment that passes this is the last but one.
@@ -58,7 +58,7 @@ class Room(Protocol):
     """Whether a stream may open a segment now; `Space` is one."""
 
     def shortage(self) -> str:
-        """Why not, in a word; an empty string if it may."""
+        """The reason why not, as one word; "" if it may."""
         ...
 
 
@@ -231,7 +231,7 @@ class StreamWriter:
             with suppress(OSError):  # it holds no whole frame, so it does no harm either
                 self._files.unlink(self._path(number))
             return failure
-        if not self._turning.acquire(blocking=False):  # somebody else opens one; the frame is safe in ours
+        if not self._turning.acquire(blocking=False):  # another thread opens one; the frame is safe in ours
             self._files.close(fd)
             return ""
         try:

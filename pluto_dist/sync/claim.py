@@ -1,14 +1,14 @@
-"""One sync at a time for each Run, without locks: the store may be on a network filesystem.
+"""Claims: one sync at a time for each Run, without locks, because the store may be on a network filesystem.
 
 A claim is a file that only one process can create, with the identity of its holder, touched while it works.
-It is stale when its holder is known to be dead, or when nobody has touched it for `STALE_S`; whoever renames
-a stale one away may create the next.
+It is stale when its holder is known to be dead, or when it was not touched for `STALE_S`; the process that
+renames a stale one away may create the next.
 
 Limit: a holder that sleeps for longer than `STALE_S` (a suspended laptop, a hung mount) and wakes up finds
-the claim gone before its next request, but the request that was under way is not called back. Hosts whose
-clocks differ from the file server's by more than a minute may judge wrongly.
+the claim gone before its next request, but a request in flight is not called back. Hosts whose clocks differ
+from the file server's by more than a minute may judge wrongly.
 
-Signs of life for a Run that is being uploaded: to the server, and to other syncs beside a large file.
+`Heart` sends heartbeats while a Run is uploaded: to the server, and, by touching the claim, to other syncs.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class SyncClaim:
         folder: of the Run.
 
     Raises:
-        SyncBusyError: from `__enter__`: somebody else holds it.
+        SyncBusyError: from `__enter__`: another sync holds it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -74,10 +74,10 @@ class SyncClaim:
             self._path.unlink(missing_ok=True)
 
     def keep(self) -> None:
-        """Says that the holder works; call it before each request.
+        """Touches the claim; to be called before each request.
 
         Raises:
-            SyncBusyError: the claim was lost; somebody else goes on.
+            SyncBusyError: the claim was lost, and another sync goes on.
         """
         now = time.monotonic()
         if now < self._touched + TOUCH_S:
@@ -107,13 +107,13 @@ class SyncClaim:
         grave = self._path.with_name(f"claim.{os.urandom(4).hex()}")
         try:
             self._path.rename(grave)
-        except FileNotFoundError:  # somebody else was faster
+        except FileNotFoundError:  # another sync was faster
             return
         grave.unlink()
 
 
 def _holder(claim: bytes) -> Identity:
-    """Who holds it; what cannot be read is somebody's of whom only the age of the file is known."""
+    """The holder; an unknown one for a claim that cannot be read, of which only the file's age counts."""
     try:
         return msgspec.json.decode(claim, type=_Holder).identity
     except UNREADABLE:
@@ -121,7 +121,7 @@ def _holder(claim: bytes) -> Identity:
 
 
 def _is_dead(holder: Identity) -> bool:
-    """For certain; a process of another host is not judged."""
+    """Whether the holder is certainly dead; False for a process of another host."""
     seen = watch(holder)
     try:
         return seen.check() == "dead"
@@ -133,11 +133,11 @@ BEAT_S = 20.0  # the server forgets a Run 150 s after its last one and stores at
 
 
 class Heart:
-    """Beats in a thread of its own while the `with` block runs, the first time before it begins.
+    """Heartbeats, in a thread of its own, while the `with` block runs; the first before it begins.
 
     Args:
-        backend, run: where to.
-        keep: keeps the claim on the Run; its loss is noticed by whoever sends the next request.
+        backend, run: receivers of the heartbeats.
+        keep: touches the claim on the Run; its loss is noticed with the next request.
     """
 
     def __init__(self, backend: Backend, run: BackendRun, keep: Callable[[], None]) -> None:

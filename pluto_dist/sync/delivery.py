@@ -1,8 +1,8 @@
-"""Records of one Run to the server, stream by stream, with the mark kept up to date.
+"""Delivery of one Run's records to the server, stream by stream, with the mark kept up to date.
 
-Requests are repeated until the server takes them, or has been away for too long.
-
-Console lines of all processes of a Run, in one order: by time, as the numbers say that they will get.
+Before a request whose repeat would be seen, the mark says that it is under way (G6). Requests are repeated
+until the server accepts them, or has been away for too long. Console lines of all processes go in one order,
+by time, because they are numbered in it.
 """
 
 from __future__ import annotations
@@ -206,7 +206,7 @@ class Delivery:
         mark: where to begin.
         names: of its series.
         policy: how long to try.
-        progress: told of each batch.
+        progress: called with the size of each batch.
     """
 
     def __init__(
@@ -230,7 +230,7 @@ class Delivery:
         self.mark = mark
 
     def all(self, streams: Sequence[Stream]) -> None:
-        """Everything of these streams.
+        """Delivers everything of these streams.
 
         Raises:
             PlutoDistError: the server was away for too long, or refuses the key.
@@ -320,7 +320,7 @@ class Delivery:
         return self._policy.ask(lambda: self._with_intent(batch))
 
     def _with_intent(self, batch: Batch) -> Outcome:
-        """One try, after writing down that it will be made; the mark is changed again by who knows more."""
+        """One try, after the mark says that it is under way; the caller changes the mark by the outcome."""
         rows = len(batch.lines)
         self._change(in_flight=rows)
         outcome = self._backend.deliver(self._run, batch)
@@ -350,7 +350,7 @@ class Delivery:
 
 
 def smaller(kind: StreamKind, refused: Rejected, lines: int) -> int:
-    """How many lines the next request has, to find the culprit without sending a good row twice."""
+    """Lines in the next request after a refusal, to find the culprit without sending a good row twice."""
     if refused.good is not None:
         return refused.good or 1
     return lines // 2 if kind == "metrics" else 1

@@ -1,6 +1,7 @@
-"""What there is to upload in one or several stores, parents of forks first; reads files only.
+"""The plan of an upload: Runs in one or several stores, parents of forks first, and how each ended.
 
-How a Run of the store ended, also where the coordinator could not write it down any more.
+It only reads files. How a Run ended is known from its document, also where the coordinator was killed before
+it could write the verdict.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ UNSEEN = "its node went away before that was certain"
 def ending_of(document: Document) -> StatusReport | None:
     """The terminal status with its reason and time, None for a Run that has not ended.
 
-    Without a verdict it is what the coordinator expected last: all members have ended, and the rest was a
-    wait, for an exit code or for a restart. Who calls this knows that there is no coordinator any more.
+    Without a verdict it is the end that the coordinator expected last: all members had ended, and it waited
+        for
+    an exit code or a restart. Only for Runs that have no coordinator any more.
     """
     run = document.restore.run
     if run.verdict is not None:
@@ -46,7 +48,7 @@ def ending_of(document: Document) -> StatusReport | None:
 
 
 def _expected_before(document: Document) -> VerdictShown | None:
-    """Of a document that does not say: only a Run without any failure waits for nothing but exit codes."""
+    """The expected end in a document without that field: only a Run without a failure waits for codes."""
     members = [
         lease for lease in document.leases if lease.role != "side" and lease.attempt == document.attempt
     ]
@@ -74,12 +76,12 @@ State = Literal["upload", "up to date", "running", "unreadable", "elsewhere"]
 
 
 class Item(msgspec.Struct, frozen=True, kw_only=True):
-    """One Run and what is to be done with it.
+    """One Run of the plan, with what is to be done with it.
 
     Attributes:
         parent: key of the Run in this store that it continues.
         pending: bytes that the server lacks.
-        why: of every other state than `upload`.
+        why: reason of every state but `upload`.
     """
 
     store: Store
@@ -92,7 +94,7 @@ class Item(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def key(self) -> str:
-        """Of the Run."""
+        """The Run's key."""
         return self.document.key
 
 
@@ -120,7 +122,7 @@ def plan(
         target: the server.
         names: keys, numbers, display ids or the callers' ids; none means all Runs.
         force: also Runs that look alive.
-        kept: Runs that a living coordinator delivers, and what it says of them now.
+        kept: documents, as of now, of Runs that a live coordinator delivers.
 
     Raises:
         RunNotFoundError, AmbiguousRunError: a name does not mean one Run.
@@ -140,7 +142,7 @@ def plan(
 
 
 def first_mark(document: Document, target: Target) -> Mark:
-    """Where a Run stands that was never uploaded from the store: what its coordinator had delivered."""
+    """The mark of a Run that was never uploaded from the store: what its coordinator has delivered."""
     mark = Mark(url_api=target.url_api, key_id=target.key_id, offsets=cursors_of(document))
     if document.mode == "local":
         return mark
@@ -181,7 +183,7 @@ def _item(
 
 
 def _kept(store: Store, target: Target, now: Document) -> Item:
-    """A Run has one speaker (R3): as long as its coordinator has it, nothing else tells the server of it."""
+    """The item of a Run that a live coordinator has: only that may send its records and status (R3)."""
     state: State = "up to date" if now.reported and not now.pending else "running"
     why = f"this node's coordinator delivers it, and reports its end; it is {now.phase} now"
     return Item(

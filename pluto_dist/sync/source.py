@@ -1,4 +1,4 @@
-"""The records of one Run as they lie in the store, cut by cut, each with the participant who wrote it."""
+"""The records of one Run as they lie in the store, cut by cut, each with the participant that wrote it."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Piece(msgspec.Struct, frozen=True):
-    """What stands behind a cursor."""
+    """The cut behind a cursor, with its participant."""
 
     segment: int
     cut: Cut
@@ -100,7 +100,7 @@ def next_piece(stream: Stream, offsets: dict[int, int], lines: int = BATCH_LINES
 
 
 def is_own(stream: Stream, segment: int) -> bool:
-    """Whether this user wrote the segment; a line of somebody else's could name any file of ours (G11)."""
+    """Whether this user wrote the segment; a line of another user's could name any file of ours (G11)."""
     try:
         return Path(stream.folder, segment_name(stream.name, segment)).stat().st_uid == os.geteuid()
     except OSError:
@@ -108,7 +108,7 @@ def is_own(stream: Stream, segment: int) -> bool:
 
 
 def cursors_of(document: Document) -> Offsets:
-    """What the server had when the document was written; nothing of a Run that was local."""
+    """Cursors of the server when the document was written; none for a local Run."""
     if document.mode == "local":
         return {}
     return {lease.lease_id: lease.cursors for lease in document.leases}

@@ -26,7 +26,7 @@ State = Literal["upload", "uploaded", "up to date", "skipped", "failed"]
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one Run.
+    """The result for one Run.
 
     Attributes:
         id, display_id: in the store; `server_id` and `server_display_id` on the server.
@@ -53,7 +53,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Planned(Result, frozen=True, kw_only=True):
-    """What would become of one Run; `pending` is in bytes."""
+    """The expected result for one Run; `pending` is in bytes."""
 
     pending: int
 
@@ -70,7 +70,7 @@ class Sync:
         target: the server.
         sees: whether this server, with this key, has the Run (by our key) of a mark that another key made.
         patience_s: how long to go on without any answer.
-        progress: told of the bytes of each batch.
+        progress: called with the bytes of each batch.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class Sync:
             return upload.mark
 
     def _parent(self, item: Item) -> Parent | None:
-        """It was uploaded before; if that failed, so does this one."""
+        """The parent of a fork, which was uploaded before; if that failed, so does the fork."""
         if item.parent is None:
             return None
         number = self._server_ids.get(item.parent)
@@ -138,7 +138,7 @@ class Sync:
         return Parent(number, item.store.document(item.parent) or b"")
 
     def _mark(self, item: Item) -> Mark:
-        """Where to go on, also after the API key was replaced by another of the same organization."""
+        """The mark to go on from, also after the API key was replaced by another of the same organization."""
         marks = Marks(item.store, item.key)
         known = marks.of(self._target)
         if known is not None:
@@ -158,7 +158,7 @@ class Sync:
 
 
 def drop_delivered(item: Item, mark: Mark) -> None:
-    """Removes copies of remainders that the server has now."""
+    """Removes copies of records that the server has now."""
     for stream in streams_of(item.store, item.document):
         done = stream.offsets_in(mark.offsets)
         for number, size in stream.segments.items():

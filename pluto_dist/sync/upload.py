@@ -1,8 +1,8 @@
-"""One Run on its way from the store to a server: created, filled, ended; each step once, whatever happens.
+"""Upload of one Run from the store to a server: created, filled, ended; each step once, over crashes too.
 
-The mark is written after each request that counted, and before each one whose repeat would be seen. A Run
-that is RUNNING on the server without a sign of life is marked FAILED there within minutes, for good; so it
-gets a heartbeat from its first moment until its status is sent.
+The mark is written after each request that changed something, and before each one whose repeat would be seen.
+A Run that is RUNNING on the server without heartbeats is marked FAILED there within minutes, for good; so it
+gets them from its first moment until its status is sent.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Upload:
         document: the Run's.
         mark: where to go on.
         policy: how long to try.
-        progress: told of each batch.
+        progress: called with the size of each batch.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Upload:
         self.mark = mark
 
     def run(self, parent: Parent | None) -> None:
-        """Brings over everything that the server lacks.
+        """Uploads everything that the server lacks.
 
         Args:
             parent: the Run that this one continues.
@@ -95,7 +95,7 @@ class Upload:
             PlutoDistError: the server refused the Run, or was away for too long.
         """
         self._put_back()
-        if self.mark.in_flight:
+        if self.mark.in_flight:  # an earlier sync died in a request: its rows may be there already (G6)
             self._change(repeats=self.mark.repeats + self.mark.in_flight, in_flight=0)
         streams = streams_of(self._store, self._document)
         if self._document.relay:
@@ -109,12 +109,12 @@ class Upload:
         with Heart(self._backend, self._there, self._policy.before) as heart:
             self._deliver(streams)
             self._describe()
-            heart.stop()
+            heart.stop()  # no heartbeat may follow the status
             self._end()
 
     @property
     def knows_the_end(self) -> bool:
-        """Whether the server was told this very end."""
+        """Whether the server has this very end."""
         return is_told(self._ending, self.mark)
 
     @property
@@ -126,14 +126,15 @@ class Upload:
     @property
     def _there(self) -> BackendRun:
         mark = self.mark
-        return BackendRun(self._document.key, self._target, mark.id or 0, mark.project, self._document.name)
+        target = msgspec.structs.replace(self._target, store=str(self._store.root))
+        return BackendRun(self._document.key, target, mark.id or 0, mark.project, self._document.name)
 
     # --- steps ----------------------------------------------------------------------------------------
 
     def _open(self, parent: Parent | None) -> None:
         if self.mark.id is None:
             self._create(parent)
-        elif self.mark.status is not None:  # it was taken up again here after the server had heard its end
+        elif self.mark.status is not None:  # it was taken up again here after the server had got its end
             request = msgspec.structs.replace(self._request("", None), want="resume", id=self.mark.id)
             self._opened(self._policy.open(lambda: self._backend.open(request)))
             self._change(status=None, ended_ms=None)
@@ -141,7 +142,7 @@ class Upload:
             self._must(lambda: self._backend.revive(self._there))
 
     def _join(self) -> None:
-        """Another node's Run: it has been made there, and its status is told from there (R12)."""
+        """Finds a Run of another node on the server: that node makes it and sends its status (R12)."""
         if self.mark.id is None:
             request = msgspec.structs.replace(self._request(self._document.run_id, None), want="join")
             self._opened(self._policy.open(lambda: self._backend.open(request)))
@@ -163,7 +164,7 @@ class Upload:
             return
 
     def _attempt(self, request: OpenRequest) -> OpenResult:
-        """One try; that it is made is on disk before, and what it should not have changed is after."""
+        """One try to open; the mark says before that it is made, and after it what it has reopened."""
         now_ms = time.time_ns() // 1_000_000
         asked_s = max(0, now_ms - self.mark.asked_ms) / 1000 if self.mark.asked_ms else None
         if asked_s is None:
@@ -175,7 +176,7 @@ class Upload:
         return result
 
     def _put_back(self) -> None:
-        """A Run that asking has reopened is ended again, whoever asked: this sync, or one before it."""
+        """Ends a Run again that a request of this sync, or of an earlier one, has reopened."""
         reopened = self.mark.reopened
         if reopened is not None:
             self._policy.ask(lambda: self._backend.put_back(reopened))
@@ -230,7 +231,7 @@ class Upload:
             self.mark = delivery.mark
 
     def _describe(self) -> None:
-        """Tags and config, if they have changed since they were sent."""
+        """Sends tags and config, if they have changed since they were sent."""
         if self.mark.papers == self.papers:
             return
         change = TagsChange(self._document.tags, self.mark.tags)
@@ -250,7 +251,7 @@ class Upload:
         self._change(status=ending.status, ended_ms=ending.at_ms, server_status=now)
 
     def _is_cancelled(self) -> bool:
-        """Whether the server has a cancel that nobody has seen (R10); the status waits only a moment."""
+        """Whether the server has a cancel that is not known here (R10); the status waits only a moment."""
         if self._document.restore.run.forced:
             return False
         for _ in range(LAST_QUESTIONS):

@@ -1,0 +1,1 @@
+"""The socket between processes and their coordinator: a ROUTER and its DEALERs."""

@@ -17,10 +17,12 @@ from pluto_dist.core.values.messages import Request as AnyRequest
 from pluto_dist.core.values.records import Failure, Point, RunEvent
 from pluto_dist.errors import RunNotFoundError
 from pluto_dist.host.identity import own_identity
+from pluto_dist.read import board as boards
 from pluto_dist.read.board import STORE_EVERY_S, Board
 from pluto_dist.read.machines import machines_of
 from pluto_dist.read.pace import KEPT_S, Pace
 from pluto_dist.read.processes import Usage, groups_of, processes_of, spans, stuck_labels
+from pluto_dist.read.spooled import caught_up
 from pluto_dist.read.timeline import timeline_of
 from pluto_dist.read.usage import UsageMeter
 from pluto_dist.spool.frames import encode_frame
@@ -99,6 +101,7 @@ def test_lag_is_counted_from_the_median_of_the_living_ranks_of_the_newest_attemp
         rank(2, last_step=101),
         lease("old", "rank3", last_step=5, state="ended", end_reason="exited", label="old"),
         lease("e", "eval", last_step=3),
+        lease("n", "node", pid=0, last_step=900),
     )
     assert found == {
         "rank0": ("well", 0),
@@ -238,6 +241,7 @@ def test_a_timeline_has_a_lane_for_each_participant_over_all_restarts():
         lease("c", "rank1", pid=9, granted_at=2100, attempt=1),
         lease("a", granted_at=1100),
         lease("w", "rank2", granted_at=None, state="waiting"),
+        lease("n", "node", pid=0),
         events=(RunEvent(1000, "opened"), RunEvent(1001, "lease_granted"), RunEvent(2050, "restarted")),
     )
     ended = msgspec.structs.replace(found, verdict=VerdictShown("FAILED", "because", failure))
@@ -388,3 +392,58 @@ def test_open_leases_of_a_run_without_a_coordinator_are_not_running(machine: Mac
         (run,) = watched.look()
     assert run.situation.standing == "unknown"
     assert run.processes[0].health == "lost"
+
+
+def test_a_run_that_is_found_gone_is_settled_soon_and_others_cost_nothing(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+):
+    """G7."""
+    asked: list[float] = []
+    clock = Clock()
+
+    def settle(_: object) -> str:
+        asked.append(clock.at)
+        return "it was stopped on purpose"
+
+    monkeypatch.setattr(boards, "settle", settle)
+    watched = Board(machine.lookup(), clock=clock, wall_ms=clock.wall_ms)
+    for clock.at in (0.0, 1.0, 60.0):
+        watched.look()
+    assert asked == [0.0]
+    machine.keep(msgspec.structs.replace(machine.here("key-1"), leases=(lease("a", state="ended"),)))
+    for clock.at in (70.0, 71.0, 72.0, 80.0):
+        (run,) = watched.look()
+        assert run.situation.standing == "gone"
+    assert asked == [0.0, 71.0, 80.0]
+    assert watched.remark == "it was stopped on purpose"
+
+
+# --- how far processes are ahead of delivery
+
+
+def test_what_is_behind_the_cursors_counts_as_written_and_its_last_step_as_reached(tmp_path: Path):
+    frames = [
+        encode_frame(line, sequence=number)
+        for number, line in enumerate(
+            (
+                b'{"time":1,"step":4,"data":{"loss":1}}\n',
+                b'{"time":2,"step":5,"data":{"loss":1}}\n',
+                b'{"time":3,"step":6,"data":{"loss":NaN}}\n',
+            )
+        )
+    ]
+    folder = tmp_path / "a"
+    folder.mkdir()
+    (folder / "metrics-00000001.spool").write_bytes(b"".join(frames))
+
+    def seen(cursor: int, **more: object) -> tuple[int, int | None]:
+        found = lease("a", cursors={"metrics": {1: sum(map(len, frames[:cursor]))}}, **more)
+        (after,) = caught_up(document(found), tmp_path).leases
+        return after.written, after.last_step
+
+    assert seen(1, delivered=1, last_step=4) == (3, 6)
+    assert seen(3, delivered=3, last_step=6) == (3, 6)
+    assert seen(0) == (3, 6)
+    assert seen(2, delivered=2, last_step=9) == (3, 9)  # steps may fall
+    assert caught_up(document(lease("b")), tmp_path).leases[0].last_step is None
+    assert caught_up(document(lease("a")), None).leases[0].written == 0

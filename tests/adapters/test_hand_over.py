@@ -104,6 +104,12 @@ def test_a_folder_is_a_checkpoint_too(tmp_path: Path) -> None:
     assert payload(lease) == {"path": str(tmp_path), "step": 0}
 
 
+def test_an_address_goes_on_as_it_is() -> None:
+    lease: Any = Lease()
+    topics.checkpoint(lease, "s3://bucket/a.pt", 0, {})
+    assert payload(lease) == {"path": "s3://bucket/a.pt", "step": 0}
+
+
 def unfit(tmp_path: Path) -> dict[str, str]:
     """Paths at which there is nothing to be read, and what is said of them."""
     os.mkfifo(tmp_path / "pipe")

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pluto_dist.client.job.ancestors import rdzv_id_of
 from pluto_dist.client.job.detect import (
     LAUNCH_VARIABLES,
     AncestorFacts,
@@ -240,6 +241,29 @@ def test_the_job_of_a_scheduler_keeps_its_number_over_restarts(env: Env, expecte
     assert job(env, SHELL).scheduled == expected
     process = ProcessFacts(someone(500), env)
     assert detect(env, process, [SHELL], 1, launcher=True).job.scheduled == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "more", "expected"),
+    [
+        ("job7", {}, "job7"),
+        ("run-a", {}, ""),
+        ("", {}, ""),
+        ("", {"PET_RDZV_ID": "job7"}, "job7"),
+        ("none", {}, ""),
+    ],
+)
+def test_an_id_that_torchrun_was_given_and_replaced(given: str, more: Env, expected: str) -> None:
+    """R12: since torch 2.12.1 on one node, unless there is an address."""
+    agent = AncestorFacts(someone(100), "torchrun", {}, rdzv_id=given)
+    assert job(torchrun(0, run_id="run-a", **more), agent, SHELL).given_id == expected
+
+
+def test_the_id_in_a_command_line() -> None:
+    words = ["python", "/bin/torchrun", "--rdzv-id", "job7", "train.py"]
+    assert rdzv_id_of(words) == "job7"
+    assert rdzv_id_of(["torchrun", "--rdzv_id=job8"]) == "job8"
+    assert rdzv_id_of(["torchrun", "--rdzv-id"]) == rdzv_id_of(["torchrun", "train.py"]) == ""
 
 
 def submitit(rank: int, world: int = 1) -> dict[str, str]:

@@ -1,10 +1,8 @@
 """All measurements in one table: `python -m tests.bench [--quick] [--json FILE] [--only NAME …]`.
 
 Peers are measured where they are installed, in interpreters of their own: the official client as for the
-tests, wandb with PLUTO_BENCH_WANDB_PYTHON. Nothing leaves the machine. Another load on it shows in all
-figures: look at the load average, and at ratios.
-
-`--against REV` measures an older revision beside this working tree, pair by pair, and tells ratios.
+tests, wandb with PLUTO_BENCH_WANDB_PYTHON, readers as `bench_read` says. Nothing leaves the machine. Another
+load on it shows in all figures: look at the load average, and at ratios.
 """
 
 from __future__ import annotations
@@ -23,6 +21,7 @@ from tests.bench import (
     bench_end,
     bench_log,
     bench_look,
+    bench_read,
     bench_shapes,
     bench_start,
     bench_sweep,
@@ -46,6 +45,7 @@ SECTIONS: dict[str, Section] = {
     "sweep": bench_sweep.rows,
     "torchrun": bench_torchrun.rows,
     "look": bench_look.rows,
+    "read": bench_read.rows,
 }
 
 
@@ -71,12 +71,13 @@ def main() -> None:
 
 
 def _alone(sections: list[str], effort: Effort) -> list[Row]:
-    print(header(PEERS))
+    columns = (*PEERS, *bench_read.PEERS)
+    print(header(columns))
     rows = []
     for name in sections:
         for row in SECTIONS[name](effort, HERE):
             rows.append(row)
-            print(line(row, PEERS), flush=True)
+            print(line(row, columns), flush=True)
     return rows
 
 

@@ -24,6 +24,7 @@ class Effort:
         light_s: seconds of light load.
         sweep: Runs one after the other in one process.
         looked_runs, looked_records: Runs of a store, and records of ten values of its longest one.
+        read_records: of ten values, of which one series is read beside other readers.
         peers: whether other clients are measured, too, where they are installed, and what no earlier
             version could do.
         crowd_of_peers: eight processes of them at once.
@@ -45,6 +46,7 @@ class Effort:
     sweep: int = 400
     looked_runs: int = 1000
     looked_records: int = 300_000
+    read_records: int = 20_000
     peers: bool = True
     crowd_of_peers: bool = True
 
@@ -67,5 +69,6 @@ QUICK = Effort(
     sweep=50,
     looked_runs=100,
     looked_records=30_000,
+    read_records=5_000,
     crowd_of_peers=False,
 )

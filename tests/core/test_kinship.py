@@ -379,6 +379,50 @@ def test_an_explicit_id_is_taken_up_where_its_job_left_it_undone(first: Any, rol
     assert again.init("x").role == role
 
 
+def test_two_launches_that_were_given_one_id_are_told() -> None:
+    """R12: torchrun keeps the id from both; a launch that names its Run, or comes later, is no concern."""
+    world = World()
+    zeros = [Job(key=f"launch{number}", rank=0, world_size=2, given_id="job7") for number in range(4)]
+    first, second, named, later = (world.process(job.key, job) for job in zeros)
+    named.init("x")
+    first.init()
+    assert first.view.namesake == ""
+    second.init()
+    world.hello()
+    runs = [world.run(world.lease(process).run) for process in (first, second)]
+    told = [process.view for process in (first, second, named)]
+    assert [view.namesake for view in told] == [runs[1].display_id, runs[0].display_id, ""]
+    assert told[0].given_id == "job7"
+    for process in (first, second):
+        succeed(process)
+    world.wait(5.0)
+    assert later.init().view.namesake == ""
+
+
+def test_a_side_that_outlives_its_rank_and_the_run_is_named() -> None:
+    """torchrun signals the process groups that it still has; what a dead rank had started gets nothing."""
+    world = World()
+    zero, one = start(world)
+    zero.init()
+    one.init()
+    helper = world.process("helper", ancestors=(one.identity,)).attach(label="eval")
+    polite = world.process("polite", ancestors=(one.identity,)).attach(label="uploader")
+    stranger = world.process("stranger").attach(label="notebook")
+    one.kill()
+    zero.raises()
+    world.wait(10.0)
+    run = world.run()
+    assert run.status == "FAILED"
+    polite.close().exit()
+    world.wait(60.0)
+    world.hello()
+    (told,) = world.notes(run, "left_over")
+    assert (told["label"], told["started_by"], told["pid"]) == ("eval", "rank1", str(helper.identity.pid))
+    assert [each.view.left_over for each in (helper, stranger)] == ["rank1", ""]
+    world.wait(60.0)
+    assert len(world.notes(run, "left_over")) == 1
+
+
 # --- a job that its scheduler puts back into the queue --------------------------------------------------
 
 

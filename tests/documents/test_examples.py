@@ -27,7 +27,7 @@ from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.process
 
-LANGUAGES = {"python", "sh", "yaml", "text", "bash"}
+LANGUAGES = {"python", "sh", "yaml", "text", "bash", "mermaid"}
 ENDS = {  # of Runs that a page names, when all of it has been run
     "README.md": {"digits-1": "FAILED"},
     "docs/howto/sidecar.md": {"digits-4": "COMPLETED"},

@@ -447,14 +447,14 @@ class Node:
         fd, path = tempfile.mkstemp(prefix=f"{name}.", suffix=".err", dir=self.base)
         return fd, Path(path)
 
-    def cli(self, *arguments: str) -> str:
-        """What a command of `pluto-dist` prints; it has to succeed."""
+    def cli(self, *arguments: str, code: int = 0) -> str:
+        """What a command of `pluto-dist` prints; its stderr where it is to end with another code than 0."""
         command = [sys.executable, "-c", "from pluto_dist.cli.main import app; app()", *arguments]
         done = subprocess.run(
             command, env=self.env(), cwd=self.base, capture_output=True, text=True, check=False
         )
-        assert done.returncode == 0, f"{arguments}: {done.stderr}"
-        return done.stdout
+        assert done.returncode == code, f"{arguments}: {done.stderr}"
+        return done.stderr if code else done.stdout
 
     # --- coordinator ------------------------------------------------------------------------------
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
-from pluto_dist.integrations.source import framework
+from pluto_dist.errors import ArgumentError
+from pluto_dist.integrations.source import HandOver, framework
 from tests.process.harness import Node
 
 SOURCE = "from pluto_dist.integrations.source import RunSource, framework, merge_config\n"
@@ -108,3 +112,25 @@ def test_a_missing_framework_names_the_extra() -> None:
         ImportError, match=r"no_such is not installed here: pip install 'pluto-dist\[nosuch\]'"
     ):
         framework("no_such.part", "no_such_either", extra="nosuch")
+
+
+@pytest.mark.parametrize("wanted", ["handover", True, 3])
+def test_a_word_that_is_none_is_refused(wanted: object) -> None:
+    with pytest.raises(ArgumentError, match=r'checkpoints=.*pass "hand-over"'):
+        HandOver(wanted)
+
+
+def test_what_was_saved_twice_is_handed_over_once() -> None:
+    """Lightning's `last.ckpt` is the same checkpoint under a name that is used again."""
+    run = SimpleNamespace(taken=[])
+    run.checkpoint = lambda path, step, **info: run.taken.append((path, step, info))
+    handed: Any = HandOver("hand-over")
+    handed.saved(run, "/a4", 4, best=True)
+    handed.saved(run, "/last", 4, copy=True)
+    handed.saved(run, "/last", 6, copy=True)  # it was not among the best, so this is all there is
+    handed.saved(run, "/last", 8, copy=True)
+    handed.saved(run, "/a8", 8)  # of another training
+    assert run.taken == [("/a4", 4, {"best": True}), ("/last", 6, {}), ("/last", 8, {}), ("/a8", 8, {})]
+    nothing: Any = HandOver(None)
+    nothing.saved(run, "/a9", 9)
+    assert len(run.taken) == 4

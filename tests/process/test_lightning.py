@@ -92,6 +92,21 @@ SCRIPTS = {
         copy.deepcopy(logger).log_metrics({"again": 1.0}, 7)
         tell_json("facts", facts(logger.experiment) | {"status": logger.experiment.status})
     """,
+    "hands over": """
+        from lightning.pytorch.callbacks import ModelCheckpoint
+        save = ModelCheckpoint(
+            dirpath=os.path.join(os.environ["PLUTO_DIR"], "saved"), every_n_train_steps=2, save_top_k=-1,
+            save_last=True, monitor="loss",
+        )
+        logger = PlutoLogger(run_id="handed", checkpoints="hand-over")
+        trainer(logger, callbacks=[save], enable_checkpointing=True).fit(Model(), data)
+        logger.experiment.finish()
+        side = pluto.attach("handed", label="eval")
+        tell_json("handed", [
+            (os.path.exists(each.path), each.step, sorted(each.info), "last" in each.path)
+            for each in side.checkpoints()
+        ])
+    """,
     "raises": """
         trainer(PlutoLogger(name="raises")).fit(Model(failing_rank=0), data)
     """,
@@ -167,6 +182,12 @@ def test_checkpoints_are_in_the_folder_of_project_and_run(shared_node: Node, sto
     run_id = told.json("facts")["run_id"]
     assert told.json("named") == ["pluto", run_id, folder]
     assert told.json("checkpoint").startswith(f"{folder}/pluto/{run_id}/checkpoints/")
+
+
+def test_what_a_model_checkpoint_saves_is_handed_over_once(stories: Stories) -> None:
+    """R14: each step once, although `last.ckpt` is written too; complete, with what was monitored."""
+    handed = stories["hands over"].result().json("handed")
+    assert handed == [[True, step, ["best", "monitor", "score"], False] for step in (2, 4)]
 
 
 @pytest.mark.parametrize("name", ["raises", "caught"])
@@ -268,4 +289,4 @@ def test_peers_that_lightning_starts_are_workers_of_one_run(shared_node: Node, s
 def test_the_constructor_takes_the_official_arguments(stories: Stories) -> None:
     """`op` first, then what `init()` takes."""
     assert official_parameters("pluto/compat/lightning", "MLOPLogger") == ["op", "kwargs"]
-    assert stories["fits"].result().json("arguments") == ["op", "prefix", "arguments"]
+    assert stories["fits"].result().json("arguments") == ["op", "prefix", "checkpoints", "arguments"]

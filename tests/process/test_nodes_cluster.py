@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -89,6 +92,41 @@ def test_a_failure_on_the_other_node_is_the_verdict(served: Served, two: Shared,
     reason = run["statusMetadata"]["reason"]
     assert "rank 3 (pid" in reason
     assert "node1) failed first" in reason
+
+
+def test_any_host_with_the_address_sees_all_nodes(served: Served, two: Shared, tmp_path: Path) -> None:
+    """`ps` and `show` on a host that takes no part; and, without the address, what they do not know."""
+    two.start(0, 1, 2, 3)
+    two.expect("logged")
+    wait_until(lambda: b'"node1"' in two.kept().get("run", b""), "node 1 in the round")
+    login = {**two.nodes[1].env(), "PLUTO_DIST_HOME": str(tmp_path / "login"), "PLUTO_DIR": str(tmp_path)}
+    there = json.loads(cli(["ps", "--json"], login).stdout)
+    assert there["cluster"] is not None
+    (run,) = there["shared_runs"]
+    assert [(node["name"], node["present"]) for node in run["nodes"]] == [("node0", True), ("node1", True)]
+    assert {process["rank"] for node in run["nodes"] for process in node["processes"]} == {0, 1, 2, 3}
+    table = cli(["ps"], login).stdout
+    assert "node1" in table
+    assert "held" in table
+    shown = json.loads(cli(["show", run["run_id"], "--json"], login).stdout)
+    assert shown["shared"]["nodes"][0]["seat"]
+    assert "nodes (start 1 of the job" in cli(["show", run["run_id"]], login).stdout
+    own = cli(["show", run["run_id"]], {**two.nodes[0].env(), "PLUTO_DIST_CLUSTER": "off"}).stdout
+    assert "PLUTO_DIST_CLUSTER is not set here" in own
+    away = cli(["ps"], {**login, "PLUTO_DIST_CLUSTER": "etcd://127.0.0.1:1/x"})
+    assert (away.returncode, "cannot be read" in away.stderr) == (0, True)
+    two.end(2, 3)
+    two.end(0, 1)
+    served.ended_remotely("torchrun-two-nodes")
+    wait_until(lambda: not json.loads(cli(["ps", "--json"], login).stdout)["shared_runs"], "no Run under way")
+
+
+def cli(arguments: list[str], env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """One command on some host."""
+    code = "from pluto_dist.cli.main import app; app()"
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], env=env, capture_output=True, text=True, check=False
+    )
 
 
 CONNECTION_LOST = 'raise ConnectionResetError("Connection closed by peer")'

@@ -220,6 +220,7 @@ def test_the_store_comes_after_the_job(two: TwoMachines) -> None:
     two.start(etcd=False)
     two.trained()
     two.cluster.start()
+    two.cluster.wait()
     wait_until(lambda: _round_of(two) == {"node0", "node1"}, "both nodes in the round")
     two.say("fail2", "late")
     assert all(agent.wait() != 0 for agent in two.agents)

@@ -72,6 +72,17 @@ SCRIPTS = {
         mine.train()
         tell_json("facts", facts(callback.run) | {"status": callback.run.status})
     """,
+    "hands over": """
+        callback = PlutoCallback(run_id="handed", checkpoints="hand-over")
+        mine = trainer(callback, run_name="handed", save_steps=2)
+        mine.args.save_strategy = "steps"
+        mine.train()
+        callback.run.finish()
+        side = pluto.attach("handed", label="eval")
+        tell_json("handed", [
+            (os.path.isdir(each.path), each.step, each.info["best"]) for each in side.checkpoints()
+        ])
+    """,
     "raises": """
         class Fails(TrainerCallback):
             def on_step_end(self, args, state, control, **kwargs):
@@ -142,6 +153,11 @@ def test_a_run_of_the_script_is_used_and_not_ended(shared_node: Node, stories: S
     assert {"eval/loss": [0], "after": [9]}.items() <= steps_of(shared_node, "own").items()
 
 
+def test_what_the_trainer_saves_is_handed_over(stories: Stories) -> None:
+    """R14: the folders, when they are complete."""
+    assert stories["hands over"].result().json("handed") == [[True, 2, False], [True, 4, False]]
+
+
 def test_an_exception_in_a_training_is_the_runs_failure(shared_node: Node, stories: Stories) -> None:
     """G7, R9."""
     told, found = stories["raises"].result(), shared_node.ended("raises")
@@ -186,4 +202,4 @@ def test_an_exception_in_rank_1_is_the_runs_failure(shared_node: Node, stories: 
 def test_the_official_class_needs_no_argument_and_neither_does_ours(stories: Stories) -> None:
     """A change of the import is enough."""
     assert official_parameters("pluto/compat/transformers", "MLOPCallback") == []
-    assert stories["trains"].result().json("arguments") == ["op", "arguments"]
+    assert stories["trains"].result().json("arguments") == ["op", "checkpoints", "arguments"]

@@ -117,7 +117,7 @@ class LocalBackend:
         return Beat(Delivered())
 
     def seat_epoch(self, run: BackendRun) -> int | Outcome:
-        """0: a store has one writer, so no seat has to be told from another."""
+        """0: a store has one writer, so there are no seats to tell apart."""
         return 0
 
     def revive(self, run: BackendRun) -> Outcome:
@@ -127,7 +127,7 @@ class LocalBackend:
         return Delivered()
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Does nothing: no file is held open."""
 
     def _open(self, request: OpenRequest) -> OpenResult:
         key = self.find(_ref(request), request.project)
@@ -160,7 +160,7 @@ class LocalBackend:
     def _create(self, request: OpenRequest) -> OpenResult:
         external = request.external_id or request.key
         holder = self._store.claim_external(request.project, external, request.key)
-        if holder != request.key:  # somebody was faster
+        if holder != request.key:  # another process was faster
             return self._open(request)
         parent = None
         if request.parent is not None:

@@ -31,7 +31,7 @@ from pluto_dist.spool.sources import ChangedError, Source, sources_of
 
 
 def place_of(store: Store, key: str, line: FileLine) -> Path:
-    """Where the file of a line is in the store, or would be; always below the Run's folder."""
+    """The place of a line's file in the store, taken or not; always below the Run's folder."""
     return store.run(key) / relative_place(line)
 
 
@@ -41,7 +41,7 @@ def relative_place(line: FileLine) -> str:
 
 
 def places_of(store: Store, key: str, line: FileLine) -> tuple[Path, ...]:
-    """Where each content of a line is in the store, in the order of `sources_of`."""
+    """Places of a line's contents in the store, in the order of `sources_of`."""
     place = place_of(store, key, line)
     return tuple(place / part_place(part.name) for part in line.parts) or (place,)
 
@@ -95,7 +95,7 @@ def keep_copy(store: Store, key: str, line: bytes) -> None:
 
 
 def set_aside(store: Store, key: str, line: bytes) -> None:
-    """Keeps the file of a refused line, if there is one; its line tells its name.
+    """Keeps the file of a refused line, if there is one, under the name in its line.
 
     Raises:
         OSError: the store could not take it.
@@ -131,7 +131,7 @@ _Content = TypeVar("_Content", FileLine, Part)
 
 
 def _at(content: _Content, place: Path, *, trusted: bool) -> _Content:
-    """In the store: as a copy, as a second link to the user's file, or only as its name."""
+    """The content with its path in the store: a copy, a second link to the user's file, or only its name."""
     seen = content.seen
     if seen is None:
         return msgspec.structs.replace(content, path=str(place))
@@ -140,7 +140,7 @@ def _at(content: _Content, place: Path, *, trusted: bool) -> _Content:
     except OSError:
         named = trusted and not content.linked and content.source.startswith("/")
         return msgspec.structs.replace(content, path=content.source if named else str(place))
-    is_copy = (now.st_ino, now.st_dev) != (seen.inode, seen.device)  # nobody's but ours
+    is_copy = (now.st_ino, now.st_dev) != (seen.inode, seen.device)  # ours alone
     return msgspec.structs.replace(content, path=str(place), seen=None if is_copy else seen)
 
 
@@ -149,7 +149,7 @@ def _is_located(line: FileLine) -> bool:
 
 
 def forget_notes(store: Store, key: str, lines: Iterable[bytes]) -> None:
-    """How far a sync was with the files of these lines, which are uploaded now."""
+    """Deletes the notes of how far a sync was with the files of these lines, which are uploaded now."""
     for line in lines:
         found = read_line(line)
         if found is not None and id_of(found):

@@ -25,7 +25,7 @@ Offsets = dict[str, dict[str, dict[int, int]]]  # lease -> stream -> segment -> 
 
 
 class Mark(msgspec.Struct, frozen=True, kw_only=True):
-    """What one server has of a Run.
+    """The state of a Run on one server.
 
     Attributes:
         id: the Run's number there, None until it was created.

@@ -233,7 +233,7 @@ def _folders(root: Path) -> list[str]:
 
 
 def _entries(folder: Path) -> list[Path]:
-    """What a folder holds now; one that its coordinator has just emptied and removed holds nothing."""
+    """Entries of a folder now; none of one that its coordinator has just emptied and removed."""
     try:
         return list(folder.iterdir())
     except (FileNotFoundError, NotADirectoryError):

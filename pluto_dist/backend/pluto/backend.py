@@ -5,6 +5,8 @@ One attempt per call. The caller, which has the cursor, decides when to try agai
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import httpx
 import msgspec
 
@@ -13,14 +15,16 @@ from pluto_dist.backend.pluto.client import (
     BeatReply,
     Client,
     Details,
+    FileRow,
     KeyProvider,
     StatusEvent,
     parsed,
     read_details,
+    read_files,
     read_history,
 )
 from pluto_dist.backend.pluto.exchange import Failed, NotDelivered, failed
-from pluto_dist.backend.pluto.files import Files
+from pluto_dist.backend.pluto.files import Files, as_signed
 from pluto_dist.backend.pluto.guard import first_fault
 from pluto_dist.backend.pluto.history import ended_by_monitor, left_to_do
 from pluto_dist.backend.pluto.http import Http
@@ -180,10 +184,23 @@ class PlutoBackend(Backend):
         since = {} if reopened.since_ms is None else {"statusUpdated": reopened.since_ms}
         return self._client.set_status(reopened.id, reopened.status, since).outcome
 
-    def details(self, run_id: int) -> Details | NotDelivered:
-        """Reads a Run's details; changes nothing."""
-        details = read_details(self._client, run_id)
+    def details(self, run: int | str, project: str | None = None) -> Details | NotDelivered:
+        """What the server has of a Run, by its number or display id; changes nothing."""
+        details = read_details(self._client, run, project)
         return details.outcome if isinstance(details, Failed) else details
+
+    def file_rows(self, run_id: int, project: str, name: str = "") -> list[FileRow] | NotDelivered:
+        """The rows of a Run's files under one name, or all; changes nothing."""
+        rows = read_files(self._client, run_id, project, name)
+        return rows.outcome if isinstance(rows, Failed) else rows
+
+    def fetch(self, url: str) -> Iterator[bytes]:
+        """What is behind the address of a row.
+
+        Raises:
+            OSError: storage does not give it.
+        """
+        return self._http.fetch(as_signed(url))
 
     def has(self, run_id: int, key: str) -> bool:
         """Whether this Run can be seen with the API key and is the one with our own key; changes nothing."""

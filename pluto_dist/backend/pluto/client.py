@@ -53,7 +53,7 @@ class RunReply(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class Mark(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What we keep in the Run's loggerSettings."""
+    """Our mark in the Run's loggerSettings."""
 
     key: str = ""
     launch: str = ""
@@ -208,6 +208,29 @@ NO_KEY = Retry(
 )
 
 
+class FileRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """One file of a Run; there is a row for one that was never uploaded, too.
+
+    Attributes:
+        url: from where it can be had for five days.
+    """
+
+    file_name: str
+    log_name: str
+    file_size: int = 0
+    time: int = 0
+    step: int = 0
+    annotations: str | None = None
+    url: str = ""
+
+
+class FileRows(msgspec.Struct, frozen=True):
+    """Answer to `files`."""
+
+    files: list[FileRow]
+
+
+_files = msgspec.json.Decoder(FileRows)
 _details = msgspec.json.Decoder(Details)
 _history = msgspec.json.Decoder(History)
 _listed = msgspec.json.Decoder(Listed)
@@ -257,6 +280,11 @@ class Client:
     def console_lines(self, run_id: int, project: str, offset: int) -> Reply:
         """Reads one console line, by its place in the order of their numbers, and how many there are."""
         return self._get(f"/api/runs/logs?{_of_run(run_id, project, limit=1, offset=offset)}")
+
+    def files(self, run_id: int, project: str, log_name: str) -> Reply:
+        """Reads the files under one name, 1000 rows at most; "" for all names."""
+        named = {"logName": log_name} if log_name else {}
+        return self._get(f"/api/runs/files?{_of_run(run_id, project, **named)}")
 
     def history(self, run_id: int) -> Reply:
         """Reads the changes of status."""
@@ -348,7 +376,7 @@ def read_list(
 
 
 def read_reached(client: Client, run_id: int, project: str) -> Reached | Failed:
-    """How far a Run has come: steps of its series, and numbers of its console lines."""
+    """Steps of a Run's series, and numbers of its console lines."""
     edges = parsed(client.first_and_last(run_id, project), _edges.decode)
     if isinstance(edges, Failed):
         return edges
@@ -366,12 +394,18 @@ def read_reached(client: Client, run_id: int, project: str) -> Reached | Failed:
     return Reached(series=series, lines=said.total, last_line=last_line)
 
 
+def read_files(client: Client, run_id: int, project: str, log_name: str = "") -> list[FileRow] | Failed:
+    """A Run's files."""
+    found = parsed(client.files(run_id, project, log_name), _files.decode)
+    return found if isinstance(found, Failed) else found.files
+
+
 def read_history(client: Client, run_id: int) -> History | Failed:
     """All changes of a Run's status."""
     return parsed(client.history(run_id), _history.decode)
 
 
-def _of_run(run_id: int, project: str, **more: int) -> str:
+def _of_run(run_id: int, project: str, **more: int | str) -> str:
     return urlencode({"runId": run_id, "projectName": project, **more})
 
 

@@ -68,7 +68,7 @@ def fit_project(name: str) -> str:
 
 
 def goes_in_header(project: str) -> bool:
-    """Whether ingest can be told this project name exactly."""
+    """Whether ingest can get this project name exactly."""
     return bool(project) and project == project.strip() and not _NOT_HEADER.search(project)
 
 

@@ -23,7 +23,7 @@ SLACK_MS = 2_000  # the `Date` header has whole seconds, and a proxy may add its
 
 
 class Reopening(msgspec.Struct, frozen=True):
-    """What our call changed: the status before, and since when the Run had it (None if not recorded)."""
+    """A change by our call: the status before, and since when the Run had it (None if not recorded)."""
 
     status: Status
     since_ms: int | None

@@ -20,6 +20,7 @@ from pluto_dist.secret import Secret
 CONNECT_S = 5.0
 POOL_S = 5.0
 KEEP_ALIVE_S = 15.0  # below the idle limits of usual proxies (60 s), so that they do not close first
+PIECE = 1 << 20
 ANSWER_LIMIT = 64 << 20
 ANSWER_S = 120.0  # for a whole body; the read timeout only bounds the wait for its next piece
 CONTENT_TYPE = {"metrics": "application/x-ndjson", "rows": "application/x-ndjson"}
@@ -98,6 +99,21 @@ class Http:
         of it.
         """
         return self._exchange("put", "PUT", url, {"Content-Length": str(size)}, pieces)
+
+    def fetch(self, url: str) -> Iterator[bytes]:
+        """The bytes behind a download address, piece by piece, without the API key.
+
+        Raises:
+            OSError: storage does not give them.
+        """
+        timeout = httpx.Timeout(READ_S["put"], connect=CONNECT_S, pool=POOL_S)
+        try:
+            with self._client.stream("GET", url, timeout=timeout, follow_redirects=False) as response:
+                if response.status_code != httpx.codes.OK:
+                    raise OSError(f"storage answers {response.status_code} to a download")
+                yield from response.iter_bytes(PIECE)
+        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as fault:
+            raise OSError(f"a download broke off: {_broken(fault).reason}") from fault
 
     def close(self) -> None:
         """Closes all connections."""

@@ -17,7 +17,7 @@ from pluto_dist.core.values.backend import OpenRequest, Refused, Unavailable
 from pluto_dist.errors import ForkError
 
 PAGE = 200  # the most that the server lists at once
-LOOK = 100  # details read for one question: about a second, and a load that nobody notices
+LOOK = 100  # details read for one question: about a second, and a load that is not noticed
 
 
 class Parent(msgspec.Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""How fast files may go out: one bucket for all uploads of a target, which refills with time."""
+"""Pace of uploads: one token bucket for all files of a target, which refills with time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 
 class Pace:
-    """Shared by the threads that upload.
+    """The bucket, shared by all threads that upload.
 
     Args:
         clock, pause: of the machine.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import msgspec
 
@@ -20,7 +19,7 @@ SAY_EVERY = 16 << 20  # bytes between two notes for people who watch
 
 
 class Row(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
-    """The metadata row the server is sent."""
+    """The metadata row of an object, as the server wants it."""
 
     file_name: str
     file_type: str
@@ -34,11 +33,11 @@ class Row(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
 
 
 class Upload:
-    """One line on its way.
+    """The upload of one line.
 
     Args:
         line: with absolute paths.
-        notes: how far it is.
+        notes: of the steps that were done.
     """
 
     def __init__(self, line: FileLine, notes: Notes) -> None:
@@ -46,7 +45,7 @@ class Upload:
         self._notes = notes
         self._lock = threading.Lock()
         self.sources = sources_of(line)
-        names = [part.name for part in line.parts] or [Path(line.source or line.file_name).name]
+        names = [part.name for part in line.parts] or [line.file_name]
         files = [FileOf(name, source.size) for name, source in zip(names, self.sources, strict=True)]
         self.shipment = Shipment(
             line.file_name,
@@ -60,16 +59,16 @@ class Upload:
             self.shipment.take(note)
 
     def note(self, note: Note) -> None:
-        """A step is done."""
+        """Notes a step that is done."""
         with self._lock:
             self._notes.add(note)
             self.shipment.take(note)
 
     def read(self) -> None:
-        """Sees that everything is there, and reads what has to be known of it before.
+        """Checks that all contents are there, and reads those whose checksum is needed before.
 
         Raises:
-            ChangedError, OSError: a content is not to be had.
+            ChangedError, OSError: a content cannot be read as it was.
         """
         for index in self.shipment.to_hash():
             self.note(Hashed(index, self.sources[index].sha256()))
@@ -105,7 +104,7 @@ class Upload:
 
     @property
     def entry(self) -> ledger.Entry:
-        """For the Run's list, when storage has it."""
+        """The entry in the Run's list of files, once storage has it."""
         files = self.shipment.manifest.files if self.shipment.bundle else ()
         digest = ledger.digest_of(files) if files else self.shipment.sha256
         return ledger.entry_of(self.line, "server", digest, files)

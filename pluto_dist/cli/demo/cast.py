@@ -54,7 +54,7 @@ class Cast:
         self._started[name].kill()
 
     def running(self) -> list[str]:
-        """Who has not ended."""
+        """Names of the processes that have not ended."""
         return [name for name, process in self._started.items() if process.poll() is None]
 
     def code(self, name: str) -> int | None:

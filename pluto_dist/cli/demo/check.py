@@ -16,7 +16,7 @@ Key = tuple[str, str, int, float | str]  # lease, final name, step, value
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What is left when all processes have ended.
+    """The remains of a demo whose processes have all ended.
 
     Attributes:
         document: of the Run, from the store.

@@ -2,7 +2,7 @@
 
 Four ranks train a small network on handwritten digits. Beside them an eval, one that crashes, an uploader and
 a profiler that is killed attach to the same Run by its id. At the end the Run has to be COMPLETED and every
-point that anybody logged in the store; else the exit code is 1 and it is said what differs.
+point that was logged in the store; else the exit code is 1, and the difference is printed.
 
 It uses the node's own coordinator and the store of `--dir`, so the other commands see it like any other Run.
 """

@@ -1,4 +1,4 @@
-"""What happens in the demo, and in which order."""
+"""The script of the demo: its steps and their order."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ SETTLE_S = 120.0  # after the last process has ended; usually 0.1 s
 
 
 class Play(msgspec.Struct, frozen=True):
-    """Where and how long.
+    """Places and duration of one demo.
 
     Attributes:
-        run_id: of the Run that everybody joins.
+        run_id: of the Run that all processes join.
         folder: for checkpoints, logs and the ledger; exists and is empty.
         store: parent of the store.
         home: `PLUTO_DIST_HOME` of the processes, None for the usual places.
@@ -60,7 +60,7 @@ class Play(msgspec.Struct, frozen=True):
         return self.folder / "over"
 
     def env(self) -> dict[str, str]:
-        """What the processes are told by their environment; a job script would export the same."""
+        """Variables for the processes; a job script would export the same."""
         home = {} if self.home is None else {"PLUTO_DIST_HOME": str(self.home)}
         return home | {
             "PLUTO_RUN_ID": self.run_id,
@@ -73,16 +73,16 @@ class Play(msgspec.Struct, frozen=True):
 
 
 def perform(play: Play, cast: Cast, watch: Watch) -> int:
-    """Starts everybody, kills one, and returns when all have ended.
+    """Starts all processes, kills one, and returns when all have ended.
 
-    Each step waits for what the one before has brought about, and the training goes on until the crash and
-    the kill have happened beside it, however slow the machine is.
+    Each step waits for the effect of the one before, and the training goes on until the crash and the kill
+    have happened beside it, however slow the machine is.
 
     Returns:
-        When it was killed, in epoch milliseconds.
+        When that one was killed, in epoch milliseconds.
 
     Raises:
-        WaitTimeoutError: somebody has not ended in time.
+        WaitTimeoutError: a process has not ended in time.
         PlutoDistError: the training failed.
     """
     play.checkpoints.mkdir()

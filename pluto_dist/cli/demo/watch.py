@@ -1,4 +1,4 @@
-"""Looks at the demo's Run while it lives and tells what happens: a live table, or lines where none can be."""
+"""Shows the demo's Run while it lives: a live table, or lines where a table cannot be drawn."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NUMBERS = ("RANK", "PID", "STEP", "WRITTEN", "DELIVERED")
 
 
 class Screen(Protocol):
-    """Where the state of the Run is shown."""
+    """A display for the state of the Run."""
 
     def show(self, document: Document, elapsed_s: float) -> None:
         """The Run as it is now."""
@@ -82,7 +82,7 @@ def screen(console: Console) -> Screen:
 
 
 class Watch:
-    """Asks the coordinator about one Run, shows it, and tells when a process comes or goes.
+    """Asks the coordinator about one Run, shows it, and prints when a process comes or goes.
 
     Attributes:
         document: the Run as it was seen last, None before it is open.
@@ -155,7 +155,7 @@ def _run(document: Document) -> str:
 
 
 def _state(document: Document, lease: LeaseShown) -> str:
-    """How it is, or how it ended."""
+    """State of a process, or how it ended."""
     failure = _failure(document, lease)
     return lease.end_reason or lease.state if failure is None else FAILURES[failure.name]
 
@@ -168,7 +168,7 @@ def _end(document: Document, lease: LeaseShown) -> str:
 
 
 def _failure(document: Document, lease: LeaseShown) -> RunEvent | None:
-    """Of a side that failed only the events know how."""
+    """The event of a side's failure, which stands nowhere else."""
     found = (event for event in document.events if event.name in FAILURES)
     return next((event for event in found if event.detail.get("label") == lease.label), None)
 

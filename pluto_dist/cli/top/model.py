@@ -1,4 +1,4 @@
-"""What `top` shows, as rows of text: decided from what was seen and from what the person asked for. Pure."""
+"""The model of `top`: its rows of text, as a pure function of the Runs seen and the person's choices."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ WHOM = ("label", "ranks", "status")
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
-    """What the person at the keys asked for.
+    """The person's choices: order, filters, groups.
 
     Attributes:
         by: by what processes are sorted.
@@ -72,7 +72,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     processes: str = ""
 
     def sorted_by_next(self) -> Asked:
-        """By the next key, in its own direction."""
+        """The choices with the next key of sorting, in its own direction."""
         following = KEYS[(KEYS.index(self.by) + 1) % len(KEYS)]
         return msgspec.structs.replace(self, by=following, reverse=False)
 
@@ -117,7 +117,7 @@ def process_rows(run: RunSeen, asked: Asked) -> list[ProcessRow]:
 
 
 def is_of_now(process: Process, document: Document) -> bool:
-    """Not what an attempt before this one left, and no side that went on purpose."""
+    """Whether a process is of the present attempt, and no side that has left on purpose."""
     lease = process.lease
     if lease.state in OPEN or process.health == "failed first":
         return True
@@ -173,7 +173,7 @@ def machine_line(machine: MachineUse) -> str:
 
 
 def event_line(event: RunEvent) -> str:
-    """What happened, to whom, with its particulars; ids of leases are for scripts."""
+    """An event in one line: its name, the process, the particulars; without ids of leases."""
     whom = [event.detail[key] for key in WHOM if key in event.detail]
     rest = [f"{key}={value}" for key, value in event.detail.items() if key not in (*WHOM, "lease")]
     return printable(" ".join((event.name, *whom, *rest))).replace("\n", " ")
@@ -212,7 +212,7 @@ def pace(rate: float | None) -> str:
 
 
 def ago(seconds: float | None) -> str:
-    """As `span`, shorter: `4s`, `3min`, `5h10`, `2d`."""
+    """A duration, shorter than `span`: `4s`, `3min`, `5h10`, `2d`."""
     if seconds is None:
         return ""
     if seconds < 100:

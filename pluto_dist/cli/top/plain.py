@@ -1,4 +1,4 @@
-"""`top` without Textual: tables that are drawn anew in place, or once where nobody looks."""
+"""`top` without Textual: tables drawn anew in place, or printed once where the output is no terminal."""
 
 from __future__ import annotations
 

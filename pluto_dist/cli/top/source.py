@@ -1,6 +1,6 @@
-"""Where `top` gets what it shows: the board, and of one Run its points, its console and why it ended.
+"""The source of all that `top` shows: the board, and for one Run its points, its console and its end.
 
-All of it reads files and asks the coordinator, so it is called by threads beside the screen.
+It reads files and asks the coordinator, so it is called by threads beside the screen.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TOGETHER = 32  # consoles that are read at once
 
 
 class Source(Protocol):
-    """What the screen asks for."""
+    """The questions of the screen."""
 
     @property
     def remark(self) -> str:
@@ -41,11 +41,11 @@ class Source(Protocol):
         """The newest console lines of some processes, oldest first."""
 
     def why(self, run: RunSeen) -> list[str]:
-        """How the Run ended, or how it is."""
+        """The end of the Run, or its state."""
 
 
 class Looking:
-    """The real one.
+    """The source that looks at this machine.
 
     Args:
         board: of the Runs.

@@ -108,7 +108,7 @@ def copy_size(terminal: int, to: int) -> None:
         size = termios.tcgetwinsize(terminal)
         if size != termios.tcgetwinsize(to):
             termios.tcsetwinsize(to, size)
-    except termios.error:  # the terminal is gone; then nobody looks at the size
+    except termios.error:  # the terminal is gone, and with it the need for its size
         return
 
 

@@ -121,7 +121,7 @@ class LineCutter:
         return [piece for line in found for piece in _pieces(line)] if max(map(len, found)) > PIECE else found
 
     def _cut_unfinished(self, rest: str) -> list[str]:
-        """At least one piece stays behind, so that a secret that goes on in the next text is seen whole."""
+        """Cuts off pieces, all but the last: a secret that goes on in the next text has to be seen whole."""
         pieces = list(_pieces(self._redact(_plain(rest))))
         self._rest = "".join(pieces[-2:])
         return pieces[:-2]
@@ -140,7 +140,7 @@ def _plain(line: str) -> str:
 
 
 def _pieces(line: str) -> Iterator[str]:
-    """At least one; an empty line is one too."""
+    """The line in pieces, at least one; an empty line is one too."""
     yield line[:PIECE]
     for at in range(PIECE, len(line), PIECE):
         yield line[at : at + PIECE]

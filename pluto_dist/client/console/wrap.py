@@ -87,7 +87,7 @@ class StreamCapture:
 
     def _recording(self, write: Callable[[str], Any]) -> Callable[[str], Any]:
         recorders = self._recorders
-        this = ref(self)  # whoever keeps the function must not keep the files of an ended lease
+        this = ref(self)  # code that keeps the function must not keep the files of an ended lease
 
         def write_and_record(*given: Any, **named: Any) -> Any:
             written = write(*given, **named)

@@ -24,6 +24,7 @@ MAX_ANCESTORS = 64
 _LAUNCH_NAMES = frozenset(map(os.fsencode, LAUNCH_VARIABLES))
 _PYTHON = re.compile(r"(python|pypy)[0-9.]*")
 _OPTIONS_WITH_VALUE = ("-X", "-W")
+_RDZV_ID = ("--rdzv-id", "--rdzv_id")
 _POOL_MARKS = ("--multiprocessing-fork", "from multiprocessing.forkserver", "loky.backend.popen_loky")
 
 
@@ -72,6 +73,16 @@ def is_pooled(args: Sequence[str]) -> bool:
     return any(mark in arg for arg in args for mark in _POOL_MARKS)
 
 
+def rdzv_id_of(args: Sequence[str]) -> str:
+    """What a torchrun was given as its id; the last one counts, "" if there is none."""
+    found = ""
+    for place, arg in enumerate(args):
+        name, equals, value = arg.partition("=")
+        if name in _RDZV_ID:
+            found = value if equals else next(iter(args[place + 1 :]), "")
+    return found
+
+
 def _on_linux() -> bool:
     return sys.platform == "linux"
 
@@ -94,6 +105,7 @@ def _from_proc(identity: Identity) -> Iterator[AncestorFacts]:
             program=program_of(os.fsdecode(comm), words),
             environ=_environ_of(pid),
             pooled=is_pooled(words),
+            rdzv_id=rdzv_id_of(words),
         )
         pid = parent
 
@@ -119,6 +131,7 @@ def _from_psutil(identity: Identity) -> Iterator[AncestorFacts]:
                 program=program_of(facts["name"] or "", facts["cmdline"] or []),
                 environ=_launch_variables(facts["environ"]),
                 pooled=is_pooled(facts["cmdline"] or []),
+                rdzv_id=rdzv_id_of(facts["cmdline"] or []),
             )
     except psutil.Error:
         return

@@ -79,12 +79,14 @@ class AncestorFacts(msgspec.Struct, frozen=True):
         environ: its rank variables when it was started, None if they cannot be read (another user's
             process, which then is no rank of this job).
         pooled: its command line is that of a process that `multiprocessing` or joblib has started.
+        rdzv_id: the id in its command line, if it is a torchrun that was given one.
     """
 
     identity: Identity
     program: str = ""
     environ: Mapping[str, str] | None = None
     pooled: bool = False
+    rdzv_id: str = ""
 
 
 class Surroundings(msgspec.Struct, frozen=True):
@@ -228,7 +230,19 @@ def _job_of_rank(
         shared_id=shared_id,
         launch=" ".join(filter(None, (shared_id, _address(env)))) if nodes > 1 else "",
         nodes=nodes,
+        given_id=_given_id(place, env, launcher, lineage),
     )
+
+
+def _given_id(
+    place: Coordinates, env: Mapping[str, str], launcher: Identity | None, lineage: Sequence[AncestorFacts]
+) -> str:
+    """The id that torchrun was given and does not use: since 2.12.1 not on one node without an address."""
+    if place.family.name != "torchelastic":
+        return ""
+    said = (each.rdzv_id for each in lineage if each.identity == launcher)
+    given = next(said, "") or env.get("PET_RDZV_ID", "")
+    return "" if given in ("none", env.get("TORCHELASTIC_RUN_ID")) else given
 
 
 def _node_rank(place: Coordinates) -> int:

@@ -117,7 +117,7 @@ class Text(Media):
 
 
 def _is_file(data: object) -> bool:
-    """As the official client decides it; a text that is no possible path is none."""
+    """Whether a text names a file, by the official client's rule."""
     try:
         return isinstance(data, str | os.PathLike) and Path(data).is_file()
     except (OSError, ValueError):

@@ -91,7 +91,7 @@ def _drawn(data: Any) -> bytes:
 
 
 def _pixels(array: Any, *, channels_first: bool) -> Any:
-    """As uint8, (height, width) or (height, width, 3 or 4); the flag decides where both ends may be meant."""
+    """The array as uint8, (height, width) or (height, width, 3 or 4); the flag decides in doubtful cases."""
     may_be_first = array.ndim == 3 and array.shape[0] in _CHANNELS
     if may_be_first and (channels_first or array.shape[2] not in _CHANNELS):
         array = array.transpose(1, 2, 0)

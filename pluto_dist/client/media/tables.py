@@ -35,7 +35,7 @@ class Data(DataValue):
 
 
 class Histogram(DataValue):
-    """How often values occur.
+    """Counts of values in bins of equal width.
 
     Args:
         data: numbers (list, array or tensor of any shape; what is not finite is left out), or with `bins`
@@ -162,7 +162,7 @@ def _cells(data: Any) -> list[list[Any]]:
 
 
 def _cell(value: object) -> bool | int | float | str | None:
-    """As strict JSON can hold it: the server's readers stop at a NaN."""
+    """A cell as strict JSON: the server's readers stop at a NaN."""
     try:
         plain = scalar_of(value)
     except NotAScalarError:

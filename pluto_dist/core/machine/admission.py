@@ -300,8 +300,9 @@ class Admission:
         if grant.elsewhere:
             self._opening.join_instead(run, lease)
             run = self._book.runs[run.key]
+        # No role before the backend's answer, which may be a refusal; `retry` decides again with it.
         if run.opening and not run.provisional:
-            self._deadlines[lease.lease_id] = None  # asked again when the backend has answered
+            self._deadlines[lease.lease_id] = None
             return
         if owns:
             run = self._succession.own(lease, run, anew=grant.anew)
@@ -327,6 +328,8 @@ class Admission:
             granted_ms=now.wall_ms,
         )
         self._granted = True
+        if owns and granted.opened.job.given_id:
+            self._find_namesake(granted, run)
         self._contribute(granted, run)
         if owns and newcomer:
             self._shared.add_tags(run.key, lease.opened.tags)
@@ -334,6 +337,16 @@ class Admission:
             run.key, "lease_granted", lease=lease.lease_id, role=grant.role, label=label, reason=grant.reason
         )
         self._context.emit(LookAtStreams(lease_id=lease.lease_id, folder=lease.folder))
+
+    def _find_namesake(self, lease: Lease, run: Run) -> None:
+        """Another launch that was given the same id; torchrun has kept it from both."""
+        for other in tuple(self._book.leases):
+            named_alike = other.opened.job.given_id == lease.opened.job.given_id
+            if named_alike and other.role == "owner" and other.alive and other.run not in (None, run.key):
+                theirs = self._book.runs[other.run or ""]
+                if lease.opened.run is None and other.opened.run is None:
+                    self._context.change_lease(lease, namesake=theirs.display_id or theirs.external_id)
+                    self._context.change_lease(other, namesake=run.display_id or run.external_id)
 
     def refuse(self, lease: Lease, error: str, message: str) -> None:
         """Ends a claim with its reason; nothing else changes."""

@@ -27,7 +27,7 @@ from pluto_dist.core.values.effects import BeatRun
 from pluto_dist.core.values.events import Beaten
 from pluto_dist.core.values.records import Run
 
-POLL_S = 4.0  # while somebody trains, because only the answer to a heartbeat tells of a cancel
+POLL_S = 4.0  # while a process trains, because only the answer to a heartbeat brings a cancel
 APART_S = 0.25  # a node with many Runs asks no more often than this
 BEAT_S = 20.0  # the server forgets a Run 150 s after its last heartbeat and stores at most one each 30 s
 LAST_S = 3.0  # the status waits no longer for the answer to the last question

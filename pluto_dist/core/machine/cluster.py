@@ -14,7 +14,7 @@ from pluto_dist.core.values.effects import Fence
 from pluto_dist.core.values.events import ClusterJoined, ClusterListed, ClusterSeen, ClusterWritten
 from pluto_dist.core.values.records import Lease, Run, Verdict
 
-AWAY_S = 5.0  # a store that does not answer for so long is worth a word
+AWAY_S = 5.0  # a store that does not answer for so long is reported
 
 
 class Clusters:
@@ -149,7 +149,7 @@ class Clusters:
         return shared is not None and shared.expects_more()
 
     def trouble(self, run: Run) -> str:
-        """What people should know of the store, "" if all is well."""
+        """Trouble with the store, for people; "" if all is well."""
         shared = self.of(run)
         if shared is None or shared.lease.away_since is None:
             return ""
@@ -166,7 +166,7 @@ class Clusters:
         return shared.deadline() if shared is not None else None
 
     def deadline(self) -> float | None:
-        """When a lease has to be seen to."""
+        """When a lease has to be renewed, or asked for again."""
         return self._memberships.deadline()
 
     def forget(self, run: str) -> None:

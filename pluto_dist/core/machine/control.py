@@ -122,6 +122,7 @@ class Controls:
         """Takes the backend's answer to a request; True if new names are registered now."""
         request = self._requests.get(event.run)
         run = self._book.runs.get(event.run)
+        # Another token is that of an earlier request, whose answer says nothing about this one.
         if request is None or run is None or request.token != event.token:
             return False
         del self._requests[event.run]
@@ -208,6 +209,7 @@ class Controls:
         reports = run.verdict is not None and not run.reported and may_report
         if reports:
             self._try_once_more(run)
+        # The status is the last word on the server: it waits for the others, as long as they may succeed.
         waits = any(self._attempts_of(run, operation).failures < TRIES for operation, _ in wanted)
         due = reports and not waits and self._context.now.at >= self._attempts_of(run, "status").not_before
         if due and self._beats.asked_last(run):

@@ -22,6 +22,7 @@ from pluto_dist.core.machine.context import Context, Shared
 from pluto_dist.core.machine.control import Controls
 from pluto_dist.core.machine.delivery import Delivery
 from pluto_dist.core.machine.folding import Folding
+from pluto_dist.core.machine.leftovers import Leftovers
 from pluto_dist.core.machine.opening import Opening
 from pluto_dist.core.machine.queries import Questions
 from pluto_dist.core.machine.restoring import OPERATION as PUT_BACK
@@ -123,6 +124,7 @@ class Coordinator:
         )
         self._views = Views(self._context, self._delivery, situations, self._stragglers, generation)
         self._sampling = Sampling(self._context, self._delivery)
+        self._leftovers = Leftovers(self._context)
         self._settling = Settling(
             self._context,
             shared,
@@ -135,6 +137,7 @@ class Coordinator:
             self._views,
             self._sampling,
             self._clusters,
+            self._leftovers,
         )
         # Every part that has a `forget` is found here; a list kept by hand would miss the next one.
         self._retention = Retention(
@@ -166,6 +169,7 @@ class Coordinator:
             self._views.deadline(),
             self._sampling.deadline(),
             self._stragglers.deadline(),
+            self._leftovers.deadline(),
             self._document_writer.deadline(),
             self._copies.deadline(),
             self._idle.deadline(),
@@ -238,6 +242,7 @@ class Coordinator:
                 self._delivery.wake()
                 self._sampling.sample()
                 self._stragglers.look()
+                self._leftovers.look()
                 self._clusters.tick()
             case _:
                 raise TypeError(f"no such event: {type(event).__name__}")
@@ -252,6 +257,7 @@ class Coordinator:
         self._views.heard(message.lease_id, event.peer)
         lease = self._book.leases.get(message.lease_id)
         if lease is None or lease.folded < message.entries:
+            # The answer waits for the entries, so that its view shows their effect (R1).
             self._context.emit(ReadLifecycle(lease_id=message.lease_id, folder=message.folder))
             self._views.reply_later(message.lease_id, message.request)
             return
@@ -288,6 +294,7 @@ class Coordinator:
 
     def _opened(self, event: OpenEnded) -> None:
         run = self._book.runs.get(event.run)
+        # First of all: the Run is gone after `withdraw`, and nothing else remembers what has to be put back.
         if run is not None and isinstance(event.result, Refused) and event.result.reopened is not None:
             self._restoring.owe(run.target, event.result.reopened)
         refused = self._opening.ended(event)
@@ -323,6 +330,7 @@ class Coordinator:
             self._context.emit(StopSelf(reason="asked to stop"))
         elif self._idle.long_enough(self.at_rest, self._context.now.at):
             self._context.emit(StopSelf(reason=f"idle for {self._idle.exit_s:g} s", unless=True))
+        # All that the event has changed is one commit, and it leads: no effect leaves before it is kept (R1).
         changes = self._book.take_changes()
         effects = self._context.take_effects()
         return [changes, *effects] if changes.saves else effects

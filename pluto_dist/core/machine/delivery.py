@@ -285,7 +285,7 @@ class Delivery:
         return known
 
     def _count_points(self, lane: Lane, run: Run, summary: dict[str, PointSummary]) -> None:
-        if not summary or is_node(lane.lease):  # nobody logged these
+        if not summary or is_node(lane.lease):  # no script logged these
             return
         known = self._known(run.key, lane.writer)
         points = self._book.points.get(lane.lease.lease_id) or Points(run.key)

@@ -58,6 +58,7 @@ class Folding:
     def read(self, event: LifecycleRead) -> None:
         """Takes new entries of one lease, and lets them take effect as far as possible."""
         inbox = self._inbox.setdefault(event.lease_id, deque())
+        # An entry counts once, although streams are read again after restarts and in polls.
         newest = inbox[-1][0] if inbox else self._folded(event.lease_id)
         inbox.extend((number, entry) for number, entry in event.entries if number > newest)
         if event.lease_id not in self._book.leases:
@@ -83,6 +84,7 @@ class Folding:
             return
         skipped: list[tuple[int, Unreadable]] = []
         for number, entry in self._inbox.pop(lease_id, ()):
+            # In one transaction with its effect: after a crash an entry has taken effect, or is read again.
             lease = self._context.change_lease(self._book.leases[lease_id], folded=number)
             if isinstance(entry, Unreadable):
                 skipped.append((number, entry))

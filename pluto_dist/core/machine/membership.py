@@ -14,7 +14,7 @@ from pluto_dist.core.values.engine import ClusterAddress, Joined, LeaseLost, Ref
 from pluto_dist.core.values.events import ClusterJoined
 
 AGAIN_S = 1.0
-REFUSED_AGAIN_S = 15.0  # somebody may mend the cause
+REFUSED_AGAIN_S = 15.0  # the cause may be mended meanwhile
 
 
 class Lease(msgspec.Struct):
@@ -95,7 +95,7 @@ class Memberships:
         lease.answered_at, lease.away_since, lease.trouble = self._context.now.at, None, ""
 
     def silent(self, address: ClusterAddress, reason: str) -> None:
-        """The store has not answered, or said no."""
+        """The store has not answered, or has refused."""
         lease = self.of(address)
         lease.trouble = reason
         if lease.away_since is None:
@@ -110,5 +110,5 @@ class Memberships:
                 del self._leases[address]
 
     def deadline(self) -> float | None:
-        """When the next lease has to be seen to."""
+        """When the next lease has to be renewed, or asked for again."""
         return min((lease.next_at for lease in self._leases.values() if not lease.asked), default=None)

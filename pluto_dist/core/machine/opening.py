@@ -39,7 +39,7 @@ from pluto_dist.core.values.records import Cursor, Lease, Prior, Run, Verdict
 
 SEAT_WAIT_S = 0.5  # an answer of the cluster store wakes it before
 KEY_WAIT_S = 1.0  # a key usually comes with the next message
-REFUSED_RETRY_S = 30.0  # a Run that holds data already is offered again, in case somebody mends the cause
+REFUSED_RETRY_S = 30.0  # a Run that holds data already is offered again, in case the cause is mended
 LONGEST_ID = 255  # characters the server takes
 
 
@@ -65,7 +65,7 @@ class Opening:
         key = claim.generated_id
         external = claim.run.external_id if claim.run is not None and claim.run.external_id else key
         if claim.target.mode == "local" and claim.job.node_rank > 0:
-            external = f"{external}-{node_name(claim)}"  # a store has nobody who could tell nodes apart
+            external = f"{external}-{node_name(claim)}"  # a store does not tell nodes of one job apart
         run = self._book.runs.put(
             key,
             Run(
@@ -96,7 +96,7 @@ class Opening:
         return self._ask(run)
 
     def reopen(self, run: Run, lease: Lease) -> Run:
-        """Takes an ended Run up again; the backend is asked if it may have been told of the end."""
+        """Takes an ended Run up again; the backend is asked if the end may have reached it."""
         assert run.verdict is not None  # noqa: S101 # only ended Runs are reopened
         asks = run.telling and run.target.mode == "pluto" and not run.opening
         job = lease.opened.job
@@ -172,7 +172,7 @@ class Opening:
                 self._not_before.pop(event.run, None)
                 self._answers.apply(run, opened)
             case Unavailable(reason=reason, after_s=after_s, absent=absent, untouched=untouched):
-                if untouched:
+                if untouched:  # the next try is the first again, and need not look for traces of this one
                     run = self._context.change_run(run, asked_ms=0)
                 if self._absences.left_alone(run, absent=absent):
                     self._ask(self._succession.alone(run))

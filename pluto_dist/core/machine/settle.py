@@ -27,6 +27,7 @@ from pluto_dist.core.machine.context import Context, Shared
 from pluto_dist.core.machine.control import Controls
 from pluto_dist.core.machine.delivery import QUIET_MS, Delivery
 from pluto_dist.core.machine.folding import Folding
+from pluto_dist.core.machine.leftovers import Leftovers
 from pluto_dist.core.machine.sampling import Sampling
 from pluto_dist.core.machine.store import DocumentWriter
 from pluto_dist.core.machine.views import RunSituations, Views
@@ -61,6 +62,7 @@ class Settling:
         views: Views,
         sampling: Sampling,
         clusters: Clusters,
+        leftovers: Leftovers,
     ) -> None:
         self._context = context
         self._book = context.book
@@ -73,6 +75,7 @@ class Settling:
         self._views = views
         self._sampling = sampling
         self._clusters = clusters
+        self._leftovers = leftovers
         self._polls = MemberPolls(context)
         self._reports = NodeReports(context, shared)
         self._deadlines: dict[str, float] = {}
@@ -172,6 +175,7 @@ class Settling:
         alone = run.cluster is None or self._clusters.trouble(run)
         if run.relay and alone and assessment.phase in ("detached", "restarting"):
             self._reports.tell(run, members)
+        self._leftovers.settled(run)
         node = self._sampling.plan(run)
         if node is not None:
             self.gone(node.lease_id)

@@ -36,6 +36,7 @@ from pluto_dist.core.values.cluster import (
     RunDocument,
     Seat,
     StoredVerdict,
+    key_part,
 )
 from pluto_dist.core.values.effects import ExpireCluster, Fence, WriteCluster
 from pluto_dist.core.values.engine import (
@@ -81,7 +82,7 @@ class SharedRun:
         self._book = context.book
         self._key = run.key
         self._address: ClusterAddress = run.cluster
-        self._folder = f"{run.cluster.prefix}/v1/{_part(run.project)}/{_part(run.external_id)}/"
+        self._folder = f"{run.cluster.prefix}/v1/{key_part(run.project)}/{key_part(run.external_id)}/"
         self._memberships = memberships
         self._node = node
         self._generation = generation
@@ -142,7 +143,7 @@ class SharedRun:
             case Conflict(current=current):
                 if isinstance(current, Versioned):
                     self._lookout.written(asked.key, current.value, current.version)
-                    self._done.add(asked.key)  # what is made once is made, by whomever
+                    self._done.add(asked.key)  # a key that is made once is there, also by another node
                 self._lookout.again()
             case GuardFailed():
                 if asked.leased:
@@ -762,7 +763,7 @@ def _launch(run: Run, leases: tuple[Member, ...]) -> str:
 
 
 def _owner_in(nodes: Iterable[NodeDocument], launch: str, attempt: int) -> OwnerAt | None:
-    """The owner of a start of the job, as its node told of it."""
+    """The owner of a start of the job, by its node's document."""
     mine = (each for each in nodes if each.start and (each.launch, each.attempt) == (launch, attempt))
     return next((OwnerAt(each.node, each.start) for each in mine), None)
 
@@ -775,8 +776,3 @@ def _steady(document: NodeDocument) -> NodeDocument:
 
 def _quiet(document: RunDocument) -> RunDocument:
     return msgspec.structs.replace(document, written_at=0.0)
-
-
-def _part(text: str) -> str:
-    """Text as one part of a key, with slashes escaped: one would begin another folder."""
-    return text.replace("%", "%25").replace("/", "%2F")

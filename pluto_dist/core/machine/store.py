@@ -28,7 +28,7 @@ from pluto_dist.core.values.effects import Copy, DropCopies, KeepCopies, ReadUpl
 from pluto_dist.core.values.events import CopiesDropped, CopiesKept, DocumentWritten, UploadsRead
 from pluto_dist.core.values.records import Cursor, Lease, Run
 
-DOCUMENT_S = 1.0  # a document is written at most this often, unless somebody waits for it
+DOCUMENT_S = 1.0  # a document is written at most this often, unless a process waits for it
 
 
 class DocumentWriter:
@@ -269,7 +269,7 @@ class UndeliveredCopies:
 
 
 def _missing(lane: Lane) -> tuple[Copy, ...]:
-    """What is neither delivered nor copied, segment by segment."""
+    """Parts of segments that are neither delivered nor copied."""
     delivered, kept = lane.cursor.offsets, lane.kept
     return tuple(
         Copy(lane.cursor.stream, segment, kept.get(segment, 0), size)

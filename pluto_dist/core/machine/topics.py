@@ -1,8 +1,8 @@
-"""Hand-over between the processes of a Run: items are numbered, and given to who asks for them (R14, G13).
+"""Hand-over between processes of a Run: items are numbered, and given to the processes that ask (R14, G13).
 
-What is published and what is done are lifecycle entries (R1); to ask for an item is only a question, which is
-repeated until it is answered. So each entry counts once, whatever becomes of messages and coordinators, and
-what was given to a process that died comes to the next one that asks.
+Publishing an item and being done with one are lifecycle entries (R1); asking for an item is only a question,
+which is repeated until it is answered. So each entry counts once, whatever becomes of messages and
+coordinators, and an item that was given to a process that died is given to the next one that asks.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ class Question(msgspec.Struct, frozen=True):
 
     @property
     def member(self) -> Holder:
-        """Who asks."""
+        """The loop that asks."""
         return Holder(self.asked.lease_id, self.asked.member)
 
 
 class Topics:
-    """Questions that wait; what is known of topics and readers stands in the book."""
+    """Questions that wait for an item; topics and readers are in the book."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -47,7 +47,7 @@ class Topics:
         self._new: dict[Holder, None] = {}
 
     def publish(self, lease: Lease, run: Run, entry: Published) -> None:
-        """Gives the next number of the topic; what cannot be taken is noted in the Run's history."""
+        """Gives an item the next number of its topic; a refused one is noted in the history of the Run."""
         topics = self._book.topics_of(run.key)
         topic = topics.get(entry.topic) or Topic(run=run.key, name=entry.topic)
         why = _refused(topic, len(topics), len(bytes(entry.payload)))
@@ -59,12 +59,12 @@ class Topics:
         self._book.items.put(topic.item_key(topic.last), item)
 
     def done(self, lease: Lease, run: Run, entry: ItemDone) -> None:
-        """A subscriber is through with an item."""
+        """Marks an item as done for a subscriber."""
         reader = self._reader(run, entry.topic, lease, entry.group)
         self._book.put_reader(done(reader, entry.number))
 
     def left(self, lease: Lease, run: Run, entry: Unsubscribed) -> None:
-        """A loop was left: what it holds is given again."""
+        """Frees the items of a loop that was left, to be given again."""
         member = Holder(lease.lease_id, entry.member)
         self._waiting.pop(member, None)
         reader = self._reader(run, entry.topic, lease, entry.group)
@@ -73,7 +73,7 @@ class Topics:
             self._book.put_reader(msgspec.structs.replace(reader, held=held))
 
     def take(self, peer: bytes, asked: TakeItem) -> None:
-        """A process asks for an item; a question that it has repeated since is older."""
+        """Takes a question for an item; it replaces the same process's earlier one."""
         question = Question(peer, asked)
         before = self._waiting.get(question.member)
         if before is None or before.asked.request <= asked.request:
@@ -81,10 +81,10 @@ class Topics:
             self._new[question.member] = None
 
     def serve(self, runs: Container[str]) -> None:
-        """Answers what can be answered now.
+        """Answers the questions that can be answered now.
 
         Args:
-            runs: those in which something has changed.
+            runs: Runs in which something has changed.
         """
         new, self._new = self._new, {}
         for member, question in tuple(self._waiting.items()):
@@ -135,7 +135,7 @@ class Topics:
 
 
 def _refused(topic: Topic, topics: int, size: int) -> str:
-    """Why something cannot be published, "" if it can; the client has looked before."""
+    """The reason why an item cannot be published, "" if it can; the client has checked before."""
     if size > MAX_PAYLOAD:
         return f"a payload of {size} bytes; the limit is {MAX_PAYLOAD}"
     if not topic.last and topics >= MAX_TOPICS:
@@ -144,5 +144,5 @@ def _refused(topic: Topic, topics: int, size: int) -> str:
 
 
 def _ended(run: Run) -> bool:
-    """Whether nothing more is to come; a relay has no verdict and goes by the server's status."""
+    """Whether no more items can come; a relay has no verdict and goes by the server's status."""
     return run.ended or (bool(run.relay) and run.status != "RUNNING")

@@ -115,7 +115,7 @@ class RunSituations:
         return FOR_EVER_MS if run.decided_ms is None else run.decided_ms + FILES_MS
 
     def trouble(self, run: Run) -> str:
-        """Why something does not go on, "" if all is well."""
+        """The reason why something does not go on, "" if all is well."""
         if run.target.mode == "pluto" and run.target.key_id not in self._context.keys:
             return "no API key in memory; any process of the Run hands it over"
         held_up = self._delivery.trouble(run.key) or self._clusters.trouble(run)
@@ -275,6 +275,9 @@ class Views:
             attempt=lease.attempt,
             error=lease.error,
             joined=self._joined(lease),
+            namesake=lease.namesake,
+            given_id=lease.opened.job.given_id,
+            left_over=lease.left_over,
             run=situation.run if situation is not None else None,
             last_out=situation is not None and others == 0,
             drained=situation is None or self._drained(lease, situation),

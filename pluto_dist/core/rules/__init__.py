@@ -1,7 +1,7 @@
 """Decisions as pure functions of values, without the coordinator's context.
 
-Who may do what: `claims` (roles), `kinship` (children of a process with a lease), `seat` (which of several
-nodes speaks for a Run). How a Run ends: `verdict`, and `joint` with `reports` and `offsets` for several
-nodes. What a series is called: `series`, `participants`. What is sent: `stream`, `shared` (tags, config).
-When a process talks to its coordinator: `session`.
+Roles: `claims`, `kinship` (children of a process with a lease), `seat` (which of several nodes sends a Run's
+status). The end of a Run: `verdict`, `states` (legal moves), and `joint` with `reports` and `offsets` for
+several nodes. Names: `series`, `participants`. What is sent: `stream`, `shared` (tags, config), `topics`.
+When a process talks with its coordinator: `session`.
 """

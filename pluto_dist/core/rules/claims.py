@@ -22,7 +22,7 @@ from pluto_dist.core.values.records import Lease, Run
 
 
 class Create(msgspec.Struct, frozen=True):
-    """There is no such Run here; ask the backend."""
+    """Ask the backend: there is no such Run here."""
 
     want: Want
 
@@ -44,7 +44,7 @@ class Grant(msgspec.Struct, frozen=True):
 
 
 class Wait(msgspec.Struct, frozen=True):
-    """Not decided yet; `until` is when to ask again at the latest."""
+    """Decide later, at `until` at the latest."""
 
     reason: str
     until: float | None = None
@@ -57,7 +57,7 @@ class Verify(msgspec.Struct, frozen=True):
 
 
 class Refuse(msgspec.Struct, frozen=True):
-    """Never, as asked. `error` names a class of `pluto_dist.errors`."""
+    """Refuse the claim for good; `error` names a class of `pluto_dist.errors`."""
 
     error: str
     message: str
@@ -67,7 +67,7 @@ Decision = Create | Grant | Wait | Verify | Refuse
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """What a decision rests on.
+    """The facts on which a decision rests.
 
     Attributes:
         run: the Run that the claim means, None if this coordinator knows none.

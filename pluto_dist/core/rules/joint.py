@@ -5,11 +5,11 @@ Every node's report has its times on the clock of the seat, which decides.
     owner's node      others                         then
     ended             all ended                      verdict
     ended             one still at work              10 s after the owner's word; for victims only, 18 s
-    ended             one lost, somebody failed      verdict
-    ended             one lost, nobody failed        10 s after the owner's word, and the loss is an event
+    ended             one lost, something failed     verdict
+    ended             one lost, nothing failed       10 s after the owner's word, and the loss is an event
     lost              one still at work              no verdict: the job goes on
-    lost              all ended, somebody failed     verdict
-    lost              all ended, nobody failed       no verdict: the owner may be well
+    lost              all ended, something failed    verdict
+    lost              all ended, nothing failed      no verdict: the owner may be well
     at work           whatever                       no verdict
 
 A loss names the cause of failures, and never makes one: a node that cannot reach the cluster store looks like

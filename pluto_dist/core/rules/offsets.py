@@ -12,7 +12,7 @@ from __future__ import annotations
 import msgspec
 
 DRIFT = 200e-6  # two clocks that NTP does not slew are apart by less than this
-UNKNOWN_S = 60.0  # for a bound that nothing has told yet: wide enough that only the kind of evidence decides
+UNKNOWN_S = 60.0  # for a bound that is not known yet: wide enough that only the kind of evidence decides
 
 
 class Offset(msgspec.Struct, frozen=True):
@@ -25,14 +25,14 @@ class Offset(msgspec.Struct, frozen=True):
 
 
 class Span(msgspec.Struct, frozen=True):
-    """From `low` to `high`."""
+    """An interval from `low` to `high`."""
 
     low: float
     high: float
 
     @property
     def spread(self) -> float:
-        """How uncertain it is."""
+        """The width of the interval."""
         return self.high - self.low
 
 
@@ -48,7 +48,7 @@ def read_theirs(offset: Offset, written_at: float, read_at: float) -> Offset:
 
 
 def read_ours(offset: Offset, written_at: float, read_there_at: float) -> Offset:
-    """The other node tells when, by its clock, it read what was written here at `written_at`.
+    """The other node's document says when, by its clock, it read what was written here at `written_at`.
 
     The bound dates from the writing and not from the telling, which may come a minute later.
     """
@@ -59,7 +59,7 @@ def read_ours(offset: Offset, written_at: float, read_there_at: float) -> Offset
 
 
 def span(offset: Offset, now: float) -> Span:
-    """Where mine - theirs is now."""
+    """The interval of mine - theirs now."""
     low = None if offset.low is None else offset.low - DRIFT * (now - offset.low_at)
     high = None if offset.high is None else offset.high + DRIFT * (now - offset.high_at)
     if low is None and high is None:

@@ -34,7 +34,7 @@ def takes_part(shown: NodeDocument, document: RunDocument) -> bool:
 
 
 def open_members(shown: NodeDocument) -> int:
-    """How many owners and workers had not ended when the node was heard last."""
+    """How many owners and workers had not ended in the node's last document."""
     return sum(member.alive and member.role != "side" for member in shown.members)
 
 

@@ -1,4 +1,4 @@
-"""Which node's coordinator speaks for a Run of several nodes.
+"""The seat: which node's coordinator sends the status of a Run of several nodes.
 
 The *owner* is a process and may finish the Run. The *seat* is the coordinator that sends statuses. They are
 on one node, except when that node is lost: then the seat moves and the owner stays what it is.
@@ -13,7 +13,7 @@ on one node, except when that node is lost: then the seat moves and the owner st
 A claim is one compare-and-set on the document's version that holds only while the old seat's node is absent.
 So of all that claim one wins, and an old seat that comes back finds either the document as it left it, and
 goes on, or another seat in it. A seat whose lease may have run out sends nothing (`may_act`): it is fenced by
-time before anybody else can have its place, as long as the engine keeps what it promised. Where the engine
+time before another node can have its place, as long as the engine keeps what it promised. Where the engine
 breaks that promise, the epoch in the Run's config at the server fences it.
 """
 

@@ -58,7 +58,7 @@ def names_itself(name: str, job: Job) -> bool:
 
 
 def treatment(name: str, mode: RankMetrics, job: Job, *, relayed: bool) -> Treatment:
-    """What becomes of a participant's new name.
+    """The treatment of a participant's new name.
 
     Args:
         mode: what the participant's process asked for; only workers have another than `auto`.
@@ -156,7 +156,7 @@ class SeriesNames:
         if series.participant == participant and not series.plain:
             return name, False
         final = f"{name}/{participant}"
-        while final in self._book.series_of(run):  # somebody logs under that very name
+        while final in self._book.series_of(run):  # a participant logs under that very name
             final = f"{final}/{participant}"
         others = {**series.others, participant: final}
         self._book.put_series(run, name, msgspec.structs.replace(series, others=others))
@@ -216,7 +216,7 @@ class Names:
         return dict(self._book.series_of(self._key))
 
     def unregistered(self, registered: frozenset[str]) -> dict[str, LogType]:
-        """Final names that the server has not been told."""
+        """Final names that are not registered at the server."""
         named = self._book.series_of(self._key).items()
         return {name: owner.log_type for name, owner in named if owner.participant and name not in registered}
 

@@ -19,10 +19,10 @@ RECONNECT_S = 5.0  # a silent socket is replaced after this time
 
 
 class Todo(msgspec.Struct, frozen=True):
-    """What to do now."""
+    """Actions that are due now."""
 
     send: bool = False
-    launch: bool = False  # if nobody listens
+    launch: bool = False  # if no coordinator listens
     reconnect: bool = False
 
 
@@ -117,7 +117,7 @@ class Session:
         return Todo(send=send, launch=launch, reconnect=reconnect)
 
     def deadline(self) -> float:
-        """When `next` has something to say, if nothing happens before."""
+        """When `next` has something to do, if nothing happens before."""
         if self._asked_at is None:
             return self._send_at
         return min(self._send_at, max(self._asked_at + ANSWER_S, self._launch_at), self._reconnect_at)

@@ -1,10 +1,10 @@
-"""How a logged file or folder goes to object storage: as which objects, and what is to be done next.
+"""Shipment: a logged file or folder as objects in storage, and the next steps of its upload.
 
 A plain file is one object. A folder, and a file that is larger than storage takes in one request, become
-several objects and a manifest, which goes last: while it is missing, nobody takes the rest for the whole.
+several objects and a manifest, which goes last: while it is missing, no reader takes the rest for the whole.
 
-What was done is noted, and a later try goes on from its notes: an address that was asked for is used again,
-because asking for another one shows as a second row; an object that is stored is not sent again.
+Each step is noted, and a later try goes on from the notes: an upload address is used again, because another
+one shows as a second row; an object that is stored is not sent again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
 class Slot(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What is known of one object's upload.
+    """State of one object's upload.
 
     Attributes:
         url: the address; "" if the object needs one.
@@ -47,7 +47,7 @@ class Slot(msgspec.Struct, frozen=True, omit_defaults=True):
         return not (self.url or self.done)
 
     def refused(self, now_s: float) -> Slot:
-        """What storage's refusal makes of it.
+        """The slot after storage has refused its address.
 
         A refused address is replaced once, since storage does not say why it refuses. If the new one is
         refused too, age was not the reason, and asking again each time would only add metadata rows: it
@@ -73,7 +73,7 @@ class Addressed(msgspec.Struct, frozen=True, tag_field="note", tag="addressed"):
 
 
 class Sent(msgspec.Struct, frozen=True, tag_field="note", tag="sent"):
-    """How much of an object is out, for people who watch; what counts is `Slot.done`."""
+    """Bytes of an object that were sent, for people who watch; only `Slot.done` counts."""
 
     object: int
     bytes: int
@@ -125,7 +125,7 @@ class ManifestFile(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """What an artifact of several objects holds; the object that says so is the last to be stored."""
+    """The files of an artifact of several objects; as an object of its own it is stored last."""
 
     files: tuple[ManifestFile, ...]
     format: int = 1
@@ -135,12 +135,12 @@ MANIFEST = ".manifest.json"  # at the end of its object's file name
 
 
 class Shipment:
-    """One artifact on its way; the notes say how far it is.
+    """The upload of one artifact, as its notes show it.
 
     Args:
         file_name: of the artifact; the objects' names begin with it.
-        files: what it holds.
-        folder: it is a folder, so that it has a manifest even for a single file.
+        files: its files.
+        folder: the artifact is a folder, and has a manifest even for a single file.
         hashed: checksums are wanted.
         limit, piece: see `PUT_LIMIT` and `PIECE`.
     """
@@ -176,7 +176,7 @@ class Shipment:
             self.objects += (Object(len(parts), file_name + MANIFEST, None, 0, 0),)
 
     def take(self, note: Note) -> None:
-        """Something was done, now or before."""
+        """Takes the note of a step, done now or by an earlier try."""
         match note:
             case Hashed(file=file, sha256=digest):
                 self._hashes[file] = digest
@@ -186,7 +186,7 @@ class Shipment:
                 pass
 
     def slot(self, number: int) -> Slot:
-        """What is known of an object."""
+        """The state of an object."""
         return self._slots.get(number, Slot())
 
     def to_hash(self) -> list[int]:
@@ -221,7 +221,7 @@ class Shipment:
 
     @property
     def manifest(self) -> Manifest:
-        """Its files; call it when all are hashed."""
+        """The manifest; to be called when all files are hashed."""
         names: dict[int, list[str]] = {}
         for each in self.objects:
             if each.file is not None:
@@ -235,7 +235,7 @@ class Shipment:
 
     @property
     def left(self) -> list[Object]:
-        """What storage does not have."""
+        """Objects that storage does not have."""
         return [each for each in self.objects if not self.slot(each.number).done]
 
     def _next(self) -> list[Object]:

@@ -46,7 +46,7 @@ class BatchSize:
         self.limit = event.lines // 2
         if not self._repeatable:
             self.limit, self._careful_until = 1, (event.segment, event.end)
-        return event.lines - 1  # nobody says how many stood before the bad one
+        return event.lines - 1  # the server does not say how many stood before the bad one
 
 
 def delivered_segments(

@@ -1,8 +1,8 @@
-"""Which item a subscriber gets next (R14): pure functions of how far its label or group is.
+"""Hand-over (R14): which item a subscriber gets next, and when one is done; pure functions of its reader.
 
 A label reads a topic alone, a group shares it among its members. Both are one `Reader`: what was given and is
-not held by anybody is done. An item whose holder is gone is given again, before any newer one; that is the
-only way in which a member gets an item that is older than one it had.
+not held by any process is done. An item whose holder is gone is given again, before any newer one; that is
+the only way in which a member gets an item that is older than one it had.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def next_number(
         last: number of the newest item.
         member: who asks; what it holds already it gets again.
         alive: whether a holder may still be at work.
-        latest: only the newest item that nobody has had.
+        latest: only the newest item that no process has had.
     """
     own = [number for number, holder in reader.held.items() if holder == member]
     if own:
@@ -57,7 +57,7 @@ def taken(reader: Reader, number: int, member: Holder, alive: Alive, *, latest: 
 
 
 def done(reader: Reader, number: int) -> Reader:
-    """The reader once somebody is through with an item."""
+    """The reader after an item is done."""
     return _without(reader, lambda each, _: each == number)
 
 

@@ -22,6 +22,7 @@ from typing import Literal
 
 import msgspec
 
+from pluto_dist.core.rules.advice import advice
 from pluto_dist.core.values.backend import Status, StatusReport
 from pluto_dist.core.values.cluster import Piece, failure_of
 from pluto_dist.core.values.lifecycle import Evidence
@@ -50,7 +51,22 @@ def decide(run: Run, members: tuple[Lease, ...]) -> Verdict:
     if stop:
         by = failure.signal or failure.type or f"exit code {failure.exit_code}"
         return Verdict("TERMINATED", f"{who} was asked to stop by {by}", failure)
-    return Verdict("FAILED", f"{who} failed first: {describe(failure)}", failure)
+    remark = _remark(run, members, failure)
+    return Verdict("FAILED", f"{who} failed first: {describe(failure)}{remark}", failure)
+
+
+def _remark(run: Run, members: tuple[Lease, ...], failure: Failure) -> str:
+    """What else a person should know of this end; "" if nothing."""
+    found = (
+        said
+        for member in members
+        for evidence in member.evidence
+        if (said := advice(evidence, member.attempt))
+    )
+    known = next(found, "")
+    if not known and run.launcher_gone_at is not None and failure.attempt < run.max_restarts:
+        known = "no rank called init() after that, although the launcher had restarts left"
+    return f"; {known}" if known else ""
 
 
 def first_failure(run: Run, members: tuple[Lease, ...]) -> tuple[bool, Failure] | None:
@@ -268,7 +284,7 @@ class Situation(msgspec.Struct, frozen=True):
         return self.assessment.phase
 
     def holds(self, run: Run, leases: tuple[Lease, ...], now: float) -> bool:
-        """Whether nothing has changed since: records are replaced, never altered, so identity tells."""
+        """Whether nothing has changed since: records are replaced, never altered, so identity is enough."""
         return self.run is run and self.leases is leases and self.at == now
 
 

@@ -1,1 +1,1 @@
-"""What is said and kept: frozen values, and the one mutable one, the book of them."""
+"""Values: messages, entries, events, effects and records, all frozen; and the book, with all records."""

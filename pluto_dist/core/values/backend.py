@@ -122,7 +122,7 @@ class OpenRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reached(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a Run that exists has come, by what the backend knows of it.
+    """The progress of a Run that exists, as the backend knows it.
 
     Attributes:
         series: last step by name, where records are known by their series (the server).
@@ -233,7 +233,7 @@ class Told(Delivered, frozen=True, kw_only=True, tag="told"):
 
 
 class BackendRun(msgspec.Struct, frozen=True):
-    """What a backend needs to know of an open Run."""
+    """An open Run, as its backend needs it."""
 
     key: str
     target: Target
@@ -308,7 +308,7 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Backend(Protocol):
-    """See the module's docstring."""
+    """The interface; the module's docstring has its rules."""
 
     def open(self, request: OpenRequest) -> OpenResult:
         """Creates or reopens a Run."""
@@ -340,7 +340,7 @@ class Backend(Protocol):
         ...
 
     def beat(self, run: BackendRun) -> Beat:
-        """Says that the job lives, and learns whether somebody cancelled it."""
+        """Sends a heartbeat of the job; the answer says whether the Run was cancelled."""
         ...
 
     def revive(self, run: BackendRun) -> Outcome:

@@ -35,7 +35,7 @@ class Config(msgspec.Struct, frozen=True):
 
 
 class Points(msgspec.Struct, frozen=True):
-    """What one lease has contributed to the series of its Run, by final name; `count` is over all series."""
+    """One lease's contribution to the series of its Run, by final name; `count` is over all series."""
 
     run: str
     series: dict[str, Point] = {}
@@ -352,7 +352,7 @@ class Book:
         return total
 
     def count_points(self, run: str) -> int:
-        """How many points there are in all series of a Run."""
+        """The number of points in all series of a Run."""
         return self._counts.get(run, 0)
 
     def _points_in(self, run: str) -> Iterator[Points]:

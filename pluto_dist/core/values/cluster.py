@@ -24,6 +24,16 @@ from pluto_dist.core.values.lifecycle import Evidence
 from pluto_dist.core.values.records import Failure, Verdict
 
 
+def key_part(text: str) -> str:
+    """A name as a part of a key: a slash in it would begin another folder."""
+    return text.replace("%", "%25").replace("/", "%2F")
+
+
+def text_of_part(part: str) -> str:
+    """The name behind a part of a key."""
+    return part.replace("%2F", "/").replace("%25", "%")
+
+
 class Seat(msgspec.Struct, frozen=True):
     """The coordinator that speaks for the Run.
 
@@ -80,7 +90,7 @@ class RunDocument(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StoredVerdict(msgspec.Struct, frozen=True, kw_only=True):
-    """How a round ended: the only status that any seat ever sends."""
+    """The verdict of a round: the only status that any seat ever sends."""
 
     verdict: Verdict
     ended_ms: int
@@ -110,7 +120,7 @@ class MemberShown(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Heard(msgspec.Struct, frozen=True):
-    """What a node read last of the seat: the nonce and time in its document, and when it was read here."""
+    """The latest document of the seat that a node has read: its nonce, its time, and when it was read."""
 
     nonce: str
     written_at: float
@@ -220,7 +230,7 @@ class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Judgement(msgspec.Struct, frozen=True):
-    """What the evidence of all nodes means now; `deadline` is when to ask again if nothing happens."""
+    """The verdict that follows from all evidence now, or why none; `deadline` is when to judge again."""
 
     reason: str
     verdict: Verdict | None = None

@@ -46,7 +46,7 @@ class ForkShown(msgspec.Struct, frozen=True):
 
 
 class VerdictShown(msgspec.Struct, frozen=True):
-    """How the Run ended.
+    """The end of the Run.
 
     Attributes:
         status: the terminal status.
@@ -126,7 +126,7 @@ class ReaderShown(msgspec.Struct, frozen=True):
         name: the label's, or the group's.
         group: whether it is a group.
         done: number up to which every item is done.
-        at_work: items that somebody has taken and is not through with, with the label of who has.
+        at_work: items that a process has taken and not finished, with its label.
         behind: how many items are not done.
     """
 
@@ -152,7 +152,7 @@ class TopicShown(msgspec.Struct, frozen=True):
 
 
 class Restore(msgspec.Struct, frozen=True):
-    """For the next coordinator only."""
+    """Facts for the next coordinator only."""
 
     run: Run
     series: dict[str, SeriesOwner]
@@ -290,7 +290,7 @@ def read(body: bytes) -> Document:
 
 
 def restore(body: bytes) -> Papers:
-    """What the next coordinator needs of a stored document.
+    """The records that the next coordinator needs, from a stored document.
 
     Raises:
         ValueError: as `read`.
@@ -306,7 +306,7 @@ def restore(body: bytes) -> Papers:
 
 
 class Live(msgspec.Struct, frozen=True):
-    """What only the running coordinator knows of a lease."""
+    """Facts about a lease that only the running coordinator knows."""
 
     last_seen_ms: int | None
     last_logged_ms: int | None

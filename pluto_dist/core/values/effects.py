@@ -156,7 +156,7 @@ class Ship(Effect, frozen=True, kw_only=True):
 
 
 class NodeFeed(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the system metrics of one Run go.
+    """The stream for the system metrics of one Run.
 
     Attributes:
         lease_id, folder: of the node's own stream.
@@ -391,7 +391,7 @@ class AwaitRelease(Effect, frozen=True, kw_only=True):
 
 
 class StopSelf(Effect, frozen=True, kw_only=True):
-    """Nothing is left to do, or a person asked: unlink, drain, unlock, exit.
+    """Unlink, drain, unlock and exit: nothing is left to do, or a person asked for it.
 
     Attributes:
         unless: stay if a message has arrived meanwhile: an idle coordinator stays for a client.

@@ -20,7 +20,7 @@ Why = Literal["auth", "permission", "space", "size", "gateway", "version", "tls"
 
 
 class ClusterAddress(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the cluster store is. Holds no secret: the password stays in its file.
+    """The address of a cluster store. Holds no secret: the password stays in its file.
 
     Attributes:
         members: base URLs, `http://host:port` or `https://host:port`.
@@ -54,7 +54,7 @@ class Versioned(msgspec.Struct, frozen=True):
 
 
 class Absent(msgspec.Struct, frozen=True):
-    """There is no such key."""
+    """The key does not exist."""
 
 
 class Unavailable(msgspec.Struct, frozen=True):
@@ -113,7 +113,7 @@ class GuardFailed(msgspec.Struct, frozen=True):
 
 
 class Changed(msgspec.Struct, frozen=True):
-    """What became of keys, the last change of each; None for one that is gone. Empty after a quiet while."""
+    """The last change of each key, None for one that is gone; empty after a quiet while."""
 
     items: dict[str, Versioned | None]
     as_of: int

@@ -105,7 +105,7 @@ class StreamsSeen(Event, frozen=True, kw_only=True):
 
 
 class PointSummary(msgspec.Struct, frozen=True):
-    """What one batch did to one series."""
+    """The points of one batch in one series."""
 
     last: float | str
     step: int
@@ -203,14 +203,14 @@ class CopiesDropped(Event, frozen=True, kw_only=True):
 
 
 class UploadsRead(Event, frozen=True, kw_only=True):
-    """What `sync` has uploaded of a Run, None if nothing was or the store cannot be read."""
+    """The uploads of a Run by `sync`, None if there were none or the store cannot be read."""
 
     run: str
     uploaded: Uploaded | None
 
 
 class FenceFound(Event, frozen=True, kw_only=True):
-    """Where the streams of a superseded lease stood when it was replaced."""
+    """The fences of a superseded lease are known: where its streams stood when it was replaced."""
 
     lease_id: str
     fences: dict[str, tuple[int, int]]

@@ -102,7 +102,8 @@ class Job(msgspec.Struct, frozen=True):
         launcher: the nearest ancestor without rank variables, if the job has ranks.
         shared_id: id that all nodes of the launch know (R12), None if there is none.
         launch: tells this launch from an earlier one of the same Run, on all nodes alike; "" if nothing does.
-        nodes: how many nodes the job spans, 1 if nobody says otherwise.
+        nodes: how many nodes the job spans, 1 if nothing says otherwise.
+        given_id: what torchrun was given as `--rdzv-id` and has replaced by an id of its own; "" otherwise.
         scheduled: the job of a scheduler in which it was launched, None outside of any.
     """
 
@@ -117,11 +118,12 @@ class Job(msgspec.Struct, frozen=True):
     shared_id: str | None = None
     launch: str = ""
     nodes: int = 1
+    given_id: str = ""
     scheduled: Scheduled | None = None
 
 
 class RunRef(msgspec.Struct, frozen=True):
-    """What the caller called a Run: exactly one field is set."""
+    """A caller's id of a Run: exactly one field is set."""
 
     id: Whole | None = None
     display_id: str | None = None

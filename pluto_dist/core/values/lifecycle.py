@@ -55,7 +55,7 @@ class Fork(msgspec.Struct, frozen=True):
 
 
 class Target(msgspec.Struct, frozen=True):
-    """Where records go. Two Runs with different targets never mix.
+    """The destination of records. Two Runs with different targets never mix.
 
     Attributes:
         mode: `local` (the store) or `pluto` (the HTTP server).
@@ -168,7 +168,7 @@ class Claim(Entry, frozen=True, kw_only=True, tag="opened"):
 
 
 class Evidence(Entry, frozen=True, kw_only=True, tag="evidence"):
-    """What the end of a process says about the job (R9).
+    """Evidence about the job from the end of a process (R9).
 
     Attributes:
         kind: how the process ended; `vanished` is a death of unknown cause.
@@ -275,7 +275,7 @@ class ChildStopped(Entry, frozen=True, kw_only=True, tag="child_stopped"):
 
 
 class Noted(Entry, frozen=True, kw_only=True, tag="noted"):
-    """Something worth knowing that is no evidence: an exception in a thread, a warning.
+    """An event that is no evidence: an exception in a thread, a warning.
 
     Attributes:
         text: name of the event in the Run's history.

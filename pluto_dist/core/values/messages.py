@@ -108,6 +108,9 @@ class View(Message, frozen=True, kw_only=True, tag="view"):
         role, label, rank, participant, epoch, attempt: what was granted.
         error: (class name, message) of a refused claim.
         joined: pid of the parent whose Run this process joined as the first of its children; 0 otherwise.
+        namesake: another Run whose launch was given the same `--rdzv-id` as this one; "" if there is none.
+        given_id: that id.
+        left_over: the rank that has started this side, which outlives it and the Run; "" if that is not so.
         run: the Run, null before the grant.
         next_step: first automatic step of this participant.
         last_out: no other owner or worker on this node is alive (R11).
@@ -135,6 +138,9 @@ class View(Message, frozen=True, kw_only=True, tag="view"):
     attempt: int = 0
     error: tuple[str, str] | None = None
     joined: int = 0
+    namesake: str = ""
+    given_id: str = ""
+    left_over: str = ""
     run: RunView | None = None
     next_step: int = 0
     last_out: bool = False
@@ -239,7 +245,7 @@ Reply = View | Answer | Refusal
 
 
 def wrong_protocol(theirs: int) -> str:
-    """What to do about a client of another version."""
+    """Advice about a client of another version."""
     return (
         f"the client speaks protocol {theirs}, the coordinator {PROTOCOL}; run `pluto-dist coordinator stop` "
         "and start again, or use one version of pluto_dist everywhere"

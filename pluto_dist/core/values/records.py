@@ -95,7 +95,7 @@ class Restoration(msgspec.Struct, frozen=True):
 
 
 class AttemptEnd(msgspec.Struct, frozen=True):
-    """How an earlier attempt of the job ended.
+    """The end of an earlier attempt of the job.
 
     Attributes:
         attempt: its number, from 0.
@@ -231,6 +231,8 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         opened: the claim, first entry of the lifecycle stream; without the rank where that was inherited.
         parent: lease of the process that started this one and whose Run this one has joined.
+        namesake: another Run, whose launch was given the same id as this owner's; "" if there is none.
+        left_over: who had started this side, which goes on although that process and the Run have ended.
         first_child: no other child had joined the parent's Run before.
         folded: how many entries of the lifecycle stream have taken effect.
         participant: the writer over restarts; empty until granted.
@@ -251,6 +253,8 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     opened: Claim
     parent: str = ""
     first_child: bool = False
+    namesake: str = ""
+    left_over: str = ""
     state: LeaseState = "waiting"
     run: str | None = None
     role: Role = "side"
@@ -282,7 +286,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def rank_metrics(self) -> RankMetrics:
-        """What becomes of the series (R7): only a worker's may be suffixed or left out by this setting."""
+        """The treatment of the lease's series (R7): the setting is a worker's alone."""
         return self.opened.rank_metrics if self.role == "worker" else "auto"
 
     @property
@@ -312,7 +316,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Cursor(msgspec.Struct, frozen=True, kw_only=True):
-    """How far one stream of one lease has been delivered.
+    """The progress of one stream's delivery.
 
     Attributes:
         target: `run` for the Run's backend, `store` for the copy of undelivered remainders.

@@ -1,4 +1,4 @@
-"""What processes of a Run hand to each other: topics, their items, and who has taken them (R14)."""
+"""Hand-over between the processes of a Run: topics, their items, and their readers (R14)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GroupName = Annotated[str, msgspec.Meta(max_length=100)]
 
 
 class Item(msgspec.Struct, frozen=True):
-    """What was published once. It goes to the database and is not kept in memory.
+    """One published item. It goes to the database and is not kept in memory.
 
     Attributes:
         payload: any JSON.
@@ -49,7 +49,7 @@ class ItemShown(msgspec.Struct, frozen=True):
 
 
 class Part(msgspec.Struct, frozen=True):
-    """Where the items behind a number stand, in a Run that was two at first.
+    """A range of items and the Run under which they are kept, in a Run that was two at first.
 
     Attributes:
         after: items behind this number, up to the next part.
@@ -110,14 +110,14 @@ class Topic(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Holder(msgspec.Struct, frozen=True):
-    """Who has taken an item and is not through with it: a loop of a process."""
+    """A loop of a process that has taken an item and not finished it."""
 
     lease_id: str
     member: Count
 
 
 class Reader(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a label or a group is in a topic. All items up to `given` that nobody holds are done.
+    """The progress of a label or a group in a topic. All items up to `given` that no process holds are done.
 
     Attributes:
         run: key of the Run.
@@ -125,7 +125,7 @@ class Reader(msgspec.Struct, frozen=True, kw_only=True):
         name: of the participant or the group.
         group: whether it is a group.
         given: the highest number that was given or passed over.
-        held: items that somebody has taken and is not through with.
+        held: items that a process has taken and not finished.
     """
 
     run: str

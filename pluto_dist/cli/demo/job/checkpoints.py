@@ -12,7 +12,7 @@ from pluto_dist.cli.demo.job.network import Network
 
 DONE = "done"
 LOOK_S = 0.05
-PATIENCE_S = 600.0  # nobody waits forever for a training that has gone
+PATIENCE_S = 600.0  # the wait for a training that has gone is bounded
 
 
 def save(folder: Path, step: int, network: Network) -> None:

@@ -13,7 +13,7 @@ from pluto_dist.cli.demo.job import checkpoints, digits, ledger
 
 
 def main() -> None:
-    """Follows the checkpoints to the last one, unless it is told to crash before."""
+    """Follows the checkpoints to the last one, unless an argument has it crash before."""
     parser = argparse.ArgumentParser()
     parser.add_argument("run_id")
     parser.add_argument("--checkpoints", type=Path, required=True)

@@ -1,4 +1,4 @@
-"""How the ranks average their gradients: rank 0 adds what the others send, over pipes from the launcher.
+"""The average of all ranks' gradients: rank 0 adds what the others send, over pipes from the launcher.
 
 What `torch.distributed.all_reduce` does, as plainly as it can be done. A peer's death is an `EOFError` or
 `ConnectionError` in the others.
@@ -29,7 +29,7 @@ class Peers:
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> Peers:
-        """As the launcher has connected this rank."""
+        """The peers to which the launcher has connected this rank."""
         numbers = [int(text) for text in env[VARIABLE].split(",") if text]
         return cls(root=env["RANK"] == "0", connections=[Connection(number) for number in numbers])
 
@@ -50,7 +50,7 @@ class Peers:
 
 
 def connect(world: int) -> list[list[socket.socket]]:
-    """For the launcher: the sockets that each rank inherits."""
+    """Sockets that each rank inherits from the launcher."""
     pairs = [socket.socketpair() for _ in range(world - 1)]
     return [[ours for ours, _ in pairs], *([theirs] for _, theirs in pairs)]
 

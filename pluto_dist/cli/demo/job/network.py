@@ -51,7 +51,7 @@ class Network:
             row[:] = islice(rest, len(row))
 
     def probabilities(self, image: Sequence[float]) -> list[float]:
-        """How likely it is each digit."""
+        """The probability of each digit."""
         return self._forward(image)[1]
 
     def test(self, samples: Sequence[Sample]) -> tuple[float, float]:

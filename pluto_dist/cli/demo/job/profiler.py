@@ -1,4 +1,4 @@
-"""Measures the machine's load until somebody ends it, or who has started it is gone."""
+"""Measures the machine's load until it is ended, or the process that started it is gone."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from pluto_dist.cli.demo.job import exchange
 
 LOOK_S = 0.1
-GRACE_S = 15.0  # a rank that is told to end still delivers what it has logged
+GRACE_S = 15.0  # a rank that gets SIGTERM still delivers what it has logged
 
 Rank = subprocess.Popen[bytes]
 
@@ -40,7 +40,7 @@ def main() -> int:
 
 
 def rank_variables(rank: int, world: int) -> dict[str, str]:
-    """What torchrun puts into the environment of a rank, on one node and without restarts."""
+    """Variables that torchrun gives a rank, on one node and without restarts."""
     same = {"RANK": rank, "LOCAL_RANK": rank, "ROLE_RANK": rank, "GROUP_RANK": 0}
     sizes = {"WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "ROLE_WORLD_SIZE": world, "GROUP_WORLD_SIZE": 1}
     counts = {"TORCHELASTIC_RESTART_COUNT": 0, "TORCHELASTIC_MAX_RESTARTS": 0}

@@ -1,4 +1,4 @@
-"""What an uploader does beside a training: ships every checkpoint, and logs its size and checksum."""
+"""An uploader beside a training: ships every checkpoint, and logs its size and checksum."""
 
 from __future__ import annotations
 
