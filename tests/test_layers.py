@@ -42,7 +42,9 @@ ALLOWED: dict[str, set[str]] = {
         "client",
         "sync",
         "read",
+        "ui",
     },
+    "ui": {*CORE, "spool", "backend", "read"},
     "integrations": {"host", "client"},
 }
 
@@ -60,7 +62,10 @@ HEAVY = (
     "pyarrow",
     "pandas",
     "polars",
+    "starlette",
+    "uvicorn",
     "pluto_dist.read",
+    "pluto_dist.ui",
 )
 
 

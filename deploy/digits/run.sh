@@ -11,7 +11,8 @@ out=${1:-/tmp/digits}
 export PLUTO_RUN_ID="${PLUTO_RUN_ID:-digits-$(date +%Y%m%d-%H%M%S)}"
 
 python "$here/evaluate.py" &
-python "$here/upload.py" --out "$out" &
+mkdir -p "$out"
+pluto-dist upload "$PLUTO_RUN_ID" --watch "$out" --pattern 'epoch*.pt' --name checkpoint --timeout 300 &
 
 # A restarted attempt would look for its peers at the addresses of the one before (torch 2.6 to 2.13, gloo).
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1

@@ -95,15 +95,38 @@ def add(run: Path, entries: list[Entry]) -> None:
 
 def entries(run: Path) -> list[Entry]:
     """A Run's artifacts, oldest first, each once; the latest line says where it is."""
-    try:
-        lines = (run / "artifacts.jsonl").read_bytes().splitlines()
-    except OSError:
-        return []
-    found: dict[str, Entry] = {}
-    for line in lines:
+    return list(Ledger(run).read().values())
+
+
+class Ledger:
+    """A Run's list for a reader that looks again and again, and reads only what is new.
+
+    Args:
+        run: the Run's folder.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self._path = run / "artifacts.jsonl"
+        self._read = 0
+        self._found: dict[str, Entry] = {}
+
+    def read(self) -> dict[str, Entry]:
+        """All entries by id, as of now."""
+        for line in self._new_lines():
+            try:
+                entry = msgspec.json.decode(line, type=Entry)
+            except UNREADABLE:  # written by half, or by a newer version
+                continue
+            self._found[entry.id] = entry
+        return self._found
+
+    def _new_lines(self) -> list[bytes]:
         try:
-            entry = msgspec.json.decode(line, type=Entry)
-        except UNREADABLE:  # written by half, or by a newer version
-            continue
-        found[entry.id] = entry
-    return list(found.values())
+            with self._path.open("rb") as file:
+                file.seek(self._read)
+                new = file.read()
+        except OSError:
+            return []
+        whole = new[: new.rfind(b"\n") + 1]
+        self._read += len(whole)
+        return whole.splitlines()

@@ -19,10 +19,12 @@ from typing import Literal
 
 import msgspec
 
+from pluto_dist.client.job.ancestors import read_ancestors
+from pluto_dist.client.job.wrapper import wrapper_above
 from pluto_dist.errors import PlutoDistError
 from pluto_dist.host.cgroup import oom_counter_of, oom_kills
 from pluto_dist.host.filesystems import TMP_FOLDERS, Filesystem, filesystem_of, short_lived
-from pluto_dist.host.identity import boot_id, pid_namespace
+from pluto_dist.host.identity import boot_id, own_identity, pid_namespace
 from pluto_dist.host.liveness import pidfd_trouble
 from pluto_dist.host.places import SOCKET_PATH_LIMIT, Places, find_places, leftover_spools, store_of
 from pluto_dist.host.settings import Settings, cluster_of
@@ -111,6 +113,7 @@ def _kernel() -> Iterator[Fact]:
         yield Fact("boot_id", None, "bad", f"{error}; mount /proc")
     yield Fact("pid_namespace", pid_namespace())
     yield _pid_one()
+    yield _slurm_task()
     yield _pidfd()
     yield _open_files()
     counter = oom_counter_of()
@@ -123,6 +126,15 @@ def _pid_one() -> Fact:
         return Fact("near_pid_1", False)
     advice = "when pid 1 of a container ends, everything in it is killed: start the job with `pluto-dist run`"
     return Fact("near_pid_1", True, "warn", advice)
+
+
+def _slurm_task() -> Fact:
+    """The process of the SLURM task that this command is in, where it keeps signals from what it starts."""
+    here = own_identity()
+    wrapper = wrapper_above(os.environ, here, read_ancestors(here), ())
+    if wrapper is None:
+        return Fact("slurm_task", None)
+    return Fact("slurm_task", wrapper.program, "warn", wrapper.advice)
 
 
 def _pidfd() -> Fact:

@@ -31,25 +31,33 @@ def logs(
 ) -> None:
     """Prints the console output of a Run."""
     from pluto_dist.backend.local.reading import Cursors, read_lines
+    from pluto_dist.cli.console import note
     from pluto_dist.cli.show import roots
     from pluto_dist.read.lookup import RUNNING, Lookup
 
     lookup = Lookup(home, folder)
     cursors: Cursors = {}
+    printed = 0
     while True:
         found = lookup.find(run)
         lines = read_lines(found.document, roots(found, lookup.spool), cursors)
-        _print((line for line in lines if rank is None or line.rank == rank), as_json=as_json)
+        printed += _print((line for line in lines if rank is None or line.rank == rank), as_json=as_json)
         if not follow or found.document.status != RUNNING:
-            return
+            break
         time.sleep(FOLLOW_S)
+    if not printed:
+        of = f" of rank {rank}" if rank is not None else ""
+        note(f"no output{of} was recorded for Run {found.document.display_id or found.document.key}")
 
 
-def _print(lines: Iterable[SaidLine], *, as_json: bool) -> None:
+def _print(lines: Iterable[SaidLine], *, as_json: bool) -> int:
+    """Prints them, and returns how many."""
     import msgspec
 
-    for line in lines:
+    count = 0
+    for count, line in enumerate(lines, 1):  # noqa: B007 # used behind the loop
         if as_json:
             typer.echo(msgspec.json.encode(line))
         else:
             typer.echo(f"[{line.speaker}] {line.message}" if line.speaker else line.message)
+    return count

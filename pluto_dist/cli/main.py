@@ -18,7 +18,21 @@ import typer
 from typer.core import TyperGroup
 
 from pluto_dist import __version__
-from pluto_dist.cli import artifacts, coordinator, doctor, export, finish, logs, ps, run, runs, show, sync
+from pluto_dist.cli import (
+    artifacts,
+    coordinator,
+    doctor,
+    export,
+    finish,
+    logs,
+    ps,
+    run,
+    runs,
+    show,
+    sync,
+    ui,
+    upload,
+)
 from pluto_dist.cli.demo import command as demo
 from pluto_dist.cli.top import command as top
 from pluto_dist.errors import AmbiguousRunError, PlutoDistError, UsageError
@@ -39,7 +53,8 @@ class Commands(TyperGroup):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit from error
         except OSError as error:
-            raise typer.Exit(_say(str(error), FAILED)) from error
+            said = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+            raise typer.Exit(_say(said, FAILED)) from error
         except KeyboardInterrupt as error:
             raise typer.Exit(INTERRUPTED) from error
 
@@ -66,6 +81,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"max_content_width": 110},
 )
 
 
@@ -82,9 +98,11 @@ app.command()(demo.demo)
 app.command()(runs.runs)
 app.command()(show.show)
 app.command()(ps.ps)
+app.command()(ui.ui)
 app.command()(top.top)
 app.command()(export.export)
 app.command()(logs.logs)
+app.command()(upload.upload)
 app.command()(artifacts.artifacts)
 app.command()(artifacts.download)
 app.command()(finish.finish)

@@ -20,9 +20,10 @@ from pluto_dist.cli.topics import print_topics
 from pluto_dist.core.rules.verdict import server_differs
 from pluto_dist.core.values.document import Document
 from pluto_dist.core.values.records import Failure, RunEvent
-from pluto_dist.read.failure import first_failure
+from pluto_dist.read.failure import first_failure, how
+from pluto_dist.read.groups import Group, groups_of
 from pluto_dist.read.nodes import RunThere
-from pluto_dist.read.processes import Group, groups_of, processes_of
+from pluto_dist.read.processes import processes_of
 from pluto_dist.read.settle import Situation
 
 EVENTS = 20
@@ -96,7 +97,7 @@ def failure_lines(failure: Failure) -> Iterator[str]:
         f"first failure: {failure.label} ({failure.role}{rank}, pid {failure.pid} on {failure.host}, "
         f"attempt {failure.attempt}) {_when(failure)}"
     )
-    yield f"  {_how(failure)}"
+    yield f"  {how(failure)}"
     lines = failure.traceback.rstrip().splitlines()
     yield from (f"  {line}" for line in lines[-TRACEBACK_LINES:])
 
@@ -105,17 +106,6 @@ def _when(failure: Failure) -> str:
     if failure.found_at is None:
         return f"at {clock(failure.at)}"
     return f"last known to live at {clock(failure.at)}, found at {clock(failure.found_at)}"
-
-
-def _how(failure: Failure) -> str:
-    oom = ", out of memory (the kernel's OOM killer)" if failure.oom else ""
-    if failure.kind == "exception":
-        return f"{failure.type}: {failure.message}"
-    if failure.kind == "exit":
-        return f"exited with code {failure.exit_code}{oom}"
-    if failure.kind == "signal":
-        return f"killed by {failure.signal}{oom}"
-    return f"vanished: nobody saw how it ended{oom}"
 
 
 def _section(lines: Iterator[str]) -> None:

@@ -60,13 +60,13 @@ def runs(
 ) -> None:
     """Lists the Runs of this node and of the store, oldest first; with --dir only that store's."""
     from pluto_dist.cli.console import note, print_json
-    from pluto_dist.read.listing import Wanted, chosen, listed, page_of, since_ms
+    from pluto_dist.read.listing import Wanted, chosen, listed, page_of, since_ms, statuses
     from pluto_dist.read.lookup import Lookup
     from pluto_dist.read.settle import settle
 
     wanted = Wanted(
         project=project,
-        status=tuple(each.upper() for each in status or ()),
+        status=statuses(status or ()),
         tags=tuple(tag or ()),
         since_ms=since_ms(since) if since is not None else None,
     )

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from pluto_dist.cli.nodes import Elsewhere
     from pluto_dist.core.values.document import Document
     from pluto_dist.read.lookup import Found, Lookup
-    from pluto_dist.read.settle import Situation
 
 PLOT_HEIGHT = 16
 LAST_LINES = 10
@@ -55,6 +54,7 @@ def show(
     from pluto_dist.cli.nodes import elsewhere
     from pluto_dist.errors import RunNotFoundError, UsageError
     from pluto_dist.read.lookup import Lookup
+    from pluto_dist.read.remark import remark_on
     from pluto_dist.read.settle import settle, situation
 
     if plot is not None and as_json:
@@ -70,7 +70,7 @@ def show(
         return
     document = current(found, lookup.spool)
     known = situation(document, live=found.live, spool=lookup.spool)
-    remark = remark_on(found, lookup, known, unsettled)
+    remark = remark_on(document, lookup, known, unsettled, live=found.live)
     if as_json:
         shown = public(document, str(found.store), live=found.live, remark=remark)
         shared = there.find(document.run_id, document.project)
@@ -154,45 +154,6 @@ def current(found: Found, spool: Path | None) -> Document:
     if document.mode != "local" and points < document.points:  # the server has what is no longer here
         return document
     return msgspec.structs.replace(document, summary=summary, points=points)
-
-
-def remark_on(found: Found, lookup: Lookup, known: Situation, unsettled: str) -> str:
-    """A remark on a Run that has not ended and that no live coordinator has (G7).
-
-    Args:
-        found: the Run.
-        lookup: where it was found.
-        known: whether its processes live.
-        unsettled: why no coordinator could be started for it, "" if one was or none was needed.
-    """
-    from pluto_dist.read.lookup import RUNNING
-
-    document = found.document
-    if document.relay:
-        return (
-            f"another node owns it; this one relays as {document.relay} and knows what the server said last"
-        )
-    if found.live or document.status != RUNNING:
-        return ""
-    if known.standing == "gone" and unsettled:
-        return f"its processes are gone; not yet judged: {unsettled}"
-    open_leases = [lease for lease in document.leases if lease.state in ("waiting", "active")]
-    here = [lease for lease in open_leases if lookup.spool and (lookup.spool / lease.lease_id).is_dir()]
-    if lookup.silent:
-        return "the coordinator of this node does not answer; this is what the store knew last"
-    if here:
-        return (
-            f"no coordinator runs on this node. {len(here)} of its leases have their spool here: "
-            "`pluto-dist coordinator start` lets the next one look who is alive and settle it"
-        )
-    hosts = ", ".join(sorted({lease.host for lease in open_leases})) or "unknown"
-    monitored = document.mode == "pluto"
-    monitor = "; the server marks it FAILED 150 s after its last heartbeat" if monitored else ""
-    return (
-        "no coordinator of this node has it; this is what the store knew last. Its processes were on: "
-        f"{hosts}. If they are gone for good: `pluto-dist finish {document.display_id or document.key} "
-        f"--status FAILED --force`{monitor}"
-    )
 
 
 def public(document: Document, store: str, *, live: bool, remark: str) -> dict[str, object]:

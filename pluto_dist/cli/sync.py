@@ -8,7 +8,7 @@ JSON: a list in the order of uploading, parents of forks first, of `key, run_id,
 (in the store), `server_id, server_display_id, url` (on the server), `state` ("uploaded", "up to date",
 "skipped", "failed"; with --dry-run also "upload"), `why`, `status` (as reported to the server), `records`
 (that it has got by syncs), `repeats` (of them, possibly twice), `rejected`, `damaged` (places that could not
-be read), and `pending` (bytes, --dry-run).
+be read), and with --dry-run `pending` (bytes of records) and `file_bytes` (of the files that they name).
 
 Exit code 1 if any Run failed, or was not uploaded although asked for: it belongs to another server, cannot be
 read, or was named and has not ended. One sync at a time for each Run: the others are told who works on it.
@@ -53,7 +53,7 @@ def sync(
     ] = 120.0,
     as_json: options.Json = False,
 ) -> None:
-    """Uploads local Runs and undelivered remainders to the server."""
+    """Uploads local Runs and undelivered records to the server."""
     from pluto_dist.cli.console import note
     from pluto_dist.errors import KeyRefusedError
     from pluto_dist.host.credentials import key_refused
@@ -199,26 +199,28 @@ def _upload(
 
 
 def _print_plan(items: list[Item], *, as_json: bool) -> None:
-    from pluto_dist.cli.console import print_json, print_table
+    from pluto_dist.cli.console import print_json, print_table, size
     from pluto_dist.sync.sync import planned
 
+    plans = [planned(item) for item in items]
     if as_json:
-        print_json([planned(item) for item in items])
+        print_json(plans)
         return
     print_table(
-        ("RUN", "RUN_ID", "PROJECT", "WHAT", "BYTES", "WHY"),
+        ("RUN", "RUN_ID", "PROJECT", "WHAT", "RECORDS", "FILES", "WHY"),
         [
             (
-                item.document.display_id,
-                item.document.run_id,
-                item.document.project,
+                plan.display_id,
+                plan.run_id,
+                plan.project,
                 item.state,
-                item.pending,
-                item.why,
+                size(plan.pending),
+                size(plan.file_bytes),
+                plan.why,
             )
-            for item in items
+            for item, plan in zip(items, plans, strict=True)
         ],
-        right=("BYTES",),
+        right=("RECORDS", "FILES"),
     )
 
 

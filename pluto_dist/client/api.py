@@ -86,9 +86,11 @@ def init(
 
     Raises:
         RunExistsError: a Run has your own `run_id`, and `resume` was not given; nothing was changed.
-        RunNotFoundError: no Run has this number or display id.
+        RunNotFoundError: no Run has this number or display id, or with `role="side"` or `"worker"` none was
+            begun within a minute.
         OwnerExistsError: a live process owns the Run, and this one insists on owning it.
         ArgumentError, ForkError, SettingError, InvalidRecordError: as their texts say; nothing was opened.
+        KeyRefusedError, ServerRefusedError: the server answers and refuses; nothing was opened.
         MachineError: only with PLUTO_DIST_REQUIRED=1; otherwise one warning and a disabled Run.
     """
     where = {"dir": dir} if save_dir is None else {"save_dir": save_dir}
@@ -139,11 +141,12 @@ def attach(
         label: what people call this process ("eval", "uploader"); default "side".
         timeout_s: how long to wait for a Run that does not exist yet.
         role: "side" if left out; "worker" for a process whose end says something about the job.
-        settings, dir, project, mode, strict, quiet: as for `init`.
+        project: of the Run, where an id is used in several; left out, any.
+        settings, dir, mode, strict, quiet: as for `init`.
 
     Raises:
         RunNotFoundError: there is no such Run within the time.
-        AmbiguousRunError: without an id, several Runs are live; they are listed.
+        AmbiguousRunError: without an id, several Runs are live; or Runs of several projects have it.
         OwnerExistsError: with role="owner", which attach() never gives.
         ArgumentError, SettingError: as their texts say; nothing was opened.
     """

@@ -129,7 +129,7 @@ class Hooks:
             words = self._last_words if self._written_then == _written() else None
             for run in RUNS.mine():
                 run.leave_at_exit(words)
-                run.tell_late()
+                run.warn_late()
 
     def _at_end_of_child(self) -> None:
         """Takes the end of a child of `multiprocessing`, whose exit code follows from its cause."""
@@ -137,13 +137,13 @@ class Hooks:
             for run in RUNS.mine():
                 run.take_evidence(sys.exception())
                 run.leave_at_exit({})
-                run.tell_late()
+                run.warn_late()
 
     def _kill(self, pid: int, number: int, /) -> None:
         """`os.kill`: a child that this process ends by a signal has not failed; noted before it is sent."""
         if self._here and number in ENDING and pid > 0 and pid != self._pid and is_running(pid):
             for run in RUNS.open()[:1]:
-                run.tell_stopped(pid, signal.Signals(number).name)
+                run.note_stopped(pid, signal.Signals(number).name)
         self._previous_kill(pid, number)
 
     def _sigterm(self, number: int, frame: FrameType | None) -> None:

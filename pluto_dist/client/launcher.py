@@ -119,7 +119,7 @@ class Job:
         return status
 
     def _signalled(self, number: int) -> None:
-        """A request to stop us is one to stop the job; what follows it is its consequence (R10)."""
+        """Takes a request to stop us as one to stop the job; what follows is its consequence (R10)."""
         if number in STOPPING and not self._stopped:
             self._stopped = True
             self._run.evidence(kind="signal", signal=signal.Signals(number).name)

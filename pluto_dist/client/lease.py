@@ -27,8 +27,11 @@ from pluto_dist.client.offline import Claimed, knows_its_run
 from pluto_dist.client.points import PointLog
 from pluto_dist.client.stops import STOPS
 from pluto_dist.client.values import clean_text
+from pluto_dist.client.waiting import Waiting
 from pluto_dist.core.rules.advice import advice as advice_on
+from pluto_dist.core.rules.alerts import TitleLimit
 from pluto_dist.core.values.lifecycle import (
+    Alerted,
     ChildStopped,
     Claim,
     Closed,
@@ -73,6 +76,7 @@ class Lease:
         session: of the process, by which a daemon is recognised later.
         end: how this process ended the lease, "" while it has not.
         by_init: opened by `init()`.
+        named: its label was given by the caller.
         ended_by: the call that ended the lease, and its place.
     """
 
@@ -92,7 +96,7 @@ class Lease:
         self.pid = os.getpid()
         self.session = os.getsid(0)
         self.end: Literal["", "finished", "closed"] = ""
-        self.by_init = False
+        self.by_init = self.named = False
         self.ended_by = ""
         self.warn_once = WarnOnce()
         self._attached = attached
@@ -103,8 +107,9 @@ class Lease:
         self._ends = itertools.count()
         self._granted_once = False
         self._claimed: Claimed | None = None
-        self._unheard = False
+        self._no_coordinator = False
         self._notices = Notices(settings.on_cancel)
+        self._alerts = TitleLimit()
         self._attempt = 0
         self._advice = ""
 
@@ -112,7 +117,7 @@ class Lease:
 
     @property
     def lease_id(self) -> str:
-        """Its id."""
+        """Id of the lease."""
         return self.files.lease_id
 
     @property
@@ -147,11 +152,11 @@ class Lease:
     @property
     def alone(self) -> Claimed | None:
         """The Run by this process's own claim, where no coordinator can be had (G4); None otherwise."""
-        return self._claimed if self._unheard and self.link.view is None else None
+        return self._claimed if self._no_coordinator and self.link.view is None else None
 
     def claim(self, opened: Claim) -> None:
         """Writes the claim, the first entry of the lease."""
-        self.by_init = opened.verb == "init"
+        self.by_init, self.named = opened.verb == "init", opened.label is not None
         self._attempt = opened.job.attempt
         self.files.say(opened)
         if knows_its_run(opened):
@@ -182,7 +187,7 @@ class Lease:
                     raise self.link.unanswered(UNANSWERED_S)
                 return False
         except CoordinatorUnavailableError:
-            self._unheard = True
+            self._no_coordinator = True
             raise
         if not self.link.wait(lambda view: view.state != "waiting", timeout_s):
             return False
@@ -214,8 +219,8 @@ class Lease:
         if not self.here:
             self.warn_once(
                 "forked",
-                "in a forked child only log() is recorded: tags and config are changed by the process that "
-                "opened the Run; use attach()",
+                "in a forked child only log() is recorded: the process that opened the Run changes tags and "
+                "config, and hands things over; use attach()",
             )
         elif self.end:
             message = f"{self._ended()}; nothing was changed"
@@ -251,16 +256,29 @@ class Lease:
             clean = {key: clean_text(value) for key, value in detail.items()}
             self.say(Noted(**self.stamp(), text=text, detail=clean))
 
-    def alert(self, title: str, text: str, level: str) -> None:
+    def alert(self, title: str, text: str, level: str, *, email: bool, remote: bool) -> None:
         """See `Run.alert`."""
         number = logging.getLevelNamesMapping().get(level, logging.INFO)
         _log.log(number, "%s: %s", title, text)
-        self.note("alert", title=title, message=text, level=logging.getLevelName(number))
-        self.warn_once(
-            "alert", "alert(): it is an event of the Run and a line of the log; no mail or webhook was sent"
+        if self.end or not self.here:
+            return
+        more = self._alerts.admit(title, boot_clock())
+        if more is None:
+            self.warn_once(f"alert:{title}", f"alert({title!r}): more than one a minute is only counted")
+            return
+        self.say(
+            Alerted(
+                **self.stamp(),
+                title=clean_text(title),
+                message=clean_text(text),
+                level=logging.getLevelName(number),
+                email=email,
+                remote=remote,
+                more=more,
+            )
         )
 
-    def tell_stopped(self, pid: int, signal: str) -> None:
+    def note_stopped(self, pid: int, signal: str) -> None:
         """Writes that this process is about to end a child by a signal."""
         if not self.end and self.here:
             self.say(ChildStopped(**self.stamp(), pid=pid, signal=signal))
@@ -280,7 +298,7 @@ class Lease:
             raise RunEndedError(message)
         self.warn_once("late", message)
 
-    def tell_late(self) -> None:
+    def warn_late(self) -> None:
         """Warns, at the exit, of the number of records that came after the end."""
         if self._late > 1 and self.here:
             _log.warning("%d records came after the end of %s and were dropped", self._late, self._named())
@@ -459,7 +477,7 @@ def _wait_shown(link: Link, until: Callable[[View], bool], deadline: float, sett
     """Waits; on a terminal, a wait of some length shows what it waits for."""
     if link.wait(until, max(0.0, min(SHOW_AFTER_S, deadline - boot_clock()))):
         return True
-    with notices.Waiting(settings) as waiting:
+    with Waiting(settings) as waiting:
         while (left := deadline - boot_clock()) > 0:
             waiting.show(link.view, left)
             if link.wait(until, min(SHOW_EVERY_S, left)):

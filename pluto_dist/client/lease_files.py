@@ -21,7 +21,7 @@ from pluto_dist.errors import PlacesError
 from pluto_dist.host.lease_lock import LOCK_NAME, LeaseLock
 from pluto_dist.spool.blobs import COPY_UP_TO, Blobs
 from pluto_dist.spool.durability import GroupSync, require_durable
-from pluto_dist.spool.space import Space
+from pluto_dist.spool.space import SIDE, Space
 from pluto_dist.spool.writer import Limits, Room, StreamWriter
 
 
@@ -34,6 +34,8 @@ class LeaseFiles:
         quota_bytes: limit of the whole spool, None for the default.
         files_quota_bytes: limit of the files that wait for delivery on this node, None for the default.
         files_copy_bytes: size of the largest logged file that is copied.
+        sides_share: percent of both quotas that all sides of the node together may take, for a lease that is
+            opened as a side; 0 for any other.
         durable: what was written is put on the disk about once a second, against power loss (G3).
 
     Raises:
@@ -48,6 +50,7 @@ class LeaseFiles:
         quota_bytes: int | None,
         files_quota_bytes: int | None = None,
         files_copy_bytes: int = COPY_UP_TO,
+        sides_share: int = 0,
         durable: bool = False,
     ) -> None:
         self.lease_id = os.urandom(12).hex()
@@ -57,13 +60,16 @@ class LeaseFiles:
             self.folder.mkdir(mode=0o700)
             # Locked before anything is written: from the first entry on, a free lock means death (R2).
             self.lock = LeaseLock(self.folder / LOCK_NAME)
-            self.room = RoomForRecords(Space(str(spool), quota_bytes))
+            if sides_share:
+                (self.folder / SIDE).touch(mode=0o600)
+            self.room = RoomForRecords(Space(str(spool), quota_bytes, sides_share=sides_share))
             limits = Limits(segment_bytes=segment_bytes)
             self.blobs = Blobs(
                 str(self.folder),
                 str(spool),
                 files_quota_bytes,
                 copy_up_to=files_copy_bytes,
+                sides_share=sides_share,
                 durable=durable,
             )
         except OSError as error:

@@ -265,7 +265,7 @@ class Link:
             if isinstance(reply, View):
                 if reply.lease_id == self._files.lease_id:
                     self._refreshed = max(self._refreshed, reply.request)
-                    self._session.heard(reply, boot_clock())
+                    self._session.take_view(reply, boot_clock())
                     self._key_is_wanted(reply.key_wanted)
                     self.fault = None
                     self._on_view(reply)

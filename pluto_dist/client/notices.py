@@ -1,7 +1,7 @@
 """Notices: all that a user sees on stderr and in warnings.
 
-One line at init, one at the end, and what is waited for if it takes long; these are the owner's alone. While
-the Run goes on, trouble is reported once, as a warning.
+One line at init and one at the end, which are the owner's alone. While the Run goes on, trouble is reported
+once, as a warning.
 
 A Run that is cancelled on the server goes on here: only the training knows what it still has to save. It gets
 a warning and `run.cancelled`; with `on_cancel="interrupt"` owner and workers get a KeyboardInterrupt in their
@@ -13,18 +13,17 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import sys
 import threading
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Literal
 
-from pluto_dist.client.terminal import is_terminal, put, tell
+from pluto_dist.client.terminal import tell
 from pluto_dist.core.rules.verdict import server_differs
-from pluto_dist.core.values.ids import RunRef
 from pluto_dist.core.values.messages import RunView, View
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pluto_dist.client.arguments import Wish
     from pluto_dist.host.settings import Settings
 
 _log = logging.getLogger("pluto_dist")
@@ -103,6 +102,11 @@ class Notices:
         return new
 
 
+def _counted(number: int, what: str) -> str:
+    """A number with its noun: `1 point`, `2 points`."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def started(view: View | None, settings: Settings, spool: str) -> None:
     """Prints which Run it is, where it goes and how to watch it.
 
@@ -123,7 +127,7 @@ def started(view: View | None, settings: Settings, spool: str) -> None:
             spool,
         )
     elif not settings.quiet:
-        _print_started(run, str(store))
+        _print_started(run, str(store), view.attempt)
 
 
 def key_found(settings: Settings) -> None:
@@ -149,11 +153,12 @@ def adds_no_tags(view: View | None, tags: tuple[str, ...]) -> None:
         )
 
 
-def waits_for(run: RunRef | None, timeout_s: float, settings: Settings) -> None:
-    """Says that an attach waits: the Run may start later, or the id may be mistyped."""
+def waits_for(wish: Wish, timeout_s: float, settings: Settings) -> None:
+    """Says that a process waits for a Run of others: it may start later, or the id may be mistyped."""
     if not settings.quiet:
-        what = f"Run {run}" if run is not None else "a live Run"
-        tell(f"attach() waits for {what}, up to {timeout_s:g} s; `pluto-dist ps` shows which there are")
+        what = f"Run {wish.run}" if wish.run is not None else "a live Run"
+        call = "attach()" if wish.verb == "attach" else f"init(role={wish.role!r})"
+        tell(f"{call} waits for {what}, up to {timeout_s:g} s; `pluto-dist ps` shows which there are")
 
 
 def belongs_to_launcher(view: View | None, name: str | None, project: str, launchers_project: str) -> None:
@@ -179,8 +184,10 @@ def belongs_to_launcher(view: View | None, name: str | None, project: str, launc
         )
 
 
-def _print_started(run: RunView, store: str) -> None:
+def _print_started(run: RunView, store: str, attempt: int) -> None:
     verb = "resumed" if run.resumed else "started"
+    if attempt:
+        verb = f"attempt {attempt} goes on with"
     if run.mode == "local":
         tell(f"{verb} {_named(run)} (local, {store}); watch it: pluto-dist show {_short(run)}")
     elif run.provisional:
@@ -199,29 +206,6 @@ def joined(view: View, settings: Settings) -> None:
         )
 
 
-class Waiting:
-    """The wait at the end, in one line that is overwritten; on a terminal only."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._shown = not settings.quiet and is_terminal(sys.stderr)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def show(self, view: View | None, left_s: float) -> None:
-        """Shows how much is left, and how long the wait is at most."""
-        if self._shown and view is not None:
-            what = (
-                f"delivering, {view.pending / 1e6:.1f} MB left" if view.pending else "waiting for the server"
-            )
-            trouble = f" ({view.trouble[:60]})" if view.trouble else ""
-            put(f"\r\x1b[Kpluto_dist: {what}{trouble}, at most {left_s:.0f} s")
-
-    def __exit__(self, *_: object) -> None:
-        if self._shown:
-            put("\r\x1b[K")
-
-
 def finished(view: View | None, settings: Settings, records: int, advice: str = "") -> None:
     """Prints status, number of points and how to look; for a failure also what failed first.
 
@@ -237,11 +221,15 @@ def finished(view: View | None, settings: Settings, records: int, advice: str = 
     status = run.expected or run.status
     state = status if status != "RUNNING" else f"is {run.phase}"
     why = f" ({run.reason})" if status not in ("RUNNING", "COMPLETED") else ""
-    left = f", {records - view.passed} records not delivered yet" if _is_behind(view, records) else ""
-    left += f", {run.rejected} values rejected" if run.rejected else ""
-    left += f", {run.damaged} damaged places in the spool passed over" if run.damaged else ""
+    left = (
+        f", {_counted(records - view.passed, 'record')} not delivered yet"
+        if _is_behind(view, records)
+        else ""
+    )
+    left += f", {_counted(run.rejected, 'value')} rejected" if run.rejected else ""
+    left += f", {_counted(run.damaged, 'damaged place')} in the spool passed over" if run.damaged else ""
     # A process that leaves while others go on has no view of how much has arrived.
-    points = f", {run.points} points" if run.points or not records or status != "RUNNING" else ""
+    points = f", {_counted(run.points, 'point')}" if run.points or not records or status != "RUNNING" else ""
     differs = server_differs(run.server_status, run.refusals)
     no = f"; but {differs}" if differs else ""
     also = f"; {advice}" if advice and advice not in why else ""

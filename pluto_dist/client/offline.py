@@ -162,6 +162,9 @@ class DisabledRun(Hints):
     def flush(self, timeout_s: float = 30.0) -> None:
         """Does nothing."""
 
+    def __repr__(self) -> str:
+        return f"<pluto_dist.Run {self.run_id} disabled>"
+
     def __enter__(self) -> Self:
         return self
 

@@ -21,16 +21,23 @@ from pluto_dist.client.arguments import Wish
 from pluto_dist.client.notices import WarnOnce
 from pluto_dist.client.offline import DisabledRun
 from pluto_dist.client.runs import RUNS
-from pluto_dist.core.values.ids import RunRef
+from pluto_dist.core.values.ids import DEFAULT_PROJECT, RunRef
 from pluto_dist.core.values.lifecycle import Claim
 from pluto_dist.core.values.messages import PROTOCOL
-from pluto_dist.errors import CoordinatorUnavailableError, MachineError, RunNotFoundError, WaitTimeoutError
+from pluto_dist.errors import (
+    CoordinatorUnavailableError,
+    MachineError,
+    PlutoDistError,
+    RunNotFoundError,
+    WaitTimeoutError,
+)
 
 if TYPE_CHECKING:
     from pluto_dist.client.console.capture import CommandConsole
     from pluto_dist.client.job.detect import Surroundings
     from pluto_dist.client.lease import Lease
     from pluto_dist.client.lease_files import LeaseFiles
+    from pluto_dist.client.ray_tasks import RayWork
     from pluto_dist.client.run import Run
     from pluto_dist.core.values.engine import ClusterAddress
     from pluto_dist.core.values.ids import Job
@@ -91,11 +98,15 @@ def _open_at(wish: Wish, settings: Settings, places: Places, make: MakeRun | Non
     from pluto_dist.client.lease import Lease
     from pluto_dist.client.lease_files import LeaseFiles
     from pluto_dist.client.link import Link
+    from pluto_dist.client.ray_tasks import OPEN_TASKS, ray_work
     from pluto_dist.client.run import Run
 
     surroundings = _surroundings(wish)
     _tell_ignored(surroundings)
     _end_former_cell(surroundings)
+    work = ray_work()
+    if work is not None:
+        OPEN_TASKS.end_former(work.task)
     wish, launched_by = _below_launcher(wish, settings)
     wish = _of_all_nodes(wish, settings, surroundings.job)
     files = LeaseFiles(
@@ -104,6 +115,7 @@ def _open_at(wish: Wish, settings: Settings, places: Places, make: MakeRun | Non
         quota_bytes=settings.spool_quota,
         files_quota_bytes=settings.files_quota,
         files_copy_bytes=settings.files_copy,
+        sides_share=settings.sides_share if wish.verb == "attach" and wish.role != "worker" else 0,
         durable=settings.durability == "machine",
     )
     link = Link(
@@ -119,8 +131,10 @@ def _open_at(wish: Wish, settings: Settings, places: Places, make: MakeRun | Non
     lease = Lease(files, link, settings, attached=as_side, command=command)
     run = (make or Run)(lease)
     # The claim is the first entry: without it the records behind it would belong to no Run (G3).
-    lease.claim(_claim(wish, settings, surroundings, launched_by))
+    lease.claim(_claim(wish, settings, surroundings, launched_by, work))
     RUNS.add(run, lease)
+    if work is not None and work.kind == "task" and wish.verb == "init":
+        OPEN_TASKS.opened(lease.lease_id, work.task)
     install_hooks(os.getpid(), settings.sigterm_wait_s, settings.preempt_wait_s)
     link.start(lease.granted)
     _wait(lease, wish, surroundings, settings, places)
@@ -164,13 +178,27 @@ def _wait(lease: Lease, wish: Wish, surroundings: Surroundings, settings: Settin
     if granted or is_rank:
         return
     lease.abandon()
-    if wish.verb == "attach":
-        what = f"no Run {wish.run}" if wish.run else "no live Run"
-        raise RunNotFoundError(
-            f"{what} on this node within {patience:g} s; `pluto-dist runs` and `pluto-dist ps` show what "
-            "there is, timeout_s= waits longer"
+    raise ungranted(wish, patience, settings.project)
+
+
+def ungranted(wish: Wish, patience_s: float, project: str) -> PlutoDistError:
+    """The error of a claim that was not granted in time."""
+    if not _joins(wish):
+        return WaitTimeoutError(
+            f"the Run was not granted within {patience_s:g} s; `pluto-dist doctor` may say why"
         )
-    raise WaitTimeoutError(f"the Run was not granted within {patience:g} s; `pluto-dist doctor` may say why")
+    what = f"no Run {wish.run}" if wish.run else "no live Run"
+    of = f" of project {project!r}" if project != DEFAULT_PROJECT else ""
+    longer = ", timeout_s= waits longer" if wish.verb == "attach" else ""
+    return RunNotFoundError(
+        f"{what}{of} on this node within {patience_s:g} s; `pluto-dist runs` and `pluto-dist ps` show what "
+        f"there is{longer}"
+    )
+
+
+def _joins(wish: Wish) -> bool:
+    """Whether it waits for a Run that others begin."""
+    return wish.verb == "attach" or wish.role in ("side", "worker")
 
 
 def _joins_its_parent(wish: Wish, surroundings: Surroundings) -> bool:
@@ -182,11 +210,11 @@ def _wait_told(lease: Lease, wish: Wish, patience: float, settings: Settings) ->
     """Whether the claim was granted in time; a long wait says what it waits for: an id may be mistyped."""
     from pluto_dist.client import notices
 
-    if wish.verb != "attach" or patience <= TELL_AFTER_S:
+    if not _joins(wish) or patience <= TELL_AFTER_S:
         return lease.wait_granted(patience)
     if lease.wait_granted(TELL_AFTER_S):
         return True
-    notices.waits_for(wish.run, patience, settings)
+    notices.waits_for(wish, patience, settings)
     return lease.wait_granted(patience - TELL_AFTER_S)
 
 
@@ -224,7 +252,9 @@ def _of_all_nodes(wish: Wish, settings: Settings, job: Job) -> Wish:
     return wish
 
 
-def _claim(wish: Wish, settings: Settings, surroundings: Surroundings, launched_by: str) -> Claim:
+def _claim(
+    wish: Wish, settings: Settings, surroundings: Surroundings, launched_by: str, work: RayWork | None
+) -> Claim:
     from pluto_dist.host.identity import boot_clock, own_identity
     from pluto_dist.host.settings import target_of
 
@@ -253,6 +283,7 @@ def _claim(wish: Wish, settings: Settings, surroundings: Surroundings, launched_
         via=wish.via,
         heir_of=wish.heir_of,
         notebook=surroundings.notebook,
+        lent_by_ray=work.kind if work is not None else "",
         wait_s=settings.open_wait_s,
         retention_segments=settings.retention_segments,
         heartbeat_s=settings.heartbeat_s,
@@ -263,6 +294,7 @@ def _claim(wish: Wish, settings: Settings, surroundings: Surroundings, launched_
         console=settings.console,
         system_metrics_s=settings.system_metrics_s,
         upload_rate=settings.upload_rate,
+        sides_limit=settings.sides_limit,
         cluster=_cluster(wish, settings),
         origin=_origin(wish, settings, surroundings.job),
     )
@@ -301,12 +333,18 @@ def _tell_ignored(surroundings: Surroundings) -> None:
 def _surroundings(wish: Wish) -> Surroundings:
     from pluto_dist.client.job.ancestors import read_ancestors, read_process
     from pluto_dist.client.job.detect import detect
+    from pluto_dist.client.job.wrapper import wrapper_above
     from pluto_dist.host.identity import own_identity
 
     identity = own_identity()
     process, ancestors = read_process(identity), read_ancestors(identity)
     nth_init = RUNS.count_init() if wish.verb == "init" else 0
-    return detect(os.environ, process, ancestors, nth_init, launcher=wish.launcher)
+    found = detect(os.environ, process, ancestors, nth_init, launcher=wish.launcher)
+    if wish.verb == "init" and found.job.local_rank in (None, 0):
+        wrapper = wrapper_above(os.environ, identity, ancestors, found.parents)
+        if wrapper is not None:
+            _warn_once("wrapper", wrapper.advice)
+    return found
 
 
 def _end_former_cell(surroundings: Surroundings) -> None:

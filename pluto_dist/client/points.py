@@ -22,6 +22,7 @@ from pluto_dist.client.record import Attached, Rejection
 from pluto_dist.client.values import clean_text, shown
 from pluto_dist.core.rules.shipment import PUT_LIMIT
 from pluto_dist.core.values.backend import LogType
+from pluto_dist.core.values.ids import MAX_STEP
 from pluto_dist.errors import InvalidRecordError
 from pluto_dist.spool import forks
 from pluto_dist.spool.blobs import Blob, NoRoomError
@@ -62,6 +63,15 @@ class PointLog:
         if step is None:
             step = next(self._steps)
         time_ms = self._wall.ms() if timestamp is None else self._time_of(timestamp)
+        if type(step) is int and 0 <= step <= MAX_STEP:
+            line = record.encode_known(data, step, time_ms, self._known)
+            if line is not None:
+                if step > self.highest:
+                    self.highest = step
+                    if not automatic:
+                        self._steps = itertools.count(step + 1)
+                self._files.metrics.append(line)
+                return
         encoded = record.encode(data, step, time_ms, self._known, strict=self._strict)
         if step > self.highest:
             self._follow(step, automatic=automatic)
@@ -76,7 +86,7 @@ class PointLog:
         if encoded.rejections:
             self._reject(encoded.rejections)
 
-    def hear_commit(self, commit: object) -> None:
+    def check_commit(self, commit: object) -> None:
         """Warns once of `commit=False`: the official client takes this argument and ignores it, as we do."""
         if isinstance(commit, bool):
             if not commit:
@@ -180,7 +190,7 @@ class FileLog:
                 and is_many(path)
             ):
                 return self._log_folder(file, path, step, time_ms)
-            blob = self._files.blobs.keep(file.media.source)
+            blob = self._files.blobs.keep(file.media.source, file.media.id)
         except NoSourceError as error:
             return _rejected(file, str(error))
         except NoRoomError as error:
@@ -211,7 +221,7 @@ class FileLog:
                 f"{left_out[0]!r}: only files are kept, and links to files",
             )
         parts = self._files.blobs.keep_all(found)
-        whole = Blob(os.urandom(16).hex(), sum(part.size for part in parts))
+        whole = Blob(file.media.id or os.urandom(16).hex(), sum(part.size for part in parts))
         line = msgspec.structs.replace(_line(file, whole, step, time_ms), parts=parts)
         return self._write(file, parts, encode_line(line))
 

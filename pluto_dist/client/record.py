@@ -5,8 +5,8 @@ Numbers become one metrics line; strings, histograms and tables one data line ea
 raises at once. A value that cannot be logged is left out and returned as a rejection, with advice: its
 neighbours are logged, training goes on.
 
-The usual record, a flat dict of floats and ints under names seen before, is recognised by a few checks that
-run in C, and encoded in one go; any other is sorted value by value by a `Collector`.
+The usual record, numbers under names, is recognised by the checks of `numbers` and encoded in one go; any
+other is sorted value by value by a `Collector`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import TypeGuard
 import msgspec
 
 from pluto_dist.client.media.base import DataValue, Media
+from pluto_dist.client.numbers import MAX_INTEGER, MIN_INTEGER, declared_first, line_of, numbers_in
 from pluto_dist.client.values import NotAScalarError, Scalar, clean_text, first_line, scalar_of, shown
 from pluto_dist.core.values.backend import LogType
 from pluto_dist.core.values.ids import MAX_STEP
@@ -26,7 +27,6 @@ from pluto_dist.errors import InvalidRecordError
 STRING = "string-series"
 MILLISECONDS_FROM = 1e11  # as seconds this is the year 5138, as milliseconds March 1973
 
-_PLAIN_NUMBERS = frozenset({float, int})
 _to_json = msgspec.json.Encoder().encode
 
 
@@ -67,11 +67,20 @@ def encode(
     """
     if type(step) is not int or not 0 <= step <= MAX_STEP:
         step = checked_step(step)
+    if type(data) is dict and (found := numbers_in(data.copy())):
+        new = declared_first(found, known)
+        if new is not None and (line := line_of(found, step, time_ms)) is not None:
+            return Encoded(line, new=new)
+    return _encode_any(data, step, time_ms, known, strict=strict)
+
+
+def encode_known(data: object, step: int, time_ms: int, known: set[str]) -> bytes | None:
+    """The line of a flat record of floats and integers, all declared; None for all other records."""
     if type(data) is dict:
         snapshot = data.copy()  # another thread may change the dict between check and encoding
-        if known.issuperset(snapshot) and (line := _encode_plain(snapshot, step, time_ms)) is not None:
-            return Encoded(line)
-    return _encode_any(data, step, time_ms, known, strict=strict)
+        if known.issuperset(snapshot):
+            return line_of(snapshot, step, time_ms)
+    return None
 
 
 def declaration(names: Mapping[str, LogType]) -> bytes:
@@ -97,23 +106,6 @@ def epoch_ms(timestamp: object) -> int:
             f"seconds and must be below {MILLISECONDS_FROM:.0f}; pass timestamp / 1000"
         )
     return round(seconds * 1000)
-
-
-def _encode_plain(data: dict[str, float], step: int, time_ms: int) -> bytes | None:
-    values = data.values()
-    kinds = set(map(type, values))
-    if not kinds or not kinds <= _PLAIN_NUMBERS:
-        return None
-    try:
-        # msgspec writes null for NaN and infinities; a sum shows them. A sum that overflows by itself only
-        # costs the long way.
-        if not math.isfinite(sum(values)):
-            return None
-        if int in kinds and not (min(values) >= MIN_INTEGER and max(values) <= MAX_INTEGER):
-            return None
-        return b'{"time":%d,"step":%d,"data":%b}\n' % (time_ms, step, _to_json(data))
-    except (OverflowError, TypeError):  # an integer beyond a float; a key that only equals a text
-        return None
 
 
 def _encode_any(
@@ -184,7 +176,6 @@ def _scalar_argument(argument: str, value: object) -> Scalar:
 
 MAX_DEPTH = 32  # dicts inside dicts
 MAX_DICTS = 10_000  # per record; shared dicts would multiply without a bound
-MIN_INTEGER, MAX_INTEGER = -(2**63), 2**64 - 1  # what the server's JSON reader holds as an integer
 
 Number = int | float | msgspec.Raw
 

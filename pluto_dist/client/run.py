@@ -73,12 +73,12 @@ class RunFacts(Hints):
 
     @property
     def name(self) -> str:
-        """Its name."""
+        """The Run's name."""
         return self._run_view().name
 
     @property
     def project(self) -> str:
-        """The project it is in."""
+        """The Run's project."""
         return self._run_view().project
 
     @property
@@ -288,7 +288,8 @@ class Run(RunFacts):
         """Records numbers, strings and files under names, at a step.
 
         It returns when the record is in the kernel; it waits for no network, process or lock (G3, G4). A
-        file is copied first, as fast as the local disk is. A value that cannot be logged is left out with one
+        small file is copied first; a large one is cloned, linked or referred to, which takes no time. It is
+        read later, as what it was or not at all. A value that cannot be logged is left out with one
         warning. It does not promise room on the disk: records that could not be written are counted, with a
         warning.
 
@@ -305,7 +306,7 @@ class Run(RunFacts):
             RunEndedError: after the end, with `strict`.
         """
         if commit is not None:
-            self._points.hear_commit(commit)
+            self._points.check_commit(commit)
         if self._lease.end:
             self._lease.log_late()
         else:
@@ -335,23 +336,32 @@ class Run(RunFacts):
         title: str = "pluto",
         level: str = "INFO",
         wait: float = 0,  # noqa: ARG002 # the official client's signature
-        url: str | None = None,  # noqa: ARG002 # as above
-        remote: bool = True,  # noqa: ARG002 # as above
+        url: str | None = None,
+        remote: bool = True,
         **more: object,
     ) -> None:
-        """Notes something that people should see: an event of the Run, and a line of the logger.
+        """Tells people something: an event of the Run, a line of the logger, and an alert at the server.
 
-        `pluto-dist show` lists it. No mail and no webhook is sent, which one warning says; the call waits for
-        nothing.
+        The coordinator sends it, at most once, and the server mails it to the members of the organization;
+        nothing is waited for. Of one title one a minute goes out, over all processes of the Run; the next one
+        says how many there were in between. Without a server `pluto-dist show` has it.
 
         Args:
             message: what happened; the official client's `text=` is another name of it.
             title: a short line.
             level: "DEBUG", "INFO", "WARNING", "ERROR" or "CRITICAL"; anything else counts as INFO.
-            wait, url, remote, more: of the official client, without effect.
+            wait: of the official client, without effect.
+            url: of a webhook, which is not called: that is told once.
+            remote: False together with `url`: the server does not get it either, as with the official client.
+            more: `email=False`, so that the server mails nothing; the rest is without effect.
         """
+        if url:
+            self._lease.warn_once(
+                "alert(url)", "alert(url=…): no webhook is called; the server gets the alert"
+            )
         text = str(more.get("text", message))
-        self._lease.alert(str(title), text, str(level))
+        email = bool(more.get("email", True))
+        self._lease.alert(str(title), text, str(level), email=email, remote=bool(remote or not url))
 
     # --- hand-over --------------------------------------------------------------------------------
 
@@ -374,7 +384,7 @@ class Run(RunFacts):
                 nothing is handed over.
             RunEndedError: after the end, with `strict`.
         """
-        from pluto_dist.client.topics import checkpoint
+        from pluto_dist.client.publishing import checkpoint
 
         checkpoint(self._lease, path, step, info)
 
@@ -394,7 +404,8 @@ class Run(RunFacts):
             group: shares the work: each checkpoint goes to one member of the group, and to another one if
                 that dies before it asks for the next or calls `checkpoint.done()`.
             latest: skip those that a newer one has superseded.
-            timeout_s: how long to wait for the next one; left out, as long as the Run goes on.
+            timeout_s: how long to wait for the next one, half a second at least; left out, as long as the
+                Run goes on.
 
         Raises:
             ArgumentError: the group is no name, or the time no number from 0 on.
@@ -422,7 +433,7 @@ class Run(RunFacts):
                 warning, and nothing is published.
             RunEndedError: after the end, with `strict`.
         """
-        from pluto_dist.client.topics import publish
+        from pluto_dist.client.publishing import publish
 
         publish(self._lease, topic, payload)
 
@@ -436,7 +447,8 @@ class Run(RunFacts):
         Raises:
             ArgumentError: this is no topic, or as `checkpoints`.
         """
-        from pluto_dist.client.topics import Item, Subscription, bounds_of, checked_topic
+        from pluto_dist.client.publishing import checked_topic
+        from pluto_dist.client.topics import Item, Subscription, bounds_of
 
         return Subscription(self._lease, checked_topic(topic), Item, bounds_of(group, latest, timeout_s))
 

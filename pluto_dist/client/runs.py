@@ -26,7 +26,7 @@ class OpenRuns:
     def add(self, run: RunLike, lease: Member) -> None:
         """Adds a Run that was opened in this process."""
         for former in self.mine():
-            former.tell_late()
+            former.warn_late()
         if self.again():
             self._finished.add(os.getpid())
         self._runs = [(kept, lease) for kept, lease in self._runs if not (lease.end or kept is run)]

@@ -1,7 +1,7 @@
-"""Hand-over, on the side of a process: publishing items, and the loop that takes them (R14).
+"""The loop that takes what processes of a Run hand over (R14).
 
-Publishing is one entry in the lifecycle stream (G4); so is the end of work on an item. Only the wait for the
-next item needs a coordinator.
+The end of work on an item is an entry in the lifecycle stream; only the wait for the next item needs a
+coordinator.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ import itertools
 import json
 import logging
 import os
-import re
-import stat
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, Self, TypeVar
@@ -21,23 +19,15 @@ import msgspec
 from pluto_dist.client.arguments import flag_of, plain_of, seconds_of
 from pluto_dist.client.lease import Lease
 from pluto_dist.client.link import Link
-from pluto_dist.client.record import checked_step
-from pluto_dist.client.values import NotAScalarError, first_line, scalar_of, shown
-from pluto_dist.core.values.lifecycle import ItemDone, Published, Unsubscribed
+from pluto_dist.client.publishing import OLDER, is_older, tell_of_nodes
+from pluto_dist.client.values import shown
+from pluto_dist.core.values.lifecycle import ItemDone, Unsubscribed
 from pluto_dist.core.values.messages import TakeItem
-from pluto_dist.core.values.topics import CHECKPOINTS, MAX_PAYLOAD, TOPIC
-from pluto_dist.errors import (
-    ArgumentError,
-    InvalidRecordError,
-    RunEndedError,
-    VersionMismatchError,
-    WaitTimeoutError,
-)
+from pluto_dist.errors import ArgumentError, RunEndedError, VersionMismatchError, WaitTimeoutError
 from pluto_dist.host.identity import boot_clock
 
-LONGEST_WAIT_S = 3600.0  # then the question is put again
-
-ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://")  # of a file that is no local one, e.g. in object storage
+LONGEST_WAIT_S = 30.0  # then the question is put again, and what keeps it from an answer is told
+SHORTEST_WAIT_S = 0.5  # what a coordinator may take to answer; without it a poll would never get anything
 
 _log = logging.getLogger("pluto_dist")
 _members = itertools.count(1)
@@ -122,7 +112,7 @@ def bounds_of(group: object, latest: object, timeout_s: object) -> Bounds:
         ArgumentError: as there.
     """
     return Bounds(
-        "" if group is None else name_of("group", group),
+        "" if group is None else _name_of("group", group),
         flag_of("latest", latest),
         None if timeout_s is None else seconds_of("timeout_s", timeout_s),
     )
@@ -143,7 +133,9 @@ class Subscription(Generic[T]):
         self._make = make
         self._group = bounds.group
         self._latest = bounds.latest
-        self._timeout_s = bounds.timeout_s
+        self._timeout_s = (
+            bounds.timeout_s if bounds.timeout_s is None else max(bounds.timeout_s, SHORTEST_WAIT_S)
+        )
         self._member = next(_members)
         self._item: T | None = None
         self._over = False
@@ -206,6 +198,8 @@ class Subscription(Generic[T]):
                 found: dict[str, Any] = json.loads(answer)
                 return found
             self._check()
+            if self._link.fault is not None:
+                self._lease.warn_once("no items", f"no items come: {self._link.fault}")
             if deadline is not None and boot_clock() >= deadline:
                 raise WaitTimeoutError(
                     f"nothing new in {self._topic!r} within {self._timeout_s:g} s; the Run has not ended"
@@ -240,13 +234,16 @@ class Subscription(Generic[T]):
             )
         if self._lease.end:
             raise RunEndedError(f"this process has {self._lease.end} the Run, so it gets no items any more")
+        if is_older(self._lease):
+            raise VersionMismatchError(OLDER)
+        tell_of_nodes(self._lease)
         view = self._link.view
-        if view is not None and view.state == "active" and not view.topics:
-            raise VersionMismatchError(
-                "the coordinator that runs here is of an older version and hands nothing over; run "
-                "`pluto-dist coordinator stop`, the next process starts one of its own version"
+        if view is not None and view.role == "side" and not (self._group or self._lease.named):
+            self._lease.warn_once(
+                "no label",
+                "a process without a label begins with the first item at each start; attach(label=…) goes on "
+                "where it stopped",
             )
-        _tell_of_nodes(self._lease)
 
     def _made(self, answer: dict[str, Any]) -> T | None:
         """The item of an answer; None, with a warning, for a damaged one, so that the loop goes on."""
@@ -273,7 +270,7 @@ class Subscription(Generic[T]):
             )
 
 
-def name_of(argument: str, value: object) -> str:
+def _name_of(argument: str, value: object) -> str:
     """The name of a group.
 
     Raises:
@@ -284,116 +281,4 @@ def name_of(argument: str, value: object) -> str:
         raise ArgumentError(
             f"{argument}={shown(value)}: a name has 1 to 100 printable characters", argument=argument
         )
-    return plain
-
-
-def publish(lease: Lease, topic: str, payload: object) -> None:
-    """See `Run.publish`."""
-    checked_topic(topic)
-    if topic == CHECKPOINTS:
-        raise ArgumentError(
-            f"publish({CHECKPOINTS!r}, …): this topic has the checkpoints; use run.checkpoint(path, step), "
-            "or another name",
-            argument="topic",
-        )
-    _say(lease, f"publish({topic!r}, …)", topic, payload)
-
-
-def checkpoint(lease: Lease, path: str | os.PathLike[str], step: int, info: dict[str, Any]) -> None:
-    """See `Run.checkpoint`."""
-    step = checked_step(step)
-    try:
-        named = os.fsdecode(path)
-    except TypeError:
-        raise ArgumentError(f"checkpoint({shown(path)}): pass a path", argument="path") from None
-    elsewhere = ADDRESS.match(named) is not None
-    named = named if elsewhere else os.path.abspath(named)  # noqa: PTH100 # text, handed on as it is
-    why = "" if elsewhere else _unfit(named)
-    if why:
-        _refuse(lease, f"checkpoint({named!r}): {why}; it was not handed over")
-        return
-    payload = {"path": named, "step": step, **({"info": info} if info else {})}
-    _say(lease, f"checkpoint({named!r})", CHECKPOINTS, payload)
-
-
-def checked_topic(topic: object) -> str:
-    """The name of a topic.
-
-    Raises:
-        ArgumentError: it is none.
-    """
-    if not isinstance(topic, str) or not re.match(TOPIC, topic):
-        raise ArgumentError(
-            f"topic={shown(topic)}: a topic has 1 to 64 letters, digits, '.', '_' or '-', and begins with a "
-            "letter or digit",
-            argument="topic",
-        )
-    return topic
-
-
-def _unfit(path: str) -> str:
-    """Why the path cannot be read, "" if it is a file or folder."""
-    try:
-        mode = os.stat(path).st_mode  # noqa: PTH116 # as above
-        path.encode()
-    except FileNotFoundError:
-        return "there is no such file or folder; call it when the checkpoint is complete"
-    except UnicodeEncodeError:
-        return "its name is no UTF-8"
-    except (OSError, ValueError) as error:
-        return f"it cannot be looked at ({first_line(error)})"
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        return "it is neither a file nor a folder"
-    return "" if os.access(path, os.R_OK) else "it may not be read"
-
-
-def _say(lease: Lease, call: str, topic: str, payload: object) -> None:
-    try:
-        body = msgspec.json.encode(payload, enc_hook=_plain)
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        _refuse(lease, f"{call}: the payload has no JSON form ({first_line(error)}); it was not published")
-        return
-    if len(body) > MAX_PAYLOAD:
-        _refuse(
-            lease,
-            f"{call}: the payload has {len(body)} bytes of JSON, the limit is {MAX_PAYLOAD}; it was not "
-            "published. Write it into a file and publish the path",
-        )
-        return
-    lease.change(Published(**lease.stamp(), topic=topic, payload=msgspec.Raw(body)))
-    _tell_of_nodes(lease)
-
-
-def _tell_of_nodes(lease: Lease) -> None:
-    """Warns, in a job of several nodes, that a hand-over ends at the node."""
-    view = lease.link.view
-    if view is not None and view.run is not None and view.run.relay:
-        lease.warn_once(
-            "hand-over",
-            f"another node owns this Run: what is handed over on this one ({view.run.relay}) stays here, and "
-            "what is handed over there does not come here. Start trainer and eval on one node",
-        )
-
-
-def _refuse(lease: Lease, message: str) -> None:
-    """Warns once of a value that is left out, as `log()` does.
-
-    Raises:
-        InvalidRecordError: with `strict`.
-    """
-    if lease.settings.strict:
-        raise InvalidRecordError(message)
-    lease.warn_once(message, message)
-
-
-def _plain(value: Any) -> object:
-    """A plain form of values that are no JSON: scalars of numpy and torch, paths, sets."""
-    if isinstance(value, os.PathLike):
-        return os.fsdecode(value)
-    try:
-        plain = scalar_of(value)
-    except NotAScalarError as error:
-        raise TypeError(f"{shown(value)}: {error}") from error
-    if plain is None:
-        raise TypeError(shown(value))
     return plain

@@ -172,7 +172,7 @@ class Driver:
         spools.check_lease_folder(self._places.spool, request.lease_id, request.folder)
         if request.lease_id not in self._folders:
             spools.check_exists(request.folder)
-        self._watches.heard(request.lease_id, boot_clock())
+        self._watches.note_message(request.lease_id, boot_clock())
         if request.key:
             self._key(request.key)
             request = msgspec.structs.replace(request, key="")
@@ -249,7 +249,7 @@ class Driver:
 
     def _try_later(self, effect: do.Effect, error: OSError) -> None:
         lease_id = getattr(effect, "lease_id", "")
-        self._folders.tell_trouble(lease_id, error)
+        self._folders.log_trouble(lease_id, error)
         self._put_off[type(effect).__name__, lease_id] = (boot_clock() + AGAIN_S, effect)
 
     def _due(self) -> list[do.Effect]:

@@ -25,7 +25,7 @@ from pluto_dist.errors import ProtocolError
 from pluto_dist.host.lease_lock import LOCK_NAME, LeaseProbe
 from pluto_dist.spool.batches import next_step
 from pluto_dist.spool.frames import HEADER, HEADER_BYTES, MARK_STEP, Cut, scan
-from pluto_dist.spool.names import DRAIN_LOCK, stream_pid
+from pluto_dist.spool.names import DRAIN_LOCK, segment_name, stream_pid
 from pluto_dist.spool.reader import list_streams, next_range, read_cut, writer_lives
 from pluto_dist.spool.real_files import real_files
 from pluto_dist.spool.retention import touch_live
@@ -69,12 +69,16 @@ class LifecycleTail:
                 self._torn[segment] = segments[segment]
                 continue
             self._offsets[segment] = cut.end
-            for line in cut.lines if not cut.damaged else with_gaps(cut, segment):
+            for line in cut.lines if not cut.damaged else self._with_gaps(cut, segment):
                 self._count += 1
                 entries.append((self._count, decode_entry(line)))
 
+    def _with_gaps(self, cut: Cut, segment: int) -> Iterator[bytes]:
+        path = f"{self._folder}/{segment_name(LIFECYCLE, segment)}"
+        return with_gaps(real_files().read_at(path, cut.start, cut.end - cut.start), cut, segment)
 
-def with_gaps(cut: Cut, segment: int) -> Iterator[bytes]:
+
+def with_gaps(raw: bytes, cut: Cut, segment: int) -> Iterator[bytes]:
     """Lines of a damaged cut, with an empty one for each entry that cannot be read any more.
 
     Thus the entries behind them keep the numbers that an earlier coordinator gave them. How many are missing
@@ -82,9 +86,9 @@ def with_gaps(cut: Cut, segment: int) -> Iterator[bytes]:
     """
     before = -1 if cut.start == 0 and segment == 1 else None
     start = 0
-    while start < len(cut.raw):
-        one = scan(cut.raw, start, final=True, limit_frames=1)
-        after = _sequence_of(cut.raw, one) if one.lines else None
+    while start < len(raw):
+        one = scan(raw, start, final=True, limit_frames=1)
+        after = _sequence_of(raw, one) if one.lines else None
         missing = one.damaged
         if missing and before is not None and after is not None:
             room = one.skipped // HEADER_BYTES  # a sequence that is a lie must not make billions of them
@@ -209,7 +213,7 @@ def remove_folder(folder: str) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-LAST_WORDS_S = 2.0  # a dead owner's place is kept as long, so no wait gets longer by this
+DRAIN_GRACE_S = 2.0  # a dead owner's place is kept as long, so no wait gets longer by this
 
 
 class DrainGrace:
@@ -226,7 +230,7 @@ class DrainGrace:
     def must_wait(self, lease_id: str, folder: str, now: float) -> bool:
         """Whether it is too early for the final look; the lease then comes up in `due`."""
         died_at = self._dead.get(lease_id)
-        if died_at is None or now >= died_at + LAST_WORDS_S or not still_written(folder):
+        if died_at is None or now >= died_at + DRAIN_GRACE_S or not still_written(folder):
             return False
         self._waiting[lease_id] = folder
         return True
@@ -287,7 +291,7 @@ class LeaseFolders:
             try:
                 yield from self._look_at(lease_id, folder)
             except OSError as error:
-                self.tell_trouble(lease_id, error)
+                self.log_trouble(lease_id, error)
         if now >= self._scan_at:
             yield from self.scan(now)
         if now >= self._touch_at:
@@ -300,7 +304,7 @@ class LeaseFolders:
             try:
                 touch_live(folder, time.time())
             except OSError as error:
-                self.tell_trouble(lease_id, error)
+                self.log_trouble(lease_id, error)
 
     def scan(self, now: float) -> Iterator[on.Event]:
         """Leases that sent no message: their process has ended, or could not reach the socket."""
@@ -311,7 +315,7 @@ class LeaseFolders:
                 records, lifecycle = record_sizes(folder)
                 forgotten = not records and not lifecycle and is_forgotten(folder, time.time())
             except OSError as error:
-                self.tell_trouble(lease_id, error)
+                self.log_trouble(lease_id, error)
                 continue
             if lifecycle and lease_id not in self._folders:
                 yield from self.read(lease_id, folder, lifecycle)
@@ -329,7 +333,7 @@ class LeaseFolders:
         self._folders[lease_id] = folder
         entries = tuple(tail.read(sizes))
         if tail.trouble is not None:
-            self.tell_trouble(lease_id, tail.trouble)
+            self.log_trouble(lease_id, tail.trouble)
         if entries or sizes is None:
             yield on.LifecycleRead(lease_id=lease_id, folder=folder, entries=entries)
 
@@ -347,7 +351,7 @@ class LeaseFolders:
         try:
             return next_step(self.folder(lease_id))
         except OSError as error:
-            self.tell_trouble(lease_id, error)
+            self.log_trouble(lease_id, error)
             return 0
 
     def await_release(self, lease_id: str) -> None:
@@ -367,7 +371,7 @@ class LeaseFolders:
         self._drain_grace.forget(lease_id)
         remove_folder(folder)
 
-    def tell_trouble(self, lease_id: str, error: OSError) -> None:
+    def log_trouble(self, lease_id: str, error: OSError) -> None:
         """Logs trouble with a lease's folder, once for each kind."""
         told = (lease_id, str(error))
         if told not in self._troubled:

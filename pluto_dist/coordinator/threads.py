@@ -87,7 +87,7 @@ def place_of(effect: Slow) -> Place:  # noqa: PLR0912 # one case for each effect
         ):
             return Place(f"cluster {address}", 4, key)
         case WatchCluster(run=key):
-            return Place(f"watch {key}", 4, key)  # two at a time, and those that are not wanted any more
+            return Place(f"watch {key}", 7, key)  # four at a time, and those that are not wanted any more
         case SampleNode():
             return Place("node", 2, "")  # while a sensor hangs, the second one sees it and gives up
         case _:

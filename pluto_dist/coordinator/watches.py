@@ -51,7 +51,7 @@ class Watches:
         self._polled_at = 0.0
 
     def polled(self, now: float) -> None:
-        """The descriptors were polled, and the deaths are dealt with: all others were alive just now."""
+        """Notes that all descriptors were polled and the deaths taken: all others were alive just now."""
         self._polled_at = now
 
     def start(self, key: str, identity: Identity, folder: str | None, now: float) -> None:
@@ -70,7 +70,7 @@ class Watches:
         if fd is not None:
             self._by_fd[fd] = key
 
-    def heard(self, key: str, now: float) -> None:
+    def note_message(self, key: str, now: float) -> None:
         """Notes a message of the process."""
         watched = self._watched.get(key)
         if watched is not None:

@@ -7,8 +7,9 @@ under its final names, and given to the backend.
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import assert_never
 
@@ -22,6 +23,7 @@ from pluto_dist.coordinator.clusters import AtCluster, ClusterStores
 from pluto_dist.coordinator.metadata import Metadata
 from pluto_dist.coordinator.sampler import NodeRecorder
 from pluto_dist.core.values.backend import (
+    Alert,
     Backend,
     Batch,
     Beat,
@@ -80,7 +82,7 @@ from pluto_dist.spool.frames import Cut
 from pluto_dist.spool.names import segment_name, stream_kind
 from pluto_dist.spool.reader import ReadLimits, read_cut, records
 
-BATCH_BYTES = 1 << 20  # the server's contract advises 1 to 2 MB a request
+BATCH_BYTES = 2 << 20  # the server's contract advises 1 to 2 MB a request
 
 Slow = (
     Ship
@@ -211,7 +213,7 @@ class Worker:
                 target=effect.target, lease_id=effect.lease_id, stream=effect.stream, names=unknown
             )
         outcome: Outcome = Delivered()
-        if cut.raw:
+        if cut.end > cut.start:
             outcome = self._deliver(effect, cut)
         return _shipped(
             effect,
@@ -235,7 +237,8 @@ class Worker:
             kind=effect.kind,
             segment=effect.segment,
             start=effect.start,
-            raw=cut.raw,
+            end=cut.end,
+            folder=effect.folder,
             lines=lines,
             last=effect.final,
             notes=f"{effect.folder}/{BLOBS}" if effect.kind == "files" else "",
@@ -261,6 +264,8 @@ class Worker:
                 outcome = backend.put_tags(run, msgspec.json.decode(effect.body, type=TagsChange))
             case "config":
                 outcome = backend.merge_config(run, effect.body)
+            case "alert":
+                outcome = backend.alert(run, msgspec.json.decode(effect.body, type=Alert))
             case "seat":
                 note = msgspec.json.decode(effect.body, type=SeatNote)
                 patch = {"pluto_dist": {"seat": {"epoch": note.epoch}}}
@@ -364,19 +369,17 @@ def _write_document(effect: WriteDocument) -> DocumentWritten:
     return DocumentWritten(run=effect.run, revision=effect.revision)
 
 
-PIECE = 4 << 20
-
-
 def keep(effect: KeepCopies) -> CopiesKept:
-    """Copies parts of segments byte for byte into the store; a segment that is gone has been delivered."""
+    """Has parts of segments in the store, too; a segment that is gone has been delivered."""
     store, copied = Store(Path(effect.store)), list[Copy]()
     try:
         for copy in sorted(effect.copies, key=_is_of_files):  # a large file must not hold back records
             name = segment_name(copy.stream, copy.segment)
             if _is_of_files(copy):
                 _keep_files(store, effect, copy)
-            for start, piece in _pieces(Path(effect.folder, name), copy):
-                store.copy_segment(effect.run, effect.lease_id, name, start, piece)
+            with contextlib.suppress(FileNotFoundError):  # delivered meanwhile
+                source = Path(effect.folder, name)
+                store.take_segment(effect.run, effect.lease_id, source, copy.start, copy.end)
             copied.append(copy)
     except OSError as error:
         return CopiesKept(run=effect.run, lease_id=effect.lease_id, copies=tuple(copied), error=str(error))
@@ -422,16 +425,3 @@ def _keep_files(store: Store, effect: KeepCopies, copy: Copy) -> None:
     """Copies the files of all records up to the end of the copy; those that are gone are delivered."""
     for line in located(records(effect.folder, copy.stream, copy.segment, 0, copy.end), effect.folder):
         files.keep_copy(store, effect.run, line)
-
-
-def _pieces(path: Path, copy: Copy) -> Iterator[tuple[int, bytes]]:
-    try:
-        file = path.open("rb")
-    except FileNotFoundError:
-        return
-    with file:
-        file.seek(copy.start)
-        start = copy.start
-        while start < copy.end and (piece := file.read(min(PIECE, copy.end - start))):
-            yield start, piece
-            start += len(piece)

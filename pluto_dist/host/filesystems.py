@@ -57,12 +57,12 @@ class Filesystem(msgspec.Struct, frozen=True):
 
     @property
     def is_network(self) -> bool:
-        """Other hosts may see and change the files; FUSE counts unless it is known to be local."""
+        """Whether other hosts may see and change the files; FUSE counts unless it is known to be local."""
         return self.fs_type in NETWORK or (self.fs_type.startswith("fuse") and self.fs_type not in LOCAL_FUSE)
 
     @property
     def is_memory(self) -> bool:
-        """The files are gone after a reboot and count as memory."""
+        """Whether the files are gone after a reboot and count as memory."""
         return self.fs_type in MEMORY
 
 

@@ -85,6 +85,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         spool_quota: disk that the spool may take; left out, the smaller of 2 GiB and 10 % of the free space.
         files_quota: disk that logged files may take until they are delivered, apart from `spool_quota`; left
             out, 10 % of the free space. A file that does not fit stays where it is, with a reference to it.
+        sides_share: percent of `spool_quota` and of `files_quota` that all sides of a node together may take;
+            a sidecar that runs wild loses its own records, and the training none.
+        sides_limit: so many sides may be attached to a Run at a time; that of its owner counts.
         upload_rate: bytes a second with which the files of this process are uploaded, those of others on the
             node counted in; 0 for as fast as it goes.
         files_copy: logged files up to this size are copied, and `log()` waits for that; larger ones are not.
@@ -144,6 +147,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     idle_exit_s: float = 60.0
     spool_quota: int | None = None
     files_quota: int | None = None
+    sides_share: int = 50
+    sides_limit: int = 1000
     upload_rate: int = 0
     files_copy: int = 1 << 20
     segment_size: int = 4 << 20
@@ -186,6 +191,8 @@ _KINDS: dict[str, kind.Kind] = {
     "idle_exit_s": kind.number(0.1, 86_400, "seconds"),
     "spool_quota": kind.size(1 << 20, 1 << 50),
     "files_quota": kind.size(0, 1 << 60),
+    "sides_share": kind.count(1, 100),
+    "sides_limit": kind.count(1, 100_000),
     "upload_rate": kind.size(0, 1 << 60),
     "files_copy": kind.size(0, 1 << 60),
     "segment_size": kind.size(64 << 10, 1 << 30),

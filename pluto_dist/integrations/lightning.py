@@ -12,10 +12,10 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pluto_dist.errors import PlutoDistError
-from pluto_dist.integrations.source import HandOver, RunSource, framework, merge_config
+from pluto_dist.integrations.source import Checkpoints, RunSource, Wanted, framework, merge_config
 
 if TYPE_CHECKING:
     from pluto_dist.client.opening import AnyRun
@@ -37,13 +37,14 @@ class PlutoLogger(_Logger):  # type: ignore[misc] # the framework is loaded at r
 
     `finalize`, which Lightning calls after each fit and test, ends nothing: the Run ends with the
     interpreter, or with `logger.experiment.finish()`. An exception that leaves a fit is evidence, also if
-    the script catches it; `experiment.finish(code=0)` overrules it. Checkpoint files are not uploaded.
+    the script catches it; `experiment.finish(code=0)` overrules it.
 
     Args:
         op: the Run to use. Left out, the Run that the script has opened with `init()`, else a new one.
         prefix: put before the names of metrics, with a slash.
         checkpoints: "hand-over": what a `ModelCheckpoint` saves is handed over, so that an eval gets it from
             `run.checkpoints()`; its `info` has `monitor`, `score`, and `best`: whether it is the best so far.
+            "upload": it is logged as the artifact `checkpoint`, by the coordinator.
         arguments: of `pluto_dist.init()`, if there is a Run to open; with the same defaults, so that what an
             `init()` has started can be joined (the official class has a project "lightning" of its own).
     """
@@ -53,11 +54,11 @@ class PlutoLogger(_Logger):  # type: ignore[misc] # the framework is loaded at r
         op: AnyRun | None = None,
         *,
         prefix: str = "",
-        checkpoints: Literal["hand-over"] | None = None,
+        checkpoints: Wanted | None = None,
         **arguments: Any,
     ) -> None:
         super().__init__()
-        self._checkpoints = HandOver(checkpoints)
+        self._checkpoints = Checkpoints(checkpoints)
         self._source = RunSource(op, arguments)
         self._prefix = f"{prefix}/" if prefix else ""
 
@@ -109,12 +110,13 @@ class PlutoLogger(_Logger):  # type: ignore[misc] # the framework is loaded at r
         """A `ModelCheckpoint` has saved; Lightning says so on rank 0, when all ranks have written."""
         saved, step = checkpoint_callback, checkpoint_callback._last_global_step_saved
         path = saved._last_checkpoint_saved
-        monitored = {"monitor": saved.monitor, "score": saved.current_score} if saved.monitor else {}
+        score = None if saved.current_score is None else float(saved.current_score)
+        monitored = {"monitor": saved.monitor, "score": score} if saved.monitor else {}
         is_last, is_best = path == saved.last_model_path, path == saved.best_model_path
-        self._checkpoints.saved(self.experiment, path, step, copy=is_last, best=is_best, **monitored)
+        self._checkpoints.saved(self._source, path, step, copy=is_last, best=is_best, **monitored)
 
     def finalize(self, status: str) -> None:
-        """A fit or test is over. The Run goes on; with "failed" the exception on its way out is evidence.
+        """Takes the end of a fit or test. The Run goes on; with "failed" the current exception is evidence.
 
         `save()` has nothing to do: what was logged is on disk.
         """

@@ -12,9 +12,10 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 from pluto_dist.client.api import init
+from pluto_dist.client.media.files import Artifact
 from pluto_dist.client.runs import RUNS
 from pluto_dist.client.values import shown
 from pluto_dist.errors import ArgumentError
@@ -149,8 +150,11 @@ class RunSource:
         return {**self.__dict__, "_run": None}
 
 
-class HandOver:
-    """What becomes of the checkpoints that a framework saves: they are handed over (R14), or nothing.
+Wanted = Literal["hand-over", "upload"]  # what may become of a checkpoint
+
+
+class Checkpoints:
+    """What becomes of the checkpoints that a framework saves: handed over (R14), uploaded, or nothing.
 
     Args:
         wanted: the argument `checkpoints` of a logger or callback.
@@ -159,27 +163,31 @@ class HandOver:
         ArgumentError: it is none of those.
     """
 
-    def __init__(self, wanted: object) -> None:
-        if wanted not in ("hand-over", None):
+    def __init__(self, wanted: Wanted | None) -> None:
+        if wanted not in (*get_args(Wanted), None):
             raise ArgumentError(
-                f'checkpoints={shown(wanted)}: pass "hand-over" (run.checkpoints() gives them), or None',
+                f'checkpoints={shown(wanted)}: pass "hand-over" (for run.checkpoints()), "upload" or None',
                 argument="checkpoints",
             )
-        self._wanted = wanted is not None
+        self._wanted = wanted
         self._newest = ("", -1)
 
-    def saved(self, run: AnyRun, path: str, step: int, *, copy: bool = False, **info: object) -> None:
+    def saved(self, source: RunSource, path: str, step: int, *, copy: bool = False, **info: object) -> None:
         """A checkpoint is complete.
 
         Args:
-            run: it is of.
+            source: of the Run, which is not opened for nothing.
             path, step, info: as of `Run.checkpoint`.
             copy: it may be what was saved just before, under a name that is used again (`last.ckpt`).
         """
         before, its_step = self._newest
-        if self._wanted and path and not (copy and step == its_step and path != before):
-            self._newest = (path, step)
-            run.checkpoint(path, step, **info)
+        if not self._wanted or not path or (copy and step == its_step and path != before):
+            return
+        self._newest = (path, step)
+        if self._wanted == "hand-over":
+            source.run().checkpoint(path, step, **info)
+        else:
+            source.run().log({"checkpoint": Artifact(path, metadata=info)}, step)
 
 
 def merge_config(run: AnyRun, values: Mapping[str, Any]) -> None:

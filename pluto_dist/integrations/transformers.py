@@ -13,9 +13,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pluto_dist.integrations.source import HandOver, RunSource, framework, merge_config
+from pluto_dist.integrations.source import Checkpoints, RunSource, Wanted, framework, merge_config
 
 if TYPE_CHECKING:
     from pluto_dist.client.opening import AnyRun
@@ -38,13 +38,13 @@ class PlutoCallback(_TrainerCallback):  # type: ignore[misc] # the framework is 
     The Run ends with the interpreter, or with `run.finish()`; a second `train()` goes on in it. In a
     hyperparameter search each trial, and the training after it, is a Run of its own, with the trial's name,
     unless the Run was given or is the script's own. Under torchrun that is so for process zero only: the
-    Trainer does not tell the other ranks of a trial, and they stay with the first. Checkpoints are not
-    uploaded.
+    Trainer does not tell the other ranks of a trial, and they stay with the first.
 
     Args:
         op: the Run to use. Left out, the Run that the script has opened with `init()`, else a new one.
         checkpoints: "hand-over": the folders that the Trainer saves are handed over, so that an eval gets
             them from `run.checkpoints()`; `info` has `epoch`, and `best`: whether it is the best so far.
+            "upload": they are logged as the artifact `checkpoint`, by the coordinator.
         arguments: of `pluto_dist.init()`, if there is a Run to open; with the same defaults, so that what an
             `init()` has started can be joined (the official class has a project "transformers" of its own).
     """
@@ -53,10 +53,10 @@ class PlutoCallback(_TrainerCallback):  # type: ignore[misc] # the framework is 
         self,
         op: AnyRun | None = None,
         *,
-        checkpoints: Literal["hand-over"] | None = None,
+        checkpoints: Wanted | None = None,
         **arguments: Any,
     ) -> None:
-        self._checkpoints = HandOver(checkpoints)
+        self._checkpoints = Checkpoints(checkpoints)
         self._source = RunSource(op, arguments)
         self._trial = False  # whether the last training was one of a search
 
@@ -88,11 +88,11 @@ class PlutoCallback(_TrainerCallback):  # type: ignore[misc] # the framework is 
             self._source.run(args.run_name).log(_reporting.rewrite_logs(metrics), state.global_step)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Hands over what the Trainer has saved."""
+        """Hands over, or uploads, what the Trainer has saved."""
         if state.is_world_process_zero:
             path = _saved_in(args.output_dir, state)
             info = {"epoch": state.epoch, "best": path == state.best_model_checkpoint}
-            self._checkpoints.saved(self._source.run(args.run_name), path, state.global_step, **info)
+            self._checkpoints.saved(self._source, path, state.global_step, **info)
 
 
 MLOPCallback = PlutoCallback  # the official client's name

@@ -8,6 +8,7 @@
     run = read.run("MMP-42")
     run.series("loss").to_pandas()
     run.series("loss", every_rank=True, since_step=1000).to_polars()
+    run.series("loss", every_rank=True).together()[0].columns()  # mean, min, max, std over ranks
     run.config["lr"], run.summary["loss"].last, run.console(rank=3, last=20)
 
 Runs that are still written can be read as well: what their processes have logged is on disk at once. A look
@@ -20,15 +21,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from pluto_dist.errors import MachineError, RunNotFoundError
-from pluto_dist.read.listing import Listed, Wanted, chosen, listed, since_ms
+from pluto_dist.errors import MachineError, RunNotFoundError, UsageError
+from pluto_dist.read.listing import Listed, Wanted, chosen, listed, since_ms, statuses
 from pluto_dist.read.lookup import Lookup
 from pluto_dist.read.run import LoggedFile, Run
 from pluto_dist.read.series import Curve, Series
 from pluto_dist.read.settle import Situation
 from pluto_dist.read.settle import settle as settle_runs
+from pluto_dist.read.together import Together
 
-__all__ = ["Curve", "LoggedFile", "Run", "Series", "Situation", "run", "runs"]
+__all__ = ["Curve", "LoggedFile", "Run", "Series", "Situation", "Together", "run", "runs"]
 
 
 def runs(
@@ -54,18 +56,18 @@ def runs(
     A Run that cannot be read (damaged, of a newer version, another user's) is left out with a line on stderr.
 
     Raises:
-        UsageError: `since` cannot be read.
+        UsageError: there is no such folder or status, or `since` cannot be read.
         SettingError: an environment variable has an unusable value.
     """
     lookup, only_store = _lookup(where)
-    if settle:
-        settle_runs(lookup)
     wanted = Wanted(
         project=project,
-        status=tuple(each.upper() for each in _several(status)),
+        status=statuses(_several(status)),
         tags=_several(tags),
         since_ms=since_ms(since) if since is not None else None,
     )
+    if settle:
+        settle_runs(lookup)
     found = [each for each in listed(lookup) if not only_store or each.known.store == lookup.store.root]
     return [made for each in chosen(found, wanted) if (made := _readable(lookup, each)) is not None]
 
@@ -78,6 +80,7 @@ def run(name: str | int, where: str | Path | None = None, *, settle: bool = True
         where, settle: as for `runs`.
 
     Raises:
+        UsageError: there is no such folder.
         RunNotFoundError: there is none; says where it was looked for.
         AmbiguousRunError: there are several; lists them.
         MachineError: its document cannot be read, because it is damaged or of a newer version.
@@ -101,6 +104,8 @@ def _lookup(where: str | Path | None) -> tuple[Lookup, bool]:
     if where is None:
         return Lookup(), False
     folder = Path(where).expanduser()
+    if not folder.exists():
+        raise UsageError(f"where={str(where)!r}: there is no such folder")
     if (folder / "run").is_dir() and (folder / "spool").is_dir():
         return Lookup(home=folder), False
     return Lookup(folder=folder), True

@@ -16,12 +16,16 @@ from pathlib import Path
 
 import msgspec
 
+from pluto_dist.backend.local.store import Store
 from pluto_dist.core.values.document import Document
+from pluto_dist.core.values.engine import ClusterAddress
 from pluto_dist.errors import MachineError, PlutoDistError, RunNotFoundError
+from pluto_dist.read.elsewhere import OtherNodes
 from pluto_dist.read.lookup import RUNNING, Found, Lookup
 from pluto_dist.read.machines import MachineUse, machines_of
 from pluto_dist.read.pace import Pace
 from pluto_dist.read.processes import Process, Usage, processes_of
+from pluto_dist.read.sampled import last_samples
 from pluto_dist.read.settle import Situation, settle, situation
 from pluto_dist.read.spooled import caught_up
 from pluto_dist.read.usage import UsageMeter
@@ -97,6 +101,7 @@ class Board:
         lookup: of node and store.
         names: of Runs, as `Lookup.find` takes them; empty for those that go on.
         every: also those that have ended, of the node and of the store.
+        cluster: the store that the nodes of a job share: with it the processes of all nodes are shown.
         clock: seconds that do not go back.
         wall_ms: epoch milliseconds.
     """
@@ -107,16 +112,19 @@ class Board:
         names: Sequence[str] = (),
         *,
         every: bool = False,
+        cluster: ClusterAddress | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self.lookup = lookup
-        self.remark = ""
+        self.lookup.note = self._noted
+        self.remark = self._note = ""
         self._names, self._every = tuple(names), every
         self._clock, self._wall_ms = clock, wall_ms
         self._chosen: dict[str, Path] = {}
         self._stored: list[Found] = []
         self._store_at = self._settle_at = float("-inf")
+        self._elsewhere = OtherNodes(cluster)
         self._pace, self._meter = Pace(), UsageMeter(lookup.spool)
         self._watched: set[str] = set()
         self._unsettled, self._unsettled_because = True, ""
@@ -131,6 +139,8 @@ class Board:
         now = self._clock()
         self.remark = self._settled(now)
         found = self._found(now)
+        self._elsewhere.look(now, self._wall_ms())
+        self.remark = self.remark or self._elsewhere.trouble or self._note
         seen = self._seen(found, now)
         kept = seen if self._every or self._names else self._going_on(seen)
         self._watched = {run.key for run in kept}
@@ -146,12 +156,15 @@ class Board:
         self._unsettled_because = settle(self.lookup)
         return self._unsettled_because
 
+    def _noted(self, text: str) -> None:
+        self._note = text
+
     def _found(self, now: float) -> list[Found]:
         if self._names:
             return self._named()
         live = self._live()
         if now >= self._store_at:
-            self._store_at = now + STORE_EVERY_S
+            self._store_at, self._note = now + STORE_EVERY_S, ""
             self._stored = self._of_the_store({each.document.key for each in live})
         known = {each.document.key for each in live}
         return live + [each for each in self._stored if each.document.key not in known]
@@ -161,9 +174,7 @@ class Board:
             for name in self._names:
                 known = self.lookup.choose(name)
                 self._chosen[known.head.key] = known.store
-        return [
-            found for key, store in self._chosen.items() if (found := self._again(key, store)) is not None
-        ]
+        return self._read(self.lookup.again, self._chosen.items())
 
     def _live(self) -> list[Found]:
         try:
@@ -178,15 +189,17 @@ class Board:
         heads = [each for each in self.lookup.runs() if not each.live and each.head.key not in live]
         going = [each for each in heads if each.head.status == RUNNING]
         wanted = heads if self._every else going or heads[-1:]
-        found = (self._again(each.head.key, each.store) for each in wanted)
-        return [each for each in found if each is not None]
+        return self._read(self.lookup.stored, ((each.head.key, each.store) for each in wanted))
 
-    def _again(self, key: str, store: Path) -> Found | None:
-        try:
-            return self.lookup.again(key, store)
-        except (MachineError, RunNotFoundError, OSError) as error:
-            self.remark = str(error)
-            return None
+    def _read(self, read: Callable[[str, Path], Found], runs: Iterable[tuple[str, Path]]) -> list[Found]:
+        """Those that can be read; of another there is a remark."""
+        found = []
+        for key, store in runs:
+            try:
+                found.append(read(key, store))
+            except (MachineError, RunNotFoundError, OSError) as error:
+                self._noted(str(error))
+        return found
 
     def _seen(self, found: Iterable[Found], now: float) -> list[RunSeen]:
         current = [
@@ -211,9 +224,13 @@ class Board:
             store=found.store,
             live=found.live,
             situation=known,
-            processes=tuple(processes),
-            machines=tuple(machines_of(document.summary)),
+            processes=(*processes, *self._elsewhere.processes(document, self._wall_ms())),
+            machines=tuple(machines_of(last_samples(document, self._roots(found)))),
         )
+
+    def _roots(self, found: Found) -> list[Path]:
+        streams = Store(found.store).run(found.document.key) / "streams"
+        return [streams, *([self.lookup.spool] if self.lookup.spool is not None else [])]
 
     def _going_on(self, seen: list[RunSeen]) -> list[RunSeen]:
         going = [run for run in seen if run.situation.standing != "ended" or run.key in self._watched]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pluto_dist.backend.local.reading import SaidLine, said_line
@@ -34,16 +34,28 @@ def last_lines(lease: LeaseShown, roots: Sequence[Path], count: int, speaker: st
 def _tail(lease: LeaseShown, folders: Sequence[str], stream: str, count: int, speaker: str) -> list[SaidLine]:
     """The newest lines of a chain, read backwards by segments until there are enough."""
     found: list[SaidLine] = []
-    sizes = [(folder, list_streams(folder).get(stream, {})) for folder in folders]
-    for segment in sorted({number for _, segments in sizes for number in segments}, reverse=True):
-        size, folder = max((segments.get(segment, 0), folder) for folder, segments in sizes)
-        start = max(0, size - TAIL_BYTES)
-        try:
-            data = real_files().read_at(f"{folder}/{segment_name(stream, segment)}", start, size - start)
-        except OSError:  # delivered and removed in this instant
-            continue
-        lines = (said_line(lease, speaker, payload) for payload in scan(data).lines)
+    for payloads in tails(folders, stream, TAIL_BYTES):
+        lines = (said_line(lease, speaker, payload) for payload in payloads)
         found = [line for line in lines if line is not None] + found
         if len(found) >= count:
             break
     return found[-count:]
+
+
+def tails(folders: Sequence[str], stream: str, tail_bytes: int) -> Iterator[Sequence[bytes]]:
+    """The records at the end of each segment of a lease's stream, the newest segment first.
+
+    Args:
+        folders: of the lease, which hold the same bytes of a segment from its start.
+        stream: its name.
+        tail_bytes: how much of each segment is read.
+    """
+    sizes = [(folder, list_streams(folder).get(stream, {})) for folder in folders]
+    for segment in sorted({number for _, segments in sizes for number in segments}, reverse=True):
+        size, folder = max((segments.get(segment, 0), folder) for folder, segments in sizes)
+        start = max(0, size - tail_bytes)
+        try:
+            data = real_files().read_at(f"{folder}/{segment_name(stream, segment)}", start, size - start)
+        except OSError:  # delivered and removed in this instant
+            continue
+        yield scan(data).lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pluto_dist.core.rules.verdict import exception_line
 from pluto_dist.core.values.document import Document, LeaseShown
 from pluto_dist.core.values.records import Failure
 
@@ -22,3 +23,15 @@ def failed_lease(document: Document) -> LeaseShown | None:
     """The lease of the process that failed first, None if none did or it is not among the Run's."""
     failure = first_failure(document)
     return lease_of(document, failure) if failure is not None else None
+
+
+def how(failure: Failure) -> str:
+    """In what way a process ended, for people."""
+    oom = ", out of memory (the kernel's OOM killer)" if failure.oom else ""
+    if failure.kind == "exception":
+        return exception_line(failure)
+    if failure.kind == "exit":
+        return f"exited with code {failure.exit_code}{oom}"
+    if failure.kind == "signal":
+        return f"killed by {failure.signal}{oom}"
+    return f"vanished: nobody saw how it ended{oom}"

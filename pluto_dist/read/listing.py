@@ -6,14 +6,17 @@ import re
 import time
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from typing import get_args
 
 import msgspec
 
+from pluto_dist.core.values.backend import Status
 from pluto_dist.errors import UsageError
 from pluto_dist.read.lookup import Head, Known, Lookup
-from pluto_dist.read.settle import Situation, situation
+from pluto_dist.read.settle import Situation, Standing, situation
 
 _AGO = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)\s*([smhdw])")
+_STATUSES = tuple(dict.fromkeys((*get_args(Status), *map(str.upper, get_args(Standing)))))
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
@@ -71,6 +74,19 @@ def page_of(found: Sequence[Listed], page: int, limit: int | None) -> list[Liste
     return list(found[max(0, end - limit) : max(0, end)])
 
 
+def statuses(given: Iterable[str]) -> tuple[str, ...]:
+    """Statuses and standings as `Wanted` has them, in capitals.
+
+    Raises:
+        UsageError: there is no such one.
+    """
+    found = tuple(each.upper() for each in given)
+    unknown = next((each for each in found if each not in _STATUSES), None)
+    if unknown is not None:
+        raise UsageError(f"status {unknown!r} is none; there are {', '.join(_STATUSES)}")
+    return found
+
+
 def since_ms(text: str, now_s: float | None = None) -> int:
     """Epoch milliseconds of an age (`30m`, `12h`, `7d`) or of a local date or time in ISO form.
 
@@ -85,7 +101,7 @@ def since_ms(text: str, now_s: float | None = None) -> int:
         return round(datetime.fromisoformat(text.strip()).timestamp() * 1000)
     except (ValueError, OverflowError) as error:
         raise UsageError(
-            f"--since {text!r} is no age and no date; write 30m, 12h, 7d, 2026-11-30 or 2026-11-30T08:15"
+            f"since {text!r} is no age and no date; write 30m, 12h, 7d, 2026-11-30 or 2026-11-30T08:15"
         ) from error
 
 

@@ -7,9 +7,10 @@ has to choose.
 
 from __future__ import annotations
 
+import difflib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import msgspec
@@ -47,11 +48,12 @@ class _Restore(msgspec.Struct, frozen=True):
 
 
 class LeaseHead(msgspec.Struct, frozen=True):
-    """The part of a lease that shows whether its process may live."""
+    """The part of a lease that shows whether its process may live; a node's own has the pid 0."""
 
     lease_id: str
     host: str
     state: str
+    pid: int = 1
 
 
 class Head(msgspec.Struct, frozen=True, kw_only=True):
@@ -182,6 +184,15 @@ class Lookup:
         """
         return self._found(key, store, live=True)
 
+    def stored(self, key: str, store: Path) -> Found:
+        """A Run as its store has it; no coordinator is asked.
+
+        Raises:
+            RunNotFoundError: it is gone.
+            MachineError: its document cannot be read.
+        """
+        return self._found(key, store, live=False)
+
     def _found(self, key: str, store: Path, *, live: bool) -> Found:
         body = self._ask_for(key) if live else None
         live = body is not None
@@ -199,15 +210,15 @@ class Lookup:
 
     def choose(self, name: str) -> Known:
         """As `find`, without reading the whole document."""
-        means = _meaning(name)
-        found = [known for known in self.runs() if means(known.head)]
+        means, runs = _meaning(name), self.runs()
+        found = [known for known in runs if means(known.head)]
         exact = [known for known in found if known.head.key == name]
         here = [known for known in found if known.store == self.store.root]
         chosen = exact or here or found
         if not chosen:
             raise RunNotFoundError(
-                f"no Run {name!r}; looked at: {self.where()}. `pluto-dist runs` lists what is there; "
-                "--dir and --home look elsewhere"
+                f"no Run {name!r}{_perhaps(name, runs)}; looked at: {self.where()}. `pluto-dist runs` lists "
+                "what is there; --dir and --home, in Python where=, look elsewhere"
             )
         if len(chosen) > 1:
             raise AmbiguousRunError(f"{name!r} means {len(chosen)} Runs: {_listed(chosen)}; use the key")
@@ -278,6 +289,18 @@ def _meaning(name: str) -> Callable[[Head], bool]:
     if ref.id is not None:
         return lambda head: name == head.key or head.id == ref.id
     return lambda head: name in (head.key, head.display_id, head.run_id)
+
+
+def _perhaps(name: str, runs: Iterable[Known]) -> str:
+    """Runs that a person may have meant, by their ids; or by their names, which are no ids."""
+    ids: dict[str, str] = {}
+    for head in (known.head for known in runs):
+        shown = head.display_id or head.run_id
+        ids |= {head.name.casefold(): shown, head.run_id.casefold(): head.run_id, shown.casefold(): shown}
+    meant = name.casefold()
+    alike = [meant] if meant in ids else difflib.get_close_matches(meant, ids)
+    near = dict.fromkeys(ids[each] for each in alike)
+    return f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
 
 
 def _listed(found: list[Known]) -> str:

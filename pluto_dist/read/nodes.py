@@ -20,7 +20,7 @@ from pluto_dist.core.values.cluster import (
     text_of_part,
 )
 from pluto_dist.core.values.engine import ClusterAddress, Listed, Versioned
-from pluto_dist.core.values.ids import classify_run_id
+from pluto_dist.core.values.ids import Role, classify_run_id
 from pluto_dist.core.values.records import Verdict
 from pluto_dist.errors import ClusterUnavailableError
 
@@ -29,7 +29,7 @@ class ProcessThere(msgspec.Struct, frozen=True, kw_only=True):
     """A process as its node shows it; `age_s` since it was attached."""
 
     lease_id: str
-    role: str
+    role: Role
     label: str
     rank: int | None
     pid: int

@@ -23,7 +23,7 @@ class Pace:
         self._moves: dict[str, deque[Move]] = {}
 
     def see(self, lease_id: str, step: int | None, at: float) -> None:
-        """A lease was at this step at an instant, in seconds of any clock that does not go back."""
+        """Notes the step of a lease at an instant, in seconds of any clock that does not go back."""
         if step is None:
             return
         moves = self._moves.setdefault(lease_id, deque())

@@ -1,4 +1,4 @@
-"""The processes of a Run as people look at them: how each one is, how far behind, and the worst first.
+"""The processes of a Run as people look at them: how each one is, and how far behind.
 
 Pure: what was measured (`Pace`, `Usage`) comes in as values. The median is that of the owner and the workers
 that are alive in the newest attempt; a side counts its own steps and has no lag.
@@ -6,7 +6,7 @@ that are alive in the newest attempt; a side counts its own steps and has no lag
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import msgspec
@@ -15,25 +15,27 @@ from pluto_dist.core.values.document import Document, LeaseShown
 from pluto_dist.core.values.records import RunEvent
 from pluto_dist.read.failure import failed_lease
 
-ALIKE = 3  # so many make a group
 SUSPECT_HEARTBEATS = 3
 BEHIND_S = 5.0  # what a rank lacks takes the others longer
 BEHIND_STEPS = 2  # one step apart is in step
 OPEN = frozenset({"waiting", "active"})
+LEFT = frozenset({"finished", "closed", "exited"})  # its process said so itself
 
-Health = Literal["failed first", "died", "stuck", "suspect", "behind", "lost", "waiting", "well", "ended"]
+Health = Literal[
+    "failed first", "died", "crashed", "stuck", "suspect", "behind", "lost", "waiting", "well", "ended"
+]
 WORST_FIRST: dict[Health, int] = {
     "failed first": 0,  # began the end of the Run
     "died": 1,  # ended without a word
-    "stuck": 2,  # others go on, or wait for it (the coordinator says so)
-    "suspect": 3,  # silent for three heartbeats: stopped, or busy without letting other threads run
-    "behind": 4,  # what it lacks takes the others more than `BEHIND_S`
-    "lost": 5,  # its Run has no live coordinator, and it cannot be said to live
-    "waiting": 6,  # has no role yet
-    "well": 7,
-    "ended": 8,  # by its own will, or with its job
+    "crashed": 2,  # a side that ended by an exception or an exit code; the Run goes on
+    "stuck": 3,  # others go on, or wait for it (the coordinator says so)
+    "suspect": 4,  # silent for three heartbeats: stopped, or busy without letting other threads run
+    "behind": 5,  # what it lacks takes the others more than `BEHIND_S`
+    "lost": 6,  # its Run has no live coordinator, and it cannot be said to live
+    "waiting": 7,  # has no role yet
+    "well": 8,
+    "ended": 9,  # by its own will, or with its job
 }
-Key = Literal["worst", "rank", "step", "rate", "lag", "word", "backlog", "cpu", "memory"]
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -64,8 +66,8 @@ class Process(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def state(self) -> str:
-        """`active`, or why it ended; while it lives also what is wrong with it."""
-        if self.health in ("stuck", "suspect", "behind", "lost"):
+        """`active`, or why it ended; or what is wrong with it."""
+        if self.health in ("crashed", "stuck", "suspect", "behind", "lost"):
             return self.health
         return state_of(self.lease)
 
@@ -73,85 +75,6 @@ class Process(msgspec.Struct, frozen=True, kw_only=True):
     def backlog(self) -> int:
         """Records that it has written and the backend has not accepted."""
         return max(0, self.lease.written - self.lease.delivered)
-
-
-class Group(msgspec.Struct, frozen=True):
-    """One process, or several that are alike: same role, host, epoch, attempt and state."""
-
-    processes: tuple[Process, ...]
-
-    @property
-    def first(self) -> Process:
-        """Stands for all in what they share."""
-        return self.processes[0]
-
-    @property
-    def who(self) -> str:
-        """Its label, or the ranks of a group."""
-        if len(self.processes) == 1:
-            return self.first.lease.label
-        ranks = [process.lease.rank for process in self.processes]
-        if None in ranks:
-            return f"{self.first.lease.label}, … ({len(self.processes)})"
-        return f"ranks {spans(rank for rank in ranks if rank is not None)}"
-
-    @property
-    def steps(self) -> str:
-        """The last step, or the slowest and the fastest of a group."""
-        steps = [step for process in self.processes if (step := process.lease.last_step) is not None]
-        if not steps:
-            return ""
-        return str(steps[0]) if min(steps) == max(steps) else f"{min(steps)}–{max(steps)}"
-
-    @property
-    def lag(self) -> int | None:
-        """Of the last one."""
-        return max((process.lag for process in self.processes if process.lag is not None), default=None)
-
-    @property
-    def rate(self) -> float | None:
-        """Of the slowest."""
-        return min((process.rate for process in self.processes if process.rate is not None), default=None)
-
-    @property
-    def word_s(self) -> float | None:
-        """The longest silence."""
-        return max((process.word_s for process in self.processes if process.word_s is not None), default=None)
-
-    @property
-    def written(self) -> int:
-        """Records of all."""
-        return sum(process.lease.written for process in self.processes)
-
-    @property
-    def delivered(self) -> int:
-        """Records of all that the backend has accepted."""
-        return sum(process.lease.delivered for process in self.processes)
-
-    @property
-    def backlog(self) -> int:
-        """Records of all that the backend has not accepted."""
-        return sum(process.backlog for process in self.processes)
-
-    @property
-    def cpu(self) -> float | None:
-        """Percent of one core, all together."""
-        known = [use.cpu for use in self._usages if use.cpu is not None]
-        return sum(known) if known else None
-
-    @property
-    def memory(self) -> int | None:
-        """Bytes resident, all together; what they share is counted in each."""
-        return sum(use.memory for use in self._usages) if self._usages else None
-
-    def oldest(self, instant: Literal["granted_at", "last_seen_at"]) -> int | None:
-        """The earliest of the group, in epoch milliseconds."""
-        leases = (process.lease for process in self.processes)
-        return min((at for lease in leases if (at := getattr(lease, instant)) is not None), default=None)
-
-    @property
-    def _usages(self) -> list[Usage]:
-        return [process.usage for process in self.processes if process.usage is not None]
 
 
 def processes_of(
@@ -196,6 +119,9 @@ class Comparison:
         self._now_ms, self._known = now_ms, known
         self._failed = failed_lease(document)
         self._stuck = stuck_labels(document.events)
+        self._crashed = {
+            event.detail.get("label") for event in document.events if event.name == "side_failed"
+        }
         active = [lease for lease in document.leases if lease.role != "side" and lease.state == "active"]
         self._attempt = max((lease.attempt for lease in active), default=0)
         members = [lease for lease in active if lease.attempt == self._attempt]
@@ -216,7 +142,7 @@ class Comparison:
         if self._failed is not None and lease.lease_id == self._failed.lease_id:
             return "failed first"
         if lease.state not in OPEN:
-            return "died" if lease.end_reason in ("died", "gave_up") else "ended"
+            return self._end(lease)
         if not self._known:
             return "lost"
         if lease.label in self._stuck:
@@ -227,32 +153,15 @@ class Comparison:
             return "behind"
         return "waiting" if lease.state == "waiting" else "well"
 
+    def _end(self, lease: LeaseShown) -> Health:
+        if lease.end_reason in ("died", "gave_up"):
+            return "died"
+        return "crashed" if lease.role == "side" and lease.label in self._crashed else "ended"
+
     def _is_behind(self, lag: int | None) -> bool:
         if lag is None or self._rate is None:
             return False
         return lag >= BEHIND_STEPS and lag / self._rate > BEHIND_S
-
-
-def groups_of(
-    processes: Iterable[Process], *, whole: bool = False, by: Key = "worst", reverse: bool = False
-) -> list[Group]:
-    """Processes as rows of a table; those that are alike share one.
-
-    Args:
-        processes: of one Run.
-        whole: each has a row of its own.
-        by: what the rows are sorted by; for `worst` the bad ones, then the owner, then by lag; for numbers
-            the largest first, for `rate` the slowest.
-        reverse: the other way round.
-    """
-    rows: dict[tuple[object, ...], list[Process]] = {}
-    for process in processes:
-        lease = process.lease
-        alone = lease.lease_id if whole or process.health == "failed first" or lease.role == "owner" else ""
-        key = (alone, lease.role, lease.host, lease.epoch, lease.attempt, process.state)
-        rows.setdefault(key, []).append(process)
-    groups = [group for row in rows.values() for group in _groups(row)]
-    return sorted(groups, key=lambda group: _order(group, by), reverse=reverse)
 
 
 def silence_s(lease: LeaseShown, now_ms: int) -> float | None:
@@ -280,47 +189,12 @@ def stuck_labels(events: Iterable[RunEvent]) -> frozenset[str]:
 
 
 def state_of(lease: LeaseShown) -> str:
-    """`active`, or why it ended."""
+    """`active`, or how it ended: by what its process said of itself, before how its lease did."""
+    if lease.fault and lease.end_reason in LEFT:
+        return lease.fault
     return lease.end_reason or lease.state
-
-
-def spans(numbers: Iterable[int]) -> str:
-    """`1-7, 9`."""
-    found: list[tuple[int, int]] = []
-    for number in sorted(set(numbers)):
-        if found and found[-1][1] == number - 1:
-            found[-1] = (found[-1][0], number)
-        else:
-            found.append((number, number))
-    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in found)
 
 
 def _median(values: list[int] | list[float]) -> float | None:
     """The median; of two in the middle the lower, which is a process's own; None without values."""
     return sorted(values)[(len(values) - 1) // 2] if values else None
-
-
-def _groups(row: Sequence[Process]) -> list[Group]:
-    return [Group(tuple(row))] if len(row) >= ALIKE else [Group((process,)) for process in row]
-
-
-def _order(group: Group, by: Key) -> tuple[float, ...]:
-    """For sorting: worst, or largest, first; what is not known comes last."""
-    lease = group.first.lease
-    rank = lease.rank if lease.rank is not None else float("inf")
-    worst = (WORST_FIRST[group.first.health], -lease.attempt, lease.role != "owner", -(group.lag or 0), rank)
-    if by == "worst":
-        return worst
-    steps = [process.lease.last_step for process in group.processes if process.lease.last_step is not None]
-    numbers: dict[str, float | None] = {
-        "rank": -rank,
-        "step": max(steps, default=None),
-        "rate": -group.rate if group.rate is not None else None,
-        "lag": group.lag,
-        "word": group.word_s,
-        "backlog": group.backlog,
-        "cpu": group.cpu,
-        "memory": group.memory,
-    }
-    number = numbers[by]
-    return (float("inf") if number is None else -number, *worst)

@@ -201,7 +201,7 @@ class Run:
         for segment in segments(self.document, self.roots):
             if segment.kind == "metrics":
                 for block in files.blocks(segment):
-                    yield from _chunks(segment, block, names, wanted)
+                    yield from chunks_of(segment, block, names, wanted)
 
     def texts(self, names: str | Iterable[str] | None = None) -> Iterator[SeriesPoint]:
         """Points of series of texts, histograms and tables (as JSON text); `names` as for `series`."""
@@ -286,7 +286,7 @@ def summed_up(document: Document, roots: Sequence[Path]) -> dict[str, Point]:
     for segment in segments(document, roots):
         if segment.kind == "metrics":
             for block in gathered(segment):
-                for chunk in _chunks(segment, block, names, None):
+                for chunk in chunks_of(segment, block, names, None):
                     found[chunk.name] = _joined(found.get(chunk.name), chunk)
     return found
 
@@ -303,7 +303,8 @@ def _joined(before: Point | None, chunk: Chunk) -> Point:
     return Point(shown(chunk.values[last]), step, count)
 
 
-def _chunks(segment: Segment, block: Block, names: FinalNames, wanted: Wanted | None) -> Iterator[Chunk]:
+def chunks_of(segment: Segment, block: Block, names: FinalNames, wanted: Wanted | None) -> Iterator[Chunk]:
+    """The wanted series of a block under their final names, without those that are left out (R7)."""
     who = segment.participant(block.start)
     for index, metric in enumerate(block.names):
         name = names.of(who, metric)

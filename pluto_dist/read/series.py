@@ -13,6 +13,7 @@ import msgspec
 
 from pluto_dist.read.arrow import table
 from pluto_dist.read.columns import Chunk, Integers, Numbers
+from pluto_dist.read.together import Together, together
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -150,6 +151,13 @@ class Series:
             groups.setdefault(chunk.name, []).append(chunk)
         return [_curve(group) for group in groups.values()]
 
+    def together(self) -> list[Together]:
+        """The ranks of each name reduced to one: at each step count, mean, extremes, deviation.
+
+        Ask for `every_rank=True`, else there is only the series with the plain name.
+        """
+        return together(self._chunks)
+
     def to_arrow(self) -> pa.Table:
         """An Arrow table; texts are dictionaries, `time` is a timestamp in milliseconds, UTC.
 
@@ -200,11 +208,15 @@ class Wanted:
     Args:
         names: None for all; one or several names, in which `*`, `?` and `[…]` stand for others.
         every_rank: also series that were logged under that name and got a suffix.
+        patterns: False takes names as they are.
     """
 
-    def __init__(self, names: str | Iterable[str] | None, *, every_rank: bool = False) -> None:
+    def __init__(
+        self, names: str | Iterable[str] | None, *, every_rank: bool = False, patterns: bool = True
+    ) -> None:
         self._names = None if names is None else ({names} if isinstance(names, str) else set(names))
-        self._patterns = [name for name in self._names or () if any(char in name for char in "*?[")]
+        wild = (name for name in self._names or () if any(char in name for char in "*?["))
+        self._patterns = list(wild) if patterns else []
         self._every_rank = every_rank
         self._known: dict[tuple[str, str], bool] = {}
 

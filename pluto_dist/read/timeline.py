@@ -13,6 +13,7 @@ from pluto_dist.core.values.document import Document, LeaseShown
 from pluto_dist.core.values.ids import Role
 from pluto_dist.core.values.records import RunEvent
 from pluto_dist.read.failure import failed_lease
+from pluto_dist.read.processes import state_of
 
 MARKED = frozenset(
     {
@@ -29,7 +30,7 @@ class Span(msgspec.Struct, frozen=True, kw_only=True):
         lease_id, label, host, pid, epoch, attempt: of the lease.
         begin: when it was granted.
         end: when it ended, None while it has not.
-        ended: why, as `LeaseShown.end_reason`; "" while it has not.
+        ended: how, as `state_of`; "" while it has not.
         failed_first: it began the end of the Run, or of its last attempt that failed.
     """
 
@@ -101,7 +102,7 @@ def _lane(leases: Iterable[LeaseShown], failed: str) -> Lane:
             attempt=lease.attempt,
             begin=lease.granted_at or 0,
             end=lease.ended_at,
-            ended=lease.end_reason or "",
+            ended=state_of(lease) if lease.end_reason else "",
             failed_first=lease.lease_id == failed,
         )
         for lease in found

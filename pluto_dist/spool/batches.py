@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -19,14 +19,9 @@ from pluto_dist.core.values.events import PointSummary
 from pluto_dist.core.values.ids import UNREADABLE, step_behind
 from pluto_dist.spool.file_lines import read_line
 from pluto_dist.spool.reader import last_record, list_streams
+from pluto_dist.spool.shapes import ALIKE, AT_ONCE, Contents, in_a_row, metrics, renaming
 
 T = TypeVar("T")
-
-
-class _Metrics(msgspec.Struct):
-    time: int
-    step: int
-    data: dict[str, float]
 
 
 class _Unread(msgspec.Struct, forbid_unknown_fields=True):
@@ -35,15 +30,6 @@ class _Unread(msgspec.Struct, forbid_unknown_fields=True):
     time: int
     step: int
     data: dict[str, msgspec.Raw]
-
-
-class _Shape(msgspec.Struct):
-    """Lines with the same names: how many, and the newest with its place in the batch."""
-
-    count: int
-    step: int
-    number: int
-    data: dict[str, float]
 
 
 class _Data(msgspec.Struct):
@@ -58,23 +44,14 @@ DATA_TYPES: dict[str, LogType] = {"histogram": "HISTOGRAM", "table": "TABLE"}  #
 _TIME, _MESSAGE = b'{"time":', b',"message":"'  # as `client.console.text` writes them
 
 _to_json = msgspec.json.Encoder().encode
-_metrics_decoder = msgspec.json.Decoder(_Metrics)
 _unread_decoder = msgspec.json.Decoder(_Unread)
 _data_decoder = msgspec.json.Decoder(_Data)
 
 
-class Contents(msgspec.Struct, frozen=True):
-    """The content of a batch's records."""
-
-    names: dict[str, LogType]
-    summary: dict[str, PointSummary]
-    max_step: int
-
-
-def contents(kind: str, lines: Iterable[bytes]) -> Contents:
+def contents(kind: str, lines: Sequence[bytes]) -> Contents:
     """Names, latest points and counts; lines that cannot be read are left to the backend to refuse."""
     if kind == "metrics":
-        return _metrics(lines)
+        return metrics(lines)
     if kind == "data":
         return _data(lines)
     if kind == "files":
@@ -82,10 +59,14 @@ def contents(kind: str, lines: Iterable[bytes]) -> Contents:
     return Contents({}, {}, -1)
 
 
-def renamed(kind: StreamKind, lines: Iterable[bytes], known: Mapping[str, str | None]) -> tuple[bytes, ...]:
+def renamed(kind: StreamKind, lines: Sequence[bytes], known: Mapping[str, str | None]) -> tuple[bytes, ...]:
     """The lines under final names; a series without one is left out, and so is a line without a series."""
-    rename = _renamed_metrics if kind == "metrics" else _renamed_data
-    return tuple(line for line in (_if_readable(rename, line, known) for line in lines) if line is not None)
+    changed = (
+        _renamed_metrics(lines, known)
+        if kind == "metrics"
+        else (_if_readable(_renamed_data, line, known) for line in lines)
+    )
+    return tuple(line for line in changed if line is not None)
 
 
 def numbered(lines: Iterable[bytes], first: int, speaker: str = "") -> tuple[bytes, ...]:
@@ -95,39 +76,6 @@ def numbered(lines: Iterable[bytes], first: int, speaker: str = "") -> tuple[byt
     """
     said = _to_json(f"[{speaker}] ")[1:-1] if speaker else b""
     return tuple(_numbered(line, number, said, speaker) for number, line in enumerate(lines, first))
-
-
-def _metrics(lines: Iterable[bytes]) -> Contents:
-    """Contents of metrics lines. Most lines of a stream hold the same names, so they are counted together."""
-    shapes: dict[tuple[str, ...], _Shape] = {}
-    for number, line in enumerate(lines):
-        try:
-            record = _metrics_decoder.decode(line)
-            step, data = record.step, record.data
-        except UNREADABLE:
-            step, data = _lenient(line)
-        shape = shapes.get(names := tuple(data))
-        if shape is None:
-            shapes[names] = _Shape(1, step, number, data)
-            continue
-        shape.count += 1
-        if step >= shape.step:
-            shape.step, shape.number, shape.data = step, number, data
-    return _summed_up(shapes.values())
-
-
-def _summed_up(shapes: Collection[_Shape]) -> Contents:
-    """The newest value of each name: that of the highest step, and of two lines of one step the later."""
-    counts: Counter[str] = Counter()
-    newest: dict[str, float] = {}
-    steps: dict[str, int] = {}
-    for shape in sorted(shapes, key=lambda shape: (shape.step, shape.number)):
-        newest |= shape.data
-        steps |= dict.fromkeys(shape.data, shape.step)
-        counts.update(dict.fromkeys(shape.data, shape.count))
-    names: dict[str, LogType] = dict.fromkeys(newest, "METRIC")
-    summary = {name: PointSummary(_shown(value), steps[name], counts[name]) for name, value in newest.items()}
-    return Contents(names, summary, max((shape.step for shape in shapes), default=-1))
 
 
 def _data(lines: Iterable[bytes]) -> Contents:
@@ -164,22 +112,6 @@ def _count(summary: dict[str, PointSummary], name: str, text: str, step: int) ->
     summary[name] = PointSummary(text, step, 1 + (before.count if before else 0))
 
 
-def _lenient(line: bytes) -> tuple[int, dict[str, float]]:
-    """Step and values of a line with NaN or infinities, which is no JSON."""
-    try:
-        record = json.loads(line)
-        return int(record["step"]), {str(k): float(v) for k, v in record["data"].items()}
-    except (*UNREADABLE, KeyError, TypeError, AttributeError, OverflowError):
-        return -1, {}
-
-
-def _shown(value: float) -> float | str:
-    """JSON has no name for what is not finite."""
-    if value != value:  # noqa: PLR0124 # only NaN differs from itself
-        return "NaN"
-    return value if abs(value) != float("inf") else ("Infinity" if value > 0 else "-Infinity")
-
-
 def _if_readable(change: Callable[[bytes, T], bytes | None], line: bytes, argument: T) -> bytes | None:
     """The changed line; one that is no JSON of its kind stays as it is."""
     try:
@@ -188,12 +120,36 @@ def _if_readable(change: Callable[[bytes, T], bytes | None], line: bytes, argume
         return line
 
 
-def _renamed_metrics(line: bytes, known: Mapping[str, str | None]) -> bytes | None:
-    """A line with new names and its values as they were written; NaN or infinities, no JSON, take longer."""
-    try:
-        record = _unread_decoder.decode(line)
-    except UNREADABLE:
-        return _renamed_slowly(line, known)
+def _renamed_metrics(lines: Sequence[bytes], known: Mapping[str, str | None]) -> Iterator[bytes | None]:
+    """Lines with new names and their values as they were written; those in a row with the same names faster.
+
+    NaN or infinities, which are no JSON, take longer.
+    """
+    seen: Counter[tuple[str, ...]] = Counter()
+    rename: Callable[[bytes], bytes] | None = None
+    position = 0
+    while position < len(lines):
+        if rename is not None:
+            wanted = lines[position : position + AT_ONCE]
+            done = in_a_row(rename, wanted)
+            yield from done
+            position += len(done)
+            if len(done) == len(wanted):
+                continue
+        line, position = lines[position], position + 1
+        try:
+            record = _unread_decoder.decode(line)
+        except UNREADABLE:
+            yield _if_readable(_renamed_slowly, line, known)
+            continue
+        yield _renamed(record, known)
+        names = tuple(record.data)
+        seen[names] += 1
+        if seen[names] % ALIKE == 0 and None not in (finals := [known.get(name, name) for name in names]):
+            rename = renaming(names, [final for final in finals if final is not None])
+
+
+def _renamed(record: _Unread, known: Mapping[str, str | None]) -> bytes | None:
     data = {
         final: value for name, value in record.data.items() if (final := known.get(name, name)) is not None
     }

@@ -20,11 +20,12 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import itertools
 import os
 import stat
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -34,7 +35,7 @@ import msgspec
 from pluto_dist.spool.file_lines import BLOBS, LINK, Part, Seen
 from pluto_dist.spool.folders import Found, NoSourceError
 from pluto_dist.spool.sources import seen_in
-from pluto_dist.spool.space import MIB, MIN_FREE, SHARE_OF_FREE
+from pluto_dist.spool.space import MIB, MIN_FREE, SHARE_OF_FREE, SIDE
 
 COPY_UP_TO: Final = MIB  # bytes; about half a millisecond
 TIME_S: Final = 0.004  # for the files of a folder; what is left then is kept by reference
@@ -78,6 +79,7 @@ class Blobs:
         quota_bytes: limit of all blobs below the root, None for a tenth of what is free now. It is apart from
             the quota of the records, so that neither keeps the other out.
         copy_up_to: bytes of the largest file that is copied.
+        sides_share: percent of the quota that all sides together may take, for a process that is one; else 0.
         durable: blobs are put on the disk by `sync`.
 
     Attributes:
@@ -94,31 +96,37 @@ class Blobs:
         quota_bytes: int | None = None,
         *,
         copy_up_to: int = COPY_UP_TO,
+        sides_share: int = 0,
         durable: bool = False,
     ) -> None:
         self._folder = Path(folder) / BLOBS
         self._root = root
         self.quota_bytes = _free(root) // SHARE_OF_FREE if quota_bytes is None else quota_bytes
         self._copy_up_to = copy_up_to
+        self._sides_share = sides_share
         self._no_clone: set[int] = set()
         self._durable = durable
         self._unsynced: deque[str] = deque()
         self.written = 0
 
-    def keep(self, source: str | bytes) -> Blob:
+    def keep(self, source: str | bytes, name: str = "") -> Blob:
         """Keeps bytes, or a file in the best of the quick ways; see the module's docstring.
 
         A file that cannot be copied for want of room is kept as a reference.
+
+        Args:
+            source: content, or path of a file.
+            name: id of the blob, "" for a new one.
 
         Raises:
             NoSourceError: the file cannot be read, or is no regular file.
             NoRoomError: there is no room for the bytes now.
         """
         if isinstance(source, bytes):
-            return self._write(source, len(source))
+            return self._write(source, len(source), name or _new_name())
         try:
             with os.fdopen(_opened(source), "rb", buffering=0) as file:
-                return self._keep_file(file, source, self._copy_up_to)
+                return self._keep_file(file, source, self._copy_up_to, name or _new_name())
         except OSError as error:
             raise NoSourceError(f"{source!r} cannot be read: {error.strerror or error}") from error
 
@@ -128,16 +136,16 @@ class Blobs:
         Raises:
             NoSourceError: one of them cannot be read, so nothing of the folder is kept.
         """
-        parts: list[Part] = []
+        parts, names = list[Part](), _names()
         until, room = time.monotonic() + TIME_S, self._copy_up_to
         roomy = self._has_room(sum(file.size for file in found))
         try:
             for file in found:
                 if not roomy or time.monotonic() > until:
-                    parts.append(_referred(file))
+                    parts.append(_referred(file, next(names)))
                     continue
                 with os.fdopen(_opened(file.path), "rb", buffering=0) as opened:
-                    blob = self._keep_file(opened, file.path, room, asked=True)
+                    blob = self._keep_file(opened, file.path, room, next(names), asked=True)
                 room -= blob.size if blob.seen is None else 0
                 parts.append(_part(file.name, blob))
         except OSError as error:
@@ -146,20 +154,22 @@ class Blobs:
             raise NoSourceError(f"{error.filename!r} cannot be read: {error.strerror or error}") from error
         return tuple(parts)
 
-    def _keep_file(self, file: BinaryIO, source: str, copy_up_to: int, *, asked: bool = False) -> Blob:
+    def _keep_file(
+        self, file: BinaryIO, source: str, copy_up_to: int, name: str, *, asked: bool = False
+    ) -> Blob:
         """Args: asked: there is room."""
         seen = seen_in(os.fstat(file.fileno()))
         try:
             if seen.size <= copy_up_to:
-                blob = self._write(file, seen.size, asked=asked)
+                blob = self._write(file, seen.size, name, asked=asked)
                 moved = seen_in(os.fstat(file.fileno())) != seen
                 return msgspec.structs.replace(blob, moved=moved)
             if not asked:
                 self._look_for_room(seen.size)
-            kept = self._clone(file, seen) or self._link(file, source, seen)
+            kept = self._clone(file, seen, name) or self._link(file, source, seen, name)
         except NoRoomError:
             kept = None
-        return kept or self._reference(source, seen)
+        return kept or self._reference(source, seen, name)
 
     def _has_room(self, size: int) -> bool:
         try:
@@ -168,10 +178,9 @@ class Blobs:
             return False
         return True
 
-    def _clone(self, file: BinaryIO, seen: Seen) -> Blob | None:
+    def _clone(self, file: BinaryIO, seen: Seen, name: str) -> Blob | None:
         if seen.device in self._no_clone:
             return None
-        name = os.urandom(16).hex()
         part = self._folder / f"{name}.part"
         try:
             self._folder.mkdir(mode=0o700, exist_ok=True)
@@ -186,9 +195,8 @@ class Blobs:
         moved = seen_in(os.fstat(file.fileno())) != seen
         return self._kept(Blob(name, (self._folder / name).stat().st_size, moved=moved))
 
-    def _link(self, file: BinaryIO, source: str, seen: Seen) -> Blob | None:
+    def _link(self, file: BinaryIO, source: str, seen: Seen, name: str) -> Blob | None:
         """Links the very file that is open, whatever its name stands for by now."""
-        name = os.urandom(16).hex()
         try:
             self._folder.mkdir(mode=0o700, exist_ok=True)
             folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -200,10 +208,10 @@ class Blobs:
             return None
         return self._kept(Blob(name, seen.size, os.path.realpath(source), seen, linked=True))
 
-    def _reference(self, source: str, seen: Seen) -> Blob:
+    def _reference(self, source: str, seen: Seen, name: str) -> Blob:
         """Refers to the file by its name; for a symbolic link, by the name that it points to now."""
         self.written += 1
-        return Blob(os.urandom(16).hex(), seen.size, os.path.realpath(source), seen)
+        return Blob(name, seen.size, os.path.realpath(source), seen)
 
     def discard(self, blob: Blob | Part) -> None:
         """No line names it after all."""
@@ -225,10 +233,9 @@ class Blobs:
         if self._folder.is_dir():
             _sync(self._folder)
 
-    def _write(self, source: bytes | BinaryIO, size: int, *, asked: bool = False) -> Blob:
+    def _write(self, source: bytes | BinaryIO, size: int, name: str, *, asked: bool = False) -> Blob:
         if not asked:
             self._look_for_room(size)
-        name = os.urandom(16).hex()
         part = self._folder / f"{name}.part"
         try:
             self._folder.mkdir(mode=0o700, exist_ok=True)
@@ -252,6 +259,15 @@ class Blobs:
             self._unsynced.append(blob.name)
         return blob
 
+    def _look_at_sides(self, size: int) -> None:
+        limit = self.quota_bytes * self._sides_share // 100
+        used = usage(self._root, sides=True)
+        if used + size > limit:
+            raise NoRoomError(
+                f"it has {size:,} bytes; files of sides that wait for delivery may take {limit:,} "
+                f"(sides_share: {self._sides_share} % of files_quota) and have {used:,} now"
+            )
+
     def _look_for_room(self, size: int) -> None:
         used = usage(self._root)
         if used + size > self.quota_bytes:
@@ -260,6 +276,8 @@ class Blobs:
                 f"{used:,} now. Set files_quota (PLUTO_DIST_FILES_QUOTA) higher"
                 + (", or log it when others are delivered" if size <= self.quota_bytes else "")
             )
+        if self._sides_share:
+            self._look_at_sides(size)
         try:
             free = _free(self._root)
         except OSError:  # the root is gone or closed to us; writing says why
@@ -271,10 +289,20 @@ class Blobs:
             )
 
 
-def _referred(file: Found) -> Part:
+def _names() -> Iterator[str]:
+    """Ids of the parts of one artifact."""
+    begin = os.urandom(12).hex()
+    return (f"{begin}{number:08x}" for number in itertools.count())
+
+
+def _new_name() -> str:
+    return os.urandom(16).hex()
+
+
+def _referred(file: Found, name: str) -> Part:
     if not os.access(file.path, os.R_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), file.path)
-    return Part(file.name, os.urandom(16).hex(), file.size, file.path, file.seen)
+    return Part(file.name, name, file.size, file.path, file.seen)
 
 
 def _part(name: str, blob: Blob) -> Part:
@@ -285,14 +313,18 @@ class _SourceError(OSError):
     """Reading the user's file failed, not writing ours."""
 
 
-def usage(root: str) -> int:
-    """Bytes of all blobs below a spool's root, unfinished ones included."""
+def usage(root: str, *, sides: bool = False) -> int:
+    """Bytes of all blobs below a spool's root, unfinished ones included; or only of those of sides."""
     try:
         leases = os.scandir(Path(root) / "leases")
     except OSError:
         return 0
     with leases:
-        return sum(_size_below(Path(lease.path) / BLOBS) for lease in leases)
+        return sum(
+            _size_below(Path(lease.path) / BLOBS)
+            for lease in leases
+            if not sides or Path(lease.path, SIDE).exists()
+        )
 
 
 def _opened(path: str) -> int:

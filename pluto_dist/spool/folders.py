@@ -14,7 +14,7 @@ import msgspec
 from pluto_dist.spool.file_lines import Seen
 from pluto_dist.spool.sources import seen_in
 
-MOST_FILES: Final = 10_000  # of one artifact; finding and noting one takes about 10 us
+MOST_FILES: Final = 10_000  # of one artifact; finding and noting one takes about 20 us
 
 
 class NoSourceError(ValueError):
@@ -53,11 +53,9 @@ def found_in(source: str) -> tuple[tuple[Found, ...], tuple[str, ...]]:
     files: list[Found] = []
     left_out: list[str] = []
     try:
-        for name, path in _below(source) if Path(source).is_dir() else _matching(source):
-            found = _stat(path)
+        for name, path, found in _below(source) if Path(source).is_dir() else _matching(source):
             if found is not None and stat.S_ISREG(found.st_mode):
-                real = os.path.realpath(path) if os.path.islink(path) else path  # noqa: PTH114 # as text
-                files.append(Found(name, real, seen_in(found)))
+                files.append(Found(name, path, seen_in(found)))
             else:
                 left_out.append(name)
             if len(files) > MOST_FILES:
@@ -70,7 +68,10 @@ def found_in(source: str) -> tuple[tuple[Found, ...], tuple[str, ...]]:
     return tuple(sorted(files, key=lambda file: file.name)), tuple(left_out)
 
 
-def _below(folder: str) -> Iterator[tuple[str, str]]:
+_One = tuple[str, str, os.stat_result | None]  # its name, its path without links, and what is there
+
+
+def _below(folder: str) -> Iterator[_One]:
     root = os.path.realpath(folder)
     folders = [root]
     while folders:
@@ -78,22 +79,23 @@ def _below(folder: str) -> Iterator[tuple[str, str]]:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
                     folders.append(entry.path)
-                else:
-                    yield entry.path[len(root) + 1 :], entry.path
+                    continue
+                path = os.path.realpath(entry.path) if entry.is_symlink() else entry.path
+                yield entry.path[len(root) + 1 :], path, _stat(entry)
 
 
-def _matching(pattern: str) -> Iterator[tuple[str, str]]:
+def _matching(pattern: str) -> Iterator[_One]:
     """Files are called by what stands behind the last folder that the pattern names in full."""
     parts = Path(pattern).parts
     fixed = next(index for index, part in enumerate(parts) if glob.has_magic(part))
     root = str(Path(*parts[:fixed]))
     for path in glob.iglob(pattern, recursive=True):  # noqa: PTH207 # text in, text out
         if not Path(path).is_dir():
-            yield os.path.relpath(path, root), os.path.realpath(path)
+            yield os.path.relpath(path, root), os.path.realpath(path), _stat(Path(path))
 
 
-def _stat(path: str) -> os.stat_result | None:
+def _stat(found: os.DirEntry[str] | Path) -> os.stat_result | None:
     try:
-        return Path(path).stat()
-    except FileNotFoundError:
+        return found.stat()
+    except FileNotFoundError:  # a link to nowhere
         return None

@@ -24,6 +24,8 @@ bytes are together.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
+from itertools import chain
 from typing import Annotated, Final
 from zlib import crc32
 
@@ -61,8 +63,7 @@ class Cut(msgspec.Struct, frozen=True, kw_only=True):
     A cut without lines may still move the cursor, over declarations and damage.
 
     Attributes:
-        start: offset of `raw` in the segment.
-        raw: the bytes as they stand in the segment, frames, damage and all.
+        start, end: offsets in the segment, of the first byte and of the first that was not consumed.
         lines: payloads of the records, in file order.
         declared: names and types of the declarations; of two for one name the first counts.
         damaged: how many places were skipped because no frame could be read there.
@@ -73,7 +74,7 @@ class Cut(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     start: int
-    raw: bytes
+    end: int
     lines: tuple[bytes, ...] = ()
     declared: dict[str, str] = {}
     damaged: int = 0
@@ -81,11 +82,6 @@ class Cut(msgspec.Struct, frozen=True, kw_only=True):
     bad_declarations: int = 0
     torn: bool = False
     needed: int = 0
-
-    @property
-    def end(self) -> int:
-        """Offset of the first byte that was not consumed."""
-        return self.start + len(self.raw)
 
 
 def encode_frame(payload: bytes, kind: int = RECORD, sequence: int = 0) -> bytes:
@@ -131,25 +127,48 @@ def scan(
         position = _take_frames(data, position, stop, limit_frames, found)
     torn = position < stop and found.frames < limit_frames
     needed = frame_bytes(data, position) if torn else 0
-    return found.cut(base + offset, data[offset:position], torn=torn, needed=needed)
+    return found.cut(base + offset, base + position, torn=torn, needed=needed)
+
+
+def joined(cuts: Sequence[Cut]) -> Cut:
+    """Cuts that follow one another, as one."""
+    if len(cuts) == 1:
+        return cuts[0]
+    declared: dict[str, str] = {}
+    for cut in cuts:
+        declared = cut.declared | declared
+    return Cut(
+        start=cuts[0].start,
+        end=cuts[-1].end,
+        lines=tuple(chain.from_iterable(cut.lines for cut in cuts)),
+        declared=declared,
+        damaged=sum(cut.damaged for cut in cuts),
+        skipped=sum(cut.skipped for cut in cuts),
+        bad_declarations=sum(cut.bad_declarations for cut in cuts),
+        torn=cuts[-1].torn,
+        needed=cuts[-1].needed,
+    )
 
 
 def _take_frames(data: bytes, position: int, stop: int, limit_frames: int, found: _Found) -> int:
     """Takes the whole frames that stand in a row here; returns where they end. The hot loop of delivery."""
-    lines, unpack, size = found.lines, HEADER.unpack_from, len(data)
-    stop = min(stop, size - HEADER_BYTES + 1)
-    while position < stop and len(lines) + found.others < limit_frames:
+    take, unpack, checksum_of, size = found.lines.append, HEADER.unpack_from, crc32, len(data)
+    magic_word, header_bytes, kind_bits = MAGIC_WORD, HEADER_BYTES, _KIND_BITS
+    stop = min(stop, size - header_bytes + 1)
+    for _ in range(limit_frames - found.frames):
+        if position >= stop:
+            break
         magic, mark, length, checksum = unpack(data, position)
-        body = position + HEADER_BYTES
+        body = position + header_bytes
         end = body + length
         payload = data[body:end]
-        if magic != MAGIC_WORD or not body < end <= size or crc32(payload, mark) != checksum:
+        if magic != magic_word or not body < end <= size or checksum_of(payload, mark) != checksum:
             break
         position = end
-        if mark & _KIND_BITS == RECORD:
-            lines.append(payload)
+        if mark & kind_bits:
+            found.take(mark & kind_bits, payload)
         else:
-            found.take(mark & _KIND_BITS, payload)
+            take(payload)
     return position
 
 
@@ -209,10 +228,10 @@ class _Found:
     def frames(self) -> int:
         return len(self.lines) + self.others
 
-    def cut(self, start: int, raw: bytes, *, torn: bool, needed: int) -> Cut:
+    def cut(self, start: int, end: int, *, torn: bool, needed: int) -> Cut:
         return Cut(
             start=start,
-            raw=raw,
+            end=end,
             lines=tuple(self.lines),
             declared=self.declared,
             damaged=self.damaged,

@@ -21,11 +21,13 @@ from typing import Final
 import msgspec
 
 from pluto_dist.spool.files import Files
-from pluto_dist.spool.frames import HEADER_BYTES, MAX_PAYLOAD, Cut, scan
+from pluto_dist.spool.frames import HEADER_BYTES, MAX_PAYLOAD, Cut, joined, scan
 from pluto_dist.spool.names import parse_segment, segment_name
 from pluto_dist.spool.real_files import real_files
 
 SETTLE_S: Final = 60.0
+PIECE_BYTES: Final = 96 * 1024  # from 128 KiB on, malloc asks the kernel for memory, each time
+_NO_LIMIT: Final = 1 << 62
 _TAIL_BYTES: Final = 64 * 1024
 _TAIL_GROWTH: Final = 16
 _NOTHING: Final[Mapping[int, int]] = {}
@@ -88,21 +90,31 @@ def read_cut(
         OSError: the segment is gone, or is no regular file of this user.
     """
     source, limits = files or real_files(), limits or ReadLimits()
-    path = f"{folder}/{segment_name(stream, segment)}"
-    wanted = max(limits.bytes, HEADER_BYTES)
+    path, stop = f"{folder}/{segment_name(stream, segment)}", offset + limits.bytes
+    room = min(limits.bytes, PIECE_BYTES)
+    cuts = [_read_piece(source, path, offset, room, limits.frames, most=_NO_LIMIT, final=final)]
+    frames = len(cuts[0].lines)
+    while (last := cuts[-1]).start < last.end < stop and not last.torn and frames < limits.frames:
+        most = stop - last.end
+        room = min(most, PIECE_BYTES)
+        cut = _read_piece(source, path, last.end, room, limits.frames - frames, most=most, final=final)
+        cuts.append(cut)
+        frames += len(cut.lines)
+    return joined(cuts)
+
+
+def _read_piece(
+    source: Files, path: str, offset: int, room: int, frames: int, *, most: int, final: bool
+) -> Cut:
+    """A cut of `room` bytes; a frame that is larger passes, if it has at most `most` bytes."""
+    wanted = max(room, HEADER_BYTES)
     while True:
         data = source.read_at(path, offset, wanted)
         at_end = len(data) < wanted
-        cut = scan(
-            data,
-            final=final and at_end,
-            base=offset,
-            limit_bytes=limits.bytes,
-            limit_frames=limits.frames,
-        )
+        cut = scan(data, final=final and at_end, base=offset, limit_bytes=room, limit_frames=frames)
         if at_end or not cut.torn:
             return cut
-        if cut.raw:  # the limit cut that frame, not the end of the segment
+        if cut.end > cut.start or cut.needed > most:  # the limit cut that frame, not the end of the segment
             return msgspec.structs.replace(cut, torn=False, needed=0)
         wanted = max(cut.needed, wanted) + 1  # a frame larger than the limit; one more tells the end
 

@@ -16,6 +16,7 @@ MIB: Final = 1 << 20
 LARGEST_QUOTA: Final = 2 * GIB
 SHARE_OF_FREE: Final = 10  # a tenth of what is free at the start
 MIN_FREE: Final = 64 * MIB
+SIDE: Final = "side"  # a file in the folder of a lease that was opened as a side
 _ASK_AGAIN_S: Final = 1.0
 
 
@@ -24,14 +25,13 @@ def default_quota(free_bytes: int) -> int:
     return min(LARGEST_QUOTA, free_bytes // SHARE_OF_FREE)
 
 
-def usage(root: str, files: Files) -> int:
-    """Bytes of all segments below the spool root."""
+def usage(root: str, files: Files, *, sides: bool = False) -> int:
+    """Bytes of all segments below the spool root, or only of those of sides."""
     leases = str(Path(root) / "leases")
     return sum(
-        size
-        for lease in files.folders(leases)
-        for name, size in files.sizes(f"{leases}/{lease}").items()
-        if parse_segment(name)
+        sum(size for name, size in sizes.items() if parse_segment(name))
+        for sizes in (files.sizes(f"{leases}/{lease}") for lease in files.folders(leases))
+        if not sides or SIDE in sizes
     )
 
 
@@ -45,6 +45,7 @@ class Space:
         root: the spool root, which holds `leases/`.
         quota_bytes: limit for all segments below the root; None for `default_quota` of what is free now.
         min_free_bytes: how much the filesystem must have left.
+        sides_share: percent of the quota that all sides together may take, for a process that is one; else 0.
 
     Raises:
         OSError: the default quota was asked for, and the root is missing.
@@ -56,6 +57,7 @@ class Space:
         quota_bytes: int | None = None,
         min_free_bytes: int = MIN_FREE,
         *,
+        sides_share: int = 0,
         files: Files | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -63,6 +65,7 @@ class Space:
         self._files = files or real_files()
         self._clock = clock
         self._min_free = min_free_bytes
+        self._sides_share = sides_share
         self.quota_bytes = default_quota(self._files.free_bytes(root)) if quota_bytes is None else quota_bytes
         self._short = ""
         self._ask_at = float("-inf")
@@ -83,6 +86,19 @@ class Space:
         try:
             if self._files.free_bytes(self._root) < self._min_free:
                 return "min_free"
-            return "quota" if usage(self._root, self._files) >= self.quota_bytes else ""
+            if usage(self._root, self._files) >= self.quota_bytes:
+                return "quota"
+            return self._look_at_sides() if self._sides_share else ""
         except OSError:  # the root is gone or closed to us; opening the segment says why
             return ""
+
+    def _look_at_sides(self) -> str:
+        """A sidecar that runs wild must not keep the training's records out."""
+        limit = self.quota_bytes * self._sides_share // 100
+        used = usage(self._root, self._files, sides=True)
+        if used < limit:
+            return ""
+        return (
+            f"sides have {used:,} bytes there, and sides_share allows all of them {limit:,}, "
+            f"{self._sides_share} % of spool_quota"
+        )

@@ -196,7 +196,7 @@ class StreamWriter:
             self._files.close(self._fd)
 
     def _append_anew(self, frame: bytes, code: int | None) -> bool:
-        """The write was refused or short: takes the frame to a new segment, or drops it."""
+        """Takes a frame whose write was refused or short to a new segment, or drops it."""
         if code != errno.EBADF:  # a torn frame may stand there now: nothing is appended behind it
             self._files.shut(self._fd)
         if self._closed:

@@ -263,7 +263,7 @@ class Delivery:
             )
             if stream.kind == "files":
                 files.forget_notes(self._store, self._run.key, piece.cut.lines)
-            self._progress(len(piece.cut.raw))
+            self._progress(piece.cut.end - piece.cut.start)
 
     def _console(self, streams: Sequence[Stream]) -> None:
         limit = BATCH_LINES
@@ -310,7 +310,8 @@ class Delivery:
             kind=stream.kind,
             segment=0,
             start=0,
-            raw=b"",
+            end=0,
+            folder="",
             lines=lines,
             notes=str(self._store.run(self._run.key) / "sync") if stream.kind == "files" else "",
         )

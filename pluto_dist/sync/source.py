@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -13,6 +13,7 @@ from pluto_dist.backend.local.store import Store
 from pluto_dist.core.rules.participants import late_participant, speaker_shown
 from pluto_dist.core.values.backend import StreamKind
 from pluto_dist.core.values.document import Document, LeaseShown
+from pluto_dist.spool.file_lines import read_line
 from pluto_dist.spool.frames import Cut
 from pluto_dist.spool.names import segment_name, stream_kind
 from pluto_dist.spool.reader import ReadLimits, list_streams, next_range, read_cut
@@ -97,6 +98,24 @@ def next_piece(stream: Stream, offsets: dict[int, int], lines: int = BATCH_LINES
             return Piece(number, cut, who)
         torn[number] = stream.segments[number]
     return None
+
+
+def file_bytes(streams: Iterable[Stream], offsets: Offsets) -> int:
+    """Size of all files that are logged behind the cursors, as it was when they were logged."""
+    return sum(
+        line.file_size
+        for stream in streams
+        if stream.kind == "files"
+        for piece in _pieces(stream, stream.offsets_in(offsets))
+        for line in map(read_line, piece.cut.lines)
+        if line is not None
+    )
+
+
+def _pieces(stream: Stream, offsets: dict[int, int]) -> Iterator[Piece]:
+    while (piece := next_piece(stream, offsets)) is not None:
+        yield piece
+        offsets = {**offsets, piece.segment: piece.cut.end}
 
 
 def is_own(stream: Stream, segment: int) -> bool:

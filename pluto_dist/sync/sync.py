@@ -16,7 +16,7 @@ from pluto_dist.spool.names import segment_name
 from pluto_dist.sync.claim import SyncClaim
 from pluto_dist.sync.delivery import RetryPolicy
 from pluto_dist.sync.plan import Item, first_mark
-from pluto_dist.sync.source import streams_of
+from pluto_dist.sync.source import file_bytes, streams_of
 from pluto_dist.sync.upload import Parent, Upload
 
 PATIENCE_S = 120.0
@@ -53,9 +53,10 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Planned(Result, frozen=True, kw_only=True):
-    """The expected result for one Run; `pending` is in bytes."""
+    """The expected result for one Run; bytes of records, and of the files that they name."""
 
     pending: int
+    file_bytes: int
 
 
 Sees = Callable[[Mark, str], bool]
@@ -171,7 +172,8 @@ def planned(item: Item) -> Planned:
     """What would be done."""
     state: State = item.state if item.state in ("upload", "up to date") else "skipped"
     shown = _result(item, item.mark, state, item.why)
-    return Planned(**msgspec.structs.asdict(shown), pending=item.pending)
+    size = file_bytes(streams_of(item.store, item.document), item.mark.offsets) if item.pending else 0
+    return Planned(**msgspec.structs.asdict(shown), pending=item.pending, file_bytes=size)
 
 
 def _result(item: Item, mark: Mark, state: State, why: str = "") -> Result:

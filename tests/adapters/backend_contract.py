@@ -8,12 +8,14 @@ class TestLocalBackend(BackendContract):
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
 
 from pluto_dist.core.values.backend import (
+    Alert,
     Backend,
     BackendRun,
     Batch,
@@ -31,6 +33,7 @@ from pluto_dist.core.values.backend import (
 from pluto_dist.core.values.ids import RunRef, Scheduled
 from pluto_dist.core.values.lifecycle import Target
 from pluto_dist.spool.frames import encode_frame
+from pluto_dist.spool.names import segment_name
 
 
 class Rig(Protocol):
@@ -80,17 +83,32 @@ class Rig(Protocol):
         ...
 
 
+SPOOLS = tempfile.TemporaryDirectory(prefix="pd")
 NOW_MS = 1_767_225_600_000
 METRIC = {"time": NOW_MS, "step": 0, "data": {"loss": 0.5, "acc": 1}}
 DATA = {"time": NOW_MS, "step": 3, "data": "x", "dataType": "string-series", "logName": "note"}
 LINE = {"time": NOW_MS, "message": "hello", "lineNumber": 1, "logType": "INFO"}
 
 
-def cut(kind: StreamKind, *records: dict[str, Any], start: int = 0) -> Batch:
-    """A batch as the spool's reader cuts it."""
+def cut(kind: StreamKind, *records: dict[str, Any], behind: Batch | None = None) -> Batch:
+    """A batch as the spool's reader cuts it, of a segment of its own or behind another one."""
     lines = tuple(json.dumps(record).encode() + b"\n" for record in records)
-    raw = b"".join(encode_frame(line, sequence=number) for number, line in enumerate(lines))
-    return Batch(lease_id="a" * 16, stream=kind, kind=kind, segment=0, start=start, raw=raw, lines=lines)
+    folder = behind.folder if behind is not None else tempfile.mkdtemp(dir=SPOOLS.name)
+    segment = Path(folder, segment_name(kind, 0))
+    start = behind.end if behind is not None else 0
+    with segment.open("ab") as file:
+        file.truncate(start)
+        file.write(b"".join(encode_frame(line, sequence=number) for number, line in enumerate(lines)))
+    return Batch(
+        lease_id="a" * 16,
+        stream=kind,
+        kind=kind,
+        segment=0,
+        start=start,
+        end=segment.stat().st_size,
+        folder=folder,
+        lines=lines,
+    )
 
 
 def file_line(path: Path, content: bytes, log_name: str, file_name: str) -> dict[str, Any]:
@@ -274,7 +292,7 @@ class BackendContract:
         first, second = cut("console", LINE), {**LINE, "message": "", "lineNumber": 2}
         assert rig.backend.deliver(handle, cut("data", DATA, {**DATA, "data": "y"})) == Delivered()
         assert rig.backend.deliver(handle, first) == Delivered()
-        assert rig.backend.deliver(handle, cut("console", second, start=len(first.raw))) == Delivered()
+        assert rig.backend.deliver(handle, cut("console", second, behind=first)) == Delivered()
         assert rig.data(run.id) == [("note", 3, "x"), ("note", 3, "y")]
         assert rig.console(run.id) == ["hello", ""]
 
@@ -363,6 +381,10 @@ class BackendContract:
         _, handle = self.begin(rig)
         beat = rig.backend.beat(handle)
         assert (beat.outcome, beat.status) == (Delivered(), "RUNNING")
+
+    def test_an_alert_is_taken(self, rig: Rig) -> None:
+        _, handle = self.begin(rig)
+        assert rig.backend.alert(handle, Alert(1_000, "title", "body", "INFO")) == Delivered()
 
     def test_revive_takes_the_monitors_verdict_back(self, rig: Rig) -> None:
         """G7: a server that could not be reached is no failure of the training."""

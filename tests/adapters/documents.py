@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from pluto_dist.backend.local.store import Store
 from pluto_dist.core.values.book import Book, History
 from pluto_dist.core.values.document import Document, LeaseShown
 from pluto_dist.core.values.document import document as of_book
@@ -73,3 +74,13 @@ def document(
         points=sum(point.count for point in (summary or {}).values()),
         restore=msgspec.structs.replace(plain.restore, series=series or {}),
     )
+
+
+def put_segment(store: Store, key: str, lease_id: str, name: str, raw: bytes, start: int = 0) -> None:
+    """Bytes of a segment in a store."""
+    path = store.run(key) / "streams" / lease_id / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    with path.open("r+b") as file:
+        file.seek(start)
+        file.write(raw)

@@ -21,6 +21,7 @@ from pluto_dist.backend.pluto.backend import seat_in
 from pluto_dist.core.rules.kinship import goes_on_in_queue
 from pluto_dist.core.rules.shared import merge_tags
 from pluto_dist.core.values.backend import (
+    Alert,
     BackendRun,
     Batch,
     Beat,
@@ -47,8 +48,8 @@ from pluto_dist.core.values.lifecycle import Target
 from pluto_dist.spool.file_lines import read_line
 
 Call = Literal[
-    "open", "deliver", "register", "report", "put_tags", "merge_config", "beat", "revive", "put_back"
-]
+    "open", "deliver", "register", "report", "put_tags", "merge_config", "alert", "beat", "revive", "put_back"
+]  # fmt: skip
 SEVERITY: dict[Status, int] = {"COMPLETED": 0, "TERMINATED": 1, "CANCELLED": 2, "FAILED": 3}
 
 
@@ -106,6 +107,7 @@ class StoredRun:
     files: list[tuple[str, str, bytes]] = field(default_factory=list)
     reports: list[StatusReport] = field(default_factory=list)
     beats: int = 0
+    alerts: list[Alert] = field(default_factory=list)
     cancel_asked: bool = False
     fork_run_id: int | None = None
     fork_step: int | None = None
@@ -202,6 +204,10 @@ class MemoryBackend:
         stored = self.runs[run.id]
         merged = _merge(stored.config, msgspec.json.decode(patch))
         return self._do("merge_config", run, lambda: setattr(stored, "config", merged))
+
+    def alert(self, run: BackendRun, alert: Alert) -> Outcome:
+        """See `Backend`."""
+        return self._do("alert", run, lambda: self.runs[run.id].alerts.append(alert))
 
     def beat(self, run: BackendRun) -> Beat:
         """See `Backend`."""

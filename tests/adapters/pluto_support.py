@@ -14,7 +14,6 @@ from pluto_dist.backend.pluto.http import Http
 from pluto_dist.core.values.backend import BackendRun, Batch, OpenRequest, StreamKind
 from pluto_dist.core.values.lifecycle import Target
 from pluto_dist.secret import Secret
-from pluto_dist.spool.frames import encode_frame
 
 KEY = "mlps_GOOD"
 TARGET = Target(
@@ -36,11 +35,11 @@ def request(**fields: Any) -> OpenRequest:
     return OpenRequest(**(usual | fields))
 
 
-def batch(kind: StreamKind, *lines: dict[str, Any] | bytes, start: int = 0) -> Batch:
-    """A batch as the spool's reader cuts it."""
+def batch(kind: StreamKind, *lines: dict[str, Any] | bytes) -> Batch:
+    """A batch as the spool's reader cuts it; a server's backend needs only its lines."""
     payloads = tuple(line if isinstance(line, bytes) else json.dumps(line).encode() + b"\n" for line in lines)
-    raw = b"".join(encode_frame(payload, sequence=number) for number, payload in enumerate(payloads))
-    return Batch(lease_id="0" * 16, stream=kind, kind=kind, segment=0, start=start, raw=raw, lines=payloads)
+    where = {"segment": 0, "start": 0, "end": sum(map(len, payloads)), "folder": ""}
+    return Batch(lease_id="0" * 16, stream=kind, kind=kind, lines=payloads, **where)
 
 
 Handler = Callable[[httpx.Request], httpx.Response]

@@ -90,7 +90,7 @@ class Shelf:
             each if isinstance(each, bytes) else json.dumps(each).encode() + b"\n" for each in records
         ]
         raw = b"".join(encode_frame(payload, sequence=n) for n, payload in enumerate(payloads, first))
-        self.store.copy_segment(key, lease_id, segment_name(stream, segment), start, raw)
+        documents.put_segment(self.store, key, lease_id, segment_name(stream, segment), raw, start)
         return start + len(raw)
 
     def spoil(self, lease_id: str, stream: str, at: int, key: str = "key-000001") -> None:

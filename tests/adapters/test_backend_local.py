@@ -13,6 +13,7 @@ from pluto_dist.backend.local import LocalBackend
 from pluto_dist.backend.local.store import Store
 from pluto_dist.core.rules.shared import merge_json, merge_tags
 from pluto_dist.core.values.backend import (
+    Alert,
     BackendRun,
     Batch,
     Beat,
@@ -31,6 +32,7 @@ from pluto_dist.core.values.backend import (
 from pluto_dist.core.values.document import Document, read
 from pluto_dist.core.values.lifecycle import Target
 from pluto_dist.core.values.records import Verdict
+from pluto_dist.spool.names import segment_name
 from pluto_dist.spool.reader import list_streams, read_cut
 from tests.adapters import documents
 from tests.adapters.backend_contract import METRIC, BackendContract, cut, file_line, opened
@@ -72,6 +74,9 @@ class Kept:
         config = read(self.store.document(run.key) or b"").config
         self._change(run.key, config=msgspec.Raw(merge_json(bytes(config), patch)))
         return self.local.merge_config(run, patch)
+
+    def alert(self, run: BackendRun, alert: Alert) -> Outcome:
+        return self.local.alert(run, alert)
 
     def beat(self, run: BackendRun) -> Beat:
         beat = self.local.beat(run)
@@ -230,17 +235,40 @@ class TestLocalBackend(BackendContract):
         inside = [path for path in files if path.resolve().is_relative_to(rig.store.run("k1") / "files")]
         assert (len(files), len(inside)) == (4, 2)  # with the user's own, and the object that both are
 
-    def test_copy_may_be_repeated_over_a_shorter_one(self, rig: LocalRig) -> None:
+    def test_a_segment_of_the_same_filesystem_is_not_copied(self, rig: LocalRig) -> None:
+        """G3: the store's name is one of the spool's own file, and outlives the spool's."""
+        run, handle = self.begin(rig)
+        batch = cut("metrics", METRIC)
+        spooled = Path(batch.folder, segment_name("metrics", 0))
+        assert rig.backend.deliver(handle, batch) == Delivered()
+        kept = rig.store.run("k1") / "streams" / batch.lease_id / spooled.name
+        assert kept.samefile(spooled)
+        spooled.unlink()
+        assert rig.points(run.id) == {"loss": {0: 0.5}, "acc": {0: 1.0}}
+
+    def test_a_segment_that_is_gone_leaves_nothing_behind(self, rig: LocalRig) -> None:
+        _, handle = self.begin(rig)
+        batch = cut("metrics", METRIC)
+        Path(batch.folder, segment_name("metrics", 0)).unlink()
+        assert isinstance(rig.backend.deliver(handle, batch), Retry)
+        assert rig.store.streams("k1") == []
+
+    @pytest.mark.parametrize("links", [True, False])
+    def test_copy_may_be_repeated_over_a_shorter_one(
+        self, rig: LocalRig, links: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """G6: a batch that was cut short by a crash is written again at its place."""
         run, handle = self.begin(rig)
+        if not links:
+            monkeypatch.setattr(os, "link", _refuse)
         first, second = cut("metrics", METRIC), {**METRIC, "step": 1}
         rig.backend.deliver(handle, first)
         for _ in range(2):
-            rig.backend.deliver(handle, cut("metrics", second, start=len(first.raw)))
+            rig.backend.deliver(handle, cut("metrics", second, behind=first))
         assert rig.points(run.id) == {"loss": {0: 0.5, 1: 0.5}, "acc": {0: 1.0, 1: 1.0}}
 
 
-def _refuse(*_: object) -> None:
+def _refuse(*_: object, **__: object) -> None:
     raise OSError(18, "Invalid cross-device link")
 
 

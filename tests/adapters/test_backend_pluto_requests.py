@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from pluto_dist.core.values.backend import (
+    Alert,
     BackendRun,
     Beat,
     Delivered,
@@ -189,6 +190,21 @@ def test_what_the_server_cannot_take_is_rejected_unsent() -> None:
     ]
     assert [type(outcome) for outcome in outcomes] == [Rejected] * 3
     assert wire.requests == []
+
+
+def test_an_alert_has_the_fields_of_the_official_client() -> None:
+    """Without a url, which the server answers with an error; it knows no CRITICAL, and no NUL."""
+    wire = Wire(ok(status="success"))
+    assert wire.backend().alert(RUN, Alert(5, "loss", "is\0nan", "CRITICAL", email=False)) == Delivered()
+    fields = {"timestamp": 5, "title": "loss", "body": "isnan", "level": "ERROR", "email": False}
+    assert wire.sent() == ("POST", "http://py/api/runs/alert", {"runId": 7, "alert": fields})
+
+
+@pytest.mark.parametrize(
+    ("fault", "meaning"), [(httpx.ConnectError("refused"), Retry), (httpx.ReadTimeout("slow"), Unknown)]
+)
+def test_an_alert_that_may_have_arrived_is_not_said_to_have_failed(fault: Exception, meaning: type) -> None:
+    assert type(Wire(fault).backend().alert(RUN, Alert(5, "t", "b", "INFO"))) is meaning
 
 
 def test_beat_tells_the_status() -> None:

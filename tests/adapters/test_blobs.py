@@ -211,6 +211,23 @@ def test_the_quota_counts_all_leases_and_says_value_limit_and_way_out(folder: Pa
     assert usage(str(folder.parent.parent)) == 1000
 
 
+def test_files_of_sides_have_a_share_of_the_quota(folder: Path) -> None:
+    """G4: the training's files have the rest; a file stays where it is, and content is dropped."""
+    side = folder.parent / "b"
+    side.mkdir()
+    (side / "side").touch()
+    blobs_in(folder).keep(b"x" * 800)
+    root = str(folder.parent.parent)
+    blobs = Blobs(str(side), root, 1000, sides_share=10)
+    blobs.keep(b"x" * 60)
+    with pytest.raises(
+        NoRoomError, match=r"may take 100 \(sides_share: 10 % of files_quota\) and have 60 now"
+    ):
+        blobs.keep(b"x" * 41)
+    assert usage(root, sides=True) == 60
+    assert blobs_in(folder, 1000).keep(b"x" * 41).size == 41
+
+
 def test_the_default_quota_is_a_tenth_of_what_is_free(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_free", lambda _: 5000)
     assert Blobs(str(folder), str(folder.parent.parent)).quota_bytes == 500

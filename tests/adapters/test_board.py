@@ -11,17 +11,21 @@ import msgspec
 import pytest
 
 from pluto_dist.core.values.document import Document, LeaseShown, VerdictShown
+from pluto_dist.core.values.engine import ClusterAddress
 from pluto_dist.core.values.lifecycle import encode_entry
 from pluto_dist.core.values.messages import Reply
 from pluto_dist.core.values.messages import Request as AnyRequest
 from pluto_dist.core.values.records import Failure, Point, RunEvent
-from pluto_dist.errors import RunNotFoundError
+from pluto_dist.errors import ClusterUnavailableError, RunNotFoundError
 from pluto_dist.host.identity import own_identity
 from pluto_dist.read import board as boards
 from pluto_dist.read.board import STORE_EVERY_S, Board
+from pluto_dist.read.elsewhere import OtherNodes
+from pluto_dist.read.groups import groups_of, spans
 from pluto_dist.read.machines import machines_of
+from pluto_dist.read.nodes import NodeThere, ProcessThere, RunThere
 from pluto_dist.read.pace import KEPT_S, Pace
-from pluto_dist.read.processes import Usage, groups_of, processes_of, spans, stuck_labels
+from pluto_dist.read.processes import Usage, processes_of, stuck_labels
 from pluto_dist.read.spooled import caught_up
 from pluto_dist.read.timeline import timeline_of
 from pluto_dist.read.usage import UsageMeter
@@ -141,6 +145,7 @@ def test_behind_is_who_lacks_more_than_the_others_do_in_five_seconds(
 def test_health_says_the_worst_first():
     failure = Failure(role="worker", label="rank1", rank=1, host="node", pid=7, attempt=0, kind="signal")
     stuck = RunEvent(1, "ranks_stuck", {"ranks": "rank3, rank4"})
+    crashed = RunEvent(2, "side_failed", {"label": "eval"})
     found = seen(
         rank(0),
         rank(1, pid=7, state="ended", end_reason="died"),
@@ -149,8 +154,10 @@ def test_health_says_the_worst_first():
         rank(5, last_seen_at=NOW_MS - 15_001),
         rank(6, state="waiting"),
         rank(7, state="ended", end_reason="finished"),
+        lease("e", "eval", state="ended", end_reason="exited"),
+        lease("u", "upload", state="ended", end_reason="closed"),
         verdict=VerdictShown("FAILED", "because", failure),
-        events=(stuck,),
+        events=(stuck, crashed),
     )
     assert {who: health for who, (health, _) in found.items()} == {
         "rank0": "well",
@@ -160,6 +167,8 @@ def test_health_says_the_worst_first():
         "rank5": "suspect",
         "rank6": "waiting",
         "rank7": "ended",
+        "eval": "crashed",
+        "upload": "ended",
     }
 
 
@@ -167,6 +176,22 @@ def test_an_open_lease_without_a_live_coordinator_is_not_called_active():
     """G7."""
     (process,) = processes_of(document(rank(0)), NOW_MS, known=False)
     assert (process.health, process.state) == ("lost", "lost")
+
+
+@pytest.mark.parametrize(
+    ("fields", "state"),
+    [
+        ({"state": "active", "fault": "failed"}, "active"),
+        ({"end_reason": "finished"}, "finished"),
+        ({"end_reason": "finished", "fault": "failed"}, "failed"),
+        ({"end_reason": "closed", "fault": "stopped"}, "stopped"),
+        ({"end_reason": "died", "fault": "failed"}, "died"),
+        ({"end_reason": "superseded", "fault": "failed"}, "superseded"),
+    ],
+)
+def test_a_process_that_failed_is_not_shown_as_one_that_finished(fields: dict[str, str], state: str):
+    ended = document(rank(0, **{"state": "ended", **fields}), status="COMPLETED")
+    assert [process.state for process in processes_of(ended, NOW_MS)] == [state]
 
 
 def test_ranks_are_stuck_until_they_go_on():
@@ -383,6 +408,7 @@ def test_a_damaged_run_does_not_hide_the_others(machine: Machine):
     (machine.store.run("key-1") / "run.json").write_bytes(b"{")
     with board(machine, [], every=True) as (watched, _):
         assert [run.name for run in watched.look()] == ["DEM-2"]
+        assert "holds no document" in watched.remark
 
 
 def test_open_leases_of_a_run_without_a_coordinator_are_not_running(machine: Machine):
@@ -447,3 +473,94 @@ def test_what_is_behind_the_cursors_counts_as_written_and_its_last_step_as_reach
     assert seen(2, delivered=2, last_step=9) == (3, 9)  # steps may fall
     assert caught_up(document(lease("b")), tmp_path).leases[0].last_step is None
     assert caught_up(document(lease("a")), None).leases[0].written == 0
+
+
+# --- other nodes
+
+
+ADDRESS = ClusterAddress(members=("http://127.0.0.1:1",), prefix="p")
+
+
+def there(lease_id: str, rank_there: int, **more: object) -> ProcessThere:
+    known = ProcessThere(
+        lease_id=lease_id,
+        role="worker",
+        label=f"rank{rank_there}",
+        rank=rank_there,
+        pid=5,
+        alive=True,
+        step=40,
+        age_s=9.0,
+    )
+    return msgspec.structs.replace(known, **more)
+
+
+def node(name: str, *processes: ProcessThere, **more: object) -> NodeThere:
+    known = NodeThere(
+        node=name,
+        name=name,
+        host=f"host-{name}",
+        present=True,
+        seat=False,
+        owner=False,
+        current=True,
+        ended=False,
+        attempt=0,
+        said_s=12.0,
+        processes=processes,
+    )
+    return msgspec.structs.replace(known, **more)
+
+
+def shared(*nodes: NodeThere) -> RunThere:
+    return RunThere(
+        project="demo",
+        run_id="mine-1",
+        id=None,
+        display_id="",
+        url="",
+        status="RUNNING",
+        verdict=None,
+        sent=False,
+        epoch=1,
+        round=1,
+        attempt=0,
+        nodes=nodes,
+        evidence=(),
+    )
+
+
+def test_processes_of_other_nodes_come_from_the_cluster_store():
+    """G7: of a node that is silent nobody can say whether its processes live."""
+    run = shared(
+        node("node0", there("a", 0)),
+        node("node1", there("b", 1), there("c", 2, alive=False)),
+        node("node2", there("d", 3), present=False),
+        node("old", there("e", 4), attempt=7),
+    )
+    others = OtherNodes(ADDRESS, lambda *_: [run])
+    others.look(0.0, NOW_MS)
+    found = others.processes(document(lease("a", rank=0)), NOW_MS)
+    assert [(each.lease.label, each.lease.host, each.health, each.lag, each.word_s) for each in found] == [
+        ("rank1", "host-node1", "well", None, 12.0),
+        ("rank2", "host-node1", "ended", None, 12.0),
+        ("rank3", "host-node2", "lost", None, 12.0),
+    ]
+    assert others.processes(document(number=2), NOW_MS) == []
+
+
+def test_a_cluster_store_that_is_away_is_named_and_what_was_known_stays():
+    answers: list[list[RunThere] | None] = [[shared(node("node1", there("b", 1)))], None, []]
+
+    def ask(*_: object) -> list[RunThere]:
+        answer = answers.pop(0)
+        if answer is None:
+            raise ClusterUnavailableError("no answer")
+        return answer
+
+    others, known = OtherNodes(ADDRESS, ask), document()
+    seen = []
+    for at in (0.0, 1.0, 6.0, 12.0):
+        others.look(at, NOW_MS)
+        seen.append((len(others.processes(known, NOW_MS)), others.trouble))
+    assert seen == [(1, ""), (1, ""), (1, "no answer"), (0, "")]

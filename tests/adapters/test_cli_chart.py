@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from pluto_dist.cli.chart import Curve, draw
+from pluto_dist.cli.chart import Curve, draw, picture
 
 BLANK = "⠀"
 
@@ -75,3 +75,27 @@ def test_whole_columns_are_drawn_as_their_points_are():
         == (2, [3, 2, 2])
     )
     assert draw(at_once, 60, 8) == draw(one_by_one, 60, 8)
+
+
+def test_a_band_lies_between_its_edges_and_belongs_to_the_range() -> None:
+    steps = range(100)
+    flat = Curve((step, 5.0) for step in steps)
+    low, high = (
+        Curve((step, 0.0 if step == 50 else 4.0) for step in steps),
+        Curve((step, 10.0) for step in steps),
+    )
+    found = picture(flat, 62, 12, (low, high))
+    assert found.lines[0].split()[0] == "10"
+    assert found.lines[9].split()[0] == "0"
+    assert len(found.shaded) == 50
+    assert {rows for rows in found.shaded if rows is not None and rows[1] < 9} == {(0, 5)}
+    assert [rows for rows in found.shaded if rows is not None and rows[1] == 9] == [(0, 9)]
+    assert len(found.lines[0]) == found.left + len(found.shaded)
+
+
+def test_a_band_has_gaps_where_there_is_no_point_and_may_be_empty() -> None:
+    curve = Curve([(0, 1.0), (99, 2.0)])
+    shaded = picture(curve, 62, 12, (curve, curve)).shaded
+    assert [column for column, rows in enumerate(shaded) if rows is not None] == [0, 49]
+    assert set(picture(curve, 62, 12, (Curve(), Curve())).shaded) == {None}
+    assert picture(Curve(), 62, 12, (curve, curve)).lines == []

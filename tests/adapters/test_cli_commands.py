@@ -346,6 +346,19 @@ def test_exit_code_says_whether_another_call_would_help(error: Any, code: int):
     assert exit_code(error) == code
 
 
+def test_a_file_that_cannot_be_written_is_named(machine: Machine):
+    machine.keep(machine.here("key-1"))
+    said = run(machine, "export", "key-1", "--output", "/dev/null/points.jsonl", code=1)
+    assert said == "pluto-dist: /dev/null/points.jsonl: Not a directory\n"
+
+
+def test_logs_of_nobody_are_told_as_none(machine: Machine):
+    machine.keep(machine.here("key-1"))
+    done = CliRunner().invoke(app, ["logs", "key-1", "--rank", "7", "--dir", str(machine.base)])
+    assert (done.stdout, done.exit_code) == ("", 0)
+    assert done.stderr == "no output of rank 7 was recorded for Run DEM-1\n"
+
+
 def test_the_version_is_printed():
     assert CliRunner().invoke(app, ["--version"]).stdout == f"pluto-dist {pluto_dist.__version__}\n"
 

@@ -69,6 +69,22 @@ def test_an_unknown_run_is_an_error_that_says_where_it_was_looked_for(machine: M
         assert part in caught.value.message
 
 
+@pytest.mark.parametrize(
+    ("name", "perhaps"),
+    [
+        ("dem-7", "(did you mean 'DEM-7'?)"),
+        ("mine 7", "(did you mean 'mine-7'?)"),
+        ("the seventh", "(did you mean 'DEM-7'?)"),
+        ("xyz", "no Run 'xyz'; looked at"),
+    ],
+)
+def test_an_unknown_run_may_be_one_with_a_similar_id_or_that_name(machine: Machine, name: str, perhaps: str):
+    machine.keep(msgspec.structs.replace(machine.here("key-7", 7), name="the seventh"))
+    with pytest.raises(RunNotFoundError) as caught:
+        machine.lookup().find(name)
+    assert perhaps in caught.value.message
+
+
 def test_an_ambiguous_id_lists_the_candidates_and_a_key_decides(machine: Machine):
     machine.keep(machine.here("one", 3, project="demo"), machine.here("two", 3, project="delta"))
     with pytest.raises(AmbiguousRunError) as caught:

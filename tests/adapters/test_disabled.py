@@ -33,6 +33,7 @@ def test_config_and_tags_are_what_was_said(config: object) -> None:
     assert run.config == {"lr": 1, "net": {"depth": 2, "width": 3}}
     assert run.tags == ["b", "c"]
     assert (run.project, run.name, run.run_id) == ("p", "n", "r")
+    assert repr(run) == "<pluto_dist.Run r disabled>"
 
 
 def test_what_is_read_is_a_copy() -> None:

@@ -65,6 +65,15 @@ def test_the_installed_official_client_has_that_hook():
     assert facts._official_hook(packages).level == "warn"
 
 
+def test_a_shell_that_keeps_slurms_signals_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """R9: as `srun bash -c "python train.py; true"` has it."""
+    assert report(tmp_path)["slurm_task"] == Fact("slurm_task", None)
+    monkeypatch.setenv("SLURM_TASK_PID", str(os.getppid()))
+    found = report(tmp_path)["slurm_task"]
+    assert (bool(found.value), found.level) == (True, "warn")
+    assert "`exec`" in found.advice
+
+
 def test_the_key_is_not_in_the_report(tmp_path: Path):
     """G11"""
     found = report(tmp_path, PLUTO_API_KEY=KEY, PLUTO_URL_API="http://own:3001")

@@ -14,13 +14,14 @@ import msgspec
 import numpy as np
 import pytest
 
-from pluto_dist.client import topics
+from pluto_dist.client import publishing, topics
 from pluto_dist.client.notices import WarnOnce
 from pluto_dist.client.topics import Checkpoint, Item, Subscription, bounds_of
 from pluto_dist.core.values.lifecycle import ItemDone, Published, Unsubscribed
 from pluto_dist.core.values.messages import TakeItem
 from pluto_dist.errors import (
     ArgumentError,
+    CoordinatorUnavailableError,
     InvalidRecordError,
     PlutoDistError,
     RunEndedError,
@@ -35,7 +36,9 @@ class Link:
     def __init__(self) -> None:
         self.answers: list[dict[str, Any] | None] = []
         self.asked: list[TakeItem] = []
-        self.view = SimpleNamespace(state="active", topics=True, run=SimpleNamespace(relay=""))
+        self.fault: PlutoDistError | None = None
+        run = SimpleNamespace(relay="")
+        self.view = SimpleNamespace(state="active", role="side", topics=True, run=run)
 
     def ask(self, make: Callable[[int], TakeItem], timeout_s: float) -> bytes | None:
         self.asked.append(make(len(self.asked) + 1))
@@ -49,7 +52,7 @@ class Lease:
     def __init__(self, *, strict: bool = False) -> None:
         self.lease_id = "0" * 24
         self.end = ""
-        self.here = True
+        self.here = self.named = True
         self.link = Link()
         self.settings = SimpleNamespace(strict=strict)
         self.files = SimpleNamespace(unsaid=False, lifecycle=SimpleNamespace(written=1))
@@ -92,7 +95,7 @@ def test_a_checkpoint_is_its_absolute_path_its_step_and_what_is_said_of_it(
     lease: Any = Lease()
     (tmp_path / "a.pt").touch()
     monkeypatch.chdir(tmp_path)
-    topics.checkpoint(lease, Path("a.pt"), np.int64(7), {"loss": np.float32(0.5), "worst": float("nan")})  # type: ignore[arg-type] # numpy's step
+    publishing.checkpoint(lease, Path("a.pt"), np.int64(7), {"loss": np.float32(0.5), "worst": float("nan")})  # type: ignore[arg-type] # numpy's step
     assert payload(lease) == {
         "path": str(tmp_path / "a.pt"), "step": 7, "info": {"loss": 0.5, "worst": None},
     }  # fmt: skip
@@ -100,13 +103,13 @@ def test_a_checkpoint_is_its_absolute_path_its_step_and_what_is_said_of_it(
 
 def test_a_folder_is_a_checkpoint_too(tmp_path: Path) -> None:
     lease: Any = Lease()
-    topics.checkpoint(lease, str(tmp_path), 0, {})
+    publishing.checkpoint(lease, str(tmp_path), 0, {})
     assert payload(lease) == {"path": str(tmp_path), "step": 0}
 
 
 def test_an_address_goes_on_as_it_is() -> None:
     lease: Any = Lease()
-    topics.checkpoint(lease, "s3://bucket/a.pt", 0, {})
+    publishing.checkpoint(lease, "s3://bucket/a.pt", 0, {})
     assert payload(lease) == {"path": "s3://bucket/a.pt", "step": 0}
 
 
@@ -130,11 +133,11 @@ def test_a_path_that_nobody_could_read_is_one_warning_and_training_goes_on(
     lease, strict = Lease(), Lease(strict=True)
     for path, why in unfit(tmp_path).items():
         for _ in range(2):
-            topics.checkpoint(lease, path, 1, {})  # type: ignore[arg-type] # as much of one as it needs
+            publishing.checkpoint(lease, path, 1, {})  # type: ignore[arg-type] # as much of one as it needs
         (told,) = [each.message for each in caplog.records if path.partition("\0")[0] in each.message][-1:]
         assert why in told
         with pytest.raises(InvalidRecordError, match=why):
-            topics.checkpoint(strict, path, 1, {})  # type: ignore[arg-type] # as above
+            publishing.checkpoint(strict, path, 1, {})  # type: ignore[arg-type] # as above
     assert len(caplog.records) == 5, "each once"
     assert lease.said == strict.said == []
 
@@ -154,18 +157,18 @@ def test_what_is_no_json_or_too_large_is_one_warning(
     given: object, why: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     lease: Any = Lease()
-    topics.publish(lease, "t", given)
-    topics.publish(lease, "t", given)
+    publishing.publish(lease, "t", given)
+    publishing.publish(lease, "t", given)
     (record,) = caplog.records
     assert why in record.message
     assert lease.said == []
     with pytest.raises(InvalidRecordError, match=why):
-        topics.publish(Lease(strict=True), "t", given)  # type: ignore[arg-type] # as above
+        publishing.publish(Lease(strict=True), "t", given)  # type: ignore[arg-type] # as above
 
 
 def test_the_largest_payload_goes(caplog: pytest.LogCaptureFixture) -> None:
     lease: Any = Lease()
-    topics.publish(lease, "t", "x" * 65534)
+    publishing.publish(lease, "t", "x" * 65534)
     assert len(payload(lease)) == 65534
 
 
@@ -173,14 +176,24 @@ def test_the_largest_payload_goes(caplog: pytest.LogCaptureFixture) -> None:
 def test_a_name_that_is_no_topic_raises_and_nothing_is_published(topic: Any) -> None:
     lease: Any = Lease()
     with pytest.raises(ArgumentError, match=r"topic|checkpoint\(path, step\)"):
-        topics.publish(lease, topic, 1)
+        publishing.publish(lease, topic, 1)
     assert lease.said == []
 
 
 @pytest.mark.parametrize("step", [-1, 0.5, None, "a"])
 def test_a_step_that_is_none_raises_as_with_log(step: Any, tmp_path: Path) -> None:
     with pytest.raises(InvalidRecordError, match="step"):
-        topics.checkpoint(Lease(), tmp_path, step, {})  # type: ignore[arg-type] # as above
+        publishing.checkpoint(Lease(), tmp_path, step, {})  # type: ignore[arg-type] # as above
+
+
+def test_an_older_coordinator_is_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    """It would pass over the entry, and nobody would ever get it."""
+    lease: Any = Lease()
+    lease.link.view.topics = False
+    publishing.publish(lease, "t", 1)
+    publishing.publish(lease, "t", 2)
+    (record,) = caplog.records
+    assert "coordinator stop" in record.message
 
 
 # --- the loop -------------------------------------------------------------------------------------
@@ -225,7 +238,8 @@ def test_a_loop_that_ended_has_nothing_to_give_back() -> None:
     assert lease.said == []
 
 
-def test_a_wait_that_takes_too_long_raises_and_the_loop_may_go_on() -> None:
+def test_a_wait_that_takes_too_long_raises_and_the_loop_may_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(topics, "SHORTEST_WAIT_S", 0.0)
     lease: Any = Lease()
     lease.link.answers = [None, item(1)]
     items = loop(lease, s=0.0)
@@ -238,6 +252,14 @@ def test_without_a_time_it_asks_again() -> None:
     lease: Any = Lease()
     lease.link.answers = [None, None, item(1)]
     assert next(loop(lease)).number == 1
+
+
+def test_what_keeps_a_loop_from_its_items_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    lease: Any = Lease()
+    lease.link.answers = [None, None, item(1)]
+    lease.link.fault = CoordinatorUnavailableError("no coordinator can run here")
+    assert next(loop(lease)).number == 1
+    assert [each.message for each in caplog.records] == ["no items come: no coordinator can run here"]
 
 
 @pytest.mark.parametrize(
@@ -282,11 +304,22 @@ def test_on_a_node_that_does_not_own_the_run_it_is_told_once(caplog: pytest.LogC
     """R14: hand-over is of one node."""
     lease: Any = Lease()
     lease.link.view.run.relay = "node1"
-    topics.publish(lease, "t", 1)
+    publishing.publish(lease, "t", 1)
     lease.link.answers = [ENDED]
     assert [*loop(lease)] == []
     (record,) = caplog.records
     assert "stays here" in record.message
+
+
+@pytest.mark.parametrize(("group", "told"), [(None, 1), ("g", 0)])
+def test_without_a_label_it_is_told_that_nothing_remembers_where_it_stopped(
+    group: str | None, told: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    lease: Any = Lease()
+    lease.named = False
+    lease.link.answers = [item(1), ENDED]
+    assert len([*loop(lease, group=group)]) == 1
+    assert len(caplog.records) == told
 
 
 @pytest.mark.parametrize("group", ["", 7, "a\nb", "a" * 101])

@@ -19,6 +19,7 @@ from pluto_dist.client.job.detect import (
     is_node_launcher,
     is_rank,
 )
+from pluto_dist.client.job.wrapper import wrapper_above
 from pluto_dist.client.opening import _tell_ignored
 from pluto_dist.core.values.ids import Identity, Job, Scheduled
 
@@ -264,6 +265,30 @@ def test_the_id_in_a_command_line() -> None:
     assert rdzv_id_of(words) == "job7"
     assert rdzv_id_of(["torchrun", "--rdzv_id=job8"]) == "job8"
     assert rdzv_id_of(["torchrun", "--rdzv-id"]) == rdzv_id_of(["torchrun", "train.py"]) == ""
+
+
+@pytest.mark.parametrize(
+    ("programs", "task", "found"),
+    [
+        pytest.param(["bash"], 101, "bash", id="wrapper"),
+        pytest.param(["sh", "slurm_script"], 102, "slurm_script", id="batch script without srun"),
+        pytest.param(["env", "bash"], 500, None, id="the task itself"),
+        pytest.param(["torchrun", "bash"], 101, None, id="torchrun"),
+        pytest.param(["torchrun", "bash"], 102, "bash", id="torchrun below a wrapper"),
+        pytest.param(["bash", "pluto-dist"], 102, None, id="our launcher"),
+        pytest.param(["bash"], 77, None, id="not below the task"),
+    ],
+)
+def test_what_stands_between_a_slurm_task_and_the_training(
+    programs: list[str], task: int, found: str | None
+) -> None:
+    """R9: SLURM's SIGTERM reaches the task's process alone."""
+    above = [ancestor(101 + place, program) for place, program in enumerate(programs)]
+    env = {"SLURM_TASK_PID": str(task)}
+    wrapper = wrapper_above(env, someone(500), above, ())
+    assert (wrapper.program if wrapper else None) == found
+    assert wrapper_above({**env, "SLURM_PTY_PORT": "1"}, someone(500), above, ()) is None
+    assert wrapper_above(env, someone(500), above, [each.identity for each in above]) is None
 
 
 def submitit(rank: int, world: int = 1) -> dict[str, str]:

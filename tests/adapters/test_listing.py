@@ -7,7 +7,7 @@ import pytest
 
 from pluto_dist.core.values.document import Document
 from pluto_dist.errors import UsageError
-from pluto_dist.read.listing import Listed, Wanted, chosen, listed, page_of, since_ms
+from pluto_dist.read.listing import Listed, Wanted, chosen, listed, page_of, since_ms, statuses
 from pluto_dist.read.settle import situation
 from tests.adapters.coordinators import answering, knowing
 from tests.adapters.documents import document, lease
@@ -66,6 +66,12 @@ def test_the_newest_runs_are_on_the_first_page_and_at_its_bottom(machine: Machin
     assert keys(page_of(found, 2, 2)) == ["1"]
     assert page_of(found, 3, 2) == []
     assert page_of(found, 1, None) == found
+
+
+def test_a_status_that_does_not_exist_is_no_empty_list():
+    assert statuses(["failed", "gone", "RUNNING"]) == ("FAILED", "GONE", "RUNNING")
+    with pytest.raises(UsageError, match="status 'FAILD' is none; there are RUNNING, COMPLETED, FAILED"):
+        statuses(["faild"])
 
 
 def test_since_takes_ages_and_dates():

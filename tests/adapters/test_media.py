@@ -310,6 +310,7 @@ def test_rows_become_a_table() -> None:
     ("data", "more", "advice"),
     [
         (None, {}, "pass a list of rows"),
+        (None, {"columns": ["a"], "rows": [[1], [2]]}, r"pass Table\(cells\)"),
         ([1, 2], {}, "pass a list of rows"),
         ([[1], [1, 2]], {}, "different length"),
         ([[1]], {"columns": ["a", "b"]}, "2 names of columns for 1 columns"),

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
+from pluto_dist.client import notices
+from pluto_dist.client.arguments import Wish
 from pluto_dist.client.notices import Notices
+from pluto_dist.client.opening import ungranted
+from pluto_dist.client.waiting import Waiting
+from pluto_dist.core.values.ids import RunRef
 from pluto_dist.core.values.messages import RunView, View
+from pluto_dist.errors import RunNotFoundError, WaitTimeoutError
+from pluto_dist.host.settings import Settings
 
 RUN = RunView(
     key="k", external_id="x", project="p", name="x", mode="local", status="RUNNING", phase="running"
@@ -34,3 +42,72 @@ def test_only_the_owner_tells(caplog: pytest.LogCaptureFixture, role: str) -> No
     """One line for a job, not one for each rank."""
     Notices("warn").take(view(stuck="stuck: rank1", role=role))
     assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("attempt", "resumed", "words"),
+    [(0, False, "started Run x"), (0, True, "resumed Run x"), (1, False, "attempt 1 goes on with Run x")],
+)
+def test_a_restart_is_not_called_a_start(
+    capsys: pytest.CaptureFixture[str], attempt: int, resumed: bool, words: str
+) -> None:
+    """R6: with `--max-restarts` the line comes again, for the same Run."""
+    run = msgspec.structs.replace(RUN, resumed=resumed)
+    notices.started(view(run=run, attempt=attempt), Settings(), "spool")
+    assert capsys.readouterr().err.startswith(f"pluto_dist: {words}")
+
+
+@pytest.mark.parametrize(("points", "words"), [(0, "0 points"), (1, "1 point;"), (2, "2 points")])
+def test_one_is_no_plural(capsys: pytest.CaptureFixture[str], points: int, words: str) -> None:
+    run = msgspec.structs.replace(RUN, status="COMPLETED", points=points)
+    notices.finished(view(run=run), Settings(), points)
+    assert f"COMPLETED, {words}" in capsys.readouterr().err
+
+
+def test_a_long_wait_without_a_terminal_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """The log of a batch job says why its process is still there."""
+    for quiet, lines in ((False, 1), (True, 0)):
+        with Waiting(Settings(quiet=quiet)) as waiting:
+            for left_s in (60.0, 58.0):
+                waiting.show(view(pending=20_000_000), left_s)
+            assert not capsys.readouterr().err
+            for left_s in (54.0, 40.0, 0.0):
+                waiting.show(view(pending=20_000_000), left_s)
+        assert capsys.readouterr().err == "pluto_dist: delivering, 20.0 MB left, at most 54 s\n" * lines
+
+
+@pytest.mark.parametrize(
+    ("fields", "project", "kind", "words"),
+    [
+        ({"verb": "attach"}, "pluto", RunNotFoundError, "no live Run on this node within 3 s"),
+        (
+            {"verb": "attach", "run": RunRef(external_id="x")},
+            "demo",
+            RunNotFoundError,
+            "timeout_s= waits longer",
+        ),
+        (
+            {"role": "side", "run": RunRef(external_id="x")},
+            "demo",
+            RunNotFoundError,
+            "no Run x of project 'demo'",
+        ),
+        ({"role": "worker"}, "pluto", RunNotFoundError, "no live Run on this node"),
+        ({}, "pluto", WaitTimeoutError, "`pluto-dist doctor`"),
+    ],
+)
+def test_who_waits_for_a_run_in_vain_is_told_that_there_is_none(
+    capsys: pytest.CaptureFixture[str],
+    fields: dict[str, Any],
+    project: str,
+    kind: type[Exception],
+    words: str,
+) -> None:
+    """R5: also `init(role="side")` with an id that nobody has: nothing is wrong with the machine."""
+    wish = Wish(**{"verb": "init", **fields})
+    error = ungranted(wish, 3.0, project)
+    assert isinstance(error, kind)
+    assert words in error.message
+    notices.waits_for(wish, 60.0, Settings())
+    call = "attach()" if wish.verb == "attach" else f"init(role={wish.role!r})"
+    assert capsys.readouterr().err.startswith(f"pluto_dist: {call} waits for ")

@@ -62,6 +62,6 @@ def test_commit_has_no_effect_and_what_may_have_been_meant_is_told_once(
 ) -> None:
     caplog.set_level(logging.WARNING)
     points = points_of(files)
-    points.hear_commit(commit)
-    points.hear_commit(commit)
+    points.check_commit(commit)
+    points.check_commit(commit)
     assert [said in each.message for each in caplog.records] == ([True] if said else [])

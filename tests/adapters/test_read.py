@@ -8,13 +8,14 @@ from array import array
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 
 from pluto_dist import read
 from pluto_dist.backend.local.reading import Segment, read_points, segments, summarise
 from pluto_dist.core.values.document import Document
 from pluto_dist.core.values.records import SeriesOwner
-from pluto_dist.errors import RunNotFoundError
+from pluto_dist.errors import RunNotFoundError, UsageError
 from pluto_dist.read import column_files
 from pluto_dist.read.column_files import ColumnFiles
 from pluto_dist.read.columns import gathered
@@ -321,6 +322,13 @@ def test_lists_leave_out_what_cannot_be_read_and_say_so(machine: Machine, capsys
         read.run("nothing", machine.base)
 
 
+def test_a_folder_that_is_not_there_is_no_empty_list(tmp_path: Path):
+    with pytest.raises(UsageError, match="there is no such folder"):
+        read.runs(tmp_path / "typo")
+    with pytest.raises(UsageError, match="there is no such folder"):
+        read.run("key-1", tmp_path / "typo")
+
+
 def test_a_node_is_named_by_its_home(machine: Machine, monkeypatch: pytest.MonkeyPatch):
     kept(machine)
     machine.lookup()  # makes the folders
@@ -347,3 +355,59 @@ def test_the_summary_from_columns_is_that_of_the_points(machine: Machine):
     put(machine, "key-1", "b", [LINES[1], LINES[0]])
     roots = [machine.store.run("key-1") / "streams"]
     assert summed_up(found, roots) == summarise(read_points(found, roots))
+
+
+def line(step: int, **values: float) -> bytes:
+    return msgspec.json.encode({"time": step, "step": step, "data": values}) + b"\n"
+
+
+def test_ranks_are_reduced_to_what_all_say_together(machine: Machine):
+    owner = SeriesOwner(
+        "owner", "METRIC", others={"rank1": "loss/rank1", "rank2": "loss/rank2", "eval": "loss/eval"}
+    )
+    kept(
+        machine,
+        lease("a", rank=0),
+        lease("b", "rank1"),
+        lease("c", "rank2", state="ended", end_reason="died"),
+        lease("e", "eval"),
+        series={"loss": owner},
+    )
+    for number, (lease_id, steps) in enumerate({"a": 6, "b": 6, "c": 4}.items()):
+        put(
+            machine,
+            "key-1",
+            lease_id,
+            [line(step, loss=step * (1 + number), lr=0.5) for step in range(steps)],
+        )
+    put(machine, "key-1", "e", [line(2, loss=1000.0)])
+    loss, lr = looked(machine).series(["loss", "lr"], every_rank=True).together()
+    values = [[step * (1 + rank) for rank in (range(3) if step < 4 else range(2))] for step in range(6)]
+    assert loss.ranks == (0, 1, 2)
+    assert loss.columns() == {
+        "step": list(range(6)),
+        "count": [3, 3, 3, 3, 2, 2],  # rank 2 was killed
+        "mean": [float(np.mean(each)) for each in values],
+        "min": [float(np.min(each)) for each in values],
+        "max": [float(np.max(each)) for each in values],
+        "std": [pytest.approx(float(np.std(each)), rel=1e-15) for each in values],
+        "max_rank": [0, 2, 2, 2, 1, 1],
+    }
+    assert (lr.metric, set(lr.means), set(lr.deviations)) == ("lr", {0.5}, {0.0})
+
+
+def test_a_step_that_a_restarted_rank_logged_again_counts_as_it_was_logged_last(machine: Machine):
+    owner = SeriesOwner("owner", "METRIC", others={"rank1": "loss/rank1"})
+    kept(
+        machine,
+        lease("b2", "rank1", attempt=1, granted_at=3000),
+        lease("b", "rank1", state="ended", end_reason="died"),
+        lease("a", rank=0),
+        series={"loss": owner},
+    )
+    put(machine, "key-1", "a", [line(0, loss=1), line(1, loss=1)])
+    put(machine, "key-1", "b", [line(0, loss=1), line(1, loss=100), line(1, loss=200)])
+    put(machine, "key-1", "b2", [line(1, loss=3)])
+    (loss,) = looked(machine).series("loss", every_rank=True).together()
+    assert loss.columns()["mean"] == [1.0, 2.0]
+    assert loss.columns()["count"] == [2, 2]

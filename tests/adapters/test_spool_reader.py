@@ -13,7 +13,7 @@ from pluto_dist.core.rules.stream import delivered_segments
 from pluto_dist.spool.files import Files
 from pluto_dist.spool.frames import HEADER_BYTES, MAGIC, MAX_PAYLOAD, Cut, encode_frame
 from pluto_dist.spool.names import segment_name
-from pluto_dist.spool.reader import ReadLimits, last_record, list_streams, next_range, read_cut
+from pluto_dist.spool.reader import PIECE_BYTES, ReadLimits, last_record, list_streams, next_range, read_cut
 from pluto_dist.spool.real_files import RealFiles
 from pluto_dist.spool.retention import remove, touch_live
 from pluto_dist.spool.writer import Limits, StreamWriter
@@ -71,7 +71,7 @@ def drain(lease: Lease, limits: ReadLimits | None = None, final: bool = False) -
         if number is None:
             return lines
         cut = lease.cut(number, offsets.get(number, 0), limits, final)
-        if cut.torn and not cut.raw:
+        if cut.torn and cut.end == cut.start:
             torn[number] = segments[number]
         offsets[number] = cut.end
         lines += cut.lines
@@ -103,12 +103,12 @@ def test_a_torn_segment_holds_up_nobody_and_is_read_when_it_grew() -> None:
 # Cuts
 
 
-def test_a_cut_carries_raw_bytes_lines_and_the_next_cursor(lease: Lease) -> None:
+def test_a_cut_carries_lines_and_the_next_cursor(lease: Lease) -> None:
     lease.put(1, frames(b"a\n", b"b\n"))
     first = encode_frame(b"a\n")
     assert lease.cut(1).lines == (b"a\n", b"b\n")
     cut = lease.cut(1, offset=len(first))
-    assert (cut.start, cut.lines, cut.raw) == (len(first), (b"b\n",), encode_frame(b"b\n", sequence=1))
+    assert (cut.start, cut.lines) == (len(first), (b"b\n",))
     assert cut.end == lease.segments()[1]
 
 
@@ -118,9 +118,23 @@ def test_cuts_respect_limits_and_join_without_gaps(lease: Lease) -> None:
     by_frames = lease.cut(1, limits=ReadLimits(frames=7))
     by_bytes = lease.cut(1, limits=ReadLimits(bytes=100))
     assert len(by_frames.lines) == 7
-    assert len(by_bytes.raw) <= 100
+    assert by_bytes.end <= 100
     assert not by_bytes.torn
     assert drain(lease, ReadLimits(frames=7)) == drain(lease, ReadLimits(bytes=100)) == lines
+
+
+@pytest.mark.parametrize("size", [100, 30_000, PIECE_BYTES - HEADER_BYTES, PIECE_BYTES, 250_000])
+@pytest.mark.parametrize("damage", [0, 1, 200_000])
+def test_a_cut_of_many_pieces_is_what_one_read_would_find(lease: Lease, size: int, damage: int) -> None:
+    """Whatever is cut by the end of a piece, frames and damage, belongs together."""
+    lines = [b"%05d" % n + b"x" * size + b"\n" for n in range(900_000 // size)]
+    half = len(lines) // 2
+    lease.put(1, frames(*lines[:half]) + b"\xf8" * damage + frames(*lines[half:]))
+    cut = lease.cut(1, limits=ReadLimits(bytes=10 << 20, frames=10_000))
+    assert list(cut.lines) == lines
+    assert cut.skipped == damage
+    assert cut.end == lease.segments()[1]
+    assert drain(lease, ReadLimits(bytes=150_000)) == lines
 
 
 @pytest.mark.parametrize("behind", [b"", frames(b"behind\n")])
@@ -151,7 +165,7 @@ def test_a_torn_tail_waits_and_is_then_delivered(lease: Lease, size: int) -> Non
     lease.put(1, frames(b"a\n") + late[:size])
     cut = lease.cut(1)
     assert (cut.lines, cut.torn, cut.damaged) == ((b"a\n",), True, 0)
-    assert lease.cut(1, cut.end).raw == b""
+    assert lease.cut(1, cut.end).end == cut.end
     lease.put(1, late[size:])
     assert lease.cut(1, cut.end).lines == (b"late\n",)
 
@@ -314,7 +328,7 @@ def test_what_was_accepted_is_delivered_once_whatever_the_disk_does(seed: int, s
         torn: dict[int, int] = {}
         while (number := next_range(segments := lease.segments(), offsets, torn)) is not None:
             cut = lease.cut(number, offsets.get(number, 0), final=final)
-            if cut.torn and not cut.raw:
+            if cut.torn and cut.end == cut.start:
                 torn[number] = segments[number]
             offsets[number] = cut.end
             delivered.extend(cut.lines)

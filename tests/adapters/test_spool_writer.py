@@ -281,6 +281,28 @@ def test_usage_counts_segments_of_all_leases_and_nothing_else(spool: Spool) -> N
     assert usage(spool.root, spool.files) == sum(spool.segments().values()) + 1000
 
 
+def test_sides_together_have_a_share_and_leave_the_rest_to_the_training(spool: Spool) -> None:
+    """G4: a sidecar that runs wild; the reason names limit and setting."""
+    for lease, size in (("b2", 300), ("c3", 500)):
+        folder = Path(spool.root) / "leases" / lease
+        folder.mkdir()
+        for name, bytes_ in (("metrics-00000001.spool", size), *((("side", 0),) if lease == "b2" else ())):
+            fd = spool.files.create(str(folder / name))
+            spool.files.write(fd, bytes(bytes_))
+            spool.files.close(fd)
+
+    def side(share: int) -> str:
+        space = Space(spool.root, 1000, 0, sides_share=share, files=spool.files, clock=lambda: spool.now)
+        return space.shortage()
+
+    assert usage(spool.root, spool.files, sides=True) == 300
+    assert side(31) == ""
+    assert side(30) == (
+        "sides have 300 bytes there, and sides_share allows all of them 300, 30 % of spool_quota"
+    )
+    assert spool.space(1000).shortage() == ""
+
+
 # Trouble
 
 

@@ -19,6 +19,7 @@ from pluto_dist.core.values.records import Point, SeriesOwner
 from pluto_dist.errors import KeyRefusedError
 from pluto_dist.secret import Secret
 from pluto_dist.sync.plan import FRESH_S, plan
+from pluto_dist.sync.sync import planned
 from tests.adapters.sync_support import (
     NOW_MS,
     OWNER,
@@ -600,6 +601,7 @@ def test_files_arrive_with_their_steps_and_times_and_only_once(
     shelf.put(owner(), rank1())
     shelf.write(OWNER, "files", *(file_record(shelf, step, b"%d" % step) for step in range(3)))
     shelf.write(RANK1, "files", file_record(shelf, 9, b"of rank 1"))
+    assert [planned(item).file_bytes for item in plan(shelf.store, target)] == [3 + len(b"of rank 1")]
     for state in ("uploaded", "up to date"):
         (result,) = sync(shelf, backend, target)
         assert (result.state, result.records, result.repeats) == (state, 4, 0)
@@ -610,6 +612,7 @@ def test_files_arrive_with_their_steps_and_times_and_only_once(
             ("ckpt", 2, 2),
             ("ckpt/rank1", 9, 9),
         ]
+    assert [planned(item).file_bytes for item in plan(shelf.store, target)] == [0]
     stored = server.state.objects.objects
     assert [stored[row["object_key"]] for row in rows] == [b"0", b"1", b"2", b"of rank 1"]
     assert server.operator.run(result.server_id or 0)["logNames"] == {

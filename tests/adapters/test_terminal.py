@@ -15,6 +15,7 @@ from pluto_dist.client import notices
 from pluto_dist.client.console.fd import flush_python_streams
 from pluto_dist.client.console.wrap import WrapCapture
 from pluto_dist.client.terminal import is_terminal, tell
+from pluto_dist.client.waiting import Waiting
 from pluto_dist.coordinator.log import say
 from pluto_dist.host.settings import Settings
 from tests.adapters.test_console_wrap import Tape
@@ -96,7 +97,7 @@ def test_what_init_and_finish_print_raises_nothing(stream: Any, monkeypatch: pyt
     said = view(role="owner")
     notices.started(said, Settings(), "/spool")
     notices.finished(said, Settings(), 0)
-    with notices.Waiting(Settings()) as waiting:
+    with Waiting(Settings()) as waiting:
         waiting.show(said, 1.0)
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import re
+import threading
 from collections.abc import Awaitable, Callable
 from html import unescape
+from typing import Any
 
 import msgspec
 import pytest
@@ -14,13 +16,17 @@ pytest.importorskip("textual", reason="the extra `tui` is not installed")
 
 from textual.pilot import Pilot
 from textual.widgets import Input, OptionList, RichLog
+from textual.worker import WorkerFailed
 
+from pluto_dist.backend.local.reading import SaidLine
 from pluto_dist.cli.top import app as top_app
 from pluto_dist.cli.top.app import Top
+from pluto_dist.cli.top.drawing import Chart
 from pluto_dist.cli.top.widgets import Table
 from pluto_dist.errors import CoordinatorUnavailableError
 from pluto_dist.read.board import RunSeen
 from tests.adapters.top_world import NOW_MS, World, failed, healthy, large, rank, run, said
+from tests.patience import wait_until
 
 SIZE = (80, 24)
 Story = Callable[["Screen"], Awaitable[None]]
@@ -74,7 +80,7 @@ def play(world: World, story: Story, size: tuple[int, int] = SIZE) -> None:
 
     async def told() -> None:
         app = Top(world, None)
-        async with app.run_test(size=size) as pilot:
+        async with app.run_test(size=size, notifications=True) as pilot:
             screen = Screen(app, pilot)
             await screen.settled()
             await story(screen)
@@ -90,7 +96,7 @@ def frozen(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_all_is_there_at_80_by_24():
     async def story(screen: Screen) -> None:
         text = screen.text()
-        for part in ("DIG-7", "FAILED", "rank3", "behind", "train/loss", "side_failed", "┤", "Keys"):
+        for part in ("DIG-7", "FAILED", "rank3", "behind", "train/loss", "side_failed", "┤", "Band", "Keys"):
             assert part in text
         for name in ("runs", "processes", "chart", "events"):
             region = screen.app.screen.query_one(f"#{name}").region
@@ -206,6 +212,72 @@ def test_enter_opens_a_console_that_follows_until_the_person_goes_up():
     play(world, story)
 
 
+def test_the_console_of_a_process_on_another_node_is_said_to_be_there():
+    seen = healthy()
+    there = msgspec.structs.replace(seen, document=msgspec.structs.replace(seen.document, leases=()))
+
+    async def story(screen: Screen) -> None:
+        await screen.press("c")
+        assert "itsconsoleisonitsnode" in "".join(screen.text().split())
+        assert screen.who()[0] == "rank3"
+
+    play(World(there), story)
+
+
+def test_a_console_that_is_closed_while_it_is_read_does_no_harm(monkeypatch: pytest.MonkeyPatch):
+    world, reading, may_go = World(healthy()), threading.Event(), threading.Event()
+    real = world.console
+
+    def console(*asked: Any) -> list[SaidLine]:
+        reading.set()
+        wait_until(may_go.is_set, "the console is closed")
+        return real(*asked)
+
+    monkeypatch.setattr(world, "console", console)
+
+    async def story(screen: Screen) -> None:
+        await screen.pilot.press("enter")
+        await asyncio.to_thread(wait_until, reading.is_set)
+        await screen.pilot.press("escape")
+        await screen.pilot.pause()
+        may_go.set()
+        await screen.settled()
+        assert screen.who()[0] == "rank3"
+
+    play(world, story)
+
+
+def test_leaving_while_it_looks_does_no_harm(monkeypatch: pytest.MonkeyPatch):
+    world, looking, may_go = World(healthy()), threading.Event(), threading.Event()
+    real = world.look
+
+    def look() -> list[RunSeen]:
+        looking.set()
+        wait_until(may_go.is_set, "the screen is left")
+        return real()
+
+    async def story(screen: Screen) -> None:
+        monkeypatch.setattr(world, "look", look)
+        await screen.pilot.press("space")
+        await asyncio.to_thread(wait_until, looking.is_set)
+        screen.app.exit()
+        may_go.set()
+
+    play(world, story)
+
+
+def test_a_fault_of_ours_ends_the_screen_instead_of_freezing_it(monkeypatch: pytest.MonkeyPatch):
+    world = World(healthy())
+
+    async def story(screen: Screen) -> None:
+        monkeypatch.setattr(world, "look", lambda: 1 / 0)
+        await screen.pilot.press("space")
+        await screen.settled()
+
+    with pytest.raises(WorkerFailed, match="division by zero"):
+        play(world, story)
+
+
 def test_why_tells_the_verdict_and_events_and_keys_have_their_screens():
     async def story(screen: Screen) -> None:
         await screen.press("w")
@@ -234,6 +306,19 @@ def test_another_series_can_be_chosen_by_a_part_of_its_name():
 
     play(world, story)
     assert world.curves[1] == ("DIG-7", "eval/accuracy")
+
+
+def test_all_ranks_are_drawn_as_a_band_until_one_is_wanted_again():
+    async def story(screen: Screen) -> None:
+        plain = screen.app.screen.query_one(Chart).render()
+        await screen.press("b")
+        assert "8 ranks" in screen.text()
+        band = screen.app.screen.query_one(Chart).render()
+        assert len(band.spans) > len(plain.spans)
+        await screen.press("b")
+        assert "420 points" in screen.text()
+
+    play(World(healthy()), story)
 
 
 def test_what_goes_wrong_is_said_and_the_last_sight_stays(monkeypatch: pytest.MonkeyPatch):

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from pluto_dist.cli.main import app
 from pluto_dist.cli.top.source import Looking
 from pluto_dist.core.values.document import Document, VerdictShown
-from pluto_dist.core.values.records import Failure, Point
+from pluto_dist.core.values.records import Failure, Point, SeriesOwner
 from pluto_dist.read.board import Board
 from pluto_dist.spool.frames import encode_frame
 from tests.adapters.coordinators import answering, knowing
@@ -62,8 +62,10 @@ def going(machine: Machine) -> Document:
         lease("a", label="rank0", rank=0, last_step=9, written=10, delivered=8),
         lease("b", "rank1", last_step=4),
         lease("c", "rank2", last_step=9),
+        lease("n", "node", pid=0, state="ended"),
     )
-    summary = {"loss": Point(0.5, 9, 10), "sys/cpu.percentage.0": Point(50.0, 1, 1)}
+    put(machine, "n", "metrics", {"time": 1, "step": 0, "data": {"sys/cpu.percentage.0": 50.0}})
+    summary = {"loss": Point(0.5, 9, 10)}
     return msgspec.structs.replace(machine.here("key-1"), leases=leases, summary=summary)
 
 
@@ -137,11 +139,25 @@ def test_points_console_and_the_reason_are_read_from_the_runs_files(machine: Mac
     put(machine, "b", "console", {"time": 4, "message": "from 1", "logType": "ERROR", "lineNumber": 1})
     source = Looking(Board(machine.lookup()))
     (run,) = source.look()
-    assert list(source.curve(run, "loss").values) == [1.0, 0.5, 0.25]
-    assert not source.curve(run, "nothing").steps
+    assert list(source.curve(run, "loss", every_rank=False).curve.values) == [1.0, 0.5, 0.25]
+    assert not source.curve(run, "nothing", every_rank=True).curve.steps
     leases = [process.lease for process in run.processes]
     assert [line.message for line in source.console(run, leases, 10)] == ["from 1", "from 0"]
     assert [line.message for line in source.console(run, leases[:1], 10)] == ["from 0"]
     why = "\n".join(source.why(run))
     for part in ("FAILED: rank1 failed first", "ValueError: no", "  here", "| from 1"):
         assert part in why
+
+
+def test_all_ranks_are_one_curve_with_a_band(machine: Machine):
+    owner = SeriesOwner("owner", "METRIC", others={"rank1": "loss/rank1"})
+    leases = (lease("a", rank=0), lease("b", "rank1"))
+    machine.keep(msgspec.structs.replace(machine.here("key-1", series={"loss": owner}), leases=leases))
+    for number, lease_id in enumerate("ab"):
+        put(machine, lease_id, "metrics", {"time": 1, "step": 1, "data": {"loss": 1.0 + number}})
+    source = Looking(Board(machine.lookup(), every=True))
+    (run,) = source.look()
+    drawn = source.curve(run, "loss", every_rank=True)
+    assert drawn.band is not None
+    assert [list(each.values) for each in (drawn.curve, *drawn.band)] == [[1.5], [1.0], [2.0]]
+    assert drawn.ranks == 2

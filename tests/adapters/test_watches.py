@@ -33,7 +33,7 @@ def test_a_death_that_is_noticed_late_is_dated_back_to_when_all_were_polled_befo
     guard.polled(101.0)
     process.kill()
     process.wait()
-    guard.heard("lease", 108.0)  # its last message waited in the queue
+    guard.note_message("lease", 108.0)  # its last message waited in the queue
     (death,) = guard.check("lease", 110.0)
     assert death.alive_until == alive_until
 

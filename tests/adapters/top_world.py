@@ -9,6 +9,7 @@ import msgspec
 
 from pluto_dist.backend.local.reading import SaidLine
 from pluto_dist.cli.chart import Curve
+from pluto_dist.cli.top.source import Drawn
 from pluto_dist.core.values.document import Document, LeaseShown, VerdictShown
 from pluto_dist.core.values.records import Failure, Point, RunEvent
 from pluto_dist.read.board import RunSeen
@@ -137,10 +138,14 @@ class World:
         """As it is now."""
         return list(self.runs)
 
-    def curve(self, run: RunSeen, name: str) -> Curve:
-        """A loss that falls, with noise."""
+    def curve(self, run: RunSeen, name: str, *, every_rank: bool) -> Drawn:
+        """A loss that falls, with noise; the ranks lie a third around it."""
         self.curves.append((run.name, name))
-        return Curve((n, 0.3 + 2 * math.exp(-n / 90) + 0.05 * math.sin(n * n)) for n in range(420))
+        points = [(n, 0.3 + 2 * math.exp(-n / 90) + 0.05 * math.sin(n * n)) for n in range(420)]
+        if not every_rank:
+            return Drawn(Curve(points))
+        edges = [Curve((n, value * part) for n, value in points) for part in (2 / 3, 4 / 3)]
+        return Drawn(Curve(points), (edges[0], edges[1]), 8)
 
     def console(self, run: RunSeen, leases: Sequence[LeaseShown], count: int) -> list[SaidLine]:
         """The same for all."""

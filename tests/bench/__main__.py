@@ -15,10 +15,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from tests.bench import (
+    bench_cluster,
     bench_coordinator,
     bench_deaths,
     bench_delivery,
     bench_end,
+    bench_files,
+    bench_hand_over,
     bench_log,
     bench_look,
     bench_read,
@@ -42,6 +45,9 @@ SECTIONS: dict[str, Section] = {
     "deaths": bench_deaths.rows,
     "delivery": bench_delivery.rows,
     "end": bench_end.rows,
+    "files": bench_files.rows,
+    "hand-over": bench_hand_over.rows,
+    "cluster": bench_cluster.rows,
     "sweep": bench_sweep.rows,
     "torchrun": bench_torchrun.rows,
     "look": bench_look.rows,

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from tests.bench.builds import Build
 from tests.bench.effort import Effort
-from tests.bench.nodes import a_node, served
+from tests.bench.nodes import BuildNode, a_node, served
 from tests.bench.processes import WIDE, WIDE_BYTES, Probe, cpu_s, held, probes, reset_peak, resident_mb
 from tests.bench.table import Row
-from tests.process.harness import Node, wait_until
+from tests.process.harness import wait_until
 
 WRITERS = ["owner"] + ["side"] * 7
 GOAL = 50_000
@@ -68,11 +68,8 @@ def _to_store(build: Build, backlog: int) -> Drain:
     with a_node(build) as node, probes(node, WRITERS, "drain") as writers:
         with held(node.coordinator()):
             _fill(writers, backlog, apart=True)
-            waiting = _size(node.home.glob("spool/leases/*/metrics-*"))
-        streams = node.store / "runs"
-        return _drained(
-            node, len(WRITERS) * backlog, lambda: _size(streams.glob("*/streams/*/metrics-*")) >= waiting
-        )
+        records = len(WRITERS) * backlog
+        return _drained(node, records, lambda: _delivered(node) >= records)
 
 
 def _peak_mb(build: Build, megabytes: int) -> float:
@@ -93,7 +90,7 @@ def _fill(writers: Sequence[Probe], count: int, *, apart: bool, width: int = 10)
         writer.answer()
 
 
-def _drained(node: Node, records: int, done: Callable[[], bool]) -> Drain:
+def _drained(node: BuildNode, records: int, done: Callable[[], bool]) -> Drain:
     pid = node.coordinator()
     begun, before = time.monotonic(), cpu_s(pid)
     wait_until(done, "all records are delivered")
@@ -101,5 +98,7 @@ def _drained(node: Node, records: int, done: Callable[[], bool]) -> Drain:
     return Drain(records / took, (cpu_s(pid) - before) / records * 1e6)
 
 
-def _size(segments: Iterable[Path]) -> int:
-    return sum(segment.stat().st_size for segment in segments)
+def _delivered(node: BuildNode) -> int:
+    """What the coordinator says; the document in the store is not written for records alone."""
+    shown = json.loads(node.tell("show", "drain", "--json"))
+    return sum(lease["delivered"] for lease in shown["leases"])

@@ -25,6 +25,9 @@ class Effort:
         sweep: Runs one after the other in one process.
         looked_runs, looked_records: Runs of a store, and records of ten values of its longest one.
         read_records: of ten values, of which one series is read beside other readers.
+        file_mb: of the largest file that is logged and uploaded.
+        handed, handed_before: checkpoints that are timed, and others before the last of them.
+        cluster_nodes: nodes for which one process asks the cluster store.
         peers: whether other clients are measured, too, where they are installed, and what no earlier
             version could do.
         crowd_of_peers: eight processes of them at once.
@@ -47,6 +50,10 @@ class Effort:
     looked_runs: int = 1000
     looked_records: int = 300_000
     read_records: int = 20_000
+    file_mb: int = 4096
+    handed: int = 200
+    handed_before: int = 10_000
+    cluster_nodes: int = 1000
     peers: bool = True
     crowd_of_peers: bool = True
 
@@ -70,5 +77,9 @@ QUICK = Effort(
     looked_runs=100,
     looked_records=30_000,
     read_records=5_000,
+    file_mb=256,
+    handed=40,
+    handed_before=1_000,
+    cluster_nodes=200,
     crowd_of_peers=False,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -10,6 +11,8 @@ from tests.bench.builds import Build
 from tests.bench.sink import Sink
 from tests.pluto_server.client import ServerProcess
 from tests.process.harness import Node
+
+COMMAND = "from pluto_dist.cli.main import app; app(prog_name='pluto-dist')"
 
 
 class BuildNode(Node):
@@ -22,6 +25,13 @@ class BuildNode(Node):
     def __init__(self, build: Build, **settings: str) -> None:
         super().__init__(PYTHONPATH=build.path, **settings)
         self.build = build
+
+    def tell(self, *arguments: str) -> str:
+        """What a command of the build's `pluto-dist` prints."""
+        argv = [self.build.python, "-P", "-c", COMMAND, *arguments]
+        return subprocess.run(
+            argv, env=self.env(), cwd=self.base, capture_output=True, text=True, check=True
+        ).stdout
 
 
 class Served(NamedTuple):
@@ -51,4 +61,5 @@ def served(build: Build) -> Iterator[Served]:
 def _pointed_at(
     build: Build, server: ServerProcess, sink: Sink
 ) -> contextlib.AbstractContextManager[BuildNode]:
-    return a_node(build, **{**server.env(), "PLUTO_URL_INGEST": sink.url})
+    large = {"PLUTO_DIST_FILES_QUOTA": "64G"}
+    return a_node(build, **{**server.env(), **large, "PLUTO_URL_INGEST": sink.url})

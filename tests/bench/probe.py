@@ -141,6 +141,50 @@ class Probe:
             found.append([opened - begun, time.perf_counter() - logged, cpu_s() - spent])
         return found
 
+    def file(self, mebibytes: str, copied: str) -> float:
+        """Milliseconds of `log()` of a sparse file, as it is or with a copy as before 0.2."""
+        import pluto_dist
+
+        path = f"large.{os.getpid()}.{mebibytes}.{copied}"
+        with open(path, "wb") as file:  # noqa: PTH123 # no imports beside the client's
+            file.truncate(int(mebibytes) << 20)
+        artifact = pluto_dist.Artifact(path)
+        self._run._lease.files.blobs._copy_up_to = 1 << 60 if int(copied) else 1 << 20
+        begun = time.perf_counter_ns()
+        self._run.log({"file": artifact})
+        return (time.perf_counter_ns() - begun) / 1e6
+
+    def hand(self, count: str, hertz: str) -> list[float]:
+        """Hands checkpoints over, at a pace or (0) as fast as it goes; microseconds of each call."""
+        path = f"checkpoint.{os.getpid()}"
+        with open(path, "wb"):  # noqa: PTH123 # no imports beside the client's
+            pass
+        samples, interval, due = [], 1 / float(hertz) if float(hertz) else 0.0, time.perf_counter()
+        for n in range(int(count)):
+            due += interval
+            time.sleep(max(0.0, due - time.perf_counter()) if interval else 0.0)
+            begun = time.perf_counter_ns()
+            self._run.checkpoint(path, n, at=time.time())
+            samples.append((time.perf_counter_ns() - begun) / 1000)
+        return percentiles(samples)
+
+    def take(self, count: str) -> list[float]:
+        """Milliseconds from `checkpoint()` to the loop, for the next so many."""
+        samples = []
+        for checkpoint in self._run.checkpoints():
+            samples.append((time.time() - checkpoint.info["at"]) * 1000)
+            checkpoint.done()
+            if len(samples) == int(count):
+                break
+        return percentiles(samples)
+
+    def take_latest(self) -> int:
+        """Passes over all but the newest; its number."""
+        for checkpoint in self._run.checkpoints(latest=True):
+            checkpoint.done()
+            return int(checkpoint.number)
+        return 0
+
     def finish(self) -> float:
         """Seconds of the orderly end."""
         begun = time.perf_counter()

@@ -1,6 +1,7 @@
 """A trivial ingest service: a process that counts lines and says what the server says when it took them.
 
-`POST` to any path is accepted; `GET /stats` says what came, `DELETE /stats` forgets it. Times are
+`POST` to any path is accepted; for files it gives addresses of its own, and what is put there is counted and
+forgotten. `GET /stats` says what came, `DELETE /stats` forgets it. Times are
 CLOCK_MONOTONIC. Lines of small bodies, which come under light load, are compared with the time they carry.
 """
 
@@ -29,6 +30,7 @@ class Stats:
         self.lines = self.first_lines = 0
         self.first_at = self.last_at = 0.0
         self.delays_ms: list[float] = []
+        self.put_bytes = 0
 
     def take(self, body: bytes) -> None:
         """Counts one body."""
@@ -49,6 +51,7 @@ class Service(asyncio.Protocol):
     def __init__(self) -> None:
         self._received = bytearray()
         self._transport: asyncio.Transport | None = None
+        self._to_come = 0  # of a body that is not kept
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Remembers where to answer."""
@@ -57,11 +60,18 @@ class Service(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Answers each request that is complete."""
+        if self._to_come:
+            data = self._skipped(data)
         self._received += data
         while (head := self._received.find(b"\r\n\r\n")) >= 0:
             headers = bytes(self._received[:head])
             found = _LENGTH.search(headers)
             begins = head + 4
+            if found and headers.startswith(b"PUT "):
+                self._to_come = int(found.group(1))
+                rest = bytes(self._received[begins:])
+                self._received = bytearray(self._skipped(rest))
+                continue
             if found:
                 ends = begins + int(found.group(1))
             elif b"chunked" in headers.lower():
@@ -75,6 +85,24 @@ class Service(asyncio.Protocol):
             del self._received[:ends]
             self._answer(headers, body)
 
+    def _skipped(self, data: bytes) -> bytes:
+        """Takes the part of an object that has come; what is behind it."""
+        part = data[: self._to_come]
+        Service.stats.put_bytes += len(part)
+        self._to_come -= len(part)
+        if not self._to_come:
+            assert self._transport is not None
+            self._transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        return data[len(part) :]
+
+    def _addresses(self, body: bytes) -> bytes:
+        assert self._transport is not None
+        base = "http://127.0.0.1:{}".format(self._transport.get_extra_info("sockname")[1])
+        found: dict[str, list[dict[str, str]]] = {}
+        for file in json.loads(body)["files"]:
+            found.setdefault(file["logName"], []).append({file["fileName"]: f"{base}/{file['fileName']}"})
+        return json.dumps(found).encode()
+
     def _answer(self, headers: bytes, body: bytes) -> None:
         assert self._transport is not None
         method, path = headers.split(b" ", 2)[:2]
@@ -83,6 +111,8 @@ class Service(asyncio.Protocol):
             text = json.dumps(vars(Service.stats)).encode()
             if method == b"DELETE":
                 Service.stats = Stats()
+        elif path == b"/files":
+            text = self._addresses(body)
         elif path == b"/ingest/metrics":
             Service.stats.take(body)
         self._transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(text), text))

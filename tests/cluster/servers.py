@@ -82,6 +82,12 @@ class Member:
         assert self._process is not None
         self._process.send_signal(number)
 
+    @property
+    def pid(self) -> int:
+        """Of the server; of a wrapper in a network namespace."""
+        assert self._process is not None
+        return self._process.pid
+
     def kill(self) -> None:
         """SIGKILL, and waits until it is gone."""
         if self._process is not None:

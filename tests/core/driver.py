@@ -58,6 +58,8 @@ class Driver:
     ) -> None:
         self.target = target
         self.server = Server()
+        self.cut_off = False
+        self.said_to_server: Callable[[do.Control], None] = lambda _: None
         self.invariants = Invariants(self)
         self.now = now
         self.node = node

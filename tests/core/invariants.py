@@ -82,8 +82,11 @@ class Invariants:
             self._verdicts.pop(run.key, None)
             assert run.relay or run.status == "RUNNING", f"{run.key} is {run.status} without a verdict"
             return
+        by_all_nodes = (
+            run.round > 0
+        )  # what one node has decided alone, and whose owner lives, is no matter then
         forced_elsewhere = run.cluster is not None and "finish --force" in run.verdict.reason
-        by_person = isinstance(event, on.Asked | on.Beaten) or forced_elsewhere
+        by_person = isinstance(event, on.Asked | on.Beaten) or forced_elsewhere or by_all_nodes
         if before is not None:
             reopened = run.prior is not None and run.prior.verdict == before  # and ended again, in one event
             assert before == run.verdict or by_person or reopened, (

@@ -9,6 +9,7 @@ import msgspec
 
 from pluto_dist.core.values.ids import Identity, Job, RunRef, classify_run_id
 from pluto_dist.core.values.lifecycle import (
+    Alerted,
     ChildStopped,
     Claim,
     Closed,
@@ -192,6 +193,9 @@ class Process:
         else:
             child.kill(signal)
         return self
+
+    def alert(self, title: str = "loss is NaN", message: str = "at step 3", **more: Any) -> Process:
+        return self._say(Alerted(title=title, message=message, level="WARNING", **more, **self._stamp()))
 
     # --- hand-over --------------------------------------------------------------------------------
 

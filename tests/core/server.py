@@ -13,6 +13,7 @@ import msgspec
 
 from pluto_dist.core.rules.shared import MAX_TAGS, merge_json, merge_tags
 from pluto_dist.core.values.backend import (
+    Alert,
     Beat,
     Delivered,
     OpenRequest,
@@ -60,6 +61,7 @@ class ServerRun:
     names: dict[str, str] = field(default_factory=dict)
     series: dict[str, list[Point]] = field(default_factory=lambda: defaultdict(list))
     console: list[int] = field(default_factory=list)
+    alerts: list[Alert] = field(default_factory=list)
     reports: list[StatusReport] = field(default_factory=list)
     reopened: int = 0
     beats: int = 0
@@ -164,6 +166,8 @@ class Server:
                 run.status = "RUNNING" if run.reaped else run.status
                 run.reaped = False
                 return Told(status=run.status)
+            case "alert":
+                run.alerts.append(msgspec.json.decode(effect.body, type=Alert))
             case "put_back":
                 run.status = msgspec.json.decode(effect.body, type=Reopened).status
             case "status":

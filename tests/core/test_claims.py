@@ -107,7 +107,13 @@ ROWS: list[tuple[str, dict[str, Any], Facts, str]] = [
     (
         "attach, two are live",
         {"verb": "attach"},
-        Facts(run=None, live_runs=("A-1", "B-2")),
+        Facts(run=None, choices=("A-1", "B-2")),
+        "AmbiguousRunError",
+    ),
+    (
+        "attach, two have the id",
+        {"verb": "attach", "run": X},
+        Facts(run=None, choices=("A-1", "B-2")),
         "AmbiguousRunError",
     ),
     (
@@ -194,6 +200,23 @@ def test_a_wait_for_rank_0_says_until_when() -> None:
     decision = decide_claim(claim(1), Facts(run=None, asked_at=7.0), 8.0)
     assert isinstance(decision, Wait)
     assert decision.until == 7.0 + RANK_ZERO_S
+
+
+def test_a_run_has_so_many_sides_at_a_time_as_its_owner_allows() -> None:
+    """A sidecar that is started again and again; ranks are not counted, and not kept out."""
+    attach = claim(verb="attach", run=X, job=OTHER)
+    assert told(decide_claim(attach, facts(sides=1, sides_limit=2), 0.0)) == "side"
+    refused = decide_claim(attach, facts(sides=2, sides_limit=2), 0.0)
+    assert isinstance(refused, Refuse)
+    assert "has 2 sides, and sides_limit allows 2" in refused.message
+    assert "PLUTO_DIST_SIDES_LIMIT" in refused.message
+    worker = claim(verb="attach", run=X, job=OTHER, wanted="worker")
+    assert told(decide_claim(worker, facts(sides=2, sides_limit=2), 0.0)) == "worker"
+    detached = facts(
+        "detached", sides=5, sides_limit=None
+    )  # its owner's word is gone, so the claim's own counts
+    own = claim(verb="attach", run=X, job=OTHER, sides_limit=5)
+    assert told(decide_claim(own, detached, 0.0)) == "ClaimError"
 
 
 def test_a_refusal_names_the_owner() -> None:

@@ -153,7 +153,7 @@ def test_a_healthy_run_that_ends_during_a_partition_does_not_fail(node: int) -> 
 def test_a_node_that_lost_its_lease_keeps_the_seat_if_nobody_took_it() -> None:
     """All leases may vanish while everybody lives."""
     world = started()
-    world.engine.revoke_all()
+    world.revoke()
     world.wait(30)
     assert (world.seat(), world.document.epoch) == ("n0", 1)
     for rank in range(4):
@@ -476,7 +476,7 @@ def test_a_lease_that_is_revoked_while_a_rank_fails_blames_nobody() -> None:
     world.ranks[3].raises(**VICTIM)
     world.wait(1)
     world.frozen.add(0)  # it comes to renew its lease a second late
-    world.engine.revoke_all()
+    world.revoke()
     world.wait(1)
     world.frozen.clear()
     world.ranks[0].raises("OwnError")
@@ -546,6 +546,64 @@ def test_what_one_node_has_reported_alone_reaches_the_others_after_its_restart(b
     assert world.document.sent
     assert [(node.run().status, node.core.at_rest) for node in world.nodes] == [("COMPLETED", True)] * 2
     assert world.statuses() == ["COMPLETED"]
+
+
+def test_a_run_that_was_taken_up_again_may_end_without_the_store() -> None:
+    """The round whose verdict it took before is not the one that its owner's node has ended alone."""
+    world = started()
+    for rank in range(4):
+        world.ranks[rank].raises("FirstError")
+    world.wait(25)
+    world.start(0, 1, 2, 3, key="again")
+    world.wait(12)
+    world.engine.lose_quorum()
+    for rank in range(4):
+        world.ranks[rank].finish().exit()
+    world.wait(40)
+    world.engine.regain_quorum()
+    world.wait(40)
+    assert world.statuses() == ["FAILED", "COMPLETED"]
+    assert world.verdicts[2].verdict.status == "COMPLETED"
+    assert [(node.run().status, node.core.at_rest) for node in world.nodes] == [("COMPLETED", True)] * 2
+
+
+@pytest.mark.parametrize("first", ["store", "server"])
+def test_a_verdict_that_was_made_alone_and_not_sent_is_stored_first(first: str) -> None:
+    """Store and server are away at the end; `ClusterWorld` looks at each status that leaves."""
+    world = started()
+    world.engine.lose_quorum()
+    world.server.down = True
+    for rank in range(4):
+        world.ranks[rank].finish().exit()
+    world.wait(40)
+    assert world.nodes[0].run().status == "COMPLETED"
+    if first == "store":
+        world.engine.regain_quorum()
+    world.server.down = False
+    world.wait(30)
+    if first == "server":
+        world.engine.regain_quorum()
+        world.wait(30)
+    assert world.statuses() == ["COMPLETED"]
+    assert world.document.sent
+
+
+def test_a_clock_that_could_not_be_measured_at_first_is_measured_later() -> None:
+    """G7: node 1 hears nothing of the seat for twenty seconds."""
+    world = ClusterWorld()
+    world.engine.blind.add("n1")
+    world.start(0, 1, 2, 3)
+    world.wait(20)
+    world.engine.blind.clear()
+    world.wait(30)
+    world.ranks[3].raises("FirstError")
+    world.wait(1)
+    world.ranks[0].raises("SecondError")
+    for rank in (1, 2):
+        world.ranks[rank].raises(**VICTIM)
+    world.wait(10)
+    assert world.reason().startswith("rank 3 (pid")
+    assert " or " not in world.reason()
 
 
 def test_a_verdict_that_a_later_seat_forbade_to_send_is_that_nodes_word() -> None:

@@ -45,13 +45,17 @@ ENDED = run(key="ended", target=LOCAL, verdict=DONE, status="COMPLETED")
     [
         ({"verb": "attach"}, "live"),
         ({"verb": "attach", "run": X}, "live"),
-        ({"verb": "attach", "run": X, "project": "any"}, "live"),
+        ({"verb": "attach", "project": "demo"}, "live"),
+        ({"verb": "attach", "run": X, "project": "demo"}, "live"),
+        ({"verb": "attach", "run": RunRef(display_id="DEM-1"), "project": "any"}, "live"),
         ({"verb": "attach", "run": RunRef(display_id="DEM-1")}, "live"),
         ({"run": X, "run_from_env": True}, "live"),
         ({"run": X, "run_from_env": True, "project": "pluto"}, "live"),
         ({"run": X, "wanted": "side"}, "live"),
         ({"wanted": "side"}, "live"),
         ({"verb": "attach", "run": RunRef(external_id="y")}, None),
+        ({"verb": "attach", "run": X, "project": "another"}, None),
+        ({"verb": "attach", "project": "another"}, None),
         ({"run": X, "run_from_env": True, "project": "another"}, None),
     ],
 )
@@ -89,6 +93,16 @@ def test_a_run_that_is_there_comes_before_the_one_that_is_asked_for(target: Any)
     world.wait(5.0)
     assert (owner.role, early.role) == ("owner", "side")
     assert [found.project for found in world.book.runs] == ["digits"]
+
+
+def test_an_id_of_two_projects_is_a_choice() -> None:
+    """R5: `attach()` lists both, and a project that is named decides."""
+    finder = known(LIVE, run(key="namesake", target=LOCAL, project="digits", display_id="DIG-1"))
+    joins = {"verb": "attach", "run": X, "target": ELSEWHERE, "project": "pluto"}
+    assert found(finder, **joins) is None
+    assert finder.choices(claim(**joins)) == ("DEM-1 (project demo)", "DIG-1 (project digits)")
+    assert found(finder, **joins | {"project": "digits"}) == "namesake"
+    assert found(finder, **joins | {"run": None, "project": "digits"}) == "namesake"
 
 
 def test_ranks_of_one_launch_share_a_run_wherever_they_stand() -> None:

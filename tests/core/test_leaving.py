@@ -205,3 +205,27 @@ def test_who_leaves_by_the_exit_hook_is_told_what_the_status_will_be(error: str 
     assert process.view.run is not None
     assert (process.view.run.status, process.view.run.expected) == ("RUNNING", status)
     assert ("ValueError: boom" in process.view.run.reason) == (error is not None)
+
+
+def test_a_lease_says_how_its_process_ended() -> None:
+    """R9: `finished` of a rank that raised is how its lease ended; a side's fault is kept too."""
+    world = World()
+    ranks = world.launch(ranks=3).start()
+    for process in ranks:
+        process.init()
+    sides = [world.process(name).attach(label=name) for name in ("fails", "closes", "killed")]
+    sides[0].evidence("exception", type="ValueError").close()
+    sides[1].close()
+    sides[2].exit(None, "SIGKILL")
+    ranks[1].raises()
+    ranks[2].sigterm()
+    ranks[0].finish()
+    faults = {lease.label: (lease.end_reason, lease.fault) for lease in world.book.leases}
+    assert faults == {
+        "rank0": ("finished", ""),
+        "rank1": ("finished", "failed"),
+        "rank2": ("finished", "stopped"),
+        "fails": ("closed", "failed"),
+        "closes": ("closed", ""),
+        "killed": ("died", ""),
+    }

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pluto_dist.core.rules.seat import FIRST_S, REQUEST_S, Claim, Follow, Hold, SeatView, may_act, plan
+from pluto_dist.core.rules.seat import FIRST_S, REQUEST_S, Follow, Hold, SeatView, Take, may_act, plan
 from pluto_dist.core.values.cluster import RunDocument, Seat
 
 MINE = RunDocument(epoch=3, seat=Seat("me", 1, "x"))
@@ -32,23 +32,30 @@ def view(document: RunDocument | None, **fields: Any) -> SeatView:
 ROWS: list[tuple[str, SeatView, object]] = [
     ("it is this coordinator's", view(MINE), Hold()),
     ("also without a lease: nobody has taken it", view(MINE, valid_until=None), Hold()),
-    ("of an earlier start of this node", view(OLDER), Claim(4, "")),
-    ("nobody ever had it: node 0", view(None, rank=0), Claim(1)),
-    ("the owner's node", view(None, owns=True), Claim(1)),
+    ("of an earlier start of this node", view(OLDER), Take(4, "")),
+    ("nobody ever had it: node 0", view(None, rank=0), Take(1)),
+    ("the owner's node", view(None, owns=True), Take(1)),
     ("another node waits for node 0", view(None), Follow(NOW + FIRST_S)),
-    ("and then goes", view(None, asked_at=NOW - FIRST_S), Claim(1)),
-    ("vacant: the owner's node", view(VACANT, owns=True), Claim(4)),
+    ("and then goes", view(None, asked_at=NOW - FIRST_S), Take(1)),
+    ("vacant: the owner's node", view(VACANT, owns=True), Take(4)),
     ("vacant: another one waits", view(VACANT), Follow(NOW + FIRST_S)),
     ("another node has it", view(OTHERS), Follow()),
     ("also for the owner's node", view(OTHERS, owns=True), Follow()),
-    ("and is gone", view(OTHERS, present=False, gone_at=NOW - 1), Claim(4, "other")),
+    ("and is gone", view(OTHERS, present=False, gone_at=NOW - 1), Take(4, "other")),
     ("and is just gone: by rank", view(OTHERS, present=False, gone_at=NOW, rank=3), Follow(NOW + 0.6)),
     ("a thousandth node waits 2 s", view(OTHERS, present=False, gone_at=NOW, rank=999), Follow(NOW + 2.0)),
     (
         "the owner's node at once",
         view(OTHERS, present=False, gone_at=NOW, rank=9, owns=True),
-        Claim(4, "other"),
+        Take(4, "other"),
     ),
+    (
+        "its coordinator was started anew: that one is waited for",
+        view(OTHERS, replaced=True, gone_at=NOW - 1),
+        Follow(NOW + 1.0),
+    ),
+    ("and does not claim", view(OTHERS, replaced=True, gone_at=NOW - 2), Take(4)),
+    ("the owner of the job's next start waits for nobody", view(OTHERS, succeeds=True, owns=True), Take(4)),
     (
         "who has no members does not stand",
         view(OTHERS, present=False, gone_at=NOW - 9, stands=False),

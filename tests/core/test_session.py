@@ -17,7 +17,7 @@ def view(folded: int = 0) -> View:
 def test_an_answer_puts_the_next_word_off_by_a_heartbeat() -> None:
     session = Session(HEARTBEAT_S, 0.0)
     assert session.next(0.0).send
-    session.heard(view(), 0.1)
+    session.take_view(view(), 0.1)
     assert not session.next(0.2).send
     assert session.deadline() == 0.1 + HEARTBEAT_S
 
@@ -27,7 +27,7 @@ def test_an_older_answer_does_not_put_off_what_is_due_now() -> None:
     session = Session(HEARTBEAT_S, 0.0)
     assert session.next(0.0).send
     session.speak(0.1)
-    session.heard(view(), 0.1)
+    session.take_view(view(), 0.1)
     assert session.next(0.1).send
 
 
@@ -35,7 +35,7 @@ def test_entries_that_are_not_taken_are_told_again_at_once() -> None:
     session = Session(HEARTBEAT_S, 0.0)
     session.wrote(2, 0.0)
     assert session.next(0.0).send
-    session.heard(view(folded=1), 0.05)
+    session.take_view(view(folded=1), 0.05)
     assert session.deadline() < 0.2
 
 
@@ -43,7 +43,7 @@ def test_a_broken_connection_is_not_waited_out() -> None:
     """G12: a coordinator that is killed is missed at once, not at the next heartbeat."""
     session = Session(HEARTBEAT_S, 0.0)
     assert session.next(0.0).send
-    session.heard(view(), 0.1)
+    session.take_view(view(), 0.1)
     session.lost(2.0)
     assert session.deadline() <= 2.0
     todo = session.next(2.0)

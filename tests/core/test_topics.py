@@ -6,10 +6,13 @@ import msgspec
 import pytest
 
 from pluto_dist.core.rules.topics import done, next_number, over, published, taken
+from pluto_dist.core.values.backend import RunOpened, Unavailable
 from pluto_dist.core.values.document import read
 from pluto_dist.core.values.lifecycle import decode_entry
 from pluto_dist.core.values.topics import MAX_PAYLOAD, Holder, Item, Reader, Topic
 from tests.core.processes import LOCAL, Process
+from tests.core.server import ServerRun
+from tests.core.test_relays import Nodes
 from tests.core.world import World
 
 A, B = Holder("a", 1), Holder("b", 1)
@@ -308,3 +311,93 @@ def test_ten_thousand_items_cost_no_more_each_than_the_first() -> None:
         side.take().done(number)
         sizes.append(sum(len(value) for key, value in world.saves.items() if before.get(key) != value))
     assert sizes[-1] < 1.1 * sizes[20]
+
+
+# --- Runs that turn out to be others --------------------------------------------------------------
+
+
+def ended_with_items(world: World, count: int) -> RunOpened:
+    """A local Run that only the store has: what its backend says of it."""
+    owner, side = training(world)
+    for _ in range(count):
+        owner.publish()
+    side.take().done(1).close().exit()
+    owner.finish().exit()
+    world.wait(5)
+    found = read(world.documents[world.run().key])
+    return RunOpened(
+        id=found.id or 0,
+        display_id="",
+        project=found.project,
+        url="",
+        resumed=True,
+        name=found.name,
+        was_status=found.status,
+        tags=(),
+        config=b"{}",
+        record=world.documents[found.key],
+    )
+
+
+def test_numbers_go_on_behind_items_that_only_an_earlier_database_had() -> None:
+    opened = ended_with_items(World(LOCAL), 3)
+    world = World(LOCAL, leases=100)
+    world.server.runs[opened.id] = ServerRun(opened.id, "demo", "x", read(opened.record).key)
+    world.server.answer("open", opened)
+    owner = world.process("owner").init("x", resume=True, target=LOCAL).publish(payload="new")
+    (topic,) = world.book.topics
+    assert (topic.last, topic.gone) == (4, 3)
+    late = world.process("late").attach("x", label="late", target=LOCAL)
+    assert late.take().got == [4], "the others are not there any more"
+    owner.finish().exit()
+    world.wait(3)
+    late.done(4).take()
+    assert msgspec.json.decode(world.answers[late.spool.lease_id.encode()][-1].body)["gone"] == 3
+
+
+def test_items_of_a_provisional_run_follow_those_of_the_run_that_it_turns_out_to_be() -> None:
+    """Granted while the store did not answer; nothing that was handed over meanwhile is lost (G13)."""
+    opened = ended_with_items(World(LOCAL), 2)
+    world = World(LOCAL, leases=100)
+    world.server.runs[opened.id] = ServerRun(opened.id, "demo", "x", read(opened.record).key)
+    world.server.answer("open", Unavailable("stale file handle"))
+    world.hold.add("OpenRun")
+    owner = world.process("owner").init("x", resume=True, wait_s=1.0, target=LOCAL)
+    world.wait(2)
+    owner.publish(payload="meanwhile").publish(payload="again")
+    world.server.next_answers.clear()
+    world.server.answer("open", opened)
+    world.release()
+    world.wait(10)
+    owner.publish(payload="after")
+    late = world.process("late").attach("x", label="late", target=LOCAL)
+    for number in (3, 4, 5):
+        late.take().done(number)
+    bodies = [msgspec.json.decode(each.body) for each in world.answers[late.spool.lease_id.encode()]]
+    assert [each["item"]["payload"] for each in bodies] == ["meanwhile", "again", "after"]
+    assert late.got == [3, 4, 5]
+
+
+def test_a_node_hands_over_to_its_own_and_a_relay_ends_with_its_ranks_or_the_run() -> None:
+    """R12: it has no verdict, and does not ask for the status once nobody of the job lives there."""
+    nodes = Nodes()
+    nodes.start(0, 1, 2, 3)
+    nodes.wait(20)
+    nodes.ranks[0].publish(payload="here")
+    nodes.ranks[2].publish(payload="there")
+    here = nodes.here.process("eval").attach("x", label="eval")
+    there = nodes.there.process("eval").attach("x", label="eval")
+    for world, side in ((nodes.here, here), (nodes.there, there)):
+        side.take().done(1).take()
+        answers = world.answers[side.spool.lease_id.encode()]
+        assert [msgspec.json.decode(each.body)["item"]["payload"] for each in answers] == [
+            "here" if side is here else "there"
+        ]
+    for rank in (2, 3):
+        nodes.ranks[rank].finish().exit()
+    nodes.wait(200)
+    assert (here.got, there.got) == ([1], [1, "ended"])
+    for rank in (0, 1):
+        nodes.ranks[rank].finish().exit()
+    nodes.wait(20)
+    assert here.got == [1, "ended"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from pluto_dist.core.rules.verdict import DRAIN_S, decide, describe, status_of_code
@@ -55,6 +56,62 @@ def test_each_kind_of_evidence(evidence: Evidence, status: str, words: str, rank
     assert words in verdict.reason
     assert f"rank {rank} (pid 10{rank} on host)" in verdict.reason
     assert culprit(verdict) == rank
+
+
+def dead(evidence: Evidence, alive_until: float = T - 1) -> Evidence:
+    """As the coordinator finds it from outside."""
+    return msgspec.structs.replace(evidence, alive_until=alive_until)
+
+
+@pytest.mark.parametrize(
+    ("work", "end", "evidence", "status"),
+    [
+        pytest.param("task", "died", dead(exited(T, 1)), "TERMINATED", id="Ray ends its worker"),
+        pytest.param("task", "exited", dead(killed(T)), "TERMINATED", id="by SIGKILL"),
+        pytest.param("actor", "died", vanished(T, alive_until=T - 1), "TERMINATED", id="ray.kill(actor)"),
+        pytest.param("task", "exited", dead(killed(T, oom=True)), "FAILED", id="memory"),
+        pytest.param("task", "exited", dead(killed(T, "SIGSEGV")), "FAILED", id="crash"),
+        pytest.param("task", "exited", raised(T), "FAILED", id="exception"),
+        pytest.param("task", "exited", exited(T, 1), "FAILED", id="its own sys.exit(1)"),
+        pytest.param("task", "finished", dead(exited(T, 1)), "COMPLETED", id="finish() before"),
+        pytest.param("", "exited", dead(exited(T, 1)), "FAILED", id="no Ray"),
+    ],
+)
+def test_the_end_of_a_worker_of_ray_says_nothing(
+    work: str, end: str, evidence: Evidence, status: str
+) -> None:
+    """R9: a task's process is used for others and ended without a word; the reason says what to call."""
+    owner = member(None, opened=claim(lent_by_ray=work))
+    verdict = decided(ended(owner, T, end, evidence))
+    assert verdict.status == status
+    assert ("call run.finish()" in verdict.reason) == (status == "TERMINATED")
+
+
+def test_a_task_that_leaves_its_run_open_has_not_completed_it() -> None:
+    """R9: the client says `finish` for it when the worker goes on; an actor ends with its process."""
+    for work, status in (("task", "TERMINATED"), ("actor", "COMPLETED")):
+        owner = member(None, opened=claim(lent_by_ray=work))
+        assert decided(ended(owner, T, "finished", by_exit=True)).status == status
+    rank = member(0, opened=claim(0, lent_by_ray="actor"))
+    assert decided(ended(rank, T, "exited", dead(killed(T)))).status == "FAILED"
+
+
+def test_a_restart_that_gloo_spoils_is_named_with_its_cure() -> None:
+    """Only of a restarted attempt; the first one has no addresses of another."""
+    words = "Gloo connectFullMesh failed with [...] timed out connecting: SO_ERROR: Connection refused"
+    error = msgspec.structs.replace(raised(T, "RuntimeError", communication=True), message=words)
+    for attempt, named in ((0, False), (1, True)):
+        owner = ended(member(0, attempt=attempt), T, "exited", error)
+        verdict = decide(run(attempt=attempt, max_restarts=1), (owner,))
+        assert ("TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1" in verdict.reason) is named
+
+
+def test_a_restart_in_which_no_rank_came_to_init_is_named() -> None:
+    """The reason is that of the attempt before, because the ranks of the last one said nothing."""
+    owner = ended(member(0), T, "exited", raised(T))
+    for gone_at, attempts, named in ((T, 1, True), (None, 1, False), (T, 0, False)):
+        verdict = decide(run(max_restarts=attempts, launcher_gone_at=gone_at), (owner,))
+        assert ("no rank called init() after that" in verdict.reason) is named
 
 
 def test_nobody_failed() -> None:
@@ -200,6 +257,27 @@ def test_an_explicit_code_is_the_owners_verdict(code: int, status: str) -> None:
 def test_finish_within_an_exception_is_a_failure() -> None:
     """R9: `finally: run.finish()`"""
     assert decided(ended(member(0), T, "finished", raised(T - 0.1))).status == "FAILED"
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        ("", "ValueError"),
+        (
+            "\n  CUDA error: out of memory\nCompile with TORCH_USE_CUDA_DSA",
+            "ValueError: CUDA error: out of memory",
+        ),
+        (
+            "Caught KeyError in worker.\nOriginal Traceback (most recent call last):\n  in f\nKeyError: 'a'",
+            "ValueError: Caught KeyError in worker. … KeyError: 'a'",
+        ),
+        ("x" * 1000, "ValueError: " + "x" * 287 + "…"),
+    ],
+)
+def test_a_reason_is_one_line(message: str, line: str) -> None:
+    """R10: what torch says in many lines stands in the traceback."""
+    evidence = msgspec.structs.replace(raised(T), message=message)
+    assert decided(ended(member(0), T, "exited", evidence)).reason.endswith(f" failed first: {line}")
 
 
 def test_an_oom_kill_is_named() -> None:

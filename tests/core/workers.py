@@ -29,13 +29,24 @@ Slow = (
 )
 
 
-def answer_to(driver: Driver, effect: Slow) -> on.Event | None:  # noqa: PLR0912 # one case for each effect
-    """What became of a slow effect."""
+def answer_to(driver: Driver, effect: Slow) -> on.Event | None:
+    """What became of a slow effect; a node that is cut off from the server finds it down."""
+    server, down = driver.server, driver.server.down
+    server.down = down or driver.cut_off
+    try:
+        return _answer_to(driver, effect)
+    finally:
+        server.down = down
+
+
+def _answer_to(driver: Driver, effect: Slow) -> on.Event | None:  # noqa: PLR0912 # one case for each effect
     match effect:
         case do.OpenRun(run=run):
             return on.OpenEnded(run=run, result=driver.server.open(effect))
         case do.Control(run=run):
             outcome = _fenced(driver, effect) or driver.server.control(effect)
+            if not isinstance(outcome, Retry):
+                driver.said_to_server(effect)
             return on.Controlled(run=run.key, operation=effect.operation, token=effect.token, outcome=outcome)
         case do.BeatRun(run=run):
             return on.Beaten(run=run.key, beat=driver.server.beat(run.id))

@@ -25,7 +25,7 @@ from pluto_dist.core.values.lifecycle import Target
 from pluto_dist.core.values.records import Run
 from pluto_dist.spool.frames import encode_frame
 from pluto_dist.spool.names import segment_name
-from tests.adapters.documents import document, lease
+from tests.adapters.documents import document, lease, put_segment
 from tests.fuzz.budget import fuzz
 from tests.fuzz.damage import Damage, damaged, damages
 from tests.fuzz.values import as_json, integers, plain_json, texts
@@ -44,8 +44,8 @@ def two_runs() -> Iterator[Store]:
         for number, key in enumerate(("ill", "well"), 1):
             found = document(lease(LEASE), key=key, number=number, store=str(store.root))
             store.write_document(key, msgspec.json.encode(found))
-            store.copy_segment(key, LEASE, segment_name("metrics", 1), 0, encode_frame(LINE))
-            store.copy_segment(key, LEASE, segment_name("console", 1), 0, encode_frame(b"{}\n"))
+            put_segment(store, key, LEASE, segment_name("metrics", 1), encode_frame(LINE))
+            put_segment(store, key, LEASE, segment_name("console", 1), encode_frame(b"{}\n"))
         yield store
     finally:
         shutil.rmtree(base, ignore_errors=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
+from pathlib import Path
+from unittest.mock import Mock, call
 
 import pytest
 
+from pluto_dist import Artifact
 from pluto_dist.errors import ArgumentError
-from pluto_dist.integrations.source import HandOver, framework
+from pluto_dist.integrations.source import Checkpoints, framework
 from tests.process.harness import Node
 
 SOURCE = "from pluto_dist.integrations.source import RunSource, framework, merge_config\n"
@@ -117,20 +118,37 @@ def test_a_missing_framework_names_the_extra() -> None:
 @pytest.mark.parametrize("wanted", ["handover", True, 3])
 def test_a_word_that_is_none_is_refused(wanted: object) -> None:
     with pytest.raises(ArgumentError, match=r'checkpoints=.*pass "hand-over"'):
-        HandOver(wanted)
+        Checkpoints(wanted)  # type: ignore[arg-type] # that is the test
 
 
 def test_what_was_saved_twice_is_handed_over_once() -> None:
     """Lightning's `last.ckpt` is the same checkpoint under a name that is used again."""
-    run = SimpleNamespace(taken=[])
-    run.checkpoint = lambda path, step, **info: run.taken.append((path, step, info))
-    handed: Any = HandOver("hand-over")
-    handed.saved(run, "/a4", 4, best=True)
-    handed.saved(run, "/last", 4, copy=True)
-    handed.saved(run, "/last", 6, copy=True)  # it was not among the best, so this is all there is
-    handed.saved(run, "/last", 8, copy=True)
-    handed.saved(run, "/a8", 8)  # of another training
-    assert run.taken == [("/a4", 4, {"best": True}), ("/last", 6, {}), ("/last", 8, {}), ("/a8", 8, {})]
-    nothing: Any = HandOver(None)
-    nothing.saved(run, "/a9", 9)
-    assert len(run.taken) == 4
+    run, source = Mock(spec=["checkpoint"]), Mock(spec=["run"])
+    source.run.return_value = run
+    handed = Checkpoints("hand-over")
+    handed.saved(source, "/a4", 4, best=True)
+    handed.saved(source, "/last", 4, copy=True)
+    handed.saved(source, "/last", 6, copy=True)  # it was not among the best, so this is all there is
+    handed.saved(source, "/last", 8, copy=True)
+    handed.saved(source, "/a8", 8)  # of another training
+    expected = [call("/a4", 4, best=True), call("/last", 6), call("/last", 8), call("/a8", 8)]
+    assert run.checkpoint.mock_calls == expected
+
+
+def test_where_nothing_is_wanted_no_run_is_opened_for_a_checkpoint() -> None:
+    source = Mock(spec=["run"])
+    Checkpoints(None).saved(source, "/a9", 9)
+    assert source.mock_calls == []
+
+
+def test_what_is_to_be_uploaded_is_logged_as_an_artifact(tmp_path: Path) -> None:
+    source = Mock(spec=["run"])
+    Checkpoints("upload").saved(source, str(tmp_path), 4, best=True)
+    ((named, step), _) = source.run().log.call_args
+    (artifact,) = named.values()
+    assert (list(named), step) == (["checkpoint"], 4)
+    assert (type(artifact), artifact.source, artifact.annotations) == (
+        Artifact,
+        str(tmp_path),
+        '{"best":true}',
+    )

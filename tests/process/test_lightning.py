@@ -101,6 +101,10 @@ SCRIPTS = {
         logger = PlutoLogger(run_id="handed", checkpoints="hand-over")
         trainer(logger, callbacks=[save], enable_checkpointing=True).fit(Model(), data)
         logger.experiment.finish()
+        uploads = PlutoLogger(run_id="uploaded", checkpoints="upload")
+        again = ModelCheckpoint(dirpath=os.path.join(os.environ["PLUTO_DIR"], "again"), every_n_train_steps=2)
+        trainer(uploads, callbacks=[again], enable_checkpointing=True).fit(Model(), data)
+        uploads.experiment.finish()
         side = pluto.attach("handed", label="eval")
         tell_json("handed", [
             (os.path.exists(each.path), each.step, sorted(each.info), "last" in each.path)
@@ -188,6 +192,14 @@ def test_what_a_model_checkpoint_saves_is_handed_over_once(stories: Stories) -> 
     """R14: each step once, although `last.ckpt` is written too; complete, with what was monitored."""
     handed = stories["hands over"].result().json("handed")
     assert handed == [[True, step, ["best", "monitor", "score"], False] for step in (2, 4)]
+
+
+def test_what_a_model_checkpoint_saves_is_uploaded(shared_node: Node, stories: Stories) -> None:
+    """In local mode into the store."""
+    stories["hands over"].result()
+    shared_node.ended("uploaded")
+    key = shared_node.document("uploaded")["key"]
+    assert len([*shared_node.store.glob(f"runs/{key}/files/checkpoint/*.ckpt")]) == 2
 
 
 @pytest.mark.parametrize("name", ["raises", "caught"])

@@ -113,6 +113,10 @@ def test_any_host_with_the_address_sees_all_nodes(served: Served, two: Shared, t
     assert "nodes (start 1 of the job" in cli(["show", run["run_id"]], login).stdout
     own = cli(["show", run["run_id"]], {**two.nodes[0].env(), "PLUTO_DIST_CLUSTER": "off"}).stdout
     assert "PLUTO_DIST_CLUSTER is not set here" in own
+    (live,) = json.loads(cli(["top", "--json"], two.nodes[0].env()).stdout)
+    assert [(each["rank"], each["health"]) for each in live["processes"]] == [
+        (rank, "well") for rank in range(4)
+    ]
     away = cli(["ps"], {**login, "PLUTO_DIST_CLUSTER": "etcd://127.0.0.1:1/x"})
     assert (away.returncode, "cannot be read" in away.stderr) == (0, True)
     two.end(2, 3)

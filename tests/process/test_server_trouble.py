@@ -58,7 +58,7 @@ def test_the_last_line_of_a_run_without_a_server_says_what_is_kept_and_how_to_up
     )
     script.expect("finished")
     last = script.stderr.splitlines()[-1]
-    assert "COMPLETED, 0 points, 1 records not delivered yet; " in last
+    assert "COMPLETED, 0 points, 1 record not delivered yet; " in last
     assert last.endswith(f"kept in {served.store}; upload: pluto-dist sync")
     assert script.wait() == 0
     served.back()

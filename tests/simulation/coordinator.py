@@ -121,7 +121,7 @@ class SimWatches:
         if key not in self.watched:
             self.watched[key] = identity, now, self.world.kernel.lives(identity)
 
-    def heard(self, key: str, now: float) -> None:
+    def note_message(self, key: str, now: float) -> None:
         pass
 
     def stop(self, key: str) -> None:

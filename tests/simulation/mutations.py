@@ -33,11 +33,10 @@ from pluto_dist.core.machine.topics import Topics
 from pluto_dist.core.rules import claims, kinship, participants, verdict  # fmt: skip
 from pluto_dist.core.rules.series import SeriesNames
 from pluto_dist.core.rules.topics import done as rules_done
-from pluto_dist.core.values.backend import Delivered
+from pluto_dist.core.values.backend import Delivered, Retry, Unknown
 from pluto_dist.core.values.book import Book
 from pluto_dist.core.values.lifecycle import Closed, Finished
 from pluto_dist.core.values.records import Verdict
-from pluto_dist.core.values.topics import Holder
 from pluto_dist.spool.writer import StreamWriter
 from tests.simulation.__main__ import attempt
 from tests.simulation.coordinator import SimCoordinator
@@ -411,13 +410,11 @@ def label_is_the_process() -> Patch:
 def left_is_done() -> Patch:
     """What a loop had when it was left is given to nobody."""
 
-    def broken(self: Topics, lease: Any, run: Any, entry: Any) -> None:
-        reader = self._reader(run, entry.topic, lease, entry.group)
-        member = Holder(lease.lease_id, entry.member)
+    def broken(reader: Any, member: Any) -> Any:
         held = {number: holder for number, holder in reader.held.items() if holder != member}
-        self._book.put_reader(msgspec.structs.replace(reader, held=held))
+        return msgspec.structs.replace(reader, held=held)
 
-    return Topics, "left", broken
+    return topics, "left", broken
 
 
 def latest_takes_from_others() -> Patch:
@@ -441,9 +438,21 @@ def positions_forgotten() -> Patch:
     return Book, "put_reader", broken
 
 
+def alert_sent_again() -> Patch:
+    """An alert of which it is not known whether people were told is sent again."""
+    real = Controls.answered
+
+    def broken(self: Controls, event: Any) -> bool:
+        if event.operation == "alert" and isinstance(event.outcome, Unknown):
+            event = msgspec.structs.replace(event, outcome=Retry(event.outcome.reason))
+        return real(self, event)
+
+    return Controls, "answered", broken
+
+
 OF_TOPICS: tuple[Callable[[], Patch], ...] = (
     item_not_held, holder_taken_for_dead, question_overtakes, over_with_the_run, numbers_forgotten,
-    label_is_the_process, left_is_done, latest_takes_from_others, positions_forgotten,
+    label_is_the_process, left_is_done, latest_takes_from_others, positions_forgotten, alert_sent_again,
 )  # fmt: skip
 MUTATIONS: tuple[Callable[[], Patch], ...] = (
     epoch_not_compared, cursor_before_answer, close_ends_the_run, first_failure_ignored, tags_overwritten,

@@ -1,11 +1,15 @@
 """Whole histories of several nodes on a cluster store: partitions, freezes, deaths, lost answers.
 
-Every node has a coordinator, a clock and two ranks of its own. What may happen to any of them is in
-`TROUBLE`. At the end everything that can be mended is mended, and what the server's readers see is compared
-with what the store holds and with what really happened.
+Every node has a coordinator, a clock with an offset and a drift, and two ranks of its own. What may happen to
+any of them is in `TROUBLE`, and in each history there is one of `PLANS`: a node may lose the store, the
+server or both, freeze, or be killed. At the end everything that can be mended is mended, and what the
+server's readers see is compared with what the store holds and with what really happened. After each step
+`ClusterWorld` looks for two seats in one epoch, two verdicts in one round, a seat that was taken from a node
+that is there, and a status that was not stored.
 
     python -m tests.simulation.nodes --for 600      histories from a random seed on, for ten minutes
     python -m tests.simulation.nodes --seed 7 -v    one of them, told step by step
+    python -m tests.simulation.node_mutations       broken variants, each of which must be caught
 """
 
 from __future__ import annotations
@@ -16,10 +20,21 @@ import sys
 import time
 from collections.abc import Callable
 
+import msgspec
+
 from tests.core.cluster_world import ClusterWorld
 
 VICTIM = {"what": "ConnectionResetError", "communication": True}
 STEPS = 30
+
+
+def attempt(seed: int, plan: str = "") -> str | None:
+    """What went wrong in the history of a seed, None if nothing did; with this plan, if it is given."""
+    try:
+        History(seed, plan=plan).run()
+    except Exception as error:  # noqa: BLE001 # whatever it is, it belongs to this seed
+        return f"{type(error).__name__}: {error}"
+    return None
 
 
 class History:
@@ -28,16 +43,24 @@ class History:
     Args:
         seed: decides everything.
         tell: gets a line for each step.
+        plan: one of `PLANS`; by default the seed decides.
     """
 
-    def __init__(self, seed: int, tell: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(self, seed: int, tell: Callable[[str], None] = lambda _: None, plan: str = "") -> None:
         self.seed = seed
         self.dice = random.Random(seed)
         self.tell = tell
         self.world = ClusterWorld(self.dice.choice((2, 2, 3)))
-        self.causes: set[int] = set()
+        self.causes: list[int] = []
         self.lost: set[int] = set()
+        self.seen_by_all = False
+        self.told_before_the_loss = False
+        self.ended_before = 0
+        drawn = self.dice.choice(list(PLANS))
+        self.plan = plan or drawn
+        self.planned_at = self.dice.randrange(5, STEPS)
         self.written: dict[int, float] = {}
+        self.changed: dict[int, set[str]] = {}
         self._step = 0
 
     def run(self) -> None:
@@ -51,33 +74,61 @@ class History:
             name = self.dice.choice(list(TROUBLE))
             self._say(name)
             TROUBLE[name](self)
+            if self._step == self.planned_at:
+                self._say(self.plan)
+                PLANS[self.plan](self)
+            self.world.give_keys()
             self._log()
             self.world.wait(self.dice.choice((0.1, 0.5, 2, 5, 12, 20)))
         self._mend()
-        self._end()
+        self.dice.choice((self._end, self._end_in_partition, self._end_without_store))()
         self.world.wait(200)
         self.check()
 
     def check(self) -> None:
         """What must be true in the end."""
         world = self.world
-        reports = world.statuses()
+        reports = world.statuses()[self.ended_before :]
         assert len(set(reports)) <= 1, f"two statuses were sent: {reports}"
         if not self.causes and not self.lost:
             assert world.run.status == "COMPLETED", f"a healthy Run is {world.run.status}: {world.reason()}"
-        elif self.causes or not self._owner_lost_in_silence():
+        elif self.causes:
             assert world.run.status == "FAILED", f"{self.causes} failed, {self.lost} lost: {world.run.status}"
+        self._check_reason()
         for stored in list(world.verdicts.values())[-1:]:
             assert world.run.status == stored.verdict.status, "the server has another end than the store"
         for number, node in enumerate(world.nodes):
             if number not in self.lost:
                 assert node.core.at_rest, f"node {number} does not come to rest"
                 assert node.run().status == world.run.status, f"node {number} believes {node.run().status}"
+        self._check_changes()
         for rank, value in self.written.items():
             if rank // 2 not in self.lost:
                 assert any(value in world.run.values(name) for name in world.run.series), (
                     f"{value} of rank {rank} is lost"
                 )
+
+    def _check_changes(self) -> None:
+        """G9: whatever a node that is left has added is at the server, in the config too."""
+        config = msgspec.json.decode(self.world.run.config)
+        for rank, added in self.changed.items():
+            if rank // 2 not in self.lost:
+                missing = added - set(self.world.run.tags)
+                assert not missing, f"tags {missing} of rank {rank} are lost: {self.world.run.tags}"
+                assert added <= config.keys(), f"config {added - config.keys()} of rank {rank} is lost"
+
+    def _check_reason(self) -> None:
+        """R10: the rank that failed first is named, on whatever node, and no node that is well.
+
+        Where all nodes were seen when it failed; else others may have had to decide without its word.
+        """
+        if self.told_before_the_loss:
+            assert f"rank {self.causes[0]} (pid" in self.world.reason(), self.world.reason()
+        if self.seen_by_all and not self.lost:
+            reason = self.world.reason()
+            assert f"rank {self.causes[0]} (pid" in reason, f"{self.causes} failed in this order: {reason}"
+            assert " or " not in reason, f"{self.causes} failed a second apart: {reason}"
+            assert "the node was lost" not in reason, reason
 
     # --- what happens ---------------------------------------------------------------------------------------
 
@@ -87,6 +138,14 @@ class History:
 
     def cut(self) -> None:
         self.world.cut(self._node())
+
+    def cut_server(self) -> None:
+        self.world.nodes[self._node()].cut_off = True
+
+    def isolate(self) -> None:
+        number = self._node()
+        self.world.cut(number)
+        self.world.nodes[number].cut_off = True
 
     def mend_cuts(self) -> None:
         self.world.mend()
@@ -105,7 +164,7 @@ class History:
             self.world.engine.regain_quorum()
 
     def revoke(self) -> None:
-        self.world.engine.revoke_all()
+        self.world.revoke()
 
     def change_leader(self) -> None:
         self.world.engine.change_leader()
@@ -153,30 +212,131 @@ class History:
             self.world.nodes[number].restart()
             self.world.give_keys()
 
+    # --- what happens once ----------------------------------------------------------------------------------
+
+    def go_on(self) -> None:
+        """Nobody fails."""
+
     def fail_rank(self) -> None:
         """One rank dies, and its peers lose their connections."""
-        living = self.alive()
-        if not living or self.dice.random() < 0.6:
+        rank = self._fails(calm=self.dice.random() < 0.7)
+        if rank is not None:
+            self.world.ranks[rank].kill()
+            self._victims()
+
+    def fail_two(self) -> None:
+        """Two ranks raise on two nodes, a second apart: nobody may take the second for the first."""
+        first = self._fails(calm=True)
+        if first is None:
             return
-        rank = self.dice.choice(living)
-        if rank // 2 in self.world.frozen:
+        self.world.ranks[first].raises("FirstError")
+        self.world.wait(1.0)
+        others = [rank for rank in self._able() if rank // 2 != first // 2]
+        if others:
+            self.world.ranks[self.dice.choice(others)].raises("SecondError")
+        self._victims()
+
+    def fail_unseen(self) -> None:
+        """A rank raises while another node does not reach the store: that node is not to blame."""
+        self._mend()
+        rank = self._fails(calm=False)
+        if rank is None:
             return
-        self.causes.add(rank)
-        self._say(f"rank {rank} fails")
-        self.world.ranks[rank].kill()
+        others = [n for n in range(len(self.world.nodes)) if n != rank // 2]
+        self.world.cut(self.dice.choice(others))
+        self.world.wait(25)
+        self.seen_by_all = not self.lost
+        self.world.ranks[rank].raises("OwnError")
+        self._victims()
+        self.world.wait(25)
+
+    def lose_failed_node(self) -> None:
+        """A rank raises, and a moment later its whole node dies: what it said stays."""
+        rank = self._fails(calm=True)
+        if rank is None:
+            return
+        number = rank // 2
+        self.world.ranks[rank].raises("LastError")
+        self.world.wait(2)
+        self.told_before_the_loss = True
+        self.lost.add(number)
+        self.world.kill_node(number)
         self._victims()
 
     def lose_node(self) -> None:
-        """A whole node dies; rarely."""
+        """A whole node dies."""
         number = self._node()
-        living = [rank for rank in self.alive() if rank // 2 == number]
-        last = len(self.lost) + 1 >= len(self.world.nodes)
-        if not living or last or self.dice.random() < 0.7:
+        if not [rank for rank in self.alive() if rank // 2 == number]:
             return
         self._say(f"node {number} is lost")
         self.lost.add(number)
         self.world.kill_node(number)
         self._victims()
+
+    def restart_job(self) -> None:
+        """A rank fails, and the launchers start all of them once more: that was no end."""
+        self._mend()
+        if not self.alive():
+            return
+        self.world.ranks[self.dice.choice(self.alive())].raises("OldError")
+        self._victims()
+        self.world.wait(self.dice.choice((1, 5)))
+        self.world.start(*range(2 * len(self.world.nodes)), attempt=1, max_restarts=1)
+        self.world.wait(self.dice.choice((1, 10)))
+
+    def take_up_again(self) -> None:
+        """The Run ends, and another launch goes on with it on the same nodes: its end is another one."""
+        self._mend()
+        if not self.alive() or self.lost:
+            return
+        self.world.ranks[self.dice.choice(self.alive())].raises("OldError")
+        self._victims()
+        self.world.wait(25)
+        assert self.world.statuses() == ["FAILED"], self.world.statuses()
+        self.ended_before = 1
+        self.world.start(*range(2 * len(self.world.nodes)), key="again")
+        self.world.wait(self.dice.choice((1, 10)))
+
+    def _fails(self, *, calm: bool) -> int | None:
+        """A rank that is about to fail; while all is well the verdict has to be exact."""
+        if calm:
+            self._mend()
+        living = self._able()
+        if not living:
+            return None
+        rank = self.dice.choice(living)
+        self._say(f"rank {rank} fails")
+        self.causes.append(rank)
+        self.seen_by_all = calm
+        return rank
+
+    def _able(self) -> list[int]:
+        """Ranks that live on nodes that are not frozen."""
+        return [rank for rank in self.alive() if rank // 2 not in self.world.frozen]
+
+    def change(self) -> None:
+        """A rank adds a tag and a key of the config; it is another one each time."""
+        for rank in self._able()[:3]:
+            name = f"s{self._step}r{rank}"
+            self.world.ranks[rank].add_tags(name).update_config(**{name: self._step})
+            self.changed.setdefault(rank, set()).add(name)
+
+    def speak_late(self) -> None:
+        """The seat is cut off from the store, the others from the server, and its word leaves late."""
+        seat = self.world.seat()
+        number = int(seat.removeprefix("n")) if seat else -1
+        if number < 0 or number in self.world.dead or number in self.world.frozen:
+            return
+        node = self.world.nodes[number]
+        node.hold.add("Control")
+        node.restart()
+        self.world.give_keys()
+        self.world.wait(3)
+        self.world.cut(number)
+        for other in self.world.nodes:
+            other.cut_off = other is not node
+        self.world.wait(25)
+        node.release("Control")
 
     def nothing(self) -> None:
         pass
@@ -186,8 +346,9 @@ class History:
     def _start(self) -> None:
         ranks = list(range(2 * len(self.world.nodes)))
         self.dice.shuffle(ranks)
+        restarts = int(self.plan == "restart_job")
         for rank in ranks:
-            self.world.start(rank)
+            self.world.start(rank, max_restarts=restarts)
             self.world.wait(self.dice.choice((0.1, 0.1, 1.0)))
         self.world.wait(self.dice.choice((1, 10)))
 
@@ -208,6 +369,9 @@ class History:
                 node.hold.clear()
                 node.settle()
         world.wait(30)
+        for number in {rank // 2 for rank in self.alive()} - self.lost:
+            seen = world.nodes[number].run().ended or f"n{number}" in world.present()
+            assert seen, f"node {number} is well, and nobody sees it"
 
     def _end(self) -> None:
         living = self.alive()
@@ -216,6 +380,26 @@ class History:
             self._say(f"rank {rank} finishes")
             self.world.ranks[rank].finish().exit()
             self.world.wait(self.dice.choice((0.1, 1.0)))
+
+    def _end_in_partition(self) -> None:
+        """A node does not reach the store when all end."""
+        self.world.cut(self._node())
+        self.world.wait(self.dice.choice((1, 30)))
+        self._end()
+        self.world.wait(40)
+        self._mend()
+
+    def _end_without_store(self) -> None:
+        """Nobody reaches the store when all end, and the coordinators are started anew before it is back."""
+        self.world.engine.lose_quorum()
+        self._end()
+        self.world.wait(40)
+        for number, node in enumerate(self.world.nodes):
+            if number not in self.lost:
+                node.restart()
+        self.world.give_keys()
+        self.world.wait(5)
+        self._mend()
 
     def _victims(self) -> None:
         for rank in self.alive():
@@ -232,10 +416,6 @@ class History:
     def _node(self) -> int:
         return self.dice.randrange(len(self.world.nodes))
 
-    def _owner_lost_in_silence(self) -> bool:
-        """Nobody failed but a node that was lost, and nobody was left whom that could hurt."""
-        return not self.causes
-
     def _say(self, what: str) -> None:
         self.tell(f"{self.world.time - 1000:8.1f} s  {what}")
 
@@ -245,9 +425,25 @@ TROUBLE: dict[str, Callable[[History], None]] = {
     for name in (
         "cut", "mend_cuts", "freeze", "thaw", "lose_quorum", "regain_quorum", "revoke", "change_leader",
         "lose_answers", "be_late", "confirm", "blind", "see", "compact", "fill", "server_down", "hold_status",
-        "restart_coordinator", "fail_rank", "lose_node", "nothing",
+        "restart_coordinator", "nothing",
+        "cut_server", "isolate", "change", "speak_late",
     )
 }  # fmt: skip
+
+
+PLANS: dict[str, Callable[[History], None]] = {
+    name: getattr(History, name)
+    for name in (
+        "go_on",
+        "fail_rank",
+        "fail_two",
+        "fail_unseen",
+        "lose_node",
+        "lose_failed_node",
+        "restart_job",
+        "take_up_again",
+    )
+}
 
 
 def main(arguments: list[str]) -> int:
@@ -264,11 +460,10 @@ def main(arguments: list[str]) -> int:
     seed, end, failed = random.randrange(1 << 30), time.monotonic() + given.seconds, 0
     count = 0
     while time.monotonic() < end:
-        try:
-            History(seed).run()
-        except Exception as error:  # noqa: BLE001 # whatever it is, it belongs to this seed
+        error = attempt(seed)
+        if error is not None:
             failed += 1
-            print(f"seed {seed}: {type(error).__name__}: {error}")
+            print(f"seed {seed}: {error}")
         seed += 1
         count += 1
     print(f"{count} histories, {failed} broken")

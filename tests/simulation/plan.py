@@ -241,7 +241,7 @@ def _handing_over(random: Random, actors: list[Actor]) -> list[Actor]:
         if random.random() < 0.7
     ]
     members = [_loop(random, f"member{number}", "group") for number in range(random.choice((0, 2, 3)))]
-    latest = random.random() < 0.2
+    latest = random.random() < 0.4
     return [*given, *loops, *behind, *(replace(each, latest=latest) for each in members)]
 
 

@@ -263,7 +263,7 @@ class Process:
         parent = self.world.at_work(self.actor.parent or "")
         if parent is not None:
             signal = "SIGKILL" if self.actor.code else "SIGTERM"
-            parent.held.tell_stopped(self.identity.pid, signal)
+            parent.held.note_stopped(self.identity.pid, signal)
             self.truth.stopped = self.world.now
             self.truth.stop_unsaid = self.world.disk.capacity < 1 << 40
         if self.actor.code:
@@ -378,7 +378,7 @@ class Process:
         """A view has come."""
         if not self._linked or self.gone:
             return
-        fresh = self.session.heard(view, self.world.now)
+        fresh = self.session.take_view(view, self.world.now)
         self._hand_over_key = self.world.target.mode == "pluto" and (fresh or view.key_wanted)
         self.world.checks.told(self, view)
         self._tick()

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 TOPIC = "t"
+ALERTS = 0.1
 Place = tuple[str, int]  # key of a reader, number of an item
 
 
@@ -42,6 +43,8 @@ class Publisher:
         value = process.world.number()
         process.handle.publish(TOPIC, value)
         process.world.checks.topics.published(process, value)
+        if self._random.random() < ALERTS:
+            process.handle.alert("as said", title=f"alert {process.world.number()}")
         self._again()
 
 
@@ -228,7 +231,11 @@ class TopicChecks:
             self._known[topic.key] = topic
 
     def at_the_end(self, book: Book) -> None:
-        """Everything that was published has a number."""
+        """Everything that was published has a number; no alert was mailed twice."""
+        for run in self._world.server.runs.values():
+            titles = [alert.title for alert in run.alerts]
+            self._world.count("mailed", len(titles))
+            self._world.checks.expect(len(titles) == len(set(titles)), f"an alert is mailed twice: {titles}")
         if self._world.powered_off:
             return
         for value, lease_id in self._published.items():

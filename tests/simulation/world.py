@@ -133,9 +133,9 @@ class World:
         """One line of the transcript."""
         self.transcript.append(f"{self.now - START_S:10.4f} {self.steps:6d} {who:12s} {what}")
 
-    def count(self, fault: str) -> None:
+    def count(self, fault: str, times: int = 1) -> None:
         """Something went wrong, on purpose."""
-        self.counts[fault] += 1
+        self.counts[fault] += times
 
     def run(self, steps: int | None = None) -> None:
         """The whole history; raises `ViolationError`."""

@@ -20,6 +20,7 @@ from pluto_dist.backend.local import files
 from pluto_dist.backend.local.store import Store
 from pluto_dist.core.rules.kinship import goes_on_in_queue
 from pluto_dist.core.values.backend import (
+    Alert,
     BackendRun,
     Batch,
     Beat,
@@ -74,14 +75,14 @@ class LocalBackend:
             return Unavailable(f"the store {self._store.root} cannot be used: {error}")
 
     def deliver(self, run: BackendRun, batch: Batch) -> Outcome:
-        """Copies a cut of a segment, and before it the files that it names; repeating it changes nothing."""
-        name = segment_name(batch.stream, batch.segment)
+        """Takes a cut of a segment, and before it the files that it names; repeating it changes nothing."""
         try:
             if batch.kind == "files":
                 refused = self._keep(run, batch)
                 if refused is not None:
                     return refused
-            self._store.copy_segment(run.key, batch.lease_id, name, batch.start, batch.raw)
+            segment = Path(batch.folder, segment_name(batch.stream, batch.segment))
+            self._store.take_segment(run.key, batch.lease_id, segment, batch.start, batch.end)
         except OSError as error:
             return Retry(f"the store {self._store.root} cannot take it: {error}")
         return Delivered()
@@ -111,6 +112,9 @@ class LocalBackend:
         return Delivered()
 
     def merge_config(self, run: BackendRun, patch: bytes) -> Outcome:
+        return Delivered()
+
+    def alert(self, run: BackendRun, alert: Alert) -> Outcome:
         return Delivered()
 
     def beat(self, run: BackendRun) -> Beat:

@@ -64,12 +64,14 @@ def keep(store: Store, key: str, line: bytes) -> Entry | None:
     found = read_line(line)
     if found is None or not _is_located(found):
         return None
-    digests = []
-    for source, place in zip(sources_of(found), places_of(store, key, found), strict=True):
+    digests, places = [], places_of(store, key, found)
+    for source, place in zip(sources_of(found), places, strict=True):
         digest = _taken_in(store, source, place)
         if digest is None:
             return None
         digests.append(digest)
+    for folder in {place.parent for place in places}:
+        sync_folder(folder)
     if not found.parts:
         return entry_of(found, "store", digests[0])
     files = tuple(
@@ -185,7 +187,6 @@ def _taken_in(store: Store, source: Source, target: Path) -> str | None:
             return None
         _shared(store.object(digest), draft)
         draft.replace(target)
-    sync_folder(target.parent)
     return digest
 
 

@@ -1,7 +1,7 @@
 """The store folder: local Runs, and copies of records that a server has not taken yet.
 
     runs/<key>/run.json                       the document, replaced atomically
-    runs/<key>/streams/<lease>/<segment>      copies of spool segments, byte for byte from their start
+    runs/<key>/streams/<lease>/<segment>      spool segments, linked, or copied byte for byte from their start
     runs/<key>/files/, runs/<key>/rejected/   logged files, see `files`
     objects/<two digits>/<SHA-256>            their contents, each once
     runs/<key>/system.json                    facts about the machine, for a server where the Run will be made
@@ -28,6 +28,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote, unquote
 
+PIECE_BYTES = 96 * 1024  # see spool.reader
 LONGEST_NAME = 200  # bytes; filesystems take 255
 
 _NUMBER = re.compile(r"[0-9]{1,18}")  # other names in a folder of numbers are not ours
@@ -105,21 +106,28 @@ class Store:
         """
         (self.run(key) / "system.json").unlink(missing_ok=True)
 
-    def copy_segment(self, key: str, lease_id: str, segment: str, start: int, data: bytes) -> None:
-        """Puts bytes of a segment where they were in the spool; repeating it changes nothing.
+    def take_segment(self, key: str, lease_id: str, source: Path, start: int, end: int) -> None:
+        """Has these bytes of a spool segment where they are in the segment; repeating it changes nothing.
+
+        On the spool's own filesystem its file gets a second name here: nothing is copied, and what is written
+        to it later is here at once. Elsewhere the bytes are copied.
 
         Raises:
+            FileNotFoundError: the segment is gone.
             OSError: the store could not take them.
         """
         folder = self.run(key) / "streams" / lease_id
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / segment
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        spooled = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
-            write_all(fd, data, start)
-            os.fsync(fd)
+            fd = _linked(source, folder / source.name)
+            try:
+                if not os.path.sameopenfile(spooled, fd):
+                    copy_range(spooled, fd, start, end)
+                os.fsync(fd)
+            finally:
+                os.close(fd)
         finally:
-            os.close(fd)
+            os.close(spooled)
         if start == 0:
             sync_folder(folder)
 
@@ -228,6 +236,22 @@ def sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(fd)
+
+
+def _linked(source: Path, path: Path) -> int:
+    """Opens a file of the store for writing; a new one is the source's own where that can be."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(OSError):  # another filesystem, or one without links
+            os.link(source, path, follow_symlinks=False)
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+
+
+def copy_range(source: int, target: int, start: int, end: int) -> None:
+    """Copies bytes of an open file to the same place of another one."""
+    while start < end and (piece := os.pread(source, min(PIECE_BYTES, end - start), start)):
+        write_all(target, piece, start)
+        start += len(piece)
 
 
 def write_all(fd: int, data: bytes, start: int | None = None) -> None:

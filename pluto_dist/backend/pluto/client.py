@@ -52,7 +52,7 @@ class RunReply(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     fork_step: int | None = None
 
 
-class Mark(msgspec.Struct, frozen=True, omit_defaults=True):
+class RunMark(msgspec.Struct, frozen=True, omit_defaults=True):
     """Our mark in the Run's loggerSettings."""
 
     key: str = ""
@@ -104,12 +104,12 @@ class Details(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
         return self._mark.scheduled
 
     @property
-    def _mark(self) -> Mark:
+    def _mark(self) -> RunMark:
         try:
             settings = msgspec.json.decode(self.logger_settings, type=dict[str, msgspec.Raw])
-            return msgspec.json.decode(settings.get(MARK, b"{}"), type=Mark)
+            return msgspec.json.decode(settings.get(MARK, b"{}"), type=RunMark)
         except msgspec.DecodeError:
-            return Mark()
+            return RunMark()
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -184,7 +184,7 @@ class BeatReply(msgspec.Struct, frozen=True):
 
 def mark(key: str, launch: str = "", scheduled: Scheduled | None = None) -> str:
     """The loggerSettings that say which coordinator's Run this is, and which launch has taken it up."""
-    return msgspec.json.encode({MARK: Mark(key, launch, scheduled)}).decode()
+    return msgspec.json.encode({MARK: RunMark(key, launch, scheduled)}).decode()
 
 
 def system_metadata(given: str, external_id: str) -> str:
@@ -309,6 +309,11 @@ class Client:
     def trigger(self, run_id: int) -> Reply:
         """Sends a heartbeat."""
         return self._send("beat", "py", "/api/runs/trigger", msgspec.json.encode({"runId": run_id}))
+
+    def alert(self, run_id: int, fields: Mapping[str, object]) -> Reply:
+        """Tells people."""
+        body = msgspec.json.encode({"runId": run_id, "alert": fields})
+        return self._send("alert", "py", "/api/runs/alert", body)
 
     def ingest(self, run: BackendRun, kind: Kind, path: str, body: bytes) -> Reply:
         """Sends request lines."""

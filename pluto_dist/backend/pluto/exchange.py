@@ -46,6 +46,7 @@ Kind = Literal[
     "control",  # api, POST: a repeat changes nothing
     "read",  # api, GET
     "beat",  # py: sign of life
+    "alert",  # py: a repeat is mailed again
     "metrics",  # ingest: the server de-duplicates
     "rows",  # ingest of data and console lines: a repeat is seen
     "presign",  # files: a repeat adds a metadata row
@@ -156,6 +157,10 @@ def classify(kind: Kind, answer: Answer) -> Outcome:
             return _put(answer)
         case "control" | "read" | "beat":
             return _json_service(answer)
+        case "alert":
+            outcome = _json_service(answer)
+            unsure = answer.status < 300 or answer.status >= 500  # it mails first, and may then fail
+            return Unknown(outcome.reason) if isinstance(outcome, Retry) and unsure else outcome
         case _:
             assert_never(kind)
 

@@ -30,6 +30,7 @@ READ_S: dict[Kind, float] = {
     "control": 30.0,
     "read": 30.0,
     "beat": 10.0,
+    "alert": 30.0,
     "metrics": 60.0,
     "rows": 60.0,
     "presign": 30.0,

@@ -165,6 +165,7 @@ def _how_to_look(outcome: Outcome, home: Path | None, folder: Path | None, out: 
         f"\nlook  pluto-dist show {run}{where}\n"
         f"      pluto-dist show {run} --plot train/loss{where}\n"
         f"      pluto-dist runs{where}\n"
+        f"      pluto-dist ui{where}\n"
         f"      pluto-dist export {run} --format csv{where}",
         soft_wrap=True,
     )

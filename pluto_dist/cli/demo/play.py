@@ -56,7 +56,7 @@ class Play(msgspec.Struct, frozen=True):
 
     @property
     def over(self) -> Path:
-        """The training may end when this file is there."""
+        """A file whose existence allows the training to end."""
         return self.folder / "over"
 
     def env(self) -> dict[str, str]:
@@ -89,13 +89,13 @@ def perform(play: Play, cast: Cast, watch: Watch) -> int:
     play.ledger.touch()
     watch.say(f"starting {RANKS} ranks that train, as torchrun does")
     pace = ("--save-every", SAVE_EVERY, "--seconds", play.seconds, "--until", play.over)
-    train = command("train", *_files(play), *pace)
+    train = command("train", "--checkpoints", play.checkpoints, *pace)
     cast.start("torchrun", "torchrun", "--nproc-per-node", RANKS, "--log-dir", play.folder, *train)
     _until(play, cast, watch, lambda: watch.document is not None)
     watch.say("starting eval, uploader, and profiler, which will be killed")
-    evaluate = ("evaluate", play.run_id, *_files(play), "--label")
+    evaluate = ("evaluate", play.run_id, "--label")
     cast.start("eval", *evaluate, "eval")
-    cast.start("uploader", "upload", play.run_id, *_files(play))
+    cast.start("uploader", "upload", play.run_id)
     cast.start("profiler", "profiler", play.run_id)
     _until(play, cast, watch, lambda: _has_logged(watch, "eval", 1) or "eval" not in cast.running())
     watch.say("starting eval-2, which will crash")
@@ -111,7 +111,7 @@ def perform(play: Play, cast: Cast, watch: Watch) -> int:
 
 
 def settle(lookup: Lookup, run_id: str) -> Document:
-    """The Run as the store has it in the end, or after a while.
+    """The Run as the store has it once it has ended, or after a while.
 
     Raises:
         RunNotFoundError: the store does not have it.
@@ -142,10 +142,6 @@ def interruptible() -> Iterator[None]:
     finally:
         for number in numbers:
             signal.signal(number, signal.SIG_DFL)
-
-
-def _files(play: Play) -> tuple[str, Path]:
-    return ("--checkpoints", play.checkpoints)
 
 
 def _until(play: Play, cast: Cast, watch: Watch, condition: Callable[[], bool]) -> None:

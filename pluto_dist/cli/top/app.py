@@ -20,56 +20,30 @@ from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
 from textual.screen import Screen
-from textual.widgets import DataTable, Footer, Input
+from textual.widgets import DataTable, Input
 
-from pluto_dist.cli.chart import Curve
 from pluto_dist.cli.console import now_ms, printable
+from pluto_dist.cli.top.closer import console_of, events_of, is_elsewhere, why
+from pluto_dist.cli.top.drawing import Chart
 from pluto_dist.cli.top.model import (
     PROCESS_COLUMNS,
     RUN_COLUMNS,
     SORTED_COLUMN,
     Asked,
     ProcessRow,
-    event_line,
     headline,
-    main_series,
     plotted,
     process_rows,
     run_rows,
 )
-from pluto_dist.cli.top.screens import LINES, Choosing, Following, Reading, said, said_by_us
+from pluto_dist.cli.top.screens import Choosing, Reading
 from pluto_dist.cli.top.source import Source
-from pluto_dist.cli.top.widgets import Chart, Events, Table, as_title, clock_of, style_of
+from pluto_dist.cli.top.texts import EMPTY, HELP
+from pluto_dist.cli.top.widgets import Events, Table, as_title, hand_over, keys
 from pluto_dist.errors import PlutoDistError
 from pluto_dist.read.board import RunSeen
 
 SPARE = 4  # of the time, looking takes at most a fifth
-CHART_SPARE = 10
-HELP = """\
-Tab          from the Runs to the processes and back
-↑ ↓          another Run, another process
-Enter, c     console of the process, or of all in the line
-w            why the Run ended; what the first that failed said last
-e            all events of the Run
-m            another series in the chart
-s, r         sort by the next column; the other way round. Or click a title
-/            only lines with these words; Escape takes the filter away
-g            one line for processes that are alike, or one for each
-a            also earlier attempts, and sides that have left
-Space, q     look now; quit
-
-failed first began the end of the Run
-died         ended without a word
-stuck        others go on, or wait for it, says the coordinator
-suspect      silent for three heartbeats: stopped, or busy in one long call
-behind       what it lacks takes the others more than 5 s
-lost         no live coordinator has its Run; nobody can say whether it lives
-
-LAG: steps behind the median of the ranks. CPU: percent of one core, of the
-process without its children. LIVE: members that live, of all.
-A line of several has the slowest STEP/S, the largest LAG and WORD, and the
-sum of BACKLOG, CPU and MEMORY."""
-EMPTY = "No Run goes on here. --all shows those that have ended, --dir and --home look elsewhere."
 
 
 class Top(App[None]):
@@ -82,6 +56,7 @@ class Top(App[None]):
 
     ENABLE_COMMAND_PALETTE = False
     CSS_PATH = "top.tcss"
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("ctrl+c", "quit", show=False, priority=True)]
     TITLE = "pluto-dist top"
 
     def __init__(self, source: Source, every_s: float | None = 1.0) -> None:
@@ -109,8 +84,9 @@ class Main(Screen[None]):
         Binding("w", "why", "Why"),
         Binding("e", "events", "Events"),
         Binding("m", "metric", "Metric"),
+        Binding("b", "band", "Band"),
         Binding("g", "group", "Group"),
-        Binding("a", "ended", "All"),
+        Binding("a", "ended", "All", show=False),
         Binding("question_mark", "help", "Keys", key_display="?"),
         Binding("space", "look", "Look", show=False),
         Binding("escape", "clear", "Clear", show=False),
@@ -122,10 +98,8 @@ class Main(Screen[None]):
         self._asked = Asked()
         self._runs: list[RunSeen] = []
         self._rows: list[ProcessRow] = []
-        self._metrics: dict[str, str] = {}
-        self._looking = self._looked = self._reading = False
-        self._next_look = self._next_chart = 0.0
-        self._drawn: tuple[str, str] | None = None
+        self._looking = self._looked = False
+        self._next_look = 0.0
         self._trouble = ""
         self._filtered = "processes"
 
@@ -134,10 +108,10 @@ class Main(Screen[None]):
         yield Table(RUN_COLUMNS, "STATUS", id="runs")
         yield Table(PROCESS_COLUMNS, "STATE", id="processes")
         with Horizontal(id="below"):
-            yield Chart(id="chart")
+            yield Chart(self._source, id="chart")
             yield Events(id="events")
         yield Input(id="filter", placeholder="only lines with these words  (Enter keeps, Escape clears)")
-        yield Footer(compact=True)
+        yield keys()
 
     def on_mount(self) -> None:
         """Begins to look."""
@@ -159,8 +133,7 @@ class Main(Screen[None]):
     def _turn(self) -> None:
         if time.monotonic() >= self._next_look:
             self.action_look()
-        if time.monotonic() >= self._next_chart:
-            self._read_curve()
+        self.query_one(Chart).turn()
 
     def action_look(self) -> None:
         """Looks now."""
@@ -168,7 +141,7 @@ class Main(Screen[None]):
             self._looking = True
             self._look()
 
-    @work(thread=True, group="look", exit_on_error=False)
+    @work(thread=True, group="look")
     def _look(self) -> None:
         begun = time.monotonic()
         runs, trouble = self._runs, ""
@@ -177,7 +150,7 @@ class Main(Screen[None]):
         except (PlutoDistError, OSError) as error:
             trouble = str(error)
         self._next_look = time.monotonic() + SPARE * (time.monotonic() - begun)
-        self.app.call_from_thread(self._take, runs, trouble or self._source.remark)
+        hand_over(self, self._take, runs, trouble or self._source.remark)
 
     def _take(self, runs: list[RunSeen], trouble: str) -> None:
         self._looking, self._looked = False, True
@@ -204,11 +177,7 @@ class Main(Screen[None]):
         words = f"filter {self._asked.processes}" if self._asked.processes else ""
         table.border_title = _joined([words, headline(run, at_ms)] if run is not None else [])
         self.query_one(Events).show_events(run.document.events if run is not None else ())
-        if run is None:
-            self._drawn = None
-            self.query_one(Chart).show_curve(Curve(), "", EMPTY if self._looked else "")
-        elif (run.key, self._metric_of(run)) != self._drawn:
-            self._read_curve()
+        self.query_one(Chart).follow(run, EMPTY if self._looked else "")
 
     def on_data_table_row_highlighted(self, event: DataTable.RowHighlighted) -> None:
         """Another Run is under the cursor."""
@@ -216,44 +185,6 @@ class Main(Screen[None]):
             self._show_run(now_ms())
 
     # --- the chart
-
-    def _metric_of(self, run: RunSeen) -> str:
-        return self._metrics.get(run.key) or main_series(run.document.summary) or ""
-
-    def _read_curve(self) -> None:
-        run = self.run_shown
-        if self._reading or run is None:
-            return
-        name = self._metric_of(run)
-        if not name:
-            self._drawn = (run.key, name)
-            self.query_one(Chart).show_curve(Curve(), "", "no points yet")
-            return
-        self._reading = True
-        self._load_curve(run, name)
-
-    @work(thread=True, group="chart", exit_on_error=False)
-    def _load_curve(self, run: RunSeen, name: str) -> None:
-        begun = time.monotonic()
-        curve = Curve()
-        try:
-            curve = self._source.curve(run, name)
-            instead = "no points here; those that were delivered are on the server"
-        except (PlutoDistError, OSError) as error:
-            instead = str(error)
-        over = run.situation.standing == "ended"
-        rest = 60.0 if over else max(2.0, CHART_SPARE * (time.monotonic() - begun))
-        self._next_chart = time.monotonic() + rest
-        self.app.call_from_thread(self._draw, run, name, curve, instead)
-
-    def _draw(self, run: RunSeen, name: str, curve: Curve, instead: str) -> None:
-        self._reading = False
-        shown = self.run_shown
-        if shown is None or (shown.key, self._metric_of(shown)) != (run.key, name):
-            self._read_curve()  # the person has gone on meanwhile
-            return
-        self._drawn = (run.key, name)
-        self.query_one(Chart).show_curve(curve, name, instead)
 
     def action_metric(self) -> None:
         """Lets the person choose a series."""
@@ -263,10 +194,13 @@ class Main(Screen[None]):
 
         def take(name: str | None) -> None:
             if name is not None:
-                self._metrics[run.key] = name
-                self._read_curve()
+                self.query_one(Chart).choose(run, name)
 
         self.app.push_screen(Choosing("series", plotted(run.document.summary)), take)
+
+    def action_band(self) -> None:
+        """One rank, or all of them."""
+        self.query_one(Chart).all_ranks()
 
     # --- asking
 
@@ -341,41 +275,23 @@ class Main(Screen[None]):
         row = next((each for each in self._rows if each.row.key == key), None)
         if run is None or row is None:
             return
-        leases = [process.lease for process in row.group.processes]
-
-        def read() -> list[Text]:
-            return [said(line) for line in self._source.console(run, leases, LINES)]
-
-        title = printable(f"console of {row.group.who}, {run.name} {run.document.name}")
-        self.app.push_screen(Following(title, read, self._every_s))
+        if is_elsewhere(run, row.group):
+            where = printable(row.group.first.lease.host)
+            self.app.notify(f"its console is on its node; look there, on {where}")
+        else:
+            self.app.push_screen(console_of(self._source, run, row.group, self._every_s))
 
     def action_why(self) -> None:
         """How the Run ended."""
         run = self.run_shown
         if run is not None:
-
-            def read() -> list[Text]:
-                return [
-                    said_by_us(line) for text in self._source.why(run) for line in text.splitlines() or [""]
-                ]
-
-            self.app.push_screen(Reading(printable(f"why: {run.name} {run.document.name}"), read))
+            self.app.push_screen(why(self._source, run))
 
     def action_events(self) -> None:
         """All events of the Run."""
         run = self.run_shown
-        if run is None:
-            return
-        key = run.key
-
-        def read() -> list[Text]:
-            now = next((each for each in self._runs if each.key == key), run)
-            return [
-                Text(f"{clock_of(event)} ", "dim").append(event_line(event), style_of(event))
-                for event in now.document.events
-            ]
-
-        self.app.push_screen(Following(printable(f"events of {run.name}"), read, self._every_s))
+        if run is not None:
+            self.app.push_screen(events_of(run, lambda: self._runs, self._every_s))
 
     def action_help(self) -> None:
         """The keys and the words."""

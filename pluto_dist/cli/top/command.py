@@ -49,20 +49,19 @@ def top(
     Needs the extra `tui` (`pip install 'pluto-dist[tui]'`); without it, or with --plain, a table is printed
     anew in place, and once where the output is no terminal.
     """
-    import sys
-
     from pluto_dist.cli.console import print_json
+    from pluto_dist.host.settings import cluster_of
     from pluto_dist.read.board import Board
-    from pluto_dist.read.lookup import Lookup
+    from pluto_dist.read.lookup import Lookup, reading_settings
 
-    remarks: list[str] = []
-    board = Board(Lookup(home, folder, note=remarks.append), run or (), every=every)
+    cluster = cluster_of(reading_settings(home, folder))
+    board = Board(Lookup(home, folder), run or (), every=every, cluster=cluster)
     if as_json:
         board.look()
         time.sleep(interval)
         print_json([shown(each) for each in board.look()])
         return
-    if not plain and sys.stdout.isatty() and _has_textual():
+    if not plain and _can_be_full_screen():
         from pluto_dist.cli.top.app import Top
         from pluto_dist.cli.top.source import Looking
 
@@ -124,7 +123,10 @@ def _process(process: Process) -> dict[str, object]:
     }
 
 
-def _has_textual() -> bool:
+def _can_be_full_screen() -> bool:
+    import os
+    import sys
     from importlib.util import find_spec
 
-    return find_spec("textual") is not None
+    terminal = sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+    return terminal and find_spec("textual") is not None

@@ -12,8 +12,9 @@ from pluto_dist.cli.console import printable, span
 from pluto_dist.core.values.document import Document
 from pluto_dist.core.values.records import Point, RunEvent
 from pluto_dist.read.board import RunSeen
+from pluto_dist.read.groups import Group, Key, groups_of
 from pluto_dist.read.machines import MachineUse
-from pluto_dist.read.processes import OPEN, Group, Health, Key, Process, groups_of
+from pluto_dist.read.processes import OPEN, Health, Process
 
 KEYS: tuple[Key, ...] = get_args(Key)
 RUN_COLUMNS = ("RUN", "NAME", "STATUS", "AGE", "STEP", "STEP/S", "LAG", "LIVE", "BACKLOG", "LOSS")
@@ -40,6 +41,7 @@ STATUS_STYLES = {
 HEALTH_STYLES: dict[Health, str] = {
     "failed first": "bold red",
     "died": "red",
+    "crashed": "red",
     "stuck": "bold yellow",
     "suspect": "yellow",
     "behind": "yellow",
@@ -121,7 +123,9 @@ def is_of_now(process: Process, document: Document) -> bool:
     lease = process.lease
     if lease.state in OPEN or process.health == "failed first":
         return True
-    return lease.attempt == document.attempt and (lease.role != "side" or process.health == "died")
+    return lease.attempt == document.attempt and (
+        lease.role != "side" or process.health in ("died", "crashed")
+    )
 
 
 def main_series(summary: Mapping[str, Point]) -> str | None:

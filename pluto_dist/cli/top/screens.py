@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
@@ -11,14 +10,12 @@ from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.screen import ModalScreen, Screen
-from textual.widgets import Footer, Input, OptionList, RichLog
+from textual.widgets import Input, OptionList, RichLog
 from textual.widgets.option_list import Option
 
-from pluto_dist.backend.local.reading import SaidLine
 from pluto_dist.cli.console import printable
-from pluto_dist.cli.top.widgets import as_title
+from pluto_dist.cli.top.widgets import as_title, hand_over, keys
 
-LINES = 2000
 CHOICES = 300
 
 
@@ -52,7 +49,7 @@ class Reading(Screen[None]):
         log.border_title = as_title(self._title)
         yield log
         yield Input(id="search", placeholder="only lines with …  (Enter keeps, Escape clears)")
-        yield Footer(compact=True)
+        yield keys()
 
     def on_mount(self) -> None:
         """Begins to read."""
@@ -60,14 +57,14 @@ class Reading(Screen[None]):
         self.query_one("#lines").focus()
         self.load()
 
-    @work(thread=True, group="read", exit_on_error=False)
+    @work(thread=True, group="read")
     def load(self) -> None:
         """Reads once."""
         try:
             lines = self._read()
         except OSError as error:
             lines = [Text(f"it cannot be read: {error}", style="red")]
-        self.app.call_from_thread(self._take, lines)
+        hand_over(self, self._take, lines)
 
     def _take(self, lines: Sequence[Text]) -> None:
         self._lines = lines
@@ -212,18 +209,3 @@ class Choosing(ModalScreen[str | None]):
     def _fitting(self, word: str) -> list[str]:
         words = word.lower().split()
         return [each for each in self._choices if all(part in each.lower() for part in words)][:CHOICES]
-
-
-def said(line: SaidLine) -> Text:
-    """A line of a console; what went to stderr is yellow."""
-    text = Text()
-    text.append(time.strftime("%H:%M:%S ", time.localtime(line.time / 1000)), "dim")
-    if line.speaker:
-        text.append(f"{printable(line.speaker)} ", "cyan")
-    return text.append(printable(line.message), "yellow" if line.log_type == "ERROR" else "")
-
-
-def said_by_us(line: str) -> Text:
-    """A line of a report."""
-    bad = line.startswith(("verdict: FAILED", "first failure"))
-    return Text(printable(line), style="bold red" if bad else "dim" if line.startswith("  |") else "")

@@ -6,22 +6,31 @@ It reads files and asks the coordinator, so it is called by threads beside the s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from pluto_dist.backend.local.reading import SaidLine
 from pluto_dist.cli import report
 from pluto_dist.cli.chart import Curve
-from pluto_dist.cli.show import remark_on, roots
+from pluto_dist.cli.show import roots
 from pluto_dist.core.rules.participants import speaker_shown
 from pluto_dist.core.values.document import LeaseShown
 from pluto_dist.read.board import Board, RunSeen
 from pluto_dist.read.console import last_lines
 from pluto_dist.read.failure import failed_lease
 from pluto_dist.read.lookup import Found
+from pluto_dist.read.remark import remark_on
 from pluto_dist.read.run import Run
 
 LAST_LINES = 30
 TOGETHER = 32  # consoles that are read at once
+
+
+class Drawn(NamedTuple):
+    """A series for the chart; of several ranks the mean, with the band in which all of them lie."""
+
+    curve: Curve
+    band: tuple[Curve, Curve] | None = None
+    ranks: int = 0
 
 
 class Source(Protocol):
@@ -34,8 +43,8 @@ class Source(Protocol):
     def look(self) -> list[RunSeen]:
         """The Runs as of now."""
 
-    def curve(self, run: RunSeen, name: str) -> Curve:
-        """Points of one series."""
+    def curve(self, run: RunSeen, name: str, *, every_rank: bool) -> Drawn:
+        """Points of one series, or of all ranks that log it."""
 
     def console(self, run: RunSeen, leases: Sequence[LeaseShown], count: int) -> list[SaidLine]:
         """The newest console lines of some processes, oldest first."""
@@ -63,12 +72,21 @@ class Looking:
         """The Runs as of now."""
         return self._board.look()
 
-    def curve(self, run: RunSeen, name: str) -> Curve:
-        """Points of one series that are on this machine."""
-        found = Curve()
-        for series in Run(self._board.lookup, _found(run)).series([name]).curves():
-            found.extend(series.steps, series.values)
-        return found
+    def curve(self, run: RunSeen, name: str, *, every_rank: bool) -> Drawn:
+        """Points that are on this machine; of all ranks their mean between the smallest and the largest."""
+        series = Run(self._board.lookup, _found(run)).series([name], every_rank=every_rank)
+        if every_rank:
+            for found in series.together():
+                if found.metric == name:
+                    means, lows, highs = (
+                        _curve(found.steps, each) for each in (found.means, found.lows, found.highs)
+                    )
+                    return Drawn(means, (lows, highs), len(found.ranks))
+        drawn = Curve()
+        for each in series.curves():
+            if each.name == name:
+                drawn.extend(each.steps, each.values)
+        return Drawn(drawn)
 
     def console(self, run: RunSeen, leases: Sequence[LeaseShown], count: int) -> list[SaidLine]:
         """The newest lines; of many processes those of the first `TOGETHER`."""
@@ -86,7 +104,8 @@ class Looking:
     def why(self, run: RunSeen) -> list[str]:
         """The status and its reason, who failed first with the last lines of its console."""
         document = run.document
-        remark = remark_on(_found(run), self._board.lookup, run.situation, self._board.remark)
+        unsettled = self._board.remark
+        remark = remark_on(document, self._board.lookup, run.situation, unsettled, live=run.live)
         lease = failed_lease(document)
         shown = report.Shown(
             document=document,
@@ -109,3 +128,9 @@ class Looking:
 
 def _found(run: RunSeen) -> Found:
     return Found(run.document, b"", run.store, run.live)
+
+
+def _curve(steps: Sequence[int], values: Sequence[float]) -> Curve:
+    made = Curve()
+    made.extend(steps, values)
+    return made

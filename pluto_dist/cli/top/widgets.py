@@ -1,15 +1,15 @@
-"""The pieces of the screen: a table that keeps its cursor, a chart, a list of events."""
+"""The pieces of the screen: a table that keeps its cursor, a list of events."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from rich.text import Text
 from textual.widget import Widget
-from textual.widgets import DataTable
+from textual.widgets import DataTable, Footer
+from textual.worker import get_current_worker
 
-from pluto_dist.cli.chart import Curve, draw
 from pluto_dist.cli.console import printable
 from pluto_dist.cli.top.model import NUMBERS, Row, folded, short
 from pluto_dist.core.values.records import RunEvent
@@ -79,29 +79,6 @@ class Table(DataTable[Text]):
         ]
 
 
-class Chart(Widget):
-    """One series as a line of braille dots."""
-
-    def __init__(self, *, id: str) -> None:  # noqa: A002 # Textual's name
-        super().__init__(id=id)
-        self._curve = Curve()
-        self._instead = ""
-
-    def show_curve(self, curve: Curve, name: str, instead: str) -> None:
-        """Shows a series, or a sentence where it has no point."""
-        self._curve, self._instead = curve, instead
-        count = f"{len(curve.steps):,} points" if curve.steps else ""
-        skipped = f"{curve.skipped} not finite" if curve.skipped else ""
-        last = f"{curve.values[-1]:.4g}" if curve.steps else ""
-        self.border_title = as_title("  ".join(part for part in (name, last, count, skipped) if part))
-        self.refresh()
-
-    def render(self) -> Text:
-        """As large as there is room."""
-        lines = draw(self._curve, self.size.width, self.size.height)
-        return Text("\n".join(lines)) if lines else Text(self._instead, style="dim")
-
-
 class Events(Widget):
     """The newest events of a Run, as many as there is room for."""
 
@@ -144,9 +121,28 @@ def _widths(heads: Sequence[str], rows: Sequence[Row]) -> list[int]:
     return [max(len(head), *(len(row[at]) + 1 for row in cells), 0) for at, head in enumerate(heads)]
 
 
+def hand_over(to: Widget, take: Callable[..., None], *found: object) -> None:
+    """What a thread has found, for the screen; nothing where that was closed meanwhile."""
+    if get_current_worker().is_cancelled:
+        return
+
+    def taken() -> None:
+        if to.is_attached:
+            take(*found)
+
+    to.app.call_from_thread(taken)
+
+
+def keys() -> Footer:
+    """The keys, close together."""
+    footer = Footer()
+    footer.compact = True  # not every version takes it as an argument
+    return footer
+
+
 def style_of(event: RunEvent) -> str:
     """Bad news are red, warnings yellow."""
-    if event.name in ("side_died", "side_failed", "launcher_gone", "records_damaged"):
+    if event.name in ("side_died", "side_failed", "records_damaged"):
         return "red"
     if event.name == "ended":
         return "red" if event.detail.get("status") == "FAILED" else "green"

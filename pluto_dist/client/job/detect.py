@@ -32,6 +32,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from pluto_dist.client.job.ranks import RANK_VARIABLES, Coordinates, FamilyName, place_in_group, read_ranks
+from pluto_dist.client.values import clean_text
 from pluto_dist.core.values.ids import Identity, Job, Scheduled
 
 # What `ancestors.py` reads of a process's environment, and nothing else.
@@ -156,7 +157,7 @@ def _scheduled(env: Mapping[str, str]) -> Scheduled | None:
         return None
     cluster = env.get("SLURM_CLUSTER_NAME", "").strip()
     counted = int(restarts) if restarts.isascii() and restarts.isdecimal() and len(restarts) <= 10 else 0
-    return Scheduled(" ".join(filter(None, ("slurm", cluster, number))), counted)
+    return Scheduled(clean_text(" ".join(filter(None, ("slurm", cluster, number)))), counted)
 
 
 def is_rank(env: Mapping[str, str]) -> bool:

@@ -49,7 +49,7 @@ _Made = TypeVar("_Made", bound=Loggable)
 _Arguments = ParamSpec("_Arguments")
 
 
-def told_by_log(
+def reported_by_log(
     init: Callable[Concatenate[_Made, _Arguments], None],
 ) -> Callable[Concatenate[_Made, _Arguments], None]:
     """Decorator of constructors: a value that cannot be encoded does not end the training that made it.
@@ -90,10 +90,11 @@ class Media(Loggable):
         stem, extension: parts of its file name; the extension begins with a dot, or is "".
         caption: a line for people.
         annotations: JSON text for the server's readers.
+        id: 32 hexadecimal digits by which a repeat is known, "" for new ones.
     """
 
     log_type: ClassVar[LogType]
-    __slots__ = ("annotations", "caption", "extension", "source", "stem")
+    __slots__ = ("annotations", "caption", "extension", "id", "source", "stem")
 
     def __init__(
         self,
@@ -109,6 +110,7 @@ class Media(Loggable):
         self.extension = extension
         self.caption = None if caption is None else clean_text(str(caption))
         self.annotations = annotations
+        self.id = ""
 
     def file_name(self, step: int, blob: str) -> str:
         """A name that no other file of this Run has, since the server keeps one object for each name."""

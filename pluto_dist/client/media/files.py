@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pluto_dist.client.media.base import Media, absolute, as_json, leave_out, split_name, told_by_log
+from pluto_dist.client.media.base import Media, absolute, as_json, leave_out, reported_by_log, split_name
 from pluto_dist.client.values import clean_text, shown
 from pluto_dist.errors import InvalidRecordError
 
@@ -15,20 +15,21 @@ from pluto_dist.errors import InvalidRecordError
 class File(Media):
     """Any file of this machine.
 
-    `log()` copies it; it does not look at it before, so a missing file is told there.
+    `log()` looks at it, so a missing file is told there. A large one is not copied: leave it as it is until
+    it is delivered, see the how-to on files.
 
     Args:
         path: of a regular file.
         name: what it is called instead of its own name; its extension stays. Step and an id are added,
             because the server keeps only one object for each name.
 
-    Told by `log()`, which leaves it out or, with `strict`, raises: it is no path.
+    Reported by `log()`, which leaves it out or, with `strict`, raises: it is no path.
     """
 
     log_type = "FILE"
     __slots__ = ()
 
-    @told_by_log
+    @reported_by_log
     def __init__(self, /, path: str | os.PathLike[str], name: str | None = None, **more: object) -> None:
         leave_out("File", more)
         source = absolute(path, type(self).__name__)
@@ -47,14 +48,14 @@ class Artifact(Media):
         path: another name of `data`.
         name: what the file is called instead of its caption.
 
-    Told by `log()`, which leaves it out or, with `strict`, raises: data is neither, or the
+    Reported by `log()`, which leaves it out or, with `strict`, raises: data is neither, or the
     metadata is no JSON.
     """
 
     log_type = "ARTIFACT"
     __slots__ = ()
 
-    @told_by_log
+    @reported_by_log
     def __init__(
         self,
         /,
@@ -103,7 +104,7 @@ class Text(Media):
     log_type = "TEXT"
     __slots__ = ()
 
-    @told_by_log
+    @reported_by_log
     def __init__(self, data: object, caption: str | None = None) -> None:
         if _is_file(data):
             source = absolute(data, "Text")  # type: ignore[arg-type] # _is_file says so

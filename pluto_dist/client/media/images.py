@@ -9,7 +9,15 @@ from typing import Any
 
 import msgspec
 
-from pluto_dist.client.media.base import Media, absolute, array_of, as_json, package, split_name, told_by_log
+from pluto_dist.client.media.base import (
+    Media,
+    absolute,
+    array_of,
+    as_json,
+    package,
+    reported_by_log,
+    split_name,
+)
 from pluto_dist.client.values import first_line, shown
 from pluto_dist.errors import InvalidRecordError, PlutoDistError
 
@@ -31,14 +39,14 @@ class Image(Media):
         masks: not recorded by this version.
         annotations: boxes and masks in the form in which the server keeps them, a dict or JSON text.
 
-    Told by `log()`, which leaves it out or, with `strict`, raises: it is no image, or Pillow
+    Reported by `log()`, which leaves it out or, with `strict`, raises: it is no image, or Pillow
     is needed to encode it and is not installed.
     """
 
     log_type = "IMAGE"
     __slots__ = ()
 
-    @told_by_log
+    @reported_by_log
     def __init__(
         self,
         data: Any,

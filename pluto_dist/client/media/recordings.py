@@ -13,8 +13,8 @@ from pluto_dist.client.media.base import (
     array_of,
     leave_out,
     package,
+    reported_by_log,
     split_name,
-    told_by_log,
 )
 from pluto_dist.client.values import shown
 from pluto_dist.errors import InvalidRecordError
@@ -33,14 +33,14 @@ class Audio(Media):
         caption: a line for people; also what the file is called.
         sample_rate: another name of `rate`.
 
-    Told by `log()`, which leaves it out or, with `strict`, raises: it is no sound, or numpy
+    Reported by `log()`, which leaves it out or, with `strict`, raises: it is no sound, or numpy
     is needed to encode it and is not installed.
     """
 
     log_type = "AUDIO"
     __slots__ = ()
 
-    @told_by_log
+    @reported_by_log
     def __init__(
         self,
         /,
@@ -74,14 +74,14 @@ class Video(Media):
         format: of bytes: mp4, webm, ogg or gif.
         fps: another name of `rate`.
 
-    Told by `log()`, which leaves it out or, with `strict`, raises: frames were passed, or it
+    Reported by `log()`, which leaves it out or, with `strict`, raises: frames were passed, or it
     is no film.
     """
 
     log_type = "VIDEO"
     __slots__ = ()
 
-    @told_by_log
+    @reported_by_log
     def __init__(
         self,
         /,

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pluto_dist.client.media.base import DataValue, array_of, as_json, leave_out, package, told_by_log
+from pluto_dist.client.media.base import DataValue, array_of, as_json, leave_out, package, reported_by_log
 from pluto_dist.client.values import NotAScalarError, clean_text, scalar_of, shown
 from pluto_dist.errors import InvalidRecordError
 
@@ -20,14 +20,14 @@ class Data(DataValue):
     Args:
         data: a dict of what JSON can hold.
 
-    Told by `log()`, which leaves it out or, with `strict`, raises: it is no dict, or no JSON.
+    Reported by `log()`, which leaves it out or, with `strict`, raises: it is no dict, or no JSON.
     """
 
     log_type = "DATA"
     data_type = "DATA"
     __slots__ = ()
 
-    @told_by_log
+    @reported_by_log
     def __init__(self, data: Mapping[str, Any]) -> None:
         if not isinstance(data, Mapping):
             raise InvalidRecordError(f"Data was given {shown(data)}; pass a dict")
@@ -42,7 +42,7 @@ class Histogram(DataValue):
             other than a number a pair of counts and bin edges, one more than counts, evenly spaced.
         bins: how many bins of equal width.
 
-    Told by `log()`, which leaves it out or, with `strict`, raises: no number is finite, the
+    Reported by `log()`, which leaves it out or, with `strict`, raises: no number is finite, the
     edges do not fit, or numpy is needed for numbers and is not installed.
     """
 
@@ -50,7 +50,7 @@ class Histogram(DataValue):
     data_type = "histogram"
     __slots__ = ()
 
-    @told_by_log
+    @reported_by_log
     def __init__(self, data: Any, bins: Any = 64) -> None:
         counts, edges = _counted(data, bins) if isinstance(bins, int) else _given(data)
         drawn = {
@@ -71,7 +71,7 @@ class Table(DataValue):
         columns, rows: their names; a DataFrame has its own.
         table, dataframe: other ways to pass `data`.
 
-    Told by `log()`, which leaves it out or, with `strict`, raises: the rows differ in length
+    Reported by `log()`, which leaves it out or, with `strict`, raises: the rows differ in length
     or number from the names, or it is too large.
     """
 
@@ -79,7 +79,7 @@ class Table(DataValue):
     data_type = "table"
     __slots__ = ()
 
-    @told_by_log
+    @reported_by_log
     def __init__(
         self,
         /,
@@ -96,6 +96,8 @@ class Table(DataValue):
         if found is not None and hasattr(found, "to_dict") and hasattr(found, "columns"):
             split = found.to_dict(orient="split")
             found, columns, rows = split["data"], columns or split["columns"], rows or split["index"]
+        if found is None and len(rows):
+            raise InvalidRecordError("Table was given rows= and no cells; pass Table(cells), rows= are names")
         cells = _cells(found)
         drawn: dict[str, Any] = {"table": cells}
         width = len(cells[0]) if cells else len(columns)

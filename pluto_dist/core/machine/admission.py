@@ -93,33 +93,46 @@ class Finder:
         restarting = restarts_left(run) and not run.ended
         return not restarting and self.predecessor(claim, run) is not None
 
-    def live_names(self, claim: Claim) -> tuple[str, ...]:
-        """Live Runs among which a claim without an id would have to choose."""
-        return tuple(run.display_id or run.external_id for run in self._live(claim))
+    def choices(self, claim: Claim) -> tuple[str, ...]:
+        """Runs among which a claim that joins would have to choose: live ones, or those with its id."""
+        if claim.run is None:
+            runs = self._live(claim)
+        else:
+            runs = self._nearest(self._joined(claim, claim.run), claim)
+        return tuple(f"{run.display_id or run.external_id} (project {run.project})" for run in runs)
 
     def _named(self, claim: Claim, ref: RunRef) -> Run | None:
         def meant(run: Run) -> bool:
             own = run.target == claim.target and refers_to(ref, run, claim.project)
             return own or (same_job(claim, run) and refers_to(ref, run, run.project))
 
-        def joined(run: Run) -> bool:
-            return _joins(claim) and _may_join(claim, run) and refers_to(ref, run, run.project)
-
         def there(run: Run) -> bool:
             return meant(run) and not sought(run)
 
         # A Run still looked for on the server comes last: by now it may have been made, in its own project.
-        return self._choose(there, claim) or self._choose(joined, claim) or self._choose(meant, claim)
+        return (
+            self._choose(there, claim)
+            or _only(self._nearest(self._joined(claim, ref), claim))
+            or self._choose(meant, claim)
+        )
+
+    def _joined(self, claim: Claim, ref: RunRef) -> Iterator[Run]:
+        """Runs of others that a claim may join by this id."""
+        fits = (run for run in self._book.runs if refers_to(ref, run, run.project))
+        return (run for run in fits if _joins(claim) and _may_join(claim, run))
 
     def _choose(self, fits: Callable[[Run], bool], claim: Claim) -> Run | None:
         """The only Run that fits; of several the one with the claim's target."""
-        found = list(filter(fits, self._book.runs))
-        own = [run for run in found if run.target == claim.target]
-        return _only(own or found)
+        return _only(self._nearest(filter(fits, self._book.runs), claim))
+
+    def _nearest(self, runs: Iterable[Run], claim: Claim) -> list[Run]:
+        """Those with the claim's target; if there are none, all."""
+        found = list(runs)
+        return [run for run in found if run.target == claim.target] or found
 
     def _live(self, claim: Claim) -> list[Run]:
-        live = [run for run in self._book.runs if not (run.ended or sought(run))]
-        return [run for run in live if run.target == claim.target] or live
+        live = (run for run in self._book.runs if not (run.ended or sought(run)))
+        return self._nearest((run for run in live if _in_project(claim, run)), claim)
 
     def _launchers_run(self, claim: Claim) -> Run | None:
         """The Run of the `pluto-dist run` above, unless the process names another one."""
@@ -136,11 +149,16 @@ def _joins(claim: Claim) -> bool:
 
 
 def _may_join(claim: Claim, run: Run) -> bool:
-    """Whether a claim fits a Run: an `attach()` names no project, an `init()` must name the Run's or none."""
-    if claim.verb == "attach":
-        return not sought(run)
-    named = claim.project in (run.project, DEFAULT_PROJECT)
-    return named and not (run.ended or sought(run))
+    """Whether a claim fits a Run: of the project that is named, and not ended unless by `attach()`."""
+    if sought(run) or (run.ended and claim.verb != "attach"):
+        return False
+    numbered = claim.verb == "attach" and claim.run is not None and claim.run.external_id is None
+    return numbered or _in_project(claim, run)
+
+
+def _in_project(claim: Claim, run: Run) -> bool:
+    """Whether the Run is of the claim's project, or the claim names none."""
+    return claim.project in (run.project, DEFAULT_PROJECT)
 
 
 def _only(runs: Iterable[Run]) -> Run | None:
@@ -401,9 +419,9 @@ class Admission:
         ranks = [fellow.opened.job.rank for fellow in fellows if fellow.opened.wanted in (None, "owner")]
         waiting_ranks = tuple(rank for rank in ranks if rank is not None)
         if run is None:
-            live = self._finder.live_names(lease.opened)
+            choices = self._finder.choices(lease.opened)
             return Facts(
-                run=None, parent=parent, waiting_ranks=waiting_ranks, live_runs=live, asked_at=asked_at
+                run=None, parent=parent, waiting_ranks=waiting_ranks, choices=choices, asked_at=asked_at
             )
         everybody = self._context.situation(run).members
         members = tuple(member for member in everybody if member.alive)
@@ -421,7 +439,17 @@ class Admission:
             reporting=run.key in self._context.reporting,
             owner_elsewhere=self._clusters.owner_elsewhere(run),
             asked_at=asked_at,
+            sides=sum(self._is_side(other) for other in self._book.leases_of(run.key)),
+            sides_limit=self._sides_limit(run),
         )
+
+    @staticmethod
+    def _is_side(lease: Lease) -> bool:
+        return lease.alive and lease.role == "side" and lease.state == "active"
+
+    def _sides_limit(self, run: Run) -> int | None:
+        owner = self._book.leases.get(run.owner) if run.owner is not None else None
+        return owner.opened.sides_limit if owner is not None else None
 
     def phase(self, run: Run) -> Phase:
         """The Run's phase now."""

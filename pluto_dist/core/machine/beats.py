@@ -69,7 +69,7 @@ class Beats:
         self._in_flight: set[str] = set()
         self._crossing: set[str] = set()
         self._doubted: set[str] = set()
-        self._unheard: dict[str, int] = {}
+        self._failures: dict[str, int] = {}
         self._questions: dict[str, _Question] = {}
 
     def beat(self, run: Run, every_s: float | None) -> None:
@@ -152,7 +152,7 @@ class Beats:
             del self._questions[run.key]
 
     def end(self, run: Run) -> None:
-        """The server has the end; the next one needs another question."""
+        """Drops the question, because the server has the end; the next end needs another one."""
         self._questions.pop(run.key, None)
 
     def answered(self, run: Run, event: Beaten) -> bool:
@@ -160,11 +160,11 @@ class Beats:
         crossed = run.key in self._crossing
         self._in_flight.discard(run.key)
         self._crossing.discard(run.key)
-        heard = isinstance(event.beat.outcome, Delivered | Rejected)
-        self._put_off(run, heard=heard)
+        reached = isinstance(event.beat.outcome, Delivered | Rejected)
+        self._put_off(run, reached=reached)
         question = self._questions.get(run.key)
         if question is not None and question.sent_at is not None:
-            self._take_answer(question, heard=heard, ended=event.beat.status not in (None, "RUNNING"))
+            self._take_answer(question, reached=reached, ended=event.beat.status not in (None, "RUNNING"))
         if crossed and event.beat.status == "CANCELLED":
             self._questions.pop(run.key, None)
             self._doubted.add(run.key)
@@ -192,7 +192,7 @@ class Beats:
         return min((at for at in waits if at > self._context.now.at), default=None)
 
     def forget(self, run: str) -> None:
-        for known in (self._due_at, self._unheard, self._questions):
+        for known in (self._due_at, self._failures, self._questions):
             known.pop(run, None)
         for those in (self._in_flight, self._crossing, self._doubted):
             those.discard(run)
@@ -201,19 +201,19 @@ class Beats:
         self._in_flight.add(run.key)
         self._context.emit(BeatRun(run=backend_run(run)))
 
-    def _put_off(self, run: Run, *, heard: bool) -> None:
+    def _put_off(self, run: Run, *, reached: bool) -> None:
         """Plans the next heartbeat; a server in trouble is asked less often."""
-        if heard:
-            self._unheard.pop(run.key, None)
+        if reached:
+            self._failures.pop(run.key, None)
         elif run.key in self._due_at:
-            failures = self._unheard.get(run.key, 0)
-            self._unheard[run.key] = failures + 1
+            failures = self._failures.get(run.key, 0)
+            self._failures[run.key] = failures + 1
             wait_s = min(BEAT_S, backoff_s(failures, self._context.now.jitter))
             self._due_at[run.key] = max(self._due_at[run.key], self._context.now.at + wait_s)
 
-    def _take_answer(self, question: _Question, *, heard: bool, ended: bool) -> None:
+    def _take_answer(self, question: _Question, *, reached: bool, ended: bool) -> None:
         sent_at, question.sent_at = question.sent_at, None
-        if heard:
+        if reached:
             question.known_at, question.over = sent_at, ended
             return
         now = self._context.now

@@ -119,7 +119,7 @@ class Clusters:
     def may_report(self, run: Run) -> bool:
         """Whether this coordinator may send the Run's status now."""
         shared = self.of(run)
-        return shared is None or shared.fence(run) is not None
+        return shared is None or shared.may_report(run)
 
     def last_resort(self, run: Run) -> Verdict | None:
         """The verdict of this node alone, where the store has been away for too long."""
@@ -134,7 +134,12 @@ class Clusters:
     def safe(self, run: Run) -> bool:
         """Whether the store has all that the other nodes need of this one, or need not be waited for."""
         shared = self.of(run)
-        return shared is None or shared.safe() or shared.gives_up()
+        return shared is None or (shared.safe() and not shared.owes_changes(run)) or shared.gives_up()
+
+    def tells_changes(self, run: Run) -> bool:
+        """Whether this node tells the server what is changed here, and not the seat of another one (G9)."""
+        shared = self.of(run)
+        return shared is None or shared.tells_changes(run)
 
     def is_awaited(self, run: Run) -> bool:
         """Whether a process that leaves waits for what this coordinator still has to do."""

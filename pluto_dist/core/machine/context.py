@@ -1,8 +1,9 @@
 """The context that all parts of the machine share: the book, the time of the event, the effects so far.
 
-A part changes the book only through it (or through `Shared`, for tags and config), because a change of a Run
-or a lease has to be remembered: `settle` looks at every touched Run before the event is done, and every lease
-with news may get a view. Effects leave in the order in which they were emitted.
+A part changes a Run or a lease through it, so that the change is remembered: `settle` looks at every touched
+Run before the event is done, and every lease with news may get a view. Cursors, counts and names go into the
+book directly. `situation` is the one assessment of a Run that all parts share. Effects leave in the order in
+which they were emitted.
 
 Tags and config are changed one after the other (G9). A change that cannot be made leaves everything as it was
 and is noted in the Run's history.
@@ -80,7 +81,7 @@ class Context:
             run.target.key_id in self.keys and self.now.at >= self.held_back.get(run.key, 0.0)
         )
 
-    def heard_of_key(self, run: Run, outcome: Outcome) -> None:
+    def learn_key(self, run: Run, outcome: Outcome) -> None:
         """Learns from an outcome whether the server accepts the Run's API key."""
         key_id = run.target.key_id
         if isinstance(outcome, Retry) and outcome.key_problem:

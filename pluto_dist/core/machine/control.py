@@ -16,6 +16,7 @@ from itertools import islice
 
 import msgspec
 
+from pluto_dist.core.machine.alerts import Alerts
 from pluto_dist.core.machine.beats import Beats
 from pluto_dist.core.machine.cluster import Clusters
 from pluto_dist.core.machine.context import Context
@@ -64,9 +65,10 @@ class Attempts(msgspec.Struct, frozen=True):
 class Controls:
     """Requests of all Runs."""
 
-    def __init__(self, context: Context, clusters: Clusters) -> None:
+    def __init__(self, context: Context, clusters: Clusters, alerts: Alerts) -> None:
         self._context = context
         self._book = context.book
+        self._alerts = alerts
         self._clusters = clusters
         self._requests: dict[str, ControlRequest] = {}
         self._attempts: dict[str, dict[str, Attempts]] = {}
@@ -107,6 +109,8 @@ class Controls:
             run = self._context.change_run(run, telling=True)
         elif request.operation != "revive":  # that follows from the answer
             self._beats.end(run)  # else it would come between the last question and the status
+        if request.operation == "alert":
+            self._alerts.leaves(run.key)
         self._requests[run.key] = request
         self._context.emit(
             Control(
@@ -128,7 +132,7 @@ class Controls:
         del self._requests[event.run]
         self._context.reporting.discard(event.run)
         self._context.touch(event.run)
-        self._context.heard_of_key(run, event.outcome)
+        self._context.learn_key(run, event.outcome)
         match event.outcome:
             case Delivered():
                 self._done(run, request, event.outcome)
@@ -140,6 +144,9 @@ class Controls:
                 self._failed(run, request, reason, after_s or 0.0)
                 if request.operation == "status":
                     self._beats.status_failed(run)
+            case Unknown(reason=reason) if request.operation == "alert":
+                self._context.note(event.run, "alert_unsure", why=reason)
+                self._done(run, request, Delivered())
             case Unknown(reason=reason):
                 self._failed(run, request, reason, 0.0)
                 if request.operation == "status":
@@ -154,7 +161,7 @@ class Controls:
         last, sure = self._beats.is_last(run), self._beats.answered(run, event)
         if run.ended or last or self._beats.overdue(run):
             self._context.touch(run.key)  # its status, who leaves, or the next sign of life may have waited
-        self._context.heard_of_key(run, event.beat.outcome)
+        self._context.learn_key(run, event.beat.outcome)
         if run.relay and not run.ended and event.beat.status is not None:
             self._context.change_run(
                 run, status=event.beat.status, cancelled=event.beat.status == "CANCELLED"
@@ -230,10 +237,14 @@ class Controls:
         names = dict(islice(self._book.unregistered(run.key).items(), MAX_NAMES))
         if names:
             yield "names", _encoder.encode(names)
+        if run.cluster is not None and not self._clusters.tells_changes(run):
+            return
         if run.pushed_tags != run.tags or run.untagged:
             yield "tags", _encoder.encode(TagsChange(run.tags, run.pushed_tags, run.untagged))
         if run.config_patch:
             yield "config", run.config_patch
+        if (alert := self._alerts.next(run.key)) is not None:
+            yield "alert", _encoder.encode(alert)
 
     def _try_once_more(self, run: Run) -> None:
         """Gives requests that failed in an outage one more try before the status goes out without them."""
@@ -260,6 +271,8 @@ class Controls:
                 self._tagged(run, msgspec.json.decode(request.body, type=TagsChange), told)
             case "config" if run.config_patch == request.body:
                 self._context.change_run(run, config_patch=b"")
+            case "alert":
+                self._alerts.over(run.key)
             case "seat":
                 self._seated[run.key] = msgspec.json.decode(request.body, type=SeatNote).epoch
             case "revive":
@@ -269,13 +282,15 @@ class Controls:
                 self._reported(run, told.status)
 
     def _reported(self, run: Run, status: Status | None) -> None:
-        """The server has accepted the final status, and says which status it has."""
+        """Notes that the server has accepted the final status, and which status it has now."""
         self._tried_last.discard(run.key)
         self._beats.end(run)
         self._server_says(self._context.change_run(run, reported=True), status)
 
     def _tagged(self, run: Run, change: TagsChange, told: Told) -> None:
         """Takes over the server's tags; changes made here since the request was sent stay wanted."""
+        if run.cluster is not None and not self._clusters.tells_changes(run):
+            return  # another seat tells them now
         there = told.tags if told.tags is not None else change.wanted
         self._context.change_run(
             run,
@@ -318,6 +333,8 @@ class Controls:
         if request.operation != "status" and now.at > attempts.since + GIVE_UP_S:
             self._refused(run, request, f"given up after a day: {reason}")
             return
+        if request.operation == "alert":
+            self._alerts.back(run.key)
         wait_s = max(at_least_s, backoff_s(attempts.failures, now.jitter))
         tried = self._attempts.setdefault(run.key, {})
         tried[request.operation] = Attempts(attempts.failures + 1, attempts.since, now.at + wait_s)

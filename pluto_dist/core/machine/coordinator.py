@@ -17,6 +17,7 @@ A starting coordinator takes over from the book: it reads and watches every leas
 from __future__ import annotations
 
 from pluto_dist.core.machine.admission import Admission
+from pluto_dist.core.machine.alerts import Alerts
 from pluto_dist.core.machine.cluster import Clusters
 from pluto_dist.core.machine.context import Context, Shared
 from pluto_dist.core.machine.control import Controls
@@ -106,11 +107,12 @@ class Coordinator:
         self._opening = Opening(self._context, shared, self._clusters)
         self._admission = Admission(self._context, self._opening, shared, self._clusters)
         self._topics = Topics(self._context)
-        self._folding = Folding(self._context, self._admission, shared, self._topics)
+        self._alerts = Alerts(self._context)
+        self._folding = Folding(self._context, self._admission, shared, self._topics, self._alerts)
         self._delivery = Delivery(self._context, SeriesNames(book))
         self._copies = UndeliveredCopies(self._context, self._delivery)
         self._uploads = SyncUploads(self._context)
-        self._controls = Controls(self._context, self._clusters)
+        self._controls = Controls(self._context, self._clusters, self._alerts)
         self._document_writer = DocumentWriter(self._context)
         self._restoring = Restoring(self._context)
         self._stragglers = Stragglers(self._context)
@@ -254,7 +256,7 @@ class Coordinator:
             refusal = Refusal(request=message.request, error="VersionMismatchError", message=told)
             self._context.emit(Send(peer=event.peer, reply=refusal))
             return
-        self._views.heard(message.lease_id, event.peer)
+        self._views.note_message(message.lease_id, event.peer)
         lease = self._book.leases.get(message.lease_id)
         if lease is None or lease.folded < message.entries:
             # The answer waits for the entries, so that its view shows their effect (R1).
@@ -296,7 +298,7 @@ class Coordinator:
         run = self._book.runs.get(event.run)
         # First of all: the Run is gone after `withdraw`, and nothing else remembers what has to be put back.
         if run is not None and isinstance(event.result, Refused) and event.result.reopened is not None:
-            self._restoring.owe(run.target, event.result.reopened)
+            self._restoring.keep(run.target, event.result.reopened)
         refused = self._opening.ended(event)
         if run is not None and refused is not None:
             self._admission.refuse_all(run, refused.error, refused.message)

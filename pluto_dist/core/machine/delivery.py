@@ -82,7 +82,7 @@ class Delivery:
                     self._kick(lane)
 
     def shipped(self, event: Shipped) -> None:
-        """A batch was accepted, or not."""
+        """Takes the outcome of a batch."""
         lane = self._lanes.get(cursor_key(event.lease_id, event.target, event.stream))
         run = lane.run if lane is not None else None
         if lane is None or run is None:
@@ -101,7 +101,7 @@ class Delivery:
         self._went_on(lane)
 
     def put_aside(self, event: RecordSetAside) -> None:
-        """A record that the backend refused is kept aside, or could not be."""
+        """Takes the outcome of setting a refused record aside."""
         lane = self._lanes.get(cursor_key(event.lease_id, event.target, event.stream))
         if lane is not None:
             lane.put_aside(event.error)
@@ -176,7 +176,7 @@ class Delivery:
         return max(steps)
 
     def lease_removed(self, lease: Lease) -> None:
-        """The lease's folder is gone; its cursors stay in the book for their counts."""
+        """Drops the lanes of a lease whose folder is gone; its cursors stay in the book for their counts."""
         for key in self._book.cursor_keys(lease.lease_id):
             lane = self._lanes.pop(key, None)
             if lane is not None and lease.run is not None:

@@ -11,13 +11,15 @@ from collections import deque
 from typing import assert_never
 
 from pluto_dist.core.machine.admission import Admission
+from pluto_dist.core.machine.alerts import Alerts
 from pluto_dist.core.machine.context import Context, Shared
 from pluto_dist.core.machine.topics import Topics
 from pluto_dist.core.rules.kinship import is_child_of
-from pluto_dist.core.rules.verdict import describe
+from pluto_dist.core.rules.verdict import describe, fault_of
 from pluto_dist.core.values.effects import AwaitRelease, Say, TakeForDead, WatchProcess
 from pluto_dist.core.values.events import LifecycleRead, ProcessDied
 from pluto_dist.core.values.lifecycle import (
+    Alerted,
     ChildStopped,
     Claim,
     Closed,
@@ -46,9 +48,12 @@ Inbox = deque[tuple[int, LifecycleEntry | Unreadable]]
 class Folding:
     """Entries that have been read, by lease; those of a lease without a role wait until it has one."""
 
-    def __init__(self, context: Context, admission: Admission, shared: Shared, topics: Topics) -> None:
+    def __init__(
+        self, context: Context, admission: Admission, shared: Shared, topics: Topics, alerts: Alerts
+    ) -> None:
         self._context = context
         self._topics = topics
+        self._alerts = alerts
         self._book = context.book
         self._admission = admission
         self._shared = shared
@@ -125,16 +130,15 @@ class Folding:
         if lease.role == "side":
             self._context.note(lease.run or "", "side_died", label=lease.label, signal=event.signal)
         elif not lease.said:
-            self._context.change_lease(lease, evidence=(*lease.evidence, self._evidence_of(event, lease)))
+            self._take(lease, self._evidence_of(event, lease))
         return True
 
     def _exit_code_known(self, lease: Lease, event: ProcessDied) -> None:
         """Completes a `Finished` that the exit hook wrote with the exit code that the kernel gives."""
         failed = bool(event.signal) or event.exit_code not in (None, 0)
-        evidence = lease.evidence
         if failed and not lease.said:
-            evidence = (*evidence, self._evidence_of(event, lease))
-        self._context.change_lease(lease, code_awaited=False, evidence=evidence)
+            lease = self._take(lease, self._evidence_of(event, lease))
+        self._context.change_lease(lease, code_awaited=False)
 
     def lease_removed(self, lease_id: str) -> None:
         """Forgets the entries of a lease whose folder is gone."""
@@ -222,10 +226,10 @@ class Folding:
                     self._context.change_run(run, first_reject=first)
             case TagsAdded() | TagsRemoved() | ConfigUpdated() | Published():
                 self._share(lease, run, entry)
-            case ItemDone():
-                self._topics.done(lease, run, entry)
-            case Unsubscribed():
-                self._topics.left(lease, run, entry)
+            case Alerted():
+                self._alerts.take(lease, run, entry)
+            case ItemDone() | Unsubscribed():
+                self._topics.give_up(lease, run, entry)
             case ChildStopped():
                 self._child_stopped(lease, entry)
             case Noted():
@@ -240,8 +244,15 @@ class Folding:
         if lease.role == "side" or not lease.alive:
             event = "side_failed" if lease.role == "side" else "late_failure"
             self._context.note(run.key, event, label=lease.label, kind=entry.kind, what=describe(entry)[:500])
+            if lease.alive:
+                self._context.change_lease(lease, fault=lease.fault or fault_of(entry))
         else:
-            self._context.change_lease(lease, evidence=(*lease.evidence, entry)[:MAX_EVIDENCE])
+            self._take(lease, entry)
+
+    def _take(self, lease: Lease, entry: Evidence) -> Lease:
+        """Adds evidence to the lease of a member."""
+        evidence = (*lease.evidence, entry)[:MAX_EVIDENCE]
+        return self._context.change_lease(lease, evidence=evidence, fault=lease.fault or fault_of(entry))
 
     def _end(self, lease: Lease, run: Run, entry: Finished | Closed) -> None:
         if not lease.alive:

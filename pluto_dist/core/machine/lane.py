@@ -208,7 +208,7 @@ class Lane:
         """Takes the answer to `ship`; True if the batch was accepted."""
         sent, self._sent = self._sent, None
         if self.run is not None:
-            self._context.heard_of_key(self.run, event.outcome)
+            self._context.learn_key(self.run, event.outcome)
         self._settle_intent(event)
         match event.outcome:
             case Delivered():

@@ -47,7 +47,6 @@ class Leftovers:
         return min(self._look_at.values(), default=None)
 
     def forget(self, run: str) -> None:
-        """The Run is forgotten."""
         self._look_at.pop(run, None)
         self._looked.discard(run)
 

@@ -17,7 +17,7 @@ AGAIN_S = 1.0
 REFUSED_AGAIN_S = 15.0  # the cause may be mended meanwhile
 
 
-class Lease(msgspec.Struct):
+class NodeLease(msgspec.Struct):
     """This node's lease at one store.
 
     Attributes:
@@ -42,12 +42,12 @@ class Memberships:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._leases: dict[ClusterAddress, Lease] = {}
+        self._leases: dict[ClusterAddress, NodeLease] = {}
 
-    def of(self, address: ClusterAddress) -> Lease:
+    def of(self, address: ClusterAddress) -> NodeLease:
         """The lease at a store; from the first call on the node keeps one there."""
         if address not in self._leases:
-            self._leases[address] = Lease(away_since=self._context.now.at)
+            self._leases[address] = NodeLease(away_since=self._context.now.at)
         return self._leases[address]
 
     def advance(self) -> None:
@@ -71,11 +71,11 @@ class Memberships:
                 lease.serial += anew
                 lease.valid_until = valid_until
                 lease.next_at = now + event.address.ttl_s / 3
-                self.heard(event.address)
+                self.reached(event.address)
                 return anew
             case LeaseLost():
                 lease.valid_until, lease.next_at = None, now
-                self.heard(event.address)
+                self.reached(event.address)
             case Unavailable(reason=reason):
                 lease.next_at = now + AGAIN_S
                 self.silent(event.address, reason)
@@ -85,17 +85,17 @@ class Memberships:
         return False
 
     def lost(self, address: ClusterAddress) -> None:
-        """A write under the lease found that the store has none any more."""
+        """Notes that the store has no lease of this node any more, as a write under it has found."""
         lease = self.of(address)
         lease.valid_until, lease.next_at = None, self._context.now.at
 
-    def heard(self, address: ClusterAddress) -> None:
-        """The store has answered something."""
+    def reached(self, address: ClusterAddress) -> None:
+        """Notes an answer of the store."""
         lease = self.of(address)
         lease.answered_at, lease.away_since, lease.trouble = self._context.now.at, None, ""
 
     def silent(self, address: ClusterAddress, reason: str) -> None:
-        """The store has not answered, or has refused."""
+        """Notes that the store has not answered, or has refused."""
         lease = self.of(address)
         lease.trouble = reason
         if lease.away_since is None:

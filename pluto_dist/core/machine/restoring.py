@@ -39,7 +39,7 @@ class Restoring:
         self._failures: dict[str, int] = {}
         self._not_before: dict[str, float] = {}
 
-    def owe(self, target: Target, reopened: Reopened) -> None:
+    def keep(self, target: Target, reopened: Reopened) -> None:
         """Keeps an end that has to be put back."""
         self._book.restorations.put(f"restore-{reopened.id}", Restoration(target, reopened))
 
@@ -47,12 +47,12 @@ class Restoring:
         """Sends the requests that are due and for which there is a key."""
         now = self._context.now.at
         for key in self._book.restorations.all_keys():
-            owed = self._book.restorations[key]
-            if key in self._asked or now < self._not_before.get(key, 0.0) or not self._may_talk(owed):
+            due = self._book.restorations[key]
+            if key in self._asked or now < self._not_before.get(key, 0.0) or not self._may_talk(due):
                 continue
             self._asked.add(key)
-            run = BackendRun(key, owed.target, owed.reopened.id, owed.reopened.project)
-            self._context.emit(Control(run=run, operation=OPERATION, token=0, body=_encode(owed.reopened)))
+            run = BackendRun(key, due.target, due.reopened.id, due.reopened.project)
+            self._context.emit(Control(run=run, operation=OPERATION, token=0, body=_encode(due.reopened)))
 
     def answered(self, event: Controlled) -> None:
         """Takes the server's answer."""
@@ -69,9 +69,9 @@ class Restoring:
 
     def deadline(self) -> float | None:
         """When to try again."""
-        owed = [key for key in self._book.restorations.all_keys() if key not in self._asked]
+        due = [key for key in self._book.restorations.all_keys() if key not in self._asked]
         return min(
-            (self._not_before.get(key, 0.0) for key in owed if self._may_talk(self._book.restorations[key])),
+            (self._not_before.get(key, 0.0) for key in due if self._may_talk(self._book.restorations[key])),
             default=None,
         )
 
@@ -80,13 +80,13 @@ class Restoring:
         """Whether no end is left to be put back."""
         return not self._book.restorations.all_keys()
 
-    def _may_talk(self, owed: Restoration) -> bool:
-        return owed.target.key_id in self._context.keys
+    def _may_talk(self, due: Restoration) -> bool:
+        return due.target.key_id in self._context.keys
 
     def _done(self, key: str, what: str, **fields: str) -> None:
-        owed = self._book.restorations.get(key)
-        if owed is not None:
-            told = {"run": str(owed.reopened.id), "status": owed.reopened.status, **fields}
+        due = self._book.restorations.get(key)
+        if due is not None:
+            told = {"run": str(due.reopened.id), "status": due.reopened.status, **fields}
             self._context.emit(Say(event=what, fields=told))
         self._book.restorations.delete(key)
         self._failures.pop(key, None)

@@ -92,7 +92,7 @@ class Settling:
         return runs
 
     def polled(self, run: str) -> None:
-        """The members of a Run were polled for its verdict."""
+        """Takes the end of a poll of a Run's members."""
         self._polls.polled(run)
 
     def deadline(self) -> float | None:

@@ -14,16 +14,18 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
+from pluto_dist.core.machine.changes import Changes
 from pluto_dist.core.machine.context import Context
 from pluto_dist.core.machine.lookout import QUIET_S, SEAT_QUIET_S, Lookout
-from pluto_dist.core.machine.membership import AGAIN_S, REFUSED_AGAIN_S, Lease, Memberships
+from pluto_dist.core.machine.membership import AGAIN_S, REFUSED_AGAIN_S, Memberships, NodeLease
 from pluto_dist.core.rules.joint import judge
-from pluto_dist.core.rules.offsets import Offset, read_ours, read_theirs
+from pluto_dist.core.rules.offsets import Offset, read_ours, read_theirs, span
 from pluto_dist.core.rules.participants import node_name
 from pluto_dist.core.rules.reports import by_node, decoded, last_words, report_of, takes_part
-from pluto_dist.core.rules.seat import Claim, Follow, SeatView, may_act, plan
+from pluto_dist.core.rules.seat import Follow, SeatView, Take, may_act, plan
 from pluto_dist.core.rules.verdict import pieces_of
 from pluto_dist.core.values.cluster import (
+    Change,
     Heard,
     Judgement,
     MemberShown,
@@ -35,6 +37,7 @@ from pluto_dist.core.values.cluster import (
     Presence,
     RunDocument,
     Seat,
+    SharedState,
     StoredVerdict,
     key_part,
 )
@@ -51,11 +54,12 @@ from pluto_dist.core.values.engine import (
     Written,
 )
 from pluto_dist.core.values.events import ClusterListed, ClusterSeen, ClusterWritten
-from pluto_dist.core.values.records import Lease as Member
-from pluto_dist.core.values.records import Run, Verdict
+from pluto_dist.core.values.records import Lease, Run, Verdict
 
 REFRESH_S = 60.0
 MEASURING_S = 5.0  # so long after a change of the seat clocks are compared, once a second
+MEASURING_MORE_S = 60.0  # and so much longer where a node was not heard meanwhile, or did not hear
+UNSURE_S = 1.0  # a clock that is known no better is measured
 NODES_A_SECOND = 100.0  # of many nodes each measures less often
 LAST_RESORT_S = 15.0  # below the 20 s for which the last participant waits
 KEEPS_TRYING_S = 3600.0  # a coordinator without processes stays so long for a store that is away
@@ -87,10 +91,12 @@ class SharedRun:
         self._node = node
         self._generation = generation
         self._lookout = Lookout(context, run.key, run.cluster, self._folder)
+        self._changes = Changes(context, node)
         self._asked_at = context.now.at
         self._round = 0
         self._offsets: dict[str, tuple[str, Offset]] = {}
         self._gone_at: dict[str, float] = {}
+        self._replaced_at: tuple[str, float] | None = None
         self._heard: Heard | None = None
         self._measuring_until = 0.0
         self._shown: NodeDocument | None = None
@@ -113,7 +119,7 @@ class SharedRun:
         if isinstance(found, str):
             self._memberships.silent(self._address, found)
             return
-        self._memberships.heard(self._address)
+        self._memberships.reached(self._address)
         self._read(found, event.read_at)
 
     def seen(self, event: ClusterSeen) -> None:
@@ -134,13 +140,16 @@ class SharedRun:
             self._lookout.again()
             self._forget_written(asked.key)
             return
-        self._memberships.heard(self._address)
+        self._memberships.reached(self._address)
         match result:
             case Written(version=version):
                 self._lookout.written(asked.key, asked.value, version)
                 self._done.add(asked.key)
+                self._appended(asked, as_it_is=True)
                 self._leave()
             case Conflict(current=current):
+                same = isinstance(current, Versioned) and current.value == asked.value
+                self._appended(asked, as_it_is=same)
                 if isinstance(current, Versioned):
                     self._lookout.written(asked.key, current.value, current.version)
                     self._done.add(asked.key)  # a key that is made once is there, also by another node
@@ -149,6 +158,11 @@ class SharedRun:
                 if asked.leased:
                     self._memberships.lost(self._address)
                 self._lookout.again()
+
+    def _appended(self, asked: WriteCluster, *, as_it_is: bool) -> None:
+        run = self._book.runs.get(self._key)
+        if run is not None and asked.value is not None and asked.key.startswith(self._own_changes):
+            self._changes.appended(run, as_it_is=as_it_is)
 
     def _forget_written(self, key: str) -> None:
         """What this node tells of itself it writes once more; the rest is compared with what is read back."""
@@ -170,6 +184,10 @@ class SharedRun:
         return self._read_document[1]
 
     @property
+    def _own_changes(self) -> str:
+        return f"{self._folder}op/{self._node}/"
+
+    @property
     def knows(self) -> bool:
         """Whether the run document was looked for in the store."""
         return self._lookout.knows("run")
@@ -187,7 +205,7 @@ class SharedRun:
         return self._round
 
     @property
-    def lease(self) -> Lease:
+    def lease(self) -> NodeLease:
         """This node's lease at the store."""
         return self._memberships.of(self._address)
 
@@ -228,6 +246,14 @@ class SharedRun:
         if run.forced or self._last_resort_is_due():
             return Fence(document.epoch if document is not None else 0, None)
         return None
+
+    def may_report(self, run: Run) -> bool:
+        """Whether the status may be sent: once it is stored, unless the store is away or a person said it.
+
+        A verdict that this node made alone, and could not send before the store was back, is stored first.
+        """
+        stored = run.forced or self.stored() is not None or self._last_resort_is_due()
+        return stored and self.fence(run) is not None
 
     def last_resort(self) -> Verdict | None:
         """The verdict of this node alone, if the store is away and the server would fail a silent Run."""
@@ -287,7 +313,7 @@ class SharedRun:
 
     # --- what this node has to say ------------------------------------------------------------------------
 
-    def over(self, run: Run, members: tuple[Member, ...], verdict: Verdict | None, *, settled: bool) -> None:
+    def over(self, run: Run, members: tuple[Lease, ...], verdict: Verdict | None, *, settled: bool) -> None:
         """Notes the end of the round on this node: all members have ended, or the owner's grace is over.
 
         Args:
@@ -312,12 +338,13 @@ class SharedRun:
         )
         self._over = (run.epoch, self._context.now.at, end)
 
-    def advance(self, run: Run, members: tuple[Member, ...]) -> None:
+    def advance(self, run: Run, members: tuple[Lease, ...]) -> None:
         """Keeps the copy of the folder up to date, and writes the next thing that the store does not have."""
         self._next_at = []
         if self._over is not None and self._over[0] != run.epoch:
             self._over = None
         self._notice_nodes()
+        self._notice_seat()
         self._notice_own_absence()
         self._find_round(run)
         document = self.document
@@ -328,7 +355,8 @@ class SharedRun:
         else:
             seat = document.seat if document is not None else None
             nodes = sorted({self._node, seat.node if seat is not None else self._node})
-            self._lookout.look("run", *(f"node/{node}" for node in nodes), quiet_s=QUIET_S)
+            self._lookout.look("run", "shared", *(f"node/{node}" for node in nodes), quiet_s=QUIET_S)
+        run = self._share(run)
         self._judge(run, members)
         if self._writing is not None or self._context.now.at < self._not_before or not self.knows:
             return
@@ -340,7 +368,46 @@ class SharedRun:
             if step(self, run, members):
                 return
 
-    def _be_present(self, _run: Run, _members: tuple[Member, ...]) -> bool:
+    def _share(self, run: Run) -> Run:
+        """Tags and config: folded by the seat, read by everybody else."""
+        if run.opening or not self._lookout.knows("shared"):
+            return run
+        found = self._lookout.get("shared")
+        state = decoded(found.value, SharedState) if found is not None else None
+        if self.mine and self._lookout.knows("op/"):
+            self._changes.speak(run, state)
+            self._changes.fold(self._book.runs[run.key], self._appended_changes())
+        elif not self.mine and state is not None and self.carries_changes():
+            self._changes.adopt(run, state)
+        return self._book.runs[run.key]
+
+    def _appended_changes(self) -> dict[tuple[str, int], Change]:
+        found = {}
+        for name, change in self._lookout.decoded("op/", Change).items():
+            node, _, number = name.partition("/")
+            if number.isdigit():
+                found[node, int(number)] = change
+        return found
+
+    def carries_changes(self) -> bool:
+        """Whether a seat elsewhere folds what is changed here, so that this node does not tell the server.
+
+        It does so also while this node does not see it: another one will have the seat.
+        """
+        document = self.document
+        there = document is not None and document.seat is not None and not self.mine
+        return there and not self.gives_up()
+
+    def tells_changes(self, run: Run) -> bool:
+        """Whether this node tells the server; a new seat does when it knows what the one before has told."""
+        return not self.carries_changes() and (run.speaks or not self.mine or self.gives_up())
+
+    def owes_changes(self, run: Run) -> bool:
+        """Whether the seat elsewhere does not know yet what was changed here."""
+        reached = self.lease.away_since is None
+        return self.carries_changes() and reached and not run.opening and self._changes.owes(run)
+
+    def _be_present(self, _run: Run, _members: tuple[Lease, ...]) -> bool:
         """Writes this node's presence, once under each lease."""
         if self._present_under == self.lease.serial:
             return False
@@ -348,9 +415,9 @@ class SharedRun:
         presence = Presence(self._context.boot_id, self._generation)
         return self._write(f"node/{self._node}", presence, expect=ANY, leased=True)
 
-    def _take_seat(self, run: Run, members: tuple[Member, ...]) -> bool:
+    def _take_seat(self, run: Run, members: tuple[Lease, ...]) -> bool:
         match plan(self._view(run, members), self._context.now.at):
-            case Claim(epoch=epoch, dead=dead):
+            case Take(epoch=epoch, dead=dead):
                 seat = Seat(self._node, self._generation, f"{self._node}-{self._generation}-{self._token}")
                 document = self.document or RunDocument(epoch=0)
                 if self._start(run):  # others begin a round only when they know who else is in it
@@ -362,7 +429,7 @@ class SharedRun:
                 self._next_at.append(until)
         return False
 
-    def _store_pieces(self, run: Run, members: tuple[Member, ...]) -> bool:
+    def _store_pieces(self, run: Run, members: tuple[Lease, ...]) -> bool:
         """Writes each piece of evidence, once."""
         for piece in self._pieces(run, members) if self._round else ():
             name = f"ev/{self._round}/{self._node}/{piece.lease_id}-{piece.number}"
@@ -370,12 +437,13 @@ class SharedRun:
                 return self._write(name, piece, expect=ABSENT)
         return False
 
-    def _show_node(self, run: Run, members: tuple[Member, ...]) -> bool:
+    def _show_node(self, run: Run, members: tuple[Lease, ...]) -> bool:
         """Writes this node's document: when it has changed, each minute, and while clocks are measured."""
         now, shown = self._context.now.at, self._shown
         document = self._node_document(run, members)
         if shown is not None and _steady(document) == _steady(shown):
-            measuring = now < self._measuring_until and document.heard != shown.heard
+            asked = self.document is not None and self.document.measuring
+            measuring = (asked or now < self._measuring_until) and document.heard != shown.heard
             at = shown.written_at + (self._pause() if measuring else REFRESH_S)
             if now < at:
                 self._next_at.append(at)
@@ -383,14 +451,42 @@ class SharedRun:
         self._shown = document
         return self._write(f"state/{self._node}", document, expect=ANY)
 
-    def _store_end(self, run: Run, members: tuple[Member, ...]) -> bool:
+    def _append_change(self, run: Run, _members: tuple[Lease, ...]) -> bool:
+        """Appends what was changed here, for the seat to fold."""
+        found = self._lookout.get("shared")
+        if run.opening or not self.carries_changes() or not self._lookout.knows("shared"):
+            return False
+        state = decoded(found.value, SharedState) if found is not None else None
+        change = self._changes.to_append(run, state)
+        return change is not None and self._write(f"op/{self._node}/{change[0]}", change[1], expect=ABSENT)
+
+    def _show_shared(self, run: Run, members: tuple[Lease, ...]) -> bool:
+        """Writes tags and config of all nodes when they have changed, and deletes what is in them."""
+        document, found = self._lookout.get("run"), self._lookout.get("shared")
+        seated = self.mine and run.speaks and document is not None
+        if not seated or may_act(self._view(run, members), self._context.now.at) is None:
+            return False
+        state, there = self._changes.state(run), decoded(found.value, SharedState) if found else None
+        alone = there is None and not run.folded and run.pushed_tags == run.tags and not run.config_patch
+        if state != there and not alone:
+            guard = (self._folder + "run", document.version) if document is not None else None
+            expect = found.version if found is not None else ABSENT
+            return self._write("shared", state, expect=expect, while_=guard)
+        for node, number in self._appended_changes():
+            name = f"op/{node}/{number}"
+            change = self._lookout.get(name)
+            if change is not None and number <= run.folded.get(node, 0):
+                return self._write(name, None, expect=change.version)
+        return False
+
+    def _store_end(self, run: Run, members: tuple[Lease, ...]) -> bool:
         if self._over is None or not self._round or self._end_key() in self._done:
             return False
         pieces = len(self._pieces(run, members))
         end = msgspec.structs.replace(self._over[2], pieces=pieces)
         return self._write(f"end/{self._round}/{self._node}", end, expect=ABSENT)
 
-    def _store_verdict(self, run: Run, members: tuple[Member, ...]) -> bool:
+    def _store_verdict(self, run: Run, members: tuple[Lease, ...]) -> bool:
         """Writes the verdict of the round, once, while this coordinator has the seat and a safe lease."""
         document, found = self.document, self._lookout.get("run")
         if document is None or found is None or self._verdict_in(document) is not None:
@@ -421,7 +517,7 @@ class SharedRun:
         )
         return self._write(f"verdict/{document.round}", stored, expect=ABSENT, while_=guard)
 
-    def _show_run(self, run: Run, _members: tuple[Member, ...]) -> bool:
+    def _show_run(self, run: Run, _members: tuple[Lease, ...]) -> bool:
         """Writes the run document when it has changed; only the seat does."""
         document = self.document
         if document is None or not self.mine or not self._lookout.knows("state/"):
@@ -429,7 +525,7 @@ class SharedRun:
         wanted = self._of_round(run, document)
         now = self._context.now.at
         if _quiet(wanted) == _quiet(document):
-            if now >= self._measuring_until:
+            if not self._measures(document):
                 return False
             at = document.written_at + self._pause()
             if now < at:
@@ -487,11 +583,13 @@ class SharedRun:
 
     def _write_run(self, document: RunDocument, dead: str | None = None) -> bool:
         found = self._lookout.get("run")
-        document = msgspec.structs.replace(document, written_at=self._context.now.at)
+        document = msgspec.structs.replace(
+            document, written_at=self._context.now.at, measuring=self._measures(document)
+        )
         expect = found.version if found is not None else ABSENT
         return self._write("run", document, expect=expect, dead=dead)
 
-    def _node_document(self, run: Run, members: tuple[Member, ...]) -> NodeDocument:
+    def _node_document(self, run: Run, members: tuple[Lease, ...]) -> NodeDocument:
         now = self._context.now
         leases = members or tuple(lease for lease in self._book.leases_of(run.key) if lease.alive)
         job = leases[0].opened.job if leases else None
@@ -513,7 +611,7 @@ class SharedRun:
             heard=self._heard,
         )
 
-    def _shown_member(self, lease: Member) -> MemberShown:
+    def _shown_member(self, lease: Lease) -> MemberShown:
         cursors = (self._book.cursors[key] for key in self._book.cursor_keys(lease.lease_id))
         step = max((cursor.next_step for cursor in cursors), default=0) - 1
         return MemberShown(
@@ -527,7 +625,7 @@ class SharedRun:
             since_ms=lease.granted_ms or 0,
         )
 
-    def _pieces(self, run: Run, members: tuple[Member, ...]) -> list[Piece]:
+    def _pieces(self, run: Run, members: tuple[Lease, ...]) -> list[Piece]:
         return pieces_of(members, self._name(run))
 
     def _name(self, run: Run) -> str:
@@ -563,11 +661,11 @@ class SharedRun:
         """Whether the document's round is that of the members here; of a Run that goes on it may be over."""
         if run.forced:  # a person means the Run as it is
             return True
+        start = self._start(run)
+        if start:  # also of a Run that this node has ended alone
+            return document.owner == OwnerAt(self._node, start)
         if run.ended and run.round:
             return document.round == run.round
-        start = self._start(run)
-        if start:
-            return document.owner == OwnerAt(self._node, start)
         if not run.relay or run.epoch == 0 or (not run.ended and document.round <= run.round):
             return False
         launch = _launch(run, self._book.leases_of(run.key))
@@ -615,9 +713,30 @@ class SharedRun:
         known |= {document.seat.node} if document is not None and document.seat is not None else set()
         for node in known:
             if self._lookout.get(f"node/{node}") is not None or not self._lookout.knows(f"node/{node}"):
-                self._gone_at.pop(node, None)
+                if self._gone_at.pop(node, None) is not None:
+                    self._measuring_until = self._context.now.at + MEASURING_S
             else:
                 self._gone_at.setdefault(node, self._context.now.at)
+
+    def _notice_seat(self) -> None:
+        """Notes since when the seat's coordinator has a successor on its node."""
+        seat = self.document.seat if self.document is not None else None
+        found = self._lookout.get(f"node/{seat.node}") if seat is not None else None
+        presence = decoded(found.value, Presence) if found is not None else None
+        if seat is None or presence is None or presence.generation <= seat.generation:
+            self._replaced_at = None
+        elif self._replaced_at is None or self._replaced_at[0] != seat.nonce:
+            self._replaced_at = (seat.nonce, self._context.now.at)
+
+    def _measures(self, document: RunDocument) -> bool:
+        """Whether the clocks of other nodes are not known well enough yet."""
+        now = self._context.now.at
+        unsure = any(
+            span(offset, now).spread > UNSURE_S
+            for node, (_, offset) in self._offsets.items()
+            if node in document.nodes and node not in self._gone_at
+        )
+        return now < self._measuring_until + (MEASURING_MORE_S if unsure else 0.0)
 
     def _notice_own_absence(self) -> None:
         """Finds that the store has ended this node's lease early, by its presence, which is gone."""
@@ -628,7 +747,7 @@ class SharedRun:
             self._done.discard(own)
             self._memberships.lost(self._address)
 
-    def _judge(self, run: Run, members: tuple[Member, ...]) -> None:
+    def _judge(self, run: Run, members: tuple[Lease, ...]) -> None:
         """A seat whose members have begun anew does not judge the round before: theirs is about to come."""
         document = self.document
         at_work = document is not None and self.mine and document.ended is None
@@ -639,9 +758,7 @@ class SharedRun:
         if self._judgement.deadline is not None:
             self._next_at.append(self._judgement.deadline)
 
-    def _reports(
-        self, run: Run, members: tuple[Member, ...], document: RunDocument
-    ) -> tuple[NodeReport, ...]:
+    def _reports(self, run: Run, members: tuple[Lease, ...], document: RunDocument) -> tuple[NodeReport, ...]:
         now, owner = self._context.now.at, document.owner.node if document.owner is not None else ""
         evidence = {name: found.value for name, found in self._lookout.below(f"ev/{document.round}/").items()}
         pieces = by_node(evidence)
@@ -664,7 +781,7 @@ class SharedRun:
             )
         return (*found, self._own_report(run, members, owner))
 
-    def _own_report(self, run: Run, members: tuple[Member, ...], owner: str) -> NodeReport:
+    def _own_report(self, run: Run, members: tuple[Lease, ...], owner: str) -> NodeReport:
         """The report of this node itself, about which nothing is uncertain."""
         ended = self._over[2] if self._over is not None and self._end_key() in self._done else None
         shown = tuple(self._shown_member(member) for member in members)
@@ -683,7 +800,7 @@ class SharedRun:
 
     # --- small things ---------------------------------------------------------------------------------------
 
-    def _view(self, run: Run, members: tuple[Member, ...]) -> SeatView:
+    def _view(self, run: Run, members: tuple[Lease, ...]) -> SeatView:
         document = self.document
         seat = document.seat.node if document is not None and document.seat is not None else ""
         members = members or self._context.situation(run).members
@@ -699,7 +816,8 @@ class SharedRun:
             generation=self._generation,
             valid_until=self.lease.valid_until,
             present=seat not in self._gone_at,
-            gone_at=self._gone_at.get(seat),
+            replaced=self._replaced_at is not None,
+            gone_at=self._replaced_at[1] if self._replaced_at is not None else self._gone_at.get(seat),
             owns=owns,
             succeeds=bool(start) and later and not run.ended,
             stands=alive or failed or self.unsent(),
@@ -723,7 +841,7 @@ class SharedRun:
     def _write(
         self,
         name: str,
-        value: msgspec.Struct,
+        value: msgspec.Struct | None,
         *,
         expect: int,
         while_: tuple[str, int] | None = None,
@@ -736,7 +854,7 @@ class SharedRun:
             address=self._address,
             token=self._token,
             key=self._folder + name,
-            value=_encode(value),
+            value=_encode(value) if value is not None else None,
             expect=expect,
             while_=while_,
             dead=dead,
@@ -746,18 +864,20 @@ class SharedRun:
         return True
 
 
-STEPS: tuple[Callable[[SharedRun, Run, tuple[Member, ...]], bool], ...] = (
+STEPS: tuple[Callable[[SharedRun, Run, tuple[Lease, ...]], bool], ...] = (
     SharedRun._be_present,
     SharedRun._take_seat,
     SharedRun._store_pieces,
     SharedRun._show_node,
+    SharedRun._append_change,
+    SharedRun._show_shared,
     SharedRun._store_end,
     SharedRun._store_verdict,
     SharedRun._show_run,
 )
 
 
-def _launch(run: Run, leases: tuple[Member, ...]) -> str:
+def _launch(run: Run, leases: tuple[Lease, ...]) -> str:
     """The name of the launch, the same on all its nodes; "" where nothing tells launches apart."""
     return next((lease.opened.job.launch for lease in leases if lease.opened.job.key == run.job_key), "")
 
@@ -775,4 +895,4 @@ def _steady(document: NodeDocument) -> NodeDocument:
 
 
 def _quiet(document: RunDocument) -> RunDocument:
-    return msgspec.structs.replace(document, written_at=0.0)
+    return msgspec.structs.replace(document, written_at=0.0, measuring=False)

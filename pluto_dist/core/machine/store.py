@@ -73,7 +73,7 @@ class DocumentWriter:
         return min((at for key, at in self._due.items() if key not in self._writing), default=None)
 
     def done(self, event: DocumentWritten) -> None:
-        """The store has a document, or could not take it."""
+        """Takes an answer: the store has a document, or could not take it."""
         key = event.run
         self._writing.discard(key)
         run = self._book.runs.get(key)

@@ -12,7 +12,8 @@ from collections.abc import Container
 import msgspec
 
 from pluto_dist.core.machine.context import Context
-from pluto_dist.core.rules.topics import done, next_number, over, published, taken
+from pluto_dist.core.rules.topics import done, left, next_number, over, published, taken
+from pluto_dist.core.rules.verdict import assess, members_of
 from pluto_dist.core.values.effects import GiveItem, Send
 from pluto_dist.core.values.lifecycle import ItemDone, Published, Unsubscribed
 from pluto_dist.core.values.messages import Answer, TakeItem
@@ -20,7 +21,6 @@ from pluto_dist.core.values.records import Lease, Run
 from pluto_dist.core.values.topics import MAX_PAYLOAD, Holder, Item, Reader, Topic
 
 MAX_TOPICS = 100  # of a Run; each is shown in its document
-NOBODY = Holder("", 0)
 
 _encode = msgspec.json.Encoder().encode
 
@@ -58,19 +58,15 @@ class Topics:
         topic = self._book.put_topic(published(topic, item))
         self._book.items.put(topic.item_key(topic.last), item)
 
-    def done(self, lease: Lease, run: Run, entry: ItemDone) -> None:
-        """Marks an item as done for a subscriber."""
+    def give_up(self, lease: Lease, run: Run, entry: ItemDone | Unsubscribed) -> None:
+        """Frees what a loop holds: it is done with the item, or was left and others may have it."""
         reader = self._reader(run, entry.topic, lease, entry.group)
-        self._book.put_reader(done(reader, entry.number))
-
-    def left(self, lease: Lease, run: Run, entry: Unsubscribed) -> None:
-        """Frees the items of a loop that was left, to be given again."""
+        if isinstance(entry, ItemDone):
+            self._book.put_reader(done(reader, entry.number))
+            return
         member = Holder(lease.lease_id, entry.member)
         self._waiting.pop(member, None)
-        reader = self._reader(run, entry.topic, lease, entry.group)
-        held = {number: NOBODY if holder == member else holder for number, holder in reader.held.items()}
-        if held != reader.held:
-            self._book.put_reader(msgspec.structs.replace(reader, held=held))
+        self._book.put_reader(left(reader, member))
 
     def take(self, peer: bytes, asked: TakeItem) -> None:
         """Takes a question for an item; it replaces the same process's earlier one."""
@@ -104,7 +100,7 @@ class Topics:
         number = next_number(reader, topic.last, member, self._alive, latest=asked.latest)
         if number is not None:
             self._give(reader, topic, question, number)
-        elif _ended(run) and over(reader, topic.last):
+        elif self._ended(run) and over(reader, topic.last):
             del self._waiting[member]
             body = _encode({"ended": True, "status": run.status, "gone": topic.gone})
             self._context.emit(Send(peer=question.peer, reply=Answer(request=asked.request, body=body)))
@@ -129,6 +125,14 @@ class Topics:
         )
         return self._book.readers.get(fresh.key) or fresh
 
+    def _ended(self, run: Run) -> bool:
+        """Whether nothing more is to come; a relay has no verdict, and gives what its own ranks hand over."""
+        if not run.relay:
+            return run.ended
+        members = members_of(run, self._book.leases_of(run.key))
+        nobody = assess(run, members, self._context.now.at).phase == "detached"
+        return nobody or run.ended or run.status != "RUNNING"
+
     def _alive(self, holder: Holder) -> bool:
         lease = self._book.leases.get(holder.lease_id)
         return lease is not None and lease.alive
@@ -141,8 +145,3 @@ def _refused(topic: Topic, topics: int, size: int) -> str:
     if not topic.last and topics >= MAX_TOPICS:
         return f"the Run has {topics} topics already; the limit is {MAX_TOPICS}"
     return ""
-
-
-def _ended(run: Run) -> bool:
-    """Whether no more items can come; a relay has no verdict and goes by the server's status."""
-    return run.ended or (bool(run.relay) and run.status != "RUNNING")

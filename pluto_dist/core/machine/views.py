@@ -183,14 +183,14 @@ class Views:
         self,
         context: Context,
         delivery: Delivery,
-        stand: RunSituations,
+        run_situations: RunSituations,
         stragglers: Stragglers,
         generation: int,
     ) -> None:
         self._context = context
         self._book = context.book
         self._delivery = delivery
-        self._stand = stand
+        self._run_situations = run_situations
         self._stragglers = stragglers
         self._generation = generation
         self._peers: dict[str, bytes] = {}
@@ -200,7 +200,7 @@ class Views:
         self._situations: dict[str, RunSituation] = {}
         self._spread_at: dict[str, float] = {}
 
-    def heard(self, lease_id: str, peer: bytes) -> None:
+    def note_message(self, lease_id: str, peer: bytes) -> None:
         """Notes a message of a process: its address, and that it is a sign of life."""
         self._peers[lease_id] = peer
         self._seen_ms[lease_id] = self._context.now.wall_ms
@@ -216,7 +216,7 @@ class Views:
     def answer(self, lease: Lease, request: int) -> None:
         """Answers a request with the lease's view."""
         run = self._book.runs.get(lease.run) if lease.run is not None else None
-        self._send(self.view(lease, self._stand.of(run) if run is not None else None), request)
+        self._send(self.view(lease, self._run_situations.of(run) if run is not None else None), request)
 
     def send_reply(self, lease_id: str, unopened: str) -> None:
         """Gives an answer that was put off, now that the entries have been read.
@@ -241,7 +241,7 @@ class Views:
         for key in runs:
             run = self._book.runs.get(key)
             if run is not None:
-                situations[key] = self._stand.of(run)
+                situations[key] = self._run_situations.of(run)
                 leases.update(dict.fromkeys(self._concerned(key, situations[key])))
         for lease_id in leases:
             lease = self._book.leases.get(lease_id)
@@ -313,7 +313,7 @@ class Views:
             shown,
             phase=self._context.situation(run).phase,
             pending=sum(self._delivery.pending_bytes(lease) for lease in leases),
-            trouble=self._stand.trouble(run),
+            trouble=self._run_situations.trouble(run),
             live={
                 lease.lease_id: Live(
                     self.last_seen_ms(lease.lease_id), self._stragglers.logged_ms(lease.lease_id), 0, None
@@ -382,7 +382,7 @@ class Views:
     def _tell(self, lease: Lease, situations: dict[str, RunSituation]) -> None:
         run = self._book.runs.get(lease.run) if lease.run is not None else None
         if run is not None and run.key not in situations:
-            situations[run.key] = self._stand.of(run)
+            situations[run.key] = self._run_situations.of(run)
         view = self.view(lease, situations[run.key] if run is not None else None)
         if _matters(view) != _matters(self._told[lease.lease_id]):
             self._send(view, 0)

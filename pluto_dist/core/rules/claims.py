@@ -79,11 +79,13 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         members: live owner and workers.
         ended: owner and workers of this start that have ended.
         waiting_ranks: ranks of the same job and attempt that wait for a role, the claim's own included.
-        live_runs: for a claim without an id: display names of all live Runs.
+        choices: Runs that a claim which joins would have to choose from, as people name them.
         verified: the owner was checked for this claim and lives.
         owner_elsewhere: which other node has a live owner, as the cluster store says; "" if none is known.
         reporting: the final status is on its way to the backend.
         asked_at: when the first of the claims that wait together was made.
+        sides: how many sides are attached, the claim's own process not counted.
+        sides_limit: how many the owner allows; None without one.
     """
 
     run: Run | None
@@ -95,11 +97,13 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     members: tuple[Lease, ...] = ()
     ended: tuple[Lease, ...] = ()
     waiting_ranks: tuple[int, ...] = ()
-    live_runs: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
     verified: bool = False
     reporting: bool = False
     owner_elsewhere: str = ""
     asked_at: float = 0.0
+    sides: int = 0
+    sides_limit: int | None = None
 
 
 RANK_ZERO_S = 5.0  # rank 0 may claim ownership this long after the first rank asked
@@ -189,7 +193,15 @@ def _attach(claim: Claim, facts: Facts) -> Decision:
         return _join_unknown(claim, facts)
     if facts.parent is not None:
         return _child(facts.run, facts.parent)
-    return _join("worker" if claim.wanted == "worker" else "side", facts, "attached")
+    decision = _join("worker" if claim.wanted == "worker" else "side", facts, "attached")
+    limit = facts.sides_limit if facts.sides_limit is not None else claim.sides_limit
+    if isinstance(decision, Grant) and decision.role == "side" and facts.sides >= limit:
+        return Refuse(
+            "ClaimError",
+            f"Run {facts.run.external_id} has {facts.sides} sides, and sides_limit allows {limit}; close "
+            "some, or start the training with a higher PLUTO_DIST_SIDES_LIMIT",
+        )
+    return decision
 
 
 def _join(role: Role, facts: Facts, reason: str) -> Decision:
@@ -202,15 +214,18 @@ def _join(role: Role, facts: Facts, reason: str) -> Decision:
 
 
 def _join_unknown(claim: Claim, facts: Facts) -> Decision:
-    if claim.run is None and len(facts.live_runs) > 1:
-        listed = ", ".join(facts.live_runs)
-        return Refuse(
-            "AmbiguousRunError",
-            f"no run_id was given while {len(facts.live_runs)} Runs are live: {listed}; name one",
-        )
+    if len(facts.choices) > 1:
+        return Refuse("AmbiguousRunError", _not_one(claim, facts.choices))
     if claim.run is not None:
         return Create("join")  # another node may have it, or it has ended long ago
     return Wait("there is no live Run on this node yet")
+
+
+def _not_one(claim: Claim, choices: tuple[str, ...]) -> str:
+    listed = ", ".join(choices)
+    if claim.run is None:
+        return f"no run_id was given while {len(choices)} Runs are live: {listed}; name one"
+    return f"{str(claim.run)!r} means {len(choices)} Runs: {listed}; pass the project= or the dir= of one"
 
 
 def _absent(claim: Claim, facts: Facts, now: float) -> Decision:
@@ -269,7 +284,7 @@ def _workers(leases: tuple[Lease, ...]) -> tuple[Lease, ...]:
 
 
 def _heir(run: Run, facts: Facts, former: Lease, now: float) -> Decision:
-    """A daemon takes the place of the process that it was forked from, unless that one left by a call."""
+    """Gives a daemon the place of the process that it was forked from, unless that one left by a call."""
     if former.alive:
         if not facts.verified:
             return Verify(former.lease_id)
@@ -347,7 +362,7 @@ def _relayed(claim: Claim, facts: Facts) -> Decision:
 
 
 def _taken_over(claim: Claim, run: Run, facts: Facts, now: float) -> Decision:
-    """A claim that may own a Run for which this node has only been a relay until now."""
+    """Decides a claim that may own a Run for which this node has only been a relay until now."""
     if any(member.alive for member in facts.members):
         return Grant("side", "the Run's owner is on another node")
     if not (goes_on(claim) or run.opening or requeued(claim, run)):

@@ -61,7 +61,7 @@ class Session:
         return view is not None and (view.folded >= self.entries or view.state == "refused")
 
     def wrote(self, entries: int, now: float) -> None:
-        """The lifecycle stream has grown: a `Sync` is due at once."""
+        """Notes new entries in the lifecycle stream: a `Sync` is due at once."""
         self.entries = max(self.entries, entries)
         self.speak(now)
 
@@ -71,7 +71,7 @@ class Session:
         self._send_at, self._due = now, True
         self._launch_at = min(self._launch_at, max(now, self._launched_at + LAUNCH_S))
 
-    def heard(self, view: View, now: float) -> bool:
+    def take_view(self, view: View, now: float) -> bool:
         """Takes a view; True if it is of another coordinator than before, which has no API key yet."""
         fresh = view.generation != self.generation
         self.generation = view.generation

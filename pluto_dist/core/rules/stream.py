@@ -34,12 +34,12 @@ class BatchSize:
         self.limit = self._most
 
     def accepted(self, event: Shipped) -> None:
-        """A batch has arrived: the next one may be larger."""
+        """Makes the next batch larger after one that was accepted."""
         if (event.segment, event.end) >= self._careful_until:
             self.limit = min(self._most, self.limit * 2)
 
     def refused(self, event: Shipped, rejected: Rejected) -> int:
-        """A batch of several was refused; returns how many of them may have been taken all the same."""
+        """Makes the next batch smaller after a refused one; returns how many rows may have been taken."""
         if rejected.good is not None:  # found before anything was sent
             self.limit = max(1, min(rejected.good, event.lines - 1))
             return 0

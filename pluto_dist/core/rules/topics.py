@@ -14,6 +14,7 @@ import msgspec
 from pluto_dist.core.values.topics import SHOWN_ITEMS, Holder, Item, ItemShown, Reader, Topic
 
 SHOWN_CHARACTERS = 500
+NOBODY = Holder("", 0)
 
 Alive = Callable[[Holder], bool]
 
@@ -57,15 +58,17 @@ def taken(reader: Reader, number: int, member: Holder, alive: Alive, *, latest: 
 
 
 def done(reader: Reader, number: int) -> Reader:
-    """The reader after an item is done."""
-    return _without(reader, lambda each, _: each == number)
+    """The reader once somebody is through with an item."""
+    held = {each: holder for each, holder in reader.held.items() if each != number}
+    return msgspec.structs.replace(reader, held=held)
+
+
+def left(reader: Reader, member: Holder) -> Reader:
+    """The reader once a loop was left: what it holds is nobody's, as after its death."""
+    held = {each: NOBODY if holder == member else holder for each, holder in reader.held.items()}
+    return msgspec.structs.replace(reader, held=held)
 
 
 def over(reader: Reader, last: int) -> bool:
     """Whether every item is done."""
     return reader.given >= last and not reader.held
-
-
-def _without(reader: Reader, drop: Callable[[int, Holder], bool]) -> Reader:
-    kept = {number: holder for number, holder in reader.held.items() if not drop(number, holder)}
-    return reader if len(kept) == len(reader.held) else msgspec.structs.replace(reader, held=kept)

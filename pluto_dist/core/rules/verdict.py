@@ -26,11 +26,16 @@ from pluto_dist.core.rules.advice import advice
 from pluto_dist.core.values.backend import Status, StatusReport
 from pluto_dist.core.values.cluster import Piece, failure_of
 from pluto_dist.core.values.lifecycle import Evidence
-from pluto_dist.core.values.records import Failure, Lease, Run, Verdict
+from pluto_dist.core.values.records import Failure, Fault, Lease, Run, Verdict
 
 DRAIN_S = 10.0  # workers may end, and fail, this long after the owner's end
 RANKING_WINDOW_S = 2.0  # evidence this close together is ranked by kind, then by time
+LONGEST_LINE = 300  # characters of an exception in a reason
 
+LEFT_TO_RAY = (
+    "its Ray {work} left the Run open, and a worker's end says nothing of the work: "
+    "call run.finish() at the end, or use `with pluto.init(…) as run:`"
+)
 STOP_SIGNALS = frozenset({"SIGTERM", "SIGINT", "SIGHUP"})
 STOP_CODES = frozenset({128 + 1, 128 + 2, 128 + 15})  # what shells make of those signals
 
@@ -44,6 +49,8 @@ def decide(run: Run, members: tuple[Lease, ...]) -> Verdict:
         return Verdict(status, f"the owner called finish(code={owner.finish_code})", first and first[1])
     if first is None and owner is not None and owner.by_exit and owner.opened.notebook:
         return Verdict("TERMINATED", "the notebook's kernel ended before finish() was called")
+    if first is None and owner is not None and _was_left_to_ray(owner):
+        return Verdict("TERMINATED", LEFT_TO_RAY.format(work=owner.opened.lent_by_ray))
     if first is None:
         return Verdict("COMPLETED", "the owner ended and nobody failed")
     stop, failure = first
@@ -148,6 +155,13 @@ def is_failure(evidence: Evidence) -> bool:
     return not (evidence.kind == "exit" and evidence.exit_code == 0)
 
 
+def fault_of(evidence: Evidence) -> Fault:
+    """What evidence says of its process, whatever the Run's verdict: it failed, or was asked to stop."""
+    if evidence.ignored or not is_failure(evidence):
+        return ""
+    return "stopped" if is_stop(evidence) else "failed"
+
+
 def _parent(member: Lease, members: tuple[Lease, ...]) -> Lease | None:
     """The member whose child it is."""
     return next((other for other in members if member.parent and other.lease_id == member.parent), None)
@@ -158,7 +172,8 @@ def _counting(member: Lease, parent: Lease | None) -> tuple[Evidence, ...]:
     found = tuple(
         evidence
         for evidence in member.evidence
-        if is_failure(evidence) and not _is_parents_will(evidence, member, parent)
+        if is_failure(evidence)
+        and not (_is_parents_will(evidence, member, parent) or _is_rays_will(evidence, member))
     )
     return found if any(not evidence.ignored for evidence in found) else ()
 
@@ -174,6 +189,28 @@ def _is_parents_will(evidence: Evidence, child: Lease, parent: Lease | None) -> 
     left_at = parent.left_at if parent is not None and not any(map(is_failure, parent.evidence)) else None
     from_outside = is_stop(evidence) or evidence.kind in ("signal", "vanished")
     return left_at is not None and from_outside and _since(evidence) > left_at
+
+
+def _is_rays_will(evidence: Evidence, member: Lease) -> bool:
+    """Whether a worker of Ray ended as Ray ends them when nothing runs in them any more, by exit code 1.
+
+    It says nothing of the work. A rank is none of those: its peers miss it.
+    """
+    if not member.opened.lent_by_ray or member.opened.job.rank is not None or evidence.oom:
+        return False
+    found_dead = evidence.alive_until is not None
+    by_ray = evidence.kind == "vanished" or evidence.signal == "SIGKILL" or evidence.exit_code == 1
+    return found_dead and by_ray
+
+
+def _was_left_to_ray(owner: Lease) -> bool:
+    """Whether the owner's end is that of a worker of Ray, and no `finish()`.
+
+    An actor's process ends with the actor, and then as any script does.
+    """
+    if not owner.opened.lent_by_ray or owner.opened.job.rank is not None:
+        return False
+    return owner.end_reason in ("died", "exited") or (owner.by_exit and owner.opened.lent_by_ray == "task")
 
 
 def _stops(evidence: Evidence, member: Lease) -> bool:
@@ -208,10 +245,24 @@ def describe(failure: Failure | Evidence) -> str:
     if failure.signal:
         return f"killed by {failure.signal}"
     if failure.kind == "exception":
-        return f"{failure.type}: {failure.message}" if failure.message else failure.type
+        return exception_line(failure)
     if failure.kind == "exit":
         return f"exit code {failure.exit_code}"
     return failure.message or "its process vanished"
+
+
+def exception_line(failure: Failure | Evidence) -> str:
+    """Type and first line of the message; all of it stands in the traceback.
+
+    A message that holds the traceback of another process (a DataLoader's worker, a pool's) tells the cause in
+    its last line.
+    """
+    lines = [line.strip() for line in failure.message.splitlines() if line.strip()]
+    said = lines[0] if lines else ""
+    if any("Traceback (most recent call last)" in line for line in lines):
+        said = f"{said} … {lines[-1]}"
+    line = f"{failure.type}: {said}" if said else failure.type
+    return line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE - 1]}…"
 
 
 def server_differs(status: Status | None, refusals: Mapping[str, str]) -> str:

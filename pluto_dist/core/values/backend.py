@@ -254,6 +254,24 @@ class TagsChange(msgspec.Struct, frozen=True):
     removed: tuple[str, ...] = ()
 
 
+class Alert(msgspec.Struct, frozen=True):
+    """What people are to be told by the server.
+
+    Attributes:
+        at_ms: when it was said, epoch milliseconds.
+        title: a short line.
+        body: what happened.
+        level: `DEBUG`, `INFO`, `WARNING` or `ERROR`.
+        email: the server mails it to the members of the organization.
+    """
+
+    at_ms: int
+    title: str
+    body: str
+    level: str
+    email: bool = True
+
+
 class SeatNote(msgspec.Struct, frozen=True):
     """Epoch of the seat that speaks for a Run of several nodes; written into its config before any status."""
 
@@ -286,9 +304,10 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     """A cut of one segment of one stream.
 
     Attributes:
-        lease_id, stream, segment, start: where it was cut; `start` is the offset of `raw` in the segment.
-        raw: the bytes of the segment, frames and all; the local backend copies them.
-        lines: the payloads of the record frames in `raw`, each a request line with its newline, with names
+        lease_id, stream, segment: where it was cut.
+        folder: of the segment's file.
+        start, end: offsets in it; the local backend takes these bytes as they are, frames and all.
+        lines: the payloads of the record frames there, each a request line with its newline, with names
             already replaced where a series has a suffix; the server's backend joins them.
         last: nothing follows for now.
         notes: folder in which a backend may note how far an upload is, "" for none.
@@ -300,7 +319,8 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     kind: StreamKind
     segment: int
     start: int
-    raw: bytes
+    end: int
+    folder: str
     lines: tuple[bytes, ...]
     last: bool = False
     notes: str = ""
@@ -337,6 +357,10 @@ class Backend(Protocol):
 
     def merge_config(self, run: BackendRun, patch: bytes) -> Outcome:
         """Merges a JSON object deeply into the config."""
+        ...
+
+    def alert(self, run: BackendRun, alert: Alert) -> Outcome:
+        """Tells people; `Retry` means that nobody was told, and where that is not certain it is `Unknown`."""
         ...
 
     def beat(self, run: BackendRun) -> Beat:

@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from pluto_dist.core.values.backend import LogType
+from pluto_dist.core.values.backend import Alert, LogType
 from pluto_dist.core.values.effects import Commit, Save
 from pluto_dist.core.values.records import Cursor, Lease, Point, Restoration, Run, RunEvent, SeriesOwner
 from pluto_dist.core.values.topics import Item, Reader, Topic
@@ -140,6 +140,7 @@ class Book:
         self.topics = Table("topics", Topic, durable=True)
         self.readers = Table("readers", Reader, durable=True)
         self.items = Journal("items", Item, durable=True)
+        self.alerts = Table("alerts", Alert, durable=True)
         self._deleted: list[str] = []
         self._by_run: dict[str, dict[str, Lease]] = {}
         self._leases_of: dict[str, tuple[Lease, ...]] = {}
@@ -167,6 +168,7 @@ class Book:
                 self.topics,
                 self.readers,
                 self.items,
+                self.alerts,
             )
         }
 
@@ -274,6 +276,9 @@ class Book:
                 self.items.delete(topic.item_key(number))
             self._drop_topic(topic)
         self._topics_of.pop(run, None)
+        for key in self.alerts.all_keys():
+            if key.startswith(f"{run}/"):
+                self.alerts.delete(key)
         for lease_id in tuple(self._by_run.get(run, {})):
             self.delete_lease(lease_id)
         for name in self._series_of.pop(run, {}):

@@ -11,8 +11,9 @@ nothing in common; only `core/rules/offsets.py` compares them. No document holds
         state/<node>        `NodeDocument`; it stays, so that the last words of a lost node are known
         ev/<round>/<node>/<n>   `Piece`, made once; it must outlive its node
         end/<round>/<node>  `NodeEnd`, made once
+        op/<node>/<n>       `Change` of tags and config, made once; the seat folds it and deletes it
+        shared              `SharedState`: tags and config of all nodes; written by the seat alone
         verdict/<round>     `StoredVerdict`, made once, while the seat is its writer's
-        sent/<round>        the server has taken it
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ class RunDocument(msgspec.Struct, frozen=True, kw_only=True):
         epoch: rises with each change of the seat; what an older seat sends is refused.
         round: rises with each owner and each restart of the job; evidence belongs to one round.
         written_at: clock of the seat when it wrote this.
+        measuring: the seat compares clocks: nodes answer each of its words with their time.
         launch, attempt: of the round.
         id, display_id, url: at the tracking server, None and "" until it has made the Run.
         nodes: nodes that took part in the round, id -> name and host.
@@ -78,6 +80,7 @@ class RunDocument(msgspec.Struct, frozen=True, kw_only=True):
     seat: Seat | None = None
     owner: OwnerAt | None = None
     written_at: float = 0.0
+    measuring: bool = False
     launch: str = ""
     attempt: int = 0
     project: str = ""
@@ -87,6 +90,33 @@ class RunDocument(msgspec.Struct, frozen=True, kw_only=True):
     nodes: dict[str, tuple[str, str]] = {}
     ended: StoredVerdict | None = None
     sent: bool = False
+
+
+class Change(msgspec.Struct, frozen=True):
+    """Tags and config that one node has changed; `config` is a patch."""
+
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    config: msgspec.Raw = msgspec.Raw(b"{}")
+
+
+class SharedState(msgspec.Struct, frozen=True):
+    """Tags and config of all nodes.
+
+    Attributes:
+        tags: of the Run.
+        config: null where it is too large for the store.
+        folded: the last change of each node that is in it, node -> number.
+        base, untagged, patch: what the next seat has to say to the server, as in `Run`: the tags that it has,
+            tags to be removed there, and the config that it does not have.
+    """
+
+    tags: tuple[str, ...] = ()
+    config: msgspec.Raw = msgspec.Raw(b"null")
+    folded: dict[str, int] = {}
+    base: tuple[str, ...] | None = None
+    untagged: tuple[str, ...] = ()
+    patch: msgspec.Raw = msgspec.Raw(b"{}")
 
 
 class StoredVerdict(msgspec.Struct, frozen=True, kw_only=True):

@@ -20,6 +20,7 @@ from pluto_dist.core.values.records import (
     Cursor,
     EndReason,
     Failure,
+    Fault,
     Lease,
     LeaseState,
     Point,
@@ -76,6 +77,8 @@ class LeaseShown(msgspec.Struct, frozen=True, kw_only=True):
         last_seen_at: when its process last sent a message.
         ended_at: when it ended.
         end_reason: `finished`, `closed`, `exited`, `died`, `superseded`, `refused` or `gave_up`.
+        fault: `failed` (an exception, an exit code, a signal), `stopped` (asked to stop), or "", by what the
+            end of its process says.
         delivered: records that the backend has accepted.
         written: records that the process has written.
         last_step: its highest step, null before the first.
@@ -117,6 +120,7 @@ class LeaseShown(msgspec.Struct, frozen=True, kw_only=True):
     world_size: int | None = None
     cursors: dict[str, dict[int, int]] = {}
     fences: dict[str, tuple[int, int]] | None = None
+    fault: Fault = ""
 
 
 class ReaderShown(msgspec.Struct, frozen=True):
@@ -478,4 +482,5 @@ def _lease(book: Book, lease: Lease, live: Live | None) -> LeaseShown:
         world_size=lease.opened.job.world_size,
         cursors={cursor.stream: cursor.offsets for cursor in cursors},
         fences=lease.fences,
+        fault=lease.fault,
     )

@@ -33,7 +33,8 @@ class Commit(Effect, frozen=True, kw_only=True):
 
     Attributes:
         durable: synced to disk before it returns; left out where only cursors and intents have changed.
-        awaited: no effect behind it may be carried out before it is kept; not needed for cursors alone.
+        awaited: no effect behind it may be carried out before it is kept; not needed for cursors without an
+            intent.
     """
 
     saves: tuple[Save, ...]
@@ -127,7 +128,7 @@ class Ship(Effect, frozen=True, kw_only=True):
     """Cut a batch and send it → `Shipped` or `NamesFound`.
 
     Attributes:
-        target: `run` for the Run's backend, `store` for the copy of undelivered remainders.
+        target: `run` for the Run's backend, `store` for the copy of undelivered records.
         stop: do not read beyond this offset.
         known: settled names of this participant -> final name, None to leave the series out.
         renamed: whether any known name differs from its final one; if not, lines are cut as they are.
@@ -256,7 +257,7 @@ class Control(Effect, frozen=True, kw_only=True):
     """One control request → `Controlled` with the same operation and token.
 
     Attributes:
-        operation: `names`, `tags`, `config`, `seat`, `revive`, `status` or `put_back`.
+        operation: `names`, `tags`, `config`, `alert`, `seat`, `revive`, `status` or `put_back`.
         body: its JSON argument.
         fence: for what only the seat of several nodes may say.
     """

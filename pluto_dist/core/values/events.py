@@ -116,7 +116,7 @@ class Shipped(Event, frozen=True, kw_only=True):
     """Outcome of one `Ship`.
 
     Attributes:
-        target: `run` for the Run's backend, `store` for the copy of undelivered remainders.
+        target: `run` for the Run's backend, `store` for the copy of undelivered records.
         start, end: bytes of the segment that the batch covers, bad frames included.
         lines: records in it.
         summary: points in it, by the name under which the participant logged them.

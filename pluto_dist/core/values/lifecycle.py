@@ -114,6 +114,7 @@ class Claim(Entry, frozen=True, kw_only=True, tag="opened"):
         via: how the process got its handle: by the call itself; by a second import of its parent's main
             module, which makes the call; or as a handle that another process opened.
         heir_of: lease of the process from which this one was forked to go on as a daemon.
+        lent_by_ray: the process is a worker of Ray, for a task or an actor; "" if it is none.
         notebook: the process is a notebook's kernel; its end is no `finish()`.
         wait_s: how long the caller waits for the backend before the Run is provisional.
         retention_segments: newest segments of each stream that stay in the spool after their delivery.
@@ -127,6 +128,7 @@ class Claim(Entry, frozen=True, kw_only=True, tag="opened"):
         system_metrics_s: seconds between samples of the node while the process is an owner or worker, 0 for
             none.
         upload_rate: bytes a second that its files may be uploaded with, 0 for as fast as it goes.
+        sides_limit: how many sides its Run may have at a time, if it is the owner.
         cluster: the store that the nodes of the job share, null without one.
         origin: for the page of a new Run, None where nothing about the machine is to be recorded.
     """
@@ -153,6 +155,7 @@ class Claim(Entry, frozen=True, kw_only=True, tag="opened"):
     via: Literal["call", "import", "handle"] = "call"
     heir_of: str = ""
     notebook: bool = False
+    lent_by_ray: Literal["", "task", "actor"] = ""
     wait_s: Seconds = 10.0
     retention_segments: Count = 2
     heartbeat_s: Seconds = 5.0
@@ -163,6 +166,7 @@ class Claim(Entry, frozen=True, kw_only=True, tag="opened"):
     console: Console = "off"
     system_metrics_s: Seconds = 0.0
     upload_rate: Annotated[int, msgspec.Meta(ge=0)] = 0
+    sides_limit: Annotated[int, msgspec.Meta(ge=1)] = 1000
     cluster: ClusterAddress | None = None
     origin: Origin | None = None
 
@@ -286,6 +290,26 @@ class Noted(Entry, frozen=True, kw_only=True, tag="noted"):
     detail: dict[str, str] = {}
 
 
+class Alerted(Entry, frozen=True, kw_only=True, tag="alerted"):
+    """`alert()`: people should see it.
+
+    Attributes:
+        title: a short line.
+        message: what happened.
+        level: `DEBUG`, `INFO`, `WARNING`, `ERROR` or `CRITICAL`.
+        email: the server mails it.
+        remote: the server gets it at all.
+        more: alerts of this title that the process has held back since the last one.
+    """
+
+    title: str
+    message: str
+    level: str
+    email: bool = True
+    remote: bool = True
+    more: Count = 0
+
+
 class Published(Entry, frozen=True, kw_only=True, tag="published"):
     """`publish()` and `checkpoint()`: something that other processes of the Run may want to take (R14).
 
@@ -347,6 +371,7 @@ LifecycleEntry = (
     | Counted
     | ChildStopped
     | Noted
+    | Alerted
     | Published
     | ItemDone
     | Unsubscribed

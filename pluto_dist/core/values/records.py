@@ -20,6 +20,7 @@ from pluto_dist.core.values.ids import Identity, Role, RunRef, Scheduled
 from pluto_dist.core.values.lifecycle import Claim, Evidence, Fork, RankMetrics, Target
 
 LeaseState = Literal["waiting", "active", "ended", "refused"]
+Fault = Literal["", "failed", "stopped"]
 EndReason = Literal["finished", "closed", "exited", "died", "superseded", "refused", "gave_up"]
 
 
@@ -149,6 +150,10 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         cluster: the store that the nodes of its job share.
         round: number there of the start of the job whose verdict it has taken, 0 if there is none; where the
             Run is taken up again, that one is over.
+        speaks: this node had the seat when it was last seen to, so `pushed_tags`, `untagged` and
+            `config_patch` are about the server; otherwise they are about the seat of another node.
+        told: number of the last change of tags and config that this node has appended there.
+        folded: changes of all nodes that are in tags and config, node -> number of the last one.
         scheduled: the scheduler's job in which its latest owner ran, None outside of any.
     """
 
@@ -209,6 +214,9 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     opener: str = ""
     cluster: ClusterAddress | None = None
     round: int = 0
+    speaks: bool = False
+    told: int = 0
+    folded: dict[str, int] = {}
     scheduled: Scheduled | None = None
 
     @property
@@ -278,6 +286,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     code_awaited: bool = False
     error: tuple[str, str] | None = None
     evidence: tuple[Evidence, ...] = ()
+    fault: Fault = ""
     rejected: int = 0
     dropped: int = 0
     next_step: int = 0
@@ -319,7 +328,7 @@ class Cursor(msgspec.Struct, frozen=True, kw_only=True):
     """The progress of one stream's delivery.
 
     Attributes:
-        target: `run` for the Run's backend, `store` for the copy of undelivered remainders.
+        target: `run` for the Run's backend, `store` for the copy of undelivered records.
         offsets: delivered bytes of each segment that still exists.
         intent: (segment, start) of a request whose repeat would be seen; persisted before it is sent.
         tries: how many such requests may have been carried out, the one in flight included.

@@ -2,7 +2,7 @@
 
 train.py        one rank of a data-parallel training; the model of a script with `init`, `log` and `finish`
 evaluate.py     an eval beside it, which attaches to the Run
-upload.py       looks at every checkpoint file
+upload.py       ships every checkpoint
 profiler.py     measures until it is ended
 torchrun.py     starts the ranks, as `torchrun` would
 network.py, digits.py, exchange.py, checkpoints.py, ledger.py    what they share

@@ -13,22 +13,21 @@ from pluto_dist.cli.demo.job import checkpoints, digits, ledger
 
 
 def main() -> None:
-    """Follows the checkpoints to the last one, unless an argument has it crash before."""
+    """Tests every checkpoint to the last one, unless an argument has it crash before."""
     parser = argparse.ArgumentParser()
     parser.add_argument("run_id")
-    parser.add_argument("--checkpoints", type=Path, required=True)
     parser.add_argument("--label", required=True)
     parser.add_argument("--crash-after", type=int, help="so many checkpoints")
     options = parser.parse_args()
 
     run = pluto.attach(options.run_id, label=options.label)
     samples = digits.load()[1]
-    for number, (step, path) in enumerate(checkpoints.follow(options.checkpoints), 1):
-        loss, accuracy = checkpoints.load(path).test(samples)
+    for checkpoint in run.checkpoints():
+        loss, accuracy = checkpoints.load(Path(checkpoint.path)).test(samples)
         point = {"eval/loss": loss, "eval/accuracy": accuracy}
-        run.log(point, step=step)
-        ledger.note(run.lease_id, point, step)
-        if number == options.crash_after:
+        run.log(point, step=checkpoint.step)
+        ledger.note(run.lease_id, point, checkpoint.step)
+        if checkpoint.number == options.crash_after:
             raise RuntimeError("this eval was told to crash")
     run.close()
 

@@ -52,13 +52,11 @@ def main() -> None:
 
         if (step + 1) % options.save_every == 0:
             if rank == 0:
-                checkpoints.save(options.checkpoints, step, network)
+                run.checkpoint(checkpoints.save(options.checkpoints, step, network), step)
             over = step + 1 >= STEPS and time.monotonic() > deadline and options.until.exists()
             if peers.any(rank == 0 and over):
                 break
 
-    if rank == 0:
-        checkpoints.end(options.checkpoints)
     run.finish()
 
 

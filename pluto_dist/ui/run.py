@@ -1,0 +1,322 @@
+"""One Run for the page: what it has come to and why, its processes, its lanes of time, its series."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+import msgspec
+
+from pluto_dist.backend.local.reading import SaidLine
+from pluto_dist.core.rules.verdict import server_differs
+from pluto_dist.core.values.document import Document, ForkShown, TopicShown, VerdictShown
+from pluto_dist.core.values.records import AttemptEnd, Failure, Point, RunEvent
+from pluto_dist.read.board import RunSeen
+from pluto_dist.read.failure import first_failure, how
+from pluto_dist.read.groups import Group, groups_of
+from pluto_dist.read.machines import MachineUse
+from pluto_dist.read.processes import OPEN, Process
+from pluto_dist.read.timeline import Timeline, timeline_of
+
+EVENTS = 300
+WHOLE = 24  # so many processes have a row each; of more, those that are alike share one
+
+_LATE = re.compile(r"(?:.*/)?attempt\d+", re.DOTALL | re.ASCII)
+
+
+class FailureSeen(msgspec.Struct, frozen=True):
+    """Who failed first.
+
+    Attributes:
+        failure: who and when.
+        how: for people.
+        last_lines: what it printed last.
+    """
+
+    failure: Failure
+    how: str
+    last_lines: tuple[SaidLine, ...]
+
+
+class Row(msgspec.Struct, frozen=True):
+    """One process, or several that are alike; numbers as in `read.processes.Group`."""
+
+    who: str
+    participants: tuple[str, ...]
+    pids: tuple[int, ...]
+    role: str
+    host: str
+    epoch: int
+    attempt: int
+    state: str
+    health: str
+    granted_at: int | None
+    steps: str
+    lag: int | None
+    rate: float | None
+    word_s: float | None
+    written: int
+    backlog: int
+    cpu: float | None
+    memory: int | None
+
+
+class Metric(msgspec.Struct, frozen=True):
+    """A name under which numbers were logged.
+
+    Attributes:
+        name: as it was logged.
+        last, step: of the plain series, else of any.
+        count: points of all series of this name.
+        members: series of owner and workers.
+        others: final names of sides' series and of what superseded leases wrote late.
+    """
+
+    name: str
+    last: float | str
+    step: int
+    count: int
+    members: int
+    others: tuple[str, ...]
+
+
+class Other(msgspec.Struct, frozen=True):
+    """A series of texts, histograms, tables or files."""
+
+    name: str
+    kind: str
+    last: float | str
+    step: int
+    count: int
+
+
+class Page(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything about one Run but its points, console and files; instants are epoch milliseconds."""
+
+    key: str
+    display_id: str | None
+    run_id: str
+    id: int | None
+    name: str
+    project: str
+    status: str
+    standing: str
+    phase: str
+    live: bool
+    why: str
+    differs: str
+    remark: str
+    mode: str
+    url: str
+    store: str
+    now: int
+    created_at: int
+    ended_at: int | None
+    found_at: int | None
+    tags: tuple[str, ...]
+    fork: ForkShown | None
+    attempt: int
+    attempts: tuple[AttemptEnd, ...]
+    verdict: VerdictShown | None
+    reported: bool
+    failure: FailureSeen | None
+    rows: list[Row]
+    processes: int
+    step: int | None
+    rate: float | None
+    lag: int | None
+    points: int
+    pending: int
+    rejected: int
+    first_reject: str
+    repeats: int
+    dropped: int
+    damaged: int
+    trouble: str
+    metrics: list[Metric]
+    sampled: list[str]
+    others: list[Other]
+    machines: tuple[MachineUse, ...]
+    timeline: Timeline
+    topics: dict[str, TopicShown]
+    events: tuple[RunEvent, ...]
+    events_left_out: int
+    config: msgspec.Raw
+    side_configs: dict[str, msgspec.Raw]
+
+
+def page_of(
+    seen: RunSeen,
+    now_ms: int,
+    *,
+    remark: str,
+    last_lines: Iterable[SaidLine],
+    sampled: Iterable[str] = (),
+    whole: bool = False,
+) -> Page:
+    """The page's part of a Run.
+
+    Args:
+        seen: the Run.
+        now_ms: epoch milliseconds.
+        remark: what a person should know about one that nobody looks after, "" if nothing.
+        last_lines: what the process that failed first printed last.
+        sampled: names of the nodes' own series.
+        whole: each process has a row of its own.
+    """
+    document = seen.document
+    failure = first_failure(document)
+    people = [process for process in seen.processes if process.lease.pid]  # a node's own feed is none
+    return Page(
+        key=document.key,
+        display_id=document.display_id,
+        run_id=document.run_id,
+        id=document.id,
+        name=document.name,
+        project=document.project,
+        status=seen.situation.status,
+        standing=seen.situation.standing,
+        phase=document.phase if seen.live else "",
+        live=seen.live,
+        why=_why(document),
+        differs=server_differs(document.server_status, document.refusals),
+        remark=remark,
+        mode=document.mode,
+        url=document.url,
+        store=str(seen.store),
+        now=now_ms,
+        created_at=document.created_at,
+        ended_at=document.ended_at,
+        found_at=document.found_at,
+        tags=document.tags,
+        fork=document.fork,
+        attempt=document.attempt,
+        attempts=document.attempts,
+        verdict=document.verdict,
+        reported=document.reported,
+        failure=FailureSeen(failure, how(failure), tuple(last_lines)) if failure is not None else None,
+        rows=_rows(people, whole=whole),
+        processes=len(people),
+        step=seen.step,
+        rate=seen.rate,
+        lag=seen.lag,
+        points=document.points,
+        pending=document.pending,
+        rejected=document.rejected,
+        first_reject=document.first_reject,
+        repeats=document.repeats,
+        dropped=document.dropped,
+        damaged=document.damaged,
+        trouble=document.trouble,
+        metrics=metrics_of(document),
+        sampled=sorted(sampled),
+        others=others_of(document),
+        machines=seen.machines,
+        timeline=timeline_of(document, now_ms),
+        topics=document.topics,
+        events=document.events[-EVENTS:],
+        events_left_out=max(0, len(document.events) - EVENTS),
+        config=document.config,
+        side_configs=document.side_configs,
+    )
+
+
+def metrics_of(document: Document) -> list[Metric]:
+    """Names of numbers, in the order of the alphabet."""
+    sides = {lease.participant for lease in document.leases if lease.role == "side"}
+    writers = _writers(document)
+    apart = {name for name, (_, participant) in writers.items() if participant in sides}
+    groups: dict[str, list[tuple[str, Point]]] = {}
+    for name, point in document.summary.items():
+        if kind_of(document, name, point) == "METRIC":
+            metric, _ = writers.get(name, (name, ""))
+            groups.setdefault(metric, []).append((name, point))
+    return [_metric(name, series, apart) for name, series in sorted(groups.items())]
+
+
+def others_of(document: Document) -> list[Other]:
+    """Series that are no numbers."""
+    return [
+        Other(name, kind, point.last, point.step, point.count)
+        for name, point in sorted(document.summary.items())
+        if (kind := kind_of(document, name, point)) != "METRIC"
+    ]
+
+
+def is_member(role: str | None, metric: str, name: str) -> bool:
+    """Whether a series belongs into the band of the ranks: not a side's, and not what came late (R7)."""
+    return role != "side" and not is_late(metric, name)
+
+
+def is_late(metric: str, name: str) -> bool:
+    """Whether it is what a superseded lease wrote behind its fence (R7)."""
+    return name != metric and _LATE.fullmatch(name.removeprefix(f"{metric}/")) is not None
+
+
+def kind_of(document: Document, name: str, point: Point) -> str:
+    """As the name was registered; METRIC or TEXT by its value where nobody has."""
+    owner = document.restore.series.get(name)
+    if owner is not None:
+        return owner.log_type
+    numbers = not isinstance(point.last, str) or point.last in ("NaN", "Infinity", "-Infinity")
+    return "METRIC" if numbers else "TEXT"
+
+
+def _writers(document: Document) -> dict[str, tuple[str, str]]:
+    """Final names -> the name that was logged, and by which participant."""
+    found: dict[str, tuple[str, str]] = {}
+    for name, owner in document.restore.series.items():
+        if not owner.plain:
+            found[name] = (name, owner.participant)
+            found |= {final: (name, participant) for participant, final in owner.others.items()}
+    return found
+
+
+def _metric(name: str, series: list[tuple[str, Point]], apart: set[str]) -> Metric:
+    plain = dict(series).get(name, series[0][1])
+    others = tuple(final for final, _ in series if final in apart or is_late(name, final))
+    return Metric(
+        name=name,
+        last=plain.last,
+        step=plain.step,
+        count=sum(point.count for _, point in series),
+        members=len(series) - len(others),
+        others=others,
+    )
+
+
+def _why(document: Document) -> str:
+    if document.verdict is not None:
+        return document.verdict.reason
+    if document.attempts:
+        end = document.attempts[-1]
+        return f"attempt {end.attempt} ended {end.status}: {end.reason}"
+    return ""
+
+
+def _rows(people: list[Process], *, whole: bool) -> list[Row]:
+    return [_row(group) for group in groups_of(people, whole=whole or len(people) <= WHOLE)]
+
+
+def _row(group: Group) -> Row:
+    first = group.first
+    return Row(
+        who=group.who,
+        participants=tuple(dict.fromkeys(process.lease.participant for process in group.processes)),
+        pids=tuple(process.lease.pid for process in group.processes),
+        role=first.lease.role,
+        host=first.lease.host,
+        epoch=first.lease.epoch,
+        attempt=first.lease.attempt,
+        state=first.state,
+        health=first.health,
+        granted_at=group.oldest("granted_at"),
+        steps=group.steps,
+        lag=group.lag,
+        rate=group.rate,
+        word_s=group.word_s if first.lease.state in OPEN else None,
+        written=group.written,
+        backlog=group.backlog,
+        cpu=group.cpu,
+        memory=group.memory,
+    )

@@ -1,0 +1,167 @@
+"""Tags and config of a Run of several nodes: appended by each, folded at the seat (G9)."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from pluto_dist.core.values.cluster import SharedState
+from pluto_dist.core.values.engine import Versioned
+from tests.core.cluster_world import FOLDER, ClusterWorld
+from tests.core.test_cluster import started
+
+
+def state(world: ClusterWorld) -> SharedState:
+    found = world.engine.get(FOLDER + "shared")
+    assert isinstance(found, Versioned)
+    return msgspec.json.decode(found.value, type=SharedState)
+
+
+def config_of(world: ClusterWorld, node: int) -> dict[str, object]:
+    book = world.nodes[node].book
+    found = book.configs.get(world.nodes[node].run().key)
+    assert found is not None
+    return dict(msgspec.json.decode(found.body))
+
+
+def agree(world: ClusterWorld, tags: set[str], config: dict[str, object]) -> None:
+    """Server, store and all nodes say the same."""
+    assert set(world.run.tags) == tags
+    assert set(state(world).tags) == tags
+    server = msgspec.json.decode(world.run.config)
+    assert {name: server[name] for name in config} == config
+    for number, node in enumerate(world.nodes):
+        if number not in world.dead:
+            assert set(node.run().tags) == tags, number
+            assert config_of(world, number).items() >= config.items(), number
+
+
+def test_changes_of_all_nodes_meet() -> None:
+    world = started(3)
+    for rank in (0, 2, 4):
+        world.ranks[rank].add_tags(f"t{rank}").update_config(by={f"n{rank}": rank})
+    world.wait(5)
+    agree(world, {"t0", "t2", "t4"}, {"by": {"n0": 0, "n2": 2, "n4": 4}})
+    world.ranks[4].remove_tags("t0")
+    world.ranks[2].add_tags("t9")
+    world.wait(5)
+    agree(world, {"t2", "t4", "t9"}, {})
+    assert not world.engine.all(FOLDER + "op/")
+
+
+def test_only_the_seat_tells_the_server() -> None:
+    """Two nodes that read, merge and write at the server may miss each other."""
+    world = started()
+    world.server.calls.clear()
+    world.ranks[2].add_tags("a").update_config(b=1)
+    world.wait(5)
+    assert sorted(world.server.said("tags", "config")) == ["config", "tags"]
+
+
+def test_what_a_lost_seat_did_not_fold_the_next_one_does() -> None:
+    world = started(3)
+    world.nodes[0].hold |= {"Control", "WriteCluster"}
+    world.ranks[2].add_tags("a").update_config(b=1)
+    world.ranks[4].add_tags("c")
+    world.wait(3)
+    world.kill_node(0)
+    world.wait(25)
+    agree(world, {"a", "c"}, {"b": 1})
+
+
+def test_what_a_lost_seat_had_folded_and_not_told_the_server_the_next_one_tells() -> None:
+    world = started(3)
+    world.nodes[0].hold.add("Control")
+    world.ranks[2].add_tags("a").update_config(b=1)
+    world.ranks[1].remove_tags("never").add_tags("own")
+    world.wait(3)
+    assert state(world).base == ()
+    assert not world.engine.all(FOLDER + "op/")
+    world.kill_node(0)
+    world.wait(25)
+    agree(world, {"a", "own"}, {"b": 1})
+
+
+@pytest.mark.parametrize("node", [0, 1])
+def test_a_restart_loses_and_repeats_nothing(node: int) -> None:
+    world = started()
+    world.nodes[node].hold |= {"Control", "WriteCluster"}
+    world.ranks[2].add_tags("a").update_config(n=1)
+    world.ranks[0].add_tags("b")
+    world.wait(1)
+    world.nodes[node].hold.clear()
+    world.nodes[node].restart()
+    world.give_keys()
+    world.wait(10)
+    world.ranks[0].update_config(n=2)
+    world.wait(5)
+    agree(world, {"a", "b"}, {"n": 2})
+
+
+@pytest.mark.parametrize("cut", [0, 1])
+def test_changes_during_a_partition_meet_after_it(cut: int) -> None:
+    """The seat moves where node 0 is cut off; both sides go on changing."""
+    world = started()
+    world.cut(cut)
+    world.wait(25)
+    world.ranks[0].add_tags("a").update_config(x=1)
+    world.ranks[2].add_tags("b").update_config(y=1)
+    world.wait(5)
+    world.mend()
+    world.wait(15)
+    agree(world, {"a", "b"}, {"x": 1, "y": 1} if cut else {"y": 1})
+    assert msgspec.json.decode(world.run.config).items() >= {"x": 1, "y": 1}.items()
+
+
+def test_an_answer_that_was_lost_repeats_nothing() -> None:
+    world = started()
+    for number in range(10):
+        world.engine.lost_answers = 1
+        world.ranks[2].add_tags(f"t{number}")
+        world.wait(2)
+    world.wait(5)
+    agree(world, {f"t{number}" for number in range(10)}, {})
+
+
+def test_an_emptied_store_gets_the_state_again() -> None:
+    world = started()
+    world.ranks[2].add_tags("a")
+    world.wait(5)
+    world.engine.empty()
+    world.seats.clear()
+    world.ranks[2].add_tags("b")
+    world.wait(40)
+    agree(world, {"a", "b"}, {})
+
+
+def test_changes_reach_the_server_before_the_status() -> None:
+    world = started()
+    world.ranks[2].add_tags("late").update_config(late=True)
+    for rank in (2, 3, 0, 1):
+        world.ranks[rank].finish().exit()
+    world.wait(15)
+    assert world.statuses() == ["COMPLETED"]
+    assert world.run.tags == ("late",)
+    assert msgspec.json.decode(world.run.config)["late"] is True
+    world.wait(100)
+    assert all(node.core.at_rest for node in world.nodes)
+
+
+def test_a_store_that_is_away_for_ever_loses_no_change() -> None:
+    world = started()
+    world.engine.lose_quorum()
+    world.ranks[2].add_tags("there").update_config(there=1)
+    for rank in range(4):
+        world.ranks[rank].finish().exit()
+    world.wait(60)
+    assert "there" in world.run.tags
+    assert msgspec.json.decode(world.run.config)["there"] == 1
+
+
+def test_a_config_that_is_too_large_for_the_store_stays_with_the_server() -> None:
+    world = started()
+    world.ranks[0].update_config(large="x" * (600 << 10))
+    world.ranks[2].update_config(small=1)
+    world.wait(5)
+    assert bytes(state(world).config) == b"null"
+    assert msgspec.json.decode(world.run.config)["small"] == 1

@@ -1,0 +1,275 @@
+"""`python -m tests.simulation.node_mutations`: broken variants of what several nodes do, all to be caught.
+
+As `mutations.py`, with the histories of `nodes.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+from unittest import mock
+
+import msgspec
+
+from pluto_dist.core.machine import shared_run
+from pluto_dist.core.machine.changes import Changes
+from pluto_dist.core.machine.shared_run import SharedRun
+from pluto_dist.core.rules import joint, reports, seat
+from pluto_dist.core.rules.offsets import HERE
+from pluto_dist.core.values.cluster import Judgement, StoredVerdict
+from pluto_dist.core.values.engine import ANY, Unavailable, Written
+from pluto_dist.core.values.records import Verdict
+from tests.simulation.nodes import attempt
+
+Patch = tuple[object, str, Any]
+
+
+def seat_is_not_fenced() -> Patch:
+    """A seat speaks whatever has become of its lease."""
+
+    def broken(view: seat.SeatView, now: float) -> float | None:
+        document = view.document
+        mine = document is not None and document.seat is not None and document.seat.node == view.node
+        return now + 1_000 if mine else None
+
+    return shared_run, "may_act", broken
+
+
+def seat_is_taken_from_the_living() -> Patch:
+    """Nobody looks whether the old seat's node is there."""
+    real = seat.plan
+
+    def broken(view: seat.SeatView, now: float) -> Any:
+        return real(msgspec.structs.replace(view, present=False, gone_at=view.gone_at or now), now)
+
+    return shared_run, "plan", broken
+
+
+def claim_without_a_guard() -> Patch:
+    """A claim does not say which node has to be absent, and believes what it saw last."""
+    real = SharedRun._write_run
+
+    def broken(self: SharedRun, document: Any, dead: str | None = None) -> bool:
+        return real(self, document)
+
+    return SharedRun, "_write_run", broken
+
+
+def epoch_does_not_rise() -> Patch:
+    """A new seat goes on with the epoch of the one before."""
+    real = seat.plan
+
+    def broken(view: seat.SeatView, now: float) -> Any:
+        found = real(view, now)
+        return seat.Take(max(1, found.epoch - 1), found.dead) if isinstance(found, seat.Take) else found
+
+    return shared_run, "plan", broken
+
+
+def sent_before_it_is_stored() -> Patch:
+    """The seat sends what it thinks, and stores it later."""
+    real = SharedRun.stored
+
+    def broken(self: SharedRun) -> StoredVerdict | None:
+        thought = self._judgement.verdict if self.mine else None
+        if thought is None:
+            return real(self)
+        return StoredVerdict(verdict=thought, ended_ms=1, epoch=0, node=self._node, nonce="")
+
+    return SharedRun, "stored", broken
+
+
+def verdict_is_written_over() -> Patch:
+    """The verdict of a round is not made once, but whenever somebody has one."""
+    real = SharedRun._write
+
+    def broken(self: SharedRun, name: str, value: Any, **conditions: Any) -> bool:
+        if name.startswith("verdict/"):
+            conditions |= {"expect": ANY, "while_": None}
+            value = msgspec.structs.replace(value, verdict=Verdict("FAILED", f"as {self._node} sees it"))
+        return real(self, name, value, **conditions)
+
+    return SharedRun, "_write", broken
+
+
+def evidence_is_leased() -> Patch:
+    """What a node has to say goes with it."""
+    real = SharedRun._write
+
+    def broken(self: SharedRun, name: str, value: Any, **conditions: Any) -> bool:
+        leased = {"leased": True} if name.startswith(("ev/", "end/")) else {}
+        return real(self, name, value, **{**conditions, **leased})
+
+    return SharedRun, "_write", broken
+
+
+def clocks_are_taken_for_one() -> Patch:
+    """Times of two nodes are compared as they are."""
+    return reports, "span", lambda offset, now: HERE
+
+
+def clocks_are_not_measured() -> Patch:
+    """Nobody keeps what messages tell of the other clock."""
+    return shared_run, "read_theirs", lambda offset, written_at, read_at: offset
+
+
+def loss_makes_a_failure() -> Patch:
+    """A node that cannot be seen has failed."""
+    real = joint._failures
+
+    def broken(found: Any, owners: Any) -> Any:
+        lost = [report for report in found if report.end is None and not report.present]
+        return [*real(found, owners), *map(joint._loss, lost)]
+
+    return joint, "_failures", broken
+
+
+def loss_explains_everything() -> Patch:
+    """A node that cannot be seen is the cause of whatever failed elsewhere."""
+    real = joint.likeliest
+
+    def broken(pieces: Any) -> Any:
+        causes = real(pieces)
+        blind = [msgspec.structs.replace(piece.evidence, communication=True) for piece in causes]
+        return tuple(
+            msgspec.structs.replace(piece, evidence=evidence)
+            for piece, evidence in zip(causes, blind, strict=True)
+        )
+
+    return joint, "likeliest", broken
+
+
+def nobody_is_waited_for() -> Patch:
+    """The verdict is made as soon as the owner's node has ended."""
+    real = joint.judge
+
+    def broken(found: Any, now: float) -> Judgement:
+        owners = next((report for report in found if report.owner and report.end is not None), None)
+        return real([owners], now) if owners is not None else real(found, now)
+
+    return shared_run, "judge", broken
+
+
+def other_nodes_do_not_count() -> Patch:
+    """The seat decides by the evidence of its own node."""
+    return shared_run, "by_node", lambda values: {}
+
+
+def lost_answers_are_yes() -> Patch:
+    """A change without an answer is taken for made."""
+    real = SharedRun.written
+
+    def broken(self: SharedRun, event: Any) -> None:
+        if isinstance(event.result, Unavailable):
+            event = msgspec.structs.replace(event, result=Written(1))
+        real(self, event)
+
+    return SharedRun, "written", broken
+
+
+def presence_is_not_renewed() -> Patch:
+    """A node that got another lease does not say that it is there."""
+    real = SharedRun._be_present
+
+    def broken(self: SharedRun, run: Any, members: Any) -> bool:
+        return False if self._present_under else real(self, run, members)
+
+    rest = [step for step in shared_run.STEPS if step is not real]
+    return shared_run, "STEPS", (broken, *rest)
+
+
+def end_without_its_evidence() -> Patch:
+    """A node says that this was all before it has stored what there is."""
+    return (
+        shared_run,
+        "STEPS",
+        tuple(step for step in shared_run.STEPS if step is not SharedRun._store_pieces),
+    )
+
+
+def old_rounds_end_new_ones() -> Patch:
+    """Whatever verdict is there ends the Run."""
+
+    def broken(self: SharedRun, run: Any, document: Any) -> bool:
+        return True
+
+    return SharedRun, "_belongs", broken
+
+
+def unanswered_changes_are_known() -> Patch:
+    """A change of tags or config whose answer was lost is taken for told."""
+    real = SharedRun.written
+
+    def broken(self: SharedRun, event: Any) -> None:
+        asked = self._writing
+        if asked is not None and isinstance(event.result, Unavailable):
+            self._appended(asked, as_it_is=True)
+        real(self, event)
+
+    return SharedRun, "written", broken
+
+
+def next_seat_believes_the_server_knows() -> Patch:
+    """A node that gets the seat takes what it has told the seat before for told to the server."""
+
+    def broken(self: Changes, run: Any, state: Any) -> None:
+        self._context.change_run(run, speaks=True)
+
+    return Changes, "speak", broken
+
+
+MUTATIONS: tuple[Callable[[], Patch], ...] = (
+    seat_is_not_fenced, seat_is_taken_from_the_living, claim_without_a_guard, epoch_does_not_rise,
+    sent_before_it_is_stored, verdict_is_written_over, evidence_is_leased, clocks_are_taken_for_one,
+    clocks_are_not_measured, loss_makes_a_failure, loss_explains_everything, nobody_is_waited_for,
+    other_nodes_do_not_count, lost_answers_are_yes, presence_is_not_renewed,
+    end_without_its_evidence, old_rounds_end_new_ones,
+    unanswered_changes_are_known,
+    next_seat_believes_the_server_knows,
+)  # fmt: skip
+
+
+PLAN_OF = {  # the others show in any history
+    evidence_is_leased: "lose_failed_node", clocks_are_taken_for_one: "fail_two",
+    clocks_are_not_measured: "fail_two", loss_explains_everything: "fail_unseen",
+    other_nodes_do_not_count: "fail_rank", old_rounds_end_new_ones: "take_up_again",
+}  # fmt: skip
+
+
+def catch(mutation: Callable[[], Patch], first: int, seconds: float) -> tuple[int | None, str]:
+    """The first seed that fails, and with what."""
+    where, name, what = mutation()
+    deadline, seed = time.monotonic() + seconds, first
+    with mock.patch.object(where, name, what):
+        while time.monotonic() < deadline:
+            error = attempt(seed, PLAN_OF.get(mutation, ""))
+            if error is not None:
+                return seed, error
+            seed += 1
+    return None, "NOT CAUGHT"
+
+
+def main() -> int:
+    """Prints the table; 1 if a variant was not caught."""
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation.node_mutations")
+    parser.add_argument("--first", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=60.0, help="for each variant")
+    parser.add_argument("--only", default="", help="variants whose name has this in it")
+    options = parser.parse_args()
+    missed, tried = 0, 0
+    for mutation in MUTATIONS:
+        if options.only not in mutation.__name__:
+            continue
+        seed, how = catch(mutation, options.first, options.seconds)
+        missed, tried = missed + (seed is None), tried + 1
+        told = "missed" if seed is None else f"seed {seed}"
+        print(f"{mutation.__name__:34s} {told:10s} {' '.join(how.split())[:100]}", flush=True)
+    print(f"{tried} variants, {missed} missed")
+    return int(missed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
