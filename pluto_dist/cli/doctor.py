@@ -56,4 +56,4 @@ def _print(facts: tuple[Fact, ...]) -> None:
         if fact.advice:
             out.print(f"      → {printable(fact.advice)}")
     troubles = sum(fact.level != "ok" for fact in facts)
-    out.print("\nall is well" if not troubles else f"\n{troubles} of {len(facts)} facts deserve a look")
+    out.print("\nall is well" if not troubles else f"\nworth a look: {troubles} of {len(facts)} facts")

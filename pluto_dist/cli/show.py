@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from pluto_dist.read.lookup import Found, Lookup
 
 PLOT_HEIGHT = 16
+OTHERS = 4  # names that are listed
 LAST_LINES = 10
 
 
@@ -182,6 +183,10 @@ def _plot(lookup: Lookup, found: Found, document: Document, name: str) -> None:
     title = f"{printable(name)} of {document.display_id or document.key}: {len(curve.steps)} points{skipped}"
     for line in (title, *draw(curve, width, PLOT_HEIGHT)):
         typer.echo(line)
+    others = sorted(document.series.get(name, {}).values())
+    if others:
+        more = f" and {len(others) - OTHERS} more" if len(others) > OTHERS else ""
+        typer.echo(printable(f"other processes log it too, as {', '.join(others[:OTHERS])}{more}"))
 
 
 def _no_such_series(document: Document, name: str) -> Exception:

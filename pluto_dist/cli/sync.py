@@ -79,6 +79,8 @@ def sync(
         handover.tell()
     _print_results(results, as_json=as_json)
     failed = sum(result.state == "failed" for result in results)
+    for why in () if as_json else reasons(results):
+        note(f"failed: {why}")  # a cell of the table is cut
     if failed:
         note(f"{failed} of {len(results)} Runs failed; what is uploaded is kept, run it again to go on")
     left = sum(_is_missed(item, named=bool(what)) for item in items)
@@ -88,6 +90,11 @@ def sync(
         )
     if failed or left:
         raise typer.Exit(1)
+
+
+def reasons(results: list[Result]) -> list[str]:
+    """Why Runs failed, each reason once."""
+    return list(dict.fromkeys(result.why for result in results if result.state == "failed"))
 
 
 def _tell_troubles(troubles: dict[str, str], items: list[Item]) -> None:

@@ -3,9 +3,9 @@
 Every hook that was installed before keeps working and is called as if ours were not there. In a forked child
 every hook is a pass-through.
 
-`os.kill` is hooked to know which children this process ends itself (`Process.terminate()`, a pool that is
-left, `multiprocessing` at the interpreter's exit): such an end says nothing against the Run. Signals that C
-code or `os.killpg` sends are not noticed.
+`os.kill` and `os.killpg` are hooked to know which children this process ends itself (`Process.terminate()`,
+a pool that is left, `multiprocessing` at the interpreter's exit): such an end says nothing against the Run.
+Signals that C code sends are not noticed.
 
 SIGTERM (`stops.py` notices it): the evidence is written, the preemption callbacks are called, then an earlier
 handler of the script, if it had one, else the process leaves and dies by the signal. A script that looks at
@@ -37,7 +37,8 @@ from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
 from pluto_dist.client.evidence import evidence_of_exit
-from pluto_dist.client.pools import ENDING, is_running, parent_pid
+from pluto_dist.client.interface import Member
+from pluto_dist.client.pools import ENDING, in_group, is_running, parent_pid
 from pluto_dist.client.runs import RUNS
 from pluto_dist.client.stops import STOPS
 from pluto_dist.client.terminal import flush
@@ -62,6 +63,7 @@ class Hooks:
         self._previous_thread_hook = threading.excepthook
         self._previous_sigterm: Handler = None
         self._previous_kill = os.kill
+        self._previous_killpg = getattr(os, "killpg", None)
         self._masks = threading.local()
 
     def install(self) -> None:
@@ -70,6 +72,8 @@ class Hooks:
         sys.excepthook = self._excepthook
         threading.excepthook = self._thread_hook
         os.kill = self._kill
+        if self._previous_killpg is not None:
+            os.killpg = self._kill_group
         atexit.register(self._at_exit)
         if parent_pid() is not None:
             from multiprocessing.util import Finalize
@@ -146,11 +150,23 @@ class Hooks:
                 run.note_stopped(pid, signal.Signals(number).name)
         self._previous_kill(pid, number)
 
+    def _kill_group(self, group: int, number: int, /) -> None:
+        """As `_kill`, for the children that are in a process group of their own (`start_new_session`)."""
+        if self._here and number in ENDING and group > 0 and group != os.getpgrp():
+            for run in RUNS.open()[:1]:
+                for pid in in_group(group):
+                    run.note_stopped(pid, signal.Signals(number).name)
+        assert self._previous_killpg is not None  # noqa: S101 # or this were not installed
+        self._previous_killpg(group, number)
+
     def _sigterm(self, number: int, frame: FrameType | None) -> None:
         """Records the signal, then does what would have happened without us."""
         if not self._here:
             self._pass_on(number, frame)
             return
+        if unsaid := [lease for lease in RUNS.mine() if lease.end and not lease.end_written.is_set()]:
+            threading.Thread(target=self._again, args=(unsaid, number), daemon=True).start()
+            return  # it has interrupted what leaves, which the thread waits for
         STOPS.tell()
         again, self._terminating = self._terminating, True
         if not again:
@@ -164,6 +180,13 @@ class Hooks:
         else:
             self._leave()
             self._die(number)
+
+    def _again(self, unsaid: list[Member], number: int) -> None:
+        """Sends the signal once more when the last entries are on disk."""
+        for lease in unsaid:
+            lease.end_written.wait(self._sigterm_wait_s)
+            lease.end_written.set()
+        self._previous_kill(os.getpid(), number)
 
     def _before_fork(self) -> None:
         """Blocks signals over a fork: the interpreter forgets those that reach a child before it runs."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import difflib
 import logging
 import os
+import threading
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
 
@@ -65,6 +66,7 @@ class Member(Protocol):
     pid: int
     end: Literal["", "finished", "closed"]
     by_init: bool
+    end_written: threading.Event
 
     @property
     def lease_id(self) -> str: ...

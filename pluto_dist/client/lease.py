@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -75,6 +76,7 @@ class Lease:
     Attributes:
         session: of the process, by which a daemon is recognised later.
         end: how this process ended the lease, "" while it has not.
+        end_written: set when the last entry, which says so, is on disk.
         by_init: opened by `init()`.
         named: its label was given by the caller.
         ended_by: the call that ended the lease, and its place.
@@ -112,6 +114,7 @@ class Lease:
         self._alerts = TitleLimit()
         self._attempt = 0
         self._advice = ""
+        self.end_written = threading.Event()
 
     # --- facts about it ---------------------------------------------------------------------------
 
@@ -355,6 +358,7 @@ class Lease:
         self.end = "closed"
         self.say(Closed(**self.stamp()))
         self.files.close()
+        self.end_written.set()
         self.link.close()
 
     def _refuse_to_finish(self) -> None:
@@ -389,6 +393,7 @@ class Lease:
         )
         self.say(entry)
         self.files.close()
+        self.end_written.set()
         exiting = isinstance(entry, Finished) and entry.at_exit
         for_all = self._command is not None
         leave(

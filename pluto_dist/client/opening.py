@@ -290,6 +290,7 @@ def _claim(
         stuck_after_s=settings.stuck_after_s,
         launcher=wish.launcher,
         launched_by=launched_by,
+        project_lent=settings.launched_by is not None and settings.project == os.environ.get("PLUTO_PROJECT"),
         rank_metrics=settings.rank_metrics,
         console=settings.console,
         system_metrics_s=settings.system_metrics_s,

@@ -16,6 +16,7 @@ _LOOPS = (
     ("concurrent.futures.process", "_process_worker"),
     ("loky.process_executor", "_process_worker"),
     ("torch.utils.data._utils.worker", "_worker_loop"),
+    ("multiprocessing.util", "_exit_function"),  # the last thing that a child does, behind any loop
 )
 _MACHINERY = ("multiprocessing.", "threading", "selectors", "joblib.externals.loky.backend", "loky.backend")
 
@@ -55,6 +56,22 @@ def between_tasks() -> bool:
             return False
         frame = frame.f_back
     return False
+
+
+def in_group(group: int) -> list[int]:
+    """The processes of a process group that can be seen; their parents need not be this process."""
+    try:
+        pids = [int(path.name) for path in identity.PROC.iterdir() if path.name.isdecimal()]
+    except OSError:  # macOS
+        return []
+    return [pid for pid in pids if _group_of(pid) == group]
+
+
+def _group_of(pid: int) -> int | None:
+    try:
+        return os.getpgid(pid)
+    except OSError:  # it has ended
+        return None
 
 
 def is_running(pid: int) -> bool:

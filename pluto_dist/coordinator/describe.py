@@ -11,7 +11,7 @@ import re
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -37,6 +37,27 @@ _DIFF = ("diff", "--no-ext-diff", "--no-textconv", "--submodule=diff")
 Part = Callable[[], Mapping[str, Any]]
 
 
+class Asked:
+    """A part that was asked, in a thread of its own."""
+
+    def __init__(self, name: Hashable, part: Part) -> None:
+        self._name = name
+        self._part = part
+        self._found: Mapping[str, Any] = {}
+        self.thread = threading.Thread(target=self._run, daemon=True)
+
+    def answer(self, patience_s: float) -> Mapping[str, Any]:
+        """What it found, nothing if that takes longer."""
+        self.thread.join(patience_s)
+        return self._found
+
+    def _run(self) -> None:
+        try:
+            self._found = self._part()
+        except Exception as error:  # noqa: BLE001 # drivers and psutil raise what they like; the others go on
+            say("not_described", part=str(self._name), error=f"{type(error).__name__}: {error}")
+
+
 class Describer:
     """Finds each part in a thread of its own: a driver or a disk may hang, and is not asked again meanwhile.
 
@@ -45,47 +66,44 @@ class Describer:
             machine by default.
     """
 
-    def __init__(self, parts: Callable[[Origin, float], Mapping[str, Part]] | None = None) -> None:
+    def __init__(self, parts: Callable[[Origin, float], Mapping[Hashable, Part]] | None = None) -> None:
         self._parts = parts or parts_of_this_machine
-        self._asking: dict[str, threading.Thread] = {}
+        self._lock = threading.Lock()
+        self._asked: dict[Hashable, Asked] = {}
 
     def describe(self, origin: Origin, patience_s: float = PATIENCE_S) -> bytes:
         """A JSON object: the facts in the process's claim, with those that are found here."""
         until = time.monotonic() + patience_s
-        answers: dict[str, Mapping[str, Any]] = {}
-        for name, part in self._parts(origin, until - SPARE_S).items():
-            before = self._asking.get(name)
-            if before is None or not before.is_alive():
-                thread = threading.Thread(target=_ask, args=(name, part, answers), daemon=True)
-                thread.start()
-                self._asking[name] = thread  # only now: another Run that is described meanwhile joins it
-        for thread in tuple(self._asking.values()):
-            thread.join(max(0.0, until - time.monotonic()))
+        asked = [self._ask(name, part) for name, part in self._parts(origin, until - SPARE_S).items()]
         found: dict[str, Any] = msgspec.json.decode(origin.known, type=dict[str, Any])
-        for answer in tuple(answers.values()):
-            for name, value in answer.items():
+        for each in asked:
+            for name, value in each.answer(max(0.0, until - time.monotonic())).items():
                 known = found.get(name)
                 found[name] = known | value if isinstance(known, dict) and isinstance(value, dict) else value
         return msgspec.json.encode(found)
 
+    def _ask(self, name: Hashable, part: Part) -> Asked:
+        """Asks a part, or waits with another Run that has asked the same just now."""
+        with self._lock:
+            self._asked = {key: each for key, each in self._asked.items() if each.thread.is_alive()}
+            before = self._asked.get(name)
+            if before is not None:
+                return before
+            asked = self._asked[name] = Asked(name, part)
+            asked.thread.start()
+            return asked
 
-def parts_of_this_machine(origin: Origin, until: float) -> dict[str, Part]:
-    """Functions that find each part, by its name."""
+
+def parts_of_this_machine(origin: Origin, until: float) -> dict[Hashable, Part]:
+    """Functions that find each part, by its name and by what it depends on."""
     return {
         "machine": _machine,
-        "requirements": lambda: {"requirements": packages(origin.search_path)},
+        ("requirements", origin.search_path): lambda: {"requirements": packages(origin.search_path)},
         "infiniband": _infiniband,
-        "git": lambda: _nonempty("git", code_of(origin.folder, until)),
+        ("git", origin.folder): lambda: _nonempty("git", code_of(origin.folder, until)),
         "gpu": _gpus,
         "nvcc": lambda: _nvcc(until),
     }
-
-
-def _ask(name: str, part: Part, answers: dict[str, Mapping[str, Any]]) -> None:
-    try:
-        answers[name] = part()
-    except Exception as error:  # noqa: BLE001 # drivers and psutil raise what they like; the others go on
-        say("not_described", part=name, error=f"{type(error).__name__}: {error}")
 
 
 def packages(search_path: Iterable[str]) -> list[str]:

@@ -346,6 +346,36 @@ def test_exit_code_says_whether_another_call_would_help(error: Any, code: int):
     assert exit_code(error) == code
 
 
+@pytest.mark.parametrize(
+    ("ranks", "words"),
+    [
+        (1, "\nother processes log it too, as loss/rank1\n"),
+        (6, "as loss/rank1, loss/rank2, loss/rank3, loss/rank4 and 2 more\n"),
+    ],
+)
+def test_plot_names_the_series_of_others(machine: Machine, ranks: int, words: str):
+    """Members of a group log under one name, and have a series each: half a curve is not all."""
+    others = {f"rank{n}": f"loss/rank{n}" for n in range(1, ranks + 1)}
+    leases, series = (lease("a"),), {"loss": others}
+    machine.keep(msgspec.structs.replace(machine.here("key-1"), leases=leases, series=series))
+    _log(machine.store.run("key-1") / "streams" / "a", 3)
+    assert run(machine, "show", "1", "--plot", "loss").endswith(words)
+
+
+def test_a_sync_tells_why_in_full_and_once(machine: Machine, monkeypatch: pytest.MonkeyPatch):
+    """A cell of the table has no room for what to do."""
+    for name in ("URL_API", "URL_INGEST", "URL_PY"):
+        monkeypatch.setenv(f"PLUTO_{name}", "http://127.0.0.1:9")
+    monkeypatch.setenv("PLUTO_API_KEY", "key")
+    done = {"verdict": Verdict("COMPLETED", "done"), "status": "COMPLETED", "ended_ms": 2000}
+    machine.keep(machine.here("key-1", 1, **done), machine.here("key-2", 2, **done))
+    monkeypatch.setenv("PLUTO_DIST_HOME", str(machine.home))
+    told = CliRunner().invoke(app, ["sync", "--patience", "0", "--dir", str(machine.base)])
+    assert told.exit_code == 1
+    assert told.stdout.count("the server gave no answer") == 2
+    assert told.stderr.count("failed: the server gave no answer for 0 s") == 1
+
+
 def test_a_file_that_cannot_be_written_is_named(machine: Machine):
     machine.keep(machine.here("key-1"))
     said = run(machine, "export", "key-1", "--output", "/dev/null/points.jsonl", code=1)

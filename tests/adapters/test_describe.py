@@ -22,7 +22,7 @@ from pluto_dist.coordinator.describe import Describer, code_of, masked, packages
 from pluto_dist.coordinator.sampler import described
 from pluto_dist.core.values.lifecycle import Origin
 from tests.official import OFFICIAL_PYTHON, needs_official_client
-from tests.patience import NEVER_S, PATIENCE_S
+from tests.patience import NEVER_S, PATIENCE_S, wait_until
 
 KEY = "mlps_0123456789abcdef"
 ENV = {
@@ -230,6 +230,37 @@ def test_a_part_that_hangs_or_fails_holds_up_nothing() -> None:
     assert msgspec.json.decode(describer.describe(origin, patience_s=2.0)) == expected
     assert asked == ["hangs"]
     let_go.set()
+
+
+def test_two_runs_that_are_described_at_once_share_the_answers() -> None:
+    """The second waits with the first, and what depends on the folder is asked for each."""
+    asked: list[str] = []
+    let_go, begun = threading.Event(), threading.Event()
+
+    def parts(origin: Origin, _: float) -> dict[Any, Any]:
+        def of_machine() -> dict[str, Any]:
+            asked.append("machine")
+            begun.set()
+            let_go.wait(PATIENCE_S)
+            return {"cpu": 4}
+
+        return {"machine": of_machine, ("git", origin.folder): lambda: {"git": origin.folder}}
+
+    describer, found = Describer(parts), dict[str, Any]()
+
+    def describe(folder: str) -> None:
+        found[folder] = msgspec.json.decode(describer.describe(Origin(folder=folder), PATIENCE_S))
+
+    threads = [threading.Thread(target=describe, args=(folder,)) for folder in ("a", "b")]
+    threads[0].start()
+    begun.wait(PATIENCE_S)
+    threads[1].start()
+    wait_until(lambda: ("git", "b") in describer._asked or found.get("b"), "the second")
+    let_go.set()
+    for thread in threads:
+        thread.join(PATIENCE_S)
+    assert found == {folder: {"cpu": 4, "git": folder} for folder in ("a", "b")}
+    assert asked == ["machine"]
 
 
 class Nvml:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -289,6 +290,23 @@ def test_what_stands_between_a_slurm_task_and_the_training(
     assert (wrapper.program if wrapper else None) == found
     assert wrapper_above({**env, "SLURM_PTY_PORT": "1"}, someone(500), above, ()) is None
     assert wrapper_above(env, someone(500), above, [each.identity for each in above]) is None
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"MASTER_PORT": "29\udcff"},
+        {"TORCHELASTIC_RUN_ID": "a\udcff"},
+        {"SLURM_JOB_ID": "7\udcff", "SLURM_CLUSTER_NAME": "\udcfe"},
+        {"PET_RDZV_ID": "\udcff"},
+    ],
+)
+def test_bytes_that_are_no_text_name_a_job_all_the_same(broken: Env) -> None:
+    """R4: an environment holds any bytes, and two different ones stay different."""
+    env = {**torchrun(1, **TWO_NODES), **broken}
+    found, other = job(env, AGENT), job({**env, **dict.fromkeys(broken, "x")}, AGENT)
+    assert msgspec.json.encode(found)
+    assert found != other
 
 
 def submitit(rank: int, world: int = 1) -> dict[str, str]:

@@ -24,6 +24,7 @@ from tests.bench import (
     bench_hand_over,
     bench_log,
     bench_look,
+    bench_peers,
     bench_read,
     bench_shapes,
     bench_start,
@@ -51,6 +52,7 @@ SECTIONS: dict[str, Section] = {
     "sweep": bench_sweep.rows,
     "torchrun": bench_torchrun.rows,
     "look": bench_look.rows,
+    "peers": bench_peers.rows,
     "read": bench_read.rows,
 }
 
@@ -77,7 +79,7 @@ def main() -> None:
 
 
 def _alone(sections: list[str], effort: Effort) -> list[Row]:
-    columns = (*PEERS, *bench_read.PEERS)
+    columns = (*PEERS, *bench_read.PEERS, bench_peers.PEER)
     print(header(columns))
     rows = []
     for name in sections:

@@ -15,7 +15,7 @@ import tarfile
 import tempfile
 import tomllib
 import venv
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
@@ -67,7 +67,16 @@ def _check_out(revision: str, folder: Path) -> None:
 def _python(code: Path) -> str:
     """An interpreter with the dependencies of a revision."""
     with (code / "pyproject.toml").open("rb") as text:
-        needs = sorted([*tomllib.load(text)["project"]["dependencies"], *BESIDE])
+        return environment((*tomllib.load(text)["project"]["dependencies"], *BESIDE))
+
+
+def environment(needs: Iterable[str]) -> str:
+    """An interpreter with these packages.
+
+    Raises:
+        CalledProcessError: they cannot be installed.
+    """
+    needs = sorted(needs)
     digest = hashlib.sha256(f"{sys.version}{needs}".encode()).hexdigest()[:8]
     folder = CHECKOUT / f".venv-bench-{digest}"
     python, done = folder / "bin" / "python", folder / "installed"

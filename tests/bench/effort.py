@@ -12,6 +12,7 @@ class Effort:
     Attributes:
         rounds: short measurements of which the median counts.
         records: timed `log()` calls in a round.
+        peer_records: the same of other clients, which may be slow.
         paced: calls at 1,000 a second.
         starts: of interpreters and coordinators.
         leases: numbers of idle leases to compare.
@@ -35,6 +36,7 @@ class Effort:
 
     rounds: int = 3
     records: int = 10_000
+    peer_records: int = 3_000
     paced: int = 2_000
     starts: int = 5
     leases: tuple[int, ...] = (16, 256)
@@ -62,6 +64,7 @@ FULL = Effort()
 QUICK = Effort(
     rounds=1,
     records=5_000,
+    peer_records=500,
     paced=500,
     starts=3,
     leases=(),

@@ -1,8 +1,8 @@
 """One process under measurement: `python probe.py CLIENT RUN_ID`, with any interpreter that has the client.
 
-Clients: `owner`, `side` (this project), `official` (pluto-ml), `wandb` (offline). It says how long `init()`
-took and how much processor time, then obeys lines on stdin: the public methods of `Probe`, each with its
-arguments. Each answer is one JSON line. It imports nothing of this repository but the client.
+Clients: `owner`, `side` (this project), `official` (pluto-ml), and those of `OFFLINE`. It says how long
+`init()` took and how much processor time, then obeys lines on stdin: the public methods of `Probe`, each with
+its arguments. Each answer is one JSON line. It imports nothing of this repository but the client.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 METRICS = 10
@@ -36,14 +37,76 @@ def opened(client: str, run_id: str) -> Any:
 
         # The console is off in the official client, as its own documentation advises for loops.
         return pluto.init(project="bench", name=run_id, settings={"disable_console": True})
-    import wandb  # type: ignore[import-not-found] # of another interpreter
+    return OFFLINE[client](run_id)
+
+
+def _wandb(run_id: str) -> Any:
+    import wandb  # type: ignore[import-not-found] # of another interpreter, as those below
 
     return wandb.init(project="bench", mode="offline", settings=wandb.Settings(console="off"))
 
 
+class Numbered:
+    """A client whose `log` wants a step."""
+
+    def __init__(self, log: Callable[[dict[str, float], int], object]) -> None:
+        self._log = log
+        self._step = 0
+
+    def log(self, data: dict[str, float]) -> None:
+        """One record."""
+        self._step += 1
+        self._log(data, self._step)
+
+
+def _neptune(run_id: str) -> Any:
+    from neptune_scale import Run  # type: ignore[import-not-found]
+
+    run = Run(project="w/bench", run_id=run_id, mode="offline", enable_console_log_capture=False)
+    return Numbered(lambda data, step: run.log_metrics(data=data, step=step))
+
+
+def _trackio(run_id: str) -> Any:
+    import trackio  # type: ignore[import-not-found]
+
+    trackio.init(project="bench", name=run_id, embed=False)
+    return trackio
+
+
+def _tensorboard(run_id: str) -> Any:
+    from tensorboardX import SummaryWriter  # type: ignore[import-not-found]
+
+    writer = SummaryWriter(run_id)
+
+    def log(data: dict[str, float], step: int) -> None:
+        for name, value in data.items():
+            writer.add_scalar(name, value, step)
+
+    return Numbered(log)
+
+
+def _mlflow(run_id: str) -> Any:
+    os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"  # else it wants a database
+    import mlflow  # type: ignore[import-not-found]
+
+    mlflow.set_tracking_uri(f"file://{Path.cwd()}/{run_id}")
+    mlflow.start_run()
+    return Numbered(lambda data, step: mlflow.log_metrics(data, step=step))
+
+
+OFFLINE: dict[str, Callable[[str], Any]] = {
+    "wandb": _wandb,
+    "neptune": _neptune,
+    "trackio": _trackio,
+    "tensorboardX": _tensorboard,
+    "mlflow": _mlflow,
+}
+MODULES = {"official": "pluto", "neptune": "neptune_scale"}
+
+
 def imported(client: str) -> None:
     """Not a part of how long `init()` takes."""
-    __import__({"official": "pluto", "wandb": "wandb"}.get(client, "pluto_dist"))
+    __import__(MODULES.get(client, client if client in OFFLINE else "pluto_dist"))
 
 
 class Probe:

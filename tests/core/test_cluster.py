@@ -257,6 +257,20 @@ def test_two_launches_that_claim_one_id_have_one_owner() -> None:
     assert world.statuses() == ["COMPLETED"]
 
 
+def test_an_id_of_a_job_that_is_not_ours_is_refused_with_the_way_out() -> None:
+    """R5: by the caller's own word; it names the node and the host, and what else can be done."""
+    world = ClusterWorld()
+    world.start(0, key="one")
+    world.wait(3)
+    other = world.nodes[1].process("other").init("x", cluster=world.address)
+    world.wait(15)
+    error, message = other.view.error or ("", "")
+    assert error == "RunExistsError"
+    assert "has a live owner on node0 (host host)" in message
+    assert "attach()" in message
+    assert world.statuses() == []
+
+
 def test_two_launches_at_the_same_instant_have_one_owner() -> None:
     """G2: one compare-and-set wins."""
     world = ClusterWorld()

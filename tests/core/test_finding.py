@@ -55,6 +55,7 @@ ENDED = run(key="ended", target=LOCAL, verdict=DONE, status="COMPLETED")
         ({"wanted": "side"}, "live"),
         ({"verb": "attach", "run": RunRef(external_id="y")}, None),
         ({"verb": "attach", "run": X, "project": "another"}, None),
+        ({"verb": "attach", "run": X, "project": "another", "project_lent": True}, "live"),
         ({"verb": "attach", "project": "another"}, None),
         ({"run": X, "run_from_env": True, "project": "another"}, None),
     ],

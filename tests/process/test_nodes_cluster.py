@@ -94,6 +94,28 @@ def test_a_failure_on_the_other_node_is_the_verdict(served: Served, two: Shared,
     assert "node1) failed first" in reason
 
 
+CHANGES = """for n in range(10):
+        run.add_tags(f"r{os.environ['RANK']}-{n}")
+        run.update_config({"r" + os.environ["RANK"]: {str(n): n}})
+    run.finish()"""
+
+
+def test_tags_and_config_of_both_nodes_meet_in_the_store(served: Served, two: Shared) -> None:
+    """G9: four ranks change them at once; one node tells the server, and all is there before the end."""
+    two.start(0, 1, 2, 3, end=CHANGES)
+    two.expect("logged")
+    wait_until(lambda: b'"node1"' in two.kept().get("run", b""), "node 1 in the round")
+    for rank in range(4):
+        two.ranks[rank].say()
+    assert [two.ranks[rank].wait() for rank in range(4)] == [0] * 4
+    run = served.ended_remotely("torchrun-two-nodes")
+    assert {f"r{rank}-{number}" for rank in range(4) for number in range(10)} <= set(run["tags"])
+    every = {str(number): number for number in range(10)}
+    for rank in range(4):
+        assert run["config"][f"r{rank}"] == every
+    assert not [key for key in two.kept() if key.startswith("op/")]
+
+
 def test_any_host_with_the_address_sees_all_nodes(served: Served, two: Shared, tmp_path: Path) -> None:
     """`ps` and `show` on a host that takes no part; and, without the address, what they do not know."""
     two.start(0, 1, 2, 3)
@@ -114,9 +136,10 @@ def test_any_host_with_the_address_sees_all_nodes(served: Served, two: Shared, t
     own = cli(["show", run["run_id"]], {**two.nodes[0].env(), "PLUTO_DIST_CLUSTER": "off"}).stdout
     assert "PLUTO_DIST_CLUSTER is not set here" in own
     (live,) = json.loads(cli(["top", "--json"], two.nodes[0].env()).stdout)
-    assert [(each["rank"], each["health"]) for each in live["processes"]] == [
-        (rank, "well") for rank in range(4)
-    ]
+    ranks = sorted(
+        (each["rank"], each["health"]) for each in live["processes"]
+    )  # in the order of their claims
+    assert ranks == [(rank, "well") for rank in range(4)]
     away = cli(["ps"], {**login, "PLUTO_DIST_CLUSTER": "etcd://127.0.0.1:1/x"})
     assert (away.returncode, "cannot be read" in away.stderr) == (0, True)
     two.end(2, 3)

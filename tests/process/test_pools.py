@@ -22,6 +22,7 @@ def work(n):
 
 def serve(ready):
     setup()
+    os.setpgrp()
     log(run, {"served": 1.0}, 0)
     ready.set()
     while True: time.sleep(0.1)
@@ -47,6 +48,10 @@ def main(context):
         getattr(child, end)()
         child.join()
         tell(end, child.exitcode)
+    child = served(context)
+    os.killpg(child.pid, signal.SIGKILL)
+    child.join()
+    tell("killpg", child.exitcode)
     served(context, daemon=True)
 
 if __name__ == "__main__":
@@ -59,10 +64,10 @@ if __name__ == "__main__":
     ("method", "end"), [("fork", "run.finish()"), ("spawn", "pass"), ("forkserver", "run.finish()")]
 )
 def test_children_that_their_parent_ends_are_no_evidence(node: Node, method: str, end: str) -> None:
-    """R9, R10: left pools, `terminate()`, `kill()`, and a daemonic child that is stopped at exit."""
+    """R9, R10: left pools, `terminate()`, `kill()`, `killpg()`, a daemonic child that is stopped at exit."""
     script = node.start(POOLS.replace("METHOD", repr(method)).replace("END", end))
     assert script.expect_json("roles") == ["worker"] * 6
-    assert [script.expect(end) for end in ("terminate", "kill")] == ["-15", "-9"]
+    assert [script.expect(end) for end in ("terminate", "kill", "killpg")] == ["-15", "-9", "-9"]
     assert script.wait() == 0
     found = node.ended("main")
     assert (found["status"], found["verdict"]["first_failure"]) == ("COMPLETED", None)
@@ -106,3 +111,23 @@ if __name__ == "__main__":
     script.say()
     assert script.wait() == 0
     assert node.ended("main")["status"] == status
+
+
+def test_a_signal_while_a_run_is_being_ended_does_not_take_its_end_away(node: Node) -> None:
+    """R1, R9: a pool's worker that leaves by itself is sent SIGTERM by its parent in the same moment."""
+    script = node.start(
+        """
+        from pluto_dist.client.console.capture import CAPTURES
+        stop = CAPTURES.stop
+        def interrupted(*given, **more):
+            signal.raise_signal(signal.SIGTERM)
+            stop(*given, **more)
+        run = pluto.init(run_id="main")
+        log(run, {"loss": 1.0}, 0)
+        CAPTURES.stop = interrupted
+        run.finish()
+        threading.Event().wait()
+        """
+    )
+    assert script.wait() == -signal.SIGTERM
+    assert node.ended("main")["status"] == "COMPLETED"

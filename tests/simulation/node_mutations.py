@@ -14,7 +14,7 @@ from unittest import mock
 
 import msgspec
 
-from pluto_dist.core.machine import shared_run
+from pluto_dist.core.machine import clocks, shared_run
 from pluto_dist.core.machine.changes import Changes
 from pluto_dist.core.machine.shared_run import SharedRun
 from pluto_dist.core.rules import joint, reports, seat
@@ -113,7 +113,7 @@ def clocks_are_taken_for_one() -> Patch:
 
 def clocks_are_not_measured() -> Patch:
     """Nobody keeps what messages tell of the other clock."""
-    return shared_run, "read_theirs", lambda offset, written_at, read_at: offset
+    return clocks, "read_theirs", lambda offset, written_at, read_at: offset
 
 
 def loss_makes_a_failure() -> Patch:

@@ -229,7 +229,7 @@ def _job_of_rank(
         max_restarts=place.max_restarts,
         launcher=launcher,
         shared_id=shared_id,
-        launch=" ".join(filter(None, (shared_id, _address(env)))) if nodes > 1 else "",
+        launch=clean_text(" ".join(filter(None, (shared_id, _address(env))))) if nodes > 1 else "",
         nodes=nodes,
         given_id=_given_id(place, env, launcher, lineage),
     )
@@ -243,7 +243,7 @@ def _given_id(
         return ""
     said = (each.rdzv_id for each in lineage if each.identity == launcher)
     given = next(said, "") or env.get("PET_RDZV_ID", "")
-    return "" if given in ("none", env.get("TORCHELASTIC_RUN_ID")) else given
+    return "" if given in ("none", env.get("TORCHELASTIC_RUN_ID")) else clean_text(given)
 
 
 def _node_rank(place: Coordinates) -> int:

@@ -158,7 +158,7 @@ def _may_join(claim: Claim, run: Run) -> bool:
 
 def _in_project(claim: Claim, run: Run) -> bool:
     """Whether the Run is of the claim's project, or the claim names none."""
-    return claim.project in (run.project, DEFAULT_PROJECT)
+    return claim.project_lent or claim.project in (run.project, DEFAULT_PROJECT)
 
 
 def _only(runs: Iterable[Run]) -> Run | None:

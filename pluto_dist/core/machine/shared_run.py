@@ -10,29 +10,28 @@ is stored before the note that this was all, and a verdict is stored before the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import msgspec
 
 from pluto_dist.core.machine.changes import Changes
+from pluto_dist.core.machine.clocks import Clocks, pause_s
 from pluto_dist.core.machine.context import Context
 from pluto_dist.core.machine.lookout import QUIET_S, SEAT_QUIET_S, Lookout
 from pluto_dist.core.machine.membership import AGAIN_S, REFUSED_AGAIN_S, Memberships, NodeLease
 from pluto_dist.core.rules.joint import judge
-from pluto_dist.core.rules.offsets import Offset, read_ours, read_theirs, span
 from pluto_dist.core.rules.participants import node_name
 from pluto_dist.core.rules.reports import by_node, decoded, last_words, report_of, takes_part
+from pluto_dist.core.rules.rounds import belongs, launch_of, of_round, start_of
 from pluto_dist.core.rules.seat import Follow, SeatView, Take, may_act, plan
 from pluto_dist.core.rules.verdict import pieces_of
 from pluto_dist.core.values.cluster import (
     Change,
-    Heard,
     Judgement,
     MemberShown,
     NodeDocument,
     NodeEnd,
     NodeReport,
-    OwnerAt,
     Piece,
     Presence,
     RunDocument,
@@ -57,10 +56,6 @@ from pluto_dist.core.values.events import ClusterListed, ClusterSeen, ClusterWri
 from pluto_dist.core.values.records import Lease, Run, Verdict
 
 REFRESH_S = 60.0
-MEASURING_S = 5.0  # so long after a change of the seat clocks are compared, once a second
-MEASURING_MORE_S = 60.0  # and so much longer where a node was not heard meanwhile, or did not hear
-UNSURE_S = 1.0  # a clock that is known no better is measured
-NODES_A_SECOND = 100.0  # of many nodes each measures less often
 LAST_RESORT_S = 15.0  # below the 20 s for which the last participant waits
 KEEPS_TRYING_S = 3600.0  # a coordinator without processes stays so long for a store that is away
 KEEP_S = 7 * 86_400  # what is known of an ended Run stays this long in the store
@@ -94,11 +89,9 @@ class SharedRun:
         self._changes = Changes(context, node)
         self._asked_at = context.now.at
         self._round = 0
-        self._offsets: dict[str, tuple[str, Offset]] = {}
+        self._clocks = Clocks(node)
         self._gone_at: dict[str, float] = {}
         self._replaced_at: tuple[str, float] | None = None
-        self._heard: Heard | None = None
-        self._measuring_until = 0.0
         self._shown: NodeDocument | None = None
         self._present_under = 0
         self._done: set[str] = set()
@@ -420,7 +413,7 @@ class SharedRun:
             case Take(epoch=epoch, dead=dead):
                 seat = Seat(self._node, self._generation, f"{self._node}-{self._generation}-{self._token}")
                 document = self.document or RunDocument(epoch=0)
-                if self._start(run):  # others begin a round only when they know who else is in it
+                if start_of(run):  # others begin a round only when they know who else is in it
                     document = self._of_round(run, document)
                 document = msgspec.structs.replace(document, epoch=epoch, seat=seat)
                 self._context.note(run.key, "seat_claimed", epoch=str(epoch), after=dead)
@@ -442,9 +435,8 @@ class SharedRun:
         now, shown = self._context.now.at, self._shown
         document = self._node_document(run, members)
         if shown is not None and _steady(document) == _steady(shown):
-            asked = self.document is not None and self.document.measuring
-            measuring = (asked or now < self._measuring_until) and document.heard != shown.heard
-            at = shown.written_at + (self._pause() if measuring else REFRESH_S)
+            measuring = self._clocks.answers(self.document, shown.heard, now)
+            at = shown.written_at + (pause_s(self.document) if measuring else REFRESH_S)
             if now < at:
                 self._next_at.append(at)
                 return False
@@ -525,9 +517,9 @@ class SharedRun:
         wanted = self._of_round(run, document)
         now = self._context.now.at
         if _quiet(wanted) == _quiet(document):
-            if not self._measures(document):
+            if not self._clocks.measures(document, self._gone_at, self._context.now.at):
                 return False
-            at = document.written_at + self._pause()
+            at = document.written_at + pause_s(self.document)
             if now < at:
                 self._next_at.append(at)
                 return False
@@ -547,32 +539,11 @@ class SharedRun:
 
     def _of_round(self, run: Run, document: RunDocument) -> RunDocument:
         """The run document, brought up to date by what this coordinator knows as the seat."""
-        start, launch = self._start(run), _launch(run, self._book.leases_of(run.key))
         shown = self._lookout.decoded("state/", NodeDocument)
-        owner = OwnerAt(self._node, start) if start else _owner_in(shown.values(), launch, run.attempt)
-        same = (document.launch, document.attempt) == (launch, run.attempt)
-        joins = document.owner is None and document.round > 0 and same  # the round began without its owner
-        if owner is not None and joins:
-            document = msgspec.structs.replace(document, owner=owner)
-        elif (start and document.owner != owner) or (document.round == 0 and run.epoch > 0):
-            document = msgspec.structs.replace(
-                document,
-                round=max(document.round, run.round) + 1,  # also in a store that was emptied
-                owner=owner,
-                launch=launch,
-                attempt=run.attempt,
-                nodes={},
-                ended=None,
-                sent=False,
-            )
-        nodes = dict(document.nodes)
-        for name, each in shown.items():
-            if takes_part(each, document):
-                nodes[name] = (each.name, each.host)
+        document = of_round(document, run, node=self._node, launch=self._launch(run), shown=shown)
         stored = self._verdict_in(document) if document.round == self._round or self.mine else None
         return msgspec.structs.replace(
             document,
-            nodes=nodes,
             project=run.project,
             id=run.id if run.id is not None else document.id,
             display_id=run.display_id or document.display_id,
@@ -584,7 +555,9 @@ class SharedRun:
     def _write_run(self, document: RunDocument, dead: str | None = None) -> bool:
         found = self._lookout.get("run")
         document = msgspec.structs.replace(
-            document, written_at=self._context.now.at, measuring=self._measures(document)
+            document,
+            written_at=self._context.now.at,
+            measuring=self._clocks.measures(document, self._gone_at, self._context.now.at),
         )
         expect = found.version if found is not None else ABSENT
         return self._write("run", document, expect=expect, dead=dead)
@@ -602,13 +575,13 @@ class SharedRun:
             written_at=now.at,
             wall_ms=now.wall_ms,
             owner=not run.relay and run.owner is not None,
-            start=self._start(run),
+            start=start_of(run),
             rank=job.node_rank if job is not None else 0,
             round=self._round,
-            launch=_launch(run, self._book.leases_of(run.key)),
+            launch=self._launch(run),
             attempt=run.attempt,
             members=tuple(self._shown_member(lease) for lease in leases),
-            heard=self._heard,
+            heard=self._clocks.heard,
         )
 
     def _shown_member(self, lease: Lease) -> MemberShown:
@@ -638,11 +611,8 @@ class SharedRun:
 
     # --- the round and the other nodes ----------------------------------------------------------------------
 
-    def _start(self, run: Run) -> str:
-        """Name of this owner and this start of its job, unlike any other; "" without an owner here."""
-        if run.relay or run.owner is None or run.epoch == 0:
-            return ""
-        return f"{run.job_key}/{run.attempt}/{run.epoch}"
+    def _launch(self, run: Run) -> str:
+        return launch_of(run, self._book.leases_of(run.key))
 
     def _find_round(self, run: Run) -> None:
         """The round that the members here belong to; 0 while theirs has not begun."""
@@ -658,53 +628,20 @@ class SharedRun:
         }
 
     def _belongs(self, run: Run, document: RunDocument) -> bool:
-        """Whether the document's round is that of the members here; of a Run that goes on it may be over."""
-        if run.forced:  # a person means the Run as it is
-            return True
-        start = self._start(run)
-        if start:  # also of a Run that this node has ended alone
-            return document.owner == OwnerAt(self._node, start)
-        if run.ended and run.round:
-            return document.round == run.round
-        if not run.relay or run.epoch == 0 or (not run.ended and document.round <= run.round):
-            return False
-        launch = _launch(run, self._book.leases_of(run.key))
-        same = document.attempt == run.attempt and (not launch or document.launch == launch)
-        living = any(member.alive for member in self._context.situation(run).members)
-        late = document.ended is not None and (not launch or living)
-        return same and (document.round == self._round or not late)
+        members, launch = self._context.situation(run).members, self._launch(run)
+        return belongs(document, run, members, node=self._node, launch=launch, known=self._round)
 
     def _read(self, keys: tuple[str, ...], read_at: float) -> None:
         """Learns from new documents how far the clocks of the nodes are apart."""
         for key in keys:
             name = key.removeprefix(self._folder)
-            if name == "run":
-                self._read_run(read_at)
+            if name == "run" and self.document is not None:
+                self._clocks.read_run(self.document, read_at)
             elif name.startswith("state/"):
-                self._read_node(name.removeprefix("state/"), read_at)
-
-    def _read_run(self, read_at: float) -> None:
-        document = self.document
-        if document is None or document.seat is None or document.seat.node == self._node:
-            return
-        if self._heard is None or self._heard.nonce != document.seat.nonce:
-            self._measuring_until = read_at + MEASURING_S
-        self._heard = Heard(document.seat.nonce, document.written_at, read_at)
-
-    def _read_node(self, node: str, read_at: float) -> None:
-        found = self._lookout.get(f"state/{node}")
-        document = decoded(found.value, NodeDocument) if found is not None else None
-        if document is None or node == self._node:
-            return
-        boot_id, offset = self._offsets.get(node, ("", Offset()))
-        if boot_id != document.boot_id:
-            offset = Offset()
-            self._measuring_until = read_at + MEASURING_S
-        offset = read_theirs(offset, document.written_at, read_at)
-        heard = document.heard
-        if heard is not None and heard.nonce.startswith(f"{self._node}-"):
-            offset = read_ours(offset, heard.written_at, heard.read_at)
-        self._offsets[node] = (document.boot_id, offset)
+                found = self._lookout.get(name)
+                document = decoded(found.value, NodeDocument) if found is not None else None
+                if document is not None:
+                    self._clocks.read_node(document, read_at)
 
     def _notice_nodes(self) -> None:
         """Notes which nodes are absent, and since when that is known."""
@@ -714,7 +651,7 @@ class SharedRun:
         for node in known:
             if self._lookout.get(f"node/{node}") is not None or not self._lookout.knows(f"node/{node}"):
                 if self._gone_at.pop(node, None) is not None:
-                    self._measuring_until = self._context.now.at + MEASURING_S
+                    self._clocks.returned(self._context.now.at)
             else:
                 self._gone_at.setdefault(node, self._context.now.at)
 
@@ -727,16 +664,6 @@ class SharedRun:
             self._replaced_at = None
         elif self._replaced_at is None or self._replaced_at[0] != seat.nonce:
             self._replaced_at = (seat.nonce, self._context.now.at)
-
-    def _measures(self, document: RunDocument) -> bool:
-        """Whether the clocks of other nodes are not known well enough yet."""
-        now = self._context.now.at
-        unsure = any(
-            span(offset, now).spread > UNSURE_S
-            for node, (_, offset) in self._offsets.items()
-            if node in document.nodes and node not in self._gone_at
-        )
-        return now < self._measuring_until + (MEASURING_MORE_S if unsure else 0.0)
 
     def _notice_own_absence(self) -> None:
         """Finds that the store has ended this node's lease early, by its presence, which is gone."""
@@ -773,7 +700,7 @@ class SharedRun:
                     state,
                     pieces=pieces.get(node, ()),
                     end=decoded(ended.value, NodeEnd) if ended is not None else None,
-                    offset=self._offsets.get(node, ("", Offset()))[1],
+                    offset=self._clocks.of(node),
                     gone_at=self._gone_at.get(node),
                     owner=node == owner,
                     now=now,
@@ -806,7 +733,7 @@ class SharedRun:
         members = members or self._context.situation(run).members
         alive = any(member.alive for member in members)
         failed = document is not None and document.ended is None and bool(self._pieces(run, members))
-        start, launch = self._start(run), _launch(run, self._book.leases_of(run.key))
+        start, launch = start_of(run), self._launch(run)
         later = document is not None and launch == document.launch and run.attempt > document.attempt
         owns = not run.relay and (run.opening or run.owner is not None) and not (run.ended and self.sent())
         job = members[0].opened.job if members else None
@@ -830,10 +757,6 @@ class SharedRun:
         if self._address.strict or self._over is None or not self._over[2].owner:
             return False
         return (self.document is None or self.mine) and self.gives_up()
-
-    def _pause(self) -> float:
-        document = self.document
-        return max(1.0, len(document.nodes) / NODES_A_SECOND) if document is not None else 1.0
 
     def _end_key(self) -> str:
         return f"{self._folder}end/{self._round}/{self._node}"
@@ -875,17 +798,6 @@ STEPS: tuple[Callable[[SharedRun, Run, tuple[Lease, ...]], bool], ...] = (
     SharedRun._store_verdict,
     SharedRun._show_run,
 )
-
-
-def _launch(run: Run, leases: tuple[Lease, ...]) -> str:
-    """The name of the launch, the same on all its nodes; "" where nothing tells launches apart."""
-    return next((lease.opened.job.launch for lease in leases if lease.opened.job.key == run.job_key), "")
-
-
-def _owner_in(nodes: Iterable[NodeDocument], launch: str, attempt: int) -> OwnerAt | None:
-    """The owner of a start of the job, by its node's document."""
-    mine = (each for each in nodes if each.start and (each.launch, each.attempt) == (launch, attempt))
-    return next((OwnerAt(each.node, each.start) for each in mine), None)
 
 
 def _steady(document: NodeDocument) -> NodeDocument:

@@ -123,6 +123,7 @@ class Claim(Entry, frozen=True, kw_only=True, tag="opened"):
         launcher: the process is `pluto-dist run`: it owns the Run for the command that it starts, and logs
             nothing but that command's console.
         launched_by: lease of the `pluto-dist run` that started the process.
+        project_lent: the project is that of the `pluto-dist run` above, and was not named by the caller.
         rank_metrics: what becomes of the series of ranks (R7).
         console: how the process captures its own output.
         system_metrics_s: seconds between samples of the node while the process is an owner or worker, 0 for
@@ -162,6 +163,7 @@ class Claim(Entry, frozen=True, kw_only=True, tag="opened"):
     stuck_after_s: Patience = 600.0
     launcher: bool = False
     launched_by: str = ""
+    project_lent: bool = False
     rank_metrics: RankMetrics = "auto"
     console: Console = "off"
     system_metrics_s: Seconds = 0.0
