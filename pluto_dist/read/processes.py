@@ -119,9 +119,6 @@ class Comparison:
         self._now_ms, self._known = now_ms, known
         self._failed = failed_lease(document)
         self._stuck = stuck_labels(document.events)
-        self._crashed = {
-            event.detail.get("label") for event in document.events if event.name == "side_failed"
-        }
         active = [lease for lease in document.leases if lease.role != "side" and lease.state == "active"]
         self._attempt = max((lease.attempt for lease in active), default=0)
         members = [lease for lease in active if lease.attempt == self._attempt]
@@ -156,7 +153,7 @@ class Comparison:
     def _end(self, lease: LeaseShown) -> Health:
         if lease.end_reason in ("died", "gave_up"):
             return "died"
-        return "crashed" if lease.role == "side" and lease.label in self._crashed else "ended"
+        return "crashed" if lease.role == "side" and lease.fault == "failed" else "ended"
 
     def _is_behind(self, lag: int | None) -> bool:
         if lag is None or self._rate is None:

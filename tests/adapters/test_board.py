@@ -145,7 +145,6 @@ def test_behind_is_who_lacks_more_than_the_others_do_in_five_seconds(
 def test_health_says_the_worst_first():
     failure = Failure(role="worker", label="rank1", rank=1, host="node", pid=7, attempt=0, kind="signal")
     stuck = RunEvent(1, "ranks_stuck", {"ranks": "rank3, rank4"})
-    crashed = RunEvent(2, "side_failed", {"label": "eval"})
     found = seen(
         rank(0),
         rank(1, pid=7, state="ended", end_reason="died"),
@@ -154,10 +153,11 @@ def test_health_says_the_worst_first():
         rank(5, last_seen_at=NOW_MS - 15_001),
         rank(6, state="waiting"),
         rank(7, state="ended", end_reason="finished"),
-        lease("e", "eval", state="ended", end_reason="exited"),
+        lease("e", "eval", state="ended", end_reason="exited", fault="failed"),
+        lease("s", "stopped", state="ended", end_reason="closed", fault="stopped"),
         lease("u", "upload", state="ended", end_reason="closed"),
         verdict=VerdictShown("FAILED", "because", failure),
-        events=(stuck, crashed),
+        events=(stuck,),
     )
     assert {who: health for who, (health, _) in found.items()} == {
         "rank0": "well",
@@ -168,6 +168,7 @@ def test_health_says_the_worst_first():
         "rank6": "waiting",
         "rank7": "ended",
         "eval": "crashed",
+        "stopped": "ended",
         "upload": "ended",
     }
 

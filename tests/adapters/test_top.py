@@ -70,9 +70,11 @@ class Screen:
         drawn = re.findall(r"<text[^>]*>([^<]*)</text>", self.app.export_screenshot())
         return "\n".join(unescape(each).replace("\xa0", " ") for each in drawn)
 
-    def log(self) -> list[str]:
-        """Lines of a console or a text."""
-        return [line.text.rstrip() for line in self.app.screen.query_one(RichLog).lines]
+    async def log(self) -> list[str]:
+        """Lines of a console or a text; it writes none before it knows its size."""
+        widget = self.app.screen.query_one(RichLog)
+        await asyncio.to_thread(wait_until, lambda: widget.lines, "the text is drawn")
+        return [line.text.rstrip() for line in widget.lines]
 
 
 def play(world: World, story: Story, size: tuple[int, int] = SIZE) -> None:
@@ -197,15 +199,15 @@ def test_enter_opens_a_console_that_follows_until_the_person_goes_up():
         screen.app.screen.load()  # type: ignore[attr-defined]
         await screen.settled()
         assert "step 60 loss 0.3" in screen.text()
-        assert sum("step 59" in line for line in screen.log()) == 1
+        assert sum("step 59" in line for line in await screen.log()) == 1
         await screen.press("home")
         world.lines.append(said(61))
         screen.app.screen.load()  # type: ignore[attr-defined]
         await screen.settled()
         assert "step 0 loss" in screen.text()
-        assert "step 61 loss" in screen.log()[-1]
+        assert "step 61 loss" in (await screen.log())[-1]
         await screen.press("slash", *"step 9")
-        assert [line[9:] for line in screen.log()] == ["step 9 loss 0.3"]
+        assert [line[9:] for line in await screen.log()] == ["step 9 loss 0.3"]
         await screen.press("escape", "escape")
         assert screen.who()[0] == "rank3"
 
@@ -281,12 +283,12 @@ def test_a_fault_of_ours_ends_the_screen_instead_of_freezing_it(monkeypatch: pyt
 def test_why_tells_the_verdict_and_events_and_keys_have_their_screens():
     async def story(screen: Screen) -> None:
         await screen.press("w")
-        assert screen.log() == ["verdict: FAILED: rank2 failed first: killed by SIGKILL"]
+        assert await screen.log() == ["verdict: FAILED: rank2 failed first: killed by SIGKILL"]
         await screen.press("escape", "e")
-        assert screen.log() == ["no line yet"]
+        assert await screen.log() == ["no line yet"]
         await screen.press("escape", "question_mark")
-        assert "console of the process" in screen.log()[2]
-        assert max(map(len, screen.log())) <= SIZE[0]
+        assert "console of the process" in (await screen.log())[2]
+        assert max(map(len, await screen.log())) <= SIZE[0]
         await screen.press("q")
         assert screen.who()
 

@@ -29,7 +29,7 @@ def test_finish_from_eight_threads_is_one_finish(node: Node) -> None:
     )
     assert script.expect("status") == "COMPLETED"
     assert script.wait() == 0
-    assert script.stderr.count("COMPLETED, 1 points") == 1
+    assert script.stderr.count("COMPLETED, 1 point;") == 1
     assert "Exception" not in script.stderr
     assert node.ended("threads")["status"] == "COMPLETED"
 

@@ -101,7 +101,10 @@ def _told(world: World, lease: Lease, found: list[Bad]) -> list[Bad]:
     truth = world.leases[lease.lease_id].truth
     stopped = truth.stopped
     if stopped is not None and truth.stop_unsaid:
-        return [*found, *(replace(bad, stop=True, sure=False) for bad in found if bad.at >= stopped)]
+        # Its parent's word may have been kept or not: both what counts with it and what counts without.
+        by_parent = [replace(bad, sure=False) for bad in found if bad.at >= stopped]
+        before = [bad for bad in found if bad.at < stopped]
+        return [*before, *by_parent, *(replace(bad, stop=True) for bad in by_parent)]
     if stopped is not None and not lease.parent:
         return [replace(bad, stop=bad.stop or bad.at >= stopped) for bad in found]
     if stopped is not None:
