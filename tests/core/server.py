@@ -154,7 +154,7 @@ class Server:
                 tags = merge_tags(run.tags, change.base or (), change.wanted, change.removed)
                 if len(tags) > MAX_TAGS:
                     return Rejected("A run can have at most 50 tags")
-                run.tags = tags
+                run.tags = run.tags if set(tags) == set(run.tags) else tags  # as the backend: no other order
                 return Told(tags=run.tags)
             case "seat":
                 note = msgspec.json.decode(effect.body, type=SeatNote)

@@ -49,6 +49,20 @@ def test_changes_of_all_nodes_meet() -> None:
     assert not world.engine.all(FOLDER + "op/")
 
 
+def test_another_order_of_tags_is_no_change() -> None:
+    """The seat is vacant after the end; a node that has them in another order told the server for ever."""
+    world = started()
+    for rank in (0, 2, 1, 3):
+        world.ranks[rank].add_tags(f"a{rank}", f"b{rank}")
+    for rank in (2, 3, 0, 1):
+        world.ranks[rank].finish().exit()
+    world.wait(10)
+    world.server.calls.clear()
+    world.wait(60)
+    assert world.server.said("tags", "config") == []
+    assert all(node.core.at_rest for node in world.nodes)
+
+
 def test_only_the_seat_tells_the_server() -> None:
     """Two nodes that read, merge and write at the server may miss each other."""
     world = started()

@@ -292,9 +292,10 @@ class Controls:
         if run.cluster is not None and not self._clusters.tells_changes(run):
             return  # another seat tells them now
         there = told.tags if told.tags is not None else change.wanted
+        merged = merge_tags(there, change.wanted, run.tags)
         self._context.change_run(
             run,
-            tags=merge_tags(there, change.wanted, run.tags),
+            tags=there if set(merged) == set(there) else merged,  # another order is no difference to be told
             pushed_tags=there,
             untagged=tuple(tag for tag in run.untagged if tag not in change.removed),
         )

@@ -41,7 +41,8 @@ def without(run: Run, told: Change) -> dict[str, object]:
 
 def merged_tags(run: Run, state: SharedState) -> tuple[str, ...]:
     """The tags of all nodes, and what this one has changed since."""
-    return merge_tags(state.tags, run.pushed_tags or (), run.tags, run.untagged)
+    merged = merge_tags(state.tags, run.pushed_tags or (), run.tags, run.untagged)
+    return state.tags if set(merged) == set(state.tags) else merged
 
 
 def merged_config(run: Run, state: SharedState, own: bytes) -> bytes:
