@@ -67,7 +67,7 @@ def is_told(ending: StatusReport | None, mark: Mark) -> bool:
     )
 
 
-FRESH_S = 180.0  # the coordinator of a live Run writes its document more often than this
+FRESH_S = 180.0  # the coordinator of a live Run writes its document once a minute (`ALIVE_S`)
 STORE_NAME = ".pluto"
 
 _log = logging.getLogger("pluto_dist")

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-import msgspec
+import itertools
 
+import msgspec
+import pytest
+
+from pluto_dist.core.machine.store import ALIVE_S
 from pluto_dist.core.values.backend import RunOpened, Unavailable
 from pluto_dist.core.values.document import read
-from tests.core.processes import LOCAL
+from pluto_dist.core.values.effects import WriteDocument
+from pluto_dist.core.values.lifecycle import Target
+from pluto_dist.sync.plan import FRESH_S
+from tests.core.processes import LOCAL, PLUTO
 from tests.core.server import ServerRun
 from tests.core.world import World
 
@@ -106,3 +113,25 @@ def test_a_local_run_is_found_again_after_the_loss_of_the_database() -> None:
     owner.finish().exit()
     world.wait(5)
     assert world.run().status == "COMPLETED"
+
+
+@pytest.mark.parametrize("target", [LOCAL, PLUTO], ids=["local", "pluto"])
+def test_the_document_of_a_run_that_lives_is_never_older_than_a_minute(target: Target) -> None:
+    """Other hosts see by it that the Run lives, and how far it is; after its end it stands."""
+    world = World(target)
+    process = world.process("train").init("r").log(loss=1.0)
+    written: list[float] = []
+    world.observers.append(
+        lambda effect: written.append(world.now) if isinstance(effect, WriteDocument) else None
+    )
+    began = world.now
+    while world.now < began + 600:
+        world.wait(10)
+    times = [began, *written, world.now]
+    assert max(later - earlier for earlier, later in itertools.pairwise(times)) <= ALIVE_S + 10
+    assert ALIVE_S < FRESH_S / 2
+    process.finish().exit()
+    world.wait(10)
+    written.clear()
+    world.wait(600)
+    assert written == []

@@ -28,6 +28,7 @@ from pluto_dist.core.values.effects import Copy, DropCopies, KeepCopies, ReadUpl
 from pluto_dist.core.values.events import CopiesDropped, CopiesKept, DocumentWritten, UploadsRead
 from pluto_dist.core.values.records import Cursor, Lease, Run
 
+ALIVE_S = 60.0  # the document of a Run with live processes is never older; see `FRESH_S` in sync/plan.py
 DOCUMENT_S = 1.0  # a document is written at most this often, unless a process waits for it
 
 
@@ -87,6 +88,8 @@ class DocumentWriter:
             return
         self._troubled.discard(key)
         self._written[key] = event.revision
+        if self._book.anybody_in(key):  # other hosts know by it that the Run lives, and how far it is
+            self._due.setdefault(key, self._context.now.at + ALIVE_S)
         for lease in self._book.left(key):  # only processes that leave wait for the document
             self._context.news[lease.lease_id] = None
 

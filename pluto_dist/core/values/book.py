@@ -327,6 +327,10 @@ class Book:
         """Whether any lease is alive."""
         return bool(self._live)
 
+    def anybody_in(self, run: str) -> bool:
+        """Whether any lease of a Run is alive."""
+        return len(self._left.get(run, {})) < len(self._by_run.get(run, {}))
+
     def leases_of(self, run: str) -> tuple[Lease, ...]:
         """All leases of a Run, in the order in which they came to it; the same tuple until one changes."""
         if run in self._by_run and run not in self._leases_of:
