@@ -59,12 +59,21 @@ def _was_to_be_found(world: World, book: Book, run: Run, cancelled: float) -> bo
         return False
     asked = [(at, heard) for at, heard in server.questions[run.id or 0] if ended <= at <= reported]
     hung = [(start, end) for start, end in server.hung[run.key] if start <= reported < end]
-    unanswered = {start for start, _ in hung}
+    killed = [at for at, _ in world.outages]
+    unanswered = {start for start, _ in hung} | {
+        start for start, end in server.hung[run.key] if any(start <= at < end for at in killed)
+    }
     if any(heard and at >= cancelled and at not in unanswered for at, heard in asked):
         return True
     if any(start <= max(decided, reported - LAST_S + CLOSE_BY_S) for start, _ in hung):
         return False  # the status waits no longer for an answer
-    return not any(heard or at >= cancelled for at, heard in asked)
+    if (
+        asked
+        and reported - asked[0][0] >= LAST_S - CLOSE_BY_S
+        and not any(heard and at not in unanswered for at, heard in asked)
+    ):
+        return False  # nor does it wait for questions that are not answered
+    return not any((heard and at not in unanswered) or at >= cancelled for at, heard in asked)
 
 
 def _by_evidence(world: World, book: Book, run: Run, epoch: int) -> set[str]:
@@ -114,7 +123,8 @@ def _told(world: World, lease: Lease, found: list[Bad]) -> list[Bad]:
     if left is None:
         return found
     # What ends it after its parent has left is the end of the job, unless the parent has failed.
-    return [replace(bad, sure=bad.sure and bad.at <= left[0]) for bad in found]
+    # A death just before it may be noticed just after it: the kernel takes its time with a large process.
+    return [replace(bad, sure=bad.sure and bad.at <= left[0] - CLOSE_BY_S) for bad in found]
 
 
 def _counts(lease: Lease) -> bool:
