@@ -637,6 +637,22 @@ def test_a_verdict_that_a_later_seat_forbade_to_send_is_that_nodes_word() -> Non
     assert [(node.run().status, node.core.at_rest) for node in world.nodes] == [("COMPLETED", True)] * 2
 
 
+def test_a_verdict_that_was_made_alone_gives_way_to_that_of_all_nodes() -> None:
+    """R12: the owner's node saw its own ranks end well; the seat knew of the one that failed elsewhere."""
+    world = started()
+    world.cut(0)
+    world.wait(30)
+    world.ranks[2].raises("ThereError")
+    for rank in (0, 1, 3):
+        world.ranks[rank].finish().exit()
+    world.wait(40)
+    assert world.nodes[0].run().status == "COMPLETED"
+    world.mend()
+    world.wait(60)
+    assert [node.run().status for node in world.nodes] == ["FAILED"] * 2
+    assert [node.notes(node.run(), "illegal_move") for node in world.nodes] == [[], []]
+
+
 @pytest.mark.parametrize("what", ["node/n1", "state/n1", "run", "ev/", "end/", "verdict/"])
 def test_a_change_that_did_not_arrive_is_made_again(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody knows whether it was carried out, and it was not."""

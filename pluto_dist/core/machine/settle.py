@@ -213,7 +213,7 @@ class Settling:
     ) -> Run:
         """The Run ends as all nodes know it, also where this one had decided alone."""
         if run.status != stored.verdict.status or not run.ended:
-            run = self._end(run, stored.verdict, members, stored.ended_ms)
+            run = self._end(run, stored.verdict, members, stored.ended_ms, round=number)
             run = self._context.change_run(run, reported=False)
         if run.round != number:
             run = self._context.change_run(run, round=number)
@@ -233,7 +233,12 @@ class Settling:
         return run.prior.verdict if run.prior is not None else Verdict("TERMINATED", "nobody came to own it")
 
     def _end(
-        self, run: Run, verdict: Verdict, members: tuple[Lease, ...], ended_ms: int | None = None
+        self,
+        run: Run,
+        verdict: Verdict,
+        members: tuple[Lease, ...],
+        ended_ms: int | None = None,
+        **changes: object,
     ) -> Run:
         """Freezes the verdict; without `ended_ms` an end that is found late is dated by its last member."""
         self._context.urgent.add(run.key)
@@ -249,6 +254,7 @@ class Settling:
             verdict=verdict,
             ended_ms=ended_ms or last_ms,
             found_ms=self._context.now.wall_ms if late and not ended_ms else 0,
+            **changes,
         )
 
     def _status_by(self, run: Run, *, delivered: bool, quiet: bool) -> float | None:

@@ -91,7 +91,8 @@ def reaches(before: Phase, after: Phase) -> bool:
 def illegal(before: Run, after: Run) -> str:
     """Why a record must not become another one, "" if it may.
 
-    A verdict that was made is frozen (R10), unless a person or a cancel says otherwise.
+    A verdict that was made is frozen (R10), unless a person or a cancel says otherwise, or a node made it
+    alone and the store has another one of all nodes, with the number of its round (R12).
     """
     opening = (opening_of(before), opening_of(after))
     ending = (ending_of(before), ending_of(after))
@@ -100,6 +101,6 @@ def illegal(before: Run, after: Run) -> str:
     if ending[0] != ending[1] and ending not in ENDING:
         return f"its ending would go from {ending[0]} to {ending[1]}"
     frozen = before.verdict is not None and after.verdict not in (None, before.verdict)
-    if frozen and not (after.cancelled or after.forced):
+    if frozen and not (after.cancelled or after.forced or after.round != before.round):
         return f"its verdict would go from {before.status} to {after.status}"
     return ""
