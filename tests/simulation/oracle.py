@@ -57,23 +57,24 @@ def _was_to_be_found(world: World, book: Book, run: Run, cancelled: float) -> bo
     reported = min((at for at in server.reports[run.id or 0] if at >= ended), default=world.now)
     if cancelled >= reported:
         return False
-    asked = [(at, heard) for at, heard in server.questions[run.id or 0] if ended <= at <= reported]
     hung = [(start, end) for start, end in server.hung[run.key] if start <= reported < end]
     killed = [at for at, _ in world.outages]
     unanswered = {start for start, _ in hung} | {
         start for start, end in server.hung[run.key] if any(start <= at < end for at in killed)
     }
-    if any(heard and at >= cancelled and at not in unanswered for at, heard in asked):
+    asked = [
+        (at, heard and at not in unanswered)
+        for at, heard in server.questions[run.id or 0]
+        if ended <= at <= reported
+    ]
+    if any(heard and at >= cancelled for at, heard in asked):
         return True
     if any(start <= max(decided, reported - LAST_S + CLOSE_BY_S) for start, _ in hung):
         return False  # the status waits no longer for an answer
-    if (
-        asked
-        and reported - asked[0][0] >= LAST_S - CLOSE_BY_S
-        and not any(heard and at not in unanswered for at, heard in asked)
-    ):
+    answered = any(heard for _, heard in asked)
+    if asked and reported - asked[0][0] >= LAST_S - CLOSE_BY_S and not answered:
         return False  # nor does it wait for questions that are not answered
-    return not any((heard and at not in unanswered) or at >= cancelled for at, heard in asked)
+    return not (answered or any(at >= cancelled for at, _ in asked))
 
 
 def _by_evidence(world: World, book: Book, run: Run, epoch: int) -> set[str]:
