@@ -493,6 +493,24 @@ def catch(mutation: Callable[[], Patch], seeds: Iterable[int], seconds: float) -
     return None, "NOT CAUGHT"
 
 
+def table(
+    mutations: Iterable[Callable[[], Patch]],
+    only: str,
+    caught: Callable[[Callable[[], Patch]], tuple[int | None, str]],
+) -> int:
+    """Prints which seed caught each variant that has `only` in its name; 1 if one was not caught."""
+    missed, tried = 0, 0
+    for mutation in mutations:
+        if only not in mutation.__name__:
+            continue
+        seed, how = caught(mutation)
+        missed, tried = missed + (seed is None), tried + 1
+        told = "missed" if seed is None else f"seed {seed}"
+        print(f"{mutation.__name__:34s} {told:10s} {' '.join(how.split())[:100]}", flush=True)
+    print(f"{tried} variants, {missed} missed")
+    return int(missed > 0)
+
+
 def main() -> int:
     """Prints the table; 1 if a variant was not caught."""
     parser = argparse.ArgumentParser(prog="python -m tests.simulation.mutations")
@@ -501,20 +519,12 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=180.0, help="for each variant")
     parser.add_argument("--only", default="", help="variants whose name has this in it")
     options = parser.parse_args()
-    missed, tried = 0, 0
-    for mutation in MUTATIONS:
-        if options.only not in mutation.__name__:
-            continue
+
+    def caught(mutation: Callable[[], Patch]) -> tuple[int | None, str]:
         first = options.first + (HAND_OVER_SINCE if mutation in OF_TOPICS else 0)
-        seeds = (*LATER, *range(first, first + options.seeds))
-        seed, how = catch(mutation, seeds, options.seconds)
-        missed, tried = missed + (seed is None), tried + 1
-        print(
-            f"{mutation.__name__:30s} {'missed' if seed is None else f'seed {seed}':10s} {how[:90]}",
-            flush=True,
-        )
-    print(f"{tried} variants, {missed} missed")
-    return int(missed > 0)
+        return catch(mutation, (*LATER, *range(first, first + options.seeds)), options.seconds)
+
+    return table(MUTATIONS, options.only, caught)
 
 
 if __name__ == "__main__":

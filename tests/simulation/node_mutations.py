@@ -22,9 +22,8 @@ from pluto_dist.core.rules.offsets import HERE
 from pluto_dist.core.values.cluster import Judgement, StoredVerdict
 from pluto_dist.core.values.engine import ANY, Unavailable, Written
 from pluto_dist.core.values.records import Verdict
+from tests.simulation.mutations import Patch, table
 from tests.simulation.nodes import attempt
-
-Patch = tuple[object, str, Any]
 
 
 def seat_is_not_fenced() -> Patch:
@@ -259,16 +258,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60.0, help="for each variant")
     parser.add_argument("--only", default="", help="variants whose name has this in it")
     options = parser.parse_args()
-    missed, tried = 0, 0
-    for mutation in MUTATIONS:
-        if options.only not in mutation.__name__:
-            continue
-        seed, how = catch(mutation, options.first, options.seconds)
-        missed, tried = missed + (seed is None), tried + 1
-        told = "missed" if seed is None else f"seed {seed}"
-        print(f"{mutation.__name__:34s} {told:10s} {' '.join(how.split())[:100]}", flush=True)
-    print(f"{tried} variants, {missed} missed")
-    return int(missed > 0)
+    return table(MUTATIONS, options.only, lambda mutation: catch(mutation, options.first, options.seconds))
 
 
 if __name__ == "__main__":
