@@ -20,10 +20,17 @@ class Served(Node):
         super().__init__(**server.env(), **settings)
         self._process = server
         self.server: Control = server.control
+        self._beside: list[Served] = []
 
     def beside(self) -> Served:
         """Another node with the same server; its caller closes it."""
-        return Served(self._process)
+        self._beside.append(other := Served(self._process))
+        return other
+
+    def report(self, about: str = "") -> str:
+        """As a node's own, and that of the nodes beside it that are still there."""
+        others = [f"--- beside\n{other.report(about)}" for other in self._beside if other.base.exists()]
+        return "\n".join([super().report(about), *others])
 
     def cut_off(self, **fault: Any) -> None:
         """The server is out of reach: every connection breaks before anything is done."""
