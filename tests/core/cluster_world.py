@@ -218,11 +218,15 @@ class ClusterWorld:
             assert self.verdicts.setdefault(number, stored) == stored, f"two verdicts in round {number}"
 
     def _check_take_over(self, key: str, value: bytes | None) -> None:
-        """A seat is taken from a node that is absent, or by the owner of the job's next start."""
+        """A seat is taken from a node that is absent, or by the owner of the job's next start.
+
+        And between two starts from a node that only keeps it for an owner.
+        """
         found = self.engine.get(FOLDER + "run")
         if key != FOLDER + "run" or value is None or not isinstance(found, Versioned):
             return
-        before = msgspec.json.decode(found.value, type=RunDocument).seat
+        document = msgspec.json.decode(found.value, type=RunDocument)
+        before = document.seat
         after = msgspec.json.decode(value, type=RunDocument).seat
         if before is None or after is None or before.node == after.node:
             return
@@ -230,7 +234,8 @@ class ClusterWorld:
         presence = msgspec.json.decode(there.value, type=Presence) if isinstance(there, Versioned) else None
         present = presence is not None and presence.generation <= before.generation
         restarted = any(run.attempt > 0 for world in self.nodes for run in world.book.runs)
-        assert not present or restarted, f"{after} has taken the seat from {before}, which is there"
+        kept = before.stands_in and not after.stands_in and (document.round == 0 or document.sent)
+        assert not present or restarted or kept, f"{after} has taken the seat from {before}, which is there"
 
     def _said(self, effect: Control, node: str, generation: int) -> None:
         """What only the seat may say: by it, while nobody else can have it; a status after it was stored."""

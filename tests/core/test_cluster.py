@@ -428,6 +428,29 @@ def test_the_seat_goes_to_the_owner_of_the_next_start_of_the_job() -> None:
     assert world.statuses() == ["COMPLETED"]
 
 
+@pytest.mark.parametrize("started_before", [False, True])
+def test_a_node_that_waits_for_the_owners_does_not_keep_the_seat_from_it(*, started_before: bool) -> None:
+    """R5, R12: node 1's ranks are there long before node 0's, at the first start and at a later one."""
+    world = started() if started_before else ClusterWorld()
+    if started_before:
+        world.ranks[1].raises("FirstError")
+        for rank in (0, 2, 3):
+            world.ranks[rank].raises(**VICTIM)
+        world.wait(60)
+        assert world.statuses() == ["FAILED"]
+    world.start(2, 3, key="next")
+    world.wait(8)
+    world.start(0, 1, key="next")
+    world.wait(8)
+    assert [world.ranks[rank].role for rank in range(4)] == ["owner", "worker", "worker", "worker"]
+    assert (world.run.status, world.seat()) == ("RUNNING", "n0")
+    for rank in range(4):
+        world.ranks[rank].finish().exit()
+    world.wait(15)
+    assert world.statuses()[-1] == "COMPLETED"
+    assert [node.run().status for node in world.nodes] == ["COMPLETED"] * 2
+
+
 def test_an_owner_that_comes_late_to_its_round_is_in_it() -> None:
     """Node 0 is not seen from the start; node 1 has begun the round without an owner."""
     world = ClusterWorld()

@@ -10,7 +10,8 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,7 +20,7 @@ import pytest
 
 from tests.cluster.network import Network
 from tests.cluster.servers import Cluster
-from tests.process.harness import Script, wait_until
+from tests.process.harness import Pid, Script, wait_until
 from tests.process.served import Served
 
 pytest.importorskip("torch")
@@ -77,24 +78,43 @@ class TwoMachines:
     def start(self, *, etcd: bool = True) -> None:
         """The cluster store, and torchrun on both machines."""
         if etcd:
-            self.cluster.start()
-            self.cluster.wait()
-        for number, node in enumerate(self.nodes):
-            node.set(
-                PLUTO_DIST_CLUSTER=self.cluster.url + "/jobs",
-                PLUTO_DIST_CLUSTER_TTL_S="8",
-                PLUTO_RUN_ID=NAME,
-                PD_TEST_WORDS=str(self.words),
-                GLOO_SOCKET_IFNAME="eth0",
-            )
-            address = self.network.addresses[number]
-            launch = [
-                *self.network.inside(number), sys.executable, "-P", "-m", "torch.distributed.run",
-                "--nnodes", "2", "--nproc-per-node", "2", "--rdzv-backend", "c10d", "--rdzv-id", NAME,
-                "--rdzv-endpoint", f"{self.network.addresses[0]}:29400", "--local-addr", address,
-                "--rdzv-conf", f"is_host={number == 0}", *node.command(TRAIN, "train")[2:],
-            ]  # fmt: skip
-            self.agents.append(node.keep(Script(f"agent{number}", *node.spawn(launch, f"agent{number}"))))
+            self.store()
+        for number in (0, 1):
+            self.launch(number)
+
+    def store(self) -> None:
+        """The cluster store alone."""
+        self.cluster.start()
+        self.cluster.wait()
+
+    def launch(self, number: int, *more: str, job: str = NAME, port: int = 29400) -> Script:
+        """torchrun on one machine; the first one holds the rendezvous.
+
+        Args:
+            number: which machine.
+            more: arguments of torchrun; they win over those that stand here.
+            job: the rendezvous' id, which tells one launch from another.
+            port: of the rendezvous.
+        """
+        node = self.nodes[number]
+        node.set(
+            PLUTO_DIST_CLUSTER=self.cluster.url + "/jobs",
+            PLUTO_DIST_CLUSTER_TTL_S="8",
+            PLUTO_RUN_ID=NAME,
+            PD_TEST_WORDS=str(self.words),
+            GLOO_SOCKET_IFNAME="eth0",
+        )
+        name = f"agent{len(self.agents)}"
+        command = [
+            *self.network.inside(number), sys.executable, "-P", "-m", "torch.distributed.run",
+            "--nnodes", "2", "--nproc-per-node", "2", "--rdzv-backend", "c10d", "--rdzv-id", job,
+            "--rdzv-endpoint", f"{self.network.addresses[0]}:{port}",
+            "--local-addr", self.network.addresses[number], "--rdzv-conf", f"is_host={number == 0}",
+            *more, *node.command(TRAIN, "train")[2:],
+        ]  # fmt: skip
+        agent: Script = node.keep(Script(name, *node.spawn(command, name)))
+        self.agents.append(agent)
+        return agent
 
     def say(self, word: str, content: str = "") -> None:
         """A word to all ranks."""
@@ -102,15 +122,18 @@ class TwoMachines:
         path.write_text(content)
         path.rename(self.words / word)
 
-    def trained(self) -> None:
-        """All ranks have trained for a while, and the seat knows both nodes."""
+    def trained(self, ranks: AbstractSet[str] = frozenset("0123"), *, since: int = 0) -> None:
+        """These ranks have trained for a while, under the agents after the first `since` ones."""
 
         def said() -> set[str]:
-            return {
-                line.partition(":")[0] for agent in self.agents for line in agent.lines if ":trained" in line
-            }
+            return _trained(line for agent in self.agents[since:] for line in agent.lines)
 
-        wait_until(lambda: said() == {"0", "1", "2", "3"}, "all ranks to train")
+        wait_until(lambda: said() == ranks, "all ranks to train")
+
+    def last_step(self) -> int:
+        """The newest step that machine 0 has of rank 0."""
+        (run,) = self.nodes[0].documents()
+        return max(int(lease["last_step"] or 0) for lease in run["leases"])
 
     def run(self) -> dict[str, Any]:
         """The server's Run when it has ended."""
@@ -226,6 +249,102 @@ def test_the_store_comes_after_the_job(two: TwoMachines) -> None:
     assert "rank 2 (pid" in two.run()["statusMetadata"]["reason"]
 
 
+def test_the_seat_stands_still(two: TwoMachines) -> None:
+    """G7: its node is lost for the store and takes the job up again; nothing has failed, one node reports."""
+    two.start()
+    two.trained()
+    wait_until(lambda: _round_of(two) == {"node0", "node1"}, "both nodes in the round")
+    stopped = Pid(two.nodes[0].coordinator())
+    stopped.signal(signal.SIGSTOP)
+    wait_until(lambda: _run(two)["seat"] and _run(two)["epoch"] == 2, "the other node to take the seat")
+    stopped.signal(signal.SIGCONT)
+    stopped.close()
+    two.say("end")
+    assert [agent.wait() for agent in two.agents] == [0, 0]
+    assert two.run()["status"] == "COMPLETED"
+    assert two.server.missing(NAME) == []
+    wait_until(lambda: [two.believed(number) for number in (0, 1)] == ["COMPLETED"] * 2, "both stores")
+
+
+def test_the_store_has_no_quorum_at_first(two: TwoMachines) -> None:
+    """Training waits for it a moment and begins; when it answers, the nodes find each other."""
+    two.store()
+    away = two.cluster.members[:2]
+    for member in away:
+        member.signal(signal.SIGSTOP)
+    for number, node in enumerate(two.nodes):
+        node.set(PLUTO_DIST_OPEN_WAIT_S="2")
+        two.launch(number)
+    two.trained()
+    for member in away:
+        member.signal(signal.SIGCONT)
+    wait_until(lambda: _round_of(two) == {"node0", "node1"}, "both nodes in the round")
+    two.say("fail3", "after all")
+    assert all(agent.wait() != 0 for agent in two.agents)
+    assert two.run()["statusMetadata"]["reason"].endswith("node1) failed first: ValueError: after all")
+
+
+def test_the_store_has_no_quorum_in_the_middle(two: TwoMachines) -> None:
+    """Nobody waits for it; `ps` tells; what happens afterwards is told of all nodes as ever."""
+    two.start()
+    two.trained()
+    wait_until(lambda: _round_of(two) == {"node0", "node1"}, "both nodes in the round")
+    away = two.cluster.members[:2]
+    for member in away:
+        member.signal(signal.SIGSTOP)
+    wait_until(lambda: "unreachable" in two.nodes[0].cli("ps"), lambda: two.nodes[0].cli("ps"))
+    before = two.last_step()
+    wait_until(lambda: two.last_step() > before + 20, "training to go on")
+    for member in away:
+        member.signal(signal.SIGCONT)
+    wait_until(lambda: "unreachable" not in two.nodes[0].cli("ps"), lambda: two.nodes[0].cli("ps"))
+    two.say("fail2", "kill")
+    assert all(agent.wait() != 0 for agent in two.agents)
+    assert two.run()["statusMetadata"]["reason"].startswith("rank 2 (pid")
+
+
+def test_the_job_is_started_again_with_its_id(two: TwoMachines) -> None:
+    """Both machines' ranks go on in the Run that failed, and its end is that of the last attempt."""
+    two.start()
+    two.trained()
+    two.say("fail1", "boom")
+    assert all(agent.wait() != 0 for agent in two.agents)
+    first = two.run()
+    assert first["status"] == "FAILED"
+    (two.words / "fail1").unlink()
+    two.launch(0, port=29401)
+    two.launch(1, port=29401)
+    two.trained(since=2)
+    wait_until(lambda: _run(two)["round"] == 2 and _round_of(two) == {"node0", "node1"}, "the second start")
+    two.say("end")
+    assert [agent.wait() for agent in two.agents[2:]] == [0, 0]
+    wait_until(lambda: two.run()["status"] == "COMPLETED", "the second end")
+    assert two.run()["id"] == first["id"]
+    assert len(two.server.server.runs()) == 1
+
+
+def test_nodes_join_and_leave(two: TwoMachines) -> None:
+    """`--nnodes 1:2`: one node trains, a second one comes, and dies; the Run stays one and completes."""
+    for node in two.nodes:
+        node.set(TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1")
+    elastic = ("--nnodes", "1:2", "--max-restarts", "3")
+    two.store()
+    two.launch(0, *elastic)
+    two.trained({"0", "1"})
+    two.launch(1, *elastic)
+    two.trained()
+    wait_until(lambda: _round_of(two) == {"node0", "node1"}, "both nodes in the round")
+    (listed,) = json.loads(two.nodes[0].cli("ps", "--json"))["shared_runs"]
+    assert {process["rank"] for node in listed["nodes"] for process in node["processes"]} == {0, 1, 2, 3}
+    said = len(two.agents[0].lines)
+    two.network.kill(1)
+    wait_until(lambda: _trained(two.agents[0].lines[said:]) == {"0", "1"}, "node 0 to train alone")
+    two.say("end")
+    assert two.agents[0].wait() == 0
+    assert two.run()["status"] == "COMPLETED"
+    assert len(two.server.server.runs()) == 1
+
+
 def _folder(two: TwoMachines) -> dict[str, bytes]:
     from pluto_dist.cluster.etcd import EtcdStore
     from pluto_dist.core.values.engine import Listed
@@ -242,9 +361,17 @@ def _folder(two: TwoMachines) -> dict[str, bytes]:
         store.close()
 
 
+def _run(two: TwoMachines) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(_folder(two).get("run", b"{}"))
+    return {"epoch": 0, "round": 0, "seat": None, "nodes": {}} | found
+
+
 def _round_of(two: TwoMachines) -> set[str]:
-    run = json.loads(_folder(two).get("run", b"{}"))
-    return {name for name, _ in run.get("nodes", {}).values()}
+    return {name for name, _ in _run(two)["nodes"].values()}
+
+
+def _trained(lines: Iterable[str]) -> set[str]:
+    return {line.partition(":")[0] for line in lines if ":trained" in line}
 
 
 def _present(two: TwoMachines) -> list[str]:

@@ -98,8 +98,8 @@ class Clusters:
         return away_since is not None and run.provisional
 
     def look(self, run: Run) -> None:
-        """Has the Run's folder in the store read, before anything else of the Run is known."""
-        self.advance(run, ())
+        """Has the Run's folder in the store read, although the Run is not open yet."""
+        self.advance(run, self._context.situation(run).members)
 
     def owner_elsewhere(self, run: Run) -> str:
         """Which other node has a live owner of this Run, "" if none is known."""

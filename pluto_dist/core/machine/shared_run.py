@@ -87,6 +87,7 @@ class SharedRun:
         self._generation = generation
         self._lookout = Lookout(context, run.key, run.cluster, self._folder)
         self._changes = Changes(context, node)
+        self._epoch = run.epoch
         self._asked_at = context.now.at
         self._round = 0
         self._clocks = Clocks(node)
@@ -334,8 +335,8 @@ class SharedRun:
     def advance(self, run: Run, members: tuple[Lease, ...]) -> None:
         """Keeps the copy of the folder up to date, and writes the next thing that the store does not have."""
         self._next_at = []
-        if self._over is not None and self._over[0] != run.epoch:
-            self._over = None
+        if run.epoch != self._epoch:  # another start of the job
+            self._epoch, self._asked_at, self._over = run.epoch, self._context.now.at, None
         self._notice_nodes()
         self._notice_seat()
         self._notice_own_absence()
@@ -409,9 +410,11 @@ class SharedRun:
         return self._write(f"node/{self._node}", presence, expect=ANY, leased=True)
 
     def _take_seat(self, run: Run, members: tuple[Lease, ...]) -> bool:
-        match plan(self._view(run, members), self._context.now.at):
+        view = self._view(run, members)
+        match plan(view, self._context.now.at):
             case Take(epoch=epoch, dead=dead):
-                seat = Seat(self._node, self._generation, f"{self._node}-{self._generation}-{self._token}")
+                nonce = f"{self._node}-{self._generation}-{self._token}"
+                seat = Seat(self._node, self._generation, nonce, stands_in=not view.owns)
                 document = self.document or RunDocument(epoch=0)
                 if start_of(run):  # others begin a round only when they know who else is in it
                     document = self._of_round(run, document)

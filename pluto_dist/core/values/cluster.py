@@ -43,11 +43,13 @@ class Seat(msgspec.Struct, frozen=True):
         generation: of that coordinator: a later one on the same node is another seat.
         nonce: random, new for each claim; tells this seat's own write from another node's after a lost
             answer.
+        stands_in: its node had no owner when it took the seat; it keeps the place for one.
     """
 
     node: str
     generation: int
     nonce: str
+    stands_in: bool = False
 
 
 class OwnerAt(msgspec.Struct, frozen=True):
