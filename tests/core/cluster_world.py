@@ -95,8 +95,16 @@ class ClusterWorld:
         self.leases_were_revoked = False
 
     def start(self, *ranks: int, attempt: int = 0, key: str = "launch", **fields: Any) -> list[Process]:
-        """Ranks call init() with an id from their environment."""
+        """Ranks call init() with an id from their environment.
+
+        Args:
+            ranks: two on each node.
+            attempt: of the launcher.
+            key: the launcher's; of the same one later starts of a job have the same.
+            fields: of the claim, `max_restarts`, and of the launch `nodes` and its name.
+        """
         started, max_restarts = [], fields.pop("max_restarts", 0)
+        nodes, launch = fields.pop("nodes", len(self.nodes)), fields.pop("launch", key)
         for rank in ranks:
             number = rank // 2
             agent = f"{key}-{number}"
@@ -107,9 +115,9 @@ class ClusterWorld:
                 key=agent,
                 local_rank=rank % 2,
                 node_rank=number,
-                nodes=len(self.nodes),
-                world_size=2 * len(self.nodes),
-                launch=key,
+                nodes=nodes,
+                world_size=2 * nodes,
+                launch=launch,
                 attempt=attempt,
                 launcher=self.agents[agent].identity,
                 max_restarts=max_restarts,

@@ -22,7 +22,7 @@ from pluto_dist.core.machine.membership import AGAIN_S, REFUSED_AGAIN_S, Members
 from pluto_dist.core.rules.joint import judge
 from pluto_dist.core.rules.participants import node_name
 from pluto_dist.core.rules.reports import by_node, decoded, last_words, report_of, takes_part
-from pluto_dist.core.rules.rounds import belongs, launch_of, of_round, start_of
+from pluto_dist.core.rules.rounds import belongs, launch_of, of_round, start_of, succeeds
 from pluto_dist.core.rules.seat import Follow, SeatView, Take, may_act, plan
 from pluto_dist.core.rules.verdict import pieces_of
 from pluto_dist.core.values.cluster import (
@@ -736,8 +736,8 @@ class SharedRun:
         members = members or self._context.situation(run).members
         alive = any(member.alive for member in members)
         failed = document is not None and document.ended is None and bool(self._pieces(run, members))
-        start, launch = start_of(run), self._launch(run)
-        later = document is not None and launch == document.launch and run.attempt > document.attempt
+        launch = self._launch(run)
+        later = document is not None and succeeds(document, run, node=self._node, launch=launch)
         owns = not run.relay and (run.opening or run.owner is not None) and not (run.ended and self.sent())
         job = members[0].opened.job if members else None
         return SeatView(
@@ -749,7 +749,7 @@ class SharedRun:
             replaced=self._replaced_at is not None,
             gone_at=self._replaced_at[1] if self._replaced_at is not None else self._gone_at.get(seat),
             owns=owns,
-            succeeds=bool(start) and later and not run.ended,
+            succeeds=later,
             stands=alive or failed or self.unsent(),
             rank=job.node_rank if job is not None else 0,
             asked_at=self._asked_at,
