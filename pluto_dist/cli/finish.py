@@ -52,8 +52,8 @@ def finish(
     from pluto_dist.cli.show import public
     from pluto_dist.core.rules.verdict import server_differs
     from pluto_dist.errors import PlacesError
+    from pluto_dist.read.ask import ensure_running, hand_over_key
     from pluto_dist.read.lookup import Lookup, reading_settings
-    from pluto_dist.read.starting import ensure_running, hand_over_key
 
     lookup = Lookup(home, folder)
     if lookup.places is None:

@@ -20,10 +20,9 @@ from pluto_dist.cli.topics import print_topics
 from pluto_dist.core.rules.verdict import server_differs
 from pluto_dist.core.values.document import Document
 from pluto_dist.core.values.records import Failure, RunEvent
-from pluto_dist.read.failure import first_failure, how
 from pluto_dist.read.groups import Group, groups_of
 from pluto_dist.read.nodes import RunThere
-from pluto_dist.read.processes import processes_of
+from pluto_dist.read.processes import first_failure, how_it_ended, processes_of
 from pluto_dist.read.settle import Situation
 
 EVENTS = 20
@@ -97,7 +96,7 @@ def failure_lines(failure: Failure) -> Iterator[str]:
         f"first failure: {failure.label} ({failure.role}{rank}, pid {failure.pid} on {failure.host}, "
         f"attempt {failure.attempt}) {_when(failure)}"
     )
-    yield f"  {how(failure)}"
+    yield f"  {how_it_ended(failure)}"
     lines = failure.traceback.rstrip().splitlines()
     yield from (f"  {line}" for line in lines[-TRACEBACK_LINES:])
 

@@ -33,8 +33,8 @@ from pluto_dist.backend.pluto.client import (
     system_metadata,
 )
 from pluto_dist.backend.pluto.exchange import Failed, Reply, already_exists, failed, not_opened, refused
-from pluto_dist.backend.pluto.history import reopening
 from pluto_dist.backend.pluto.lookup import Lookup, Missing, Parent, status_of
+from pluto_dist.backend.pluto.reporting import reopening
 from pluto_dist.core.rules.kinship import goes_on_in_queue
 from pluto_dist.core.values.backend import (
     OpenRequest,
