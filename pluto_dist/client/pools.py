@@ -48,12 +48,15 @@ def between_tasks() -> bool:
     """Whether the main thread is a pool's worker that waits for work, so that a signal interrupts none."""
     main = threading.main_thread().ident
     frame: FrameType | None = sys._current_frames().get(main or 0)
+    at_work = False
     while frame is not None:
         module = str(frame.f_globals.get("__name__", ""))
         if any(module.endswith(end) and frame.f_code.co_name == name for end, name in _LOOPS):
-            return True
-        if not module.startswith((*_MACHINERY, "pluto_dist.")):
-            return False
+            return not at_work
+        if module.startswith("pluto_dist."):
+            at_work = False  # what it has called, logging or json, is no task
+        elif not module.startswith(_MACHINERY):
+            at_work = True
         frame = frame.f_back
     return False
 
