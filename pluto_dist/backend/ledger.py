@@ -8,7 +8,6 @@ delivered is said by the cursors.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 from typing import Literal
@@ -72,6 +71,8 @@ def entry_of(
 
 def digest_of(files: tuple[ManifestFile, ...]) -> str:
     """One checksum for a folder: of the names and checksums of its files, wherever they are kept."""
+    import hashlib
+
     plain = [(file.name, file.size, file.sha256) for file in files]
     return hashlib.sha256(msgspec.json.encode(plain)).hexdigest()
 
