@@ -26,7 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "transport": {*CORE},
     "cluster": {*CORE},
     "backend": {*CORE, "spool"},
-    "host": {*CORE, "spool", "transport", "cluster"},
+    "host": {*CORE, "spool", "transport"},
     "coordinator": {*CORE, "core.machine", "spool", "transport", "backend", "cluster", "host"},
     "client": {*CORE, "spool", "transport", "host"},
     "sync": {*CORE, "spool", "backend", "host"},

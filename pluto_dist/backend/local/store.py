@@ -23,7 +23,7 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import quote, unquote
 
@@ -46,6 +46,10 @@ class Store:
     def run(self, key: str) -> Path:
         """Folder of a Run."""
         return self.root / "runs" / key
+
+    def streams_of(self, keys: Iterable[str]) -> list[Path]:
+        """Folders with the lease folders of a Run's parts."""
+        return [self.run(key) / "streams" for key in keys]
 
     def document(self, key: str) -> bytes | None:
         """The Run's document, None if there is none.
