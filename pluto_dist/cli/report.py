@@ -20,10 +20,9 @@ from pluto_dist.cli.topics import print_topics
 from pluto_dist.core.rules.verdict import server_differs
 from pluto_dist.core.values.document import Document
 from pluto_dist.core.values.records import Failure, RunEvent
-from pluto_dist.read.failure import first_failure, how
 from pluto_dist.read.groups import Group, groups_of
 from pluto_dist.read.nodes import RunThere
-from pluto_dist.read.processes import processes_of
+from pluto_dist.read.processes import first_failure, how_it_ended, processes_of
 from pluto_dist.read.settle import Situation
 
 EVENTS = 20
@@ -97,7 +96,7 @@ def failure_lines(failure: Failure) -> Iterator[str]:
         f"first failure: {failure.label} ({failure.role}{rank}, pid {failure.pid} on {failure.host}, "
         f"attempt {failure.attempt}) {_when(failure)}"
     )
-    yield f"  {how(failure)}"
+    yield f"  {how_it_ended(failure)}"
     lines = failure.traceback.rstrip().splitlines()
     yield from (f"  {line}" for line in lines[-TRACEBACK_LINES:])
 
@@ -253,9 +252,9 @@ def _detail(detail: Mapping[str, str]) -> str:
 
 
 def _files(document: Document, store: str) -> Iterator[str]:
-    run = Store(Path(store)).run(document.key)
+    runs = [Store(Path(store)).run(key) for key in document.part_keys]
     newest: dict[str, list[Entry]] = {}
-    for entry in entries(run):
+    for entry in (each for run in runs for each in entries(run)):
         newest.setdefault(entry.name, []).append(entry)
     for name, found in sorted(newest.items()):
         last = max(found, key=lambda entry: (entry.step, entry.time))
@@ -263,8 +262,7 @@ def _files(document: Document, store: str) -> Iterator[str]:
         yield f"artifact {name}: {len(found)}, the last of step {last.step}, {what}"
     if newest:
         yield f"  all of them: pluto-dist artifacts {document.display_id or document.key}"
-    if (run / "files").is_dir():
-        yield f"files in {run / 'files'}"
+    yield from (f"files in {run / 'files'}" for run in runs if (run / "files").is_dir())
 
 
 def _counts(document: Document) -> Iterator[str]:

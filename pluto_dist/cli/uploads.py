@@ -12,8 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from pluto_dist.backend.ledger import Entry, Ledger
-from pluto_dist.backend.notes import read_notes
+from pluto_dist.backend.ledger import Entry, Ledger, read_notes
 from pluto_dist.core.rules.shipment import Addressed, FileOf, Note, Sent, Shipment
 from pluto_dist.core.values.ids import UNREADABLE
 from pluto_dist.spool.file_lines import BLOBS, SENT, FileLine, Seen, read_line
