@@ -18,7 +18,8 @@ _LOOPS = (
     ("torch.utils.data._utils.worker", "_worker_loop"),
     ("multiprocessing.util", "_exit_function"),  # the last thing that a child does, behind any loop
 )
-_MACHINERY = ("multiprocessing.", "threading", "selectors", "joblib.externals.loky.backend", "loky.backend")
+# Packages whose frames below such a function are no task: what a pool calls to get one, or to answer.
+_MACHINERY = sys.stdlib_module_names | {"joblib", "loky"}
 
 _ENDING = ("SIGHUP", "SIGINT", "SIGQUIT", "SIGABRT", "SIGKILL", "SIGTERM")
 ENDING = frozenset(getattr(signal, name) for name in _ENDING if hasattr(signal, name))  # not all on Windows
@@ -55,7 +56,7 @@ def between_tasks() -> bool:
             return not at_work
         if module.startswith("pluto_dist."):
             at_work = False  # what it has called, logging or json, is no task
-        elif not module.startswith(_MACHINERY):
+        elif module.partition(".")[0] not in _MACHINERY and not module.startswith("torch.multiprocessing."):
             at_work = True
         frame = frame.f_back
     return False

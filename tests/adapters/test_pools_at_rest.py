@@ -32,7 +32,9 @@ def below(*stack: tuple[str, str]) -> bool:
         ([TASK], False),
         ([WORKER], True),
         ([WORKER, ("multiprocessing.connection", "_send"), ("selectors", "select")], True),
+        ([WORKER, ("joblib.pool", "put"), ("tempfile", "mkdtemp")], True),
         ([WORKER, TASK], False),
+        ([WORKER, ("joblib.parallel", "__call__"), TASK, ("json", "dumps")], False),
         ([WORKER, TASK, OURS, LOGGING], False),
         ([LEAVING, OURS, LOGGING], True),  # a Run that is left tells its end while the signal comes
         ([TASK, WORKER, LEAVING, OURS, ("json", "dumps")], True),  # a fork stands on its parent's stack
