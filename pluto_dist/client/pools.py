@@ -16,7 +16,7 @@ _LOOPS = (
     ("concurrent.futures.process", "_process_worker"),
     ("loky.process_executor", "_process_worker"),
     ("torch.utils.data._utils.worker", "_worker_loop"),
-    ("multiprocessing.util", "_exit_function"),  # the last thing that a child does, behind any loop
+    ("multiprocessing.process", "_bootstrap"),  # which calls them, and ends the child
 )
 # Packages whose frames below such a function are no task: what a pool calls to get one, or to answer.
 _MACHINERY = sys.stdlib_module_names | {"joblib", "loky"}

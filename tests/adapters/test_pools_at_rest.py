@@ -9,6 +9,7 @@ import pytest
 from pluto_dist.client.pools import between_tasks
 
 WORKER = ("multiprocessing.pool", "worker")
+CHILD = ("multiprocessing.process", "_bootstrap")
 LEAVING = ("multiprocessing.util", "_exit_function")
 OURS = ("pluto_dist.client.lease", "leave")
 TASK = ("__main__", "trial")
@@ -33,11 +34,13 @@ def below(*stack: tuple[str, str]) -> bool:
         ([WORKER], True),
         ([WORKER, ("multiprocessing.connection", "_send"), ("selectors", "select")], True),
         ([WORKER, ("joblib.pool", "put"), ("tempfile", "mkdtemp")], True),
-        ([WORKER, TASK], False),
+        ([CHILD, WORKER, TASK], False),
+        ([CHILD, TASK], False),
+        ([CHILD, ("threading", "_shutdown")], True),  # it has left its loop
         ([WORKER, ("joblib.parallel", "__call__"), TASK, ("json", "dumps")], False),
         ([WORKER, TASK, OURS, LOGGING], False),
-        ([LEAVING, OURS, LOGGING], True),  # a Run that is left tells its end while the signal comes
-        ([TASK, WORKER, LEAVING, OURS, ("json", "dumps")], True),  # a fork stands on its parent's stack
+        ([CHILD, LEAVING, OURS, LOGGING], True),  # a Run that is left tells its end while the signal comes
+        ([TASK, CHILD, LEAVING, OURS, ("json", "dumps")], True),  # a fork stands on its parent's stack
     ],
 )
 def test_what_a_pools_worker_does(stack: list[tuple[str, str]], at_rest: bool) -> None:
