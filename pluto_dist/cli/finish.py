@@ -84,8 +84,8 @@ def _told(document: Document, differs: str) -> str:
 
 
 def _end(lookup: Lookup, known: Known, status: Ending, *, force: bool) -> Document:
-    if known.live:
-        return _force(lookup, known.head.key, status, force=force)
+    if known.live_key is not None:
+        return _force(lookup, known.live_key, status, force=force)
     if not force:
         raise _needs_force(known, status)
     return _take_up_and_end(lookup, known, status)

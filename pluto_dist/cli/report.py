@@ -254,9 +254,9 @@ def _detail(detail: Mapping[str, str]) -> str:
 
 
 def _files(document: Document, store: str) -> Iterator[str]:
-    run = Store(Path(store)).run(document.key)
+    runs = [Store(Path(store)).run(key) for key in document.part_keys]
     newest: dict[str, list[Entry]] = {}
-    for entry in entries(run):
+    for entry in (each for run in runs for each in entries(run)):
         newest.setdefault(entry.name, []).append(entry)
     for name, found in sorted(newest.items()):
         last = max(found, key=lambda entry: (entry.step, entry.time))
@@ -264,8 +264,7 @@ def _files(document: Document, store: str) -> Iterator[str]:
         yield f"artifact {name}: {len(found)}, the last of step {last.step}, {what}"
     if newest:
         yield f"  all of them: pluto-dist artifacts {document.display_id or document.key}"
-    if (run / "files").is_dir():
-        yield f"files in {run / 'files'}"
+    yield from (f"files in {run / 'files'}" for run in runs if (run / "files").is_dir())
 
 
 def _counts(document: Document) -> Iterator[str]:

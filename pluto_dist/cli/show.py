@@ -135,7 +135,8 @@ def roots(found: Found, spool: Path | None) -> list[Path]:
     """Folders with the Run's streams: its own in the store, and this node's spool."""
     from pluto_dist.backend.local.store import Store
 
-    return [Store(found.store).run(found.document.key) / "streams", *([spool] if spool is not None else [])]
+    streams = Store(found.store).streams_of(found.document.part_keys)
+    return [*streams, *([spool] if spool is not None else [])]
 
 
 def current(found: Found, spool: Path | None) -> Document:

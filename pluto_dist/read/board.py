@@ -184,7 +184,7 @@ class Board:
 
     def _of_the_store(self, live: set[str]) -> list[Found]:
         """Runs that no coordinator of this node has: those that have not ended, or all, or the newest."""
-        heads = [each for each in self.lookup.runs() if not each.live and each.head.key not in live]
+        heads = [each for each in self.lookup.runs() if each.live_key is None and each.head.key not in live]
         going = [each for each in heads if each.head.status == RUNNING]
         wanted = heads if self._every else going or heads[-1:]
         return self._read(self.lookup.stored, ((each.head.key, each.store) for each in wanted))
@@ -227,8 +227,8 @@ class Board:
         )
 
     def _roots(self, found: Found) -> list[Path]:
-        streams = Store(found.store).run(found.document.key) / "streams"
-        return [streams, *([self.lookup.spool] if self.lookup.spool is not None else [])]
+        streams = Store(found.store).streams_of(found.document.part_keys)
+        return [*streams, *([self.lookup.spool] if self.lookup.spool is not None else [])]
 
     def _going_on(self, seen: list[RunSeen]) -> list[RunSeen]:
         going = [run for run in seen if run.situation.standing != "ended" or run.key in self._watched]

@@ -252,14 +252,15 @@ class Run:
     def roots(self) -> list[Path]:
         """Folders with its streams: its own in the store, and this node's spool."""
         spool = self._lookup.spool
-        return [Store(self.store).run(self.key) / "streams", *([spool] if spool is not None else [])]
+        streams = Store(self.store).streams_of(self.document.part_keys)
+        return [*streams, *([spool] if spool is not None else [])]
 
     def _file(self, segment: Segment, who: str, line: bytes, names: FinalNames) -> LoggedFile | None:
         file = read_line(line)
         name = names.of(who, file.log_name) if file is not None else None
         if file is None or name is None:
             return None
-        places = [Store(self.store).run(self.key) / relative_place(file)]
+        places = [Store(self.store).run(key) / relative_place(file) for key in self.document.part_keys]
         if self._lookup.spool is not None:
             places.append(Path(place_in(str(self._lookup.spool / segment.lease_id), file) or "/dev/null"))
         return LoggedFile(
