@@ -6,8 +6,8 @@ raises at once. A value that cannot be logged is left out and returned as a reje
 neighbours are logged, training goes on.
 
 The usual record, numbers under names, is recognised by `numbers_in` and encoded in one go: the hot path. What
-its checks do not take is sorted value by value by a `Collector`, which says what is wrong with it; so they may
-refuse anything, and must not take what the long way would write differently.
+its checks do not take is sorted value by value by a `Collector`, which says what is wrong with it; so they
+may refuse anything, and must not take what the long way would write differently.
 """
 
 from __future__ import annotations

@@ -4,11 +4,11 @@ Read once per `init()`: on Linux from /proc (three small files a process), elsew
 environments only the launchers' variables are read. The chain of ancestors ends where a process cannot be
 seen: at the top of the pid namespace, or when a parent dies while it is read.
 
-One ancestor may keep signals from the training. At `scancel`, a time limit or a preemption SLURM sends SIGTERM
-to the processes that it has started itself, one for each task, and to none below them (22.05 with
-proctrack/cgroup, seen). A shell there gets the signal, passes it on to nobody and ends, and with the last task
-everything in the step is killed: the training cannot save, and its Run ends by a SIGKILL. Launchers that pass
-signals on do no harm.
+One ancestor may keep signals from the training. At `scancel`, a time limit or a preemption SLURM sends
+SIGTERM to the processes that it has started itself, one for each task, and to none below them (22.05 with
+proctrack/cgroup, seen). A shell there gets the signal, passes it on to nobody and ends, and with the last
+task everything in the step is killed: the training cannot save, and its Run ends by a SIGKILL. Launchers that
+pass signals on do no harm.
 """
 
 from __future__ import annotations
