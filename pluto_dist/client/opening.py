@@ -362,9 +362,8 @@ def _tell_ignored(surroundings: Surroundings) -> None:
 
 
 def _surroundings(wish: Wish) -> Surroundings:
-    from pluto_dist.client.job.ancestors import read_ancestors, read_process
+    from pluto_dist.client.job.ancestors import read_ancestors, read_process, wrapper_above
     from pluto_dist.client.job.detect import detect
-    from pluto_dist.client.job.wrapper import wrapper_above
     from pluto_dist.host.identity import own_identity
 
     identity = own_identity()
