@@ -11,7 +11,6 @@ in them is as good as a key for its object, for an hour; the file is the user's 
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 from typing import Literal
@@ -77,6 +76,8 @@ def entry_of(
 
 def digest_of(files: tuple[ManifestFile, ...]) -> str:
     """One checksum for a folder: of the names and checksums of its files, wherever they are kept."""
+    import hashlib
+
     plain = [(file.name, file.size, file.sha256) for file in files]
     return hashlib.sha256(msgspec.json.encode(plain)).hexdigest()
 

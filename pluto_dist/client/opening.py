@@ -7,9 +7,11 @@ also where no coordinator can be had: claim and records are on disk, and the nex
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -56,6 +58,30 @@ _log = logging.getLogger("pluto_dist")
 _warn_once = WarnOnce()
 
 
+def start_meanwhile(settings: Settings) -> None:
+    """Starts a coordinator where there is none, in a thread, while this process loads its other modules.
+
+    Only time is won: a lease's link starts one too if it has to, and says why there can be none.
+    """
+    from pluto_dist.client.pools import reimporting
+    from pluto_dist.host.launch import someone_listens, start_if_absent
+
+    if reimporting():  # nothing is opened here now
+        return
+    try:
+        places = _places(settings)
+    except MachineError:
+        return
+    if someone_listens(places.socket):
+        return
+
+    def start() -> None:
+        with contextlib.suppress(PlutoDistError):
+            start_if_absent(places, dict(os.environ), idle_exit_s=settings.idle_exit_s, needed=True)
+
+    threading.Thread(target=start, name="pluto-dist start", daemon=True).start()
+
+
 def open_lease(wish: Wish, settings: Settings, make: MakeRun | None = None) -> AnyRun:
     """Opens a lease, or gives a disabled Run where this machine does not allow one.
 
@@ -100,10 +126,12 @@ def _open_at(wish: Wish, settings: Settings, places: Places, make: MakeRun | Non
     from pluto_dist.client.link import Link
     from pluto_dist.client.ray_tasks import OPEN_TASKS, ray_work
     from pluto_dist.client.run import Run
+    from pluto_dist.client.tasks import TASKS
 
     surroundings = _surroundings(wish)
     _tell_ignored(surroundings)
     _end_former_cell(surroundings)
+    TASKS.end_failed()
     work = ray_work()
     if work is not None:
         OPEN_TASKS.end_former(work.task)
@@ -133,6 +161,8 @@ def _open_at(wish: Wish, settings: Settings, places: Places, make: MakeRun | Non
     # The claim is the first entry: without it the records behind it would belong to no Run (G3).
     lease.claim(_claim(wish, settings, surroundings, launched_by, work))
     RUNS.add(run, lease)
+    if wish.verb == "init":
+        TASKS.opened(lease.lease_id)
     if work is not None and work.kind == "task" and wish.verb == "init":
         OPEN_TASKS.opened(lease.lease_id, work.task)
     install_hooks(os.getpid(), settings.sigterm_wait_s, settings.preempt_wait_s)
@@ -346,9 +376,8 @@ def _tell_ignored(surroundings: Surroundings) -> None:
 
 
 def _surroundings(wish: Wish) -> Surroundings:
-    from pluto_dist.client.job.ancestors import read_ancestors, read_process
+    from pluto_dist.client.job.ancestors import read_ancestors, read_process, wrapper_above
     from pluto_dist.client.job.detect import detect
-    from pluto_dist.client.job.wrapper import wrapper_above
     from pluto_dist.host.identity import own_identity
 
     identity = own_identity()

@@ -11,7 +11,6 @@ A lease with unreadable files harms no other: its trouble is logged once, and it
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -210,6 +209,8 @@ def is_forgotten(folder: str, now: float) -> bool:
 
 def remove_folder(folder: str) -> None:
     """Deletes a lease's folder; one that is gone already is no error."""
+    import shutil
+
     shutil.rmtree(folder, ignore_errors=True)
 
 

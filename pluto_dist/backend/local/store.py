@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 import re
 import stat
@@ -301,6 +300,8 @@ def _name(text: str) -> str:
     quoted = quote(text, safe=" ").replace(".", "%2E")
     if 0 < len(quoted) <= LONGEST_NAME:
         return quoted
+    import hashlib
+
     return "%" + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 

@@ -286,8 +286,6 @@ class Papers(msgspec.Struct, frozen=True):
 
 
 _encoder = msgspec.json.Encoder()
-_decoder = msgspec.json.Decoder(Document)
-_leases_decoder = msgspec.json.Decoder(tuple[LeaseShown, ...])
 
 
 def read(body: bytes) -> Document:
@@ -297,7 +295,7 @@ def read(body: bytes) -> Document:
         ValueError: it is none, or of a newer format.
     """
     try:
-        found = _decoder.decode(body)
+        found = msgspec.json.decode(body, type=Document)
     except UNREADABLE as error:
         raise ValueError(f"no document of a Run: {error}") from error
     if found.format > FORMAT:
@@ -446,7 +444,8 @@ def _verdict(verdict: Verdict | None) -> VerdictShown | None:
 def _past_leases(history: History, shown: tuple[LeaseShown, ...]) -> tuple[LeaseShown, ...]:
     """Leases of earlier coordinators, without those that were found in the spool again."""
     found = {lease.lease_id for lease in shown}
-    return tuple(past for past in _leases_decoder.decode(history.past_leases) if past.lease_id not in found)
+    past = msgspec.json.decode(history.past_leases, type=tuple[LeaseShown, ...])
+    return tuple(lease for lease in past if lease.lease_id not in found)
 
 
 def _series(book: Book, run: Run) -> dict[str, SeriesOwner]:
