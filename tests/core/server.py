@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from pluto_dist.core.rules.shared import MAX_TAGS, merge_json, merge_tags
+from pluto_dist.core.rules.changes import MAX_TAGS, merge_json, merge_tags
 from pluto_dist.core.values.backend import (
     Alert,
     Beat,

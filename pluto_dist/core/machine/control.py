@@ -21,7 +21,7 @@ from pluto_dist.core.machine.beats import Beats
 from pluto_dist.core.machine.cluster import Clusters
 from pluto_dist.core.machine.context import Context
 from pluto_dist.core.machine.lane import backend_run
-from pluto_dist.core.rules.shared import merge_tags
+from pluto_dist.core.rules.changes import merge_tags
 from pluto_dist.core.rules.verdict import status_report
 from pluto_dist.core.values.backend import (
     Delivered,

@@ -16,9 +16,9 @@ import msgspec
 from pluto_dist.core.machine.cluster import Clusters
 from pluto_dist.core.machine.context import Context, Shared
 from pluto_dist.core.machine.ownership import Succession
+from pluto_dist.core.rules.changes import merge_json
 from pluto_dist.core.rules.claims import goes_on
 from pluto_dist.core.rules.participants import first_line, line_behind, node_name, steps_reached
-from pluto_dist.core.rules.shared import merge_json
 from pluto_dist.core.values.backend import (
     OpenRequest,
     Reached,
