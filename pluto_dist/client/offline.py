@@ -201,6 +201,8 @@ class Claimed:
                 self._tags = remove_tags(self._tags, tags)
             case ConfigUpdated(patch=patch):
                 self._config = deep_merge(self._config, json.loads(bytes(patch)))
+            case _:  # the other entries change neither
+                pass
 
     @property
     def config(self) -> dict[str, Any]:

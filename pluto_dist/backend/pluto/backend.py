@@ -6,6 +6,7 @@ One attempt per call. The caller, which has the cursor, decides when to try agai
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import assert_never
 
 import httpx
 import msgspec
@@ -95,6 +96,8 @@ class PlutoBackend(Backend):
                 return self.files.deliver(run, batch)
             case "lifecycle":
                 return Delivered()
+            case _:
+                assert_never(batch.kind)
 
     def register(self, run: BackendRun, names: dict[str, LogType]) -> Outcome:
         by_type: dict[LogType, list[str]] = {}

@@ -10,6 +10,8 @@ still land in an older one.
 
 from __future__ import annotations
 
+from typing import assert_never
+
 import msgspec
 
 from pluto_dist.core.machine.context import Context
@@ -219,6 +221,8 @@ class Lane:
                 self._wait(reason, 0.0)
             case Rejected() as rejected:
                 self._rejected(event, rejected)
+            case _:
+                assert_never(event.outcome)
         return False
 
     def give_back(self) -> None:

@@ -11,6 +11,8 @@ no node makes.
 
 from __future__ import annotations
 
+from typing import assert_never
+
 import msgspec
 
 from pluto_dist.core.machine.cluster import Clusters
@@ -180,6 +182,8 @@ class Opening:
                     self._unavailable(run, reason, after_s or 0.0)
             case Refused() as refused:
                 return self._refused(run, refused)
+            case _:
+                assert_never(event.result)
         return None
 
     def withdraw(self, run: Run) -> None:
