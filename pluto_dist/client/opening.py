@@ -7,9 +7,11 @@ also where no coordinator can be had: claim and records are on disk, and the nex
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -54,6 +56,30 @@ TELL_AFTER_S = 2.0  # an attach that takes longer says what it waits for
 
 _log = logging.getLogger("pluto_dist")
 _warn_once = WarnOnce()
+
+
+def start_meanwhile(settings: Settings) -> None:
+    """Starts a coordinator where there is none, in a thread, while this process loads its other modules.
+
+    Only time is won: a lease's link starts one too if it has to, and says why there can be none.
+    """
+    from pluto_dist.client.pools import reimporting
+    from pluto_dist.host.launch import someone_listens, start_if_absent
+
+    if reimporting():  # nothing is opened here now
+        return
+    try:
+        places = _places(settings)
+    except MachineError:
+        return
+    if someone_listens(places.socket):
+        return
+
+    def start() -> None:
+        with contextlib.suppress(PlutoDistError):
+            start_if_absent(places, dict(os.environ), idle_exit_s=settings.idle_exit_s, needed=True)
+
+    threading.Thread(target=start, name="pluto-dist start", daemon=True).start()
 
 
 def open_lease(wish: Wish, settings: Settings, make: MakeRun | None = None) -> AnyRun:
@@ -332,9 +358,8 @@ def _tell_ignored(surroundings: Surroundings) -> None:
 
 
 def _surroundings(wish: Wish) -> Surroundings:
-    from pluto_dist.client.job.ancestors import read_ancestors, read_process
+    from pluto_dist.client.job.ancestors import read_ancestors, read_process, wrapper_above
     from pluto_dist.client.job.detect import detect
-    from pluto_dist.client.job.wrapper import wrapper_above
     from pluto_dist.host.identity import own_identity
 
     identity = own_identity()

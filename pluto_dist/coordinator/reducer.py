@@ -24,8 +24,8 @@ from pluto_dist.core.rules.together import VALUES, Gathering, Line, series_of, s
 from pluto_dist.core.values.effects import RankStreams, ReduceRanks
 from pluto_dist.core.values.events import RanksReduced
 from pluto_dist.core.values.records import Positions, Reduction
+from pluto_dist.spool.batches import read_record
 from pluto_dist.spool.reader import ReadLimits, list_streams, read_cut, records
-from pluto_dist.spool.shapes import read_record
 from pluto_dist.spool.writer import Limits, StreamWriter
 
 STREAM: Final = "metrics"

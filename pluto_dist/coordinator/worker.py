@@ -20,7 +20,7 @@ from pluto_dist.backend.local import files as store_files
 from pluto_dist.backend.local.marks import Marks
 from pluto_dist.backend.local.store import Store
 from pluto_dist.coordinator.clusters import AtCluster, ClusterStores
-from pluto_dist.coordinator.metadata import Metadata
+from pluto_dist.coordinator.describe import Metadata
 from pluto_dist.coordinator.reducer import RankReducer
 from pluto_dist.coordinator.sampler import NodeRecorder
 from pluto_dist.core.values.backend import (

@@ -25,7 +25,6 @@ from typing import Literal
 
 import msgspec
 
-from pluto_dist.cluster import address
 from pluto_dist.core.values.engine import ClusterAddress
 from pluto_dist.core.values.ids import DEFAULT_PROJECT
 from pluto_dist.core.values.lifecycle import Console, Target
@@ -416,7 +415,7 @@ def cluster_of(settings: Settings) -> ClusterAddress | None:
     """
     if not settings.cluster or settings.mode == "disabled":
         return None
-    place = address.parse(settings.cluster)
+    place = kind.cluster_place(settings.cluster)
     _check_companions(settings, tls=place.tls)
     return ClusterAddress(
         members=place.members,

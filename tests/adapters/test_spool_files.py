@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pluto_dist.spool.files import Files
-from pluto_dist.spool.real_files import RealFiles
+from pluto_dist.spool.files import Files, RealFiles
 from tests.simulation.memory_files import MemoryFiles
 
 
@@ -174,7 +173,7 @@ def test_files_of_others_are_neither_listed_nor_read(path: str) -> None:
 def test_descriptors_stay_clear_of_standard_streams(tmp_path: Path) -> None:
     """In a daemon 0 to 2 are free, and whoever prints would print into the spool."""
     program = (
-        "import os; from pluto_dist.spool.real_files import RealFiles; os.closerange(0, 3); "
+        "import os; from pluto_dist.spool.files import RealFiles; os.closerange(0, 3); "
         f"files = RealFiles(); numbers = files.open_shut(), files.create({str(tmp_path / 'a')!r}); "
         "os._exit(0 if min(numbers) > 2 else 1)"
     )
@@ -218,7 +217,7 @@ def test_a_number_is_forgotten_before_another_thread_can_get_it(
 
 def test_the_mark_of_writing_ends_with_the_process(path: str) -> None:
     program = (
-        "import os, signal, sys; from pluto_dist.spool.real_files import RealFiles; "
+        "import os, signal, sys; from pluto_dist.spool.files import RealFiles; "
         "RealFiles().create(sys.argv[1]); print(flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(

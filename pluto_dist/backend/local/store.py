@@ -20,11 +20,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import quote, unquote
 
@@ -47,6 +46,10 @@ class Store:
     def run(self, key: str) -> Path:
         """Folder of a Run."""
         return self.root / "runs" / key
+
+    def streams_of(self, keys: Iterable[str]) -> list[Path]:
+        """Folders with the lease folders of a Run's parts."""
+        return [self.run(key) / "streams" for key in keys]
 
     def document(self, key: str) -> bytes | None:
         """The Run's document, None if there is none.
@@ -274,6 +277,8 @@ def _name(text: str) -> str:
     quoted = quote(text, safe=" ").replace(".", "%2E")
     if 0 < len(quoted) <= LONGEST_NAME:
         return quoted
+    import hashlib
+
     return "%" + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 

@@ -235,7 +235,7 @@ def speaker_shown(lease: LeaseShown, document: Document) -> str:
         (other.participant for other in document.leases if other.pid),
         launcher=lease.launcher,
         world_size=lease.world_size,
-        relayed=bool(document.relay),
+        relayed=bool(lease.relay or document.relay),
     )
     return "" if alone else name_of(lease.rank, lease.label, launcher=lease.launcher)
 

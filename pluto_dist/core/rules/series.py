@@ -12,7 +12,7 @@ uploads what no coordinator has delivered, and `FinalNames` looks up what is set
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Final, Literal
 
 import msgspec
@@ -87,9 +87,10 @@ def treatment_shown(
         return "shared"
     if not lease.pid:  # the names of its system metrics have the node's in them
         return "shared" if base in (NODE, REDUCED) else "apart"
-    digits = re.search(r"[0-9]+$", document.relay)
+    relay = lease.relay or document.relay
+    digits = re.search(r"[0-9]+$", relay)
     job = Job(key="", rank=lease.rank, node_rank=int(digits[0]) if digits else 0, nodes=2 if digits else 1)
-    return treatment(name, lease.rank_metrics, job, log_type, relayed=bool(document.relay))
+    return treatment(name, lease.rank_metrics, job, log_type, relayed=bool(relay))
 
 
 LEFT_OUT: Final = frozenset({"left out", "reduced"})
@@ -199,7 +200,7 @@ class Names:
         self._key = document.key
         self._document = document
         self._book = Book()
-        for name, owner in {**document.restore.series, **more}.items():
+        for name, owner in united((more, document.restore.series)).items():
             self._book.put_series(self._key, name, owner)
         self._names = SeriesNames(self._book)
         self._known: dict[str, dict[str, str | None]] = {}
@@ -238,6 +239,20 @@ class Names:
         return {name: owner.log_type for name, owner in named if owner.participant and name not in registered}
 
 
+def united(several: Iterable[Mapping[str, SeriesOwner]]) -> dict[str, SeriesOwner]:
+    """Owners of names, where each part of a Run knows those of its own participants; earlier ones win."""
+    found: dict[str, SeriesOwner] = {}
+    for owners in several:
+        for name, owner in owners.items():
+            known = found.setdefault(name, owner)
+            found[name] = msgspec.structs.replace(
+                known,
+                participant=known.participant or owner.participant,
+                others={**owner.others, **known.others},
+            )
+    return found
+
+
 class FinalNames:
     """Final names by the document; unlike `Names` it settles nothing.
 
@@ -266,4 +281,5 @@ class FinalNames:
         how = treatment_shown(name, participant, self._document, log_type)
         if how in LEFT_OUT:
             return None
-        return name if owner is None and how == "shared" else f"{name}/{participant}"
+        free = owner is None or not owner.participant
+        return name if free and how == "shared" else f"{name}/{participant}"
