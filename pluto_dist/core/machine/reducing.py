@@ -12,8 +12,8 @@ when everything of it was read, and the status waits for the node's stream as fo
 
 from __future__ import annotations
 
-import hashlib
 from itertools import zip_longest
+from zlib import crc32
 
 import msgspec
 
@@ -188,10 +188,8 @@ class Reducing:
 
     def _begin(self, member: Lease, epoch: int) -> Lease:
         now, node = self._context.now, node_label((member,))
-        digest = hashlib.blake2b(
-            f"{member.run} {REDUCED} {epoch} {now.wall_ms}".encode(), digest_size=12
-        ).hexdigest()
-        lease = reduced_lease(digest, member, node, now.at, now.wall_ms)
+        lease_id = f"{crc32(f'{member.run} {REDUCED} {epoch}'.encode()):08x}{now.wall_ms:016x}"
+        lease = reduced_lease(lease_id, member, node, now.at, now.wall_ms)
         lease = self._book.put_lease(msgspec.structs.replace(lease, epoch=epoch))
         self._context.touch(member.run)
         # There is nothing to read there, but from now on the folder is looked at.
