@@ -155,7 +155,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         told: number of the last change of tags and config that this node has appended there.
         folded: changes of all nodes that are in tags and config, node -> number of the last one.
         scheduled: the scheduler's job in which its latest owner ran, None outside of any.
-        part_of: key of the Run's first part, where there is no server and this is another node's part (R12).
+        part_of: key of the Run's first part, where there is no server and several nodes have parts (R12).
     """
 
     key: str
