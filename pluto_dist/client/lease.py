@@ -144,6 +144,12 @@ class Lease:
         return view is not None and view.state == "active" and view.role == "side"
 
     @property
+    def owns(self) -> bool:
+        """Whether this process owns the Run, or asks for it and has no role yet."""
+        view = self.link.view
+        return self.by_init and (view is None or view.state == "waiting" or view.role == "owner")
+
+    @property
     def ends_as_side(self) -> bool:
         """Whether the lease ends as a side's; without a grant, for which no end waits, by its request."""
         view = self.link.view
