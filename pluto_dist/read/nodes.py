@@ -264,8 +264,6 @@ class OtherNodes:
         if self._address is None or now < self._next_at:
             return
         self._next_at = now + EVERY_S
-        from pluto_dist.read.nodes import runs_there  # loads an HTTP client
-
         try:
             self._runs = (self._ask or runs_there)(self._address, wall_ms)
             self.trouble = ""
