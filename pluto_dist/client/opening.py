@@ -297,6 +297,7 @@ def _claim(
         upload_rate=settings.upload_rate,
         sides_limit=settings.sides_limit,
         cluster=_cluster(wish, settings),
+        topics_at=_topics_at(wish, settings),
         origin=_origin(wish, settings, surroundings.job),
     )
 
@@ -307,6 +308,15 @@ def _cluster(wish: Wish, settings: Settings) -> ClusterAddress | None:
 
     address = cluster_of(settings)
     return address if wish.verb == "init" and wish.run is not None and settings.mode == "pluto" else None
+
+
+def _topics_at(wish: Wish, settings: Settings) -> ClusterAddress | None:
+    """The cluster store for hand-over, of an attach too: where other nodes know the same name for the Run."""
+    from pluto_dist.host.settings import cluster_of
+
+    address = cluster_of(settings)
+    named = wish.run is not None and wish.run.external_id is not None
+    return address if named and settings.mode == "pluto" else None
 
 
 def _origin(wish: Wish, settings: Settings, job: Job) -> Origin | None:

@@ -111,11 +111,12 @@ def is_older(lease: Lease) -> bool:
 def tell_of_nodes(lease: Lease) -> None:
     """Warns, in a job of several nodes, that a hand-over ends at the node."""
     view = lease.link.view
-    if view is not None and view.run is not None and view.run.relay:
+    if view is not None and view.run is not None and view.run.relay and not view.run.hands_over:
         lease.warn_once(
             "hand-over",
             f"another node owns this Run: what is handed over on this one ({view.run.relay}) stays here, and "
-            "what is handed over there does not come here. Start trainer and eval on one node",
+            "what is handed over there does not come here. Start trainer and eval on one node, or name a "
+            "cluster store to both (PLUTO_DIST_CLUSTER), and the Run by its run_id",
         )
 
 

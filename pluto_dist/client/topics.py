@@ -10,6 +10,7 @@ import itertools
 import json
 import logging
 import os
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, Self, TypeVar
@@ -19,7 +20,7 @@ import msgspec
 from pluto_dist.client.arguments import flag_of, plain_of, seconds_of
 from pluto_dist.client.lease import Lease
 from pluto_dist.client.link import Link
-from pluto_dist.client.publishing import OLDER, is_older, tell_of_nodes
+from pluto_dist.client.publishing import ADDRESS, OLDER, is_older, tell_of_nodes
 from pluto_dist.client.values import shown
 from pluto_dist.core.values.lifecycle import ItemDone, Unsubscribed
 from pluto_dist.core.values.messages import TakeItem
@@ -76,7 +77,8 @@ class Checkpoint(Item):
     """A checkpoint that the training has handed over.
 
     Attributes:
-        path: absolute; a file or a folder. Whether it is still there is the training's affair.
+        path: absolute; a file or a folder, as on the host that handed it over. Whether it is still there is
+            the training's affair.
         step: of the training.
         info: what the training said about it.
     """
@@ -251,7 +253,7 @@ class Subscription(Generic[T]):
         group = self._group
         try:
             at = item["at_ms"] / 1000
-            return self._make(self._topic, number, item["payload"], at, item["by"], self._lease, group)
+            made = self._make(self._topic, number, item["payload"], at, item["by"], self._lease, group)
         except (KeyError, TypeError):
             self._lease.warn_once(
                 f"item:{self._topic}:{number}",
@@ -260,6 +262,21 @@ class Subscription(Generic[T]):
             )
             Item(self._topic, number, None, 0.0, "", self._lease, group).done()
             return None
+        if isinstance(made, Checkpoint):
+            self._tell_absent(made, item.get("host", ""))
+        return made
+
+    def _tell_absent(self, checkpoint: Checkpoint, host: str) -> None:
+        """Warns of a path that another host has handed over and that this one does not have."""
+        path, here = checkpoint.path, socket.gethostname()
+        if host in ("", here) or ADDRESS.match(path) or os.path.exists(path):  # noqa: PTH110 # as it is
+            return
+        self._lease.warn_once(
+            "absent",
+            f"checkpoint {checkpoint.number}: {path} is not on this host ({here}); {checkpoint.by} on {host} "
+            "has handed it over. A path goes on as it is: save where both hosts see it, or hand over an "
+            "address (s3://…)",
+        )
 
     def _tell_gone(self, gone: int) -> None:
         if gone:

@@ -87,6 +87,7 @@ class Opening:
                 relay=node_name(claim) if joins else "",
                 next_line=first_line(claim) if joins else 1,
                 cluster=claim.cluster,
+                topics_at=claim.topics_at,
                 scheduled=claim.job.scheduled,
             ),
         )

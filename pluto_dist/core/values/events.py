@@ -248,11 +248,12 @@ class ClusterSeen(Event, frozen=True, kw_only=True):
 
 
 class ClusterWritten(Event, frozen=True, kw_only=True):
-    """The cluster store answered a change."""
+    """The cluster store answered a change; `value` is what was to be written."""
 
     run: str
     token: int
     result: WriteResult
+    value: bytes | None = None
 
 
 class Ticked(Event, frozen=True, kw_only=True):
