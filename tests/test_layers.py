@@ -26,7 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "transport": {*CORE},
     "cluster": {*CORE},
     "backend": {*CORE, "spool"},
-    "host": {*CORE, "spool", "transport", "cluster"},
+    "host": {*CORE, "spool", "transport"},
     "coordinator": {*CORE, "core.machine", "spool", "transport", "backend", "cluster", "host"},
     "client": {*CORE, "spool", "transport", "host"},
     "sync": {*CORE, "spool", "backend", "host"},
@@ -144,6 +144,19 @@ def test_the_core_imports_nothing_that_looks_at_the_world() -> None:
 @pytest.mark.parametrize("statement", ["import pluto_dist", "import pluto_dist.client.run"])
 def test_a_trainer_loads_no_heavy_library(statement: str) -> None:
     """Design section 5: none of httpx, sqlite3 and the command line's libraries."""
-    probe = f"{statement}; import sys; print([name for name in {HEAVY!r} if name in sys.modules])"
+    assert loaded_by(statement, *HEAVY) == []
+
+
+def loaded_by(statement: str, *names: str) -> list[str]:
+    """Those of the modules that a fresh interpreter has after a statement, and not before it."""
+    probe = f"import sys; before = set(sys.modules); {statement}; print(*(set(sys.modules) - before))"
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    return sorted({*names} & {*done.stdout.split()})
+
+
+def test_what_a_start_does_not_need_is_loaded_behind_it() -> None:
+    """A script starts the coordinator before it loads the socket library; that does without OpenSSL."""
+    script = "from pluto_dist.client import api, green, pools; from pluto_dist.host import launch, settings"
+    assert loaded_by(script, "zmq", "pluto_dist.client.run") == []
+    late = ("hashlib", "tempfile", "shutil", "psutil", "pluto_dist.backend.pluto")
+    assert loaded_by("import pluto_dist.coordinator.main", *late) == []

@@ -41,7 +41,7 @@ from pluto_dist.host.identity import boot_clock
 from pluto_dist.host.places import Places
 from pluto_dist.secret import Secret
 from pluto_dist.spool.file_lines import remove_blobs
-from pluto_dist.spool.retention import remove
+from pluto_dist.spool.space import remove
 from pluto_dist.transport.server import RouterServer
 
 _encode = msgspec.json.Encoder().encode
@@ -275,6 +275,8 @@ class Driver:
             self._background.submit(self._with_items(effect))
         elif isinstance(effect, do.Say):
             say(effect.event, **effect.fields)
+        elif isinstance(effect, do.EndReducing):
+            self._worker.reducer.end(effect.lease_id)
         elif isinstance(effect, do.EndSampling):
             self._worker.recorder.end(effect.lease_id)
         elif isinstance(effect, do.StopSelf):

@@ -262,7 +262,7 @@ class Delivery:
                 in_flight=0,
             )
             if stream.kind == "files":
-                files.forget_notes(self._store, self._run.key, piece.cut.lines)
+                files.forget_notes(self._store, stream.part, piece.cut.lines)
             self._progress(piece.cut.end - piece.cut.start)
 
     def _console(self, streams: Sequence[Stream]) -> None:
@@ -298,7 +298,7 @@ class Delivery:
             self._change(registered=self.mark.registered | set(unregistered))
         if kind == "files":
             trusted = is_own(stream, piece.segment)
-            lines = tuple(files.located(self._store, self._run.key, line, trusted=trusted) for line in lines)
+            lines = tuple(files.located(self._store, stream.part, line, trusted=trusted) for line in lines)
         return lines if all(name == known[name] for name in logged) else renamed(kind, lines, known)
 
     def _send(self, stream: Stream, lines: tuple[bytes, ...]) -> Delivered | Rejected:
@@ -313,7 +313,7 @@ class Delivery:
             end=0,
             folder="",
             lines=lines,
-            notes=str(self._store.run(self._run.key) / "sync") if stream.kind == "files" else "",
+            notes=str(self._store.run(stream.part) / "sync") if stream.kind == "files" else "",
         )
 
         if stream.kind == "metrics":
@@ -334,15 +334,15 @@ class Delivery:
     def _set_aside(self, stream: Stream, lines: tuple[bytes, ...], reason: str) -> None:
         for line in lines:
             if stream.kind == "files":
-                located = files.located(self._store, self._run.key, line)
-                files.set_aside(self._store, self._run.key, located)
+                located = files.located(self._store, stream.part, line)
+                files.set_aside(self._store, stream.part, located)
             record = {
                 "reason": reason,
                 "lease_id": stream.lease.lease_id,
                 "stream": stream.name,
                 "record": line.decode("utf-8", "replace").rstrip("\n"),
             }
-            self._store.set_aside(self._run.key, json.dumps(record).encode() + b"\n")
+            self._store.set_aside(stream.part, json.dumps(record).encode() + b"\n")
         first = self.mark.first_reject or f"{stream.lease.label}, {stream.name}: {reason}"
         self._change(rejected=self.mark.rejected + len(lines), first_reject=first)
 

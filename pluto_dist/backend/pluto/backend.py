@@ -26,10 +26,9 @@ from pluto_dist.backend.pluto.client import (
 from pluto_dist.backend.pluto.exchange import Failed, NotDelivered, failed
 from pluto_dist.backend.pluto.files import Files, as_signed
 from pluto_dist.backend.pluto.guard import first_fault
-from pluto_dist.backend.pluto.history import ended_by_monitor, left_to_do
 from pluto_dist.backend.pluto.http import Http
 from pluto_dist.backend.pluto.opening import Opening
-from pluto_dist.backend.pluto.reporting import Reporting
+from pluto_dist.backend.pluto.reporting import Reporting, ended_by_monitor, left_to_do
 from pluto_dist.core.rules.shared import merge_tags
 from pluto_dist.core.values.backend import (
     Alert,

@@ -98,6 +98,9 @@ class OpenRequest(msgspec.Struct, frozen=True, kw_only=True):
         created_ms: when the Run was begun, which may be long before it is opened; None for now.
         system_metadata: JSON object, what is known of the machine, for a new Run.
         asked_s: seconds since a call for this may have reached the backend first; None if none has.
+        shared: several nodes have parts of the Run; on a server `create` leaves one with this key as it is.
+        part_of: key of the Run's first part, of which this is to be another one; then `id` and `display_id`
+            are its ids, which the store takes as they are. "" otherwise.
     """
 
     key: str
@@ -119,6 +122,8 @@ class OpenRequest(msgspec.Struct, frozen=True, kw_only=True):
     scheduled: Scheduled | None = None
     system_metadata: bytes = b"{}"
     asked_s: float | None = None
+    shared: bool = False
+    part_of: str = ""
 
 
 class Reached(msgspec.Struct, frozen=True, kw_only=True):
@@ -143,10 +148,12 @@ class RunOpened(msgspec.Struct, frozen=True, kw_only=True, tag="opened"):
         project: the Run's true project; ingest must use this one.
         resumed: the Run existed before.
         was_status: the status it had before this call, None if new or not known.
+        was_since_ms: since when it had that, epoch milliseconds; None if that is not known.
         tags, config: what the backend has now, None where it does not say.
         record: the stored document of a local Run, b"" otherwise.
         parent_config, parent_tags: what a fork may inherit.
         reached: how far a Run that existed has come.
+        part_of: key of the Run's first part, where several nodes have parts; "" otherwise.
     """
 
     id: int
@@ -165,6 +172,8 @@ class RunOpened(msgspec.Struct, frozen=True, kw_only=True, tag="opened"):
     parent_config: bytes = b"{}"
     parent_tags: tuple[str, ...] = ()
     reached: Reached = Reached()
+    was_since_ms: int | None = None
+    part_of: str = ""
 
 
 class Reopened(msgspec.Struct, frozen=True):
