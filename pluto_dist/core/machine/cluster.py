@@ -7,6 +7,8 @@ to each other, `Memberships` this node's leases.
 
 from __future__ import annotations
 
+from typing import assert_never
+
 from pluto_dist.core.machine.context import Context
 from pluto_dist.core.machine.membership import Memberships
 from pluto_dist.core.machine.shared_run import SharedRun
@@ -58,8 +60,9 @@ class Clusters:
                 shared.seen(event)
             case ClusterWritten():
                 shared.written(event)
-        if isinstance(shared, SharedRun):
-            self._context.touch(event.run)
+            case _:
+                assert_never(event)
+        self._context.touch(event.run.removesuffix(SUFFIX))
 
     def tick(self) -> None:
         """Renews leases where it is time, and gives back those that no Run needs."""

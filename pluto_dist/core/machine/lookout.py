@@ -7,6 +7,8 @@ one watch of the whole folder serves all parts.
 
 from __future__ import annotations
 
+from typing import assert_never
+
 import msgspec
 
 from pluto_dist.core.machine.context import Context
@@ -142,6 +144,8 @@ class Lookout:
                 part.not_before, part.again = self._context.now.at + AGAIN_S, True
             case Refused(reason=reason):
                 part.not_before, part.again = self._context.now.at + REFUSED_AGAIN_S, True
+            case _:
+                assert_never(event.result)
         return reason
 
     def seen(self, event: ClusterSeen) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ kept here first, so a restart or a lost answer repeats an item at worst, and los
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Final
+from typing import Final, assert_never
 
 import msgspec
 
@@ -155,6 +155,8 @@ class SharedTopics:
                 self._lookout.written(asked.key, there.value or None, there.version)
             case GuardFailed():
                 self._memberships.lost(self.address)
+            case _:
+                assert_never(event.result)
         if not isinstance(event.result, Done) and asked.key == self._own_presence:
             self._present_under = 0
         if not isinstance(event.result, Unavailable | Refused):
@@ -170,7 +172,6 @@ class SharedTopics:
         self.dirty = True
         for name in {*self._book.topics_of(self._run), *self._followed}:
             self._learn(self._topic(name))
-        self._context.touch(self._run)
 
     def _learn(self, topic: Topic) -> None:
         """Copies the items behind the last one that is known here."""
