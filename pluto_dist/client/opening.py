@@ -333,6 +333,7 @@ def _claim(
         upload_rate=settings.upload_rate,
         sides_limit=settings.sides_limit,
         cluster=_cluster(wish, settings, surroundings.job),
+        topics_at=_topics_at(wish, settings, surroundings.job),
         origin=_origin(wish, settings, surroundings.job),
     )
 
@@ -350,6 +351,15 @@ def _cluster(wish: Wish, settings: Settings, job: Job) -> ClusterAddress | None:
         job.nodes > 1 and wish.run is not None and wish.run.external_id is not None
     )
     return address if named and needed else None
+
+
+def _topics_at(wish: Wish, settings: Settings, job: Job) -> ClusterAddress | None:
+    """The cluster store for hand-over, of an attach too: where other nodes know the same name for the Run."""
+    from pluto_dist.host.settings import cluster_of
+
+    address = cluster_of(settings)
+    named = wish.run is not None and wish.run.external_id is not None
+    return address if named and (settings.mode == "pluto" or job.nodes > 1) else None
 
 
 def _origin(wish: Wish, settings: Settings, job: Job) -> Origin | None:
