@@ -89,6 +89,7 @@ class Opening:
                 relay=node_name(claim) if joins else "",
                 next_line=first_line(claim) if joins else 1,
                 cluster=claim.cluster,
+                topics_at=claim.topics_at,
                 scheduled=claim.job.scheduled,
             ),
         )
@@ -479,10 +480,11 @@ class OpeningAnswers:
         papers = restore(record)
         old = papers.run
         config = self._book.configs.get(run.key) or Config()
-        for topic in papers.topics:  # numbers go on behind items that only the database before had
+        alone = run.topics_at is None  # else the store has numbers, items and progress
+        for topic in papers.topics if alone else ():  # numbers go on behind what only an older database had
             if topic.name not in self._book.topics_of(old.key):
                 self._book.put_topic(msgspec.structs.replace(topic, gone=topic.last, parts=()))
-        for reader in papers.readers:
+        for reader in papers.readers if alone else ():
             if reader.key not in self._book.readers:
                 self._book.put_reader(msgspec.structs.replace(reader, held={}))
         self._book.move_leases(run.key, old.key, old.epoch)

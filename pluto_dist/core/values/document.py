@@ -430,8 +430,9 @@ def _reader(book: Book, topic: Topic, reader: Reader) -> ReaderShown:
         reader.name,
         reader.group,
         reader.through,
-        {number: lease.label for number, lease in held.items() if lease is not None and lease.alive},
-        topic.last - reader.given + len(held),
+        {number: lease.label for number, lease in held.items() if lease is not None and lease.alive}
+        | reader.elsewhere,
+        topic.last - reader.given + len(held) + len(reader.elsewhere),
     )
 
 
