@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import re
 from typing import NoReturn
 
@@ -45,6 +43,8 @@ class Secret:
     @property
     def digest(self) -> str:
         """Twelve hex digits that tell keys apart and do not lead back to them."""
+        import hashlib
+
         return hashlib.sha256(b"pluto-dist key id:" + self._value.encode()).hexdigest()[:12]
 
     def __repr__(self) -> str:
@@ -53,6 +53,8 @@ class Secret:
     __str__ = __repr__
 
     def __eq__(self, other: object) -> bool:
+        import hmac
+
         return isinstance(other, Secret) and hmac.compare_digest(self._value.encode(), other._value.encode())
 
     def __hash__(self) -> int:

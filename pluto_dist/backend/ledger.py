@@ -1,26 +1,30 @@
-"""Which artifacts of a Run are where, with their checksums: a list beside the Run, in the store.
+"""Artifacts of a Run: which of them are where, with their checksums, and notes of uploads in progress.
 
-    runs/<key>/artifacts.jsonl      a JSON object for each, appended when a backend has all of it
+    runs/<key>/artifacts.jsonl      in the store, a JSON object for each, appended when a backend has all
+    <folder>/<id>.sent              beside the files, a JSON object a line, appended before what it says
+                                    counts; a torn last line is a step that is done once more
 
 A repeated delivery writes a second line with the same id. The list is for people and for `download`; what is
-delivered is said by the cursors.
+delivered is said by the cursors. From the notes another coordinator goes on with an upload (G12). An address
+in them is as good as a key for its object, for an hour; the file is the user's alone, as its folder is.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
-from pluto_dist.core.rules.shipment import ManifestFile
+from pluto_dist.core.rules.shipment import ManifestFile, Note
 from pluto_dist.core.values.ids import UNREADABLE
-from pluto_dist.spool.file_lines import FileLine, Seen
+from pluto_dist.spool.file_lines import SENT, FileLine, Seen
 
 LISTED = frozenset({"ARTIFACT", "FILE"})  # pictures and texts of a training are many, and shown, not fetched
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+_note: msgspec.json.Decoder[Note] = msgspec.json.Decoder(Note)
+_to_json = msgspec.json.Encoder().encode
 
 
 class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -72,6 +76,8 @@ def entry_of(
 
 def digest_of(files: tuple[ManifestFile, ...]) -> str:
     """One checksum for a folder: of the names and checksums of its files, wherever they are kept."""
+    import hashlib
+
     plain = [(file.name, file.size, file.sha256) for file in files]
     return hashlib.sha256(msgspec.json.encode(plain)).hexdigest()
 
@@ -130,3 +136,51 @@ class Ledger:
         whole = new[: new.rfind(b"\n") + 1]
         self._read += len(whole)
         return whole.splitlines()
+
+
+class Notes:
+    """The notes of one artifact's upload; several threads may add.
+
+    Args:
+        folder: where they are kept, "" for in memory only.
+        id: of the artifact, "" for in memory only.
+    """
+
+    def __init__(self, folder: str = "", id: str = "") -> None:  # noqa: A002 # the field's word
+        self._path = Path(folder, id + SENT) if folder and id else None
+        self._kept: list[Note] = []
+
+    def all(self) -> list[Note]:
+        """All notes, oldest first."""
+        return list(self._kept) if self._path is None else read_notes(self._path)
+
+    def add(self, note: Note) -> None:
+        """Notes a step.
+
+        Raises:
+            OSError: the disk cannot take it.
+        """
+        if self._path is None:
+            self._kept.append(note)
+            return
+        self._path.parent.mkdir(mode=0o700, exist_ok=True)
+        fd = os.open(self._path, _APPEND | os.O_NOFOLLOW, 0o600)
+        try:
+            os.write(fd, _to_json(note) + b"\n")
+        finally:
+            os.close(fd)
+
+
+def read_notes(path: Path) -> list[Note]:
+    """The notes in a file; [] without one. Lines that cannot be read are passed over."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError:
+        return []
+    found: list[Note] = []
+    for line in lines:
+        try:
+            found.append(_note.decode(line))
+        except UNREADABLE:
+            continue
+    return found

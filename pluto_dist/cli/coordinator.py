@@ -61,8 +61,8 @@ class _Told(msgspec.Struct):
 @app.command()
 def start(home: options.Home = None, as_json: options.Json = False) -> None:
     """Starts the coordinator, waits until it answers, and gives it the API key; one that runs is fine."""
+    from pluto_dist.read.ask import ensure_running, hand_over_key
     from pluto_dist.read.lookup import reading_settings
-    from pluto_dist.read.starting import ensure_running, hand_over_key
 
     places = _places(home)
     started = ensure_running(places, reading_settings(home))

@@ -52,8 +52,8 @@ def finish(
     from pluto_dist.cli.show import public
     from pluto_dist.core.rules.verdict import server_differs
     from pluto_dist.errors import PlacesError
+    from pluto_dist.read.ask import ensure_running, hand_over_key
     from pluto_dist.read.lookup import Lookup, reading_settings
-    from pluto_dist.read.starting import ensure_running, hand_over_key
 
     lookup = Lookup(home, folder)
     if lookup.places is None:
@@ -84,8 +84,8 @@ def _told(document: Document, differs: str) -> str:
 
 
 def _end(lookup: Lookup, known: Known, status: Ending, *, force: bool) -> Document:
-    if known.live:
-        return _force(lookup, known.head.key, status, force=force)
+    if known.live_key is not None:
+        return _force(lookup, known.live_key, status, force=force)
     if not force:
         raise _needs_force(known, status)
     return _take_up_and_end(lookup, known, status)

@@ -20,8 +20,7 @@ from pluto_dist.core.values.messages import AskRun, AskRuns, HandOverKey
 from pluto_dist.errors import RunNotFoundError
 from pluto_dist.host.places import Places
 from pluto_dist.host.settings import Settings
-from pluto_dist.read.ask import ask
-from pluto_dist.read.starting import ensure_running
+from pluto_dist.read.ask import ask, ensure_running
 from pluto_dist.secret import Secret
 from pluto_dist.sync.source import cursors_of, streams_of
 

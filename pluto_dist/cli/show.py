@@ -55,8 +55,7 @@ def show(
     from pluto_dist.cli.nodes import elsewhere
     from pluto_dist.errors import RunNotFoundError, UsageError
     from pluto_dist.read.lookup import Lookup
-    from pluto_dist.read.remark import remark_on
-    from pluto_dist.read.settle import settle, situation
+    from pluto_dist.read.settle import remark_on, settle, situation
 
     if plot is not None and as_json:
         raise UsageError("--plot draws and --json prints; for the points as JSON: pluto-dist export RUN")
@@ -126,7 +125,7 @@ def _show_shared(there: Elsewhere, name: str, *, as_json: bool) -> bool:
 def _last_lines(document: Document, folders: list[Path]) -> tuple[SaidLine, ...]:
     """The last console lines of the process that failed first."""
     from pluto_dist.read.console import last_lines
-    from pluto_dist.read.failure import failed_lease
+    from pluto_dist.read.processes import failed_lease
 
     lease = failed_lease(document)
     return tuple(last_lines(lease, folders, LAST_LINES)) if lease is not None else ()
@@ -136,7 +135,8 @@ def roots(found: Found, spool: Path | None) -> list[Path]:
     """Folders with the Run's streams: its own in the store, and this node's spool."""
     from pluto_dist.backend.local.store import Store
 
-    return [Store(found.store).run(found.document.key) / "streams", *([spool] if spool is not None else [])]
+    streams = Store(found.store).streams_of(found.document.part_keys)
+    return [*streams, *([spool] if spool is not None else [])]
 
 
 def current(found: Found, spool: Path | None) -> Document:

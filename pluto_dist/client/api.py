@@ -21,7 +21,7 @@ from pluto_dist.client.arguments import (
 )
 from pluto_dist.client.interface import RunLike, leave_out, settings_of, tell_left_out
 from pluto_dist.client.interface import Settings as GivenSettings
-from pluto_dist.client.opening import disabled_run, generate_run_id
+from pluto_dist.client.opening import disabled_run, generate_run_id, start_meanwhile
 from pluto_dist.client.runs import RUNS
 from pluto_dist.client.values import shown
 from pluto_dist.core.values.ids import Role
@@ -262,6 +262,8 @@ def _opened(wish: Wish, settings: Settings) -> AnyRun:
         from pluto_dist.client.opening import open_lease
 
         return open_lease(wish, settings)
+    if "pluto_dist.client.travel" not in sys.modules:
+        start_meanwhile(settings)
     from pluto_dist.client.travel import opened
 
     return opened(wish, settings)

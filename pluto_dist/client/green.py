@@ -10,10 +10,12 @@ from __future__ import annotations
 import select
 import sys
 from collections.abc import Iterable
-
-import zmq
+from typing import TYPE_CHECKING
 
 from pluto_dist.errors import MachineError
+
+if TYPE_CHECKING:
+    import zmq
 
 
 def threads_are_green() -> bool:
@@ -44,6 +46,8 @@ def wait_readable(files: Iterable[int], timeout_s: float | None) -> None:
 
 def wait_for_message(sockets: Iterable[zmq.Socket[bytes]], fd: int, timeout_s: float) -> bool:
     """Waits until a socket has a message or the descriptor can be read; whether that one can."""
+    import zmq
+
     if threads_are_green():
         descriptors = [fd]
         for socket in sockets:

@@ -9,7 +9,6 @@ here; a test holds that table against the installed client.
 
 from __future__ import annotations
 
-import difflib
 import logging
 import os
 import threading
@@ -74,6 +73,8 @@ class Member(Protocol):
     def here(self) -> bool: ...
     @property
     def is_side(self) -> bool: ...
+    @property
+    def owns(self) -> bool: ...
     @property
     def written(self) -> int: ...
 
@@ -206,6 +207,8 @@ def leave_out(unknown: Mapping[str, object], known: tuple[str, ...], *, strict: 
         ArgumentError: with `strict`.
     """
     for name in unknown:
+        import difflib  # with a mistake only
+
         near = difflib.get_close_matches(name, known, n=1)
         advice = f"did you mean {near[0]}=?" if near else "settings are given by settings={…}"
         message = f"init() has no argument {name!r}, so {name}=… was left out; {advice}"

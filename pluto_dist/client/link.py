@@ -25,11 +25,11 @@ from pluto_dist.core.rules.session import Session
 from pluto_dist.core.values.messages import PROTOCOL, Answer, Question, Refusal, Reply, Sync, View
 from pluto_dist.errors import CoordinatorUnavailableError, MachineError, PlutoDistError, from_wire
 from pluto_dist.host.identity import boot_clock
-from pluto_dist.host.launch import log_tail, start_if_absent
+from pluto_dist.host.launch import log_tail, someone_listens, start_if_absent
 from pluto_dist.host.places import Places
 from pluto_dist.secret import Secret
 from pluto_dist.spool import forks
-from pluto_dist.transport.client import DealerClient, someone_listens
+from pluto_dist.transport.client import DealerClient
 
 AGAIN_S = 1.0  # after a fault of the machine, and how often the disk is asked to take what it refused
 

@@ -7,9 +7,11 @@ also where no coordinator can be had: claim and records are on disk, and the nex
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -37,8 +39,8 @@ if TYPE_CHECKING:
     from pluto_dist.client.job.detect import Surroundings
     from pluto_dist.client.lease import Lease
     from pluto_dist.client.lease_files import LeaseFiles
-    from pluto_dist.client.ray_tasks import RayWork
     from pluto_dist.client.run import Run
+    from pluto_dist.client.tasks import RayWork
     from pluto_dist.core.values.engine import ClusterAddress
     from pluto_dist.core.values.ids import Job
     from pluto_dist.core.values.lifecycle import Origin
@@ -54,6 +56,30 @@ TELL_AFTER_S = 2.0  # an attach that takes longer says what it waits for
 
 _log = logging.getLogger("pluto_dist")
 _warn_once = WarnOnce()
+
+
+def start_meanwhile(settings: Settings) -> None:
+    """Starts a coordinator where there is none, in a thread, while this process loads its other modules.
+
+    Only time is won: a lease's link starts one too if it has to, and says why there can be none.
+    """
+    from pluto_dist.client.pools import reimporting
+    from pluto_dist.host.launch import someone_listens, start_if_absent
+
+    if reimporting():  # nothing is opened here now
+        return
+    try:
+        places = _places(settings)
+    except MachineError:
+        return
+    if someone_listens(places.socket):
+        return
+
+    def start() -> None:
+        with contextlib.suppress(PlutoDistError):
+            start_if_absent(places, dict(os.environ), idle_exit_s=settings.idle_exit_s, needed=True)
+
+    threading.Thread(target=start, name="pluto-dist start", daemon=True).start()
 
 
 def open_lease(wish: Wish, settings: Settings, make: MakeRun | None = None) -> AnyRun:
@@ -98,15 +124,16 @@ def _open_at(wish: Wish, settings: Settings, places: Places, make: MakeRun | Non
     from pluto_dist.client.lease import Lease
     from pluto_dist.client.lease_files import LeaseFiles
     from pluto_dist.client.link import Link
-    from pluto_dist.client.ray_tasks import OPEN_TASKS, ray_work
     from pluto_dist.client.run import Run
+    from pluto_dist.client.tasks import RAY_TASKS, TASKS, ray_work
 
     surroundings = _surroundings(wish)
     _tell_ignored(surroundings)
     _end_former_cell(surroundings)
+    TASKS.end_failed()
     work = ray_work()
     if work is not None:
-        OPEN_TASKS.end_former(work.task)
+        RAY_TASKS.end_former(work.task)
     wish, launched_by = _below_launcher(wish, settings)
     wish = _of_all_nodes(wish, settings, surroundings.job)
     files = LeaseFiles(
@@ -133,8 +160,10 @@ def _open_at(wish: Wish, settings: Settings, places: Places, make: MakeRun | Non
     # The claim is the first entry: without it the records behind it would belong to no Run (G3).
     lease.claim(_claim(wish, settings, surroundings, launched_by, work))
     RUNS.add(run, lease)
+    if wish.verb == "init":
+        TASKS.opened(lease.lease_id)
     if work is not None and work.kind == "task" and wish.verb == "init":
-        OPEN_TASKS.opened(lease.lease_id, work.task)
+        RAY_TASKS.opened(lease.lease_id, work.task)
     install_hooks(os.getpid(), settings.sigterm_wait_s, settings.preempt_wait_s)
     link.start(lease.granted)
     _wait(lease, wish, surroundings, settings, places)
@@ -242,11 +271,18 @@ def _of_all_nodes(wish: Wish, settings: Settings, job: Job) -> Wish:
     """Gives the Run of a job of several nodes an id that all of them know (R12)."""
     if wish.verb != "init" or job.nodes == 1:
         return wish
-    if settings.mode == "pluto" and wish.run is None and job.shared_id:
+    from pluto_dist.host.settings import cluster_of
+
+    shares = settings.mode == "pluto" or cluster_of(settings) is not None
+    if shares and wish.run is None and job.shared_id:
         return msgspec.structs.replace(wish, run=RunRef(external_id=job.shared_id), run_from_env=True)
-    if job.local_rank in (None, 0) and (settings.mode == "local" or wish.run is None):
-        why = "in local mode there is no server that they could share one on"
-        if settings.mode == "pluto":
+    named = wish.run is not None and (settings.mode == "pluto" or wish.run.external_id is not None)
+    if job.local_rank in (None, 0) and not (shares and named):
+        why = (
+            "in local mode there is no server that they could share one on; a cluster store is enough, see "
+            "PLUTO_DIST_CLUSTER"
+        )
+        if shares:
             why = "nothing that all know names one; set PLUTO_RUN_ID, or torchrun's --rdzv-id, alike on all"
         _log.warning("this job spans %d nodes, and each gets a Run of its own: %s", job.nodes, why)
     return wish
@@ -296,17 +332,34 @@ def _claim(
         system_metrics_s=settings.system_metrics_s,
         upload_rate=settings.upload_rate,
         sides_limit=settings.sides_limit,
-        cluster=_cluster(wish, settings),
+        cluster=_cluster(wish, settings, surroundings.job),
+        topics_at=_topics_at(wish, settings, surroundings.job),
         origin=_origin(wish, settings, surroundings.job),
     )
 
 
-def _cluster(wish: Wish, settings: Settings) -> ClusterAddress | None:
-    """The cluster store of the claim: only for a Run that other nodes can name; none for an attach."""
+def _cluster(wish: Wish, settings: Settings, job: Job) -> ClusterAddress | None:
+    """The cluster store of the claim: only for a Run that other nodes can name; none for an attach.
+
+    Without a server only a job of several nodes needs one: other Runs of that name are in other stores.
+    """
     from pluto_dist.host.settings import cluster_of
 
     address = cluster_of(settings)
-    return address if wish.verb == "init" and wish.run is not None and settings.mode == "pluto" else None
+    named = wish.verb == "init" and wish.run is not None
+    needed = settings.mode == "pluto" or (
+        job.nodes > 1 and wish.run is not None and wish.run.external_id is not None
+    )
+    return address if named and needed else None
+
+
+def _topics_at(wish: Wish, settings: Settings, job: Job) -> ClusterAddress | None:
+    """The cluster store for hand-over, of an attach too: where other nodes know the same name for the Run."""
+    from pluto_dist.host.settings import cluster_of
+
+    address = cluster_of(settings)
+    named = wish.run is not None and wish.run.external_id is not None
+    return address if named and (settings.mode == "pluto" or job.nodes > 1) else None
 
 
 def _origin(wish: Wish, settings: Settings, job: Job) -> Origin | None:
@@ -332,9 +385,8 @@ def _tell_ignored(surroundings: Surroundings) -> None:
 
 
 def _surroundings(wish: Wish) -> Surroundings:
-    from pluto_dist.client.job.ancestors import read_ancestors, read_process
+    from pluto_dist.client.job.ancestors import read_ancestors, read_process, wrapper_above
     from pluto_dist.client.job.detect import detect
-    from pluto_dist.client.job.wrapper import wrapper_above
     from pluto_dist.host.identity import own_identity
 
     identity = own_identity()

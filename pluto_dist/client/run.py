@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 
 from pluto_dist.client.arguments import code_of, seconds_of
+from pluto_dist.client.hooks import STOPS
 from pluto_dist.client.interface import Hints, RunSettings, settings_of_run
 from pluto_dist.client.lease import Lease
-from pluto_dist.client.stops import STOPS
 from pluto_dist.client.values import shown
-from pluto_dist.core.rules.shared import add_tags, checked_tags
+from pluto_dist.core.rules.changes import add_tags, checked_tags
 from pluto_dist.core.values.ids import Role
 from pluto_dist.core.values.lifecycle import ConfigUpdated, TagsAdded, TagsRemoved
 from pluto_dist.core.values.messages import AskConfig, AskRun, RunView, View
@@ -384,7 +384,7 @@ class Run(RunFacts):
                 nothing is handed over.
             RunEndedError: after the end, with `strict`.
         """
-        from pluto_dist.client.publishing import checkpoint
+        from pluto_dist.client.topics import checkpoint
 
         checkpoint(self._lease, path, step, info)
 
@@ -433,7 +433,7 @@ class Run(RunFacts):
                 warning, and nothing is published.
             RunEndedError: after the end, with `strict`.
         """
-        from pluto_dist.client.publishing import publish
+        from pluto_dist.client.topics import publish
 
         publish(self._lease, topic, payload)
 
@@ -447,8 +447,7 @@ class Run(RunFacts):
         Raises:
             ArgumentError: this is no topic, or as `checkpoints`.
         """
-        from pluto_dist.client.publishing import checked_topic
-        from pluto_dist.client.topics import Item, Subscription, bounds_of
+        from pluto_dist.client.topics import Item, Subscription, bounds_of, checked_topic
 
         return Subscription(self._lease, checked_topic(topic), Item, bounds_of(group, latest, timeout_s))
 

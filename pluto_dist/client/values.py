@@ -7,14 +7,12 @@ text, an object that raises becomes a text that says so. Its size is bounded.
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import math
 import os
 import re
 import sys
 import uuid
-from argparse import Namespace
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from enum import Enum
@@ -206,6 +204,8 @@ def parts_of(value: Any) -> Mapping[Any, Any] | Sequence[Any] | None:
         return _ordered(value)
     if isinstance(value, Sequence):
         return value._asdict() if hasattr(value, "_asdict") else value
+    from argparse import Namespace
+
     if isinstance(value, Namespace | SimpleNamespace):
         return vars(value)
     if _is_array(value):
@@ -215,6 +215,8 @@ def parts_of(value: Any) -> Mapping[Any, Any] | Sequence[Any] | None:
 
 
 def _fields_of(value: Any) -> Mapping[Any, Any] | None:
+    import dataclasses
+
     kind = type(value)
     if dataclasses.is_dataclass(kind):
         return _attributes(value, (field.name for field in dataclasses.fields(kind)))

@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from pluto_dist.cluster import replies
+from pluto_dist.cluster import wire
 from pluto_dist.cluster.etcd import EtcdStore
 from pluto_dist.core.values.engine import (
     ABSENT,
@@ -62,8 +62,8 @@ def _members(store: EtcdStore, address: ClusterAddress) -> Generator[Finding, No
             yield Finding(name, member, "bad", found.reason)
         elif isinstance(found, Unavailable):
             yield Finding(name, member, "warn", f"no answer ({found.reason}): {SUFFICIENT}")
-        elif replies.too_old(found.version):
-            yield Finding(name, f"{member}: etcd {found.version}", "bad", f"use {replies.OLD_ENOUGH}")
+        elif wire.too_old(found.version):
+            yield Finding(name, f"{member}: etcd {found.version}", "bad", f"use {wire.OLD_ENOUGH}")
         else:
             answering += 1
             took_ms = (time.monotonic() - began) * 1000

@@ -23,7 +23,7 @@ from typing import TypeVar
 import httpx
 import msgspec
 
-from pluto_dist.cluster import replies, wire
+from pluto_dist.cluster import wire
 from pluto_dist.cluster.interface import MARGIN_S, REQUEST_S
 from pluto_dist.core.values.engine import (
     ABSENT,
@@ -257,8 +257,8 @@ class EtcdStore:
         found = self._ask(wire.status(), wire.Status)
         if not isinstance(found, wire.Status):
             return found
-        if replies.too_old(found.version):
-            return Refused("version", f"etcd {found.version} loses data; use {replies.OLD_ENOUGH}")
+        if wire.too_old(found.version):
+            return Refused("version", f"etcd {found.version} loses data; use {wire.OLD_ENOUGH}")
         self._version_checked = True
         return None
 
@@ -284,7 +284,7 @@ class EtcdStore:
             if trouble is not None:
                 return trouble
         found = self._send(member, request)
-        if self._address.user and isinstance(found, replies.Failure) and replies.expired(found):
+        if self._address.user and isinstance(found, wire.Failure) and wire.expired(found):
             time.sleep(random.uniform(0.0, LOGIN_JITTER_S))  # noqa: S311
             trouble = self._login(member)
             if trouble is not None:
@@ -311,7 +311,7 @@ class EtcdStore:
 
     def _send(
         self, member: str, request: wire.Request, *, token: str | None = None, within_s: float = REQUEST_S
-    ) -> bytes | replies.Failure | Unavailable | Refused:
+    ) -> bytes | wire.Failure | Unavailable | Refused:
         headers = self._headers(self._token if token is None else token)
         timeout = httpx.Timeout(within_s, connect=CONNECT_S, pool=REQUEST_S)
         try:
@@ -323,7 +323,7 @@ class EtcdStore:
             )
         except (httpx.HTTPError, httpx.InvalidURL, RuntimeError, OSError) as error:
             return self._broken(error, changes=request.changes)
-        return reply.content if reply.is_success else replies.failure_of(reply.status_code, reply.content)
+        return reply.content if reply.is_success else wire.failure_of(reply.status_code, reply.content)
 
     def _headers(self, token: str) -> dict[str, str]:
         headers = {"Content-Type": "application/json", "Grpc-Metadata-hasleader": "true"}
@@ -332,7 +332,7 @@ class EtcdStore:
     def _broken(self, error: Exception, *, changes: bool) -> Unavailable | Refused:
         if isinstance(error, RuntimeError) and not self._closed:  # httpx says so of a client that is closed
             raise error
-        return replies.broken(error, changes=changes)
+        return wire.broken(error, changes=changes)
 
     def _open(self, stream: _Stream, request: wire.Request, quiet_s: float) -> Blind | Refused | None:
         """Opens a watch at the member whose turn it is; the next call tries another one."""
@@ -354,15 +354,13 @@ class EtcdStore:
             if reply.is_success:
                 stream.attach(reply)
                 return None
-            found = replies.failure_of(reply.status_code, reply.read())
+            found = wire.failure_of(reply.status_code, reply.read())
         except (httpx.HTTPError, RuntimeError, OSError) as error:
             trouble = self._broken(error, changes=False)
         else:
-            if replies.expired(found):
+            if wire.expired(found):
                 self._token = ""
-            trouble = (
-                Unavailable(found.text) if replies.expired(found) else replies.meaning(found, changes=False)
-            )
+            trouble = Unavailable(found.text) if wire.expired(found) else wire.meaning(found, changes=False)
         self._turn = (self._turn + 1) % len(self._address.members)
         return trouble if isinstance(trouble, Refused) else Blind(trouble.reason)
 
@@ -422,10 +420,10 @@ class _Stream:
 
 
 def _decoded(
-    found: bytes | replies.Failure | Unavailable | Refused, request: wire.Request, answer: type[Answer]
+    found: bytes | wire.Failure | Unavailable | Refused, request: wire.Request, answer: type[Answer]
 ) -> Answer | Unavailable | Refused:
-    if isinstance(found, replies.Failure):
-        return replies.meaning(found, changes=request.changes)
+    if isinstance(found, wire.Failure):
+        return wire.meaning(found, changes=request.changes)
     if not isinstance(found, bytes):
         return found
     try:

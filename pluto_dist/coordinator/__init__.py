@@ -2,5 +2,5 @@
 
 `main` is its life, from lock to exit; `driver` the loop. Local effects: `spools` (lease folders), `watches`
 (liveness), `database`. Slow effects: `worker` carries them out, in the threads of `threads`; `clusters`,
-`sampler`, `metadata` and `describe` belong to single effects.
+`sampler` and `describe` belong to single effects.
 """

@@ -9,7 +9,7 @@ and a lost cursor only means that a batch is sent again.
 from __future__ import annotations
 
 import contextlib
-import secrets
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -206,7 +206,7 @@ class Database:
                 "use the newer pluto_dist, or point PLUTO_DIST_HOME elsewhere"
             )
         generation = self._meta("generation") + 1
-        node = self._meta("node") or secrets.randbits(62)
+        node = self._meta("node") or int.from_bytes(os.urandom(8)) >> 2
         self._connection.executemany(
             "INSERT OR REPLACE INTO meta VALUES (?, ?)",
             [("schema", SCHEMA), ("generation", generation), ("node", node)],

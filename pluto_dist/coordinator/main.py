@@ -10,7 +10,6 @@ so that everything a coordinator has sent is at the server, or never will be, wh
 
 from __future__ import annotations
 
-import hashlib
 import os
 import resource
 import signal
@@ -19,6 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
+from zlib import crc32
 
 from pluto_dist.backend.local import LocalBackend
 from pluto_dist.coordinator import lock as lockfile
@@ -33,10 +33,9 @@ from pluto_dist.core.values.lifecycle import Target
 from pluto_dist.errors import PlutoDistError
 from pluto_dist.host.cgroup import widen_affinity
 from pluto_dist.host.identity import boot_clock, boot_id
-from pluto_dist.host.launch import CoordinatorOptions, end_start
+from pluto_dist.host.launch import CoordinatorOptions, end_start, someone_listens
 from pluto_dist.host.places import Places, places_at
 from pluto_dist.host.private_files import open_private
-from pluto_dist.transport.client import someone_listens
 from pluto_dist.transport.server import RouterServer
 
 CHECK_S = 1.0  # how often it makes sure that lock and socket are still its own
@@ -215,7 +214,7 @@ def serves(places: Places) -> bool:
 
 def node_id(number: int, boot: str) -> str:
     """This node's id in cluster stores; another one after a restart of the machine."""
-    return hashlib.sha256(f"{number} {boot}".encode()).hexdigest()[:12]
+    return f"{(number ^ crc32(boot.encode())) % 2**48:012x}"
 
 
 def _serve_until_done(

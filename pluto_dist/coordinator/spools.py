@@ -11,7 +11,6 @@ A lease with unreadable files harms no other: its trouble is logged once, and it
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,11 +23,11 @@ from pluto_dist.core.values.lifecycle import LifecycleEntry, Unreadable, decode_
 from pluto_dist.errors import ProtocolError
 from pluto_dist.host.lease_lock import LOCK_NAME, LeaseProbe
 from pluto_dist.spool.batches import next_step
+from pluto_dist.spool.files import real_files
 from pluto_dist.spool.frames import HEADER, HEADER_BYTES, MARK_STEP, Cut, scan
 from pluto_dist.spool.names import DRAIN_LOCK, segment_name, stream_pid
 from pluto_dist.spool.reader import list_streams, next_range, read_cut, writer_lives
-from pluto_dist.spool.real_files import real_files
-from pluto_dist.spool.retention import touch_live
+from pluto_dist.spool.space import touch_live
 
 LIFECYCLE = "lifecycle"
 FORGOTTEN_S = 10.0  # a process that has made its lock file locks it at once
@@ -210,6 +209,8 @@ def is_forgotten(folder: str, now: float) -> bool:
 
 def remove_folder(folder: str) -> None:
     """Deletes a lease's folder; one that is gone already is no error."""
+    import shutil
+
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -105,10 +104,10 @@ def filesystem_of(path: Path, among: Iterable[Mount] | None = None) -> Filesyste
         OSError: not even the root of the path can be examined.
     """
     nearest = existing(path)
-    free = shutil.disk_usage(nearest).free
+    room = os.statvfs(nearest)
     known = mounts() if among is None else among
     mount = mount_of(nearest, known)
-    return Filesystem(mount.fs_type if mount else _type_by_psutil(nearest), free)
+    return Filesystem(mount.fs_type if mount else _type_by_psutil(nearest), room.f_bavail * room.f_frsize)
 
 
 def short_lived(path: Path, fs_type: str, tmp_folders: Iterable[str] = TMP_FOLDERS) -> str | None:
@@ -132,6 +131,8 @@ def refusal(folder: Path) -> str:
 
     A file is written to find out: a quota does not show in the free space.
     """
+    import tempfile
+
     try:
         with tempfile.TemporaryFile(dir=folder, prefix=".room") as probe:
             probe.write(b"\0" * ROOM)

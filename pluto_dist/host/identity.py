@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import os
-import socket
 import sys
 import time
 from pathlib import Path
@@ -42,7 +41,7 @@ def identity_of(pid: int) -> Identity | None:
     stat = read_stat(pid)
     if stat is None or stat.is_dead:
         return None
-    return Identity(boot_id(), pid_namespace(), pid, stat.start, host=socket.gethostname())
+    return Identity(boot_id(), pid_namespace(), pid, stat.start, host=os.uname().nodename)
 
 
 def boot_clock() -> float:
@@ -85,7 +84,7 @@ def _own_bare() -> Identity:
     stat = read_stat("self")
     if stat is None:
         raise FileNotFoundError("/proc/self/stat cannot be read; /proc must be mounted")
-    return Identity(boot_id(), pid_namespace(), os.getpid(), stat.start, host=socket.gethostname())
+    return Identity(boot_id(), pid_namespace(), os.getpid(), stat.start, host=os.uname().nodename)
 
 
 def _identity_by_psutil(pid: int) -> Identity | None:
@@ -98,7 +97,7 @@ def _identity_by_psutil(pid: int) -> Identity | None:
         start = int(process.create_time() * 100)
     except psutil.Error:
         return None
-    return Identity(boot_id(), 0, pid, start, host=socket.gethostname())
+    return Identity(boot_id(), 0, pid, start, host=os.uname().nodename)
 
 
 def _boot_id_by_sysctl() -> str:

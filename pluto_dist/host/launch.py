@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -38,7 +39,6 @@ from pluto_dist.host import boot, spawn
 from pluto_dist.host.places import Places, make_again
 from pluto_dist.host.private_files import open_private
 from pluto_dist.host.spawn import BUSY, LOCK_OPTION
-from pluto_dist.transport.client import someone_listens
 
 LOG_LIMIT = 5 << 20
 SPAWN_WAIT_S = 60.0  # milliseconds, unless the machine has much else to do
@@ -320,3 +320,16 @@ def start_if_absent(places: Places, env: Mapping[str, str], *, idle_exit_s: floa
     except PlutoDistError:
         end_start(places)
         raise
+
+
+def someone_listens(path: Path) -> bool:
+    """Whether a process listens there now; the file alone says nothing, a killed coordinator leaves it."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(str(path))
+        except BlockingIOError:  # its queue is full: very much alive
+            return True
+        except OSError:
+            return False
+        return True

@@ -14,7 +14,6 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from pluto_dist.cluster import address
 from pluto_dist.core.values.ids import LEASE_ID, classify_run_id
 from pluto_dist.secret import Secret
 
@@ -23,6 +22,10 @@ _FALSE = frozenset({"0", "false", "no", "off"})
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
 _POWER = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 _HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
+_SCHEMES = {"etcd": "http", "etcds": "https"}
+_CLUSTER_PORT = 2379
+_CLUSTER_PREFIX = "pluto_dist"
+_KEY_PREFIX = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
 
 
 class UnfitError(ValueError):
@@ -165,11 +168,62 @@ def _parse_cluster(given: object) -> str:
     text = str(given).strip() if isinstance(given, str) else ""
     if text.lower() in ("", "off"):
         return ""
-    try:
-        address.parse(text)
-    except address.AddressError as error:
-        raise UnfitError(str(error)) from error
+    cluster_place(text)
     return text
+
+
+class ClusterPlace(msgspec.Struct, frozen=True):
+    """A cluster store: its members' addresses, and the prefix of all keys."""
+
+    members: tuple[str, ...]
+    prefix: str
+
+    @property
+    def tls(self) -> bool:
+        """Whether connections are encrypted."""
+        return self.members[0].startswith("https:")
+
+
+def cluster_place(text: str) -> ClusterPlace:
+    """The members and the prefix of a cluster store's address.
+
+    Raises:
+        UnfitError: it is none; the message has no password that may be in it.
+    """
+    try:
+        parts = urlsplit(text)
+    except ValueError as error:
+        raise UnfitError(str(error)) from error
+    if parts.scheme == "k8s":
+        raise UnfitError("k8s:// is not there yet; use etcd")
+    if parts.scheme not in _SCHEMES:
+        raise UnfitError(f"the scheme is {parts.scheme!r}")
+    if "@" in parts.netloc:
+        raise UnfitError(
+            "it names a user: set PLUTO_DIST_CLUSTER_USER and, for the password, "
+            "PLUTO_DIST_CLUSTER_PASSWORD_FILE"
+        )
+    if parts.query or parts.fragment:
+        raise UnfitError("it has a query or a fragment")
+    members = tuple(f"{_SCHEMES[parts.scheme]}://{_member(part)}" for part in parts.netloc.split(","))
+    prefix = parts.path.strip("/") or _CLUSTER_PREFIX
+    if _KEY_PREFIX.fullmatch(prefix) is None:
+        raise UnfitError("the prefix may have letters, digits, '.', '_', '-' and '/'")
+    return ClusterPlace(tuple(dict.fromkeys(members)), prefix)
+
+
+def _member(text: str) -> str:
+    host, colon, port = (
+        text.strip().rpartition(":") if not text.strip().endswith("]") else (text.strip(), "", "")
+    )
+    host = host if colon else text.strip()
+    if _HOST.fullmatch(host) is None:
+        raise UnfitError(f"{text!r} is no host:port")
+    if not colon:
+        return f"{host}:{_CLUSTER_PORT}"
+    if not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+        raise UnfitError(f"{text!r} has no port number")
+    return f"{host}:{int(port)}"
 
 
 def _parse_path(given: object) -> str:
@@ -191,5 +245,5 @@ HOST = Kind(_parse_host, "a host name or address without scheme and port, IPv6 i
 FOLDER = Kind(_parse_folder, "a folder's path, in UTF-8")
 HOME = Kind(_parse_home, "an absolute path, the same for all processes of the node")
 KEY = Kind(_parse_key, "1 to 512 visible ASCII characters without spaces", secret=True)
-CLUSTER = Kind(_parse_cluster, address.ALLOWED)
+CLUSTER = Kind(_parse_cluster, "off, or etcd://host:port[,host:port…][/prefix], with etcds:// for TLS")
 FILE = Kind(_parse_path, "a file's path, in UTF-8")

@@ -58,15 +58,15 @@ Content = Callable[[str], Iterator[bytes]]  # of an object, by its file name
 
 def artifacts_of(run: Run) -> list[Artifact]:
     """What is known on this machine, by name and step."""
-    folder = Store(run.store).run(run.key)
-    listed = {entry.file_name: entry for entry in ledger.entries(folder)}
+    folders = [Store(run.store).run(key) for key in run.document.part_keys]
+    listed = {entry.file_name: entry for folder in folders for entry in ledger.entries(folder)}
     logged = {file.file_name: file for file in run.files if file.kind in ledger.LISTED}
-    found = [_logged(file, listed.get(file.file_name), folder) for file in logged.values()]
+    found = [_logged(file, listed.get(file.file_name), folders) for file in logged.values()]
     names, participants = FinalNames(run.document), {each.lease_id: each.participant for each in run.leases}
     for entry in listed.values():
         if entry.file_name not in logged:
             own = entry.where == "store"  # a server's entries have their final names
-            final = names.of(participants.get(entry.lease_id, ""), entry.name) if own else entry.name
+            final = names.of(participants.get(entry.lease_id, ""), entry.name, "FILE") if own else entry.name
             found.append(_of(entry, final or entry.name))
     return sorted(found, key=lambda each: (each.name, each.step, each.time))
 
@@ -172,10 +172,10 @@ def _files_in(path: Path | None) -> tuple[ManifestFile, ...]:
     return tuple(ManifestFile(each.relative_to(path).as_posix(), each.stat().st_size, "") for each in found)
 
 
-def _logged(file: LoggedFile, entry: ledger.Entry | None, run: Path) -> Artifact:
+def _logged(file: LoggedFile, entry: ledger.Entry | None, folders: list[Path]) -> Artifact:
     where: Where = "server"
     if file.path is not None:
-        where = "store" if file.path.is_relative_to(run) else "spool"
+        where = "store" if any(map(file.path.is_relative_to, folders)) else "spool"
     known = _of(entry, file.name) if entry is not None else None
     return Artifact(
         name=file.name,

@@ -20,15 +20,13 @@ from pluto_dist.backend.local.store import Store
 from pluto_dist.core.values.document import Document
 from pluto_dist.core.values.engine import ClusterAddress
 from pluto_dist.errors import MachineError, PlutoDistError, RunNotFoundError
-from pluto_dist.read.elsewhere import OtherNodes
 from pluto_dist.read.lookup import RUNNING, Found, Lookup
-from pluto_dist.read.machines import MachineUse, machines_of
-from pluto_dist.read.pace import Pace
+from pluto_dist.read.machines import MachineUse, last_samples, machines_of
+from pluto_dist.read.measures import Pace, UsageMeter
+from pluto_dist.read.nodes import OtherNodes
 from pluto_dist.read.processes import Process, Usage, processes_of
-from pluto_dist.read.sampled import last_samples
 from pluto_dist.read.settle import Situation, settle, situation
 from pluto_dist.read.spooled import caught_up
-from pluto_dist.read.usage import UsageMeter
 
 STORE_EVERY_S = 10.0  # a store of many Runs is not listed with each look
 SETTLE_EVERY_S = 5.0
@@ -186,7 +184,7 @@ class Board:
 
     def _of_the_store(self, live: set[str]) -> list[Found]:
         """Runs that no coordinator of this node has: those that have not ended, or all, or the newest."""
-        heads = [each for each in self.lookup.runs() if not each.live and each.head.key not in live]
+        heads = [each for each in self.lookup.runs() if each.live_key is None and each.head.key not in live]
         going = [each for each in heads if each.head.status == RUNNING]
         wanted = heads if self._every else going or heads[-1:]
         return self._read(self.lookup.stored, ((each.head.key, each.store) for each in wanted))
@@ -229,8 +227,8 @@ class Board:
         )
 
     def _roots(self, found: Found) -> list[Path]:
-        streams = Store(found.store).run(found.document.key) / "streams"
-        return [streams, *([self.lookup.spool] if self.lookup.spool is not None else [])]
+        streams = Store(found.store).streams_of(found.document.part_keys)
+        return [*streams, *([self.lookup.spool] if self.lookup.spool is not None else [])]
 
     def _going_on(self, seen: list[RunSeen]) -> list[RunSeen]:
         going = [run for run in seen if run.situation.standing != "ended" or run.key in self._watched]

@@ -1,8 +1,8 @@
 """Lookup: Runs are looked for at the live coordinator of this node, then in the store folder.
 
-A Run that both have is shown as the coordinator has it, which is newer. An id may mean several Runs, since
-every store counts for itself; then the one in the given store is meant, and among several there the caller
-has to choose.
+A Run that both have is shown as the coordinator has it, which is newer. Parts of one Run that several nodes
+have written are one Run, as far as they are in reach. An id may mean several Runs, since every store counts
+for itself; then the one in the given store is meant, and among several there the caller has to choose.
 """
 
 from __future__ import annotations
@@ -10,15 +10,17 @@ from __future__ import annotations
 import difflib
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import msgspec
 
 from pluto_dist.backend.local.store import Store
+from pluto_dist.core.rules.parts import grouped, that_ended, together
 from pluto_dist.core.values.backend import Status
 from pluto_dist.core.values.document import Document, read
-from pluto_dist.core.values.ids import UNREADABLE, classify_run_id
+from pluto_dist.core.values.ids import UNREADABLE, Role, classify_run_id
 from pluto_dist.core.values.messages import AskRun, AskRuns, Question
 from pluto_dist.errors import (
     AmbiguousRunError,
@@ -33,6 +35,7 @@ from pluto_dist.host.settings import Settings, as_option, load
 from pluto_dist.read.ask import ask, listener
 
 RUNNING = "RUNNING"
+PARTS_S = 5.0  # parts of a Run are looked for again after so long
 
 
 class _Target(msgspec.Struct, frozen=True):
@@ -41,6 +44,8 @@ class _Target(msgspec.Struct, frozen=True):
 
 class _Record(msgspec.Struct, frozen=True):
     target: _Target
+    round: int = 0
+    forced: bool = False
 
 
 class _Restore(msgspec.Struct, frozen=True):
@@ -54,6 +59,8 @@ class LeaseHead(msgspec.Struct, frozen=True):
     host: str
     state: str
     pid: int = 1
+    role: Role = "side"
+    granted_at: int | None = None
 
 
 class Head(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,14 +84,25 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     relay: str = ""
     server_status: Status | None = None
     refusals: dict[str, str] = {}
+    part_of: str = ""
 
 
 class Known(msgspec.Struct, frozen=True):
-    """A Run, the store it is in, and whether the live coordinator has it."""
+    """A Run, the store it is in, and whether the live coordinator has it.
+
+    Attributes:
+        parts: of several nodes, the one that speaks for the Run first, each as it is; empty for one part.
+    """
 
     head: Head
     store: Path
     live: bool
+    parts: tuple[Known, ...] = ()
+
+    @property
+    def live_key(self) -> str | None:
+        """Key under which the live coordinator has the Run, or a part of it; None if it has not."""
+        return next((each.head.key for each in (self.parts or (self,)) if each.live), None)
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -128,6 +146,8 @@ class Lookup:
         self.places: Places | None = None
         self.silent = False
         self._trouble = ""
+        self._parts: dict[str, tuple[Known, ...]] = {}
+        self._parts_at = float("-inf")
         try:
             places = find_places(settings.home)
             self._socket = places.socket
@@ -158,10 +178,20 @@ class Lookup:
     def runs(self) -> list[Known]:
         """All Runs, oldest first."""
         live = self.live()
-        return sorted((*live, *self._stored(live)), key=lambda known: known.head.created_at)
+        by_store: dict[Path, dict[str, Known]] = {}
+        for known in (*live, *self._stored(live)):
+            by_store.setdefault(known.store, {})[known.head.key] = known
+        runs = [
+            _whole(tuple(found[head.key] for head in parts))
+            for found in by_store.values()
+            for parts in grouped(known.head for known in found.values())
+        ]
+        self._parts = {part.head.key: run.parts for run in runs for part in run.parts}
+        self._parts_at = time.monotonic()
+        return sorted(runs, key=lambda known: known.head.created_at)
 
     def documents(self) -> list[Document]:
-        """Documents of all Runs that the live coordinator has."""
+        """Documents of all Runs that the live coordinator has, of other nodes' parts without these."""
         body = self.ask(AskRuns(request=1))
         return [] if body is None else msgspec.json.decode(body, type=list[Document])
 
@@ -194,6 +224,27 @@ class Lookup:
         return self._found(key, store, live=False)
 
     def _found(self, key: str, store: Path, *, live: bool) -> Found:
+        """The Run, with all of its parts that are in reach."""
+        found = self._part(key, store, live=live)
+        if found.document.part_of and time.monotonic() > self._parts_at + PARTS_S:
+            self.runs()
+        others = [part for part in self._parts.get(key, ()) if part.head.key != key]
+        if not others:
+            return found
+        parts = {each.document.key: each for each in (found, *self._others(others))}
+        document = together(grouped(each.document for each in parts.values())[0])
+        first = parts[document.key]
+        return Found(document, msgspec.json.encode(document), first.store, first.live)
+
+    def _others(self, parts: Iterable[Known]) -> Iterable[Found]:
+        """Other parts of a Run, without those that have gone, or cannot be read."""
+        for part in parts:
+            try:
+                yield self._part(part.head.key, part.store, live=part.live)
+            except (RunNotFoundError, MachineError, OSError) as error:
+                self.note(f"pluto-dist: a part of the Run is left out: {error}")
+
+    def _part(self, key: str, store: Path, *, live: bool) -> Found:
         body = self._ask_for(key) if live else None
         live = body is not None
         if body is None:
@@ -211,8 +262,8 @@ class Lookup:
     def choose(self, name: str) -> Known:
         """As `find`, without reading the whole document."""
         means, runs = _meaning(name), self.runs()
-        found = [known for known in runs if means(known.head)]
-        exact = [known for known in found if known.head.key == name]
+        found = [known for known in runs if means(known.head) or name in _keys(known)]
+        exact = [known for known in found if name in _keys(known)]
         here = [known for known in found if known.store == self.store.root]
         chosen = exact or here or found
         if not chosen:
@@ -255,6 +306,29 @@ class Lookup:
         except (*UNREADABLE, OSError) as error:
             self.note(f"{self.store.run(key)} holds no document of this version: {error}")
             return None
+
+
+def _whole(parts: tuple[Known, ...]) -> Known:
+    """One Run of its parts, which are in their order."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    heads = tuple(part.head for part in parts)
+    ended = that_ended(heads)
+    head = msgspec.structs.replace(
+        first.head,
+        status=ended.status,
+        phase=ended.phase,
+        ended_at=ended.ended_at,
+        created_at=min(each.created_at for each in heads),
+        points=sum(each.points for each in heads),
+        leases=tuple(lease for each in heads for lease in each.leases),
+    )
+    return Known(head, first.store, first.live, parts)
+
+
+def _keys(known: Known) -> set[str]:
+    return {known.head.key, *(part.head.key for part in known.parts)}
 
 
 def _on_stderr(text: str) -> None:

@@ -1,4 +1,4 @@
-"""The processes of a Run as people look at them: how each one is, and how far behind.
+"""The processes of a Run as people look at them: how each one is, how far behind, and which failed first.
 
 Pure: what was measured (`Pace`, `Usage`) comes in as values. The median is that of the owner and the workers
 that are alive in the newest attempt; a side counts its own steps and has no lag.
@@ -11,9 +11,9 @@ from typing import Literal
 
 import msgspec
 
+from pluto_dist.core.rules.verdict import exception_line
 from pluto_dist.core.values.document import Document, LeaseShown
-from pluto_dist.core.values.records import RunEvent
-from pluto_dist.read.failure import failed_lease
+from pluto_dist.core.values.records import Failure, RunEvent
 
 SUSPECT_HEARTBEATS = 3
 BEHIND_S = 5.0  # what a rank lacks takes the others longer
@@ -195,3 +195,33 @@ def state_of(lease: LeaseShown) -> str:
 def _median(values: list[int] | list[float]) -> float | None:
     """The median; of two in the middle the lower, which is a process's own; None without values."""
     return sorted(values)[(len(values) - 1) // 2] if values else None
+
+
+def first_failure(document: Document) -> Failure | None:
+    """The first failure of a Run that ended, or of the last attempt that failed in one that goes on."""
+    ends = (*document.attempts, *((document.verdict,) if document.verdict is not None else ()))
+    return ends[-1].first_failure if ends else None
+
+
+def _lease_of(document: Document, failure: Failure) -> LeaseShown | None:
+    """The lease of the process that failed."""
+    same = (each for each in document.leases if (each.pid, each.host) == (failure.pid, failure.host))
+    return next((each for each in same if each.attempt == failure.attempt), None)
+
+
+def failed_lease(document: Document) -> LeaseShown | None:
+    """The lease of the process that failed first, None if none did or it is not among the Run's."""
+    failure = first_failure(document)
+    return _lease_of(document, failure) if failure is not None else None
+
+
+def how_it_ended(failure: Failure) -> str:
+    """In what way a process ended, for people."""
+    oom = ", out of memory (the kernel's OOM killer)" if failure.oom else ""
+    if failure.kind == "exception":
+        return exception_line(failure)
+    if failure.kind == "exit":
+        return f"exited with code {failure.exit_code}{oom}"
+    if failure.kind == "signal":
+        return f"killed by {failure.signal}{oom}"
+    return f"vanished: nobody saw how it ended{oom}"

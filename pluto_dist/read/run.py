@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,6 @@ from pluto_dist.core.rules.participants import speaker_shown
 from pluto_dist.core.rules.series import FinalNames
 from pluto_dist.core.values.document import Document, LeaseShown, VerdictShown
 from pluto_dist.core.values.records import Point, RunEvent
-from pluto_dist.read.card import html
 from pluto_dist.read.column_files import ColumnFiles
 from pluto_dist.read.columns import Block, Chunk, column_of, gathered
 from pluto_dist.read.console import last_lines
@@ -84,7 +85,7 @@ class Run:
         )
 
     def _repr_html_(self) -> str:
-        return html(self.document, self.situation)
+        return _card(self.document, self.situation)
 
     def refresh(self) -> Run:
         """The same Run as of now.
@@ -251,14 +252,15 @@ class Run:
     def roots(self) -> list[Path]:
         """Folders with its streams: its own in the store, and this node's spool."""
         spool = self._lookup.spool
-        return [Store(self.store).run(self.key) / "streams", *([spool] if spool is not None else [])]
+        streams = Store(self.store).streams_of(self.document.part_keys)
+        return [*streams, *([spool] if spool is not None else [])]
 
     def _file(self, segment: Segment, who: str, line: bytes, names: FinalNames) -> LoggedFile | None:
         file = read_line(line)
-        name = names.of(who, file.log_name) if file is not None else None
+        name = names.of(who, file.log_name, "FILE") if file is not None else None
         if file is None or name is None:
             return None
-        places = [Store(self.store).run(self.key) / relative_place(file)]
+        places = [Store(self.store).run(key) / relative_place(file) for key in self.document.part_keys]
         if self._lookup.spool is not None:
             places.append(Path(place_in(str(self._lookup.spool / segment.lease_id), file) or "/dev/null"))
         return LoggedFile(
@@ -310,3 +312,46 @@ def chunks_of(segment: Segment, block: Block, names: FinalNames, wanted: Wanted 
         name = names.of(who, metric)
         if name is not None and (wanted is None or wanted.has(name, metric)):
             yield column_of(block, index, name, segment.lease_id, segment.lease)
+
+
+_COLOURS = {"COMPLETED": "#2e7d32", "FAILED": "#c62828", "RUNNING": "#1565c0"}
+_OTHER_COLOUR = "#8a6d00"
+_CARD_SERIES = 8
+
+
+def _card(run: Document, situation: Situation) -> str:
+    """One element, without scripts and without anything from elsewhere; texts of users are escaped."""
+    known = situation.status
+    title = f"{run.display_id or run.run_id} · {run.name} · {run.project}"
+    colour = _COLOURS.get(known, _OTHER_COLOUR)
+    parts = [
+        f'<div style="border:1px solid #8886;border-radius:6px;padding:.6em .8em;max-width:44em">'
+        f'<b>{escape(title)}</b> <span style="color:{colour};font-weight:bold">{escape(known)}</span>',
+        f"<div>{escape(_when(run))}</div>",
+    ]
+    if run.verdict is not None:
+        parts.append(f"<div>{escape(run.verdict.reason)}</div>")
+    if run.tags:
+        parts.append(f"<div>tags: {escape(', '.join(run.tags))}</div>")
+    if run.summary:
+        parts.append(_table(run))
+    return "".join((*parts, "</div>"))
+
+
+def _when(run: Document) -> str:
+    made = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.created_at / 1000))
+    return f"since {made}, {len(run.leases)} processes, {run.points} points"
+
+
+def _table(run: Document) -> str:
+    rows = "".join(
+        f"<tr><td>{escape(name)}</td><td>{escape(_short(point.last))}</td><td>{point.step}</td></tr>"
+        for name, point in sorted(run.summary.items())[:_CARD_SERIES]
+    )
+    more = len(run.summary) - _CARD_SERIES
+    rest = f"<div>… {more} more series</div>" if more > 0 else ""
+    return f"<table><tr><th>series</th><th>last</th><th>step</th></tr>{rows}</table>{rest}"
+
+
+def _short(value: float | str) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)[:60]

@@ -67,7 +67,7 @@ def settle(lookup: Lookup) -> str:
 
 def _settled(lookup: Lookup, places: Places) -> str:
     from pluto_dist.host.launch import is_left, start_if_absent  # these load ZeroMQ, which a look need not
-    from pluto_dist.read.starting import START_S, hand_over_key
+    from pluto_dist.read.ask import START_S, hand_over_key
 
     if is_left(places):
         return "the coordinator of this node was stopped on purpose; `pluto-dist coordinator start` starts it"
@@ -165,3 +165,39 @@ def _await_verdicts(lookup: Lookup) -> None:
 
 def _waiting(heads: Iterable[Head]) -> bool:
     return any(situation(head, live=True, spool=None).standing == "gone" for head in heads)
+
+
+def remark_on(document: Document, lookup: Lookup, known: Situation, unsettled: str, *, live: bool) -> str:
+    """A remark on a Run that has not ended and that no live coordinator has (G7).
+
+    Args:
+        document: of the Run.
+        lookup: where it was found.
+        known: whether its processes live.
+        unsettled: why no coordinator could be started for it, "" if one was or none was needed.
+        live: the coordinator of this node has the Run.
+    """
+    if document.relay:
+        knows = "has its own part of it" if document.mode == "local" else "knows what the server said last"
+        return f"another node owns it; this one relays as {document.relay} and {knows}"
+    if live or document.status != RUNNING:
+        return ""
+    if known.standing == "gone" and unsettled:
+        return f"its processes are gone; not yet judged: {unsettled}"
+    open_leases = [lease for lease in document.leases if lease.state in ("waiting", "active")]
+    here = [lease for lease in open_leases if lookup.spool and (lookup.spool / lease.lease_id).is_dir()]
+    if lookup.silent:
+        return "the coordinator of this node does not answer; this is what the store knew last"
+    if here:
+        return (
+            f"no coordinator runs on this node. {len(here)} of its leases have their spool here: "
+            "`pluto-dist coordinator start` lets the next one look who is alive and settle it"
+        )
+    hosts = ", ".join(sorted({lease.host for lease in open_leases})) or "unknown"
+    monitored = document.mode == "pluto"
+    monitor = "; the server marks it FAILED 150 s after its last heartbeat" if monitored else ""
+    return (
+        "no coordinator of this node has it; this is what the store knew last. Its processes were on: "
+        f"{hosts}. If they are gone for good: `pluto-dist finish {document.display_id or document.key} "
+        f"--status FAILED --force`{monitor}"
+    )

@@ -12,8 +12,7 @@ import msgspec
 from pluto_dist.core.values.document import Document, LeaseShown
 from pluto_dist.core.values.ids import Role
 from pluto_dist.core.values.records import RunEvent
-from pluto_dist.read.failure import failed_lease
-from pluto_dist.read.processes import state_of
+from pluto_dist.read.processes import failed_lease, state_of
 
 MARKED = frozenset(
     {

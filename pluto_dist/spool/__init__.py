@@ -3,9 +3,8 @@
     names       file names of segments and streams
     frames      the byte format and the pure `scan` that cuts it
     files       the few file operations everything here needs
-    real_files  those of the operating system
     forks       calls a writer in each forked child
-    space       how much disk the spool may take
+    space       how much disk the spool may take, and the safe removal of delivered segments
     writer      trainer side: one `write()` per record
     durability  group fsync for `durability="machine"`
     reader      coordinator side: cuts behind cursors
@@ -13,7 +12,6 @@
     folders     the files of a folder or of a pattern
     file_lines  the lines that name them
     sources     those contents, read as they were when they were logged
-    retention   safe removal of delivered segments
 
 A stream is a chain of segments `<stream>-<number>.spool` in the lease's folder. Each segment has a cursor of
 its own, because a write that was in flight during a rotation lands in the segment before.

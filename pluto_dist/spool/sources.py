@@ -11,7 +11,6 @@ write in the very tick of the one before `log()` that leaves the size alone is n
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import stat
 from collections.abc import Iterator
@@ -83,6 +82,8 @@ class Source(msgspec.Struct, frozen=True):
         Raises:
             ChangedError, OSError: as for `pieces`.
         """
+        import hashlib
+
         found = hashlib.sha256()
         for piece in self.pieces():
             found.update(piece)

@@ -1,15 +1,20 @@
-"""Space: how much disk the spool may take, its quota and what it leaves free."""
+"""Space: how much disk the spool may take, its quota and what it leaves free, and the removal of segments.
+
+`core.rules.stream` decides which segments may go; `remove` checks the size once more, because a late write
+may have come since. What stays is kept from cleaners of /var/tmp.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from pluto_dist.spool.files import Files
-from pluto_dist.spool.names import parse_segment
-from pluto_dist.spool.real_files import real_files
+from pluto_dist.spool.file_lines import BLOBS, LINK
+from pluto_dist.spool.files import Files, real_files
+from pluto_dist.spool.names import parse_segment, segment_name
 
 GIB: Final = 1 << 30
 MIB: Final = 1 << 20
@@ -17,6 +22,7 @@ LARGEST_QUOTA: Final = 2 * GIB
 SHARE_OF_FREE: Final = 10  # a tenth of what is free at the start
 MIN_FREE: Final = 64 * MIB
 SIDE: Final = "side"  # a file in the folder of a lease that was opened as a side
+DAY_S: Final = 86_400.0
 _ASK_AGAIN_S: Final = 1.0
 
 
@@ -102,3 +108,37 @@ class Space:
             f"sides have {used:,} bytes there, and sides_share allows all of them {limit:,}, "
             f"{self._sides_share} % of spool_quota"
         )
+
+
+def remove(folder: str, stream: str, segment: int, size: int, files: Files | None = None) -> bool:
+    """Deletes a segment that still has this size and that no process has open for writing.
+
+    Returns:
+        Whether it is gone, by this call or before.
+    """
+    try:
+        return (files or real_files()).unlink_if(f"{folder}/{segment_name(stream, segment)}", size)
+    except FileNotFoundError:
+        return True
+
+
+def touch_live(folder: str, now: float, files: Files | None = None) -> int:
+    """Renews the times of a lease's folder and files that are older than a day, against cleaners of /var/tmp.
+
+    Args:
+        folder: the lease's folder.
+        now: seconds since the epoch, as file times are.
+        files: where segments are.
+
+    Returns:
+        How many were renewed.
+    """
+    source = files or real_files()
+    folders = (folder, f"{folder}/{BLOBS}")
+    paths = [path for each in folders for path in (each, *(f"{each}/{name}" for name in source.sizes(each)))]
+    paths = [path for path in paths if not path.endswith(LINK)]  # the user's file, whose time says what it is
+    renewed = 0
+    for path in paths:
+        with suppress(FileNotFoundError):  # delivered and removed meanwhile
+            renewed += source.touch_older(path, now - DAY_S)
+    return renewed

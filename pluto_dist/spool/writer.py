@@ -32,10 +32,9 @@ import msgspec
 
 from pluto_dist.errors import InvalidRecordError
 from pluto_dist.spool import forks
-from pluto_dist.spool.files import Files
+from pluto_dist.spool.files import Files, real_files
 from pluto_dist.spool.frames import HEADER, MAGIC_WORD, MARK_MASK, MARK_STEP, MAX_PAYLOAD, RECORD
 from pluto_dist.spool.names import LAST_SEGMENT, child_stream, parse_segment, segment_name, stream_pid
-from pluto_dist.spool.real_files import real_files
 from pluto_dist.spool.space import MIB
 
 _pack = HEADER.pack

@@ -11,6 +11,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Sequence
+from typing import assert_never
 
 import msgspec
 
@@ -90,6 +91,8 @@ class RetryPolicy:
                     self._wait(since, failures, reason, after_s or 0.0)
                 case Unknown(reason=reason):
                     self._wait(since, failures, reason, 0.0)
+                case _:
+                    assert_never(outcome)
             failures += 1
 
     def open(self, request: Callable[[], OpenResult]) -> RunOpened:
@@ -102,13 +105,16 @@ class RetryPolicy:
         since, failures = self._clock(), 0
         while True:
             self.before()
-            match request():
+            result = request()
+            match result:
                 case RunOpened() as opened:
                     return opened
                 case Refused(error=error, message=message):
                     raise from_wire(error, message)
                 case Unavailable(reason=reason, after_s=after_s):
                     self._wait(since, failures, reason, after_s or 0.0)
+                case _:
+                    assert_never(result)
             failures += 1
 
     def _wait(self, since: float, failures: int, reason: str, at_least_s: float) -> None:
@@ -262,7 +268,7 @@ class Delivery:
                 in_flight=0,
             )
             if stream.kind == "files":
-                files.forget_notes(self._store, self._run.key, piece.cut.lines)
+                files.forget_notes(self._store, stream.part, piece.cut.lines)
             self._progress(piece.cut.end - piece.cut.start)
 
     def _console(self, streams: Sequence[Stream]) -> None:
@@ -298,7 +304,7 @@ class Delivery:
             self._change(registered=self.mark.registered | set(unregistered))
         if kind == "files":
             trusted = is_own(stream, piece.segment)
-            lines = tuple(files.located(self._store, self._run.key, line, trusted=trusted) for line in lines)
+            lines = tuple(files.located(self._store, stream.part, line, trusted=trusted) for line in lines)
         return lines if all(name == known[name] for name in logged) else renamed(kind, lines, known)
 
     def _send(self, stream: Stream, lines: tuple[bytes, ...]) -> Delivered | Rejected:
@@ -313,7 +319,7 @@ class Delivery:
             end=0,
             folder="",
             lines=lines,
-            notes=str(self._store.run(self._run.key) / "sync") if stream.kind == "files" else "",
+            notes=str(self._store.run(stream.part) / "sync") if stream.kind == "files" else "",
         )
 
         if stream.kind == "metrics":
@@ -334,15 +340,15 @@ class Delivery:
     def _set_aside(self, stream: Stream, lines: tuple[bytes, ...], reason: str) -> None:
         for line in lines:
             if stream.kind == "files":
-                located = files.located(self._store, self._run.key, line)
-                files.set_aside(self._store, self._run.key, located)
+                located = files.located(self._store, stream.part, line)
+                files.set_aside(self._store, stream.part, located)
             record = {
                 "reason": reason,
                 "lease_id": stream.lease.lease_id,
                 "stream": stream.name,
                 "record": line.decode("utf-8", "replace").rstrip("\n"),
             }
-            self._store.set_aside(self._run.key, json.dumps(record).encode() + b"\n")
+            self._store.set_aside(stream.part, json.dumps(record).encode() + b"\n")
         first = self.mark.first_reject or f"{stream.lease.label}, {stream.name}: {reason}"
         self._change(rejected=self.mark.rejected + len(lines), first_reject=first)
 

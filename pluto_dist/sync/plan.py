@@ -1,7 +1,8 @@
 """The plan of an upload: Runs in one or several stores, parents of forks first, and how each ended.
 
 It only reads files. How a Run ended is known from its document, also where the coordinator was killed before
-it could write the verdict.
+it could write the verdict. Parts of one Run that several nodes have written are one item where one store has
+them; a part that is alone is uploaded by itself, into the same Run.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from typing import Literal
 
 import msgspec
 
-from pluto_dist.backend.local.marks import Mark, Marks
+from pluto_dist.backend.local.marks import Mark, Marks, Offsets
 from pluto_dist.backend.local.store import Store
+from pluto_dist.core.rules.parts import grouped, together
+from pluto_dist.core.rules.series import united
 from pluto_dist.core.rules.verdict import status_report
 from pluto_dist.core.values.backend import StatusReport
 from pluto_dist.core.values.document import Document, VerdictShown, read
@@ -30,6 +33,8 @@ UNSEEN = "its node went away before that was certain"
 
 def ending_of(document: Document) -> StatusReport | None:
     """The terminal status with its reason and time, None for a Run that has not ended.
+
+    A part of a node that does not own the Run has it as soon as the nodes have made one verdict.
 
     Without a verdict it is the end that the coordinator expected last: all members had ended, and it waited
         for
@@ -127,7 +132,7 @@ def plan(
     Raises:
         RunNotFoundError, AmbiguousRunError: a name does not mean one Run.
     """
-    documents = {document.key: document for document in _documents(store)}
+    documents = {document.key: document for document in documents_of(store)}
     wanted = [_named(name, documents, store) for name in names] or list(documents)
     order: dict[str, None] = {}
     for key in wanted:
@@ -145,7 +150,8 @@ def first_mark(document: Document, target: Target) -> Mark:
     """The mark of a Run that was never uploaded from the store: what its coordinator has delivered."""
     mark = Mark(url_api=target.url_api, key_id=target.key_id, offsets=cursors_of(document))
     if document.mode == "local":
-        return mark
+        first_line = document.restore.run.next_line if document.relay else 1
+        return msgspec.structs.replace(mark, next_line=first_line)
     run = document.restore.run
     return msgspec.structs.replace(
         mark,
@@ -161,11 +167,50 @@ def first_mark(document: Document, target: Target) -> Mark:
     )
 
 
+def mark_of(store: Store, document: Document, target: Target) -> Mark | None:
+    """What was noted of an upload to this server and with this key; None if nothing was.
+
+    Where a part was uploaded before it was put together with others, what of it is there is known.
+
+    Raises:
+        ValueError: a mark cannot be read.
+    """
+    found = [mark for key in document.part_keys if (mark := Marks(store, key).of(target)) is not None]
+    if not found:
+        return None
+    own = Marks(store, document.key).of(target)
+    return with_parts(own if own is not None else first_mark(document, target), found)
+
+
+def with_parts(mark: Mark, parts: Iterable[Mark]) -> Mark:
+    """A mark that knows also what was uploaded of other parts of the Run: each lease is of one part."""
+    parts = tuple(parts)
+    furthest: Offsets = {}
+    for offsets in (mark.offsets, *(part.offsets for part in parts)):
+        for lease_id, streams in offsets.items():
+            known = furthest.setdefault(lease_id, {})
+            for stream, segments in streams.items():
+                reached = known.setdefault(stream, {})
+                for number, end in segments.items():
+                    reached[number] = max(end, reached.get(number, 0))
+    return msgspec.structs.replace(
+        mark,
+        offsets=furthest,
+        series=united((mark.series, *(part.series for part in parts))),
+        registered=mark.registered.union(*(part.registered for part in parts)),
+    )
+
+
+def is_shared(document: Document) -> bool:
+    """Whether other stores may have parts of this Run, which was made without a server."""
+    return document.mode == "local" and bool(document.part_of)
+
+
 def _item(
     store: Store, document: Document, target: Target, documents: dict[str, Document], *, force: bool
 ) -> Item:
     try:
-        mark = Marks(store, document.key).of(target) or first_mark(document, target)
+        mark = mark_of(store, document, target) or first_mark(document, target)
     except ValueError as error:
         return _unreadable(store, document, target, error)
     pending = sum(stream.pending(mark.offsets) for stream in streams_of(store, document))
@@ -212,10 +257,11 @@ def _state(
     if not pending and (is_told(ending, mark) or (ending is None and mark.id is not None)):
         return "up to date", ""
     if document.verdict is None and not force:
-        age = time.time() - (store.run(document.key) / "run.json").stat().st_mtime
+        written = (store.run(key) / "run.json" for key in document.part_keys)
+        age = time.time() - max(path.stat().st_mtime for path in written)
         if age < FRESH_S:
             return "running", f"it runs: its coordinator wrote {age:.0f} s ago; sync it when it has ended"
-        if document.mode == "local" and ending is None:
+        if document.mode == "local" and ending is None and not document.relay:
             return "running", (
                 f"it has not ended and its coordinator has been silent for {age / 60:.0f} min; end it with "
                 "`pluto-dist finish`, or pass --force to upload it as it is"
@@ -227,10 +273,11 @@ def _is_meant_for(document: Document, target: Target) -> bool:
     return document.mode == "pluto" and document.restore.run.target.url_api == target.url_api
 
 
-def _documents(store: Store) -> list[Document]:
-    """Oldest first; what cannot be read does not hold up the others."""
+def documents_of(store: Store) -> list[Document]:
+    """Oldest first, one for each Run; what cannot be read does not hold up the others."""
     found = [_document(store, key) for key in store.keys()]  # noqa: SIM118 # no mapping
-    return sorted((each for each in found if each is not None), key=lambda each: each.created_at)
+    runs = [together(parts) for parts in grouped(each for each in found if each is not None)]
+    return sorted(runs, key=lambda each: each.created_at)
 
 
 def _document(store: Store, key: str) -> Document | None:
@@ -243,8 +290,9 @@ def _document(store: Store, key: str) -> Document | None:
 
 
 def _named(name: str, documents: dict[str, Document], store: Store) -> str:
-    if name in documents:
-        return name
+    of_part = next((each.key for each in documents.values() if name in each.part_keys), None)
+    if of_part is not None:
+        return of_part
     ref = classify_run_id(name)
     found = [
         document.key

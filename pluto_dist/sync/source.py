@@ -33,11 +33,13 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
     """One stream of one lease: its files, and what the document says of them.
 
     Attributes:
+        part: key of the part of the Run in whose folder it is.
         segments: sizes.
         fence: from where on the records are those of a superseded lease (R7), None if nowhere.
         speaker: in front of its console lines, "" for the only participant of its Run.
     """
 
+    part: str
     lease: LeaseShown
     folder: str
     name: str
@@ -76,9 +78,12 @@ def streams_of(store: Store, document: Document) -> list[Stream]:
     leases = {lease.lease_id: lease for lease in document.leases}
     found = [
         stream
-        for folder in store.streams(document.key)
+        for key in document.part_keys
+        for folder in store.streams(key)
         if folder.name in leases
-        for stream in _streams_in(folder, leases[folder.name], speaker_shown(leases[folder.name], document))
+        for stream in _streams_in(
+            key, folder, leases[folder.name], speaker_shown(leases[folder.name], document)
+        )
     ]
     return sorted(found, key=lambda stream: (_order(stream.lease), stream.lease.granted_at or 0, stream.name))
 
@@ -133,12 +138,13 @@ def cursors_of(document: Document) -> Offsets:
     return {lease.lease_id: lease.cursors for lease in document.leases}
 
 
-def _streams_in(folder: Path, lease: LeaseShown, speaker: str) -> Iterator[Stream]:
+def _streams_in(part: str, folder: Path, lease: LeaseShown, speaker: str) -> Iterator[Stream]:
     for name, segments in list_streams(str(folder)).items():
         kind = _KINDS.get(stream_kind(name))
         if kind is not None:
             fence = None if lease.fences is None else lease.fences.get(name, (0, 0))
             yield Stream(
+                part=part,
                 lease=lease,
                 folder=str(folder),
                 name=name,

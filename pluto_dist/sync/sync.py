@@ -9,13 +9,14 @@ import msgspec
 
 from pluto_dist.backend.local import files
 from pluto_dist.backend.local.marks import Mark, Marks
+from pluto_dist.core.rules.parts import whole
 from pluto_dist.core.values.backend import Backend
 from pluto_dist.core.values.lifecycle import Target
 from pluto_dist.errors import ForkError, KeyRefusedError, PlutoDistError
 from pluto_dist.spool.names import segment_name
 from pluto_dist.sync.claim import SyncClaim
 from pluto_dist.sync.delivery import RetryPolicy
-from pluto_dist.sync.plan import Item, first_mark
+from pluto_dist.sync.plan import Item, first_mark, mark_of
 from pluto_dist.sync.source import file_bytes, streams_of
 from pluto_dist.sync.upload import Parent, Upload
 
@@ -140,12 +141,12 @@ class Sync:
 
     def _mark(self, item: Item) -> Mark:
         """The mark to go on from, also after the API key was replaced by another of the same organization."""
-        marks = Marks(item.store, item.key)
-        known = marks.of(self._target)
+        known = mark_of(item.store, item.document, self._target)
         if known is not None:
             return known
-        for other in marks.all():
-            if other.url_api == self._target.url_api and other.id is not None and self._sees(other, item.key):
+        for other in Marks(item.store, item.key).all():
+            here = other.url_api == self._target.url_api and other.id is not None
+            if here and self._sees(other, whole(item.document)):
                 return msgspec.structs.replace(other, key_id=self._target.key_id)
         return first_mark(item.document, self._target)
 

@@ -3,6 +3,11 @@
 The mark is written after each request that changed something, and before each one whose repeat would be seen.
 A Run that is RUNNING on the server without heartbeats is marked FAILED there within minutes, for good; so it
 gets them from its first moment until its status is sent.
+
+Of a Run of several nodes each store may have a part (`core/rules/parts.py`). The part that comes first makes
+the Run; all others find it, by its external id and by the key that all parts have in common. The first one
+that knows the verdict of all nodes ends it, once: the others see by its time that it is the same end. Tags
+and config come from the owner's part.
 """
 
 from __future__ import annotations
@@ -15,6 +20,8 @@ import msgspec
 
 from pluto_dist.backend.local.marks import Mark, Marks
 from pluto_dist.backend.local.store import Store
+from pluto_dist.core.rules.participants import line_behind
+from pluto_dist.core.rules.parts import whole
 from pluto_dist.core.rules.series import Names
 from pluto_dist.core.values.backend import (
     Backend,
@@ -36,7 +43,7 @@ from pluto_dist.core.values.lifecycle import Target
 from pluto_dist.errors import RunExistsError, ServerRefusedError
 from pluto_dist.sync.claim import Heart
 from pluto_dist.sync.delivery import Delivery, Progress, RetryPolicy
-from pluto_dist.sync.plan import ending_of, is_told
+from pluto_dist.sync.plan import ending_of, is_shared, is_told
 from pluto_dist.sync.source import Stream, streams_of
 
 LAST_QUESTIONS = 3  # before a status the server is asked for a cancel, so often at most
@@ -98,9 +105,16 @@ class Upload:
         if self.mark.in_flight:  # an earlier sync died in a request: its rows may be there already (G6)
             self._change(repeats=self.mark.repeats + self.mark.in_flight, in_flight=0)
         streams = streams_of(self._store, self._document)
-        if self._document.relay:
+        if self._document.relay and self._document.mode == "pluto":
             self._join()
             self._deliver(streams)
+            return
+        if is_shared(self._document) and not self.knows_the_end and self._is_ended_by_another_part(parent):
+            self._deliver(streams)
+            self._describe()
+            ending = self._ending
+            if ending is not None:
+                self._change(status=ending.status, ended_ms=ending.at_ms)
             return
         if self.knows_the_end:  # what sides wrote after it may follow, but nothing opens the Run again
             self._deliver(streams)
@@ -141,6 +155,23 @@ class Upload:
         else:
             self._must(lambda: self._backend.revive(self._there))
 
+    def _is_ended_by_another_part(self, parent: Parent | None) -> bool:
+        """Finds or makes the Run; whether it has ended there, by this very end or a later one."""
+        if self.mark.id is None:
+            self._create(parent)
+        request = msgspec.structs.replace(self._request("", None), want="join", id=self.mark.id)
+        there = self._policy.open(lambda: self._backend.open(request))
+        if there.was_status in (None, "RUNNING"):
+            return False
+        now = self._must(lambda: self._backend.revive(self._there))  # its monitor may have been impatient
+        if isinstance(now, Told) and now.status == "RUNNING":
+            return False
+        if self._ending is not None and (there.was_since_ms or 0) < self._ending.at_ms:
+            self._change(status=there.was_status)  # of an earlier start of the job: it is taken up again
+            return False
+        self._change(server_status=there.was_status)
+        return True
+
     def _join(self) -> None:
         """Finds a Run of another node on the server: that node makes it and sends its status (R12)."""
         if self.mark.id is None:
@@ -160,7 +191,12 @@ class Upload:
                     raise
                 continue  # a Run of another place has this id: the data is kept, under an id of its own
             self._opened(opened)
-            self._change(external_id=external, papers=self.papers, tags=self._document.tags)
+            self._change(external_id=external)
+            if opened.resumed:  # another part has made it
+                behind = line_behind(opened.reached, self.mark.next_line)
+                self._change(next_line=behind)
+            else:
+                self._change(papers=self.papers, tags=self._document.tags)
             return
 
     def _attempt(self, request: OpenRequest) -> OpenResult:
@@ -183,15 +219,16 @@ class Upload:
             self._change(reopened=None)
 
     def _own_name(self) -> str:
-        suffix = f"-{self._document.key[-6:]}"
+        suffix = f"-{whole(self._document)[-6:]}"
         return self._document.run_id[: 255 - len(suffix)] + suffix
 
     def _request(self, external: str, parent: Parent | None) -> OpenRequest:
         document, fork = self._document, self._document.fork
         return OpenRequest(
-            key=document.key,
+            key=whole(document),
             target=self._target,
             want="create",
+            shared=is_shared(document),
             project=document.project,
             name=document.name,
             external_id=external or None,
@@ -231,8 +268,8 @@ class Upload:
             self.mark = delivery.mark
 
     def _describe(self) -> None:
-        """Sends tags and config, if they have changed since they were sent."""
-        if self.mark.papers == self.papers:
+        """Sends tags and config, if they have changed since they were sent; another node's part has none."""
+        if self.mark.papers == self.papers or self._document.relay:
             return
         change = TagsChange(self._document.tags, self.mark.tags)
         self._must(lambda: self._backend.put_tags(self._there, change))

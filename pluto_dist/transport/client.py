@@ -6,7 +6,6 @@ a socket whose peer has gone is simply replaced.
 
 from __future__ import annotations
 
-import socket
 import time
 from pathlib import Path
 
@@ -83,16 +82,3 @@ class DealerClient:
     def close(self) -> None:
         """Drops the connection at once."""
         self._context.destroy(linger=0)
-
-
-def someone_listens(path: Path) -> bool:
-    """Whether a process listens there now; the file alone says nothing, a killed coordinator leaves it."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(str(path))
-        except BlockingIOError:  # its queue is full: very much alive
-            return True
-        except OSError:
-            return False
-        return True

@@ -14,13 +14,13 @@ from pluto_dist.errors import MachineError
 from pluto_dist.read.board import Board, RunSeen
 from pluto_dist.read.columns import Chunk
 from pluto_dist.read.console import last_lines
-from pluto_dist.read.failure import failed_lease
 from pluto_dist.read.follow import Follower
 from pluto_dist.read.lookup import Found, Lookup
-from pluto_dist.read.remark import remark_on
+from pluto_dist.read.machines import last_samples
+from pluto_dist.read.processes import failed_lease
 from pluto_dist.read.run import Run
-from pluto_dist.read.sampled import last_samples
 from pluto_dist.read.series import Wanted
+from pluto_dist.read.settle import remark_on
 from pluto_dist.spool.reader import list_streams
 from pluto_dist.ui.curves import Axis, Line, part_of
 from pluto_dist.ui.run import Page, is_late, is_member, page_of

@@ -12,10 +12,9 @@ from pluto_dist.core.rules.verdict import server_differs
 from pluto_dist.core.values.document import Document, ForkShown, TopicShown, VerdictShown
 from pluto_dist.core.values.records import AttemptEnd, Failure, Point, RunEvent
 from pluto_dist.read.board import RunSeen
-from pluto_dist.read.failure import first_failure, how
 from pluto_dist.read.groups import Group, groups_of
 from pluto_dist.read.machines import MachineUse
-from pluto_dist.read.processes import OPEN, Process
+from pluto_dist.read.processes import OPEN, Process, first_failure, how_it_ended
 from pluto_dist.read.timeline import Timeline, timeline_of
 
 EVENTS = 300
@@ -194,7 +193,9 @@ def page_of(
         attempts=document.attempts,
         verdict=document.verdict,
         reported=document.reported,
-        failure=FailureSeen(failure, how(failure), tuple(last_lines)) if failure is not None else None,
+        failure=FailureSeen(failure, how_it_ended(failure), tuple(last_lines))
+        if failure is not None
+        else None,
         rows=_rows(people, whole=whole),
         processes=len(people),
         step=seen.step,

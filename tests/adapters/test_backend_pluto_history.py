@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from pluto_dist.backend.pluto.client import History, StatusEvent
-from pluto_dist.backend.pluto.history import SLACK_MS, Reopening, reopening
+from pluto_dist.backend.pluto.reporting import SLACK_MS, Reopening, reopening
 from pluto_dist.core.values.backend import Status
 
 CALLED_MS = 1_000_000

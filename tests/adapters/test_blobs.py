@@ -16,9 +16,8 @@ from pluto_dist.spool import sources
 from pluto_dist.spool.batches import next_step
 from pluto_dist.spool.blobs import Blobs, NoRoomError, NoSourceError, usage
 from pluto_dist.spool.file_lines import FileLine, encode_line, located, read_line, remove_blobs, storable
-from pluto_dist.spool.retention import touch_live
 from pluto_dist.spool.sources import ChangedError, source_of
-from pluto_dist.spool.space import MIB
+from pluto_dist.spool.space import MIB, touch_live
 from pluto_dist.spool.writer import StreamWriter
 
 QUOTA = 1 << 30

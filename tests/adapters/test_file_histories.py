@@ -10,7 +10,7 @@ from unittest import mock
 
 import pytest
 
-from pluto_dist.backend.notes import Notes
+from pluto_dist.backend.ledger import Notes
 from pluto_dist.core.rules import shipment
 from pluto_dist.core.rules.shipment import Addressed, Shipment, Slot
 from pluto_dist.spool import file_lines

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from pluto_dist.backend import ledger
-from pluto_dist.backend.ledger import Entry, digest_of
-from pluto_dist.backend.notes import Notes, read_notes
-from pluto_dist.backend.pluto.pace import Pace
+from pluto_dist.backend.ledger import Entry, Notes, digest_of, read_notes
+from pluto_dist.backend.pluto.files import Pace
 from pluto_dist.core.rules.shipment import Addressed, Hashed, ManifestFile, Sent, Slot
 
 SOME = [Hashed(0, "ab"), Addressed(0, Slot("http://u?sig=1", 5.0)), Sent(0, 7), Addressed(0, Slot(done=True))]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pluto_dist.core.values.events import PointSummary
-from pluto_dist.spool import shapes
+from pluto_dist.spool import batches
 from pluto_dist.spool.batches import renamed
 
 ROW = 300  # more than are decoded at once
@@ -66,7 +66,7 @@ ROWS = st.builds(lambda count, one: [one] * count, st.integers(1, 20), LINES | s
 @given(st.lists(ROWS, max_size=12))
 def test_rows_come_to_what_single_lines_come_to(rows: list[list[bytes]]) -> None:
     lines = tuple(one for row in rows for one in row)
-    found = shapes.metrics(lines)
+    found = batches.metrics(lines)
     assert found.summary == one_by_one(lines)
     assert set(found.names) == set(found.summary)
 
@@ -77,7 +77,7 @@ def test_other_names_now_and_then_are_not_lost(every: int) -> None:
         line(step, {"loss": step, "val": 0.5} if step % every == 0 else {"loss": step, "lr": 0.1})
         for step in range(ROW)
     )
-    found = shapes.metrics(lines)
+    found = batches.metrics(lines)
     assert found.summary == one_by_one(lines)
     assert found.max_step == ROW - 1
 
@@ -85,7 +85,7 @@ def test_other_names_now_and_then_are_not_lost(every: int) -> None:
 def test_a_line_that_lacks_a_name_of_the_row_is_not_taken_for_one_of_it() -> None:
     row = [line(step, {"a": 1.0, "b": 2.0}) for step in range(ROW)]
     lines = (*row, line(ROW, {"a": 1.0}), line(ROW + 1, {"a": 1.0, "b": 2.0, "c": 3.0}))
-    found = shapes.metrics(lines).summary
+    found = batches.metrics(lines).summary
     assert {name: point.count for name, point in found.items()} == {"a": ROW + 2, "b": ROW + 1, "c": 1}
 
 

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pluto_dist.spool.files import Files
-from pluto_dist.spool.real_files import RealFiles
+from pluto_dist.spool.files import Files, RealFiles
 from tests.simulation.memory_files import MemoryFiles
 
 
@@ -174,7 +173,7 @@ def test_files_of_others_are_neither_listed_nor_read(path: str) -> None:
 def test_descriptors_stay_clear_of_standard_streams(tmp_path: Path) -> None:
     """In a daemon 0 to 2 are free, and whoever prints would print into the spool."""
     program = (
-        "import os; from pluto_dist.spool.real_files import RealFiles; os.closerange(0, 3); "
+        "import os; from pluto_dist.spool.files import RealFiles; os.closerange(0, 3); "
         f"files = RealFiles(); numbers = files.open_shut(), files.create({str(tmp_path / 'a')!r}); "
         "os._exit(0 if min(numbers) > 2 else 1)"
     )
@@ -218,7 +217,7 @@ def test_a_number_is_forgotten_before_another_thread_can_get_it(
 
 def test_the_mark_of_writing_ends_with_the_process(path: str) -> None:
     program = (
-        "import os, signal, sys; from pluto_dist.spool.real_files import RealFiles; "
+        "import os, signal, sys; from pluto_dist.spool.files import RealFiles; "
         "RealFiles().create(sys.argv[1]); print(flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
@@ -230,3 +229,34 @@ def test_the_mark_of_writing_ends_with_the_process(path: str) -> None:
         process.kill()
         process.wait()
         assert not RealFiles().being_written(path)
+
+
+def test_what_refuses_writes_never_takes_the_place_of_a_writer(tmp_path: Path) -> None:
+    """After code that has closed all descriptors the new refusing one may get the number of a writer."""
+    files, names = RealFiles(), [str(tmp_path / f"{number}") for number in range(3)]
+    writer = files.create(names[0])
+    files.shut(writer)
+    os.closerange(writer, writer + 8)
+    files.open_shut()
+    files.shut(writer)
+    assert files.replace(writer, files.create(names[1])) == writer
+    other = files.create(names[2])
+    files.shut(other)
+    files.write(writer, b"mine")
+    with pytest.raises(OSError, match="file descriptor"):
+        files.write(other, b"nobody's")
+    assert [Path(name).read_bytes() for name in names] == [b"", b"mine", b""]
+
+
+def test_a_shut_number_that_became_a_foreign_file_is_left_alone(tmp_path: Path) -> None:
+    """A daemon opens the null device for its standard streams; no number of ours refers to it."""
+    files = RealFiles()
+    fd = files.open_shut()
+    os.close(fd)
+    foreign = os.open(os.devnull, os.O_RDWR)
+    if foreign != fd:
+        os.dup2(foreign, fd)
+    new = files.create(str(tmp_path / "new"))
+    assert files.replace(fd, new) == new
+    assert os.write(fd, b"theirs") == 6
+    assert (tmp_path / "new").read_bytes() == b""

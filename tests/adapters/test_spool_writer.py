@@ -8,13 +8,11 @@ from pathlib import Path
 import pytest
 
 from pluto_dist.errors import InvalidRecordError
-from pluto_dist.spool.files import Files
+from pluto_dist.spool.files import Files, RealFiles
 from pluto_dist.spool.frames import DECLARE, MAX_PAYLOAD, encode_declaration
 from pluto_dist.spool.names import parse_segment, segment_name, stream_kind, stream_pid
 from pluto_dist.spool.reader import list_streams, read_cut, writer_lives
-from pluto_dist.spool.real_files import RealFiles
-from pluto_dist.spool.retention import remove
-from pluto_dist.spool.space import GIB, MIB, Space, default_quota, usage
+from pluto_dist.spool.space import GIB, MIB, Space, default_quota, remove, usage
 from pluto_dist.spool.writer import Limits, StreamWriter
 from tests.simulation.memory_files import MemoryDisk, MemoryFiles
 

@@ -9,6 +9,7 @@ import pytest
 from pluto_dist.backend.pluto.backend import seat_in
 from pluto_dist.cluster.memory import MemoryStore
 from pluto_dist.core.values.engine import Unavailable, Versioned, WriteResult
+from tests.core.builders import job
 from tests.core.cluster_world import FOLDER, ClusterWorld
 
 VICTIM = {"what": "ConnectionResetError", "communication": True}
@@ -429,27 +430,29 @@ def test_the_seat_goes_to_the_owner_of_the_next_start_of_the_job(launch: str) ->
     assert world.statuses() == ["COMPLETED"]
 
 
-@pytest.mark.parametrize("started_before", [False, True])
-def test_a_node_that_waits_for_the_owners_does_not_keep_the_seat_from_it(*, started_before: bool) -> None:
-    """R5, R12: node 1's ranks are there long before node 0's, at the first start and at a later one."""
-    world = started() if started_before else ClusterWorld()
-    if started_before:
-        world.ranks[1].raises("FirstError")
-        for rank in (0, 2, 3):
-            world.ranks[rank].raises(**VICTIM)
+@pytest.mark.parametrize("before", [False, True])
+def test_an_owner_whose_node_comes_last_opens_its_run_all_the_same(before: bool) -> None:
+    """R12: the other node has taken the seat meanwhile, and cannot make the Run, nor take it up again."""
+    world = ClusterWorld()
+    if before:  # the Run is there, and has ended
+        world.start(0, 1, 2, 3, key="before")
+        world.wait(10)
+        for rank in (2, 3, 0, 1):
+            world.ranks[rank].finish().exit()
         world.wait(60)
-        assert world.statuses() == ["FAILED"]
-    world.start(2, 3, key="next")
-    world.wait(8)
-    world.start(0, 1, key="next")
-    world.wait(8)
-    assert [world.ranks[rank].role for rank in range(4)] == ["owner", "worker", "worker", "worker"]
-    assert (world.run.status, world.seat()) == ("RUNNING", "n0")
-    for rank in range(4):
+    world.start(2, 3)
+    world.wait(10)
+    assert world.seat() == "n1"
+    world.start(0, 1)
+    world.wait(5)
+    assert world.seat() == "n0"
+    assert world.run.status == "RUNNING"
+    assert not any(run.opening for node in world.nodes for run in node.book.runs)
+    for rank in (2, 3, 0, 1):
         world.ranks[rank].finish().exit()
     world.wait(15)
-    assert world.statuses()[-1] == "COMPLETED"
-    assert [node.run().status for node in world.nodes] == ["COMPLETED"] * 2
+    assert world.statuses() == ["COMPLETED"] * (2 if before else 1)
+    assert world.run.status == "COMPLETED"
 
 
 def test_a_job_of_one_node_goes_on_with_two_and_with_one_again() -> None:
@@ -723,3 +726,23 @@ def test_a_change_that_did_not_arrive_is_made_again(what: str, monkeypatch: pyte
     world.wait(8)
     assert lost
     assert (world.statuses(), "ThereError" in world.reason()) == (["FAILED"], True)
+
+
+def test_a_node_that_only_relayed_is_the_owners_in_the_next_launch() -> None:
+    """R5, R12: a requeued job has its nodes in another order; the end of before is none of the new start."""
+    world = started()
+    for rank in (2, 3, 0, 1):
+        world.ranks[rank].finish().exit()
+    world.wait(15)
+    assert world.statuses() == ["COMPLETED"]
+    world.dead.add(0)
+    world.nodes[0].kill()
+    agent = world.nodes[1].process("agent")
+    place = job(0, key="again", nodes=2, world_size=4, launch="again", launcher=agent.identity)
+    rank0 = world.nodes[1].process("rank0", place).init(env="x", cluster=world.address)
+    world.wait(30)
+    run = world.nodes[1].run()
+    assert (run.status, run.verdict, run.relay, world.run.status) == ("RUNNING", None, "", "RUNNING")
+    rank0.raises("OwnError")
+    world.wait(20)
+    assert world.statuses() == ["COMPLETED", "FAILED"]

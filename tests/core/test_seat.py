@@ -5,17 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from msgspec.structs import replace
 
 from pluto_dist.core.rules.seat import FIRST_S, REQUEST_S, Follow, Hold, SeatView, Take, may_act, plan
-from pluto_dist.core.values.cluster import RunDocument, Seat, StoredVerdict
-from pluto_dist.core.values.records import Verdict
+from pluto_dist.core.values.cluster import RunDocument, Seat
 
 MINE = RunDocument(epoch=3, seat=Seat("me", 1, "x"))
 OLDER = RunDocument(epoch=3, seat=Seat("me", 0, "x"))
 OTHERS = RunDocument(epoch=3, seat=Seat("other", 7, "x"))
 VACANT = RunDocument(epoch=3)
-STANDS_IN = RunDocument(epoch=3, seat=Seat("other", 7, "x", stands_in=True))
 NOW = 1000.0
 
 
@@ -30,11 +27,6 @@ def view(document: RunDocument | None, **fields: Any) -> SeatView:
         "asked_at": NOW,
     }
     return SeatView(document=document, **{**given, **fields})
-
-
-def _ended(document: RunDocument, *, sent: bool) -> RunDocument:
-    ended = StoredVerdict(verdict=Verdict("FAILED", ""), ended_ms=1, epoch=2, node="other", nonce="x")
-    return replace(document, round=1, ended=ended, sent=sent)
 
 
 ROWS: list[tuple[str, SeatView, object]] = [
@@ -63,11 +55,6 @@ ROWS: list[tuple[str, SeatView, object]] = [
         Follow(NOW + 1.0),
     ),
     ("and does not claim", view(OTHERS, replaced=True, gone_at=NOW - 2), Take(4)),
-    ("which stands in: the first owner takes it", view(STANDS_IN, owns=True), Take(4)),
-    ("and that of the next start", view(_ended(STANDS_IN, sent=True), owns=True), Take(4)),
-    ("not before the server has the last end", view(_ended(STANDS_IN, sent=False), owns=True), Follow()),
-    ("nor while a round goes on", view(replace(STANDS_IN, round=2), owns=True), Follow()),
-    ("and nobody else", view(STANDS_IN), Follow()),
     ("the owner of the job's next start waits for nobody", view(OTHERS, succeeds=True, owns=True), Take(4)),
     (
         "who has no members does not stand",
@@ -99,3 +86,12 @@ def test_the_table(given: SeatView, expected: object) -> None:
 def test_only_a_seat_with_a_safe_lease_may_act(given: SeatView, until: float | None) -> None:
     """A request that leaves now has arrived before anybody else can have the seat."""
     assert may_act(given, NOW) == until
+
+
+def test_a_seat_that_cannot_open_the_run_gives_way_to_the_owners_node() -> None:
+    """R12: its node is there; but no two owners take it from each other."""
+    relays = RunDocument(epoch=3, seat=Seat("other", 7, "x", owns=False))
+    facts = {"valid_until": 100.0, "owns": True, "opens": True}
+    assert plan(view(relays, **facts), 10.0) == Take(4)
+    assert plan(view(OTHERS, **facts), 10.0) == Follow()
+    assert plan(view(relays, **{**facts, "opens": False}), 10.0) == Follow()

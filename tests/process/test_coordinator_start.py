@@ -206,3 +206,32 @@ def test_an_idle_coordinator_leaves_and_takes_its_socket_along(node: Node) -> No
     left = {path.name for path in (node.home / "run").iterdir()}
     assert left <= {"coordinator.log", "coordinator.db", "coordinator.lock", "coordinator.alive"}
     assert not list((node.home / "spool" / "leases").iterdir())
+
+
+MEANWHILE = """
+    from pluto_dist.client import api
+    from pluto_dist.host.launch import someone_listens
+    from pluto_dist.host.places import find_places
+
+    begin = api.start_meanwhile
+
+    def begin_and_wait(settings):
+        begin(settings)
+        while not someone_listens(find_places(settings.home).socket):
+            time.sleep(0.01)
+        tell("there", "pluto_dist.client.travel" in sys.modules)
+
+    api.start_meanwhile = begin_and_wait
+    for name in ("first", "second"):
+        pluto.init(run_id=name, quiet=True).finish()
+    tell("ended")
+"""
+
+
+def test_a_coordinator_starts_while_the_first_init_still_loads_its_modules(node: Node) -> None:
+    """And once: a second `init()` has nothing to load, and does not look for it."""
+    script = node.start(MEANWHILE)
+    assert script.expect("there") == "False"
+    script.expect("ended")
+    assert script.wait() == 0
+    assert len(node.said("started")) == 1

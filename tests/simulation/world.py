@@ -21,7 +21,7 @@ from pluto_dist.coordinator import driver, spools, threads, worker
 from pluto_dist.core.values.ids import Identity, Job
 from pluto_dist.core.values.messages import Reply, Request, View
 from pluto_dist.errors import ProtocolError
-from pluto_dist.spool import reader, retention, space, writer
+from pluto_dist.spool import reader, space, writer
 from tests.simulation.checks import Checks, ViolationError
 from tests.simulation.coordinator import CrashError, SimCoordinator, SimDatabase
 from tests.simulation.launcher import Launcher
@@ -468,7 +468,7 @@ def installed(world: World) -> Iterator[None]:
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch.object(worker, "Store", SimStore))
-        for module in (reader, retention, spools, space, writer):
+        for module in (reader, space, spools, space, writer):
             stack.enter_context(mock.patch.object(module, "real_files", files))
         for module in (driver, lease):
             stack.enter_context(mock.patch.object(module, "boot_clock", world.clock))

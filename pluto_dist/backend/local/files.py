@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import glob
-import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -231,6 +230,8 @@ def _own_copy(source: Source, draft: Path) -> str:
 
 
 def _written(source: Source, draft: Path) -> str:
+    import hashlib
+
     digest = hashlib.sha256()
     fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(fd, "wb", buffering=0) as target:

@@ -8,7 +8,6 @@ request that one is under way; a later `sync` that finds it so counts those rows
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import msgspec
@@ -108,6 +107,8 @@ class Marks:
         return mark
 
     def _path(self, url_api: str, key_id: str) -> Path:
+        import hashlib
+
         digest = hashlib.sha256(f"{url_api} {key_id}".encode()).hexdigest()[:12]
         return self._folder / f"{digest}.json"
 

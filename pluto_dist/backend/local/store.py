@@ -11,6 +11,7 @@
     ids/<number>                              holds the key of the Run with this id
     projects/<name>/numbers/<number>          the same, by project: the number in its display id
     projects/<name>/external/<run_id>         holds the key of the Run with the caller's id
+    projects/<name>/parts/<run_id>/<key>      parts of that Run here, where several nodes write parts of it
 
 The folder may be shared between hosts, so nothing here locks: a number is taken by creating its file
 exclusively, a document is written beside its place and renamed.
@@ -20,11 +21,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import quote, unquote
 
@@ -47,6 +47,10 @@ class Store:
     def run(self, key: str) -> Path:
         """Folder of a Run."""
         return self.root / "runs" / key
+
+    def streams_of(self, keys: Iterable[str]) -> list[Path]:
+        """Folders with the lease folders of a Run's parts."""
+        return [self.run(key) / "streams" for key in keys]
 
     def document(self, key: str) -> bytes | None:
         """The Run's document, None if there is none.
@@ -182,6 +186,28 @@ class Store:
                     return number
                 (ids / str(number)).unlink()  # a coordinator of an older version was faster
 
+    def add_part(self, project: str, external_id: str, key: str, number: int | None = None) -> None:
+        """Notes a part of a Run of several nodes, of which another store may have made the first.
+
+        With its number, which that store has given: a new Run of this one gets another, if it is still free.
+        Nothing is taken from a Run that is here.
+        """
+        folder = self._project(project) / "parts" / _name(external_id)
+        places = [folder / key]
+        if number is not None:
+            places.append(self._project(project) / "external" / _name(external_id))
+            places += [self.root / "ids" / str(number), self._project(project) / "numbers" / str(number)]
+        for path in places:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            create_exclusively(path, key)
+
+    def parts(self, project: str, external_id: str) -> list[str]:
+        """Keys of the parts of a Run of several nodes that were noted here."""
+        folder = self._project(project) / "parts" / _name(external_id)
+        return (
+            sorted(path.name for path in folder.iterdir() if path.name[0] != ".") if folder.is_dir() else []
+        )
+
     def key_of_id(self, number: int) -> str | None:
         """Key of the Run with this id."""
         return _read(self.root / "ids" / str(number))
@@ -274,6 +300,8 @@ def _name(text: str) -> str:
     quoted = quote(text, safe=" ").replace(".", "%2E")
     if 0 < len(quoted) <= LONGEST_NAME:
         return quoted
+    import hashlib
+
     return "%" + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 

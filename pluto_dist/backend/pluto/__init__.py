@@ -3,10 +3,8 @@
 backend          what the coordinator calls
 lookup           finding Runs without changing them
 opening          creating Runs and going on with them
-history          what has changed a Run's status
-reporting        the final status, read back
-files, upload    uploads in two steps
-pace             how fast they may go
+reporting        the final status, read back, and what has changed it
+files, upload    uploads in two steps, and how fast they may go
 client           the endpoints
 exchange         one request, its answer, and the meaning of that
 guard            what must not be sent

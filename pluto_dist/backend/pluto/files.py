@@ -5,7 +5,7 @@ follow. Uploading has none: the same object is written again. `core.rules.shipme
 what was done is noted before the next step, so that a coordinator that dies costs neither an address nor a
 second upload (G6, G12). Only an answer that was lost between both is asked for again: its intent is recorded.
 
-Memory is constant: contents go out piece by piece.
+Memory is constant: contents go out piece by piece. One token bucket for all files of a target sets the pace.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from urllib.parse import urlsplit, urlunsplit
 import msgspec
 
 from pluto_dist.backend import ledger
-from pluto_dist.backend.notes import Notes
+from pluto_dist.backend.ledger import Notes
 from pluto_dist.backend.pluto.client import Client, concluded, parsed
 from pluto_dist.backend.pluto.exchange import (
     Answer,
@@ -33,7 +33,6 @@ from pluto_dist.backend.pluto.exchange import (
 )
 from pluto_dist.backend.pluto.guard import clean
 from pluto_dist.backend.pluto.http import Http
-from pluto_dist.backend.pluto.pace import Pace
 from pluto_dist.backend.pluto.upload import Row, Upload
 from pluto_dist.core.rules.shipment import Addressed, Object, Shipment, Slot
 from pluto_dist.core.values.backend import BackendRun, Batch, Delivered, Outcome, Rejected, Retry, Unknown
@@ -270,3 +269,34 @@ def _unreadable(fault: ChangedError | OSError) -> Rejected | Retry:
         return Rejected(str(fault))
     reason = f"{fault.filename or 'the file'} cannot be read: {fault.strerror or fault}"
     return Rejected(reason) if isinstance(fault, GONE) else Retry(reason)
+
+
+class Pace:
+    """The bucket, shared by all threads that upload.
+
+    Args:
+        clock, pause: of the machine.
+    """
+
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, pause: Callable[[float], None] = time.sleep
+    ) -> None:
+        self._clock = clock
+        self._pause = pause
+        self._lock = threading.Lock()
+        self._free_at = 0.0
+
+    def limited(self, pieces: Iterator[bytes], rate: int) -> Iterator[bytes]:
+        """The pieces, as fast as `rate` bytes a second allow; 0 for no limit."""
+        for piece in pieces:
+            if rate:
+                self._pause(self._turn(len(piece), rate))
+            yield piece
+
+    def _turn(self, size: int, rate: int) -> float:
+        """Seconds until these bytes may go; those behind them wait for them too."""
+        with self._lock:
+            now = self._clock()
+            begin = max(now, self._free_at)
+            self._free_at = begin + size / rate
+            return begin - now

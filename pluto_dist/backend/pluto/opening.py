@@ -33,8 +33,8 @@ from pluto_dist.backend.pluto.client import (
     system_metadata,
 )
 from pluto_dist.backend.pluto.exchange import Failed, Reply, already_exists, failed, not_opened, refused
-from pluto_dist.backend.pluto.history import reopening
 from pluto_dist.backend.pluto.lookup import Lookup, Missing, Parent, status_of
+from pluto_dist.backend.pluto.reporting import reopening
 from pluto_dist.core.rules.kinship import goes_on_in_queue
 from pluto_dist.core.values.backend import (
     OpenRequest,
@@ -93,7 +93,8 @@ class Opening:
                 "a Run is opened by an id: a number, a display id or an external id; a lost answer to a "
                 "create without one would make a second Run"
             )
-        if request.external_id == request.key and request.asked_s is None and request.want != "join":
+        drawn = request.external_id == request.key and not request.shared
+        if drawn and request.asked_s is None and request.want != "join":
             return Missing()  # it was drawn just now
         return self._lookup.by_external_id(
             guard.fit_project(request.project),
@@ -107,6 +108,8 @@ class Opening:
         if request.want == "join":
             return self._join(request, details)
         ours = details.key == request.key
+        if ours and request.shared and request.want == "create":
+            return self._known(request, details, "", details.status)
         if ours and (request.want == "create" or (request.want == "either" and details.status == "RUNNING")):
             return self._made_before(request, details)
         if request.want == "create" and not _left_by_its_job(request, details, details.status):
@@ -192,6 +195,8 @@ class Opening:
             return not_opened(history, request)
         before = reopening(history.in_order(), called_ms)
         ours = details.key == request.key
+        if ours and request.shared and request.want == "create":  # made a moment ago for another part
+            return self._known(request, details, run.url, details.status)
         if ours and (request.want == "create" or (request.want == "either" and before is None)):
             return self._fill(request, run) or _created(request, run, parent, details)
         was: Status = before.status if before is not None else "RUNNING"
@@ -344,6 +349,7 @@ def _known(details: Details, url: str, was: Status, reached: Reached) -> RunOpen
         resumed=True,
         name=details.name,
         was_status=was,
+        was_since_ms=epoch_ms(details.status_updated) if details.status_updated is not None else None,
         tags=details.tags,
         config=details.config_object,
         created_ms=epoch_ms(details.created_at),

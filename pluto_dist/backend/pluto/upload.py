@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import msgspec
 
 from pluto_dist.backend import ledger
-from pluto_dist.backend.notes import Notes
+from pluto_dist.backend.ledger import Notes
 from pluto_dist.backend.pluto.guard import clean
 from pluto_dist.core.rules import shipment
 from pluto_dist.core.rules.shipment import FileOf, Hashed, Note, Object, Sent, Shipment

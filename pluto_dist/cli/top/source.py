@@ -16,10 +16,10 @@ from pluto_dist.core.rules.participants import speaker_shown
 from pluto_dist.core.values.document import LeaseShown
 from pluto_dist.read.board import Board, RunSeen
 from pluto_dist.read.console import last_lines
-from pluto_dist.read.failure import failed_lease
 from pluto_dist.read.lookup import Found
-from pluto_dist.read.remark import remark_on
+from pluto_dist.read.processes import failed_lease
 from pluto_dist.read.run import Run
+from pluto_dist.read.settle import remark_on
 
 LAST_LINES = 30
 TOGETHER = 32  # consoles that are read at once

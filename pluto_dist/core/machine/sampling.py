@@ -7,11 +7,11 @@ all other records, over restarts of the coordinator too.
 
 from __future__ import annotations
 
-import hashlib
+from zlib import crc32
 
 from pluto_dist.core.machine.context import Context
 from pluto_dist.core.machine.delivery import Delivery
-from pluto_dist.core.rules.participants import NODE, is_node, node_label, node_lease
+from pluto_dist.core.rules.participants import NODE, node_label, node_lease
 from pluto_dist.core.values.effects import EndSampling, NodeFeed, ReadLifecycle, SampleNode
 from pluto_dist.core.values.records import Lease, Run
 
@@ -82,7 +82,9 @@ class Sampling:
 
     def _nodes(self, run: Run) -> list[Lease]:
         """The node's own leases of a Run; each is ended from the start, because no process holds it."""
-        return [lease for lease in self._book.left(run.key) if is_node(lease) and not lease.removed]
+        return [
+            lease for lease in self._book.left(run.key) if lease.participant == NODE and not lease.removed
+        ]
 
     def _feed(self, run: Run) -> NodeFeed:
         lease = self._lease(run) or self._begin(run)
@@ -97,8 +99,8 @@ class Sampling:
 
     def _begin(self, run: Run) -> Lease:
         now, members = self._context.now, self._members(run)
-        digest = hashlib.blake2b(f"{run.key} {NODE} {now.wall_ms}".encode(), digest_size=12)
-        lease = node_lease(digest.hexdigest(), members[0], node_label(members), now.at, now.wall_ms)
+        lease_id = f"{crc32(run.key.encode()):08x}{now.wall_ms:016x}"
+        lease = node_lease(lease_id, members[0], node_label(members), now.at, now.wall_ms)
         self._book.put_lease(lease)
         self._context.touch(run.key)
         # There is nothing to read there, but from now on the folder is looked at.

@@ -15,7 +15,7 @@ Two implementations are shipped: `local` (the store) and `pluto` (the HTTP serve
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Literal, Protocol, assert_never
 
 import msgspec
 
@@ -98,6 +98,9 @@ class OpenRequest(msgspec.Struct, frozen=True, kw_only=True):
         created_ms: when the Run was begun, which may be long before it is opened; None for now.
         system_metadata: JSON object, what is known of the machine, for a new Run.
         asked_s: seconds since a call for this may have reached the backend first; None if none has.
+        shared: several nodes have parts of the Run; on a server `create` leaves one with this key as it is.
+        part_of: key of the Run's first part, of which this is to be another one; then `id` and `display_id`
+            are its ids, which the store takes as they are. "" otherwise.
     """
 
     key: str
@@ -119,6 +122,8 @@ class OpenRequest(msgspec.Struct, frozen=True, kw_only=True):
     scheduled: Scheduled | None = None
     system_metadata: bytes = b"{}"
     asked_s: float | None = None
+    shared: bool = False
+    part_of: str = ""
 
 
 class Reached(msgspec.Struct, frozen=True, kw_only=True):
@@ -143,10 +148,12 @@ class RunOpened(msgspec.Struct, frozen=True, kw_only=True, tag="opened"):
         project: the Run's true project; ingest must use this one.
         resumed: the Run existed before.
         was_status: the status it had before this call, None if new or not known.
+        was_since_ms: since when it had that, epoch milliseconds; None if that is not known.
         tags, config: what the backend has now, None where it does not say.
         record: the stored document of a local Run, b"" otherwise.
         parent_config, parent_tags: what a fork may inherit.
         reached: how far a Run that existed has come.
+        part_of: key of the Run's first part, where several nodes have parts; "" otherwise.
     """
 
     id: int
@@ -165,6 +172,8 @@ class RunOpened(msgspec.Struct, frozen=True, kw_only=True, tag="opened"):
     parent_config: bytes = b"{}"
     parent_tags: tuple[str, ...] = ()
     reached: Reached = Reached()
+    was_since_ms: int | None = None
+    part_of: str = ""
 
 
 class Reopened(msgspec.Struct, frozen=True):
@@ -291,6 +300,50 @@ class StatusReport(msgspec.Struct, frozen=True):
     metadata: bytes | None
     at_ms: int
     force: bool = False
+
+
+class Names(msgspec.Struct, frozen=True):
+    """Names of series, with what is logged under each; made known before their first delivery."""
+
+    kinds: dict[str, LogType]
+
+
+class ConfigPatch(msgspec.Struct, frozen=True):
+    """A JSON object that is merged deeply into the config."""
+
+    patch: bytes
+
+
+class Revive(msgspec.Struct, frozen=True):
+    """The FAILED that the server's monitor gives a Run that was silent for too long is taken back."""
+
+
+Wanted = Names | TagsChange | ConfigPatch | Alert | SeatNote | Revive | StatusReport
+ControlRequest = Wanted | Reopened
+Operation = Literal["names", "tags", "config", "alert", "seat", "revive", "status", "put_back"]
+
+
+def operation_of(request: ControlRequest) -> Operation:
+    """The short name of a request, under which events and documents speak of it."""
+    match request:
+        case Names():
+            return "names"
+        case TagsChange():
+            return "tags"
+        case ConfigPatch():
+            return "config"
+        case Alert():
+            return "alert"
+        case SeatNote():
+            return "seat"
+        case Revive():
+            return "revive"
+        case StatusReport():
+            return "status"
+        case Reopened():
+            return "put_back"
+        case _:
+            assert_never(request)
 
 
 class Beat(msgspec.Struct, frozen=True):

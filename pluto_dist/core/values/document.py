@@ -79,6 +79,7 @@ class LeaseShown(msgspec.Struct, frozen=True, kw_only=True):
         end_reason: `finished`, `closed`, `exited`, `died`, `superseded`, `refused` or `gave_up`.
         fault: `failed` (an exception, an exit code, a signal), `stopped` (asked to stop), or "", by what the
             end of its process says.
+        relay: its node's name, where another node owns the Run.
         delivered: records that the backend has accepted.
         written: records that the process has written.
         last_step: its highest step, null before the first.
@@ -121,6 +122,7 @@ class LeaseShown(msgspec.Struct, frozen=True, kw_only=True):
     cursors: dict[str, dict[int, int]] = {}
     fences: dict[str, tuple[int, int]] | None = None
     fault: Fault = ""
+    relay: str = ""
 
 
 class ReaderShown(msgspec.Struct, frozen=True):
@@ -210,7 +212,10 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
         restore: for the next coordinator only; `show --json` leaves it out.
         server_status: the server's status where it is another one; null if it is the same, or not known.
         refusals: what the server will not take, with its reasons.
-        relay: name of this node in a Run that another node owns; such a document has no verdict.
+        relay: name of this node in a Run that another node owns; such a document has a verdict only where it
+            is that of all nodes (R12).
+        part_of: key of the Run's first part, where several nodes write parts of it (R12), "" otherwise.
+        parts: keys of all parts that were put together by a reader, the Run's own first; empty for one part.
         topics: what its processes have handed over to each other on this node, by topic.
     """
 
@@ -257,6 +262,13 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     damaged: int = 0
     found_at: int | None = None
     topics: dict[str, TopicShown] = {}
+    part_of: str = ""
+    parts: tuple[str, ...] = ()
+
+    @property
+    def part_keys(self) -> tuple[str, ...]:
+        """Keys of its parts in the store, the Run's own first."""
+        return self.parts or (self.key,)
 
 
 class Papers(msgspec.Struct, frozen=True):
@@ -274,8 +286,6 @@ class Papers(msgspec.Struct, frozen=True):
 
 
 _encoder = msgspec.json.Encoder()
-_decoder = msgspec.json.Decoder(Document)
-_leases_decoder = msgspec.json.Decoder(tuple[LeaseShown, ...])
 
 
 def read(body: bytes) -> Document:
@@ -285,7 +295,7 @@ def read(body: bytes) -> Document:
         ValueError: it is none, or of a newer format.
     """
     try:
-        found = _decoder.decode(body)
+        found = msgspec.json.decode(body, type=Document)
     except UNREADABLE as error:
         raise ValueError(f"no document of a Run: {error}") from error
     if found.format > FORMAT:
@@ -349,7 +359,9 @@ def document(
     config = book.configs.get(run.key) or Config()
     history = book.histories.get(run.key) or History()
     summary = book.points_of(run.key)
-    shown = tuple(_lease(book, lease, live.get(lease.lease_id)) for lease in leases if lease.participant)
+    shown = tuple(
+        _lease(book, lease, live.get(lease.lease_id), run.relay) for lease in leases if lease.participant
+    )
     series = _series(book, run)
     topics = book.topics_of(run.key)
     return Document(
@@ -383,6 +395,7 @@ def document(
         expected=_verdict(expected),
         reported=run.reported,
         relay=run.relay,
+        part_of=run.part_of,
         server_status=run.server_status,
         refusals=run.refusals,
         pending=pending,
@@ -417,8 +430,9 @@ def _reader(book: Book, topic: Topic, reader: Reader) -> ReaderShown:
         reader.name,
         reader.group,
         reader.through,
-        {number: lease.label for number, lease in held.items() if lease is not None and lease.alive},
-        topic.last - reader.given + len(held),
+        {number: lease.label for number, lease in held.items() if lease is not None and lease.alive}
+        | reader.elsewhere,
+        topic.last - reader.given + len(held) + len(reader.elsewhere),
     )
 
 
@@ -431,7 +445,8 @@ def _verdict(verdict: Verdict | None) -> VerdictShown | None:
 def _past_leases(history: History, shown: tuple[LeaseShown, ...]) -> tuple[LeaseShown, ...]:
     """Leases of earlier coordinators, without those that were found in the spool again."""
     found = {lease.lease_id for lease in shown}
-    return tuple(past for past in _leases_decoder.decode(history.past_leases) if past.lease_id not in found)
+    past = msgspec.json.decode(history.past_leases, type=tuple[LeaseShown, ...])
+    return tuple(lease for lease in past if lease.lease_id not in found)
 
 
 def _series(book: Book, run: Run) -> dict[str, SeriesOwner]:
@@ -450,7 +465,7 @@ def _cursors(book: Book, lease: Lease) -> list[Cursor]:
     return [book.cursors[key] for key in book.cursor_keys(lease.lease_id)]
 
 
-def _lease(book: Book, lease: Lease, live: Live | None) -> LeaseShown:
+def _lease(book: Book, lease: Lease, live: Live | None, relay: str) -> LeaseShown:
     cursors = _cursors(book, lease)
     delivered = sum(cursor.delivered for cursor in cursors)
     last_step = max((cursor.next_step for cursor in cursors), default=0) - 1
@@ -483,4 +498,5 @@ def _lease(book: Book, lease: Lease, live: Live | None) -> LeaseShown:
         cursors={cursor.stream: cursor.offsets for cursor in cursors},
         fences=lease.fences,
         fault=lease.fault,
+        relay=relay,
     )
