@@ -21,6 +21,7 @@ from pluto_dist.core.machine.ownership import Succession
 from pluto_dist.core.rules.changes import merge_json
 from pluto_dist.core.rules.claims import goes_on
 from pluto_dist.core.rules.participants import first_line, line_behind, node_name, steps_reached
+from pluto_dist.core.rules.states import NO_END
 from pluto_dist.core.values.backend import (
     OpenRequest,
     Reached,
@@ -106,18 +107,10 @@ class Opening:
         self._context.note(run.key, "reopened", was=run.status)
         run = self._context.change_run(
             run,
-            status="RUNNING",
-            verdict=None,
-            telling=False,
-            reported=False,
-            forced=False,
-            server_status=None,
-            ended_ms=None,
-            found_ms=0,
+            **NO_END,
             prior=Prior(run.verdict, run.ended_ms, run.job_key, run.attempt),
             cluster=lease.opened.cluster,
             resumed=True,
-            cancelled=False,
             owner=None,
             job_key=job.key,
             attempt=job.attempt,
