@@ -119,8 +119,17 @@ class ClusterWorld:
                 max_restarts=max_restarts,
             )
             self.ranks[rank] = self.nodes[number].process(f"rank{rank}", place)
-            started.append(self.ranks[rank].init(env="x", cluster=self.address, **fields))
+            started.append(self.ranks[rank].init(**self.claim, **fields))
         return started
+
+    @property
+    def claim(self) -> dict[str, Any]:
+        """What a rank says of the Run and of the store."""
+        return {"env": "x", "cluster": self.address, "topics_at": self.address}
+
+    def side(self, number: int, label: str = "eval") -> Process:
+        """A process that attaches on a node."""
+        return self.nodes[number].process(label).attach("x", label=label, topics_at=self.address)
 
     def wait(self, seconds: float) -> None:
         """Time passes everywhere; a frozen node's clock goes on, and nobody there looks at it."""
@@ -250,7 +259,7 @@ class ClusterWorld:
             assert (seat.node, seat.generation) == (node, generation), (
                 f"{node} spoke and {seat.node} has the seat"
             )
-        report = msgspec.json.decode(effect.body, type=StatusReport) if effect.operation == "status" else None
+        report = effect.request if isinstance(effect.request, StatusReport) else None
         if report is not None and not report.force and fence.not_after is not None:
             stored = self.verdicts.get(document.round)
             assert stored is not None, f"{node} has sent {report.status}, and no verdict is stored"
