@@ -14,7 +14,7 @@ python3 -m venv .venv-official
 # Real torchrun jobs and training frameworks; where one cannot be had, its tests are skipped and say so.
 if .venv/bin/python -m pip install --quiet --disable-pip-version-check 'torch==2.13.0'; then
   .venv/bin/python -m pip install --quiet --disable-pip-version-check \
-    'lightning==2.6.6' 'transformers==5.24.0' 'accelerate==1.15.0' 'optuna==5.0.0' ||
+    'lightning==2.6.6' 'transformers==5.24.0' 'accelerate==1.15.0' 'optuna==5.0.0' 'joblib==1.6.0' ||
     echo 'lightning and transformers could not be installed: their tests will be skipped'
 else
   echo 'torch could not be installed: the tests of torchrun, lightning and transformers will be skipped'

@@ -19,8 +19,7 @@ from typing import Literal
 
 import msgspec
 
-from pluto_dist.client.job.ancestors import read_ancestors
-from pluto_dist.client.job.wrapper import wrapper_above
+from pluto_dist.client.job.ancestors import read_ancestors, wrapper_above
 from pluto_dist.errors import PlutoDistError
 from pluto_dist.host.cgroup import oom_counter_of, oom_kills
 from pluto_dist.host.filesystems import TMP_FOLDERS, Filesystem, filesystem_of, short_lived

@@ -5,7 +5,7 @@ Long lists are folded.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -16,10 +16,10 @@ from pluto_dist.backend.local.reading import SaidLine
 from pluto_dist.backend.local.store import Store
 from pluto_dist.cli.console import clock, now_ms, print_table, printable, since, size, span
 from pluto_dist.cli.nodes import print_section
-from pluto_dist.cli.topics import print_topics
 from pluto_dist.core.rules.verdict import server_differs
-from pluto_dist.core.values.document import Document
+from pluto_dist.core.values.document import Document, ReaderShown, TopicShown
 from pluto_dist.core.values.records import Failure, RunEvent
+from pluto_dist.core.values.topics import CHECKPOINTS, ItemShown
 from pluto_dist.read.groups import Group, groups_of
 from pluto_dist.read.nodes import RunThere
 from pluto_dist.read.processes import first_failure, how_it_ended, processes_of
@@ -35,6 +35,8 @@ COLUMNS = (
     *("DELIVERED", "STATE"),
 )
 NUMBERS = ("PID", "EPOCH", "ATTEMPT", "STEP", "WRITTEN", "DELIVERED", "COUNT", "LAST")
+_TOPIC_NUMBERS = ("NUMBER", "STEP", "DONE", "BEHIND")
+READERS = 10
 
 
 class Shown(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,7 +78,7 @@ def print_run(shown: Shown) -> None:
         typer.echo(f"\nnote: {printable(shown.trouble)}")
     typer.echo("\nsummary" if document.summary else "\nno points yet")
     _summary(shown)
-    print_topics(document.topics, whole=shown.whole)
+    _print_topics(document.topics, whole=shown.whole)
     _section(_series(document))
     _section(_counts(document))
     _section(_events(document.events, whole=shown.whole))
@@ -276,3 +278,54 @@ def _counts(document: Document) -> Iterator[str]:
         yield f"trouble: {document.trouble}"
     if document.verdict is not None and not document.reported:
         yield "the final status has not been accepted yet"
+
+
+class _Checkpoint(msgspec.Struct):
+    step: int
+    path: str
+    info: msgspec.Raw = msgspec.Raw(b"")
+
+
+def _print_topics(topics: dict[str, TopicShown], *, whole: bool) -> None:
+    """Prints topics, checkpoints first: the newest items of each, and its readers."""
+    for name in sorted(topics, key=lambda name: (name != CHECKPOINTS, name)):
+        topic = topics[name]
+        fold = f", the newest {len(topic.latest)}" if len(topic.latest) < topic.last else ""
+        typer.echo(f"\n{name if name == CHECKPOINTS else f'topic {name}'}: {topic.last}{fold}")
+        if name == CHECKPOINTS:
+            print_table(
+                ("NUMBER", "AT", "STEP", "PATH", "INFO"), map(_checkpoint, topic.latest), right=_TOPIC_NUMBERS
+            )
+        else:
+            print_table(("NUMBER", "AT", "BY", "PAYLOAD"), map(_item, topic.latest), right=_TOPIC_NUMBERS)
+        _print_readers(topic.readers, whole=whole)
+
+
+def _print_readers(readers: tuple[ReaderShown, ...], *, whole: bool) -> None:
+    """Prints the readers of a topic, those that are behind first."""
+    if not readers:
+        typer.echo("nobody has looked at them yet")
+        return
+    listed = sorted(readers, key=lambda reader: -reader.behind)[: None if whole else READERS]
+    print_table(("WHO LOOKS", "DONE", "BEHIND", "AT WORK"), map(_reader, listed), right=_TOPIC_NUMBERS)
+    if len(listed) < len(readers):
+        typer.echo(f"… {len(readers) - len(listed)} more; --all has them")
+
+
+def _item(item: ItemShown) -> Sequence[object]:
+    return item.number, clock(item.at_ms), item.by, item.payload
+
+
+def _checkpoint(item: ItemShown) -> Sequence[object]:
+    """A checkpoint as cells; one whose payload is cut in the document is shown as text."""
+    try:
+        found = msgspec.json.decode(item.payload, type=_Checkpoint)
+    except msgspec.MsgspecError:
+        return item.number, clock(item.at_ms), None, item.payload, None
+    return item.number, clock(item.at_ms), found.step, found.path, bytes(found.info).decode()
+
+
+def _reader(reader: ReaderShown) -> Sequence[object]:
+    at_work = (f"{number} by {label}" for number, label in reader.at_work.items())
+    who = f"{reader.name} (group)" if reader.group else reader.name
+    return who, reader.done, reader.behind, ", ".join(at_work)

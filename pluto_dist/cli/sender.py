@@ -1,19 +1,32 @@
-"""Hands files to the coordinator as they are complete, and follows what becomes of them."""
+"""Hands files to the coordinator as they are complete, and follows what becomes of them.
+
+Each file has an id that its content and place determine, so that a repeat is known as one. Whether a process
+still has it open for writing, the kernel knows.
+"""
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import hashlib
+import os
 import re
+import signal
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from pluto_dist.cli.bars import Bars
-from pluto_dist.cli.uploads import Parcel, Uploads, delete, notes_of
-from pluto_dist.client.uploading import FileSide, id_of
+from pluto_dist.cli.uploads import Bars, Parcel, Uploads, delete, notes_of
+from pluto_dist.client.media.files import Artifact
+from pluto_dist.client.run import Run
 from pluto_dist.core.rules.arrivals import Arrivals, Look
+from pluto_dist.core.values.messages import RunView
 from pluto_dist.errors import UsageError
-from pluto_dist.host.open_files import is_written
+from pluto_dist.spool.file_lines import BLOBS, FileLine, Seen, read_line
 from pluto_dist.spool.folders import Found, NoSourceError, found_in, is_many
+from pluto_dist.spool.names import stream_kind
+from pluto_dist.spool.reader import list_streams, records
 from pluto_dist.spool.sources import seen_in
 
 PAUSE_S = 0.2  # between two looks at what is on its way
@@ -21,6 +34,7 @@ LOOK_S = 0.5  # between two looks at a watched folder
 ASK_S = 1.0  # between two questions whether the Run has ended
 
 _NUMBER = re.compile(r"\d+(?!.*\d)")
+_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class Sender:
@@ -171,3 +185,87 @@ def _look(file: Found) -> Look:
 def _number_in(path: str) -> int | None:
     found = _NUMBER.search(Path(path).stem)
     return int(found[0]) if found is not None and len(found[0]) < 19 else None
+
+
+class FileSide:
+    """An attached Run, as the command `upload` needs it."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self._lease = run._lease
+
+    @property
+    def key(self) -> str:
+        """Name of the Run's folder in its store."""
+        view: RunView = self.run._run_view()
+        return view.key
+
+    @property
+    def folder(self) -> Path:
+        """Of this process's lease."""
+        return self._lease.files.folder
+
+    def log(self, name: str, path: str, step: int | None, id: str) -> str:  # noqa: A002 # the field's word
+        """Logs a file or folder under its id; why it was not taken, "" if it was."""
+        points = self._lease.points
+        rejected, dropped, points.first_reject = points.rejected, self._lease.files.dropped, ""
+        artifact = Artifact(path)
+        artifact.id = id
+        self.run.log({name: artifact}, step=step)
+        if points.rejected > rejected:
+            return points.first_reject
+        return self._lease.files.trouble or "the spool is full" if self._lease.files.dropped > dropped else ""
+
+    def logged(self) -> dict[str, tuple[Path, FileLine]]:
+        """Files that any lease of this node has logged and that are still in its spool, by id."""
+        found: dict[str, tuple[Path, FileLine]] = {}
+        for lease in self.folder.parent.iterdir():
+            for stream, segments in list_streams(str(lease)).items():
+                for segment in segments if stream_kind(stream) == "files" else ():
+                    for line in records(str(lease), stream, segment):
+                        fields = read_line(line)
+                        if fields is not None:
+                            found[fields.path] = (lease / BLOBS, fields)
+        return found
+
+
+def id_of(run: str, name: str, path: str, seen: Iterable[Seen]) -> str:
+    """The id of one state of a file, or of a folder's files: the same after a restart, on this node."""
+    digest = hashlib.blake2s(f"{run}\0{name}\0{path}".encode("utf-8", "surrogatepass"), digest_size=16)
+    for each in seen:
+        digest.update(f"\0{each.size} {each.mtime_ns} {each.inode}".encode())
+    return digest.hexdigest()
+
+
+def is_written(path: str) -> bool | None:
+    """Whether a process of this machine has the file open for writing; None where that cannot be known.
+
+    A lease for reading is asked for and given back: Linux grants it only while nobody has the file open for
+    writing. A writer that comes in this instant waits for some microseconds. Network filesystems have no
+    leases, nor has a file of another user.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+    if not hasattr(fcntl, "F_SETLEASE"):
+        return None
+    _ignore_breaks()
+    fd = os.open(path, _READ)
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except OSError as error:
+        return True if error.errno == errno.EAGAIN else None
+    finally:
+        os.close(fd)
+    return False
+
+
+def _ignore_breaks() -> None:
+    """A writer that comes is told by a signal that ends a process by default."""
+    if signal.getsignal(signal.SIGIO) is signal.SIG_DFL and _is_main_thread():
+        signal.signal(signal.SIGIO, signal.SIG_IGN)
+
+
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()

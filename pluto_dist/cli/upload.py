@@ -25,8 +25,8 @@ import typer
 from pluto_dist.cli import options
 
 if TYPE_CHECKING:
+    from pluto_dist.cli.sender import FileSide
     from pluto_dist.cli.uploads import Uploads
-    from pluto_dist.client.uploading import FileSide
 
 
 def upload(
@@ -54,8 +54,8 @@ def upload(
     folder: options.Dir = None,
 ) -> None:
     """Uploads files and folders to a Run, from outside of its training."""
-    from pluto_dist.cli.bars import bars
     from pluto_dist.cli.sender import Sender
+    from pluto_dist.cli.uploads import bars
     from pluto_dist.errors import UsageError
 
     if not paths and watch is None:
@@ -98,9 +98,9 @@ def _check(path: Path) -> None:
 def _attached(
     run: str, label: str, project: str | None, timeout_s: float, home: Path | None, folder: Path | None
 ) -> FileSide:
+    from pluto_dist.cli.sender import FileSide
     from pluto_dist.client.api import attach
     from pluto_dist.client.run import Run
-    from pluto_dist.client.uploading import FileSide
     from pluto_dist.errors import MachineError
 
     given = {"home": home and str(home), "dir": folder and str(folder)}

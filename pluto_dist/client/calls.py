@@ -15,6 +15,7 @@ _SAID = {
     "Hooks._sigterm": "SIGTERM",
     "Hooks._give_up": "SIGTERM",
     "_end_former_cell": "the next init() in this notebook",
+    "Tasks.end_failed": "the next init(), because its task had failed",
 }
 
 

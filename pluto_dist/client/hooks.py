@@ -41,6 +41,7 @@ from pluto_dist.client.interface import Member
 from pluto_dist.client.pools import ENDING, in_group, is_running, parent_pid
 from pluto_dist.client.runs import RUNS
 from pluto_dist.client.stops import STOPS
+from pluto_dist.client.tasks import TASKS
 from pluto_dist.client.terminal import flush
 from pluto_dist.client.values import said_by
 from pluto_dist.host.identity import boot_clock
@@ -115,7 +116,8 @@ class Hooks:
     def _thread_hook(self, args: threading.ExceptHookArgs) -> None:
         if self._here and args.exc_value is not None and not isinstance(args.exc_value, SystemExit):
             name = args.thread.name if args.thread is not None else "?"
-            for run in RUNS.open():
+            failed = TASKS.raised(args.exc_value)  # Runs that the thread has opened
+            for run in (run for run in RUNS.open() if run not in failed):
                 run.note(
                     "thread_exception",
                     thread=name,

@@ -23,12 +23,11 @@ from pluto_dist.client.calls import calling
 from pluto_dist.client.console.capture import CAPTURES
 from pluto_dist.client.lease_files import LeaseFiles, Wall
 from pluto_dist.client.link import Link
-from pluto_dist.client.notices import Notices, WarnOnce
+from pluto_dist.client.notices import Notices, Waiting, WarnOnce
 from pluto_dist.client.offline import Claimed, knows_its_run
 from pluto_dist.client.points import PointLog
 from pluto_dist.client.stops import STOPS
 from pluto_dist.client.values import clean_text
-from pluto_dist.client.waiting import Waiting
 from pluto_dist.core.rules.advice import advice as advice_on
 from pluto_dist.core.rules.alerts import TitleLimit
 from pluto_dist.core.values.lifecycle import (
@@ -143,6 +142,12 @@ class Lease:
         """Whether this process is known to be a side; a claim that still waits may become anything."""
         view = self.link.view
         return view is not None and view.state == "active" and view.role == "side"
+
+    @property
+    def owns(self) -> bool:
+        """Whether this process owns the Run, or asks for it and has no role yet."""
+        view = self.link.view
+        return self.by_init and (view is None or view.state == "waiting" or view.role == "owner")
 
     @property
     def ends_as_side(self) -> bool:

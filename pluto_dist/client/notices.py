@@ -1,7 +1,7 @@
 """Notices: all that a user sees on stderr and in warnings.
 
 One line at init and one at the end, which are the owner's alone. While the Run goes on, trouble is reported
-once, as a warning.
+once, as a warning. The wait at a process's end is shown while it lasts.
 
 A Run that is cancelled on the server goes on here: only the training knows what it still has to save. It gets
 a warning and `run.cancelled`; with `on_cancel="interrupt"` owner and workers get a KeyboardInterrupt in their
@@ -13,10 +13,11 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 import threading
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
-from pluto_dist.client.terminal import tell
+from pluto_dist.client.terminal import is_terminal, put, tell
 from pluto_dist.core.rules.verdict import server_differs
 from pluto_dist.core.values.messages import RunView, View
 
@@ -24,9 +25,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pluto_dist.client.arguments import Wish
+    from pluto_dist.core.values.messages import View
     from pluto_dist.host.settings import Settings
 
 _log = logging.getLogger("pluto_dist")
+TOLD_AFTER_S = 5.0
 
 
 class WarnOnce:
@@ -265,3 +268,33 @@ def _store(settings: Settings) -> Path:
     from pluto_dist.host.places import store_of  # needs a Unix; `opening` says so itself on Windows
 
     return store_of(settings.dir)
+
+
+class Waiting:
+    """The wait at the end: a line that is overwritten on a terminal, else one line if it takes long."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._shown = not settings.quiet and is_terminal(sys.stderr)
+        self._untold = not (settings.quiet or self._shown)
+        self._most_s = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def show(self, view: View | None, left_s: float) -> None:
+        """Shows how much is left, and how long the wait is at most."""
+        if view is None:
+            return
+        what = f"delivering, {view.pending / 1e6:.1f} MB left" if view.pending else "waiting for the server"
+        trouble = f" ({view.trouble[:60]})" if view.trouble else ""
+        line = f"{what}{trouble}, at most {left_s:.0f} s"
+        if self._shown:
+            put(f"\r\x1b[Kpluto_dist: {line}")
+        self._most_s = max(self._most_s, left_s)
+        if self._untold and self._most_s - left_s > TOLD_AFTER_S:
+            self._untold = False
+            tell(line)
+
+    def __exit__(self, *_: object) -> None:
+        if self._shown:
+            put("\r\x1b[K")

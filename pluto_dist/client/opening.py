@@ -126,10 +126,12 @@ def _open_at(wish: Wish, settings: Settings, places: Places, make: MakeRun | Non
     from pluto_dist.client.link import Link
     from pluto_dist.client.ray_tasks import OPEN_TASKS, ray_work
     from pluto_dist.client.run import Run
+    from pluto_dist.client.tasks import TASKS
 
     surroundings = _surroundings(wish)
     _tell_ignored(surroundings)
     _end_former_cell(surroundings)
+    TASKS.end_failed()
     work = ray_work()
     if work is not None:
         OPEN_TASKS.end_former(work.task)
@@ -159,6 +161,8 @@ def _open_at(wish: Wish, settings: Settings, places: Places, make: MakeRun | Non
     # The claim is the first entry: without it the records behind it would belong to no Run (G3).
     lease.claim(_claim(wish, settings, surroundings, launched_by, work))
     RUNS.add(run, lease)
+    if wish.verb == "init":
+        TASKS.opened(lease.lease_id)
     if work is not None and work.kind == "task" and wish.verb == "init":
         OPEN_TASKS.opened(lease.lease_id, work.task)
     install_hooks(os.getpid(), settings.sigterm_wait_s, settings.preempt_wait_s)
@@ -358,9 +362,8 @@ def _tell_ignored(surroundings: Surroundings) -> None:
 
 
 def _surroundings(wish: Wish) -> Surroundings:
-    from pluto_dist.client.job.ancestors import read_ancestors, read_process
+    from pluto_dist.client.job.ancestors import read_ancestors, read_process, wrapper_above
     from pluto_dist.client.job.detect import detect
-    from pluto_dist.client.job.wrapper import wrapper_above
     from pluto_dist.host.identity import own_identity
 
     identity = own_identity()

@@ -16,9 +16,10 @@ _LOOPS = (
     ("concurrent.futures.process", "_process_worker"),
     ("loky.process_executor", "_process_worker"),
     ("torch.utils.data._utils.worker", "_worker_loop"),
-    ("multiprocessing.util", "_exit_function"),  # the last thing that a child does, behind any loop
+    ("multiprocessing.process", "_bootstrap"),  # which calls them, and ends the child
 )
-_MACHINERY = ("multiprocessing.", "threading", "selectors", "joblib.externals.loky.backend", "loky.backend")
+# Packages whose frames below such a function are no task: what a pool calls to get one, or to answer.
+_MACHINERY = sys.stdlib_module_names | {"joblib", "loky"}
 
 _ENDING = ("SIGHUP", "SIGINT", "SIGQUIT", "SIGABRT", "SIGKILL", "SIGTERM")
 ENDING = frozenset(getattr(signal, name) for name in _ENDING if hasattr(signal, name))  # not all on Windows
@@ -48,12 +49,15 @@ def between_tasks() -> bool:
     """Whether the main thread is a pool's worker that waits for work, so that a signal interrupts none."""
     main = threading.main_thread().ident
     frame: FrameType | None = sys._current_frames().get(main or 0)
+    at_work = False
     while frame is not None:
         module = str(frame.f_globals.get("__name__", ""))
         if any(module.endswith(end) and frame.f_code.co_name == name for end, name in _LOOPS):
-            return True
-        if not module.startswith((*_MACHINERY, "pluto_dist.")):
-            return False
+            return not at_work
+        if module.startswith("pluto_dist."):
+            at_work = False  # what it has called, logging or json, is no task
+        elif module.partition(".")[0] not in _MACHINERY and not module.startswith("torch.multiprocessing."):
+            at_work = True
         frame = frame.f_back
     return False
 

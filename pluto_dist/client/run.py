@@ -384,7 +384,7 @@ class Run(RunFacts):
                 nothing is handed over.
             RunEndedError: after the end, with `strict`.
         """
-        from pluto_dist.client.publishing import checkpoint
+        from pluto_dist.client.topics import checkpoint
 
         checkpoint(self._lease, path, step, info)
 
@@ -433,7 +433,7 @@ class Run(RunFacts):
                 warning, and nothing is published.
             RunEndedError: after the end, with `strict`.
         """
-        from pluto_dist.client.publishing import publish
+        from pluto_dist.client.topics import publish
 
         publish(self._lease, topic, payload)
 
@@ -447,8 +447,7 @@ class Run(RunFacts):
         Raises:
             ArgumentError: this is no topic, or as `checkpoints`.
         """
-        from pluto_dist.client.publishing import checked_topic
-        from pluto_dist.client.topics import Item, Subscription, bounds_of
+        from pluto_dist.client.topics import Item, Subscription, bounds_of, checked_topic
 
         return Subscription(self._lease, checked_topic(topic), Item, bounds_of(group, latest, timeout_s))
 

@@ -62,6 +62,7 @@ class LeaseLock:
             raise RuntimeError(f"{path} is locked by this process already; a lease file is opened once")
         try:
             self._descriptor = _open_locked(path)
+            self._file = _file_of(self._descriptor)
         except BaseException:
             del _held[self._entry]
             raise
@@ -69,9 +70,10 @@ class LeaseLock:
     def release(self) -> None:
         """Drops the lock after the lease has ended; idempotent.
 
-        A forked child, which never had the lock, only closes its copy of the descriptor.
+        A forked child, which never had the lock, only closes its copy of the descriptor. Code that closes all
+        descriptors may have done so before, and the number may be a foreign file's.
         """
-        if _held.pop(self._entry, None) is self:
+        if _held.pop(self._entry, None) is self and _file_of(self._descriptor) == self._file:
             os.close(self._descriptor)
 
 
@@ -114,6 +116,15 @@ class LeaseProbe:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def _file_of(descriptor: int) -> tuple[int, int] | None:
+    """Device and inode, None for a descriptor that is not open."""
+    try:
+        found = os.fstat(descriptor)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 _TYPE_AT = 3 if sys.platform == "darwin" else 0

@@ -112,7 +112,8 @@ class RealFiles:
 
     def __init__(self) -> None:
         self._ours: dict[int, tuple[_Identity, ...]] = {}
-        self._read_only = -1
+        self._refusing = -1
+        self._refusal: _Identity | None = None
 
     def open_shut(self) -> int:
         fd = fcntl.fcntl(self._shut_source(), fcntl.F_DUPFD_CLOEXEC, _ABOVE_STDIO)
@@ -142,8 +143,8 @@ class RealFiles:
         return fd
 
     def shut(self, fd: int) -> None:
-        if self._is_ours(fd):
-            self._redirect(fd, self._shut_source())
+        if self._is_ours(fd) and (source := self._shut_source()) != fd:
+            self._redirect(fd, source)
 
     def close(self, fd: int) -> None:
         ours = self._is_ours(fd)
@@ -222,10 +223,17 @@ class RealFiles:
         return found.f_bavail * found.f_frsize
 
     def _shut_source(self) -> int:
-        """A read-only descriptor, kept so that `shut` works when no new one is to be had."""
-        if not self._is_ours(self._read_only):
-            self._read_only = self._keep(_above_stdio(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)))
-        return self._read_only
+        """The end of a pipe for reading, kept so that `shut` works when no new one is to be had.
+
+        Foreign code may close it. The next one may then get the number of a writer that was closed too, whose
+        next segment takes its place. So it is known by what it is, which no foreign descriptor can be.
+        """
+        if self._refusal is None or _identity_now(self._refusing) != self._refusal:
+            read, write = os.pipe()
+            os.close(write)
+            self._refusing = self._keep(_above_stdio(read))
+            self._refusal = _identity(self._refusing)
+        return self._refusing
 
     def _redirect(self, fd: int, source: int) -> None:
         """dup2; a fork in the middle of it must find the number to be ours, before and after."""
@@ -240,10 +248,7 @@ class RealFiles:
 
     def _is_ours(self, fd: int) -> bool:
         """Whether the number still refers to what we put there: daemonising code closes all it finds."""
-        try:
-            return _identity(fd) in self._ours.get(fd, ())
-        except OSError:
-            return False
+        return _identity_now(fd) in self._ours.get(fd, ())
 
 
 @functools.cache
@@ -255,6 +260,14 @@ def real_files() -> RealFiles:
 def _identity(fd: int) -> _Identity:
     found = os.fstat(fd)
     return found.st_dev, found.st_ino
+
+
+def _identity_now(fd: int) -> _Identity | None:
+    """None for a number that is not open."""
+    try:
+        return _identity(fd)
+    except OSError:
+        return None
 
 
 def _above_stdio(fd: int) -> int:

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from pluto_dist.client import publishing, topics
+from pluto_dist.client import topics
 from pluto_dist.client.notices import WarnOnce
 from pluto_dist.client.topics import Checkpoint, Item, Subscription, bounds_of
 from pluto_dist.core.values.lifecycle import ItemDone, Published, Unsubscribed
@@ -95,7 +95,7 @@ def test_a_checkpoint_is_its_absolute_path_its_step_and_what_is_said_of_it(
     lease: Any = Lease()
     (tmp_path / "a.pt").touch()
     monkeypatch.chdir(tmp_path)
-    publishing.checkpoint(lease, Path("a.pt"), np.int64(7), {"loss": np.float32(0.5), "worst": float("nan")})  # type: ignore[arg-type] # numpy's step
+    topics.checkpoint(lease, Path("a.pt"), np.int64(7), {"loss": np.float32(0.5), "worst": float("nan")})  # type: ignore[arg-type] # numpy's step
     assert payload(lease) == {
         "path": str(tmp_path / "a.pt"), "step": 7, "info": {"loss": 0.5, "worst": None},
     }  # fmt: skip
@@ -103,13 +103,13 @@ def test_a_checkpoint_is_its_absolute_path_its_step_and_what_is_said_of_it(
 
 def test_a_folder_is_a_checkpoint_too(tmp_path: Path) -> None:
     lease: Any = Lease()
-    publishing.checkpoint(lease, str(tmp_path), 0, {})
+    topics.checkpoint(lease, str(tmp_path), 0, {})
     assert payload(lease) == {"path": str(tmp_path), "step": 0}
 
 
 def test_an_address_goes_on_as_it_is() -> None:
     lease: Any = Lease()
-    publishing.checkpoint(lease, "s3://bucket/a.pt", 0, {})
+    topics.checkpoint(lease, "s3://bucket/a.pt", 0, {})
     assert payload(lease) == {"path": "s3://bucket/a.pt", "step": 0}
 
 
@@ -133,11 +133,11 @@ def test_a_path_that_nobody_could_read_is_one_warning_and_training_goes_on(
     lease, strict = Lease(), Lease(strict=True)
     for path, why in unfit(tmp_path).items():
         for _ in range(2):
-            publishing.checkpoint(lease, path, 1, {})  # type: ignore[arg-type] # as much of one as it needs
+            topics.checkpoint(lease, path, 1, {})  # type: ignore[arg-type] # as much of one as it needs
         (told,) = [each.message for each in caplog.records if path.partition("\0")[0] in each.message][-1:]
         assert why in told
         with pytest.raises(InvalidRecordError, match=why):
-            publishing.checkpoint(strict, path, 1, {})  # type: ignore[arg-type] # as above
+            topics.checkpoint(strict, path, 1, {})  # type: ignore[arg-type] # as above
     assert len(caplog.records) == 5, "each once"
     assert lease.said == strict.said == []
 
@@ -157,18 +157,18 @@ def test_what_is_no_json_or_too_large_is_one_warning(
     given: object, why: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     lease: Any = Lease()
-    publishing.publish(lease, "t", given)
-    publishing.publish(lease, "t", given)
+    topics.publish(lease, "t", given)
+    topics.publish(lease, "t", given)
     (record,) = caplog.records
     assert why in record.message
     assert lease.said == []
     with pytest.raises(InvalidRecordError, match=why):
-        publishing.publish(Lease(strict=True), "t", given)  # type: ignore[arg-type] # as above
+        topics.publish(Lease(strict=True), "t", given)  # type: ignore[arg-type] # as above
 
 
 def test_the_largest_payload_goes(caplog: pytest.LogCaptureFixture) -> None:
     lease: Any = Lease()
-    publishing.publish(lease, "t", "x" * 65534)
+    topics.publish(lease, "t", "x" * 65534)
     assert len(payload(lease)) == 65534
 
 
@@ -176,22 +176,22 @@ def test_the_largest_payload_goes(caplog: pytest.LogCaptureFixture) -> None:
 def test_a_name_that_is_no_topic_raises_and_nothing_is_published(topic: Any) -> None:
     lease: Any = Lease()
     with pytest.raises(ArgumentError, match=r"topic|checkpoint\(path, step\)"):
-        publishing.publish(lease, topic, 1)
+        topics.publish(lease, topic, 1)
     assert lease.said == []
 
 
 @pytest.mark.parametrize("step", [-1, 0.5, None, "a"])
 def test_a_step_that_is_none_raises_as_with_log(step: Any, tmp_path: Path) -> None:
     with pytest.raises(InvalidRecordError, match="step"):
-        publishing.checkpoint(Lease(), tmp_path, step, {})  # type: ignore[arg-type] # as above
+        topics.checkpoint(Lease(), tmp_path, step, {})  # type: ignore[arg-type] # as above
 
 
 def test_an_older_coordinator_is_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
     """It would pass over the entry, and nobody would ever get it."""
     lease: Any = Lease()
     lease.link.view.topics = False
-    publishing.publish(lease, "t", 1)
-    publishing.publish(lease, "t", 2)
+    topics.publish(lease, "t", 1)
+    topics.publish(lease, "t", 2)
     (record,) = caplog.records
     assert "coordinator stop" in record.message
 
@@ -304,7 +304,7 @@ def test_on_a_node_that_does_not_own_the_run_it_is_told_once(caplog: pytest.LogC
     """R14: hand-over is of one node."""
     lease: Any = Lease()
     lease.link.view.run.relay = "node1"
-    publishing.publish(lease, "t", 1)
+    topics.publish(lease, "t", 1)
     lease.link.answers = [ENDED]
     assert [*loop(lease)] == []
     (record,) = caplog.records

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pluto_dist.client.job.ancestors import rdzv_id_of
+from pluto_dist.client.job.ancestors import rdzv_id_of, wrapper_above
 from pluto_dist.client.job.detect import (
     LAUNCH_VARIABLES,
     AncestorFacts,
@@ -20,7 +20,6 @@ from pluto_dist.client.job.detect import (
     is_node_launcher,
     is_rank,
 )
-from pluto_dist.client.job.wrapper import wrapper_above
 from pluto_dist.client.opening import _tell_ignored
 from pluto_dist.core.values.ids import Identity, Job, Scheduled
 

@@ -398,6 +398,17 @@ def test_two_processes_cannot_have_one_lease(lease: Path):
                 LeaseLock(lease)
 
 
+def test_a_release_closes_no_foreign_file(lease: Path):
+    """Daemonising code closes all descriptors, and opens others under their numbers."""
+    lock = LeaseLock(lease)
+    os.close(lock._descriptor)
+    foreign = os.open(os.devnull, os.O_RDONLY)
+    if foreign != lock._descriptor:
+        os.dup2(foreign, lock._descriptor)
+    lock.release()
+    os.close(lock._descriptor)
+
+
 def test_a_released_lock_is_free(lease: Path):
     code = "sys.stdin.readline(); lock.release(); print('released', flush=True)\n" + WAIT
     with holder(lease, code) as (process, _):

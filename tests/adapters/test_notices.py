@@ -9,9 +9,8 @@ import pytest
 
 from pluto_dist.client import notices
 from pluto_dist.client.arguments import Wish
-from pluto_dist.client.notices import Notices
+from pluto_dist.client.notices import Notices, Waiting
 from pluto_dist.client.opening import ungranted
-from pluto_dist.client.waiting import Waiting
 from pluto_dist.core.values.ids import RunRef
 from pluto_dist.core.values.messages import RunView, View
 from pluto_dist.errors import RunNotFoundError, WaitTimeoutError

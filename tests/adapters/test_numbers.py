@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pluto_dist.client import record
-from pluto_dist.client.numbers import numbers_in
+from pluto_dist.client.record import numbers_in
 
 KNOWN = {"a", "b", "a/b", "a/a"}
 BUILT_IN = [0.5, -1, True, 2**64 - 1, 2**64, 10**400, float("nan"), float("inf"), 1e308, "text", None]

@@ -229,3 +229,34 @@ def test_the_mark_of_writing_ends_with_the_process(path: str) -> None:
         process.kill()
         process.wait()
         assert not RealFiles().being_written(path)
+
+
+def test_what_refuses_writes_never_takes_the_place_of_a_writer(tmp_path: Path) -> None:
+    """After code that has closed all descriptors the new refusing one may get the number of a writer."""
+    files, names = RealFiles(), [str(tmp_path / f"{number}") for number in range(3)]
+    writer = files.create(names[0])
+    files.shut(writer)
+    os.closerange(writer, writer + 8)
+    files.open_shut()
+    files.shut(writer)
+    assert files.replace(writer, files.create(names[1])) == writer
+    other = files.create(names[2])
+    files.shut(other)
+    files.write(writer, b"mine")
+    with pytest.raises(OSError, match="file descriptor"):
+        files.write(other, b"nobody's")
+    assert [Path(name).read_bytes() for name in names] == [b"", b"mine", b""]
+
+
+def test_a_shut_number_that_became_a_foreign_file_is_left_alone(tmp_path: Path) -> None:
+    """A daemon opens the null device for its standard streams; no number of ours refers to it."""
+    files = RealFiles()
+    fd = files.open_shut()
+    os.close(fd)
+    foreign = os.open(os.devnull, os.O_RDWR)
+    if foreign != fd:
+        os.dup2(foreign, fd)
+    new = files.create(str(tmp_path / "new"))
+    assert files.replace(fd, new) == new
+    assert os.write(fd, b"theirs") == 6
+    assert (tmp_path / "new").read_bytes() == b""

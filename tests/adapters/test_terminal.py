@@ -14,8 +14,8 @@ import pytest
 from pluto_dist.client import notices
 from pluto_dist.client.console.fd import flush_python_streams
 from pluto_dist.client.console.wrap import WrapCapture
+from pluto_dist.client.notices import Waiting
 from pluto_dist.client.terminal import is_terminal, tell
-from pluto_dist.client.waiting import Waiting
 from pluto_dist.coordinator.log import say
 from pluto_dist.host.settings import Settings
 from tests.adapters.test_console_wrap import Tape

@@ -28,6 +28,7 @@ KINDS: list[tuple[str, Evidence, str, str]] = [
     ("exception", raised(T), "FAILED", "ValueError: boom"),
     ("communication error", raised(T, "ConnectionResetError", communication=True), "FAILED", "Connection"),
     ("KeyboardInterrupt", raised(T, "KeyboardInterrupt"), "TERMINATED", "KeyboardInterrupt"),
+    ("pruned by optuna", raised(T, "TrialPruned"), "TERMINATED", "TrialPruned"),
     ("sys.exit(3)", exited(T, 3), "FAILED", "exit code 3"),
     ("exit code 1 of a shell", exited(T, 1), "FAILED", "exit code 1"),
     ("exit code 143", exited(T, 143), "TERMINATED", "exit code 143"),

@@ -14,9 +14,13 @@ if os.fork():
     EXIT
 os.setsid()
 if os.fork(): os._exit(0)
+os.closerange(3, 256)  # as python-daemon does
+foreign = os.open(os.devnull, os.O_RDWR), os.open("foreign", os.O_RDWR | os.O_CREAT)
 tell("pid", os.getpid())
 hear()
 for step in range(3): log(run, {"loss": 1.0 + step})
+for each in foreign: os.write(each, b"theirs")
+tell_json("foreign", os.pread(foreign[1], 10000, 0).decode())
 tell_json("daemon", [run.role, run.run_id, run.lease_id, run.config])
 hear()
 END
@@ -40,6 +44,7 @@ def test_a_daemon_holds_the_run_of_its_script(
     if late:
         assert node.ended("daemon")["status"] == "COMPLETED"
     script.say()
+    assert script.expect_json("foreign") == "theirs"
     role, run_id, _, config = script.expect_json("daemon")
     assert (role, run_id, config) == ("owner", "daemon", {"lr": 1})
     wait_until(lambda: node.document("daemon")["status"] == "RUNNING", "the daemon holds the Run")

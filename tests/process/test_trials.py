@@ -117,3 +117,92 @@ def test_forks_of_a_script_join_or_open_what_they_ask_for(node: Node) -> None:
     assert script.wait() == 0
     assert node.ended("main")["status"] == "COMPLETED"
     assert not any(node.lost(document["key"]) for document in node.documents())
+
+
+RAISING = """
+import multiprocessing as mp
+import optuna
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing.pool import ThreadPool
+from joblib import Parallel, delayed
+
+optuna.logging.set_verbosity(optuna.logging.CRITICAL)
+
+class Trainer:
+    def __init__(self, name):
+        self.run = pluto.init(name=name)
+
+    def fit(self, broken):
+        log(self.run, {"loss": 1.0}, 0)
+        if broken: raise ValueError(f"{self.run.name} is broken")
+
+def trial(name):
+    Trainer(name).fit(name.endswith("bad"))
+
+def joined(_):
+    run = pluto.init()
+    log(run, {"part": 1.0}, 0)
+    raise ValueError("its parent knows")
+
+def objective(of):
+    if of.number == 2:
+        with pluto.init(name="optuna-pruned"): raise optuna.TrialPruned
+    trial("optuna-bad" if of.number == 0 else "optuna-good")
+    return 1.0
+
+def every_way(method):
+    context = mp.get_context(method)
+    for way in "map", "apply", "imap":
+        with context.Pool(1) as pool:
+            yield f"pool-{way}", lambda name: pool.map_async(trial, [name]) if way == "map" else (
+                pool.apply_async(trial, (name,)) if way == "apply" else pool.imap(trial, [name]))
+    with ProcessPoolExecutor(1, context) as pool: yield "futures", lambda name: pool.submit(trial, name)
+    with ThreadPoolExecutor(1) as pool: yield "threads", lambda name: pool.submit(trial, name)
+    with ThreadPool(1) as pool: yield "threadpool", lambda name: pool.map_async(trial, [name])
+
+def outcome(future):
+    try:
+        if hasattr(future, "__next__"): return next(future)
+        return future.get() if hasattr(future, "get") else future.result()
+    except ValueError as error:
+        return str(error)
+
+if __name__ == "__main__":
+    for way, submit in every_way(METHOD):
+        for end in "good", "bad", "next":
+            tell(way, end, outcome(submit(f"{way}-{end}")))
+    for backend in "loky", "threading", "multiprocessing":
+        for name in (f"joblib-{backend}-bad", f"joblib-{backend}-next"):
+            try: Parallel(2, backend=backend)([delayed(trial)(name)])
+            except ValueError: pass
+    thread = threading.Thread(target=trial, args=("thread-bad",))
+    thread.start(); thread.join()
+    optuna.create_study().optimize(objective, n_trials=3, catch=ValueError)
+    main = pluto.init(name="main")
+    with ProcessPoolExecutor(1, mp.get_context(METHOD)) as pool:
+        tell(type(pool.submit(joined, 0).exception()).__name__)
+    main.finish()
+    tell("all")
+"""
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_trial_that_raises_in_a_pool_fails_its_own_run_alone(node: Node, method: str) -> None:
+    """R9: nobody but the pool sees what a task raises; the next trial of the same process is another Run."""
+    for module in ("optuna", "joblib"):
+        pytest.importorskip(module, reason=f"{module} is not installed here: pip install {module}")
+    script = node.start(RAISING.replace("METHOD", repr(method)))
+    script.expect("all")
+    assert script.wait() == 0
+    found = [node.ended(document["key"]) for document in node.documents()]
+    status = {each["name"]: each["status"] for each in found}
+    assert {name for name, is_now in status.items() if is_now == "FAILED"} == {
+        name for name in status if name.endswith("-bad")
+    }
+    assert [name for name, is_now in status.items() if is_now == "TERMINATED"] == ["optuna-pruned"]
+    assert len(found) == len(status) == 6 * 3 + 3 * 2 + 1 + 3 + 1
+    for each in found:
+        first = each["verdict"]["first_failure"] or {}
+        assert (first.get("type") == "ValueError") == (each["status"] == "FAILED")
+        assert each["status"] != "FAILED" or first["message"] == f"{each['name']} is broken"
+    assert not any(node.lost(document["key"]) for document in node.documents())

@@ -3,6 +3,12 @@
 Read once per `init()`: on Linux from /proc (three small files a process), elsewhere by psutil. Of
 environments only the launchers' variables are read. The chain of ancestors ends where a process cannot be
 seen: at the top of the pid namespace, or when a parent dies while it is read.
+
+One ancestor may keep signals from the training. At `scancel`, a time limit or a preemption SLURM sends
+SIGTERM to the processes that it has started itself, one for each task, and to none below them (22.05 with
+proctrack/cgroup, seen). A shell there gets the signal, passes it on to nobody and ends, and with the last
+task everything in the step is killed: the training cannot save, and its Run ends by a SIGKILL. Launchers that
+pass signals on do no harm.
 """
 
 from __future__ import annotations
@@ -12,6 +18,8 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePath
+
+import msgspec
 
 from pluto_dist.client.job.detect import LAUNCH_VARIABLES, AncestorFacts, ProcessFacts
 from pluto_dist.client.pools import parent_pid
@@ -26,6 +34,11 @@ _PYTHON = re.compile(r"(python|pypy)[0-9.]*")
 _OPTIONS_WITH_VALUE = ("-X", "-W")
 _RDZV_ID = ("--rdzv-id", "--rdzv_id")
 _POOL_MARKS = ("--multiprocessing-fork", "from multiprocessing.forkserver", "loky.backend.popen_loky")
+# Of a Python program the name of its module or script.
+_PASS_ON = frozenset(
+    {"torchrun", "torch.distributed.run", "torch.distributed.launch", "pluto-dist", "pluto_dist"}
+    | {"accelerate", "deepspeed", "mpirun", "mpiexec", "orterun", "prterun", "hydra_pmi_proxy"}
+)
 
 
 def read_process(identity: Identity) -> ProcessFacts:
@@ -171,3 +184,47 @@ def process_group() -> tuple[int, int] | None:
     ):  # it is just being imported, or taken down
         return None
     return (rank, size) if 0 <= rank < size and size > 1 else None
+
+
+class Wrapper(msgspec.Struct, frozen=True):
+    """The process of a SLURM task, above this one.
+
+    Attributes:
+        program: which it runs.
+        pid: of the process.
+    """
+
+    program: str
+    pid: int
+
+    @property
+    def advice(self) -> str:
+        """What follows, and what to do."""
+        return (
+            f"the process of this SLURM task is {self.program!r} (pid {self.pid}), and SLURM's SIGTERM "
+            "(scancel, time limit, preemption) reaches that one alone: this process is killed without a "
+            "signal before. "
+            "Start the training with `exec` in the wrapper, or the step with `srun pluto-dist run --`"
+        )
+
+
+def wrapper_above(
+    env: Mapping[str, str], here: Identity, ancestors: Sequence[AncestorFacts], parents: Sequence[Identity]
+) -> Wrapper | None:
+    """The task's process, where SLURM's signals end in it; None where they arrive or this is no task.
+
+    Args:
+        env: the environment; in an interactive shell of a step a person is asked, and no signal.
+        here: this process.
+        ancestors: parent first.
+        parents: those of them of whose program this process is a part.
+    """
+    task = env.get("SLURM_TASK_PID", "").strip()
+    if not task.isdecimal() or "SLURM_PTY_PORT" in env:
+        return None
+    if int(task) == here.pid or int(task) in (parent.pid for parent in parents):
+        return None
+    above = next((each for each in ancestors if each.identity.pid == int(task)), None)
+    if above is None or above.program in _PASS_ON:  # None: the variables were inherited by something else
+        return None
+    return Wrapper(above.program or "?", above.identity.pid)

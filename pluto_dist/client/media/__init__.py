@@ -2,8 +2,7 @@
 
     base        what a file and a data value are to `log()`
     files       File, Artifact, Text
-    images      Image
-    recordings  Audio, Video
+    encoded     Image, Audio, Video
     tables      Histogram, Table
 
 A file given by its path is read when it is logged; arrays, figures and images are encoded at once, so what

@@ -37,6 +37,7 @@ LEFT_TO_RAY = (
     "call run.finish() at the end, or use `with pluto.init(…) as run:`"
 )
 STOP_SIGNALS = frozenset({"SIGTERM", "SIGINT", "SIGHUP"})
+STOP_EXCEPTIONS = frozenset({"KeyboardInterrupt", "TrialPruned"})  # the latter is optuna's
 STOP_CODES = frozenset({128 + 1, 128 + 2, 128 + 15})  # what shells make of those signals
 
 
@@ -142,11 +143,11 @@ def _evidence_limit(run: Run, members: tuple[Lease, ...]) -> float:
 
 
 def is_stop(evidence: Evidence) -> bool:
-    """A request to stop, and not a fault: SIGTERM and its like, or the exit code that shells make of it."""
+    """A request to stop, and not a fault: SIGTERM and its like, also as an exit code; a pruned trial."""
     if evidence.kind == "exit":
         return evidence.exit_code in STOP_CODES
     if evidence.kind == "exception":
-        return evidence.type == "KeyboardInterrupt"
+        return evidence.type in STOP_EXCEPTIONS
     return evidence.signal in STOP_SIGNALS
 
 

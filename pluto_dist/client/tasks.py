@@ -1,0 +1,150 @@
+"""Runs that a task has opened: a call made by a pool or a thread, which catches what the task raises (R9).
+
+Nobody but the pool sees such an exception, and its process or thread goes on with the next task. So the
+places where a pool keeps it are hooked, and the frame of the task has a mark: where a traceback has a marked
+frame, the exception has left the task that opened the Run. The mark is the frame's trace function, the one
+thing that can be hung on a frame and goes with it; a frame that a debugger traces has none.
+
+The Run stays open, because a task may hand its handle on. The next `init()` ends it.
+
+Everything is looked up among the loaded modules, never imported.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Iterator
+from types import FrameType, TracebackType
+from typing import Any
+
+from pluto_dist.client.interface import Member
+from pluto_dist.client.runs import RUNS
+from pluto_dist.client.values import said_by
+
+# Functions that call tasks, and the modules whose frames stand between them and the task.
+_CALLERS = frozenset(
+    {
+        ("threading", "_bootstrap_inner"),
+        ("concurrent.futures.process", "_process_worker"),
+        ("concurrent.futures.thread", "run"),
+        ("multiprocessing.pool", "worker"),
+        ("joblib.externals.loky.process_executor", "_process_worker"),
+        ("loky.process_executor", "_process_worker"),
+        ("optuna.study._optimize", "_run_trial"),
+    }
+)
+_MACHINERY = ("concurrent.futures.", "multiprocessing.", "threading", "joblib.", "loky.")
+
+# What is called with the exception of a task: module and name.
+_KEEPERS = (
+    ("concurrent.futures._base", "Future.set_exception"),
+    ("concurrent.futures.process", "_ExceptionWithTraceback.__init__"),
+    ("multiprocessing.pool", "ExceptionWithTraceback.__init__"),
+    ("multiprocessing.pool", "ApplyResult._set"),  # of a ThreadPool, as the next two
+    ("multiprocessing.pool", "MapResult._set"),
+    ("multiprocessing.pool", "IMapIterator._set"),
+    ("joblib.externals.loky.process_executor", "_ExceptionWithTraceback.__init__"),
+    ("loky.process_executor", "_ExceptionWithTraceback.__init__"),
+    ("optuna.study._optimize", "_log_failed_trial"),  # with `catch=`
+)
+
+
+class _Mark:
+    """The ids of the leases that a task has opened."""
+
+    def __init__(self) -> None:
+        self.leases: list[str] = []
+
+    def __call__(self, *_: object) -> _Mark:
+        """Called by a debugger that began to trace the thread after the mark was made."""
+        return self
+
+
+class Tasks:
+    """The Runs that were opened in tasks of this process."""
+
+    def __init__(self) -> None:
+        self._failed: set[str] = set()
+
+    def opened(self, lease_id: str) -> None:
+        """Marks the task that has called `init()`, if it is one."""
+        task = _task_above(sys._getframe(1))
+        if task is None or not isinstance(task.f_trace, _Mark | None):
+            return
+        if task.f_trace is None:
+            task.f_trace = _Mark()
+        task.f_trace.leases.append(lease_id)
+        _hook_keepers()
+
+    def raised(self, error: BaseException) -> list[Member]:
+        """Takes the exception of a task as evidence against the Runs it opened; returns their leases.
+
+        A worker's parent is told by the pool, and may go on: in its Run it is an event.
+        """
+        found = [lease for lease in _left_by(error.__traceback__) if lease.lease_id not in self._failed]
+        for lease in found:
+            self._failed.add(lease.lease_id)
+            if lease.owns:
+                lease.take_evidence(error)
+            else:
+                lease.note("task_exception", type=type(error).__qualname__, message=said_by(error)[:500])
+        return found
+
+    def end_failed(self) -> None:
+        """Ends what failed tasks have left open."""
+        for lease in RUNS.open():
+            if lease.lease_id in self._failed and lease.owns:
+                lease.finish()
+
+
+TASKS = Tasks()
+
+
+def _task_above(frame: FrameType | None) -> FrameType | None:
+    """The outermost frame of the task that this stack is in; None outside of tasks."""
+    task = None
+    while frame is not None:
+        module = str(frame.f_globals.get("__name__", ""))
+        if (module, frame.f_code.co_name) in _CALLERS:
+            return task
+        if not module.startswith((*_MACHINERY, "pluto_dist.")):
+            task = frame
+        frame = frame.f_back
+    return None
+
+
+def _left_by(trace: TracebackType | None) -> Iterator[Member]:
+    """Open leases of the tasks that an exception has left."""
+    marks = []
+    while trace is not None:
+        marks += [trace.tb_frame.f_trace] if isinstance(trace.tb_frame.f_trace, _Mark) else []
+        trace = trace.tb_next
+    ids = {lease_id for mark in marks for lease_id in mark.leases}
+    return (lease for lease in RUNS.open() if lease.lease_id in ids)
+
+
+def _hook_keepers() -> None:
+    for module, path in _KEEPERS:
+        owner, _, name = path.rpartition(".")
+        holder = sys.modules.get(module)
+        if owner and holder is not None:
+            holder = getattr(holder, owner, None)
+        called = getattr(holder, name, None) if holder is not None else None
+        if called is not None and not hasattr(called, "pluto_dist_keeps"):
+            setattr(holder, name, _keeping(called))
+
+
+def _keeping(called: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, which first tells what exceptions it is called with."""
+
+    @functools.wraps(called)
+    def keep(*args: Any, **named: Any) -> Any:
+        for each in (*args, *named.values()):
+            for value in each if isinstance(each, tuple) else (each,):
+                if isinstance(value, BaseException):
+                    TASKS.raised(value)
+        return called(*args, **named)
+
+    keep.pluto_dist_keeps = True  # type: ignore[attr-defined]
+    return keep
