@@ -57,7 +57,8 @@ class Clusters:
 
     def tick(self) -> None:
         """Renews leases where it is time, and gives back those that no Run needs."""
-        wanted = {run.cluster for run in self._book.runs if run.cluster is not None and run.key in self._runs}
+        runs = (self._book.runs.get(key) for key in self._runs)
+        wanted = {run.cluster for run in runs if run is not None and run.cluster is not None}
         self._memberships.keep_only(wanted)
         self._memberships.advance()
 
