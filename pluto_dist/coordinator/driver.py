@@ -31,9 +31,11 @@ from pluto_dist.core.machine.coordinator import Coordinator
 from pluto_dist.core.values import effects as do
 from pluto_dist.core.values import events as on
 from pluto_dist.core.values.effects import Commit, Save
+from pluto_dist.core.values.engine import ABSENT
 from pluto_dist.core.values.ids import Identity
 from pluto_dist.core.values.messages import Answer, HandOverKey, Refusal, Request, Sync
 from pluto_dist.core.values.records import Now
+from pluto_dist.core.values.topics import Batch, Item
 from pluto_dist.errors import MachineError, ProtocolError, SettingError
 from pluto_dist.host.identity import boot_clock
 from pluto_dist.host.places import Places
@@ -100,8 +102,8 @@ class Driver:
         self._folders = LeaseFolders(places.spool)
         self._events: deque[on.Event] = deque()
         self._launchers: dict[str, Identity] = {}
-        self._effects: deque[do.Effect] = deque()
-        self._put_off: dict[tuple[str, str], tuple[float, do.Effect]] = {}
+        self._effects: deque[do.Outward] = deque()
+        self._put_off: dict[tuple[str, str], tuple[float, do.Outward]] = {}
         self.stop: do.StopSelf | None = None
 
     def start(self) -> None:
@@ -243,18 +245,18 @@ class Driver:
             else:
                 self._effects.append(effect)
 
-    def _try_later(self, effect: do.Effect, error: OSError) -> None:
+    def _try_later(self, effect: do.Outward, error: OSError) -> None:
         lease_id = getattr(effect, "lease_id", "")
         self._folders.log_trouble(lease_id, error)
         self._put_off[type(effect).__name__, lease_id] = (boot_clock() + AGAIN_S, effect)
 
-    def _due(self) -> list[do.Effect]:
+    def _due(self) -> list[do.Outward]:
         """Effects that the disk refused earlier and that are to be tried again."""
         now = boot_clock()
         due = [key for key, (at, _) in self._put_off.items() if at <= now]
         return [self._put_off.pop(key)[1] for key in due]
 
-    def _carry_out(self, effect: do.Effect) -> None:
+    def _carry_out(self, effect: do.Outward) -> None:
         if isinstance(effect, Slow):
             self._background.submit(effect)
         elif isinstance(effect, _OnProcess):
@@ -265,14 +267,18 @@ class Driver:
             self._server.send(effect.peer, effect.reply)
         elif isinstance(effect, do.GiveItem):
             self._server.send(effect.peer, Answer(request=effect.request, body=self._item(effect)))
+        elif isinstance(effect, do.StoreItems):
+            self._background.submit(self._with_items(effect))
         elif isinstance(effect, do.Say):
             say(effect.event, **effect.fields)
+        elif isinstance(effect, do.EndReducing):
+            self._worker.reducer.end(effect.lease_id)
         elif isinstance(effect, do.EndSampling):
             self._worker.recorder.end(effect.lease_id)
         elif isinstance(effect, do.StopSelf):
             self.stop = effect
         else:
-            raise TypeError(f"no such effect: {type(effect).__name__}")
+            assert_never(effect)
 
     def _item(self, effect: do.GiveItem) -> bytes:
         """What a subscriber gets; one that cannot be read any more has no payload."""
@@ -282,6 +288,25 @@ class Driver:
             say("item_unreadable", item=effect.key, error=error.message)
             item = None
         return _encode({"number": effect.number, "last": effect.last, "item": item})
+
+    def _with_items(self, effect: do.StoreItems) -> do.WriteCluster:
+        """The change with its items; one that cannot be read any more keeps its number, without a payload."""
+        items = []
+        for key in effect.items:
+            try:
+                item = self._database.item(key)
+            except MachineError as error:
+                say("item_unreadable", item=key, error=error.message)
+                item = None
+            items.append(item or Item(msgspec.Raw(b"null"), 0, ""))
+        return do.WriteCluster(
+            run=effect.run,
+            address=effect.address,
+            token=effect.token,
+            key=effect.key,
+            value=_encode(Batch(tuple(items), effect.node, effect.origin, effect.first)),
+            expect=ABSENT,
+        )
 
     def _carry_out_on_process(self, effect: _OnProcess, now: float) -> None:
         match effect:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import assert_never
 
@@ -21,18 +21,21 @@ from pluto_dist.backend.local.marks import Marks
 from pluto_dist.backend.local.store import Store
 from pluto_dist.coordinator.clusters import AtCluster, ClusterStores
 from pluto_dist.coordinator.describe import Metadata
+from pluto_dist.coordinator.reducer import RankReducer
 from pluto_dist.coordinator.sampler import NodeRecorder
 from pluto_dist.core.values.backend import (
     Alert,
     Backend,
     Batch,
     Beat,
+    ConfigPatch,
     Delivered,
     LogType,
+    Names,
     Outcome,
-    Rejected,
     Reopened,
     Retry,
+    Revive,
     SeatNote,
     StatusReport,
     TagsChange,
@@ -52,6 +55,7 @@ from pluto_dist.core.values.effects import (
     ListCluster,
     OpenRun,
     ReadUploads,
+    ReduceRanks,
     RenewCluster,
     SampleNode,
     SetAside,
@@ -70,6 +74,7 @@ from pluto_dist.core.values.events import (
     NamesFound,
     OpenEnded,
     PointSummary,
+    RanksReduced,
     RecordSetAside,
     Shipped,
     UploadsRead,
@@ -94,6 +99,7 @@ Slow = (
     | KeepCopies
     | DropCopies
     | ReadUploads
+    | ReduceRanks
     | SampleNode
     | AtCluster
 )
@@ -120,9 +126,10 @@ class Worker:
         self._backends = backends
         self.clusters = clusters or ClusterStores()
         self.recorder = recorder or NodeRecorder()
+        self.reducer = RankReducer()
         self._metadata = metadata or Metadata()
 
-    def do(self, effect: Slow) -> Event | None:
+    def do(self, effect: Slow) -> Event | None:  # noqa: PLR0912 # one case for each effect
         """Carries an effect out, which may block; returns its event, None where the core needs none."""
         match effect:
             case Ship():
@@ -144,6 +151,8 @@ class Worker:
                 return drop(effect)
             case ReadUploads():
                 return uploads(effect)
+            case ReduceRanks():
+                return self.reducer.reduce(effect)
             case SampleNode(feeds=feeds):
                 self.recorder.record(feeds)
                 return None
@@ -160,7 +169,9 @@ class Worker:
             case _:
                 assert_never(effect)
 
-    def failed(self, effect: Slow, error: BaseException) -> Event | None:
+    def failed(  # noqa: PLR0912 # one case for each effect
+        self, effect: Slow, error: BaseException
+    ) -> Event | None:
         """The event for an unexpected fault."""
         reason = f"{type(error).__name__}: {error}"
         match effect:
@@ -184,6 +195,9 @@ class Worker:
                 return UploadsRead(run=key, uploaded=None)
             case SetAside():
                 return _set_aside(effect, reason)
+            case ReduceRanks(lease_id=lease_id, state=state):
+                self.reducer.end(lease_id)
+                return RanksReduced(lease_id=lease_id, state=state, error=reason)
             case SampleNode():
                 return None
             case (
@@ -214,7 +228,7 @@ class Worker:
             )
         outcome: Outcome = Delivered()
         if cut.end > cut.start:
-            outcome = self._deliver(effect, cut)
+            outcome = self._deliver(effect, cut, found.names)
         return _shipped(
             effect,
             cut.end,
@@ -225,9 +239,11 @@ class Worker:
             max_step=found.max_step,
         )
 
-    def _deliver(self, effect: Ship, cut: Cut) -> Outcome:
+    def _deliver(self, effect: Ship, cut: Cut, found: Collection[str]) -> Outcome:
         lines = located(cut.lines, effect.folder) if effect.kind == "files" else cut.lines
         if effect.run.target.mode == "pluto":
+            if found and all(effect.known.get(name, name) is None for name in found):
+                return Delivered()  # all of it is left out, so no line has to be looked at again
             lines = _final(effect, lines)
             if not lines:
                 return Delivered()
@@ -257,27 +273,26 @@ class Worker:
         outcome = self._fenced(backend, effect)
         if outcome is not None:
             return Controlled(run=run.key, operation=effect.operation, token=effect.token, outcome=outcome)
-        match effect.operation:
-            case "names":
-                outcome = backend.register(run, msgspec.json.decode(effect.body, type=dict[str, LogType]))
-            case "tags":
-                outcome = backend.put_tags(run, msgspec.json.decode(effect.body, type=TagsChange))
-            case "config":
-                outcome = backend.merge_config(run, effect.body)
-            case "alert":
-                outcome = backend.alert(run, msgspec.json.decode(effect.body, type=Alert))
-            case "seat":
-                note = msgspec.json.decode(effect.body, type=SeatNote)
-                patch = {"pluto_dist": {"seat": {"epoch": note.epoch}}}
-                outcome = backend.merge_config(run, msgspec.json.encode(patch))
-            case "status":
-                outcome = backend.report(run, msgspec.json.decode(effect.body, type=StatusReport))
-            case "revive":
+        match effect.request:
+            case Names(kinds=kinds):
+                outcome = backend.register(run, kinds)
+            case TagsChange() as change:
+                outcome = backend.put_tags(run, change)
+            case ConfigPatch(patch=patch):
+                outcome = backend.merge_config(run, patch)
+            case Alert() as alert:
+                outcome = backend.alert(run, alert)
+            case SeatNote(epoch=epoch):
+                note = {"pluto_dist": {"seat": {"epoch": epoch}}}
+                outcome = backend.merge_config(run, msgspec.json.encode(note))
+            case StatusReport() as report:
+                outcome = backend.report(run, report)
+            case Revive():
                 outcome = backend.revive(run)
-            case "put_back":
-                outcome = backend.put_back(msgspec.json.decode(effect.body, type=Reopened))
+            case Reopened() as reopened:
+                outcome = backend.put_back(reopened)
             case other:
-                outcome = Rejected(f"no such operation: {other}")
+                assert_never(other)
         return Controlled(run=run.key, operation=effect.operation, token=effect.token, outcome=outcome)
 
     def _fenced(self, backend: Backend, effect: Control) -> Outcome | None:

@@ -20,10 +20,10 @@ from pluto_dist.backend.local.store import Store
 from pluto_dist.core.values.document import Document
 from pluto_dist.core.values.engine import ClusterAddress
 from pluto_dist.errors import MachineError, PlutoDistError, RunNotFoundError
-from pluto_dist.read.elsewhere import OtherNodes
 from pluto_dist.read.lookup import RUNNING, Found, Lookup
 from pluto_dist.read.machines import MachineUse, last_samples, machines_of
 from pluto_dist.read.measures import Pace, UsageMeter
+from pluto_dist.read.nodes import OtherNodes
 from pluto_dist.read.processes import Process, Usage, processes_of
 from pluto_dist.read.settle import Situation, settle, situation
 from pluto_dist.read.spooled import caught_up

@@ -20,11 +20,10 @@ from pluto_dist.errors import ClusterUnavailableError, RunNotFoundError
 from pluto_dist.host.identity import own_identity
 from pluto_dist.read import board as boards
 from pluto_dist.read.board import STORE_EVERY_S, Board
-from pluto_dist.read.elsewhere import OtherNodes
 from pluto_dist.read.groups import groups_of, spans
 from pluto_dist.read.machines import machines_of
 from pluto_dist.read.measures import KEPT_S, Pace, UsageMeter
-from pluto_dist.read.nodes import NodeThere, ProcessThere, RunThere
+from pluto_dist.read.nodes import NodeThere, OtherNodes, ProcessThere, RunThere
 from pluto_dist.read.processes import Usage, processes_of, stuck_labels
 from pluto_dist.read.spooled import caught_up
 from pluto_dist.read.timeline import timeline_of

@@ -16,13 +16,15 @@ from pluto_dist.core.machine.coordinator import Coordinator
 from pluto_dist.core.values import effects as do
 from pluto_dist.core.values import events as on
 from pluto_dist.core.values.book import Book
-from pluto_dist.core.values.engine import Changed
+from pluto_dist.core.values.engine import ABSENT, Changed
 from pluto_dist.core.values.ids import Identity
 from pluto_dist.core.values.lifecycle import Target
 from pluto_dist.core.values.messages import Answer, Refusal, Reply, View
 from pluto_dist.core.values.records import Now
+from pluto_dist.core.values.topics import Batch, Item
 from tests.core.invariants import Invariants
 from tests.core.processes import PLUTO, Process
+from tests.core.reducer import MemoryReducer
 from tests.core.server import Server
 from tests.core.spool import Spool
 from tests.core.workers import Slow, answer_to
@@ -83,7 +85,7 @@ class Driver:
         self.stopped: str | None = None
         self.generation = 0
         self.boot = boot
-        self.store_broken = False
+        self.store_broken = self.spool_broken = False
         self.observers: list[Callable[[do.Effect], None]] = []
         self._idle_exit_s = idle_exit_s
         self._leases = leases  # so many were there before: worlds that meet share no ids
@@ -124,6 +126,7 @@ class Driver:
         self._keys: set[str] = set()
         self._launchers: dict[tuple[str, Identity], None] = {}
         self._sizes: dict[str, dict[str, dict[int, int]]] = {}
+        self.reducers: dict[str, MemoryReducer] = {}
         self._core = Coordinator(
             book,
             boot_id=self.boot,
@@ -291,6 +294,7 @@ class Driver:
                 | do.SetAside()
                 | do.KeepCopies()
                 | do.DropCopies()
+                | do.ReduceRanks()
             ):
                 self._slow.append(effect)
             case (
@@ -302,14 +306,29 @@ class Driver:
                 | do.ExpireCluster()
             ):
                 self._slow.append(effect)
+            case do.StoreItems():
+                self._slow.append(self._with_items(effect))
             case do.WatchCluster(quiet_s=quiet_s):
                 self.watches.append((self.now + quiet_s, effect))
             case do.ReadUploads(run=key):
                 self._events.append(on.UploadsRead(run=key, uploaded=None))
+            case do.EndReducing(lease_id=lease_id):
+                self.reducers.pop(lease_id, None)
             case do.SampleNode() | do.EndSampling() | do.RemoveBlobs():
                 self.others.append(effect)
             case _:
                 raise AssertionError(f"nobody carries out {effect}")
+
+    def _with_items(self, effect: do.StoreItems) -> do.WriteCluster:
+        items = [msgspec.json.decode(self.saves["items", key], type=Item) for key in effect.items]
+        return do.WriteCluster(
+            run=effect.run,
+            address=effect.address,
+            token=effect.token,
+            key=effect.key,
+            value=msgspec.json.encode(Batch(tuple(items), effect.node, effect.origin, effect.first)),
+            expect=ABSENT,
+        )
 
     def _answer_one(self) -> None:
         for effect in self._slow:

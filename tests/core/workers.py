@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pluto_dist.backend.pluto.backend import seat_in
+from pluto_dist.coordinator.clusters import all_keys
 from pluto_dist.core.values import effects as do
 from pluto_dist.core.values import events as on
 from pluto_dist.core.values.backend import Delivered, Outcome, Retry
+from tests.core.reducer import MemoryReducer
 from tests.core.spool import Spool
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ Slow = (
     | do.SetAside
     | do.KeepCopies
     | do.DropCopies
+    | do.ReduceRanks
     | AtCluster
 )
 
@@ -73,6 +76,13 @@ def _answer_to(driver: Driver, effect: Slow) -> on.Event | None:  # noqa: PLR091
             return on.CopiesDropped(run=key, lease_id=lease_id, segments=segments)
         case do.Ship():
             return _ship(driver, effect)
+        case do.ReduceRanks(lease_id=lease_id):
+            if driver.spool_broken:
+                driver.reducers.pop(lease_id, None)
+                return on.RanksReduced(lease_id=lease_id, state=effect.state, error="disk full")
+            if lease_id not in driver.reducers:
+                driver.reducers[lease_id] = MemoryReducer(driver.spools, effect)
+            return driver.reducers[lease_id].reduce(effect)
         case _:
             return _at_cluster(driver, effect)
 
@@ -111,9 +121,9 @@ def _at_cluster(driver: Driver, effect: AtCluster) -> on.Event | None:
                 dead=effect.dead,
                 leased=effect.leased,
             )
-            return on.ClusterWritten(run=effect.run, token=effect.token, result=result)
+            return on.ClusterWritten(run=effect.run, token=effect.token, result=result, value=effect.value)
         case do.ExpireCluster():
-            store.expire(effect.keys, effect.after_s)
+            store.expire(all_keys(store, effect), effect.after_s)
             return None
 
 

@@ -17,6 +17,7 @@ A starting coordinator takes over from the book: it reads and watches every leas
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import assert_never
 
 from pluto_dist.core.machine.admission import Admission
 from pluto_dist.core.machine.alerts import Alerts
@@ -28,7 +29,7 @@ from pluto_dist.core.machine.folding import Folding
 from pluto_dist.core.machine.leftovers import Leftovers
 from pluto_dist.core.machine.opening import Opening
 from pluto_dist.core.machine.queries import Questions
-from pluto_dist.core.machine.restoring import OPERATION as PUT_BACK
+from pluto_dist.core.machine.reducing import Reducing
 from pluto_dist.core.machine.restoring import Restoring
 from pluto_dist.core.machine.sampling import Sampling
 from pluto_dist.core.machine.settle import Idle, Part, Retention, Settling
@@ -74,6 +75,7 @@ from pluto_dist.core.values.events import (
     NamesFound,
     OpenEnded,
     ProcessDied,
+    RanksReduced,
     RecordSetAside,
     Shipped,
     StreamsSeen,
@@ -108,7 +110,7 @@ class Coordinator:
         self._clusters = Clusters(self._context, node, generation)
         self._opening = Opening(self._context, shared, self._clusters)
         self._admission = Admission(self._context, self._opening, shared, self._clusters)
-        self._topics = Topics(self._context)
+        self._topics = Topics(self._context, self._clusters)
         self._alerts = Alerts(self._context)
         self._folding = Folding(self._context, self._admission, shared, self._topics, self._alerts)
         self._delivery = Delivery(self._context, SeriesNames(book))
@@ -128,6 +130,7 @@ class Coordinator:
         )
         self._views = Views(self._context, self._delivery, situations, self._stragglers, generation)
         self._sampling = Sampling(self._context, self._delivery)
+        self._reducing = Reducing(self._context, self._delivery)
         self._leftovers = Leftovers(self._context)
         self._settling = Settling(
             self._context,
@@ -140,6 +143,7 @@ class Coordinator:
             situations,
             self._views,
             self._sampling,
+            self._reducing,
             self._clusters,
             self._leftovers,
         )
@@ -172,6 +176,7 @@ class Coordinator:
             self._settling.deadline(),
             self._views.deadline(),
             self._sampling.deadline(),
+            self._reducing.deadline(),
             self._stragglers.deadline(),
             self._leftovers.deadline(),
             self._document_writer.deadline(),
@@ -207,15 +212,18 @@ class Coordinator:
             case StreamsSeen():
                 self._delivery.seen(event)
                 self._stragglers.seen(event)
+                self._reducing.seen(event)
             case NamesFound():
                 self._delivery.names_found(event)
             case Shipped():
                 self._delivery.shipped(event)
+            case RanksReduced():
+                self._reducing.reduced(event)
             case RecordSetAside():
                 self._delivery.put_aside(event)
             case OpenEnded():
                 self._opened(event)
-            case Controlled(operation=operation) if operation == PUT_BACK:
+            case Controlled(operation="put_back"):
                 self._restoring.answered(event)
             case Controlled():
                 if self._controls.answered(event):
@@ -245,11 +253,12 @@ class Coordinator:
                 self._opening.wake()
                 self._delivery.wake()
                 self._sampling.sample()
+                self._reducing.look()
                 self._stragglers.look()
                 self._leftovers.look()
                 self._clusters.tick()
             case _:
-                raise TypeError(f"no such event: {type(event).__name__}")
+                assert_never(event)
 
     def _synced(self, event: Synced) -> None:
         message = event.message

@@ -11,6 +11,7 @@ is stored before the note that this was all, and a verdict is stored before the 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import assert_never
 
 import msgspec
 
@@ -19,11 +20,10 @@ from pluto_dist.core.machine.clocks import Clocks, pause_s
 from pluto_dist.core.machine.context import Context
 from pluto_dist.core.machine.lookout import QUIET_S, SEAT_QUIET_S, Lookout
 from pluto_dist.core.machine.membership import AGAIN_S, REFUSED_AGAIN_S, Memberships, NodeLease
-from pluto_dist.core.rules.joint import judge
+from pluto_dist.core.rules.joint import belongs, judge, launch_of, of_round, start_of
 from pluto_dist.core.rules.participants import node_name
 from pluto_dist.core.rules.reports import by_node, decoded, last_words, report_of, takes_part
-from pluto_dist.core.rules.rounds import belongs, launch_of, of_round, start_of
-from pluto_dist.core.rules.seat import Follow, SeatView, Take, may_act, plan
+from pluto_dist.core.rules.seat import Follow, Hold, SeatView, Take, may_act, plan
 from pluto_dist.core.rules.verdict import pieces_of
 from pluto_dist.core.values.cluster import (
     Change,
@@ -38,7 +38,8 @@ from pluto_dist.core.values.cluster import (
     Seat,
     SharedState,
     StoredVerdict,
-    key_part,
+    run_folder,
+    topics_folder,
 )
 from pluto_dist.core.values.effects import ExpireCluster, Fence, WriteCluster
 from pluto_dist.core.values.engine import (
@@ -57,6 +58,7 @@ from pluto_dist.core.values.records import Lease, Run, Verdict
 
 REFRESH_S = 60.0
 LAST_RESORT_S = 15.0  # below the 20 s for which the last participant waits
+HAND_OVER_S = 5.0  # other nodes wait 10 s for the end of this one
 KEEPS_TRYING_S = 3600.0  # a coordinator without processes stays so long for a store that is away
 KEEP_S = 7 * 86_400  # what is known of an ended Run stays this long in the store
 
@@ -81,7 +83,8 @@ class SharedRun:
         self._book = context.book
         self._key = run.key
         self._address: ClusterAddress = run.cluster
-        self._folder = f"{run.cluster.prefix}/v1/{key_part(run.project)}/{key_part(run.external_id)}/"
+        self._folder = run_folder(run.cluster.prefix, run.project, run.external_id)
+        self._topics = topics_folder(run.cluster.prefix, run.project, run.external_id)
         self._memberships = memberships
         self._node = node
         self._generation = generation
@@ -151,6 +154,8 @@ class SharedRun:
                 if asked.leased:
                     self._memberships.lost(self._address)
                 self._lookout.again()
+            case _:
+                assert_never(result)
 
     def _appended(self, asked: WriteCluster, *, as_it_is: bool) -> None:
         run = self._book.runs.get(self._key)
@@ -395,6 +400,12 @@ class SharedRun:
         """Whether this node tells the server; a new seat does when it knows what the one before has told."""
         return not self.carries_changes() and (run.speaks or not self.mine or self.gives_up())
 
+    def shares_changes(self, run: Run) -> bool:
+        """Whether this node has the seat, and the store all that was changed here."""
+        found = self._lookout.get("shared")
+        state = decoded(found.value, SharedState) if found is not None else None
+        return self.mine and run.speaks and state == self._changes.state(run)
+
     def owes_changes(self, run: Run) -> bool:
         """Whether the seat elsewhere does not know yet what was changed here."""
         reached = self.lease.away_since is None
@@ -409,17 +420,24 @@ class SharedRun:
         return self._write(f"node/{self._node}", presence, expect=ANY, leased=True)
 
     def _take_seat(self, run: Run, members: tuple[Lease, ...]) -> bool:
-        match plan(self._view(run, members), self._context.now.at):
+        view = self._view(run, members)
+        planned = plan(view, self._context.now.at)
+        match planned:
             case Take(epoch=epoch, dead=dead):
-                seat = Seat(self._node, self._generation, f"{self._node}-{self._generation}-{self._token}")
+                nonce = f"{self._node}-{self._generation}-{self._token}"
+                seat = Seat(self._node, self._generation, nonce, view.owns)
                 document = self.document or RunDocument(epoch=0)
                 if start_of(run):  # others begin a round only when they know who else is in it
                     document = self._of_round(run, document)
                 document = msgspec.structs.replace(document, epoch=epoch, seat=seat)
                 self._context.note(run.key, "seat_claimed", epoch=str(epoch), after=dead)
                 return self._write_run(document, dead=f"{self._folder}node/{dead}" if dead else None)
-            case Follow(until=until) if until is not None:
-                self._next_at.append(until)
+            case Follow(until=until):
+                self._next_at += [until] if until is not None else []
+            case Hold():
+                pass
+            case _:
+                assert_never(planned)
         return False
 
     def _store_pieces(self, run: Run, members: tuple[Lease, ...]) -> bool:
@@ -460,6 +478,7 @@ class SharedRun:
             return False
         state, there = self._changes.state(run), decoded(found.value, SharedState) if found else None
         alone = there is None and not run.folded and run.pushed_tags == run.tags and not run.config_patch
+        alone = alone and run.target.mode == "pluto"  # else the other nodes learn tags and config from here
         if state != there and not alone:
             guard = (self._folder + "run", document.version) if document is not None else None
             expect = found.version if found is not None else ABSENT
@@ -474,9 +493,20 @@ class SharedRun:
     def _store_end(self, run: Run, members: tuple[Lease, ...]) -> bool:
         if self._over is None or not self._round or self._end_key() in self._done:
             return False
+        if self._hands_over(run):
+            return False
         pieces = len(self._pieces(run, members))
         end = msgspec.structs.replace(self._over[2], pieces=pieces)
         return self._write(f"end/{self._round}/{self._node}", end, expect=ABSENT)
+
+    def _hands_over(self, run: Run) -> bool:
+        """Whether items that were published here still wait for their numbers: no loop is to end before."""
+        waits = not run.opening and any(topic.waiting for topic in self._book.topics_of(run.key).values())
+        until = (self._over[1] if self._over is not None else 0.0) + HAND_OVER_S
+        if waits and self._context.now.at < until:
+            self._next_at.append(until)
+            return True
+        return False
 
     def _store_verdict(self, run: Run, members: tuple[Lease, ...]) -> bool:
         """Writes the verdict of the round, once, while this coordinator has the seat and a safe lease."""
@@ -533,7 +563,10 @@ class SharedRun:
         if self._leaving:
             self._leaving = False
             keys = self._lookout.lasting()
-            self._context.emit(ExpireCluster(run=self._key, address=self._address, keys=keys, after_s=KEEP_S))
+            below = (f"{self._topics}item/", f"{self._topics}at/")
+            self._context.emit(
+                ExpireCluster(run=self._key, address=self._address, keys=keys, below=below, after_s=KEEP_S)
+            )
 
     # --- documents ----------------------------------------------------------------------------------------
 
@@ -545,12 +578,20 @@ class SharedRun:
         return msgspec.structs.replace(
             document,
             project=run.project,
+            key=document.key or self._key_of(run),
+            name=document.name or run.name,
+            created_ms=document.created_ms or run.created_ms,
             id=run.id if run.id is not None else document.id,
             display_id=run.display_id or document.display_id,
             url=run.url or document.url,
             ended=document.ended or stored,
             sent=document.sent or (document.ended is not None and run.ended and run.reported),
         )
+
+    def _key_of(self, run: Run) -> str:
+        """The key by which parts of the Run know each other, once this node has made it; else ""."""
+        made = run.id is not None and not run.opening and (run.part_of or not run.relay)
+        return (run.part_of or run.key) if made else ""
 
     def _write_run(self, document: RunDocument, dead: str | None = None) -> bool:
         found = self._lookout.get("run")
@@ -747,6 +788,7 @@ class SharedRun:
             gone_at=self._replaced_at[1] if self._replaced_at is not None else self._gone_at.get(seat),
             owns=owns,
             succeeds=bool(start) and later and not run.ended,
+            opens=owns and run.opening and run.want != "join",
             stands=alive or failed or self.unsent(),
             rank=job.node_rank if job is not None else 0,
             asked_at=self._asked_at,

@@ -15,7 +15,7 @@ Two implementations are shipped: `local` (the store) and `pluto` (the HTTP serve
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Literal, Protocol, assert_never
 
 import msgspec
 
@@ -98,8 +98,7 @@ class OpenRequest(msgspec.Struct, frozen=True, kw_only=True):
         created_ms: when the Run was begun, which may be long before it is opened; None for now.
         system_metadata: JSON object, what is known of the machine, for a new Run.
         asked_s: seconds since a call for this may have reached the backend first; None if none has.
-        shared: several parts of the Run are uploaded, each for itself: `create` leaves a Run with this key as
-            it is.
+        shared: several nodes have parts of the Run; on a server `create` leaves one with this key as it is.
         part_of: key of the Run's first part, of which this is to be another one; then `id` and `display_id`
             are its ids, which the store takes as they are. "" otherwise.
     """
@@ -154,7 +153,7 @@ class RunOpened(msgspec.Struct, frozen=True, kw_only=True, tag="opened"):
         record: the stored document of a local Run, b"" otherwise.
         parent_config, parent_tags: what a fork may inherit.
         reached: how far a Run that existed has come.
-        part_of: key of the Run's first part, where this is another one of it; "" otherwise.
+        part_of: key of the Run's first part, where several nodes have parts; "" otherwise.
     """
 
     id: int
@@ -301,6 +300,50 @@ class StatusReport(msgspec.Struct, frozen=True):
     metadata: bytes | None
     at_ms: int
     force: bool = False
+
+
+class Names(msgspec.Struct, frozen=True):
+    """Names of series, with what is logged under each; made known before their first delivery."""
+
+    kinds: dict[str, LogType]
+
+
+class ConfigPatch(msgspec.Struct, frozen=True):
+    """A JSON object that is merged deeply into the config."""
+
+    patch: bytes
+
+
+class Revive(msgspec.Struct, frozen=True):
+    """The FAILED that the server's monitor gives a Run that was silent for too long is taken back."""
+
+
+Wanted = Names | TagsChange | ConfigPatch | Alert | SeatNote | Revive | StatusReport
+ControlRequest = Wanted | Reopened
+Operation = Literal["names", "tags", "config", "alert", "seat", "revive", "status", "put_back"]
+
+
+def operation_of(request: ControlRequest) -> Operation:
+    """The short name of a request, under which events and documents speak of it."""
+    match request:
+        case Names():
+            return "names"
+        case TagsChange():
+            return "tags"
+        case ConfigPatch():
+            return "config"
+        case Alert():
+            return "alert"
+        case SeatNote():
+            return "seat"
+        case Revive():
+            return "revive"
+        case StatusReport():
+            return "status"
+        case Reopened():
+            return "put_back"
+        case _:
+            assert_never(request)
 
 
 class Beat(msgspec.Struct, frozen=True):

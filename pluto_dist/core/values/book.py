@@ -14,7 +14,16 @@ import msgspec
 
 from pluto_dist.core.values.backend import Alert, LogType
 from pluto_dist.core.values.effects import Commit, Save
-from pluto_dist.core.values.records import Cursor, Lease, Point, Restoration, Run, RunEvent, SeriesOwner
+from pluto_dist.core.values.records import (
+    Cursor,
+    Lease,
+    Point,
+    Reduction,
+    Restoration,
+    Run,
+    RunEvent,
+    SeriesOwner,
+)
 from pluto_dist.core.values.topics import Item, Reader, Topic
 
 V = TypeVar("V", bound=msgspec.Struct)
@@ -199,6 +208,7 @@ class Book:
         self.histories = Table("histories", History, durable=True)
         self.cursors = Table("feeds", Cursor, durable=False)
         self.points = Table("points", Points, durable=False)
+        self.reductions = Table("reductions", Reduction, durable=False)
         self.restorations = Table("restorations", Restoration, durable=True)
         self.topics = Table("topics", Topic, durable=True)
         self.readers = Table("readers", Reader, durable=True)
@@ -228,6 +238,7 @@ class Book:
                 self.histories,
                 self.cursors,
                 self.points,
+                self.reductions,
                 self.restorations,
                 self.topics,
                 self.readers,
@@ -338,6 +349,8 @@ class Book:
         for topic in tuple(self.topics_of(run).values()):
             for number in range(topic.gone + 1, topic.last + 1):
                 self.items.delete(topic.item_key(number))
+            for key in topic.waiting_keys():
+                self.items.delete(key)
             self._drop_topic(topic)
         self._topics_of.pop(run, None)
         for key in self.alerts.all_keys():
@@ -367,6 +380,7 @@ class Book:
             self._unindex(lease)
         self._live.pop(lease_id, None)
         self.leases.delete(lease_id)
+        self.reductions.delete(lease_id)
         self._delete_points(lease_id)
         for key in self._cursors_of.pop(lease_id, {}):
             self.cursors.delete(key)

@@ -3,7 +3,7 @@
 Rules for editing: nodes of two versions may share a Run, so a new field has a default and none is renamed.
 
 Instants named `*_at` are CLOCK_BOOTTIME seconds of the node that wrote the document. Clocks of two nodes have
-nothing in common; only `core/rules/offsets.py` compares them. No document holds a key or a secret.
+nothing in common; only `core/rules/reports.py` compares them. No document holds a key or a secret.
 
     <prefix>/v1/<project>/<external id>/
         run                 `RunDocument`; written by the seat alone
@@ -14,6 +14,11 @@ nothing in common; only `core/rules/offsets.py` compares them. No document holds
         op/<node>/<n>       `Change` of tags and config, made once; the seat folds it and deletes it
         shared              `SharedState`: tags and config of all nodes; written by the seat alone
         verdict/<round>     `StoredVerdict`, made once, while the seat is its writer's
+
+    <prefix>/v1-topics/<project>/<external id>/
+        item/<topic>/<hundred>/<number>  `Batch`, made once: the number is that of its first item
+        at/<topic>/<kind>/<name>         `Position` of a label or group
+        node/<node>                      `Presence` of a node that takes items, under its lease
 """
 
 from __future__ import annotations
@@ -30,6 +35,16 @@ def key_part(text: str) -> str:
     return text.replace("%", "%25").replace("/", "%2F")
 
 
+def run_folder(prefix: str, project: str, external_id: str) -> str:
+    """The folder by which nodes share a Run."""
+    return f"{prefix}/v1/{key_part(project)}/{key_part(external_id)}/"
+
+
+def topics_folder(prefix: str, project: str, external_id: str) -> str:
+    """The folder by which its processes hand over to each other: whoever lists Runs need not read it."""
+    return f"{prefix}/v1-topics/{key_part(project)}/{key_part(external_id)}/"
+
+
 def text_of_part(part: str) -> str:
     """The name behind a part of a key."""
     return part.replace("%2F", "/").replace("%25", "%")
@@ -43,11 +58,13 @@ class Seat(msgspec.Struct, frozen=True):
         generation: of that coordinator: a later one on the same node is another seat.
         nonce: random, new for each claim; tells this seat's own write from another node's after a lost
             answer.
+        owns: it was claimed for an owner; only such a node can make the Run, or take it up again.
     """
 
     node: str
     generation: int
     nonce: str
+    owns: bool = True
 
 
 class OwnerAt(msgspec.Struct, frozen=True):
@@ -69,7 +86,10 @@ class RunDocument(msgspec.Struct, frozen=True, kw_only=True):
         written_at: clock of the seat when it wrote this.
         measuring: the seat compares clocks: nodes answer each of its words with their time.
         launch, attempt: of the round.
-        id, display_id, url: at the tracking server, None and "" until it has made the Run.
+        key: of the Run on the node that made it; where there is no server, all nodes' parts of it carry it.
+        name, created_ms: as that node has them.
+        id, display_id, url: at the tracking server, or in the store of that node; None and "" until there is
+            a Run.
         nodes: nodes that took part in the round, id -> name and host.
         ended: the verdict of the round, None while there is none.
         sent: the server has that verdict.
@@ -84,6 +104,9 @@ class RunDocument(msgspec.Struct, frozen=True, kw_only=True):
     launch: str = ""
     attempt: int = 0
     project: str = ""
+    key: str = ""
+    name: str = ""
+    created_ms: int = 0
     id: int | None = None
     display_id: str = ""
     url: str = ""

@@ -22,7 +22,7 @@ from pluto_dist.errors import ArgumentError
 Console = Literal["auto", "wrap", "fd", "off"]
 Patience = Annotated[float, msgspec.Meta(ge=0.1, le=1e9)]  # shorter ones would keep the coordinator busy
 WHY_LIMIT = 500  # characters; what is wrong with an entry may quote it
-RankMetrics = Literal["auto", "suffix", "rank0"]
+RankMetrics = Literal["auto", "suffix", "rank0", "reduce"]
 EvidenceKind = Literal["exception", "exit", "signal", "vanished"]
 
 
@@ -131,6 +131,7 @@ class Claim(Entry, frozen=True, kw_only=True, tag="opened"):
         upload_rate: bytes a second that its files may be uploaded with, 0 for as fast as it goes.
         sides_limit: how many sides its Run may have at a time, if it is the owner.
         cluster: the store that the nodes of the job share, null without one.
+        topics_at: the store through which processes of all nodes hand over to each other, null without one.
         origin: for the page of a new Run, None where nothing about the machine is to be recorded.
     """
 
@@ -170,6 +171,7 @@ class Claim(Entry, frozen=True, kw_only=True, tag="opened"):
     upload_rate: Annotated[int, msgspec.Meta(ge=0)] = 0
     sides_limit: Annotated[int, msgspec.Meta(ge=1)] = 1000
     cluster: ClusterAddress | None = None
+    topics_at: ClusterAddress | None = None
     origin: Origin | None = None
 
 

@@ -148,6 +148,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         open_trouble: why the last try failed.
         opener: lease of the claim for which the Run is opened.
         cluster: the store that the nodes of its job share.
+        topics_at: the store through which its processes on all nodes hand over to each other (R14).
         round: number there of the start of the job whose verdict it has taken, 0 if there is none; where the
             Run is taken up again, that one is over.
         speaks: this node had the seat when it was last seen to, so `pushed_tags`, `untagged` and
@@ -155,7 +156,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         told: number of the last change of tags and config that this node has appended there.
         folded: changes of all nodes that are in tags and config, node -> number of the last one.
         scheduled: the scheduler's job in which its latest owner ran, None outside of any.
-        part_of: key of the Run's first part, where there is no server and this is another node's part (R12).
+        part_of: key of the Run's first part, where there is no server and several nodes have parts (R12).
     """
 
     key: str
@@ -214,6 +215,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     open_since: float = 0.0
     opener: str = ""
     cluster: ClusterAddress | None = None
+    topics_at: ClusterAddress | None = None
     round: int = 0
     speaks: bool = False
     told: int = 0
@@ -297,8 +299,12 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def rank_metrics(self) -> RankMetrics:
-        """The treatment of the lease's series (R7): the setting is a worker's alone."""
-        return self.opened.rank_metrics if self.role == "worker" else "auto"
+        """The treatment of the lease's series (R7): the setting is a worker's, `reduce` that of all ranks."""
+        asked = self.opened.rank_metrics
+        if asked == "reduce":
+            several = self.opened.job.world_size != 1
+            return "reduce" if self.rank is not None and several else "auto"
+        return asked if self.role == "worker" else "auto"
 
     @property
     def rank(self) -> int | None:
@@ -351,6 +357,31 @@ class Cursor(msgspec.Struct, frozen=True, kw_only=True):
     delivered: int = 0
     passed: int = 0
     next_step: int = 0
+
+
+Positions = dict[str, dict[str, dict[int, int]]]  # lease -> stream -> segment -> offset
+
+
+class Reduction(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the series of a node's ranks have been reduced to one (`rank_metrics="reduce"`).
+
+    Kept under the lease of the node that the reduced series belong to.
+
+    Attributes:
+        read: up to where records were taken.
+        behind: from where they are needed to begin anew, because their steps may still be corrected.
+        out: (segment, offset) of the reduced stream, from where lines of those steps may stand.
+        floors: highest step of each name that was given up: nothing corrects it any more.
+        late: values left out because of that.
+        over: nothing more will come, so nothing is held.
+    """
+
+    read: Positions = {}
+    behind: Positions = {}
+    out: tuple[int, int] = (0, 0)
+    floors: dict[str, int] = {}
+    late: int = 0
+    over: bool = False
 
 
 class SeriesOwner(msgspec.Struct, frozen=True):
