@@ -106,18 +106,9 @@ class Opening:
         self._context.note(run.key, "reopened", was=run.status)
         run = self._context.change_run(
             run,
-            status="RUNNING",
-            verdict=None,
-            telling=False,
-            reported=False,
-            forced=False,
-            server_status=None,
-            ended_ms=None,
-            found_ms=0,
-            prior=Prior(run.verdict, run.ended_ms, run.job_key, run.attempt),
+            **_unended(run),
             cluster=lease.opened.cluster,
             resumed=True,
-            cancelled=False,
             owner=None,
             job_key=job.key,
             attempt=job.attempt,
@@ -142,18 +133,19 @@ class Opening:
         want: Want = "either" if goes_on(claim) else "create"
         if run.id is not None or (claim.run is not None and claim.run.external_id is None):
             want = "resume"
-        self._book.configs.put(run.key, Config(body=bytes(claim.config), given=bytes(claim.config)))
         self._context.note(run.key, "owned_here")
+        tags = tuple(dict.fromkeys((*run.tags, *claim.tags))) if run.part_of else claim.tags
+        if not run.part_of:  # the server has what the nodes before have set; a part has it itself
+            self._book.configs.put(run.key, Config(body=bytes(claim.config), given=bytes(claim.config)))
         run = self._context.change_run(
             run,
+            **_unended(run),
+            tags=tags,
             relay="",
             cluster=claim.cluster,
-            status="RUNNING",
-            cancelled=False,
             opening=True,
             provisional=False,
             want=want,
-            tags=claim.tags,
             fork=claim.fork,
             job_key=claim.job.key,
             attempt=claim.job.attempt,
@@ -381,6 +373,23 @@ class Opening:
         else:
             self._unavailable(run, refused.message, REFUSED_RETRY_S)
         return None
+
+
+def _unended(run: Run) -> dict[str, object]:
+    """Fields of a Run that is taken up again, from its end; a relay has one only where all nodes made it."""
+    before = Prior(run.verdict, run.ended_ms, run.job_key, run.attempt) if run.verdict is not None else None
+    return {
+        "status": "RUNNING",
+        "verdict": None,
+        "telling": False,
+        "reported": False,
+        "forced": False,
+        "server_status": None,
+        "ended_ms": None,
+        "found_ms": 0,
+        "prior": before,
+        "cancelled": False,
+    }
 
 
 def _known(ref: RunRef, parent: Run | None) -> RunRef:
