@@ -318,6 +318,11 @@ class Book:
         """The topics of a Run, by name."""
         return self._topics_of.get(run, {})
 
+    @property
+    def with_topics(self) -> tuple[str, ...]:
+        """Keys of Runs in which something was handed over."""
+        return tuple(run for run, topics in self._topics_of.items() if topics)
+
     def put_reader(self, reader: Reader) -> Reader:
         """Keeps how far a label or group is, and the index of readers by topic."""
         self._readers_of.setdefault(f"{reader.run}/{reader.topic}", {})[reader.key] = reader
