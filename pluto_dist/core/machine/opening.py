@@ -21,6 +21,7 @@ from pluto_dist.core.machine.ownership import Succession
 from pluto_dist.core.rules.changes import merge_json
 from pluto_dist.core.rules.claims import goes_on
 from pluto_dist.core.rules.participants import first_line, line_behind, node_name, steps_reached
+from pluto_dist.core.rules.states import NO_END
 from pluto_dist.core.values.backend import (
     OpenRequest,
     Reached,
@@ -378,18 +379,7 @@ class Opening:
 def _unended(run: Run) -> dict[str, object]:
     """Fields of a Run that is taken up again, from its end; a relay has one only where all nodes made it."""
     before = Prior(run.verdict, run.ended_ms, run.job_key, run.attempt) if run.verdict is not None else None
-    return {
-        "status": "RUNNING",
-        "verdict": None,
-        "telling": False,
-        "reported": False,
-        "forced": False,
-        "server_status": None,
-        "ended_ms": None,
-        "found_ms": 0,
-        "prior": before,
-        "cancelled": False,
-    }
+    return {**NO_END, "prior": before}
 
 
 def _known(ref: RunRef, parent: Run | None) -> RunRef:
