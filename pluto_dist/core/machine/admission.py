@@ -78,7 +78,7 @@ class Finder:
         if claim.verb == "attach" or (claim.wanted == "side" and claim.job.rank is None):
             live = self._live(claim)
             return live[0] if len(live) == 1 else None
-        mine = [run for run in self._book.runs if same_job(claim, run)]
+        mine = self._book.runs.of_job(claim.job.key)
         return mine[-1] if mine and not self._starts_again(claim, mine[-1]) else None
 
     def predecessor(self, claim: Claim, run: Run) -> Lease | None:
@@ -140,7 +140,7 @@ class Finder:
         return [run for run in found if run.target == claim.target] or found
 
     def _live(self, claim: Claim) -> list[Run]:
-        live = (run for run in self._book.runs if not (run.ended or sought(run)))
+        live = (run for run in self._book.runs.live if not sought(run))
         return self._nearest((run for run in live if _in_project(claim, run)), claim)
 
     def _launchers_run(self, claim: Claim) -> Run | None:
@@ -389,9 +389,9 @@ class Admission:
 
     def _find_namesake(self, lease: Lease, run: Run) -> None:
         """Another launch that was given the same id; torchrun has kept it from both."""
-        for other in tuple(self._book.leases):
+        for other in self._book.live_leases:
             named_alike = other.opened.job.given_id == lease.opened.job.given_id
-            if named_alike and other.role == "owner" and other.alive and other.run not in (None, run.key):
+            if named_alike and other.role == "owner" and other.run not in (None, run.key):
                 theirs = self._book.runs[other.run or ""]
                 if lease.opened.run is None and other.opened.run is None:
                     self._context.change_lease(lease, namesake=theirs.display_id or theirs.external_id)

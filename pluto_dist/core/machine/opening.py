@@ -202,8 +202,8 @@ class Opening:
 
     def key_given(self, key_id: str) -> None:
         """Asks the backend again for Runs that waited for this key."""
-        for run in self._book.runs:
-            if run.opening and run.target.key_id == key_id and run.key not in self._asked:
+        for run in self._book.runs.opening:
+            if run.target.key_id == key_id and run.key not in self._asked:
                 self._ask(run)
 
     def join_instead(self, run: Run, lease: Lease) -> None:
@@ -222,9 +222,7 @@ class Opening:
     def wake(self) -> None:
         """Repeats requests that are due, and makes Runs provisional that have waited long enough."""
         now = self._context.now.at
-        for run in self._book.runs:
-            if not run.opening:
-                continue
+        for run in self._book.runs.opening:
             if not run.provisional and self._is_claimed(run) and now >= self._patience_ends(run):
                 run = self._context.change_run(run, provisional=True)  # noqa: PLW2901 # the same Run
                 self._context.note(run.key, "provisional", because=run.open_trouble)
@@ -237,10 +235,10 @@ class Opening:
     def deadline(self) -> float | None:
         """When `wake` has something to do."""
         deadlines: list[float] = []
-        for run in self._book.runs:
-            if run.opening and not run.provisional and self._is_claimed(run):
+        for run in self._book.runs.opening:
+            if not run.provisional and self._is_claimed(run):
                 deadlines.append(self._patience_ends(run))
-            if run.opening and run.key not in self._asked:
+            if run.key not in self._asked:
                 deadlines.append(self._not_before.get(run.key, 0.0))
         return min(deadlines, default=None)
 

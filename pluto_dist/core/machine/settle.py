@@ -162,7 +162,7 @@ class Settling:
 
     def _stop_seeking(self) -> None:
         """Deletes Runs of other nodes that were looked for only for claims, once no claim waits for them."""
-        for run in self._book.runs:
+        for run in self._book.runs.opening:
             if sought(run) and not self._admission.awaited(run):
                 self._book.delete_run(run.key)
 
