@@ -91,6 +91,8 @@ class SharedRun:
         self._lookout = Lookout(context, run.key, run.cluster, self._folder)
         self._changes = Changes(context, node)
         self._epoch = run.epoch
+        self._serial = self.lease.serial
+        self._unread = False
         self._asked_at = context.now.at
         self._round = 0
         self._clocks = Clocks(node)
@@ -344,6 +346,7 @@ class SharedRun:
             if self._epoch:  # another start of the job
                 self._asked_at = self._context.now.at
             self._epoch, self._over = run.epoch, None
+        self._notice_lease()
         self._notice_nodes()
         self._notice_seat()
         self._notice_own_absence()
@@ -687,6 +690,15 @@ class SharedRun:
                 if document is not None:
                     self._clocks.read_node(document, read_at)
 
+    def _notice_lease(self) -> None:
+        """Has the folder read under a new lease before anything is said: another node may have the seat."""
+        if self._serial not in (0, self.lease.serial):
+            self._unread = True
+            self._lookout.again()
+        elif self._unread and not self._lookout.behind:
+            self._unread = False
+        self._serial = self.lease.serial
+
     def _notice_nodes(self) -> None:
         """Notes which nodes are absent, and since when that is known."""
         document = self.document
@@ -785,7 +797,7 @@ class SharedRun:
             document=document,
             node=self._node,
             generation=self._generation,
-            valid_until=self.lease.valid_until,
+            valid_until=None if self._unread or self._serial != self.lease.serial else self.lease.valid_until,
             present=seat not in self._gone_at,
             replaced=self._replaced_at is not None,
             gone_at=self._replaced_at[1] if self._replaced_at is not None else self._gone_at.get(seat),
