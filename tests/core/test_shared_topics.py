@@ -398,3 +398,64 @@ def test_nodes_that_hand_nothing_over_write_nothing() -> None:
     finish(world)
     assert world.engine.all(FOLDER) == {}
     assert not [watch for node in world.nodes for _, watch in node.watches if "topics" in watch.prefix]
+
+
+def test_an_eval_does_not_wait_for_ever_for_nodes_that_are_all_lost() -> None:
+    """Nobody is left to say how the Run ended; the server finds that out after as long."""
+    world = with_a_third_node()
+    world.ranks[0].publish()
+    side = world.side(2)
+    world.wait(3)
+    assert take_all(world, side, 1) == [1]
+    side.take()
+    world.kill_node(0)
+    world.kill_node(1)
+    world.wait(150)
+    assert side.got == [1]
+    world.wait(40)
+    assert side.got == [1, "ended"]
+
+
+def test_a_seat_that_was_lost_does_not_speak_again_before_it_has_looked() -> None:
+    """G2: under another lease it has the old document in mind, and another node has the seat."""
+    world = started()
+    side = world.side(0)
+    world.ranks[0].publish()
+    world.wait(2)
+    side.take()
+    world.wait(1)
+    world.cut(0)
+    world.wait(40)
+    assert world.seat() == "n1"
+    world.nodes[0].hold.add("ListCluster")
+    world.mend()
+    world.ranks[0].add_tags("late")
+    world.wait(3)
+    shared = world.nodes[0].core._clusters.of(world.nodes[0].run())
+    assert shared is not None
+    assert shared.lease.valid_until is not None, "it has a lease again"
+    assert shared.mine, "as far as it knows"
+    assert shared.fence(world.nodes[0].run()) is None
+    world.nodes[0].release("ListCluster")
+    world.wait(5)
+    assert not shared.mine
+
+
+def test_the_next_process_with_the_label_gets_what_the_dead_one_was_given_and_did_not_hear_of() -> None:
+    """The store says already that this node has it, for a process that was called the same."""
+    world = started()
+    side = world.side(1)
+    world.wait(1)
+    world.ranks[0].publish()
+    world.wait(1)
+    world.engine.lose_quorum()
+    world.engine.late = True
+    side.take()
+    world.wait(1)
+    side.kill()
+    again = world.side(1).take()
+    world.engine.regain_quorum()
+    world.wait(10)
+    again.take()
+    world.wait(3)
+    assert again.got == [1]
