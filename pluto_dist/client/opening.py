@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from pluto_dist.client.job.detect import Surroundings
     from pluto_dist.client.lease import Lease
     from pluto_dist.client.lease_files import LeaseFiles
-    from pluto_dist.client.ray_tasks import RayWork
     from pluto_dist.client.run import Run
+    from pluto_dist.client.tasks import RayWork
     from pluto_dist.core.values.engine import ClusterAddress
     from pluto_dist.core.values.ids import Job
     from pluto_dist.core.values.lifecycle import Origin
@@ -124,9 +124,8 @@ def _open_at(wish: Wish, settings: Settings, places: Places, make: MakeRun | Non
     from pluto_dist.client.lease import Lease
     from pluto_dist.client.lease_files import LeaseFiles
     from pluto_dist.client.link import Link
-    from pluto_dist.client.ray_tasks import OPEN_TASKS, ray_work
     from pluto_dist.client.run import Run
-    from pluto_dist.client.tasks import TASKS
+    from pluto_dist.client.tasks import RAY_TASKS, TASKS, ray_work
 
     surroundings = _surroundings(wish)
     _tell_ignored(surroundings)
@@ -134,7 +133,7 @@ def _open_at(wish: Wish, settings: Settings, places: Places, make: MakeRun | Non
     TASKS.end_failed()
     work = ray_work()
     if work is not None:
-        OPEN_TASKS.end_former(work.task)
+        RAY_TASKS.end_former(work.task)
     wish, launched_by = _below_launcher(wish, settings)
     wish = _of_all_nodes(wish, settings, surroundings.job)
     files = LeaseFiles(
@@ -164,7 +163,7 @@ def _open_at(wish: Wish, settings: Settings, places: Places, make: MakeRun | Non
     if wish.verb == "init":
         TASKS.opened(lease.lease_id)
     if work is not None and work.kind == "task" and wish.verb == "init":
-        OPEN_TASKS.opened(lease.lease_id, work.task)
+        RAY_TASKS.opened(lease.lease_id, work.task)
     install_hooks(os.getpid(), settings.sigterm_wait_s, settings.preempt_wait_s)
     link.start(lease.granted)
     _wait(lease, wish, surroundings, settings, places)
@@ -333,6 +332,7 @@ def _claim(
         system_metrics_s=settings.system_metrics_s,
         upload_rate=settings.upload_rate,
         sides_limit=settings.sides_limit,
+        patience_s=wish.timeout_s if wish.verb == "attach" and wish.via == "call" else 0.0,
         cluster=_cluster(wish, settings, surroundings.job),
         topics_at=_topics_at(wish, settings, surroundings.job),
         origin=_origin(wish, settings, surroundings.job),

@@ -58,9 +58,9 @@ class _Open:
         self._marks: dict[tuple[str, str], deque[_Mark]] = {}
         self._out: deque[_Mark] = deque()
         self._folder = effect.folder
-        self._series: dict[str, dict[str, int]] = {}
+        self._series: dict[str, tuple[str, ...]] = {}
         self._named = 0
-        Path(effect.folder).mkdir(mode=0o700, exist_ok=True)
+        make_folder(effect.folder)
         # Without a quota: what it takes frees the ranks' segments, which are larger, and these wait for it.
         self._writer = StreamWriter(effect.folder, STREAM, Limits(segment_bytes=SEGMENT_BYTES))
         for member in effect.members:
@@ -187,7 +187,7 @@ class _Open:
                 said = read_record(line)
                 if said is None:
                     continue
-                for name in said.data.keys() & set(self.gathering.names):
+                for name in said.data:
                     found = statistics_in(name, said.data)
                     if found is not None:
                         self.gathering.said(name, said.step, said.time, found)
@@ -203,9 +203,11 @@ class _Open:
         for name in sorted(line.data):
             series = self._series.get(name)
             if series is None:
-                series = self._series[name] = series_of(name, names)
+                series = self._series[name] = tuple(series_of(name, names))
             found = line.data[name]
-            data.update((final, _number(found[index])) for final, index in series.items())
+            mean, deviation = found[0], found[3]
+            finite = math.isfinite(mean) and math.isfinite(deviation)  # then all of them are
+            data.update(zip(series, found if finite else map(_number, found), strict=True))
         return _to_json({"time": line.time, "step": line.step, "data": data}) + b"\n"
 
 
@@ -216,11 +218,14 @@ class RankReducer:
         self._open: dict[str, _Open] = {}
 
     def reduce(self, effect: ReduceRanks) -> RanksReduced:
-        """Takes what is new, and writes what goes out.
+        """Takes what is new, and writes what goes out; if the disk refuses something, nothing is held."""
+        try:
+            return self._reduce(effect)
+        except OSError as error:
+            self.end(effect.lease_id)
+            return RanksReduced(lease_id=effect.lease_id, state=effect.state, error=str(error))
 
-        Raises:
-            OSError: the disk refused something; what was held is to be dropped by `end`.
-        """
+    def _reduce(self, effect: ReduceRanks) -> RanksReduced:
         found = self._open.get(effect.lease_id)
         if found is None:
             found = self._open[effect.lease_id] = _Open(effect)
@@ -242,6 +247,11 @@ class RankReducer:
         found = self._open.pop(lease_id, None)
         if found is not None:
             found.close()
+
+
+def make_folder(folder: str) -> None:
+    """Makes a lease's folder, if it is not there."""
+    Path(folder).mkdir(mode=0o700, exist_ok=True)
 
 
 def _pieces(

@@ -9,6 +9,7 @@ import pytest
 from pluto_dist.backend.pluto.backend import seat_in
 from pluto_dist.cluster.memory import MemoryStore
 from pluto_dist.core.values.engine import Unavailable, Versioned, WriteResult
+from tests.core.builders import job
 from tests.core.cluster_world import FOLDER, ClusterWorld
 
 VICTIM = {"what": "ConnectionResetError", "communication": True}
@@ -407,7 +408,8 @@ def test_a_run_that_is_taken_up_again_on_its_nodes_is_not_ended_by_the_verdict_b
     assert [node.run().status for node in world.nodes] == ["COMPLETED"] * 2
 
 
-def test_the_seat_goes_to_the_owner_of_the_next_start_of_the_job() -> None:
+@pytest.mark.parametrize("launch", ["launch", "at another port"])
+def test_the_seat_goes_to_the_owner_of_the_next_start_of_the_job(launch: str) -> None:
     """Only the seat begins a round, so an owner that comes back to node 0 must not wait for node 1's."""
     world = ClusterWorld()
     world.start(0, 1, 2, 3, max_restarts=1)
@@ -419,7 +421,7 @@ def test_the_seat_goes_to_the_owner_of_the_next_start_of_the_job() -> None:
     for rank in (2, 0, 1, 3):
         world.ranks[rank].raises(**VICTIM)
     world.wait(3)
-    world.start(0, 1, 2, 3, attempt=1, max_restarts=1)
+    world.start(0, 1, 2, 3, attempt=1, max_restarts=1, launch=launch)
     world.wait(8)
     assert (world.seat(), world.document.round) == ("n0", 2)
     for rank in range(4):
@@ -451,6 +453,30 @@ def test_an_owner_whose_node_comes_last_opens_its_run_all_the_same(before: bool)
     world.wait(15)
     assert world.statuses() == ["COMPLETED"] * (2 if before else 1)
     assert world.run.status == "COMPLETED"
+
+
+def test_a_job_of_one_node_goes_on_with_two_and_with_one_again() -> None:
+    """R10, R12: an elastic launcher starts all ranks anew when a node joins, and counts no attempt."""
+    world = ClusterWorld()
+    world.start(0, 1, nodes=1, launch="", max_restarts=3)
+    world.wait(8)
+    for rank in (0, 1):
+        world.ranks[rank].sigterm().exit(None, "SIGTERM")
+    world.wait(2)
+    world.start(0, 1, 2, 3, launch="both", max_restarts=3)
+    world.wait(12)
+    assert (len(world.document.nodes), world.document.launch, world.statuses()) == (2, "both", [])
+    world.kill_node(1)
+    for rank in (0, 1):
+        world.ranks[rank].raises(**VICTIM)
+    world.wait(5)
+    world.start(0, 1, nodes=1, launch="", attempt=1, max_restarts=3)
+    world.wait(30)
+    assert (len(world.document.nodes), world.statuses()) == (1, [])
+    for rank in (0, 1):
+        world.ranks[rank].finish().exit()
+    world.wait(15)
+    assert world.statuses() == ["COMPLETED"]
 
 
 def test_an_owner_that_comes_late_to_its_round_is_in_it() -> None:
@@ -700,3 +726,23 @@ def test_a_change_that_did_not_arrive_is_made_again(what: str, monkeypatch: pyte
     world.wait(8)
     assert lost
     assert (world.statuses(), "ThereError" in world.reason()) == (["FAILED"], True)
+
+
+def test_a_node_that_only_relayed_is_the_owners_in_the_next_launch() -> None:
+    """R5, R12: a requeued job has its nodes in another order; the end of before is none of the new start."""
+    world = started()
+    for rank in (2, 3, 0, 1):
+        world.ranks[rank].finish().exit()
+    world.wait(15)
+    assert world.statuses() == ["COMPLETED"]
+    world.dead.add(0)
+    world.nodes[0].kill()
+    agent = world.nodes[1].process("agent")
+    place = job(0, key="again", nodes=2, world_size=4, launch="again", launcher=agent.identity)
+    rank0 = world.nodes[1].process("rank0", place).init(env="x", cluster=world.address)
+    world.wait(30)
+    run = world.nodes[1].run()
+    assert (run.status, run.verdict, run.relay, world.run.status) == ("RUNNING", None, "", "RUNNING")
+    rank0.raises("OwnError")
+    world.wait(20)
+    assert world.statuses() == ["COMPLETED", "FAILED"]

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.simulation.__main__ import attempt, summary
-from tests.simulation.plan import HAND_OVER_SINCE, make_plan
+from tests.simulation.plan import HAND_OVER_SINCE, REDUCE_SINCE, make_plan
 
 # 31: a refused record behind a declaration was lost. 42: a copy that came late kept its lease for ever.
 # 49, 165: a repeated console row was not counted. The others of few digits are the first ones.
@@ -25,10 +25,14 @@ from tests.simulation.plan import HAND_OVER_SINCE, make_plan
 # …9023: an unanswered question counted for ever. …1022: a full disk held up a parent's word.
 LATER = (
     1795641011302, 1795641011569, 1795641011913, 1795644151085, 1795980510833, 1795650897235, 9000025,
-    1796019119023, 1796016851022, 51000117, 52001039,
+    1796019119023, 1796016851022, 51000117, 52001039, 70000117, 70000186, 91000156, 91000665,
+    91002890,
 )  # fmt: skip
 FIXED = (*range(1, 21), 31, 42, 49, 66, 77, 88, 148, 161, 165, 170, 190, 200, *LATER)
-OTHERS = (*range(52_000_000, 52_000_100), *range(HAND_OVER_SINCE, HAND_OVER_SINCE + 30))
+OTHERS = (
+    *range(52_000_000, 52_000_100), *range(HAND_OVER_SINCE, HAND_OVER_SINCE + 30),
+    *range(REDUCE_SINCE, REDUCE_SINCE + 30),
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("seed", FIXED)

@@ -66,7 +66,8 @@ class Clusters:
 
     def tick(self) -> None:
         """Renews leases where it is time, and gives back those that no Run needs."""
-        wanted = {run.cluster for run in self._book.runs if run.cluster is not None and run.key in self._runs}
+        runs = (self._book.runs.get(key) for key in self._runs)
+        wanted = {run.cluster for run in runs if run is not None and run.cluster is not None}
         wanted |= {topics.address for topics in self._topics.values() if topics.is_active}
         self._memberships.keep_only(wanted)
         for key, topics in self._topics.items():
@@ -212,11 +213,10 @@ class Clusters:
         if shared is None or shared.lease.away_since is None:
             return ""
         away_s = self._context.now.at - shared.lease.away_since
-        return (
-            f"cluster store not reached for {away_s:.0f} s: {shared.lease.trouble}"
-            if away_s >= AWAY_S
-            else ""
-        )
+        if away_s < AWAY_S:
+            return ""
+        minutes = int(away_s / 60)  # seconds would be news for every process each second
+        return f"cluster store not reached for {minutes or 'less than 1'} min: {shared.lease.trouble}"
 
     def run_deadline(self, run: str) -> float | None:
         """When `advance` may have something to do for this Run."""

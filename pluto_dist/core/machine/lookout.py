@@ -12,7 +12,7 @@ from typing import assert_never
 import msgspec
 
 from pluto_dist.core.machine.context import Context
-from pluto_dist.core.rules.reports import Document, decoded
+from pluto_dist.core.rules.reports import T, decoded
 from pluto_dist.core.values.effects import ListCluster, WatchCluster
 from pluto_dist.core.values.engine import (
     Changed,
@@ -184,7 +184,7 @@ class Lookout:
         start = self._folder + name
         return {key[len(start) :]: found for key, found in self.items.items() if key.startswith(start)}
 
-    def decoded(self, name: str, kind: type[Document]) -> dict[str, Document]:
+    def decoded(self, name: str, kind: type[T]) -> dict[str, T]:
         """The same, as documents; those that this version cannot read are left out."""
         read = {rest: decoded(found.value, kind) for rest, found in self.below(name).items()}
         return {rest: document for rest, document in read.items() if document is not None}

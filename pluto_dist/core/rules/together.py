@@ -19,6 +19,7 @@ import math
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -48,6 +49,18 @@ class Reduced(msgspec.Struct, frozen=True):
 
 def reduced(values: Sequence[float]) -> Reduced:
     """At least one value."""
+    count = len(values)
+    with suppress(OverflowError, ValueError):
+        mean = math.fsum(values) / count
+        if math.isfinite(mean):  # then each of them is
+            high = max(values)
+            deviation = math.sqrt(math.fsum([(value - mean) ** 2 for value in values]) / count)
+            return Reduced(count, mean, min(values), high, deviation, values.index(high))
+    return _reduced_with_care(values)
+
+
+def _reduced_with_care(values: Sequence[float]) -> Reduced:
+    """Values that are not finite, or whose sum or squares are not."""
     count = len(values)
     broken = next((index for index, value in enumerate(values) if math.isnan(value)), None)
     if broken is not None:
@@ -132,14 +145,20 @@ class _Unit:
 
 
 class _Track:
-    """One name: its units by step, the last step of each rank, and the highest step that was given up."""
+    """One name: its units by step, the last step of each rank, and the highest step that was given up.
 
-    __slots__ = ("floor", "last", "name", "newest", "ordered", "units")
+    Attributes:
+        said: what had gone out of steps of which no record was taken yet.
+        ordered: units were begun in the order of their steps, the newest last.
+    """
+
+    __slots__ = ("floor", "last", "name", "newest", "ordered", "said", "units")
 
     def __init__(self, name: str, floor: int) -> None:
         self.name, self.floor = name, floor
         self.units: dict[int, _Unit] = {}
         self.last: dict[int, int] = {}
+        self.said: dict[int, tuple[int, tuple[float, ...]]] = {}
         self.newest = -1
         self.ordered = True
 
@@ -206,12 +225,14 @@ class Gathering:
             now: seconds, of the clock of `due`.
             again: it was taken before; what was given up of it is not late.
         """
+        tracks, newest = self._tracks, self._newest
         for name, value in values.items():
-            track = self._tracks.get(name)
+            track = tracks.get(name)
             if track is None:
-                track = self._tracks[name] = _Track(name, -1)
-            if step > track.last.get(rank, -1):
-                track.last[rank] = step
+                track = tracks[name] = _Track(name, -1)
+            last = track.last
+            if step > last.get(rank, -1):
+                last[rank] = step
             unit = track.units.get(step)
             if unit is None:
                 if step <= track.floor:
@@ -221,22 +242,34 @@ class Gathering:
             if not unit.waits:
                 unit.waits, unit.since = True, now
                 self._waiting[unit.number] = (track, unit)
-            unit.time = max(unit.time, time_ms)
-            self._newest = max(self._newest, unit.number)
-            self.held += rank not in unit.values
+            if time_ms > unit.time:  # noqa: PLR1730 # max() takes longer, and this runs for each value
+                unit.time = time_ms
+            if unit.number > newest:  # noqa: PLR1730 # the same
+                newest = unit.number
+            if rank not in unit.values:
+                self.held += 1
             unit.values[rank] = value
+        self._newest = newest
         if step > self.reached.get(rank, -1):
             self.reached[rank] = step
         while self.held > self._limit:
             self._give_up()
 
     def said(self, name: str, step: int, time_ms: int, statistics: tuple[float, ...]) -> None:
-        """Takes what went out before, behind the records of it: what is the same does not go out again."""
+        """Takes what went out before: what is the same does not go out again.
+
+        It may be ahead of the records that were taken again: how far they were taken is kept after they went
+        out.
+        """
         track = self._tracks.get(name)
-        unit = track.units.get(step) if track is not None else None
+        if track is None:
+            track = self._tracks[name] = _Track(name, -1)
+        unit = track.units.get(step)
         if unit is not None:
-            unit.said, unit.said_ms = statistics, max(unit.said_ms, time_ms)
+            unit.said, unit.said_ms = statistics, time_ms
             self._newest = max(self._newest, unit.number)
+        elif step > track.floor:
+            track.said[step] = time_ms, statistics
 
     def due(self, now: float, living: AbstractSet[int], unread: AbstractSet[int]) -> list[Line]:
         """What goes out now, step by step in the order in which they were begun.
@@ -264,6 +297,8 @@ class Gathering:
         unit = track.units[step] = _Unit(step, self._number)
         track.ordered = track.ordered and step > track.newest
         track.newest = max(track.newest, step)
+        if step in track.said:
+            unit.said_ms, unit.said = track.said.pop(step)
         self._units.append((track, unit))
         return unit
 
