@@ -328,6 +328,7 @@ def _claim(
         launched_by=launched_by,
         project_lent=settings.launched_by is not None and settings.project == os.environ.get("PLUTO_PROJECT"),
         rank_metrics=settings.rank_metrics,
+        reduce=settings.reduce,
         console=settings.console,
         system_metrics_s=settings.system_metrics_s,
         upload_rate=settings.upload_rate,
