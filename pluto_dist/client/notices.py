@@ -95,7 +95,15 @@ class Notices:
             )
         if run.cancelled and self._is_new("cancel"):
             if view.role == "owner":
-                _log.warning("Run %s was cancelled on the server; run.cancelled is True from now on", named)
+                again = (
+                    ". The server repeats a cancel for ever, so a Run that was cancelled once cannot go on; "
+                    "init(fork_run_id=…, fork_step=…) continues it as another one"
+                )
+                _log.warning(
+                    "Run %s was cancelled on the server; run.cancelled is True from now on%s",
+                    named,
+                    again if run.resumed else "",
+                )
             if view.role != "side" and self._on_cancel == "interrupt":
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
@@ -129,7 +137,14 @@ def started(view: View | None, settings: Settings, spool: str) -> None:
             view.trouble or f"{store} does not answer",
             spool,
         )
-    elif not settings.quiet:
+        return
+    if run.mode == "pluto" and not run.resumed and not settings.project.isascii():
+        _log.warning(
+            "the server takes ASCII only in the name of a project: %r is %r there",
+            settings.project,
+            run.project,
+        )
+    if not settings.quiet:
         _print_started(run, str(store), view.attempt)
 
 
@@ -197,6 +212,11 @@ def _print_started(run: RunView, store: str, attempt: int) -> None:
         tell(f"{verb} {_named(run)} (the server does not answer yet; everything is kept on disk)")
     else:
         tell(f"{verb} {_named(run)}; watch it: {run.url}")
+    if run.found_running and not attempt:
+        tell(
+            f"{_short(run)} was RUNNING before: if a process on another machine still works for it, both own "
+            "it now, and the first to finish ends it. attach(), or init(role='side'), joins without owning it"
+        )
 
 
 def joined(view: View, settings: Settings) -> None:

@@ -18,7 +18,7 @@ from pluto_dist.core.values.backend import (
     Unknown,
 )
 from pluto_dist.core.values.effects import OpenRun
-from pluto_dist.core.values.ids import Job, RunRef
+from pluto_dist.core.values.ids import Job, RunRef, Status
 from pluto_dist.core.values.lifecycle import Fork, Origin
 from tests.core.server import ServerRun
 from tests.core.world import World
@@ -469,6 +469,19 @@ def elsewhere(world: World, **reached: Any) -> None:
     )
     existing(world)
     world.server.answer("open", opened)
+
+
+@pytest.mark.parametrize(("was", "found_running"), [("RUNNING", True), ("FAILED", False)])
+def test_who_takes_up_a_run_that_is_running_elsewhere_is_told(was: Status, found_running: bool) -> None:
+    """G2: without a cluster store nothing says whether another node's owner lives."""
+    world = World()
+    existing(world)
+    world.server.answer(
+        "open",
+        RunOpened(id=1, display_id="DEM-1", project="demo", url="", resumed=True, was_status=was, tags=()),
+    )
+    owner = world.process("owner").init("x", resume=True)
+    assert (owner.role, owner.view.run.found_running) == ("owner", found_running)
 
 
 SERIES = {"loss": 99, "loss/rank1": 42, "acc/eval": 30, "train/acc": 5, "sys/cpu.percentage.0": 700}

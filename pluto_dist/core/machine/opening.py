@@ -381,10 +381,12 @@ class OpeningAnswers:
         goes_on = prior is None and not run.relay and not run.ended and opened.resumed
         if goes_on and opened.was_status not in (None, "RUNNING"):
             prior = Prior(Verdict(opened.was_status, "as it was before it was reopened"))
+        found_running = goes_on and opened.was_status == "RUNNING" and run.cluster is None
         run = self._context.change_run(
             run,
             opening=False,
             provisional=False,
+            found_running=found_running,
             id=opened.id,
             display_id=opened.display_id,
             project=opened.project,

@@ -155,6 +155,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         told: number of the last change of tags and config that this node has appended there.
         folded: changes of all nodes that are in tags and config, node -> number of the last one.
         scheduled: the scheduler's job in which its latest owner ran, None outside of any.
+        found_running: it was RUNNING when this coordinator, which did not know it, took it up, and no cluster
+            store could say whether another node's owner lives.
         part_of: key of the Run's first part, where there is no server and this is another node's part (R12).
     """
 
@@ -219,6 +221,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     told: int = 0
     folded: dict[str, int] = {}
     scheduled: Scheduled | None = None
+    found_running: bool = False
     part_of: str = ""
 
     @property
