@@ -43,7 +43,7 @@ _NOT_FOR_THIS_SERVER = ("elsewhere", "unreadable")
 def sync(
     what: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[RUN… | PATH…]", help="Runs, or folders of stores or Runs; default all."),
+        typer.Argument(metavar="RUN|PATH", help="Runs, or folders of stores or Runs; default all."),
     ] = None,
     folder: options.Dir = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be uploaded.")] = False,
