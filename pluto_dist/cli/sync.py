@@ -2,7 +2,8 @@
 
 Uploads what was made without a server, and what could not be delivered to one: from the store folder alone,
 on any host that sees it. Runs that this node's coordinator has are left to it; it is started, with the key.
-Running it again goes on where it stopped, and adds nothing that is there already.
+Running it again goes on where it stopped, and adds nothing that is there already. Parts of a Run that several
+nodes have written are one Run, be they in this store together or synced from each host.
 
 JSON: a list in the order of uploading, parents of forks first, of `key, run_id, project`, `id, display_id`
 (in the store), `server_id, server_display_id, url` (on the server), `state` ("uploaded", "up to date",

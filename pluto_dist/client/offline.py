@@ -260,5 +260,6 @@ def _named(opened: Claim) -> str:
     if run is not None and run.external_id is None:
         return str(run)
     external = run.external_id if run is not None and run.external_id else opened.generated_id
-    beyond = opened.target.mode == "local" and opened.job.node_rank > 0  # its Run is another one
+    beyond = opened.target.mode == "local" and opened.job.node_rank > 0  # its Run is another one …
+    beyond = beyond and opened.cluster is None  # … unless the nodes have a cluster store in common
     return f"{external}-{node_name(opened)}" if beyond else external

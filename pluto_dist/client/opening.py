@@ -272,11 +272,18 @@ def _of_all_nodes(wish: Wish, settings: Settings, job: Job) -> Wish:
     """Gives the Run of a job of several nodes an id that all of them know (R12)."""
     if wish.verb != "init" or job.nodes == 1:
         return wish
-    if settings.mode == "pluto" and wish.run is None and job.shared_id:
+    from pluto_dist.host.settings import cluster_of
+
+    shares = settings.mode == "pluto" or cluster_of(settings) is not None
+    if shares and wish.run is None and job.shared_id:
         return msgspec.structs.replace(wish, run=RunRef(external_id=job.shared_id), run_from_env=True)
-    if job.local_rank in (None, 0) and (settings.mode == "local" or wish.run is None):
-        why = "in local mode there is no server that they could share one on"
-        if settings.mode == "pluto":
+    named = wish.run is not None and (settings.mode == "pluto" or wish.run.external_id is not None)
+    if job.local_rank in (None, 0) and not (shares and named):
+        why = (
+            "in local mode there is no server that they could share one on; a cluster store is enough, see "
+            "PLUTO_DIST_CLUSTER"
+        )
+        if shares:
             why = "nothing that all know names one; set PLUTO_RUN_ID, or torchrun's --rdzv-id, alike on all"
         _log.warning("this job spans %d nodes, and each gets a Run of its own: %s", job.nodes, why)
     return wish
@@ -326,17 +333,24 @@ def _claim(
         system_metrics_s=settings.system_metrics_s,
         upload_rate=settings.upload_rate,
         sides_limit=settings.sides_limit,
-        cluster=_cluster(wish, settings),
+        cluster=_cluster(wish, settings, surroundings.job),
         origin=_origin(wish, settings, surroundings.job),
     )
 
 
-def _cluster(wish: Wish, settings: Settings) -> ClusterAddress | None:
-    """The cluster store of the claim: only for a Run that other nodes can name; none for an attach."""
+def _cluster(wish: Wish, settings: Settings, job: Job) -> ClusterAddress | None:
+    """The cluster store of the claim: only for a Run that other nodes can name; none for an attach.
+
+    Without a server only a job of several nodes needs one: other Runs of that name are in other stores.
+    """
     from pluto_dist.host.settings import cluster_of
 
     address = cluster_of(settings)
-    return address if wish.verb == "init" and wish.run is not None and settings.mode == "pluto" else None
+    named = wish.verb == "init" and wish.run is not None
+    needed = settings.mode == "pluto" or (
+        job.nodes > 1 and wish.run is not None and wish.run.external_id is not None
+    )
+    return address if named and needed else None
 
 
 def _origin(wish: Wish, settings: Settings, job: Job) -> Origin | None:

@@ -271,6 +271,8 @@ class Driver:
             self._server.send(effect.peer, Answer(request=effect.request, body=self._item(effect)))
         elif isinstance(effect, do.Say):
             say(effect.event, **effect.fields)
+        elif isinstance(effect, do.EndReducing):
+            self._worker.reducer.end(effect.lease_id)
         elif isinstance(effect, do.EndSampling):
             self._worker.recorder.end(effect.lease_id)
         elif isinstance(effect, do.StopSelf):

@@ -34,6 +34,7 @@ from pluto_dist.core.values.effects import (
     ListCluster,
     OpenRun,
     ReadUploads,
+    ReduceRanks,
     RenewCluster,
     SampleNode,
     SetAside,
@@ -88,6 +89,8 @@ def place_of(effect: Slow) -> Place:  # noqa: PLR0912 # one case for each effect
             return Place(f"cluster {address}", 4, key)
         case WatchCluster(run=key):
             return Place(f"watch {key}", 7, key)  # four at a time, and those that are not wanted any more
+        case ReduceRanks(run=key):
+            return Place("reduce", 2, key)
         case SampleNode():
             return Place("node", 2, "")  # while a sensor hangs, the second one sees it and gives up
         case _:

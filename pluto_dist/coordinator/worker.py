@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import assert_never
 
@@ -21,6 +21,7 @@ from pluto_dist.backend.local.marks import Marks
 from pluto_dist.backend.local.store import Store
 from pluto_dist.coordinator.clusters import AtCluster, ClusterStores
 from pluto_dist.coordinator.describe import Metadata
+from pluto_dist.coordinator.reducer import RankReducer
 from pluto_dist.coordinator.sampler import NodeRecorder
 from pluto_dist.core.values.backend import (
     Alert,
@@ -52,6 +53,7 @@ from pluto_dist.core.values.effects import (
     ListCluster,
     OpenRun,
     ReadUploads,
+    ReduceRanks,
     RenewCluster,
     SampleNode,
     SetAside,
@@ -70,6 +72,7 @@ from pluto_dist.core.values.events import (
     NamesFound,
     OpenEnded,
     PointSummary,
+    RanksReduced,
     RecordSetAside,
     Shipped,
     UploadsRead,
@@ -94,6 +97,7 @@ Slow = (
     | KeepCopies
     | DropCopies
     | ReadUploads
+    | ReduceRanks
     | SampleNode
     | AtCluster
 )
@@ -120,9 +124,10 @@ class Worker:
         self._backends = backends
         self.clusters = clusters or ClusterStores()
         self.recorder = recorder or NodeRecorder()
+        self.reducer = RankReducer()
         self._metadata = metadata or Metadata()
 
-    def do(self, effect: Slow) -> Event | None:
+    def do(self, effect: Slow) -> Event | None:  # noqa: PLR0912 # one case for each effect
         """Carries an effect out, which may block; returns its event, None where the core needs none."""
         match effect:
             case Ship():
@@ -144,6 +149,8 @@ class Worker:
                 return drop(effect)
             case ReadUploads():
                 return uploads(effect)
+            case ReduceRanks():
+                return self.reducer.reduce(effect)
             case SampleNode(feeds=feeds):
                 self.recorder.record(feeds)
                 return None
@@ -160,7 +167,9 @@ class Worker:
             case _:
                 assert_never(effect)
 
-    def failed(self, effect: Slow, error: BaseException) -> Event | None:
+    def failed(  # noqa: PLR0912 # one case for each effect
+        self, effect: Slow, error: BaseException
+    ) -> Event | None:
         """The event for an unexpected fault."""
         reason = f"{type(error).__name__}: {error}"
         match effect:
@@ -184,6 +193,9 @@ class Worker:
                 return UploadsRead(run=key, uploaded=None)
             case SetAside():
                 return _set_aside(effect, reason)
+            case ReduceRanks(lease_id=lease_id, state=state):
+                self.reducer.end(lease_id)
+                return RanksReduced(lease_id=lease_id, state=state, error=reason)
             case SampleNode():
                 return None
             case (
@@ -214,7 +226,7 @@ class Worker:
             )
         outcome: Outcome = Delivered()
         if cut.end > cut.start:
-            outcome = self._deliver(effect, cut)
+            outcome = self._deliver(effect, cut, found.names)
         return _shipped(
             effect,
             cut.end,
@@ -225,9 +237,11 @@ class Worker:
             max_step=found.max_step,
         )
 
-    def _deliver(self, effect: Ship, cut: Cut) -> Outcome:
+    def _deliver(self, effect: Ship, cut: Cut, found: Collection[str]) -> Outcome:
         lines = located(cut.lines, effect.folder) if effect.kind == "files" else cut.lines
         if effect.run.target.mode == "pluto":
+            if found and all(effect.known.get(name, name) is None for name in found):
+                return Delivered()  # all of it is left out, so no line has to be looked at again
             lines = _final(effect, lines)
             if not lines:
                 return Delivered()

@@ -66,7 +66,7 @@ def artifacts_of(run: Run) -> list[Artifact]:
     for entry in listed.values():
         if entry.file_name not in logged:
             own = entry.where == "store"  # a server's entries have their final names
-            final = names.of(participants.get(entry.lease_id, ""), entry.name) if own else entry.name
+            final = names.of(participants.get(entry.lease_id, ""), entry.name, "FILE") if own else entry.name
             found.append(_of(entry, final or entry.name))
     return sorted(found, key=lambda each: (each.name, each.step, each.time))
 

@@ -45,6 +45,7 @@ class _Target(msgspec.Struct, frozen=True):
 class _Record(msgspec.Struct, frozen=True):
     target: _Target
     round: int = 0
+    forced: bool = False
 
 
 class _Restore(msgspec.Struct, frozen=True):
@@ -225,9 +226,7 @@ class Lookup:
     def _found(self, key: str, store: Path, *, live: bool) -> Found:
         """The Run, with all of its parts that are in reach."""
         found = self._part(key, store, live=live)
-        record = found.document.restore.run
-        several = found.document.mode == "local" and (record.part_of or record.cluster is not None)
-        if several and time.monotonic() > self._parts_at + PARTS_S:
+        if found.document.part_of and time.monotonic() > self._parts_at + PARTS_S:
             self.runs()
         others = [part for part in self._parts.get(key, ()) if part.head.key != key]
         if not others:

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from pluto_dist.backend.local.reading import shown
+from pluto_dist.core.rules.participants import NODE
 from pluto_dist.core.values.document import Document
 from pluto_dist.core.values.records import Point
 from pluto_dist.read.columns import decoded
@@ -86,12 +87,12 @@ def last_samples(document: Document, roots: Sequence[Path]) -> dict[str, Point]:
     """Last value of each system metric by its name; the count is 1 and means nothing.
 
     Args:
-        document: of the Run; the lease of a node has the pid 0, which no process has.
+        document: of the Run.
         roots: folders that hold one folder per lease.
     """
     found: dict[str, Point] = {}
     for lease in document.leases:
-        if lease.pid == 0:
+        if lease.participant == NODE:
             folders = [str(root / lease.lease_id) for root in roots]
             for lines in tails(folders, "metrics", TAIL_BYTES):
                 records = decoded(lines)

@@ -257,7 +257,7 @@ class Run:
 
     def _file(self, segment: Segment, who: str, line: bytes, names: FinalNames) -> LoggedFile | None:
         file = read_line(line)
-        name = names.of(who, file.log_name) if file is not None else None
+        name = names.of(who, file.log_name, "FILE") if file is not None else None
         if file is None or name is None:
             return None
         places = [Store(self.store).run(key) / relative_place(file) for key in self.document.part_keys]

@@ -178,9 +178,8 @@ def remark_on(document: Document, lookup: Lookup, known: Situation, unsettled: s
         live: the coordinator of this node has the Run.
     """
     if document.relay:
-        return (
-            f"another node owns it; this one relays as {document.relay} and knows what the server said last"
-        )
+        knows = "has its own part of it" if document.mode == "local" else "knows what the server said last"
+        return f"another node owns it; this one relays as {document.relay} and {knows}"
     if live or document.status != RUNNING:
         return ""
     if known.standing == "gone" and unsettled:

@@ -43,7 +43,9 @@ class Contents(msgspec.Struct, frozen=True):
     max_step: int
 
 
-class _Line(msgspec.Struct):
+class MetricsLine(msgspec.Struct):
+    """One record of a metrics stream; time in epoch milliseconds."""
+
     time: int
     step: int
     data: dict[str, float]
@@ -73,7 +75,7 @@ def in_a_row(change: Callable[[bytes], T], lines: Sequence[bytes]) -> list[T]:
 
 
 _Tallies = dict[tuple[str, ...], _Tally]
-_line = msgspec.json.Decoder(_Line)
+_line = msgspec.json.Decoder(MetricsLine)
 _to_json = msgspec.json.Encoder().encode
 
 
@@ -99,6 +101,17 @@ def metrics(lines: Sequence[bytes]) -> Contents:
             row, names = (row + 1 if found == before else 1), found
             decode = _decoder(names) if row >= ALIKE else None
     return _summed_up(tallies)
+
+
+def read_record(line: bytes) -> MetricsLine | None:
+    """The record of a line, also with values that are not finite; None where there is none."""
+    try:
+        return _line.decode(line)
+    except UNREADABLE:
+        try:
+            return msgspec.convert(json.loads(line), MetricsLine)
+        except UNREADABLE:
+            return None
 
 
 def _take_one(tallies: _Tallies, line: bytes, number: int) -> tuple[str, ...]:

@@ -203,8 +203,7 @@ def with_parts(mark: Mark, parts: Iterable[Mark]) -> Mark:
 
 def is_shared(document: Document) -> bool:
     """Whether other stores may have parts of this Run, which was made without a server."""
-    run = document.restore.run
-    return document.mode == "local" and (bool(run.part_of) or run.cluster is not None)
+    return document.mode == "local" and bool(document.part_of)
 
 
 def _item(

@@ -14,7 +14,6 @@ import pytest
 from pluto_dist.backend.pluto import PlutoBackend
 from pluto_dist.core.values.backend import Status
 from pluto_dist.core.values.document import LeaseShown
-from pluto_dist.core.values.engine import ClusterAddress
 from pluto_dist.core.values.lifecycle import Target
 from pluto_dist.core.values.records import SeriesOwner
 from pluto_dist.read.lookup import Lookup
@@ -27,7 +26,6 @@ from tests.pluto_server.operator import Operator
 from tests.pluto_server.server import PlutoServer
 
 RANK2 = "d" * 24
-ADDRESS = ClusterAddress(members=("http://127.0.0.1:2379",), prefix="jobs")
 OWNERS, OTHERS = "key-owner1", "key-other2"
 
 
@@ -68,7 +66,7 @@ def put_owners(shelf: Shelf, status: Status | None = "FAILED", **more: Any) -> N
     """The part of node 0."""
     known = {"tags": ("a", "b"), "config": {"lr": 0.1}, "name": "mine", "external_id": "job7"}
     lease = owner(granted_at=NOW_MS)
-    shelf.put(lease, key=OWNERS, status=status, **{"cluster": ADDRESS, "round": 1, **known, **more})
+    shelf.put(lease, key=OWNERS, status=status, **{"part_of": OWNERS, "round": 1, **known, **more})
     shelf.write(OWNER, "metrics", *(metric(step, loss=1.0 + step) for step in range(3)), key=OWNERS)
     shelf.write(OWNER, "console", line(1, "from the owner"), line(2, "and again"), key=OWNERS)
 
@@ -80,7 +78,7 @@ def put_others(shelf: Shelf, status: Status | None = "FAILED", **more: Any) -> N
         "loss/rank2": SeriesOwner("rank2", "METRIC", plain="loss"),
     }
     known = {"tags": ("a",), "config": {"lr": 0.1}, "name": "mine", "external_id": "job7", "series": series}
-    of = {"part_of": OWNERS, "relay": "node1", "cluster": ADDRESS, "round": 1, "next_line": 1_000_000_001}
+    of = {"part_of": OWNERS, "relay": "node1", "round": 1, "next_line": 1_000_000_001}
     shelf.put(rank2(granted_at=NOW_MS), key=OTHERS, status=status, **{**known, **of, **more})
     shelf.write(RANK2, "metrics", *(metric(step, loss=5.0 + step) for step in range(3)), key=OTHERS)
     shelf.write(RANK2, "data", text(0, "x"), key=OTHERS)

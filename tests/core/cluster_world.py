@@ -17,9 +17,10 @@ from pluto_dist.core.values.cluster import Presence, RunDocument, StoredVerdict
 from pluto_dist.core.values.effects import Control
 from pluto_dist.core.values.engine import ClusterAddress, Versioned, WriteResult
 from pluto_dist.core.values.ids import Job
+from pluto_dist.core.values.lifecycle import Target
 from tests.core.builders import job
-from tests.core.processes import Process
-from tests.core.server import ServerRun
+from tests.core.processes import PLUTO, Process
+from tests.core.server import ServerRun, StoreServer
 from tests.core.world import World
 
 ADDRESS = ClusterAddress(members=("http://memory",), prefix="p", ttl_s=15)
@@ -55,7 +56,7 @@ class CountedStore(MemoryStore):
 
 
 class ClusterWorld:
-    """Some nodes with two ranks each.
+    """Some nodes with two ranks each; `local`: no server, and a store on each.
 
     Attributes:
         time: of the store, and of whoever looks on.
@@ -64,7 +65,9 @@ class ClusterWorld:
         seats: who had the seat in each epoch; verdicts: what was stored for each round.
     """
 
-    def __init__(self, size: int = 2, *, address: ClusterAddress = ADDRESS) -> None:
+    def __init__(
+        self, size: int = 2, *, address: ClusterAddress | None = ADDRESS, local: bool = False
+    ) -> None:
         self.time = 1_000.0
         self.address = address
         self.engine = SeenEngine(lambda: self.time)
@@ -73,6 +76,7 @@ class ClusterWorld:
         for number in range(size):
             store = CountedStore(self.engine, f"n{number}", lambda number=number: self._clock(number))
             world = World(
+                Target("local", f"/store-{number}") if local else PLUTO,
                 leases=1000 * number,
                 node=f"n{number}",
                 cluster=store,
@@ -83,8 +87,8 @@ class ClusterWorld:
                 effect, node, world.generation
             )
             self.nodes.append(world)
-        for world in self.nodes[1:]:
-            world.server = self.nodes[0].server
+        for world in self.nodes:
+            world.server = StoreServer() if local else self.nodes[0].server
         self.server = self.nodes[0].server
         self.ranks: dict[int, Process] = {}
         self.agents: dict[str, Process] = {}
@@ -218,7 +222,7 @@ class ClusterWorld:
             assert self.verdicts.setdefault(number, stored) == stored, f"two verdicts in round {number}"
 
     def _check_take_over(self, key: str, value: bytes | None) -> None:
-        """A seat is taken from a node that is absent, or by the owner of the job's next start."""
+        """A seat is taken from a node that is absent or cannot open the Run, or by a next start's owner."""
         found = self.engine.get(FOLDER + "run")
         if key != FOLDER + "run" or value is None or not isinstance(found, Versioned):
             return
@@ -230,7 +234,8 @@ class ClusterWorld:
         presence = msgspec.json.decode(there.value, type=Presence) if isinstance(there, Versioned) else None
         present = presence is not None and presence.generation <= before.generation
         restarted = any(run.attempt > 0 for world in self.nodes for run in world.book.runs)
-        assert not present or restarted, f"{after} has taken the seat from {before}, which is there"
+        opens = not before.owns and after.owns
+        assert not present or restarted or opens, f"{after} has taken the seat from {before}, which is there"
 
     def _said(self, effect: Control, node: str, generation: int) -> None:
         """What only the seat may say: by it, while nobody else can have it; a status after it was stored."""

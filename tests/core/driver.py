@@ -23,6 +23,7 @@ from pluto_dist.core.values.messages import Answer, Refusal, Reply, View
 from pluto_dist.core.values.records import Now
 from tests.core.invariants import Invariants
 from tests.core.processes import PLUTO, Process
+from tests.core.reducer import MemoryReducer
 from tests.core.server import Server
 from tests.core.spool import Spool
 from tests.core.workers import Slow, answer_to
@@ -83,7 +84,7 @@ class Driver:
         self.stopped: str | None = None
         self.generation = 0
         self.boot = boot
-        self.store_broken = False
+        self.store_broken = self.spool_broken = False
         self.observers: list[Callable[[do.Effect], None]] = []
         self._idle_exit_s = idle_exit_s
         self._leases = leases  # so many were there before: worlds that meet share no ids
@@ -124,6 +125,7 @@ class Driver:
         self._keys: set[str] = set()
         self._launchers: dict[tuple[str, Identity], None] = {}
         self._sizes: dict[str, dict[str, dict[int, int]]] = {}
+        self.reducers: dict[str, MemoryReducer] = {}
         self._core = Coordinator(
             book,
             boot_id=self.boot,
@@ -291,6 +293,7 @@ class Driver:
                 | do.SetAside()
                 | do.KeepCopies()
                 | do.DropCopies()
+                | do.ReduceRanks()
             ):
                 self._slow.append(effect)
             case (
@@ -306,6 +309,8 @@ class Driver:
                 self.watches.append((self.now + quiet_s, effect))
             case do.ReadUploads(run=key):
                 self._events.append(on.UploadsRead(run=key, uploaded=None))
+            case do.EndReducing(lease_id=lease_id):
+                self.reducers.pop(lease_id, None)
             case do.SampleNode() | do.EndSampling() | do.RemoveBlobs():
                 self.others.append(effect)
             case _:

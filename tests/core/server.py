@@ -264,5 +264,21 @@ class Server:
             self.accepted.add((effect.lease_id, effect.stream, effect.segment, record.start))
 
 
+class StoreServer(Server):
+    """A store folder instead of a server: it gives numbers, and takes those of parts as they are."""
+
+    def open(self, effect: OpenRun) -> OpenResult:
+        request = effect.request
+        if not request.part_of:
+            opened = super().open(effect)
+            made = request.shared and isinstance(opened, RunOpened)
+            return msgspec.structs.replace(opened, part_of=request.key) if made else opened
+        self.calls.append(f"open part of {request.part_of}")
+        run = ServerRun(request.id or 0, request.project, request.external_id or "", request.key)
+        self.runs[run.id] = run
+        opened = self._opened(run, resumed=True)
+        return msgspec.structs.replace(opened, tags=None, config=None, part_of=request.part_of)
+
+
 def _named(request: OpenRequest) -> str:
     return str(request.id or request.display_id or request.external_id)

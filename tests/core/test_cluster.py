@@ -428,6 +428,31 @@ def test_the_seat_goes_to_the_owner_of_the_next_start_of_the_job() -> None:
     assert world.statuses() == ["COMPLETED"]
 
 
+@pytest.mark.parametrize("before", [False, True])
+def test_an_owner_whose_node_comes_last_opens_its_run_all_the_same(before: bool) -> None:
+    """R12: the other node has taken the seat meanwhile, and cannot make the Run, nor take it up again."""
+    world = ClusterWorld()
+    if before:  # the Run is there, and has ended
+        world.start(0, 1, 2, 3, key="before")
+        world.wait(10)
+        for rank in (2, 3, 0, 1):
+            world.ranks[rank].finish().exit()
+        world.wait(60)
+    world.start(2, 3)
+    world.wait(10)
+    assert world.seat() == "n1"
+    world.start(0, 1)
+    world.wait(5)
+    assert world.seat() == "n0"
+    assert world.run.status == "RUNNING"
+    assert not any(run.opening for node in world.nodes for run in node.book.runs)
+    for rank in (2, 3, 0, 1):
+        world.ranks[rank].finish().exit()
+    world.wait(15)
+    assert world.statuses() == ["COMPLETED"] * (2 if before else 1)
+    assert world.run.status == "COMPLETED"
+
+
 def test_an_owner_that_comes_late_to_its_round_is_in_it() -> None:
     """Node 0 is not seen from the start; node 1 has begun the round without an owner."""
     world = ClusterWorld()

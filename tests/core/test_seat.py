@@ -86,3 +86,12 @@ def test_the_table(given: SeatView, expected: object) -> None:
 def test_only_a_seat_with_a_safe_lease_may_act(given: SeatView, until: float | None) -> None:
     """A request that leaves now has arrived before anybody else can have the seat."""
     assert may_act(given, NOW) == until
+
+
+def test_a_seat_that_cannot_open_the_run_gives_way_to_the_owners_node() -> None:
+    """R12: its node is there; but no two owners take it from each other."""
+    relays = RunDocument(epoch=3, seat=Seat("other", 7, "x", owns=False))
+    facts = {"valid_until": 100.0, "owns": True, "opens": True}
+    assert plan(view(relays, **facts), 10.0) == Take(4)
+    assert plan(view(OTHERS, **facts), 10.0) == Follow()
+    assert plan(view(relays, **{**facts, "opens": False}), 10.0) == Follow()

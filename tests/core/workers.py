@@ -8,6 +8,7 @@ from pluto_dist.backend.pluto.backend import seat_in
 from pluto_dist.core.values import effects as do
 from pluto_dist.core.values import events as on
 from pluto_dist.core.values.backend import Delivered, Outcome, Retry
+from tests.core.reducer import MemoryReducer
 from tests.core.spool import Spool
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ Slow = (
     | do.SetAside
     | do.KeepCopies
     | do.DropCopies
+    | do.ReduceRanks
     | AtCluster
 )
 
@@ -73,6 +75,13 @@ def _answer_to(driver: Driver, effect: Slow) -> on.Event | None:  # noqa: PLR091
             return on.CopiesDropped(run=key, lease_id=lease_id, segments=segments)
         case do.Ship():
             return _ship(driver, effect)
+        case do.ReduceRanks(lease_id=lease_id):
+            if driver.spool_broken:
+                driver.reducers.pop(lease_id, None)
+                return on.RanksReduced(lease_id=lease_id, state=effect.state, error="disk full")
+            if lease_id not in driver.reducers:
+                driver.reducers[lease_id] = MemoryReducer(driver.spools, effect)
+            return driver.reducers[lease_id].reduce(effect)
         case _:
             return _at_cluster(driver, effect)
 

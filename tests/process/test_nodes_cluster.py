@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pluto_dist.cluster.etcd import EtcdStore
+from pluto_dist.core.values.document import Document, read
 from pluto_dist.core.values.engine import Listed
 from tests.cluster.servers import Cluster
 from tests.process.harness import wait_until
@@ -154,6 +157,97 @@ def cli(arguments: list[str], env: dict[str, str]) -> subprocess.CompletedProces
     return subprocess.run(
         [sys.executable, "-c", code, *arguments], env=env, capture_output=True, text=True, check=False
     )
+
+
+LOCAL = 'mode="local"'
+
+
+def documents(two: Shared) -> list[Document]:
+    """The parts of the Run in the stores of both nodes, each store once."""
+    stores = dict.fromkeys(Path(node.env().get("PLUTO_DIR", node.base)) / ".pluto" for node in two.nodes)
+    paths = [path for store in stores for path in sorted(store.glob("runs/*/run.json"))]
+    return [read(path.read_bytes()) for path in paths]
+
+
+def all_ended(two: Shared) -> list[Document]:
+    """The same, when both parts have the end."""
+    wait_until(
+        lambda: [each.status != "RUNNING" and each.reported for each in documents(two)] == [True, True],
+        "the end in both parts",
+    )
+    return documents(two)
+
+
+def synced(served: Served, two: Shared, number: int) -> dict[str, Any]:
+    """`pluto-dist sync` on one host."""
+    found = cli(["sync", "--json"], two.nodes[number].env())
+    assert found.returncode == 0, found.stderr
+    (result,) = json.loads(found.stdout)
+    return dict(result)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 0, 1), (1, 0, 1, 0)])
+def test_without_a_server_two_hosts_have_one_run_and_sync_makes_one(
+    served: Served, two: Shared, tmp_path: Path, order: tuple[int, ...]
+) -> None:
+    """G2, G3, G7, R12: one id and one verdict in two stores; synced in any order, twice, one Run."""
+    two.start(0, 1, 2, options=LOCAL)
+    two.start(3, options=LOCAL, end='raise ValueError("boom")')
+    two.expect("logged")
+    two.ranks[3].say()
+    assert two.ranks[3].wait() != 0
+    two.end(2)
+    two.end(0, 1)
+    assert {tuple(told.split()[:3]) for told in two.expect("id", 0, 1, 2)} == {
+        ("1", "PLU-1", "torchrun-two-nodes")
+    }
+    first, second = all_ended(two)
+    assert first.verdict == second.verdict
+    assert "rank 3 (pid" in (first.verdict.reason if first.verdict else "")
+    assert (first.relay, second.relay, {first.part_of, second.part_of}) == ("", "node1", {first.key})
+
+    for node in two.nodes:  # seen together: the folders of both hosts, copied into one
+        shutil.copytree(node.base / ".pluto", tmp_path / "both" / ".pluto", dirs_exist_ok=True)
+    there = {**served.env(), "PLUTO_DIST_HOME": str(tmp_path / "login"), "PLUTO_DIR": str(tmp_path / "both")}
+    shown = json.loads(cli(["show", "PLU-1", "--json"], there).stdout)
+    assert {name for name in shown["summary"] if name.startswith("loss")} == {
+        "loss",
+        *(f"loss/rank{rank}" for rank in (1, 2, 3)),
+    }
+    assert (shown["status"], len(json.loads(cli(["runs", "--json"], there).stdout))) == ("FAILED", 1)
+
+    assert served.server.runs() == []
+    served.server.waive("6.3.2")  # the part that comes second finds it ended
+    states = [synced(served, two, number)["state"] for number in order]
+    assert states == ["uploaded", "uploaded", "up to date", "up to date"]
+    run = served.remote("torchrun-two-nodes")
+    assert (run["status"], run["config"], run["tags"]) == ("FAILED", {"lr": 0}, ["t0", "t1"])
+    assert "rank 3 (pid" in run["statusMetadata"]["reason"]
+    assert served.paths().count("/api/runs/status/update") == 1
+    assert [line for node in two.nodes for line in node.missing("torchrun-two-nodes")] == []
+    lines = {row["message"]: row["line_number"] for row in served.server.logs(run["id"])}
+    assert {f"[rank{rank}] a line of rank {rank}" for rank in range(4)} <= set(lines)
+
+
+def test_two_hosts_may_share_one_store(served: Served, two: Shared, tmp_path: Path) -> None:
+    """R12: each writes its own part there; every reader sees one Run, also while it goes on."""
+    for node in two.nodes:
+        node.set(PLUTO_DIR=str(tmp_path / "shared"))
+    two.start(0, 1, 2, 3, options=LOCAL)
+    two.expect("logged")
+    wait_until(lambda: len(documents(two)) == 2, "both parts")
+    for node in two.nodes:
+        (live,) = json.loads(cli(["runs", "--json"], node.env()).stdout)
+        assert (live["display_id"], live["status"]) == ("PLU-1", "RUNNING")
+    two.end(2, 3)
+    two.end(0, 1)
+    all_ended(two)
+    result = synced(served, two, 1)
+    assert (result["state"], result["display_id"]) == ("uploaded", "PLU-1")
+    run = served.remote("torchrun-two-nodes")
+    assert run["status"] == "COMPLETED"
+    assert [line for node in two.nodes for line in node.missing("torchrun-two-nodes")] == []
+    assert synced(served, two, 0)["state"] == "up to date"
 
 
 CONNECTION_LOST = 'raise ConnectionResetError("Connection closed by peer")'

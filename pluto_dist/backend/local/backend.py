@@ -134,6 +134,51 @@ class LocalBackend:
         """Does nothing: no file is held open."""
 
     def _open(self, request: OpenRequest) -> OpenResult:
+        if request.part_of:
+            return self._part(request)
+        opened = self._whole(request)
+        if not request.shared or not isinstance(opened, RunOpened):
+            return opened
+        found = read(opened.record) if opened.record else None
+        key = found.key if found is not None else request.key
+        first = found.part_of if found is not None and found.part_of else key
+        self._store.add_part(opened.project, request.external_id or key, key)
+        return msgspec.structs.replace(opened, part_of=first)
+
+    def _part(self, request: OpenRequest) -> OpenResult:
+        """Another node's part of a Run that has its ids from the store of the node that made it (R12).
+
+        What this store has of the Run already, also of a coordinator that is gone, says how far it has come.
+        """
+        project, external = request.project, request.external_id or request.key
+        parts = [
+            read(body) for key in self._store.parts(project, external) if (body := self._store.document(key))
+        ]
+        ours = any(part.key == request.key for part in parts)
+        if request.want == "create" and request.scheduled is None and not ours:
+            return Refused(
+                "RunExistsError",
+                f"a Run with run_id {external!r} exists in project {project!r} ({request.display_id}); "
+                "another node has made it, and nothing was changed. Pass resume=True to go on with it, or "
+                "choose another run_id",
+            )
+        steps: dict[str, int] = {}
+        for part in parts:
+            for participant, step in self._steps(part).items():
+                steps[participant] = max(step, steps.get(participant, 0))
+        self._store.add_part(project, external, request.key, request.id)
+        return RunOpened(
+            id=request.id or 0,
+            display_id=request.display_id or "",
+            project=project,
+            url="",
+            resumed=True,
+            name=request.name,
+            reached=Reached(participants=steps),
+            part_of=request.part_of,
+        )
+
+    def _whole(self, request: OpenRequest) -> OpenResult:
         key = self.find(_ref(request), request.project)
         found = self._store.document(key) if key is not None else None
         if request.want == "join":

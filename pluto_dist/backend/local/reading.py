@@ -20,13 +20,14 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO, Final, Literal
 
 import msgspec
 
 from pluto_dist.backend.local.files import relative_place
 from pluto_dist.core.rules.participants import late_participant, speaker_shown
 from pluto_dist.core.rules.series import FinalNames
+from pluto_dist.core.values.backend import LogType
 from pluto_dist.core.values.document import Document, LeaseShown
 from pluto_dist.core.values.ids import UNREADABLE
 from pluto_dist.core.values.records import Point
@@ -87,6 +88,9 @@ def read_points(document: Document, roots: Sequence[Path]) -> Iterator[SeriesPoi
     return read_points_of(document, roots, ("metrics", "data", "files"))
 
 
+_LOG_TYPES: Final[dict[str, LogType]] = {"metrics": "METRIC", "data": "DATA", "files": "FILE"}
+
+
 def read_points_of(
     document: Document, roots: Sequence[Path], kinds: tuple[str, ...]
 ) -> Iterator[SeriesPoint]:
@@ -94,7 +98,7 @@ def read_points_of(
     names = FinalNames(document)
     for segment in (found for found in segments(document, roots) if found.kind in kinds):
         for cut in segment.cuts():
-            final = partial(names.of, segment.participant(cut.start))
+            final = partial(names.of, segment.participant(cut.start), log_type=_LOG_TYPES[segment.kind])
             for line in cut.lines:
                 yield from _points_of(segment.stream, line, segment.lease_id, final)
 

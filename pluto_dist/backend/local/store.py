@@ -11,6 +11,7 @@
     ids/<number>                              holds the key of the Run with this id
     projects/<name>/numbers/<number>          the same, by project: the number in its display id
     projects/<name>/external/<run_id>         holds the key of the Run with the caller's id
+    projects/<name>/parts/<run_id>/<key>      parts of that Run here, where several nodes write parts of it
 
 The folder may be shared between hosts, so nothing here locks: a number is taken by creating its file
 exclusively, a document is written beside its place and renamed.
@@ -184,6 +185,28 @@ class Store:
                 if create_exclusively(numbers / str(number), key):
                     return number
                 (ids / str(number)).unlink()  # a coordinator of an older version was faster
+
+    def add_part(self, project: str, external_id: str, key: str, number: int | None = None) -> None:
+        """Notes a part of a Run of several nodes, of which another store may have made the first.
+
+        With its number, which that store has given: a new Run of this one gets another, if it is still free.
+        Nothing is taken from a Run that is here.
+        """
+        folder = self._project(project) / "parts" / _name(external_id)
+        places = [folder / key]
+        if number is not None:
+            places.append(self._project(project) / "external" / _name(external_id))
+            places += [self.root / "ids" / str(number), self._project(project) / "numbers" / str(number)]
+        for path in places:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            create_exclusively(path, key)
+
+    def parts(self, project: str, external_id: str) -> list[str]:
+        """Keys of the parts of a Run of several nodes that were noted here."""
+        folder = self._project(project) / "parts" / _name(external_id)
+        return (
+            sorted(path.name for path in folder.iterdir() if path.name[0] != ".") if folder.is_dir() else []
+        )
 
     def key_of_id(self, number: int) -> str | None:
         """Key of the Run with this id."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pluto_dist.core.machine.context import Context
 from pluto_dist.core.machine.membership import Memberships
 from pluto_dist.core.machine.shared_run import SharedRun
-from pluto_dist.core.values.cluster import StoredVerdict
+from pluto_dist.core.values.cluster import RunDocument, StoredVerdict
 from pluto_dist.core.values.effects import Fence
 from pluto_dist.core.values.events import ClusterJoined, ClusterListed, ClusterSeen, ClusterWritten
 from pluto_dist.core.values.records import Lease, Run, Verdict
@@ -64,6 +64,7 @@ class Clusters:
     def of(self, run: Run) -> SharedRun | None:
         """The Run's place in the store, None for a Run of one node."""
         if run.cluster is None or not self._node:
+            self.forget(run.key)  # it may have had one, and go on without
             return None
         if run.key not in self._runs:
             self._runs[run.key] = SharedRun(
@@ -99,7 +100,7 @@ class Clusters:
 
     def look(self, run: Run) -> None:
         """Has the Run's folder in the store read, before anything else of the Run is known."""
-        self.advance(run, ())
+        self.advance(run, self._context.situation(run).members)  # the same as when the Run is settled
 
     def owner_elsewhere(self, run: Run) -> str:
         """Which other node has a live owner of this Run, "" if none is known."""
@@ -140,6 +141,22 @@ class Clusters:
         """Whether this node tells the server what is changed here, and not the seat of another one (G9)."""
         shared = self.of(run)
         return shared is None or shared.tells_changes(run)
+
+    def shares_changes(self, run: Run) -> bool:
+        """Whether the cluster store has what was changed here, where there is no server to tell."""
+        shared = self.of(run)
+        return shared is None or shared.shares_changes(run)
+
+    def identity(self, run: Run) -> RunDocument | None:
+        """The Run as the node that made it has put it into the store; None if that has not been read."""
+        shared = self.of(run)
+        document = shared.document if shared is not None else None
+        return document if document is not None and document.key and document.id is not None else None
+
+    def is_away(self, run: Run) -> bool:
+        """Whether the store does not answer."""
+        shared = self.of(run)
+        return shared is not None and shared.lease.away_since is not None
 
     def is_awaited(self, run: Run) -> bool:
         """Whether a process that leaves waits for what this coordinator still has to do."""

@@ -38,6 +38,7 @@ class Context:
         held_back: Runs of which nothing is sent before this instant.
         key_problems: why the server refuses a key, and since when, by `key_id`.
         reporting: Runs whose terminal status is on its way to the backend just now.
+        reduced_by: lease of the node that the numbers of a rank become part of, by lease.
     """
 
     def __init__(self, book: Book, boot_id: str) -> None:
@@ -51,6 +52,7 @@ class Context:
         self.held_back: dict[str, float] = {}
         self.key_problems: dict[str, tuple[float, str]] = {}
         self.reporting: set[str] = set()
+        self.reduced_by: dict[str, str] = {}
         self._effects: list[Effect] = []
         self._situations: dict[str, Situation] = {}
 

@@ -360,7 +360,8 @@ class Controls:
 
     def _settle_local(self, run: Run, may_report: bool) -> None:
         """A local Run needs no requests: its document says everything."""
-        if run.pushed_tags != run.tags or run.untagged or run.config_patch:
+        changed = run.pushed_tags != run.tags or run.untagged or run.config_patch
+        if changed and self._clusters.shares_changes(run):
             run = self._context.change_run(run, pushed_tags=run.tags, untagged=(), config_patch=b"")
         if run.verdict is not None and not run.reported and may_report:
             self._context.change_run(run, reported=True)

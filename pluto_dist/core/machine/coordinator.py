@@ -26,6 +26,7 @@ from pluto_dist.core.machine.folding import Folding
 from pluto_dist.core.machine.leftovers import Leftovers
 from pluto_dist.core.machine.opening import Opening
 from pluto_dist.core.machine.queries import Questions
+from pluto_dist.core.machine.reducing import Reducing
 from pluto_dist.core.machine.restoring import OPERATION as PUT_BACK
 from pluto_dist.core.machine.restoring import Restoring
 from pluto_dist.core.machine.sampling import Sampling
@@ -72,6 +73,7 @@ from pluto_dist.core.values.events import (
     NamesFound,
     OpenEnded,
     ProcessDied,
+    RanksReduced,
     RecordSetAside,
     Shipped,
     StreamsSeen,
@@ -126,6 +128,7 @@ class Coordinator:
         )
         self._views = Views(self._context, self._delivery, situations, self._stragglers, generation)
         self._sampling = Sampling(self._context, self._delivery)
+        self._reducing = Reducing(self._context, self._delivery)
         self._leftovers = Leftovers(self._context)
         self._settling = Settling(
             self._context,
@@ -138,6 +141,7 @@ class Coordinator:
             situations,
             self._views,
             self._sampling,
+            self._reducing,
             self._clusters,
             self._leftovers,
         )
@@ -170,6 +174,7 @@ class Coordinator:
             self._settling.deadline(),
             self._views.deadline(),
             self._sampling.deadline(),
+            self._reducing.deadline(),
             self._stragglers.deadline(),
             self._leftovers.deadline(),
             self._document_writer.deadline(),
@@ -205,10 +210,13 @@ class Coordinator:
             case StreamsSeen():
                 self._delivery.seen(event)
                 self._stragglers.seen(event)
+                self._reducing.seen(event)
             case NamesFound():
                 self._delivery.names_found(event)
             case Shipped():
                 self._delivery.shipped(event)
+            case RanksReduced():
+                self._reducing.reduced(event)
             case RecordSetAside():
                 self._delivery.put_aside(event)
             case OpenEnded():
@@ -243,6 +251,7 @@ class Coordinator:
                 self._opening.wake()
                 self._delivery.wake()
                 self._sampling.sample()
+                self._reducing.look()
                 self._stragglers.look()
                 self._leftovers.look()
                 self._clusters.tick()

@@ -9,8 +9,15 @@ from __future__ import annotations
 
 from pluto_dist.core.machine.context import Context
 from pluto_dist.core.machine.lane import Lane
-from pluto_dist.core.rules.participants import is_node, late_participant
-from pluto_dist.core.rules.series import SeriesNames, Treatment, treatment
+from pluto_dist.core.rules.participants import (
+    NODE,
+    REDUCED,
+    is_node,
+    is_reduced,
+    late_participant,
+    node_label,
+)
+from pluto_dist.core.rules.series import LEFT_OUT, SeriesNames, Treatment, treatment
 from pluto_dist.core.values.backend import LogType, StreamKind, kind_of
 from pluto_dist.core.values.book import Points, cursor_key
 from pluto_dist.core.values.effects import LookAtStreams
@@ -52,9 +59,17 @@ class Delivery:
             self._context.tell(lease)
             self._release_behind(lease)
 
+    def looked(self, lease: Lease) -> bool:
+        """Whether the streams of an ended lease were looked at for the last time."""
+        return lease.lease_id in self._looked
+
+    def reopen(self, lease: Lease) -> None:
+        """Takes the last look at a lease's streams back: something will be added."""
+        self._looked.discard(lease.lease_id)
+
     def look_again(self, lease: Lease) -> None:
         """Has the streams of an ended lease looked at once more; until then they are not complete."""
-        self._looked.discard(lease.lease_id)
+        self.reopen(lease)
         self._context.emit(LookAtStreams(lease_id=lease.lease_id, folder=lease.folder, final=True))
 
     def names_found(self, event: NamesFound) -> None:
@@ -227,14 +242,19 @@ class Delivery:
 
     def _settle_names(self, run: Run, lane: Lane, names: dict[str, LogType]) -> float:
         """Settles new names; returns until when those are held that wait for the owner, 0 if none does."""
-        writer, how = lane.writer, {name: _treatment(run, lane.lease, name) for name in names}
+        lease, writer = lane.lease, lane.writer
+        how = {name: _treatment(run, lease, name, kind) for name, kind in names.items()}
         known = self._known(run.key, writer)
-        known.update(dict.fromkeys(name for name in names if how[name] == "left out"))
+        known.update(dict.fromkeys(name for name in names if how[name] in LEFT_OUT))
+        together = {name: kind for name, kind in names.items() if how[name] == "reduced"}
+        if together:  # the plain name is theirs before a side can have it
+            self._settle_reduced(run, lease, together)
+        may_wait = writer != "owner" and not is_reduced(lease)
         settled = self._names.settle(
             run.key,
             writer,
-            {name: kind for name, kind in names.items() if how[name] != "left out"},
-            wait_for_owner=writer != "owner" and self._owner_may_come(run),
+            {name: kind for name, kind in names.items() if how[name] not in LEFT_OUT},
+            wait_for_owner=may_wait and self._owner_may_come(run),
             apart=[name for name in names if how[name] == "apart"],
             now=self._context.now.at,
         )
@@ -242,6 +262,17 @@ class Delivery:
         for name, who, final in settled.collisions:
             self._context.note(run.key, "series_renamed", name=name, participant=who, final=final)
         return settled.held_until or 0.0
+
+    def _settle_reduced(self, run: Run, lease: Lease, names: dict[str, LogType]) -> None:
+        node = node_label((lease,))
+        self._names.settle(
+            run.key,
+            node or REDUCED,
+            names,
+            wait_for_owner=False,
+            apart=names if node else (),
+            now=self._context.now.at,
+        )
 
     def _lane(self, lease: Lease, stream: str, kind: StreamKind) -> Lane:
         key = cursor_key(lease.lease_id, "run", stream)
@@ -285,7 +316,7 @@ class Delivery:
         return known
 
     def _count_points(self, lane: Lane, run: Run, summary: dict[str, PointSummary]) -> None:
-        if not summary or is_node(lane.lease):  # no script logged these
+        if not summary or lane.lease.participant == NODE:  # no script logged these
             return
         known = self._known(run.key, lane.writer)
         points = self._book.points.get(lane.lease.lease_id) or Points(run.key)
@@ -319,7 +350,9 @@ def _writer_at(lane: Lane, segment: int) -> tuple[str, int | None]:
     return lease.participant, fence[1] if segment == fence[0] else None
 
 
-def _treatment(run: Run, lease: Lease, name: str) -> Treatment:
+def _treatment(run: Run, lease: Lease, name: str, log_type: LogType) -> Treatment:
+    if is_reduced(lease):
+        return "apart" if lease.opened.label else "shared"
     if is_node(lease):  # its names have the node's in them
         return "shared"
-    return treatment(name, lease.rank_metrics, lease.opened.job, relayed=bool(run.relay))
+    return treatment(name, lease.rank_metrics, lease.opened.job, log_type, relayed=bool(run.relay))

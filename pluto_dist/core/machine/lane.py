@@ -10,6 +10,9 @@ still land in an older one.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from collections.abc import Set as AbstractSet
+
 import msgspec
 
 from pluto_dist.core.machine.context import Context
@@ -20,7 +23,7 @@ from pluto_dist.core.values.book import cursor_key
 from pluto_dist.core.values.effects import SetAside, Ship
 from pluto_dist.core.values.events import Shipped
 from pluto_dist.core.values.ids import step_behind
-from pluto_dist.core.values.records import Cursor, Lease, Run
+from pluto_dist.core.values.records import Cursor, Lease, Positions, Reduction, Run
 
 REGISTER_S = 1.0  # new names are registered before their first delivery, unless that takes longer
 
@@ -87,8 +90,43 @@ class Lane:
 
     @property
     def complete(self) -> bool:
-        """Whether everything is delivered and nothing will be added."""
-        return self.final and self.pending == 0
+        """Whether everything is delivered, or part of what ranks say together, and nothing will be added."""
+        return self.final and self.pending == 0 and not self.unreduced
+
+    @property
+    def readable(self) -> dict[int, int]:
+        """Bytes of each segment that are the lease's own; behind its fence they are not (R7)."""
+        fences = self.lease.fences
+        if fences is None:
+            return {} if self.lease.end_reason == "superseded" else self.sizes
+        segment, offset = fences.get(self.cursor.stream, (0, 0))
+        sizes = {number: size for number, size in self.sizes.items() if number <= segment}
+        return sizes | ({segment: min(offset, sizes[segment])} if segment in sizes else {})
+
+    @property
+    def unreduced(self) -> bool:
+        """Whether the ranks' series together still lack something of this one."""
+        return self._ahead_of(lambda state: state.read)
+
+    @property
+    def correctable(self) -> bool:
+        """Whether a step of this stream may still be corrected, so that its records are needed."""
+        return self._ahead_of(lambda state: state.behind)
+
+    def _ahead_of(self, positions: Callable[[Reduction], Positions]) -> bool:
+        return bool(self._not_reduced(positions))
+
+    def _not_reduced(self, positions: Callable[[Reduction], Positions]) -> AbstractSet[int]:
+        """Segments that are not wholly behind these positions of the reduction."""
+        cursor, lease = self.cursor, self.lease
+        if cursor.kind != "metrics" or lease.rank_metrics != "reduce":
+            return frozenset()
+        book = self._context.book
+        state = book.reductions.get(self._context.reduced_by.get(lease.lease_id, "")) or Reduction()
+        if state.over:
+            return frozenset()
+        known = positions(state).get(lease.lease_id, {}).get(cursor.stream, {})
+        return {number for number, size in self.readable.items() if size > known.get(number, 0)}
 
     @property
     def kept(self) -> dict[int, int]:
@@ -126,6 +164,12 @@ class Lane:
         if not end and segment not in self.sizes:
             return False
         return self.cursor.offsets.get(segment, 0) >= (end or self.sizes[segment])
+
+    def _said(self) -> AbstractSet[int]:
+        """Segments that say what went out of steps that may still be corrected."""
+        state = self._context.book.reductions.get(self.cursor.lease_id)
+        first = state.out[0] if state is not None and not state.over else None
+        return frozenset() if first is None else {number for number in self.sizes if number >= first}
 
     def seen(self, sizes: dict[int, int], *, final: bool) -> None:
         """Takes sizes from the disk; drops offsets of segments of which neither file nor copy is left."""
@@ -223,7 +267,8 @@ class Lane:
 
     def give_back(self) -> None:
         """Removes delivered segments, all but the newest ones that the process wants kept."""
-        needed, newest = self.kept.keys(), self.lease.opened.retention_segments
+        needed = self.kept.keys() | self._not_reduced(lambda state: state.behind) | self._said()
+        newest = self.lease.opened.retention_segments
         done = delivered_segments(self.cursor.offsets, self.sizes, needed, newest)
         if done:
             gone = {segment for segment, _ in done}

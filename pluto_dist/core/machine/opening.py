@@ -6,7 +6,7 @@ repeated with the same external id until there is an answer, so a lost answer ma
 
 `Opening` sends the requests; `OpeningAnswers` puts into the book what an opened Run has: ids, tags, config,
 and for one that existed, what was known of it before. `Absences` ends the wait for a Run of another node that
-no node makes.
+no node makes. Where there is no server, the node that made the Run tells its ids in the cluster store (R12).
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Opening:
         claim, joins = lease.opened, want == "join"
         key = claim.generated_id
         external = claim.run.external_id if claim.run is not None and claim.run.external_id else key
-        if claim.target.mode == "local" and claim.job.node_rank > 0:
+        if claim.target.mode == "local" and claim.job.node_rank > 0 and claim.cluster is None:
             external = f"{external}-{node_name(claim)}"  # a store does not tell nodes of one job apart
         run = self._book.runs.put(
             key,
@@ -273,6 +273,12 @@ class Opening:
             self._clusters.look(run)
             self._not_before[run.key] = self._context.now.at + SEAT_WAIT_S
             return run
+        shared = run.target.mode == "local" and run.cluster is not None
+        made = self._clusters.identity(run) if shared else None
+        if shared and made is None and run.want == "join":
+            return self._unmade(run)
+        first = run.part_of or (made.key if made is not None else "")
+        part_of = first if first != run.key else ""
         self._asked.add(run.key)
         now_ms = self._context.now.wall_ms
         asked_s = max(0, now_ms - run.asked_ms) / 1000 if run.asked_ms else None
@@ -281,6 +287,8 @@ class Opening:
         exists = run.want in ("resume", "join")
         ref = run.asked[0] if exists and run.asked else RunRef()
         known_id = run.id if run.id is not None else ref.id
+        if part_of and made is not None:
+            known_id, ref = made.id, RunRef(display_id=made.display_id)
         external = known_id is None and ref.display_id is None
         fork = run.fork if not exists else None
         parent = self._parent(run, fork) if fork is not None else None
@@ -293,10 +301,10 @@ class Opening:
                     target=run.target,
                     want=run.want,
                     project=run.project,
-                    name=run.name,
-                    external_id=run.external_id if external else None,
+                    name=(made.name or run.name) if part_of and made is not None else run.name,
+                    external_id=run.external_id if external or part_of else None,
                     id=known_id,
-                    display_id=ref.display_id if known_id is None else None,
+                    display_id=ref.display_id if known_id is None or part_of else None,
                     tags=run.tags,
                     config=config.body,
                     parent=_known(fork.parent, parent) if fork is not None else None,
@@ -306,11 +314,29 @@ class Opening:
                     scheduled=self._scheduled(run),
                     created_ms=run.created_ms,
                     asked_s=asked_s,
+                    shared=shared,
+                    part_of=part_of,
                 ),
                 origin=self._origin(run) if not exists else None,
             )
         )
         return run
+
+    def _unmade(self, run: Run) -> Run:
+        """Waits for the node that makes the Run to say so in the cluster store; none waits for ever (R12)."""
+        self._clusters.look(run)
+        self._not_before[run.key] = self._context.now.at + SEAT_WAIT_S
+        if not self._absences.left_alone(run, absent=True):
+            return run
+        run = self._succession.alone(run)
+        if self._clusters.is_away(run):  # then it cannot be known whether another node has made it
+            apart = f"{run.external_id}-{self._node_of(run)}"
+            run = self._context.change_run(run, external_id=apart, want="create", cluster=None)
+        return self._ask(run)
+
+    def _node_of(self, run: Run) -> str:
+        claim = self._claim(run)
+        return node_name(claim) if claim is not None else ""
 
     def _origin(self, run: Run) -> Origin | None:
         claim = self._claim(run)
@@ -400,6 +426,7 @@ class OpeningAnswers:
             open_trouble="",
             asked_ms=0,
             status=opened.was_status if run.relay and opened.was_status else run.status,
+            part_of=opened.part_of or run.part_of,
         )
         if opened.resumed:
             self._join(self._behind(run, opened.reached), opened, known=known)
@@ -427,15 +454,14 @@ class OpeningAnswers:
         )
 
     def _twin(self, run: Run, opened: RunOpened) -> Run | None:
-        """The record of the same Run that was opened under another id."""
-        return next(
-            (
-                other
-                for other in self._book.runs
-                if other.key != run.key and other.id == opened.id and other.target == run.target
-            ),
-            None,
-        )
+        """The record of the same Run that was opened under another id.
+
+        A number in the store is not enough for parts of Runs: it is another store that has given it.
+        """
+        others = (other for other in self._book.runs if other.key != run.key and other.target == run.target)
+        if opened.part_of:
+            return next((other for other in others if other.part_of == opened.part_of), None)
+        return next((other for other in others if other.id == opened.id and not other.part_of), None)
 
     def _taken_over(self, run: Run, record: bytes) -> Run:
         """Restores a local Run from its document in the store, under its old key."""
@@ -474,6 +500,8 @@ class OpeningAnswers:
             first_reject=old.first_reject,
             repeats=old.repeats,
             damaged=old.damaged,
+            part_of=old.part_of,
+            round=old.round,
         )
 
     def _resume_cursors(self, shown: LeaseShown) -> None:
@@ -523,7 +551,7 @@ def _reopened(old: Run) -> dict[str, object]:
 def _as_it_ended(old: Run) -> dict[str, object]:
     """Changes that keep a Run ended for a claim that only joins it (G8)."""
     over = ("status", "verdict", "ended_ms", "job_key", "attempt", "telling", "reported", "cancelled")
-    return {"relay": "", **{name: getattr(old, name) for name in over}}
+    return {"relay": old.relay, **{name: getattr(old, name) for name in over}}
 
 
 OWNER_COMES_S = 30.0  # a node whose ranks have ended waits this long for the owner's node to make the Run

@@ -11,7 +11,7 @@ from zlib import crc32
 
 from pluto_dist.core.machine.context import Context
 from pluto_dist.core.machine.delivery import Delivery
-from pluto_dist.core.rules.participants import NODE, is_node, node_label, node_lease
+from pluto_dist.core.rules.participants import NODE, node_label, node_lease
 from pluto_dist.core.values.effects import EndSampling, NodeFeed, ReadLifecycle, SampleNode
 from pluto_dist.core.values.records import Lease, Run
 
@@ -82,7 +82,9 @@ class Sampling:
 
     def _nodes(self, run: Run) -> list[Lease]:
         """The node's own leases of a Run; each is ended from the start, because no process holds it."""
-        return [lease for lease in self._book.left(run.key) if is_node(lease) and not lease.removed]
+        return [
+            lease for lease in self._book.left(run.key) if lease.participant == NODE and not lease.removed
+        ]
 
     def _feed(self, run: Run) -> NodeFeed:
         lease = self._lease(run) or self._begin(run)

@@ -28,6 +28,7 @@ from pluto_dist.core.machine.control import Controls
 from pluto_dist.core.machine.delivery import QUIET_MS, Delivery
 from pluto_dist.core.machine.folding import Folding
 from pluto_dist.core.machine.leftovers import Leftovers
+from pluto_dist.core.machine.reducing import Reducing
 from pluto_dist.core.machine.sampling import Sampling
 from pluto_dist.core.machine.store import DocumentWriter
 from pluto_dist.core.machine.views import RunSituations, Views
@@ -61,6 +62,7 @@ class Settling:
         situations: RunSituations,
         views: Views,
         sampling: Sampling,
+        reducing: Reducing,
         clusters: Clusters,
         leftovers: Leftovers,
     ) -> None:
@@ -74,6 +76,7 @@ class Settling:
         self._situations = situations
         self._views = views
         self._sampling = sampling
+        self._reducing = reducing
         self._clusters = clusters
         self._leftovers = leftovers
         self._polls = MemberPolls(context)
@@ -179,6 +182,8 @@ class Settling:
         node = self._sampling.plan(run)
         if node is not None:
             self.gone(node.lease_id)
+        for lease_id in self._reducing.plan(run):
+            self.gone(lease_id)
         delivered, quiet = self._situations.delivered(run), self._delivery.quiet(run)
         beat_s = _beat_s(run, assessment, members)
         may_report = delivered and quiet and self._clusters.may_report(run)
@@ -288,7 +293,7 @@ class Settling:
             return
         if lease.participant and not self._delivery.complete(lease):
             return
-        if any(lane.kept for lane in self._delivery.lanes_of(lease)):
+        if any(lane.kept or lane.correctable for lane in self._delivery.lanes_of(lease)):
             return
         self._gone.discard(lease_id)
         # `removed` is committed before the folder goes: a crash between the two only repeats the removal.

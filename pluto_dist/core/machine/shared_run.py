@@ -395,6 +395,12 @@ class SharedRun:
         """Whether this node tells the server; a new seat does when it knows what the one before has told."""
         return not self.carries_changes() and (run.speaks or not self.mine or self.gives_up())
 
+    def shares_changes(self, run: Run) -> bool:
+        """Whether this node has the seat, and the store all that was changed here."""
+        found = self._lookout.get("shared")
+        state = decoded(found.value, SharedState) if found is not None else None
+        return self.mine and run.speaks and state == self._changes.state(run)
+
     def owes_changes(self, run: Run) -> bool:
         """Whether the seat elsewhere does not know yet what was changed here."""
         reached = self.lease.away_since is None
@@ -409,9 +415,11 @@ class SharedRun:
         return self._write(f"node/{self._node}", presence, expect=ANY, leased=True)
 
     def _take_seat(self, run: Run, members: tuple[Lease, ...]) -> bool:
-        match plan(self._view(run, members), self._context.now.at):
+        view = self._view(run, members)
+        match plan(view, self._context.now.at):
             case Take(epoch=epoch, dead=dead):
-                seat = Seat(self._node, self._generation, f"{self._node}-{self._generation}-{self._token}")
+                nonce = f"{self._node}-{self._generation}-{self._token}"
+                seat = Seat(self._node, self._generation, nonce, view.owns)
                 document = self.document or RunDocument(epoch=0)
                 if start_of(run):  # others begin a round only when they know who else is in it
                     document = self._of_round(run, document)
@@ -460,6 +468,7 @@ class SharedRun:
             return False
         state, there = self._changes.state(run), decoded(found.value, SharedState) if found else None
         alone = there is None and not run.folded and run.pushed_tags == run.tags and not run.config_patch
+        alone = alone and run.target.mode == "pluto"  # else the other nodes learn tags and config from here
         if state != there and not alone:
             guard = (self._folder + "run", document.version) if document is not None else None
             expect = found.version if found is not None else ABSENT
@@ -545,12 +554,20 @@ class SharedRun:
         return msgspec.structs.replace(
             document,
             project=run.project,
+            key=document.key or self._key_of(run),
+            name=document.name or run.name,
+            created_ms=document.created_ms or run.created_ms,
             id=run.id if run.id is not None else document.id,
             display_id=run.display_id or document.display_id,
             url=run.url or document.url,
             ended=document.ended or stored,
             sent=document.sent or (document.ended is not None and run.ended and run.reported),
         )
+
+    def _key_of(self, run: Run) -> str:
+        """The key by which parts of the Run know each other, once this node has made it; else ""."""
+        made = run.id is not None and not run.opening and (run.part_of or not run.relay)
+        return (run.part_of or run.key) if made else ""
 
     def _write_run(self, document: RunDocument, dead: str | None = None) -> bool:
         found = self._lookout.get("run")
@@ -747,6 +764,7 @@ class SharedRun:
             gone_at=self._replaced_at[1] if self._replaced_at is not None else self._gone_at.get(seat),
             owns=owns,
             succeeds=bool(start) and later and not run.ended,
+            opens=owns and run.opening and run.want != "join",
             stands=alive or failed or self.unsent(),
             rank=job.node_rank if job is not None else 0,
             asked_at=self._asked_at,

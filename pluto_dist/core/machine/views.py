@@ -298,8 +298,8 @@ class Views:
         """
         assessment = self._context.situation(run).assessment
         expected = assessment.expected or assessment.verdict  # not frozen yet: the members are being polled
-        if run.ended or expected is None or run.target.mode != "local":
-            return self.document(run)
+        if run.ended or expected is None or run.target.mode != "local" or run.cluster is not None:
+            return self.document(run)  # of several nodes none has a verdict of its own
         ended_ms = self._context.now.wall_ms
         return self.document(
             run,

@@ -433,13 +433,20 @@ def _exists(claim: Claim, run: Run) -> str:
 
 def relays(claim: Claim) -> bool:
     """Whether the owner of the claim's Run is on another node (R12): on node 0, unless the claim insists."""
-    named = claim.target.mode == "pluto" and claim.run is not None
+    run = claim.run
+    named = run is not None and (claim.target.mode == "pluto" or shares_parts(claim))
     fits = claim.wanted in (None, "worker") or claim.launcher  # each node may have a launcher of ours
     return claim.verb == "init" and named and claim.job.node_rank > 0 and fits
 
 
+def shares_parts(claim: Claim) -> bool:
+    """Whether the nodes of the claim's job have one Run although there is no server, each with its part."""
+    named = claim.run is not None and claim.run.external_id is not None
+    return claim.target.mode == "local" and claim.cluster is not None and named
+
+
 def sought(run: Run) -> bool:
-    """Whether this node still looks on the server for a Run of another node, in vain so far."""
+    """Whether this node still looks for a Run of another node, in vain so far."""
     return run.want == "join" and run.opening and run.epoch == 0
 
 

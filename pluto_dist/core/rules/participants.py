@@ -6,8 +6,9 @@ a label nothing says that two processes do the same work, so each has series of 
 `worker-3`. The process that `pluto-dist run` starts has a place, as a rank has: the next one goes on with its
 series.
 
-The node is a participant too, for its system metrics. Its lease has no process and is never alive, so it
-keeps no Run alive, has no say in a verdict, and is not listed as attached.
+The node is a participant too, for its system metrics, and another one for what its ranks say together. Its
+leases have no process and are never alive, so they keep no Run alive, have no say in a verdict, and are not
+listed as attached.
 
 On the console of a Run with several participants each line carries the name of its participant, and each line
 is recorded once: by a process or by the launcher above it, never by both.
@@ -29,7 +30,7 @@ from pluto_dist.core.values.lifecycle import Claim
 from pluto_dist.core.values.records import Lease, Run
 
 RANK = re.compile(r"rank\d+")
-RESERVED = re.compile(r"owner|node|(rank|attempt)\d.*")  # what other kinds of participants are called
+RESERVED = re.compile(r"owner|node|reduced|(rank|attempt|node)\d.*")  # other kinds of participants
 
 
 def label_of(lease: Lease, role: Role, others: Sequence[Lease], run: Run) -> str:
@@ -112,12 +113,18 @@ def _free(wanted: str, taken: set[str]) -> str:
 
 
 NODE: Final = "node"
+REDUCED: Final = "reduced"
 LINES_OF_A_NODE = 1_000_000_000
 
 
 def is_node(lease: Lease) -> bool:
     """Whether this is a node's own lease; no process has the pid 0."""
     return lease.identity.pid == 0
+
+
+def is_reduced(lease: Lease) -> bool:
+    """Whether this is a node's lease for the series of its ranks together."""
+    return is_node(lease) and lease.participant != NODE
 
 
 def node_lease(lease_id: str, member: Lease, host: str, at: float, wall_ms: int) -> Lease:
@@ -129,6 +136,15 @@ def node_lease(lease_id: str, member: Lease, host: str, at: float, wall_ms: int)
         host: part of the names of metrics, "" for the plain names.
         at, wall_ms: now.
     """
+    return _own_lease(lease_id, member, NODE, host, at, wall_ms)
+
+
+def reduced_lease(lease_id: str, member: Lease, host: str, at: float, wall_ms: int) -> Lease:
+    """As `node_lease`, for what the ranks of the node say together; with a host under its name."""
+    return _own_lease(lease_id, member, host or REDUCED, host, at, wall_ms)
+
+
+def _own_lease(lease_id: str, member: Lease, participant: str, host: str, at: float, wall_ms: int) -> Lease:
     identity = Identity(member.identity.boot_id, member.identity.pid_ns, 0, 0, host=member.identity.host)
     opened = msgspec.structs.replace(
         member.opened,
@@ -148,8 +164,8 @@ def node_lease(lease_id: str, member: Lease, host: str, at: float, wall_ms: int)
         state="ended",
         run=member.run,
         role="side",
-        label=NODE,
-        participant=NODE,
+        label=participant,
+        participant=participant,
         epoch=member.epoch,
         attempt=member.attempt,
         granted_at=at,

@@ -1,6 +1,6 @@
 """Parts of a Run: without a server each node of a job keeps its own part of it, in a store of its own (R12).
 
-All parts carry one identity: the key of the first of them, `part_of`. Wherever several are seen together,
+All parts carry one identity: the key of the first of them, in `part_of`. Wherever several are seen together,
 readers and `sync` put them together by the rule of this module. Each part has one writer, so nothing has to
 be reconciled but this:
 
@@ -34,6 +34,8 @@ class _Lease(Protocol):
 class _Record(Protocol):
     @property
     def round(self) -> int: ...
+    @property
+    def forced(self) -> bool: ...
 
 
 class _Restore(Protocol):
@@ -87,9 +89,10 @@ def that_ended(parts: Sequence[P]) -> P:
     first = parts[0]
     if first.status != "RUNNING":
         return first
-    round_known = first.restore.run.round
-    ended = [part for part in parts[1:] if part.status != "RUNNING" and part.restore.run.round > round_known]
-    return max(ended, key=lambda part: part.restore.run.round, default=first)
+    known = first.restore.run.round
+    ended = (part for part in parts[1:] if part.status != "RUNNING")
+    later = [part for part in ended if part.restore.run.round > known or part.restore.run.forced]
+    return max(later, key=lambda part: part.restore.run.round, default=first)
 
 
 def together(parts: Sequence[Document]) -> Document:

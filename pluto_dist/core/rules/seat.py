@@ -8,6 +8,7 @@ on one node, except when that node is lost: then the seat moves and the owner st
     seat vacant                         the same
     seat of this node, older start      takes it: the lock of the node has passed on
     seat's node present                 follows; takes it if the owner is here, of a later start of the job
+    … claimed for no owner              takes it if the owner is here, and the Run has still to be opened
     … with a later coordinator          takes it, if that one does not within two seconds
     seat's node gone                    takes it if it has members: owner's node first, then by node rank
 
@@ -43,6 +44,7 @@ class SeatView(msgspec.Struct, frozen=True, kw_only=True):
         gone_at: since when that seat is known to be nobody's.
         owns: the owner, or a claim that may own the Run, is on this node.
         succeeds: it is, and the document tells of an earlier start of the same job.
+        opens: it is, and the Run has to be made, or taken up again.
         stands: this node has members, or had some that failed, or knows a verdict that was not sent.
         rank: this node's rank in the job.
         asked_at: since when this node has something for the Run.
@@ -57,6 +59,7 @@ class SeatView(msgspec.Struct, frozen=True, kw_only=True):
     gone_at: float | None = None
     owns: bool = False
     succeeds: bool = False
+    opens: bool = False
     stands: bool = False
     rank: int = 0
     asked_at: float = 0.0
@@ -91,7 +94,7 @@ def plan(view: SeatView, now: float) -> Hold | Take | Follow:
     if document is None or seat is None:
         first = view.owns or (document is None and view.rank == 0)
         return _after(view.asked_at if first else view.asked_at + FIRST_S, now, Take(epoch))
-    if seat.node == view.node or view.succeeds:
+    if seat.node == view.node or view.succeeds or (view.opens and not seat.owns):
         return Take(epoch)
     if view.replaced:
         return _after((view.gone_at or now) + REPLACED_S, now, Take(epoch))

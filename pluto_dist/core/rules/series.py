@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Iterable, Mapping
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
+from pluto_dist.core.rules.participants import NODE, REDUCED
 from pluto_dist.core.values.backend import LogType
 from pluto_dist.core.values.book import Book
 from pluto_dist.core.values.document import Document
@@ -26,7 +27,7 @@ from pluto_dist.core.values.records import SeriesOwner
 
 HOLD_S = 2.0
 
-Treatment = Literal["shared", "apart", "left out"]
+Treatment = Literal["shared", "apart", "left out", "reduced"]
 
 
 class Candidate(msgspec.Struct, frozen=True):
@@ -57,29 +58,42 @@ def names_itself(name: str, job: Job) -> bool:
     return any(own[word.lower()] == int(number) for word, number in _NUMBERED.findall(name))
 
 
-def treatment(name: str, mode: RankMetrics, job: Job, *, relayed: bool) -> Treatment:
-    """The treatment of a participant's new name.
+def treatment(
+    name: str, mode: RankMetrics, job: Job, log_type: LogType = "METRIC", *, relayed: bool
+) -> Treatment:
+    """The treatment of a participant's new name; what is `reduced` is left out, for what ranks say together.
 
     Args:
-        mode: what the participant's process asked for; only workers have another than `auto`.
+        mode: what the participant's process asked for; only workers have another than `auto`, and all ranks
+            where theirs are reduced.
         job: its own.
+        log_type: of the series: only numbers can be reduced.
         relayed: on a node that relays: only the owner's node knows who has the plain name.
     """
     if mode == "rank0":
         return "left out"
+    if mode == "reduce" and log_type == "METRIC":
+        return "reduced"
     return "apart" if mode == "suffix" or (relayed and not names_itself(name, job)) else "shared"
 
 
-def treatment_shown(name: str, participant: str, document: Document) -> Treatment:
+def treatment_shown(
+    name: str, participant: str, document: Document, log_type: LogType = "METRIC"
+) -> Treatment:
     """As `treatment`, by the Run's document: for records that no coordinator has delivered."""
     base = participant.partition("/")[0]  # what a superseded lease has still written is treated as the rest
     lease = next((lease for lease in document.leases if lease.participant == base), None)
-    if lease is None or not lease.pid:  # the node's own names have its name in them
+    if lease is None:
         return "shared"
+    if not lease.pid:  # the names of its system metrics have the node's in them
+        return "shared" if base in (NODE, REDUCED) else "apart"
     relay = lease.relay or document.relay
     digits = re.search(r"[0-9]+$", relay)
     job = Job(key="", rank=lease.rank, node_rank=int(digits[0]) if digits else 0, nodes=2 if digits else 1)
-    return treatment(name, lease.rank_metrics, job, relayed=bool(relay))
+    return treatment(name, lease.rank_metrics, job, log_type, relayed=bool(relay))
+
+
+LEFT_OUT: Final = frozenset({"left out", "reduced"})
 
 
 class SeriesNames:
@@ -166,8 +180,8 @@ class SeriesNames:
 
 
 def _order(participant: str, arrival: int) -> tuple[int, int]:
-    """Owner first, then ranks by number, then sides by arrival."""
-    if participant == "owner":
+    """Owner, or all ranks together, first, then ranks by number, then sides by arrival."""
+    if participant in ("owner", REDUCED):
         return (0, 0)
     if participant.startswith("rank") and participant[4:].isdigit():
         return (1, int(participant[4:]))
@@ -198,12 +212,15 @@ class Names:
             known = self._known[participant] = self._names.names_of(self._key, participant)
         unknown = {name: kind for name, kind in logged.items() if name not in known}
         if unknown:
-            how = {name: treatment_shown(name, participant, self._document) for name in unknown}
-            known.update(dict.fromkeys(name for name in unknown if how[name] == "left out"))
+            how = {
+                name: treatment_shown(name, participant, self._document, kind)
+                for name, kind in unknown.items()
+            }
+            known.update(dict.fromkeys(name for name in unknown if how[name] in LEFT_OUT))
             settled = self._names.settle(
                 self._key,
                 participant,
-                {name: kind for name, kind in unknown.items() if how[name] != "left out"},
+                {name: kind for name, kind in unknown.items() if how[name] not in LEFT_OUT},
                 wait_for_owner=False,
                 apart=[name for name in unknown if how[name] == "apart"],
                 now=0.0,
@@ -246,23 +263,23 @@ class FinalNames:
     def __init__(self, document: Document) -> None:
         self._document = document
         self._series: Mapping[str, SeriesOwner] = document.restore.series
-        self._known: dict[tuple[str, str], str | None] = {}
+        self._known: dict[tuple[str, str, LogType], str | None] = {}
 
-    def of(self, participant: str, name: str) -> str | None:
+    def of(self, participant: str, name: str, log_type: LogType = "METRIC") -> str | None:
         """The final name of a participant's series; None for one that is left out."""
-        key = (participant, name)
+        key = (participant, name, log_type)
         if key not in self._known:
-            self._known[key] = self._find(participant, name)
+            self._known[key] = self._find(participant, name, log_type)
         return self._known[key]
 
-    def _find(self, participant: str, name: str) -> str | None:
+    def _find(self, participant: str, name: str, log_type: LogType) -> str | None:
         owner = self._series.get(name)
         if not participant or (owner is not None and owner.participant == participant):
             return name
         if owner is not None and participant in owner.others:
             return owner.others[participant]
-        how = treatment_shown(name, participant, self._document)
-        if how == "left out":
+        how = treatment_shown(name, participant, self._document, log_type)
+        if how in LEFT_OUT:
             return None
         free = owner is None or not owner.participant
         return name if free and how == "shared" else f"{name}/{participant}"

@@ -3,14 +3,29 @@
 Counts, extremes and which rank had the largest are exact; mean and deviation do not depend on the order of
 the values. A value that is not a number makes mean, extremes and deviation not a number, and its rank is the
 one that is named: where one rank has NaN, that is what a person must see.
+
+`reduced` is the rule for the values of one name at one step. `Gathering` says when a step may go out
+(`rank_metrics="reduce"`, R7): when every living rank has logged the name there or gone past it, or after
+`WAIT_S`. What comes later corrects the step: it goes out again with all values that it has by then.
+
+Only the newest `limit` values are held. The oldest steps are given up for them, whole: a value that comes
+for a step that was given up is counted and left out, so nothing is ever reduced from a part of what had been
+reduced before.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import Final
 
 import msgspec
+
+WAIT_S: Final = 10.0  # as long a step waits for a rank that lives and has not logged it
+VALUES: Final = 250_000  # held of one Run, about 80 bytes each
+STATISTICS: Final = ("mean", "min", "max", "std", "max_rank", "count")
 
 
 class Reduced(msgspec.Struct, frozen=True):
@@ -53,3 +68,250 @@ def _mean(values: Sequence[float]) -> float:
         return math.fsum(value / len(values) for value in values)
     except ValueError:  # both infinities
         return math.nan
+
+
+def statistics(values: Mapping[int, float]) -> tuple[float, ...]:
+    """`STATISTICS` of the values by rank; of two ranks with the largest the lower one is named."""
+    ranks = sorted(values)
+    found = reduced([values[rank] for rank in ranks])
+    return (found.mean, found.low, found.high, found.deviation, ranks[found.highest], found.count)
+
+
+def series_of(name: str, taken: Collection[str] = ()) -> dict[str, int]:
+    """The series of one name -> index in `STATISTICS`; the plain one is the mean.
+
+    Args:
+        name: as ranks log it.
+        taken: all names that ranks log; one that a script has made itself (`loss/max`) is not written over.
+    """
+    found = {name: 0}
+    for index, statistic in enumerate(STATISTICS[1:], 1):
+        final = f"{name}/{statistic}"
+        found[f"{name}/ranks/{statistic}" if final in taken else final] = index
+    return found
+
+
+def statistics_in(name: str, data: Mapping[str, float]) -> tuple[float, ...] | None:
+    """The statistics of a name in what went out under `series_of`; None where they are not complete."""
+    values = [data.get(name)]
+    for statistic in STATISTICS[1:]:
+        values.append(data.get(f"{name}/ranks/{statistic}", data.get(f"{name}/{statistic}")))
+    found = tuple(value for value in values if value is not None)
+    return found if len(found) == len(STATISTICS) else None
+
+
+class Line(msgspec.Struct, frozen=True):
+    """What goes out of one step: by name its statistics, and the time of it in epoch milliseconds."""
+
+    step: int
+    time: int
+    data: dict[str, tuple[float, ...]]
+
+
+class _Unit:
+    """The values of one name at one step, by rank.
+
+    Attributes:
+        number: in the order in which units were begun.
+        time: of the newest record, epoch milliseconds.
+        since: when the first value came that has not gone out.
+        waits: there is such a value.
+        said, said_ms: what has gone out, and its time; None for nothing.
+    """
+
+    __slots__ = ("number", "said", "said_ms", "since", "step", "time", "values", "waits")
+
+    def __init__(self, step: int, number: int) -> None:
+        self.step, self.number = step, number
+        self.values: dict[int, float] = {}
+        self.time = 0
+        self.since = 0.0
+        self.waits = False
+        self.said: tuple[float, ...] | None = None
+        self.said_ms = -1
+
+
+class _Track:
+    """One name: its units by step, the last step of each rank, and the highest step that was given up."""
+
+    __slots__ = ("floor", "last", "name", "newest", "ordered", "units")
+
+    def __init__(self, name: str, floor: int) -> None:
+        self.name, self.floor = name, floor
+        self.units: dict[int, _Unit] = {}
+        self.last: dict[int, int] = {}
+        self.newest = -1
+        self.ordered = True
+
+
+class Gathering:
+    """Values of all ranks on their way together; takes records and the time, gives lines.
+
+    Attributes:
+        late: values left out, because their step had been given up.
+        reached: highest step of each rank.
+        held: values that are held.
+
+    Args:
+        floors: highest step of each name that was given up before.
+        late: counted before.
+        limit: values that are held at most.
+    """
+
+    def __init__(
+        self, floors: Mapping[str, int] | None = None, *, late: int = 0, limit: int = VALUES
+    ) -> None:
+        self._tracks = {name: _Track(name, floor) for name, floor in (floors or {}).items()}
+        self._limit = limit
+        self._units: deque[tuple[_Track, _Unit]] = deque()
+        self._waiting: dict[int, tuple[_Track, _Unit]] = {}
+        self._given_up: list[tuple[_Track, _Unit]] = []
+        self._number = 0
+        self._newest = 0
+        self.late = late
+        self.reached: dict[int, int] = {}
+        self.held = 0
+
+    @property
+    def names(self) -> Collection[str]:
+        """All names that ranks have logged."""
+        return self._tracks.keys()
+
+    @property
+    def floors(self) -> dict[str, int]:
+        """Highest step of each name that was given up."""
+        return {name: track.floor for name, track in self._tracks.items() if track.floor >= 0}
+
+    @property
+    def oldest(self) -> int:
+        """Number of the oldest unit that is held, one more than the newest if none is."""
+        return self._units[0][1].number if self._units else self._number + 1
+
+    def take_newest(self) -> int:
+        """Number of the newest unit of which a value came or went out since the last call, 0 for none.
+
+        Records and lines of which the newest unit is older than `oldest` are not needed to begin anew.
+        """
+        newest, self._newest = self._newest, 0
+        return newest
+
+    def add(
+        self, rank: int, step: int, time_ms: int, values: Mapping[str, float], now: float, *, again: bool
+    ) -> None:
+        """Takes one record.
+
+        Args:
+            rank: whose.
+            step, time_ms, values: of the record.
+            now: seconds, of the clock of `due`.
+            again: it was taken before; what was given up of it is not late.
+        """
+        for name, value in values.items():
+            track = self._tracks.get(name)
+            if track is None:
+                track = self._tracks[name] = _Track(name, -1)
+            if step > track.last.get(rank, -1):
+                track.last[rank] = step
+            unit = track.units.get(step)
+            if unit is None:
+                if step <= track.floor:
+                    self.late += not again
+                    continue
+                unit = self._begin(track, step)
+            if not unit.waits:
+                unit.waits, unit.since = True, now
+                self._waiting[unit.number] = (track, unit)
+            unit.time = max(unit.time, time_ms)
+            self._newest = max(self._newest, unit.number)
+            self.held += rank not in unit.values
+            unit.values[rank] = value
+        if step > self.reached.get(rank, -1):
+            self.reached[rank] = step
+        while self.held > self._limit:
+            self._give_up()
+
+    def said(self, name: str, step: int, time_ms: int, statistics: tuple[float, ...]) -> None:
+        """Takes what went out before, behind the records of it: what is the same does not go out again."""
+        track = self._tracks.get(name)
+        unit = track.units.get(step) if track is not None else None
+        if unit is not None:
+            unit.said, unit.said_ms = statistics, max(unit.said_ms, time_ms)
+            self._newest = max(self._newest, unit.number)
+
+    def due(self, now: float, living: AbstractSet[int], unread: AbstractSet[int]) -> list[Line]:
+        """What goes out now, step by step in the order in which they were begun.
+
+        Args:
+            now: seconds.
+            living: ranks that may still log.
+            unread: those of which records are known that were not taken yet; they are waited for longer.
+        """
+        going, self._given_up = self._given_up, []
+        for number, (track, unit) in sorted(self._waiting.items()):
+            awaited = self._awaited(track, unit, living)
+            if not awaited or (now >= unit.since + WAIT_S and not any(rank in unread for rank in awaited)):
+                going.append((track, unit))
+                del self._waiting[number]
+        return self._lines(going)
+
+    def deadline(self) -> float | None:
+        """When a step has waited long enough, None if none waits."""
+        since = min((unit.since for _, unit in self._waiting.values()), default=None)
+        return since + WAIT_S if since is not None else None
+
+    def _begin(self, track: _Track, step: int) -> _Unit:
+        self._number += 1
+        unit = track.units[step] = _Unit(step, self._number)
+        track.ordered = track.ordered and step > track.newest
+        track.newest = max(track.newest, step)
+        self._units.append((track, unit))
+        return unit
+
+    def _awaited(self, track: _Track, unit: _Unit, living: AbstractSet[int]) -> list[int]:
+        """Living ranks that may still log this name at this step.
+
+        A rank that logs the name is past a step when it has logged the name at a later one: an eval may count
+        epochs where the training counts batches. Of a rank that never did any later step says so.
+        """
+        last, reached, step = track.last, self.reached, unit.step
+        return [
+            rank
+            for rank in living - unit.values.keys()
+            if (last[rank] if rank in last else reached.get(rank, -1)) <= step
+        ]
+
+    def _give_up(self) -> None:
+        """Gives the oldest step up; of a name whose steps fell, the lowest one: below it nothing is held."""
+        track, unit = self._units[0]
+        if not track.ordered:
+            unit = track.units[min(track.units)]
+        del track.units[unit.step]
+        track.floor = max(track.floor, unit.step)
+        self.held -= len(unit.values)
+        if self._waiting.pop(unit.number, None) is not None:
+            self._given_up.append((track, unit))
+        while self._units and self._units[0][0].units.get(self._units[0][1].step) is not self._units[0][1]:
+            self._units.popleft()
+
+    def _lines(self, going: Iterable[tuple[_Track, _Unit]]) -> list[Line]:
+        data: dict[int, dict[str, tuple[float, ...]]] = {}
+        times: dict[int, int] = {}
+        units: list[_Unit] = []
+        for track, unit in going:
+            unit.waits = False
+            found = statistics(unit.values)
+            if unit.said is not None and all(map(_alike, found, unit.said)):
+                continue
+            unit.said = found
+            units.append(unit)
+            self._newest = max(self._newest, unit.number)
+            data.setdefault(unit.step, {})[track.name] = found
+            # The server keeps the later one of two values of a step, so a correction is later by its time.
+            times[unit.step] = max(times.get(unit.step, 0), unit.time, unit.said_ms + 1)
+        for unit in units:
+            unit.said_ms = times[unit.step]
+        return [Line(step, times[step], names) for step, names in data.items()]
+
+
+def _alike(one: float, other: float) -> bool:
+    return one == other or (math.isnan(one) and math.isnan(other))

@@ -98,8 +98,7 @@ class OpenRequest(msgspec.Struct, frozen=True, kw_only=True):
         created_ms: when the Run was begun, which may be long before it is opened; None for now.
         system_metadata: JSON object, what is known of the machine, for a new Run.
         asked_s: seconds since a call for this may have reached the backend first; None if none has.
-        shared: several parts of the Run are uploaded, each for itself: `create` leaves a Run with this key as
-            it is.
+        shared: several nodes have parts of the Run; on a server `create` leaves one with this key as it is.
         part_of: key of the Run's first part, of which this is to be another one; then `id` and `display_id`
             are its ids, which the store takes as they are. "" otherwise.
     """
@@ -154,7 +153,7 @@ class RunOpened(msgspec.Struct, frozen=True, kw_only=True, tag="opened"):
         record: the stored document of a local Run, b"" otherwise.
         parent_config, parent_tags: what a fork may inherit.
         reached: how far a Run that existed has come.
-        part_of: key of the Run's first part, where this is another one of it; "" otherwise.
+        part_of: key of the Run's first part, where several nodes have parts; "" otherwise.
     """
 
     id: int

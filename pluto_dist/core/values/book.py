@@ -14,7 +14,16 @@ import msgspec
 
 from pluto_dist.core.values.backend import Alert, LogType
 from pluto_dist.core.values.effects import Commit, Save
-from pluto_dist.core.values.records import Cursor, Lease, Point, Restoration, Run, RunEvent, SeriesOwner
+from pluto_dist.core.values.records import (
+    Cursor,
+    Lease,
+    Point,
+    Reduction,
+    Restoration,
+    Run,
+    RunEvent,
+    SeriesOwner,
+)
 from pluto_dist.core.values.topics import Item, Reader, Topic
 
 V = TypeVar("V", bound=msgspec.Struct)
@@ -136,6 +145,7 @@ class Book:
         self.histories = Table("histories", History, durable=True)
         self.cursors = Table("feeds", Cursor, durable=False)
         self.points = Table("points", Points, durable=False)
+        self.reductions = Table("reductions", Reduction, durable=False)
         self.restorations = Table("restorations", Restoration, durable=True)
         self.topics = Table("topics", Topic, durable=True)
         self.readers = Table("readers", Reader, durable=True)
@@ -164,6 +174,7 @@ class Book:
                 self.histories,
                 self.cursors,
                 self.points,
+                self.reductions,
                 self.restorations,
                 self.topics,
                 self.readers,
@@ -303,6 +314,7 @@ class Book:
             self._unindex(lease)
         self._live.pop(lease_id, None)
         self.leases.delete(lease_id)
+        self.reductions.delete(lease_id)
         self._delete_points(lease_id)
         for key in self._cursors_of.pop(lease_id, {}):
             self.cursors.delete(key)

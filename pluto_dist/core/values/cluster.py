@@ -43,11 +43,13 @@ class Seat(msgspec.Struct, frozen=True):
         generation: of that coordinator: a later one on the same node is another seat.
         nonce: random, new for each claim; tells this seat's own write from another node's after a lost
             answer.
+        owns: it was claimed for an owner; only such a node can make the Run, or take it up again.
     """
 
     node: str
     generation: int
     nonce: str
+    owns: bool = True
 
 
 class OwnerAt(msgspec.Struct, frozen=True):
@@ -69,7 +71,10 @@ class RunDocument(msgspec.Struct, frozen=True, kw_only=True):
         written_at: clock of the seat when it wrote this.
         measuring: the seat compares clocks: nodes answer each of its words with their time.
         launch, attempt: of the round.
-        id, display_id, url: at the tracking server, None and "" until it has made the Run.
+        key: of the Run on the node that made it; where there is no server, all nodes' parts of it carry it.
+        name, created_ms: as that node has them.
+        id, display_id, url: at the tracking server, or in the store of that node; None and "" until there is
+            a Run.
         nodes: nodes that took part in the round, id -> name and host.
         ended: the verdict of the round, None while there is none.
         sent: the server has that verdict.
@@ -84,6 +89,9 @@ class RunDocument(msgspec.Struct, frozen=True, kw_only=True):
     launch: str = ""
     attempt: int = 0
     project: str = ""
+    key: str = ""
+    name: str = ""
+    created_ms: int = 0
     id: int | None = None
     display_id: str = ""
     url: str = ""

@@ -214,7 +214,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
         refusals: what the server will not take, with its reasons.
         relay: name of this node in a Run that another node owns; such a document has a verdict only where it
             is that of all nodes (R12).
-        part_of: key of the Run's first part, where this is another node's part of it, "" otherwise.
+        part_of: key of the Run's first part, where several nodes write parts of it (R12), "" otherwise.
         parts: keys of all parts that were put together by a reader, the Run's own first; empty for one part.
         topics: what its processes have handed over to each other on this node, by topic.
     """

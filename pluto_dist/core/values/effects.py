@@ -14,6 +14,7 @@ from pluto_dist.core.values.engine import ClusterAddress
 from pluto_dist.core.values.ids import Identity
 from pluto_dist.core.values.lifecycle import Origin, Target
 from pluto_dist.core.values.messages import Reply
+from pluto_dist.core.values.records import Reduction
 
 
 class Effect(msgspec.Struct, frozen=True, kw_only=True):
@@ -183,6 +184,45 @@ class SampleNode(Effect, frozen=True, kw_only=True):
 
 class EndSampling(Effect, frozen=True, kw_only=True):
     """Write nothing more for this lease of the node."""
+
+    lease_id: str
+
+
+class RankStreams(msgspec.Struct, frozen=True):
+    """The metrics streams of one rank.
+
+    Attributes:
+        lease_id, folder, rank: whose.
+        sizes: stream -> segment -> bytes, up to where they may be read.
+        living: the process may still log.
+    """
+
+    lease_id: str
+    folder: str
+    rank: int
+    sizes: dict[str, dict[int, int]]
+    living: bool
+
+
+class ReduceRanks(Effect, frozen=True, kw_only=True):
+    """Read what ranks have logged, and write what they say together into the node's stream → `RanksReduced`.
+
+    Attributes:
+        lease_id, folder: of the node's own stream.
+        state: how far an earlier effect came.
+        now: CLOCK_BOOTTIME seconds.
+    """
+
+    run: str
+    lease_id: str
+    folder: str
+    state: Reduction
+    members: tuple[RankStreams, ...]
+    now: float
+
+
+class EndReducing(Effect, frozen=True, kw_only=True):
+    """Hold nothing of this lease of the node any more."""
 
     lease_id: str
 

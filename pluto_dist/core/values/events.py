@@ -14,6 +14,7 @@ from pluto_dist.core.values.engine import ClusterAddress, ListResult, RenewResul
 from pluto_dist.core.values.ids import Identity
 from pluto_dist.core.values.lifecycle import LifecycleEntry, Unreadable
 from pluto_dist.core.values.messages import Question, Sync
+from pluto_dist.core.values.records import Reduction
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,6 +135,25 @@ class Shipped(Event, frozen=True, kw_only=True):
     outcome: Outcome
     summary: dict[str, PointSummary] = {}
     max_step: int = -1
+
+
+class RanksReduced(Event, frozen=True, kw_only=True):
+    """Outcome of a `ReduceRanks`.
+
+    Attributes:
+        state: how far it came; unchanged on an `error`, and then all is read again from there.
+        lines: written into the node's stream.
+        again_at: when a step has waited long enough for its ranks, None if none waits.
+        unread: there is more to be read.
+        error: why not all could be done.
+    """
+
+    lease_id: str
+    state: Reduction
+    lines: int = 0
+    again_at: float | None = None
+    unread: bool = False
+    error: str = ""
 
 
 class RecordSetAside(Event, frozen=True, kw_only=True):

@@ -22,7 +22,7 @@ from pluto_dist.errors import ArgumentError
 Console = Literal["auto", "wrap", "fd", "off"]
 Patience = Annotated[float, msgspec.Meta(ge=0.1, le=1e9)]  # shorter ones would keep the coordinator busy
 WHY_LIMIT = 500  # characters; what is wrong with an entry may quote it
-RankMetrics = Literal["auto", "suffix", "rank0"]
+RankMetrics = Literal["auto", "suffix", "rank0", "reduce"]
 EvidenceKind = Literal["exception", "exit", "signal", "vanished"]
 
 

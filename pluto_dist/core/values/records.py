@@ -157,7 +157,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         scheduled: the scheduler's job in which its latest owner ran, None outside of any.
         found_running: it was RUNNING when this coordinator, which did not know it, took it up, and no cluster
             store could say whether another node's owner lives.
-        part_of: key of the Run's first part, where there is no server and this is another node's part (R12).
+        part_of: key of the Run's first part, where there is no server and several nodes have parts (R12).
     """
 
     key: str
@@ -300,8 +300,12 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def rank_metrics(self) -> RankMetrics:
-        """The treatment of the lease's series (R7): the setting is a worker's alone."""
-        return self.opened.rank_metrics if self.role == "worker" else "auto"
+        """The treatment of the lease's series (R7): the setting is a worker's, `reduce` that of all ranks."""
+        asked = self.opened.rank_metrics
+        if asked == "reduce":
+            several = self.opened.job.world_size != 1
+            return "reduce" if self.rank is not None and several else "auto"
+        return asked if self.role == "worker" else "auto"
 
     @property
     def rank(self) -> int | None:
@@ -354,6 +358,31 @@ class Cursor(msgspec.Struct, frozen=True, kw_only=True):
     delivered: int = 0
     passed: int = 0
     next_step: int = 0
+
+
+Positions = dict[str, dict[str, dict[int, int]]]  # lease -> stream -> segment -> offset
+
+
+class Reduction(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the series of a node's ranks have been reduced to one (`rank_metrics="reduce"`).
+
+    Kept under the lease of the node that the reduced series belong to.
+
+    Attributes:
+        read: up to where records were taken.
+        behind: from where they are needed to begin anew, because their steps may still be corrected.
+        out: (segment, offset) of the reduced stream, from where lines of those steps may stand.
+        floors: highest step of each name that was given up: nothing corrects it any more.
+        late: values left out because of that.
+        over: nothing more will come, so nothing is held.
+    """
+
+    read: Positions = {}
+    behind: Positions = {}
+    out: tuple[int, int] = (0, 0)
+    floors: dict[str, int] = {}
+    late: int = 0
+    over: bool = False
 
 
 class SeriesOwner(msgspec.Struct, frozen=True):
