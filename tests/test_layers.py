@@ -8,10 +8,12 @@ import sys
 from collections.abc import Sequence
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 import pluto_dist
+from pluto_dist.core.values import effects, events
 
 PACKAGE = Path(pluto_dist.__file__).parent
 
@@ -160,3 +162,25 @@ def test_what_a_start_does_not_need_is_loaded_behind_it() -> None:
     assert loaded_by(script, "zmq", "pluto_dist.client.run") == []
     late = ("hashlib", "tempfile", "shutil", "psutil", "pluto_dist.backend.pluto")
     assert loaded_by("import pluto_dist.coordinator.main", *late) == []
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_match_lets_a_value_through_in_silence(path: Path) -> None:
+    """The last case takes what is left: `assert_never` where the union is closed, else what is meant.
+
+    mypy finds the case that is missing (`exhaustive-match`); a value of another type, from a file of a newer
+    version for instance, is an error here and not a thing that did not happen.
+    """
+    matches = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Match)]
+    assert not [node.lineno for node in matches if not _takes_all(node.cases[-1])]
+
+
+def _takes_all(case: ast.match_case) -> bool:
+    return case.guard is None and isinstance(case.pattern, ast.MatchAs) and case.pattern.pattern is None
+
+
+def test_every_event_and_effect_is_in_its_union() -> None:
+    """What the unions lack, no type checker would miss."""
+    for module, union in ((events, events.Event), (effects, effects.Effect)):
+        base = getattr(module, "_Event", None) or module._Effect
+        assert set(base.__subclasses__()) == set(get_args(union))

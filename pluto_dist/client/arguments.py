@@ -151,7 +151,7 @@ def tags_of(tags: str | Iterable[str] | None) -> tuple[str, ...]:
     Raises:
         InvalidRecordError: a tag is no text, or there are too many.
     """
-    from pluto_dist.core.rules.shared import add_tags
+    from pluto_dist.core.rules.changes import add_tags
 
     return () if tags is None else add_tags((), tags)
 

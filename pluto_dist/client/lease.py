@@ -28,8 +28,8 @@ from pluto_dist.client.offline import Claimed, knows_its_run
 from pluto_dist.client.points import PointLog
 from pluto_dist.client.stops import STOPS
 from pluto_dist.client.values import clean_text
-from pluto_dist.core.rules.advice import advice as advice_on
 from pluto_dist.core.rules.alerts import TitleLimit
+from pluto_dist.core.rules.verdict import advice as advice_on
 from pluto_dist.core.values.lifecycle import (
     Alerted,
     ChildStopped,

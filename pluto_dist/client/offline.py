@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pluto_dist.client.evidence import exit_code_of
 from pluto_dist.client.interface import Hints, RunSettings, settings_of_run
+from pluto_dist.core.rules.changes import add_tags, deep_merge, remove_tags
 from pluto_dist.core.rules.participants import node_name
-from pluto_dist.core.rules.shared import add_tags, deep_merge, remove_tags
 from pluto_dist.core.rules.verdict import status_of_code
 from pluto_dist.core.values.ids import Role
 from pluto_dist.core.values.lifecycle import Claim, ConfigUpdated, LifecycleEntry, TagsAdded, TagsRemoved
@@ -201,6 +201,8 @@ class Claimed:
                 self._tags = remove_tags(self._tags, tags)
             case ConfigUpdated(patch=patch):
                 self._config = deep_merge(self._config, json.loads(bytes(patch)))
+            case _:  # the other entries change neither
+                pass
 
     @property
     def config(self) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from pluto_dist.client.interface import Hints, RunSettings, settings_of_run
 from pluto_dist.client.lease import Lease
 from pluto_dist.client.stops import STOPS
 from pluto_dist.client.values import shown
-from pluto_dist.core.rules.shared import add_tags, checked_tags
+from pluto_dist.core.rules.changes import add_tags, checked_tags
 from pluto_dist.core.values.ids import Role
 from pluto_dist.core.values.lifecycle import ConfigUpdated, TagsAdded, TagsRemoved
 from pluto_dist.core.values.messages import AskConfig, AskRun, RunView, View

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import assert_never
 
 from pluto_dist.cluster.interface import ClusterStore
 from pluto_dist.core.values.effects import (
@@ -72,6 +73,8 @@ class ClusterStores:
             case ExpireCluster():
                 store.expire(effect.keys, effect.after_s)  # else they stay: no harm
                 return None
+            case _:
+                assert_never(effect)
 
     def failed(self, effect: AtCluster, reason: str) -> Event | None:
         """The event for an unexpected fault, a certificate that cannot be read for instance."""
@@ -86,6 +89,8 @@ class ClusterStores:
                 return ClusterWritten(run=run, token=token, result=Unavailable(reason, "unknown"))
             case LeaveCluster() | ExpireCluster():
                 return None
+            case _:
+                assert_never(effect)
 
     def interrupt(self) -> None:
         """Ends watches that wait, so that the coordinator can leave."""

@@ -101,8 +101,8 @@ class Driver:
         self._folders = LeaseFolders(places.spool)
         self._events: deque[on.Event] = deque()
         self._launchers: dict[str, Identity] = {}
-        self._effects: deque[do.Effect] = deque()
-        self._put_off: dict[tuple[str, str], tuple[float, do.Effect]] = {}
+        self._effects: deque[do.Outward] = deque()
+        self._put_off: dict[tuple[str, str], tuple[float, do.Outward]] = {}
         self.stop: do.StopSelf | None = None
 
     def start(self) -> None:
@@ -247,18 +247,18 @@ class Driver:
             else:
                 self._effects.append(effect)
 
-    def _try_later(self, effect: do.Effect, error: OSError) -> None:
+    def _try_later(self, effect: do.Outward, error: OSError) -> None:
         lease_id = getattr(effect, "lease_id", "")
         self._folders.log_trouble(lease_id, error)
         self._put_off[type(effect).__name__, lease_id] = (boot_clock() + AGAIN_S, effect)
 
-    def _due(self) -> list[do.Effect]:
+    def _due(self) -> list[do.Outward]:
         """Effects that the disk refused earlier and that are to be tried again."""
         now = boot_clock()
         due = [key for key, (at, _) in self._put_off.items() if at <= now]
         return [self._put_off.pop(key)[1] for key in due]
 
-    def _carry_out(self, effect: do.Effect) -> None:
+    def _carry_out(self, effect: do.Outward) -> None:
         if isinstance(effect, Slow):
             self._background.submit(effect)
         elif isinstance(effect, _OnProcess):
@@ -278,7 +278,7 @@ class Driver:
         elif isinstance(effect, do.StopSelf):
             self.stop = effect
         else:
-            raise TypeError(f"no such effect: {type(effect).__name__}")
+            assert_never(effect)
 
     def _item(self, effect: do.GiveItem) -> bytes:
         """What a subscriber gets; one that cannot be read any more has no payload."""

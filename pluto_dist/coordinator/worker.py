@@ -28,12 +28,14 @@ from pluto_dist.core.values.backend import (
     Backend,
     Batch,
     Beat,
+    ConfigPatch,
     Delivered,
     LogType,
+    Names,
     Outcome,
-    Rejected,
     Reopened,
     Retry,
+    Revive,
     SeatNote,
     StatusReport,
     TagsChange,
@@ -271,27 +273,26 @@ class Worker:
         outcome = self._fenced(backend, effect)
         if outcome is not None:
             return Controlled(run=run.key, operation=effect.operation, token=effect.token, outcome=outcome)
-        match effect.operation:
-            case "names":
-                outcome = backend.register(run, msgspec.json.decode(effect.body, type=dict[str, LogType]))
-            case "tags":
-                outcome = backend.put_tags(run, msgspec.json.decode(effect.body, type=TagsChange))
-            case "config":
-                outcome = backend.merge_config(run, effect.body)
-            case "alert":
-                outcome = backend.alert(run, msgspec.json.decode(effect.body, type=Alert))
-            case "seat":
-                note = msgspec.json.decode(effect.body, type=SeatNote)
-                patch = {"pluto_dist": {"seat": {"epoch": note.epoch}}}
-                outcome = backend.merge_config(run, msgspec.json.encode(patch))
-            case "status":
-                outcome = backend.report(run, msgspec.json.decode(effect.body, type=StatusReport))
-            case "revive":
+        match effect.request:
+            case Names(kinds=kinds):
+                outcome = backend.register(run, kinds)
+            case TagsChange() as change:
+                outcome = backend.put_tags(run, change)
+            case ConfigPatch(patch=patch):
+                outcome = backend.merge_config(run, patch)
+            case Alert() as alert:
+                outcome = backend.alert(run, alert)
+            case SeatNote(epoch=epoch):
+                note = {"pluto_dist": {"seat": {"epoch": epoch}}}
+                outcome = backend.merge_config(run, msgspec.json.encode(note))
+            case StatusReport() as report:
+                outcome = backend.report(run, report)
+            case Revive():
                 outcome = backend.revive(run)
-            case "put_back":
-                outcome = backend.put_back(msgspec.json.decode(effect.body, type=Reopened))
+            case Reopened() as reopened:
+                outcome = backend.put_back(reopened)
             case other:
-                outcome = Rejected(f"no such operation: {other}")
+                assert_never(other)
         return Controlled(run=run.key, operation=effect.operation, token=effect.token, outcome=outcome)
 
     def _fenced(self, backend: Backend, effect: Control) -> Outcome | None:

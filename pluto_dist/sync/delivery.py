@@ -11,6 +11,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Sequence
+from typing import assert_never
 
 import msgspec
 
@@ -90,6 +91,8 @@ class RetryPolicy:
                     self._wait(since, failures, reason, after_s or 0.0)
                 case Unknown(reason=reason):
                     self._wait(since, failures, reason, 0.0)
+                case _:
+                    assert_never(outcome)
             failures += 1
 
     def open(self, request: Callable[[], OpenResult]) -> RunOpened:
@@ -102,13 +105,16 @@ class RetryPolicy:
         since, failures = self._clock(), 0
         while True:
             self.before()
-            match request():
+            result = request()
+            match result:
                 case RunOpened() as opened:
                     return opened
                 case Refused(error=error, message=message):
                     raise from_wire(error, message)
                 case Unavailable(reason=reason, after_s=after_s):
                     self._wait(since, failures, reason, after_s or 0.0)
+                case _:
+                    assert_never(result)
             failures += 1
 
     def _wait(self, since: float, failures: int, reason: str, at_least_s: float) -> None:

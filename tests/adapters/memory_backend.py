@@ -18,8 +18,8 @@ from typing import Any, Literal
 import msgspec
 
 from pluto_dist.backend.pluto.backend import seat_in
+from pluto_dist.core.rules.changes import merge_tags
 from pluto_dist.core.rules.kinship import goes_on_in_queue
-from pluto_dist.core.rules.shared import merge_tags
 from pluto_dist.core.values.backend import (
     Alert,
     BackendRun,

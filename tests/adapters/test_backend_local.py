@@ -11,7 +11,7 @@ import pytest
 
 from pluto_dist.backend.local import LocalBackend
 from pluto_dist.backend.local.store import Store
-from pluto_dist.core.rules.shared import merge_json, merge_tags
+from pluto_dist.core.rules.changes import merge_json, merge_tags
 from pluto_dist.core.values.backend import (
     Alert,
     BackendRun,

@@ -250,7 +250,7 @@ class ClusterWorld:
             assert (seat.node, seat.generation) == (node, generation), (
                 f"{node} spoke and {seat.node} has the seat"
             )
-        report = msgspec.json.decode(effect.body, type=StatusReport) if effect.operation == "status" else None
+        report = effect.request if isinstance(effect.request, StatusReport) else None
         if report is not None and not report.force and fence.not_after is not None:
             stored = self.verdicts.get(document.round)
             assert stored is not None, f"{node} has sent {report.status}, and no verdict is stored"

@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from pluto_dist.core.rules.shared import MAX_TAGS, merge_json, merge_tags
+from pluto_dist.core.rules.changes import MAX_TAGS, merge_json, merge_tags
 from pluto_dist.core.values.backend import (
     Alert,
     Beat,
+    ConfigPatch,
     Delivered,
+    Names,
     OpenRequest,
     OpenResult,
     Outcome,
@@ -23,6 +25,7 @@ from pluto_dist.core.values.backend import (
     Rejected,
     Reopened,
     Retry,
+    Revive,
     RunOpened,
     SeatNote,
     Status,
@@ -146,32 +149,29 @@ class Server:
         if self.down:
             return Retry("connection refused")
         run = self.runs[effect.run.id]
-        match effect.operation:
-            case "names":
-                run.names.update(msgspec.json.decode(effect.body))
-            case "tags":
-                change = msgspec.json.decode(effect.body, type=TagsChange)
+        match effect.request:
+            case Names(kinds=kinds):
+                run.names.update(kinds)
+            case TagsChange() as change:
                 tags = merge_tags(run.tags, change.base or (), change.wanted, change.removed)
                 if len(tags) > MAX_TAGS:
                     return Rejected("A run can have at most 50 tags")
                 run.tags = run.tags if set(tags) == set(run.tags) else tags  # as the backend: no other order
                 return Told(tags=run.tags)
-            case "seat":
-                note = msgspec.json.decode(effect.body, type=SeatNote)
-                patch = {"pluto_dist": {"seat": {"epoch": note.epoch}}}
-                run.config = merge_json(run.config, msgspec.json.encode(patch))
-            case "config":
-                run.config = merge_json(run.config, effect.body)
-            case "revive":
+            case SeatNote(epoch=epoch):
+                note = {"pluto_dist": {"seat": {"epoch": epoch}}}
+                run.config = merge_json(run.config, msgspec.json.encode(note))
+            case ConfigPatch(patch=patch):
+                run.config = merge_json(run.config, patch)
+            case Revive():
                 run.status = "RUNNING" if run.reaped else run.status
                 run.reaped = False
                 return Told(status=run.status)
-            case "alert":
-                run.alerts.append(msgspec.json.decode(effect.body, type=Alert))
-            case "put_back":
-                run.status = msgspec.json.decode(effect.body, type=Reopened).status
-            case "status":
-                report = msgspec.json.decode(effect.body, type=StatusReport)
+            case Alert() as alert:
+                run.alerts.append(alert)
+            case Reopened(status=status):
+                run.status = status
+            case StatusReport() as report:
                 run.reports.append(report)
                 lower = SEVERITY.get(report.status, 4) < SEVERITY.get(run.status, 0)
                 if not lower or report.force or run.reaped:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pluto_dist.core.rules.shared import (
+from pluto_dist.core.rules.changes import (
     MAX_TAGS,
     JsonObject,
     add_tags,

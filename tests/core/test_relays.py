@@ -7,10 +7,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from pluto_dist.core.rules.changes import merge_tags
 from pluto_dist.core.rules.claims import Facts, Grant, decide_claim
 from pluto_dist.core.rules.participants import LINES_OF_A_NODE
 from pluto_dist.core.rules.series import names_itself
-from pluto_dist.core.rules.shared import merge_tags
 from pluto_dist.core.rules.verdict import RESTART_WINDOW_S
 from pluto_dist.core.values.ids import Job, RunRef
 from pluto_dist.core.values.records import Verdict

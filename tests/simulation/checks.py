@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from pluto_dist.core.machine.beats import KNOWN_S, LAST_S
-from pluto_dist.core.rules.shared import MAX_TAGS
+from pluto_dist.core.rules.changes import MAX_TAGS
 from pluto_dist.core.values.backend import StatusReport
 from pluto_dist.core.values.book import Book
 from pluto_dist.core.values.messages import View

@@ -165,8 +165,8 @@ def status_twice() -> Patch:
     """An accepted status is not noted."""
     real = Controls._done
 
-    def broken(self: Controls, run: Any, request: Any) -> None:
-        real(self, run, request)
+    def broken(self: Controls, run: Any, request: Any, outcome: Any) -> None:
+        real(self, run, request, outcome)
         self.again = getattr(self, "again", 0) + 1
         if request.operation == "status" and self.again < 60:
             self._context.change_run(self._book.runs[run.key], reported=False)

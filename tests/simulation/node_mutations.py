@@ -18,7 +18,7 @@ from pluto_dist.core.machine import clocks, shared_run
 from pluto_dist.core.machine.changes import Changes
 from pluto_dist.core.machine.shared_run import SharedRun
 from pluto_dist.core.rules import joint, reports, seat
-from pluto_dist.core.rules.offsets import HERE
+from pluto_dist.core.rules.reports import HERE
 from pluto_dist.core.values.cluster import Judgement, StoredVerdict
 from pluto_dist.core.values.engine import ANY, Unavailable, Written
 from pluto_dist.core.values.records import Verdict

@@ -6,6 +6,7 @@ One attempt per call. The caller, which has the cursor, decides when to try agai
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import assert_never
 
 import httpx
 import msgspec
@@ -29,7 +30,7 @@ from pluto_dist.backend.pluto.guard import first_fault
 from pluto_dist.backend.pluto.http import Http
 from pluto_dist.backend.pluto.opening import Opening
 from pluto_dist.backend.pluto.reporting import Reporting, ended_by_monitor, left_to_do
-from pluto_dist.core.rules.shared import merge_tags
+from pluto_dist.core.rules.changes import merge_tags
 from pluto_dist.core.values.backend import (
     Alert,
     Backend,
@@ -95,6 +96,8 @@ class PlutoBackend(Backend):
                 return self.files.deliver(run, batch)
             case "lifecycle":
                 return Delivered()
+            case _:
+                assert_never(batch.kind)
 
     def register(self, run: BackendRun, names: dict[str, LogType]) -> Outcome:
         by_type: dict[LogType, list[str]] = {}

@@ -10,13 +10,13 @@ from pluto_dist.core.machine.context import Context, Shared
 from pluto_dist.core.rules.changes import (
     NOTHING,
     is_ahead,
+    merge_json,
     merged_config,
     merged_tags,
     pending,
     state_of,
     without,
 )
-from pluto_dist.core.rules.shared import merge_json
 from pluto_dist.core.values.book import Config
 from pluto_dist.core.values.cluster import Change, SharedState
 from pluto_dist.core.values.records import Run

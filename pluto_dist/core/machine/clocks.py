@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Container
 
-from pluto_dist.core.rules.offsets import Offset, read_ours, read_theirs, span
+from pluto_dist.core.rules.reports import Offset, read_ours, read_theirs, span
 from pluto_dist.core.values.cluster import Heard, NodeDocument, RunDocument
 
 MEASURING_S = 5.0  # so long after a change of the seat clocks are compared, once a second

@@ -6,6 +6,8 @@ ask which kind it is. `SharedRun` holds what is known of one Run, `Memberships` 
 
 from __future__ import annotations
 
+from typing import assert_never
+
 from pluto_dist.core.machine.context import Context
 from pluto_dist.core.machine.membership import Memberships
 from pluto_dist.core.machine.shared_run import SharedRun
@@ -53,6 +55,8 @@ class Clusters:
                 shared.seen(event)
             case ClusterWritten():
                 shared.written(event)
+            case _:
+                assert_never(event)
         self._context.touch(event.run)
 
     def tick(self) -> None:

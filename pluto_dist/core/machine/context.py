@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from pluto_dist.core.rules.shared import add_tags, checked_tags, inherit_tags, merge_json, remove_tags
+from pluto_dist.core.rules.changes import add_tags, checked_tags, inherit_tags, merge_json, remove_tags
 from pluto_dist.core.rules.states import illegal
 from pluto_dist.core.rules.verdict import Situation, situation
 from pluto_dist.core.values.backend import Delivered, Outcome, Retry

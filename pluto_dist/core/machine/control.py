@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
+from typing import assert_never
 
 import msgspec
 
@@ -21,18 +22,26 @@ from pluto_dist.core.machine.beats import Beats
 from pluto_dist.core.machine.cluster import Clusters
 from pluto_dist.core.machine.context import Context
 from pluto_dist.core.machine.lane import backend_run
-from pluto_dist.core.rules.shared import merge_tags
+from pluto_dist.core.rules.changes import merge_tags
 from pluto_dist.core.rules.verdict import status_report
 from pluto_dist.core.values.backend import (
+    Alert,
+    ConfigPatch,
     Delivered,
+    Names,
+    Operation,
     Rejected,
     Retry,
+    Revive,
     SeatNote,
     Status,
+    StatusReport,
     TagsChange,
     Told,
     Unknown,
+    Wanted,
     backoff_s,
+    operation_of,
 )
 from pluto_dist.core.values.effects import Control
 from pluto_dist.core.values.events import Beaten, Controlled
@@ -43,15 +52,17 @@ TRIES = 3  # the status does not wait longer for a request that fails, a few sec
 FENCED = frozenset({"seat", "revive", "status"})  # of several nodes only the seat may say it
 GIVE_UP_S = 86_400.0  # an outage of a day is an outage; longer, the server means this very request
 
-_encoder = msgspec.json.Encoder()
 
-
-class ControlRequest(msgspec.Struct, frozen=True):
+class InFlight(msgspec.Struct, frozen=True):
     """The request in flight for one Run."""
 
-    operation: str
+    request: Wanted
     token: int
-    body: bytes
+
+    @property
+    def operation(self) -> Operation:
+        """The short name of the request."""
+        return operation_of(self.request)
 
 
 class Attempts(msgspec.Struct, frozen=True):
@@ -70,7 +81,7 @@ class Controls:
         self._book = context.book
         self._alerts = alerts
         self._clusters = clusters
-        self._requests: dict[str, ControlRequest] = {}
+        self._requests: dict[str, InFlight] = {}
         self._attempts: dict[str, dict[str, Attempts]] = {}
         self._beats = Beats(context)
         self._reaped: set[str] = set()
@@ -115,9 +126,8 @@ class Controls:
         self._context.emit(
             Control(
                 run=backend_run(run),
-                operation=request.operation,
+                request=request.request,
                 token=request.token,
-                body=request.body,
                 fence=self._clusters.fence(run) if request.operation in FENCED else None,
             )
         )
@@ -151,6 +161,8 @@ class Controls:
                 self._failed(run, request, reason, 0.0)
                 if request.operation == "status":
                     self._beats.status_failed(run, unsure=True)
+            case _:
+                assert_never(event.outcome)
         return request.operation == "names" and not self._book.unregistered(event.run)
 
     def beaten(self, event: Beaten) -> None:
@@ -180,8 +192,9 @@ class Controls:
                 self._context.touch(run.key)
             case None:
                 pass
-            case status if not run.ended:
-                self._server_says(run, status)
+            case status:
+                if not run.ended:
+                    self._server_says(run, status)
 
     def deadline(self, run: str) -> float | None:
         """When `advance` may have something to do for this Run, if nothing happens before."""
@@ -211,40 +224,40 @@ class Controls:
         self._reaped.discard(run)
         self._tried_last.discard(run)
 
-    def _next(self, run: Run, may_report: bool) -> ControlRequest | None:
+    def _next(self, run: Run, may_report: bool) -> InFlight | None:
         wanted = list(self._wanted(run))
         reports = run.verdict is not None and not run.reported and may_report
         if reports:
             self._try_once_more(run)
         # The status is the last word on the server: it waits for the others, as long as they may succeed.
-        waits = any(self._attempts_of(run, operation).failures < TRIES for operation, _ in wanted)
+        waits = any(self._attempts_of(run, operation_of(each)).failures < TRIES for each in wanted)
         due = reports and not waits and self._context.now.at >= self._attempts_of(run, "status").not_before
         if due and self._beats.asked_last(run):
-            wanted.append(("status", _encoder.encode(status_report(run))))
-        for operation, body in wanted:
-            if self._context.now.at >= self._attempts_of(run, operation).not_before:
+            wanted.append(status_report(run))
+        for request in wanted:
+            if self._context.now.at >= self._attempts_of(run, operation_of(request)).not_before:
                 self._token += 1
-                return ControlRequest(operation, self._token, body)
+                return InFlight(request, self._token)
         return None
 
-    def _wanted(self, run: Run) -> Iterator[tuple[str, bytes]]:
-        """Operations and bodies that the backend lacks, in the order of sending; without the status."""
+    def _wanted(self, run: Run) -> Iterator[Wanted]:
+        """What the backend lacks, in the order of sending; without the status."""
         seat = self._clusters.fence(run) if run.cluster is not None else None
         if run.key in self._reaped and (run.cluster is None or seat is not None):
-            yield "revive", b""
+            yield Revive()
         if seat is not None and seat.epoch > self._seated.get(run.key, 0):
-            yield "seat", _encoder.encode(SeatNote(seat.epoch))
+            yield SeatNote(seat.epoch)
         names = dict(islice(self._book.unregistered(run.key).items(), MAX_NAMES))
         if names:
-            yield "names", _encoder.encode(names)
+            yield Names(names)
         if run.cluster is not None and not self._clusters.tells_changes(run):
             return
         if run.pushed_tags != run.tags or run.untagged:
-            yield "tags", _encoder.encode(TagsChange(run.tags, run.pushed_tags, run.untagged))
+            yield TagsChange(run.tags, run.pushed_tags, run.untagged)
         if run.config_patch:
-            yield "config", run.config_patch
+            yield ConfigPatch(run.config_patch)
         if (alert := self._alerts.next(run.key)) is not None:
-            yield "alert", _encoder.encode(alert)
+            yield alert
 
     def _try_once_more(self, run: Run) -> None:
         """Gives requests that failed in an outage one more try before the status goes out without them."""
@@ -258,28 +271,32 @@ class Controls:
     def _attempts_of(self, run: Run, operation: str) -> Attempts:
         return self._attempts.get(run.key, {}).get(operation, Attempts(0, self._context.now.at, 0.0))
 
-    def _done(self, run: Run, request: ControlRequest, outcome: Delivered) -> None:
+    def _done(self, run: Run, request: InFlight, outcome: Delivered) -> None:
         self._attempts.get(run.key, {}).pop(request.operation, None)
         run = self._no_refusal(run, request.operation)
         told = outcome if isinstance(outcome, Told) else Told()
-        match request.operation:
-            case "names":
-                for name in msgspec.json.decode(request.body, type=dict[str, str]):
+        match request.request:
+            case Names(kinds=kinds):
+                for name in kinds:
                     series = self._book.series_of(run.key)[name]
                     self._book.put_series(run.key, name, msgspec.structs.replace(series, registered=True))
-            case "tags":
-                self._tagged(run, msgspec.json.decode(request.body, type=TagsChange), told)
-            case "config" if run.config_patch == request.body:
-                self._context.change_run(run, config_patch=b"")
-            case "alert":
+            case TagsChange() as change:
+                self._tagged(run, change, told)
+            case ConfigPatch(patch=patch):
+                if run.config_patch == patch:  # else more was changed meanwhile
+                    self._context.change_run(run, config_patch=b"")
+            case Alert():
                 self._alerts.over(run.key)
-            case "seat":
-                self._seated[run.key] = msgspec.json.decode(request.body, type=SeatNote).epoch
-            case "revive":
+            case SeatNote(epoch=epoch):
+                self._seated[run.key] = epoch
+            case Revive():
                 self._reaped.discard(run.key)
                 self._server_says(run, told.status)
-            case "status" if run.ended and request.body == _encoder.encode(status_report(run)):
-                self._reported(run, told.status)
+            case StatusReport() as report:
+                if run.ended and report == status_report(run):  # else it was told another one since
+                    self._reported(run, told.status)
+            case other:
+                assert_never(other)
 
     def _reported(self, run: Run, status: Status | None) -> None:
         """Notes that the server has accepted the final status, and which status it has now."""
@@ -308,7 +325,7 @@ class Controls:
                 self._context.note(run.key, "server_says", status=other)
             self._context.change_run(run, server_status=other)
 
-    def _refused(self, run: Run, request: ControlRequest, reason: str) -> None:
+    def _refused(self, run: Run, request: InFlight, reason: str) -> None:
         """A refused request counts as done; its reason is kept for people."""
         self._context.note(run.key, f"{request.operation}_refused", why=reason)
         if request.operation == "tags":
@@ -329,7 +346,7 @@ class Controls:
         left = {name: reason for name, reason in run.refusals.items() if name != what}
         return self._context.change_run(run, refusals=left)
 
-    def _failed(self, run: Run, request: ControlRequest, reason: str, at_least_s: float) -> None:
+    def _failed(self, run: Run, request: InFlight, reason: str, at_least_s: float) -> None:
         now, attempts = self._context.now, self._attempts_of(run, request.operation)
         if request.operation != "status" and now.at > attempts.since + GIVE_UP_S:
             self._refused(run, request, f"given up after a day: {reason}")

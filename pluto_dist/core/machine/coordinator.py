@@ -16,6 +16,8 @@ A starting coordinator takes over from the book: it reads and watches every leas
 
 from __future__ import annotations
 
+from typing import assert_never
+
 from pluto_dist.core.machine.admission import Admission
 from pluto_dist.core.machine.alerts import Alerts
 from pluto_dist.core.machine.cluster import Clusters
@@ -27,7 +29,6 @@ from pluto_dist.core.machine.leftovers import Leftovers
 from pluto_dist.core.machine.opening import Opening
 from pluto_dist.core.machine.queries import Questions
 from pluto_dist.core.machine.reducing import Reducing
-from pluto_dist.core.machine.restoring import OPERATION as PUT_BACK
 from pluto_dist.core.machine.restoring import Restoring
 from pluto_dist.core.machine.sampling import Sampling
 from pluto_dist.core.machine.settle import Idle, Part, Retention, Settling
@@ -221,7 +222,7 @@ class Coordinator:
                 self._delivery.put_aside(event)
             case OpenEnded():
                 self._opened(event)
-            case Controlled(operation=operation) if operation == PUT_BACK:
+            case Controlled(operation="put_back"):
                 self._restoring.answered(event)
             case Controlled():
                 if self._controls.answered(event):
@@ -256,7 +257,7 @@ class Coordinator:
                 self._leftovers.look()
                 self._clusters.tick()
             case _:
-                raise TypeError(f"no such event: {type(event).__name__}")
+                assert_never(event)
 
     def _synced(self, event: Synced) -> None:
         message = event.message

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
+from typing import assert_never
 
 import msgspec
 
@@ -263,6 +264,8 @@ class Lane:
                 self._wait(reason, 0.0)
             case Rejected() as rejected:
                 self._rejected(event, rejected)
+            case _:
+                assert_never(event.outcome)
         return False
 
     def give_back(self) -> None:

@@ -6,6 +6,8 @@ watches that continue it, then, after a quiet while, a list again.
 
 from __future__ import annotations
 
+from typing import assert_never
+
 import msgspec
 
 from pluto_dist.core.machine.context import Context
@@ -119,6 +121,8 @@ class Lookout:
                 part.not_before, part.again = self._context.now.at + AGAIN_S, True
             case Refused(reason=reason):
                 part.not_before, part.again = self._context.now.at + REFUSED_AGAIN_S, True
+            case _:
+                assert_never(event.result)
         return reason
 
     def seen(self, event: ClusterSeen) -> tuple[str, ...]:

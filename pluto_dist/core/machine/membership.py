@@ -6,6 +6,8 @@ has taken meanwhile.
 
 from __future__ import annotations
 
+from typing import assert_never
+
 import msgspec
 
 from pluto_dist.core.machine.context import Context
@@ -82,6 +84,8 @@ class Memberships:
             case Refused(reason=reason):
                 lease.next_at = now + REFUSED_AGAIN_S
                 self.silent(event.address, reason)
+            case _:
+                assert_never(event.result)
         return False
 
     def lost(self, address: ClusterAddress) -> None:

@@ -11,14 +11,16 @@ no node makes. Where there is no server, the node that made the Run tells its id
 
 from __future__ import annotations
 
+from typing import assert_never
+
 import msgspec
 
 from pluto_dist.core.machine.cluster import Clusters
 from pluto_dist.core.machine.context import Context, Shared
 from pluto_dist.core.machine.ownership import Succession
+from pluto_dist.core.rules.changes import merge_json
 from pluto_dist.core.rules.claims import goes_on
 from pluto_dist.core.rules.participants import first_line, line_behind, node_name, steps_reached
-from pluto_dist.core.rules.shared import merge_json
 from pluto_dist.core.values.backend import (
     OpenRequest,
     Reached,
@@ -180,6 +182,8 @@ class Opening:
                     self._unavailable(run, reason, after_s or 0.0)
             case Refused() as refused:
                 return self._refused(run, refused)
+            case _:
+                assert_never(event.result)
         return None
 
     def withdraw(self, run: Run) -> None:

@@ -7,7 +7,7 @@ outages of the server, until the server accepts it or refuses for good.
 
 from __future__ import annotations
 
-import msgspec
+from typing import assert_never
 
 from pluto_dist.core.machine.context import Context
 from pluto_dist.core.values.backend import (
@@ -23,10 +23,6 @@ from pluto_dist.core.values.effects import Control, Say
 from pluto_dist.core.values.events import Controlled
 from pluto_dist.core.values.lifecycle import Target
 from pluto_dist.core.values.records import Restoration
-
-OPERATION = "put_back"
-
-_encode = msgspec.json.Encoder().encode
 
 
 class Restoring:
@@ -52,7 +48,7 @@ class Restoring:
                 continue
             self._asked.add(key)
             run = BackendRun(key, due.target, due.reopened.id, due.reopened.project)
-            self._context.emit(Control(run=run, operation=OPERATION, token=0, body=_encode(due.reopened)))
+            self._context.emit(Control(run=run, request=due.reopened, token=0))
 
     def answered(self, event: Controlled) -> None:
         """Takes the server's answer."""
@@ -66,6 +62,8 @@ class Restoring:
                 self._later(event.run, after_s or 0.0)
             case Unknown():
                 self._later(event.run, 0.0)
+            case _:
+                assert_never(event.outcome)
 
     def deadline(self) -> float | None:
         """When to try again."""

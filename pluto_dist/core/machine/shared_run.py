@@ -11,6 +11,7 @@ is stored before the note that this was all, and a verdict is stored before the 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import assert_never
 
 import msgspec
 
@@ -19,11 +20,10 @@ from pluto_dist.core.machine.clocks import Clocks, pause_s
 from pluto_dist.core.machine.context import Context
 from pluto_dist.core.machine.lookout import QUIET_S, SEAT_QUIET_S, Lookout
 from pluto_dist.core.machine.membership import AGAIN_S, REFUSED_AGAIN_S, Memberships, NodeLease
-from pluto_dist.core.rules.joint import judge
+from pluto_dist.core.rules.joint import belongs, judge, launch_of, of_round, start_of
 from pluto_dist.core.rules.participants import node_name
 from pluto_dist.core.rules.reports import by_node, decoded, last_words, report_of, takes_part
-from pluto_dist.core.rules.rounds import belongs, launch_of, of_round, start_of
-from pluto_dist.core.rules.seat import Follow, SeatView, Take, may_act, plan
+from pluto_dist.core.rules.seat import Follow, Hold, SeatView, Take, may_act, plan
 from pluto_dist.core.rules.verdict import pieces_of
 from pluto_dist.core.values.cluster import (
     Change,
@@ -151,6 +151,8 @@ class SharedRun:
                 if asked.leased:
                     self._memberships.lost(self._address)
                 self._lookout.again()
+            case _:
+                assert_never(result)
 
     def _appended(self, asked: WriteCluster, *, as_it_is: bool) -> None:
         run = self._book.runs.get(self._key)
@@ -416,7 +418,8 @@ class SharedRun:
 
     def _take_seat(self, run: Run, members: tuple[Lease, ...]) -> bool:
         view = self._view(run, members)
-        match plan(view, self._context.now.at):
+        planned = plan(view, self._context.now.at)
+        match planned:
             case Take(epoch=epoch, dead=dead):
                 nonce = f"{self._node}-{self._generation}-{self._token}"
                 seat = Seat(self._node, self._generation, nonce, view.owns)
@@ -426,8 +429,12 @@ class SharedRun:
                 document = msgspec.structs.replace(document, epoch=epoch, seat=seat)
                 self._context.note(run.key, "seat_claimed", epoch=str(epoch), after=dead)
                 return self._write_run(document, dead=f"{self._folder}node/{dead}" if dead else None)
-            case Follow(until=until) if until is not None:
-                self._next_at.append(until)
+            case Follow(until=until):
+                self._next_at += [until] if until is not None else []
+            case Hold():
+                pass
+            case _:
+                assert_never(planned)
         return False
 
     def _store_pieces(self, run: Run, members: tuple[Lease, ...]) -> bool:

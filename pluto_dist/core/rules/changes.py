@@ -1,20 +1,160 @@
-"""Tags and config that several nodes change: what one of them has to tell, and what becomes of what it knows.
+"""Changes of tags and config (G9): config is merged deeply, as on the server, tags are an ordered set.
 
-Nobody writes over anybody: a node appends its changes to the cluster store, and the seat folds them, in the
-order of their numbers, into one state that all nodes read.
+Arguments are never altered. The coordinator applies changes one after the other; a bad change raises and
+leaves everything as it was.
+
+In a Run of several nodes no node writes over another's change: each appends its own to the cluster store, and
+the seat folds them, in the order of their numbers, into one state that all nodes read.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import msgspec
 
-from pluto_dist.core.rules.shared import merge_json, merge_tags
 from pluto_dist.core.values.cluster import Change, SharedState
+from pluto_dist.core.values.ids import UNREADABLE
 from pluto_dist.core.values.records import Run
+from pluto_dist.errors import InvalidRecordError
 
+MAX_TAGS = 50  # the server refuses more
+GROUP_PREFIX = "group:"  # and more than one tag that starts so
 LARGEST_CONFIG = 512 << 10  # bytes; a larger one stays with the server, and each node's own part of it here
 NOTHING = b"{}"
 NONE = b"null"
+
+JsonObject = dict[str, object]
+
+_to_json = msgspec.json.Encoder().encode
+_to_object = msgspec.json.Decoder(JsonObject).decode
+
+
+def deep_merge(base: JsonObject, patch: JsonObject) -> JsonObject:
+    """The config after a patch, by the server's rules.
+
+    Objects merge at any depth; arrays and scalars are replaced, null overwrites with null; no key is ever
+    deleted. The result shares what did not change with its sources.
+    """
+    merged = dict(base)
+    pending = [(merged, patch)]
+    while pending:  # a stack of our own: configs may be nested deeper than Python recurses
+        target, changes = pending.pop()
+        for key, value in changes.items():
+            old = target.get(key)
+            if isinstance(old, dict) and isinstance(value, dict):
+                inner = dict(old)
+                target[key] = inner
+                pending.append((inner, value))
+            else:
+                target[key] = value
+    return merged
+
+
+def merge_json(base: bytes, patch: bytes) -> bytes:
+    """`deep_merge` of two JSON objects.
+
+    Raises:
+        InvalidRecordError: one of them is no strict JSON object, or is nested too deeply to be read.
+    """
+    try:
+        return _to_json(deep_merge(_to_object(base), _to_object(patch)))
+    except UNREADABLE as error:
+        raise InvalidRecordError(
+            f"the config or its patch is no JSON object of moderate depth: {error}; pass a dict"
+        ) from error
+
+
+def add_tags(current: Iterable[str], new: Iterable[str]) -> tuple[str, ...]:
+    """The current tags and, behind them, those that are new.
+
+    Args:
+        current: what the Run has.
+        new: tags to add; a single text is one tag.
+
+    Raises:
+        InvalidRecordError: a tag is no text or blank, there would be too many tags or two groups.
+    """
+    tags = tuple(dict.fromkeys((*current, *checked_tags(new))))
+    groups = [tag for tag in tags if tag.startswith(GROUP_PREFIX)]
+    if len(groups) > 1:
+        raise InvalidRecordError(
+            f"the tags {groups[0]!r} and {groups[1]!r} are both groups; a Run has one at most: remove one"
+        )
+    if len(tags) > MAX_TAGS:
+        raise InvalidRecordError(
+            f"the Run would have {len(tags)} tags, the last one {tags[-1]!r}; the limit is {MAX_TAGS}: "
+            "remove some first, or put the values into the config"
+        )
+    return tags
+
+
+def remove_tags(current: Iterable[str], old: Iterable[str]) -> tuple[str, ...]:
+    """The current tags without the old ones; those it does not have are no error.
+
+    Raises:
+        InvalidRecordError: a tag is no text or blank.
+    """
+    gone = set(checked_tags(old))
+    return tuple(tag for tag in dict.fromkeys(current) if tag not in gone)
+
+
+def checked_tags(tags: Any) -> tuple[str, ...]:
+    """One tag or several, as they were given.
+
+    Raises:
+        InvalidRecordError: a tag is no text or blank, or there is nothing that could be tags.
+    """
+    if issubclass(type(tags), str):
+        return (_checked(tags),)
+    try:
+        return tuple(map(_checked, tags))
+    except TypeError as error:
+        raise InvalidRecordError(f"tags are of type {type(tags).__name__}; pass a list of texts") from error
+
+
+def _checked(tag: Any) -> str:
+    if not issubclass(type(tag), str):  # objects may say anything about themselves
+        raise InvalidRecordError(f"a tag is of type {type(tag).__name__}; tags are texts: pass str(tag)")
+    text = str.__str__(tag)  # of a subclass only the text
+    if not text.strip():
+        raise InvalidRecordError(f"the tag {text!r} is blank; leave it out")
+    if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise InvalidRecordError(f"the tag {text!r} has a NUL or a lone surrogate; the server cannot hold it")
+    return text
+
+
+def merge_tags(
+    there: Iterable[str], base: Iterable[str], wanted: Iterable[str], removed: Iterable[str] = ()
+) -> tuple[str, ...]:
+    """A three-way merge of tags: our changes since `base`, applied to what others have made of them.
+
+    Args:
+        there: the tags as they are now.
+        base: as this node last knew them.
+        wanted: as this node wants them; only what differs from `base` is done to `there`.
+        removed: tags to remove that this node never knew.
+    """
+    now, known, gone = tuple(there), set(base), set(removed)
+    ours = (tag for tag in wanted if tag in now or tag not in known)
+    merged = dict.fromkeys((*ours, *(tag for tag in now if tag not in known)))
+    return tuple(tag for tag in merged if tag not in gone)
+
+
+def inherit_tags(parent: Iterable[str], own: Iterable[str]) -> tuple[str, ...]:
+    """Tags of a fork, as the server makes them: the parent's, then its own, which win.
+
+    A group of its own replaces the parent's. Of too many the parent's last ones are left out.
+    """
+    mine = tuple(dict.fromkeys(own))
+    grouped = any(tag.startswith(GROUP_PREFIX) for tag in mine)
+    taken = [
+        tag
+        for tag in dict.fromkeys(parent)
+        if tag not in mine and not (grouped and tag.startswith(GROUP_PREFIX))
+    ]
+    return (*taken[: max(0, MAX_TAGS - len(mine))], *mine)
 
 
 def pending(run: Run) -> Change | None:

@@ -17,18 +17,30 @@ a dead one, and a healthy Run must not fail for that. A job whose node died in e
 because its other ranks lose their connections. So the loss of a node is the cause of lost connections alone:
 an error that explains itself, or a request to stop, is never put down to a node that only cannot be seen. And
 a node whose lease was revoked while it lives is back within a moment, for which any verdict waits.
+
+Each owner and each restart of the job begins another round. A round has its own evidence, ends and verdict,
+so nothing that was said before ends a Run that goes on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from pluto_dist.core.rules.reports import takes_part
 from pluto_dist.core.rules.verdict import DRAIN_S, describe, likeliest, who_failed
-from pluto_dist.core.values.cluster import Judgement, NodeReport, Piece, failure_of
+from pluto_dist.core.values.cluster import (
+    Judgement,
+    NodeDocument,
+    NodeReport,
+    OwnerAt,
+    Piece,
+    RunDocument,
+    failure_of,
+)
 from pluto_dist.core.values.lifecycle import Evidence
-from pluto_dist.core.values.records import Verdict
+from pluto_dist.core.values.records import Lease, Run, Verdict
 
 RETURNS_S = 2.0  # a node that lost its lease, and nothing else, has another one by then
 VICTIMS_WAIT_S = 18.0  # so long after its death a node is known to be lost, with a lease of 15 s
@@ -160,3 +172,84 @@ def _loss(report: NodeReport) -> Piece:
 
 def _names(reports: Sequence[NodeReport]) -> str:
     return ", ".join(report.name for report in reports)
+
+
+def start_of(run: Run) -> str:
+    """What tells this owner, and this start of its job, from every other; "" without an owner here."""
+    if run.relay or run.owner is None or run.epoch == 0:
+        return ""
+    return f"{run.job_key}/{run.attempt}/{run.epoch}"
+
+
+def launch_of(run: Run, leases: tuple[Lease, ...]) -> str:
+    """The launch's name, the same on all its nodes; "" where nothing tells launches apart."""
+    return next((lease.opened.job.launch for lease in leases if lease.opened.job.key == run.job_key), "")
+
+
+def of_round(
+    document: RunDocument, run: Run, *, node: str, launch: str, shown: Mapping[str, NodeDocument]
+) -> RunDocument:
+    """The run document in the round of this node's members, with all nodes that take part.
+
+    Args:
+        document: as it is.
+        run: on this node.
+        node: this one.
+        launch: of the Run's members here.
+        shown: documents of all nodes.
+    """
+    start = start_of(run)
+    owner = OwnerAt(node, start) if start else _owner_in(shown, launch, run.attempt)
+    same = (document.launch, document.attempt) == (launch, run.attempt)
+    joins = document.owner is None and document.round > 0 and same  # the round began without its owner
+    if owner is not None and joins:
+        document = msgspec.structs.replace(document, owner=owner)
+    elif (start and document.owner != owner) or (document.round == 0 and run.epoch > 0):
+        document = msgspec.structs.replace(
+            document,
+            round=max(document.round, run.round) + 1,  # also in a store that was emptied
+            owner=owner,
+            launch=launch,
+            attempt=run.attempt,
+            nodes={},
+            ended=None,
+            sent=False,
+        )
+    taking_part = {name: each for name, each in shown.items() if takes_part(each, document)}
+    nodes = {name: (each.name, each.host) for name, each in taking_part.items()}
+    return msgspec.structs.replace(document, nodes={**document.nodes, **nodes})
+
+
+def belongs(
+    document: RunDocument, run: Run, members: tuple[Lease, ...], *, node: str, launch: str, known: int
+) -> bool:
+    """Whether the document's round is that of this node's members; of a Run that goes on it may be over.
+
+    Args:
+        document: as it is.
+        run, members: on this node.
+        node: this one.
+        launch: of the members.
+        known: the round that they were found to belong to before.
+    """
+    if run.forced:  # a person means the Run as it is
+        return True
+    start = start_of(run)
+    if start:  # also of a Run that this node has ended alone
+        return document.owner == OwnerAt(node, start)
+    if run.ended and run.round:
+        return document.round == run.round
+    if not run.relay or run.epoch == 0 or (not run.ended and document.round <= run.round):
+        return False
+    same = document.attempt == run.attempt and (not launch or document.launch == launch)
+    living = any(member.alive for member in members)
+    late = document.ended is not None and (not launch or living)
+    return same and (document.round == known or not late)
+
+
+def _owner_in(shown: Mapping[str, NodeDocument], launch: str, attempt: int) -> OwnerAt | None:
+    """The owner of a start of the job, as its node told of it."""
+    for each in shown.values():
+        if each.start and (each.launch, each.attempt) == (launch, attempt):
+            return OwnerAt(each.node, each.start)
+    return None

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from typing import assert_never
 
 import msgspec
 
@@ -184,6 +185,8 @@ class Shipment:
                 self._slots[number] = slot
             case Sent():
                 pass
+            case _:
+                assert_never(note)
 
     def slot(self, number: int) -> Slot:
         """The state of an object."""

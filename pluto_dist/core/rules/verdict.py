@@ -22,7 +22,6 @@ from typing import Literal
 
 import msgspec
 
-from pluto_dist.core.rules.advice import advice
 from pluto_dist.core.values.backend import Status, StatusReport
 from pluto_dist.core.values.cluster import Piece, failure_of
 from pluto_dist.core.values.lifecycle import Evidence
@@ -39,6 +38,11 @@ LEFT_TO_RAY = (
 STOP_SIGNALS = frozenset({"SIGTERM", "SIGINT", "SIGHUP"})
 STOP_EXCEPTIONS = frozenset({"KeyboardInterrupt", "TrialPruned"})  # the latter is optuna's
 STOP_CODES = frozenset({128 + 1, 128 + 2, 128 + 15})  # what shells make of those signals
+# The store that torchrun shares with its ranks outlives the attempt, and the addresses in it (torch 2.13).
+RESTARTED_GLOO = (
+    "after a restart gloo may look for its peers at the addresses of the attempt before: start torchrun with "
+    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1, see docs/howto/torchrun.md"
+)
 
 
 def decide(run: Run, members: tuple[Lease, ...]) -> Verdict:
@@ -494,3 +498,14 @@ def status_report(run: Run) -> StatusReport:
         metadata |= {"ended_at": run.ended_ms, "found_at": run.found_ms}
     body = _encoder.encode(metadata) if run.verdict.status != "COMPLETED" else None
     return StatusReport(run.verdict.status, body, run.ended_ms or 0, run.forced)
+
+
+def advice(evidence: Evidence, attempt: int) -> str:
+    """What to do about a failure whose cause is known and lies outside of the training, else "".
+
+    Args:
+        evidence: of a failure.
+        attempt: in which it happened.
+    """
+    gloo = evidence.kind == "exception" and "connectfullmesh" in evidence.message.lower()
+    return RESTARTED_GLOO if gloo and attempt > 0 else ""

@@ -15,7 +15,7 @@ Two implementations are shipped: `local` (the store) and `pluto` (the HTTP serve
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Literal, Protocol, assert_never
 
 import msgspec
 
@@ -300,6 +300,50 @@ class StatusReport(msgspec.Struct, frozen=True):
     metadata: bytes | None
     at_ms: int
     force: bool = False
+
+
+class Names(msgspec.Struct, frozen=True):
+    """Names of series, with what is logged under each; made known before their first delivery."""
+
+    kinds: dict[str, LogType]
+
+
+class ConfigPatch(msgspec.Struct, frozen=True):
+    """A JSON object that is merged deeply into the config."""
+
+    patch: bytes
+
+
+class Revive(msgspec.Struct, frozen=True):
+    """The FAILED that the server's monitor gives a Run that was silent for too long is taken back."""
+
+
+Wanted = Names | TagsChange | ConfigPatch | Alert | SeatNote | Revive | StatusReport
+ControlRequest = Wanted | Reopened
+Operation = Literal["names", "tags", "config", "alert", "seat", "revive", "status", "put_back"]
+
+
+def operation_of(request: ControlRequest) -> Operation:
+    """The short name of a request, under which events and documents speak of it."""
+    match request:
+        case Names():
+            return "names"
+        case TagsChange():
+            return "tags"
+        case ConfigPatch():
+            return "config"
+        case Alert():
+            return "alert"
+        case SeatNote():
+            return "seat"
+        case Revive():
+            return "revive"
+        case StatusReport():
+            return "status"
+        case Reopened():
+            return "put_back"
+        case _:
+            assert_never(request)
 
 
 class Beat(msgspec.Struct, frozen=True):

@@ -9,7 +9,14 @@ from __future__ import annotations
 
 import msgspec
 
-from pluto_dist.core.values.backend import BackendRun, OpenRequest, StreamKind
+from pluto_dist.core.values.backend import (
+    BackendRun,
+    ControlRequest,
+    OpenRequest,
+    Operation,
+    StreamKind,
+    operation_of,
+)
 from pluto_dist.core.values.engine import ClusterAddress
 from pluto_dist.core.values.ids import Identity
 from pluto_dist.core.values.lifecycle import Origin, Target
@@ -17,7 +24,7 @@ from pluto_dist.core.values.messages import Reply
 from pluto_dist.core.values.records import Reduction
 
 
-class Effect(msgspec.Struct, frozen=True, kw_only=True):
+class _Effect(msgspec.Struct, frozen=True, kw_only=True):
     """Base of all effects."""
 
 
@@ -29,7 +36,7 @@ class Save(msgspec.Struct, frozen=True):
     value: msgspec.Struct | None
 
 
-class Commit(Effect, frozen=True, kw_only=True):
+class Commit(_Effect, frozen=True, kw_only=True):
     """One transaction of the database.
 
     Attributes:
@@ -43,14 +50,14 @@ class Commit(Effect, frozen=True, kw_only=True):
     awaited: bool
 
 
-class Send(Effect, frozen=True, kw_only=True):
+class Send(_Effect, frozen=True, kw_only=True):
     """Send a peer a message, asked for or not; the peer may be gone."""
 
     peer: bytes
     reply: Reply
 
 
-class GiveItem(Effect, frozen=True, kw_only=True):
+class GiveItem(_Effect, frozen=True, kw_only=True):
     """Reads an item from the database and answers a `TakeItem` with it.
 
     Attributes:
@@ -66,14 +73,14 @@ class GiveItem(Effect, frozen=True, kw_only=True):
     last: int
 
 
-class ReadLifecycle(Effect, frozen=True, kw_only=True):
+class ReadLifecycle(_Effect, frozen=True, kw_only=True):
     """Read what is new in a lease's lifecycle stream → `LifecycleRead`."""
 
     lease_id: str
     folder: str
 
 
-class WatchProcess(Effect, frozen=True, kw_only=True):
+class WatchProcess(_Effect, frozen=True, kw_only=True):
     """Notice the death of a lease's process → `ProcessDied`."""
 
     lease_id: str
@@ -81,27 +88,27 @@ class WatchProcess(Effect, frozen=True, kw_only=True):
     identity: Identity
 
 
-class TakeForDead(Effect, frozen=True, kw_only=True):
+class TakeForDead(_Effect, frozen=True, kw_only=True):
     """The program that held this lease was replaced by `exec` → `ProcessDied`."""
 
     lease_id: str
 
 
-class WatchLauncher(Effect, frozen=True, kw_only=True):
+class WatchLauncher(_Effect, frozen=True, kw_only=True):
     """Notice the death of a job's launcher → `LauncherDied`."""
 
     run: str
     identity: Identity
 
 
-class CheckLiveness(Effect, frozen=True, kw_only=True):
+class CheckLiveness(_Effect, frozen=True, kw_only=True):
     """Look at a process now → perhaps `ProcessDied`, then `LivenessChecked`."""
 
     claim: str
     lease_id: str
 
 
-class PollMembers(Effect, frozen=True, kw_only=True):
+class PollMembers(_Effect, frozen=True, kw_only=True):
     """Read new leases and what is new in the lifecycle streams of a Run's living members, (lease, folder),
     and look whether they live → `LifecycleRead` and `ProcessDied` as always, then `MembersPolled`.
     """
@@ -110,7 +117,7 @@ class PollMembers(Effect, frozen=True, kw_only=True):
     members: tuple[tuple[str, str], ...]
 
 
-class LookAtStreams(Effect, frozen=True, kw_only=True):
+class LookAtStreams(_Effect, frozen=True, kw_only=True):
     """Find out the sizes of a lease's segments → `StreamsSeen`."""
 
     lease_id: str
@@ -118,14 +125,14 @@ class LookAtStreams(Effect, frozen=True, kw_only=True):
     final: bool = False
 
 
-class FindFence(Effect, frozen=True, kw_only=True):
+class FindFence(_Effect, frozen=True, kw_only=True):
     """Find out where a superseded lease's streams stand → `FenceFound`."""
 
     lease_id: str
     folder: str
 
 
-class Ship(Effect, frozen=True, kw_only=True):
+class Ship(_Effect, frozen=True, kw_only=True):
     """Cut a batch and send it → `Shipped` or `NamesFound`.
 
     Attributes:
@@ -176,13 +183,13 @@ class NodeFeed(msgspec.Struct, frozen=True, kw_only=True):
     earlier: tuple[str, ...] = ()
 
 
-class SampleNode(Effect, frozen=True, kw_only=True):
+class SampleNode(_Effect, frozen=True, kw_only=True):
     """Measure this node once and write a record for each feed."""
 
     feeds: tuple[NodeFeed, ...]
 
 
-class EndSampling(Effect, frozen=True, kw_only=True):
+class EndSampling(_Effect, frozen=True, kw_only=True):
     """Write nothing more for this lease of the node."""
 
     lease_id: str
@@ -204,7 +211,7 @@ class RankStreams(msgspec.Struct, frozen=True):
     living: bool
 
 
-class ReduceRanks(Effect, frozen=True, kw_only=True):
+class ReduceRanks(_Effect, frozen=True, kw_only=True):
     """Read what ranks have logged, and write what they say together into the node's stream → `RanksReduced`.
 
     Attributes:
@@ -221,13 +228,13 @@ class ReduceRanks(Effect, frozen=True, kw_only=True):
     now: float
 
 
-class EndReducing(Effect, frozen=True, kw_only=True):
+class EndReducing(_Effect, frozen=True, kw_only=True):
     """Hold nothing of this lease of the node any more."""
 
     lease_id: str
 
 
-class SetAside(Effect, frozen=True, kw_only=True):
+class SetAside(_Effect, frozen=True, kw_only=True):
     """Keep a record that the backend will never take, readable, with its reason → `RecordSetAside`."""
 
     target: str
@@ -242,7 +249,7 @@ class SetAside(Effect, frozen=True, kw_only=True):
     reason: str
 
 
-class RemoveSegments(Effect, frozen=True, kw_only=True):
+class RemoveSegments(_Effect, frozen=True, kw_only=True):
     """Delete delivered segments: (number, size they had)."""
 
     lease_id: str
@@ -251,7 +258,7 @@ class RemoveSegments(Effect, frozen=True, kw_only=True):
     segments: tuple[tuple[int, int], ...]
 
 
-class RemoveBlobs(Effect, frozen=True, kw_only=True):
+class RemoveBlobs(_Effect, frozen=True, kw_only=True):
     """Delete the contents that these records of a files stream name: they are delivered, or kept aside."""
 
     lease_id: str
@@ -262,14 +269,14 @@ class RemoveBlobs(Effect, frozen=True, kw_only=True):
     end: int
 
 
-class RemoveLease(Effect, frozen=True, kw_only=True):
+class RemoveLease(_Effect, frozen=True, kw_only=True):
     """Delete the folder of a lease whose process is dead and whose streams are delivered."""
 
     lease_id: str
     folder: str
 
 
-class OpenRun(Effect, frozen=True, kw_only=True):
+class OpenRun(_Effect, frozen=True, kw_only=True):
     """Create or reopen the Run on its backend → `OpenEnded`.
 
     Attributes:
@@ -293,29 +300,32 @@ class Fence(msgspec.Struct, frozen=True):
     not_after: float | None
 
 
-class Control(Effect, frozen=True, kw_only=True):
+class Control(_Effect, frozen=True, kw_only=True):
     """One control request → `Controlled` with the same operation and token.
 
     Attributes:
-        operation: `names`, `tags`, `config`, `alert`, `seat`, `revive`, `status` or `put_back`.
-        body: its JSON argument.
+        request: what is asked.
         fence: for what only the seat of several nodes may say.
     """
 
     run: BackendRun
-    operation: str
+    request: ControlRequest
     token: int
-    body: bytes
     fence: Fence | None = None
 
+    @property
+    def operation(self) -> Operation:
+        """The short name of the request."""
+        return operation_of(self.request)
 
-class BeatRun(Effect, frozen=True, kw_only=True):
+
+class BeatRun(_Effect, frozen=True, kw_only=True):
     """Send the backend a heartbeat of the job → `Beaten`."""
 
     run: BackendRun
 
 
-class WriteDocument(Effect, frozen=True, kw_only=True):
+class WriteDocument(_Effect, frozen=True, kw_only=True):
     """Put the Run's document into the store, atomically → `DocumentWritten`."""
 
     run: str
@@ -333,7 +343,7 @@ class Copy(msgspec.Struct, frozen=True):
     end: int
 
 
-class KeepCopies(Effect, frozen=True, kw_only=True):
+class KeepCopies(_Effect, frozen=True, kw_only=True):
     """Copy undelivered parts of a lease's segments into the store → `CopiesKept`."""
 
     run: str
@@ -343,7 +353,7 @@ class KeepCopies(Effect, frozen=True, kw_only=True):
     copies: tuple[Copy, ...]
 
 
-class DropCopies(Effect, frozen=True, kw_only=True):
+class DropCopies(_Effect, frozen=True, kw_only=True):
     """Remove copies of delivered segments, (stream, number), from the store → `CopiesDropped`."""
 
     run: str
@@ -352,32 +362,32 @@ class DropCopies(Effect, frozen=True, kw_only=True):
     segments: tuple[tuple[str, int], ...]
 
 
-class ReadUploads(Effect, frozen=True, kw_only=True):
+class ReadUploads(_Effect, frozen=True, kw_only=True):
     """Look in the store what `sync` has uploaded of a Run → `UploadsRead`."""
 
     run: str
     target: Target
 
 
-class JoinCluster(Effect, frozen=True, kw_only=True):
+class JoinCluster(_Effect, frozen=True, kw_only=True):
     """Get a lease of this node → `ClusterJoined`."""
 
     address: ClusterAddress
 
 
-class RenewCluster(Effect, frozen=True, kw_only=True):
+class RenewCluster(_Effect, frozen=True, kw_only=True):
     """Prolong the lease of this node → `ClusterJoined`."""
 
     address: ClusterAddress
 
 
-class LeaveCluster(Effect, frozen=True, kw_only=True):
+class LeaveCluster(_Effect, frozen=True, kw_only=True):
     """Give the lease of this node back."""
 
     address: ClusterAddress
 
 
-class ListCluster(Effect, frozen=True, kw_only=True):
+class ListCluster(_Effect, frozen=True, kw_only=True):
     """Read all keys below a prefix → `ClusterListed`."""
 
     run: str
@@ -385,7 +395,7 @@ class ListCluster(Effect, frozen=True, kw_only=True):
     prefix: str
 
 
-class WatchCluster(Effect, frozen=True, kw_only=True):
+class WatchCluster(_Effect, frozen=True, kw_only=True):
     """Wait for changes below a prefix, at most `quiet_s` → `ClusterSeen`."""
 
     run: str
@@ -395,7 +405,7 @@ class WatchCluster(Effect, frozen=True, kw_only=True):
     quiet_s: float
 
 
-class WriteCluster(Effect, frozen=True, kw_only=True):
+class WriteCluster(_Effect, frozen=True, kw_only=True):
     """One change under conditions → `ClusterWritten`; arguments as `ClusterStore.write`."""
 
     run: str
@@ -409,7 +419,7 @@ class WriteCluster(Effect, frozen=True, kw_only=True):
     leased: bool = False
 
 
-class ExpireCluster(Effect, frozen=True, kw_only=True):
+class ExpireCluster(_Effect, frozen=True, kw_only=True):
     """Have keys deleted by the engine after a while."""
 
     run: str
@@ -418,20 +428,20 @@ class ExpireCluster(Effect, frozen=True, kw_only=True):
     after_s: int
 
 
-class Say(Effect, frozen=True, kw_only=True):
+class Say(_Effect, frozen=True, kw_only=True):
     """One line for the coordinator's log: event name and fields, never a secret."""
 
     event: str
     fields: dict[str, str] = {}
 
 
-class AwaitRelease(Effect, frozen=True, kw_only=True):
+class AwaitRelease(_Effect, frozen=True, kw_only=True):
     """Notice when a process that lives on has released the folder of its ended lease → `LeaseReleased`."""
 
     lease_id: str
 
 
-class StopSelf(Effect, frozen=True, kw_only=True):
+class StopSelf(_Effect, frozen=True, kw_only=True):
     """Unlink, drain, unlock and exit: nothing is left to do, or a person asked for it.
 
     Attributes:
@@ -440,3 +450,45 @@ class StopSelf(Effect, frozen=True, kw_only=True):
 
     reason: str
     unless: bool = False
+
+
+# Closed: where a case is missing, the type checker says so.
+Outward = (
+    Send
+    | GiveItem
+    | ReadLifecycle
+    | WatchProcess
+    | TakeForDead
+    | WatchLauncher
+    | CheckLiveness
+    | PollMembers
+    | LookAtStreams
+    | FindFence
+    | Ship
+    | SampleNode
+    | EndSampling
+    | ReduceRanks
+    | EndReducing
+    | SetAside
+    | RemoveSegments
+    | RemoveBlobs
+    | RemoveLease
+    | OpenRun
+    | Control
+    | BeatRun
+    | WriteDocument
+    | KeepCopies
+    | DropCopies
+    | ReadUploads
+    | JoinCluster
+    | RenewCluster
+    | LeaveCluster
+    | ListCluster
+    | WatchCluster
+    | WriteCluster
+    | ExpireCluster
+    | Say
+    | AwaitRelease
+    | StopSelf
+)
+Effect = Commit | Outward  # a commit comes before all that it allows to leave

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from pluto_dist.core.values.backend import Beat, LogType, OpenResult, Outcome, Uploaded
+from pluto_dist.core.values.backend import Beat, LogType, OpenResult, Operation, Outcome, Uploaded
 from pluto_dist.core.values.effects import Copy
 from pluto_dist.core.values.engine import ClusterAddress, ListResult, RenewResult, WatchResult, WriteResult
 from pluto_dist.core.values.ids import Identity
@@ -17,25 +17,25 @@ from pluto_dist.core.values.messages import Question, Sync
 from pluto_dist.core.values.records import Reduction
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True):
+class _Event(msgspec.Struct, frozen=True, kw_only=True):
     """Base of all events."""
 
 
-class Synced(Event, frozen=True, kw_only=True):
+class Synced(_Event, frozen=True, kw_only=True):
     """A process sent a `Sync`: how far its lifecycle stream is. `peer` is its address on the socket."""
 
     peer: bytes
     message: Sync
 
 
-class Asked(Event, frozen=True, kw_only=True):
+class Asked(_Event, frozen=True, kw_only=True):
     """A question of a person or a script arrived."""
 
     peer: bytes
     question: Question
 
 
-class LifecycleRead(Event, frozen=True, kw_only=True):
+class LifecycleRead(_Event, frozen=True, kw_only=True):
     """Entries of a lease's lifecycle stream, each with its ordinal number, counted from 1."""
 
     lease_id: str
@@ -43,7 +43,7 @@ class LifecycleRead(Event, frozen=True, kw_only=True):
     entries: tuple[tuple[int, LifecycleEntry | Unreadable], ...]
 
 
-class ProcessDied(Event, frozen=True, kw_only=True):
+class ProcessDied(_Event, frozen=True, kw_only=True):
     """The process of a lease is gone for certain; its lifecycle stream was read to the end before.
 
     Attributes:
@@ -67,33 +67,33 @@ class ProcessDied(Event, frozen=True, kw_only=True):
     family: bool = False
 
 
-class LeaseReleased(Event, frozen=True, kw_only=True):
+class LeaseReleased(_Event, frozen=True, kw_only=True):
     """The process has released the folder of its ended lease; it may live on."""
 
     lease_id: str
 
 
-class LauncherDied(Event, frozen=True, kw_only=True):
+class LauncherDied(_Event, frozen=True, kw_only=True):
     """A launcher that was watched for a Run is gone; the Run may belong to another job by now."""
 
     run: str
     launcher: Identity
 
 
-class LivenessChecked(Event, frozen=True, kw_only=True):
+class LivenessChecked(_Event, frozen=True, kw_only=True):
     """The owner's liveness was checked for a claim; if it was dead, `ProcessDied` came before this."""
 
     claim: str
     lease_id: str
 
 
-class MembersPolled(Event, frozen=True, kw_only=True):
+class MembersPolled(_Event, frozen=True, kw_only=True):
     """All members of a Run were polled for its verdict; what was new of them came before, as events."""
 
     run: str
 
 
-class StreamsSeen(Event, frozen=True, kw_only=True):
+class StreamsSeen(_Event, frozen=True, kw_only=True):
     """Sizes of the segments of a lease's streams: stream -> segment -> bytes.
 
     Attributes:
@@ -113,7 +113,7 @@ class PointSummary(msgspec.Struct, frozen=True):
     count: int
 
 
-class Shipped(Event, frozen=True, kw_only=True):
+class Shipped(_Event, frozen=True, kw_only=True):
     """Outcome of one `Ship`.
 
     Attributes:
@@ -137,7 +137,7 @@ class Shipped(Event, frozen=True, kw_only=True):
     max_step: int = -1
 
 
-class RanksReduced(Event, frozen=True, kw_only=True):
+class RanksReduced(_Event, frozen=True, kw_only=True):
     """Outcome of a `ReduceRanks`.
 
     Attributes:
@@ -156,7 +156,7 @@ class RanksReduced(Event, frozen=True, kw_only=True):
     error: str = ""
 
 
-class RecordSetAside(Event, frozen=True, kw_only=True):
+class RecordSetAside(_Event, frozen=True, kw_only=True):
     """A record that the backend will never take is kept aside; `error` says why that could not be done."""
 
     target: str
@@ -165,7 +165,7 @@ class RecordSetAside(Event, frozen=True, kw_only=True):
     error: str = ""
 
 
-class NamesFound(Event, frozen=True, kw_only=True):
+class NamesFound(_Event, frozen=True, kw_only=True):
     """A batch declares names that the core has not settled; nothing was sent."""
 
     target: str
@@ -174,30 +174,30 @@ class NamesFound(Event, frozen=True, kw_only=True):
     names: dict[str, LogType]
 
 
-class OpenEnded(Event, frozen=True, kw_only=True):
+class OpenEnded(_Event, frozen=True, kw_only=True):
     """The backend answered an `OpenRun`."""
 
     run: str
     result: OpenResult
 
 
-class Controlled(Event, frozen=True, kw_only=True):
+class Controlled(_Event, frozen=True, kw_only=True):
     """A control request of a Run was answered; `operation` and `token` say which."""
 
     run: str
-    operation: str
+    operation: Operation
     token: int
     outcome: Outcome
 
 
-class Beaten(Event, frozen=True, kw_only=True):
+class Beaten(_Event, frozen=True, kw_only=True):
     """The backend got a sign of life."""
 
     run: str
     beat: Beat
 
 
-class DocumentWritten(Event, frozen=True, kw_only=True):
+class DocumentWritten(_Event, frozen=True, kw_only=True):
     """The Run's document is in the store, in this revision; `error` says why not."""
 
     run: str
@@ -205,7 +205,7 @@ class DocumentWritten(Event, frozen=True, kw_only=True):
     error: str = ""
 
 
-class CopiesKept(Event, frozen=True, kw_only=True):
+class CopiesKept(_Event, frozen=True, kw_only=True):
     """Copies of a lease's segments are in the store; `error` says why not all of them."""
 
     run: str
@@ -214,7 +214,7 @@ class CopiesKept(Event, frozen=True, kw_only=True):
     error: str = ""
 
 
-class CopiesDropped(Event, frozen=True, kw_only=True):
+class CopiesDropped(_Event, frozen=True, kw_only=True):
     """Copies are not in the store any more."""
 
     run: str
@@ -222,34 +222,34 @@ class CopiesDropped(Event, frozen=True, kw_only=True):
     segments: tuple[tuple[str, int], ...]
 
 
-class UploadsRead(Event, frozen=True, kw_only=True):
+class UploadsRead(_Event, frozen=True, kw_only=True):
     """The uploads of a Run by `sync`, None if there were none or the store cannot be read."""
 
     run: str
     uploaded: Uploaded | None
 
 
-class FenceFound(Event, frozen=True, kw_only=True):
+class FenceFound(_Event, frozen=True, kw_only=True):
     """The fences of a superseded lease are known: where its streams stood when it was replaced."""
 
     lease_id: str
     fences: dict[str, tuple[int, int]]
 
 
-class KeyGiven(Event, frozen=True, kw_only=True):
+class KeyGiven(_Event, frozen=True, kw_only=True):
     """The coordinator has received the API key for this `Target.key_id`; it is in memory only."""
 
     key_id: str
 
 
-class ClusterJoined(Event, frozen=True, kw_only=True):
+class ClusterJoined(_Event, frozen=True, kw_only=True):
     """The cluster store answered a request for a lease, or for more time."""
 
     address: ClusterAddress
     result: RenewResult
 
 
-class ClusterListed(Event, frozen=True, kw_only=True):
+class ClusterListed(_Event, frozen=True, kw_only=True):
     """The cluster store answered a list; `read_at` is when the answer arrived."""
 
     run: str
@@ -258,7 +258,7 @@ class ClusterListed(Event, frozen=True, kw_only=True):
     read_at: float
 
 
-class ClusterSeen(Event, frozen=True, kw_only=True):
+class ClusterSeen(_Event, frozen=True, kw_only=True):
     """A watch has reported changes, or that nothing changed for a while, or has ended."""
 
     run: str
@@ -267,7 +267,7 @@ class ClusterSeen(Event, frozen=True, kw_only=True):
     read_at: float
 
 
-class ClusterWritten(Event, frozen=True, kw_only=True):
+class ClusterWritten(_Event, frozen=True, kw_only=True):
     """The cluster store answered a change."""
 
     run: str
@@ -275,5 +275,37 @@ class ClusterWritten(Event, frozen=True, kw_only=True):
     result: WriteResult
 
 
-class Ticked(Event, frozen=True, kw_only=True):
+class Ticked(_Event, frozen=True, kw_only=True):
     """A deadline has passed."""
+
+
+# Closed: where a case is missing, the type checker says so.
+Event = (
+    Synced
+    | Asked
+    | LifecycleRead
+    | ProcessDied
+    | LeaseReleased
+    | LauncherDied
+    | LivenessChecked
+    | MembersPolled
+    | StreamsSeen
+    | Shipped
+    | RanksReduced
+    | RecordSetAside
+    | NamesFound
+    | OpenEnded
+    | Controlled
+    | Beaten
+    | DocumentWritten
+    | CopiesKept
+    | CopiesDropped
+    | UploadsRead
+    | FenceFound
+    | KeyGiven
+    | ClusterJoined
+    | ClusterListed
+    | ClusterSeen
+    | ClusterWritten
+    | Ticked
+)
