@@ -14,11 +14,12 @@ from pluto_dist.core.values.backend import (
     Reopened,
     Retry,
     RunOpened,
+    Status,
     Unavailable,
     Unknown,
 )
 from pluto_dist.core.values.effects import OpenRun
-from pluto_dist.core.values.ids import Job, RunRef, Status
+from pluto_dist.core.values.ids import Job, RunRef
 from pluto_dist.core.values.lifecycle import Fork, Origin
 from tests.core.server import ServerRun
 from tests.core.world import World
