@@ -16,6 +16,8 @@ import msgspec
 
 from pluto_dist.core.machine import clocks, shared_run
 from pluto_dist.core.machine.changes import Changes
+from pluto_dist.core.machine.cluster import Clusters
+from pluto_dist.core.machine.settle import Settling
 from pluto_dist.core.machine.shared_run import SharedRun
 from pluto_dist.core.rules import joint, reports, seat
 from pluto_dist.core.rules.reports import HERE
@@ -220,6 +222,53 @@ def next_seat_believes_the_server_knows() -> Patch:
     return Changes, "speak", broken
 
 
+def relays_keep_the_seat() -> Patch:
+    """A node that cannot open the Run has the seat for as long as it is there."""
+    real = seat.plan
+
+    def broken(view: seat.SeatView, now: float) -> Any:
+        return real(msgspec.structs.replace(view, opens=False), now)
+
+    return shared_run, "plan", broken
+
+
+def parts_have_keys_of_their_own() -> Patch:
+    """Without a server: no node takes the ids that the Run has been given."""
+    return Clusters, "identity", lambda self, run: None
+
+
+def parts_keep_their_own_reason() -> Patch:
+    """Without a server: a node that had decided alone takes only the status of all nodes."""
+    real = Settling._as_stored
+
+    def broken(self: Settling, run: Any, members: Any, stored: StoredVerdict, **about: Any) -> Any:
+        same = run.ended and run.status == stored.verdict.status
+        mine = msgspec.structs.replace(stored, verdict=run.verdict, ended_ms=run.ended_ms) if same else stored
+        return real(self, run, members, mine, **about)
+
+    return Settling, "_as_stored", broken
+
+
+def changes_are_nobodys() -> Patch:
+    """Without a server: the seat takes what was changed for known before the cluster store has it."""
+    return SharedRun, "shares_changes", lambda self, run: True
+
+
+def shared_state_is_written_on_change_only() -> Patch:
+    """Without a server: tags and config of the owner are where they always were."""
+    real = SharedRun._show_shared
+
+    def broken(self: SharedRun, run: Any, members: Any) -> bool:
+        return bool(run.folded) and real(self, run, members)
+
+    steps = [broken if step is real else step for step in shared_run.STEPS]
+    return shared_run, "STEPS", tuple(steps)
+
+
+LOCAL = (
+    parts_have_keys_of_their_own, parts_keep_their_own_reason, changes_are_nobodys,
+    shared_state_is_written_on_change_only,
+)  # fmt: skip
 MUTATIONS: tuple[Callable[[], Patch], ...] = (
     seat_is_not_fenced, seat_is_taken_from_the_living, claim_without_a_guard, epoch_does_not_rise,
     sent_before_it_is_stored, verdict_is_written_over, evidence_is_leased, clocks_are_taken_for_one,
@@ -227,7 +276,8 @@ MUTATIONS: tuple[Callable[[], Patch], ...] = (
     other_nodes_do_not_count, lost_answers_are_yes, presence_is_not_renewed,
     end_without_its_evidence, old_rounds_end_new_ones,
     unanswered_changes_are_known,
-    next_seat_believes_the_server_knows,
+    next_seat_believes_the_server_knows, relays_keep_the_seat,
+    *LOCAL,
 )  # fmt: skip
 
 
@@ -235,6 +285,7 @@ PLAN_OF = {  # the others show in any history
     evidence_is_leased: "lose_failed_node", clocks_are_taken_for_one: "fail_two",
     clocks_are_not_measured: "fail_two", loss_explains_everything: "fail_unseen",
     other_nodes_do_not_count: "fail_rank", old_rounds_end_new_ones: "take_up_again",
+    relays_keep_the_seat: "owner_comes_last", parts_keep_their_own_reason: "fail_unseen",
 }  # fmt: skip
 
 
@@ -244,7 +295,7 @@ def catch(mutation: Callable[[], Patch], first: int, seconds: float) -> tuple[in
     deadline, seed = time.monotonic() + seconds, first
     with mock.patch.object(where, name, what):
         while time.monotonic() < deadline:
-            error = attempt(seed, PLAN_OF.get(mutation, ""))
+            error = attempt(seed, PLAN_OF.get(mutation, ""), local=mutation in LOCAL)
             if error is not None:
                 return seed, error
             seed += 1

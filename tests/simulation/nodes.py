@@ -9,6 +9,7 @@ that is there, and a status that was not stored.
 
     python -m tests.simulation.nodes --for 600      histories from a random seed on, for ten minutes
     python -m tests.simulation.nodes --seed 7 -v    one of them, told step by step
+    python -m tests.simulation.nodes --local        the same without a server, each node with its own store
     python -m tests.simulation.node_mutations       broken variants, each of which must be caught
 """
 
@@ -22,16 +23,18 @@ from collections.abc import Callable
 
 import msgspec
 
+from pluto_dist.core.rules.parts import grouped, together
+from pluto_dist.core.values.document import Document, read
 from tests.core.cluster_world import ClusterWorld
 
 VICTIM = {"what": "ConnectionResetError", "communication": True}
 STEPS = 30
 
 
-def attempt(seed: int, plan: str = "") -> str | None:
+def attempt(seed: int, plan: str = "", *, local: bool = False) -> str | None:
     """What went wrong in the history of a seed, None if nothing did; with this plan, if it is given."""
     try:
-        History(seed, plan=plan).run()
+        (LocalHistory if local else History)(seed, plan=plan).run()
     except Exception as error:  # noqa: BLE001 # whatever it is, it belongs to this seed
         return f"{type(error).__name__}: {error}"
     return None
@@ -46,11 +49,13 @@ class History:
         plan: one of `PLANS`; by default the seed decides.
     """
 
+    local = False
+
     def __init__(self, seed: int, tell: Callable[[str], None] = lambda _: None, plan: str = "") -> None:
         self.seed = seed
         self.dice = random.Random(seed)
         self.tell = tell
-        self.world = ClusterWorld(self.dice.choice((2, 2, 3)))
+        self.world = ClusterWorld(self.dice.choice((2, 2, 3)), local=self.local)
         self.causes: list[int] = []
         self.lost: set[int] = set()
         self.seen_by_all = False
@@ -76,7 +81,7 @@ class History:
             TROUBLE[name](self)
             if self._step == self.planned_at:
                 self._say(self.plan)
-                PLANS[self.plan](self)
+                (PLANS | ONLY_BY_NAME)[self.plan](self)
             self.world.give_keys()
             self._log()
             self.world.wait(self.dice.choice((0.1, 0.5, 2, 5, 12, 20)))
@@ -122,13 +127,21 @@ class History:
 
         Where all nodes were seen when it failed; else others may have had to decide without its word.
         """
+        reason = self.reason()
         if self.told_before_the_loss:
-            assert f"rank {self.causes[0]} (pid" in self.world.reason(), self.world.reason()
+            assert f"rank {self.causes[0]} (pid" in reason, reason
         if self.seen_by_all and not self.lost:
-            reason = self.world.reason()
             assert f"rank {self.causes[0]} (pid" in reason, f"{self.causes} failed in this order: {reason}"
             assert " or " not in reason, f"{self.causes} failed a second apart: {reason}"
             assert "the node was lost" not in reason, reason
+
+    def reason(self) -> str:
+        """Why the Run ended, as people read it."""
+        return self.world.reason()
+
+    def check_first_end(self) -> None:
+        """The Run has ended once."""
+        assert self.world.statuses() == ["FAILED"], self.world.statuses()
 
     # --- what happens ---------------------------------------------------------------------------------------
 
@@ -284,7 +297,13 @@ class History:
         self.world.start(*range(2 * len(self.world.nodes)), attempt=1, max_restarts=1)
         self.world.wait(self.dice.choice((1, 10)))
 
-    def take_up_again(self) -> None:
+    def owner_comes_last(self) -> None:
+        """As `take_up_again`, and node 0 starts when the others have been there for long."""
+        self.take_up_again(late_s=12.0)
+        waiting = [run.key for node in self.world.nodes for run in node.book.runs if run.opening]
+        assert not waiting or not self.ended_before, f"all are well, and {waiting} wait to be opened"
+
+    def take_up_again(self, late_s: float = 0.0) -> None:
         """The Run ends, and another launch goes on with it on the same nodes: its end is another one."""
         self._mend()
         if not self.alive() or self.lost:
@@ -292,9 +311,14 @@ class History:
         self.world.ranks[self.dice.choice(self.alive())].raises("OldError")
         self._victims()
         self.world.wait(25)
-        assert self.world.statuses() == ["FAILED"], self.world.statuses()
+        self.check_first_end()
         self.ended_before = 1
-        self.world.start(*range(2 * len(self.world.nodes)), key="again")
+        ranks = range(2 * len(self.world.nodes))
+        for late in (False, True) if late_s else ():
+            self.world.start(*(rank for rank in ranks if late == (rank < 2)), key="again")
+            self.world.wait(late_s)
+        if not late_s:
+            self.world.start(*ranks, key="again")
         self.world.wait(self.dice.choice((1, 10)))
 
     def _fails(self, *, calm: bool) -> int | None:
@@ -348,7 +372,8 @@ class History:
         self.dice.shuffle(ranks)
         restarts = int(self.plan == "restart_job")
         for rank in ranks:
-            self.world.start(rank, max_restarts=restarts)
+            given = {"tags": ("given",), "config": {"given": 1}} if self.local else {}
+            self.world.start(rank, max_restarts=restarts, **given)
             self.world.wait(self.dice.choice((0.1, 0.1, 1.0)))
         self.world.wait(self.dice.choice((1, 10)))
 
@@ -420,6 +445,58 @@ class History:
         self.tell(f"{self.world.time - 1000:8.1f} s  {what}")
 
 
+class LocalHistory(History):
+    """The same without a server: each node has a part of the Run, and together they say what is true."""
+
+    local = True
+
+    def check(self) -> None:
+        """What must be true in the end, of what is left in the stores of all nodes."""
+        world, run = self.world, self.together()
+        wanted = "FAILED" if self.causes else None if self.lost else "COMPLETED"
+        assert wanted in (None, run.status), f"{self.causes} failed, {self.lost} lost: {run.status}"
+        assert run.verdict is not None, f"the Run is {run.status} without a verdict"
+        self._check_reason()
+        for stored in list(world.verdicts.values())[-1:]:
+            assert run.status == stored.verdict.status, "the parts have another end than the store"
+        for number, part in self.parts().items():
+            if number in self.lost:
+                continue
+            known = (part.status, part.ended_at, part.reported)
+            assert known == (run.status, run.ended_at, True), f"node {number} believes {known}"
+            assert (part.id, part.part_of) == (run.id, run.part_of), f"node {number} has another Run"
+            assert world.nodes[number].core.at_rest, f"node {number} does not come to rest"
+            config = msgspec.json.decode(part.config)
+            assert "given" in part.tags, f"node {number} does not know the owner's tags"
+            assert "given" in config, f"node {number} does not know the owner's config"
+            for added in (each for rank, each in self.changed.items() if rank // 2 not in self.lost):
+                missing = added - set(part.tags), added - config.keys()
+                assert missing == (set(), set()), f"{missing} are not in the part of node {number}"
+        for rank, value in self.written.items():
+            made = world.nodes[rank // 2].server.called("x")
+            assert rank // 2 in self.lost or any(value in made.values(name) for name in made.series), (
+                f"{value} of rank {rank} is lost"
+            )
+
+    def parts(self) -> dict[int, Document]:
+        """What is in the store of each node."""
+        runs = {number: node.run("x") for number, node in enumerate(self.world.nodes)}
+        return {number: read(self.world.nodes[number].documents[run.key]) for number, run in runs.items()}
+
+    def together(self) -> Document:
+        """As a reader sees them who has all stores."""
+        groups = grouped(self.parts().values())
+        assert len(groups) == 1, f"{len(groups)} Runs"
+        return together(groups[0])
+
+    def reason(self) -> str:
+        verdict = self.together().verdict
+        return verdict.reason if verdict is not None else ""
+
+    def check_first_end(self) -> None:
+        assert self.together().status == "FAILED", self.together().status
+
+
 TROUBLE: dict[str, Callable[[History], None]] = {
     name: getattr(History, name)
     for name in (
@@ -446,21 +523,26 @@ PLANS: dict[str, Callable[[History], None]] = {
 }
 
 
+ONLY_BY_NAME = {"owner_comes_last": History.owner_comes_last}  # a seed must go on to mean the same history
+
+
 def main(arguments: list[str]) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="tests.simulation.nodes")
     parser.add_argument("--seed", type=int)
     parser.add_argument("--for", type=float, default=60.0, dest="seconds")
     parser.add_argument("-v", action="store_true")
+    parser.add_argument("--local", action="store_true", help="without a server")
     given = parser.parse_args(arguments)
     if given.seed is not None:
-        History(given.seed, print if given.v else lambda _: None).run()
+        kind = LocalHistory if given.local else History
+        kind(given.seed, print if given.v else lambda _: None).run()
         print(f"seed {given.seed}: all is well")
         return 0
     seed, end, failed = random.randrange(1 << 30), time.monotonic() + given.seconds, 0
     count = 0
     while time.monotonic() < end:
-        error = attempt(seed)
+        error = attempt(seed, local=given.local)
         if error is not None:
             failed += 1
             print(f"seed {seed}: {error}")

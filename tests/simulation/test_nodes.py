@@ -10,7 +10,7 @@ import pytest
 from tests.simulation.nodes import PLANS, attempt
 
 # 4: a Run that was taken up again and ended without the store was never told to the others.
-SEEDS = (*enumerate(PLANS, 1), (4, "take_up_again"))
+SEEDS = (*enumerate(PLANS, 1), (4, "take_up_again"), *((seed, "owner_comes_last") for seed in (1, 2)))
 
 
 @pytest.mark.parametrize(("seed", "plan"), SEEDS)
@@ -18,3 +18,10 @@ def test_fixed_histories_keep_every_guarantee(seed: int, plan: str) -> None:
     """G2, G3, G7, G9."""
     error = attempt(seed, plan)
     assert error is None, f"History({seed}, print, {plan!r}).run(): {error}"
+
+
+@pytest.mark.parametrize(("seed", "plan"), [*enumerate(PLANS, 1), (3, "owner_comes_last")])
+def test_fixed_histories_without_a_server(seed: int, plan: str) -> None:
+    """G2, G3, G7, G9, R12: what is in the stores of all nodes is one Run, with one end."""
+    error = attempt(seed, plan, local=True)
+    assert error is None, f"LocalHistory({seed}, print, {plan!r}).run(): {error}"

@@ -216,8 +216,14 @@ class Settling:
     def _as_stored(
         self, run: Run, members: tuple[Lease, ...], stored: StoredVerdict, *, number: int, sent: bool
     ) -> Run:
-        """The Run ends as all nodes know it, also where this one had decided alone."""
-        if run.status != stored.verdict.status or not run.ended:
+        """The Run ends as all nodes know it, also where this one had decided alone.
+
+        Of one status the first reason stays, because a server has been told it; parts have all the same one.
+        """
+        another = run.status != stored.verdict.status or not run.ended
+        if run.target.mode == "local":
+            another = another or (run.verdict, run.ended_ms) != (stored.verdict, stored.ended_ms)
+        if another:
             run = self._end(run, stored.verdict, members, stored.ended_ms, round=number)
             run = self._context.change_run(run, reported=False)
         if run.round != number:
