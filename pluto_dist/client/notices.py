@@ -145,7 +145,7 @@ def started(view: View | None, settings: Settings, spool: str) -> None:
             run.project,
         )
     if not settings.quiet:
-        _print_started(run, str(store), view.attempt)
+        _print_started(run, str(store), view.attempt, view.trouble)
 
 
 def key_found(settings: Settings) -> None:
@@ -202,14 +202,15 @@ def belongs_to_launcher(view: View | None, name: str | None, project: str, launc
         )
 
 
-def _print_started(run: RunView, store: str, attempt: int) -> None:
+def _print_started(run: RunView, store: str, attempt: int, trouble: str) -> None:
     verb = "resumed" if run.resumed else "started"
     if attempt:
         verb = f"attempt {attempt} goes on with"
     if run.mode == "local":
         tell(f"{verb} {_named(run)} (local, {store}); watch it: pluto-dist show {_short(run)}")
     elif run.provisional:
-        tell(f"{verb} {_named(run)} (the server does not answer yet; everything is kept on disk)")
+        why = f": {trouble}" if trouble else ""
+        tell(f"{verb} {_named(run)} (the server does not answer yet{why}; everything is kept on disk)")
     else:
         tell(f"{verb} {_named(run)}; watch it: {run.url}")
     if run.found_running and not attempt:

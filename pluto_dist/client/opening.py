@@ -130,7 +130,8 @@ def _open_at(wish: Wish, settings: Settings, places: Places, make: MakeRun | Non
 
     surroundings = _surroundings(wish)
     _tell_ignored(surroundings)
-    _end_former_cell(surroundings)
+    if surroundings.notebook and (wish.verb, wish.via) == ("init", "call"):
+        _end_former_cell()
     TASKS.end_failed()
     work = ray_work()
     if work is not None:
@@ -391,10 +392,12 @@ def _surroundings(wish: Wish) -> Surroundings:
     return found
 
 
-def _end_former_cell(surroundings: Surroundings) -> None:
-    """Ends, in a notebook, the unfinished Run before; in a script it stays, as one of a sweep (R5)."""
-    former = RUNS.newest() if surroundings.notebook else None
-    if former is not None:
+def _end_former_cell() -> None:
+    """Ends, in a notebook, the unfinished Run before; in a script it stays, as one of a sweep (R5).
+
+    So does one of another thread or task of asyncio that still works.
+    """
+    for former in RUNS.left_open():
         _log.warning(
             "a new Run starts in this notebook: finishing %s first", former.display_id or former.run_id
         )
