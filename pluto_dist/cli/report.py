@@ -304,7 +304,7 @@ def _print_topics(topics: dict[str, TopicShown], *, whole: bool) -> None:
 def _print_readers(readers: tuple[ReaderShown, ...], *, whole: bool) -> None:
     """Prints the readers of a topic, those that are behind first."""
     if not readers:
-        typer.echo("nobody has looked at them yet")
+        typer.echo("no process has taken any yet")
         return
     listed = sorted(readers, key=lambda reader: -reader.behind)[: None if whole else READERS]
     print_table(("WHO LOOKS", "DONE", "BEHIND", "AT WORK"), map(_reader, listed), right=_TOPIC_NUMBERS)

@@ -19,14 +19,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pluto_dist.client import notices
 from pluto_dist.client.arguments import code_of, seconds_of
-from pluto_dist.client.calls import calling
 from pluto_dist.client.console.capture import CAPTURES
+from pluto_dist.client.hooks import STOPS
 from pluto_dist.client.lease_files import LeaseFiles, Wall
 from pluto_dist.client.link import Link
-from pluto_dist.client.notices import Notices, Waiting, WarnOnce
+from pluto_dist.client.notices import Notices, Waiting, WarnOnce, calling
 from pluto_dist.client.offline import Claimed, knows_its_run
 from pluto_dist.client.points import PointLog
-from pluto_dist.client.stops import STOPS
 from pluto_dist.client.values import clean_text
 from pluto_dist.core.rules.alerts import TitleLimit
 from pluto_dist.core.rules.verdict import advice as advice_on

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from pluto_dist.client.job.detect import Surroundings
     from pluto_dist.client.lease import Lease
     from pluto_dist.client.lease_files import LeaseFiles
-    from pluto_dist.client.ray_tasks import RayWork
     from pluto_dist.client.run import Run
+    from pluto_dist.client.tasks import RayWork
     from pluto_dist.core.values.engine import ClusterAddress
     from pluto_dist.core.values.ids import Job
     from pluto_dist.core.values.lifecycle import Origin
@@ -124,9 +124,8 @@ def _open_at(wish: Wish, settings: Settings, places: Places, make: MakeRun | Non
     from pluto_dist.client.lease import Lease
     from pluto_dist.client.lease_files import LeaseFiles
     from pluto_dist.client.link import Link
-    from pluto_dist.client.ray_tasks import OPEN_TASKS, ray_work
     from pluto_dist.client.run import Run
-    from pluto_dist.client.tasks import TASKS
+    from pluto_dist.client.tasks import RAY_TASKS, TASKS, ray_work
 
     surroundings = _surroundings(wish)
     _tell_ignored(surroundings)
@@ -135,7 +134,7 @@ def _open_at(wish: Wish, settings: Settings, places: Places, make: MakeRun | Non
     TASKS.end_failed()
     work = ray_work()
     if work is not None:
-        OPEN_TASKS.end_former(work.task)
+        RAY_TASKS.end_former(work.task)
     wish, launched_by = _below_launcher(wish, settings)
     wish = _of_all_nodes(wish, settings, surroundings.job)
     files = LeaseFiles(
@@ -165,7 +164,7 @@ def _open_at(wish: Wish, settings: Settings, places: Places, make: MakeRun | Non
     if wish.verb == "init":
         TASKS.opened(lease.lease_id)
     if work is not None and work.kind == "task" and wish.verb == "init":
-        OPEN_TASKS.opened(lease.lease_id, work.task)
+        RAY_TASKS.opened(lease.lease_id, work.task)
     install_hooks(os.getpid(), settings.sigterm_wait_s, settings.preempt_wait_s)
     link.start(lease.granted)
     _wait(lease, wish, surroundings, settings, places)
@@ -335,6 +334,7 @@ def _claim(
         upload_rate=settings.upload_rate,
         sides_limit=settings.sides_limit,
         cluster=_cluster(wish, settings, surroundings.job),
+        topics_at=_topics_at(wish, settings, surroundings.job),
         origin=_origin(wish, settings, surroundings.job),
     )
 
@@ -352,6 +352,15 @@ def _cluster(wish: Wish, settings: Settings, job: Job) -> ClusterAddress | None:
         job.nodes > 1 and wish.run is not None and wish.run.external_id is not None
     )
     return address if named and needed else None
+
+
+def _topics_at(wish: Wish, settings: Settings, job: Job) -> ClusterAddress | None:
+    """The cluster store for hand-over, of an attach too: where other nodes know the same name for the Run."""
+    from pluto_dist.host.settings import cluster_of
+
+    address = cluster_of(settings)
+    named = wish.run is not None and wish.run.external_id is not None
+    return address if named and (settings.mode == "pluto" or job.nodes > 1) else None
 
 
 def _origin(wish: Wish, settings: Settings, job: Job) -> Origin | None:

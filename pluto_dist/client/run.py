@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 
 from pluto_dist.client.arguments import code_of, seconds_of
+from pluto_dist.client.hooks import STOPS
 from pluto_dist.client.interface import Hints, RunSettings, settings_of_run
 from pluto_dist.client.lease import Lease
-from pluto_dist.client.stops import STOPS
 from pluto_dist.client.values import shown
 from pluto_dist.core.rules.changes import add_tags, checked_tags
 from pluto_dist.core.values.ids import Role

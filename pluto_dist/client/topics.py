@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import re
+import socket
 import stat
 import sys
 from collections.abc import Callable, Iterator
@@ -137,11 +138,12 @@ def is_older(lease: Lease) -> bool:
 def tell_of_nodes(lease: Lease) -> None:
     """Warns, in a job of several nodes, that a hand-over ends at the node."""
     view = lease.link.view
-    if view is not None and view.run is not None and view.run.relay:
+    if view is not None and view.run is not None and view.run.relay and not view.run.hands_over:
         lease.warn_once(
             "hand-over",
             f"another node owns this Run: what is handed over on this one ({view.run.relay}) stays here, and "
-            "what is handed over there does not come here. Start trainer and eval on one node",
+            "what is handed over there does not come here. Start trainer and eval on one node, or name a "
+            "cluster store to both (PLUTO_DIST_CLUSTER), and the Run by its run_id",
         )
 
 
@@ -210,7 +212,8 @@ class Checkpoint(Item):
     """A checkpoint that the training has handed over.
 
     Attributes:
-        path: absolute; a file or a folder. Whether it is still there is the training's affair.
+        path: absolute; a file or a folder, as on the host that handed it over. Whether it is still there is
+            the training's affair.
         step: of the training.
         info: what the training said about it.
     """
@@ -385,7 +388,7 @@ class Subscription(Generic[T]):
         group = self._group
         try:
             at = item["at_ms"] / 1000
-            return self._make(self._topic, number, item["payload"], at, item["by"], self._lease, group)
+            made = self._make(self._topic, number, item["payload"], at, item["by"], self._lease, group)
         except (KeyError, TypeError):
             self._lease.warn_once(
                 f"item:{self._topic}:{number}",
@@ -394,6 +397,21 @@ class Subscription(Generic[T]):
             )
             Item(self._topic, number, None, 0.0, "", self._lease, group).done()
             return None
+        if isinstance(made, Checkpoint):
+            self._tell_absent(made, item.get("host", ""))
+        return made
+
+    def _tell_absent(self, checkpoint: Checkpoint, host: str) -> None:
+        """Warns of a path that another host has handed over and that this one does not have."""
+        path, here = checkpoint.path, socket.gethostname()
+        if host in ("", here) or ADDRESS.match(path) or os.path.exists(path):  # noqa: PTH110 # as it is
+            return
+        self._lease.warn_once(
+            "absent",
+            f"checkpoint {checkpoint.number}: {path} is not on this host ({here}); {checkpoint.by} on {host} "
+            "has handed it over. A path goes on as it is: save where both hosts see it, or hand over an "
+            "address (s3://…)",
+        )
 
     def _tell_gone(self, gone: int) -> None:
         if gone:

@@ -16,7 +16,7 @@ from pluto_dist.core.values.effects import (
     WatchCluster,
     WriteCluster,
 )
-from pluto_dist.core.values.engine import Blind, ClusterAddress, Unavailable
+from pluto_dist.core.values.engine import Blind, ClusterAddress, Listed, Unavailable
 from pluto_dist.core.values.events import ClusterJoined, ClusterListed, ClusterSeen, ClusterWritten, Event
 from pluto_dist.host.identity import boot_clock
 
@@ -30,6 +30,13 @@ def connect(address: ClusterAddress) -> ClusterStore:
     from pluto_dist.cluster.etcd import EtcdStore
 
     return EtcdStore(address)
+
+
+def all_keys(store: ClusterStore, effect: ExpireCluster) -> tuple[str, ...]:
+    """The keys that are named, and those that are below the folders now."""
+    listed = [store.list(folder) for folder in effect.below]
+    found = {key for each in listed if isinstance(each, Listed) for key in each.items}
+    return tuple(dict.fromkeys((*effect.keys, *sorted(found))))
 
 
 class ClusterStores:
@@ -69,9 +76,9 @@ class ClusterStores:
                     dead=effect.dead,
                     leased=effect.leased,
                 )
-                return ClusterWritten(run=effect.run, token=effect.token, result=written)
+                return ClusterWritten(run=effect.run, token=effect.token, result=written, value=effect.value)
             case ExpireCluster():
-                store.expire(effect.keys, effect.after_s)  # else they stay: no harm
+                store.expire(all_keys(store, effect), effect.after_s)  # else they stay: no harm
                 return None
             case _:
                 assert_never(effect)

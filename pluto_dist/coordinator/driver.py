@@ -31,9 +31,11 @@ from pluto_dist.core.machine.coordinator import Coordinator
 from pluto_dist.core.values import effects as do
 from pluto_dist.core.values import events as on
 from pluto_dist.core.values.effects import Commit, Save
+from pluto_dist.core.values.engine import ABSENT
 from pluto_dist.core.values.ids import Identity
 from pluto_dist.core.values.messages import Answer, HandOverKey, Refusal, Request, Sync
 from pluto_dist.core.values.records import Now
+from pluto_dist.core.values.topics import Batch, Item
 from pluto_dist.errors import MachineError, ProtocolError, SettingError
 from pluto_dist.host.identity import boot_clock
 from pluto_dist.host.places import Places
@@ -269,6 +271,8 @@ class Driver:
             self._server.send(effect.peer, effect.reply)
         elif isinstance(effect, do.GiveItem):
             self._server.send(effect.peer, Answer(request=effect.request, body=self._item(effect)))
+        elif isinstance(effect, do.StoreItems):
+            self._background.submit(self._with_items(effect))
         elif isinstance(effect, do.Say):
             say(effect.event, **effect.fields)
         elif isinstance(effect, do.EndReducing):
@@ -288,6 +292,25 @@ class Driver:
             say("item_unreadable", item=effect.key, error=error.message)
             item = None
         return _encode({"number": effect.number, "last": effect.last, "item": item})
+
+    def _with_items(self, effect: do.StoreItems) -> do.WriteCluster:
+        """The change with its items; one that cannot be read any more keeps its number, without a payload."""
+        items = []
+        for key in effect.items:
+            try:
+                item = self._database.item(key)
+            except MachineError as error:
+                say("item_unreadable", item=key, error=error.message)
+                item = None
+            items.append(item or Item(msgspec.Raw(b"null"), 0, ""))
+        return do.WriteCluster(
+            run=effect.run,
+            address=effect.address,
+            token=effect.token,
+            key=effect.key,
+            value=_encode(Batch(tuple(items), effect.node, effect.origin, effect.first)),
+            expect=ABSENT,
+        )
 
     def _carry_out_on_process(self, effect: _OnProcess, now: float) -> None:
         match effect:

@@ -20,11 +20,11 @@ from pluto_dist.backend.local.store import Store
 from pluto_dist.core.values.document import Document
 from pluto_dist.core.values.engine import ClusterAddress
 from pluto_dist.errors import MachineError, PlutoDistError, RunNotFoundError
-from pluto_dist.read.elsewhere import OtherNodes
 from pluto_dist.read.lookup import RUNNING, Found, Lookup
 from pluto_dist.read.machines import MachineUse, last_samples, machines_of
 from pluto_dist.read.measures import Pace, UsageMeter
-from pluto_dist.read.processes import Process, Usage, processes_of
+from pluto_dist.read.nodes import OtherNodes
+from pluto_dist.read.processes import Process, Usage, in_order, processes_of
 from pluto_dist.read.settle import Situation, settle, situation
 from pluto_dist.read.spooled import caught_up
 
@@ -40,7 +40,7 @@ class RunSeen(msgspec.Struct, frozen=True, kw_only=True):
         store: folder of the store that holds it.
         live: the coordinator of this node has it.
         situation: whether its processes live.
-        processes: over all restarts, in the order in which they were granted.
+        processes: over all restarts, `in_order`.
         machines: its nodes, by their system metrics.
     """
 
@@ -222,7 +222,7 @@ class Board:
             store=found.store,
             live=found.live,
             situation=known,
-            processes=(*processes, *self._elsewhere.processes(document, self._wall_ms())),
+            processes=in_order((*processes, *self._elsewhere.processes(document, self._wall_ms()))),
             machines=tuple(machines_of(last_samples(document, self._roots(found)))),
         )
 

@@ -2,13 +2,19 @@
 
 Ages are differences of wall clocks, this host's and the node's; where those are not synchronised an age is
 wrong by as much. Whether a node is present is the store's word, and needs no clock.
+
+Such processes stand beside those of this node. A node tells of itself when something changes, else each
+minute: so whether a process lives is known at once, and its step may be a minute old. Therefore it has no lag
+and no rate.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import msgspec
 
-from pluto_dist.core.rules.reports import Document, decoded
+from pluto_dist.core.rules.reports import T, decoded
 from pluto_dist.core.rules.verdict import describe, is_failure
 from pluto_dist.core.values.backend import Status
 from pluto_dist.core.values.cluster import (
@@ -19,10 +25,16 @@ from pluto_dist.core.values.cluster import (
     StoredVerdict,
     text_of_part,
 )
+from pluto_dist.core.values.document import Document, LeaseShown
 from pluto_dist.core.values.engine import ClusterAddress, Listed, Versioned
 from pluto_dist.core.values.ids import Role, classify_run_id
 from pluto_dist.core.values.records import Verdict
 from pluto_dist.errors import ClusterUnavailableError
+from pluto_dist.read.processes import Health, Process
+
+EVERY_S = 5.0
+
+Ask = Callable[[ClusterAddress, int], "list[RunThere]"]
 
 
 class ProcessThere(msgspec.Struct, frozen=True, kw_only=True):
@@ -202,7 +214,7 @@ def _evidence(items: dict[str, Versioned], folder: str, now_ms: int) -> list[Tol
     ]
 
 
-def _read(items: dict[str, Versioned], name: str, kind: type[Document]) -> Document | None:
+def _read(items: dict[str, Versioned], name: str, kind: type[T]) -> T | None:
     found = items.get(name)
     return decoded(found.value, kind) if found is not None else None
 
@@ -227,4 +239,77 @@ def _listed(address: ClusterAddress, prefix: str) -> dict[str, Versioned]:
     reason = getattr(found, "reason", "it was emptied a moment ago")
     raise ClusterUnavailableError(
         f"the cluster store {address} cannot be read: {reason}. `pluto-dist doctor` says more"
+    )
+
+
+class OtherNodes:
+    """What the cluster store says, asked from time to time.
+
+    Attributes:
+        trouble: why it could not be read, "" if it could.
+
+    Args:
+        address: of the store, None where there is none.
+        ask: lists its Runs.
+    """
+
+    def __init__(self, address: ClusterAddress | None, ask: Ask | None = None) -> None:
+        self.trouble = ""
+        self._address, self._ask = address, ask
+        self._runs: list[RunThere] = []
+        self._next_at = float("-inf")
+
+    def look(self, now: float, wall_ms: int) -> None:
+        """Asks, if it is time; what was known before stays while the store is away."""
+        if self._address is None or now < self._next_at:
+            return
+        self._next_at = now + EVERY_S
+        try:
+            self._runs = (self._ask or runs_there)(self._address, wall_ms)
+            self.trouble = ""
+        except ClusterUnavailableError as error:
+            self.trouble = error.message
+
+    def processes(self, document: Document, wall_ms: int) -> list[Process]:
+        """Those of a Run that its document on this node does not have."""
+        mine = (document.run_id, document.project)
+        run = next((each for each in self._runs if (each.run_id, each.project) == mine), None)
+        if run is None:
+            return []
+        here = {lease.lease_id for lease in document.leases}
+        return list(_processes(run, here, document.attempt, wall_ms))
+
+
+def _processes(run: RunThere, here: set[str], attempt: int, wall_ms: int) -> Iterator[Process]:
+    for node in run.nodes:
+        if node.attempt != attempt or not (node.current or node.present):
+            continue
+        for process in node.processes:
+            if process.lease_id not in here:
+                health: Health = "ended" if not process.alive else "well" if node.present else "lost"
+                yield Process(lease=_lease(node, process, wall_ms), health=health, word_s=node.said_s)
+
+
+def _lease(node: NodeThere, process: ProcessThere, wall_ms: int) -> LeaseShown:
+    """As far as the other node has told."""
+    return LeaseShown(
+        lease_id=process.lease_id,
+        role=process.role,
+        label=process.label,
+        participant=process.label,
+        rank=process.rank,
+        pid=process.pid,
+        host=node.host,
+        epoch=0,
+        attempt=node.attempt,
+        state="active" if process.alive else "ended",
+        granted_at=wall_ms - round(1000 * process.age_s) if process.age_s is not None else None,
+        last_seen_at=wall_ms - round(1000 * node.said_s),
+        ended_at=None,
+        end_reason=None,
+        delivered=0,
+        written=0,
+        last_step=process.step,
+        rejected=0,
+        dropped=0,
     )

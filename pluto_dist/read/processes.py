@@ -110,6 +110,19 @@ def processes_of(
     ]
 
 
+def in_order(processes: Iterable[Process]) -> tuple[Process, ...]:
+    """By attempt, ranks before sides; the same at each look, and for each run of the same job.
+
+    Ranks are granted in the order in which they happen to come, which differs from job to job.
+    """
+    return tuple(sorted(processes, key=lambda each: _place(each.lease)))
+
+
+def _place(lease: LeaseShown) -> tuple[object, ...]:
+    rank = lease.rank if lease.rank is not None else -1
+    return lease.attempt, lease.role == "side", rank, lease.granted_at or 0, lease.label, lease.lease_id
+
+
 class Comparison:
     """The processes of one Run beside each other."""
 

@@ -1,4 +1,4 @@
-"""Who may ask the page's server: pure, and the middleware that asks it of each request.
+"""Which requests the page's server answers: the rules, pure, and the middleware that applies them.
 
 The server listens on loopback, but every page that a person has open in the browser can send requests there,
 and every user of the machine can. Three things are held:
@@ -80,7 +80,7 @@ class Guard:
         return None
 
     def knows(self, token: str | None) -> bool:
-        """Whether it is this start's."""
+        """Whether the token is that of this start."""
         return token is not None and hmac.compare_digest(token.encode(), self.token.encode())
 
     def _is_ours(self, host: str) -> bool:

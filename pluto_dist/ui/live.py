@@ -7,8 +7,8 @@
     media    a file, text, histogram or table was logged: {"run": key}
     trouble  {"run": key, "error": text}: it cannot be read now
 
-An event says that there is something, never what exactly; who has missed one has lost nothing, since the next
-connection begins with everything.
+An event says that there is something, never what exactly; a page that has missed one has lost nothing, since
+the next connection begins with everything.
 """
 
 from __future__ import annotations

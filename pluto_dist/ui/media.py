@@ -1,7 +1,7 @@
 """Files, texts, histograms and tables of a Run, and how a browser may have a file.
 
-A logged file is a stranger's: only pictures, sounds and films are shown in place, and never what may hold a
-script (SVG, HTML); everything else is a download.
+A logged file may come from a stranger: only pictures, sounds and films are shown in place, and never what may
+hold a script (SVG, HTML); everything else is a download.
 """
 
 from __future__ import annotations

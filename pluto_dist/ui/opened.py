@@ -47,7 +47,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def wanted(self) -> Wanted:
-        """The same for reading."""
+        """The choice in the words of `read.series`."""
         if self.metric:
             return Wanted(self.metric, every_rank=True, patterns=False)
         return Wanted(self.names, patterns=False)
@@ -100,7 +100,7 @@ class Opened:
         return page_of(seen, now_ms, remark=remark, last_lines=lines, sampled=sampled, whole=whole)
 
     def run(self) -> Run:
-        """For what is read of it besides; raises as `seen`."""
+        """The Run as notebooks have it, for all other reading; raises as `seen`."""
         seen = self.seen()
         return Run(self._lookup, Found(seen.document, b"", seen.store, seen.live))
 
@@ -172,7 +172,7 @@ def _belongs(chunk: Chunk, asked: Asked) -> bool:
 
 
 def _label(chunk: Chunk) -> str:
-    """Whose series it is, for people; the name where that says more."""
+    """The writer of a series, for people; the series' name where that says more."""
     rank = _rank(chunk)
     if rank is not None and not is_late(chunk.metric, chunk.name):
         return f"rank {rank}"

@@ -24,12 +24,12 @@ _LATE = re.compile(r"(?:.*/)?attempt\d+", re.DOTALL | re.ASCII)
 
 
 class FailureSeen(msgspec.Struct, frozen=True):
-    """Who failed first.
+    """The first failure.
 
     Attributes:
-        failure: who and when.
+        failure: of which process, and when.
         how: for people.
-        last_lines: what it printed last.
+        last_lines: what the process printed last.
     """
 
     failure: Failure
@@ -158,7 +158,7 @@ def page_of(
     Args:
         seen: the Run.
         now_ms: epoch milliseconds.
-        remark: what a person should know about one that nobody looks after, "" if nothing.
+        remark: on a Run that no coordinator looks after, "" if there is nothing to say.
         last_lines: what the process that failed first printed last.
         sampled: names of the nodes' own series.
         whole: each process has a row of its own.
@@ -250,12 +250,12 @@ def is_member(role: str | None, metric: str, name: str) -> bool:
 
 
 def is_late(metric: str, name: str) -> bool:
-    """Whether it is what a superseded lease wrote behind its fence (R7)."""
+    """Whether a superseded lease wrote the series behind its fence (R7)."""
     return name != metric and _LATE.fullmatch(name.removeprefix(f"{metric}/")) is not None
 
 
 def kind_of(document: Document, name: str, point: Point) -> str:
-    """As the name was registered; METRIC or TEXT by its value where nobody has."""
+    """As the name was registered; METRIC or TEXT by its value where it was not."""
     owner = document.restore.series.get(name)
     if owner is not None:
         return owner.log_type

@@ -104,7 +104,7 @@ class Runs:
         return Listing(rows, [*unsettled, *remarks], lookup.where())
 
     def _settle(self, lookup: Lookup) -> None:
-        """Whoever looks settles what nobody else would (G7), at first and from time to time."""
+        """Settles Runs that no coordinator looks after (G7), at the first look and from time to time."""
         if self._clock() >= self._settled_at + SETTLE_EVERY_S:
             self._unsettled = settle(lookup)
             self._settled_at = self._clock()

@@ -121,7 +121,7 @@ def _refused(error: OSError | OverflowError, host: str, ports: list[int]) -> Mac
 
 
 def _shown(host: str) -> str:
-    """How a browser on this machine, or on another one, calls it."""
+    """The host name by which a browser on this machine, or on another one, reaches the server."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

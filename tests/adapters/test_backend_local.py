@@ -22,6 +22,7 @@ from pluto_dist.core.values.backend import (
     OpenRequest,
     OpenResult,
     Outcome,
+    Refused,
     Reopened,
     Retry,
     RunOpened,
@@ -30,6 +31,7 @@ from pluto_dist.core.values.backend import (
     TagsChange,
 )
 from pluto_dist.core.values.document import Document, read
+from pluto_dist.core.values.ids import Scheduled
 from pluto_dist.core.values.lifecycle import Target
 from pluto_dist.core.values.records import Verdict
 from pluto_dist.spool.names import segment_name
@@ -180,6 +182,45 @@ class TestLocalBackend(BackendContract):
         rig.backend.deliver(handle, cut("metrics", METRIC, {**METRIC, "step": 41}))
         again = opened(rig.backend.open(self.ask(rig, "k2", want="resume", id=run.id, external_id=None)))
         assert again.reached.participants == {"rank3": 42}
+
+    def test_a_part_has_the_ids_that_another_store_has_given(self, rig: LocalRig) -> None:
+        """R12: and a new Run of this store gets another number; what is here keeps its own."""
+        part = self.ask(rig, "k1", want="join", id=7, display_id="PRO-7", part_of="first", shared=True)
+        for _ in range(2):  # the answer was lost
+            found = opened(rig.backend.local.open(part))
+            assert (found.id, found.display_id, found.part_of, found.resumed) == (7, "PRO-7", "first", True)
+        assert opened(rig.backend.open(self.ask(rig, "k2"))).id == 8
+        taken = self.ask(rig, "k3", want="join", id=8, display_id="PRO-8", part_of="other", shared=True)
+        assert opened(rig.backend.local.open(taken)).id == 8
+        assert [rig.store.key_of_id(number) for number in (7, 8)] == ["k1", "k2"]
+
+    def test_the_first_part_is_told_by_its_own_key(self, rig: LocalRig) -> None:
+        """R12: also where its Run is taken up again, by another coordinator."""
+        ask = self.ask(rig, "k1", want="either", shared=True)
+        assert opened(rig.backend.open(ask)).part_of == "k1"
+        again = opened(rig.backend.open(msgspec.structs.replace(ask, key="k2")))
+        assert (again.resumed, again.part_of) == (True, "k1")
+        assert rig.store.parts("proj", "ext-k1") == ["k1"]
+
+    def test_a_part_goes_on_behind_what_the_store_has_of_its_run(self, rig: LocalRig) -> None:
+        """R8, R12: the coordinator that wrote the part before is gone, and its database with it."""
+        part = self.ask(rig, "k1", want="join", id=7, display_id="PRO-7", part_of="first", shared=True)
+        first = opened(rig.backend.local.open(part))
+        rig.backend._write(_document(part, first))
+        rig.backend._change("k1", leases=(documents.lease("a" * 16, "rank2"),))
+        run = BackendRun("k1", rig.target, 7, "proj")
+        rig.backend.deliver(run, cut("metrics", METRIC, {**METRIC, "step": 41}))
+        again = opened(rig.backend.local.open(msgspec.structs.replace(part, key="k9")))
+        assert again.reached.participants == {"rank2": 42}
+
+    def test_a_new_run_may_not_have_the_id_of_one_that_another_node_has_made(self, rig: LocalRig) -> None:
+        """R5, R12: `run_id=` of a Run that exists, without `resume`; a job from the queue goes on."""
+        ask = self.ask(rig, "k1", want="create", id=7, display_id="PRO-7", part_of="first", shared=True)
+        refused = rig.backend.open(ask)
+        assert isinstance(refused, Refused)
+        assert (refused.error, "PRO-7" in refused.message) == ("RunExistsError", True)
+        queued = msgspec.structs.replace(ask, scheduled=Scheduled("slurm c 7", 1))
+        assert opened(rig.backend.local.open(queued)).part_of == "first"
 
     def test_store_that_takes_nothing_means_later(self, rig: LocalRig) -> None:
         """G6: a full or unmounted store loses nothing."""

@@ -20,12 +20,11 @@ from pluto_dist.errors import ClusterUnavailableError, RunNotFoundError
 from pluto_dist.host.identity import own_identity
 from pluto_dist.read import board as boards
 from pluto_dist.read.board import STORE_EVERY_S, Board
-from pluto_dist.read.elsewhere import OtherNodes
 from pluto_dist.read.groups import groups_of, spans
 from pluto_dist.read.machines import machines_of
 from pluto_dist.read.measures import KEPT_S, Pace, UsageMeter
-from pluto_dist.read.nodes import NodeThere, ProcessThere, RunThere
-from pluto_dist.read.processes import Usage, processes_of, stuck_labels
+from pluto_dist.read.nodes import NodeThere, OtherNodes, ProcessThere, RunThere
+from pluto_dist.read.processes import Usage, in_order, processes_of, stuck_labels
 from pluto_dist.read.spooled import caught_up
 from pluto_dist.read.timeline import timeline_of
 from pluto_dist.spool.frames import encode_frame
@@ -44,6 +43,28 @@ def rank(number: int, **more: object) -> LeaseShown:
     who = "owner" if number == 0 else f"rank{number}"
     facts: dict[str, object] = {"label": f"rank{number}", "rank": number, "last_step": 100, **more}
     return lease(f"r{number}", who, **facts)
+
+
+# --- order
+
+
+def test_processes_stand_in_one_order_however_they_came():
+    """By attempt, ranks before sides: two looks, and two runs of one job, can be laid beside each other."""
+    came = [
+        lease("e", "eval", role="side", label="eval", granted_at=1),
+        rank(2, granted_at=2),
+        rank(0, attempt=1, granted_at=9),
+        rank(1, granted_at=3),
+        rank(0, granted_at=4),
+    ]
+    shown = in_order(processes_of(document(*came), NOW_MS))
+    assert [(each.lease.attempt, each.lease.label) for each in shown] == [
+        (0, "rank0"),
+        (0, "rank1"),
+        (0, "rank2"),
+        (0, "eval"),
+        (1, "rank0"),
+    ]
 
 
 # --- rates

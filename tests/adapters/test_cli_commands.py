@@ -187,7 +187,7 @@ def test_show_lists_checkpoints_and_who_has_looked_at_them(machine: Machine):
         "WHO LOOKS DONE BEHIND AT WORK evals (group) 10 3 11 by eval, 12 by eval-2 idle 13 0",
         "… 1 more; --all has them",
         "topic questions: 1 NUMBER AT BY PAYLOAD 1",
-        'eval "why?" nobody has looked at them yet',
+        'eval "why?" no process has taken any yet',
     ):
         assert part in report, (part, report)
 

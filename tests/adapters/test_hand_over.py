@@ -37,7 +37,7 @@ class Link:
         self.answers: list[dict[str, Any] | None] = []
         self.asked: list[TakeItem] = []
         self.fault: PlutoDistError | None = None
-        run = SimpleNamespace(relay="")
+        run = SimpleNamespace(relay="", hands_over=False)
         self.view = SimpleNamespace(state="active", role="side", topics=True, run=run)
 
     def ask(self, make: Callable[[int], TakeItem], timeout_s: float) -> bytes | None:
@@ -326,3 +326,34 @@ def test_without_a_label_it_is_told_that_nothing_remembers_where_it_stopped(
 def test_a_group_without_a_name_raises(group: Any) -> None:
     with pytest.raises(ArgumentError, match="group="):
         bounds_of(group, False, None)
+
+
+def test_a_path_of_another_host_that_is_not_here_is_one_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With a cluster store; the item goes on as it is, and the eval decides."""
+    lease: Any = Lease()
+    (tmp_path / "there").touch()
+    paths = [str(tmp_path / "there"), "s3://bucket/a.pt", "/of/the/trainer/a.pt", "/of/the/trainer/b.pt"]
+    for number, path in enumerate(paths, 1):
+        answer = item(number, {"path": path, "step": number})
+        answer["item"]["host"] = "gpu-a"
+        lease.link.answers.append(answer)
+    checkpoints = Subscription(lease, "checkpoints", Checkpoint, bounds_of(None, False, None))
+    with caplog.at_level(logging.WARNING, "pluto_dist"):
+        assert [next(checkpoints).path for _ in paths] == paths
+    (said,) = [record.message for record in caplog.records]
+    assert "checkpoint 3: /of/the/trainer/a.pt is not on this host" in said
+    assert "owner on gpu-a has handed it over" in said
+
+
+def test_who_hands_over_to_other_nodes_is_not_told_of_an_end_at_the_node(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for shared in (True, False):
+        lease: Any = Lease()
+        lease.link.view.run = SimpleNamespace(relay="node1", hands_over=shared)
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "pluto_dist"):
+            topics.publish(lease, "t", 1)
+        assert ["stays here" in record.message for record in caplog.records] == [True] * (not shared)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,9 @@ from pluto_dist.core.values.backend import Status
 from pluto_dist.core.values.document import LeaseShown
 from pluto_dist.core.values.lifecycle import Target
 from pluto_dist.core.values.records import SeriesOwner
+from pluto_dist.read.artifacts import artifacts_of
+from pluto_dist.read.board import Board
+from pluto_dist.read.export import write_jsonl
 from pluto_dist.read.lookup import Lookup
 from pluto_dist.read.run import Run
 from pluto_dist.secret import Secret
@@ -243,6 +249,62 @@ def test_readers_see_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert [(said.speaker, said.message) for said in run.console()][-1] == ("owner", "and again")
     assert [point.value for point in run.texts()] == ["x"]
     assert lookup.again(OWNERS, shelf.store.root).document.parts == (OWNERS, OTHERS)
+
+
+def test_files_of_all_parts_are_found_and_uploaded(
+    tmp_path: Path, backend: PlutoBackend, target: Target, operator: Operator
+) -> None:
+    """Each lies in the folder of its part."""
+    shelf = Shelf(tmp_path / ".pluto")
+    put_owners(shelf)
+    put_others(shelf)
+    for key, lease_id, name, body in ((OWNERS, OWNER, "model", b"of 0"), (OTHERS, RANK2, "shard", b"of 1")):
+        folder = shelf.store.run(key) / "files" / name
+        folder.mkdir(parents=True)
+        (folder / f"{name}-0").write_bytes(body)
+        logged = {"fileName": f"{name}-0", "fileType": "bin", "logName": name, "fileSize": len(body)}
+        place = {"path": f"files/{name}/{name}-0", "step": 0, "time": NOW_MS, "logType": "ARTIFACT"}
+        shelf.write(lease_id, "files", {**logged, **place}, key=key)
+    lookup = Lookup(home=tmp_path / "home", folder=tmp_path)
+    run = Run(lookup, lookup.find("DEM-1"))
+    assert {file.name: file.path and file.path.read_bytes() for file in run.files} == {
+        "model": b"of 0",
+        "shard/rank2": b"of 1",
+    }
+    assert sorted(found.where for found in artifacts_of(run)) == ["store", "store"]
+    (result,) = sync(shelf, backend, target)
+    assert (result.state, result.rejected) == ("uploaded", 0)
+    assert {row["log_name"] for row in operator.files(1)} == {"model", "shard/rank2"}
+    assert shelf.rejected(OWNERS) == shelf.rejected(OTHERS) == []
+
+
+def test_all_parts_are_exported(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path / ".pluto")
+    put_owners(shelf)
+    put_others(shelf)
+    lookup = Lookup(home=tmp_path / "home", folder=tmp_path)
+    file = io.BytesIO()
+    write_jsonl(Run(lookup, lookup.find("DEM-1")), file)
+    rows = [json.loads(row) for row in file.getvalue().splitlines()]
+    counted = Counter((row["kind"], row["name"], row["rank"]) for row in rows)
+    assert counted == {
+        ("metric", "loss", None): 3,
+        ("metric", "loss/rank2", 2): 3,
+        ("string", "note/rank2", 2): 1,
+    }
+
+
+def test_top_and_the_page_see_one_run(tmp_path: Path) -> None:
+    """They read through the board."""
+    shelf = Shelf(tmp_path / ".pluto")
+    put_owners(shelf)
+    put_others(shelf)
+    board = Board(Lookup(home=tmp_path / "home", folder=tmp_path))
+    (seen,) = board.look()
+    assert (seen.key, [process.lease.participant for process in seen.processes]) == (
+        OWNERS,
+        ["owner", "rank2"],
+    )
 
 
 def test_a_reader_takes_the_end_from_the_part_that_knows_it(tmp_path: Path) -> None:

@@ -21,8 +21,7 @@ from textual.worker import WorkerFailed
 from pluto_dist.backend.local.reading import SaidLine
 from pluto_dist.cli.top import app as top_app
 from pluto_dist.cli.top.app import Top
-from pluto_dist.cli.top.drawing import Chart
-from pluto_dist.cli.top.widgets import Table
+from pluto_dist.cli.top.widgets import Chart, Table
 from pluto_dist.errors import CoordinatorUnavailableError
 from pluto_dist.read.board import RunSeen
 from tests.adapters.top_world import NOW_MS, World, failed, healthy, large, rank, run, said

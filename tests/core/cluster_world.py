@@ -119,8 +119,17 @@ class ClusterWorld:
                 max_restarts=max_restarts,
             )
             self.ranks[rank] = self.nodes[number].process(f"rank{rank}", place)
-            started.append(self.ranks[rank].init(env="x", cluster=self.address, **fields))
+            started.append(self.ranks[rank].init(**self.claim, **fields))
         return started
+
+    @property
+    def claim(self) -> dict[str, Any]:
+        """What a rank says of the Run and of the store."""
+        return {"env": "x", "cluster": self.address, "topics_at": self.address}
+
+    def side(self, number: int, label: str = "eval") -> Process:
+        """A process that attaches on a node."""
+        return self.nodes[number].process(label).attach("x", label=label, topics_at=self.address)
 
     def wait(self, seconds: float) -> None:
         """Time passes everywhere; a frozen node's clock goes on, and nobody there looks at it."""

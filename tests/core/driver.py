@@ -16,11 +16,12 @@ from pluto_dist.core.machine.coordinator import Coordinator
 from pluto_dist.core.values import effects as do
 from pluto_dist.core.values import events as on
 from pluto_dist.core.values.book import Book
-from pluto_dist.core.values.engine import Changed
+from pluto_dist.core.values.engine import ABSENT, Changed
 from pluto_dist.core.values.ids import Identity
 from pluto_dist.core.values.lifecycle import Target
 from pluto_dist.core.values.messages import Answer, Refusal, Reply, View
 from pluto_dist.core.values.records import Now
+from pluto_dist.core.values.topics import Batch, Item
 from tests.core.invariants import Invariants
 from tests.core.processes import PLUTO, Process
 from tests.core.reducer import MemoryReducer
@@ -305,6 +306,8 @@ class Driver:
                 | do.ExpireCluster()
             ):
                 self._slow.append(effect)
+            case do.StoreItems():
+                self._slow.append(self._with_items(effect))
             case do.WatchCluster(quiet_s=quiet_s):
                 self.watches.append((self.now + quiet_s, effect))
             case do.ReadUploads(run=key):
@@ -315,6 +318,17 @@ class Driver:
                 self.others.append(effect)
             case _:
                 raise AssertionError(f"nobody carries out {effect}")
+
+    def _with_items(self, effect: do.StoreItems) -> do.WriteCluster:
+        items = [msgspec.json.decode(self.saves["items", key], type=Item) for key in effect.items]
+        return do.WriteCluster(
+            run=effect.run,
+            address=effect.address,
+            token=effect.token,
+            key=effect.key,
+            value=msgspec.json.encode(Batch(tuple(items), effect.node, effect.origin, effect.first)),
+            expect=ABSENT,
+        )
 
     def _answer_one(self) -> None:
         for effect in self._slow:

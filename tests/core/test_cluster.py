@@ -9,6 +9,7 @@ import pytest
 from pluto_dist.backend.pluto.backend import seat_in
 from pluto_dist.cluster.memory import MemoryStore
 from pluto_dist.core.values.engine import Unavailable, Versioned, WriteResult
+from tests.core.builders import job
 from tests.core.cluster_world import FOLDER, ClusterWorld
 
 VICTIM = {"what": "ConnectionResetError", "communication": True}
@@ -700,3 +701,23 @@ def test_a_change_that_did_not_arrive_is_made_again(what: str, monkeypatch: pyte
     world.wait(8)
     assert lost
     assert (world.statuses(), "ThereError" in world.reason()) == (["FAILED"], True)
+
+
+def test_a_node_that_only_relayed_is_the_owners_in_the_next_launch() -> None:
+    """R5, R12: a requeued job has its nodes in another order; the end of before is none of the new start."""
+    world = started()
+    for rank in (2, 3, 0, 1):
+        world.ranks[rank].finish().exit()
+    world.wait(15)
+    assert world.statuses() == ["COMPLETED"]
+    world.dead.add(0)
+    world.nodes[0].kill()
+    agent = world.nodes[1].process("agent")
+    place = job(0, key="again", nodes=2, world_size=4, launch="again", launcher=agent.identity)
+    rank0 = world.nodes[1].process("rank0", place).init(env="x", cluster=world.address)
+    world.wait(30)
+    run = world.nodes[1].run()
+    assert (run.status, run.verdict, run.relay, world.run.status) == ("RUNNING", None, "", "RUNNING")
+    rank0.raises("OwnError")
+    world.wait(20)
+    assert world.statuses() == ["COMPLETED", "FAILED"]

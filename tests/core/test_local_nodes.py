@@ -10,7 +10,8 @@ import pytest
 from pluto_dist.core.rules.parts import grouped, together
 from pluto_dist.core.values.document import Document, read
 from pluto_dist.core.values.records import Run
-from tests.core.cluster_world import ClusterWorld
+from tests.core.builders import job
+from tests.core.cluster_world import ADDRESS, ClusterWorld
 
 
 def started(*ranks: int, size: int = 2, **fields: Any) -> ClusterWorld:
@@ -187,3 +188,30 @@ def test_without_a_cluster_store_nothing_changes() -> None:
     assert world.nodes[0].run().external_id == "x"
     assert world.nodes[1].run().external_id == "x-node1"
     assert world.nodes[1].run().part_of == ""
+
+
+def test_a_job_that_is_started_again_on_other_hosts_goes_on_in_its_run() -> None:
+    """R5, R12: the store of the new node 0 has never heard of it; both parts carry the same ids."""
+    world = started(tags=("old",), config={"old": 1, "lr": 1})
+    for rank in (2, 3, 0, 1):
+        world.ranks[rank].finish().exit()
+    world.wait(15)
+    first = part(world, 0)
+    for node in (world.nodes[0],):  # the machine is not among those of the second start
+        node.kill()
+        world.dead.add(0)
+    agent = world.nodes[1].process("agent")
+    place = job(0, key="again", nodes=2, world_size=4, launch="again", launcher=agent.identity)
+    rank0 = world.nodes[1].process("rank0", place)
+    rank0.init(env="x", cluster=ADDRESS, tags=("new",), config={"lr": 2})
+    world.wait(30)
+    second = part(world, 1)
+    assert (second.relay, second.part_of, second.id) == ("", first.key, first.id)
+    assert second.status == "RUNNING"
+    rank0.log(loss=9.0).finish().exit()
+    world.wait(15)
+    run = seen_together(world)
+    assert (run.key, run.status, run.parts) == (second.key, "COMPLETED", (second.key, first.key))
+    assert run.restore.run.round == 2
+    assert set(run.tags) == {"old", "new"}
+    assert msgspec.json.decode(run.config) == {"old": 1, "lr": 2}

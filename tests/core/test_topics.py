@@ -121,6 +121,18 @@ def test_an_eval_gets_the_backlog_then_waits_and_ends_with_the_run() -> None:
     assert side.got == [1, 2, 3, "ended"]
 
 
+def test_a_reader_is_shown_by_the_label_under_which_its_items_are_shown() -> None:
+    """A rank reads as the participant `owner`, and publishes as `rank0`: to people it is one process."""
+    world = World(LOCAL)
+    owner = world.launch("train", ranks=2).start()[0].init("x", target=LOCAL)
+    owner.publish().take()
+    world.wait(70)
+    (shown,) = read(world.documents[world.run("x").key]).topics.values()
+    assert [each.by for each in shown.latest] == ["rank0"]
+    assert [each.name for each in shown.readers] == ["rank0"]
+    assert [each.at_work for each in shown.readers] == [{1: "rank0"}]
+
+
 def test_the_run_is_not_over_for_an_eval_before_its_last_item_is_done() -> None:
     world = World(LOCAL)
     owner, side = training(world)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pluto_dist.backend.pluto.backend import seat_in
+from pluto_dist.coordinator.clusters import all_keys
 from pluto_dist.core.values import effects as do
 from pluto_dist.core.values import events as on
 from pluto_dist.core.values.backend import Delivered, Outcome, Retry
@@ -120,9 +121,9 @@ def _at_cluster(driver: Driver, effect: AtCluster) -> on.Event | None:
                 dead=effect.dead,
                 leased=effect.leased,
             )
-            return on.ClusterWritten(run=effect.run, token=effect.token, result=result)
+            return on.ClusterWritten(run=effect.run, token=effect.token, result=result, value=effect.value)
         case do.ExpireCluster():
-            store.expire(effect.keys, effect.after_s)
+            store.expire(all_keys(store, effect), effect.after_s)
             return None
 
 

@@ -284,3 +284,64 @@ def test_another_node_reports_that_the_owners_node_was_lost(served: Served, two:
     assert "rank 1 (pid" in reason
     assert served.paths().count("/api/runs/status/update") == 1
     assert run["config"]["pluto_dist"]["seat"]["epoch"] == 2
+
+
+HANDS_OVER = """
+    run = pluto.init(run_id="handed", quiet=True)
+    tell("up")
+    while hear() == "more":
+        for step in range(5):
+            run.checkpoint("s3://bucket/one.pt", step)
+        tell("handed")
+    run.finish()
+"""
+SHARES = """
+    run = pluto.attach("handed", label=sys.argv[1], timeout_s=60, quiet=True)
+    tell("up")
+    for checkpoint in run.checkpoints(group="evals"):
+        tell("took", checkpoint.number)
+        if hear() == "crash":
+            os.kill(os.getpid(), signal.SIGKILL)
+    tell("over")
+"""
+
+
+def test_evals_on_two_nodes_share_what_a_trainer_hands_over(
+    served: Served, etcd: Cluster, tmp_path: Path
+) -> None:
+    """G13, R14: one is killed with an item, the other node's takes it; coordinators are killed meanwhile."""
+    there = served.beside()
+    try:
+        for node in (served, there):
+            cluster = f"{etcd.url}/{tmp_path.name}"
+            node.set(PLUTO_DIST_CLUSTER=cluster, PLUTO_DIST_CLUSTER_TTL_S=TTL_S, PLUTO_DIST_HEARTBEAT_S="0.2")
+        trainer = served.start(HANDS_OVER, name="trainer")
+        trainer.expect("up")
+        evals = [node.start(SHARES, name, name=name) for node, name in ((served, "here"), (there, "there"))]
+        for each in evals:
+            each.expect("up")
+        trainer.say("more")
+        trainer.expect("handed")
+        here, away = evals
+        took = [int(each.expect("took")) for each in evals]
+        assert sorted(took) == [1, 2]
+        there.kill_coordinator()
+        here.say("crash")
+        served.kill_coordinator()
+        left_behind = took[0]
+        trainer.say("more")
+        trainer.expect("handed")
+        got = [took[1]]
+        trainer.say("end")
+        while len(got) < 10:
+            away.say()
+            got.append(int(away.expect("took")))
+        away.say()
+        away.expect("over")
+        assert (trainer.wait(), away.wait()) == (0, 0)
+        assert sorted(got) == list(range(1, 11)), "all that the dead one had not done"
+        in_order = [number for number in got if number != left_behind]
+        assert in_order == sorted(in_order)
+        assert served.ended_remotely("handed")["status"] == "COMPLETED"
+    finally:
+        there.close()

@@ -23,7 +23,6 @@ from textual.screen import Screen
 from textual.widgets import DataTable, Input
 
 from pluto_dist.cli.console import now_ms, printable
-from pluto_dist.cli.top.drawing import Chart
 from pluto_dist.cli.top.model import (
     PROCESS_COLUMNS,
     RUN_COLUMNS,
@@ -37,7 +36,7 @@ from pluto_dist.cli.top.model import (
 )
 from pluto_dist.cli.top.screens import Choosing, Reading, console_of, events_of, is_elsewhere, why
 from pluto_dist.cli.top.source import Source
-from pluto_dist.cli.top.widgets import Events, Table, as_title, hand_over, keys
+from pluto_dist.cli.top.widgets import Chart, Events, Table, as_title, hand_over, keys
 from pluto_dist.errors import PlutoDistError
 from pluto_dist.read.board import RunSeen
 

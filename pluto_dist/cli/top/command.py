@@ -6,9 +6,9 @@ JSON: what two looks have shown, a list by Run of
     phase, attempt, created_at, ended_at, points, trouble    as in `show`
     step, rate, lag, backlog    highest step of its members, steps per second of the fastest, steps between
                                 the median and the last, records that the backend has not accepted
-    processes           all of them, one by one: `lease_id`, `role`, `label`, `rank`, `pid`, `host`,
-                        `attempt`, `state`, `health`, `step`, `rate`, `lag`, `word_s`, `written`, `delivered`,
-                        `backlog`, `cpu` (percent of a core), `memory` (bytes)
+    processes           all of them, by attempt and rank, sides behind: `lease_id`, `role`, `label`, `rank`,
+                        `pid`, `host`, `attempt`, `state`, `health`, `step`, `rate`, `lag`, `word_s`,
+                        `written`, `delivered`, `backlog`, `cpu` (percent of a core), `memory` (bytes)
     machines            by node: `host`, `cpu` and `memory` in percent, `cards` with `index`, `model`, `busy`
                         (percent) and `memory` (bytes)
 """

@@ -1,7 +1,8 @@
 """Runs of several nodes with a cluster store: the door through which all other parts reach them.
 
 Every question has an answer for a Run of one node too, the one that changes nothing, so that no caller has to
-ask which kind it is. `SharedRun` holds what is known of one Run, `Memberships` this node's leases.
+ask which kind it is. `SharedRun` holds what is known of one Run, `SharedTopics` what its processes hand over
+to each other, `Memberships` this node's leases.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import assert_never
 from pluto_dist.core.machine.context import Context
 from pluto_dist.core.machine.membership import Memberships
 from pluto_dist.core.machine.shared_run import SharedRun
+from pluto_dist.core.machine.shared_topics import SUFFIX, Given, Loop, SharedTopics
 from pluto_dist.core.values.cluster import RunDocument, StoredVerdict
 from pluto_dist.core.values.effects import Fence
 from pluto_dist.core.values.events import ClusterJoined, ClusterListed, ClusterSeen, ClusterWritten
@@ -35,17 +37,20 @@ class Clusters:
         self._generation = generation
         self._memberships = Memberships(context)
         self._runs: dict[str, SharedRun] = {}
+        self._topics: dict[str, SharedTopics] = {}
 
     def joined(self, event: ClusterJoined) -> None:
         """The store answered a request for a lease."""
         self._memberships.answered(event)
         for run in self._book.runs:
-            if run.cluster == event.address:
+            if event.address in (run.cluster, run.topics_at):
                 self._context.touch(run.key)
 
     def told(self, event: ClusterListed | ClusterSeen | ClusterWritten) -> None:
-        """The store answered something about a Run."""
-        shared = self._runs.get(event.run)
+        """The store answered something about a Run, or about its topics."""
+        shared: SharedTopics | SharedRun | None = self._runs.get(event.run)
+        if event.run.endswith(SUFFIX):
+            shared = self._topics.get(event.run.removesuffix(SUFFIX))
         if shared is None:
             return
         match event:
@@ -57,24 +62,48 @@ class Clusters:
                 shared.written(event)
             case _:
                 assert_never(event)
-        self._context.touch(event.run)
+        self._context.touch(event.run.removesuffix(SUFFIX))
 
     def tick(self) -> None:
         """Renews leases where it is time, and gives back those that no Run needs."""
         wanted = {run.cluster for run in self._book.runs if run.cluster is not None and run.key in self._runs}
+        wanted |= {topics.address for topics in self._topics.values() if topics.is_active}
         self._memberships.keep_only(wanted)
+        for key, topics in self._topics.items():
+            if topics.is_due():
+                self._context.touch(key)
         self._memberships.advance()
 
     def of(self, run: Run) -> SharedRun | None:
         """The Run's place in the store, None for a Run of one node."""
         if run.cluster is None or not self._node:
-            self.forget(run.key)  # it may have had one, and go on without
+            self._runs.pop(run.key, None)  # it may have had one, and go on without
             return None
         if run.key not in self._runs:
             self._runs[run.key] = SharedRun(
                 self._context, run, self._memberships, self._node, self._generation
             )
         return self._runs[run.key]
+
+    def hands_over(self, run: Run) -> bool:
+        """Whether what is published in this Run goes to other nodes too."""
+        return run.topics_at is not None and bool(self._node)
+
+    def topics_of(self, run: Run) -> SharedTopics | None:
+        """The hand-over of the Run with other nodes; None for one of one node, and before it was opened."""
+        if run.key not in self._topics and self.hands_over(run) and not run.opening:
+            self._topics[run.key] = SharedTopics(
+                self._context, run, self._memberships, self._node, self._generation
+            )
+        return self._topics.get(run.key)
+
+    def advance_topics(
+        self, topics: SharedTopics, run: Run, loops: tuple[Loop, ...], followed: frozenset[str]
+    ) -> list[Given]:
+        """See `SharedTopics.advance`; a lease that it needs is asked for at once."""
+        given = topics.advance(run, loops, followed)
+        self._memberships.advance()
+        return given
 
     def advance(self, run: Run, members: tuple[Lease, ...]) -> None:
         """Writes what the other nodes do not know yet."""
@@ -138,7 +167,9 @@ class Clusters:
 
     def safe(self, run: Run) -> bool:
         """Whether the store has all that the other nodes need of this one, or need not be waited for."""
-        shared = self.of(run)
+        topics, shared = self._topics.get(run.key), self.of(run)
+        if topics is not None and not topics.safe():
+            return False
         return shared is None or (shared.safe() and not shared.owes_changes(run)) or shared.gives_up()
 
     def tells_changes(self, run: Run) -> bool:
@@ -171,12 +202,13 @@ class Clusters:
 
     def expects_more(self, run: Run) -> bool:
         """Whether this node has something to do for the Run although all its processes have ended."""
-        shared = self.of(run)
-        return shared is not None and shared.expects_more()
+        topics, shared = self._topics.get(run.key), self.of(run)
+        return (topics is not None and topics.owes()) or (shared is not None and shared.expects_more())
 
     def trouble(self, run: Run) -> str:
         """Trouble with the store, for people; "" if all is well."""
-        shared = self.of(run)
+        topics = self._topics.get(run.key)
+        shared = self.of(run) or (topics if topics is not None and topics.is_active else None)
         if shared is None or shared.lease.away_since is None:
             return ""
         away_s = self._context.now.at - shared.lease.away_since
@@ -192,8 +224,10 @@ class Clusters:
         return shared.deadline() if shared is not None else None
 
     def deadline(self) -> float | None:
-        """When a lease has to be renewed, or asked for again."""
-        return self._memberships.deadline()
+        """When a lease has to be renewed, or asked for again, or hand-over goes on."""
+        waits = [self._memberships.deadline(), *(topics.due_at for topics in self._topics.values())]
+        return min((at for at in waits if at is not None), default=None)
 
     def forget(self, run: str) -> None:
         self._runs.pop(run, None)
+        self._topics.pop(run, None)

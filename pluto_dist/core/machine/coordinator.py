@@ -109,7 +109,7 @@ class Coordinator:
         self._clusters = Clusters(self._context, node, generation)
         self._opening = Opening(self._context, shared, self._clusters)
         self._admission = Admission(self._context, self._opening, shared, self._clusters)
-        self._topics = Topics(self._context)
+        self._topics = Topics(self._context, self._clusters)
         self._alerts = Alerts(self._context)
         self._folding = Folding(self._context, self._admission, shared, self._topics, self._alerts)
         self._delivery = Delivery(self._context, SeriesNames(book))

@@ -89,6 +89,7 @@ class Opening:
                 relay=node_name(claim) if joins else "",
                 next_line=first_line(claim) if joins else 1,
                 cluster=claim.cluster,
+                topics_at=claim.topics_at,
                 scheduled=claim.job.scheduled,
             ),
         )
@@ -105,18 +106,9 @@ class Opening:
         self._context.note(run.key, "reopened", was=run.status)
         run = self._context.change_run(
             run,
-            status="RUNNING",
-            verdict=None,
-            telling=False,
-            reported=False,
-            forced=False,
-            server_status=None,
-            ended_ms=None,
-            found_ms=0,
-            prior=Prior(run.verdict, run.ended_ms, run.job_key, run.attempt),
+            **_unended(run),
             cluster=lease.opened.cluster,
             resumed=True,
-            cancelled=False,
             owner=None,
             job_key=job.key,
             attempt=job.attempt,
@@ -141,18 +133,19 @@ class Opening:
         want: Want = "either" if goes_on(claim) else "create"
         if run.id is not None or (claim.run is not None and claim.run.external_id is None):
             want = "resume"
-        self._book.configs.put(run.key, Config(body=bytes(claim.config), given=bytes(claim.config)))
         self._context.note(run.key, "owned_here")
+        tags = tuple(dict.fromkeys((*run.tags, *claim.tags))) if run.part_of else claim.tags
+        if not run.part_of:  # the server has what the nodes before have set; a part has it itself
+            self._book.configs.put(run.key, Config(body=bytes(claim.config), given=bytes(claim.config)))
         run = self._context.change_run(
             run,
+            **_unended(run),
+            tags=tags,
             relay="",
             cluster=claim.cluster,
-            status="RUNNING",
-            cancelled=False,
             opening=True,
             provisional=False,
             want=want,
-            tags=claim.tags,
             fork=claim.fork,
             job_key=claim.job.key,
             attempt=claim.job.attempt,
@@ -384,6 +377,23 @@ class Opening:
         return None
 
 
+def _unended(run: Run) -> dict[str, object]:
+    """Fields of a Run that is taken up again, from its end; a relay has one only where all nodes made it."""
+    before = Prior(run.verdict, run.ended_ms, run.job_key, run.attempt) if run.verdict is not None else None
+    return {
+        "status": "RUNNING",
+        "verdict": None,
+        "telling": False,
+        "reported": False,
+        "forced": False,
+        "server_status": None,
+        "ended_ms": None,
+        "found_ms": 0,
+        "prior": before,
+        "cancelled": False,
+    }
+
+
 def _known(ref: RunRef, parent: Run | None) -> RunRef:
     """The parent by its number, if known: the server cannot look up another id without touching the Run."""
     return ref if parent is None or parent.id is None else RunRef(id=parent.id)
@@ -472,10 +482,11 @@ class OpeningAnswers:
         papers = restore(record)
         old = papers.run
         config = self._book.configs.get(run.key) or Config()
-        for topic in papers.topics:  # numbers go on behind items that only the database before had
+        alone = run.topics_at is None  # else the store has numbers, items and progress
+        for topic in papers.topics if alone else ():  # numbers go on behind what only an older database had
             if topic.name not in self._book.topics_of(old.key):
                 self._book.put_topic(msgspec.structs.replace(topic, gone=topic.last, parts=()))
-        for reader in papers.readers:
+        for reader in papers.readers if alone else ():
             if reader.key not in self._book.readers:
                 self._book.put_reader(msgspec.structs.replace(reader, held={}))
         self._book.move_leases(run.key, old.key, old.epoch)

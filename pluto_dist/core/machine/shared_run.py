@@ -38,7 +38,8 @@ from pluto_dist.core.values.cluster import (
     Seat,
     SharedState,
     StoredVerdict,
-    key_part,
+    run_folder,
+    topics_folder,
 )
 from pluto_dist.core.values.effects import ExpireCluster, Fence, WriteCluster
 from pluto_dist.core.values.engine import (
@@ -57,6 +58,7 @@ from pluto_dist.core.values.records import Lease, Run, Verdict
 
 REFRESH_S = 60.0
 LAST_RESORT_S = 15.0  # below the 20 s for which the last participant waits
+HAND_OVER_S = 5.0  # other nodes wait 10 s for the end of this one
 KEEPS_TRYING_S = 3600.0  # a coordinator without processes stays so long for a store that is away
 KEEP_S = 7 * 86_400  # what is known of an ended Run stays this long in the store
 
@@ -81,7 +83,8 @@ class SharedRun:
         self._book = context.book
         self._key = run.key
         self._address: ClusterAddress = run.cluster
-        self._folder = f"{run.cluster.prefix}/v1/{key_part(run.project)}/{key_part(run.external_id)}/"
+        self._folder = run_folder(run.cluster.prefix, run.project, run.external_id)
+        self._topics = topics_folder(run.cluster.prefix, run.project, run.external_id)
         self._memberships = memberships
         self._node = node
         self._generation = generation
@@ -490,9 +493,20 @@ class SharedRun:
     def _store_end(self, run: Run, members: tuple[Lease, ...]) -> bool:
         if self._over is None or not self._round or self._end_key() in self._done:
             return False
+        if self._hands_over(run):
+            return False
         pieces = len(self._pieces(run, members))
         end = msgspec.structs.replace(self._over[2], pieces=pieces)
         return self._write(f"end/{self._round}/{self._node}", end, expect=ABSENT)
+
+    def _hands_over(self, run: Run) -> bool:
+        """Whether items that were published here still wait for their numbers: no loop is to end before."""
+        waits = not run.opening and any(topic.waiting for topic in self._book.topics_of(run.key).values())
+        until = (self._over[1] if self._over is not None else 0.0) + HAND_OVER_S
+        if waits and self._context.now.at < until:
+            self._next_at.append(until)
+            return True
+        return False
 
     def _store_verdict(self, run: Run, members: tuple[Lease, ...]) -> bool:
         """Writes the verdict of the round, once, while this coordinator has the seat and a safe lease."""
@@ -549,7 +563,10 @@ class SharedRun:
         if self._leaving:
             self._leaving = False
             keys = self._lookout.lasting()
-            self._context.emit(ExpireCluster(run=self._key, address=self._address, keys=keys, after_s=KEEP_S))
+            below = (f"{self._topics}item/", f"{self._topics}at/")
+            self._context.emit(
+                ExpireCluster(run=self._key, address=self._address, keys=keys, below=below, after_s=KEEP_S)
+            )
 
     # --- documents ----------------------------------------------------------------------------------------
 

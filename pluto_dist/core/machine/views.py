@@ -166,6 +166,7 @@ class RunSituations:
             expected=expected.status if expected is not None else None,
             owner=self._owner(run),
             relay=run.relay,
+            hands_over=self._clusters.hands_over(run),
         )
 
     def _owner(self, run: Run) -> str:

@@ -23,7 +23,7 @@ from pluto_dist.core.values.cluster import (
     RunDocument,
 )
 
-Document = TypeVar("Document", bound=msgspec.Struct)
+T = TypeVar("T", bound=msgspec.Struct)
 
 LATEST_S = 33.0  # a node that is known to be gone was there within this time: two leases and a margin
 DRIFT = 200e-6  # two clocks that NTP does not slew are apart by less than this
@@ -99,7 +99,7 @@ def by_node(values: Mapping[str, bytes]) -> dict[str, list[Piece]]:
     return found
 
 
-def decoded(value: bytes, kind: type[Document]) -> Document | None:
+def decoded(value: bytes, kind: type[T]) -> T | None:
     """A document of another node; None if this version cannot read it."""
     try:
         return msgspec.json.decode(value, type=kind)

@@ -285,6 +285,8 @@ class Book:
         for topic in tuple(self.topics_of(run).values()):
             for number in range(topic.gone + 1, topic.last + 1):
                 self.items.delete(topic.item_key(number))
+            for key in topic.waiting_keys():
+                self.items.delete(key)
             self._drop_topic(topic)
         self._topics_of.pop(run, None)
         for key in self.alerts.all_keys():

@@ -14,6 +14,11 @@ nothing in common; only `core/rules/reports.py` compares them. No document holds
         op/<node>/<n>       `Change` of tags and config, made once; the seat folds it and deletes it
         shared              `SharedState`: tags and config of all nodes; written by the seat alone
         verdict/<round>     `StoredVerdict`, made once, while the seat is its writer's
+
+    <prefix>/v1-topics/<project>/<external id>/
+        item/<topic>/<hundred>/<number>  `Batch`, made once: the number is that of its first item
+        at/<topic>/<kind>/<name>         `Position` of a label or group
+        node/<node>                      `Presence` of a node that takes items, under its lease
 """
 
 from __future__ import annotations
@@ -28,6 +33,16 @@ from pluto_dist.core.values.records import Failure, Verdict
 def key_part(text: str) -> str:
     """A name as a part of a key: a slash in it would begin another folder."""
     return text.replace("%", "%25").replace("/", "%2F")
+
+
+def run_folder(prefix: str, project: str, external_id: str) -> str:
+    """The folder by which nodes share a Run."""
+    return f"{prefix}/v1/{key_part(project)}/{key_part(external_id)}/"
+
+
+def topics_folder(prefix: str, project: str, external_id: str) -> str:
+    """The folder by which its processes hand over to each other: whoever lists Runs need not read it."""
+    return f"{prefix}/v1-topics/{key_part(project)}/{key_part(external_id)}/"
 
 
 def text_of_part(part: str) -> str:

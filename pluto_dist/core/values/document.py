@@ -426,12 +426,14 @@ def _topic(book: Book, topic: Topic) -> TopicShown:
 
 def _reader(book: Book, topic: Topic, reader: Reader) -> ReaderShown:
     held = {number: book.leases.get(holder.lease_id) for number, holder in sorted(reader.held.items())}
+    leases = () if reader.group else book.leases_by(topic.run, reader.name)
     return ReaderShown(
-        reader.name,
+        leases[-1].label if leases else reader.name,
         reader.group,
         reader.through,
-        {number: lease.label for number, lease in held.items() if lease is not None and lease.alive},
-        topic.last - reader.given + len(held),
+        {number: lease.label for number, lease in held.items() if lease is not None and lease.alive}
+        | reader.elsewhere,
+        topic.last - reader.given + len(held) + len(reader.elsewhere),
     )
 
 

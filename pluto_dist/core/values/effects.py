@@ -419,12 +419,31 @@ class WriteCluster(_Effect, frozen=True, kw_only=True):
     leased: bool = False
 
 
+class StoreItems(_Effect, frozen=True, kw_only=True):
+    """Write items that wait in the database into the store as one `Batch`, made once → `ClusterWritten`.
+
+    Attributes:
+        items: their places in the database.
+        node, origin, first: of the batch.
+    """
+
+    run: str
+    address: ClusterAddress
+    token: int
+    key: str
+    items: tuple[str, ...]
+    node: str
+    origin: str
+    first: int
+
+
 class ExpireCluster(_Effect, frozen=True, kw_only=True):
-    """Have keys deleted by the engine after a while."""
+    """Have keys deleted by the engine after a while, and all that is `below` these folders now."""
 
     run: str
     address: ClusterAddress
     keys: tuple[str, ...]
+    below: tuple[str, ...] = ()
     after_s: int
 
 
@@ -486,6 +505,7 @@ Outward = (
     | ListCluster
     | WatchCluster
     | WriteCluster
+    | StoreItems
     | ExpireCluster
     | Say
     | AwaitRelease

@@ -268,11 +268,12 @@ class ClusterSeen(_Event, frozen=True, kw_only=True):
 
 
 class ClusterWritten(_Event, frozen=True, kw_only=True):
-    """The cluster store answered a change."""
+    """The cluster store answered a change; `value` is what was to be written."""
 
     run: str
     token: int
     result: WriteResult
+    value: bytes | None = None
 
 
 class Ticked(_Event, frozen=True, kw_only=True):

@@ -67,6 +67,7 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True):
         expected: the status that the Run will have, unless an exit code that is awaited says otherwise.
         reason: of its status, or of the expected one.
         relay: what this node is called in a Run that another node owns.
+        hands_over: what is published goes to the other nodes, too.
     """
 
     key: str
@@ -96,6 +97,7 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True):
     owner: str = ""
     expected: Status | None = None
     relay: str = ""
+    hands_over: bool = False
 
 
 class View(Message, frozen=True, kw_only=True, tag="view"):

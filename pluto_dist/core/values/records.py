@@ -148,6 +148,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         open_trouble: why the last try failed.
         opener: lease of the claim for which the Run is opened.
         cluster: the store that the nodes of its job share.
+        topics_at: the store through which its processes on all nodes hand over to each other (R14).
         round: number there of the start of the job whose verdict it has taken, 0 if there is none; where the
             Run is taken up again, that one is over.
         speaks: this node had the seat when it was last seen to, so `pushed_tags`, `untagged` and
@@ -216,6 +217,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     open_since: float = 0.0
     opener: str = ""
     cluster: ClusterAddress | None = None
+    topics_at: ClusterAddress | None = None
     round: int = 0
     speaks: bool = False
     told: int = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Final
 
 import msgspec
@@ -25,11 +26,13 @@ class Item(msgspec.Struct, frozen=True):
         payload: any JSON.
         at_ms: when it was published, epoch milliseconds.
         by: label of the process that did.
+        host: of that process.
     """
 
     payload: msgspec.Raw
     at_ms: int
     by: str
+    host: str = ""
 
 
 class ItemShown(msgspec.Struct, frozen=True):
@@ -62,6 +65,19 @@ class Part(msgspec.Struct, frozen=True):
     shift: int
 
 
+class Waiting(msgspec.Struct, frozen=True):
+    """Items that were published on this node and have no number yet: the cluster store does not have them.
+
+    Attributes:
+        origin: key of the Run under which they were published.
+        first, last: counted on this node.
+    """
+
+    origin: str
+    first: Count
+    last: Count
+
+
 class Topic(msgspec.Struct, frozen=True, kw_only=True):
     """One topic of one Run.
 
@@ -72,6 +88,8 @@ class Topic(msgspec.Struct, frozen=True, kw_only=True):
         gone: items up to this number are no longer kept.
         latest: the newest few.
         parts: where its items stand, () for under its own name.
+        said: with a cluster store, how many items were published on this node.
+        waiting: those of them that it does not have yet, in order.
     """
 
     run: str
@@ -80,6 +98,8 @@ class Topic(msgspec.Struct, frozen=True, kw_only=True):
     gone: Count = 0
     latest: tuple[ItemShown, ...] = ()
     parts: tuple[Part, ...] = ()
+    said: Count = 0
+    waiting: tuple[Waiting, ...] = ()
 
     @property
     def key(self) -> str:
@@ -88,6 +108,10 @@ class Topic(msgspec.Struct, frozen=True, kw_only=True):
 
     def followed_by(self, other: Topic) -> Topic:
         """This topic with the items of another one behind its own."""
+        both = msgspec.structs.replace(self, waiting=(*self.waiting, *other.waiting))
+        return both._with_numbers_of(other) if other.last else both
+
+    def _with_numbers_of(self, other: Topic) -> Topic:
         behind = self.last
         own = self.parts or ((Part(0, self.run, 0),) if behind else ())
         parts = (
@@ -108,6 +132,15 @@ class Topic(msgspec.Struct, frozen=True, kw_only=True):
         part = next((each for each in reversed(self.parts) if each.after < number), Part(0, self.run, 0))
         return f"{part.origin}/{self.name}/{number - part.shift}"
 
+    def waiting_keys(self) -> Iterator[str]:
+        """The places in the database of the items that wait for a number."""
+        for each in self.waiting:
+            yield from (self.waiting_key(each.origin, own) for own in range(each.first, each.last + 1))
+
+    def waiting_key(self, origin: str, own: int) -> str:
+        """The place of one of them; `own` is counted on this node."""
+        return f"{origin}/{self.name}/waiting/{own}"
+
 
 class Holder(msgspec.Struct, frozen=True):
     """A loop of a process that has taken an item and not finished it."""
@@ -125,7 +158,10 @@ class Reader(msgspec.Struct, frozen=True, kw_only=True):
         name: of the participant or the group.
         group: whether it is a group.
         given: the highest number that was given or passed over.
-        held: items that a process has taken and not finished.
+        held: items that a process has taken and not finished; with a cluster store, processes of this node.
+        shared: other nodes may go on with it.
+        finished: with a cluster store, items that a process here is through with and the store does not know.
+        elsewhere: items that other nodes have, and who it is there, for people.
     """
 
     run: str
@@ -134,13 +170,43 @@ class Reader(msgspec.Struct, frozen=True, kw_only=True):
     group: bool
     given: Count = 0
     held: dict[int, Holder] = {}
+    shared: bool = False
+    finished: tuple[int, ...] = ()
+    elsewhere: dict[int, str] = {}
 
     @property
     def through(self) -> int:
         """The number up to which every item is done."""
-        return min(self.held, default=self.given + 1) - 1
+        return min((*self.held, *self.elsewhere), default=self.given + 1) - 1
 
     @property
     def key(self) -> str:
         """Its place in the book."""
         return f"{self.run}/{self.topic}/{'group' if self.group else 'label'}/{self.name}"
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """Items as the cluster store has them, under the number of the first.
+
+    Attributes:
+        node, origin, first: who published them: by this the node knows its own again after a lost answer.
+    """
+
+    items: tuple[Item, ...]
+    node: str
+    origin: str
+    first: Count
+
+
+class Keeper(msgspec.Struct, frozen=True):
+    """The node on which an item is held, "" for none; `who` is the process there, for people."""
+
+    node: str = ""
+    who: str = ""
+
+
+class Position(msgspec.Struct, frozen=True):
+    """The progress of a label or a group over all nodes, as the cluster store has it; see `Reader`."""
+
+    given: Count = 0
+    held: dict[int, Keeper] = {}
