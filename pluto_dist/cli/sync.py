@@ -50,7 +50,8 @@ def sync(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be uploaded.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Also Runs that have not ended.")] = False,
     patience_s: Annotated[
-        float, typer.Option("--patience", metavar="SECONDS", help="How long to try without any answer.")
+        float,
+        typer.Option("--patience", metavar="SECONDS", min=0, help="To try without any answer."),
     ] = 120.0,
     as_json: options.Json = False,
 ) -> None:

@@ -219,7 +219,7 @@ def ungranted(wish: Wish, patience_s: float, project: str) -> PlutoDistError:
         )
     what = f"no Run {wish.run}" if wish.run else "no live Run"
     of = f" of project {project!r}" if project != DEFAULT_PROJECT else ""
-    longer = ", timeout_s= waits longer" if wish.verb == "attach" else ""
+    longer = ", timeout_s= (of a command: --timeout) waits longer" if wish.verb == "attach" else ""
     return RunNotFoundError(
         f"{what}{of} on this node within {patience_s:g} s; `pluto-dist runs` and `pluto-dist ps` show what "
         f"there is{longer}"

@@ -25,6 +25,7 @@ from pluto_dist.core.values.backend import (
     Told,
     Unknown,
 )
+from pluto_dist.core.values.ids import RunRef
 from pluto_dist.secret import Secret
 from pluto_dist.spool.file_lines import storable
 from tests.adapters.pluto_support import KEY, RUN, TARGET, Wire, batch, created, details, ok
@@ -232,7 +233,7 @@ def test_details_and_history_are_typed() -> None:
     ]
     wire = Wire(details(key="k9"), ok(runId=7, events=events))
     backend = wire.backend()
-    run = backend.details(7)
+    run = backend.details(RunRef(id=7))
     assert not isinstance(run, Retry | Rejected | Unknown)
     assert (run.id, run.status, run.key, run.config_object) == (7, "RUNNING", "k9", b'{"x":1}')
     history = backend.history(7)
@@ -247,7 +248,7 @@ def test_details_and_history_are_typed() -> None:
 
 def test_unreadable_answers_of_reads_are_no_answers() -> None:
     backend = Wire(ok(id=7), httpx.Response(404, json={"error": "Run not found"})).backend()
-    assert isinstance(backend.details(7), Unknown)
+    assert isinstance(backend.details(RunRef(id=7)), Unknown)
     assert isinstance(backend.history(7), Rejected)
 
 

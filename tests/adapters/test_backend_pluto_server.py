@@ -240,9 +240,9 @@ class TestPlutoBackend(BackendContract):
         run, handle = self.begin(rig)
         self.end(rig, handle)
         backend = rig.backend
-        assert backend.details(run.id).status == "COMPLETED"  # type: ignore[union-attr]
+        assert backend.details(RunRef(id=run.id)).status == "COMPLETED"  # type: ignore[union-attr]
         assert len(backend.history(run.id)) == 2  # type: ignore[arg-type]
-        assert isinstance(backend.details(99), Rejected)
+        assert isinstance(backend.details(RunRef(id=99)), Rejected)
         assert rig.status(run.id) == "COMPLETED"
 
     def test_resume_uses_the_true_project(self, rig: ServerRig) -> None:

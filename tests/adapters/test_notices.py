@@ -83,7 +83,7 @@ def test_a_long_wait_without_a_terminal_is_told_once(capsys: pytest.CaptureFixtu
             {"verb": "attach", "run": RunRef(external_id="x")},
             "demo",
             RunNotFoundError,
-            "timeout_s= waits longer",
+            "timeout_s= (of a command: --timeout) waits longer",
         ),
         (
             {"role": "side", "run": RunRef(external_id="x")},

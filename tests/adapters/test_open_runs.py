@@ -60,13 +60,14 @@ def test_what_a_living_thread_has_opened_is_at_work(runs: Notebook) -> None:
 
 
 def test_what_a_task_that_goes_on_has_opened_is_at_work(runs: Notebook) -> None:
-    async def trial(name: str) -> list[Any]:
+    async def trial(name: str, together: asyncio.Barrier) -> list[Any]:
         runs.open(name)
-        await asyncio.sleep(0)
+        await together.wait()
         return runs.left_open()
 
     async def main() -> list[Any]:
-        return await asyncio.gather(trial("a"), trial("b"))
+        together = asyncio.Barrier(2)
+        return await asyncio.gather(trial("a", together), trial("b", together))
 
-    assert asyncio.run(main()) == [["a"], ["b", "a"]]  # b comes to its end when a is over
+    assert asyncio.run(main()) == [["b", "a"], ["b"]]  # b goes on first, and a when b is over
     assert runs.left_open() == ["b", "a"]
