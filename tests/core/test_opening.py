@@ -485,6 +485,23 @@ def test_who_takes_up_a_run_that_is_running_elsewhere_is_told(was: Status, found
     assert (owner.role, owner.view.run.found_running) == ("owner", found_running)
 
 
+def test_a_launch_is_told_of_one_elsewhere_with_the_same_given_id() -> None:
+    """R12: torchrun has replaced the id for both, so they share no Run."""
+    world = World()
+    existing(world)
+    asked: list[str] = []
+    world.observers.append(
+        lambda effect: asked.append(effect.request.given_id) if isinstance(effect, OpenRun) else None
+    )
+    world.server.answer(
+        "open",
+        RunOpened(id=1, display_id="DEM-1", project="demo", url="", resumed=False, tags=(), namesake="DEM-7"),
+    )
+    job = Job(key="launch", rank=0, world_size=2, given_id="job7")
+    owner = world.process("launch", job).init()
+    assert (asked, owner.view.namesake, owner.view.given_id) == (["job7"], "DEM-7", "job7")
+
+
 SERIES = {"loss": 99, "loss/rank1": 42, "acc/eval": 30, "train/acc": 5, "sys/cpu.percentage.0": 700}
 
 
