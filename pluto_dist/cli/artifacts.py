@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from pluto_dist.backend.pluto import PlutoBackend
     from pluto_dist.core.rules.shipment import ManifestFile
     from pluto_dist.core.values.ids import RunRef
-    from pluto_dist.read.artifacts import Artifact
-    from pluto_dist.read.on_server import ServerArtifacts
+    from pluto_dist.read.artifacts import Artifact, ServerArtifacts
     from pluto_dist.read.run import Run
 
 Project = Annotated[
@@ -154,7 +153,7 @@ def _on_server(
 ) -> ServerArtifacts:
     from pluto_dist.backend.pluto.client import Details
     from pluto_dist.errors import ServerRefusedError, UsageError
-    from pluto_dist.read.on_server import ServerArtifacts
+    from pluto_dist.read.artifacts import ServerArtifacts
 
     run_id, of_project = (found.document.id, found.document.project) if found is not None else (None, "")
     if run_id is None:

@@ -333,6 +333,7 @@ def _claim(
         system_metrics_s=settings.system_metrics_s,
         upload_rate=settings.upload_rate,
         sides_limit=settings.sides_limit,
+        patience_s=wish.timeout_s if wish.verb == "attach" and wish.via == "call" else 0.0,
         cluster=_cluster(wish, settings, surroundings.job),
         topics_at=_topics_at(wish, settings, surroundings.job),
         origin=_origin(wish, settings, surroundings.job),

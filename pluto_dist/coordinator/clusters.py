@@ -8,6 +8,7 @@ from typing import assert_never
 
 from pluto_dist.cluster.interface import ClusterStore
 from pluto_dist.core.values.effects import (
+    AtCluster,
     ExpireCluster,
     JoinCluster,
     LeaveCluster,
@@ -19,10 +20,6 @@ from pluto_dist.core.values.effects import (
 from pluto_dist.core.values.engine import Blind, ClusterAddress, Listed, Unavailable
 from pluto_dist.core.values.events import ClusterJoined, ClusterListed, ClusterSeen, ClusterWritten, Event
 from pluto_dist.host.identity import boot_clock
-
-AtCluster = (
-    JoinCluster | RenewCluster | LeaveCluster | ListCluster | WatchCluster | WriteCluster | ExpireCluster
-)
 
 
 def connect(address: ClusterAddress) -> ClusterStore:

@@ -91,7 +91,6 @@ class Driver:
         self._core = core
         self._before_ms = before_ms
         self._inherited: set[str] | None = set()
-        self._places = places
         self._database = database
         self._commits = GroupCommit(database)
         self._server = server
@@ -121,13 +120,12 @@ class Driver:
         poller.register(self._server.socket, zmq.POLLIN)
         if self._background.wake is not None:
             poller.register(self._background.wake, zmq.POLLIN)
-        for fd in self._watches.descriptors:
-            poller.register(fd, zmq.POLLIN)
+        if self._watches.descriptor is not None:
+            poller.register(self._watches.descriptor, zmq.POLLIN)
         ready = dict(poller.poll(self._timeout_ms(longest_s)))
         polled_at = boot_clock()
-        for fd in ready:
-            if isinstance(fd, int) and fd != self._background.wake:
-                self._deaths(self._watches.readable(fd, polled_at))
+        if self._watches.descriptor in ready:
+            self._deaths(self._watches.readable(polled_at))
         self._watches.polled(polled_at)
         self._receive()
         self._events.extend(self._background.collect())
@@ -171,9 +169,7 @@ class Driver:
             request = msgspec.structs.replace(request, key="")
         if not isinstance(request, Sync):
             return on.Asked(peer=peer, question=request)
-        spools.check_lease_folder(self._places.spool, request.lease_id, request.folder)
-        if request.lease_id not in self._folders:
-            spools.check_exists(request.folder)
+        self._folders.check(request.lease_id, request.folder)
         self._watches.note_message(request.lease_id, boot_clock())
         if request.key:
             self._key(request.key)

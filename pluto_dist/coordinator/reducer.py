@@ -60,7 +60,7 @@ class _Open:
         self._folder = effect.folder
         self._series: dict[str, dict[str, int]] = {}
         self._named = 0
-        Path(effect.folder).mkdir(mode=0o700, exist_ok=True)
+        make_folder(effect.folder)
         # Without a quota: what it takes frees the ranks' segments, which are larger, and these wait for it.
         self._writer = StreamWriter(effect.folder, STREAM, Limits(segment_bytes=SEGMENT_BYTES))
         for member in effect.members:
@@ -187,7 +187,7 @@ class _Open:
                 said = read_record(line)
                 if said is None:
                     continue
-                for name in said.data.keys() & set(self.gathering.names):
+                for name in said.data:
                     found = statistics_in(name, said.data)
                     if found is not None:
                         self.gathering.said(name, said.step, said.time, found)
@@ -216,11 +216,14 @@ class RankReducer:
         self._open: dict[str, _Open] = {}
 
     def reduce(self, effect: ReduceRanks) -> RanksReduced:
-        """Takes what is new, and writes what goes out.
+        """Takes what is new, and writes what goes out; if the disk refuses something, nothing is held."""
+        try:
+            return self._reduce(effect)
+        except OSError as error:
+            self.end(effect.lease_id)
+            return RanksReduced(lease_id=effect.lease_id, state=effect.state, error=str(error))
 
-        Raises:
-            OSError: the disk refused something; what was held is to be dropped by `end`.
-        """
+    def _reduce(self, effect: ReduceRanks) -> RanksReduced:
         found = self._open.get(effect.lease_id)
         if found is None:
             found = self._open[effect.lease_id] = _Open(effect)
@@ -242,6 +245,11 @@ class RankReducer:
         found = self._open.pop(lease_id, None)
         if found is not None:
             found.close()
+
+
+def make_folder(folder: str) -> None:
+    """Makes a lease's folder, if it is not there."""
+    Path(folder).mkdir(mode=0o700, exist_ok=True)
 
 
 def _pieces(

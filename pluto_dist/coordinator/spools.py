@@ -103,20 +103,8 @@ def _sequence_of(raw: bytes, one: Cut) -> int:
     return mark // MARK_STEP
 
 
-def check_lease_folder(spool: Path, lease_id: str, folder: str) -> None:
-    """Checks a folder that a client has named: only its lease's own place in this spool is accepted (G11).
-
-    Raises:
-        ProtocolError: it is somewhere else.
-    """
-    if not LEASE_ID.match(lease_id) or Path(folder) != lease_folder(spool, lease_id):
-        raise ProtocolError(
-            f"lease {lease_id!r} names the folder {folder!r}; this coordinator's are in {spool}/leases"
-        )
-
-
 def check_exists(folder: str) -> None:
-    """Checks that an unknown lease has a folder.
+    """Checks that a lease has its folder.
 
     Raises:
         ProtocolError: it has none.
@@ -274,8 +262,20 @@ class LeaseFolders:
     def __bool__(self) -> bool:
         return bool(self._folders)
 
-    def __contains__(self, lease_id: str) -> bool:
-        return lease_id in self._folders
+    def check(self, lease_id: str, folder: str) -> None:
+        """Checks a folder that a client has named: only its lease's own place in this spool will do (G11).
+
+        Raises:
+            ProtocolError: it is somewhere else, or there is none.
+        """
+        if self._folders.get(lease_id) == folder:
+            return
+        if not LEASE_ID.match(lease_id) or Path(folder) != lease_folder(self._spool, lease_id):
+            raise ProtocolError(
+                f"lease {lease_id!r} names the folder {folder!r}; this coordinator's are in "
+                f"{self._spool}/leases"
+            )
+        check_exists(folder)
 
     def folder(self, lease_id: str) -> str:
         """Path of a lease's folder, "" if it is not known."""

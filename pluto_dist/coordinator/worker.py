@@ -19,7 +19,7 @@ from pluto_dist.backend.local import files
 from pluto_dist.backend.local import files as store_files
 from pluto_dist.backend.local.marks import Marks
 from pluto_dist.backend.local.store import Store
-from pluto_dist.coordinator.clusters import AtCluster, ClusterStores
+from pluto_dist.coordinator.clusters import ClusterStores
 from pluto_dist.coordinator.describe import Metadata
 from pluto_dist.coordinator.reducer import RankReducer
 from pluto_dist.coordinator.sampler import NodeRecorder
@@ -44,24 +44,18 @@ from pluto_dist.core.values.backend import (
     Uploaded,
 )
 from pluto_dist.core.values.effects import (
+    AtCluster,
     BeatRun,
     Control,
     Copy,
     DropCopies,
-    ExpireCluster,
-    JoinCluster,
     KeepCopies,
-    LeaveCluster,
-    ListCluster,
     OpenRun,
     ReadUploads,
     ReduceRanks,
-    RenewCluster,
     SampleNode,
     SetAside,
     Ship,
-    WatchCluster,
-    WriteCluster,
     WriteDocument,
 )
 from pluto_dist.core.values.events import (
@@ -131,6 +125,8 @@ class Worker:
 
     def do(self, effect: Slow) -> Event | None:  # noqa: PLR0912 # one case for each effect
         """Carries an effect out, which may block; returns its event, None where the core needs none."""
+        if isinstance(effect, AtCluster):
+            return self.clusters.do(effect)
         match effect:
             case Ship():
                 return self._ship(effect)
@@ -156,16 +152,6 @@ class Worker:
             case SampleNode(feeds=feeds):
                 self.recorder.record(feeds)
                 return None
-            case (
-                JoinCluster()
-                | RenewCluster()
-                | LeaveCluster()
-                | ListCluster()
-                | WatchCluster()
-                | WriteCluster()
-                | ExpireCluster()
-            ):
-                return self.clusters.do(effect)
             case _:
                 assert_never(effect)
 
@@ -174,6 +160,8 @@ class Worker:
     ) -> Event | None:
         """The event for an unexpected fault."""
         reason = f"{type(error).__name__}: {error}"
+        if isinstance(effect, AtCluster):
+            return self.clusters.failed(effect, reason)
         match effect:
             case Ship():
                 return _shipped(effect, effect.start, 0, Retry(reason))
@@ -200,16 +188,6 @@ class Worker:
                 return RanksReduced(lease_id=lease_id, state=state, error=reason)
             case SampleNode():
                 return None
-            case (
-                JoinCluster()
-                | RenewCluster()
-                | LeaveCluster()
-                | ListCluster()
-                | WatchCluster()
-                | WriteCluster()
-                | ExpireCluster()
-            ):
-                return self.clusters.failed(effect, reason)
             case _:
                 assert_never(effect)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 STREAMS = ("lifecycle", "metrics", "data", "console", "files")
 LAST_SEGMENT = 99_999_999  # eight digits
@@ -18,6 +19,7 @@ def segment_name(stream: str, number: int) -> str:
     return f"{stream}-{number:08d}.spool"
 
 
+@lru_cache  # a folder is looked at twice a second, and has mostly the names that it had
 def parse_segment(name: str) -> tuple[str, int] | None:
     """Stream and segment number, or None for a file that is no segment."""
     found = _segment.fullmatch(name)

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from pluto_dist.cli.demo import job
-from pluto_dist.cli.demo.job import checkpoints, exchange, ledger
+from pluto_dist.cli.demo.job import exchange, ledger
 from pluto_dist.cli.demo.job.exchange import Peers
-from pluto_dist.cli.demo.job.network import Network
+from pluto_dist.cli.demo.job.network import Network, load_network, save_network
 from tests.patience import PATIENCE_S
 
 JOB = Path(job.__file__).parent
@@ -56,9 +56,9 @@ def test_death_of_a_peer_is_an_error_in_the_others() -> None:
 
 def test_saved_network_comes_back(tmp_path: Path) -> None:
     network = Network(seed=7)
-    path = checkpoints.save(tmp_path, 19, network)
+    path = save_network(tmp_path, 19, network)
     assert [*tmp_path.iterdir()] == [path]
-    assert checkpoints.load(path).weights == network.weights
+    assert load_network(path).weights == network.weights
 
 
 def test_ledger_reads_all_but_a_torn_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,11 +6,9 @@ import random
 
 import pytest
 
-from pluto_dist.cli.demo.job import digits
-from pluto_dist.cli.demo.job.digits import Sample
-from pluto_dist.cli.demo.job.network import Momentum, Network
+from pluto_dist.cli.demo.job.network import Momentum, Network, Sample, load_digits
 
-TRAIN, TEST = digits.load()
+TRAIN, TEST = load_digits()
 
 
 def loss_with(network: Network, position: int, change: float, batch: list[Sample]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ import pytest
 
 from pluto_dist.coordinator.watches import Watches
 from pluto_dist.host.identity import identity_of
+from tests.patience import PATIENCE_S
 
 SLEEPER = [sys.executable, "-S", "-c", "import sys; sys.stdin.read()"]
 
@@ -36,6 +38,25 @@ def test_a_death_that_is_noticed_late_is_dated_back_to_when_all_were_polled_befo
     guard.note_message("lease", 108.0)  # its last message waited in the queue
     (death,) = guard.check("lease", 110.0)
     assert death.alive_until == alive_until
+
+
+def test_one_descriptor_tells_of_the_deaths_of_all_processes_that_are_watched(
+    process: subprocess.Popen[bytes],
+) -> None:
+    """G7: and of none that is not watched any more."""
+    guard = Watches()
+    identity = identity_of(process.pid)
+    assert identity is not None
+    for key in ("first", "second", "ended"):
+        guard.start(key, identity, None, 100.0)
+    guard.stop("ended")
+    assert guard.descriptor is not None
+    assert select.select([guard.descriptor], [], [], 0)[0] == []
+    process.kill()
+    process.wait()
+    assert select.select([guard.descriptor], [], [], PATIENCE_S)[0] == [guard.descriptor]
+    assert {death.key for death in guard.readable(110.0)} == {"first", "second"}
+    assert select.select([guard.descriptor], [], [], 0)[0] == []
 
 
 def test_a_process_that_was_dead_before_it_was_watched_was_never_seen(

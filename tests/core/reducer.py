@@ -77,7 +77,7 @@ class MemoryReducer:
         done[number] = max(done.get(number, 0), segment.whole if torn and segment is not None else end)
 
     def _said(self, number: int, record: Record) -> None:
-        for name in record.values.keys() & set(self._gathering.names):
+        for name in record.values:
             found = statistics_in(name, record.values)
             if found is not None:
                 self._gathering.said(name, record.step, 0, found)

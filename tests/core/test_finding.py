@@ -8,11 +8,14 @@ import msgspec
 import pytest
 
 from pluto_dist.core.machine.admission import Finder
+from pluto_dist.core.values.backend import OpenResult
 from pluto_dist.core.values.book import Book
+from pluto_dist.core.values.effects import OpenRun
 from pluto_dist.core.values.ids import RunRef
 from pluto_dist.core.values.records import Run, Verdict
 from tests.core.builders import claim, job, run
 from tests.core.processes import LOCAL, PLUTO
+from tests.core.server import Server
 from tests.core.world import World
 
 X = RunRef(external_id="x")
@@ -121,3 +124,59 @@ def test_ranks_of_one_launch_share_a_run_wherever_they_stand() -> None:
     one.init("mine")
     two.init("mine", target=ELSEWHERE)
     assert [process.role for process in (one, two)] == ["owner", "worker"]
+
+
+class Stores(Server):
+    """Two folders: each store knows its own Runs only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.by_folder: dict[str, Server] = {}
+
+    def open(self, effect: OpenRun) -> OpenResult:
+        return self.by_folder.setdefault(effect.request.target.store, Server()).open(effect)
+
+
+def two_folders() -> World:
+    world = World(LOCAL)
+    world.server = Stores()
+    return world
+
+
+def test_an_attach_that_comes_before_its_training_waits_for_it() -> None:
+    """R5: although a Run of that id has ended in another folder: points would go into the wrong Run."""
+    world = two_folders()
+    world.process("before").init("x").finish().exit()
+    early = world.process("eval").attach("x", target=ELSEWHERE, patience_s=30.0)
+    world.wait(5.0)
+    assert early.role == "waiting"
+    owner = world.process("training").init("x", target=ELSEWHERE)
+    world.wait(3.0)
+    assert (owner.role, early.role) == ("owner", "side")
+    assert world.lease(early).run == world.lease(owner).run
+
+
+def test_an_ended_run_of_another_folder_is_joined_if_no_other_comes() -> None:
+    """R5: half of the caller's time is left to say so."""
+    world = two_folders()
+    old = world.process("before").init("x").finish().exit()
+    late = world.process("eval").attach("x", target=ELSEWHERE, patience_s=30.0)
+    world.wait(14.0)
+    assert late.role == "waiting"
+    world.wait(2.0)
+    assert (late.role, world.lease(late).run) == ("side", world.lease(old).run)
+    assert [run.key for run in world.book.runs] == [world.lease(old).run]  # nothing is looked for any more
+
+
+def test_a_living_run_comes_before_one_that_has_ended() -> None:
+    """R5: both in other folders than the eval's."""
+    third = run(key="third", target=msgspec.structs.replace(LOCAL, store="/third"))
+    assert found(known(ENDED, third), verb="attach", run=X) == "third"
+
+
+def test_an_ended_run_of_the_same_server_is_joined_at_once() -> None:
+    """R5: there is only one Run of that id, wherever the eval stands."""
+    ended = run(key="ended", target=OTHER_KEY, verdict=DONE, status="COMPLETED")
+    place = msgspec.structs.replace(PLUTO, store="/elsewhere")
+    meant = known(ended).find(claim(verb="attach", run=X, target=place, patience_s=30.0), None, 0.0)
+    assert meant is ended

@@ -1,4 +1,4 @@
-"""What one event costs the coordinator does not grow with the leases of its Run.
+"""What one event costs the coordinator grows neither with the leases of its Run nor with Runs that are over.
 
 The cost is counted in calls of Python functions, which is the same on every machine. `tests.bench` shows the
 time.
@@ -24,14 +24,8 @@ FEW, MANY = 1, 256
 AT_MOST = 1.5
 
 
-class Calm(World):
-    """A world of one Run with an owner and sides, in which only the coordinator's calls are counted."""
-
-    def __init__(self, leases: int) -> None:
-        super().__init__()
-        self.owner = self.process("train").init("r")
-        self.sides = [self.process(f"e{n}").attach("r", label=f"e{n}") for n in range(leases - 1)]
-        self.wait(5)
+class Counted(World):
+    """A world in which the coordinator's calls are counted, and no others."""
 
     def cost(self, act: Callable[[], object]) -> int:
         """Calls of the core while `act` happens."""
@@ -54,6 +48,16 @@ class Calm(World):
         finally:
             del self.core.handle
         return counted
+
+
+class Calm(Counted):
+    """One Run with an owner and sides."""
+
+    def __init__(self, leases: int) -> None:
+        super().__init__()
+        self.owner = self.process("train").init("r")
+        self.sides = [self.process(f"e{n}").attach("r", label=f"e{n}") for n in range(leases - 1)]
+        self.wait(5)
 
 
 def heartbeat(world: World, process: Process) -> None:
@@ -84,6 +88,23 @@ def test_the_cost_is_the_same_beside_one_lease_and_beside_many(what: str) -> Non
         world = Calm(leases)
         costs[leases] = world.cost(lambda: ACTS[what](world))  # noqa: B023 # called at once
     assert 0 < costs[MANY] <= AT_MOST * costs[FEW], costs
+
+
+def test_a_run_of_a_sweep_costs_the_same_behind_one_run_and_behind_many() -> None:
+    """Runs that are over are remembered for a day; only what is asked for them looks at them."""
+    costs = {}
+    for runs in (FEW, MANY):
+        world = Counted()
+        for number in range(runs):
+            trial(world, f"r{number}")
+        costs[runs] = world.cost(lambda: trial(world, "last"))  # noqa: B023 # called at once
+    assert 0 < costs[MANY] <= AT_MOST * costs[FEW], costs
+
+
+def trial(world: World, name: str) -> None:
+    """A Run from its start to its end, and a moment of rest."""
+    world.process(name).init().finish().exit()
+    world.wait(2)
 
 
 def test_the_same_facts_are_judged_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -294,3 +294,33 @@ def test_ranks_are_left_out_of_what_is_read_and_uploaded() -> None:
         assert FinalNames(document).of(participant, "note", "DATA") is not None
     assert FinalNames(document).of("reduced", "loss/max") == "loss/max"
     assert names.final("reduced", {"more": "METRIC"})["more"] == "more"
+
+
+def test_a_run_that_one_process_takes_up_has_names_apart() -> None:
+    """G10: the owner's numbers are left out no more, and the plain name is that of all ranks."""
+    world = World()
+    launch = job(world, 2)
+    for process in launch.ranks.values():
+        process.log(loss=1.0)
+    end(launch)
+    world.process("again").init(world.run().external_id, resume=True).log(7, loss=5.0)
+    world.wait(HOLD_S)
+    assert shown(world)["loss"] == {0: 1.0}
+    assert shown(world)["loss/owner"] == {7: 5.0}
+
+
+def test_what_a_childs_chain_gets_after_the_end_corrects_its_step() -> None:
+    """G3: a forked child logs on when its parent is dead and the Run has ended."""
+    world = World()
+    launch = job(world, 2)
+    launch.rank(0).log(loss=1.0)
+    parent = launch.rank(1).log(loss=2.0)
+    parent.family = True
+    end(launch)
+    assert world.server.only().reports
+    parent.spool.log({"forked": 9.0}, 3, "metrics.p77")
+    world.wait(2)
+    parent.let_go()
+    world.wait(3)
+    assert shown(world)["forked"] == {3: 9.0}
+    assert not world.spools

@@ -8,7 +8,16 @@ import msgspec
 import pytest
 
 from pluto_dist.core.machine.context import Context
-from pluto_dist.core.rules.states import ENDING, OPENING, PHASES, ending_of, illegal, opening_of, reaches
+from pluto_dist.core.rules.states import (
+    ENDING,
+    NO_END,
+    OPENING,
+    PHASES,
+    ending_of,
+    illegal,
+    opening_of,
+    reaches,
+)
 from pluto_dist.core.rules.verdict import DETACHED_S, ORPHAN_S, Phase
 from pluto_dist.core.values.book import Book
 from pluto_dist.core.values.records import Run, Verdict
@@ -32,6 +41,17 @@ ENDINGS = {
     "sent": msgspec.structs.replace(RUN, verdict=WELL, telling=True),
     "reported": msgspec.structs.replace(RUN, verdict=WELL, telling=True, reported=True),
 }
+
+
+def test_a_run_that_goes_on_has_no_trace_of_its_end() -> None:
+    """A field of an end that stays behind would make the next one another end."""
+    fresh = {name: getattr(RUN, name) for name in NO_END}
+    assert fresh == NO_END
+    ended = msgspec.structs.replace(
+        RUN, verdict=FAILED, status="FAILED", telling=True, reported=True, forced=True, cancelled=True,
+        ended_ms=5, found_ms=9, server_status="COMPLETED",
+    )  # fmt: skip
+    assert msgspec.structs.replace(ended, **NO_END) == RUN
 
 
 def test_every_record_is_in_one_stage() -> None:

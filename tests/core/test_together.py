@@ -68,10 +68,11 @@ def test_what_is_not_finite_or_near_the_end_of_the_doubles(
 
 
 class Stream(msgspec.Struct):
-    """What one rank logs, and how much of it was taken."""
+    """What one rank logs, how much of it was taken, and up to where that was kept."""
 
     records: list[tuple[int, dict[str, float]]] = []
     taken: int = 0
+    kept: int = 0
 
 
 class Ranks:
@@ -84,6 +85,13 @@ class Ranks:
         self.now = 100.0
         self.limit = limit
         self.gathering = Gathering(limit=limit)
+        self.keep()
+
+    def keep(self) -> None:
+        """How far it came is on disk; what went out is there before."""
+        for stream in self.streams.values():
+            stream.kept = stream.taken
+        self.kept = (self.gathering.floors, self.gathering.late)
 
     def log(self, rank: int, step: int, **values: float) -> None:
         """Logs and is read at once."""
@@ -102,24 +110,25 @@ class Ranks:
         return lines
 
     def begin_anew(self) -> None:
-        """As a coordinator that finds the streams and what went out."""
-        old, self.gathering = (
-            self.gathering,
-            Gathering(self.gathering.floors, late=self.gathering.late, limit=self.limit),
-        )
+        """As a coordinator that finds the streams, what went out, and how far its predecessor came."""
+        names = self.gathering.names
+        self.gathering = Gathering(self.kept[0], late=self.kept[1], limit=self.limit)
         for rank, stream in self.streams.items():
-            for step, values in stream.records[: stream.taken]:
+            for step, values in stream.records[: stream.kept]:
                 self.gathering.add(rank, step, round(self.now * 1000), values, self.now, again=True)
         for line in self.out:
             data = {
                 final: found[index]
                 for name, found in line.data.items()
-                for final, index in series_of(name, old.names).items()
+                for final, index in series_of(name, names).items()
             }
             for name in line.data:
                 said = statistics_in(name, data)
                 assert said is not None
                 self.gathering.said(name, line.step, line.time, said)
+        for rank, stream in self.streams.items():
+            stream.taken = stream.kept
+            self.read(rank)
 
     def shown(self) -> dict[tuple[str, int], tuple[float, ...]]:
         """What a server shows that keeps the value with the latest time."""
@@ -232,6 +241,7 @@ def test_what_was_given_up_is_not_reduced_from_a_part() -> None:
     shown = ranks.shown()
     assert {key for key, found in shown.items() if found[-1] == 1} >= {("loss", 0), ("loss", 1)}
     late = ranks.gathering.late
+    ranks.keep()
     ranks.begin_anew()
     assert ranks.due() == []
     assert ranks.gathering.late == late
@@ -244,6 +254,7 @@ def test_steps_that_fall_are_given_up_from_the_lowest() -> None:
         ranks.log(0, step, loss=1.0)
     ranks.log(0, 20, loss=1.0)
     assert ranks.gathering.floors == {"loss": 5}
+    ranks.keep()
     ranks.begin_anew()
     assert {line.step for line in ranks.due() or ranks.gathering.due(200.0, set(), set())} >= {7, 10, 20}
 
@@ -269,7 +280,7 @@ LOGGED = st.tuples(
         min_size=1,
     ),
 )
-DONE = st.tuples(st.sampled_from(["due", "wait", "die", "begin anew"]), st.integers(0, 2))
+DONE = st.tuples(st.sampled_from(["due", "keep", "wait", "die", "begin anew"]), st.integers(0, 2))
 
 
 @given(st.lists(st.one_of(LOGGED, LOGGED, DONE), max_size=60))
@@ -280,8 +291,10 @@ def test_in_whatever_order_it_happens_the_last_word_is_of_all_values(story: list
         ranks.now += 1.0
         if what == "log":
             ranks.log(how[0], how[1], **how[2])
-        elif what == "due":
+        elif what in ("due", "keep"):
             ranks.due()
+            if what == "keep":
+                ranks.keep()
         elif what == "wait":
             ranks.now += WAIT_S
             ranks.due()
@@ -312,5 +325,6 @@ def test_memory_is_bounded_and_no_step_shows_less_than_it_did(
         for line in ranks.due():
             assert line.data["loss"][-1] >= counts.get(line.step, 0)
             counts[line.step] = line.data["loss"][-1]
+        ranks.keep()
         if number % 7 == 3:
             ranks.begin_anew()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pluto_dist.cli.demo.cast import JOB
+from pluto_dist.cli.demo.play import JOB
 from tests.process.harness import CHECKOUT, Node, events, lease
 
 DEMO = [sys.executable, "-c", "from pluto_dist.cli.main import app; app(prog_name='pluto-dist')", "demo"]

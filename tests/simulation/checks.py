@@ -18,6 +18,7 @@ from pluto_dist.spool.frames import scan
 from pluto_dist.spool.names import segment_name
 from tests.adapters.memory_backend import StoredRun
 from tests.simulation.oracle import allowed_statuses
+from tests.simulation.reduced import ReducedChecks, statistics_in_line
 from tests.simulation.server import value_of
 from tests.simulation.topics import TopicChecks
 
@@ -67,6 +68,7 @@ class Checks:
         self._views: dict[str, View] = {}
         self._runs: dict[str, Run] = {}
         self.topics = TopicChecks(world)
+        self.reduced = ReducedChecks(world)
 
     def expect(self, truth: bool, what: str) -> None:
         """Raises if it is not true."""
@@ -100,8 +102,14 @@ class Checks:
             if (value in there and record.lease_id in known) or self._arrived(value)
         }
 
-    def _arrived(self, value: int) -> bool:
+    def _arrived(self, value: int, *, or_spooled: bool = False) -> bool:
         world = self.world
+        for book in self._books():
+            record = self.ledger.get(value)
+            if self.reduced.reduces(book, value):
+                if record is not None and record.at > self._fenced_at.get(record.lease_id, float("inf")):
+                    return True  # what a replaced rank goes on to write is left out
+                return self.reduced.arrived(book, value, or_spooled=or_spooled)
         return bool(world.backend(world.plan.mode).arrived[value]) or value in world.set_aside
 
     # --- after every step ---------------------------------------------------------------------------
@@ -174,6 +182,8 @@ class Checks:
         if cursor.target != "run":
             return
         lease = coordinator.book.leases.get(cursor.lease_id)
+        if lease is not None and cursor.kind == "metrics" and lease.rank_metrics == "reduce":
+            return  # what it has passed is left out
         for segment, offset in cursor.offsets.items():
             key = cursor.lease_id, cursor.stream, segment
             known = self._read.get(key, 0)
@@ -184,6 +194,8 @@ class Checks:
                 continue
             self._read[key] = offset
             for line in scan(bytes(file.data[known:offset]), final=True).lines:
+                if statistics_in_line(line):
+                    continue
                 _, value = value_of(line)
                 self.expect(self._arrived(value), f"G6: the cursor of {key} passed {value}, which is nowhere")
 
@@ -245,7 +257,8 @@ class Checks:
         for path, file in self.world.disk.files.items():
             if path.startswith(f"{folder}/") and not refused:
                 for value in _values(path, file.data):
-                    self.expect(self._arrived(value), f"G3: {path} is removed with {value}, which is nowhere")
+                    there = self._arrived(value, or_spooled=True)
+                    self.expect(there, f"G3: {path} is removed with {value}, which is nowhere")
 
     def _refused(self, lease_id: str) -> bool:
         leases = [book.leases.get(lease_id) for book in self._books()]
@@ -297,6 +310,9 @@ class Checks:
         self._names_are_apart(coordinator)
         self._runs_are_apart(coordinator.book)
         self.topics.at_the_end(coordinator.book)
+        if not self.world.powered_off:
+            refused = {value for value, each in self.ledger.items() if self._refused(each.lease_id)}
+            self.reduced.at_the_end(coordinator.book, self._fenced_at, refused)
         for run in coordinator.book.runs:
             self._one_run(coordinator, run)
         for lease in coordinator.book.leases:
@@ -337,6 +353,8 @@ class Checks:
         return lease.run if lease is not None else None
 
     def _one_record(self, value: int, record: Accepted) -> None:
+        if any(self.reduced.reduces(book, value) for book in self._books()):
+            return  # looked at with all others of its step
         arrived = self.world.backend(self.world.plan.mode).arrived[value]
         aside = value in self.world.set_aside
         what = f"{record.kind} record {value} of {record.writer}, accepted at {record.at - 1000:.2f}"
@@ -426,6 +444,7 @@ class Checks:
             self.expect(named or not late, f"R7: late record {value} of {lease.label} is in {series}")
             who = _writer(lease) + (" superseded" if lease.end_reason == "superseded" else "")
             known = writers.setdefault(series, who)
+            self.expect(series not in self.reduced.names, f"G10: {series} is written by all ranks and {who}")
             apart = known.split()[0] == who.split()[0]
             self.expect(apart, f"G10: {series} is written by {known} and {who}")
 
@@ -444,4 +463,5 @@ def _opens(path: str, data: bytes | bytearray) -> bool:
 def _values(path: str, data: bytes | bytearray) -> list[int]:
     if "lifecycle" in path:
         return []
-    return [value_of(line)[1] for line in scan(bytes(data), final=True).lines]
+    lines = scan(bytes(data), final=True).lines
+    return [value_of(line)[1] for line in lines if not statistics_in_line(line)]

@@ -111,7 +111,6 @@ class SimWatches:
     """Stands for `Watches`: who is alive, by the simulated kernel."""
 
     probe_interval_s = None
-    descriptors = ()
 
     def __init__(self, world: World) -> None:
         self.world = world

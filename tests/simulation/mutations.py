@@ -19,6 +19,7 @@ import msgspec
 from pluto_dist.client.lease_files import RoomForRecords
 from pluto_dist.coordinator.database import Database
 from pluto_dist.coordinator.driver import Driver, GroupCommit
+from pluto_dist.coordinator.reducer import _Open
 from pluto_dist.coordinator.spools import LeaseFolders
 from pluto_dist.coordinator.worker import Worker
 from pluto_dist.core.machine import admission, control, delivery, folding, settle, topics
@@ -29,9 +30,11 @@ from pluto_dist.core.machine.delivery import Delivery
 from pluto_dist.core.machine.folding import Folding
 from pluto_dist.core.machine.lane import Lane
 from pluto_dist.core.machine.ownership import Succession
+from pluto_dist.core.machine.reducing import Reducing
 from pluto_dist.core.machine.topics import Topics
 from pluto_dist.core.rules import claims, kinship, participants, verdict  # fmt: skip
 from pluto_dist.core.rules.series import SeriesNames
+from pluto_dist.core.rules.together import Gathering
 from pluto_dist.core.rules.topics import done as rules_done
 from pluto_dist.core.values.backend import Delivered, Retry, Unknown
 from pluto_dist.core.values.book import Book
@@ -40,7 +43,7 @@ from pluto_dist.core.values.records import Verdict
 from pluto_dist.spool.writer import StreamWriter
 from tests.simulation.__main__ import attempt
 from tests.simulation.coordinator import SimCoordinator
-from tests.simulation.plan import HAND_OVER_SINCE, make_plan
+from tests.simulation.plan import HAND_OVER_SINCE, REDUCE_SINCE, make_plan
 from tests.simulation.test_simulation import LATER
 
 Patch = tuple[object, str, Any]
@@ -450,6 +453,68 @@ def alert_sent_again() -> Patch:
     return Controls, "answered", broken
 
 
+def held_is_lost() -> Patch:
+    """A new coordinator goes on behind what its predecessor has read, without the values that it held."""
+
+    def broken(self: _Open, member: Any, state: Any, now: float) -> None:
+        self.read[member.lease_id] = {
+            stream: dict(ends) for stream, ends in state.read.get(member.lease_id, {}).items()
+        }
+
+    return _Open, "_read_again", broken
+
+
+def said_is_forgotten() -> Patch:
+    """A new coordinator does not know what had gone out, nor when."""
+    return _Open, "_take_said", lambda self, out: None
+
+
+def given_back_early() -> Patch:
+    """A rank's segments go although a step in them may still be corrected."""
+    real = Lane._not_reduced
+
+    def broken(self: Lane, positions: Any) -> Any:
+        return real(self, lambda state: state.read)
+
+    return Lane, "_not_reduced", broken
+
+
+def late_values_left_out() -> Patch:
+    """What comes for a step that has gone out changes nothing."""
+    real = Gathering._lines
+
+    def broken(self: Gathering, going: Any) -> Any:
+        return real(self, [(track, unit) for track, unit in going if unit.said is None])
+
+    return Gathering, "_lines", broken
+
+
+def correction_as_old() -> Patch:
+    """A correction has the time of what it corrects."""
+    real = Gathering._lines
+
+    def broken(self: Gathering, going: Any) -> Any:
+        units = list(going)
+        for _, unit in units:
+            unit.said_ms = -1
+        return real(self, units)
+
+    return Gathering, "_lines", broken
+
+
+def starts_melt() -> Patch:
+    """The next start of a job is reduced with the one before."""
+    return Reducing, "_missing", _one_for_all
+
+
+def _one_for_all(self: Reducing, run: Any, epochs: list[int], ranks: list[Any]) -> list[int]:
+    return [0] if ranks and not epochs and any(self._lanes(rank) for rank in ranks) else []
+
+
+OF_RANKS: tuple[Callable[[], Patch], ...] = (
+    held_is_lost, said_is_forgotten, given_back_early, late_values_left_out,
+    correction_as_old, starts_melt,
+)  # fmt: skip
 OF_TOPICS: tuple[Callable[[], Patch], ...] = (
     item_not_held, holder_taken_for_dead, question_overtakes, over_with_the_run, numbers_forgotten,
     label_is_the_process, left_is_done, latest_takes_from_others, positions_forgotten, alert_sent_again,
@@ -463,7 +528,7 @@ MUTATIONS: tuple[Callable[[], Patch], ...] = (
     records_before_the_opening, workers_not_waited_for, stop_is_a_failure,
     generation_not_checked, lock_not_looked_at, trials_melt, next_start_is_a_late_rank,
     unlabelled_share_a_series, parents_will_counts, cancel_not_asked_for, cancel_crosses_the_status,
-    *OF_TOPICS,
+    *OF_TOPICS, *OF_RANKS,
 )  # fmt: skip
 
 
@@ -521,7 +586,8 @@ def main() -> int:
     options = parser.parse_args()
 
     def caught(mutation: Callable[[], Patch]) -> tuple[int | None, str]:
-        first = options.first + (HAND_OVER_SINCE if mutation in OF_TOPICS else 0)
+        since = HAND_OVER_SINCE if mutation in OF_TOPICS else REDUCE_SINCE if mutation in OF_RANKS else 0
+        first = options.first + since
         return catch(mutation, (*LATER, *range(first, first + options.seeds)), options.seconds)
 
     return table(MUTATIONS, options.only, caught)

@@ -23,7 +23,9 @@ SIDE_ENDS: tuple[End, ...] = ("finish", "close", "exception", "exit_code", "at_e
 USURPED = 0.05
 CHILDREN = 0.25
 AGAIN = 0.4
+REDUCED = 0.7
 HAND_OVER_SINCE = 1_796_033_000_000  # histories of lower seeds are older than hand-over, and stay as they are
+REDUCE_SINCE = 1_796_060_000_100  # … than rank_metrics="reduce"
 QUIET_AFTER_S = 40.0  # no fault begins or lasts longer
 
 
@@ -43,6 +45,7 @@ class Actor:
         publishes: it hands something over now and then.
         reads: it takes what was handed over, for its label or for the one group.
         latest: only the newest.
+        reduces: its job's ranks are reduced to one series.
     """
 
     name: str
@@ -64,6 +67,7 @@ class Actor:
     publishes: bool = False
     reads: Literal["", "label", "group"] = ""
     latest: bool = False
+    reduces: bool = False
 
 
 @dataclass(frozen=True)
@@ -146,6 +150,8 @@ def make_plan(seed: int) -> Plan:
     children = _children(family, actors[0]) if family.random() < CHILDREN else []
     if seed >= HAND_OVER_SINCE:
         actors = _handing_over(Random(f"topics {seed}"), actors)
+    if seed >= REDUCE_SINCE and Random(f"reduce {seed}").random() < REDUCED:
+        actors = [replace(actor, reduces=actor.rank is not None) for actor in actors]
     calm = random.random() < 0.15
     usurpers = Random(f"usurper {seed}")
     usurped = (Fault(usurpers.uniform(1.0, 25.0), "usurp"),) if usurpers.random() < USURPED else ()

@@ -117,7 +117,8 @@ class Process:
         self._wait: tuple[Callable[[View], bool], float, Callable[[bool], None]] | None = None
         self._hand_over_key = world.target.mode == "pluto"
         self._linked = True
-        self._next_step = 0
+        self._next_step = self._points = 0
+        self._said: set[tuple[str, int]] = set()
         self.loop: Loop | None = None
 
     # --- what the script does ---------------------------------------------------------------------
@@ -153,6 +154,7 @@ class Process:
             ancestors=self.ancestors,
             parents=self.parents,
             wait_s=3.0,
+            rank_metrics="reduce" if actor.reduces else "auto",
         )
         self.held.say(opened)
         world.say(self.name, f"{opened.verb}() as lease {self.lease.lease_id[-3:]}, pid {self.identity.pid}")
@@ -193,6 +195,9 @@ class Process:
         before = writer.written - lease.declared
         declared = lease.declared
         poison = world.faulty and world.random.random() < world.rates.poison
+        if stream == "metrics" and self.actor.reduces:
+            self._log_reduced(value)
+            return
         if stream == "metrics":
             name = "poison" if poison else world.random.choice(("loss", "loss", f"of_{self.name}"))
             self.handle.log({name: value}, step=self._next_step)
@@ -207,6 +212,22 @@ class Process:
             stream == "data" and writer.written - before > lease.declared - declared + declared
         ):
             world.accepted(self, value, stream, writer.stream, poison=poison)
+
+    def _log_reduced(self, value: int) -> None:
+        """A value at a step that the other ranks log too, most of them in this order."""
+        assert self.lease is not None
+        world, writer = self.world, self.lease.metrics
+        self._points += 1
+        step = self._points if world.random.random() < 0.9 else max(1, self._points - 3)
+        name = world.random.choice(("loss", "loss", f"of_{self.name}"))
+        before = writer.written - self.lease.declared
+        if step != self._points and (name, step) in self._said:
+            return
+        self._said.add((name, step))
+        self.handle.log({name: value}, step=step)
+        if writer.written - self.lease.declared > before:
+            world.accepted(self, value, "metrics", writer.stream, poison=False)
+            world.checks.reduced.logged(self, name, step, value)
 
     def _share(self) -> None:
         world, number = self.world, self.world.number()
@@ -494,6 +515,8 @@ class Child:
         line = b'{"time":%d,"step":%d,"data":{"forked":%d}}\n' % (world.wall_ms, value, value)
         if self.metrics.append(line):
             world.accepted(self.parent, value, "metrics", self.metrics.stream, poison=False)
+            if self.parent.actor.reduces:
+                world.checks.reduced.logged(self.parent, "forked", value, value)
         world.at(0.1, self._work, self, "")
 
     def _parent_died(self) -> float:

@@ -31,6 +31,7 @@ from pluto_dist.core.values.backend import (
 from pluto_dist.spool.frames import scan
 from pluto_dist.spool.names import segment_name
 from tests.adapters.memory_backend import SEVERITY, Call, MemoryBackend, Step, StoredRun
+from tests.simulation.reduced import statistics_in_line
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -91,6 +92,8 @@ class Server(MemoryBackend):
         before = len(self.runs[run.id].lines.get(batch.kind, []))
         outcome = super()._take(run, batch, lines)
         for line in self.runs[run.id].lines.get(batch.kind, [])[before:]:
+            if self.world.checks.reduced.told(run.id, line):
+                continue
             name, value = value_of(line)
             self._look_at_order((batch.lease_id, batch.stream), value)
             self.arrived[value] += 1
@@ -137,7 +140,8 @@ class Store:
         found: dict[int, int] = defaultdict(int)
         for data in self.segments.values():
             for line in scan(bytes(data), final=True).lines:
-                found[value_of(line)[1]] += 1
+                if not statistics_in_line(line):
+                    found[value_of(line)[1]] += 1
         return found
 
 
@@ -170,6 +174,8 @@ class StoreBackend:
             return Retry("a late one of a predecessor: the segment is delivered and gone")
         data[batch.start : batch.end] = spooled.data[batch.start : batch.end]
         for line in batch.lines:
+            if self.world.checks.reduced.told(run.id, line):
+                continue
             self.arrived[value_of(line)[1]] += 1
         return Delivered()
 

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from unittest import mock
 
 from pluto_dist.client import lease
-from pluto_dist.coordinator import driver, spools, threads, worker
+from pluto_dist.coordinator import driver, reducer, spools, threads, worker
 from pluto_dist.core.values.ids import Identity, Job
 from pluto_dist.core.values.messages import Reply, Request, View
 from pluto_dist.errors import ProtocolError
@@ -468,6 +468,7 @@ def installed(world: World) -> Iterator[None]:
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch.object(worker, "Store", SimStore))
+        stack.enter_context(mock.patch.object(reducer, "make_folder", _nothing))
         for module in (reader, space, spools, space, writer):
             stack.enter_context(mock.patch.object(module, "real_files", files))
         for module in (driver, lease):

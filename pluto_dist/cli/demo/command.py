@@ -91,8 +91,7 @@ def _play(lookup: Lookup, home: Path | None, folder: Path | None, seconds: float
 
 def _performed(play: Play, lookup: Lookup, home: Path | None, out: Console) -> Outcome:
     """Plays it through; Ctrl-C ends all processes and leaves what the store has by then."""
-    from pluto_dist.cli.demo.cast import Cast
-    from pluto_dist.cli.demo.play import interruptible, perform
+    from pluto_dist.cli.demo.play import Cast, interruptible, perform
     from pluto_dist.cli.demo.watch import Watch, screen
 
     out.print(
@@ -116,7 +115,7 @@ def _performed(play: Play, lookup: Lookup, home: Path | None, out: Console) -> O
 def _outcome(play: Play, lookup: Lookup, codes: dict[str, int | None], killed_ms: int) -> Outcome:
     from pluto_dist.backend.local.reading import read_points
     from pluto_dist.cli.demo.check import Outcome
-    from pluto_dist.cli.demo.job import checkpoints, ledger
+    from pluto_dist.cli.demo.job import ledger, network
     from pluto_dist.cli.demo.play import RANKS, settle
 
     document = settle(lookup, play.run_id)
@@ -126,7 +125,7 @@ def _outcome(play: Play, lookup: Lookup, codes: dict[str, int | None], killed_ms
         document=document,
         points=points,
         shipped={
-            point.step: checkpoints.checksum((folder / str(point.value)).read_bytes())
+            point.step: network.checksum((folder / str(point.value)).read_bytes())
             for point in points
             if point.kind == "file"
         },

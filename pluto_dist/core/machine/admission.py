@@ -50,7 +50,7 @@ from pluto_dist.core.rules.verdict import Phase, restarts_left
 from pluto_dist.core.values.book import Book, Config
 from pluto_dist.core.values.effects import CheckLiveness, LookAtStreams
 from pluto_dist.core.values.ids import DEFAULT_PROJECT, RunRef
-from pluto_dist.core.values.lifecycle import Claim
+from pluto_dist.core.values.lifecycle import Claim, Target
 from pluto_dist.core.values.records import Lease, Run
 
 
@@ -60,11 +60,12 @@ class Finder:
     def __init__(self, book: Book) -> None:
         self._book = book
 
-    def find(self, claim: Claim, parent: Lease | None = None) -> Run | None:
+    def find(self, claim: Claim, parent: Lease | None = None, waited_s: float = float("inf")) -> Run | None:
         """The Run that a claim means, None if it means none that is known here, or several.
 
         Args:
             parent: lease of the process in whose Run the claim joins, if it does.
+            waited_s: how long the claim has waited.
         """
         nearest_kin = parent or self._book.leases.get(claim.heir_of)
         if nearest_kin is not None:
@@ -73,11 +74,11 @@ class Finder:
         if launchers is not None:
             return launchers
         if claim.run is not None:
-            return self._named(claim, claim.run)
+            return self._named(claim, claim.run, waited_s)
         if claim.verb == "attach" or (claim.wanted == "side" and claim.job.rank is None):
             live = self._live(claim)
             return live[0] if len(live) == 1 else None
-        mine = [run for run in self._book.runs if same_job(claim, run)]
+        mine = self._book.runs.of_job(claim.job.key)
         return mine[-1] if mine and not self._starts_again(claim, mine[-1]) else None
 
     def predecessor(self, claim: Claim, run: Run) -> Lease | None:
@@ -93,15 +94,15 @@ class Finder:
         restarting = restarts_left(run) and not run.ended
         return not restarting and self.predecessor(claim, run) is not None
 
-    def choices(self, claim: Claim) -> tuple[str, ...]:
+    def choices(self, claim: Claim, waited_s: float = float("inf")) -> tuple[str, ...]:
         """Runs among which a claim that joins would have to choose: live ones, or those with its id."""
         if claim.run is None:
             runs = self._live(claim)
         else:
-            runs = self._nearest(self._joined(claim, claim.run), claim)
+            runs = self._nearest(self._joined(claim, claim.run, waited_s), claim)
         return tuple(f"{run.display_id or run.external_id} (project {run.project})" for run in runs)
 
-    def _named(self, claim: Claim, ref: RunRef) -> Run | None:
+    def _named(self, claim: Claim, ref: RunRef, waited_s: float) -> Run | None:
         def meant(run: Run) -> bool:
             own = run.target == claim.target and refers_to(ref, run, claim.project)
             return own or (same_job(claim, run) and refers_to(ref, run, run.project))
@@ -112,14 +113,22 @@ class Finder:
         # A Run still looked for on the server comes last: by now it may have been made, in its own project.
         return (
             self._choose(there, claim)
-            or _only(self._nearest(self._joined(claim, ref), claim))
+            or _only(self._nearest(self._joined(claim, ref, waited_s), claim))
             or self._choose(meant, claim)
         )
 
-    def _joined(self, claim: Claim, ref: RunRef) -> Iterator[Run]:
-        """Runs of others that a claim may join by this id."""
-        fits = (run for run in self._book.runs if refers_to(ref, run, run.project))
-        return (run for run in fits if _joins(claim) and _may_join(claim, run))
+    def _joined(self, claim: Claim, ref: RunRef, waited_s: float) -> list[Run]:
+        """Runs of others that a claim may join by this id: living ones, else those that have ended.
+
+        One that has ended in another store is meant only if no other comes for half of the time for which the
+        caller waits: a sidecar may be started before its training.
+        """
+        found = (run for run in self._book.runs if refers_to(ref, run, run.project))
+        fits = [run for run in found if _joins(claim) and _may_join(claim, run)]
+        living = [run for run in fits if not run.ended]
+        if not living and waited_s < patience_s(claim):
+            return [run for run in fits if _same_server(claim.target, run.target)]
+        return living or fits
 
     def _choose(self, fits: Callable[[Run], bool], claim: Claim) -> Run | None:
         """The only Run that fits; of several the one with the claim's target."""
@@ -131,7 +140,7 @@ class Finder:
         return [run for run in found if run.target == claim.target] or found
 
     def _live(self, claim: Claim) -> list[Run]:
-        live = (run for run in self._book.runs if not (run.ended or sought(run)))
+        live = (run for run in self._book.runs.live if not sought(run))
         return self._nearest((run for run in live if _in_project(claim, run)), claim)
 
     def _launchers_run(self, claim: Claim) -> Run | None:
@@ -146,6 +155,20 @@ class Finder:
 def _joins(claim: Claim) -> bool:
     """Whether the claim prefers an existing Run of others to a new one."""
     return claim.verb == "attach" or claim.run_from_env or claim.wanted == "side"
+
+
+def patience_s(claim: Claim) -> float:
+    """Seconds for which a claim waits for another Run than one that has ended in another store.
+
+    None by a number or display id: nobody knows those before there is the Run.
+    """
+    named = claim.run is not None and claim.run.external_id is not None
+    return claim.patience_s / 2 if named else 0.0
+
+
+def _same_server(one: Target, other: Target) -> bool:
+    """Whether an id means the same Run in both; each store counts for itself."""
+    return one == other or (one.mode == other.mode == "pluto" and one.url_api == other.url_api)
 
 
 def _may_join(claim: Claim, run: Run) -> bool:
@@ -184,7 +207,7 @@ class Admission:
     def claim(self, lease: Lease, *, verified: bool = False) -> None:
         """Decides a claim, or leaves it waiting."""
         lease, parent = self._with_parent(lease)
-        run = self._finder.find(lease.opened, parent)
+        run = self._finder.find(lease.opened, parent, self._waited_s(lease))
         facts = self._facts(lease, run, parent, verified)
         decision = decide_claim(lease.opened, facts, self._context.now.at)
         self._deadlines.pop(lease.lease_id, None)
@@ -280,18 +303,26 @@ class Admission:
         return (lease for lease in waiting if lease.state == "waiting" and self._find(lease) is run)
 
     def _find(self, lease: Lease) -> Run | None:
-        return self._finder.find(lease.opened, self._book.leases.get(lease.parent))
+        return self._finder.find(lease.opened, self._book.leases.get(lease.parent), self._waited_s(lease))
+
+    def _waited_s(self, lease: Lease) -> float:
+        return self._context.now.at - lease.asked_at
+
+    def _looks_again_at(self, lease: Lease, until: float | None = None) -> float | None:
+        """When the claim is decided again, if nothing happens: its patience may change what it means."""
+        over = lease.asked_at + patience_s(lease.opened)
+        return min(over, until or over) if over > self._context.now.at else until
 
     def _carry_out(self, lease: Lease, run: Run | None, decision: Decision) -> None:
         match decision:
             case Wait(until=until):
-                self._deadlines[lease.lease_id] = until
+                self._deadlines[lease.lease_id] = self._looks_again_at(lease, until)
             case Verify(lease_id=owner):
                 self.look_first(lease, self._book.leases[owner])
             case Refuse(error=error, message=message):
                 self.refuse(lease, error, message)
             case Create(want=want):
-                self._deadlines[lease.lease_id] = None
+                self._deadlines[lease.lease_id] = self._looks_again_at(lease)
                 if run is not None and sought(run):  # it was looked for as another node's, in vain
                     self._opening.withdraw(run)
                 self._opening.create(lease, want)
@@ -358,9 +389,9 @@ class Admission:
 
     def _find_namesake(self, lease: Lease, run: Run) -> None:
         """Another launch that was given the same id; torchrun has kept it from both."""
-        for other in tuple(self._book.leases):
+        for other in self._book.live_leases:
             named_alike = other.opened.job.given_id == lease.opened.job.given_id
-            if named_alike and other.role == "owner" and other.alive and other.run not in (None, run.key):
+            if named_alike and other.role == "owner" and other.run not in (None, run.key):
                 theirs = self._book.runs[other.run or ""]
                 if lease.opened.run is None and other.opened.run is None:
                     self._context.change_lease(lease, namesake=theirs.display_id or theirs.external_id)
@@ -419,7 +450,7 @@ class Admission:
         ranks = [fellow.opened.job.rank for fellow in fellows if fellow.opened.wanted in (None, "owner")]
         waiting_ranks = tuple(rank for rank in ranks if rank is not None)
         if run is None:
-            choices = self._finder.choices(lease.opened)
+            choices = self._finder.choices(lease.opened, self._waited_s(lease))
             return Facts(
                 run=None, parent=parent, waiting_ranks=waiting_ranks, choices=choices, asked_at=asked_at
             )

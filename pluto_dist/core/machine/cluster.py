@@ -66,7 +66,8 @@ class Clusters:
 
     def tick(self) -> None:
         """Renews leases where it is time, and gives back those that no Run needs."""
-        wanted = {run.cluster for run in self._book.runs if run.cluster is not None and run.key in self._runs}
+        runs = (self._book.runs.get(key) for key in self._runs)
+        wanted = {run.cluster for run in runs if run is not None and run.cluster is not None}
         wanted |= {topics.address for topics in self._topics.values() if topics.is_active}
         self._memberships.keep_only(wanted)
         for key, topics in self._topics.items():

@@ -16,6 +16,7 @@ A starting coordinator takes over from the book: it reads and watches every leas
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import assert_never
 
 from pluto_dist.core.machine.admission import Admission
@@ -340,7 +341,7 @@ class Coordinator:
         self._retention.forget_gone()
         if self._stopping:
             self._context.emit(StopSelf(reason="asked to stop"))
-        elif self._idle.long_enough(self.at_rest, self._context.now.at):
+        elif self._idle.long_enough(self._rest(self._book.unfinished), self._context.now.at) and self.at_rest:
             self._context.emit(StopSelf(reason=f"idle for {self._idle.exit_s:g} s", unless=True))
         # All that the event has changed is one commit, and it leads: no effect leaves before it is kept (R1).
         changes = self._book.take_changes()
@@ -350,8 +351,11 @@ class Coordinator:
     @property
     def at_rest(self) -> bool:
         """Whether no process is attached, all is delivered and reported, and no end is to be put back."""
+        return self._rest(self._book.runs)
+
+    def _rest(self, runs: Iterable[Run]) -> bool:
         at_rest = not self._book.anybody and self._restoring.at_rest
-        return at_rest and all(self._settling.at_rest(run) for run in self._book.runs)
+        return at_rest and all(self._settling.at_rest(run) for run in runs)
 
 
 class Recovery:

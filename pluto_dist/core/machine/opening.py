@@ -21,6 +21,7 @@ from pluto_dist.core.machine.ownership import Succession
 from pluto_dist.core.rules.changes import merge_json
 from pluto_dist.core.rules.claims import goes_on
 from pluto_dist.core.rules.participants import first_line, line_behind, node_name, steps_reached
+from pluto_dist.core.rules.states import NO_END
 from pluto_dist.core.values.backend import (
     OpenRequest,
     Reached,
@@ -201,8 +202,8 @@ class Opening:
 
     def key_given(self, key_id: str) -> None:
         """Asks the backend again for Runs that waited for this key."""
-        for run in self._book.runs:
-            if run.opening and run.target.key_id == key_id and run.key not in self._asked:
+        for run in self._book.runs.opening:
+            if run.target.key_id == key_id and run.key not in self._asked:
                 self._ask(run)
 
     def join_instead(self, run: Run, lease: Lease) -> None:
@@ -221,9 +222,7 @@ class Opening:
     def wake(self) -> None:
         """Repeats requests that are due, and makes Runs provisional that have waited long enough."""
         now = self._context.now.at
-        for run in self._book.runs:
-            if not run.opening:
-                continue
+        for run in self._book.runs.opening:
             if not run.provisional and self._is_claimed(run) and now >= self._patience_ends(run):
                 run = self._context.change_run(run, provisional=True)  # noqa: PLW2901 # the same Run
                 self._context.note(run.key, "provisional", because=run.open_trouble)
@@ -236,10 +235,10 @@ class Opening:
     def deadline(self) -> float | None:
         """When `wake` has something to do."""
         deadlines: list[float] = []
-        for run in self._book.runs:
-            if run.opening and not run.provisional and self._is_claimed(run):
+        for run in self._book.runs.opening:
+            if not run.provisional and self._is_claimed(run):
                 deadlines.append(self._patience_ends(run))
-            if run.opening and run.key not in self._asked:
+            if run.key not in self._asked:
                 deadlines.append(self._not_before.get(run.key, 0.0))
         return min(deadlines, default=None)
 
@@ -386,18 +385,7 @@ class Opening:
 def _unended(run: Run) -> dict[str, object]:
     """Fields of a Run that is taken up again, from its end; a relay has one only where all nodes made it."""
     before = Prior(run.verdict, run.ended_ms, run.job_key, run.attempt) if run.verdict is not None else None
-    return {
-        "status": "RUNNING",
-        "verdict": None,
-        "telling": False,
-        "reported": False,
-        "forced": False,
-        "server_status": None,
-        "ended_ms": None,
-        "found_ms": 0,
-        "prior": before,
-        "cancelled": False,
-    }
+    return {**NO_END, "prior": before}
 
 
 def _known(ref: RunRef, parent: Run | None) -> RunRef:

@@ -6,6 +6,7 @@ from pluto_dist.core.machine.context import Context
 from pluto_dist.core.rules.claims import launched
 from pluto_dist.core.rules.kinship import predecessor
 from pluto_dist.core.rules.participants import first_line, node_name
+from pluto_dist.core.rules.states import NO_END
 from pluto_dist.core.rules.verdict import decide
 from pluto_dist.core.values.book import Config
 from pluto_dist.core.values.effects import WatchLauncher
@@ -69,16 +70,8 @@ class Succession:
             job,
             relay=node_name(lease.opened),
             start_epoch=run.epoch + 1,
-            status="RUNNING",
-            verdict=None,
-            telling=False,
-            reported=False,
-            forced=False,
-            server_status=None,
-            ended_ms=None,
-            found_ms=0,
+            **NO_END,
             prior=None,
-            cancelled=False,
             owner=None,
             next_line=max(run.next_line, first_line(lease.opened)),
         )

@@ -88,7 +88,7 @@ class Questions:
                 "generation": self._generation,
                 "protocol": PROTOCOL,
                 "runs": len(self._book.runs.all_keys()),
-                "live_runs": sum(not (run.ended or sought(run)) for run in self._book.runs),
+                "live_runs": sum(not sought(run) for run in self._book.runs.live),
                 "leases": len(self._book.live_leases),
             }
         )

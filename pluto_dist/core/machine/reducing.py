@@ -12,6 +12,7 @@ when everything of it was read, and the status waits for the node's stream as fo
 
 from __future__ import annotations
 
+from collections.abc import Container
 from itertools import zip_longest
 from zlib import crc32
 
@@ -52,12 +53,16 @@ class Reducing:
             self._groups(lease.run)
             self._soon(self._context.reduced_by.get(lease.lease_id, ""))
 
-    def plan(self, run: Run) -> list[str]:
-        """Plans what follows for a Run that has changed; returns leases of the node that are done."""
+    def plan(self, run: Run, gone: Container[str]) -> list[str]:
+        """Plans what follows for a Run that has changed; returns leases of the node that are done.
+
+        Args:
+            gone: leases into which nothing is written any more, by no child of their process either.
+        """
         return [
             lease.lease_id
             for lease, members in (self._groups(run.key) if run.key in self._runs else [])
-            if not lease.removed and self._is_done(run, lease, members)
+            if not lease.removed and self._is_done(run, lease, members, gone)
         ]
 
     def look(self) -> None:
@@ -67,7 +72,7 @@ class Reducing:
             del self._due[lease_id]
             lease = self._book.leases.get(lease_id)
             run = self._book.runs.get(lease.run or "") if lease is not None else None
-            if lease is not None and run is not None and not lease.removed:
+            if lease is not None and run is not None and not self._state(lease).over:
                 self._reduce(run, lease, self._members(lease))
 
     def reduced(self, event: RanksReduced) -> None:
@@ -107,7 +112,7 @@ class Reducing:
             for known in (self._due, self._busy, self._told):
                 known.pop(lease.lease_id, None)
 
-    def _is_done(self, run: Run, lease: Lease, members: list[Lease]) -> bool:
+    def _is_done(self, run: Run, lease: Lease, members: list[Lease], gone: Container[str]) -> bool:
         """Whether nothing more will come; reads what is to be read, and has the rest delivered."""
         state, living = self._state(lease), self._living(run, members)
         if state.over:
@@ -120,7 +125,7 @@ class Reducing:
         self._look_again(lease)
         # A rank that came last in a short job would be reduced with what the others have logged (R4).
         may_come = not (run.ended or run.relay) and lease.epoch >= run.start_epoch
-        if may_come or any(member.alive for member in members):
+        if may_come or not all(member.removed or member.lease_id in gone for member in members):
             return False
         self._book.reductions.put(lease.lease_id, Reduction(floors=state.floors, late=state.late, over=True))
         self._context.emit(EndReducing(lease_id=lease.lease_id))

@@ -106,6 +106,9 @@ class Settling:
         """Notes that a lease's process is dead: its folder may go once everything in it is delivered."""
         self._gone.add(lease_id)
         self._context.news[lease_id] = None
+        lease = self._book.leases.get(lease_id)
+        if lease is not None and lease.rank_metrics == "reduce":
+            self._context.touch(lease.run)  # the ranks' series together may have waited for it
 
     def at_rest(self, run: Run) -> bool:
         """Whether nothing is left to do for the Run."""
@@ -159,7 +162,7 @@ class Settling:
 
     def _stop_seeking(self) -> None:
         """Deletes Runs of other nodes that were looked for only for claims, once no claim waits for them."""
-        for run in self._book.runs:
+        for run in self._book.runs.opening:
             if sought(run) and not self._admission.awaited(run):
                 self._book.delete_run(run.key)
 
@@ -182,7 +185,7 @@ class Settling:
         node = self._sampling.plan(run)
         if node is not None:
             self.gone(node.lease_id)
-        for lease_id in self._reducing.plan(run):
+        for lease_id in self._reducing.plan(run, self._gone):
             self.gone(lease_id)
         delivered, quiet = self._situations.delivered(run), self._delivery.quiet(run)
         beat_s = _beat_s(run, assessment, members)

@@ -184,11 +184,7 @@ class UndeliveredCopies:
 
     def _runs(self) -> list[Run]:
         """Runs that may have something undelivered, or copies."""
-        return [run for run in self._book.runs if run.target.mode == "pluto" and not self._is_over(run)]
-
-    def _is_over(self, run: Run) -> bool:
-        told = run.reported or bool(run.relay)
-        return told and all(lease.removed for lease in self._book.leases_of(run.key))
+        return [run for run in self._book.unfinished if run.target.mode == "pluto"]
 
     def _keep(self, run: Run) -> None:
         now = self._context.now.at

@@ -38,6 +38,19 @@ ENDING: Mapping[tuple[Ending, Ending], str] = {
     ("reported", "none"): "a new owner takes it up",
 }
 
+# What a new owner takes back: the fields of an end as they are where there is none.
+NO_END: Mapping[str, object] = {
+    "status": "RUNNING",
+    "verdict": None,
+    "cancelled": False,
+    "forced": False,
+    "telling": False,
+    "reported": False,
+    "ended_ms": None,
+    "found_ms": 0,
+    "server_status": None,
+}
+
 # One event may bring several facts, and then stages in between are passed unseen.
 PHASES: Mapping[tuple[Phase, Phase], str] = {
     ("opening", "running"): "an owner is granted",

@@ -132,14 +132,20 @@ class _Unit:
 
 
 class _Track:
-    """One name: its units by step, the last step of each rank, and the highest step that was given up."""
+    """One name: its units by step, the last step of each rank, and the highest step that was given up.
 
-    __slots__ = ("floor", "last", "name", "newest", "ordered", "units")
+    Attributes:
+        said: what had gone out of steps of which no record was taken yet.
+        ordered: units were begun in the order of their steps, the newest last.
+    """
+
+    __slots__ = ("floor", "last", "name", "newest", "ordered", "said", "units")
 
     def __init__(self, name: str, floor: int) -> None:
         self.name, self.floor = name, floor
         self.units: dict[int, _Unit] = {}
         self.last: dict[int, int] = {}
+        self.said: dict[int, tuple[int, tuple[float, ...]]] = {}
         self.newest = -1
         self.ordered = True
 
@@ -231,12 +237,20 @@ class Gathering:
             self._give_up()
 
     def said(self, name: str, step: int, time_ms: int, statistics: tuple[float, ...]) -> None:
-        """Takes what went out before, behind the records of it: what is the same does not go out again."""
+        """Takes what went out before: what is the same does not go out again.
+
+        It may be ahead of the records that were taken again: how far they were taken is kept after they went
+        out.
+        """
         track = self._tracks.get(name)
-        unit = track.units.get(step) if track is not None else None
+        if track is None:
+            track = self._tracks[name] = _Track(name, -1)
+        unit = track.units.get(step)
         if unit is not None:
-            unit.said, unit.said_ms = statistics, max(unit.said_ms, time_ms)
+            unit.said, unit.said_ms = statistics, time_ms
             self._newest = max(self._newest, unit.number)
+        elif step > track.floor:
+            track.said[step] = time_ms, statistics
 
     def due(self, now: float, living: AbstractSet[int], unread: AbstractSet[int]) -> list[Line]:
         """What goes out now, step by step in the order in which they were begun.
@@ -264,6 +278,8 @@ class Gathering:
         unit = track.units[step] = _Unit(step, self._number)
         track.ordered = track.ordered and step > track.newest
         track.newest = max(track.newest, step)
+        if step in track.said:
+            unit.said_ms, unit.said = track.said.pop(step)
         self._units.append((track, unit))
         return unit
 

@@ -370,8 +370,7 @@ def outlook(run: Run, members: tuple[Lease, ...]) -> Verdict | None:
     """The end that a Run whose members have all ended would have if nothing more became known; else None.
 
     It goes into the Run's document in case this node does not come back, because the evidence is only here.
-    It
-    is no verdict: an exit code, a restart or a new owner may still change it.
+    It is no verdict: an exit code, a restart or a new owner may still change it.
     """
     owner = next((lease for lease in members if lease.lease_id == run.owner), None)
     if run.ended or run.relay or owner is None or owner.end_reason == "closed":

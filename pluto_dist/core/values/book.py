@@ -103,6 +103,69 @@ class Table(Generic[V]):
         return saves
 
 
+class Runs(Table[Run]):
+    """Runs, with indexes for what is asked at every event: few beside the many of a sweep that are over."""
+
+    def __init__(self) -> None:
+        super().__init__("runs", Run, durable=True)
+        self._opening: dict[str, None] = {}
+        self._live: dict[str, None] = {}
+        self._untold: dict[str, None] = {}
+        self._of_job: dict[str, dict[str, None]] = {}
+
+    def put(self, key: str, value: Run) -> Run:
+        self._index(key, value)
+        return super().put(key, value)
+
+    def delete(self, key: str) -> None:
+        self._index(key, None)
+        super().delete(key)
+
+    def load(self, key: str, value: Run) -> None:
+        """Puts a record that is on disk already."""
+        self._index(key, value)
+        super().load(key, value)
+
+    @property
+    def opening(self) -> tuple[Run, ...]:
+        """Runs whose backend has not answered yet."""
+        return tuple(self._rows[key] for key in self._opening)
+
+    @property
+    def live(self) -> tuple[Run, ...]:
+        """Runs whose outcome is not decided."""
+        return tuple(self._rows[key] for key in self._live)
+
+    @property
+    def untold(self) -> tuple[str, ...]:
+        """Keys of Runs whose end this node has still to report."""
+        return tuple(self._untold)
+
+    def of_job(self, job_key: str) -> tuple[Run, ...]:
+        """Runs that a launch owns."""
+        return tuple(self._rows[key] for key in self._of_job.get(job_key, ()))
+
+    def _index(self, key: str, run: Run | None) -> None:
+        before = self._rows.get(key)
+        if before is not None and (run is None or run.job_key != before.job_key):
+            of_job = self._of_job[before.job_key]
+            del of_job[key]
+            if not of_job:
+                del self._of_job[before.job_key]
+        if run is not None:
+            self._of_job.setdefault(run.job_key, {})[key] = None
+        _mark(self._opening, key, run is not None and run.opening)
+        _mark(self._live, key, run is not None and not run.ended)
+        _mark(self._untold, key, run is not None and not (run.reported or run.relay))
+
+
+def _mark(keys: dict[str, None], key: str, holds: bool) -> None:
+    if holds:
+        keys[key] = None
+    else:
+        keys.pop(key, None)
+
+
 class Journal(Table[V]):
     """Records that are written, and read from the database one by one: not kept here."""
 
@@ -138,7 +201,7 @@ class Book:
     """The tables. Keys: Run key; lease id; `lease/target/stream`; `run/name`; a number at the server."""
 
     def __init__(self) -> None:
-        self.runs = Table("runs", Run, durable=True)
+        self.runs = Runs()
         self.leases = Table("leases", Lease, durable=True)
         self.configs = Table("configs", Config, durable=True)
         self.series = Table("series", SeriesOwner, durable=True)
@@ -155,6 +218,7 @@ class Book:
         self._by_run: dict[str, dict[str, Lease]] = {}
         self._leases_of: dict[str, tuple[Lease, ...]] = {}
         self._left: dict[str, dict[str, Lease]] = {}
+        self._there: dict[str, dict[str, None]] = {}
         self._by_participant: dict[tuple[str, str], dict[str, None]] = {}
         self._rejected: dict[str, int] = {}
         self._counts: dict[str, int] = {}
@@ -253,6 +317,11 @@ class Book:
     def topics_of(self, run: str) -> Mapping[str, Topic]:
         """The topics of a Run, by name."""
         return self._topics_of.get(run, {})
+
+    @property
+    def with_topics(self) -> tuple[str, ...]:
+        """Keys of Runs in which something was handed over."""
+        return tuple(run for run, topics in self._topics_of.items() if topics)
 
     def put_reader(self, reader: Reader) -> Reader:
         """Keeps how far a label or group is, and the index of readers by topic."""
@@ -355,6 +424,12 @@ class Book:
         """Leases of a Run that have ended, from an index: few beside many that live."""
         return tuple(self._left.get(run, {}).values())
 
+    @property
+    def unfinished(self) -> tuple[Run, ...]:
+        """Runs whose end is not reported, or of which a lease still has its folder."""
+        keys = dict.fromkeys((*self.runs.untold, *self._there))
+        return tuple(self.runs[key] for key in keys if key in self.runs)
+
     def leases_by(self, run: str, participant: str) -> tuple[Lease, ...]:
         """Leases of one participant of a Run."""
         return tuple(self.leases[lease_id] for lease_id in self._by_participant.get((run, participant), {}))
@@ -402,8 +477,16 @@ class Book:
             left.pop(lease.lease_id, None)
         else:
             left[lease.lease_id] = lease
+        self._mark_there(lease.run, lease.lease_id, not lease.removed)
         more = lease.rejected - (before.rejected if before is not None else 0)
         self._rejected[lease.run] = self._rejected.get(lease.run, 0) + more
+
+    def _mark_there(self, run: str, lease_id: str, there: bool) -> None:
+        """Notes whether a lease of a Run has its folder."""
+        leases = self._there.setdefault(run, {})
+        _mark(leases, lease_id, there)
+        if not leases:
+            del self._there[run]
 
     def _unindex(self, lease: Lease, *, stays: bool = False) -> None:
         """Takes a lease out of the indexes; one that `stays` in its Run has another participant now."""
@@ -418,6 +501,7 @@ class Book:
         self._leases_of.pop(lease.run, None)
         del self._by_run[lease.run][lease.lease_id]
         self._left[lease.run].pop(lease.lease_id, None)
+        self._mark_there(lease.run, lease.lease_id, False)
         self._rejected[lease.run] -= lease.rejected
         if not self._by_run[lease.run]:
             for index in (self._by_run, self._left, self._rejected):

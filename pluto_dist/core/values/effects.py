@@ -472,6 +472,9 @@ class StopSelf(_Effect, frozen=True, kw_only=True):
 
 
 # Closed: where a case is missing, the type checker says so.
+AtCluster = (
+    JoinCluster | RenewCluster | LeaveCluster | ListCluster | WatchCluster | WriteCluster | ExpireCluster
+)
 Outward = (
     Send
     | GiveItem
@@ -499,14 +502,8 @@ Outward = (
     | KeepCopies
     | DropCopies
     | ReadUploads
-    | JoinCluster
-    | RenewCluster
-    | LeaveCluster
-    | ListCluster
-    | WatchCluster
-    | WriteCluster
+    | AtCluster
     | StoreItems
-    | ExpireCluster
     | Say
     | AwaitRelease
     | StopSelf

@@ -130,6 +130,7 @@ class Claim(Entry, frozen=True, kw_only=True, tag="opened"):
             none.
         upload_rate: bytes a second that its files may be uploaded with, 0 for as fast as it goes.
         sides_limit: how many sides its Run may have at a time, if it is the owner.
+        patience_s: how long its caller waits for the Run, if it attaches; 0 in claims of older versions.
         cluster: the store that the nodes of the job share, null without one.
         topics_at: the store through which processes of all nodes hand over to each other, null without one.
         origin: for the page of a new Run, None where nothing about the machine is to be recorded.
@@ -170,6 +171,7 @@ class Claim(Entry, frozen=True, kw_only=True, tag="opened"):
     system_metrics_s: Seconds = 0.0
     upload_rate: Annotated[int, msgspec.Meta(ge=0)] = 0
     sides_limit: Annotated[int, msgspec.Meta(ge=1)] = 1000
+    patience_s: float = 0.0
     cluster: ClusterAddress | None = None
     topics_at: ClusterAddress | None = None
     origin: Origin | None = None

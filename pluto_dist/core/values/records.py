@@ -120,33 +120,36 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         asked: ids by which callers named the Run; they still mean it if the backend's ids differ.
         opening: the backend has been asked to create or reopen it and has not answered.
         provisional: granted although the backend has not answered yet.
+        want: what the backend is asked for while it is opening.
+        opener: lease of the claim for which the Run is opened.
+        open_failures, open_since: tries of the backend's open so far, and since when.
+        open_trouble: why the last try failed.
+        asked_ms: when a request that changes something may have reached the backend first; 0 for never.
+        found_running: it was RUNNING when this coordinator, which did not know it, took it up, and no cluster
+            store could say whether another node's owner lives.
+        fork: which Run the caller wants to continue; `fork_run_id` and `fork_step` are what the backend has.
         owner: lease that may finish; None before the first grant and while a new owner is awaited.
         epoch: number of the latest owner grant; members have this epoch, all others have no say at the end.
         start_epoch: its first epoch in the present start of the job, which may have several owners in turn.
+        scheduled: the scheduler's job in which its latest owner ran, None outside of any.
         verdict: how the Run ended, None while it has not.
+        forced: a person ended it by hand, which stands against everything else, a cancel on the server too.
         telling: a terminal status may have reached the backend.
         reported: the backend accepted the terminal status.
         ended_ms: when it ended, as far as that is known.
         found_ms: when its end was found, if that was long after it; 0 otherwise.
-        forced: a person ended it by hand, which stands against everything else, a cancel on the server too.
         server_status: the server's status, where it is not the one that was reported or is expected.
         refusals: requests that the server will not carry out -> its reason.
         pushed_tags: the tags that the backend has, None if unknown.
         untagged: tags to be removed on the backend that no process here has added.
         config_patch: JSON object that the backend has not got yet, b"" if none.
-        damaged: places in the spool where no record could be read.
-        next_line: number of the next console line.
         steps: next automatic step by participant, as an earlier coordinator or the backend knows it.
         behind: lowest automatic step of owner and workers in a resumed Run, where it is not known which
             series belongs to which participant.
-        fork: which Run the caller wants to continue; `fork_run_id` and `fork_step` are what the backend has.
-        want: what the backend is asked for while it is opening.
+        next_line: number of the next console line.
+        damaged: places in the spool where no record could be read.
         relay: name of this node in the Run, if another node has its owner (R12); "" on the owner's node.
             A relay delivers and sends heartbeats, and makes no verdict: the status is what the server says.
-        open_failures, open_since: tries of the backend's open so far, and since when.
-        asked_ms: when a request that changes something may have reached the backend first; 0 for never.
-        open_trouble: why the last try failed.
-        opener: lease of the claim for which the Run is opened.
         cluster: the store that the nodes of its job share.
         topics_at: the store through which its processes on all nodes hand over to each other (R14).
         round: number there of the start of the job whose verdict it has taken, 0 if there is none; where the
@@ -155,26 +158,40 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
             `config_patch` are about the server; otherwise they are about the seat of another node.
         told: number of the last change of tags and config that this node has appended there.
         folded: changes of all nodes that are in tags and config, node -> number of the last one.
-        scheduled: the scheduler's job in which its latest owner ran, None outside of any.
-        found_running: it was RUNNING when this coordinator, which did not know it, took it up, and no cluster
-            store could say whether another node's owner lives.
         part_of: key of the Run's first part, where there is no server and several nodes have parts (R12).
     """
 
+    # What it is
     key: str
     target: Target
     project: str
     name: str
     external_id: str
+    asked: tuple[RunRef, ...] = ()
     job_key: str
     created_ms: int
     boot_id: str
     id: int | None = None
     display_id: str | None = None
     url: str = ""
-    asked: tuple[RunRef, ...] = ()
+
+    # Its opening
     opening: bool = True
-    status: Status = "RUNNING"
+    provisional: bool = False
+    resumed: bool = False
+    want: Want = "create"
+    opener: str = ""
+    open_failures: int = 0
+    open_since: float = 0.0
+    open_trouble: str = ""
+    asked_ms: int = 0
+    found_running: bool = False
+    prior: Prior | None = None
+    fork: Fork | None = None
+    fork_run_id: int | None = None
+    fork_step: int | None = None
+
+    # Its job and its owners
     owner: str | None = None
     epoch: int = 0
     start_epoch: int = 0
@@ -182,48 +199,44 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     max_restarts: int = 0
     launcher: Identity | None = None
     launcher_gone_at: float | None = None
-    provisional: bool = False
-    resumed: bool = False
+    scheduled: Scheduled | None = None
+    attempts: tuple[AttemptEnd, ...] = ()
+
+    # Its end
+    status: Status = "RUNNING"
+    verdict: Verdict | None = None
+    cancelled: bool = False
+    forced: bool = False
+    telling: bool = False
+    reported: bool = False
+    ended_ms: int | None = None
+    found_ms: int = 0
+    server_status: Status | None = None
+    refusals: dict[str, str] = {}
+
+    # Tags and config, and what the backend lacks of them
     tags: tuple[str, ...] = ()
     pushed_tags: tuple[str, ...] | None = None
     untagged: tuple[str, ...] = ()
     config_patch: bytes = b""
-    fork: Fork | None = None
-    fork_run_id: int | None = None
-    fork_step: int | None = None
-    prior: Prior | None = None
-    verdict: Verdict | None = None
-    telling: bool = False
-    reported: bool = False
-    forced: bool = False
-    server_status: Status | None = None
-    refusals: dict[str, str] = {}
-    ended_ms: int | None = None
-    found_ms: int = 0
-    attempts: tuple[AttemptEnd, ...] = ()
-    rejected: int = 0
-    first_reject: str = ""
-    repeats: int = 0
-    damaged: int = 0
-    cancelled: bool = False
-    next_line: int = 1
+
+    # What was counted
     steps: dict[str, int] = {}
     behind: int = 0
-    want: Want = "create"
+    next_line: int = 1
+    repeats: int = 0
+    rejected: int = 0
+    first_reject: str = ""
+    damaged: int = 0
+
+    # Its parts on other nodes
     relay: str = ""
-    open_failures: int = 0
-    open_trouble: str = ""
-    asked_ms: int = 0
-    open_since: float = 0.0
-    opener: str = ""
     cluster: ClusterAddress | None = None
     topics_at: ClusterAddress | None = None
     round: int = 0
     speaks: bool = False
     told: int = 0
     folded: dict[str, int] = {}
-    scheduled: Scheduled | None = None
-    found_running: bool = False
     part_of: str = ""
 
     @property

@@ -5,5 +5,5 @@ evaluate.py     an eval beside it, which attaches to the Run
 upload.py       ships every checkpoint
 profiler.py     measures until it is ended
 torchrun.py     starts the ranks, as `torchrun` would
-network.py, digits.py, exchange.py, checkpoints.py, ledger.py    what they share
+network.py, exchange.py, ledger.py    what they share
 """

@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 import pluto_dist as pluto
-from pluto_dist.cli.demo.job import checkpoints, digits, ledger
+from pluto_dist.cli.demo.job import ledger, network
 
 
 def main() -> None:
@@ -21,9 +21,9 @@ def main() -> None:
     options = parser.parse_args()
 
     run = pluto.attach(options.run_id, label=options.label)
-    samples = digits.load()[1]
+    samples = network.load_digits()[1]
     for checkpoint in run.checkpoints():
-        loss, accuracy = checkpoints.load(Path(checkpoint.path)).test(samples)
+        loss, accuracy = network.load_network(Path(checkpoint.path)).test(samples)
         point = {"eval/loss": loss, "eval/accuracy": accuracy}
         run.log(point, step=checkpoint.step)
         ledger.note(run.lease_id, point, checkpoint.step)

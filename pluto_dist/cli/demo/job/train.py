@@ -14,9 +14,9 @@ import time
 from pathlib import Path
 
 import pluto_dist as pluto
-from pluto_dist.cli.demo.job import checkpoints, digits, ledger
+from pluto_dist.cli.demo.job import ledger
 from pluto_dist.cli.demo.job.exchange import Peers
-from pluto_dist.cli.demo.job.network import Momentum, Network
+from pluto_dist.cli.demo.job.network import Momentum, Network, load_digits, save_network
 
 BATCH = 16  # on each rank
 RATE = 0.01
@@ -37,7 +37,7 @@ def main() -> None:
     run = pluto.init(project="demo", name="digits", config=config, tags="demo")
 
     peers = Peers.from_env()
-    shard = digits.load()[0][rank::world]
+    shard = load_digits()[0][rank::world]
     network, optimiser = Network(seed=1), Momentum(RATE)
     batches = random.Random(rank)  # noqa: S311 # reproducible, not secret
     deadline = time.monotonic() + options.seconds
@@ -52,7 +52,7 @@ def main() -> None:
 
         if (step + 1) % options.save_every == 0:
             if rank == 0:
-                run.checkpoint(checkpoints.save(options.checkpoints, step, network), step)
+                run.checkpoint(save_network(options.checkpoints, step, network), step)
             over = step + 1 >= STEPS and time.monotonic() > deadline and options.until.exists()
             if peers.any(rank == 0 and over):
                 break

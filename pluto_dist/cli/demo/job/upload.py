@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 import pluto_dist as pluto
-from pluto_dist.cli.demo.job import checkpoints, ledger
+from pluto_dist.cli.demo.job import ledger, network
 
 
 def main() -> None:
@@ -19,7 +19,7 @@ def main() -> None:
     for saved in run.checkpoints():
         path = Path(saved.path)
         body = path.read_bytes()
-        checksum = checkpoints.checksum(body)
+        checksum = network.checksum(body)
         point: dict[str, float | str] = {"checkpoint/bytes": len(body), "checkpoint/sha256": checksum}
         run.log({**point, "checkpoint": pluto.Artifact(body, caption=path.stem)}, step=saved.step)
         ledger.note(run.lease_id, point, saved.step)
