@@ -58,7 +58,7 @@ class _Open:
         self._marks: dict[tuple[str, str], deque[_Mark]] = {}
         self._out: deque[_Mark] = deque()
         self._folder = effect.folder
-        self._series: dict[str, dict[str, int]] = {}
+        self._series: dict[str, tuple[str, ...]] = {}
         self._named = 0
         make_folder(effect.folder)
         # Without a quota: what it takes frees the ranks' segments, which are larger, and these wait for it.
@@ -203,9 +203,11 @@ class _Open:
         for name in sorted(line.data):
             series = self._series.get(name)
             if series is None:
-                series = self._series[name] = series_of(name, names)
+                series = self._series[name] = tuple(series_of(name, names))
             found = line.data[name]
-            data.update((final, _number(found[index])) for final, index in series.items())
+            mean, deviation = found[0], found[3]
+            finite = math.isfinite(mean) and math.isfinite(deviation)  # then all of them are
+            data.update(zip(series, found if finite else map(_number, found), strict=True))
         return _to_json({"time": line.time, "step": line.step, "data": data}) + b"\n"
 
 

@@ -10,13 +10,24 @@ from typing import NamedTuple
 from tests.bench.builds import Build
 from tests.bench.effort import Effort
 from tests.bench.nodes import BuildNode, a_node, served
-from tests.bench.processes import WIDE, WIDE_BYTES, Probe, cpu_s, held, probes, reset_peak, resident_mb
+from tests.bench.processes import (
+    WIDE,
+    WIDE_BYTES,
+    Probe,
+    cpu_s,
+    held,
+    probes,
+    ranks,
+    reset_peak,
+    resident_mb,
+)
 from tests.bench.table import Row
 from tests.process.harness import wait_until
 
 WRITERS = ["owner"] + ["side"] * 7
 GOAL = 50_000
 FLAT = 1.25
+REDUCED = 2.0  # each value is read once more, and its part of six statistics worked out
 SEEN_MB_S = 80  # a second of watching for so much
 
 
@@ -38,8 +49,31 @@ def rows(effort: Effort, build: Build) -> Iterator[Row]:
     what = "delivery to the store, 8 writers"
     yield Row(what, "records/s", drain.records_s, goal=GOAL, more_is_better=True)
     yield Row(f"{what}, CPU for a million", "s", drain.cpu_s_per_million)
+    yield from _as_one(build, effort)
     if effort.large_backlog_mb:
         yield from _memory(build, effort.large_backlog_mb)
+
+
+def _as_one(build: Build, effort: Effort) -> Iterator[Row]:
+    """What all ranks log as one series (R7): read and reduced here, so that less is sent."""
+    for count in effort.ranks:
+        records = effort.backlog * 8 // count
+        each, drain = _of_ranks(build, count, records, "auto"), _of_ranks(build, count, records, "reduce")
+        what = f"{count} ranks as one series"
+        yield Row(f"{what}, their records", "records/s", drain.records_s, goal=GOAL, more_is_better=True)
+        ratio = drain.cpu_s_per_million / each.cpu_s_per_million
+        yield Row(f"{what}, CPU beside a series each", "x", ratio, goal=REDUCED)
+
+
+def _of_ranks(build: Build, count: int, backlog: int, mode: str) -> Drain:
+    with served(build) as (node, sink), ranks(node, count, "drain", PLUTO_DIST_RANK_METRICS=mode) as writers:
+        lines = 1 if mode == "reduce" else count  # of a step
+        _fill(writers, 1, apart=False)
+        wait_until(lambda: sink.stats().lines >= lines, "the first step is there")
+        with held(node.coordinator()):
+            _fill(writers, backlog, apart=False)
+            sink.reset()
+        return _drained(node, count * backlog, lambda: sink.stats().lines >= lines * backlog)
 
 
 def _memory(build: Build, large: int) -> Iterator[Row]:

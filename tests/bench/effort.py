@@ -18,6 +18,7 @@ class Effort:
         leases: numbers of idle leases to compare.
         idle_s: how long an idle coordinator is watched.
         backlog: records of each of eight writers.
+        ranks: numbers of ranks whose series become one.
         large_backlog_mb: that is to be delivered in constant memory; 0 for none.
         deaths, large_deaths: processes that are killed, small ones and of 1 GB.
         killed_backlog_mb: that a killed coordinator leaves behind.
@@ -42,6 +43,7 @@ class Effort:
     leases: tuple[int, ...] = (16, 256)
     idle_s: float = 8.0
     backlog: int = 50_000
+    ranks: tuple[int, ...] = (8, 64)
     large_backlog_mb: int = 1000
     deaths: int = 8
     large_deaths: int = 3
@@ -70,6 +72,7 @@ QUICK = Effort(
     leases=(),
     idle_s=2.0,
     backlog=20_000,
+    ranks=(8,),
     large_backlog_mb=0,
     deaths=3,
     large_deaths=1,

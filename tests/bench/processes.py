@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,9 @@ class Probe:
         took_s, cpu_s: seconds of its `init()` or `attach()`, and of the processor in it.
     """
 
-    def __init__(self, client: str, run_id: str, node: BuildNode) -> None:
+    def __init__(
+        self, client: str, run_id: str, node: BuildNode, env: Mapping[str, str] | None = None
+    ) -> None:
         folder = node.base
         with (folder / "probe.err").open("ab") as errors:
             self._process = subprocess.Popen(
@@ -42,7 +44,7 @@ class Probe:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                env=environment(node),
+                env=environment(node) | dict(env or {}),
                 cwd=folder,
             )
         self._errors = folder / "probe.err"
@@ -76,6 +78,23 @@ class Probe:
         """Ends it without ceremony."""
         self._process.kill()
         self._process.communicate()
+
+
+@contextlib.contextmanager
+def ranks(node: BuildNode, count: int, run_id: str, **settings: str) -> Iterator[list[Probe]]:
+    """So many ranks of one job, of which this process is the launcher; all have opened their Run."""
+    started: list[Probe] = []
+    try:
+        for rank in range(count):
+            place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
+            master = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+            started.append(Probe("owner", run_id, node, place | master | settings))
+        for probe in started:
+            probe.took_s, probe.cpu_s = probe.answer()
+        yield started
+    finally:
+        for probe in started:
+            probe.close()
 
 
 @contextlib.contextmanager

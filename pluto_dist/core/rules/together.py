@@ -19,6 +19,7 @@ import math
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -48,6 +49,18 @@ class Reduced(msgspec.Struct, frozen=True):
 
 def reduced(values: Sequence[float]) -> Reduced:
     """At least one value."""
+    count = len(values)
+    with suppress(OverflowError, ValueError):
+        mean = math.fsum(values) / count
+        if math.isfinite(mean):  # then each of them is
+            high = max(values)
+            deviation = math.sqrt(math.fsum([(value - mean) ** 2 for value in values]) / count)
+            return Reduced(count, mean, min(values), high, deviation, values.index(high))
+    return _reduced_with_care(values)
+
+
+def _reduced_with_care(values: Sequence[float]) -> Reduced:
+    """Values that are not finite, or whose sum or squares are not."""
     count = len(values)
     broken = next((index for index, value in enumerate(values) if math.isnan(value)), None)
     if broken is not None:
@@ -212,12 +225,14 @@ class Gathering:
             now: seconds, of the clock of `due`.
             again: it was taken before; what was given up of it is not late.
         """
+        tracks, newest = self._tracks, self._newest
         for name, value in values.items():
-            track = self._tracks.get(name)
+            track = tracks.get(name)
             if track is None:
-                track = self._tracks[name] = _Track(name, -1)
-            if step > track.last.get(rank, -1):
-                track.last[rank] = step
+                track = tracks[name] = _Track(name, -1)
+            last = track.last
+            if step > last.get(rank, -1):
+                last[rank] = step
             unit = track.units.get(step)
             if unit is None:
                 if step <= track.floor:
@@ -227,10 +242,14 @@ class Gathering:
             if not unit.waits:
                 unit.waits, unit.since = True, now
                 self._waiting[unit.number] = (track, unit)
-            unit.time = max(unit.time, time_ms)
-            self._newest = max(self._newest, unit.number)
-            self.held += rank not in unit.values
+            if time_ms > unit.time:  # noqa: PLR1730 # max() takes longer, and this runs for each value
+                unit.time = time_ms
+            if unit.number > newest:  # noqa: PLR1730 # the same
+                newest = unit.number
+            if rank not in unit.values:
+                self.held += 1
             unit.values[rank] = value
+        self._newest = newest
         if step > self.reached.get(rank, -1):
             self.reached[rank] = step
         while self.held > self._limit:
