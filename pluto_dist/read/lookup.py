@@ -232,7 +232,11 @@ class Lookup:
         if not others:
             return found
         parts = {each.document.key: each for each in (found, *self._others(others))}
-        document = together(grouped(each.document for each in parts.values())[0])
+        live = any(each.live for each in parts.values())
+        seen = (
+            each.document if each.live or not live else _unheard(each.document) for each in parts.values()
+        )
+        document = together(grouped(seen)[0])
         first = parts[document.key]
         return Found(document, msgspec.json.encode(document), first.store, first.live)
 
@@ -306,6 +310,12 @@ class Lookup:
         except (*UNREADABLE, OSError) as error:
             self.note(f"{self.store.run(key)} holds no document of this version: {error}")
             return None
+
+
+def _unheard(part: Document) -> Document:
+    """A part as its node wrote it up to a minute ago: when its processes spoke last is not known here."""
+    leases = tuple(msgspec.structs.replace(lease, last_seen_at=None) for lease in part.leases)
+    return msgspec.structs.replace(part, leases=leases)
 
 
 def _whole(parts: tuple[Known, ...]) -> Known:

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -24,7 +25,7 @@ from pluto_dist.read import ask as asking
 from pluto_dist.read.ask import ask, listener
 from pluto_dist.read.lookup import Lookup, store_at
 from tests.adapters.coordinators import answering, knowing, silent
-from tests.adapters.documents import document
+from tests.adapters.documents import document, lease
 
 
 class Machine:
@@ -143,6 +144,27 @@ def test_a_store_can_be_read_where_no_coordinator_can_be(machine: Machine):
 
 def test_a_store_is_named_by_itself_or_by_its_parent(tmp_path: Path):
     assert store_at(tmp_path) == store_at(tmp_path / ".pluto") == tmp_path / ".pluto"
+
+
+@pytest.mark.parametrize("mine", ["owners", "others"])
+def test_parts_of_a_run_are_one_run_also_while_a_coordinator_has_one_of_them(machine: Machine, mine: str):
+    """R12: two hosts share the store; a word of the other's processes that is a minute old is no silence."""
+    about: dict[str, Any] = {"part_of": "owners", "store": str(machine.store.root)}
+    parts = {
+        "owners": document(lease("a" * 8), key="owners", **about),
+        "others": document(lease("b" * 8, "rank2"), key="others", relay="node1", **about),
+    }
+    for part in parts.values():
+        machine.keep(part)
+    lookup = machine.lookup()
+    with answering(machine.socket, knowing(parts[mine])):
+        (known,) = lookup.runs()
+        found = lookup.find("1")
+        again = lookup.again(known.head.key, known.store)
+    assert (known.head.key, known.live_key, len(known.head.leases)) == ("owners", mine, 2)
+    assert (found.document.parts, again.document) == (("owners", "others"), found.document)
+    seen = {each.participant: each.last_seen_at for each in found.document.leases}
+    assert seen == {"owner": 2000, "rank2": None} if mine == "owners" else {"owner": None, "rank2": 2000}
 
 
 def test_nobody_listens_on_a_socket_that_is_missing_or_left_behind(machine: Machine):
