@@ -15,7 +15,15 @@ for ignored in (signal.SIGINT, signal.SIGHUP):  # by nohup or a shell's backgrou
     if signal.getsignal(ignored) is signal.SIG_IGN:
         signal.signal(ignored, signal.default_int_handler if ignored is signal.SIGINT else signal.SIG_DFL)
 
-LONGEST = ("test_torchrun", "test_lightning", "test_transformers", "test_chaos", "test_server_chaos")
+LONGEST = (
+    "test_nodes_store",
+    "test_nodes_network",
+    "test_torchrun",
+    "test_lightning",
+    "test_transformers",
+    "test_chaos",
+    "test_server_chaos",
+)
 
 
 def pytest_unconfigure() -> None:

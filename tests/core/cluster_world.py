@@ -101,6 +101,7 @@ class ClusterWorld:
     def start(self, *ranks: int, attempt: int = 0, key: str = "launch", **fields: Any) -> list[Process]:
         """Ranks call init() with an id from their environment."""
         started, max_restarts = [], fields.pop("max_restarts", 0)
+        nodes, launch = fields.pop("nodes", len(self.nodes)), fields.pop("launch", key)
         for rank in ranks:
             number = rank // 2
             agent = f"{key}-{number}"
@@ -111,9 +112,9 @@ class ClusterWorld:
                 key=agent,
                 local_rank=rank % 2,
                 node_rank=number,
-                nodes=len(self.nodes),
-                world_size=2 * len(self.nodes),
-                launch=key,
+                nodes=nodes,
+                world_size=2 * nodes,
+                launch=launch,
                 attempt=attempt,
                 launcher=self.agents[agent].identity,
                 max_restarts=max_restarts,

@@ -408,7 +408,8 @@ def test_a_run_that_is_taken_up_again_on_its_nodes_is_not_ended_by_the_verdict_b
     assert [node.run().status for node in world.nodes] == ["COMPLETED"] * 2
 
 
-def test_the_seat_goes_to_the_owner_of_the_next_start_of_the_job() -> None:
+@pytest.mark.parametrize("launch", ["launch", "at another port"])
+def test_the_seat_goes_to_the_owner_of_the_next_start_of_the_job(launch: str) -> None:
     """Only the seat begins a round, so an owner that comes back to node 0 must not wait for node 1's."""
     world = ClusterWorld()
     world.start(0, 1, 2, 3, max_restarts=1)
@@ -420,7 +421,7 @@ def test_the_seat_goes_to_the_owner_of_the_next_start_of_the_job() -> None:
     for rank in (2, 0, 1, 3):
         world.ranks[rank].raises(**VICTIM)
     world.wait(3)
-    world.start(0, 1, 2, 3, attempt=1, max_restarts=1)
+    world.start(0, 1, 2, 3, attempt=1, max_restarts=1, launch=launch)
     world.wait(8)
     assert (world.seat(), world.document.round) == ("n0", 2)
     for rank in range(4):
@@ -452,6 +453,30 @@ def test_an_owner_whose_node_comes_last_opens_its_run_all_the_same(before: bool)
     world.wait(15)
     assert world.statuses() == ["COMPLETED"] * (2 if before else 1)
     assert world.run.status == "COMPLETED"
+
+
+def test_a_job_of_one_node_goes_on_with_two_and_with_one_again() -> None:
+    """R10, R12: an elastic launcher starts all ranks anew when a node joins, and counts no attempt."""
+    world = ClusterWorld()
+    world.start(0, 1, nodes=1, launch="", max_restarts=3)
+    world.wait(8)
+    for rank in (0, 1):
+        world.ranks[rank].sigterm().exit(None, "SIGTERM")
+    world.wait(2)
+    world.start(0, 1, 2, 3, launch="both", max_restarts=3)
+    world.wait(12)
+    assert (len(world.document.nodes), world.document.launch, world.statuses()) == (2, "both", [])
+    world.kill_node(1)
+    for rank in (0, 1):
+        world.ranks[rank].raises(**VICTIM)
+    world.wait(5)
+    world.start(0, 1, nodes=1, launch="", attempt=1, max_restarts=3)
+    world.wait(30)
+    assert (len(world.document.nodes), world.statuses()) == (1, [])
+    for rank in (0, 1):
+        world.ranks[rank].finish().exit()
+    world.wait(15)
+    assert world.statuses() == ["COMPLETED"]
 
 
 def test_an_owner_that_comes_late_to_its_round_is_in_it() -> None:

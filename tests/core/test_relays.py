@@ -167,6 +167,11 @@ def test_two_nodes_make_one_run_whoever_comes_first(order: tuple[int, ...]) -> N
     found = {name: server.values(name) for name in server.series if name.startswith("loss")}
     assert found == {"loss": [0.0], "loss/rank1": [1.0], "loss/rank2": [2.0], "loss/rank3": [3.0]}
     assert [line // LINES_OF_A_NODE for line in sorted(server.console)] == [0, 0, 1, 1]
+    differing = [
+        sum(event.name == "config_differs" for history in world.book.histories for event in history.events)
+        for world in (nodes.here, nodes.there)
+    ]
+    assert differing == [1, 0], "a node that relays does not know the owner's config"
 
 
 @pytest.mark.parametrize("last", [0, 1])

@@ -22,6 +22,18 @@ def test_an_answer_puts_the_next_word_off_by_a_heartbeat() -> None:
     assert session.deadline() == 0.1 + HEARTBEAT_S
 
 
+def test_news_put_no_heartbeat_off() -> None:
+    """A coordinator that has something to tell all the time still hears that the process lives."""
+    session = Session(HEARTBEAT_S, 0.0)
+    session.next(0.0)
+    session.take_view(view(), 0.1)
+    sent = 0
+    for tenth in range(10, 300):
+        sent += session.next(tenth / 10).send
+        session.take_view(view(), tenth / 10 + 0.05)
+    assert sent == 30 / HEARTBEAT_S - 1
+
+
 def test_an_older_answer_does_not_put_off_what_is_due_now() -> None:
     """Somebody waits for a question that has not been sent yet; the answer on its way knows nothing of it."""
     session = Session(HEARTBEAT_S, 0.0)

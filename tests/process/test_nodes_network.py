@@ -1,143 +1,26 @@
-"""Real torchrun on two machines of two ranks each, three etcd members, one server (G2, G7).
+"""Real torchrun on two machines: a rank, a machine, a link or the seat fails (G2, G7).
 
-Machines are network namespaces on one bridge. Each story compares what the processes of both machines believe
-with what readers of the server see.
+Each story compares what the processes of both machines believe with what readers of the server see.
 """
 
 from __future__ import annotations
 
-import json
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 
-from tests.cluster.network import Network
-from tests.cluster.servers import Cluster
-from tests.process.harness import Script, wait_until
+from tests.process.harness import Pid, wait_until
+from tests.process.machines import TwoMachines, two_machines
 from tests.process.served import Served
 
 pytest.importorskip("torch")
 
-NAME = "two-machines"
-TRAIN = """
-    import torch, torch.distributed as dist
-    RANK = int(os.environ["RANK"])
-    run = pluto.init(config={"width": 4})
-    dist.init_process_group("gloo")
-    def step(number):
-        "One step of a job whose ranks need each other."
-        loss = torch.rand(1)
-        dist.all_reduce(loss)
-        log(run, {"loss": float(loss) / 4 + RANK}, number)
-    for number in range(20):
-        step(number)
-    tell(f"{RANK}:trained", run.run_id)
-    here, go = os.environ["PD_TEST_WORDS"], 20
-    def told(word):
-        return os.path.exists(os.path.join(here, word))
-    going = torch.ones(1)
-    while going.item():  # all ranks leave in the same step: a word may come between two ranks' looks for it
-        step(go)
-        go += 1
-        time.sleep(0.05)
-        if told(f"fail{RANK}"):
-            what = open(os.path.join(here, f"fail{RANK}")).read()
-            if what == "kill":
-                os.kill(os.getpid(), signal.SIGKILL)
-            raise ValueError(what)
-        going = torch.tensor([float(not told("end"))])
-        dist.all_reduce(going, dist.ReduceOp.MIN)
-    dist.barrier()
-    dist.destroy_process_group()
-    run.finish()
-"""
-
-
-class TwoMachines:
-    """Two machines that run one job."""
-
-    def __init__(self, served: Served, folder: Path) -> None:
-        self.network = Network()
-        self.nodes = (served, served.beside())
-        self.server = served
-        self.words = folder / "words"
-        self.words.mkdir()
-        self.cluster = Cluster(folder / "etcd", hosts=[(self.network.host, "")] * 3)
-        self.agents: list[Script] = []
-        urls = {name: url for name, url in served.env().items() if name.startswith("PLUTO_URL_")}
-        ports = {urlsplit(url).port for url in urls.values()}
-        self.network.offer(port for port in ports if port is not None)
-
-    def start(self, *, etcd: bool = True) -> None:
-        """The cluster store, and torchrun on both machines."""
-        if etcd:
-            self.cluster.start()
-            self.cluster.wait()
-        for number, node in enumerate(self.nodes):
-            node.set(
-                PLUTO_DIST_CLUSTER=self.cluster.url + "/jobs",
-                PLUTO_DIST_CLUSTER_TTL_S="8",
-                PLUTO_RUN_ID=NAME,
-                PD_TEST_WORDS=str(self.words),
-                GLOO_SOCKET_IFNAME="eth0",
-            )
-            address = self.network.addresses[number]
-            launch = [
-                *self.network.inside(number), sys.executable, "-P", "-m", "torch.distributed.run",
-                "--nnodes", "2", "--nproc-per-node", "2", "--rdzv-backend", "c10d", "--rdzv-id", NAME,
-                "--rdzv-endpoint", f"{self.network.addresses[0]}:29400", "--local-addr", address,
-                "--rdzv-conf", f"is_host={number == 0}", *node.command(TRAIN, "train")[2:],
-            ]  # fmt: skip
-            self.agents.append(node.keep(Script(f"agent{number}", *node.spawn(launch, f"agent{number}"))))
-
-    def say(self, word: str, content: str = "") -> None:
-        """A word to all ranks."""
-        path = self.words / f".{word}"
-        path.write_text(content)
-        path.rename(self.words / word)
-
-    def trained(self) -> None:
-        """All ranks have trained for a while, and the seat knows both nodes."""
-
-        def said() -> set[str]:
-            return {
-                line.partition(":")[0] for agent in self.agents for line in agent.lines if ":trained" in line
-            }
-
-        wait_until(lambda: said() == {"0", "1", "2", "3"}, "all ranks to train")
-
-    def run(self) -> dict[str, Any]:
-        """The server's Run when it has ended."""
-        return self.server.ended_remotely(NAME)
-
-    def believed(self, number: int) -> str:
-        """What a machine's own store says of the Run."""
-        node = self.nodes[number]
-        found = subprocess.run(
-            [sys.executable, "-c", "from pluto_dist.cli.main import app; app()", "show", NAME, "--json"],
-            env=node.env(), cwd=node.base, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        return str(json.loads(found.stdout)["status"]) if found.returncode == 0 else found.stderr
-
-    def close(self) -> None:
-        self.network.close()
-        self.cluster.close()
-        self.nodes[1].close()
-
 
 @pytest.fixture
 def two(served: Served, tmp_path: Path) -> Iterator[TwoMachines]:
-    served.server.waive("6.3.10", text="heartbeats from * sources in turn*")
-    served.server.waive("6.3.2")
-    made = TwoMachines(served, tmp_path)
-    yield made
-    made.close()
+    yield from two_machines(served, tmp_path)
 
 
 def test_all_well(two: TwoMachines) -> None:
@@ -149,7 +32,7 @@ def test_all_well(two: TwoMachines) -> None:
     run = two.run()
     assert run["status"] == "COMPLETED"
     assert two.server.paths().count("/api/runs/status/update") == 1
-    assert {name for name in two.server.series(NAME) if name.startswith("loss")} == {
+    assert {name for name in two.server.series(two.name) if name.startswith("loss")} == {
         "loss", "loss/rank1", "loss/rank2", "loss/rank3",
     }  # fmt: skip
     wait_until(lambda: [two.believed(number) for number in (0, 1)] == ["COMPLETED"] * 2, "both stores")
@@ -174,7 +57,7 @@ def test_the_owners_machine_dies(two: TwoMachines) -> None:
     """G7: everything on machine 0 is killed at once; machine 1 says so."""
     two.start()
     two.trained()
-    wait_until(lambda: _round_of(two) == {"node0", "node1"}, "both nodes in the round")
+    two.met()
     two.network.kill(0)
     assert two.agents[1].wait() != 0
     run = two.run()
@@ -188,64 +71,29 @@ def test_a_cut_link_fails_no_healthy_run(two: TwoMachines, machine: int) -> None
     """G7: cut for longer than a lease; the job waits for its own packets and goes on."""
     two.start()
     two.trained()
-    wait_until(lambda: _round_of(two) == {"node0", "node1"}, "both nodes in the round")
+    two.met()
     two.network.cut(machine)
-    wait_until(lambda: len(_present(two)) == 1, "the store to lose sight of it")
+    wait_until(lambda: len(two.present()) == 1, "the store to lose sight of it")
     two.network.restore(machine)
     two.say("end")
     assert [agent.wait() for agent in two.agents] == [0, 0]
     assert two.run()["status"] == "COMPLETED"
 
 
-def test_the_store_has_no_quorum_at_the_end(two: TwoMachines) -> None:
-    """The owner's machine reports alone, and says so; when the store is back it has that verdict."""
+def test_the_seat_stands_still(two: TwoMachines) -> None:
+    """G7: its node is lost for the store and takes the job up again; nothing has failed, one node reports."""
     two.start()
     two.trained()
-    for member in two.cluster.members[:2]:
-        member.signal(signal.SIGSTOP)
+    two.met()
+    stopped = Pid(two.nodes[0].coordinator())
+    stopped.signal(signal.SIGSTOP)
+    wait_until(
+        lambda: two.document()["seat"] and two.document()["epoch"] == 2, "the other node to take the seat"
+    )
+    stopped.signal(signal.SIGCONT)
+    stopped.close()
     two.say("end")
     assert [agent.wait() for agent in two.agents] == [0, 0]
-    run = two.run()
-    assert run["status"] == "COMPLETED"
-    for member in two.cluster.members[:2]:
-        member.signal(signal.SIGCONT)
     assert two.run()["status"] == "COMPLETED"
-
-
-def test_the_store_comes_after_the_job(two: TwoMachines) -> None:
-    """The job begins as without a store, and joins it later."""
-    for node in two.nodes:
-        node.set(PLUTO_DIST_OPEN_WAIT_S="2")
-    two.start(etcd=False)
-    two.trained()
-    two.cluster.start()
-    two.cluster.wait()
-    wait_until(lambda: _round_of(two) == {"node0", "node1"}, "both nodes in the round")
-    two.say("fail2", "late")
-    assert all(agent.wait() != 0 for agent in two.agents)
-    assert "rank 2 (pid" in two.run()["statusMetadata"]["reason"]
-
-
-def _folder(two: TwoMachines) -> dict[str, bytes]:
-    from pluto_dist.cluster.etcd import EtcdStore
-    from pluto_dist.core.values.engine import Listed
-
-    store = EtcdStore(two.cluster.address("jobs"))
-    try:
-        found = store.list("jobs/v1/")
-        return (
-            {k.split("/", 4)[-1]: v.value for k, v in found.items.items()}
-            if isinstance(found, Listed)
-            else {}
-        )
-    finally:
-        store.close()
-
-
-def _round_of(two: TwoMachines) -> set[str]:
-    run = json.loads(_folder(two).get("run", b"{}"))
-    return {name for name, _ in run.get("nodes", {}).values()}
-
-
-def _present(two: TwoMachines) -> list[str]:
-    return [key for key in _folder(two) if key.startswith("node/")]
+    assert two.server.missing(two.name) == []
+    wait_until(lambda: [two.believed(number) for number in (0, 1)] == ["COMPLETED"] * 2, "both stores")

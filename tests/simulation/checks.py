@@ -67,6 +67,7 @@ class Checks:
         self._fenced_at: dict[str, float] = {}
         self._views: dict[str, View] = {}
         self._runs: dict[str, Run] = {}
+        self._keeps_since = float("-inf")
         self.topics = TopicChecks(world)
         self.reduced = ReducedChecks(world)
 
@@ -213,7 +214,9 @@ class Checks:
         asked = any(at >= ended - KNOWN_S for at, _ in server.questions[stored.id])
         # An answer that was on its way for all of the last question's time kept it from being asked.
         hung = any(start <= ended and end > ended + LAST_S for start, end in server.hung[run.key])
-        self.expect(asked or hung, "R10: a status is sent, and nobody has asked for a cancel before")
+        # Nothing leaves before it is on disk: one that was full has held up the question and the status.
+        held = self.world.now < self._keeps_since + LAST_S
+        self.expect(asked or hung or held, "R10: a status is sent, and nobody has asked for a cancel before")
         decided = run.cancelled or report.status == run.verdict.status  # a cancel may cross the report
         self.expect(decided, "another status than the verdict's is sent")
         for lease in book.leases_of(run.key):
@@ -276,6 +279,8 @@ class Checks:
     def logged(self, event: str, fields: dict[str, str]) -> None:
         """A line of the coordinator's log."""
         self.world.say("log", f"{event} {fields}")
+        if event == "keeps_again":
+            self._keeps_since = self.world.now
         # A violation that was found while an effect was carried out comes back as this line, too.
         # Another coordinator may take a file away between this one's look at its lock and its reading.
         taken = self.world.usurped is not None and fields.get("error", "").startswith("FileNotFoundError")

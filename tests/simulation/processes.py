@@ -282,7 +282,7 @@ class Process:
     def _stopped(self) -> None:
         """Its parent ends it and says so, if it is still there to do so."""
         parent = self.world.at_work(self.actor.parent or "")
-        if parent is not None:
+        if parent is not None and parent.identity in self.parents[:1]:  # and not one of the job's next start
             signal = "SIGKILL" if self.actor.code else "SIGTERM"
             parent.held.note_stopped(self.identity.pid, signal)
             self.truth.stopped = self.world.now

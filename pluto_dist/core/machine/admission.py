@@ -439,7 +439,7 @@ class Admission:
         elif lease.role == "side" and another:
             sides = {**config.sides, lease.label: own}
             self._book.configs.put(run.key, msgspec.structs.replace(config, sides=sides))
-        elif lease.role == "worker" and another:
+        elif lease.role == "worker" and another and not run.relay:  # the owner's is not known there
             self._context.note(run.key, "config_differs", rank=str(lease.rank), lease=lease.lease_id)
 
     # --- what the decision rests on ----------------------------------------------------------------

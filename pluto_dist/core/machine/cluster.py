@@ -213,11 +213,10 @@ class Clusters:
         if shared is None or shared.lease.away_since is None:
             return ""
         away_s = self._context.now.at - shared.lease.away_since
-        return (
-            f"cluster store not reached for {away_s:.0f} s: {shared.lease.trouble}"
-            if away_s >= AWAY_S
-            else ""
-        )
+        if away_s < AWAY_S:
+            return ""
+        minutes = int(away_s / 60)  # seconds would be news for every process each second
+        return f"cluster store not reached for {minutes or 'less than 1'} min: {shared.lease.trouble}"
 
     def run_deadline(self, run: str) -> float | None:
         """When `advance` may have something to do for this Run."""

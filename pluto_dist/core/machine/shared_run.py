@@ -20,7 +20,7 @@ from pluto_dist.core.machine.clocks import Clocks, pause_s
 from pluto_dist.core.machine.context import Context
 from pluto_dist.core.machine.lookout import QUIET_S, SEAT_QUIET_S, Lookout
 from pluto_dist.core.machine.membership import AGAIN_S, REFUSED_AGAIN_S, Memberships, NodeLease
-from pluto_dist.core.rules.joint import belongs, judge, launch_of, of_round, start_of
+from pluto_dist.core.rules.joint import belongs, judge, launch_of, of_round, start_of, succeeds
 from pluto_dist.core.rules.participants import node_name
 from pluto_dist.core.rules.reports import by_node, decoded, last_words, report_of, takes_part
 from pluto_dist.core.rules.seat import Follow, Hold, SeatView, Take, may_act, plan
@@ -90,6 +90,7 @@ class SharedRun:
         self._generation = generation
         self._lookout = Lookout(context, run.key, run.cluster, self._folder)
         self._changes = Changes(context, node)
+        self._epoch = run.epoch
         self._asked_at = context.now.at
         self._round = 0
         self._clocks = Clocks(node)
@@ -339,8 +340,10 @@ class SharedRun:
     def advance(self, run: Run, members: tuple[Lease, ...]) -> None:
         """Keeps the copy of the folder up to date, and writes the next thing that the store does not have."""
         self._next_at = []
-        if self._over is not None and self._over[0] != run.epoch:
-            self._over = None
+        if run.epoch != self._epoch:
+            if self._epoch:  # another start of the job
+                self._asked_at = self._context.now.at
+            self._epoch, self._over = run.epoch, None
         self._notice_nodes()
         self._notice_seat()
         self._notice_own_absence()
@@ -774,8 +777,8 @@ class SharedRun:
         members = members or self._context.situation(run).members
         alive = any(member.alive for member in members)
         failed = document is not None and document.ended is None and bool(self._pieces(run, members))
-        start, launch = start_of(run), self._launch(run)
-        later = document is not None and launch == document.launch and run.attempt > document.attempt
+        launch = self._launch(run)
+        later = document is not None and succeeds(document, run, node=self._node, launch=launch)
         owns = not run.relay and (run.opening or run.owner is not None) and not (run.ended and self.sent())
         job = members[0].opened.job if members else None
         return SeatView(
@@ -787,7 +790,7 @@ class SharedRun:
             replaced=self._replaced_at is not None,
             gone_at=self._replaced_at[1] if self._replaced_at is not None else self._gone_at.get(seat),
             owns=owns,
-            succeeds=bool(start) and later and not run.ended,
+            succeeds=later,
             opens=owns and run.opening and run.want != "join",
             stands=alive or failed or self.unsent(),
             rank=job.node_rank if job is not None else 0,

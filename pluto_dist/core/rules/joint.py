@@ -182,8 +182,24 @@ def start_of(run: Run) -> str:
 
 
 def launch_of(run: Run, leases: tuple[Lease, ...]) -> str:
-    """The launch's name, the same on all its nodes; "" where nothing tells launches apart."""
-    return next((lease.opened.job.launch for lease in leases if lease.opened.job.key == run.job_key), "")
+    """The launch's name, the same on all its nodes; "" where nothing tells launches apart.
+
+    That of the job's last start: a job of one node has none, and may go on with several.
+    """
+    ours = [lease for lease in leases if lease.opened.job.key == run.job_key]
+    last = max((lease.epoch for lease in ours), default=0)
+    return next((lease.opened.job.launch for lease in ours if lease.epoch == last), "")
+
+
+def succeeds(document: RunDocument, run: Run, *, node: str, launch: str) -> bool:
+    """Whether the owner is on this node, of a later start of the job than the document tells of."""
+    start, owner = start_of(run), document.owner
+    if not start or run.ended:
+        return False
+    # The launch may have another name after each start, as where its ranks meet at another port.
+    here = owner is not None and owner.node == node and owner.start != start
+    again = here and owner is not None and owner.start.rpartition("/")[0].rpartition("/")[0] == run.job_key
+    return again or (launch == document.launch and run.attempt > document.attempt)
 
 
 def of_round(

@@ -74,13 +74,14 @@ class Session:
     def take_view(self, view: View, now: float) -> bool:
         """Takes a view; True if it is of another coordinator than before, which has no API key yet."""
         fresh = view.generation != self.generation
+        answers = self._asked_at is not None  # and is no news: the coordinator hears nothing by telling some
         self.generation = view.generation
         self.view = view
         self._asked_at = None
         self._reconnect_at = now + RECONNECT_S
         self._launch_at = now
         self._launches = 0
-        if self.settled and not self._due:  # what it answers may be older than what is due
+        if answers and self.settled and not self._due:  # what it answers may be older than what is due
             self._tries = 0
             self._send_at = now + self._heartbeat_s
         return fresh
