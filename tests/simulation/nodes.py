@@ -471,7 +471,8 @@ class LocalHistory(History):
         world, run = self.world, self.together()
         wanted = "FAILED" if self.causes else None if self.lost else "COMPLETED"
         assert wanted in (None, run.status), f"{self.causes} failed, {self.lost} lost: {run.status}"
-        assert run.verdict is not None, f"the Run is {run.status} without a verdict"
+        judged = run.verdict is not None
+        assert judged or self.lost, f"the Run is {run.status} without a verdict"
         self._check_reason()
         for stored in list(world.verdicts.values())[-1:]:
             assert run.status == stored.verdict.status, "the parts have another end than the store"
@@ -479,7 +480,7 @@ class LocalHistory(History):
             if number in self.lost:
                 continue
             known = (part.status, part.ended_at, part.reported)
-            assert known == (run.status, run.ended_at, True), f"node {number} believes {known}"
+            assert known == (run.status, run.ended_at, judged), f"node {number} believes {known}"
             assert (part.id, part.part_of) == (run.id, run.part_of), f"node {number} has another Run"
             assert world.nodes[number].core.at_rest, f"node {number} does not come to rest"
             config = msgspec.json.decode(part.config)
