@@ -125,6 +125,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         open_failures, open_since: tries of the backend's open so far, and since when.
         open_trouble: why the last try failed.
         asked_ms: when a request that changes something may have reached the backend first; 0 for never.
+        found_running: it was RUNNING when this coordinator, which did not know it, took it up, and no cluster
+            store could say whether another node's owner lives.
         fork: which Run the caller wants to continue; `fork_run_id` and `fork_step` are what the backend has.
         owner: lease that may finish; None before the first grant and while a new owner is awaited.
         epoch: number of the latest owner grant; members have this epoch, all others have no say at the end.
@@ -183,6 +185,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     open_since: float = 0.0
     open_trouble: str = ""
     asked_ms: int = 0
+    found_running: bool = False
     prior: Prior | None = None
     fork: Fork | None = None
     fork_run_id: int | None = None
