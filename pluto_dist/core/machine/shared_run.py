@@ -98,6 +98,8 @@ class SharedRun:
         self._replaced_at: tuple[str, float] | None = None
         self._shown: NodeDocument | None = None
         self._present_under = 0
+        self._read_under = 0
+        self._reading_under = 0
         self._done: set[str] = set()
         self._over: tuple[int, float, NodeEnd] | None = None
         self._judgement = Judgement("")
@@ -117,6 +119,8 @@ class SharedRun:
             self._memberships.silent(self._address, found)
             return
         self._memberships.reached(self._address)
+        if self._reading_under and not self._lookout.behind:
+            self._read_under, self._reading_under = self._reading_under, 0
         self._read(found, event.read_at)
 
     def seen(self, event: ClusterSeen) -> None:
@@ -143,6 +147,8 @@ class SharedRun:
                 self._lookout.written(asked.key, asked.value, version)
                 self._done.add(asked.key)
                 self._appended(asked, as_it_is=True)
+                if asked.key == f"{self._folder}node/{self._node}":
+                    self._is_back()
                 self._leave()
             case Conflict(current=current):
                 same = isinstance(current, Versioned) and current.value == asked.value
@@ -157,6 +163,14 @@ class SharedRun:
                 self._lookout.again()
             case _:
                 assert_never(result)
+
+    def _is_back(self) -> None:
+        """Reads the folder again under another lease: the seat may have been taken meanwhile."""
+        if self._read_under:
+            self._reading_under = self.lease.serial
+            self._lookout.again()
+        else:
+            self._read_under = self.lease.serial
 
     def _appended(self, asked: WriteCluster, *, as_it_is: bool) -> None:
         run = self._book.runs.get(self._key)
@@ -785,7 +799,7 @@ class SharedRun:
             document=document,
             node=self._node,
             generation=self._generation,
-            valid_until=self.lease.valid_until,
+            valid_until=self.lease.valid_until if self._read_under == self.lease.serial else None,
             present=seat not in self._gone_at,
             replaced=self._replaced_at is not None,
             gone_at=self._replaced_at[1] if self._replaced_at is not None else self._gone_at.get(seat),
