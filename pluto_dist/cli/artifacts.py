@@ -24,6 +24,7 @@ from pluto_dist.cli import options
 if TYPE_CHECKING:
     from pluto_dist.backend.pluto import PlutoBackend
     from pluto_dist.core.rules.shipment import ManifestFile
+    from pluto_dist.core.values.ids import RunRef
     from pluto_dist.read.artifacts import Artifact, ServerArtifacts
     from pluto_dist.read.run import Run
 
@@ -151,13 +152,19 @@ def _on_server(
     backend: PlutoBackend, run: str, project: str | None, found: Run | None = None, name: str = ""
 ) -> ServerArtifacts:
     from pluto_dist.backend.pluto.client import Details
-    from pluto_dist.errors import ServerRefusedError
+    from pluto_dist.errors import ServerRefusedError, UsageError
     from pluto_dist.read.artifacts import ServerArtifacts
 
     run_id, of_project = (found.document.id, found.document.project) if found is not None else (None, "")
     if run_id is None:
         project = project or os.environ.get("PLUTO_PROJECT")
-        details = backend.details(int(run) if run.isdigit() else run, project)
+        named = _named(run)
+        if named.external_id is not None and not project:
+            raise UsageError(
+                f"Run {run!r} is not on this machine, and the server knows such an id within its project: "
+                "name that with --project, or the Run by its number or display id"
+            )
+        details = backend.details(named, project)
         if not isinstance(details, Details):
             raise ServerRefusedError(
                 f"Run {run!r} is not on this machine, and the server says: {details.reason}"
@@ -167,6 +174,16 @@ def _on_server(
     if not isinstance(rows, list):
         raise ServerRefusedError(f"the server does not list the files of Run {run!r}: {rows.reason}")
     return ServerArtifacts(rows, backend.fetch)
+
+
+def _named(run: str) -> RunRef:
+    from pluto_dist.core.values.ids import classify_run_id
+    from pluto_dist.errors import UsageError
+
+    try:
+        return classify_run_id(run)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def _no_such(run: str, name: str, step: int | None, listed: list[Artifact]) -> str:

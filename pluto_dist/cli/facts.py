@@ -155,8 +155,29 @@ def _settings(settings: Settings) -> Iterator[Fact]:
     yield Fact("api_key", settings.api_key is not None)
     yield Fact("api_key.source", settings.key_source or None)
     yield Fact("server", settings.url_api)
+    yield _server(settings)
     for number, note in enumerate(settings.notes, 1):
         yield Fact(f"setting_note.{number}", note, "warn", "see the settings in the documentation")
+
+
+def _server(settings: Settings) -> Fact:
+    """Whether the server answers from here, and takes the key."""
+    name = "server_answers"
+    if settings.mode != "pluto" or settings.api_key is None:
+        return Fact(name, None)
+    from pluto_dist.backend.pluto.client import Client, read_list
+    from pluto_dist.backend.pluto.exchange import Failed
+    from pluto_dist.backend.pluto.http import Http
+    from pluto_dist.host.settings import target_of
+
+    http, key = Http(), settings.api_key
+    try:
+        found = read_list(Client(target_of(settings, Path()), lambda: key, http), settings.project, {}, 1)
+    finally:
+        http.close()
+    if isinstance(found, Failed):
+        return Fact(name, False, "bad", f"{found.outcome.reason} ({settings.url_api})")
+    return Fact(name, True)
 
 
 def _places(settings: Settings) -> Iterator[Fact]:

@@ -10,8 +10,10 @@ or the Run it names is not the only one.
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -47,6 +49,11 @@ class Commands(TyperGroup):
         """Runs a command."""
         try:
             return super().invoke(ctx)
+        except typer.BadParameter as error:
+            given = value_of(error.param.opts, sys.argv) if error.param is not None else ""
+            if given and given not in error.message:
+                error.message = f"{error.message.rstrip('.')}; it is {given!r}"
+            raise
         except PlutoDistError as error:
             raise typer.Exit(_say(error.message, exit_code(error))) from error
         except BrokenPipeError as error:  # `export | head` is a fine way to look
@@ -62,6 +69,15 @@ class Commands(TyperGroup):
 def exit_code(error: PlutoDistError) -> int:
     """1, or 2 for what another call would mend."""
     return WRONG_CALL if isinstance(error, UsageError | AmbiguousRunError) else FAILED
+
+
+def value_of(options: Sequence[str], words: Sequence[str]) -> str:
+    """The value of an option in a command line, "" if it is not there."""
+    for word, after in zip(words, (*words[1:], ""), strict=True):
+        name, separator, value = word.partition("=")
+        if name in options:
+            return value if separator else after
+    return ""
 
 
 def _say(message: str, code: int) -> int:
@@ -110,3 +126,9 @@ app.command()(sync.sync)
 app.command(context_settings={"allow_interspersed_args": False})(run.run)
 app.command()(doctor.doctor)
 app.add_typer(coordinator.app, name="coordinator")
+
+for command in (*app.registered_commands, *coordinator.app.registered_commands):
+    # Without a short help of its own the list of commands would cut the sentence.
+    command.short_help = (
+        (inspect.getdoc(command.callback or app) or "").partition("\n\n")[0].replace("\n", " ")
+    )

@@ -19,7 +19,7 @@ NOT_FOUND, NOT_STARTED = 127, 126
 
 
 def run(
-    command: Annotated[list[str], typer.Argument(metavar="CMD...", help="The command and its arguments.")],
+    command: Annotated[list[str], typer.Argument(metavar="CMD", help="The command and its arguments.")],
     project: Annotated[str | None, typer.Option(help="The Run's project.")] = None,
     name: Annotated[str | None, typer.Option(help="The Run's name.")] = None,
     run_id: Annotated[

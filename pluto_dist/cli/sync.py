@@ -44,13 +44,14 @@ _NOT_FOR_THIS_SERVER = ("elsewhere", "unreadable")
 def sync(
     what: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[RUN… | PATH…]", help="Runs, or folders of stores or Runs; default all."),
+        typer.Argument(metavar="RUN|PATH", help="Runs, or folders of stores or Runs; default all."),
     ] = None,
     folder: options.Dir = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be uploaded.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Also Runs that have not ended.")] = False,
     patience_s: Annotated[
-        float, typer.Option("--patience", metavar="SECONDS", help="How long to try without any answer.")
+        float,
+        typer.Option("--patience", metavar="SECONDS", min=0, help="To try without any answer."),
     ] = 120.0,
     as_json: options.Json = False,
 ) -> None:

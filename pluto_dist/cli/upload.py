@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 def upload(
     run: options.RunName,
     paths: Annotated[
-        list[Path] | None, typer.Argument(metavar="[PATH…]", help="Files, folders, or patterns.")
+        list[Path] | None, typer.Argument(metavar="PATH", help="Files, folders, or patterns.")
     ] = None,
     name: Annotated[str | None, typer.Option("--name", help="Under which they are logged.")] = None,
     step: Annotated[

@@ -108,7 +108,15 @@ class Notices:
             )
         if run.cancelled and self._is_new("cancel"):
             if view.role == "owner":
-                _log.warning("Run %s was cancelled on the server; run.cancelled is True from now on", named)
+                again = (
+                    ". The server repeats a cancel for ever, so a Run that was cancelled once cannot go on; "
+                    "init(fork_run_id=…, fork_step=…) continues it as another one"
+                )
+                _log.warning(
+                    "Run %s was cancelled on the server; run.cancelled is True from now on%s",
+                    named,
+                    again if run.resumed else "",
+                )
             if view.role != "side" and self._on_cancel == "interrupt":
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
@@ -142,8 +150,15 @@ def started(view: View | None, settings: Settings, spool: str) -> None:
             view.trouble or f"{store} does not answer",
             spool,
         )
-    elif not settings.quiet:
-        _print_started(run, str(store), view.attempt)
+        return
+    if run.mode == "pluto" and not run.resumed and not settings.project.isascii():
+        _log.warning(
+            "the server takes ASCII only in the name of a project: %r is %r there",
+            settings.project,
+            run.project,
+        )
+    if not settings.quiet:
+        _print_started(run, str(store), view.attempt, view.trouble)
 
 
 def key_found(settings: Settings) -> None:
@@ -200,16 +215,22 @@ def belongs_to_launcher(view: View | None, name: str | None, project: str, launc
         )
 
 
-def _print_started(run: RunView, store: str, attempt: int) -> None:
+def _print_started(run: RunView, store: str, attempt: int, trouble: str) -> None:
     verb = "resumed" if run.resumed else "started"
     if attempt:
         verb = f"attempt {attempt} goes on with"
     if run.mode == "local":
         tell(f"{verb} {_named(run)} (local, {store}); watch it: pluto-dist show {_short(run)}")
     elif run.provisional:
-        tell(f"{verb} {_named(run)} (the server does not answer yet; everything is kept on disk)")
+        why = f": {trouble}" if trouble else ""
+        tell(f"{verb} {_named(run)} (the server does not answer yet{why}; everything is kept on disk)")
     else:
         tell(f"{verb} {_named(run)}; watch it: {run.url}")
+    if run.found_running and not attempt:
+        tell(
+            f"{_short(run)} was RUNNING before: if a process on another machine still works for it, both own "
+            "it now, and the first to finish ends it. attach(), or init(role='side'), joins without owning it"
+        )
 
 
 def joined(view: View, settings: Settings) -> None:

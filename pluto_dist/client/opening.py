@@ -129,7 +129,8 @@ def _open_at(wish: Wish, settings: Settings, places: Places, make: MakeRun | Non
 
     surroundings = _surroundings(wish)
     _tell_ignored(surroundings)
-    _end_former_cell(surroundings)
+    if surroundings.notebook and (wish.verb, wish.via) == ("init", "call"):
+        _end_former_cell()
     TASKS.end_failed()
     work = ray_work()
     if work is not None:
@@ -218,7 +219,7 @@ def ungranted(wish: Wish, patience_s: float, project: str) -> PlutoDistError:
         )
     what = f"no Run {wish.run}" if wish.run else "no live Run"
     of = f" of project {project!r}" if project != DEFAULT_PROJECT else ""
-    longer = ", timeout_s= waits longer" if wish.verb == "attach" else ""
+    longer = ", timeout_s= (of a command: --timeout) waits longer" if wish.verb == "attach" else ""
     return RunNotFoundError(
         f"{what}{of} on this node within {patience_s:g} s; `pluto-dist runs` and `pluto-dist ps` show what "
         f"there is{longer}"
@@ -328,6 +329,7 @@ def _claim(
         launched_by=launched_by,
         project_lent=settings.launched_by is not None and settings.project == os.environ.get("PLUTO_PROJECT"),
         rank_metrics=settings.rank_metrics,
+        reduce=settings.reduce,
         console=settings.console,
         system_metrics_s=settings.system_metrics_s,
         upload_rate=settings.upload_rate,
@@ -401,10 +403,12 @@ def _surroundings(wish: Wish) -> Surroundings:
     return found
 
 
-def _end_former_cell(surroundings: Surroundings) -> None:
-    """Ends, in a notebook, the unfinished Run before; in a script it stays, as one of a sweep (R5)."""
-    former = RUNS.newest() if surroundings.notebook else None
-    if former is not None:
+def _end_former_cell() -> None:
+    """Ends, in a notebook, the unfinished Run before; in a script it stays, as one of a sweep (R5).
+
+    So does one of another thread or task of asyncio that still works.
+    """
+    for former in RUNS.left_open():
         _log.warning(
             "a new Run starts in this notebook: finishing %s first", former.display_id or former.run_id
         )

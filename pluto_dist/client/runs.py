@@ -3,8 +3,34 @@
 from __future__ import annotations
 
 import os
+import sys
+import threading
+from typing import Any
 
 from pluto_dist.client.interface import Member, RunLike
+
+
+class Opener:
+    """The thread, and the task of asyncio, that has opened a Run."""
+
+    def __init__(self) -> None:
+        self._thread = threading.current_thread()
+        self._task = _current_task()
+
+    @property
+    def works_beside_us(self) -> bool:
+        """Whether it goes on at the same time as the caller."""
+        if self._thread is not threading.current_thread():
+            return self._thread.is_alive()
+        return self._task is not None and self._task is not _current_task() and not self._task.done()
+
+
+def _current_task() -> Any:
+    asyncio = sys.modules.get("asyncio")
+    try:
+        return asyncio.current_task() if asyncio is not None else None
+    except RuntimeError:  # no loop runs in this thread
+        return None
 
 
 class OpenRuns:
@@ -17,6 +43,7 @@ class OpenRuns:
 
     def __init__(self) -> None:
         self._runs: list[tuple[RunLike, Member]] = []
+        self._openers: dict[str, Opener] = {}
         self._inits: dict[int, int] = {}
         self._finished: set[int] = set()
         self._deferred: list[RunLike] = []
@@ -31,6 +58,11 @@ class OpenRuns:
             self._finished.add(os.getpid())
         self._runs = [(kept, lease) for kept, lease in self._runs if not (lease.end or kept is run)]
         self._runs.append((run, lease))
+        kept_ids = {lease.lease_id for _, lease in self._runs}
+        self._openers = {
+            lease_id: opener for lease_id, opener in self._openers.items() if lease_id in kept_ids
+        }
+        self._openers[lease.lease_id] = Opener()
 
     def mine(self) -> list[Member]:
         """Leases that this process opened, newest first; of the ended ones at least the newest."""
@@ -43,6 +75,16 @@ class OpenRuns:
     def unfinished(self) -> list[RunLike]:
         """Runs that are not ended, newest first; a forked child's inherited ones included."""
         return [run for run, lease in reversed(self._runs) if not lease.end]
+
+    def left_open(self) -> list[RunLike]:
+        """Runs of this process's `init()` calls that nobody works on beside the caller, newest first."""
+        return [
+            run
+            for run, lease in reversed(self._runs)
+            if lease.here
+            and lease.by_init
+            and not (lease.end or self._openers[lease.lease_id].works_beside_us)
+        ]
 
     def lease_of(self, run: RunLike) -> Member | None:
         """The lease of a handle that this process opened; None for a disabled Run."""

@@ -172,10 +172,8 @@ class InheritedRun(_PendingRun):
     """A handle in a forked child.
 
     Usually it uses its parent's lease: it logs into a chain of its own, and ends nothing. Two kinds of
-    children
-    need leases of their own: a rank, which has become one since the fork, and a daemon, which goes on in
-        place
-    of the process that opened the Run, and is recognised by its new session.
+    children need leases of their own: a rank, which has become one since the fork, and a daemon, which goes
+    on in place of the process that opened the Run, and is recognised by its new session.
     """
 
     def __init__(self, before: Lease, *, grouped: bool) -> None:

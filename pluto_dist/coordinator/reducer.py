@@ -20,7 +20,15 @@ from typing import Final
 
 import msgspec
 
-from pluto_dist.core.rules.together import VALUES, Gathering, Line, series_of, statistics_in
+from pluto_dist.core.rules.together import (
+    VALUES,
+    Gathering,
+    Line,
+    chosen_from,
+    series_of,
+    statistics_in,
+    statistics_of,
+)
 from pluto_dist.core.values.effects import RankStreams, ReduceRanks
 from pluto_dist.core.values.events import RanksReduced
 from pluto_dist.core.values.records import Positions, Reduction
@@ -53,7 +61,8 @@ class _Open:
 
     def __init__(self, effect: ReduceRanks) -> None:
         state = effect.state
-        self.gathering = Gathering(state.floors, late=state.late)
+        self._chosen = chosen_from(effect.chosen)
+        self.gathering = Gathering(state.floors, late=state.late, chosen=self._chosen)
         self.read: Positions = {}
         self._marks: dict[tuple[str, str], deque[_Mark]] = {}
         self._out: deque[_Mark] = deque()
@@ -188,7 +197,7 @@ class _Open:
                 if said is None:
                     continue
                 for name in said.data:
-                    found = statistics_in(name, said.data)
+                    found = statistics_in(name, said.data, statistics_of(name, self._chosen))
                     if found is not None:
                         self.gathering.said(name, said.step, said.time, found)
         if segments:
@@ -203,10 +212,9 @@ class _Open:
         for name in sorted(line.data):
             series = self._series.get(name)
             if series is None:
-                series = self._series[name] = tuple(series_of(name, names))
+                series = self._series[name] = tuple(series_of(name, names, statistics_of(name, self._chosen)))
             found = line.data[name]
-            mean, deviation = found[0], found[3]
-            finite = math.isfinite(mean) and math.isfinite(deviation)  # then all of them are
+            finite = all(map(math.isfinite, found))
             data.update(zip(series, found if finite else map(_number, found), strict=True))
         return _to_json({"time": line.time, "step": line.step, "data": data}) + b"\n"
 

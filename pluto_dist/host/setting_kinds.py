@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import msgspec
 
+from pluto_dist.core.rules.together import chosen_from
 from pluto_dist.core.values.ids import LEASE_ID, classify_run_id
 from pluto_dist.secret import Secret
 
@@ -237,6 +238,16 @@ def _parse_lease(given: object) -> str:
     return given
 
 
+def _parse_reduce(given: object) -> str:
+    if isinstance(given, Mapping):
+        if any("," in str(pattern) for pattern in given):
+            raise ValueError
+        given = ",".join(f"{pattern}={statistic}" for pattern, statistic in given.items())
+    if not isinstance(given, str):
+        raise TypeError
+    return ",".join(f"{pattern}={statistic}" for pattern, statistic in chosen_from(given))
+
+
 FLAG = Kind(_parse_flag, "1 or 0, true or false, yes or no, on or off")
 LEASE = Kind(_parse_lease, "the id of a lease")
 RUN_ID = Kind(_parse_run_id, "a positive number, a display id such as MMP-42, or 1 to 255 characters")
@@ -246,4 +257,8 @@ FOLDER = Kind(_parse_folder, "a folder's path, in UTF-8")
 HOME = Kind(_parse_home, "an absolute path, the same for all processes of the node")
 KEY = Kind(_parse_key, "1 to 512 visible ASCII characters without spaces", secret=True)
 CLUSTER = Kind(_parse_cluster, "off, or etcd://host:port[,host:port…][/prefix], with etcds:// for TLS")
+REDUCE = Kind(
+    _parse_reduce,
+    "pattern=statistic, with commas between; one of mean, min, max, std, max_rank, count, sum, all",
+)
 FILE = Kind(_parse_path, "a file's path, in UTF-8")

@@ -105,6 +105,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         rank_metrics: what becomes of the series of ranks (R7): `auto`, a suffix where a name is taken;
             `suffix`, always a suffix; `rank0`, those of other ranks are left out; `reduce`, those of all
             ranks become one, with their mean, extremes and deviation.
+        reduce: with `rank_metrics="reduce"`, one statistic for names that fit a pattern, under the plain
+            name: `{"loss": "mean", "tokens": "sum", "grad/*": "max"}`; the others have all.
         system_metrics_s: how often CPU, memory, disk, network and GPU are sampled, once per node; 0 is never.
         stuck_after_s: a rank that is silent for so long while others go on or wait for it is named in an
             event and in a warning of the owner; nothing is killed.
@@ -157,6 +159,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     console: Console = "auto"
     on_cancel: Literal["warn", "interrupt"] = "warn"
     rank_metrics: Literal["auto", "suffix", "rank0", "reduce"] = "auto"
+    reduce: str = ""
     system_metrics_s: float = 10.0
     stuck_after_s: float = 600.0
     cluster: str = ""
@@ -201,6 +204,7 @@ _KINDS: dict[str, kind.Kind] = {
     "console": kind.choice("auto", "wrap", "fd", "off"),
     "on_cancel": kind.choice("warn", "interrupt"),
     "rank_metrics": kind.choice("auto", "suffix", "rank0", "reduce"),
+    "reduce": kind.REDUCE,
     "system_metrics_s": kind.number(0, 86_400, "seconds"),
     "stuck_after_s": kind.number(0.1, 86_400, "seconds"),
     "cluster": kind.CLUSTER,

@@ -10,6 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from pluto_dist.backend.pluto.exchange import Broken
+from pluto_dist.backend.pluto.http import Http
 from pluto_dist.core.values.backend import (
     Alert,
     BackendRun,
@@ -23,6 +25,8 @@ from pluto_dist.core.values.backend import (
     Told,
     Unknown,
 )
+from pluto_dist.core.values.ids import RunRef
+from pluto_dist.secret import Secret
 from pluto_dist.spool.file_lines import storable
 from tests.adapters.pluto_support import KEY, RUN, TARGET, Wire, batch, created, details, ok
 
@@ -229,7 +233,7 @@ def test_details_and_history_are_typed() -> None:
     ]
     wire = Wire(details(key="k9"), ok(runId=7, events=events))
     backend = wire.backend()
-    run = backend.details(7)
+    run = backend.details(RunRef(id=7))
     assert not isinstance(run, Retry | Rejected | Unknown)
     assert (run.id, run.status, run.key, run.config_object) == (7, "RUNNING", "k9", b'{"x":1}')
     history = backend.history(7)
@@ -244,7 +248,7 @@ def test_details_and_history_are_typed() -> None:
 
 def test_unreadable_answers_of_reads_are_no_answers() -> None:
     backend = Wire(ok(id=7), httpx.Response(404, json={"error": "Run not found"})).backend()
-    assert isinstance(backend.details(7), Unknown)
+    assert isinstance(backend.details(RunRef(id=7)), Unknown)
     assert isinstance(backend.history(7), Rejected)
 
 
@@ -529,3 +533,28 @@ def test_file_that_shrinks_during_the_upload_is_tried_again(photo: Path) -> None
     outcome = wire.backend().deliver(RUN, batch("files", file_line(photo)))
     assert isinstance(outcome, Retry)
     assert "2 bytes shorter" in outcome.reason
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "reason"),
+    [
+        ("ALL_PROXY", "socks://127.0.0.1:1/", "socks://127.0.0.1:1/"),
+        ("ALL_PROXY", "socks://user:hidden@127.0.0.1:1", "ALL_PROXY, HTTPS_PROXY, HTTP_PROXY or NO_PROXY"),
+        ("NO_PROXY", "[::1]:80", "Invalid port"),
+        ("SSL_CERT_FILE", "/not/there", "SSL_CERT_FILE or SSL_CERT_DIR"),
+    ],
+)
+def test_an_environment_that_allows_no_connection_is_an_outage_with_a_reason(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, reason: str
+) -> None:
+    """httpx reads all of these variables at once, and can then not be made."""
+    monkeypatch.setenv(variable, value)
+    http = Http()
+    answer = http.send("read", "GET", "http://127.0.0.1:9/", Secret(KEY))
+    assert isinstance(answer, Broken)
+    assert answer.progress == "unsent"
+    assert reason in answer.reason
+    assert "hidden" not in answer.reason
+    with pytest.raises(OSError, match="cannot be used"):
+        list(http.fetch("http://127.0.0.1:9/"))
+    http.close()

@@ -200,6 +200,17 @@ class TestPlutoBackend(BackendContract):
         run, _ = self.begin(rig, external_id=external_id)
         return run.id
 
+    def test_launches_of_two_machines_with_one_given_id_see_each_other(self, rig: ServerRig) -> None:
+        """Only while the other one runs, and not a Run itself."""
+        first, handle = self.begin(rig, external_id="a", given_id="job7")
+        second, _ = self.begin(rig, external_id="b", given_id="job7")
+        other, _ = self.begin(rig, external_id="c", given_id="job8")
+        assert (first.namesake, second.namesake, other.namesake) == ("", first.display_id, "")
+        self.end(rig, handle)
+        rig.operator.set_status(second.id, "FAILED")
+        third, _ = self.begin(rig, external_id="d", given_id="job7")
+        assert third.namesake == ""
+
     def test_a_run_is_found_although_the_index_is_late(self, rig: ServerRig) -> None:
         """R8: the server fills what filters see after it has answered."""
         rig.operator.configure(index_lag_s=3600)
@@ -240,9 +251,9 @@ class TestPlutoBackend(BackendContract):
         run, handle = self.begin(rig)
         self.end(rig, handle)
         backend = rig.backend
-        assert backend.details(run.id).status == "COMPLETED"  # type: ignore[union-attr]
+        assert backend.details(RunRef(id=run.id)).status == "COMPLETED"  # type: ignore[union-attr]
         assert len(backend.history(run.id)) == 2  # type: ignore[arg-type]
-        assert isinstance(backend.details(99), Rejected)
+        assert isinstance(backend.details(RunRef(id=99)), Rejected)
         assert rig.status(run.id) == "COMPLETED"
 
     def test_resume_uses_the_true_project(self, rig: ServerRig) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 import time
@@ -421,3 +422,40 @@ def _log(folder: Path, count: int, *more: bytes) -> int:
     data = b"".join(map(encode_frame, lines))
     (folder / "metrics-00000001.spool").write_bytes(data + b"".join(map(encode_frame, more)))
     return len(data)
+
+
+@pytest.mark.parametrize("group", [[], ["coordinator"]])
+def test_the_list_of_commands_cuts_no_sentence(group: list[str]) -> None:
+    said = CliRunner().invoke(app, [*group, "--help"]).stdout
+    assert "..." not in said.partition("Commands:")[2]
+
+
+@pytest.mark.parametrize(
+    ("command", "usage"),
+    [
+        ("upload", "{RUN} [PATH]..."),
+        ("sync", "[RUN|PATH]..."),
+        ("top", "[RUN]..."),
+        ("run", "{CMD}..."),
+    ],
+)
+def test_the_usage_has_one_pair_of_brackets(command: str, usage: str) -> None:
+    said = CliRunner().invoke(app, [command, "--help"]).stdout.splitlines()[0]
+    assert re.sub(r"[{}\[\]]{2,}", "?", said) == said
+    assert said.endswith(f"[OPTIONS] {usage}")
+
+
+@pytest.mark.parametrize(
+    ("words", "given"),
+    [
+        (["logs", "x", "--rank", "first"], "'first'"),
+        (["runs", "--limit=-1"], "'-1'"),
+        (["ui", "--port", "99999"], "'99999'"),
+        (["coordinator", "logs", "--lines", "all"], "'all'"),
+    ],
+)
+def test_a_wrong_value_is_named(words: list[str], given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["pluto-dist", *words])
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 2
+    assert given in done.stderr

@@ -76,10 +76,10 @@ def test_a_shell_that_keeps_slurms_signals_is_named(tmp_path: Path, monkeypatch:
 
 def test_the_key_is_not_in_the_report(tmp_path: Path):
     """G11"""
-    found = report(tmp_path, PLUTO_API_KEY=KEY, PLUTO_URL_API="http://own:3001")
+    found = report(tmp_path, PLUTO_API_KEY=KEY, PLUTO_URL_API="http://127.0.0.1:9")
     assert found["api_key"].value is True
     assert found["api_key.source"].value == "environment variable PLUTO_API_KEY"
-    assert found["server"].value == "http://own:3001"
+    assert found["server"].value == "http://127.0.0.1:9"
     assert KEY not in repr(found)
 
 
@@ -138,3 +138,14 @@ def test_a_job_at_pid_1_of_a_container_is_warned(tmp_path: Path):
             command, check=True, cwd=Path(__file__).parents[2], capture_output=True, text=True
         )
         assert found.stdout.strip() == level
+
+
+def test_a_server_that_cannot_be_asked_is_bad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """G11: the reason is told, never the key."""
+    monkeypatch.setenv("ALL_PROXY", "socks://127.0.0.1:1")
+    found = report(tmp_path, PLUTO_API_KEY=KEY, PLUTO_URL_API="http://127.0.0.1:9")["server_answers"]
+    assert (found.value, found.level) == (False, "bad")
+    assert "ALL_PROXY" in found.advice
+    assert "http://127.0.0.1:9" in found.advice
+    assert KEY not in found.advice
+    assert report(tmp_path)["server_answers"] == Fact("server_answers", None)

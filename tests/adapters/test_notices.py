@@ -83,7 +83,7 @@ def test_a_long_wait_without_a_terminal_is_told_once(capsys: pytest.CaptureFixtu
             {"verb": "attach", "run": RunRef(external_id="x")},
             "demo",
             RunNotFoundError,
-            "timeout_s= waits longer",
+            "timeout_s= (of a command: --timeout) waits longer",
         ),
         (
             {"role": "side", "run": RunRef(external_id="x")},
@@ -110,3 +110,32 @@ def test_who_waits_for_a_run_in_vain_is_told_that_there_is_none(
     notices.waits_for(wish, 60.0, Settings())
     call = "attach()" if wish.verb == "attach" else f"init(role={wish.role!r})"
     assert capsys.readouterr().err.startswith(f"pluto_dist: {call} waits for ")
+
+
+def test_a_run_that_was_running_elsewhere_has_two_owners_and_one_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """G2: across nodes without a cluster store, ownership is a convention."""
+    run = msgspec.structs.replace(RUN, mode="pluto", resumed=True, found_running=True)
+    notices.started(view(run=run), Settings(), "spool")
+    assert "if a process on another machine still works for it, both own it now" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("project", "told"), [("größe", True), ("digits", False)])
+def test_a_project_has_the_name_that_the_server_can_hold(
+    caplog: pytest.LogCaptureFixture, project: str, told: bool
+) -> None:
+    """R8"""
+    run = msgspec.structs.replace(RUN, mode="pluto", project="gr--e" if told else project)
+    notices.started(view(run=run), Settings(project=project), "spool")
+    assert ("'größe' is 'gr--e' there" in caplog.text) == told
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_who_resumes_a_cancelled_run_is_told_why_it_is_cancelled_again(
+    caplog: pytest.LogCaptureFixture, resumed: bool
+) -> None:
+    """The server never forgets a cancel, and applies it at every heartbeat."""
+    run = msgspec.structs.replace(RUN, cancelled=True, resumed=resumed)
+    Notices("warn").take(view(run=run))
+    assert ("fork_run_id" in caplog.text) == resumed

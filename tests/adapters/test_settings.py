@@ -96,6 +96,7 @@ def test_every_field_can_be_set():
         ("PLUTO_DIST_DURABILITY", "machine", "durability", "machine"),
         ("PLUTO_DIST_CONSOLE", "FD", "console", "fd"),
         ("PLUTO_DIST_RANK_METRICS", "rank0", "rank_metrics", "rank0"),
+        ("PLUTO_DIST_REDUCE", "loss = mean, tokens=sum", "reduce", "loss=mean,tokens=sum"),
         ("PLUTO_DIST_SYSTEM_METRICS_S", "0", "system_metrics_s", 0.0),
         ("PLUTO_DIST_HOME", "/scratch/me", "home", Path("/scratch/me")),
         ("PLUTO_RUN_ID", "MMP-42", "run_id", "MMP-42"),
@@ -126,6 +127,7 @@ def test_values_are_read_from_text(name: str, value: str, key: str, expected: ob
         ("PLUTO_DIST_HOST", "http://localhost"),
         ("PLUTO_PROJECT", "p" * 256),
         ("PLUTO_RUN_ID", "0"),
+        ("PLUTO_DIST_REDUCE", "loss=median"),
     ],
 )
 def test_an_unusable_value_is_named_with_its_source_and_what_is_allowed(name: str, value: str):
@@ -138,7 +140,14 @@ def test_an_unusable_value_is_named_with_its_source_and_what_is_allowed(name: st
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("exit_wait_s", True), ("spool_quota", 1.5), ("url_api", 3), ("run_id", True)]
+    ("key", "value"),
+    [
+        ("exit_wait_s", True),
+        ("spool_quota", 1.5),
+        ("url_api", 3),
+        ("run_id", True),
+        ("reduce", {"a,b": "sum"}),
+    ],
 )
 def test_an_argument_of_the_wrong_type_is_refused(key: str, value: object):
     with pytest.raises(SettingError, match=rf"init\(settings=\{{'{key}'"):

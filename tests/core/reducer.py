@@ -5,9 +5,9 @@ What is held is gone with the coordinator; the next one reads again what `Reduct
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import ItemsView, Mapping
 
-from pluto_dist.core.rules.together import Gathering, series_of, statistics_in
+from pluto_dist.core.rules.together import Gathering, chosen_from, series_of, statistics_in, statistics_of
 from pluto_dist.core.values.effects import RankStreams, ReduceRanks
 from pluto_dist.core.values.events import RanksReduced
 from pluto_dist.core.values.records import Positions, Reduction
@@ -21,7 +21,8 @@ class MemoryReducer:
 
     def __init__(self, spools: dict[str, Spool], effect: ReduceRanks) -> None:
         self._spools = spools
-        self._gathering = Gathering(effect.state.floors, late=effect.state.late)
+        self._chosen = chosen_from(effect.chosen)
+        self._gathering = Gathering(effect.state.floors, late=effect.state.late, chosen=self._chosen)
         self._marks: list[tuple[Place, int]] = []
         self._out: list[tuple[int, int, int]] = []
         self._read: Positions = {}
@@ -48,9 +49,7 @@ class MemoryReducer:
         for line in lines:
             data: dict[str, float] = {}
             for name, found in line.data.items():
-                data |= {
-                    final: found[index] for final, index in series_of(name, self._gathering.names).items()
-                }
+                data |= {final: found[index] for final, index in self._series(name)}
             self._own.log(data, line.step)
             newest = max(self._own.streams["metrics"])
             start = self._own.streams["metrics"][newest].records[-1].start
@@ -78,10 +77,13 @@ class MemoryReducer:
 
     def _said(self, number: int, record: Record) -> None:
         for name in record.values:
-            found = statistics_in(name, record.values)
+            found = statistics_in(name, record.values, statistics_of(name, self._chosen))
             if found is not None:
                 self._gathering.said(name, record.step, 0, found)
         self._out.append((number, record.start, self._gathering.take_newest()))
+
+    def _series(self, name: str) -> ItemsView[str, int]:
+        return series_of(name, self._gathering.names, statistics_of(name, self._chosen)).items()
 
     def _state(self) -> Reduction:
         oldest = self._gathering.oldest

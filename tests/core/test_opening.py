@@ -14,6 +14,7 @@ from pluto_dist.core.values.backend import (
     Reopened,
     Retry,
     RunOpened,
+    Status,
     Unavailable,
     Unknown,
 )
@@ -469,6 +470,36 @@ def elsewhere(world: World, **reached: Any) -> None:
     )
     existing(world)
     world.server.answer("open", opened)
+
+
+@pytest.mark.parametrize(("was", "found_running"), [("RUNNING", True), ("FAILED", False)])
+def test_who_takes_up_a_run_that_is_running_elsewhere_is_told(was: Status, found_running: bool) -> None:
+    """G2: without a cluster store nothing says whether another node's owner lives."""
+    world = World()
+    existing(world)
+    world.server.answer(
+        "open",
+        RunOpened(id=1, display_id="DEM-1", project="demo", url="", resumed=True, was_status=was, tags=()),
+    )
+    owner = world.process("owner").init("x", resume=True)
+    assert (owner.role, owner.view.run.found_running) == ("owner", found_running)
+
+
+def test_a_launch_is_told_of_one_elsewhere_with_the_same_given_id() -> None:
+    """R12: torchrun has replaced the id for both, so they share no Run."""
+    world = World()
+    existing(world)
+    asked: list[str] = []
+    world.observers.append(
+        lambda effect: asked.append(effect.request.given_id) if isinstance(effect, OpenRun) else None
+    )
+    world.server.answer(
+        "open",
+        RunOpened(id=1, display_id="DEM-1", project="demo", url="", resumed=False, tags=(), namesake="DEM-7"),
+    )
+    job = Job(key="launch", rank=0, world_size=2, given_id="job7")
+    owner = world.process("launch", job).init()
+    assert (asked, owner.view.namesake, owner.view.given_id) == (["job7"], "DEM-7", "job7")
 
 
 SERIES = {"loss": 99, "loss/rank1": 42, "acc/eval": 30, "train/acc": 5, "sys/cpu.percentage.0": 700}

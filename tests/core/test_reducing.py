@@ -324,3 +324,23 @@ def test_what_a_childs_chain_gets_after_the_end_corrects_its_step() -> None:
     world.wait(3)
     assert shown(world)["forked"] == {3: 9.0}
     assert not world.spools
+
+
+def test_one_statistic_of_a_name_has_the_plain_name() -> None:
+    """R7; also over a kill, after which what had gone out is known by it."""
+    world = World()
+    launch = world.launch(ranks=2)
+    for rank, process in enumerate(launch.start()):
+        process.init(rank_metrics="reduce", reduce="tokens=sum,grad/*=max,seen/*=all,*=mean")
+        process.log(tokens=rank + 1, loss=rank, **{"grad/w": rank, "seen/x": rank})
+    world.wait(1)
+    world.restart()
+    launch.rank(0).log(0, tokens=5.0)
+    world.wait(1)
+    assert {name: values for name, values in shown(world).items() if not name.startswith("seen")} == {
+        "tokens": {0: 7.0},
+        "loss": {0: 0.5},
+        "grad/w": {0: 1.0},
+    }
+    assert set(series_of("seen/x")) <= set(shown(world))
+    assert [len(points) for points in world.server.only().series.values()].count(2) == 1

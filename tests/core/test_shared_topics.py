@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from pluto_dist.core.values.engine import Versioned
-from pluto_dist.core.values.topics import Position
+from pluto_dist.core.values.topics import Keeper, Position
 from tests.core.cluster_world import ClusterWorld
 from tests.core.processes import Process
 from tests.core.test_cluster import started
@@ -398,3 +398,56 @@ def test_nodes_that_hand_nothing_over_write_nothing() -> None:
     finish(world)
     assert world.engine.all(FOLDER) == {}
     assert not [watch for node in world.nodes for _, watch in node.watches if "topics" in watch.prefix]
+
+
+def test_an_eval_does_not_wait_for_ever_for_nodes_that_are_all_lost() -> None:
+    """Nobody is left to say how the Run ended; the server finds that out after as long."""
+    world = with_a_third_node()
+    world.ranks[0].publish()
+    side = world.side(2)
+    world.wait(3)
+    assert take_all(world, side, 1) == [1]
+    side.take()
+    world.kill_node(0)
+    world.kill_node(1)
+    world.wait(150)
+    assert side.got == [1]
+    world.wait(40)
+    assert side.got == [1, "ended"]
+
+
+def test_a_seat_that_was_lost_does_not_speak_again_before_it_has_looked() -> None:
+    """G2: under another lease it has the old document in mind, and another node has the seat."""
+    world = started()
+    side = world.side(0)
+    world.ranks[0].publish()
+    world.wait(2)
+    side.take()
+    world.wait(1)
+    world.cut(0)
+    world.wait(40)
+    assert world.seat() == "n1"
+    world.nodes[0].hold.add("ListCluster")
+    world.mend()
+    world.ranks[0].add_tags("late")
+    world.wait(3)
+    shared = world.nodes[0].core._clusters.of(world.nodes[0].run())
+    assert shared is not None
+    assert shared.lease.valid_until is not None, "it has a lease again"
+    assert shared.mine, "as far as it knows"
+    assert shared.fence(world.nodes[0].run()) is None
+    world.nodes[0].release("ListCluster")
+    world.wait(5)
+    assert not shared.mine
+
+
+def test_a_process_gets_what_the_store_has_given_to_a_dead_one_of_its_name() -> None:
+    """A write that was given up and applied later; nobody on the node remembers it."""
+    world = started()
+    world.ranks[0].publish()
+    late = Position(1, {1: Keeper("n1", "eval on host")})
+    world.engine.put(f"{FOLDER}at/t/label/eval", msgspec.json.encode(late), 0)
+    side = world.side(1)
+    world.wait(2)
+    assert take_all(world, side, 1) == [1]
+    assert position(world) == Position(1)

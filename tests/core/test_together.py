@@ -13,13 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pluto_dist.core.rules.together import (
+    STATISTICS,
     WAIT_S,
     Gathering,
     Line,
+    chosen_from,
     reduced,
     series_of,
     statistics,
     statistics_in,
+    statistics_of,
 )
 
 
@@ -328,3 +331,31 @@ def test_memory_is_bounded_and_no_step_shows_less_than_it_did(
         ranks.keep()
         if number % 7 == 3:
             ranks.begin_anew()
+
+
+def test_what_is_chosen_of_a_name_is_that_of_the_first_pattern() -> None:
+    chosen = chosen_from(" loss = mean, tokens=sum ,grad/*=max,x=y=all")
+    assert chosen == (("loss", "mean"), ("tokens", "sum"), ("grad/*", "max"), ("x=y", "all"))
+    assert statistics_of("tokens", chosen) == ("sum",)
+    assert statistics_of("grad/w", chosen) == ("max",)
+    assert statistics_of("Loss", chosen) == statistics_of("x=y", chosen) == STATISTICS
+    assert chosen_from("") == ()
+
+
+@pytest.mark.parametrize("text", ["loss", "=mean", "loss=median", "loss=mean,,acc"])
+def test_what_is_no_choice_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"loss|=mean|acc"):
+        chosen_from(text)
+
+
+@given(st.dictionaries(st.integers(0, 9), st.floats(-1e100, 1e100), min_size=1))
+def test_one_statistic_is_that_of_all(values: dict[int, float]) -> None:
+    for index, each in enumerate(STATISTICS):
+        assert statistics(values, (each,)) == (statistics(values)[index],)
+    assert statistics(values, ("sum",)) == (math.fsum(values.values()),)
+
+
+def test_a_sum_of_what_is_not_finite() -> None:
+    assert statistics({0: math.inf, 1: 1.0}, ("sum",)) == (math.inf,)
+    assert math.isnan(statistics({0: math.inf, 1: -math.inf}, ("sum",))[0])
+    assert statistics({0: 1.7e308, 1: 1.7e308}, ("sum",)) == (math.inf,)

@@ -97,6 +97,14 @@ def test_artifacts_of_a_server_come_back_on_another_machine(served: Served, way:
         ]
         assert [each["sha256"] for each in own][:1] == [sha(b"1" * 2_000_000)]
     listed = json.loads(served.cli("artifacts", run["displayId"], *at, "--json"))
+    assert (
+        json.loads(
+            served.cli("artifacts", "job", *at, "--project", served.document("job")["project"], "--json")
+        )
+        == listed
+    )
+    assert "that with --project" in served.cli("artifacts", "job", *at, code=2)
+    assert "has this id" in served.cli("artifacts", "job", *at, "--project", "other", code=1)
     artifacts = {(each["name"], each["step"]): each for each in listed if each["name"] != "picture"}
     assert sorted(artifacts) == [("model", 1), ("model", 2), ("shards", 2)]
     assert artifacts["model", 1]["sha256"] == sha(b"1" * 2_000_000)

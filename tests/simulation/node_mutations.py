@@ -14,12 +14,14 @@ from unittest import mock
 
 import msgspec
 
-from pluto_dist.core.machine import clocks, shared_run
+from pluto_dist.core.machine import clocks, shared_run, shared_topics
 from pluto_dist.core.machine.changes import Changes
 from pluto_dist.core.machine.cluster import Clusters
 from pluto_dist.core.machine.settle import Settling
 from pluto_dist.core.machine.shared_run import SharedRun
-from pluto_dist.core.rules import joint, reports, seat
+from pluto_dist.core.machine.shared_topics import SharedTopics
+from pluto_dist.core.machine.topics import Topics
+from pluto_dist.core.rules import joint, reports, seat, topics
 from pluto_dist.core.rules.reports import HERE
 from pluto_dist.core.values.cluster import Judgement, StoredVerdict
 from pluto_dist.core.values.engine import ANY, Unavailable, Written
@@ -269,6 +271,68 @@ LOCAL = (
     parts_have_keys_of_their_own, parts_keep_their_own_reason, changes_are_nobodys,
     shared_state_is_written_on_change_only,
 )  # fmt: skip
+
+
+def numbers_are_not_agreed_on() -> Patch:
+    """An item that has a number is taken for one that waits still."""
+    return shared_topics, "numbered", lambda topic, batch: (topic, ())
+
+
+def positions_are_written_over() -> Patch:
+    """A node changes a position whatever another has made of it meanwhile."""
+    real = SharedTopics._write
+
+    def broken(self: SharedTopics, name: str, value: Any, *, expect: int, leased: bool = False) -> None:
+        real(self, name, value, expect=ANY, leased=leased)
+
+    return SharedTopics, "_write", broken
+
+
+def labels_end_at_the_node() -> Patch:
+    """Each node has a position of its own for a label."""
+    return Topics, "_is_shared", lambda self, run, lease, group: bool(group)
+
+
+def other_nodes_are_never_there() -> Patch:
+    """What a node elsewhere has is taken from it."""
+    real = SharedTopics._alive
+
+    def broken(self: SharedTopics, holder: Any) -> bool:
+        return bool(holder.member) and real(self, holder)
+
+    return SharedTopics, "_alive", broken
+
+
+def lost_nodes_keep_what_they_have() -> Patch:
+    """A node that is gone counts as at work."""
+    real = SharedTopics._alive
+
+    def broken(self: SharedTopics, holder: Any) -> bool:
+        return not holder.member or real(self, holder)
+
+    return SharedTopics, "_alive", broken
+
+
+def dead_processes_keep_what_they_have() -> Patch:
+    """Other nodes are not told that a process here is dead."""
+    real = topics.position_of
+
+    def broken(progress: Any, before: Any, node: str, alive: Any, who: Any) -> Any:
+        return real(progress, before, node, lambda holder: True, who)
+
+    return shared_topics, "position_of", broken
+
+
+def what_is_given_is_done() -> Patch:
+    """A position moves when an item is given, and not when it is done."""
+    real = topics.position_of
+
+    def broken(*arguments: Any) -> Any:
+        return msgspec.structs.replace(real(*arguments), held={})
+
+    return shared_topics, "position_of", broken
+
+
 MUTATIONS: tuple[Callable[[], Patch], ...] = (
     seat_is_not_fenced, seat_is_taken_from_the_living, claim_without_a_guard, epoch_does_not_rise,
     sent_before_it_is_stored, verdict_is_written_over, evidence_is_leased, clocks_are_taken_for_one,
@@ -277,6 +341,9 @@ MUTATIONS: tuple[Callable[[], Patch], ...] = (
     end_without_its_evidence, old_rounds_end_new_ones,
     unanswered_changes_are_known,
     next_seat_believes_the_server_knows, relays_keep_the_seat,
+    numbers_are_not_agreed_on, positions_are_written_over, labels_end_at_the_node,
+    other_nodes_are_never_there, lost_nodes_keep_what_they_have, dead_processes_keep_what_they_have,
+    what_is_given_is_done,
     *LOCAL,
 )  # fmt: skip
 
@@ -285,6 +352,7 @@ PLAN_OF = {  # the others show in any history
     evidence_is_leased: "lose_failed_node", clocks_are_taken_for_one: "fail_two",
     clocks_are_not_measured: "fail_two", loss_explains_everything: "fail_unseen",
     other_nodes_do_not_count: "fail_rank", old_rounds_end_new_ones: "take_up_again",
+    lost_nodes_keep_what_they_have: "lose_node",
     relays_keep_the_seat: "owner_comes_last", parts_keep_their_own_reason: "fail_unseen",
 }  # fmt: skip
 

@@ -26,6 +26,7 @@ import msgspec
 from pluto_dist.core.rules.parts import grouped, together
 from pluto_dist.core.values.document import Document, read
 from tests.core.cluster_world import ClusterWorld
+from tests.simulation.node_topics import Handed
 
 VICTIM = {"what": "ConnectionResetError", "communication": True}
 STEPS = 30
@@ -66,6 +67,7 @@ class History:
         self.planned_at = self.dice.randrange(5, STEPS)
         self.written: dict[int, float] = {}
         self.changed: dict[int, set[str]] = {}
+        self.handed = Handed(self)
         self._step = 0
 
     def run(self) -> None:
@@ -79,14 +81,22 @@ class History:
             name = self.dice.choice(list(TROUBLE))
             self._say(name)
             TROUBLE[name](self)
+            if name not in HARMLESS:
+                self.handed.trouble()
             if self._step == self.planned_at:
                 self._say(self.plan)
                 (PLANS | ONLY_BY_NAME)[self.plan](self)
+                self.handed.trouble()
             self.world.give_keys()
             self._log()
+            self.handed.publish()
+            self.handed.turn()
             self.world.wait(self.dice.choice((0.1, 0.5, 2, 5, 12, 20)))
         self._mend()
+        self.handed.trouble()
         self.dice.choice((self._end, self._end_in_partition, self._end_without_store))()
+        self.world.wait(40)
+        self.handed.finish()
         self.world.wait(200)
         self.check()
 
@@ -107,6 +117,7 @@ class History:
                 assert node.core.at_rest, f"node {number} does not come to rest"
                 assert node.run().status == world.run.status, f"node {number} believes {node.run().status}"
         self._check_changes()
+        self.handed.check()
         for rank, value in self.written.items():
             if rank // 2 not in self.lost:
                 assert any(value in world.run.values(name) for name in world.run.series), (
@@ -362,6 +373,9 @@ class History:
         self.world.wait(25)
         node.release("Control")
 
+    def kill_taker(self) -> None:
+        self.handed.kill_one()
+
     def nothing(self) -> None:
         pass
 
@@ -376,6 +390,7 @@ class History:
             self.world.start(rank, max_restarts=restarts, **given)
             self.world.wait(self.dice.choice((0.1, 0.1, 1.0)))
         self.world.wait(self.dice.choice((1, 10)))
+        self.handed.start()
 
     def _mend(self) -> None:
         world = self.world
@@ -397,6 +412,7 @@ class History:
         for number in {rank // 2 for rank in self.alive()} - self.lost:
             seen = world.nodes[number].run().ended or f"n{number}" in world.present()
             assert seen, f"node {number} is well, and nobody sees it"
+        self.handed.mended()
 
     def _end(self) -> None:
         living = self.alive()
@@ -455,7 +471,8 @@ class LocalHistory(History):
         world, run = self.world, self.together()
         wanted = "FAILED" if self.causes else None if self.lost else "COMPLETED"
         assert wanted in (None, run.status), f"{self.causes} failed, {self.lost} lost: {run.status}"
-        assert run.verdict is not None, f"the Run is {run.status} without a verdict"
+        judged = run.verdict is not None
+        assert judged or self.lost, f"the Run is {run.status} without a verdict"
         self._check_reason()
         for stored in list(world.verdicts.values())[-1:]:
             assert run.status == stored.verdict.status, "the parts have another end than the store"
@@ -463,7 +480,7 @@ class LocalHistory(History):
             if number in self.lost:
                 continue
             known = (part.status, part.ended_at, part.reported)
-            assert known == (run.status, run.ended_at, True), f"node {number} believes {known}"
+            assert known == (run.status, run.ended_at, judged), f"node {number} believes {known}"
             assert (part.id, part.part_of) == (run.id, run.part_of), f"node {number} has another Run"
             assert world.nodes[number].core.at_rest, f"node {number} does not come to rest"
             config = msgspec.json.decode(part.config)
@@ -503,10 +520,23 @@ TROUBLE: dict[str, Callable[[History], None]] = {
         "cut", "mend_cuts", "freeze", "thaw", "lose_quorum", "regain_quorum", "revoke", "change_leader",
         "lose_answers", "be_late", "confirm", "blind", "see", "compact", "fill", "server_down", "hold_status",
         "restart_coordinator", "nothing",
-        "cut_server", "isolate", "change", "speak_late",
+        "cut_server", "isolate", "change", "speak_late", "kill_taker",
     )
 }  # fmt: skip
 
+
+HARMLESS = (
+    "mend_cuts",
+    "thaw",
+    "see",
+    "server_down",
+    "hold_status",
+    "nothing",
+    "cut_server",
+    "change",
+    "kill_taker",
+)
+"""What takes no lease from a node that lives."""
 
 PLANS: dict[str, Callable[[History], None]] = {
     name: getattr(History, name)

@@ -28,6 +28,7 @@ from pluto_dist.backend.pluto.exchange import Failed, NotDelivered, failed
 from pluto_dist.backend.pluto.files import Files, as_signed
 from pluto_dist.backend.pluto.guard import first_fault
 from pluto_dist.backend.pluto.http import Http
+from pluto_dist.backend.pluto.lookup import Lookup, Missing
 from pluto_dist.backend.pluto.opening import Opening
 from pluto_dist.backend.pluto.reporting import Reporting, ended_by_monitor, left_to_do
 from pluto_dist.core.rules.changes import merge_tags
@@ -49,6 +50,7 @@ from pluto_dist.core.values.backend import (
     TagsChange,
     Told,
 )
+from pluto_dist.core.values.ids import RunRef
 from pluto_dist.core.values.lifecycle import Target
 
 _beat_reply = msgspec.json.Decoder(BeatReply)
@@ -198,10 +200,22 @@ class PlutoBackend(Backend):
         since = {} if reopened.since_ms is None else {"statusUpdated": reopened.since_ms}
         return self._client.set_status(reopened.id, reopened.status, since).outcome
 
-    def details(self, run: int | str, project: str | None = None) -> Details | NotDelivered:
-        """What the server has of a Run, by its number or display id; changes nothing."""
-        details = read_details(self._client, run, project)
-        return details.outcome if isinstance(details, Failed) else details
+    def details(self, run: RunRef, project: str | None = None) -> Details | NotDelivered:
+        """What the server has of a Run; changes nothing.
+
+        Args:
+            run: its number or display id, or the own id that somebody gave to it.
+            project: needed for an own id, and where several projects have one display id.
+        """
+        found: Details | Missing | Failed
+        if run.external_id is not None:
+            of, own = guard.fit_project(project or ""), guard.fit_name(run.external_id)
+            found = Lookup(self._client).by_external_id(of, own, among_others=True)
+        else:
+            found = read_details(self._client, run.id or str(run.display_id), project)
+        if isinstance(found, Missing):
+            return Rejected(f"no Run of project {project!r} has this id")
+        return found.outcome if isinstance(found, Failed) else found
 
     def file_rows(self, run_id: int, project: str, name: str = "") -> list[FileRow] | NotDelivered:
         """The rows of a Run's files under one name, or all; changes nothing."""

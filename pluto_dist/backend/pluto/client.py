@@ -31,6 +31,7 @@ from pluto_dist.secret import Secret
 TERMINAL = frozenset({"COMPLETED", "FAILED", "TERMINATED", "CANCELLED"})
 MARK = "pluto_dist"  # under which our own is kept in the Run's loggerSettings and systemMetadata
 MARKED = f"systemMetadata.{MARK}.run_id"  # where `create` leaves the external id; the list is filtered by it
+GIVEN = f"systemMetadata.{MARK}.given_id"  # and the id that its launch was given
 UNMARKED = {
     "source": "systemMetadata",
     "key": f"{MARK}.run_id",
@@ -187,10 +188,11 @@ def mark(key: str, launch: str = "", scheduled: Scheduled | None = None) -> str:
     return msgspec.json.encode({MARK: RunMark(key, launch, scheduled)}).decode()
 
 
-def system_metadata(given: str, external_id: str) -> str:
-    """A JSON object with our mark in it, by which the Run is found again."""
+def system_metadata(given: str, external_id: str, given_id: str = "") -> str:
+    """A JSON object with our mark in it, by which the Run is found again, and launches with one id."""
     metadata = msgspec.json.decode(given, type=dict[str, msgspec.Raw])
-    metadata[MARK] = msgspec.Raw(msgspec.json.encode({"run_id": external_id}))
+    found_by = {"run_id": external_id} | ({"given_id": given_id} if given_id else {})
+    metadata[MARK] = msgspec.Raw(msgspec.json.encode(found_by))
     return msgspec.json.encode(metadata).decode()
 
 

@@ -343,7 +343,11 @@ def already_exists(request: OpenRequest, where: str, reopened: Reopened | None =
 def _rejected(failure: Failed, reason: str, request: OpenRequest, untouched: bool) -> Refused | Unavailable:
     status = failure.answer.status if failure.answer else 0
     if status == 404:
-        return refused(RunNotFoundError, f"The server has no Run {_meant(request)}: {reason}")
+        return refused(
+            RunNotFoundError,
+            f"The server has no Run {_meant(request)}: {reason}. It was deleted, or never there: numbers and "
+            "ids like MMP-1 are the server's. For a new Run leave run_id out, or choose one of your own",
+        )
     if status == 409:
         return refused(AmbiguousRunError, f"Run {_meant(request)} is not clear: {reason}")
     if "exceeds the parent run's max step" in reason and _parent_reached(request):

@@ -65,14 +65,12 @@ class Http:
     ) -> None:
         logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs whole upload addresses at INFO
         self._wall = wall
-        self._client = httpx.Client(
-            headers={"User-Agent": user_agent},
-            limits=httpx.Limits(
-                max_connections=16, max_keepalive_connections=8, keepalive_expiry=KEEP_ALIVE_S
-            ),
-            mounts=LOOPBACK,
-            transport=transport,
-        )
+        self._unusable = ""
+        try:
+            self._client = _client(user_agent, transport)
+        except (ImportError, OSError, ValueError, httpx.InvalidURL) as fault:
+            # httpx reads every proxy variable at once, those for other hosts too, and refuses to be made.
+            self._unusable = _unusable(fault)
 
     def send(
         self,
@@ -108,6 +106,8 @@ class Http:
             OSError: storage does not give them.
         """
         timeout = httpx.Timeout(READ_S["put"], connect=CONNECT_S, pool=POOL_S)
+        if self._unusable:
+            raise OSError(self._unusable)
         try:
             with self._client.stream("GET", url, timeout=timeout, follow_redirects=False) as response:
                 if response.status_code != httpx.codes.OK:
@@ -118,11 +118,14 @@ class Http:
 
     def close(self) -> None:
         """Closes all connections."""
-        self._client.close()
+        if not self._unusable:
+            self._client.close()
 
     def _exchange(
         self, kind: Kind, method: str, url: str, headers: dict[str, str], body: bytes | Iterator[bytes] | None
     ) -> Answer | Broken:
+        if self._unusable:
+            return Broken("unsent", self._unusable)
         timeout = httpx.Timeout(READ_S[kind], connect=CONNECT_S, pool=POOL_S)
         try:
             with self._client.stream(
@@ -148,6 +151,25 @@ class Http:
             after_s=seconds_until(response.headers.get("Retry-After"), now_s or self._wall()),
             server_ms=None if now_s is None else int(now_s * 1000),
         )
+
+
+def _client(user_agent: str, transport: httpx.BaseTransport | None) -> httpx.Client:
+    return httpx.Client(
+        headers={"User-Agent": user_agent},
+        limits=httpx.Limits(max_connections=16, max_keepalive_connections=8, keepalive_expiry=KEEP_ALIVE_S),
+        mounts=LOOPBACK,
+        transport=transport,
+    )
+
+
+def _unusable(fault: Exception) -> str:
+    """Why the environment allows no connections; httpx masks passwords in the address of a proxy."""
+    if isinstance(fault, ImportError):
+        return "a proxy variable names a SOCKS proxy, which needs `pip install 'httpx[socks]'` here"
+    if isinstance(fault, OSError):  # of TLS too
+        return f"SSL_CERT_FILE or SSL_CERT_DIR cannot be used ({fault}); correct or unset it"
+    variables = "ALL_PROXY, HTTPS_PROXY, HTTP_PROXY or NO_PROXY"
+    return f"{variables} cannot be used ({fault}); correct or unset it, in lower case too"
 
 
 def _broken(fault: Exception) -> Broken:

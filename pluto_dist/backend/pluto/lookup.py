@@ -11,7 +11,16 @@ from __future__ import annotations
 import msgspec
 
 from pluto_dist.backend.pluto import guard
-from pluto_dist.backend.pluto.client import MARKED, UNMARKED, Client, Details, read_details, read_list
+from pluto_dist.backend.pluto.client import (
+    GIVEN,
+    MARKED,
+    UNMARKED,
+    Client,
+    Details,
+    Listed,
+    read_details,
+    read_list,
+)
 from pluto_dist.backend.pluto.exchange import Failed, not_opened, refused
 from pluto_dist.core.values.backend import OpenRequest, Refused, Unavailable
 from pluto_dist.errors import ForkError
@@ -99,6 +108,15 @@ class Lookup:
         if isinstance(details, Missing) or status_of(details) == 404:
             return refused(ForkError, f"The server has no Run {ref} to fork from")
         return not_opened(details, request, untouched=True)
+
+    def namesake(self, project: str, given_id: str, run_id: int) -> str:
+        """A running Run whose launch was given this id too, by its display id; "" if none is known."""
+        listed = read_list(self._client, project, {"filter": {GIVEN: {"$in": [given_id]}}}, PAGE)
+        for row in listed.runs if isinstance(listed, Listed) else ():
+            details = read_details(self._client, row.id) if row.id != run_id else None
+            if isinstance(details, Details) and details.status == "RUNNING":
+                return details.display_id or str(details.id)
+        return ""
 
     def _marked(self, project: str, external_id: str) -> Details | Failed | None:
         listed = read_list(self._client, project, {"filter": {MARKED: {"$in": [external_id]}}}, PAGE)

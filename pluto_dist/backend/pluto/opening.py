@@ -182,8 +182,15 @@ class Opening:
         if isinstance(run, Failed):
             return not_opened(run, request, untouched=not reply.maybe_carried_out)
         if not run.resumed:
-            return self._fill(request, run) or _created(request, run, parent)
+            return self._fill(request, run) or self._beside(request, _created(request, run, parent))
         return self._met(request, run, parent, called_ms)
+
+    def _beside(self, request: OpenRequest, made: RunOpened) -> RunOpened:
+        """Looks for a launch on another machine that was given the same id."""
+        if not request.given_id:
+            return made
+        namesake = self._lookup.namesake(made.project, request.given_id, made.id)
+        return msgspec.structs.replace(made, namesake=namesake)
 
     def _met(self, request: OpenRequest, run: RunReply, parent: Parent | None, called_ms: int) -> OpenResult:
         """Handles a `create` or `resume` that met an existing Run which the look-up had missed."""
@@ -294,7 +301,9 @@ def _create_fields(request: OpenRequest, parent: Parent | None) -> dict[str, obj
         "externalId": external_id,
         "tags": guard.fit_tags(request.tags),
         "loggerSettings": mark(request.key, request.launch, request.scheduled),
-        "systemMetadata": system_metadata(guard.fit_object(request.system_metadata), external_id),
+        "systemMetadata": system_metadata(
+            guard.fit_object(request.system_metadata), external_id, request.given_id
+        ),
     }
     guard.fit_object(request.config)  # refused now, not when the Run exists
     if request.created_ms is not None:

@@ -31,7 +31,7 @@ FASTEST_S = 0.2
 
 def top(
     run: Annotated[
-        list[str] | None, typer.Argument(metavar="[RUN…]", help="Runs to follow; default those that go on.")
+        list[str] | None, typer.Argument(metavar="RUN", help="Runs to follow; default those that go on.")
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Also Runs that have ended.")] = False,
     interval: Annotated[

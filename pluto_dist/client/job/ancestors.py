@@ -165,6 +165,8 @@ def _launch_variables(environ: Mapping[str, str] | None) -> Mapping[str, str] | 
 
 
 def _in_notebook() -> bool:
+    if parent_pid() is not None:
+        return False  # a forked child of a kernel is none
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return hasattr(shell, "kernel")
 

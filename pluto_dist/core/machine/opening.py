@@ -309,6 +309,7 @@ class Opening:
                     launch=self._launch(run),
                     scheduled=self._scheduled(run),
                     created_ms=run.created_ms,
+                    given_id=self._given_id(run),
                     asked_s=asked_s,
                     shared=shared,
                     part_of=part_of,
@@ -337,6 +338,11 @@ class Opening:
     def _origin(self, run: Run) -> Origin | None:
         claim = self._claim(run)
         return claim.origin if claim is not None and claim.verb == "init" else None
+
+    def _given_id(self, run: Run) -> str:
+        """The id that torchrun has kept from a launch which names no Run."""
+        claim = self._claim(run)
+        return claim.job.given_id if claim is not None and claim.run is None else ""
 
     def _launch(self, run: Run) -> str:
         claim = self._claim(run)
@@ -409,10 +415,12 @@ class OpeningAnswers:
         goes_on = prior is None and not run.relay and not run.ended and opened.resumed
         if goes_on and opened.was_status not in (None, "RUNNING"):
             prior = Prior(Verdict(opened.was_status, "as it was before it was reopened"))
+        found_running = goes_on and opened.was_status == "RUNNING" and run.cluster is None
         run = self._context.change_run(
             run,
             opening=False,
             provisional=False,
+            found_running=found_running,
             id=opened.id,
             display_id=opened.display_id,
             project=opened.project,
@@ -428,6 +436,8 @@ class OpeningAnswers:
             status=opened.was_status if run.relay and opened.was_status else run.status,
             part_of=opened.part_of or run.part_of,
         )
+        if opened.namesake and run.opener in self._book.leases:
+            self._context.change_lease(self._book.leases[run.opener], namesake=opened.namesake)
         if opened.resumed:
             self._join(self._behind(run, opened.reached), opened, known=known)
         else:

@@ -160,6 +160,7 @@ class Reducing:
                     for member in members
                 ),
                 now=self._context.now.at,
+                chosen=lease.opened.reduce,
             )
         )
 

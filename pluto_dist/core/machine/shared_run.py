@@ -91,8 +91,6 @@ class SharedRun:
         self._lookout = Lookout(context, run.key, run.cluster, self._folder)
         self._changes = Changes(context, node)
         self._epoch = run.epoch
-        self._serial = self.lease.serial
-        self._unread = False
         self._asked_at = context.now.at
         self._round = 0
         self._clocks = Clocks(node)
@@ -100,6 +98,8 @@ class SharedRun:
         self._replaced_at: tuple[str, float] | None = None
         self._shown: NodeDocument | None = None
         self._present_under = 0
+        self._read_under = 0
+        self._reading_under = 0
         self._done: set[str] = set()
         self._over: tuple[int, float, NodeEnd] | None = None
         self._judgement = Judgement("")
@@ -119,6 +119,8 @@ class SharedRun:
             self._memberships.silent(self._address, found)
             return
         self._memberships.reached(self._address)
+        if self._reading_under and not self._lookout.behind:
+            self._read_under, self._reading_under = self._reading_under, 0
         self._read(found, event.read_at)
 
     def seen(self, event: ClusterSeen) -> None:
@@ -145,6 +147,8 @@ class SharedRun:
                 self._lookout.written(asked.key, asked.value, version)
                 self._done.add(asked.key)
                 self._appended(asked, as_it_is=True)
+                if asked.key == f"{self._folder}node/{self._node}":
+                    self._is_back()
                 self._leave()
             case Conflict(current=current):
                 same = isinstance(current, Versioned) and current.value == asked.value
@@ -159,6 +163,14 @@ class SharedRun:
                 self._lookout.again()
             case _:
                 assert_never(result)
+
+    def _is_back(self) -> None:
+        """Reads the folder again under another lease: the seat may have been taken meanwhile."""
+        if self._read_under:
+            self._reading_under = self.lease.serial
+            self._lookout.again()
+        else:
+            self._read_under = self.lease.serial
 
     def _appended(self, asked: WriteCluster, *, as_it_is: bool) -> None:
         run = self._book.runs.get(self._key)
@@ -346,7 +358,6 @@ class SharedRun:
             if self._epoch:  # another start of the job
                 self._asked_at = self._context.now.at
             self._epoch, self._over = run.epoch, None
-        self._notice_lease()
         self._notice_nodes()
         self._notice_seat()
         self._notice_own_absence()
@@ -690,15 +701,6 @@ class SharedRun:
                 if document is not None:
                     self._clocks.read_node(document, read_at)
 
-    def _notice_lease(self) -> None:
-        """Has the folder read under a new lease before anything is said: another node may have the seat."""
-        if self._serial not in (0, self.lease.serial):
-            self._unread = True
-            self._lookout.again()
-        elif self._unread and not self._lookout.behind:
-            self._unread = False
-        self._serial = self.lease.serial
-
     def _notice_nodes(self) -> None:
         """Notes which nodes are absent, and since when that is known."""
         document = self.document
@@ -797,7 +799,7 @@ class SharedRun:
             document=document,
             node=self._node,
             generation=self._generation,
-            valid_until=None if self._unread or self._serial != self.lease.serial else self.lease.valid_until,
+            valid_until=self.lease.valid_until if self._read_under == self.lease.serial else None,
             present=seat not in self._gone_at,
             replaced=self._replaced_at is not None,
             gone_at=self._replaced_at[1] if self._replaced_at is not None else self._gone_at.get(seat),

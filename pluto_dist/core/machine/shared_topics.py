@@ -45,6 +45,7 @@ SUFFIX: Final = "/topics"  # behind the Run's key in events that are for this pa
 HUNDRED: Final = 100  # items are listed by so many
 BATCH: Final = 8  # items in one value: 512 KiB, and etcd takes 1.5 MiB
 GIVES_UP_S: Final = 15.0  # below the 20 s for which the last participant waits
+SILENT_S: Final = 150.0  # after which the server's monitor ends a Run without a sign of life
 KEEPS_TRYING_S: Final = 3600.0
 KEEP_S: Final = 7 * 86_400  # as the items on a node
 
@@ -110,6 +111,7 @@ class SharedTopics:
         self._loops: tuple[Loop, ...] = ()
         self._followed: frozenset[str] = frozenset()
         self._asked_the_end = False
+        self._silent_since: float | None = None
         self.due_at: float | None = None
         self._present_under = 0
         self._restored: dict[str, int] = {}
@@ -233,15 +235,32 @@ class SharedTopics:
     def has_ended(self, run: Run) -> bool:
         """Whether the Run is over: by its verdict, or on a node without ranks by that of the others.
 
-        A Run whose trainer knows no store has no document there: then the rule for a single node holds.
+        Where no node is at work any more and none has said how the Run ended, the server ends it after as
+        long. A Run whose trainer knows no store has no document there: then the rule for one node holds.
         """
         if run.ended or not run.relay:
             return run.ended
-        found = self._end.get("run")
-        document = decoded(found.value, RunDocument) if found is not None else None
-        if document is not None:
-            return document.ended is not None
+        if self._document is not None:
+            silent = self._silent_since is not None and self._context.now.at >= self._silent_since + SILENT_S
+            return self._document.ended is not None or (silent and self._nobody_here(run))
         return self._end.knows("run") and (run.status != "RUNNING" or self._nobody_here(run))
+
+    @property
+    def _document(self) -> RunDocument | None:
+        found = self._end.get("run")
+        return decoded(found.value, RunDocument) if found is not None else None
+
+    def _look_for_the_end(self) -> None:
+        """Follows the Run's document, and whether a node is there that has still to end."""
+        self._end.look("run", "node/", "end/", quiet_s=QUIET_S)
+        document = self._document
+        if document is None or self._end.behind:
+            return
+        ended = {name.rpartition("/")[2] for name in self._end.below(f"end/{document.round}/")}
+        if self._end.below("node/").keys() & document.nodes.keys() - ended:
+            self._silent_since = None
+        elif self._silent_since is None:
+            self._silent_since = self._context.now.at
 
     def is_over(self, run: Run) -> bool:
         """Whether the Run is over, and all that was published before is known here."""
@@ -250,6 +269,8 @@ class SharedTopics:
     def deadline(self) -> float | None:
         """When `advance` may have something to do if nothing happens."""
         looks = [self._lookout.deadline(), self._end.deadline(), self._not_before]
+        if self._silent_since is not None:
+            looks.append(self._silent_since + SILENT_S)
         if self.unsent() and self.lease.away_since is not None:
             looks.append(self.lease.away_since + GIVES_UP_S)
         return min((at for at in looks if at is not None and at > self._context.now.at), default=None)
@@ -313,7 +334,7 @@ class SharedTopics:
         topics = self._book.topics_of(self._run)
         names = {name for name, topic in topics.items() if topic.waiting} | self._followed
         if run.relay and self._followed:
-            self._end.look("run", quiet_s=QUIET_S)
+            self._look_for_the_end()
         if self.has_ended(run) != self._asked_the_end:
             self._asked_the_end = not self._asked_the_end
             self._lookout.again()  # what came before the end is known before the end is told
@@ -394,19 +415,21 @@ class SharedTopics:
             )
             kept = agreed(reader, position, self._node)
             progress, last = everywhere(kept, position, self._node), self._topic(reader.topic).last
+            granted: list[Given] = []
             for question in [loop.question for loop in self._loops if loop.reader.key == reader.key]:
                 member, latest = question.member, question.asked.latest
                 number = next_number(progress, last, member, self._alive, latest=latest)
-                if number is None:
-                    if self._asked_the_end and over(progress, last):
-                        answers.append(Given(question, None))
-                elif progress.held.get(number) == member and kept.held.get(number) == member:
-                    answers.append(Given(question, number))
-                else:
+                if number is not None:
+                    granted.append(Given(question, number))
                     progress = taken(progress, number, member, self._alive, latest=latest)
+                elif self._asked_the_end and over(progress, last):
+                    answers.append(Given(question, None))
             changed = position_of(progress, position, self._node, self._alive, self._who)
-            if changed != position and self._writing is None:
-                own = {number: holder for number, holder in progress.held.items() if self._is_here(holder)}
+            own = {number: holder for number, holder in progress.held.items() if self._is_here(holder)}
+            if changed == position:  # the store has it so; which process here it is, is this node's business
+                kept = msgspec.structs.replace(kept, held=own)
+                answers += granted
+            elif self._writing is None:
                 kept = msgspec.structs.replace(kept, held=own)
                 expect = found.version if found is not None else ABSENT
                 self._write(_place_name(reader), changed, expect=expect)

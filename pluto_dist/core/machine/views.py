@@ -158,6 +158,7 @@ class RunSituations:
             fork_step=run.fork_step,
             points=self._book.count_points(run.key),
             provisional=run.provisional,
+            found_running=run.found_running,
             cancelled=run.cancelled,
             server_status=run.server_status,
             refusals=run.refusals,

@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
+from fnmatch import fnmatchcase
 from typing import Final
 
 import msgspec
@@ -83,34 +84,73 @@ def _mean(values: Sequence[float]) -> float:
         return math.nan
 
 
-def statistics(values: Mapping[int, float]) -> tuple[float, ...]:
-    """`STATISTICS` of the values by rank; of two ranks with the largest the lower one is named."""
+def statistics(values: Mapping[int, float], which: tuple[str, ...] = STATISTICS) -> tuple[float, ...]:
+    """Statistics of the values by rank; of two ranks with the largest the lower one is named."""
     ranks = sorted(values)
+    if which == ("sum",):
+        return (_sum(values.values()),)
     found = reduced([values[rank] for rank in ranks])
-    return (found.mean, found.low, found.high, found.deviation, ranks[found.highest], found.count)
+    every = (found.mean, found.low, found.high, found.deviation, ranks[found.highest], found.count)
+    return every if which is STATISTICS else tuple(every[STATISTICS.index(each)] for each in which)
 
 
-def series_of(name: str, taken: Collection[str] = ()) -> dict[str, int]:
-    """The series of one name -> index in `STATISTICS`; the plain one is the mean.
+def _sum(values: Collection[float]) -> float:
+    try:
+        return math.fsum(values)
+    except OverflowError:
+        return sum(values)
+    except ValueError:  # both infinities
+        return math.nan
+
+
+def series_of(name: str, taken: Collection[str] = (), which: tuple[str, ...] = STATISTICS) -> dict[str, int]:
+    """The series of one name -> index in `which`; the plain one is the first, by default the mean.
 
     Args:
         name: as ranks log it.
+        which: the statistics.
         taken: all names that ranks log; one that a script has made itself (`loss/max`) is not written over.
     """
     found = {name: 0}
-    for index, statistic in enumerate(STATISTICS[1:], 1):
+    for index, statistic in enumerate(which[1:], 1):
         final = f"{name}/{statistic}"
         found[f"{name}/ranks/{statistic}" if final in taken else final] = index
     return found
 
 
-def statistics_in(name: str, data: Mapping[str, float]) -> tuple[float, ...] | None:
+def statistics_in(
+    name: str, data: Mapping[str, float], which: tuple[str, ...] = STATISTICS
+) -> tuple[float, ...] | None:
     """The statistics of a name in what went out under `series_of`; None where they are not complete."""
     values = [data.get(name)]
-    for statistic in STATISTICS[1:]:
+    for statistic in which[1:]:
         values.append(data.get(f"{name}/ranks/{statistic}", data.get(f"{name}/{statistic}")))
     found = tuple(value for value in values if value is not None)
-    return found if len(found) == len(STATISTICS) else None
+    return found if len(found) == len(which) else None
+
+
+Chosen = tuple[tuple[str, str], ...]  # pattern of names, statistic
+
+
+def chosen_from(text: str) -> Chosen:
+    """What is wanted of names, from `loss=mean, tokens=sum`; `all` stands for all of `STATISTICS`.
+
+    Raises:
+        ValueError: it is nothing of the kind.
+    """
+    found = []
+    for part in filter(None, map(str.strip, text.split(","))):
+        pattern, _, statistic = (each.strip() for each in part.rpartition("="))
+        if not pattern or statistic not in (*STATISTICS, "sum", "all"):
+            raise ValueError(part)
+        found.append((pattern, statistic))
+    return tuple(found)
+
+
+def statistics_of(name: str, chosen: Chosen) -> tuple[str, ...]:
+    """What is worked out of a name: the one statistic of the first pattern that fits, else all."""
+    statistic = next((each for pattern, each in chosen if fnmatchcase(name, pattern)), "all")
+    return STATISTICS if statistic == "all" else (statistic,)
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -148,17 +188,16 @@ class _Track:
     """One name: its units by step, the last step of each rank, and the highest step that was given up.
 
     Attributes:
-        said: what had gone out of steps of which no record was taken yet.
+        which: statistics that are worked out.
         ordered: units were begun in the order of their steps, the newest last.
     """
 
-    __slots__ = ("floor", "last", "name", "newest", "ordered", "said", "units")
+    __slots__ = ("floor", "last", "name", "newest", "ordered", "units", "which")
 
-    def __init__(self, name: str, floor: int) -> None:
-        self.name, self.floor = name, floor
+    def __init__(self, name: str, floor: int, which: tuple[str, ...]) -> None:
+        self.name, self.floor, self.which = name, floor, which
         self.units: dict[int, _Unit] = {}
         self.last: dict[int, int] = {}
-        self.said: dict[int, tuple[int, tuple[float, ...]]] = {}
         self.newest = -1
         self.ordered = True
 
@@ -175,12 +214,22 @@ class Gathering:
         floors: highest step of each name that was given up before.
         late: counted before.
         limit: values that are held at most.
+        chosen: what is wanted of names.
     """
 
     def __init__(
-        self, floors: Mapping[str, int] | None = None, *, late: int = 0, limit: int = VALUES
+        self,
+        floors: Mapping[str, int] | None = None,
+        *,
+        late: int = 0,
+        limit: int = VALUES,
+        chosen: Chosen = (),
     ) -> None:
-        self._tracks = {name: _Track(name, floor) for name, floor in (floors or {}).items()}
+        self._chosen = chosen
+        self._tracks: dict[str, _Track] = {}
+        for name, floor in (floors or {}).items():
+            self._track(name, floor)
+        self._said: dict[tuple[str, int], tuple[int, tuple[float, ...]]] = {}
         self._limit = limit
         self._units: deque[tuple[_Track, _Unit]] = deque()
         self._waiting: dict[int, tuple[_Track, _Unit]] = {}
@@ -229,7 +278,7 @@ class Gathering:
         for name, value in values.items():
             track = tracks.get(name)
             if track is None:
-                track = tracks[name] = _Track(name, -1)
+                track = self._track(name)
             last = track.last
             if step > last.get(rank, -1):
                 last[rank] = step
@@ -262,14 +311,12 @@ class Gathering:
         out.
         """
         track = self._tracks.get(name)
-        if track is None:
-            track = self._tracks[name] = _Track(name, -1)
-        unit = track.units.get(step)
+        unit = track.units.get(step) if track is not None else None
         if unit is not None:
             unit.said, unit.said_ms = statistics, time_ms
             self._newest = max(self._newest, unit.number)
-        elif step > track.floor:
-            track.said[step] = time_ms, statistics
+        else:
+            self._said[name, step] = time_ms, statistics
 
     def due(self, now: float, living: AbstractSet[int], unread: AbstractSet[int]) -> list[Line]:
         """What goes out now, step by step in the order in which they were begun.
@@ -292,13 +339,17 @@ class Gathering:
         since = min((unit.since for _, unit in self._waiting.values()), default=None)
         return since + WAIT_S if since is not None else None
 
+    def _track(self, name: str, floor: int = -1) -> _Track:
+        track = self._tracks[name] = _Track(name, floor, statistics_of(name, self._chosen))
+        return track
+
     def _begin(self, track: _Track, step: int) -> _Unit:
         self._number += 1
         unit = track.units[step] = _Unit(step, self._number)
         track.ordered = track.ordered and step > track.newest
         track.newest = max(track.newest, step)
-        if step in track.said:
-            unit.said_ms, unit.said = track.said.pop(step)
+        if (track.name, step) in self._said:
+            unit.said_ms, unit.said = self._said.pop((track.name, step))
         self._units.append((track, unit))
         return unit
 
@@ -334,7 +385,7 @@ class Gathering:
         units: list[_Unit] = []
         for track, unit in going:
             unit.waits = False
-            found = statistics(unit.values)
+            found = statistics(unit.values, track.which)
             if unit.said is not None and all(map(_alike, found, unit.said)):
                 continue
             unit.said = found

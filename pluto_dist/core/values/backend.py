@@ -97,6 +97,7 @@ class OpenRequest(msgspec.Struct, frozen=True, kw_only=True):
         parent_record: the parent's document, if the coordinator has it; b"" otherwise.
         created_ms: when the Run was begun, which may be long before it is opened; None for now.
         system_metadata: JSON object, what is known of the machine, for a new Run.
+        given_id: the `--rdzv-id` that torchrun was given and has replaced; "" otherwise. A new Run shows it.
         asked_s: seconds since a call for this may have reached the backend first; None if none has.
         shared: several nodes have parts of the Run; on a server `create` leaves one with this key as it is.
         part_of: key of the Run's first part, of which this is to be another one; then `id` and `display_id`
@@ -121,6 +122,7 @@ class OpenRequest(msgspec.Struct, frozen=True, kw_only=True):
     launch: str = ""
     scheduled: Scheduled | None = None
     system_metadata: bytes = b"{}"
+    given_id: str = ""
     asked_s: float | None = None
     shared: bool = False
     part_of: str = ""
@@ -154,6 +156,7 @@ class RunOpened(msgspec.Struct, frozen=True, kw_only=True, tag="opened"):
         parent_config, parent_tags: what a fork may inherit.
         reached: how far a Run that existed has come.
         part_of: key of the Run's first part, where several nodes have parts; "" otherwise.
+        namesake: a running Run of another machine whose launch was given the same id; "" if there is none.
     """
 
     id: int
@@ -174,6 +177,7 @@ class RunOpened(msgspec.Struct, frozen=True, kw_only=True, tag="opened"):
     reached: Reached = Reached()
     was_since_ms: int | None = None
     part_of: str = ""
+    namesake: str = ""
 
 
 class Reopened(msgspec.Struct, frozen=True):

@@ -218,6 +218,7 @@ class ReduceRanks(_Effect, frozen=True, kw_only=True):
         lease_id, folder: of the node's own stream.
         state: how far an earlier effect came.
         now: CLOCK_BOOTTIME seconds.
+        chosen: what is wanted of names, as in `Claim.reduce`.
     """
 
     run: str
@@ -226,6 +227,7 @@ class ReduceRanks(_Effect, frozen=True, kw_only=True):
     state: Reduction
     members: tuple[RankStreams, ...]
     now: float
+    chosen: str = ""
 
 
 class EndReducing(_Effect, frozen=True, kw_only=True):

@@ -125,6 +125,7 @@ class Claim(Entry, frozen=True, kw_only=True, tag="opened"):
         launched_by: lease of the `pluto-dist run` that started the process.
         project_lent: the project is that of the `pluto-dist run` above, and was not named by the caller.
         rank_metrics: what becomes of the series of ranks (R7).
+        reduce: which statistic of which names, where ranks are reduced: `loss=mean,tokens=sum`.
         console: how the process captures its own output.
         system_metrics_s: seconds between samples of the node while the process is an owner or worker, 0 for
             none.
@@ -167,6 +168,7 @@ class Claim(Entry, frozen=True, kw_only=True, tag="opened"):
     launched_by: str = ""
     project_lent: bool = False
     rank_metrics: RankMetrics = "auto"
+    reduce: str = ""
     console: Console = "off"
     system_metrics_s: Seconds = 0.0
     upload_rate: Annotated[int, msgspec.Meta(ge=0)] = 0

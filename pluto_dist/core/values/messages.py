@@ -59,6 +59,7 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True):
         fork_run_id, fork_step: the Run that it continues, and the step after which it begins.
         points: number of points in all series.
         provisional: whether the server has not answered yet.
+        found_running: it was RUNNING when this node took it up, so another node may own it too.
         cancelled: whether it was cancelled on the server.
         server_status: the server's status, where it differs from `status`.
         refusals: what the server will not take, with its reasons.
@@ -88,6 +89,7 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True):
     fork_step: int | None = None
     points: int = 0
     provisional: bool = False
+    found_running: bool = False
     cancelled: bool = False
     server_status: Status | None = None
     refusals: dict[str, str] = {}

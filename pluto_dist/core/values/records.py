@@ -125,6 +125,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         open_failures, open_since: tries of the backend's open so far, and since when.
         open_trouble: why the last try failed.
         asked_ms: when a request that changes something may have reached the backend first; 0 for never.
+        found_running: it was RUNNING when this coordinator, which did not know it, took it up, and no cluster
+            store could say whether another node's owner lives.
         fork: which Run the caller wants to continue; `fork_run_id` and `fork_step` are what the backend has.
         owner: lease that may finish; None before the first grant and while a new owner is awaited.
         epoch: number of the latest owner grant; members have this epoch, all others have no say at the end.
@@ -183,6 +185,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     open_since: float = 0.0
     open_trouble: str = ""
     asked_ms: int = 0
+    found_running: bool = False
     prior: Prior | None = None
     fork: Fork | None = None
     fork_run_id: int | None = None
@@ -273,6 +276,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
             a missing stream came later; None until the streams were looked at.
     """
 
+    # What it is
     lease_id: str
     folder: str
     opened: Claim
@@ -280,6 +284,8 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     first_child: bool = False
     namesake: str = ""
     left_over: str = ""
+
+    # Its role in the Run
     state: LeaseState = "waiting"
     run: str | None = None
     role: Role = "side"
@@ -287,10 +293,11 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     participant: str = ""
     epoch: int = 0
     attempt: int = 0
-    folded: int = 0
     asked_at: float = 0.0
     granted_at: float | None = None
     granted_ms: int | None = None
+
+    # Its end
     ended_at: float | None = None
     ended_ms: int | None = None
     found_ms: int = 0
@@ -304,6 +311,9 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     error: tuple[str, str] | None = None
     evidence: tuple[Evidence, ...] = ()
     fault: Fault = ""
+
+    # What was counted, and what is left of it
+    folded: int = 0
     rejected: int = 0
     dropped: int = 0
     next_step: int = 0
