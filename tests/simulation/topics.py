@@ -164,6 +164,7 @@ class TopicChecks:
         if world.powered_off:
             return
         book = self._book()
+        self.after_turn(book)  # of a coordinator that was killed while it told what it had kept
         run = book.leases[loop_lease(process)].run or ""
         topic = book.topics_of(run).get(TOPIC)
         same = topic is not None and self._items.get(value) == topic.item_key(number)
