@@ -165,7 +165,9 @@ def page_of(
     """
     document = seen.document
     failure = first_failure(document)
-    people = [process for process in seen.processes if process.lease.pid]  # a node's own feed is none
+    people = [
+        process for process in seen.processes if process.lease.pid
+    ]  # a node's own metrics have no process
     return Page(
         key=document.key,
         display_id=document.display_id,

@@ -17,6 +17,7 @@ from pathlib import Path
 from tests.bench import (
     bench_cluster,
     bench_coordinator,
+    bench_crowd,
     bench_deaths,
     bench_delivery,
     bench_end,
@@ -43,6 +44,7 @@ SECTIONS: dict[str, Section] = {
     "shapes": bench_shapes.rows,
     "start": bench_start.rows,
     "coordinator": bench_coordinator.rows,
+    "crowd": bench_crowd.rows,
     "deaths": bench_deaths.rows,
     "delivery": bench_delivery.rows,
     "end": bench_end.rows,

@@ -25,6 +25,7 @@ class Effort:
         last_records: that `finish()` has to deliver.
         light_s: seconds of light load.
         sweep: Runs one after the other in one process.
+        writers, crowd_s: that log at a steady pace, and for how long.
         looked_runs, looked_records: Runs of a store, and records of ten values of its longest one.
         read_records: of ten values, of which one series is read beside other readers.
         file_mb: of the largest file that is logged and uploaded.
@@ -51,6 +52,8 @@ class Effort:
     last_records: int = 2000
     light_s: float = 5.0
     sweep: int = 400
+    writers: int = 256
+    crowd_s: int = 15
     looked_runs: int = 1000
     looked_records: int = 300_000
     read_records: int = 20_000
@@ -80,6 +83,8 @@ QUICK = Effort(
     last_records=100,
     light_s=2.0,
     sweep=50,
+    writers=64,
+    crowd_s=5,
     looked_runs=100,
     looked_records=30_000,
     read_records=5_000,

@@ -188,6 +188,17 @@ class Probe:
             took.append((time.perf_counter() - begun) * 1000)
         return took
 
+    def crowd(self, hertz: str, seconds: str) -> int:
+        """Each Run of this process logs at a steady pace, all in turn; how many records that were."""
+        runs, records = [self._run, *self._kept], [record(n) for n in range(100)]
+        interval, due, count = 1 / float(hertz), time.perf_counter(), int(float(hertz) * float(seconds))
+        for n in range(count):
+            due += interval
+            time.sleep(max(0.0, due - time.perf_counter()))
+            for run in runs:
+                run.log(records[n % 100])
+        return count * len(runs)
+
     def sweep(self, count: str) -> list[list[float]]:
         """Runs one after the other; seconds of `init()`, of `finish()`, and of processor time."""
         import pluto_dist

@@ -18,7 +18,7 @@ from typing import Self
 
 import httpx
 
-SMALL = 64 << 10
+SMALL = 256 << 10
 _TIME = re.compile(rb'"time":\s*(\d+)')
 _LENGTH = re.compile(rb"content-length:\s*(\d+)", re.IGNORECASE)
 

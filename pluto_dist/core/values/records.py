@@ -276,6 +276,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
             a missing stream came later; None until the streams were looked at.
     """
 
+    # What it is
     lease_id: str
     folder: str
     opened: Claim
@@ -283,6 +284,8 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     first_child: bool = False
     namesake: str = ""
     left_over: str = ""
+
+    # Its role in the Run
     state: LeaseState = "waiting"
     run: str | None = None
     role: Role = "side"
@@ -290,10 +293,11 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     participant: str = ""
     epoch: int = 0
     attempt: int = 0
-    folded: int = 0
     asked_at: float = 0.0
     granted_at: float | None = None
     granted_ms: int | None = None
+
+    # Its end
     ended_at: float | None = None
     ended_ms: int | None = None
     found_ms: int = 0
@@ -307,6 +311,9 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     error: tuple[str, str] | None = None
     evidence: tuple[Evidence, ...] = ()
     fault: Fault = ""
+
+    # What was counted, and what is left of it
+    folded: int = 0
     rejected: int = 0
     dropped: int = 0
     next_step: int = 0
