@@ -107,6 +107,18 @@ def test_want_of_room_is_counted_and_never_raised(
     assert blobs(files) == {}
 
 
+def test_what_a_sharded_checkpoint_consists_of_is_one_artifact(files: LeaseFiles, tmp_path: Path) -> None:
+    """torch.distributed.checkpoint: files of each rank, and a hidden one that has to be with them."""
+    names = [".metadata", "__0_0.distcp", "__1_0.distcp"]
+    folder = tmp_path / "step10"
+    folder.mkdir()
+    for name in names:
+        (folder / name).write_bytes(b"x")
+    log_of(files).log({"ckpt": pluto.Artifact(folder)}, 0, None)
+    (line,) = lines(files)
+    assert [each.name for each in line.parts] == names
+
+
 def test_a_folder_is_one_line_and_a_pattern_too(
     files: LeaseFiles, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
