@@ -13,13 +13,14 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from pluto_dist.cluster.etcd import EtcdStore
+from pluto_dist.core.rules.verdict import RANKING_WINDOW_S
 from pluto_dist.core.values.cluster import RunDocument
 from pluto_dist.core.values.engine import ANY, Joined, Listed, Written
 from tests.bench.builds import Build
@@ -27,7 +28,7 @@ from tests.bench.effort import Effort
 from tests.bench.nodes import BuildNode, a_node, served
 from tests.bench.processes import Probe, cpu_s, probes, resident_mb
 from tests.bench.table import Row
-from tests.cluster.servers import Cluster
+from tests.cluster.servers import Cluster, until
 
 SETTLE_S = 4  # until the store has been joined and clocks were compared for a while
 TTL_S, RENEW_S, STATE_S = 15, 5.0, 60.0
@@ -47,7 +48,9 @@ def rows(effort: Effort, build: Build) -> Iterator[Row]:
         cluster.start()
         cluster.wait()
         yield from _added(effort, build, cluster.url)
+        yield from _named(effort, build, cluster)
         yield from _take_over(effort, build, cluster)
+        yield from _take_over_without_leader(build)
         yield from _crowd(effort, cluster)
     finally:
         cluster.close()
@@ -107,41 +110,96 @@ def _end(pid: int) -> None:
             time.sleep(0.02)
 
 
+@contextlib.contextmanager
+def _job(
+    nodes: tuple[BuildNode, BuildNode], cluster: Cluster, name: str
+) -> Iterator[tuple[Probe, Probe, int]]:
+    """A rank on each of two nodes that know each other, the owner's first; and the epoch of their seat."""
+    store = EtcdStore(cluster.address("job"))
+    for rank, node in enumerate(nodes):
+        job = {"RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": "2", "GROUP_RANK": str(rank)}
+        node.set(
+            PLUTO_RUN_ID=name, PLUTO_DIST_CLUSTER=f"{cluster.url}/job", **job,
+            GROUP_WORLD_SIZE="2", LOCAL_WORLD_SIZE="1", TORCHELASTIC_RUN_ID=name,
+        )  # fmt: skip
+    ranks = [Probe("owner", name, node) for node in nodes]
+    try:
+        for rank in ranks:
+            rank.answer()
+        until(
+            lambda: (seat := _seat(store, name)) is not None and len(seat.nodes) == 2,
+            "both nodes in the round",
+        )
+        time.sleep(SETTLE_S)
+        found = _seat(store, name)
+        assert found is not None
+        yield ranks[0], ranks[1], found.epoch
+    finally:
+        for rank in ranks:
+            rank.close()
+        for node in nodes:
+            for pid in node.coordinators():
+                _end(pid)
+        store.close()
+
+
 def _take_over(effort: Effort, build: Build, cluster: Cluster) -> Iterator[Row]:
     """From the SIGKILL of everything on node 0 to another node's seat in the store."""
-    took = []
-    store = EtcdStore(cluster.address("take"))
-    with served(build) as here, a_node(build, **_server_of(here.node)) as there:
-        for number in range(min(effort.deaths, 3)):
-            name = f"take{number}"
-            nodes = (here.node, there)
-            for rank, node in enumerate(nodes):
-                job = {"RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": "2", "GROUP_RANK": str(rank)}
-                node.set(
-                    PLUTO_RUN_ID=name, PLUTO_DIST_CLUSTER=f"{cluster.url}/take", **job,
-                    GROUP_WORLD_SIZE="2", LOCAL_WORLD_SIZE="1", TORCHELASTIC_RUN_ID=name,
-                )  # fmt: skip
-            owner = Probe("owner", name, here.node)
-            owner.answer()
-            worker = Probe("owner", name, there)
-            worker.answer()
-            before = _seat(store, name)
-            while before is None or len(before.nodes) < 2:
-                time.sleep(0.1)
-                before = _seat(store, name)
-            time.sleep(SETTLE_S)
-            coordinators = [node.coordinator() for node in nodes]
-            begun = time.monotonic()
-            owner.kill()
-            _end(coordinators[0])
-            while (now := _seat(store, name)) is None or now.epoch == before.epoch:
-                time.sleep(0.02)
-            took.append(time.monotonic() - begun)
-            worker.close()
-            owner.close()
-            _end(coordinators[1])
+    took = [_until_taken(build, cluster, f"take{number}") for number in range(min(effort.deaths, 3))]
+    yield Row(
+        "another node has the seat after SIGKILL of node 0, lease of 15 s", "s", max(took), goal=TTL_S + 1
+    )
+
+
+def _take_over_without_leader(build: Build) -> Iterator[Row]:
+    """The same, while the engine's leader is killed as well."""
+    with tempfile.TemporaryDirectory(prefix="pdbench", dir="/tmp") as folder:
+        cluster = Cluster(Path(folder), 3)
+        try:
+            cluster.start()
+            cluster.wait()
+            took = _until_taken(build, cluster, "leaderless", also=lambda: cluster.leader().kill())
+        finally:
+            cluster.close()
+    yield Row("the same, with the engine's leader killed, too", "s", took, goal=2 * TTL_S + 3)
+
+
+def _until_taken(build: Build, cluster: Cluster, name: str, also: Callable[[], None] = lambda: None) -> float:
+    store = EtcdStore(cluster.address("job"))
+    with (
+        served(build) as here,
+        a_node(build, **_server_of(here.node)) as there,
+        _job((here.node, there), cluster, name) as (owner, _, epoch),
+    ):
+        begun = time.monotonic()
+        owner.kill()
+        _end(here.node.coordinator())
+        also()
+        while (now := _seat(store, name)) is None or now.epoch == epoch:
+            time.sleep(0.02)
+        took = time.monotonic() - begun
     store.close()
-    yield Row("another node has the seat after SIGKILL of node 0, lease of 15 s", "s", max(took), goal=16)
+    return took
+
+
+def _named(effort: Effort, build: Build, cluster: Cluster) -> Iterator[Row]:
+    """From the SIGKILL of a rank of the other node to its name at the server, without R10's window."""
+    took = []
+    for number in range(min(effort.deaths, 3)):
+        with (
+            served(build) as here,
+            a_node(build, **_server_of(here.node)) as there,
+            _job((here.node, there), cluster, f"named{number}") as (owner, worker, _),
+        ):
+            begun = time.monotonic()
+            worker.kill()
+            owner.kill()
+            while (run := here.server.runs()[0])["status"] == "RUNNING":
+                time.sleep(0.02)
+            took.append(time.monotonic() - begun - RANKING_WINDOW_S)
+            reason = run["statusMetadata"]["reason"]
+            assert "rank 1" in reason, reason
+    yield Row("a rank of another node is named at the server, behind R10's 2 s", "s", max(took), goal=1)
 
 
 def _server_of(node: BuildNode) -> dict[str, str]:
@@ -150,7 +208,7 @@ def _server_of(node: BuildNode) -> dict[str, str]:
 
 
 def _seat(store: EtcdStore, name: str) -> RunDocument | None:
-    found = store.list("take/v1/")
+    found = store.list("job/v1/")
     for key, value in found.items.items() if isinstance(found, Listed) else ():
         if key.endswith(f"/{name}/run"):
             return msgspec.json.decode(value.value, type=RunDocument)

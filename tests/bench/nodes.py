@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from tests.bench.builds import Build
 from tests.bench.sink import Sink
-from tests.pluto_server.client import ServerProcess
+from tests.pluto_server.client import Control, ServerProcess
 from tests.process.harness import Node
 
 COMMAND = "from pluto_dist.cli.main import app; app(prog_name='pluto-dist')"
@@ -35,10 +35,11 @@ class BuildNode(Node):
 
 
 class Served(NamedTuple):
-    """A node and where its records go."""
+    """A node, where its records go, and the server of everything else."""
 
     node: BuildNode
     sink: Sink
+    server: Control
 
 
 @contextlib.contextmanager
@@ -55,7 +56,7 @@ def a_node(build: Build, **settings: str) -> Iterator[BuildNode]:
 def served(build: Build) -> Iterator[Served]:
     """A node in server mode: the emulator for everything but the records."""
     with ServerProcess() as server, Sink() as sink, _pointed_at(build, server, sink) as node:
-        yield Served(node, sink)
+        yield Served(node, sink, server.control)
 
 
 def _pointed_at(

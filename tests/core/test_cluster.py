@@ -240,6 +240,21 @@ def test_the_store_is_away_for_ever() -> None:
     assert world.statuses() == ["COMPLETED"]
 
 
+def test_a_node_that_reports_alone_knows_what_others_had_told_before() -> None:
+    """G7: the store goes away between a failure on node 1 and its victims' ends on node 0."""
+    world = started()
+    world.ranks[2].raises("OwnError")
+    world.wait(0.5)
+    world.engine.lose_quorum()
+    for rank in (0, 1, 3):
+        world.ranks[rank].raises(**VICTIM)
+    world.wait(40)
+    assert world.statuses() == ["FAILED"]
+    assert world.reason().startswith("rank 2 (pid")
+    assert "node1) failed first: OwnError" in world.reason()
+    assert "this node alone" in world.reason()
+
+
 def test_two_launches_that_claim_one_id_have_one_owner() -> None:
     """G2, R5: on different nodes; the second becomes a side."""
     world = ClusterWorld()

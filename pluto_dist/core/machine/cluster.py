@@ -159,7 +159,7 @@ class Clusters:
     def last_resort(self, run: Run) -> Verdict | None:
         """The verdict of this node alone, where the store has been away for too long."""
         shared = self.of(run)
-        return shared.last_resort() if shared is not None and shared.stored() is None else None
+        return shared.last_resort(run) if shared is not None and shared.stored() is None else None
 
     def sent(self, run: Run) -> bool:
         """Whether another node has reported the Run's end."""

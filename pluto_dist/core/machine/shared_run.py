@@ -20,7 +20,7 @@ from pluto_dist.core.machine.clocks import Clocks, pause_s
 from pluto_dist.core.machine.context import Context
 from pluto_dist.core.machine.lookout import QUIET_S, SEAT_QUIET_S, Lookout
 from pluto_dist.core.machine.membership import AGAIN_S, REFUSED_AGAIN_S, Memberships, NodeLease
-from pluto_dist.core.rules.joint import belongs, judge, launch_of, of_round, start_of, succeeds
+from pluto_dist.core.rules.joint import belongs, joint_verdict, judge, launch_of, of_round, start_of, succeeds
 from pluto_dist.core.rules.participants import node_name
 from pluto_dist.core.rules.reports import by_node, decoded, last_words, report_of, takes_part
 from pluto_dist.core.rules.seat import Follow, Hold, SeatView, Take, may_act, plan
@@ -268,7 +268,7 @@ class SharedRun:
         stored = run.forced or self.stored() is not None or self._last_resort_is_due()
         return stored and self.fence(run) is not None
 
-    def last_resort(self) -> Verdict | None:
+    def last_resort(self, run: Run) -> Verdict | None:
         """The verdict of this node alone, if the store is away and the server would fail a silent Run."""
         if self._over is None or not self._last_resort_is_due():
             return None
@@ -276,10 +276,22 @@ class SharedRun:
         if verdict is None:
             return None
         away_s = self._context.now.at - (self.lease.away_since or self._context.now.at)
+        verdict = self._with_what_was_told(run, verdict)
         return msgspec.structs.replace(
             verdict,
             reason=f"{verdict.reason} (cluster store unreachable for {away_s:.0f} s: this node alone)",
         )
+
+    def _with_what_was_told(self, run: Run, verdict: Verdict) -> Verdict:
+        """The owner's node's verdict, by the evidence too that other nodes had stored before."""
+        document = self.document
+        if document is None or document.round != self._round or not self._lookout.knows("ev/"):
+            return verdict
+        assert self._over is not None  # noqa: S101 # asked for where the round is over on this node
+        *others, own = self._reports(run, self._context.situation(run).members, document)
+        end = self._over[2]
+        own = msgspec.structs.replace(own, end=end, owner=True, owner_at=end.owner_at)
+        return joint_verdict(own, (*others, own), ())
 
     def safe(self) -> bool:
         """Whether the store has all that the other nodes need, if everything on this node is killed now."""
