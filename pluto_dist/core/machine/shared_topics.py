@@ -414,7 +414,8 @@ class SharedTopics:
                 reader, self._node
             )
             kept = agreed(reader, position, self._node)
-            progress, last = everywhere(kept, position, self._node), self._topic(reader.topic).last
+            progress, topic = everywhere(kept, position, self._node), self._topic(reader.topic)
+            last, all_numbered = topic.last, not topic.waiting
             granted: list[Given] = []
             for question in [loop.question for loop in self._loops if loop.reader.key == reader.key]:
                 member, latest = question.member, question.asked.latest
@@ -422,7 +423,7 @@ class SharedTopics:
                 if number is not None:
                     granted.append(Given(question, number))
                     progress = taken(progress, number, member, self._alive, latest=latest)
-                elif self._asked_the_end and over(progress, last):
+                elif self._asked_the_end and all_numbered and over(progress, last):
                     answers.append(Given(question, None))
             changed = position_of(progress, position, self._node, self._alive, self._who)
             own = {number: holder for number, holder in progress.held.items() if self._is_here(holder)}
