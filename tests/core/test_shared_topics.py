@@ -451,3 +451,41 @@ def test_a_process_gets_what_the_store_has_given_to_a_dead_one_of_its_name() -> 
     world.wait(2)
     assert take_all(world, side, 1) == [1]
     assert position(world) == Position(1)
+
+
+def test_what_a_process_had_that_died_while_the_store_was_away_goes_to_another_node() -> None:
+    """The node tries for as long as it takes to give the item back."""
+    world = started()
+    world.ranks[0].publish()
+    world.wait(1)
+    first = world.side(0)
+    first.take()
+    world.wait(1)
+    assert first.got == [1]
+    world.engine.lose_quorum()
+    world.wait(1)
+    first.kill()
+    world.wait(30)
+    world.engine.regain_quorum()
+    world.wait(30)
+    assert take_all(world, world.side(1), 1) == [1]
+
+
+@pytest.mark.parametrize("reads", ["where it was published", "elsewhere"])
+def test_nobody_is_told_the_end_while_an_item_waits_here_for_its_number(reads: str) -> None:
+    """The store was away when it was published, and when the Run ended."""
+    world = started()
+    side = world.side(0 if reads == "where it was published" else 1)
+    world.wait(1)
+    side.take()
+    world.wait(1)
+    world.engine.lose_quorum()
+    world.ranks[0].publish(payload=7)
+    for rank in world.ranks.values():
+        rank.finish().exit()
+    world.wait(60)
+    world.engine.regain_quorum()
+    world.wait(30)
+    side.done(1).take()
+    world.wait(5)
+    assert payloads(side) == [7, "ended"]

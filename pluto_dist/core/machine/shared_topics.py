@@ -430,8 +430,9 @@ class SharedTopics:
             if changed == position:  # the store has it so; which process here it is, is this node's business
                 kept = msgspec.structs.replace(kept, held=own)
                 answers += granted
-            elif self._writing is None:
-                kept = msgspec.structs.replace(kept, held=own)
+            elif self._writing is None:  # what the dead had stays noted until the store has given it back
+                ours = {number: holder for number, holder in progress.held.items() if holder.member}
+                kept = msgspec.structs.replace(kept, held=ours)
                 expect = found.version if found is not None else ABSENT
                 self._write(_place_name(reader), changed, expect=expect)
             if kept != reader:
