@@ -14,6 +14,7 @@ import pytest
 from tests.process.harness import Pid, wait_until
 from tests.process.machines import TwoMachines, two_machines
 from tests.process.served import Served
+from tests.process.torchjob import code_of
 
 pytest.importorskip("torch")
 
@@ -28,7 +29,7 @@ def test_all_well(two: TwoMachines) -> None:
     two.start()
     two.trained()
     two.say("end")
-    assert [agent.wait() for agent in two.agents] == [0, 0]
+    assert [code_of(agent) for agent in two.agents] == [0, 0]
     run = two.run()
     assert run["status"] == "COMPLETED"
     assert two.server.paths().count("/api/runs/status/update") == 1
@@ -44,7 +45,7 @@ def test_a_rank_of_the_other_machine_fails(two: TwoMachines, what: str, told: st
     two.start()
     two.trained()
     two.say("fail3", what)
-    assert all(agent.wait() != 0 for agent in two.agents)
+    assert all(code_of(agent) != 0 for agent in two.agents)
     run = two.run()
     assert run["status"] == "FAILED"
     reason = run["statusMetadata"]["reason"]
@@ -59,7 +60,7 @@ def test_the_owners_machine_dies(two: TwoMachines) -> None:
     two.trained()
     two.met()
     two.network.kill(0)
-    assert two.agents[1].wait() != 0
+    assert code_of(two.agents[1]) != 0
     run = two.run()
     assert run["status"] == "FAILED"
     assert run["statusMetadata"]["reason"].startswith("node0 (host")
@@ -76,7 +77,7 @@ def test_a_cut_link_fails_no_healthy_run(two: TwoMachines, machine: int) -> None
     wait_until(lambda: len(two.present()) == 1, "the store to lose sight of it")
     two.network.restore(machine)
     two.say("end")
-    assert [agent.wait() for agent in two.agents] == [0, 0]
+    assert [code_of(agent) for agent in two.agents] == [0, 0]
     assert two.run()["status"] == "COMPLETED"
 
 
@@ -93,7 +94,7 @@ def test_the_seat_stands_still(two: TwoMachines) -> None:
     stopped.signal(signal.SIGCONT)
     stopped.close()
     two.say("end")
-    assert [agent.wait() for agent in two.agents] == [0, 0]
+    assert [code_of(agent) for agent in two.agents] == [0, 0]
     assert two.run()["status"] == "COMPLETED"
     assert two.server.missing(two.name) == []
     wait_until(lambda: [two.believed(number) for number in (0, 1)] == ["COMPLETED"] * 2, "both stores")

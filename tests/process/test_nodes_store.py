@@ -12,6 +12,7 @@ import pytest
 from tests.process.harness import wait_until
 from tests.process.machines import TwoMachines, trained_in, two_machines
 from tests.process.served import Served
+from tests.process.torchjob import code_of
 
 pytest.importorskip("torch")
 
@@ -28,7 +29,7 @@ def test_the_store_has_no_quorum_at_the_end(two: TwoMachines) -> None:
     for member in two.cluster.members[:2]:
         member.signal(signal.SIGSTOP)
     two.say("end")
-    assert [agent.wait() for agent in two.agents] == [0, 0]
+    assert [code_of(agent) for agent in two.agents] == [0, 0]
     run = two.run()
     assert run["status"] == "COMPLETED"
     for member in two.cluster.members[:2]:
@@ -46,7 +47,7 @@ def test_the_store_comes_after_the_job(two: TwoMachines) -> None:
     two.cluster.wait()
     two.met()
     two.say("fail2", "late")
-    assert all(agent.wait() != 0 for agent in two.agents)
+    assert all(code_of(agent) != 0 for agent in two.agents)
     assert "rank 2 (pid" in two.run()["statusMetadata"]["reason"]
 
 
@@ -64,7 +65,7 @@ def test_the_store_has_no_quorum_at_first(two: TwoMachines) -> None:
         member.signal(signal.SIGCONT)
     two.met()
     two.say("fail3", "after all")
-    assert all(agent.wait() != 0 for agent in two.agents)
+    assert all(code_of(agent) != 0 for agent in two.agents)
     assert two.run()["statusMetadata"]["reason"].endswith("node1) failed first: ValueError: after all")
 
 
@@ -83,7 +84,7 @@ def test_the_store_has_no_quorum_in_the_middle(two: TwoMachines) -> None:
         member.signal(signal.SIGCONT)
     wait_until(lambda: not two.trouble(), two.trouble)
     two.say("fail2", "kill")
-    assert all(agent.wait() != 0 for agent in two.agents)
+    assert all(code_of(agent) != 0 for agent in two.agents)
     assert two.run()["statusMetadata"]["reason"].startswith("rank 2 (pid")
 
 
@@ -93,7 +94,7 @@ def test_the_job_is_started_again_with_its_id(two: TwoMachines) -> None:
     two.start()
     two.trained()
     two.say("fail1", "boom")
-    assert all(agent.wait() != 0 for agent in two.agents)
+    assert all(code_of(agent) != 0 for agent in two.agents)
     first = two.run()
     assert first["status"] == "FAILED"
     (two.words / "fail1").unlink()
@@ -103,7 +104,7 @@ def test_the_job_is_started_again_with_its_id(two: TwoMachines) -> None:
     wait_until(lambda: two.document()["round"] == 2, "the second start")
     two.met()
     two.say("end")
-    assert [agent.wait() for agent in two.agents[2:]] == [0, 0]
+    assert [code_of(agent) for agent in two.agents[2:]] == [0, 0]
     wait_until(lambda: two.run()["status"] == "COMPLETED", "the second end")
     assert two.run()["id"] == first["id"]
     assert len(two.server.server.runs()) == 1
@@ -127,6 +128,6 @@ def test_nodes_join_and_leave(two: TwoMachines) -> None:
     two.network.kill(1)
     wait_until(lambda: trained_in(two.agents[0].lines[said:]) == {"0", "1"}, "node 0 to train alone")
     two.say("end")
-    assert two.agents[0].wait() == 0
+    assert code_of(two.agents[0]) == 0
     assert two.run()["status"] == "COMPLETED"
     assert len(two.server.server.runs()) == 1

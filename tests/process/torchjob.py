@@ -13,6 +13,7 @@ and not about what a peer's death does inside of a collective; `DDP` imports the
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import textwrap
 from typing import Any
@@ -124,6 +125,17 @@ def leave(leave=leave):
 )
 
 
+ABORTED = "terminate called without an active exception"
+
+
+def code_of(torchrun: Script) -> int:
+    """Its exit code; torch 2.13 aborts now and then as the interpreter ends, also without this package."""
+    code = torchrun.wait()
+    if code != -signal.SIGABRT or ABORTED not in torchrun.stderr:
+        return code
+    return int(any(f"{error}: " in torchrun.stderr for error in ("SignalException", "ChildFailedError")))
+
+
 class TorchJob:
     """One launch.
 
@@ -189,7 +201,7 @@ class TorchJob:
 
     def wait(self) -> int:
         """Exit code of torchrun."""
-        return self.agent.wait()
+        return code_of(self.agent)
 
     def pids(self) -> dict[int, int]:
         """Process ids by rank; of the newest attempt."""
