@@ -55,7 +55,6 @@ class Lookout:
 
     Attributes:
         items: what is known, by full key.
-        was_reset: the engine was emptied; the caller sets it back to False.
     """
 
     def __init__(
@@ -69,7 +68,6 @@ class Lookout:
         self._wanted: set[str] = set()
         self._whole = _Part(again=True) if one_watch else None
         self.items: dict[str, Versioned] = {}
-        self.was_reset = False
 
     def look(self, *names: str, quiet_s: float) -> None:
         """Keeps these parts up to date, and no others; `""` is the whole folder."""
@@ -168,7 +166,6 @@ class Lookout:
         )
 
     def _begin_anew(self) -> None:
-        self.was_reset = True
         if self._whole is not None:
             self._whole.again = True
 

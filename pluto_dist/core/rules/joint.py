@@ -196,10 +196,11 @@ def succeeds(document: RunDocument, run: Run, *, node: str, launch: str) -> bool
     start, owner = start_of(run), document.owner
     if not start or run.ended:
         return False
-    # The launch may have another name after each start, as where its ranks meet at another port.
-    here = owner is not None and owner.node == node and owner.start != start
-    again = here and owner is not None and owner.start.rpartition("/")[0].rpartition("/")[0] == run.job_key
-    return again or (launch == document.launch and run.attempt > document.attempt)
+    if owner is not None and owner.node == node and owner.start.rsplit("/", 2)[0] == run.job_key:
+        return (
+            owner.start != start
+        )  # its launch may have another name now, as where ranks meet at another port
+    return launch == document.launch and run.attempt > document.attempt
 
 
 def of_round(
