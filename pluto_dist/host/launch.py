@@ -36,8 +36,7 @@ import msgspec
 
 from pluto_dist.errors import CoordinatorUnavailableError, PlutoDistError
 from pluto_dist.host import boot, spawn
-from pluto_dist.host.places import Places, make_again
-from pluto_dist.host.private_files import open_private
+from pluto_dist.host.places import Places, make_again, open_private
 from pluto_dist.host.spawn import BUSY, LOCK_OPTION
 
 LOG_LIMIT = 5 << 20
@@ -337,3 +336,17 @@ def someone_listens(path: Path) -> bool:
         except OSError:
             return False
         return True
+
+
+def widen_affinity() -> int | None:
+    """Lets the calling thread run on every CPU that its cpuset allows, and returns how many.
+
+    Launchers pin a rank to a few cores and a child inherits that. Threads that exist already keep theirs, so
+    this is called before there are others. None where the platform has no affinity; the old one stays if the
+    kernel refuses.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        return None
+    with contextlib.suppress(OSError):  # seccomp; the coordinator also works with few CPUs
+        os.sched_setaffinity(0, range(os.sysconf("SC_NPROCESSORS_CONF")))
+    return len(os.sched_getaffinity(0))
