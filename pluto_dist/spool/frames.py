@@ -1,7 +1,7 @@
 """The format of a segment: its file name, its frames, and `scan`, which cuts them. Pure.
 
-File names are `metrics-00000001.spool`, and `metrics.p4711-00000001.spool` for a forked child's chain. A frame is
-a header of 16 bytes and a payload. The header is four little-endian words:
+File names are `metrics-00000001.spool`, and `metrics.p4711-00000001.spool` for a forked child's chain. A
+frame is a header of 16 bytes and a payload. The header is four little-endian words:
 
     magic     f8 c1 ff fe; none of these bytes occurs in UTF-8, so no payload contains it
     mark      sequence << 2 | kind; the sequence counts from 0 in each chain, dropped records included, and

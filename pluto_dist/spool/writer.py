@@ -331,7 +331,8 @@ def follow_forks(item: Forkable) -> None:
     """Calls `item.after_fork()` in each child that is forked while the item exists.
 
     The hook runs in every fork that Python code makes, `multiprocessing` and `pty` included, before the
-    child's own code. A comparison of pids in `append` would find forks made by C code too, and cost 0.15 µs a record.
+    child's own code. A comparison of pids in `append` would find forks made by C code too, and cost
+    0.15 µs a record.
     """
     _watched.add(item)
     _register_hook()
