@@ -34,7 +34,7 @@ from pluto_dist.errors import PlutoDistError
 from pluto_dist.host.identity import boot_clock, boot_id
 from pluto_dist.host.launch import CoordinatorOptions, end_start, someone_listens, widen_affinity
 from pluto_dist.host.places import Places, open_private, places_at
-from pluto_dist.transport.server import RouterServer
+from pluto_dist.transport.zeromq import RouterServer
 
 CHECK_S = 1.0  # how often it makes sure that lock and socket are still its own
 SIGTERM_S = 25.0  # it serves this long after SIGTERM, until its clients have left (R11)

@@ -17,8 +17,7 @@ import msgspec
 
 from pluto_dist.backend.local import files
 from pluto_dist.backend.local import files as store_files
-from pluto_dist.backend.local.marks import Marks
-from pluto_dist.backend.local.store import Store
+from pluto_dist.backend.local.store import Marks, Store
 from pluto_dist.coordinator.clusters import ClusterStores
 from pluto_dist.coordinator.describe import Metadata
 from pluto_dist.coordinator.reducer import RankReducer

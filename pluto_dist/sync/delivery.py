@@ -16,8 +16,7 @@ from typing import assert_never
 import msgspec
 
 from pluto_dist.backend.local import files
-from pluto_dist.backend.local.marks import Mark, Marks, Offsets
-from pluto_dist.backend.local.store import Store
+from pluto_dist.backend.local.store import Mark, Marks, Offsets, Store
 from pluto_dist.core.rules.series import Names
 from pluto_dist.core.values.backend import (
     Backend,

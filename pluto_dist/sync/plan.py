@@ -15,8 +15,7 @@ from typing import Literal
 
 import msgspec
 
-from pluto_dist.backend.local.marks import Mark, Marks, Offsets
-from pluto_dist.backend.local.store import Store
+from pluto_dist.backend.local.store import Mark, Marks, Offsets, Store
 from pluto_dist.core.rules.parts import grouped, together
 from pluto_dist.core.rules.series import united
 from pluto_dist.core.rules.verdict import status_report

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from pluto_dist.backend.local.marks import Offsets
-from pluto_dist.backend.local.store import Store
+from pluto_dist.backend.local.store import Offsets, Store
 from pluto_dist.core.rules.participants import late_participant, speaker_shown
 from pluto_dist.core.values.backend import StreamKind
 from pluto_dist.core.values.document import Document, LeaseShown

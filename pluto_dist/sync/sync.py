@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 
 from pluto_dist.backend.local import files
-from pluto_dist.backend.local.marks import Mark, Marks
+from pluto_dist.backend.local.store import Mark, Marks
 from pluto_dist.core.rules.parts import whole
 from pluto_dist.core.values.backend import Backend
 from pluto_dist.core.values.lifecycle import Target

@@ -18,8 +18,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from pluto_dist.backend.local.marks import Mark, Marks
-from pluto_dist.backend.local.store import Store
+from pluto_dist.backend.local.store import Mark, Marks, Store
 from pluto_dist.core.rules.participants import line_behind
 from pluto_dist.core.rules.parts import whole
 from pluto_dist.core.rules.series import Names
