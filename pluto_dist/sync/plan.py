@@ -25,7 +25,7 @@ from pluto_dist.core.values.ids import classify_run_id
 from pluto_dist.core.values.lifecycle import Target
 from pluto_dist.core.values.records import Verdict
 from pluto_dist.errors import AmbiguousRunError, RunNotFoundError
-from pluto_dist.sync.source import cursors_of, streams_of
+from pluto_dist.sync.delivery import cursors_of, streams_of
 
 UNSEEN = "its node went away before that was certain"
 
