@@ -226,7 +226,7 @@ def _cluster(settings: Settings) -> Iterator[Fact]:
         return
     if address is None:
         return
-    from pluto_dist.cluster.checkup import examine  # it loads httpx
+    from pluto_dist.cluster.etcd import examine  # it loads httpx
 
     for found in examine(address):
         yield Fact(found.name, found.value, found.level, found.advice)
