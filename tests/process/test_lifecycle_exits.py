@@ -274,7 +274,8 @@ def test_what_the_owner_prints(shared_node: Node, scripts: dict[str, Script]) ->
     scripts["sys_exit_text"].wait()  # the interpreter prints the text, which is recorded and says nothing new
     printed, last = scripts["sys_exit_text"].stderr.splitlines()[-2:]
     assert printed == "no data"
-    assert " FAILED (" in last and " failed first: exit code 1: no data)" in last
+    assert " FAILED (" in last
+    assert " failed first: exit code 1: no data)" in last
 
 
 def test_closed_owner_leaves_the_run_detached(node: Node) -> None:
