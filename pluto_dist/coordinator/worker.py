@@ -77,8 +77,7 @@ from pluto_dist.core.values.lifecycle import Target
 from pluto_dist.host.identity import boot_clock
 from pluto_dist.spool.batches import Contents, contents, numbered, renamed
 from pluto_dist.spool.file_lines import BLOBS, located
-from pluto_dist.spool.frames import Cut
-from pluto_dist.spool.names import segment_name, stream_kind
+from pluto_dist.spool.frames import Cut, segment_name, stream_kind
 from pluto_dist.spool.reader import ReadLimits, read_cut, records
 
 BATCH_BYTES = 2 << 20  # the server's contract advises 1 to 2 MB a request
