@@ -19,7 +19,7 @@ import msgspec
 
 from pluto_dist.backend.pluto.backend import seat_in
 from pluto_dist.core.rules.changes import merge_tags
-from pluto_dist.core.rules.kinship import goes_on_in_queue
+from pluto_dist.core.rules.claims import goes_on_in_queue
 from pluto_dist.core.values.backend import (
     Alert,
     BackendRun,

@@ -7,8 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from pluto_dist.core.rules.claims import RANK_ZERO_S
-from pluto_dist.core.rules.kinship import asks_for_another, parent_of, predecessor
+from pluto_dist.core.rules.claims import RANK_ZERO_S, asks_for_another, parent_of, predecessor
 from pluto_dist.core.values.ids import Job, RunRef, Scheduled
 from pluto_dist.core.values.lifecycle import Fork
 from tests.core.builders import claim, identity, job, member, run

@@ -58,7 +58,7 @@ train_for_ever(run)
 
 def test_a_helper_of_a_rank_that_died_is_named(node: Node) -> None:
     """torchrun has no signal for it; its own line says that it is left over, and so does the Run."""
-    node.constants({"pluto_dist.core.machine.leftovers.LEFT_AFTER_S": 0.0})
+    node.constants({"pluto_dist.core.machine.settle.LEFT_AFTER_S": 0.0})
     node.set(PLUTO_DIST_HEARTBEAT_S="0.2")
     job = TorchJob(node, "helped", HELPED)
     ((_, pid),) = job.told("helper", 1)

@@ -32,7 +32,7 @@ from pluto_dist.core.machine.lane import Lane
 from pluto_dist.core.machine.ownership import Succession
 from pluto_dist.core.machine.reducing import Reducing
 from pluto_dist.core.machine.topics import Topics
-from pluto_dist.core.rules import claims, kinship, participants, verdict  # fmt: skip
+from pluto_dist.core.rules import claims, participants, verdict  # fmt: skip
 from pluto_dist.core.rules.series import SeriesNames
 from pluto_dist.core.rules.together import Gathering
 from pluto_dist.core.rules.topics import done as rules_done
@@ -337,12 +337,12 @@ def generation_not_checked() -> Patch:
 
 def trials_melt() -> Patch:
     """A child is in its parent's Run whatever it asks for."""
-    return kinship, "asks_for_another", lambda claim, parent, run: False
+    return claims, "asks_for_another", lambda claim, parent, run: False
 
 
 def next_start_is_a_late_rank() -> Patch:
     """The same rank in another process is taken for one of the first start."""
-    return kinship, "predecessor", lambda claim, leases: None
+    return claims, "predecessor", lambda claim, leases: None
 
 
 def parents_will_counts() -> Patch:

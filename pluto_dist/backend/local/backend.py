@@ -18,7 +18,7 @@ from pluto_dist.backend import ledger
 from pluto_dist.backend.ledger import Entry
 from pluto_dist.backend.local import files
 from pluto_dist.backend.local.store import Store
-from pluto_dist.core.rules.kinship import goes_on_in_queue
+from pluto_dist.core.rules.claims import goes_on_in_queue
 from pluto_dist.core.values.backend import (
     Alert,
     BackendRun,

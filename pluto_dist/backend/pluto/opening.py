@@ -42,7 +42,7 @@ from pluto_dist.backend.pluto.client import (
 )
 from pluto_dist.backend.pluto.exchange import Failed, Reply, already_exists, failed, not_opened, refused
 from pluto_dist.backend.pluto.reporting import reopening
-from pluto_dist.core.rules.kinship import goes_on_in_queue
+from pluto_dist.core.rules.claims import goes_on_in_queue
 from pluto_dist.core.values.backend import (
     OpenRequest,
     OpenResult,

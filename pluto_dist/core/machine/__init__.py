@@ -1,7 +1,7 @@
 """The state machine: parts that share one `Context`, each for one concern; `coordinator` puts them together.
 
 How processes come in: `folding` (their entries), `admission` (their claims), `ownership` (owners and epochs).
-How Runs open and end: `opening`, `restoring`, `settle` (verdicts), `beats`, `control` (what the backend
+How Runs open and end: `opening`, `settle` (verdicts), `beats`, `control` (what the backend
 lacks). How records go: `delivery` and `lane`, `store` (documents and copies), `sampling`. What people and
 processes see: `views`, `queries`, `stragglers`. Runs of several nodes: `cluster`, `shared_run`, `membership`,
 `lookout`.

@@ -20,19 +20,16 @@ from collections.abc import Iterable
 from typing import assert_never
 
 from pluto_dist.core.machine.admission import Admission
-from pluto_dist.core.machine.alerts import Alerts
 from pluto_dist.core.machine.cluster import Clusters
 from pluto_dist.core.machine.context import Context, Shared
-from pluto_dist.core.machine.control import Controls
+from pluto_dist.core.machine.control import Alerts, Controls
 from pluto_dist.core.machine.delivery import Delivery
 from pluto_dist.core.machine.folding import Folding
-from pluto_dist.core.machine.leftovers import Leftovers
-from pluto_dist.core.machine.opening import Opening
+from pluto_dist.core.machine.opening import Opening, Restoring
 from pluto_dist.core.machine.queries import Questions
 from pluto_dist.core.machine.reducing import Reducing
-from pluto_dist.core.machine.restoring import Restoring
 from pluto_dist.core.machine.sampling import Sampling
-from pluto_dist.core.machine.settle import Idle, Part, Retention, Settling
+from pluto_dist.core.machine.settle import Idle, Leftovers, Part, Retention, Settling
 from pluto_dist.core.machine.store import DocumentWriter, SyncUploads, UndeliveredCopies
 from pluto_dist.core.machine.stragglers import Stragglers
 from pluto_dist.core.machine.topics import Topics

@@ -11,10 +11,10 @@ from collections import deque
 from typing import assert_never
 
 from pluto_dist.core.machine.admission import Admission
-from pluto_dist.core.machine.alerts import Alerts
 from pluto_dist.core.machine.context import Context, Shared
+from pluto_dist.core.machine.control import Alerts
 from pluto_dist.core.machine.topics import Topics
-from pluto_dist.core.rules.kinship import is_child_of
+from pluto_dist.core.rules.claims import is_child_of
 from pluto_dist.core.rules.verdict import describe, fault_of
 from pluto_dist.core.values.effects import AwaitRelease, Say, TakeForDead, WatchProcess
 from pluto_dist.core.values.events import LifecycleRead, ProcessDied

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from pluto_dist.core.machine.context import Context
-from pluto_dist.core.rules.claims import launched
-from pluto_dist.core.rules.kinship import predecessor
+from pluto_dist.core.rules.claims import launched, predecessor
 from pluto_dist.core.rules.participants import first_line, node_name
 from pluto_dist.core.rules.states import NO_END
 from pluto_dist.core.rules.verdict import decide

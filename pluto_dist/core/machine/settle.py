@@ -10,7 +10,8 @@ did meanwhile stands unread in their lifecycle streams; so does the claim of a r
 job. So new leases are looked for, the streams of living members read and their processes checked once more.
 
 `Retention` forgets Runs that ended long ago and claims that came to nothing. `Idle` decides when the
-coordinator has had nothing to do for so long that it ends (R3).
+coordinator has had nothing to do for so long that it ends (R3). `Leftovers` names sides that outlive their
+Run although a rank of it has started them.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ from pluto_dist.core.machine.context import Context, Shared
 from pluto_dist.core.machine.control import Controls
 from pluto_dist.core.machine.delivery import QUIET_MS, Delivery
 from pluto_dist.core.machine.folding import Folding
-from pluto_dist.core.machine.leftovers import Leftovers
 from pluto_dist.core.machine.reducing import Reducing
 from pluto_dist.core.machine.sampling import Sampling
 from pluto_dist.core.machine.store import DocumentWriter
@@ -472,3 +472,62 @@ class NodeReports:
 
     def forget(self, run: str) -> None:
         self._told = {told for told in self._told if told[0] != run}
+
+
+LEFT_AFTER_S = 30.0  # a side that looks at `run.status` has ended by then
+
+
+class Leftovers:
+    """When to look for them. In memory: another coordinator looks anew."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._book = context.book
+        self._look_at: dict[str, float] = {}
+        self._looked: set[str] = set()
+
+    def settled(self, run: Run) -> None:
+        """The Run was looked at: it may have ended, or been taken up again."""
+        if not run.ended:
+            self.forget(run.key)
+        elif run.key not in self._looked:
+            self._looked.add(run.key)
+            self._look_at[run.key] = self._context.now.at + LEFT_AFTER_S
+
+    def look(self) -> None:
+        """Names those of the Runs for which it is time."""
+        now = self._context.now.at
+        for key in [key for key, at in self._look_at.items() if at <= now]:
+            del self._look_at[key]
+            leases = self._book.leases_of(key)
+            ranks = [lease for lease in leases if lease.role != "side"]
+            for side in leases:
+                starter = _starter(side, ranks)
+                if side.alive and side.role == "side" and starter is not None:
+                    self._name(key, side, starter)
+
+    def deadline(self) -> float | None:
+        """When there is something to look for."""
+        return min(self._look_at.values(), default=None)
+
+    def forget(self, run: str) -> None:
+        self._look_at.pop(run, None)
+        self._looked.discard(run)
+
+    def _name(self, key: str, side: Lease, starter: Lease) -> None:
+        self._context.change_lease(side, left_over=starter.label)
+        self._context.note(
+            key,
+            "left_over",
+            label=side.label,
+            pid=str(side.identity.pid),
+            host=side.identity.host,
+            started_by=starter.label,
+        )
+
+
+def _starter(side: Lease, ranks: list[Lease]) -> Lease | None:
+    """The owner or worker in whose process the side was started, if that process is no more."""
+    above = (rank for parent in side.opened.ancestors for rank in ranks if rank.identity.same_process(parent))
+    nearest = next(above, None)
+    return nearest if nearest is not None and not nearest.alive else None
