@@ -25,9 +25,10 @@ import httpx
 import msgspec
 
 from pluto_dist.cluster import wire
-from pluto_dist.cluster.interface import MARGIN_S, REQUEST_S
 from pluto_dist.core.values.engine import (
     ABSENT,
+    MARGIN_S,
+    REQUEST_S,
     Absent,
     Blind,
     Changed,

@@ -20,7 +20,6 @@ import msgspec
 from pluto_dist.backend.local import files
 from pluto_dist.backend.local import files as store_files
 from pluto_dist.backend.local.store import Marks, Store
-from pluto_dist.cluster.interface import ClusterStore
 from pluto_dist.coordinator.describe import Metadata
 from pluto_dist.coordinator.reducer import RankReducer
 from pluto_dist.coordinator.sampler import NodeRecorder
@@ -67,7 +66,7 @@ from pluto_dist.core.values.effects import (
     WriteCluster,
     WriteDocument,
 )
-from pluto_dist.core.values.engine import Blind, ClusterAddress, Listed
+from pluto_dist.core.values.engine import Blind, ClusterAddress, ClusterStore, Listed
 from pluto_dist.core.values.events import (
     Beaten,
     ClusterJoined,

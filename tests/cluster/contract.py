@@ -9,12 +9,13 @@ from typing import Protocol
 
 import pytest
 
-from pluto_dist.cluster.interface import MARGIN_S, ClusterStore
 from pluto_dist.core.values.engine import (
     ABSENT,
     ANY,
+    MARGIN_S,
     Absent,
     Changed,
+    ClusterStore,
     Conflict,
     Gone,
     GuardFailed,

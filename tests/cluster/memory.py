@@ -10,10 +10,10 @@ from collections.abc import Callable
 
 import msgspec
 
-from pluto_dist.cluster.interface import MARGIN_S
 from pluto_dist.core.values.engine import (
     ABSENT,
     ANY,
+    MARGIN_S,
     Absent,
     Blind,
     Changed,

@@ -6,10 +6,10 @@ import time
 
 import pytest
 
-from pluto_dist.cluster.interface import MARGIN_S
 from pluto_dist.core.values.engine import (
     ABSENT,
     ANY,
+    MARGIN_S,
     Absent,
     Changed,
     Conflict,

@@ -26,14 +26,13 @@ from pluto_dist.core.machine.control import Alerts, Controls
 from pluto_dist.core.machine.delivery import Delivery
 from pluto_dist.core.machine.folding import Folding
 from pluto_dist.core.machine.opening import Opening, Restoring
-from pluto_dist.core.machine.queries import Questions
 from pluto_dist.core.machine.reducing import Reducing
 from pluto_dist.core.machine.sampling import Sampling
 from pluto_dist.core.machine.settle import Idle, Leftovers, Part, Retention, Settling
 from pluto_dist.core.machine.store import DocumentWriter, SyncUploads, UndeliveredCopies
 from pluto_dist.core.machine.stragglers import Stragglers
 from pluto_dist.core.machine.topics import Topics
-from pluto_dist.core.machine.views import RunSituations, Views
+from pluto_dist.core.machine.views import Questions, RunSituations, Views
 from pluto_dist.core.rules.participants import is_node
 from pluto_dist.core.rules.series import SeriesNames
 from pluto_dist.core.values.backend import Refused
