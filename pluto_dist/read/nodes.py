@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
-from pluto_dist.core.rules.reports import T, decoded
+from pluto_dist.core.rules.nodes import T, decoded
 from pluto_dist.core.rules.verdict import describe, is_failure
 from pluto_dist.core.values.backend import Status
 from pluto_dist.core.values.cluster import (

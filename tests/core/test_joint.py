@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pluto_dist.core.rules.joint import RETURNS_S, VICTIMS_WAIT_S, judge
+from pluto_dist.core.rules.nodes import RETURNS_S, VICTIMS_WAIT_S, judge
 from pluto_dist.core.rules.verdict import DRAIN_S, is_stop, likeliest
 from pluto_dist.core.values.cluster import NodeEnd, NodeReport, Piece
 from pluto_dist.core.values.lifecycle import Evidence

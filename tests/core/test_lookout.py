@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pluto_dist.core.machine.context import Context
-from pluto_dist.core.machine.lookout import Lookout
+from pluto_dist.core.machine.shared_folder import Lookout
 from pluto_dist.core.values.book import Book
 from pluto_dist.core.values.effects import ListCluster, WatchCluster
 from pluto_dist.core.values.engine import ClusterAddress, Listed

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pluto_dist.core.rules.reports import DRIFT, UNKNOWN_S, Offset, read_ours, read_theirs, span
+from pluto_dist.core.rules.nodes import DRIFT, UNKNOWN_S, Offset, read_ours, read_theirs, span
 
 delays = st.floats(0.0, 30.0)
 exchange = st.tuples(st.booleans(), delays, delays, delays)  # direction, pause before, on the way, until told

@@ -1,4 +1,4 @@
-"""Who speaks for a Run of several nodes: the table of `core/rules/seat.py` (G2)."""
+"""Who speaks for a Run of several nodes: the table of the seat in `core/rules/nodes.py` (G2)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pluto_dist.core.rules.seat import FIRST_S, REQUEST_S, Follow, Hold, SeatView, Take, may_act, plan
+from pluto_dist.core.rules.nodes import FIRST_S, REQUEST_S, Follow, Hold, SeatView, Take, may_act, plan
 from pluto_dist.core.values.cluster import RunDocument, Seat
 
 MINE = RunDocument(epoch=3, seat=Seat("me", 1, "x"))

@@ -14,15 +14,16 @@ from unittest import mock
 
 import msgspec
 
-from pluto_dist.core.machine import clocks, shared_run, shared_topics
+from pluto_dist.core.machine import other_nodes, shared_run, shared_topics
 from pluto_dist.core.machine.changes import Changes
 from pluto_dist.core.machine.cluster import Clusters
 from pluto_dist.core.machine.settle import Settling
+from pluto_dist.core.machine.shared_folder import Writer
 from pluto_dist.core.machine.shared_run import SharedRun
 from pluto_dist.core.machine.shared_topics import SharedTopics
 from pluto_dist.core.machine.topics import Topics
-from pluto_dist.core.rules import joint, reports, seat, topics
-from pluto_dist.core.rules.reports import HERE
+from pluto_dist.core.rules import nodes, topics
+from pluto_dist.core.rules.nodes import HERE
 from pluto_dist.core.values.cluster import Judgement, StoredVerdict
 from pluto_dist.core.values.engine import ANY, Unavailable, Written
 from pluto_dist.core.values.records import Verdict
@@ -33,7 +34,7 @@ from tests.simulation.nodes import attempt
 def seat_is_not_fenced() -> Patch:
     """A seat speaks whatever has become of its lease."""
 
-    def broken(view: seat.SeatView, now: float) -> float | None:
+    def broken(view: nodes.SeatView, now: float) -> float | None:
         document = view.document
         mine = document is not None and document.seat is not None and document.seat.node == view.node
         return now + 1_000 if mine else None
@@ -43,9 +44,9 @@ def seat_is_not_fenced() -> Patch:
 
 def seat_is_taken_from_the_living() -> Patch:
     """Nobody looks whether the old seat's node is there."""
-    real = seat.plan
+    real = nodes.plan
 
-    def broken(view: seat.SeatView, now: float) -> Any:
+    def broken(view: nodes.SeatView, now: float) -> Any:
         return real(msgspec.structs.replace(view, present=False, gone_at=view.gone_at or now), now)
 
     return shared_run, "plan", broken
@@ -63,11 +64,11 @@ def claim_without_a_guard() -> Patch:
 
 def epoch_does_not_rise() -> Patch:
     """A new seat goes on with the epoch of the one before."""
-    real = seat.plan
+    real = nodes.plan
 
-    def broken(view: seat.SeatView, now: float) -> Any:
+    def broken(view: nodes.SeatView, now: float) -> Any:
         found = real(view, now)
-        return seat.Take(max(1, found.epoch - 1), found.dead) if isinstance(found, seat.Take) else found
+        return nodes.Take(max(1, found.epoch - 1), found.dead) if isinstance(found, nodes.Take) else found
 
     return shared_run, "plan", broken
 
@@ -87,52 +88,52 @@ def sent_before_it_is_stored() -> Patch:
 
 def verdict_is_written_over() -> Patch:
     """The verdict of a round is not made once, but whenever somebody has one."""
-    real = SharedRun._write
+    real = Writer.write
 
-    def broken(self: SharedRun, name: str, value: Any, **conditions: Any) -> bool:
+    def broken(self: Writer, name: str, value: Any, **conditions: Any) -> bool:
         if name.startswith("verdict/"):
             conditions |= {"expect": ANY, "while_": None}
             value = msgspec.structs.replace(value, verdict=Verdict("FAILED", f"as {self._node} sees it"))
         return real(self, name, value, **conditions)
 
-    return SharedRun, "_write", broken
+    return Writer, "write", broken
 
 
 def evidence_is_leased() -> Patch:
     """What a node has to say goes with it."""
-    real = SharedRun._write
+    real = Writer.write
 
-    def broken(self: SharedRun, name: str, value: Any, **conditions: Any) -> bool:
+    def broken(self: Writer, name: str, value: Any, **conditions: Any) -> bool:
         leased = {"leased": True} if name.startswith(("ev/", "end/")) else {}
         return real(self, name, value, **{**conditions, **leased})
 
-    return SharedRun, "_write", broken
+    return Writer, "write", broken
 
 
 def clocks_are_taken_for_one() -> Patch:
     """Times of two nodes are compared as they are."""
-    return reports, "span", lambda offset, now: HERE
+    return nodes, "span", lambda offset, now: HERE
 
 
 def clocks_are_not_measured() -> Patch:
     """Nobody keeps what messages tell of the other clock."""
-    return clocks, "read_theirs", lambda offset, written_at, read_at: offset
+    return other_nodes, "read_theirs", lambda offset, written_at, read_at: offset
 
 
 def loss_makes_a_failure() -> Patch:
     """A node that cannot be seen has failed."""
-    real = joint._failures
+    real = nodes._failures
 
     def broken(found: Any, owners: Any) -> Any:
         lost = [report for report in found if report.end is None and not report.present]
-        return [*real(found, owners), *map(joint._loss, lost)]
+        return [*real(found, owners), *map(nodes._loss, lost)]
 
-    return joint, "_failures", broken
+    return nodes, "_failures", broken
 
 
 def loss_explains_everything() -> Patch:
     """A node that cannot be seen is the cause of whatever failed elsewhere."""
-    real = joint.likeliest
+    real = nodes.likeliest
 
     def broken(pieces: Any) -> Any:
         causes = real(pieces)
@@ -142,12 +143,12 @@ def loss_explains_everything() -> Patch:
             for piece, evidence in zip(causes, blind, strict=True)
         )
 
-    return joint, "likeliest", broken
+    return nodes, "likeliest", broken
 
 
 def nobody_is_waited_for() -> Patch:
     """The verdict is made as soon as the owner's node has ended."""
-    real = joint.judge
+    real = nodes.judge
 
     def broken(found: Any, now: float) -> Judgement:
         owners = next((report for report in found if report.owner and report.end is not None), None)
@@ -158,7 +159,7 @@ def nobody_is_waited_for() -> Patch:
 
 def other_nodes_do_not_count() -> Patch:
     """The seat decides by the evidence of its own node."""
-    return shared_run, "by_node", lambda values: {}
+    return other_nodes, "by_node", lambda values: {}
 
 
 def lost_answers_are_yes() -> Patch:
@@ -178,7 +179,7 @@ def presence_is_not_renewed() -> Patch:
     real = SharedRun._be_present
 
     def broken(self: SharedRun, run: Any, members: Any) -> bool:
-        return False if self._present_under else real(self, run, members)
+        return False if self._writer._present_under else real(self, run, members)
 
     rest = [step for step in shared_run.STEPS if step is not real]
     return shared_run, "STEPS", (broken, *rest)
@@ -207,7 +208,7 @@ def unanswered_changes_are_known() -> Patch:
     real = SharedRun.written
 
     def broken(self: SharedRun, event: Any) -> None:
-        asked = self._writing
+        asked = self._writer.writing
         if asked is not None and isinstance(event.result, Unavailable):
             self._appended(asked, as_it_is=True)
         real(self, event)
@@ -226,9 +227,9 @@ def next_seat_believes_the_server_knows() -> Patch:
 
 def relays_keep_the_seat() -> Patch:
     """A node that cannot open the Run has the seat for as long as it is there."""
-    real = seat.plan
+    real = nodes.plan
 
-    def broken(view: seat.SeatView, now: float) -> Any:
+    def broken(view: nodes.SeatView, now: float) -> Any:
         return real(msgspec.structs.replace(view, opens=False), now)
 
     return shared_run, "plan", broken
@@ -280,12 +281,13 @@ def numbers_are_not_agreed_on() -> Patch:
 
 def positions_are_written_over() -> Patch:
     """A node changes a position whatever another has made of it meanwhile."""
-    real = SharedTopics._write
+    real = Writer.write
 
-    def broken(self: SharedTopics, name: str, value: Any, *, expect: int, leased: bool = False) -> None:
-        real(self, name, value, expect=ANY, leased=leased)
+    def broken(self: Writer, name: str, value: Any, **conditions: Any) -> bool:
+        anyhow = {"expect": ANY} if name.startswith("at/") else {}
+        return real(self, name, value, **{**conditions, **anyhow})
 
-    return SharedTopics, "_write", broken
+    return Writer, "write", broken
 
 
 def labels_end_at_the_node() -> Patch:

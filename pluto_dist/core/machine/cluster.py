@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import assert_never
 
 from pluto_dist.core.machine.context import Context
-from pluto_dist.core.machine.membership import Memberships
+from pluto_dist.core.machine.shared_folder import Memberships
 from pluto_dist.core.machine.shared_run import SharedRun
 from pluto_dist.core.machine.shared_topics import SUFFIX, Given, Loop, SharedTopics
 from pluto_dist.core.values.cluster import RunDocument, StoredVerdict

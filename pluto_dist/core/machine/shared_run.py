@@ -16,14 +16,34 @@ from typing import assert_never
 import msgspec
 
 from pluto_dist.core.machine.changes import Changes
-from pluto_dist.core.machine.clocks import Clocks, pause_s
 from pluto_dist.core.machine.context import Context
-from pluto_dist.core.machine.lookout import QUIET_S, SEAT_QUIET_S, Lookout
-from pluto_dist.core.machine.membership import AGAIN_S, REFUSED_AGAIN_S, Memberships, NodeLease
-from pluto_dist.core.rules.joint import belongs, joint_verdict, judge, launch_of, of_round, start_of, succeeds
+from pluto_dist.core.machine.other_nodes import OtherNodes, pause_s
+from pluto_dist.core.machine.shared_folder import (
+    QUIET_S,
+    SEAT_QUIET_S,
+    Lookout,
+    Memberships,
+    NodeLease,
+    Writer,
+)
+from pluto_dist.core.rules.nodes import (
+    Follow,
+    Hold,
+    SeatView,
+    Take,
+    belongs,
+    decoded,
+    joint_verdict,
+    judge,
+    last_words,
+    launch_of,
+    may_act,
+    of_round,
+    plan,
+    start_of,
+    succeeds,
+)
 from pluto_dist.core.rules.participants import node_name
-from pluto_dist.core.rules.reports import by_node, decoded, last_words, report_of, takes_part
-from pluto_dist.core.rules.seat import Follow, Hold, SeatView, Take, may_act, plan
 from pluto_dist.core.rules.verdict import pieces_of
 from pluto_dist.core.values.cluster import (
     Change,
@@ -33,7 +53,6 @@ from pluto_dist.core.values.cluster import (
     NodeEnd,
     NodeReport,
     Piece,
-    Presence,
     RunDocument,
     Seat,
     SharedState,
@@ -62,8 +81,6 @@ HAND_OVER_S = 5.0  # other nodes wait 10 s for the end of this one
 KEEPS_TRYING_S = 3600.0  # a coordinator without processes stays so long for a store that is away
 KEEP_S = 7 * 86_400  # what is known of an ended Run stays this long in the store
 
-_encode = msgspec.json.Encoder().encode
-
 
 class SharedRun:
     """This node's part in one Run of several nodes.
@@ -85,29 +102,23 @@ class SharedRun:
         self._address: ClusterAddress = run.cluster
         self._folder = run_folder(run.cluster.prefix, run.project, run.external_id)
         self._topics = topics_folder(run.cluster.prefix, run.project, run.external_id)
-        self._memberships = memberships
         self._node = node
         self._generation = generation
         self._lookout = Lookout(context, run.key, run.cluster, self._folder)
+        self._memberships = memberships
+        self._writer = Writer(context, self._lookout, memberships, node, generation)
+        self._others = OtherNodes(context, self._lookout, node)
         self._changes = Changes(context, node)
         self._epoch = run.epoch
         self._asked_at = context.now.at
         self._round = 0
-        self._clocks = Clocks(node)
-        self._gone_at: dict[str, float] = {}
-        self._replaced_at: tuple[str, float] | None = None
         self._shown: NodeDocument | None = None
-        self._present_under = 0
         self._read_under = 0
         self._reading_under = 0
         self._done: set[str] = set()
         self._over: tuple[int, float, NodeEnd] | None = None
         self._judgement = Judgement("")
         self._leaving = False
-        self._read_document: tuple[int, RunDocument | None] = (0, None)
-        self._token = 0
-        self._writing: WriteCluster | None = None
-        self._not_before = 0.0
         self._next_at: list[float] = []
 
     # --- answers ------------------------------------------------------------------------------------------
@@ -121,46 +132,38 @@ class SharedRun:
         self._memberships.reached(self._address)
         if self._reading_under and not self._lookout.behind:
             self._read_under, self._reading_under = self._reading_under, 0
-        self._read(found, event.read_at)
+        self._others.read(found, event.read_at)
 
     def seen(self, event: ClusterSeen) -> None:
         """Takes what a watch reports."""
-        self._read(self._lookout.seen(event), event.read_at)
+        self._others.read(self._lookout.seen(event), event.read_at)
 
     def written(self, event: ClusterWritten) -> None:
         """Takes the answer to a change; an uncertain one is read back before anything else is written."""
-        asked, self._writing = self._writing, None
-        if asked is None or asked.token != event.token:
-            self._writing = asked
+        asked = self._writer.written(event)
+        if not isinstance(asked, WriteCluster):
             return
         result = event.result
-        if isinstance(result, Unavailable | Refused):
-            pause_s = REFUSED_AGAIN_S if isinstance(result, Refused) else AGAIN_S
-            self._not_before = self._context.now.at + pause_s
-            self._memberships.silent(self._address, result.reason)
-            self._lookout.again()
-            self._forget_written(asked.key)
-            return
-        self._memberships.reached(self._address)
         match result:
-            case Written(version=version):
-                self._lookout.written(asked.key, asked.value, version)
+            case Written():
                 self._done.add(asked.key)
                 self._appended(asked, as_it_is=True)
-                if asked.key == f"{self._folder}node/{self._node}":
+                if asked.key == self._writer.presence:
                     self._is_back()
                 self._leave()
             case Conflict(current=current):
-                same = isinstance(current, Versioned) and current.value == asked.value
-                self._appended(asked, as_it_is=same)
-                if isinstance(current, Versioned):
-                    self._lookout.written(asked.key, current.value, current.version)
+                found = current if isinstance(current, Versioned) else None
+                self._appended(asked, as_it_is=found is not None and found.value == asked.value)
+                if found is not None:
                     self._done.add(asked.key)  # a key that is made once is there, also by another node
                 self._lookout.again()
             case GuardFailed():
-                if asked.leased:
-                    self._memberships.lost(self._address)
                 self._lookout.again()
+            case Unavailable() | Refused():
+                if (
+                    asked.key == f"{self._folder}state/{self._node}"
+                ):  # the rest is compared with what is read back
+                    self._shown = None
             case _:
                 assert_never(result)
 
@@ -177,24 +180,12 @@ class SharedRun:
         if run is not None and asked.value is not None and asked.key.startswith(self._own_changes):
             self._changes.appended(run, as_it_is=as_it_is)
 
-    def _forget_written(self, key: str) -> None:
-        """What this node tells of itself it writes once more; the rest is compared with what is read back."""
-        if key == f"{self._folder}node/{self._node}":
-            self._present_under = 0
-        elif key == f"{self._folder}state/{self._node}":
-            self._shown = None
-
     # --- questions ----------------------------------------------------------------------------------------
 
     @property
     def document(self) -> RunDocument | None:
         """The run document; None if there is none, or it has not been read."""
-        found = self._lookout.get("run")
-        if found is None:
-            return None
-        if self._read_document[0] != found.version:
-            self._read_document = (found.version, decoded(found.value, RunDocument))
-        return self._read_document[1]
+        return self._others.document
 
     @property
     def _own_changes(self) -> str:
@@ -220,7 +211,7 @@ class SharedRun:
     @property
     def lease(self) -> NodeLease:
         """This node's lease at the store."""
-        return self._memberships.of(self._address)
+        return self._writer.lease
 
     def owner_elsewhere(self) -> str:
         """Which other node has a live owner, for people; "" if none."""
@@ -229,7 +220,7 @@ class SharedRun:
             return ""
         node = document.owner.node
         seat = document.seat.node if document.seat is not None else ""
-        if self._node in (node, seat) or seat in self._gone_at:
+        if self._node in (node, seat) or seat in self._others.gone_at:
             return ""
         name, host = document.nodes.get(node, ("another node", ""))
         return f"{name}{f' (host {host})' if host else ''}"
@@ -329,7 +320,7 @@ class SharedRun:
     def deadline(self) -> float | None:
         """When `advance` may have something to do if nothing happens."""
         now = self._context.now.at
-        waits = [*self._next_at, self._not_before]
+        waits = [*self._next_at, self._writer.not_before]
         looks = self._lookout.deadline()
         waits += [looks] if looks is not None else []
         if self._over is not None and self.lease.away_since is not None:
@@ -370,9 +361,8 @@ class SharedRun:
             if self._epoch:  # another start of the job
                 self._asked_at = self._context.now.at
             self._epoch, self._over = run.epoch, None
-        self._notice_nodes()
-        self._notice_seat()
-        self._notice_own_absence()
+        self._others.notice()
+        self._writer.notice_absence()
         self._find_round(run)
         document = self.document
         if run.ended and run.reported and self.sent():
@@ -385,10 +375,8 @@ class SharedRun:
             self._lookout.look("run", "shared", *(f"node/{node}" for node in nodes), quiet_s=QUIET_S)
         run = self._share(run)
         self._judge(run, members)
-        if self._writing is not None or self._context.now.at < self._not_before or not self.knows:
+        if not self._writer.is_free or not self.knows:
             return
-        if self._lookout.behind:
-            return  # what follows from an answer that was not certain is decided when it is read back
         if self.lease.valid_until is None:
             return
         for step in STEPS:
@@ -442,19 +430,14 @@ class SharedRun:
         return self.carries_changes() and reached and not run.opening and self._changes.owes(run)
 
     def _be_present(self, _run: Run, _members: tuple[Lease, ...]) -> bool:
-        """Writes this node's presence, once under each lease."""
-        if self._present_under == self.lease.serial:
-            return False
-        self._present_under = self.lease.serial
-        presence = Presence(self._context.boot_id, self._generation)
-        return self._write(f"node/{self._node}", presence, expect=ANY, leased=True)
+        return self._writer.be_present()
 
     def _take_seat(self, run: Run, members: tuple[Lease, ...]) -> bool:
         view = self._view(run, members)
         planned = plan(view, self._context.now.at)
         match planned:
             case Take(epoch=epoch, dead=dead):
-                nonce = f"{self._node}-{self._generation}-{self._token}"
+                nonce = f"{self._node}-{self._generation}-{self._writer.token}"
                 seat = Seat(self._node, self._generation, nonce, view.owns)
                 document = self.document or RunDocument(epoch=0)
                 if start_of(run):  # others begin a round only when they know who else is in it
@@ -475,7 +458,7 @@ class SharedRun:
         for piece in self._pieces(run, members) if self._round else ():
             name = f"ev/{self._round}/{self._node}/{piece.lease_id}-{piece.number}"
             if self._folder + name not in self._done:
-                return self._write(name, piece, expect=ABSENT)
+                return self._writer.write(name, piece, expect=ABSENT)
         return False
 
     def _show_node(self, run: Run, members: tuple[Lease, ...]) -> bool:
@@ -483,13 +466,13 @@ class SharedRun:
         now, shown = self._context.now.at, self._shown
         document = self._node_document(run, members)
         if shown is not None and _steady(document) == _steady(shown):
-            measuring = self._clocks.answers(self.document, shown.heard, now)
+            measuring = self._others.clocks.answers(self.document, shown.heard, now)
             at = shown.written_at + (pause_s(self.document) if measuring else REFRESH_S)
             if now < at:
                 self._next_at.append(at)
                 return False
         self._shown = document
-        return self._write(f"state/{self._node}", document, expect=ANY)
+        return self._writer.write(f"state/{self._node}", document, expect=ANY)
 
     def _append_change(self, run: Run, _members: tuple[Lease, ...]) -> bool:
         """Appends what was changed here, for the seat to fold."""
@@ -498,7 +481,9 @@ class SharedRun:
             return False
         state = decoded(found.value, SharedState) if found is not None else None
         change = self._changes.to_append(run, state)
-        return change is not None and self._write(f"op/{self._node}/{change[0]}", change[1], expect=ABSENT)
+        return change is not None and self._writer.write(
+            f"op/{self._node}/{change[0]}", change[1], expect=ABSENT
+        )
 
     def _show_shared(self, run: Run, members: tuple[Lease, ...]) -> bool:
         """Writes tags and config of all nodes when they have changed, and deletes what is in them."""
@@ -512,12 +497,12 @@ class SharedRun:
         if state != there and not alone:
             guard = (self._folder + "run", document.version) if document is not None else None
             expect = found.version if found is not None else ABSENT
-            return self._write("shared", state, expect=expect, while_=guard)
+            return self._writer.write("shared", state, expect=expect, while_=guard)
         for node, number in self._appended_changes():
             name = f"op/{node}/{number}"
             change = self._lookout.get(name)
             if change is not None and number <= run.folded.get(node, 0):
-                return self._write(name, None, expect=change.version)
+                return self._writer.write(name, None, expect=change.version)
         return False
 
     def _store_end(self, run: Run, members: tuple[Lease, ...]) -> bool:
@@ -527,7 +512,7 @@ class SharedRun:
             return False
         pieces = len(self._pieces(run, members))
         end = msgspec.structs.replace(self._over[2], pieces=pieces)
-        return self._write(f"end/{self._round}/{self._node}", end, expect=ABSENT)
+        return self._writer.write(f"end/{self._round}/{self._node}", end, expect=ABSENT)
 
     def _hands_over(self, run: Run) -> bool:
         """Whether items that were published here still wait for their numbers: no loop is to end before."""
@@ -565,9 +550,9 @@ class SharedRun:
             ended_ms=ended_ms or self._context.now.wall_ms,
             epoch=document.epoch,
             node=self._node,
-            nonce=f"{self._node}-{self._generation}-{self._token}",
+            nonce=f"{self._node}-{self._generation}-{self._writer.token}",
         )
-        return self._write(f"verdict/{document.round}", stored, expect=ABSENT, while_=guard)
+        return self._writer.write(f"verdict/{document.round}", stored, expect=ABSENT, while_=guard)
 
     def _show_run(self, run: Run, _members: tuple[Lease, ...]) -> bool:
         """Writes the run document when it has changed; only the seat does."""
@@ -577,7 +562,7 @@ class SharedRun:
         wanted = self._of_round(run, document)
         now = self._context.now.at
         if _quiet(wanted) == _quiet(document):
-            if not self._clocks.measures(document, self._gone_at, self._context.now.at):
+            if not self._others.measures(document):
                 return False
             at = document.written_at + pause_s(self.document)
             if now < at:
@@ -628,10 +613,10 @@ class SharedRun:
         document = msgspec.structs.replace(
             document,
             written_at=self._context.now.at,
-            measuring=self._clocks.measures(document, self._gone_at, self._context.now.at),
+            measuring=self._others.measures(document),
         )
         expect = found.version if found is not None else ABSENT
-        return self._write("run", document, expect=expect, dead=dead)
+        return self._writer.write("run", document, expect=expect, dead=dead)
 
     def _node_document(self, run: Run, members: tuple[Lease, ...]) -> NodeDocument:
         now = self._context.now
@@ -652,7 +637,7 @@ class SharedRun:
             launch=self._launch(run),
             attempt=run.attempt,
             members=tuple(self._shown_member(lease) for lease in leases),
-            heard=self._clocks.heard,
+            heard=self._others.clocks.heard,
         )
 
     def _shown_member(self, lease: Lease) -> MemberShown:
@@ -680,7 +665,7 @@ class SharedRun:
         several = owner is not None and owner.opened.job.nodes > 1
         return node_name(owner.opened) if owner is not None and (several or leases) else ""
 
-    # --- the round and the other nodes ----------------------------------------------------------------------
+    # --- the round ----------------------------------------------------------------------------------------
 
     def _launch(self, run: Run) -> str:
         return launch_of(run, self._book.leases_of(run.key))
@@ -702,49 +687,6 @@ class SharedRun:
         members, launch = self._context.situation(run).members, self._launch(run)
         return belongs(document, run, members, node=self._node, launch=launch, known=self._round)
 
-    def _read(self, keys: tuple[str, ...], read_at: float) -> None:
-        """Learns from new documents how far the clocks of the nodes are apart."""
-        for key in keys:
-            name = key.removeprefix(self._folder)
-            if name == "run" and self.document is not None:
-                self._clocks.read_run(self.document, read_at)
-            elif name.startswith("state/"):
-                found = self._lookout.get(name)
-                document = decoded(found.value, NodeDocument) if found is not None else None
-                if document is not None:
-                    self._clocks.read_node(document, read_at)
-
-    def _notice_nodes(self) -> None:
-        """Notes which nodes are absent, and since when that is known."""
-        document = self.document
-        known = set(self._lookout.below("state/")) | set(document.nodes if document is not None else ())
-        known |= {document.seat.node} if document is not None and document.seat is not None else set()
-        for node in known:
-            if self._lookout.get(f"node/{node}") is not None or not self._lookout.knows(f"node/{node}"):
-                if self._gone_at.pop(node, None) is not None:
-                    self._clocks.returned(self._context.now.at)
-            else:
-                self._gone_at.setdefault(node, self._context.now.at)
-
-    def _notice_seat(self) -> None:
-        """Notes since when the seat's coordinator has a successor on its node."""
-        seat = self.document.seat if self.document is not None else None
-        found = self._lookout.get(f"node/{seat.node}") if seat is not None else None
-        presence = decoded(found.value, Presence) if found is not None else None
-        if seat is None or presence is None or presence.generation <= seat.generation:
-            self._replaced_at = None
-        elif self._replaced_at is None or self._replaced_at[0] != seat.nonce:
-            self._replaced_at = (seat.nonce, self._context.now.at)
-
-    def _notice_own_absence(self) -> None:
-        """Finds that the store has ended this node's lease early, by its presence, which is gone."""
-        own = self._folder + f"node/{self._node}"
-        under = self._present_under == self.lease.serial and self.lease.valid_until is not None
-        written = own in self._done and (self._writing is None or self._writing.key != own)
-        if under and written and self._lookout.knows(f"node/{self._node}") and own not in self._lookout.items:
-            self._done.discard(own)
-            self._memberships.lost(self._address)
-
     def _judge(self, run: Run, members: tuple[Lease, ...]) -> None:
         """A seat whose members have begun anew does not judge the round before: theirs is about to come."""
         document = self.document
@@ -757,27 +699,8 @@ class SharedRun:
             self._next_at.append(self._judgement.deadline)
 
     def _reports(self, run: Run, members: tuple[Lease, ...], document: RunDocument) -> tuple[NodeReport, ...]:
-        now, owner = self._context.now.at, document.owner.node if document.owner is not None else ""
-        evidence = {name: found.value for name, found in self._lookout.below(f"ev/{document.round}/").items()}
-        pieces = by_node(evidence)
-        found: list[NodeReport] = []
-        for node, state in sorted(self._lookout.decoded("state/", NodeDocument).items()):
-            concerned = node in document.nodes or node in pieces or takes_part(state, document)
-            if node == self._node or not concerned:
-                continue
-            ended = self._lookout.get(f"end/{document.round}/{node}")
-            found.append(
-                report_of(
-                    state,
-                    pieces=pieces.get(node, ()),
-                    end=decoded(ended.value, NodeEnd) if ended is not None else None,
-                    offset=self._clocks.of(node),
-                    gone_at=self._gone_at.get(node),
-                    owner=node == owner,
-                    now=now,
-                )
-            )
-        return (*found, self._own_report(run, members, owner))
+        owner = document.owner.node if document.owner is not None else ""
+        return (*self._others.reports(document), self._own_report(run, members, owner))
 
     def _own_report(self, run: Run, members: tuple[Lease, ...], owner: str) -> NodeReport:
         """The report of this node itself, about which nothing is uncertain."""
@@ -801,6 +724,7 @@ class SharedRun:
     def _view(self, run: Run, members: tuple[Lease, ...]) -> SeatView:
         document = self.document
         seat = document.seat.node if document is not None and document.seat is not None else ""
+        replaced_at = self._others.replaced_at
         members = members or self._context.situation(run).members
         alive = any(member.alive for member in members)
         failed = document is not None and document.ended is None and bool(self._pieces(run, members))
@@ -813,9 +737,9 @@ class SharedRun:
             node=self._node,
             generation=self._generation,
             valid_until=self.lease.valid_until if self._read_under == self.lease.serial else None,
-            present=seat not in self._gone_at,
-            replaced=self._replaced_at is not None,
-            gone_at=self._replaced_at[1] if self._replaced_at is not None else self._gone_at.get(seat),
+            present=seat not in self._others.gone_at,
+            replaced=replaced_at is not None,
+            gone_at=replaced_at if replaced_at is not None else self._others.gone_at.get(seat),
             owns=owns,
             succeeds=later,
             opens=owns and run.opening and run.want != "join",
@@ -832,31 +756,6 @@ class SharedRun:
 
     def _end_key(self) -> str:
         return f"{self._folder}end/{self._round}/{self._node}"
-
-    def _write(
-        self,
-        name: str,
-        value: msgspec.Struct | None,
-        *,
-        expect: int,
-        while_: tuple[str, int] | None = None,
-        dead: str | None = None,
-        leased: bool = False,
-    ) -> bool:
-        self._token += 1
-        self._writing = WriteCluster(
-            run=self._key,
-            address=self._address,
-            token=self._token,
-            key=self._folder + name,
-            value=_encode(value) if value is not None else None,
-            expect=expect,
-            while_=while_,
-            dead=dead,
-            leased=leased,
-        )
-        self._context.emit(self._writing)
-        return True
 
 
 STEPS: tuple[Callable[[SharedRun, Run, tuple[Lease, ...]], bool], ...] = (

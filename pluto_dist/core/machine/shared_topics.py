@@ -13,14 +13,19 @@ kept here first, so a restart or a lost answer repeats an item at worst, and los
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Final, assert_never
+from typing import Final
 
 import msgspec
 
 from pluto_dist.core.machine.context import Context
-from pluto_dist.core.machine.lookout import QUIET_S, Lookout
-from pluto_dist.core.machine.membership import AGAIN_S, REFUSED_AGAIN_S, Memberships, NodeLease
-from pluto_dist.core.rules.reports import decoded
+from pluto_dist.core.machine.shared_folder import (
+    QUIET_S,
+    Lookout,
+    Memberships,
+    NodeLease,
+    Writer,
+)
+from pluto_dist.core.rules.nodes import decoded
 from pluto_dist.core.rules.topics import (
     agreed,
     everywhere,
@@ -32,10 +37,9 @@ from pluto_dist.core.rules.topics import (
     published,
     taken,
 )
-from pluto_dist.core.values.cluster import Presence, RunDocument, key_part, run_folder, topics_folder
+from pluto_dist.core.values.cluster import RunDocument, key_part, run_folder, topics_folder
 from pluto_dist.core.values.effects import ExpireCluster, StoreItems, WriteCluster
-from pluto_dist.core.values.engine import ABSENT, ANY, Conflict, GuardFailed, Refused, Unavailable, Versioned
-from pluto_dist.core.values.engine import Written as Done
+from pluto_dist.core.values.engine import ABSENT, Refused, Unavailable, Written
 from pluto_dist.core.values.events import ClusterListed, ClusterSeen, ClusterWritten
 from pluto_dist.core.values.messages import TakeItem
 from pluto_dist.core.values.records import Run
@@ -48,8 +52,6 @@ GIVES_UP_S: Final = 15.0  # below the 20 s for which the last participant waits
 SILENT_S: Final = 150.0  # after which the server's monitor ends a Run without a sign of life
 KEEPS_TRYING_S: Final = 3600.0
 KEEP_S: Final = 7 * 86_400  # as the items on a node
-
-_encode = msgspec.json.Encoder().encode
 
 
 class Question(msgspec.Struct, frozen=True):
@@ -103,22 +105,18 @@ class SharedTopics:
         self.address = run.topics_at
         self._memberships = memberships
         self._node = node
-        self._generation = generation
         key, name = run.key + SUFFIX, (run.topics_at.prefix, run.project, run.external_id)
         self._folder = topics_folder(*name)
         self._lookout = Lookout(context, key, run.topics_at, self._folder, one_watch=True)
         self._end = Lookout(context, key, run.topics_at, run_folder(*name))
+        self._writer = Writer(context, self._lookout, memberships, node, generation)
         self._loops: tuple[Loop, ...] = ()
         self._followed: frozenset[str] = frozenset()
         self._asked_the_end = False
         self._silent_since: float | None = None
         self.due_at: float | None = None
-        self._present_under = 0
         self._restored: dict[str, int] = {}
         self._published_last = False
-        self._token = 0
-        self._writing: WriteCluster | StoreItems | None = None
-        self._not_before = 0.0
         self.dirty = True
 
     # --- answers ------------------------------------------------------------------------------------------
@@ -139,30 +137,12 @@ class SharedTopics:
 
     def written(self, event: ClusterWritten) -> None:
         """Takes the answer to a change; an uncertain one is read back before anything else is written."""
-        asked = self._writing
-        if asked is None or asked.token != event.token:
+        asked = self._writer.written(event)
+        if asked is None:
             return
-        self._writing = None
-        match event.result:
-            case Unavailable(reason=reason) | Refused(reason=reason):
-                pause_s = REFUSED_AGAIN_S if isinstance(event.result, Refused) else AGAIN_S
-                self._not_before = self._context.now.at + pause_s
-                self._memberships.silent(self.address, reason)
-                self._lookout.again()
-            case Done(version=version):
-                self._lookout.written(asked.key, event.value, version)
-                self._expire(asked.key)
-            case Conflict(current=current):
-                there = current if isinstance(current, Versioned) else Versioned(b"", 0)
-                self._lookout.written(asked.key, there.value or None, there.version)
-            case GuardFailed():
-                self._memberships.lost(self.address)
-            case _:
-                assert_never(event.result)
-        if not isinstance(event.result, Done) and asked.key == self._own_presence:
-            self._present_under = 0
+        if isinstance(event.result, Written):
+            self._expire(asked.key)
         if not isinstance(event.result, Unavailable | Refused):
-            self._memberships.reached(self.address)
             self._restores(asked)
         self._heard()
 
@@ -203,7 +183,7 @@ class SharedTopics:
     def _expire(self, key: str) -> None:
         """What is written after the end of the Run has the engine delete it with the rest."""
         run = self._book.runs.get(self._run)
-        if run is not None and key != self._own_presence and self.has_ended(run):
+        if run is not None and key != self._writer.presence and self.has_ended(run):
             self._context.emit(
                 ExpireCluster(run=self._run + SUFFIX, address=self.address, keys=(key,), after_s=KEEP_S)
             )
@@ -213,7 +193,7 @@ class SharedTopics:
     @property
     def lease(self) -> NodeLease:
         """This node's lease at the store."""
-        return self._memberships.of(self.address)
+        return self._writer.lease
 
     @property
     def is_active(self) -> bool:
@@ -268,7 +248,7 @@ class SharedTopics:
 
     def deadline(self) -> float | None:
         """When `advance` may have something to do if nothing happens."""
-        looks = [self._lookout.deadline(), self._end.deadline(), self._not_before]
+        looks = [self._lookout.deadline(), self._end.deadline(), self._writer.not_before]
         if self._silent_since is not None:
             looks.append(self._silent_since + SILENT_S)
         if self.unsent() and self.lease.away_since is not None:
@@ -344,17 +324,15 @@ class SharedTopics:
             *(["node/"] if readers else []),
             quiet_s=QUIET_S,
         )
-        if self._writing is not None or self._lookout.behind or self._context.now.at < self._not_before:
-            return []
-        if readers and self._be_present():
+        if not self._writer.is_free or (readers and not self._is_present()):
             return []
         self._find_lost(names)
         if not self._published_last:  # in turn: neither may wait for ever for the other
             self._publish()
         answers = self._hand_over(readers.values())
-        if self._writing is None:
+        if self._writer.writing is None:
             self._publish()
-        self._published_last = isinstance(self._writing, StoreItems)
+        self._published_last = isinstance(self._writer.writing, StoreItems)
         return answers
 
     def _find_lost(self, names: Iterable[str]) -> None:
@@ -368,25 +346,12 @@ class SharedTopics:
     def _topic(self, name: str) -> Topic:
         return self._book.topics_of(self._run).get(name) or Topic(run=self._run, name=name)
 
-    @property
-    def _own_presence(self) -> str:
-        return f"{self._folder}node/{self._node}"
-
-    def _be_present(self) -> bool:
-        """Writes this node's presence, once under each lease; True while it is not there."""
-        if self.lease.valid_until is None:
-            return True
-        there = self._lookout.get(f"node/{self._node}") is not None
-        if there and self._present_under == self.lease.serial:
+    def _is_present(self) -> bool:
+        """Whether the other nodes can see this one; else it is made so."""
+        self._writer.notice_absence()
+        if self.lease.valid_until is None or self._writer.be_present():
             return False
-        if self._present_under == self.lease.serial and self._lookout.knows("node/"):
-            self._memberships.lost(self.address)  # the engine has ended the lease before its time
-            self._present_under = 0
-            return True
-        self._present_under = self.lease.serial
-        presence = Presence(self._context.boot_id, self._generation)
-        self._write(f"node/{self._node}", presence, expect=ANY, leased=True)
-        return True
+        return self._lookout.get(f"node/{self._node}") is not None
 
     def _publish(self) -> None:
         """Gives the next number of a topic to what waits for one."""
@@ -395,12 +360,14 @@ class SharedTopics:
             if lost is not None:
                 numbers = range(lost + 1, min(topic.last, lost + BATCH) + 1)
                 keys = tuple(topic.item_key(number) for number in numbers)
-                self._store(topic.name, lost + 1, keys, origin="", first=0)
+                self._writer.store(_item_name(name, lost + 1), keys, node="", origin="", first=0)
             elif topic.waiting:
                 each = topic.waiting[0]
                 numbers = range(each.first, min(each.last, each.first + BATCH - 1) + 1)
                 keys = tuple(topic.waiting_key(each.origin, own) for own in numbers)
-                self._store(topic.name, topic.last + 1, keys, origin=each.origin, first=each.first)
+                node = self._node if each.origin else ""
+                place = _item_name(name, topic.last + 1)
+                self._writer.store(place, keys, node=node, origin=each.origin, first=each.first)
             else:
                 continue
             return
@@ -430,46 +397,18 @@ class SharedTopics:
             if changed == position:  # the store has it so; which process here it is, is this node's business
                 kept = msgspec.structs.replace(kept, held=own)
                 answers += granted
-            elif self._writing is None:  # what the dead had stays noted until the store has given it back
+            elif self._writer.writing is None:
+                # What the dead had stays noted until the store has given it back.
                 ours = {number: holder for number, holder in progress.held.items() if holder.member}
                 kept = msgspec.structs.replace(kept, held=ours)
                 expect = found.version if found is not None else ABSENT
-                self._write(_place_name(reader), changed, expect=expect)
+                self._writer.write(_place_name(reader), changed, expect=expect)
             if kept != reader:
                 self._book.put_reader(kept)
         return answers
 
     def _is_here(self, holder: Holder) -> bool:
         return bool(holder.member) and self._alive(holder)
-
-    # --- small things ---------------------------------------------------------------------------------------
-
-    def _store(self, name: str, number: int, keys: tuple[str, ...], *, origin: str, first: int) -> None:
-        self._token += 1
-        self._writing = StoreItems(
-            run=self._run + SUFFIX,
-            address=self.address,
-            token=self._token,
-            key=self._folder + _item_name(name, number),
-            items=keys,
-            node=self._node if origin else "",
-            origin=origin,
-            first=first,
-        )
-        self._context.emit(self._writing)
-
-    def _write(self, name: str, value: msgspec.Struct, *, expect: int, leased: bool = False) -> None:
-        self._token += 1
-        self._writing = WriteCluster(
-            run=self._run + SUFFIX,
-            address=self.address,
-            token=self._token,
-            key=self._folder + name,
-            value=_encode(value),
-            expect=expect,
-            leased=leased,
-        )
-        self._context.emit(self._writing)
 
 
 def _hundred(number: int) -> str:

@@ -3,7 +3,7 @@
 Rules for editing: nodes of two versions may share a Run, so a new field has a default and none is renamed.
 
 Instants named `*_at` are CLOCK_BOOTTIME seconds of the node that wrote the document. Clocks of two nodes have
-nothing in common; only `core/rules/reports.py` compares them. No document holds a key or a secret.
+nothing in common; only `core/rules/nodes.py` compares them. No document holds a key or a secret.
 
     <prefix>/v1/<project>/<external id>/
         run                 `RunDocument`; written by the seat alone

@@ -1,6 +1,7 @@
-"""The verdict of a Run of several nodes, from the evidence of all of them.
+"""Several nodes of one Run: what each has to report, which of them has the seat, and what their verdict is.
 
-Every node's report has its times on the clock of the seat, which decides.
+The verdict, from the evidence of all nodes (`judge`). Every node's report has its times on the clock of the
+seat, which decides.
 
     owner's node      others                         then
     ended             all ended                      verdict
@@ -20,23 +21,50 @@ a node whose lease was revoked while it lives is back within a moment, for which
 
 Each owner and each restart of the job begins another round. A round has its own evidence, ends and verdict,
 so nothing that was said before ends a Run that goes on.
+
+The seat is the coordinator that sends statuses (`plan`). The *owner* is a process and may finish the Run.
+They are on one node, except when that node is lost: then the seat moves and the owner stays what it is.
+
+    the run document                    a node without the seat
+    there is none                       owner's node or node 0 takes it; another one after 5 s
+    seat vacant                         the same
+    seat of this node, older start      takes it: the lock of the node has passed on
+    seat's node present                 follows; takes it if the owner is here, of a later start of the job
+    … claimed for no owner              takes it if the owner is here, and the Run has still to be opened
+    … with a later coordinator          takes it, if that one does not within two seconds
+    seat's node gone                    takes it if it has members: owner's node first, then by node rank
+
+A node takes it by one compare-and-set on the document's version, which holds only while the old seat's node
+is absent. So of all that try one wins, and an old seat that comes back finds either the document as it left
+it, and goes on, or another seat in it. A seat whose lease may have run out sends nothing (`may_act`): it is
+fenced by time before another node can have its place, as long as the engine keeps what it promised. Where the
+engine breaks that promise, the epoch in the Run's config at the server fences it.
+
+Reports are each node as the seat sees it (`report_of`). Clocks cannot be compared directly; only messages
+bound their difference, the offset. What a node wrote at `s` by its clock and was read here at `a` proves that
+mine - theirs <= a - s. What was written here at `t` and read there at `b` proves that mine - theirs >= t - b.
+Each bound holds for good, but for the drift of the clocks: it widens with its age. A few exchanges give a few
+milliseconds (seen: 7 to 10 ms over a cluster store that is written each second).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import msgspec
 
-from pluto_dist.core.rules.reports import takes_part
 from pluto_dist.core.rules.verdict import DRAIN_S, describe, likeliest, who_failed
 from pluto_dist.core.values.cluster import (
     Judgement,
+    MemberShown,
     NodeDocument,
+    NodeEnd,
     NodeReport,
     OwnerAt,
     Piece,
     RunDocument,
+    Seat,
     failure_of,
 )
 from pluto_dist.core.values.lifecycle import Evidence
@@ -270,3 +298,243 @@ def _owner_in(shown: Mapping[str, NodeDocument], launch: str, attempt: int) -> O
         if each.start and (each.launch, each.attempt) == (launch, attempt):
             return OwnerAt(each.node, each.start)
     return None
+
+
+FIRST_S = 5.0  # node 0 may take it so long after this node had something for the Run
+STEP_S = 0.2  # between candidates, so that a thousand of them do not race
+LONGEST_S = 2.0
+REPLACED_S = 2.0  # a coordinator that was started anew has claimed by then, if it has anything to do
+REQUEST_S = 2.0  # a status that is sent now arrives by then, or never
+
+
+class SeatView(msgspec.Struct, frozen=True, kw_only=True):
+    """Facts on which a node decides about the seat.
+
+    Attributes:
+        document: None if there is none.
+        node, generation: of this coordinator.
+        valid_until: of its lease, None without one.
+        present: the seat's node is in the store.
+        replaced: it is, but its coordinator is a later one, and has not claimed.
+        gone_at: since when that seat is known to be nobody's.
+        owns: the owner, or a claim that may own the Run, is on this node.
+        succeeds: it is, and the document tells of an earlier start of the same job.
+        opens: it is, and the Run has to be made, or taken up again.
+        stands: this node has members, or had some that failed, or knows a verdict that was not sent.
+        rank: this node's rank in the job.
+        asked_at: since when this node has something for the Run.
+    """
+
+    document: RunDocument | None
+    node: str
+    generation: int
+    valid_until: float | None
+    present: bool = True
+    replaced: bool = False
+    gone_at: float | None = None
+    owns: bool = False
+    succeeds: bool = False
+    opens: bool = False
+    stands: bool = False
+    rank: int = 0
+    asked_at: float = 0.0
+
+
+class Hold(msgspec.Struct, frozen=True):
+    """The seat is this coordinator's."""
+
+
+class Take(msgspec.Struct, frozen=True):
+    """Try to take the seat now; `dead` is the former seat's node, which must be absent, "" without one."""
+
+    epoch: int
+    dead: str = ""
+
+
+class Follow(msgspec.Struct, frozen=True):
+    """Another node has the seat, or may take it first; `until` is when to decide again at the latest."""
+
+    until: float | None = None
+
+
+def plan(view: SeatView, now: float) -> Hold | Take | Follow:
+    """Whether to hold, take or follow the seat, by the table above."""
+    document = view.document
+    seat = document.seat if document is not None else None
+    if document is not None and seat is not None and _is(seat, view):
+        return Hold()
+    if view.valid_until is None or now >= view.valid_until - REQUEST_S or not (view.owns or view.stands):
+        return Follow()
+    epoch = document.epoch + 1 if document is not None else 1
+    if document is None or seat is None:
+        first = view.owns or (document is None and view.rank == 0)
+        return _after(view.asked_at if first else view.asked_at + FIRST_S, now, Take(epoch))
+    if seat.node == view.node or view.succeeds or (view.opens and not seat.owns):
+        return Take(epoch)
+    if view.replaced:
+        return _after((view.gone_at or now) + REPLACED_S, now, Take(epoch))
+    if view.present:
+        return Follow()
+    wait_s = 0.0 if view.owns else min(view.rank * STEP_S, LONGEST_S)
+    return _after((view.gone_at or now) + wait_s, now, Take(epoch, seat.node))
+
+
+def may_act(view: SeatView, now: float) -> float | None:
+    """Until when the seat may send; None if it may not."""
+    document = view.document
+    if document is None or document.seat is None or not _is(document.seat, view) or view.valid_until is None:
+        return None
+    until = view.valid_until - REQUEST_S
+    return until if now < until else None
+
+
+def _is(seat: Seat, view: SeatView) -> bool:
+    return (seat.node, seat.generation) == (view.node, view.generation)
+
+
+def _after(at: float, now: float, take: Take) -> Take | Follow:
+    return take if now >= at else Follow(at)
+
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+LATEST_S = 33.0  # a node that is known to be gone was there within this time: two leases and a margin
+DRIFT = 200e-6  # two clocks that NTP does not slew are apart by less than this
+UNKNOWN_S = 60.0  # for a bound that is not known yet: wide enough that only the kind of evidence decides
+
+
+def takes_part(shown: NodeDocument, document: RunDocument) -> bool:
+    """Whether a node is in the document's round; one that did not know of the round yet, by its job.
+
+    A node that is lost at once has not seen the round that others have begun.
+    """
+    if shown.round:
+        return shown.round == document.round
+    same = (shown.launch, shown.attempt) == (document.launch, document.attempt)
+    return same and bool(shown.owner or open_members(shown))
+
+
+def open_members(shown: NodeDocument) -> int:
+    """How many owners and workers had not ended in the node's last document."""
+    return sum(member.alive and member.role != "side" for member in shown.members)
+
+
+def report_of(
+    document: NodeDocument,
+    *,
+    pieces: Iterable[Piece],
+    end: NodeEnd | None,
+    offset: Offset,
+    gone_at: float | None,
+    owner: bool,
+    now: float,
+) -> NodeReport:
+    """One node by its documents, with their times converted by what is known of its clock."""
+    apart = span(offset, now)
+    found = tuple(_here(piece, apart) for piece in pieces)
+    complete = end if end is not None and len(found) >= end.pieces else None
+    spoke_at = document.written_at + apart.low
+    return NodeReport(
+        node=document.node,
+        name=document.name,
+        host=document.host,
+        attempt=document.attempt,
+        owner=owner,
+        present=gone_at is None,
+        pieces=found,
+        end=complete,
+        owner_at=end.owner_at + apart.high if end is not None else 0.0,
+        alive_until=max(spoke_at, gone_at - LATEST_S) if gone_at is not None else now,
+        gone_since=gone_at if gone_at is not None else now,
+        last_words=last_words(document.members),
+        open_members=open_members(document),
+    )
+
+
+def last_words(members: Iterable[MemberShown]) -> str:
+    """The last known state of a node's ranks, for people."""
+    told = [
+        f"{f'rank {member.rank}' if member.rank is not None else member.label} (pid {member.pid}) "
+        + (f"was at step {member.step}" if member.step else "had logged nothing yet")
+        for member in members
+        if member.alive
+    ]
+    return ", ".join(told)
+
+
+def by_node(values: Mapping[str, bytes]) -> dict[str, list[Piece]]:
+    """Pieces below `ev/<round>/`, by node; one that cannot be read is left out."""
+    found: dict[str, list[Piece]] = {}
+    for name, value in sorted(values.items()):
+        piece = decoded(value, Piece)
+        if piece is not None:
+            found.setdefault(name.partition("/")[0], []).append(piece)
+    return found
+
+
+def decoded(value: bytes, kind: type[T]) -> T | None:
+    """A document of another node; None if this version cannot read it."""
+    try:
+        return msgspec.json.decode(value, type=kind)
+    except msgspec.MsgspecError:
+        return None
+
+
+def _here(piece: Piece, apart: Span) -> Piece:
+    return msgspec.structs.replace(
+        piece, since=piece.since + apart.low, until=piece.until + apart.high, spread=apart.spread
+    )
+
+
+class Offset(msgspec.Struct, frozen=True):
+    """Bounds of mine - theirs, each with the time here at which it was learned; None for one that is not."""
+
+    low: float | None = None
+    low_at: float = 0.0
+    high: float | None = None
+    high_at: float = 0.0
+
+
+class Span(msgspec.Struct, frozen=True):
+    """An interval from `low` to `high`."""
+
+    low: float
+    high: float
+
+    @property
+    def spread(self) -> float:
+        """The width of the interval."""
+        return self.high - self.low
+
+
+HERE = Span(0.0, 0.0)  # a node's clock and itself
+
+
+def read_theirs(offset: Offset, written_at: float, read_at: float) -> Offset:
+    """A document that the other node wrote at `written_at`, by its clock, was read here."""
+    high = read_at - written_at
+    if offset.high is not None and offset.high + DRIFT * (read_at - offset.high_at) <= high:
+        return offset
+    return msgspec.structs.replace(offset, high=high, high_at=read_at)
+
+
+def read_ours(offset: Offset, written_at: float, read_there_at: float) -> Offset:
+    """The other node's document says when, by its clock, it read what was written here at `written_at`.
+
+    The bound dates from the writing and not from the telling, which may come a minute later.
+    """
+    low = written_at - read_there_at
+    if offset.low is not None and offset.low - DRIFT * (written_at - offset.low_at) >= low:
+        return offset
+    return msgspec.structs.replace(offset, low=low, low_at=written_at)
+
+
+def span(offset: Offset, now: float) -> Span:
+    """The interval of mine - theirs now."""
+    low = None if offset.low is None else offset.low - DRIFT * (now - offset.low_at)
+    high = None if offset.high is None else offset.high + DRIFT * (now - offset.high_at)
+    if low is None and high is None:
+        return Span(-UNKNOWN_S, UNKNOWN_S)
+    if low is None:
+        return Span((high or 0.0) - UNKNOWN_S, high or 0.0)
+    return Span(low, max(low, high) if high is not None else low + UNKNOWN_S)
