@@ -71,9 +71,13 @@ class Notices:
     def take(self, view: View) -> None:
         """Warns of what is new in a view."""
         run = view.run
-        if run is None or view.state != "active":
+        if run is None:
             return
         named = run.display_id or run.external_id
+        if view.refused and self._is_new(f"refused: {view.refused}"):  # also in the view of the end
+            _log.warning("a change of Run %s is left out: %s", named, view.refused)
+        if view.state != "active":
+            return
         if view.key_problem and self._is_new("key") and view.role == "owner":
             _log.warning(
                 "the server refuses the API key of Run %s: %s. Everything is kept on disk and delivered when "

@@ -36,6 +36,20 @@ def test_each_set_of_stuck_ranks_is_told_once(caplog: pytest.LogCaptureFixture) 
     assert "Run x: stuck: rank1. Nothing was ended" in caplog.text
 
 
+@pytest.mark.parametrize("role", ["owner", "worker", "side"])
+def test_who_asked_for_a_change_is_told_that_it_is_left_out(
+    caplog: pytest.LogCaptureFixture, role: str
+) -> None:
+    """G9: the 51st tag; only the coordinator knows what the others have added."""
+    tidings = Notices("warn")
+    for why in ("", "there would be 51 tags", "there would be 51 tags", "two groups"):
+        tidings.take(view(refused=why, role=role))
+    assert [record.getMessage() for record in caplog.records] == [
+        "a change of Run x is left out: there would be 51 tags",
+        "a change of Run x is left out: two groups",
+    ]
+
+
 @pytest.mark.parametrize("role", ["worker", "side"])
 def test_only_the_owner_tells(caplog: pytest.LogCaptureFixture, role: str) -> None:
     """One line for a job, not one for each rank."""
