@@ -231,7 +231,7 @@ class Admission:
         if run is None:
             return lease, parent
         if claim.via == "call" and asks_for_another(claim, parent, run):
-            return self._context.change_lease(lease, opened=apart(claim, parent)), None
+            return self._context.change_lease(lease, opened=apart(claim, parent, run)), None
         opened = without_rank(claim) if inherits_rank(claim, parent) else claim
         return self._context.change_lease(lease, opened=opened, parent=parent.lease_id), parent
 
