@@ -20,7 +20,7 @@ What real launchers showed:
 
 Processes are one job only if something says so. For children of one parent their ranks do; without ranks each
 is a job of its own, and whether it shares its parent's Run is decided where that Run is known
-(`core.rules.kinship`).
+(`core.rules.claims`).
 """
 
 from __future__ import annotations
