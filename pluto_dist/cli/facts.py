@@ -21,10 +21,9 @@ import msgspec
 
 from pluto_dist.client.job.ancestors import read_ancestors, wrapper_above
 from pluto_dist.errors import PlutoDistError
-from pluto_dist.host.cgroup import oom_counter_of, oom_kills
 from pluto_dist.host.filesystems import TMP_FOLDERS, Filesystem, filesystem_of, short_lived
 from pluto_dist.host.identity import boot_id, own_identity, pid_namespace
-from pluto_dist.host.liveness import pidfd_trouble
+from pluto_dist.host.liveness import oom_counter_of, oom_kills, pidfd_trouble
 from pluto_dist.host.places import SOCKET_PATH_LIMIT, Places, find_places, leftover_spools, store_of
 from pluto_dist.host.settings import Settings, cluster_of
 
@@ -165,9 +164,8 @@ def _server(settings: Settings) -> Fact:
     name = "server_answers"
     if settings.mode != "pluto" or settings.api_key is None:
         return Fact(name, None)
-    from pluto_dist.backend.pluto.client import Client, read_list
+    from pluto_dist.backend.pluto.client import Client, Http, read_list
     from pluto_dist.backend.pluto.exchange import Failed
-    from pluto_dist.backend.pluto.http import Http
     from pluto_dist.host.settings import target_of
 
     http, key = Http(), settings.api_key
@@ -228,7 +226,7 @@ def _cluster(settings: Settings) -> Iterator[Fact]:
         return
     if address is None:
         return
-    from pluto_dist.cluster.checkup import examine  # it loads httpx
+    from pluto_dist.cluster.etcd import examine  # it loads httpx
 
     for found in examine(address):
         yield Fact(found.name, found.value, found.level, found.advice)
