@@ -150,9 +150,9 @@ def nobody_is_waited_for() -> Patch:
     """The verdict is made as soon as the owner's node has ended."""
     real = nodes.judge
 
-    def broken(found: Any, now: float) -> Judgement:
+    def broken(found: Any, now: float, **about: Any) -> Judgement:
         owners = next((report for report in found if report.owner and report.end is not None), None)
-        return real([owners], now) if owners is not None else real(found, now)
+        return real([owners], now, **about) if owners is not None else real(found, now, **about)
 
     return shared_run, "judge", broken
 

@@ -121,6 +121,7 @@ class OtherNodes:
                     gone_at=self.gone_at.get(node),
                     owner=node == owner,
                     now=self._context.now.at,
+                    wall_ms=self._context.now.wall_ms,
                 )
             )
         return found
