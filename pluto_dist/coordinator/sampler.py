@@ -1,6 +1,6 @@
 """System metrics of this node: its sensors, and the streams into which they are written.
 
-The core decides when and for which Runs (`core.machine.sampling`); a worker thread of the coordinator
+The core decides when and for which Runs (`core.machine.node_streams`); a worker thread of the coordinator
 measures and writes. psutil is imported with the first sample, so a node where nothing is sampled never loads
 it. Names are the official client's where it has them, without its `sys/`:
 

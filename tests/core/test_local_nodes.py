@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from pluto_dist.core.machine import shared_run
-from pluto_dist.core.rules import joint
+from pluto_dist.core.rules import nodes
 from pluto_dist.core.rules.parts import grouped, together
 from pluto_dist.core.values.document import Document, read
 from pluto_dist.core.values.records import Run
@@ -269,7 +269,7 @@ def test_an_owner_that_was_only_cut_off_takes_its_end_back(
     monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     """A partition fails no healthy Run, however long: what it says in the end is the end of the whole."""
-    for module in (joint, shared_run):
+    for module in (nodes, shared_run):
         monkeypatch.setattr(module, "ABANDONED_S", 120.0)  # who is cut off asks each second
     world = abandoned()
     world.cut(0)

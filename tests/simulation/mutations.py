@@ -29,8 +29,8 @@ from pluto_dist.core.machine.control import Controls
 from pluto_dist.core.machine.delivery import Delivery
 from pluto_dist.core.machine.folding import Folding
 from pluto_dist.core.machine.lane import Lane
+from pluto_dist.core.machine.node_streams import Reducing
 from pluto_dist.core.machine.ownership import Succession
-from pluto_dist.core.machine.reducing import Reducing
 from pluto_dist.core.machine.topics import Topics
 from pluto_dist.core.rules import claims, participants, verdict  # fmt: skip
 from pluto_dist.core.rules.series import SeriesNames

@@ -25,9 +25,8 @@ from pluto_dist.core.machine.context import Context, Shared
 from pluto_dist.core.machine.control import Alerts, Controls
 from pluto_dist.core.machine.delivery import Delivery
 from pluto_dist.core.machine.folding import Folding
+from pluto_dist.core.machine.node_streams import Reducing, Sampling
 from pluto_dist.core.machine.opening import Opening, Restoring
-from pluto_dist.core.machine.reducing import Reducing
-from pluto_dist.core.machine.sampling import Sampling
 from pluto_dist.core.machine.settle import Idle, Leftovers, Part, Retention, Settling
 from pluto_dist.core.machine.store import DocumentWriter, SyncUploads, UndeliveredCopies
 from pluto_dist.core.machine.stragglers import Stragglers

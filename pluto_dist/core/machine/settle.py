@@ -28,8 +28,7 @@ from pluto_dist.core.machine.context import Context, Shared
 from pluto_dist.core.machine.control import Controls
 from pluto_dist.core.machine.delivery import QUIET_MS, Delivery
 from pluto_dist.core.machine.folding import Folding
-from pluto_dist.core.machine.reducing import Reducing
-from pluto_dist.core.machine.sampling import Sampling
+from pluto_dist.core.machine.node_streams import Reducing, Sampling
 from pluto_dist.core.machine.store import DocumentWriter
 from pluto_dist.core.machine.views import RunSituations, Views
 from pluto_dist.core.rules.claims import sought

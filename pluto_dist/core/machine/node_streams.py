@@ -1,13 +1,18 @@
-"""Reducing: when the numbers of a node's ranks are read for `rank_metrics="reduce"` (R7), and up to where.
+"""Streams that the node writes itself: its measurements, and what its ranks say together (R7).
 
-What the ranks say together is a stream of the node's own, in a lease that no process holds; it is delivered
-like all other streams, over restarts of the coordinator too. There is one for each start of the job, so that
-a step which the next start logs again is reduced from that start's values alone. Which values go out together
-decides `rules/together`, in the worker that reads them; here is kept how far it came (`Reduction`).
+Each is in a lease that no process holds, and is delivered like all other streams, over restarts of the
+coordinator too.
 
-Nothing is lost and nothing counted twice when the coordinator dies: a segment of a rank stays until no step
-in it can be corrected any more, and what had gone out stands in the node's stream. A rank counts as delivered
-when everything of it was read, and the status waits for the node's stream as for a rank's.
+Measurements are for the Runs with a live owner or worker here, under the participant `node`. The first sample
+comes one interval after the Run's first owner or worker; by then it is known whether the job has more ranks
+than this node holds.
+
+For `rank_metrics="reduce"` there is one stream for each start of the job, so that a step which the next start
+logs again is reduced from that start's values alone. Which values go out together decides `rules/together`,
+in the worker that reads them; here is kept how far it came (`Reduction`). Nothing is lost and nothing counted
+twice when the coordinator dies: a segment of a rank stays until no step in it can be corrected any more, and
+what had gone out stands in the node's stream. A rank counts as delivered when everything of it was read, and
+the status waits for the node's stream as for a rank's.
 """
 
 from __future__ import annotations
@@ -21,10 +26,114 @@ import msgspec
 from pluto_dist.core.machine.context import Context
 from pluto_dist.core.machine.delivery import Delivery
 from pluto_dist.core.machine.lane import Lane
-from pluto_dist.core.rules.participants import REDUCED, is_reduced, node_label, reduced_lease
-from pluto_dist.core.values.effects import EndReducing, RankStreams, ReadLifecycle, ReduceRanks
+from pluto_dist.core.rules.participants import (
+    NODE,
+    REDUCED,
+    is_reduced,
+    node_label,
+    node_lease,
+    reduced_lease,
+)
+from pluto_dist.core.values.effects import (
+    EndReducing,
+    EndSampling,
+    NodeFeed,
+    RankStreams,
+    ReadLifecycle,
+    ReduceRanks,
+    SampleNode,
+)
 from pluto_dist.core.values.events import RanksReduced, StreamsSeen
 from pluto_dist.core.values.records import Lease, Reduction, Run
+
+SHORTEST_S = 1.0
+
+
+class Sampling:
+    """Instants of the next samples, by Run."""
+
+    def __init__(self, context: Context, delivery: Delivery) -> None:
+        self._context = context
+        self._book = context.book
+        self._delivery = delivery
+        self._next: dict[str, float] = {}
+        self._ended: set[str] = set()
+
+    def plan(self, run: Run) -> Lease | None:
+        """Plans samples of a Run that has changed; returns the node's lease if no member is left here."""
+        interval = self._interval(run)
+        if interval is not None:
+            self._next.setdefault(run.key, self._context.now.at + interval)
+            return None
+        self._next.pop(run.key, None)
+        # Not only once the Run has ended: the last process out waits for these records, and the end for it.
+        lease = self._lease(run)
+        if lease is not None:
+            self._ended.add(lease.lease_id)
+            self._context.emit(EndSampling(lease_id=lease.lease_id))
+            self._delivery.look_again(lease)
+        return lease
+
+    def sample(self) -> None:
+        """Has the node measured for the Runs whose sample is due."""
+        now = self._context.now.at
+        feeds: list[NodeFeed] = []
+        for key in [key for key, at in self._next.items() if at <= now]:
+            run = self._book.runs.get(key)
+            interval = self._interval(run) if run is not None else None
+            if run is None or interval is None:
+                del self._next[key]
+                continue
+            self._next[key] = now + interval
+            feeds.append(self._feed(run))
+        if feeds:
+            self._context.emit(SampleNode(feeds=tuple(feeds)))
+
+    def deadline(self) -> float | None:
+        """When the next sample is due."""
+        return min(self._next.values(), default=None)
+
+    def forget(self, run: str) -> None:
+        self._next.pop(run, None)
+        for lease in self._book.leases_of(run):
+            self._ended.discard(lease.lease_id)
+
+    def _interval(self, run: Run) -> float | None:
+        if run.ended:
+            return None
+        asked = [lease.opened.system_metrics_s for lease in self._members(run)]
+        return max(SHORTEST_S, min((each for each in asked if each), default=0.0)) if any(asked) else None
+
+    def _members(self, run: Run) -> list[Lease]:
+        return [lease for lease in self._book.leases_of(run.key) if lease.role != "side" and lease.alive]
+
+    def _lease(self, run: Run) -> Lease | None:
+        open_ones = (lease for lease in self._nodes(run) if lease.lease_id not in self._ended)
+        return next(open_ones, None)
+
+    def _nodes(self, run: Run) -> list[Lease]:
+        """The node's own leases of a Run; each is ended from the start, because no process holds it."""
+        return [
+            lease for lease in self._book.left(run.key) if lease.participant == NODE and not lease.removed
+        ]
+
+    def _feed(self, run: Run) -> NodeFeed:
+        lease = self._lease(run) or self._begin(run)
+        return NodeFeed(
+            lease_id=lease.lease_id,
+            folder=lease.folder,
+            first_step=self._delivery.next_step(run.key, NODE),
+            host=lease.opened.label or "",
+            store=run.target.store,
+            earlier=tuple(each.folder for each in self._nodes(run) if each is not lease),
+        )
+
+    def _begin(self, run: Run) -> Lease:
+        now, members = self._context.now, self._members(run)
+        lease_id = f"{crc32(run.key.encode()):08x}{now.wall_ms:016x}"
+        lease = node_lease(lease_id, members[0], node_label(members), now.at, now.wall_ms)
+        return _begun(self._context, lease)
+
 
 GATHER_S = 0.05  # the streams of all ranks are looked at one after the other
 AGAIN_S = 1.0  # after the disk has refused something
@@ -196,11 +305,7 @@ class Reducing:
         now, node = self._context.now, node_label((member,))
         lease_id = f"{crc32(f'{member.run} {REDUCED} {epoch}'.encode()):08x}{now.wall_ms:016x}"
         lease = reduced_lease(lease_id, member, node, now.at, now.wall_ms)
-        lease = self._book.put_lease(msgspec.structs.replace(lease, epoch=epoch))
-        self._context.touch(member.run)
-        # There is nothing to read there, but from now on the folder is looked at.
-        self._context.emit(ReadLifecycle(lease_id=lease.lease_id, folder=lease.folder))
-        return lease
+        return _begun(self._context, msgspec.structs.replace(lease, epoch=epoch))
 
     def _members(self, lease: Lease) -> list[Lease]:
         return next((members for own, members in self._groups(lease.run or "") if own is lease), [])
@@ -226,3 +331,11 @@ class Reducing:
         if lease_id:
             at = self._context.now.at + GATHER_S
             self._due[lease_id] = min(at, self._due.get(lease_id, at))
+
+
+def _begun(context: Context, lease: Lease) -> Lease:
+    lease = context.book.put_lease(lease)
+    context.touch(lease.run)
+    # There is nothing to read there, but from now on the folder is looked at.
+    context.emit(ReadLifecycle(lease_id=lease.lease_id, folder=lease.folder))
+    return lease
