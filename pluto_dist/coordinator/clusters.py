@@ -41,10 +41,16 @@ class ClusterStores:
 
     Args:
         make: makes the store at an address.
+        clock: seconds since boot, which say when an answer was read.
     """
 
-    def __init__(self, make: Callable[[ClusterAddress], ClusterStore] = connect) -> None:
+    def __init__(
+        self,
+        make: Callable[[ClusterAddress], ClusterStore] = connect,
+        clock: Callable[[], float] = boot_clock,
+    ) -> None:
         self._make = make
+        self._clock = clock
         self._stores: dict[ClusterAddress, ClusterStore] = {}
         self._lock = threading.Lock()
 
@@ -60,10 +66,10 @@ class ClusterStores:
                 store.leave()
                 return None
             case ListCluster(run=run, prefix=prefix):
-                return ClusterListed(run=run, prefix=prefix, result=store.list(prefix), read_at=boot_clock())
+                return ClusterListed(run=run, prefix=prefix, result=store.list(prefix), read_at=self._clock())
             case WatchCluster(run=run, prefix=prefix):
                 seen = store.watch(prefix, effect.as_of, effect.quiet_s)
-                return ClusterSeen(run=run, prefix=prefix, result=seen, read_at=boot_clock())
+                return ClusterSeen(run=run, prefix=prefix, result=seen, read_at=self._clock())
             case WriteCluster():
                 written = store.write(
                     effect.key,
@@ -86,9 +92,11 @@ class ClusterStores:
             case JoinCluster(address=address) | RenewCluster(address=address):
                 return ClusterJoined(address=address, result=Unavailable(reason))
             case ListCluster(run=run, prefix=prefix):
-                return ClusterListed(run=run, prefix=prefix, result=Unavailable(reason), read_at=boot_clock())
+                return ClusterListed(
+                    run=run, prefix=prefix, result=Unavailable(reason), read_at=self._clock()
+                )
             case WatchCluster(run=run, prefix=prefix):
-                return ClusterSeen(run=run, prefix=prefix, result=Blind(reason), read_at=boot_clock())
+                return ClusterSeen(run=run, prefix=prefix, result=Blind(reason), read_at=self._clock())
             case WriteCluster(run=run, token=token):
                 return ClusterWritten(run=run, token=token, result=Unavailable(reason, "unknown"))
             case LeaveCluster() | ExpireCluster():

@@ -106,6 +106,7 @@ class Worker:
     Args:
         backends: the backend of a target.
         clusters: stores that the nodes of jobs share.
+        clock: seconds since boot, by which the time of a seat ends.
         recorder: of the node's system metrics; one that measures this machine by default.
         metadata: of this machine, for the pages of new Runs.
     """
@@ -116,12 +117,14 @@ class Worker:
         recorder: NodeRecorder | None = None,
         metadata: Metadata | None = None,
         clusters: ClusterStores | None = None,
+        clock: Callable[[], float] = boot_clock,
     ) -> None:
         self._backends = backends
         self.clusters = clusters or ClusterStores()
         self.recorder = recorder or NodeRecorder()
         self.reducer = RankReducer()
         self._metadata = metadata or Metadata()
+        self._clock = clock
 
     def do(self, effect: Slow) -> Event | None:  # noqa: PLR0912 # one case for each effect
         """Carries an effect out, which may block; returns its event, None where the core needs none."""
@@ -286,7 +289,7 @@ class Worker:
             return newest
         if newest > fence.epoch:  # it may be a later one of this node, so the request is only not sent now
             return Retry(f"a later seat speaks for the Run (epoch {newest} > {fence.epoch})")
-        if fence.not_after is not None and boot_clock() >= fence.not_after:
+        if fence.not_after is not None and self._clock() >= fence.not_after:
             return Retry("the time of this node's seat is over until its lease is renewed")
         return None
 
