@@ -21,10 +21,9 @@ import msgspec
 
 from pluto_dist.client.job.ancestors import read_ancestors, wrapper_above
 from pluto_dist.errors import PlutoDistError
-from pluto_dist.host.cgroup import oom_counter_of, oom_kills
 from pluto_dist.host.filesystems import TMP_FOLDERS, Filesystem, filesystem_of, short_lived
 from pluto_dist.host.identity import boot_id, own_identity, pid_namespace
-from pluto_dist.host.liveness import pidfd_trouble
+from pluto_dist.host.liveness import oom_counter_of, oom_kills, pidfd_trouble
 from pluto_dist.host.places import SOCKET_PATH_LIMIT, Places, find_places, leftover_spools, store_of
 from pluto_dist.host.settings import Settings, cluster_of
 

@@ -34,7 +34,7 @@ from pluto_dist.client.run import Run
 from pluto_dist.client.runs import RUNS
 from pluto_dist.core.values.ids import classify_run_id
 from pluto_dist.errors import CoordinatorUnavailableError, WaitTimeoutError
-from pluto_dist.host.cgroup import OomWatch, oom_counter_of
+from pluto_dist.host.liveness import OomWatch, oom_counter_of
 from pluto_dist.host.settings import Settings, as_option, load
 
 STOPPING = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pluto_dist.errors import PlacesError
-from pluto_dist.host.private_files import open_private
+from pluto_dist.host.places import open_private
 from pluto_dist.host.spawn import try_lock
 
 

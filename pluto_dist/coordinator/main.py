@@ -31,11 +31,9 @@ from pluto_dist.core.machine.coordinator import Coordinator
 from pluto_dist.core.values.backend import Backend
 from pluto_dist.core.values.lifecycle import Target
 from pluto_dist.errors import PlutoDistError
-from pluto_dist.host.cgroup import widen_affinity
 from pluto_dist.host.identity import boot_clock, boot_id
-from pluto_dist.host.launch import CoordinatorOptions, end_start, someone_listens
-from pluto_dist.host.places import Places, places_at
-from pluto_dist.host.private_files import open_private
+from pluto_dist.host.launch import CoordinatorOptions, end_start, someone_listens, widen_affinity
+from pluto_dist.host.places import Places, open_private, places_at
 from pluto_dist.transport.server import RouterServer
 
 CHECK_S = 1.0  # how often it makes sure that lock and socket are still its own

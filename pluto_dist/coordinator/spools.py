@@ -21,7 +21,7 @@ from pluto_dist.core.values.backend import kind_of
 from pluto_dist.core.values.ids import LEASE_ID
 from pluto_dist.core.values.lifecycle import LifecycleEntry, Unreadable, decode_entry
 from pluto_dist.errors import ProtocolError
-from pluto_dist.host.lease_lock import LOCK_NAME, LeaseProbe
+from pluto_dist.host.liveness import LOCK_NAME, LeaseProbe
 from pluto_dist.spool.batches import next_step
 from pluto_dist.spool.files import real_files
 from pluto_dist.spool.frames import HEADER, HEADER_BYTES, MARK_STEP, Cut, scan

@@ -15,9 +15,15 @@ import msgspec
 
 from pluto_dist.coordinator.log import say
 from pluto_dist.core.values.ids import Identity
-from pluto_dist.host.cgroup import OomWatch, oom_counter_of
-from pluto_dist.host.lease_lock import LOCK_NAME
-from pluto_dist.host.liveness import PROBE_INTERVAL_S, ExitStatus, Watch, watch
+from pluto_dist.host.liveness import (
+    LOCK_NAME,
+    PROBE_INTERVAL_S,
+    ExitStatus,
+    OomWatch,
+    Watch,
+    oom_counter_of,
+    watch,
+)
 
 UNSEEN_S = 60.0
 

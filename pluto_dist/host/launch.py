@@ -36,8 +36,7 @@ import msgspec
 
 from pluto_dist.errors import CoordinatorUnavailableError, PlutoDistError
 from pluto_dist.host import boot, spawn
-from pluto_dist.host.places import Places, make_again
-from pluto_dist.host.private_files import open_private
+from pluto_dist.host.places import Places, make_again, open_private
 from pluto_dist.host.spawn import BUSY, LOCK_OPTION
 
 LOG_LIMIT = 5 << 20
@@ -295,7 +294,7 @@ def _marker(places: Places) -> Path:
     return places.runtime / "stopped"
 
 
-def start_if_absent(places: Places, env: Mapping[str, str], *, idle_exit_s: float, needed: bool) -> None:
+def start_if_absent(places: Places, env: Mapping[str, str], *, idle_exit_s: float, needed: bool) -> bool:
     """Starts a coordinator if there is none and no other process is about to start one.
 
     Args:
@@ -304,13 +303,16 @@ def start_if_absent(places: Places, env: Mapping[str, str], *, idle_exit_s: floa
         idle_exit_s: for the coordinator.
         needed: a call waits for it, so it is started also after `pluto-dist coordinator stop`.
 
+    Returns:
+        True if one listens already.
+
     Raises:
         PlutoDistError: it cannot be started here; the ticket is given back.
     """
     if is_left(places) and not needed:
-        return
+        return False
     if someone_listens(places.socket):  # it has much to do; another one would not help
-        return
+        return True
     try:
         make_again(places)
         if claim_start(places):
@@ -320,6 +322,7 @@ def start_if_absent(places: Places, env: Mapping[str, str], *, idle_exit_s: floa
     except PlutoDistError:
         end_start(places)
         raise
+    return False
 
 
 def someone_listens(path: Path) -> bool:
@@ -333,3 +336,17 @@ def someone_listens(path: Path) -> bool:
         except OSError:
             return False
         return True
+
+
+def widen_affinity() -> int | None:
+    """Lets the calling thread run on every CPU that its cpuset allows, and returns how many.
+
+    Launchers pin a rank to a few cores and a child inherits that. Threads that exist already keep theirs, so
+    this is called before there are others. None where the platform has no affinity; the old one stays if the
+    kernel refuses.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        return None
+    with contextlib.suppress(OSError):  # seccomp; the coordinator also works with few CPUs
+        os.sched_setaffinity(0, range(os.sysconf("SC_NPROCESSORS_CONF")))
+    return len(os.sched_getaffinity(0))

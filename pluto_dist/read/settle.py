@@ -20,8 +20,7 @@ import msgspec
 from pluto_dist.core.values.document import Document, LeaseShown
 from pluto_dist.core.values.lifecycle import Claim, decode_entry
 from pluto_dist.errors import PlutoDistError
-from pluto_dist.host.lease_lock import LOCK_NAME
-from pluto_dist.host.liveness import Presence, watch
+from pluto_dist.host.liveness import LOCK_NAME, Presence, watch
 from pluto_dist.host.places import Places
 from pluto_dist.read.ask import listener
 from pluto_dist.read.lookup import RUNNING, Head, LeaseHead, Lookup

@@ -20,7 +20,6 @@ import pytest
 from pluto_dist.coordinator import lock as lockfile
 from pluto_dist.errors import CoordinatorUnavailableError, PlacesError
 from pluto_dist.host import boot, launch
-from pluto_dist.host.cgroup import widen_affinity
 from pluto_dist.host.filesystems import Mount
 from pluto_dist.host.launch import (
     CoordinatorOptions,
@@ -29,6 +28,7 @@ from pluto_dist.host.launch import (
     end_start,
     environment,
     start_detached,
+    widen_affinity,
 )
 from pluto_dist.host.places import Places, find_places
 from tests.patience import wait_until
@@ -457,7 +457,7 @@ def test_a_forked_child_of_a_client_never_has_the_lock(places: Places, started: 
 def test_a_pinned_coordinator_may_use_all_its_cpus_again():
     """R3"""
     code = (
-        "import os; from pluto_dist.host.cgroup import widen_affinity;"
+        "import os; from pluto_dist.host.launch import widen_affinity;"
         "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); print(widen_affinity())"
     )
     found = subprocess.run(

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from pluto_dist.host.lease_lock import LeaseProbe
+from pluto_dist.host.liveness import LeaseProbe
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the two kinds of lock are one")
 
 HOLDER = """
 import os, subprocess, sys
 from pathlib import Path
-from pluto_dist.host.lease_lock import LeaseLock
+from pluto_dist.host.liveness import LeaseLock
 lock = LeaseLock(Path(sys.argv[1]))
 quiet = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
 stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], **quiet)

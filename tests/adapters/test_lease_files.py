@@ -15,7 +15,7 @@ from pluto_dist.coordinator import spools
 from pluto_dist.core.values.lifecycle import Noted, encode_entry
 from pluto_dist.errors import PlacesError
 from pluto_dist.host.identity import boot_clock
-from pluto_dist.host.lease_lock import LOCK_NAME
+from pluto_dist.host.liveness import LOCK_NAME
 
 
 def files_at(spool: Path, *, durable: bool = False) -> LeaseFiles:

@@ -17,17 +17,19 @@ import pytest
 from pluto_dist.core.values.ids import Identity
 from pluto_dist.errors import PlacesError
 from pluto_dist.host import liveness
-from pluto_dist.host.cgroup import oom_counter_of, oom_kills
 from pluto_dist.host.filesystems import Mount
 from pluto_dist.host.identity import identity_of, own_identity
-from pluto_dist.host.lease_lock import LeaseLock, LeaseProbe
 from pluto_dist.host.liveness import (
     ExitStatus,
     GoneWatch,
+    LeaseLock,
+    LeaseProbe,
     LockWatch,
     PidfdWatch,
     decode_wait_status,
     exit_status_of,
+    oom_counter_of,
+    oom_kills,
     watch,
 )
 from tests.patience import PATIENCE_S, wait_until
@@ -44,7 +46,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root for namesp
 HOLD = """
 import sys, pathlib, msgspec
 from pluto_dist.host.identity import own_identity
-from pluto_dist.host.lease_lock import LeaseLock
+from pluto_dist.host.liveness import LeaseLock
 lock = LeaseLock(pathlib.Path(sys.argv[1]))
 print(msgspec.json.encode(own_identity()).decode(), flush=True)
 """
@@ -440,7 +442,7 @@ def test_a_process_of_another_pid_namespace_is_watched_by_its_lock(lease: Path, 
 def test_the_lock_is_seen_from_inside_another_namespace(lease: Path):
     """R2"""
     code = (
-        "import sys, pathlib; from pluto_dist.host.lease_lock import LeaseProbe;"
+        "import sys, pathlib; from pluto_dist.host.liveness import LeaseProbe;"
         "print(LeaseProbe(pathlib.Path(sys.argv[1])).state())"
     )
     inside = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", code, str(lease)]
@@ -540,7 +542,7 @@ def test_the_counter_of_a_process_is_found(
         (tmp_path / file).write_text("oom_kill 0\n")
     (tmp_path / "proc" / "7").mkdir(parents=True)
     (tmp_path / "proc" / "7" / "cgroup").write_text(lines)
-    monkeypatch.setattr("pluto_dist.host.cgroup.PROC", tmp_path / "proc")
+    monkeypatch.setattr("pluto_dist.host.liveness.PROC", tmp_path / "proc")
     among = (
         Mount(str(tmp_path), "cgroup2", root),
         Mount(str(tmp_path / "v1"), "cgroup", root, "rw,memory"),
@@ -556,5 +558,5 @@ def test_a_cgroup_outside_of_the_own_view_is_not_mistaken_for_one_inside(
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "outside" / "memory.events").write_text("oom_kill 0\n")
     (tmp_path / "proc" / "7" / "cgroup").write_text("0::/../outside\n")
-    monkeypatch.setattr("pluto_dist.host.cgroup.PROC", tmp_path / "proc")
+    monkeypatch.setattr("pluto_dist.host.liveness.PROC", tmp_path / "proc")
     assert oom_counter_of(7, [Mount(str(tmp_path / "view"), "cgroup2")]) is None

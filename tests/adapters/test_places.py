@@ -28,11 +28,12 @@ from pluto_dist.host.places import (
     find_places,
     leftover_spools,
     make_store,
+    open_private,
     places_at,
+    private_folder,
     socket_of,
     store_of,
 )
-from pluto_dist.host.private_files import open_private, private_folder
 
 NOBODY = 65534
 LOCAL = (Mount("/", "ext4"),)
