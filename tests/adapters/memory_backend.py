@@ -314,8 +314,12 @@ class MemoryBackend:
         if known is None:
             return self._create(request)
         ours = known.key == request.key
-        if ours and (request.want == "create" or known.status == "RUNNING"):
-            return msgspec.structs.replace(_reopen(known), resumed=False)
+        if ours and request.want == "create" and request.shared:
+            return _opened(known, resumed=True, was=known.status, parent=None)
+        lost = request.want == "either" and request.asked_s is not None and not request.shared
+        if ours and (request.want == "create" or (lost and known.status == "RUNNING")):
+            there = tuple(tag for tag in request.tags if tag in known.tags)
+            return msgspec.structs.replace(_reopen(known), resumed=False, tags=there)
         left = goes_on_in_queue(request.scheduled, known.scheduled, known.status)
         if request.want == "create" and not left:
             return Refused("RunExistsError", f"{request.external_id} exists")
