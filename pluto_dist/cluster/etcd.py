@@ -17,7 +17,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -73,26 +73,20 @@ class EtcdStore:
 
     Args:
         address: of the members; one that is down is skipped.
-        clock: CLOCK_BOOTTIME seconds.
         accept_old: do not refuse versions that are known to lose data; for tests.
-        transport: replaces the network.
     """
 
     def __init__(
         self,
         address: ClusterAddress,
         *,
-        clock: Callable[[], float] = boot_clock,
         accept_old: bool = False,
-        transport: httpx.BaseTransport | None = None,
     ) -> None:
         self._address = address
-        self._clock = clock
         self._version_checked = accept_old
         self._client = httpx.Client(
             verify=_trust(address),
             trust_env=False,
-            transport=transport,
             timeout=httpx.Timeout(REQUEST_S, connect=CONNECT_S, pool=REQUEST_S),
             limits=httpx.Limits(max_connections=64, max_keepalive_connections=8),
         )
@@ -109,7 +103,7 @@ class EtcdStore:
         old = self._old_version()
         if old is not None:
             return old
-        sent_at = self._clock()
+        sent_at = boot_clock()
         found = self._ask(wire.grant(ttl_s), wire.LeaseReply)
         if not isinstance(found, wire.LeaseReply):
             return found
@@ -119,7 +113,7 @@ class EtcdStore:
     def renew(self) -> RenewResult:
         if not self._lease:
             return LeaseLost()
-        sent_at = self._clock()
+        sent_at = boot_clock()
         found = self._ask(wire.keep_alive(self._lease), wire.KeepAlive)
         if not isinstance(found, wire.KeepAlive):
             return found
@@ -239,10 +233,6 @@ class EtcdStore:
         """Alarms of the cluster."""
         return self._ask(wire.alarms(), wire.Alarms)
 
-    def members(self) -> wire.Members | Unavailable | Refused:
-        """Members of the cluster."""
-        return self._ask(wire.members(), wire.Members)
-
     # --- one request ------------------------------------------------------------------------------------
 
     def _valid(self, sent_at: float, lease: wire.LeaseReply) -> Joined:
@@ -266,14 +256,14 @@ class EtcdStore:
 
     def _ask(self, request: wire.Request, answer: type[Answer]) -> Answer | Unavailable | Refused:
         """Asks one member after the other, as long as the request certainly did not leave."""
-        deadline = self._clock() + REQUEST_S
+        deadline = boot_clock() + REQUEST_S
         found: Answer | Unavailable | Refused = Unavailable("no member is known")
         for _ in self._address.members:
             found = self._signed(self._address.members[self._turn], request, answer)
             if not isinstance(found, Unavailable):
                 return found
             self._turn = (self._turn + 1) % len(self._address.members)
-            if found.applied == "unknown" or self._clock() >= deadline:
+            if found.applied == "unknown" or boot_clock() >= deadline:
                 return found
         return found
 

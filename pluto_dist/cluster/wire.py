@@ -117,11 +117,6 @@ def alarms() -> Request:
     return Request("/v3/maintenance/alarm", {"action": "GET"})
 
 
-def members() -> Request:
-    """Members of the cluster."""
-    return Request("/v3/cluster/member/list", {})
-
-
 def _version_is(key: str, version: int) -> Json:
     """The revision of a key's last change; 0 is that of a key that does not exist."""
     return {"key": _text(key), "target": "MOD", "result": "EQUAL", "mod_revision": str(version)}
@@ -147,7 +142,6 @@ def _after(prefix: str) -> str:
 class Header(msgspec.Struct, frozen=True):
     """The header of each answer; the revision is that of the whole store."""
 
-    cluster_id: str = "0"
     revision: str = "0"
 
 
@@ -258,19 +252,6 @@ class Alarms(msgspec.Struct, frozen=True):
     """Answer to the question for alarms."""
 
     alarms: tuple[Alarm, ...] = ()
-
-
-class Member(msgspec.Struct, frozen=True):
-    """One member of the cluster."""
-
-    name: str = ""
-    clientURLs: tuple[str, ...] = ()  # noqa: N815 # the gateway's spelling
-
-
-class Members(msgspec.Struct, frozen=True):
-    """Answer to the question for members."""
-
-    members: tuple[Member, ...] = ()
 
 
 class Failure(msgspec.Struct, frozen=True):

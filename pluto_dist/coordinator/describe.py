@@ -224,7 +224,7 @@ def _nvcc(until: float) -> dict[str, Any]:
     return {"cuda": {"cuda_nvcc": release[1]}} if release else {}
 
 
-def _infiniband(devices: Path = INFINIBAND) -> dict[str, Any]:
+def _infiniband() -> dict[str, Any]:
     found = [
         {
             "name": device.name,
@@ -234,7 +234,7 @@ def _infiniband(devices: Path = INFINIBAND) -> dict[str, Any]:
                 for port in sorted((device / "ports").glob("*"))
             ],
         }
-        for device in sorted(devices.glob("*"))
+        for device in sorted(INFINIBAND.glob("*"))
     ]
     return _nonempty("infiniband", {"devices": found} if found else {})
 
@@ -254,14 +254,10 @@ def _nonempty(name: str, value: dict[str, Any]) -> dict[str, Any]:
 
 
 class Metadata:
-    """Finds the facts once for each Run; several threads share it.
+    """Finds the facts once for each Run; several threads share it."""
 
-    Args:
-        describer: of this machine.
-    """
-
-    def __init__(self, describer: Describer | None = None) -> None:
-        self._describer = describer or Describer()
+    def __init__(self) -> None:
+        self._describer = Describer()
         self._known: dict[str, bytes] = {}  # by Run, until the server has it
 
     def request(self, effect: OpenRun) -> OpenRequest:

@@ -122,18 +122,17 @@ def remove(folder: str, stream: str, segment: int, size: int, files: Files | Non
         return True
 
 
-def touch_live(folder: str, now: float, files: Files | None = None) -> int:
+def touch_live(folder: str, now: float) -> int:
     """Renews the times of a lease's folder and files that are older than a day, against cleaners of /var/tmp.
 
     Args:
         folder: the lease's folder.
         now: seconds since the epoch, as file times are.
-        files: where segments are.
 
     Returns:
         How many were renewed.
     """
-    source = files or real_files()
+    source = real_files()
     folders = (folder, f"{folder}/{BLOBS}")
     paths = [path for each in folders for path in (each, *(f"{each}/{name}" for name in source.sizes(each)))]
     paths = [path for path in paths if not path.endswith(LINK)]  # the user's file, whose time says what it is

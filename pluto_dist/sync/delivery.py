@@ -194,21 +194,11 @@ class RetryPolicy:
     Args:
         limit_s: seconds without success after which `WaitTimeoutError` is raised.
         before: called before each try, e.g. to keep a claim.
-        clock, pause: of the machine.
     """
 
-    def __init__(
-        self,
-        limit_s: float,
-        before: Callable[[], None] = lambda: None,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        pause: Callable[[float], None] = time.sleep,
-    ) -> None:
+    def __init__(self, limit_s: float, before: Callable[[], None]) -> None:
         self._limit_s = limit_s
         self.before = before
-        self._clock = clock
-        self._pause = pause
 
     def ask(self, request: Callable[[], Outcome]) -> Delivered | Rejected:
         """Sends a request until there is a definite answer.
@@ -217,7 +207,7 @@ class RetryPolicy:
             KeyRefusedError: the server refuses the API key.
             WaitTimeoutError: it gave no answer for too long; nothing is lost.
         """
-        since, failures = self._clock(), 0
+        since, failures = time.monotonic(), 0
         while True:
             self.before()
             outcome = request()
@@ -241,7 +231,7 @@ class RetryPolicy:
             PlutoDistError: the server refused it, with the class that says why.
             WaitTimeoutError: as for `ask`.
         """
-        since, failures = self._clock(), 0
+        since, failures = time.monotonic(), 0
         while True:
             self.before()
             result = request()
@@ -257,12 +247,12 @@ class RetryPolicy:
             failures += 1
 
     def _wait(self, since: float, failures: int, reason: str, at_least_s: float) -> None:
-        if self._clock() - since > self._limit_s:
+        if time.monotonic() - since > self._limit_s:
             raise WaitTimeoutError(
                 f"the server gave no answer for {self._limit_s:g} s ({reason}); what is uploaded so far is "
                 "kept, and the same command goes on from there"
             )
-        self._pause(max(at_least_s, backoff_s(failures, random.random())))  # noqa: S311 # jitter
+        time.sleep(max(at_least_s, backoff_s(failures, random.random())))  # noqa: S311 # jitter
 
 
 AHEAD = 500  # lines that are read of each stream at a time

@@ -474,18 +474,11 @@ _PROGRESS: tuple[tuple[type[Exception], Progress], ...] = (
 class Http:
     """Connections to one target; safe to use from several threads."""
 
-    def __init__(
-        self,
-        *,
-        user_agent: str = "pluto-dist",
-        transport: httpx.BaseTransport | None = None,
-        wall: Callable[[], float] = time.time,
-    ) -> None:
+    def __init__(self, *, transport: httpx.BaseTransport | None = None) -> None:
         logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs whole upload addresses at INFO
-        self._wall = wall
         self._unusable = ""
         try:
-            self._client = _client(user_agent, transport)
+            self._client = _client(transport)
         except (ImportError, OSError, ValueError, httpx.InvalidURL) as fault:
             # httpx reads every proxy variable at once, those for other hosts too, and refuses to be made.
             self._unusable = _unusable(fault)
@@ -566,14 +559,14 @@ class Http:
         return Answer(
             status=response.status_code,
             body=bytes(body),
-            after_s=seconds_until(response.headers.get("Retry-After"), now_s or self._wall()),
+            after_s=seconds_until(response.headers.get("Retry-After"), now_s or time.time()),
             server_ms=None if now_s is None else int(now_s * 1000),
         )
 
 
-def _client(user_agent: str, transport: httpx.BaseTransport | None) -> httpx.Client:
+def _client(transport: httpx.BaseTransport | None) -> httpx.Client:
     return httpx.Client(
-        headers={"User-Agent": user_agent},
+        headers={"User-Agent": "pluto-dist"},
         limits=httpx.Limits(max_connections=16, max_keepalive_connections=8, keepalive_expiry=KEEP_ALIVE_S),
         mounts=LOOPBACK,
         transport=transport,

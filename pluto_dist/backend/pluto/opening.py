@@ -66,16 +66,9 @@ Call = Callable[[Mapping[str, object]], Reply]
 class Opening:
     """Opens Runs, one attempt for each call, without memory of earlier attempts."""
 
-    def __init__(
-        self,
-        client: Client,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        wall: Callable[[], float] = time.time,
-    ) -> None:
+    def __init__(self, client: Client, *, wall: Callable[[], float] = time.time) -> None:
         self._client = client
         self._lookup = Lookup(client)
-        self._clock = clock
         self._wall = wall
 
     def open(self, request: OpenRequest) -> OpenResult:
@@ -254,9 +247,9 @@ class Opening:
 
     def _called(self, request: OpenRequest, call: Call, fields: Mapping[str, object]) -> tuple[Reply, int]:
         """The reply, and the server's time when a call for this request may have reached it first."""
-        before = self._clock()
+        before = time.monotonic()
         reply = call(fields)
-        ago_s = self._clock() - before + (request.asked_s or 0.0)
+        ago_s = time.monotonic() - before + (request.asked_s or 0.0)
         stated = reply.answer.server_ms if reply.answer else None
         now_ms = round(self._wall() * 1000) if stated is None else stated
         return reply, now_ms - round(ago_s * 1000)

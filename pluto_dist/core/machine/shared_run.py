@@ -317,10 +317,6 @@ class SharedRun:
         """Whether there is a verdict that the server does not have: any node that is left may send it."""
         return self.stored() is not None and not self.sent()
 
-    def waiting_for(self) -> str:
-        """Why there is no verdict yet, "" if that is not this node's business."""
-        return self._judgement.reason if self.mine and self.stored() is None else ""
-
     def deadline(self) -> float | None:
         """When `advance` may have something to do if nothing happens."""
         now = self._context.now.at

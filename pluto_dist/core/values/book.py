@@ -291,9 +291,9 @@ class Book:
         self._cursors_of.setdefault(cursor.lease_id, {})[key] = None
         return self.cursors.put(key, cursor)
 
-    def cursor_keys(self, lease_id: str, target: str = "run") -> tuple[str, ...]:
-        """Keys of a lease's cursors for one target."""
-        prefix = f"{lease_id}/{target}/"
+    def cursor_keys(self, lease_id: str) -> tuple[str, ...]:
+        """Keys of a lease's cursors on the way to its Run's backend."""
+        prefix = f"{lease_id}/run/"
         return tuple(key for key in self._cursors_of.get(lease_id, {}) if key.startswith(prefix))
 
     def put_series(self, run: str, name: str, owner: SeriesOwner) -> SeriesOwner:
