@@ -131,9 +131,9 @@ def _fault(words: str) -> str:
     command = commands()
     given = words.split()
     while given and hasattr(command, "commands"):
-        if given[0] not in command.commands:
+        if given[0] not in command.list_commands(None):
             return f"no command {given[0]!r} in {words!r}"
-        command = command.commands[given.pop(0)]
+        command = command.get_command(None, given.pop(0))
     known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
     own = given[: given.index("--")] if "--" in given else given
     unknown = [word for word in own if re.match(r"--?[a-z]", word) and word.partition("=")[0] not in known]

@@ -1,8 +1,8 @@
 """Entry point `pluto-dist`: the commands and what their errors look like.
 
-Adding a command is one line below: `app.command()(module.function)`. The module is imported by every call,
-`--help` included, so it imports at its top nothing but typer, the standard library, and modules that keep to
-the same rule; the rest is imported inside of the function.
+Adding a command is one line in `_COMMANDS`. Its module is imported when it is called, and with all others for
+the list of commands. What only some calls of it need, or what an extra installs, is imported inside of a
+function.
 
 Exit codes: 0 done; 1 it could not be done, one line on stderr says why and what to do; 2 the call is wrong,
 or the Run it names is not the only one.
@@ -14,36 +14,54 @@ import inspect
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
+import typer.main
 from typer.core import TyperGroup
 
 from pluto_dist import __version__
-from pluto_dist.cli import (
-    artifacts,
-    coordinator,
-    doctor,
-    export,
-    finish,
-    logs,
-    ps,
-    run,
-    runs,
-    show,
-    sync,
-    ui,
-    upload,
-)
-from pluto_dist.cli.demo import command as demo
-from pluto_dist.cli.top import command as top
 from pluto_dist.errors import AmbiguousRunError, PlutoDistError, UsageError
 
 FAILED, WRONG_CALL, INTERRUPTED = 1, 2, 130
 
 
+_COMMANDS = {  # name → module, which has a function, or for a group an `app`, of that name
+    "demo": "demo.command",
+    "runs": "runs",
+    "show": "show",
+    "ps": "ps",
+    "ui": "ui",
+    "top": "top.command",
+    "export": "export",
+    "logs": "logs",
+    "upload": "upload",
+    "artifacts": "artifacts",
+    "download": "artifacts",
+    "finish": "finish",
+    "sync": "sync",
+    "run": "run",
+    "doctor": "doctor",
+    "coordinator": "coordinator",
+}
+_PLAIN: dict[str, Any] = {
+    "add_completion": False,
+    "pretty_exceptions_enable": False,
+    "rich_markup_mode": None,
+}
+
+
 class Commands(TyperGroup):
     """Turns errors into a line on stderr and an exit code; a traceback would only mean a fault of ours."""
+
+    def list_commands(self, _: Any) -> list[str]:
+        """Names of all commands."""
+        return [*_COMMANDS]
+
+    def get_command(self, _: Any, cmd_name: str) -> Any:
+        """A command, from its module; None if there is none of that name."""
+        return _command(cmd_name) if cmd_name in _COMMANDS else None
 
     def invoke(self, ctx: Any) -> Any:
         """Runs a command."""
@@ -91,14 +109,22 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-app = typer.Typer(
-    cls=Commands,
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"max_content_width": 110},
-)
+def _command(name: str) -> Any:
+    module = import_module(f"pluto_dist.cli.{_COMMANDS[name]}")
+    found = getattr(module, name, None)
+    made = typer.Typer(**_PLAIN)
+    if found is None:
+        made.add_typer(module.app, name=name)
+    else:
+        made.command(context_settings={"allow_interspersed_args": name != "run"})(found)
+    for each in (*made.registered_commands, *(module.app.registered_commands if found is None else ())):
+        # Without a short help of its own the list of commands would cut the sentence.
+        first = (inspect.getdoc(each.callback or _command) or "").partition("\n\n")[0]
+        each.short_help = first.replace("\n", " ")
+    return typer.main.get_group(made).commands[name]
+
+
+app = typer.Typer(cls=Commands, no_args_is_help=True, context_settings={"max_content_width": 110}, **_PLAIN)
 
 
 @app.callback()
@@ -108,27 +134,3 @@ def options(
     ] = False,
 ) -> None:
     """Looks at Runs, their processes and the coordinator of this node."""
-
-
-app.command()(demo.demo)
-app.command()(runs.runs)
-app.command()(show.show)
-app.command()(ps.ps)
-app.command()(ui.ui)
-app.command()(top.top)
-app.command()(export.export)
-app.command()(logs.logs)
-app.command()(upload.upload)
-app.command()(artifacts.artifacts)
-app.command()(artifacts.download)
-app.command()(finish.finish)
-app.command()(sync.sync)
-app.command(context_settings={"allow_interspersed_args": False})(run.run)
-app.command()(doctor.doctor)
-app.add_typer(coordinator.app, name="coordinator")
-
-for command in (*app.registered_commands, *coordinator.app.registered_commands):
-    # Without a short help of its own the list of commands would cut the sentence.
-    command.short_help = (
-        (inspect.getdoc(command.callback or app) or "").partition("\n\n")[0].replace("\n", " ")
-    )

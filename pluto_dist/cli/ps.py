@@ -119,7 +119,7 @@ def attached(lookup: Lookup) -> Attached:
     """The processes that are attached now."""
     from pluto_dist.errors import PlacesError
     from pluto_dist.read.ask import listener
-    from pluto_dist.read.spooled import caught_up
+    from pluto_dist.read.streams import caught_up
 
     if lookup.places is None:
         raise PlacesError(f"no place for a coordinator here; looked at: {lookup.where()}")

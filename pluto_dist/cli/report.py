@@ -20,9 +20,8 @@ from pluto_dist.core.rules.verdict import server_differs
 from pluto_dist.core.values.document import Document, ReaderShown, TopicShown
 from pluto_dist.core.values.records import Failure, RunEvent
 from pluto_dist.core.values.topics import CHECKPOINTS, ItemShown
-from pluto_dist.read.groups import Group, groups_of
 from pluto_dist.read.nodes import RunThere
-from pluto_dist.read.processes import first_failure, how_it_ended, processes_of
+from pluto_dist.read.processes import Group, first_failure, groups_of, how_it_ended, processes_of
 from pluto_dist.read.settle import Situation
 
 EVENTS = 20

@@ -124,8 +124,8 @@ def _show_shared(there: Elsewhere, name: str, *, as_json: bool) -> bool:
 
 def _last_lines(document: Document, folders: list[Path]) -> tuple[SaidLine, ...]:
     """The last console lines of the process that failed first."""
-    from pluto_dist.read.console import last_lines
     from pluto_dist.read.processes import failed_lease
+    from pluto_dist.read.streams import last_lines
 
     lease = failed_lease(document)
     return tuple(last_lines(lease, folders, LAST_LINES)) if lease is not None else ()
@@ -145,7 +145,7 @@ def current(found: Found, spool: Path | None) -> Document:
 
     from pluto_dist.read.lookup import RUNNING
     from pluto_dist.read.run import summed_up
-    from pluto_dist.read.spooled import caught_up
+    from pluto_dist.read.streams import caught_up
 
     document = caught_up(found.document, spool)
     if found.live or document.status != RUNNING:

@@ -16,8 +16,7 @@ import msgspec
 
 from pluto_dist.backend.local.reading import SeriesPoint, read_points_of, shown
 from pluto_dist.core.values.document import Document
-from pluto_dist.read.arrow import arrow, batches_of, schema
-from pluto_dist.read.columns import Chunk, Integers, Numbers
+from pluto_dist.read.columns import Chunk, Integers, Numbers, arrow, batches_of, schema
 from pluto_dist.read.run import Run
 
 COLUMNS = ("kind", "name", "step", "value", "time", "lease_id", "metric", "rank", "label", "role", "attempt")

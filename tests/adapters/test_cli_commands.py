@@ -24,7 +24,7 @@ from pluto_dist.core.values.records import Failure, Point, RunEvent, SeriesOwner
 from pluto_dist.core.values.topics import ItemShown
 from pluto_dist.errors import AmbiguousRunError, RunNotFoundError, SettingError
 from pluto_dist.read.export import COLUMNS
-from pluto_dist.read.spooled import caught_up
+from pluto_dist.read.streams import caught_up
 from pluto_dist.spool.frames import encode_frame
 from tests.adapters.coordinators import answering, knowing
 from tests.adapters.documents import document, lease

@@ -16,9 +16,8 @@ from pluto_dist.backend.local.reading import Segment, read_points, segments, sum
 from pluto_dist.core.values.document import Document
 from pluto_dist.core.values.records import SeriesOwner
 from pluto_dist.errors import RunNotFoundError, UsageError
-from pluto_dist.read import column_files
-from pluto_dist.read.column_files import ColumnFiles
-from pluto_dist.read.columns import gathered
+from pluto_dist.read import columns
+from pluto_dist.read.columns import ColumnFiles, gathered
 from pluto_dist.read.run import summed_up
 from pluto_dist.read.series import Curve
 from pluto_dist.spool.frames import encode_frame
@@ -41,7 +40,7 @@ LINES = [
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(column_files, "WORTH_BYTES", 1)
+    monkeypatch.setattr(columns, "WORTH_BYTES", 1)
 
 
 def put(

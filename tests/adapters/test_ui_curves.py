@@ -11,9 +11,9 @@ import pytest
 from pluto_dist import read
 from pluto_dist.core.values.records import SeriesOwner
 from pluto_dist.read.columns import Chunk
-from pluto_dist.read.follow import Follower
 from pluto_dist.read.series import Wanted
 from pluto_dist.ui.curves import Axis, Line, chart_of, part_of
+from pluto_dist.ui.opened import Follower
 from tests.adapters.documents import lease
 from tests.adapters.test_cli_lookup import Machine, machine
 from tests.adapters.test_read import kept, put

@@ -378,7 +378,8 @@ def docstring(text: str) -> str:
 
 
 def _commands_below(group: Any, name: str, depth: int) -> Iterator[str]:
-    for word, command in group.commands.items():
+    for word in group.list_commands(None):
+        command = group.get_command(None, word)
         title = f"{name} {word}"
         yield f"{'#' * depth} `{title}`\n"
         module = sys.modules[command.callback.__module__] if command.callback is not None else None

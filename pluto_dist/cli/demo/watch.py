@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Protocol, Self
 
 from pluto_dist.cli.console import STATUS_STYLES, printable
-from pluto_dist.read.spooled import caught_up
+from pluto_dist.read.streams import caught_up
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

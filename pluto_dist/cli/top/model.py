@@ -12,9 +12,8 @@ from pluto_dist.cli.console import printable, span
 from pluto_dist.core.values.document import Document
 from pluto_dist.core.values.records import Point, RunEvent
 from pluto_dist.read.board import RunSeen
-from pluto_dist.read.groups import Group, Key, groups_of
-from pluto_dist.read.machines import MachineUse
-from pluto_dist.read.processes import OPEN, Health, Process
+from pluto_dist.read.processes import OPEN, Group, Health, Key, Process, groups_of
+from pluto_dist.read.usage import MachineUse
 
 KEYS: tuple[Key, ...] = get_args(Key)
 RUN_COLUMNS = ("RUN", "NAME", "STATUS", "AGE", "STEP", "STEP/S", "LAG", "LIVE", "BACKLOG", "LOSS")

@@ -20,7 +20,7 @@ from pluto_dist.cli.top.model import event_line
 from pluto_dist.cli.top.source import Source
 from pluto_dist.cli.top.widgets import as_title, clock_of, hand_over, keys, style_of
 from pluto_dist.read.board import RunSeen
-from pluto_dist.read.groups import Group
+from pluto_dist.read.processes import Group
 
 CHOICES = 300
 LINES = 2000
