@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pluto_dist.cli import options
+from pluto_dist.cli.console import Dir, Home, Json, RunName, print_json, print_table, size
 
 if TYPE_CHECKING:
     from pluto_dist.backend.pluto import PlutoBackend
@@ -34,14 +34,13 @@ Project = Annotated[
 
 
 def artifacts(
-    run: options.RunName,
+    run: RunName,
     project: Project = None,
-    home: options.Home = None,
-    folder: options.Dir = None,
-    as_json: options.Json = False,
+    home: Home = None,
+    folder: Dir = None,
+    as_json: Json = False,
 ) -> None:
     """Lists the files and folders that a Run has logged, with sizes and checksums."""
-    from pluto_dist.cli.console import print_json, print_table
     from pluto_dist.read.artifacts import artifacts_of
 
     found = _local(run, home, folder)
@@ -75,14 +74,14 @@ def artifacts(
 
 
 def download(
-    run: options.RunName,
+    run: RunName,
     name: Annotated[str, typer.Argument(metavar="NAME", help="Under which it was logged.")],
     step: Annotated[int | None, typer.Option("--step", help="Of which step; default the last.")] = None,
     to: Annotated[Path, typer.Option("--to", metavar="DIR", help="Folder; it is made.")] = Path(),
     project: Project = None,
-    home: options.Home = None,
-    folder: options.Dir = None,
-    as_json: options.Json = False,
+    home: Home = None,
+    folder: Dir = None,
+    as_json: Json = False,
 ) -> None:
     """Brings a file or folder of a Run here, and holds it against its checksum."""
     from pluto_dist.errors import ArtifactError
@@ -195,7 +194,6 @@ def _no_such(run: str, name: str, step: int | None, listed: list[Artifact]) -> s
 
 
 def _tell(artifact: Artifact, to: Path, files: list[ManifestFile], *, as_json: bool) -> None:
-    from pluto_dist.cli.console import print_json
     from pluto_dist.read.artifacts import safe_part
 
     path = (to / safe_part(artifact.file_name)).absolute()
@@ -225,6 +223,5 @@ def _plain(artifact: Artifact) -> dict[str, object]:
 
 
 def _size(count: int) -> str:
-    from pluto_dist.cli.console import size
 
     return size(count)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from pluto_dist.cli import options
+from pluto_dist.cli.console import Home, Json, note, print_json, span
 
 if TYPE_CHECKING:
     from pluto_dist.host.places import Places
@@ -59,7 +59,7 @@ class _Told(msgspec.Struct):
 
 
 @app.command()
-def start(home: options.Home = None, as_json: options.Json = False) -> None:
+def start(home: Home = None, as_json: Json = False) -> None:
     """Starts the coordinator, waits until it answers, and gives it the API key; one that runs is fine."""
     from pluto_dist.read.ask import ensure_running, hand_over_key
     from pluto_dist.read.lookup import reading_settings
@@ -71,7 +71,7 @@ def start(home: options.Home = None, as_json: options.Json = False) -> None:
 
 
 @app.command()
-def stop(home: options.Home = None, as_json: options.Json = False) -> None:
+def stop(home: Home = None, as_json: Json = False) -> None:
     """Stops the coordinator; attached processes go on logging; it is started again when it is needed."""
     from pluto_dist.core.values.messages import StopCoordinator
     from pluto_dist.host import launch
@@ -87,7 +87,7 @@ def stop(home: options.Home = None, as_json: options.Json = False) -> None:
 
 
 @app.command()
-def status(home: options.Home = None, as_json: options.Json = False) -> None:
+def status(home: Home = None, as_json: Json = False) -> None:
     """Prints pid, generation, Runs and attached processes; exit code 3 if none runs."""
     found = state_of(_places(home))
     _print(found, as_json, "is running" if found.running else "is not running")
@@ -99,12 +99,10 @@ def status(home: options.Home = None, as_json: options.Json = False) -> None:
 def logs(
     lines: Annotated[int, typer.Option("-n", "--lines", min=0, help="So many of the last lines.")] = 50,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Goes on with new ones.")] = False,
-    home: options.Home = None,
+    home: Home = None,
 ) -> None:
     """Prints the end of the coordinator's log, one JSON object per line."""
     from collections import deque
-
-    from pluto_dist.cli.console import note
 
     log = _places(home).log
     if not log.exists():
@@ -196,7 +194,6 @@ def _places(home: Path | None) -> Places:
 
 
 def _print(found: State, as_json: bool, what: str) -> None:
-    from pluto_dist.cli.console import print_json, span
 
     if as_json:
         print_json(found)

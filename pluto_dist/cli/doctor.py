@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from pluto_dist.cli import options
+from pluto_dist.cli.console import Dir, Home, Json, console, print_json, printable
 
 if TYPE_CHECKING:
     from pluto_dist.cli.facts import Fact
@@ -19,11 +19,10 @@ BAD = 1
 STYLES = {"ok": "green", "warn": "yellow", "bad": "bold red"}
 
 
-def doctor(home: options.Home = None, folder: options.Dir = None, as_json: options.Json = False) -> None:
+def doctor(home: Home = None, folder: Dir = None, as_json: Json = False) -> None:
     """Reports places, their filesystems, sockets, namespaces and versions, with advice."""
     import os
 
-    from pluto_dist.cli.console import print_json
     from pluto_dist.cli.facts import gather, worst
     from pluto_dist.host.settings import as_option, load
 
@@ -38,7 +37,6 @@ def doctor(home: options.Home = None, folder: options.Dir = None, as_json: optio
 
 
 def _value(fact: Fact) -> str:
-    from pluto_dist.cli.console import printable
 
     if isinstance(fact.value, bool):
         return "yes" if fact.value else "no"
@@ -47,8 +45,6 @@ def _value(fact: Fact) -> str:
 
 def _print(facts: tuple[Fact, ...]) -> None:
     from rich.text import Text
-
-    from pluto_dist.cli.console import console, printable
 
     out = console()
     for fact in facts:

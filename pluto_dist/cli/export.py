@@ -22,7 +22,7 @@ from typing import Annotated, BinaryIO
 
 import typer
 
-from pluto_dist.cli import options
+from pluto_dist.cli.console import Dir, Home, RunName, note
 
 
 class Format(StrEnum):
@@ -34,14 +34,13 @@ class Format(StrEnum):
 
 
 def export(
-    run: options.RunName,
+    run: RunName,
     form: Annotated[Format, typer.Option("--format", help="jsonl, csv or parquet.")] = Format.JSONL,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File; default stdout.")] = None,
-    home: options.Home = None,
-    folder: options.Dir = None,
+    home: Home = None,
+    folder: Dir = None,
 ) -> None:
     """Writes all points of a Run: a line or a row for each."""
-    from pluto_dist.cli.console import note
     from pluto_dist.errors import UsageError
     from pluto_dist.read.export import write_csv, write_jsonl, write_parquet
     from pluto_dist.read.lookup import Lookup

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pluto_dist.cli import options
+from pluto_dist.cli.console import Dir, Home, Json, RunName, print_json
 
 if TYPE_CHECKING:
     from pluto_dist.core.values.document import Document
@@ -38,17 +38,16 @@ class Ending(StrEnum):
 
 
 def finish(
-    run: options.RunName,
+    run: RunName,
     status: Annotated[Ending, typer.Option(help="The final status.", case_sensitive=False)],
     force: Annotated[
         bool, typer.Option("--force", help="Also if its processes live or cannot be seen, or it has ended.")
     ] = False,
-    home: options.Home = None,
-    folder: options.Dir = None,
-    as_json: options.Json = False,
+    home: Home = None,
+    folder: Dir = None,
+    as_json: Json = False,
 ) -> None:
     """Ends a Run by hand, as a take-over with a new epoch."""
-    from pluto_dist.cli.console import print_json
     from pluto_dist.cli.show import public
     from pluto_dist.core.rules.verdict import server_differs
     from pluto_dist.errors import PlacesError

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import typer
 
-from pluto_dist.cli import options
+from pluto_dist.cli.console import Home, Json, note, now_ms, print_json, print_table, printable, span
 
 if TYPE_CHECKING:
     from pluto_dist.core.values.document import Document, LeaseShown
@@ -84,9 +84,8 @@ class Attached(msgspec.Struct, frozen=True, kw_only=True):
     shared_runs: list[RunThere] = []
 
 
-def ps(home: options.Home = None, as_json: options.Json = False) -> None:
+def ps(home: Home = None, as_json: Json = False) -> None:
     """Lists the attached processes of all live Runs of this node, and all nodes in the cluster store."""
-    from pluto_dist.cli.console import note, print_json
     from pluto_dist.cli.nodes import elsewhere
     from pluto_dist.read.lookup import Lookup
     from pluto_dist.read.settle import settle
@@ -140,7 +139,6 @@ def attached(lookup: Lookup) -> Attached:
 
 
 def _process(document: Document, lease: LeaseShown) -> Process:
-    from pluto_dist.cli.console import now_ms
     from pluto_dist.read.processes import is_suspect
 
     now = now_ms()
@@ -184,7 +182,6 @@ NUMBERS = ("RANK", "PID", "EPOCH", "STEP", "WRITTEN", "DELIVERED")
 
 def process_row(process: Process) -> tuple[object, ...]:
     """One process as a line of the table under `COLUMNS`."""
-    from pluto_dist.cli.console import span
 
     return (
         process.display_id or process.run_id,
@@ -205,7 +202,6 @@ def process_row(process: Process) -> tuple[object, ...]:
 
 def _print_shared(found: Attached) -> None:
     """All nodes of jobs that have not ended, where there is a cluster store."""
-    from pluto_dist.cli.console import note
     from pluto_dist.cli.nodes import print_nodes
 
     if found.cluster_trouble:
@@ -218,7 +214,6 @@ def _print_shared(found: Attached) -> None:
 
 
 def _print(found: Attached) -> None:
-    from pluto_dist.cli.console import print_table, printable
 
     print_table(COLUMNS, map(process_row, found.processes), right=NUMBERS)
     shown = {process.run: process.display_id or process.run_id for process in found.processes}

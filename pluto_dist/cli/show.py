@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pluto_dist.cli import options
+from pluto_dist.cli.console import Dir, Home, Json, RunName, note, print_json, printable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,16 +42,15 @@ LAST_LINES = 10
 
 
 def show(
-    run: options.RunName,
+    run: RunName,
     plot: Annotated[str | None, typer.Option(metavar="METRIC", help="A chart of this series.")] = None,
     whole: Annotated[bool, typer.Option("--all", help="Fold nothing.")] = False,
-    home: options.Home = None,
-    folder: options.Dir = None,
-    as_json: options.Json = False,
+    home: Home = None,
+    folder: Dir = None,
+    as_json: Json = False,
 ) -> None:
     """Shows one Run: status and why, first failure with its last lines, processes, checkpoints, the rest."""
     from pluto_dist.cli import report
-    from pluto_dist.cli.console import print_json
     from pluto_dist.cli.nodes import elsewhere
     from pluto_dist.errors import RunNotFoundError, UsageError
     from pluto_dist.read.lookup import Lookup
@@ -106,7 +105,6 @@ def _why_alone(document: Document, there: Elsewhere) -> str:
 
 def _show_shared(there: Elsewhere, name: str, *, as_json: bool) -> bool:
     """Shows a Run that only other nodes have; False where the cluster store does not have it either."""
-    from pluto_dist.cli.console import note, print_json
     from pluto_dist.cli.nodes import print_run_there
 
     shared = there.named(name)
@@ -170,7 +168,6 @@ def _plot(lookup: Lookup, found: Found, document: Document, name: str) -> None:
     import shutil
 
     from pluto_dist.cli.chart import Curve, draw
-    from pluto_dist.cli.console import printable
     from pluto_dist.read.run import Run
 
     curve = Curve()

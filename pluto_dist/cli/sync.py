@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pluto_dist.cli import options
+from pluto_dist.cli.console import Dir, Json, note, print_json, print_table, size
 
 if TYPE_CHECKING:
     from pluto_dist.backend.local.store import Store
@@ -46,17 +46,16 @@ def sync(
         list[str] | None,
         typer.Argument(metavar="RUN|PATH", help="Runs, or folders of stores or Runs; default all."),
     ] = None,
-    folder: options.Dir = None,
+    folder: Dir = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be uploaded.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Also Runs that have not ended.")] = False,
     patience_s: Annotated[
         float,
         typer.Option("--patience", metavar="SECONDS", min=0, help="To try without any answer."),
     ] = 120.0,
-    as_json: options.Json = False,
+    as_json: Json = False,
 ) -> None:
     """Uploads local Runs and undelivered records to the server."""
-    from pluto_dist.cli.console import note
     from pluto_dist.errors import KeyRefusedError
     from pluto_dist.host.credentials import key_refused
 
@@ -101,7 +100,6 @@ def reasons(results: list[Result]) -> list[str]:
 
 def _tell_troubles(troubles: dict[str, str], items: list[Item]) -> None:
     """Prints why this node's coordinator could not deliver Runs; why one is skipped is in the table."""
-    from pluto_dist.cli.console import note
 
     for item in items:
         if item.key in troubles and item.state == "upload":
@@ -208,7 +206,6 @@ def _upload(
 
 
 def _print_plan(items: list[Item], *, as_json: bool) -> None:
-    from pluto_dist.cli.console import print_json, print_table, size
     from pluto_dist.sync.sync import planned
 
     plans = [planned(item) for item in items]
@@ -234,7 +231,6 @@ def _print_plan(items: list[Item], *, as_json: bool) -> None:
 
 
 def _print_results(results: list[Result], *, as_json: bool) -> None:
-    from pluto_dist.cli.console import print_json, print_table
 
     if as_json:
         print_json(results)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pluto_dist.cli import options
+from pluto_dist.cli.console import Dir, Home, RunName
 
 if TYPE_CHECKING:
     from pluto_dist.cli.sender import FileSide
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def upload(
-    run: options.RunName,
+    run: RunName,
     paths: Annotated[
         list[Path] | None, typer.Argument(metavar="PATH", help="Files, folders, or patterns.")
     ] = None,
@@ -50,8 +50,8 @@ def upload(
     timeout_s: Annotated[
         float, typer.Option("--timeout", metavar="SECONDS", help="How long to wait for the Run to begin.")
     ] = 30.0,
-    home: options.Home = None,
-    folder: options.Dir = None,
+    home: Home = None,
+    folder: Dir = None,
 ) -> None:
     """Uploads files and folders to a Run, from outside of its training."""
     from pluto_dist.cli.sender import Sender

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pluto_dist.cli import options
+from pluto_dist.cli.console import Dir, Home, Json, print_json
 
 if TYPE_CHECKING:
     from pluto_dist.read.board import RunSeen
@@ -40,16 +40,15 @@ def top(
     plain: Annotated[
         bool, typer.Option("--plain", help="A table that is printed anew, without keys.")
     ] = False,
-    home: options.Home = None,
-    folder: options.Dir = None,
-    as_json: options.Json = False,
+    home: Home = None,
+    folder: Dir = None,
+    as_json: Json = False,
 ) -> None:
     """Follows Runs and their processes in a full screen: who is slow, who is gone, how the loss goes.
 
     Needs the extra `tui` (`pip install 'pluto-dist[tui]'`); without it, or with --plain, a table is printed
     anew in place, and once where the output is no terminal.
     """
-    from pluto_dist.cli.console import print_json
     from pluto_dist.host.settings import cluster_of
     from pluto_dist.read.board import Board
     from pluto_dist.read.lookup import Lookup, reading_settings
