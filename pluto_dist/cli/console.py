@@ -1,4 +1,4 @@
-"""The terminal, for all commands: options that they share, JSON for scripts, plain text and tables for people.
+"""The terminal, for all commands: shared options, JSON for scripts, plain text and tables for people.
 
 Names, messages and tracebacks come from users' programs: they are printed as text, never as markup, and
 without control characters.

@@ -18,6 +18,13 @@ import msgspec
 import typer
 
 from pluto_dist.cli.console import Home, Json, note, print_json, span
+from pluto_dist.core.values.messages import AskStatus, StopCoordinator
+from pluto_dist.errors import WaitTimeoutError
+from pluto_dist.host import launch
+from pluto_dist.host.identity import identity_of
+from pluto_dist.host.places import find_places
+from pluto_dist.read.ask import ask, ensure_running, hand_over_key, listener
+from pluto_dist.read.lookup import reading_settings
 
 if TYPE_CHECKING:
     from pluto_dist.host.places import Places
@@ -61,9 +68,6 @@ class _Told(msgspec.Struct):
 @app.command()
 def start(home: Home = None, as_json: Json = False) -> None:
     """Starts the coordinator, waits until it answers, and gives it the API key; one that runs is fine."""
-    from pluto_dist.read.ask import ensure_running, hand_over_key
-    from pluto_dist.read.lookup import reading_settings
-
     places = _places(home)
     started = ensure_running(places, reading_settings(home))
     found = msgspec.structs.replace(state_of(places), key_from=hand_over_key(places))
@@ -73,10 +77,6 @@ def start(home: Home = None, as_json: Json = False) -> None:
 @app.command()
 def stop(home: Home = None, as_json: Json = False) -> None:
     """Stops the coordinator; attached processes go on logging; it is started again when it is needed."""
-    from pluto_dist.core.values.messages import StopCoordinator
-    from pluto_dist.host import launch
-    from pluto_dist.read.ask import ask, listener
-
     places = _places(home)
     launch.leave(places)
     before = listener(places.socket)
@@ -121,10 +121,6 @@ def logs(
 
 def state_of(places: Places) -> State:
     """State of the coordinator of these places."""
-    from pluto_dist.core.values.messages import AskStatus
-    from pluto_dist.host import launch
-    from pluto_dist.read.ask import ask, listener
-
     listening = listener(places.socket)
     body = ask(places.socket, AskStatus(request=1)) if listening is not None else None
     bare = State(
@@ -153,10 +149,6 @@ def state_of(places: Places) -> State:
 def _await_end(places: Places, before: Listener) -> None:
     """Returns when the process is gone; one in another pid namespace, when its socket is."""
     import time
-
-    from pluto_dist.errors import WaitTimeoutError
-    from pluto_dist.host.identity import identity_of
-    from pluto_dist.read.ask import listener
 
     identity = identity_of(before.pid) if before.pid is not None else None
     deadline = time.monotonic() + STOP_S
@@ -187,9 +179,6 @@ def _times(pid: int | None) -> dict[str, float]:
 
 
 def _places(home: Path | None) -> Places:
-    from pluto_dist.host.places import find_places
-    from pluto_dist.read.lookup import reading_settings
-
     return find_places(reading_settings(home).home)
 
 

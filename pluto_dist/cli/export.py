@@ -23,6 +23,10 @@ from typing import Annotated, BinaryIO
 import typer
 
 from pluto_dist.cli.console import Dir, Home, RunName, note
+from pluto_dist.errors import UsageError
+from pluto_dist.read.export import write_csv, write_jsonl, write_parquet
+from pluto_dist.read.lookup import Lookup
+from pluto_dist.read.run import Run
 
 
 class Format(StrEnum):
@@ -41,11 +45,6 @@ def export(
     folder: Dir = None,
 ) -> None:
     """Writes all points of a Run: a line or a row for each."""
-    from pluto_dist.errors import UsageError
-    from pluto_dist.read.export import write_csv, write_jsonl, write_parquet
-    from pluto_dist.read.lookup import Lookup
-    from pluto_dist.read.run import Run
-
     if form is Format.PARQUET and output is None and sys.stdout.isatty():
         raise UsageError("parquet is no text for a terminal; name a file with --output")
     lookup = Lookup(home, folder)

@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pluto_dist.backend.local.reading import Cursors, read_lines
 from pluto_dist.cli.console import Dir, Home, Json, RunName, note
+from pluto_dist.cli.show import roots
+from pluto_dist.read.lookup import RUNNING, Lookup
 
 if TYPE_CHECKING:
     from pluto_dist.backend.local.reading import SaidLine
@@ -30,10 +33,6 @@ def logs(
     folder: Dir = None,
 ) -> None:
     """Prints the console output of a Run."""
-    from pluto_dist.backend.local.reading import Cursors, read_lines
-    from pluto_dist.cli.show import roots
-    from pluto_dist.read.lookup import RUNNING, Lookup
-
     lookup = Lookup(home, folder)
     cursors: Cursors = {}
     printed = 0

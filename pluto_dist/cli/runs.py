@@ -17,6 +17,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pluto_dist.cli.console import Dir, Home, Json, clock, note, print_json, print_table
+from pluto_dist.read.listing import Wanted, chosen, listed, page_of, since_ms, statuses
+from pluto_dist.read.lookup import Lookup
+from pluto_dist.read.settle import settle
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,10 +62,6 @@ def runs(
     as_json: Json = False,
 ) -> None:
     """Lists the Runs of this node and of the store, oldest first; with --dir only that store's."""
-    from pluto_dist.read.listing import Wanted, chosen, listed, page_of, since_ms, statuses
-    from pluto_dist.read.lookup import Lookup
-    from pluto_dist.read.settle import settle
-
     wanted = Wanted(
         project=project,
         status=statuses(status or ()),

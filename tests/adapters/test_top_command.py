@@ -11,7 +11,7 @@ import msgspec
 from typer.testing import CliRunner
 
 from pluto_dist.cli.main import app
-from pluto_dist.cli.top.source import Looking
+from pluto_dist.cli.top.model import Looking
 from pluto_dist.core.values.document import Document, VerdictShown
 from pluto_dist.core.values.records import Failure, Point, SeriesOwner
 from pluto_dist.read.board import Board

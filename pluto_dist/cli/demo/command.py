@@ -90,8 +90,7 @@ def _play(lookup: Lookup, home: Path | None, folder: Path | None, seconds: float
 
 def _performed(play: Play, lookup: Lookup, home: Path | None, out: Console) -> Outcome:
     """Plays it through; Ctrl-C ends all processes and leaves what the store has by then."""
-    from pluto_dist.cli.demo.play import Cast, interruptible, perform
-    from pluto_dist.cli.demo.watch import Watch, screen
+    from pluto_dist.cli.demo.play import Cast, Watch, interruptible, perform, screen
 
     out.print(
         f"A training and its helpers share one Run. Store: {lookup.store.root}\n"
