@@ -301,7 +301,9 @@ class Link:
 
     def _launch(self) -> None:
         try:
-            start_if_absent(self._places, self._env, idle_exit_s=self._idle_exit_s, needed=self._needs > 0)
+            needed = self._needs > 0
+            if start_if_absent(self._places, self._env, idle_exit_s=self._idle_exit_s, needed=needed):
+                self._session.found(boot_clock())
         except PlutoDistError as error:
             self._fail(error)
 

@@ -294,7 +294,7 @@ def _marker(places: Places) -> Path:
     return places.runtime / "stopped"
 
 
-def start_if_absent(places: Places, env: Mapping[str, str], *, idle_exit_s: float, needed: bool) -> None:
+def start_if_absent(places: Places, env: Mapping[str, str], *, idle_exit_s: float, needed: bool) -> bool:
     """Starts a coordinator if there is none and no other process is about to start one.
 
     Args:
@@ -303,13 +303,16 @@ def start_if_absent(places: Places, env: Mapping[str, str], *, idle_exit_s: floa
         idle_exit_s: for the coordinator.
         needed: a call waits for it, so it is started also after `pluto-dist coordinator stop`.
 
+    Returns:
+        True if one listens already.
+
     Raises:
         PlutoDistError: it cannot be started here; the ticket is given back.
     """
     if is_left(places) and not needed:
-        return
+        return False
     if someone_listens(places.socket):  # it has much to do; another one would not help
-        return
+        return True
     try:
         make_again(places)
         if claim_start(places):
@@ -319,6 +322,7 @@ def start_if_absent(places: Places, env: Mapping[str, str], *, idle_exit_s: floa
     except PlutoDistError:
         end_start(places)
         raise
+    return False
 
 
 def someone_listens(path: Path) -> bool:

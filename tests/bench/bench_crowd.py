@@ -21,7 +21,7 @@ MEMORY_MB, LATEST_S = 80, 2
 def rows(effort: Effort, build: Build) -> Iterator[Row]:
     """Ten metrics a record, the same names in all of them, to a sink behind HTTP."""
     clients = ["owner"] + ["side"] * HOLDERS
-    with served(build) as (node, sink), probes(node, clients, "crowd") as (_, *holders):
+    with served(build) as (node, sink, _), probes(node, clients, "crowd") as (_, *holders):
         pid = node.coordinator()
         for holder in holders:
             holder.do("attach", effort.writers // HOLDERS - 1)

@@ -59,7 +59,7 @@ def _noticed(node: BuildNode, run_id: str, count: int, mebibytes: int) -> Death:
 
 def _revived_s(build: Build, megabytes: int) -> float:
     """From SIGKILL until the sink sees the first record after it."""
-    with served(build) as (node, sink), probes(node, ["owner"], "revived") as (writer,):
+    with served(build) as (node, sink, _), probes(node, ["owner"], "revived") as (writer,):
         writer.do("fill", 1, WIDE)
         wait_until(lambda: sink.stats().lines == 1, "the first record is there")
         pid = node.coordinator()

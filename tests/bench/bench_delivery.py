@@ -66,7 +66,8 @@ def _as_one(build: Build, effort: Effort) -> Iterator[Row]:
 
 
 def _of_ranks(build: Build, count: int, backlog: int, mode: str) -> Drain:
-    with served(build) as (node, sink), ranks(node, count, "drain", PLUTO_DIST_RANK_METRICS=mode) as writers:
+    one = {"PLUTO_DIST_RANK_METRICS": mode}
+    with served(build) as (node, sink, _), ranks(node, count, "drain", **one) as writers:
         lines = 1 if mode == "reduce" else count  # of a step
         _fill(writers, 1, apart=False)
         wait_until(lambda: sink.stats().lines >= lines, "the first step is there")
@@ -86,7 +87,7 @@ def _memory(build: Build, large: int) -> Iterator[Row]:
 
 def _to_sink(build: Build, backlog: int, *, apart: bool) -> Drain:
     records = len(WRITERS) * backlog
-    with served(build) as (node, sink), probes(node, WRITERS, "drain") as writers:
+    with served(build) as (node, sink, _), probes(node, WRITERS, "drain") as writers:
         _fill(writers, 1, apart=apart)  # the names are known, as in the middle of a training
         wait_until(lambda: sink.stats().lines == len(WRITERS), "the first records are there")
         with held(node.coordinator()):
@@ -108,7 +109,7 @@ def _to_store(build: Build, backlog: int) -> Drain:
 
 def _peak_mb(build: Build, megabytes: int) -> float:
     """While a backlog is delivered."""
-    with served(build) as (node, _), probes(node, WRITERS, "memory") as writers:
+    with served(build) as (node, _, _), probes(node, WRITERS, "memory") as writers:
         pid = node.coordinator()
         with held(pid):
             _fill(writers, megabytes * 1_000_000 // (len(WRITERS) * WIDE_BYTES), apart=True, width=WIDE)

@@ -72,7 +72,7 @@ def rows(effort: Effort, build: Build) -> Iterator[Row]:
     yield Row("log() in a step, share of the step", "%", added, goal=1)
     yield Row("finish() of the first rank to leave", "ms", min(finished) * 1e3)
     yield Row("finish() of the last one, everything delivered", "ms", max(finished) * 1e3, goal=500)
-    with served(build) as (node, _):
+    with served(build) as (node, _, _):
         for name, end in ENDS.items():
             added = _added_s(node, name.replace(" ", "_"), START + end, effort.rounds)
             yield Row(f"torchrun's end with a server, added: {name}", "s", added, goal=0.5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from pluto_dist.core.rules.changes import LARGEST_CONFIG, fitting, too_large, untold
 from pluto_dist.core.values.cluster import SharedState
 from pluto_dist.core.values.engine import Versioned
 from tests.core.cluster_world import FOLDER, ClusterWorld
@@ -172,10 +173,57 @@ def test_a_store_that_is_away_for_ever_loses_no_change() -> None:
     assert msgspec.json.decode(world.run.config)["there"] == 1
 
 
-def test_a_config_that_is_too_large_for_the_store_stays_with_the_server() -> None:
-    world = started()
-    world.ranks[0].update_config(large="x" * (600 << 10))
-    world.ranks[2].update_config(small=1)
+@pytest.mark.parametrize("local", [False, True])
+@pytest.mark.parametrize("node", [0, 1])
+def test_a_value_that_the_store_cannot_take_holds_nothing_up(node: int, local: bool) -> None:
+    """It stays where it was set, its node tells the server, and everything else meets as ever."""
+    world = ClusterWorld(local=local)
+    world.start(0, 1, 2, 3)
+    world.wait(10)
+    big = "x" * (LARGEST_CONFIG << 1)
+    world.ranks[2 * node].update_config(big=big, small=1)
     world.wait(5)
-    assert bytes(state(world).config) == b"null"
-    assert msgspec.json.decode(world.run.config)["small"] == 1
+    world.ranks[2 * node].update_config(later=2)
+    world.ranks[2 - 2 * node].update_config(other=3).add_tags("t")
+    world.wait(5)
+    everywhere = {"small": 1, "later": 2, "other": 3}
+    assert [{name: config_of(world, each).get(name) for name in everywhere} for each in (0, 1)] == [
+        everywhere
+    ] * 2
+    assert [config_of(world, each).get("big") == big for each in (node, 1 - node)] == [True, False]
+    assert "big" in told_of(world, node)
+    for rank in (2, 3, 0, 1):
+        world.ranks[rank].finish().exit()
+    world.wait(30)
+    assert [each.run("x").status for each in world.nodes] == ["COMPLETED"] * 2
+    assert all(each.core.at_rest for each in world.nodes)
+    if not local:
+        agree(world, {"t"}, everywhere)
+        assert msgspec.json.decode(world.run.config)["big"] == big
+
+
+def told_of(world: ClusterWorld, node: int) -> str:
+    """What a node's history says of values that others do not see."""
+    (note,) = world.nodes[node].notes(world.nodes[node].run("x"), "config_too_large")
+    return str(note["values"])
+
+
+def test_what_fits_is_the_smaller_values() -> None:
+    half, more = (msgspec.json.encode("y" * (LARGEST_CONFIG // 2 + size)) for size in (0, 1))
+    config = b'{"b":%b,"a":%b,"c":1}' % (half, more)
+    fits, left_out = fitting(config)
+    assert (fits, left_out) == (b'{"b":%b,"c":1}' % half, ("a",))
+    assert (fitting(fits), too_large(fits)) == ((fits, ()), b"")
+    assert too_large(config) == b'{"a":%b}' % more
+
+
+def test_of_a_patch_that_went_on_only_the_rest_is_told() -> None:
+    assert untold(b'{"a":1,"b":{"c":2}}', b'{"a":1,"b":{"c":1}}') == b'{"b":{"c":2}}'
+    assert untold(b'{"a":1}', b'{"a":1}') == untold(b"", b'{"a":1}') == b""
+
+
+def test_the_alert_of_another_node_does_not_wait_for_the_seat() -> None:
+    world = started()
+    world.ranks[2].alert("on node 1")
+    world.wait(5)
+    assert [alert.title for alert in world.run.alerts] == ["on node 1"]

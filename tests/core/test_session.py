@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-from pluto_dist.core.rules.session import Session
+from pluto_dist.core.rules.session import FOUND_S, Session
 from pluto_dist.core.values.messages import View
 
 HEARTBEAT_S = 5.0
@@ -74,3 +74,31 @@ def test_a_coordinator_that_dies_at_each_start_is_started_ever_more_rarely() -> 
     pauses = [later - earlier for earlier, later in itertools.pairwise(launches)]
     assert len(launches) <= 7
     assert pauses == sorted(pauses)
+
+
+def test_one_that_was_silent_for_long_is_missed_at_once_when_it_is_gone() -> None:
+    """G12: it listened all the time, so no start has failed that a later one would have to wait for."""
+    session = Session(HEARTBEAT_S, 0.0)
+    session.next(0.0)
+    session.take_view(view(), 0.1)
+    now = HEARTBEAT_S
+    while now < 100.0:
+        if session.next(now).launch:
+            session.found(now)
+        now += 0.05
+    session.lost(now)
+    assert session.next(now).launch
+
+
+def test_one_that_listens_and_is_silent_is_looked_for_at_a_steady_pace() -> None:
+    """G12: if it went without a word of the kernel's, that is found out within the same time."""
+    session = Session(HEARTBEAT_S, 0.0)
+    session.next(0.0)
+    looks = []
+    for tenth in range(1, 600):
+        if session.next(tenth / 10).launch:
+            session.found(tenth / 10)
+            looks.append(tenth / 10)
+    pauses = [later - earlier for earlier, later in itertools.pairwise(looks)]
+    assert max(pauses) <= FOUND_S + 0.11
+    assert len(looks) <= 31

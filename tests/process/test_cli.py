@@ -55,8 +55,9 @@ WATCHED = """
 import pluto_dist.client.link as link
 start = link.start_if_absent
 def start_if_absent(*places, **more):
-    start(*places, **more)
+    found = start(*places, **more)
     tell("unanswered")
+    return found
 link.start_if_absent = start_if_absent
 """
 

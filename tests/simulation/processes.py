@@ -430,8 +430,8 @@ class Process:
             self.session.wrote(lease.lifecycle.written, world.now)
         self._look_at_wait()
         todo = self.session.next(world.now)
-        if todo.launch:
-            world.launch(self.name)
+        if todo.launch and world.launch(self.name):
+            self.session.found(world.now)
         if todo.send:
             message = Sync(
                 protocol=PROTOCOL,

@@ -277,11 +277,12 @@ class World:
 
     # --- coordinator --------------------------------------------------------------------------------
 
-    def launch(self, who: str) -> None:
-        """Somebody starts a coordinator, if there is none."""
+    def launch(self, who: str) -> bool:
+        """Somebody starts a coordinator, if there is none; True if there is one."""
         if self.coordinator is None and not self._launching:
             self._launching = True
             self.at(self.random.choice((0.1, 0.3)), lambda: self._start_coordinator(who), None)
+        return self.coordinator is not None
 
     def _start_coordinator(self, who: str) -> None:
         self._launching = False

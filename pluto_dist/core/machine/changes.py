@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from pluto_dist.core.machine.context import Context, Shared
 from pluto_dist.core.rules.changes import (
+    LARGEST_CONFIG,
     NOTHING,
+    fitting,
     is_ahead,
     merge_json,
     merged_config,
@@ -56,6 +58,14 @@ class Changes:
     def owes(self, run: Run) -> bool:
         """Whether the seat does not know yet what was changed here."""
         return self._appending is not None or pending(run) is not None
+
+    def note_left_out(self, run: Run, state: SharedState | None) -> None:
+        """Tells people once which values of the config other nodes do not see."""
+        there = state.left_out if state is not None else ()
+        names = sorted({*there, *fitting(run.config_patch)[1]})
+        if names:
+            why = f"the cluster store takes {LARGEST_CONFIG >> 10} KiB, so other nodes do not see them"
+            self._context.note_once(run.key, "config_too_large", values=", ".join(names), why=why)
 
     def adopt(self, run: Run, state: SharedState) -> None:
         """Takes what the seat tells, as soon as all changes of this node are in it."""

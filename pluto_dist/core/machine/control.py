@@ -22,7 +22,7 @@ from pluto_dist.core.machine.beats import Beats
 from pluto_dist.core.machine.cluster import Clusters
 from pluto_dist.core.machine.context import Context
 from pluto_dist.core.machine.lane import backend_run
-from pluto_dist.core.rules.changes import merge_tags
+from pluto_dist.core.rules.changes import merge_tags, too_large, untold
 from pluto_dist.core.rules.verdict import status_report
 from pluto_dist.core.values.backend import (
     Alert,
@@ -250,12 +250,12 @@ class Controls:
         names = dict(islice(self._book.unregistered(run.key).items(), MAX_NAMES))
         if names:
             yield Names(names)
-        if run.cluster is not None and not self._clusters.tells_changes(run):
-            return
-        if run.pushed_tags != run.tags or run.untagged:
+        tells = run.cluster is None or self._clusters.tells_changes(run)
+        if tells and (run.pushed_tags != run.tags or run.untagged):
             yield TagsChange(run.tags, run.pushed_tags, run.untagged)
-        if run.config_patch:
-            yield ConfigPatch(run.config_patch)
+        patch = run.config_patch if tells else too_large(run.config_patch)
+        if patch:
+            yield ConfigPatch(patch)
         if (alert := self._alerts.next(run.key)) is not None:
             yield alert
 
@@ -283,8 +283,7 @@ class Controls:
             case TagsChange() as change:
                 self._tagged(run, change, told)
             case ConfigPatch(patch=patch):
-                if run.config_patch == patch:  # else more was changed meanwhile
-                    self._context.change_run(run, config_patch=b"")
+                self._context.change_run(run, config_patch=untold(run.config_patch, patch))
             case Alert():
                 self._alerts.over(run.key)
             case SeatNote(epoch=epoch):

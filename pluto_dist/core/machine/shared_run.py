@@ -401,6 +401,7 @@ class SharedRun:
             return run
         found = self._lookout.get("shared")
         state = decoded(found.value, SharedState) if found is not None else None
+        self._changes.note_left_out(run, state)
         if self.mine and self._lookout.knows("op/"):
             self._changes.speak(run, state)
             self._changes.fold(self._book.runs[run.key], self._appended_changes())

@@ -4,12 +4,14 @@ Arguments are never altered. The coordinator applies changes one after the other
 leaves everything as it was.
 
 In a Run of several nodes no node writes over another's change: each appends its own to the cluster store, and
-the seat folds them, in the order of their numbers, into one state that all nodes read.
+the seat folds them, in the order of their numbers, into one state that all nodes read. Of a config that is
+larger than the store takes the large values stay where they were set: that node tells the server itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -21,7 +23,7 @@ from pluto_dist.errors import InvalidRecordError
 
 MAX_TAGS = 50  # the server refuses more
 GROUP_PREFIX = "group:"  # and more than one tag that starts so
-LARGEST_CONFIG = 512 << 10  # bytes; a larger one stays with the server, and each node's own part of it here
+LARGEST_CONFIG = 512 << 10  # bytes that the cluster store takes; etcd takes 1.5 MiB a request
 NOTHING = b"{}"
 NONE = b"null"
 
@@ -29,6 +31,7 @@ JsonObject = dict[str, object]
 
 _to_json = msgspec.json.Encoder().encode
 _to_object = msgspec.json.Decoder(JsonObject).decode
+_to_values = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 def deep_merge(base: JsonObject, patch: JsonObject) -> JsonObject:
@@ -157,14 +160,37 @@ def inherit_tags(parent: Iterable[str], own: Iterable[str]) -> tuple[str, ...]:
     return (*taken[: max(0, MAX_TAGS - len(mine))], *mine)
 
 
+@lru_cache(maxsize=2)  # asked again with each event of the Run
+def fitting(config: bytes) -> tuple[bytes, tuple[str, ...]]:
+    """What of a config goes into the cluster store, the smaller ones of its values; names of the others."""
+    if len(config) <= LARGEST_CONFIG:
+        return config, ()
+    values = _to_values(config)
+    size, fits = len(NOTHING), set()
+    for name in sorted(values, key=lambda name: (len(values[name]), name)):
+        size += len(_to_json(name)) + len(bytes(values[name])) + 2
+        if size > LARGEST_CONFIG:
+            break
+        fits.add(name)
+    return _to_json({name: value for name, value in values.items() if name in fits}), tuple(
+        sorted(values.keys() - fits)
+    )
+
+
+def too_large(patch: bytes) -> bytes:
+    """What of a patch does not go into the cluster store, so its node tells the server; b"" if nothing."""
+    left_out = fitting(patch)[1]
+    return _to_json({name: _to_values(patch)[name] for name in left_out}) if left_out else b""
+
+
 def pending(run: Run) -> Change | None:
-    """What the others do not know of this node's changes; None if nothing."""
+    """What the others do not know of this node's changes and the store can take; None if nothing."""
     known = run.pushed_tags or ()
     gone = tuple(tag for tag in known if tag not in run.tags)
     change = Change(
         added=tuple(tag for tag in run.tags if tag not in known),
         removed=tuple(dict.fromkeys((*gone, *run.untagged))),
-        config=msgspec.Raw(run.config_patch or NOTHING),
+        config=msgspec.Raw(fitting(run.config_patch or NOTHING)[0]),
     )
     return change if change != Change() else None
 
@@ -175,8 +201,17 @@ def without(run: Run, told: Change) -> dict[str, object]:
     return {
         "pushed_tags": (*known, *(tag for tag in told.added if tag not in known)),
         "untagged": tuple(tag for tag in run.untagged if tag not in told.removed),
-        "config_patch": b"" if run.config_patch in (b"", bytes(told.config)) else run.config_patch,
+        "config_patch": untold(run.config_patch, bytes(told.config)),
     }
+
+
+def untold(patch: bytes, told: bytes) -> bytes:
+    """What is left of a patch once the others know of another one, an earlier state of it; b"" if nothing."""
+    if patch in (b"", told):
+        return b""
+    known = _to_values(told)
+    left = {name: value for name, value in _to_values(patch).items() if known.get(name) != value}
+    return _to_json(left) if left else b""
 
 
 def merged_tags(run: Run, state: SharedState) -> tuple[str, ...]:
@@ -186,21 +221,26 @@ def merged_tags(run: Run, state: SharedState) -> tuple[str, ...]:
 
 
 def merged_config(run: Run, state: SharedState, own: bytes) -> bytes:
-    """The config of all nodes, and what this one has changed since; `own` where the store has none."""
-    return (
-        own if bytes(state.config) == NONE else merge_json(bytes(state.config), run.config_patch or NOTHING)
-    )
+    """The config of all nodes, this one's changes since, and of `own` what the store has no room for."""
+    if bytes(state.config) == NONE:  # of a version that kept a large config whole
+        return own
+    merged = merge_json(bytes(state.config), run.config_patch or NOTHING)
+    left_out = {*state.left_out, *fitting(own)[1]} - _to_values(merged).keys()
+    kept = {name: value for name, value in _to_values(own).items() if name in left_out} if left_out else {}
+    return merge_json(merged, _to_json(kept)) if kept else merged
 
 
 def state_of(run: Run, config: bytes) -> SharedState:
     """What the seat tells of the Run."""
+    fits, left_out = fitting(config)
     return SharedState(
         tags=run.tags,
-        config=msgspec.Raw(config if len(config) <= LARGEST_CONFIG else NONE),
+        config=msgspec.Raw(fits),
+        left_out=left_out,
         folded=run.folded,
         base=run.pushed_tags,
         untagged=run.untagged,
-        patch=msgspec.Raw(run.config_patch or NOTHING),
+        patch=msgspec.Raw(fitting(run.config_patch or NOTHING)[0]),
     )
 
 

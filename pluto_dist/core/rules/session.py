@@ -12,6 +12,7 @@ from pluto_dist.core.values.messages import View
 
 RETRY_FIRST_S = 0.1  # an unanswered nudge is repeated after this time, then ever more slowly
 RETRY_CAP_S = 2.0
+FOUND_S = 2.0  # one that listens and does not answer is looked for again after this time
 ANSWER_S = 0.1  # a living coordinator usually answers within this time; else it is looked for
 LAUNCH_S = 0.5  # not more often than this, then ever more rarely: a start that fails costs something
 LAUNCH_CAP_S = 60.0
@@ -22,7 +23,7 @@ class Todo(msgspec.Struct, frozen=True):
     """Actions that are due now."""
 
     send: bool = False
-    launch: bool = False  # if no coordinator listens
+    launch: bool = False  # if no coordinator listens; else say `found`
     reconnect: bool = False
 
 
@@ -52,6 +53,7 @@ class Session:
         self._launch_at = now
         self._launched_at = now - LAUNCH_S
         self._launches = 0
+        self._before = self._launched_at, self._launches
         self._reconnect_at = now + RECONNECT_S
 
     @property
@@ -93,8 +95,13 @@ class Session:
         """
         self._tries, self._send_at = 0, now
         self._asked_at = now - ANSWER_S
-        self._launch_at = max(self._launch_at, self._launched_at + LAUNCH_S)
+        self._launch_at = self._launched_at + self._pause_s
         self._reconnect_at = now + RECONNECT_S
+
+    def found(self, now: float) -> None:
+        """A coordinator listens, so `next` led to no start, and a later start waits for none."""
+        self._launched_at, self._launches = self._before
+        self._launch_at = now + FOUND_S
 
     def next(self, now: float) -> Todo:
         """What to do at this instant; call again at `deadline`."""
@@ -103,9 +110,9 @@ class Session:
         reconnect = self._asked_at is not None and now >= self._reconnect_at
         send = now >= self._send_at
         if launch:
-            self._launched_at = now
-            self._launch_at = now + min(LAUNCH_CAP_S, LAUNCH_S * 2.0**self._launches)
-            self._launches = min(self._launches + 1, 8)
+            self._before = self._launched_at, self._launches
+            self._launched_at, self._launches = now, min(self._launches + 1, 8)
+            self._launch_at = now + self._pause_s
         if reconnect:
             self._reconnect_at = now + RECONNECT_S
         if send:
@@ -122,3 +129,8 @@ class Session:
         if self._asked_at is None:
             return self._send_at
         return min(self._send_at, max(self._asked_at + ANSWER_S, self._launch_at), self._reconnect_at)
+
+    @property
+    def _pause_s(self) -> float:
+        """Between the last start and the next."""
+        return min(LAUNCH_CAP_S, LAUNCH_S * 2.0 ** max(0, self._launches - 1))

@@ -128,7 +128,8 @@ class SharedState(msgspec.Struct, frozen=True):
 
     Attributes:
         tags: of the Run.
-        config: null where it is too large for the store.
+        config: without the values that are too large for the store.
+        left_out: names of those.
         folded: the last change of each node that is in it, node -> number.
         base, untagged, patch: what the next seat has to say to the server, as in `Run`: the tags that it has,
             tags to be removed there, and the config that it does not have.
@@ -140,6 +141,7 @@ class SharedState(msgspec.Struct, frozen=True):
     base: tuple[str, ...] | None = None
     untagged: tuple[str, ...] = ()
     patch: msgspec.Raw = msgspec.Raw(b"{}")
+    left_out: tuple[str, ...] = ()
 
 
 class StoredVerdict(msgspec.Struct, frozen=True, kw_only=True):
