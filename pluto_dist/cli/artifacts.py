@@ -19,14 +19,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pluto_dist.cli import options
+from pluto_dist.cli.console import Dir, Home, Json, RunName, print_json, print_table, size
+from pluto_dist.core.values.ids import classify_run_id
+from pluto_dist.errors import ArtifactError, RunNotFoundError, ServerRefusedError, SettingError, UsageError
+from pluto_dist.host.settings import as_option, load
+from pluto_dist.read.artifacts import ServerArtifacts, artifacts_of, bring, chosen, safe_part
+from pluto_dist.read.lookup import Lookup
+from pluto_dist.read.run import Run
 
 if TYPE_CHECKING:
     from pluto_dist.backend.pluto import PlutoBackend
     from pluto_dist.core.rules.shipment import ManifestFile
     from pluto_dist.core.values.ids import RunRef
-    from pluto_dist.read.artifacts import Artifact, ServerArtifacts
-    from pluto_dist.read.run import Run
+    from pluto_dist.read.artifacts import Artifact
 
 Project = Annotated[
     str | None, typer.Option("--project", help="Of a Run that only the server has; default PLUTO_PROJECT.")
@@ -34,16 +39,13 @@ Project = Annotated[
 
 
 def artifacts(
-    run: options.RunName,
+    run: RunName,
     project: Project = None,
-    home: options.Home = None,
-    folder: options.Dir = None,
-    as_json: options.Json = False,
+    home: Home = None,
+    folder: Dir = None,
+    as_json: Json = False,
 ) -> None:
     """Lists the files and folders that a Run has logged, with sizes and checksums."""
-    from pluto_dist.cli.console import print_json, print_table
-    from pluto_dist.read.artifacts import artifacts_of
-
     found = _local(run, home, folder)
     if found is not None:
         listed = artifacts_of(found)
@@ -75,19 +77,16 @@ def artifacts(
 
 
 def download(
-    run: options.RunName,
+    run: RunName,
     name: Annotated[str, typer.Argument(metavar="NAME", help="Under which it was logged.")],
     step: Annotated[int | None, typer.Option("--step", help="Of which step; default the last.")] = None,
     to: Annotated[Path, typer.Option("--to", metavar="DIR", help="Folder; it is made.")] = Path(),
     project: Project = None,
-    home: options.Home = None,
-    folder: options.Dir = None,
-    as_json: options.Json = False,
+    home: Home = None,
+    folder: Dir = None,
+    as_json: Json = False,
 ) -> None:
     """Brings a file or folder of a Run here, and holds it against its checksum."""
-    from pluto_dist.errors import ArtifactError
-    from pluto_dist.read.artifacts import artifacts_of, bring, chosen
-
     found = _local(run, home, folder)
     listed = artifacts_of(found) if found is not None else []
     here = chosen(listed, name, step)
@@ -111,10 +110,6 @@ def download(
 
 
 def _local(run: str, home: Path | None, folder: Path | None) -> Run | None:
-    from pluto_dist.errors import RunNotFoundError, SettingError
-    from pluto_dist.read.lookup import Lookup
-    from pluto_dist.read.run import Run
-
     lookup = Lookup(home, folder)
     try:
         return Run(lookup, lookup.find(run))
@@ -134,8 +129,6 @@ def _backend(folder: Path | None) -> PlutoBackend:
     """
     from pluto_dist.backend.pluto import PlutoBackend
     from pluto_dist.cli.sync import target_of
-    from pluto_dist.errors import SettingError
-    from pluto_dist.host.settings import as_option, load
 
     settings = load(os.environ, {"dir": folder, "mode": "auto"}, source=as_option)
     key = settings.api_key
@@ -152,8 +145,6 @@ def _on_server(
     backend: PlutoBackend, run: str, project: str | None, found: Run | None = None, name: str = ""
 ) -> ServerArtifacts:
     from pluto_dist.backend.pluto.client import Details
-    from pluto_dist.errors import ServerRefusedError, UsageError
-    from pluto_dist.read.artifacts import ServerArtifacts
 
     run_id, of_project = (found.document.id, found.document.project) if found is not None else (None, "")
     if run_id is None:
@@ -177,9 +168,6 @@ def _on_server(
 
 
 def _named(run: str) -> RunRef:
-    from pluto_dist.core.values.ids import classify_run_id
-    from pluto_dist.errors import UsageError
-
     try:
         return classify_run_id(run)
     except ValueError as error:
@@ -195,9 +183,6 @@ def _no_such(run: str, name: str, step: int | None, listed: list[Artifact]) -> s
 
 
 def _tell(artifact: Artifact, to: Path, files: list[ManifestFile], *, as_json: bool) -> None:
-    from pluto_dist.cli.console import print_json
-    from pluto_dist.read.artifacts import safe_part
-
     path = (to / safe_part(artifact.file_name)).absolute()
     checked = bool(artifact.sha256)
     if as_json:
@@ -225,6 +210,5 @@ def _plain(artifact: Artifact) -> dict[str, object]:
 
 
 def _size(count: int) -> str:
-    from pluto_dist.cli.console import size
 
     return size(count)

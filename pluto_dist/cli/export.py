@@ -22,7 +22,11 @@ from typing import Annotated, BinaryIO
 
 import typer
 
-from pluto_dist.cli import options
+from pluto_dist.cli.console import Dir, Home, RunName, note
+from pluto_dist.errors import UsageError
+from pluto_dist.read.export import write_csv, write_jsonl, write_parquet
+from pluto_dist.read.lookup import Lookup
+from pluto_dist.read.run import Run
 
 
 class Format(StrEnum):
@@ -34,19 +38,13 @@ class Format(StrEnum):
 
 
 def export(
-    run: options.RunName,
+    run: RunName,
     form: Annotated[Format, typer.Option("--format", help="jsonl, csv or parquet.")] = Format.JSONL,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File; default stdout.")] = None,
-    home: options.Home = None,
-    folder: options.Dir = None,
+    home: Home = None,
+    folder: Dir = None,
 ) -> None:
     """Writes all points of a Run: a line or a row for each."""
-    from pluto_dist.cli.console import note
-    from pluto_dist.errors import UsageError
-    from pluto_dist.read.export import write_csv, write_jsonl, write_parquet
-    from pluto_dist.read.lookup import Lookup
-    from pluto_dist.read.run import Run
-
     if form is Format.PARQUET and output is None and sys.stdout.isatty():
         raise UsageError("parquet is no text for a terminal; name a file with --output")
     lookup = Lookup(home, folder)

@@ -18,11 +18,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pluto_dist.cli import options
+from pluto_dist.cli.console import Dir, Home, Json, RunName, print_json
+from pluto_dist.cli.show import public
+from pluto_dist.core.rules.verdict import server_differs
+from pluto_dist.core.values.document import read
+from pluto_dist.core.values.messages import AskRun, ForceFinish
+from pluto_dist.errors import CoordinatorUnavailableError, OwnerExistsError, PlacesError, RunEndedError
+from pluto_dist.read.ask import ensure_running, hand_over_key
+from pluto_dist.read.lookup import RUNNING, Lookup, reading_settings
 
 if TYPE_CHECKING:
     from pluto_dist.core.values.document import Document
-    from pluto_dist.read.lookup import Known, Lookup
+    from pluto_dist.read.lookup import Known
 
 READ_BACK_S = 15.0  # how long the server may take; the status waits some seconds for what is still delivered
 POLL_S = 0.05
@@ -38,23 +45,16 @@ class Ending(StrEnum):
 
 
 def finish(
-    run: options.RunName,
+    run: RunName,
     status: Annotated[Ending, typer.Option(help="The final status.", case_sensitive=False)],
     force: Annotated[
         bool, typer.Option("--force", help="Also if its processes live or cannot be seen, or it has ended.")
     ] = False,
-    home: options.Home = None,
-    folder: options.Dir = None,
-    as_json: options.Json = False,
+    home: Home = None,
+    folder: Dir = None,
+    as_json: Json = False,
 ) -> None:
     """Ends a Run by hand, as a take-over with a new epoch."""
-    from pluto_dist.cli.console import print_json
-    from pluto_dist.cli.show import public
-    from pluto_dist.core.rules.verdict import server_differs
-    from pluto_dist.errors import PlacesError
-    from pluto_dist.read.ask import ensure_running, hand_over_key
-    from pluto_dist.read.lookup import Lookup, reading_settings
-
     lookup = Lookup(home, folder)
     if lookup.places is None:
         raise PlacesError(f"a coordinator has to end the Run; looked at: {lookup.where()}")
@@ -92,9 +92,6 @@ def _end(lookup: Lookup, known: Known, status: Ending, *, force: bool) -> Docume
 
 
 def _needs_force(known: Known, status: Ending) -> Exception:
-    from pluto_dist.errors import OwnerExistsError, RunEndedError
-    from pluto_dist.read.lookup import RUNNING
-
     named = f"Run {known.head.display_id or known.head.key} in {known.store}"
     if known.head.status != RUNNING:
         return RunEndedError(f"{named} has ended as {known.head.status}; --force makes it {status} instead")
@@ -106,10 +103,6 @@ def _needs_force(known: Known, status: Ending) -> Exception:
 
 def _force(lookup: Lookup, key: str, status: Ending, *, force: bool) -> Document:
     """Ends the Run, and waits for the status that the server has after that."""
-    from pluto_dist.core.values.document import read
-    from pluto_dist.core.values.messages import AskRun, ForceFinish
-    from pluto_dist.errors import CoordinatorUnavailableError
-
     question: ForceFinish | AskRun = ForceFinish(request=1, run=key, status=status.value, force=force)
     deadline = time.monotonic() + READ_BACK_S
     while True:

@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pluto_dist.cli import options
+from pluto_dist.backend.local.reading import Cursors, read_lines
+from pluto_dist.cli.console import Dir, Home, Json, RunName, note
+from pluto_dist.cli.show import roots
+from pluto_dist.read.lookup import RUNNING, Lookup
 
 if TYPE_CHECKING:
     from pluto_dist.backend.local.reading import SaidLine
@@ -22,19 +25,14 @@ FOLLOW_S = 0.5
 
 
 def logs(
-    run: options.RunName,
+    run: RunName,
     rank: Annotated[int | None, typer.Option("--rank", help="Only this rank.")] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the Run ends.")] = False,
-    as_json: options.Json = False,
-    home: options.Home = None,
-    folder: options.Dir = None,
+    as_json: Json = False,
+    home: Home = None,
+    folder: Dir = None,
 ) -> None:
     """Prints the console output of a Run."""
-    from pluto_dist.backend.local.reading import Cursors, read_lines
-    from pluto_dist.cli.console import note
-    from pluto_dist.cli.show import roots
-    from pluto_dist.read.lookup import RUNNING, Lookup
-
     lookup = Lookup(home, folder)
     cursors: Cursors = {}
     printed = 0

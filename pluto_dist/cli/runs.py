@@ -16,7 +16,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pluto_dist.cli import options
+from pluto_dist.cli.console import Dir, Home, Json, clock, note, print_json, print_table
+from pluto_dist.read.listing import Wanted, chosen, listed, page_of, since_ms, statuses
+from pluto_dist.read.lookup import Lookup
+from pluto_dist.read.settle import settle
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,16 +57,11 @@ def runs(
         int | None, typer.Option("--limit", "-n", min=1, help=f"Runs on a page; {PAGE} for people.")
     ] = None,
     page: Annotated[int, typer.Option(min=1, help="1 is the end of the list, 2 what is before it.")] = 1,
-    home: options.Home = None,
-    folder: options.Dir = None,
-    as_json: options.Json = False,
+    home: Home = None,
+    folder: Dir = None,
+    as_json: Json = False,
 ) -> None:
     """Lists the Runs of this node and of the store, oldest first; with --dir only that store's."""
-    from pluto_dist.cli.console import note, print_json
-    from pluto_dist.read.listing import Wanted, chosen, listed, page_of, since_ms, statuses
-    from pluto_dist.read.lookup import Lookup
-    from pluto_dist.read.settle import settle
-
     wanted = Wanted(
         project=project,
         status=statuses(status or ()),
@@ -112,7 +110,6 @@ def row(each: Listed) -> dict[str, object]:
 
 
 def _print(found: list[Listed]) -> None:
-    from pluto_dist.cli.console import clock, print_table
 
     stores = _told_apart({each.known.store for each in found})
     print_table(

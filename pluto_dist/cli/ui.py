@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from pluto_dist.cli import options
+from pluto_dist.cli.console import Home, note
 
 INSTALL = "pip install 'pluto-dist[ui]'"
 
@@ -24,7 +24,7 @@ def ui(
         Path | None,
         typer.Option("--store", "--dir", help="The store, or its parent; only its Runs. Default: all."),
     ] = None,
-    home: options.Home = None,
+    home: Home = None,
     host: Annotated[str, typer.Option(help="Name or address to listen on.")] = "127.0.0.1",
     port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="0 for any; default the first free from 8642 on.")
@@ -32,7 +32,6 @@ def ui(
     browse: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
 ) -> None:
     """Shows Runs in the browser: list, charts, processes, console, files; live."""
-    from pluto_dist.cli.console import note
     from pluto_dist.errors import MissingPackageError
     from pluto_dist.read.lookup import Lookup
 

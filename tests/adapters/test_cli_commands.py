@@ -415,6 +415,18 @@ def test_the_commands_are_listed_without_loading_what_they_need():
     assert done.stdout.strip() == "[]"
 
 
+def test_a_call_loads_the_module_of_its_command_alone():
+    """What the others need costs it nothing."""
+    probe = (
+        "import sys; from pluto_dist.cli.main import app; sys.argv = ['pluto-dist', 'ps', '--help']\n"
+        "try: app()\nexcept SystemExit: pass\n"
+        "print(*sorted(name for name in sys.modules if name.startswith('pluto_dist.cli.')))"
+    )
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    loaded = done.stdout.splitlines()[-1].split()
+    assert loaded == [f"pluto_dist.cli.{name}" for name in ("console", "main", "ps")]
+
+
 def _log(folder: Path, count: int, *more: bytes) -> int:
     """Writes records of `loss` with the steps 0, 1, …; returns their size."""
     folder.mkdir(parents=True)

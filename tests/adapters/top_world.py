@@ -9,7 +9,7 @@ import msgspec
 
 from pluto_dist.backend.local.reading import SaidLine
 from pluto_dist.cli.chart import Curve
-from pluto_dist.cli.top.source import Drawn
+from pluto_dist.cli.top.model import Drawn
 from pluto_dist.core.values.document import Document, LeaseShown, VerdictShown
 from pluto_dist.core.values.records import Failure, Point, RunEvent
 from pluto_dist.read.board import RunSeen

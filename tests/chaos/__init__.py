@@ -9,6 +9,7 @@
     oracle      which final statuses the design allows for what really happened
     waivers     what the server calls a defect and the design leaves open
     checks      ledgers, server and oracle against each other
+    sides       another play: files and hand-over, as `tests/process/sides_story.py` has it, with gigabytes
 
 `python -m tests.chaos --for 300 [--seed N]`. The schedule follows from the seed; what real processes make of
 it does not, so a seed that failed may need several tries.

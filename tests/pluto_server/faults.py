@@ -3,6 +3,7 @@
 latency         wait before the request is handled: `seconds`, or until the fault is removed
 status          answer `status` (with `retry_after`); when="after" only once the request was committed
 reset           reset the connection, before the request is handled or after it was committed
+cut             reset the connection when half of the request's body has been read
 truncate        commit, answer with a Content-Length larger than what is sent, close
 database_error  the ingest service's wrapped 422 `DatabaseError`, nothing committed
 expired_url     object storage says that the presigned URL is out of date
@@ -13,7 +14,7 @@ import threading
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-KINDS = ("latency", "status", "reset", "truncate", "database_error", "expired_url")
+KINDS = ("latency", "status", "reset", "cut", "truncate", "database_error", "expired_url")
 
 
 @dataclass(frozen=True, slots=True)

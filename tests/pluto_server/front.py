@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from .core import Core
 from .faults import Fault, FaultPlan
@@ -122,8 +122,9 @@ class _Exchange(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         self.wfile.flush()  # a "100 Continue" may be waiting there
-        request = self._request()
-        faults = self.server.faults.strike(request.service, request.method, request.path)
+        target = urlsplit(self.path)
+        faults = self.server.faults.strike(self.server.name, self.command, target.path)
+        request = self._request(target, cut=any(fault.kind == "cut" for fault in faults))
         journal = self.server.core.state.journal
         entry = self._last = journal.open(request)
         status: int | None = None
@@ -143,8 +144,7 @@ class _Exchange(BaseHTTPRequestHandler):
         finally:
             journal.close(entry, status, answered=delivered)
 
-    def _request(self) -> Request:
-        target = urlsplit(self.path)
+    def _request(self, target: SplitResult, *, cut: bool) -> Request:
         headers = {name.lower(): value for name, value in self.headers.items()}
         peer: Peer = NamedPeer(headers[HEADER]) if HEADER in headers else self._peer
         return Request(
@@ -154,15 +154,15 @@ class _Exchange(BaseHTTPRequestHandler):
             target.path,
             dict(parse_qsl(target.query, keep_blank_values=True)),
             headers,
-            self._body(),
+            self._body(cut=cut),
             self.server.core.state.now_ms(),
             peer,
         )
 
-    def _body(self) -> bytes:
+    def _body(self, *, cut: bool) -> bytes:
         if "chunked" in self.headers.get("Transfer-Encoding", "").lower():
             return b"".join(self._chunks())
-        length = int(self.headers.get("Content-Length") or 0)
+        length = int(self.headers.get("Content-Length") or 0) // (2 if cut else 1)
         body = self.rfile.read(length)
         if len(body) < length:
             raise ConnectionResetError(f"client closed after {len(body)} of {length} bytes")
@@ -200,8 +200,8 @@ class _Exchange(BaseHTTPRequestHandler):
     def _before(self, request: Request, fault: Fault | None) -> Response | None:
         if fault is None:
             return None
-        if fault.kind == "reset" and fault.when == "before":
-            raise ConnectionResetError("fault: reset before the commit")
+        if fault.kind == "cut" or (fault.kind == "reset" and fault.when == "before"):
+            raise ConnectionResetError(f"fault: {fault.kind} before the commit")
         if fault.kind == "status" and fault.when == "before":
             return _fault_response(request, fault)
         if fault.kind == "database_error":

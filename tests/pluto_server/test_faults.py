@@ -63,6 +63,18 @@ def test_a_reset_comes_before_or_after_the_commit(
     wait_until(lambda: server.operator.requests()[-1]["outcome"] == "unknown")
 
 
+def test_a_connection_is_cut_in_the_middle_of_a_body(server: PlutoServer, client: Client) -> None:
+    """Half of what was announced is read, nothing is stored."""
+    server.operator.add_fault(kind="cut", count=1, service="ingest")
+    with pytest.raises(ConnectionResetError):
+        log(client)
+    assert server.operator.logs(1) == []
+    (entry,) = [each for each in server.operator.requests() if each["service"] == "ingest"]
+    assert entry["fault"] == "cut"
+    assert entry["size"] == int(entry["headers"]["content-length"]) // 2
+    assert log(client).status == 200
+
+
 def test_a_truncated_response_is_shorter_than_it_says(server: PlutoServer, client: Client) -> None:
     """Committed, and the connection closes in the middle of the body."""
     server.operator.add_fault(kind="truncate", count=1, service="ingest")

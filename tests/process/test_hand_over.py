@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import signal
 from collections import defaultdict
 
 from tests.process.harness import Node, Script, wait_until
-from tests.process.served import Served
 
 TRAINER = """
     run = pluto.init(run_id="shared", quiet=True)
@@ -117,66 +114,3 @@ def test_a_trainer_hands_over_while_no_coordinator_can_be_had(node: Node) -> Non
     late.expect("over")
     assert late.wait() == 0
     wait_until(lambda: node.ended("shared")["status"] == "FAILED", "the trainer was killed")
-
-
-SAVES = """
-    import pathlib
-    run = pluto.init(run_id="shared", quiet=True)
-    folder = pathlib.Path("saved")
-    folder.mkdir()
-    tell("up")
-    step = 0
-    while hear() == "more":
-        for _ in range(2):
-            (folder / "partial").write_bytes(b"%08d" % step * 25_000)
-            path = (folder / "partial").rename(folder / f"step{step}.pt")
-            run.checkpoint(path, step)
-            step += 1
-        tell("handed", step)
-    run.finish()
-"""
-LOOKS = """
-    run = pluto.attach("shared", label="eval", quiet=True)
-    tell("up")
-    for checkpoint in run.checkpoints(group="evals"):
-        tell_json("took", [checkpoint.number, len(open(checkpoint.path, "rb").read())])
-        if checkpoint.number == 3 and not os.path.exists("crashed"):
-            open("crashed", "w").close()
-            os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-def test_evals_and_an_uploader_beside_a_training_whose_coordinator_dies_again_and_again(
-    served: Served,
-) -> None:
-    """G6, G12, G13: each checkpoint is looked at, and is in storage whole."""
-    served.set(PLUTO_DIST_HEARTBEAT_S="0.2")
-    served.server.waive("6.3.2", text="/files*")  # what was saved last may arrive behind the status
-    trainer = served.start(SAVES, name="trainer")
-    trainer.expect("up")
-    evals = [served.start(LOOKS, name="eval") for _ in range(2)]
-    for each in evals:
-        each.expect("up")
-    upload = ["upload", "shared", "--watch", str(served.base / "saved"), "--pattern", "*.pt"]
-    uploader = served.start(f"from pluto_dist.cli.main import app; app({upload!r})", name="uploader")
-    served.server.add_fault(kind="status", status=503, count=2, service="storage", method="PUT")
-    for _ in range(3):
-        handed = more(trainer)
-        served.kill_coordinator()
-    wait_until(lambda: any(each.gone for each in evals), "one is killed by itself")
-    evals.append(served.start(LOOKS, name="eval"))
-    trainer.say("end")
-    assert [each.wait() for each in (trainer, uploader)] == [0, 0]
-    assert sorted(each.wait() for each in evals) == [-signal.SIGKILL, 0, 0]
-    looks = [[json.loads(line[5:]) for line in each.lines if line.startswith("took ")] for each in evals]
-    assert {number for each in looks for number, _ in each} == {*range(1, handed + 1)}
-    assert {size for each in looks for _, size in each} == {200_000}
-    for each in looks:
-        rising = [number for number, _ in each if number != 3]
-        assert rising == sorted(set(rising)), "but for what the dead one had"
-    run_id = served.remote("shared")["id"]
-    stored = served.server.objects()
-    found = {stored[row["object_key"]]["sha256"] for row in served.server.files(run_id)}
-    sums = {hashlib.sha256(path.read_bytes()).hexdigest() for path in served.base.glob("saved/*.pt")}
-    assert found == sums
-    assert served.ended_remotely("shared")["status"] == "COMPLETED"

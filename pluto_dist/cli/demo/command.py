@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pluto_dist.cli import options
+from pluto_dist.cli.console import Dir, Home, console
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,12 +34,11 @@ CHART_WIDTH, CHART_HEIGHT = 76, 12
 
 
 def demo(
-    home: options.Home = None,
-    folder: options.Dir = None,
+    home: Home = None,
+    folder: Dir = None,
     seconds: Annotated[float, typer.Option(min=3, max=60, help="How long it trains.")] = 7.0,
 ) -> None:
     """Trains with four ranks, lets others attach, crash and be killed, and shows that nothing is lost."""
-    from pluto_dist.cli.console import console
     from pluto_dist.cli.demo.check import findings
     from pluto_dist.errors import PlacesError
     from pluto_dist.read.lookup import Lookup
@@ -91,8 +90,7 @@ def _play(lookup: Lookup, home: Path | None, folder: Path | None, seconds: float
 
 def _performed(play: Play, lookup: Lookup, home: Path | None, out: Console) -> Outcome:
     """Plays it through; Ctrl-C ends all processes and leaves what the store has by then."""
-    from pluto_dist.cli.demo.play import Cast, interruptible, perform
-    from pluto_dist.cli.demo.watch import Watch, screen
+    from pluto_dist.cli.demo.play import Cast, Watch, interruptible, perform, screen
 
     out.print(
         f"A training and its helpers share one Run. Store: {lookup.store.root}\n"
