@@ -24,10 +24,19 @@ import typer
 from pluto_dist.cli.console import Dir, Home, Json, console, print_json, printable
 from pluto_dist.client.job.ancestors import read_ancestors, wrapper_above
 from pluto_dist.errors import PlutoDistError
-from pluto_dist.host.filesystems import TMP_FOLDERS, Filesystem, filesystem_of, short_lived
 from pluto_dist.host.identity import boot_id, own_identity, pid_namespace
 from pluto_dist.host.liveness import oom_counter_of, oom_kills, pidfd_trouble
-from pluto_dist.host.places import SOCKET_PATH_LIMIT, Places, find_places, leftover_spools, store_of
+from pluto_dist.host.places import (
+    SOCKET_PATH_LIMIT,
+    TMP_FOLDERS,
+    Filesystem,
+    Places,
+    filesystem_of,
+    find_places,
+    leftover_spools,
+    short_lived,
+    store_of,
+)
 from pluto_dist.host.settings import Settings, as_option, cluster_of, load, target_of
 
 BAD = 1

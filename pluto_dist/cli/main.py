@@ -1,8 +1,7 @@
 """Entry point `pluto-dist`: the commands and what their errors look like.
 
-Adding a command is one line in `_COMMANDS`. Its module is imported when it is called, and with all others for
-the list of commands. What only some calls of it need, or what an extra installs, is imported inside of a
-function.
+Adding a command is one line in `_COMMANDS`. Its module is imported when it is called; what only some calls of
+it need, or what an extra installs, is imported inside of a function.
 
 Exit codes: 0 done; 1 it could not be done, one line on stderr says why and what to do; 2 the call is wrong,
 or the Run it names is not the only one.
@@ -27,23 +26,44 @@ from pluto_dist.errors import AmbiguousRunError, PlutoDistError, UsageError
 FAILED, WRONG_CALL, INTERRUPTED = 1, 2, 130
 
 
-_COMMANDS = {  # name → module, which has a function, or for a group an `app`, of that name
-    "demo": "demo.command",
-    "runs": "runs",
-    "show": "show",
-    "ps": "ps",
-    "ui": "ui",
-    "top": "top.command",
-    "export": "export",
-    "logs": "logs",
-    "upload": "upload",
-    "artifacts": "artifacts",
-    "download": "artifacts",
-    "finish": "finish",
-    "sync": "sync",
-    "run": "run",
-    "doctor": "doctor",
-    "coordinator": "coordinator",
+_COMMANDS = {  # name → module, and the first sentence of its help, so that the list needs no module
+    "demo": (
+        "demo.command",
+        "Trains with four ranks, lets others attach, crash and be killed, and shows that nothing is lost.",
+    ),
+    "runs": (
+        "runs",
+        "Lists the Runs of this node and of the store, oldest first; with --dir only that store's.",
+    ),
+    "show": (
+        "show",
+        "Shows one Run: status and why, first failure with its last lines, processes, checkpoints, the rest.",
+    ),
+    "ps": (
+        "ps",
+        "Lists the attached processes of all live Runs of this node, and all nodes in the cluster store.",
+    ),
+    "ui": ("ui", "Shows Runs in the browser: list, charts, processes, console, files; live."),
+    "top": (
+        "top.command",
+        "Follows Runs and their processes in a full screen: who is slow, who is gone, how the loss goes.",
+    ),
+    "export": ("export", "Writes all points of a Run: a line or a row for each."),
+    "logs": ("logs", "Prints the console output of a Run."),
+    "upload": ("upload", "Uploads files and folders to a Run, from outside of its training."),
+    "artifacts": (
+        "artifacts",
+        "Lists the files and folders that a Run has logged, with sizes and checksums.",
+    ),
+    "download": ("artifacts", "Brings a file or folder of a Run here, and holds it against its checksum."),
+    "finish": ("finish", "Ends a Run by hand, as a take-over with a new epoch."),
+    "sync": ("sync", "Uploads local Runs and undelivered records to the server."),
+    "run": (
+        "run",
+        "Runs a command and keeps its Run: status by its exit, ranks as workers, everything delivered.",
+    ),
+    "doctor": ("doctor", "Reports places, their filesystems, sockets, namespaces and versions, with advice."),
+    "coordinator": ("coordinator", "Starts, stops and looks at the coordinator of this node."),
 }
 _PLAIN: dict[str, Any] = {
     "add_completion": False,
@@ -62,6 +82,11 @@ class Commands(TyperGroup):
     def get_command(self, _: Any, cmd_name: str) -> Any:
         """A command, from its module; None if there is none of that name."""
         return _command(cmd_name) if cmd_name in _COMMANDS else None
+
+    def format_commands(self, _: Any, formatter: Any) -> None:
+        """Writes the list of commands."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, sentence) for name, (_, sentence) in _COMMANDS.items()])
 
     def invoke(self, ctx: Any) -> Any:
         """Runs a command."""
@@ -110,17 +135,14 @@ def _version(asked: bool) -> None:
 
 
 def _command(name: str) -> Any:
-    module = import_module(f"pluto_dist.cli.{_COMMANDS[name]}")
-    found = getattr(module, name, None)
+    module = import_module(f"pluto_dist.cli.{_COMMANDS[name][0]}")
     made = typer.Typer(**_PLAIN)
-    if found is None:
+    if name == "coordinator":
+        for each in module.app.registered_commands:  # without one of its own the list cuts the sentence
+            each.short_help = (inspect.getdoc(each.callback) or "").partition("\n\n")[0].replace("\n", " ")
         made.add_typer(module.app, name=name)
     else:
-        made.command(context_settings={"allow_interspersed_args": name != "run"})(found)
-    for each in (*made.registered_commands, *(module.app.registered_commands if found is None else ())):
-        # Without a short help of its own the list of commands would cut the sentence.
-        first = (inspect.getdoc(each.callback or _command) or "").partition("\n\n")[0]
-        each.short_help = first.replace("\n", " ")
+        made.command(name, context_settings={"allow_interspersed_args": name != "run"})(getattr(module, name))
     return typer.main.get_group(made).commands[name]
 
 

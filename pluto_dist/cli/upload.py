@@ -37,17 +37,15 @@ import typer
 from pluto_dist.backend.ledger import Entry, Ledger, read_notes
 from pluto_dist.backend.local.store import Store
 from pluto_dist.cli.console import Dir, Home, RunName, size, span
-from pluto_dist.core.rules.arrivals import Arrivals, Look
 from pluto_dist.core.rules.shipment import Addressed, FileOf, Note, Sent, Shipment
 from pluto_dist.core.values.ids import UNREADABLE
 from pluto_dist.core.values.messages import RunView
 from pluto_dist.errors import MachineError, UsageError
 from pluto_dist.read.lookup import Lookup
 from pluto_dist.spool.file_lines import BLOBS, SENT, FileLine, Seen, read_line
-from pluto_dist.spool.folders import Found, NoSourceError, found_in, is_many
-from pluto_dist.spool.names import stream_kind
+from pluto_dist.spool.frames import stream_kind
 from pluto_dist.spool.reader import list_streams, records
-from pluto_dist.spool.sources import seen_in
+from pluto_dist.spool.sources import Arrivals, Found, Look, NoSourceError, found_in, is_many, seen_in
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

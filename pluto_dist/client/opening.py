@@ -249,7 +249,7 @@ def _wait_told(lease: Lease, wish: Wish, patience: float, settings: Settings) ->
 
 
 def _warn_of_no_coordinator(error: CoordinatorUnavailableError, places: Places) -> None:
-    from pluto_dist.host.filesystems import refusal
+    from pluto_dist.host.places import refusal
 
     full = refusal(places.runtime)
     what_now = "The Run is kept on disk until a coordinator can be started here"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 from typing import assert_never
 
@@ -75,10 +75,9 @@ from pluto_dist.core.values.events import (
 )
 from pluto_dist.core.values.lifecycle import Target
 from pluto_dist.host.identity import boot_clock
-from pluto_dist.spool.batches import contents, numbered, renamed
+from pluto_dist.spool.batches import Contents, contents, numbered, renamed
 from pluto_dist.spool.file_lines import BLOBS, located
-from pluto_dist.spool.frames import Cut
-from pluto_dist.spool.names import segment_name, stream_kind
+from pluto_dist.spool.frames import Cut, segment_name, stream_kind
 from pluto_dist.spool.reader import ReadLimits, read_cut, records
 
 BATCH_BYTES = 2 << 20  # the server's contract advises 1 to 2 MB a request
@@ -206,7 +205,7 @@ class Worker:
             )
         outcome: Outcome = Delivered()
         if cut.end > cut.start:
-            outcome = self._deliver(effect, cut, found.names)
+            outcome = self._deliver(effect, cut, found)
         return _shipped(
             effect,
             cut.end,
@@ -217,12 +216,13 @@ class Worker:
             max_step=found.max_step,
         )
 
-    def _deliver(self, effect: Ship, cut: Cut, found: Collection[str]) -> Outcome:
+    def _deliver(self, effect: Ship, cut: Cut, found: Contents) -> Outcome:
         lines = located(cut.lines, effect.folder) if effect.kind == "files" else cut.lines
         if effect.run.target.mode == "pluto":
-            if found and all(effect.known.get(name, name) is None for name in found):
+            names = found.names
+            if names and all(effect.known.get(name, name) is None for name in names):
                 return Delivered()  # all of it is left out, so no line has to be looked at again
-            lines = _final(effect, lines)
+            lines = _final(effect, lines, found)
             if not lines:
                 return Delivered()
         batch = Batch(
@@ -306,11 +306,11 @@ class Worker:
             store.set_aside(effect.run, json.dumps(record).encode() + b"\n")
 
 
-def _final(effect: Ship, lines: tuple[bytes, ...]) -> tuple[bytes, ...]:
+def _final(effect: Ship, lines: tuple[bytes, ...], found: Contents) -> tuple[bytes, ...]:
     """The lines as the backend gets them: with console numbers, or under final names."""
     if effect.kind == "console":
         return numbered(lines, effect.first_line, effect.label)
-    return renamed(effect.kind, lines, effect.known) if effect.renamed else lines
+    return renamed(effect.kind, lines, effect.known, found) if effect.renamed else lines
 
 
 def _cut(effect: Ship) -> Cut:

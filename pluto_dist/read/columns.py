@@ -28,7 +28,7 @@ import msgspec
 from pluto_dist.backend.local.reading import Segment, read_metrics
 from pluto_dist.core.values.document import LeaseShown
 from pluto_dist.core.values.ids import UNREADABLE
-from pluto_dist.spool.names import segment_name
+from pluto_dist.spool.frames import segment_name
 
 if TYPE_CHECKING:
     import pyarrow as pa

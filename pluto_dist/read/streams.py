@@ -18,8 +18,7 @@ from pluto_dist.core.values.document import Document, LeaseShown
 from pluto_dist.core.values.ids import step_behind
 from pluto_dist.spool.batches import step_of
 from pluto_dist.spool.files import real_files
-from pluto_dist.spool.frames import scan
-from pluto_dist.spool.names import segment_name, stream_kind
+from pluto_dist.spool.frames import scan, segment_name, stream_kind
 from pluto_dist.spool.reader import list_streams, read_cut
 
 

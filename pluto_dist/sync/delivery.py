@@ -294,7 +294,8 @@ class Delivery:
 
     def _final(self, stream: Stream, piece: Piece) -> tuple[bytes, ...]:
         kind, lines = stream.kind, piece.cut.lines
-        logged = contents(kind, lines).names
+        found = contents(kind, lines)
+        logged = found.names
         known = self._names.final(piece.participant, logged)
         unregistered = self._names.unregistered(self.mark.registered)
         if unregistered:
@@ -305,7 +306,7 @@ class Delivery:
         if kind == "files":
             trusted = is_own(stream, piece.segment)
             lines = tuple(files.located(self._store, stream.part, line, trusted=trusted) for line in lines)
-        return lines if all(name == known[name] for name in logged) else renamed(kind, lines, known)
+        return lines if all(name == known[name] for name in logged) else renamed(kind, lines, known, found)
 
     def _send(self, stream: Stream, lines: tuple[bytes, ...]) -> Delivered | Rejected:
         if not lines:

@@ -14,8 +14,7 @@ from pluto_dist.core.rules.participants import late_participant, speaker_shown
 from pluto_dist.core.values.backend import StreamKind
 from pluto_dist.core.values.document import Document, LeaseShown
 from pluto_dist.spool.file_lines import read_line
-from pluto_dist.spool.frames import Cut
-from pluto_dist.spool.names import segment_name, stream_kind
+from pluto_dist.spool.frames import Cut, segment_name, stream_kind
 from pluto_dist.spool.reader import ReadLimits, list_streams, next_range, read_cut
 
 BATCH_BYTES = 1 << 20

@@ -13,7 +13,7 @@ from pluto_dist.core.rules.parts import whole
 from pluto_dist.core.values.backend import Backend
 from pluto_dist.core.values.lifecycle import Target
 from pluto_dist.errors import ForkError, KeyRefusedError, PlutoDistError
-from pluto_dist.spool.names import segment_name
+from pluto_dist.spool.frames import segment_name
 from pluto_dist.sync.claim import SyncClaim
 from pluto_dist.sync.delivery import RetryPolicy
 from pluto_dist.sync.plan import Item, first_mark, mark_of

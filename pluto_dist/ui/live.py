@@ -27,7 +27,7 @@ from pluto_dist.errors import PlutoDistError
 from pluto_dist.read.listing import Listed, listed
 from pluto_dist.read.lookup import Lookup
 from pluto_dist.read.settle import settle
-from pluto_dist.spool.names import stream_kind
+from pluto_dist.spool.frames import stream_kind
 from pluto_dist.ui.opened import Opened, Sizes
 
 FRESH_S = 1.0  # several pages that look at once share one look

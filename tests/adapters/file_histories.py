@@ -28,7 +28,7 @@ from pluto_dist.core.values.lifecycle import Target
 from pluto_dist.spool import sources
 from pluto_dist.spool.blobs import Blobs
 from pluto_dist.spool.file_lines import FileLine, encode_line, located
-from pluto_dist.spool.folders import found_in
+from pluto_dist.spool.sources import found_in
 
 LIMIT, PIECE, READ = 100, 60, 25  # bytes: of one request, of a part, of one read
 MOST_TRIES = 400

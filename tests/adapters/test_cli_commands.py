@@ -14,16 +14,17 @@ from typing import Any
 
 import msgspec
 import pytest
+import typer.main
 from typer.testing import CliRunner
 
 import pluto_dist
 from pluto_dist.cli import coordinator, export, ps, runs, show
+from pluto_dist.cli.export import COLUMNS
 from pluto_dist.cli.main import app, exit_code
 from pluto_dist.core.values.document import Document, ReaderShown, TopicShown
 from pluto_dist.core.values.records import Failure, Point, RunEvent, SeriesOwner, Verdict
 from pluto_dist.core.values.topics import ItemShown
 from pluto_dist.errors import AmbiguousRunError, RunNotFoundError, SettingError
-from pluto_dist.read.export import COLUMNS
 from pluto_dist.read.streams import caught_up
 from pluto_dist.spool.frames import encode_frame
 from tests.adapters.coordinators import answering, knowing
@@ -413,6 +414,14 @@ def test_the_commands_are_listed_without_loading_what_they_need():
     probe = f"import sys, pluto_dist.cli.main; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_list_of_commands_says_what_each_says_of_itself():
+    commands = typer.main.get_command(app)
+    listed = " ".join(CliRunner().invoke(app, ["--help"]).output.split())
+    for name in commands.list_commands(None):
+        sentence = (commands.get_command(None, name).help or "").partition("\n\n")[0]
+        assert f" {name} {' '.join(sentence.split())}" in listed
 
 
 def test_a_call_loads_the_module_of_its_command_alone():

@@ -12,7 +12,7 @@ import pytest
 
 from pluto_dist.cli import doctor
 from pluto_dist.cli.doctor import Fact, gather, worst
-from pluto_dist.host.filesystems import Filesystem
+from pluto_dist.host.places import Filesystem
 from pluto_dist.host.settings import load
 from tests.official import OFFICIAL_PYTHON, needs_official_client
 

@@ -15,6 +15,7 @@ import pytest
 
 from pluto_dist import read
 from pluto_dist.backend.local.reading import Segment, read_points, segments, summarise
+from pluto_dist.cli.export import write_jsonl
 from pluto_dist.core.rules.participants import REDUCED
 from pluto_dist.core.rules.together import series_of, statistics
 from pluto_dist.core.values.document import Document, LeaseShown
@@ -22,7 +23,6 @@ from pluto_dist.core.values.records import SeriesOwner
 from pluto_dist.errors import RunNotFoundError, UsageError
 from pluto_dist.read import columns
 from pluto_dist.read.columns import ColumnFiles, gathered
-from pluto_dist.read.export import write_jsonl
 from pluto_dist.read.run import summed_up
 from pluto_dist.read.series import Curve
 from pluto_dist.spool.frames import encode_frame

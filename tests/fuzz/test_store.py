@@ -23,8 +23,7 @@ from pluto_dist.core.values.backend import OpenRequest, Refused, RunOpened, Unav
 from pluto_dist.core.values.document import Document
 from pluto_dist.core.values.lifecycle import Target
 from pluto_dist.core.values.records import Run
-from pluto_dist.spool.frames import encode_frame
-from pluto_dist.spool.names import segment_name
+from pluto_dist.spool.frames import encode_frame, segment_name
 from tests.adapters.documents import document, lease, put_segment
 from tests.fuzz.budget import fuzz
 from tests.fuzz.damage import Damage, damaged, damages
