@@ -27,8 +27,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from pluto_dist.backend.local.marks import Mark
-from pluto_dist.backend.local.store import Store
+from pluto_dist.backend.local.store import Mark, Store
 from pluto_dist.cli.console import Dir, Json, note, print_json, print_table, size
 from pluto_dist.core.values.document import Document, read
 from pluto_dist.core.values.lifecycle import Target
@@ -40,7 +39,7 @@ from pluto_dist.host.settings import Settings, as_option, load
 from pluto_dist.read.ask import ask, ensure_running
 from pluto_dist.read.lookup import store_at
 from pluto_dist.secret import Secret
-from pluto_dist.sync.source import cursors_of, streams_of
+from pluto_dist.sync.delivery import cursors_of, streams_of
 
 if TYPE_CHECKING:
     from pluto_dist.sync.plan import Item

@@ -63,7 +63,7 @@ def start_meanwhile(settings: Settings) -> None:
 
     Only time is won: a lease's link starts one too if it has to, and says why there can be none.
     """
-    from pluto_dist.client.pools import reimporting
+    from pluto_dist.client.tasks import reimporting
     from pluto_dist.host.launch import someone_listens, start_if_absent
 
     if reimporting():  # nothing is opened here now
