@@ -382,7 +382,6 @@ class Lease:
         self.warn_once("finish_by_side", f"{message}: only its lease is closed. Use close() here")
 
     def _leave(self, entry: Finished | Closed, timeout_s: float | None) -> None:
-
         STOPS.take()
         if next(self._ends):
             return  # another thread came first, or it did and this is a signal handler
