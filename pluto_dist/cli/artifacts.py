@@ -72,7 +72,7 @@ def artifacts(
         (
             each.name,
             each.step,
-            _size(each.size),
+            size(each.size),
             len(each.files) or 1,
             each.sha256[:12],
             each.where,
@@ -201,7 +201,7 @@ def _tell(artifact: Artifact, to: Path, files: list[ManifestFile], *, as_json: b
         return
     how = "its checksum fits" if checked else "no checksum of it is known"
     many = f", {len(files)} files" if len(files) > 1 else ""
-    typer.echo(f"{path}: {artifact.name}, step {artifact.step}, {_size(artifact.size)}{many}; {how}")
+    typer.echo(f"{path}: {artifact.name}, step {artifact.step}, {size(artifact.size)}{many}; {how}")
 
 
 def _plain(artifact: Artifact) -> dict[str, object]:
@@ -218,11 +218,7 @@ def _plain(artifact: Artifact) -> dict[str, object]:
     }
 
 
-def _size(count: int) -> str:
-
-    return size(count)
-
-
+# Files and folders that a Run has logged, on this machine and on a server, and how they are brought here.
 PIECE = 1 << 20
 
 Where = Literal["store", "server", "spool"]

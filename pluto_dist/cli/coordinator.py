@@ -183,7 +183,6 @@ def _places(home: Path | None) -> Places:
 
 
 def _print(found: State, as_json: bool, what: str) -> None:
-
     if as_json:
         print_json(found)
         return

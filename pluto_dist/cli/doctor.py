@@ -58,7 +58,6 @@ def doctor(home: Home = None, folder: Dir = None, as_json: Json = False) -> None
 
 
 def _value(fact: Fact) -> str:
-
     if isinstance(fact.value, bool):
         return "yes" if fact.value else "no"
     return "unknown" if fact.value is None else printable(fact.value)
@@ -76,6 +75,7 @@ def _print(facts: tuple[Fact, ...]) -> None:
     out.print("\nall is well" if not troubles else f"\nworth a look: {troubles} of {len(facts)} facts")
 
 
+# Facts about this machine, each with a level and advice; JSON values only.
 Level = Literal["ok", "warn", "bad"]
 
 LITTLE_SPACE = 1 << 30

@@ -74,6 +74,9 @@ def _opened(output: Path | None) -> Iterator[BinaryIO]:
         yield file
 
 
+# Numbers are written column by column: a chunk of one series is turned into text as a whole, and its steps
+# and times only once for all series that share them. Memory is flat: `ROWS` rows at a time for texts, and
+# `GROUP_ROWS` for parquet.
 COLUMNS = ("kind", "name", "step", "value", "time", "lease_id", "metric", "rank", "label", "role", "attempt")
 _AFTER = COLUMNS[5:]
 ROWS = 1 << 15

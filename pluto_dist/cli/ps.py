@@ -212,7 +212,6 @@ def _print_shared(found: Attached) -> None:
 
 
 def _print(found: Attached) -> None:
-
     print_table(COLUMNS, map(process_row, found.processes), right=NUMBERS)
     shown = {process.run: process.display_id or process.run_id for process in found.processes}
     for run, names in found.series.items():
@@ -224,6 +223,7 @@ def _print(found: Attached) -> None:
     typer.echo(f"\n{len(found.processes)} attached; coordinator{pid} in {found.runtime}")
 
 
+# The other nodes of a job, from the cluster store (`PLUTO_DIST_CLUSTER`); `show` tells of them too.
 NODE_COLUMNS = (
     *("RUN", "NODE", "HOST", "LEASE", "SPEAKS", "SAID", "ROLE", "LABEL", "RANK", "PID", "AGE", "STEP"),
     "STATE",

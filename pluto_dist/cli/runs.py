@@ -110,7 +110,6 @@ def row(each: Listed) -> dict[str, object]:
 
 
 def _print(found: list[Listed]) -> None:
-
     stores = _told_apart({each.known.store for each in found})
     print_table(
         (

@@ -222,6 +222,8 @@ def _no_such_series(document: Document, name: str) -> Exception:
     )
 
 
+# A Run's document for people: status and why, first failure with its last lines, processes, then the rest.
+# Long lists are folded.
 EVENTS = 20
 CONFIG_LINES = 40
 SERIES = 30

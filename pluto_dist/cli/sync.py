@@ -223,7 +223,6 @@ def _print_plan(items: list[Item], *, as_json: bool) -> None:
 
 
 def _print_results(results: list[Result], *, as_json: bool) -> None:
-
     if as_json:
         print_json(results)
         return

@@ -362,6 +362,8 @@ def _check_file(found: os.stat_result, path: Path) -> None:
         raise PermissionError(f"{path} has {found.st_nlink} names; it may be somebody's trick")
 
 
+# Filesystems: which one a path is on, and whether its files are local, lasting and writable.
+
 # Other hosts may see the same files: no POSIX locks, sockets or prompt visibility to rely on.
 NETWORK = frozenset(
     """

@@ -242,6 +242,7 @@ def how_it_ended(failure: Failure) -> str:
     return f"vanished: nobody saw how it ended{oom}"
 
 
+# Rows of a table: processes that are alike share one, and the worst come first.
 ALIKE = 3  # so many make a group
 
 Key = Literal["worst", "rank", "step", "rate", "lag", "word", "backlog", "cpu", "memory"]
@@ -385,6 +386,7 @@ def _order(group: Group, by: Key) -> tuple[float, ...]:
     return (float("inf") if number is None else -number, *worst)
 
 
+# Lanes over time, with restarts and deaths.
 MARKED = frozenset(
     {
         *("opened", "reopened", "restarted", "superseded", "taken_over", "launcher_gone", "seat_claimed"),

@@ -126,6 +126,7 @@ def _process(folder: Path) -> psutil.Process | None:
         return None
 
 
+# Nodes: the load by a Run's latest system metrics.
 _CORE = re.compile(r"cpu\.(?:percentage|pct)\.\d+", re.ASCII)
 _CARD = re.compile(r"gpu\.(?P<index>\d+)\.(?P<model>.*)\.(?P<what>utilization|memory\.used)", re.ASCII)
 _MEMORY = ("memory.percentage", "mem.percentage")

@@ -276,6 +276,7 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
+# The demo's Run while it lives: a live table, or lines where a table cannot be drawn.
 LOOK_S = 0.2
 LINE_EVERY_S = 2.0
 COLUMNS = ("RUN", "ROLE", "LABEL", "RANK", "PID", "STATE", "STEP", "WRITTEN", "DELIVERED")

@@ -143,6 +143,7 @@ def _can_be_full_screen() -> bool:
     return terminal and find_spec("textual") is not None
 
 
+# Without Textual: tables drawn anew in place, or printed once where the output is no terminal.
 ROWS = 16  # processes of a Run; --json has all
 
 
