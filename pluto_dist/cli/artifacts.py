@@ -22,13 +22,13 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
-import typer
 
 from pluto_dist.backend import ledger
 from pluto_dist.backend.ledger import digest_of
 from pluto_dist.backend.local.files import part_place
 from pluto_dist.backend.local.store import Store
-from pluto_dist.cli.console import Dir, Home, Json, RunName, print_json, print_table, size
+from pluto_dist.cli.console import print_json, print_table, size
+from pluto_dist.cli.options import Argument, Dir, Home, Json, Option, RunName, echo
 from pluto_dist.core.rules.series import FinalNames
 from pluto_dist.core.rules.shipment import MANIFEST, Manifest, ManifestFile
 from pluto_dist.core.values.ids import UNREADABLE, classify_run_id
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from pluto_dist.core.values.ids import RunRef
 
 Project = Annotated[
-    str | None, typer.Option("--project", help="Of a Run that only the server has; default PLUTO_PROJECT.")
+    str | None, Option("--project", help="Of a Run that only the server has; default PLUTO_PROJECT.")
 ]
 
 
@@ -87,9 +87,9 @@ def artifacts(
 
 def download(
     run: RunName,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Under which it was logged.")],
-    step: Annotated[int | None, typer.Option("--step", help="Of which step; default the last.")] = None,
-    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="Folder; it is made.")] = Path(),
+    name: Annotated[str, Argument(metavar="NAME", help="Under which it was logged.")],
+    step: Annotated[int | None, Option("--step", help="Of which step; default the last.")] = None,
+    to: Annotated[Path, Option("--to", metavar="DIR", help="Folder; it is made.")] = Path(),
     project: Project = None,
     home: Home = None,
     folder: Dir = None,
@@ -201,7 +201,7 @@ def _tell(artifact: Artifact, to: Path, files: list[ManifestFile], *, as_json: b
         return
     how = "its checksum fits" if checked else "no checksum of it is known"
     many = f", {len(files)} files" if len(files) > 1 else ""
-    typer.echo(f"{path}: {artifact.name}, step {artifact.step}, {size(artifact.size)}{many}; {how}")
+    echo(f"{path}: {artifact.name}, step {artifact.step}, {size(artifact.size)}{many}; {how}")
 
 
 def _plain(artifact: Artifact) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""The terminal, for all commands: shared options, JSON for scripts, plain text and tables for people.
+"""Printing for all commands: JSON for scripts, plain text and tables for people.
 
 Names, messages and tracebacks come from users' programs: they are printed as text, never as markup, and
 without control characters.
@@ -12,28 +12,12 @@ import sys
 import time
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+from pluto_dist.cli.options import echo
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-Home = Annotated[
-    Path | None,
-    typer.Option(
-        "--home", help="Folder of runtime and spool; default PLUTO_DIST_HOME, else this node's own."
-    ),
-]
-Dir = Annotated[
-    Path | None,
-    typer.Option("--dir", help="Parent of the store `.pluto`, or the store; default PLUTO_DIR, else here."),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
-RunName = Annotated[
-    str, typer.Argument(metavar="RUN", help="Id (7), display id (MMP-42), your own id, or key.")
-]
 
 LONGEST_CELL = 120  # characters
 PIPE_WIDTH = 200  # columns where the output is no terminal: lines stay whole for grep
@@ -58,7 +42,7 @@ def print_json(value: Any) -> None:
 
 def note(text: str) -> None:
     """A remark on stderr."""
-    typer.echo(text, err=True)
+    echo(text, err=True)
 
 
 def console() -> Console:
@@ -81,7 +65,7 @@ def print_table(
     """A table; None is an empty cell, a status has its colour, long texts are cut."""
     body = [tuple(_in_a_cell(cell) for cell in row) for row in rows]
     for line in table_lines(columns, body, right=right, width=width(), styled=_styled()):
-        typer.echo(line)
+        echo(line)
 
 
 def table_lines(

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
-import typer
 
-from pluto_dist.cli.console import Home, Json, note, print_json, span
+from pluto_dist.cli.console import note, print_json, span
+from pluto_dist.cli.options import Home, Json, Option, echo
 from pluto_dist.core.values.messages import AskStatus, StopCoordinator
 from pluto_dist.errors import WaitTimeoutError
 from pluto_dist.host import launch
@@ -34,8 +34,6 @@ NOT_RUNNING = 3  # as of `systemctl status`
 STOP_S = 30.0  # it finishes the requests in flight first
 POLL_S = 0.02
 FOLLOW_S = 0.2
-
-app = typer.Typer(no_args_is_help=True, help="Starts, stops and looks at the coordinator of this node.")
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,7 +63,6 @@ class _Told(msgspec.Struct):
     leases: int
 
 
-@app.command()
 def start(home: Home = None, as_json: Json = False) -> None:
     """Starts the coordinator, waits until it answers, and gives it the API key; one that runs is fine."""
     places = _places(home)
@@ -74,7 +71,6 @@ def start(home: Home = None, as_json: Json = False) -> None:
     _print(found, as_json, "started" if started else "was running already")
 
 
-@app.command()
 def stop(home: Home = None, as_json: Json = False) -> None:
     """Stops the coordinator; attached processes go on logging; it is started again when it is needed."""
     places = _places(home)
@@ -86,19 +82,17 @@ def stop(home: Home = None, as_json: Json = False) -> None:
     _print(state_of(places), as_json, "stopped" if asked else "was not running")
 
 
-@app.command()
 def status(home: Home = None, as_json: Json = False) -> None:
     """Prints pid, generation, Runs and attached processes; exit code 3 if none runs."""
     found = state_of(_places(home))
     _print(found, as_json, "is running" if found.running else "is not running")
     if not found.running:
-        raise typer.Exit(NOT_RUNNING)
+        raise SystemExit(NOT_RUNNING)
 
 
-@app.command()
 def logs(
-    lines: Annotated[int, typer.Option("-n", "--lines", min=0, help="So many of the last lines.")] = 50,
-    follow: Annotated[bool, typer.Option("-f", "--follow", help="Goes on with new ones.")] = False,
+    lines: Annotated[int, Option("-n", "--lines", least=0, help="So many of the last lines.")] = 50,
+    follow: Annotated[bool, Option("-f", "--follow", help="Goes on with new ones.")] = False,
     home: Home = None,
 ) -> None:
     """Prints the end of the coordinator's log, one JSON object per line."""
@@ -186,18 +180,18 @@ def _print(found: State, as_json: bool, what: str) -> None:
     if as_json:
         print_json(found)
         return
-    typer.echo(f"the coordinator {what}")
+    echo(f"the coordinator {what}")
     if found.running:
-        typer.echo(f"  pid         {found.pid or 'in another pid namespace'}, up {span(found.uptime_s)}")
-        typer.echo(f"  generation  {found.generation}, protocol {found.protocol}")
-        typer.echo(f"  runs        {found.runs}, {found.live_runs} of them live")
-        typer.echo(f"  leases      {found.leases} attached")
+        echo(f"  pid         {found.pid or 'in another pid namespace'}, up {span(found.uptime_s)}")
+        echo(f"  generation  {found.generation}, protocol {found.protocol}")
+        echo(f"  runs        {found.runs}, {found.live_runs} of them live")
+        echo(f"  leases      {found.leases} attached")
         if found.key_from:
-            typer.echo(f"  API key     handed over, from {found.key_from}")
+            echo(f"  API key     handed over, from {found.key_from}")
     elif found.stopped:
-        typer.echo("  stopped on purpose; the next init(), finish() or `coordinator start` starts it again")
-    typer.echo(f"  socket      {found.socket}")
-    typer.echo(f"  log         {found.log}")
+        echo("  stopped on purpose; the next init(), finish() or `coordinator start` starts it again")
+    echo(f"  socket      {found.socket}")
+    echo(f"  log         {found.log}")
 
 
 def _follow(log: Path, read: int) -> None:

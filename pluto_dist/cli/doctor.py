@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Literal
 
 import msgspec
-import typer
 
-from pluto_dist.cli.console import Dir, Home, Json, console, print_json, printable
+from pluto_dist.cli.console import console, print_json, printable
+from pluto_dist.cli.options import Dir, Home, Json
 from pluto_dist.client.job.ancestors import read_ancestors, wrapper_above
 from pluto_dist.errors import PlutoDistError
 from pluto_dist.host.identity import boot_id, own_identity, pid_namespace
@@ -54,7 +54,7 @@ def doctor(home: Home = None, folder: Dir = None, as_json: Json = False) -> None
     else:
         _print(facts)
     if level == "bad":
-        raise typer.Exit(BAD)
+        raise SystemExit(BAD)
 
 
 def _value(fact: Fact) -> str:

@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Annotated, Any, BinaryIO
 
 import msgspec
-import typer
 
 from pluto_dist.backend.local.reading import SeriesPoint, read_points_of, shown
-from pluto_dist.cli.console import Dir, Home, RunName, note
+from pluto_dist.cli.console import note
+from pluto_dist.cli.options import Dir, Home, Option, RunName
 from pluto_dist.core.values.document import Document
 from pluto_dist.errors import UsageError
 from pluto_dist.read.columns import Chunk, Integers, Numbers, arrow, batches_of, schema
@@ -44,8 +44,8 @@ class Format(StrEnum):
 
 def export(
     run: RunName,
-    form: Annotated[Format, typer.Option("--format", help="jsonl, csv or parquet.")] = Format.JSONL,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="File; default stdout.")] = None,
+    form: Annotated[Format, Option("--format", help="jsonl, csv or parquet.")] = Format.JSONL,
+    output: Annotated[Path | None, Option("--output", "-o", help="File; default stdout.")] = None,
     home: Home = None,
     folder: Dir = None,
 ) -> None:

@@ -11,10 +11,9 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from pluto_dist.backend.local.reading import Cursors, read_lines
-from pluto_dist.cli.console import Dir, Home, Json, RunName, note
+from pluto_dist.cli.console import note
+from pluto_dist.cli.options import Dir, Home, Json, Option, RunName, echo
 from pluto_dist.cli.show import roots
 from pluto_dist.read.lookup import RUNNING, Lookup
 
@@ -26,8 +25,8 @@ FOLLOW_S = 0.5
 
 def logs(
     run: RunName,
-    rank: Annotated[int | None, typer.Option("--rank", help="Only this rank.")] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the Run ends.")] = False,
+    rank: Annotated[int | None, Option("--rank", help="Only this rank.")] = None,
+    follow: Annotated[bool, Option("--follow", "-f", help="Go on until the Run ends.")] = False,
     as_json: Json = False,
     home: Home = None,
     folder: Dir = None,
@@ -55,7 +54,7 @@ def _print(lines: Iterable[SaidLine], *, as_json: bool) -> int:
     count = 0
     for count, line in enumerate(lines, 1):  # noqa: B007 # used behind the loop
         if as_json:
-            typer.echo(msgspec.json.encode(line))
+            echo(msgspec.json.encode(line))
         else:
-            typer.echo(f"[{line.speaker}] {line.message}" if line.speaker else line.message)
+            echo(f"[{line.speaker}] {line.message}" if line.speaker else line.message)
     return count

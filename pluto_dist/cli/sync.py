@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
-import typer
 
 from pluto_dist.backend.local.store import Mark, Store
-from pluto_dist.cli.console import Dir, Json, note, print_json, print_table, size
+from pluto_dist.cli.console import note, print_json, print_table, size
+from pluto_dist.cli.options import Argument, Dir, Json, Option
 from pluto_dist.core.values.document import Document, read
 from pluto_dist.core.values.lifecycle import Target
 from pluto_dist.core.values.messages import AskRun, AskRuns, HandOverKey
@@ -51,14 +51,14 @@ _NOT_FOR_THIS_SERVER = ("elsewhere", "unreadable")
 def sync(
     what: Annotated[
         list[str] | None,
-        typer.Argument(metavar="RUN|PATH", help="Runs, or folders of stores or Runs; default all."),
+        Argument(metavar="RUN|PATH", help="Runs, or folders of stores or Runs; default all."),
     ] = None,
     folder: Dir = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be uploaded.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Also Runs that have not ended.")] = False,
+    dry_run: Annotated[bool, Option("--dry-run", help="Only say what would be uploaded.")] = False,
+    force: Annotated[bool, Option("--force", help="Also Runs that have not ended.")] = False,
     patience_s: Annotated[
         float,
-        typer.Option("--patience", metavar="SECONDS", min=0, help="To try without any answer."),
+        Option("--patience", metavar="SECONDS", least=0, help="To try without any answer."),
     ] = 120.0,
     as_json: Json = False,
 ) -> None:
@@ -94,7 +94,7 @@ def sync(
             f"{left} of {len(results)} Runs were not uploaded: see why in the last column (`why` in the JSON)"
         )
     if failed or left:
-        raise typer.Exit(1)
+        raise SystemExit(1)
 
 
 def reasons(results: list[Result]) -> list[str]:

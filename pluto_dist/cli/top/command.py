@@ -19,9 +19,8 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from pluto_dist.cli.console import Dir, Home, Json, console, now_ms, print_json, printable
+from pluto_dist.cli.console import console, now_ms, print_json, printable
+from pluto_dist.cli.options import Argument, Dir, Home, Json, Option
 from pluto_dist.cli.top.model import (
     NUMBERS,
     PROCESS_COLUMNS,
@@ -44,15 +43,13 @@ FASTEST_S = 0.2
 
 def top(
     run: Annotated[
-        list[str] | None, typer.Argument(metavar="RUN", help="Runs to follow; default those that go on.")
+        list[str] | None, Argument(metavar="RUN", help="Runs to follow; default those that go on.")
     ] = None,
-    every: Annotated[bool, typer.Option("--all", help="Also Runs that have ended.")] = False,
+    every: Annotated[bool, Option("--all", help="Also Runs that have ended.")] = False,
     interval: Annotated[
-        float, typer.Option("--interval", metavar="SECONDS", min=FASTEST_S, help="Time between two looks.")
+        float, Option("--interval", metavar="SECONDS", least=FASTEST_S, help="Time between two looks.")
     ] = 1.0,
-    plain: Annotated[
-        bool, typer.Option("--plain", help="A table that is printed anew, without keys.")
-    ] = False,
+    plain: Annotated[bool, Option("--plain", help="A table that is printed anew, without keys.")] = False,
     home: Home = None,
     folder: Dir = None,
     as_json: Json = False,
