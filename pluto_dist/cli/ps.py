@@ -38,7 +38,7 @@ from pluto_dist.errors import ClusterUnavailableError, PlacesError
 from pluto_dist.host.settings import cluster_of
 from pluto_dist.read.ask import listener
 from pluto_dist.read.lookup import Lookup, reading_settings
-from pluto_dist.read.processes import is_suspect
+from pluto_dist.read.processes import is_suspect, shared_names
 from pluto_dist.read.settle import settle
 from pluto_dist.read.streams import caught_up
 
@@ -215,10 +215,8 @@ def _print(found: Attached) -> None:
     print_table(COLUMNS, map(process_row, found.processes), right=NUMBERS)
     shown = {process.run: process.display_id or process.run_id for process in found.processes}
     for run, names in found.series.items():
-        for name, others in sorted(names.items()):
-            for participant, final in sorted(others.items()):
-                line = f"{shown.get(run, run)}: series {name}: {participant} logs it too, as {final}"
-                echo(printable(line))
+        for line in shared_names(names):
+            echo(printable(f"{shown.get(run, run)}: {line}"))
     pid = f" (pid {found.coordinator})" if found.coordinator else ""
     echo(f"\n{len(found.processes)} attached; coordinator{pid} in {found.runtime}")
 
