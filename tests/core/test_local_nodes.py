@@ -49,7 +49,7 @@ def test_all_nodes_have_one_run_with_one_id() -> None:
     assert first.key != second.key
     assert (first.part_of, second.part_of) == (first.key, first.key)
     assert (first.relay, second.relay) == ("", "node1")
-    assert world.nodes[1].server.calls == ["open create earlier", f"open part of {first.key}"]
+    assert world.nodes[1].server.asked == ["open create earlier", f"open part of {first.key}"]
     assert world.nodes[1].run("earlier").status == "COMPLETED"
 
 

@@ -127,7 +127,7 @@ class History:
 
     def _check_changes(self) -> None:
         """G9: whatever a node that is left has added is at the server, in the config too."""
-        config = msgspec.json.decode(self.world.run.config)
+        config = self.world.run.config
         for rank, added in self.changed.items():
             if rank // 2 not in self.lost:
                 missing = added - set(self.world.run.tags)
