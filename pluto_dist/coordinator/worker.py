@@ -20,9 +20,8 @@ import msgspec
 from pluto_dist.backend.local import files
 from pluto_dist.backend.local import files as store_files
 from pluto_dist.backend.local.store import Marks, Store
-from pluto_dist.coordinator.describe import Metadata
+from pluto_dist.coordinator.node import Metadata, NodeRecorder
 from pluto_dist.coordinator.reducer import RankReducer
-from pluto_dist.coordinator.sampler import NodeRecorder
 from pluto_dist.core.values import engine
 from pluto_dist.core.values.backend import (
     Alert,

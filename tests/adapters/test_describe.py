@@ -17,9 +17,8 @@ import msgspec
 import pytest
 
 from pluto_dist.client.origin import command_line, origin_of_this_process
-from pluto_dist.coordinator import describe as module
-from pluto_dist.coordinator.describe import Describer, code_of, masked, packages, without_password
-from pluto_dist.coordinator.sampler import described
+from pluto_dist.coordinator import node as module
+from pluto_dist.coordinator.node import Describer, code_of, described, masked, packages, without_password
 from pluto_dist.core.values.lifecycle import Origin
 from tests.official import OFFICIAL_PYTHON, needs_official_client
 from tests.patience import NEVER_S, PATIENCE_S, wait_until

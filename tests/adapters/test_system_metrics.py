@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from pluto_dist.coordinator import sampler as module
-from pluto_dist.coordinator.sampler import (
+from pluto_dist.coordinator import node as module
+from pluto_dist.coordinator.node import (
     Gpus,
     NodeRecorder,
     Rates,
