@@ -54,8 +54,9 @@ _KEEPERS = (
     ("multiprocessing.pool", "IMapIterator._set"),
     ("joblib.externals.loky.process_executor", "_ExceptionWithTraceback.__init__"),
     ("loky.process_executor", "_ExceptionWithTraceback.__init__"),
-    ("optuna.study._optimize", "_log_failed_trial"),  # with `catch=`
+    ("optuna.study._optimize", "_tell_with_warning"),  # of a trial that was pruned, or with `catch=`
 )
+_HELD_BY_CALLER = "func_err"  # which does not pass it on: its local variable
 LOOK_EVERY_S = 1.0
 
 
@@ -149,7 +150,8 @@ def _keeping(called: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(called)
     def keep(*args: Any, **named: Any) -> Any:
-        for each in (*args, *named.values()):
+        held = sys._getframe(1).f_locals.get(_HELD_BY_CALLER)
+        for each in (*args, *named.values(), held):
             for value in each if isinstance(each, tuple) else (each,):
                 if isinstance(value, BaseException):
                     TASKS.raised(value)
