@@ -141,7 +141,7 @@ def test_what_is_no_file_hides_no_other_run(kind: str) -> None:
 @fuzz(8, changes=damages, which=st.sampled_from(["document", "mark", "both"]))
 def test_sync_uploads_the_others(changes: list[Damage], which: str) -> None:
     """A damaged document is left out, a damaged mark named: nobody knows what was uploaded."""
-    from pluto_dist.backend.local.marks import Mark, Marks
+    from pluto_dist.backend.local.store import Mark, Marks
     from pluto_dist.sync.plan import plan
 
     target = Target("pluto", "", "http://api", "http://i", "http://p", "http://a", "key1")
