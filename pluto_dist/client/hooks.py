@@ -39,6 +39,7 @@ import atexit
 import functools
 import logging
 import os
+import posix
 import select
 import signal
 import sys
@@ -147,7 +148,7 @@ class Stops:
 
 def _drained(read: int) -> bytes:
     try:
-        return os.read(read, 4096)
+        return posix.read(read, 4096)  # that of `os` may be eventlet's, which waits
     except BlockingIOError:
         return b""
 
