@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -33,11 +34,13 @@ from pluto_dist.read.column_files import ColumnFiles
 from pluto_dist.read.columns import Block, Chunk, column_of, gathered
 from pluto_dist.read.console import last_lines
 from pluto_dist.read.lookup import Found, Lookup
-from pluto_dist.read.series import Series, Wanted
+from pluto_dist.read.series import Series, Wanted, no_points_of
 from pluto_dist.read.settle import Situation, situation
 from pluto_dist.read.spooled import caught_up
 from pluto_dist.read.together import corrected, is_together
 from pluto_dist.spool.file_lines import place_in, read_line
+
+_log = logging.getLogger("pluto_dist")
 
 
 class LoggedFile(msgspec.Struct, frozen=True):
@@ -185,6 +188,8 @@ class Run:
     ) -> Series:
         """Points of series of numbers.
 
+        A name of which there are none gets a warning with those that may be meant.
+
         Args:
             names: final names, in which `*`, `?` and `[…]` stand for others; None for all.
             since_step: this step and later ones.
@@ -193,10 +198,14 @@ class Run:
         """
         wanted = Wanted(names, every_rank=every_rank)
         found: list[Chunk] = []
+        seen: set[str] = set()
         for chunk in self.chunks(wanted, keep=keep):
+            seen.update((chunk.name, chunk.metric))
             part = chunk.since(since_step)
             if len(part.steps):
                 found.append(part)
+        for name in wanted.without(seen):
+            _log.warning("%s", no_points_of(self.document, name))
         return Series(sorted(found, key=lambda chunk: chunk.name))
 
     def chunks(self, wanted: Wanted | None = None, *, keep: bool = True) -> Iterator[Chunk]:
