@@ -82,3 +82,13 @@ def is_running(pid: int) -> bool:
     """Whether a process is there that has not ended yet."""
     stat = identity.read_stat(pid)
     return stat is not None and not stat.is_dead
+
+
+def pid_of(pidfd: int) -> int | None:
+    """The process of a pidfd; None if it has been collected, or this is none."""
+    try:
+        lines = (identity.PROC / "self" / "fdinfo" / str(pidfd)).read_text().splitlines()
+    except (OSError, UnicodeDecodeError):
+        return None
+    found = next((line.removeprefix("Pid:").strip() for line in lines if line.startswith("Pid:")), "")
+    return int(found) if found.isdecimal() else None
