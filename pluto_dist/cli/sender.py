@@ -20,14 +20,12 @@ from pathlib import Path
 from pluto_dist.cli.uploads import Bars, Parcel, Uploads, delete, notes_of
 from pluto_dist.client.media.files import Artifact
 from pluto_dist.client.run import Run
-from pluto_dist.core.rules.arrivals import Arrivals, Look
 from pluto_dist.core.values.messages import RunView
 from pluto_dist.errors import UsageError
 from pluto_dist.spool.file_lines import BLOBS, FileLine, Seen, read_line
-from pluto_dist.spool.folders import Found, NoSourceError, found_in, is_many
-from pluto_dist.spool.names import stream_kind
+from pluto_dist.spool.frames import stream_kind
 from pluto_dist.spool.reader import list_streams, records
-from pluto_dist.spool.sources import seen_in
+from pluto_dist.spool.sources import Arrivals, Found, Look, NoSourceError, found_in, is_many, seen_in
 
 PAUSE_S = 0.2  # between two looks at what is on its way
 LOOK_S = 0.5  # between two looks at a watched folder

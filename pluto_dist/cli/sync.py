@@ -182,7 +182,7 @@ def _upload(
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from pluto_dist.backend.local.marks import Mark
+    from pluto_dist.backend.local.store import Mark
     from pluto_dist.backend.pluto import PlutoBackend
     from pluto_dist.sync.sync import Sync
 

@@ -87,7 +87,7 @@ def upload(
 
 def _check(path: Path) -> None:
     from pluto_dist.errors import UsageError
-    from pluto_dist.spool.folders import is_many
+    from pluto_dist.spool.sources import is_many
 
     if is_many(str(path)) or path.is_file():
         return

@@ -23,7 +23,7 @@ from pluto_dist.cli.console import size, span
 from pluto_dist.core.rules.shipment import Addressed, FileOf, Note, Sent, Shipment
 from pluto_dist.core.values.ids import UNREADABLE
 from pluto_dist.spool.file_lines import BLOBS, SENT, FileLine, Seen, read_line
-from pluto_dist.spool.folders import Found
+from pluto_dist.spool.sources import Found
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

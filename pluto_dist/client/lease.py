@@ -127,6 +127,11 @@ class Lease:
         return self.files.records
 
     @property
+    def printed(self) -> int:
+        """Those of them that are lines of its console."""
+        return self.files.console.written
+
+    @property
     def next_step(self) -> int:
         """The automatic step that would come next."""
         return self.points.highest + 1
@@ -437,6 +442,7 @@ def leave(
         advice: what to do about the failure of this process, for its last line.
     """
     bound = settings.exit_wait_s if timeout_s is None else timeout_s
+    began = boot_clock()
     try:
         taken, safe = _await_end(link, files, settings, bound, for_all=for_all)
     except PlutoDistError as error:
@@ -447,8 +453,8 @@ def leave(
         return
     finally:
         _tell_dropped(files)
-    if not safe:
-        _tell_undelivered(link.view, files, bound)
+    if not safe and (files.records or link.view is not None):  # else its `init()` was interrupted
+        _tell_undelivered(link.view, files, min(bound, boot_clock() - began))
     notices.finished(link.view, settings, files.records, advice)
     link.close()
     if taken and not exiting:
@@ -474,7 +480,7 @@ def _tell_dropped(files: LeaseFiles) -> None:
 
 def _tell_undelivered(view: View | None, files: LeaseFiles, waited_s: float) -> None:
     _log.warning(
-        "not everything was delivered within %g s%s; it is on disk in %s and will be delivered by the "
+        "not everything was delivered within %.3g s%s; it is on disk in %s and will be delivered by the "
         "coordinator or by `pluto-dist sync`",
         waited_s,
         f" ({view.trouble})" if view is not None and view.trouble else "",

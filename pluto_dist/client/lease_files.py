@@ -18,11 +18,11 @@ from pathlib import Path
 from pluto_dist.core.values.backend import LogType
 from pluto_dist.core.values.lifecycle import LifecycleEntry, encode_entry
 from pluto_dist.errors import PlacesError
+from pluto_dist.host.filesystems import require_durable
 from pluto_dist.host.liveness import LOCK_NAME, LeaseLock
 from pluto_dist.spool.blobs import COPY_UP_TO, Blobs
-from pluto_dist.spool.durability import GroupSync, require_durable
 from pluto_dist.spool.space import SIDE, Space
-from pluto_dist.spool.writer import Limits, Room, StreamWriter
+from pluto_dist.spool.writer import GroupSync, Limits, Room, StreamWriter
 
 
 class LeaseFiles:
@@ -105,7 +105,7 @@ class LeaseFiles:
             self._group.sync()
 
     def _group_sync(self, folder: str) -> GroupSync:
-        require_durable(folder)
+        require_durable(Path(folder))
         return GroupSync((self.blobs, self.lifecycle, self.metrics, self.data, self.files, self.console))
 
     def say(self, entry: LifecycleEntry) -> int:

@@ -28,8 +28,8 @@ from pluto_dist.host.identity import boot_clock
 from pluto_dist.host.launch import log_tail, someone_listens, start_if_absent
 from pluto_dist.host.places import Places
 from pluto_dist.secret import Secret
-from pluto_dist.spool import forks
-from pluto_dist.transport.client import DealerClient
+from pluto_dist.spool.writer import follow_forks
+from pluto_dist.transport.zeromq import DealerClient
 
 AGAIN_S = 1.0  # after a fault of the machine, and how often the disk is asked to take what it refused
 
@@ -73,7 +73,7 @@ class Link:
         self._on_view: Callable[[View], None] = _ignore
         self.fault: PlutoDistError | None = None
         self._thread = threading.Thread(target=self._run, name="pluto-dist", daemon=True)
-        forks.watch(self)
+        follow_forks(self)
 
     def start(self, on_view: Callable[[View], None]) -> None:
         """Starts the thread; `on_view` is called in it with each view."""

@@ -24,11 +24,11 @@ from pluto_dist.core.rules.shipment import PUT_LIMIT
 from pluto_dist.core.values.backend import LogType
 from pluto_dist.core.values.ids import MAX_STEP
 from pluto_dist.errors import InvalidRecordError
-from pluto_dist.spool import forks
 from pluto_dist.spool.blobs import Blob, NoRoomError
 from pluto_dist.spool.file_lines import FileLine, Part, encode_line
-from pluto_dist.spool.folders import NoSourceError, found_in, is_many
 from pluto_dist.spool.frames import DECLARE
+from pluto_dist.spool.sources import NoSourceError, found_in, is_many
+from pluto_dist.spool.writer import follow_forks
 
 REJECT_LIMIT = 300  # characters
 
@@ -55,7 +55,7 @@ class PointLog:
         self.rejected = 0
         self.first_reject = ""
         self.attachments = FileLog(files, warn)
-        forks.watch(self)
+        follow_forks(self)
 
     def log(self, data: Mapping[str, Any], step: int | None, timestamp: float | None) -> None:
         """See `Run.log`."""

@@ -31,7 +31,7 @@ from pluto_dist.client.pools import reimporting
 from pluto_dist.client.run import Run
 from pluto_dist.client.runs import RUNS
 from pluto_dist.errors import PlutoDistError, RunNotFoundError
-from pluto_dist.spool import forks
+from pluto_dist.spool.writer import follow_forks
 
 if TYPE_CHECKING:
     from pluto_dist.client.interface import RunLike
@@ -212,7 +212,7 @@ class _Forks:
 
     def __init__(self) -> None:
         self.arriving = threading.RLock()
-        forks.watch(self)
+        follow_forks(self)
 
     def after_fork(self) -> None:
         """In the child: makes every handle decide anew, at its first use, what it is here."""

@@ -24,8 +24,16 @@ from pluto_dist.errors import ProtocolError
 from pluto_dist.host.liveness import LOCK_NAME, LeaseProbe
 from pluto_dist.spool.batches import next_step
 from pluto_dist.spool.files import real_files
-from pluto_dist.spool.frames import HEADER, HEADER_BYTES, MARK_STEP, Cut, scan
-from pluto_dist.spool.names import DRAIN_LOCK, segment_name, stream_pid
+from pluto_dist.spool.frames import (
+    DRAIN_LOCK,
+    HEADER,
+    HEADER_BYTES,
+    MARK_STEP,
+    Cut,
+    scan,
+    segment_name,
+    stream_pid,
+)
 from pluto_dist.spool.reader import list_streams, next_range, read_cut, writer_lives
 from pluto_dist.spool.space import touch_live
 

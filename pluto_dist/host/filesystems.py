@@ -11,6 +11,8 @@ from pathlib import Path
 
 import msgspec
 
+from pluto_dist.errors import PlacesError
+
 # Other hosts may see the same files: no POSIX locks, sockets or prompt visibility to rely on.
 NETWORK = frozenset(
     """
@@ -124,6 +126,24 @@ def short_lived(path: Path, fs_type: str, tmp_folders: Iterable[str] = TMP_FOLDE
     if fs_type in CONTAINER:
         return f"{fs_type} is the container's own layer and ends with it"
     return None
+
+
+def require_durable(folder: Path, among: Iterable[Mount] | None = None) -> None:
+    """Refuses a folder whose files do not outlive the machine.
+
+    Where the platform does not list its mounts, nothing is refused.
+
+    Raises:
+        PlacesError: the folder is in memory only.
+    """
+    found = filesystem_of(folder, among)
+    if found.is_memory:
+        raise PlacesError(
+            f"durability='machine' needs a disk, but {folder} is on {found.fs_type}, which is lost with the "
+            "machine's power; name a folder on a disk for the spool, or use durability='process'",
+            folder=str(folder),
+            filesystem=found.fs_type,
+        )
 
 
 def refusal(folder: Path) -> str:

@@ -28,7 +28,7 @@ import msgspec
 from pluto_dist.backend.local.reading import Segment
 from pluto_dist.core.values.ids import UNREADABLE
 from pluto_dist.read.columns import Block, gathered
-from pluto_dist.spool.names import segment_name
+from pluto_dist.spool.frames import segment_name
 
 MAGIC = b"pdcols1\n"
 FOLDER = "columns"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from operator import le
 from typing import Annotated
 
@@ -63,11 +63,12 @@ class Chunk(msgspec.Struct, frozen=True):
 
     Attributes:
         name: final name of the series; `loss/rank3` where rank 3 logs the name of another participant.
-        metric: as its process logged it, `loss`.
+        metric: as its process logged it, `loss`; also of what the ranks say together, `loss/max`.
         lease_id: whose points they are.
         lease: what is known of the process, None if the Run's document does not have it yet.
         steps, times, values: columns of the same length; times in epoch milliseconds.
         ordered: steps never fall.
+        statistic: which one it is of what a node's ranks say together (`core.rules.together`), else "".
     """
 
     name: str
@@ -78,19 +79,29 @@ class Chunk(msgspec.Struct, frozen=True):
     times: Integers
     values: Numbers
     ordered: bool
+    statistic: str = ""
 
     def since(self, step: int) -> Chunk:
         """The points of this step and later ones."""
         if self.ordered:
             first = bisect_left(self.steps, step)
             return self if first == 0 else self.part(slice(first, None))
-        kept = [index for index, found in enumerate(self.steps) if found >= step]
+        return self.picked([index for index, found in enumerate(self.steps) if found >= step])
+
+    def picked(self, kept: Sequence[int]) -> Chunk:
+        """The points with these indices."""
         return msgspec.structs.replace(
             self,
             steps=memoryview(array("q", [self.steps[index] for index in kept])),
             times=memoryview(array("q", [self.times[index] for index in kept])),
             values=memoryview(array("d", [self.values[index] for index in kept])),
         )
+
+    @property
+    def start(self) -> tuple[int, int, int]:
+        """Of the process: later starts of a job, and later owners, have the larger one."""
+        lease = self.lease
+        return (lease.epoch, lease.attempt, lease.granted_at or 0) if lease is not None else (0, 0, 0)
 
     def part(self, part: slice) -> Chunk:
         """Some of its points, without a copy."""
@@ -182,8 +193,18 @@ def _lenient(line: bytes) -> _Metrics | None:
         return None
 
 
-def column_of(block: Block, index: int, name: str, lease_id: str, lease: LeaseShown | None) -> Chunk:
-    """One series of a block."""
-    metric = block.names[index]
+def column_of(
+    block: Block, index: int, name: str, lease: tuple[str, LeaseShown | None], origin: tuple[str, str]
+) -> Chunk:
+    """One series of a block.
+
+    Args:
+        block, index: which.
+        name: its final one.
+        lease: its id, and what is known of it.
+        origin: the name that was logged, and the statistic.
+    """
+    metric, statistic = origin
+    lease_id, known = lease
     values = block.values[index]
-    return Chunk(name, metric, lease_id, lease, block.steps, block.times, values, block.ordered)
+    return Chunk(name, metric, lease_id, known, block.steps, block.times, values, block.ordered, statistic)

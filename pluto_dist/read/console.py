@@ -8,8 +8,7 @@ from pathlib import Path
 from pluto_dist.backend.local.reading import SaidLine, said_line
 from pluto_dist.core.values.document import LeaseShown
 from pluto_dist.spool.files import real_files
-from pluto_dist.spool.frames import scan
-from pluto_dist.spool.names import segment_name, stream_kind
+from pluto_dist.spool.frames import scan, segment_name, stream_kind
 from pluto_dist.spool.reader import list_streams
 
 TAIL_BYTES = 256 << 10

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from html import escape
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from pluto_dist.backend.local.reading import (
 from pluto_dist.backend.local.store import Store
 from pluto_dist.core.rules.participants import speaker_shown
 from pluto_dist.core.rules.series import FinalNames
+from pluto_dist.core.rules.together import origins
 from pluto_dist.core.values.document import Document, LeaseShown, VerdictShown
 from pluto_dist.core.values.records import Point, RunEvent
 from pluto_dist.read.column_files import ColumnFiles
@@ -33,6 +36,7 @@ from pluto_dist.read.lookup import Found, Lookup
 from pluto_dist.read.series import Series, Wanted
 from pluto_dist.read.settle import Situation, situation
 from pluto_dist.read.spooled import caught_up
+from pluto_dist.read.together import corrected, is_together
 from pluto_dist.spool.file_lines import place_in, read_line
 
 
@@ -199,10 +203,16 @@ class Run:
         """Points lease by lease as they are read; memory is flat if chunks are not held on to."""
         names = FinalNames(self.document)
         files = ColumnFiles(Store(self.store).run(self.key), make=keep and self.document.mode == "local")
-        for segment in segments(self.document, self.roots):
-            if segment.kind == "metrics":
+
+        def read(part: Sequence[Segment]) -> Iterator[Chunk]:
+            for segment in part:
                 for block in files.blocks(segment):
                     yield from chunks_of(segment, block, names, wanted)
+
+        found = (segment for segment in segments(self.document, self.roots) if segment.kind == "metrics")
+        for _, several in groupby(found, lambda segment: segment.lease_id):
+            part = list(several)
+            yield from corrected(partial(read, part)) if is_together(part[0].lease) else read(part)
 
     def texts(self, names: str | Iterable[str] | None = None) -> Iterator[SeriesPoint]:
         """Points of series of texts, histograms and tables (as JSON text); `names` as for `series`."""
@@ -307,11 +317,12 @@ def _joined(before: Point | None, chunk: Chunk) -> Point:
 
 def chunks_of(segment: Segment, block: Block, names: FinalNames, wanted: Wanted | None) -> Iterator[Chunk]:
     """The wanted series of a block under their final names, without those that are left out (R7)."""
-    who = segment.participant(block.start)
-    for index, metric in enumerate(block.names):
-        name = names.of(who, metric)
-        if name is not None and (wanted is None or wanted.has(name, metric)):
-            yield column_of(block, index, name, segment.lease_id, segment.lease)
+    who, lease = segment.participant(block.start), (segment.lease_id, segment.lease)
+    made_of = origins(block.names) if is_together(segment.lease) else {}
+    for index, logged in enumerate(block.names):
+        name, origin = names.of(who, logged), made_of.get(logged, (logged, ""))
+        if name is not None and (wanted is None or wanted.has(name, origin[0])):
+            yield column_of(block, index, name, lease, origin)
 
 
 _COLOURS = {"COMPLETED": "#2e7d32", "FAILED": "#c62828", "RUNNING": "#1565c0"}

@@ -1,18 +1,25 @@
 """Series of all ranks of a Run as one: at each step how many have a value, its mean, extremes and deviation.
 
-For reading only: the training logs as ever, and nothing waits for anything. A rank that was restarted and
-logged a step again counts with what its newest attempt logged last.
+For reading only: the training logs as ever, and nothing waits for anything. Where the ranks' numbers were
+reduced on their way (`rank_metrics="reduce"`), it is what went out then; of several nodes it is put together.
+
+A job that was started again logs steps a second time: at such a step the newest start counts alone, so that
+ranks of two trainings are never averaged. Where a single rank was replaced, it counts with what its newest
+process logged last, beside the others.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-from pluto_dist.core.rules.together import reduced
+from pluto_dist.core.rules.participants import NODE
+from pluto_dist.core.rules.together import STATISTICS, Reduced, merged, reduced
+from pluto_dist.core.values.document import LeaseShown
 from pluto_dist.read.columns import Chunk, Integers, Numbers
 
 COLUMNS = ("step", "count", "mean", "min", "max", "std", "max_rank")
@@ -23,7 +30,7 @@ class Together(msgspec.Struct, frozen=True):
 
     Attributes:
         metric: as it was logged.
-        ranks: that logged it.
+        ranks: that logged it; where only what they say together was kept, those that had the largest value.
         steps: at which at least one rank has a value.
         counts: of ranks that have one.
         means, lows, highs, deviations: of their values; deviations divide by the count, as numpy does.
@@ -49,48 +56,170 @@ class Together(msgspec.Struct, frozen=True):
         return {name: view.tolist() for name, view in zip(COLUMNS, views, strict=True)}
 
 
+def is_together(lease: LeaseShown | None) -> bool:
+    """Whether a lease is a node's for what its ranks say together, which no process holds."""
+    return lease is not None and not lease.pid and lease.participant != NODE
+
+
+def corrected(read: Callable[[], Iterator[Chunk]]) -> Iterator[Chunk]:
+    """The points of what a node's ranks say together, each step once: with what was said of it last.
+
+    A correction comes after later steps, so it is known by its step: the points are read twice, and of the
+    first time only the steps are kept that were said again.
+
+    Args:
+        read: gives the points, in the order in which they went out.
+    """
+    again: Counter[tuple[str, int]] = Counter()
+    tops: dict[str, int] = {}
+    for chunk in read():
+        again.update((chunk.name, chunk.steps[index]) for index in _late(chunk, tops))
+    tops.clear()
+    for chunk in read():
+        late = set(_late(chunk, tops)) if again else set()
+        kept = [index for index in range(len(chunk.steps)) if _is_last(again, chunk, index, late)]
+        yield chunk if len(kept) == len(chunk.steps) else chunk.picked(kept)
+
+
+def _late(chunk: Chunk, tops: dict[str, int]) -> list[int]:
+    """Indices of points behind which their series had been already; moves `tops`, its highest steps, on."""
+    top, found = tops.get(chunk.name, -1), []
+    for index, step in enumerate(chunk.steps):
+        if step > top:
+            top = step
+        else:
+            found.append(index)
+    tops[chunk.name] = top
+    return found
+
+
+def _is_last(again: Counter[tuple[str, int]], chunk: Chunk, index: int, late: Container[int]) -> bool:
+    """Whether nothing more is said of a point's step; counts down what is left of it."""
+    key = (chunk.name, chunk.steps[index])
+    if key not in again:
+        return True
+    if index in late:
+        again[key] -= 1
+        return again[key] == 0
+    return False  # the first of several
+
+
 def together(chunks: Iterable[Chunk]) -> list[Together]:
     """One for each name that ranks logged, by name; sides and processes without a rank are left out."""
-    names: dict[str, dict[int, list[Chunk]]] = {}
+    names: dict[str, list[Chunk]] = {}
     for chunk in chunks:
         lease = chunk.lease
-        if lease is not None and lease.rank is not None and lease.role != "side":
-            names.setdefault(chunk.metric, {}).setdefault(lease.rank, []).append(chunk)
-    return [_together(metric, ranks) for metric, ranks in sorted(names.items())]
+        if is_together(lease):
+            if chunk.statistic:
+                names.setdefault(chunk.metric, []).append(chunk)
+        elif lease is not None and lease.rank is not None and lease.role != "side":
+            names.setdefault(chunk.metric, []).append(chunk)
+    return [_together(metric, found) for metric, found in sorted(names.items())]
 
 
-def _together(metric: str, chunks: dict[int, list[Chunk]]) -> Together:
-    ranks = tuple(sorted(chunks))
-    steps, counts, highest = array("q"), array("q"), array("q")
-    means, lows, highs, deviations = array("d"), array("d"), array("d"), array("d")
-    for step, who, values in _steps(ranks, [_points(chunks[rank]) for rank in ranks]):
-        found = reduced(values)
-        steps.append(step)
-        counts.append(found.count)
-        means.append(found.mean)
-        lows.append(found.low)
-        highs.append(found.high)
-        deviations.append(found.deviation)
-        highest.append(who[found.highest])
+def _together(metric: str, chunks: Sequence[Chunk]) -> Together:
+    ranks: set[int] = set()
+    found: dict[int, Reduced] = {}
+    for start in _starts(chunks):
+        if is_together(start[0].lease):
+            said = {step: merged(parts) for step, parts in _said(start).items()}
+            ranks |= {each.highest for each in said.values()}
+        else:
+            by_rank = _by_rank(start)
+            said = dict(_reduced(by_rank))
+            ranks |= by_rank.keys()
+        found |= said
+    steps = sorted(found)
+    rows = [found[step] for step in steps]
     return Together(
         metric=metric,
-        ranks=ranks,
-        steps=memoryview(steps),
-        counts=memoryview(counts),
-        means=memoryview(means),
-        lows=memoryview(lows),
-        highs=memoryview(highs),
-        deviations=memoryview(deviations),
-        highest=memoryview(highest),
+        ranks=tuple(sorted(ranks)),
+        steps=_integers(steps),
+        counts=_integers(row.count for row in rows),
+        means=_numbers(row.mean for row in rows),
+        lows=_numbers(row.low for row in rows),
+        highs=_numbers(row.high for row in rows),
+        deviations=_numbers(row.deviation for row in rows),
+        highest=_integers(row.highest for row in rows),
     )
 
 
-def _points(chunks: Sequence[Chunk]) -> dict[int, float]:
-    """Step to value; a later attempt, and in it a later record, replaces an earlier one."""
-    found: dict[int, float] = {}
-    for chunk in sorted(chunks, key=lambda chunk: chunk.lease.attempt if chunk.lease is not None else 0):
-        found.update(zip(chunk.steps, chunk.values, strict=True))
+def _integers(values: Iterable[int]) -> Integers:
+    return memoryview(array("q", values))
+
+
+def _numbers(values: Iterable[float]) -> Numbers:
+    return memoryview(array("d", values))
+
+
+def _starts(chunks: Iterable[Chunk]) -> list[list[Chunk]]:
+    """The points by the start of the job in which they were logged, the newest last.
+
+    A new start is one before which all processes of the one before had ended; then each has a later epoch or
+    attempt. Where one goes on, it was a single rank that was replaced, or an owner that was followed.
+    """
+    found: list[list[Chunk]] = []
+    for chunk in sorted(chunks, key=lambda chunk: chunk.start):
+        if not found or _is_over(found[-1], chunk):
+            found.append([])
+        found[-1].append(chunk)
     return found
+
+
+def _is_over(start: Iterable[Chunk], chunk: Chunk) -> bool:
+    new = chunk.lease
+    if is_together(new):  # a node has one lease for each start
+        return any(_is_followed(before.lease, new) for before in start)
+    return all(_is_replaced(before, chunk) for before in start)
+
+
+def _is_followed(old: LeaseShown | None, new: LeaseShown | None) -> bool:
+    return old is not None and new is not None and old.participant == new.participant and old != new
+
+
+def _is_replaced(before: Chunk, chunk: Chunk) -> bool:
+    old, new = before.lease, chunk.lease
+    if old is None or new is None or before.start[:2] >= chunk.start[:2]:
+        return False
+    if old.end_reason == "superseded":
+        return True
+    return old.ended_at is not None and old.ended_at <= (new.granted_at or 0)
+
+
+def _said(chunks: Iterable[Chunk]) -> dict[int, list[Reduced]]:
+    """At each step what the ranks of each node say together; what went out last counts."""
+    nodes: dict[str, dict[str, dict[int, float]]] = {}
+    for chunk in chunks:
+        node = chunk.lease.participant if chunk.lease is not None else ""
+        points = nodes.setdefault(node, {}).setdefault(chunk.statistic, {})
+        points.update(zip(chunk.steps, chunk.values, strict=True))
+    found: dict[int, list[Reduced]] = {}
+    for statistics in nodes.values():
+        columns = [statistics.get(each, {}) for each in STATISTICS]
+        for step in columns[0]:
+            values = [column[step] for column in columns if step in column]
+            if len(values) == len(STATISTICS):
+                mean, low, high, deviation, rank, count = values
+                row = Reduced(int(count), mean, low, high, deviation, int(rank))
+                found.setdefault(step, []).append(row)
+    return found
+
+
+def _by_rank(chunks: Iterable[Chunk]) -> dict[int, dict[int, float]]:
+    """Step to value of each rank; a later process, and of it a later record, replaces an earlier one."""
+    ranks: dict[int, dict[int, float]] = {}
+    for chunk in chunks:
+        if chunk.lease is not None and chunk.lease.rank is not None:
+            points = ranks.setdefault(chunk.lease.rank, {})
+            points.update(zip(chunk.steps, chunk.values, strict=True))
+    return dict(sorted(ranks.items()))
+
+
+def _reduced(points: Mapping[int, dict[int, float]]) -> Iterator[tuple[int, Reduced]]:
+    """Each step with what the ranks that have a value there say together."""
+    for step, who, values in _steps(list(points), list(points.values())):
+        found = reduced(values)
+        yield step, msgspec.structs.replace(found, highest=who[found.highest])
 
 
 def _steps(

@@ -227,6 +227,7 @@ class _Data(msgspec.Struct):
     step: int
 
 
+_DATA_BEGINS, _NAME_ENDS = b',"data":{', b'":'
 _TIME, _MESSAGE = b'{"time":', b',"message":"'  # as `client.console.text` writes them
 
 _unread_decoder = msgspec.json.Decoder(_Unread)
@@ -244,8 +245,22 @@ def contents(kind: str, lines: Sequence[bytes]) -> Contents:
     return Contents({}, {}, -1)
 
 
-def renamed(kind: StreamKind, lines: Sequence[bytes], known: Mapping[str, str | None]) -> tuple[bytes, ...]:
-    """The lines under final names; a series without one is left out, and so is a line without a series."""
+def renamed(
+    kind: StreamKind,
+    lines: Sequence[bytes],
+    known: Mapping[str, str | None],
+    found: Contents | None = None,
+) -> tuple[bytes, ...]:
+    """The lines under final names; a series without one is left out, and so is a line without a series.
+
+    Args:
+        kind: of the stream.
+        lines: as they were written.
+        known: final names; those that are missing stay as they are.
+        found: the contents of just these lines, which saves reading them again.
+    """
+    if kind == "metrics" and found is not None and (suffixed := _suffixed(lines, known, found)) is not None:
+        return suffixed
     changed = (
         _renamed_metrics(lines, known)
         if kind == "metrics"
@@ -303,6 +318,40 @@ def _if_readable(change: Callable[[bytes, T], bytes | None], line: bytes, argume
         return change(line, argument)
     except (*UNREADABLE, KeyError, TypeError, AttributeError, OverflowError):
         return line
+
+
+def _suffixed(
+    lines: Sequence[bytes], known: Mapping[str, str | None], found: Contents
+) -> tuple[bytes, ...] | None:
+    """Lines whose names all get one suffix, as those of a rank do; None where that is not so.
+
+    Nothing is decoded: the suffix is put before each quote and colon behind `data`. Lines that somebody wrote
+    in another way show by their length.
+    """
+    suffix = _one_suffix(found.names, known)
+    if not suffix:
+        return None
+    ending = _to_json(suffix)[1:-1] + _NAME_ENDS
+    changed = tuple(
+        head + begins + data.replace(_NAME_ENDS, ending)
+        for head, begins, data in (line.partition(_DATA_BEGINS) for line in lines)
+    )
+    points = sum(point.count for point in found.summary.values())
+    grown = sum(map(len, changed)) - sum(map(len, lines))
+    return changed if grown == points * (len(ending) - len(_NAME_ENDS)) else None
+
+
+def _one_suffix(names: Iterable[str], known: Mapping[str, str | None]) -> str:
+    """What stands behind each of these names in its final one; "" if that is not the same for all."""
+    suffixes = set[str]()
+    for name in names:
+        final = known.get(name, name)
+        if final is None or not final.startswith(name) or '"' in name:
+            return ""
+        suffixes.add(final[len(name) :])
+        if len(suffixes) > 1:
+            return ""
+    return suffixes.pop() if suffixes else ""
 
 
 def _renamed_metrics(lines: Sequence[bytes], known: Mapping[str, str | None]) -> Iterator[bytes | None]:

@@ -33,8 +33,7 @@ from typing import BinaryIO, Final
 import msgspec
 
 from pluto_dist.spool.file_lines import BLOBS, LINK, Part, Seen
-from pluto_dist.spool.folders import Found, NoSourceError
-from pluto_dist.spool.sources import seen_in
+from pluto_dist.spool.sources import Found, NoSourceError, seen_in
 from pluto_dist.spool.space import MIB, MIN_FREE, SHARE_OF_FREE, SIDE
 
 COPY_UP_TO: Final = MIB  # bytes; about half a millisecond

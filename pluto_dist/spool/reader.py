@@ -21,8 +21,7 @@ from typing import Final
 import msgspec
 
 from pluto_dist.spool.files import Files, real_files
-from pluto_dist.spool.frames import HEADER_BYTES, MAX_PAYLOAD, Cut, joined, scan
-from pluto_dist.spool.names import parse_segment, segment_name
+from pluto_dist.spool.frames import HEADER_BYTES, MAX_PAYLOAD, Cut, joined, parse_segment, scan, segment_name
 
 SETTLE_S: Final = 60.0
 PIECE_BYTES: Final = 96 * 1024  # from 128 KiB on, malloc asks the kernel for memory, each time

@@ -14,7 +14,7 @@ from typing import Final
 
 from pluto_dist.spool.file_lines import BLOBS, LINK
 from pluto_dist.spool.files import Files, real_files
-from pluto_dist.spool.names import parse_segment, segment_name
+from pluto_dist.spool.frames import parse_segment, segment_name
 
 GIB: Final = 1 << 30
 MIB: Final = 1 << 20

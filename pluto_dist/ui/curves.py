@@ -43,12 +43,16 @@ class Line(msgspec.Struct, frozen=True):
         label: for people.
         rank: of its process, None for a band, a plain process or a side.
         parts: one series, or those that make a band; at least one.
+        ends: of ranks that were reduced on their way, the lowest and the highest; the part is their mean.
+        ranks: then how many they are.
     """
 
     run: str
     label: str
     rank: int | None
     parts: tuple[Part, ...]
+    ends: tuple[Part, Part] | None = None
+    ranks: int = 0
 
 
 class Drawn(msgspec.Struct, frozen=True):
@@ -56,11 +60,11 @@ class Drawn(msgspec.Struct, frozen=True):
 
     Attributes:
         run, label, rank: as in `Line`.
-        band: how many series it is made of; more than one is a band.
+        band: how many series, or ranks, it is made of; more than one is a band.
         mean: None where the line has no point, `NAN` where it has none that is finite.
         low, high: smallest and largest; None where they are the mean everywhere.
-        names: labels of a band's series.
-        lowest, highest: which of `names` had them, -1 where none had; None without a band.
+        names: labels of a band's series; None where ranks were reduced on their way, or without a band.
+        lowest, highest: which of `names` had them, -1 where none had; None without names.
         count: points in the window.
         odd: how many of them are not finite.
         odd_in: labels of the series that have such a value, the first few.
@@ -155,10 +159,11 @@ def chart_of(
     begins = _first_places(inside, edges)
     kept = np.isfinite(begins)
     thin = [[_thinned(part, edges) for part in line.parts] for line in inside]
+    ends_of = [[_thinned(part, edges) for part in line.ends or ()] for line in inside]
     chosen = _furthest(thin, most) if most is not None and len(thin) > most else range(len(thin))
     return Chart(
         x=begins[kept].tolist(),
-        lines=[_drawn(inside[index], thin[index], kept) for index in chosen],
+        lines=[_drawn(inside[index], thin[index], ends_of[index], kept) for index in chosen],
         thinned=thinned,
         first=float(min(end[0] for end in ends)) if ends else None,
         last=float(max(end[1] for end in ends)) if ends else None,
@@ -167,7 +172,11 @@ def chart_of(
 
 
 def _between(line: Line, first: float | None, last: float | None) -> Line:
-    return msgspec.structs.replace(line, parts=tuple(_cut(part, first, last) for part in line.parts))
+    parts = tuple(_cut(part, first, last) for part in line.parts)
+    if line.ends is None:
+        return msgspec.structs.replace(line, parts=parts)
+    low, high = (_cut(part, first, last) for part in line.ends)
+    return msgspec.structs.replace(line, parts=parts, ends=(low, high))
 
 
 def _cut(part: Part, first: float | None, last: float | None) -> Part:
@@ -247,8 +256,9 @@ def _furthest(lines: Sequence[Sequence[_Thin]], most: int) -> list[int]:
     return sorted(np.argsort(-scores, kind="stable")[:most].tolist())
 
 
-def _drawn(line: Line, thin: Sequence[_Thin], kept: Array) -> Drawn:
-    lows, highs = np.array([each.low for each in thin]), np.array([each.high for each in thin])
+def _drawn(line: Line, thin: Sequence[_Thin], ends: Sequence[_Thin], kept: Array) -> Drawn:
+    among = ends or thin
+    lows, highs = np.array([each.low for each in among]), np.array([each.high for each in among])
     low, high = np.fmin.reduce(lows), np.fmax.reduce(highs)
     mean = _mean(thin, low, high)[kept]
     held = np.logical_or.reduce([each.held for each in thin])[kept]
@@ -259,7 +269,7 @@ def _drawn(line: Line, thin: Sequence[_Thin], kept: Array) -> Drawn:
         run=line.run,
         label=line.label,
         rank=line.rank,
-        band=len(line.parts),
+        band=line.ranks or len(line.parts),
         mean=_plain(mean, held),
         low=None if same else _plain(low[kept], held),
         high=None if same else _plain(high[kept], held),

@@ -22,7 +22,7 @@ import msgspec
 from anyio.to_thread import run_sync
 
 from pluto_dist.errors import PlutoDistError
-from pluto_dist.spool.names import stream_kind
+from pluto_dist.spool.frames import stream_kind
 from pluto_dist.ui.opened import Opened, Sizes
 from pluto_dist.ui.runs import Row, Runs
 

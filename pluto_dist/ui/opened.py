@@ -6,6 +6,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -22,8 +23,8 @@ from pluto_dist.read.run import Run
 from pluto_dist.read.series import Wanted
 from pluto_dist.read.settle import remark_on
 from pluto_dist.spool.reader import list_streams
-from pluto_dist.ui.curves import Axis, Line, part_of
-from pluto_dist.ui.run import Page, is_late, is_member, page_of
+from pluto_dist.ui.curves import Axis, Line, Part, part_of
+from pluto_dist.ui.run import BAND, Page, is_late, is_member, page_of
 
 OPEN = 16  # Runs whose points are held on to
 LAST_LINES = 20
@@ -128,12 +129,20 @@ class Opened:
             if sizes != self._sizes or not sizes:
                 self._follower.look(run)
                 self._sizes = sizes
+        together: list[Chunk] = []
+        apart: list[Chunk] = []
+        for chunk in sorted(self._follower.chunks(asked.wanted), key=lambda chunk: chunk.start):
+            reduced = chunk.statistic and chunk.metric == asked.metric
+            (together if reduced else apart).append(chunk)
+        make = partial(part_of, axis=axis, begin_ms=run.document.created_at)
+        return [*_reduced_lines(self._key, together, make), *self._lines(asked, apart, make)]
+
+    def _lines(self, asked: Asked, found: Iterable[Chunk], make: Callable[..., Part]) -> list[Line]:
         groups: dict[str, list[Chunk]] = {}
-        for chunk in self._follower.chunks(asked.wanted):
+        for chunk in found:
             groups.setdefault(chunk.name, []).append(chunk)
         ordered = sorted(groups.items(), key=lambda item: _order(item[0], item[1][-1]))
-        begin_ms = run.document.created_at
-        parts = [(chunks[-1], part_of(_label(chunks[-1]), chunks, axis, begin_ms)) for _, chunks in ordered]
+        parts = [(chunks[-1], make(_label(chunks[-1]), chunks)) for _, chunks in ordered]
         band = [part for chunk, part in parts if not asked.lines and _belongs(chunk, asked)]
         if len(band) < 2:
             return [Line(self._key, part.label, _rank(chunk), (part,)) for chunk, part in parts]
@@ -142,6 +151,20 @@ class Opened:
             Line(self._key, f"{len(band)} series", None, tuple(band)),
             *(Line(self._key, part.label, _rank(chunk), (part,)) for chunk, part in apart),
         ]
+
+
+def _reduced_lines(key: str, found: Iterable[Chunk], make: Callable[..., Part]) -> list[Line]:
+    """A line for each node whose ranks were reduced on their way: their mean, between lowest and highest."""
+    nodes: dict[str, dict[str, list[Chunk]]] = {}
+    for chunk in found:
+        node = chunk.lease.label if chunk.lease is not None else ""
+        nodes.setdefault(node, {}).setdefault(chunk.statistic, []).append(chunk)
+    lines = []
+    for node, chunks in sorted(nodes.items()):
+        mean, low, high = (make(node, chunks.get(each, [])) for each in BAND)
+        ranks = max((int(max(chunk.values)) for chunk in chunks.get("count", ())), default=0)
+        lines.append(Line(key, node, None, (mean,), (low, high), ranks))
+    return lines
 
 
 class Shelf:

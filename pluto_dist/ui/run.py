@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import msgspec
 
 from pluto_dist.backend.local.reading import SaidLine
+from pluto_dist.core.rules.together import origins
 from pluto_dist.core.rules.verdict import server_differs
 from pluto_dist.core.values.document import Document, ForkShown, TopicShown, VerdictShown
 from pluto_dist.core.values.records import AttemptEnd, Failure, Point, RunEvent
@@ -16,9 +17,12 @@ from pluto_dist.read.groups import Group, groups_of
 from pluto_dist.read.machines import MachineUse
 from pluto_dist.read.processes import OPEN, Process, first_failure, how_it_ended
 from pluto_dist.read.timeline import Timeline, timeline_of
+from pluto_dist.read.together import is_together
 
 EVENTS = 300
 WHOLE = 24  # so many processes have a row each; of more, those that are alike share one
+
+BAND = ("mean", "min", "max")  # of what ranks say together, these are one chart
 
 _LATE = re.compile(r"(?:.*/)?attempt\d+", re.DOTALL | re.ASCII)
 
@@ -226,8 +230,9 @@ def page_of(
 
 def metrics_of(document: Document) -> list[Metric]:
     """Names of numbers, in the order of the alphabet."""
-    sides = {lease.participant for lease in document.leases if lease.role == "side"}
-    writers = _writers(document)
+    nodes = {lease.participant for lease in document.leases if is_together(lease)}
+    sides = {lease.participant for lease in document.leases if lease.role == "side"} - nodes
+    writers = _reduced_writers(_writers(document), nodes)
     apart = {name for name, (_, participant) in writers.items() if participant in sides}
     groups: dict[str, list[tuple[str, Point]]] = {}
     for name, point in document.summary.items():
@@ -272,6 +277,17 @@ def _writers(document: Document) -> dict[str, tuple[str, str]]:
         if not owner.plain:
             found[name] = (name, owner.participant)
             found |= {final: (name, participant) for participant, final in owner.others.items()}
+    return found
+
+
+def _reduced_writers(writers: dict[str, tuple[str, str]], nodes: set[str]) -> dict[str, tuple[str, str]]:
+    """The same, with the extremes of what ranks say together under the name whose band they are."""
+    made_of = origins({metric for metric, participant in writers.values() if participant in nodes})
+    found = dict(writers)
+    for name, (metric, participant) in writers.items():
+        origin, statistic = made_of.get(metric, (metric, ""))
+        if participant in nodes and statistic in BAND:
+            found[name] = (origin, participant)
     return found
 
 

@@ -32,8 +32,7 @@ from pluto_dist.core.values.backend import (
 )
 from pluto_dist.core.values.ids import RunRef, Scheduled
 from pluto_dist.core.values.lifecycle import Target
-from pluto_dist.spool.frames import encode_frame
-from pluto_dist.spool.names import segment_name
+from pluto_dist.spool.frames import encode_frame, segment_name
 
 
 class Rig(Protocol):

@@ -19,8 +19,7 @@ import msgspec
 
 from pluto_dist.backend import ledger
 from pluto_dist.backend.pluto.exchange import Answer, Broken
-from pluto_dist.backend.pluto.files import Files
-from pluto_dist.backend.pluto.upload import Row
+from pluto_dist.backend.pluto.files import Files, Row
 from pluto_dist.core.rules import shipment
 from pluto_dist.core.rules.shipment import MANIFEST, Manifest
 from pluto_dist.core.values.backend import BackendRun, Batch, Delivered, Outcome, Rejected
@@ -28,7 +27,7 @@ from pluto_dist.core.values.lifecycle import Target
 from pluto_dist.spool import sources
 from pluto_dist.spool.blobs import Blobs
 from pluto_dist.spool.file_lines import FileLine, encode_line, located
-from pluto_dist.spool.folders import found_in
+from pluto_dist.spool.sources import found_in
 
 LIMIT, PIECE, READ = 100, 60, 25  # bytes: of one request, of a part, of one read
 MOST_TRIES = 400

@@ -9,14 +9,12 @@ from typing import Any
 
 import msgspec
 
-from pluto_dist.backend.local.marks import Mark, Marks
-from pluto_dist.backend.local.store import Store
+from pluto_dist.backend.local.store import Mark, Marks, Store
 from pluto_dist.core.values.backend import Backend, Status
 from pluto_dist.core.values.document import LeaseShown
 from pluto_dist.core.values.lifecycle import Target
 from pluto_dist.core.values.records import Verdict
-from pluto_dist.spool.frames import encode_frame
-from pluto_dist.spool.names import segment_name
+from pluto_dist.spool.frames import encode_frame, segment_name
 from pluto_dist.sync.plan import Item, plan
 from pluto_dist.sync.sync import Result, Sync
 from tests.adapters import documents

@@ -34,7 +34,7 @@ from pluto_dist.core.values.document import Document, read
 from pluto_dist.core.values.ids import Scheduled
 from pluto_dist.core.values.lifecycle import Target
 from pluto_dist.core.values.records import Verdict
-from pluto_dist.spool.names import segment_name
+from pluto_dist.spool.frames import segment_name
 from pluto_dist.spool.reader import list_streams, read_cut
 from tests.adapters import documents
 from tests.adapters.backend_contract import METRIC, BackendContract, cut, file_line, opened

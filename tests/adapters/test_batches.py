@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,6 +12,7 @@ from pluto_dist.core.values.events import PointSummary
 from pluto_dist.spool.batches import contents, renamed
 
 NAMES = st.sampled_from(["loss", "lr", "acc", "grad"])
+VALUES = st.floats(-9, 9) | st.just(float("nan")) | st.just(float("inf"))
 RECORDS = st.lists(
     st.tuples(st.integers(0, 5), st.dictionaries(NAMES, st.floats(-9, 9), min_size=1)), max_size=30
 )
@@ -63,6 +65,38 @@ def test_lines_that_msgspec_does_not_read_are_renamed_too() -> None:
         b'{"time":1,"step":1,"data":{"a/rank1":1},"x":2}\n',
         b"?\n",
     )
+
+
+@given(
+    st.lists(st.dictionaries(st.text(min_size=1, max_size=4), VALUES, min_size=1, max_size=4), max_size=20),
+    st.sampled_from(["/rank1", '/"%b\\', "/é"]),
+)
+def test_one_suffix_for_all_names_is_put_in_without_reading_the_lines(
+    records: list[dict[str, float]], suffix: str
+) -> None:
+    """R7: what comes out says the same as when each line is read, whatever is in names and values."""
+    lines = [line(step, data) for step, data in enumerate(records)]
+    known: dict[str, str | None] = {name: name + suffix for data in records for name in data}
+    found = renamed("metrics", lines, known, contents("metrics", lines))
+    wanted = [{f"{name}{suffix}": repr(value) for name, value in data.items()} for data in records]
+    told = [json.loads(each)["data"] for each in found]
+    assert [{name: repr(value) for name, value in data.items()} for data in told] == wanted
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        b'{"time":1,"step":1,"data":{"a" : 1.0,"b":2.0}}\n',
+        b'{"data":{"a":1.0,"b":2.0},"time":1,"step":1}\n',
+        b'{"time":1,"step":1,"data":{"a":1.0,"b":2.0,"a":1.0}}\n',
+    ],
+)
+def test_a_line_that_is_written_in_another_way_gets_its_suffix_too(odd: bytes) -> None:
+    """R7: spaces, another order of the fields, a name twice."""
+    known: dict[str, str | None] = {"a": "a/rank1", "b": "b/rank1"}
+    lines = [line(0, {"a": 1.0, "b": 2.0}), odd]
+    found = renamed("metrics", lines, known, contents("metrics", lines))
+    assert [json.loads(each)["data"] for each in found] == [{"a/rank1": 1.0, "b/rank1": 2.0}] * 2
 
 
 def test_names_of_files_and_values_have_the_type_with_which_they_are_registered() -> None:

@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 
 from pluto_dist.spool import blobs as module
-from pluto_dist.spool import folders
+from pluto_dist.spool import sources
 from pluto_dist.spool.blobs import Blobs
 from pluto_dist.spool.file_lines import FileLine, encode_line, located, read_line, remove_blobs
-from pluto_dist.spool.folders import Found, NoSourceError, found_in, is_many
-from pluto_dist.spool.sources import sources_of
+from pluto_dist.spool.sources import Found, NoSourceError, found_in, is_many, sources_of
 from pluto_dist.spool.writer import StreamWriter
 
 
@@ -74,7 +73,7 @@ def test_what_cannot_be_one_artifact_is_told(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "empty" / "to").symlink_to("nowhere")
     with pytest.raises(NoSourceError, match="only 'to', which is no file"):
         found_in(str(tmp_path / "empty"))
-    monkeypatch.setattr(folders, "MOST_FILES", 2)
+    monkeypatch.setattr(sources, "MOST_FILES", 2)
     for number in range(3):
         (tmp_path / f"{number}").write_bytes(b"")
     with pytest.raises(NoSourceError, match="more than 2 files; pack them"):

@@ -13,8 +13,7 @@ from pluto_dist.backend.local import reading as subject
 from pluto_dist.backend.local.reading import SeriesPoint, read_points, shown, summarise
 from pluto_dist.core.values import document as papers
 from pluto_dist.core.values.records import Point, SeriesOwner
-from pluto_dist.spool.frames import DECLARE, encode_declaration, encode_frame
-from pluto_dist.spool.names import segment_name
+from pluto_dist.spool.frames import DECLARE, encode_declaration, encode_frame, segment_name
 from tests.adapters.documents import document, lease
 
 

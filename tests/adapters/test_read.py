@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import math
 import os
 from array import array
@@ -13,12 +15,15 @@ import pytest
 
 from pluto_dist import read
 from pluto_dist.backend.local.reading import Segment, read_points, segments, summarise
-from pluto_dist.core.values.document import Document
+from pluto_dist.core.rules.participants import REDUCED
+from pluto_dist.core.rules.together import series_of, statistics
+from pluto_dist.core.values.document import Document, LeaseShown
 from pluto_dist.core.values.records import SeriesOwner
 from pluto_dist.errors import RunNotFoundError, UsageError
 from pluto_dist.read import column_files
 from pluto_dist.read.column_files import ColumnFiles
 from pluto_dist.read.columns import gathered
+from pluto_dist.read.export import write_jsonl
 from pluto_dist.read.run import summed_up
 from pluto_dist.read.series import Curve
 from pluto_dist.spool.frames import encode_frame
@@ -411,3 +416,109 @@ def test_a_step_that_a_restarted_rank_logged_again_counts_as_it_was_logged_last(
     (loss,) = looked(machine).series("loss", every_rank=True).together()
     assert loss.columns()["mean"] == [1.0, 2.0]
     assert loss.columns()["count"] == [2, 2]
+
+
+def together_line(step: int, name: str, values: dict[int, float]) -> bytes:
+    """As a coordinator writes what ranks say together."""
+    found = statistics(values)
+    return line(step, **{final: found[at] for final, at in series_of(name).items()})
+
+
+def node_lease(lease_id: str, node: str = REDUCED, **more: object) -> LeaseShown:
+    return lease(lease_id, node, role="side", pid=0, state="ended", rank_metrics="reduce", **more)
+
+
+def test_what_was_reduced_on_its_way_is_what_ranks_say_together(machine: Machine):
+    """R7: the band is that of ranks with a series each; a correction counts, once, in `export` too."""
+    kept(
+        machine,
+        lease("a", rank=0, rank_metrics="reduce"),
+        lease("b", "rank1", rank_metrics="reduce"),
+        node_lease("t"),
+        series={final: SeriesOwner(REDUCED, "METRIC") for final in series_of("loss")},
+    )
+    put(machine, "key-1", "a", [line(0, loss=1.0)])  # stays in the store, and is in no series
+    put(
+        machine,
+        "key-1",
+        "t",
+        [
+            together_line(0, "loss", {0: 1.0, 1: 3.0}),
+            together_line(2, "loss", {0: 5.0}),
+            together_line(1, "loss", {0: 2.0, 1: 2.0}),  # rank 1 was late; there was nothing before
+            together_line(2, "loss", {0: 5.0, 1: 9.0}),
+            together_line(3, "loss", {0: 1.0}),
+            together_line(2, "loss", {0: 5.0, 1: 9.0, 2: 10.0}),
+        ],
+    )
+    run = looked(machine)
+    (found,) = run.series("loss", every_rank=True).together()
+    assert found.columns() == {
+        "step": [0, 1, 2, 3],
+        "count": [2, 2, 3, 1],
+        "mean": [2.0, 2.0, 8.0, 1.0],
+        "min": [1.0, 2.0, 5.0, 1.0],
+        "max": [3.0, 2.0, 10.0, 1.0],
+        "std": [1.0, 0.0, pytest.approx(np.std([5, 9, 10])), 0.0],
+        "max_rank": [1, 0, 2, 0],
+    }
+    plain = run.series("loss").columns()
+    assert sorted(zip(plain["step"], plain["value"], strict=True)) == [(0, 2.0), (1, 2.0), (2, 8.0), (3, 1.0)]
+    lows = run.series("loss/min").columns()
+    assert (set(lows["metric"]), len(lows["step"])) == ({"loss"}, 4)
+    out = io.BytesIO()
+    write_jsonl(run, out)
+    rows = [json.loads(row) for row in out.getvalue().splitlines()]
+    assert len(rows) == 4 * len(series_of("loss"))
+    assert [row["value"] for row in rows if row["step"] == 2 and row["name"] == "loss"] == [8.0]
+
+
+def test_nodes_that_reduce_their_own_ranks_are_put_together(machine: Machine):
+    names = {
+        name: SeriesOwner("", "METRIC", others={node: f"{name}/{node}" for node in ("node0", "node1")})
+        for name in series_of("loss")
+    }
+    kept(machine, node_lease("t0", "node0"), node_lease("t1", "node1"), series=names)
+    put(
+        machine,
+        "key-1",
+        "t0",
+        [together_line(0, "loss", {0: 1.0, 1: 2.0}), together_line(1, "loss", {0: 4.0})],
+    )
+    put(machine, "key-1", "t1", [together_line(0, "loss", {2: 9.0, 3: 3.0})])
+    (found,) = looked(machine).series("loss", every_rank=True).together()
+    assert found.columns() == {
+        "step": [0, 1],
+        "count": [4, 1],
+        "mean": [3.75, 4.0],
+        "min": [1.0, 4.0],
+        "max": [9.0, 4.0],
+        "std": [pytest.approx(np.std([1, 2, 9, 3])), 0.0],
+        "max_rank": [2, 0],
+    }
+
+
+@pytest.mark.parametrize("reduce", [False, True])
+def test_two_starts_of_a_job_are_never_averaged(machine: Machine, reduce: bool):
+    """The second start is of fewer ranks and began again at step 1: there the first one counts no more."""
+    first, second = {"ended_at": 2000, "state": "ended"}, {"epoch": 2, "attempt": 1, "granted_at": 3000}
+    if reduce:
+        names = {final: SeriesOwner(REDUCED, "METRIC") for final in series_of("loss")}
+        kept(machine, node_lease("u", **second), node_lease("t"), series=names)
+        put(machine, "key-1", "t", [together_line(step, "loss", {0: 1.0, 1: 3.0}) for step in range(3)])
+        put(machine, "key-1", "u", [together_line(1, "loss", {0: 7.0})])
+    else:
+        owner = SeriesOwner("owner", "METRIC", others={"rank1": "loss/rank1"})
+        kept(
+            machine,
+            lease("a2", rank=0, **second),
+            lease("b", "rank1", end_reason="superseded", **{**first, "ended_at": 3500}),
+            lease("a", rank=0, end_reason="died", **first),
+            series={"loss": owner},
+        )
+        put(machine, "key-1", "a", [line(step, loss=1.0) for step in range(3)])
+        put(machine, "key-1", "b", [line(step, loss=3.0) for step in range(3)])
+        put(machine, "key-1", "a2", [line(1, loss=7.0)])
+    (found,) = looked(machine).series("loss", every_rank=True).together()
+    assert found.columns()["mean"] == [2.0, 7.0, 2.0]
+    assert found.columns()["count"] == [2, 1, 2]

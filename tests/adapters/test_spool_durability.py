@@ -12,15 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pluto_dist.errors import PlacesError
-from pluto_dist.spool.durability import GroupSync, filesystem_of, require_durable
+from pluto_dist.host.filesystems import Mount, require_durable
 from pluto_dist.spool.reader import list_streams, read_cut
-from pluto_dist.spool.writer import Limits, StreamWriter
+from pluto_dist.spool.writer import GroupSync, Limits, StreamWriter
 from tests.simulation.memory_files import MemoryDisk, MemoryFiles
-
-MOUNTS = """22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
-40 22 0:35 / /dev/shm rw,nosuid - tmpfs tmpfs rw
-41 22 0:36 / /odd\\040name rw - xfs /dev/sdb rw
-"""
 
 
 def read_all(disk: MemoryDisk) -> list[bytes]:
@@ -114,29 +109,15 @@ def test_sync_passes_over_segments_that_were_delivered_and_removed(tmp_path: Pat
     writer.sync()
 
 
-def test_the_filesystem_is_found_by_its_device(tmp_path: Path) -> None:
-    mounts = tmp_path / "mountinfo"
-    mounts.write_text(MOUNTS)
-    assert filesystem_of(os.makedev(8, 1), mounts) == "ext4"
-    assert filesystem_of(os.makedev(0, 35), mounts) == "tmpfs"
-    assert filesystem_of(os.makedev(0, 36), mounts) == "xfs"
-    assert filesystem_of(os.makedev(9, 9), mounts) == ""
-    assert filesystem_of(os.makedev(8, 1), tmp_path / "none") == ""
-
-
 def test_a_folder_in_memory_is_refused(tmp_path: Path) -> None:
-    device = tmp_path.stat().st_dev
-    mounts = tmp_path / "mountinfo"
-    place = f"{os.major(device)}:{os.minor(device)}"
-    mounts.write_text(f"1 0 {place} / / rw - ext4 /dev/x rw\n")
-    require_durable(str(tmp_path), mounts)
-    mounts.write_text(f"1 0 {place} / / rw - tmpfs none rw\n")
+    root = Mount("/", "ext4")
+    require_durable(tmp_path, [root])
     with pytest.raises(PlacesError, match="tmpfs") as refused:
-        require_durable(str(tmp_path), mounts)
+        require_durable(tmp_path, [root, Mount(str(tmp_path.resolve()), "tmpfs")])
     assert refused.value.fields == {"folder": str(tmp_path), "filesystem": "tmpfs"}
 
 
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="no /dev/shm here")
 def test_shared_memory_is_refused() -> None:
     with pytest.raises(PlacesError, match="lost with the machine"):
-        require_durable("/dev/shm")
+        require_durable(Path("/dev/shm"))

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from pluto_dist.core.rules.stream import delivered_segments
 from pluto_dist.spool.files import Files, RealFiles
-from pluto_dist.spool.frames import HEADER_BYTES, MAGIC, MAX_PAYLOAD, Cut, encode_frame
-from pluto_dist.spool.names import segment_name
+from pluto_dist.spool.frames import HEADER_BYTES, MAGIC, MAX_PAYLOAD, Cut, encode_frame, segment_name
 from pluto_dist.spool.reader import PIECE_BYTES, ReadLimits, last_record, list_streams, next_range, read_cut
 from pluto_dist.spool.space import remove, touch_live
 from pluto_dist.spool.writer import Limits, StreamWriter

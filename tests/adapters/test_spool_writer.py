@@ -9,8 +9,15 @@ import pytest
 
 from pluto_dist.errors import InvalidRecordError
 from pluto_dist.spool.files import Files, RealFiles
-from pluto_dist.spool.frames import DECLARE, MAX_PAYLOAD, encode_declaration
-from pluto_dist.spool.names import parse_segment, segment_name, stream_kind, stream_pid
+from pluto_dist.spool.frames import (
+    DECLARE,
+    MAX_PAYLOAD,
+    encode_declaration,
+    parse_segment,
+    segment_name,
+    stream_kind,
+    stream_pid,
+)
 from pluto_dist.spool.reader import list_streams, read_cut, writer_lives
 from pluto_dist.spool.space import GIB, MIB, Space, default_quota, remove, usage
 from pluto_dist.spool.writer import Limits, StreamWriter

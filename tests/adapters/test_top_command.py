@@ -12,6 +12,8 @@ from typer.testing import CliRunner
 
 from pluto_dist.cli.main import app
 from pluto_dist.cli.top.source import Looking
+from pluto_dist.core.rules.participants import REDUCED
+from pluto_dist.core.rules.together import series_of, statistics
 from pluto_dist.core.values.document import Document, VerdictShown
 from pluto_dist.core.values.records import Failure, Point, SeriesOwner
 from pluto_dist.read.board import Board
@@ -161,3 +163,18 @@ def test_all_ranks_are_one_curve_with_a_band(machine: Machine):
     assert drawn.band is not None
     assert [list(each.values) for each in (drawn.curve, *drawn.band)] == [[1.5], [1.0], [2.0]]
     assert drawn.ranks == 2
+
+
+def test_ranks_that_were_reduced_on_their_way_have_a_band_too(machine: Machine):
+    names = {final: SeriesOwner(REDUCED, "METRIC") for final in series_of("loss")}
+    reduced = lease("t", REDUCED, role="side", pid=0, rank_metrics="reduce")
+    machine.keep(msgspec.structs.replace(machine.here("key-1", series=names), leases=(reduced,)))
+    said = statistics({0: 1.0, 1: 2.0, 2: 6.0})
+    data = {final: said[index] for final, index in series_of("loss").items()}
+    put(machine, "t", "metrics", {"time": 1, "step": 1, "data": data})
+    source = Looking(Board(machine.lookup(), every=True))
+    (run,) = source.look()
+    drawn = source.curve(run, "loss", every_rank=True)
+    assert drawn.band is not None
+    assert [list(each.values) for each in (drawn.curve, *drawn.band)] == [[3.0], [1.0], [6.0]]
+    assert drawn.ranks == 3

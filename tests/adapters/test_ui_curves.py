@@ -9,14 +9,19 @@ from collections.abc import Sequence
 import pytest
 
 from pluto_dist import read
-from pluto_dist.core.values.records import SeriesOwner
+from pluto_dist.core.rules.participants import REDUCED
+from pluto_dist.core.rules.together import series_of
+from pluto_dist.core.values.records import Point, SeriesOwner
 from pluto_dist.read.columns import Chunk
 from pluto_dist.read.follow import Follower
 from pluto_dist.read.series import Wanted
 from pluto_dist.ui.curves import Axis, Line, chart_of, part_of
+from pluto_dist.ui.opened import Asked, Opened
+from pluto_dist.ui.run import metrics_of
 from tests.adapters.documents import lease
 from tests.adapters.test_cli_lookup import Machine, machine
-from tests.adapters.test_read import kept, put
+from tests.adapters.test_read import kept, node_lease, put, together_line
+from tests.adapters.test_read import line as line_of
 
 __all__ = ["machine"]  # the fixture
 
@@ -191,3 +196,31 @@ def test_records_behind_a_fence_that_came_later_change_their_name(machine: Machi
     kept(machine, lease("a", fences={"metrics": (1, fence)}), series={"x": owner})
     follower.look(read.run("1", machine.base))
     assert points(follower) == [("x", 0, 1.0), ("x/attempt0", 1, 2.0)]
+
+
+def test_what_was_reduced_on_its_way_is_a_band_too(machine: Machine):
+    """R7: mean between lowest and highest, corrected; the extremes are no charts of their own."""
+    names = {final: SeriesOwner(REDUCED, "METRIC") for final in series_of("loss")}
+    found = kept(
+        machine,
+        node_lease("t"),
+        lease("e", "eval", pid=7),
+        series={**names, "loss": SeriesOwner(REDUCED, "METRIC", {"eval": "loss/eval"})},
+        summary={name: Point(1.0, 1, 2) for name in (*names, "loss/eval")},
+    )
+    steps = [{0: 1.0, 1: 3.0}, {0: 5.0}]
+    lines = [together_line(step, "loss", values) for step, values in enumerate(steps)]
+    put(machine, "key-1", "t", [*lines, together_line(1, "loss", {0: 5.0, 1: 6.0, 2: 10.0})])
+    put(machine, "key-1", "e", [line_of(0, loss=4.0)])
+    band, beside = chart_of(Opened(machine.lookup(), "key-1").lines(Asked(metric="loss"), "step"), 100).lines
+    assert (band.low, band.mean, band.high, band.band) == ([1, 5], [2, 7], [3, 10], 3)
+    assert (beside.label, beside.mean) == ("eval", [4, None])
+    (alone,) = chart_of(
+        Opened(machine.lookup(), "key-1").lines(Asked(metric="loss/count"), "step"), 100
+    ).lines
+    assert alone.mean == [2, 3]
+    charts = {metric.name: metric.others for metric in metrics_of(found)}
+    assert charts == {
+        "loss": ("loss/eval",),
+        **{f"loss/{statistic}": () for statistic in ("std", "max_rank", "count")},
+    }

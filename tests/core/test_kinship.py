@@ -70,6 +70,21 @@ def test_the_newest_run_of_the_nearest_parent_counts() -> None:
     assert parent_of(deep, (side,)) is None
 
 
+def test_the_parent_is_who_had_a_run_when_the_child_asked() -> None:
+    """R4: a pool's worker that was ended within its `init()` is found when its parent has finished."""
+    done = member(None, state="ended", end_reason="finished", left_at=5.0, ended_at=5.5, opened=claim(at=1.0))
+
+    def asks(at: float) -> Any:
+        return msgspec.structs.replace(child(), at=at)
+
+    assert parent_of(asks(3.0), (done,)) is done
+    assert parent_of(asks(6.0), (done,)) is None
+    assert parent_of(asks(0.5), (done,)) is None
+    assert parent_of(asks(3.0), (msgspec.structs.replace(done, state="refused"),)) is None
+    killed = msgspec.structs.replace(done, left_at=None)
+    assert parent_of(asks(5.2), (killed,)) is killed
+
+
 def test_a_start_gives_each_rank_to_one_process() -> None:
     """R4: the same rank in another process is the next start; `exec` is the same process."""
     held = member(1)

@@ -18,6 +18,8 @@ from pluto_dist.core.rules.together import (
     Gathering,
     Line,
     chosen_from,
+    merged,
+    origins,
     reduced,
     series_of,
     statistics,
@@ -359,3 +361,44 @@ def test_a_sum_of_what_is_not_finite() -> None:
     assert statistics({0: math.inf, 1: 1.0}, ("sum",)) == (math.inf,)
     assert math.isnan(statistics({0: math.inf, 1: -math.inf}, ("sum",))[0])
     assert statistics({0: 1.7e308, 1: 1.7e308}, ("sum",)) == (math.inf,)
+
+
+@given(st.lists(st.lists(st.floats(-1e100, 1e100), min_size=1, max_size=8), min_size=1, max_size=5))
+def test_nodes_together_are_what_numpy_says_of_all_their_ranks(nodes: list[list[float]]) -> None:
+    """R7: each node reduces its own ranks; nothing but rounding is lost when they are put together."""
+    parts = [reduced(values) for values in nodes]
+    array = np.array([value for values in nodes for value in values])
+    found, scale = merged(parts), float(np.max(np.abs(array)))
+    assert (found.count, found.low, found.high) == (len(array), float(array.min()), float(array.max()))
+    assert found.mean == pytest.approx(float(array.mean()), rel=1e-12, abs=1e-12 * scale)
+    assert found.deviation == pytest.approx(float(array.std()), rel=1e-7, abs=1e-7 * scale)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "mean", "high"),
+    [
+        ([[1.0], [math.nan, 2.0]], math.nan, math.nan),
+        ([[1.0], [math.inf]], math.inf, math.inf),
+        ([[-math.inf], [math.inf]], math.nan, math.inf),
+        ([[1.7e308, 1.7e308], [1.7e308]], 1.7e308, 1.7e308),
+    ],
+)
+def test_nodes_together_where_a_value_is_no_plain_number(
+    nodes: list[list[float]], mean: float, high: float
+) -> None:
+    found = merged([reduced(values) for values in nodes])
+    assert found.mean == pytest.approx(mean, nan_ok=True)
+    assert found.high == pytest.approx(high, nan_ok=True)
+
+
+def test_each_series_of_a_line_tells_whose_statistic_it_is() -> None:
+    """Also where a script has logged `loss/max` itself, and where only one statistic was asked for."""
+    names = ("loss", "loss/max", "lr")
+    series = {final for name in ("loss", "loss/max") for final in series_of(name, names)} | {"lr"}
+    found = origins(series)
+    assert {final for final, (name, _) in found.items() if name == "loss"} == set(series_of("loss", names))
+    assert found["loss/ranks/max"] == ("loss", "max")
+    assert found["loss/max"] == ("loss/max", "mean")
+    assert found["loss/max/max"] == ("loss/max", "max")
+    assert found["lr"] == ("lr", "")
+    assert origins(["grad", "grad/max"]) == {"grad": ("grad", ""), "grad/max": ("grad/max", "")}

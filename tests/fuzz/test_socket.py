@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 
 from pluto_dist.core.values.ids import Identity
 from pluto_dist.core.values.messages import PROTOCOL, AskStatus, ForceFinish, StopCoordinator, Sync, encode
-from pluto_dist.spool.frames import encode_frame
-from pluto_dist.spool.names import segment_name
+from pluto_dist.spool.frames import encode_frame, segment_name
 from tests.fuzz.budget import fuzz
 from tests.fuzz.test_core import entries, opened, questions, syncs
 from tests.fuzz.test_messages import edits, mutated, packable, packed, understood

@@ -24,8 +24,7 @@ from pluto_dist.core.values.lifecycle import (
 )
 from pluto_dist.core.values.messages import PROTOCOL
 from pluto_dist.spool.batches import contents, numbered, renamed
-from pluto_dist.spool.frames import HEADER_BYTES, MAX_PAYLOAD, encode_frame
-from pluto_dist.spool.names import segment_name
+from pluto_dist.spool.frames import HEADER_BYTES, MAX_PAYLOAD, encode_frame, segment_name
 from pluto_dist.spool.reader import ReadLimits, last_record, list_streams, next_range, read_cut
 from tests.fuzz.budget import fuzz
 from tests.fuzz.damage import Damage, damaged, damages

@@ -23,8 +23,7 @@ from pluto_dist.core.values.backend import OpenRequest, Refused, RunOpened, Unav
 from pluto_dist.core.values.document import Document
 from pluto_dist.core.values.lifecycle import Target
 from pluto_dist.core.values.records import Run
-from pluto_dist.spool.frames import encode_frame
-from pluto_dist.spool.names import segment_name
+from pluto_dist.spool.frames import encode_frame, segment_name
 from tests.adapters.documents import document, lease, put_segment
 from tests.fuzz.budget import fuzz
 from tests.fuzz.damage import Damage, damaged, damages
@@ -142,7 +141,7 @@ def test_what_is_no_file_hides_no_other_run(kind: str) -> None:
 @fuzz(8, changes=damages, which=st.sampled_from(["document", "mark", "both"]))
 def test_sync_uploads_the_others(changes: list[Damage], which: str) -> None:
     """A damaged document is left out, a damaged mark named: nobody knows what was uploaded."""
-    from pluto_dist.backend.local.marks import Mark, Marks
+    from pluto_dist.backend.local.store import Mark, Marks
     from pluto_dist.sync.plan import plan
 
     target = Target("pluto", "", "http://api", "http://i", "http://p", "http://a", "key1")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pluto_dist.host.places import find_places
-from pluto_dist.spool.names import segment_name
+from pluto_dist.spool.frames import segment_name
 from pluto_dist.spool.writer import StreamWriter
 from tests.process.harness import Node, wait_until
 

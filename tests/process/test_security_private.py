@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pluto_dist.spool.names import segment_name
+from pluto_dist.spool.frames import segment_name
 from tests.process.harness import Node, holding, look, modes, wait_until
 
 NOBODY = 65534

@@ -14,8 +14,7 @@ from pluto_dist.core.values.backend import StatusReport
 from pluto_dist.core.values.book import Book
 from pluto_dist.core.values.messages import View
 from pluto_dist.core.values.records import Cursor, Lease, Run, Verdict
-from pluto_dist.spool.frames import scan
-from pluto_dist.spool.names import segment_name
+from pluto_dist.spool.frames import scan, segment_name
 from tests.adapters.memory_backend import StoredRun
 from tests.simulation.oracle import allowed_statuses
 from tests.simulation.reduced import ReducedChecks, statistics_in_line

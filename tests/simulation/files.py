@@ -20,11 +20,9 @@ import msgspec
 
 from pluto_dist.backend import ledger
 from pluto_dist.backend.ledger import Notes
-from pluto_dist.backend.pluto import files as upload_files
-from pluto_dist.backend.pluto import upload
+from pluto_dist.backend.pluto import files as upload
 from pluto_dist.backend.pluto.exchange import NotDelivered
-from pluto_dist.backend.pluto.files import Expired, Files, NameRefused
-from pluto_dist.backend.pluto.upload import Row
+from pluto_dist.backend.pluto.files import Expired, Files, NameRefused, Row
 from pluto_dist.coordinator import driver, worker
 from pluto_dist.core.rules.shipment import MANIFEST, Addressed, Note
 from pluto_dist.core.values.backend import BackendRun, Delivered, Outcome, Rejected, Retry, Unknown
@@ -312,7 +310,7 @@ def installed(world: World) -> Iterator[None]:
     notes = type("NotesOfWorld", (MemoryNotes,), {"world": world})
     with contextlib.ExitStack() as stack:
         for where, name, what in (
-            (upload_files, "Notes", notes),
+            (upload, "Notes", notes),
             (upload, "sources_of", sources_of),
             (ledger, "add", add),
             (driver, "remove_blobs", remove_blobs),

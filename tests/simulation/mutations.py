@@ -17,8 +17,7 @@ from unittest import mock
 import msgspec
 
 from pluto_dist.backend.pluto import files
-from pluto_dist.backend.pluto.files import Files
-from pluto_dist.backend.pluto.upload import Upload
+from pluto_dist.backend.pluto.files import Files, Upload
 from pluto_dist.client.lease_files import RoomForRecords
 from pluto_dist.coordinator.database import Database
 from pluto_dist.coordinator.driver import Driver, GroupCommit

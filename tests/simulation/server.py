@@ -28,8 +28,7 @@ from pluto_dist.core.values.backend import (
     Unavailable,
     Unknown,
 )
-from pluto_dist.spool.frames import scan
-from pluto_dist.spool.names import segment_name
+from pluto_dist.spool.frames import scan, segment_name
 from tests.adapters.memory_backend import SEVERITY, Call, MemoryBackend, Step, StoredRun
 from tests.simulation.files import value_in
 from tests.simulation.reduced import statistics_in_line

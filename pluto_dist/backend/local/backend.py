@@ -43,7 +43,7 @@ from pluto_dist.core.values.document import Document, read
 from pluto_dist.core.values.ids import RunRef, display_prefix
 from pluto_dist.spool.batches import next_step
 from pluto_dist.spool.file_lines import read_line
-from pluto_dist.spool.names import segment_name
+from pluto_dist.spool.frames import segment_name
 from pluto_dist.spool.sources import ChangedError
 
 JOIN_AGAIN_S = 2.0  # a Run that is not there yet is looked for again

@@ -24,7 +24,7 @@ from pluto_dist.backend.ledger import Entry, digest_of, entry_of
 from pluto_dist.backend.local.store import Store, safe_name, sync_folder, write_all
 from pluto_dist.core.rules.shipment import ManifestFile
 from pluto_dist.spool.file_lines import SENT, FileLine, Part, encode_line, id_of, read_line, storable
-from pluto_dist.spool.names import parse_segment, stream_kind
+from pluto_dist.spool.frames import parse_segment, stream_kind
 from pluto_dist.spool.reader import records
 from pluto_dist.spool.sources import ChangedError, Source, sources_of
 

@@ -32,8 +32,7 @@ from pluto_dist.core.values.document import Document, LeaseShown
 from pluto_dist.core.values.ids import UNREADABLE
 from pluto_dist.core.values.records import Point
 from pluto_dist.spool.file_lines import read_line
-from pluto_dist.spool.frames import Cut, scan
-from pluto_dist.spool.names import parse_segment, stream_kind
+from pluto_dist.spool.frames import Cut, parse_segment, scan, stream_kind
 from pluto_dist.spool.reader import list_streams, read_cut
 
 PIECE_BYTES = 1 << 20

@@ -81,7 +81,7 @@ class Looking:
                     means, lows, highs = (
                         _curve(found.steps, each) for each in (found.means, found.lows, found.highs)
                     )
-                    return Drawn(means, (lows, highs), len(found.ranks))
+                    return Drawn(means, (lows, highs), max(len(found.ranks), *found.counts))
         drawn = Curve()
         for each in series.curves():
             if each.name == name:

@@ -33,7 +33,7 @@ from pluto_dist.errors import PlutoDistError
 from pluto_dist.host.identity import boot_clock
 from pluto_dist.host.places import Places
 from pluto_dist.host.settings import Settings
-from pluto_dist.spool import forks
+from pluto_dist.spool.writer import follow_forks
 
 _log = logging.getLogger("pluto_dist")
 
@@ -74,7 +74,7 @@ class Captures:
         """Begins to capture for a lease, as its settings say."""
         if settings.console == "off":
             return
-        forks.watch(self)
+        follow_forks(self)
         asked = settings.console != "auto"
         with self._turn:
             self._stop_running()

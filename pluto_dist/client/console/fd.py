@@ -34,7 +34,7 @@ from pluto_dist.client.green import wait_readable
 from pluto_dist.client.terminal import flush, is_open
 from pluto_dist.host.launch import environment, module_command, start_detached
 from pluto_dist.spool.files import real_files
-from pluto_dist.spool.names import DRAIN_LOCK
+from pluto_dist.spool.frames import DRAIN_LOCK
 
 EMPTY_S: Final = 1.0  # what stands in the channels when the drain dies; a program may write on and on
 STOP_S: Final = 2.0  # for the drain to pass on and record what is in the channels

@@ -245,7 +245,7 @@ class Admission:
             return None
         if claim.via == "import":
             return nearest(claim, [lease for lease in self._book.leases if lease.state != "refused"])
-        return parent_of(claim, self._book.live_leases)
+        return parent_of(claim, self._book.leases)
 
     def _as_trial(self, lease: Lease) -> Lease:
         launcher = self._book.leases.get(lease.opened.launched_by)

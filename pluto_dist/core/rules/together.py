@@ -129,6 +129,49 @@ def statistics_in(
     return found if len(found) == len(which) else None
 
 
+def origins(series: Collection[str]) -> dict[str, tuple[str, str]]:
+    """The inverse of `series_of`: for each series of one line that went out, the name and which statistic.
+
+    The statistic is "" where a series stands for itself: it is the only one of its name.
+    """
+    found = {name: (name, "") for name in series}
+    for name in series:
+        finals = [name, *(_final_in(name, each, series) for each in STATISTICS[1:])]
+        if all(final in found for final in finals):
+            found.update(zip(finals, ((name, each) for each in STATISTICS), strict=True))
+    return found
+
+
+def _final_in(name: str, statistic: str, series: Collection[str]) -> str:
+    aside = f"{name}/ranks/{statistic}"
+    return aside if aside in series else f"{name}/{statistic}"
+
+
+def merged(parts: Sequence[Reduced]) -> Reduced:
+    """What several nodes' ranks say together, of what each node's do; `highest` are ranks here, as they come.
+
+    Args:
+        parts: at least one; of two with the largest value, or one that is not a number, the first counts.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    count = sum(part.count for part in parts)
+    broken = next((part for part in parts if math.isnan(part.high)), None)
+    if broken is not None:
+        return Reduced(count, math.nan, math.nan, math.nan, math.nan, broken.highest)
+    top = max(parts, key=lambda part: part.high)
+    low = min(part.low for part in parts)
+    try:
+        mean = math.fsum(part.mean * (part.count / count) for part in parts)
+    except ValueError:  # both infinities
+        return Reduced(count, math.nan, low, top.high, math.nan, top.highest)
+    if not math.isfinite(mean):
+        return Reduced(count, mean, low, top.high, math.nan, top.highest)
+    apart = ((part, part.mean - mean) for part in parts)
+    squares = [(part.deviation * part.deviation + each * each) * (part.count / count) for part, each in apart]
+    return Reduced(count, mean, low, top.high, math.sqrt(math.fsum(squares)), top.highest)
+
+
 Chosen = tuple[tuple[str, str], ...]  # pattern of names, statistic
 
 

@@ -38,7 +38,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         role, label, rank, host, pid, attempt: of the process.
         kind: how it ended; `vanished` where the cause is not known.
-        type, message, traceback: of an exception.
+        type, message, traceback: of an exception; of an exit, `message` is the text that it was given.
         signal: name of a signal.
         exit_code: of an exit.
         oom: the kernel killed it for want of memory.

@@ -188,7 +188,8 @@ export class Chart {
   nameOf(line) {
     const { runs } = this.view;
     const ranks = line.band > 1 && !this.what.asked.names;
-    const label = ranks ? `${line.band} ranks` : line.label;
+    const several = this.answer.lines.filter((each) => each.run === line.run && each.band > 1).length > 1;
+    const label = ranks ? `${several ? `${line.label}, ` : ""}${line.band} ranks` : line.label;
     if (runs.length === 1) return label;
     const run = runs.find((each) => each.key === line.run)?.label;
     return this.answer.lines.filter((each) => each.run === line.run).length > 1 ? `${run} · ${label}` : run;
@@ -196,7 +197,7 @@ export class Chart {
 
   drawLegend() {
     const { lines } = this.answer;
-    const named = lines.length > 1 || lines[0].names ? lines.slice(0, NAMED) : [];
+    const named = lines.length > 1 || lines[0].band > 1 ? lines.slice(0, NAMED) : [];
     this.cells = named.map(() => h("b"));
     const entries = named.map((line, index) => {
       const chip = h("i.chip", { "aria-hidden": "true" });

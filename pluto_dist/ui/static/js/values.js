@@ -44,11 +44,12 @@ function whoseOdd(lines) {
   return several ? ` (${names.join(", ")})` : "";
 }
 
-/** Which of a band's series were the lowest and the highest at one place. */
+/** The lowest and the highest of a band at one place, and whose they are where that is known. */
 export function endsOf(line, at, write) {
-  if (!line.names || typeof line.mean[at] !== "number") return "";
+  if (line.band < 2 || typeof line.mean[at] !== "number") return "";
   const [low, high] = [line.low ?? line.mean, line.high ?? line.mean];
-  return `, from ${write(low[at])} (${line.names[line.lowest[at]]}) to ${write(high[at])} (${line.names[line.highest[at]]})`;
+  const whose = (which) => (line.names ? ` (${line.names[which[at]]})` : "");
+  return `, from ${write(low[at])}${whose(line.lowest)} to ${write(high[at])}${whose(line.highest)}`;
 }
 
 /** All of it as a table. */

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pluto_dist.core.rules.arrivals import SETTLE_S, Arrivals, Look
+from pluto_dist.spool.sources import SETTLE_S, Arrivals, Look
 
 
 def closed(state: int = 1) -> Look:
