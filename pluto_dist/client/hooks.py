@@ -280,7 +280,7 @@ class Hooks:
         if not self._here:
             self._pass_on(number, frame)
             return
-        if unsaid := [lease for lease in RUNS.mine() if lease.end and not lease.end_written.is_set()]:
+        if unsaid := [lease for lease in RUNS.mine() if lease.is_leaving]:
             threading.Thread(target=self._again, args=(unsaid, number), daemon=True).start()
             return  # it has interrupted what leaves, which the thread waits for
         STOPS.tell()

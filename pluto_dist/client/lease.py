@@ -10,7 +10,6 @@ until everything is delivered (G5, R11).
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 import threading
@@ -104,7 +103,7 @@ class Lease:
         self._wall = wall or Wall()
         self.points = PointLog(files, self._wall, self.warn_once, strict=settings.strict)
         self._late = 0
-        self._ends = itertools.count()
+        self._ender: dict[str, object] = {}
         self._granted_once = False
         self._claimed: Claimed | None = None
         self._no_coordinator = False
@@ -135,6 +134,11 @@ class Lease:
     def next_step(self) -> int:
         """The automatic step that would come next."""
         return self.points.highest + 1
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether it ends, and the entry that says so is not on disk yet."""
+        return bool(self._ender) and not self.end_written.is_set()
 
     @property
     def here(self) -> bool:
@@ -246,7 +250,7 @@ class Lease:
 
     def evidence(self, **what: Any) -> None:
         """Writes one piece of evidence, with the time of now unless another is given."""
-        if not self.end and self.here:
+        if not (self.end or self._ender) and self.here:
             found = Evidence(**(self.stamp() | what))
             self._advice = self._advice or advice_on(found, self._attempt)
             self.say(found)
@@ -384,7 +388,8 @@ class Lease:
     def _leave(self, entry: Finished | Closed, timeout_s: float | None) -> None:
 
         STOPS.take()
-        if next(self._ends):
+        me = object()
+        if self._ender.setdefault("", me) is not me:  # one step, which no signal comes between
             return  # another thread came first, or it did and this is a signal handler
         self.end = "finished" if isinstance(entry, Finished) else "closed"
         self.ended_by = calling()

@@ -36,6 +36,13 @@ ASKS: list[tuple[str, dict[str, Any], bool]] = [
     ("tags and a label", {"tags": ("a",), "label": "loader"}, False),
     ("the parent's run_id", {"run": RunRef(external_id="x")}, False),
     ("the parent's run_id and a name", {"run": RunRef(external_id="x"), "name": "t0"}, False),
+    ("the parent's run_id, inherited", {"run": RunRef(external_id="x"), "run_from_env": True}, False),
+    (
+        "an inherited run_id and a name",
+        {"run": RunRef(external_id="x"), "run_from_env": True, "name": "t0"},
+        True,
+    ),
+    ("another run_id of the environment", {"run": RunRef(external_id="y"), "run_from_env": True}, True),
     ("another run_id", {"run": RunRef(external_id="y")}, True),
     ("a fork", {"fork": Fork(RunRef(id=7), 4)}, True),
     ("ownership", {"wanted": "owner"}, True),
@@ -126,11 +133,12 @@ def test_children_that_are_trials_at_the_same_time_have_a_run_each() -> None:
     assert [each.role for each in trials] == ["owner"] * 3
 
 
-def test_folds_below_a_run_have_a_run_each_and_their_parents_is_its_own() -> None:
-    """R4: one fold that crashes fails its own Run."""
+@pytest.mark.parametrize("named", [{}, {"env": "job-7"}], ids=["unnamed", "PLUTO_RUN_ID"])
+def test_folds_below_a_run_have_a_run_each_and_their_parents_is_its_own(named: dict[str, str]) -> None:
+    """R4: one fold that crashes fails its own Run; an id in the environment is their parent's."""
     world = World()
-    parent = world.process("main").init(name="main")
-    folds = [world.child(parent).init(name=f"fold{number}") for number in range(2)]
+    parent = world.process("main").init(name="main", **named)
+    folds = [world.child(parent).init(name=f"fold{number}", **named) for number in range(2)]
     folds[0].raises()
     folds[1].finish().exit()
     parent.finish().exit()

@@ -67,9 +67,14 @@ def is_child_of(claim: Claim, process: Identity) -> bool:
 
 
 def asks_for_another(claim: Claim, parent: Lease, run: Run) -> bool:
-    """Whether a child wants another Run than its parent's; arguments that it leaves out differ in nothing."""
+    """Whether a child wants another Run than its parent's; arguments that it leaves out differ in nothing.
+
+    An id in the environment is inherited, so it says no more than that the child is one.
+    """
     if claim.run is not None and not _named_by_launch(claim):
-        return not refers_to(claim.run, run, claim.project)
+        is_parents = refers_to(claim.run, run, run.project if claim.run_from_env else claim.project)
+        if not (is_parents and claim.run_from_env):
+            return not is_parents
     asked = parent.opened
     another_name = claim.name not in (None, run.name, asked.name)
     another_project = claim.project not in (DEFAULT_PROJECT, run.project, asked.project)
@@ -108,10 +113,13 @@ def without_rank(claim: Claim) -> Claim:
     return msgspec.structs.replace(claim, job=Job(key=claim.generated_id))
 
 
-def apart(claim: Claim, parent: Lease) -> Claim:
-    """The claim of a child that gets a Run of its own, without its parent's job."""
+def apart(claim: Claim, parent: Lease, run: Run) -> Claim:
+    """The claim of a child that gets a Run of its own, without its parent's job and inherited id."""
+    inherited = claim.run is not None and claim.run_from_env and refers_to(claim.run, run, run.project)
     if inherits_rank(claim, parent):
         claim = without_rank(_unnamed(claim) if _named_by_launch(claim) else claim)
+    if inherited:
+        claim = _unnamed(claim)
     return msgspec.structs.replace(claim, launched_by="")
 
 
