@@ -30,9 +30,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import msgspec
-import typer
 
 from pluto_dist.cli import options
+from pluto_dist.cli.options import echo
 
 if TYPE_CHECKING:
     from pluto_dist.core.values.document import Document, LeaseShown
@@ -211,7 +211,7 @@ def _print_shared(found: Attached) -> None:
     if found.cluster_trouble:
         note(f"only this node is shown: {found.cluster_trouble}")
     elif found.shared_runs:
-        typer.echo(f"\nnodes in the cluster store {found.cluster}")
+        echo(f"\nnodes in the cluster store {found.cluster}")
         print_nodes(found.shared_runs)
     elif found.cluster is not None:
         note(f"no Run is under way in the cluster store {found.cluster}")
@@ -219,13 +219,12 @@ def _print_shared(found: Attached) -> None:
 
 def _print(found: Attached) -> None:
     from pluto_dist.cli.console import print_table, printable
+    from pluto_dist.read.groups import shared_names
 
     print_table(COLUMNS, map(process_row, found.processes), right=NUMBERS)
     shown = {process.run: process.display_id or process.run_id for process in found.processes}
     for run, names in found.series.items():
-        for name, others in sorted(names.items()):
-            for participant, final in sorted(others.items()):
-                line = f"{shown.get(run, run)}: series {name}: {participant} logs it too, as {final}"
-                typer.echo(printable(line))
+        for line in shared_names(names):
+            echo(printable(f"{shown.get(run, run)}: {line}"))
     pid = f" (pid {found.coordinator})" if found.coordinator else ""
-    typer.echo(f"\n{len(found.processes)} attached; coordinator{pid} in {found.runtime}")
+    echo(f"\n{len(found.processes)} attached; coordinator{pid} in {found.runtime}")

@@ -42,7 +42,7 @@ from pluto_dist.core.values.ids import RunRef
 from pluto_dist.core.values.lifecycle import Target
 from pluto_dist.secret import Secret
 from pluto_dist.spool.file_lines import FileLine, Part, encode_line
-from pluto_dist.spool.sources import ChangedError, Source
+from pluto_dist.spool.sources import ChangedError, Source, seen_in
 from tests.adapters.backend_contract import DATA, LINE, METRIC, BackendContract, cut, opened
 from tests.pluto_server.clock import Clock
 from tests.pluto_server.server import PlutoServer
