@@ -150,13 +150,14 @@ class Command:
     """A function as a command.
 
     Args:
-        place: its module.
-        word: how it is called; the function's name, with `-` for `_`.
+        place: its module. word: how it is called; the function's name, with `-` for `_`. sentence: the first
+        of its help, so that a list of commands loads none of them; "" for one that is read
+            from the module.
         mixed: options may stand behind arguments.
     """
 
-    def __init__(self, place: str, word: str, *, mixed: bool = True) -> None:
-        self._place, self._word, self._mixed = place, word, mixed
+    def __init__(self, place: str, word: str, sentence: str = "", *, mixed: bool = True) -> None:
+        self._place, self._word, self._sentence, self._mixed = place, word, sentence, mixed
 
     @property
     def function(self) -> Callable[..., None]:
@@ -170,6 +171,11 @@ class Command:
         from inspect import getdoc
 
         return getdoc(self.function) or ""
+
+    @property
+    def sentence(self) -> str:
+        """The first of its help, for a list."""
+        return self._sentence or first_sentence(self.help)
 
     @property
     def parameters(self) -> list[Parameter]:
@@ -274,6 +280,11 @@ class Group:
     ) -> None:
         self.help, self.commands, self._version = help, commands, version
 
+    @property
+    def sentence(self) -> str:
+        """What they are for, for a list."""
+        return first_sentence(self.help)
+
     def run(self, words: Sequence[str], called: str) -> None:
         """Runs the command that the words name, or lists them all.
 
@@ -297,13 +308,15 @@ class Group:
 
     def _described(self, called: str) -> str:
         version = [("--version", "Print the version.")] if self._version else []
-        rows = [
-            (word, command.help.partition("\n\n")[0].replace("\n", " "))
-            for word, command in self.commands.items()
-        ]
+        rows = [(word, command.sentence) for word, command in self.commands.items()]
         options = _listed("Options", [*version, (HELP, "Show this message.")])
         usage = f"Usage: {called} COMMAND [ARGUMENTS]"
         return f"{usage}\n\n{_indented(self.help)}\n{options}{_listed('Commands', rows)}"
+
+
+def first_sentence(help: str) -> str:  # noqa: A002
+    """The first paragraph of a help, in one line."""
+    return help.partition("\n\n")[0].replace("\n", " ")
 
 
 def echo(text: object = "", *, err: bool = False) -> None:

@@ -17,15 +17,15 @@ import pytest
 
 import pluto_dist
 from pluto_dist.cli import coordinator, export, ps, runs, show
+from pluto_dist.cli.export import COLUMNS
 from pluto_dist.cli.main import commands, exit_code
-from pluto_dist.cli.options import Command, Group
+from pluto_dist.cli.options import Command, Group, first_sentence
 from pluto_dist.cli.runs import By
 from pluto_dist.core.values.document import Document, ReaderShown, TopicShown
 from pluto_dist.core.values.records import Failure, Point, RunEvent, SeriesOwner, Verdict
 from pluto_dist.core.values.topics import ItemShown
 from pluto_dist.errors import AmbiguousRunError, RunNotFoundError, SettingError
-from pluto_dist.read.export import COLUMNS
-from pluto_dist.read.spooled import caught_up
+from pluto_dist.read.streams import caught_up
 from pluto_dist.spool.frames import encode_frame
 from tests.adapters.commandline import invoke
 from tests.adapters.coordinators import answering, knowing
@@ -436,12 +436,31 @@ def test_an_error_of_the_machine_is_one_line_too(machine: Machine):
     assert "no/file" in message
 
 
+def test_the_list_of_commands_has_the_first_sentence_of_each():
+    for command in commands.commands.values():
+        assert command.sentence == first_sentence(command.help)
+
+
 def test_the_commands_are_listed_without_loading_what_they_need():
-    """A shell's completion and every typo wait for this import."""
-    heavy = ("zmq", "httpx", "psutil", "sqlite3", "rich", "pluto_dist.core.values.document")
-    probe = f"import sys, pluto_dist.cli.main; print([m for m in {heavy} if m in sys.modules])"
+    """Every typo waits for this import, and who looks for a command waits for the list."""
+    heavy = ("zmq", "httpx", "psutil", "sqlite3", "rich", "msgspec", "pluto_dist.cli.console")
+    probe = (
+        "import sys\nfrom pluto_dist.cli.main import commands\ncommands.run(['--help'], 'pluto-dist')\n"
+        f"print([m for m in {heavy} if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_call_loads_the_module_of_its_command_alone():
+    """What the others need costs it nothing."""
+    probe = (
+        "import sys\nfrom pluto_dist.cli.main import commands\ncommands.run(['ps', '--help'], 'pluto-dist')\n"
+        "print(*sorted(name for name in sys.modules if name.startswith('pluto_dist.cli.')))"
+    )
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    loaded = done.stdout.splitlines()[-1].split()
+    assert loaded == [f"pluto_dist.cli.{name}" for name in ("console", "main", "options", "ps")]
 
 
 def _log(folder: Path, count: int, *more: bytes) -> int:
