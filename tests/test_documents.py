@@ -9,13 +9,12 @@ import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
-import typer.main
 import yaml
 
-from pluto_dist.cli.main import app
+from pluto_dist.cli.main import commands
+from pluto_dist.cli.options import HELP, Command, Group
 from pluto_dist.coordinator import main, watches
 from pluto_dist.core.machine import beats, opening, views
 from pluto_dist.core.rules import claims, series, verdict
@@ -49,9 +48,9 @@ def words_in_code() -> frozenset[str]:
 
 
 @cache
-def commands() -> Any:
-    """The command line, as the documents name it."""
-    return typer.main.get_command(app)
+def options_of(command: Command) -> set[str]:
+    """What may stand behind a command."""
+    return {option for parameter in command.parameters for option in parameter.names} | {HELP}
 
 
 @pytest.mark.parametrize(("letter", "path"), [("R", "docs/rules.md"), ("G", "docs/guarantees.md")])
@@ -128,13 +127,13 @@ def _code_of(each: Page) -> Iterator[str]:
 
 def _fault(words: str) -> str:
     """What is wrong with the words behind `pluto-dist`, "" if nothing is."""
-    command = commands()
+    command: Command | Group = commands
     given = words.split()
-    while given and hasattr(command, "commands"):
+    while given and isinstance(command, Group):
         if given[0] not in command.commands:
             return f"no command {given[0]!r} in {words!r}"
         command = command.commands[given.pop(0)]
-    known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
+    known = {HELP, "--version"} if isinstance(command, Group) else options_of(command)
     own = given[: given.index("--")] if "--" in given else given
     unknown = [word for word in own if re.match(r"--?[a-z]", word) and word.partition("=")[0] not in known]
     return f"no option {unknown} in {words!r}" if unknown else ""

@@ -17,9 +17,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from pluto_dist.cli import options
+from pluto_dist.cli.options import Argument, Option, echo
 
 if TYPE_CHECKING:
     from pluto_dist.backend.pluto import PlutoBackend
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from pluto_dist.read.run import Run
 
 Project = Annotated[
-    str | None, typer.Option("--project", help="Of a Run that only the server has; default PLUTO_PROJECT.")
+    str | None, Option("--project", help="Of a Run that only the server has; default PLUTO_PROJECT.")
 ]
 
 
@@ -76,9 +75,9 @@ def artifacts(
 
 def download(
     run: options.RunName,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Under which it was logged.")],
-    step: Annotated[int | None, typer.Option("--step", help="Of which step; default the last.")] = None,
-    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="Folder; it is made.")] = Path(),
+    name: Annotated[str, Argument(metavar="NAME", help="Under which it was logged.")],
+    step: Annotated[int | None, Option("--step", help="Of which step; default the last.")] = None,
+    to: Annotated[Path, Option("--to", metavar="DIR", help="Folder; it is made.")] = Path(),
     project: Project = None,
     home: options.Home = None,
     folder: options.Dir = None,
@@ -207,7 +206,7 @@ def _tell(artifact: Artifact, to: Path, files: list[ManifestFile], *, as_json: b
         return
     how = "its checksum fits" if checked else "no checksum of it is known"
     many = f", {len(files)} files" if len(files) > 1 else ""
-    typer.echo(f"{path}: {artifact.name}, step {artifact.step}, {_size(artifact.size)}{many}; {how}")
+    echo(f"{path}: {artifact.name}, step {artifact.step}, {_size(artifact.size)}{many}; {how}")
 
 
 def _plain(artifact: Artifact) -> dict[str, object]:

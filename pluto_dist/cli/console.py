@@ -14,7 +14,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-import typer
+from pluto_dist.cli.options import echo
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,7 +42,7 @@ def print_json(value: Any) -> None:
 
 def note(text: str) -> None:
     """A remark on stderr."""
-    typer.echo(text, err=True)
+    echo(text, err=True)
 
 
 def console() -> Console:
@@ -65,7 +65,7 @@ def print_table(
     """A table; None is an empty cell, a status has its colour, long texts are cut."""
     body = [tuple(_in_a_cell(cell) for cell in row) for row in rows]
     for line in table_lines(columns, body, right=right, width=width(), styled=_styled()):
-        typer.echo(line)
+        echo(line)
 
 
 def table_lines(

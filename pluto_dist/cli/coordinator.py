@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
-import typer
 
 from pluto_dist.cli import options
+from pluto_dist.cli.options import Option, echo
 
 if TYPE_CHECKING:
     from pluto_dist.host.places import Places
@@ -27,8 +27,6 @@ NOT_RUNNING = 3  # as of `systemctl status`
 STOP_S = 30.0  # it finishes the requests in flight first
 POLL_S = 0.02
 FOLLOW_S = 0.2
-
-app = typer.Typer(no_args_is_help=True, help="Starts, stops and looks at the coordinator of this node.")
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,7 +56,6 @@ class _Told(msgspec.Struct):
     leases: int
 
 
-@app.command()
 def start(home: options.Home = None, as_json: options.Json = False) -> None:
     """Starts the coordinator, waits until it answers, and gives it the API key; one that runs is fine."""
     from pluto_dist.read.ask import ensure_running, hand_over_key
@@ -70,7 +67,6 @@ def start(home: options.Home = None, as_json: options.Json = False) -> None:
     _print(found, as_json, "started" if started else "was running already")
 
 
-@app.command()
 def stop(home: options.Home = None, as_json: options.Json = False) -> None:
     """Stops the coordinator; attached processes go on logging; it is started again when it is needed."""
     from pluto_dist.core.values.messages import StopCoordinator
@@ -86,19 +82,17 @@ def stop(home: options.Home = None, as_json: options.Json = False) -> None:
     _print(state_of(places), as_json, "stopped" if asked else "was not running")
 
 
-@app.command()
 def status(home: options.Home = None, as_json: options.Json = False) -> None:
     """Prints pid, generation, Runs and attached processes; exit code 3 if none runs."""
     found = state_of(_places(home))
     _print(found, as_json, "is running" if found.running else "is not running")
     if not found.running:
-        raise typer.Exit(NOT_RUNNING)
+        raise SystemExit(NOT_RUNNING)
 
 
-@app.command()
 def logs(
-    lines: Annotated[int, typer.Option("-n", "--lines", min=0, help="So many of the last lines.")] = 50,
-    follow: Annotated[bool, typer.Option("-f", "--follow", help="Goes on with new ones.")] = False,
+    lines: Annotated[int, Option("-n", "--lines", least=0, help="So many of the last lines.")] = 50,
+    follow: Annotated[bool, Option("-f", "--follow", help="Goes on with new ones.")] = False,
     home: options.Home = None,
 ) -> None:
     """Prints the end of the coordinator's log, one JSON object per line."""
@@ -201,18 +195,18 @@ def _print(found: State, as_json: bool, what: str) -> None:
     if as_json:
         print_json(found)
         return
-    typer.echo(f"the coordinator {what}")
+    echo(f"the coordinator {what}")
     if found.running:
-        typer.echo(f"  pid         {found.pid or 'in another pid namespace'}, up {span(found.uptime_s)}")
-        typer.echo(f"  generation  {found.generation}, protocol {found.protocol}")
-        typer.echo(f"  runs        {found.runs}, {found.live_runs} of them live")
-        typer.echo(f"  leases      {found.leases} attached")
+        echo(f"  pid         {found.pid or 'in another pid namespace'}, up {span(found.uptime_s)}")
+        echo(f"  generation  {found.generation}, protocol {found.protocol}")
+        echo(f"  runs        {found.runs}, {found.live_runs} of them live")
+        echo(f"  leases      {found.leases} attached")
         if found.key_from:
-            typer.echo(f"  API key     handed over, from {found.key_from}")
+            echo(f"  API key     handed over, from {found.key_from}")
     elif found.stopped:
-        typer.echo("  stopped on purpose; the next init(), finish() or `coordinator start` starts it again")
-    typer.echo(f"  socket      {found.socket}")
-    typer.echo(f"  log         {found.log}")
+        echo("  stopped on purpose; the next init(), finish() or `coordinator start` starts it again")
+    echo(f"  socket      {found.socket}")
+    echo(f"  log         {found.log}")
 
 
 def _follow(log: Path, read: int) -> None:

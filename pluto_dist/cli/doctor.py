@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import typer
-
 from pluto_dist.cli import options
 
 if TYPE_CHECKING:
@@ -34,7 +32,7 @@ def doctor(home: options.Home = None, folder: options.Dir = None, as_json: optio
     else:
         _print(facts)
     if level == "bad":
-        raise typer.Exit(BAD)
+        raise SystemExit(BAD)
 
 
 def _value(fact: Fact) -> str:

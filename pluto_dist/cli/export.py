@@ -20,9 +20,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, BinaryIO
 
-import typer
-
 from pluto_dist.cli import options
+from pluto_dist.cli.options import Option
 
 
 class Format(StrEnum):
@@ -35,8 +34,8 @@ class Format(StrEnum):
 
 def export(
     run: options.RunName,
-    form: Annotated[Format, typer.Option("--format", help="jsonl, csv or parquet.")] = Format.JSONL,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="File; default stdout.")] = None,
+    form: Annotated[Format, Option("--format", help="jsonl, csv or parquet.")] = Format.JSONL,
+    output: Annotated[Path | None, Option("--output", "-o", help="File; default stdout.")] = None,
     home: options.Home = None,
     folder: options.Dir = None,
 ) -> None:

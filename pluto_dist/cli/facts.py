@@ -164,9 +164,8 @@ def _server(settings: Settings) -> Fact:
     name = "server_answers"
     if settings.mode != "pluto" or settings.api_key is None:
         return Fact(name, None)
-    from pluto_dist.backend.pluto.client import Client, read_list
+    from pluto_dist.backend.pluto.client import Client, Http, read_list
     from pluto_dist.backend.pluto.exchange import Failed
-    from pluto_dist.backend.pluto.http import Http
     from pluto_dist.host.settings import target_of
 
     http, key = Http(), settings.api_key
@@ -227,7 +226,7 @@ def _cluster(settings: Settings) -> Iterator[Fact]:
         return
     if address is None:
         return
-    from pluto_dist.cluster.checkup import examine  # it loads httpx
+    from pluto_dist.cluster.etcd import examine  # it loads httpx
 
     for found in examine(address):
         yield Fact(found.name, found.value, found.level, found.advice)

@@ -16,9 +16,8 @@ import time
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from pluto_dist.cli import options
+from pluto_dist.cli.options import Option, echo
 
 if TYPE_CHECKING:
     from pluto_dist.core.values.document import Document
@@ -39,9 +38,9 @@ class Ending(StrEnum):
 
 def finish(
     run: options.RunName,
-    status: Annotated[Ending, typer.Option(help="The final status.", case_sensitive=False)],
+    status: Annotated[Ending, Option(help="The final status.")],
     force: Annotated[
-        bool, typer.Option("--force", help="Also if its processes live or cannot be seen, or it has ended.")
+        bool, Option("--force", help="Also if its processes live or cannot be seen, or it has ended.")
     ] = False,
     home: options.Home = None,
     folder: options.Dir = None,
@@ -67,9 +66,9 @@ def finish(
     if as_json:
         print_json(public(document, str(known.store), live=True, remark=""))
     else:
-        typer.echo(_told(document, differs))
+        echo(_told(document, differs))
     if differs:
-        raise typer.Exit(1)
+        raise SystemExit(1)
 
 
 def _told(document: Document, differs: str) -> str:

@@ -22,7 +22,7 @@ from pluto_dist.host.places import Places
 from pluto_dist.host.settings import Settings
 from pluto_dist.read.ask import ask, ensure_running
 from pluto_dist.secret import Secret
-from pluto_dist.sync.source import cursors_of, streams_of
+from pluto_dist.sync.delivery import cursors_of, streams_of
 
 POLL_S = 0.2
 

@@ -11,9 +11,8 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from pluto_dist.cli import options
+from pluto_dist.cli.options import Option, echo
 
 if TYPE_CHECKING:
     from pluto_dist.backend.local.reading import SaidLine
@@ -23,8 +22,8 @@ FOLLOW_S = 0.5
 
 def logs(
     run: options.RunName,
-    rank: Annotated[int | None, typer.Option("--rank", help="Only this rank.")] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the Run ends.")] = False,
+    rank: Annotated[int | None, Option("--rank", help="Only this rank.")] = None,
+    follow: Annotated[bool, Option("--follow", "-f", help="Go on until the Run ends.")] = False,
     as_json: options.Json = False,
     home: options.Home = None,
     folder: options.Dir = None,
@@ -57,7 +56,7 @@ def _print(lines: Iterable[SaidLine], *, as_json: bool) -> int:
     count = 0
     for count, line in enumerate(lines, 1):  # noqa: B007 # used behind the loop
         if as_json:
-            typer.echo(msgspec.json.encode(line))
+            echo(msgspec.json.encode(line))
         else:
-            typer.echo(f"[{line.speaker}] {line.message}" if line.speaker else line.message)
+            echo(f"[{line.speaker}] {line.message}" if line.speaker else line.message)
     return count

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import msgspec
-import typer
 
 from pluto_dist.cli.console import now_ms, print_table, printable, span
+from pluto_dist.cli.options import echo
 from pluto_dist.errors import ClusterUnavailableError
 from pluto_dist.host.settings import cluster_of
 from pluto_dist.read.lookup import reading_settings
@@ -98,22 +98,22 @@ def _cells(process: ProcessThere, *, known: bool) -> tuple[object, ...]:
 
 def print_run_there(run: RunThere) -> None:
     """A Run that this node knows only from the cluster store."""
-    typer.echo(printable(f"{run.display_id or run.run_id}  (project {run.project})"))
+    echo(printable(f"{run.display_id or run.run_id}  (project {run.project})"))
     told = "" if run.verdict is None or run.sent else " (the server does not have it yet)"
-    typer.echo(f"  status   {run.status}{told}")
-    typer.echo(printable(f"  run_id   {run.run_id}" + (f", id {run.id}" if run.id is not None else "")))
+    echo(f"  status   {run.status}{told}")
+    echo(printable(f"  run_id   {run.run_id}" + (f", id {run.id}" if run.id is not None else "")))
     if run.url:
-        typer.echo(printable(f"  where    {run.url}"))
+        echo(printable(f"  where    {run.url}"))
     if run.verdict is not None:
-        typer.echo(printable(f"\nverdict: {run.verdict.status}: {run.verdict.reason}"))
+        echo(printable(f"\nverdict: {run.verdict.status}: {run.verdict.reason}"))
     print_section(run)
 
 
 def print_section(run: RunThere) -> None:
     """Nodes and evidence of one Run."""
-    typer.echo(f"\nnodes (start {run.round} of the job, seat's epoch {run.epoch})")
+    echo(f"\nnodes (start {run.round} of the job, seat's epoch {run.epoch})")
     print_nodes([run])
     for told in run.evidence:
         who = f"rank {told.rank}" if told.rank is not None else told.label
         line = f"  {span(told.age_s)} ago  {told.node}, {who} (pid {told.pid}): {told.what}"
-        typer.echo(printable(line))
+        echo(printable(line))

@@ -30,9 +30,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import msgspec
-import typer
 
 from pluto_dist.cli import options
+from pluto_dist.cli.options import echo
 
 if TYPE_CHECKING:
     from pluto_dist.core.values.document import Document, LeaseShown
@@ -211,7 +211,7 @@ def _print_shared(found: Attached) -> None:
     if found.cluster_trouble:
         note(f"only this node is shown: {found.cluster_trouble}")
     elif found.shared_runs:
-        typer.echo(f"\nnodes in the cluster store {found.cluster}")
+        echo(f"\nnodes in the cluster store {found.cluster}")
         print_nodes(found.shared_runs)
     elif found.cluster is not None:
         note(f"no Run is under way in the cluster store {found.cluster}")
@@ -226,6 +226,6 @@ def _print(found: Attached) -> None:
         for name, others in sorted(names.items()):
             for participant, final in sorted(others.items()):
                 line = f"{shown.get(run, run)}: series {name}: {participant} logs it too, as {final}"
-                typer.echo(printable(line))
+                echo(printable(line))
     pid = f" (pid {found.coordinator})" if found.coordinator else ""
-    typer.echo(f"\n{len(found.processes)} attached; coordinator{pid} in {found.runtime}")
+    echo(f"\n{len(found.processes)} attached; coordinator{pid} in {found.runtime}")

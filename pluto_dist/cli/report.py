@@ -9,13 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
-import typer
 
 from pluto_dist.backend.ledger import Entry, entries
 from pluto_dist.backend.local.reading import SaidLine
 from pluto_dist.backend.local.store import Store
 from pluto_dist.cli.console import clock, now_ms, print_table, printable, since, size, span
 from pluto_dist.cli.nodes import print_section
+from pluto_dist.cli.options import echo
 from pluto_dist.core.rules.verdict import server_differs
 from pluto_dist.core.values.document import Document, ReaderShown, TopicShown
 from pluto_dist.core.values.records import Failure, RunEvent
@@ -68,15 +68,15 @@ def print_run(shown: Shown) -> None:
     document = shown.document
     _section(_header(shown))
     if shown.remark:
-        typer.echo(f"\nnote: {shown.remark}")
+        echo(f"\nnote: {shown.remark}")
     _section(verdict_lines(shown))
-    typer.echo("\nprocesses" if document.leases else "\nno process has attached yet")
+    echo("\nprocesses" if document.leases else "\nno process has attached yet")
     _processes(shown, now_ms())
     if shown.shared is not None:
         print_section(shown.shared)
     elif shown.trouble:
-        typer.echo(f"\nnote: {printable(shown.trouble)}")
-    typer.echo("\nsummary" if document.summary else "\nno points yet")
+        echo(f"\nnote: {printable(shown.trouble)}")
+    echo("\nsummary" if document.summary else "\nno points yet")
     _summary(shown)
     _print_topics(document.topics, whole=shown.whole)
     _section(_series(document))
@@ -112,7 +112,7 @@ def _when(failure: Failure) -> str:
 def _section(lines: Iterator[str]) -> None:
     found = [printable(line) for line in lines]
     if found:
-        typer.echo("\n" + "\n".join(found))
+        echo("\n" + "\n".join(found))
 
 
 def _header(shown: Shown) -> Iterator[str]:
@@ -187,7 +187,7 @@ def _processes(shown: Shown, at_ms: int) -> None:
         print_table(COLUMNS, [_cells(row, at_ms) for row in listed], right=NUMBERS)
     if len(listed) < len(rows):
         more = sum(len(row.processes) for row in rows[len(listed) :])
-        typer.echo(f"… {more} more; --all has them")
+        echo(f"… {more} more; --all has them")
 
 
 def _cells(row: Group, at_ms: int) -> tuple[object, ...]:
@@ -215,7 +215,7 @@ def _summary(shown: Shown) -> None:
         rows = [(name, point.last, point.step, point.count) for name, point in listed]
         print_table(("SERIES", "LAST", "STEP", "COUNT"), rows, right=NUMBERS)
     if len(listed) < len(series):
-        typer.echo(f"… {len(series) - len(listed)} more series; --all has them")
+        echo(f"… {len(series) - len(listed)} more series; --all has them")
 
 
 def _series(document: Document) -> Iterator[str]:
@@ -291,7 +291,7 @@ def _print_topics(topics: dict[str, TopicShown], *, whole: bool) -> None:
     for name in sorted(topics, key=lambda name: (name != CHECKPOINTS, name)):
         topic = topics[name]
         fold = f", the newest {len(topic.latest)}" if len(topic.latest) < topic.last else ""
-        typer.echo(f"\n{name if name == CHECKPOINTS else f'topic {name}'}: {topic.last}{fold}")
+        echo(f"\n{name if name == CHECKPOINTS else f'topic {name}'}: {topic.last}{fold}")
         if name == CHECKPOINTS:
             print_table(
                 ("NUMBER", "AT", "STEP", "PATH", "INFO"), map(_checkpoint, topic.latest), right=_TOPIC_NUMBERS
@@ -304,12 +304,12 @@ def _print_topics(topics: dict[str, TopicShown], *, whole: bool) -> None:
 def _print_readers(readers: tuple[ReaderShown, ...], *, whole: bool) -> None:
     """Prints the readers of a topic, those that are behind first."""
     if not readers:
-        typer.echo("no process has taken any yet")
+        echo("no process has taken any yet")
         return
     listed = sorted(readers, key=lambda reader: -reader.behind)[: None if whole else READERS]
     print_table(("WHO LOOKS", "DONE", "BEHIND", "AT WORK"), map(_reader, listed), right=_TOPIC_NUMBERS)
     if len(listed) < len(readers):
-        typer.echo(f"… {len(readers) - len(listed)} more; --all has them")
+        echo(f"… {len(readers) - len(listed)} more; --all has them")
 
 
 def _item(item: ItemShown) -> Sequence[object]:

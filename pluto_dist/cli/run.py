@@ -13,17 +13,17 @@ import shutil
 from pathlib import Path
 from typing import Annotated, NoReturn
 
-import typer
+from pluto_dist.cli.options import Argument, Option, echo
 
 NOT_FOUND, NOT_STARTED = 127, 126
 
 
 def run(
-    command: Annotated[list[str], typer.Argument(metavar="CMD", help="The command and its arguments.")],
-    project: Annotated[str | None, typer.Option(help="The Run's project.")] = None,
-    name: Annotated[str | None, typer.Option(help="The Run's name.")] = None,
+    command: Annotated[list[str], Argument(metavar="CMD", help="The command and its arguments.")],
+    project: Annotated[str | None, Option(help="The Run's project.")] = None,
+    name: Annotated[str | None, Option(help="The Run's name.")] = None,
     run_id: Annotated[
-        str | None, typer.Option(help="The Run to create, or to go on with; default PLUTO_RUN_ID.")
+        str | None, Option(help="The Run to create, or to go on with; default PLUTO_RUN_ID.")
     ] = None,
 ) -> None:
     """Runs a command and keeps its Run: status by its exit, ranks as workers, everything delivered."""
@@ -35,7 +35,7 @@ def run(
     if below_launcher(os.environ):
         become(command)  # the outer one does it all
     if is_rank(os.environ):
-        typer.echo(
+        echo(
             "pluto-dist: `run` belongs before the launcher, not behind it: ranks join by themselves", err=True
         )
         become(command)
@@ -60,5 +60,5 @@ def _cannot_start(command: list[str]) -> NoReturn:
 
 
 def _refuse(message: str, code: int) -> NoReturn:
-    typer.echo(f"pluto-dist: {message}", err=True)
-    raise typer.Exit(code)
+    echo(f"pluto-dist: {message}", err=True)
+    raise SystemExit(code)

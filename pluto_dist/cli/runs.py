@@ -14,9 +14,8 @@ import os
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from pluto_dist.cli import options
+from pluto_dist.cli.options import Option
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,21 +38,21 @@ class By(StrEnum):
 
 
 def runs(
-    project: Annotated[str | None, typer.Option(help="Only Runs of this project.")] = None,
+    project: Annotated[str | None, Option(help="Only Runs of this project.")] = None,
     status: Annotated[
-        list[str] | None, typer.Option(help="Only with this status, or standing (running, gone); repeatable.")
+        list[str] | None, Option(help="Only with this status, or standing (running, gone); repeatable.")
     ] = None,
-    tag: Annotated[list[str] | None, typer.Option(help="Only with this tag; repeatable.")] = None,
+    tag: Annotated[list[str] | None, Option(help="Only with this tag; repeatable.")] = None,
     since: Annotated[
         str | None,
-        typer.Option(help="Only made since: 30m, 12h, 7d, 2026-11-30, 2026-11-30T08:15."),
+        Option(help="Only made since: 30m, 12h, 7d, 2026-11-30, 2026-11-30T08:15."),
     ] = None,
-    sort: Annotated[By, typer.Option(help="Order; the last ones are at the bottom.")] = By.CREATED,
-    reverse: Annotated[bool, typer.Option("--reverse", help="The other way round.")] = False,
+    sort: Annotated[By, Option(help="Order; the last ones are at the bottom.")] = By.CREATED,
+    reverse: Annotated[bool, Option("--reverse", help="The other way round.")] = False,
     limit: Annotated[
-        int | None, typer.Option("--limit", "-n", min=1, help=f"Runs on a page; {PAGE} for people.")
+        int | None, Option("--limit", "-n", least=1, help=f"Runs on a page; {PAGE} for people.")
     ] = None,
-    page: Annotated[int, typer.Option(min=1, help="1 is the end of the list, 2 what is before it.")] = 1,
+    page: Annotated[int, Option(least=1, help="1 is the end of the list, 2 what is before it.")] = 1,
     home: options.Home = None,
     folder: options.Dir = None,
     as_json: options.Json = False,

@@ -24,9 +24,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from pluto_dist.cli import options
+from pluto_dist.cli.options import Option, echo
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,8 +42,8 @@ LAST_LINES = 10
 
 def show(
     run: options.RunName,
-    plot: Annotated[str | None, typer.Option(metavar="METRIC", help="A chart of this series.")] = None,
-    whole: Annotated[bool, typer.Option("--all", help="Fold nothing.")] = False,
+    plot: Annotated[str | None, Option(metavar="METRIC", help="A chart of this series.")] = None,
+    whole: Annotated[bool, Option("--all", help="Fold nothing.")] = False,
     home: options.Home = None,
     folder: options.Dir = None,
     as_json: options.Json = False,
@@ -182,11 +181,11 @@ def _plot(lookup: Lookup, found: Found, document: Document, name: str) -> None:
     skipped = f", {curve.skipped} not finite and left out" if curve.skipped else ""
     title = f"{printable(name)} of {document.display_id or document.key}: {len(curve.steps)} points{skipped}"
     for line in (title, *draw(curve, width, PLOT_HEIGHT)):
-        typer.echo(line)
+        echo(line)
     others = sorted(document.series.get(name, {}).values())
     if others:
         more = f" and {len(others) - OTHERS} more" if len(others) > OTHERS else ""
-        typer.echo(printable(f"other processes log it too, as {', '.join(others[:OTHERS])}{more}"))
+        echo(printable(f"other processes log it too, as {', '.join(others[:OTHERS])}{more}"))
 
 
 def _no_such_series(document: Document, name: str) -> Exception:

@@ -23,9 +23,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from pluto_dist.cli import options
+from pluto_dist.cli.options import Argument, Option
 
 if TYPE_CHECKING:
     from pluto_dist.backend.local.store import Store
@@ -44,14 +43,14 @@ _NOT_FOR_THIS_SERVER = ("elsewhere", "unreadable")
 def sync(
     what: Annotated[
         list[str] | None,
-        typer.Argument(metavar="RUN|PATH", help="Runs, or folders of stores or Runs; default all."),
+        Argument(metavar="RUN|PATH", help="Runs, or folders of stores or Runs; default all."),
     ] = None,
     folder: options.Dir = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be uploaded.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Also Runs that have not ended.")] = False,
+    dry_run: Annotated[bool, Option("--dry-run", help="Only say what would be uploaded.")] = False,
+    force: Annotated[bool, Option("--force", help="Also Runs that have not ended.")] = False,
     patience_s: Annotated[
         float,
-        typer.Option("--patience", metavar="SECONDS", min=0, help="To try without any answer."),
+        Option("--patience", metavar="SECONDS", least=0, help="To try without any answer."),
     ] = 120.0,
     as_json: options.Json = False,
 ) -> None:
@@ -91,7 +90,7 @@ def sync(
             f"{left} of {len(results)} Runs were not uploaded: see why in the last column (`why` in the JSON)"
         )
     if failed or left:
-        raise typer.Exit(1)
+        raise SystemExit(1)
 
 
 def reasons(results: list[Result]) -> list[str]:
@@ -182,7 +181,7 @@ def _upload(
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from pluto_dist.backend.local.marks import Mark
+    from pluto_dist.backend.local.store import Mark
     from pluto_dist.backend.pluto import PlutoBackend
     from pluto_dist.sync.sync import Sync
 

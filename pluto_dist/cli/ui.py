@@ -12,9 +12,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from pluto_dist.cli import options
+from pluto_dist.cli.options import Option, echo
 
 INSTALL = "pip install 'pluto-dist[ui]'"
 
@@ -22,14 +21,14 @@ INSTALL = "pip install 'pluto-dist[ui]'"
 def ui(
     store: Annotated[
         Path | None,
-        typer.Option("--store", "--dir", help="The store, or its parent; only its Runs. Default: all."),
+        Option("--store", "--dir", help="The store, or its parent; only its Runs. Default: all."),
     ] = None,
     home: options.Home = None,
-    host: Annotated[str, typer.Option(help="Name or address to listen on.")] = "127.0.0.1",
+    host: Annotated[str, Option(help="Name or address to listen on.")] = "127.0.0.1",
     port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="0 for any; default the first free from 8642 on.")
+        int | None, Option(least=0, most=65535, help="0 for any; default the first free from 8642 on.")
     ] = None,
-    browse: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    browse: Annotated[bool, Option("--open", help="Open the page in the browser.")] = False,
 ) -> None:
     """Shows Runs in the browser: list, charts, processes, console, files; live."""
     from pluto_dist.cli.console import note
@@ -44,7 +43,7 @@ def ui(
         ) from error
     Lookup(home, store)  # an unusable setting is said here, not in the browser
     server = Server(lambda take: Lookup(home, store, take), host, port, only_store=store is not None)
-    typer.echo(server.address)
+    echo(server.address)
     note("Everybody with this address can read the Runs. Ctrl-C ends it.")
     if not server.only_here:
         note(f"{host} is reached from other machines, and nothing is encrypted on the way.")

@@ -20,9 +20,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from pluto_dist.cli import options
+from pluto_dist.cli.options import Argument, Option
 
 if TYPE_CHECKING:
     from pluto_dist.cli.sender import FileSide
@@ -31,24 +30,20 @@ if TYPE_CHECKING:
 
 def upload(
     run: options.RunName,
-    paths: Annotated[
-        list[Path] | None, typer.Argument(metavar="PATH", help="Files, folders, or patterns.")
-    ] = None,
-    name: Annotated[str | None, typer.Option("--name", help="Under which they are logged.")] = None,
-    step: Annotated[
-        int | None, typer.Option("--step", min=0, help="Default: the number in the name.")
-    ] = None,
+    paths: Annotated[list[Path] | None, Argument(metavar="PATH", help="Files, folders, or patterns.")] = None,
+    name: Annotated[str | None, Option("--name", help="Under which they are logged.")] = None,
+    step: Annotated[int | None, Option("--step", least=0, help="Default: the number in the name.")] = None,
     watch: Annotated[
-        Path | None, typer.Option("--watch", metavar="DIR", help="Take what comes, until the Run ends.")
+        Path | None, Option("--watch", metavar="DIR", help="Take what comes, until the Run ends.")
     ] = None,
-    pattern: Annotated[str, typer.Option("--pattern", help="Which files of --watch.")] = "*",
+    pattern: Annotated[str, Option("--pattern", help="Which files of --watch.")] = "*",
     delete_after: Annotated[
-        bool, typer.Option("--delete-after", help="Delete files that are uploaded and have not changed.")
+        bool, Option("--delete-after", help="Delete files that are uploaded and have not changed.")
     ] = False,
-    label: Annotated[str, typer.Option("--label", help="What the process is called.")] = "uploader",
-    project: Annotated[str | None, typer.Option("--project", help="Of the Run.")] = None,
+    label: Annotated[str, Option("--label", help="What the process is called.")] = "uploader",
+    project: Annotated[str | None, Option("--project", help="Of the Run.")] = None,
     timeout_s: Annotated[
-        float, typer.Option("--timeout", metavar="SECONDS", help="How long to wait for the Run to begin.")
+        float, Option("--timeout", metavar="SECONDS", help="How long to wait for the Run to begin.")
     ] = 30.0,
     home: options.Home = None,
     folder: options.Dir = None,
@@ -82,7 +77,7 @@ def upload(
     side.run.close()
     refused = sender.uploads.refused
     if refused or sender.failed:
-        raise typer.Exit(1)
+        raise SystemExit(1)
 
 
 def _check(path: Path) -> None:

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import msgspec
-import typer
 
 from pluto_dist.backend.ledger import Entry, Ledger, read_notes
 from pluto_dist.cli.console import size, span
+from pluto_dist.cli.options import echo
 from pluto_dist.core.rules.shipment import Addressed, FileOf, Note, Sent, Shipment
 from pluto_dist.core.values.ids import UNREADABLE
 from pluto_dist.spool.file_lines import BLOBS, SENT, FileLine, Seen, read_line
@@ -239,7 +239,7 @@ class Lines:
 
     def say(self, text: str) -> None:
         """See `Bars`."""
-        typer.echo(f"pluto-dist: {text}", err=True)
+        echo(f"pluto-dist: {text}", err=True)
 
     def begin(self, parcel: Parcel) -> None:
         """See `Bars`."""

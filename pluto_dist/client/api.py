@@ -170,6 +170,9 @@ def attach(
 def finish(op: AnyRun | None = None, *, code: int | None = None, timeout_s: float | None = None) -> None:
     """Finishes a Run, or, as the official client does, all that this process has not ended yet.
 
+    Of trials in threads, or in tasks of asyncio, each finishes its own: a Run that another one has opened and
+    still works on stays open, where the caller has one of its own.
+
     Args:
         op: which Run; left out, all of them. Without any open Run the call does nothing.
         code, timeout_s: as for `Run.finish`; the time bounds the whole call.
@@ -186,7 +189,7 @@ def finish(op: AnyRun | None = None, *, code: int | None = None, timeout_s: floa
             f"finish({shown(op)}): pass a Run, or nothing for all; a code is given by name: code=…"
         )
     deadline = None if timeout_s is None else boot_clock() + seconds_of("timeout_s", timeout_s)
-    for each in RUNS.unfinished() if op is None else [op]:
+    for each in RUNS.to_finish() if op is None else [op]:
         each.finish(code, None if deadline is None else max(0.0, deadline - boot_clock()))
 
 
@@ -197,6 +200,9 @@ def log(
     timestamp: float | None = None,
 ) -> None:
     """Logs to the newest unfinished Run of this process; the arguments are those of `Run.log`.
+
+    The newest that this thread, or this task of asyncio, has opened goes before those of others; so it does
+    for `alert()` and `watch()`.
 
     When all of them have ended it acts as `Run.log` after the end: dropped, counted, one warning.
 

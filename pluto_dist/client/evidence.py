@@ -58,16 +58,22 @@ def evidence_of_exit(code: object, handled: BaseException | None) -> dict[str, A
     found = None
     if 0 < number < FIRST_SIGNAL_CODE and handled is not None and not isinstance(handled, SystemExit):
         found = evidence_of(handled)
-    return (found or {"kind": "exit"}) | {"exit_code": number}
+    if found is None:
+        text = said_by(SystemExit(code))[:MESSAGE_LIMIT] if prints_text(code) else ""
+        found = {"kind": "exit"} | ({"message": text} if text else {})
+    return found | {"exit_code": number}
+
+
+def prints_text(code: object) -> bool:
+    """Whether the interpreter prints the argument of `sys.exit` as a text; the code is 1 then."""
+    return code is not None and not issubclass(type(code), int)  # objects may lie about their class, or raise
 
 
 def exit_code_of(code: object) -> int:
     """The exit code that the interpreter makes of the argument of `sys.exit`."""
-    if code is None:
-        return 0
-    if issubclass(type(code), int):  # objects may say anything about their class, or raise
-        return int(cast(int, code)) & 0xFF
-    return 1
+    if prints_text(code):
+        return 1
+    return int(cast("int | None", code) or 0) & 0xFF
 
 
 def is_communication(error: BaseException) -> bool:

@@ -47,7 +47,7 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
-from pluto_dist.client.evidence import evidence_of_exit
+from pluto_dist.client.evidence import evidence_of_exit, prints_text
 from pluto_dist.client.interface import Member
 from pluto_dist.client.pools import ENDING, between_tasks, in_group, is_running, parent_pid
 from pluto_dist.client.runs import RUNS
@@ -164,7 +164,8 @@ class Hooks:
         self._preempt_wait_s = preempt_wait_s
         self._terminating = False
         self._last_words: dict[str, Any] | None = None
-        self._written_then = 0
+        self._prints = False
+        self._written_then: tuple[int, ...] = ()
         self._previous_exit = sys.exit
         self._previous_excepthook = sys.excepthook
         self._previous_thread_hook = threading.excepthook
@@ -207,7 +208,8 @@ class Hooks:
         if self._here and main and not _is_prompt():
             STOPS.take()  # an exit in a handler of SIGTERM is its consequence, so the signal comes first
             words = evidence_of_exit(code, sys.exception())
-            self._remember({"at": boot_clock(), **words} if words["exit_code"] else {})
+            last = {"at": boot_clock(), **words} if words["exit_code"] else {}
+            self._remember(last, prints=prints_text(code))
         self._previous_exit(code)  # type: ignore[arg-type] # as the interpreter, we take anything
 
     def _excepthook(
@@ -232,13 +234,19 @@ class Hooks:
                 )
         self._previous_thread_hook(args)
 
-    def _remember(self, last_words: dict[str, Any]) -> None:
-        """Keeps evidence for the exit hook, in case this is the exit."""
-        self._last_words, self._written_then = last_words, _written()
+    def _remember(self, last_words: dict[str, Any], *, prints: bool = False) -> None:
+        """Keeps evidence for the exit hook, in case this is the exit.
+
+        Args:
+            last_words: the evidence, empty if there is none.
+            prints: the interpreter prints a text if it is, which shows nothing.
+        """
+        self._last_words, self._prints, self._written_then = last_words, prints, _written(logged_only=prints)
 
     def _at_exit(self) -> None:
         if self._here:
-            words = self._last_words if self._written_then == _written() else None
+            goes_on = self._written_then != _written(logged_only=self._prints)
+            words = None if goes_on else self._last_words
             for run in RUNS.mine():
                 run.leave_at_exit(words)
                 run.warn_late()
@@ -272,7 +280,7 @@ class Hooks:
         if not self._here:
             self._pass_on(number, frame)
             return
-        if unsaid := [lease for lease in RUNS.mine() if lease.end and not lease.end_written.is_set()]:
+        if unsaid := [lease for lease in RUNS.mine() if lease.is_leaving]:
             threading.Thread(target=self._again, args=(unsaid, number), daemon=True).start()
             return  # it has interrupted what leaves, which the thread waits for
         STOPS.tell()
@@ -334,8 +342,9 @@ class Hooks:
         self._previous_kill(os.getpid(), number)
 
 
-def _written() -> int:
-    return sum(run.written for run in RUNS.open())
+def _written(*, logged_only: bool) -> tuple[int, ...]:
+    """How much the Runs of this process were given, with or without what it has printed."""
+    return tuple(run.written - (run.printed if logged_only else 0) for run in RUNS.open())
 
 
 def _lets_it_pass(handler: Handler) -> bool:

@@ -10,7 +10,6 @@ until everything is delivered (G5, R11).
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 import threading
@@ -104,7 +103,7 @@ class Lease:
         self._wall = wall or Wall()
         self.points = PointLog(files, self._wall, self.warn_once, strict=settings.strict)
         self._late = 0
-        self._ends = itertools.count()
+        self._ender: dict[str, object] = {}
         self._granted_once = False
         self._claimed: Claimed | None = None
         self._no_coordinator = False
@@ -127,9 +126,19 @@ class Lease:
         return self.files.records
 
     @property
+    def printed(self) -> int:
+        """Those of them that are lines of its console."""
+        return self.files.console.written
+
+    @property
     def next_step(self) -> int:
         """The automatic step that would come next."""
         return self.points.highest + 1
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether it ends, and the entry that says so is not on disk yet."""
+        return bool(self._ender) and not self.end_written.is_set()
 
     @property
     def here(self) -> bool:
@@ -241,7 +250,7 @@ class Lease:
 
     def evidence(self, **what: Any) -> None:
         """Writes one piece of evidence, with the time of now unless another is given."""
-        if not self.end and self.here:
+        if not (self.end or self._ender) and self.here:
             found = Evidence(**(self.stamp() | what))
             self._advice = self._advice or advice_on(found, self._attempt)
             self.say(found)
@@ -379,7 +388,8 @@ class Lease:
     def _leave(self, entry: Finished | Closed, timeout_s: float | None) -> None:
 
         STOPS.take()
-        if next(self._ends):
+        me = object()
+        if self._ender.setdefault("", me) is not me:  # one step, which no signal comes between
             return  # another thread came first, or it did and this is a signal handler
         self.end = "finished" if isinstance(entry, Finished) else "closed"
         self.ended_by = calling()
@@ -437,6 +447,7 @@ def leave(
         advice: what to do about the failure of this process, for its last line.
     """
     bound = settings.exit_wait_s if timeout_s is None else timeout_s
+    began = boot_clock()
     try:
         taken, safe = _await_end(link, files, settings, bound, for_all=for_all)
     except PlutoDistError as error:
@@ -447,8 +458,8 @@ def leave(
         return
     finally:
         _tell_dropped(files)
-    if not safe:
-        _tell_undelivered(link.view, files, bound)
+    if not safe and (files.records or link.view is not None):  # else its `init()` was interrupted
+        _tell_undelivered(link.view, files, min(bound, boot_clock() - began))
     notices.finished(link.view, settings, files.records, advice)
     link.close()
     if taken and not exiting:
@@ -474,7 +485,7 @@ def _tell_dropped(files: LeaseFiles) -> None:
 
 def _tell_undelivered(view: View | None, files: LeaseFiles, waited_s: float) -> None:
     _log.warning(
-        "not everything was delivered within %g s%s; it is on disk in %s and will be delivered by the "
+        "not everything was delivered within %.3g s%s; it is on disk in %s and will be delivered by the "
         "coordinator or by `pluto-dist sync`",
         waited_s,
         f" ({view.trouble})" if view is not None and view.trouble else "",

@@ -29,7 +29,7 @@ from pluto_dist.host.launch import log_tail, someone_listens, start_if_absent
 from pluto_dist.host.places import Places
 from pluto_dist.secret import Secret
 from pluto_dist.spool.writer import follow_forks
-from pluto_dist.transport.client import DealerClient
+from pluto_dist.transport.zeromq import DealerClient
 
 AGAIN_S = 1.0  # after a fault of the machine, and how often the disk is asked to take what it refused
 

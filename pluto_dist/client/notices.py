@@ -57,6 +57,9 @@ class WarnOnce:
             _log.warning("%s", message)
 
 
+_warn_once = WarnOnce()
+
+
 class Notices:
     """Notices that follow from views; called in the link's thread.
 
@@ -71,9 +74,13 @@ class Notices:
     def take(self, view: View) -> None:
         """Warns of what is new in a view."""
         run = view.run
-        if run is None or view.state != "active":
+        if run is None:
             return
         named = run.display_id or run.external_id
+        if view.refused and self._is_new(f"refused: {view.refused}"):  # also in the view of the end
+            _log.warning("a change of Run %s is left out: %s", named, view.refused)
+        if view.state != "active":
+            return
         if view.key_problem and self._is_new("key") and view.role == "owner":
             _log.warning(
                 "the server refuses the API key of Run %s: %s. Everything is kept on disk and delivered when "
@@ -212,6 +219,28 @@ def belongs_to_launcher(view: View | None, name: str | None, project: str, launc
             "the Run belongs to `pluto-dist run`, so %s not used; give %s to `pluto-dist run`",
             " and ".join(f"{what}={asked!r} (it is {found!r}) is" for what, asked, found in other),
             " and ".join(f"--{what}" for what, _, _ in other),
+        )
+
+
+def named_by_environment(view: View | None, name: str | None, *, again: bool, child: bool) -> None:
+    """Warns that PLUTO_RUN_ID puts an `init()` into a Run that others of the same script are in too.
+
+    Args:
+        view: the latest one.
+        name: as the script gives it.
+        again: it is not the first call in this process.
+        child: the process was started by `multiprocessing`.
+    """
+    if view is None or view.run is None or view.joined:
+        return
+    run = view.run
+    another = name not in (None, run.name)
+    if another or (again and run.resumed) or (child and view.role == "side"):
+        _warn_once(
+            "PLUTO_RUN_ID",
+            f"PLUTO_RUN_ID puts this init() into {_named(run)}, as every other one with it (here: "
+            f"{view.role}){f'; name={name!r} is not used' if another else ''}. Unset it, or pass run_id=, "
+            "for a Run of its own",
         )
 
 

@@ -170,6 +170,10 @@ def _open_at(wish: Wish, settings: Settings, places: Places, make: MakeRun | Non
     _wait(lease, wish, surroundings, settings, places)
     notices.started(link.view, settings, str(files.folder))
     notices.adds_no_tags(link.view, wish.tags)
+    if wish.run_from_env and settings.run_id is not None and not launched_by:
+        notices.named_by_environment(
+            link.view, wish.name, again=RUNS.inits > 1, child=bool(surroundings.parents)
+        )
     if launched_by:
         its_project = os.environ.get("PLUTO_PROJECT", settings.project)
         notices.belongs_to_launcher(link.view, wish.name, settings.project, its_project)

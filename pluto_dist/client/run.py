@@ -456,8 +456,11 @@ class Run(RunFacts):
     def add_tags(self, tags: str | Iterable[str]) -> None:
         """Adds tags to those that the Run has; the changes of all processes are serialised (G9).
 
+        A Run has 50 tags at most, and one of them a `group:`; what does not fit is left out with a warning,
+        because only the coordinator knows what others have added.
+
         Raises:
-            InvalidRecordError: a tag is no text, or there would be too many.
+            InvalidRecordError: a tag is no text, or these alone are too many.
             RunEndedError: after the end, with `strict`; the same for the next two.
         """
         self._lease.change(TagsAdded(**self._lease.stamp(), tags=add_tags((), tags)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from contextvars import ContextVar
 from typing import Any
 
 from pluto_dist.client.interface import Member, RunLike
@@ -44,6 +45,8 @@ class OpenRuns:
     def __init__(self) -> None:
         self._runs: list[tuple[RunLike, Member]] = []
         self._openers: dict[str, Opener] = {}
+        # Of this thread, or of this task of asyncio and those that have started it.
+        self._opened_here: ContextVar[tuple[str, ...]] = ContextVar("pluto_dist_opened_here", default=())
         self._inits: dict[int, int] = {}
         self._finished: set[int] = set()
         self._deferred: list[RunLike] = []
@@ -63,6 +66,8 @@ class OpenRuns:
             lease_id: opener for lease_id, opener in self._openers.items() if lease_id in kept_ids
         }
         self._openers[lease.lease_id] = Opener()
+        opened_here = (lease_id for lease_id in self._opened_here.get() if lease_id in kept_ids)
+        self._opened_here.set((*opened_here, lease.lease_id))
 
     def mine(self) -> list[Member]:
         """Leases that this process opened, newest first; of the ended ones at least the newest."""
@@ -75,6 +80,21 @@ class OpenRuns:
     def unfinished(self) -> list[RunLike]:
         """Runs that are not ended, newest first; a forked child's inherited ones included."""
         return [run for run, lease in reversed(self._runs) if not lease.end]
+
+    def to_finish(self) -> list[RunLike]:
+        """The unfinished Runs, newest first, without those on which another thread or task works.
+
+        A caller that has opened none of them means all: it cleans up.
+        """
+        mine = self._opened_here.get()
+        unfinished = [(run, lease) for run, lease in reversed(self._runs) if not lease.end]
+        if not any(lease.lease_id in mine for _, lease in unfinished):
+            return self.unfinished()
+        return [
+            run
+            for run, lease in unfinished
+            if lease.lease_id in mine or not self._openers[lease.lease_id].works_beside_us
+        ]
 
     def left_open(self) -> list[RunLike]:
         """Runs of this process's `init()` calls that nobody works on beside the caller, newest first."""
@@ -91,8 +111,14 @@ class OpenRuns:
         return next((lease for known, lease in self._runs if known is run and lease.here), None)
 
     def newest(self) -> RunLike | None:
-        """The first of the unfinished ones, else one that its main module has not opened again."""
-        return next(iter([*self.unfinished(), *reversed(self._deferred)]), None)
+        """The Run that a call means which names none.
+
+        It is the newest unfinished one that the caller's thread or task has opened: trials in threads each
+        have their own. Else the newest of the process, else one that its main module has not opened again.
+        """
+        mine = self._opened_here.get()
+        here = [run for run, lease in reversed(self._runs) if lease.lease_id in mine and not lease.end]
+        return next(iter([*here, *self.unfinished(), *reversed(self._deferred)]), None)
 
     def known(self, lease_id: str) -> RunLike | None:
         """The handle of a lease that was opened here, or came here before and has not ended."""

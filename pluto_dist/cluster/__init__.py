@@ -1,1 +1,1 @@
-"""The cluster store of a job on several nodes: its interface, etcd, and one in memory for tests."""
+"""The cluster store of a job on several nodes: its interface, etcd, and etcd's requests."""

@@ -42,7 +42,7 @@ from pluto_dist.host.places import Places
 from pluto_dist.secret import Secret
 from pluto_dist.spool.file_lines import remove_blobs
 from pluto_dist.spool.space import remove
-from pluto_dist.transport.server import RouterServer
+from pluto_dist.transport.zeromq import RouterServer
 
 _encode = msgspec.json.Encoder().encode
 

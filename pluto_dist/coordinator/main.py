@@ -18,23 +18,23 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import NamedTuple
 from zlib import crc32
 
 from pluto_dist.backend.local import LocalBackend
-from pluto_dist.coordinator import lock as lockfile
-from pluto_dist.coordinator.clusters import ClusterStores
 from pluto_dist.coordinator.database import SupersededError, open_database
 from pluto_dist.coordinator.driver import Driver, Keys
 from pluto_dist.coordinator.log import say
-from pluto_dist.coordinator.worker import Worker
+from pluto_dist.coordinator.worker import ClusterStores, Worker
 from pluto_dist.core.machine.coordinator import Coordinator
 from pluto_dist.core.values.backend import Backend
 from pluto_dist.core.values.lifecycle import Target
-from pluto_dist.errors import PlutoDistError
+from pluto_dist.errors import PlacesError, PlutoDistError
 from pluto_dist.host.identity import boot_clock, boot_id
 from pluto_dist.host.launch import CoordinatorOptions, end_start, someone_listens, widen_affinity
 from pluto_dist.host.places import Places, open_private, places_at
-from pluto_dist.transport.server import RouterServer
+from pluto_dist.host.spawn import try_lock
+from pluto_dist.transport.zeromq import RouterServer
 
 CHECK_S = 1.0  # how often it makes sure that lock and socket are still its own
 SIGTERM_S = 25.0  # it serves this long after SIGTERM, until its clients have left (R11)
@@ -108,7 +108,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _serve_locked(places: Places, options: CoordinatorOptions) -> int:
-    lock = take_lock(places, options.lock_fd)
+    lock = await_lock(places, options.lock_fd)
     if lock is None:
         say("already_running")
         return BUSY
@@ -118,12 +118,12 @@ def _serve_locked(places: Places, options: CoordinatorOptions) -> int:
         end_start(places)
 
 
-def take_lock(places: Places, born_with: int | None) -> lockfile.CoordinatorLock | None:
+def await_lock(places: Places, born_with: int | None) -> CoordinatorLock | None:
     """Takes the lock; None if another coordinator has it and serves, or will soon."""
     if born_with is not None:
-        return lockfile.adopt(places.lock, born_with)
+        return adopt_lock(places.lock, born_with)
     deadline = boot_clock() + LOCK_WAIT_S
-    while (lock := lockfile.take(places.lock)) is None:
+    while (lock := take_lock(places.lock)) is None:
         if someone_listens(places.socket) or boot_clock() >= deadline:
             return None
         time.sleep(0.02)
@@ -139,7 +139,7 @@ def raise_descriptor_limit() -> None:
         )
 
 
-def serve(places: Places, lock: lockfile.CoordinatorLock, idle_exit_s: float) -> int:
+def serve(places: Places, lock: CoordinatorLock, idle_exit_s: float) -> int:
     """Runs the coordinator under its lock; returns the exit code."""
     stopper = Stopper()
     signal.signal(signal.SIGTERM, stopper)
@@ -163,7 +163,7 @@ def serve(places: Places, lock: lockfile.CoordinatorLock, idle_exit_s: float) ->
     clusters = ClusterStores()
     # Bound only under the lock: a second bind would take the path over silently (R3).
     server = RouterServer(places.socket)
-    socket_id = lockfile.file_id(places.socket)
+    socket_id = file_id(places.socket)
     worker = Worker(targets, clusters=clusters)
     before_ms = last_served_ms(places)
     driver = Driver(core, places, database, server, worker, keys, lock.is_intact, before_ms)
@@ -240,5 +240,99 @@ def _may_leave(driver: Driver, server: RouterServer) -> bool:
     return False
 
 
-def _is_ours(places: Places, socket_id: lockfile.FileId | None) -> bool:
-    return socket_id is not None and lockfile.file_id(places.socket) == socket_id
+def _is_ours(places: Places, socket_id: FileId | None) -> bool:
+    return socket_id is not None and file_id(places.socket) == socket_id
+
+
+class FileId(NamedTuple):
+    """Device and inode of a file, whatever its name."""
+
+    device: int
+    inode: int
+
+
+def file_id(path: Path) -> FileId | None:
+    """The file that a path names now, None if there is none; links are not followed."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return None
+    return FileId(found.st_dev, found.st_ino)
+
+
+class CoordinatorLock:
+    """The coordinator's own lock (R3), one per runtime folder; held until `release()` or its end.
+
+    A `flock` on a file that stays: the kernel drops it when the coordinator dies, so there are no stale
+    locks. It is taken by the script that spawns the coordinator (`host/spawn.py`) and inherited, or by a
+    coordinator that was started by hand. A client never has it, because a flock survives in forked children;
+    neither has a child of the coordinator.
+
+    It does not promise that the file is still the one that others would lock, for the runtime folder may have
+    been deleted. So the holder asks `is_intact()` before any effect leaves, and ends if not. What was decided
+    in between is fenced by the generation, which is kept in the database.
+
+    Every check compares with the file that was there when the lock was taken.
+
+    Args:
+        path: of the lock file.
+        descriptor: of the locked file; closed by `release()`.
+    """
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        found = os.fstat(descriptor)
+        self._path = path
+        self._descriptor = descriptor
+        self._held = FileId(found.st_dev, found.st_ino)
+
+    def is_intact(self) -> bool:
+        """Whether the path still names the file that is locked."""
+        return file_id(self._path) == self._held
+
+    def release(self) -> None:
+        """Lets the next coordinator start; the file stays, so that no process locks a deleted one."""
+        os.close(self._descriptor)
+
+
+def take_lock(path: Path) -> CoordinatorLock | None:
+    """Takes the lock without waiting.
+
+    Returns:
+        None if another coordinator has it.
+
+    Raises:
+        PlacesError: the filesystem has no flock.
+        OSError: the file cannot be opened.
+    """
+    return _locked(path, open_private(path, os.O_RDWR | os.O_CREAT))
+
+
+def adopt_lock(path: Path, descriptor: int) -> CoordinatorLock | None:
+    """The lock that this process has inherited.
+
+    Returns:
+        None if the descriptor is not that of the lock file, or another coordinator has the lock.
+
+    Raises:
+        PlacesError: the filesystem has no flock.
+        OSError: there is no such descriptor.
+    """
+    os.set_inheritable(descriptor, False)
+    return _locked(path, descriptor)
+
+
+def _locked(path: Path, descriptor: int) -> CoordinatorLock | None:
+    try:
+        taken = try_lock(descriptor)
+    except OSError as error:
+        os.close(descriptor)
+        raise PlacesError(
+            f"the filesystem of {path} has no flock ({error.strerror}); set PLUTO_DIST_HOME to a folder on "
+            "local disk",
+            path=str(path),
+        ) from error
+    lock = CoordinatorLock(path, descriptor)
+    if taken and lock.is_intact():  # else it was deleted in this instant
+        return lock
+    lock.release()
+    return None

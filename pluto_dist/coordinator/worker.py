@@ -2,13 +2,15 @@
 
 It runs in a few threads at once. Each effect returns the event that gives the core its outcome; an unexpected
 fault becomes an `Unknown` with its text, never a silent thread. A cut of a spool is made here (`_cut`), put
-under its final names, and given to the backend.
+under its final names, and given to the backend. Cluster stores are made when they are first needed, and
+shared by the threads.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -18,13 +20,13 @@ import msgspec
 
 from pluto_dist.backend.local import files
 from pluto_dist.backend.local import files as store_files
-from pluto_dist.backend.local.marks import Marks
-from pluto_dist.backend.local.store import Store
-from pluto_dist.coordinator.clusters import ClusterStores
+from pluto_dist.backend.local.store import Marks, Store
+from pluto_dist.cluster.interface import ClusterStore
 from pluto_dist.coordinator.describe import Metadata
 from pluto_dist.coordinator.reducer import RankReducer
 from pluto_dist.coordinator.sampler import NodeRecorder
 from pluto_dist.core.rules.stream import MAX_LINES
+from pluto_dist.core.values import engine
 from pluto_dist.core.values.backend import (
     Alert,
     Backend,
@@ -53,17 +55,29 @@ from pluto_dist.core.values.effects import (
     Control,
     Copy,
     DropCopies,
+    ExpireCluster,
+    JoinCluster,
     KeepCopies,
+    LeaveCluster,
+    ListCluster,
     OpenRun,
     ReadUploads,
     ReduceRanks,
+    RenewCluster,
     SampleNode,
     SetAside,
     Ship,
+    WatchCluster,
+    WriteCluster,
     WriteDocument,
 )
+from pluto_dist.core.values.engine import Blind, ClusterAddress, Listed
 from pluto_dist.core.values.events import (
     Beaten,
+    ClusterJoined,
+    ClusterListed,
+    ClusterSeen,
+    ClusterWritten,
     Controlled,
     CopiesDropped,
     CopiesKept,
@@ -490,3 +504,99 @@ def _keep_files(store: Store, effect: KeepCopies, copy: Copy) -> None:
     """Copies the files of all records up to the end of the copy; those that are gone are delivered."""
     for line in located(records(effect.folder, copy.stream, copy.segment, 0, copy.end), effect.folder):
         files.keep_copy(store, effect.run, line)
+
+
+def connect(address: ClusterAddress) -> ClusterStore:
+    """The store at an address; httpx is loaded only where there is one."""
+    from pluto_dist.cluster.etcd import EtcdStore
+
+    return EtcdStore(address)
+
+
+def all_keys(store: ClusterStore, effect: ExpireCluster) -> tuple[str, ...]:
+    """The keys that are named, and those that are below the folders now."""
+    listed = [store.list(folder) for folder in effect.below]
+    found = {key for each in listed if isinstance(each, Listed) for key in each.items}
+    return tuple(dict.fromkeys((*effect.keys, *sorted(found))))
+
+
+class ClusterStores:
+    """Carries out the effects on the cluster stores of this coordinator, each made when it is first needed.
+
+    Args:
+        make: makes the store at an address.
+    """
+
+    def __init__(self, make: Callable[[ClusterAddress], ClusterStore] = connect) -> None:
+        self._make = make
+        self._stores: dict[ClusterAddress, ClusterStore] = {}
+        self._lock = threading.Lock()
+
+    def do(self, effect: AtCluster) -> Event | None:
+        """Blocks; returns what happened."""
+        store = self._of(effect.address)
+        match effect:
+            case JoinCluster(address=address):
+                return ClusterJoined(address=address, result=store.join(address.ttl_s))
+            case RenewCluster(address=address):
+                return ClusterJoined(address=address, result=store.renew())
+            case LeaveCluster():
+                store.leave()
+                return None
+            case ListCluster(run=run, prefix=prefix):
+                return ClusterListed(run=run, prefix=prefix, result=store.list(prefix), read_at=boot_clock())
+            case WatchCluster(run=run, prefix=prefix):
+                seen = store.watch(prefix, effect.as_of, effect.quiet_s)
+                return ClusterSeen(run=run, prefix=prefix, result=seen, read_at=boot_clock())
+            case WriteCluster():
+                written = store.write(
+                    effect.key,
+                    effect.value,
+                    expect=effect.expect,
+                    while_=effect.while_,
+                    dead=effect.dead,
+                    leased=effect.leased,
+                )
+                return ClusterWritten(run=effect.run, token=effect.token, result=written, value=effect.value)
+            case ExpireCluster():
+                store.expire(all_keys(store, effect), effect.after_s)  # else they stay: no harm
+                return None
+            case _:
+                assert_never(effect)
+
+    def failed(self, effect: AtCluster, reason: str) -> Event | None:
+        """The event for an unexpected fault, a certificate that cannot be read for instance."""
+        match effect:
+            case JoinCluster(address=address) | RenewCluster(address=address):
+                return ClusterJoined(address=address, result=engine.Unavailable(reason))
+            case ListCluster(run=run, prefix=prefix):
+                return ClusterListed(
+                    run=run, prefix=prefix, result=engine.Unavailable(reason), read_at=boot_clock()
+                )
+            case WatchCluster(run=run, prefix=prefix):
+                return ClusterSeen(run=run, prefix=prefix, result=Blind(reason), read_at=boot_clock())
+            case WriteCluster(run=run, token=token):
+                return ClusterWritten(run=run, token=token, result=engine.Unavailable(reason, "unknown"))
+            case LeaveCluster() | ExpireCluster():
+                return None
+            case _:
+                assert_never(effect)
+
+    def interrupt(self) -> None:
+        """Ends watches that wait, so that the coordinator can leave."""
+        with self._lock:
+            for store in self._stores.values():
+                store.interrupt()
+
+    def close(self) -> None:
+        """Gives leases back, so that another node need not wait for them to run out, and connections."""
+        with self._lock:
+            for store in self._stores.values():
+                store.leave()
+                store.close()
+
+    def _of(self, address: ClusterAddress) -> ClusterStore:
+        with self._lock:
+            if address not in self._stores:
+                self._stores[address] = self._make(address)
+            return self._stores[address]

@@ -70,7 +70,7 @@ def ask(path: Path, question: Question, timeout_s: float | None = None) -> bytes
 
 
 def _reply(path: Path, question: Question, timeout_s: float) -> Answer | Refusal | None:
-    from pluto_dist.transport.client import DealerClient
+    from pluto_dist.transport.zeromq import DealerClient
 
     client = DealerClient(path)
     try:

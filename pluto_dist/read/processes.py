@@ -234,7 +234,7 @@ def how_it_ended(failure: Failure) -> str:
     if failure.kind == "exception":
         return exception_line(failure)
     if failure.kind == "exit":
-        return f"exited with code {failure.exit_code}{oom}"
+        return f"exited with code {failure.exit_code}{f': {failure.message}' if failure.message else ''}{oom}"
     if failure.kind == "signal":
         return f"killed by {failure.signal}{oom}"
     return f"vanished: nobody saw how it ended{oom}"

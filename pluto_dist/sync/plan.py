@@ -15,8 +15,7 @@ from typing import Literal
 
 import msgspec
 
-from pluto_dist.backend.local.marks import Mark, Marks, Offsets
-from pluto_dist.backend.local.store import Store
+from pluto_dist.backend.local.store import Mark, Marks, Offsets, Store
 from pluto_dist.core.rules.parts import grouped, together
 from pluto_dist.core.rules.series import united
 from pluto_dist.core.rules.verdict import status_report
@@ -26,7 +25,7 @@ from pluto_dist.core.values.ids import classify_run_id
 from pluto_dist.core.values.lifecycle import Target
 from pluto_dist.core.values.records import Verdict
 from pluto_dist.errors import AmbiguousRunError, RunNotFoundError
-from pluto_dist.sync.source import cursors_of, streams_of
+from pluto_dist.sync.delivery import cursors_of, streams_of
 
 UNSEEN = "its node went away before that was certain"
 

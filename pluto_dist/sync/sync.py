@@ -8,17 +8,15 @@ from typing import Literal
 import msgspec
 
 from pluto_dist.backend.local import files
-from pluto_dist.backend.local.marks import Mark, Marks
+from pluto_dist.backend.local.store import Mark, Marks
 from pluto_dist.core.rules.parts import whole
 from pluto_dist.core.values.backend import Backend
 from pluto_dist.core.values.lifecycle import Target
 from pluto_dist.errors import ForkError, KeyRefusedError, PlutoDistError
 from pluto_dist.spool.frames import segment_name
-from pluto_dist.sync.claim import SyncClaim
-from pluto_dist.sync.delivery import RetryPolicy
+from pluto_dist.sync.delivery import RetryPolicy, file_bytes, streams_of
 from pluto_dist.sync.plan import Item, first_mark, mark_of
-from pluto_dist.sync.source import file_bytes, streams_of
-from pluto_dist.sync.upload import Parent, Upload
+from pluto_dist.sync.upload import Parent, SyncClaim, Upload
 
 PATIENCE_S = 120.0
 

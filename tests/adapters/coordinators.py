@@ -12,7 +12,7 @@ import msgspec
 from pluto_dist.core.values.document import Document
 from pluto_dist.core.values.messages import Answer, AskRun, AskRuns, AskStatus, Question, Refusal, Reply
 from pluto_dist.core.values.messages import Request as AnyRequest
-from pluto_dist.transport.server import RouterServer
+from pluto_dist.transport.zeromq import RouterServer
 
 LOOK_MS = 10  # whether the block is over
 

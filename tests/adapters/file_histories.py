@@ -19,8 +19,7 @@ import msgspec
 
 from pluto_dist.backend import ledger
 from pluto_dist.backend.pluto.exchange import Answer, Broken
-from pluto_dist.backend.pluto.files import Files
-from pluto_dist.backend.pluto.upload import Row
+from pluto_dist.backend.pluto.files import Files, Row
 from pluto_dist.core.rules import shipment
 from pluto_dist.core.rules.shipment import MANIFEST, Manifest
 from pluto_dist.core.values.backend import BackendRun, Batch, Delivered, Outcome, Rejected

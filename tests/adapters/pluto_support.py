@@ -9,8 +9,7 @@ from typing import Any
 import httpx
 
 from pluto_dist.backend.pluto import PlutoBackend
-from pluto_dist.backend.pluto.client import Client
-from pluto_dist.backend.pluto.http import Http
+from pluto_dist.backend.pluto.client import Client, Http
 from pluto_dist.core.values.backend import BackendRun, Batch, OpenRequest, StreamKind
 from pluto_dist.core.values.lifecycle import Target
 from pluto_dist.secret import Secret

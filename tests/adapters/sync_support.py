@@ -9,8 +9,7 @@ from typing import Any
 
 import msgspec
 
-from pluto_dist.backend.local.marks import Mark, Marks
-from pluto_dist.backend.local.store import Store
+from pluto_dist.backend.local.store import Mark, Marks, Store
 from pluto_dist.core.values.backend import Backend, Status
 from pluto_dist.core.values.document import LeaseShown
 from pluto_dist.core.values.lifecycle import Target

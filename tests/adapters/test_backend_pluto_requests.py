@@ -10,8 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from pluto_dist.backend.pluto.client import Http
 from pluto_dist.backend.pluto.exchange import Broken
-from pluto_dist.backend.pluto.http import Http
 from pluto_dist.core.values.backend import (
     Alert,
     BackendRun,
@@ -302,7 +302,7 @@ def test_without_a_key_nothing_is_sent_and_the_reason_names_the_way_out() -> Non
 
 
 def test_endless_answer_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pluto_dist.backend.pluto.http.ANSWER_LIMIT", 10)
+    monkeypatch.setattr("pluto_dist.backend.pluto.client.ANSWER_LIMIT", 10)
     assert isinstance(Wire(httpx.Response(200, text="x" * 11)).backend().merge_config(RUN, PATCH), Unknown)
 
 

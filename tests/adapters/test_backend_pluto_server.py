@@ -17,10 +17,10 @@ import msgspec
 import pytest
 
 from pluto_dist.backend.pluto import PlutoBackend
+from pluto_dist.backend.pluto.client import Http
 from pluto_dist.backend.pluto.exchange import Answer, Broken
-from pluto_dist.backend.pluto.http import Http
-from pluto_dist.backend.pluto.lookup import Others
-from pluto_dist.backend.pluto.upload import Row, Upload
+from pluto_dist.backend.pluto.files import Row, Upload
+from pluto_dist.backend.pluto.opening import Others
 from pluto_dist.core.rules import shipment
 from pluto_dist.core.rules.shipment import Manifest
 from pluto_dist.core.values.backend import (

@@ -14,11 +14,12 @@ from typing import Any
 
 import msgspec
 import pytest
-from typer.testing import CliRunner
 
 import pluto_dist
 from pluto_dist.cli import coordinator, export, ps, runs, show
-from pluto_dist.cli.main import app, exit_code
+from pluto_dist.cli.main import commands, exit_code
+from pluto_dist.cli.options import Command, Group
+from pluto_dist.cli.runs import By
 from pluto_dist.core.values.document import Document, ReaderShown, TopicShown
 from pluto_dist.core.values.records import Failure, Point, RunEvent, SeriesOwner, Verdict
 from pluto_dist.core.values.topics import ItemShown
@@ -26,6 +27,7 @@ from pluto_dist.errors import AmbiguousRunError, RunNotFoundError, SettingError
 from pluto_dist.read.export import COLUMNS
 from pluto_dist.read.spooled import caught_up
 from pluto_dist.spool.frames import encode_frame
+from tests.adapters.commandline import invoke
 from tests.adapters.coordinators import answering, knowing
 from tests.adapters.documents import document, lease
 from tests.adapters.test_cli_lookup import Machine, machine
@@ -52,8 +54,8 @@ def run(machine: Machine, *arguments: str, code: int = 0) -> str:
     places = ["--home", str(machine.home)]
     if arguments[0] not in ("ps", "coordinator"):
         places += ["--dir", str(machine.base)]
-    done = CliRunner().invoke(app, [*arguments, *places])
-    assert done.exit_code == code, done.output
+    done = invoke([*arguments, *places])
+    assert done.exit_code == code, done.stderr
     return done.stdout if code == 0 else done.stderr
 
 
@@ -108,9 +110,7 @@ def test_runs_of_several_stores_can_be_told_apart_and_limited_to_one(machine: Ma
     other = document(key="other", store=str(machine.base / "sweep" / ".pluto"))
     with answering(machine.socket, knowing(other)):
         limited = json.loads(run(machine, "runs", "--json"))
-        done = CliRunner().invoke(
-            app, ["runs", "--home", str(machine.home)], env={"PLUTO_DIR": str(machine.base)}
-        )
+        done = invoke(["runs", "--home", str(machine.home)], env={"PLUTO_DIR": str(machine.base)})
         single = run(machine, "runs")
     assert [each["key"] for each in limited] == ["mine"]
     assert "STORE" not in single
@@ -120,7 +120,7 @@ def test_runs_of_several_stores_can_be_told_apart_and_limited_to_one(machine: Ma
 
 
 def test_runs_without_any_says_where_it_looked(machine: Machine):
-    done = CliRunner().invoke(app, ["runs", "--home", str(machine.home), "--dir", str(machine.base)])
+    done = invoke(["runs", "--home", str(machine.home), "--dir", str(machine.base)])
     assert (done.exit_code, done.stdout) == (0, "")
     assert str(machine.store.root) in done.stderr
 
@@ -251,7 +251,7 @@ def test_who_is_suspect_follows_from_its_own_heartbeat(
 
 
 def test_ps_without_a_coordinator_says_where_it_looked(machine: Machine):
-    done = CliRunner().invoke(app, ["ps", "--home", str(machine.home)])
+    done = invoke(["ps", "--home", str(machine.home)])
     assert done.exit_code == 0
     assert str(machine.home / "run") in done.stderr
 
@@ -371,7 +371,7 @@ def test_a_sync_tells_why_in_full_and_once(machine: Machine, monkeypatch: pytest
     done = {"verdict": Verdict("COMPLETED", "done"), "status": "COMPLETED", "ended_ms": 2000}
     machine.keep(machine.here("key-1", 1, **done), machine.here("key-2", 2, **done))
     monkeypatch.setenv("PLUTO_DIST_HOME", str(machine.home))
-    told = CliRunner().invoke(app, ["sync", "--patience", "0", "--dir", str(machine.base)])
+    told = invoke(["sync", "--patience", "0", "--dir", str(machine.base)])
     assert told.exit_code == 1
     assert told.stdout.count("the server gave no answer") == 2
     assert told.stderr.count("failed: the server gave no answer for 0 s") == 1
@@ -385,13 +385,13 @@ def test_a_file_that_cannot_be_written_is_named(machine: Machine):
 
 def test_logs_of_nobody_are_told_as_none(machine: Machine):
     machine.keep(machine.here("key-1"))
-    done = CliRunner().invoke(app, ["logs", "key-1", "--rank", "7", "--dir", str(machine.base)])
+    done = invoke(["logs", "key-1", "--rank", "7", "--dir", str(machine.base)])
     assert (done.stdout, done.exit_code) == ("", 0)
     assert done.stderr == "no output of rank 7 was recorded for Run DEM-1\n"
 
 
 def test_the_version_is_printed():
-    assert CliRunner().invoke(app, ["--version"]).stdout == f"pluto-dist {pluto_dist.__version__}\n"
+    assert invoke(["--version"]).stdout == f"pluto-dist {pluto_dist.__version__}\n"
 
 
 def test_an_error_is_one_line_without_a_traceback(machine: Machine):
@@ -426,21 +426,21 @@ def _log(folder: Path, count: int, *more: bytes) -> int:
 
 @pytest.mark.parametrize("group", [[], ["coordinator"]])
 def test_the_list_of_commands_cuts_no_sentence(group: list[str]) -> None:
-    said = CliRunner().invoke(app, [*group, "--help"]).stdout
+    said = invoke([*group, "--help"]).stdout
     assert "..." not in said.partition("Commands:")[2]
 
 
 @pytest.mark.parametrize(
     ("command", "usage"),
     [
-        ("upload", "{RUN} [PATH]..."),
-        ("sync", "[RUN|PATH]..."),
-        ("top", "[RUN]..."),
-        ("run", "{CMD}..."),
+        ("upload", "RUN [PATH...]"),
+        ("sync", "[RUN|PATH...]"),
+        ("top", "[RUN...]"),
+        ("run", "CMD..."),
     ],
 )
 def test_the_usage_has_one_pair_of_brackets(command: str, usage: str) -> None:
-    said = CliRunner().invoke(app, [command, "--help"]).stdout.splitlines()[0]
+    said = invoke([command, "--help"]).stdout.splitlines()[0]
     assert re.sub(r"[{}\[\]]{2,}", "?", said) == said
     assert said.endswith(f"[OPTIONS] {usage}")
 
@@ -456,6 +456,60 @@ def test_the_usage_has_one_pair_of_brackets(command: str, usage: str) -> None:
 )
 def test_a_wrong_value_is_named(words: list[str], given: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["pluto-dist", *words])
-    done = CliRunner().invoke(app, words)
+    done = invoke(words)
     assert done.exit_code == 2
     assert given in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["shwo"], "did you mean show?"),
+        (["show"], "RUN is missing; see `pluto-dist show --help`"),
+        (["show", "1", "2"], "'2': more than it takes"),
+        (["show", "1", "--plt", "loss"], "did you mean --plot?"),
+        (["show", "1", "--plot"], "--plot METRIC: its value is missing"),
+        (["show", "1", "--json=yes"], "--json takes no value; it has 'yes'"),
+        (["export", "1", "--format", "xml"], "'xml' is none of jsonl, csv, parquet"),
+        (["runs", "-n0"], "'0' is out of bounds; it may be 1 or more"),
+        (["demo", "--seconds", "nan"], "'nan' is out of bounds; it may be from 3 to 60"),
+    ],
+)
+def test_a_wrong_call_is_one_line_that_says_what_is_right(words: list[str], said: str) -> None:
+    done = invoke(words)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert said in done.stderr
+    assert done.stderr.startswith("pluto-dist: ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "given"),
+    [
+        ("1 -f --rank=3", {"run": "1", "follow": True, "rank": 3}),
+        ("-f 1 --rank 3 --home h", {"run": "1", "follow": True, "rank": 3, "home": Path("h")}),
+        ("--rank -1 -- -x", {"run": "-x", "rank": -1}),
+    ],
+)
+def test_a_command_takes_its_words_in_any_order(words: str, given: dict[str, object]) -> None:
+    command = commands.commands["logs"]
+    assert isinstance(command, Command)
+    assert command.given(words.split()) == given
+
+
+def test_words_of_the_same_option_and_of_a_command_that_is_run_stay_together() -> None:
+    runs, run, logs = (commands.commands[word] for word in ("runs", "run", "coordinator"))
+    assert isinstance(runs, Command)
+    assert isinstance(run, Command)
+    assert isinstance(logs, Group)
+    assert runs.given(["--tag", "a", "--tag=b", "-n5", "--sort", "NAME"]) == {
+        "tag": ["a", "b"],
+        "limit": 5,
+        "sort": By.NAME,
+    }
+    inner = ["torchrun", "--name", "x", "--", "--help"]
+    assert run.given(["--name", "mine", *inner]) == {"name": "mine", "command": inner}
+    assert run.given(["--name", "mine", "--", *inner]) == {"name": "mine", "command": inner}
+    short = logs.commands["logs"]
+    assert isinstance(short, Command)
+    assert short.given(["-fn5"]) == {"follow": True, "lines": 5}

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from pluto_dist.coordinator import lock as lockfile
+from pluto_dist.coordinator.main import adopt_lock, file_id, take_lock
 from pluto_dist.errors import CoordinatorUnavailableError, PlacesError
 from pluto_dist.host import boot, launch
 from pluto_dist.host.filesystems import Mount
@@ -306,8 +306,8 @@ def test_a_start_that_came_to_nothing_does_not_stop_the_next(places: Places, age
 def test_one_coordinator_holds_the_lock_and_its_death_frees_it(places: Places):
     """R3"""
     code = (
-        "import pathlib, sys; from pluto_dist.coordinator import lock as lockfile;"
-        "held = lockfile.take(pathlib.Path(sys.argv[1]));"
+        "import pathlib, sys; from pluto_dist.coordinator.main import take_lock;"
+        "held = take_lock(pathlib.Path(sys.argv[1]));"
         "print(held is not None, flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
@@ -318,10 +318,10 @@ def test_one_coordinator_holds_the_lock_and_its_death_frees_it(places: Places):
         text=True,
     ) as other:
         assert other.stdout.readline() == "True\n"
-        assert lockfile.take(places.lock) is None
+        assert take_lock(places.lock) is None
         other.kill()
         other.wait()
-    mine = lockfile.take(places.lock)
+    mine = take_lock(places.lock)
     assert mine is not None
     assert places.lock.stat().st_mode & 0o777 == 0o600
     mine.release()
@@ -329,20 +329,20 @@ def test_one_coordinator_holds_the_lock_and_its_death_frees_it(places: Places):
 
 def test_the_lock_file_stays_so_that_nobody_locks_a_deleted_one(places: Places):
     """R3"""
-    first = lockfile.take(places.lock)
+    first = take_lock(places.lock)
     assert first is not None
-    before = lockfile.file_id(places.lock)
+    before = file_id(places.lock)
     first.release()
-    second = lockfile.take(places.lock)
+    second = take_lock(places.lock)
     assert second is not None
-    assert lockfile.file_id(places.lock) == before
+    assert file_id(places.lock) == before
     second.release()
 
 
 @pytest.mark.parametrize("damage", ["deleted", "replaced", "folder gone"])
 def test_the_holder_notices_that_its_lock_is_worth_nothing(places: Places, damage: str):
     """R3"""
-    lock = lockfile.take(places.lock)
+    lock = take_lock(places.lock)
     assert lock is not None
     assert lock.is_intact()
     if damage == "folder gone":
@@ -363,14 +363,14 @@ def test_a_filesystem_without_flock_is_refused(places: Places, monkeypatch: pyte
 
     monkeypatch.setattr(fcntl, "flock", no_flock)
     with pytest.raises(PlacesError, match="no flock"):
-        lockfile.take(places.lock)
+        take_lock(places.lock)
 
 
 def test_a_lock_that_was_deleted_while_it_was_taken_is_none(places: Places):
     """R3: the next one would lock another file."""
     descriptor = os.open(places.lock, os.O_RDWR | os.O_CREAT)
     places.lock.unlink()
-    assert lockfile.adopt(places.lock, descriptor) is None
+    assert adopt_lock(places.lock, descriptor) is None
 
 
 # --- a coordinator is born with its lock
@@ -387,7 +387,7 @@ def test_while_a_coordinator_starts_nobody_starts_a_second_one(places: Places, s
     """R3: it has the lock from its first instruction, however long it takes until it serves."""
     assert spawn(places, started)
     assert not spawn(places, started)
-    assert lockfile.take(places.lock) is None
+    assert take_lock(places.lock) is None
     pid = started.seen()["pid"]
     os.kill(pid, signal.SIGSTOP)
     assert not spawn(places, started)
@@ -405,8 +405,8 @@ def test_what_it_is_born_with_is_the_lock_and_no_child_of_its_own_has_it(places:
     """R3: else a helper that outlives it would keep every other coordinator from starting."""
     adopts = (
         "import subprocess, sys; sys.path.insert(0, %r); from pathlib import Path\n"
-        "from pluto_dist.coordinator import lock as lockfile\n"
-        "lock = lockfile.adopt(Path(%r), int(sys.argv[-1].partition('=')[2]))\n"
+        "from pluto_dist.coordinator.main import adopt_lock\n"
+        "lock = adopt_lock(Path(%r), int(sys.argv[-1].partition('=')[2]))\n"
         "helper = subprocess.Popen([sys.executable, '-c', %r], close_fds=False)\n"
         "print('adopted', lock is not None and lock.is_intact(), helper.pid, flush=True)\n"
     )
@@ -417,7 +417,7 @@ def test_what_it_is_born_with_is_the_lock_and_no_child_of_its_own_has_it(places:
     _, intact, helper = started.log.read_text().split()
     try:
         assert intact == "True"
-        wait_until(lambda: lockfile.take(places.lock) is not None)  # it has ended, and its helper has not
+        wait_until(lambda: take_lock(places.lock) is not None)  # it has ended, and its helper has not
         assert Path(f"/proc/{helper}").exists()
     finally:
         os.kill(int(helper), signal.SIGKILL)
@@ -443,7 +443,7 @@ def test_a_forked_child_of_a_client_never_has_the_lock(places: Places, started: 
         stop.set()
         forking.join()
     try:
-        wait_until(lambda: lockfile.take(places.lock) is not None)
+        wait_until(lambda: take_lock(places.lock) is not None)
     finally:
         for child in children:
             os.kill(child, signal.SIGKILL)

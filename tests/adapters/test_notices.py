@@ -9,7 +9,7 @@ import pytest
 
 from pluto_dist.client import notices
 from pluto_dist.client.arguments import Wish
-from pluto_dist.client.notices import Notices, Waiting
+from pluto_dist.client.notices import Notices, Waiting, WarnOnce
 from pluto_dist.client.opening import ungranted
 from pluto_dist.core.values.ids import RunRef
 from pluto_dist.core.values.messages import RunView, View
@@ -34,6 +34,50 @@ def test_each_set_of_stuck_ranks_is_told_once(caplog: pytest.LogCaptureFixture) 
         tidings.take(view(stuck=who))
     assert [record.args for record in caplog.records] == [("x", "stuck: rank1"), ("x", "stuck: rank1, rank2")]
     assert "Run x: stuck: rank1. Nothing was ended" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "again", "child", "fields", "told"),
+    [
+        pytest.param("x", False, False, {}, False, id="its own Run"),
+        pytest.param(None, False, False, {"role": "side"}, False, id="an eval"),
+        pytest.param("t1", False, False, {}, True, id="another name"),
+        pytest.param(None, True, False, {"resumed": True}, True, id="once more in one process"),
+        pytest.param(None, True, False, {}, False, id="a second Run of another id"),
+        pytest.param(None, False, True, {"role": "side"}, True, id="one of a pool, beside another"),
+        pytest.param("t1", False, True, {"role": "worker", "joined": 7}, False, id="its parent's"),
+    ],
+)
+def test_an_id_in_the_environment_is_told_where_it_melts_trials(
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str | None,
+    again: bool,
+    child: bool,
+    fields: dict[str, Any],
+    told: bool,
+) -> None:
+    """R5: PLUTO_RUN_ID is for one training and what stands beside it; a sweep with it is one Run."""
+    monkeypatch.setattr(notices, "_warn_once", WarnOnce())
+    run = msgspec.structs.replace(RUN, resumed=fields.pop("resumed", False))
+    notices.named_by_environment(view(run=run, **fields), name, again=again, child=child)
+    assert bool(caplog.records) == told
+    assert not told or "PLUTO_RUN_ID puts this init() into Run x, as every other one" in caplog.text
+    assert not told or ("name='t1' is not used" in caplog.text) == (name == "t1")
+
+
+@pytest.mark.parametrize("role", ["owner", "worker", "side"])
+def test_who_asked_for_a_change_is_told_that_it_is_left_out(
+    caplog: pytest.LogCaptureFixture, role: str
+) -> None:
+    """G9: the 51st tag; only the coordinator knows what the others have added."""
+    tidings = Notices("warn")
+    for why in ("", "there would be 51 tags", "there would be 51 tags", "two groups"):
+        tidings.take(view(refused=why, role=role))
+    assert [record.getMessage() for record in caplog.records] == [
+        "a change of Run x is left out: there would be 51 tags",
+        "a change of Run x is left out: two groups",
+    ]
 
 
 @pytest.mark.parametrize("role", ["worker", "side"])

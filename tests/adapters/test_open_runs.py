@@ -71,3 +71,61 @@ def test_what_a_task_that_goes_on_has_opened_is_at_work(runs: Notebook) -> None:
 
     assert asyncio.run(main()) == [["b", "a"], ["b"]]  # b goes on first, and a when b is over
     assert runs.left_open() == ["b", "a"]
+
+
+def test_a_call_without_a_run_means_that_of_its_own_thread(runs: Notebook) -> None:
+    """R5: trials in threads log into their own Runs, and finish these alone."""
+    runs.open("main")
+    together = threading.Barrier(2)
+    told: dict[str, Any] = {}
+
+    def trial(name: str) -> None:
+        together.wait(PATIENCE_S)
+        lease = runs.open(name)
+        together.wait(PATIENCE_S)
+        told[name] = [runs.newest(), runs.to_finish()]
+        together.wait(PATIENCE_S)
+        lease.end = "finished"
+
+    threads = [threading.Thread(target=trial, args=(name,)) for name in ("a", "b")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE_S)
+    assert told == {"a": ["a", ["a"]], "b": ["b", ["b"]]}
+    assert (runs.newest(), runs.to_finish()) == ("main", ["main"])
+
+
+def test_a_thread_that_has_opened_nothing_means_the_newest_and_finishes_all(runs: Notebook) -> None:
+    """R5: one that only logs, or cleans up."""
+    told: list[Any] = []
+
+    def helper() -> None:
+        told.extend([runs.newest(), runs.to_finish()])
+
+    runs.open("first")
+    runs.open("second")
+    thread = threading.Thread(target=helper)
+    thread.start()
+    thread.join(PATIENCE_S)
+    assert told == ["second", ["second", "first"]]
+
+
+def test_tasks_mean_their_own_runs_and_those_they_start_mean_theirs(runs: Notebook) -> None:
+    """R5: the order of the tasks' `init()` does not matter."""
+
+    async def trial(name: str, together: asyncio.Barrier) -> list[Any]:
+        runs.open(name)
+        await together.wait()
+        found = [runs.newest(), await asyncio.create_task(step()), runs.to_finish()]
+        await together.wait()
+        return found
+
+    async def step() -> Any:
+        return runs.newest()
+
+    async def main() -> list[Any]:
+        together = asyncio.Barrier(2)
+        return await asyncio.gather(trial("a", together), trial("b", together))
+
+    assert asyncio.run(main()) == [["a", "a", ["a"]], ["b", "b", ["b"]]]

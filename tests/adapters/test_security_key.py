@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import httpx
 
+from pluto_dist.backend.pluto.client import Http
 from pluto_dist.backend.pluto.exchange import Answer, explain
-from pluto_dist.backend.pluto.http import Http
 from pluto_dist.secret import Secret
 
 KEY = "mlpi_abc-NEVER.to_be_seen"

@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from pluto_dist.core.values.backend import OpenRequest
+from pluto_dist.core.values.backend import BackendRun, OpenRequest
 from pluto_dist.core.values.lifecycle import Target
-from pluto_dist.sync import claim as heart
-from pluto_dist.sync.claim import STALE_S, SyncBusyError, SyncClaim
+from pluto_dist.sync import upload
+from pluto_dist.sync.upload import STALE_S, SyncBusyError, SyncClaim
 from tests.adapters.memory_backend import MemoryBackend
 from tests.patience import PATIENCE_S
 
 
 def hold(folder: Path) -> subprocess.Popen[bytes]:
     """A process that holds the claim until its stdin is closed."""
-    program = "import sys; from pathlib import Path; from pluto_dist.sync.claim import SyncClaim\n"
+    program = "import sys; from pathlib import Path; from pluto_dist.sync.upload import SyncClaim\n"
     program += "with SyncClaim(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     held = subprocess.Popen(
         [sys.executable, "-c", program, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -80,10 +80,10 @@ def test_a_holder_that_lost_it_leaves_the_next_ones_alone(tmp_path: Path) -> Non
 
 def test_it_is_kept_while_one_request_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """A file of many gigabytes; and whoever lost the claim goes on to its next request, which tells."""
-    monkeypatch.setattr(heart, "BEAT_S", 0.01)
+    monkeypatch.setattr(upload, "BEAT_S", 0.01)
     backend, target = MemoryBackend(), Target("pluto", "/s")
     backend.open(OpenRequest(key="k", target=target, want="create", project="p", name="n", external_id="e"))
-    run = heart.BackendRun("k", target, 1, "p")
+    run = BackendRun("k", target, 1, "p")
     enough, calls = threading.Event(), [0]
 
     def keep() -> None:
@@ -92,6 +92,6 @@ def test_it_is_kept_while_one_request_takes_long(monkeypatch: pytest.MonkeyPatch
             enough.set()
         raise SyncBusyError("lost")
 
-    with heart.Heart(backend, run, keep):
+    with upload.Heart(backend, run, keep):
         assert enough.wait(PATIENCE_S)
     assert backend.runs[1].beats >= 3

@@ -8,9 +8,7 @@ import sys
 from typing import Any
 
 import msgspec
-from typer.testing import CliRunner
 
-from pluto_dist.cli.main import app
 from pluto_dist.cli.top.source import Looking
 from pluto_dist.core.rules.participants import REDUCED
 from pluto_dist.core.rules.together import series_of, statistics
@@ -18,6 +16,7 @@ from pluto_dist.core.values.document import Document, VerdictShown
 from pluto_dist.core.values.records import Failure, Point, SeriesOwner
 from pluto_dist.read.board import Board
 from pluto_dist.spool.frames import encode_frame
+from tests.adapters.commandline import invoke
 from tests.adapters.coordinators import answering, knowing
 from tests.adapters.documents import lease
 from tests.adapters.test_cli_lookup import Machine, machine
@@ -73,8 +72,8 @@ def going(machine: Machine) -> Document:
 
 def top(machine: Machine, *arguments: str, code: int = 0) -> str:
     places = ["--home", str(machine.home), "--dir", str(machine.base), "--interval", "0.2"]
-    done = CliRunner().invoke(app, ["top", *arguments, *places])
-    assert done.exit_code == code, done.output
+    done = invoke(["top", *arguments, *places])
+    assert done.exit_code == code, done.stderr
     return done.stdout if code == 0 else done.stderr
 
 

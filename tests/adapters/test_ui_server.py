@@ -16,10 +16,8 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import msgspec
 import pytest
-from typer.testing import CliRunner
 
 from pluto_dist.backend.local.files import relative_place
-from pluto_dist.cli.main import app
 from pluto_dist.core.values.document import VerdictShown
 from pluto_dist.core.values.records import Failure, Point, SeriesOwner
 from pluto_dist.errors import MachineError, UsageError
@@ -28,6 +26,7 @@ from pluto_dist.spool.file_lines import FileLine, encode_line
 from pluto_dist.spool.frames import encode_frame
 from pluto_dist.ui.app import STATIC
 from pluto_dist.ui.serve import PORT, Server
+from tests.adapters.commandline import invoke
 from tests.adapters.documents import lease
 from tests.adapters.serving import serving
 from tests.adapters.test_cli_lookup import Machine
@@ -343,6 +342,6 @@ def test_without_its_libraries_the_command_says_what_to_install(monkeypatch: pyt
     for name in [name for name in sys.modules if name.startswith("pluto_dist.ui")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    done = CliRunner().invoke(app, ["ui"])
+    done = invoke(["ui"])
     assert done.exit_code == 2
     assert "uvicorn is not installed, which the page needs: pip install 'pluto-dist[ui]'" in done.stderr

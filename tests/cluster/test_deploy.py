@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pluto_dist.cluster.checkup import examine
+from pluto_dist.cluster.etcd import examine
 from pluto_dist.core.values.engine import ClusterAddress
 from tests.cluster.servers import ROOT, START_S, free_port, program, until
 

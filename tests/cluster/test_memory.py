@@ -7,7 +7,6 @@ import time
 import pytest
 
 from pluto_dist.cluster.interface import MARGIN_S
-from pluto_dist.cluster.memory import MemoryEngine, MemoryStore
 from pluto_dist.core.values.engine import (
     ABSENT,
     ANY,
@@ -24,6 +23,7 @@ from pluto_dist.core.values.engine import (
     Written,
 )
 from tests.cluster.contract import ClusterContract
+from tests.cluster.memory import MemoryEngine, MemoryStore
 
 
 class MemoryRig:

@@ -11,13 +11,13 @@ from typing import Any
 
 import msgspec
 
-from pluto_dist.cluster.memory import MemoryEngine, MemoryStore
 from pluto_dist.core.values.backend import StatusReport
 from pluto_dist.core.values.cluster import Presence, RunDocument, StoredVerdict
 from pluto_dist.core.values.effects import Control
 from pluto_dist.core.values.engine import ClusterAddress, Versioned, WriteResult
 from pluto_dist.core.values.ids import Job
 from pluto_dist.core.values.lifecycle import Target
+from tests.cluster.memory import MemoryEngine, MemoryStore
 from tests.core.builders import job
 from tests.core.processes import PLUTO, Process
 from tests.core.server import ServerRun, StoreServer

@@ -11,7 +11,6 @@ from collections.abc import Callable
 
 import msgspec
 
-from pluto_dist.cluster.memory import MemoryStore
 from pluto_dist.core.machine.coordinator import Coordinator
 from pluto_dist.core.values import effects as do
 from pluto_dist.core.values import events as on
@@ -22,6 +21,7 @@ from pluto_dist.core.values.lifecycle import Target
 from pluto_dist.core.values.messages import Answer, Refusal, Reply, View
 from pluto_dist.core.values.records import Now
 from pluto_dist.core.values.topics import Batch, Item
+from tests.cluster.memory import MemoryStore
 from tests.core.invariants import Invariants
 from tests.core.processes import PLUTO, Process
 from tests.core.reducer import MemoryReducer

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from pluto_dist.backend.pluto.backend import seat_in
-from pluto_dist.cluster.memory import MemoryStore
 from pluto_dist.core.values.engine import Unavailable, Versioned, WriteResult
+from tests.cluster.memory import MemoryStore
 from tests.core.builders import job
 from tests.core.cluster_world import FOLDER, ClusterWorld
 

@@ -113,6 +113,7 @@ def test_a_change_that_cannot_be_made_leaves_everything_as_it_was() -> None:
     owner.add_tags("c")
     assert world.run().tags == ("group:a", "c")
     assert len(world.notes(world.run(), "change_refused")) == 1
+    assert "both groups" in world.lease(owner).refused  # who asked for it is told
 
 
 def test_the_status_comes_last_and_once() -> None:

@@ -36,6 +36,13 @@ ASKS: list[tuple[str, dict[str, Any], bool]] = [
     ("tags and a label", {"tags": ("a",), "label": "loader"}, False),
     ("the parent's run_id", {"run": RunRef(external_id="x")}, False),
     ("the parent's run_id and a name", {"run": RunRef(external_id="x"), "name": "t0"}, False),
+    ("the parent's run_id, inherited", {"run": RunRef(external_id="x"), "run_from_env": True}, False),
+    (
+        "an inherited run_id and a name",
+        {"run": RunRef(external_id="x"), "run_from_env": True, "name": "t0"},
+        True,
+    ),
+    ("another run_id of the environment", {"run": RunRef(external_id="y"), "run_from_env": True}, True),
     ("another run_id", {"run": RunRef(external_id="y")}, True),
     ("a fork", {"fork": Fork(RunRef(id=7), 4)}, True),
     ("ownership", {"wanted": "owner"}, True),
@@ -68,6 +75,21 @@ def test_the_newest_run_of_the_nearest_parent_counts() -> None:
     assert parent_of(deep, (above,)) is above
     side = msgspec.structs.replace(second, role="side")
     assert parent_of(deep, (side,)) is None
+
+
+def test_the_parent_is_who_had_a_run_when_the_child_asked() -> None:
+    """R4: a pool's worker that was ended within its `init()` is found when its parent has finished."""
+    done = member(None, state="ended", end_reason="finished", left_at=5.0, ended_at=5.5, opened=claim(at=1.0))
+
+    def asks(at: float) -> Any:
+        return msgspec.structs.replace(child(), at=at)
+
+    assert parent_of(asks(3.0), (done,)) is done
+    assert parent_of(asks(6.0), (done,)) is None
+    assert parent_of(asks(0.5), (done,)) is None
+    assert parent_of(asks(3.0), (msgspec.structs.replace(done, state="refused"),)) is None
+    killed = msgspec.structs.replace(done, left_at=None)
+    assert parent_of(asks(5.2), (killed,)) is killed
 
 
 def test_a_start_gives_each_rank_to_one_process() -> None:
@@ -111,11 +133,12 @@ def test_children_that_are_trials_at_the_same_time_have_a_run_each() -> None:
     assert [each.role for each in trials] == ["owner"] * 3
 
 
-def test_folds_below_a_run_have_a_run_each_and_their_parents_is_its_own() -> None:
-    """R4: one fold that crashes fails its own Run."""
+@pytest.mark.parametrize("named", [{}, {"env": "job-7"}], ids=["unnamed", "PLUTO_RUN_ID"])
+def test_folds_below_a_run_have_a_run_each_and_their_parents_is_its_own(named: dict[str, str]) -> None:
+    """R4: one fold that crashes fails its own Run; an id in the environment is their parent's."""
     world = World()
-    parent = world.process("main").init(name="main")
-    folds = [world.child(parent).init(name=f"fold{number}") for number in range(2)]
+    parent = world.process("main").init(name="main", **named)
+    folds = [world.child(parent).init(name=f"fold{number}", **named) for number in range(2)]
     folds[0].raises()
     folds[1].finish().exit()
     parent.finish().exit()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pluto_dist.backend.pluto.backend import seat_in
-from pluto_dist.coordinator.clusters import all_keys
+from pluto_dist.coordinator.worker import all_keys
 from pluto_dist.core.values import effects as do
 from pluto_dist.core.values import events as on
 from pluto_dist.core.values.backend import Delivered, Outcome, Retry

@@ -15,18 +15,16 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from enum import Enum
 from functools import cache
-from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
-import typer.main
 
 import pluto_dist
 from pluto_dist import errors
-from pluto_dist.cli.main import app
+from pluto_dist.cli import main
+from pluto_dist.cli.options import Command, Group, Parameter
 from pluto_dist.client import topics
 from pluto_dist.core.rules import states
 from pluto_dist.core.values import backend, document, lifecycle, messages
@@ -61,7 +59,7 @@ def settings_table() -> str:
 
 def commands() -> str:
     """Every command with its arguments, options and what its module says of it."""
-    return "\n".join(_commands_below(typer.main.get_command(app), "pluto-dist", 2))
+    return "\n".join(_commands_below(main.commands, "pluto-dist", 2))
 
 
 def entries() -> str:
@@ -377,74 +375,29 @@ def docstring(text: str) -> str:
     return "\n".join(found).strip() + "\n"
 
 
-def _commands_below(group: Any, name: str, depth: int) -> Iterator[str]:
+def _commands_below(group: Group, name: str, depth: int) -> Iterator[str]:
     for word, command in group.commands.items():
         title = f"{name} {word}"
         yield f"{'#' * depth} `{title}`\n"
-        module = sys.modules[command.callback.__module__] if command.callback is not None else None
-        if hasattr(command, "commands"):
-            first = next(iter(command.commands.values()))
-            yield f"{command.help}\n\n{prose_of(sys.modules[first.callback.__module__])}"
+        if isinstance(command, Group):
+            first = next(each for each in command.commands.values() if isinstance(each, Command))
+            yield f"{command.help}\n\n{prose_of(_module_of(first))}"
             yield from _commands_below(command, title, depth + 1)
             continue
-        yield f"{command.help}\n\n{_usage(command, title)}"
-        yield _parameters(command)
-        if module is not None and depth == 2:  # what a group's module says stands above
-            yield prose_of(module)
+        yield f"{command.help}\n\n```text\n{command.usage(title)}\n```\n"
+        yield table(("argument or option", "default", "meaning"), map(_row, command.parameters))
+        if depth == 2:  # what a group's module says stands above
+            yield prose_of(_module_of(command))
 
 
-def _usage(command: Any, title: str) -> str:
-    words = [title]
-    for parameter in command.params:
-        if parameter.param_type_name == "argument":
-            shown = parameter.metavar or parameter.name.upper()
-            words.append(shown if parameter.required or shown.startswith("[") else f"[{shown}]")
-        elif parameter.required:
-            words.append(f"{parameter.opts[-1]} {_value_name(command, parameter)}")
-    if any(each.param_type_name == "option" and not each.required for each in command.params):
-        words.insert(1, "[OPTIONS]")
-    return f"```text\n{' '.join(words)}\n```\n"
+def _module_of(command: Command) -> Any:
+    return sys.modules[command.function.__module__]
 
 
-def _parameters(command: Any) -> str:
-    rows = [
-        (
-            f"`{', '.join(parameter.opts)} {_value_name(command, parameter)}".rstrip() + "`"
-            if parameter.param_type_name == "option"
-            else f"`{parameter.metavar or parameter.name.upper()}`",
-            "required" if parameter.required else _shown_default(parameter.default),
-            parameter.help or "",
-        )
-        for parameter in command.params
-    ]
-    return table(("argument or option", "default", "meaning"), rows)
-
-
-def _value_name(command: Any, parameter: Any) -> str:
-    """What follows the option; empty for a flag."""
-    if parameter.is_flag:
-        return ""
-    if parameter.metavar:
-        return str(parameter.metavar)
-    hints = inspect.signature(command.callback, eval_str=True).parameters[parameter.name].annotation
-    kinds = [each for each in _leaves(hints) if isinstance(each, type) and each is not type(None)]
-    if kinds and issubclass(kinds[0], Enum):
-        return "|".join(str(each.value) for each in kinds[0])
-    return {int: "NUMBER", float: "NUMBER", Path: "PATH"}.get(kinds[0] if kinds else str, "TEXT")
-
-
-def _leaves(hint: Any) -> Iterator[Any]:
-    inner = get_args(hint)
-    if not inner:
-        yield hint
-    else:
-        for each in inner:
-            yield from _leaves(each)
-
-
-def _shown_default(value: object) -> str:
-    value = value.value if isinstance(value, Enum) else value
-    return "" if value is None or value is False else f"`{value}`"
+def _row(parameter: Parameter) -> tuple[str, str, str]:
+    default = parameter.shown_default
+    shown = "required" if parameter.required else f"`{default}`" if default else ""
+    return (f"`{parameter.shown}`", shown, parameter.said.help)
 
 
 def prose_of(module: Any) -> str:

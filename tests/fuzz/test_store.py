@@ -14,16 +14,15 @@ from typing import Any
 import msgspec
 import pytest
 from hypothesis import strategies as st
-from typer.testing import CliRunner
 
 from pluto_dist.backend.local import LocalBackend
 from pluto_dist.backend.local.store import Store
-from pluto_dist.cli.main import app
 from pluto_dist.core.values.backend import OpenRequest, Refused, RunOpened, Unavailable
 from pluto_dist.core.values.document import Document
 from pluto_dist.core.values.lifecycle import Target
 from pluto_dist.core.values.records import Run
 from pluto_dist.spool.frames import encode_frame, segment_name
+from tests.adapters.commandline import invoke
 from tests.adapters.documents import document, lease, put_segment
 from tests.fuzz.budget import fuzz
 from tests.fuzz.damage import Damage, damaged, damages
@@ -53,9 +52,7 @@ def two_runs() -> Iterator[Store]:
 def command(store: Store, *arguments: str) -> tuple[int, str]:
     """Exit code and stdout; a traceback would be an exception here."""
     places = ["--home", str(store.root.parent / "h"), "--dir", str(store.root.parent)]
-    done = CliRunner().invoke(app, [*arguments, *places])
-    if done.exception is not None and not isinstance(done.exception, SystemExit):
-        raise done.exception
+    done = invoke([*arguments, *places])
     return done.exit_code, done.stdout
 
 
@@ -141,7 +138,7 @@ def test_what_is_no_file_hides_no_other_run(kind: str) -> None:
 @fuzz(8, changes=damages, which=st.sampled_from(["document", "mark", "both"]))
 def test_sync_uploads_the_others(changes: list[Damage], which: str) -> None:
     """A damaged document is left out, a damaged mark named: nobody knows what was uploaded."""
-    from pluto_dist.backend.local.marks import Mark, Marks
+    from pluto_dist.backend.local.store import Mark, Marks
     from pluto_dist.sync.plan import plan
 
     target = Target("pluto", "", "http://api", "http://i", "http://p", "http://a", "key1")

@@ -56,7 +56,9 @@ ENDS = {
     "sys_exit_0": End("sys.exit(0)", "COMPLETED", 0),
     "sys_exit_3": End("sys.exit(3)", "FAILED", 3, {"kind": "exit", "exit_code": 3}),
     "exit_3": End("exit(3)", "FAILED", 3, {"kind": "exit", "exit_code": 3}),
-    "sys_exit_text": End("sys.exit('no data')", "FAILED", 1, {"kind": "exit", "exit_code": 1}),
+    "sys_exit_text": End(
+        "sys.exit('no data')", "FAILED", 1, {"kind": "exit", "exit_code": 1, "message": "no data"}
+    ),
     "raise_system_exit_3": End("raise SystemExit(3)", "FAILED", 3, {"kind": "exit", "exit_code": 3}),
     "sys_exit_that_was_caught": End(
         "try: sys.exit(3)\nexcept SystemExit: log(run, {'late': 1.0}, 9)", "COMPLETED", 0
@@ -269,6 +271,11 @@ def test_what_the_owner_prints(shared_node: Node, scripts: dict[str, Script]) ->
     shown = [line for line in scripts["finally_finish"].stderr.splitlines() if " FAILED " in line]
     assert len(shown) == 1
     assert "KeyError: 'x'" in shown[0]
+    scripts["sys_exit_text"].wait()  # the interpreter prints the text, which is recorded and says nothing new
+    printed, last = scripts["sys_exit_text"].stderr.splitlines()[-2:]
+    assert printed == "no data"
+    assert " FAILED (" in last
+    assert " failed first: exit code 1: no data)" in last
 
 
 def test_closed_owner_leaves_the_run_detached(node: Node) -> None:

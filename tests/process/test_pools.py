@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from tests.process.harness import Node
+from tests.process.harness import Node, lease
 
 POOLS = """
 import multiprocessing as mp
@@ -89,6 +89,38 @@ if __name__ == "__main__":
     assert script.wait() == 0
     found = [node.ended(each["key"]) for each in node.documents()]
     assert [each["status"] for each in found] == ["COMPLETED"] * len(found)
+
+
+@pytest.mark.parametrize("interrupted", ["setdefault", "append"])
+def test_a_signal_in_the_middle_of_an_end_does_not_take_it_away(node: Node, interrupted: str) -> None:
+    """R9: a pool tells its worker to leave, and then ends it; the first has begun, however little of it."""
+    script = node.start(
+        f"""
+        import multiprocessing as mp
+
+        def interrupt(frame, event, called):
+            if event == "c_return" and called.__name__ == {interrupted!r} and "_leave" in (
+                frame.f_code.co_name, frame.f_back.f_code.co_name, frame.f_back.f_back.f_code.co_name):
+                sys.setprofile(None)
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        def work():
+            run = pluto.init(name="work")
+            log(run, {{"loss": 1.0}}, 0)
+            sys.setprofile(interrupt)
+            run.finish()
+
+        if __name__ == "__main__":
+            child = mp.Process(target=work)
+            child.start(); child.join()
+            tell("code", child.exitcode)
+        """
+    )
+    assert script.expect("code") == "-15"
+    assert script.wait() == 0
+    found = node.ended("work")
+    assert (found["status"], lease(found)["end_reason"]) == ("COMPLETED", "finished")
+    assert not node.lost("work")
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, "TERMINATED"), (signal.SIGKILL, "FAILED")])

@@ -1,14 +1,12 @@
 """The Pluto server as a backend.
 
 backend          what the coordinator calls
-lookup           finding Runs without changing them
-opening          creating Runs and going on with them
+opening          finding Runs without changing them, creating them, going on with them
 reporting        the final status, read back, and what has changed it
-files, upload    uploads in two steps, and how fast they may go
-client           the endpoints
+files            uploads in two steps, and how fast they may go
+client           the endpoints, and the wire below them
 exchange         one request, its answer, and the meaning of that
 guard            what must not be sent
-http             the wire
 """
 
 from __future__ import annotations

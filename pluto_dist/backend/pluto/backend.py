@@ -17,6 +17,7 @@ from pluto_dist.backend.pluto.client import (
     Client,
     Details,
     FileRow,
+    Http,
     KeyProvider,
     StatusEvent,
     parsed,
@@ -27,9 +28,7 @@ from pluto_dist.backend.pluto.client import (
 from pluto_dist.backend.pluto.exchange import Failed, NotDelivered, failed
 from pluto_dist.backend.pluto.files import Files, as_signed
 from pluto_dist.backend.pluto.guard import first_fault
-from pluto_dist.backend.pluto.http import Http
-from pluto_dist.backend.pluto.lookup import Lookup, Missing
-from pluto_dist.backend.pluto.opening import Opening
+from pluto_dist.backend.pluto.opening import Lookup, Missing, Opening
 from pluto_dist.backend.pluto.reporting import Reporting, ended_by_monitor, left_to_do
 from pluto_dist.core.rules.changes import merge_tags
 from pluto_dist.core.values.backend import (

@@ -19,9 +19,8 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from pluto_dist.cli import options
+from pluto_dist.cli.options import Option
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,7 +35,7 @@ CHART_WIDTH, CHART_HEIGHT = 76, 12
 def demo(
     home: options.Home = None,
     folder: options.Dir = None,
-    seconds: Annotated[float, typer.Option(min=3, max=60, help="How long it trains.")] = 7.0,
+    seconds: Annotated[float, Option(least=3, most=60, help="How long it trains.")] = 7.0,
 ) -> None:
     """Trains with four ranks, lets others attach, crash and be killed, and shows that nothing is lost."""
     from pluto_dist.cli.console import console
@@ -59,7 +58,7 @@ def demo(
     _how_to_look(outcome, home, folder, out)
     if not all(each.kept for each in found):
         out.print(f"logs, checkpoints and the ledger of the processes: {play.folder}", soft_wrap=True)
-        raise typer.Exit(1)
+        raise SystemExit(1)
     shutil.rmtree(play.folder)
 
 

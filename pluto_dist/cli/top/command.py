@@ -18,9 +18,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from pluto_dist.cli import options
+from pluto_dist.cli.options import Argument, Option
 
 if TYPE_CHECKING:
     from pluto_dist.read.board import RunSeen
@@ -31,15 +30,13 @@ FASTEST_S = 0.2
 
 def top(
     run: Annotated[
-        list[str] | None, typer.Argument(metavar="RUN", help="Runs to follow; default those that go on.")
+        list[str] | None, Argument(metavar="RUN", help="Runs to follow; default those that go on.")
     ] = None,
-    every: Annotated[bool, typer.Option("--all", help="Also Runs that have ended.")] = False,
+    every: Annotated[bool, Option("--all", help="Also Runs that have ended.")] = False,
     interval: Annotated[
-        float, typer.Option("--interval", metavar="SECONDS", min=FASTEST_S, help="Time between two looks.")
+        float, Option("--interval", metavar="SECONDS", least=FASTEST_S, help="Time between two looks.")
     ] = 1.0,
-    plain: Annotated[
-        bool, typer.Option("--plain", help="A table that is printed anew, without keys.")
-    ] = False,
+    plain: Annotated[bool, Option("--plain", help="A table that is printed anew, without keys.")] = False,
     home: options.Home = None,
     folder: options.Dir = None,
     as_json: options.Json = False,

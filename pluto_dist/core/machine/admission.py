@@ -231,7 +231,7 @@ class Admission:
         if run is None:
             return lease, parent
         if claim.via == "call" and asks_for_another(claim, parent, run):
-            return self._context.change_lease(lease, opened=apart(claim, parent)), None
+            return self._context.change_lease(lease, opened=apart(claim, parent, run)), None
         opened = without_rank(claim) if inherits_rank(claim, parent) else claim
         return self._context.change_lease(lease, opened=opened, parent=parent.lease_id), parent
 
@@ -245,7 +245,7 @@ class Admission:
             return None
         if claim.via == "import":
             return nearest(claim, [lease for lease in self._book.leases if lease.state != "refused"])
-        return parent_of(claim, self._book.live_leases)
+        return parent_of(claim, self._book.leases)
 
     def _as_trial(self, lease: Lease) -> Lease:
         launcher = self._book.leases.get(lease.opened.launched_by)
@@ -381,7 +381,7 @@ class Admission:
             self._find_namesake(granted, run)
         self._contribute(granted, run)
         if owns and newcomer:
-            self._shared.add_tags(run.key, lease.opened.tags)
+            self._shared.add_tags(run.key, lease.opened.tags, by=lease.lease_id)
         self._context.note(
             run.key, "lease_granted", lease=lease.lease_id, role=grant.role, label=label, reason=grant.reason
         )
@@ -432,7 +432,7 @@ class Admission:
         owner = self._book.leases.get(run.owner or "")
         speaks_first = lease.role == "worker" and config.given == b"{}" and launched(lease.opened, owner)
         if lease.role == "worker" and owner is not None and lease.opened.tags != owner.opened.tags:
-            self._shared.add_tags(run.key, lease.opened.tags)
+            self._shared.add_tags(run.key, lease.opened.tags, by=lease.lease_id)
         if (lease.role == "owner" or speaks_first) and another:
             self._book.configs.put(run.key, msgspec.structs.replace(config, given=own))
             self._shared.update_config(run.key, own)

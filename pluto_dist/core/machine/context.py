@@ -178,9 +178,9 @@ class Shared:
         self._context = context
         self._book = context.book
 
-    def add_tags(self, run: str, tags: Iterable[str]) -> None:
-        """Adds tags behind those that are there."""
-        self._change(run, lambda known: self._put_tags(known, add_tags(known.tags, tags)))
+    def add_tags(self, run: str, tags: Iterable[str], by: str = "") -> None:
+        """Adds tags behind those that are there; a lease that asked for too many is told."""
+        self._change(run, lambda known: self._put_tags(known, add_tags(known.tags, tags)), by)
 
     def remove_tags(self, run: str, tags: Iterable[str]) -> None:
         """Removes tags, also those that only the server has because they were added there."""
@@ -190,20 +190,23 @@ class Shared:
         """Puts the parent's tags before those of a fork, which win."""
         self._change(run, lambda known: self._put_tags(known, inherit_tags(parent, known.tags)))
 
-    def update_config(self, run: str, patch: bytes) -> None:
+    def update_config(self, run: str, patch: bytes, by: str = "") -> None:
         """Merges a JSON object deeply into the config."""
-        self._change(run, lambda known: self._merge(known, patch))
+        self._change(run, lambda known: self._merge(known, patch), by)
 
     def rebase_config(self, run: str, base: bytes, patch: bytes) -> None:
         """Sets the config to `base` with `patch` over it, and over both what the backend has not got yet."""
         self._change(run, lambda known: self._rebase(known, base, patch))
 
-    def _change(self, key: str, change: Callable[[Run], None]) -> None:
+    def _change(self, key: str, change: Callable[[Run], None], by: str = "") -> None:
         run = self._book.runs[key]
         try:
             change(run)
         except InvalidRecordError as error:
             self._context.note(key, "change_refused", why=str(error))
+            lease = self._book.leases.get(by)
+            if lease is not None:
+                self._context.change_lease(lease, refused=str(error))
 
     def _put_tags(self, run: Run, tags: tuple[str, ...]) -> None:
         untagged = tuple(tag for tag in run.untagged if tag not in tags)

@@ -306,9 +306,9 @@ class Folding:
             return
         match entry:
             case ConfigUpdated(patch=patch):
-                self._shared.update_config(run.key, bytes(patch))
+                self._shared.update_config(run.key, bytes(patch), by=lease.lease_id)
             case TagsAdded(tags=tags):
-                self._shared.add_tags(run.key, tags)
+                self._shared.add_tags(run.key, tags, by=lease.lease_id)
             case TagsRemoved(tags=tags):
                 self._shared.remove_tags(run.key, tags)
             case Published():

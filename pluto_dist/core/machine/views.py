@@ -287,6 +287,7 @@ class Views:
             key_problem=situation.key_problem if situation is not None else "",
             trouble=situation.trouble if situation is not None else "",
             stuck=situation.stuck if situation is not None else "",
+            refused=lease.refused,
             relieved=situation is not None and lease.lease_id in situation.relieved,
             topics=True,
         )

@@ -25,20 +25,31 @@ from pluto_dist.core.values.records import Lease, Run
 UNDONE: Final[frozenset[Status]] = frozenset({"RUNNING", "FAILED", "TERMINATED"})
 
 
-def parent_of(claim: Claim, live: Iterable[Lease]) -> Lease | None:
+def parent_of(claim: Claim, leases: Iterable[Lease]) -> Lease | None:
     """The lease of the process that started the claim's process, as a part of itself or with its rank.
 
     Of several leases of one process it is the newest, which is also the one that `pluto_dist.log()` means. A
     side counts as no parent: what it starts does not belong to the job.
+
+    The moment of the claim counts, not the one at which it is read: a pool's worker may be ended in its
+    `init()`, and its claim is found when its parent has finished.
     """
-    opened = [lease for lease in live if lease.opened.verb == "init"]
-    leases = [lease for lease in opened if lease.role != "side" or lease.state == "waiting"]
-    parent = nearest(claim, leases)
+    opened = [lease for lease in leases if lease.opened.verb == "init" and _was_open(lease, claim.at)]
+    members = [lease for lease in opened if lease.role != "side" or lease.state == "waiting"]
+    parent = nearest(claim, members)
     if parent is not None or claim.job.rank is None:
         return parent
-    ranks = [lease for lease in leases if _place(lease.opened.job) == _place(claim.job)]
+    ranks = [lease for lease in members if _place(lease.opened.job) == _place(claim.job)]
     of_rank = (lease for lease in ranks if any(map(lease.identity.same_process, claim.ancestors)))
     return next(of_rank, None)
+
+
+def _was_open(lease: Lease, at: float) -> bool:
+    """Whether a lease that was not refused was open at a time of the node's clock."""
+    if lease.alive:
+        return True
+    left = lease.left_at if lease.left_at is not None else lease.ended_at
+    return lease.state != "refused" and left is not None and lease.opened.at < at <= left
 
 
 def nearest(claim: Claim, leases: Sequence[Lease]) -> Lease | None:
@@ -56,9 +67,14 @@ def is_child_of(claim: Claim, process: Identity) -> bool:
 
 
 def asks_for_another(claim: Claim, parent: Lease, run: Run) -> bool:
-    """Whether a child wants another Run than its parent's; arguments that it leaves out differ in nothing."""
+    """Whether a child wants another Run than its parent's; arguments that it leaves out differ in nothing.
+
+    An id in the environment is inherited, so it says no more than that the child is one.
+    """
     if claim.run is not None and not _named_by_launch(claim):
-        return not refers_to(claim.run, run, claim.project)
+        is_parents = refers_to(claim.run, run, run.project if claim.run_from_env else claim.project)
+        if not (is_parents and claim.run_from_env):
+            return not is_parents
     asked = parent.opened
     another_name = claim.name not in (None, run.name, asked.name)
     another_project = claim.project not in (DEFAULT_PROJECT, run.project, asked.project)
@@ -97,10 +113,13 @@ def without_rank(claim: Claim) -> Claim:
     return msgspec.structs.replace(claim, job=Job(key=claim.generated_id))
 
 
-def apart(claim: Claim, parent: Lease) -> Claim:
-    """The claim of a child that gets a Run of its own, without its parent's job."""
+def apart(claim: Claim, parent: Lease, run: Run) -> Claim:
+    """The claim of a child that gets a Run of its own, without its parent's job and inherited id."""
+    inherited = claim.run is not None and claim.run_from_env and refers_to(claim.run, run, run.project)
     if inherits_rank(claim, parent):
         claim = without_rank(_unnamed(claim) if _named_by_launch(claim) else claim)
+    if inherited:
+        claim = _unnamed(claim)
     return msgspec.structs.replace(claim, launched_by="")
 
 

@@ -252,7 +252,7 @@ def describe(failure: Failure | Evidence) -> str:
     if failure.kind == "exception":
         return exception_line(failure)
     if failure.kind == "exit":
-        return f"exit code {failure.exit_code}"
+        return _line(f"exit code {failure.exit_code}", failure.message)
     return failure.message or "its process vanished"
 
 
@@ -262,11 +262,15 @@ def exception_line(failure: Failure | Evidence) -> str:
     A message that holds the traceback of another process (a DataLoader's worker, a pool's) tells the cause in
     its last line.
     """
-    lines = [line.strip() for line in failure.message.splitlines() if line.strip()]
+    return _line(failure.type, failure.message)
+
+
+def _line(what: str, message: str) -> str:
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
     said = lines[0] if lines else ""
     if any("Traceback (most recent call last)" in line for line in lines):
         said = f"{said} … {lines[-1]}"
-    line = f"{failure.type}: {said}" if said else failure.type
+    line = f"{what}: {said}" if said else what
     return line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE - 1]}…"
 
 

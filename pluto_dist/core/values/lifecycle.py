@@ -185,7 +185,7 @@ class Evidence(Entry, frozen=True, kw_only=True, tag="evidence"):
     Attributes:
         kind: how the process ended; `vanished` is a death of unknown cause.
         type: class name of the exception.
-        message: of the exception.
+        message: of the exception, or the text that `sys.exit` was given.
         communication: an exception that peers raise when another rank died (connection reset, NCCL, gloo).
         signal: name of the signal, e.g. `SIGKILL`.
         exit_code: the code of `sys.exit` or of the zombie.

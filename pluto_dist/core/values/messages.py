@@ -125,6 +125,7 @@ class View(Message, frozen=True, kw_only=True, tag="view"):
         key_problem: why the server has refused the API key for a while, "" if it accepts it.
         trouble: why something does not go on.
         stuck: ranks that are stuck while others go on or wait for them, for people; "" if none is.
+        refused: why this process's newest change of tags or config that could not be made was left out.
         relieved: for a launcher: a process below it records its own console, so the launcher need not.
         topics: the coordinator hands items over (R14); an older one does not.
     """
@@ -155,6 +156,7 @@ class View(Message, frozen=True, kw_only=True, tag="view"):
     key_problem: str = ""
     trouble: str = ""
     stuck: str = ""
+    refused: str = ""
     relieved: bool = False
     topics: bool = False
 

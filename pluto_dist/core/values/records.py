@@ -38,7 +38,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         role, label, rank, host, pid, attempt: of the process.
         kind: how it ended; `vanished` where the cause is not known.
-        type, message, traceback: of an exception.
+        type, message, traceback: of an exception; of an exit, `message` is the text that it was given.
         signal: name of a signal.
         exit_code: of an exit.
         oom: the kernel killed it for want of memory.
@@ -271,6 +271,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
         stopped_at: when the parent sent the process a signal that ends it.
         stopped: when the process sent such a signal to children of its own, by pid.
         code_awaited: the process ended by the interpreter's exit, and only the kernel will know the code.
+        refused: why the newest change of tags or config that could not be made was left out; "" if all were.
         removed: the folder is gone, everything in it was delivered.
         fences: where each stream stood when a newer attempt replaced this lease, stream -> (segment, offset);
             a missing stream came later; None until the streams were looked at.
@@ -317,6 +318,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     rejected: int = 0
     dropped: int = 0
     next_step: int = 0
+    refused: str = ""
     removed: bool = False
     fences: dict[str, tuple[int, int]] | None = None
 
