@@ -219,13 +219,12 @@ def _print_shared(found: Attached) -> None:
 
 def _print(found: Attached) -> None:
     from pluto_dist.cli.console import print_table, printable
+    from pluto_dist.read.groups import shared_names
 
     print_table(COLUMNS, map(process_row, found.processes), right=NUMBERS)
     shown = {process.run: process.display_id or process.run_id for process in found.processes}
     for run, names in found.series.items():
-        for name, others in sorted(names.items()):
-            for participant, final in sorted(others.items()):
-                line = f"{shown.get(run, run)}: series {name}: {participant} logs it too, as {final}"
-                echo(printable(line))
+        for line in shared_names(names):
+            echo(printable(f"{shown.get(run, run)}: {line}"))
     pid = f" (pid {found.coordinator})" if found.coordinator else ""
     echo(f"\n{len(found.processes)} attached; coordinator{pid} in {found.runtime}")

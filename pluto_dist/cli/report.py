@@ -20,7 +20,7 @@ from pluto_dist.core.rules.verdict import server_differs
 from pluto_dist.core.values.document import Document, ReaderShown, TopicShown
 from pluto_dist.core.values.records import Failure, RunEvent
 from pluto_dist.core.values.topics import CHECKPOINTS, ItemShown
-from pluto_dist.read.groups import Group, groups_of
+from pluto_dist.read.groups import Group, groups_of, ranks_among, shared_names, spans
 from pluto_dist.read.nodes import RunThere
 from pluto_dist.read.processes import first_failure, how_it_ended, processes_of
 from pluto_dist.read.settle import Situation
@@ -28,6 +28,7 @@ from pluto_dist.read.settle import Situation
 EVENTS = 20
 CONFIG_LINES = 40
 SERIES = 30
+SAID = ("series_renamed",)  # stands above, by its series
 ROWS = 20
 TRACEBACK_LINES = 12
 COLUMNS = (
@@ -79,7 +80,7 @@ def print_run(shown: Shown) -> None:
     echo("\nsummary" if document.summary else "\nno points yet")
     _summary(shown)
     _print_topics(document.topics, whole=shown.whole)
-    _section(_series(document))
+    _section(shared_names(document.series))
     _section(_counts(document))
     _section(_events(document.events, whole=shown.whole))
     _section(earlier_lines(document))
@@ -209,19 +210,39 @@ def _cells(row: Group, at_ms: int) -> tuple[object, ...]:
 
 
 def _summary(shown: Shown) -> None:
-    series = sorted(shown.document.summary.items())
+    summary = sorted(shown.document.summary.items())
+    plain = [(name, point.last, point.step, point.count) for name, point in summary]
+    series = plain if shown.whole else _folded(shown.document)
     listed = series if shown.whole else series[:SERIES]
     if listed:
-        rows = [(name, point.last, point.step, point.count) for name, point in listed]
-        print_table(("SERIES", "LAST", "STEP", "COUNT"), rows, right=NUMBERS)
+        print_table(("SERIES", "LAST", "STEP", "COUNT"), listed, right=NUMBERS)
     if len(listed) < len(series):
         echo(f"… {len(series) - len(listed)} more series; --all has them")
 
 
-def _series(document: Document) -> Iterator[str]:
-    for name, others in sorted(document.series.items()):
-        for participant, final in sorted(others.items()):
-            yield f"series {name}: {participant} logs it too, as {final}"
+def _folded(document: Document) -> list[tuple[str, object, object, int]]:
+    """A row for each series; one for those of many ranks, from their lowest last value to the highest."""
+    summary = dict(document.summary)
+    rows: list[tuple[str, object, object, int]] = []
+    for name, others in document.series.items():
+        ranks = [rank for rank in ranks_among(others) if others[f"rank{rank}"] in summary]
+        points = [summary.pop(others[f"rank{rank}"]) for rank in ranks]
+        if points:
+            last = _span([point.last for point in points])
+            count = sum(point.count for point in points)
+            rows.append(
+                (f"{name}/rank[{spans(ranks)}]", last, _span([point.step for point in points]), count)
+            )
+    rows += [(name, point.last, point.step, point.count) for name, point in summary.items()]
+    return sorted(rows, key=lambda row: row[0])
+
+
+def _span(values: Sequence[float | str]) -> str:
+    """`0.5 … 0.7, NaN`: numbers from the lowest to the highest, and what is none."""
+    numbers = [value for value in values if not isinstance(value, str)]
+    ends = dict.fromkeys(f"{end:.6g}" for end in (min(numbers), max(numbers))) if numbers else {}
+    others = dict.fromkeys(value for value in values if isinstance(value, str))
+    return ", ".join(filter(None, (" … ".join(ends), *list(others)[:2])))
 
 
 def _config(document: Document, *, whole: bool) -> Iterator[str]:
@@ -242,10 +263,11 @@ def _object(body: msgspec.Raw, *, whole: bool) -> Iterator[str]:
 
 
 def _events(events: tuple[RunEvent, ...], *, whole: bool) -> Iterator[str]:
-    limit = len(events) if whole else EVENTS
+    listed = events if whole else tuple(each for each in events if each.name not in SAID)[-EVENTS:]
     if events:
-        yield f"events (last {limit} of {len(events)}); --all has them" if len(events) > limit else "events"
-    for event in events[-limit:]:
+        some = len(listed) < len(events)
+        yield f"events (last {len(listed)} of {len(events)}); --all has them" if some else "events"
+    for event in listed:
         yield f"  {clock(event.at_ms)}  {event.name}{_detail(event.detail)}"
 
 

@@ -180,7 +180,17 @@ class Board:
         except PlutoDistError as error:
             self.remark = error.message
             return []
-        return [Found(each, b"", Path(each.restore.run.target.store), live=True) for each in documents]
+        return [
+            self._whole(Found(each, b"", Path(each.restore.run.target.store), live=True))
+            for each in documents
+        ]
+
+    def _whole(self, found: Found) -> Found:
+        """The Run with the parts of other nodes that are in reach."""
+        if not found.document.part_of:
+            return found
+        wholes = self._read(self.lookup.again, [(found.document.key, found.store)])
+        return next(iter(wholes), found)
 
     def _of_the_store(self, live: set[str]) -> list[Found]:
         """Runs that no coordinator of this node has: those that have not ended, or all, or the newest."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -124,6 +124,26 @@ def spans(numbers: Iterable[int]) -> str:
         else:
             found.append((number, number))
     return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in found)
+
+
+def ranks_among(participants: Iterable[str]) -> list[int]:
+    """The ranks among participants, where they are enough to be shown as one; else none."""
+    ranks = [int(who[4:]) for who in participants if who.startswith("rank") and who[4:].isdecimal()]
+    return sorted(ranks) if len(ranks) >= ALIKE else []
+
+
+def shared_names(series: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
+    """A line for each other participant, or all other ranks, that log a name.
+
+    Args:
+        series: name -> participant -> its final name.
+    """
+    for name, others in sorted(series.items()):
+        ranks = ranks_among(others)
+        if ranks:
+            yield f"series {name}: ranks {spans(ranks)} log it too, as {name}/rank<n>"
+        for participant in sorted(others.keys() - {f"rank{rank}" for rank in ranks}):
+            yield f"series {name}: {participant} logs it too, as {others[participant]}"
 
 
 def _groups(row: Sequence[Process]) -> list[Group]:

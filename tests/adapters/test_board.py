@@ -585,3 +585,22 @@ def test_a_cluster_store_that_is_away_is_named_and_what_was_known_stays():
         others.look(at, NOW_MS)
         seen.append((len(others.processes(known, NOW_MS)), others.trouble))
     assert seen == [(1, ""), (1, ""), (1, "no answer"), (0, "")]
+
+
+@pytest.mark.parametrize("mine", ["owners", "others"])
+@pytest.mark.parametrize("names", [(), ("mine-1",)])
+def test_a_run_of_several_nodes_is_one_with_the_parts_of_all(
+    machine: Machine, mine: str, names: tuple[str, ...]
+):
+    """R12: without a name too, and whichever part the coordinator of this node has."""
+    about = {"part_of": "owners", "store": str(machine.store.root)}
+    parts = {
+        "owners": document(rank(0), key="owners", **about),
+        "others": document(rank(1), key="others", relay="node1", **about),
+    }
+    for part in parts.values():
+        machine.keep(part)
+    with answering(machine.socket, knowing(parts[mine])):
+        for _ in range(2):
+            (run,) = Board(machine.lookup(), names).look()
+            assert [process.lease.label for process in run.processes] == ["rank0", "rank1"]

@@ -161,6 +161,35 @@ def test_show_tells_people_all_of_it(machine: Machine):
     assert "event9\n" not in report
 
 
+def test_series_of_many_ranks_are_one_line_each(machine: Machine):
+    """A job of 300 ranks with 20 names has 6,000 series; --all lists them."""
+    others = {f"rank{rank}": f"loss/rank{rank}" for rank in range(1, 300)} | {"eval": "loss/eval"}
+    lasts: dict[str, float | str] = {final: 0.5 + at / 1000 for at, final in enumerate(others.values())}
+    lasts |= {"loss": 0.25, "loss/rank7": "NaN"}
+    events = tuple(RunEvent(5000, "series_renamed", {"participant": who}) for who in others)
+    machine.keep(
+        msgspec.structs.replace(
+            machine.here("key-1"),
+            status="COMPLETED",
+            summary={name: Point(last, 9, 10) for name, last in lasts.items()},
+            series={"loss": others},
+            events=(RunEvent(1000, "opened", {}), *events),
+        )
+    )
+    report = run(machine, "show", "1")
+    rows = [line.split() for line in report.splitlines() if line.startswith("loss")]
+    assert rows == [
+        ["loss", "0.25", "9", "10"],
+        ["loss/eval", "0.799", "9", "10"],
+        ["loss/rank[1-299]", "0.5", "…", "0.798,", "NaN", "9", "2990"],
+    ]
+    assert "series loss: ranks 1-299 log it too, as loss/rank<n>\nseries loss: eval logs it too" in report
+    assert "opened" in report
+    whole = run(machine, "show", "1", "--all")
+    assert sum(line.startswith("loss") for line in whole.splitlines()) == len(lasts)
+    assert whole.count("series_renamed") == len(others)
+
+
 def test_show_lists_checkpoints_and_who_has_looked_at_them(machine: Machine):
     """R14: the newest few; readers with what they are at; other topics behind."""
     latest = (
