@@ -34,8 +34,7 @@ from pluto_dist import errors
 if TYPE_CHECKING:
     from pluto_dist.client.api import alert, attach, finish, init, log, login, watch
     from pluto_dist.client.interface import Settings, setup
-    from pluto_dist.client.media.encoded import Audio, Image, Video
-    from pluto_dist.client.media.files import Artifact, File, Text
+    from pluto_dist.client.media.files import Artifact, Audio, File, Image, Text, Video
     from pluto_dist.client.media.tables import Data, Histogram, Table
     from pluto_dist.client.opening import generate_run_id
     from pluto_dist.client.run import Run
@@ -67,16 +66,16 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "Artifact": "pluto_dist.client.media.files",
-    "Audio": "pluto_dist.client.media.encoded",
+    "Audio": "pluto_dist.client.media.files",
     "Data": "pluto_dist.client.media.tables",
     "File": "pluto_dist.client.media.files",
     "Histogram": "pluto_dist.client.media.tables",
-    "Image": "pluto_dist.client.media.encoded",
+    "Image": "pluto_dist.client.media.files",
     "Run": "pluto_dist.client.run",
     "Settings": "pluto_dist.client.interface",
     "Table": "pluto_dist.client.media.tables",
     "Text": "pluto_dist.client.media.files",
-    "Video": "pluto_dist.client.media.encoded",
+    "Video": "pluto_dist.client.media.files",
     "alert": "pluto_dist.client.api",
     "attach": "pluto_dist.client.api",
     "finish": "pluto_dist.client.api",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests import nobody
@@ -14,6 +15,9 @@ nobody.become()  # here, because test modules read the environment when they are
 for ignored in (signal.SIGINT, signal.SIGHUP):  # by nohup or a shell's background; children would inherit it
     if signal.getsignal(ignored) is signal.SIG_IGN:
         signal.signal(ignored, signal.default_int_handler if ignored is signal.SIGINT else signal.SIG_DFL)
+
+hypothesis.settings.register_profile("busy", deadline=None)  # a busy machine takes a second for anything
+hypothesis.settings.load_profile("busy")
 
 LONGEST = (
     "test_nodes_store",

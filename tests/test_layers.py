@@ -158,7 +158,7 @@ def loaded_by(statement: str, *names: str) -> list[str]:
 
 def test_what_a_start_does_not_need_is_loaded_behind_it() -> None:
     """A script starts the coordinator before it loads the socket library; that does without OpenSSL."""
-    script = "from pluto_dist.client import api, green, pools; from pluto_dist.host import launch, settings"
+    script = "from pluto_dist.client import api, green, tasks; from pluto_dist.host import launch, settings"
     assert loaded_by(script, "zmq", "pluto_dist.client.run") == []
     late = ("hashlib", "tempfile", "shutil", "psutil", "pluto_dist.backend.pluto")
     assert loaded_by("import pluto_dist.coordinator.main", *late) == []

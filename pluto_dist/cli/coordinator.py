@@ -16,8 +16,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
-from pluto_dist.cli import options
-from pluto_dist.cli.options import Option, echo
+from pluto_dist.cli.console import note, print_json, span
+from pluto_dist.cli.options import Home, Json, Option, echo
+from pluto_dist.core.values.messages import AskStatus, StopCoordinator
+from pluto_dist.errors import WaitTimeoutError
+from pluto_dist.host import launch
+from pluto_dist.host.identity import identity_of
+from pluto_dist.host.places import find_places
+from pluto_dist.read.ask import ask, ensure_running, hand_over_key, listener
+from pluto_dist.read.lookup import reading_settings
 
 if TYPE_CHECKING:
     from pluto_dist.host.places import Places
@@ -56,23 +63,16 @@ class _Told(msgspec.Struct):
     leases: int
 
 
-def start(home: options.Home = None, as_json: options.Json = False) -> None:
+def start(home: Home = None, as_json: Json = False) -> None:
     """Starts the coordinator, waits until it answers, and gives it the API key; one that runs is fine."""
-    from pluto_dist.read.ask import ensure_running, hand_over_key
-    from pluto_dist.read.lookup import reading_settings
-
     places = _places(home)
     started = ensure_running(places, reading_settings(home))
     found = msgspec.structs.replace(state_of(places), key_from=hand_over_key(places))
     _print(found, as_json, "started" if started else "was running already")
 
 
-def stop(home: options.Home = None, as_json: options.Json = False) -> None:
+def stop(home: Home = None, as_json: Json = False) -> None:
     """Stops the coordinator; attached processes go on logging; it is started again when it is needed."""
-    from pluto_dist.core.values.messages import StopCoordinator
-    from pluto_dist.host import launch
-    from pluto_dist.read.ask import ask, listener
-
     places = _places(home)
     launch.leave(places)
     before = listener(places.socket)
@@ -82,7 +82,7 @@ def stop(home: options.Home = None, as_json: options.Json = False) -> None:
     _print(state_of(places), as_json, "stopped" if asked else "was not running")
 
 
-def status(home: options.Home = None, as_json: options.Json = False) -> None:
+def status(home: Home = None, as_json: Json = False) -> None:
     """Prints pid, generation, Runs and attached processes; exit code 3 if none runs."""
     found = state_of(_places(home))
     _print(found, as_json, "is running" if found.running else "is not running")
@@ -93,12 +93,10 @@ def status(home: options.Home = None, as_json: options.Json = False) -> None:
 def logs(
     lines: Annotated[int, Option("-n", "--lines", least=0, help="So many of the last lines.")] = 50,
     follow: Annotated[bool, Option("-f", "--follow", help="Goes on with new ones.")] = False,
-    home: options.Home = None,
+    home: Home = None,
 ) -> None:
     """Prints the end of the coordinator's log, one JSON object per line."""
     from collections import deque
-
-    from pluto_dist.cli.console import note
 
     log = _places(home).log
     if not log.exists():
@@ -117,10 +115,6 @@ def logs(
 
 def state_of(places: Places) -> State:
     """State of the coordinator of these places."""
-    from pluto_dist.core.values.messages import AskStatus
-    from pluto_dist.host import launch
-    from pluto_dist.read.ask import ask, listener
-
     listening = listener(places.socket)
     body = ask(places.socket, AskStatus(request=1)) if listening is not None else None
     bare = State(
@@ -149,10 +143,6 @@ def state_of(places: Places) -> State:
 def _await_end(places: Places, before: Listener) -> None:
     """Returns when the process is gone; one in another pid namespace, when its socket is."""
     import time
-
-    from pluto_dist.errors import WaitTimeoutError
-    from pluto_dist.host.identity import identity_of
-    from pluto_dist.read.ask import listener
 
     identity = identity_of(before.pid) if before.pid is not None else None
     deadline = time.monotonic() + STOP_S
@@ -183,15 +173,10 @@ def _times(pid: int | None) -> dict[str, float]:
 
 
 def _places(home: Path | None) -> Places:
-    from pluto_dist.host.places import find_places
-    from pluto_dist.read.lookup import reading_settings
-
     return find_places(reading_settings(home).home)
 
 
 def _print(found: State, as_json: bool, what: str) -> None:
-    from pluto_dist.cli.console import print_json, span
-
     if as_json:
         print_json(found)
         return

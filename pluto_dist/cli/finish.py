@@ -16,12 +16,19 @@ import time
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
-from pluto_dist.cli import options
-from pluto_dist.cli.options import Option, echo
+from pluto_dist.cli.console import print_json
+from pluto_dist.cli.options import Dir, Home, Json, Option, RunName, echo
+from pluto_dist.cli.show import public
+from pluto_dist.core.rules.verdict import server_differs
+from pluto_dist.core.values.document import read
+from pluto_dist.core.values.messages import AskRun, ForceFinish
+from pluto_dist.errors import CoordinatorUnavailableError, OwnerExistsError, PlacesError, RunEndedError
+from pluto_dist.read.ask import ensure_running, hand_over_key
+from pluto_dist.read.lookup import RUNNING, Lookup, reading_settings
 
 if TYPE_CHECKING:
     from pluto_dist.core.values.document import Document
-    from pluto_dist.read.lookup import Known, Lookup
+    from pluto_dist.read.lookup import Known
 
 READ_BACK_S = 15.0  # how long the server may take; the status waits some seconds for what is still delivered
 POLL_S = 0.05
@@ -37,23 +44,16 @@ class Ending(StrEnum):
 
 
 def finish(
-    run: options.RunName,
+    run: RunName,
     status: Annotated[Ending, Option(help="The final status.")],
     force: Annotated[
         bool, Option("--force", help="Also if its processes live or cannot be seen, or it has ended.")
     ] = False,
-    home: options.Home = None,
-    folder: options.Dir = None,
-    as_json: options.Json = False,
+    home: Home = None,
+    folder: Dir = None,
+    as_json: Json = False,
 ) -> None:
     """Ends a Run by hand, as a take-over with a new epoch."""
-    from pluto_dist.cli.console import print_json
-    from pluto_dist.cli.show import public
-    from pluto_dist.core.rules.verdict import server_differs
-    from pluto_dist.errors import PlacesError
-    from pluto_dist.read.ask import ensure_running, hand_over_key
-    from pluto_dist.read.lookup import Lookup, reading_settings
-
     lookup = Lookup(home, folder)
     if lookup.places is None:
         raise PlacesError(f"a coordinator has to end the Run; looked at: {lookup.where()}")
@@ -91,9 +91,6 @@ def _end(lookup: Lookup, known: Known, status: Ending, *, force: bool) -> Docume
 
 
 def _needs_force(known: Known, status: Ending) -> Exception:
-    from pluto_dist.errors import OwnerExistsError, RunEndedError
-    from pluto_dist.read.lookup import RUNNING
-
     named = f"Run {known.head.display_id or known.head.key} in {known.store}"
     if known.head.status != RUNNING:
         return RunEndedError(f"{named} has ended as {known.head.status}; --force makes it {status} instead")
@@ -105,10 +102,6 @@ def _needs_force(known: Known, status: Ending) -> Exception:
 
 def _force(lookup: Lookup, key: str, status: Ending, *, force: bool) -> Document:
     """Ends the Run, and waits for the status that the server has after that."""
-    from pluto_dist.core.values.document import read
-    from pluto_dist.core.values.messages import AskRun, ForceFinish
-    from pluto_dist.errors import CoordinatorUnavailableError
-
     question: ForceFinish | AskRun = ForceFinish(request=1, run=key, status=status.value, force=force)
     deadline = time.monotonic() + READ_BACK_S
     while True:

@@ -11,8 +11,11 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated
 
-from pluto_dist.cli import options
-from pluto_dist.cli.options import Option, echo
+from pluto_dist.backend.local.reading import Cursors, read_lines
+from pluto_dist.cli.console import note
+from pluto_dist.cli.options import Dir, Home, Json, Option, RunName, echo
+from pluto_dist.cli.show import roots
+from pluto_dist.read.lookup import RUNNING, Lookup
 
 if TYPE_CHECKING:
     from pluto_dist.backend.local.reading import SaidLine
@@ -21,19 +24,14 @@ FOLLOW_S = 0.5
 
 
 def logs(
-    run: options.RunName,
+    run: RunName,
     rank: Annotated[int | None, Option("--rank", help="Only this rank.")] = None,
     follow: Annotated[bool, Option("--follow", "-f", help="Go on until the Run ends.")] = False,
-    as_json: options.Json = False,
-    home: options.Home = None,
-    folder: options.Dir = None,
+    as_json: Json = False,
+    home: Home = None,
+    folder: Dir = None,
 ) -> None:
     """Prints the console output of a Run."""
-    from pluto_dist.backend.local.reading import Cursors, read_lines
-    from pluto_dist.cli.console import note
-    from pluto_dist.cli.show import roots
-    from pluto_dist.read.lookup import RUNNING, Lookup
-
     lookup = Lookup(home, folder)
     cursors: Cursors = {}
     printed = 0

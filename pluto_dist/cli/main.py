@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 
 from pluto_dist import __version__
 from pluto_dist.cli.options import Command, Group, echo
@@ -59,6 +60,9 @@ def app(words: Sequence[str] | None = None, prog_name: str = "pluto-dist") -> No
     Raises:
         SystemExit: always.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a name that the terminal cannot show hides nothing else
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(_run(sys.argv[1:] if words is None else words, prog_name))
 
 

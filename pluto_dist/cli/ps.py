@@ -27,17 +27,26 @@ Ages of other nodes are by their wall clocks and this one's.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from pluto_dist.cli import options
-from pluto_dist.cli.options import echo
+from pluto_dist.cli.console import note, now_ms, print_json, print_table, printable, span
+from pluto_dist.cli.options import Home, Json, echo
+from pluto_dist.errors import ClusterUnavailableError, PlacesError
+from pluto_dist.host.settings import cluster_of
+from pluto_dist.read.ask import listener
+from pluto_dist.read.lookup import Lookup, reading_settings
+from pluto_dist.read.processes import is_suspect, shared_names
+from pluto_dist.read.settle import settle
+from pluto_dist.read.streams import caught_up
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pluto_dist.core.values.document import Document, LeaseShown
-    from pluto_dist.read.lookup import Lookup
-    from pluto_dist.read.nodes import RunThere
+    from pluto_dist.read.nodes import NodeThere, ProcessThere, RunThere
 
 
 class Process(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,13 +93,8 @@ class Attached(msgspec.Struct, frozen=True, kw_only=True):
     shared_runs: list[RunThere] = []
 
 
-def ps(home: options.Home = None, as_json: options.Json = False) -> None:
+def ps(home: Home = None, as_json: Json = False) -> None:
     """Lists the attached processes of all live Runs of this node, and all nodes in the cluster store."""
-    from pluto_dist.cli.console import note, print_json
-    from pluto_dist.cli.nodes import elsewhere
-    from pluto_dist.read.lookup import Lookup
-    from pluto_dist.read.settle import settle
-
     lookup = Lookup(home)
     settle(lookup)
     there = elsewhere(home)
@@ -117,10 +121,6 @@ def ps(home: options.Home = None, as_json: options.Json = False) -> None:
 
 def attached(lookup: Lookup) -> Attached:
     """The processes that are attached now."""
-    from pluto_dist.errors import PlacesError
-    from pluto_dist.read.ask import listener
-    from pluto_dist.read.spooled import caught_up
-
     if lookup.places is None:
         raise PlacesError(f"no place for a coordinator here; looked at: {lookup.where()}")
     listening = listener(lookup.places.socket)
@@ -140,9 +140,6 @@ def attached(lookup: Lookup) -> Attached:
 
 
 def _process(document: Document, lease: LeaseShown) -> Process:
-    from pluto_dist.cli.console import now_ms
-    from pluto_dist.read.processes import is_suspect
-
     now = now_ms()
     seen_s = (now - lease.last_seen_at) / 1000 if lease.last_seen_at is not None else None
     return Process(
@@ -184,8 +181,6 @@ NUMBERS = ("RANK", "PID", "EPOCH", "STEP", "WRITTEN", "DELIVERED")
 
 def process_row(process: Process) -> tuple[object, ...]:
     """One process as a line of the table under `COLUMNS`."""
-    from pluto_dist.cli.console import span
-
     return (
         process.display_id or process.run_id,
         process.role,
@@ -205,9 +200,6 @@ def process_row(process: Process) -> tuple[object, ...]:
 
 def _print_shared(found: Attached) -> None:
     """All nodes of jobs that have not ended, where there is a cluster store."""
-    from pluto_dist.cli.console import note
-    from pluto_dist.cli.nodes import print_nodes
-
     if found.cluster_trouble:
         note(f"only this node is shown: {found.cluster_trouble}")
     elif found.shared_runs:
@@ -218,9 +210,6 @@ def _print_shared(found: Attached) -> None:
 
 
 def _print(found: Attached) -> None:
-    from pluto_dist.cli.console import print_table, printable
-    from pluto_dist.read.groups import shared_names
-
     print_table(COLUMNS, map(process_row, found.processes), right=NUMBERS)
     shown = {process.run: process.display_id or process.run_id for process in found.processes}
     for run, names in found.series.items():
@@ -228,3 +217,105 @@ def _print(found: Attached) -> None:
             echo(printable(f"{shown.get(run, run)}: {line}"))
     pid = f" (pid {found.coordinator})" if found.coordinator else ""
     echo(f"\n{len(found.processes)} attached; coordinator{pid} in {found.runtime}")
+
+
+# The other nodes of a job, from the cluster store (`PLUTO_DIST_CLUSTER`); `show` tells of them too.
+NODE_COLUMNS = (
+    *("RUN", "NODE", "HOST", "LEASE", "SPEAKS", "SAID", "ROLE", "LABEL", "RANK", "PID", "AGE", "STEP"),
+    "STATE",
+)
+NODE_NUMBERS = ("RANK", "PID", "STEP")
+HERE_ONLY = "PLUTO_DIST_CLUSTER is not set here, so this is what this node knows"
+
+
+class Elsewhere(msgspec.Struct, frozen=True, kw_only=True):
+    """What the cluster store says.
+
+    Attributes:
+        cluster: its address, None where none is configured.
+        trouble: why it could not be read, "" if it could.
+        runs: all that it has.
+    """
+
+    cluster: str | None = None
+    trouble: str = ""
+    runs: tuple[RunThere, ...] = ()
+
+    def find(self, run_id: str, project: str) -> RunThere | None:
+        """The Run of an id in a project."""
+        return next((run for run in self.runs if (run.run_id, run.project) == (run_id, project)), None)
+
+    def named(self, name: str) -> RunThere | None:
+        """The only Run that a person may mean by a name."""
+        found = [run for run in self.runs if run.means(name)]
+        return found[0] if len(found) == 1 else None
+
+
+def elsewhere(home: Path | None) -> Elsewhere:
+    """Asks the cluster store, if there is one.
+
+    Raises:
+        SettingError: its settings do not fit.
+    """
+    address = cluster_of(reading_settings(home))
+    if address is None:
+        return Elsewhere()
+    from pluto_dist.read.nodes import runs_there
+
+    try:
+        return Elsewhere(cluster=str(address), runs=tuple(runs_there(address, now_ms())))
+    except ClusterUnavailableError as error:
+        return Elsewhere(cluster=str(address), trouble=error.message)
+
+
+def print_nodes(runs: Iterable[RunThere]) -> None:
+    """A line for each process, and for each node without any."""
+    rows = [row for run in runs for node in run.nodes for row in _rows(run, node)]
+    print_table(NODE_COLUMNS, rows, right=NODE_NUMBERS)
+
+
+def _rows(run: RunThere, node: NodeThere) -> Iterator[tuple[object, ...]]:
+    speaks = " ".join(word for word, said in (("seat", node.seat), ("owner", node.owner)) if said)
+    ended = run.status != "RUNNING"
+    lease = "held" if node.present else "-" if ended or node.ended else "gone"
+    about = (run.display_id or run.run_id, node.name or node.node, node.host, lease, speaks)
+    if not node.processes:
+        yield (*about, f"{span(node.said_s)}", *[None] * 6, "ended" if node.ended else "")
+    for process in node.processes:
+        yield (*about, span(node.said_s), *_cells(process, known=node.present))
+
+
+def _cells(process: ProcessThere, *, known: bool) -> tuple[object, ...]:
+    state = "ended" if not process.alive else "active" if known else "not known"
+    return (
+        process.role,
+        process.label,
+        process.rank,
+        process.pid,
+        span(process.age_s),
+        process.step,
+        state,
+    )
+
+
+def print_run_there(run: RunThere) -> None:
+    """A Run that this node knows only from the cluster store."""
+    echo(printable(f"{run.display_id or run.run_id}  (project {run.project})"))
+    told = "" if run.verdict is None or run.sent else " (the server does not have it yet)"
+    echo(f"  status   {run.status}{told}")
+    echo(printable(f"  run_id   {run.run_id}" + (f", id {run.id}" if run.id is not None else "")))
+    if run.url:
+        echo(printable(f"  where    {run.url}"))
+    if run.verdict is not None:
+        echo(printable(f"\nverdict: {run.verdict.status}: {run.verdict.reason}"))
+    print_section(run)
+
+
+def print_section(run: RunThere) -> None:
+    """Nodes and evidence of one Run."""
+    echo(f"\nnodes (start {run.round} of the job, seat's epoch {run.epoch})")
+    print_nodes([run])
+    for told in run.evidence:
+        who = f"rank {told.rank}" if told.rank is not None else told.label
+        line = f"  {span(told.age_s)} ago  {told.node}, {who} (pid {told.pid}): {told.what}"
+        echo(printable(line))

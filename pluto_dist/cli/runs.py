@@ -14,8 +14,11 @@ import os
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
-from pluto_dist.cli import options
-from pluto_dist.cli.options import Option
+from pluto_dist.cli.console import clock, note, print_json, print_table
+from pluto_dist.cli.options import Dir, Home, Json, Option
+from pluto_dist.read.listing import Wanted, chosen, listed, page_of, since_ms, statuses
+from pluto_dist.read.lookup import Lookup
+from pluto_dist.read.settle import settle
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,16 +56,11 @@ def runs(
         int | None, Option("--limit", "-n", least=1, help=f"Runs on a page; {PAGE} for people.")
     ] = None,
     page: Annotated[int, Option(least=1, help="1 is the end of the list, 2 what is before it.")] = 1,
-    home: options.Home = None,
-    folder: options.Dir = None,
-    as_json: options.Json = False,
+    home: Home = None,
+    folder: Dir = None,
+    as_json: Json = False,
 ) -> None:
     """Lists the Runs of this node and of the store, oldest first; with --dir only that store's."""
-    from pluto_dist.cli.console import note, print_json
-    from pluto_dist.read.listing import Wanted, chosen, listed, page_of, since_ms, statuses
-    from pluto_dist.read.lookup import Lookup
-    from pluto_dist.read.settle import settle
-
     wanted = Wanted(
         project=project,
         status=statuses(status or ()),
@@ -111,8 +109,6 @@ def row(each: Listed) -> dict[str, object]:
 
 
 def _print(found: list[Listed]) -> None:
-    from pluto_dist.cli.console import clock, print_table
-
     stores = _told_apart({each.known.store for each in found})
     print_table(
         (

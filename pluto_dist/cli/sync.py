@@ -19,23 +19,31 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from pluto_dist.cli import options
-from pluto_dist.cli.options import Argument, Option
+import msgspec
+
+from pluto_dist.backend.local.store import Mark, Store
+from pluto_dist.cli.console import note, print_json, print_table, size
+from pluto_dist.cli.options import Argument, Dir, Json, Option
+from pluto_dist.core.values.document import Document, read
+from pluto_dist.core.values.lifecycle import Target
+from pluto_dist.core.values.messages import AskRun, AskRuns, HandOverKey
+from pluto_dist.errors import KeyRefusedError, PlacesError, RunNotFoundError, SettingError
+from pluto_dist.host.credentials import key_refused
+from pluto_dist.host.places import Places, find_places
+from pluto_dist.host.settings import Settings, as_option, load
+from pluto_dist.read.ask import ask, ensure_running
+from pluto_dist.read.lookup import store_at
+from pluto_dist.secret import Secret
+from pluto_dist.sync.delivery import cursors_of, streams_of
 
 if TYPE_CHECKING:
-    from pluto_dist.backend.local.store import Store
-    from pluto_dist.cli.handover import Handover
-    from pluto_dist.core.values.document import Document
-    from pluto_dist.core.values.lifecycle import Target
-    from pluto_dist.host.settings import Settings
-    from pluto_dist.secret import Secret
     from pluto_dist.sync.plan import Item
     from pluto_dist.sync.sync import Result
-
 
 _NOT_FOR_THIS_SERVER = ("elsewhere", "unreadable")
 
@@ -45,20 +53,16 @@ def sync(
         list[str] | None,
         Argument(metavar="RUN|PATH", help="Runs, or folders of stores or Runs; default all."),
     ] = None,
-    folder: options.Dir = None,
+    folder: Dir = None,
     dry_run: Annotated[bool, Option("--dry-run", help="Only say what would be uploaded.")] = False,
     force: Annotated[bool, Option("--force", help="Also Runs that have not ended.")] = False,
     patience_s: Annotated[
         float,
         Option("--patience", metavar="SECONDS", least=0, help="To try without any answer."),
     ] = 120.0,
-    as_json: options.Json = False,
+    as_json: Json = False,
 ) -> None:
     """Uploads local Runs and undelivered records to the server."""
-    from pluto_dist.cli.console import note
-    from pluto_dist.errors import KeyRefusedError
-    from pluto_dist.host.credentials import key_refused
-
     settings = _settings(folder, needs_key=not dry_run)
     target, key = target_of(settings), settings.api_key
     items = _plan(what or [], settings, target, force=force)
@@ -100,8 +104,6 @@ def reasons(results: list[Result]) -> list[str]:
 
 def _tell_troubles(troubles: dict[str, str], items: list[Item]) -> None:
     """Prints why this node's coordinator could not deliver Runs; why one is skipped is in the table."""
-    from pluto_dist.cli.console import note
-
     for item in items:
         if item.key in troubles and item.state == "upload":
             note(f"{item.document.run_id}: {troubles[item.key]}; uploading what the store has of it")
@@ -113,9 +115,6 @@ def _is_missed(item: Item, *, named: bool) -> bool:
 
 
 def _settings(folder: Path | None, *, needs_key: bool) -> Settings:
-    from pluto_dist.errors import SettingError
-    from pluto_dist.host.settings import as_option, load
-
     settings = load(os.environ, {"dir": folder, "mode": "auto"}, source=as_option)
     if needs_key and settings.api_key is None:
         raise SettingError(
@@ -126,10 +125,6 @@ def _settings(folder: Path | None, *, needs_key: bool) -> Settings:
 
 def _handover(settings: Settings, key: Secret, patience_s: float) -> Handover | None:
     """None on a machine without a place for a spool: then nothing is in it."""
-    from pluto_dist.cli.handover import Handover
-    from pluto_dist.errors import PlacesError
-    from pluto_dist.host.places import find_places
-
     try:
         return Handover(find_places(settings.home), settings, key, patience_s)
     except PlacesError:
@@ -138,8 +133,6 @@ def _handover(settings: Settings, key: Secret, patience_s: float) -> Handover | 
 
 def target_of(settings: Settings) -> Target:
     """The server that the settings name, without a store."""
-    from pluto_dist.core.values.lifecycle import Target
-
     return Target(
         mode="pluto",
         store="",
@@ -160,8 +153,6 @@ def _plan(
     kept: Mapping[str, Document] | None = None,
 ) -> list[Item]:
     """Arguments that exist as folders are paths, all others are names of Runs in the default store."""
-    from pluto_dist.backend.local.store import Store
-    from pluto_dist.read.lookup import store_at
     from pluto_dist.sync.plan import plan, stores_of
 
     paths = [Path(text) for text in what if os.sep in text or Path(text).is_dir()]
@@ -181,7 +172,6 @@ def _upload(
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from pluto_dist.backend.local.store import Mark
     from pluto_dist.backend.pluto import PlutoBackend
     from pluto_dist.sync.sync import Sync
 
@@ -207,7 +197,6 @@ def _upload(
 
 
 def _print_plan(items: list[Item], *, as_json: bool) -> None:
-    from pluto_dist.cli.console import print_json, print_table, size
     from pluto_dist.sync.sync import planned
 
     plans = [planned(item) for item in items]
@@ -233,8 +222,6 @@ def _print_plan(items: list[Item], *, as_json: bool) -> None:
 
 
 def _print_results(results: list[Result], *, as_json: bool) -> None:
-    from pluto_dist.cli.console import print_json, print_table
-
     if as_json:
         print_json(results)
         return
@@ -256,3 +243,98 @@ def _print_results(results: list[Result], *, as_json: bool) -> None:
         ],
         right=("ID", "RECORDS", "REJECTED"),
     )
+
+
+POLL_S = 0.2
+
+
+# Runs that this node's coordinator has are delivered and ended by it, with the key. That is exact: the
+# coordinator knows to the record what it has sent, and has all the evidence. It is also the only safe way:
+# two processes that report one Run would contradict each other (R3), for instance about a Run that waits for
+# a restart. `sync` itself does what is left, from the store alone: Runs of other nodes, and those whose key
+# was replaced.
+
+
+class Handover:
+    """One node's coordinator.
+
+    Args:
+        places: of this node.
+        settings: for a coordinator that has to be started.
+        key: the API key.
+        patience_s: how long to wait without any progress.
+    """
+
+    def __init__(self, places: Places, settings: Settings, key: Secret, patience_s: float) -> None:
+        self._places = places
+        self._settings = settings
+        self._key = key
+        self._patience_s = patience_s
+
+    def concerns(self, document: Document) -> bool:
+        """Whether this node's coordinator may have this Run of a server with something left to deliver."""
+        if document.mode != "pluto":
+            return False
+        unended = not document.reported and not document.relay and self._places.database.exists()
+        return unended or self._in_spool(document)
+
+    def deliver(self, documents: Iterable[Document]) -> dict[str, str]:
+        """Has the coordinator deliver these Runs; returns the reason, by key, for those that it could not.
+
+        Raises:
+            CoordinatorUnavailableError: none could be started.
+        """
+        mine = [document for document in documents if self.concerns(document)]
+        if not mine:
+            return {}
+        ensure_running(self._places, self._settings)
+        self.tell()
+        known = self.kept()
+        here = [each for each in mine if each.key in known or self._in_spool(each)]
+        return {document.key: why for document in here if (why := self._wait(document.key)) is not None}
+
+    def kept(self) -> dict[str, Document]:
+        """Documents, by key, of the Runs that this node's coordinator has now; empty if none runs."""
+        body = ask(self._places.socket, AskRuns(request=1))
+        documents = msgspec.json.decode(body, type=list[msgspec.Raw]) if body is not None else []
+        return {document.key: document for document in map(read, map(bytes, documents))}
+
+    def tell(self) -> None:
+        """Gives the coordinator the key, and has it read what was uploaded from the store."""
+        ask(self._places.socket, HandOverKey(request=1, key=self._key.reveal()))
+
+    def _in_spool(self, document: Document) -> bool:
+        leases = self._places.spool / "leases"
+        return any((leases / lease.lease_id).exists() for lease in document.leases)
+
+    def _wait(self, key: str) -> str | None:
+        """Waits until everything is delivered and reported; returns None then, else the trouble."""
+        last, deadline = None, time.monotonic() + self._patience_s
+        while True:
+            try:
+                body = ask(self._places.socket, AskRun(request=1, run=key))
+            except RunNotFoundError:
+                return "this node's coordinator does not know it"
+            if body is None:
+                return "this node's coordinator has ended"
+            document = read(body)
+            if document.verdict is None and (document.pending == 0 or document.phase == "running"):
+                return None  # it goes on, with its coordinator
+            if document.pending == 0 and document.reported:
+                return None
+            stand = (document.pending, document.reported)
+            if stand != last:
+                last, deadline = stand, time.monotonic() + self._patience_s
+            foreign = document.restore.run.target.key_id != self._key.digest
+            if foreign and _copied(document):
+                return "it was begun with another API key"
+            if time.monotonic() > deadline:
+                return document.trouble or "its coordinator does not get on"
+            time.sleep(POLL_S)
+
+
+def _copied(document: Document) -> bool:
+    """Whether the store has all that the coordinator could not deliver."""
+    streams = streams_of(Store(Path(document.restore.run.target.store)), document)
+    cursors = cursors_of(document)
+    return sum(stream.pending(cursors) for stream in streams) >= document.pending

@@ -12,8 +12,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pluto_dist.cli import options
-from pluto_dist.cli.options import Option, echo
+from pluto_dist.cli.console import note
+from pluto_dist.cli.options import Home, Option, echo
 
 INSTALL = "pip install 'pluto-dist[ui]'"
 
@@ -23,7 +23,7 @@ def ui(
         Path | None,
         Option("--store", "--dir", help="The store, or its parent; only its Runs. Default: all."),
     ] = None,
-    home: options.Home = None,
+    home: Home = None,
     host: Annotated[str, Option(help="Name or address to listen on.")] = "127.0.0.1",
     port: Annotated[
         int | None, Option(least=0, most=65535, help="0 for any; default the first free from 8642 on.")
@@ -31,7 +31,6 @@ def ui(
     browse: Annotated[bool, Option("--open", help="Open the page in the browser.")] = False,
 ) -> None:
     """Shows Runs in the browser: list, charts, processes, console, files; live."""
-    from pluto_dist.cli.console import note
     from pluto_dist.errors import MissingPackageError
     from pluto_dist.read.lookup import Lookup
 

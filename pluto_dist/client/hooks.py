@@ -49,9 +49,8 @@ from typing import Any, NoReturn
 
 from pluto_dist.client.evidence import evidence_of_exit, prints_text
 from pluto_dist.client.interface import Member
-from pluto_dist.client.pools import ENDING, between_tasks, in_group, is_running, parent_pid
 from pluto_dist.client.runs import RUNS
-from pluto_dist.client.tasks import TASKS
+from pluto_dist.client.tasks import ENDING, TASKS, between_tasks, in_group, is_running, parent_pid
 from pluto_dist.client.terminal import flush
 from pluto_dist.client.values import said_by
 from pluto_dist.host.identity import boot_clock

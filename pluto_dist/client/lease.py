@@ -24,7 +24,7 @@ from pluto_dist.client.lease_files import LeaseFiles, Wall
 from pluto_dist.client.link import Link
 from pluto_dist.client.notices import Notices, Waiting, WarnOnce, calling
 from pluto_dist.client.offline import Claimed, knows_its_run
-from pluto_dist.client.points import PointLog
+from pluto_dist.client.record import PointLog
 from pluto_dist.client.values import clean_text
 from pluto_dist.core.rules.alerts import TitleLimit
 from pluto_dist.core.rules.verdict import advice as advice_on
@@ -386,7 +386,6 @@ class Lease:
         self.warn_once("finish_by_side", f"{message}: only its lease is closed. Use close() here")
 
     def _leave(self, entry: Finished | Closed, timeout_s: float | None) -> None:
-
         STOPS.take()
         me = object()
         if self._ender.setdefault("", me) is not me:  # one step, which no signal comes between

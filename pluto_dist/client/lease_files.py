@@ -18,8 +18,8 @@ from pathlib import Path
 from pluto_dist.core.values.backend import LogType
 from pluto_dist.core.values.lifecycle import LifecycleEntry, encode_entry
 from pluto_dist.errors import PlacesError
-from pluto_dist.host.filesystems import require_durable
 from pluto_dist.host.liveness import LOCK_NAME, LeaseLock
+from pluto_dist.host.places import require_durable
 from pluto_dist.spool.blobs import COPY_UP_TO, Blobs
 from pluto_dist.spool.space import SIDE, Space
 from pluto_dist.spool.writer import GroupSync, Limits, Room, StreamWriter

@@ -63,7 +63,7 @@ def start_meanwhile(settings: Settings) -> None:
 
     Only time is won: a lease's link starts one too if it has to, and says why there can be none.
     """
-    from pluto_dist.client.pools import reimporting
+    from pluto_dist.client.tasks import reimporting
     from pluto_dist.host.launch import someone_listens, start_if_absent
 
     if reimporting():  # nothing is opened here now
@@ -253,7 +253,7 @@ def _wait_told(lease: Lease, wish: Wish, patience: float, settings: Settings) ->
 
 
 def _warn_of_no_coordinator(error: CoordinatorUnavailableError, places: Places) -> None:
-    from pluto_dist.host.filesystems import refusal
+    from pluto_dist.host.places import refusal
 
     full = refusal(places.runtime)
     what_now = "The Run is kept on disk until a coordinator can be started here"

@@ -27,9 +27,9 @@ from pluto_dist.client.arguments import Wish, run_of
 from pluto_dist.client.job.ancestors import process_group
 from pluto_dist.client.lease import Lease
 from pluto_dist.client.opening import disabled_run, open_lease
-from pluto_dist.client.pools import reimporting
 from pluto_dist.client.run import Run
 from pluto_dist.client.runs import RUNS
+from pluto_dist.client.tasks import reimporting
 from pluto_dist.errors import PlutoDistError, RunNotFoundError
 from pluto_dist.spool.writer import follow_forks
 

@@ -123,6 +123,7 @@ class Worker:
     Args:
         backends: the backend of a target.
         clusters: stores that the nodes of jobs share.
+        clock: seconds since boot, by which the time of a seat ends.
         recorder: of the node's system metrics; one that measures this machine by default.
         metadata: of this machine, for the pages of new Runs.
     """
@@ -133,12 +134,14 @@ class Worker:
         recorder: NodeRecorder | None = None,
         metadata: Metadata | None = None,
         clusters: ClusterStores | None = None,
+        clock: Callable[[], float] = boot_clock,
     ) -> None:
         self._backends = backends
         self.clusters = clusters or ClusterStores()
         self.recorder = recorder or NodeRecorder()
         self.reducer = RankReducer()
         self._metadata = metadata or Metadata()
+        self._clock = clock
 
     def do(self, effect: Slow) -> Event | None:  # noqa: PLR0912 # one case for each effect
         """Carries an effect out, which may block; returns its event, None where the core needs none."""
@@ -291,7 +294,7 @@ class Worker:
             return newest
         if newest > fence.epoch:  # it may be a later one of this node, so the request is only not sent now
             return Retry(f"a later seat speaks for the Run (epoch {newest} > {fence.epoch})")
-        if fence.not_after is not None and boot_clock() >= fence.not_after:
+        if fence.not_after is not None and self._clock() >= fence.not_after:
             return Retry("the time of this node's seat is over until its lease is renewed")
         return None
 
@@ -525,10 +528,16 @@ class ClusterStores:
 
     Args:
         make: makes the store at an address.
+        clock: seconds since boot, which say when an answer was read.
     """
 
-    def __init__(self, make: Callable[[ClusterAddress], ClusterStore] = connect) -> None:
+    def __init__(
+        self,
+        make: Callable[[ClusterAddress], ClusterStore] = connect,
+        clock: Callable[[], float] = boot_clock,
+    ) -> None:
         self._make = make
+        self._clock = clock
         self._stores: dict[ClusterAddress, ClusterStore] = {}
         self._lock = threading.Lock()
 
@@ -544,10 +553,10 @@ class ClusterStores:
                 store.leave()
                 return None
             case ListCluster(run=run, prefix=prefix):
-                return ClusterListed(run=run, prefix=prefix, result=store.list(prefix), read_at=boot_clock())
+                return ClusterListed(run=run, prefix=prefix, result=store.list(prefix), read_at=self._clock())
             case WatchCluster(run=run, prefix=prefix):
                 seen = store.watch(prefix, effect.as_of, effect.quiet_s)
-                return ClusterSeen(run=run, prefix=prefix, result=seen, read_at=boot_clock())
+                return ClusterSeen(run=run, prefix=prefix, result=seen, read_at=self._clock())
             case WriteCluster():
                 written = store.write(
                     effect.key,
@@ -571,10 +580,10 @@ class ClusterStores:
                 return ClusterJoined(address=address, result=engine.Unavailable(reason))
             case ListCluster(run=run, prefix=prefix):
                 return ClusterListed(
-                    run=run, prefix=prefix, result=engine.Unavailable(reason), read_at=boot_clock()
+                    run=run, prefix=prefix, result=engine.Unavailable(reason), read_at=self._clock()
                 )
             case WatchCluster(run=run, prefix=prefix):
-                return ClusterSeen(run=run, prefix=prefix, result=Blind(reason), read_at=boot_clock())
+                return ClusterSeen(run=run, prefix=prefix, result=Blind(reason), read_at=self._clock())
             case WriteCluster(run=run, token=token):
                 return ClusterWritten(run=run, token=token, result=engine.Unavailable(reason, "unknown"))
             case LeaveCluster() | ExpireCluster():

@@ -1,5 +1,6 @@
 """This machine, for the trainer and for the coordinator.
 
-Settings: `settings`, `setting_kinds`, `credentials`. Folders: `places`, `filesystems`. Processes: `identity`,
-`liveness`. The start of a coordinator: `launch`, and `spawn` and `boot`, which are run as scripts.
+Settings: `settings`, `setting_kinds`, `credentials`. Folders and the filesystems they are on: `places`.
+Processes: `identity`, `liveness`. The start of a coordinator: `launch`, and `spawn` and `boot`, which are run
+as scripts.
 """

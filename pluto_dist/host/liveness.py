@@ -45,9 +45,8 @@ import msgspec
 from pluto_dist.core.values.ids import Identity
 from pluto_dist.errors import PlacesError
 from pluto_dist.host import identity as procfs
-from pluto_dist.host.filesystems import Mount, mounts
 from pluto_dist.host.identity import PROC, boot_id, pid_namespace
-from pluto_dist.host.places import open_private
+from pluto_dist.host.places import Mount, mounts, open_private
 
 PROBE_INTERVAL_S = 0.05  # half of the 100 ms in which a death is to be noticed (G7)
 

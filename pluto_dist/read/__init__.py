@@ -25,10 +25,9 @@ from pluto_dist.errors import MachineError, RunNotFoundError, UsageError
 from pluto_dist.read.listing import Listed, Wanted, chosen, listed, since_ms, statuses
 from pluto_dist.read.lookup import Lookup
 from pluto_dist.read.run import LoggedFile, Run
-from pluto_dist.read.series import Curve, Series
+from pluto_dist.read.series import Curve, Series, Together
 from pluto_dist.read.settle import Situation
 from pluto_dist.read.settle import settle as settle_runs
-from pluto_dist.read.together import Together
 
 __all__ = ["Curve", "LoggedFile", "Run", "Series", "Situation", "Together", "run", "runs"]
 

@@ -21,12 +21,11 @@ from pluto_dist.core.values.document import Document
 from pluto_dist.core.values.engine import ClusterAddress
 from pluto_dist.errors import MachineError, PlutoDistError, RunNotFoundError
 from pluto_dist.read.lookup import RUNNING, Found, Lookup
-from pluto_dist.read.machines import MachineUse, last_samples, machines_of
-from pluto_dist.read.measures import Pace, UsageMeter
 from pluto_dist.read.nodes import OtherNodes
 from pluto_dist.read.processes import Process, Usage, in_order, processes_of
 from pluto_dist.read.settle import Situation, settle, situation
-from pluto_dist.read.spooled import caught_up
+from pluto_dist.read.streams import caught_up
+from pluto_dist.read.usage import MachineUse, Pace, UsageMeter, last_samples, machines_of
 
 STORE_EVERY_S = 10.0  # a store of many Runs is not listed with each look
 SETTLE_EVERY_S = 5.0

@@ -1,18 +1,20 @@
-"""The processes of a Run as people look at them: how each one is, how far behind, and which failed first.
+"""The processes of a Run as people look at them: each one, those that are alike as one row, all over time.
 
 Pure: what was measured (`Pace`, `Usage`) comes in as values. The median is that of the owner and the workers
-that are alive in the newest attempt; a side counts its own steps and has no lag.
+that are alive in the newest attempt; a side counts its own steps and has no lag. On the timeline a lane is a
+participant, so that a rank that was restarted is one line with several spans.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 import msgspec
 
 from pluto_dist.core.rules.verdict import exception_line
 from pluto_dist.core.values.document import Document, LeaseShown
+from pluto_dist.core.values.ids import Role
 from pluto_dist.core.values.records import Failure, RunEvent
 
 SUSPECT_HEARTBEATS = 3
@@ -238,3 +240,269 @@ def how_it_ended(failure: Failure) -> str:
     if failure.kind == "signal":
         return f"killed by {failure.signal}{oom}"
     return f"vanished: nobody saw how it ended{oom}"
+
+
+# Rows of a table: processes that are alike share one, and the worst come first.
+ALIKE = 3  # so many make a group
+
+Key = Literal["worst", "rank", "step", "rate", "lag", "word", "backlog", "cpu", "memory"]
+
+
+class Group(msgspec.Struct, frozen=True):
+    """One process, or several that are alike: same role, host, epoch, attempt and state."""
+
+    processes: tuple[Process, ...]
+
+    @property
+    def first(self) -> Process:
+        """Stands for all in what they share."""
+        return self.processes[0]
+
+    @property
+    def who(self) -> str:
+        """Its label, or the ranks of a group."""
+        if len(self.processes) == 1:
+            return self.first.lease.label
+        ranks = [process.lease.rank for process in self.processes]
+        if None in ranks:
+            return f"{self.first.lease.label}, … ({len(self.processes)})"
+        return f"ranks {spans(rank for rank in ranks if rank is not None)}"
+
+    @property
+    def steps(self) -> str:
+        """The last step, or the slowest and the fastest of a group."""
+        steps = [step for process in self.processes if (step := process.lease.last_step) is not None]
+        if not steps:
+            return ""
+        return str(steps[0]) if min(steps) == max(steps) else f"{min(steps)}–{max(steps)}"
+
+    @property
+    def lag(self) -> int | None:
+        """Of the last one."""
+        return max((process.lag for process in self.processes if process.lag is not None), default=None)
+
+    @property
+    def rate(self) -> float | None:
+        """Of the slowest."""
+        return min((process.rate for process in self.processes if process.rate is not None), default=None)
+
+    @property
+    def word_s(self) -> float | None:
+        """The longest silence."""
+        return max((process.word_s for process in self.processes if process.word_s is not None), default=None)
+
+    @property
+    def written(self) -> int:
+        """Records of all."""
+        return sum(process.lease.written for process in self.processes)
+
+    @property
+    def delivered(self) -> int:
+        """Records of all that the backend has accepted."""
+        return sum(process.lease.delivered for process in self.processes)
+
+    @property
+    def backlog(self) -> int:
+        """Records of all that the backend has not accepted."""
+        return sum(process.backlog for process in self.processes)
+
+    @property
+    def cpu(self) -> float | None:
+        """Percent of one core, all together."""
+        known = [use.cpu for use in self._usages if use.cpu is not None]
+        return sum(known) if known else None
+
+    @property
+    def memory(self) -> int | None:
+        """Bytes resident, all together; what they share is counted in each."""
+        return sum(use.memory for use in self._usages) if self._usages else None
+
+    def oldest(self, instant: Literal["granted_at", "last_seen_at"]) -> int | None:
+        """The earliest of the group, in epoch milliseconds."""
+        leases = (process.lease for process in self.processes)
+        return min((at for lease in leases if (at := getattr(lease, instant)) is not None), default=None)
+
+    @property
+    def _usages(self) -> list[Usage]:
+        return [process.usage for process in self.processes if process.usage is not None]
+
+
+def groups_of(
+    processes: Iterable[Process], *, whole: bool = False, by: Key = "worst", reverse: bool = False
+) -> list[Group]:
+    """Processes as rows of a table; those that are alike share one.
+
+    Args:
+        processes: of one Run.
+        whole: each has a row of its own.
+        by: what the rows are sorted by; for `worst` the bad ones, then the owner, then by lag; for numbers
+            the largest first, for `rate` the slowest.
+        reverse: the other way round.
+    """
+    rows: dict[tuple[object, ...], list[Process]] = {}
+    for process in processes:
+        lease = process.lease
+        alone = lease.lease_id if whole or process.health == "failed first" or lease.role == "owner" else ""
+        key = (alone, lease.role, lease.host, lease.epoch, lease.attempt, process.state)
+        rows.setdefault(key, []).append(process)
+    groups = [group for row in rows.values() for group in _groups(row)]
+    return sorted(groups, key=lambda group: _order(group, by), reverse=reverse)
+
+
+def spans(numbers: Iterable[int]) -> str:
+    """`1-7, 9`."""
+    found: list[tuple[int, int]] = []
+    for number in sorted(set(numbers)):
+        if found and found[-1][1] == number - 1:
+            found[-1] = (found[-1][0], number)
+        else:
+            found.append((number, number))
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in found)
+
+
+def ranks_among(participants: Iterable[str]) -> list[int]:
+    """The ranks among participants, where they are enough to be shown as one; else none."""
+    ranks = [int(who[4:]) for who in participants if who.startswith("rank") and who[4:].isdecimal()]
+    return sorted(ranks) if len(ranks) >= ALIKE else []
+
+
+def shared_names(series: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
+    """A line for each other participant, or all other ranks, that log a name.
+
+    Args:
+        series: name -> participant -> its final name.
+    """
+    for name, others in sorted(series.items()):
+        ranks = ranks_among(others)
+        if ranks:
+            yield f"series {name}: ranks {spans(ranks)} log it too, as {name}/rank<n>"
+        for participant in sorted(others.keys() - {f"rank{rank}" for rank in ranks}):
+            yield f"series {name}: {participant} logs it too, as {others[participant]}"
+
+
+def _groups(row: Sequence[Process]) -> list[Group]:
+    return [Group(tuple(row))] if len(row) >= ALIKE else [Group((process,)) for process in row]
+
+
+def _order(group: Group, by: Key) -> tuple[float, ...]:
+    """For sorting: worst, or largest, first; what is not known comes last."""
+    lease = group.first.lease
+    rank = lease.rank if lease.rank is not None else float("inf")
+    worst = (WORST_FIRST[group.first.health], -lease.attempt, lease.role != "owner", -(group.lag or 0), rank)
+    if by == "worst":
+        return worst
+    steps = [process.lease.last_step for process in group.processes if process.lease.last_step is not None]
+    numbers: dict[str, float | None] = {
+        "rank": -rank,
+        "step": max(steps, default=None),
+        "rate": -group.rate if group.rate is not None else None,
+        "lag": group.lag,
+        "word": group.word_s,
+        "backlog": group.backlog,
+        "cpu": group.cpu,
+        "memory": group.memory,
+    }
+    number = numbers[by]
+    return (float("inf") if number is None else -number, *worst)
+
+
+# Lanes over time, with restarts and deaths.
+MARKED = frozenset(
+    {
+        *("opened", "reopened", "restarted", "superseded", "taken_over", "launcher_gone", "seat_claimed"),
+        *("owned_here", "ranks_stuck", "ranks_go_on", "side_failed", "side_died", "cancelled", "ended"),
+    }
+)
+
+
+class Span(msgspec.Struct, frozen=True, kw_only=True):
+    """One lease on a lane; instants are epoch milliseconds.
+
+    Attributes:
+        lease_id, label, host, pid, epoch, attempt: of the lease.
+        begin: when it was granted.
+        end: when it ended, None while it has not.
+        ended: how, as `state_of`; "" while it has not.
+        failed_first: it began the end of the Run, or of its last attempt that failed.
+    """
+
+    lease_id: str
+    label: str
+    host: str
+    pid: int
+    epoch: int
+    attempt: int
+    begin: int
+    end: int | None
+    ended: str
+    failed_first: bool
+
+
+class Lane(msgspec.Struct, frozen=True):
+    """One participant over all restarts, its spans by their beginning."""
+
+    participant: str
+    label: str
+    role: Role
+    rank: int | None
+    spans: tuple[Span, ...]
+
+
+class Timeline(msgspec.Struct, frozen=True):
+    """The leases of a Run over time.
+
+    Attributes:
+        begin, end: epoch milliseconds between which all of it lies; `end` is now for a Run that goes on.
+        lanes: owner, ranks by number, then sides by their beginning.
+        marks: events that concern the whole, oldest first.
+    """
+
+    begin: int
+    end: int
+    lanes: tuple[Lane, ...]
+    marks: tuple[RunEvent, ...]
+
+
+def timeline_of(document: Document, now_ms: int) -> Timeline:
+    """The Run's timeline; leases that were never granted, and those of no process, are left out."""
+    failed = failed_lease(document)
+    lanes: dict[str, list[LeaseShown]] = {}
+    for lease in document.leases:
+        if lease.granted_at is not None and lease.pid:  # the node's own metrics have no process
+            lanes.setdefault(lease.participant, []).append(lease)
+    made = [_lane(leases, failed.lease_id if failed is not None else "") for leases in lanes.values()]
+    end = document.ended_at if document.ended_at is not None else now_ms
+    instants = [span.end for lane in made for span in lane.spans if span.end is not None]
+    begins = [span.begin for lane in made for span in lane.spans]
+    return Timeline(
+        begin=min((document.created_at, *begins)),
+        end=max((end, *instants)),
+        lanes=tuple(sorted(made, key=_lane_order)),
+        marks=tuple(event for event in document.events if event.name in MARKED),
+    )
+
+
+def _lane(leases: Iterable[LeaseShown], failed: str) -> Lane:
+    found = sorted(leases, key=lambda lease: (lease.granted_at or 0, lease.attempt))
+    spans = tuple(
+        Span(
+            lease_id=lease.lease_id,
+            label=lease.label,
+            host=lease.host,
+            pid=lease.pid,
+            epoch=lease.epoch,
+            attempt=lease.attempt,
+            begin=lease.granted_at or 0,
+            end=lease.ended_at,
+            ended=state_of(lease) if lease.end_reason else "",
+            failed_first=lease.lease_id == failed,
+        )
+        for lease in found
+    )
+    last = found[-1]
+    return Lane(last.participant, last.label, last.role, last.rank, spans)
+
+
+def _lane_order(lane: Lane) -> tuple[bool, bool, int, int]:
+    rank = lane.rank if lane.rank is not None else -1
+    return (lane.role != "owner", lane.role == "side", rank, lane.spans[0].begin)

@@ -29,14 +29,11 @@ from pluto_dist.core.rules.series import FinalNames
 from pluto_dist.core.rules.together import origins
 from pluto_dist.core.values.document import Document, LeaseShown, VerdictShown
 from pluto_dist.core.values.records import Point, RunEvent
-from pluto_dist.read.column_files import ColumnFiles
-from pluto_dist.read.columns import Block, Chunk, column_of, gathered
-from pluto_dist.read.console import last_lines
+from pluto_dist.read.columns import Block, Chunk, ColumnFiles, column_of, gathered
 from pluto_dist.read.lookup import Found, Lookup
-from pluto_dist.read.series import Series, Wanted
+from pluto_dist.read.series import Series, Wanted, corrected, is_together
 from pluto_dist.read.settle import Situation, situation
-from pluto_dist.read.spooled import caught_up
-from pluto_dist.read.together import corrected, is_together
+from pluto_dist.read.streams import caught_up, last_lines
 from pluto_dist.spool.file_lines import place_in, read_line
 
 

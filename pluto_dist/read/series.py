@@ -1,19 +1,30 @@
-"""Points of series as a table: plain columns, or Arrow, pandas and polars where they are installed."""
+"""Points of series as a table: plain columns, or Arrow, pandas and polars where they are installed.
+
+`Together` is the series of all ranks of a Run as one. It is for reading only: the training logs as ever, and
+nothing waits for anything. Where the ranks' numbers were reduced on their way (`rank_metrics="reduce"`), it
+is what went out then; of several nodes it is put together.
+
+A job that was started again logs steps a second time: at such a step the newest start counts alone, so that
+ranks of two trainings are never averaged. Where a single rank was replaced, it counts with what its newest
+process logged last, beside the others.
+"""
 
 from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from pluto_dist.read.arrow import table
-from pluto_dist.read.columns import Chunk, Integers, Numbers
-from pluto_dist.read.together import Together, together
+from pluto_dist.core.rules.participants import NODE
+from pluto_dist.core.rules.together import STATISTICS, Reduced, merged, reduced
+from pluto_dist.core.values.document import LeaseShown
+from pluto_dist.read.columns import Chunk, Integers, Numbers, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -258,3 +269,218 @@ def _curve(chunks: Sequence[Chunk]) -> Curve:
         memoryview(times),
         memoryview(values),
     )
+
+
+TOGETHER_COLUMNS = ("step", "count", "mean", "min", "max", "std", "max_rank")
+
+
+class Together(msgspec.Struct, frozen=True):
+    """One name over all ranks that logged it, in the order of its steps.
+
+    Attributes:
+        metric: as it was logged.
+        ranks: that logged it; where only what they say together was kept, those that had the largest value.
+        steps: at which at least one rank has a value.
+        counts: of ranks that have one.
+        means, lows, highs, deviations: of their values; deviations divide by the count, as numpy does.
+        highest: which rank has the largest value, or the first that is not a number.
+    """
+
+    metric: str
+    ranks: tuple[int, ...]
+    steps: Integers
+    counts: Integers
+    means: Numbers
+    lows: Numbers
+    highs: Numbers
+    deviations: Numbers
+    highest: Integers
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def columns(self) -> dict[str, list[Any]]:
+        """Plain lists under `step`, `count`, `mean`, `min`, `max`, `std` and `max_rank`."""
+        views = (self.steps, self.counts, self.means, self.lows, self.highs, self.deviations, self.highest)
+        return {name: view.tolist() for name, view in zip(TOGETHER_COLUMNS, views, strict=True)}
+
+
+def is_together(lease: LeaseShown | None) -> bool:
+    """Whether a lease is a node's for what its ranks say together, which no process holds."""
+    return lease is not None and not lease.pid and lease.participant != NODE
+
+
+def corrected(read: Callable[[], Iterator[Chunk]]) -> Iterator[Chunk]:
+    """The points of what a node's ranks say together, each step once: with what was said of it last.
+
+    A correction comes after later steps, so it is known by its step: the points are read twice, and of the
+    first time only the steps are kept that were said again.
+
+    Args:
+        read: gives the points, in the order in which they went out.
+    """
+    again: Counter[tuple[str, int]] = Counter()
+    tops: dict[str, int] = {}
+    for chunk in read():
+        again.update((chunk.name, chunk.steps[index]) for index in _late(chunk, tops))
+    tops.clear()
+    for chunk in read():
+        late = set(_late(chunk, tops)) if again else set()
+        kept = [index for index in range(len(chunk.steps)) if _is_last(again, chunk, index, late)]
+        yield chunk if len(kept) == len(chunk.steps) else chunk.picked(kept)
+
+
+def _late(chunk: Chunk, tops: dict[str, int]) -> list[int]:
+    """Indices of points behind which their series had been already; moves `tops`, its highest steps, on."""
+    top, found = tops.get(chunk.name, -1), []
+    for index, step in enumerate(chunk.steps):
+        if step > top:
+            top = step
+        else:
+            found.append(index)
+    tops[chunk.name] = top
+    return found
+
+
+def _is_last(again: Counter[tuple[str, int]], chunk: Chunk, index: int, late: Container[int]) -> bool:
+    """Whether nothing more is said of a point's step; counts down what is left of it."""
+    key = (chunk.name, chunk.steps[index])
+    if key not in again:
+        return True
+    if index in late:
+        again[key] -= 1
+        return again[key] == 0
+    return False  # the first of several
+
+
+def together(chunks: Iterable[Chunk]) -> list[Together]:
+    """One for each name that ranks logged, by name; sides and processes without a rank are left out."""
+    names: dict[str, list[Chunk]] = {}
+    for chunk in chunks:
+        lease = chunk.lease
+        if is_together(lease):
+            if chunk.statistic:
+                names.setdefault(chunk.metric, []).append(chunk)
+        elif lease is not None and lease.rank is not None and lease.role != "side":
+            names.setdefault(chunk.metric, []).append(chunk)
+    return [_together(metric, found) for metric, found in sorted(names.items())]
+
+
+def _together(metric: str, chunks: Sequence[Chunk]) -> Together:
+    ranks: set[int] = set()
+    found: dict[int, Reduced] = {}
+    for start in _starts(chunks):
+        if is_together(start[0].lease):
+            said = {step: merged(parts) for step, parts in _said(start).items()}
+            ranks |= {each.highest for each in said.values()}
+        else:
+            by_rank = _by_rank(start)
+            said = dict(_reduced(by_rank))
+            ranks |= by_rank.keys()
+        found |= said
+    steps = sorted(found)
+    rows = [found[step] for step in steps]
+    return Together(
+        metric=metric,
+        ranks=tuple(sorted(ranks)),
+        steps=_integers(steps),
+        counts=_integers(row.count for row in rows),
+        means=_numbers(row.mean for row in rows),
+        lows=_numbers(row.low for row in rows),
+        highs=_numbers(row.high for row in rows),
+        deviations=_numbers(row.deviation for row in rows),
+        highest=_integers(row.highest for row in rows),
+    )
+
+
+def _integers(values: Iterable[int]) -> Integers:
+    return memoryview(array("q", values))
+
+
+def _numbers(values: Iterable[float]) -> Numbers:
+    return memoryview(array("d", values))
+
+
+def _starts(chunks: Iterable[Chunk]) -> list[list[Chunk]]:
+    """The points by the start of the job in which they were logged, the newest last.
+
+    A new start is one before which all processes of the one before had ended; then each has a later epoch or
+    attempt. Where one goes on, it was a single rank that was replaced, or an owner that was followed.
+    """
+    found: list[list[Chunk]] = []
+    for chunk in sorted(chunks, key=lambda chunk: chunk.start):
+        if not found or _is_over(found[-1], chunk):
+            found.append([])
+        found[-1].append(chunk)
+    return found
+
+
+def _is_over(start: Iterable[Chunk], chunk: Chunk) -> bool:
+    new = chunk.lease
+    if is_together(new):  # a node has one lease for each start
+        return any(_is_followed(before.lease, new) for before in start)
+    return all(_is_replaced(before, chunk) for before in start)
+
+
+def _is_followed(old: LeaseShown | None, new: LeaseShown | None) -> bool:
+    return old is not None and new is not None and old.participant == new.participant and old != new
+
+
+def _is_replaced(before: Chunk, chunk: Chunk) -> bool:
+    old, new = before.lease, chunk.lease
+    if old is None or new is None or before.start[:2] >= chunk.start[:2]:
+        return False
+    if old.end_reason == "superseded":
+        return True
+    return old.ended_at is not None and old.ended_at <= (new.granted_at or 0)
+
+
+def _said(chunks: Iterable[Chunk]) -> dict[int, list[Reduced]]:
+    """At each step what the ranks of each node say together; what went out last counts."""
+    nodes: dict[str, dict[str, dict[int, float]]] = {}
+    for chunk in chunks:
+        node = chunk.lease.participant if chunk.lease is not None else ""
+        points = nodes.setdefault(node, {}).setdefault(chunk.statistic, {})
+        points.update(zip(chunk.steps, chunk.values, strict=True))
+    found: dict[int, list[Reduced]] = {}
+    for statistics in nodes.values():
+        columns = [statistics.get(each, {}) for each in STATISTICS]
+        for step in columns[0]:
+            values = [column[step] for column in columns if step in column]
+            if len(values) == len(STATISTICS):
+                mean, low, high, deviation, rank, count = values
+                row = Reduced(int(count), mean, low, high, deviation, int(rank))
+                found.setdefault(step, []).append(row)
+    return found
+
+
+def _by_rank(chunks: Iterable[Chunk]) -> dict[int, dict[int, float]]:
+    """Step to value of each rank; a later process, and of it a later record, replaces an earlier one."""
+    ranks: dict[int, dict[int, float]] = {}
+    for chunk in chunks:
+        if chunk.lease is not None and chunk.lease.rank is not None:
+            points = ranks.setdefault(chunk.lease.rank, {})
+            points.update(zip(chunk.steps, chunk.values, strict=True))
+    return dict(sorted(ranks.items()))
+
+
+def _reduced(points: Mapping[int, dict[int, float]]) -> Iterator[tuple[int, Reduced]]:
+    """Each step with what the ranks that have a value there say together."""
+    for step, who, values in _steps(list(points), list(points.values())):
+        found = reduced(values)
+        yield step, msgspec.structs.replace(found, highest=who[found.highest])
+
+
+def _steps(
+    ranks: Sequence[int], points: Sequence[dict[int, float]]
+) -> Iterator[tuple[int, Sequence[int], Sequence[float]]]:
+    """Each step with the ranks that have a value there, and the values."""
+    steps = sorted(set().union(*points))
+    if all(len(each) == len(steps) for each in points):  # all ranks have all steps
+        columns = [[each[step] for step in steps] for each in points]
+        for step, *values in zip(steps, *columns, strict=True):
+            yield step, ranks, values
+        return
+    for step in steps:
+        there = [(rank, each[step]) for rank, each in zip(ranks, points, strict=True) if step in each]
+        yield step, [rank for rank, _ in there], [value for _, value in there]

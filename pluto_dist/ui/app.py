@@ -32,11 +32,10 @@ from starlette.staticfiles import StaticFiles
 
 from pluto_dist.errors import MachineError, PlutoDistError, RunNotFoundError
 from pluto_dist.read.lookup import Lookup
-from pluto_dist.ui import records
 from pluto_dist.ui.curves import Axis, chart_of
-from pluto_dist.ui.live import Feed, ListFeed, RunFeed, events
+from pluto_dist.ui.live import Feed, ListFeed, RunFeed, Runs, events
 from pluto_dist.ui.opened import Asked, Shelf
-from pluto_dist.ui.runs import Runs
+from pluto_dist.ui.run import download_name, file_of, files_of, lines_of, media_type, said_of
 
 STATIC = Path(__file__).parent / "static"
 LINES = 1000
@@ -119,27 +118,27 @@ class Pages:
         run = self._shelf.run(_key(asked)).run()
         count = wanted.get("count", "")
         most = int(count) if count.isdecimal() and len(count) < 9 else LINES
-        return _json(records.lines_of(run, wanted.getlist("who"), wanted.get("text", ""), most))
+        return _json(lines_of(run, wanted.getlist("who"), wanted.get("text", ""), most))
 
     def _files(self, asked: Request) -> Response:
-        return _json(records.files_of(self._shelf.run(_key(asked)).run()))
+        return _json(files_of(self._shelf.run(_key(asked)).run()))
 
     def _file(self, asked: Request) -> Response:
-        file = records.file_of(self._shelf.run(_key(asked)).run(), asked.path_params["file_id"])
+        file = file_of(self._shelf.run(_key(asked)).run(), asked.path_params["file_id"])
         if file is None or file.path is None:
             raise RunNotFoundError("this machine does not have that file")
-        kind = records.media_type(file.file_name)
+        kind = media_type(file.file_name)
         return FileResponse(
             file.path,
             media_type=kind or "application/octet-stream",
-            filename=records.download_name(file.path, file),
+            filename=download_name(file.path, file),
             content_disposition_type="inline" if kind else "attachment",
             headers={"Content-Security-Policy": "default-src 'none'; sandbox"},
         )
 
     def _texts(self, asked: Request) -> Response:
         run = self._shelf.run(_key(asked)).run()
-        return _json(records.said_of(run, asked.query_params.get("name", "")))
+        return _json(said_of(run, asked.query_params.get("name", "")))
 
     async def _chart(self, asked: Request) -> Response:
         try:

@@ -1,30 +1,132 @@
-"""Runs that pages have open: what is kept between two looks at one."""
+"""Runs that pages have open: what is kept between two looks at one, and its points as they grow.
+
+`Follower` reads only what is new. Blocks that were kept in files (`read.columns.ColumnFiles`) stay there,
+mapped; what came since is held in memory, as it is for a Run whose delivered records are removed. Blocks are
+joined so that a long Run with a look each second does not become many small ones.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
 import msgspec
 
+from pluto_dist.backend.local.reading import Segment, segments
+from pluto_dist.backend.local.store import Store
+from pluto_dist.core.rules.series import FinalNames
+from pluto_dist.core.values.document import Document
 from pluto_dist.errors import MachineError
 from pluto_dist.read.board import Board, RunSeen
-from pluto_dist.read.columns import Chunk
-from pluto_dist.read.console import last_lines
-from pluto_dist.read.follow import Follower
+from pluto_dist.read.columns import Block, Chunk, ColumnFiles, gathered
 from pluto_dist.read.lookup import Found, Lookup
-from pluto_dist.read.machines import last_samples
 from pluto_dist.read.processes import failed_lease
-from pluto_dist.read.run import Run
+from pluto_dist.read.run import Run, chunks_of
 from pluto_dist.read.series import Wanted
 from pluto_dist.read.settle import remark_on
+from pluto_dist.read.streams import last_lines
+from pluto_dist.read.usage import last_samples
 from pluto_dist.spool.reader import list_streams
 from pluto_dist.ui.curves import Axis, Line, Part, part_of
 from pluto_dist.ui.run import BAND, Page, is_late, is_member, page_of
+
+Key = tuple[str, str, int]
+
+
+class _Followed(msgspec.Struct):
+    """A segment, how far it was read, and its blocks by the names they hold."""
+
+    segment: Segment
+    end: int
+    blocks: dict[tuple[str, ...], list[Block]]
+
+    @property
+    def is_over_the_fence(self) -> bool:
+        """A fence was put into the middle of a block, whose records now belong to two participants."""
+        fence = self.segment.fence
+        return any(block.start < fence < block.end for each in self.blocks.values() for block in each)
+
+
+class Follower:
+    """The points of one Run; may be used by several threads."""
+
+    def __init__(self) -> None:
+        self._turn = threading.Lock()
+        self._followed: dict[Key, _Followed] = {}
+        self._document: Document | None = None
+
+    def look(self, run: Run) -> int:
+        """Reads what is new since the look before.
+
+        Returns:
+            How many values there are now.
+        """
+        with self._turn:
+            self._document = run.document
+            make = run.document.mode == "local"
+            files = ColumnFiles(Store(run.store).run(run.key), make=make)
+            for segment in segments(run.document, run.roots):
+                if segment.kind == "metrics":
+                    self._follow(segment, files)
+            return sum(
+                len(block.steps) * len(block.names)
+                for followed in self._followed.values()
+                for blocks in followed.blocks.values()
+                for block in blocks
+            )
+
+    def chunks(self, wanted: Wanted | None = None) -> Iterator[Chunk]:
+        """Points of series, lease by lease, as they were at the last look."""
+        with self._turn:
+            if self._document is None:
+                return
+            names = FinalNames(self._document)
+            found = [(each.segment, list(each.blocks.values())) for each in self._followed.values()]
+        for segment, tables in found:
+            for blocks in tables:
+                for block in tuple(blocks):
+                    yield from chunks_of(segment, block, names, wanted)
+
+    def _follow(self, segment: Segment, files: ColumnFiles) -> None:
+        key = (segment.lease_id, segment.stream, segment.number)
+        known = self._followed.get(key)
+        if known is not None:
+            known.segment = segment
+        if known is None or known.is_over_the_fence:
+            known = self._followed[key] = _Followed(segment, 0, {})
+        new = gathered(segment, known.end) if known.end else files.blocks(segment)
+        for block in new:
+            known.end = max(known.end, block.end)
+            _append(known.blocks.setdefault(block.names, []), block, segment.fence)
+
+
+def _append(blocks: list[Block], new: Block, fence: int) -> None:
+    """Puts a block behind the others; those that are not much larger are joined with it."""
+    while blocks and len(blocks[-1].steps) <= 2 * len(new.steps) and not blocks[-1].start < fence < new.end:
+        new = _joined(blocks.pop(), new)
+    blocks.append(new)
+
+
+def _joined(first: Block, second: Block) -> Block:
+    follow = not len(first.steps) or not len(second.steps) or first.steps[-1] <= second.steps[0]
+    return Block(
+        first.start,
+        second.end,
+        first.names,
+        _both(first.steps, second.steps),
+        _both(first.times, second.times),
+        tuple(_both(a, b) for a, b in zip(first.values, second.values, strict=True)),
+        first.ordered and second.ordered and follow,
+    )
+
+
+def _both(first: memoryview, second: memoryview) -> memoryview:
+    return memoryview(b"".join((first, second))).cast(first.format)  # type: ignore[call-overload, no-any-return]
+
 
 OPEN = 16  # Runs whose points are held on to
 LAST_LINES = 20
@@ -111,8 +213,8 @@ class Opened:
         found: Sizes = {}
         for root in run.roots:
             for lease_id in {*_folders(run.roots[0]), *(lease.lease_id for lease in run.leases)}:
-                for stream, segments in list_streams(str(root / lease_id)).items():
-                    for number, size in segments.items():
+                for stream, sizes in list_streams(str(root / lease_id)).items():
+                    for number, size in sizes.items():
                         key = (lease_id, stream, number)
                         found[key] = max(size, found.get(key, 0))
         return found

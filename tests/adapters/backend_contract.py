@@ -210,6 +210,12 @@ class BackendContract:
             assert (found.id, found.resumed, found.was_status) == (run.id, True, status)
             requeued = Scheduled("slurm c 77", requeued.restarts + 1)
 
+    def test_a_run_of_ours_that_was_not_asked_for_now_goes_on(self, rig: Rig) -> None:
+        """Its coordinator has lost its memory: what the Run has is told, and nothing begins anew."""
+        made, _ = self.begin(rig, want="either", tags=("a",))
+        found = opened(rig.backend.open(self.ask(rig, want="either", tags=("b",))))
+        assert (found.id, found.resumed, found.tags) == (made.id, True, ("a",))
+
     # --- either and resume --------------------------------------------------------------------------
 
     def test_either_creates_what_is_not_there(self, rig: Rig) -> None:
@@ -402,3 +408,24 @@ class BackendContract:
         self.end(rig, handle, status)
         assert isinstance(rig.backend.revive(handle), Delivered)
         assert (rig.status(run.id), rig.reason(run.id)) == (status, {"why": "end"})
+
+
+class ServerContract(BackendContract):
+    """Of a backend that others change Runs at."""
+
+    def test_a_lost_attempt_has_made_the_run_and_others_have_tagged_it_since(self, rig: Rig) -> None:
+        """Their tags are not said to be ours, so no later change takes them away."""
+        for want in ("create", "either"):
+            made, handle = self.begin(rig, f"k-{want}", want=want, tags=("a", "b"))
+            theirs = TagsChange(("b", "c"), ("a", "b"))
+            assert isinstance(rig.backend.put_tags(handle, theirs), Delivered)
+            again = self.ask(rig, f"k-{want}", want=want, tags=("a", "b"), asked_s=1.0)
+            found = opened(rig.backend.open(again))
+            assert (found.id, found.resumed, found.tags) == (made.id, False, ("b",))
+
+    def test_what_another_node_has_made_of_a_shared_run_is_told(self, rig: Rig) -> None:
+        for want in ("create", "either"):
+            made, _ = self.begin(rig, f"k-{want}", want=want, tags=("a",), shared=True)
+            asked = self.ask(rig, f"k-{want}", want=want, tags=("b",), shared=True, asked_s=1.0)
+            found = opened(rig.backend.open(asked))
+            assert (found.id, found.resumed, found.tags) == (made.id, True, ("a",))

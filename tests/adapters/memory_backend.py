@@ -10,6 +10,7 @@ a simulation passes a function of its own.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any, Literal
 import msgspec
 
 from pluto_dist.backend.pluto.backend import seat_in
-from pluto_dist.core.rules.changes import merge_tags
+from pluto_dist.core.rules.changes import MAX_TAGS, merge_tags
 from pluto_dist.core.rules.kinship import goes_on_in_queue
 from pluto_dist.core.values.backend import (
     Alert,
@@ -50,6 +51,7 @@ from pluto_dist.spool.file_lines import read_line
 Call = Literal[
     "open", "deliver", "register", "report", "put_tags", "merge_config", "alert", "beat", "revive", "put_back"
 ]  # fmt: skip
+DELIVERED = Delivered()
 SEVERITY: dict[Status, int] = {"COMPLETED": 0, "TERMINATED": 1, "CANCELLED": 2, "FAILED": 3}
 
 
@@ -58,12 +60,12 @@ class Step:
     """An answer other than the usual one.
 
     Attributes:
-        answer: what the caller gets; for `open` a failed outcome becomes `Unavailable`.
+        answer: what the caller gets; for `open` an outcome becomes `Unavailable`.
         carried_out: the call takes effect although the caller is not told.
         lines: how many lines of a batch take effect then, None for all.
     """
 
-    answer: Retry | Rejected | Unknown | Refused | Unavailable
+    answer: Retry | Rejected | Unknown | OpenResult | Beat
     carried_out: bool = False
     lines: int | None = None
 
@@ -88,8 +90,23 @@ class Script:
 
 
 @dataclass
+class Point:
+    """One value as it arrived, and who had written it."""
+
+    step: int
+    value: float
+    writer: str
+
+
+@dataclass
 class StoredRun:
-    """What the backend has of one Run; `lines` are all that were accepted, repeats included."""
+    """What the backend has of one Run; `lines` are all that were accepted, repeats included.
+
+    Attributes:
+        series, console: points and numbers of lines, in a world whose records have no bytes, as they arrived.
+        reopened: how often a request has put it back to RUNNING.
+        cancelled: somebody has pressed the web page's stop button; the next beat finds the Run CANCELLED.
+    """
 
     id: int
     key: str
@@ -100,6 +117,7 @@ class StoredRun:
     status: Status = "RUNNING"
     reason: bytes | None = None
     reaped: bool = False
+    reopened: int = 0
     tags: tuple[str, ...] = ()
     config: dict[str, Any] = field(default_factory=dict)
     names: dict[str, LogType] = field(default_factory=dict)
@@ -108,11 +126,17 @@ class StoredRun:
     reports: list[StatusReport] = field(default_factory=list)
     beats: int = 0
     alerts: list[Alert] = field(default_factory=list)
-    cancel_asked: bool = False
+    cancelled: bool = False
     fork_run_id: int | None = None
     fork_step: int | None = None
     created_ms: int | None = None
     scheduled: Scheduled | None = None
+    series: dict[str, list[Point]] = field(default_factory=lambda: defaultdict(list))
+    console: list[int] = field(default_factory=list)
+
+    def values(self, name: str) -> list[float]:
+        """Values of one series in the order of arrival."""
+        return [point.value for point in self.series.get(name, [])]
 
     def points(self) -> dict[str, dict[int, float]]:
         """The metrics that readers see: one value per name and step, that of the largest time."""
@@ -146,7 +170,7 @@ class MemoryBackend:
 
     def cancel(self, run_id: int) -> None:
         """The web page's stop button: the next beat finds the Run CANCELLED."""
-        self.runs[run_id].cancel_asked = True
+        self.runs[run_id].cancelled = True
 
     def reap(self, run_id: int) -> None:
         """The liveness monitor marks the Run FAILED."""
@@ -168,8 +192,9 @@ class MemoryBackend:
         if step is None:
             assert result is not None
             return result
-        if isinstance(step.answer, Refused | Unavailable):
+        if isinstance(step.answer, RunOpened | Refused | Unavailable):
             return step.answer
+        assert isinstance(step.answer, Retry | Rejected | Unknown), f"{step.answer} answers no `open`"
         return Unavailable(step.answer.reason)
 
     def deliver(self, run: BackendRun, batch: Batch) -> Outcome:
@@ -193,9 +218,12 @@ class MemoryBackend:
         return Told(status=stored.status) if isinstance(outcome, Delivered) else outcome
 
     def put_tags(self, run: BackendRun, change: TagsChange) -> Outcome:
-        """See `Backend`."""
+        """See `Backend`. Tags that only stand in another order stay as they are, and too many are refused."""
         stored = self.runs[run.id]
         merged = merge_tags(stored.tags, change.base or (), change.wanted, change.removed)
+        if len(merged) > MAX_TAGS:
+            return self._do("put_tags", run, lambda: None, Rejected("A run can have at most 50 tags"))
+        merged = stored.tags if set(merged) == set(stored.tags) else merged
         outcome = self._do("put_tags", run, lambda: setattr(stored, "tags", merged))
         return Told(tags=merged) if isinstance(outcome, Delivered) else outcome
 
@@ -211,9 +239,12 @@ class MemoryBackend:
 
     def beat(self, run: BackendRun) -> Beat:
         """See `Backend`."""
-        stored = self.runs[run.id]
-        outcome = self._do("beat", run, lambda: _poll(stored))
-        return Beat(outcome, stored.status if isinstance(outcome, Delivered) else None)
+        stored, step = self.runs[run.id], self._next("beat", run.id)
+        if step is None or step.carried_out:
+            _poll(stored)
+        if step is None:
+            return Beat(Delivered(), stored.status)
+        return step.answer if isinstance(step.answer, Beat) else Beat(_outcome(step))
 
     def seat_epoch(self, run: BackendRun) -> int | Outcome:
         """See `Backend`."""
@@ -242,11 +273,13 @@ class MemoryBackend:
         self.calls.append((call, run_id))
         return self._fate(call)
 
-    def _do(self, call: Call, run: BackendRun, action: Callable[[], None]) -> Outcome:
+    def _do(
+        self, call: Call, run: BackendRun, action: Callable[[], None], usual: Outcome = DELIVERED
+    ) -> Outcome:
         step = self._next(call, run.id)
         if step is None or step.carried_out:
             action()
-        return Delivered() if step is None else _outcome(step)
+        return usual if step is None else _outcome(step)
 
     def _take(self, run: BackendRun, batch: Batch, lines: tuple[bytes, ...]) -> Outcome:
         if batch.kind == "files":
@@ -281,8 +314,12 @@ class MemoryBackend:
         if known is None:
             return self._create(request)
         ours = known.key == request.key
-        if ours and (request.want == "create" or known.status == "RUNNING"):
-            return msgspec.structs.replace(_reopen(known), resumed=False)
+        if ours and request.want == "create" and request.shared:
+            return _opened(known, resumed=True, was=known.status, parent=None)
+        lost = request.want == "either" and request.asked_s is not None and not request.shared
+        if ours and (request.want == "create" or (lost and known.status == "RUNNING")):
+            there = tuple(tag for tag in request.tags if tag in known.tags)
+            return msgspec.structs.replace(_reopen(known), resumed=False, tags=there)
         left = goes_on_in_queue(request.scheduled, known.scheduled, known.status)
         if request.want == "create" and not left:
             return Refused("RunExistsError", f"{request.external_id} exists")
@@ -294,14 +331,23 @@ class MemoryBackend:
         parent = self._find(ref.id, ref.display_id, ref.external_id, request.project) if ref else None
         if ref and (parent is None or request.fork_step is None):
             return Refused("ForkError", f"cannot fork from {ref} at step {request.fork_step}")
-        number = 1 + sum(run.project == request.project for run in self.runs.values())
-        run = StoredRun(
-            id=len(self.runs) + 1,
+        return self.add(request, len(self.runs) + 1, parent)
+
+    def add(
+        self,
+        request: OpenRequest,
+        run_id: int,
+        parent: StoredRun | None = None,
+        number: int | None = None,
+    ) -> RunOpened:
+        """A new Run of this id; its number in the project is the next one if none is given."""
+        run = self.runs[run_id] = StoredRun(
+            id=run_id,
             key=request.key,
             external_id=request.external_id,
             project=request.project,
             name=request.name,
-            number=number,
+            number=number or 1 + sum(run.project == request.project for run in self.runs.values()),
             tags=request.tags,
             config=msgspec.json.decode(request.config),
             fork_run_id=parent.id if parent else None,
@@ -309,7 +355,6 @@ class MemoryBackend:
             created_ms=request.created_ms,
             scheduled=request.scheduled,
         )
-        self.runs[run.id] = run
         return _opened(run, resumed=False, was=None, parent=parent)
 
     def _find(
@@ -325,6 +370,7 @@ class MemoryBackend:
 def _reopen(run: StoredRun) -> RunOpened:
     was, run.status = run.status, "RUNNING"
     run.reaped = False
+    run.reopened += was != "RUNNING"
     return _opened(run, resumed=True, was=was, parent=None)
 
 
@@ -371,12 +417,12 @@ def _revive(run: StoredRun) -> None:
 
 def _poll(run: StoredRun) -> None:
     run.beats += 1
-    if run.cancel_asked:
+    if run.cancelled:
         run.status = "CANCELLED"
 
 
 def _outcome(step: Step) -> Outcome:
-    assert isinstance(step.answer, Retry | Rejected | Unknown), f"{step.answer} answers `open` only"
+    assert isinstance(step.answer, Retry | Rejected | Unknown), f"{step.answer} answers another call"
     return step.answer
 
 

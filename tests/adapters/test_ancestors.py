@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pluto_dist.client import pools
+from pluto_dist.client import tasks
 from pluto_dist.client.job import ancestors
 from pluto_dist.client.job.ancestors import program_of, read_ancestors, read_process
 from pluto_dist.client.job.detect import LAUNCH_VARIABLES
@@ -163,7 +163,7 @@ def test_a_python_program_is_called_by_its_script(comm: str, args: list[str], pr
     assert program_of(comm, args) == program
 
 
-@pytest.mark.parametrize(("end", "name"), pools._LOOPS, ids=[end for end, _ in pools._LOOPS])
+@pytest.mark.parametrize(("end", "name"), tasks._LOOPS, ids=[end for end, _ in tasks._LOOPS])
 def test_the_loops_of_pools_are_called_as_we_know_them(end: str, name: str) -> None:
     """R9: a worker that waits there has nothing that a signal could interrupt."""
     package = {"loky": "joblib.externals.loky", "torch": "torch"}.get(end.partition(".")[0])

@@ -10,9 +10,9 @@ import msgspec
 import pytest
 
 from pluto_dist.backend.pluto.client import FileRow
+from pluto_dist.cli.artifacts import Artifact, ServerArtifacts, bring, chosen, safe_part
 from pluto_dist.core.rules.shipment import Manifest, ManifestFile
 from pluto_dist.errors import ArtifactError, UsageError
-from pluto_dist.read.artifacts import Artifact, ServerArtifacts, bring, chosen, safe_part
 
 
 def sha(body: bytes) -> str:

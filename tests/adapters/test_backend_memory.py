@@ -18,7 +18,7 @@ from pluto_dist.core.values.backend import (
     Unknown,
 )
 from pluto_dist.core.values.lifecycle import Target
-from tests.adapters.backend_contract import LINE, METRIC, BackendContract, cut
+from tests.adapters.backend_contract import LINE, METRIC, ServerContract, cut
 from tests.adapters.memory_backend import MemoryBackend, Script, Step
 
 
@@ -64,7 +64,7 @@ class MemoryRig:
         return len(self.backend.runs)
 
 
-class TestMemoryBackend(BackendContract):
+class TestMemoryBackend(ServerContract):
     """The contract, and the script."""
 
     @pytest.fixture

@@ -43,7 +43,7 @@ from pluto_dist.core.values.lifecycle import Target
 from pluto_dist.secret import Secret
 from pluto_dist.spool.file_lines import FileLine, Part, encode_line
 from pluto_dist.spool.sources import Source, seen_in
-from tests.adapters.backend_contract import DATA, LINE, METRIC, BackendContract, cut, opened
+from tests.adapters.backend_contract import DATA, LINE, METRIC, ServerContract, cut, opened
 from tests.pluto_server.clock import Clock
 from tests.pluto_server.server import PlutoServer
 from tests.pluto_server.talk import Client
@@ -139,7 +139,7 @@ class ServerRig:
         return [entry["path"] for entry in self.operator.requests()]
 
 
-class TestPlutoBackend(BackendContract):
+class TestPlutoBackend(ServerContract):
     """The contract, and what only this server does."""
 
     @pytest.fixture

@@ -20,13 +20,18 @@ from pluto_dist.errors import ClusterUnavailableError, RunNotFoundError
 from pluto_dist.host.identity import own_identity
 from pluto_dist.read import board as boards
 from pluto_dist.read.board import STORE_EVERY_S, Board
-from pluto_dist.read.groups import groups_of, spans
-from pluto_dist.read.machines import machines_of
-from pluto_dist.read.measures import KEPT_S, Pace, UsageMeter
 from pluto_dist.read.nodes import NodeThere, OtherNodes, ProcessThere, RunThere
-from pluto_dist.read.processes import Usage, in_order, processes_of, stuck_labels
-from pluto_dist.read.spooled import caught_up
-from pluto_dist.read.timeline import timeline_of
+from pluto_dist.read.processes import (
+    Usage,
+    groups_of,
+    in_order,
+    processes_of,
+    spans,
+    stuck_labels,
+    timeline_of,
+)
+from pluto_dist.read.streams import caught_up
+from pluto_dist.read.usage import KEPT_S, Pace, UsageMeter, machines_of
 from pluto_dist.spool.frames import encode_frame
 from tests.adapters.coordinators import answering, knowing
 from tests.adapters.documents import document, lease

@@ -17,6 +17,7 @@ import pytest
 
 import pluto_dist
 from pluto_dist.cli import coordinator, export, ps, runs, show
+from pluto_dist.cli.export import COLUMNS
 from pluto_dist.cli.main import commands, exit_code
 from pluto_dist.cli.options import Command, Group
 from pluto_dist.cli.runs import By
@@ -24,8 +25,7 @@ from pluto_dist.core.values.document import Document, ReaderShown, TopicShown
 from pluto_dist.core.values.records import Failure, Point, RunEvent, SeriesOwner, Verdict
 from pluto_dist.core.values.topics import ItemShown
 from pluto_dist.errors import AmbiguousRunError, RunNotFoundError, SettingError
-from pluto_dist.read.export import COLUMNS
-from pluto_dist.read.spooled import caught_up
+from pluto_dist.read.streams import caught_up
 from pluto_dist.spool.frames import encode_frame
 from tests.adapters.commandline import invoke
 from tests.adapters.coordinators import answering, knowing
@@ -436,12 +436,28 @@ def test_an_error_of_the_machine_is_one_line_too(machine: Machine):
     assert "no/file" in message
 
 
-def test_the_commands_are_listed_without_loading_what_they_need():
-    """A shell's completion and every typo wait for this import."""
-    heavy = ("zmq", "httpx", "psutil", "sqlite3", "rich", "pluto_dist.core.values.document")
-    probe = f"import sys, pluto_dist.cli.main; print([m for m in {heavy} if m in sys.modules])"
+def test_a_word_that_is_no_command_loads_none():
+    """Every typo waits for this import."""
+    heavy = ("zmq", "httpx", "psutil", "sqlite3", "rich", "msgspec", "pluto_dist.cli.console")
+    probe = (
+        "import sys\nfrom pluto_dist.cli.main import UsageError, commands\n"
+        "try: commands.run(['shwo'], 'pluto-dist')\n"
+        f"except UsageError: print([m for m in {heavy} if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_call_loads_the_module_of_its_command_alone():
+    """What the others need costs it nothing."""
+    probe = (
+        "import sys\nfrom pluto_dist.cli.main import commands\n"
+        "try: commands.run(['ps', '--help'], 'pluto-dist')\n"
+        "finally: print(*sorted(name for name in sys.modules if name.startswith('pluto_dist.cli.')))"
+    )
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    loaded = done.stdout.splitlines()[-1].split()
+    assert loaded == [f"pluto_dist.cli.{name}" for name in ("console", "main", "options", "ps")]
 
 
 def _log(folder: Path, count: int, *more: bytes) -> int:
@@ -456,7 +472,7 @@ def _log(folder: Path, count: int, *more: bytes) -> int:
 @pytest.mark.parametrize("group", [[], ["coordinator"]])
 def test_the_list_of_commands_cuts_no_sentence(group: list[str]) -> None:
     said = invoke([*group, "--help"]).stdout
-    assert "..." not in said.partition("Commands:")[2]
+    assert "..." not in said.partition("commands:")[2]
 
 
 @pytest.mark.parametrize(
@@ -494,11 +510,12 @@ def test_a_wrong_value_is_named(words: list[str], given: str, monkeypatch: pytes
     ("words", "said"),
     [
         (["shwo"], "did you mean show?"),
-        (["show"], "RUN is missing; see `pluto-dist show --help`"),
-        (["show", "1", "2"], "'2': more than it takes"),
-        (["show", "1", "--plt", "loss"], "did you mean --plot?"),
-        (["show", "1", "--plot"], "--plot METRIC: its value is missing"),
-        (["show", "1", "--json=yes"], "--json takes no value; it has 'yes'"),
+        (["show"], "required: RUN; see `pluto-dist show --help`"),
+        (["show", "1", "2"], "unrecognized arguments: 2"),
+        (["show", "1", "--plt", "loss"], "unrecognized arguments: --plt"),
+        (["show", "1", "--plot"], "--plot: expected one argument"),
+        (["show", "1", "--json=yes"], "--json: ignored explicit argument 'yes'"),
+        (["run", "--name", "x"], "CMD is missing"),
         (["export", "1", "--format", "xml"], "'xml' is none of jsonl, csv, parquet"),
         (["runs", "-n0"], "'0' is out of bounds; it may be 1 or more"),
         (["demo", "--seconds", "nan"], "'nan' is out of bounds; it may be from 3 to 60"),

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
+from pluto_dist.client.console.capture import StreamCapture, WrapCapture
 from pluto_dist.client.console.text import Recorder
-from pluto_dist.client.console.wrap import StreamCapture, WrapCapture
 
 
 class Terminal(io.TextIOWrapper):

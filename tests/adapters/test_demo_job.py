@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from pluto_dist.cli.demo import job
-from pluto_dist.cli.demo.job import exchange, ledger
-from pluto_dist.cli.demo.job.exchange import Peers
+from pluto_dist.cli.demo.job import ledger, torchrun
 from pluto_dist.cli.demo.job.network import Network, load_network, save_network
+from pluto_dist.cli.demo.job.torchrun import Peers
 from tests.patience import PATIENCE_S
 
 JOB = Path(job.__file__).parent
@@ -22,7 +22,7 @@ JOB = Path(job.__file__).parent
 def ranks(world: int) -> list[Peers]:
     return [
         Peers(root=rank == 0, connections=[Connection(each.detach()) for each in sockets])
-        for rank, sockets in enumerate(exchange.connect(world))
+        for rank, sockets in enumerate(torchrun.connect(world))
     ]
 
 

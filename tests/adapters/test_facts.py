@@ -10,9 +10,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from pluto_dist.cli import facts
-from pluto_dist.cli.facts import Fact, gather, worst
-from pluto_dist.host.filesystems import Filesystem
+from pluto_dist.cli import doctor
+from pluto_dist.cli.doctor import Fact, gather, worst
+from pluto_dist.host.places import Filesystem
 from pluto_dist.host.settings import load
 from tests.official import OFFICIAL_PYTHON, needs_official_client
 
@@ -50,9 +50,9 @@ def test_the_hook_of_the_official_client_is_named(tmp_path: Path):
     """It slows every start of the interpreter, and patches wandb."""
     (tmp_path / "distutils-precedence.pth").write_text("import os; var = 'SETUPTOOLS_USE_DISTUTILS'\n")
     (tmp_path / "ours.pth").write_text("import pluto_dist.hook\n/somewhere/pluto\n")
-    assert facts._official_hook([str(tmp_path)]) == Fact("official_client_hook", None)
+    assert doctor._official_hook([str(tmp_path)]) == Fact("official_client_hook", None)
     (tmp_path / "zz-pluto.pth").write_text("import pluto._wandb_hook; pluto._wandb_hook.install()\n")
-    found = facts._official_hook([str(tmp_path / "not there"), str(tmp_path)])
+    found = doctor._official_hook([str(tmp_path / "not there"), str(tmp_path)])
     assert (found.value, found.level) == (str(tmp_path / "zz-pluto.pth"), "warn")
     assert "environment of its own" in found.advice
 
@@ -62,7 +62,7 @@ def test_the_installed_official_client_has_that_hook():
     """Whoever installs it beside this package is told by doctor."""
     folder = OFFICIAL_PYTHON.parent.parent / "lib"
     packages = [str(path) for path in folder.glob("python3*/site-packages")]
-    assert facts._official_hook(packages).level == "warn"
+    assert doctor._official_hook(packages).level == "warn"
 
 
 def test_a_shell_that_keeps_slurms_signals_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -105,7 +105,7 @@ def test_a_home_too_long_for_a_socket_is_bad(tmp_path: Path):
 
 
 def test_little_space_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(facts, "filesystem_of", lambda path: Filesystem("ext4", 1000))
+    monkeypatch.setattr(doctor, "filesystem_of", lambda path: Filesystem("ext4", 1000))
     fact = report(tmp_path)["store.free_bytes"]
     assert (fact.value, fact.level) == (1000, "warn")
 
@@ -118,7 +118,7 @@ def test_a_store_that_cannot_be_written_is_bad(tmp_path: Path):
 
 def test_a_refused_pidfd_is_told_with_its_consequence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """R2"""
-    monkeypatch.setattr(facts, "pidfd_trouble", lambda: "pidfd_open: Operation not permitted")
+    monkeypatch.setattr(doctor, "pidfd_trouble", lambda: "pidfd_open: Operation not permitted")
     fact = report(tmp_path)["pidfd"]
     assert (fact.value, fact.level) == (False, "warn")
     assert "file locks" in fact.advice
@@ -128,7 +128,7 @@ def test_a_refused_pidfd_is_told_with_its_consequence(tmp_path: Path, monkeypatc
 def test_a_job_at_pid_1_of_a_container_is_warned(tmp_path: Path):
     """R11: when pid 1 ends, the coordinator is killed with everything else."""
     code = (
-        "from pluto_dist.cli.facts import gather; from pluto_dist.host.settings import load;"
+        "from pluto_dist.cli.doctor import gather; from pluto_dist.host.settings import load;"
         f"found = gather(load({{'PLUTO_DIST_HOME': {str(tmp_path / 'home')!r}}}));"
         "print(*[fact.level for fact in found if fact.name == 'near_pid_1'])"
     )

@@ -20,7 +20,6 @@ import pytest
 from pluto_dist.coordinator.main import adopt_lock, file_id, take_lock
 from pluto_dist.errors import CoordinatorUnavailableError, PlacesError
 from pluto_dist.host import boot, launch
-from pluto_dist.host.filesystems import Mount
 from pluto_dist.host.launch import (
     CoordinatorOptions,
     claim_start,
@@ -30,7 +29,7 @@ from pluto_dist.host.launch import (
     start_detached,
     widen_affinity,
 )
-from pluto_dist.host.places import Places, find_places
+from pluto_dist.host.places import Mount, Places, find_places
 from tests.patience import wait_until
 
 pytestmark = [pytest.mark.process, pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")]

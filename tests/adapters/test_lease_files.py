@@ -10,7 +10,7 @@ import pytest
 
 from pluto_dist.client.lease_files import LeaseFiles, Wall
 from pluto_dist.client.notices import WarnOnce
-from pluto_dist.client.points import PointLog
+from pluto_dist.client.record import PointLog
 from pluto_dist.coordinator import spools
 from pluto_dist.core.values.lifecycle import Noted, encode_entry
 from pluto_dist.errors import PlacesError

@@ -17,7 +17,6 @@ import pytest
 from pluto_dist.core.values.ids import Identity
 from pluto_dist.errors import PlacesError
 from pluto_dist.host import liveness
-from pluto_dist.host.filesystems import Mount
 from pluto_dist.host.identity import identity_of, own_identity
 from pluto_dist.host.liveness import (
     ExitStatus,
@@ -32,6 +31,7 @@ from pluto_dist.host.liveness import (
     oom_kills,
     watch,
 )
+from pluto_dist.host.places import Mount
 from tests.patience import PATIENCE_S, wait_until
 
 pytestmark = [

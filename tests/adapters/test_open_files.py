@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pluto_dist.cli.sender import is_written
+from pluto_dist.cli.upload import is_written
 
 
 def test_a_file_is_written_until_its_last_writer_closes_it(tmp_path: Path) -> None:

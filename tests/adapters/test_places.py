@@ -14,23 +14,21 @@ from pathlib import Path
 import pytest
 
 from pluto_dist.errors import PlacesError, SocketPathError
-from pluto_dist.host.filesystems import (
+from pluto_dist.host.places import (
+    SOCKET_PATH_LIMIT,
     Filesystem,
     Mount,
     existing,
     filesystem_of,
-    mount_of,
-    parse_mountinfo,
-    short_lived,
-)
-from pluto_dist.host.places import (
-    SOCKET_PATH_LIMIT,
     find_places,
     leftover_spools,
     make_store,
+    mount_of,
     open_private,
+    parse_mountinfo,
     places_at,
     private_folder,
+    short_lived,
     socket_of,
     store_of,
 )

@@ -11,7 +11,7 @@ import pytest
 
 from pluto_dist.client.lease_files import LeaseFiles, Wall
 from pluto_dist.client.notices import WarnOnce
-from pluto_dist.client.points import PointLog
+from pluto_dist.client.record import PointLog
 from pluto_dist.errors import InvalidRecordError
 from pluto_dist.spool.reader import records
 

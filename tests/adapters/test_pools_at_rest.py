@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pluto_dist.client.pools import between_tasks
+from pluto_dist.client.tasks import between_tasks
 
 WORKER = ("multiprocessing.pool", "worker")
 CHILD = ("multiprocessing.process", "_bootstrap")

@@ -15,15 +15,14 @@ import pytest
 
 from pluto_dist import read
 from pluto_dist.backend.local.reading import Segment, read_points, segments, summarise
+from pluto_dist.cli.export import write_jsonl
 from pluto_dist.core.rules.participants import REDUCED
 from pluto_dist.core.rules.together import series_of, statistics
 from pluto_dist.core.values.document import Document, LeaseShown
 from pluto_dist.core.values.records import SeriesOwner
 from pluto_dist.errors import RunNotFoundError, UsageError
-from pluto_dist.read import column_files
-from pluto_dist.read.column_files import ColumnFiles
-from pluto_dist.read.columns import gathered
-from pluto_dist.read.export import write_jsonl
+from pluto_dist.read import columns
+from pluto_dist.read.columns import ColumnFiles, gathered
 from pluto_dist.read.run import summed_up
 from pluto_dist.read.series import Curve
 from pluto_dist.spool.frames import encode_frame
@@ -46,7 +45,7 @@ LINES = [
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(column_files, "WORTH_BYTES", 1)
+    monkeypatch.setattr(columns, "WORTH_BYTES", 1)
 
 
 def put(

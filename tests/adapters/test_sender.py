@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pluto_dist.cli.sender import folder_left_alone
+from pluto_dist.cli.upload import folder_left_alone
 
 
 @pytest.mark.parametrize(

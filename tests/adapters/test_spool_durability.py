@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pluto_dist.errors import PlacesError
-from pluto_dist.host.filesystems import Mount, require_durable
+from pluto_dist.host.places import Mount, require_durable
 from pluto_dist.spool.reader import list_streams, read_cut
 from pluto_dist.spool.writer import GroupSync, Limits, StreamWriter
 from tests.simulation.memory_files import MemoryDisk, MemoryFiles

@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 
 from pluto_dist.backend.pluto import PlutoBackend
+from pluto_dist.cli.artifacts import artifacts_of
+from pluto_dist.cli.export import write_jsonl
 from pluto_dist.core.values.backend import Status
 from pluto_dist.core.values.document import LeaseShown
 from pluto_dist.core.values.lifecycle import Target
 from pluto_dist.core.values.records import SeriesOwner
-from pluto_dist.read.artifacts import artifacts_of
 from pluto_dist.read.board import Board
-from pluto_dist.read.export import write_jsonl
 from pluto_dist.read.lookup import Lookup
 from pluto_dist.read.run import Run
 from pluto_dist.secret import Secret

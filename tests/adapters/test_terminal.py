@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from pluto_dist.client import notices
+from pluto_dist.client.console.capture import WrapCapture
 from pluto_dist.client.console.fd import flush_python_streams
-from pluto_dist.client.console.wrap import WrapCapture
 from pluto_dist.client.notices import Waiting
 from pluto_dist.client.terminal import is_terminal, tell
 from pluto_dist.coordinator.log import say

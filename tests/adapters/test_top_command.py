@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from pluto_dist.cli.top.source import Looking
+from pluto_dist.cli.top.model import Looking
 from pluto_dist.core.rules.participants import REDUCED
 from pluto_dist.core.rules.together import series_of, statistics
 from pluto_dist.core.values.document import Document, VerdictShown

@@ -13,10 +13,9 @@ from pluto_dist.core.rules.participants import REDUCED
 from pluto_dist.core.rules.together import series_of
 from pluto_dist.core.values.records import Point, SeriesOwner
 from pluto_dist.read.columns import Chunk
-from pluto_dist.read.follow import Follower
 from pluto_dist.read.series import Wanted
 from pluto_dist.ui.curves import Axis, Line, chart_of, part_of
-from pluto_dist.ui.opened import Asked, Opened
+from pluto_dist.ui.opened import Asked, Follower, Opened
 from pluto_dist.ui.run import metrics_of
 from tests.adapters.documents import lease
 from tests.adapters.test_cli_lookup import Machine, machine

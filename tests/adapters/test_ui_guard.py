@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pluto_dist.ui.guard import Guard
+from pluto_dist.ui.serve import Guard
 
 GUARD = Guard("secret", frozenset({"node7", "127.0.0.1"}), 8642)
 

@@ -10,7 +10,7 @@ LOGS = """
 from pathlib import Path
 from pluto_dist.client.lease_files import LeaseFiles, Wall
 from pluto_dist.client.notices import WarnOnce
-from pluto_dist.client.points import PointLog
+from pluto_dist.client.record import PointLog
 {setup}
 files = LeaseFiles(Path({spool!r}), segment_bytes=1 << 20, quota_bytes=None)
 PointLog(files, Wall(), WarnOnce(), strict=False).log({{"a": None}}, 0, None)

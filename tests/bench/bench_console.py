@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from pluto_dist.client.console.capture import StreamCapture
 from pluto_dist.client.console.text import Recorder, redactor
-from pluto_dist.client.console.wrap import StreamCapture
 from pluto_dist.client.lease_files import Wall
 from pluto_dist.spool.writer import StreamWriter
 

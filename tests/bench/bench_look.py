@@ -62,8 +62,8 @@ def _page(effort: Effort, base: Path) -> Iterator[Row]:
     """The server's part of the page, in a process that has loaded it; the columns are kept."""
     from pluto_dist.read.lookup import Lookup
     from pluto_dist.ui.curves import chart_of
+    from pluto_dist.ui.live import Runs
     from pluto_dist.ui.opened import Asked, Opened
-    from pluto_dist.ui.runs import Runs
 
     def chart(opened: Opened) -> float:
         begun = time.process_time()

@@ -31,6 +31,7 @@ class Effort:
         file_mb: of the largest file that is logged and uploaded.
         handed, handed_before: checkpoints that are timed, and others before the last of them.
         cluster_nodes: nodes for which one process asks the cluster store.
+        compactions: of its database that are awaited.
         peers: whether other clients are measured, too, where they are installed, and what no earlier
             version could do.
         crowd_of_peers: eight processes of them at once.
@@ -61,6 +62,7 @@ class Effort:
     handed: int = 200
     handed_before: int = 10_000
     cluster_nodes: int = 1000
+    compactions: int = 8
     peers: bool = True
     crowd_of_peers: bool = True
 
@@ -92,5 +94,6 @@ QUICK = Effort(
     handed=40,
     handed_before=1_000,
     cluster_nodes=200,
+    compactions=4,
     crowd_of_peers=False,
 )

@@ -17,10 +17,11 @@ from pluto_dist.core.values.effects import Control
 from pluto_dist.core.values.engine import ClusterAddress, Versioned, WriteResult
 from pluto_dist.core.values.ids import Job
 from pluto_dist.core.values.lifecycle import Target
+from tests.adapters.memory_backend import StoredRun
 from tests.cluster.memory import MemoryEngine, MemoryStore
 from tests.core.builders import job
 from tests.core.processes import PLUTO, Process
-from tests.core.server import ServerRun, StoreServer
+from tests.core.server import StoreServer
 from tests.core.world import World
 
 ADDRESS = ClusterAddress(members=("http://memory",), prefix="p", ttl_s=15)
@@ -194,7 +195,7 @@ class ClusterWorld:
         return msgspec.json.decode(found.value, type=RunDocument)
 
     @property
-    def run(self) -> ServerRun:
+    def run(self) -> StoredRun:
         return self.server.only()
 
     def seat(self) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from pluto_dist.coordinator.worker import ClusterStores, Worker
 from pluto_dist.core.machine.coordinator import Coordinator
 from pluto_dist.core.values import effects as do
 from pluto_dist.core.values import events as on
@@ -60,6 +61,11 @@ class Driver:
     ) -> None:
         self.target = target
         self.server = Server()
+        self.worker = Worker(
+            lambda _: self.server,
+            clusters=ClusterStores(lambda _: self._shared_store(), lambda: self.now),
+            clock=lambda: self.now,
+        )
         self.cut_off = False
         self.said_to_server: Callable[[do.Control], None] = lambda _: None
         self.invariants = Invariants(self)
@@ -92,6 +98,10 @@ class Driver:
         self._pids = 1000
         self._die_after: int | None = None
         self._core: Coordinator | None = None
+
+    def _shared_store(self) -> MemoryStore:
+        assert self.cluster is not None
+        return self.cluster
 
     @property
     def core(self) -> Coordinator:

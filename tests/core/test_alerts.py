@@ -92,7 +92,7 @@ def test_the_last_word_of_a_job_goes_out_before_its_status() -> None:
     assert not owner.view.drained
     world.release()
     world.wait(5)
-    assert world.server.said("alert", "status") == ["alert", "status"]
+    assert world.server.said("alert", "report") == ["alert", "report"]
     assert owner.view.drained
 
 

@@ -230,7 +230,7 @@ def test_before_a_status_is_tried_again_the_question_is_asked_again() -> None:
     """R10: an outage leaves people time to press stop."""
     world = World()
     owner = world.process("owner").init()
-    world.server.answer("status", Retry("503"))
+    world.server.answer("report", Retry("503"))
     owner.finish().exit()
     world.server.only().cancelled = True
     world.wait(60)
@@ -245,14 +245,14 @@ def test_a_question_that_could_not_be_asked_is_asked_before_the_next_try() -> No
     world.hold.add("BeatRun")
     world.wait(POLL_S + 1)
     owner.finish().exit()
-    world.server.answer("status", Unknown("no answer"))
+    world.server.answer("report", Unknown("no answer"))
     world.wait(LAST_S)
-    assert world.server.said("status") == ["status"]
+    assert world.server.said("report") == ["report"]
     world.server.only().cancelled = True
     world.release()
     world.wait(SETTLE_S)
     assert world.run().status == "CANCELLED"
-    assert world.server.said("status") == ["status"]
+    assert world.server.said("report") == ["report"]
 
 
 def test_a_cancel_whose_answer_crosses_the_status_is_asked_for_once_more() -> None:
@@ -317,7 +317,7 @@ def test_a_run_that_the_monitor_has_ended_is_revived_before_its_status() -> None
     world.server.only().status, world.server.only().reaped = "FAILED", True
     owner.finish().exit()
     world.wait(SETTLE_S)
-    assert world.server.said("revive", "status") == ["revive", "status"]
+    assert world.server.said("revive", "report") == ["revive", "report"]
     assert world.run().status == world.server.only().status == "COMPLETED"
 
 
@@ -328,7 +328,7 @@ def test_an_end_that_a_person_has_set_is_not_asked_for_for_ever() -> None:
     world.server.only().status = "FAILED"
     owner.finish().exit()
     world.wait(SETTLE_S)
-    assert world.server.said("revive", "status") == ["revive", "status"]
+    assert world.server.said("revive", "report") == ["revive", "report"]
 
 
 def test_after_an_answer_nothing_is_revived() -> None:
@@ -341,21 +341,21 @@ def test_after_an_answer_nothing_is_revived() -> None:
     world.start()
     world.give_key(world.target)
     world.wait(SETTLE_S)
-    assert world.server.said("revive", "status") == ["status"]
+    assert world.server.said("revive", "report") == ["report"]
 
 
 def test_a_report_whose_answer_was_lost_is_not_made_twice() -> None:
     """R10: the next coordinator asks, and the answer is the very status that it wanted to send."""
     world = World()
     owner = world.process("owner").init()
-    world.server.answer("status", Unknown("no answer"))
+    world.server.answer("report", Unknown("no answer"))
     owner.finish().exit()
     world.server.only().status = "COMPLETED"
     world.restart()
     world.give_key(world.target)
     world.wait(SETTLE_S)
     assert world.run().reported
-    assert world.server.said("status") == ["status"]
+    assert world.server.said("report") == ["report"]
 
 
 def test_a_run_that_has_an_end_at_the_server_is_not_asked_about_again() -> None:
@@ -363,9 +363,9 @@ def test_a_run_that_has_an_end_at_the_server_is_not_asked_about_again() -> None:
     world = World()
     owner = world.process("owner").init()
     world.server.only().status, world.server.only().ended_by_person = "FAILED", True
-    world.server.answer("status", Retry("503"), Unknown("no answer"), Retry("503"))
+    world.server.answer("report", Retry("503"), Unknown("no answer"), Retry("503"))
     before = world.server.beats
     owner.finish().exit()
     world.wait(60)
-    assert world.server.said("status") == ["status"] * 4
+    assert world.server.said("report") == ["report"] * 4
     assert world.server.beats == before + 1

@@ -29,7 +29,7 @@ def agree(world: ClusterWorld, tags: set[str], config: dict[str, object]) -> Non
     """Server, store and all nodes say the same."""
     assert set(world.run.tags) == tags
     assert set(state(world).tags) == tags
-    server = msgspec.json.decode(world.run.config)
+    server = world.run.config
     assert {name: server[name] for name in config} == config
     for number, node in enumerate(world.nodes):
         if number not in world.dead:
@@ -58,19 +58,19 @@ def test_another_order_of_tags_is_no_change() -> None:
     for rank in (2, 3, 0, 1):
         world.ranks[rank].finish().exit()
     world.wait(10)
-    world.server.calls.clear()
+    world.server.asked.clear()
     world.wait(60)
-    assert world.server.said("tags", "config") == []
+    assert world.server.said("put_tags", "merge_config") == []
     assert all(node.core.at_rest for node in world.nodes)
 
 
 def test_only_the_seat_tells_the_server() -> None:
     """Two nodes that read, merge and write at the server may miss each other."""
     world = started()
-    world.server.calls.clear()
+    world.server.asked.clear()
     world.ranks[2].add_tags("a").update_config(b=1)
     world.wait(5)
-    assert sorted(world.server.said("tags", "config")) == ["config", "tags"]
+    assert sorted(world.server.said("put_tags", "merge_config")) == ["merge_config", "put_tags"]
 
 
 def test_what_a_lost_seat_did_not_fold_the_next_one_does() -> None:
@@ -125,7 +125,7 @@ def test_changes_during_a_partition_meet_after_it(cut: int) -> None:
     world.mend()
     world.wait(15)
     agree(world, {"a", "b"}, {"x": 1, "y": 1} if cut else {"y": 1})
-    assert msgspec.json.decode(world.run.config).items() >= {"x": 1, "y": 1}.items()
+    assert world.run.config.items() >= {"x": 1, "y": 1}.items()
 
 
 def test_an_answer_that_was_lost_repeats_nothing() -> None:
@@ -157,7 +157,7 @@ def test_changes_reach_the_server_before_the_status() -> None:
     world.wait(15)
     assert world.statuses() == ["COMPLETED"]
     assert world.run.tags == ("late",)
-    assert msgspec.json.decode(world.run.config)["late"] is True
+    assert world.run.config["late"] is True
     world.wait(100)
     assert all(node.core.at_rest for node in world.nodes)
 
@@ -170,7 +170,7 @@ def test_a_store_that_is_away_for_ever_loses_no_change() -> None:
         world.ranks[rank].finish().exit()
     world.wait(60)
     assert "there" in world.run.tags
-    assert msgspec.json.decode(world.run.config)["there"] == 1
+    assert world.run.config["there"] == 1
 
 
 @pytest.mark.parametrize("local", [False, True])
@@ -199,7 +199,7 @@ def test_a_value_that_the_store_cannot_take_holds_nothing_up(node: int, local: b
     assert all(each.core.at_rest for each in world.nodes)
     if not local:
         agree(world, {"t"}, everywhere)
-        assert msgspec.json.decode(world.run.config)["big"] == big
+        assert world.run.config["big"] == big
 
 
 def told_of(world: ClusterWorld, node: int) -> str:

@@ -48,7 +48,7 @@ def test_a_change_while_a_request_is_on_its_way_is_sent_after_it() -> None:
     owner.update_config(b=2)
     owner.remove_tags("never there")
     world.release()
-    assert msgspec.json.decode(world.server.only().config) == {"a": 1, "b": 2}
+    assert world.server.only().config == {"a": 1, "b": 2}
     assert world.run().config_patch == b""
 
 
@@ -65,7 +65,7 @@ def test_updates_of_all_participants_are_merged_and_seen_by_all() -> None:
     assert owner.view.run is not None
     assert owner.view.run.tags == ("t", "b")
     assert world.server.only().tags == ("t", "b")
-    assert msgspec.json.decode(world.server.only().config) == {"opt": {"lr": 3, "wd": 2}}
+    assert world.server.only().config == {"opt": {"lr": 3, "wd": 2}}
 
 
 @pytest.mark.parametrize("outcome", [Unknown("no answer"), Retry("busy")])
@@ -85,7 +85,7 @@ def test_what_the_server_will_not_take_is_noted_and_not_sent_again() -> None:
     """G6: it does not hold up the rest."""
     world = World()
     owner = world.process("owner").init()
-    world.server.answer("tags", Rejected("too many"))
+    world.server.answer("put_tags", Rejected("too many"))
     sent = requests(world)
     owner.add_tags("a")
     owner.finish().exit()
@@ -98,11 +98,11 @@ def test_a_request_that_fails_does_not_hold_up_another() -> None:
     """G6"""
     world = World()
     owner = world.process("owner").init()
-    world.server.answer("tags", *[Retry("500")] * 50)
+    world.server.answer("put_tags", *[Retry("500")] * 50)
     owner.add_tags("a")
     owner.update_config(lr=1)
     world.wait(1)
-    assert msgspec.json.decode(world.server.only().config) == {"lr": 1}
+    assert world.server.only().config == {"lr": 1}
 
 
 def test_a_change_that_cannot_be_made_leaves_everything_as_it_was() -> None:
@@ -179,7 +179,7 @@ def test_a_run_whose_end_may_have_been_told_is_reopened_on_the_server() -> None:
     """R8, G12: the coordinator died before the answer came."""
     world = World()
     world.process("first").init("x")
-    world.server.answer("status", Unknown("no answer"))
+    world.server.answer("report", Unknown("no answer"))
     first = world.processes[0]
     first.finish().exit()
     world.server.only().status = "COMPLETED"
@@ -264,7 +264,7 @@ def test_a_run_that_was_deleted_on_the_page_is_told() -> None:
     world = World()
     owner = world.process("owner").init("x")
     gone = Rejected("Run not found (HTTP 404)")
-    world.server.answer("status", gone)
+    world.server.answer("report", gone)
     owner.finish().exit()
     run = world.run()
     assert (run.reported, run.refusals) == (True, {"status": gone.reason})

@@ -86,7 +86,7 @@ def outcome(world: World) -> dict[str, object]:
     }
     if run.target.mode == "pluto":
         there = world.server.only()
-        seen["there"] = (there.status, there.tags, msgspec.json.decode(there.config), sorted(there.names))
+        seen["there"] = (there.status, there.tags, there.config, sorted(there.names))
         seen["values"] = {name: sorted(set(there.values(name))) for name in there.series}
     return seen
 

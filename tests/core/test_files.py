@@ -22,7 +22,7 @@ def test_a_blob_goes_when_its_line_is_delivered_and_not_before() -> None:
     """G3: while storage refuses, the content stays."""
     world = World()
     process = owner(world)
-    world.server.answer("ship", Retry("storage is away"))
+    world.server.answer("deliver", Retry("storage is away"))
     process.log(stream="files", size=1.0)
     assert removed(world) == []
     world.wait(60)
@@ -48,11 +48,11 @@ def test_the_file_of_a_refused_line_goes_when_it_is_kept_aside() -> None:
     process = owner(world)
     process.log(stream="files", size=1.0)  # its name is settled
     world.store_broken = True
-    world.server.answer("ship", Rejected("no such type"))
+    world.server.answer("deliver", Rejected("no such type"))
     process.log(stream="files", size=1.0)
     assert removed(world) == [(0, FRAME)]
     world.store_broken = False
-    world.server.answer("ship", Rejected("no such type"))
+    world.server.answer("deliver", Rejected("no such type"))
     world.wait(60)
     assert removed(world) == [(0, FRAME), (FRAME, 2 * FRAME)]
     assert world.run().rejected == 1
@@ -115,7 +115,7 @@ def test_a_files_stream_that_fails_is_tried_by_itself() -> None:
     process.log(stream="files", size=0.0)
     seen: list[Ship] = []
     world.observers.append(lambda effect: seen.append(effect) if isinstance(effect, Ship) else None)
-    world.server.answer("ship", Retry("storage is away", after_s=30.0))
+    world.server.answer("deliver", Retry("storage is away", after_s=30.0))
     process.log(stream="files", size=1.0)
     process.log(loss=1.0)
     assert [ship.stream for ship in seen] == ["files", "metrics"]

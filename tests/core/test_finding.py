@@ -8,9 +8,8 @@ import msgspec
 import pytest
 
 from pluto_dist.core.machine.admission import Finder
-from pluto_dist.core.values.backend import OpenResult
+from pluto_dist.core.values.backend import OpenRequest, OpenResult
 from pluto_dist.core.values.book import Book
-from pluto_dist.core.values.effects import OpenRun
 from pluto_dist.core.values.ids import RunRef
 from pluto_dist.core.values.records import Run, Verdict
 from tests.core.builders import claim, job, run
@@ -133,8 +132,8 @@ class Stores(Server):
         super().__init__()
         self.by_folder: dict[str, Server] = {}
 
-    def open(self, effect: OpenRun) -> OpenResult:
-        return self.by_folder.setdefault(effect.request.target.store, Server()).open(effect)
+    def open(self, request: OpenRequest) -> OpenResult:
+        return self.by_folder.setdefault(request.target.store, Server()).open(request)
 
 
 def two_folders() -> World:

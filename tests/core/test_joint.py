@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from pluto_dist.core.rules.joint import RETURNS_S, VICTIMS_WAIT_S, judge
@@ -98,6 +99,22 @@ def test_the_table(reports: list[NodeReport], now: float, status: str | None, to
     assert (found.verdict.status if found.verdict else None) == status
     assert told in (found.verdict.reason if found.verdict else found.reason)
     assert found.deadline is None or found.deadline > now
+
+
+@pytest.mark.parametrize("owned", [True, False])
+def test_a_node_that_stays_away_counts_as_lost_where_no_server_watches(owned: bool) -> None:
+    """After an hour of silence, by its last document; until then somebody may look again later."""
+    away = node(0, lost=True, owner=owned)
+    assert judge([away, node(1)], T + 99).later is None
+    found = judge([msgspec.structs.replace(away, silent_s=600.0), node(1)], T + 99, monitored=False)
+    assert (found.verdict, found.deadline, found.later) == (None, None, T + 99 + 3000)
+    long = msgspec.structs.replace(away, silent_s=3600.0)
+    found = judge([long, node(1)], T + 99, monitored=False)
+    assert found.presumed
+    assert found.verdict is not None
+    assert found.verdict.status == "FAILED"
+    assert found.verdict.reason.startswith("node0 (host h) has not been seen for an hour")
+    assert judge([long, node(1, ends=False)], T + 99, monitored=False).verdict is None
 
 
 def test_whoever_is_first_on_its_own_node_is_first() -> None:

@@ -119,7 +119,7 @@ def test_a_server_that_names_a_time_is_not_asked_before() -> None:
     """G6"""
     world = World()
     process = owner(world)
-    world.server.answer("ship", Retry("too many requests", after_s=77.0))
+    world.server.answer("deliver", Retry("too many requests", after_s=77.0))
     batches = Batches(world)
     process.log(loss=1.0)
     world.wait(76)
@@ -164,7 +164,7 @@ def test_a_fault_that_was_found_before_sending_repeats_nothing() -> None:
     world = World()
     process = owner(world)
     bad = Rejected("no number", good=0)
-    world.server.answer("ship", Rejected("no number", good=2), Delivered(), bad, bad)
+    world.server.answer("deliver", Rejected("no number", good=2), Delivered(), bad, bad)
     world.hold.add("Ship")
     for value in range(5):
         process.log(stream="data", row=float(value))
@@ -196,7 +196,7 @@ def test_repeats_are_counted_where_the_outcome_was_unknown(outcome: Unknown | Re
     """G6"""
     world = World()
     process = owner(world)
-    world.server.answer("ship", outcome)
+    world.server.answer("deliver", outcome)
     process.log(stream="data", row=1.0)
     world.wait(10)
     assert world.server.only().values("row") == [1.0]
@@ -208,7 +208,7 @@ def test_metrics_are_de_duplicated_and_never_counted() -> None:
     """G6"""
     world = World()
     process = owner(world)
-    world.server.answer("ship", Unknown("no answer"))
+    world.server.answer("deliver", Unknown("no answer"))
     process.log(loss=1.0)
     world.wait(10)
     assert world.run().repeats == 0
@@ -312,7 +312,7 @@ def test_damage_is_counted_once_however_often_it_is_sent() -> None:
     """G6: an outage repeats the batch that passes over it."""
     world = World()
     owner = world.process("owner").init()
-    world.server.answer("ship", *[Retry("503")] * 5)
+    world.server.answer("deliver", *[Retry("503")] * 5)
     owner.log(loss=0.0)
     owner.spool.damage()
     owner.log(loss=1.0)

@@ -7,6 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from pluto_dist.core.machine import shared_run
+from pluto_dist.core.rules import joint
 from pluto_dist.core.rules.parts import grouped, together
 from pluto_dist.core.values.document import Document, read
 from pluto_dist.core.values.records import Run
@@ -47,7 +49,7 @@ def test_all_nodes_have_one_run_with_one_id() -> None:
     assert first.key != second.key
     assert (first.part_of, second.part_of) == (first.key, first.key)
     assert (first.relay, second.relay) == ("", "node1")
-    assert world.nodes[1].server.calls == ["open create earlier", f"open part of {first.key}"]
+    assert world.nodes[1].server.asked == ["open create earlier", f"open part of {first.key}"]
     assert world.nodes[1].run("earlier").status == "COMPLETED"
 
 
@@ -215,3 +217,73 @@ def test_a_job_that_is_started_again_on_other_hosts_goes_on_in_its_run() -> None
     assert run.restore.run.round == 2
     assert set(run.tags) == {"old", "new"}
     assert msgspec.json.decode(run.config) == {"old": 1, "lr": 2}
+
+
+def abandoned(**fields: Any) -> ClusterWorld:
+    """All ranks of node 1 have ended well; those of node 0 go on."""
+    world = started(**fields)
+    for rank in (2, 3):
+        world.ranks[rank].log(loss=1.0).finish().exit()
+    world.wait(10)
+    return world
+
+
+def test_a_node_that_never_comes_back_is_the_end_after_an_hour() -> None:
+    """G7: no monitor ends a local Run; the coordinators of the other nodes stay for that."""
+    world = abandoned()
+    world.kill_node(0)
+    world.wait(600)
+    assert part(world, 1).status == "RUNNING"
+    assert world.nodes[1].core.deadline() is not None
+    world.wait(3000)
+    verdict = document(world, 1).verdict
+    assert verdict is not None
+    assert verdict.status == "FAILED"
+    assert "node0" in verdict.reason
+    assert "rank 0 (pid" in verdict.reason
+    world.revive_node(0)
+    world.wait(60)
+    ends = {part(world, number).status for number in (0, 1)} | {seen_together(world).status}
+    assert ends == {"FAILED"}
+    assert all(node.core.at_rest for node in world.nodes)
+
+
+def test_whoever_looks_later_starts_the_coordinator_that_makes_the_end() -> None:
+    """G7: all coordinators were killed with their nodes' jobs."""
+    world = abandoned()
+    world.kill_node(0)
+    world.kill_node(1)
+    world.wait(1000)
+    world.revive_node(1)
+    world.wait(60)
+    assert part(world, 1).status == "RUNNING"
+    world.kill_node(1)
+    world.wait(3000)
+    world.revive_node(1)
+    world.wait(60)
+    assert part(world, 1).status == "FAILED"
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_an_owner_that_was_only_cut_off_takes_its_end_back(
+    monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """A partition fails no healthy Run, however long: what it says in the end is the end of the whole."""
+    for module in (joint, shared_run):
+        monkeypatch.setattr(module, "ABANDONED_S", 120.0)  # who is cut off asks each second
+    world = abandoned()
+    world.cut(0)
+    world.wait(240)
+    assert (part(world, 0).status, part(world, 1).status) == ("RUNNING", "FAILED")
+    world.mend()
+    world.wait(60)
+    assert part(world, 0).status == "RUNNING"
+    for rank in (1, 0):
+        world.ranks[rank].finish(code=code).exit(code)
+    world.wait(60)
+    status = "FAILED" if code else "COMPLETED"
+    assert (part(world, 0).status, part(world, 0).reported) == (status, True)
+    run = seen_together(world)
+    assert run.status == status
+    assert "has not been seen" not in (run.verdict.reason if run.verdict is not None else "")
+    assert all(node.core.at_rest for node in world.nodes)

@@ -248,7 +248,7 @@ class Machine(RuleBasedStateMachine):
         world = self.world
         world._die_after = None
         world.server.down = world.store_broken = False
-        world.server.next_answers.clear()
+        world.server.forget_answers()
         if not world.running:
             world.start()
         world.release()
@@ -271,7 +271,7 @@ class Machine(RuleBasedStateMachine):
                 there = world.server.runs[run.id or 0]
                 assert there.status == run.status
                 assert there.tags == run.tags
-                config = msgspec.json.decode(there.config)
+                config = there.config
                 assert self.config[run.key].items() <= config.items()
                 assert self.tags[run.key] <= set(there.tags)
         assert not world.spools, f"folders are left: {[world.book.leases.get(key) for key in world.spools]}"

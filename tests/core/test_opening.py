@@ -21,15 +21,15 @@ from pluto_dist.core.values.backend import (
 from pluto_dist.core.values.effects import OpenRun
 from pluto_dist.core.values.ids import Job, RunRef
 from pluto_dist.core.values.lifecycle import Fork, Origin
-from tests.core.server import ServerRun
+from tests.adapters.memory_backend import StoredRun
+from tests.core.server import made_elsewhere
 from tests.core.world import World
 
 
-def existing(world: World, external: str = "x", status: str = "COMPLETED") -> ServerRun:
+def existing(world: World, external: str = "x", status: Status = "COMPLETED") -> StoredRun:
     """A Run that somebody else has made on the server."""
     number = len(world.server.runs) + 1
-    run = ServerRun(number, "demo", external, "another-key", status=status)  # type: ignore[arg-type]
-    run.tags, run.config = ("old",), b'{"old":1,"lr":1}'
+    run = made_elsewhere(number, external, status=status, tags=("old",), config={"old": 1, "lr": 1})
     world.server.runs[number] = run
     return run
 
@@ -39,7 +39,7 @@ def test_eight_ranks_ask_once() -> None:
     world = World()
     for process in world.launch(ranks=8).start():
         process.init("x")
-    assert world.server.calls == ["open create x"]
+    assert world.server.asked == ["open create x"]
 
 
 @pytest.mark.parametrize("run", [7, "DEM-7"])
@@ -52,7 +52,7 @@ def test_ranks_that_resume_by_id_ask_once(run: int | str) -> None:
     for process in launch.start():
         process.init(run, resume=True)
     world.wait(1)
-    assert world.server.calls == [f"open resume {run}"]
+    assert world.server.asked == [f"open resume {run}"]
     assert [process.role for process in launch.ranks.values()] == ["owner", "worker", "worker"]
 
 
@@ -62,7 +62,7 @@ def test_joining_keeps_what_was_there() -> None:
     there = existing(world)
     world.process("owner").init("x", resume=True, tags=("new",), config={"lr": 2})
     assert there.tags == ("old", "new")
-    assert msgspec.json.decode(there.config) == {"old": 1, "lr": 2}
+    assert there.config == {"old": 1, "lr": 2}
     assert (there.status, there.reopened) == ("RUNNING", 1)
     assert world.run().resumed
 
@@ -103,7 +103,7 @@ def test_a_refused_create_leaves_nothing_that_anybody_finds() -> None:
     assert not list(world.book.runs)
     world.wait(20)
     assert [process.role for process in launch.ranks.values()] == ["refused"] * 3
-    assert world.server.calls.count("open create x") == 1
+    assert world.server.asked.count("open create x") == 1
     for process in launch.ranks.values():
         process.exit(1)
     assert not world.spools
@@ -117,7 +117,7 @@ def test_a_later_claim_after_a_refused_one_is_asked_anew() -> None:
     assert world.process("second").init("x", resume=True).role == "owner"
 
 
-def reopened_by_asking(world: World) -> ServerRun:
+def reopened_by_asking(world: World) -> StoredRun:
     """A create that met an ended Run which nobody had looked at."""
     there = existing(world)
     there.status = "RUNNING"
@@ -132,7 +132,7 @@ def test_what_asking_has_reopened_is_put_back() -> None:
     there = reopened_by_asking(world)
     process = world.process("owner").init("x")
     assert (process.view.state, there.status) == ("refused", "COMPLETED")
-    assert world.server.calls == ["open create x", "put_back"]
+    assert world.server.asked == ["open create x", "put_back"]
 
 
 @pytest.mark.parametrize("trouble", [Retry("503"), Unknown("no answer")])
@@ -200,8 +200,9 @@ def test_it_is_known_since_when_the_server_may_have_been_asked() -> None:
     asked_at = world.run().asked_ms
     world.restart()
     world.wait(30)
-    assert world.server.asked_s[:2] == [None, None]
-    later = [age for age in world.server.asked_s[2:] if age is not None]
+    ages = [request.asked_s for request in world.server.opens]
+    assert ages[:2] == [None, None]
+    later = [age for age in ages[2:] if age is not None]
     assert len(later) == 3
     assert later == sorted(set(later))
     assert later[-1] > 1.0
@@ -215,7 +216,7 @@ def test_a_run_that_resume_does_not_find_is_made() -> None:
     launch = world.launch(ranks=3)
     for process in launch.start():
         process.init("new", resume=True)
-    assert world.server.calls == ["open either new"]
+    assert world.server.asked == ["open either new"]
     assert [process.role for process in launch.ranks.values()] == ["owner", "worker", "worker"]
     assert not world.run().resumed
 
@@ -242,7 +243,7 @@ def test_a_run_is_as_old_as_its_claim() -> None:
     world.wait(3600)
     world.server.down = False
     world.wait(60)
-    assert world.server.created_ms[-1] == pytest.approx(begun_ms, abs=1000)
+    assert world.server.opens[-1].created_ms == pytest.approx(begun_ms, abs=1000)
 
 
 def test_reopening_is_asked_once_and_only_if_the_server_was_told() -> None:
@@ -251,8 +252,8 @@ def test_reopening_is_asked_once_and_only_if_the_server_was_told() -> None:
     world.process("first").init("x").finish().exit()
     world.process("second").init("x", resume=True, config={"lr": 3}, tags=("again",))
     run = world.server.only()
-    assert world.server.calls.count("open resume 1") == 1
-    assert (run.status, run.tags, run.config) == ("RUNNING", ("again",), b'{"lr":3}')
+    assert world.server.asked.count("open resume 1") == 1
+    assert (run.status, run.tags, run.config) == ("RUNNING", ("again",), {"lr": 3})
 
 
 def test_a_refused_reopening_leaves_the_run_as_it_was() -> None:
@@ -330,12 +331,12 @@ def test_a_fork_starts_from_its_parents_config_and_tags() -> None:
         parent_config=b'{"lr":1,"opt":{"wd":2}}',
         parent_tags=("theirs",),
     )
-    world.server.runs[9] = ServerRun(9, "demo", "fork", "key", tags=("mine",))
+    world.server.runs[9] = made_elsewhere(9, "fork", tags=("mine",))
     world.server.answer("open", child)
     fork = Fork(RunRef(external_id="x"), 5, inherit_config=True, inherit_tags=True)
     world.process("fork").init(fork=fork, tags=("mine",), config={"opt": {"wd": 3}})
     assert world.server.runs[9].tags == ("theirs", "mine")
-    assert msgspec.json.decode(world.server.runs[9].config) == {"lr": 1, "opt": {"wd": 3}}
+    assert world.server.runs[9].config == {"lr": 1, "opt": {"wd": 3}}
 
 
 def test_a_fork_keeps_its_own_group() -> None:
@@ -353,7 +354,7 @@ def test_a_fork_keeps_its_own_group() -> None:
         fork_step=5,
         parent_tags=("p1", "group:p"),
     )
-    world.server.runs[9] = ServerRun(9, "demo", "fork", "key", tags=own)
+    world.server.runs[9] = made_elsewhere(9, "fork", tags=own)
     world.server.answer("open", child)
     fork = Fork(RunRef(id=1), 5, inherit_config=False, inherit_tags=True)
     world.process("fork").init(fork=fork, tags=own)
@@ -367,12 +368,12 @@ def test_opening_is_asked_again_ever_more_rarely() -> None:
     world.server.down = True
     world.process("owner").init("x")
     world.wait(600)
-    assert 20 < len(world.server.calls) < 60
+    assert 20 < len(world.server.asked) < 60
     world.server.answer("open", Unavailable("busy", after_s=500.0))
     world.wait(31)
-    asked = len(world.server.calls)
+    asked = len(world.server.asked)
     world.wait(400)
-    assert len(world.server.calls) == asked
+    assert len(world.server.asked) == asked
 
 
 def test_a_run_that_nobody_comes_to_own_does_not_go_on_for_ever() -> None:
@@ -397,7 +398,7 @@ def test_a_fork_goes_on_behind_the_step_it_was_made_from() -> None:
     parent = world.process("parent").init("parent")
     parent.log(step=30, loss=1.0).finish().exit()
     ref = RunRef(id=world.server.only().id)
-    world.server.runs[2] = ServerRun(2, "demo", "child", "key")
+    world.server.runs[2] = made_elsewhere(2, "child")
     world.server.answer("open", opened_fork(ref, step=10))
     child = world.process("child").init(fork=Fork(ref, 10))
     assert child.view.next_step == 11

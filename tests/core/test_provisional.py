@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import msgspec
-
 from pluto_dist.core.values.backend import Refused, RunOpened
-from tests.core.server import ServerRun
+from tests.core.server import made_elsewhere
 from tests.core.test_opening import existing
 from tests.core.world import World
 
@@ -26,7 +24,7 @@ def test_a_server_that_is_down_makes_the_run_provisional() -> None:
     world.wait(60)
     run = world.server.only()
     assert (run.external_id, run.values("loss"), run.tags) == ("x", [1.0], ("a",))
-    assert msgspec.json.decode(run.config) == {"lr": 2}
+    assert run.config == {"lr": 2}
     assert not owner.view.run.provisional
 
 
@@ -40,10 +38,10 @@ def test_changes_while_the_open_is_on_its_way_are_not_lost() -> None:
     world.hold.clear()
     opened = RunOpened(id=1, display_id="DEM-1", project="demo", url="", resumed=False, tags=("a",))
     world.server.answer("open", opened)
-    world.server.runs[1] = ServerRun(1, "demo", "x", world.run().key, tags=("a",), config=b'{"lr":1}')
+    world.server.runs[1] = made_elsewhere(1, "x", world.run().key, tags=("a",), config={"lr": 1})
     world.release()
     assert world.server.only().tags == ("a", "b")
-    assert msgspec.json.decode(world.server.only().config) == {"lr": 1, "wd": 2}
+    assert world.server.only().config == {"lr": 1, "wd": 2}
 
 
 def test_a_run_that_ended_while_the_server_was_down_is_opened_delivered_and_reported() -> None:
@@ -131,8 +129,8 @@ def test_without_a_key_nothing_is_asked() -> None:
     world.server.down = False
     world.kill()
     world.start(hello=False)
-    world.server.calls.clear()
+    world.server.asked.clear()
     world.wait(60)
-    assert not world.server.calls
+    assert not world.server.asked
     owner.sync()
-    assert world.server.calls[0] == "open create x"
+    assert world.server.asked[0] == "open create x"

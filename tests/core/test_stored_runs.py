@@ -14,7 +14,7 @@ from pluto_dist.core.values.effects import WriteDocument
 from pluto_dist.core.values.lifecycle import Target
 from pluto_dist.sync.plan import FRESH_S
 from tests.core.processes import LOCAL, PLUTO
-from tests.core.server import ServerRun
+from tests.core.server import made_elsewhere
 from tests.core.world import World
 
 
@@ -42,7 +42,7 @@ def stored(world: World, *, ended: bool = True) -> tuple[World, RunOpened]:
         record=world.documents[key],
     )
     after = World(LOCAL, leases=100)
-    after.server.runs[opened.id] = ServerRun(opened.id, "demo", "x", key)
+    after.server.runs[opened.id] = made_elsewhere(opened.id, "x", key)
     return after, opened
 
 
@@ -83,7 +83,7 @@ def test_a_local_run_that_was_provisional_keeps_its_leases_when_it_comes_back() 
     after.wait(2)
     assert owner.role == "owner"
     owner.add_tags("new").log(loss=5.0)
-    after.server.next_answers.clear()
+    after.server.forget_answers()
     after.server.answer("open", opened)
     after.release()
     after.wait(10)

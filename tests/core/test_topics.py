@@ -11,7 +11,7 @@ from pluto_dist.core.values.document import read
 from pluto_dist.core.values.lifecycle import decode_entry
 from pluto_dist.core.values.topics import MAX_PAYLOAD, Holder, Item, Reader, Topic
 from tests.core.processes import LOCAL, Process
-from tests.core.server import ServerRun
+from tests.core.server import made_elsewhere
 from tests.core.test_relays import Nodes
 from tests.core.world import World
 
@@ -354,7 +354,7 @@ def ended_with_items(world: World, count: int) -> RunOpened:
 def test_numbers_go_on_behind_items_that_only_an_earlier_database_had() -> None:
     opened = ended_with_items(World(LOCAL), 3)
     world = World(LOCAL, leases=100)
-    world.server.runs[opened.id] = ServerRun(opened.id, "demo", "x", read(opened.record).key)
+    world.server.runs[opened.id] = made_elsewhere(opened.id, "x", read(opened.record).key)
     world.server.answer("open", opened)
     owner = world.process("owner").init("x", resume=True, target=LOCAL).publish(payload="new")
     (topic,) = world.book.topics
@@ -371,13 +371,13 @@ def test_items_of_a_provisional_run_follow_those_of_the_run_that_it_turns_out_to
     """Granted while the store did not answer; nothing that was handed over meanwhile is lost (G13)."""
     opened = ended_with_items(World(LOCAL), 2)
     world = World(LOCAL, leases=100)
-    world.server.runs[opened.id] = ServerRun(opened.id, "demo", "x", read(opened.record).key)
+    world.server.runs[opened.id] = made_elsewhere(opened.id, "x", read(opened.record).key)
     world.server.answer("open", Unavailable("stale file handle"))
     world.hold.add("OpenRun")
     owner = world.process("owner").init("x", resume=True, wait_s=1.0, target=LOCAL)
     world.wait(2)
     owner.publish(payload="meanwhile").publish(payload="again")
-    world.server.next_answers.clear()
+    world.server.forget_answers()
     world.server.answer("open", opened)
     world.release()
     world.wait(10)

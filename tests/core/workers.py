@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pluto_dist.backend.pluto.backend import seat_in
-from pluto_dist.coordinator.worker import all_keys
 from pluto_dist.core.values import effects as do
 from pluto_dist.core.values import events as on
-from pluto_dist.core.values.backend import Delivered, Outcome, Retry
+from pluto_dist.core.values.backend import Delivered, Retry
 from tests.core.reducer import MemoryReducer
 from tests.core.spool import Spool
 
 if TYPE_CHECKING:
     from tests.core.driver import Driver
 
-AtCluster = (
-    do.JoinCluster | do.RenewCluster | do.LeaveCluster | do.ListCluster | do.WriteCluster | do.ExpireCluster
-)
 Slow = (
     do.OpenRun
     | do.Ship
@@ -28,7 +23,7 @@ Slow = (
     | do.KeepCopies
     | do.DropCopies
     | do.ReduceRanks
-    | AtCluster
+    | do.AtCluster
 )
 
 
@@ -45,14 +40,12 @@ def answer_to(driver: Driver, effect: Slow) -> on.Event | None:
 def _answer_to(driver: Driver, effect: Slow) -> on.Event | None:  # noqa: PLR0912 # one case for each effect
     match effect:
         case do.OpenRun(run=run):
-            return on.OpenEnded(run=run, result=driver.server.open(effect))
-        case do.Control(run=run):
-            outcome = _fenced(driver, effect) or driver.server.control(effect)
-            if not isinstance(outcome, Retry):
+            return on.OpenEnded(run=run, result=driver.server.open(effect.request))
+        case do.Control():
+            answer = driver.worker.do(effect)
+            if isinstance(answer, on.Controlled) and not isinstance(answer.outcome, Retry):
                 driver.said_to_server(effect)
-            return on.Controlled(run=run.key, operation=effect.operation, token=effect.token, outcome=outcome)
-        case do.BeatRun(run=run):
-            return on.Beaten(run=run.key, beat=driver.server.beat(run.id))
+            return answer
         case do.WriteDocument(run=key, revision=revision, body=body):
             if driver.store_broken:
                 return on.DocumentWritten(run=key, revision=revision, error="disk full")
@@ -84,47 +77,7 @@ def _answer_to(driver: Driver, effect: Slow) -> on.Event | None:  # noqa: PLR091
                 driver.reducers[lease_id] = MemoryReducer(driver.spools, effect)
             return driver.reducers[lease_id].reduce(effect)
         case _:
-            return _at_cluster(driver, effect)
-
-
-def _fenced(driver: Driver, effect: do.Control) -> Outcome | None:
-    """As the coordinator's worker: the server's epoch first, the time last."""
-    fence = effect.fence
-    if fence is None or driver.server.down:
-        return None
-    if seat_in(driver.server.runs[effect.run.id].config) > fence.epoch:
-        return Retry("a later seat speaks")
-    if fence.not_after is not None and driver.now >= fence.not_after:
-        return Retry("the seat's time is over")
-    return None
-
-
-def _at_cluster(driver: Driver, effect: AtCluster) -> on.Event | None:
-    store = driver.cluster
-    assert store is not None
-    match effect:
-        case do.JoinCluster(address=address):
-            return on.ClusterJoined(address=address, result=store.join(address.ttl_s))
-        case do.RenewCluster(address=address):
-            return on.ClusterJoined(address=address, result=store.renew())
-        case do.LeaveCluster():
-            store.leave()
-            return None
-        case do.ListCluster(run=run, prefix=prefix):
-            return on.ClusterListed(run=run, prefix=prefix, result=store.list(prefix), read_at=driver.now)
-        case do.WriteCluster():
-            result = store.write(
-                effect.key,
-                effect.value,
-                expect=effect.expect,
-                while_=effect.while_,
-                dead=effect.dead,
-                leased=effect.leased,
-            )
-            return on.ClusterWritten(run=effect.run, token=effect.token, result=result, value=effect.value)
-        case do.ExpireCluster():
-            store.expire(all_keys(store, effect), effect.after_s)
-            return None
+            return driver.worker.do(effect)
 
 
 def _keep(driver: Driver, effect: do.KeepCopies) -> on.Event:

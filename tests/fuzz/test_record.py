@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from pluto_dist.client.lease_files import LeaseFiles, Wall
 from pluto_dist.client.notices import WarnOnce
-from pluto_dist.client.points import PointLog
-from pluto_dist.client.record import encode, epoch_ms
+from pluto_dist.client.record import PointLog, encode, epoch_ms
 from pluto_dist.core.values.ids import MAX_STEP
 from pluto_dist.errors import InvalidRecordError
 from pluto_dist.spool.reader import list_streams, read_cut

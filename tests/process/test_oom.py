@@ -77,7 +77,7 @@ def test_the_launcher_names_the_oom_kill_of_the_command(
 ) -> None:
     """G7, R9: also where a shell between says it with 128 + 9."""
     raise_it = f"printf 'oom_kill 1\\n' > {counter}"
-    argv = [*patched("pluto_dist.client.launcher", counter, CLI), "run", "--run-id", "oom", "--", "sh", "-c"]
+    argv = [*patched("pluto_dist.cli.run", counter, CLI), "run", "--run-id", "oom", "--", "sh", "-c"]
     script = node.keep(Script("oom", *node.spawn([*argv, command.format(raise_it=raise_it)], "oom")))
     script.wait()
     failure = first_failure(node)

@@ -23,8 +23,8 @@ import msgspec
 
 from pluto_dist.core.rules.verdict import assess, members_of
 from pluto_dist.core.values.messages import View
+from tests.adapters.memory_backend import StoredRun
 from tests.core.processes import Launch, Process
-from tests.core.server import ServerRun
 from tests.core.world import World
 
 QUIET_NOTES = {"lease_granted", "opened", "ended", "reported"}  # shown as roles, phases and statuses
@@ -148,13 +148,13 @@ class Stage:
             self._roles[view.lease_id] = role
             yield f"{process.name} is {role}"
 
-    def _arrived(self, run: ServerRun) -> Iterator[str]:
+    def _arrived(self, run: StoredRun) -> Iterator[str]:
         written = {name: points for name, points in run.series.items() if points}
         series = {name: f"{len(points)} from {points[-1].writer}" for name, points in written.items()}
         now = {
             "status": run.status,
             "tags": " ".join(run.tags),
-            "config": msgspec.json.encode(msgspec.json.decode(run.config)).decode(),
+            "config": msgspec.json.encode(run.config).decode(),
             **series,
         }
         before = self._server.get(run.id, {"tags": "", "config": "{}"})

@@ -117,7 +117,7 @@ class Opening:
         ours = details.key == request.key
         if ours and request.shared and request.want == "create":
             return self._known(request, details, "", details.status)
-        if ours and (request.want == "create" or (request.want == "either" and details.status == "RUNNING")):
+        if ours and (request.want == "create" or (_asked_before(request) and details.status == "RUNNING")):
             return self._made_before(request, details)
         if request.want == "create" and not _left_by_its_job(request, details, details.status):
             return already_exists(request, details.display_id or str(details.id))
@@ -211,7 +211,7 @@ class Opening:
         ours = details.key == request.key
         if ours and request.shared and request.want == "create":  # made a moment ago for another part
             return self._known(request, details, run.url, details.status)
-        if ours and (request.want == "create" or (request.want == "either" and before is None)):
+        if ours and (request.want == "create" or (_asked_before(request) and before is None)):
             return self._fill(request, run) or _created(request, run, parent, details)
         was: Status = before.status if before is not None else "RUNNING"
         if request.want == "create" and not _left_by_its_job(request, details, was):
@@ -260,6 +260,15 @@ class Opening:
         stated = reply.answer.server_ms if reply.answer else None
         now_ms = round(self._wall() * 1000) if stated is None else stated
         return reply, now_ms - round(ago_s * 1000)
+
+
+def _asked_before(request: OpenRequest) -> bool:
+    """Whether a Run with this key may come from a lost attempt of this very `either`, and so be a new one.
+
+    If nothing was asked yet, it is one whose coordinator has lost its memory; a shared one may be the work of
+    another node. Both have tags, a config and steps by now that must stay.
+    """
+    return request.want == "either" and request.asked_s is not None and not request.shared
 
 
 def _left_by_its_job(request: OpenRequest, details: Details, was: Status) -> bool:
@@ -346,7 +355,7 @@ def _created(
         resumed=False,
         name=guard.fit_name(request.name),
         was_status="RUNNING" if details else None,
-        tags=details.tags if details else tuple(guard.fit_tags(request.tags)),
+        tags=tuple(tag for tag in guard.fit_tags(request.tags) if details is None or tag in details.tags),
         config=details.config_object if details else request.config,
         created_ms=epoch_ms(details.created_at) if details else request.created_ms,
         fork_run_id=lineage.forked_from_run_id,

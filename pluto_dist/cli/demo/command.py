@@ -19,8 +19,8 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from pluto_dist.cli import options
-from pluto_dist.cli.options import Option
+from pluto_dist.cli.console import console
+from pluto_dist.cli.options import Dir, Home, Option
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,12 +33,11 @@ CHART_WIDTH, CHART_HEIGHT = 76, 12
 
 
 def demo(
-    home: options.Home = None,
-    folder: options.Dir = None,
+    home: Home = None,
+    folder: Dir = None,
     seconds: Annotated[float, Option(least=3, most=60, help="How long it trains.")] = 7.0,
 ) -> None:
-    """Trains with four ranks, lets others attach, crash and be killed, and shows that nothing is lost."""
-    from pluto_dist.cli.console import console
+    """Trains with four ranks, lets others attach, crash and be killed; shows that nothing is lost."""
     from pluto_dist.cli.demo.check import findings
     from pluto_dist.errors import PlacesError
     from pluto_dist.read.lookup import Lookup
@@ -90,8 +89,7 @@ def _play(lookup: Lookup, home: Path | None, folder: Path | None, seconds: float
 
 def _performed(play: Play, lookup: Lookup, home: Path | None, out: Console) -> Outcome:
     """Plays it through; Ctrl-C ends all processes and leaves what the store has by then."""
-    from pluto_dist.cli.demo.play import Cast, interruptible, perform
-    from pluto_dist.cli.demo.watch import Watch, screen
+    from pluto_dist.cli.demo.play import Cast, Watch, interruptible, perform, screen
 
     out.print(
         f"A training and its helpers share one Run. Store: {lookup.store.root}\n"

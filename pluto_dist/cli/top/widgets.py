@@ -15,8 +15,7 @@ from textual.worker import get_current_worker
 
 from pluto_dist.cli.chart import Curve, picture
 from pluto_dist.cli.console import printable
-from pluto_dist.cli.top.model import NUMBERS, Row, folded, main_series, short
-from pluto_dist.cli.top.source import Drawn, Source
+from pluto_dist.cli.top.model import NUMBERS, Drawn, Row, Source, folded, main_series, short
 from pluto_dist.core.values.records import RunEvent
 from pluto_dist.errors import PlutoDistError
 from pluto_dist.read.board import RunSeen

@@ -1,11 +1,10 @@
 """Console capture: what a process prints goes to its terminal as ever, and line by line into its lease.
 
     text       text becomes records: finished lines, their log type, without secrets
-    wrap       `auto` and `wrap`: the `write` of Python's own streams
     fd         `fd`: the descriptors 1 and 2, C++ and child output included
     channel    one captured descriptor: a pipe, or a pseudo-terminal where there was a terminal
     drain      the process of its own that empties the channels of `fd`
-    capture    which of them runs, for which Run, and `fd` for the command of a launcher
+    capture    which of them runs, for which Run; `auto` and `wrap`: the `write` of Python's own streams
 
 A record is one JSON line without its number and without the participant's prefix; the coordinator adds both,
 because only it knows the order of all participants.

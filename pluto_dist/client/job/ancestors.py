@@ -22,8 +22,8 @@ from pathlib import PurePath
 import msgspec
 
 from pluto_dist.client.job.detect import LAUNCH_VARIABLES, AncestorFacts, ProcessFacts
-from pluto_dist.client.pools import parent_pid
 from pluto_dist.client.runs import RUNS
+from pluto_dist.client.tasks import parent_pid
 from pluto_dist.core.values.ids import Identity
 from pluto_dist.host import identity as procfs
 

@@ -42,6 +42,7 @@ class Changes:
     def to_append(self, run: Run, state: SharedState | None) -> tuple[int, Change] | None:
         """The next change for the seat, with its number; the same until it is certain that it is there."""
         if self._appending is None:
+            run = self._no_longer_speaks(run)
             change = pending(run)
             if change is not None:
                 folded = state.folded.get(self._node, 0) if state is not None else 0
@@ -71,19 +72,16 @@ class Changes:
         """Takes what the seat tells, as soon as all changes of this node are in it."""
         if run.opening or self._appending is not None or run.told > state.folded.get(self._node, 0):
             return
-        if run.speaks:  # another node has taken the seat: what was changed here meanwhile is told to it
-            self._context.change_run(run, pushed_tags=(), speaks=False)
-            run = self._book.runs[run.key]
-        self._put(run, state, pushed_tags=state.tags)
+        self._put(self._no_longer_speaks(run), state, pushed_tags=state.tags)
 
     def speak(self, run: Run, state: SharedState | None) -> None:
         """This node has the seat now: what the server does not know yet is for it to say."""
+        self._appending = None  # it folds that itself, and an answer must not count it as told to the server
         if state is None or (run.speaks and not is_ahead(state, run)):
             if not run.speaks:  # what was appended here for a seat that folded nothing is still to be told
                 known = {"pushed_tags": None} if run.told else {}
                 self._context.change_run(run, speaks=True, **known)
             return
-        self._appending = None
         self._put(
             run,
             state,
@@ -110,6 +108,10 @@ class Changes:
     def state(self, run: Run) -> SharedState:
         """What the seat tells all nodes."""
         return state_of(run, (self._book.configs.get(run.key) or Config()).body)
+
+    def _no_longer_speaks(self, run: Run) -> Run:
+        """Another node has taken the seat: it is told what was changed here meanwhile."""
+        return self._context.change_run(run, pushed_tags=(), speaks=False) if run.speaks else run
 
     def _put(self, run: Run, state: SharedState, **fields: object) -> None:
         known = self._book.configs.get(run.key) or Config()

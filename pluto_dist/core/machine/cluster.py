@@ -40,8 +40,11 @@ class Clusters:
         self._topics: dict[str, SharedTopics] = {}
 
     def joined(self, event: ClusterJoined) -> None:
-        """The store answered a request for a lease."""
+        """The store answered a request for a lease; that one goes on as it was is no news to any Run."""
+        went_on = self._memberships.is_well(event.address)
         self._memberships.answered(event)
+        if went_on and self._memberships.is_well(event.address):
+            return
         for run in self._book.runs:
             if event.address in (run.cluster, run.topics_at):
                 self._context.touch(run.key)
@@ -204,7 +207,7 @@ class Clusters:
     def expects_more(self, run: Run) -> bool:
         """Whether this node has something to do for the Run although all its processes have ended."""
         topics, shared = self._topics.get(run.key), self.of(run)
-        return (topics is not None and topics.owes()) or (shared is not None and shared.expects_more())
+        return (topics is not None and topics.owes()) or (shared is not None and shared.expects_more(run))
 
     def trouble(self, run: Run) -> str:
         """Trouble with the store, for people; "" if all is well."""

@@ -11,6 +11,7 @@ from typing import assert_never
 import msgspec
 
 from pluto_dist.core.machine.context import Context
+from pluto_dist.core.rules.seat import REQUEST_S
 from pluto_dist.core.values.effects import JoinCluster, LeaveCluster, RenewCluster
 from pluto_dist.core.values.engine import ClusterAddress, Joined, LeaseLost, Refused, Unavailable
 from pluto_dist.core.values.events import ClusterJoined
@@ -87,6 +88,13 @@ class Memberships:
             case _:
                 assert_never(event.result)
         return False
+
+    def is_well(self, address: ClusterAddress) -> bool:
+        """Whether this node has a lease that lasts, from a store that answers."""
+        lease = self._leases.get(address)
+        if lease is None or lease.valid_until is None or lease.away_since is not None:
+            return False
+        return self._context.now.at < lease.valid_until - REQUEST_S
 
     def lost(self, address: ClusterAddress) -> None:
         """Notes that the store has no lease of this node any more, as a write under it has found."""

@@ -20,7 +20,16 @@ from pluto_dist.core.machine.clocks import Clocks, pause_s
 from pluto_dist.core.machine.context import Context
 from pluto_dist.core.machine.lookout import QUIET_S, SEAT_QUIET_S, Lookout
 from pluto_dist.core.machine.membership import AGAIN_S, REFUSED_AGAIN_S, Memberships, NodeLease
-from pluto_dist.core.rules.joint import belongs, joint_verdict, judge, launch_of, of_round, start_of, succeeds
+from pluto_dist.core.rules.joint import (
+    ABANDONED_S,
+    belongs,
+    joint_verdict,
+    judge,
+    launch_of,
+    of_round,
+    start_of,
+    succeeds,
+)
 from pluto_dist.core.rules.participants import node_name
 from pluto_dist.core.rules.reports import by_node, decoded, last_words, report_of, takes_part
 from pluto_dist.core.rules.seat import Follow, Hold, SeatView, Take, may_act, plan
@@ -59,7 +68,7 @@ from pluto_dist.core.values.records import Lease, Run, Verdict
 REFRESH_S = 60.0
 LAST_RESORT_S = 15.0  # below the 20 s for which the last participant waits
 HAND_OVER_S = 5.0  # other nodes wait 10 s for the end of this one
-KEEPS_TRYING_S = 3600.0  # a coordinator without processes stays so long for a store that is away
+KEEPS_TRYING_S = 3600.0  # a coordinator without processes stays so long for a store that is away, or an end
 KEEP_S = 7 * 86_400  # what is known of an ended Run stays this long in the store
 
 _encode = msgspec.json.Encoder().encode
@@ -307,12 +316,15 @@ class SharedRun:
             return False
         return self._context.now.at >= max(self._over[1], away_since) + LAST_RESORT_S
 
-    def expects_more(self) -> bool:
+    def expects_more(self, run: Run) -> bool:
         """Whether this coordinator has something to do for the Run although all processes here have ended."""
         since = self._over[1] if self._over is not None else self._asked_at
         if self._context.now.at > since + KEEPS_TRYING_S:
             return False
-        return not self.safe() or self.unsent() or self.is_at_it()
+        waits = (
+            not run.ended and self._over is not None and self.stored() is None
+        )  # it may have to take the seat
+        return waits or not self.safe() or self.unsent() or self.is_at_it()
 
     def is_at_it(self) -> bool:
         """Whether this node's seat is about to make the verdict."""
@@ -566,6 +578,7 @@ class SharedRun:
             epoch=document.epoch,
             node=self._node,
             nonce=f"{self._node}-{self._generation}-{self._token}",
+            presumed=verdict is self._judgement.verdict and self._judgement.presumed,
         )
         return self._write(f"verdict/{document.round}", stored, expect=ABSENT, while_=guard)
 
@@ -752,9 +765,11 @@ class SharedRun:
         if document is None or not at_work or document.round != self._round or not self._lookout.knows("ev/"):
             self._judgement = Judgement("")
             return
-        self._judgement = judge(self._reports(run, members, document), self._context.now.at)
-        if self._judgement.deadline is not None:
-            self._next_at.append(self._judgement.deadline)
+        monitored = run.target.mode == "pluto"
+        reports = self._reports(run, members, document)
+        self._judgement = judge(reports, self._context.now.at, monitored=monitored)
+        again = (self._judgement.deadline, self._judgement.later)
+        self._next_at += [at for at in again if at is not None]
 
     def _reports(self, run: Run, members: tuple[Lease, ...], document: RunDocument) -> tuple[NodeReport, ...]:
         now, owner = self._context.now.at, document.owner.node if document.owner is not None else ""
@@ -775,6 +790,7 @@ class SharedRun:
                     gone_at=self._gone_at.get(node),
                     owner=node == owner,
                     now=now,
+                    wall_ms=self._context.now.wall_ms,
                 )
             )
         return (*found, self._own_report(run, members, owner))
@@ -819,10 +835,18 @@ class SharedRun:
             owns=owns,
             succeeds=later,
             opens=owns and run.opening and run.want != "join",
-            stands=alive or failed or self.unsent(),
+            stands=alive or failed or self.unsent() or self._outlasts(run, members),
             rank=job.node_rank if job is not None else 0,
             asked_at=self._asked_at,
         )
+
+    def _outlasts(self, run: Run, members: tuple[Lease, ...]) -> bool:
+        """Whether this node ended so long ago that it looks what became of the others, without a server."""
+        document = self.document
+        if run.target.mode != "local" or run.ended or document is None or document.ended is not None:
+            return False
+        ended_ms = max((member.ended_ms or 0 for member in members), default=0)
+        return 0 < ended_ms <= self._context.now.wall_ms - ABANDONED_S * 1000
 
     def _last_resort_is_due(self) -> bool:
         """Whether this node may end the Run alone: the store is away, the seat its own or not known."""

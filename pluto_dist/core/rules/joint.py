@@ -9,14 +9,17 @@ Every node's report has its times on the clock of the seat, which decides.
     ended             one lost, nothing failed       10 s after the owner's word, and the loss is an event
     lost              one still at work              no verdict: the job goes on
     lost              all ended, something failed    verdict
-    lost              all ended, nothing failed      no verdict: the owner may be well
+    lost              all ended, nothing failed      no verdict: the owner may be well. Without a server,
+                                                     which has a monitor, FAILED after an hour
     at work           whatever                       no verdict
 
 A loss names the cause of failures, and never makes one: a node that cannot reach the cluster store looks like
 a dead one, and a healthy Run must not fail for that. A job whose node died in earnest has failures enough,
 because its other ranks lose their connections. So the loss of a node is the cause of lost connections alone:
 an error that explains itself, or a request to stop, is never put down to a node that only cannot be seen. And
-a node whose lease was revoked while it lives is back within a moment, for which any verdict waits.
+a node whose lease was revoked while it lives is back within a moment, for which any verdict waits. An end
+because nobody has seen the owner's node for an hour is presumed: if it lives after all, it takes it back and
+begins another round.
 
 Each owner and each restart of the job begins another round. A round has its own evidence, ends and verdict,
 so nothing that was said before ends a Run that goes on.
@@ -43,11 +46,18 @@ from pluto_dist.core.values.lifecycle import Evidence
 from pluto_dist.core.values.records import Lease, Run, Verdict
 
 RETURNS_S = 2.0  # a node that lost its lease, and nothing else, has another one by then
+ABANDONED_S = 3600.0  # as a Run that was closed waits for whoever takes it up (R6)
 VICTIMS_WAIT_S = 18.0  # so long after its death a node is known to be lost, with a lease of 15 s
 
 
-def judge(reports: Sequence[NodeReport], now: float) -> Judgement:
-    """The verdict, or why there is none yet."""
+def judge(reports: Sequence[NodeReport], now: float, *, monitored: bool = True) -> Judgement:
+    """The verdict, or why there is none yet.
+
+    Args:
+        reports: of all nodes.
+        now: by the seat's clock.
+        monitored: a server ends a Run of which nobody is heard any more.
+    """
     if not reports:
         return Judgement("nobody takes part yet")
     owners = next((report for report in reports if report.owner), None)
@@ -56,29 +66,33 @@ def judge(reports: Sequence[NodeReport], now: float) -> Judgement:
     back_at = max((report.gone_since + RETURNS_S for report in lost), default=now)
     if now < back_at:
         return Judgement(f"{_names(lost)} cannot be seen, perhaps for a moment", None, back_at)
-    if owners is not None and owners.end is None:
-        return _owner_has_not_ended(owners, reports, working, lost)
+    if owners is not None and owners.end is None and (owners.present or working):
+        unseen = f"{owners.name} with the owner cannot be seen; {_names(working)} works on"
+        return Judgement("the owner's node is at work" if owners.present else unseen)
+    unheard = owners is None or owners.end is None
+    if lost and unheard and not working and not _failures(reports, None):
+        return _nobody_is_left(owners, lost, now, monitored=monitored)
     if working:
         return _somebody_works(owners, reports, working, lost, now)
     verdict = joint_verdict(owners, reports, lost)
     if lost and owners is not None and verdict.status == "COMPLETED" and now < owners.owner_at + DRAIN_S:
         return Judgement(f"{_names(lost)} cannot be seen", None, owners.owner_at + DRAIN_S)
-    if owners is None and lost and not _failures(reports, None):
-        return Judgement(f"{_names(lost)} cannot be seen, and nobody failed")
     return Judgement(verdict.reason, verdict)
 
 
-def _owner_has_not_ended(
-    owners: NodeReport, reports: Sequence[NodeReport], working: list[NodeReport], lost: list[NodeReport]
+def _nobody_is_left(
+    owners: NodeReport | None, lost: Sequence[NodeReport], now: float, *, monitored: bool
 ) -> Judgement:
-    if owners.present:
-        return Judgement("the owner's node is at work")
-    if working:
-        return Judgement(f"{owners.name} with the owner cannot be seen; {_names(working)} works on")
-    if not _failures(reports, None):
-        return Judgement(f"{owners.name} with the owner cannot be seen, and nobody failed elsewhere")
-    verdict = joint_verdict(owners, reports, lost)
-    return Judgement(verdict.reason, verdict)
+    """All that can be seen have ended well; the others count as lost once they were silent for long."""
+    left_s = ABANDONED_S - min(report.silent_s for report in lost)
+    if monitored or left_s > 0:
+        told = f"{_names(lost)} cannot be seen, and nobody failed elsewhere"
+        return Judgement(told, later=None if monitored else now + left_s)
+    missed = owners if owners is not None else lost[0]
+    failure = failure_of(_loss(missed))
+    told = f"{who_failed(failure)} has not been seen for an hour, and nobody else is left"
+    told = f"{told}; {missed.last_words}" if missed.last_words else told
+    return Judgement(told, Verdict("FAILED", told, failure), presumed=True)
 
 
 def _somebody_works(
@@ -196,11 +210,20 @@ def succeeds(document: RunDocument, run: Run, *, node: str, launch: str) -> bool
     start, owner = start_of(run), document.owner
     if not start or run.ended:
         return False
+    if takes_back(document, run, node=node):
+        return True
     if owner is not None and owner.node == node and owner.start.rsplit("/", 2)[0] == run.job_key:
         return (
             owner.start != start
         )  # its launch may have another name now, as where ranks meet at another port
     return launch == document.launch and run.attempt > document.attempt
+
+
+def takes_back(document: RunDocument, run: Run, *, node: str) -> bool:
+    """Whether the owner that others have presumed to be lost is on this node, and its Run goes on."""
+    presumed = document.ended is not None and document.ended.presumed
+    start = start_of(run) if presumed and not run.ended else ""
+    return bool(start) and document.owner == OwnerAt(node, start)
 
 
 def of_round(
@@ -221,7 +244,11 @@ def of_round(
     joins = document.owner is None and document.round > 0 and same  # the round began without its owner
     if owner is not None and joins:
         document = msgspec.structs.replace(document, owner=owner)
-    elif (start and document.owner != owner) or (document.round == 0 and run.epoch > 0):
+    elif (
+        (start and document.owner != owner)
+        or takes_back(document, run, node=node)
+        or (document.round == 0 and run.epoch > 0)
+    ):
         document = msgspec.structs.replace(
             document,
             round=max(document.round, run.round) + 1,  # also in a store that was emptied
@@ -253,7 +280,7 @@ def belongs(
         return True
     start = start_of(run)
     if start:  # also of a Run that this node has ended alone
-        return document.owner == OwnerAt(node, start)
+        return document.owner == OwnerAt(node, start) and not takes_back(document, run, node=node)
     if run.ended and run.round:
         return document.round == run.round
     if not run.relay or run.epoch == 0 or (not run.ended and document.round <= run.round):

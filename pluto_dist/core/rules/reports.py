@@ -55,6 +55,7 @@ def report_of(
     gone_at: float | None,
     owner: bool,
     now: float,
+    wall_ms: int,
 ) -> NodeReport:
     """One node by its documents, with their times converted by what is known of its clock."""
     apart = span(offset, now)
@@ -75,6 +76,7 @@ def report_of(
         gone_since=gone_at if gone_at is not None else now,
         last_words=last_words(document.members),
         open_members=open_members(document),
+        silent_s=max(0.0, (wall_ms - document.wall_ms) / 1000),
     )
 
 

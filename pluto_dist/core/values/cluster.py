@@ -145,13 +145,19 @@ class SharedState(msgspec.Struct, frozen=True):
 
 
 class StoredVerdict(msgspec.Struct, frozen=True, kw_only=True):
-    """The verdict of a round: the only status that any seat ever sends."""
+    """The verdict of a round: the only status that any seat ever sends.
+
+    Attributes:
+        presumed: the owner's node had not been seen for so long that it counted as lost; if it comes back, it
+            begins another round.
+    """
 
     verdict: Verdict
     ended_ms: int
     epoch: int
     node: str
     nonce: str
+    presumed: bool = False
 
 
 class Presence(msgspec.Struct, frozen=True):
@@ -267,6 +273,7 @@ class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
         alive_until, gone_since: for a lost node, when it was present last and when its loss was noticed.
         last_words: of its ranks, for people.
         open_members: members that had not ended in the node's last document.
+        silent_s: age of that document by the clocks on the walls, which may be wrong by minutes.
     """
 
     node: str
@@ -282,14 +289,23 @@ class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
     gone_since: float = 0.0
     last_words: str = ""
     open_members: int = 0
+    silent_s: float = 0.0
 
 
 class Judgement(msgspec.Struct, frozen=True):
-    """The verdict that follows from all evidence now, or why none; `deadline` is when to judge again."""
+    """The verdict that follows from all evidence now, or why none.
+
+    Attributes:
+        deadline: when to judge again; a process that leaves waits for it.
+        later: the same, and nobody waits.
+        presumed: as in `StoredVerdict`.
+    """
 
     reason: str
     verdict: Verdict | None = None
     deadline: float | None = None
+    later: float | None = None
+    presumed: bool = False
 
 
 def failure_of(piece: Piece) -> Failure:

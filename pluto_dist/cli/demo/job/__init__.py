@@ -4,6 +4,6 @@ train.py        one rank of a data-parallel training; the model of a script with
 evaluate.py     an eval beside it, which attaches to the Run
 upload.py       ships every checkpoint
 profiler.py     measures until it is ended
-torchrun.py     starts the ranks, as `torchrun` would
-network.py, exchange.py, ledger.py    what they share
+torchrun.py     starts the ranks, as `torchrun` would, and connects them
+network.py, ledger.py    what they share
 """

@@ -1,6 +1,8 @@
-"""Starts the ranks of a job on this machine, as `torchrun --nproc-per-node N` does, and waits for them.
+"""The launcher of the ranks, as `torchrun`, and what they average their gradients by, as `torch.distributed`.
 
-If one fails, or on SIGTERM, the others get SIGTERM, and SIGKILL if that does not help.
+If a rank fails, or on SIGTERM, the others get SIGTERM, and SIGKILL if that does not help. Rank 0 adds what
+the others send, over pipes from the launcher: an `all_reduce`, as plainly as it can be done. A peer's death
+is an `EOFError` or `ConnectionError` in the others.
 """
 
 from __future__ import annotations
@@ -9,13 +11,63 @@ import argparse
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from array import array
+from collections.abc import Mapping, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 
-from pluto_dist.cli.demo.job import exchange
+VARIABLE = "DEMO_PEERS"  # descriptors: of rank 0 to all others, of the others to rank 0
+
+
+class Peers:
+    """The other ranks.
+
+    Args:
+        root: whether this is rank 0.
+        connections: to all others, or to rank 0.
+    """
+
+    def __init__(self, *, root: bool, connections: Sequence[Connection]) -> None:
+        self._root = root
+        self._connections = connections
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] = os.environ) -> Peers:
+        """The peers to which the launcher has connected this rank."""
+        numbers = [int(text) for text in env[VARIABLE].split(",") if text]
+        return cls(root=env["RANK"] == "0", connections=[Connection(number) for number in numbers])
+
+    def mean(self, values: array[float]) -> array[float]:
+        """The mean of what all ranks hand in, the same on every rank to the last bit."""
+        if not self._root:
+            self._connections[0].send_bytes(values)
+            return _received(self._connections[0])
+        everybody = [values, *map(_received, self._connections)]
+        mean = array("d", (sum(column) / len(everybody) for column in zip(*everybody, strict=True)))
+        for connection in self._connections:
+            connection.send_bytes(mean)
+        return mean
+
+    def any(self, flag: bool) -> bool:
+        """Whether it is so on any rank; all ranks get the same answer."""
+        return self.mean(array("d", [flag]))[0] > 0
+
+
+def connect(world: int) -> list[list[socket.socket]]:
+    """Sockets that each rank inherits from the launcher."""
+    pairs = [socket.socketpair() for _ in range(world - 1)]
+    return [[ours for ours, _ in pairs], *([theirs] for _, theirs in pairs)]
+
+
+def _received(connection: Connection) -> array[float]:
+    values = array("d")
+    values.frombytes(connection.recv_bytes())
+    return values
+
 
 LOOK_S = 0.1
 GRACE_S = 15.0  # a rank that gets SIGTERM still delivers what it has logged
@@ -56,9 +108,9 @@ def rank_variables(rank: int, world: int) -> dict[str, str]:
 
 def _start(ranks: list[Rank], world: int, command: Sequence[str], logs: Path) -> None:
     """Adds each rank as it starts: a signal may come between two of them."""
-    for rank, sockets in enumerate(exchange.connect(world)):
+    for rank, sockets in enumerate(connect(world)):
         numbers = [each.fileno() for each in sockets]
-        peers = {exchange.VARIABLE: ",".join(map(str, numbers))}
+        peers = {VARIABLE: ",".join(map(str, numbers))}
         env = {**os.environ, **rank_variables(rank, world), **peers}
         with _log(logs, rank).open("wb") as log:
             ranks.append(subprocess.Popen(command, env=env, pass_fds=numbers, stdout=log, stderr=log))

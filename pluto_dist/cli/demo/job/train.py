@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pluto_dist as pluto
 from pluto_dist.cli.demo.job import ledger
-from pluto_dist.cli.demo.job.exchange import Peers
 from pluto_dist.cli.demo.job.network import Momentum, Network, load_digits, save_network
+from pluto_dist.cli.demo.job.torchrun import Peers
 
 BATCH = 16  # on each rank
 RATE = 0.01
