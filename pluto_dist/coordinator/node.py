@@ -238,8 +238,7 @@ def _machine() -> dict[str, Any]:
     }
 
 
-    from pluto_dist.coordinator.node import described, nvml_of_this_node
-
+def _gpus() -> dict[str, Any]:
     nvml = nvml_of_this_node()
     return {} if nvml is None else described(nvml)
 
