@@ -25,7 +25,7 @@ from pluto_dist.core.values.records import Run
 
 
 class Changes:
-    """See the module's docstring.
+    """Changes that this node appends for the seat, or folds as the seat, and the state that all nodes adopt.
 
     Args:
         context: of the coordinator.

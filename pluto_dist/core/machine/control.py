@@ -392,7 +392,7 @@ MAX_WAITING = 100  # of a Run, while its server does not answer
 
 
 class Alerts:
-    """Those that wait stand in the book; of each Run one may be on its way."""
+    """Alerts to the server: those that wait stand in the book, and of each Run one may be on its way."""
 
     def __init__(self, context: Context) -> None:
         self._context = context

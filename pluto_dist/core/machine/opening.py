@@ -602,7 +602,7 @@ class Absences:
 
 
 class Restoring:
-    """Ends to be put back, and when to try again."""
+    """Ends of Runs that our request has reopened: put back, or tried again."""
 
     def __init__(self, context: Context) -> None:
         self._context = context

@@ -477,7 +477,14 @@ LEFT_AFTER_S = 30.0  # a side that looks at `run.status` has ended by then
 
 
 class Leftovers:
-    """When to look for them. In memory: another coordinator looks anew."""
+    """Sides that outlive their Run although a rank of it has started them.
+
+    torchrun ends a job by a signal to the process groups of the ranks that it still has. What a rank that
+    died first had started gets none, and outlives torchrun. Nothing is ended because of it here either: a
+    side is its own master. One event and one line of that process name it.
+
+    When to look is kept in memory only: another coordinator looks anew.
+    """
 
     def __init__(self, context: Context) -> None:
         self._context = context
