@@ -319,7 +319,7 @@ def first_sentence(help: str) -> str:  # noqa: A002
     return help.partition("\n\n")[0].replace("\n", " ")
 
 
-def echo(text: object = "", *, err: bool = False) -> None:
+def echo(text: str = "", *, err: bool = False) -> None:
     """A line on stdout, or on stderr; at once, since others may follow it."""
     stream = sys.stderr if err else sys.stdout
     stream.write(f"{text}\n")
