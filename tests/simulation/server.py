@@ -88,6 +88,8 @@ class Server(MemoryBackend):
         return beat
 
     def _take(self, run: BackendRun, batch: Batch, lines: tuple[bytes, ...]) -> Outcome:
+        if batch.parts:
+            return self._take_parts(run, batch.parts, lines)
         before = len(self.runs[run.id].lines.get(batch.kind, []))
         outcome = super()._take(run, batch, lines)
         for line in self.runs[run.id].lines.get(batch.kind, [])[before:]:
@@ -98,6 +100,16 @@ class Server(MemoryBackend):
             self.arrived[value] += 1
             self.series[value] = f"{run.id}/{name}"
         return outcome
+
+    def _take_parts(self, run: BackendRun, parts: tuple[Batch, ...], lines: tuple[bytes, ...]) -> Outcome:
+        """All streams of one request, as far as it got; what is refused of one refuses all."""
+        self.world.count("together")
+        for part in parts:
+            own, lines = lines[: len(part.lines)], lines[len(part.lines) :]
+            outcome = self._take(run, part, own)
+            if not isinstance(outcome, Delivered):
+                return outcome
+        return Delivered()
 
     def _look_at_order(self, chain: tuple[str, str], value: int) -> None:
         """In order per stream, apart from repeats."""

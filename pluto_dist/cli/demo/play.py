@@ -18,7 +18,7 @@ from pluto_dist.cli.console import STATUS_STYLES, printable
 from pluto_dist.cli.demo.check import settled
 from pluto_dist.cli.demo.job import ledger
 from pluto_dist.cli.demo.job.torchrun import last_line
-from pluto_dist.core.values.document import Document, read
+from pluto_dist.core.values.document import Document, LeaseShown, read
 from pluto_dist.errors import PlutoDistError, RunNotFoundError, WaitTimeoutError
 from pluto_dist.host.launch import module_command
 from pluto_dist.read.lookup import Lookup
@@ -27,9 +27,7 @@ from pluto_dist.read.streams import caught_up
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from pluto_dist.core.values.document import Document, LeaseShown
     from pluto_dist.core.values.records import RunEvent
-    from pluto_dist.read.lookup import Lookup
 
 JOB = "pluto_dist.cli.demo.job."
 GRACE_S = 20.0  # more than the launcher gives its ranks

@@ -146,8 +146,6 @@ def fd_capture(
     streams: Iterable[StreamName] = SEPARATE,
 ) -> FdCapture:
     """The capture of descriptors."""
-    from pluto_dist.client.console.fd import FdCapture
-
     return FdCapture(
         files.folder,
         places.spool,
