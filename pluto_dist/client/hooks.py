@@ -3,9 +3,10 @@
 Every hook that was installed before keeps working and is called as if ours were not there. In a forked child
 every hook is a pass-through.
 
-`os.kill` and `os.killpg` are hooked to know which children this process ends itself (`Process.terminate()`,
-a pool that is left, `multiprocessing` at the interpreter's exit): such an end says nothing against the Run.
-Signals that C code sends are not noticed.
+`os.kill`, `os.killpg` and `signal.pidfd_send_signal` are hooked to know which children this process ends
+itself (`Process.terminate()`, a pool that is left, `multiprocessing` at the interpreter's exit): such an end
+says nothing against the Run.
+Signals that C code or another program (`kill`) sends are not noticed.
 
 SIGTERM: the evidence is written, the preemption callbacks are called, then an earlier
 handler of the script, if it had one, else the process leaves and dies by the signal. A script that looks at
@@ -39,6 +40,7 @@ import atexit
 import functools
 import logging
 import os
+import posix
 import select
 import signal
 import sys
@@ -50,7 +52,7 @@ from typing import Any, NoReturn
 from pluto_dist.client.evidence import evidence_of_exit, prints_text
 from pluto_dist.client.interface import Member
 from pluto_dist.client.runs import RUNS
-from pluto_dist.client.tasks import ENDING, TASKS, between_tasks, in_group, is_running, parent_pid
+from pluto_dist.client.tasks import ENDING, TASKS, between_tasks, in_group, is_running, parent_pid, pid_of
 from pluto_dist.client.terminal import flush
 from pluto_dist.client.values import said_by
 from pluto_dist.host.identity import boot_clock
@@ -146,7 +148,7 @@ class Stops:
 
 def _drained(read: int) -> bytes:
     try:
-        return os.read(read, 4096)
+        return posix.read(read, 4096)  # that of `os` may be eventlet's, which waits
     except BlockingIOError:
         return b""
 
@@ -171,6 +173,7 @@ class Hooks:
         self._previous_sigterm: Handler = None
         self._previous_kill = os.kill
         self._previous_killpg = getattr(os, "killpg", None)
+        self._previous_by_pidfd = getattr(signal, "pidfd_send_signal", None)  # Linux
         self._masks = threading.local()
 
     def install(self) -> None:
@@ -181,6 +184,8 @@ class Hooks:
         os.kill = self._kill
         if self._previous_killpg is not None:
             os.killpg = self._kill_group
+        if self._previous_by_pidfd is not None:
+            signal.pidfd_send_signal = self._kill_by_pidfd
         atexit.register(self._at_exit)
         if parent_pid() is not None:
             from multiprocessing.util import Finalize
@@ -264,6 +269,15 @@ class Hooks:
             for run in RUNS.open()[:1]:
                 run.note_stopped(pid, signal.Signals(number).name)
         self._previous_kill(pid, number)
+
+    def _kill_by_pidfd(self, pidfd: int, number: int, *more: Any) -> None:
+        """As `_kill`, for a child that is known by a descriptor."""
+        if self._here and number in ENDING:
+            pid = pid_of(pidfd)
+            for run in RUNS.open()[:1] if pid not in (None, self._pid) else ():
+                run.note_stopped(pid or 0, signal.Signals(number).name)
+        assert self._previous_by_pidfd is not None  # noqa: S101 # or this were not installed
+        self._previous_by_pidfd(pidfd, number, *more)
 
     def _kill_group(self, group: int, number: int, /) -> None:
         """As `_kill`, for the children that are in a process group of their own (`start_new_session`)."""

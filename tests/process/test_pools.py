@@ -49,6 +49,10 @@ def main(context):
         child.join()
         tell(end, child.exitcode)
     child = served(context)
+    signal.pidfd_send_signal(os.pidfd_open(child.pid), signal.SIGTERM)
+    child.join()
+    tell("pidfd", child.exitcode)
+    child = served(context)
     os.killpg(child.pid, signal.SIGKILL)
     child.join()
     tell("killpg", child.exitcode)
@@ -67,7 +71,12 @@ def test_children_that_their_parent_ends_are_no_evidence(node: Node, method: str
     """R9, R10: left pools, `terminate()`, `kill()`, `killpg()`, a daemonic child that is stopped at exit."""
     script = node.start(POOLS.replace("METHOD", repr(method)).replace("END", end))
     assert script.expect_json("roles") == ["worker"] * 6
-    assert [script.expect(end) for end in ("terminate", "kill", "killpg")] == ["-15", "-9", "-9"]
+    assert [script.expect(end) for end in ("terminate", "kill", "pidfd", "killpg")] == [
+        "-15",
+        "-9",
+        "-15",
+        "-9",
+    ]
     assert script.wait() == 0
     found = node.ended("main")
     assert (found["status"], found["verdict"]["first_failure"]) == ("COMPLETED", None)
