@@ -21,7 +21,7 @@ from pluto_dist.core.rules.together import origins
 from pluto_dist.core.rules.verdict import server_differs
 from pluto_dist.core.values.document import Document, ForkShown, LeaseShown, TopicShown, VerdictShown
 from pluto_dist.core.values.records import AttemptEnd, Failure, Point, RunEvent
-from pluto_dist.read.board import RunSeen
+from pluto_dist.read.board import MachineUse, RunSeen
 from pluto_dist.read.processes import (
     OPEN,
     Group,
@@ -35,7 +35,6 @@ from pluto_dist.read.processes import (
 from pluto_dist.read.run import LoggedFile, Run
 from pluto_dist.read.series import is_together
 from pluto_dist.read.streams import last_lines
-from pluto_dist.read.usage import MachineUse
 
 EVENTS = 300
 WHOLE = 24  # so many processes have a row each; of more, those that are alike share one
