@@ -60,12 +60,40 @@ def width() -> int:
 
 
 def print_table(
-    columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    right: Sequence[str] = (),
+    spare: Sequence[str] = (),
 ) -> None:
-    """A table; None is an empty cell, a status has its colour, long texts are cut."""
+    """A table; None is an empty cell, a status has its colour, long texts are cut.
+
+    Args:
+        columns, rows: names and cells.
+        right: columns of numbers.
+        spare: columns that are left out where the terminal is too narrow, the first of them first.
+    """
     body = [tuple(_in_a_cell(cell) for cell in row) for row in rows]
+    columns, body = _fitting(columns, body, spare, width())
     for line in table_lines(columns, body, right=right, width=width(), styled=_styled()):
         echo(line)
+
+
+def _fitting(
+    columns: Sequence[str], rows: list[tuple[str, ...]], spare: Sequence[str], width: int
+) -> tuple[Sequence[str], list[tuple[str, ...]]]:
+    """The table without as many of the spare columns as it takes to fit."""
+    for name in spare:
+        if sum(_widths(columns, rows)) + len(columns) - 1 <= width:
+            break
+        at = columns.index(name)
+        columns = [*columns[:at], *columns[at + 1 :]]
+        rows = [(*row[:at], *row[at + 1 :]) for row in rows]
+    return columns, rows
+
+
+def _widths(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[int]:
+    return [max(map(columns_of, column)) for column in zip(columns, *rows, strict=True)]
 
 
 def table_lines(
@@ -77,7 +105,7 @@ def table_lines(
     styled: bool,
 ) -> Iterator[str]:
     """Lines of a table; where it is wider than `width` its widest columns are folded."""
-    widths = [max(map(columns_of, column)) for column in zip(columns, *rows, strict=True)]
+    widths = _widths(columns, rows)
     while sum(widths) + len(widths) - 1 > width and max(widths) > NARROWEST:
         widest = max(widths)
         excess = sum(widths) + len(widths) - 1 - width

@@ -132,6 +132,7 @@ def _print(found: list[Listed]) -> None:
             for each in found
         ],
         right=("ID", "POINTS"),
+        spare=("ID", "MODE", "PHASE", "RUN_ID", "POINTS"),  # RUN finds it; what is left out, --json has
     )
 
 

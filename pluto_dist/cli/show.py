@@ -169,12 +169,13 @@ def _plot(lookup: Lookup, found: Found, document: Document, name: str) -> None:
     import shutil
 
     from pluto_dist.cli.chart import Curve, draw
+    from pluto_dist.read.series import Wanted, no_points_of
 
     curve = Curve()
-    for series in Run(lookup, found).series([name]).curves():
-        curve.extend(series.steps, series.values)
+    for chunk in Run(lookup, found).chunks(Wanted([name])):
+        curve.extend(chunk.steps, chunk.values)
     if not curve.steps and not curve.skipped:
-        raise _no_such_series(document, name)
+        raise UsageError(no_points_of(document, name))
     width = shutil.get_terminal_size().columns
     skipped = f", {curve.skipped} not finite and left out" if curve.skipped else ""
     title = f"{printable(name)} of {document.display_id or document.key}: {len(curve.steps)} points{skipped}"
@@ -184,27 +185,6 @@ def _plot(lookup: Lookup, found: Found, document: Document, name: str) -> None:
     if others:
         more = f" and {len(others) - OTHERS} more" if len(others) > OTHERS else ""
         echo(printable(f"other processes log it too, as {', '.join(others[:OTHERS])}{more}"))
-
-
-def _no_such_series(document: Document, name: str) -> Exception:
-    import difflib
-
-    if name in document.summary:
-        return UsageError(
-            f"the points of {name!r} are on the server, {document.url}; what was delivered is not kept here"
-        )
-    near = difflib.get_close_matches(name, document.summary, n=3)
-    listed = ", ".join(sorted(document.summary)[:20])
-    known = (
-        f"did you mean {' or '.join(near)}?"
-        if near
-        else f"it has: {listed}"
-        if listed
-        else "it has no points yet"
-    )
-    return UsageError(
-        f"Run {document.display_id or document.key} has no points of a metric {name!r} here; {known}"
-    )
 
 
 # A Run's document for people: status and why, first failure with its last lines, processes, then the rest.

@@ -33,15 +33,18 @@ def threads_are_green() -> bool:
     return green
 
 
-def wait_readable(files: Iterable[int], timeout_s: float | None) -> None:
-    """Waits until one of the descriptors can be read; the others of a green process run meanwhile."""
+def wait_readable(files: Iterable[int], timeout_s: float | None) -> list[int]:
+    """Waits until one of the descriptors can be read; the others of a green process run meanwhile.
+
+    Returns:
+        Those that can be read, or are at their end.
+    """
     if threads_are_green():
-        select.select(tuple(files), (), (), timeout_s)
-        return
+        return select.select(tuple(files), (), (), timeout_s)[0]
     poller = select.poll()
     for fd in files:
         poller.register(fd, select.POLLIN)
-    poller.poll(None if timeout_s is None else timeout_s * 1000)
+    return [fd for fd, _ in poller.poll(None if timeout_s is None else timeout_s * 1000)]
 
 
 def wait_for_message(sockets: Iterable[zmq.Socket[bytes]], fd: int, timeout_s: float) -> bool:

@@ -3,9 +3,10 @@
 Every hook that was installed before keeps working and is called as if ours were not there. In a forked child
 every hook is a pass-through.
 
-`os.kill` and `os.killpg` are hooked to know which children this process ends itself (`Process.terminate()`,
-a pool that is left, `multiprocessing` at the interpreter's exit): such an end says nothing against the Run.
-Signals that C code sends are not noticed.
+`os.kill`, `os.killpg` and `signal.pidfd_send_signal` are hooked to know which children this process ends
+itself (`Process.terminate()`, a pool that is left, `multiprocessing` at the interpreter's exit): such an end
+says nothing against the Run.
+Signals that C code or another program (`kill`) sends are not noticed.
 
 SIGTERM: the evidence is written, the preemption callbacks are called, then an earlier
 handler of the script, if it had one, else the process leaves and dies by the signal. A script that looks at
@@ -38,11 +39,14 @@ from __future__ import annotations
 import atexit
 import functools
 import logging
+import math
 import os
+import posix
 import select
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
@@ -50,13 +54,17 @@ from typing import Any, NoReturn
 from pluto_dist.client.evidence import evidence_of_exit, prints_text
 from pluto_dist.client.interface import Member
 from pluto_dist.client.runs import RUNS
-from pluto_dist.client.tasks import ENDING, TASKS, between_tasks, in_group, is_running, parent_pid
+from pluto_dist.client.tasks import ENDING, TASKS, between_tasks, in_group, is_running, parent_pid, pid_of
 from pluto_dist.client.terminal import flush
 from pluto_dist.client.values import said_by
 from pluto_dist.host.identity import boot_clock
 
 _log = logging.getLogger("pluto_dist")
 Handler = Callable[[int, FrameType | None], object] | int | None
+
+
+REMIND_S = 1.0
+REMIND_AT_MOST_S = 8.0
 
 
 class Stops:
@@ -75,9 +83,17 @@ class Stops:
         self._callbacks: list[Callable[[], object]] = []
         self._pipe: tuple[int, int] | None = None
         self._lock = threading.RLock()  # a handler may interrupt the main thread inside of it
+        self._handler: Callable[[int, FrameType | None], object] | None = None
+        self._handled_at = -math.inf
+        self._reminded = False
 
-    def watch(self) -> None:
-        """Begins to listen; to be called in the main thread, once."""
+    def watch(self, handler: Callable[[int, FrameType | None], object]) -> None:
+        """Begins to listen; to be called in the main thread, once.
+
+        Args:
+            handler: which the main thread runs, and which says so by `handled`.
+        """
+        self._handler = handler
         read, write = os.pipe()
         os.set_blocking(read, False)
         os.set_blocking(write, False)
@@ -106,11 +122,17 @@ class Stops:
             for run in RUNS.open():
                 run.evidence(kind="signal", signal="SIGTERM", ignored=self.ignored)
 
-    def take(self) -> None:
-        """Writes the evidence of a SIGTERM that has come, so that it precedes the end of a lease."""
+    def take(self) -> bool:
+        """Writes the evidence of a SIGTERM that has come, so that it precedes the end of a lease.
+
+        Returns:
+            Whether one has.
+        """
         with self._lock:
-            if self._pipe is not None and signal.SIGTERM in _drained(self._pipe[0]):
+            came = self._pipe is not None and signal.SIGTERM in _drained(self._pipe[0])
+            if came:
                 self.tell()
+            return came
 
     def call_back(self) -> None:
         """Calls the callbacks in order; one that fails is reported and keeps none from being called."""
@@ -126,12 +148,37 @@ class Stops:
                         "preempt_callback_failed", type=type(error).__qualname__, message=said_by(error)[:500]
                     )
 
+    def handled(self) -> bool:
+        """Notes that the handler runs; whether it has run already, and was reminded in the same moment."""
+        twice = self._reminded and boot_clock() - self._handled_at < REMIND_S
+        self._handled_at, self._reminded = boot_clock(), False
+        return twice
+
     def _listen(self, read: int) -> None:
         poll = select.poll()
         poll.register(read, select.POLLIN)
         while True:
             poll.poll()
-            self.take()
+            came_at = boot_clock()
+            if self.take():
+                self._remind(came_at)
+
+    def _remind(self, came_at: float) -> None:
+        """Sends the signal to the main thread once more, if that does not run its handler.
+
+        A signal that comes when the interpreter has looked for signals, and has not entered a call that waits
+        yet (the lock of a pool's queue), does not interrupt that call: without the handler of ours it would
+        have ended the process.
+        """
+        wait_s = REMIND_S
+        while wait_s < REMIND_AT_MOST_S:
+            time.sleep(wait_s)
+            ours = signal.getsignal(signal.SIGTERM) == self._handler
+            if not ours or self._handled_at > came_at - REMIND_S:
+                return
+            self._reminded = True
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+            wait_s *= 2
 
     def _after_fork_in_child(self) -> None:
         """Gives the pipe up, which is the parent's: a signal to the child is none to the parent."""
@@ -141,12 +188,12 @@ class Stops:
                 signal.set_wakeup_fd(current)
             self._pipe = None
         self._lock = threading.RLock()
-        self.asked = False
+        self.asked = self._reminded = False
 
 
 def _drained(read: int) -> bytes:
     try:
-        return os.read(read, 4096)
+        return posix.read(read, 4096)  # that of `os` may be eventlet's, which waits
     except BlockingIOError:
         return b""
 
@@ -171,6 +218,7 @@ class Hooks:
         self._previous_sigterm: Handler = None
         self._previous_kill = os.kill
         self._previous_killpg = getattr(os, "killpg", None)
+        self._previous_by_pidfd = getattr(signal, "pidfd_send_signal", None)  # Linux
         self._masks = threading.local()
 
     def install(self) -> None:
@@ -181,6 +229,8 @@ class Hooks:
         os.kill = self._kill
         if self._previous_killpg is not None:
             os.killpg = self._kill_group
+        if self._previous_by_pidfd is not None:
+            signal.pidfd_send_signal = self._kill_by_pidfd
         atexit.register(self._at_exit)
         if parent_pid() is not None:
             from multiprocessing.util import Finalize
@@ -193,7 +243,7 @@ class Hooks:
             STOPS.ignored = _lets_it_pass(self._previous_sigterm)
             if self._previous_sigterm is signal.SIG_IGN:
                 signal.siginterrupt(signal.SIGTERM, False)  # as if it were not handled
-            STOPS.watch()
+            STOPS.watch(self._sigterm)
             os.register_at_fork(
                 before=self._before_fork, after_in_parent=self._after_fork, after_in_child=self._in_child
             )
@@ -265,6 +315,15 @@ class Hooks:
                 run.note_stopped(pid, signal.Signals(number).name)
         self._previous_kill(pid, number)
 
+    def _kill_by_pidfd(self, pidfd: int, number: int, *more: Any) -> None:
+        """As `_kill`, for a child that is known by a descriptor."""
+        if self._here and number in ENDING:
+            pid = pid_of(pidfd)
+            for run in RUNS.open()[:1] if pid not in (None, self._pid) else ():
+                run.note_stopped(pid or 0, signal.Signals(number).name)
+        assert self._previous_by_pidfd is not None  # noqa: S101 # or this were not installed
+        self._previous_by_pidfd(pidfd, number, *more)
+
     def _kill_group(self, group: int, number: int, /) -> None:
         """As `_kill`, for the children that are in a process group of their own (`start_new_session`)."""
         if self._here and number in ENDING and group > 0 and group != os.getpgrp():
@@ -278,6 +337,8 @@ class Hooks:
         """Records the signal, then does what would have happened without us."""
         if not self._here:
             self._pass_on(number, frame)
+            return
+        if STOPS.handled():
             return
         if unsaid := [lease for lease in RUNS.mine() if lease.is_leaving]:
             threading.Thread(target=self._again, args=(unsaid, number), daemon=True).start()

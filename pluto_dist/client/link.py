@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import posix
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -213,7 +214,7 @@ class Link:
 
     def _wake(self) -> None:
         with contextlib.suppress(BlockingIOError):
-            os.write(self._wake_write, b"!")
+            posix.write(self._wake_write, b"!")  # that of `os` may be eventlet's, which waits
 
     # --- the thread ------------------------------------------------------------------------------
 
@@ -245,7 +246,7 @@ class Link:
 
     def _wait(self, client: DealerClient, timeout_s: float) -> None:
         if wait_for_message(client.sockets, self._wake_read, min(timeout_s, AGAIN_S)):
-            os.read(self._wake_read, 4096)
+            posix.read(self._wake_read, 4096)
         while (reply := client.receive()) is not None:
             self._take(reply)
         if client.broke():

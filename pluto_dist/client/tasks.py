@@ -58,8 +58,9 @@ _KEEPERS = (
     ("multiprocessing.pool", "IMapIterator._set"),
     ("joblib.externals.loky.process_executor", "_ExceptionWithTraceback.__init__"),
     ("loky.process_executor", "_ExceptionWithTraceback.__init__"),
-    ("optuna.study._optimize", "_log_failed_trial"),  # with `catch=`
+    ("optuna.study._optimize", "_tell_with_warning"),  # of a trial that was pruned, or with `catch=`
 )
+_HELD_BY_CALLER = "func_err"  # which does not pass it on: its local variable
 LOOK_EVERY_S = 1.0
 
 
@@ -153,7 +154,8 @@ def _keeping(called: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(called)
     def keep(*args: Any, **named: Any) -> Any:
-        for each in (*args, *named.values()):
+        held = sys._getframe(1).f_locals.get(_HELD_BY_CALLER)
+        for each in (*args, *named.values(), held):
             for value in each if isinstance(each, tuple) else (each,):
                 if isinstance(value, BaseException):
                     TASKS.raised(value)
@@ -307,3 +309,13 @@ def is_running(pid: int) -> bool:
     """Whether a process is there that has not ended yet."""
     stat = identity.read_stat(pid)
     return stat is not None and not stat.is_dead
+
+
+def pid_of(pidfd: int) -> int | None:
+    """The process of a pidfd; None if it has been collected, or this is none."""
+    try:
+        lines = (identity.PROC / "self" / "fdinfo" / str(pidfd)).read_text().splitlines()
+    except (OSError, UnicodeDecodeError):
+        return None
+    found = next((line.removeprefix("Pid:").strip() for line in lines if line.startswith("Pid:")), "")
+    return int(found) if found.isdecimal() else None

@@ -25,6 +25,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import posix
+import signal
 import socket
 import subprocess
 import sys
@@ -42,6 +44,7 @@ from pluto_dist.host.spawn import BUSY, LOCK_OPTION
 LOG_LIMIT = 5 << 20
 SPAWN_WAIT_S = 60.0  # milliseconds, unless the machine has much else to do
 TAIL_LINES = 8
+LOOK_AGAIN_S = 0.005
 TICKET_LIFE_S = 3.0  # by then it is worth a look whether the one who has it got round to a start
 BUSY_S = 0.5  # one that is leaving lets go of the lock within this time
 
@@ -227,8 +230,11 @@ def _run_spawner(
     lock: str, arguments: list[str], output: int, env: Mapping[str, str], keep: Sequence[int]
 ) -> int:
     kept = ",".join(map(str, keep))
+    command = [sys.executable, "-S", "-P", spawn.__file__, lock, kept, *arguments]
+    if _subprocess_is_gevents():
+        return _spawned(command, output, env, keep)
     with subprocess.Popen(
-        [sys.executable, "-S", "-P", spawn.__file__, lock, kept, *arguments],
+        command,
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.STDOUT,
@@ -241,6 +247,37 @@ def _run_spawner(
         except BaseException:
             spawner.kill()
             raise
+
+
+def _subprocess_is_gevents() -> bool:
+    """Whether gevent has replaced what starts processes, and left threads alone: its own works in one."""
+    monkey = sys.modules.get("gevent.monkey")
+    replaced = monkey is not None and monkey.is_module_patched("subprocess")
+    return replaced and monkey is not None and not monkey.is_module_patched("threading")
+
+
+def _spawned(arguments: list[str], output: int, env: Mapping[str, str], keep: Sequence[int]) -> int:
+    """As `subprocess` would, which gevent has emptied, and `os` too: starts a program, waits for it."""
+    pid = posix.posix_spawn(
+        arguments[0],
+        arguments,
+        dict(env),
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_DUP2, output, 1),
+            (os.POSIX_SPAWN_DUP2, output, 2),
+            *((os.POSIX_SPAWN_DUP2, fd, fd) for fd in keep),  # which makes it go over
+        ],
+    )
+    deadline = time.monotonic() + SPAWN_WAIT_S
+    while True:
+        ended, status = posix.waitpid(pid, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() > deadline:
+            os.kill(pid, signal.SIGKILL)
+            raise subprocess.TimeoutExpired(arguments, SPAWN_WAIT_S)
+        time.sleep(LOOK_AGAIN_S)
 
 
 def _open_log(log: Path) -> int:

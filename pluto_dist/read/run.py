@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -31,10 +32,12 @@ from pluto_dist.core.values.document import Document, LeaseShown, VerdictShown
 from pluto_dist.core.values.records import Point, RunEvent
 from pluto_dist.read.columns import Block, Chunk, ColumnFiles, column_of, gathered
 from pluto_dist.read.lookup import Found, Lookup
-from pluto_dist.read.series import Series, Wanted, corrected, is_together
+from pluto_dist.read.series import Series, Wanted, corrected, is_together, no_points_of
 from pluto_dist.read.settle import Situation, situation
 from pluto_dist.read.streams import caught_up, last_lines
 from pluto_dist.spool.file_lines import place_in, read_line
+
+_log = logging.getLogger("pluto_dist")
 
 
 class LoggedFile(msgspec.Struct, frozen=True):
@@ -182,6 +185,8 @@ class Run:
     ) -> Series:
         """Points of series of numbers.
 
+        A name of which there are none gets a warning with those that may be meant.
+
         Args:
             names: final names, in which `*`, `?` and `[…]` stand for others; None for all.
             since_step: this step and later ones.
@@ -190,10 +195,14 @@ class Run:
         """
         wanted = Wanted(names, every_rank=every_rank)
         found: list[Chunk] = []
+        seen: set[str] = set()
         for chunk in self.chunks(wanted, keep=keep):
+            seen.update((chunk.name, chunk.metric))
             part = chunk.since(since_step)
             if len(part.steps):
                 found.append(part)
+        for name in wanted.without(seen):
+            _log.warning("%s", no_points_of(self.document, name))
         return Series(sorted(found, key=lambda chunk: chunk.name))
 
     def chunks(self, wanted: Wanted | None = None, *, keep: bool = True) -> Iterator[Chunk]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import polars as pl
     import pyarrow as pa
+
+    from pluto_dist.core.values.document import Document
 
 COLUMNS = ("name", "step", "value", "time", "metric", "rank", "label", "role", "attempt", "lease_id")
 
@@ -238,6 +240,11 @@ class Wanted:
             self._known[key] = self._fits(name) or (self._every_rank and self._fits(metric))
         return self._known[key]
 
+    def without(self, names: Collection[str]) -> list[str]:
+        """Names that were asked for as they are, and are not among these."""
+        asked = (self._names or set()) - set(self._patterns)
+        return sorted(asked.difference(names))
+
     def _fits(self, name: str) -> bool:
         if self._names is None or name in self._names:
             return True
@@ -269,6 +276,23 @@ def _curve(chunks: Sequence[Chunk]) -> Curve:
         memoryview(times),
         memoryview(values),
     )
+
+
+def no_points_of(document: Document, name: str) -> str:
+    """Why a Run has no points of a metric here, with the names that may be meant; for people."""
+    import difflib
+
+    known_point = document.summary.get(name)
+    if known_point is not None and isinstance(known_point.last, str):
+        return f"{name!r} is a series of texts, not of numbers: texts({name!r}) of `pluto_dist.read` has it"
+    if known_point is not None and document.mode == "pluto":
+        where = f"are on the server, {document.url}"
+        return f"the points of {name!r} {where}; what was delivered is not kept here"
+    near = difflib.get_close_matches(name, document.summary, n=3)
+    listed = ", ".join(sorted(document.summary)[:20])
+    known = f"it has: {listed}" if listed else "it has no points yet"
+    known = f"did you mean {' or '.join(near)}?" if near else known
+    return f"Run {document.display_id or document.key} has no points of a metric {name!r} here; {known}"
 
 
 TOGETHER_COLUMNS = ("step", "count", "mean", "min", "max", "std", "max_rank")

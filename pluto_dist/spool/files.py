@@ -14,6 +14,7 @@ import errno
 import fcntl
 import functools
 import os
+import posix
 import stat
 from contextlib import suppress
 from pathlib import Path
@@ -130,7 +131,7 @@ class RealFiles:
             raise
         return self._keep(fd)
 
-    write = staticmethod(os.write)
+    write = staticmethod(posix.write)  # eventlet puts one into `os` that lets others run; log() does not wait
 
     def replace(self, fd: int, new: int) -> int:
         if fd == new:  # the old one was closed by foreign code, and the new one got its number

@@ -19,7 +19,7 @@ from pluto_dist.cli.export import write_jsonl
 from pluto_dist.core.rules.participants import REDUCED
 from pluto_dist.core.rules.together import series_of, statistics
 from pluto_dist.core.values.document import Document, LeaseShown
-from pluto_dist.core.values.records import SeriesOwner
+from pluto_dist.core.values.records import Point, SeriesOwner
 from pluto_dist.errors import RunNotFoundError, UsageError
 from pluto_dist.read import columns
 from pluto_dist.read.columns import ColumnFiles, gathered
@@ -106,6 +106,24 @@ def test_names_patterns_and_the_first_step(machine: Machine):
     assert run.series(["l*", "val"]).names == ["loss", "lr", "val"]
     assert len(run.series("nothing")) == 0
     assert run.series("nothing").columns()["step"] == []
+
+
+def test_a_name_without_points_is_told_with_those_that_may_be_meant(
+    machine: Machine, caplog: pytest.LogCaptureFixture
+):
+    summary = {"loss": 0.5, "lr": 1.0, "phase": "warmup"}
+    kept(machine, summary={name: Point(last=last, step=1, count=3) for name, last in summary.items()})
+    put(machine, "key-1", "a", LINES)
+    run = looked(machine)
+    assert len(run.series(["loss", "l?", "no*"], since_step=1 << 40)) == 0
+    assert not caplog.records
+    assert len(run.series(["los", "loss"])) > 0
+    assert len(run.series("entirely else")) == 0
+    assert len(run.series("phase")) == 0
+    first, second, third = (record.getMessage() for record in caplog.records)
+    assert first.endswith("has no points of a metric 'los' here; did you mean loss?")
+    assert second.endswith("has no points of a metric 'entirely else' here; it has: loss, lr, phase")
+    assert third.startswith("'phase' is a series of texts")
 
 
 def test_ranks_have_their_columns(machine: Machine):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from pluto_dist.cli import console
 from pluto_dist.cli.console import columns_of, table_lines
 
 ROWS = [("a", "FAILED", "1"), ("a name that is long indeed", "COMPLETED", "12345")]
@@ -39,3 +42,16 @@ def test_a_status_has_its_colour_only_for_a_person():
 def test_wide_and_combining_characters_are_counted_as_a_terminal_does():
     assert columns_of("漢字") == 4
     assert columns_of("e\u0301") == 1
+
+
+def test_spare_columns_are_left_out_where_the_terminal_is_narrow(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def heads(columns: int) -> list[str]:
+        monkeypatch.setattr(console, "width", lambda: columns)
+        console.print_table(("NAME", "STATUS", "N"), ROWS, right=("N",), spare=("N", "STATUS"))
+        return capsys.readouterr().out.splitlines()[0].split()
+
+    assert heads(42) == ["NAME", "STATUS", "N"]
+    assert heads(41) == ["NAME", "STATUS"]
+    assert heads(30) == heads(5) == ["NAME"]

@@ -135,6 +135,26 @@ def test_output_of_a_sweep_belongs_to_the_newest_run(node: Node) -> None:
     assert messages(node, "second") == ["for second"]
 
 
+@pytest.mark.parametrize("console", ["wrap", "fd"])
+def test_the_console_of_a_run_goes_on_after_one_inside_of_it(node: Node, console: str) -> None:
+    """Each Run has what was written while it was the newest; a second drain of a lease is no first one."""
+    script = node.start(
+        """
+        outer = pluto.init(run_id="outer", quiet=True)
+        for name in ("first", "second"):
+            print("before", name)
+            with pluto.init(run_id=name, quiet=True): print("inside", name)
+        print("after")
+        outer.finish()
+        """,
+        env={"PLUTO_DIST_CONSOLE": console},
+    )
+    assert script.wait() == 0
+    assert messages(node, "outer") == ["before first", "before second", "after"]
+    assert [messages(node, name) for name in ("first", "second")] == [["inside first"], ["inside second"]]
+    assert "not captured" not in script.stderr
+
+
 @pytest.mark.parametrize("console", ["auto", "fd"])
 def test_forked_children_and_pools_are_harmless(node: Node, console: str) -> None:
     script = node.start(

@@ -49,6 +49,10 @@ def main(context):
         child.join()
         tell(end, child.exitcode)
     child = served(context)
+    signal.pidfd_send_signal(os.pidfd_open(child.pid), signal.SIGTERM)
+    child.join()
+    tell("pidfd", child.exitcode)
+    child = served(context)
     os.killpg(child.pid, signal.SIGKILL)
     child.join()
     tell("killpg", child.exitcode)
@@ -67,7 +71,12 @@ def test_children_that_their_parent_ends_are_no_evidence(node: Node, method: str
     """R9, R10: left pools, `terminate()`, `kill()`, `killpg()`, a daemonic child that is stopped at exit."""
     script = node.start(POOLS.replace("METHOD", repr(method)).replace("END", end))
     assert script.expect_json("roles") == ["worker"] * 6
-    assert [script.expect(end) for end in ("terminate", "kill", "killpg")] == ["-15", "-9", "-9"]
+    assert [script.expect(end) for end in ("terminate", "kill", "pidfd", "killpg")] == [
+        "-15",
+        "-9",
+        "-15",
+        "-9",
+    ]
     assert script.wait() == 0
     found = node.ended("main")
     assert (found["status"], found["verdict"]["first_failure"]) == ("COMPLETED", None)
@@ -89,6 +98,35 @@ if __name__ == "__main__":
     assert script.wait() == 0
     found = [node.ended(each["key"]) for each in node.documents()]
     assert [each["status"] for each in found] == ["COMPLETED"] * len(found)
+
+
+def test_a_signal_that_does_not_interrupt_a_wait_ends_the_process_all_the_same(node: Node) -> None:
+    """R9: it may come between the interpreter's look for signals and the lock of a pool's queue.
+
+    A signal that another thread of the process gets leaves the main thread in the same state.
+    """
+    script = node.start(
+        """
+        import multiprocessing as mp
+        run = pluto.init(run_id="waits")
+        log(run, {"loss": 1.0}, 0)
+        listener = next(each for each in threading.enumerate() if each.name == "pluto-dist-stops")
+        never = mp.Semaphore(0)
+
+        def send():
+            hear()
+            signal.pthread_kill(listener.ident, signal.SIGTERM)
+
+        threading.Thread(target=send, daemon=True).start()
+        tell("waits")
+        never.acquire()
+        """
+    )
+    script.expect("waits")
+    script.say()
+    assert script.wait() == -signal.SIGTERM
+    assert node.ended("waits")["status"] == "TERMINATED"
+    assert not node.lost("waits")
 
 
 @pytest.mark.parametrize("interrupted", ["setdefault", "append"])

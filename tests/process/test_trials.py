@@ -147,6 +147,9 @@ def joined(_):
 def objective(of):
     if of.number == 2:
         with pluto.init(name="optuna-pruned"): raise optuna.TrialPruned
+    if of.number == 3:
+        Trainer("optuna-left-pruned")
+        raise optuna.TrialPruned
     trial("optuna-bad" if of.number == 0 else "optuna-good")
     return 1.0
 
@@ -177,7 +180,7 @@ if __name__ == "__main__":
             except ValueError: pass
     thread = threading.Thread(target=trial, args=("thread-bad",))
     thread.start(); thread.join()
-    optuna.create_study().optimize(objective, n_trials=3, catch=ValueError)
+    optuna.create_study().optimize(objective, n_trials=4, catch=ValueError)
     main = pluto.init(name="main")
     with ProcessPoolExecutor(1, mp.get_context(METHOD)) as pool:
         tell(type(pool.submit(joined, 0).exception()).__name__)
@@ -199,10 +202,14 @@ def test_a_trial_that_raises_in_a_pool_fails_its_own_run_alone(node: Node, metho
     assert {name for name, is_now in status.items() if is_now == "FAILED"} == {
         name for name in status if name.endswith("-bad")
     }
-    assert [name for name, is_now in status.items() if is_now == "TERMINATED"] == ["optuna-pruned"]
-    assert len(found) == len(status) == 6 * 3 + 2 * 2 + 1 + 3 + 1
+    assert [name for name, is_now in status.items() if is_now == "TERMINATED"] == [
+        "optuna-pruned",
+        "optuna-left-pruned",
+    ]
+    assert len(found) == len(status) == 6 * 3 + 2 * 2 + 1 + 4 + 1
     for each in found:
         first = each["verdict"]["first_failure"] or {}
         assert (first.get("type") == "ValueError") == (each["status"] == "FAILED")
+        assert (first.get("type") == "TrialPruned") == (each["status"] == "TERMINATED")
         assert each["status"] != "FAILED" or first["message"] == f"{each['name']} is broken"
     assert not any(node.lost(document["key"]) for document in node.documents())

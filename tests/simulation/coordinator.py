@@ -219,6 +219,7 @@ class SimWorker(Worker):
 
     def do(self, effect: Slow) -> on.Event | None:
         world = self._world
+        world.files.act(self._coordinator)
         first = self._coordinator.is_intact()
         world.checks.expect(first, f"R3: {type(effect).__name__} of a coordinator that was replaced")
         match effect:

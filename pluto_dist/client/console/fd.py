@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import select
 import sys
 import threading
 import time
@@ -27,8 +26,17 @@ from typing import Final
 
 import msgspec
 
-from pluto_dist.client.console.channel import Channel, open_channels, read_some
-from pluto_dist.client.console.drain import DRAIN, PASS_ON, RECORD, Instructions, Source, write_all
+from pluto_dist.client.console.drain import (
+    DRAIN,
+    PASS_ON,
+    RECORD,
+    Channel,
+    Instructions,
+    Source,
+    open_channels,
+    read_some,
+    write_all,
+)
 from pluto_dist.client.console.text import SEPARATE, StreamName
 from pluto_dist.client.green import wait_readable
 from pluto_dist.client.terminal import flush, is_open
@@ -149,7 +157,9 @@ class FdCapture:
                 os.close(channel.read)
 
     def _start_drain(self, channels: tuple[Channel, ...]) -> None:
-        lock = real_files().create(str(self._folder / DRAIN_LOCK))  # its lock goes with its last descriptor
+        path = self._folder / DRAIN_LOCK
+        path.unlink(missing_ok=True)  # of a drain before: another Run has had the console meanwhile
+        lock = real_files().create(str(path))  # its lock goes with its last descriptor
         control, self._control = os.pipe()
         self._life, life = os.pipe()
         kept = (control, life, lock, *(fd for each in channels for fd in (each.read, each.original)))
@@ -209,19 +219,15 @@ def pass_on(channels: tuple[Channel, ...], bound_s: float | None = None) -> None
             and then each is closed at its end.
     """
     by_fd = {channel.read: channel for channel in channels}
-    poller = select.poll()
-    for fd in by_fd:
-        poller.register(fd, select.POLLIN)
     deadline = None if bound_s is None else time.monotonic() + bound_s
     while by_fd and (deadline is None or time.monotonic() < deadline):
-        ready = poller.poll(None if deadline is None else 0)
+        ready = wait_readable(by_fd, None if deadline is None else 0)
         if not ready:
             return
-        for fd, _ in ready:
+        for fd in ready:
             data = read_some(fd)
             if data and _taken(by_fd[fd], data):
                 continue
-            poller.unregister(fd)
             channel = by_fd.pop(fd)
             if bound_s is None:
                 channel.close()
