@@ -141,6 +141,9 @@ class Ledger:
 class Notes:
     """The notes of one artifact's upload; several threads may add.
 
+    A note that the disk does not take is kept in memory, and so are all behind it: an address that was asked
+    for is not asked for again as long as this process lives.
+
     Args:
         folder: where they are kept, "" for in memory only.
         id: of the artifact, "" for in memory only.
@@ -152,21 +155,27 @@ class Notes:
 
     def all(self) -> list[Note]:
         """All notes, oldest first."""
-        return list(self._kept) if self._path is None else read_notes(self._path)
+        return [*(read_notes(self._path) if self._path is not None else ()), *self._kept]
 
     def add(self, note: Note) -> None:
-        """Notes a step.
-
-        Raises:
-            OSError: the disk cannot take it.
-        """
-        if self._path is None:
+        """Notes a step."""
+        if not self._written(note) or self._kept:  # in memory they stand in their order
             self._kept.append(note)
-            return
-        self._path.parent.mkdir(mode=0o700, exist_ok=True)
-        fd = os.open(self._path, _APPEND | os.O_NOFOLLOW, 0o600)
+
+    def _written(self, note: Note) -> bool:
+        if self._path is None:
+            return False
         try:
-            os.write(fd, _to_json(note) + b"\n")
+            self._append(self._path, _to_json(note) + b"\n")
+        except OSError:
+            return False
+        return True
+
+    def _append(self, path: Path, line: bytes) -> None:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        fd = os.open(path, _APPEND | os.O_NOFOLLOW, 0o600)
+        try:
+            os.write(fd, line)
         finally:
             os.close(fd)
 

@@ -45,8 +45,6 @@ STYLES = {"ok": "green", "warn": "yellow", "bad": "bold red"}
 
 def doctor(home: Home = None, folder: Dir = None, as_json: Json = False) -> None:
     """Reports places, their filesystems, sockets, namespaces and versions, with advice."""
-    import os
-
     facts = gather(load(os.environ, {"home": home, "dir": folder}, source=as_option))
     level = worst(facts)
     if as_json:

@@ -1,8 +1,7 @@
 """Entry point `pluto-dist`: the commands and what their errors look like.
 
-Adding a command is one entry below: its module, its function's name and the first sentence of its docstring.
-Only the module of the command that is called is loaded; what not all of its ways need is imported inside of
-its functions.
+Adding a command is one line below: its module and its function's name. Only the module of the command that
+is called is loaded; what not all of its ways need is imported inside of its functions.
 
 Exit codes: 0 done; 1 it could not be done, one line on stderr says why and what to do; 2 the call is wrong,
 or the Run it names is not the only one.
@@ -13,6 +12,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 
 from pluto_dist import __version__
 from pluto_dist.cli.options import Command, Group, echo
@@ -26,66 +26,21 @@ _COORDINATOR = f"{_HERE}.coordinator"
 commands = Group(
     "Looks at Runs, their processes and the coordinator of this node.",
     {
-        "demo": Command(
-            f"{_HERE}.demo.command",
-            "demo",
-            "Trains with four ranks, lets others attach, crash and be killed; shows that nothing is lost.",
-        ),
-        "runs": Command(
-            f"{_HERE}.runs",
-            "runs",
-            "Lists the Runs of this node and of the store, oldest first; with --dir only that store's.",
-        ),
-        "show": Command(
-            f"{_HERE}.show",
-            "show",
-            "Shows one Run: status and why, first failure with its last lines, processes, checkpoints, rest.",
-        ),
-        "ps": Command(
-            f"{_HERE}.ps",
-            "ps",
-            "Lists the attached processes of all live Runs of this node, and all nodes in the cluster store.",
-        ),
-        "ui": Command(
-            f"{_HERE}.ui", "ui", "Shows Runs in the browser: list, charts, processes, console, files; live."
-        ),
-        "top": Command(
-            f"{_HERE}.top.command",
-            "top",
-            "Follows Runs and their processes in a full screen: who is slow, who is gone, how the loss goes.",
-        ),
-        "export": Command(
-            f"{_HERE}.export", "export", "Writes all points of a Run: a line or a row for each."
-        ),
-        "logs": Command(f"{_HERE}.logs", "logs", "Prints the console output of a Run."),
-        "upload": Command(
-            f"{_HERE}.upload", "upload", "Uploads files and folders to a Run, from outside of its training."
-        ),
-        "artifacts": Command(
-            f"{_HERE}.artifacts",
-            "artifacts",
-            "Lists the files and folders that a Run has logged, with sizes and checksums.",
-        ),
-        "download": Command(
-            f"{_HERE}.artifacts",
-            "download",
-            "Brings a file or folder of a Run here, and holds it against its checksum.",
-        ),
-        "finish": Command(
-            f"{_HERE}.finish", "finish", "Ends a Run by hand, as a take-over with a new epoch."
-        ),
-        "sync": Command(f"{_HERE}.sync", "sync", "Uploads local Runs and undelivered records to the server."),
-        "run": Command(
-            f"{_HERE}.run",
-            "run",
-            "Runs a command and keeps its Run: status by its exit, ranks as workers, everything delivered.",
-            mixed=False,
-        ),
-        "doctor": Command(
-            f"{_HERE}.doctor",
-            "doctor",
-            "Reports places, their filesystems, sockets, namespaces and versions, with advice.",
-        ),
+        "demo": Command(f"{_HERE}.demo.command", "demo"),
+        "runs": Command(f"{_HERE}.runs", "runs"),
+        "show": Command(f"{_HERE}.show", "show"),
+        "ps": Command(f"{_HERE}.ps", "ps"),
+        "ui": Command(f"{_HERE}.ui", "ui"),
+        "top": Command(f"{_HERE}.top.command", "top"),
+        "export": Command(f"{_HERE}.export", "export"),
+        "logs": Command(f"{_HERE}.logs", "logs"),
+        "upload": Command(f"{_HERE}.upload", "upload"),
+        "artifacts": Command(f"{_HERE}.artifacts", "artifacts"),
+        "download": Command(f"{_HERE}.artifacts", "download"),
+        "finish": Command(f"{_HERE}.finish", "finish"),
+        "sync": Command(f"{_HERE}.sync", "sync"),
+        "run": Command(f"{_HERE}.run", "run", mixed=False),
+        "doctor": Command(f"{_HERE}.doctor", "doctor"),
         "coordinator": Group(
             "Starts, stops and looks at the coordinator of this node.",
             {word: Command(_COORDINATOR, word) for word in ("start", "stop", "status", "logs")},
@@ -105,6 +60,9 @@ def app(words: Sequence[str] | None = None, prog_name: str = "pluto-dist") -> No
     Raises:
         SystemExit: always.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a name that the terminal cannot show hides nothing else
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(_run(sys.argv[1:] if words is None else words, prog_name))
 
 

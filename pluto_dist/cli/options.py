@@ -7,18 +7,19 @@
 written: `str`, `int`, `float`, `Path`, an enumeration, `bool` for a flag, a list of these for several. Texts
 of `--help` are the docstrings. Below are the options that several commands share.
 
-It is as small as the commands need: their start is what a person waits for.
+The words are read by argparse, which is there at once: the start of a command is what a person waits for.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum
 from importlib import import_module
 from pathlib import Path
 from types import NoneType
-from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, NamedTuple, NoReturn, get_args, get_origin, get_type_hints
 
 from pluto_dist.errors import UsageError
 
@@ -113,34 +114,31 @@ class Parameter(NamedTuple):
             return ""
         return str(self.default.value if isinstance(self.default, Enum) else self.default)
 
-    def value_of(self, text: str) -> Any:
+    def read(self, text: str) -> Any:
         """What a text means.
 
         Raises:
-            UsageError: nothing; says what may be written.
+            argparse.ArgumentTypeError: nothing; says what may be written.
         """
-        try:
-            value = self._read(text)
-        except ValueError:
-            raise UsageError(f"{self._called}: {text!r} is no {_WORDS[self.kind]}") from None
+        value = self._value(text)
         least, most = self.said.least, self.said.most
         if (least is not None and not value >= least) or (most is not None and not value <= most):
             bounds = f"{least:g} or more" if most is None else f"from {least:g} to {most:g}"
-            raise UsageError(f"{self._called}: {text!r} is out of bounds; it may be {bounds}")
+            raise argparse.ArgumentTypeError(f"{text!r} is out of bounds; it may be {bounds}")
         return value
 
-    def _read(self, text: str) -> Any:
-        if not issubclass(self.kind, Enum):
-            make: Callable[[str], Any] = self.kind
+    def _value(self, text: str) -> Any:
+        if issubclass(self.kind, Enum):
+            for each in self.kind:
+                if str(each.value).casefold() == text.casefold():
+                    return each
+            allowed = ", ".join(str(each.value) for each in self.kind)
+            raise argparse.ArgumentTypeError(f"{text!r} is none of {allowed}")
+        make: Callable[[str], Any] = self.kind
+        try:
             return make(text)
-        for each in self.kind:
-            if str(each.value).casefold() == text.casefold():
-                return each
-        raise UsageError(f"{self._called}: {text!r} is none of {', '.join(str(e.value) for e in self.kind)}")
-
-    @property
-    def _called(self) -> str:
-        return self.names[0] if self.names else self.value_name
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is no {_WORDS[self.kind]}") from None
 
 
 _WORDS: Mapping[type, str] = {int: "whole number", float: "number", str: "text", Path: "path"}
@@ -150,14 +148,13 @@ class Command:
     """A function as a command.
 
     Args:
-        place: its module. word: how it is called; the function's name, with `-` for `_`. sentence: the first
-        of its help, so that a list of commands loads none of them; "" for one that is read
-            from the module.
-        mixed: options may stand behind arguments.
+        place: its module.
+        word: how it is called; the function's name, with `-` for `_`.
+        mixed: options may stand behind arguments; else all that follows the first one belongs to it.
     """
 
-    def __init__(self, place: str, word: str, sentence: str = "", *, mixed: bool = True) -> None:
-        self._place, self._word, self._sentence, self._mixed = place, word, sentence, mixed
+    def __init__(self, place: str, word: str, *, mixed: bool = True) -> None:
+        self._place, self._word, self._mixed = place, word, mixed
 
     @property
     def function(self) -> Callable[..., None]:
@@ -171,11 +168,6 @@ class Command:
         from inspect import getdoc
 
         return getdoc(self.function) or ""
-
-    @property
-    def sentence(self) -> str:
-        """The first of its help, for a list."""
-        return self._sentence or first_sentence(self.help)
 
     @property
     def parameters(self) -> list[Parameter]:
@@ -201,66 +193,42 @@ class Command:
 
         Raises:
             UsageError: it is not called like that.
+            SystemExit: --help was asked for.
         """
-        if HELP in words[: words.index("--") if "--" in words else None] and self._means_help(words):
-            echo(f"Usage: {self.usage(called)}\n\n{_indented(self.help)}\n{self._described()}")
-            return
-        try:
-            given = self.given(words)
-        except UsageError as error:
-            raise UsageError(f"{error.message}; see `{called} {HELP}`") from None
-        self.function(**given)
+        self.function(**self.given(words, called))
 
-    def given(self, words: Sequence[str]) -> dict[str, Any]:
-        """The values of its parameters.
+    def given(self, words: Sequence[str], called: str = "") -> dict[str, Any]:
+        """The values of those of its parameters that the words name.
 
         Raises:
             UsageError: an option is not known, or a value is missing, wrong or too much.
+            SystemExit: --help was asked for.
         """
-        parameters = self.parameters
-        options = {name: each for each in parameters for name in each.names}
-        found: dict[str, list[Any]] = {}
-        places: list[str] = []
-        left = list(words)
-        while left:
-            word = left.pop(0)
-            if word == "--":
-                places += left
-                break
-            if not word.startswith("-") or word == "-":
-                places.append(word)
-                if not self._mixed:
-                    places += left
-                    break
-                continue
-            _take_option(word, left, options, found)
-        _take_places(places, [each for each in parameters if not each.names], found)
-        for each in parameters:
-            if each.required and each.name not in found:
-                raise UsageError(f"{each.shown} is missing")
-        return {
-            each.name: found[each.name] if each.many else found[each.name][-1]
-            for each in parameters
-            if each.name in found
-        }
+        parser = _Parser(called, usage=self.usage(called), description=self.help)
+        for each in self.parameters:
+            self._add(each, parser)
+        lists = self._mixed and any(each.many and not each.names for each in self.parameters)
+        read = parser.parse_intermixed_args if lists else parser.parse_args
+        found = vars(read(words))
+        if not self._mixed:
+            (rest,) = (each for each in self.parameters if not each.names)
+            found[rest.name] = found[rest.name][found[rest.name][:1] == ["--"] :]
+            if not found[rest.name]:
+                parser.error(f"{rest.value_name} is missing")
+        return found
 
-    def _means_help(self, words: Sequence[str]) -> bool:
-        """Whether --help is for this command, and not for one that it runs."""
-        if self._mixed:
-            return True
-        first = next((at for at, word in enumerate(words) if not word.startswith("-")), len(words))
-        return HELP in words[: first + 1]
-
-    def _described(self) -> str:
-        parameters = self.parameters
-        arguments = [(each.value_name, _meaning(each)) for each in parameters if not each.names]
-        options = [(each.shown, _meaning(each)) for each in parameters if each.names]
-        return "".join(
-            (
-                _listed("Arguments", arguments) if arguments else "",
-                _listed("Options", [*options, (HELP, "Show this message.")]),
+    def _add(self, each: Parameter, parser: argparse.ArgumentParser) -> None:
+        more: dict[str, Any] = {} if each.is_flag else {"type": each.read, "metavar": each.value_name}
+        if each.names:
+            action = "store_true" if each.is_flag else "append" if each.many else "store"
+            names, more = each.names, {**more, "dest": each.name, "action": action, "required": each.required}
+        else:
+            many, one = ("+", None) if each.required else ("*", "?")
+            names, more["nargs"] = (
+                (each.name,),
+                (many if each.many else one) if self._mixed else argparse.REMAINDER,
             )
-        )
+        parser.add_argument(*names, help=_meaning(each).replace("%", "%%"), default=argparse.SUPPRESS, **more)
 
 
 class Group:
@@ -280,46 +248,62 @@ class Group:
     ) -> None:
         self.help, self.commands, self._version = help, commands, version
 
-    @property
-    def sentence(self) -> str:
-        """What they are for, for a list."""
-        return first_sentence(self.help)
-
     def run(self, words: Sequence[str], called: str) -> None:
         """Runs the command that the words name, or lists them all.
 
         Raises:
             UsageError: there is no such command; a command's own.
-            SystemExit: nothing was asked for.
+            SystemExit: nothing was asked for, or --help or --version.
         """
         word = words[0] if words else ""
         if word in self.commands:
             self.commands[word].run(words[1:], f"{called} {word}")
-        elif word == "--version" and self._version:
-            echo(self._version)
-        elif word in ("", HELP):
-            echo(self._described(called))
-            if not word:
-                raise SystemExit(2)
-        else:
-            kind = "option" if word.startswith("-") else "command"
+            return
+        if word and not word.startswith("-"):
             near = _near(word, self.commands)
-            raise UsageError(f"there is no {kind} {word!r}{near}; `{called} {HELP}` lists them")
+            raise UsageError(f"there is no command {word!r}{near}; `{called} {HELP}` lists them")
+        parser = self._parser(called)
+        parser.parse_args(words[:1])
+        parser.print_help()
+        raise SystemExit(2)
 
-    def _described(self, called: str) -> str:
-        version = [("--version", "Print the version.")] if self._version else []
-        rows = [(word, command.sentence) for word, command in self.commands.items()]
-        options = _listed("Options", [*version, (HELP, "Show this message.")])
-        usage = f"Usage: {called} COMMAND [ARGUMENTS]"
-        return f"{usage}\n\n{_indented(self.help)}\n{options}{_listed('Commands', rows)}"
+    def _parser(self, called: str) -> argparse.ArgumentParser:
+        parser = _Parser(called, usage=f"{called} COMMAND [ARGUMENTS]", description=self.help)
+        if self._version:
+            parser.add_argument(
+                "--version", action="version", version=self._version, help="Print the version."
+            )
+        listed = parser.add_subparsers(title="commands", metavar="")
+        for word, command in self.commands.items():
+            first = command.help.partition("\n\n")[0].replace("\n", " ")
+            listed.add_parser(word, help=first.replace("%", "%%"))
+        return parser
 
 
-def first_sentence(help: str) -> str:  # noqa: A002
-    """The first paragraph of a help, in one line."""
-    return help.partition("\n\n")[0].replace("\n", " ")
+class _Parser(argparse.ArgumentParser):
+    """argparse with our errors: one line, raised."""
+
+    def __init__(self, called: str = "", **more: Any) -> None:
+        called = called or str(more.pop("prog", ""))
+        super().__init__(called, formatter_class=_Help, allow_abbrev=False, add_help=False, **more)
+        self.add_argument(HELP, action="help", help="Show this message.")
+
+    def error(self, message: str) -> NoReturn:
+        """Raises a UsageError that says where to look."""
+        raise UsageError(f"{message}; see `{self.prog} {HELP}`")
 
 
-def echo(text: object = "", *, err: bool = False) -> None:
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """As wide as the terminal, but not wider than people read."""
+
+    def __init__(self, prog: str) -> None:
+        from shutil import get_terminal_size
+
+        width = min(WIDTH, get_terminal_size((WIDTH, 0)).columns)
+        super().__init__(prog, max_help_position=32, width=width)
+
+
+def echo(text: str = "", *, err: bool = False) -> None:
     """A line on stdout, or on stderr; at once, since others may follow it."""
     stream = sys.stderr if err else sys.stdout
     stream.write(f"{text}\n")
@@ -343,41 +327,6 @@ def _parameters(function: Callable[..., None]) -> Iterator[Parameter]:
         yield Parameter(name, said, own, kinds[0], many, name not in defaults, defaults.get(name))
 
 
-def _take_option(
-    word: str, left: list[str], options: Mapping[str, Parameter], found: dict[str, list[Any]]
-) -> None:
-    """Takes an option and its value; short ones may stand together, `-fn5`."""
-    name, separator, value = word.partition("=")
-    if not word.startswith("--"):
-        name, separator, value = word[:2], "" if len(word) == 2 else "=", word[2:].removeprefix("=")
-    each = options.get(name)
-    if each is None:
-        raise UsageError(f"there is no option {name!r}{_near(name, options)}")
-    values = found.setdefault(each.name, [])
-    if each.is_flag:
-        if separator and word.startswith("--"):
-            raise UsageError(f"{name} takes no value; it has {value!r}")
-        values.append(True)
-        if separator:
-            _take_option(f"-{value}", left, options, found)
-        return
-    if not separator:
-        if not left:
-            raise UsageError(f"{each.shown}: its value is missing")
-        value = left.pop(0)
-    values.append(each.value_of(value))
-
-
-def _take_places(places: Sequence[str], arguments: Sequence[Parameter], found: dict[str, list[Any]]) -> None:
-    left = list(places)
-    for each in arguments:
-        taken, left = (left, []) if each.many else (left[:1], left[1:])
-        if taken:
-            found[each.name] = [each.value_of(word) for word in taken]
-    if left:
-        raise UsageError(f"{' '.join(map(repr, left))}: more than it takes")
-
-
 def _near(word: str, known: Mapping[str, object]) -> str:
     from difflib import get_close_matches
 
@@ -390,22 +339,3 @@ def _meaning(each: Parameter) -> str:
         return f"{each.said.help}  [required]"
     default = each.shown_default
     return f"{each.said.help}  [default: {default}]" if default else each.said.help
-
-
-def _indented(text: str) -> str:
-    return "\n".join(f"  {line}".rstrip() for line in text.splitlines())
-
-
-def _listed(title: str, rows: Sequence[tuple[str, str]]) -> str:
-    from shutil import get_terminal_size
-    from textwrap import wrap
-
-    columns = min(WIDTH, get_terminal_size((WIDTH, 0)).columns)
-    wide = min(32, max(len(name) for name, _ in rows)) + 4
-    lines = [f"\n{title}:"]
-    for name, meaning in rows:
-        first, *rest = wrap(meaning, max(20, columns - wide)) or [""]
-        head = f"  {name}".ljust(wide)
-        lines += [head + first] if len(head) == wide else [head, " " * wide + first]
-        lines += [" " * wide + line for line in rest]
-    return "\n".join(lines) + "\n"

@@ -181,7 +181,6 @@ NUMBERS = ("RANK", "PID", "EPOCH", "STEP", "WRITTEN", "DELIVERED")
 
 def process_row(process: Process) -> tuple[object, ...]:
     """One process as a line of the table under `COLUMNS`."""
-
     return (
         process.display_id or process.run_id,
         process.role,
@@ -201,7 +200,6 @@ def process_row(process: Process) -> tuple[object, ...]:
 
 def _print_shared(found: Attached) -> None:
     """All nodes of jobs that have not ended, where there is a cluster store."""
-
     if found.cluster_trouble:
         note(f"only this node is shown: {found.cluster_trouble}")
     elif found.shared_runs:

@@ -148,8 +148,6 @@ def roots(found: Found, spool: Path | None) -> list[Path]:
 
 def current(found: Found, spool: Path | None) -> Document:
     """The document, with what only the streams know as of now."""
-    import msgspec
-
     document = caught_up(found.document, spool)
     if found.live or document.status != RUNNING:
         return document
@@ -162,8 +160,6 @@ def current(found: Found, spool: Path | None) -> Document:
 
 def public(document: Document, store: str, *, live: bool, remark: str) -> dict[str, object]:
     """The document's public keys and those of this command."""
-    import msgspec
-
     plain = msgspec.json.decode(msgspec.json.encode(document), type=dict[str, msgspec.Raw])
     shown: dict[str, object] = {key: value for key, value in plain.items() if key != "restore"}
     return {**shown, "store": store, "live": live, "remark": remark}

@@ -104,7 +104,6 @@ def reasons(results: list[Result]) -> list[str]:
 
 def _tell_troubles(troubles: dict[str, str], items: list[Item]) -> None:
     """Prints why this node's coordinator could not deliver Runs; why one is skipped is in the table."""
-
     for item in items:
         if item.key in troubles and item.state == "upload":
             note(f"{item.document.run_id}: {troubles[item.key]}; uploading what the store has of it")

@@ -21,7 +21,7 @@ from pluto_dist.client.arguments import (
 )
 from pluto_dist.client.interface import RunLike, leave_out, settings_of, tell_left_out
 from pluto_dist.client.interface import Settings as GivenSettings
-from pluto_dist.client.opening import disabled_run, generate_run_id, start_meanwhile
+from pluto_dist.client.opening import disabled_run, generate_run_id, open_lease, start_meanwhile
 from pluto_dist.client.runs import RUNS
 from pluto_dist.client.values import shown
 from pluto_dist.core.values.ids import Role
@@ -265,8 +265,6 @@ def login(
 def _opened(wish: Wish, settings: Settings) -> AnyRun:
     """Opens a Run; its modules are imported here: importing the package is light, and works on Windows."""
     if sys.platform == "win32":
-        from pluto_dist.client.opening import open_lease
-
         return open_lease(wish, settings)
     if "pluto_dist.client.travel" not in sys.modules:
         start_meanwhile(settings)

@@ -13,7 +13,7 @@ from typing import Literal
 
 import msgspec
 
-from pluto_dist.client.values import NotAScalarError, Scalar, scalar_of, shown
+from pluto_dist.client.values import NotAScalarError, Scalar, scalar_of, shown, snapshot
 from pluto_dist.core.values.ids import MAX_STEP, Role, RunRef, classify_run_id
 from pluto_dist.core.values.lifecycle import Fork
 from pluto_dist.errors import ArgumentError, ForkError
@@ -137,8 +137,6 @@ def config_of(config: object) -> bytes:
     Raises:
         InvalidRecordError: it is no collection of named values.
     """
-    from pluto_dist.client.values import snapshot
-
     taken = snapshot(config)
     if taken.cut:
         _log.warning("config values were cut because they are too large: %s", ", ".join(taken.cut))

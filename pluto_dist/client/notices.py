@@ -24,10 +24,7 @@ from pluto_dist.core.rules.verdict import server_differs
 from pluto_dist.core.values.messages import RunView, View
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from pluto_dist.client.arguments import Wish
-    from pluto_dist.core.values.messages import View
     from pluto_dist.host.settings import Settings
 
 _log = logging.getLogger("pluto_dist")

@@ -21,8 +21,8 @@ import msgspec
 from pluto_dist.client.arguments import code_of, seconds_of
 from pluto_dist.client.hooks import STOPS
 from pluto_dist.client.interface import Hints, RunSettings, settings_of_run
-from pluto_dist.client.lease import Lease
-from pluto_dist.client.values import shown
+from pluto_dist.client.lease import Lease, wait_for_delivery
+from pluto_dist.client.values import shown, snapshot
 from pluto_dist.core.rules.changes import add_tags, checked_tags
 from pluto_dist.core.values.ids import Role
 from pluto_dist.core.values.lifecycle import ConfigUpdated, TagsAdded, TagsRemoved
@@ -479,8 +479,6 @@ class Run(RunFacts):
         Raises:
             InvalidRecordError: it is no collection of named values.
         """
-        from pluto_dist.client.values import snapshot
-
         taken = snapshot(config)
         for path in taken.cut:
             self._lease.warn_once(f"cut:{path}", f"update_config(): {path} was cut because it is too large")
@@ -539,8 +537,6 @@ class Run(RunFacts):
                 it gets no more views.
             WaitTimeoutError: the time is over; what is left is on disk.
         """
-        from pluto_dist.client.lease import wait_for_delivery
-
         bound_s = seconds_of("timeout_s", timeout_s)
         if not self._lease.here:
             raise RunEndedError(

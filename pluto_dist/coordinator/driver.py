@@ -232,6 +232,7 @@ class Driver:
             if self._effects and not self._intact():
                 raise SupersededError("the lock file was replaced; another coordinator may have it")
             effects, self._effects = self._effects, deque()
+            self._background.expect(effects)
             for effect in effects:
                 try:
                     self._carry_out(effect)

@@ -16,13 +16,13 @@ import queue
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import assert_never
 
 import msgspec
 
 from pluto_dist.coordinator.log import say
-from pluto_dist.coordinator.worker import Slow, Worker
+from pluto_dist.coordinator.worker import Slow, Worker, may_go_together
 from pluto_dist.core.values.effects import (
     BeatRun,
     Control,
@@ -47,6 +47,7 @@ from pluto_dist.core.values.events import Event
 from pluto_dist.core.values.lifecycle import Target
 
 IDLE_S = 30.0  # a thread without work ends after this time
+TOGETHER_BYTES = 1 << 20  # of several streams in one request
 
 Work = Callable[[], None]
 
@@ -206,13 +207,28 @@ class Background:
         self._worker = worker
         self._intact = intact
         self.quiet = False
+        self._together = Together()
+        self._expected: set[int] = set()
         self._pools = Pools()
         self._done: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self.wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) if hasattr(os, "eventfd") else None
 
+    def expect(self, effects: Iterable[object]) -> None:
+        """Notes what is submitted next, so that the first of it that gets a thread takes the others along."""
+        for effect in effects:
+            if isinstance(effect, Ship) and may_go_together(effect):
+                self._expected.add(id(effect))
+                self._together.add(effect)
+
     def submit(self, effect: Slow) -> None:
         """Carries an effect out, when its turn comes."""
-        self._pools.submit(place_of(effect), lambda: self._work(effect))
+        if isinstance(effect, Ship) and may_go_together(effect):
+            if id(effect) not in self._expected:
+                self._together.add(effect)
+            self._expected.discard(id(effect))
+            self._pools.submit(place_of(effect), lambda: self._ship(effect))
+        else:
+            self._pools.submit(place_of(effect), lambda: self._work(effect))
 
     def collect(self) -> Iterator[Event]:
         """Events of effects that have ended since the last call."""
@@ -234,6 +250,25 @@ class Background:
         if self.wake is not None and self.quiet:  # a thread that is left still writes to it
             os.close(self.wake)
 
+    def _ship(self, effect: Ship) -> None:
+        """Runs in a thread; takes along what else waits for the same Run, in one request."""
+        ships = self._together.take(effect)
+        if len(ships) > 1 and self._intact() and self._shipped(ships):
+            return
+        for ship in ships:
+            self._work(ship)
+
+    def _shipped(self, ships: Sequence[Ship]) -> bool:
+        """Whether that went well; else each is carried out by itself, so that none spoils the others'."""
+        try:
+            events = self._worker.ship_together(ships)
+        except Exception as error:  # noqa: BLE001 # whose fault it is shows when each goes by itself
+            say("effects_failed", effects=str(len(ships)), error=f"{type(error).__name__}: {error}")
+            return False
+        for event in events or ():
+            self._put(event)
+        return events is not None
+
     def _work(self, effect: Slow) -> None:
         """Runs in a thread; an unexpected fault becomes an event and a line in the log."""
         if not self._intact():
@@ -244,6 +279,45 @@ class Background:
             say("effect_failed", effect=type(effect).__name__, error=f"{type(error).__name__}: {error}")
             event = self._worker.failed(effect, error)
         if event is not None:
-            self._done.put(event)
-            if self.wake is not None:
-                os.eventfd_write(self.wake, 1)
+            self._put(event)
+
+    def _put(self, event: Event) -> None:
+        self._done.put(event)
+        if self.wake is not None:
+            os.eventfd_write(self.wake, 1)
+
+
+class Together:
+    """Batches that wait for a thread; the first to get one takes along what else waits for the same Run.
+
+    A request costs a millisecond, however little is in it, and 256 processes that log all the time are 512 of
+    them a second. How many go together follows from how long they wait: where no thread is busy, each goes
+    alone.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: dict[str, dict[int, Ship]] = {}
+
+    def add(self, ship: Ship) -> None:
+        """Has it wait; it is taken by its own `take` or by that of another."""
+        with self._lock:
+            self._waiting.setdefault(ship.run.key, {})[id(ship)] = ship
+
+    def take(self, ship: Ship) -> list[Ship]:
+        """The batch with others that fit into one request; none if another has taken it along."""
+        with self._lock:
+            waiting = self._waiting.get(ship.run.key, {})
+            if id(ship) not in waiting:
+                return []
+            room, taken = TOGETHER_BYTES, list[Ship]()
+            for each in (ship, *(other for other in waiting.values() if other is not ship)):
+                size = each.stop - each.start
+                if each is ship or (each.run == ship.run and size <= room):
+                    taken.append(each)
+                    room -= size
+            for each in taken:
+                del waiting[id(each)]
+            if not waiting:
+                del self._waiting[ship.run.key]
+            return taken

@@ -11,7 +11,8 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import assert_never
 
@@ -24,10 +25,12 @@ from pluto_dist.cluster.interface import ClusterStore
 from pluto_dist.coordinator.describe import Metadata
 from pluto_dist.coordinator.reducer import RankReducer
 from pluto_dist.coordinator.sampler import NodeRecorder
+from pluto_dist.core.rules.stream import MAX_LINES
 from pluto_dist.core.values import engine
 from pluto_dist.core.values.backend import (
     Alert,
     Backend,
+    BackendRun,
     Batch,
     Beat,
     ConfigPatch,
@@ -35,6 +38,7 @@ from pluto_dist.core.values.backend import (
     LogType,
     Names,
     Outcome,
+    Rejected,
     Reopened,
     Retry,
     Revive,
@@ -207,55 +211,42 @@ class Worker:
             case _:
                 assert_never(effect)
 
-    def _ship(self, effect: Ship) -> Event:
-        cut = _cut(effect)
-        found = contents(effect.kind, cut.lines)
-        declared: dict[str, LogType] = msgspec.convert(
-            {name: kind for name, kind in cut.declared.items() if name in found.names}, dict[str, LogType]
-        )
-        unknown = {
-            name: kind for name, kind in {**found.names, **declared}.items() if name not in effect.known
-        }
-        if unknown:
-            return NamesFound(
-                target=effect.target, lease_id=effect.lease_id, stream=effect.stream, names=unknown
-            )
-        outcome: Outcome = Delivered()
-        if cut.end > cut.start:
-            outcome = self._deliver(effect, cut, found)
-        return _shipped(
-            effect,
-            cut.end,
-            len(cut.lines),
-            outcome,
-            skipped=cut.damaged,
-            summary=found.summary,
-            max_step=found.max_step,
-        )
+    def ship_together(self, ships: Sequence[Ship]) -> list[Event] | None:
+        """Sends metrics of several streams of one Run in as few requests as they fit in.
 
-    def _deliver(self, effect: Ship, cut: Cut, found: Contents) -> Outcome:
-        lines = located(cut.lines, effect.folder) if effect.kind == "files" else cut.lines
-        if effect.run.target.mode == "pluto":
-            names = found.names
-            if names and all(effect.known.get(name, name) is None for name in names):
-                return Delivered()  # all of it is left out, so no line has to be looked at again
-            lines = _final(effect, lines, found)
-            if not lines:
-                return Delivered()
-        batch = Batch(
-            lease_id=effect.lease_id,
-            stream=effect.stream,
-            kind=effect.kind,
-            segment=effect.segment,
-            start=effect.start,
-            end=cut.end,
-            folder=effect.folder,
-            lines=lines,
-            last=effect.final,
-            notes=f"{effect.folder}/{BLOBS}" if effect.kind == "files" else "",
-            rate=effect.rate,
-        )
-        return self._backends(effect.run.target).deliver(effect.run, batch)
+        Returns:
+            The event of each; None where each has to go by itself, because the server refused them: whose
+            fault that is shows then, and only that stream's batch gets smaller.
+        """
+        events, ready = list[Event](), list[_Ready]()
+        for ship in ships:
+            cut = _prepared(ship)
+            if isinstance(cut, _Ready):
+                ready.append(cut)
+            else:
+                events.append(cut)
+        for group in _requests(ready):
+            outcome = self._deliver(ships[0].run, [each.batch for each in group if each.batch is not None])
+            if isinstance(outcome, Rejected):
+                return None
+            events += [each.answered(outcome) for each in group]
+        return events
+
+    def _ship(self, effect: Ship) -> Event:
+        ready = _prepared(effect)
+        if not isinstance(ready, _Ready):
+            return ready
+        return ready.answered(self._deliver(effect.run, [ready.batch] if ready.batch is not None else []))
+
+    def _deliver(self, run: BackendRun, batches: Sequence[Batch]) -> Outcome:
+        """Delivers all of them by one request; without any there is nothing to be sent."""
+        if not batches:
+            return Delivered()
+        batch = batches[0]
+        if len(batches) > 1:
+            lines = tuple(chain.from_iterable(each.lines for each in batches))
+            batch = msgspec.structs.replace(batch, lines=lines, parts=tuple(batches))
+        return self._backends(run.target).deliver(run, batch)
 
     def _open(self, effect: OpenRun) -> Event:
         request = self._metadata.request(effect)
@@ -321,6 +312,87 @@ class Worker:
             if is_file:
                 store_files.set_aside(store, effect.run, located((line,), effect.folder)[0])
             store.set_aside(effect.run, json.dumps(record).encode() + b"\n")
+
+
+class _Ready(msgspec.Struct, frozen=True):
+    """A batch that was cut for a `Ship`, None if nothing of it is to be sent; the event if all goes well."""
+
+    batch: Batch | None
+    delivered: Shipped
+
+    def answered(self, outcome: Outcome) -> Shipped:
+        """The event that goes with the backend's answer."""
+        return msgspec.structs.replace(self.delivered, outcome=outcome)
+
+
+def may_go_together(ship: Ship) -> bool:
+    """Whether other streams' batches may be in the same request.
+
+    Not rows and files: what may be there twice after an unknown outcome is noted for each stream. Not what
+    was made smaller to find a record that the server refuses.
+    """
+    return ship.kind == "metrics" and ship.run.target.mode == "pluto" and ship.limit_lines == MAX_LINES
+
+
+def _prepared(effect: Ship) -> _Ready | NamesFound:
+    cut = _cut(effect)
+    found = contents(effect.kind, cut.lines)
+    declared: dict[str, LogType] = msgspec.convert(
+        {name: kind for name, kind in cut.declared.items() if name in found.names}, dict[str, LogType]
+    )
+    unknown = {name: kind for name, kind in {**found.names, **declared}.items() if name not in effect.known}
+    if unknown:
+        return NamesFound(target=effect.target, lease_id=effect.lease_id, stream=effect.stream, names=unknown)
+    delivered = _shipped(
+        effect,
+        cut.end,
+        len(cut.lines),
+        Delivered(),
+        skipped=cut.damaged,
+        summary=found.summary,
+        max_step=found.max_step,
+    )
+    return _Ready(_batch(effect, cut, found) if cut.end > cut.start else None, delivered)
+
+
+def _batch(effect: Ship, cut: Cut, found: Contents) -> Batch | None:
+    """What the backend gets, None if all of it is left out."""
+    lines = located(cut.lines, effect.folder) if effect.kind == "files" else cut.lines
+    if effect.run.target.mode == "pluto":
+        names = found.names
+        if names and all(effect.known.get(name, name) is None for name in names):
+            return None  # no line has to be looked at again
+        lines = _final(effect, lines, found)
+        if not lines:
+            return None
+    return Batch(
+        lease_id=effect.lease_id,
+        stream=effect.stream,
+        kind=effect.kind,
+        segment=effect.segment,
+        start=effect.start,
+        end=cut.end,
+        folder=effect.folder,
+        lines=lines,
+        last=effect.final,
+        notes=f"{effect.folder}/{BLOBS}" if effect.kind == "files" else "",
+        rate=effect.rate,
+    )
+
+
+def _requests(ready: Iterable[_Ready]) -> Iterator[list[_Ready]]:
+    """Groups that are no larger than a request should be; what is larger by itself stands alone."""
+    group: list[_Ready] = []
+    lines = size = 0
+    for each in ready:
+        more, bytes_more = each.delivered.lines, each.delivered.end - each.delivered.start
+        if group and (lines + more > MAX_LINES or size + bytes_more > BATCH_BYTES):
+            yield group
+            group, lines, size = [], 0, 0
+        group.append(each)
+        lines, size = lines + more, size + bytes_more
+    if group:
+        yield group
 
 
 def _final(effect: Ship, lines: tuple[bytes, ...], found: Contents) -> tuple[bytes, ...]:

@@ -299,17 +299,52 @@ class Lookup:
     def _stored(self, live: list[Known]) -> list[Known]:
         """Runs of the store that the coordinator does not have; what is no document is left out."""
         known = {each.head.key for each in live}
-        keys = self.store.keys()
-        heads = [self._head(key) for key in keys if key not in known]
-        return [Known(head, self.store.root, live=False) for head in heads if head is not None]
+        try:
+            keys = self.store.keys()
+        except OSError as error:
+            keys = []
+            self.note(f"pluto-dist: {_unreadable(self.store.root / 'runs', error)}")
+        found: list[Known] = []
+        hidden: list[str] = []
+        for key in keys:
+            if key not in known:
+                try:
+                    head = self._head(key)
+                except OSError as error:
+                    hidden.append(_unreadable(self.store.run(key), error))
+                else:
+                    found += [Known(head, self.store.root, live=False)] if head is not None else []
+        if hidden:
+            more = f" (and {len(hidden) - 1} more)" if len(hidden) > 1 else ""
+            self.note(f"pluto-dist: left out: {hidden[0]}{more}")
+        return found
 
     def _head(self, key: str) -> Head | None:
         try:
             body = self.store.document(key)
             return msgspec.json.decode(body, type=Head) if body is not None else None
-        except (*UNREADABLE, OSError) as error:
+        except UNREADABLE as error:
             self.note(f"{self.store.run(key)} holds no document of this version: {error}")
-            return None
+        return None
+
+
+def _unreadable(path: Path, error: OSError) -> str:
+    """What is wrong with a folder, and whose it is."""
+    said = f"{path} cannot be read: {error.strerror or error}"
+    try:
+        owner = path.stat().st_uid
+    except OSError:
+        return said
+    return said if owner == os.geteuid() else f"{said}; it belongs to {_user(owner)}"
+
+
+def _user(number: int) -> str:
+    from pwd import getpwuid
+
+    try:
+        return getpwuid(number).pw_name
+    except KeyError:  # of a container, or a network
+        return f"user {number}"
 
 
 def _unheard(part: Document) -> Document:

@@ -22,7 +22,7 @@ from pluto_dist.core.values.lifecycle import Claim, decode_entry
 from pluto_dist.errors import PlutoDistError
 from pluto_dist.host.liveness import LOCK_NAME, Presence, watch
 from pluto_dist.host.places import Places
-from pluto_dist.read.ask import listener
+from pluto_dist.read.ask import START_S, hand_over_key, listener
 from pluto_dist.read.lookup import RUNNING, Head, LeaseHead, Lookup
 from pluto_dist.spool.reader import list_streams, records
 
@@ -66,7 +66,6 @@ def settle(lookup: Lookup) -> str:
 
 def _settled(lookup: Lookup, places: Places) -> str:
     from pluto_dist.host.launch import is_left, start_if_absent  # these load ZeroMQ, which a look need not
-    from pluto_dist.read.ask import START_S, hand_over_key
 
     if is_left(places):
         return "the coordinator of this node was stopped on purpose; `pluto-dist coordinator start` starts it"

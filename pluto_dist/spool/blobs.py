@@ -37,6 +37,7 @@ from pluto_dist.spool.sources import Found, NoSourceError, seen_in
 from pluto_dist.spool.space import MIB, MIN_FREE, SHARE_OF_FREE, SIDE
 
 COPY_UP_TO: Final = MIB  # bytes; about half a millisecond
+KEPT_FILES: Final = 64  # of a folder; of one with more files only references are kept
 TIME_S: Final = 0.004  # for the files of a folder; what is left then is kept by reference
 _FICLONE: Final = 0x40049409  # linux/fs.h: the other file's blocks, shared until one of both is written
 _PIECE: Final = MIB
@@ -132,12 +133,15 @@ class Blobs:
     def keep_all(self, found: Sequence[Found]) -> tuple[Part, ...]:
         """Keeps the files of a folder; when that has taken `TIME_S`, or `copy_up_to` bytes, only references.
 
+        So those of a folder of many files are references from the first one: a folder is uploaded as a whole
+        or not at all, and to protect some of its files helps nobody.
+
         Raises:
             NoSourceError: one of them cannot be read, so nothing of the folder is kept.
         """
         parts, names = list[Part](), _names()
         until, room = time.monotonic() + TIME_S, self._copy_up_to
-        roomy = self._has_room(sum(file.size for file in found))
+        roomy = len(found) <= KEPT_FILES and self._has_room(sum(file.size for file in found))
         try:
             for file in found:
                 if not roomy or time.monotonic() > until:

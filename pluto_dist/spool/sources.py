@@ -1,8 +1,8 @@
 """The user's files: those of a folder or pattern, complete or not yet, and read as they were when logged.
 
-A blob that is a copy never changes. A file of the user's may: it is compared with what was logged before the
-first byte is read and after the last one, and the last piece is given out only then. So no reader gets a
-whole content that is not the logged one.
+A blob that is a copy never changes, but is shorter than its line says where the machine went down. A file of
+the user's may change: it is compared with what was logged before the first byte is read and after the last
+one, and the last piece is given out only then. So no reader gets a whole content that is not the logged one.
 
 Limit: a filesystem notes a change in the time of the file, which moves in ticks (4 ms on most kernels). A
 write in the very tick of the one before `log()` that leaves the size alone is not seen.
@@ -14,7 +14,6 @@ while.
 
 from __future__ import annotations
 
-import errno
 import glob
 import os
 import stat
@@ -64,7 +63,7 @@ class Source(msgspec.Struct, frozen=True):
 
         Raises:
             ChangedError: it is not what was logged; at the latest in place of the last piece.
-            OSError: it cannot be read, or a copy has become shorter.
+            OSError: it cannot be read.
         """
         left = self.size - start if length is None else length
         fd = self._opened()
@@ -72,8 +71,8 @@ class Source(msgspec.Struct, frozen=True):
             while left > 0:
                 piece = os.pread(fd, min(PIECE, left), start)
                 if not piece:
-                    self._compare(fd)
-                    raise OSError(errno.EIO, f"it is {left} bytes shorter than when it was logged", self.path)
+                    self._compare(fd)  # says that it is shorter, unless it has grown again since
+                    raise ChangedError(f"{self.called or self.path} changed while it was read; {_ADVICE}")
                 start, left = start + len(piece), left - len(piece)
                 if not left:
                     self._compare(fd)
@@ -111,23 +110,28 @@ class Source(msgspec.Struct, frozen=True):
         return fd
 
     def _compare(self, fd: int) -> None:
-        if self.seen is None:
-            return
         now = seen_in(os.fstat(fd))
+        if self.seen is None:
+            if now.size < self.size:
+                raise ChangedError(f"the copy {self.path} has {now.size:,} of {self.size:,} bytes; {_LOST}")
+            return
         if now != self.seen:
             raise ChangedError(f"{self.called} {_difference(self.seen, now)} before it was read; {_ADVICE}")
 
 
 _ADVICE: Final = "log() had not copied it. Leave a file as it is until it is delivered, or raise files_copy"
 
+_LOST: Final = 'the machine went down before they were on the disk, which durability="machine" waits for'
+
 
 def source_of(line: FileLine | Part) -> Source:
-    """The content of a line with an absolute path; of a copy the file says the size, not the line."""
+    """The content of a line with an absolute path."""
     size = line.size if isinstance(line, Part) else line.file_size
     if line.seen is not None:
         return Source(line.path, size, line.seen, line.source)
-    with suppress(OSError):  # reading it says why
-        return Source(line.path, Path(line.path).stat().st_size)
+    if not size:  # lines of early versions do not say it
+        with suppress(OSError):  # reading it says why
+            size = Path(line.path).stat().st_size
     return Source(line.path, size)
 
 

@@ -42,7 +42,7 @@ from pluto_dist.core.values.ids import RunRef
 from pluto_dist.core.values.lifecycle import Target
 from pluto_dist.secret import Secret
 from pluto_dist.spool.file_lines import FileLine, Part, encode_line
-from pluto_dist.spool.sources import Source, seen_in
+from pluto_dist.spool.sources import ChangedError, Source, seen_in
 from tests.adapters.backend_contract import DATA, LINE, METRIC, ServerContract, cut, opened
 from tests.pluto_server.clock import Clock
 from tests.pluto_server.server import PlutoServer
@@ -626,7 +626,7 @@ class TestPlutoBackend(ServerContract):
         urls = rig.backend.files.presign(handle, [Row("f", "txt", 5, "media", 0, METRIC["time"])])
         assert isinstance(urls, tuple)
         http = Http()
-        with pytest.raises(OSError, match="4 bytes shorter"):
+        with pytest.raises(ChangedError, match="has 5 of 9 bytes"):
             http.put(urls[0], Source(str(path), 9).pieces(), 9)
         assert rig.operator.objects() == {}
         for size, stored in ((3, b"byt"), (0, b""), (5, b"bytes")):

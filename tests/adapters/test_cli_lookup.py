@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -205,3 +207,41 @@ def test_a_refusal_becomes_the_error_it_names(machine: Machine):
     refusal = Refusal(request=1, error="StaleEpochError", message="too late")
     with answering(machine.socket, lambda _: refusal), pytest.raises(StaleEpochError, match="too late"):
         ask(machine.socket, AskStatus(request=1))
+
+
+@contextmanager
+def stranger(machine: Machine, hidden: Path) -> Iterator[None]:
+    """Another user looks, who may not open a folder."""
+    machine.base.chmod(0o755)
+    before = hidden.stat().st_mode
+    hidden.chmod(0)
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+        hidden.chmod(before)
+
+
+def test_a_store_of_another_user_is_not_taken_for_an_empty_one(machine: Machine):
+    machine.keep(machine.here("key-1"))
+    runs = machine.store.root / "runs"
+    remarks: list[str] = []
+    with stranger(machine, runs):
+        lookup = Lookup(machine.home, machine.base, remarks.append)
+        assert lookup.runs() == []
+    assert f"{runs} cannot be read: Permission denied" in remarks[-1]
+    assert os.geteuid() or remarks[-1].endswith("; it belongs to root")
+
+
+def test_a_run_of_another_user_is_named_and_hides_no_other(machine: Machine):
+    machine.keep(machine.here("key-1"), machine.here("key-2", 2))
+    hidden = machine.store.run("key-1")
+    remarks: list[str] = []
+    with stranger(machine, hidden):
+        lookup = Lookup(machine.home, machine.base, remarks.append)
+        assert [known.head.key for known in lookup.runs()] == ["key-2"]
+    assert f"left out: {hidden} cannot be read: Permission denied" in remarks[-1]

@@ -105,13 +105,15 @@ def test_small_files_are_copied_and_large_ones_linked(checkpoint: Path, lease: P
     assert contents == [b"o0" * 10, b"o1" * 10, b"0" * 2000, b"1" * 2000]
 
 
-@pytest.mark.parametrize("short", ["room", "time"])
+@pytest.mark.parametrize("short", ["room", "time", "few files"])
 def test_without_room_or_time_there_are_references(
     checkpoint: Path, lease: Path, short: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """G4: a folder of thousands of files does not hold up the training either."""
     if short == "time":
         monkeypatch.setattr(module, "TIME_S", -1.0)
+    if short == "few files":
+        monkeypatch.setattr(module, "KEPT_FILES", 3)
     line = kept_in(lease, checkpoint, quota_bytes=1000 if short == "room" else 1 << 30)
     assert not (lease / "blobs").exists()
     assert [part.path for part in line.parts] == [part.source for part in line.parts]

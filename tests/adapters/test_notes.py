@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,25 @@ def test_without_a_folder_notes_last_as_long_as_their_holder(where: tuple[str, s
     for note in SOME:
         notes.add(note)
     assert notes.all() == SOME
+
+
+def test_a_note_that_the_disk_does_not_take_counts_as_long_as_its_holder_lives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """G6: else every try asks for another address, and each is seen at the server."""
+    notes = Notes(str(tmp_path), "a" * 32)
+    notes.add(SOME[0])
+    with monkeypatch.context() as full:
+        full.setattr(os, "write", _no_room)
+        notes.add(SOME[1])
+    assert notes.all() == SOME[:2]
+    notes.add(SOME[3])
+    assert [each for each in notes.all() if isinstance(each, Addressed)][-1] == SOME[3]
+    assert read_notes(tmp_path / f"{'a' * 32}.sent") == [SOME[0], SOME[3]]
+
+
+def _no_room(*_: object) -> int:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def entry(number: int, **more: object) -> Entry:

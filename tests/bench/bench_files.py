@@ -14,6 +14,7 @@ from tests.bench.table import Row
 
 SMALL_MB = 10
 LOG_MS = 10.0
+FILES = 1000
 FLAT = 1.1
 
 
@@ -28,8 +29,10 @@ def rows(effort: Effort, build: Build) -> Iterator[Row]:
             writer.do("file", SMALL_MB, 0)  # the first one loads what is needed
             quick = statistics.median(writer.do("file", large, 0) for _ in range(effort.rounds))
             copied = writer.do("file", large, 1)
+            folder = statistics.median(writer.do("folder", FILES) for _ in range(effort.rounds))
         yield Row(f"log() of a file of {large} MiB", "ms", quick, goal=LOG_MS)
         yield Row("the same with a copy, as before", "ms", copied)
+        yield Row(f"log() of a folder of {FILES:,} files", "ms", folder, goal=LOG_MS)
         yield from _uploads(node_and_sink, writer, pid, effort)
 
 

@@ -228,6 +228,20 @@ class Probe:
         self._run.log({"file": artifact})
         return (time.perf_counter_ns() - begun) / 1e6
 
+    def folder(self, count: str) -> float:
+        """Milliseconds of `log()` of a folder of so many small files."""
+        import pluto_dist
+
+        path = f"folder.{os.getpid()}.{count}"
+        os.makedirs(path, exist_ok=True)  # noqa: PTH103 # no imports beside the client's
+        for n in range(int(count)):
+            with open(f"{path}/{n}", "wb") as file:  # noqa: PTH123 # as above
+                file.write(b"x" * 5000)
+        artifact = pluto_dist.Artifact(path)
+        begun = time.perf_counter_ns()
+        self._run.log({"folder": artifact})
+        return (time.perf_counter_ns() - begun) / 1e6
+
     def hand(self, count: str, hertz: str) -> list[float]:
         """Hands checkpoints over, at a pace or (0) as fast as it goes; microseconds of each call."""
         path = f"checkpoint.{os.getpid()}"

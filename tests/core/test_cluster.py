@@ -760,3 +760,22 @@ def test_a_node_that_only_relayed_is_the_owners_in_the_next_launch() -> None:
     rank0.raises("OwnError")
     world.wait(20)
     assert world.statuses() == ["COMPLETED", "FAILED"]
+
+
+@pytest.mark.parametrize("owners_last", [True, False])
+def test_a_script_that_ends_by_its_last_line_waits_for_nothing_that_needs_its_end(owners_last: bool) -> None:
+    """R11: only the kernel knows its exit code, so neither the verdict nor the status can come before."""
+    world = started()
+    order = (2, 3, 1, 0) if owners_last else (1, 0, 2, 3)
+    for rank in order[:3]:
+        world.ranks[rank].finish(at_exit=True).exit()
+        world.wait(1)
+    last = world.ranks[order[3]]
+    last.finish(at_exit=True)
+    world.wait(3)
+    assert last.view.last_out
+    assert last.view.drained
+    assert world.statuses() == []
+    last.exit()
+    world.wait(5)
+    assert world.statuses() == ["COMPLETED"]

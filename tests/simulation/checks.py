@@ -99,7 +99,8 @@ class Checks:
         self.ledger = {
             value: record
             for value, record in self.ledger.items()
-            if (value in there and record.lease_id in known) or self._arrived(value)
+            if (value in there and record.lease_id in known and record.kind != "files")
+            or self._arrived(value)
         }
 
     def _arrived(self, value: int, *, or_spooled: bool = False) -> bool:
@@ -119,6 +120,7 @@ class Checks:
         self.expect(coordinator.generation >= self._generation, "R3: the generation went back")
         self._generation = coordinator.generation
         self.expect(not self.world.server.order_broken, f"G6: {self.world.server.order_broken}")
+        self.expect(not self.world.files.broken, self.world.files.broken)
         book = coordinator.book
         for run in book.runs:
             if self._runs.get(run.key) is run:
@@ -228,7 +230,7 @@ class Checks:
     def _delivered(self, lease: Lease, what: str) -> None:
         process = self.world.leases.get(lease.lease_id)
         for chain, values in self._chains[lease.lease_id].items():
-            if "." in chain:  # of a forked child, which may outlive its parent
+            if "." in chain or chain == "files":  # of a forked child, which may outlive its parent; R10
                 continue
             for value in reversed(values[-20:]):
                 if value in self.ledger:
@@ -262,6 +264,11 @@ class Checks:
                     there = self._arrived(value, or_spooled=True)
                     self.expect(there, f"G3: {path} is removed with {value}, which is nowhere")
 
+    def blobs_go(self, value: int) -> None:
+        """G3: the content of a file goes when it has arrived, or is set aside."""
+        gone = self.world.powered_off or self._arrived(value)
+        self.expect(gone, f"G3: the content of file {value} is removed, which is nowhere")
+
     def _refused(self, lease_id: str) -> bool:
         leases = [book.leases.get(lease_id) for book in self._books()]
         return any(lease is not None and not lease.participant for lease in leases)
@@ -283,6 +290,7 @@ class Checks:
         # A violation that was found while an effect was carried out comes back as this line, too.
         # Another coordinator may take a file away between this one's look at its lock and its reading.
         taken = self.world.usurped is not None and fields.get("error", "").startswith("FileNotFoundError")
+        taken = taken or fields.get("error", "").startswith("DeadError")
         self.expect(event != "effect_failed" or taken, f"an effect failed: {fields}")
 
     # --- at the end ---------------------------------------------------------------------------------
@@ -410,6 +418,11 @@ class Checks:
             and self._run_of(coordinator, record) == run.key
             and self.world.server.arrived[value]
         )
+        extra += sum(
+            self.world.files.asked_again(value)
+            for value, record in self.ledger.items()
+            if record.kind == "files" and self._run_of(coordinator, record) == run.key
+        )
         lost_count = self.world.powered_off
         self.expect(
             extra <= run.repeats or lost_count, f"G6: {extra} rows are there again, counted {run.repeats}"
@@ -465,7 +478,7 @@ def _opens(path: str, data: bytes | bytearray) -> bool:
 
 
 def _values(path: str, data: bytes | bytearray) -> list[int]:
-    if "lifecycle" in path:
+    if "lifecycle" in path or "/blobs/" in path:
         return []
     lines = scan(bytes(data), final=True).lines
     return [value_of(line)[1] for line in lines if not statistics_in_line(line)]

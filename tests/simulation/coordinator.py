@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -211,8 +211,15 @@ class SimWorker(Worker):
         super().__init__(lambda target: world.backend(target.mode), recorder=_NoRecorder())  # type: ignore[arg-type]
         self._coordinator = coordinator
 
+    def ship_together(self, ships: Sequence[do.Ship]) -> list[on.Event] | None:
+        self._world.checks.expect(
+            self._coordinator.is_intact(), "R3: Ships of a coordinator that was replaced"
+        )
+        return super().ship_together(ships)
+
     def do(self, effect: Slow) -> on.Event | None:
         world = self._world
+        world.files.act(self._coordinator)
         first = self._coordinator.is_intact()
         world.checks.expect(first, f"R3: {type(effect).__name__} of a coordinator that was replaced")
         match effect:

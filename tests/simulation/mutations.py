@@ -16,6 +16,8 @@ from unittest import mock
 
 import msgspec
 
+from pluto_dist.backend.pluto import files
+from pluto_dist.backend.pluto.files import Files, Upload
 from pluto_dist.client.lease_files import RoomForRecords
 from pluto_dist.coordinator.database import Database
 from pluto_dist.coordinator.driver import Driver, GroupCommit
@@ -34,6 +36,7 @@ from pluto_dist.core.machine.reducing import Reducing
 from pluto_dist.core.machine.topics import Topics
 from pluto_dist.core.rules import claims, kinship, participants, verdict  # fmt: skip
 from pluto_dist.core.rules.series import SeriesNames
+from pluto_dist.core.rules.shipment import Addressed, Shipment, Slot
 from pluto_dist.core.rules.together import Gathering
 from pluto_dist.core.rules.topics import done as rules_done
 from pluto_dist.core.values.backend import Delivered, Retry, Unknown
@@ -43,7 +46,7 @@ from pluto_dist.core.values.records import Verdict
 from pluto_dist.spool.writer import StreamWriter
 from tests.simulation.__main__ import attempt
 from tests.simulation.coordinator import SimCoordinator
-from tests.simulation.plan import HAND_OVER_SINCE, REDUCE_SINCE, make_plan
+from tests.simulation.plan import FILES_SINCE, HAND_OVER_SINCE, REDUCE_SINCE, make_plan
 from tests.simulation.test_simulation import LATER
 
 Patch = tuple[object, str, Any]
@@ -511,6 +514,72 @@ def _one_for_all(self: Reducing, run: Any, epochs: list[int], ranks: list[Any]) 
     return [0] if ranks and not epochs and any(self._lanes(rank) for rank in ranks) else []
 
 
+def stored_not_noted() -> Patch:
+    """That an object is stored is in memory only."""
+    return Upload, "note", _noting(lambda slot: not slot.done)
+
+
+def address_not_noted() -> Patch:
+    """An upload address is in memory only."""
+    return Upload, "note", _noting(lambda slot: not slot.url)
+
+
+def _noting(which: Callable[[Slot], bool]) -> Any:
+    real = Upload.note
+
+    def broken(self: Upload, note: Any) -> None:
+        if isinstance(note, Addressed) and not which(note.slot):
+            self.shipment.take(note)
+        else:
+            real(self, note)
+
+    return broken
+
+
+def manifest_beside_the_files() -> Patch:
+    """The manifest goes with the other objects of a folder."""
+    return Shipment, "_next", lambda self: self.left[::-1]
+
+
+def stored_before_it_is_sent() -> Patch:
+    """An object counts as stored when its upload begins."""
+    real = Files._send
+
+    def broken(self: Files, upload: Any, each: Any, rate: int) -> Any:
+        slot = upload.shipment.slot(each.number)
+        upload.note(Addressed(each.number, Slot(done=True)))
+        upload.shipment.take(Addressed(each.number, slot))
+        return real(self, upload, each, rate)
+
+    return Files, "_send", broken
+
+
+def content_goes_with_the_request() -> Patch:
+    """Contents of files are removed whatever the answer was."""
+    real = Lane.answered
+
+    def broken(self: Lane, event: Any) -> bool:
+        self._give_back_blobs(event.segment, event.start, self._sent_size)
+        return real(self, event)
+
+    return Lane, "answered", broken
+
+
+def file_list_before_storage() -> Patch:
+    """A file is listed as uploaded before it is."""
+    real = Files._all_of
+
+    def broken(self: Files, run: Any, uploads: Any, rate: int) -> Any:
+        files._list(run, uploads, "")
+        return real(self, run, uploads, rate)
+
+    return Files, "_all_of", broken
+
+
+OF_FILES: tuple[Callable[[], Patch], ...] = (
+    stored_not_noted, address_not_noted, manifest_beside_the_files,
+    stored_before_it_is_sent, content_goes_with_the_request, file_list_before_storage,
+)  # fmt: skip
 OF_RANKS: tuple[Callable[[], Patch], ...] = (
     held_is_lost, said_is_forgotten, given_back_early, late_values_left_out,
     correction_as_old, starts_melt,
@@ -528,7 +597,7 @@ MUTATIONS: tuple[Callable[[], Patch], ...] = (
     records_before_the_opening, workers_not_waited_for, stop_is_a_failure,
     generation_not_checked, lock_not_looked_at, trials_melt, next_start_is_a_late_rank,
     unlabelled_share_a_series, parents_will_counts, cancel_not_asked_for, cancel_crosses_the_status,
-    *OF_TOPICS, *OF_RANKS,
+    *OF_TOPICS, *OF_RANKS, *OF_FILES,
 )  # fmt: skip
 
 
@@ -587,6 +656,8 @@ def main() -> int:
 
     def caught(mutation: Callable[[], Patch]) -> tuple[int | None, str]:
         since = HAND_OVER_SINCE if mutation in OF_TOPICS else REDUCE_SINCE if mutation in OF_RANKS else 0
+        if mutation in OF_FILES:
+            return catch(mutation, range(FILES_SINCE, FILES_SINCE + options.seeds), options.seconds)
         first = options.first + since
         return catch(mutation, (*LATER, *range(first, first + options.seeds)), options.seconds)
 

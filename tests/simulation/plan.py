@@ -26,6 +26,7 @@ AGAIN = 0.4
 REDUCED = 0.7
 HAND_OVER_SINCE = 1_796_033_000_000  # histories of lower seeds are older than hand-over, and stay as they are
 REDUCE_SINCE = 1_796_060_000_100  # … than rank_metrics="reduce"
+FILES_SINCE = 1_796_067_000_000  # … than files
 QUIET_AFTER_S = 40.0  # no fault begins or lasts longer
 
 
@@ -152,6 +153,8 @@ def make_plan(seed: int) -> Plan:
         actors = _handing_over(Random(f"topics {seed}"), actors)
     if seed >= REDUCE_SINCE and Random(f"reduce {seed}").random() < REDUCED:
         actors = [replace(actor, reduces=actor.rank is not None) for actor in actors]
+    if seed >= FILES_SINCE:
+        actors = _with_files(Random(f"with files {seed}"), actors)
     calm = random.random() < 0.15
     usurpers = Random(f"usurper {seed}")
     usurped = (Fault(usurpers.uniform(1.0, 25.0), "usurp"),) if usurpers.random() < USURPED else ()
@@ -249,6 +252,14 @@ def _handing_over(random: Random, actors: list[Actor]) -> list[Actor]:
     members = [_loop(random, f"member{number}", "group") for number in range(random.choice((0, 2, 3)))]
     latest = random.random() < 0.4
     return [*given, *loops, *behind, *(replace(each, latest=latest) for each in members)]
+
+
+def _with_files(random: Random, actors: list[Actor]) -> list[Actor]:
+    """Trainers that save, and sides that ship."""
+    return [
+        replace(actor, streams=(*actor.streams, "files")) if random.random() < 0.6 else actor
+        for actor in actors
+    ]
 
 
 def _loop(random: Random, name: str, reads: Literal["label", "group"]) -> Actor:

@@ -19,6 +19,7 @@ from pluto_dist.core.values.messages import PROTOCOL, Answer, Refusal, Sync, Vie
 from pluto_dist.host.settings import Settings
 from pluto_dist.secret import Secret
 from pluto_dist.spool.writer import Limits, Room, StreamWriter
+from tests.simulation.files import log_file
 from tests.simulation.memory_files import MemoryFiles
 from tests.simulation.plan import Actor
 from tests.simulation.topics import Loop, Publisher
@@ -197,6 +198,9 @@ class Process:
         poison = world.faulty and world.random.random() < world.rates.poison
         if stream == "metrics" and self.actor.reduces:
             self._log_reduced(value)
+            return
+        if stream == "files":
+            log_file(self, value, poison=poison)
             return
         if stream == "metrics":
             name = "poison" if poison else world.random.choice(("loss", "loss", f"of_{self.name}"))

@@ -30,6 +30,7 @@ from pluto_dist.core.values.backend import (
 )
 from pluto_dist.spool.frames import scan, segment_name
 from tests.adapters.memory_backend import SEVERITY, Call, MemoryBackend, Step, StoredRun
+from tests.simulation.files import value_in
 from tests.simulation.reduced import statistics_in_line
 
 if TYPE_CHECKING:
@@ -87,7 +88,14 @@ class Server(MemoryBackend):
             self.unheard_cancels[run.id] += 1
         return beat
 
+    def deliver(self, run: BackendRun, batch: Batch) -> Outcome:
+        if batch.kind == "files":  # in its two steps, each with accidents of its own
+            return self.world.files.deliver(run, batch)
+        return super().deliver(run, batch)
+
     def _take(self, run: BackendRun, batch: Batch, lines: tuple[bytes, ...]) -> Outcome:
+        if batch.parts:
+            return self._take_parts(run, batch.parts, lines)
         before = len(self.runs[run.id].lines.get(batch.kind, []))
         outcome = super()._take(run, batch, lines)
         for line in self.runs[run.id].lines.get(batch.kind, [])[before:]:
@@ -98,6 +106,16 @@ class Server(MemoryBackend):
             self.arrived[value] += 1
             self.series[value] = f"{run.id}/{name}"
         return outcome
+
+    def _take_parts(self, run: BackendRun, parts: tuple[Batch, ...], lines: tuple[bytes, ...]) -> Outcome:
+        """All streams of one request, as far as it got; what is refused of one refuses all."""
+        self.world.count("together")
+        for part in parts:
+            own, lines = lines[: len(part.lines)], lines[len(part.lines) :]
+            outcome = self._take(run, part, own)
+            if not isinstance(outcome, Delivered):
+                return outcome
+        return Delivered()
 
     def _look_at_order(self, chain: tuple[str, str], value: int) -> None:
         """In order per stream, apart from repeats."""
@@ -214,6 +232,8 @@ def value_of(line: bytes) -> tuple[str, int]:
     record = msgspec.json.decode(line)
     if "message" in record:
         return "", int(record["message"].rsplit(" ", 1)[-1])
+    if "fileName" in record:
+        return record["logName"], value_in(record["fileName"])
     if "logName" in record:
         return record["logName"], int(record["data"].rsplit(" ", 1)[-1])
     ((name, value),) = record["data"].items()

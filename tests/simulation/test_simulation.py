@@ -13,7 +13,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.simulation.__main__ import attempt, summary
-from tests.simulation.plan import HAND_OVER_SINCE, REDUCE_SINCE, make_plan
+from tests.simulation.plan import FILES_SINCE, HAND_OVER_SINCE, REDUCE_SINCE, make_plan
 
 # 31: a refused record behind a declaration was lost. 42: a copy that came late kept its lease for ever.
 # 49, 165: a repeated console row was not counted. The others of few digits are the first ones.
@@ -31,7 +31,7 @@ LATER = (
 FIXED = (*range(1, 21), 31, 42, 49, 66, 77, 88, 148, 161, 165, 170, 190, 200, *LATER)
 OTHERS = (
     *range(52_000_000, 52_000_100), *range(HAND_OVER_SINCE, HAND_OVER_SINCE + 30),
-    *range(REDUCE_SINCE, REDUCE_SINCE + 30),
+    *range(REDUCE_SINCE, REDUCE_SINCE + 30), *range(FILES_SINCE, FILES_SINCE + 15),
 )  # fmt: skip
 
 

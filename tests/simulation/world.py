@@ -22,8 +22,10 @@ from pluto_dist.core.values.ids import Identity, Job
 from pluto_dist.core.values.messages import Reply, Request, View
 from pluto_dist.errors import ProtocolError
 from pluto_dist.spool import reader, space, writer
+from tests.simulation import files as simulated_files
 from tests.simulation.checks import Checks, ViolationError
 from tests.simulation.coordinator import CrashError, SimCoordinator, SimDatabase
+from tests.simulation.files import Storage
 from tests.simulation.launcher import Launcher
 from tests.simulation.memory_files import MemoryDisk, MemoryFiles
 from tests.simulation.plan import QUIET_AFTER_S, Actor, Fault, Plan, Rates
@@ -70,6 +72,7 @@ class World:
         self.store = Store()
         self.server = Server(self)
         self.stored = StoreBackend(self)
+        self.files = Storage(self)
         self.target = PLUTO if plan.mode == "pluto" else LOCAL
         self.checks = Checks(self)
         self.coordinator: SimCoordinator | None = None
@@ -468,6 +471,7 @@ def installed(world: World) -> Iterator[None]:
             world.set_aside.add(value_of(json.loads(record)["record"].encode())[1])
 
     with contextlib.ExitStack() as stack:
+        stack.enter_context(simulated_files.installed(world))
         stack.enter_context(mock.patch.object(worker, "Store", SimStore))
         stack.enter_context(mock.patch.object(reducer, "make_folder", _nothing))
         for module in (reader, space, spools, space, writer):

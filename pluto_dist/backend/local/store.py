@@ -79,8 +79,16 @@ class Store:
         return self.root / "objects" / digest[:2] / digest
 
     def keys(self) -> list[str]:
-        """Keys of all Runs with a document."""
-        return sorted(path.parent.name for path in (self.root / "runs").glob("*/run.json"))
+        """Keys of all Runs with a document, and of those of which another user hides whether they have one.
+
+        Raises:
+            OSError: the folder cannot be listed.
+        """
+        try:
+            folders = list((self.root / "runs").iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted(folder.name for folder in folders if _may_be(folder / "run.json"))
 
     def write_document(self, key: str, body: bytes) -> None:
         """Replaces the Run's document; a reader sees the old one or the new one.
@@ -298,6 +306,17 @@ def write_all(fd: int, data: bytes, start: int | None = None) -> None:
         written = os.write(fd, view) if start is None else os.pwrite(fd, view, start)
         view = view[written:]
         start = None if start is None else start + written
+
+
+def _may_be(path: Path) -> bool:
+    """Whether a file is there, or is hidden from this user."""
+    try:
+        path.stat()
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def safe_name(text: str) -> str:

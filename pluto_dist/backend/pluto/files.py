@@ -239,9 +239,7 @@ class Files:
             return Rejected(f"no line of a file: {line[:200].decode(errors='replace')}")
         if not all(Path(part.path).is_absolute() for part in fields.contents):
             return Rejected("the line names no file of its lease")
-        notes = Notes(folder, fields.id)
-        if not (folder and fields.id):
-            notes = self._remembered.setdefault(_token(run, line), notes)
+        notes = self._remembered.setdefault(_token(run, line), Notes(folder, fields.id))
         upload = Upload(fields, notes)
         try:
             upload.read()

@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Protocol, Self
 import msgspec
 
 from pluto_dist.cli.console import STATUS_STYLES, printable
-from pluto_dist.cli.demo.check import settled
 from pluto_dist.cli.demo.job import ledger
 from pluto_dist.cli.demo.job.torchrun import last_line
-from pluto_dist.core.values.document import Document, read
+from pluto_dist.core.values.document import Document, LeaseShown, read
 from pluto_dist.errors import PlutoDistError, RunNotFoundError, WaitTimeoutError
 from pluto_dist.host.launch import module_command
 from pluto_dist.read.lookup import Lookup
@@ -27,9 +26,7 @@ from pluto_dist.read.streams import caught_up
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from pluto_dist.core.values.document import Document, LeaseShown
     from pluto_dist.core.values.records import RunEvent
-    from pluto_dist.read.lookup import Lookup
 
 JOB = "pluto_dist.cli.demo.job."
 GRACE_S = 20.0  # more than the launcher gives its ranks
@@ -233,6 +230,12 @@ def settle(lookup: Lookup, run_id: str) -> Document:
     if document is None:
         raise RunNotFoundError(f"Run {key} is not in the store {lookup.store.root} after {SETTLE_S:g} s")
     return document
+
+
+def settled(document: Document) -> bool:
+    """Whether a Run has ended and everything of its processes is in."""
+    ended = all(lease.state == "ended" for lease in document.leases)
+    return document.status != "RUNNING" and document.reported and not document.pending and ended
 
 
 @contextlib.contextmanager

@@ -15,8 +15,11 @@ JSON: what two looks have shown, a list by Run of
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated
 
 from pluto_dist.cli.console import console, now_ms, print_json, printable
@@ -26,17 +29,19 @@ from pluto_dist.cli.top.model import (
     PROCESS_COLUMNS,
     RUN_COLUMNS,
     Asked,
+    Looking,
     Row,
     headline,
     process_rows,
     run_rows,
 )
+from pluto_dist.host.settings import cluster_of
+from pluto_dist.read.board import Board, RunSeen
+from pluto_dist.read.lookup import Lookup, reading_settings
+from pluto_dist.read.processes import Process
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-
-    from pluto_dist.read.board import Board, RunSeen
-    from pluto_dist.read.processes import Process
 
 FASTEST_S = 0.2
 
@@ -59,10 +64,6 @@ def top(
     Needs the extra `tui` (`pip install 'pluto-dist[tui]'`); without it, or with --plain, a table is printed
     anew in place, and once where the output is no terminal.
     """
-    from pluto_dist.host.settings import cluster_of
-    from pluto_dist.read.board import Board
-    from pluto_dist.read.lookup import Lookup, reading_settings
-
     cluster = cluster_of(reading_settings(home, folder))
     board = Board(Lookup(home, folder), run or (), every=every, cluster=cluster)
     if as_json:
@@ -72,12 +73,10 @@ def top(
         return
     if not plain and _can_be_full_screen():
         from pluto_dist.cli.top.app import Top
-        from pluto_dist.cli.top.model import Looking
 
         board.look()  # a Run that is not there is an error before the screen is taken
         Top(Looking(board), interval).run()
         return
-
     follow(board, interval)
 
 
@@ -132,10 +131,6 @@ def _process(process: Process) -> dict[str, object]:
 
 
 def _can_be_full_screen() -> bool:
-    import os
-    import sys
-    from importlib.util import find_spec
-
     terminal = sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
     return terminal and find_spec("textual") is not None
 

@@ -26,7 +26,7 @@ from weakref import ref
 
 import msgspec
 
-from pluto_dist.client.console.channel import STREAMS
+from pluto_dist.client.console.drain import STREAMS
 from pluto_dist.client.console.fd import FdCapture
 from pluto_dist.client.console.text import SEPARATE, Recorder, StreamName, redactor, secrets_of
 from pluto_dist.client.lease_files import LeaseFiles, Wall
@@ -146,8 +146,6 @@ def fd_capture(
     streams: Iterable[StreamName] = SEPARATE,
 ) -> FdCapture:
     """The capture of descriptors."""
-    from pluto_dist.client.console.fd import FdCapture
-
     return FdCapture(
         files.folder,
         places.spool,

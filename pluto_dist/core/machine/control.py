@@ -96,7 +96,7 @@ class Controls:
             run: the Run.
             may_report: nothing holds the terminal status up.
             beat_s: seconds between heartbeats, None if the Run does not live.
-            ends: the verdict waits only for an exit code.
+            ends: the verdict waits only for an exit code, whoever may report it then.
         """
         if run.id is None or run.opening:
             return
@@ -110,7 +110,7 @@ class Controls:
             return
         request = self._next(run, may_report)
         if request is None:
-            if ends and may_report and next(self._wanted(run), None) is None:
+            if ends and next(self._wanted(run), None) is None:
                 self._beats.asked_last(run)
             return
         if request.operation == "status":

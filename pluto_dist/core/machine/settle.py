@@ -190,7 +190,7 @@ class Settling:
         delivered, quiet = self._situations.delivered(run), self._delivery.quiet(run)
         beat_s = _beat_s(run, assessment, members)
         may_report = delivered and quiet and self._clusters.may_report(run)
-        ends = assessment.expected is not None and not run.ended
+        ends = delivered and quiet and assessment.expected is not None and not run.ended
         self._controls.advance(run, may_report=may_report, beat_s=beat_s, ends=ends)
         self._plan(run, assessment, self._status_by(run, delivered=delivered, quiet=quiet))
         for lease in self._book.left(run.key):

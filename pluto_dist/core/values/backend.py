@@ -358,7 +358,7 @@ class Beat(msgspec.Struct, frozen=True):
 
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True):
-    """A cut of one segment of one stream.
+    """A cut of one segment of one stream; of metrics, several streams may go in one request.
 
     Attributes:
         lease_id, stream, segment: where it was cut.
@@ -369,6 +369,8 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
         last: nothing follows for now.
         notes: folder in which a backend may note how far an upload is, "" for none.
         rate: bytes a second that the files of this lease may be uploaded with, 0 for as fast as it goes.
+        parts: the batches, this one among them, whose lines are all in `lines`, in this order; only for a
+            server, and only metrics.
     """
 
     lease_id: str
@@ -382,6 +384,7 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     last: bool = False
     notes: str = ""
     rate: int = 0
+    parts: tuple[Batch, ...] = ()
 
 
 class Backend(Protocol):
