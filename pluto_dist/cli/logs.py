@@ -54,7 +54,7 @@ def _print(lines: Iterable[SaidLine], *, as_json: bool) -> int:
     count = 0
     for count, line in enumerate(lines, 1):  # noqa: B007 # used behind the loop
         if as_json:
-            echo(msgspec.json.encode(line))
+            echo(msgspec.json.encode(line).decode())
         else:
             echo(f"[{line.speaker}] {line.message}" if line.speaker else line.message)
     return count

@@ -303,7 +303,7 @@ class _Help(argparse.RawDescriptionHelpFormatter):
         super().__init__(prog, max_help_position=32, width=width)
 
 
-def echo(text: object = "", *, err: bool = False) -> None:
+def echo(text: str = "", *, err: bool = False) -> None:
     """A line on stdout, or on stderr; at once, since others may follow it."""
     stream = sys.stderr if err else sys.stdout
     stream.write(f"{text}\n")

@@ -39,12 +39,14 @@ from __future__ import annotations
 import atexit
 import functools
 import logging
+import math
 import os
 import posix
 import select
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
@@ -59,6 +61,10 @@ from pluto_dist.host.identity import boot_clock
 
 _log = logging.getLogger("pluto_dist")
 Handler = Callable[[int, FrameType | None], object] | int | None
+
+
+REMIND_S = 1.0
+REMIND_AT_MOST_S = 8.0
 
 
 class Stops:
@@ -77,9 +83,17 @@ class Stops:
         self._callbacks: list[Callable[[], object]] = []
         self._pipe: tuple[int, int] | None = None
         self._lock = threading.RLock()  # a handler may interrupt the main thread inside of it
+        self._handler: Callable[[int, FrameType | None], object] | None = None
+        self._handled_at = -math.inf
+        self._reminded = False
 
-    def watch(self) -> None:
-        """Begins to listen; to be called in the main thread, once."""
+    def watch(self, handler: Callable[[int, FrameType | None], object]) -> None:
+        """Begins to listen; to be called in the main thread, once.
+
+        Args:
+            handler: which the main thread runs, and which says so by `handled`.
+        """
+        self._handler = handler
         read, write = os.pipe()
         os.set_blocking(read, False)
         os.set_blocking(write, False)
@@ -108,11 +122,17 @@ class Stops:
             for run in RUNS.open():
                 run.evidence(kind="signal", signal="SIGTERM", ignored=self.ignored)
 
-    def take(self) -> None:
-        """Writes the evidence of a SIGTERM that has come, so that it precedes the end of a lease."""
+    def take(self) -> bool:
+        """Writes the evidence of a SIGTERM that has come, so that it precedes the end of a lease.
+
+        Returns:
+            Whether one has.
+        """
         with self._lock:
-            if self._pipe is not None and signal.SIGTERM in _drained(self._pipe[0]):
+            came = self._pipe is not None and signal.SIGTERM in _drained(self._pipe[0])
+            if came:
                 self.tell()
+            return came
 
     def call_back(self) -> None:
         """Calls the callbacks in order; one that fails is reported and keeps none from being called."""
@@ -128,12 +148,37 @@ class Stops:
                         "preempt_callback_failed", type=type(error).__qualname__, message=said_by(error)[:500]
                     )
 
+    def handled(self) -> bool:
+        """Notes that the handler runs; whether it has run already, and was reminded in the same moment."""
+        twice = self._reminded and boot_clock() - self._handled_at < REMIND_S
+        self._handled_at, self._reminded = boot_clock(), False
+        return twice
+
     def _listen(self, read: int) -> None:
         poll = select.poll()
         poll.register(read, select.POLLIN)
         while True:
             poll.poll()
-            self.take()
+            came_at = boot_clock()
+            if self.take():
+                self._remind(came_at)
+
+    def _remind(self, came_at: float) -> None:
+        """Sends the signal to the main thread once more, if that does not run its handler.
+
+        A signal that comes when the interpreter has looked for signals, and has not entered a call that waits
+        yet (the lock of a pool's queue), does not interrupt that call: without the handler of ours it would
+        have ended the process.
+        """
+        wait_s = REMIND_S
+        while wait_s < REMIND_AT_MOST_S:
+            time.sleep(wait_s)
+            ours = signal.getsignal(signal.SIGTERM) == self._handler
+            if not ours or self._handled_at > came_at - REMIND_S:
+                return
+            self._reminded = True
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+            wait_s *= 2
 
     def _after_fork_in_child(self) -> None:
         """Gives the pipe up, which is the parent's: a signal to the child is none to the parent."""
@@ -143,7 +188,7 @@ class Stops:
                 signal.set_wakeup_fd(current)
             self._pipe = None
         self._lock = threading.RLock()
-        self.asked = False
+        self.asked = self._reminded = False
 
 
 def _drained(read: int) -> bytes:
@@ -198,7 +243,7 @@ class Hooks:
             STOPS.ignored = _lets_it_pass(self._previous_sigterm)
             if self._previous_sigterm is signal.SIG_IGN:
                 signal.siginterrupt(signal.SIGTERM, False)  # as if it were not handled
-            STOPS.watch()
+            STOPS.watch(self._sigterm)
             os.register_at_fork(
                 before=self._before_fork, after_in_parent=self._after_fork, after_in_child=self._in_child
             )
@@ -292,6 +337,8 @@ class Hooks:
         """Records the signal, then does what would have happened without us."""
         if not self._here:
             self._pass_on(number, frame)
+            return
+        if STOPS.handled():
             return
         if unsaid := [lease for lease in RUNS.mine() if lease.is_leaving]:
             threading.Thread(target=self._again, args=(unsaid, number), daemon=True).start()

@@ -35,11 +35,14 @@ _SAID = {
     "Run.close": "run.close()",
     "Run.__exit__": "the end of its `with` block",
     "Hooks._at_exit": "the exit of the interpreter",
+    "Hooks._at_end_of_child": "the end of this child process",
     "Hooks._sigterm": "SIGTERM",
     "Hooks._give_up": "SIGTERM",
     "_end_former_cell": "the next init() in this notebook",
     "Tasks.end_failed": "the next init(), because its task had failed",
+    "RayTasks.end_former": "the end of its task in Ray",
 }
+_NOBODYS_LINE = ("Hooks.", "RayTasks.")  # what has called these is no line of the user
 
 
 class WarnOnce:
@@ -367,7 +370,8 @@ def calling() -> str:
     while frame is not None and frame.f_globals.get("__name__", "").startswith("pluto_dist."):
         names.append(frame.f_code.co_qualname)
         frame = frame.f_back
-    said = next((_SAID[name] for name in reversed(names) if name in _SAID), f"{names[-1]}()" if names else "")
-    if frame is None:
+    known = next((name for name in reversed(names) if name in _SAID), "")
+    said = _SAID[known] if known else f"{names[-1]}()" if names else ""
+    if frame is None or known.startswith(_NOBODYS_LINE):
         return said
     return f"{said} at {Path(frame.f_code.co_filename).name}:{frame.f_lineno}"

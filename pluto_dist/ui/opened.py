@@ -21,7 +21,7 @@ from pluto_dist.backend.local.store import Store
 from pluto_dist.core.rules.series import FinalNames
 from pluto_dist.core.values.document import Document
 from pluto_dist.errors import MachineError
-from pluto_dist.read.board import Board, RunSeen
+from pluto_dist.read.board import Board, RunSeen, last_samples
 from pluto_dist.read.columns import Block, Chunk, ColumnFiles, gathered
 from pluto_dist.read.lookup import Found, Lookup
 from pluto_dist.read.processes import failed_lease
@@ -29,7 +29,6 @@ from pluto_dist.read.run import Run, chunks_of
 from pluto_dist.read.series import Wanted
 from pluto_dist.read.settle import remark_on
 from pluto_dist.read.streams import last_lines
-from pluto_dist.read.usage import last_samples
 from pluto_dist.spool.reader import list_streams
 from pluto_dist.ui.curves import Axis, Line, Part, part_of
 from pluto_dist.ui.run import BAND, Page, is_late, is_member, page_of

@@ -21,7 +21,7 @@ from pluto_dist.core.rules.together import origins
 from pluto_dist.core.rules.verdict import server_differs
 from pluto_dist.core.values.document import Document, ForkShown, LeaseShown, TopicShown, VerdictShown
 from pluto_dist.core.values.records import AttemptEnd, Failure, Point, RunEvent
-from pluto_dist.read.board import RunSeen
+from pluto_dist.read.board import MachineUse, RunSeen
 from pluto_dist.read.processes import (
     OPEN,
     Group,
@@ -35,7 +35,6 @@ from pluto_dist.read.processes import (
 from pluto_dist.read.run import LoggedFile, Run
 from pluto_dist.read.series import is_together
 from pluto_dist.read.streams import last_lines
-from pluto_dist.read.usage import MachineUse
 
 EVENTS = 300
 WHOLE = 24  # so many processes have a row each; of more, those that are alike share one
@@ -91,6 +90,7 @@ class Metric(msgspec.Struct, frozen=True):
         count: points of all series of this name.
         members: series of owner and workers.
         others: final names of sides' series and of what superseded leases wrote late.
+        spread: it is no name that was logged, but how the ranks differ in one: deviation, count, which rank.
     """
 
     name: str
@@ -99,6 +99,7 @@ class Metric(msgspec.Struct, frozen=True):
     count: int
     members: int
     others: tuple[str, ...]
+    spread: bool = False
 
 
 class Other(msgspec.Struct, frozen=True):
@@ -250,14 +251,17 @@ def metrics_of(document: Document) -> list[Metric]:
     """Names of numbers, in the order of the alphabet."""
     nodes = {lease.participant for lease in document.leases if is_together(lease)}
     sides = {lease.participant for lease in document.leases if lease.role == "side"} - nodes
-    writers = _reduced_writers(_writers(document), nodes)
+    logged = _writers(document)
+    made_of = origins({metric for metric, participant in logged.values() if participant in nodes})
+    writers = _reduced_writers(logged, nodes, made_of)
     apart = {name for name, (_, participant) in writers.items() if participant in sides}
     groups: dict[str, list[tuple[str, Point]]] = {}
     for name, point in document.summary.items():
         if kind_of(document, name, point) == "METRIC":
             metric, _ = writers.get(name, (name, ""))
             groups.setdefault(metric, []).append((name, point))
-    return [_metric(name, series, apart) for name, series in sorted(groups.items())]
+    spread = {name for name, (_, statistic) in made_of.items() if statistic and statistic not in BAND}
+    return [_metric(name, series, apart, spread) for name, series in sorted(groups.items())]
 
 
 def others_of(document: Document) -> list[Other]:
@@ -298,9 +302,10 @@ def _writers(document: Document) -> dict[str, tuple[str, str]]:
     return found
 
 
-def _reduced_writers(writers: dict[str, tuple[str, str]], nodes: set[str]) -> dict[str, tuple[str, str]]:
+def _reduced_writers(
+    writers: dict[str, tuple[str, str]], nodes: set[str], made_of: dict[str, tuple[str, str]]
+) -> dict[str, tuple[str, str]]:
     """The same, with the extremes of what ranks say together under the name whose band they are."""
-    made_of = origins({metric for metric, participant in writers.values() if participant in nodes})
     found = dict(writers)
     for name, (metric, participant) in writers.items():
         origin, statistic = made_of.get(metric, (metric, ""))
@@ -309,7 +314,7 @@ def _reduced_writers(writers: dict[str, tuple[str, str]], nodes: set[str]) -> di
     return found
 
 
-def _metric(name: str, series: list[tuple[str, Point]], apart: set[str]) -> Metric:
+def _metric(name: str, series: list[tuple[str, Point]], apart: set[str], spread: set[str]) -> Metric:
     plain = dict(series).get(name, series[0][1])
     others = tuple(final for final, _ in series if final in apart or is_late(name, final))
     return Metric(
@@ -319,6 +324,7 @@ def _metric(name: str, series: list[tuple[str, Point]], apart: set[str]) -> Metr
         count=sum(point.count for _, point in series),
         members=len(series) - len(others),
         others=others,
+        spread=name in spread,
     )
 
 

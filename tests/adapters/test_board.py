@@ -19,7 +19,7 @@ from pluto_dist.core.values.records import Failure, Point, RunEvent
 from pluto_dist.errors import ClusterUnavailableError, RunNotFoundError
 from pluto_dist.host.identity import own_identity
 from pluto_dist.read import board as boards
-from pluto_dist.read.board import STORE_EVERY_S, Board
+from pluto_dist.read.board import KEPT_S, STORE_EVERY_S, Board, Pace, UsageMeter, machines_of
 from pluto_dist.read.nodes import NodeThere, OtherNodes, ProcessThere, RunThere
 from pluto_dist.read.processes import (
     Usage,
@@ -31,7 +31,6 @@ from pluto_dist.read.processes import (
     timeline_of,
 )
 from pluto_dist.read.streams import caught_up
-from pluto_dist.read.usage import KEPT_S, Pace, UsageMeter, machines_of
 from pluto_dist.spool.frames import encode_frame
 from tests.adapters.coordinators import answering, knowing
 from tests.adapters.documents import document, lease

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from pluto_dist.backend.local.reading import SeriesPoint, summarise
-from pluto_dist.cli.demo.check import Outcome, findings, ranks_mean
+from pluto_dist.cli.demo.command import Outcome, findings, ranks_mean
 from pluto_dist.cli.demo.job.ledger import Entry
 from pluto_dist.core.values.document import Document
 from pluto_dist.core.values.records import Failure, RunEvent, Verdict

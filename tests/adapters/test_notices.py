@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -183,3 +185,33 @@ def test_who_resumes_a_cancelled_run_is_told_why_it_is_cancelled_again(
     run = msgspec.structs.replace(RUN, cancelled=True, resumed=resumed)
     Notices("warn").take(view(run=run))
     assert ("fork_run_id" in caplog.text) == resumed
+
+
+def test_what_ended_a_run_is_told_in_the_users_words() -> None:
+    """C5: each way to end one has its name, and a line only where it is the user's own."""
+    package = Path(notices.__file__).parent
+    written = {
+        name
+        for path in package.rglob("*.py")
+        for scope in (ast.parse(path.read_text()),)
+        for node in scope.body
+        for name in (
+            [node.name]
+            if isinstance(node, ast.FunctionDef)
+            else [f"{node.name}.{each.name}" for each in node.body if isinstance(each, ast.FunctionDef)]
+            if isinstance(node, ast.ClassDef)
+            else []
+        )
+    }
+    assert notices._SAID.keys() <= written
+
+    def told(code: str) -> str:
+        ours: dict[str, Any] = {"__name__": "pluto_dist.client.any", "calling": notices.calling}
+        exec(compile(code, "any.py", "exec"), ours)  # frames of the package
+        return str(ours["end"]())
+
+    assert told("class Run:\n  def finish(self): return calling()\nend = Run().finish").startswith(
+        "run.finish() at test_notices.py:"
+    )
+    hook = "class Hooks:\n  def _at_end_of_child(self): return calling()\nend = Hooks()._at_end_of_child"
+    assert told(hook) == "the end of this child process"

@@ -20,6 +20,7 @@ from textual.worker import WorkerFailed
 
 from pluto_dist.backend.local.reading import SaidLine
 from pluto_dist.cli.top import app as top_app
+from pluto_dist.cli.top import widgets
 from pluto_dist.cli.top.app import Top
 from pluto_dist.cli.top.widgets import Chart, Table
 from pluto_dist.errors import CoordinatorUnavailableError
@@ -265,6 +266,25 @@ def test_leaving_while_it_looks_does_no_harm(monkeypatch: pytest.MonkeyPatch):
         may_go.set()
 
     play(world, story)
+
+
+def test_what_is_found_when_the_screens_are_closed_goes_nowhere(monkeypatch: pytest.MonkeyPatch):
+    """A thread that has asked whether it is still wanted may hand over a moment after the screen was left."""
+
+    class Wanted:
+        is_cancelled = False
+
+    left: list[Top] = []
+
+    async def story(screen: Screen) -> None:
+        left.append(screen.app)
+
+    play(World(healthy()), story)
+    taken: list[str] = []
+    monkeypatch.setattr(widgets, "get_current_worker", Wanted)
+    monkeypatch.setattr(left[0], "call_from_thread", lambda call: call())
+    widgets.hand_over(left[0], taken.append, "late")
+    assert taken == []
 
 
 def test_a_fault_of_ours_ends_the_screen_instead_of_freezing_it(monkeypatch: pytest.MonkeyPatch):

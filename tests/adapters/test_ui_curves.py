@@ -223,3 +223,4 @@ def test_what_was_reduced_on_its_way_is_a_band_too(machine: Machine):
         "loss": ("loss/eval",),
         **{f"loss/{statistic}": () for statistic in ("std", "max_rank", "count")},
     }
+    assert [metric.name for metric in metrics_of(found) if not metric.spread] == ["loss"]

@@ -12,10 +12,9 @@ from pluto_dist.cli.chart import Curve
 from pluto_dist.cli.top.model import Drawn
 from pluto_dist.core.values.document import Document, LeaseShown, VerdictShown
 from pluto_dist.core.values.records import Failure, Point, RunEvent
-from pluto_dist.read.board import RunSeen
+from pluto_dist.read.board import RunSeen, machines_of
 from pluto_dist.read.processes import Usage, processes_of
 from pluto_dist.read.settle import Situation
-from pluto_dist.read.usage import machines_of
 from tests.adapters.documents import document, lease
 
 NOW_MS = 1_796_000_000_000

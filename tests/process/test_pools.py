@@ -100,6 +100,35 @@ if __name__ == "__main__":
     assert [each["status"] for each in found] == ["COMPLETED"] * len(found)
 
 
+def test_a_signal_that_does_not_interrupt_a_wait_ends_the_process_all_the_same(node: Node) -> None:
+    """R9: it may come between the interpreter's look for signals and the lock of a pool's queue.
+
+    A signal that another thread of the process gets leaves the main thread in the same state.
+    """
+    script = node.start(
+        """
+        import multiprocessing as mp
+        run = pluto.init(run_id="waits")
+        log(run, {"loss": 1.0}, 0)
+        listener = next(each for each in threading.enumerate() if each.name == "pluto-dist-stops")
+        never = mp.Semaphore(0)
+
+        def send():
+            hear()
+            signal.pthread_kill(listener.ident, signal.SIGTERM)
+
+        threading.Thread(target=send, daemon=True).start()
+        tell("waits")
+        never.acquire()
+        """
+    )
+    script.expect("waits")
+    script.say()
+    assert script.wait() == -signal.SIGTERM
+    assert node.ended("waits")["status"] == "TERMINATED"
+    assert not node.lost("waits")
+
+
 @pytest.mark.parametrize("interrupted", ["setdefault", "append"])
 def test_a_signal_in_the_middle_of_an_end_does_not_take_it_away(node: Node, interrupted: str) -> None:
     """R9: a pool tells its worker to leave, and then ends it; the first has begun, however little of it."""

@@ -72,7 +72,7 @@ def log_file(process: Process, value: int, *, poison: bool) -> None:
         path=f"{value:032x}",
         file_name=f"f{value}-{value}",
         file_type="bin",
-        log_name=POISON if poison else world.files.random.choice(("model", f"model_of_{process.name}")),
+        log_name=POISON if poison else world.files.random.choice(("model", f"of_{process.name}")),
         step=value,
         time=world.wall_ms,
         file_size=sum(map(len, blobs.values())),

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Protocol, Self
 import msgspec
 
 from pluto_dist.cli.console import STATUS_STYLES, printable
-from pluto_dist.cli.demo.check import settled
 from pluto_dist.cli.demo.job import ledger
 from pluto_dist.cli.demo.job.torchrun import last_line
 from pluto_dist.core.values.document import Document, LeaseShown, read
@@ -231,6 +230,12 @@ def settle(lookup: Lookup, run_id: str) -> Document:
     if document is None:
         raise RunNotFoundError(f"Run {key} is not in the store {lookup.store.root} after {SETTLE_S:g} s")
     return document
+
+
+def settled(document: Document) -> bool:
+    """Whether a Run has ended and everything of its processes is in."""
+    ended = all(lease.state == "ended" for lease in document.leases)
+    return document.status != "RUNNING" and document.reported and not document.pending and ended
 
 
 @contextlib.contextmanager

@@ -21,13 +21,12 @@ from pluto_dist.cli.show import roots
 from pluto_dist.core.rules.participants import speaker_shown
 from pluto_dist.core.values.document import Document, LeaseShown
 from pluto_dist.core.values.records import Point, RunEvent
-from pluto_dist.read.board import Board, RunSeen
+from pluto_dist.read.board import Board, MachineUse, RunSeen
 from pluto_dist.read.lookup import Found
 from pluto_dist.read.processes import OPEN, Group, Health, Key, Process, failed_lease, groups_of
 from pluto_dist.read.run import Run
 from pluto_dist.read.settle import remark_on
 from pluto_dist.read.streams import last_lines
-from pluto_dist.read.usage import MachineUse
 
 LAST_LINES = 30
 TOGETHER = 32  # consoles that are read at once

@@ -137,7 +137,7 @@ def hand_over(to: Widget, take: Callable[..., None], *found: object) -> None:
         return
 
     def taken() -> None:
-        if to.is_attached:
+        if to.is_attached and to.app.is_running:  # an app that has closed its screens is attached as before
             take(*found)
 
     to.app.call_from_thread(taken)

@@ -26,7 +26,7 @@ from weakref import ref
 
 import msgspec
 
-from pluto_dist.client.console.channel import STREAMS
+from pluto_dist.client.console.drain import STREAMS
 from pluto_dist.client.console.fd import FdCapture
 from pluto_dist.client.console.text import SEPARATE, Recorder, StreamName, redactor, secrets_of
 from pluto_dist.client.lease_files import LeaseFiles, Wall

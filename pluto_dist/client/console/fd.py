@@ -26,8 +26,17 @@ from typing import Final
 
 import msgspec
 
-from pluto_dist.client.console.channel import Channel, open_channels, read_some
-from pluto_dist.client.console.drain import DRAIN, PASS_ON, RECORD, Instructions, Source, write_all
+from pluto_dist.client.console.drain import (
+    DRAIN,
+    PASS_ON,
+    RECORD,
+    Channel,
+    Instructions,
+    Source,
+    open_channels,
+    read_some,
+    write_all,
+)
 from pluto_dist.client.console.text import SEPARATE, StreamName
 from pluto_dist.client.green import wait_readable
 from pluto_dist.client.terminal import flush, is_open

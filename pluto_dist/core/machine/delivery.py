@@ -36,7 +36,7 @@ class Delivery:
         self._book = context.book
         self._names = names
         self._lanes: dict[str, Lane] = {}
-        self._settled: dict[tuple[str, str, str], dict[str, str | None]] = {}
+        self._settled: dict[tuple[str, str, str, bool], dict[str, str | None]] = {}
         self._console_turn: dict[str, Lane] = {}
         self._looked: set[str] = set()
         self._held: dict[str, dict[Lane, None]] = {}
@@ -222,7 +222,7 @@ class Delivery:
             lane.not_before = self._context.now.at + TURN_S
         else:
             writer, stop = _writer_at(lane, segment)
-            lane.ship(segment, writer, self._known(run.key, writer, lane.lease), stop)
+            lane.ship(segment, writer, self._known(run.key, writer, lane), stop)
 
     def _note_trouble(self, run: str, lane: Lane) -> None:
         troubled = self._troubled.setdefault(run, {})
@@ -244,7 +244,7 @@ class Delivery:
         """Settles new names; returns until when those are held that wait for the owner, 0 if none does."""
         lease, writer = lane.lease, lane.writer
         how = {name: _treatment(run, lease, name, kind) for name, kind in names.items()}
-        known = self._known(run.key, writer, lease)
+        known = self._known(run.key, writer, lane)
         known.update(dict.fromkeys(name for name in names if how[name] in LEFT_OUT))
         together = {name: kind for name, kind in names.items() if how[name] == "reduced"}
         if together:  # the plain name is theirs before a side can have it
@@ -309,18 +309,24 @@ class Delivery:
             lane.not_before = 0.0
             self._kick(lane)
 
-    def _known(self, run: str, participant: str, lease: Lease) -> dict[str, str | None]:
-        """Settled names; which are left out depends on what the process has asked for."""
-        key = (run, participant, lease.rank_metrics)
+    def _known(self, run: str, participant: str, lane: Lane) -> dict[str, str | None]:
+        """Settled names; which are left out depends on what the process has asked for.
+
+        Where numbers are reduced they have names of their own: a file that is logged under the name of one
+        is not left out with it.
+        """
+        mode = lane.lease.rank_metrics
+        reduced = mode == "reduce" and lane.cursor.kind == "metrics"
+        key = (run, participant, mode, reduced)
         known = self._settled.get(key)
         if known is None:
-            known = self._settled[key] = self._names.names_of(run, participant)
+            known = self._settled[key] = {} if reduced else self._names.names_of(run, participant)
         return known
 
     def _count_points(self, lane: Lane, run: Run, summary: dict[str, PointSummary]) -> None:
         if not summary or lane.lease.participant == NODE:  # no script logged these
             return
-        known = self._known(run.key, lane.writer, lane.lease)
+        known = self._known(run.key, lane.writer, lane)
         points = self._book.points.get(lane.lease.lease_id) or Points(run.key)
         series, count = dict(points.series), points.count
         for name, batch in summary.items():

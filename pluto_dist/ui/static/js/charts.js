@@ -193,11 +193,20 @@ function slider(value, change) {
 
 const groupOf = (name) => (name.includes("/") ? name.slice(0, name.lastIndexOf("/")) : "");
 
-/** Series of numbers that a training has logged. */
+const SPREAD = "Deviation, count and largest rank";
+
+/** Series of numbers that a training has logged; behind them how its ranks differ in them. */
 export const metricItems = (metrics) =>
   metrics
-    .map(({ name }) => ({ name, title: name, group: groupOf(name), asked: { metric: name } }))
-    .sort((a, b) => (a.group < b.group ? -1 : a.group > b.group ? 1 : 0));
+    .map(({ name, spread }) => ({
+      name,
+      title: name,
+      group: spread ? SPREAD : groupOf(name),
+      asked: { metric: name },
+    }))
+    .sort((a, b) => (a.group === SPREAD) - (b.group === SPREAD) || order(a.group, b.group));
+
+const order = (a, b) => (a < b ? -1 : a > b ? 1 : 0);
 
 const ORDER = [/^gpu/, /^cpu/, /^mem/, /^net/, /^disk/];
 

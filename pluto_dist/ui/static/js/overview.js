@@ -18,7 +18,7 @@ function important(metrics) {
     const found = FIRST.findIndex((pattern) => pattern.test(name));
     return found < 0 ? FIRST.length : found;
   };
-  const known = metrics.filter((metric) => metric.last !== "NaN");
+  const known = metrics.filter((metric) => metric.last !== "NaN" && !metric.spread);
   return known.sort((a, b) => place(a) - place(b) || b.count - a.count).slice(0, CHARTS);
 }
 
