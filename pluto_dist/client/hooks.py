@@ -54,7 +54,16 @@ from typing import Any, NoReturn
 from pluto_dist.client.evidence import evidence_of_exit, prints_text
 from pluto_dist.client.interface import Member
 from pluto_dist.client.runs import RUNS
-from pluto_dist.client.tasks import ENDING, TASKS, between_tasks, in_group, is_running, parent_pid, pid_of
+from pluto_dist.client.tasks import (
+    ENDING,
+    TASKS,
+    between_tasks,
+    ends_by,
+    in_group,
+    is_running,
+    parent_pid,
+    pid_of,
+)
 from pluto_dist.client.terminal import flush
 from pluto_dist.client.values import said_by
 from pluto_dist.host.identity import boot_clock
@@ -343,6 +352,8 @@ class Hooks:
         if unsaid := [lease for lease in RUNS.mine() if lease.is_leaving]:
             threading.Thread(target=self._again, args=(unsaid, number), daemon=True).start()
             return  # it has interrupted what leaves, which the thread waits for
+        for run in RUNS.open() if (ended_by := ends_by()) is not None else ():
+            run.take_evidence(ended_by)
         STOPS.tell()
         again, self._terminating = self._terminating, True
         if not again:

@@ -138,9 +138,9 @@ def _system() -> dict[str, Any]:
     return found | ({"glibc": glibc.rpartition(" ")[2]} if glibc else {})
 
 
-def _distribution(path: str = "/etc/os-release") -> dict[str, str]:
+def _distribution() -> dict[str, str]:
     try:
-        lines = Path(path).read_text(errors="replace").splitlines()
+        lines = Path("/etc/os-release").read_text(errors="replace").splitlines()
     except OSError:  # macOS, or an image without it
         return {"name": os.uname().sysname, "version": os.uname().version}
     said = {name: value.strip("\"'") for name, _, value in (line.partition("=") for line in lines)}

@@ -289,6 +289,25 @@ def between_tasks() -> bool:
     return False
 
 
+def ends_by() -> BaseException | None:
+    """What has left the function of a child of `multiprocessing`, and is being printed; in the main thread.
+
+    The child's finalizers, which would take it as evidence, run after that, and a parent that was interrupted
+    too, or has seen a sibling fail, may end the child before.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        module = str(frame.f_globals.get("__name__", ""))
+        if (module, frame.f_code.co_name) == ("multiprocessing.process", "_bootstrap"):
+            return sys.exception()
+        if module.partition(".")[0] not in _POOL_PACKAGES | {"pluto_dist"} or (
+            any(module.endswith(end) and frame.f_code.co_name == name for end, name in _LOOPS)
+        ):
+            return None
+        frame = frame.f_back
+    return None
+
+
 def in_group(group: int) -> list[int]:
     """The processes of a process group that can be seen; their parents need not be this process."""
     try:

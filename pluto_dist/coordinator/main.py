@@ -1,7 +1,7 @@
 """The life of a coordinator process (R3).
 
-The order of its start is fixed: lock, database with a new generation, takeover of what earlier ones left,
-bind, serve. It ends when nothing is left to do, when it is asked to, or when it finds that it has been
+The order of its start is fixed: lock, database with a new generation, bind, takeover of what earlier ones
+left, serve. It ends when nothing is left to do, when it is asked to, or when it finds that it has been
 replaced: by its lock file or its socket, by a missing folder, or by a newer generation in the database.
 
 The lock is held as long as anything can leave the process. It is not released while a request is in flight,

@@ -6,7 +6,7 @@ that has one (`PLUTO_PROJECT`, `PLUTO_API_KEY`, …; `MLOP_…` still works and 
 environment, the environment beats the default; an empty variable counts as unset.
 
 To add a setting, add a field with its default and its line in the docstring of `Settings`, and its kind to
-`_KINDS`.
+`_KINDS`. If the coordinator has to know it, it travels in the claim: CONTRIBUTING.md has the steps.
 
 Scripts of the official client bring keys of their own (`translate`). A few say something that must not be
 lost, for instance "do not upload": they are translated. The others mean nothing here and are noted, not

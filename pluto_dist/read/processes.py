@@ -2,7 +2,8 @@
 
 Pure: what was measured (`Pace`, `Usage`) comes in as values. The median is that of the owner and the workers
 that are alive in the newest attempt; a side counts its own steps and has no lag. On the timeline a lane is a
-participant, so that a rank that was restarted is one line with several spans.
+participant, so that a rank that was restarted is one line with several spans. Which process failed first, and
+how, is told here in the readers' words; the verdict itself is the core's.
 """
 
 from __future__ import annotations

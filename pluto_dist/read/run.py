@@ -361,9 +361,12 @@ def _when(run: Document) -> str:
 
 
 def _table(run: Document) -> str:
+    """The names that were logged; behind them, as far as there is room, the series of other participants."""
+    others = {final for names in run.series.values() for final in names.values()}
+    listed = sorted(run.summary.items(), key=lambda item: (item[0] in others, item[0]))[:_CARD_SERIES]
     rows = "".join(
         f"<tr><td>{escape(name)}</td><td>{escape(_short(point.last))}</td><td>{point.step}</td></tr>"
-        for name, point in sorted(run.summary.items())[:_CARD_SERIES]
+        for name, point in listed
     )
     more = len(run.summary) - _CARD_SERIES
     rest = f"<div>… {more} more series</div>" if more > 0 else ""

@@ -81,7 +81,6 @@ class Runs:
     Args:
         make: a lookup with what takes its remarks.
         only_store: of the Runs of the node only those of the store that is looked at.
-        clock: seconds that do not go back.
     """
 
     def __init__(
@@ -89,9 +88,8 @@ class Runs:
         make: Callable[[Callable[[str], object]], Lookup],
         *,
         only_store: bool = False,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._make, self._only_store, self._clock = make, only_store, clock
+        self._make, self._only_store = make, only_store
         self._turn = threading.Lock()
         self._seen: Listing | None = None
         self._seen_at = self._settled_at = float("-inf")
@@ -100,9 +98,9 @@ class Runs:
     def look(self) -> Listing:
         """The list as of now, or of a moment ago."""
         with self._turn:
-            if self._seen is None or self._clock() >= self._seen_at + FRESH_S:
+            if self._seen is None or time.monotonic() >= self._seen_at + FRESH_S:
                 self._seen = self._listing()
-                self._seen_at = self._clock()
+                self._seen_at = time.monotonic()
             return self._seen
 
     def store_of(self, key: str) -> Path | None:
@@ -122,9 +120,9 @@ class Runs:
 
     def _settle(self, lookup: Lookup) -> None:
         """Settles Runs that no coordinator looks after (G7), at the first look and from time to time."""
-        if self._clock() >= self._settled_at + SETTLE_EVERY_S:
+        if time.monotonic() >= self._settled_at + SETTLE_EVERY_S:
             self._unsettled = settle(lookup)
-            self._settled_at = self._clock()
+            self._settled_at = time.monotonic()
 
 
 def row_of(each: Listed) -> Row:
@@ -210,23 +208,20 @@ class RunFeed:
         opened: the Run.
         key: its key.
         whole: each process has a row of its own on its page.
-        clock: seconds that do not go back.
     """
 
     every_s = LOOK_S
 
-    def __init__(
-        self, opened: Opened, key: str, *, whole: bool, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._opened, self.key, self._whole, self._clock = opened, key, whole, clock
+    def __init__(self, opened: Opened, key: str, *, whole: bool) -> None:
+        self._opened, self.key, self._whole = opened, key, whole
         self._sizes: Sizes | None = None
         self._page = b""
         self._page_at = float("-inf")
 
     def look(self) -> Iterator[bytes]:
         """What to send now; raises as `Opened.seen`."""
-        if self._clock() >= self._page_at + PAGE_EVERY_S:
-            self._page_at = self._clock()
+        if time.monotonic() >= self._page_at + PAGE_EVERY_S:
+            self._page_at = time.monotonic()
             yield from self._changed_page()
         sizes = self._opened.sizes()
         before = sizes if self._sizes is None else self._sizes

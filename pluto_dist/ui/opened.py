@@ -161,13 +161,10 @@ class Opened:
     Args:
         lookup: of its own.
         key: of the Run.
-        wall_ms: epoch milliseconds.
     """
 
-    def __init__(
-        self, lookup: Lookup, key: str, wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
-    ) -> None:
-        self._lookup, self._key, self._wall_ms = lookup, key, wall_ms
+    def __init__(self, lookup: Lookup, key: str) -> None:
+        self._lookup, self._key = lookup, key
         self._board = Board(lookup, [key])
         self._turn = threading.Lock()
         self._seen: RunSeen | None = None
@@ -198,7 +195,7 @@ class Opened:
         sampled = last_samples(seen.document, roots)
         unsettled = self._board.remark
         remark = remark_on(seen.document, self._lookup, seen.situation, unsettled, live=seen.live)
-        now_ms = self._wall_ms()
+        now_ms = time.time_ns() // 1_000_000
         return page_of(seen, now_ms, remark=remark, last_lines=lines, sampled=sampled, whole=whole)
 
     def run(self) -> Run:

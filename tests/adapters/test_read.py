@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import re
 from array import array
 from pathlib import Path
 
@@ -539,3 +540,14 @@ def test_two_starts_of_a_job_are_never_averaged(machine: Machine, reduce: bool):
     (found,) = looked(machine).series("loss", every_rank=True).together()
     assert found.columns()["mean"] == [2.0, 7.0, 2.0]
     assert found.columns()["count"] == [2, 1, 2]
+
+
+def test_the_card_of_a_job_of_many_ranks_has_its_names_first(machine: Machine):
+    others = {f"rank{rank}": f"acc/rank{rank}" for rank in range(1, 300)}
+    names = [*others.values(), "acc", "loss", "lr"]
+    kept(machine, summary={name: Point(0.5, 9, 10) for name in names}, status="COMPLETED")
+    found = msgspec.structs.replace(looked(machine).document, series={"acc": others})
+    machine.keep(found)
+    card = looked(machine)._repr_html_()
+    assert re.findall("<td>([a-z][^<]*)</td>", card)[:4] == ["acc", "loss", "lr", "acc/rank1"]
+    assert "294 more series" in card

@@ -775,6 +775,8 @@ def test_a_script_that_ends_by_its_last_line_waits_for_nothing_that_needs_its_en
     world.wait(3)
     assert last.view.last_out
     assert last.view.drained
+    assert last.view.run is not None
+    assert (last.view.run.status, last.view.run.expected) == ("RUNNING", None)
     assert world.statuses() == []
     last.exit()
     world.wait(5)

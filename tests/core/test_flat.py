@@ -7,20 +7,27 @@ time.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import pytest
 
+import pluto_dist.core.machine
 from pluto_dist.core.machine.views import SPREAD_S
 from pluto_dist.core.rules import verdict
 from pluto_dist.core.values import events as on
+from pluto_dist.core.values.book import Table
+from pluto_dist.core.values.lifecycle import Target
 from pluto_dist.core.values.messages import PROTOCOL, Sync
 from pluto_dist.core.values.records import Lease, Run
-from tests.core.processes import Process
+from tests.core.processes import LOCAL, PLUTO, Process
 from tests.core.world import World
 
 FEW, MANY = 1, 256
+MACHINE = Path(pluto_dist.core.machine.__file__).parent
+ON_ITS_OWN_TIME = ("forget_old",)  # not at each event
 AT_MOST = 1.5
 
 
@@ -99,6 +106,28 @@ def test_a_run_of_a_sweep_costs_the_same_behind_one_run_and_behind_many() -> Non
             trial(world, f"r{number}")
         costs[runs] = world.cost(lambda: trial(world, "last"))  # noqa: B023 # called at once
     assert 0 < costs[MANY] <= AT_MOST * costs[FEW], costs
+
+
+@pytest.mark.parametrize("target", [PLUTO, LOCAL], ids=["server", "store"])
+def test_a_run_of_a_sweep_has_no_table_looked_through(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs and leases of a day are thousands: they are found by what is asked for, in an index."""
+    world = World(target)
+    for number in range(3):
+        trial(world, f"r{number}")
+    whole = Table.__iter__
+    scans: list[str] = []
+
+    def looked_through(table: Table[Any]) -> Iterator[Any]:
+        caller = sys._getframe(1).f_code
+        if caller.co_filename.startswith(str(MACHINE)) and caller.co_name not in ON_ITS_OWN_TIME:
+            scans.append(f"{table.name} by {caller.co_name}")
+        return whole(table)
+
+    monkeypatch.setattr(Table, "__iter__", looked_through)
+    trial(world, "another")
+    assert scans == []
 
 
 def trial(world: World, name: str) -> None:

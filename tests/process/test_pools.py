@@ -129,6 +129,40 @@ def test_a_signal_that_does_not_interrupt_a_wait_ends_the_process_all_the_same(n
     assert not node.lost("waits")
 
 
+@pytest.mark.parametrize(
+    ("raised", "status"), [("ValueError('mine')", "FAILED"), ("KeyboardInterrupt", "TERMINATED")]
+)
+def test_a_child_that_is_ended_while_its_error_is_printed_has_failed(
+    node: Node, raised: str, status: str
+) -> None:
+    """R9: Ctrl-C reaches parent and children, and the parent ends them at once."""
+    script = node.start(
+        f"""
+        import multiprocessing as mp
+
+        class Printed:
+            def write(self, text): os.kill(os.getpid(), signal.SIGTERM)
+            def flush(self): pass
+
+        def work():
+            run = pluto.init(name="work")
+            log(run, {{"loss": 1.0}}, 0)
+            sys.stderr = Printed()
+            raise {raised}
+
+        if __name__ == "__main__":
+            child = mp.Process(target=work)
+            child.start(); child.join()
+            tell("code", child.exitcode)
+        """
+    )
+    assert script.expect("code") == "-15"
+    assert script.wait() == 0
+    found = node.ended("work")
+    assert (found["status"], found["verdict"]["first_failure"]["kind"]) == (status, "exception")
+    assert not node.lost("work")
+
+
 @pytest.mark.parametrize("interrupted", ["setdefault", "append"])
 def test_a_signal_in_the_middle_of_an_end_does_not_take_it_away(node: Node, interrupted: str) -> None:
     """R9: a pool tells its worker to leave, and then ends it; the first has begun, however little of it."""

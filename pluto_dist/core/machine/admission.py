@@ -244,8 +244,10 @@ class Admission:
         if claim.verb != "init":
             return None
         if claim.via == "import":
-            return nearest(claim, [lease for lease in self._book.leases if lease.state != "refused"])
-        return parent_of(claim, self._book.leases)
+            parents = self._book.leases_of_pids(parent.pid for parent in claim.parents)
+            return nearest(claim, [lease for lease in parents if lease.state != "refused"])
+        above = self._book.leases_of_pids(process.pid for process in (*claim.parents, *claim.ancestors))
+        return parent_of(claim, above)
 
     def _as_trial(self, lease: Lease) -> Lease:
         launcher = self._book.leases.get(lease.opened.launched_by)

@@ -325,7 +325,7 @@ class Coordinator:
 
     def _key_given(self, key_id: str) -> None:
         self._context.keys.add(key_id)
-        for run in self._book.runs:
+        for run in {run.key: run for run in (*self._book.runs.live, *self._book.unfinished)}.values():
             if run.target.key_id == key_id:
                 self._context.touch(run.key)
                 self._delivery.kick_run(run.key)

@@ -280,8 +280,8 @@ class Folding:
     def _child_stopped(self, lease: Lease, entry: ChildStopped) -> None:
         """Marks the stopped child's leases, in whatever Run; a claim that is read later is marked then."""
         lease = self._context.change_lease(lease, stopped={**lease.stopped, str(entry.pid): entry.at})
-        for child in self._book.leases:
-            if child.identity.pid == entry.pid and is_child_of(child.opened, lease.identity):
+        for child in self._book.leases_of_pids((entry.pid,)):
+            if is_child_of(child.opened, lease.identity):
                 self._context.change_lease(child, stopped_at=entry.at)
                 self._context.note(
                     child.run or "", "stopped_by_parent", label=child.label, signal=entry.signal
@@ -289,7 +289,7 @@ class Folding:
 
     def _stopped_by_parent(self, opened: Claim) -> float | None:
         """When the parent stopped this process; not if the claim is later: then the pid was used again."""
-        for lease in self._book.leases if opened.parents else ():
+        for lease in self._book.leases_of_pids(parent.pid for parent in opened.parents):
             at = lease.stopped.get(str(opened.identity.pid))
             if at is not None and at >= opened.at and is_child_of(opened, lease.identity):
                 return at

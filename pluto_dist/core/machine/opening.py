@@ -468,7 +468,8 @@ class OpeningAnswers:
 
         A number in the store is not enough for parts of Runs: it is another store that has given it.
         """
-        others = (other for other in self._book.runs if other.key != run.key and other.target == run.target)
+        same = self._book.runs.numbered(opened.part_of or opened.id)
+        others = (other for other in same if other.key != run.key and other.target == run.target)
         if opened.part_of:
             return next((other for other in others if other.part_of == opened.part_of), None)
         return next((other for other in others if other.id == opened.id and not other.part_of), None)

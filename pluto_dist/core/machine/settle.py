@@ -9,8 +9,9 @@ room on its disk, or not yet started. Its clock then says that a deadline has pa
 did meanwhile stands unread in their lifecycle streams; so does the claim of a rank that came last in a short
 job. So new leases are looked for, the streams of living members read and their processes checked once more.
 
-`Retention` forgets Runs that ended long ago and claims that came to nothing. `Idle` decides when the
-coordinator has had nothing to do for so long that it ends (R3).
+`NodeReports` tells people of a failure on a node without the owner. `Retention` forgets Runs that ended long
+ago and claims that came to nothing. `Idle` decides when the coordinator has had nothing to do for so long
+that it ends (R3).
 """
 
 from __future__ import annotations

@@ -136,7 +136,7 @@ class RunSituations:
 
     def _run_view(self, run: Run, assessment: Assessment) -> RunView:
         """A Run as its participants see it."""
-        expected = assessment.expected
+        expected = assessment.expected if run.cluster is None else None  # others may know of a failure
         decided = run.verdict or expected
         return RunView(
             key=run.key,

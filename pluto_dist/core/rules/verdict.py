@@ -13,6 +13,8 @@ before the launcher's SIGTERM reaches any of them (seen). What follows the first
 
 A script that ends has done its work. A notebook's kernel is restarted or shut down with the same exit code
 whatever its cells have done, so only `finish()` completes a Run there.
+
+With it: a verdict in words (`describe`, `who_failed`, `advice`), and as the server gets it (`status_report`).
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ same saves into a fresh book gives the same book. Indexes are derived from the t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Generic, TypeVar
 
 import msgspec
@@ -112,6 +112,7 @@ class Runs(Table[Run]):
         self._live: dict[str, None] = {}
         self._untold: dict[str, None] = {}
         self._of_job: dict[str, dict[str, None]] = {}
+        self._numbered: dict[int | str, dict[str, None]] = {}
 
     def put(self, key: str, value: Run) -> Run:
         self._index(key, value)
@@ -145,8 +146,18 @@ class Runs(Table[Run]):
         """Runs that a launch owns."""
         return tuple(self._rows[key] for key in self._of_job.get(job_key, ()))
 
+    def numbered(self, number: int | str) -> tuple[Run, ...]:
+        """Runs with this number at their backend, or parts of the Run of several nodes with this id."""
+        return tuple(self._rows[key] for key in self._numbered.get(number, ()))
+
     def _index(self, key: str, run: Run | None) -> None:
         before = self._rows.get(key)
+        for number in _numbers(before) - _numbers(run):
+            del self._numbered[number][key]
+            if not self._numbered[number]:
+                del self._numbered[number]
+        for number in _numbers(run):
+            self._numbered.setdefault(number, {})[key] = None
         if before is not None and (run is None or run.job_key != before.job_key):
             of_job = self._of_job[before.job_key]
             del of_job[key]
@@ -157,6 +168,10 @@ class Runs(Table[Run]):
         _mark(self._opening, key, run is not None and run.opening)
         _mark(self._live, key, run is not None and not run.ended)
         _mark(self._untold, key, run is not None and not (run.reported or run.relay))
+
+
+def _numbers(run: Run | None) -> set[int | str]:
+    return {number for number in (run.id, run.part_of) if number} if run is not None else set()
 
 
 def _mark(keys: dict[str, None], key: str, holds: bool) -> None:
@@ -223,6 +238,7 @@ class Book:
         self._rejected: dict[str, int] = {}
         self._counts: dict[str, int] = {}
         self._live: dict[str, None] = {}
+        self._of_pid: dict[int, dict[str, None]] = {}
         self._cursors_of: dict[str, dict[str, None]] = {}
         self._series_of: dict[str, dict[str, SeriesOwner]] = {}
         self._unregistered: dict[str, dict[str, LogType]] = {}
@@ -383,6 +399,9 @@ class Book:
         lease = self.leases.get(lease_id)
         if lease is not None:
             self._unindex(lease)
+            del self._of_pid[lease.identity.pid][lease_id]
+            if not self._of_pid[lease.identity.pid]:
+                del self._of_pid[lease.identity.pid]
         self._live.pop(lease_id, None)
         self.leases.delete(lease_id)
         self.reductions.delete(lease_id)
@@ -399,6 +418,11 @@ class Book:
             points = self.points.get(lease.lease_id)
             if points is not None:
                 self.put_points(lease.lease_id, msgspec.structs.replace(points, run=to))
+
+    def leases_of_pids(self, pids: Iterable[int]) -> tuple[Lease, ...]:
+        """Leases of all processes that have or had one of these pids, in any namespace, the oldest first."""
+        found = (lease_id for pid in dict.fromkeys(pids) for lease_id in self._of_pid.get(pid, ()))
+        return tuple(sorted((self.leases[each] for each in found), key=lambda lease: lease.opened.at))
 
     @property
     def live_leases(self) -> tuple[Lease, ...]:
@@ -463,6 +487,7 @@ class Book:
         if before is not None and (before.run, before.participant) != (lease.run, lease.participant):
             self._unindex(before, stays=before.run == lease.run)
             before = before if before.run == lease.run else None
+        self._of_pid.setdefault(lease.identity.pid, {})[lease.lease_id] = None
         if lease.alive:
             self._live[lease.lease_id] = None
         else:

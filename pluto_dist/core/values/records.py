@@ -1,4 +1,4 @@
-"""Records: what the coordinator has to remember, one frozen struct for each table of its database.
+"""Records: what the coordinator has to remember, one frozen struct for each table of the book.
 
 Rules for editing: a record changes only by being replaced; whatever can be derived from records (the phase of
 a Run, whether it is drained, the first failure) is derived and not stored. New fields need a default, so that
@@ -251,7 +251,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Lease(msgspec.Struct, frozen=True, kw_only=True):
-    """Permission for one process to write into one Run.
+    """What one process has in one Run: its role there, who it is, how it ended.
 
     What it does not protect: a process whose lease ended may still write into its spool, and those records
     are delivered. Only the status, tags and config are fenced, by `owner`, `epoch` and `attempt` of the Run.

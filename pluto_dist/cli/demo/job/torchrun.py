@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -36,10 +36,10 @@ class Peers:
         self._connections = connections
 
     @classmethod
-    def from_env(cls, env: Mapping[str, str] = os.environ) -> Peers:
+    def from_env(cls) -> Peers:
         """The peers to which the launcher has connected this rank."""
-        numbers = [int(text) for text in env[VARIABLE].split(",") if text]
-        return cls(root=env["RANK"] == "0", connections=[Connection(number) for number in numbers])
+        numbers = [int(text) for text in os.environ[VARIABLE].split(",") if text]
+        return cls(root=os.environ["RANK"] == "0", connections=[Connection(number) for number in numbers])
 
     def mean(self, values: array[float]) -> array[float]:
         """The mean of what all ranks hand in, the same on every rank to the last bit."""
