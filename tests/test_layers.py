@@ -105,7 +105,7 @@ def imported(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_point_inwards(path: Path) -> None:
-    """Design section 5: a ring knows only the rings inside it."""
+    """A ring knows only the rings inside it."""
     ring = ring_of(path.relative_to(PACKAGE).parts)
     allowed = ALLOWED[ring] | {ring, "errors", "secret", "__version__"}
     assert imports_of(path) <= allowed, f"{ring} imports {imports_of(path) - allowed}"
@@ -145,7 +145,7 @@ def test_the_core_imports_nothing_that_looks_at_the_world() -> None:
 
 @pytest.mark.parametrize("statement", ["import pluto_dist", "import pluto_dist.client.run"])
 def test_a_trainer_loads_no_heavy_library(statement: str) -> None:
-    """Design section 5: none of httpx, sqlite3 and the command line's libraries."""
+    """None of httpx, sqlite3 and the command line's libraries."""
     assert loaded_by(statement, *HEAVY) == []
 
 

@@ -322,7 +322,7 @@ def test_blobs_of_delivered_records_are_removed_and_nothing_else(folder: Path) -
 
 
 def test_blobs_of_a_living_lease_are_kept_young(folder: Path) -> None:
-    """Design section 7: cleaners of temporary folders."""
+    """Against cleaners of temporary folders."""
     blob = blobs_in(folder).keep(b"x")
     path = folder / "blobs" / blob.name
     os.utime(path, (1, 1))

@@ -81,7 +81,7 @@ def test_machine_durability_refuses_memory() -> None:
 
 
 def test_times_of_a_living_lease_are_renewed(tmp_path: Path) -> None:
-    """Design section 7: live files are touched daily, against cleaners of temporary folders."""
+    """Live files are touched daily, against cleaners of temporary folders."""
     files = files_at(tmp_path)
     files.lifecycle.append(encode_entry(Noted(at=0.0, wall_ms=0, text="hello")))
     old = time.time() - 3 * 86_400

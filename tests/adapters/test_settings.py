@@ -275,7 +275,7 @@ def test_settings_are_frozen():
 
 
 def test_reading_settings_loads_nothing_heavy():
-    """Design section 8: what a trainer imports stays light."""
+    """What a trainer imports stays light."""
     code = "import sys; import pluto_dist.host.settings; print(*sys.modules)"
     found = subprocess.run(
         [sys.executable, "-S", "-c", code], check=False, env=_with_path(), capture_output=True, text=True

@@ -174,7 +174,7 @@ def test_close_among_threads_writes_into_no_foreign_file(tmp_path: Path) -> None
 
 
 def test_a_signal_handler_may_append_in_the_middle_of_an_append(tmp_path: Path) -> None:
-    """Design section 7: no plain lock around the write; neither deadlock nor loss, also while rotating."""
+    """G4: no plain lock around the write; neither deadlock nor loss, also while rotating."""
     writer = StreamWriter(str(tmp_path), "metrics", Limits(segment_bytes=1500))
     fired = 0
 

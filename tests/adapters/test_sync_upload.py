@@ -450,7 +450,7 @@ def begun(backend: PlutoBackend, home: Target, operator: Operator) -> dict[str, 
 def test_of_a_remainder_only_the_rest_is_sent_and_its_copy_goes(
     shelf: Shelf, backend: PlutoBackend, target: Target, home: Target, operator: Operator
 ) -> None:
-    """Design section 7: the document says what was delivered."""
+    """The document says what was delivered."""
     known = begun(backend, home, operator)
     done = shelf.write(OWNER, "data", text(0, "delivered before"))
     shelf.write(OWNER, "data", text(1, "rest"), start=done, first=1)

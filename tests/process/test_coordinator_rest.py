@@ -1,4 +1,4 @@
-"""What it costs when nothing happens, and what is left when much has happened (design section 8)."""
+"""What it costs when nothing happens, and what is left when much has happened."""
 
 from __future__ import annotations
 

@@ -134,7 +134,7 @@ def test_on_a_terminal_people_see_what_is_waited_for(served: Served) -> None:
 
 
 def test_copies_go_when_the_server_is_back(served: Served) -> None:
-    """Design section 7"""
+    """G3: what was copied into the store because the server was away leaves it again once it is delivered."""
     script = cut_off_in_the_middle(served, PLUTO_DIST_SEGMENT_SIZE="65536")
     script.say()
     wait_until(lambda: copies(served), "copies in the store")
@@ -148,7 +148,7 @@ def test_copies_go_when_the_server_is_back(served: Served) -> None:
 
 
 def test_closed_segments_are_copied_while_the_job_runs(served: Served) -> None:
-    """Design section 7: a node that dies later takes less with it."""
+    """G3: a node that dies later takes less with it."""
     script = served.start(
         """
         run = pluto.init(run_id="cut")
