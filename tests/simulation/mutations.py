@@ -588,6 +588,7 @@ OF_TOPICS: tuple[Callable[[], Patch], ...] = (
     item_not_held, holder_taken_for_dead, question_overtakes, over_with_the_run, numbers_forgotten,
     label_is_the_process, left_is_done, latest_takes_from_others, positions_forgotten, alert_sent_again,
 )  # fmt: skip
+SINCE = {OF_TOPICS: HAND_OVER_SINCE, OF_RANKS: REDUCE_SINCE, OF_FILES: FILES_SINCE}
 MUTATIONS: tuple[Callable[[], Patch], ...] = (
     epoch_not_compared, cursor_before_answer, close_ends_the_run, first_failure_ignored, tags_overwritten,
     side_evidence_counts, side_finish_ends, lifecycle_not_read_at_death, suffix_forgotten, no_suffix,
@@ -655,11 +656,10 @@ def main() -> int:
     options = parser.parse_args()
 
     def caught(mutation: Callable[[], Patch]) -> tuple[int | None, str]:
-        since = HAND_OVER_SINCE if mutation in OF_TOPICS else REDUCE_SINCE if mutation in OF_RANKS else 0
-        if mutation in OF_FILES:
-            return catch(mutation, range(FILES_SINCE, FILES_SINCE + options.seeds), options.seconds)
+        since = next((since for found, since in SINCE.items() if mutation in found), 0)
         first = options.first + since
-        return catch(mutation, (*LATER, *range(first, first + options.seeds)), options.seconds)
+        able = (seed for seed in LATER if seed >= since)  # earlier histories have nothing of the kind
+        return catch(mutation, (*able, *range(first, first + options.seeds)), options.seconds)
 
     return table(MUTATIONS, options.only, caught)
 
