@@ -1,1 +1,1 @@
-"""The cluster store of a job on several nodes: `etcd` as one, and the `wire` to it; interface: `core/values/engine`."""
+"""The cluster store of a job on several nodes: `etcd` as one, and the `wire` to it."""
