@@ -54,7 +54,6 @@ ALLOWED: dict[str, set[str]] = {
 HEAVY = (
     "httpx",
     "sqlite3",
-    "typer",
     "rich",
     "psutil",
     "numpy",

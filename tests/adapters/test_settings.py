@@ -281,7 +281,7 @@ def test_reading_settings_loads_nothing_heavy():
         [sys.executable, "-S", "-c", code], check=False, env=_with_path(), capture_output=True, text=True
     )
     assert found.returncode == 0, found.stderr
-    assert not {"httpx", "psutil", "zmq", "sqlite3", "typer"} & set(found.stdout.split())
+    assert not {"httpx", "psutil", "zmq", "sqlite3", "rich"} & set(found.stdout.split())
 
 
 def _with_path() -> dict[str, str]:

@@ -134,8 +134,8 @@ def _job(
         )  # fmt: skip
     ranks = [Probe("owner", name, node) for node in nodes]
     try:
-        for rank in ranks:
-            rank.answer()
+        for each in ranks:
+            each.answer()
         until(
             lambda: (seat := _seat(store, name)) is not None and len(seat.nodes) == 2,
             "both nodes in the round",
@@ -145,8 +145,8 @@ def _job(
         assert found is not None
         yield ranks[0], ranks[1], found.epoch
     finally:
-        for rank in ranks:
-            rank.close()
+        for each in ranks:
+            each.close()
         for node in nodes:
             for pid in node.coordinators():
                 _end(pid)

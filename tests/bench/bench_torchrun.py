@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import statistics
+import time
 from collections.abc import Iterator
 
 from tests.bench.builds import Build
@@ -58,7 +59,7 @@ def rows(effort: Effort, build: Build) -> Iterator[Row]:
     body = f"STEPS, STEP_S = {steps}, {STEP_S}\n" + BODY
     with a_node(build) as node:
         job = TorchJob(node, "ranks", body, ranks=RANKS, train=GLOO)
-        measured = dict(job.told("measured", within_s=120))
+        measured = dict(job.told("measured"))
         finished = [second for _, second in job.told("finished")]
         job.wait()
         inits = [measured[rank][0] * 1e3 for rank in range(RANKS)]
@@ -83,5 +84,9 @@ def _added_s(node: Node, name: str, body: str, rounds: int) -> float:
     took: dict[bool, list[float]] = {False: [], True: []}
     for number in range(rounds):
         for plain, times in took.items():
-            times.append(TorchJob(node, f"{name}{number}{plain}", body, without_pluto=plain).wait()[1])
+            job = TorchJob(node, f"{name}{number}{plain}", body, without_pluto=plain)
+            job.told("cause", 1)
+            begun = time.perf_counter()
+            job.wait()
+            times.append(time.perf_counter() - begun)
     return min(took[False]) - min(took[True])

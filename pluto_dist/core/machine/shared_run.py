@@ -304,9 +304,8 @@ class SharedRun:
         since = self._over[1] if self._over is not None else self._asked_at
         if self._context.now.at > since + KEEPS_TRYING_S:
             return False
-        waits = (
-            not run.ended and self._over is not None and self.stored() is None
-        )  # it may have to take the seat
+        ended_here = not run.ended and self._over is not None
+        waits = run.target.mode == "local" and ended_here and self.stored() is None  # no monitor will end it
         return waits or not self.safe() or self.unsent() or self.is_at_it()
 
     def is_at_it(self) -> bool:
