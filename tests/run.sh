@@ -49,5 +49,5 @@ fi
 .venv/bin/ruff check --quiet .
 .venv/bin/ruff format --check --quiet .
 .venv/bin/mypy
-# Three workers on two cores: process tests wait more than they compute. A file's tests stay together.
-exec .venv/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder "$@"
+# Four workers on two cores: process tests wait more than they compute. A file's tests stay together.
+exec .venv/bin/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder "$@"
