@@ -168,12 +168,15 @@ def _verdict_of(causes: tuple[Piece, ...]) -> Verdict:
         by = first.signal or first.type or f"exit code {first.exit_code}"
         return Verdict("TERMINATED", f"{who_failed(first)} was asked to stop by {by}", first)
     names = " or ".join(who_failed(each) for each in (first, *others))
-    within = f" (their clocks are {_apart_ms(causes)} ms uncertain)" if others else ""
+    within = f" ({_apart(causes)})" if others else ""
     return Verdict("FAILED", f"{names} failed first{within}: {describe(first)}", first, tuple(others))
 
 
-def _apart_ms(causes: tuple[Piece, ...]) -> int:
-    return max(1, round(max(piece.spread for piece in causes) * 1000))
+def _apart(causes: tuple[Piece, ...]) -> str:
+    spread = max(piece.spread for piece in causes)
+    if spread >= UNKNOWN_S:
+        return "their clocks were not compared"
+    return f"their clocks are {max(1, round(spread * 1000))} ms uncertain"
 
 
 def _failures(reports: Sequence[NodeReport], owners: NodeReport | None) -> list[Piece]:
@@ -427,7 +430,9 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 LATEST_S = 33.0  # a node that is known to be gone was there within this time: two leases and a margin
 DRIFT = 200e-6  # two clocks that NTP does not slew are apart by less than this
-UNKNOWN_S = 60.0  # for a bound that is not known yet: wide enough that only the kind of evidence decides
+# For a bound that is not known: wide enough that only the kind of evidence decides. What a lost node has
+# written last may be read long after, by a coordinator that has begun anew.
+UNKNOWN_S = 86_400.0
 
 
 def takes_part(shown: NodeDocument, document: RunDocument) -> bool:
