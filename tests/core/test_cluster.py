@@ -821,3 +821,20 @@ def test_a_next_job_with_a_store_of_its_own_goes_on_behind_the_epochs_at_the_ser
     world.wait(60)
     assert world.statuses() == ["COMPLETED", "COMPLETED"]
     assert all(node.run().reported for node in world.nodes)
+
+
+def test_an_emptied_store_gets_the_evidence_again() -> None:
+    """G7: what was written is written again, so the failure that came before is not forgotten."""
+    world = started()
+    world.ranks[3].raises("ThereError")
+    world.ranks[3].exit(1)
+    world.wait(5)
+    world.engine.empty()
+    world.wait(30)
+    assert world.engine.all(FOLDER + "ev/")
+    assert {key.rpartition("/")[2] for key in world.engine.all(FOLDER + "state/")} == {"n0", "n1"}
+    for rank in (0, 1, 2):
+        world.ranks[rank].finish().exit()
+    world.wait(60)
+    assert world.statuses() == ["FAILED"]
+    assert "ThereError" in world.reason()

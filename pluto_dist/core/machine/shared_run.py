@@ -128,7 +128,10 @@ class SharedRun:
 
     def listed(self, event: ClusterListed) -> None:
         """Takes the answer to a list."""
+        emptied = self._lookout.emptied
         found = self._lookout.listed(event)
+        if self._lookout.emptied > emptied:  # what this node has written is to be there again
+            self._done, self._shown = set(), None
         if isinstance(found, str):
             self._memberships.silent(self._address, found)
             return
