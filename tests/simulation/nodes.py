@@ -234,8 +234,13 @@ class History:
     def restart_coordinator(self) -> None:
         number = self._node()
         if number not in self.world.dead and number not in self.world.frozen:
-            self.world.nodes[number].restart()
+            self._restart(number)
             self.world.give_keys()
+
+    def _restart(self, number: int) -> None:
+        """What a coordinator has read in the store dies with it, and with that a lost node's word."""
+        self.told_before_the_loss = False
+        self.world.nodes[number].restart()
 
     # --- what happens once ----------------------------------------------------------------------------------
 
@@ -365,7 +370,7 @@ class History:
             return
         node = self.world.nodes[number]
         node.hold.add("Control")
-        node.restart()
+        self._restart(number)
         self.world.give_keys()
         self.world.wait(3)
         self.world.cut(number)

@@ -17,7 +17,7 @@ from tests.simulation.nodes import PLANS, attempt
 SEEDS = (
     *enumerate(PLANS, 1), (4, "take_up_again"), *((seed, "owner_comes_last") for seed in (1, 2)),
     (859790535, ""), (859790752, ""), (859790743, ""), (41100013, ""), (42100030, ""),
-    (69518978, ""),
+    (69518978, ""), (413928160, ""), (413928170, ""),
 )  # fmt: skip
 
 

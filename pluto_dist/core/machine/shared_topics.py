@@ -39,7 +39,7 @@ from pluto_dist.core.rules.topics import (
 )
 from pluto_dist.core.values.cluster import RunDocument, key_part, run_folder, topics_folder
 from pluto_dist.core.values.effects import ExpireCluster, StoreItems, WriteCluster
-from pluto_dist.core.values.engine import ABSENT, Refused, Unavailable, Written
+from pluto_dist.core.values.engine import ABSENT, GuardFailed, Refused, Unavailable, Written
 from pluto_dist.core.values.events import ClusterListed, ClusterSeen, ClusterWritten
 from pluto_dist.core.values.messages import TakeItem
 from pluto_dist.core.values.records import Run
@@ -142,6 +142,9 @@ class SharedTopics:
             return
         if isinstance(event.result, Written):
             self._expire(asked.key)
+        back = isinstance(event.result, Written) and asked.key == self._writer.presence
+        if back or isinstance(event.result, GuardFailed):
+            self._lookout.again()  # another node may have taken this one, or this one another, for lost
         if not isinstance(event.result, Unavailable | Refused):
             self._restores(asked)
         self._heard()
@@ -402,10 +405,20 @@ class SharedTopics:
                 ours = {number: holder for number, holder in progress.held.items() if holder.member}
                 kept = msgspec.structs.replace(kept, held=ours)
                 expect = found.version if found is not None else ABSENT
-                self._writer.write(_place_name(reader), changed, expect=expect)
+                dead = self._taken_from(position, changed)
+                self._writer.write(_place_name(reader), changed, expect=expect, dead=dead)
             if kept != reader:
                 self._book.put_reader(kept)
         return answers
+
+    def _taken_from(self, before: Position, after: Position) -> str | None:
+        """The presence that a lost node must not have by then: one that is back works on what it held."""
+        lost = [
+            keeper.node
+            for number, keeper in before.held.items()
+            if keeper.node not in ("", self._node) and after.held.get(number, keeper) != keeper
+        ]
+        return f"{self._folder}node/{lost[0]}" if lost else None
 
     def _is_here(self, holder: Holder) -> bool:
         return bool(holder.member) and self._alive(holder)
