@@ -227,3 +227,19 @@ def test_the_alert_of_another_node_does_not_wait_for_the_seat() -> None:
     world.ranks[2].alert("on node 1")
     world.wait(5)
     assert [alert.title for alert in world.run.alerts] == ["on node 1"]
+
+
+def test_the_seats_next_coordinator_knows_what_the_one_before_had_told_only_the_server() -> None:
+    """It was killed before the state was stored; the store's older one is its own, and is not adopted."""
+    world = started()
+    world.ranks[0].add_tags("x").update_config(n=1)
+    world.wait(3)
+    world.nodes[0].hold.add("WriteCluster")
+    world.ranks[0].remove_tags("x").update_config(n=2)
+    world.wait(0.5)
+    assert (world.run.tags, world.run.config["n"]) == ((), 2)
+    world.nodes[0].hold.clear()
+    world.nodes[0].restart()
+    world.give_keys()
+    world.wait(30)
+    agree(world, set(), {"n": 2})

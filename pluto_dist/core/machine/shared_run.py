@@ -398,9 +398,14 @@ class SharedRun:
         if self.mine and self._lookout.knows("op/"):
             self._changes.speak(run, state)
             self._changes.fold(self._book.runs[run.key], self._appended_changes())
-        elif not self.mine and state is not None and self.carries_changes():
+        elif state is not None and self.carries_changes() and not self._had_seat_last():
             self._changes.adopt(run, state)
         return self._book.runs[run.key]
+
+    def _had_seat_last(self) -> bool:
+        """Whether this node has the seat, or had it last: the server may know more of it than the store."""
+        document = self.document
+        return document is not None and document.seat is not None and document.seat.node == self._node
 
     def _appended_changes(self) -> dict[tuple[str, int], Change]:
         found = {}
