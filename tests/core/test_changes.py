@@ -243,3 +243,22 @@ def test_the_seats_next_coordinator_knows_what_the_one_before_had_told_only_the_
     world.give_keys()
     world.wait(30)
     agree(world, set(), {"n": 2})
+
+
+def test_a_new_seat_lays_its_own_latest_change_over_one_that_nobody_had_folded() -> None:
+    world = started()
+    world.nodes[0].hold.add("WriteCluster")
+    world.ranks[2].update_config(n=1)
+    world.ranks[2].add_tags("x")
+    world.wait(1)
+    assert world.engine.all(FOLDER + "op/n1/")
+    world.kill_node(0)
+    world.cut(1)
+    world.wait(3)
+    world.ranks[2].update_config(n=2)
+    world.ranks[2].remove_tags("x")
+    world.wait(20)
+    world.mend()
+    world.wait(60)
+    assert world.seat() == "n1"
+    agree(world, set(), {"n": 2})

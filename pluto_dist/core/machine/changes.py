@@ -74,7 +74,15 @@ class Changes:
             return
         self._put(self._no_longer_speaks(run), state, pushed_tags=state.tags)
 
-    def speak(self, run: Run, state: SharedState | None) -> None:
+    def lead(self, run: Run, state: SharedState | None, appended: dict[tuple[str, int], Change]) -> None:
+        """Folds as the seat; a new one lays what it had not appended yet over what it had."""
+        later = pending(run) if not run.speaks else None
+        self._speak(run, state)
+        self._fold(self._book.runs[run.key], appended)
+        if later is not None:
+            self._apply(run.key, later)
+
+    def _speak(self, run: Run, state: SharedState | None) -> None:
         """This node has the seat now: what the server does not know yet is for it to say."""
         self._appending = None  # it folds that itself, and an answer must not count it as told to the server
         if state is None or (run.speaks and not is_ahead(state, run)):
@@ -92,18 +100,25 @@ class Changes:
             speaks=True,
         )
 
-    def fold(self, run: Run, appended: dict[tuple[str, int], Change]) -> None:
+    def _fold(self, run: Run, appended: dict[tuple[str, int], Change]) -> None:
         """Lets changes of all nodes take effect, each once."""
         for (node, number), change in sorted(appended.items()):
             folded = self._book.runs[run.key].folded
             if number <= folded.get(node, 0):
                 continue
-            self._shared.add_tags(run.key, change.added)
-            self._shared.remove_tags(run.key, change.removed)
-            if bytes(change.config) != NOTHING:
-                self._shared.update_config(run.key, bytes(change.config))
+            self._apply(run.key, change)
             run = self._book.runs[run.key]
             self._context.change_run(run, folded={**folded, node: number})
+
+    def _apply(self, run: str, change: Change) -> None:
+        self._shared.add_tags(run, change.added)
+        if change.removed:  # the seat before may have told the server of a tag that is new here
+            self._shared.remove_tags(run, change.removed)
+            now = self._book.runs[run]
+            unknown = (tag for tag in change.removed if tag not in (now.pushed_tags or ()))
+            self._context.change_run(now, untagged=tuple(dict.fromkeys((*now.untagged, *unknown))))
+        if bytes(change.config) != NOTHING:
+            self._shared.update_config(run, bytes(change.config))
 
     def state(self, run: Run) -> SharedState:
         """What the seat tells all nodes."""

@@ -396,8 +396,7 @@ class SharedRun:
         state = decoded(found.value, SharedState) if found is not None else None
         self._changes.note_left_out(run, state)
         if self.mine and self._lookout.knows("op/"):
-            self._changes.speak(run, state)
-            self._changes.fold(self._book.runs[run.key], self._appended_changes())
+            self._changes.lead(run, state, self._appended_changes())
         elif state is not None and self.carries_changes() and not self._had_seat_last():
             self._changes.adopt(run, state)
         return self._book.runs[run.key]
