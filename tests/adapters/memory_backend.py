@@ -18,9 +18,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from pluto_dist.backend.pluto.backend import seat_in
 from pluto_dist.core.rules.changes import MAX_TAGS, merge_tags
 from pluto_dist.core.rules.claims import goes_on_in_queue
+from pluto_dist.core.rules.nodes import seat_in
 from pluto_dist.core.values.backend import (
     Alert,
     BackendRun,

@@ -326,7 +326,7 @@ def file_line(path: Path, **fields: object) -> dict[str, object]:
         "path": str(path),
         "fileName": path.name,
         "fileType": "txt",
-        "fileSize": 1,
+        "fileSize": path.stat().st_size if path.exists() else 1,
         "logName": "media/a",
         "step": 3,
         "time": 4,

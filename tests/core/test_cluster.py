@@ -781,3 +781,43 @@ def test_a_script_that_ends_by_its_last_line_waits_for_nothing_that_needs_its_en
     last.exit()
     world.wait(5)
     assert world.statuses() == ["COMPLETED"]
+
+
+def test_a_seat_in_an_emptied_store_begins_behind_all_epochs_before() -> None:
+    """G2: the server refuses what an older epoch says, so the status was never sent."""
+    world = started(3)
+    world.cut(0)
+    world.wait(40)
+    world.mend()
+    world.wait(10)
+    assert (world.seat(), world.document.epoch) == ("n1", 2)
+    world.engine.empty()
+    world.wait(60)
+    for rank in (2, 3, 4, 5, 0, 1):
+        world.ranks[rank].finish().exit()
+    world.wait(60)
+    assert world.statuses() == ["COMPLETED"]
+    assert all(node.run().reported for node in world.nodes)
+
+
+def test_a_next_job_with_a_store_of_its_own_goes_on_behind_the_epochs_at_the_server() -> None:
+    """Its nodes are new too: only the Run's config tells that other seats have spoken."""
+    first = started()
+    first.cut(0)
+    first.wait(40)
+    first.mend()
+    for rank in (2, 3, 0, 1):
+        first.ranks[rank].finish().exit()
+    first.wait(60)
+    assert first.run.config["pluto_dist"]["seat"]["epoch"] > 1
+    world = ClusterWorld()
+    for node in world.nodes:
+        node.server = first.server
+    world.server = first.server
+    world.start(0, 1, 2, 3, key="next")
+    world.wait(10)
+    for rank in (2, 3, 0, 1):
+        world.ranks[rank].finish().exit()
+    world.wait(60)
+    assert world.statuses() == ["COMPLETED", "COMPLETED"]
+    assert all(node.run().reported for node in world.nodes)

@@ -110,7 +110,8 @@ class TwoMachines:
             *self.network.inside(number), sys.executable, "-P", "-m", "torch.distributed.run",
             "--nnodes", "2", "--nproc-per-node", "2", "--rdzv-backend", "c10d", "--rdzv-id", NAME,
             "--rdzv-endpoint", f"{self.network.addresses[0]}:{port}",
-            "--local-addr", self.network.addresses[number], "--rdzv-conf", f"is_host={number == 0}",
+            "--local-addr", self.network.addresses[number],
+            "--rdzv-conf", f"is_host={number == 0},last_call_timeout=5",
             *more, *node.command(TRAIN, "train")[2:],
         ]  # fmt: skip
         agent: Script = node.keep(Script(name, *node.spawn(command, name)))

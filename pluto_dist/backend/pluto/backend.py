@@ -31,6 +31,7 @@ from pluto_dist.backend.pluto.guard import first_fault
 from pluto_dist.backend.pluto.opening import Lookup, Missing, Opening
 from pluto_dist.backend.pluto.reporting import Reporting, ended_by_monitor, left_to_do
 from pluto_dist.core.rules.changes import merge_tags
+from pluto_dist.core.rules.nodes import seat_in
 from pluto_dist.core.values.backend import (
     Alert,
     Backend,
@@ -249,23 +250,3 @@ class PlutoBackend(Backend):
             return Rejected(reason, good=index)
         path = "/ingest/data" if batch.kind == "data" else "/ingest/logs"
         return self._client.ingest(run, "rows", path, b"".join(batch.lines)).outcome
-
-
-class _SeatOf(msgspec.Struct, frozen=True):
-    epoch: int = 0
-
-
-class _Ours(msgspec.Struct, frozen=True):
-    seat: _SeatOf = _SeatOf()
-
-
-class _Config(msgspec.Struct, frozen=True):
-    pluto_dist: _Ours = _Ours()
-
-
-def seat_in(config: bytes) -> int:
-    """The epoch of the seat in a Run's config; 0 without one, or for any other value in its place."""
-    try:
-        return msgspec.json.decode(config, type=_Config).pluto_dist.seat.epoch
-    except msgspec.MsgspecError:
-        return 0

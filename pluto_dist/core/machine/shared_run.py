@@ -41,6 +41,7 @@ from pluto_dist.core.rules.nodes import (
     may_act,
     of_round,
     plan,
+    seat_in,
     start_of,
     succeeds,
 )
@@ -111,6 +112,7 @@ class SharedRun:
         self._others = OtherNodes(context, self._lookout, node)
         self._changes = Changes(context, node)
         self._epoch = run.epoch
+        self._latest_seat = 0
         self._asked_at = context.now.at
         self._round = 0
         self._shown: NodeDocument | None = None
@@ -364,6 +366,7 @@ class SharedRun:
         self._writer.notice_absence()
         self._find_round(run)
         document = self.document
+        self._latest_seat = max(self._latest_seat, document.epoch if document is not None else 0)
         if run.ended and run.reported and self.sent():
             return  # nothing is left to say or to learn
         if self.mine:
@@ -560,6 +563,8 @@ class SharedRun:
         if document is None or not self.mine or not self._lookout.knows("state/"):
             return False
         wanted = self._of_round(run, document)
+        if (latest := self._latest_epoch(run)) > document.epoch:  # the store is new, the Run is not
+            wanted = msgspec.structs.replace(wanted, epoch=latest + 1)
         now = self._context.now.at
         if _quiet(wanted) == _quiet(document):
             if not self._others.measures(document):
@@ -748,7 +753,13 @@ class SharedRun:
             stands=alive or failed or self.unsent() or self._outlasts(run, members),
             rank=job.node_rank if job is not None else 0,
             asked_at=self._asked_at,
+            latest=self._latest_epoch(run),
         )
+
+    def _latest_epoch(self, run: Run) -> int:
+        """The highest known epoch of a seat: in the store, also before it was emptied, or at the server."""
+        config = self._book.configs.get(run.key)
+        return max(self._latest_seat, seat_in(config.body) if config is not None else 0)
 
     def _outlasts(self, run: Run, members: tuple[Lease, ...]) -> bool:
         """Whether this node ended so long ago that it looks what became of the others, without a server."""

@@ -41,7 +41,8 @@ A node takes it by one compare-and-set on the document's version, which holds on
 is absent. So of all that try one wins, and an old seat that comes back finds either the document as it left
 it, and goes on, or another seat in it. A seat whose lease may have run out sends nothing (`may_act`): it is
 fenced by time before another node can have its place, as long as the engine keeps what it promised. Where the
-engine breaks that promise, the epoch in the Run's config at the server fences it.
+engine breaks that promise, the epoch in the Run's config at the server fences it. So in a store that is new,
+or was emptied, a seat begins behind all epochs that its node knows of.
 
 Reports are each node as the seat sees it (`report_of`). Clocks cannot be compared directly; only messages
 bound their difference, the offset. What a node wrote at `s` by its clock and was read here at `a` proves that
@@ -53,6 +54,7 @@ milliseconds (seen: 7 to 10 ms over a cluster store that is written each second)
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import TypeVar
 
 import msgspec
@@ -353,6 +355,7 @@ class SeatView(msgspec.Struct, frozen=True, kw_only=True):
         stands: this node has members, or had some that failed, or knows a verdict that was not sent.
         rank: this node's rank in the job.
         asked_at: since when this node has something for the Run.
+        latest: the highest epoch of a seat that is known of the Run, from whatever store.
     """
 
     document: RunDocument | None
@@ -368,6 +371,7 @@ class SeatView(msgspec.Struct, frozen=True, kw_only=True):
     stands: bool = False
     rank: int = 0
     asked_at: float = 0.0
+    latest: int = 0
 
 
 class Hold(msgspec.Struct, frozen=True):
@@ -395,7 +399,7 @@ def plan(view: SeatView, now: float) -> Hold | Take | Follow:
         return Hold()
     if view.valid_until is None or now >= view.valid_until - REQUEST_S or not (view.owns or view.stands):
         return Follow()
-    epoch = document.epoch + 1 if document is not None else 1
+    epoch = max(view.latest, document.epoch if document is not None else 0) + 1
     if document is None or seat is None:
         first = view.owns or (document is None and view.rank == 0)
         return _after(view.asked_at if first else view.asked_at + FIRST_S, now, Take(epoch))
@@ -407,6 +411,27 @@ def plan(view: SeatView, now: float) -> Hold | Take | Follow:
         return Follow()
     wait_s = 0.0 if view.owns else min(view.rank * STEP_S, LONGEST_S)
     return _after((view.gone_at or now) + wait_s, now, Take(epoch, seat.node))
+
+
+@lru_cache(maxsize=2)  # asked again with each event of the Run
+def seat_in(config: bytes) -> int:
+    """The epoch of the seat in a Run's config; 0 without one, or for any other value in its place."""
+    try:
+        return msgspec.json.decode(config, type=_Config).pluto_dist.seat.epoch
+    except msgspec.MsgspecError:
+        return 0
+
+
+class _Note(msgspec.Struct, frozen=True):
+    epoch: int = 0
+
+
+class _Notes(msgspec.Struct, frozen=True):
+    seat: _Note = _Note()
+
+
+class _Config(msgspec.Struct, frozen=True):
+    pluto_dist: _Notes = _Notes()
 
 
 def may_act(view: SeatView, now: float) -> float | None:
