@@ -37,6 +37,45 @@ def test_all_well() -> None:
     assert all(node.core.at_rest for node in world.nodes)
 
 
+@pytest.mark.parametrize("how", ["finish", "raises"])
+def test_a_cancel_that_crosses_the_end_is_the_end_on_all_nodes(how: str) -> None:
+    """R10: the last question before the status finds it when the verdict of all nodes is stored already."""
+    world = started()
+    world.server.cancel(world.run.id)
+    for rank in (2, 3, 0, 1):
+        process = world.ranks[rank]
+        process.finish().exit() if how == "finish" else process.raises("Boom")
+    world.wait(30)
+    assert world.verdicts[world.document.round].verdict.status == (
+        "COMPLETED" if how == "finish" else "FAILED"
+    )
+    assert world.run.status == "CANCELLED"
+    assert world.statuses() == []
+    assert world.document.sent
+    assert [node.run().status for node in world.nodes] == ["CANCELLED", "CANCELLED"]
+    reason = world.nodes[1].run().verdict.reason
+    assert reason.startswith("cancelled on the server")
+    assert ("it ended FAILED" in reason) == (how == "raises")
+    world.wait(120)
+    assert all(node.core.at_rest for node in world.nodes)
+
+
+def test_a_cancel_that_only_the_next_seat_hears_of_is_the_end_too() -> None:
+    """R10: the seat stores the verdict, and is gone before it has asked the server."""
+    world = started()
+    world.nodes[0].hold.add("BeatRun")
+    world.server.cancel(world.run.id)
+    for rank in (2, 3, 0, 1):
+        world.ranks[rank].finish().exit()
+    world.wait(1)
+    assert world.document.ended is not None
+    world.kill_node(0)
+    world.wait(60)
+    assert world.run.status == "CANCELLED"
+    assert world.statuses() == []
+    assert world.nodes[1].run().status == "CANCELLED"
+
+
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_the_rank_that_failed_first_is_named_on_whatever_node(rank: int) -> None:
     """G7, R10: its victims raise connection errors milliseconds later; clocks differ by hours."""
@@ -821,3 +860,20 @@ def test_a_next_job_with_a_store_of_its_own_goes_on_behind_the_epochs_at_the_ser
     world.wait(60)
     assert world.statuses() == ["COMPLETED", "COMPLETED"]
     assert all(node.run().reported for node in world.nodes)
+
+
+def test_an_emptied_store_gets_the_evidence_again() -> None:
+    """G7: what was written is written again, so the failure that came before is not forgotten."""
+    world = started()
+    world.ranks[3].raises("ThereError")
+    world.ranks[3].exit(1)
+    world.wait(5)
+    world.engine.empty()
+    world.wait(30)
+    assert world.engine.all(FOLDER + "ev/")
+    assert {key.rpartition("/")[2] for key in world.engine.all(FOLDER + "state/")} == {"n0", "n1"}
+    for rank in (0, 1, 2):
+        world.ranks[rank].finish().exit()
+    world.wait(60)
+    assert world.statuses() == ["FAILED"]
+    assert "ThereError" in world.reason()

@@ -221,12 +221,17 @@ class Settling:
         """The Run ends as all nodes know it, also where this one had decided alone.
 
         Of one status the first reason stays, because a server has been told it; parts have all the same one.
+        A cancel that is known here is later than another verdict that is stored; the seat is to store it.
         """
+        cancelled = stored.verdict.status == "CANCELLED"
+        if run.cancelled and run.ended and not cancelled:
+            return run
         another = run.status != stored.verdict.status or not run.ended
         if run.target.mode == "local":
             another = another or (run.verdict, run.ended_ms) != (stored.verdict, stored.ended_ms)
         if another:
-            run = self._end(run, stored.verdict, members, stored.ended_ms, round=number)
+            heard = cancelled and (run.cancelled or run.ended)  # an end gives way to the server alone
+            run = self._end(run, stored.verdict, members, stored.ended_ms, round=number, cancelled=heard)
             run = self._context.change_run(run, reported=False)
         if run.round != number:
             run = self._context.change_run(run, round=number)

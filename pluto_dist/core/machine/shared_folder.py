@@ -79,6 +79,7 @@ class Lookout:
     Attributes:
         run, address, folder: the same.
         items: what is known, by full key.
+        emptied: how often the engine was found to have been emptied since.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class Lookout:
         self._wanted: set[str] = set()
         self._whole = _Part(again=True) if one_watch else None
         self.items: dict[str, Versioned] = {}
+        self.emptied = 0
 
     def look(self, *names: str, quiet_s: float) -> None:
         """Keeps these parts up to date, and no others; `""` is the whole folder."""
@@ -188,6 +190,7 @@ class Lookout:
         )
 
     def _begin_anew(self) -> None:
+        self.emptied += 1
         if self._whole is not None:
             self._whole.again = True
 

@@ -128,7 +128,10 @@ class SharedRun:
 
     def listed(self, event: ClusterListed) -> None:
         """Takes the answer to a list."""
+        emptied = self._lookout.emptied
         found = self._lookout.listed(event)
+        if self._lookout.emptied > emptied:  # what this node has written is to be there again
+            self._done, self._shown = set(), None
         if isinstance(found, str):
             self._memberships.silent(self._address, found)
             return
@@ -547,7 +550,11 @@ class SharedRun:
     def _write_verdict(
         self, verdict: Verdict, ended_ms: int | None, document: RunDocument, guard: tuple[str, int] | None
     ) -> bool:
-        stored = StoredVerdict(
+        stored = self._stored(verdict, ended_ms, document)
+        return self._writer.write(f"verdict/{document.round}", stored, expect=ABSENT, while_=guard)
+
+    def _stored(self, verdict: Verdict, ended_ms: int | None, document: RunDocument) -> StoredVerdict:
+        return StoredVerdict(
             verdict=verdict,
             ended_ms=ended_ms or self._context.now.wall_ms,
             epoch=document.epoch,
@@ -555,7 +562,6 @@ class SharedRun:
             nonce=f"{self._node}-{self._generation}-{self._writer.token}",
             presumed=verdict is self._judgement.verdict and self._judgement.presumed,
         )
-        return self._writer.write(f"verdict/{document.round}", stored, expect=ABSENT, while_=guard)
 
     def _show_run(self, run: Run, _members: tuple[Lease, ...]) -> bool:
         """Writes the run document when it has changed; only the seat does."""
@@ -604,9 +610,18 @@ class SharedRun:
             id=run.id if run.id is not None else document.id,
             display_id=run.display_id or document.display_id,
             url=run.url or document.url,
-            ended=document.ended or stored,
+            ended=self._cancelled(run, document) or document.ended or stored,
             sent=document.sent or (document.ended is not None and run.ended and run.reported),
         )
+
+    def _cancelled(self, run: Run, document: RunDocument) -> StoredVerdict | None:
+        """The cancel that the server had before it was told the verdict of this round; else None."""
+        verdict, ended = run.verdict, document.ended
+        if not run.cancelled or verdict is None or document.round != self._round:
+            return None
+        if verdict.status != "CANCELLED" or (ended is not None and ended.verdict.status == "CANCELLED"):
+            return None
+        return self._stored(verdict, run.ended_ms, document)
 
     def _key_of(self, run: Run) -> str:
         """The key by which parts of the Run know each other, once this node has made it; else ""."""
