@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pluto_dist.core.values.effects import Ship
+from pluto_dist.core.values.effects import Effect, Ship
 from tests.core.test_lane import Batches, cursor_of, owner
 from tests.core.world import World
 
@@ -83,6 +83,28 @@ def test_delivered_segments_are_given_back_all_but_the_newest(wanted: int, left:
     process.finish().exit()
     world.wait(1)
     assert not world.spools, "nothing outlives the process"
+
+
+def test_what_is_delivered_is_given_back_although_the_stream_is_behind() -> None:
+    """G3, G4: the quota counts what lies on the disk, so a server that is slow must not keep it full."""
+    world = World()
+    process = owner(world)
+    world.wait(1)
+    world.hold.add("Ship")
+    for value in range(1, 8):
+        process.spool.rotate()
+        process.log(loss=float(value))
+    world.wait(1)
+    on_disk: list[tuple[int, list[int]]] = []
+
+    def look(effect: Effect) -> None:
+        if isinstance(effect, Ship):
+            on_disk.append((effect.segment, sorted(process.spool.streams["metrics"])))
+
+    world.observers.append(look)
+    world.release()
+    assert on_disk == [(segment, list(range(min(segment, 7), 9))) for segment in range(3, 9)]
+    assert world.server.only().values("loss") == [float(value) for value in range(8)]
 
 
 def test_a_write_after_the_end_is_not_lost() -> None:

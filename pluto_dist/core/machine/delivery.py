@@ -215,10 +215,11 @@ class Delivery:
             lane.not_before = self._context.now.at + TURN_S
             return
         lane.not_before = 0.0
+        lane.give_back()  # also while more is to be sent: a quota counts what lies on the disk (G3)
         segment = lane.next_segment()
         if segment is None:
-            lane.give_back()
-        elif lane.cursor.kind == "console" and self._console_turn.setdefault(run.key, lane) is not lane:
+            return
+        if lane.cursor.kind == "console" and self._console_turn.setdefault(run.key, lane) is not lane:
             lane.not_before = self._context.now.at + TURN_S
         else:
             writer, stop = _writer_at(lane, segment)
