@@ -489,3 +489,26 @@ def test_nobody_is_told_the_end_while_an_item_waits_here_for_its_number(reads: s
     side.done(1).take()
     world.wait(5)
     assert payloads(side) == [7, "ended"]
+
+
+def test_a_reader_that_is_killed_before_the_first_item_leaves_no_deadline_behind() -> None:
+    """The coordinator of its node woke without end, for a hand-over that it never looked at."""
+    world = started()
+    side = world.side(1)
+    world.wait(1)
+    side.take()
+    world.wait(1)
+    world.cut(1)
+    while not (due_in := _due_in(world, 1)) or due_in < 0.5:  # the store is asked again in a second
+        world.wait(0.1)
+    side.kill()
+    world.nodes[1].settle()
+    world.mend()
+    world.wait(30)
+    assert _due_in(world, 1) is None
+
+
+def _due_in(world: ClusterWorld, number: int) -> float | None:
+    node = world.nodes[number]
+    shared = node.core._clusters.topics_of(node.run())
+    return shared.due_at - node.now if shared is not None and shared.due_at is not None else None

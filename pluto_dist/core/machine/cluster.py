@@ -93,6 +93,11 @@ class Clusters:
         """Whether what is published in this Run goes to other nodes too."""
         return run.topics_at is not None and bool(self._node)
 
+    @property
+    def with_hand_over(self) -> tuple[str, ...]:
+        """Runs whose hand-over with other nodes was begun, also where nobody here asks any more."""
+        return tuple(key for key in self._topics if key in self._book.runs)
+
     def topics_of(self, run: Run) -> SharedTopics | None:
         """The hand-over of the Run with other nodes; None for one of one node, and before it was opened."""
         if run.key not in self._topics and self.hands_over(run) and not run.opening:

@@ -89,10 +89,12 @@ class Topics:
                 del self._waiting[member]  # it has ended, or asks again once it is known here
             elif lease.run is not None:
                 by_run.setdefault(lease.run, []).append(question)
-        for key in dict.fromkeys((*by_run, *self._book.with_topics)):
+        begun = self._clusters.with_hand_over
+        for key in dict.fromkeys((*by_run, *self._book.with_topics, *begun)):
             run, asked = self._book.runs[key], by_run.get(key, [])
             asks_anew = any(question.member in new for question in asked)
-            topics = self._clusters.topics_of(run) if asked or self._book.topics_of(run.key) else None
+            concerned = asked or key in begun or self._book.topics_of(key)
+            topics = self._clusters.topics_of(run) if concerned else None
             if topics is not None and (asks_anew or topics.dirty or run.key in runs):
                 asked = self._serve_from_the_store(topics, run, asked)
             for question in asked:
