@@ -512,3 +512,25 @@ def _due_in(world: ClusterWorld, number: int) -> float | None:
     node = world.nodes[number]
     shared = node.core._clusters.topics_of(node.run())
     return shared.due_at - node.now if shared is not None and shared.due_at is not None else None
+
+
+@pytest.mark.parametrize("count", [3, 30])
+def test_an_emptied_store_gets_all_items_again_for_a_node_that_has_none(count: int) -> None:
+    """Also if only a few were there, and if one is published before anybody has looked."""
+    world = with_a_third_node()
+    for number in range(count):
+        world.ranks[0].publish(payload=number)
+    side = world.side(1)
+    world.wait(2)
+    take_all(world, side, count)
+    side.take()
+    world.wait(1)
+    world.engine.empty()
+    world.seats.clear()
+    world.ranks[0].publish(payload="after")
+    world.wait(30)
+    assert side.got == list(range(1, count + 2))
+    late = world.side(2, "late")
+    world.wait(3)
+    assert take_all(world, late, count + 1) == list(range(1, count + 2))
+    assert payloads(late) == [*range(count), "after"]

@@ -122,8 +122,12 @@ class SharedTopics:
     # --- answers ------------------------------------------------------------------------------------------
 
     def listed(self, event: ClusterListed) -> None:
-        """Takes the answer to a list."""
+        """Takes the answer to a list; a store that was emptied gets again what is known here."""
+        emptied = self._lookout.emptied
         found = self._lookout_of(event.prefix).listed(event)
+        if self._lookout.emptied > emptied:
+            topics = self._book.topics_of(self._run)
+            self._restored = {name: 0 for name, topic in topics.items() if topic.last}
         if isinstance(found, str):
             self._memberships.silent(self.address, found)
         else:
