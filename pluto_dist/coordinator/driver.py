@@ -103,7 +103,7 @@ class Driver:
         self._events: deque[on.Event] = deque()
         self._launchers: dict[str, Identity] = {}
         self._effects: deque[do.Outward] = deque()
-        self._put_off: dict[tuple[str, str], tuple[float, do.Outward]] = {}
+        self._put_off: list[tuple[float, do.Outward]] = []
         self.stop: do.StopSelf | None = None
 
     def start(self) -> None:
@@ -247,15 +247,15 @@ class Driver:
                 self._effects.append(effect)
 
     def _try_later(self, effect: do.Outward, error: OSError) -> None:
-        lease_id = getattr(effect, "lease_id", "")
-        self._folders.log_trouble(lease_id, error)
-        self._put_off[type(effect).__name__, lease_id] = (boot_clock() + AGAIN_S, effect)
+        self._folders.log_trouble(getattr(effect, "lease_id", ""), error)
+        self._put_off.append((boot_clock() + AGAIN_S, effect))
 
     def _due(self) -> list[do.Outward]:
         """Effects that the disk refused earlier and that are to be tried again."""
         now = boot_clock()
-        due = [key for key, (at, _) in self._put_off.items() if at <= now]
-        return [self._put_off.pop(key)[1] for key in due]
+        due = [effect for at, effect in self._put_off if at <= now]
+        self._put_off = [later for later in self._put_off if later[0] > now]
+        return due
 
     def _carry_out(self, effect: do.Outward) -> None:
         if isinstance(effect, Slow):
