@@ -58,3 +58,23 @@ def test_participants_are_told_who_is_stuck_whatever_else_is_wrong() -> None:
     owner.log(loss=1.0)
     world.wait(10)
     assert owner.view.stuck == ""
+
+
+def test_a_rank_whose_delivered_segments_are_given_back_still_goes_on() -> None:
+    """What leaves the disk is no silence: what comes after it counts, also if it is less."""
+    world = World()
+    launch = world.launch(ranks=2)
+    ranks = [process.init(stuck_after_s=60.0) for process in launch.start()]
+    for _ in range(4):
+        for _ in range(100):
+            for rank in ranks:
+                rank.log(loss=1.0)
+        world.wait(1)
+        for rank in ranks:
+            rank.spool.rotate()
+    for _ in range(60):
+        ranks[0].log(loss=1.0).log(loss=1.0).log(loss=1.0)
+        ranks[1].log(loss=1.0)
+        world.wait(2)
+        assert ranks[0].view.stuck == ""
+    assert world.notes(world.run(), "ranks_stuck") == []

@@ -33,7 +33,7 @@ class Progress(msgspec.Struct, frozen=True):
         moves: how often something new of it was seen.
         at, at_ms: when last, CLOCK_BOOTTIME seconds and epoch milliseconds.
         longest_s: its longest pause so far.
-        size: bytes that were seen.
+        ends: newest segment of each stream, and how many bytes of it were seen.
         step: its highest step that is delivered, -1 if there is none.
     """
 
@@ -41,7 +41,7 @@ class Progress(msgspec.Struct, frozen=True):
     at: float = 0.0
     at_ms: int = 0
     longest_s: float = 0.0
-    size: int = 0
+    ends: dict[str, tuple[int, int]] = {}
     step: int = -1
 
 
@@ -74,17 +74,18 @@ class Stragglers:
 
     def seen(self, event: StreamsSeen) -> None:
         """Takes the sizes of a lease's streams."""
-        size = sum(
-            sum(sizes.values())
+        ends = {
+            stream: max(sizes.items())
             for stream, sizes in event.sizes.items()
-            if stream.partition(".")[0] not in _QUIET
-        )
+            if sizes and stream.partition(".")[0] not in _QUIET
+        }
         progress, now = self._progress.get(event.lease_id) or Progress(), self._context.now
-        if size <= progress.size:
+        # Not the sum of sizes: it falls when delivered segments are given back.
+        if all(end <= progress.ends.get(stream, (0, 0)) for stream, end in ends.items()):
             return
         pause = now.at - progress.at if progress.moves else 0.0
         self._progress[event.lease_id] = Progress(
-            progress.moves + 1, now.at, now.wall_ms, max(progress.longest_s, pause), size
+            progress.moves + 1, now.at, now.wall_ms, max(progress.longest_s, pause), progress.ends | ends
         )
         lease = self._book.leases.get(event.lease_id)
         if lease is not None and lease.run is not None:
