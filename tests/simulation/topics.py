@@ -136,6 +136,8 @@ class TopicChecks:
         self._published: dict[int, str] = {}
         self._items: dict[int, str] = {}
         self._known: dict[str, Topic] = {}
+        self._numbered_ms: dict[tuple[str, int], int] = {}
+        self._cancelled_ms: dict[str, int] = {}
         self._held: dict[Place, set[Holder]] = defaultdict(set)
         self._holding: dict[Place, tuple[Process, int]] = {}
         self._done: set[Place] = set()
@@ -199,13 +201,17 @@ class TopicChecks:
         reader = self._reader(process, group)
         topic = self._book().topics_of(reader.partition("/")[0]).get(TOPIC)
         last = topic.last if topic is not None else 0
-        numbers = [*range(1, last + 1)]
+        numbers, done = [*range(1, last + 1)], self._done | self._maybe_done
+        ended_ms = self._cancelled_ms.get(topic.run) if topic is not None else None
+        if topic is not None and ended_ms is not None:
+            # A rank may live on after a cancel, and publish while the answer is on its way.
+            numbers = [n for n in numbers if self._numbered_ms.get((topic.key, n), 0) <= ended_ms]
         if process.actor.latest:  # others are passed over, but not what somebody works at
             at_work = [
                 place[1] for place, by in self._holding.items() if place[0] == reader and self._at_work(by)
             ]
-            numbers = [*at_work, *numbers[-1:]]
-        done = self._done | self._maybe_done
+            newer = range(numbers[-1], last + 1) if numbers else ()
+            numbers = [*at_work, *([] if any((reader, n) in done for n in newer) else numbers[-1:])]
         missing = [number for number in numbers if (reader, number) not in done]
         self._world.checks.expect(
             not missing, f"G13: {reader} is told the end, and nobody has done {missing}"
@@ -217,6 +223,9 @@ class TopicChecks:
         """Numbers have no gaps, and each item is there once."""
         state = self._world.database.state
         for topic in book.topics:
+            run = book.runs.get(topic.run)
+            if run is not None and run.cancelled and run.ended_ms is not None:
+                self._cancelled_ms[run.key] = run.ended_ms
             known = self._known.get(topic.key)
             if known is topic:
                 continue
@@ -227,6 +236,7 @@ class TopicChecks:
                 body = state.get(("items", key))
                 self._world.checks.expect(body is not None, f"G13: there is no item {number} in {topic.key}")
                 value = msgspec.json.decode(body or b"{}")["payload"]
+                self._numbered_ms[topic.key, number] = self._world.wall_ms
                 before = self._items.setdefault(value, key)
                 self._world.checks.expect(before == key, f"G13: {value} is {before} and {key}")
             self._known[topic.key] = topic
