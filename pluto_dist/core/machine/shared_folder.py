@@ -52,6 +52,8 @@ QUIET_S = (
 )
 AGAIN_S = 1.0
 REFUSED_AGAIN_S = 15.0
+KEEPS_TRYING_S = 3600.0  # a coordinator without processes stays so long for a store that is away, or an end
+KEEP_S = 7 * 86_400  # what is known of an ended Run stays this long in the store, as its items on a node
 
 _encode = msgspec.json.Encoder().encode
 

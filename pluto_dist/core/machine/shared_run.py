@@ -19,6 +19,8 @@ from pluto_dist.core.machine.changes import Changes
 from pluto_dist.core.machine.context import Context
 from pluto_dist.core.machine.other_nodes import OtherNodes, pause_s
 from pluto_dist.core.machine.shared_folder import (
+    KEEP_S,
+    KEEPS_TRYING_S,
     QUIET_S,
     SEAT_QUIET_S,
     Lookout,
@@ -80,8 +82,6 @@ from pluto_dist.core.values.records import Lease, Run, Verdict
 REFRESH_S = 60.0
 LAST_RESORT_S = 15.0  # below the 20 s for which the last participant waits
 HAND_OVER_S = 5.0  # other nodes wait 10 s for the end of this one
-KEEPS_TRYING_S = 3600.0  # a coordinator without processes stays so long for a store that is away, or an end
-KEEP_S = 7 * 86_400  # what is known of an ended Run stays this long in the store
 
 
 class SharedRun:

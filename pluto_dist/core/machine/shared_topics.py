@@ -19,6 +19,8 @@ import msgspec
 
 from pluto_dist.core.machine.context import Context
 from pluto_dist.core.machine.shared_folder import (
+    KEEP_S,
+    KEEPS_TRYING_S,
     QUIET_S,
     Lookout,
     Memberships,
@@ -50,8 +52,6 @@ HUNDRED: Final = 100  # items are listed by so many
 BATCH: Final = 8  # items in one value: 512 KiB, and etcd takes 1.5 MiB
 GIVES_UP_S: Final = 15.0  # below the 20 s for which the last participant waits
 SILENT_S: Final = 150.0  # after which the server's monitor ends a Run without a sign of life
-KEEPS_TRYING_S: Final = 3600.0
-KEEP_S: Final = 7 * 86_400  # as the items on a node
 
 
 class Question(msgspec.Struct, frozen=True):
