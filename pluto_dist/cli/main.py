@@ -37,6 +37,7 @@ commands = Group(
         "upload": Command(f"{_HERE}.upload", "upload"),
         "artifacts": Command(f"{_HERE}.artifacts", "artifacts"),
         "download": Command(f"{_HERE}.artifacts", "download"),
+        "rm": Command(f"{_HERE}.rm", "rm"),
         "finish": Command(f"{_HERE}.finish", "finish"),
         "sync": Command(f"{_HERE}.sync", "sync"),
         "run": Command(f"{_HERE}.run", "run", mixed=False),

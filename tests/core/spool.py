@@ -119,7 +119,7 @@ class Spool:
 
     def cut(self, effect: Ship) -> Cut:
         """What the worker reads for a batch."""
-        segment = self.streams[effect.stream].get(effect.segment, Segment())
+        segment = self.streams.get(effect.stream, {}).get(effect.segment, Segment())
         records = [record for record in segment.records if record.start >= effect.start]
         records = [record for record in records if record.end <= effect.stop]
         records = records[: effect.limit_lines]

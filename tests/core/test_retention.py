@@ -11,6 +11,7 @@ import pytest
 
 from pluto_dist.core.machine.settle import Idle
 from pluto_dist.core.values.document import read, restore, show
+from pluto_dist.core.values.messages import Answer, Refusal
 from tests.core.processes import LOCAL
 from tests.core.world import World
 
@@ -122,6 +123,64 @@ def test_a_run_is_remembered_for_a_day() -> None:
     assert {run.external_id for run in world.book.runs} == {"keep", "x"}
     world.suspend(3 * 7200)
     assert {run.external_id for run in world.book.runs} == {"keep"}
+
+
+def test_a_person_deletes_a_run_that_has_ended_and_is_delivered_and_no_other() -> None:
+    """G1, G3: not one that goes on, is looked at, or has records left."""
+    world = World()
+    owner = world.process("owner").init("x")
+    side = world.process("eval").attach("x", label="eval")
+
+    def refused(force: bool) -> str:
+        answer = world.forget("x", force=force)
+        assert world.run("x")
+        return refused_of(answer)
+
+    assert "live processes: owner (pid" in refused(force=True)
+    owner.finish().exit()
+    assert "live processes: eval" in refused(force=True)
+    world.server.down = True
+    side.log(acc=1.0).close().exit()
+    assert "its server has not taken yet" in refused(force=False)
+    world.server.down = False
+    world.wait(120)
+    assert isinstance(world.forget("x"), Answer)
+    assert not list(world.book.runs)
+    assert "knows no Run" in refused_of(world.forget("x"))
+
+
+def refused_of(answer: Answer | Refusal | None) -> str:
+    assert isinstance(answer, Refusal)
+    return answer.message
+
+
+@pytest.mark.parametrize("target", ["pluto", "local"])
+@pytest.mark.parametrize("held_back", [("Ship",), ("Control",), ("Ship", "WriteDocument", "KeepCopies"), ()])
+def test_a_run_that_a_person_deletes_by_force_leaves_nothing_whatever_is_on_its_way(
+    target: str, held_back: tuple[str, ...]
+) -> None:
+    """Answers to what was asked before come to nobody; no folder is left that would be found again."""
+    world = World(LOCAL) if target == "local" else World()
+    world.process("notebook").init("always")
+    owner = world.process("owner").init("x")
+    key, leases = world.run("x").key, {lease.lease_id for lease in world.book.leases}
+    world.server.down = not held_back
+    world.hold |= set(held_back)
+    owner.log(loss=1.0).log(loss=2.0, stream="files").publish("t", {"a": 1}).add_tags("t").finish().exit()
+    world.wait(5)
+    assert isinstance(world.forget("x", force=True), Answer)
+    world.server.down = False
+    world.release()
+    world.wait(300)
+    gone = leases - {lease.lease_id for lease in world.book.leases}
+    assert gone
+    assert owner.spool.lease_id in gone
+    assert [run.external_id for run in world.book.runs] == ["always"]
+    words = held(world.core)
+    assert not {word: where for word, where in words.items() if word in {key, *gone}}
+    world.restart()
+    world.wait(60)
+    assert [run.external_id for run in world.book.runs] == ["always"]
 
 
 def test_what_was_not_reported_is_never_forgotten() -> None:

@@ -14,7 +14,16 @@ import msgspec
 from pluto_dist.core.values import events as on
 from pluto_dist.core.values.ids import Identity, Job
 from pluto_dist.core.values.lifecycle import Target
-from pluto_dist.core.values.messages import PROTOCOL, Answer, ForceFinish, Question, Refusal, Sync, TakeItem
+from pluto_dist.core.values.messages import (
+    PROTOCOL,
+    Answer,
+    ForceFinish,
+    ForgetRun,
+    Question,
+    Refusal,
+    Sync,
+    TakeItem,
+)
 from pluto_dist.core.values.records import Lease, Run
 from tests.core.driver import Driver
 from tests.core.processes import PLUTO, Launch, Process
@@ -93,6 +102,10 @@ class World(Driver):
     def force_finish(self, run: str, status: str, *, force: bool = True) -> Answer | Refusal | None:
         """`pluto-dist finish`."""
         return self.ask(ForceFinish(request=1, run=run, status=status, force=force))  # type: ignore[arg-type]
+
+    def forget(self, run: str, *, force: bool = False) -> Answer | Refusal | None:
+        """`pluto-dist rm`."""
+        return self.ask(ForgetRun(request=1, run=run, force=force))
 
     # --- what there is ----------------------------------------------------------------------------
 

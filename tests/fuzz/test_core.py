@@ -18,6 +18,7 @@ from pluto_dist.core.values.lifecycle import Claim, LifecycleEntry, decode_entry
 from pluto_dist.core.values.messages import (
     PROTOCOL,
     ForceFinish,
+    ForgetRun,
     Question,
     StopCoordinator,
     Sync,
@@ -36,7 +37,7 @@ targets = st.sampled_from([msgspec.to_builtins(target) for target in (LOCAL, PLU
 opened = wire(Claim, protocol=st.sampled_from([PROTOCOL] * 9 + [2]), target=targets)
 entries = st.one_of([wire(kind) for kind in OTHERS]) | opened
 stories = st.tuples(st.one_of(opened, opened, opened, entries), st.lists(entries, max_size=6))
-QUIET = [kind for kind in kinds_of(Question) if kind not in (StopCoordinator, ForceFinish)]
+QUIET = [kind for kind in kinds_of(Question) if kind not in (StopCoordinator, ForceFinish, ForgetRun)]
 questions = st.one_of([wire(kind) for kind in QUIET]) | wire(ForceFinish, force=False)
 syncs = wire(Sync, protocol=st.sampled_from([PROTOCOL, PROTOCOL, -1, 2**63 - 1]))
 

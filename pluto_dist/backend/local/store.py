@@ -90,6 +90,34 @@ class Store:
             return []
         return sorted(folder.name for folder in folders if _may_be(folder / "run.json"))
 
+    def delete(self, key: str, project: str, external_id: str) -> None:
+        """Deletes a Run with what only it has of `objects/`; its numbers stay taken. It may be repeated.
+
+        Raises:
+            OSError: a part of it cannot be deleted; the document is still there, so the Run is still listed.
+        """
+        import shutil
+
+        folder = self.run(key)
+        own = {entry.stat().st_ino for entry in (folder / "files").rglob("*") if entry.is_file()}
+        for entry in folder.iterdir() if folder.is_dir() else ():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            elif entry.name != "run.json":
+                entry.unlink()
+        for entry in (self.root / "objects").glob("*/*"):
+            with contextlib.suppress(FileNotFoundError):
+                found = entry.stat()
+                if found.st_ino in own and found.st_nlink == 1:
+                    entry.unlink()
+        if external_id:
+            if self.key_of_external(project, external_id) == key:
+                (self._project(project) / "external" / _name(external_id)).unlink(missing_ok=True)
+            (self._project(project) / "parts" / _name(external_id) / key).unlink(missing_ok=True)
+        (folder / "run.json").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # something was put there since
+            folder.rmdir()
+
     def write_document(self, key: str, body: bytes) -> None:
         """Replaces the Run's document; a reader sees the old one or the new one.
 

@@ -147,7 +147,9 @@ class Coordinator:
             self._context, [part for part in vars(self).values() if isinstance(part, Part)]
         )
         self._recovery = Recovery(self._context, self._admission, self._opening, self._uploads)
-        self._questions = Questions(self._context, self._views, generation)
+        self._questions = Questions(
+            self._context, self._views, generation, at_rest=self._settling.at_rest, drop=self._drop
+        )
 
     def start(self, now: Now) -> list[Effect]:
         """The first effects: every lease and launcher in the book is read and watched."""
@@ -327,6 +329,12 @@ class Coordinator:
         for lease in self._book.live_leases:
             self._context.news[lease.lease_id] = None
         self._opening.key_given(key_id)
+
+    def _drop(self, run: Run) -> None:
+        for lease in self._book.leases_of(run.key):
+            if not lease.removed:
+                self._settling.remove(lease)
+        self._retention.forget(run.key)
 
     def _finish(self) -> list[Effect]:
         self._retention.forget_old()

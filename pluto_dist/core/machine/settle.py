@@ -308,13 +308,17 @@ class Settling:
             return
         if any(lane.kept or lane.correctable for lane in self._delivery.lanes_of(lease)):
             return
-        self._gone.discard(lease_id)
+        self.remove(lease)
+
+    def remove(self, lease: Lease) -> None:
+        """Removes the folder of a lease, whatever is in it."""
+        self._gone.discard(lease.lease_id)
         # `removed` is committed before the folder goes: a crash between the two only repeats the removal.
-        self._context.emit(RemoveLease(lease_id=lease_id, folder=lease.folder))
+        self._context.emit(RemoveLease(lease_id=lease.lease_id, folder=lease.folder))
         self._book.put_lease(msgspec.structs.replace(lease, removed=True))
         self._delivery.lease_removed(lease)
-        self._folding.lease_removed(lease_id)
-        self._views.lease_removed(lease_id)
+        self._folding.lease_removed(lease.lease_id)
+        self._views.lease_removed(lease.lease_id)
 
 
 def _beat_s(run: Run, assessment: Assessment, members: tuple[Lease, ...]) -> float | None:
@@ -396,11 +400,15 @@ class Retention:
         before_ms = now.wall_ms - FORGET_MS
         for run in self._book.runs:
             if self._done_with(run, now.wall_ms):
-                self._forget(run.key)
-                self._book.delete_run(run.key)
+                self.forget(run.key)
         for lease in self._book.leases:
             if lease.run is None and lease.removed and (lease.ended_ms or 0) < before_ms:
                 self._book.delete_lease(lease.lease_id)
+
+    def forget(self, run: str) -> None:
+        """Deletes a Run, of whose leases no folder is left."""
+        self._forget(run)
+        self._book.delete_run(run)
 
     def forget_gone(self) -> None:
         """Has all parts forget Runs that were deleted from the book."""

@@ -264,7 +264,8 @@ class UndeliveredCopies:
         return known or Cursor(lease_id=lease.lease_id, target="store", stream=stream, kind=kind)
 
     def _answered(self, run: str) -> None:
-        self._busy[run] = max(0, self._busy.get(run, 0) - 1)
+        if run in self._busy:  # else the Run is forgotten
+            self._busy[run] = max(0, self._busy[run] - 1)
 
 
 def _missing(lane: Lane) -> tuple[Copy, ...]:

@@ -9,7 +9,7 @@ the process should know. Numbers that change all the time (points, pending bytes
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import assert_never
 
 import msgspec
@@ -36,6 +36,7 @@ from pluto_dist.core.values.messages import (
     AskRuns,
     AskStatus,
     ForceFinish,
+    ForgetRun,
     HandOverKey,
     Question,
     Refusal,
@@ -441,12 +442,27 @@ _encoder = msgspec.json.Encoder()
 
 
 class Questions:
-    """Answers are JSON documents."""
+    """Answers are JSON documents.
 
-    def __init__(self, context: Context, views: Views, generation: int) -> None:
+    Args:
+        at_rest: whether nothing is left to do for a Run.
+        drop: deletes a Run from the book, and the folders of its leases.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        views: Views,
+        generation: int,
+        *,
+        at_rest: Callable[[Run], bool],
+        drop: Callable[[Run], None],
+    ) -> None:
         self._context = context
         self._book = context.book
         self._views = views
+        self._at_rest = at_rest
+        self._drop = drop
         self._generation = generation
 
     def answer(self, peer: bytes, question: Question) -> bool:
@@ -467,6 +483,8 @@ class Questions:
                 self._say(peer, question, _encoder.encode({"taken": True}))
             case ForceFinish():
                 self._force(peer, question)
+            case ForgetRun():
+                self._forget(peer, question)
             case StopCoordinator():
                 self._say(peer, question, _encoder.encode({"stopping": True, "generation": self._generation}))
                 return True
@@ -528,6 +546,22 @@ class Questions:
         self._take_over(run, question)
         self._say(peer, question, self._views.document(self._book.runs[run.key]))
 
+    def _forget(self, peer: bytes, question: ForgetRun) -> None:
+        """Drops a Run for `pluto-dist rm`, with what its leases have in the spool."""
+        found = self._named(question.run)
+        if len(found) != 1:
+            self._refuse(peer, question, *_not_one(question.run, found))
+            return
+        run = found[0]
+        alive = [lease for lease in self._book.leases_of(run.key) if lease.alive and not is_node(lease)]
+        if alive or not (run.ended or run.relay):
+            self._refuse(peer, question, "OwnerExistsError", _goes_on(run, alive))
+        elif not (question.force or self._at_rest(run)):
+            self._refuse(peer, question, "OwnerExistsError", _undelivered(run))
+        else:
+            self._drop(run)
+            self._say(peer, question, _encoder.encode({"forgotten": run.key}))
+
     def _take_over(self, run: Run, question: ForceFinish) -> None:
         """Ends a Run for a person, in a new epoch, so that no older owner can end it again."""
         verdict = Verdict(question.status, "ended by a person with finish --force")
@@ -573,6 +607,22 @@ def _not_one(name: str, found: list[Run]) -> tuple[str, str]:
 def _owned_elsewhere(run: Run) -> str:
     named = run.display_id or run.key
     return f"Run {named} is owned on another node; end it there, or use --force to take it over"
+
+
+def _goes_on(run: Run, alive: list[Lease]) -> str:
+    named = run.display_id or run.key
+    if not alive:
+        return f"Run {named} has not ended; `pluto-dist finish {named} --status …` ends it"
+    who = ", ".join(f"{lease.label} (pid {lease.identity.pid})" for lease in alive[:5])
+    return f"Run {named} has live processes: {who}; it can be deleted when they have ended"
+
+
+def _undelivered(run: Run) -> str:
+    where = "its server" if run.target.mode == "pluto" else "its store"
+    return (
+        f"Run {run.display_id or run.key} has records that {where} has not taken yet; wait for them, or "
+        "delete them too with --force"
+    )
 
 
 def _still_alive(run: Run, alive: list[Lease]) -> str:

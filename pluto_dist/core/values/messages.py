@@ -224,6 +224,14 @@ class ForceFinish(Message, frozen=True, kw_only=True, tag="force_finish"):
     force: bool = False
 
 
+class ForgetRun(Message, frozen=True, kw_only=True, tag="forget_run"):
+    """A person deletes a Run that has ended; `force`: also with what its backend has not taken."""
+
+    request: Whole
+    run: str
+    force: bool = False
+
+
 class StopCoordinator(Message, frozen=True, kw_only=True, tag="stop"):
     """Drain and exit; spooled records stay on disk."""
 
@@ -245,7 +253,17 @@ class Refusal(Message, frozen=True, kw_only=True, tag="refusal"):
     message: str
 
 
-Question = AskConfig | AskRuns | AskRun | AskStatus | TakeItem | HandOverKey | ForceFinish | StopCoordinator
+Question = (
+    AskConfig
+    | AskRuns
+    | AskRun
+    | AskStatus
+    | TakeItem
+    | HandOverKey
+    | ForceFinish
+    | ForgetRun
+    | StopCoordinator
+)
 Request = Sync | Question
 Reply = View | Answer | Refusal
 
