@@ -260,7 +260,8 @@ class Folding:
         if isinstance(entry, Closed) or not entry.at_exit:
             self._context.emit(AwaitRelease(lease_id=lease.lease_id))
         if isinstance(entry, Closed):
-            self._context.end_lease(lease, "closed", entry.wall_ms, left_at=entry.at)
+            reason = "gave_up" if entry.gave_up else "closed"
+            self._context.end_lease(lease, reason, entry.wall_ms, left_at=entry.at)
             return
         is_owner = lease.role == "owner" and run.owner == lease.lease_id
         code = entry.code if is_owner else None
