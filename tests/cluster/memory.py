@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import threading
+from bisect import bisect_right
 from collections.abc import Callable
 
 import msgspec
@@ -203,7 +204,8 @@ class MemoryEngine:
         """Changes after a revision, None if they are forgotten."""
         if as_of < self._compacted:
             return None
-        return {key: found for at, key, found in self._log if at > as_of and key.startswith(prefix)}
+        first = bisect_right(self._log, as_of, key=lambda change: change[0])
+        return {key: found for _, key, found in self._log[first:] if key.startswith(prefix)}
 
 
 class MemoryStore:

@@ -27,36 +27,66 @@ pytest.importorskip("torch")
 
 NAME = "two-machines"
 TRAIN = """
-    import torch, torch.distributed as dist
     RANK = int(os.environ["RANK"])
     run = pluto.init(config={"width": 4})
-    dist.init_process_group("gloo")
+    here, go, going = os.environ["PD_TEST_WORDS"], 20, True
+    def told(word):
+        return os.path.exists(os.path.join(here, word))
+    begin()
     def step(number):
-        "One step of a job whose ranks need each other."
-        loss = torch.rand(1)
-        dist.all_reduce(loss)
-        log(run, {"loss": float(loss) / 4 + RANK}, number)
+        log(run, {"loss": together() / 4 + RANK}, number)
     for number in range(20):
         step(number)
     tell(f"{RANK}:trained", run.run_id)
-    here, go = os.environ["PD_TEST_WORDS"], 20
-    def told(word):
-        return os.path.exists(os.path.join(here, word))
-    going = torch.ones(1)
-    while going.item():  # all ranks leave in the same step: a word may come between two ranks' looks for it
+    while going:
         step(go)
         go += 1
         time.sleep(0.05)
         if told(f"fail{RANK}"):
             what = open(os.path.join(here, f"fail{RANK}")).read()
+            begin_to_fail()
             if what == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
             raise ValueError(what)
-        going = torch.tensor([float(not told("end"))])
-        dist.all_reduce(going, dist.ReduceOp.MIN)
-    dist.barrier()
-    dist.destroy_process_group()
+        going = all_go_on(not told("end"))
+    end()
     run.finish()
+"""
+# Ranks that need each other in each step, as in real training. They all leave in the same step: a word may
+# come between two ranks' looks for it.
+GLOO = """
+    import torch, torch.distributed as dist
+    def begin():
+        dist.init_process_group("gloo")
+    def together():
+        loss = torch.rand(1)
+        dist.all_reduce(loss)
+        return float(loss)
+    def all_go_on(here):
+        going = torch.tensor([float(here)])
+        dist.all_reduce(going, dist.ReduceOp.MIN)
+        return bool(going.item())
+    def begin_to_fail():
+        pass
+    def end():
+        dist.barrier()
+        dist.destroy_process_group()
+"""
+# Ranks that only learn of each other's deaths: importing torch is most of what a rank costs, and a story
+# about the store does not ask how ranks lose their peers.
+ALONE = """
+    import random
+    begin = end = lambda: None
+    together = random.random
+    def begin_to_fail():
+        with open(os.path.join(here, "failing"), "x") as file:
+            file.write(str(os.getpid()))
+    def all_go_on(here_too):
+        if not told("failing"):
+            return here_too
+        peer = open(os.path.join(here, "failing")).read()
+        while peer and os.path.exists(f"/proc/{peer}"): time.sleep(0.01)
+        raise ConnectionError("a peer is gone")
 """
 
 
@@ -65,7 +95,8 @@ class TwoMachines:
 
     name = NAME
 
-    def __init__(self, served: Served, folder: Path) -> None:
+    def __init__(self, served: Served, folder: Path, ranks: str) -> None:
+        self.ranks = ranks
         self.network = Network()
         self.nodes = (served, served.beside())
         self.server = served
@@ -112,7 +143,7 @@ class TwoMachines:
             "--rdzv-endpoint", f"{self.network.addresses[0]}:{port}",
             "--local-addr", self.network.addresses[number],
             "--rdzv-conf", f"is_host={number == 0},last_call_timeout=5",
-            *more, *node.command(TRAIN, "train")[2:],
+            *more, *node.command(self.ranks + TRAIN, "train")[2:],
         ]  # fmt: skip
         agent: Script = node.keep(Script(name, *node.spawn(command, name)))
         self.agents.append(agent)
@@ -123,6 +154,11 @@ class TwoMachines:
         path = self.words / f".{word}"
         path.write_text(content)
         path.rename(self.words / word)
+
+    def take_back(self, word: str) -> None:
+        """The word, and what a rank wrote down when it heard it."""
+        for name in (word, "failing"):
+            (self.words / name).unlink(missing_ok=True)
 
     def trained(self, ranks: AbstractSet[str] = frozenset("0123"), *, since: int = 0) -> None:
         """These ranks have trained for a while, under the agents after the first `since` ones."""
@@ -186,11 +222,17 @@ class TwoMachines:
         self.nodes[1].close()
 
 
-def two_machines(served: Served, folder: Path) -> Iterator[TwoMachines]:
-    """For a fixture: two machines, and what the nodes of one job do at the server is no defect."""
+def two_machines(served: Served, folder: Path, ranks: str = GLOO) -> Iterator[TwoMachines]:
+    """For a fixture: two machines, and what the nodes of one job do at the server is no defect.
+
+    Args:
+        served: the first node and its server.
+        folder: for what belongs to neither node.
+        ranks: `GLOO` or `ALONE`.
+    """
     served.server.waive("6.3.10", text="heartbeats from * sources in turn*")
     served.server.waive("6.3.2")
-    made = TwoMachines(served, folder)
+    made = TwoMachines(served, folder, ranks)
     yield made
     made.close()
 

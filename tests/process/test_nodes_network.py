@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.process.harness import Pid, wait_until
-from tests.process.machines import TwoMachines, two_machines
+from tests.process.machines import ALONE, TwoMachines, two_machines
 from tests.process.served import Served
 from tests.process.torchjob import code_of
 
@@ -83,6 +83,7 @@ def test_a_cut_link_fails_no_healthy_run(two: TwoMachines, machine: int) -> None
 
 def test_the_seat_stands_still(two: TwoMachines) -> None:
     """G7: its node is lost for the store and takes the job up again; nothing has failed, one node reports."""
+    two.ranks = ALONE
     two.start()
     two.trained()
     two.met()
