@@ -17,7 +17,7 @@ from typing import Literal
 
 import msgspec
 
-from pluto_dist.core.rules.shipment import ManifestFile, Note
+from pluto_dist.core.rules.shipment import ManifestFile, Note, Shard
 from pluto_dist.core.values.ids import UNREADABLE
 from pluto_dist.spool.file_lines import SENT, FileLine, Seen
 
@@ -39,6 +39,7 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
         files: of a folder, or of a file that was split; () for a plain file.
         lease_id: who logged it.
         source, seen: the user's file, where it was not copied.
+        shard: of what it is a rank's or node's share.
     """
 
     id: str
@@ -53,6 +54,7 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
     lease_id: str = ""
     source: str = ""
     seen: Seen | None = None
+    shard: Shard | None = None
 
 
 def entry_of(
@@ -71,6 +73,7 @@ def entry_of(
         files=files,
         source=line.source,
         seen=line.seen,
+        shard=line.shard,
     )
 
 

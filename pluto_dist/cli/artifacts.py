@@ -4,9 +4,12 @@ A Run of this machine's store is looked up there: what its processes on this nod
 that the coordinator has taken. For a Run that is not there, or an artifact that its store does not know, the
 server is asked (PLUTO_API_KEY), at most 1000 files of a name.
 
+What ranks or nodes gave together (`shards`) is one artifact with the files of all, and says whose is lacking.
+
 JSON of `artifacts`: a list of `name`, `step`, `time` (epoch ms), `file_name`, `size`, `sha256` ("" where none
 is known; of a folder one of all its files), `where` (store; server; spool: on its way), `path` (on this
-machine, null if it is not) and `files` (of a folder: `name`, `size`, `sha256`).
+machine, null if it is not), `files` (of a folder: `name`, `size`, `sha256`) and `lacks` (`rank 3` and the
+like, whose share nobody has).
 
 JSON of `download`: `name`, `step`, `path`, `checked` (the checksum was known, and fits) and `files`.
 """
@@ -19,7 +22,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import msgspec
 
@@ -30,7 +33,7 @@ from pluto_dist.backend.local.store import Store
 from pluto_dist.cli.console import print_json, print_table, size
 from pluto_dist.cli.options import Argument, Dir, Home, Json, Option, RunName, echo
 from pluto_dist.core.rules.series import FinalNames
-from pluto_dist.core.rules.shipment import MANIFEST, Manifest, ManifestFile
+from pluto_dist.core.rules.shipment import MANIFEST, Manifest, ManifestFile, Shard, Unit
 from pluto_dist.core.values.ids import UNREADABLE, classify_run_id
 from pluto_dist.errors import ArtifactError, RunNotFoundError, ServerRefusedError, SettingError, UsageError
 from pluto_dist.host.settings import as_option, load
@@ -61,8 +64,7 @@ def artifacts(
     else:
         backend = _backend(folder)
         try:
-            server = _on_server(backend, run, project)
-            listed = [server.whole(each) for each in server.artifacts]
+            listed = ServerArtifacts(_asking(backend, run, project)(""), backend.fetch).wholes
         finally:
             backend.close()
     if as_json:
@@ -75,7 +77,7 @@ def artifacts(
             size(each.size),
             len(each.files) or 1,
             each.sha256[:12],
-            each.where,
+            f"{each.where}, {lacking(each)}" if each.lacks else each.where,
             each.path or each.file_name,
         )
         for each in listed
@@ -99,21 +101,26 @@ def download(
     found = _local(run, home, folder)
     listed = artifacts_of(found) if found is not None else []
     here = chosen(listed, name, step)
-    if here is not None and here.path is not None:
+    if here is not None and here.is_here:
         _tell(here, to, bring(here, to), as_json=as_json)
         return
     if found is not None and found.document.mode != "pluto":
         raise ArtifactError(_no_such(run, name, step, listed))
     backend = _backend(folder)
     try:
-        server = _on_server(backend, run, project, found, name)
+        ask = _asking(backend, run, project, found)
+        server = ServerArtifacts(ask(name), backend.fetch)
         there = chosen(server.artifacts, name, step)
-        if there is None:
-            raise ArtifactError(_no_such(run, name, step, [*listed, *server.artifacts]))
-        whole = server.whole(there)
+        whole = server.whole(there) if there is not None else None
+        if whole is None:
+            server = ServerArtifacts(_shares(name, ask, backend.fetch), backend.fetch)
+            whole = chosen(server.wholes, name, step)
+        if whole is None:
+            everything = ServerArtifacts(ask(""), backend.fetch).wholes
+            raise ArtifactError(_no_such(run, name, step, [*listed, *everything]))
         if not whole.sha256 and here is not None and here.file_name == whole.file_name:
             whole = here
-        _tell(whole, to, bring(whole, to, server.content(whole)), as_json=as_json)
+        _tell(whole, to, bring(whole, to, server.content), as_json=as_json)
     finally:
         backend.close()
 
@@ -150,9 +157,10 @@ def _backend(folder: Path | None) -> PlutoBackend:
     return PlutoBackend(target_of(settings), lambda: key)
 
 
-def _on_server(
-    backend: PlutoBackend, run: str, project: str | None, found: Run | None = None, name: str = ""
-) -> ServerArtifacts:
+def _asking(
+    backend: PlutoBackend, run: str, project: str | None, found: Run | None = None
+) -> Callable[[str], list[FileRow]]:
+    """Gives the server's rows of a Run under a name, "" for all."""
     from pluto_dist.backend.pluto.client import Details
 
     run_id, of_project = (found.document.id, found.document.project) if found is not None else (None, "")
@@ -170,10 +178,24 @@ def _on_server(
                 f"Run {run!r} is not on this machine, and the server says: {details.reason}"
             )
         run_id, of_project = details.id, details.project_name
-    rows = backend.file_rows(run_id, of_project, name)
-    if not isinstance(rows, list):
-        raise ServerRefusedError(f"the server does not list the files of Run {run!r}: {rows.reason}")
-    return ServerArtifacts(rows, backend.fetch)
+
+    def ask(name: str) -> list[FileRow]:
+        rows = backend.file_rows(run_id, of_project, name)
+        if not isinstance(rows, list):
+            raise ServerRefusedError(f"the server does not list the files of Run {run!r}: {rows.reason}")
+        return rows
+
+    return ask
+
+
+def _shares(name: str, ask: Callable[[str], list[FileRow]], fetch: Content) -> list[FileRow]:
+    """Rows of what ranks or nodes gave together; the share of the first says how many there are."""
+    rows: list[FileRow] = []
+    for unit in get_args(Unit):
+        first = ServerArtifacts(ask(f"{name}/{unit}0"), fetch)
+        of = max((each.shard.of for each in map(first.whole, first.artifacts) if each.shard), default=0)
+        rows += [row for number in range(of) for row in ask(f"{name}/{unit}{number}")]
+    return rows
 
 
 def _named(run: str) -> RunRef:
@@ -215,11 +237,13 @@ def _plain(artifact: Artifact) -> dict[str, object]:
         "where": artifact.where,
         "path": str(artifact.path) if artifact.path is not None else None,
         "files": [{"name": each.name, "size": each.size, "sha256": each.sha256} for each in artifact.files],
+        "lacks": list(artifact.lacks),
     }
 
 
 # Files and folders that a Run has logged, on this machine and on a server, and how they are brought here.
 PIECE = 1 << 20
+SHOWN = 8  # of those whose shares are lacking
 
 Where = Literal["store", "server", "spool"]
 _PART = re.compile(r"\.\d{5}-[A-Za-z0-9_.-]+")  # what stands behind an artifact's file name in that of a part
@@ -238,6 +262,9 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True):
         where: the store, the server only, or still on its way (`spool`).
         files: of a folder, or of a file that a server has in parts; () for a plain file.
         path: where it is on this machine, None if it is not.
+        shard: of which artifact it is the share of a rank or node.
+        shares: of an artifact that ranks or nodes gave together, by their numbers.
+        lacks: who has given nothing of it, `rank 3` and the like.
     """
 
     name: str
@@ -249,6 +276,14 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True):
     where: Where
     files: tuple[ManifestFile, ...] = ()
     path: Path | None = None
+    shard: Shard | None = None
+    shares: tuple[Artifact, ...] = ()
+    lacks: tuple[str, ...] = ()
+
+    @property
+    def is_here(self) -> bool:
+        """Whether all of it is on this machine."""
+        return all(each.path is not None or not each.size for each in self.shares or (self,))
 
 
 Content = Callable[[str], Iterator[bytes]]  # of an object, by its file name
@@ -266,47 +301,116 @@ def artifacts_of(run: Run) -> list[Artifact]:
             own = entry.where == "store"  # a server's entries have their final names
             final = names.of(participants.get(entry.lease_id, ""), entry.name, "FILE") if own else entry.name
             found.append(_of(entry, final or entry.name))
+    return joined(found)
+
+
+def joined(artifacts: Iterable[Artifact]) -> list[Artifact]:
+    """Artifacts by name and step, where the shares of one are one; a repeated share replaces the first."""
+    found: list[Artifact] = []
+    shares: dict[tuple[object, ...], dict[int, Artifact]] = {}
+    for each in sorted(artifacts, key=lambda each: each.time):
+        if each.shard is None:
+            found.append(each)
+        else:
+            shard = each.shard
+            key = (shard.name, each.step, shard.unit, shard.of, shard.group)
+            shares.setdefault(key, {})[shard.number] = each
+    found += [_together(each) for each in shares.values()]
     return sorted(found, key=lambda each: (each.name, each.step, each.time))
 
 
+def _together(by_number: dict[int, Artifact]) -> Artifact:
+    shares = tuple(each for _, each in sorted(by_number.items()))
+    last = max(shares, key=lambda each: each.time)
+    shard = last.shard
+    assert shard is not None  # noqa: S101 # only those are together
+    files = tuple(msgspec.structs.replace(file, name=name) for _, file, name in _placed(shares))
+    unknown = any(not share.sha256 for share in shares)
+    return msgspec.structs.replace(
+        last,
+        name=shard.name,
+        file_name=f"{shard.name.rpartition('/')[2]}-{last.step}",
+        size=sum(file.size for file in files) if not unknown else sum(share.size for share in shares),
+        sha256="" if unknown else digest_of(files),
+        where=next((share.where for share in shares if share.where == "spool"), last.where),
+        files=files,
+        path=None,
+        shard=None,
+        shares=shares,
+        lacks=tuple(f"{shard.unit} {n}" for n in range(shard.of) if n not in by_number),
+    )
+
+
+def _placed(shares: Iterable[Artifact]) -> Iterator[tuple[Artifact, ManifestFile, str]]:
+    """The files with their names in the whole: one that several gave alike once, others below their giver."""
+    known: dict[str, str] = {}
+    for share in shares:
+        for file in share.files:
+            name = file.name
+            if share.shard is not None and known.get(name, file.sha256) != file.sha256:
+                name = f"{share.shard.unit}{share.shard.number}/{name}"
+            if name not in known:
+                known[name] = file.sha256
+                yield share, file, name
+
+
 def chosen(artifacts: Iterable[Artifact], name: str, step: int | None) -> Artifact | None:
-    """The artifact of a name and step; without a step the latest. None if there is none."""
+    """The artifact of a name and step, None if there is none; without a step the latest whole one."""
     fitting = [each for each in artifacts if each.name == name and step in (None, each.step)]
-    return max(fitting, key=lambda each: (each.step, each.time), default=None)
+    return max(fitting, key=lambda each: (not each.lacks, each.step, each.time), default=None)
 
 
-def bring(artifact: Artifact, to: Path, fetch: Content | None = None) -> list[ManifestFile]:
+def bring(
+    artifact: Artifact, to: Path, fetch: Callable[[Artifact], Content] | None = None
+) -> list[ManifestFile]:
     """Puts an artifact into a folder, under its file name; files that are there with that content stay.
 
     Args:
         artifact: from the store, or with `fetch` from a server.
         to: the folder; it is made.
-        fetch: gives an object's content.
+        fetch: gives the contents of an artifact's objects.
 
     Returns:
         The files, with the checksums that they have.
 
     Raises:
-        ArtifactError: the content is not the one that was logged; nothing of it stays.
+        ArtifactError: a share of it is not there; or the content is not the one that was logged, and nothing
+            of it stays.
         UsageError: another file of that name is there.
         OSError: it cannot be read or written.
     """
+    root = to / safe_part(artifact.file_name)
+    if artifact.shares:
+        if artifact.lacks or not artifact.sha256:
+            why = lacking(artifact) or "is still on its way to its server or store"
+            raise ArtifactError(f"{artifact.name} of step {artifact.step} {why}; nothing was written")
+        return [
+            _brought(file, _below(root, name), _source(share, file), fetch and fetch(share))
+            for share, file, name in _placed(artifact.shares)
+        ]
+    content = fetch and fetch(artifact)
     if not artifact.files and not (artifact.path is not None and artifact.path.is_dir()):
         plain = ManifestFile(artifact.file_name, artifact.size, artifact.sha256, (artifact.file_name,))
-        return [_brought(plain, to / safe_part(artifact.file_name), artifact.path, fetch)]
+        return [_brought(plain, root, artifact.path, content)]
     files = artifact.files or _files_in(artifact.path)
     if len(files) == 1 and files[0].name == artifact.file_name:  # one file, in parts
-        return [_brought(files[0], to / safe_part(files[0].name), artifact.path, fetch)]
-    root = to / safe_part(artifact.file_name)
-    return [
-        _brought(
-            file,
-            root.joinpath(*map(safe_part, PurePosixPath(file.name).parts)),
-            artifact.path / part_place(file.name) if artifact.path is not None else None,
-            fetch,
-        )
-        for file in files
-    ]
+        return [_brought(files[0], root, artifact.path, content)]
+    return [_brought(file, _below(root, file.name), _source(artifact, file), content) for file in files]
+
+
+def _below(root: Path, name: str) -> Path:
+    return root.joinpath(*map(safe_part, PurePosixPath(name).parts))
+
+
+def _source(artifact: Artifact, file: ManifestFile) -> Path | None:
+    return artifact.path / part_place(file.name) if artifact.path is not None else None
+
+
+def lacking(artifact: Artifact) -> str:
+    """Whose shares are not there, in words; "" if all are."""
+    more = len(artifact.lacks) - SHOWN
+    named = ", ".join(artifact.lacks[:SHOWN])
+    return f"lacks {named}{f' and {more} more' if more > 0 else ''}" if named else ""
 
 
 def safe_part(name: str) -> str:
@@ -371,21 +475,29 @@ def _files_in(path: Path | None) -> tuple[ManifestFile, ...]:
 
 
 def _logged(file: LoggedFile, entry: ledger.Entry | None, folders: list[Path]) -> Artifact:
-    where: Where = "server"
-    if file.path is not None:
-        where = "store" if any(map(file.path.is_relative_to, folders)) else "spool"
+    where: Where = "spool"
+    if entry is not None:
+        where = entry.where
+    elif file.path is not None and any(map(file.path.is_relative_to, folders)):
+        where = "store"
     known = _of(entry, file.name) if entry is not None else None
     return Artifact(
         name=file.name,
         step=file.step,
         time=file.time,
         file_name=file.file_name,
-        size=file.size,
+        size=known.size if known else file.size,
         sha256=known.sha256 if known else "",
         where=where,
         files=known.files if known else (),
         path=file.path,
+        shard=file.shard,
     )
+
+
+def listed_in(run: Path) -> list[Artifact]:
+    """What the list of a Run's folder in the store has, under the names that it has there."""
+    return [_of(entry, entry.name) for entry in ledger.entries(run)]
 
 
 def _of(entry: ledger.Entry, name: str) -> Artifact:
@@ -398,6 +510,7 @@ def _of(entry: ledger.Entry, name: str) -> Artifact:
         sha256=entry.sha256,
         where=entry.where,
         files=entry.files,
+        shard=entry.shard,
     )
 
 
@@ -425,6 +538,11 @@ class ServerArtifacts:
         self._rows = {(row.log_name, row.file_name): row for row in rows}  # a repeated row is of one object
         self.artifacts = sorted(self._found(), key=lambda each: (each.name, each.step, each.time))
 
+    @property
+    def wholes(self) -> list[Artifact]:
+        """All with what their manifests say, and shares joined."""
+        return joined(map(self.whole, self.artifacts))
+
     def whole(self, artifact: Artifact) -> Artifact:
         """The artifact with what its manifest says.
 
@@ -443,6 +561,7 @@ class ServerArtifacts:
             artifact,
             files=manifest.files,
             sha256=digest_of(manifest.files),
+            shard=manifest.shard or None,
             size=sum(file.size for file in manifest.files),
         )
 

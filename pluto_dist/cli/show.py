@@ -28,9 +28,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
-from pluto_dist.backend.ledger import Entry, entries
 from pluto_dist.backend.local.reading import SaidLine
 from pluto_dist.backend.local.store import Store
+from pluto_dist.cli.artifacts import Artifact, joined, lacking, listed_in
 from pluto_dist.cli.console import clock, note, now_ms, print_json, print_table, printable, since, size, span
 from pluto_dist.cli.options import Dir, Home, Json, Option, RunName, echo
 from pluto_dist.cli.ps import HERE_ONLY, elsewhere, print_run_there, print_section
@@ -441,12 +441,12 @@ def _detail(detail: Mapping[str, str]) -> str:
 
 def _files(document: Document, store: str) -> Iterator[str]:
     runs = [Store(Path(store)).run(key) for key in document.part_keys]
-    newest: dict[str, list[Entry]] = {}
-    for entry in (each for run in runs for each in entries(run)):
-        newest.setdefault(entry.name, []).append(entry)
+    newest: dict[str, list[Artifact]] = {}
+    for each in joined(each for run in runs for each in listed_in(run)):
+        newest.setdefault(each.name, []).append(each)
     for name, found in sorted(newest.items()):
-        last = max(found, key=lambda entry: (entry.step, entry.time))
-        what = f"{size(last.size)}, sha256 {last.sha256[:12]}"
+        last = max(found, key=lambda each: (each.step, each.time))
+        what = f"{size(last.size)}, {lacking(last) or f'sha256 {last.sha256[:12]}'}"
         yield f"artifact {name}: {len(found)}, the last of step {last.step}, {what}"
     if newest:
         yield f"  all of them: pluto-dist artifacts {document.display_id or document.key}"

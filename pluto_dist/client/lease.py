@@ -174,6 +174,7 @@ class Lease:
         """Writes the claim, the first entry of the lease."""
         self.by_init, self.named = opened.verb == "init", opened.label is not None
         self._attempt = opened.job.attempt
+        self.points.job = opened.job
         self.files.say(opened)
         if knows_its_run(opened):
             self._claimed = Claimed(self.lease_id, opened)

@@ -29,9 +29,9 @@ from pluto_dist.client.lease_files import LeaseFiles, Wall
 from pluto_dist.client.media.base import DataValue, Media
 from pluto_dist.client.notices import WarnOnce
 from pluto_dist.client.values import NotAScalarError, Scalar, clean_text, first_line, scalar_of, shown
-from pluto_dist.core.rules.shipment import PUT_LIMIT
+from pluto_dist.core.rules.shipment import PUT_LIMIT, Shard, shard_of
 from pluto_dist.core.values.backend import LogType
-from pluto_dist.core.values.ids import MAX_STEP
+from pluto_dist.core.values.ids import MAX_STEP, Job
 from pluto_dist.errors import InvalidRecordError
 from pluto_dist.spool.blobs import Blob, NoRoomError
 from pluto_dist.spool.file_lines import FileLine, Part, encode_line
@@ -226,11 +226,12 @@ class Rejection(msgspec.Struct, frozen=True):
 
 
 class Attached(msgspec.Struct, frozen=True):
-    """A file under its full name; `sample_index` is its place in a list."""
+    """A file under its full name; `sample_index` is its place in a list, `shard` what it is a share of."""
 
     name: str
     media: Media
     sample_index: int = 0
+    shard: Shard | None = None
 
 
 class Collector:
@@ -475,7 +476,10 @@ class PointLog:
         rejected: keys that were left out because their value cannot be logged.
         first_reject: the first of them, with its reason.
         attachments: files, and how many were dropped.
+        job: of which rank the artifacts are that all ranks give together.
     """
+
+    job = Job(key="")
 
     def __init__(self, files: LeaseFiles, wall: Wall, warn: WarnOnce, *, strict: bool) -> None:
         self._files = files
@@ -509,6 +513,8 @@ class PointLog:
         encoded = encode(data, step, time_ms, self._known, strict=self._strict)
         if step > self.highest:
             self._follow(step, automatic=automatic)
+        if any(file.media.shards for file in encoded.files):
+            encoded = self._sharded(encoded)
         if encoded.new:
             self._declare(encoded.new)
         if encoded.metrics is not None:
@@ -561,6 +567,29 @@ class PointLog:
         self.highest = int(step)  # it may be numpy's, or a float without a fraction
         if not automatic:
             self._steps = itertools.count(self.highest + 1)
+
+    def _sharded(self, encoded: Encoded) -> Encoded:
+        """Each share under a name of its own, which is declared in place of that of the whole."""
+        files, new, rejections = list[Attached](), dict(encoded.new), list(encoded.rejections)
+        for file in encoded.files:
+            shard = None
+            if file.media.shards is not None:
+                new.pop(file.name, None)
+                try:
+                    shard = shard_of(file.name, file.media.shards, self.job)
+                except ValueError as error:
+                    rejections.append(_rejected(file, str(error)))
+                    if self._strict:
+                        raise InvalidRecordError(str(rejections[-1])) from error
+                    continue
+            if shard is None:
+                files.append(file)
+            elif shard:
+                files.append(msgspec.structs.replace(file, name=shard.log_name, shard=shard))
+        for file in files:
+            if file.name not in self._known:
+                new[file.name] = file.media.log_type
+        return msgspec.structs.replace(encoded, files=tuple(files), new=new, rejections=tuple(rejections))
 
     def _attach(self, files: Iterable[Attached], step: int, time_ms: int) -> None:
         rejections = []
@@ -621,7 +650,7 @@ class FileLog:
             if (
                 file.media.log_type == "ARTIFACT"
                 and isinstance(path := file.media.source, str)
-                and is_many(path)
+                and (file.shard is not None or is_many(path))
             ):
                 return self._log_folder(file, path, step, time_ms)
             blob = self._files.blobs.keep(file.media.source, file.media.id)
@@ -647,7 +676,9 @@ class FileLog:
 
     def _log_folder(self, file: Attached, path: str, step: int, time_ms: int) -> Rejection | None:
         """Its files are one artifact, of this moment; the ranks that write them are to be done before."""
-        found, left_out = found_in(path)
+        found, left_out = found_in(path, none=file.shard is not None)
+        if not found:
+            self._warn(f"empty:{file.name}", f"{file.name!r}: {path!r} has no file, so its share is empty")
         if left_out:
             self._warn(
                 f"left out:{file.name}",
@@ -688,6 +719,7 @@ def _line(file: Attached, blob: Blob, step: int, time_ms: int) -> FileLine:
         source=blob.source,
         seen=blob.seen,
         linked=blob.linked,
+        shard=file.shard,
     )
 
 

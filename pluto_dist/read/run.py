@@ -27,6 +27,7 @@ from pluto_dist.backend.local.reading import (
 from pluto_dist.backend.local.store import Store
 from pluto_dist.core.rules.participants import speaker_shown
 from pluto_dist.core.rules.series import FinalNames
+from pluto_dist.core.rules.shipment import Shard
 from pluto_dist.core.rules.together import origins
 from pluto_dist.core.values.document import Document, LeaseShown, VerdictShown
 from pluto_dist.core.values.records import Point, RunEvent
@@ -53,6 +54,7 @@ class LoggedFile(msgspec.Struct, frozen=True):
         kind: `FILE`, `IMAGE`, `AUDIO` and so on.
         caption: that the caller gave.
         lease_id: of its process.
+        shard: a rank's or node's share of an artifact that all give; None for a whole one.
     """
 
     name: str
@@ -64,6 +66,7 @@ class LoggedFile(msgspec.Struct, frozen=True):
     kind: str
     caption: str | None
     lease_id: str
+    shard: Shard | None = None
 
 
 class Run:
@@ -289,6 +292,7 @@ class Run:
             kind=file.log_type,
             caption=file.caption,
             lease_id=segment.lease_id,
+            shard=file.shard,
         )
 
 

@@ -16,6 +16,7 @@ from typing import Annotated, Final
 
 import msgspec
 
+from pluto_dist.core.rules.shipment import Shard
 from pluto_dist.core.values.backend import LogType
 from pluto_dist.spool.reader import records
 
@@ -66,6 +67,7 @@ class FileLine(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
         linked: the blob is a second link to it, and so survives its deletion; else there is no blob.
         parts: the files of a folder; no blob has the `path` of its line then, only they have.
         id: the `path` that the line had in the spool, in lines that a backend gets.
+        shard: all ranks or nodes give the artifact together, and this is one's share: a folder, maybe empty.
     """
 
     path: str
@@ -84,11 +86,17 @@ class FileLine(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     linked: bool = False
     parts: tuple[Part, ...] = ()
     id: str = ""
+    shard: Shard | None = None
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether only its `parts` have contents."""
+        return bool(self.parts) or self.shard is not None
 
     @property
     def contents(self) -> tuple[FileLine | Part, ...]:
         """What has a content of its own: the line, or the files of its folder."""
-        return self.parts or (self,)
+        return self.parts if self.is_folder else (self,)
 
 
 _PARTS = {"": "%", ".": "%2E", "..": "%2E%2E"}
@@ -152,7 +160,7 @@ def _located(line: bytes, folder: str) -> bytes:
     if found is None:
         return line
     parts = tuple(msgspec.structs.replace(part, path=place_in(folder, part)) for part in found.parts)
-    path = f"{folder}/{BLOBS}/{found.path}" if parts else place_in(folder, found)
+    path = f"{folder}/{BLOBS}/{found.path}" if found.is_folder else place_in(folder, found)
     return encode_line(msgspec.structs.replace(found, path=path, parts=parts, id=id_of(found)))
 
 

@@ -178,10 +178,14 @@ def is_many(source: str) -> bool:
     return Path(source).is_dir() or (glob.has_magic(source) and not os.path.lexists(source))
 
 
-def found_in(source: str) -> tuple[tuple[Found, ...], tuple[str, ...]]:
-    """The files of a folder, or those that a pattern with `*`, `?` and `[…]` means; sorted by name.
+def found_in(source: str, *, none: bool = False) -> tuple[tuple[Found, ...], tuple[str, ...]]:
+    """The files of a folder, those that a pattern with `*`, `?` and `[…]` means, or the one; sorted by name.
 
     Links to files are followed, links to folders are not: they could lead anywhere, and round in circles.
+
+    Args:
+        source: the path.
+        none: a folder or pattern may have no file.
 
     Returns:
         The files, and what was left out because it is none: pipes, devices, links to nowhere or to folders.
@@ -192,7 +196,7 @@ def found_in(source: str) -> tuple[tuple[Found, ...], tuple[str, ...]]:
     files: list[Found] = []
     left_out: list[str] = []
     try:
-        for name, path, found in _below(source) if Path(source).is_dir() else _matching(source):
+        for name, path, found in _each(source):
             if found is not None and stat.S_ISREG(found.st_mode):
                 files.append(Found(name, path, seen_in(found)))
             else:
@@ -201,13 +205,22 @@ def found_in(source: str) -> tuple[tuple[Found, ...], tuple[str, ...]]:
                 raise NoSourceError(f"{source!r} has more than {MOST_FILES:,} files; pack them into one file")
     except OSError as error:
         raise NoSourceError(f"{error.filename!r} cannot be read: {error.strerror or error}") from error
-    if not files:
+    if not files and (left_out or not none):
         what = f"only {left_out[0]!r}, which is no file" if left_out else "is it the right place?"
         raise NoSourceError(f"{source!r} has no file: {what}")
     return tuple(sorted(files, key=lambda file: file.name)), tuple(left_out)
 
 
 _One = tuple[str, str, os.stat_result | None]  # its name, its path without links, and what is there
+
+
+def _each(source: str) -> Iterator[_One]:
+    if Path(source).is_dir():
+        yield from _below(source)
+    elif is_many(source):
+        yield from _matching(source)
+    else:
+        yield Path(source).name, os.path.realpath(source), Path(source).stat()
 
 
 def _below(folder: str) -> Iterator[_One]:

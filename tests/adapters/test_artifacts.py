@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from pluto_dist.backend.pluto.client import FileRow
-from pluto_dist.cli.artifacts import Artifact, ServerArtifacts, bring, chosen, safe_part
-from pluto_dist.core.rules.shipment import Manifest, ManifestFile
+from pluto_dist.cli.artifacts import Artifact, ServerArtifacts, bring, chosen, joined, lacking, safe_part
+from pluto_dist.core.rules.shipment import Manifest, ManifestFile, Shard
 from pluto_dist.errors import ArtifactError, UsageError
 
 
@@ -75,7 +75,7 @@ def test_a_folder_on_a_server_comes_back_by_its_manifest_and_stays_below_its_pla
     whole = found.whole(one)
     assert (whole.file_name, whole.size, len(whole.files)) == ("s", 3, 2)
     to = tmp_path / "to"
-    bring(whole, to, found.content(whole))
+    bring(whole, to, found.content)
     assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()) == [
         "to/s/_../_../evil",
         "to/s/sub/x",
@@ -93,17 +93,17 @@ def test_a_content_that_is_not_the_one_that_was_logged_is_not_written(tmp_path: 
     found = server(listed, contents)
     contents["http://f"] = b"wrong"
     with pytest.raises(ArtifactError, match=f"was logged with {sha(b'right')}"):
-        bring(found.artifacts[0], tmp_path, found.content(found.artifacts[0]))
+        bring(found.artifacts[0], tmp_path, found.content)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_of_another_client_has_no_checksum_and_comes_all_the_same(tmp_path: Path) -> None:
     found = server(*rows(("f", b"body"), checksum=False))
-    (file,) = bring(found.artifacts[0], tmp_path, found.content(found.artifacts[0]))
+    (file,) = bring(found.artifacts[0], tmp_path, found.content)
     assert found.artifacts[0].sha256 == ""
     assert file.sha256 == sha(b"body")
     with pytest.raises(UsageError, match="another content"):
-        bring(found.artifacts[0], tmp_path, found.content(found.artifacts[0]))
+        bring(found.artifacts[0], tmp_path, found.content)
 
 
 def test_a_manifest_that_cannot_be_read_or_lacks_an_object_is_told(tmp_path: Path) -> None:
@@ -113,4 +113,61 @@ def test_a_manifest_that_cannot_be_read_or_lacks_an_object_is_told(tmp_path: Pat
     lacking = server(*rows(("s.manifest.json", manifest(("a", b"a", ("s.00000-a",))))))
     whole = lacking.whole(lacking.artifacts[0])
     with pytest.raises(ArtifactError, match=r"has no object s\.00000-a"):
-        bring(whole, tmp_path, lacking.content(whole))
+        bring(whole, tmp_path, lacking.content)
+
+
+def share(number: int, *files: tuple[str, bytes], of: int = 2, at: int = 1, **more: object) -> Artifact:
+    """What a rank gave of `ckpt`."""
+    listed = tuple(ManifestFile(name, len(body), sha(body), (f"r{number}.{name}",)) for name, body in files)
+    shard = Shard("ckpt", number, of, group="first")
+    fields = {"time": at, "files": listed, "sha256": "known", "shard": shard}
+    return artifact(shard.log_name, **(fields | more))
+
+
+def test_shares_are_one_artifact_that_says_whose_is_lacking() -> None:
+    (whole,) = joined([share(1, ("b", b"bb")), share(0, ("a", b"a"))])
+    assert (whole.name, whole.file_name, whole.size, whole.lacks) == ("ckpt", "ckpt-1", 3, ())
+    assert [file.name for file in whole.files] == ["a", "b"]
+    assert whole.sha256
+    (part,) = joined([share(number, of=20) for number in range(20) if number % 2])
+    assert part.lacks[:2] == ("rank 0", "rank 2")
+    assert lacking(part).endswith("rank 14 and 2 more")
+    with pytest.raises(ArtifactError, match=r"ckpt of step 1 lacks rank 0, rank 2.*nothing was written"):
+        bring(part, Path("nowhere"))
+
+
+def test_the_same_file_of_two_is_there_once_and_another_one_of_its_name_beside_it() -> None:
+    """Ranks on a filesystem of all nodes give the same; ranks with folders of their own do not."""
+    (whole,) = joined([share(0, ("a", b"1"), ("same", b"s")), share(1, ("a", b"2"), ("same", b"s"))])
+    assert [file.name for file in whole.files] == ["a", "same", "rank1/a"]
+
+
+def test_a_share_is_joined_only_by_those_of_its_step_launch_and_attempt() -> None:
+    """A job that starts again saves the same step again: half of each would be no checkpoint."""
+    again = msgspec.structs.replace(
+        share(0, ("a", b"2"), at=5), shard=Shard("ckpt", 0, 2, group="second"), file_name="again"
+    )
+    found = joined([share(0, ("a", b"1")), share(1, ("b", b"1")), again])
+    assert [each.lacks for each in found] == [(), ("rank 1",)]
+    newest = chosen(found, "ckpt", 1)
+    assert newest is not None
+    assert newest.lacks == ()
+    (twice,) = joined([share(0, ("a", b"1")), share(1), share(0, ("a", b"2"), at=5)])
+    assert [file.sha256 for file in twice.files] == [sha(b"2")]
+
+
+def test_shares_come_back_into_one_folder_each_from_its_own_place(tmp_path: Path) -> None:
+    contents = {"r0.a": b"a", "r1.b": b"bb"}
+
+    def of(one: Artifact) -> Callable[[str], Iterator[bytes]]:
+        return lambda name: iter([contents[name] if name.startswith(f"r{one.name[-1]}") else b"wrong"])
+
+    (whole,) = joined([share(0, ("a", b"a")), share(1, ("b", b"bb"))])
+    bring(whole, tmp_path, of)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "ckpt-1").iterdir()} == {
+        "a": b"a",
+        "b": b"bb",
+    }
+    (early,) = joined([share(0, ("a", b"a")), share(1, sha256="")])
+    with pytest.raises(ArtifactError, match="still on its way"):
+        bring(early, tmp_path, of)

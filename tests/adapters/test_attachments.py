@@ -12,6 +12,7 @@ import pluto_dist as pluto
 from pluto_dist.client.lease_files import LeaseFiles, Wall
 from pluto_dist.client.notices import WarnOnce
 from pluto_dist.client.record import PointLog
+from pluto_dist.core.values.ids import Job
 from pluto_dist.errors import InvalidRecordError
 from pluto_dist.spool.file_lines import FileLine, read_line
 from pluto_dist.spool.frames import MAX_PAYLOAD
@@ -159,3 +160,39 @@ def test_no_blob_stays_without_its_line(files: LeaseFiles) -> None:
     log.log({"t": pluto.Text("x")}, 1, None)
     assert files.files.dropped == 2  # with the declaration of its name
     assert blobs(files) == {}
+
+
+def test_ranks_give_shares_of_one_artifact_each_under_a_name_of_its_own(
+    files: LeaseFiles, tmp_path: Path
+) -> None:
+    """R7: the name of the whole is nobody's; a rank without files has a share all the same."""
+    (tmp_path / "__1_0.distcp").write_bytes(b"mine")
+    log = log_of(files)
+    log.job = Job(key="k", rank=1, world_size=2, local_rank=1, nodes=1)
+    log.log({"ckpt": pluto.Artifact(tmp_path / "__1_*", shards="rank"), "loss": 1.0}, 5, None)
+    log.log({"ckpt": pluto.Artifact(tmp_path / "__7_*", shards="rank")}, 6, None)
+    log.log({"one": pluto.Artifact(tmp_path / "__1_0.distcp", shards="rank")}, 7, None)
+    log.log({"folder": pluto.Artifact(tmp_path, shards="node")}, 8, None)  # its first rank gives it
+    found = lines(files)
+    assert [(line.log_name, line.step, [part.name for part in line.parts]) for line in found] == [
+        ("ckpt/rank1", 5, ["__1_0.distcp"]),
+        ("ckpt/rank1", 6, []),
+        ("one/rank1", 7, ["__1_0.distcp"]),
+    ]
+    assert all(line.shard and (line.shard.number, line.shard.of) == (1, 2) for line in found)
+    assert read_cut(str(files.folder), "files", 1, 0).declared == dict.fromkeys(
+        ("ckpt/rank1", "one/rank1"), "ARTIFACT"
+    )
+    log.log({"gone": pluto.Artifact(tmp_path / "gone.pt", shards="rank")}, 9, None)
+    log.log(
+        {"bytes": pluto.Artifact(b"x", shards="rank"), "word": pluto.Artifact("x", shards="all")}, 9, None
+    )
+    assert len(lines(files)) == 3
+    assert log.rejected == 3
+
+
+def test_with_strict_a_share_of_nobody_knows_how_many_is_an_error(files: LeaseFiles, tmp_path: Path) -> None:
+    log = log_of(files, strict=True)
+    log.job = Job(key="k", rank=1)
+    with pytest.raises(InvalidRecordError, match="WORLD_SIZE"):
+        log.log({"ckpt": pluto.Artifact(tmp_path, shards="rank")}, 5, None)

@@ -6,8 +6,10 @@ import msgspec
 import pytest
 
 from pluto_dist.core.rules.participants import late_participant
-from pluto_dist.core.rules.series import HOLD_S, FinalNames, Names
+from pluto_dist.core.rules.series import HOLD_S, FinalNames, Names, treatment
 from pluto_dist.core.values.document import Document, read, show
+from pluto_dist.core.values.ids import Job
+from pluto_dist.core.values.lifecycle import RankMetrics
 from tests.core.processes import LOCAL, Launch
 from tests.core.world import World
 
@@ -273,3 +275,12 @@ def without_series(document: Document) -> Document:
     """As after a power loss before anything was settled."""
     restore = msgspec.structs.replace(document.restore, series={})
     return msgspec.structs.replace(document, restore=restore)
+
+
+@pytest.mark.parametrize("mode", ["auto", "suffix", "rank0", "reduce"])
+def test_a_file_that_a_rank_names_its_own_keeps_its_name_in_every_mode(mode: RankMetrics) -> None:
+    """R7: the shares of one checkpoint are no repeats of rank 0's, and readers find them by their names."""
+    own = Job(key="", rank=3)
+    for relayed in (False, True):
+        assert treatment("ckpt/rank3", mode, own, "ARTIFACT", relayed=relayed) == "shared"
+    assert treatment("ckpt/rank2", "rank0", own, "ARTIFACT", relayed=False) == "left out"

@@ -16,9 +16,13 @@ from pluto_dist.core.rules.shipment import (
     Note,
     Object,
     Sent,
+    Shard,
     Shipment,
     Slot,
+    Unit,
+    shard_of,
 )
+from pluto_dist.core.values.ids import Job
 
 
 def plain(size: int = 10, **more: int) -> Shipment:
@@ -175,3 +179,66 @@ def test_any_order_of_deaths_and_answers_sends_each_object_and_asks_for_no_addre
         parts = [each for each in shipment.objects if each.file == index]
         assert sum(each.size for each in parts) == size
         assert all(each.size <= 100 for each in parts)
+
+
+def of_four(rank: int | None, nodes: int = 2, local: bool = True, attempt: int = 0) -> Job:
+    """Two ranks a node."""
+    here = rank is not None and local
+    place = (rank % 2 if here else None, rank // 2 if rank else 0) if rank is not None else (None, 0)
+    return Job(
+        key=f"node{place[1]}",
+        rank=rank,
+        local_rank=place[0],
+        world_size=4,
+        node_rank=place[1],
+        nodes=nodes,
+        launch="launch" if nodes > 1 else "",
+        attempt=attempt,
+    )
+
+
+@pytest.mark.parametrize(
+    ("unit", "nodes", "given"),
+    [
+        ("rank", 2, ["ckpt/rank0", "ckpt/rank1", "ckpt/rank2", "ckpt/rank3"]),
+        ("node", 2, ["ckpt/node0", False, "ckpt/node1", False]),
+        ("node", 1, [None, False, False, False]),
+    ],
+)
+def test_every_rank_logs_an_artifact_and_gives_its_own_share(
+    unit: Unit, nodes: int, given: list[str | bool | None]
+) -> None:
+    """Of one node's folder the whole is one share, which is the artifact itself."""
+    found = [shard_of("ckpt", unit, of_four(rank, nodes)) for rank in range(4)]
+    assert [each.log_name if each else each for each in found] == given
+    shards = [each for each in found if each]
+    assert [each.number for each in shards] == list(range(len(shards)))
+    assert {each.of for each in shards} in ({len(shards)}, set())
+    assert len({each.group for each in shards}) <= 1  # on all nodes alike
+
+
+def test_a_share_of_a_later_attempt_is_of_another_whole() -> None:
+    first, second = (shard_of("ckpt", "rank", of_four(1, attempt=number)) for number in (0, 1))
+    assert isinstance(first, Shard)
+    assert isinstance(second, Shard)
+    assert first.group != second.group
+
+
+def test_a_process_without_ranks_gives_all_and_a_rank_of_an_unknown_number_nothing() -> None:
+    assert shard_of("ckpt", "rank", of_four(None)) is None
+    with pytest.raises(ValueError, match="WORLD_SIZE"):
+        shard_of("ckpt", "rank", Job(key="k", rank=3))
+
+
+def test_where_no_variable_says_who_is_first_on_a_node_each_rank_gives_all() -> None:
+    """Readers take the same file once; a folder that nobody gives would be lost."""
+    shard = shard_of("ckpt", "node", of_four(3, local=False))
+    assert isinstance(shard, Shard)
+    assert (shard.log_name, shard.of) == ("ckpt/rank3", 4)
+
+
+def test_a_share_without_files_is_a_manifest_alone() -> None:
+    shipment = Shipment("rank3-1-abc", [], folder=True)
+    assert shipment.to_hash() == []
+    assert [each.name for each in shipment.to_ask()] == ["rank3-1-abc.manifest.json"]
+    assert shipment.manifest.files == ()

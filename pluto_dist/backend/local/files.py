@@ -41,8 +41,11 @@ def relative_place(line: FileLine) -> str:
 
 def places_of(store: Store, key: str, line: FileLine) -> tuple[Path, ...]:
     """Places of a line's contents in the store, in the order of `sources_of`."""
-    place = place_of(store, key, line)
-    return tuple(place / part_place(part.name) for part in line.parts) or (place,)
+    return _places(place_of(store, key, line), line)
+
+
+def _places(place: Path, line: FileLine) -> tuple[Path, ...]:
+    return tuple(place / part_place(part.name) for part in line.parts) if line.is_folder else (place,)
 
 
 def part_place(name: str) -> str:
@@ -71,7 +74,7 @@ def keep(store: Store, key: str, line: bytes) -> Entry | None:
         digests.append(digest)
     for folder in {place.parent for place in places}:
         sync_folder(folder)
-    if not found.parts:
+    if not found.is_folder:
         return entry_of(found, "store", digests[0])
     files = tuple(
         ManifestFile(part.name, part.size, digest) for part, digest in zip(found.parts, digests, strict=True)
@@ -103,8 +106,7 @@ def set_aside(store: Store, key: str, line: bytes) -> None:
     """
     found = read_line(line)
     if found is not None and _is_located(found):
-        place = store.run(key) / "rejected" / safe_name(found.file_name)
-        places = [place / part_place(part.name) for part in found.parts] or [place]
+        places = _places(store.run(key) / "rejected" / safe_name(found.file_name), found)
         for source, target in zip(sources_of(found), places, strict=True):
             with contextlib.suppress(ChangedError, FileNotFoundError):
                 _copied(source, target)
@@ -123,7 +125,7 @@ def located(store: Store, key: str, line: bytes, *, trusted: bool = False) -> by
     place = place_of(store, key, found)
     parts = tuple(_at(part, place / part_place(part.name), trusted=trusted) for part in found.parts)
     id = id_of(found)  # noqa: A001 # the field's word
-    if parts:
+    if found.is_folder:
         return encode_line(msgspec.structs.replace(found, path=str(place), parts=parts, id=id))
     return encode_line(msgspec.structs.replace(_at(found, place, trusted=trusted), id=id))
 

@@ -83,12 +83,12 @@ class Upload:
         self._notes = notes
         self._lock = threading.Lock()
         self.sources = sources_of(line)
-        names = [part.name for part in line.parts] or [line.file_name]
+        names = [part.name for part in line.parts] if line.is_folder else [line.file_name]
         files = [FileOf(name, source.size) for name, source in zip(names, self.sources, strict=True)]
         self.shipment = Shipment(
             line.file_name,
             files,
-            folder=bool(line.parts),
+            folder=line.is_folder,
             hashed=line.log_type in ledger.LISTED,
             limit=shipment.PUT_LIMIT,
             piece=shipment.PIECE,
@@ -144,12 +144,15 @@ class Upload:
     def entry(self) -> ledger.Entry:
         """The entry in the Run's list of files, once storage has it."""
         files = self.shipment.manifest.files if self.shipment.bundle else ()
-        digest = ledger.digest_of(files) if files else self.shipment.sha256
+        digest = ledger.digest_of(files) if self.shipment.bundle else self.shipment.sha256
         return ledger.entry_of(self.line, "server", digest, files)
 
     @property
     def _manifest(self) -> bytes:
-        return msgspec.json.encode(self.shipment.manifest)
+        manifest = self.shipment.manifest
+        if self.line.shard is not None:
+            manifest = msgspec.structs.replace(manifest, shard=self.line.shard)
+        return msgspec.json.encode(manifest)
 
     def _watched(self, each: Object, pieces: Iterator[bytes]) -> Iterator[bytes]:
         sent = told = 0

@@ -18,6 +18,7 @@ import msgspec
 
 from pluto_dist.client.notices import WarnOnce
 from pluto_dist.client.values import clean_text, first_line, shown
+from pluto_dist.core.rules.shipment import Unit
 from pluto_dist.core.values.backend import LogType
 from pluto_dist.errors import InvalidRecordError, MissingPackageError, UsageError
 
@@ -91,10 +92,11 @@ class Media(Loggable):
         caption: a line for people.
         annotations: JSON text for the server's readers.
         id: 32 hexadecimal digits by which a repeat is known, "" for new ones.
+        shards: all ranks, or nodes, of the job give it together; None for this process alone.
     """
 
     log_type: ClassVar[LogType]
-    __slots__ = ("annotations", "caption", "extension", "id", "source", "stem")
+    __slots__ = ("annotations", "caption", "extension", "id", "shards", "source", "stem")
 
     def __init__(
         self,
@@ -111,6 +113,7 @@ class Media(Loggable):
         self.caption = None if caption is None else clean_text(str(caption))
         self.annotations = annotations
         self.id = ""
+        self.shards: Unit | None = None
 
     def file_name(self, step: int, blob: str) -> str:
         """A name that no other file of this Run has, since the server keeps one object for each name."""

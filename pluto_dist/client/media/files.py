@@ -25,6 +25,7 @@ from pluto_dist.client.media.base import (
     split_name,
 )
 from pluto_dist.client.values import clean_text, first_line, shown
+from pluto_dist.core.rules.shipment import Unit
 from pluto_dist.errors import InvalidRecordError, PlutoDistError
 
 
@@ -63,9 +64,11 @@ class Artifact(Media):
         metadata: a dict that the server keeps with the file.
         path: another name of `data`.
         name: what the file is called instead of its caption.
+        shards: every rank of the job logs it, under one name and step, and they become one artifact. "rank"
+            if `data` is what this rank has written, "node" if it is the folder of all ranks of this node.
 
-    Reported by `log()`, which leaves it out or, with `strict`, raises: data is neither, or the
-    metadata is no JSON.
+    Reported by `log()`, which leaves it out or, with `strict`, raises: data is neither, the metadata is no
+    JSON, or `shards` is another word or goes with a content.
     """
 
     log_type = "ARTIFACT"
@@ -81,6 +84,7 @@ class Artifact(Media):
         *,
         path: str | os.PathLike[str] | None = None,
         name: str | None = None,
+        shards: Unit | None = None,
         **more: object,
     ) -> None:
         leave_out("Artifact", more)
@@ -97,6 +101,11 @@ class Artifact(Media):
             stem, extension = split_name(source)
             stem = called or stem
             super().__init__(source, stem=stem, extension=extension, caption=caption, annotations=notes)
+        if shards not in (None, "rank", "node"):
+            raise InvalidRecordError(f'shards is {shown(shards)}; pass "rank", "node" or None')
+        if shards and not isinstance(self.source, str):
+            raise InvalidRecordError("shards goes with a path; write the content into a file of this rank")
+        self.shards = shards
 
     def add_file(self, /, path: str | os.PathLike[str], name: str | None = None) -> None:
         """Names the file of an artifact that was made without one; a later call replaces it.

@@ -67,9 +67,12 @@ def treatment(
         mode: what the participant's process asked for; only workers have another than `auto`, and all ranks
             where theirs are reduced.
         job: its own.
-        log_type: of the series: only numbers can be reduced.
+        log_type: of the series: only numbers can be reduced, and files that a rank names its own are no
+            repeats of those of rank 0.
         relayed: on a node that relays: only the owner's node knows who has the plain name.
     """
+    if log_type in ("ARTIFACT", "FILE") and names_itself(name, job):
+        return "shared"
     if mode == "rank0":
         return "left out"
     if mode == "reduce" and log_type == "METRIC":

@@ -10,10 +10,13 @@ one shows as a second row; an object that is stored is not sent again.
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Iterator, Sequence
-from typing import assert_never
+from typing import Literal, assert_never
 
 import msgspec
+
+from pluto_dist.core.values.ids import Job
 
 GIB = 1 << 30
 PUT_LIMIT = 5 * GIB  # of S3 and its kind, for one request
@@ -125,11 +128,70 @@ class ManifestFile(msgspec.Struct, frozen=True, omit_defaults=True):
     objects: tuple[str, ...] = ()
 
 
+Unit = Literal["rank", "node"]
+
+
+class Shard(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What one rank, or one node, gives of an artifact that all of them give together.
+
+    Nobody waits for the others: each shard is an artifact of its own, and readers put them together. The
+    whole is complete when there is one of each number.
+
+    Attributes:
+        name: of the whole; the shard is logged under `log_name`.
+        number: which rank or node.
+        of: how many there are.
+        group: tells it from that of another launch or attempt, on all nodes alike.
+    """
+
+    name: str
+    number: int
+    of: int
+    unit: Unit = "rank"
+    group: str = ""
+
+    @property
+    def log_name(self) -> str:
+        """The name has the giver in it, so no participant shares it (R7)."""
+        return f"{self.name}/{self.unit}{self.number}"
+
+
+def shard_of(name: str, unit: Unit, job: Job) -> Shard | Literal[False] | None:
+    """What a process gives of the artifact `name`, which every rank logs.
+
+    Args:
+        name: of the whole.
+        unit: a rank gives its own files, or the first of a node's ranks what the node's ranks have written.
+        job: of the process.
+
+    Returns:
+        None for the whole, False for nothing.
+
+    Raises:
+        ValueError: nothing says how many ranks there are.
+    """
+    if job.rank is None:
+        return None
+    if unit == "node" and job.nodes == 1:
+        return None if job.rank == 0 else False
+    if unit == "node" and job.local_rank is not None:  # else each rank gives all, and readers take it once
+        return _shard(name, job, job.node_rank, job.nodes, unit) if job.local_rank == 0 else False
+    if job.world_size is None:
+        raise ValueError("nothing says how many ranks the job has; set WORLD_SIZE, or log it without shards=")
+    return _shard(name, job, job.rank, job.world_size, "rank")
+
+
+def _shard(name: str, job: Job, number: int, of: int, unit: Unit) -> Shard:
+    launch = f"{job.launch or job.key} {job.attempt}".encode()
+    return Shard(name, number, of, unit, f"{zlib.crc32(launch):08x}")
+
+
 class Manifest(msgspec.Struct, frozen=True):
     """The files of an artifact of several objects; as an object of its own it is stored last."""
 
     files: tuple[ManifestFile, ...]
     format: int = 1
+    shard: Shard | msgspec.UnsetType = msgspec.UNSET
 
 
 MANIFEST = ".manifest.json"  # at the end of its object's file name
