@@ -371,8 +371,8 @@ class Lease:
         """Closes the lease of a claim that was refused or given up, and waits for nothing.
 
         Args:
-            error: what leaves `init()`. The Run may be made all the same, and ends by it; None where the claim
-                only joins one.
+            error: what leaves `init()`. The Run may be made all the same, and ends by it; None for a claim
+                that only joins one.
         """
         view = self.link.view
         if view is None or view.state != "refused":

@@ -94,8 +94,10 @@ def open_lease(wish: Wish, settings: Settings, make: MakeRun | None = None) -> A
     try:
         return _open_at(wish, settings, _places(settings), make)
     except (MachineError, OSError) as error:  # OSError: no descriptors are left
-        machine = isinstance(error, MachineError)
-        _unfit(settings, error if machine else PlacesError(f"this process cannot open a Run: {error}"))
+        unfit = (
+            error if isinstance(error, MachineError) else PlacesError(f"no Run can be opened here: {error}")
+        )
+        _unfit(settings, unfit)
         named = str(wish.run) if wish.run else None
         return disabled_run(settings, wish.name, named, msgspec.json.decode(wish.config), wish.tags)
 
