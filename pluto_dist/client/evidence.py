@@ -73,7 +73,8 @@ def exit_code_of(code: object) -> int:
     """The exit code that the interpreter makes of the argument of `sys.exit`."""
     if prints_text(code):
         return 1
-    return int(cast("int | None", code) or 0) & 0xFF
+    number = int(cast("int | None", code) or 0)
+    return (number if -(2**63) <= number < 2**63 else -1) & 0xFF
 
 
 def is_communication(error: BaseException) -> bool:

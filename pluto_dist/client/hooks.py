@@ -37,6 +37,7 @@ leases end there too, as at the exit of any script.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import logging
 import math
@@ -252,7 +253,8 @@ class Hooks:
             STOPS.ignored = _lets_it_pass(self._previous_sigterm)
             if self._previous_sigterm is signal.SIG_IGN:
                 signal.siginterrupt(signal.SIGTERM, False)  # as if it were not handled
-            STOPS.watch(self._sigterm)
+            with contextlib.suppress(OSError, RuntimeError):  # no descriptor, no thread: the handler is left
+                STOPS.watch(self._sigterm)
             os.register_at_fork(
                 before=self._before_fork, after_in_parent=self._after_fork, after_in_child=self._in_child
             )

@@ -367,10 +367,18 @@ class Lease:
             return
         self._leave(Finished(**self.stamp(), at_exit=last_words is None, by_exit=True), wait_s)
 
-    def abandon(self) -> None:
-        """Closes the lease of a claim that was refused or given up, and waits for nothing."""
+    def abandon(self, error: BaseException | None) -> None:
+        """Closes the lease of a claim that was refused or given up, and waits for nothing.
+
+        Args:
+            error: what leaves `init()`. The Run may be made all the same, and ends by it; None for a claim
+                that only joins one.
+        """
+        view = self.link.view
+        if view is None or view.state != "refused":
+            self.take_evidence(error)
         self.end = "closed"
-        self.say(Closed(**self.stamp()))
+        self.say(Closed(**self.stamp(), gave_up=error is not None))
         self.files.close()
         self.end_written.set()
         self.link.close()

@@ -80,7 +80,10 @@ class Link:
         """Starts the thread; `on_view` is called in it with each view."""
         self._on_view = on_view
         self._session.wrote(self._files.lifecycle.written, boot_clock())
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:  # a limit of processes; what is written is taken up by the next one
+            self.fault = CoordinatorUnavailableError(f"nothing can speak with a coordinator here: {error}")
 
     @property
     def view(self) -> View | None:

@@ -29,6 +29,7 @@ from pluto_dist.core.values.messages import PROTOCOL
 from pluto_dist.errors import (
     CoordinatorUnavailableError,
     MachineError,
+    PlacesError,
     PlutoDistError,
     RunNotFoundError,
     WaitTimeoutError,
@@ -79,7 +80,8 @@ def start_meanwhile(settings: Settings) -> None:
         with contextlib.suppress(PlutoDistError):
             start_if_absent(places, dict(os.environ), idle_exit_s=settings.idle_exit_s, needed=True)
 
-    threading.Thread(target=start, name="pluto-dist start", daemon=True).start()
+    with contextlib.suppress(RuntimeError):  # no more threads
+        threading.Thread(target=start, name="pluto-dist start", daemon=True).start()
 
 
 def open_lease(wish: Wish, settings: Settings, make: MakeRun | None = None) -> AnyRun:
@@ -91,8 +93,11 @@ def open_lease(wish: Wish, settings: Settings, make: MakeRun | None = None) -> A
     """
     try:
         return _open_at(wish, settings, _places(settings), make)
-    except MachineError as error:
-        _unfit(settings, error)
+    except (MachineError, OSError) as error:  # OSError: no descriptors are left
+        unfit = (
+            error if isinstance(error, MachineError) else PlacesError(f"no Run can be opened here: {error}")
+        )
+        _unfit(settings, unfit)
         named = str(wish.run) if wish.run else None
         return disabled_run(settings, wish.name, named, msgspec.json.decode(wish.config), wish.tags)
 
@@ -199,20 +204,16 @@ def _wait(lease: Lease, wish: Wish, surroundings: Surroundings, settings: Settin
     if is_rank:
         patience = RESTART_GRANT_S if job.attempt else RANK_GRANT_S
     try:
-        granted = _wait_told(lease, wish, patience, settings)
-    except CoordinatorUnavailableError as error:
-        if settings.required or wish.verb == "attach":
-            lease.abandon()
-            raise
-        _warn_of_no_coordinator(error, places)
-        return
-    except BaseException:
-        lease.abandon()
+        if not (_wait_told(lease, wish, patience, settings) or is_rank):
+            raise ungranted(wish, patience, settings.project)
+    except BaseException as error:  # Ctrl-C too
+        if isinstance(error, CoordinatorUnavailableError) and not (
+            settings.required or wish.verb == "attach"
+        ):
+            _warn_of_no_coordinator(error, places)
+            return
+        lease.abandon(None if _joins(wish) else error)
         raise
-    if granted or is_rank:
-        return
-    lease.abandon()
-    raise ungranted(wish, patience, settings.project)
 
 
 def ungranted(wish: Wish, patience_s: float, project: str) -> PlutoDistError:

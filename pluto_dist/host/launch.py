@@ -364,15 +364,15 @@ def start_if_absent(places: Places, env: Mapping[str, str], *, idle_exit_s: floa
 
 def someone_listens(path: Path) -> bool:
     """Whether a process listens there now; the file alone says nothing, a killed coordinator leaves it."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        try:
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.setblocking(False)
             probe.connect(str(path))
-        except BlockingIOError:  # its queue is full: very much alive
-            return True
-        except OSError:
-            return False
+    except BlockingIOError:  # its queue is full: very much alive
         return True
+    except OSError:
+        return False
+    return True
 
 
 def widen_affinity() -> int | None:

@@ -171,6 +171,16 @@ def test_closed_after_reopening_puts_the_old_outcome_back() -> None:
     assert found.verdict is before
 
 
+def test_an_init_that_was_given_up_ends_the_run_that_it_has_made() -> None:
+    """R6: nobody takes it up; a Run that had ended before is what it was."""
+    owner = ended(member(0), T, "gave_up", raised(T, "KeyboardInterrupt"))
+    found = at(T, owner).verdict
+    assert found is not None
+    assert found.status == "TERMINATED"
+    before = Verdict("COMPLETED", "it was so")
+    assert at(T, owner, prior=Prior(before, 77)).verdict is before
+
+
 def test_a_verdict_is_frozen() -> None:
     """R10"""
     before = Verdict("COMPLETED", "done")

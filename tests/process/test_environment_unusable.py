@@ -186,6 +186,45 @@ def test_a_store_that_takes_nothing_is_told_at_the_start_and_at_the_end(node: No
     assert script.wait() == 0
 
 
+def test_an_init_without_descriptors_is_no_error(node: Node) -> None:
+    """R13: trials that leak descriptors up to the limit go on, however few are left."""
+    script = node.start("""
+        import resource
+        pluto.init(name="first").finish()
+        for left in range(1, 30):
+            free = os.open("/dev/null", os.O_RDONLY)
+            os.close(free)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (free + left, 256))
+            run = pluto.init(name=f"trial{left}")
+            run.log({"loss": 1.0}, 0)
+            run.finish(timeout_s=0.1)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+        tell("finished")
+    """)
+    script.expect("finished")
+    assert script.wait() == 0
+    assert "Too many open files" in script.stderr
+    assert node.ended("trial29")["status"] == "COMPLETED"
+
+
+def test_an_init_without_threads_is_no_error(node: Node) -> None:
+    """R13, G12: what was logged is on disk, and the next coordinator takes it up."""
+    script = node.start("""
+        def refused(thread): raise RuntimeError("can't start new thread")
+        threading.Thread.start = refused
+        run = pluto.init(run_id="alone")
+        run.log({"loss": 1.0}, 0)
+        run.finish()
+        tell("finished")
+    """)
+    script.expect("finished")
+    assert script.wait() == 0
+    assert "can't start new thread" in script.stderr
+    node.cli("coordinator", "start")
+    assert node.ended("alone")["status"] == "COMPLETED"
+    assert [point.value for point in node.points("alone")] == [1.0]
+
+
 def test_a_descriptor_shortage_in_the_trainer_raises_nothing(node: Node) -> None:
     """R13: a trainer that leaks descriptors up to its limit; log() drops or goes on, nothing hangs."""
     script = node.start(

@@ -56,6 +56,7 @@ ENDS = {
     "sys_exit_0": End("sys.exit(0)", "COMPLETED", 0),
     "sys_exit_3": End("sys.exit(3)", "FAILED", 3, {"kind": "exit", "exit_code": 3}),
     "exit_3": End("exit(3)", "FAILED", 3, {"kind": "exit", "exit_code": 3}),
+    "sys_exit_of_no_int": End("sys.exit(2**70)", "FAILED", 255, {"kind": "exit", "exit_code": 255}),
     "sys_exit_text": End(
         "sys.exit('no data')", "FAILED", 1, {"kind": "exit", "exit_code": 1, "message": "no data"}
     ),
@@ -294,6 +295,25 @@ def test_closed_owner_leaves_the_run_detached(node: Node) -> None:
     assert (found["status"], found["verdict"], found["ended_at"]) == ("RUNNING", None, None)
     assert lease(found, role="owner")["end_reason"] == "closed"
     assert not node.lost("closed")
+
+
+def test_an_interrupted_init_leaves_no_run_behind_that_runs(node: Node) -> None:
+    """R6, R9: Ctrl-C in `init()`, also where it is caught, as in a notebook; the Run was made meanwhile."""
+    script = node.start("""
+        from pluto_dist.client import lease
+        wait = lease.Lease.wait_granted
+        def interrupted(*what):
+            wait(*what)
+            raise KeyboardInterrupt
+        lease.Lease.wait_granted = interrupted
+        try: pluto.init(run_id="stopped")
+        except KeyboardInterrupt: tell("caught")
+        hear()
+    """)
+    script.expect("caught")
+    found = node.ended("stopped")
+    assert found["status"] == "TERMINATED", found["verdict"]
+    assert found["verdict"]["first_failure"]["type"] == "KeyboardInterrupt"
 
 
 def test_an_error_at_a_prompt_does_not_end_the_run(node: Node) -> None:

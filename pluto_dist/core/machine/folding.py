@@ -38,7 +38,7 @@ from pluto_dist.core.values.lifecycle import (
     Unsubscribed,
 )
 from pluto_dist.core.values.messages import PROTOCOL, wrong_protocol
-from pluto_dist.core.values.records import Lease, Run
+from pluto_dist.core.values.records import EndReason, Lease, Run
 
 MAX_EVIDENCE = 8  # of one lease; the first says most
 
@@ -260,7 +260,8 @@ class Folding:
         if isinstance(entry, Closed) or not entry.at_exit:
             self._context.emit(AwaitRelease(lease_id=lease.lease_id))
         if isinstance(entry, Closed):
-            self._context.end_lease(lease, "closed", entry.wall_ms, left_at=entry.at)
+            reason: EndReason = "gave_up" if entry.gave_up else "closed"
+            self._context.end_lease(lease, reason, entry.wall_ms, left_at=entry.at)
             return
         is_owner = lease.role == "owner" and run.owner == lease.lease_id
         code = entry.code if is_owner else None

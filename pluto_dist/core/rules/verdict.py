@@ -369,6 +369,8 @@ def assess(run: Run, members: tuple[Lease, ...], now: float) -> Assessment:
         return _with_owner(run, members, now)
     if owner.end_reason == "closed":
         return _detached(run, members, now)
+    if owner.end_reason == "gave_up" and run.prior is not None:
+        return Assessment("finishing", "its init() was given up", None, run.prior.verdict)
     return _without_owner(run, owner, members, now)
 
 

@@ -230,7 +230,13 @@ class Finished(Entry, frozen=True, kw_only=True, tag="finished"):
 
 
 class Closed(Entry, frozen=True, kw_only=True, tag="closed"):
-    """`close()`: the lease ends, the Run's status is left alone."""
+    """`close()`: the lease ends, the Run's status is left alone.
+
+    Attributes:
+        gave_up: an exception has left the `init()` that waited for the Run, so nobody goes on with it.
+    """
+
+    gave_up: bool = False
 
 
 class TagsAdded(Entry, frozen=True, kw_only=True, tag="tags_added"):
