@@ -19,7 +19,7 @@ import msgspec
 
 from pluto_dist.core.rules.shipment import ManifestFile, Note, Shard
 from pluto_dist.core.values.ids import UNREADABLE
-from pluto_dist.spool.file_lines import SENT, FileLine, Seen
+from pluto_dist.spool.file_lines import SENT, FileLine, Seen, read_line
 
 LISTED = frozenset({"ARTIFACT", "FILE"})  # pictures and texts of a training are many, and shown, not fetched
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
@@ -115,13 +115,12 @@ class Ledger:
     """
 
     def __init__(self, run: Path) -> None:
-        self._path = run / "artifacts.jsonl"
-        self._read = 0
+        self._lines = _Lines(run / "artifacts.jsonl")
         self._found: dict[str, Entry] = {}
 
     def read(self) -> dict[str, Entry]:
         """All entries by id, as of now."""
-        for line in self._new_lines():
+        for line in self._lines.new():
             try:
                 entry = msgspec.json.decode(line, type=Entry)
             except UNREADABLE:  # written by half, or by a newer version
@@ -129,7 +128,51 @@ class Ledger:
             self._found[entry.id] = entry
         return self._found
 
-    def _new_lines(self) -> list[bytes]:
+
+class _SetAside(msgspec.Struct):
+    reason: str = ""
+    record: str = ""
+
+
+class Refusals:
+    """Files of a Run that no backend will take, for a reader that looks again and again.
+
+    Args:
+        run: the Run's folder.
+
+    Attributes:
+        files: their lines, by file name.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self._lines = _Lines(run / "rejected.jsonl")
+        self._found: dict[str, str] = {}
+        self.files: dict[str, FileLine] = {}
+        self.read()
+
+    def read(self) -> dict[str, str]:
+        """Reasons by id, as of now; what the caller takes out stays out until it is refused again."""
+        for line in self._lines.new():
+            try:
+                found = msgspec.json.decode(line, type=_SetAside)
+            except UNREADABLE:
+                continue
+            record = read_line(found.record.encode())
+            if record is not None:
+                self._found[record.path] = found.reason
+                self.files[record.file_name] = record
+        return self._found
+
+
+class _Lines:
+    """The lines of a file to which others append."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._read = 0
+
+    def new(self) -> list[bytes]:
+        """Whole lines that came since the last time."""
         try:
             with self._path.open("rb") as file:
                 file.seek(self._read)

@@ -7,9 +7,9 @@ server is asked (PLUTO_API_KEY), at most 1000 files of a name.
 What ranks or nodes gave together (`shards`) is one artifact with the files of all, and says whose is lacking.
 
 JSON of `artifacts`: a list of `name`, `step`, `time` (epoch ms), `file_name`, `size`, `sha256` ("" where none
-is known; of a folder one of all its files), `where` (store; server; spool: on its way), `path` (on this
-machine, null if it is not), `files` (of a folder: `name`, `size`, `sha256`) and `lacks` (`rank 3` and the
-like, whose share nobody has).
+is known; of a folder one of all its files), `where` (store; server; spool: on its way; refused: it was not
+what had been logged any more, or its name or size is no good), `path` (on this machine, null if it is not),
+`files` (of a folder: `name`, `size`, `sha256`) and `lacks` (`rank 3` and the like, whose share nobody has).
 
 JSON of `download`: `name`, `step`, `path`, `checked` (the checksum was known, and fits) and `files`.
 """
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from pluto_dist.backend.pluto import PlutoBackend
     from pluto_dist.backend.pluto.client import FileRow
     from pluto_dist.core.values.ids import RunRef
+    from pluto_dist.spool.file_lines import FileLine
 
 Project = Annotated[
     str | None, Option("--project", help="Of a Run that only the server has; default PLUTO_PROJECT.")
@@ -207,10 +208,13 @@ def _named(run: str) -> RunRef:
 
 def _no_such(run: str, name: str, step: int | None, listed: list[Artifact]) -> str:
     steps = sorted({each.step for each in listed if each.name == name})
+    if any(each.where == "refused" and each.name == name and step in (None, each.step) for each in listed):
+        return f"Run {run!r} has {name!r} not any more, it was refused: `pluto-dist show {run}` says why"
     if steps:
         return f"Run {run!r} has {name!r} of the steps {', '.join(map(str, steps))}, and none of {step}"
-    names = ", ".join(sorted({each.name for each in listed})) or "none"
-    return f"Run {run!r} has no artifact {name!r}; its artifacts: {names}"
+    names = sorted({each.name[:LONGEST] for each in listed})
+    some = f"{', '.join(names[:SHOWN])}{f' and {len(names) - SHOWN} more' if len(names) > SHOWN else ''}"
+    return f"Run {run!r} has no artifact {name!r}; its artifacts: {some or 'none'}"
 
 
 def _tell(artifact: Artifact, to: Path, files: list[ManifestFile], *, as_json: bool) -> None:
@@ -243,9 +247,9 @@ def _plain(artifact: Artifact) -> dict[str, object]:
 
 # Files and folders that a Run has logged, on this machine and on a server, and how they are brought here.
 PIECE = 1 << 20
-SHOWN = 8  # of those whose shares are lacking
+SHOWN, LONGEST = 8, 80  # names in one message, and characters of one
 
-Where = Literal["store", "server", "spool"]
+Where = Literal["store", "server", "spool", "refused"]
 _PART = re.compile(r"\.\d{5}-[A-Za-z0-9_.-]+")  # what stands behind an artifact's file name in that of a part
 
 
@@ -259,7 +263,7 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True):
         file_name: with step and id.
         size: bytes; of a folder the sum.
         sha256: of the content, of a folder that of its names and checksums; "" where none is known.
-        where: the store, the server only, or still on its way (`spool`).
+        where: the store, the server only, still on its way (`spool`), or refused, with its reason in `show`.
         files: of a folder, or of a file that a server has in parts; () for a plain file.
         path: where it is on this machine, None if it is not.
         shard: of which artifact it is the share of a rank or node.
@@ -293,8 +297,19 @@ def artifacts_of(run: Run) -> list[Artifact]:
     """What is known on this machine, by name and step."""
     folders = [Store(run.store).run(key) for key in run.document.part_keys]
     listed = {entry.file_name: entry for folder in folders for entry in ledger.entries(folder)}
+    refused: dict[str, FileLine] = {}
+    for folder in folders:
+        refused.update(ledger.Refusals(folder).files)
     logged = {file.file_name: file for file in run.files if file.kind in ledger.LISTED}
-    found = [_logged(file, listed.get(file.file_name), folders) for file in logged.values()]
+    found = [
+        _logged(file, listed.get(file.file_name), folders, refused=file.file_name in refused)
+        for file in logged.values()
+    ]
+    found += [
+        _refused(line)
+        for name, line in refused.items()
+        if line.log_type in ledger.LISTED and name not in logged.keys() | listed.keys()
+    ]
     names, participants = FinalNames(run.document), {each.lease_id: each.participant for each in run.leases}
     for entry in listed.values():
         if entry.file_name not in logged:
@@ -309,7 +324,7 @@ def joined(artifacts: Iterable[Artifact]) -> list[Artifact]:
     found: list[Artifact] = []
     shares: dict[tuple[object, ...], dict[int, Artifact]] = {}
     for each in sorted(artifacts, key=lambda each: each.time):
-        if each.shard is None:
+        if each.shard is None or each.where == "refused":
             found.append(each)
         else:
             shard = each.shard
@@ -356,7 +371,8 @@ def _placed(shares: Iterable[Artifact]) -> Iterator[tuple[Artifact, ManifestFile
 
 def chosen(artifacts: Iterable[Artifact], name: str, step: int | None) -> Artifact | None:
     """The artifact of a name and step, None if there is none; without a step the latest whole one."""
-    fitting = [each for each in artifacts if each.name == name and step in (None, each.step)]
+    there = (each for each in artifacts if each.where != "refused")
+    fitting = [each for each in there if each.name == name and step in (None, each.step)]
     return max(fitting, key=lambda each: (not each.lacks, each.step, each.time), default=None)
 
 
@@ -474,8 +490,8 @@ def _files_in(path: Path | None) -> tuple[ManifestFile, ...]:
     return tuple(ManifestFile(each.relative_to(path).as_posix(), each.stat().st_size, "") for each in found)
 
 
-def _logged(file: LoggedFile, entry: ledger.Entry | None, folders: list[Path]) -> Artifact:
-    where: Where = "spool"
+def _logged(file: LoggedFile, entry: ledger.Entry | None, folders: list[Path], *, refused: bool) -> Artifact:
+    where: Where = "refused" if refused else "spool"
     if entry is not None:
         where = entry.where
     elif file.path is not None and any(map(file.path.is_relative_to, folders)):
@@ -492,6 +508,19 @@ def _logged(file: LoggedFile, entry: ledger.Entry | None, folders: list[Path]) -
         files=known.files if known else (),
         path=file.path,
         shard=file.shard,
+    )
+
+
+def _refused(line: FileLine) -> Artifact:
+    return Artifact(
+        name=line.log_name,
+        step=line.step,
+        time=line.time,
+        file_name=line.file_name,
+        size=line.file_size,
+        sha256="",
+        where="refused",
+        shard=line.shard,
     )
 
 

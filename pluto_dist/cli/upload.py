@@ -33,12 +33,11 @@ from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 
 import msgspec
 
-from pluto_dist.backend.ledger import Entry, Ledger, read_notes
+from pluto_dist.backend.ledger import Ledger, Refusals, read_notes
 from pluto_dist.backend.local.store import Store
 from pluto_dist.cli.console import size, span
 from pluto_dist.cli.options import Argument, Dir, Home, Option, RunName, echo
 from pluto_dist.core.rules.shipment import Addressed, FileOf, Note, Sent, Shipment
-from pluto_dist.core.values.ids import UNREADABLE
 from pluto_dist.core.values.messages import RunView
 from pluto_dist.errors import MachineError, UsageError
 from pluto_dist.read.lookup import Lookup
@@ -80,6 +79,8 @@ def upload(
         raise UsageError(f"--watch {watch}: there is no such folder; make it, or start when it is there")
     for path in paths or []:
         _check(path)
+    if watch is not None:
+        _check_pattern(watch, pattern)
     side = _attached(run, label, project, timeout_s, home, folder)
     with bars() as shown:
         sender = Sender(side, _lookup(side, home, folder), shown, name=name, step=step, delete=delete_after)
@@ -106,6 +107,15 @@ def _check(path: Path) -> None:
         return
     what = "is no file or folder" if path.exists() else "does not exist"
     raise UsageError(f"{path} {what}; nothing was uploaded")
+
+
+def _check_pattern(folder: Path, pattern: str) -> None:
+    try:
+        next(folder.glob(pattern), None)
+    except (ValueError, NotImplementedError) as error:
+        raise UsageError(
+            f"--pattern {pattern!r} means no name below {folder} ({error}); write it like '*.pt' or '**/*.pt'"
+        ) from error
 
 
 def _attached(
@@ -153,6 +163,7 @@ class Parcel(msgspec.Struct):
         step: of its record, None where the Run counts.
         notes: folder of its notes.
         sent: bytes that are uploaded.
+        before: it was uploaded before.
         why: it was refused.
         sha256: of what is uploaded.
     """
@@ -165,13 +176,9 @@ class Parcel(msgspec.Struct):
     notes: Path
     state: State = "waiting"
     sent: int = 0
+    before: bool = False
     why: str = ""
     sha256: str = ""
-
-
-class _Refused(msgspec.Struct):
-    reason: str = ""
-    record: str = ""
 
 
 class Uploads:
@@ -183,14 +190,10 @@ class Uploads:
     """
 
     def __init__(self, run: Path, spooled: dict[str, tuple[Path, FileLine]]) -> None:
-        self._run = run
         self._spooled = spooled
-        self._ledger = Ledger(run)
-        self._entries: dict[str, Entry] = {}
-        self._refused: dict[str, str] = {}
-        self._read = 0
+        self._ledger, self._refusals = Ledger(run), Refusals(run)
+        self._entries, self._refused = self._ledger.read(), self._refusals.read()
         self.parcels: dict[str, Parcel] = {}
-        self._look_at_lists()
 
     def knows(self, id: str) -> bool:  # noqa: A002 # the field's word
         """Whether it was logged before, by this command or by one that was killed."""
@@ -200,13 +203,14 @@ class Uploads:
         """A parcel that was logged: now, or before."""
         if new:  # that it was refused once is over
             self._refused.pop(parcel.id, None)
+        parcel.before = not new and parcel.id in self._entries
         if parcel.id in self._spooled:
             parcel.notes = self._spooled[parcel.id][0]
         self.parcels[parcel.id] = parcel
 
     def look(self) -> Iterator[Parcel]:
         """Brings all up to date; gives those whose state has changed."""
-        self._look_at_lists()
+        self._entries, self._refused = self._ledger.read(), self._refusals.read()
         for parcel in self.waiting:
             if parcel.id in self._entries:
                 parcel.state, parcel.sent = "uploaded", parcel.size
@@ -227,25 +231,6 @@ class Uploads:
     def refused(self) -> list[Parcel]:
         """Those that cannot be uploaded."""
         return [parcel for parcel in self.parcels.values() if parcel.state == "refused"]
-
-    def _look_at_lists(self) -> None:
-        self._entries = self._ledger.read()
-        try:
-            with (self._run / "rejected.jsonl").open("rb") as file:
-                file.seek(self._read)
-                lines = file.read()
-        except OSError:
-            return
-        whole = lines[: lines.rfind(b"\n") + 1]
-        self._read += len(whole)
-        for line in whole.splitlines():
-            try:
-                found = msgspec.json.decode(line, type=_Refused)
-            except UNREADABLE:
-                continue
-            record = read_line(found.record.encode())
-            if record is not None:
-                self._refused[record.path] = found.reason
 
 
 def _sent(parcel: Parcel) -> int:
@@ -403,6 +388,8 @@ class Rich:
 def _told(parcel: Parcel, seconds: float) -> str:
     if parcel.state == "refused":
         return f"{parcel.path} was refused: {parcel.why}"
+    if parcel.before:
+        return f"{parcel.path} was uploaded before: {size(parcel.size)}, sha256 {parcel.sha256[:12]}"
     rate = f", {size(parcel.size / seconds)}/s" if seconds > 0 else ""
     return (
         f"{parcel.path} uploaded: {size(parcel.size)} in {span(seconds)}{rate}, sha256 {parcel.sha256[:12]}"
@@ -448,7 +435,9 @@ class Sender:
         """Hands a file or folder over as soon as no process has it open for writing."""
         arrivals, told = Arrivals(), False
         while True:
-            files = _files_of(path)
+            files = self._files_of(path)
+            if not files:
+                return
             looks = {file.path: _look(file) for file in files}
             arrivals.look(looks, time.monotonic(), last=True)
             if not arrivals.waits():
@@ -458,6 +447,18 @@ class Sender:
                 told = True
             self._follow()
         self._send(path, files)
+
+    def _files_of(self, path: str) -> tuple[Found, ...]:
+        """The files of a path that was there; () if it has gone, which holds up no other."""
+        try:
+            return _files_of(path)
+        except FileNotFoundError:
+            self._fail(path, "it is gone")
+            return ()
+
+    def _fail(self, path: str, why: str) -> None:
+        self.failed.append(path)
+        self._shown.say(f"{path} cannot be uploaded: {why}")
 
     def watch(self, folder: str, pattern: str) -> None:
         """Hands over what comes, until the Run has ended and nothing is left."""
@@ -504,8 +505,7 @@ class Sender:
         new = not self.uploads.knows(id)
         why = self._side.log(name, path, step, id) if new else ""
         if why:
-            self.failed.append(path)
-            self._shown.say(f"{path} cannot be uploaded: {why}")
+            self._fail(path, why)
             return
         self.uploads.add(parcel, new=new)
         self._shown.begin(parcel)

@@ -116,7 +116,7 @@ class Source(msgspec.Struct, frozen=True):
                 raise ChangedError(f"the copy {self.path} has {now.size:,} of {self.size:,} bytes; {_LOST}")
             return
         if now != self.seen:
-            raise ChangedError(f"{self.called} {_difference(self.seen, now)} before it was read; {_ADVICE}")
+            raise ChangedError(f"{self.called} {_difference(self.seen, now)}; {_ADVICE}")
 
 
 _ADVICE: Final = "log() had not copied it. Leave a file as it is until it is delivered, or raise files_copy"
@@ -147,7 +147,7 @@ def seen_in(found: os.stat_result) -> Seen:
 
 def _difference(then: Seen, now: Seen) -> str:
     if (now.device, now.inode) != (then.device, then.inode):
-        return "was replaced by another file"
+        return "was replaced by another file after it was logged"
     if now.size != then.size:
         return f"was changed (it had {then.size:,} bytes when it was logged, and has {now.size:,})"
     return "was written to after it was logged"

@@ -136,6 +136,16 @@ def test_shares_are_one_artifact_that_says_whose_is_lacking() -> None:
         bring(part, Path("nowhere"))
 
 
+def test_a_share_that_was_refused_is_lacking_and_stands_beside_the_rest() -> None:
+    """It is not on its way any more: nobody waits for it."""
+    found = joined([share(0, ("a", b"a")), share(1, sha256="", where="refused")])
+    assert [(each.name, each.where, each.lacks) for each in found] == [
+        ("ckpt", "store", ("rank 1",)),
+        ("ckpt/rank1", "refused", ()),
+    ]
+    assert chosen(found, "ckpt/rank1", None) is None
+
+
 def test_the_same_file_of_two_is_there_once_and_another_one_of_its_name_beside_it() -> None:
     """Ranks on a filesystem of all nodes give the same; ranks with folders of their own do not."""
     (whole,) = joined([share(0, ("a", b"1"), ("same", b"s")), share(1, ("a", b"2"), ("same", b"s"))])

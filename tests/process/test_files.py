@@ -218,6 +218,9 @@ def test_large_files_are_not_copied_and_what_became_of_them_is_told(served: Serv
         f"{served.store.parent}/written was changed (it had 7,000 bytes when it was logged, and"
     )
     assert "written was changed" in served.cli("show", "large")
+    listed = {each["name"]: each["where"] for each in json.loads(served.cli("artifacts", "large", "--json"))}
+    assert listed == dict.fromkeys(held, "server") | {"written": "refused"}
+    assert "has 'written' not any more" in served.cli("download", "large", "written", code=1)
     assert look(served.store, "runs/*/rejected/*") == []
 
 

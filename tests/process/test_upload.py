@@ -9,6 +9,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.patience import NEVER_S
 from tests.process.harness import Node, wait_until
 from tests.process.served import Served
@@ -133,6 +135,9 @@ def test_ctrl_c_leaves_a_state_that_goes_on(served: Served) -> None:
     served.kill_coordinator()
     served.back()
     assert upload(served, str(folder / "*.pt"), "--name", "ckpt").wait() == 0
+    again = upload(served, str(folder / "*.pt"), "--name", "ckpt")
+    assert again.wait() == 0
+    assert "*.pt was uploaded before: 4.0 MB, sha256" in again.stderr
     wait_until(lambda: set(sums) <= stored(served).keys(), "both files")
     assert len(served.server.files(served.remote("job")["id"])) == 3  # with the manifest
     training.say()
@@ -150,3 +155,27 @@ def test_what_the_server_refuses_is_told_and_the_exit_code_says_so(served: Serve
     assert "step1.pt was refused: " in uploader.stderr
     training.say()
     assert training.wait() == 0
+
+
+def test_what_goes_while_it_is_waited_for_holds_up_no_other_file(node: Node) -> None:
+    folder = node.store.parent / "out"
+    save(folder, 1)
+    training = node.start(TRAINING)
+    training.expect("ready")
+    with (folder / "open.pt").open("wb"):
+        uploader = upload(node, str(folder / "open.pt"), str(folder / "step1.pt"))
+        wait_until(lambda: "is being written: waiting" in uploader.stderr, "it is waited for")
+        (folder / "open.pt").unlink()
+        assert uploader.wait() == 1
+    assert "open.pt cannot be uploaded: it is gone" in uploader.stderr
+    assert "step1.pt uploaded: 2.0 MB" in uploader.stderr
+    training.say()
+    assert training.wait() == 0
+
+
+@pytest.mark.parametrize("pattern", ["", "/etc/*"])
+def test_a_pattern_that_means_no_names_of_the_folder_is_a_wrong_call(
+    pattern: str, node: Node, tmp_path: Path
+) -> None:
+    told = node.cli("upload", "job", "--watch", str(tmp_path), "--pattern", pattern, code=2)
+    assert f"--pattern {pattern!r} means no name below {tmp_path}" in told
